@@ -1,0 +1,54 @@
+# Each target needs nothing but Python 3.11 or later and make: the first one you run creates .venv from the lock.
+#   make run    install, build the demonstration world, run the whole demo chain, render the reports
+#   make test   every check: style, types, pairs, unit tests, the smoke chain, its reports, nbval
+#   make lab    JupyterLab on the notebooks
+#   make lock   resolve requirements.lock again from pyproject.toml
+# Another interpreter: make run PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: run test lab lock install
+.DEFAULT_GOAL := run
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: $(PYTHON) is not there; install Python 3.11 or later, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: geocbm needs Python 3.11 or later and $(PYTHON) is $$($(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null || echo broken); name a newer one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) comes without its venv module; install it (Debian, Ubuntu: apt install python3-venv) or name another Python: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "geocbm: creating $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@echo "geocbm: installing the locked packages into $(VENV) (several GB the first time, some minutes)"
+	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+install: $(STAMP)
+
+run: $(STAMP)
+	@$(BIN)/python -m geocbm run --profile demo
+
+lab: $(STAMP)
+	@echo "geocbm: starting JupyterLab; the notebooks are in notebooks/"
+	@$(BIN)/python -m jupyter lab --notebook-dir=. notebooks
+
+# The smoke chain (tests/test_chain.py reads GEOCBM_TEST_ROOT) and nbval share one scratch folder, so that the world is
+# made once and the user's data/ and reports/ stay untouched.
+test: $(STAMP)
+	@echo "geocbm: style, types and pairs"
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m mypy
+	@$(BIN)/python -m geocbm check
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	echo "geocbm: unit tests, the smoke chain and its reports" && \
+	GEOCBM_TEST_ROOT="$$scratch" $(BIN)/python -m pytest tests && \
+	echo "geocbm: nbval over the notebooks" && \
+	GEOCBM_DATA="$$scratch/data" GEOCBM_REPORTS="$$scratch/reports" $(BIN)/python -m pytest -p no:cacheprovider \
+		--nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+
+lock: $(STAMP)
+	@echo "geocbm: resolving requirements.lock from pyproject.toml"
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra test --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file requirements.lock

@@ -1,0 +1,8 @@
+"""`python -m geocbm` is the command `geocbm`."""
+
+import sys
+
+from geocbm.workbench.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""What a page computes from trained stages: predictions as arrays, figures of merit, examples to look at.
+
+Nothing here trains, and nothing draws; the notebooks hand these arrays to `geocbm.plots`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from geocbm.data import image_files
+from geocbm.geodesy import cartesian_to_latlng, haversine_km
+from geocbm.metrics import concept_metrics
+from geocbm.runs import RunFiles
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from geocbm.encoders import ImageEncoder
+    from geocbm.features import FeatureStore
+    from geocbm.stage1 import Stage1ConceptModel
+    from geocbm.stage2 import Stage2CrossAttentionGeoHead
+
+Arrays = dict[str, np.ndarray]
+
+
+def describe_encoder(encoder: ImageEncoder) -> pd.DataFrame:
+    """Geometry of an image encoder: columns `figure, value`."""
+    rows = [
+        ("name", encoder.name),
+        ("picture", f"{encoder.image_size} x {encoder.image_size} pixels"),
+        ("pooled features", f"{encoder.pooled_dim:,}"),
+        ("patch tokens", f"{encoder.grid[0]} x {encoder.grid[1]} of {encoder.token_dim:,}"),
+        ("blocks", f"{encoder.n_blocks:,}"),
+        ("parameters", f"{sum(parameter.numel() for parameter in encoder.parameters()):,}"),
+    ]
+    return pd.DataFrame(rows, columns=["figure", "value"])
+
+
+def describe_store(store: FeatureStore) -> pd.DataFrame:
+    """What a feature store holds: columns `kind, shape of one image, megabytes`."""
+    rows = []
+    for kind in store.kinds:
+        shape = store.shape(kind)
+        size = store.n * int(np.prod(shape)) * 2 / 1e6
+        rows.append(
+            {"kind": kind, "shape of one image": " x ".join(f"{side:,}" for side in shape), "megabytes": round(size, 1)}
+        )
+    return pd.DataFrame(rows)
+
+
+def nearest_neighbour_km(pooled: np.ndarray, files: RunFiles, rows: np.ndarray) -> np.ndarray:
+    """Error in km of taking the place of the most similar training image (cosine), for the given rows."""
+    unit = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
+    train = files.rows["train"]
+    nearest = train[np.argmax(unit[rows] @ unit[train].T, axis=1)]
+    return haversine_km(files.lat[rows], files.lng[rows], files.lat[nearest], files.lng[nearest])
+
+
+def predict_concepts(model: Stage1ConceptModel, features: FeatureStore) -> Arrays:
+    """Concept probabilities of every row: `meta [n, k_m]`, `parent [n, k_p]`."""
+    from geocbm.stage1 import predict_stage1
+
+    out = predict_stage1(model, features.read_all("pooled"))
+    return {"meta": out["meta_probabilities"].numpy(), "parent": out["parent_probabilities"].numpy()}
+
+
+def concept_figures(files: RunFiles, model: Stage1ConceptModel, predicted: Arrays, rows: np.ndarray) -> dict[str, Any]:
+    """Accuracy of the concepts on some rows (specification, section Evaluation Metrics, Stage 1)."""
+    meta, parent = files.meta_and_parent
+    similarity = (model.meta_base @ model.meta_base.T).cpu().numpy()  # (k_m, k_m), rows are unit vectors
+    return concept_metrics(
+        predicted["meta"][rows],
+        meta[rows],
+        predicted["parent"][rows],
+        parent[rows],
+        files.concepts.parent_index,
+        similarity=similarity,
+        probabilities=True,
+    )
+
+
+CONCEPT_WORDS = {
+    "meta_top1": "labelled concept named first",
+    "meta_top5": "labelled concept among the first five",
+    "meta_macro_recall": "mean over concepts of the share named right",
+    "parent_top1": "parent named first (parent head)",
+    "parent_top1_marginal": "parent named first (sum over its concepts)",
+    "parent_top5": "parent among the first five",
+    "parent_macro_recall": "mean over parents of the share named right",
+    "semantic_close": "named concept is close in meaning (cosine of the words >= 0.7)",
+    "semantic_close_random": "the same for a random guess",
+}
+
+
+def concept_table(files: RunFiles, figures: Mapping[str, Any], rows: np.ndarray) -> pd.DataFrame:
+    """The figures in words, with what guessing the most frequent concept of the training split would get."""
+    meta, parent = files.meta_and_parent
+    train = files.rows["train"]
+    frequent = {
+        "meta_top1": float((meta[rows] == np.bincount(meta[train]).argmax()).mean()),
+        "parent_top1": float((parent[rows] == np.bincount(parent[train]).argmax()).mean()),
+    }
+    frequent["parent_top1_marginal"] = frequent["parent_top1"]
+    return pd.DataFrame(
+        [
+            {
+                "figure": words,
+                "value": f"{100 * figures[name]:.1f} %",
+                "most frequent class": f"{100 * frequent[name]:.1f} %" if name in frequent else "",
+            }
+            for name, words in CONCEPT_WORDS.items()
+            if name in figures
+        ]
+    )
+
+
+def prototype_cosine(model: Stage1ConceptModel) -> np.ndarray:
+    """Cosine between each meta's projected prototype with and without its learned residual, `[k_m]`."""
+    import torch
+    from torch.nn import functional
+
+    with torch.no_grad():
+        base = functional.normalize(model.prototype_projection(model.meta_base), dim=-1)
+        learned = functional.normalize(model.prototype_projection(model.meta_base + model.delta_meta), dim=-1)
+    return (base * learned).sum(-1).cpu().numpy()
+
+
+def save_concept_scores(path: str | Path, predicted: Arrays) -> None:
+    """Write concept probabilities of every row, for pages that do not load the model."""
+    np.savez_compressed(path, **{name: values.astype(np.float32) for name, values in predicted.items()})
+
+
+def predict_places(
+    files: RunFiles,
+    model: Stage2CrossAttentionGeoHead,
+    concept_emb: torch.Tensor,
+    features: FeatureStore,
+    rows: np.ndarray,
+) -> Arrays:
+    """Places of some rows: `lat, lng, km, cell, cell_probability, attention [m, P]`; cells best first, `[m, k]`."""
+    from geocbm.stage2 import predict_stage2
+
+    predicted = predict_stage2(model, concept_emb, features, rows)
+    predicted["km"] = haversine_km(predicted["lat"], predicted["lng"], files.lat[rows], files.lng[rows])
+    return predicted
+
+
+def cell_centre_km(files: RunFiles, predicted: Arrays, rows: np.ndarray) -> np.ndarray:
+    """Error in km of the centre of the named cell, without the offset."""
+    lat, lng = cartesian_to_latlng(files.cells.centers[predicted["cell"][:, 0]])
+    return haversine_km(lat, lng, files.lat[rows], files.lng[rows])
+
+
+PLACE_WORDS = {
+    "median_km": ("median error", "{:,.0f} km"),
+    "mean_km": ("mean error", "{:,.0f} km"),
+    "acc_1km": ("within 1 km (street)", "{:.1%}"),
+    "acc_25km": ("within 25 km (city)", "{:.1%}"),
+    "acc_200km": ("within 200 km (region)", "{:.1%}"),
+    "acc_750km": ("within 750 km (country)", "{:.1%}"),
+    "acc_2500km": ("within 2500 km (continent)", "{:.1%}"),
+    "geoscore": ("GeoScore, of 5000", "{:,.0f}"),
+    "cell_top1": ("cell named right", "{:.1%}"),
+    "country_acc": ("country named right", "{:.1%}"),
+    "n": ("images", "{:,}"),
+}
+
+
+def place_table(figures: Mapping[str, float]) -> pd.DataFrame:
+    """Figures of merit of places in words (specification, section Evaluation Metrics, Stage 2)."""
+    return pd.DataFrame(
+        [
+            {"figure": words, "value": form.format(figures[name])}
+            for name, (words, form) in PLACE_WORDS.items()
+            if name in figures
+        ]
+    )
+
+
+def attention_examples(
+    files: RunFiles, encoder: ImageEncoder, predicted: Arrays, rows: np.ndarray, count: int
+) -> tuple[list[Image.Image], list[np.ndarray], list[str]]:
+    """Pictures as the model saw them, their attention grids and captions.
+
+    Half are the nearest answers among the most certain, half the farthest, so that a reader sees both; the choice does not
+    depend on how the maps look.
+
+    Args:
+        files: the run.
+        encoder: the encoder, for its crop and its grid.
+        predicted: of `predict_places`.
+        rows: the rows that were predicted.
+        count: how many examples.
+    """
+    from geocbm.encoders import open_picture
+
+    certain = np.argsort(-predicted["cell_probability"][:, 0], kind="stable")[: max(count, len(rows) // 4)]
+    by_error = certain[np.argsort(predicted["km"][certain], kind="stable")]
+    chosen = [*by_error[: (count + 1) // 2], *by_error[len(by_error) - count // 2 :]]
+    paths = image_files(files.table)
+    pictures = [encoder.crop(open_picture(paths[rows[i]])) for i in chosen]
+    grids = [predicted["attention"][i].reshape(encoder.grid) for i in chosen]
+    captions = [
+        f"{files.table['meta_name'].iloc[rows[i]]}, {files.country[rows[i]]}: {predicted['km'][i]:,.0f} km off"
+        for i in chosen
+    ]
+    return pictures, grids, captions
+
+
+def save_predictions(path: str | Path, files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> None:
+    """Write the predicted places of all modes, one row per image and mode; the first mode is the main one."""
+    parts = []
+    for number, (mode, places) in enumerate(by_mode.items()):
+        part = files.table.iloc[rows][["pano_id", "meta_name", "country"]].reset_index(drop=True)
+        parts.append(
+            part.assign(
+                row=rows,
+                mode=mode,
+                main=number == 0,
+                true_lat=files.lat[rows],
+                true_lng=files.lng[rows],
+                lat=places["lat"],
+                lng=places["lng"],
+                cell=places["cell"][:, 0],
+                confidence=places["cell_probability"][:, 0],
+                true_cell=files.cell_label[rows],
+            )
+        )
+    pd.concat(parts, ignore_index=True).to_parquet(path)

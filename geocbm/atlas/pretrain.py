@@ -1,0 +1,152 @@
+"""Pretraining of the atlas's small CLIP, from random weights, on captions of scenes of other worlds.
+
+It plays the part that a CLIP of street views plays on real photographs: it knows what roadside things look like and
+what they are called, and nothing of which country has them, because every world it sees deals them out differently.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geocbm.atlas.backbone_model import (
+    BackboneShape,
+    build_image_processor,
+    build_model,
+    build_tokenizer,
+    set_starting_values,
+)
+from geocbm.atlas.contrastive import PhraseBank, Schedule, train
+from geocbm.atlas.pretrain_probe import measure, normalise_pictures
+from geocbm.atlas.scene_pool import render_pool
+from geocbm.errors import ParameterError
+from geocbm.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, CLIPTokenizer
+
+FIRST_WORLD = 1000
+HELD_OUT_WORLD = 900
+EVALUATION_SCENES = 1500
+
+
+def save_backbone(folder: Path, model: CLIPModel, tokenizer: CLIPTokenizer, processor: Any, provenance: dict) -> None:
+    """Write the backbone in the Hugging Face layout, weights in half precision, with `provenance.json`.
+
+    The configuration asks for single precision on loading: half is for the disk only.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        half = {
+            name: value.detach().half() if value.is_floating_point() else value
+            for name, value in model.state_dict().items()
+        }
+        model.save_pretrained(temporary, state_dict=half)
+        tokenizer.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        config = read_json(Path(temporary) / "config.json")
+        for part in (config, config["text_config"], config["vision_config"]):
+            part.pop("_name_or_path", None)
+            part["dtype"] = "float32"
+        write_json(Path(temporary) / "config.json", config)
+        write_json(Path(temporary) / "provenance.json", provenance)
+        for file in sorted(Path(temporary).iterdir()):
+            file.chmod(0o644)
+            file.replace(folder / file.name)
+
+
+def pretrain(
+    out: str | Path,
+    seed: int = 0,
+    n_scenes: int = 24000,
+    epochs: float = 3.0,
+    batch_size: int = 64,
+    minutes: float | None = None,
+    n_worlds: int = 12,
+    lr: float = 2e-3,
+    shape: BackboneShape | None = None,
+    workers: int = 2,
+    evaluation_scenes: int = EVALUATION_SCENES,
+    pool_folder: str | Path | None = None,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Render a pool of scenes, train the small CLIP on it and save it; `geocbm atlas pretrain`.
+
+    Args:
+        out: folder of the backbone, made or overwritten.
+        seed: of everything drawn at random.
+        n_scenes: pictures in the pool, rendered once.
+        epochs: passes over the pool.
+        batch_size: pictures per update.
+        minutes: ends the training by then (see `Schedule.minutes`), rendering and measuring not counted.
+        n_worlds: worlds in the pool; world j is `World.create(1000 + j, assignment=1000 + j)`.
+        lr: learning rate at its peak.
+        shape: sizes of the model.
+        workers: processes that render.
+        evaluation_scenes: pictures of each of the two worlds it is measured on.
+        pool_folder: keeps the rendered pools, and uses those that are there; a temporary folder when left out.
+        log: takes lines of progress.
+
+    Returns:
+        The provenance that is also written to `out/provenance.json`: settings, losses and figures.
+
+    Raises:
+        ParameterError: for an empty training or one without contrasts.
+    """
+    if batch_size < 2 or n_scenes < batch_size or epochs <= 0:
+        raise ParameterError(
+            f"n_scenes = {n_scenes}, batch_size = {batch_size}, epochs = {epochs}: a contrast needs at least two "
+            "pictures a batch, a batch no more than n_scenes, and epochs above 0."
+        )
+    out, shape = Path(out), shape or BackboneShape()
+    schedule = Schedule(max(1, round(n_scenes * epochs / batch_size)), batch_size, lr, minutes=minutes)
+    worlds = [(FIRST_WORLD + j, FIRST_WORLD + j) for j in range(n_worlds)]
+    with tempfile.TemporaryDirectory(prefix="geocbm-pretrain-") as temporary:
+        pools = Path(pool_folder or temporary)
+        began = time.monotonic()
+        pool = render_pool(n_scenes, worlds, 1_000_000 + seed, shape.image_size, pools / "pool", workers)
+        log(f"rendered {n_scenes} scenes of {n_worlds} worlds in {time.monotonic() - began:.0f} s")
+        some = np.random.default_rng([seed, 3]).choice(n_scenes, min(n_scenes, 512), replace=False)
+        sample = pool.pictures[np.sort(some)]
+        mean = [round(float(v), 4) for v in sample.mean((0, 1, 2)) / 255]
+        std = [round(float(v), 4) for v in sample.std((0, 1, 2)) / 255]
+        bank = PhraseBank(pool.notes, seed)
+        texts = [text for wordings in bank.texts for text in wordings]
+        texts += [sentence for sentences in pool.notes.captions for sentence in sentences]
+        tokenizer = build_tokenizer(texts, context=shape.context)
+        model = build_model(tokenizer, shape, seed)
+        set_starting_values(model, normalise_pictures(sample, mean, std))
+        processor = build_image_processor(shape, mean, std)
+        provenance: dict[str, Any] = {
+            "what": "small CLIP of the atlas, trained from random weights on simulated scenes: geocbm atlas pretrain",
+            "settings": {"seed": seed, "n_scenes": n_scenes, "epochs": epochs, "n_worlds": n_worlds},
+            "schedule": asdict(schedule),
+            "shape": asdict(shape),
+            "finished": False,
+        }
+
+        def checkpoint(steps: int) -> None:
+            save_backbone(out, model, tokenizer, processor, provenance | {"steps_done": steps})
+
+        provenance["losses"] = train(
+            model, tokenizer, pool, bank, mean, std, schedule, seed, checkpoint=checkpoint, log=log
+        )
+        provenance["figures"] = {}
+        held_out: dict[str, tuple[int, str | int]] = {
+            "another_world": (HELD_OUT_WORLD, HELD_OUT_WORLD),
+            "demonstration_world": (0, "facts"),
+        }
+        for name, world in held_out.items():
+            folder = pools / name
+            seen = render_pool(evaluation_scenes, [world], 2_000_000 + seed, shape.image_size, folder, workers)
+            provenance["figures"][name] = measure(model, tokenizer, seen, mean, std)
+            log(f"{name}: " + "  ".join(f"{key} {value:.3f}" for key, value in provenance["figures"][name].items()))
+        provenance["finished"] = True
+        save_backbone(out, model, tokenizer, processor, provenance)
+    return provenance

@@ -1,0 +1,190 @@
+"""Text encoders: prompts to vectors, and prompts of names to base prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from geocbm.encoders.loading import config_text, hash_weights, read_config, read_model, weights_state
+from geocbm.encoders.resolve import find_model_folder
+from geocbm.errors import ParameterError
+
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
+
+
+class TextEncoder(nn.Module):
+    """A text model with one interface: the text tower of a CLIP, or a BERT-style encoder with mean pooling.
+
+    Attributes:
+        name: what it was loaded as.
+        dim: size of a vector.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        super().__init__()
+        self.model = model
+        self.name = name
+        self.is_tower = hasattr(model, "get_text_features")
+        self.tokenizer = tokenizer
+        self._fingerprint: tuple[tuple[object, ...], str] | None = None
+        config = getattr(model.config, "text_config", model.config)
+        positions = int(getattr(config, "max_position_embeddings", 512))
+        # RoBERTa-style models lose the positions up to their padding index.
+        self.max_tokens = min(positions if positions <= 512 else 512, int(min(tokenizer.model_max_length, 10**6)))
+        # SigLIP was trained on texts padded to the full length, and reads its last position.
+        self.pads_fully = str(model.config.model_type).startswith("siglip")
+        self.eval()
+        with torch.no_grad():
+            self.dim = int(self(["a road"]).shape[-1])
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Stay in evaluation mode, whatever `mode` says: prompts are few, dropout would only add noise."""
+        return super().train(False)
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Encode texts with gradients.
+
+        Args:
+            texts: n texts; those beyond the model's length are cut.
+
+        Returns:
+            Vectors (n, dim) on the device of the weights, not normalised.
+        """
+        batch = self.tokenizer(
+            list(texts),
+            padding="max_length" if self.pads_fully else True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        ).to(next(self.parameters()).device)
+        if self.is_tower:
+            output = self.model.get_text_features(
+                input_ids=batch["input_ids"], attention_mask=None if self.pads_fully else batch.get("attention_mask")
+            )
+            return output if isinstance(output, Tensor) else output.pooler_output
+        output = self.model(**batch)
+        if getattr(output, "text_embeds", None) is not None:
+            return output.text_embeds
+        mask = batch["attention_mask"].unsqueeze(-1).to(output.last_hidden_state.dtype)  # (n, T, 1)
+        return (output.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Encode texts without gradients.
+
+        Args:
+            texts: n texts.
+            batch_size: texts per pass.
+
+        Returns:
+            Vectors (n, dim), float32, on the CPU.
+        """
+        if batch_size < 1:
+            raise ParameterError(f"batch_size is {batch_size}; use at least 1")
+        texts = list(texts)
+        if not texts:
+            return torch.zeros(0, self.dim)
+        # Texts of similar length share a batch, so that little is spent on padding; the order is restored after.
+        order = sorted(range(len(texts)), key=lambda position: len(texts[position]))
+        vectors = torch.zeros(len(texts), self.dim)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            vectors[rows] = self([texts[row] for row in rows]).float().cpu()
+        return vectors
+
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, architecture and vocabulary."""
+        tensors = dict(self.state_dict())
+        state = weights_state(tensors.values())
+        if self._fingerprint is None or self._fingerprint[0] != state:
+            config = getattr(self.model.config, "text_config", self.model.config)
+            texts = (config_text(config.to_dict()), config_text(self.tokenizer.get_vocab()))
+            self._fingerprint = (state, hash_weights(tensors.items(), *texts))
+        return self._fingerprint[1]
+
+
+def load_text_encoder(
+    name_or_folder: str | Path | None = None, image_encoder_name: str | Path | None = None
+) -> TextEncoder:
+    """Load a text encoder, frozen, in float32, on the CPU.
+
+    Args:
+        name_or_folder: "atlas", a local folder or a hub name; without it the text tower of the image model is used.
+        image_encoder_name: the image model whose text tower is the default.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        MissingInputError: the model is neither local nor cached nor within reach.
+        ParameterError: the model has no text tower, or neither name is given.
+    """
+    name = name_or_folder or image_encoder_name
+    if not name:
+        raise ParameterError("neither a text encoder nor an image encoder is named; set text_encoder")
+    folder = find_model_folder(name)
+    kind = str(read_config(folder).model_type)
+    model: Any
+    model, missing = read_model(folder)
+    if getattr(model, "main_input_name", "") == "pixel_values" and not hasattr(model, "get_text_features"):
+        raise ParameterError(
+            f"the image encoder '{name}' (type '{kind}') has no text tower; set text_encoder to a CLIP-family model or "
+            "to a sentence encoder"
+        )
+    for vision_part in ("vision_model", "visual_projection"):
+        if hasattr(model, vision_part):
+            delattr(model, vision_part)
+    lacking = sorted(
+        key for key in missing.intersection(key for key, _ in model.named_parameters()) if not key.startswith("pooler.")
+    )
+    if lacking:
+        raise ParameterError(
+            f"the text encoder '{name}' lacks {len(lacking)} weights, such as '{lacking[0]}'; they would be random"
+        )
+    return TextEncoder(model, _read_tokenizer(folder, str(name)), str(name))
+
+
+def _read_tokenizer(folder: Path, name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    # Without its files transformers may silently make a tokenizer that knows no words.
+    if not any((folder / file).is_file() for file in _VOCABULARIES) and not any(folder.glob("*.model")):
+        raise ParameterError(
+            f"the text encoder '{name}' has no tokenizer files; save its tokenizer into the same folder"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the many kinds of errors of damaged or absent vocabularies
+        raise ParameterError(
+            f"the text encoder '{name}' has no usable tokenizer ({type(error).__name__}); save its tokenizer into the "
+            "same folder"
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def prototypes(text_encoder: TextEncoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Base prototypes: per name the mean of its normalised prompt embeddings, normalised again.
+
+    Args:
+        text_encoder: encoder of the prompts.
+        names: k names of concepts.
+        templates: prompts with `{}` where the name goes.
+
+    Returns:
+        Unit vectors (k, dim), float32, on the CPU.
+
+    Raises:
+        ParameterError: there is no template, or one has no place for the name.
+    """
+    if not templates or any("{}" not in template for template in templates):
+        raise ParameterError(f"templates is {list(templates)!r}; give at least one, each with {{}} for the name")
+    texts = [template.replace("{}", name) for name in names for template in templates]
+    vectors = normalize(text_encoder.encode(texts), dim=-1).view(len(names), len(templates), text_encoder.dim)
+    return normalize(vectors.mean(dim=1), dim=-1)  # (k, dim)

@@ -1,0 +1,41 @@
+"""Errors meant for a person: one clear sentence with the offending value and the remedy.
+
+The command line prints the message of a `UserError` and exits with a non-zero status; anything else is a bug and keeps
+its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """A problem the user can mend; its message is complete without a traceback."""
+
+
+class BadTableError(UserError, ValueError):
+    """A table breaks the schema.
+
+    Attributes:
+        problems: one sentence per problem, each with its row numbers and a remedy.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = list(problems)
+
+
+class MissingInputError(UserError, FileNotFoundError):
+    """A file that an earlier step writes is not there; the message names the command that makes it."""
+
+
+class ParameterError(UserError, ValueError):
+    """A parameter is unknown, has the wrong type or an impossible value."""
+
+
+class MismatchError(UserError, ValueError):
+    """A file was made from another table, other weights or other labels than the ones in use."""
+
+
+class NoSpaceError(UserError, OSError):
+    """The disk cannot hold what is about to be written."""

@@ -1,0 +1,180 @@
+"""All methods on the test split of one run: what simple methods get, what the stages get, what could be had at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geocbm import baselines, pipeline
+from geocbm.baselines import Prediction
+from geocbm.data import image_files
+from geocbm.geodesy import cartesian_to_latlng
+from geocbm.metrics import country_of, error_km, expected_calibration_error
+from geocbm.runs import RunFiles
+
+METHOD_WORDS = {
+    "prior": "prior",
+    "mean_colour": "mean colour, 1-NN",
+    "gallery": "gallery of Stage 0",
+    "nearest_neighbour": "nearest neighbour",
+    "linear_probe": "linear probe",
+    "stage1": "Stage 1",
+    "stage2": "Stage 2",
+    "true_concepts": "true concepts (ceiling)",
+}
+"""What the methods are called on the page, in the order of the page."""
+
+
+def simple_methods(files: RunFiles, cache: Path, seed: int = 0) -> list[Prediction]:
+    """Answers of all baselines for the test split; the ceiling only where the data comes with ground truth.
+
+    Args:
+        files: the run, with Stage 0 trained.
+        cache: folder of the feature stores.
+        seed: seed of the fitted baselines.
+    """
+    vanilla = pipeline.open_features(files, "vanilla", cache).read_all("pooled").numpy()
+    train, test = files.rows["train"], files.rows["test"]
+    meta = files.meta_and_parent[0]
+    learned: dict[str, Any] = {"country": files.country[train], "meta": meta[train]}
+    places = {"lat": files.lat[train], "lng": files.lng[train]}
+    centre_lat, centre_lng = cartesian_to_latlng(files.cells.centers)
+    cells = {"cell": files.cell_label[train], "cell_lat": centre_lat, "cell_lng": centre_lng}
+    colours = baselines.mean_colours(image_files(files.table))
+    answers = [
+        baselines.training_prior(**places, n=len(test), **learned, seed=seed),
+        baselines.nearest_neighbour(
+            colours[train], colours[test], **places, **learned, metric="euclidean", name="mean_colour"
+        ),
+        gallery(files, cache),
+        baselines.nearest_neighbour(vanilla[train], vanilla[test], **places, **learned),
+        baselines.linear_probe(vanilla[train], vanilla[test], **learned, **cells),
+    ]
+    concepts = visible_concepts(files)
+    if concepts is not None:
+        answers.append(baselines.true_concepts(concepts[train], concepts[test], **learned, **cells, seed=seed))
+    return answers
+
+
+def visible_concepts(files: RunFiles) -> np.ndarray | None:
+    """Features of the true list of visible concepts of every row; None where the data has no ground truth."""
+    from geocbm.atlas.dataset import load_ground_truth
+
+    folder = Path(files.table.attrs["folder"])
+    if not (folder / "ground_truth.jsonl.gz").exists():
+        return None
+    truth = load_ground_truth(folder)
+    visible = [truth[pano_id]["concepts"] for pano_id in files.table["pano_id"]]
+    return baselines.concept_features(visible, files.concepts.metas)
+
+
+def gallery(files: RunFiles, cache: Path) -> Prediction:
+    """GeoCLIP-style retrieval: the gallery place whose embedding is most like the adapted image features."""
+    from geocbm.encoders import load_gallery, load_location_encoder
+
+    model, _ = pipeline.load_stage0(files, load_location_encoder())
+    test = files.rows["test"]
+    features = pipeline.open_features(files, "adapted", cache).read("pooled", test)
+    places = load_gallery()
+    return baselines.gallery(features, model.embed_places(places[:, 0], places[:, 1]), places[:, 0], places[:, 1])
+
+
+def stage_answers(files: RunFiles) -> list[Prediction]:
+    """What Stage 1 says of concepts and Stage 2 of places, for the test split, as they were stored."""
+    test = files.rows["test"]
+    with np.load(files.need("concept_scores.npz"), allow_pickle=False) as scores:
+        named = scores["meta"][test].argmax(axis=1)
+    places = main_predictions(files)
+    return [Prediction("stage1", meta=named), Prediction("stage2", places["lat"].to_numpy(), places["lng"].to_numpy())]
+
+
+def main_predictions(files: RunFiles) -> pd.DataFrame:
+    """Stored predictions of the main mode of Stage 2, in the order of the test split."""
+    table = pd.read_parquet(files.need("predictions.parquet"))
+    return table[table["main"]].set_index("row").loc[files.rows["test"]].reset_index()
+
+
+def measure(files: RunFiles, answers: Sequence[Prediction], n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """All figures of all methods with their intervals, a row per method, in the order of the page."""
+    test = files.rows["test"]
+    by_name = {answer.name: answer for answer in answers}
+    ordered = [by_name[name] for name in METHOD_WORDS if name in by_name]
+    meta = files.meta_and_parent[0][test]
+    return baselines.table(
+        ordered, files.lat[test], files.lng[test], files.country[test], meta, n=n_resamples, seed=seed
+    )
+
+
+def printable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table in words, each figure with its interval."""
+    forms = {
+        "median_km": ("median error, km", "{:,.0f}", 1.0),
+        "country_acc": ("country right, %", "{:.1f}", 100.0),
+        "geoscore": ("GeoScore", "{:,.0f}", 1.0),
+        "meta_top1": ("labelled concept right, %", "{:.1f}", 100.0),
+    }
+
+    def cell(row: dict[str, Any], figure: str) -> str:
+        _, form, factor = forms[figure]
+        if np.isnan(row[figure]):
+            return ""
+        parts = (form.format(factor * row[f"{figure}{end}"]) for end in ("", "_low", "_high"))
+        return "{} [{}, {}]".format(*parts)
+
+    return pd.DataFrame(
+        [
+            {"method": METHOD_WORDS[row["name"]]} | {words: cell(row, figure) for figure, (words, *_) in forms.items()}
+            for row in table.to_dict("records")
+        ]
+    )
+
+
+def forest_rows(table: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """Rows of one figure for `plots.forest`, methods under the names of the page."""
+    rows = baselines.forest_rows(table, figure)
+    return rows.assign(name=rows["name"].map(METHOD_WORDS))
+
+
+def errors_km(files: RunFiles, answers: Sequence[Prediction]) -> dict[str, np.ndarray]:
+    """Error of every method that names a place, by image of the test split."""
+    test = files.rows["test"]
+    by_name = {answer.name: answer for answer in answers}
+    return {
+        words: error_km(by_name[name].lat, by_name[name].lng, files.lat[test], files.lng[test])
+        for name, words in METHOD_WORDS.items()
+        if name in by_name and by_name[name].lat is not None
+    }
+
+
+def by_country(files: RunFiles, answer: Prediction) -> pd.DataFrame:
+    """Median error and share of right countries by true country: columns `country, n, median_km, country_acc`."""
+    test = files.rows["test"]
+    truth = country_of(files.lat[test], files.lng[test])
+    frame = pd.DataFrame(
+        {
+            "country": files.country[test],
+            "km": error_km(answer.lat, answer.lng, files.lat[test], files.lng[test]),
+            "right": country_of(answer.lat, answer.lng) == truth,
+        }
+    )
+    grouped = frame.groupby("country").agg(n=("km", "size"), median_km=("km", "median"), country_acc=("right", "mean"))
+    return grouped.reset_index()
+
+
+def record(put: Callable[[str, Any], None], table: pd.DataFrame, confidence: np.ndarray, right: np.ndarray) -> None:
+    """Record the figures of all baselines and the calibration error.
+
+    Args:
+        put: takes a dotted key and a figure.
+        table: of `measure`.
+        confidence: `[n]` probability of the named cell.
+        right: `[n]` whether it was the true one.
+    """
+    for key, figure in baselines.records(table).items():
+        if not key.startswith("baseline.stage"):
+            put(key, figure)
+    put("sure.ece", expected_calibration_error(confidence, right))

@@ -1,0 +1,12 @@
+"""Feature store: every picture is encoded once and read many times.
+
+A store is a folder with one raw file of half-precision numbers per kind of feature, a counter while it is being
+written and a manifest once it is whole. Its name is a hash of the weights, the preprocessing, the kinds and the
+content of the pictures in their order, so a store can never be read with other weights or pictures. Kinds are
+"pooled", "tokens" and "hidden:N", the activations that enter the last N blocks of the encoder.
+"""
+
+from geocbm.features.encoding import encode_features, re_encode
+from geocbm.features.store import FeatureStore, OnTheFlyFeatures, store_key
+
+__all__ = ["FeatureStore", "OnTheFlyFeatures", "encode_features", "re_encode", "store_key"]

@@ -1,0 +1,199 @@
+"""Reading features: from memory-mapped files, or by encoding at every read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geocbm.errors import MismatchError, MissingInputError, ParameterError
+from geocbm.files import read_json, sha256_text
+
+BYTES_PER_NUMBER = 2
+DTYPE = "float16"
+
+Batches = Iterator[dict[str, np.ndarray]]
+"""Per batch of pictures one half-precision array (rows, ...) per kind."""
+
+
+class FeatureStore:
+    """Features of n pictures on disk, read through memory maps.
+
+    Pictures with the same content share one stored row.
+
+    Attributes:
+        path: folder of the store.
+        key: hash that names it.
+        kinds: kinds of features in it.
+        digests: content hash of each picture, in the order of the rows.
+        fingerprint: of the weights that made it.
+        lower_fingerprints: for each kind "hidden:N" the fingerprint of what lies below the last N blocks.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.key: str = manifest["key"]
+        self.kinds: tuple[str, ...] = tuple(manifest["shapes"])
+        self.digests: list[str] = manifest["digests"]
+        self.fingerprint: str = manifest["fingerprint"]
+        self.lower_fingerprints: dict[str, str] = manifest["lower_fingerprints"]
+        self._shapes = {kind: tuple(shape) for kind, shape in manifest["shapes"].items()}
+        self._slots, self._n_unique = unique_rows(self.digests)
+        self._maps: dict[str, np.ndarray] = {}
+
+    @property
+    def n(self) -> int:
+        """Number of pictures."""
+        return len(self.digests)
+
+    @classmethod
+    def open(
+        cls, path: str | Path, digests: Sequence[str] | None = None, fingerprint: str | None = None
+    ) -> FeatureStore:
+        """Open a finished store.
+
+        Args:
+            path: its folder.
+            digests: content hashes that the pictures must have, in this order.
+            fingerprint: of the weights that must have made it.
+
+        Raises:
+            MissingInputError: there is no finished store in the folder.
+            MismatchError: it was made from other pictures or weights, or its files have the wrong size.
+        """
+        path = Path(path)
+        if not (path / "manifest.json").is_file():
+            raise MissingInputError(f"there is no finished feature store in '{path}'; encode the pictures first")
+        manifest = read_json(path / "manifest.json")
+        store = cls(path, manifest)
+        if fingerprint is not None and fingerprint != store.fingerprint:
+            raise MismatchError(
+                f"the feature store '{path.name}' was made by weights {store.fingerprint[:12]}, not "
+                f"{fingerprint[:12]}; encode the pictures again with the encoder in use"
+            )
+        if digests is not None and list(digests) != store.digests:
+            differing = sum(a != b for a, b in zip(digests, store.digests, strict=False))
+            differing += abs(len(digests) - store.n)
+            raise MismatchError(
+                f"the feature store '{path.name}' was made from other pictures: {differing} of {len(digests)} differ "
+                "or stand in another order; encode the pictures again"
+            )
+        for kind in store.kinds:
+            file, expected = file_of(path, kind), store._n_unique * n_bytes(store._shapes[kind])
+            size = file.stat().st_size if file.is_file() else 0
+            if size != expected:
+                raise MismatchError(
+                    f"'{file.name}' of the feature store '{path.name}' has {size} bytes instead of {expected}; delete "
+                    "the folder and encode the pictures again"
+                )
+        return store
+
+    def shape(self, kind: str) -> tuple[int, ...]:
+        """Shape of one picture's features of a kind."""
+        return self._shapes[known_kind(kind, self.kinds)]
+
+    def read(self, kind: str, rows: Sequence[int] | np.ndarray | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Read features of some pictures.
+
+        Args:
+            kind: kind of features.
+            rows: positions of pictures, in any order, with repeats if wanted.
+            dtype: type of the result.
+
+        Returns:
+            Tensor (len(rows), ...) on the CPU.
+        """
+        numbers = self._map(known_kind(kind, self.kinds))
+        slots = self._slots[_positions(rows, self.n)]
+        if len(slots) > 1 and bool((np.diff(slots) == 1).all()):
+            block = np.array(numbers[slots[0] : slots[-1] + 1])  # one run on disk: a single copy
+        else:
+            block = numbers[slots]
+        return torch.from_numpy(block).to(dtype)
+
+    def read_all(self, kind: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Read features of all pictures, (n, ...)."""
+        return self.read(kind, np.arange(self.n), dtype)
+
+    def _map(self, kind: str) -> np.ndarray:
+        if kind not in self._maps:
+            shape = (self._n_unique, *self._shapes[kind])
+            empty = math.prod(shape) == 0
+            self._maps[kind] = (
+                np.zeros(shape, DTYPE) if empty else np.memmap(file_of(self.path, kind), DTYPE, "r", shape=shape)
+            )
+        return self._maps[kind]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}  # each process maps the files itself
+
+
+class OnTheFlyFeatures(FeatureStore):
+    """The same interface without a file: every read encodes again.
+
+    Numbers pass through half precision as those of a stored feature do, so both give the same.
+    """
+
+    def __init__(self, manifest: dict[str, Any], encode: Callable[[np.ndarray, Sequence[str]], Batches]) -> None:
+        super().__init__(Path(), manifest)
+        self._encode = encode
+
+    def read(self, kind: str, rows: Sequence[int] | np.ndarray | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Encode some pictures and give their features, (len(rows), ...)."""
+        positions = _positions(rows, self.n)
+        shape = self.shape(kind)
+        unique, inverse = np.unique(self._slots[positions], return_inverse=True)
+        # The first picture of each content stands for its duplicates.
+        first = np.unique(self._slots, return_index=True)[1][unique]
+        blocks = [batch[kind] for batch in self._encode(first, (kind,))]
+        block = np.concatenate(blocks) if blocks else np.zeros((0, *shape), DTYPE)
+        return torch.from_numpy(block[inverse]).to(dtype)
+
+
+def store_key(fingerprint: str, kinds: Sequence[str], digests: Sequence[str]) -> str:
+    """Hash that names a store: weights, kinds, type of number and the pictures in their order."""
+    return sha256_text(json.dumps([fingerprint, sorted(kinds), DTYPE, list(digests)]))
+
+
+def known_kind(kind: str, kinds: Sequence[str]) -> str:
+    """Give `kind` back if the store has it."""
+    if kind not in kinds:
+        raise ParameterError(f"the feature store has no '{kind}', only {', '.join(kinds)}; encode with that kind")
+    return kind
+
+
+def _positions(rows: Sequence[int] | np.ndarray | Tensor, n: int) -> np.ndarray:
+    """Row numbers as an array, checked; a mask becomes the rows it marks."""
+    positions = np.asarray(rows)
+    if positions.dtype == bool:
+        if len(positions) != n:
+            raise ParameterError(f"the mask of rows has {len(positions)} entries; the feature store has {n} rows")
+        return np.flatnonzero(positions)
+    positions = positions.astype(np.int64).reshape(-1)
+    if len(positions) and (positions.min() < 0 or positions.max() >= n):
+        worst = positions.min() if positions.min() < 0 else positions.max()
+        raise ParameterError(f"row {worst} is outside the feature store, which has rows 0 to {n - 1}")
+    return positions
+
+
+def unique_rows(digests: Sequence[str]) -> tuple[np.ndarray, int]:
+    """For each picture the number of its content in order of first appearance, and how many contents there are."""
+    numbers: dict[str, int] = {}
+    slots = np.fromiter((numbers.setdefault(digest, len(numbers)) for digest in digests), np.int64, len(digests))
+    return slots, len(numbers)
+
+
+def n_bytes(shape: Sequence[int]) -> int:
+    """Bytes of one picture's features of this shape."""
+    return math.prod(shape) * BYTES_PER_NUMBER
+
+
+def file_of(path: Path, kind: str) -> Path:
+    """File of a kind inside the folder of a store."""
+    return path / f"{kind.replace(':', '_')}.{DTYPE}"

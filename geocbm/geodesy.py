@@ -1,0 +1,88 @@
+"""Distances and directions on a spherical Earth of radius 6371.0 km.
+
+Every function takes NumPy arrays, Python numbers or torch tensors and answers in kind; torch is never imported here, so
+that notebooks which only read tables do not pay for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+EARTH_RADIUS_KM = 6371.0
+
+
+def _library(*values: Any) -> Any:
+    """Return torch if any value is a tensor, else NumPy."""
+    for value in values:
+        if type(value).__module__.startswith("torch"):
+            import torch
+
+            return torch
+    return np
+
+
+def _floats(library: Any, *values: Any) -> list[Any]:
+    """Bring values to floating point arrays of one library (and one device, for tensors)."""
+    if library is np:
+        return [np.asarray(value, dtype=np.float64) for value in values]
+    like = next(value for value in values if isinstance(value, library.Tensor))
+    dtype = like.dtype if like.is_floating_point() else library.float32
+    return [library.as_tensor(value, dtype=dtype, device=like.device) for value in values]
+
+
+def haversine_km(lat1: Any, lng1: Any, lat2: Any, lng2: Any) -> Any:
+    """Great-circle distance in km between points in degrees (R = 6371.0 km).
+
+    Args:
+        lat1: latitudes of the first points, degrees; all four broadcast against one another.
+        lng1: longitudes of the first points, degrees.
+        lat2: latitudes of the second points, degrees.
+        lng2: longitudes of the second points, degrees.
+
+    Returns:
+        Distances in km, a NumPy array or, if any argument is a tensor, a tensor. NaN where any coordinate is NaN.
+    """
+    library = _library(lat1, lng1, lat2, lng2)
+    lat1, lng1, lat2, lng2 = (library.deg2rad(value) for value in _floats(library, lat1, lng1, lat2, lng2))
+    half = (
+        library.sin((lat2 - lat1) / 2) ** 2
+        + library.cos(lat1) * library.cos(lat2) * library.sin((lng2 - lng1) / 2) ** 2
+    )
+    # Rounding can push antipodal points a hair above 1, where arcsin is NaN.
+    half = library.clip(half, 0.0, 1.0)
+    return 2 * EARTH_RADIUS_KM * library.arcsin(library.sqrt(half))
+
+
+def latlng_to_cartesian(lat: Any, lng: Any) -> Any:
+    """Unit vectors of points in degrees (specification, section Semantic Geocells).
+
+    Args:
+        lat: latitudes in degrees, any shape.
+        lng: longitudes in degrees, same shape.
+
+    Returns:
+        `[..., 3]` with (x, y, z) = (cos lat cos lng, cos lat sin lng, sin lat).
+    """
+    library = _library(lat, lng)
+    lat, lng = (library.deg2rad(value) for value in _floats(library, lat, lng))
+    parts = [library.cos(lat) * library.cos(lng), library.cos(lat) * library.sin(lng), library.sin(lat)]
+    return library.stack(parts, -1)
+
+
+def cartesian_to_latlng(xyz: Any) -> tuple[Any, Any]:
+    """Latitude and longitude in degrees of vectors of any non-zero length.
+
+    Args:
+        xyz: `[..., 3]`.
+
+    Returns:
+        `(lat, lng)`, latitude in [-90, 90], longitude in [-180, 180]; a vector of length zero gives (0, 0).
+    """
+    library = _library(xyz)
+    (xyz,) = _floats(library, xyz)
+    x, y, z = xyz[..., 0], xyz[..., 1], xyz[..., 2]
+    lat = library.rad2deg(library.arctan2(z, library.sqrt(x**2 + y**2)))
+    lng = library.rad2deg(library.arctan2(y, x))
+    return lat, lng

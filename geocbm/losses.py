@@ -1,0 +1,256 @@
+"""The loss functions of the three stages: pure functions of tensors, mean over the batch, without their weights.
+
+Formulas are those of the specification, sections "Stage 0" to "Stage 2" and "Loss Functions"; embeddings need not be
+normalised, cosine similarity is taken inside.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from geocbm.errors import ParameterError
+from geocbm.geodesy import haversine_km
+
+
+def focal_loss(
+    logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy that turns away from examples the model already gets right (Lin et al., 2017).
+
+    `alpha[y] * (1 - p_y)**gamma * CE(logits, y)`, where `p_y` is the probability of the true class and only the
+    cross-entropy factor is smoothed, so that `label_smoothing=0` is the specification's formula.
+
+    Args:
+        logits: `(B, k)`.
+        target: `(B,)` class indices.
+        gamma: focusing exponent; 0 gives the weighted cross-entropy.
+        alpha: `(k,)` class weights, or None for equal weights.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+
+    Returns:
+        Scalar.
+    """
+    cross_entropy = functional.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)  # (B,)
+    log_true = logits.log_softmax(-1).gather(1, target[:, None]).squeeze(1)  # (B,)
+    # expm1 keeps the factor (and its gradient) exact where the true class is almost certain.
+    factor = (-torch.expm1(log_true)).clamp_min(0.0) ** gamma
+    loss = factor * cross_entropy
+    if alpha is not None:
+        loss = loss * alpha.to(loss)[target]
+    return loss.mean()
+
+
+def inverse_frequency(target: Tensor, n_classes: int) -> Tensor:
+    """Class weights proportional to 1 / count, with mean 1 over the classes that are present.
+
+    Args:
+        target: `(n,)` class indices of the training rows.
+        n_classes: number of classes.
+
+    Returns:
+        `(n_classes,)` float weights; a class without a row has weight 1.
+    """
+    counts = torch.bincount(target, minlength=n_classes).to(torch.float32)
+    present = counts > 0
+    weights = torch.ones(n_classes, dtype=torch.float32, device=target.device)
+    inverse = 1.0 / counts[present]
+    weights[present] = inverse / inverse.mean()
+    return weights
+
+
+def near_pairs(lat: Tensor, lng: Tensor, km: float) -> Tensor:
+    """Mark pairs of places nearer than `km`, which are no negatives of one another.
+
+    Args:
+        lat: `(B,)` degrees.
+        lng: `(B,)` degrees.
+        km: distance below which a pair is near.
+
+    Returns:
+        `(B, B)` booleans; the diagonal is False.
+    """
+    near = haversine_km(lat[:, None], lng[:, None], lat[None], lng[None]) < km
+    return near & ~torch.eye(len(lat), dtype=torch.bool, device=lat.device)
+
+
+def info_nce(
+    z: Tensor,
+    z_pos: Tensor,
+    temperature: float | Tensor = 0.07,
+    symmetric: bool = False,
+    not_negative: Tensor | None = None,
+) -> Tensor:
+    """Contrast each row of `z` and its partner in `z_pos` with all other partners (van den Oord et al., 2018).
+
+    Args:
+        z: `(B, d)` anchors.
+        z_pos: `(B, d)`; row i is the partner of anchor i.
+        temperature: divisor of the cosine similarity; a tensor may be learned.
+        symmetric: also contrast each partner against all anchors and average both directions.
+        not_negative: `(B, B)` booleans, pairs left out of the denominator (see `near_pairs`).
+
+    Returns:
+        Scalar.
+    """
+    logits = functional.normalize(z, dim=-1) @ functional.normalize(z_pos, dim=-1).T / temperature  # (B, B)
+    target = torch.arange(len(z), device=z.device)
+    if not_negative is not None:
+        partner = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        logits = logits.masked_fill(not_negative & ~partner, -torch.inf)
+    loss = functional.cross_entropy(logits, target)
+    if symmetric:
+        loss = (loss + functional.cross_entropy(logits.T, target)) / 2
+    return loss
+
+
+def prototype_info_nce(z: Tensor, prototypes: Tensor, target: Tensor, temperature: float | Tensor = 0.07) -> Tensor:
+    """Contrast each embedding with the prototype of its class against all prototypes.
+
+    Args:
+        z: `(B, d)`.
+        prototypes: `(k, d)`.
+        target: `(B,)` index of each row's prototype.
+        temperature: divisor of the cosine similarity.
+
+    Returns:
+        Scalar.
+    """
+    logits = functional.normalize(z, dim=-1) @ functional.normalize(prototypes, dim=-1).T / temperature  # (B, k)
+    return functional.cross_entropy(logits, target)
+
+
+def supervised_contrastive(z: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """Draw rows with one label together and push the others away (Khosla et al., 2020, positives outside the log).
+
+    Serves as the intra-batch hierarchy loss of Stage 0 and the inter-parent contrastive loss of Stage 1. The anchor
+    itself is in neither numerator nor denominator; anchors without a positive are skipped.
+
+    Args:
+        z: `(B, d)`.
+        labels: `(B,)`.
+        temperature: divisor of the cosine similarity.
+
+    Returns:
+        Scalar, 0 when no anchor has a positive.
+    """
+    z = functional.normalize(z, dim=-1)
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    positive = (labels[:, None] == labels[None]) & ~itself  # (B, B)
+    n_positive = positive.sum(1)  # (B,)
+    has_positive = n_positive > 0
+    if not bool(has_positive.any()):
+        return z.sum() * 0.0
+    log_share = (z @ z.T / temperature).masked_fill(itself, -torch.inf).log_softmax(1)  # (B, B)
+    # The diagonal is -inf and 0 * -inf is NaN, so the positives are selected rather than multiplied.
+    per_anchor = -log_share.masked_fill(~positive, 0.0).sum(1) / n_positive.clamp_min(1)  # (B,)
+    return per_anchor[has_positive].mean()
+
+
+def hierarchy_consistency(
+    meta_logits: Tensor, parent_logits: Tensor, meta_to_parent: Tensor, detach_expected: bool = False
+) -> Tensor:
+    """KL divergence from the parents that the metas imply to the parents predicted, `KL(expected || actual)`.
+
+    Args:
+        meta_logits: `(B, k_m)`.
+        parent_logits: `(B, k_p)`.
+        meta_to_parent: `(k_m,)` parent index of each meta.
+        detach_expected: let the gradient flow into the parent logits only.
+
+    Returns:
+        Scalar, mean over the batch.
+    """
+    expected = torch.zeros_like(parent_logits).index_add(1, meta_to_parent, meta_logits.softmax(-1))  # (B, k_p)
+    if detach_expected:
+        expected = expected.detach()
+    # A parent without metas is expected with probability 0 and adds 0 * log(tiny) = 0.
+    log_expected = expected.clamp_min(torch.finfo(expected.dtype).tiny).log()
+    return (expected * (log_expected - parent_logits.log_softmax(-1))).sum(-1).mean()
+
+
+def parent_guided_meta(meta_logits: Tensor, target: Tensor, meta_to_parent: Tensor) -> Tensor:
+    """`-log P(meta | true parent)`: cross-entropy among the children of the true parent only.
+
+    Args:
+        meta_logits: `(B, k_m)`.
+        target: `(B,)` meta indices.
+        meta_to_parent: `(k_m,)` parent index of each meta.
+
+    Returns:
+        Scalar.
+    """
+    stranger = meta_to_parent[None] != meta_to_parent[target][:, None]  # (B, k_m)
+    return functional.cross_entropy(meta_logits.masked_fill(stranger, -torch.inf), target)
+
+
+def prototype_regularization(delta_meta: Tensor, delta_parent: Tensor) -> Tensor:
+    """Squared length of all prototype residuals, `||delta_meta||^2 + ||delta_parent||^2`.
+
+    Args:
+        delta_meta: `(k_m, d)`.
+        delta_parent: `(k_p, d)`.
+
+    Returns:
+        Scalar.
+    """
+    return delta_meta.square().sum() + delta_parent.square().sum()
+
+
+def intra_parent_consistency(
+    prototypes: Tensor, meta_to_parent: Tensor, reduction: Literal["sum", "mean"] = "sum"
+) -> Tensor:
+    """Squared distances between the prototypes of siblings, over unordered pairs.
+
+    Args:
+        prototypes: `(k_m, d)` projected meta prototypes.
+        meta_to_parent: `(k_m,)` parent index of each meta.
+        reduction: "sum" over pairs as in the specification, or "mean", which does not grow with the vocabulary.
+
+    Returns:
+        Scalar, 0 when no parent has two children.
+
+    Raises:
+        ParameterError: for another reduction.
+    """
+    if reduction not in ("sum", "mean"):
+        raise ParameterError(f"reduction={reduction!r} is unknown; use 'sum' or 'mean'")
+    siblings = (meta_to_parent[:, None] == meta_to_parent[None]).triu(diagonal=1)  # (k_m, k_m)
+    first, second = siblings.nonzero(as_tuple=True)
+    total = (prototypes[first] - prototypes[second]).square().sum()
+    return total / max(len(first), 1) if reduction == "mean" else total
+
+
+def semantic_soft_cross_entropy(logits: Tensor, target: Tensor, similarity: Tensor) -> Tensor:
+    """Cross-entropy towards the classes that resemble the true one, the true one left out.
+
+    Soft targets are `S[y, j] / sum_{k != y} S[y, k]` for `j != y`, with negative similarities set to 0. A class that
+    resembles no other adds 0.
+
+    Args:
+        logits: `(B, k)`.
+        target: `(B,)`.
+        similarity: `(k, k)` cosine similarity of the base prototypes.
+
+    Returns:
+        Scalar.
+    """
+    weights = similarity.clamp_min(0.0)[target].scatter(1, target[:, None], 0.0)  # (B, k)
+    weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)
+    return -(weights * logits.log_softmax(-1)).sum(1).mean()
+
+
+def anchor_loss(features: Tensor, vanilla: Tensor) -> Tensor:
+    """Mean squared difference from the features of the untrained encoder.
+
+    Args:
+        features: `(B, d)` of the encoder in training.
+        vanilla: `(B, d)` of the encoder as it was loaded.
+
+    Returns:
+        Scalar.
+    """
+    return functional.mse_loss(features, vanilla)

@@ -1,0 +1,43 @@
+"""Figures of merit and how sure they are.
+
+Distances are great-circle kilometres on a sphere of radius 6371.0 km. A prediction that is missing (NaN) counts as a
+miss everywhere. Intervals are bootstrap intervals that resample whole spatial blocks, because photographs taken side by
+side are not independent evidence.
+"""
+
+from geocbm.metrics.bootstrap import (
+    bootstrap,
+    geolocation_intervals,
+    paired_difference,
+    spatial_blocks,
+)
+from geocbm.metrics.calibration import expected_calibration_error, reliability_bins
+from geocbm.metrics.concept import concept_metrics, macro_recall
+from geocbm.metrics.geolocation import (
+    THRESHOLDS_KM,
+    error_km,
+    geoguessr_points,
+    geolocation_metrics,
+    geoscore,
+)
+from geocbm.metrics.places import country_accuracy, country_of, place_accuracy, places_of
+
+__all__ = [
+    "THRESHOLDS_KM",
+    "bootstrap",
+    "concept_metrics",
+    "country_accuracy",
+    "country_of",
+    "error_km",
+    "expected_calibration_error",
+    "geoguessr_points",
+    "geolocation_intervals",
+    "geolocation_metrics",
+    "geoscore",
+    "macro_recall",
+    "paired_difference",
+    "place_accuracy",
+    "places_of",
+    "reliability_bins",
+    "spatial_blocks",
+]

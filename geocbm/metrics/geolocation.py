@@ -1,0 +1,117 @@
+"""Distances between predicted and true places, and the scores made from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from geocbm.geodesy import haversine_km
+from geocbm.metrics.inputs import array, column, same_length
+
+THRESHOLDS_KM: tuple[int, ...] = (1, 25, 200, 750, 2500)
+"""Street, city, region, country and continent, the levels of the im2gps benchmarks."""
+
+GEOSCORE_SCALE_KM = 1492.7
+GEOGUESSR_SCALE_KM = 1491.6862
+MAX_SCORE = 5000.0
+
+
+def error_km(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> np.ndarray:
+    """Distance from each prediction to the truth, infinite where the prediction is missing.
+
+    Args:
+        pred_lat: `[n]` predicted latitudes in degrees; a prediction with a value that is not finite is missing.
+        pred_lng: `[n]` predicted longitudes in degrees.
+        true_lat: `[n]` true latitudes in degrees.
+        true_lng: `[n]` true longitudes in degrees.
+
+    Returns:
+        `[n]` distances in km.
+
+    Raises:
+        ValueError: no rows, different lengths, a true coordinate that is missing, or a latitude outside +-90.
+    """
+    columns = {
+        "pred_lat": column(pred_lat, "pred_lat"),
+        "pred_lng": column(pred_lng, "pred_lng"),
+        "true_lat": column(true_lat, "true_lat"),
+        "true_lng": column(true_lng, "true_lng"),
+    }
+    same_length(**columns)
+    for name in ("true_lat", "true_lng"):
+        bad = np.flatnonzero(~np.isfinite(columns[name]))
+        if len(bad):
+            raise ValueError(f"{name} must be known everywhere, but row {bad[0]} is {columns[name][bad[0]]}")
+    for name in ("pred_lat", "true_lat"):
+        finite = np.isfinite(columns[name])
+        bad = np.flatnonzero(finite & (np.abs(np.where(finite, columns[name], 0.0)) > 90 + 1e-6))
+        if len(bad):
+            raise ValueError(
+                f"{name} must lie within -90 and 90 degrees, but row {bad[0]} is {columns[name][bad[0]]}; "
+                "are latitude and longitude swapped?"
+            )
+    missing = ~(np.isfinite(columns["pred_lat"]) & np.isfinite(columns["pred_lng"]))
+    lat, lng = np.where(missing, 0.0, columns["pred_lat"]), np.where(missing, 0.0, columns["pred_lng"])
+    return np.where(missing, np.inf, haversine_km(lat, lng, columns["true_lat"], columns["true_lng"]))
+
+
+def _score(km: Any, scale: float) -> np.ndarray:
+    distance = array(km, "km")
+    if (distance < 0).any():
+        raise ValueError(f"km must not be negative, but the smallest is {np.nanmin(distance)}")
+    return MAX_SCORE * np.exp(-np.where(np.isnan(distance), np.inf, distance) / scale)
+
+
+def geoscore(km: Any) -> Any:
+    """GeoScore `5000 exp(-km / 1492.7)` (OSV-5M, PLONK); 0 for a missing (NaN or infinite) distance.
+
+    Args:
+        km: one distance in km, or any number of them.
+
+    Returns:
+        A float for one distance, else an array of the same shape.
+    """
+    score = _score(km, GEOSCORE_SCALE_KM)
+    return float(score) if score.ndim == 0 else score
+
+
+def geoguessr_points(km: Any) -> Any:
+    """Whole points as the game GeoGuessr gives them on its world map: `round(5000 exp(-km / 1491.6862))`.
+
+    Args:
+        km: one distance in km, or any number of them; missing (NaN or infinite) gives 0 points.
+
+    Returns:
+        An int for one distance, else an integer array of the same shape.
+    """
+    points = np.floor(_score(km, GEOGUESSR_SCALE_KM) + 0.5).astype(np.int64)
+    return int(points) if points.ndim == 0 else points
+
+
+def geolocation_metrics(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> dict[str, float]:
+    """Median and mean error, accuracy within five distances, and GeoScore.
+
+    Args:
+        pred_lat: `[n]` predicted latitudes in degrees, NaN where there is no prediction.
+        pred_lng: `[n]` predicted longitudes in degrees.
+        true_lat: `[n]` true latitudes in degrees.
+        true_lng: `[n]` true longitudes in degrees.
+
+    Returns:
+        `median_km` (over all rows, a missing prediction lying infinitely far: infinite when half or more are missing),
+        `mean_km` (over the predictions present, NaN when there is none), `acc_1km`, `acc_25km`, `acc_200km`,
+        `acc_750km`, `acc_2500km` (share of all rows at or below the distance), `geoscore` (mean, a missing prediction
+        scoring 0), `n` (all rows) and `n_missing`.
+
+    Raises:
+        ValueError: no rows, different lengths, a true coordinate that is missing, or a latitude outside +-90.
+    """
+    km = error_km(pred_lat, pred_lng, true_lat, true_lng)
+    present = np.isfinite(km)
+    metrics: dict[str, float] = {
+        "median_km": float(np.median(km)),
+        "mean_km": float(km[present].mean()) if present.any() else float("nan"),
+    }
+    metrics |= {f"acc_{limit}km": float((km <= limit).mean()) for limit in THRESHOLDS_KM}
+    return metrics | {"geoscore": float(geoscore(km).mean()), "n": len(km), "n_missing": int((~present).sum())}

@@ -1,0 +1,35 @@
+"""Turning what callers pass into checked NumPy arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def array(values: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
+    """Bring numbers, arrays, series or tensors to a NumPy array."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    try:
+        return np.asarray(values, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must hold numbers: {error}") from error
+
+
+def column(values: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
+    """Bring a sequence to a non-empty one-dimensional array."""
+    checked = array(values, name, dtype)
+    if checked.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, its shape is {checked.shape}; pass one value per photograph")
+    if not len(checked):
+        raise ValueError(f"{name} is empty: there is nothing to measure; check that the split has rows")
+    return checked
+
+
+def same_length(**columns: np.ndarray) -> None:
+    """Refuse columns of different lengths."""
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"one value per photograph is needed in each argument, but {listed}")

@@ -1,0 +1,69 @@
+"""Names of places by offline reverse geocoding, and accuracy in naming them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geocbm.metrics.inputs import column, same_length
+
+
+def places_of(lat: Any, lng: Any) -> pd.DataFrame:
+    """Country, region and city of points, those of the nearest town in GeoNames' list.
+
+    Args:
+        lat: `[n]` latitudes in degrees.
+        lng: `[n]` longitudes in degrees.
+
+    Returns:
+        A row per point with `country`, `region` (state or province) and `city`; empty text where a coordinate is
+        missing or the list knows no name.
+    """
+    latitude, longitude = column(lat, "lat"), column(lng, "lng")
+    same_length(lat=latitude, lng=longitude)
+    import reverse_geocode
+
+    known = np.flatnonzero(np.isfinite(latitude) & np.isfinite(longitude))
+    wrapped = (longitude + 180) % 360 - 180
+    points = [(float(latitude[row]), float(wrapped[row])) for row in known]
+    names = np.full((len(latitude), 3), "", dtype=object)
+    for row, found in zip(known, reverse_geocode.search(points) if points else [], strict=True):
+        names[row] = [found.get("country") or "", found.get("state") or "", found.get("city") or ""]
+    return pd.DataFrame(names, columns=["country", "region", "city"])
+
+
+def country_of(lat: Any, lng: Any) -> np.ndarray:
+    """Country of each point by offline reverse geocoding, `[n]` texts, empty where a coordinate is missing."""
+    return places_of(lat, lng)["country"].to_numpy()
+
+
+def place_accuracy(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> dict[str, float]:
+    """Share of predictions whose reverse-geocoded country, region and city are those of the truth.
+
+    A region counts only within the right country, a city only within the right region. Both sides go through the same
+    geocoder, so that the spelling of a table's own country column plays no part; a missing prediction is a miss.
+
+    Args:
+        pred_lat: `[n]` predicted latitudes in degrees, NaN where there is no prediction.
+        pred_lng: `[n]` predicted longitudes in degrees.
+        true_lat: `[n]` true latitudes in degrees.
+        true_lng: `[n]` true longitudes in degrees.
+
+    Returns:
+        `country_acc`, `region_acc` and `city_acc`, shares of all rows.
+    """
+    predicted, true = places_of(pred_lat, pred_lng), places_of(true_lat, true_lng)
+    same_length(prediction=predicted.to_numpy(), truth=true.to_numpy())
+    right = np.ones(len(true), dtype=bool)
+    shares = {}
+    for level in ("country", "region", "city"):
+        right = right & (predicted[level] == true[level]).to_numpy() & (true[level] != "").to_numpy()
+        shares[f"{level}_acc"] = float(right.mean())
+    return shares
+
+
+def country_accuracy(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> float:
+    """Share of predictions that lie in the true country, by reverse geocoding of both (see `place_accuracy`)."""
+    return place_accuracy(pred_lat, pred_lng, true_lat, true_lng)["country_acc"]

@@ -1,0 +1,61 @@
+"""Plotly figures for the notebooks: one look, alt text in each, and maps that draw without a network.
+
+Every function that returns a figure puts one sentence about its data, with the key numbers, into
+`figure.layout.meta["alt"]`. Figures stay light: at most 5000 points, numbers rounded, pictures as JPEG.
+"""
+
+from geocbm.plots.concepts import (
+    confusion,
+    per_meta_accuracy,
+    per_parent_accuracy,
+    prototype_drift,
+)
+from geocbm.plots.curves import loss_curves, retrieval_bars
+from geocbm.plots.dataset import (
+    cell_sizes,
+    country_bars,
+    error_curves,
+    hierarchy,
+    imbalance,
+    quantization_error,
+    split_distances,
+)
+from geocbm.plots.evaluation import forest, reliability
+from geocbm.plots.maps import base_map, cell_map, error_map, world_map
+from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet
+from geocbm.plots.prototypes import prototype_similarity
+from geocbm.plots.runs import chain_status, compare_figures, compare_histories, country_errors
+from geocbm.plots.style import PALETTE, finish, template
+
+__all__ = [
+    "PALETTE",
+    "attention_overlay",
+    "base_map",
+    "blend_heat",
+    "cell_map",
+    "cell_sizes",
+    "chain_status",
+    "compare_figures",
+    "compare_histories",
+    "confusion",
+    "contact_sheet",
+    "country_bars",
+    "country_errors",
+    "error_curves",
+    "error_map",
+    "finish",
+    "forest",
+    "hierarchy",
+    "imbalance",
+    "loss_curves",
+    "per_meta_accuracy",
+    "per_parent_accuracy",
+    "prototype_drift",
+    "prototype_similarity",
+    "quantization_error",
+    "reliability",
+    "retrieval_bars",
+    "split_distances",
+    "template",
+    "world_map",
+]

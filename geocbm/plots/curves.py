@@ -1,0 +1,131 @@
+"""Figures of training: losses over epochs, retrieval before and after."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from geocbm.plots.style import LAND, PALETTE, escape, finish, numbers, percent, plural
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_SPLIT_COLUMN = re.compile(r"^(train|val)[_/. ]+(.+)$")
+_TOTAL = ("loss", "total", "total_loss", "loss_total")
+
+
+def loss_curves(
+    history: pd.DataFrame, title: str = "How training went", terms: Sequence[str] | None = None
+) -> go.Figure:
+    """Curves of every quantity over epochs, training and validation together, as small multiples.
+
+    Args:
+        history: a row per epoch; columns named `train_<term>` or `val_<term>` (`/`, `.` or a space will do for `_`),
+            and an optional `epoch`. The total loss comes first; other columns are left out.
+        title: headline.
+        terms: only these terms, in this order; by default all.
+
+    Raises:
+        ValueError: no epochs, no such column, or an unknown term.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    found: dict[str, dict[str, str]] = {}
+    for column in history.columns:
+        match = _SPLIT_COLUMN.match(str(column))
+        if match and pd.api.types.is_numeric_dtype(history[column]):
+            found.setdefault(match.group(2), {})[match.group(1)] = column
+    if not len(history) or not found:
+        listed = ", ".join(map(str, history.columns)) or "none"
+        raise ValueError(f"history needs rows and columns named train_<term> or val_<term>; its columns are: {listed}")
+    chosen = list(terms) if terms is not None else sorted(found, key=lambda term: term not in _TOTAL)
+    unknown = [term for term in chosen if term not in found]
+    if unknown:
+        raise ValueError(f"history has no term {unknown[0]!r}; it has: {', '.join(found)}")
+    epoch = history["epoch"].to_numpy() if "epoch" in history else np.arange(1, len(history) + 1)
+    columns = min(4, len(chosen))
+    rows = -(-len(chosen) // columns)
+    fig = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[escape(term.replace("_", " ")) for term in chosen],
+        horizontal_spacing=0.28 / columns,
+        vertical_spacing=min(0.2, 0.42 / rows),
+    )
+    seen: set[str] = set()
+    for i, term in enumerate(chosen):
+        for split, colour in (("train", PALETTE[0]), ("val", PALETTE[1])):
+            if split not in found[term]:
+                continue
+            fig.add_trace(
+                go.Scatter(
+                    x=[int(value) for value in epoch],
+                    y=numbers(history[found[term][split]]),
+                    mode="lines+markers" if len(history) <= 30 else "lines",
+                    marker={"size": 4},
+                    line={"color": colour, "width": 1.8},
+                    name={"train": "training", "val": "validation"}[split],
+                    legendgroup=split,
+                    showlegend=split not in seen,
+                    hovertemplate="epoch %{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
+                ),
+                row=i // columns + 1,
+                col=i % columns + 1,
+            )
+            seen.add(split)
+    parts = []
+    for split, column in found[chosen[0]].items():
+        values = history[column].to_numpy(float)
+        word = {"train": "training", "val": "validation"}[split]
+        parts.append(f"the {word} {chosen[0].replace('_', ' ')} goes from {values[0]:.3g} to {values[-1]:.3g}")
+    fig.update_annotations(font_size=12)
+    fig.update_xaxes(nticks=6, tickfont_size=10)
+    fig.update_yaxes(nticks=5, tickfont_size=10)
+    for i in range(max(0, len(chosen) - columns), len(chosen)):
+        fig.update_xaxes(title_text="epoch", row=i // columns + 1, col=i % columns + 1)
+    alt = f"Curves of {plural(len(chosen), 'quantity', 'quantities')} over {plural(len(history), 'epoch')}: "
+    legend = {"x": 0.01, "y": 0.005, "yanchor": "bottom", "yref": "container"}
+    margin = {"l": 48, "r": 16, "t": 78, "b": 76}
+    return finish(fig, title, alt + " and ".join(parts) + ".", 160 + 185 * rows, legend=legend, margin=margin)
+
+
+def retrieval_bars(
+    before: Mapping[str, float], after: Mapping[str, float], title: str = "Finding the place from the image"
+) -> go.Figure:
+    """Pairs of bars of image-to-GPS retrieval before and after pretraining.
+
+    Args:
+        before: name of a rate, such as `recall@1`, -> value from 0 to 1. Entries that are no rate are left out.
+        after: the same names after pretraining.
+        title: headline.
+    """
+    import plotly.graph_objects as go
+
+    names = [name for name in before if name in after and all(0 <= side[name] <= 1 for side in (before, after))]
+    names = [name for name in names if not name.endswith("_km")]
+    if not names:
+        raise ValueError(f"before and after share no rate between 0 and 1: {list(before)} and {list(after)}")
+    fig = go.Figure()
+    for side, name, colour in ((before, "before", LAND), (after, "after", PALETTE[0])):
+        fig.add_trace(
+            go.Bar(
+                x=[escape(re.sub(r"[_@](?=\d)", " at ", key)) for key in names],
+                y=numbers([side[key] for key in names]),
+                text=[percent(side[key]) for key in names],
+                textposition="outside",
+                cliponaxis=False,
+                marker_color=colour,
+                name=name,
+                hovertemplate="%{x}: %{y:.1%}<extra>%{fullData.name}</extra>",
+            )
+        )
+    fig.update_yaxes(tickformat=".0%", title_text="share of photographs", rangemode="tozero")
+    fig.update_xaxes(showgrid=False)
+    parts = [f"{name} goes from {percent(before[name])} to {percent(after[name])}" for name in names]
+    alt = "Bars of image-to-place retrieval before and after pretraining: " + "; ".join(parts) + "."
+    return finish(fig, title, alt, 380, barmode="group", bargap=0.3)

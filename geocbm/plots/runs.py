@@ -1,0 +1,173 @@
+"""Runs as pictures: what a run has so far, and several runs side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from geocbm.plots.style import INK, LAND, PALETTE, finish
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+STATE_COLOURS = {"done": PALETTE[2], "partly": PALETTE[4], "not yet": LAND}
+
+
+def chain_status(status: pd.DataFrame, title: str = "The notebooks of this run") -> go.Figure:
+    """The chain as a row of discs, coloured by whether a notebook has run.
+
+    Args:
+        status: a row per notebook with `number`, `notebook`, `question` and `state`.
+        title: headline.
+    """
+    import plotly.graph_objects as go
+
+    place = np.arange(len(status))
+    names = [name[3:].replace("_", "<br>") for name in status["notebook"]]
+    fig = go.Figure(
+        go.Scatter(
+            x=place,
+            y=[0] * len(status),
+            mode="lines",
+            line={"color": LAND, "width": 2},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    )
+    for state, colour in STATE_COLOURS.items():
+        chosen = np.flatnonzero((status["state"] == state).to_numpy())
+        if not len(chosen):
+            continue
+        fig.add_trace(
+            go.Scatter(
+                x=place[chosen],
+                y=[0] * len(chosen),
+                mode="markers+text",
+                name=state,
+                marker={"size": 46, "color": colour, "line": {"color": "white", "width": 3}},
+                text=[f"<b>{status['number'].iloc[i]}</b>" for i in chosen],
+                textfont={"color": "white", "size": 15},
+                customdata=[status["question"].iloc[i] for i in chosen],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
+    for i, name in enumerate(names):
+        fig.add_annotation(x=i, y=-0.55, text=name, showarrow=False, yanchor="top", font={"size": 11, "color": INK})
+    counts = status["state"].value_counts()
+    done = status.loc[status["state"] == "done", "number"].tolist()
+    alt = f"{len(status)} notebooks in a row; {counts.get('done', 0)} have run" + (
+        f": {', '.join(done)}." if done else "."
+    )
+    fig.update_xaxes(visible=False, range=[-0.6, len(status) - 0.4])
+    fig.update_yaxes(visible=False, range=[-2.2, 1])
+    return finish(fig, title, alt, height=260, legend={"y": 1.1, "yanchor": "bottom", "x": 1, "xanchor": "right"})
+
+
+def country_errors(table: pd.DataFrame, limit: int = 25, title: str = "Where is it good?") -> go.Figure:
+    """Median error by country, smallest on top, for the countries with the most test images.
+
+    Args:
+        table: a row per country with `country`, `median_km`, `country_acc` (0 to 1) and `n`.
+        limit: at most so many countries.
+        title: headline.
+    """
+    import plotly.graph_objects as go
+
+    shown = table.sort_values(["n", "country"], ascending=[False, True]).head(limit)
+    shown = shown.sort_values("median_km", ascending=False)
+    fig = go.Figure(
+        go.Bar(
+            x=[round(float(value), 1) for value in shown["median_km"]],
+            y=[str(name) for name in shown["country"]],
+            orientation="h",
+            marker={
+                "color": [round(100 * float(value), 1) for value in shown["country_acc"]],
+                "colorscale": "Cividis",
+                "cmin": 0,
+                "cmax": 100,
+                "colorbar": {"title": {"text": "country<br>right, %"}, "thickness": 12},
+            },
+            customdata=[[int(n)] for n in shown["n"]],
+            hovertemplate="%{y}: median %{x:,.0f} km, country right %{marker.color} %, %{customdata[0]} images"
+            "<extra></extra>",
+        )
+    )
+    best, worst = shown.iloc[-1], shown.iloc[0]
+    alt = (
+        f"Median error of {len(shown)} countries: smallest in {best['country']} ({best['median_km']:,.0f} km), "
+        f"largest in {worst['country']} ({worst['median_km']:,.0f} km)."
+    )
+    fig.update_xaxes(title_text="median error, km")
+    return finish(fig, title, alt, height=max(320, 20 * len(shown) + 130))
+
+
+def compare_figures(figures: pd.DataFrame, key: str, title: str) -> go.Figure:
+    """One figure of several runs as dots with intervals.
+
+    Args:
+        figures: columns `run, key, value, low, high`.
+        key: which figure.
+        title: headline.
+    """
+    import plotly.graph_objects as go
+
+    shown = figures[figures["key"] == key]
+    fig = go.Figure()
+    if len(shown):
+        low = (shown["value"] - shown["low"]).fillna(0).clip(lower=0)
+        high = (shown["high"] - shown["value"]).fillna(0).clip(lower=0)
+        fig.add_trace(
+            go.Scatter(
+                x=shown["value"].round(3).tolist(),
+                y=shown["run"].tolist(),
+                mode="markers",
+                marker={"size": 12, "color": PALETTE[0]},
+                error_x={"type": "data", "array": high.tolist(), "arrayminus": low.tolist(), "color": PALETTE[0]},
+                hovertemplate="%{y}: %{x}<extra></extra>",
+            )
+        )
+    listed = "; ".join(f"{row.run}: {row.value:,.4g}" for row in shown.itertuples())
+    alt = f"{key} of {len(shown)} runs: {listed}." if len(shown) else f"No run has measured {key} yet."
+    fig.update_xaxes(title_text=key)
+    fig.update_yaxes(autorange="reversed")
+    return finish(fig, title, alt, height=max(240, 40 * len(shown) + 150))
+
+
+def compare_histories(histories: pd.DataFrame, title: str = "Validation loss by epoch") -> go.Figure:
+    """Validation loss of every stage of every run, a panel per stage.
+
+    Args:
+        histories: columns `run, stage, epoch, val_loss`.
+        title: headline.
+    """
+    from plotly import graph_objects as go
+    from plotly.subplots import make_subplots
+
+    stages = sorted(histories["stage"].unique()) if len(histories) else ["no stage yet"]
+    fig = make_subplots(rows=1, cols=len(stages), subplot_titles=stages)
+    runs = list(dict.fromkeys(histories["run"]))
+    lasts = []
+    for column, stage in enumerate(stages, 1):
+        for number, run in enumerate(runs):
+            part = histories[(histories["stage"] == stage) & (histories["run"] == run)]
+            if part.empty:
+                continue
+            lasts.append(f"{run} {stage} {part['val_loss'].min():.3g}")
+            fig.add_trace(
+                go.Scatter(
+                    x=part["epoch"].tolist(),
+                    y=part["val_loss"].round(4).tolist(),
+                    mode="lines+markers",
+                    name=run,
+                    legendgroup=run,
+                    showlegend=not any(trace.name == run for trace in fig.data),
+                    line={"color": PALETTE[number % len(PALETTE)]},
+                ),
+                row=1,
+                col=column,
+            )
+    fig.update_xaxes(title_text="epoch")
+    alt = f"Validation loss of {len(runs)} runs; lowest: {'; '.join(lasts)}." if lasts else "No run has a history yet."
+    return finish(fig, title, alt, height=360)

@@ -1,0 +1,170 @@
+"""The files of one run, read together and checked against one another.
+
+The notebooks, `geocbm fit` and `geocbm predict` all come through here, so that a file made from another table, other cells
+or other labels is refused in one place, with the command that makes the right one.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geocbm import data
+from geocbm.concepts import ConceptVocabulary
+from geocbm.errors import MismatchError, MissingInputError
+from geocbm.files import read_json, sha256_text
+from geocbm.geocells import Geocells
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MADE_BY = {
+    "table.parquet": "01",
+    "concepts.json": "01",
+    "splits.json": "01",
+    "geocells.npz": "02",
+    "prototypes.safetensors": "03",
+    "features.json": "03",
+    "stage0.safetensors": "03",
+    "stage1.safetensors": "04",
+    "stage2.safetensors": "05",
+    "predictions.parquet": "05",
+}
+"""Which notebook writes which file of a run."""
+
+
+class RunFiles:
+    """The files in the folder of one run, loaded on first use.
+
+    Args:
+        folder: `data/runs/<run>`.
+
+    Attributes:
+        folder: the same.
+        run: name of the run, the folder's own name.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.run = self.folder.name
+
+    def path(self, name: str) -> Path:
+        """Path of a file of the run, whether or not it exists."""
+        return self.folder / name
+
+    def need(self, name: str) -> Path:
+        """Path of a file that must exist.
+
+        Raises:
+            MissingInputError: it does not; the message names the command that makes it.
+        """
+        path = self.path(name)
+        if not path.exists():
+            raise MissingInputError(f"{name} of run {self.run!r} does not exist yet; make it with: {self.remedy(name)}")
+        return path
+
+    def remedy(self, name: str) -> str:
+        """The command that makes a file of this run."""
+        return f"geocbm run --run {self.run} --from {MADE_BY.get(name, '01')}"
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The validated table, one row per image and labelled concept."""
+        return data.read_table(self.need("table.parquet"))
+
+    @cached_property
+    def concepts(self) -> ConceptVocabulary:
+        """Metas, parents and the hierarchy."""
+        vocabulary = ConceptVocabulary.load(self.need("concepts.json"))
+        if set(self.table["meta_name"]) != set(vocabulary.metas):
+            raise MismatchError(
+                f"concepts.json of run {self.run!r} has other names than its table; make both again with: "
+                f"{self.remedy('concepts.json')}"
+            )
+        return vocabulary
+
+    @cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """Row positions of each split: train, val, test, pretrain_train, pretrain_val."""
+        return data.split_rows(data.load_splits(self.need("splits.json"), self.table), self.table)
+
+    @cached_property
+    def cells(self) -> Geocells:
+        """The geocells, fitted on the training split of this very table."""
+        cells = Geocells.load(self.need("geocells.npz"))
+        if len(cells.sample_to_cell) != len(self.rows["train"]):
+            raise MismatchError(
+                f"geocells.npz of run {self.run!r} was made from {len(cells.sample_to_cell)} training rows, the table has "
+                f"{len(self.rows['train'])}; make it again with: {self.remedy('geocells.npz')}"
+            )
+        return cells
+
+    @cached_property
+    def lat(self) -> np.ndarray:
+        """Latitudes in degrees, one per row."""
+        return self.table["lat"].to_numpy(dtype=np.float64)
+
+    @cached_property
+    def lng(self) -> np.ndarray:
+        """Longitudes in degrees, one per row."""
+        return self.table["lng"].to_numpy(dtype=np.float64)
+
+    @cached_property
+    def country(self) -> np.ndarray:
+        """Country names, one per row."""
+        return self.table["country"].to_numpy(dtype=str)
+
+    @cached_property
+    def meta_and_parent(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the labelled meta and of its parent, one per row."""
+        return self.concepts.encode(self.table)
+
+    @cached_property
+    def cell_label(self) -> np.ndarray:
+        """Index of the cell of each row (`cell_label` of the specification)."""
+        return self.cells.assign(self.lat, self.lng, self.country)
+
+    def oracle_error_km(self, cells: Geocells, rows: np.ndarray) -> np.ndarray:
+        """Error of a classifier that always names the right cell, in km, for the given rows."""
+        from geocbm.geocells import oracle_error_km
+
+        return oracle_error_km(cells, self.lat[rows], self.lng[rows], self.country[rows])
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What a checkpoint must agree on with the run: names of classes and digests of what they were made from."""
+        labels: dict[str, Any] = {
+            "metas": list(self.concepts.metas),
+            "parents": list(self.concepts.parents),
+            "meta_to_parent": dict(self.concepts.meta_to_parent),
+            "csv_sha256": self.table.attrs["csv_sha256"],
+            "splits_sha256": sha256_text(self.need("splits.json").read_text(encoding="utf-8")),
+        }
+        if self.path("geocells.npz").exists():
+            labels["cells_digest"] = self.cells.digest
+        return labels
+
+    def check_labels(self, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
+        """Read the JSON beside a checkpoint and hold its labels against this run.
+
+        Args:
+            name: the checkpoint, such as `stage1.safetensors`.
+            keys: which labels must agree.
+
+        Returns:
+            The JSON.
+
+        Raises:
+            MismatchError: a label differs.
+        """
+        content = read_json(self.need(name).with_suffix(".json"))
+        for key in keys:
+            if content["labels"].get(key) != self.labels[key]:
+                raise MismatchError(
+                    f"{name} of run {self.run!r} was trained with another {key} than the run has now; train it again with: "
+                    f"{self.remedy(name)}"
+                )
+        return content

@@ -1,0 +1,17 @@
+"""Stage 0: contrastive pretraining that brings the image encoder near to places and concepts."""
+
+from __future__ import annotations
+
+from geocbm.stage0.fitting import fit_stage0, load_stage0, retrieval_metrics
+from geocbm.stage0.model import Stage0Config, Stage0Output, Stage0PretrainingModel, location_embeddings, stage0_losses
+
+__all__ = [
+    "Stage0Config",
+    "Stage0Output",
+    "Stage0PretrainingModel",
+    "fit_stage0",
+    "load_stage0",
+    "location_embeddings",
+    "retrieval_metrics",
+    "stage0_losses",
+]

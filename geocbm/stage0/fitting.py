@@ -1,0 +1,193 @@
+"""Training, loading and applying Stage 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geocbm.errors import MismatchError
+from geocbm.geodesy import haversine_km
+from geocbm.stage0.model import Stage0Config, Stage0PretrainingModel, location_embeddings, stage0_losses
+from geocbm.training import (
+    Batch,
+    FitResult,
+    RowSource,
+    Step,
+    fit,
+    load_checkpoint,
+    parameter_groups,
+    restore,
+    row_reader,
+    seeded,
+)
+
+MADE_BY = "geocbm run --only 03"
+
+
+def retrieval_metrics(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.ndarray) -> dict[str, float]:
+    """How well images find their own place among all given places, by cosine similarity.
+
+    Args:
+        image: `(n, d)` image features.
+        place: `(n, d)` place embeddings of the same rows.
+        lat: `(n,)` degrees of the rows.
+        lng: `(n,)` degrees.
+
+    Returns:
+        `recall_1`, `recall_5`, `recall_10` (a tie counts against the model) and `retrieval_km`, the median distance
+        to the place retrieved first.
+    """
+    similarity = functional.normalize(image.float(), dim=-1) @ functional.normalize(place.float(), dim=-1).T  # (n, n)
+    own = similarity.diagonal()[:, None]
+    rank = (similarity >= own).sum(1) - 1  # (n,) places at least as similar as the own one
+    first = similarity.argmax(1).numpy()
+    lat, lng = np.asarray(lat), np.asarray(lng)
+    values = {f"recall_{k}": float((rank < k).float().mean()) for k in (1, 5, 10)}
+    return values | {"retrieval_km": float(np.median(haversine_km(lat, lng, lat[first], lng[first])))}
+
+
+def fit_stage0(
+    config: Stage0Config,
+    encoder: Any,
+    location_encoder: nn.Module,
+    meta_prototypes: Tensor,
+    parent_prototypes: Tensor,
+    hidden_features: Tensor | RowSource,
+    vanilla_features: Tensor | RowSource,
+    lat: np.ndarray,
+    lng: np.ndarray,
+    meta: np.ndarray,
+    parent: np.ndarray,
+    train_rows: np.ndarray,
+    val_rows: np.ndarray,
+    out: str | Path | None = None,
+    labels: Mapping[str, Any] | None = None,
+    row_names: Sequence[str] | None = None,
+    report: Callable[[str], None] = print,
+) -> tuple[Stage0PretrainingModel, FitResult]:
+    """Train Stage 0 from stored activations; the frozen trunk of the encoder is never computed here.
+
+    Args:
+        config: settings.
+        encoder: image encoder; its last blocks are changed in place.
+        location_encoder: frozen module `(B, 2)` degrees -> `(B, g)`.
+        meta_prototypes: `(k_m, t)`.
+        parent_prototypes: `(k_p, t)`.
+        hidden_features: activations entering the unfrozen blocks: a store with kind `hidden:<unfreeze_layers>`, or a
+            tensor `(n, ...)`.
+        vanilla_features: pooled features of the untrained encoder: a store with kind `pooled`, or `(n, d)`.
+        lat: `(n,)` degrees, of all rows of the table.
+        lng: `(n,)` degrees.
+        meta: `(n,)` meta indices.
+        parent: `(n,)` parent indices.
+        train_rows: row positions (`pretrain_train`).
+        val_rows: row positions (`pretrain_val`).
+        out: `stage0.safetensors` to write, or None.
+        labels: label names and digests for the JSON.
+        row_names: `pano_id` of each row, for messages.
+        report: called with one line per epoch.
+
+    Returns:
+        The model with its best weights, and what the run did; `result.initial` and `result.best` hold the retrieval
+        figures before and after.
+    """
+    lat, lng = np.asarray(lat, dtype=np.float64), np.asarray(lng, dtype=np.float64)
+    gps = location_embeddings(location_encoder, lat, lng)  # (n, g)
+    read_hidden = row_reader(hidden_features, f"hidden:{config.unfreeze_layers}")
+    read_vanilla = row_reader(vanilla_features, "pooled")
+    columns = {
+        "gps": gps,
+        "meta": torch.as_tensor(meta, dtype=torch.long),
+        "parent": torch.as_tensor(parent, dtype=torch.long),
+        "lat": torch.from_numpy(lat).float(),
+        "lng": torch.from_numpy(lng).float(),
+    }
+    fingerprint = encoder.fingerprint()
+    with seeded(config.seed):
+        model = Stage0PretrainingModel(
+            encoder, location_encoder, meta_prototypes, parent_prototypes, config, gps.shape[1]
+        )
+
+    def batch(rows: np.ndarray) -> Batch:
+        content = {name: values[rows] for name, values in columns.items()}
+        return content | {"hidden": read_hidden(rows), "vanilla": read_vanilla(rows)}
+
+    def compute(module: nn.Module, content: Batch) -> Step:
+        output = module(content["hidden"], content["gps"])
+        similarity = (
+            functional.normalize(output.concept_emb, dim=-1) @ functional.normalize(output.meta_prototypes, dim=-1).T
+        )  # (B, k_m)
+        predictions = {"image": output.pooled, "place": output.gps, "meta": similarity.argmax(1)}
+        return Step(stage0_losses(output, content, config), predictions)
+
+    def measure(predictions: dict[str, Tensor], rows: np.ndarray) -> dict[str, float]:
+        values = retrieval_metrics(predictions["image"], predictions["place"], lat[rows], lng[rows])
+        return values | {"meta_top1": float((predictions["meta"] == columns["meta"][rows]).float().mean())}
+
+    result = fit(
+        model,
+        compute,
+        batch,
+        train_rows,
+        val_rows,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        groups=parameter_groups(model, config.lr, config.weight_decay, {"encoder.": config.encoder_lr}),
+        seed=config.seed,
+        patience=config.patience,
+        measure=measure,
+        out=out,
+        metadata={
+            "stage": 0,
+            "config": asdict(config),
+            "labels": dict(labels or {}),
+            "encoder": {"name": encoder.name, "fingerprint": fingerprint},
+            "gps_dim": gps.shape[1],
+        },
+        row_names=row_names,
+        tracking=config.tracking,
+        precision=config.precision,
+        report=report,
+    )
+    return model, result
+
+
+def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | None = None) -> Stage0PretrainingModel:
+    """Load a checkpoint and put its trained blocks into the encoder.
+
+    Args:
+        path: `stage0.safetensors`.
+        encoder: the image encoder as it was before training; changed in place.
+        location_encoder: needed only for `embed_places`.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        MissingInputError: when the checkpoint is not there.
+        MismatchError: when it was trained from another encoder.
+    """
+    tensors, metadata = load_checkpoint(path, MADE_BY)
+    trained_from = metadata["encoder"]
+    if encoder.fingerprint() != trained_from["fingerprint"]:
+        raise MismatchError(
+            f"{path} was trained from the encoder {trained_from['name']!r} with other weights than those of "
+            f"{encoder.name!r}; load that encoder afresh, or train again with `{MADE_BY}`"
+        )
+    model = Stage0PretrainingModel(
+        encoder,
+        location_encoder,
+        tensors["meta_base"],
+        tensors["parent_base"],
+        Stage0Config(**metadata["config"]),
+        metadata["gps_dim"],
+    )
+    restore(model, tensors, path)
+    return model

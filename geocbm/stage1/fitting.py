@@ -1,0 +1,185 @@
+"""Training, loading and applying Stage 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from geocbm import losses
+from geocbm.errors import ParameterError
+from geocbm.stage0 import Stage0PretrainingModel
+from geocbm.stage1.model import Stage1ConceptModel, Stage1Config, Stage1Output, stage1_losses
+from geocbm.training import (
+    Batch,
+    FitResult,
+    RowSource,
+    Step,
+    fit,
+    load_checkpoint,
+    parameter_groups,
+    restore,
+    row_reader,
+    seeded,
+)
+
+MADE_BY = "geocbm run --only 04"
+
+
+def fit_stage1(
+    config: Stage1Config,
+    features: Tensor | RowSource,
+    meta: np.ndarray,
+    parent: np.ndarray,
+    meta_prototypes: Tensor,
+    parent_prototypes: Tensor,
+    meta_to_parent: Tensor | np.ndarray,
+    train_rows: np.ndarray,
+    val_rows: np.ndarray,
+    out: str | Path | None = None,
+    stage0: Stage0PretrainingModel | None = None,
+    labels: Mapping[str, Any] | None = None,
+    row_names: Sequence[str] | None = None,
+    report: Callable[[str], None] = print,
+) -> tuple[Stage1ConceptModel, FitResult]:
+    """Train Stage 1 on stored features of the frozen encoder.
+
+    Args:
+        config: settings.
+        features: a store with kind `pooled`, or `(n, d)`.
+        meta: `(n,)` meta indices of all rows.
+        parent: `(n,)` parent indices.
+        meta_prototypes: `(k_m, t)` base prototypes.
+        parent_prototypes: `(k_p, t)`.
+        meta_to_parent: `(k_m,)`.
+        train_rows: row positions.
+        val_rows: row positions.
+        out: `stage1.safetensors` to write, or None.
+        stage0: model to start from; ignored when `config.init_from_stage0` is False.
+        labels: label names and digests for the JSON.
+        row_names: `pano_id` of each row, for messages.
+        report: called with one line per epoch.
+
+    Returns:
+        The model with its best weights, and what the run did.
+    """
+    read = row_reader(features, "pooled")
+    train_rows, val_rows = np.asarray(train_rows), np.asarray(val_rows)
+    in_memory = isinstance(features, Tensor)
+    if not in_memory:
+        # Pooled features are small (0.3 MB per hundred images): one read instead of one per step.
+        needed = np.unique(np.concatenate([train_rows, val_rows]))
+        held, position = read(needed), {row: place for place, row in enumerate(needed.tolist())}
+    width = read(train_rows[:1]).shape[1]
+    meta_true = torch.as_tensor(meta, dtype=torch.long)
+    parent_true = torch.as_tensor(parent, dtype=torch.long)
+    meta_weights = losses.inverse_frequency(meta_true[train_rows], len(meta_prototypes))
+    parent_weights = losses.inverse_frequency(parent_true[train_rows], len(parent_prototypes))
+    with seeded(config.seed):
+        model = Stage1ConceptModel(
+            width, meta_prototypes, parent_prototypes, torch.as_tensor(meta_to_parent, dtype=torch.long), config
+        )
+    if config.init_from_stage0 and stage0 is not None:
+        model.start_from(stage0)
+
+    def batch(rows: np.ndarray) -> Batch:
+        pooled = read(rows) if in_memory else held[[position[row] for row in rows.tolist()]]
+        return {"pooled": pooled, "meta": meta_true[rows], "parent": parent_true[rows]}
+
+    def compute(module: nn.Module, content: Batch) -> Step:
+        output = module(content["pooled"])
+        values = stage1_losses(output, model, content["meta"], content["parent"], meta_weights, parent_weights)
+        return Step(values, {"meta": output.meta_logits.argmax(1), "parent": output.parent_logits.argmax(1)})
+
+    def measure(predictions: dict[str, Tensor], rows: np.ndarray) -> dict[str, float]:
+        return {
+            "meta_top1": float((predictions["meta"] == meta_true[rows]).float().mean()),
+            "parent_top1": float((predictions["parent"] == parent_true[rows]).float().mean()),
+        }
+
+    result = fit(
+        model,
+        compute,
+        batch,
+        train_rows,
+        val_rows,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        groups=parameter_groups(model, config.lr, config.weight_decay),
+        seed=config.seed,
+        patience=config.patience,
+        monitor=config.monitor,
+        higher_is_better=config.monitor != "loss",
+        measure=measure,
+        out=out,
+        metadata={"stage": 1, "config": asdict(config), "labels": dict(labels or {}), "in_dim": width},
+        row_names=row_names,
+        tracking=config.tracking,
+        precision=config.precision,
+        report=report,
+    )
+    return model, result
+
+
+def load_stage1(path: str | Path) -> Stage1ConceptModel:
+    """Load a checkpoint of Stage 1 in evaluation mode.
+
+    Raises:
+        MissingInputError: when it is not there.
+        MismatchError: when its two files do not belong together.
+    """
+    tensors, metadata = load_checkpoint(path, MADE_BY)
+    model = Stage1ConceptModel(
+        metadata["in_dim"],
+        tensors["meta_base"],
+        tensors["parent_base"],
+        tensors["meta_to_parent"],
+        Stage1Config(**metadata["config"]),
+    )
+    restore(model, tensors, path)
+    return model
+
+
+def predict_stage1(
+    model: Stage1ConceptModel, features: Tensor | RowSource, rows: np.ndarray | None = None, batch_size: int = 1024
+) -> dict[str, Tensor]:
+    """Concepts of many images.
+
+    Args:
+        model: the trained model.
+        features: a store with kind `pooled`, or `(n, d)`.
+        rows: row positions; None means all rows of a tensor.
+        batch_size: rows at a time.
+
+    Returns:
+        float32 tensors on the CPU in the order of `rows`: `concept_emb (n, c)`, `meta_probabilities (n, k_m)`,
+        `parent_probabilities (n, k_p)`.
+    """
+    if rows is None:
+        if not isinstance(features, Tensor):
+            raise ParameterError("rows=None needs features in memory; give the row positions to read from the store")
+        rows = np.arange(len(features))
+    read = row_reader(features, "pooled")
+    device = model.meta_bias.device
+    parts: list[Stage1Output] = []
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            parts.append(model(read(np.asarray(rows[start : start + batch_size])).to(device)))
+    return {
+        "concept_emb": torch.cat([part.concept_emb.cpu() for part in parts]),
+        "meta_probabilities": torch.cat([part.meta_logits.softmax(-1).cpu() for part in parts]),
+        "parent_probabilities": torch.cat([part.parent_logits.softmax(-1).cpu() for part in parts]),
+    }
+
+
+def concept_embeddings(
+    model: Stage1ConceptModel, features: Tensor | RowSource, rows: np.ndarray | None = None
+) -> Tensor:
+    """Concept embeddings `(n, c)` of many images, on the CPU; see `predict_stage1`."""
+    return predict_stage1(model, features, rows)["concept_emb"]

@@ -1,0 +1,246 @@
+"""Stage 1: concepts recognised by their similarity to text prototypes that may move a little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geocbm import losses
+from geocbm.bottleneck import build_bottleneck, check_bottleneck
+from geocbm.errors import MismatchError, ParameterError
+from geocbm.stage0 import Stage0PretrainingModel
+
+
+@dataclass(frozen=True)
+class Stage1Config:
+    """Settings of Stage 1; the defaults are the specification's.
+
+    Attributes:
+        batch_size: rows of a step.
+        lr: learning rate.
+        epochs: most passes over the training rows.
+        bottleneck: kind of concept bottleneck.
+        concept_emb_dim: width of the concept embedding.
+        dropout: dropout in the bottleneck.
+        label_smoothing: of both classification losses.
+        gamma: focusing exponent of both classification losses.
+        lambda_meta: weight of the focal loss over metas.
+        lambda_parent: weight of the focal loss over parents.
+        lambda_consistency: weight of the divergence between implied and predicted parents.
+        lambda_parent_contrastive: weight of the contrast between parents within the batch.
+        lambda_contrastive: weight of concept embedding against meta prototypes.
+        lambda_reg: weight of the squared residuals.
+        lambda_intra_parent: weight of the distances between sibling prototypes.
+        lambda_semantic: weight of the soft targets on similar metas.
+        lambda_meta_guided: weight of the meta among the children of its true parent; the specification's total has no
+            such term, hence 0.
+        intra_parent_reduction: "sum" over sibling pairs as in the specification, or "mean".
+        detach_expected: keep the consistency loss from moving the metas.
+        residual_std: spread of the initial residuals.
+        logit_scale_init: first value of both logit scales.
+        logit_scale_max: largest value they may take.
+        temperature: of the prototype contrast.
+        parent_temperature: of the contrast between parents.
+        init_from_stage0: start from Stage 0's bottleneck and prototype projection.
+        weight_decay: of AdamW.
+        patience: epochs without improvement before stopping.
+        monitor: validation value that decides: "meta_top1", "parent_top1" or "loss".
+        seed: fixes initialisation, order and dropout.
+        tracking: Weights & Biases mode.
+        precision: "auto", "bf16" or "no".
+    """
+
+    batch_size: int = 256
+    lr: float = 3e-4
+    epochs: int = 50
+    bottleneck: str = "mlp"
+    concept_emb_dim: int = 512
+    dropout: float = 0.4
+    label_smoothing: float = 0.2
+    gamma: float = 2.0
+    lambda_meta: float = 1.0
+    lambda_parent: float = 0.5
+    lambda_consistency: float = 0.3
+    lambda_parent_contrastive: float = 0.2
+    lambda_contrastive: float = 0.5
+    lambda_reg: float = 0.001
+    lambda_intra_parent: float = 0.01
+    lambda_semantic: float = 0.15
+    lambda_meta_guided: float = 0.0
+    intra_parent_reduction: Literal["sum", "mean"] = "sum"
+    detach_expected: bool = False
+    residual_std: float = 0.01
+    logit_scale_init: float = 14.0
+    logit_scale_max: float = 20.0
+    temperature: float = 0.07
+    parent_temperature: float = 0.1
+    init_from_stage0: bool = True
+    weight_decay: float = 0.01
+    patience: int = 8
+    monitor: str = "meta_top1"
+    seed: int = 0
+    tracking: str = "disabled"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_bottleneck(self.bottleneck)
+        if self.monitor not in ("meta_top1", "parent_top1", "loss"):
+            raise ParameterError(f"monitor={self.monitor!r} is unknown; use 'meta_top1', 'parent_top1' or 'loss'")
+        if self.intra_parent_reduction not in ("sum", "mean"):
+            raise ParameterError(
+                f"intra_parent_reduction={self.intra_parent_reduction!r} is unknown; use 'sum' or 'mean'"
+            )
+
+
+class Stage1Output(NamedTuple):
+    """What Stage 1 computes for a batch.
+
+    Attributes:
+        concept_emb: `(B, c)`, not normalised.
+        meta_logits: `(B, k_m)`.
+        parent_logits: `(B, k_p)`.
+        meta_prototypes: `(k_m, c)` projected, of length 1.
+        parent_prototypes: `(k_p, c)` projected, of length 1.
+    """
+
+    concept_emb: Tensor
+    meta_logits: Tensor
+    parent_logits: Tensor
+    meta_prototypes: Tensor
+    parent_prototypes: Tensor
+
+
+class Stage1ConceptModel(nn.Module):
+    """Concept bottleneck with text-anchored cosine classifiers (specification, section "Stage 1").
+
+    Args:
+        in_dim: width of the pooled image features.
+        meta_prototypes: `(k_m, t)` base prototypes, kept as they are.
+        parent_prototypes: `(k_p, t)`.
+        meta_to_parent: `(k_m,)` parent index of each meta.
+        config: settings.
+    """
+
+    meta_base: Tensor
+    parent_base: Tensor
+    meta_to_parent: Tensor
+    similarity: Tensor
+
+    def __init__(
+        self,
+        in_dim: int,
+        meta_prototypes: Tensor,
+        parent_prototypes: Tensor,
+        meta_to_parent: Tensor,
+        config: Stage1Config | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config = config or Stage1Config()
+        self.bottleneck = build_bottleneck(config.bottleneck, in_dim, config.concept_emb_dim, dropout=config.dropout)
+        self.prototype_projection = nn.Linear(meta_prototypes.shape[1], config.concept_emb_dim)
+        self.delta_meta = nn.Parameter(torch.randn(meta_prototypes.shape) * config.residual_std)
+        self.delta_parent = nn.Parameter(torch.randn(parent_prototypes.shape) * config.residual_std)
+        self.meta_bias = nn.Parameter(torch.zeros(len(meta_prototypes)))
+        self.parent_bias = nn.Parameter(torch.zeros(len(parent_prototypes)))
+        self.logit_scale_meta = nn.Parameter(torch.tensor(config.logit_scale_init))
+        self.logit_scale_parent = nn.Parameter(torch.tensor(config.logit_scale_init))
+        base = meta_prototypes.detach().clone().float()
+        self.register_buffer("meta_base", base)
+        self.register_buffer("parent_base", parent_prototypes.detach().clone().float())
+        self.register_buffer("meta_to_parent", torch.as_tensor(meta_to_parent, dtype=torch.long).clone())
+        unit = functional.normalize(base, dim=-1)
+        self.register_buffer("similarity", unit @ unit.T, persistent=False)  # (k_m, k_m)
+
+    def start_from(self, stage0: Stage0PretrainingModel) -> None:
+        """Take over the bottleneck and the prototype projection that Stage 0 trained.
+
+        Raises:
+            MismatchError: when their kinds or shapes differ.
+        """
+        for name in ("bottleneck", "prototype_projection"):
+            mine, theirs = getattr(self, name), getattr(stage0, name)
+            shapes = [{key: value.shape for key, value in part.state_dict().items()} for part in (mine, theirs)]
+            if shapes[0] != shapes[1]:
+                raise MismatchError(
+                    f"the {name} of Stage 0 has another shape than Stage 1's; use the same bottleneck, "
+                    "concept_emb_dim and encoders in both, or set init_from_stage0=False"
+                )
+            mine.load_state_dict(theirs.state_dict())
+
+    def prototypes(self) -> tuple[Tensor, Tensor]:
+        """Projected prototypes of length 1: metas `(k_m, c)` and parents `(k_p, c)`."""
+        meta = functional.normalize(self.prototype_projection(self.meta_base + self.delta_meta), dim=-1)
+        parent = functional.normalize(self.prototype_projection(self.parent_base + self.delta_parent), dim=-1)
+        return meta, parent
+
+    def forward(self, pooled: Tensor, tokens: Tensor | None = None) -> Stage1Output:
+        """Recognise concepts.
+
+        Args:
+            pooled: `(B, in_dim)` image features.
+            tokens: `(B, P, w)` patch tokens, for a bottleneck that reads them.
+
+        Returns:
+            Concept embeddings and the logits of metas and parents.
+        """
+        concept_emb = self.bottleneck(pooled, tokens)  # (B, c)
+        meta, parent = self.prototypes()
+        return self.classify(concept_emb, meta, parent)
+
+    def classify(self, concept_emb: Tensor, meta: Tensor, parent: Tensor) -> Stage1Output:
+        """Logits of given concept embeddings `(B, c)` against given prototypes of length 1."""
+        unit = functional.normalize(concept_emb, dim=-1)
+        limit = self.config.logit_scale_max
+        return Stage1Output(
+            concept_emb=concept_emb,
+            meta_logits=self.logit_scale_meta.clamp(max=limit) * (unit @ meta.T) + self.meta_bias,
+            parent_logits=self.logit_scale_parent.clamp(max=limit) * (unit @ parent.T) + self.parent_bias,
+            meta_prototypes=meta,
+            parent_prototypes=parent,
+        )
+
+
+def stage1_losses(
+    output: Stage1Output,
+    model: Stage1ConceptModel,
+    meta: Tensor,
+    parent: Tensor,
+    meta_weights: Tensor | None = None,
+    parent_weights: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """All nine terms of Stage 1 and their weighted sum.
+
+    Args:
+        output: of the model.
+        model: for residuals, hierarchy and configuration.
+        meta: `(B,)` true meta indices.
+        parent: `(B,)` true parent indices.
+        meta_weights: `(k_m,)` class weights.
+        parent_weights: `(k_p,)` class weights.
+
+    Returns:
+        Scalars `loss`, `meta`, `parent`, `consistency`, `meta_guided`, `parent_contrastive`, `contrastive`, `reg`,
+        `intra_parent`, `semantic`; terms without their weights.
+    """
+    config, hierarchy = model.config, model.meta_to_parent
+    meta_logits, parent_logits = output.meta_logits, output.parent_logits
+    gamma, smoothing = config.gamma, config.label_smoothing
+    terms = {
+        "meta": losses.focal_loss(meta_logits, meta, gamma, meta_weights, smoothing),
+        "parent": losses.focal_loss(parent_logits, parent, gamma, parent_weights, smoothing),
+        "consistency": losses.hierarchy_consistency(meta_logits, parent_logits, hierarchy, config.detach_expected),
+        "meta_guided": losses.parent_guided_meta(meta_logits, meta, hierarchy),
+        "parent_contrastive": losses.supervised_contrastive(output.concept_emb, parent, config.parent_temperature),
+        "contrastive": losses.prototype_info_nce(output.concept_emb, output.meta_prototypes, meta, config.temperature),
+        "reg": losses.prototype_regularization(model.delta_meta, model.delta_parent),
+        "intra_parent": losses.intra_parent_consistency(
+            output.meta_prototypes, hierarchy, config.intra_parent_reduction
+        ),
+        "semantic": losses.semantic_soft_cross_entropy(meta_logits, meta, model.similarity),
+    }
+    total = sum(getattr(config, f"lambda_{name}") * value for name, value in terms.items())
+    return {"loss": torch.as_tensor(total)} | terms

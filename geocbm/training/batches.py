@@ -1,0 +1,66 @@
+"""From table rows to batches of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+
+
+class RowSource(Protocol):
+    """Anything that reads features of table rows, such as a feature store."""
+
+    def read(self, kind: str, rows: np.ndarray) -> Tensor:
+        """Return float32 features `(len(rows), ...)` of one kind."""
+
+
+def row_reader(source: Tensor | np.ndarray | RowSource, kind: str) -> Callable[[np.ndarray], Tensor]:
+    """Make a function from row positions to float32 features, for a tensor in memory or a feature store.
+
+    Args:
+        source: `(n, ...)` tensor or array, or an object with `read(kind, rows)`.
+        kind: kind of feature to ask a store for.
+
+    Returns:
+        A function `rows -> (len(rows), ...)` on the CPU.
+    """
+    if isinstance(source, np.ndarray):
+        source = torch.from_numpy(source)
+    if isinstance(source, Tensor):
+        held = source.detach().cpu()
+        return lambda rows: held[torch.as_tensor(rows, dtype=torch.long)].float()
+    store = source
+    return lambda rows: store.read(kind, np.asarray(rows))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch inside the block and put its random state back afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def batches_of(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Cut rows into nearly equal batches, so that no contrastive loss meets a batch of one or two rows."""
+    return np.array_split(rows, max(1, -(-len(rows) // batch_size)))
+
+
+def prefetched(batch: Callable[[np.ndarray], Batch], parts: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Read the next batch from disk while the current one is computed."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting = None
+        for rows in parts:
+            upcoming = (rows, pool.submit(batch, rows))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = upcoming
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()

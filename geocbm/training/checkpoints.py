@@ -1,0 +1,109 @@
+"""Checkpoints: safetensors and the JSON that describes them; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from geocbm.errors import MismatchError, MissingInputError
+from geocbm.files import atomic_path, read_json, sha256_file, write_json
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training run did.
+
+    Attributes:
+        history: one row per epoch: `epoch`, `train_<term>`, `val_<term>`, `lr`, `seconds`.
+        best_epoch: epoch (from 1) whose weights were kept.
+        best_metric: the monitored value at that epoch.
+        monitor: name of the monitored value.
+        initial: the validation values before the first step.
+        best: the validation values at the best epoch.
+    """
+
+    history: pd.DataFrame
+    best_epoch: int
+    best_metric: float
+    monitor: str
+    initial: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+
+
+def save_checkpoint(model: nn.Module, path: str | Path, result: FitResult, metadata: Mapping[str, Any]) -> None:
+    """Write what was trained as safetensors, its JSON and its history, each of them whole or not at all.
+
+    Args:
+        model: its trainable parameters and persistent buffers are written; frozen weights come from elsewhere, as do
+            the buffers of the submodules whose prefixes its attribute `frozen_parts` lists.
+        path: `*.safetensors`.
+        result: what the training run did.
+        metadata: configuration, labels and digests for the JSON.
+    """
+    path = Path(path)
+    trainable = {name for name, value in model.named_parameters() if value.requires_grad}
+    frozen = {name for name, _ in model.named_parameters()} - trainable
+    elsewhere = tuple(getattr(model, "frozen_parts", ()))
+    kept = {
+        name: value
+        for name, value in model.state_dict().items()
+        if name in trainable or (name not in frozen and not name.startswith(elsewhere))
+    }
+    with atomic_path(path.parent / f"history_{path.stem}.parquet") as temporary:
+        result.history.to_parquet(temporary, index=False)
+    with atomic_path(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in kept.items()}, str(temporary))
+    metric = {"name": result.monitor, "value": result.best_metric, "epoch": result.best_epoch}
+    content = {"metric": metric, "initial": result.initial, "best": result.best, "tensors_sha256": sha256_file(path)}
+    write_json(path.with_suffix(".json"), dict(metadata) | content)
+
+
+def load_checkpoint(path: str | Path, made_by: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint and check that its two files belong together.
+
+    Args:
+        path: `*.safetensors`.
+        made_by: command that writes it, for the message when it is missing.
+
+    Returns:
+        Tensors by name, and the content of the JSON.
+
+    Raises:
+        MissingInputError: when a file is not there.
+        MismatchError: when the tensors are not the ones that the JSON describes.
+    """
+    path = Path(path)
+    for file in (path, path.with_suffix(".json")):
+        if not file.is_file():
+            raise MissingInputError(f"{file} is not there; make it with `{made_by}`")
+    metadata = read_json(path.with_suffix(".json"))
+    if metadata.get("tensors_sha256") != sha256_file(path):
+        raise MismatchError(
+            f"{path} is not the file that {path.with_suffix('.json').name} describes; make both again with `{made_by}`"
+        )
+    return load_file(str(path)), metadata
+
+
+def restore(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Put checkpoint tensors into a model built from the same configuration.
+
+    Raises:
+        MismatchError: when names or shapes differ from the trainable part of the model.
+    """
+    expected = {name: value.shape for name, value in model.named_parameters() if value.requires_grad}
+    state = model.state_dict()
+    wrong = [name for name in expected if name not in tensors]
+    wrong += [name for name, value in tensors.items() if name not in state or state[name].shape != value.shape]
+    if wrong:
+        raise MismatchError(
+            f"{path} does not fit this model: {', '.join(wrong[:5])} missing or of another shape; "
+            "use the encoder, table and parameters it was trained with"
+        )
+    model.load_state_dict(dict(tensors), strict=False)
+    model.eval()

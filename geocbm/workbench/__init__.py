@@ -1,0 +1,1 @@
+"""How notebooks are run: parameters, the chain, the reports and the command line."""

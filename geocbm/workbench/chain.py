@@ -1,0 +1,411 @@
+"""The chain: every notebook headless, in order, skipped when nothing it depends on has changed."""
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from geocbm import errors
+from geocbm.errors import MissingInputError, ParameterError, UserError
+from geocbm.files import atomic_path, read_json, write_json
+from geocbm.workbench import digests, keys, paths, process, provenance, records, settings
+from geocbm.workbench.parameters import Parameter
+from geocbm.workbench.stages import Chain, Stage, read_chain
+
+DEFAULT_TIMEOUT = 1800.0
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_TRACEBACK_LINES = 30
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``geocbm run`` was asked for.
+
+    Attributes:
+        profile: name of a profile.
+        run: name of the run; by default the profile's.
+        settings: ``[NN.]name=value``.
+        grid: ``[NN.]name=value,value``; every combination is a run of its own that takes over unchanged stages.
+        only: numbers of the stages to look at; all when empty.
+        start: number of the first stage to look at.
+        force: run them whether or not anything changed.
+        dry_run: say what would run and why, and do nothing.
+        timeout: limit of a stage in seconds; by default the chain file's, the profile's, or half an hour.
+        render: make the pages at the end.
+    """
+
+    profile: str = "demo"
+    run: str | None = None
+    settings: tuple[str, ...] = ()
+    grid: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    start: str | None = None
+    force: bool = False
+    dry_run: bool = False
+    timeout: float | None = None
+    render: bool = True
+
+
+class StageFailed(Exception):
+    """A stage did not end well; what it said is on the terminal already."""
+
+
+@dataclass
+class _Run:
+    """One run under way: what is resolved, and what has happened."""
+
+    name: str
+    profile: settings.Profile
+    chain: Chain
+    values: dict[str, dict[str, Any]]
+    request: Request
+    siblings: Sequence[str] = ()
+    dirty: list[Stage] = field(default_factory=list)
+    ran: int = 0
+
+    def timeout(self, stage: Stage) -> float:
+        """Limit of a stage in seconds."""
+        return self.request.timeout or stage.timeout or self.profile.timeout or DEFAULT_TIMEOUT
+
+
+def run_chain(request: Request) -> int:
+    """Execute what was asked for and render the pages.
+
+    Returns:
+        0, or 1 when a stage failed.
+
+    Raises:
+        UserError: If the request cannot be carried out; no kernel has been started then.
+    """
+    name = paths.check_run_name(request.run or request.profile)
+    chain = read_chain()
+    profile = settings.read_profile(request.profile)
+    declared = settings.read_declared(chain)
+    selected = _selected(chain, request)
+    wanted = settings.grid_runs(request.grid, name) or [(name, [])]
+    # Everything is resolved before anything starts, so that a mistyped value of the last run costs no time.
+    runs = [
+        _Run(each, profile, chain, _values(chain, declared, profile, request, each, extra), request)
+        for each, extra in wanted
+    ]
+    done: list[str] = [name] if request.grid else []
+    failed = False
+    index: Path | None = None
+    for run in runs:
+        run = replace(run, siblings=tuple(done))
+        if len(runs) > 1:
+            print(f"run {run.name}")
+        if request.dry_run:
+            _explain(run, selected)
+            continue
+        with process.only_one(paths.run_folder(run.name) / ".lock", f"run {run.name!r}"):
+            try:
+                _execute_all(run, selected)
+            except StageFailed:
+                failed = True
+            records.merge(run.name)
+            done.append(run.name)
+            if request.render:
+                index = _render(run, failed)
+        if failed:
+            break
+    if index is not None:
+        print(f"report: {index}")
+    return 1 if failed else 0
+
+
+def _values(
+    chain: Chain,
+    declared: dict[str, dict[str, Parameter]],
+    profile: settings.Profile,
+    request: Request,
+    run: str,
+    extra: Sequence[str],
+) -> dict[str, dict[str, Any]]:
+    return settings.resolve_all(chain, declared, profile, [*request.settings, *extra], run)
+
+
+def _selected(chain: Chain, request: Request) -> list[Stage]:
+    """Stages to look at, in order of execution."""
+    if request.only and request.start:
+        raise ParameterError("--only and --from exclude one another; give one of them")
+    only = [number.strip() for text in request.only for number in text.split(",") if number.strip()]
+    for number in [*only, *([request.start] if request.start else [])]:
+        chain.stage(number)
+    if only:
+        return [stage for stage in chain.stages if stage.number in only]
+    if request.start:
+        first = chain.stages.index(chain.stage(request.start))
+        return list(chain.stages[first:])
+    return list(chain.stages)
+
+
+def _label(stage: Stage) -> str:
+    return f"[{stage.number}] {stage.title:<22}"
+
+
+def _explain(run: _Run, selected: Sequence[Stage]) -> None:
+    """Say for each stage whether it would run, and why."""
+    dirty: set[str] = set()
+    for stage in selected:
+        if stage is run.chain.stages[0] and (atlas := _atlas_reason(run)):
+            print(f"[--] {'atlas':<22} would run   ({atlas})")
+            dirty.add("atlas")
+        waits = [
+            other.number for other in run.chain.stages if other.number in dirty and _feeds(run.chain, other, stage)
+        ]
+        if "atlas" in dirty and stage is run.chain.stages[0]:
+            waits.append("atlas")
+        try:
+            key = keys.compute(run.chain, stage, run.name, run.profile.name, run.values[stage.number])
+            reason = keys.why(keys.read_stamp(stage, run.name), key, keys.output_digests(stage, run.name))
+        except MissingInputError as missing:
+            reason = f"after {', '.join(waits)}" if waits else str(missing)
+            dirty.add(stage.number)
+            print(f"{_label(stage)} {'would run  ' if waits else 'cannot run '} ({reason})")
+            continue
+        if run.request.force:
+            reason = "forced"
+        if reason:
+            dirty.add(stage.number)
+            print(f"{_label(stage)} would run   ({reason})")
+        elif waits:
+            dirty.add(stage.number)
+            print(f"{_label(stage)} may run     (if {', '.join(waits)} makes something else than before)")
+        else:
+            print(f"{_label(stage)} would be skipped (unchanged)")
+
+
+def _feeds(chain: Chain, writer: Stage, reader: Stage) -> bool:
+    """True when the reader depends on the writer directly."""
+    pair = Chain((writer, reader), chain.atlas)
+    return reader.number in keys.downstream(pair, [writer])
+
+
+def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
+    """Bring every selected stage up to date, in order."""
+    for stage in selected:
+        if stage is run.chain.stages[0]:
+            _make_atlas(run)
+        key = keys.compute(run.chain, stage, run.name, run.profile.name, run.values[stage.number])
+        stamp = keys.read_stamp(stage, run.name)
+        reason = keys.why(stamp, key, keys.output_digests(stage, run.name))
+        if run.request.force:
+            reason = "forced"
+        if reason is None:
+            print(f"{_label(stage)} skipped (unchanged)", flush=True)
+            provenance.write_stage(run.name, run.profile.name, stage.number, None, "skipped", "unchanged")
+        elif not run.request.force and (source := _twin(run, stage, key)):
+            _take_over(run, stage, source)
+            print(f"{_label(stage)} taken over from run {source} (the same key)", flush=True)
+        else:
+            _execute(run, stage, key, reason)
+            run.ran += 1
+
+
+def _execute(run: _Run, stage: Stage, key: dict[str, Any], reason: str) -> None:
+    """Execute one notebook; on success leave page, stamp and manifest, on failure the failed copy and its traceback."""
+    report = paths.report_folder(run.name)
+    report.mkdir(parents=True, exist_ok=True)
+    temporary = report / f".{stage.notebook}.running.ipynb"
+    failed_copy = report / f"{stage.notebook}.failed.ipynb"
+    values = run.values[stage.number]
+    limit = run.timeout(stage)
+    # From here until success the stage counts as never run, whatever happens to this process.
+    keys.stamp_file(stage, run.name).unlink(missing_ok=True)
+    started = provenance.now()
+    print(f"{_label(stage)} running ... ", end="", flush=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="geocbm-") as folder:
+            job = Path(folder) / "job.json"
+            content = {
+                "source": str(stage.source),
+                "notebook": str(Path(folder) / f"{stage.notebook}.ipynb"),
+                "output": str(temporary),
+                "parameters": values,
+                "cwd": str(paths.project_root()),
+                "timeout": limit,
+            }
+            write_json(job, content)
+            outcome = process.run_limited(
+                process.python("-m", "geocbm.workbench.execute", str(job)),
+                paths.project_root(),
+                process.child_environment(_roots()),
+                limit + 60,  # the cell's own limit comes first: it leaves a better message
+            )
+            result = _result(job.with_suffix(".result.json"), outcome, limit)
+        if result["status"] == "ok":
+            result = _promised(run, stage) or result
+        stamp = provenance.stage_stamp(stage, run.name, key, values, started, outcome.seconds, outcome.peak_bytes)
+        final = report / f"{stage.notebook}.ipynb" if result["status"] == "ok" else failed_copy
+        if temporary.is_file() and temporary.stat().st_size:
+            provenance.stamp_notebook(temporary, final, stamp | {"reason": reason}, values)
+        if result["status"] != "ok":
+            stamp |= {"error": f"{result['kind']}: {result['message']}"}
+            provenance.write_stage(run.name, run.profile.name, stage.number, stamp, "failed", reason)
+            print(f"failed after {outcome.seconds:.1f} s  (ran: {reason})", flush=True)
+            _tell(stage, result, failed_copy, provenance.places(values))
+            raise StageFailed(stage.notebook)
+    finally:
+        temporary.unlink(missing_ok=True)
+    failed_copy.unlink(missing_ok=True)
+    made = keys.output_digests(stage, run.name)
+    stamp["outputs"] = made
+    provenance.write_stage(run.name, run.profile.name, stage.number, stamp, "fresh", reason)
+    write_json(keys.stamp_file(stage, run.name), {"key": key, "outputs": made, "profile": run.profile.name})
+    print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
+
+
+def _roots() -> dict[str, str]:
+    """The three roots as environment variables, so that a child means the same folders."""
+    return {
+        "GEOCBM_ROOT": str(paths.project_root()),
+        "GEOCBM_DATA": str(paths.data_root()),
+        "GEOCBM_REPORTS": str(paths.reports_root()),
+    }
+
+
+def _result(file: Path, outcome: process.Outcome, limit: float) -> dict[str, Any]:
+    """What the child said, or what must have happened when it could not say anything."""
+    if outcome.timed_out:
+        return {"status": "timeout", "kind": "timeout", "message": f"it took more than {limit:g} s and was ended"}
+    try:
+        return dict(read_json(file))
+    except (OSError, ValueError):
+        cause = f"signal {-outcome.code}" if outcome.code < 0 else f"exit status {outcome.code}"
+        return {
+            "status": "failed",
+            "kind": "crash",
+            "message": f"its process ended with {cause}",
+            "traceback": outcome.tail.splitlines(),
+        }
+
+
+def _promised(run: _Run, stage: Stage) -> dict[str, Any] | None:
+    """A failure when the notebook ended well without writing what it promised."""
+    folder = paths.run_folder(run.name)
+    missing = [name for name in (*stage.writes, f"records/{stage.number}.json") if not (folder / name).is_file()]
+    if not missing:
+        return None
+    message = f"it ended without writing {', '.join(missing)}; does it call nb.finish()?"
+    return {"status": "failed", "kind": "incomplete", "message": message}
+
+
+def _tell(stage: Stage, result: dict[str, Any], kept: Path, hidden: dict[str, str]) -> None:
+    """Print why a stage failed: one sentence for a user's error, the end of the traceback for anything else."""
+    kind, message = result["kind"], result["message"]
+    known = getattr(errors, kind, None)
+    lines = [line for text in result.get("traceback") or [] for line in _COLOURS.sub("", text).splitlines()]
+    for_user = isinstance(known, type) and issubclass(known, UserError)
+    if not for_user and len(lines) > 1:
+        print("\n".join(lines[-_TRACEBACK_LINES:]), file=sys.stderr)
+    print(f"geocbm: {stage.notebook}: {message if for_user else f'{kind}: {message}'}", file=sys.stderr)
+    if kept.is_file():
+        print(f"geocbm: the notebook as far as it came: {paths.portable(kept)}", file=sys.stderr, flush=True)
+
+
+def _twin(run: _Run, stage: Stage, key: dict[str, Any]) -> str | None:
+    """Another run of the same grid whose result for this stage has the very same key and is still whole."""
+    for name in run.siblings:
+        if name == run.name:
+            continue
+        if keys.why(keys.read_stamp(stage, name), key, keys.output_digests(stage, name)) is None:
+            return name
+    return None
+
+
+def _take_over(run: _Run, stage: Stage, source: str) -> None:
+    """Copy what another run made (hard links where the disk allows: files are replaced, never changed in place)."""
+    targets = keys.output_files(stage, run.name)
+    for name, file in keys.output_files(stage, source).items():
+        with atomic_path(targets[name]) as temporary:
+            temporary.unlink()
+            try:
+                os.link(file, temporary)
+            except OSError:
+                shutil.copyfile(file, temporary)
+    stamp = keys.read_stamp(stage, source) or {}
+    manifest = read_json(paths.report_folder(source) / "manifest.json")
+    entry = dict(manifest.get("stages", {}).get(stage.number) or {})
+    provenance.write_stage(
+        run.name, run.profile.name, stage.number, entry, "taken over", f"the same as in run {source}"
+    )
+    write_json(keys.stamp_file(stage, run.name), stamp)
+
+
+def _atlas_stamp(run: _Run) -> tuple[Path, dict[str, Any]] | None:
+    """Folder of the generated world the run is about and what it is made from, or None for the user's own table."""
+    csv = run.values[run.chain.stages[0].number].get("csv")
+    found = settings.atlas_request(run.chain, csv) if csv else None
+    if found is None:
+        return None
+    name, world = found
+    return paths.atlas_folder(name), {"world": world, "sources": digests.module_digests("geocbm.atlas.dataset")}
+
+
+def _atlas_reason(run: _Run) -> str | None:
+    """Why the world must be drawn again, or None."""
+    found = _atlas_stamp(run)
+    if found is None:
+        return None
+    folder, wanted = found
+    try:
+        stamp = read_json(folder / "made.json")
+    except (OSError, ValueError):
+        return "there is no atlas yet"
+    if not (folder / "atlas.csv").is_file() or digests.digest_file(folder / "atlas.csv") != stamp.get("csv"):
+        return "its table is gone or was changed"
+    if len(list((folder / "images").glob("*"))) != stamp.get("images"):
+        return "images were added or removed"
+    if stamp.get("world") != wanted["world"]:
+        return f"it was made with {json.dumps(stamp.get('world'))}, now it is {json.dumps(wanted['world'])}"
+    return "the simulator's code changed" if stamp.get("sources") != wanted["sources"] else None
+
+
+def _make_atlas(run: _Run) -> None:
+    """Draw the world of the run when its table is missing or was made from something else."""
+    found = _atlas_stamp(run)
+    if found is None:
+        return
+    folder, wanted = found
+    label = f"[--] {'atlas':<22}"
+    with process.only_one(folder.parent / f".{folder.name}.lock", f"the atlas {folder.name!r}"):
+        reason = _atlas_reason(run)
+        if reason is None:
+            print(f"{label} skipped (unchanged)", flush=True)
+            return
+        print(f"{label} running ... ", end="", flush=True)
+        arguments = [f"--{key}={value}" for key, value in wanted["world"].items()]
+        outcome = process.run_limited(
+            process.python("-m", "geocbm", "atlas", "make", "--out", str(folder), "--force", *arguments),
+            paths.project_root(),
+            process.child_environment(_roots()),
+            run.request.timeout or run.profile.timeout or DEFAULT_TIMEOUT,
+        )
+        if outcome.code != 0 or outcome.timed_out:
+            print(f"failed after {outcome.seconds:.1f} s", flush=True)
+            print(outcome.tail.rstrip(), file=sys.stderr)
+            raise StageFailed("atlas")
+        made = {"csv": digests.digest_file(folder / "atlas.csv"), "images": len(list((folder / "images").glob("*")))}
+        write_json(folder / "made.json", wanted | made)
+        print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
+
+
+def _render(run: _Run, failed: bool) -> Path | None:
+    """Make the pages when something ran or they are not there; return the index of the run."""
+    index = paths.report_folder(run.name) / "index.html"
+    if not (run.ran or failed or not index.is_file()):
+        return index
+    if not any(paths.report_folder(run.name).glob("[0-9][0-9]_*.ipynb")):
+        return None
+    from geocbm.workbench import report
+
+    index = report.render_run(run.name)
+    report.render_site()
+    return index

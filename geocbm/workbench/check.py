@@ -1,0 +1,204 @@
+"""Hygiene of the notebooks: what must hold of them before anything is executed."""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from geocbm.errors import UserError
+from geocbm.workbench import paths, settings, sync
+from geocbm.workbench.parameters import Cell, read_cells, read_parameters
+from geocbm.workbench.stages import read_chain
+
+MAX_BYTES = 200_000
+_ABSOLUTE = re.compile(r"(?<![\w.:/<])/(?:home|root|Users|mnt|tmp|work|opt|var|srv|usr|content)/|\b[A-Za-z]:\\\\?\w")
+
+
+def check_all() -> list[str]:
+    """Look at every notebook, the chain file and the profiles.
+
+    Returns:
+        One sentence per problem, each with the file and the remedy; empty when all is well.
+    """
+    problems: list[str] = []
+    found = sync.sources()
+    for source in found:
+        problems += check_notebook(source)
+    names = {source.stem for source in found}
+    for pair in sorted(paths.notebooks_folder().glob("*.ipynb")):
+        if pair.stem not in names:
+            problems.append(f"{pair.name} has no script {pair.stem}.py; remove it or write the script")
+    return problems + list(_chain_problems(names))
+
+
+def check_notebook(source: Path) -> list[str]:
+    """Problems of one notebook and its pair."""
+    try:
+        cells = read_cells(source)
+        code = [cell for cell in cells if cell.kind == "code"]
+        trees = [ast.parse(cell.source) for cell in code]
+    except SyntaxError as problem:
+        return [f"{source.name}: {problem.msg} in a code cell; only pure Python can be checked and hashed"]
+    return [
+        f"{source.name}: {problem}"
+        for look in (_pair_problems, _parameter_problems, _structure_problems, _content_problems)
+        for problem in look(source, cells, code, trees)
+    ]
+
+
+def _pair_problems(source: Path, cells: list[Cell], code: list[Cell], trees: list[ast.Module]) -> Iterator[str]:
+    pair = source.with_suffix(".ipynb")
+    if not pair.is_file():
+        yield f"{pair.name} is missing; make it with: geocbm sync"
+        return
+    text = pair.read_text(encoding="utf-8")
+    if len(text.encode()) > MAX_BYTES:
+        yield f"{pair.name} has {len(text.encode())} bytes, more than {MAX_BYTES}; outputs belong into reports"
+    if text == sync.pair_text(source):
+        return
+    try:
+        stored = json.loads(text)
+    except ValueError:
+        yield f"{pair.name} is no JSON; make it again with: geocbm sync"
+        return
+    for number, cell in enumerate(stored.get("cells", []), start=1):
+        tags = cell.get("metadata", {}).get("tags", [])
+        if cell.get("outputs") and sync.CONTRACT_TAG not in tags:
+            yield f"{pair.name}, cell {number} has stored outputs; remove them with: geocbm sync"
+        if cell.get("execution_count") is not None or set(cell.get("metadata", {})) & {"execution", "papermill"}:
+            yield f"{pair.name}, cell {number} has traces of an execution; remove them with: geocbm sync"
+    yield f"{pair.name} is not what the script says; make it again with: geocbm sync"
+
+
+def _parameter_problems(source: Path, cells: list[Cell], code: list[Cell], trees: list[ast.Module]) -> Iterator[str]:
+    tagged = [cell for cell in code if "parameters" in cell.tags]
+    if len(tagged) != 1:
+        yield f"it has {len(tagged)} cells tagged `parameters`, it needs one"
+        return
+    try:
+        declared = read_parameters(source)
+    except UserError as problem:
+        yield str(problem)
+        return
+    used = {
+        node.id
+        for cell, tree in zip(code, trees, strict=True)
+        if cell is not tagged[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    used |= _config_fields(trees)
+    if "run" not in declared:
+        yield "it has no parameter `run`, which names the folder its files go to"
+    lines = [parameter.line for parameter in declared.values()]
+    for name, parameter in declared.items():
+        if not parameter.comment:
+            yield f"parameter {name!r} has no comment that says what it means"
+        if lines.count(parameter.line) > 1:
+            yield f"parameter {name!r} shares its line with another; write one a line"
+        if name not in used and name != "run":
+            yield f"parameter {name!r} is never read; use it or remove it"
+
+
+def _config_fields(trees: list[ast.Module]) -> set[str]:
+    """Fields of the config classes that a notebook fills from ``globals()``: these parameters are read by name.
+
+    A call such as ``f(stage1.Stage1Config, globals())`` is recognised, and the class is read from the package's source.
+    """
+    fields: set[str] = set()
+    for call in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        if not any(isinstance(each, ast.Call) and ast.unparse(each) == "globals()" for each in call.args):
+            continue
+        for argument in call.args:
+            if not (isinstance(argument, ast.Attribute) and isinstance(argument.value, ast.Name)):
+                continue
+            for tree in _package_trees(argument.value.id):
+                for node in ast.walk(tree):
+                    if isinstance(node, ast.ClassDef) and node.name == argument.attr:
+                        lines = [line for line in node.body if isinstance(line, ast.AnnAssign)]
+                        fields |= {line.target.id for line in lines if isinstance(line.target, ast.Name)}
+    return fields
+
+
+def _package_trees(name: str) -> Iterator[ast.Module]:
+    """Syntax trees of a module of the package, or of all modules of a subpackage."""
+    place = Path(__file__).resolve().parents[1] / name
+    for file in [place.with_suffix(".py"), *sorted(place.glob("*.py"))]:
+        if file.is_file():
+            yield ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _structure_problems(source: Path, cells: list[Cell], code: list[Cell], trees: list[ast.Module]) -> Iterator[str]:
+    if not cells or cells[0].kind != "markdown" or not cells[0].source.startswith("# # "):
+        yield "its first cell must be prose that begins with its question as a title"
+    calls = [
+        (node, cell)
+        for cell, tree in zip(code, trees, strict=True)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
+    named = {node.func.attr for node, _ in calls if isinstance(node.func, ast.Attribute)}
+    for wanted in ("start", "finish", "contract"):
+        if wanted not in named:
+            yield f"it never calls {wanted}()"
+    for node, cell in calls:
+        attribute = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if attribute == "start" and ast.unparse(node.func) == "notebook.start":
+            first = node.args[0] if node.args else None
+            if not (isinstance(first, ast.Constant) and first.value == source.stem):
+                yield f"notebook.start must be given the notebook's own name {source.stem!r}"
+        if attribute == "contract" and sync.CONTRACT_TAG not in cell.tags:
+            yield f"the cell that calls contract() needs the tag {sync.CONTRACT_TAG}"
+    for cell in code:
+        if sync.CONTRACT_TAG in cell.tags and not sync.contract_names(cell.source):
+            yield f"line {cell.line}: a cell tagged {sync.CONTRACT_TAG} must call nb.contract(name=truth, ...)"
+
+
+def _content_problems(source: Path, cells: list[Cell], code: list[Cell], trees: list[ast.Module]) -> Iterator[str]:
+    for cell in cells:
+        for offset, line in enumerate(cell.source.splitlines()):
+            if _ABSOLUTE.search(line):
+                yield f"line {cell.line + offset} names a folder of one machine; use a path below the project"
+    profiles = set(settings.profile_names())
+    for cell, tree in zip(code, trees, strict=True):
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.If | ast.IfExp | ast.While | ast.Match):
+                continue
+            test = node.subject if isinstance(node, ast.Match) else node.test
+            for part in ast.walk(test):
+                names = isinstance(part, ast.Name) and part.id in {"profile", "run"}
+                texts = isinstance(part, ast.Constant) and part.value in profiles
+                if names or texts:
+                    line = cell.line + node.lineno - 1 if hasattr(node, "lineno") else cell.line
+                    yield f"line {line} decides by the profile; the path must be the same with less data"
+                    break
+
+
+def _chain_problems(names: set[str]) -> Iterator[str]:
+    try:
+        chain = read_chain()
+        listed = {stage.notebook for stage in chain.stages}
+        for missing in sorted(listed - names):
+            yield f"chain.toml lists {missing}, whose script is missing"
+        for missing in sorted(names - listed):
+            yield f"{missing}.py is not in chain.toml; add a [[stage]] for it"
+        if listed - names:
+            return  # nothing more can be said of scripts that are not there
+        written: set[str] = set()
+        declared = settings.read_declared(chain)
+        for stage in chain.stages:
+            for name in stage.reads:
+                if name.startswith("parameter:"):
+                    if name.removeprefix("parameter:") not in declared[stage.number]:
+                        yield f"chain.toml: {stage.notebook} reads {name}, but has no such parameter"
+                elif not {"*", "["} & set(name) and name not in written:
+                    yield f"chain.toml: {stage.notebook} reads {name}, which no earlier stage writes"
+            for name in stage.writes:
+                if name in written:
+                    yield f"chain.toml: {name} is written by two stages, the second is {stage.notebook}"
+            written.update(stage.writes)
+        for profile in settings.profile_names():
+            settings.resolve_all(chain, declared, settings.read_profile(profile), [], "check")
+    except UserError as problem:
+        yield str(problem)

@@ -1,0 +1,184 @@
+"""When a stage may be skipped: a key over all that its result depends on, and a sentence that says what changed.
+
+The key covers the code cells (not the prose), the resolved parameters, the contents of the inputs, the package's
+modules that the notebook imports, however indirectly, the versions of the libraries, the profile and the device.
+"""
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from geocbm.errors import MissingInputError
+from geocbm.files import read_json
+from geocbm.workbench import paths
+from geocbm.workbench.digests import (
+    code_digest,
+    device_class,
+    digest_file,
+    folder_digest,
+    library_versions,
+    source_digests,
+    table_digest,
+)
+from geocbm.workbench.stages import Chain, Stage, how_to_make
+
+
+def input_digests(chain: Chain, stage: Stage, run: str, profile: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of everything that a stage reads.
+
+    Raises:
+        MissingInputError: If a file is not there; the message names the command that makes it.
+    """
+    found: dict[str, str] = {}
+    folder = paths.run_folder(run)
+    for name in stage.reads:
+        if name.startswith("parameter:"):
+            parameter = name.removeprefix("parameter:")
+            if values.get(parameter) not in (None, ""):
+                found[name] = _named_input(stage, parameter, str(values[parameter]))
+        elif "*" in name or "[" in name:
+            across = name.startswith("runs/")
+            base = paths.data_root() / "runs" if across else folder
+            for file in sorted(base.glob(name.removeprefix("runs/"))):
+                found[file.relative_to(base).as_posix()] = digest_file(file)
+        else:
+            file = folder / name
+            if not file.is_file():
+                command = how_to_make(chain, name, run, profile)
+                raise MissingInputError(f"{name!r} of run {run!r} is not there yet; make it with: {command}")
+            found[name] = digest_file(file)
+    return found
+
+
+def _named_input(stage: Stage, parameter: str, value: str) -> str:
+    """Digest of the file or folder that a parameter names; the name itself where it is a model on a hub."""
+    place = paths.locate(value)
+    if place.is_dir():
+        return folder_digest(place)
+    if place.is_file():
+        return digest_file(place) if place.suffix.lower() != ".csv" else table_digest(place)
+    if value.startswith(("/", ".", "~", "data/")) or place.suffix.lower() in {".csv", ".parquet", ".json"}:
+        raise MissingInputError(
+            f"{parameter}={value!r} of {stage.notebook} does not exist; give the path of a file or folder that is there"
+        )
+    return f"name {value}"
+
+
+def compute(chain: Chain, stage: Stage, run: str, profile: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything a stage's result depends on, by subject; the run's name is no part of it.
+
+    Returns:
+        ``code``, ``parameters``, ``inputs``, ``sources``, ``libraries``, ``profile``, ``device``: JSON-ready.
+    """
+    return {
+        "code": code_digest(stage.source),
+        "parameters": {name: value for name, value in values.items() if name != "run"},
+        "inputs": input_digests(chain, stage, run, profile, values),
+        "sources": source_digests(stage.source),
+        "libraries": library_versions(),
+        "profile": profile,
+        "device": device_class(),
+    }
+
+
+def stamp_file(stage: Stage, run: str) -> Path:
+    """Where the key of a stage's last success is kept."""
+    return paths.run_folder(run) / "stamps" / f"{stage.number}.json"
+
+
+def read_stamp(stage: Stage, run: str) -> dict[str, Any] | None:
+    """The stamp of a stage's last success, or None when there is none that can be read."""
+    try:
+        stamp = read_json(stamp_file(stage, run))
+    except (OSError, ValueError):
+        return None
+    return stamp if isinstance(stamp, dict) and isinstance(stamp.get("key"), dict) else None
+
+
+def output_files(stage: Stage, run: str) -> dict[str, Path]:
+    """What a stage leaves behind: its files, its records and the executed notebook, by portable name."""
+    folder = paths.run_folder(run)
+    files = {name: folder / name for name in (*stage.writes, f"records/{stage.number}.json")}
+    return files | {f"{stage.notebook}.ipynb": paths.report_folder(run) / f"{stage.notebook}.ipynb"}
+
+
+def output_digests(stage: Stage, run: str) -> dict[str, str | None]:
+    """Digests of a stage's outputs; None for a file that is not there."""
+    return {name: digest_file(file) if file.is_file() else None for name, file in output_files(stage, run).items()}
+
+
+def why(stamp: Mapping[str, Any] | None, key: Mapping[str, Any], outputs: Mapping[str, str | None]) -> str | None:
+    """One sentence on why a stage must run again, or None when it may be skipped.
+
+    Args:
+        stamp: stamp of the last success, or None.
+        key: what `compute` says now.
+        outputs: what `output_digests` says now.
+    """
+    if stamp is None:
+        return "never ran to its end"
+    old = stamp["key"]
+    for name, label in (("profile", "profile"), ("device", "device")):
+        if old.get(name) != key[name]:
+            return f"{label} changed {old.get(name)} -> {key[name]}"
+    if reason := _difference("parameter", old.get("parameters", {}), key["parameters"], values=True):
+        return reason
+    if old.get("code") != key["code"]:
+        return "code of the notebook changed"
+    for subject, label, values in (
+        ("inputs", "input", False),
+        ("sources", "code", False),
+        ("libraries", "library", True),
+    ):
+        if reason := _difference(label, old.get(subject, {}), key[subject], values):
+            return reason
+    for name, digest in outputs.items():
+        if digest is None:
+            return f"output {name} is missing"
+        if stamp.get("outputs", {}).get(name) != digest:
+            return f"output {name} was changed since"
+    return None
+
+
+def _difference(label: str, old: Mapping[str, Any], new: Mapping[str, Any], values: bool) -> str | None:
+    """Say what differs between two mappings: the first name, and how many more."""
+    changed = [name for name in sorted({*old, *new}) if old.get(name, ...) != new.get(name, ...)]
+    if not changed:
+        return None
+    name = changed[0]
+    spoken = name.removeprefix("parameter:")
+    if name not in old:
+        text = f"{label} {spoken} is new"
+    elif name not in new:
+        text = f"{label} {spoken} is gone"
+    elif values:
+        text = f"{label} {spoken} changed {_short(old[name])} -> {_short(new[name])}"
+    else:
+        text = f"{label} {spoken} changed"
+    return text + (f" (and {len(changed) - 1} more)" if len(changed) > 1 else "")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"...{text[-56:]}"
+
+
+def downstream(chain: Chain, stages: Iterable[Stage]) -> set[str]:
+    """Numbers of the stages that read, directly or through others, what the given stages write."""
+    dirty = {stage.number for stage in stages}
+    for stage in chain.stages:  # in order of execution, so one pass is enough
+        for name in stage.reads:
+            writers = {other.number for other in chain.stages if _writes(other, name)}
+            if writers & dirty:
+                dirty.add(stage.number)
+    return dirty
+
+
+def _writes(stage: Stage, name: str) -> bool:
+    if name in stage.writes:
+        return True
+    pattern = name.removeprefix("runs/*/")
+    return bool({"*", "["} & set(name)) and any(
+        fnmatch.fnmatch(each, pattern) for each in (*stage.writes, f"records/{stage.number}.json")
+    )

@@ -1,0 +1,295 @@
+"""What a notebook needs to be a page of the workbench: checked parameters, named files, figures with words.
+
+Every notebook calls `start` right behind its parameters cell and `Notebook.finish` at its end. The same code works in
+JupyterLab, under papermill, under nbval, in the chain and in plain Python, where everything is printed.
+"""
+
+import ast
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geocbm.errors import MissingInputError, ParameterError, UserError
+from geocbm.files import atomic_path, sha256_file, write_json
+from geocbm.workbench import paths, records, words
+from geocbm.workbench.parameters import Parameter, read_parameters, resolve, unknown
+from geocbm.workbench.stages import Chain, Stage, how_to_make, read_chain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_INJECTED = "# Parameters"
+
+
+def start(name: str, variables: dict[str, Any]) -> "Notebook":
+    """Check the parameters of a notebook and show what it reads and writes.
+
+    Values are brought to the annotated types and written back to ``variables``. A text that names a file (it begins
+    with ``data/``, or it holds a slash and the file exists seen from the project's root) becomes an absolute path, so
+    that it means the same wherever the kernel was started.
+
+    Args:
+        name: the notebook's own name without suffix.
+        variables: ``globals()`` of the notebook.
+
+    Raises:
+        ParameterError: If a value does not fit, or a name was passed that the notebook does not declare.
+        MissingInputError: If the notebook's ``.py`` is not in the project's ``notebooks`` folder.
+    """
+    _read_errors_as_sentences()
+    declared = read_parameters(paths.notebooks_folder() / f"{name}.py")
+    for given in _injected_names():
+        if given not in declared:
+            raise unknown(given, declared, name)
+    values = resolve(declared, {key: variables[key] for key in declared if key in variables}, name)
+    paths.check_run_name(values.get("run", "smoke"))
+    variables.update({key: _located(value) for key, value in values.items()})
+    notebook = Notebook(name, values, declared)
+    notebook.introduce()
+    return notebook
+
+
+class Notebook:
+    """One running notebook of one run.
+
+    Attributes:
+        name: name without suffix.
+        number: the two digits it begins with.
+        run: name of the run.
+        parameters: the resolved parameters as they were given, paths not yet located.
+        reads: files that were asked for with `input`.
+        writes: files that were written with `output`.
+    """
+
+    def __init__(self, name: str, values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> None:
+        self.name, self.number = name, name[:2]
+        self.parameters, self.declared = dict(values), dict(declared)
+        self.run: str = values.get("run", "smoke")
+        self.reads: list[Path] = []
+        self.writes: list[Path] = []
+        self._chain: Chain = read_chain()
+        self._records: dict[str, Any] = {}
+        self._began = time.monotonic()
+
+    @property
+    def stage(self) -> Stage | None:
+        """This notebook's entry in ``chain.toml``, or None for a notebook outside the chain."""
+        return next((stage for stage in self._chain.stages if stage.notebook == self.name), None)
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of the run's files; created on first use."""
+        folder = paths.run_folder(self.run)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def report_folder(self) -> Path:
+        """Folder of the run's rendered notebooks; it need not exist."""
+        return paths.report_folder(self.run)
+
+    def path(self, name: str) -> Path:
+        """Path of a file of the run, whether it exists or not."""
+        return self.run_folder / name
+
+    def input(self, name: str) -> Path:
+        """Path of a file of the run that an earlier stage wrote.
+
+        Raises:
+            MissingInputError: If it is not there; the message is the command that makes it.
+        """
+        path = self.path(name)
+        if not path.exists():
+            profile = self.run if (paths.notebooks_folder() / "params" / f"{self.run}.yaml").is_file() else None
+            profile = "smoke" if self.run == "smoke" else profile
+            command = how_to_make(self._chain, name, self.run, profile)
+            raise MissingInputError(f"{name!r} of run {self.run!r} is not there yet; make it with: {command}")
+        if path not in self.reads:
+            self.reads.append(path)
+        return path
+
+    @contextmanager
+    def output(self, name: str) -> Iterator[Path]:
+        """Temporary path that becomes a file of the run when the block ends well, and vanishes when it does not."""
+        with atomic_path(self.path(name)) as temporary:
+            yield temporary
+        if self.path(name) not in self.writes:
+            self.writes.append(self.path(name))
+
+    def record(self, key: str, value: float | Mapping[str, float]) -> None:
+        """Keep a figure for the index page and for comparisons.
+
+        Args:
+            key: dotted name such as ``stage2.median_km``.
+            value: a finite number, or a mapping with ``value``, ``low`` and ``high`` where there is an interval.
+
+        Raises:
+            ParameterError: If the key has no dot or the value is not finite.
+        """
+        self._records[records.check_key(key)] = records.check_value(key, value)
+
+    def record_all(self, prefix: str, values: Mapping[str, float | Mapping[str, float]]) -> None:
+        """Record every entry of a mapping under ``<prefix>.<name>``."""
+        for name, value in values.items():
+            self.record(f"{prefix}.{name}", value)
+
+    def show(self, fig: Any, alt: str | None = None, preview: bool = False) -> None:
+        """Show a plotly figure, with the sentence that says what is to be seen for those who do not see it.
+
+        Args:
+            fig: the figure; its ``layout.meta`` gets the sentence.
+            alt: the sentence; may be left out when the figure's ``layout.meta`` has an ``alt`` already.
+            preview: the figure stands for the notebook on the index page.
+        """
+        meta = dict(fig.layout.meta) if isinstance(fig.layout.meta, Mapping) else {}
+        text = words.needed_alt(alt or meta.get("alt"))
+        fig.layout.meta = meta | {"alt": text} | ({"preview": True} if preview else {})
+        if words.interactive():
+            from IPython.display import display
+
+            display(fig)
+        else:
+            print(f"[figure] {text}")
+
+    def show_image(self, image: Any, alt: str, width: int | None = None) -> None:
+        """Show a picture (PIL image, or array of shape (H, W) or (H, W, 3)) as a JPEG inside the page.
+
+        Args:
+            image: the picture; float arrays lie between 0 and 1.
+            alt: what is to be seen.
+            width: width on the page in CSS pixels; the picture's own when left out.
+        """
+        words.put(words.image_html(image, words.needed_alt(alt), width), f"[image] {alt}")
+
+    def show_images(
+        self, images: Sequence[Any], alts: Sequence[str], captions: Sequence[str] | None = None, width: int = 160
+    ) -> None:
+        """Show pictures side by side, each with its own alt text and, if given, a caption."""
+        html = words.gallery_html(images, [words.needed_alt(alt) for alt in alts], captions, width)
+        words.put(html, "\n".join(f"[image] {alt}" for alt in alts))
+
+    def table(self, frame: "pd.DataFrame", caption: str, max_rows: int = 200, index: bool | None = None) -> None:
+        """Show a table; every text in it is escaped, long tables are cut and say so.
+
+        Args:
+            frame: the table.
+            caption: what it is.
+            max_rows: rows shown at most.
+            index: show the index; by default only when it has a name or holds texts.
+        """
+        words.put(words.table_html(frame, caption, max_rows, index), f"{caption}\n{frame.head(max_rows).to_string()}")
+
+    @staticmethod
+    def clean_text(html: str) -> str:
+        """Plain text of a stranger's HTML: no tags, no scripts, entities resolved."""
+        return words.clean_text(html)
+
+    def contract(self, **checks: Any) -> None:
+        """State what must hold, one printed line each; the lines are what nbval compares.
+
+        Raises:
+            AssertionError: If any does not hold; all of them are named.
+            ParameterError: If nothing is stated, or a statement is not a truth value.
+        """
+        if not checks:
+            raise ParameterError("contract() without a statement proves nothing; name at least one, as name=truth")
+        for name, truth in checks.items():
+            # A NaN or a non-empty array would pass for true.
+            if type(truth).__name__ not in {"bool", "bool_"}:
+                raise ParameterError(f"contract {name}={truth!r} is not a truth value; compare it with something")
+        broken = [name for name, truth in checks.items() if not truth]
+        for name in checks:
+            print(f"{name}: {'does not hold' if name in broken else 'holds'}")
+        if broken:
+            raise AssertionError(f"{self.name}: does not hold: {', '.join(broken)}")
+
+    def introduce(self) -> None:
+        """Show the parameters, and what the notebook reads and writes."""
+        rows = [
+            (name, repr(value), self.declared[name].comment if name in self.declared else "")
+            for name, value in self.parameters.items()
+        ]
+        html = words.rows_html(("parameter", "value", "meaning"), rows, "Parameters of this page")
+        if stage := self.stage:
+            flow = [("reads", _plain(stage.reads)), ("writes", _plain(stage.writes))]
+            html += words.rows_html(("", "files of the run"), flow, "What this page reads and writes")
+        words.put(html, "\n".join(f"{name} = {value}" for name, value, _ in rows))
+
+    def finish(self) -> None:
+        """Write the recorded figures, and show how long the notebook took and what it wrote.
+
+        Raises:
+            MissingInputError: If a file that ``chain.toml`` promises was not written.
+        """
+        declared = [self.path(name) for name in self.stage.writes] if self.stage else []
+        if missing := [path.name for path in declared if not path.exists()]:
+            raise MissingInputError(f"{self.name} ends without {', '.join(missing)}, which chain.toml says it writes")
+        write_json(self.path(f"records/{self.number}.json"), self._records)
+        records.merge(self.run)
+        took = f"{time.monotonic() - self._began:.1f} s"
+        rows = [
+            (path.name, f"{path.stat().st_size:,} bytes", sha256_file(path)[:12])
+            for path in dict.fromkeys([*declared, *self.writes])
+            if path.is_file()
+        ]
+        html = words.rows_html(("file", "size", "digest"), rows, f"Took {took} and wrote") if rows else ""
+        words.put(
+            html or f"<p>Took {took}.</p>", f"took {took}, wrote {', '.join(row[0] for row in rows) or 'nothing'}"
+        )
+
+
+def _plain(names: Sequence[str]) -> str:
+    """Names of inputs or outputs as a reader understands them."""
+    spoken = [
+        f"what {name.removeprefix('parameter:')!r} names" if name.startswith("parameter:") else name for name in names
+    ]
+    return ", ".join(spoken) or "nothing"
+
+
+def _located(value: Any) -> Any:
+    """Absolute path when a text names a file of the project, else the value itself."""
+    if isinstance(value, str) and "/" in value and "://" not in value:
+        path = paths.locate(value)
+        if value.startswith("data/") or path.exists():
+            return str(path)
+    return value
+
+
+def _injected_names() -> list[str]:
+    """Names that papermill assigned in the cell it puts behind the parameters cell."""
+    shell = _shell()
+    names: list[str] = []
+    for source in shell.user_ns.get("In", []) if shell else []:
+        if not source.startswith(_INJECTED):
+            continue
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError:
+            continue
+        for statement in statements:
+            if isinstance(statement, ast.Assign):
+                names += [target.id for target in statement.targets if isinstance(target, ast.Name)]
+    return names
+
+
+def _shell() -> Any:
+    """The running IPython shell, or None in plain Python; IPython is not imported for the question."""
+    return words.shell()
+
+
+def _read_errors_as_sentences() -> None:
+    """Let a `UserError` show its sentence instead of a traceback; every other error keeps its own."""
+    shell = _shell()
+    if shell is None:
+        return
+
+    def explain(
+        shell: Any, kind: type[BaseException], value: BaseException, _trace: Any, tb_offset: Any = None
+    ) -> list:
+        lines = [f"{kind.__name__}: {value}"]
+        shell._showtraceback(kind, value, lines)
+        return lines
+
+    shell.set_custom_exc((UserError,), explain)

@@ -1,0 +1,105 @@
+"""Where a run's files lie: every folder of the project, found from three roots that the environment may move."""
+
+import os
+import re
+from pathlib import Path
+
+from geocbm.errors import ParameterError
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def project_root() -> Path:
+    """Folder that holds ``notebooks/``.
+
+    The environment variable ``GEOCBM_ROOT`` names it; else the nearest folder at or above the working folder
+    with a ``notebooks/chain.toml``; else the folder that holds the package.
+    """
+    named = os.environ.get("GEOCBM_ROOT")
+    if named:
+        return Path(named).expanduser().resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks" / "chain.toml").is_file():
+            return folder
+    return Path(__file__).resolve().parents[2]
+
+
+def data_root() -> Path:
+    """Folder of data and runs: ``GEOCBM_DATA``, or ``data/`` of the project."""
+    named = os.environ.get("GEOCBM_DATA")
+    return Path(named).expanduser().resolve() if named else project_root() / "data"
+
+
+def reports_root() -> Path:
+    """Folder of the rendered reports: ``GEOCBM_REPORTS``, or ``reports/`` of the project."""
+    named = os.environ.get("GEOCBM_REPORTS")
+    return Path(named).expanduser().resolve() if named else project_root() / "reports"
+
+
+def notebooks_folder() -> Path:
+    """Folder of the notebooks, their ``.py`` pairs and ``chain.toml``."""
+    return project_root() / "notebooks"
+
+
+def check_run_name(run: str) -> str:
+    """Return ``run`` when it can name a folder.
+
+    Raises:
+        ParameterError: If it is empty, longer than 80 characters, or holds anything but letters, digits,
+            dot, dash and underscore (a path separator would lead out of the run folders).
+    """
+    if not isinstance(run, str) or not _RUN_NAME.fullmatch(run):
+        raise ParameterError(
+            f"run={run!r} cannot name a run: use up to 80 letters, digits, dots, dashes and underscores, "
+            "beginning with a letter or digit"
+        )
+    return run
+
+
+def run_folder(run: str) -> Path:
+    """Folder of one run's artifacts, ``data/runs/<run>``; it is not created."""
+    return data_root() / "runs" / check_run_name(run)
+
+
+def report_folder(run: str) -> Path:
+    """Folder of one run's rendered notebooks, ``reports/<run>``; it is not created."""
+    return reports_root() / check_run_name(run)
+
+
+def atlas_folder(profile: str) -> Path:
+    """Folder of the generated atlas of one profile, ``data/atlas/<profile>``; it is not created."""
+    return data_root() / "atlas" / check_run_name(profile)
+
+
+def cache_folder() -> Path:
+    """Folder of the encoded features, ``data/cache``, shared by all runs; it is not created."""
+    return data_root() / "cache"
+
+
+def portable(path: Path | str) -> str:
+    """Name of ``path`` that does not tell where this machine keeps the project.
+
+    Returns POSIX text relative to the root when the path lies under one of the three roots (the data and reports
+    roots read ``data/...`` and ``reports/...`` wherever they are), else only the file's name behind ``.../``.
+    """
+    resolved = Path(path).resolve()
+    for prefix, root in (("data", data_root()), ("reports", reports_root()), ("", project_root())):
+        root = root.resolve()
+        if resolved.is_relative_to(root):
+            return (Path(prefix) / resolved.relative_to(root)).as_posix()
+    return f".../{resolved.name}"
+
+
+def locate(path: str | Path) -> Path:
+    """Absolute path of a file that a parameter names.
+
+    A path that begins with ``data/`` means the data root, wherever that is. Other relative paths mean the working
+    folder when the file is there, else the project root.
+    """
+    path = Path(path).expanduser()
+    if path.is_absolute():
+        return path
+    if path.parts[:1] == ("data",):
+        return data_root().joinpath(*path.parts[1:])
+    return path.resolve() if path.exists() else project_root() / path

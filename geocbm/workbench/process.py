@@ -1,0 +1,147 @@
+"""A child process with a limit: no grandchild outlives it, and its memory is watched."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_TICK = 0.2  # seconds between looks at the memory
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a child process ended.
+
+    Attributes:
+        code: exit status; negative when a signal ended it.
+        seconds: wall-clock time.
+        peak_bytes: largest resident memory of the process and its descendants together, as sampled.
+        timed_out: it ran into the limit and was killed.
+        tail: end of what it wrote to the terminal.
+    """
+
+    code: int
+    seconds: float
+    peak_bytes: int
+    timed_out: bool
+    tail: str
+
+
+def run_limited(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], limit: float, tail_bytes: int = 8000
+) -> Outcome:
+    """Run a command; when it ends, for whatever reason, all of its descendants are gone.
+
+    A kernel starts a session of its own, so killing the process group alone would leave it running; descendants are
+    therefore looked up while the child lives. An interrupt of this process kills them as well.
+    """
+    began = time.monotonic()
+    peak, timed_out = 0, False
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        family: dict[int, psutil.Process] = {}
+        try:
+            while True:
+                peak = max(peak, _look_around(child.pid, family))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(_TICK)
+                    break
+                if time.monotonic() - began > limit:
+                    timed_out = True
+                    break
+        finally:
+            _kill(child, family)
+        log.seek(max(0, log.seek(0, os.SEEK_END) - tail_bytes))
+        tail = log.read().decode("utf-8", errors="replace")
+    return Outcome(child.returncode, time.monotonic() - began, peak, timed_out, tail)
+
+
+def _look_around(pid: int, family: dict[int, psutil.Process]) -> int:
+    """Remember all descendants of a process and return their resident memory in bytes, its own included."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        parent = psutil.Process(pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            family.setdefault(process.pid, process)
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+    return total
+
+
+def _kill(child: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) -> None:
+    """Kill what is left of a child and its descendants; a psutil process never mistakes a reused id for its own."""
+    _look_around(child.pid, family)
+    for process in family.values():
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def child_environment(roots: Mapping[str, str]) -> dict[str, str]:
+    """Environment of a notebook's process.
+
+    Threads are capped to the number of processors this process may use, unless the user set a number: each of several
+    libraries would otherwise start that many, and they would wait for one another.
+    """
+    environment = dict(os.environ)
+    cores = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+        environment.setdefault(name, cores)
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA sums are repeatable only with this
+    environment.setdefault("WANDB_SILENT", "true")
+    environment.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+    environment.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    environment["PYTHONHASHSEED"] = "0"
+    package = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])
+    environment.update(roots)
+    return environment
+
+
+def python(*arguments: str) -> list[str]:
+    """Command line that runs this very Python."""
+    return [sys.executable, *arguments]
+
+
+@contextlib.contextmanager
+def only_one(file: Path, what: str) -> Iterator[None]:
+    """Hold a lock for the block; the operating system lets go of it when the process ends, however it ends.
+
+    Raises:
+        ParameterError: If another process holds it.
+    """
+    from geocbm.errors import ParameterError
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as stream:
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such lock; the chain works without
+            yield
+            return
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ParameterError(
+                f"{what} is being made by another process; wait for it or choose another --run"
+            ) from None
+        yield

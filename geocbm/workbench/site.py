@@ -1,0 +1,351 @@
+"""What the index pages say: a card per notebook, headline figures with their intervals, provenance, and all runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from geocbm.files import read_json
+from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, is_preview, preview_html
+from geocbm.workbench.report_html import clean_html, pictures, plain_text
+
+_PREVIEW_BYTES = 1_500_000  # a heavier figure would make the index slow to open
+# What a reader asks first comes first; anything else follows as the stamp has it.
+_FACT_ORDER = (
+    "notebook run profile status reason started seconds peak_memory_mib device seed geocbm commit "
+    "parameters inputs outputs libraries sources"
+)
+_NUMBERED = re.compile(r"^\d{2,}_")
+
+
+@dataclass(frozen=True)
+class Headline:
+    """How one figure of ``metrics.json`` is shown.
+
+    Attributes:
+        label: what the reader sees.
+        form: ``rate`` (0 to 1, shown in per cent), ``km``, ``points`` or ``number``.
+        stage: number of the notebook whose card shows it.
+    """
+
+    label: str
+    form: str
+    stage: str
+
+
+HEADLINES: dict[str, Headline] = {
+    "stage1.meta_top1": Headline("Concept right", "rate", "04"),
+    "stage1.meta_top5": Headline("Concept among five", "rate", "04"),
+    "stage1.parent_top1": Headline("Concept family right", "rate", "04"),
+    "stage2.median_km": Headline("Median error", "km", "05"),
+    "stage2.country_acc": Headline("Country right", "rate", "05"),
+    "stage2.geoscore": Headline("GeoScore of 5,000", "points", "05"),
+    "stage2.cell_top1": Headline("Cell right", "rate", "05"),
+    "baseline.nearest_neighbour.median_km": Headline("Median error, nearest neighbour", "km", "06"),
+    "baseline.nearest_neighbour.country_acc": Headline("Country right, nearest neighbour", "rate", "06"),
+    "baseline.true_concepts.median_km": Headline("Median error, true concepts", "km", "06"),
+    "sure.ece_calibrated": Headline("Calibration error", "rate", "06"),
+    "sure.coverage_90": Headline("Truth inside 90 % regions", "rate", "06"),
+    "truth.attention_pointing": Headline("Attention on the concept", "rate", "07"),
+    "truth.pointing_game": Headline("Concept map on the concept", "rate", "07"),
+    "truth.pointing_chance": Headline("The same by chance", "rate", "07"),
+}
+TILES = ("stage2.median_km", "stage2.country_acc", "stage2.geoscore", "stage1.meta_top1", "stage1.parent_top1")
+_COMPARED = {
+    "nearest_neighbour": "nearest neighbour",
+    "true_concepts": "ceiling, true concepts known",
+    "prior": "always the same answer",
+}
+_STATUS = {"ran": "fresh", "done": "fresh", "ok": "fresh", "success": "fresh", "unchanged": "skipped"}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a notebook begins: its question and the first sentence after it."""
+
+    title: str
+    sentence: str
+
+
+@dataclass
+class Card:
+    """What an index says about one notebook."""
+
+    number: str
+    title: str
+    sentence: str
+    href: str
+    status: str
+    seconds: str
+    preview: str
+    earlier: str | None = None
+    figures: list[tuple[str, str]] = field(default_factory=list)
+
+
+def template(name: str) -> Any:
+    """Load one of the package's page templates; everything it prints is escaped unless marked safe."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    folder = Path(__file__).parent / "templates"
+    loader = FileSystemLoader(folder)
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template(name)
+
+
+def read_json_or_empty(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent file reads as empty, since a run grows notebook by notebook."""
+    content = read_json(path) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def opening(notebook: Any) -> Opening:
+    """Read the question (first heading) and the first sentence of a notebook."""
+    from nbconvert.filters import markdown2html_mistune
+
+    for cell in notebook.cells:
+        if cell.cell_type != "markdown" or not (heading := re.search(r"^#\s+(.+)$", cell.source, re.MULTILINE)):
+            continue
+        title = plain_text(markdown2html_mistune(heading.group(1)))
+        rest = cell.source[heading.end() :].strip()
+        paragraph = next((part for part in re.split(r"\n\s*\n", rest) if part and not part.startswith("#")), "")
+        prose = plain_text(markdown2html_mistune(paragraph)) if paragraph else ""
+        sentence = re.match(r".+?[.?!](?=\s|$)", prose)
+        return Opening(title, sentence.group(0) if sentence else prose)
+    return Opening("", "")
+
+
+def format_value(value: float, form: str) -> str:
+    """Format a headline figure: ``0.634`` as a rate is ``63.4 %``."""
+    if value is None or not math.isfinite(value):
+        return "none"
+    if form == "rate":
+        return f"{100 * value:.1f} %"
+    if form == "km":
+        return f"{value:,.0f} km" if abs(value) >= 10 else f"{value:.1f} km"
+    return f"{value:,.0f}" if form == "points" else f"{value:,.4g}"
+
+
+def format_metric(metric: Any, form: str) -> tuple[str, str]:
+    """Format a number, or a value with its interval, as text and a text of the interval (or nothing)."""
+    if not isinstance(metric, Mapping):
+        return format_value(metric, form), ""
+    low, high = metric.get("low"), metric.get("high")
+    if low is None or high is None:
+        return format_value(metric["value"], form), ""
+    return format_value(
+        metric["value"], form
+    ), f"95 %: {format_value(low, form).split(' ')[0]} to {format_value(high, form)}"
+
+
+def tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Headline figures of a run with the baselines that put them in their place."""
+    result = []
+    for key in TILES:
+        if key not in metrics:
+            continue
+        shown = HEADLINES[key]
+        value, span = format_metric(metrics[key], shown.form)
+        name = key.split(".", 1)[1]
+        beside = [
+            (label, format_metric(metrics[f"baseline.{baseline}.{name}"], shown.form)[0])
+            for baseline, label in _COMPARED.items()
+            if f"baseline.{baseline}.{name}" in metrics
+        ]
+        result.append({"label": shown.label, "value": value, "span": span, "beside": beside})
+    return result
+
+
+def stage_entry(manifest: Mapping[str, Any], number: str) -> dict[str, Any]:
+    """What the manifest says of the stage with this number, whether stages are keyed or listed."""
+    stages = manifest.get("stages") or {}
+    if isinstance(stages, Mapping):
+        for name, entry in stages.items():
+            if str(name).split("_")[0] == number and isinstance(entry, Mapping):
+                return dict(entry)
+        return {}
+    for entry in stages:
+        name = str(entry.get("number") or entry.get("stage") or entry.get("name") or "")
+        if name.split("_")[0] == number:
+            return dict(entry)
+    return {}
+
+
+def _fact(value: Any) -> str:
+    """One provenance value as text; a long digest is cut, since its beginning identifies it."""
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, str):
+        return f"{value[:12]}..." if re.fullmatch(r"(sha256:)?[0-9a-f]{40,}", value) else value
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def provenance_facts(stamp: Mapping[str, Any]) -> list[tuple[str, str | list[tuple[str, str]]]]:
+    """Lay a provenance stamp out as labels with a text or a list of named texts.
+
+    Args:
+        stamp: parameters, inputs, outputs, versions, durations and so on, nested at most once.
+
+    Returns:
+        Plain facts first, then the groups.
+    """
+    plain: list[tuple[str, str | list[tuple[str, str]]]] = []
+    groups: list[tuple[str, str | list[tuple[str, str]]]] = []
+    order = _FACT_ORDER.split()
+    for key, value in sorted(stamp.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)):
+        label = str(key).replace("_", " ")
+        if value in (None, "", [], {}):
+            continue
+        if isinstance(value, Mapping):
+            groups.append((label, [(str(name), _fact(part)) for name, part in value.items()]))
+        else:
+            plain.append((label, _fact(value)))
+    return plain + groups
+
+
+def _bundles(notebook: Any) -> Iterator[dict[str, Any]]:
+    """Displayed objects of a notebook, in order."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                yield output["data"] | {"_metadata": output.get("metadata") or {}}
+
+
+def preview(notebook: Any, identifier: str) -> str:
+    """A small still picture of a notebook: its marked figure, else its first figure, else its first image."""
+    figures = [bundle[PLOTLY_MIME] for bundle in _bundles(notebook) if PLOTLY_MIME in bundle]
+    light = [figure for figure in figures if len(json.dumps(figure)) < _PREVIEW_BYTES]
+    chosen = next((figure for figure in light if is_preview(figure)), light[0] if light else None)
+    if chosen is not None:
+        return preview_html(chosen, identifier, figure_alt(chosen) or "The first figure of the notebook")
+    for bundle in _bundles(notebook):
+        for mime in ("image/png", "image/jpeg"):
+            if mime in bundle and len(bundle[mime]) < _PREVIEW_BYTES:
+                alt = str((bundle["_metadata"].get(mime) or {}).get("alt") or "The first image of the notebook")
+                data = bundle[mime].replace("\n", "")
+                return f'<img src="data:{mime};base64,{data}" alt="{escape(alt)}">'
+        markup = bundle.get("text/html", "")
+        image = re.search(r"<img\b[^>]*>", markup)
+        if image and len(image.group(0)) < _PREVIEW_BYTES and pictures(image.group(0))[0][0].startswith("data:"):
+            return clean_html(image.group(0))
+    return ""
+
+
+def _seconds(entry: Mapping[str, Any]) -> str:
+    """Duration of a stage in words."""
+    seconds = entry.get("seconds")
+    if not isinstance(seconds, int | float):
+        return ""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def date_text(moment: Any) -> str:
+    """Show an ISO date, or seconds since 1970, as ``23 November 2026, 15:24 UTC``; other text as it is."""
+    try:
+        when = (
+            datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else datetime.fromisoformat(moment)
+        )
+    except (TypeError, ValueError):
+        return str(moment or "")
+    when = when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    return f"{when.day} {when:%B %Y, %H:%M} UTC"
+
+
+def run_moment(manifest: Mapping[str, Any], folder: Path) -> Any:
+    """When a run was last touched: the manifest's word, else the newest start of a stage, else the files' time."""
+    for key in ("finished", "updated", "started"):
+        if manifest.get(key):
+            return manifest[key]
+    stages = manifest.get("stages") or {}
+    entries = stages.values() if isinstance(stages, Mapping) else stages
+    starts = [str(entry["started"]) for entry in entries if isinstance(entry, Mapping) and entry.get("started")]
+    if starts:
+        return max(starts)
+    return max((path.stat().st_mtime for path in folder.glob("*.ipynb")), default=0.0)
+
+
+def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str, Any], folder: Path) -> str:
+    """Make the index page of one run.
+
+    Args:
+        run: name of the run.
+        notebooks: executed notebooks with their paths, in order; a failed one ends in ``.failed.ipynb``.
+        manifest: the run's manifest, or nothing.
+        folder: the run's report folder.
+
+    Returns:
+        The page.
+    """
+    metrics = read_json_or_empty(folder / "metrics.json")
+    cards: dict[str, Card] = {}
+    # A failed execution sorts after the success it follows, and takes over its card.
+    for path, notebook in sorted(notebooks, key=lambda item: (item[0].name.split(".")[0], ".failed" in item[0].name)):
+        name = path.name.split(".")[0]
+        number = name.split("_")[0]
+        entry = stage_entry(manifest, number)
+        failed = ".failed" in path.name
+        status = "failed" if failed else str(entry.get("status") or "fresh")
+        first = opening(notebook)
+        figures = [
+            (shown.label, format_metric(metrics[key], shown.form)[0])
+            for key, shown in HEADLINES.items()
+            if shown.stage == number and key in metrics
+        ]
+        cards[name] = Card(
+            number=number,
+            title=first.title or name,
+            sentence=first.sentence,
+            href=path.with_suffix(".html").name,
+            status=_STATUS.get(status, status),
+            seconds=_seconds(entry),
+            preview=preview(notebook, f"preview-{number}"),
+            earlier=cards[name].href if failed and name in cards else None,
+            figures=[] if failed else figures,
+        )
+    return template("run.html.j2").render(
+        run=run,
+        title=f"Run {run}",
+        assets="../_assets",
+        date=date_text(run_moment(manifest, folder)),
+        profile=str(manifest.get("profile") or ""),
+        tiles=tiles(metrics),
+        cards=list(cards.values()),
+        files=[name for name in ("manifest.json", "metrics.json") if (folder / name).is_file()],
+    )
+
+
+def site_index(root: Path) -> str:
+    """Make the page that lists all runs under the reports folder, the latest first."""
+    rows: list[dict[str, Any]] = []
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    for folder in folders:
+        notebooks = [path.name for path in folder.glob("*.ipynb") if _NUMBERED.match(path.name)]
+        if folder.name.startswith(("_", ".")) or not notebooks or not (folder / "index.html").is_file():
+            continue
+        manifest = read_json_or_empty(folder / "manifest.json")
+        metrics = read_json_or_empty(folder / "metrics.json")
+        failed = sorted({name.split("_")[0] for name in notebooks if ".failed" in name})
+        shown = [format_metric(metrics[key], HEADLINES[key].form) if key in metrics else ("", "") for key in TILES]
+        rows.append(
+            {
+                "run": folder.name,
+                "href": f"{folder.name}/index.html",
+                "date": date_text(run_moment(manifest, folder)),
+                "order": max(path.stat().st_mtime for path in folder.glob("*.ipynb")),
+                "profile": str(manifest.get("profile") or ""),
+                "stages": len({name.split(".")[0] for name in notebooks}),
+                "failed": failed,
+                "figures": shown,
+            }
+        )
+    rows.sort(key=lambda row: (-row["order"], row["run"]))
+    return template("site.html.j2").render(
+        title="Reports", run="", assets="_assets", runs=rows, columns=[HEADLINES[key].label for key in TILES]
+    )

@@ -1,0 +1,124 @@
+"""The stages of the chain as ``notebooks/chain.toml`` declares them: which notebook, what it reads, what it writes."""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geocbm.errors import MissingInputError, ParameterError
+from geocbm.workbench import paths
+
+_KEYS = {"notebook", "reads", "writes", "timeout"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One notebook of the chain.
+
+    Attributes:
+        notebook: name without suffix, such as ``05_stage2_geolocation``.
+        reads: inputs. A plain name is a file of the run and must exist; ``parameter:NAME`` is the file or folder that a
+            parameter names; a name with ``*`` stands for all files of the run that match, perhaps none; the same
+            behind ``runs/`` looks at all runs.
+        writes: files of the run that exist when the notebook has run.
+        timeout: limit in seconds, or None for the command's own.
+    """
+
+    notebook: str
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    timeout: float | None = None
+
+    @property
+    def number(self) -> str:
+        """The two digits that the notebook's name begins with."""
+        return self.notebook[:2]
+
+    @property
+    def title(self) -> str:
+        """The name behind the digits."""
+        return self.notebook[3:]
+
+    @property
+    def source(self) -> Path:
+        """The percent script, which is the source of truth."""
+        return paths.notebooks_folder() / f"{self.notebook}.py"
+
+    @property
+    def pair(self) -> Path:
+        """The notebook that papermill and JupyterLab open."""
+        return paths.notebooks_folder() / f"{self.notebook}.ipynb"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """All stages in the order of their execution.
+
+    Attributes:
+        stages: the notebooks; the ones that summarise a run come last whatever their number.
+        atlas: defaults of the generated world (``scenes``, ``seed``, ``size``), for profiles that say nothing else.
+    """
+
+    stages: tuple[Stage, ...]
+    atlas: dict[str, Any] = field(default_factory=dict)
+
+    def stage(self, number: str) -> Stage:
+        """Stage of a number.
+
+        Raises:
+            ParameterError: If no stage has it.
+        """
+        for stage in self.stages:
+            if stage.number == number:
+                return stage
+        known = ", ".join(sorted(stage.number for stage in self.stages))
+        raise ParameterError(f"there is no stage {number!r}; the stages are: {known}")
+
+    def writer(self, name: str) -> Stage | None:
+        """Stage that writes a file of the run, or None."""
+        return next((stage for stage in self.stages if name in stage.writes), None)
+
+
+def read_chain(file: Path | None = None) -> Chain:
+    """Read ``chain.toml``.
+
+    Raises:
+        MissingInputError: If there is no such file.
+        ParameterError: If it is not what the chain understands; the message says where.
+    """
+    file = file or paths.notebooks_folder() / "chain.toml"
+    if not file.is_file():
+        raise MissingInputError(
+            f"there is no notebooks/chain.toml in {file.parent.parent.name}/; start the command in the project's "
+            "folder or set GEOCBM_ROOT to it"
+        )
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as problem:
+        raise ParameterError(f"notebooks/chain.toml cannot be read: {problem}") from None
+    stages: list[Stage] = []
+    for entry in content.get("stage", []):
+        name = entry.get("notebook", "")
+        if strange := set(entry) - _KEYS:
+            raise ParameterError(
+                f"chain.toml, stage {name!r}: unknown key {min(strange)!r}; known: {', '.join(sorted(_KEYS))}"
+            )
+        if not (name[:2].isdigit() and name[2:3] == "_" and name[3:]):
+            raise ParameterError(f"chain.toml: notebook={name!r} must be two digits, an underscore and a title")
+        stages.append(Stage(name, tuple(entry.get("reads", ())), tuple(entry.get("writes", ())), entry.get("timeout")))
+    numbers = [stage.number for stage in stages]
+    if len(set(numbers)) < len(numbers) or not numbers:
+        raise ParameterError(f"chain.toml needs stages with different numbers, it has: {', '.join(numbers) or 'none'}")
+    return Chain(tuple(stages), dict(content.get("atlas", {})))
+
+
+def how_to_make(chain: Chain, name: str, run: str, profile: str | None) -> str:
+    """The command that makes a file of a run."""
+    writer = chain.writer(name)
+    parts = ["geocbm run"]
+    if profile:
+        parts.append(f"--profile {profile}")
+    parts.append(f"--run {run}")
+    if writer:
+        parts.append(f"--only {writer.number}")
+    return " ".join(parts)

@@ -1,0 +1,149 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What is in the data?
+#
+# Before a model learns anything, this page reads the table of images, checks every row against the schema, and shows what a
+# model could learn from it and what it could cheat with: where the images lie, how concepts are nested, how rare the rare
+# ones are, what dirt there is, and how far the test images are from the nearest training image.
+
+# %% tags=["parameters"]
+run: str = "smoke"  # name of the run: files go to data/runs/<run>
+csv: str = "data/atlas/smoke/atlas.csv"  # the table of images, one row per image and labelled concept
+on_bad: str = "error"  # "error" stops at the first look, "drop" drops offending rows and lists them in rejected.csv
+split: str = "stratified"  # "stratified" by concept, or "spatial": whole blocks of ground stay in one split
+block_km: float = 1.0  # side of a block in km, for the spatial split
+seed: int = 0  # seed of the split
+gallery_columns: int = 8  # pictures per row of the contact sheet
+
+# %%
+from geocbm import concepts, data, plots, summaries
+from geocbm.workbench import notebook
+
+nb = notebook.start("01_data_exploration", globals())
+
+# %% [markdown]
+# ## Does every row keep the schema?
+#
+# One pass collects all problems with their line numbers: missing columns, impossible coordinates, unreadable images,
+# identifiers at two places, concepts with two parents, garbled names. With `on_bad="drop"` the offending rows are listed below.
+
+# %%
+table = data.load_table(csv, on_bad=on_bad, rejected_csv=nb.path("rejected.csv"))
+nb.table(summaries.at_a_glance(table), caption="The table at a glance")
+
+# %%
+nb.table(summaries.rejected(nb.path("rejected.csv")), caption="Rows that were dropped, by reason")
+
+# %% [markdown]
+# ## What dirt is in it all the same?
+#
+# A row can keep the schema and still be worth little: a placeholder picture that several cameras share, a nearly black frame,
+# a concept with a single example. Nothing here is removed; it is named, so that a figure later on can be read with it in mind.
+
+# %%
+quality = data.quality_report(table)
+nb.table(quality, caption="Findings that are no errors")
+
+# %% [markdown]
+# ## Where do the images lie?
+#
+# Each dot is an image. Empty ground on this map is ground the model will never name.
+
+# %%
+nb.show(plots.world_map(table["lat"], table["lng"], hover=table["country"] + ": " + table["meta_name"]))
+
+# %%
+nb.show(plots.country_bars(table["country"]))
+
+# %% [markdown]
+# ## How are concepts nested?
+#
+# Each fine concept (a *meta*) lies under exactly one parent. Area is the number of images.
+
+# %%
+vocabulary = concepts.ConceptVocabulary.from_table(table)
+nb.show(plots.hierarchy(table))
+
+# %% [markdown]
+# ## How rare are the rare ones?
+#
+# The loss of Stage 1 weighs classes by inverse frequency; this is what it has to even out. A concept with one example goes to
+# the training split, one with two to training and validation.
+
+# %%
+nb.show(plots.imbalance(table["meta_name"]))
+
+# %% [markdown]
+# ## Is a concept a code word for the answer?
+#
+# A concept that occurs in one country only, or that carries a place's name, lets a model name the country without looking any
+# further. The entropy of the country given the concept says how much is left to find out: 0 bits is a give-away.
+
+# %%
+audit = concepts.audit(table)
+nb.table(audit.sort_values("entropy_bits").head(15), caption="The concepts that give most away")
+
+# %% [markdown]
+# ## What do the images look like?
+#
+# Some of the images, one row per parent concept, with the concept each is labelled with.
+
+# %%
+pictures, captions = summaries.examples_by_parent(table, columns=gallery_columns, seed=seed)
+nb.show_image(
+    plots.contact_sheet(pictures, captions, columns=gallery_columns),
+    alt=f"Contact sheet of {len(pictures)} pictures labelled with: {', '.join(sorted(set(captions)))}",
+)
+
+# %% [markdown]
+# ## Which images are for learning, and how near are the others?
+#
+# 70 % train, 15 % validation, 15 % test. Rows that share a panorama or the very same picture never lie in two splits. A test
+# image next to a training image measures memory; the histogram shows how much of that there is with either kind of split.
+
+# %%
+splits = data.make_splits(table, kind=split, seed=seed, block_km=block_km)
+nb.table(summaries.split_sizes(splits, table), caption="Sizes of the splits")
+
+# %%
+by_kind = {kind: data.make_splits(table, kind=kind, seed=seed, block_km=block_km) for kind in ("stratified", "spatial")}
+nb.show(plots.split_distances({kind: data.nearest_train_km(table, parts) for kind, parts in by_kind.items()}))
+
+# %% [markdown]
+# ## What later pages read
+#
+# The validated table, the vocabulary and the splits are written once; every later page refuses files made from another table.
+
+# %%
+with nb.output("table.parquet") as path:
+    data.save_table(table, path)
+with nb.output("concepts.json") as path:
+    vocabulary.save(path)
+with nb.output("splits.json") as path:
+    data.save_splits(splits, path, table, kind=split, seed=seed, block_km=block_km)
+
+# %%
+nb.record("data.images", len(table))
+nb.record("data.countries", int(table["country"].nunique()))
+nb.record("data.metas", len(vocabulary.metas))
+nb.record("data.parents", len(vocabulary.parents))
+nb.record("data.rejected", int(table.attrs["n_rejected"]))
+
+# %% tags=["nbval-check-output"]
+train, test = set(splits["train"]), set(splits["test"])
+nb.contract(
+    splits_disjoint=not train & test,
+    splits_complete=len(train | test | set(splits["val"])) == table["pano_id"].nunique(),
+    every_meta_in_train=set(table.loc[table["pano_id"].isin(train), "meta_name"]) == set(vocabulary.metas),
+    every_meta_has_one_parent=len(vocabulary.meta_to_parent) == len(vocabulary.metas),
+)
+
+# %%
+nb.finish()

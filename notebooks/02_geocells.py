@@ -1,0 +1,81 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How is the world cut into cells?
+#
+# Stage 2 first names a cell and then corrects the place inside it. The cells are found by k-means on unit vectors, country by
+# country, from the training split only. This page shows them and the error that even a perfect classifier would still make.
+
+# %% tags=["parameters"]
+run: str = "smoke"  # name of the run: files go to data/runs/<run>
+min_samples_per_cell: int = (
+    40  # a country with n training images gets n // min_samples_per_cell cells, at least one (500 in full)
+)
+merge_below: int = 5  # cells with fewer training images are merged into the nearest cell of their country
+seed: int = 0  # seed of k-means
+
+# %%
+from geocbm import geocells, plots
+from geocbm.runs import RunFiles
+from geocbm.workbench import notebook
+
+nb = notebook.start("02_geocells", globals())
+files = RunFiles(nb.run_folder)
+
+# %% [markdown]
+# ## The cells
+#
+# Stars are the centres, dots the training images, coloured by cell.
+
+# %%
+train = files.table.iloc[files.rows["train"]]
+cells = geocells.build_geocells(
+    train["lat"].to_numpy(),
+    train["lng"].to_numpy(),
+    train["country"].to_numpy(),
+    min_samples_per_cell=min_samples_per_cell,
+    merge_below=merge_below,
+    seed=seed,
+)
+nb.show(plots.cell_map(cells, train))
+
+# %% [markdown]
+# ## How many images has a cell?
+#
+# Few images per cell mean little to learn from; many mean coarse cells.
+
+# %%
+nb.show(plots.cell_sizes(cells.counts))
+
+# %% [markdown]
+# ## How good could a perfect classifier be?
+#
+# The distance from each image to the centre of its own cell is the error that remains if every cell were named right and no
+# offset were predicted. Validation and test images were not used to find the cells.
+
+# %%
+errors = {name: files.oracle_error_km(cells, files.rows[name]) for name in ("train", "val", "test")}
+nb.show(plots.quantization_error(errors))
+
+# %%
+with nb.output("geocells.npz") as path:
+    cells.save(path)
+nb.record("cells.n", len(cells.centers))
+if len(errors["test"]):
+    nb.record("cells.oracle_median_km", float(sorted(errors["test"])[len(errors["test"]) // 2]))
+
+# %% tags=["nbval-check-output"]
+nb.contract(
+    every_training_image_has_a_cell=len(cells.sample_to_cell) == len(train),
+    centres_on_the_sphere=bool((abs((cells.centers**2).sum(axis=1) - 1) < 1e-6).all()),
+    every_country_has_a_cell=set(train["country"]) == set(cells.country),
+)
+
+# %%
+nb.finish()

@@ -1,0 +1,121 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Does the encoder learn where?
+#
+# Stage 0 takes an image encoder that knows street scenes in general and aligns it with three things at once: the place
+# (GeoCLIP's frozen location encoder), the fine concept and its parent. Only the top blocks move. The test of it: does a picture
+# find its own place among many, and is the nearest picture in feature space nearer on the ground than before?
+
+# %% tags=["parameters"]
+run: str = "smoke"  # name of the run: files go to data/runs/<run>
+image_encoder: str = "atlas"  # Hugging Face name, local folder, or "atlas" for the embedded backbone
+text_encoder: str = ""  # the same for the text side; empty: the image model's own text tower
+unfreeze_layers: int = 2  # top vision blocks that are trained
+epochs: int = 2  # passes over pretrain_train (20 in full)
+batch_size: int = 128  # images per step; the other images of a batch are the negatives
+encoder_lr: float = 3e-5  # learning rate of the vision blocks
+lr: float = 1e-4  # learning rate of everything else
+temperature: float = 0.07  # of all contrastive losses
+lambda_gps: float = 1.0  # weight of image-GPS contrast
+lambda_child: float = 1.0  # weight of image-meta contrast
+lambda_parent: float = 0.5  # weight of image-parent contrast
+lambda_hierarchy: float = 0.3  # weight of the contrast inside a batch between parents
+lambda_patch_gps: float = 0.2  # weight of patch-GPS contrast
+lambda_anchor: float = 0.01  # weight of staying close to the untouched encoder
+patience: int = 5  # epochs without improvement before training stops
+encode_batch_size: int = 64  # images per forward pass of the frozen encoder
+max_cache_gb: float = 60.0  # above this size features are encoded on the fly instead of stored
+seed: int = 0  # seed of weights and batches
+tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
+
+# %%
+from geocbm import analysis, pipeline, plots, stage0
+from geocbm.runs import RunFiles
+from geocbm.workbench import notebook, paths
+
+nb = notebook.start("03_stage0_pretraining", globals())
+files = RunFiles(nb.run_folder)
+
+# %% [markdown]
+# ## The encoder, and the images seen through it once
+#
+# The frozen part of the encoder gives the same numbers in every epoch, so the activations that enter the trainable blocks are
+# computed once and stored. An epoch then costs the top blocks only.
+
+# %%
+encoders = pipeline.EncoderConfig(image_encoder, text_encoder, unfreeze_layers, encode_batch_size, max_cache_gb)
+encoder = pipeline.load_encoder(image_encoder)
+nb.table(analysis.describe_encoder(encoder), caption="The image encoder")
+
+# %%
+vanilla = pipeline.encode_vanilla(files, encoders, encoder, paths.cache_folder())
+before = vanilla.read_all("pooled").numpy()
+nb.table(analysis.describe_store(vanilla), caption="The feature store")
+
+# %% [markdown]
+# ## What do the words already know?
+#
+# Every concept is a handful of prompts; the mean of their text embeddings is its prototype. Two concepts whose prototypes lie
+# close together are one and the same to the text encoder, and images have to pull them apart. Metas are grouped by parent.
+
+# %%
+base = pipeline.write_prototypes(files, encoders)
+nb.show(plots.prototype_similarity(base["meta"].numpy(), files.concepts))
+
+# %% [markdown]
+# ## Training
+#
+# The loss is the weighted sum of six contrasts; each has a panel of its own below. The epoch with the best validation loss is kept.
+
+# %%
+config = stage0.Stage0Config(**pipeline.config_fields(stage0.Stage0Config, globals()))
+model, result, adapted = pipeline.fit_stage0(files, config, encoders, encoder, vanilla, paths.cache_folder())
+
+# %%
+nb.show(plots.loss_curves(result.history, title="Stage 0: losses by epoch"))
+
+# %% [markdown]
+# ## Does a picture find its place?
+#
+# Each held-out image of `pretrain_val` ranks the places of all others by similarity. Recall@k counts how often its own place is
+# among the first k. Before training the GPS side is untrained, so the first bars show chance.
+
+# %%
+nb.show(plots.retrieval_bars(result.initial, result.best))
+
+# %% [markdown]
+# ## Is the nearest picture nearer on the ground?
+#
+# Take the place of the most similar training image, first with the untouched features, then with the adapted ones. This needs no
+# GPS side and is a fair comparison of the two encoders on the validation split.
+
+# %%
+after = adapted.read_all("pooled").numpy()
+km = {
+    "untouched": analysis.nearest_neighbour_km(before, files, files.rows["val"]),
+    "after Stage 0": analysis.nearest_neighbour_km(after, files, files.rows["val"]),
+}
+nb.show(plots.error_curves(km, title="Error of the nearest training picture, validation split"))
+
+# %%
+for name in ("recall_1", "recall_5", "recall_10", "retrieval_km"):
+    nb.record(f"stage0.{name}", result.best[name])
+nb.record("stage0.best_epoch", result.best_epoch)
+
+# %% tags=["nbval-check-output"]
+nb.contract(
+    one_feature_per_row=len(after) == len(files.table),
+    features_moved=bool(abs(after - before).max() > 0) if unfreeze_layers else True,
+    features_finite=bool((abs(after) < 1e4).all()),
+    checkpoint_written=nb.path("stage0.safetensors").exists(),
+)
+
+# %%
+nb.finish()

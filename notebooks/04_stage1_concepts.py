@@ -1,0 +1,112 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Does it see the concepts?
+#
+# Stage 1 freezes the encoder and learns a bottleneck whose output is compared with text prototypes: the cosine to a prototype,
+# scaled and shifted, is the score of its concept. This page asks how often the labelled concept is named, where it is
+# confused with its siblings or with strangers, and how far the prototypes had to move away from their words.
+
+# %% tags=["parameters"]
+run: str = "smoke"  # name of the run: files go to data/runs/<run>
+epochs: int = 15  # passes over the training split (50 in full)
+batch_size: int = 256  # stored features per step
+lr: float = 3e-4  # learning rate
+bottleneck: str = "mlp"  # kind of bottleneck
+dropout: float = 0.4  # in the bottleneck
+gamma: float = 2.0  # focusing of the focal losses
+label_smoothing: float = 0.2  # of the focal losses
+lambda_meta: float = 1.0  # weight of the meta focal loss
+lambda_parent: float = 0.5  # weight of the parent focal loss
+lambda_consistency: float = 0.3  # weight of agreement between meta and parent head
+lambda_parent_contrastive: float = 0.2  # weight of pushing parents apart
+lambda_contrastive: float = 0.5  # weight of the contrast with prototypes
+lambda_reg: float = 0.001  # weight of the squared residuals
+lambda_intra_parent: float = 0.01  # weight of siblings' prototypes staying close
+lambda_semantic: float = 0.15  # weight of the soft targets from the words' similarity
+init_from_stage0: bool = True  # start from the bottleneck and projection of Stage 0
+patience: int = 10  # epochs without improvement before training stops
+seed: int = 0  # seed of weights and batches
+tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
+
+# %%
+from geocbm import analysis, pipeline, plots, stage1
+from geocbm.runs import RunFiles
+from geocbm.workbench import notebook, paths
+
+nb = notebook.start("04_stage1_concepts", globals())
+files = RunFiles(nb.run_folder)
+
+# %% [markdown]
+# ## Training
+#
+# Nine losses, each with a panel. Features come from the store; no image is opened on this page.
+
+# %%
+features = pipeline.open_features(files, "adapted", paths.cache_folder())
+config = stage1.Stage1Config(**pipeline.config_fields(stage1.Stage1Config, globals()))
+model, result = pipeline.fit_stage1(files, config, features)
+
+# %%
+nb.show(plots.loss_curves(result.history, title="Stage 1: losses by epoch"))
+
+# %% [markdown]
+# ## How often is the labelled concept named?
+#
+# On the test split, beside what chance and the most frequent class would get. Parent accuracy is given twice: by the parent
+# head, and by summing the probabilities of a parent's metas.
+
+# %%
+predicted = analysis.predict_concepts(model, features)
+test = files.rows["test"]
+figures = analysis.concept_figures(files, model, predicted, test)
+nb.table(analysis.concept_table(files, figures, test), caption="Concepts on the test split")
+
+# %%
+names = files.table.iloc[test]
+right = predicted["meta"][test].argmax(axis=1) == files.meta_and_parent[0][test]
+nb.show(plots.per_meta_accuracy(names["meta_name"], right, names["parent_concept"]))
+
+# %% [markdown]
+# ## What is confused with what?
+#
+# A confusion inside a parent (one bollard for another) is a lesser mistake than one across parents. The heat map shows parents;
+# the bars name the pairs of metas that are confused most.
+
+# %%
+true_meta = files.meta_and_parent[0][test]
+named_meta = predicted["meta"][test].argmax(axis=1)
+nb.show(
+    plots.confusion(true_meta, named_meta, files.concepts.metas, files.concepts.parent_index, files.concepts.parents)
+)
+
+# %% [markdown]
+# ## How far did the prototypes move from their words?
+#
+# Cosine between the prototype of the words alone and the learned one, both after projection. A concept far to the left no longer
+# means what its name says.
+
+# %%
+nb.show(plots.prototype_drift(files.concepts.metas, analysis.prototype_cosine(model)))
+
+# %%
+for name in ("meta_top1", "meta_top5", "meta_macro_recall", "parent_top1", "parent_top1_marginal", "semantic_close"):
+    nb.record(f"stage1.{name}", figures[name])
+with nb.output("concept_scores.npz") as path:
+    analysis.save_concept_scores(path, predicted)
+
+# %% tags=["nbval-check-output"]
+nb.contract(
+    probabilities_sum_to_one=bool(abs(predicted["meta"].sum(axis=1) - 1).max() < 1e-4),
+    training_lowered_the_loss=bool(result.history["train_loss"].iloc[-1] < result.history["train_loss"].iloc[0]),
+    one_prediction_per_row=len(predicted["meta"]) == len(files.table),
+)
+
+# %%
+nb.finish()

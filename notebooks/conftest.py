@@ -1,0 +1,23 @@
+"""What nbval leaves out of its comparison: forms of output that differ from run to run or from machine to machine."""
+
+from typing import Any
+
+NOT_COMPARED = (
+    "text/html",
+    "image/png",
+    "image/jpeg",
+    "image/svg+xml",
+    "application/vnd.plotly.v1+json",
+    "application/vnd.jupyter.widget-view+json",
+    "stderr",
+)
+
+
+def pytest_collectstart(collector: Any) -> None:
+    """Extend what nbval skips: figures and tables are looked at in reports, contracts are compared here.
+
+    Args:
+        collector: a pytest collector; nbval's carries ``skip_compare``.
+    """
+    if hasattr(collector, "skip_compare"):
+        collector.skip_compare = (*collector.skip_compare, *NOT_COMPARED)

@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from geocbm.data import SCHEMA, image_files, load_table, quality_report, read_table, save_table
+from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError, UserError
+
+
+def picture(seed: int, size: int = 48) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def good_rows(n: int = 6) -> list[dict[str, str]]:
+    return [
+        {
+            "pano_id": f"{number:03d}", "image_path": f"images/{number}.jpg", "meta_name": f"meta {number % 2}",
+            "parent_concept": "Poles", "country": "Chile", "lat": str(-30.5 - number), "lng": str(70.25 + number),
+            "note": "<b>a note,\nof two lines</b>",
+        }
+        for number in range(n)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        (tmp_path / "images" / f"{number}.jpg").write_bytes(picture(number))
+    return tmp_path
+
+
+def write(folder, rows, name="table.csv", encoding="utf-8"):
+    path = folder / name
+    with path.open("w", encoding=encoding, newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def problems_of(path, **settings) -> list[str]:
+    with pytest.raises(BadTableError) as caught:
+        load_table(path, **settings)
+    assert all(sentence in str(caught.value) for sentence in caught.value.problems)
+    return caught.value.problems
+
+
+def test_good_table(folder):
+    rows = good_rows()
+    rows[0]["lat"] = "0.0"
+    rows = [{**row, "extra": "7"} for row in rows]
+    table = load_table(write(folder, rows))
+    assert list(table.columns) == [*SCHEMA, "extra", "image_sha256"]
+    assert table["pano_id"].tolist() == ["000", "001", "002", "003", "004", "005"]
+    assert table["lat"].iloc[0] == 0.0 and table["lat"].dtype == np.float64
+    assert table["note"].iloc[0] == "<b>a note,\nof two lines</b>"
+    assert table["image_path"].iloc[0] == "images/0.jpg"
+    assert image_files(table)[0] == folder / "images" / "0.jpg"
+    assert table["image_sha256"].str.len().eq(64).all() and table["image_sha256"].is_unique
+    assert table.attrs["n_rejected"] == 0 and len(table.attrs["csv_sha256"]) == 64
+
+
+def test_all_problems_in_one_pass_with_lines_of_the_file(folder):
+    rows = good_rows()
+    rows[0]["lat"] = "north"
+    rows[1]["lng"] = "-181"
+    rows[2]["image_path"] = "images/none.jpg"
+    rows[3]["country"] = ""
+    rows[4]["meta_name"] = "cafÃ© sign"
+    rows[5]["pano_id"] = "000"
+    found = problems_of(write(folder, rows))
+    # the note spans two lines, so row k starts on line 2 + 2k
+    expected = [
+        "country is empty in 1 row: line 8.",
+        "meta_name holds garbled letters (mojibake) in 1 row: line 10 ('cafÃ© sign', perhaps 'café sign').",
+        "lat is not a number in 1 row: line 2 ('north').",
+        "lng lies outside -180..180 in 1 row: line 4 (-181).",
+        "the image is missing in 1 row: line 6 (images/none.jpg).",
+    ]
+    assert len(found) == 5
+    for start, sentence in zip(expected, found, strict=True):
+        assert sentence.startswith(start)
+        assert len(sentence) > len(start) + 10  # a remedy follows
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("lat", "", "lat is not a number in 1 row: line 2 (empty)"),
+        ("lat", "nan", "lat is not a number"),
+        ("lat", "46,2", "lat is not a number in 1 row: line 2 ('46,2')"),
+        ("lng", "inf", "lng is infinite"),
+        ("lat", "90.001", "lat lies outside -90..90"),
+        ("lat", "-91", "lat lies outside -90..90 in 1 row: line 2 (-91). lat and lng look swapped"),
+        ("pano_id", " ", "pano_id is empty"),
+        ("meta_name", "nan", "meta_name is empty"),
+        ("parent_concept", "", "parent_concept is empty"),
+        ("country", "Espa\ufffda", "letters are lost"),
+        ("image_path", "", "the image is missing in 1 row: line 2 (no path given)"),
+    ],
+)
+def test_one_bad_cell(folder, column, value, message):
+    rows = good_rows(3)
+    rows[0][column] = value
+    found = problems_of(write(folder, rows))
+    assert any(message in sentence for sentence in found), found
+
+
+def test_limits_of_coordinates_are_valid(folder):
+    rows = good_rows(4)
+    for row, (lat, lng) in zip(rows, [("90", "180"), ("-90", "-180"), ("0", "0"), ("-0.0", "1e2")], strict=True):
+        row["lat"], row["lng"] = lat, lng
+    assert load_table(write(folder, rows))["lng"].tolist() == [180, -180, 0, 100]
+
+
+def test_longitudes_of_0_to_360_are_named(folder):
+    rows = good_rows()
+    rows[3]["lng"] = "288.9"
+    (sentence,) = problems_of(write(folder, rows))
+    assert "counts 0..360" in sentence and "Subtract 360" in sentence
+    rows[0]["lng"] = "-20"
+    (sentence,) = problems_of(write(folder, rows))
+    assert "0..360" not in sentence
+
+
+def test_images_are_decoded_to_the_end(folder):
+    whole = picture(9)
+    (folder / "images" / "0.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "images" / "1.jpg").write_bytes(b"")
+    (folder / "images" / "2.jpg").write_text("<html>not found</html>")
+    (sentence,) = problems_of(write(folder, good_rows()))
+    assert sentence.startswith("the image is unreadable in 3 rows")
+    for part in ("images/0.jpg: truncated", "images/1.jpg: zero bytes", "images/2.jpg: not an image"):
+        assert part in sentence
+    table = load_table(folder / "table.csv", check_images=False)
+    assert len(table) == 6 and table["image_sha256"].str.len().eq(64).all()
+
+
+def test_pano_id_at_two_places(folder):
+    rows = good_rows()
+    for row in rows[:3]:
+        row["pano_id"], row["lat"], row["lng"] = "same", "10", "20"
+    assert len(load_table(write(folder, rows))) == 6
+    rows[2]["lng"] = "20.01"
+    (sentence,) = problems_of(write(folder, rows))
+    assert sentence.startswith(
+        "pano_id is repeated with another location in 1 row: line 6 ('same' at 10.00000, 20.01000)"
+    )
+    rows[1]["pano_id"] = "other"
+    (sentence,) = problems_of(write(folder, rows))  # one against one: neither can be trusted
+    assert "in 2 rows: 2 " not in sentence and "in 2 rows: lines 2 " in sentence
+
+
+def test_meta_under_two_parents_lists_them_and_drops_the_minority(folder):
+    rows = good_rows()
+    rows[4]["parent_concept"] = "Signs"
+    path = write(folder, rows)
+    (sentence,) = problems_of(path)
+    assert "in 1 row: line 10 ('meta 0' is under 'Poles' x2, 'Signs' x1)" in sentence
+    table = load_table(path, on_bad="drop")
+    assert table["pano_id"].tolist() == ["000", "001", "002", "003", "005"]
+    rows[2]["parent_concept"] = "Trees"
+    table = load_table(write(folder, rows), on_bad="drop")  # a tie of three: all rows of the meta go
+    assert set(table["meta_name"]) == {"meta 1"}
+
+
+def test_drop_counts_and_writes_the_rejected_rows(folder, capsys):
+    rows = good_rows()
+    rows[1]["lat"], rows[1]["country"] = "100", ""
+    rows[3]["image_path"] = "nowhere.jpg"
+    table = load_table(write(folder, rows), on_bad="drop")
+    assert len(table) == 4 and table.attrs["n_rejected"] == 2 and table.index.tolist() == [0, 1, 2, 3]
+    rejected = pd.read_csv(folder / "rejected.csv", dtype=str)
+    assert rejected["line"].tolist() == ["4", "8"]
+    assert rejected["reason"].iloc[0] == "country is empty; lat lies outside -90..90 (100)"
+    assert rejected["pano_id"].tolist() == ["001", "003"] and rejected["lat"].iloc[0] == "100"
+    assert "2 of 6 rows were rejected" in capsys.readouterr().out
+
+
+def test_rejected_rows_go_to_the_current_folder_when_the_table_is_in_a_closed_one(folder, tmp_path, monkeypatch):
+    rows = good_rows()
+    rows[0]["lat"] = "x"
+    path = write(folder, rows)
+    (folder / "rejected.csv").mkdir()  # cannot be replaced by a file
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert len(load_table(path, on_bad="drop")) == 5
+    assert (tmp_path / "here" / "rejected.csv").is_file()
+    with pytest.raises(ParameterError, match=r"rejected_csv .* cannot be written"):
+        load_table(path, on_bad="drop", rejected_csv=folder / "rejected.csv")
+
+
+def test_every_row_rejected_is_an_error(folder):
+    rows = good_rows(2)
+    for row in rows:
+        row["lat"] = "x"
+    with pytest.raises(BadTableError, match="Every row is rejected"):
+        load_table(write(folder, rows), on_bad="drop")
+
+
+def test_long_lists_are_cut_and_counted(folder):
+    rows = [{**good_rows(1)[0], "pano_id": str(number), "lat": "x", "note": ""} for number in range(50)]
+    (sentence,) = problems_of(write(folder, rows))
+    assert "in 50 rows" in sentence and "and 30 more" in sentence
+
+
+def test_aliases_are_mapped_and_printed(folder, capsys):
+    old = {"lat": "Latitude", "lng": "lon", "image_path": "image", "note": "Notes"}
+    rows = [{old.get(name, name): value for name, value in row.items()} for row in good_rows()]
+    rows[0]["Latitude"] = "0.0"
+    table = load_table(write(folder, rows))
+    assert table["lat"].iloc[0] == 0.0 and list(table.columns[:8]) == list(SCHEMA)
+    printed = capsys.readouterr().out
+    for pair in ("Latitude -> lat", "lon -> lng", "image -> image_path", "Notes -> note"):
+        assert pair in printed
+
+
+def test_own_names_of_columns(folder):
+    rows = [{("wo" if name == "country" else name): value for name, value in row.items()} for row in good_rows()]
+    path = write(folder, rows)
+    assert load_table(path, columns={"wo": "country"})["country"].iloc[0] == "Chile"
+    with pytest.raises(ParameterError, match="'wer' \\(not in the file\\)"):
+        load_table(path, columns={"wer": "country"})
+
+
+def test_missing_columns_are_all_named(folder):
+    rows = [{name: value for name, value in row.items() if name not in ("lat", "country")} for row in good_rows()]
+    found = problems_of(write(folder, rows), on_bad="drop")
+    assert [sentence.split(" (")[0] for sentence in found] == ["Column 'country' is missing", "Column 'lat' is missing"]
+    assert "latitude" in found[1]
+
+
+def test_files_that_are_no_table(folder):
+    with pytest.raises(MissingInputError, match=r"There is no table at .*gone\.csv"):
+        load_table(folder / "gone.csv")
+    path = folder / "x.csv"
+    for content, message in [
+        (b"", "is empty"),
+        (b",,,\n", "a header but no rows"),
+        (",".join(SCHEMA).encode(), "a header but no rows"),
+        ("pano_id,café\n".encode("latin-1"), "not UTF-8: byte 0xe9 on line 1"),
+        (",".join(SCHEMA).encode("utf-16"), "not UTF-8"),
+        (";".join(SCHEMA).encode() + b"\na;b\n", "separated by ';'"),
+        (",".join(SCHEMA).encode() + b'\n"a,b,c\n', "cannot be read as CSV: .* line 2"),
+        (",".join((*SCHEMA, "lat")).encode() + b"\na\n", "'lat' stands twice"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(BadTableError, match=message):
+            load_table(path)
+    with pytest.raises(BadTableError, match="is a folder"):
+        load_table(folder)
+    with pytest.raises(ParameterError, match="on_bad is 'ignore'"):
+        load_table(path, on_bad="ignore")
+    assert issubclass(BadTableError, UserError)
+
+
+def test_wrong_number_of_fields(folder):
+    path = write(folder, good_rows(2))
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write("9,images/2.jpg,meta 0,Poles,Chile,1,2,a,b\n")
+    (sentence,) = problems_of(path)
+    assert sentence.startswith("the number of fields is wrong in 1 row: line 6 (9 fields)")
+
+
+def test_names_are_stripped_and_composed_and_that_is_said(folder, capsys):
+    rows = good_rows()
+    rows[0]["meta_name"] = "  meta  0 "
+    rows[1]["country"] = "Cura\u0063\u0327ao"  # c + cedilla, two characters
+    rows[2]["country"] = "Cura\u00e7ao"
+    table = load_table(write(folder, rows, encoding="utf-8-sig"))  # a byte order mark is no part of the header
+    assert table["meta_name"].iloc[0] == "meta 0"
+    assert table["country"].iloc[1] == table["country"].iloc[2] == "Cura\u00e7ao"
+    printed = capsys.readouterr().out
+    assert "meta_name: surrounding" in printed and "country: surrounding" in printed
+
+
+def test_namibia_is_not_a_missing_value(folder):
+    rows = good_rows()
+    rows[0]["country"] = "NA"
+    assert load_table(write(folder, rows))["country"].iloc[0] == "NA"
+
+
+def test_parquet_keeps_everything(folder):
+    table = load_table(write(folder, good_rows()))
+    table["cell_label"] = np.arange(6)
+    save_table(table, folder / "run" / "table.parquet")
+    back = read_table(folder / "run" / "table.parquet")
+    pd.testing.assert_frame_equal(back, table)
+    assert back.attrs == table.attrs
+    with pytest.raises(MissingInputError, match="--from 01"):
+        read_table(folder / "gone.parquet")
+    (folder / "other.parquet").write_text("no parquet")
+    with pytest.raises(MismatchError, match="not a validated table"):
+        read_table(folder / "other.parquet")
+    pd.DataFrame({"a": [1]}).to_parquet(folder / "other.parquet")
+    with pytest.raises(MismatchError, match="not a validated table"):
+        read_table(folder / "other.parquet")
+
+
+def test_quality_report_finds_what_was_planted(folder):
+    rows = good_rows()
+    (folder / "images" / "1.jpg").write_bytes(picture(0))  # the bytes of image 0
+    Image.new("RGB", (64, 64), (3, 3, 3)).save(folder / "images" / "2.jpg")
+    Image.new("RGB", (64, 64), (200, 200, 200)).save(folder / "images" / "3.jpg")
+    rows[4].update(lat="10", lng="20", country="Peru", note="")
+    rows[5].update(lat="10.0002", lng="20", meta_name="Meta 1")  # 22 m north of row 4
+    report = quality_report(load_table(write(folder, rows))).set_index("check")
+    counted = {check: int(count) for check, count in report["rows"].items() if count}
+    assert counted == {
+        "identical images": 2,
+        "nearly black images": 1,
+        "very dark images": 1,
+        "nearly constant images": 2,
+        "metas with one sample": 1,
+        "metas with two samples": 2,
+        "metas that differ in case only": 3,
+        "countries with one sample": 1,
+        "places less than 50 m apart": 2,
+        "whole degrees": 1,
+        "empty notes": 1,
+    }
+    assert report.loc["identical images", "examples"] == "000 (x2)"
+    assert report.loc["countries with one sample", "examples"] == "Peru"
+    assert report.loc["whole degrees", "share"] == pytest.approx(1 / 6)

@@ -1,0 +1,200 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from geocbm import losses
+from geocbm.errors import MismatchError, MissingInputError, ParameterError
+from geocbm.stage0 import (
+    Stage0Config,
+    Stage0PretrainingModel,
+    fit_stage0,
+    load_stage0,
+    location_embeddings,
+    retrieval_metrics,
+    stage0_losses,
+)
+
+N, P, WIDTH, POOLED, GPS, TEXT = 60, 4, 12, 10, 8, 6
+
+
+class TinyEncoder(nn.Module):
+    """Three residual blocks over patches; the pooled feature is a projection of their mean."""
+
+    name, pooled_dim, token_dim, grid, image_size, n_blocks = "tiny", POOLED, WIDTH, (2, 2), 8, 3
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.norm = nn.BatchNorm1d(WIDTH)
+        self.projection = nn.Linear(WIDTH, POOLED)
+
+    def upper(self, hidden, top_blocks):
+        for block in self.blocks[3 - top_blocks :]:
+            hidden = hidden + block(hidden).tanh()
+        return self.projection(self.norm(hidden.mean(1))), hidden
+
+    def upper_parameters(self, top_blocks):
+        return {
+            name: value
+            for name, value in self.named_parameters()
+            if not name.startswith("blocks.") or int(name.split(".")[1]) >= 3 - top_blocks
+        }
+
+    def fingerprint(self):
+        return str(float(sum(value.double().sum() for value in self.state_dict().values())))
+
+
+class TinyLocationEncoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, GPS)
+        self.register_buffer("sigma", torch.ones(3))
+
+    def forward(self, coordinates):
+        return self.layer(coordinates / 90).sin()
+
+
+@pytest.fixture
+def world():
+    generator = torch.Generator().manual_seed(0)
+    parent = np.arange(N) % 2
+    meta = np.arange(N) % 4
+    lat, lng = np.linspace(-60, 60, N), np.linspace(-170, 170, N)
+    hidden = torch.randn(N, P, WIDTH, generator=generator) * 0.3
+    hidden[:, :, 0] += torch.from_numpy(lat / 30).float()[:, None]
+    hidden[:, :, 1:5] += torch.eye(4)[meta][:, None]
+    torch.manual_seed(1)
+    encoder, location = TinyEncoder().eval(), TinyLocationEncoder()
+    config = Stage0Config(epochs=3, batch_size=20, lr=3e-3, encoder_lr=1e-3, concept_emb_dim=16, unfreeze_layers=1)
+    with torch.no_grad():
+        vanilla = encoder.upper(hidden, 1)[0]
+    return {
+        "config": config,
+        "encoder": encoder,
+        "location_encoder": location,
+        "meta_prototypes": torch.randn(4, TEXT, generator=generator),
+        "parent_prototypes": torch.randn(2, TEXT, generator=generator),
+        "hidden_features": hidden,
+        "vanilla_features": vanilla,
+        "lat": lat,
+        "lng": lng,
+        "meta": meta,
+        "parent": parent,
+        "train_rows": np.arange(45),
+        "val_rows": np.arange(45, N),
+        "report": lambda line: None,
+    }
+
+
+def test_defaults_are_the_specification():
+    config = Stage0Config()
+    assert (config.batch_size, config.encoder_lr, config.lr, config.epochs) == (128, 3e-5, 1e-4, 20)
+    weights = [getattr(config, f"lambda_{name}") for name in ("gps", "child", "parent", "hierarchy", "patch_gps")]
+    assert weights == [1.0, 1.0, 0.5, 0.3, 0.2]
+    assert (config.lambda_anchor, config.unfreeze_layers, config.temperature) == (0.01, 2, 0.07)
+    with pytest.raises(ParameterError, match="bottleneck='cnn'"):
+        Stage0Config(bottleneck="cnn")
+
+
+def test_training_lowers_every_trained_term_and_touches_the_last_block_only(world):
+    encoder = world["encoder"]
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    _, result = fit_stage0(**world)
+    changed = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {
+        "blocks.2.weight",
+        "blocks.2.bias",
+        "norm.weight",
+        "norm.bias",
+        "projection.weight",
+        "projection.bias",
+    }
+    assert result.best["loss"] < result.initial["loss"]
+    assert result.best["child"] < result.initial["child"]
+    assert result.initial["anchor"] == pytest.approx(0.0, abs=1e-10)
+    assert {"recall_1", "recall_10", "retrieval_km", "meta_top1"} <= set(result.initial)
+
+
+def test_the_total_is_the_weighted_sum_of_six_terms(world):
+    model = Stage0PretrainingModel(
+        world["encoder"], None, world["meta_prototypes"], world["parent_prototypes"], world["config"], GPS
+    ).eval()
+    rows = np.arange(12)
+    gps = location_embeddings(world["location_encoder"], world["lat"][rows], world["lng"][rows])
+    output = model(world["hidden_features"][rows], gps)
+    assert output.pooled.shape == output.gps.shape == (12, POOLED)
+    assert output.concept_emb.shape == (12, 16) and output.patch_emb.shape == (12, GPS)
+    batch = {
+        "gps": gps,
+        "vanilla": world["vanilla_features"][rows] + 2.0,
+        "meta": torch.from_numpy(world["meta"][rows]),
+        "parent": torch.from_numpy(world["parent"][rows]),
+        "lat": torch.from_numpy(world["lat"][rows]),
+        "lng": torch.from_numpy(world["lng"][rows]),
+    }
+    terms = stage0_losses(output, batch, Stage0Config())
+    total = (
+        terms["gps"]
+        + terms["child"]
+        + 0.5 * terms["parent"]
+        + 0.3 * terms["hierarchy"]
+        + 0.2 * terms["patch_gps"]
+        + 0.01 * terms["anchor"]
+    )
+    torch.testing.assert_close(terms["loss"], total)
+    assert terms["anchor"].item() == pytest.approx(4.0, rel=1e-5)
+    torch.testing.assert_close(terms["gps"], losses.info_nce(output.pooled, output.gps, 0.07))
+    all_near = stage0_losses(output, batch, Stage0Config(false_negative_km=50_000.0))
+    assert all_near["gps"].item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_pooled_patch_projection_is_the_mean_of_projected_patches(world):
+    model = Stage0PretrainingModel(
+        world["encoder"], None, world["meta_prototypes"], world["parent_prototypes"], world["config"], GPS
+    ).eval()
+    hidden = world["hidden_features"][:5]
+    tokens = world["encoder"].upper(hidden, 1)[1]
+    torch.testing.assert_close(model(hidden, torch.zeros(5, GPS)).patch_emb, model.patch_projection(tokens).mean(1))
+
+
+def test_a_checkpoint_puts_the_trained_blocks_into_a_fresh_encoder(world, tmp_path):
+    path = tmp_path / "stage0.safetensors"
+    torch.manual_seed(1)
+    fresh = TinyEncoder().eval()
+    model, _ = fit_stage0(**world, out=path, labels={"metas": ["a", "b", "c", "d"]})
+    loaded = load_stage0(path, fresh, world["location_encoder"])
+    hidden, gps = world["hidden_features"], torch.randn(N, GPS)
+    for ours, theirs in zip(loaded(hidden, gps), model(hidden, gps), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(fresh.blocks[2].weight, world["encoder"].blocks[2].weight)
+    places = loaded.embed_places(world["lat"], world["lng"])
+    assert places.shape == (N, POOLED)
+    with pytest.raises(MismatchError, match="trained from the encoder 'tiny' with other weights"):
+        load_stage0(path, TinyEncoder())
+    with pytest.raises(MissingInputError, match="geocbm run --only 03"):
+        load_stage0(tmp_path / "none.safetensors", fresh)
+
+
+def test_places_need_a_location_encoder(world, tmp_path):
+    model = Stage0PretrainingModel(
+        world["encoder"], None, world["meta_prototypes"], world["parent_prototypes"], world["config"], GPS
+    )
+    with pytest.raises(MismatchError, match="without a location encoder"):
+        model.embed_places(np.zeros(1), np.zeros(1))
+
+
+def test_retrieval_by_hand():
+    place = torch.eye(3)
+    image = torch.tensor([[1.0, 0, 0], [0.9, 0.1, 0], [0, 0, 2.0]])  # the second finds the first's place
+    values = retrieval_metrics(image, place, np.array([0.0, 1.0, 50.0]), np.zeros(3))
+    assert values["recall_1"] == pytest.approx(2 / 3)
+    assert values["recall_5"] == 1.0
+    assert values["retrieval_km"] == 0.0
+    far = retrieval_metrics(image[[1, 1, 1]], place, np.array([0.0, 1.0, 1.0]), np.zeros(3))
+    assert far["retrieval_km"] == pytest.approx(111.19, abs=0.01)
+
+
+def test_retrieval_gives_a_constant_encoder_no_credit():
+    values = retrieval_metrics(torch.ones(20, 4), torch.ones(20, 4), np.zeros(20), np.zeros(20))
+    assert values["recall_1"] == values["recall_10"] == 0.0

@@ -1,0 +1,202 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from geocbm.errors import MismatchError, MissingInputError, ParameterError, UserError
+from geocbm.training import (
+    Step,
+    batches_of,
+    fit,
+    learning_rate_factor,
+    load_checkpoint,
+    parameter_groups,
+    restore,
+    row_reader,
+    seeded,
+)
+
+X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+Y = X @ torch.tensor([[1.0], [-2.0], [0.5]])
+
+
+def line(seed=0):
+    with seeded(seed):
+        return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.1), nn.Linear(8, 1))
+
+
+def squared(model, batch):
+    predicted = model(batch["x"])
+    loss = (predicted - batch["y"]).square().mean()
+    return Step({"loss": loss, "half": loss / 2}, {"predicted": predicted})
+
+
+def run(model, x=X, lr=0.02, **settings):
+    lines = []
+    settings = {"batch_size": 8, "epochs": 4, "compute": squared, "report": lines.append} | settings
+    result = fit(
+        model,
+        batch=lambda rows: {"x": x[rows], "y": Y[rows]},
+        train_rows=np.arange(30),
+        val_rows=np.arange(30, 40),
+        groups=parameter_groups(model, lr),
+        **settings,
+    )
+    return result, lines
+
+
+def test_training_learns_and_tells_one_line_an_epoch():
+    result, lines = run(line(), epochs=30)
+    assert result.best["loss"] < 0.2 * result.initial["loss"]
+    assert lines[0].startswith("epoch 1/30  train ") and lines[0].endswith(" s")
+    assert {"epoch", "train_loss", "train_half", "val_loss", "val_half", "lr", "seconds"} <= set(result.history)
+    np.testing.assert_allclose(result.history["val_half"], result.history["val_loss"] / 2, rtol=1e-5)
+
+
+def test_a_seed_fixes_the_result_and_leaves_the_global_state_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    first, second = line(), line()
+    a, b = run(first)[0], run(second)[0]
+    assert torch.equal(torch.rand(2), expected)
+    assert a.history.drop(columns="seconds").equals(b.history.drop(columns="seconds"))
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(next(first.parameters()), run_other_seed())
+
+
+def run_other_seed():
+    model = line()
+    run(model, seed=1)
+    return next(model.parameters())
+
+
+def test_best_weights_are_restored_and_patience_stops():
+    model = line()
+    worth = iter([9.0, 1.0, 5.0, 4.0, 3.0, 2.5, 2.0])  # the first before training
+    seen = []
+
+    def measure(predictions, rows):
+        seen.append(next(model.parameters()).detach().clone())
+        return {"score": next(worth)}
+
+    result, lines = run(model, epochs=6, patience=2, monitor="score", higher_is_better=True, measure=measure)
+    assert (result.best_epoch, result.best_metric) == (2, 5.0)
+    assert len(result.history) == 4  # epochs 3 and 4 were no better
+    assert "best was epoch 2" in lines[-1]
+    assert torch.equal(next(model.parameters()), seen[2])
+
+
+def test_the_measure_sees_all_predictions_in_row_order():
+    model = line()
+
+    def measure(predictions, rows):
+        model.eval()
+        torch.testing.assert_close(predictions["predicted"], model(X[rows]).detach())
+        return {"n": float(len(predictions["predicted"]))}
+
+    assert run(model, epochs=1, batch_size=3, measure=measure)[0].best["n"] == 10
+
+
+def test_a_nan_in_the_input_names_its_row():
+    spoilt = X.clone()
+    spoilt[7, 1] = float("nan")
+    with pytest.raises(UserError, match="epoch 1 is not finite: the features of pano7 contain NaN"):
+        run(line(), x=spoilt, row_names=[f"pano{row}" for row in range(40)])
+
+
+def test_a_loss_that_explodes_names_the_rows_of_its_batch():
+    def exploding(model, batch):
+        step = squared(model, batch)
+        return Step({"loss": step.losses["loss"] * (float("nan") if model.training else 1.0)}, step.predictions)
+
+    with pytest.raises(UserError, match=r"in the batch of pano_id p\d+, p\d+.*lower the learning rate"):
+        run(line(), compute=exploding, row_names=[f"p{row}" for row in range(40)])
+
+
+def test_a_checkpoint_comes_back_and_nothing_else_is_left(tmp_path):
+    model, out = line(), tmp_path / "stage9.safetensors"
+    result, _ = run(model, out=out, metadata={"labels": {"metas": ["é"]}})
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["history_stage9.parquet", "stage9.json", "stage9.safetensors"]
+    tensors, metadata = load_checkpoint(out, "make it")
+    assert metadata["labels"] == {"metas": ["é"]}
+    assert metadata["metric"] == {"name": "loss", "value": result.best_metric, "epoch": result.best_epoch}
+    fresh = line(seed=3)
+    restore(fresh, tensors, out)
+    assert torch.equal(fresh(X), model(X))
+
+
+def test_frozen_parameters_stay_out_of_the_checkpoint(tmp_path):
+    model = line()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    run(model, out=tmp_path / "a.safetensors")
+    assert set(load_checkpoint(tmp_path / "a.safetensors", "")[0]) == {"2.weight", "2.bias"}
+    assert torch.equal(model[0].weight, before)
+
+
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
+    out = tmp_path / "a.safetensors"
+    with pytest.raises(MissingInputError, match=r"a\.safetensors is not there; make it with `geocbm run`"):
+        load_checkpoint(out, "geocbm run")
+    run(line(), out=out)
+    tensors, _ = load_checkpoint(out, "")
+    with pytest.raises(MismatchError, match=r"0\.weight"):
+        restore(nn.Sequential(nn.Linear(4, 8)), tensors, out)
+    described = json.loads(out.with_suffix(".json").read_text())
+    out.with_suffix(".json").write_text(json.dumps(described | {"tensors_sha256": "0"}))
+    with pytest.raises(MismatchError, match=r"not the file that a\.json describes"):
+        load_checkpoint(out, "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs=0 is impossible"),
+        ({"batch_size": -1}, "batch_size=-1"),
+        ({"monitor": "beauty"}, "monitor='beauty' is not measured; known: half, loss"),
+        ({"tracking": "loud"}, "tracking='loud'"),
+        ({"precision": "fp8"}, "precision='fp8'"),
+    ],
+)
+def test_impossible_settings_are_named(settings, message):
+    with pytest.raises(ParameterError, match=message):
+        run(line(), **settings)
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    factors = [learning_rate_factor(step, 12, 2) for step in range(13)]
+    assert factors[:3] == [0.5, 1.0, 1.0]
+    assert factors[7] == pytest.approx(0.5)
+    assert factors[12] == pytest.approx(0.0)
+    assert all(a >= b for a, b in zip(factors[1:], factors[2:], strict=False))
+
+
+def test_batches_are_nearly_equal_and_lose_no_row():
+    parts = batches_of(np.arange(129), 128)
+    assert [len(part) for part in parts] == [65, 64]
+    assert np.concatenate(parts).tolist() == list(range(129))
+
+
+def test_groups_decay_matrices_only_and_keep_their_learning_rates():
+    model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "head": nn.Linear(2, 2), "frozen": nn.Linear(2, 2)})
+    model["frozen"].requires_grad_(False)
+    groups = parameter_groups(model, 1e-4, 0.01, {"encoder.": 3e-5})
+    found = sorted((group["lr"], group["weight_decay"], group["params"][0].ndim) for group in groups)
+    assert found == [(3e-5, 0.0, 1), (3e-5, 0.01, 2), (1e-4, 0.0, 1), (1e-4, 0.01, 2)]
+
+
+def test_row_reader_reads_tensors_arrays_and_stores():
+    class Store:
+        def read(self, kind, rows):
+            assert kind == "pooled"
+            return X[rows]
+
+    rows = np.array([3, 1])
+    for source in (X, X.numpy(), X.double(), Store()):
+        got = row_reader(source, "pooled")(rows)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, X[[3, 1]])

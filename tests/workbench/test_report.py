@@ -1,0 +1,217 @@
+"""A run's pages: rendered from executed notebooks made by hand, read back as a browser would load them."""
+
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from geocbm.errors import MissingInputError, UserError
+from geocbm.workbench import report
+from geocbm.workbench.report_figures import PLOTLY_MIME
+
+DOT = "R0lGODlhAQABAAAAACw="
+
+
+class Loads(HTMLParser):
+    """Collects what a page would load, and where its links lead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "src" or (name == "href" and tag != "a"):
+                self.loaded.append(value or "")
+            elif name == "href":
+                self.links.append(value or "")
+
+
+def figure(alt: str | None = "Two bars, 1 and 2.", **meta: object) -> dict:
+    layout = {"meta": ({"alt": alt} if alt else {}) | meta}
+    return {"data": [{"type": "bar", "x": ["a", "b"], "y": [1, 2]}], "layout": layout}
+
+
+def shown(data: dict, metadata: dict | None = None):
+    return new_output("display_data", data=data, metadata=metadata or {})
+
+
+def write(path: Path, *outputs: object, title: str = "Where does it *think* it is?", stamp: dict | None = None) -> Path:
+    intro = new_markdown_cell(f"# {title}\n\nIt looks at **patches**. Then it decides.\n\n<script>alert(1)</script>")
+    parameters = new_code_cell("epochs: int = 4  # passes", metadata={"tags": ["parameters"]})
+    code = new_code_cell("figure_of(table)", outputs=list(outputs))
+    notebook = new_notebook(cells=[intro, parameters, code], metadata={"geocbm": stamp} if stamp else {})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GEOCBM_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("GEOCBM_DATA", str(tmp_path / "data"))
+    return tmp_path / "reports"
+
+
+@pytest.fixture
+def run(reports: Path) -> Path:
+    folder = reports / "smoke"
+    write(folder / "01_data_exploration.ipynb", shown({PLOTLY_MIME: figure()}), title="What is in the data?")
+    write(
+        folder / "05_stage2_geolocation.ipynb",
+        new_output("stream", name="stdout", text="epoch 1\n"),
+        new_output("stream", name="stdout", text="epoch 2\n"),
+        shown({PLOTLY_MIME: figure("The first."), "text/plain": "Figure"}),
+        shown({PLOTLY_MIME: figure("The chosen one.", preview=True)}),
+        shown({"text/html": "<table><tr><td>safe</td></tr></table><script>alert(2)</script>"}),
+        shown({"image/png": DOT}, {"image/png": {"alt": "A dot"}}),
+        stamp={"parameters": {"epochs": 4}, "libraries": {"torch": "2.14.1"}, "code": "a" * 64},
+    )
+    write(
+        folder / "06_evaluation.failed.ipynb",
+        new_output("error", ename="ValueError", evalue="too few", traceback=["ValueError: too few"]),
+        shown({PLOTLY_MIME: figure(None)}),
+        title="How good?",
+    )
+    stages = {"05": {"status": "skipped", "seconds": 141.2, "started": "2026-11-23T15:04:00+00:00", "device": "cpu"}}
+    (folder / "manifest.json").write_text(json.dumps({"profile": "demo", "stages": stages}))
+    metrics = {
+        "stage2.median_km": {"value": 812.3, "low": 700.1, "high": 930.2},
+        "stage2.country_acc": 0.634,
+        "baseline.nearest_neighbour.median_km": 1500,
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def test_every_page_loads_only_files_that_lie_beside_it(run: Path, reports: Path) -> None:
+    assert report.render_run("smoke") == run / "index.html"
+    assert report.render_site() == reports / "index.html"
+    pages = sorted(reports.rglob("*.html"))
+    assert len(pages) == 5
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loads = Loads()
+        loads.feed(text)
+        assert any(name.endswith("plotly.min.js") for name in loads.loaded)
+        for address in loads.loaded:
+            if not address.startswith("data:"):
+                assert (page.parent / address).is_file(), f"{page.name} loads {address}"
+        for address in loads.links:
+            if not address.startswith(("#", "http")):
+                assert (page.parent / address).is_file(), f"{page.name} links to {address}"
+        assert not re.search(r"@import|url\(\s*['\"]?http|alert\(", text)
+        assert "No alternative text" not in text and "No description has been provided" not in text
+    style = (reports / "_assets" / "site.css").read_text(encoding="utf-8")
+    assert not re.search(r"@import|url\(|https?:", style)
+
+
+def test_the_page_of_a_notebook(run: Path) -> None:
+    report.render_run("smoke")
+    page = (run / "05_stage2_geolocation.html").read_text(encoding="utf-8")
+    assert "Where does it think it is?" in page and "epoch 1\nepoch 2" in page
+    assert page.count("Plotly.newPlot") == 2 and 'aria-label="The chosen one."' in page
+    assert 'alt="A dot"' in page and "<td>safe</td>" in page
+    assert 'rel="prev"' in page and 'href="01_data_exploration.html"' in page and 'rel="next"' in page
+    assert "2.14.1" in page and "aaaaaaaaaaaa..." in page and "cpu" in page
+    assert '<details class="code">' in page
+    identifiers = re.findall(r'id="(plot-[^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers)) == 2
+
+
+def test_rendering_again_gives_the_same_bytes_and_forgets_stale_pages(run: Path) -> None:
+    report.render_run("smoke")
+    before = {path.name: path.read_bytes() for path in run.glob("*.html")}
+    (run / "09_gone.html").write_text("old")
+    (run / "notes.html").write_text("mine")
+    report.render_run("smoke")
+    after = {path.name: path.read_bytes() for path in run.glob("*.html")}
+    assert after.pop("notes.html") == b"mine"
+    assert after == before
+
+
+def test_the_index_of_a_run(run: Path) -> None:
+    page = report.render_run("smoke").read_text(encoding="utf-8")
+    assert "812 km" in page and "95 %: 700 to 930 km" in page and "63.4 %" in page and "1,500 km" in page
+    assert "It looks at patches." in page and "Then it decides" not in page
+    assert 'aria-label="The chosen one."' in page and 'aria-label="The first."' not in page
+    assert "skipped · 2.4 min" in page and "23 November 2026, 15:04 UTC" in page
+    assert 'class="card failed"' in page and 'href="06_evaluation.failed.html"' in page
+
+
+def test_a_failure_takes_the_card_and_keeps_the_earlier_success(run: Path) -> None:
+    write(run / "06_evaluation.ipynb", shown({PLOTLY_MIME: figure("Earlier.")}), title="How good?")
+    page = report.render_run("smoke").read_text(encoding="utf-8")
+    assert page.count("<article") == 3
+    assert 'href="06_evaluation.failed.html"' in page and 'href="06_evaluation.html"' in page
+    failed = (run / "06_evaluation.failed.html").read_text(encoding="utf-8")
+    assert 'id="error"' in failed and "ValueError: too few" in failed
+
+
+def test_the_list_of_runs(run: Path, reports: Path) -> None:
+    assert "There is no run yet" in report.render_site().read_text(encoding="utf-8")
+    report.render_run("smoke")
+    page = report.render_site().read_text(encoding="utf-8")
+    assert 'href="smoke/index.html"' in page and "812 km" in page and "06 failed" in page
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (shown({PLOTLY_MIME: figure(None)}), "figure has no alternative text"),
+        (shown({"image/png": DOT}), "image has no alternative text"),
+        (shown({"text/html": '<img src="data:image/gif;base64,R0l">'}), "give its img an alt"),
+        (
+            shown(
+                {
+                    PLOTLY_MIME: {
+                        "data": [{"type": "scattergeo", "lat": [1], "lon": [1]}],
+                        "layout": {"meta": {"alt": "Map."}},
+                    }
+                }
+            ),
+            "coastline",
+        ),
+    ],
+)
+def test_what_cannot_be_described_or_drawn_is_refused(output: object, words: str, reports: Path) -> None:
+    source = write(reports / "smoke" / "03_stage0.ipynb", output)
+    page = source.with_suffix(".html")
+    with pytest.raises(UserError, match=words) as caught:
+        report.render_notebook(source, page)
+    assert "03_stage0.ipynb, cell 3" in str(caught.value)
+    assert not page.exists()
+
+
+def test_a_live_control_leaves_no_trace(reports: Path) -> None:
+    widget = shown({"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "HBox(children=())"})
+    source = write(reports / "smoke" / "03_stage0.ipynb", widget)
+    assert "HBox" not in report.render_notebook(source, source.with_suffix(".html")).read_text(encoding="utf-8")
+
+
+def test_missing_and_broken_notebooks_are_one_sentence(reports: Path) -> None:
+    with pytest.raises(MissingInputError, match="geocbm run --run nothing"):
+        report.render_run("nothing")
+    broken = reports / "smoke" / "01_data.ipynb"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    with pytest.raises(report.ReportError, match=r"01_data\.ipynb is not a readable notebook"):
+        report.render_run("smoke")
+    with pytest.raises(MissingInputError, match=r"02_gone\.ipynb"):
+        report.render_notebook(broken.with_name("02_gone.ipynb"), broken.with_name("x.html"))
+
+
+def test_assets_are_copied_once_and_mended(tmp_path: Path) -> None:
+    folder = report.fill_assets(tmp_path / "_assets")
+    assert (folder / "plotly.min.js").stat().st_size > 1_000_000
+    os.utime(folder / "plotly.min.js", (1, 1))
+    (folder / "site.css").write_text("broken")
+    report.fill_assets(folder)
+    assert (folder / "plotly.min.js").stat().st_mtime == 1
+    assert (folder / "site.css").read_text(encoding="utf-8") != "broken"

@@ -1,0 +1,76 @@
+"""What the index pages say of numbers, stages, dates and notebooks."""
+
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from geocbm.workbench import site
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (0.6341, "rate", "63.4 %"),
+        (1234.4, "km", "1,234 km"),
+        (9.87, "km", "9.9 km"),
+        (3411.2, "points", "3,411"),
+        (0.12345, "number", "0.1235"),
+        (float("inf"), "km", "none"),
+    ],
+)
+def test_values_are_written_for_people(value: float, form: str, text: str) -> None:
+    assert site.format_value(value, form) == text
+
+
+def test_intervals_are_shown_where_there_are_any() -> None:
+    assert site.format_metric(0.5, "rate") == ("50.0 %", "")
+    assert site.format_metric({"value": 0.5, "low": 0.4, "high": 0.6}, "rate") == ("50.0 %", "95 %: 40.0 to 60.0 %")
+    assert site.format_metric({"value": 0.5, "low": None, "high": None}, "rate") == ("50.0 %", "")
+
+
+def test_tiles_put_baselines_beside_the_figure() -> None:
+    metrics = {"stage1.meta_top1": 0.7, "baseline.nearest_neighbour.meta_top1": 0.4, "baseline.other.meta_top1": 0.1}
+    assert site.tiles(metrics) == [
+        {"label": "Concept right", "value": "70.0 %", "span": "", "beside": [("nearest neighbour", "40.0 %")]}
+    ]
+    assert site.tiles({}) == []
+
+
+def test_every_headline_has_a_known_form() -> None:
+    assert set(site.TILES) <= set(site.HEADLINES)
+    assert {headline.form for headline in site.HEADLINES.values()} <= {"rate", "km", "points", "number"}
+
+
+def test_stages_are_found_in_mappings_and_lists() -> None:
+    assert site.stage_entry({"stages": {"05": {"seconds": 1}}}, "05") == {"seconds": 1}
+    assert site.stage_entry({"stages": {"05_stage2": {"seconds": 1}}}, "05") == {"seconds": 1}
+    assert site.stage_entry({"stages": [{"number": "05", "seconds": 1}]}, "05")["seconds"] == 1
+    assert site.stage_entry({"stages": {"04": {}}}, "05") == site.stage_entry({}, "05") == {}
+
+
+def test_the_opening_of_a_notebook() -> None:
+    cells = [
+        new_code_cell("x = 1"),
+        new_markdown_cell("# What is in `data`?\n\nA look, 1.5 times over, at *everything*. And more.\n\nNot this."),
+    ]
+    first = site.opening(new_notebook(cells=cells))
+    assert first == site.Opening("What is in data?", "A look, 1.5 times over, at everything.")
+    assert site.opening(new_notebook(cells=[new_code_cell("x")])) == site.Opening("", "")
+
+
+def test_facts_come_plain_first_and_digests_short() -> None:
+    facts = site.provenance_facts(
+        {"inputs": {"a.csv": "b" * 64}, "seconds": 3.14159, "seed": 0, "device": "cpu", "x": None}
+    )
+    assert facts == [("seconds", "3.142"), ("device", "cpu"), ("seed", "0"), ("inputs", [("a.csv", "bbbbbbbbbbbb...")])]
+
+
+def test_dates_are_in_words_and_utc() -> None:
+    assert site.date_text("2026-11-23T16:04:00+01:00") == "23 November 2026, 15:04 UTC"
+    assert site.date_text(0.0) == "1 January 1970, 00:00 UTC"
+    assert site.date_text("yesterday") == "yesterday" and site.date_text(None) == ""
+
+
+def test_templates_escape_what_they_print() -> None:
+    row = {"run": "<b>", "href": "x", "date": "", "profile": "", "stages": 1, "failed": [], "figures": []}
+    page = site.template("site.html.j2").render(title="R", run="", assets="_assets", runs=[row], columns=[])
+    assert "&lt;b&gt;" in page and "<b></a>" not in page
