@@ -35,7 +35,7 @@ def main(n: int, n_tokens: int, width: int) -> None:
     generator = np.random.default_rng(0)
     numbers = generator.standard_normal((n, n_tokens, width), dtype=np.float32).astype(np.float16)
 
-    def batches(rows, kinds):
+    def batches(encoder, rows, kinds):
         for start in range(0, len(rows), BATCH):
             yield {"tokens": numbers[rows[start : start + BATCH]]}
 
@@ -49,7 +49,7 @@ def main(n: int, n_tokens: int, width: int) -> None:
             name = f"weights {turn}"
             shapes = {"tokens": (n_tokens, width)}
             write_store.append(
-                timed(lambda: open_or_write(batches, shapes, digests, name, root / "cache", 1e6, False))  # noqa: B023
+                timed(lambda: open_or_write(None, batches, shapes, digests, name, root / "cache", 1e6, False))  # noqa: B023
             )
             write_files.append(
                 timed(
@@ -59,7 +59,7 @@ def main(n: int, n_tokens: int, width: int) -> None:
                     ]
                 )
             )
-        store = open_or_write(batches, shapes, digests, name, root / "cache", 1e6, False)
+        store = open_or_write(None, batches, shapes, digests, name, root / "cache", 1e6, False)
 
         def read_files(rows):
             return torch.stack([load_file(files / f"{row}.safetensors")["tokens"] for row in rows]).float()

@@ -188,8 +188,8 @@ def attention_examples(
 ) -> tuple[list[Image.Image], list[np.ndarray], list[str]]:
     """Pictures as the model saw them, their attention grids and captions.
 
-    Half are the nearest answers among the most certain, half the farthest, so that a reader sees both; the choice does not
-    depend on how the maps look.
+    Half are the nearest answers among the most certain, half the farthest, so that a reader sees both; the choice
+    does not depend on how the maps look.
 
     Args:
         files: the run.

@@ -1,12 +1,12 @@
 """From the files of a run to its trained stages: what notebooks 03-05 and `geocbm fit` have in common.
 
-Each function reads its inputs through `RunFiles`, trains one stage and writes its checkpoint; nothing here knows that it
-may run in a notebook.
+Each function reads its inputs through `RunFiles`, trains one stage and writes its checkpoint; nothing here knows that
+it may run in a notebook.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ import numpy as np
 
 from geocbm.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.data import image_files
-from geocbm.errors import MissingInputError
 from geocbm.files import atomic_path, read_json, write_json
 from geocbm.runs import RunFiles
 
@@ -149,9 +148,7 @@ def fit_stage0(
     write_json(
         files.path("features.json"),
         {
-            "image_encoder": encoders.image_encoder,
-            "text_encoder": encoders.text_encoder,
-            "unfreeze_layers": encoders.unfreeze_layers,
+            "encoders": asdict(encoders),
             "vanilla": {"folder": vanilla.path.name, "key": vanilla.key},
             "adapted": {"folder": adapted.path.name, "key": adapted.key},
         },
@@ -160,27 +157,27 @@ def fit_stage0(
 
 
 def open_features(files: RunFiles, which: str, cache: Path) -> FeatureStore:
-    """Open the stored features of a run.
+    """Open the features of a run; what is no longer stored, or was too large to be, is encoded again.
 
     Args:
         files: the run.
-        which: `vanilla` or `adapted`.
+        which: `vanilla` (pooled features and activations) or `adapted` (pooled features and patch tokens).
         cache: folder of all feature stores.
 
     Raises:
-        MissingInputError: the store was deleted; the message names the command that makes it again.
         MismatchError: the store holds other images than the table.
     """
-    from geocbm.features import FeatureStore
+    from geocbm.features import FeatureStore, re_encode
 
-    entry = read_json(files.need("features.json"))[which]
-    folder = cache / entry["folder"]
-    if not folder.exists():
-        raise MissingInputError(
-            f"The {which} features of run {files.run!r} are no longer in the cache; make them again with: "
-            f"{files.remedy('features.json')} --force"
-        )
-    return FeatureStore.open(folder, digests=files.table["image_sha256"].tolist())
+    content = read_json(files.need("features.json"))
+    folder = cache / content[which]["folder"]
+    if content[which]["folder"] and (folder / "manifest.json").exists():
+        return FeatureStore.open(folder, digests=files.table["image_sha256"].tolist())
+    encoders = EncoderConfig(**content["encoders"])
+    vanilla = encode_vanilla(files, encoders, load_encoder(encoders.image_encoder), cache)
+    if which == "vanilla":
+        return vanilla
+    return re_encode(vanilla, load_stage0(files)[1], encoders.unfreeze_layers, ("pooled", "tokens"), cache)
 
 
 def load_stage0(
@@ -195,7 +192,7 @@ def load_stage0(
     from geocbm import stage0
 
     files.check_labels("stage0.safetensors", ("metas", "parents", "csv_sha256"))
-    encoder = load_encoder(read_json(files.need("features.json"))["image_encoder"])
+    encoder = load_encoder(read_json(files.need("features.json"))["encoders"]["image_encoder"])
     return stage0.load_stage0(files.need("stage0.safetensors"), encoder, location_encoder), encoder
 
 

@@ -1,7 +1,7 @@
 """The files of one run, read together and checked against one another.
 
-The notebooks, `geocbm fit` and `geocbm predict` all come through here, so that a file made from another table, other cells
-or other labels is refused in one place, with the command that makes the right one.
+The notebooks, `geocbm fit` and the prediction object all come through here, so that a file made from another table,
+other cells or other labels is refused in one place, with the command that makes the right one.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class RunFiles:
         cells = Geocells.load(self.need("geocells.npz"))
         if len(cells.sample_to_cell) != len(self.rows["train"]):
             raise MismatchError(
-                f"geocells.npz of run {self.run!r} was made from {len(cells.sample_to_cell)} training rows, the table has "
-                f"{len(self.rows['train'])}; make it again with: {self.remedy('geocells.npz')}"
+                f"geocells.npz of run {self.run!r} was made from {len(cells.sample_to_cell)} training rows, the table "
+                f"has {len(self.rows['train'])}; make it again with: {self.remedy('geocells.npz')}"
             )
         return cells
 
@@ -164,7 +164,7 @@ class RunFiles:
         for key in keys:
             if content["labels"].get(key) != self.labels[key]:
                 raise MismatchError(
-                    f"{name} of run {self.run!r} was trained with another {key} than the run has now; train it again with: "
-                    f"{self.remedy(name)}"
+                    f"{name} of run {self.run!r} was trained with another {key} than the run has now; train it again "
+                    f"with: {self.remedy(name)}"
                 )
         return content

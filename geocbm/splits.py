@@ -85,8 +85,9 @@ class _Members:
 
 
 def _members(group: np.ndarray, pano_id: pd.Series, meta: pd.Series) -> _Members:
-    frame = pd.DataFrame({"group": group, "pano": pano_id.to_numpy(), "meta": meta.to_numpy()})
-    key = frame.groupby("group")["pano"].min().sort_index().tolist()
+    code, names = pd.factorize(pano_id.to_numpy(), sort=True)
+    frame = pd.DataFrame({"group": group, "code": code, "meta": meta.to_numpy()})
+    key = names[frame.groupby("group")["code"].min().sort_index().to_numpy()].tolist()
     groups_of: dict[str, list[int]] = {}
     rows_of: list[dict[str, int]] = [{} for _ in key]
     counts = frame.groupby(["group", "meta"], sort=True).size().reset_index(name="rows")

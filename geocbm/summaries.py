@@ -30,14 +30,14 @@ def at_a_glance(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def rejected(path: str | Path, limit: int = 20) -> pd.DataFrame:
-    """Rows that were dropped, counted by reason; empty when nothing was.
+    """Rows that were dropped, counted by reason.
 
     Args:
         path: `rejected.csv` as `load_table` writes it.
         limit: most frequent reasons to list.
     """
     if not Path(path).exists():
-        return pd.DataFrame(columns=["reason", "rows", "first pano_id"])
+        return pd.DataFrame([{"reason": "none were dropped", "rows": 0, "first pano_id": ""}])
     rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     grouped = rows.groupby("reason").agg(rows=("reason", "size"), first=("pano_id", "first")).reset_index()
     grouped = grouped.sort_values(["rows", "reason"], ascending=[False, True]).head(limit)

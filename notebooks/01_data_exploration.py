@@ -49,7 +49,8 @@ nb.table(summaries.rejected(nb.path("rejected.csv")), caption="Rows that were dr
 
 # %%
 quality = data.quality_report(table)
-nb.table(quality, caption="Findings that are no errors")
+found = quality[quality["rows"] > 0]
+nb.table(found, caption=f"Findings that are no errors ({len(quality) - len(found)} further checks found nothing)")
 
 # %% [markdown]
 # ## Where do the images lie?
@@ -88,7 +89,8 @@ nb.show(plots.imbalance(table["meta_name"]))
 
 # %%
 audit = concepts.audit(table)
-nb.table(audit.sort_values("entropy_bits").head(15), caption="The concepts that give most away")
+telling = audit.sort_values("entropy_bits").head(12).drop(columns=["names_place", "place"])
+nb.table(telling.round(2), caption="The concepts that give most away")
 
 # %% [markdown]
 # ## What do the images look like?

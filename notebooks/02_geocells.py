@@ -31,7 +31,7 @@ files = RunFiles(nb.run_folder)
 # %% [markdown]
 # ## The cells
 #
-# Stars are the centres, dots the training images, coloured by cell.
+# Each disc is the centre of a cell, as large as its number of training images; the faint dots are the images.
 
 # %%
 train = files.table.iloc[files.rows["train"]]

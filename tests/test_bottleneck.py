@@ -23,5 +23,5 @@ def test_dropout_acts_in_training_only():
 
 
 def test_an_unknown_kind_names_the_known_ones():
-    with pytest.raises(ParameterError, match="bottleneck='cnn' is unknown; known: .*mlp"):
+    with pytest.raises(ParameterError, match=r"bottleneck='cnn' is unknown; known: .*mlp"):
         build_bottleneck("cnn", 8)

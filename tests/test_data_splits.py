@@ -48,7 +48,7 @@ def share_of(splits, name):
 
 
 @given(st.lists(ROW, min_size=1, max_size=60), st.sampled_from(["stratified", "spatial"]), st.integers(0, 3))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_splits_never_leak_and_lose_nothing(rows, kind, seed):
     # the place is a function of the panorama, as in a valid table
     place = {pano: at for pano, _, _, at in reversed(rows)}

@@ -274,3 +274,32 @@ def test_pairs_are_in_sync_and_parameters_are_read(capsys: pytest.CaptureFixture
     status = main(["check"])
     captured = capsys.readouterr()
     assert status == 0, captured.out + captured.err
+
+
+def test_nbval_compares_contracts_and_nothing_that_varies() -> None:
+    from importlib.util import module_from_spec, spec_from_file_location
+    from types import SimpleNamespace
+
+    spec = spec_from_file_location("notebooks_conftest", ROOT / "notebooks" / "conftest.py")
+    assert spec and spec.loader
+    conftest = module_from_spec(spec)
+    spec.loader.exec_module(conftest)
+    collector = SimpleNamespace(skip_compare=("metadata",))
+    conftest.pytest_collectstart(collector)
+    assert {"metadata", "application/vnd.plotly.v1+json", "stderr"} <= set(collector.skip_compare)
+    assert "stdout" not in collector.skip_compare, "a contract is printed to the standard output"
+    contract = {"outputs": [{"text": "loss_fell: holds"}], "execution_count": None}
+    plain: dict = {"outputs": [], "execution_count": None}
+    conftest.pytest_collection_modifyitems([SimpleNamespace(cell=contract), SimpleNamespace(cell=plain), object()])
+    assert (contract["execution_count"], plain["execution_count"]) == (1, None)
+
+
+def test_sanitising_patterns_are_regular_expressions() -> None:
+    from configparser import RawConfigParser
+
+    parser = RawConfigParser()
+    parser.read(ROOT / "notebooks" / "sanitize.cfg")
+    assert parser.sections()
+    for section in parser.sections():
+        assert re.compile(parser[section]["regex"]) and parser[section]["replace"]
+    assert re.sub(parser["durations"]["regex"], "DURATION", "took 1.25 s") == "took DURATION"

@@ -271,7 +271,7 @@ def test_calibration_by_hand():
     assert table["accuracy"].tolist() == [0.5, 1.0]
     assert metrics.expected_calibration_error(confidence, correct, 10) == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
     assert metrics.expected_calibration_error([1.0, 1.0], [1, 0]) == 0.5
-    with pytest.raises(ValueError, match="row 1 is 1.2"):
+    with pytest.raises(ValueError, match=r"row 1 is 1\.2"):
         metrics.reliability_bins([0.5, 1.2], [1, 1])
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -198,3 +200,27 @@ def test_retrieval_by_hand():
 def test_retrieval_gives_a_constant_encoder_no_credit():
     values = retrieval_metrics(torch.ones(20, 4), torch.ones(20, 4), np.zeros(20), np.zeros(20))
     assert values["recall_1"] == values["recall_10"] == 0.0
+
+
+def test_training_may_see_some_patches_but_validation_sees_all(world):
+    config = dataclasses.replace(world["config"], patch_keep=0.5)
+    model = Stage0PretrainingModel(
+        world["encoder"], None, world["meta_prototypes"], world["parent_prototypes"], config, GPS
+    )
+    seen = []
+    upper = world["encoder"].upper
+    world["encoder"].upper = lambda hidden, top_blocks: seen.append(hidden) or upper(hidden, top_blocks)
+    prefix = torch.full((3, 1, WIDTH), 7.0)  # a class token before the patches
+    hidden = torch.cat([prefix, world["hidden_features"][:3]], dim=1)
+    model.train()(hidden, torch.zeros(3, GPS))
+    model.eval()(hidden, torch.zeros(3, GPS))
+    assert [each.shape[1] for each in seen] == [1 + 2, 1 + 4]
+    assert torch.equal(seen[0][:, :1], prefix)
+    with pytest.raises(ParameterError, match="patch_keep=0"):
+        Stage0Config(patch_keep=0.0)
+
+
+def test_a_run_on_some_patches_trains(world):
+    world["config"] = dataclasses.replace(world["config"], patch_keep=0.5)
+    result = fit_stage0(**world)[1]
+    assert result.best["loss"] < result.initial["loss"]

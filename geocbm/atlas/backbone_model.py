@@ -8,6 +8,7 @@ of weeks, it pays to begin with the principal components of the patches rather t
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,23 +34,25 @@ class BackboneShape:
     Attributes:
         image_size: side of the square picture, pixels.
         patch_size: side of a patch, pixels; must divide `image_size`.
-        width: channels of the vision tower, a multiple of `head_width`.
+        width: channels of the vision tower, a multiple of 4 and of `heads`.
         layers: blocks of the vision tower.
-        text_width: channels of the text tower, a multiple of `head_width`.
+        heads: attention heads of the vision tower.
+        text_width: channels of the text tower, a multiple of `text_heads`.
         text_layers: blocks of the text tower.
+        text_heads: attention heads of the text tower.
         projection: length of the shared embedding.
-        head_width: channels of one attention head.
         context: longest text in tokens, with the start and end tokens.
     """
 
     image_size: int = 144
     patch_size: int = 12
-    width: int = 192
+    width: int = 160
     layers: int = 6
+    heads: int = 4
     text_width: int = 128
     text_layers: int = 2
+    text_heads: int = 4
     projection: int = 128
-    head_width: int = 32
     context: int = 64
 
     def __post_init__(self) -> None:
@@ -57,10 +60,10 @@ class BackboneShape:
             raise ParameterError(
                 f"patch_size = {self.patch_size} does not divide image_size = {self.image_size}: choose a divisor."
             )
-        for name in ("width", "text_width"):
+        for name, divisor in (("width", math.lcm(4, self.heads)), ("text_width", self.text_heads)):
             value = getattr(self, name)
-            if value % self.head_width or (name == "width" and value % 4):
-                raise ParameterError(f"{name} = {value} is no multiple of head_width = {self.head_width}: choose one.")
+            if value % divisor:
+                raise ParameterError(f"{name} = {value} is no multiple of {divisor}: choose one.")
 
     @property
     def grid(self) -> int:
@@ -144,7 +147,7 @@ def build_model(tokenizer: CLIPTokenizer, shape: BackboneShape | None = None, se
             "hidden_size": shape.text_width,
             "intermediate_size": 4 * shape.text_width,
             "num_hidden_layers": shape.text_layers,
-            "num_attention_heads": shape.text_width // shape.head_width,
+            "num_attention_heads": shape.text_heads,
             "max_position_embeddings": shape.context,
             "projection_dim": shape.projection,
             "bos_token_id": tokenizer.bos_token_id,
@@ -156,7 +159,7 @@ def build_model(tokenizer: CLIPTokenizer, shape: BackboneShape | None = None, se
             "hidden_size": shape.width,
             "intermediate_size": 4 * shape.width,
             "num_hidden_layers": shape.layers,
-            "num_attention_heads": shape.width // shape.head_width,
+            "num_attention_heads": shape.heads,
             "image_size": shape.image_size,
             "patch_size": shape.patch_size,
             "projection_dim": shape.projection,

@@ -20,7 +20,8 @@ class Named(Protocol):
 
 
 _ARTICLE_FREE = ("Trees", "Plants", "Acacias", "Cacti", "Forest", "Soil", "Sand", "Pasture", "Grass", "Ground",
-                 "Patches", "Paddies", "Mountains", "Hills", "Mesas", "Towers", "Lines", "Chevrons", "Asphalt")  # fmt: skip
+                 "Patches", "Paddies", "Mountains", "Hills", "Mesas", "Towers", "Lines", "Chevrons",
+                 "Asphalt")  # fmt: skip
 _PHRASES = ("{a}", "{a}", "{the}", "{bare}", "{bare}", "{a} beside the road", "{a} by the roadside", "{a} in view",
             "{bare}, a kind of {parent}", "{parent}: {bare}")  # fmt: skip
 _OPENINGS = ("a street scene with {list}", "a road with {list}", "{list} along a road", "a photo of {list}",

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -179,6 +181,7 @@ def train(
     seed: int,
     checkpoint: Callable[[int], None] | None = None,
     checkpoint_steps: int = 200,
+    threads: int = 2,
     log: Callable[[str], None] = print,
 ) -> list[dict[str, float]]:
     """Train in place.
@@ -194,6 +197,7 @@ def train(
         seed: of the order, the augmentation and the wordings.
         checkpoint: called with the number of steps done, every `checkpoint_steps`.
         checkpoint_steps: steps between checkpoints.
+        threads: parts of a batch computed side by side.
         log: takes a line every 50 steps.
 
     Returns:
@@ -217,6 +221,9 @@ def train(
     order = np.zeros(0, dtype=np.int64)
     began = time.monotonic()
     model.train()
+    inner_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    executor = ThreadPoolExecutor(threads)
     try:
         for step in range(schedule.steps):
             progress = step / schedule.steps
@@ -244,22 +251,17 @@ def train(
             each = torch.arange(len(phrase_ids))
             ids, mask = phrase_ids[each, drawn], phrase_mask[each, drawn]
             longest = int(mask.sum(1).max())
-            whole, patches = embed_pictures(model, pixel_values, keep)
-            losses = contrast(
-                whole,
-                patches,
-                _embed_tokens(model, captions["input_ids"], captions["attention_mask"]),
-                _embed_tokens(model, ids[:, :longest], mask[:, :longest]),
-                torch.from_numpy(presence[rows]).float(),
-                torch.from_numpy(shown).float(),
-                scales,
-                picture_odds,
-                patch_odds,
-            )
-            total = losses["caption"] + PHRASE_WEIGHT * losses["phrase"] + PATCH_WEIGHT * losses["patch"]
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            total.backward()
+            texts = [
+                _embed_tokens(model, captions["input_ids"], captions["attention_mask"]),
+                _embed_tokens(model, ids[:, :longest], mask[:, :longest]),
+            ]
+            known = (torch.from_numpy(presence[rows]).float(), torch.from_numpy(shown).float())
+            with split_pictures(model, pixel_values, keep, executor, threads) as (whole, patches):
+                losses = contrast(whole, patches, texts[0], texts[1], *known, scales, picture_odds, patch_odds)
+                total = losses["caption"] + PHRASE_WEIGHT * losses["phrase"] + PATCH_WEIGHT * losses["patch"]
+                total.backward()
             for optimizer in optimizers:
                 optimizer.step()
             with torch.no_grad():
@@ -278,8 +280,40 @@ def train(
                 checkpoint(step + 1)
     except KeyboardInterrupt:
         log("interrupted: keeping what was learned so far")
+    finally:
+        executor.shutdown()
+        torch.set_num_threads(inner_threads)
     model.eval()
     return history
+
+
+@contextmanager
+def split_pictures(
+    model: CLIPModel, pixel_values: torch.Tensor, keep: torch.Tensor | None, executor: Executor, parts: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Embed pictures in parts that run side by side, and carry the gradient back through each part.
+
+    Small models gain nothing from threads inside an operation, which wait for one another at every step of the way;
+    parts of a batch wait twice. The numbers are those of the whole batch.
+
+    Args:
+        model: the CLIP.
+        pixel_values: normalised pictures, (B, 3, H, W).
+        keep: as for `embed_pictures`.
+        executor: threads.
+        parts: number of parts.
+
+    Yields:
+        Pictures (B, D) and patches (B, k, D), to which the block must carry a gradient with `backward()`.
+    """
+    cuts = [pixel_values.tensor_split(parts), [None] * parts if keep is None else keep.tensor_split(parts)]
+    done = list(executor.map(embed_pictures, [model] * parts, *cuts))
+    whole = torch.cat([part[0].detach() for part in done]).requires_grad_()
+    patches = torch.cat([part[1].detach() for part in done]).requires_grad_()
+    yield whole, patches
+    assert whole.grad is not None and patches.grad is not None, "the block carried no gradient back"
+    slopes = zip(whole.grad.tensor_split(parts), patches.grad.tensor_split(parts), strict=True)
+    list(executor.map(torch.autograd.backward, done, slopes))
 
 
 def _embed_tokens(model: CLIPModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from geocbm.atlas.draw import VisibleConcept, render
+from geocbm.atlas.draw import LARGEST_SIZE, SMALLEST_SIZE, VisibleConcept, render
 from geocbm.atlas.facts import META_TO_SLOT
 from geocbm.atlas.scene import Scene
 from geocbm.atlas.world import World
@@ -142,6 +142,8 @@ def write_atlas(folder: str | Path, n_scenes: int, seed: int = 0, size: int = 14
         raise ParameterError(f"n_scenes is {n_scenes}; choose at least 1")
     if seed < 0:
         raise ParameterError(f"seed is {seed}; choose 0 or more")
+    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
+        raise ParameterError(f"size is {size}; choose {SMALLEST_SIZE} to {LARGEST_SIZE} pixels")
     if workers is not None and workers < 1:
         raise ParameterError(f"workers is {workers}; choose at least 1")
     folder = Path(folder)

@@ -13,6 +13,8 @@ from geocbm.atlas.scene import Concept, Scene
 from geocbm.atlas.view import View
 from geocbm.errors import ParameterError
 
+SMALLEST_SIZE, LARGEST_SIZE = 48, 1024
+
 CAR_PAINTS: tuple[Colour, ...] = (
     (186, 188, 192), (232, 232, 230), (44, 46, 52), (120, 34, 36), (44, 70, 116), (98, 104, 100), (150, 138, 112),
 )  # fmt: skip
@@ -305,8 +307,8 @@ def render(scene: Scene, size: int = 144) -> tuple[np.ndarray, list[VisibleConce
     Raises:
         ParameterError: for an impossible size.
     """
-    if not 48 <= size <= 1024:
-        raise ParameterError(f"size is {size}; choose 48 to 1024 pixels")
+    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
+        raise ParameterError(f"size is {size}; choose {SMALLEST_SIZE} to {LARGEST_SIZE} pixels")
     painter = _Painter(scene, size)
     painter.paint()
     picture = develop(painter.canvas.image, scene.conditions, size, painter.rng)

@@ -88,7 +88,7 @@ def pretrain(
         n_worlds: worlds in the pool; world j is `World.create(1000 + j, assignment=1000 + j)`.
         lr: learning rate at its peak.
         shape: sizes of the model.
-        workers: processes that render.
+        workers: processes that render, and parts of a batch trained side by side.
         evaluation_scenes: pictures of each of the two worlds it is measured on.
         pool_folder: keeps the rendered pools, and uses those that are there; a temporary folder when left out.
         log: takes lines of progress.
@@ -135,7 +135,7 @@ def pretrain(
             save_backbone(out, model, tokenizer, processor, provenance | {"steps_done": steps})
 
         provenance["losses"] = train(
-            model, tokenizer, pool, bank, mean, std, schedule, seed, checkpoint=checkpoint, log=log
+            model, tokenizer, pool, bank, mean, std, schedule, seed, checkpoint=checkpoint, threads=workers, log=log
         )
         provenance["figures"] = {}
         held_out: dict[str, tuple[int, str | int]] = {

@@ -124,14 +124,16 @@ class World:
             raise ParameterError(f"assignment is {assignment!r}; choose 'facts' or an integer seed")
         shuffle = () if assignment == "facts" else (int(assignment),)
         coordinates, place_countries = gallery_places()
-        owner = np.asarray(place_countries)
+        rows: dict[str, list[int]] = {}
+        for row, country in enumerate(place_countries):
+            rows.setdefault(country, []).append(row)
         names, sizes, lefts = [], [], []
         regions: list[tuple[Region, ...]] = []
         left_hand = members(DRIVES_LEFT)
         for number, everyday in enumerate(COUNTRIES[:n_countries]):
             rng = np.random.default_rng([seed, number, *shuffle])
             name = GEOCODER_NAMES.get(everyday, everyday)
-            places = coordinates[owner == name]
+            places = coordinates[rows[name]]
             typical = {slot.name: _typical(slot, everyday, assignment, rng) for slot in SLOTS}
             names.append(name)
             sizes.append(len(places) ** 0.4)
@@ -232,8 +234,11 @@ def _cluster(places: np.ndarray) -> np.ndarray:
         away = np.min([((vectors - centre) ** 2).sum(axis=1) for centre in centres], axis=0)
         centres.append(vectors[np.argsort(away)[int(0.9 * (len(away) - 1))]])
     centre = np.stack(centres)
+    labels = np.full(len(vectors), -1)
     for _ in range(25):
-        labels = ((vectors[:, None] - centre[None]) ** 2).sum(axis=2).argmin(axis=1)
+        before, labels = labels, ((vectors[:, None] - centre[None]) ** 2).sum(axis=2).argmin(axis=1)
+        if np.array_equal(before, labels):
+            break
         for label in range(k):
             if (labels == label).any():
                 centre[label] = vectors[labels == label].mean(axis=0)

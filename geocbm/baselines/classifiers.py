@@ -39,7 +39,7 @@ def concept_features(visible: Sequence[Sequence[Mapping[str, Any]]], metas: Sequ
 
 
 def _by_classifiers(
-    make: Callable[[], Any],
+    make: Callable[[str], Any],
     name: str,
     train_x: np.ndarray,
     x: np.ndarray,
@@ -49,9 +49,9 @@ def _by_classifiers(
     cell_lat: Any | None,
     cell_lng: Any | None,
 ) -> Prediction:
-    """Fit one classifier for each label that is given."""
+    """Fit one classifier, `make(label)`, for each label that is given."""
 
-    def answer(labels: Any | None) -> np.ndarray | None:
+    def answer(label: str, labels: Any | None) -> np.ndarray | None:
         if labels is None:
             return None
         target = np.asarray(labels)
@@ -59,17 +59,17 @@ def _by_classifiers(
             raise ValueError(f"one label per training row is needed: {len(target)} labels for {len(train_x)} rows")
         if len(np.unique(target)) == 1:
             return np.repeat(target[:1], len(x))
-        return make().fit(train_x, target).predict(x)
+        return make(label).fit(train_x, target).predict(x)
 
-    place = answer(cell)
-    if place is not None and (cell_lat is None or cell_lng is None):
+    if cell is not None and (cell_lat is None or cell_lng is None):
         raise ValueError("cell_lat and cell_lng, the centres of the cells, are needed to turn cells into places")
+    place = answer("cell", cell)
     return Prediction(
         name,
         None if place is None else np.asarray(cell_lat, dtype=float)[place],
         None if place is None else np.asarray(cell_lng, dtype=float)[place],
-        answer(country),
-        answer(meta),
+        answer("country", country),
+        answer("meta", meta),
     )
 
 
@@ -100,15 +100,22 @@ def linear_probe(
         name: name of the method.
     """
     base, queries = matrix(train_features, "train_features"), matrix(features, "features")
+    base, queries = _standardised(base, queries)
+    return _by_classifiers(
+        lambda label: _logistic(strength, iterations), name, base, queries, country, meta, cell, cell_lat, cell_lng
+    )
+
+
+def _standardised(base: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale every column by the mean and spread it has in `base`."""
     mean, spread = base.mean(axis=0), np.maximum(base.std(axis=0), 1e-6)
+    return (base - mean) / spread, (queries - mean) / spread
 
-    def make() -> Any:
-        from sklearn.linear_model import LogisticRegression
 
-        return _Quiet(LogisticRegression(C=strength, max_iter=iterations, tol=1e-3))
+def _logistic(strength: float, iterations: int) -> Any:
+    from sklearn.linear_model import LogisticRegression
 
-    base, queries = (base - mean) / spread, (queries - mean) / spread
-    return _by_classifiers(make, name, base, queries, country, meta, cell, cell_lat, cell_lng)
+    return _Quiet(LogisticRegression(C=strength, max_iter=iterations, tol=1e-3))
 
 
 class _Quiet:
@@ -135,11 +142,16 @@ def true_concepts(
     cell: Any | None = None,
     cell_lat: Any | None = None,
     cell_lng: Any | None = None,
+    strength: float = 0.02,
+    iterations: int = 200,
     trees: int = 200,
     seed: int = 0,
     name: str = "true_concepts",
 ) -> Prediction:
-    """Random forest on the true list of visible concepts: about what perfect eyes for concepts would reach.
+    """Classifiers on the true list of visible concepts: about what perfect eyes for concepts would reach.
+
+    Countries and cells add up evidence, so logistic regression names them; which of the visible concepts a scene is
+    labelled with depends on how they compare in size, so a random forest names the meta.
 
     Args:
         train_concepts: `[m, d]` `concept_features` of the training photographs.
@@ -149,15 +161,19 @@ def true_concepts(
         cell: `[m]` training geocells; the predicted cell's centre is the predicted place.
         cell_lat: `[N]` latitudes of the cells' centres, degrees.
         cell_lng: `[N]` longitudes of the cells' centres, degrees.
-        trees: number of trees.
+        strength: inverse strength of the penalty on squared weights of the regression.
+        iterations: at most so many steps of its solver.
+        trees: number of trees of the forest.
         seed: seed of the forest.
         name: name of the method.
     """
+    base, queries = _standardised(matrix(train_concepts, "train_concepts"), matrix(concepts, "concepts"))
 
-    def make() -> Any:
+    def make(label: str) -> Any:
+        if label != "meta":
+            return _logistic(strength, iterations)
         from sklearn.ensemble import RandomForestClassifier
 
-        return RandomForestClassifier(trees, max_features="sqrt", min_samples_leaf=1, n_jobs=-1, random_state=seed)
+        return RandomForestClassifier(trees, n_jobs=-1, random_state=seed)
 
-    base, queries = matrix(train_concepts, "train_concepts"), matrix(concepts, "concepts")
     return _by_classifiers(make, name, base, queries, country, meta, cell, cell_lat, cell_lng)

@@ -67,12 +67,12 @@ def encode_features(
         encoder.to(device)
     shapes = {kind: _shape_of(encoder, kind) for kind in _checked_kinds(kinds)}
 
-    def encode(rows: np.ndarray, wanted: Sequence[str]) -> Batches:
+    def encode(encoder: ImageEncoder, rows: np.ndarray, wanted: Sequence[str]) -> Batches:
         return _encode_files(encoder, [files[row] for row in rows], wanted, batch_size, workers)
 
     lower = {kind: encoder.lower_fingerprint(int(kind.split(":")[1])) for kind in shapes if kind.startswith("hidden:")}
     return open_or_write(
-        encode, shapes, list(digests), encoder.fingerprint(), Path(cache_dir), max_cache_gb, progress, lower
+        encoder, encode, shapes, list(digests), encoder.fingerprint(), Path(cache_dir), max_cache_gb, progress, lower
     )
 
 
@@ -121,7 +121,7 @@ def re_encode(
         encoder.to(device)
     shapes = {kind: _shape_of(encoder, kind) for kind in kinds}
 
-    def encode(rows: np.ndarray, wanted: Sequence[str]) -> Batches:
+    def encode(encoder: ImageEncoder, rows: np.ndarray, wanted: Sequence[str]) -> Batches:
         for start in range(0, len(rows), batch_size):
             hidden = hidden_store.read(source, rows[start : start + batch_size]).to(encoder.device)
             with torch.inference_mode():
@@ -131,7 +131,7 @@ def re_encode(
             yield batch
 
     return open_or_write(
-        encode, shapes, hidden_store.digests, encoder.fingerprint(), Path(cache_dir), max_cache_gb, progress
+        encoder, encode, shapes, hidden_store.digests, encoder.fingerprint(), Path(cache_dir), max_cache_gb, progress
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,11 +27,14 @@ from geocbm.features.store import (
 )
 from geocbm.files import read_json, write_json
 
+Encoder = TypeVar("Encoder")
+
 _GIGABYTE = 1e9
 
 
 def open_or_write(
-    encode: Callable[[np.ndarray, Sequence[str]], Batches],
+    encoder: Encoder,
+    encode: Callable[[Encoder, np.ndarray, Sequence[str]], Batches],
     shapes: dict[str, tuple[int, ...]],
     digests: list[str],
     fingerprint: str,
@@ -41,6 +46,7 @@ def open_or_write(
     """Open the store if it is whole, finish it if it was begun, otherwise write it.
 
     Args:
+        encoder: what `encode` works with.
         encode: encodes the pictures in some rows into some kinds, batch by batch, in order.
         shapes: shape of one picture's features per kind.
         digests: content hash of each picture.
@@ -73,7 +79,8 @@ def open_or_write(
                 f"features of {n_unique} pictures would take {total / _GIGABYTE:.2f} GB, more than max_cache_gb = "
                 f"{max_cache_gb:g}: they are encoded at every read"
             )
-        return OnTheFlyFeatures(manifest, encode)
+        # Training changes the encoder in place; these features stay those of the weights as they are now.
+        return OnTheFlyFeatures(manifest, partial(encode, copy.deepcopy(encoder)))
 
     done = int(read_json(path / "progress.json")["done"]) if (path / "progress.json").is_file() else 0
     needed = total - done * (total // n_unique if n_unique else 0)
@@ -83,7 +90,7 @@ def open_or_write(
         print(f"encoding {n_unique} pictures ({', '.join(shapes)}): {total / _GIGABYTE:.3f} GB{begun}")
     path.mkdir(parents=True, exist_ok=True)
     first = np.unique(slots, return_index=True)[1]  # the first picture of each content, in the order of the slots
-    _write(path, shapes, n_unique, done, encode(first[done:], tuple(shapes)), progress)
+    _write(path, shapes, n_unique, done, encode(encoder, first[done:], tuple(shapes)), progress)
     write_json(path / "manifest.json", manifest)
     (path / "progress.json").unlink(missing_ok=True)
     return FeatureStore.open(path, digests, fingerprint)

@@ -77,7 +77,9 @@ def _resampled_medians(values: np.ndarray, block: np.ndarray, n: int, seed: int)
     ranked, owner = values[order], block[order]
     medians = []
     for drawn in _draws(n_blocks, n, seed, len(values)):
-        below = np.cumsum(drawn[:, owner], axis=1)  # (m, rows): rows drawn at or below each value
+        below = np.cumsum(
+            drawn.astype(np.int32)[:, owner], axis=1, dtype=np.int32
+        )  # (m, rows): rows drawn at or below each value
         size = below[:, -1]
         lower = (below > ((size - 1) // 2)[:, None]).argmax(axis=1)
         upper = (below > (size // 2)[:, None]).argmax(axis=1)
@@ -238,7 +240,7 @@ def geolocation_intervals(
     """
     km = error_km(pred_lat, pred_lng, true_lat, true_lng)
     block = spatial_blocks(true_lat, true_lng, block_km) if blocks is None else blocks
-    options = {"blocks": block, "n": n, "seed": seed, "level": level}
+    options: dict[str, Any] = {"blocks": block, "n": n, "seed": seed, "level": level}
     figures = {
         "median_km": bootstrap(km, statistic="median", **options),
         "mean_km": bootstrap(np.where(np.isfinite(km), km, np.nan), **options),

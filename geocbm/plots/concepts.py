@@ -144,7 +144,7 @@ def confusion(
     across = wrong & ~within
     mixed = pd.Series(list(zip(true[wrong].tolist(), named[wrong].tolist(), strict=True)), dtype=object)
     top = mixed.value_counts(sort=False)
-    top = top.iloc[np.lexsort(([str(pair) for pair in top.index], -top.to_numpy()))][:pairs]
+    top = top.iloc[np.lexsort((np.array([str(pair) for pair in top.index], dtype=str), -top.to_numpy()))][:pairs]
     fig = make_subplots(
         rows=1,
         cols=2,

@@ -65,7 +65,7 @@ def hierarchy(table: pd.DataFrame, title: str = "Parents and their metas") -> go
     alt = (
         f"Treemap of {plural(len(sizes), 'meta')} under {plural(len(parents), 'parent concept')}; the largest parent "
         f"is {parents.index[0]} with {parents.iloc[0]:,} of {plural(int(sizes.sum()), 'photograph')}, "
-        f"the largest meta {sizes.idxmax()[1]} with {sizes.max():,}."
+        f"the largest meta {sizes.index[int(sizes.to_numpy().argmax())][1]} with {sizes.max():,}."
     )
     return finish(fig, title, alt, 520, margin={"l": 8, "r": 8, "t": 48, "b": 8})
 

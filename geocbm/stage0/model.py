@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geocbm import losses
 from geocbm.bottleneck import build_bottleneck, check_bottleneck
-from geocbm.errors import MismatchError
+from geocbm.errors import MismatchError, ParameterError
 from geocbm.training import (
     Batch,
 )
@@ -36,6 +36,8 @@ class Stage0Config:
         temperature: divisor of all cosine similarities.
         symmetric: contrast places against images too.
         false_negative_km: places nearer than this are not negatives; 0 leaves every pair in.
+        patch_keep: share of the patches that a training step sees, drawn anew each step (Li et al., 2023, "FLIP"); the
+            time of a step falls nearly in proportion. 1 keeps all; validation always sees all.
         bottleneck: kind of concept bottleneck.
         concept_emb_dim: width of the concept embedding.
         dropout: dropout in the bottleneck.
@@ -60,6 +62,7 @@ class Stage0Config:
     temperature: float = 0.07
     symmetric: bool = False
     false_negative_km: float = 0.0
+    patch_keep: float = 1.0
     bottleneck: str = "mlp"
     concept_emb_dim: int = 512
     dropout: float = 0.4
@@ -71,6 +74,8 @@ class Stage0Config:
 
     def __post_init__(self) -> None:
         check_bottleneck(self.bottleneck)
+        if not 0 < self.patch_keep <= 1:
+            raise ParameterError(f"patch_keep={self.patch_keep} is impossible; give a share above 0 and at most 1")
 
 
 class Stage0Output(NamedTuple):
@@ -154,6 +159,8 @@ class Stage0PretrainingModel(nn.Module):
         Returns:
             All embeddings, none of them normalised.
         """
+        if self.training and self.config.patch_keep < 1:
+            hidden = self._some_patches(hidden)
         pooled, tokens = self.encoder.upper(hidden, self.config.unfreeze_layers)  # (B, d), (B, P, w)
         return Stage0Output(
             pooled=pooled,
@@ -164,6 +171,16 @@ class Stage0PretrainingModel(nn.Module):
             meta_prototypes=self.prototype_projection(self.meta_base),
             parent_prototypes=self.prototype_projection(self.parent_base),
         )
+
+    def _some_patches(self, hidden: Tensor) -> Tensor:
+        """Keep class and register tokens and a random share of the patches; feature maps stay as they are."""
+        n_patches = self.encoder.grid[0] * self.encoder.grid[1]
+        n_prefix = hidden.shape[1] - n_patches
+        if hidden.ndim != 3 or n_prefix < 0:
+            return hidden
+        n_kept = max(1, round(self.config.patch_keep * n_patches))
+        kept = torch.randperm(n_patches)[:n_kept].sort().values + n_prefix
+        return hidden[:, torch.cat([torch.arange(n_prefix), kept]).to(hidden.device)]
 
     def embed_places(self, lat: np.ndarray, lng: np.ndarray) -> Tensor:
         """Place embeddings comparable with the image features (for retrieval).

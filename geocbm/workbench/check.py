@@ -170,8 +170,7 @@ def _content_problems(source: Path, cells: list[Cell], code: list[Cell], trees: 
                 names = isinstance(part, ast.Name) and part.id in {"profile", "run"}
                 texts = isinstance(part, ast.Constant) and part.value in profiles
                 if names or texts:
-                    line = cell.line + node.lineno - 1 if hasattr(node, "lineno") else cell.line
-                    yield f"line {line} decides by the profile; the path must be the same with less data"
+                    yield f"line {cell.line + node.lineno - 1} decides by the profile; the path must be the same with less data"
                     break
 
 

@@ -40,7 +40,7 @@ def status(run: str) -> pd.DataFrame:
         run: name of the run; a run that does not exist yet has nothing.
 
     Returns:
-        Columns `number, notebook, question, state` ("done", "partly", "not yet" or "nothing to write"), in reading order.
+        Columns `number, notebook, question, state` ("done", "partly" or "not yet"), in reading order.
     """
     folder = paths.run_folder(run)
     rows = []

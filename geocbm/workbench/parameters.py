@@ -61,7 +61,8 @@ def read_cells(py_file: str | Path) -> list[Cell]:
         raise MissingInputError(f"there is no notebook source {path.name} in {path.parent.name}/; look at the name")
     cells: list[Cell] = []
     marker: re.Match[str] | None = None
-    begin, lines = 0, []
+    begin = 0
+    lines: list[str] = []
 
     def close() -> None:
         if marker is None:
@@ -70,7 +71,8 @@ def read_cells(py_file: str | Path) -> list[Cell]:
         tags = _TAGS.search(rest)
         kind = "markdown" if "[markdown]" in rest or "[md]" in rest else "code"
         source = "\n".join(lines).strip("\n")
-        cells.append(Cell(kind, source, tuple(ast.literal_eval(tags[1])) if tags else (), begin))
+        blank = next((at for at, line in enumerate(lines) if line.strip()), 0)
+        cells.append(Cell(kind, source, tuple(ast.literal_eval(tags[1])) if tags else (), begin + blank))
 
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if match := _MARKER.match(line):

@@ -131,7 +131,7 @@ def write_stage(run: str, profile: str, number: str, entry: Mapping[str, Any] | 
         manifest = read_json(file)
     except (OSError, ValueError):
         manifest = {}
-    stages = manifest.get("stages") or {}
+    stages = dict(manifest.get("stages") or {})
     old = dict(entry) if entry is not None else dict(stages.get(number) or {})
     stages[number] = old | {"status": status, "reason": reason}
     updated = {"run": run, "profile": profile, "geocbm": __version__, "stages": stages}

@@ -18,9 +18,10 @@ _CONFIG = {
     "responsive": True,
     "displaylogo": False,
     "showLink": False,
+    "showSendToCloud": False,
     "plotlyServerURL": "",
     "topojsonURL": "",
-    "modeBarButtonsToRemove": ["lasso2d", "select2d", "sendDataToCloud"],
+    "modeBarButtonsToRemove": ["lasso2d", "select2d", "sendChartToCloud"],
 }
 # Trace attributes worth reading aloud, in the order a table shows them.
 _COLUMNS = ("labels", "parents", "locations", "lat", "lon", "x", "y", "z", "r", "theta", "values", "text", "hovertext")

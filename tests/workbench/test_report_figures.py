@@ -89,6 +89,7 @@ def test_figure_carries_its_description_and_cannot_close_the_script() -> None:
     assert drawn["data"][0]["y"] == [hostile]
     assert "width" not in drawn["layout"] and "max-width:500px" in html
     assert drawn["config"]["plotlyServerURL"] == "" and drawn["config"]["displaylogo"] is False
+    assert drawn["config"]["showSendToCloud"] is False
     assert bundle["layout"] == {"width": 500}, "the notebook's own figure is left as it was"
 
 

@@ -1,0 +1,333 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_project import make_project
+
+from geocbm.errors import MissingInputError, ParameterError
+from geocbm.files import read_json, write_json
+from geocbm.workbench import chain, cli, keys, paths, process
+from geocbm.workbench.chain import Request, run_chain
+from geocbm.workbench.parameters import read_cells
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("GEOCBM_DATA", "GEOCBM_REPORTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GEOCBM_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return make_project(tmp_path)
+
+
+def run_in_process(
+    command: list[str], cwd: Path, environment: dict[str, str], limit: float, tail_bytes: int = 0
+) -> process.Outcome:
+    """Stand-in for papermill and a kernel: the cells of the script in this process."""
+    job = read_json(command[-1])
+    result = {"status": "ok"}
+    variables: dict[str, object] = {}
+    try:
+        for cell in read_cells(Path(job["source"])):
+            if cell.kind == "code":
+                exec(cell.source, variables)
+            if "parameters" in cell.tags:
+                variables.update(job["parameters"])
+    except Exception as problem:
+        text = f"{type(problem).__name__}: {problem}"
+        result = {
+            "status": "failed",
+            "kind": type(problem).__name__,
+            "message": str(problem),
+            "traceback": ["at", text],
+        }
+    write_json(job["output"], {"cells": [{"metadata": {}, "source": str(cwd)}], "metadata": {"papermill": {}}})
+    write_json(Path(command[-1]).with_suffix(".result.json"), result)
+    return process.Outcome(0, 0.1, 2**20, False, "")
+
+
+@pytest.fixture
+def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(chain.process, "run_limited", run_in_process)
+
+    def call(*settings: str, profile: str = "smoke", **more: object) -> int:
+        return run_chain(Request(profile=profile, settings=settings, render=False, **more))  # type: ignore[arg-type]
+
+    return call
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The progress lines of a call, without the notebooks' own prints."""
+    return [
+        line for line in capsys.readouterr().out.splitlines() if "ran: " in line or "skipped" in line or "[0" in line
+    ]
+
+
+def reasons(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """For each stage why it ran, or "unchanged"."""
+    found = []
+    for line in capsys.readouterr().out.splitlines():
+        if "(ran: " in line:
+            found.append(line.split("(ran: ")[1].rstrip(")"))
+        elif "skipped (unchanged)" in line:
+            found.append("unchanged")
+    return found
+
+
+def test_a_second_run_skips_everything_and_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    assert reasons(capsys) == ["never ran to its end"] * 2
+    assert run() == 0
+    assert reasons(capsys) == ["unchanged", "unchanged"]
+
+
+def test_a_changed_parameter_runs_its_stage_and_what_depends_on_it(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    capsys.readouterr()
+    run("factor=2")
+    assert reasons(capsys) == ["unchanged", "parameter factor changed 1.0 -> 2.0"]
+    run("factor=2", "01.count=5")
+    assert reasons(capsys) == ["parameter count changed 3 -> 5", "input numbers.json changed"]
+    # The same numbers come out again: what depends on them need not run.
+    run("factor=2", "01.count=5", "seconds=0.01")
+    assert reasons(capsys) == ["parameter seconds changed 0.0 -> 0.01", "unchanged"]
+
+
+def test_prose_and_comments_do_not_count_but_code_does(
+    run: Run, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    script = project / "notebooks" / "01_numbers.py"
+    text = script.read_text()
+    script.write_text(
+        text.replace("The first page", "Prose: it").replace("import json\n", "import json  # a comment\n")
+    )
+    capsys.readouterr()
+    run()
+    assert reasons(capsys) == ["unchanged", "unchanged"]
+    script.write_text(text.replace("range(count)", "range(0, count)"))
+    run()
+    assert reasons(capsys) == ["code of the notebook changed", "unchanged"]
+
+
+def test_outputs_must_still_be_what_was_written(run: Run, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    (project / "data/runs/smoke/numbers.json").write_text("[1]")
+    capsys.readouterr()
+    run()
+    assert reasons(capsys) == ["output numbers.json was changed since", "unchanged"]
+    (project / "reports/smoke/02_total.ipynb").unlink()
+    run()
+    assert reasons(capsys) == ["unchanged", "output 02_total.ipynb is missing"]
+
+
+def test_force_only_and_from(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    capsys.readouterr()
+    run(only=("02",), force=True)
+    assert reasons(capsys) == ["forced"]
+    run(start="02")
+    assert reasons(capsys) == ["unchanged"]
+    with pytest.raises(ParameterError, match="exclude one another"):
+        run(only=("02",), start="01")
+    with pytest.raises(ParameterError, match="there is no stage '09'; the stages are: 01, 02"):
+        run(only=("09",))
+
+
+def test_a_stage_without_its_inputs_names_the_command(run: Run) -> None:
+    with pytest.raises(MissingInputError, match="make it with: geocbm run --profile smoke --run smoke --only 01"):
+        run(only=("02",))
+
+
+def test_a_failing_stage_stops_the_chain(run: Run, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    capsys.readouterr()
+    assert run("fail=bug", "factor=2") == 1
+    told = capsys.readouterr()
+    assert "[02]" not in told.out and "geocbm: 01_numbers: ValueError: the bug of the test" in told.err
+    report = project / "reports" / "smoke"
+    assert (report / "01_numbers.failed.ipynb").is_file() and not list(report.glob(".*"))
+    manifest = read_json(report / "manifest.json")["stages"]["01"]
+    assert manifest["status"] == "failed" and "the bug of the test" in manifest["error"]
+    assert run() == 0
+    assert reasons(capsys) == ["never ran to its end", "unchanged"]
+    assert not (report / "01_numbers.failed.ipynb").exists()
+
+
+def test_a_users_error_is_one_sentence(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fail=input") == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("geocbm: 01_numbers: 'absent.json' of run 'smoke' is not there yet; make it with:")
+    assert "MissingInputError" not in told[0] and len(told) == 2
+
+
+def test_a_notebook_that_breaks_its_promise_has_failed(
+    run: Run, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = project / "notebooks" / "01_numbers.py"
+    script.write_text(script.read_text().replace("nb.finish()", "pass"))
+    assert run() == 1
+    assert "without writing records/01.json" in capsys.readouterr().err
+
+
+def test_nothing_starts_when_a_name_or_value_is_wrong(run: Run, project: Path) -> None:
+    for text, message in [
+        ("cuont=3", "did you mean 'count'"),
+        ("02.count=3", "02_total has no parameter 'count'"),
+        ("count=many", "count='many' does not fit: it takes int"),
+        ("run=x", "name the run with --run"),
+        ("count", "write --set name=value"),
+        ("07.count=1", "there is no stage '07'"),
+    ]:
+        with pytest.raises(ParameterError, match=message):
+            run(text)
+    with pytest.raises(ParameterError, match="there is no profile 'huge'; the profiles are: demo, smoke"):
+        run(profile="huge")
+    assert not (project / "data").exists() and not (project / "reports").exists()
+
+
+def test_a_profile_has_its_own_folders_and_values(run: Run, project: Path) -> None:
+    run(profile="demo")
+    assert json.loads((project / "data/runs/demo/total.json").read_text()) == (0 + 1 + 2 + 3) * 2
+    assert not (project / "data/runs/smoke").exists()
+
+
+def test_a_grid_takes_over_what_is_the_same(run: Run, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    capsys.readouterr()
+    assert run(grid=("02.factor=1,2",)) == 0
+    told = capsys.readouterr().out
+    assert told.count("taken over from run smoke") == 3 and told.count("running") == 1
+    assert json.loads((project / "data/runs/smoke-factor-2/total.json").read_text()) == 6
+    assert json.loads((project / "data/runs/smoke/total.json").read_text()) == 3
+    run(grid=("02.factor=1,2",))
+    assert "running" not in capsys.readouterr().out
+
+
+def test_a_dry_run_says_why_and_does_nothing(run: Run, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(dry_run=True)
+    told = lines(capsys)
+    assert "never ran to its end" in told[0] and "(after 01)" in told[1]
+    assert not (project / "data").exists()
+    run()
+    capsys.readouterr()
+    run("count=4", dry_run=True)
+    told = lines(capsys)
+    assert "would run   (parameter count changed 3 -> 4)" in told[0] and "may run" in told[1] and "if 01" in told[1]
+
+
+def test_provenance_holds_no_folder_of_this_machine(run: Run, project: Path) -> None:
+    run()
+    for file in (project / "reports/smoke").iterdir():
+        assert str(project) not in file.read_text(), file.name
+    stamp = read_json(project / "reports/smoke/02_total.ipynb")["metadata"]["geocbm"]
+    assert stamp["parameters"] == {"run": "smoke", "factor": 1.0} and stamp["inputs"]["numbers.json"]
+    assert stamp["libraries"]["numpy"] and stamp["sources"]["geocbm.workbench.notebook"]
+    assert read_json(project / "reports/smoke/metrics.json") == {"numbers.count": 3, "total.value": 3.0}
+
+
+def test_two_chains_do_not_write_the_same_run(run: Run) -> None:
+    with (
+        process.only_one(paths.run_folder("smoke") / ".lock", "run 'smoke'"),
+        pytest.raises(ParameterError, match="run 'smoke' is being made by another process"),
+    ):
+        run()
+
+
+def test_downstream_follows_files_through_the_stages(project: Path) -> None:
+    stages = chain.read_chain()
+    assert keys.downstream(stages, [stages.stage("01")]) == {"01", "02"}
+    assert keys.downstream(stages, [stages.stage("02")]) == {"02"}
+
+
+def test_no_grandchild_outlives_the_limit(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    # The grandchild has a session of its own, as a kernel has.
+    code = (
+        "import subprocess, sys, time, pathlib\n"
+        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)\n"
+        f"pathlib.Path({str(pid)!r}).write_text(str(p.pid)); print('hello', flush=True); time.sleep(60)\n"
+    )
+    outcome = process.run_limited([sys.executable, "-c", code], tmp_path, dict(os.environ), 1.5)
+    assert outcome.timed_out and outcome.seconds < 10 and outcome.tail == "hello\n" and outcome.peak_bytes > 2**20
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(int(pid.read_text())) and time.monotonic() < deadline:
+        if psutil.Process(int(pid.read_text())).status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.05)
+    else:
+        assert not psutil.pid_exists(int(pid.read_text()))
+
+
+def test_threads_are_capped_unless_the_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert int(process.child_environment({})["OMP_NUM_THREADS"]) <= (os.cpu_count() or 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert process.child_environment({})["OMP_NUM_THREADS"] == "7"
+
+
+@pytest.mark.chain
+def test_with_kernels_a_timeout_and_a_users_error(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    environment = os.environ | {"GEOCBM_ROOT": str(project), "PYTHONPATH": str(ROOT)}
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "geocbm",
+            "run",
+            "--profile",
+            "smoke",
+            "--no-render",
+            "--only",
+            "01",
+            *arguments,
+        ]
+        return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=200)
+
+    fine = call()
+    assert fine.returncode == 0 and "(ran: never ran to its end)" in fine.stdout, fine.stderr
+    executed = read_json(project / "reports/smoke/01_numbers.ipynb")
+    printed = [output["text"] for cell in executed["cells"] for output in cell.get("outputs", []) if "text" in output]
+    assert ["some: holds\n", "few: holds\n"] in printed
+    assert str(project) not in json.dumps(executed)
+    wrong = call("--set", "fail=input")
+    assert wrong.returncode == 1 and "Traceback" not in wrong.stderr
+    assert wrong.stderr.startswith("geocbm: 01_numbers: 'absent.json' of run 'smoke' is not there yet")
+    slow = call("--set", "seconds=60", "--timeout", "2")
+    assert slow.returncode == 1 and "took more than 2" in slow.stderr
+
+
+def test_the_command_line_answers_in_sentences(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--profile", "smoke", "--set", "cuont=1"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "geocbm: --set: the chain has no parameter 'cuont'; did you mean 'count'?"
+    )
+    assert cli.main(["list"]) == 0
+    assert "there is no run yet" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as left:
+        cli.main(["run", "--timeout", "0"])
+    assert left.value.code == 2 and "above 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("geocbm ")
+
+
+def test_an_atlas_does_not_replace_something_else(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "photos").mkdir()
+    (project / "photos" / "a.jpg").write_text("x")
+    assert cli.main(["atlas", "make", "--out", "photos", "--scenes", "5"]) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert cli.main(["atlas", "make", "--out", "new", "--scenes", "0"]) == 2
+    assert "--scenes=0" in capsys.readouterr().err
