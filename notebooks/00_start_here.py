@@ -14,6 +14,7 @@
 
 # %% tags=["parameters"]
 run: str = "smoke"  # name of the run this page describes
+figures: int = 12  # headline figures to list, at most
 
 # %%
 from geocbm import plots
@@ -40,7 +41,7 @@ nb.table(status, caption=f"Notebooks of run {run}")
 # The headline figures of this run, as far as it has come. A run that is still empty has an empty table.
 
 # %%
-nb.table(overview.headlines(run), caption="Headline figures")
+nb.table(overview.headlines(run).head(figures), caption="Headline figures")
 
 # %% [markdown]
 # ## How it works, in five lines

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FIRST_WORLD = 1000
 HELD_OUT_WORLD = 900
-EVALUATION_SCENES = 1500
+EVALUATION_SCENES = 900
 
 
 def save_backbone(folder: Path, model: CLIPModel, tokenizer: CLIPTokenizer, processor: Any, provenance: dict) -> None:
@@ -64,12 +64,12 @@ def save_backbone(folder: Path, model: CLIPModel, tokenizer: CLIPTokenizer, proc
 def pretrain(
     out: str | Path,
     seed: int = 0,
-    n_scenes: int = 24000,
-    epochs: float = 3.0,
-    batch_size: int = 64,
+    n_scenes: int = 15000,
+    epochs: float = 4.0,
+    batch_size: int = 48,
     minutes: float | None = None,
     n_worlds: int = 12,
-    lr: float = 2e-3,
+    lr: float = 3e-3,
     shape: BackboneShape | None = None,
     workers: int = 2,
     evaluation_scenes: int = EVALUATION_SCENES,

@@ -1,6 +1,5 @@
 """The chain: every notebook headless, in order, skipped when nothing it depends on has changed."""
 
-import json
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 from geocbm import errors
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, read_json, write_json
-from geocbm.workbench import digests, keys, paths, process, provenance, records, settings
+from geocbm.workbench import keys, paths, process, provenance, records, settings, world
 from geocbm.workbench.parameters import Parameter
 from geocbm.workbench.stages import Chain, Stage, read_chain
 
@@ -68,6 +67,11 @@ class _Run:
     siblings: Sequence[str] = ()
     dirty: list[Stage] = field(default_factory=list)
     ran: int = 0
+
+    @property
+    def csv(self) -> str | None:
+        """The table that the first notebook reads."""
+        return self.values[self.chain.stages[0].number].get("csv")
 
     def timeout(self, stage: Stage) -> float:
         """Limit of a stage in seconds."""
@@ -154,7 +158,7 @@ def _explain(run: _Run, selected: Sequence[Stage]) -> None:
     """Say for each stage whether it would run, and why."""
     dirty: set[str] = set()
     for stage in selected:
-        if stage is run.chain.stages[0] and (atlas := _atlas_reason(run)):
+        if stage is run.chain.stages[0] and (atlas := world.why(run.chain, run.csv)):
             print(f"[--] {'atlas':<22} would run   ({atlas})")
             dirty.add("atlas")
         waits = [
@@ -191,8 +195,9 @@ def _feeds(chain: Chain, writer: Stage, reader: Stage) -> bool:
 def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
     """Bring every selected stage up to date, in order."""
     for stage in selected:
-        if stage is run.chain.stages[0]:
-            _make_atlas(run)
+        limit = run.request.timeout or run.profile.timeout or DEFAULT_TIMEOUT
+        if stage is run.chain.stages[0] and not world.make(run.chain, run.csv, limit):
+            raise StageFailed("atlas")
         key = keys.compute(run.chain, stage, run.name, run.profile.name, run.values[stage.number])
         stamp = keys.read_stamp(stage, run.name)
         reason = keys.why(stamp, key, keys.output_digests(stage, run.name))
@@ -236,7 +241,7 @@ def _execute(run: _Run, stage: Stage, key: dict[str, Any], reason: str) -> None:
             outcome = process.run_limited(
                 process.python("-m", "geocbm.workbench.execute", str(job)),
                 paths.project_root(),
-                process.child_environment(_roots()),
+                process.child_environment(paths.as_environment()),
                 limit + 60,  # the cell's own limit comes first: it leaves a better message
             )
             result = _result(job.with_suffix(".result.json"), outcome, limit)
@@ -260,15 +265,6 @@ def _execute(run: _Run, stage: Stage, key: dict[str, Any], reason: str) -> None:
     provenance.write_stage(run.name, run.profile.name, stage.number, stamp, "fresh", reason)
     write_json(keys.stamp_file(stage, run.name), {"key": key, "outputs": made, "profile": run.profile.name})
     print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
-
-
-def _roots() -> dict[str, str]:
-    """The three roots as environment variables, so that a child means the same folders."""
-    return {
-        "GEOCBM_ROOT": str(paths.project_root()),
-        "GEOCBM_DATA": str(paths.data_root()),
-        "GEOCBM_REPORTS": str(paths.reports_root()),
-    }
 
 
 def _result(file: Path, outcome: process.Outcome, limit: float) -> dict[str, Any]:
@@ -337,64 +333,6 @@ def _take_over(run: _Run, stage: Stage, source: str) -> None:
         run.name, run.profile.name, stage.number, entry, "taken over", f"the same as in run {source}"
     )
     write_json(keys.stamp_file(stage, run.name), stamp)
-
-
-def _atlas_stamp(run: _Run) -> tuple[Path, dict[str, Any]] | None:
-    """Folder of the generated world the run is about and what it is made from, or None for the user's own table."""
-    csv = run.values[run.chain.stages[0].number].get("csv")
-    found = settings.atlas_request(run.chain, csv) if csv else None
-    if found is None:
-        return None
-    name, world = found
-    return paths.atlas_folder(name), {"world": world, "sources": digests.module_digests("geocbm.atlas.dataset")}
-
-
-def _atlas_reason(run: _Run) -> str | None:
-    """Why the world must be drawn again, or None."""
-    found = _atlas_stamp(run)
-    if found is None:
-        return None
-    folder, wanted = found
-    try:
-        stamp = read_json(folder / "made.json")
-    except (OSError, ValueError):
-        return "there is no atlas yet"
-    if not (folder / "atlas.csv").is_file() or digests.digest_file(folder / "atlas.csv") != stamp.get("csv"):
-        return "its table is gone or was changed"
-    if len(list((folder / "images").glob("*"))) != stamp.get("images"):
-        return "images were added or removed"
-    if stamp.get("world") != wanted["world"]:
-        return f"it was made with {json.dumps(stamp.get('world'))}, now it is {json.dumps(wanted['world'])}"
-    return "the simulator's code changed" if stamp.get("sources") != wanted["sources"] else None
-
-
-def _make_atlas(run: _Run) -> None:
-    """Draw the world of the run when its table is missing or was made from something else."""
-    found = _atlas_stamp(run)
-    if found is None:
-        return
-    folder, wanted = found
-    label = f"[--] {'atlas':<22}"
-    with process.only_one(folder.parent / f".{folder.name}.lock", f"the atlas {folder.name!r}"):
-        reason = _atlas_reason(run)
-        if reason is None:
-            print(f"{label} skipped (unchanged)", flush=True)
-            return
-        print(f"{label} running ... ", end="", flush=True)
-        arguments = [f"--{key}={value}" for key, value in wanted["world"].items()]
-        outcome = process.run_limited(
-            process.python("-m", "geocbm", "atlas", "make", "--out", str(folder), "--force", *arguments),
-            paths.project_root(),
-            process.child_environment(_roots()),
-            run.request.timeout or run.profile.timeout or DEFAULT_TIMEOUT,
-        )
-        if outcome.code != 0 or outcome.timed_out:
-            print(f"failed after {outcome.seconds:.1f} s", flush=True)
-            print(outcome.tail.rstrip(), file=sys.stderr)
-            raise StageFailed("atlas")
-        made = {"csv": digests.digest_file(folder / "atlas.csv"), "images": len(list((folder / "images").glob("*")))}
-        write_json(folder / "made.json", wanted | made)
-        print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
 
 
 def _render(run: _Run, failed: bool) -> Path | None:

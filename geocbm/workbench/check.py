@@ -170,7 +170,8 @@ def _content_problems(source: Path, cells: list[Cell], code: list[Cell], trees: 
                 names = isinstance(part, ast.Name) and part.id in {"profile", "run"}
                 texts = isinstance(part, ast.Constant) and part.value in profiles
                 if names or texts:
-                    yield f"line {cell.line + node.lineno - 1} decides by the profile; the path must be the same with less data"
+                    at = cell.line + node.lineno - 1
+                    yield f"line {at} decides by the profile; the path must be the same with less data"
                     break
 
 

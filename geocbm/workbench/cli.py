@@ -12,6 +12,7 @@ from types import FrameType
 from geocbm import __version__
 from geocbm.errors import UserError
 from geocbm.workbench import paths
+from geocbm.workbench.model_commands import configure_fit, configure_predict, fit, predict
 
 Parser = argparse.ArgumentParser
 Arguments = argparse.Namespace
@@ -186,6 +187,8 @@ def _atlas_pretrain(arguments: Arguments) -> int:
 
 COMMANDS: tuple[Command, ...] = (
     Command("run", "execute the notebooks in order and render the pages", _configure_run, _run),
+    Command("fit", "train one stage of a run outside a notebook", configure_fit, fit),
+    Command("predict", "say where photographs were taken", configure_predict, predict),
     Command("render", "make the pages again from the executed notebooks", _configure_render, _render),
     Command("list", "name the runs and their headline figures", _no_arguments, _list),
     Command("sync", "make every .ipynb again from its .py", _no_arguments, _sync),

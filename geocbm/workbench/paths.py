@@ -103,3 +103,12 @@ def locate(path: str | Path) -> Path:
     if path.parts[:1] == ("data",):
         return data_root().joinpath(*path.parts[1:])
     return path.resolve() if path.exists() else project_root() / path
+
+
+def as_environment() -> dict[str, str]:
+    """The three roots as environment variables, so that a child process means the same folders."""
+    return {
+        "GEOCBM_ROOT": str(project_root()),
+        "GEOCBM_DATA": str(data_root()),
+        "GEOCBM_REPORTS": str(reports_root()),
+    }

@@ -146,8 +146,8 @@ def resolve_all(
         for name, value in values.items():
             put(number, name, value, where)
     for text in settings:
-        number, name, value = split_assignment(text, "--set")
-        put(number, name, anchored(value), "--set")
+        stage_number, name, value = split_assignment(text, "--set")
+        put(stage_number, name, anchored(value), "--set")
     resolved = {}
     for stage in chain.stages:
         names = declared[stage.number]

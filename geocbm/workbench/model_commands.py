@@ -1,0 +1,142 @@
+"""`geocbm fit` and `geocbm predict`: the stages without a notebook around them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geocbm.errors import ParameterError, UserError
+from geocbm.workbench import paths
+
+if TYPE_CHECKING:
+    from geocbm.predict import Answer
+
+STAGES = {"stage0": "03", "stage1": "04", "stage2": "05"}
+"""Which notebook's parameters a stage is trained with."""
+
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def configure_fit(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `geocbm fit`."""
+    parser.add_argument("stage", choices=sorted(STAGES), help="which stage to train")
+    parser.add_argument("--run", required=True, help="name of the run; its earlier files must exist")
+    parser.add_argument("--profile", default="demo", help="parameter file in notebooks/params (default: demo)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a parameter of the stage")
+
+
+def fit(arguments: argparse.Namespace) -> int:
+    """Train one stage of a run with the parameters its notebook would have."""
+    from geocbm import pipeline
+    from geocbm.runs import RunFiles
+    from geocbm.workbench.settings import read_declared, read_profile, resolve_all
+    from geocbm.workbench.stages import read_chain
+
+    chain = read_chain()
+    number = STAGES[arguments.stage]
+    settings = [f"{number}.{text}" for text in arguments.set]
+    declared = read_declared(chain)
+    values = resolve_all(chain, declared, read_profile(arguments.profile), settings, arguments.run)[number]
+    files = RunFiles(paths.run_folder(arguments.run))
+    cache = paths.cache_folder()
+    if arguments.stage == "stage0":
+        result = _fit_stage0(files, values, cache)
+    elif arguments.stage == "stage1":
+        from geocbm.stage1 import Stage1Config
+
+        config = Stage1Config(**pipeline.config_fields(Stage1Config, values))
+        result = pipeline.fit_stage1(files, config, pipeline.open_features(files, "adapted", cache))[1]
+    else:
+        from geocbm.stage2 import Stage2Config
+
+        features = pipeline.open_features(files, "adapted", cache)
+        settings_2 = Stage2Config(**pipeline.config_fields(Stage2Config, values))
+        result = pipeline.fit_stage2(files, settings_2, pipeline.concept_embeddings(files, features), features)[1]
+    written = paths.portable(files.path(f"{arguments.stage}.safetensors"))
+    print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")
+    return 0
+
+
+def _fit_stage0(files: Any, values: dict[str, Any], cache: Path) -> Any:
+    from geocbm import pipeline
+    from geocbm.stage0 import Stage0Config
+
+    encoders = pipeline.EncoderConfig(
+        values["image_encoder"],
+        values["text_encoder"],
+        values["unfreeze_layers"],
+        values["encode_batch_size"],
+        values["max_cache_gb"],
+    )
+    encoder = pipeline.load_encoder(encoders.image_encoder)
+    vanilla = pipeline.encode_vanilla(files, encoders, encoder, cache)
+    pipeline.write_prototypes(files, encoders)
+    config = Stage0Config(**pipeline.config_fields(Stage0Config, values))
+    return pipeline.fit_stage0(files, config, encoders, encoder, vanilla, cache)[1]
+
+
+def configure_predict(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `geocbm predict`."""
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="pictures, or folders of pictures")
+    parser.add_argument("--run", default="demo", help="the trained run that answers (default: demo)")
+    parser.add_argument("--top", type=int, default=5, help="how many cells and concepts to name (default: 5)")
+    parser.add_argument("--json", type=Path, help="also write the answers to this file")
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Answer for pictures; a picture that cannot be read gets one sentence, the others are still answered."""
+    from geocbm.encoders import open_picture
+    from geocbm.files import write_json
+    from geocbm.predict import GeoCBM
+
+    if arguments.top < 1:
+        raise ParameterError(f"--top={arguments.top} names nothing; give at least 1")
+    pictures, failed = [], 0
+    for path in _pictures(arguments.photos):
+        try:
+            pictures.append((path, open_picture(path)))
+        except (UserError, OSError) as problem:
+            failed += 1
+            print(f"geocbm: {problem}", file=sys.stderr)
+    answers = []
+    if pictures:
+        answers = GeoCBM.load(arguments.run).predict([picture for _, picture in pictures], top_k=arguments.top)
+    for (path, _), answer in zip(pictures, answers, strict=True):
+        print(in_words(path.name, answer))
+    if arguments.json:
+        write_json(
+            arguments.json,
+            [
+                {"photo": path.name} | json.loads(json.dumps(asdict(answer), default=lambda array: array.tolist()))
+                for (path, _), answer in zip(pictures, answers, strict=True)
+            ],
+        )
+    return 1 if failed else 0
+
+
+def _pictures(names: list[str]) -> list[Path]:
+    """The named files, and the pictures inside the named folders."""
+    found: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+            if not inside:
+                raise ParameterError(
+                    f"the folder {name} holds no picture; known endings: {', '.join(sorted(PICTURES))}"
+                )
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+def in_words(name: str, answer: Answer) -> str:
+    """One answer as a few lines of text."""
+    places = "; ".join(f"{cell.country} {cell.probability:.0%} (cell {cell.cell})" for cell in answer.cells)
+    concepts = "; ".join(f"{concept} {probability:.0%}" for concept, probability in answer.concepts)
+    return f"{name}: {answer.lat:.4f}, {answer.lng:.4f}\n  places: {places}\n  concepts: {concepts}"

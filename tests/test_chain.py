@@ -1,0 +1,151 @@
+"""The smoke chain through papermill, as a user starts it, and the site it renders."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))]
+RELOADS = re.compile(r"""(?:src|href)=["'](?P<link>[^"'#]+)["']|url\((?P<url>[^)]+)\)|@import\s+(?P<imported>\S+)""")
+
+pytestmark = pytest.mark.chain
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder whose data/ and reports/ the chain writes to; `make test` shares it with nbval."""
+    shared = os.environ.get("GEOCBM_TEST_ROOT")
+    return Path(shared) if shared else tmp_path_factory.mktemp("chain")
+
+
+def geocbm(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"GEOCBM_DATA": str(home / "data"), "GEOCBM_REPORTS": str(home / "reports")}
+    return subprocess.run(
+        [sys.executable, "-m", "geocbm", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def report(home: Path) -> Path:
+    """Reports of the smoke run."""
+    done = geocbm(home, "run", "--profile", "smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{home / 'reports' / 'smoke' / 'index.html'}" in done.stdout.splitlines()[-1]
+    return home / "reports" / "smoke"
+
+
+def stages_said(output: str, word: str) -> set[str]:
+    """Numbers of the stages whose line holds a word."""
+    return {line[1:3] for line in output.splitlines() if line.startswith("[") and word in line}
+
+
+def test_every_notebook_has_run_and_has_a_page(report: Path) -> None:
+    for page in PAGES:
+        assert (report / f"{page}.ipynb").exists(), page
+        assert (report / f"{page}.html").exists(), page
+    assert not list(report.glob("*.failed.*"))
+
+
+def test_a_second_run_skips_everything_and_says_so(home: Path, report: Path) -> None:
+    again = geocbm(home, "run", "--profile", "smoke")
+    assert again.returncode == 0, again.stderr
+    assert stages_said(again.stdout, "skipped") >= {page[:2] for page in PAGES}
+    assert not stages_said(again.stdout, "running")
+
+
+def test_a_parameter_of_05_reruns_what_depends_on_it_and_nothing_else(home: Path, report: Path) -> None:
+    planned = geocbm(home, "run", "--profile", "smoke", "--set", "05.epochs=7", "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert stages_said(planned.stdout, "would run") == {"05", "06", "10", "00"}
+    assert "epochs" in next(line for line in planned.stdout.splitlines() if line.startswith("[05]"))
+
+
+def test_the_figures_others_read_are_there(report: Path) -> None:
+    figures = json.loads((report / "metrics.json").read_text())
+    for key in (
+        "stage1.meta_top1",
+        "stage1.parent_top1_marginal",
+        "stage1.semantic_close",
+        "stage2.cell_top1",
+        "stage2.median_km",
+        "stage2.acc_750km",
+        "stage2.geoscore",
+        "stage2.country_acc",
+        "baseline.prior.median_km",
+        "baseline.mean_colour.country_acc",
+        "baseline.nearest_neighbour.meta_top1",
+        "baseline.gallery.median_km",
+        "baseline.true_concepts.median_km",
+        "variant.both.median_km",
+        "variant.concept_only.geoscore",
+        "variant.image_only.median_km",
+    ):
+        assert key in figures, key
+    for key, figure in figures.items():
+        value = figure["value"] if isinstance(figure, dict) else figure
+        if re.search(r"acc|top[15]|recall|coverage|semantic", key):
+            assert 0 <= value <= 1, (key, value)
+
+
+def test_the_site_needs_no_network(report: Path) -> None:
+    pages = [*report.glob("*.html"), report.parent / "index.html"]
+    assert len(pages) == len(PAGES) + 2
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for tag in re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", text):
+            for match in RELOADS.finditer(tag):
+                link = match["link"] or match["url"] or match["imported"]
+                if link.startswith("data:"):
+                    continue
+                assert not re.match(r"(https?:)?//", link), (page.name, link[:80])
+                assert (page.parent / link).exists(), (page.name, link[:80])
+        assert "No alternative text" not in text
+
+
+def test_every_figure_and_picture_tells_what_it_shows(report: Path) -> None:
+    figures = 0
+    for page in PAGES:
+        notebook = json.loads((report / f"{page}.ipynb").read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            for output in cell.get("outputs", []):
+                figure = output.get("data", {}).get("application/vnd.plotly.v1+json")
+                if figure is not None:
+                    figures += 1
+                    assert len(figure["layout"]["meta"]["alt"]) > 20, page
+        html = (report / f"{page}.html").read_text(encoding="utf-8")
+        for image in re.findall(r"<img\b[^>]*>", html):
+            assert re.search(r'alt="[^"]{10,}"', image), (page, image[:120])
+    assert figures > 20
+
+
+def test_maps_draw_without_a_base_map_from_the_network(report: Path) -> None:
+    for page in ("01_data_exploration", "02_geocells", "05_stage2_geolocation"):
+        notebook = json.loads((report / f"{page}.ipynb").read_text(encoding="utf-8"))
+        maps = [
+            output["data"]["application/vnd.plotly.v1+json"]
+            for cell in notebook["cells"]
+            for output in cell.get("outputs", [])
+            if "scattergeo" in json.dumps(output.get("data", {}).get("application/vnd.plotly.v1+json", {}))
+        ]
+        assert maps, page
+        for figure in maps:
+            assert figure["data"][0]["type"] == "scattergeo"
+            assert figure["data"][0]["mode"] == "lines"
+            assert figure["layout"]["geo"]["visible"] is False
+
+
+def test_provenance_is_stamped_and_knows_no_machine(home: Path, report: Path) -> None:
+    manifest = (report / "manifest.json").read_text(encoding="utf-8")
+    stages = json.loads(manifest)["stages"]
+    assert {page[:2] for page in PAGES} <= set(stages)
+    for number in ("03", "04", "05"):
+        assert stages[number]["seconds"] > 0
+        assert stages[number]["inputs"]
+        assert stages[number]["outputs"]
+    assert str(home) not in manifest
+    assert str(ROOT) not in manifest
