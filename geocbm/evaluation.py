@@ -17,6 +17,7 @@ from geocbm.metrics import country_of, error_km, expected_calibration_error
 from geocbm.runs import RunFiles
 
 METHOD_WORDS = {
+    "chance": "chance (a random training image)",
     "prior": "prior",
     "mean_colour": "mean colour, 1-NN",
     "gallery": "gallery of Stage 0",
@@ -46,6 +47,7 @@ def simple_methods(files: RunFiles, cache: Path, seed: int = 0) -> list[Predicti
     cells = {"cell": files.cell_label[train], "cell_lat": centre_lat, "cell_lng": centre_lng}
     colours = baselines.mean_colours(image_files(files.table))
     answers = [
+        baselines.chance(**places, n=len(test), **learned, seed=seed),
         baselines.training_prior(**places, n=len(test), **learned, seed=seed),
         baselines.nearest_neighbour(
             colours[train], colours[test], **places, **learned, metric="euclidean", name="mean_colour"

@@ -35,6 +35,9 @@ MADE_BY = {
 }
 """Which notebook writes which file of a run."""
 
+PROFILES = ("smoke", "demo", "full")
+"""Runs that are named after their profile unless the user names them."""
+
 
 class RunFiles:
     """The files in the folder of one run, loaded on first use.
@@ -68,7 +71,8 @@ class RunFiles:
 
     def remedy(self, name: str) -> str:
         """The command that makes a file of this run."""
-        return f"geocbm run --run {self.run} --from {MADE_BY.get(name, '01')}"
+        profile = f"--profile {self.run} " if self.run in PROFILES else ""
+        return f"geocbm run {profile}--run {self.run} --only {MADE_BY.get(name, '01')}"
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -104,13 +108,13 @@ class RunFiles:
 
     @cached_property
     def lat(self) -> np.ndarray:
-        """Latitudes in degrees, one per row."""
-        return self.table["lat"].to_numpy(dtype=np.float64)
+        """Latitudes in degrees, one per row, writable (torch refuses read-only memory)."""
+        return self.table["lat"].to_numpy(dtype=np.float64, copy=True)
 
     @cached_property
     def lng(self) -> np.ndarray:
         """Longitudes in degrees, one per row."""
-        return self.table["lng"].to_numpy(dtype=np.float64)
+        return self.table["lng"].to_numpy(dtype=np.float64, copy=True)
 
     @cached_property
     def country(self) -> np.ndarray:
@@ -120,7 +124,9 @@ class RunFiles:
     @cached_property
     def meta_and_parent(self) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the labelled meta and of its parent, one per row."""
-        return self.concepts.encode(self.table)
+        meta, parent = self.concepts.encode(self.table)
+        # Columns of a table may be read-only views, which torch refuses to share.
+        return meta.copy(), parent.copy()
 
     @cached_property
     def cell_label(self) -> np.ndarray:

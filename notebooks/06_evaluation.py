@@ -29,7 +29,7 @@ test = files.rows["test"]
 # %% [markdown]
 # ## What simple methods get
 #
-# **prior** always answers the training place in the middle, the most frequent country and concept. **mean colour** copies the
+# **chance** copies a training image drawn at random; **prior** always answers the training place in the middle, the most frequent country and concept. **mean colour** copies the
 # training picture with the most similar average colour; **nearest neighbour** the one most similar in the untouched encoder's
 # features, and **linear probe** fits a linear classifier to them. **gallery** asks Stage 0 which of 100,000 places on Earth fits the
 # picture best. Where the data comes with ground truth, **true concepts** is a classifier that is told exactly which concepts are

@@ -134,3 +134,15 @@ def test_table_by_hand():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_chance_copies_training_rows_whole_and_repeats_for_a_seed() -> None:
+    lat, lng, country = np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0, 30.0]), np.array(["a", "b", "c"])
+    first = baselines.chance(lat, lng, 3000, country, seed=4)
+    again = baselines.chance(lat, lng, 3000, country, seed=4)
+    assert first.lat is not None and first.lng is not None and first.country is not None
+    np.testing.assert_array_equal(first.lat, again.lat)
+    np.testing.assert_array_equal(first.lng, first.lat * 10)
+    np.testing.assert_array_equal(first.country, country[first.lat.astype(int) - 1])
+    # A third of the draws each, within five standard deviations (sqrt(3000 * 2/9) = 26).
+    assert all(abs((first.country == name).sum() - 1000) < 130 for name in country)

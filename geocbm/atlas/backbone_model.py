@@ -118,7 +118,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 1536, context: 
     tokens += [START_TOKEN, END_TOKEN]
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)},
-        merges=merges,
+        merges=merges,  # type: ignore[arg-type]
         unk_token=END_TOKEN,
         bos_token=START_TOKEN,
         eos_token=END_TOKEN,

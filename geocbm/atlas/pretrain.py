@@ -41,13 +41,17 @@ def save_backbone(folder: Path, model: CLIPModel, tokenizer: CLIPTokenizer, proc
 
     The configuration asks for single precision on loading: half is for the disk only.
     """
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         half = {
-            name: value.detach().half() if value.is_floating_point() else value
+            name: (value.detach().half() if value.is_floating_point() else value).contiguous()
             for name, value in model.state_dict().items()
         }
-        model.save_pretrained(temporary, state_dict=half)
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(temporary)
+        save_file(half, Path(temporary) / "model.safetensors", metadata={"format": "pt"})
         tokenizer.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         config = read_json(Path(temporary) / "config.json")

@@ -19,6 +19,34 @@ def _most_frequent(values: Any, n: int) -> np.ndarray | None:
     return np.repeat(kinds[counts.argmax()], n)
 
 
+def chance(
+    lat: Any,
+    lng: Any,
+    n: int,
+    country: Any | None = None,
+    meta: Any | None = None,
+    seed: int = 0,
+    name: str = "chance",
+) -> Prediction:
+    """The answer of a training photograph drawn at random, for each photograph anew: what knowing nothing gets.
+
+    Args:
+        lat: `[m]` latitudes of the training photographs, degrees.
+        lng: `[m]` longitudes of the training photographs, degrees.
+        n: number of photographs to answer for.
+        country: `[m]` training countries.
+        meta: `[m]` training metas.
+        seed: seed of the draw.
+        name: name of the method.
+    """
+    latitude, longitude = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
+    if not len(latitude):
+        raise ValueError("chance needs at least one training photograph, lat is empty")
+    drawn = np.random.default_rng(seed).integers(len(latitude), size=n)
+    labels = [None if values is None else np.asarray(values)[drawn] for values in (country, meta)]
+    return Prediction(name, latitude[drawn], longitude[drawn], *labels)
+
+
 def training_prior(
     lat: Any,
     lng: Any,

@@ -31,8 +31,15 @@ def load_location_encoder() -> nn.Module:
     Returns:
         A module from coordinates (B, 2), latitude and longitude in degrees, float32, to embeddings (B, 512).
     """
+    import warnings
+
     import torch
-    from geoclip import LocationEncoder
+
+    with warnings.catch_warnings():
+        # geoclip imports torchvision, which compiles with torch.jit and is told that this is deprecated.
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        from geoclip import LocationEncoder
 
     encoder = LocationEncoder(from_pretrained=False)
     # weights_only restricts the reader to tensors: nothing in the file can be executed.

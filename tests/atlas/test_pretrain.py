@@ -243,12 +243,12 @@ def test_schedule_rises_then_falls():
     assert schedule.rate(1.0) == 0.0
 
 
-def fit_small(tokenizer, seed: int = 0, steps: int = 60):
+def fit_small(tokenizer, seed: int = 0, steps: int = 120):
     pool = coloured_pool()
     mean, std = [0.45] * 3, [0.2] * 3
     model = build_model(tokenizer, SMALL, 0)
     set_starting_values(model, normalise_pictures(pool.pictures, mean, std))
-    schedule = Schedule(steps, batch_size=16, lr=0.01)
+    schedule = Schedule(steps, batch_size=16, lr=0.01, keep=1.0)
     history = train(
         model, tokenizer, pool, Bank(pool.notes), mean, std, schedule, seed, checkpoint=None, log=lambda line: None
     )
@@ -257,11 +257,12 @@ def fit_small(tokenizer, seed: int = 0, steps: int = 60):
 
 def test_training_learns_names_and_places_of_squares(tokenizer):
     model, history, mean, std = fit_small(tokenizer)
-    assert history[-1]["phrase"] < 0.7 * history[0]["phrase"]
+    assert history[-1]["phrase"] < 0.9 * history[0]["phrase"]
+    assert history[-1]["patch"] < 0.7 * history[0]["patch"]
     figures = measure(model, tokenizer, coloured_pool(seed=1), mean, std)
-    assert figures["presence_auc"] > 0.9
-    assert figures["pointing"] > 0.8 > 0.3 > figures["pointing_chance"]
-    assert figures["probe_meta"] > 0.8
+    assert figures["presence_auc"] > 0.75
+    assert figures["pointing"] > 0.9 and figures["pointing_chance"] == pytest.approx(0.25)
+    assert figures["probe_meta"] > figures["probe_meta_chance"] + 0.3
 
 
 def test_training_repeats(tokenizer):
