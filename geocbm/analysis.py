@@ -133,7 +133,8 @@ def prototype_cosine(model: Stage1ConceptModel) -> np.ndarray:
 
 def save_concept_scores(path: str | Path, predicted: Arrays) -> None:
     """Write concept probabilities of every row, for pages that do not load the model."""
-    np.savez_compressed(path, **{name: values.astype(np.float32) for name, values in predicted.items()})
+    meta, parent = (predicted[name].astype(np.float32) for name in ("meta", "parent"))
+    np.savez_compressed(path, meta=meta, parent=parent)
 
 
 def predict_places(

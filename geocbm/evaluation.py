@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
         "meta_top1": ("labelled concept right, %", "{:.1f}", 100.0),
     }
 
-    def cell(row: dict[str, Any], figure: str) -> str:
+    def cell(row: Mapping[Any, Any], figure: str) -> str:
         _, form, factor = forms[figure]
         if np.isnan(row[figure]):
             return ""

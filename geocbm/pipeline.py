@@ -6,7 +6,7 @@ it may run in a notebook.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -294,4 +294,4 @@ def load_stage2(files: RunFiles, name: str = "stage2") -> Stage2CrossAttentionGe
 
 def config_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
     """The entries of `values` that are settings of a stage, so that a notebook's parameters become its config."""
-    return {name: values[name] for name in config_class.__dataclass_fields__ if name in values}
+    return {field.name: values[field.name] for field in fields(config_class) if field.name in values}

@@ -39,7 +39,9 @@ MADE_BY = "geocbm run --only 05"
 class Cells(Protocol):
     """What Stage 2 needs to know of geocells: unit vectors `centers` `(N, 3)` and a `digest`."""
 
-    centers: np.ndarray
+    @property
+    def centers(self) -> np.ndarray:
+        """Unit vectors `(N, 3)`."""
 
     @property
     def digest(self) -> str:

@@ -45,6 +45,8 @@ def start(name: str, variables: dict[str, Any]) -> "Notebook":
             raise unknown(given, declared, name)
     values = resolve(declared, {key: variables[key] for key in declared if key in variables}, name)
     paths.check_run_name(values.get("run", "smoke"))
+    for value in values.values():
+        _need_world(value)
     variables.update({key: _located(value) for key, value in values.items()})
     notebook = Notebook(name, values, declared)
     notebook.introduce()
@@ -246,6 +248,15 @@ def _plain(names: Sequence[str]) -> str:
         f"what {name.removeprefix('parameter:')!r} names" if name.startswith("parameter:") else name for name in names
     ]
     return ", ".join(spoken) or "nothing"
+
+
+def _need_world(value: Any) -> None:
+    """Refuse the table of a simulated world that is not drawn yet, with the command that draws it."""
+    parts = Path(value).parts if isinstance(value, str) else ()
+    if parts[:2] == ("data", "atlas") and len(parts) == 4 and not paths.locate(value).exists():
+        raise MissingInputError(
+            f"{value} does not exist yet; draw this world with: geocbm run --profile {parts[2]} --only 01"
+        )
 
 
 def _located(value: Any) -> Any:

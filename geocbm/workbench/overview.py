@@ -69,10 +69,10 @@ def headlines(run: str) -> pd.DataFrame:
         if key not in figures:
             continue
         entry = figures[key]
-        value, low, high = (
-            (entry["value"], entry["low"], entry["high"]) if isinstance(entry, dict) else (entry, None, None)
-        )
-        interval = "" if low is None else f"{printed(low, kind)} to {printed(high, kind)}"
+        value, interval = entry, ""
+        if isinstance(entry, dict):
+            value = entry["value"]
+            interval = f"{printed(entry['low'], kind)} to {printed(entry['high'], kind)}"
         rows.append({"figure": words, "value": printed(value, kind), "95 % interval": interval})
     return pd.DataFrame(rows, columns=["figure", "value", "95 % interval"])
 

@@ -50,6 +50,13 @@ def test_texts_that_name_files_become_absolute(project: Path) -> None:
     assert notebook._located("geolocal/StreetCLIP") == "geolocal/StreetCLIP"
 
 
+def test_a_world_that_is_not_drawn_yet_names_the_command_that_draws_it(project: Path) -> None:
+    with pytest.raises(MissingInputError, match=r"draw this world with: geocbm run --profile smoke --only 01"):
+        notebook._need_world("data/atlas/smoke/atlas.csv")
+    notebook._need_world("somewhere/else.csv")
+    notebook._need_world(3)
+
+
 def test_a_missing_input_names_the_command_that_makes_it(project: Path) -> None:
     nb = notebook.start("02_total", {"run": "smoke"})
     with pytest.raises(MissingInputError) as caught:
