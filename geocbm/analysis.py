@@ -203,7 +203,8 @@ def attention_examples(
 
     certain = np.argsort(-predicted["cell_probability"][:, 0], kind="stable")[: max(count, len(rows) // 4)]
     by_error = certain[np.argsort(predicted["km"][certain], kind="stable")]
-    chosen = [*by_error[: (count + 1) // 2], *by_error[len(by_error) - count // 2 :]]
+    middle = min((count + 1) // 2, len(by_error))  # of few rows none is shown twice
+    chosen = [*by_error[:middle], *by_error[max(middle, len(by_error) - count // 2) :]]
     paths = image_files(files.table)
     pictures = [encoder.crop(open_picture(paths[rows[i]])) for i in chosen]
     grids = [predicted["attention"][i].reshape(encoder.grid) for i in chosen]

@@ -139,8 +139,11 @@ def paired_differences(
         other = _places(run_root / name / "predictions.parquet")
         if name == run or own is None or other is None:
             continue
-        joined = own.join(other, how="inner", lsuffix="_own", rsuffix="_other")
-        if len(joined) < max(len(own), len(other)):
+        joined = own.add_suffix("_own").join(other.add_suffix("_other"), how="inner")
+        # Names alone do not tell two generated worlds apart: the places must be the same too.
+        own_places, other_places = (joined[[f"true_lat_{side}", f"true_lng_{side}"]] for side in ("own", "other"))
+        same_places = np.allclose(own_places.to_numpy(), other_places.to_numpy(), atol=1e-9)
+        if len(joined) < max(len(own), len(other)) or not same_places:
             rows.append({"run": name, "images": len(joined), "verdict": "other test images: not comparable"})
             continue
         blocks = spatial_blocks(joined["true_lat_own"], joined["true_lng_own"])

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
+from geocbm.pictures import open_picture
 from geocbm.quality import quality_report
 from geocbm.splits import (
     SPLIT_NAMES,
@@ -56,7 +57,7 @@ class PanoramaCBMDataset:
         table: as `load_table` gives it.
         concepts: vocabulary that numbers the names of the table.
         cell_label: `[n]` geocell of each row, once there are cells.
-        transform: turns the opened RGB image into what `image` holds; without it no image is opened.
+        transform: turns the picture, upright 8-bit RGB, into what `image` holds; without it no image is opened.
     """
 
     def __init__(
@@ -91,10 +92,7 @@ class PanoramaCBMDataset:
         if self.cell_label is not None:
             sample["cell_label"] = int(self.cell_label[index])
         if self.transform is not None:
-            from PIL import Image
-
-            with Image.open(self._files[index]) as image:
-                sample["image"] = self.transform(image.convert("RGB"))
+            sample["image"] = self.transform(open_picture(self._files[index]))
         return sample
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from geocbm import baselines, pipeline
 from geocbm.baselines import Prediction
 from geocbm.data import image_files
+from geocbm.errors import MismatchError
 from geocbm.geodesy import cartesian_to_latlng
 from geocbm.metrics import country_of, error_km, expected_calibration_error
 from geocbm.runs import RunFiles
@@ -88,16 +89,33 @@ def gallery(files: RunFiles, cache: Path) -> Prediction:
 def stage_answers(files: RunFiles) -> list[Prediction]:
     """What Stage 1 says of concepts and Stage 2 of places, for the test split, as they were stored."""
     test = files.rows["test"]
-    with np.load(files.need("concept_scores.npz"), allow_pickle=False) as scores:
-        named = scores["meta"][test].argmax(axis=1)
+    with np.load(files.need("concept_scores.npz"), allow_pickle=False) as stored:
+        scores = stored["meta"]  # (n, k_m)
+    if scores.shape != (len(files.table), len(files.concepts.metas)):
+        raise MismatchError(
+            f"concept_scores.npz of run {files.run!r} has the shape {scores.shape}, its table has {len(files.table)} "
+            f"rows and {len(files.concepts.metas)} metas; make it again with: {files.remedy('concept_scores.npz')}"
+        )
+    named = scores[test].argmax(axis=1)
     places = main_predictions(files)
     return [Prediction("stage1", meta=named), Prediction("stage2", places["lat"].to_numpy(), places["lng"].to_numpy())]
 
 
 def main_predictions(files: RunFiles) -> pd.DataFrame:
-    """Stored predictions of the main mode of Stage 2, in the order of the test split."""
-    table = pd.read_parquet(files.need("predictions.parquet"))
-    return table[table["main"]].set_index("row").loc[files.rows["test"]].reset_index()
+    """Stored predictions of the main mode of Stage 2, in the order of the test split.
+
+    Raises:
+        MismatchError: they are of other images than those of the test split.
+    """
+    stored = pd.read_parquet(files.need("predictions.parquet"))
+    places = stored[stored["main"]].set_index("row").reindex(files.rows["test"])
+    names = files.table["pano_id"].iloc[files.rows["test"]]
+    if len(places) != int(stored["main"].sum()) or places["pano_id"].tolist() != names.tolist():
+        raise MismatchError(
+            f"predictions.parquet of run {files.run!r} was made for another test split; make it again with: "
+            f"{files.remedy('predictions.parquet')}"
+        )
+    return places.reset_index()
 
 
 def measure(files: RunFiles, answers: Sequence[Prediction], n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:

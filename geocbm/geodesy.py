@@ -6,6 +6,7 @@ that notebooks which only read tables do not pay for it.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,10 @@ def _floats(library: Any, *values: Any) -> list[Any]:
     if library is np:
         return [np.asarray(value, dtype=np.float64) for value in values]
     like = next(value for value in values if isinstance(value, library.Tensor))
-    dtype = like.dtype if like.is_floating_point() else library.float32
+    dtype = library.float32
+    floating = [value.dtype for value in values if isinstance(value, library.Tensor) and value.is_floating_point()]
+    if floating:
+        dtype = functools.reduce(library.promote_types, floating)
     return [library.as_tensor(value, dtype=dtype, device=like.device) for value in values]
 
 
@@ -83,6 +87,6 @@ def cartesian_to_latlng(xyz: Any) -> tuple[Any, Any]:
     library = _library(xyz)
     (xyz,) = _floats(library, xyz)
     x, y, z = xyz[..., 0], xyz[..., 1], xyz[..., 2]
-    lat = library.rad2deg(library.arctan2(z, library.sqrt(x**2 + y**2)))
+    lat = library.rad2deg(library.arctan2(z, library.hypot(x, y)))
     lng = library.rad2deg(library.arctan2(y, x))
     return lat, lng

@@ -1,12 +1,13 @@
 """The loss functions of the three stages: pure functions of tensors, mean over the batch, without their weights.
 
 Formulas are those of the specification, sections "Stage 0" to "Stage 2" and "Loss Functions"; embeddings need not be
-normalised, cosine similarity is taken inside.
+normalised, cosine similarity is taken inside. Labels and `meta_to_parent` may be integers of any width, as a tensor, an
+array or a list.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,21 @@ from torch.nn import functional
 
 from geocbm.errors import ParameterError
 from geocbm.geodesy import haversine_km
+
+
+def _indices(values: Any, name: str, device: torch.device | None = None) -> Tensor:
+    """Class indices as int64, on a device if one is given; bytes would otherwise select like a mask."""
+    indices = torch.as_tensor(values, device=device)
+    if len(indices) and indices.is_floating_point():
+        raise ParameterError(f"{name} holds {indices.dtype} numbers; give whole class indices")
+    return indices.long()
+
+
+def _similarity(z: Tensor, other: Tensor, temperature: float | Tensor) -> Tensor:
+    """Cosine similarity of all rows `(B, d)` with all others `(k, d)`, divided by the temperature: `(B, k)`."""
+    dtype = torch.promote_types(z.dtype, other.dtype)
+    z, other = functional.normalize(z.to(dtype), dim=-1), functional.normalize(other.to(dtype), dim=-1)
+    return z @ other.T / temperature
 
 
 def focal_loss(
@@ -33,14 +49,21 @@ def focal_loss(
 
     Returns:
         Scalar.
+
+    Raises:
+        ParameterError: when `alpha` has not one weight per class, or `target` holds no indices.
     """
+    target = _indices(target, "target", logits.device)
     cross_entropy = functional.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)  # (B,)
     log_true = logits.log_softmax(-1).gather(1, target[:, None]).squeeze(1)  # (B,)
     # expm1 keeps the factor (and its gradient) exact where the true class is almost certain.
     factor = (-torch.expm1(log_true)).clamp_min(0.0) ** gamma
     loss = factor * cross_entropy
     if alpha is not None:
-        loss = loss * alpha.to(loss)[target]
+        alpha = torch.as_tensor(alpha, dtype=loss.dtype, device=loss.device)
+        if alpha.shape != logits.shape[1:]:
+            raise ParameterError(f"alpha has shape {tuple(alpha.shape)}; give one weight for each of {logits.shape[1]}")
+        loss = loss * alpha[target]
     return loss.mean()
 
 
@@ -53,8 +76,14 @@ def inverse_frequency(target: Tensor, n_classes: int) -> Tensor:
 
     Returns:
         `(n_classes,)` float weights; a class without a row has weight 1.
+
+    Raises:
+        ParameterError: when an index is `n_classes` or larger.
     """
+    target = _indices(target, "target")
     counts = torch.bincount(target, minlength=n_classes).to(torch.float32)
+    if len(counts) > n_classes:
+        raise ParameterError(f"target holds the index {len(counts) - 1}; it must be below n_classes={n_classes}")
     present = counts > 0
     weights = torch.ones(n_classes, dtype=torch.float32, device=target.device)
     inverse = 1.0 / counts[present]
@@ -95,8 +124,13 @@ def info_nce(
 
     Returns:
         Scalar.
+
+    Raises:
+        ParameterError: when `z` and `z_pos` differ in shape.
     """
-    logits = functional.normalize(z, dim=-1) @ functional.normalize(z_pos, dim=-1).T / temperature  # (B, B)
+    if z.shape != z_pos.shape:
+        raise ParameterError(f"z_pos has shape {tuple(z_pos.shape)}, z {tuple(z.shape)}; give one partner per anchor")
+    logits = _similarity(z, z_pos, temperature)  # (B, B)
     target = torch.arange(len(z), device=z.device)
     if not_negative is not None:
         partner = torch.eye(len(z), dtype=torch.bool, device=z.device)
@@ -119,8 +153,8 @@ def prototype_info_nce(z: Tensor, prototypes: Tensor, target: Tensor, temperatur
     Returns:
         Scalar.
     """
-    logits = functional.normalize(z, dim=-1) @ functional.normalize(prototypes, dim=-1).T / temperature  # (B, k)
-    return functional.cross_entropy(logits, target)
+    logits = _similarity(z, prototypes, temperature)  # (B, k)
+    return functional.cross_entropy(logits, _indices(target, "target", z.device))
 
 
 def supervised_contrastive(z: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
@@ -137,14 +171,14 @@ def supervised_contrastive(z: Tensor, labels: Tensor, temperature: float = 0.1) 
     Returns:
         Scalar, 0 when no anchor has a positive.
     """
-    z = functional.normalize(z, dim=-1)
+    labels = torch.as_tensor(labels, device=z.device)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     positive = (labels[:, None] == labels[None]) & ~itself  # (B, B)
     n_positive = positive.sum(1)  # (B,)
     has_positive = n_positive > 0
     if not bool(has_positive.any()):
         return z.sum() * 0.0
-    log_share = (z @ z.T / temperature).masked_fill(itself, -torch.inf).log_softmax(1)  # (B, B)
+    log_share = _similarity(z, z, temperature).masked_fill(itself, -torch.inf).log_softmax(1)  # (B, B)
     # The diagonal is -inf and 0 * -inf is NaN, so the positives are selected rather than multiplied.
     per_anchor = -log_share.masked_fill(~positive, 0.0).sum(1) / n_positive.clamp_min(1)  # (B,)
     return per_anchor[has_positive].mean()
@@ -164,7 +198,10 @@ def hierarchy_consistency(
     Returns:
         Scalar, mean over the batch.
     """
-    expected = torch.zeros_like(parent_logits).index_add(1, meta_to_parent, meta_logits.softmax(-1))  # (B, k_p)
+    meta_to_parent = _indices(meta_to_parent, "meta_to_parent", meta_logits.device)
+    expected = meta_logits.new_zeros(parent_logits.shape).index_add(
+        1, meta_to_parent, meta_logits.softmax(-1)
+    )  # (B, k_p)
     if detach_expected:
         expected = expected.detach()
     # A parent without metas is expected with probability 0 and adds 0 * log(tiny) = 0.
@@ -183,6 +220,8 @@ def parent_guided_meta(meta_logits: Tensor, target: Tensor, meta_to_parent: Tens
     Returns:
         Scalar.
     """
+    target = _indices(target, "target", meta_logits.device)
+    meta_to_parent = _indices(meta_to_parent, "meta_to_parent", meta_logits.device)
     stranger = meta_to_parent[None] != meta_to_parent[target][:, None]  # (B, k_m)
     return functional.cross_entropy(meta_logits.masked_fill(stranger, -torch.inf), target)
 
@@ -218,6 +257,7 @@ def intra_parent_consistency(
     """
     if reduction not in ("sum", "mean"):
         raise ParameterError(f"reduction={reduction!r} is unknown; use 'sum' or 'mean'")
+    meta_to_parent = _indices(meta_to_parent, "meta_to_parent", prototypes.device)
     siblings = (meta_to_parent[:, None] == meta_to_parent[None]).triu(diagonal=1)  # (k_m, k_m)
     first, second = siblings.nonzero(as_tuple=True)
     total = (prototypes[first] - prototypes[second]).square().sum()
@@ -238,8 +278,10 @@ def semantic_soft_cross_entropy(logits: Tensor, target: Tensor, similarity: Tens
     Returns:
         Scalar.
     """
+    target = _indices(target, "target", logits.device)
+    similarity = torch.as_tensor(similarity, dtype=logits.dtype, device=logits.device)
     weights = similarity.clamp_min(0.0)[target].scatter(1, target[:, None], 0.0)  # (B, k)
-    weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)
+    weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
     return -(weights * logits.log_softmax(-1)).sum(1).mean()
 
 

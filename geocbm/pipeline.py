@@ -14,6 +14,7 @@ import numpy as np
 
 from geocbm.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.data import image_files
+from geocbm.errors import MismatchError
 from geocbm.files import atomic_path, read_json, write_json
 from geocbm.runs import RunFiles
 
@@ -55,6 +56,13 @@ def load_encoder(name: str) -> ImageEncoder:
     return load_image_encoder(name)
 
 
+def compute_device() -> torch.device:
+    """The accelerator that training uses too, or the CPU where there is none."""
+    from accelerate import Accelerator
+
+    return Accelerator().device
+
+
 def encode_vanilla(files: RunFiles, config: EncoderConfig, encoder: ImageEncoder, cache: Path) -> FeatureStore:
     """Encode every image once with the untouched encoder.
 
@@ -77,6 +85,33 @@ def encode_vanilla(files: RunFiles, config: EncoderConfig, encoder: ImageEncoder
         kinds=("pooled", f"hidden:{config.unfreeze_layers}"),
         batch_size=config.batch_size,
         max_cache_gb=config.max_cache_gb,
+        device=compute_device(),
+    )
+
+
+def encode_adapted(vanilla: FeatureStore, config: EncoderConfig, encoder: ImageEncoder, cache: Path) -> FeatureStore:
+    """Encode every image with the adapted encoder, from the stored activations that enter its trained blocks.
+
+    Args:
+        vanilla: of `encode_vanilla`.
+        config: how to encode.
+        encoder: the image encoder with the blocks of Stage 0 in place.
+        cache: folder of all feature stores.
+
+    Returns:
+        A store with the pooled features and the patch tokens.
+    """
+    from geocbm.features import re_encode
+
+    return re_encode(
+        vanilla,
+        encoder,
+        config.unfreeze_layers,
+        ("pooled", "tokens"),
+        cache,
+        batch_size=config.batch_size,
+        max_cache_gb=config.max_cache_gb,
+        device=compute_device(),
     )
 
 
@@ -122,7 +157,6 @@ def fit_stage0(
     """
     from geocbm import stage0
     from geocbm.encoders import load_location_encoder
-    from geocbm.features import re_encode
 
     base = read_prototypes(files)
     meta, parent = files.meta_and_parent
@@ -144,7 +178,7 @@ def fit_stage0(
         labels=files.labels,
         row_names=files.table["pano_id"].tolist(),
     )
-    adapted = re_encode(vanilla, encoder, encoders.unfreeze_layers, ("pooled", "tokens"), cache)
+    adapted = encode_adapted(vanilla, encoders, encoder, cache)
     write_json(
         files.path("features.json"),
         {
@@ -167,17 +201,20 @@ def open_features(files: RunFiles, which: str, cache: Path) -> FeatureStore:
     Raises:
         MismatchError: the store holds other images than the table.
     """
-    from geocbm.features import FeatureStore, re_encode
+    from geocbm.features import FeatureStore
 
     content = read_json(files.need("features.json"))
     folder = cache / content[which]["folder"]
     if content[which]["folder"] and (folder / "manifest.json").exists():
-        return FeatureStore.open(folder, digests=files.table["image_sha256"].tolist())
+        try:
+            return FeatureStore.open(folder, digests=files.table["image_sha256"].tolist())
+        except MismatchError as error:
+            raise MismatchError(f"{error}; that is done by: {files.remedy('features.json')}") from error
     encoders = EncoderConfig(**content["encoders"])
     vanilla = encode_vanilla(files, encoders, load_encoder(encoders.image_encoder), cache)
     if which == "vanilla":
         return vanilla
-    return re_encode(vanilla, load_stage0(files)[1], encoders.unfreeze_layers, ("pooled", "tokens"), cache)
+    return encode_adapted(vanilla, encoders, load_stage0(files)[1], cache)
 
 
 def load_stage0(

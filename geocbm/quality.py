@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian
+from geocbm.pictures import to_rgb
 from geocbm.tables import image_files
 
 BLACK_LUMINANCE = 12.0
@@ -26,9 +27,9 @@ def luminance(path: Path) -> tuple[float, float]:
     try:
         with Image.open(path) as image:
             image.draft("L", (96, 96))  # JPEGs are decoded at a fraction of their size
-            small = image.convert("L")
+            small = to_rgb(image).convert("L")
             small.thumbnail((96, 96))
-    except OSError:
+    except Exception:  # decoders raise errors of many kinds for damaged files
         return float("nan"), float("nan")
     values = np.asarray(small, dtype=np.float64)
     return float(values.mean()), float(values.std())

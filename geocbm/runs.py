@@ -30,10 +30,12 @@ MADE_BY = {
     "features.json": "03",
     "stage0.safetensors": "03",
     "stage1.safetensors": "04",
+    "concept_scores.npz": "04",
     "stage2.safetensors": "05",
     "predictions.parquet": "05",
+    "evaluation.parquet": "06",
 }
-"""Which notebook writes which file of a run."""
+"""Which notebook writes which file of a run; the files beside a checkpoint and its variants begin with its stem."""
 
 PROFILES = ("smoke", "demo", "full")
 """Runs that are named after their profile unless the user names them."""
@@ -72,7 +74,8 @@ class RunFiles:
     def remedy(self, name: str) -> str:
         """The command that makes a file of this run."""
         profile = f"--profile {self.run} " if self.run in PROFILES else ""
-        return f"geocbm run {profile}--run {self.run} --only {MADE_BY.get(name, '01')}"
+        notebook = next((number for file, number in MADE_BY.items() if name.startswith(Path(file).stem)), "01")
+        return f"geocbm run {profile}--run {self.run} --only {notebook}"
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -83,9 +86,9 @@ class RunFiles:
     def concepts(self) -> ConceptVocabulary:
         """Metas, parents and the hierarchy."""
         vocabulary = ConceptVocabulary.load(self.need("concepts.json"))
-        if set(self.table["meta_name"]) != set(vocabulary.metas):
+        if vocabulary.meta_to_parent != ConceptVocabulary.from_table(self.table).meta_to_parent:
             raise MismatchError(
-                f"concepts.json of run {self.run!r} has other names than its table; make both again with: "
+                f"concepts.json of run {self.run!r} has other names or parents than its table; make both again with: "
                 f"{self.remedy('concepts.json')}"
             )
         return vocabulary
@@ -99,10 +102,18 @@ class RunFiles:
     def cells(self) -> Geocells:
         """The geocells, fitted on the training split of this very table."""
         cells = Geocells.load(self.need("geocells.npz"))
-        if len(cells.sample_to_cell) != len(self.rows["train"]):
+        train = self.rows["train"]
+        again = f"make it again with: {self.remedy('geocells.npz')}"
+        if len(cells.sample_to_cell) != len(train):
             raise MismatchError(
                 f"geocells.npz of run {self.run!r} was made from {len(cells.sample_to_cell)} training rows, the table "
-                f"has {len(self.rows['train'])}; make it again with: {self.remedy('geocells.npz')}"
+                f"has {len(train)}; {again}"
+            )
+        now = cells.assign(self.lat[train], self.lng[train], self.country[train])
+        if not np.array_equal(now, cells.sample_to_cell):
+            raise MismatchError(
+                f"geocells.npz of run {self.run!r} was made from other training rows: "
+                f"{int((now != cells.sample_to_cell).sum())} of {len(train)} lie in another cell now; {again}"
             )
         return cells
 
@@ -164,11 +175,16 @@ class RunFiles:
             The JSON.
 
         Raises:
+            MissingInputError: the checkpoint, its JSON or the cells are not there.
             MismatchError: a label differs.
         """
-        content = read_json(self.need(name).with_suffix(".json"))
+        self.need(name)
+        content = read_json(self.need(Path(name).with_suffix(".json").name))
+        if "cells_digest" in keys:
+            self.need("geocells.npz")
+        labels = self.labels
         for key in keys:
-            if content["labels"].get(key) != self.labels[key]:
+            if content["labels"].get(key) != labels[key]:
                 raise MismatchError(
                     f"{name} of run {self.run!r} was trained with another {key} than the run has now; train it again "
                     f"with: {self.remedy(name)}"

@@ -37,11 +37,12 @@ def rejected(path: str | Path, limit: int = 20) -> pd.DataFrame:
         limit: most frequent reasons to list.
     """
     if not Path(path).exists():
-        return pd.DataFrame([{"reason": "none were dropped", "rows": 0, "first pano_id": ""}])
+        return pd.DataFrame([{"reason": "none were dropped", "rows": 0, "first line": ""}])
     rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    grouped = rows.groupby("reason").agg(rows=("reason", "size"), first=("pano_id", "first")).reset_index()
+    # The rows stand there as in the user's file, whose columns may have other names; the line is always known.
+    grouped = rows.groupby("reason").agg(rows=("reason", "size"), first=("line", "first")).reset_index()
     grouped = grouped.sort_values(["rows", "reason"], ascending=[False, True]).head(limit)
-    return grouped.rename(columns={"first": "first pano_id"})
+    return grouped.rename(columns={"first": "first line"}).reset_index(drop=True)
 
 
 def split_sizes(splits: Mapping[str, Sequence[str]], table: pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +76,7 @@ def examples_by_parent(
         seed: which pictures are drawn.
 
     Returns:
-        Files and captions (the meta of each), `columns` per parent; a parent with fewer pictures is filled by others.
+        Files and captions (the meta of each), at most `columns` per parent.
     """
     generator = np.random.default_rng(seed)
     files = image_files(table)

@@ -199,6 +199,8 @@ def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
         return "", "missing"
     except OSError as error:
         return "", f"cannot be opened: {error.strerror or error}"
+    except ValueError as error:  # a path with a null byte
+        return "", f"cannot be opened: {error}"
     digest = hashlib.sha256(content).hexdigest()
     if not decode:
         return digest, ""

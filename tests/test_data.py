@@ -9,7 +9,7 @@ from PIL import Image
 
 from geocbm.concepts import ConceptVocabulary
 from geocbm.data import SCHEMA, PanoramaCBMDataset, collate_panoramas
-from geocbm.errors import MismatchError, ParameterError
+from geocbm.errors import MismatchError, ParameterError, UserError
 
 
 @pytest.fixture
@@ -75,3 +75,21 @@ def test_batches_of_a_torch_loader(table):
     assert batch["lat"].dtype == torch.float32 and batch["lat"].tolist() == [-33.5, 0.0]
     assert batch["cell_label"].dtype == torch.int64 and batch["concept_idx"].tolist() == [1, 0]
     assert batch["pano_id"] == ["a", "b"] and batch["image_path"][0].name == "a.png"
+
+
+def test_pictures_are_upright_8_bit_colour_like_those_the_encoders_see(table, tmp_path):
+    # 16 bits: 257 * 100 is level 100, not cut off at 255; a picture on its side is turned by its EXIF orientation
+    Image.fromarray(np.full((3, 4), 25_700, dtype=np.uint16)).save(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "b.png", exif=exif)
+    samples = PanoramaCBMDataset(table, ConceptVocabulary.from_table(table), transform=np.asarray)
+    assert (samples[0]["image"] == 100).all()
+    assert samples[1]["image"].shape == (8, 4, 3)
+
+
+def test_a_picture_that_cannot_be_read_is_named(table, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    samples = PanoramaCBMDataset(table, ConceptVocabulary.from_table(table), transform=np.asarray)
+    with pytest.raises(UserError, match=r"a\.png' cannot be read"):
+        samples[0]

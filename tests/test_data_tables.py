@@ -331,3 +331,10 @@ def test_quality_report_finds_what_was_planted(folder):
     assert report.loc["identical images", "examples"] == "000 (x2)"
     assert report.loc["countries with one sample", "examples"] == "Peru"
     assert report.loc["whole degrees", "share"] == pytest.approx(1 / 6)
+
+
+def test_a_nul_byte_in_an_image_path_is_a_problem_of_its_row(folder):
+    rows = good_rows()
+    rows[2]["image_path"] = "images/2\0.jpg"
+    (problem,) = problems_of(write(folder, rows))
+    assert "the image is unreadable in 1 row: line 6" in problem and "null byte" in problem

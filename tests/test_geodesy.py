@@ -66,6 +66,21 @@ def test_tensors_answer_as_tensors_with_gradient():
     assert back.numpy() == pytest.approx([10, 20])
 
 
+def test_vectors_of_any_length_have_a_direction():
+    for length in (1e-200, 1.0, 1e200):
+        assert cartesian_to_latlng(np.array([length, 0.0, length]))[0] == pytest.approx(45.0)
+    torch = pytest.importorskip("torch")
+    for length in (1e-25, 1e25):
+        assert cartesian_to_latlng(torch.tensor([length, 0.0, length]))[0].item() == pytest.approx(45.0)
+
+
+def test_tensors_of_two_precisions_keep_the_finer_one():
+    torch = pytest.importorskip("torch")
+    km = haversine_km(torch.tensor([1]), torch.tensor([0.0]), torch.tensor([1.00001], dtype=torch.float64), 0.0)
+    assert km.dtype == torch.float64
+    assert km.item() == pytest.approx(1e-5 * EARTH_RADIUS_KM * np.pi / 180, rel=1e-6)
+
+
 def test_light_modules_do_not_import_torch():
     code = "import sys, geocbm.data, geocbm.concepts, geocbm.geocells; print({'torch', 'sklearn'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -185,3 +185,78 @@ def test_contrastive_losses_ignore_length_and_are_never_negative(seed, scale):
         value = loss(z, other)
         assert value >= 0
         torch.testing.assert_close(loss(z * scale, other / scale), value, rtol=1e-3, atol=1e-4)
+
+
+LABELS = [0, 1, 2, 3, 3, 1]
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda values: torch.tensor(values, dtype=torch.int32),
+        lambda values: torch.tensor(values, dtype=torch.uint8),
+        lambda values: np.array(values, dtype=np.int16),
+        list,
+    ],
+    ids=["int32", "bytes", "array", "list"],
+)
+def test_labels_may_be_integers_of_any_kind(convert):
+    generator = torch.Generator().manual_seed(0)
+    logits, similarity = torch.randn(6, 6, generator=generator), torch.rand(6, 6, generator=generator)
+    parents = [0, 0, 1, 1, 2, 2]
+    for loss in (
+        lambda labels, _: losses.focal_loss(logits, labels, alpha=torch.arange(6.0)),
+        lambda labels, _: losses.prototype_info_nce(logits, similarity, labels),
+        lambda labels, _: losses.supervised_contrastive(logits, labels),
+        lambda labels, _: losses.semantic_soft_cross_entropy(logits, labels, similarity),
+        lambda labels, owner: losses.parent_guided_meta(logits, labels, owner),
+        lambda _, owner: losses.hierarchy_consistency(logits, logits[:, :3], owner),
+        lambda _, owner: losses.intra_parent_consistency(logits, owner),
+        lambda labels, _: losses.inverse_frequency(labels, 6),
+    ):
+        labels, owner = convert(LABELS), convert(parents)
+        torch.testing.assert_close(loss(labels, owner), loss(torch.tensor(LABELS), torch.tensor(parents)))
+
+
+def test_class_weights_and_similarities_may_be_arrays():
+    logits, target = torch.zeros(2, 2), torch.tensor([0, 1])
+    assert losses.focal_loss(logits, target, alpha=[3.0, 0.5]).item() == pytest.approx(1.75 * 0.25 * LN2)
+    assert losses.semantic_soft_cross_entropy(logits, target, np.ones((2, 2))).item() == pytest.approx(LN2)
+
+
+def test_single_and_double_precision_mix():
+    single, double = torch.randn(4, 3), torch.randn(4, 3, dtype=torch.float64)
+    target = torch.arange(4) % 3
+    for value, expected in (
+        (losses.info_nce(single, double), losses.info_nce(single.double(), double)),
+        (losses.prototype_info_nce(single, double, target), losses.prototype_info_nce(single.double(), double, target)),
+        (
+            losses.hierarchy_consistency(single, double[:, :2], META_TO_PARENT),
+            losses.hierarchy_consistency(single.double(), double[:, :2], META_TO_PARENT),
+        ),
+    ):
+        assert value.dtype == torch.float64
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_semantic_soft_cross_entropy_of_faint_similarities_and_in_half_precision():
+    # one other class takes the whole target, however faint the resemblance: log 2
+    similarity = torch.tensor([[1.0, 1e-14], [1e-14, 1.0]])
+    value = losses.semantic_soft_cross_entropy(torch.zeros(1, 2), torch.tensor([0]), similarity)
+    assert value.item() == pytest.approx(LN2)
+    alone = losses.semantic_soft_cross_entropy(torch.zeros(1, 2).half(), torch.tensor([0]), torch.eye(2).half())
+    assert alone.item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: losses.focal_loss(torch.zeros(2, 3), [0, 1], alpha=torch.ones(2)), "alpha has shape"),
+        (lambda: losses.focal_loss(torch.zeros(2, 3), [0.5, 1.0]), "target holds torch.float32"),
+        (lambda: losses.info_nce(torch.eye(2), torch.eye(3)[:, :2]), r"z_pos has shape \(3, 2\)"),
+        (lambda: losses.inverse_frequency([4], 3), "target holds the index 4; it must be below n_classes=3"),
+    ],
+)
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(ParameterError, match=message):
+        call()

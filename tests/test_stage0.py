@@ -224,3 +224,19 @@ def test_a_run_on_some_patches_trains(world):
     world["config"] = dataclasses.replace(world["config"], patch_keep=0.5)
     result = fit_stage0(**world)[1]
     assert result.best["loss"] < result.initial["loss"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dropout": 1.5}, {"batch_size": 0}, {"epochs": 0}, {"lr": -1.0}, {"lr": float("nan")}, {"encoder_lr": -1.0},
+        {"temperature": 0.0}, {"unfreeze_layers": -1}, {"lambda_anchor": -0.1}, {"false_negative_km": -1.0},
+        {"concept_emb_dim": 0}, {"patience": 0}, {"precision": "fp8"}, {"tracking": "loud"}, {"weight_decay": -1.0},
+        {"patch_keep": 0.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_impossible_settings_are_named(settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(ParameterError, match=f"{name}={value!r} is .*(use|give)"):
+        Stage0Config(**settings)

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -146,3 +148,58 @@ def test_stage1_starts_from_stage0(world):
         Stage1ConceptModel(POOLED + 1, world["meta_prototypes"], world["parent_prototypes"], META_TO_PARENT).start_from(
             stage0
         )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dropout": 1.0}, {"label_smoothing": 2.0}, {"gamma": -1.0}, {"temperature": 0.0}, {"parent_temperature": -1.0},
+        {"concept_emb_dim": 0}, {"lambda_reg": -1.0}, {"residual_std": -0.1}, {"precision": "fp8"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_impossible_settings_are_named(settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(ParameterError, match=f"{name}={value!r} is .*(use|give)"):
+        Stage1Config(**settings)
+
+
+def test_empty_splits_and_lists_of_rows(world):
+    class Store:
+        def read(self, kind, rows):
+            return world["features"][torch.as_tensor(rows)]
+
+    world["config"] = Stage1Config(epochs=1, batch_size=32, concept_emb_dim=16)
+    for features in (world["features"], Store()):
+        model, _ = fit_stage1(**(world | {"features": features, "train_rows": list(range(40)), "val_rows": []}))
+        nothing = predict_stage1(model, features, [])
+        assert [tuple(value.shape) for value in nothing.values()] == [(0, 16), (0, 4), (0, 2)]
+        few = predict_stage1(model, features, [3])
+        assert few["meta_probabilities"].shape == (1, 4)
+
+
+def test_features_of_another_precision_give_the_same_answer(world):
+    model = model_of(world).eval()
+    expected = model(world["features"][:3].half().float()).meta_logits
+    torch.testing.assert_close(model(world["features"][:3].half()).meta_logits, expected)
+    torch.testing.assert_close(model.double()(world["features"][:3].half()).meta_logits.float(), expected)
+
+
+def test_checkpoints_that_are_damaged_or_of_another_stage_are_refused(world, tmp_path):
+    path = tmp_path / "stage1.safetensors"
+    world["config"] = Stage1Config(epochs=1, concept_emb_dim=16)
+    fit_stage1(**world, out=path)
+    described = json.loads(path.with_suffix(".json").read_text())
+    for content, message in (
+        ("{", "stage1.json is damaged"),
+        ("[]", "stage1.json is damaged"),
+        (json.dumps(described | {"stage": 2}), "is a checkpoint of stage 2, not of stage 1"),
+        (json.dumps(described | {"config": described["config"] | {"magic": 1}}), "magic.*geocbm run --only 04"),
+    ):
+        path.with_suffix(".json").write_text(content)
+        with pytest.raises(MismatchError, match=message):
+            load_stage1(path)
+    # a setting that an older version did not know takes its default
+    described["config"].pop("label_smoothing")
+    path.with_suffix(".json").write_text(json.dumps(described))
+    assert load_stage1(path).config.label_smoothing == 0.2

@@ -270,3 +270,42 @@ def test_stage2_starts_from_the_patch_projection_of_stage0(world):
     assert not torch.equal(fresh.attention.patch_projection.weight, stage0.patch_projection.weight)
     with pytest.raises(MismatchError, match="init_from_stage0=False"):
         head(token_dim=21).start_from(stage0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"dropout": 2.0}, {"embed_dim": 0}, {"heads": 0}, {"lambda_offset": -1.0}, {"batch_size": 0}, {"monitor": "joy"}],
+    ids=str,
+)
+def test_settings_of_the_wrong_size_are_named(settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(ParameterError, match=f"{name}={value!r}"):
+        Stage2Config(**settings)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_inputs_of_another_precision_give_the_same_answer(mode):
+    model, concept, tokens = head(ablation_mode=mode).eval(), torch.randn(3, 32), torch.randn(3, 9, 20)
+    expected = model(concept.half().float(), tokens.half().float())
+    for output in (model(concept.half(), tokens.half()), model(concept.half().double(), tokens.half().double())):
+        torch.testing.assert_close(output.cell_logits, expected.cell_logits)
+        assert output.attention.dtype == torch.float32
+
+
+def test_inputs_that_do_not_fit_are_named():
+    model = head()
+    for concept, tokens, message in (
+        (torch.randn(2, 32), torch.randn(1, 9, 20), r"patch_tokens has shape \(1, 9, 20\).*\(2, P, 20\)"),
+        (torch.randn(2, 32), torch.randn(2, 9, 21), r"patch_tokens has shape \(2, 9, 21\)"),
+        (torch.randn(2, 31), torch.randn(2, 9, 20), r"concept_emb has shape \(2, 31\).*\(B, 32\)"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            model(concept, tokens)
+
+
+def test_no_rows_give_empty_answers_of_the_usual_shape():
+    model = head()
+    for rows in ([], np.zeros(0, dtype=np.int64)):
+        nothing = predict_stage2(model, torch.randn(4, 32), torch.randn(4, 9, 20), rows)
+        shapes = {name: value.shape for name, value in nothing.items()}
+        assert shapes == {"lat": (0,), "lng": (0,), "cell": (0, 3), "cell_probability": (0, 3), "attention": (0, 9)}

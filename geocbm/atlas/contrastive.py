@@ -220,6 +220,17 @@ def train(
     sums: dict[str, float] = {}
     order = np.zeros(0, dtype=np.int64)
     began = time.monotonic()
+    counted = done = 0
+
+    def note(progress: float) -> None:
+        """Close the running means with an entry of the history."""
+        nonlocal sums, counted
+        entry = {name: value / counted for name, value in sums.items()}
+        entry |= {"step": done, "progress": progress, "seconds": time.monotonic() - began}
+        history.append(entry)
+        sums, counted = {}, 0
+        log("  ".join(f"{name} {value:.3f}" for name, value in entry.items()))
+
     model.train()
     inner_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -269,18 +280,16 @@ def train(
                 model.logit_scale.copy_(scales[0])
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
-            if (step + 1) % 50 == 0 or step + 1 == schedule.steps:
-                count = (step % 50) + 1
-                entry = {name: value / count for name, value in sums.items()}
-                entry |= {"step": step + 1, "progress": progress, "seconds": time.monotonic() - began}
-                history.append(entry)
-                sums = {}
-                log("  ".join(f"{name} {value:.3f}" for name, value in entry.items()))
+            counted, done = counted + 1, step + 1
+            if done % 50 == 0 or done == schedule.steps:
+                note(progress)
             if checkpoint is not None and (step + 1) % checkpoint_steps == 0:
                 checkpoint(step + 1)
     except KeyboardInterrupt:
         log("interrupted: keeping what was learned so far")
     finally:
+        if counted:
+            note(done / schedule.steps)
         executor.shutdown()
         torch.set_num_threads(inner_threads)
     model.eval()

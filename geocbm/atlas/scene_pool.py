@@ -58,9 +58,8 @@ class PoolAnnotations:
     def save(self, path: Path) -> None:
         """Write to a compressed NumPy archive, whole or not at all."""
         with atomic_path(path) as temporary:
-            np.savez_compressed(
-                temporary, **{field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
-            )
+            columns: dict[str, Any] = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+            np.savez_compressed(temporary, **columns)
 
     @classmethod
     def load(cls, path: Path) -> PoolAnnotations:

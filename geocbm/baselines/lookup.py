@@ -10,6 +10,7 @@ import numpy as np
 
 from geocbm.baselines.prediction import Prediction, matrix
 from geocbm.geodesy import haversine_km
+from geocbm.pictures import to_rgb
 
 
 def _most_frequent(values: Any, n: int) -> np.ndarray | None:
@@ -200,5 +201,5 @@ def mean_colours(files: Iterable[str | Path]) -> np.ndarray:
     for file in files:
         with Image.open(file) as image:
             image.draft("RGB", (64, 64))
-            colours.append(np.asarray(image.convert("RGB"), dtype=np.float32).mean(axis=(0, 1)) / 255)
+            colours.append(np.asarray(to_rgb(image), dtype=np.float32).mean(axis=(0, 1)) / 255)
     return np.array(colours, dtype=np.float32).reshape(-1, 3)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from geocbm.encoders.backbones import Backbone, ImageFeatures, WholeBackbone, make_backbone
 from geocbm.encoders.loading import config_text, hash_weights, read_model, weights_state
-from geocbm.encoders.pictures import to_rgb
 from geocbm.encoders.resolve import find_model_folder
 from geocbm.errors import ParameterError, UserError
+from geocbm.pictures import to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocbm.encoders.pictures import open_picture
 from geocbm.errors import MismatchError, ParameterError, UserError
 from geocbm.features.store import Batches, FeatureStore, known_kind
 from geocbm.features.writing import open_or_write
+from geocbm.pictures import open_picture
 
 if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder

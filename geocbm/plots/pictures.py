@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geocbm.errors import UserError
+from geocbm.pictures import open_picture, to_rgb
 from geocbm.plots.style import escape, finish, plural, shorten
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def _as_image(picture: Any) -> Image.Image:
     from PIL import Image
 
     if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+        return to_rgb(picture)
     values = np.asarray(picture)
     if values.ndim != 3 or values.shape[2] != 3 or values.dtype != np.uint8:
         raise ValueError(f"a picture must be uint8 of shape (H, W, 3), it is {values.dtype} of shape {values.shape}")
@@ -216,12 +218,8 @@ def contact_sheet(
     for i, file in enumerate(files):
         left, top = gap + (i % columns) * (width + gap), gap + (i // columns) * (width + line + gap)
         try:
-            if isinstance(file, str | Path):
-                with Image.open(file) as opened:
-                    picture = opened.convert("RGB")
-            else:
-                picture = _as_image(file)
-        except (OSError, SyntaxError):
+            picture = open_picture(file) if isinstance(file, str | Path) else _as_image(file)
+        except (OSError, UserError):
             picture = Image.new("RGB", (width, width), "#C4CAD0")
         sheet.paste(ImageOps.fit(picture, (width, width)), (left, top))
         if captions is not None:

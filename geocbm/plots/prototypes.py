@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geocbm.plots.style import finish
+from geocbm.plots.style import finish, plural
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -34,7 +34,7 @@ def prototype_similarity(
     same = concepts.parent_index[order][:, None] == concepts.parent_index[order][None, :]
     off = ~np.eye(len(names), dtype=bool)
     within, across = similarity[same & off], similarity[~same]
-    parts = [f"Cosine between the words of {len(names)} metas, grouped by parent."]
+    parts = [f"Cosine between the words of {plural(len(names), 'meta')}, grouped by parent."]
     if len(within) and len(across):
         parts.append(f"Mean within a parent {within.mean():.2f}, across parents {across.mean():.2f}.")
     if len(names) > 1:

@@ -23,6 +23,7 @@ from geocbm.training import (
     fit,
     load_checkpoint,
     parameter_groups,
+    read_config,
     restore,
     row_reader,
     seeded,
@@ -172,9 +173,9 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
 
     Raises:
         MissingInputError: when the checkpoint is not there.
-        MismatchError: when it was trained from another encoder.
+        MismatchError: when it was trained from another encoder, or is no whole checkpoint of Stage 0.
     """
-    tensors, metadata = load_checkpoint(path, MADE_BY)
+    tensors, metadata = load_checkpoint(path, MADE_BY, stage=0)
     trained_from = metadata["encoder"]
     if encoder.fingerprint() != trained_from["fingerprint"]:
         raise MismatchError(
@@ -186,7 +187,7 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
         location_encoder,
         tensors["meta_base"],
         tensors["parent_base"],
-        Stage0Config(**metadata["config"]),
+        read_config(Stage0Config, metadata, path, MADE_BY),
         metadata["gps_dim"],
     )
     restore(model, tensors, path)

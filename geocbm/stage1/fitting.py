@@ -23,6 +23,7 @@ from geocbm.training import (
     fit,
     load_checkpoint,
     parameter_groups,
+    read_config,
     restore,
     row_reader,
     seeded,
@@ -69,7 +70,7 @@ def fit_stage1(
         The model with its best weights, and what the run did.
     """
     read = row_reader(features, "pooled")
-    train_rows, val_rows = np.asarray(train_rows), np.asarray(val_rows)
+    train_rows, val_rows = np.asarray(train_rows, dtype=np.int64), np.asarray(val_rows, dtype=np.int64)
     in_memory = isinstance(features, Tensor)
     if not in_memory:
         # Pooled features are small (0.3 MB per hundred images): one read instead of one per step.
@@ -131,15 +132,15 @@ def load_stage1(path: str | Path) -> Stage1ConceptModel:
 
     Raises:
         MissingInputError: when it is not there.
-        MismatchError: when its two files do not belong together.
+        MismatchError: when its two files do not belong together, or are no whole checkpoint of Stage 1.
     """
-    tensors, metadata = load_checkpoint(path, MADE_BY)
+    tensors, metadata = load_checkpoint(path, MADE_BY, stage=1)
     model = Stage1ConceptModel(
         metadata["in_dim"],
         tensors["meta_base"],
         tensors["parent_base"],
         tensors["meta_to_parent"],
-        Stage1Config(**metadata["config"]),
+        read_config(Stage1Config, metadata, path, MADE_BY),
     )
     restore(model, tensors, path)
     return model
@@ -164,13 +165,14 @@ def predict_stage1(
         if not isinstance(features, Tensor):
             raise ParameterError("rows=None needs features in memory; give the row positions to read from the store")
         rows = np.arange(len(features))
+    rows = np.asarray(rows, dtype=np.int64)
     read = row_reader(features, "pooled")
     device = model.meta_bias.device
     parts: list[Stage1Output] = []
     model.eval()
     with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            parts.append(model(read(np.asarray(rows[start : start + batch_size])).to(device)))
+        for start in range(0, max(len(rows), 1), batch_size):  # no rows give empty tensors of the usual shape
+            parts.append(model(read(rows[start : start + batch_size]).to(device)))
     return {
         "concept_emb": torch.cat([part.concept_emb.cpu() for part in parts]),
         "meta_probabilities": torch.cat([part.meta_logits.softmax(-1).cpu() for part in parts]),

@@ -11,21 +11,18 @@ from torch.nn import functional
 
 from geocbm import losses
 from geocbm.bottleneck import build_bottleneck, check_bottleneck
-from geocbm.errors import MismatchError, ParameterError
+from geocbm.errors import MismatchError
 from geocbm.stage0 import Stage0PretrainingModel
+from geocbm.training.settings import TrainingConfig, check_choice, check_number
 
 
 @dataclass(frozen=True)
-class Stage1Config:
-    """Settings of Stage 1; the defaults are the specification's.
+class Stage1Config(TrainingConfig):
+    """Settings of Stage 1 beside those of every stage; the defaults are the specification's.
 
     Attributes:
-        batch_size: rows of a step.
-        lr: learning rate.
-        epochs: most passes over the training rows.
         bottleneck: kind of concept bottleneck.
         concept_emb_dim: width of the concept embedding.
-        dropout: dropout in the bottleneck.
         label_smoothing: of both classification losses.
         gamma: focusing exponent of both classification losses.
         lambda_meta: weight of the focal loss over metas.
@@ -46,12 +43,7 @@ class Stage1Config:
         temperature: of the prototype contrast.
         parent_temperature: of the contrast between parents.
         init_from_stage0: start from Stage 0's bottleneck and prototype projection.
-        weight_decay: of AdamW.
-        patience: epochs without improvement before stopping.
         monitor: validation value that decides: "meta_top1", "parent_top1" or "loss".
-        seed: fixes initialisation, order and dropout.
-        tracking: Weights & Biases mode.
-        precision: "auto", "bf16" or "no".
     """
 
     batch_size: int = 256
@@ -79,21 +71,20 @@ class Stage1Config:
     temperature: float = 0.07
     parent_temperature: float = 0.1
     init_from_stage0: bool = True
-    weight_decay: float = 0.01
     patience: int = 8
     monitor: str = "meta_top1"
-    seed: int = 0
-    tracking: str = "disabled"
-    precision: str = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_bottleneck(self.bottleneck)
-        if self.monitor not in ("meta_top1", "parent_top1", "loss"):
-            raise ParameterError(f"monitor={self.monitor!r} is unknown; use 'meta_top1', 'parent_top1' or 'loss'")
-        if self.intra_parent_reduction not in ("sum", "mean"):
-            raise ParameterError(
-                f"intra_parent_reduction={self.intra_parent_reduction!r} is unknown; use 'sum' or 'mean'"
-            )
+        for name in ("gamma", "residual_std"):
+            check_number(name, getattr(self, name), 0)
+        for name in ("temperature", "parent_temperature"):
+            check_number(name, getattr(self, name), 0, above=True)
+        check_number("label_smoothing", self.label_smoothing, 0, below=1)
+        check_number("concept_emb_dim", self.concept_emb_dim, 1)
+        check_choice("monitor", self.monitor, ("meta_top1", "parent_top1", "loss"))
+        check_choice("intra_parent_reduction", self.intra_parent_reduction, ("sum", "mean"))
 
 
 class Stage1Output(NamedTuple):
@@ -181,13 +172,13 @@ class Stage1ConceptModel(nn.Module):
         """Recognise concepts.
 
         Args:
-            pooled: `(B, in_dim)` image features.
+            pooled: `(B, in_dim)` image features of any precision.
             tokens: `(B, P, w)` patch tokens, for a bottleneck that reads them.
 
         Returns:
             Concept embeddings and the logits of metas and parents.
         """
-        concept_emb = self.bottleneck(pooled, tokens)  # (B, c)
+        concept_emb = self.bottleneck(pooled.to(self.meta_bias.dtype), tokens)  # (B, c)
         meta, parent = self.prototypes()
         return self.classify(concept_emb, meta, parent)
 

@@ -28,6 +28,7 @@ from geocbm.training import (
     fit,
     load_checkpoint,
     parameter_groups,
+    read_config,
     restore,
     row_reader,
     seeded,
@@ -127,7 +128,7 @@ def fit_stage2(
         The model with its best weights, and what the run did.
     """
     lat, lng = np.asarray(lat, dtype=np.float64), np.asarray(lng, dtype=np.float64)
-    train_rows = np.asarray(train_rows)
+    train_rows, val_rows = np.asarray(train_rows, dtype=np.int64), np.asarray(val_rows, dtype=np.int64)
     read = row_reader(tokens, "tokens")
     needs_tokens = config.ablation_mode != "concept_only"
     token_dim = read(train_rows[:1]).shape[-1]
@@ -201,14 +202,18 @@ def load_stage2(path: str | Path, cells_digest: str | None = None) -> Stage2Cros
 
     Raises:
         MissingInputError: when it is not there.
-        MismatchError: when it was trained on other geocells.
+        MismatchError: when it was trained on other geocells, or is no whole checkpoint of Stage 2.
     """
-    tensors, metadata = load_checkpoint(path, MADE_BY)
+    tensors, metadata = load_checkpoint(path, MADE_BY, stage=2)
     if cells_digest is not None and cells_digest != metadata["cells_digest"]:
         raise MismatchError(f"{path} was trained on other geocells than the ones in use; train again with `{MADE_BY}`")
     centers = tensors["cell_centers"]
     model = Stage2CrossAttentionGeoHead(
-        metadata["concept_dim"], metadata["token_dim"], len(centers), centers, Stage2Config(**metadata["config"])
+        metadata["concept_dim"],
+        metadata["token_dim"],
+        len(centers),
+        centers,
+        read_config(Stage2Config, metadata, path, MADE_BY),
     )
     restore(model, tensors, path)
     return model
@@ -237,13 +242,13 @@ def predict_stage2(
         `cell_probability` `(m, k)` with the first the highest, `attention` `(m, P)` averaged over the heads.
     """
     read = row_reader(tokens, "tokens")
-    rows = np.asarray(rows)
+    rows = np.asarray(rows, dtype=np.int64)
     device = model.cell_head.weight.device
     top_k = min(top_k, model.cell_head.out_features)
     parts: dict[str, list[np.ndarray]] = {}
     model.eval()
     with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
+        for start in range(0, max(len(rows), 1), batch_size):  # no rows give empty arrays of the usual shape
             chosen = rows[start : start + batch_size]
             output = model(concept_emb[chosen].float().to(device), read(chosen).to(device))
             lat, lng = model.decode(output)

@@ -14,18 +14,16 @@ from torch.nn import functional
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.geodesy import cartesian_to_latlng
 from geocbm.stage0 import Stage0PretrainingModel
+from geocbm.training.settings import TrainingConfig, check_choice, check_number
 
 ABLATION_MODES = ("both", "concept_only", "image_only")
 
 
 @dataclass(frozen=True)
-class Stage2Config:
-    """Settings of Stage 2; the defaults are the specification's.
+class Stage2Config(TrainingConfig):
+    """Settings of Stage 2 beside those of every stage; the defaults are the specification's.
 
     Attributes:
-        batch_size: rows of a step.
-        lr: learning rate.
-        epochs: most passes over the training rows.
         lambda_cell: weight of the cell classification.
         lambda_offset: weight of the offset regression.
         ablation_mode: "both", "concept_only" or "image_only": what reaches the heads.
@@ -36,16 +34,9 @@ class Stage2Config:
         gating: mix concept and attended patches by a sigmoid per dimension.
         explicit_fusion: give the heads the concept embedding beside the fused one, through one linear layer.
         init_from_stage0: start from Stage 0's patch projection.
-        weight_decay: of AdamW.
-        patience: epochs without improvement before stopping.
         monitor: validation value that decides: "median_km", "cell_top1" or "loss".
-        seed: fixes initialisation, order and dropout.
-        tracking: Weights & Biases mode.
-        precision: "auto", "bf16" or "no".
     """
 
-    batch_size: int = 32
-    lr: float = 1e-4
     epochs: int = 30
     lambda_cell: float = 1.0
     lambda_offset: float = 5.0
@@ -57,24 +48,19 @@ class Stage2Config:
     gating: bool = True
     explicit_fusion: bool = True
     init_from_stage0: bool = True
-    weight_decay: float = 0.01
-    patience: int = 5
     monitor: str = "median_km"
-    seed: int = 0
-    tracking: str = "disabled"
-    precision: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.ablation_mode not in ABLATION_MODES:
-            raise ParameterError(f"ablation_mode={self.ablation_mode!r} is unknown; use {', '.join(ABLATION_MODES)}")
+        super().__post_init__()
+        check_choice("ablation_mode", self.ablation_mode, ABLATION_MODES)
+        check_choice("monitor", self.monitor, ("median_km", "cell_top1", "loss"))
+        check_number("embed_dim", self.embed_dim, 1)
         if self.coord_output_dim not in (2, 3):
             raise ParameterError(
                 f"coord_output_dim={self.coord_output_dim} is impossible; use 3 (unit vectors) or 2 (degrees)"
             )
         if self.heads < 1 or self.embed_dim % self.heads:
             raise ParameterError(f"heads={self.heads} does not divide embed_dim={self.embed_dim}; choose a divisor")
-        if self.monitor not in ("median_km", "cell_top1", "loss"):
-            raise ParameterError(f"monitor={self.monitor!r} is unknown; use 'median_km', 'cell_top1' or 'loss'")
 
 
 class Stage2Output(NamedTuple):
@@ -172,6 +158,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config = config or Stage2Config()
+        self.concept_dim, self.token_dim = concept_dim, token_dim
         centers = torch.as_tensor(np.asarray(cell_centers), dtype=torch.float32)
         if centers.shape != (n_cells, 3):
             raise ParameterError(f"cell_centers has shape {tuple(centers.shape)}; {n_cells} cells need ({n_cells}, 3)")
@@ -225,7 +212,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         """Predict cells and offsets.
 
         Args:
-            concept_emb: `(B, concept_dim)`; not read by `image_only`.
+            concept_emb: `(B, concept_dim)` of any precision; only its length is read by `image_only`.
             patch_tokens: `(B, P, token_dim)`; not read by `concept_only`, where it may be None.
             key_mask: `(B, P)` booleans, True where a patch must be ignored.
 
@@ -233,13 +220,31 @@ class Stage2CrossAttentionGeoHead(nn.Module):
             Logits, offsets and attention.
 
         Raises:
-            ParameterError: when the mode needs patch tokens and there are none.
+            ParameterError: when the mode needs patch tokens and there are none, or shapes do not fit.
         """
-        if patch_tokens is None and self.config.ablation_mode != "concept_only":
-            raise ParameterError(f"ablation_mode={self.config.ablation_mode!r} reads patch_tokens, but got None")
+        concept_emb, patch_tokens = self._checked(concept_emb, patch_tokens)
         features, attention = self._features(concept_emb, patch_tokens, key_mask)
         features = self.drop(features)  # (B, E)
         return Stage2Output(self.cell_head(features), self.offset_head(features), attention)
+
+    def _checked(self, concept_emb: Tensor, patch_tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The inputs in the precision of the weights, if their shapes fit what the mode reads."""
+        mode, dtype = self.config.ablation_mode, self.cell_head.weight.dtype
+        if mode != "image_only" and (concept_emb.ndim != 2 or concept_emb.shape[1] != self.concept_dim):
+            raise ParameterError(
+                f"concept_emb has shape {tuple(concept_emb.shape)}; this head reads (B, {self.concept_dim})"
+            )
+        if mode == "concept_only":
+            return concept_emb.to(dtype), patch_tokens
+        if patch_tokens is None:
+            raise ParameterError(f"ablation_mode={mode!r} reads patch_tokens, but got None")
+        expected = (len(concept_emb), self.token_dim)
+        if patch_tokens.ndim != 3 or (len(patch_tokens), patch_tokens.shape[2]) != expected:
+            raise ParameterError(
+                f"patch_tokens has shape {tuple(patch_tokens.shape)}; "
+                f"with {len(concept_emb)} concept embeddings this head reads ({expected[0]}, P, {expected[1]})"
+            )
+        return concept_emb.to(dtype), patch_tokens.to(dtype)
 
     def _features(
         self, concept_emb: Tensor, patch_tokens: Tensor | None, key_mask: Tensor | None

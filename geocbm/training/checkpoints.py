@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from geocbm.errors import MismatchError, MissingInputError
+from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, read_json, sha256_file, write_json
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -64,30 +66,59 @@ def save_checkpoint(model: nn.Module, path: str | Path, result: FitResult, metad
     write_json(path.with_suffix(".json"), dict(metadata) | content)
 
 
-def load_checkpoint(path: str | Path, made_by: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_checkpoint(
+    path: str | Path, made_by: str, stage: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint and check that its two files belong together.
 
     Args:
         path: `*.safetensors`.
         made_by: command that writes it, for the message when it is missing.
+        stage: stage that it must be of, where that matters.
 
     Returns:
         Tensors by name, and the content of the JSON.
 
     Raises:
         MissingInputError: when a file is not there.
-        MismatchError: when the tensors are not the ones that the JSON describes.
+        MismatchError: when the tensors are not the ones that the JSON describes, the JSON is damaged, or the stage is
+            another.
     """
     path = Path(path)
     for file in (path, path.with_suffix(".json")):
         if not file.is_file():
             raise MissingInputError(f"{file} is not there; make it with `{made_by}`")
-    metadata = read_json(path.with_suffix(".json"))
+    try:
+        metadata = dict(read_json(path.with_suffix(".json")).items())
+    except (ValueError, AttributeError) as error:
+        raise MismatchError(f"{path.with_suffix('.json')} is damaged; make it again with `{made_by}`") from error
+    if stage is not None and metadata.get("stage") != stage:
+        raise MismatchError(f"{path} is a checkpoint of stage {metadata.get('stage')}, not of stage {stage}")
     if metadata.get("tensors_sha256") != sha256_file(path):
         raise MismatchError(
             f"{path} is not the file that {path.with_suffix('.json').name} describes; make both again with `{made_by}`"
         )
     return load_file(str(path)), metadata
+
+
+def read_config(kind: type[Config], metadata: Mapping[str, Any], path: str | Path, made_by: str) -> Config:
+    """Rebuild the settings that a checkpoint was trained with; settings it does not know take their defaults.
+
+    Args:
+        kind: the stage's dataclass.
+        metadata: content of the JSON.
+        path: the checkpoint, for the message.
+        made_by: command that writes it, for the message.
+
+    Raises:
+        MismatchError: when the JSON holds a setting that this version does not know, or an impossible one.
+    """
+    try:
+        return kind(**metadata["config"])
+    except (KeyError, TypeError, ParameterError) as error:
+        raise MismatchError(
+            f"the settings in the JSON of {path} do not fit ({error}); train with `{made_by}`"
+        ) from error
 
 
 def restore(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:

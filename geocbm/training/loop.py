@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from geocbm.errors import ParameterError, UserError
 from geocbm.training.batches import Batch, batches_of, prefetched, seeded
 from geocbm.training.checkpoints import FitResult, save_checkpoint
+from geocbm.training.settings import PRECISIONS, TRACKING, check_choice, check_number
 
 
 class Step(NamedTuple):
@@ -66,8 +67,7 @@ def learning_rate_factor(step: int, n_steps: int, n_warmup: int) -> float:
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision for the forward pass: bfloat16 where asked for, or where the accelerator supports it."""
-    if precision not in ("auto", "bf16", "no"):
-        raise ParameterError(f"precision={precision!r} is unknown; use 'auto', 'bf16' or 'no'")
+    check_choice("precision", precision, PRECISIONS)
     gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and gains))
 
@@ -205,12 +205,10 @@ def fit(
 
     train_rows, val_rows = np.asarray(train_rows), np.asarray(val_rows)
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
-        if value < 1:
-            raise ParameterError(f"{name}={value} is impossible; give at least 1")
+        check_number(name, value, 1)
     if len(train_rows) == 0:
         raise ParameterError("the training split is empty; make splits from a larger table")
-    if tracking not in ("disabled", "offline", "online"):
-        raise ParameterError(f"tracking={tracking!r} is unknown; use 'disabled', 'offline' or 'online'")
+    check_choice("tracking", tracking, TRACKING)
     val_rows = val_rows if len(val_rows) else train_rows
 
     log_with = None if tracking == "disabled" else "wandb"

@@ -1,25 +1,19 @@
 """The chain: every notebook headless, in order, skipped when nothing it depends on has changed."""
 
 import os
-import re
 import shutil
-import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from geocbm import errors
-from geocbm.errors import MissingInputError, ParameterError, UserError
+from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path, read_json, write_json
-from geocbm.workbench import keys, paths, process, provenance, records, settings, world
+from geocbm.workbench import keys, paths, process, provenance, records, settings, stage_run, world
 from geocbm.workbench.parameters import Parameter
 from geocbm.workbench.stages import Chain, Stage, read_chain
 
 DEFAULT_TIMEOUT = 1800.0
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_TRACEBACK_LINES = 30
 
 
 @dataclass(frozen=True)
@@ -51,10 +45,6 @@ class Request:
     render: bool = True
 
 
-class StageFailed(Exception):
-    """A stage did not end well; what it said is on the terminal already."""
-
-
 @dataclass
 class _Run:
     """One run under way: what is resolved, and what has happened."""
@@ -65,7 +55,6 @@ class _Run:
     values: dict[str, dict[str, Any]]
     request: Request
     siblings: Sequence[str] = ()
-    dirty: list[Stage] = field(default_factory=list)
     ran: int = 0
 
     @property
@@ -111,7 +100,7 @@ def run_chain(request: Request) -> int:
         with process.only_one(paths.run_folder(run.name) / ".lock", f"run {run.name!r}"):
             try:
                 _execute_all(run, selected)
-            except StageFailed:
+            except stage_run.StageFailed:
                 failed = True
             records.merge(run.name)
             done.append(run.name)
@@ -150,10 +139,6 @@ def _selected(chain: Chain, request: Request) -> list[Stage]:
     return list(chain.stages)
 
 
-def _label(stage: Stage) -> str:
-    return f"[{stage.number}] {stage.title:<22}"
-
-
 def _explain(run: _Run, selected: Sequence[Stage]) -> None:
     """Say for each stage whether it would run, and why."""
     dirty: set[str] = set()
@@ -172,18 +157,18 @@ def _explain(run: _Run, selected: Sequence[Stage]) -> None:
         except MissingInputError as missing:
             reason = f"after {', '.join(waits)}" if waits else str(missing)
             dirty.add(stage.number)
-            print(f"{_label(stage)} {'would run  ' if waits else 'cannot run '} ({reason})")
+            print(f"{stage_run.label(stage)} {'would run  ' if waits else 'cannot run '} ({reason})")
             continue
         if run.request.force:
             reason = "forced"
         if reason:
             dirty.add(stage.number)
-            print(f"{_label(stage)} would run   ({reason})")
+            print(f"{stage_run.label(stage)} would run   ({reason})")
         elif waits:
             dirty.add(stage.number)
-            print(f"{_label(stage)} may run     (if {', '.join(waits)} makes something else than before)")
+            print(f"{stage_run.label(stage)} may run     (if {', '.join(waits)} makes something else than before)")
         else:
-            print(f"{_label(stage)} would be skipped (unchanged)")
+            print(f"{stage_run.label(stage)} would be skipped (unchanged)")
 
 
 def _feeds(chain: Chain, writer: Stage, reader: Stage) -> bool:
@@ -197,113 +182,22 @@ def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
     for stage in selected:
         limit = run.request.timeout or run.profile.timeout or DEFAULT_TIMEOUT
         if stage is run.chain.stages[0] and not world.make(run.chain, run.csv, limit):
-            raise StageFailed("atlas")
+            raise stage_run.StageFailed("atlas")
         key = keys.compute(run.chain, stage, run.name, run.profile.name, run.values[stage.number])
         stamp = keys.read_stamp(stage, run.name)
         reason = keys.why(stamp, key, keys.output_digests(stage, run.name))
         if run.request.force:
             reason = "forced"
         if reason is None:
-            print(f"{_label(stage)} skipped (unchanged)", flush=True)
+            print(f"{stage_run.label(stage)} skipped (unchanged)", flush=True)
             provenance.write_stage(run.name, run.profile.name, stage.number, None, "skipped", "unchanged")
         elif not run.request.force and (source := _twin(run, stage, key)):
             _take_over(run, stage, source)
-            print(f"{_label(stage)} taken over from run {source} (the same key)", flush=True)
+            print(f"{stage_run.label(stage)} taken over from run {source} (the same key)", flush=True)
         else:
-            _execute(run, stage, key, reason)
+            values, limit = run.values[stage.number], run.timeout(stage)
+            stage_run.execute(stage, run.name, run.profile.name, values, limit, key, reason)
             run.ran += 1
-
-
-def _execute(run: _Run, stage: Stage, key: dict[str, Any], reason: str) -> None:
-    """Execute one notebook; on success leave page, stamp and manifest, on failure the failed copy and its traceback."""
-    report = paths.report_folder(run.name)
-    report.mkdir(parents=True, exist_ok=True)
-    temporary = report / f".{stage.notebook}.running.ipynb"
-    failed_copy = report / f"{stage.notebook}.failed.ipynb"
-    values = run.values[stage.number]
-    limit = run.timeout(stage)
-    # From here until success the stage counts as never run, whatever happens to this process.
-    keys.stamp_file(stage, run.name).unlink(missing_ok=True)
-    started = provenance.now()
-    print(f"{_label(stage)} running ... ", end="", flush=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix="geocbm-") as folder:
-            job = Path(folder) / "job.json"
-            content = {
-                "source": str(stage.source),
-                "notebook": str(Path(folder) / f"{stage.notebook}.ipynb"),
-                "output": str(temporary),
-                "parameters": values,
-                "cwd": str(paths.project_root()),
-                "timeout": limit,
-            }
-            write_json(job, content)
-            outcome = process.run_limited(
-                process.python("-m", "geocbm.workbench.execute", str(job)),
-                paths.project_root(),
-                process.child_environment(paths.as_environment()),
-                limit + 60,  # the cell's own limit comes first: it leaves a better message
-            )
-            result = _result(job.with_suffix(".result.json"), outcome, limit)
-        if result["status"] == "ok":
-            result = _promised(run, stage) or result
-        stamp = provenance.stage_stamp(stage, run.name, key, values, started, outcome.seconds, outcome.peak_bytes)
-        final = report / f"{stage.notebook}.ipynb" if result["status"] == "ok" else failed_copy
-        if temporary.is_file() and temporary.stat().st_size:
-            provenance.stamp_notebook(temporary, final, stamp | {"reason": reason}, values)
-        if result["status"] != "ok":
-            stamp |= {"error": f"{result['kind']}: {result['message']}"}
-            provenance.write_stage(run.name, run.profile.name, stage.number, stamp, "failed", reason)
-            print(f"failed after {outcome.seconds:.1f} s  (ran: {reason})", flush=True)
-            _tell(stage, result, failed_copy, provenance.places(values))
-            raise StageFailed(stage.notebook)
-    finally:
-        temporary.unlink(missing_ok=True)
-    failed_copy.unlink(missing_ok=True)
-    made = keys.output_digests(stage, run.name)
-    stamp["outputs"] = made
-    provenance.write_stage(run.name, run.profile.name, stage.number, stamp, "fresh", reason)
-    write_json(keys.stamp_file(stage, run.name), {"key": key, "outputs": made, "profile": run.profile.name})
-    print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
-
-
-def _result(file: Path, outcome: process.Outcome, limit: float) -> dict[str, Any]:
-    """What the child said, or what must have happened when it could not say anything."""
-    if outcome.timed_out:
-        return {"status": "timeout", "kind": "timeout", "message": f"it took more than {limit:g} s and was ended"}
-    try:
-        return dict(read_json(file))
-    except (OSError, ValueError):
-        cause = f"signal {-outcome.code}" if outcome.code < 0 else f"exit status {outcome.code}"
-        return {
-            "status": "failed",
-            "kind": "crash",
-            "message": f"its process ended with {cause}",
-            "traceback": outcome.tail.splitlines(),
-        }
-
-
-def _promised(run: _Run, stage: Stage) -> dict[str, Any] | None:
-    """A failure when the notebook ended well without writing what it promised."""
-    folder = paths.run_folder(run.name)
-    missing = [name for name in (*stage.writes, f"records/{stage.number}.json") if not (folder / name).is_file()]
-    if not missing:
-        return None
-    message = f"it ended without writing {', '.join(missing)}; does it call nb.finish()?"
-    return {"status": "failed", "kind": "incomplete", "message": message}
-
-
-def _tell(stage: Stage, result: dict[str, Any], kept: Path, hidden: dict[str, str]) -> None:
-    """Print why a stage failed: one sentence for a user's error, the end of the traceback for anything else."""
-    kind, message = result["kind"], result["message"]
-    known = getattr(errors, kind, None)
-    lines = [line for text in result.get("traceback") or [] for line in _COLOURS.sub("", text).splitlines()]
-    for_user = isinstance(known, type) and issubclass(known, UserError)
-    if not for_user and len(lines) > 1:
-        print("\n".join(lines[-_TRACEBACK_LINES:]), file=sys.stderr)
-    print(f"geocbm: {stage.notebook}: {message if for_user else f'{kind}: {message}'}", file=sys.stderr)
-    if kept.is_file():
-        print(f"geocbm: the notebook as far as it came: {paths.portable(kept)}", file=sys.stderr, flush=True)
 
 
 def _twin(run: _Run, stage: Stage, key: dict[str, Any]) -> str | None:

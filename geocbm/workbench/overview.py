@@ -81,4 +81,6 @@ def printed(value: float, kind: str) -> str:
     """A number for a reader: a share in percent, a distance in km, or a count."""
     if kind == "share":
         return f"{100 * value:.1f} %"
-    return f"{value:,.0f} km" if kind == "km" else f"{value:,.0f}"
+    if kind == "km":
+        return f"{value:,.0f} km" if value >= 10 else f"{value:.1f} km"
+    return f"{value:,.0f}"

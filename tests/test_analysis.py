@@ -1,0 +1,151 @@
+"""What the pages compute from trained stages, held against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tiny_run import N
+
+from geocbm import analysis, pipeline
+from geocbm.geodesy import haversine_km
+
+
+@pytest.fixture(scope="module")
+def files(trained_run):
+    return trained_run.files
+
+
+@pytest.fixture(scope="module")
+def features(trained_run, files):
+    return pipeline.open_features(files, "adapted", trained_run.cache)
+
+
+@pytest.fixture(scope="module")
+def predicted(files, features):
+    embeddings = pipeline.concept_embeddings(files, features)
+    return analysis.predict_places(files, pipeline.load_stage2(files), embeddings, features, files.rows["test"])
+
+
+def test_encoder_and_store_are_described(files, features):
+    described = analysis.describe_encoder(pipeline.load_stage0(files)[1]).set_index("figure")["value"]
+    assert described["picture"] == "32 x 32 pixels"
+    assert described["patch tokens"] == "4 x 4 of 16"
+    assert (described["pooled features"], described["blocks"]) == ("12", "3")
+    stored = analysis.describe_store(features).set_index("kind")["shape of one image"]
+    assert stored.to_dict() == {"pooled": "12", "tokens": "16 x 16"}
+
+
+def test_nearest_neighbour_takes_the_place_of_the_most_similar_training_image(files):
+    train, test = files.rows["train"], files.rows["test"]
+    pooled = np.zeros((N, N))
+    pooled[train, train] = 1.0
+    pooled[test, train[5]] = 3.0  # longer, but of the same direction
+    km = analysis.nearest_neighbour_km(pooled, files, test)
+    expected = haversine_km(files.lat[test], files.lng[test], files.lat[train[5]], files.lng[train[5]])
+    np.testing.assert_allclose(km, expected)
+
+
+def test_concept_probabilities_of_every_row(files, features, trained_run):
+    model = pipeline.load_stage1(files)
+    concepts = analysis.predict_concepts(model, features)
+    assert (concepts["meta"].shape, concepts["parent"].shape) == ((N, 6), (N, 3))
+    np.testing.assert_allclose(concepts["meta"].sum(axis=1), 1, atol=1e-5)
+    with np.load(trained_run.folder / "concept_scores.npz") as stored:
+        np.testing.assert_allclose(stored["meta"], concepts["meta"], atol=1e-5)
+    test = files.rows["test"]
+    figures = analysis.concept_figures(files, model, concepts, test)
+    assert figures["meta_top1"] == pytest.approx(
+        (concepts["meta"][test].argmax(axis=1) == files.meta_and_parent[0][test]).mean()
+    )
+
+
+def test_concepts_stand_beside_the_most_frequent_class(files):
+    rows = files.rows["test"]
+    meta = files.meta_and_parent[0]
+    frequent = np.bincount(meta[files.rows["train"]]).argmax()
+    table = analysis.concept_table(files, {"meta_top1": 0.125, "meta_top5": 1.0}, rows)
+    assert table["value"].tolist() == ["12.5 %", "100.0 %"]
+    assert table["most frequent class"].tolist() == [f"{100 * (meta[rows] == frequent).mean():.1f} %", ""]
+
+
+def test_a_prototype_without_residual_did_not_move(files):
+    model = copy.deepcopy(pipeline.load_stage1(files))
+    with torch.no_grad():
+        model.delta_meta.zero_()
+        model.delta_meta[2] = -2 * model.meta_base[2]
+    cosine = analysis.prototype_cosine(model)
+    assert np.delete(cosine, 2) == pytest.approx([1.0] * 5, abs=1e-5)
+    assert cosine[2] < 0.99
+
+
+def test_places_lie_on_the_sphere_and_attention_sums_to_one(files, predicted):
+    rows = files.rows["test"]
+    assert predicted["attention"].shape == (len(rows), 16)
+    np.testing.assert_allclose(predicted["attention"].sum(axis=1), 1, atol=1e-5)
+    assert (np.diff(predicted["cell_probability"], axis=1) <= 0).all()
+    assert (abs(predicted["lat"]) <= 90).all() and (abs(predicted["lng"]) <= 180).all()
+    np.testing.assert_allclose(
+        predicted["km"], haversine_km(predicted["lat"], predicted["lng"], files.lat[rows], files.lng[rows])
+    )
+
+
+def test_the_centre_of_the_right_cell_has_the_oracle_error(files):
+    rows = files.rows["val"]
+    named = {"cell": files.cell_label[rows][:, None]}
+    km = analysis.cell_centre_km(files, named, rows)
+    np.testing.assert_allclose(km, files.oracle_error_km(files.cells, rows), atol=1e-6)
+
+
+def test_figures_of_places_in_words():
+    table = analysis.place_table({"median_km": 1234.4, "acc_1km": 0.125, "geoscore": 4999.6, "n": 1500, "other": 1})
+    assert dict(table.to_numpy().tolist()) == {
+        "median error": "1,234 km",
+        "within 1 km (street)": "12.5%",
+        "GeoScore, of 5000": "5,000",
+        "images": "1,500",
+    }
+
+
+def test_examples_are_the_best_and_the_worst_of_the_most_certain(files):
+    rows = files.rows["train"][:16]
+    encoder = pipeline.load_stage0(files)[1]
+    places = {
+        "cell_probability": np.r_[np.full(4, 0.9), np.full(12, 0.1)][:, None],
+        "km": np.r_[30.0, 10.0, 40.0, 20.0, np.zeros(6), np.full(6, 9e3)],
+        "attention": np.full((16, 16), 1 / 16),
+    }
+    pictures, grids, captions = analysis.attention_examples(files, encoder, places, rows, 4)
+    assert [caption.split(": ")[1] for caption in captions] == ["10 km off", "20 km off", "30 km off", "40 km off"]
+    assert captions[0].startswith(f"{files.table['meta_name'].iloc[rows[1]]}, {files.country[rows[1]]}")
+    assert all(isinstance(picture, Image.Image) and picture.size == (32, 32) for picture in pictures)
+    assert {grid.shape for grid in grids} == {(4, 4)}
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5])
+def test_few_images_are_not_shown_twice(files, rows):
+    chosen = files.rows["test"][:rows]
+    places = {
+        "cell_probability": np.ones((rows, 1)),
+        "km": np.arange(1.0, rows + 1) * 100,
+        "attention": np.full((rows, 16), 1 / 16),
+    }
+    captions = analysis.attention_examples(files, pipeline.load_stage0(files)[1], places, chosen, 6)[2]
+    assert [caption.split(": ")[1] for caption in captions] == [f"{100 * (i + 1)} km off" for i in range(rows)]
+
+
+def test_stored_predictions_have_a_row_per_image_and_mode(files, predicted, trained_run):
+    stored = pd.read_parquet(trained_run.folder / "predictions.parquet")
+    rows = files.rows["test"]
+    assert stored.groupby("mode").size().to_dict() == {"both": len(rows), "concept_only": len(rows)}
+    main = stored[stored["main"]]
+    assert set(main["mode"]) == {"both"}
+    assert main["row"].tolist() == rows.tolist()
+    assert main["pano_id"].tolist() == files.table["pano_id"].iloc[rows].tolist()
+    np.testing.assert_allclose(main["lat"], predicted["lat"], atol=1e-3)
+    np.testing.assert_allclose(main["confidence"], predicted["cell_probability"][:, 0], atol=1e-5)
+    assert main["true_cell"].tolist() == files.cell_label[rows].tolist()

@@ -1,0 +1,170 @@
+"""All methods on the test split of the tiny run, and the table of them on answers that are known."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_run import PARENT_OF, PLACES, N
+
+from geocbm import data, evaluation
+from geocbm.baselines import Prediction
+from geocbm.errors import MismatchError
+from geocbm.files import write_json
+from geocbm.geodesy import haversine_km
+
+GALLERY = np.array([*PLACES.values(), (64.15, -21.94)])  # with a place without pictures
+SIMPLE = ["chance", "prior", "mean_colour", "gallery", "nearest_neighbour", "linear_probe"]
+
+
+@pytest.fixture(autouse=True)
+def small_gallery(monkeypatch):
+    monkeypatch.setattr("geocbm.encoders.load_gallery", lambda: GALLERY)
+
+
+@pytest.fixture
+def files(trained_run):
+    return trained_run.files
+
+
+@pytest.fixture
+def test_rows(files):
+    return files.rows["test"]
+
+
+def told(files, rows, degrees_north=0.0, name="stage2"):
+    return Prediction(name, files.lat[rows] + degrees_north, files.lng[rows])
+
+
+def test_all_simple_methods_answer_for_the_test_split(trained_run, files, test_rows):
+    answers = {answer.name: answer for answer in evaluation.simple_methods(files, trained_run.cache)}
+    assert list(answers) == SIMPLE
+    train = files.rows["train"]
+    for answer in answers.values():
+        assert len(answer.lat) == len(answer.lng) == len(test_rows)
+    for name in ("chance", "prior", "mean_colour", "nearest_neighbour"):
+        assert set(answers[name].lat) <= set(files.lat[train])
+    assert len(set(answers["prior"].lat)) == 1
+    assert set(answers["gallery"].lat) <= set(GALLERY[:, 0])
+    assert set(answers["linear_probe"].country) <= set(PLACES)
+
+
+def test_ground_truth_adds_the_ceiling(copied_run, tmp_path):
+    world = tmp_path / "world"
+    shutil.copytree(copied_run.images, world)
+    path = copied_run.folder / "table.parquet"
+    table = data.read_table(path)
+    table.attrs["folder"] = str(world)
+    data.save_table(table, path)
+    with gzip.open(world / "ground_truth.jsonl.gz", "wt", encoding="utf-8") as stream:
+        for pano_id, meta in zip(table["pano_id"], table["meta_name"], strict=True):
+            seen = {"meta_name": meta, "parent_concept": PARENT_OF[meta], "box": [0.0, 0.0, 0.5, 0.5]}
+            stream.write(json.dumps({"pano_id": pano_id, "concepts": [seen]}) + "\n")
+    files = copied_run.files
+    visible = evaluation.visible_concepts(files)
+    assert visible.shape == (N, 3 * 6)
+    expected = np.zeros((N, 6))
+    expected[np.arange(N), files.meta_and_parent[0]] = 1
+    np.testing.assert_array_equal(visible[:, :6], expected)
+    np.testing.assert_allclose(visible[:, 6:12], expected / 2)  # root of a quarter of the picture
+    answers = evaluation.simple_methods(files, copied_run.cache)
+    assert [answer.name for answer in answers] == [*SIMPLE, "true_concepts"]
+    # Here exactly the labelled concept is visible, so that the ceiling names every label.
+    assert answers[-1].meta.tolist() == files.meta_and_parent[0][files.rows["test"]].tolist()
+
+
+def test_data_of_a_user_have_no_ground_truth(files):
+    assert evaluation.visible_concepts(files) is None
+
+
+def test_the_answers_of_the_stages_are_those_they_stored(files, test_rows):
+    stage1, stage2 = evaluation.stage_answers(files)
+    with np.load(files.path("concept_scores.npz")) as scores:
+        assert stage1.meta.tolist() == scores["meta"][test_rows].argmax(axis=1).tolist()
+    stored = pd.read_parquet(files.path("predictions.parquet"))
+    assert stage2.lat.tolist() == stored.loc[stored["mode"] == "both", "lat"].tolist()
+
+
+def test_predictions_of_another_test_split_are_refused(copied_run):
+    splits = json.loads(copied_run.files.path("splits.json").read_text())
+    test, val = splits["splits"]["test"], splits["splits"]["val"]
+    test[0], val[0] = val[0], test[0]
+    write_json(copied_run.folder / "splits.json", splits)
+    with pytest.raises(MismatchError, match=r"another test split; .* geocbm run --run tiny --only 05"):
+        evaluation.main_predictions(copied_run.files)
+
+
+def test_scores_of_another_table_are_refused(copied_run):
+    np.savez_compressed(copied_run.folder / "concept_scores.npz", meta=np.zeros((N - 1, 6)))
+    with pytest.raises(MismatchError, match=r"shape \(59, 6\), its table has 60 rows .* --run tiny --only 04"):
+        evaluation.stage_answers(copied_run.files)
+
+
+def test_measures_of_answers_that_are_known(files, test_rows):
+    meta = files.meta_and_parent[0][test_rows]
+    answers = [  # not in the order of the page
+        told(files, test_rows),
+        Prediction("stage1", meta=meta),
+        told(files, test_rows, 1.0, "prior"),
+    ]
+    table = evaluation.measure(files, answers, n_resamples=50).set_index("name")
+    assert list(table.index) == ["prior", "stage1", "stage2"]
+    assert table.loc["stage2", ["median_km", "geoscore", "country_acc"]].tolist() == pytest.approx([0, 5000, 1])
+    assert table.loc["prior", "median_km"] == pytest.approx(6371.0 * np.pi / 180, rel=1e-3)  # a degree of latitude
+    assert table.loc["stage1", "meta_top1"] == table.loc["stage1", "meta_top1_low"] == 1
+    assert table.loc["stage1", ["median_km", "country_acc", "geoscore"]].isna().all()
+    assert table.loc[["prior", "stage2"], "meta_top1"].isna().all()
+    assert (table["median_km_low"].dropna() <= table["median_km"].dropna()).all()
+
+
+@pytest.fixture
+def measured():
+    figures = {"median_km": (1234.4, 1000.0, 2000.0), "country_acc": (0.125, 0.1, 0.2), "geoscore": (np.nan,) * 3}
+    row = {"name": "stage2"}
+    for name, values in (figures | {"meta_top1": (np.nan,) * 3}).items():
+        row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+    return pd.DataFrame([row, row | {"name": "chance"}])
+
+
+def test_the_table_in_words(measured):
+    printed = evaluation.printable(measured)
+    assert printed["method"].tolist() == ["Stage 2", "chance (a random training image)"]
+    assert printed.iloc[0, 1:].tolist() == ["1,234 [1,000, 2,000]", "12.5 [10.0, 20.0]", "", ""]
+
+
+def test_rows_of_a_forest_have_the_names_of_the_page(measured):
+    rows = evaluation.forest_rows(measured, "country_acc")
+    assert rows.iloc[0].tolist() == ["Stage 2", 0.125, 0.1, 0.2]
+    assert evaluation.forest_rows(measured, "geoscore").empty
+
+
+def test_errors_are_given_for_methods_that_name_a_place(files, test_rows):
+    answers = [told(files, test_rows, 1.0), Prediction("stage1", meta=np.zeros(len(test_rows), dtype=int))]
+    errors = evaluation.errors_km(files, answers)
+    assert list(errors) == ["Stage 2"]
+    assert errors["Stage 2"] == pytest.approx([111.19] * len(test_rows), rel=1e-3)
+
+
+def test_by_country(files, test_rows):
+    away = np.where(files.country[test_rows] == "Japan", 40.0, 0.0)  # from Tokyo to the south
+    table = evaluation.by_country(files, told(files, test_rows, -away)).set_index("country")
+    counts = pd.Series(files.country[test_rows]).value_counts()
+    assert table["n"].to_dict() == counts.to_dict()
+    assert "Japan" in table.index
+    expected = haversine_km(35.68, 139.69, -4.32, 139.69)
+    assert table.loc["Japan", "median_km"] == pytest.approx(expected, rel=1e-3)
+    assert table.loc["Japan", "country_acc"] == 0
+    others = table.drop(index="Japan")
+    assert (others["median_km"] == 0).all() and (others["country_acc"] == 1).all()
+
+
+def test_figures_of_simple_methods_are_recorded_and_those_of_stages_left_to_their_pages(measured):
+    put = {}
+    evaluation.record(put.__setitem__, measured, np.array([0.95, 0.65]), np.array([True, False]))
+    assert set(put) == {"baseline.chance.median_km", "baseline.chance.country_acc", "sure.ece"}
+    assert put["baseline.chance.country_acc"] == {"value": 0.125, "low": 0.1, "high": 0.2}
+    assert put["sure.ece"] == pytest.approx((0.05 + 0.65) / 2)

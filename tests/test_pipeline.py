@@ -1,0 +1,123 @@
+"""From the files of a run to its trained stages: what is written, what is found again, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import PARENT_OF, STAGE1, N, write_cells
+
+from geocbm import data, pipeline
+from geocbm.concepts import META_TEMPLATES
+from geocbm.encoders import ImageEncoder, load_text_encoder, prototypes
+from geocbm.errors import MismatchError, MissingInputError
+from geocbm.features import OnTheFlyFeatures
+from geocbm.files import read_json, write_json
+from geocbm.stage2 import Stage2Config
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_stage_leaves_its_checkpoint_description_and_history(trained_run, stage):
+    files = trained_run.files
+    for name in (f"stage{stage}.safetensors", f"stage{stage}.json", f"history_stage{stage}.parquet"):
+        assert files.need(name).stat().st_size
+    assert read_json(files.path(f"stage{stage}.json"))["labels"] == files.labels
+
+
+def test_prototypes_follow_the_order_of_the_vocabulary(trained_run, folders):
+    base = pipeline.read_prototypes(trained_run.files)
+    assert {name: tuple(value.shape) for name, value in base.items()} == {"meta": (6, 12), "parent": (3, 12)}
+    text = load_text_encoder(image_encoder_name=folders("clip"))
+    torch.testing.assert_close(base["meta"], prototypes(text, sorted(PARENT_OF), META_TEMPLATES))
+
+
+@pytest.mark.parametrize("which", ["vanilla", "adapted"])
+@pytest.mark.parametrize("max_cache_gb", [60.0, 0.0])
+def test_features_whose_cache_is_gone_are_the_same_again(copied_run, which, max_cache_gb):
+    files = copied_run.files
+    before = pipeline.open_features(files, which, copied_run.cache)
+    expected = {kind: before.read_all(kind) for kind in before.kinds}
+    shutil.rmtree(copied_run.cache)
+    content = read_json(files.path("features.json"))
+    content["encoders"]["max_cache_gb"] = max_cache_gb
+    write_json(files.path("features.json"), content)
+    again = pipeline.open_features(copied_run.files, which, copied_run.cache)
+    assert again.n == N
+    assert set(again.kinds) == set(expected) == {"pooled", {"vanilla": "hidden:1", "adapted": "tokens"}[which]}
+    for kind, values in expected.items():
+        torch.testing.assert_close(again.read_all(kind), values, atol=2e-3, rtol=2e-3)  # half precision
+    assert isinstance(again, OnTheFlyFeatures) == (max_cache_gb == 0)
+
+
+def test_pictures_are_encoded_where_the_stages_are_trained(copied_run, monkeypatch):
+    moved = []
+    monkeypatch.setattr(pipeline, "compute_device", lambda: torch.device("meta"))  # there is no other on every machine
+    monkeypatch.setattr(ImageEncoder, "to", lambda encoder, device: moved.append(device) or encoder)
+    shutil.rmtree(copied_run.cache)
+    pipeline.open_features(copied_run.files, "adapted", copied_run.cache)
+    assert moved == [torch.device("meta")] * 2  # for the untouched and for the adapted encoder
+
+
+def test_features_of_other_pictures_are_refused(copied_run):
+    path = copied_run.folder / "table.parquet"
+    table = data.read_table(path)
+    table.loc[3, "image_sha256"] = "0" * 64
+    data.save_table(table, path)
+    with pytest.raises(MismatchError, match=r"1 of 60 differ .* geocbm run --run tiny --only 03"):
+        pipeline.open_features(copied_run.files, "adapted", copied_run.cache)
+
+
+def test_stage0_comes_with_the_encoder_it_trained(trained_run):
+    files = trained_run.files
+    _, encoder = pipeline.load_stage0(files)
+    untouched = pipeline.load_encoder(read_json(files.path("features.json"))["encoders"]["image_encoder"])
+    assert encoder.fingerprint() != untouched.fingerprint()
+    assert encoder.lower_fingerprint(1) == untouched.lower_fingerprint(1)
+    assert encoder.fingerprint() == pipeline.open_features(files, "adapted", trained_run.cache).fingerprint
+
+
+def test_the_same_seed_trains_the_same_concept_model(copied_run):
+    files = copied_run.files
+    before = load_file(files.path("stage1.safetensors"))
+    pipeline.fit_stage1(files, STAGE1, pipeline.open_features(files, "adapted", copied_run.cache))
+    after = load_file(files.path("stage1.safetensors"))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value)
+
+
+def test_a_variant_has_a_checkpoint_of_its_own(trained_run):
+    model = pipeline.load_stage2(trained_run.files, "stage2_concept_only")
+    assert model.config.ablation_mode == "concept_only"
+    assert pipeline.load_stage2(trained_run.files).config.ablation_mode == "both"
+
+
+def test_a_head_of_other_cells_is_refused_until_it_is_trained_again(copied_run):
+    write_cells(copied_run.files, min_samples_per_cell=1000)
+    with pytest.raises(MismatchError, match=r"another cells_digest .* geocbm run --run tiny --only 05"):
+        pipeline.load_stage2(copied_run.files)
+    pipeline.load_stage1(copied_run.files)  # does not depend on cells
+
+
+@pytest.mark.parametrize(
+    ("name", "load", "number"),
+    [
+        ("prototypes.safetensors", pipeline.read_prototypes, "03"),
+        ("stage0.safetensors", pipeline.load_stage0, "03"),
+        ("stage1.safetensors", pipeline.load_stage1, "04"),
+        ("stage2.safetensors", pipeline.load_stage2, "05"),
+    ],
+)
+def test_what_was_not_made_yet_is_named_with_its_command(copied_run, name, load, number):
+    copied_run.files.path(name).unlink()
+    with pytest.raises(MissingInputError, match=rf"{name} .* geocbm run --run tiny --only {number}"):
+        load(copied_run.files)
+
+
+def test_only_settings_of_the_stage_are_taken_from_parameters():
+    parameters = {"epochs": 7, "lr": 0.5, "run": "smoke", "variants": ["image_only"]}
+    fields = pipeline.config_fields(Stage2Config, parameters)
+    assert fields == {"epochs": 7, "lr": 0.5}
+    assert Stage2Config(**fields).epochs == 7

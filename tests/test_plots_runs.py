@@ -1,0 +1,113 @@
+"""Figures of runs and of prototypes: what they draw, and that their alt texts carry the numbers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from geocbm import plots
+from geocbm.concepts import ConceptVocabulary
+
+STATUS = pd.DataFrame(
+    {
+        "number": ["00", "01", "02"],
+        "notebook": ["00_start_here", "01_data_exploration", "02_geocells"],
+        "question": ["Where?", "What?", "How?"],
+        "state": ["not yet", "done", "partly"],
+    }
+)
+COUNTRIES = pd.DataFrame(
+    {
+        "country": ["Chile", "Japan", "Kenya"],
+        "n": [5, 9, 2],
+        "median_km": [1234.4, 88.0, 10.0],
+        "country_acc": [0.2, 0.875, 1.0],
+    }
+)
+FIGURES = pd.DataFrame(
+    {
+        "run": ["a", "b", "a"],
+        "key": ["stage2.median_km", "stage2.median_km", "cells.n"],
+        "value": [1234.4, 900.0, 12.0],
+        "low": [1000.0, np.nan, np.nan],
+        "high": [1500.0, np.nan, np.nan],
+    }
+)
+HISTORIES = pd.DataFrame(
+    {
+        "run": ["a", "a", "b", "a"],
+        "stage": ["Stage 1", "Stage 1", "Stage 1", "Stage 2"],
+        "epoch": [1, 2, 1, 1],
+        "val_loss": [3.0, 2.5, 2.75, 9.0],
+    }
+)
+VOCABULARY = ConceptVocabulary(
+    ("blue sign", "red pole", "red sign"),
+    ("pole", "sign"),
+    {"blue sign": "sign", "red pole": "pole", "red sign": "sign"},
+)
+
+
+def alt(fig):
+    json.loads(fig.to_json())  # a page stores it as such
+    return fig.layout.meta["alt"]
+
+
+def test_status_of_the_chain():
+    fig = plots.chain_status(STATUS)
+    assert alt(fig) == "3 notebooks in a row; 1 have run: 01."
+    discs = {trace.name: trace for trace in fig.data if trace.mode != "lines"}
+    assert list(discs) == ["done", "partly", "not yet"]
+    assert list(discs["done"].x) == [1]
+    assert list(discs["done"].customdata) == ["What?"]
+    assert len({trace.marker.color for trace in discs.values()}) == 3
+    empty = plots.chain_status(STATUS.assign(state="not yet"))
+    assert alt(empty) == "3 notebooks in a row; 0 have run."
+
+
+def test_errors_by_country_smallest_on_top():
+    fig = plots.country_errors(COUNTRIES)
+    assert list(fig.data[0].y) == ["Chile", "Japan", "Kenya"]  # the first bar is drawn at the bottom
+    assert list(fig.data[0].marker.color) == [20.0, 87.5, 100.0]
+    assert alt(fig) == "Median error of 3 countries: smallest in Kenya (10 km), largest in Chile (1,234 km)."
+    assert list(plots.country_errors(COUNTRIES, limit=2).data[0].y) == ["Chile", "Japan"]
+
+
+def test_a_figure_of_several_runs():
+    fig = plots.compare_figures(FIGURES, "stage2.median_km", title="Median error")
+    (trace,) = fig.data
+    assert (list(trace.x), list(trace.y)) == ([1234.4, 900.0], ["a", "b"])
+    assert list(trace.error_x.array) == pytest.approx([265.6, 0.0])
+    assert list(trace.error_x.arrayminus) == pytest.approx([234.4, 0.0])
+    assert alt(fig) == "stage2.median_km of 2 runs: a: 1,234; b: 900."
+    assert alt(plots.compare_figures(FIGURES, "stage9.x", title="?")) == "No run has measured stage9.x yet."
+
+
+def test_histories_have_a_panel_per_stage_and_one_entry_per_run():
+    fig = plots.compare_histories(HISTORIES)
+    assert [annotation.text for annotation in fig.layout.annotations] == ["Stage 1", "Stage 2"]
+    assert [(trace.name, list(trace.y)) for trace in fig.data] == [("a", [3.0, 2.5]), ("b", [2.75]), ("a", [9.0])]
+    assert [trace.showlegend for trace in fig.data] == [True, True, False]
+    assert alt(fig) == "Validation loss of 2 runs; lowest: a Stage 1 2.5; b Stage 1 2.75; a Stage 2 9."
+    assert alt(plots.compare_histories(HISTORIES.iloc[:0])) == "No run has a history yet."
+
+
+def test_similarity_of_prototypes_is_grouped_by_parent():
+    vectors = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 4.0]])  # cosines: 0, 0.6 (blue, red sign), 0.8 (pole, red sign)
+    fig = plots.prototype_similarity(vectors, VOCABULARY)
+    (heat,) = fig.data
+    assert list(heat.x) == ["red pole", "blue sign", "red sign"]
+    np.testing.assert_allclose(np.array(heat.z), [[1, 0, 0.8], [0, 1, 0.6], [0.8, 0.6, 1]], atol=1e-9)
+    words = alt(fig)
+    assert "3 metas" in words
+    assert "Mean within a parent 0.60, across parents 0.40." in words
+    assert "Most alike: red pole and red sign (0.80)." in words
+    assert len(fig.layout.shapes) == 2  # one border in each direction
+
+
+def test_a_single_concept_has_no_pairs():
+    fig = plots.prototype_similarity([[1.0, 2.0]], ConceptVocabulary(("pole",), ("poles",), {"pole": "poles"}))
+    assert alt(fig) == "Cosine between the words of 1 meta, grouped by parent."

@@ -1,0 +1,139 @@
+"""A run of sixty small pictures that went through all stages in a few seconds."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from geocbm import analysis, data, geocells, pipeline
+from geocbm.concepts import ConceptVocabulary
+from geocbm.runs import RunFiles
+from geocbm.stage0 import Stage0Config
+from geocbm.stage1 import Stage1Config
+from geocbm.stage2 import Stage2Config
+
+PLACES = {  # a city in each country
+    "France": (48.86, 2.35),
+    "Japan": (35.68, 139.69),
+    "Kenya": (-1.29, 36.82),
+    "Brazil": (-23.55, -46.63),
+    "Australia": (-33.87, 151.21),
+}
+PARENT_OF = {
+    "red pole": "pole",
+    "photo pole": "pole",
+    "red sign": "sign",
+    "road sign": "sign",
+    "red road": "road",
+    "a road": "road",
+}
+N = 60
+STAGE0 = Stage0Config(epochs=1, batch_size=16, unfreeze_layers=1)
+STAGE1 = Stage1Config(epochs=1, batch_size=16)
+STAGE2 = Stage2Config(epochs=1, batch_size=16)
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """Where a tiny run lies.
+
+    Attributes:
+        folder: the files of the run.
+        cache: its feature stores.
+        images: the folder of the CSV and the pictures.
+    """
+
+    folder: Path
+    cache: Path
+    images: Path
+
+    @property
+    def files(self) -> RunFiles:
+        """The run as seen by someone who opens it now."""
+        return RunFiles(self.folder)
+
+    def copy(self, to: Path) -> TinyRun:
+        """The same run elsewhere, with the same pictures."""
+        shutil.copytree(self.folder, to / self.folder.name)
+        shutil.copytree(self.cache, to / "cache")
+        return replace(self, folder=to / self.folder.name, cache=to / "cache")
+
+
+def write_pictures(folder: Path, seed: int = 0) -> Path:
+    """Write sixty pictures of random colours and their CSV: twelve in each country, ten of each meta.
+
+    Returns:
+        The CSV.
+    """
+    generator = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for number in range(N):
+        country = list(PLACES)[number % len(PLACES)]
+        meta = list(PARENT_OF)[number % len(PARENT_OF)]
+        colours = generator.integers(0, 255, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(colours).resize((48, 40)).save(folder / "images" / f"{number:02}.jpg")
+        lat, lng = PLACES[country] + generator.uniform(-0.5, 0.5, 2)
+        rows.append(
+            {
+                "pano_id": f"p{number:02}",
+                "image_path": f"images/{number:02}.jpg",
+                "meta_name": meta,
+                "parent_concept": PARENT_OF[meta],
+                "country": country,
+                "lat": round(float(lat), 5),
+                "lng": round(float(lng), 5),
+                "note": "",
+            }
+        )
+    pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
+    return folder / "table.csv"
+
+
+def prepare(folder: Path, csv: Path) -> RunFiles:
+    """Write what the first two notebooks write."""
+    folder.mkdir(parents=True)
+    table = data.load_table(csv)
+    data.save_table(table, folder / "table.parquet")
+    ConceptVocabulary.from_table(table).save(folder / "concepts.json")
+    data.save_splits(data.make_splits(table), folder / "splits.json", table, kind="stratified", seed=0)
+    files = RunFiles(folder)
+    write_cells(files, min_samples_per_cell=4)
+    return files
+
+
+def write_cells(files: RunFiles, min_samples_per_cell: int) -> None:
+    """Cut the training split into cells."""
+    train = files.rows["train"]
+    cells = geocells.build_geocells(files.lat[train], files.lng[train], files.country[train], min_samples_per_cell)
+    cells.save(files.path("geocells.npz"))
+
+
+def train_tiny_run(root: Path, model: Path) -> TinyRun:
+    """Make a run and train its three stages for one epoch each.
+
+    Args:
+        root: folder for pictures, run and feature stores.
+        model: folder of a saved CLIP.
+    """
+    run = TinyRun(root / "tiny", root / "cache", root / "world")
+    files = prepare(run.folder, write_pictures(run.images))
+    encoders = pipeline.EncoderConfig(str(model), unfreeze_layers=STAGE0.unfreeze_layers, batch_size=16)
+    encoder = pipeline.load_encoder(encoders.image_encoder)
+    vanilla = pipeline.encode_vanilla(files, encoders, encoder, run.cache)
+    pipeline.write_prototypes(files, encoders)
+    _, _, adapted = pipeline.fit_stage0(files, STAGE0, encoders, encoder, vanilla, run.cache)
+    stage1, _ = pipeline.fit_stage1(files, STAGE1, adapted)
+    analysis.save_concept_scores(files.path("concept_scores.npz"), analysis.predict_concepts(stage1, adapted))
+    embeddings = pipeline.concept_embeddings(files, adapted)
+    stage2, _ = pipeline.fit_stage2(files, STAGE2, embeddings, adapted)
+    test = files.rows["test"]
+    by_mode = {"both": analysis.predict_places(files, stage2, embeddings, adapted, test)}
+    by_mode["concept_only"] = pipeline.fit_variant(files, STAGE2, "concept_only", embeddings, adapted, test)
+    analysis.save_predictions(files.path("predictions.parquet"), files, by_mode, test)
+    return run

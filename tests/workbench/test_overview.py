@@ -1,0 +1,85 @@
+"""What the first page says of a run that is empty, under way or done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_project import make_project
+
+from geocbm.files import write_json
+from geocbm.workbench import overview, paths
+
+CHAIN = """
+[[stage]]
+notebook = "02_total"
+reads = []
+writes = ["total.json", "more.json"]
+
+[[stage]]
+notebook = "01_numbers"
+reads = []
+writes = []
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("GEOCBM_DATA", "GEOCBM_REPORTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GEOCBM_ROOT", str(tmp_path))
+    make_project(tmp_path)
+    (tmp_path / "notebooks" / "chain.toml").write_text(CHAIN)
+    return paths.run_folder("mine")
+
+
+def states(run: str = "mine") -> list[str]:
+    return overview.status(run)["state"].tolist()
+
+
+def test_an_empty_run_has_every_notebook_in_reading_order(run: Path) -> None:
+    status = overview.status("mine")
+    assert status.to_numpy().tolist() == [
+        ["01", "01_numbers", "Which numbers are there?", "not yet"],
+        ["02", "02_total", "What is the total?", "not yet"],
+    ]
+    assert overview.records("mine") == {}
+    headlines = overview.headlines("mine")
+    assert headlines.empty and list(headlines.columns) == ["figure", "value", "95 % interval"]
+    assert not run.exists(), "looking must not make a run"
+
+
+def test_a_notebook_is_done_when_all_it_writes_is_there(run: Path) -> None:
+    write_json(run / "total.json", 1)
+    assert states() == ["not yet", "partly"]
+    write_json(run / "more.json", 1)
+    assert states() == ["not yet", "done"]
+    write_json(run / "records" / "01.json", {})  # the trace of a notebook that writes nothing else
+    assert states() == ["done", "done"]
+
+
+def test_headlines_are_figures_in_words_in_a_fixed_order(run: Path) -> None:
+    interval = {"value": 1234.4, "low": 1000.0, "high": 2000.0}
+    write_json(run / "records" / "05.json", {"stage2.median_km": interval, "stage2.unknown": 3})
+    write_json(run / "records" / "01.json", {"data.images": 12345})
+    write_json(run / "records" / "04.json", {"stage1.meta_top1": {"value": 0.5, "low": 0.25, "high": 0.625}})
+    assert overview.headlines("mine").to_numpy().tolist() == [
+        ["images", "12,345", ""],
+        ["labelled concept named right", "50.0 %", "25.0 % to 62.5 %"],
+        ["median error", "1,234 km", "1,000 km to 2,000 km"],
+    ]
+    assert set(overview.records("mine")) == {"data.images", "stage1.meta_top1", "stage2.median_km", "stage2.unknown"}
+
+
+def test_a_title_that_is_missing_is_replaced_by_the_name(run: Path) -> None:
+    source = paths.notebooks_folder() / "01_numbers.py"
+    source.write_text(source.read_text().replace("# # Which", "# Which"))
+    assert overview.status("mine")["question"].tolist() == ["numbers", "What is the total?"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [(0.1234, "share", "12.3 %"), (0.44, "km", "0.4 km"), (25.6, "km", "26 km"), (4321.4, "count", "4,321")],
+)
+def test_numbers_for_a_reader(value: float, kind: str, text: str) -> None:
+    assert overview.printed(value, kind) == text
