@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
-from geocbm.files import read_json, sha256_text, write_json
+from geocbm.files import read_json, remake_advice, sha256_text, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +151,7 @@ class ConceptVocabulary:
     def load(cls, path: str | Path) -> ConceptVocabulary:
         """Read a vocabulary written by `save`."""
         path = Path(path)
-        again = f"Run notebook 01 again: geocbm run --run {path.resolve().parent.name} --from 01."
+        again = remake_advice(path, "01")
         if not path.exists():
             raise MissingInputError(f"There is no vocabulary at {path}. {again}")
         try:

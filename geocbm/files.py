@@ -35,6 +35,28 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def run_command(path: str | Path, notebook: str, option: str = "only") -> str:
+    """Command that runs a notebook for the run in whose folder a file lies.
+
+    Args:
+        path: the file.
+        notebook: its number, e.g. "01".
+        option: "only" that notebook, or "from" it on.
+    """
+    return f"geocbm run --run {Path(path).resolve().parent.name} --{option} {notebook}"
+
+
+def remake_advice(path: str | Path, notebook: str) -> str:
+    """Say which command makes a file of a run again.
+
+    Args:
+        path: the file, in the folder of its run.
+        notebook: number of the notebook that writes it, e.g. "01".
+    """
+    command = run_command(path, notebook, "from")
+    return f"Run notebook {notebook} again: {command} (with the --profile of that run, if it was not the default)."
+
+
 def sha256_file(path: str | Path) -> str:
     """Hash the content of a file (hexadecimal SHA-256)."""
     with Path(path).open("rb") as stream:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm.files import atomic_path
+from geocbm.files import atomic_path, remake_advice
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 
 SMALLEST_SCALE_KM = 1.0
@@ -107,7 +107,7 @@ class Geocells:
             MismatchError: the file is damaged or something else.
         """
         path = Path(path)
-        again = f"Run notebook 02 again: geocbm run --run {path.resolve().parent.name} --from 02."
+        again = remake_advice(path, "02")
         if not path.exists():
             raise MissingInputError(f"There are no geocells at {path}. {again}")
         try:
@@ -233,6 +233,8 @@ def _grouped(country: Sequence[str] | np.ndarray, n: int) -> tuple[list[str], np
     """Sorted names and `[n]` the number of each point's country."""
     import pandas as pd
 
+    if isinstance(country, str):
+        raise ParameterError(f"country is {country!r}; give a name for each point.")
     if len(country) != n:
         raise ParameterError(f"country has {len(country)} entries for {n} points; give one for each point.")
     number, names = pd.factorize(np.asarray(country, dtype=object), use_na_sentinel=False)

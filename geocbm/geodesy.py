@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from geocbm.errors import ParameterError
+
 EARTH_RADIUS_KM = 6371.0
+KM_PER_DEGREE = EARTH_RADIUS_KM * np.pi / 180
 
 
 def _library(*values: Any) -> Any:
@@ -90,3 +93,29 @@ def cartesian_to_latlng(xyz: Any) -> tuple[Any, Any]:
     lat = library.rad2deg(library.arctan2(z, library.hypot(x, y)))
     lng = library.rad2deg(library.arctan2(y, x))
     return lat, lng
+
+
+def spatial_blocks(lat: Any, lng: Any, block_km: float) -> np.ndarray:
+    """Number the blocks of ground of about `block_km` x `block_km` that points lie in.
+
+    Args:
+        lat: `[n]` latitudes, degrees.
+        lng: `[n]` longitudes, degrees, in any turn: -180 and 180 are the same meridian.
+        block_km: side of a block in km.
+
+    Returns:
+        `[n]` int64 block numbers counted from 0. Bands of latitude are cut into as many columns as fit round the globe
+        there.
+
+    Raises:
+        ParameterError: when the side is not above 0.
+    """
+    if not block_km > 0:
+        raise ParameterError(f"block_km is {block_km}; give a side in km above 0, such as 1.0.")
+    step = block_km / KM_PER_DEGREE
+    band = np.floor((np.asarray(lat, dtype=np.float64) + 90) / step)
+    middle = np.clip((band + 0.5) * step - 90, -90, 90)
+    columns = np.maximum(1, np.floor(360 * np.cos(np.deg2rad(middle)) / step))
+    column = np.floor((np.asarray(lng, dtype=np.float64) + 180) / 360 * columns) % columns
+    block = np.unique(np.stack([band, column], axis=1), axis=0, return_inverse=True)[1]
+    return block.reshape(-1).astype(np.int64)

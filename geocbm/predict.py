@@ -45,7 +45,8 @@ class Answer:
         cells: the most probable cells, best first.
         concepts: fine concepts with their probability, best first.
         parents: coarse concepts with their probability, best first.
-        attention: `(rows, columns)` mean attention over the heads on the picture as the model saw it; sums to one.
+        attention: `(rows, columns)` mean attention of the heads on the picture as the model saw it; sums to one, or is
+            zero where the head was trained without the picture (`concept_only`).
     """
 
     lat: float

@@ -16,33 +16,10 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm.files import read_json, write_json
-from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian
+from geocbm.files import read_json, remake_advice, write_json
+from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian, spatial_blocks
 
 SPLIT_NAMES = ("train", "val", "test", "pretrain_train", "pretrain_val")
-KM_PER_DEGREE = EARTH_RADIUS_KM * np.pi / 180
-
-
-def spatial_blocks(lat: np.ndarray, lng: np.ndarray, block_km: float) -> np.ndarray:
-    """Number the blocks of ground of about `block_km` x `block_km` that points lie in.
-
-    Args:
-        lat: `[n]` latitudes, degrees.
-        lng: `[n]` longitudes, degrees; -180 and 180 are the same meridian.
-        block_km: side of a block in km.
-
-    Returns:
-        `[n]` block numbers counted from 0. Bands of latitude are cut into as many columns as fit round the globe there.
-    """
-    if not block_km > 0:
-        raise ParameterError(f"block_km is {block_km}; give a side in km above 0, such as 1.0.")
-    step = block_km / KM_PER_DEGREE
-    band = np.floor((np.asarray(lat, dtype=np.float64) + 90) / step)
-    middle = np.clip((band + 0.5) * step - 90, -90, 90)
-    columns = np.maximum(1, np.floor(360 * np.cos(np.deg2rad(middle)) / step))
-    column = np.floor((np.asarray(lng, dtype=np.float64) + 180) / 360 * columns) % columns
-    _, block = np.unique(np.stack([band, column], axis=1), axis=0, return_inverse=True)
-    return block.reshape(-1)
 
 
 def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> np.ndarray:
@@ -246,7 +223,7 @@ def load_splits(path: str | Path, table: pd.DataFrame) -> dict[str, list[str]]:
         MismatchError: it was made from another CSV, or is no such file.
     """
     path = Path(path)
-    again = f"Run notebook 01 again: geocbm run --run {path.resolve().parent.name} --from 01."
+    again = remake_advice(path, "01")
     if not path.exists():
         raise MissingInputError(f"There are no splits at {path}. {again}")
     try:

@@ -189,3 +189,8 @@ def test_files_that_are_no_cells(world, tmp_path):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ParameterError, match=message):
         build_geocells(**{"lat": [1.0, 2.0], "lng": [1.0, 2.0], "country": ["A", "B"], **arguments})
+
+
+def test_one_name_is_not_a_list_of_countries():
+    with pytest.raises(ParameterError, match="country is 'Peru'; give a name for each point"):
+        build_geocells([1.0] * 4, [2.0] * 4, "Peru")

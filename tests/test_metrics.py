@@ -289,3 +289,17 @@ def test_metrics_do_not_import_torch():
 
     code = "import sys, geocbm.metrics, geocbm.plots, geocbm.baselines; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_tensors_of_half_precision_are_accepted():
+    torch = pytest.importorskip("torch")
+    for dtype in (torch.bfloat16, torch.float16):
+        zero = torch.zeros(3, dtype=dtype)
+        assert metrics.geolocation_metrics(zero, zero, [1, 0, 0], [0, 0, 0])["median_km"] == 0
+        assert metrics.concept_metrics(torch.eye(3, dtype=dtype), torch.arange(3))["meta_top1"] == 1
+
+
+def test_labels_that_are_no_whole_numbers_are_named():
+    for labels, message in (([0.5, 1, 2], "meta must be whole numbers, but 0.5"), ([np.nan, 1, 2], "but nan")):
+        with pytest.raises(ValueError, match=message):
+            metrics.concept_metrics(np.eye(3), labels)

@@ -186,7 +186,7 @@ def test_features_of_another_precision_give_the_same_answer(world):
 
 
 def test_checkpoints_that_are_damaged_or_of_another_stage_are_refused(world, tmp_path):
-    path = tmp_path / "stage1.safetensors"
+    path = tmp_path / "myrun" / "stage1.safetensors"
     world["config"] = Stage1Config(epochs=1, concept_emb_dim=16)
     fit_stage1(**world, out=path)
     described = json.loads(path.with_suffix(".json").read_text())
@@ -194,7 +194,10 @@ def test_checkpoints_that_are_damaged_or_of_another_stage_are_refused(world, tmp
         ("{", "stage1.json is damaged"),
         ("[]", "stage1.json is damaged"),
         (json.dumps(described | {"stage": 2}), "is a checkpoint of stage 2, not of stage 1"),
-        (json.dumps(described | {"config": described["config"] | {"magic": 1}}), "magic.*geocbm run --only 04"),
+        (
+            json.dumps(described | {"config": described["config"] | {"magic": 1}}),
+            "magic.*geocbm run --run myrun --only 04",
+        ),
     ):
         path.with_suffix(".json").write_text(content)
         with pytest.raises(MismatchError, match=message):
@@ -203,3 +206,9 @@ def test_checkpoints_that_are_damaged_or_of_another_stage_are_refused(world, tmp
     described["config"].pop("label_smoothing")
     path.with_suffix(".json").write_text(json.dumps(described))
     assert load_stage1(path).config.label_smoothing == 0.2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_of_another_precision_predicts_single_precision(world, dtype):
+    found = predict_stage1(model_of(world).to(dtype), world["features"], np.arange(3))
+    assert {value.dtype for value in found.values()} == {torch.float32}

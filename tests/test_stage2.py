@@ -152,7 +152,7 @@ def test_gate_and_fusion_are_options():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ablation_mode": "guess"}, "ablation_mode='guess' is unknown; use both, concept_only, image_only"),
+        ({"ablation_mode": "guess"}, "ablation_mode='guess' is unknown; use 'both', 'concept_only' or 'image_only'"),
         ({"coord_output_dim": 4}, "coord_output_dim=4"),
         ({"heads": 7}, "heads=7 does not divide embed_dim=512"),
         ({"monitor": "joy"}, "monitor='joy'"),
@@ -309,3 +309,21 @@ def test_no_rows_give_empty_answers_of_the_usual_shape():
         nothing = predict_stage2(model, torch.randn(4, 32), torch.randn(4, 9, 20), rows)
         shapes = {name: value.shape for name, value in nothing.items()}
         assert shapes == {"lat": (0,), "lng": (0,), "cell": (0, 3), "cell_probability": (0, 3), "attention": (0, 9)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_head_of_another_precision_predicts_single_precision_arrays(dtype):
+    single, concept, tokens = head().eval(), torch.randn(4, 32), torch.randn(4, 9, 20)
+    expected = predict_stage2(single, concept, tokens, np.arange(4))
+    found = predict_stage2(single.to(dtype), concept, tokens, np.arange(4))
+    assert {name: value.dtype.name for name, value in found.items()} == {
+        "lat": "float32", "lng": "float32", "cell": "int64", "cell_probability": "float32", "attention": "float32",
+    }  # fmt: skip
+    np.testing.assert_allclose(found["attention"], expected["attention"], atol=0.02)
+
+
+def test_centers_may_be_a_list_or_a_tensor_in_a_graph():
+    for centers in (CENTERS.tolist(), torch.from_numpy(CENTERS).requires_grad_()):
+        model = Stage2CrossAttentionGeoHead(32, 20, 3, centers, Stage2Config(embed_dim=32, heads=4))
+        torch.testing.assert_close(model.cell_centers.double(), torch.from_numpy(CENTERS))
+        assert not model.cell_centers.requires_grad

@@ -24,8 +24,8 @@ from geocbm.atlas.backbone_model import (
 )
 from geocbm.atlas.contrastive import PhraseBank, Schedule, train
 from geocbm.atlas.pretrain_probe import measure, normalise_pictures
-from geocbm.atlas.scene_pool import render_pool
-from geocbm.errors import ParameterError
+from geocbm.atlas.scene_pool import ScenePool, render_pool
+from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -65,6 +65,39 @@ def save_backbone(folder: Path, model: CLIPModel, tokenizer: CLIPTokenizer, proc
             file.replace(folder / file.name)
 
 
+def _begin(pool: ScenePool, bank: PhraseBank, shape: BackboneShape, seed: int) -> tuple[CLIPModel, CLIPTokenizer, Any]:
+    """Make an untrained model, its tokenizer and its image processor for a pool."""
+    some = np.random.default_rng([seed, 3]).choice(len(pool), min(len(pool), 512), replace=False)
+    sample = pool.pictures[np.sort(some)]
+    processor = build_image_processor(shape, sample.mean((0, 1, 2)) / 255, sample.std((0, 1, 2)) / 255)
+    texts = [text for wordings in bank.texts for text in wordings]
+    texts += [sentence for sentences in pool.notes.captions for sentence in sentences]
+    tokenizer = build_tokenizer(texts, context=shape.context)
+    model = build_model(tokenizer, shape, seed)
+    set_starting_values(model, normalise_pictures(sample, processor.image_mean, processor.image_std))
+    return model, tokenizer, processor
+
+
+def _read_start(folder: Path) -> dict[str, Any]:
+    """Read the provenance of the backbone to go on from."""
+    if not (folder / "provenance.json").is_file():
+        raise MissingInputError(
+            f"start = {folder} holds no backbone: give a folder that `geocbm atlas pretrain` wrote."
+        )
+    return read_json(folder / "provenance.json")
+
+
+def _load_backbone(folder: Path) -> tuple[CLIPModel, CLIPTokenizer, Any]:
+    """Load model, tokenizer and image processor of a saved backbone."""
+    from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
+
+    return (
+        CLIPModel.from_pretrained(folder, local_files_only=True),
+        CLIPTokenizer.from_pretrained(folder, local_files_only=True),
+        AutoImageProcessor.from_pretrained(folder, local_files_only=True),
+    )
+
+
 def pretrain(
     out: str | Path,
     seed: int = 0,
@@ -78,6 +111,7 @@ def pretrain(
     workers: int = 2,
     evaluation_scenes: int = EVALUATION_SCENES,
     pool_folder: str | Path | None = None,
+    start: str | Path | None = None,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Render a pool of scenes, train the small CLIP on it and save it; `geocbm atlas pretrain`.
@@ -95,6 +129,8 @@ def pretrain(
         workers: processes that render, and parts of a batch trained side by side.
         evaluation_scenes: pictures of each of the two worlds it is measured on.
         pool_folder: keeps the rendered pools, and uses those that are there; a temporary folder when left out.
+        start: folder of an earlier backbone to go on from, with its tokenizer, sizes and normalisation; the learning
+            rate rises and falls again. `shape` is then not used. The provenance keeps that of the earlier one.
         log: takes lines of progress.
 
     Returns:
@@ -102,6 +138,7 @@ def pretrain(
 
     Raises:
         ParameterError: for an empty training or one without contrasts.
+        MissingInputError: if `start` holds no backbone.
     """
     if batch_size < 2 or n_scenes < batch_size or epochs <= 0:
         raise ParameterError(
@@ -109,6 +146,8 @@ def pretrain(
             "pictures a batch, a batch no more than n_scenes, and epochs above 0."
         )
     out, shape = Path(out), shape or BackboneShape()
+    if start is not None:
+        shape = BackboneShape(**_read_start(Path(start))["shape"])
     schedule = Schedule(max(1, round(n_scenes * epochs / batch_size)), batch_size, lr, minutes=minutes)
     worlds = [(FIRST_WORLD + j, FIRST_WORLD + j) for j in range(n_worlds)]
     with tempfile.TemporaryDirectory(prefix="geocbm-pretrain-") as temporary:
@@ -116,17 +155,12 @@ def pretrain(
         began = time.monotonic()
         pool = render_pool(n_scenes, worlds, 1_000_000 + seed, shape.image_size, pools / "pool", workers)
         log(f"rendered {n_scenes} scenes of {n_worlds} worlds in {time.monotonic() - began:.0f} s")
-        some = np.random.default_rng([seed, 3]).choice(n_scenes, min(n_scenes, 512), replace=False)
-        sample = pool.pictures[np.sort(some)]
-        mean = [round(float(v), 4) for v in sample.mean((0, 1, 2)) / 255]
-        std = [round(float(v), 4) for v in sample.std((0, 1, 2)) / 255]
         bank = PhraseBank(pool.notes, seed)
-        texts = [text for wordings in bank.texts for text in wordings]
-        texts += [sentence for sentences in pool.notes.captions for sentence in sentences]
-        tokenizer = build_tokenizer(texts, context=shape.context)
-        model = build_model(tokenizer, shape, seed)
-        set_starting_values(model, normalise_pictures(sample, mean, std))
-        processor = build_image_processor(shape, mean, std)
+        if start is None:
+            model, tokenizer, processor = _begin(pool, bank, shape, seed)
+        else:
+            model, tokenizer, processor = _load_backbone(Path(start))
+        mean, std = list(processor.image_mean), list(processor.image_std)
         provenance: dict[str, Any] = {
             "what": "small CLIP of the atlas, trained from random weights on simulated scenes: geocbm atlas pretrain",
             "settings": {"seed": seed, "n_scenes": n_scenes, "epochs": epochs, "n_worlds": n_worlds},
@@ -134,6 +168,8 @@ def pretrain(
             "shape": asdict(shape),
             "finished": False,
         }
+        if start is not None:
+            provenance["before"] = read_json(Path(start) / "provenance.json")
 
         def checkpoint(steps: int) -> None:
             save_backbone(out, model, tokenizer, processor, provenance | {"steps_done": steps})

@@ -26,7 +26,8 @@ TEMPLATES = (
 
 def normalise_pictures(pictures: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Turn uint8 pictures (B, H, W, 3) into what the model takes, float32 (B, 3, H, W)."""
-    values = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div_(255)
+    values = torch.from_numpy(np.array(pictures))  # a copy: a memory map is not writable
+    values = values.permute(0, 3, 1, 2).float().div_(255)
     return values.sub_(torch.tensor(mean).view(3, 1, 1)).div_(torch.tensor(std).view(3, 1, 1))
 
 

@@ -7,18 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from geocbm import geodesy
 from geocbm.metrics.geolocation import THRESHOLDS_KM, error_km, geoscore
 from geocbm.metrics.inputs import column, same_length
 
-KM_PER_DEGREE = 6371.0 * np.pi / 180
 _CELLS_AT_ONCE = 4_000_000  # bounds the memory of a resampled table
 
 
 def spatial_blocks(lat: Any, lng: Any, km: float = 100.0) -> np.ndarray:
-    """Number the blocks of a grid of about `km` by `km` in which points lie.
-
-    The grid has rows of equal latitude; each row is cut into a whole number of columns, so that it closes at the
-    antimeridian.
+    """Number the blocks of ground of about `km` by `km` in which points lie (see `geodesy.spatial_blocks`).
 
     Args:
         lat: `[n]` latitudes in degrees.
@@ -30,14 +27,7 @@ def spatial_blocks(lat: Any, lng: Any, km: float = 100.0) -> np.ndarray:
     """
     latitude, longitude = column(lat, "lat"), column(lng, "lng")
     same_length(lat=latitude, lng=longitude)
-    if not km > 0:
-        raise ValueError(f"km must be positive, it is {km}")
-    row = np.floor((latitude + 90) * KM_PER_DEGREE / km)  # (n,)
-    middle = np.clip((row + 0.5) * km / KM_PER_DEGREE - 90, -90, 90)
-    columns = np.maximum(1, np.round(360 * np.cos(np.deg2rad(middle)) * KM_PER_DEGREE / km))
-    place = np.floor(((longitude + 180) % 360) / 360 * columns)
-    _, block = np.unique(np.column_stack([row, place]), axis=0, return_inverse=True)
-    return block.reshape(-1).astype(np.int64)
+    return geodesy.spatial_blocks(latitude, longitude, km)
 
 
 def _draws(n_blocks: int, n: int, seed: int, width: int) -> Iterator[np.ndarray]:

@@ -11,6 +11,7 @@ def array(values: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
     """Bring numbers, arrays, series or tensors to a NumPy array."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
+        values = values.double() if values.is_floating_point() else values  # NumPy does not know bfloat16
     try:
         return np.asarray(values, dtype=dtype)
     except (TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geocbm.errors import MismatchError
+from geocbm.files import run_command
 from geocbm.geodesy import haversine_km
 from geocbm.stage0.model import Stage0Config, Stage0PretrainingModel, location_embeddings, stage0_losses
 from geocbm.training import (
@@ -29,7 +30,7 @@ from geocbm.training import (
     seeded,
 )
 
-MADE_BY = "geocbm run --only 03"
+NOTEBOOK = "03"
 
 
 def retrieval_metrics(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.ndarray) -> dict[str, float]:
@@ -175,19 +176,20 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
         MissingInputError: when the checkpoint is not there.
         MismatchError: when it was trained from another encoder, or is no whole checkpoint of Stage 0.
     """
-    tensors, metadata = load_checkpoint(path, MADE_BY, stage=0)
+    made_by = run_command(path, NOTEBOOK)
+    tensors, metadata = load_checkpoint(path, made_by, stage=0)
     trained_from = metadata["encoder"]
     if encoder.fingerprint() != trained_from["fingerprint"]:
         raise MismatchError(
             f"{path} was trained from the encoder {trained_from['name']!r} with other weights than those of "
-            f"{encoder.name!r}; load that encoder afresh, or train again with `{MADE_BY}`"
+            f"{encoder.name!r}; load that encoder afresh, or train again with `{made_by}`"
         )
     model = Stage0PretrainingModel(
         encoder,
         location_encoder,
         tensors["meta_base"],
         tensors["parent_base"],
-        read_config(Stage0Config, metadata, path, MADE_BY),
+        read_config(Stage0Config, metadata, path, made_by),
         metadata["gps_dim"],
     )
     restore(model, tensors, path)

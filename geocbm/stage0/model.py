@@ -13,15 +13,18 @@ from geocbm import losses
 from geocbm.bottleneck import build_bottleneck, check_bottleneck
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.training import Batch
-from geocbm.training.settings import TrainingConfig, check_number
+from geocbm.training.settings import check_number, check_training
 
 
 @dataclass(frozen=True)
-class Stage0Config(TrainingConfig):
-    """Settings of Stage 0 beside those of every stage; the defaults are the specification's.
+class Stage0Config:
+    """Settings of Stage 0; the defaults are the specification's.
 
     Attributes:
-        encoder_lr: learning rate of the unfrozen encoder blocks; `lr` is that of everything else.
+        batch_size: rows of a step.
+        lr: learning rate of everything but the encoder.
+        encoder_lr: learning rate of the unfrozen encoder blocks.
+        epochs: most passes over the training rows.
         unfreeze_layers: last blocks of the encoder that train.
         lambda_gps: weight of image against place.
         lambda_child: weight of concept embedding against meta prototypes.
@@ -36,9 +39,16 @@ class Stage0Config(TrainingConfig):
             time of a step falls nearly in proportion. 1 keeps all; validation always sees all.
         bottleneck: kind of concept bottleneck.
         concept_emb_dim: width of the concept embedding.
+        dropout: dropout in the bottleneck.
+        weight_decay: of AdamW.
+        patience: epochs without improvement before stopping.
+        seed: fixes initialisation, order and dropout.
+        tracking: Weights & Biases mode.
+        precision: "auto", "bf16" or "no".
     """
 
     batch_size: int = 128
+    lr: float = 1e-4
     encoder_lr: float = 3e-5
     epochs: int = 20
     unfreeze_layers: int = 2
@@ -55,9 +65,14 @@ class Stage0Config(TrainingConfig):
     bottleneck: str = "mlp"
     concept_emb_dim: int = 512
     dropout: float = 0.4
+    weight_decay: float = 0.01
+    patience: int = 5
+    seed: int = 0
+    tracking: str = "disabled"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_training(self)
         check_bottleneck(self.bottleneck)
         for name in ("encoder_lr", "unfreeze_layers", "false_negative_km"):
             check_number(name, getattr(self, name), 0)

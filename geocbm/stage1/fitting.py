@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from geocbm import losses
 from geocbm.errors import ParameterError
+from geocbm.files import run_command
 from geocbm.stage0 import Stage0PretrainingModel
 from geocbm.stage1.model import Stage1ConceptModel, Stage1Config, Stage1Output, stage1_losses
 from geocbm.training import (
@@ -29,7 +30,7 @@ from geocbm.training import (
     seeded,
 )
 
-MADE_BY = "geocbm run --only 04"
+NOTEBOOK = "04"
 
 
 def fit_stage1(
@@ -134,13 +135,14 @@ def load_stage1(path: str | Path) -> Stage1ConceptModel:
         MissingInputError: when it is not there.
         MismatchError: when its two files do not belong together, or are no whole checkpoint of Stage 1.
     """
-    tensors, metadata = load_checkpoint(path, MADE_BY, stage=1)
+    made_by = run_command(path, NOTEBOOK)
+    tensors, metadata = load_checkpoint(path, made_by, stage=1)
     model = Stage1ConceptModel(
         metadata["in_dim"],
         tensors["meta_base"],
         tensors["parent_base"],
         tensors["meta_to_parent"],
-        read_config(Stage1Config, metadata, path, MADE_BY),
+        read_config(Stage1Config, metadata, path, made_by),
     )
     restore(model, tensors, path)
     return model
@@ -174,9 +176,9 @@ def predict_stage1(
         for start in range(0, max(len(rows), 1), batch_size):  # no rows give empty tensors of the usual shape
             parts.append(model(read(rows[start : start + batch_size]).to(device)))
     return {
-        "concept_emb": torch.cat([part.concept_emb.cpu() for part in parts]),
-        "meta_probabilities": torch.cat([part.meta_logits.softmax(-1).cpu() for part in parts]),
-        "parent_probabilities": torch.cat([part.parent_logits.softmax(-1).cpu() for part in parts]),
+        "concept_emb": torch.cat([part.concept_emb.float().cpu() for part in parts]),
+        "meta_probabilities": torch.cat([part.meta_logits.float().softmax(-1).cpu() for part in parts]),
+        "parent_probabilities": torch.cat([part.parent_logits.float().softmax(-1).cpu() for part in parts]),
     }
 
 

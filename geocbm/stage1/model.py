@@ -13,16 +13,20 @@ from geocbm import losses
 from geocbm.bottleneck import build_bottleneck, check_bottleneck
 from geocbm.errors import MismatchError
 from geocbm.stage0 import Stage0PretrainingModel
-from geocbm.training.settings import TrainingConfig, check_choice, check_number
+from geocbm.training.settings import check_choice, check_number, check_training
 
 
 @dataclass(frozen=True)
-class Stage1Config(TrainingConfig):
-    """Settings of Stage 1 beside those of every stage; the defaults are the specification's.
+class Stage1Config:
+    """Settings of Stage 1; the defaults are the specification's.
 
     Attributes:
+        batch_size: rows of a step.
+        lr: learning rate.
+        epochs: most passes over the training rows.
         bottleneck: kind of concept bottleneck.
         concept_emb_dim: width of the concept embedding.
+        dropout: dropout in the bottleneck.
         label_smoothing: of both classification losses.
         gamma: focusing exponent of both classification losses.
         lambda_meta: weight of the focal loss over metas.
@@ -43,7 +47,12 @@ class Stage1Config(TrainingConfig):
         temperature: of the prototype contrast.
         parent_temperature: of the contrast between parents.
         init_from_stage0: start from Stage 0's bottleneck and prototype projection.
+        weight_decay: of AdamW.
+        patience: epochs without improvement before stopping.
         monitor: validation value that decides: "meta_top1", "parent_top1" or "loss".
+        seed: fixes initialisation, order and dropout.
+        tracking: Weights & Biases mode.
+        precision: "auto", "bf16" or "no".
     """
 
     batch_size: int = 256
@@ -71,11 +80,15 @@ class Stage1Config(TrainingConfig):
     temperature: float = 0.07
     parent_temperature: float = 0.1
     init_from_stage0: bool = True
+    weight_decay: float = 0.01
     patience: int = 8
     monitor: str = "meta_top1"
+    seed: int = 0
+    tracking: str = "disabled"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_training(self)
         check_bottleneck(self.bottleneck)
         for name in ("gamma", "residual_std"):
             check_number(name, getattr(self, name), 0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geocbm.errors import MismatchError
+from geocbm.files import run_command
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 from geocbm.stage0 import Stage0PretrainingModel
 from geocbm.stage2.model import (
@@ -34,7 +35,7 @@ from geocbm.training import (
     seeded,
 )
 
-MADE_BY = "geocbm run --only 05"
+NOTEBOOK = "05"
 
 
 class Cells(Protocol):
@@ -204,16 +205,17 @@ def load_stage2(path: str | Path, cells_digest: str | None = None) -> Stage2Cros
         MissingInputError: when it is not there.
         MismatchError: when it was trained on other geocells, or is no whole checkpoint of Stage 2.
     """
-    tensors, metadata = load_checkpoint(path, MADE_BY, stage=2)
+    made_by = run_command(path, NOTEBOOK)
+    tensors, metadata = load_checkpoint(path, made_by, stage=2)
     if cells_digest is not None and cells_digest != metadata["cells_digest"]:
-        raise MismatchError(f"{path} was trained on other geocells than the ones in use; train again with `{MADE_BY}`")
+        raise MismatchError(f"{path} was trained on other geocells than the ones in use; train again with `{made_by}`")
     centers = tensors["cell_centers"]
     model = Stage2CrossAttentionGeoHead(
         metadata["concept_dim"],
         metadata["token_dim"],
         len(centers),
         centers,
-        read_config(Stage2Config, metadata, path, MADE_BY),
+        read_config(Stage2Config, metadata, path, made_by),
     )
     restore(model, tensors, path)
     return model
@@ -255,5 +257,6 @@ def predict_stage2(
             probability, cell = output.cell_logits.softmax(-1).topk(top_k, dim=-1)
             values = {"lat": lat, "lng": lng, "cell": cell, "cell_probability": probability}
             for name, value in (values | {"attention": output.attention.mean(1)}).items():
+                value = value.float() if value.is_floating_point() else value
                 parts.setdefault(name, []).append(value.cpu().numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}

@@ -14,16 +14,19 @@ from torch.nn import functional
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.geodesy import cartesian_to_latlng
 from geocbm.stage0 import Stage0PretrainingModel
-from geocbm.training.settings import TrainingConfig, check_choice, check_number
+from geocbm.training.settings import check_choice, check_number, check_training
 
 ABLATION_MODES = ("both", "concept_only", "image_only")
 
 
 @dataclass(frozen=True)
-class Stage2Config(TrainingConfig):
-    """Settings of Stage 2 beside those of every stage; the defaults are the specification's.
+class Stage2Config:
+    """Settings of Stage 2; the defaults are the specification's.
 
     Attributes:
+        batch_size: rows of a step.
+        lr: learning rate.
+        epochs: most passes over the training rows.
         lambda_cell: weight of the cell classification.
         lambda_offset: weight of the offset regression.
         ablation_mode: "both", "concept_only" or "image_only": what reaches the heads.
@@ -34,9 +37,16 @@ class Stage2Config(TrainingConfig):
         gating: mix concept and attended patches by a sigmoid per dimension.
         explicit_fusion: give the heads the concept embedding beside the fused one, through one linear layer.
         init_from_stage0: start from Stage 0's patch projection.
+        weight_decay: of AdamW.
+        patience: epochs without improvement before stopping.
         monitor: validation value that decides: "median_km", "cell_top1" or "loss".
+        seed: fixes initialisation, order and dropout.
+        tracking: Weights & Biases mode.
+        precision: "auto", "bf16" or "no".
     """
 
+    batch_size: int = 32
+    lr: float = 1e-4
     epochs: int = 30
     lambda_cell: float = 1.0
     lambda_offset: float = 5.0
@@ -48,10 +58,15 @@ class Stage2Config(TrainingConfig):
     gating: bool = True
     explicit_fusion: bool = True
     init_from_stage0: bool = True
+    weight_decay: float = 0.01
+    patience: int = 5
     monitor: str = "median_km"
+    seed: int = 0
+    tracking: str = "disabled"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_training(self)
         check_choice("ablation_mode", self.ablation_mode, ABLATION_MODES)
         check_choice("monitor", self.monitor, ("median_km", "cell_top1", "loss"))
         check_number("embed_dim", self.embed_dim, 1)
@@ -159,7 +174,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         super().__init__()
         self.config = config = config or Stage2Config()
         self.concept_dim, self.token_dim = concept_dim, token_dim
-        centers = torch.as_tensor(np.asarray(cell_centers), dtype=torch.float32)
+        centers = torch.as_tensor(cell_centers, dtype=torch.float32).detach().cpu()
         if centers.shape != (n_cells, 3):
             raise ParameterError(f"cell_centers has shape {tuple(centers.shape)}; {n_cells} cells need ({n_cells}, 3)")
         self.register_buffer("cell_centers", functional.normalize(centers, dim=-1))

@@ -5,14 +5,12 @@ from __future__ import annotations
 from geocbm.training.batches import Batch, RowSource, batches_of, row_reader, seeded
 from geocbm.training.checkpoints import FitResult, load_checkpoint, read_config, restore, save_checkpoint
 from geocbm.training.loop import Step, evaluate, fit, learning_rate_factor, parameter_groups
-from geocbm.training.settings import TrainingConfig
 
 __all__ = [
     "Batch",
     "FitResult",
     "RowSource",
     "Step",
-    "TrainingConfig",
     "batches_of",
     "evaluate",
     "fit",

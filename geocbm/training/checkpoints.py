@@ -93,7 +93,9 @@ def load_checkpoint(
     except (ValueError, AttributeError) as error:
         raise MismatchError(f"{path.with_suffix('.json')} is damaged; make it again with `{made_by}`") from error
     if stage is not None and metadata.get("stage") != stage:
-        raise MismatchError(f"{path} is a checkpoint of stage {metadata.get('stage')}, not of stage {stage}")
+        raise MismatchError(
+            f"{path} is a checkpoint of stage {metadata.get('stage')}, not of stage {stage}; make that with `{made_by}`"
+        )
     if metadata.get("tensors_sha256") != sha256_file(path):
         raise MismatchError(
             f"{path} is not the file that {path.with_suffix('.json').name} describes; make both again with `{made_by}`"

@@ -1,9 +1,9 @@
-"""The settings that every stage has, and how impossible ones are refused."""
+"""How impossible settings of the stages are refused."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from geocbm.errors import ParameterError
@@ -28,38 +28,17 @@ def check_number(name: str, value: float, least: float, below: float = float("in
         )
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Settings of the training loop, the same in every stage.
+def check_training(config: Any) -> None:
+    """Raise `ParameterError` for settings no training can have, and for weights of loss terms below 0.
 
-    Attributes:
-        batch_size: rows of a step.
-        lr: learning rate.
-        epochs: most passes over the training rows.
-        dropout: probability of dropping a unit in training.
-        weight_decay: of AdamW.
-        patience: epochs without improvement before stopping.
-        seed: fixes initialisation, order and dropout.
-        tracking: Weights & Biases mode: "disabled", "offline" or "online".
-        precision: "auto" (bfloat16 where the device gains), "bf16" or "no".
+    Args:
+        config: dataclass of a stage, with the settings of the training loop and its `lambda_...`.
     """
-
-    batch_size: int = 32
-    lr: float = 1e-4
-    epochs: int = 20
-    dropout: float = 0.1
-    weight_decay: float = 0.01
-    patience: int = 5
-    seed: int = 0
-    tracking: str = "disabled"
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "patience"):
-            check_number(name, getattr(self, name), 1)
-        weights = [field.name for field in fields(self) if field.name.startswith("lambda_")]
-        for name in ("lr", "weight_decay", *weights):
-            check_number(name, getattr(self, name), 0)
-        check_number("dropout", self.dropout, 0, below=1)
-        check_choice("tracking", self.tracking, TRACKING)
-        check_choice("precision", self.precision, PRECISIONS)
+    weights = [field.name for field in fields(config) if field.name.startswith("lambda_")]
+    for name in ("lr", "weight_decay", *weights):
+        check_number(name, getattr(config, name), 0)
+    for name in ("batch_size", "epochs", "patience"):
+        check_number(name, getattr(config, name), 1)
+    check_number("dropout", config.dropout, 0, below=1)
+    check_choice("tracking", config.tracking, TRACKING)
+    check_choice("precision", config.precision, PRECISIONS)

@@ -173,14 +173,24 @@ def _configure_atlas_pretrain(parser: Parser) -> None:
     add("--out", type=Path, required=True, help="folder of the new backbone")
     add("--seed", type=int, default=0, help="seed of the weights and of the order (default: 0)")
     add("--scenes", type=int, help="number of scenes to learn from")
-    add("--epochs", type=int, help="passes over the scenes")
-    add("--minutes", type=float, help="stop after this time")
+    add("--epochs", type=float, help="passes over the scenes")
+    add("--batch-size", type=int, help="scenes per step")
+    add("--lr", type=float, help="learning rate at its peak")
+    add("--minutes", type=float, help="stop training after this time")
+    add("--start", type=Path, help="folder of an earlier backbone to go on from")
 
 
 def _atlas_pretrain(arguments: Arguments) -> int:
     from geocbm.atlas.pretrain import pretrain
 
-    chosen = {"n_scenes": arguments.scenes, "epochs": arguments.epochs, "minutes": arguments.minutes}
+    chosen = {
+        "n_scenes": arguments.scenes,
+        "epochs": arguments.epochs,
+        "batch_size": arguments.batch_size,
+        "lr": arguments.lr,
+        "minutes": arguments.minutes,
+        "start": arguments.start,
+    }
     pretrain(arguments.out, seed=arguments.seed, **{name: value for name, value in chosen.items() if value is not None})
     return 0
 
