@@ -26,6 +26,7 @@ coord_output_dim: int = 3  # 3: offsets on the unit sphere, 2: degrees of latitu
 heads: int = 8  # attention heads
 dropout: float = 0.1  # on attention weights and in the feed-forward part
 init_from_stage0: bool = True  # start from the patch projection of Stage 0
+monitor: str = "median_km"  # what decides which epoch is kept, on validation: "median_km", "cell_top1" or "loss"
 patience: int = 8  # epochs without improvement before training stops
 examples: int = 6  # pictures in the attention figure
 seed: int = 0  # seed of weights and batches
