@@ -62,7 +62,7 @@ def chain_status(status: pd.DataFrame, title: str = "The notebooks of this run")
     )
     fig.update_xaxes(visible=False, range=[-0.6, len(status) - 0.4])
     fig.update_yaxes(visible=False, range=[-2.2, 1])
-    return finish(fig, title, alt, height=260, legend={"y": 1.1, "yanchor": "bottom", "x": 1, "xanchor": "right"})
+    return finish(fig, title, alt, height=260, legend={"y": 0.02, "yanchor": "bottom", "x": 0})
 
 
 def country_errors(table: pd.DataFrame, limit: int = 25, title: str = "Where is it good?") -> go.Figure:
