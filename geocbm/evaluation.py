@@ -186,7 +186,9 @@ def by_country(files: RunFiles, answer: Prediction) -> pd.DataFrame:
 
 
 def record(put: Callable[[str, Any], None], table: pd.DataFrame, confidence: np.ndarray, right: np.ndarray) -> None:
-    """Record the figures of all baselines and the calibration error.
+    """Record the figures of all methods with their intervals, and the calibration error.
+
+    A stage's own figures, such as `stage1.meta_top1`, take the place of those its page recorded without an interval.
 
     Args:
         put: takes a dotted key and a figure.
@@ -195,6 +197,5 @@ def record(put: Callable[[str, Any], None], table: pd.DataFrame, confidence: np.
         right: `[n]` whether it was the true one.
     """
     for key, figure in baselines.records(table).items():
-        if not key.startswith("baseline.stage"):
-            put(key, figure)
+        put(key.removeprefix("baseline.") if key.startswith("baseline.stage") else key, figure)
     put("sure.ece", expected_calibration_error(confidence, right))

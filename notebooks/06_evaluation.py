@@ -111,7 +111,7 @@ nb.show(plots.reliability(places["confidence"], right))
 figures = metrics.geolocation_intervals(
     places["lat"], places["lng"], places["true_lat"], places["true_lng"], n=bootstrap, seed=seed
 )
-for name in ("median_km", "mean_km", "geoscore", "acc_1km", "acc_25km", "acc_200km", "acc_750km", "acc_2500km"):
+for name in ("mean_km", "acc_1km", "acc_25km", "acc_200km", "acc_750km", "acc_2500km"):
     nb.record(f"stage2.{name}", figures[name])
 evaluation.record(nb.record, table, places["confidence"].to_numpy(), right)
 with nb.output("evaluation.parquet") as path:

@@ -162,9 +162,16 @@ def test_by_country(files, test_rows):
     assert (others["median_km"] == 0).all() and (others["country_acc"] == 1).all()
 
 
-def test_figures_of_simple_methods_are_recorded_and_those_of_stages_left_to_their_pages(measured):
+def test_figures_of_all_methods_are_recorded_with_intervals_a_stage_under_its_own_name(measured):
     put = {}
     evaluation.record(put.__setitem__, measured, np.array([0.95, 0.65]), np.array([True, False]))
-    assert set(put) == {"baseline.chance.median_km", "baseline.chance.country_acc", "sure.ece"}
+    assert set(put) == {
+        "baseline.chance.median_km",
+        "baseline.chance.country_acc",
+        "stage2.median_km",
+        "stage2.country_acc",
+        "sure.ece",
+    }
+    assert put["stage2.median_km"] == {"value": 1234.4, "low": 1000.0, "high": 2000.0}
     assert put["baseline.chance.country_acc"] == {"value": 0.125, "low": 0.1, "high": 0.2}
     assert put["sure.ece"] == pytest.approx((0.05 + 0.65) / 2)
