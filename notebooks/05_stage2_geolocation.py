@@ -120,7 +120,7 @@ nb.contract(
     every_prediction_on_the_sphere=bool((abs(predicted["lat"]) <= 90).all() and (abs(predicted["lng"]) <= 180).all()),
     attention_sums_to_one_where_used=ablation_mode == "concept_only"
     or bool(abs(predicted["attention"].sum(axis=1) - 1).max() < 1e-3),
-    training_lowered_the_loss=bool(result.history["train_loss"].iloc[-1] < result.history["train_loss"].iloc[0]),
+    losses_finite=bool((result.history[["train_loss", "val_loss"]].abs() < 1e6).all(axis=None)),
 )
 
 # %%

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +93,14 @@ def test_the_figures_others_read_are_there(report: Path) -> None:
         value = figure["value"] if isinstance(figure, dict) else figure
         if re.search(r"acc|top[15]|recall|coverage|semantic", key):
             assert 0 <= value <= 1, (key, value)
+
+
+@pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2"])
+def test_every_stage_has_learned_something(home: Path, report: Path, stage: str) -> None:
+    folder = home / "data" / "runs" / "smoke"
+    before = json.loads((folder / f"{stage}.json").read_text())["initial"]["loss"]
+    after = pd.read_parquet(folder / f"history_{stage}.parquet")["val_loss"].min()
+    assert after < 0.97 * before
 
 
 def test_the_site_needs_no_network(report: Path) -> None:
