@@ -140,6 +140,7 @@ def fit_stage0(
         train_rows,
         val_rows,
         batch_size=config.batch_size,
+        accumulation_steps=config.accumulation_steps,
         epochs=config.epochs,
         groups=parameter_groups(model, config.lr, config.weight_decay, {"encoder.": config.encoder_lr}),
         seed=config.seed,

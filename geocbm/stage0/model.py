@@ -22,6 +22,8 @@ class Stage0Config:
 
     Attributes:
         batch_size: rows of a step.
+        accumulation_steps: parts in which the rows of a step go through the model, to save memory; contrasts see
+            only the rows of their part.
         lr: learning rate of everything but the encoder.
         encoder_lr: learning rate of the unfrozen encoder blocks.
         epochs: most passes over the training rows.
@@ -48,6 +50,7 @@ class Stage0Config:
     """
 
     batch_size: int = 128
+    accumulation_steps: int = 1
     lr: float = 1e-4
     encoder_lr: float = 3e-5
     epochs: int = 20

@@ -111,6 +111,7 @@ def fit_stage1(
         train_rows,
         val_rows,
         batch_size=config.batch_size,
+        accumulation_steps=config.accumulation_steps,
         epochs=config.epochs,
         groups=parameter_groups(model, config.lr, config.weight_decay),
         seed=config.seed,

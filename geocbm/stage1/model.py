@@ -22,6 +22,8 @@ class Stage1Config:
 
     Attributes:
         batch_size: rows of a step.
+        accumulation_steps: parts in which the rows of a step go through the model, to save memory; contrasts see
+            only the rows of their part.
         lr: learning rate.
         epochs: most passes over the training rows.
         bottleneck: kind of concept bottleneck.
@@ -56,6 +58,7 @@ class Stage1Config:
     """
 
     batch_size: int = 256
+    accumulation_steps: int = 1
     lr: float = 3e-4
     epochs: int = 50
     bottleneck: str = "mlp"

@@ -170,6 +170,7 @@ def fit_stage2(
         train_rows,
         val_rows,
         batch_size=config.batch_size,
+        accumulation_steps=config.accumulation_steps,
         epochs=config.epochs,
         groups=parameter_groups(model, config.lr, config.weight_decay),
         seed=config.seed,

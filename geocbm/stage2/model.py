@@ -25,6 +25,7 @@ class Stage2Config:
 
     Attributes:
         batch_size: rows of a step.
+        accumulation_steps: parts in which the rows of a step go through the model, to save memory.
         lr: learning rate.
         epochs: most passes over the training rows.
         lambda_cell: weight of the cell classification.
@@ -46,6 +47,7 @@ class Stage2Config:
     """
 
     batch_size: int = 32
+    accumulation_steps: int = 1
     lr: float = 1e-4
     epochs: int = 30
     lambda_cell: float = 1.0

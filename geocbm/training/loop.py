@@ -163,6 +163,7 @@ def fit(
     metadata: Mapping[str, Any] | None = None,
     gradient_clip: float = 1.0,
     warmup: float = 0.05,
+    accumulation_steps: int = 1,
     row_names: Sequence[str] | None = None,
     tracking: str = "disabled",
     precision: str = "auto",
@@ -188,6 +189,7 @@ def fit(
         metadata: goes into the JSON.
         gradient_clip: largest norm of the gradient.
         warmup: share of the steps with a rising learning rate.
+        accumulation_steps: parts in which the rows of a step go through the model.
         row_names: `pano_id` of each row of the table, for messages.
         tracking: Weights & Biases mode: "disabled", "offline" or "online".
         precision: "auto" (bfloat16 where the accelerator has it), "bf16" or "no".

@@ -37,7 +37,7 @@ def check_training(config: Any) -> None:
     weights = [field.name for field in fields(config) if field.name.startswith("lambda_")]
     for name in ("lr", "weight_decay", *weights):
         check_number(name, getattr(config, name), 0)
-    for name in ("batch_size", "epochs", "patience"):
+    for name in ("batch_size", "accumulation_steps", "epochs", "patience"):
         check_number(name, getattr(config, name), 1)
     check_number("dropout", config.dropout, 0, below=1)
     check_choice("tracking", config.tracking, TRACKING)
