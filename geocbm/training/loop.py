@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from geocbm.errors import ParameterError, UserError
+from geocbm.processes import exchange, on_main, process_index
 from geocbm.training.batches import Batch, batches_of, prefetched, seeded
 from geocbm.training.checkpoints import FitResult, save_checkpoint
+from geocbm.training.distributed import agreed, merge_batches, own_batches, own_share, shared
 from geocbm.training.settings import PRECISIONS, TRACKING, check_choice, check_number
 
 
@@ -83,6 +85,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Losses and measures over `rows`, without dropout or gradients.
 
+    Several processes divide whole batches among them, so that the values are those of one process.
+
     Args:
         model: the model, on its device.
         compute: `(model, batch) -> Step`.
@@ -98,35 +102,42 @@ def evaluate(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    sums: dict[str, float] = {}
+    parts = batches_of(rows, batch_size)
+    losses: list[dict[str, float]] = []
     collected: dict[str, list[Tensor]] = {}
     with torch.no_grad():
-        for part, content in prefetched(batch, batches_of(rows, batch_size)):
+        for _, content in prefetched(batch, own_batches(parts)):
             with _autocast(device, precision):
                 step = compute(model, {name: value.to(device) for name, value in content.items()})
-            for name, value in step.losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(part)
+            losses.append({name: float(value) for name, value in step.losses.items()})
             for name, value in step.predictions.items():
                 value = value.detach().cpu()
                 collected.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
     model.train(was_training)
+    of_all = exchange(losses)  # per process its batches, which are every n-th of all
+    sums: dict[str, float] = {}
+    for number, part in enumerate(parts):
+        for name, loss in of_all[number % len(of_all)][number // len(of_all)].items():
+            sums[name] = sums.get(name, 0.0) + loss * len(part)
     values = {name: total / len(rows) for name, total in sums.items()}
     if measure is not None:
-        values |= measure({name: torch.cat(parts) for name, parts in collected.items()}, rows)
-    return values
+        whole = {name: torch.cat(merge_batches(held, parts, device)) for name, held in collected.items()}
+        values |= measure(whole, rows)
+    return agreed(values)
 
 
 def _diverged(rows: np.ndarray, content: Batch, row_names: Sequence[str] | None, epoch: int) -> UserError:
     """Describe a loss that is not finite: the rows whose inputs are to blame, or else the whole batch."""
+    batch_rows, rows = rows, own_share(rows)
     bad = np.zeros(len(rows), dtype=bool)
     for value in content.values():
         if value.is_floating_point() and len(value) == len(rows):
             bad |= (
                 ~torch.isfinite(value).flatten(1).all(1).numpy() if value.ndim > 1 else ~torch.isfinite(value).numpy()
             )
-    chosen = rows[bad] if bad.any() else rows
-    names = ", ".join(str(row_names[row]) if row_names is not None else f"row {row}" for row in chosen)
-    if bad.any():
+    found = sorted({row for share in exchange(rows[bad].tolist()) for row in share})
+    names = ", ".join(str(row_names[row]) if row_names is not None else f"row {row}" for row in found or batch_rows)
+    if found:
         return UserError(
             f"the loss of epoch {epoch} is not finite: the features of {names} contain NaN or infinity; "
             "remove these rows or encode their images again"
@@ -237,15 +248,15 @@ def fit(
     history: list[dict[str, float]] = []
     best_epoch, best_metric, best_state, best_values = 0, float("nan"), _snapshot(model), initial
     step_number = 0
-    with seeded(seed):
+    # Another seed in each process, or all shares of a batch would be dropped out alike.
+    with seeded(seed + process_index()):
         for epoch in range(1, epochs + 1):
             started = time.perf_counter()
             order = np.random.default_rng([seed, epoch]).permutation(train_rows)
-            share = slice(accelerator.process_index, None, accelerator.num_processes)
-            parts = [part[share] for part in batches_of(order, batch_size)]
+            parts = batches_of(order, batch_size)
             wrapped.train()
             sums: dict[str, float] = {}
-            for rows, content in prefetched(batch, parts):
+            for rows, content in prefetched(shared(batch), parts):
                 for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                     group["lr"] = rate * learning_rate_factor(step_number, n_steps, n_warmup)
                 with _autocast(accelerator.device, precision):
@@ -286,7 +297,6 @@ def fit(
     for tracker in accelerator.trackers:
         tracker.finish()
     result = FitResult(pd.DataFrame(history), best_epoch, float(best_metric), monitor, initial, best_values)
-    if out is not None and accelerator.is_main_process:
-        save_checkpoint(model, out, result, metadata or {})
-    accelerator.wait_for_everyone()
+    if out is not None:
+        on_main(lambda: save_checkpoint(model, out, result, metadata or {}))
     return result

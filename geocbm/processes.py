@@ -1,0 +1,160 @@
+"""The processes that `accelerate launch` starts together: who this one is, and how they agree.
+
+Everything here works in a single process too, where nobody has to be asked. Processes that belong together call the
+functions of this module in the same order; a message travels as bytes and is never unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from geocbm.errors import UserError
+
+Result = TypeVar("Result")
+
+# One process may wait for another that still encodes its share of a large table; when one dies, the launcher ends all.
+_PATIENCE = timedelta(hours=24)
+
+
+def process_count() -> int:
+    """Number of processes that work together; joins them at the first call if a launcher started several."""
+    _join()
+    return distributed.get_world_size() if _joined() else 1
+
+
+def process_index() -> int:
+    """Number of this process, from 0."""
+    _join()
+    return distributed.get_rank() if _joined() else 0
+
+
+def is_main_process() -> bool:
+    """Whether this process prints and writes for all."""
+    return process_index() == 0
+
+
+def launched_index() -> int:
+    """Number that a launcher gave this process, from 0, without joining the others."""
+    return int(os.environ.get("RANK", "0")) if _launched() else 0
+
+
+def wait_for_everyone() -> None:
+    """Return when every process has come here."""
+    exchange("")
+
+
+def leave_processes() -> None:
+    """Part from the other processes; does nothing in a single one."""
+    if _joined():
+        distributed.destroy_process_group()
+
+
+def gather_parts(value: Tensor) -> list[Tensor]:
+    """Bring together the rows of all processes, which may differ in number.
+
+    Args:
+        value: `(n, ...)` on the device of the process; `n` may be 0, the other lengths and the type are the same in
+            every process.
+
+    Returns:
+        The tensor of each process, in their order; no gradient flows back.
+    """
+    value = value.detach().contiguous()
+    if process_count() == 1:
+        return [value]
+    own = torch.tensor([len(value)], device=value.device)
+    counts = [torch.zeros_like(own) for _ in range(process_count())]
+    distributed.all_gather(counts, own)
+    lengths = [int(count) for count in counts]
+    # A collective needs equal shapes: shorter parts are filled up and cut again.
+    padded = value.new_zeros((max(lengths), *value.shape[1:]))
+    padded[: len(value)] = value
+    parts = [torch.empty_like(padded) for _ in lengths]
+    distributed.all_gather(parts, padded)
+    return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+
+def exchange(message: Any) -> list[Any]:
+    """Tell every process something and hear what the others say.
+
+    Args:
+        message: anything that JSON holds.
+
+    Returns:
+        The messages of all processes, in their order.
+    """
+    if process_count() == 1:
+        return [message]
+    text = bytearray(json.dumps(message).encode())
+    parts = gather_parts(torch.frombuffer(text, dtype=torch.uint8).to(_device_of_messages()))
+    return [json.loads(bytes(part.cpu().tolist())) for part in parts]
+
+
+def from_main(message: Any) -> Any:
+    """The main process' message, in every process."""
+    return exchange(message if is_main_process() else None)[0]
+
+
+def together(act: Callable[[], Result]) -> Result:
+    """Do something in every process; if it fails in one, it fails in all instead of leaving them waiting.
+
+    Args:
+        act: what to do; it must not wait for other processes itself.
+
+    Raises:
+        UserError: what went wrong in another process. What went wrong in this one is raised as it is.
+    """
+    problem: Exception | None = None
+    try:
+        result = act()
+    except Exception as error:
+        problem = error
+    told = "" if problem is None else str(problem) or type(problem).__name__
+    failures = [text for text in exchange(told) if text]
+    if problem is not None:
+        raise problem
+    if failures:
+        raise UserError(failures[0])
+    return result
+
+
+def on_main(act: Callable[[], Result]) -> Result | None:
+    """Do something in the main process while the others wait; its failure is theirs.
+
+    Returns:
+        The result in the main process, None in the others.
+    """
+    return together(lambda: act() if is_main_process() else None)
+
+
+def _launched() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ
+
+
+def _joined() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _join() -> None:
+    """Let Accelerate choose device and backend, once, and only where there is somebody to join."""
+    if _launched() and not _joined():
+        from accelerate import PartialState
+
+        PartialState(timeout=_PATIENCE)
+
+
+def _device_of_messages() -> torch.device:
+    """Where the backend can carry bytes: NCCL only between accelerators."""
+    if distributed.get_backend() == "gloo":
+        return torch.device("cpu")
+    from accelerate import PartialState
+
+    return torch.device(PartialState().device)

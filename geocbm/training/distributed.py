@@ -1,0 +1,152 @@
+"""Training in several processes: each computes its share of a batch, all compute the loss of the whole batch.
+
+The rows that a loss needs are gathered, with gradients, so that a contrastive loss meets the negatives of the global
+batch. `DistributedDataParallel` then averages the gradients of parameters over the processes. Every process computes
+the same loss from the same rows, hence the same gradient `G` of them; the sum over W processes of the gradient of one's
+own rows, `W * G[own]`, divided by W in that average, is the gradient of a single process with the whole batch. A
+parameter that enters the loss without rows, such as a prototype, has its full gradient in every process, and the
+average keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geocbm.processes import exchange, from_main, gather_parts, process_count, process_index
+from geocbm.training.batches import Batch
+
+Output = TypeVar("Output")
+
+BORROWED = "borrowed"
+"""Entry of a batch whose rows stand in for none: its process had no row of the global batch."""
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes, one below the other."""
+
+    @staticmethod
+    def forward(context: Any, value: Tensor) -> Tensor:
+        parts = gather_parts(value)
+        context.start = sum(len(part) for part in parts[: process_index()])
+        context.length = len(value)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        own = gradients[0][context.start : context.start + context.length]
+        # The others' gradients of these rows equal this one's, for their losses do: no need to ask them.
+        return own * process_count()
+
+
+def gather_rows(value: Tensor) -> Tensor:
+    """Bring together the rows of all processes, in the order of the processes.
+
+    Args:
+        value: `(b, ...)` of this process; `b` may differ between processes and may be 0.
+
+    Returns:
+        `(B, ...)`, the same in every process; the tensor itself in a single process. Differentiable where `value` is,
+        provided that every process computes the same scalar from the result.
+    """
+    if process_count() == 1:
+        return value
+    if value.requires_grad and torch.is_grad_enabled():
+        return _Gather.apply(value)
+    return torch.cat(gather_parts(value))
+
+
+def gather_batch(output: Output, fields: Sequence[str], batch: Batch, names: Sequence[str]) -> tuple[Output, Batch]:
+    """Make of a share's output and batch those of the global batch, for its loss.
+
+    In evaluation nothing is gathered: there a process has whole batches of its own (see `loop.evaluate`), which is
+    told by the absence of gradients.
+
+    Args:
+        output: named tuple that the model gave.
+        fields: its tensors that have a row for each row of the batch and enter the loss.
+        batch: of this process.
+        names: entries of the batch that enter the loss.
+
+    Returns:
+        The same kind of output, and the batch of these names only where it was gathered; other fields stay as they
+        are, for they are equal in all processes (prototypes) or not used by the loss.
+    """
+    if process_count() == 1 or not torch.is_grad_enabled():
+        return output, batch
+    n_own = 0 if BORROWED in batch else None  # a borrowed row gives its gradient of zero and no more
+
+    def whole(value: Tensor) -> Tensor:
+        return gather_rows(value[:n_own])
+
+    replaced = {name: whole(getattr(output, name)) for name in fields}
+    return output._replace(**replaced), {name: whole(batch[name]) for name in names}  # type: ignore[attr-defined]
+
+
+def own_share(rows: np.ndarray) -> np.ndarray:
+    """Rows of a global batch that this process computes; the first one is borrowed where there are too few.
+
+    Without any row a process could not take part in the average of the gradients.
+    """
+    share = rows[process_index() :: process_count()]
+    return share if len(share) else rows[:1]
+
+
+def shared(batch: Callable[[np.ndarray], Batch]) -> Callable[[np.ndarray], Batch]:
+    """Make a function that reads this process' share of the global batch it is asked for.
+
+    Args:
+        batch: `rows -> dict of tensors`.
+
+    Returns:
+        The same for global rows; a borrowed share is marked with the entry `BORROWED`.
+    """
+    index, count = process_index(), process_count()
+    if count == 1:
+        return batch
+
+    def read(rows: np.ndarray) -> Batch:
+        content = batch(own_share(rows))
+        return content | ({BORROWED: torch.ones(1, dtype=torch.bool)} if len(rows) <= index else {})
+
+    return read
+
+
+def own_batches(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Whole batches that this process evaluates; at least one, so that every process has something to gather."""
+    mine = list(parts[process_index() :: process_count()])
+    return mine or [parts[0]]
+
+
+def merge_batches(values: Sequence[Tensor], parts: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Bring together what the processes computed of their `own_batches`, in the order of all batches.
+
+    Args:
+        values: per own batch a tensor with the rows first, on the CPU.
+        parts: all batches.
+        device: where the processes exchange tensors.
+
+    Returns:
+        Per batch of `parts` its tensor, on the CPU, in every process.
+    """
+    if process_count() == 1:
+        return list(values)
+    own = values if process_index() < len(parts) else [values[0][:0]]
+    lengths = exchange([len(value) for value in own])
+    merged: list[Tensor] = [values[0]] * len(parts)
+    for index, part in enumerate(gather_parts(torch.cat(list(own)).to(device))):
+        # In the order of the process' own batches, which are every W-th of all.
+        for place, value in zip(
+            range(index, len(parts), process_count()), part.cpu().split(lengths[index]), strict=False
+        ):
+            merged[place] = value
+    return merged
+
+
+def agreed(values: dict[str, float]) -> dict[str, float]:
+    """The main process' values, so that all processes decide alike in the last digit too."""
+    return values if process_count() == 1 else from_main(values)
