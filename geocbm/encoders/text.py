@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,23 +55,54 @@ class TextEncoder(nn.Module):
         Returns:
             Vectors (n, dim) on the device of the weights, not normalised.
         """
-        batch = self.tokenizer(
-            list(texts),
-            padding="max_length" if self.pads_fully else True,
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-        ).to(next(self.parameters()).device)
+        tokens = self.tokenize(texts)
+        device = next(self.parameters()).device
+        return self.embed({name: value.to(device) for name, value in tokens.items()})
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Turn texts into what `embed` reads, padded to one length.
+
+        Args:
+            texts: n texts; those beyond the model's length are cut.
+
+        Returns:
+            `input_ids`, `attention_mask` and what else the model wants, each (n, T), on the CPU.
+        """
+        return dict(
+            self.tokenizer(
+                list(texts),
+                padding="max_length" if self.pads_fully else True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            )
+        )
+
+    def embed(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Encode tokenised texts, each (n, T) on the device of the weights, into vectors (n, dim), with gradients."""
         if self.is_tower:
             output = self.model.get_text_features(
-                input_ids=batch["input_ids"], attention_mask=None if self.pads_fully else batch.get("attention_mask")
+                input_ids=tokens["input_ids"], attention_mask=None if self.pads_fully else tokens.get("attention_mask")
             )
             return output if isinstance(output, Tensor) else output.pooler_output
-        output = self.model(**batch)
+        output = self.model(**tokens)
         if getattr(output, "text_embeds", None) is not None:
             return output.text_embeds
-        mask = batch["attention_mask"].unsqueeze(-1).to(output.last_hidden_state.dtype)  # (n, T, 1)
+        mask = tokens["attention_mask"].unsqueeze(-1).to(output.last_hidden_state.dtype)  # (n, T, 1)
         return (output.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+
+    def used_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that vectors depend on, by name; models carry others too, such as the scale of CLIP."""
+        named = dict(self.named_parameters())
+        trained = {name: parameter.requires_grad for name, parameter in named.items()}
+        try:
+            self.requires_grad_(True)
+            with torch.enable_grad():
+                gradients = torch.autograd.grad(self(["a road"]).sum(), list(named.values()), allow_unused=True)
+        finally:
+            for name, parameter in named.items():
+                parameter.requires_grad_(trained[name])
+        return {name: named[name] for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:

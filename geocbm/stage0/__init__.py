@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from geocbm.stage0.config import Stage0Config
 from geocbm.stage0.fitting import fit_stage0, load_stage0, retrieval_metrics
-from geocbm.stage0.model import Stage0Config, Stage0Output, Stage0PretrainingModel, location_embeddings, stage0_losses
+from geocbm.stage0.model import Stage0Output, Stage0PretrainingModel, location_embeddings, stage0_losses
+from geocbm.stage0.prompts import PromptPrototypes
 
 __all__ = [
+    "PromptPrototypes",
     "Stage0Config",
     "Stage0Output",
     "Stage0PretrainingModel",

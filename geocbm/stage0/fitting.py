@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geocbm.errors import MismatchError
+from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import run_command
 from geocbm.geodesy import haversine_km
-from geocbm.stage0.model import Stage0Config, Stage0PretrainingModel, location_embeddings, stage0_losses
+from geocbm.stage0.config import Stage0Config
+from geocbm.stage0.model import Stage0PretrainingModel, location_embeddings, stage0_losses
+from geocbm.stage0.prompts import PromptPrototypes
 from geocbm.training import (
     Batch,
     FitResult,
@@ -31,6 +33,9 @@ from geocbm.training import (
 )
 
 NOTEBOOK = "03"
+ENCODERS = ("encoder.", "prompts.")
+"""Parts of the model that train at the encoder's learning rate."""
+_TEXT = "prompts.text_encoder."
 
 
 def retrieval_metrics(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.ndarray) -> dict[str, float]:
@@ -72,6 +77,7 @@ def fit_stage0(
     out: str | Path | None = None,
     labels: Mapping[str, Any] | None = None,
     row_names: Sequence[str] | None = None,
+    prompts: PromptPrototypes | None = None,
     report: Callable[[str], None] = print,
 ) -> tuple[Stage0PretrainingModel, FitResult]:
     """Train Stage 0 from stored activations; the frozen trunk of the encoder is never computed here.
@@ -94,12 +100,19 @@ def fit_stage0(
         out: `stage0.safetensors` to write, or None.
         labels: label names and digests for the JSON.
         row_names: `pano_id` of each row, for messages.
+        prompts: what `config.train_text_encoder` trains, changed in place; not used without it.
         report: called with one line per epoch.
 
     Returns:
         The model with its best weights, and what the run did; `result.initial` and `result.best` hold the retrieval
         figures before and after.
+
+    Raises:
+        ParameterError: when the text encoder is to be trained but there are no prompts.
     """
+    if config.train_text_encoder and prompts is None:
+        raise ParameterError("train_text_encoder=True needs the prompts; give prompts=PromptPrototypes(...)")
+    prompts = prompts if config.train_text_encoder else None
     lat, lng = np.asarray(lat, dtype=np.float64), np.asarray(lng, dtype=np.float64)
     gps = location_embeddings(location_encoder, lat, lng)  # (n, g)
     read_hidden = row_reader(hidden_features, f"hidden:{config.unfreeze_layers}")
@@ -111,10 +124,13 @@ def fit_stage0(
         "lat": torch.from_numpy(lat).float(),
         "lng": torch.from_numpy(lng).float(),
     }
-    fingerprint = encoder.fingerprint()
+    started_from = {"encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint()}}
+    if prompts is not None:
+        text = prompts.text_encoder
+        started_from["text_encoder"] = {"name": text.name, "fingerprint": text.fingerprint()}
     with seeded(config.seed):
         model = Stage0PretrainingModel(
-            encoder, location_encoder, meta_prototypes, parent_prototypes, config, gps.shape[1]
+            encoder, location_encoder, meta_prototypes, parent_prototypes, config, gps.shape[1], prompts
         )
 
     def batch(rows: np.ndarray) -> Batch:
@@ -131,7 +147,11 @@ def fit_stage0(
 
     def measure(predictions: dict[str, Tensor], rows: np.ndarray) -> dict[str, float]:
         values = retrieval_metrics(predictions["image"], predictions["place"], lat[rows], lng[rows])
-        return values | {"meta_top1": float((predictions["meta"] == columns["meta"][rows]).float().mean())}
+        if config.concept_losses:  # untrained heads name concepts at random
+            values["meta_top1"] = float((predictions["meta"] == columns["meta"][rows]).float().mean())
+        if config.learn_temperature:
+            values["temperature"] = float(model.temperature())
+        return values
 
     result = fit(
         model,
@@ -142,7 +162,7 @@ def fit_stage0(
         batch_size=config.batch_size,
         accumulation_steps=config.accumulation_steps,
         epochs=config.epochs,
-        groups=parameter_groups(model, config.lr, config.weight_decay, {"encoder.": config.encoder_lr}),
+        groups=parameter_groups(model, config.lr, config.weight_decay, dict.fromkeys(ENCODERS, config.encoder_lr)),
         seed=config.seed,
         patience=config.patience,
         measure=measure,
@@ -151,9 +171,9 @@ def fit_stage0(
             "stage": 0,
             "config": asdict(config),
             "labels": dict(labels or {}),
-            "encoder": {"name": encoder.name, "fingerprint": fingerprint},
             "gps_dim": gps.shape[1],
-        },
+        }
+        | started_from,
         row_names=row_names,
         tracking=config.tracking,
         precision=config.precision,
@@ -162,13 +182,17 @@ def fit_stage0(
     return model, result
 
 
-def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | None = None) -> Stage0PretrainingModel:
+def load_stage0(
+    path: str | Path, encoder: Any, location_encoder: nn.Module | None = None, text_encoder: Any = None
+) -> Stage0PretrainingModel:
     """Load a checkpoint and put its trained blocks into the encoder.
 
     Args:
         path: `stage0.safetensors`.
         encoder: the image encoder as it was before training; changed in place.
         location_encoder: needed only for `embed_places`.
+        text_encoder: the text encoder as it was before training, when it was trained and other words than those of
+            the vocabulary are to be encoded; changed in place. The model itself needs the stored prototypes only.
 
     Returns:
         The model in evaluation mode.
@@ -179,12 +203,15 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
     """
     made_by = run_command(path, NOTEBOOK)
     tensors, metadata = load_checkpoint(path, made_by, stage=0)
-    trained_from = metadata["encoder"]
-    if encoder.fingerprint() != trained_from["fingerprint"]:
-        raise MismatchError(
-            f"{path} was trained from the encoder {trained_from['name']!r} with other weights than those of "
-            f"{encoder.name!r}; load that encoder afresh, or train again with `{made_by}`"
-        )
+    given = {"encoder": encoder}
+    if text_encoder is not None and "text_encoder" in metadata:
+        given["text_encoder"] = text_encoder
+    for name, model_before in given.items():
+        if model_before.fingerprint() != metadata[name]["fingerprint"]:
+            raise MismatchError(
+                f"{path} was trained from the {name.replace('_', ' ')} {metadata[name]['name']!r} with other weights "
+                f"than those of {model_before.name!r}; load that encoder afresh, or train again with `{made_by}`"
+            )
     model = Stage0PretrainingModel(
         encoder,
         location_encoder,
@@ -193,5 +220,10 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
         read_config(Stage0Config, metadata, path, made_by),
         metadata["gps_dim"],
     )
-    restore(model, tensors, path)
+    restore(model, {name: value for name, value in tensors.items() if not name.startswith(_TEXT)}, path)
+    if "text_encoder" in given:
+        trained = {name.removeprefix(_TEXT): value for name, value in tensors.items() if name.startswith(_TEXT)}
+        wrong = text_encoder.load_state_dict(trained, strict=False).unexpected_keys
+        if wrong or not trained:
+            raise MismatchError(f"{path} holds no weights for {text_encoder.name!r}; train again with `{made_by}`")
     return model

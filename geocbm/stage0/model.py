@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,79 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from geocbm import losses
-from geocbm.bottleneck import build_bottleneck, check_bottleneck
-from geocbm.errors import MismatchError, ParameterError
+from geocbm.bottleneck import build_bottleneck
+from geocbm.errors import MismatchError
+from geocbm.stage0.config import CONCEPT_TERMS, TEMPERATURE_RANGE, Stage0Config
+from geocbm.stage0.prompts import PromptPrototypes
 from geocbm.training import Batch
-from geocbm.training.settings import check_number, check_training
-
-
-@dataclass(frozen=True)
-class Stage0Config:
-    """Settings of Stage 0; the defaults are the specification's.
-
-    Attributes:
-        batch_size: rows of a step.
-        accumulation_steps: parts in which the rows of a step go through the model, to save memory; contrasts see
-            only the rows of their part.
-        lr: learning rate of everything but the encoder.
-        encoder_lr: learning rate of the unfrozen encoder blocks.
-        epochs: most passes over the training rows.
-        unfreeze_layers: last blocks of the encoder that train.
-        lambda_gps: weight of image against place.
-        lambda_child: weight of concept embedding against meta prototypes.
-        lambda_parent: weight of concept embedding against parent prototypes.
-        lambda_hierarchy: weight of the intra-batch contrast between parents.
-        lambda_patch_gps: weight of pooled patches against place.
-        lambda_anchor: weight of staying near the encoder's original features.
-        temperature: divisor of all cosine similarities.
-        symmetric: contrast places against images too.
-        false_negative_km: places nearer than this are not negatives; 0 leaves every pair in.
-        patch_keep: share of the patches that a training step sees, drawn anew each step (Li et al., 2023, "FLIP"); the
-            time of a step falls nearly in proportion. 1 keeps all; validation always sees all.
-        bottleneck: kind of concept bottleneck.
-        concept_emb_dim: width of the concept embedding.
-        dropout: dropout in the bottleneck.
-        weight_decay: of AdamW.
-        patience: epochs without improvement before stopping.
-        seed: fixes initialisation, order and dropout.
-        tracking: Weights & Biases mode.
-        precision: "auto", "bf16" or "no".
-    """
-
-    batch_size: int = 128
-    accumulation_steps: int = 1
-    lr: float = 1e-4
-    encoder_lr: float = 3e-5
-    epochs: int = 20
-    unfreeze_layers: int = 2
-    lambda_gps: float = 1.0
-    lambda_child: float = 1.0
-    lambda_parent: float = 0.5
-    lambda_hierarchy: float = 0.3
-    lambda_patch_gps: float = 0.2
-    lambda_anchor: float = 0.01
-    temperature: float = 0.07
-    symmetric: bool = False
-    false_negative_km: float = 0.0
-    patch_keep: float = 1.0
-    bottleneck: str = "mlp"
-    concept_emb_dim: int = 512
-    dropout: float = 0.4
-    weight_decay: float = 0.01
-    patience: int = 5
-    seed: int = 0
-    tracking: str = "disabled"
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        check_bottleneck(self.bottleneck)
-        for name in ("encoder_lr", "unfreeze_layers", "false_negative_km"):
-            check_number(name, getattr(self, name), 0)
-        check_number("concept_emb_dim", self.concept_emb_dim, 1)
-        check_number("temperature", self.temperature, 0, above=True)
-        if not 0 < self.patch_keep <= 1:
-            raise ParameterError(f"patch_keep={self.patch_keep} is impossible; give a share above 0 and at most 1")
 
 
 class Stage0Output(NamedTuple):
@@ -95,6 +27,7 @@ class Stage0Output(NamedTuple):
         patch_emb: `(B, g)` projected patches, averaged.
         meta_prototypes: `(k_m, c)` projected.
         parent_prototypes: `(k_p, c)` projected.
+        temperature: scalar, of the contrasts with places.
     """
 
     pooled: Tensor
@@ -103,6 +36,7 @@ class Stage0Output(NamedTuple):
     patch_emb: Tensor
     meta_prototypes: Tensor
     parent_prototypes: Tensor
+    temperature: Tensor
 
 
 class Stage0PretrainingModel(nn.Module):
@@ -111,13 +45,18 @@ class Stage0PretrainingModel(nn.Module):
     Args:
         encoder: image encoder; everything but its last `config.unfreeze_layers` blocks is frozen here.
         location_encoder: frozen module `(B, 2)` degrees -> `(B, g)`; None when only images are to be embedded.
-        meta_prototypes: `(k_m, t)` base prototypes, kept as they are.
+        meta_prototypes: `(k_m, t)` base prototypes, kept as they are unless `prompts` are trained.
         parent_prototypes: `(k_p, t)`.
         config: settings.
         gps_dim: width of the place embeddings.
+        prompts: prompts and text encoder to train; the base prototypes are then those of its present weights. A
+            trained model may be loaded without, from the prototypes it came to.
+
+    Raises:
+        MismatchError: when prompts and prototypes differ in number or width.
     """
 
-    frozen_parts = ("encoder.", "location_encoder.")
+    frozen_parts = ("encoder.", "location_encoder.", "prompts.")
     meta_base: Tensor
     parent_base: Tensor
 
@@ -129,6 +68,7 @@ class Stage0PretrainingModel(nn.Module):
         parent_prototypes: Tensor,
         config: Stage0Config | None = None,
         gps_dim: int = 512,
+        prompts: PromptPrototypes | None = None,
     ) -> None:
         super().__init__()
         self.config = config = config or Stage0Config()
@@ -147,13 +87,32 @@ class Stage0PretrainingModel(nn.Module):
         self.patch_projection = nn.Linear(encoder.token_dim, gps_dim)
         self.register_buffer("meta_base", meta_prototypes.detach().clone().float())
         self.register_buffer("parent_base", parent_prototypes.detach().clone().float())
+        if config.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(config.temperature).log())
+        self.prompts = prompts
+        if prompts is not None:
+            shapes = [(count, prompts.dim) for count in prompts.counts]
+            given = [tuple(values.shape) for values in (meta_prototypes, parent_prototypes)]
+            if shapes != given:
+                raise MismatchError(
+                    f"the prompts give prototypes of the shapes {shapes}, but those given have {given}; "
+                    "make both from the same names and text encoder"
+                )
 
     def train(self, mode: bool = True) -> Stage0PretrainingModel:
-        """Set the mode of the heads; the encoders stay in evaluation mode (running statistics must not drift)."""
+        """Set the mode of the heads; the encoders stay in evaluation mode (running statistics must not drift).
+
+        Entering evaluation mode, the base prototypes are brought up to date with a trained text encoder.
+        """
         super().train(mode)
         self.encoder.eval()
         if self.location_encoder is not None:
             self.location_encoder.eval()
+        if self.prompts is not None and not mode:
+            with torch.no_grad():
+                meta, parent = self.prompts()
+                self.meta_base.copy_(meta)
+                self.parent_base.copy_(parent)
         return self
 
     def forward(self, hidden: Tensor, gps: Tensor) -> Stage0Output:
@@ -169,15 +128,38 @@ class Stage0PretrainingModel(nn.Module):
         if self.training and self.config.patch_keep < 1:
             hidden = self._some_patches(hidden)
         pooled, tokens = self.encoder.upper(hidden, self.config.unfreeze_layers)  # (B, d), (B, P, w)
+        # Without gradients the heads of the concepts stay as they are, and so does the encoder under their terms.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.concept_losses):
+            concept_emb = self.bottleneck(pooled, tokens)
+            meta_base, parent_base = self.base_prototypes()
+            meta_prototypes = self.prototype_projection(meta_base)
+            parent_prototypes = self.prototype_projection(parent_base)
         return Stage0Output(
             pooled=pooled,
             gps=self.gps_adapter(gps),
-            concept_emb=self.bottleneck(pooled, tokens),
+            concept_emb=concept_emb,
             # The mean of the projected patches is the projection of the mean patch, at 1/P of the work.
             patch_emb=self.patch_projection(tokens.mean(1)),
-            meta_prototypes=self.prototype_projection(self.meta_base),
-            parent_prototypes=self.prototype_projection(self.parent_base),
+            meta_prototypes=meta_prototypes,
+            parent_prototypes=parent_prototypes,
+            temperature=self.temperature(),
         )
+
+    def base_prototypes(self) -> tuple[Tensor, Tensor]:
+        """Base prototypes of metas `(k_m, t)` and parents `(k_p, t)`, with gradients if the text encoder trains."""
+        if self.prompts is not None and (self.training or torch.is_grad_enabled()):
+            return self.prompts()
+        return self.meta_base, self.parent_base
+
+    def temperature(self) -> Tensor:
+        """Scalar temperature of the contrasts with places, learned or fixed."""
+        if not self.config.learn_temperature:
+            return self.gps_adapter.weight.new_tensor(self.config.temperature)
+        low, high = TEMPERATURE_RANGE
+        with torch.no_grad():
+            # Beyond its limits a clamped value has no gradient and would never come back, so the parameter is held.
+            self.log_temperature.clamp_(math.log(low), math.log(high))
+        return self.log_temperature.exp()
 
     def _some_patches(self, hidden: Tensor) -> Tensor:
         """Keep class and register tokens and a random share of the patches; feature maps stay as they are."""
@@ -228,6 +210,8 @@ def location_embeddings(location_encoder: nn.Module, lat: np.ndarray, lng: np.nd
 def stage0_losses(output: Stage0Output, batch: Batch, config: Stage0Config) -> dict[str, Tensor]:
     """All terms of Stage 0 and their weighted sum (specification, section "Stage 0", Total Loss).
 
+    Without `config.concept_losses` the child, parent and hierarchy terms are given but not part of the sum.
+
     Args:
         output: of the model.
         batch: with `gps` `(B, g)`, `vanilla` `(B, d)`, `meta` and `parent` `(B,)`, `lat` and `lng` `(B,)` degrees.
@@ -239,14 +223,15 @@ def stage0_losses(output: Stage0Output, batch: Batch, config: Stage0Config) -> d
     near = None
     if config.false_negative_km > 0:
         near = losses.near_pairs(batch["lat"], batch["lng"], config.false_negative_km)
-    t = config.temperature
+    t, t_gps = config.temperature, output.temperature
     terms = {
-        "gps": losses.info_nce(output.pooled, output.gps, t, config.symmetric, near),
+        "gps": losses.info_nce(output.pooled, output.gps, t_gps, config.symmetric, near),
         "child": losses.prototype_info_nce(output.concept_emb, output.meta_prototypes, batch["meta"], t),
         "parent": losses.prototype_info_nce(output.concept_emb, output.parent_prototypes, batch["parent"], t),
         "hierarchy": losses.supervised_contrastive(output.concept_emb, batch["parent"], t),
-        "patch_gps": losses.info_nce(output.patch_emb, batch["gps"], t, config.symmetric, near),
+        "patch_gps": losses.info_nce(output.patch_emb, batch["gps"], t_gps, config.symmetric, near),
         "anchor": losses.anchor_loss(output.pooled, batch["vanilla"]),
     }
-    total = sum(getattr(config, f"lambda_{name}") * value for name, value in terms.items())
+    trained = [name for name in terms if config.concept_losses or name not in CONCEPT_TERMS]
+    total = sum(getattr(config, f"lambda_{name}") * terms[name] for name in trained)
     return {"loss": torch.as_tensor(total)} | terms

@@ -1,0 +1,104 @@
+"""Settings of Stage 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from geocbm.bottleneck import check_bottleneck
+from geocbm.errors import ParameterError
+from geocbm.training.settings import check_number, check_training
+
+TEMPERATURE_RANGE = (0.01, 0.5)
+"""Between which a learned temperature stays."""
+
+CONCEPT_TERMS = ("child", "parent", "hierarchy")
+"""Loss terms that `concept_losses` turns on and off."""
+
+
+@dataclass(frozen=True)
+class Stage0Config:
+    """Settings of Stage 0; the defaults are the specification's.
+
+    Attributes:
+        batch_size: rows of a step.
+        accumulation_steps: parts in which the rows of a step go through the model, to save memory; contrasts see
+            only the rows of their part.
+        lr: learning rate of everything but the encoder.
+        encoder_lr: learning rate of the unfrozen encoder blocks.
+        epochs: most passes over the training rows.
+        unfreeze_layers: last blocks of the encoder that train.
+        lambda_gps: weight of image against place.
+        lambda_child: weight of concept embedding against meta prototypes.
+        lambda_parent: weight of concept embedding against parent prototypes.
+        lambda_hierarchy: weight of the intra-batch contrast between parents.
+        lambda_patch_gps: weight of pooled patches against place.
+        lambda_anchor: weight of staying near the encoder's original features.
+        concept_losses: train the child, parent and hierarchy terms. Without them the encoder learns from places alone
+            (does it learn the concepts before the bottleneck?): these terms are measured but weigh nothing, the
+            bottleneck and the prototype projection stay as they were initialised, so that Stage 1 starts afresh
+            whether or not it starts from here, and accuracy by these heads is left out of the figures.
+        train_text_encoder: train the text encoder too, at the encoder's rate (DECISIONS E4): the prompts are encoded
+            anew at each step and Stage 1 gets the prototypes of the best epoch.
+        temperature: divisor of all cosine similarities.
+        learn_temperature: learn that of the two contrasts with places, between 0.01 and 0.5, from `temperature` on.
+        symmetric: contrast places against images too.
+        false_negative_km: places nearer than this are not negatives; 0 leaves every pair in.
+        patch_keep: share of the patches that a training step sees, drawn anew each step (Li et al., 2023, "FLIP"); the
+            time of a step falls nearly in proportion. 1 keeps all; validation always sees all.
+        bottleneck: kind of concept bottleneck.
+        concept_emb_dim: width of the concept embedding.
+        dropout: dropout in the bottleneck.
+        weight_decay: of AdamW.
+        patience: epochs without improvement before stopping.
+        seed: fixes initialisation, order and dropout.
+        tracking: Weights & Biases mode.
+        precision: "auto", "bf16" or "no".
+    """
+
+    batch_size: int = 128
+    accumulation_steps: int = 1
+    lr: float = 1e-4
+    encoder_lr: float = 3e-5
+    epochs: int = 20
+    unfreeze_layers: int = 2
+    lambda_gps: float = 1.0
+    lambda_child: float = 1.0
+    lambda_parent: float = 0.5
+    lambda_hierarchy: float = 0.3
+    lambda_patch_gps: float = 0.2
+    lambda_anchor: float = 0.01
+    concept_losses: bool = True
+    train_text_encoder: bool = False
+    temperature: float = 0.07
+    learn_temperature: bool = False
+    symmetric: bool = False
+    false_negative_km: float = 0.0
+    patch_keep: float = 1.0
+    bottleneck: str = "mlp"
+    concept_emb_dim: int = 512
+    dropout: float = 0.4
+    weight_decay: float = 0.01
+    patience: int = 5
+    seed: int = 0
+    tracking: str = "disabled"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_training(self)
+        check_bottleneck(self.bottleneck)
+        for name in ("encoder_lr", "unfreeze_layers", "false_negative_km"):
+            check_number(name, getattr(self, name), 0)
+        check_number("concept_emb_dim", self.concept_emb_dim, 1)
+        check_number("temperature", self.temperature, 0, above=True)
+        low, high = TEMPERATURE_RANGE
+        if self.learn_temperature and not low <= self.temperature <= high:
+            raise ParameterError(
+                f"temperature={self.temperature} is impossible with learn_temperature=True; give {low:g} to {high:g}"
+            )
+        if self.train_text_encoder and not self.concept_losses:
+            raise ParameterError(
+                "train_text_encoder=True is useless with concept_losses=False, which leaves the words out of the loss; "
+                "use only one of them"
+            )
+        if not 0 < self.patch_keep <= 1:
+            raise ParameterError(f"patch_keep={self.patch_keep} is impossible; give a share above 0 and at most 1")
