@@ -29,8 +29,12 @@ from geocbm.training import (
     row_reader,
     seeded,
 )
+from geocbm.training.distributed import gather_batch
 
 NOTEBOOK = "04"
+
+ROW_FIELDS = ("concept_emb", "meta_logits", "parent_logits")
+"""What the model computes per row and the losses read; several processes gather it."""
 
 
 def fit_stage1(
@@ -95,7 +99,8 @@ def fit_stage1(
 
     def compute(module: nn.Module, content: Batch) -> Step:
         output = module(content["pooled"])
-        values = stage1_losses(output, model, content["meta"], content["parent"], meta_weights, parent_weights)
+        whole, true = gather_batch(output, ROW_FIELDS, content, ("meta", "parent"))
+        values = stage1_losses(whole, model, true["meta"], true["parent"], meta_weights, parent_weights)
         return Step(values, {"meta": output.meta_logits.argmax(1), "parent": output.parent_logits.argmax(1)})
 
     def measure(predictions: dict[str, Tensor], rows: np.ndarray) -> dict[str, float]:

@@ -34,8 +34,12 @@ from geocbm.training import (
     row_reader,
     seeded,
 )
+from geocbm.training.distributed import gather_batch
 
 NOTEBOOK = "05"
+
+ROW_FIELDS = ("cell_logits", "offsets")
+"""What the head computes per row and the losses read; several processes gather it."""
 
 
 class Cells(Protocol):
@@ -156,7 +160,8 @@ def fit_stage2(
         output = module(content["concept_emb"], content.get("tokens"))
         pred_lat, pred_lng = model.decode(output)
         predictions = {"cell": output.cell_logits.argmax(-1), "lat": pred_lat, "lng": pred_lng}
-        return Step(stage2_losses(output, content["cell"], content["offset"], config), predictions)
+        whole, true = gather_batch(output, ROW_FIELDS, content, ("cell", "offset"))
+        return Step(stage2_losses(whole, true["cell"], true["offset"], config), predictions)
 
     def measure(predictions: dict[str, Tensor], rows: np.ndarray) -> dict[str, float]:
         km = haversine_km(predictions["lat"].numpy(), predictions["lng"].numpy(), lat[rows], lng[rows])
