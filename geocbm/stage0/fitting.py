@@ -31,11 +31,18 @@ from geocbm.training import (
     row_reader,
     seeded,
 )
+from geocbm.training.distributed import gather_batch
 
 NOTEBOOK = "03"
 ENCODERS = ("encoder.", "prompts.")
 """Parts of the model that train at the encoder's learning rate."""
 _TEXT = "prompts.text_encoder."
+
+ROW_FIELDS = ("pooled", "gps", "concept_emb", "patch_emb")
+"""What the model computes per row and the losses read; several processes gather it."""
+
+ROW_LABELS = ("gps", "vanilla", "meta", "parent", "lat", "lng")
+"""What the losses read of a batch, all of it per row."""
 
 
 def retrieval_metrics(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.ndarray) -> dict[str, float]:
@@ -143,7 +150,8 @@ def fit_stage0(
             functional.normalize(output.concept_emb, dim=-1) @ functional.normalize(output.meta_prototypes, dim=-1).T
         )  # (B, k_m)
         predictions = {"image": output.pooled, "place": output.gps, "meta": similarity.argmax(1)}
-        return Step(stage0_losses(output, content, config), predictions)
+        whole, true = gather_batch(output, ROW_FIELDS, content, ROW_LABELS)
+        return Step(stage0_losses(whole, true, config), predictions)
 
     def measure(predictions: dict[str, Tensor], rows: np.ndarray) -> dict[str, float]:
         values = retrieval_metrics(predictions["image"], predictions["place"], lat[rows], lng[rows])
