@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from geocbm.encoders import ImageEncoder
+    from geocbm.encoders import ImageEncoder, TextEncoder
     from geocbm.features import FeatureStore
     from geocbm.stage0 import Stage0Config, Stage0PretrainingModel
     from geocbm.stage1 import Stage1ConceptModel, Stage1Config
@@ -135,11 +135,25 @@ def write_prototypes(files: RunFiles, config: EncoderConfig) -> dict[str, torch.
     return base
 
 
-def read_prototypes(files: RunFiles) -> dict[str, torch.Tensor]:
-    """Read the base prototypes: `meta [k_m, text_dim]`, `parent [k_p, text_dim]`."""
+def read_prototypes(files: RunFiles, trained: bool = True) -> dict[str, torch.Tensor]:
+    """Read the base prototypes: `meta [k_m, text_dim]`, `parent [k_p, text_dim]`.
+
+    Args:
+        files: the run.
+        trained: where Stage 0 trained the text encoder, read the prototypes it came to instead of the first ones
+            (DECISIONS E4).
+    """
     from safetensors.torch import load_file
 
-    return load_file(files.need("prototypes.safetensors"))
+    from geocbm import stage0
+
+    base = load_file(files.need("prototypes.safetensors"))
+    if not trained or not files.path("stage0.json").exists():
+        return base
+    if not read_json(files.path("stage0.json")).get("config", {}).get("train_text_encoder", False):
+        return base
+    files.check_labels("stage0.safetensors", ("metas", "parents", "csv_sha256"))
+    return stage0.read_base_prototypes(files.need("stage0.safetensors"))
 
 
 def fit_stage0(
@@ -156,9 +170,13 @@ def fit_stage0(
         The model, the history of its training, and the adapted features (`pooled`, `tokens`).
     """
     from geocbm import stage0
-    from geocbm.encoders import load_location_encoder
+    from geocbm.encoders import load_location_encoder, load_text_encoder
 
-    base = read_prototypes(files)
+    base = read_prototypes(files, trained=False)
+    prompts = None
+    if config.train_text_encoder:
+        text = load_text_encoder(encoders.text_encoder or None, encoders.image_encoder)
+        prompts = stage0.PromptPrototypes(text, files.concepts.metas, files.concepts.parents, chunk=config.text_chunk)
     meta, parent = files.meta_and_parent
     model, result = stage0.fit_stage0(
         config,
@@ -177,6 +195,7 @@ def fit_stage0(
         out=files.path("stage0.safetensors"),
         labels=files.labels,
         row_names=files.table["pano_id"].tolist(),
+        prompts=prompts,
     )
     adapted = encode_adapted(vanilla, encoders, encoder, cache)
     write_json(
@@ -231,6 +250,17 @@ def load_stage0(
     files.check_labels("stage0.safetensors", ("metas", "parents", "csv_sha256"))
     encoder = load_encoder(read_json(files.need("features.json"))["encoders"]["image_encoder"])
     return stage0.load_stage0(files.need("stage0.safetensors"), encoder, location_encoder), encoder
+
+
+def load_words(files: RunFiles) -> TextEncoder:
+    """Load the text encoder of a run, with the weights of Stage 0 if that trained it, to encode other words."""
+    from geocbm import stage0
+    from geocbm.encoders import load_text_encoder
+
+    encoders = EncoderConfig(**read_json(files.need("features.json"))["encoders"])
+    text = load_text_encoder(encoders.text_encoder or None, encoders.image_encoder)
+    stage0.restore_text_encoder(files.need("stage0.safetensors"), text)
+    return text
 
 
 def fit_stage1(files: RunFiles, config: Stage1Config, features: FeatureStore) -> tuple[Stage1ConceptModel, FitResult]:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from geocbm.stage0.config import Stage0Config
-from geocbm.stage0.fitting import fit_stage0, load_stage0, retrieval_metrics
+from geocbm.stage0.fitting import (
+    fit_stage0,
+    load_stage0,
+    read_base_prototypes,
+    restore_text_encoder,
+    retrieval_metrics,
+)
 from geocbm.stage0.model import Stage0Output, Stage0PretrainingModel, location_embeddings, stage0_losses
 from geocbm.stage0.prompts import PromptPrototypes
 
@@ -15,6 +21,8 @@ __all__ = [
     "fit_stage0",
     "load_stage0",
     "location_embeddings",
+    "read_base_prototypes",
+    "restore_text_encoder",
     "retrieval_metrics",
     "stage0_losses",
 ]

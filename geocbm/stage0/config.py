@@ -39,6 +39,8 @@ class Stage0Config:
             whether or not it starts from here, and accuracy by these heads is left out of the figures.
         train_text_encoder: train the text encoder too, at the encoder's rate (DECISIONS E4): the prompts are encoded
             anew at each step and Stage 1 gets the prototypes of the best epoch.
+        text_chunk: prompts per pass of a trained text encoder, whose activations are then computed twice to save
+            memory; 0 takes all prompts at once.
         temperature: divisor of all cosine similarities.
         learn_temperature: learn that of the two contrasts with places, between 0.01 and 0.5, from `temperature` on.
         symmetric: contrast places against images too.
@@ -69,6 +71,7 @@ class Stage0Config:
     lambda_anchor: float = 0.01
     concept_losses: bool = True
     train_text_encoder: bool = False
+    text_chunk: int = 0
     temperature: float = 0.07
     learn_temperature: bool = False
     symmetric: bool = False
@@ -86,7 +89,7 @@ class Stage0Config:
     def __post_init__(self) -> None:
         check_training(self)
         check_bottleneck(self.bottleneck)
-        for name in ("encoder_lr", "unfreeze_layers", "false_negative_km"):
+        for name in ("encoder_lr", "unfreeze_layers", "false_negative_km", "text_chunk"):
             check_number(name, getattr(self, name), 0)
         check_number("concept_emb_dim", self.concept_emb_dim, 1)
         check_number("temperature", self.temperature, 0, above=True)

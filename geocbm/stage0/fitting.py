@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from geocbm.training import (
     seeded,
 )
 from geocbm.training.distributed import gather_batch
+
+if TYPE_CHECKING:
+    from geocbm.encoders import TextEncoder
 
 NOTEBOOK = "03"
 ENCODERS = ("encoder.", "prompts.")
@@ -190,17 +193,15 @@ def fit_stage0(
     return model, result
 
 
-def load_stage0(
-    path: str | Path, encoder: Any, location_encoder: nn.Module | None = None, text_encoder: Any = None
-) -> Stage0PretrainingModel:
+def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | None = None) -> Stage0PretrainingModel:
     """Load a checkpoint and put its trained blocks into the encoder.
+
+    A text encoder that was trained too is not needed: the model has the prototypes it came to.
 
     Args:
         path: `stage0.safetensors`.
         encoder: the image encoder as it was before training; changed in place.
         location_encoder: needed only for `embed_places`.
-        text_encoder: the text encoder as it was before training, when it was trained and other words than those of
-            the vocabulary are to be encoded; changed in place. The model itself needs the stored prototypes only.
 
     Returns:
         The model in evaluation mode.
@@ -211,15 +212,7 @@ def load_stage0(
     """
     made_by = run_command(path, NOTEBOOK)
     tensors, metadata = load_checkpoint(path, made_by, stage=0)
-    given = {"encoder": encoder}
-    if text_encoder is not None and "text_encoder" in metadata:
-        given["text_encoder"] = text_encoder
-    for name, model_before in given.items():
-        if model_before.fingerprint() != metadata[name]["fingerprint"]:
-            raise MismatchError(
-                f"{path} was trained from the {name.replace('_', ' ')} {metadata[name]['name']!r} with other weights "
-                f"than those of {model_before.name!r}; load that encoder afresh, or train again with `{made_by}`"
-            )
+    _check_start(encoder, "encoder", path, metadata)
     model = Stage0PretrainingModel(
         encoder,
         location_encoder,
@@ -229,9 +222,47 @@ def load_stage0(
         metadata["gps_dim"],
     )
     restore(model, {name: value for name, value in tensors.items() if not name.startswith(_TEXT)}, path)
-    if "text_encoder" in given:
-        trained = {name.removeprefix(_TEXT): value for name, value in tensors.items() if name.startswith(_TEXT)}
-        wrong = text_encoder.load_state_dict(trained, strict=False).unexpected_keys
-        if wrong or not trained:
-            raise MismatchError(f"{path} holds no weights for {text_encoder.name!r}; train again with `{made_by}`")
     return model
+
+
+def read_base_prototypes(path: str | Path) -> dict[str, Tensor]:
+    """Base prototypes of a checkpoint, `meta (k_m, t)` and `parent (k_p, t)`: the ones Stage 1 builds upon.
+
+    Raises:
+        MissingInputError: when the checkpoint is not there.
+        MismatchError: when its two files do not belong together or are of another stage.
+    """
+    tensors, _ = load_checkpoint(path, run_command(path, NOTEBOOK), stage=0)
+    return {"meta": tensors["meta_base"], "parent": tensors["parent_base"]}
+
+
+def restore_text_encoder(path: str | Path, text_encoder: TextEncoder) -> bool:
+    """Put the weights that Stage 0 trained into a text encoder, so that it can encode other words than the concepts.
+
+    Args:
+        path: `stage0.safetensors`.
+        text_encoder: as it was before training; changed in place.
+
+    Returns:
+        Whether Stage 0 trained it; if not, it stays as it is.
+
+    Raises:
+        MissingInputError: when the checkpoint is not there.
+        MismatchError: when another text encoder was trained.
+    """
+    tensors, metadata = load_checkpoint(path, run_command(path, NOTEBOOK), stage=0)
+    if "text_encoder" not in metadata:
+        return False
+    _check_start(text_encoder, "text_encoder", path, metadata)
+    trained = {name.removeprefix(_TEXT): value for name, value in tensors.items() if name.startswith(_TEXT)}
+    text_encoder.load_state_dict(trained, strict=False)
+    return True
+
+
+def _check_start(model: Any, part: str, path: str | Path, metadata: Mapping[str, Any]) -> None:
+    """Refuse an encoder whose weights are not those that training began with."""
+    if model.fingerprint() != metadata[part]["fingerprint"]:
+        raise MismatchError(
+            f"{path} was trained from the {part.replace('_', ' ')} {metadata[part]['name']!r} with other weights than "
+            f"those of {model.name!r}; load that encoder afresh, or train again with `{run_command(path, NOTEBOOK)}`"
+        )
