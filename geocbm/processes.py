@@ -94,7 +94,7 @@ def exchange(message: Any) -> list[Any]:
         return [message]
     text = bytearray(json.dumps(message).encode())
     parts = gather_parts(torch.frombuffer(text, dtype=torch.uint8).to(_device_of_messages()))
-    return [json.loads(bytes(part.cpu().tolist())) for part in parts]
+    return [json.loads(part.cpu().numpy().tobytes()) for part in parts]
 
 
 def from_main(message: Any) -> Any:

@@ -1,11 +1,10 @@
-"""Writing a feature store: resumable, within the disk, and reported without flooding a notebook."""
+"""Writing a feature store: resumable, within the disk, and divided among the processes of a launch."""
 
 from __future__ import annotations
 
 import copy
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from geocbm.errors import NoSpaceError
+from geocbm.features.progress import DoneRows, ProgressBar, forget_progress, missing_rows, runs_of
 from geocbm.features.store import (
     DTYPE,
     Batches,
@@ -25,7 +25,8 @@ from geocbm.features.store import (
     store_key,
     unique_rows,
 )
-from geocbm.files import read_json, write_json
+from geocbm.files import write_json
+from geocbm.processes import from_main, is_main_process, on_main, process_count, process_index, together
 
 Encoder = TypeVar("Encoder")
 
@@ -45,6 +46,9 @@ def open_or_write(
 ) -> FeatureStore:
     """Open the store if it is whole, finish it if it was begun, otherwise write it.
 
+    Several processes each encode an equal share of the missing rows into their own ranges of the files; the main one
+    declares the store whole when all are done. All of them get the same store.
+
     Args:
         encoder: what `encode` works with.
         encode: encodes the pictures in some rows into some kinds, batch by batch, in order.
@@ -61,7 +65,8 @@ def open_or_write(
     """
     key = store_key(fingerprint, list(shapes), digests)
     path = cache_dir / key[:32]
-    if (path / "manifest.json").is_file():
+    # Only the main process looks: on a network disk another could see an older state and go another way.
+    if from_main(is_main_process() and (path / "manifest.json").is_file()):
         return FeatureStore.open(path, digests, fingerprint)
     manifest = {
         "key": key,
@@ -73,6 +78,7 @@ def open_or_write(
     }
     slots, n_unique = unique_rows(digests)
     total = n_unique * sum(n_bytes(shape) for shape in shapes.values())
+    progress = progress and is_main_process()
     if total > max_cache_gb * _GIGABYTE:
         if progress:
             print(
@@ -82,76 +88,73 @@ def open_or_write(
         # Training changes the encoder in place; these features stay those of the weights as they are now.
         return OnTheFlyFeatures(manifest, partial(encode, copy.deepcopy(encoder)))
 
-    done = int(read_json(path / "progress.json")["done"]) if (path / "progress.json").is_file() else 0
-    needed = total - done * (total // n_unique if n_unique else 0)
-    _check_space(cache_dir, needed)
+    gaps = from_main(runs_of(missing_rows(path, n_unique)) if is_main_process() else None)
+    missing = np.concatenate([np.zeros(0, np.int64), *(np.arange(start, stop) for start, stop in gaps)])
+    on_main(lambda: _check_space(cache_dir, len(missing) * (total // n_unique if n_unique else 0)))
     if progress:
-        begun = f", {done} of them are there already" if done else ""
+        n_done = n_unique - len(missing)
+        begun = f", {n_done} of them are there already" if n_done else ""
         print(f"encoding {n_unique} pictures ({', '.join(shapes)}): {total / _GIGABYTE:.3f} GB{begun}")
-    path.mkdir(parents=True, exist_ok=True)
+    on_main(lambda: _allocate(path, shapes, n_unique))
+    started = time.monotonic()
     first = np.unique(slots, return_index=True)[1]  # the first picture of each content, in the order of the slots
-    _write(path, shapes, n_unique, done, encode(encoder, first[done:], tuple(shapes)), progress)
-    write_json(path / "manifest.json", manifest)
-    (path / "progress.json").unlink(missing_ok=True)
+    share = np.array_split(missing, process_count())[process_index()]
+    bar = ProgressBar(n_unique, n_unique - len(missing), progress, process_count())
+    together(lambda: _write(path, shapes, share, encode(encoder, first[share], tuple(shapes)), bar))
+    if progress:
+        seconds = max(time.monotonic() - started, 1e-9)
+        print(f"encoded {len(missing)} pictures in {seconds:.1f} s ({len(missing) / seconds:.1f} per second)")
+    on_main(lambda: _finish(path, manifest))
     return FeatureStore.open(path, digests, fingerprint)
 
 
-def _write(path: Path, shapes: dict[str, tuple[int, ...]], n: int, done: int, batches: Batches, progress: bool) -> None:
-    """Write batch after batch behind the rows that are done; the counter follows what is safely on disk."""
+def _allocate(path: Path, shapes: dict[str, tuple[int, ...]], n: int) -> None:
+    """Give every file its final size, so that each process can write its own range of it."""
+    path.mkdir(parents=True, exist_ok=True)
     for kind, shape in shapes.items():
         file = file_of(path, kind)
         file.touch()
         os.truncate(file, n * n_bytes(shape))
+
+
+def _write(
+    path: Path, shapes: dict[str, tuple[int, ...]], rows: np.ndarray, batches: Batches, bar: ProgressBar
+) -> None:
+    """Write the features of ascending rows, batch by batch; the progress follows what is safely on disk.
+
+    Args:
+        path: folder of the store, its files allocated.
+        shapes: shape of one picture's features per kind.
+        rows: rows of the files.
+        batches: their features, in this order.
+        bar: counts them.
+    """
     streams = {kind: file_of(path, kind).open("r+b") for kind in shapes}
-    started, begun_at = time.monotonic(), done
-    report = _Progress(n, done, progress)
+    done, position = DoneRows(path, process_index()), 0
     try:
         for batch in batches:
-            size = 0
+            chosen = rows[position : position + len(next(iter(batch.values())))]
             for kind, numbers in batch.items():
-                size = len(numbers)
-                streams[kind].seek(done * n_bytes(shapes[kind]))
-                streams[kind].write(np.ascontiguousarray(numbers).data)
+                written = 0
+                for start, stop in runs_of(chosen):
+                    streams[kind].seek(start * n_bytes(shapes[kind]))
+                    streams[kind].write(np.ascontiguousarray(numbers[written : written + stop - start]).data)
+                    written += stop - start
                 streams[kind].flush()
                 os.fsync(streams[kind].fileno())
-            done += size
-            write_json(path / "progress.json", {"done": done})
-            report.step(size)
+            done.add(chosen)
+            position += len(chosen)
+            bar.step(len(chosen))
     finally:
-        report.close()
+        bar.close()
         for stream in streams.values():
             stream.close()
-    if progress:
-        seconds = max(time.monotonic() - started, 1e-9)
-        print(f"encoded {done - begun_at} pictures in {seconds:.1f} s ({(done - begun_at) / seconds:.1f} per second)")
 
 
-class _Progress:
-    """A bar on a terminal; elsewhere at most a line a minute, so that a notebook is not flooded."""
-
-    def __init__(self, n: int, done: int, shown: bool) -> None:
-        self.n, self.done = n, done
-        self.shown = shown
-        self.last_line = time.monotonic()
-        self.bar: Any = None
-        if shown and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=n, initial=done, unit="picture", mininterval=0.5, leave=False)
-
-    def step(self, size: int) -> None:
-        """Count `size` more pictures."""
-        self.done += size
-        if self.bar is not None:
-            self.bar.update(size)
-        elif self.shown and time.monotonic() - self.last_line > 60:
-            self.last_line = time.monotonic()
-            print(f"encoded {self.done} of {self.n} pictures")
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self.bar is not None:
-            self.bar.close()
+def _finish(path: Path, manifest: dict[str, Any]) -> None:
+    """Declare the store whole."""
+    write_json(path / "manifest.json", manifest)
+    forget_progress(path)
 
 
 def _check_space(folder: Path, needed: int) -> None:
