@@ -16,6 +16,7 @@ from geocbm.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.data import image_files
 from geocbm.errors import MismatchError
 from geocbm.files import atomic_path, read_json, write_json
+from geocbm.processes import on_main
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
@@ -198,14 +199,12 @@ def fit_stage0(
         prompts=prompts,
     )
     adapted = encode_adapted(vanilla, encoders, encoder, cache)
-    write_json(
-        files.path("features.json"),
-        {
-            "encoders": asdict(encoders),
-            "vanilla": {"folder": vanilla.path.name, "key": vanilla.key},
-            "adapted": {"folder": adapted.path.name, "key": adapted.key},
-        },
-    )
+    content = {
+        "encoders": asdict(encoders),
+        "vanilla": {"folder": vanilla.path.name, "key": vanilla.key},
+        "adapted": {"folder": adapted.path.name, "key": adapted.key},
+    }
+    on_main(lambda: write_json(files.path("features.json"), content))
     return model, result, adapted
 
 

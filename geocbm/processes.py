@@ -40,9 +40,9 @@ def is_main_process() -> bool:
     return process_index() == 0
 
 
-def launched_index() -> int:
-    """Number that a launcher gave this process, from 0, without joining the others."""
-    return int(os.environ.get("RANK", "0")) if _launched() else 0
+def launched_index() -> int | None:
+    """Number that a launcher gave this process among several, known without joining them; None without launcher."""
+    return int(os.environ.get("RANK", "0")) if _launched() else None
 
 
 def wait_for_everyone() -> None:

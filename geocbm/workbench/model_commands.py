@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 STAGES = {"stage0": "03", "stage1": "04", "stage2": "05"}
 """Which notebook's parameters a stage is trained with."""
 
+_SECONDS_TO_BE_ENDED = 10
+
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
@@ -30,8 +33,29 @@ def configure_fit(parser: argparse.ArgumentParser) -> None:
 
 
 def fit(arguments: argparse.Namespace) -> int:
-    """Train one stage of a run with the parameters its notebook would have."""
+    """Train one stage of a run with the parameters its notebook would have, on all processes of a launch.
+
+    `accelerate launch --multi_gpu --num_processes N -m geocbm fit stage0 --run NAME` trains on N accelerators, or in N
+    processes on the CPU of a machine that has none. The main process prints and writes for all.
+    """
+    from geocbm.processes import launched_index, leave_processes
+
+    try:
+        status = _fit(arguments)
+    except Exception as problem:
+        index = launched_index()
+        if index is not None and not (index == 0 and isinstance(problem, UserError)):
+            # The launcher ends all processes when one has failed. Whoever stumbles over that, or knows no more than
+            # the main process, which says it, is ended here in silence.
+            time.sleep(_SECONDS_TO_BE_ENDED)
+        raise
+    leave_processes()
+    return status
+
+
+def _fit(arguments: argparse.Namespace) -> int:
     from geocbm import pipeline
+    from geocbm.processes import is_main_process
     from geocbm.runs import RunFiles
     from geocbm.workbench.settings import read_declared, read_profile, resolve_all
     from geocbm.workbench.stages import read_chain
@@ -57,12 +81,14 @@ def fit(arguments: argparse.Namespace) -> int:
         settings_2 = Stage2Config(**pipeline.config_fields(Stage2Config, values))
         result = pipeline.fit_stage2(files, settings_2, pipeline.concept_embeddings(files, features), features)[1]
     written = paths.portable(files.path(f"{arguments.stage}.safetensors"))
-    print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")
+    if is_main_process():
+        print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")
     return 0
 
 
 def _fit_stage0(files: Any, values: dict[str, Any], cache: Path) -> Any:
     from geocbm import pipeline
+    from geocbm.processes import on_main
     from geocbm.stage0 import Stage0Config
 
     encoders = pipeline.EncoderConfig(
@@ -74,7 +100,7 @@ def _fit_stage0(files: Any, values: dict[str, Any], cache: Path) -> Any:
     )
     encoder = pipeline.load_encoder(encoders.image_encoder)
     vanilla = pipeline.encode_vanilla(files, encoders, encoder, cache)
-    pipeline.write_prototypes(files, encoders)
+    on_main(lambda: pipeline.write_prototypes(files, encoders))
     config = Stage0Config(**pipeline.config_fields(Stage0Config, values))
     return pipeline.fit_stage0(files, config, encoders, encoder, vanilla, cache)[1]
 
