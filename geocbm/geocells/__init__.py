@@ -1,0 +1,6 @@
+"""Each country cut into cells by k-means on unit vectors (specification, section Semantic Geocells)."""
+
+from geocbm.geocells.building import build_geocells
+from geocbm.geocells.cells import Geocells, oracle_error_km
+
+__all__ = ["Geocells", "build_geocells", "oracle_error_km"]

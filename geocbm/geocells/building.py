@@ -1,0 +1,148 @@
+"""Cells of points: k-means per country, small cells merged, numbered (specification, section Semantic Geocells)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from geocbm.errors import ParameterError
+from geocbm.geocells.cells import Geocells, checked_points, grouped
+from geocbm.geocells.kmeans import DEGENERATE_LENGTH, cluster, nearest, spatial_order
+from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
+
+SMALLEST_SCALE_KM = 1.0
+MEDOID_CANDIDATES = 2000
+
+
+def build_geocells(
+    lat: Any,
+    lng: Any,
+    country: Sequence[str] | np.ndarray,
+    min_samples_per_cell: int = 500,
+    seed: int = 0,
+    merge_below: int = 0,
+) -> Geocells:
+    """Cut each country into `n // min_samples_per_cell` cells, at least one.
+
+    Args:
+        lat: `[n]` latitudes of training samples, degrees.
+        lng: `[n]` longitudes, degrees.
+        country: `[n]` countries.
+        min_samples_per_cell: samples per cell aimed at; k-means does not enforce it.
+        seed: seed of k-means; the answer does not depend on the order of the samples or the number of threads.
+        merge_below: cells with fewer samples are merged into the nearest cell of their country; 0 leaves them.
+
+    Returns:
+        The cells. A country with one cell has the normalised mean of its unit vectors as centre, or, where that mean
+        has no direction, the sample with the smallest sum of distances.
+    """
+    lat, lng = checked_points(lat, lng)
+    for name, value, least in (("min_samples_per_cell", min_samples_per_cell, 1), ("merge_below", merge_below, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ParameterError(f"{name} is {value!r}; give a whole number of at least {least}.")
+    if not len(lat):
+        raise ParameterError("lat is empty: geocells need at least one training sample.")
+    names, group = grouped(country, len(lat))
+    blank = [name for name in names if not name.strip()]
+    if blank:
+        raise ParameterError(f"country holds {blank[0]!r}; give every sample the name of its country.")
+
+    centers, owners, sample_to_cell = [], [], np.empty(len(lat), dtype=np.int64)
+    first = 0
+    by_country = np.argsort(group, kind="stable")
+    bounds = np.searchsorted(group[by_country], np.arange(len(names) + 1))
+    for number, name in enumerate(names):
+        rows = by_country[bounds[number] : bounds[number + 1]]
+        rows = rows[np.lexsort((lng[rows], lat[rows]))]  # an order that is a property of the points
+        own = latlng_to_cartesian(lat[rows], lng[rows])  # (m, 3)
+        order = spatial_order(own)
+        rows, own = rows[order], own[order]
+        found, label = _cells_of_country(
+            own, len(rows) // int(min_samples_per_cell), _country_seed(seed, name), int(merge_below)
+        )
+        sample_to_cell[rows] = first + label
+        centers.append(found)
+        owners += [name] * len(found)
+        first += len(found)
+    stacked = np.concatenate(centers)  # (N, 3)
+    counts = np.bincount(sample_to_cell, minlength=first)
+    center_lat, center_lng = cartesian_to_latlng(stacked)
+    km = haversine_km(lat, lng, center_lat[sample_to_cell], center_lng[sample_to_cell])
+    square = np.bincount(sample_to_cell, weights=km**2, minlength=first) / np.maximum(counts, 1)
+    return Geocells(
+        centers=stacked,
+        country=np.asarray(owners, dtype=np.str_),
+        sample_to_cell=sample_to_cell,
+        counts=counts,
+        scale_km=np.maximum(np.sqrt(square), SMALLEST_SCALE_KM),
+        settings={
+            "min_samples_per_cell": int(min_samples_per_cell),
+            "merge_below": int(merge_below),
+            "seed": int(seed),
+        },
+    )
+
+
+def _country_seed(seed: int, name: str) -> int:
+    """A seed of its own for each country, so that adding a country does not move the cells of others."""
+    return int.from_bytes(hashlib.sha256(f"{seed}|{name}".encode()).digest()[:4], "little")
+
+
+def _cells_of_country(points: np.ndarray, k: int, seed: int, merge_below: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centres `[K, 3]` by latitude and longitude, and the cell `[n]` of each of a country's points `[n, 3]`."""
+    centers = cluster(points, k, seed) if k > 1 else _center(points)[None]
+    while True:
+        lat, lng = cartesian_to_latlng(centers)
+        centers = centers[np.lexsort((np.round(lng, 9), np.round(lat, 9)))]
+        label = nearest(centers, points)
+        counts = np.bincount(label, minlength=len(centers))
+        if len(centers) == 1 or counts.min() >= max(1, merge_below):
+            return centers, label
+        centers = _merge_small(centers, points, label, merge_below)
+
+
+def _center(points: np.ndarray) -> np.ndarray:
+    """Normalised mean of unit vectors `[n, 3]`, or the medoid where the mean has no direction."""
+    mean = points.mean(axis=0)
+    length = np.linalg.norm(mean)
+    if length > DEGENERATE_LENGTH:
+        return mean / length
+    candidates = points[:: max(1, len(points) // MEDOID_CANDIDATES)]
+    sums = np.array([np.arccos(np.clip(points @ candidate, -1, 1)).sum() for candidate in candidates])
+    return candidates[int(np.argmin(np.round(sums, 9)))]
+
+
+def _merge_small(centers: np.ndarray, points: np.ndarray, label: np.ndarray, merge_below: int) -> np.ndarray:
+    """Merge cells with fewer than `merge_below` points into the nearest cell, the smallest first.
+
+    Args:
+        centers: `[k, 3]`.
+        points: `[n, 3]`.
+        label: `[n]` cell of each point.
+        merge_below: 0 merges cells without points only.
+
+    Returns:
+        The centres left, at least one. Those that took a cell in are the centres of all their points.
+    """
+    k = len(centers)
+    centers, alive, into = centers.copy(), np.ones(k, dtype=bool), np.arange(k)
+    counts = np.bincount(label, minlength=k)
+    sums = np.stack([np.bincount(label, weights=axis, minlength=k) for axis in points.T], axis=1)  # (k, 3)
+    for _ in range(k - 1):
+        small = int(np.argmin(np.where(alive, counts, len(points) + 1)))
+        if counts[small] >= max(1, merge_below):
+            break
+        alive[small] = False
+        target = int(np.argmax(np.where(alive, (centers * centers[small]).sum(axis=1), -np.inf)))
+        into[into == small] = target
+        counts[target] += counts[small]
+        sums[target] += sums[small]
+        length = np.linalg.norm(sums[target])
+        if length > DEGENERATE_LENGTH * max(1, counts[target]):
+            centers[target] = sums[target] / length
+        elif counts[target]:
+            centers[target] = _center(points[into[label] == target])
+    return centers[alive]

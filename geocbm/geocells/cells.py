@@ -1,0 +1,175 @@
+"""The cells: what each is, which one a point belongs to, and their file (specification, section Semantic Geocells)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geocbm.errors import MismatchError, MissingInputError, ParameterError
+from geocbm.files import atomic_path, remake_advice
+from geocbm.geocells.kmeans import nearest
+from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
+
+
+@dataclass(frozen=True)
+class Geocells:
+    """Cells numbered by country, then by latitude and longitude of the centre.
+
+    Attributes:
+        centers: `[N, 3]` unit vectors.
+        country: `[N]` country of each cell.
+        sample_to_cell: `[n]` cell of each point the cells were fitted on.
+        counts: `[N]` points of each cell.
+        scale_km: `[N]` root mean square distance of a cell's points to its centre, at least 1 km.
+        settings: arguments the cells were built with.
+    """
+
+    centers: np.ndarray
+    country: np.ndarray
+    sample_to_cell: np.ndarray
+    counts: np.ndarray
+    scale_km: np.ndarray
+    settings: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.centers)
+
+    @property
+    def latlng(self) -> tuple[np.ndarray, np.ndarray]:
+        """Latitudes and longitudes of the centres, degrees, each `[N]`."""
+        return cartesian_to_latlng(self.centers)
+
+    @property
+    def digest(self) -> str:
+        """Hash of centres and countries, by which a checkpoint knows its cells."""
+        parts = hashlib.sha256(np.ascontiguousarray(self.centers, dtype="<f8").tobytes())
+        parts.update(json.dumps(self.country.tolist(), ensure_ascii=False).encode())
+        return parts.hexdigest()
+
+    def assign(self, lat: Any, lng: Any, country: Sequence[str] | np.ndarray | None = None) -> np.ndarray:
+        """Find the cell of points.
+
+        Args:
+            lat: `[n]` latitudes, degrees.
+            lng: `[n]` longitudes, degrees.
+            country: `[n]` countries: the nearest centre within the own country is taken, and for a country without
+                cells the nearest anywhere. Without countries, the nearest anywhere for all.
+
+        Returns:
+            `[n]` int64 cells.
+        """
+        lat, lng = checked_points(lat, lng)
+        points = latlng_to_cartesian(lat, lng)  # (n, 3)
+        if country is None:
+            return nearest(self.centers, points)
+        cells = np.empty(len(points), dtype=np.int64)
+        names, group = grouped(country, len(points))
+        for number, name in enumerate(names):
+            rows = group == number
+            own = np.flatnonzero(self.country == name)
+            cells[rows] = (
+                own[nearest(self.centers[own], points[rows])] if len(own) else nearest(self.centers, points[rows])
+            )
+        return cells
+
+    def save(self, path: str | Path) -> None:
+        """Write the cells as `.npz` without pickled objects."""
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(
+                stream,
+                centers=self.centers,
+                country=np.asarray(self.country, dtype=np.str_),
+                sample_to_cell=self.sample_to_cell,
+                counts=self.counts,
+                scale_km=self.scale_km,
+                settings=np.asarray(json.dumps(self.settings, sort_keys=True)),
+                digest=np.asarray(self.digest),
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Geocells:
+        """Read cells written by `save`.
+
+        Raises:
+            MissingInputError: there is no such file.
+            MismatchError: the file is damaged or something else.
+        """
+        path = Path(path)
+        again = remake_advice(path, "02")
+        if not path.exists():
+            raise MissingInputError(f"There are no geocells at {path}. {again}")
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                settings, digest = json.loads(str(content["settings"])), str(content["digest"])
+                arrays = {
+                    name: content[name] for name in ("centers", "country", "sample_to_cell", "counts", "scale_km")
+                }
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise MismatchError(f"{path} is not a file of geocells ({error}). {again}") from error
+        cells = cls(settings=settings, **arrays)
+        if cells.digest != digest:
+            raise MismatchError(f"{path} was changed after it was written: its digest does not fit. {again}")
+        return cells
+
+
+def oracle_error_km(
+    cells: Geocells, lat: Any, lng: Any, country: Sequence[str] | np.ndarray | None = None
+) -> np.ndarray:
+    """Error that a perfect classifier of cells would still make: the distance to the assigned centre.
+
+    Args:
+        cells: the cells.
+        lat: `[n]` latitudes, degrees.
+        lng: `[n]` longitudes, degrees.
+        country: `[n]` countries, as for `Geocells.assign`.
+
+    Returns:
+        `[n]` km.
+    """
+    lat, lng = checked_points(lat, lng)
+    cell = cells.assign(lat, lng, country)
+    center_lat, center_lng = cells.latlng
+    return haversine_km(lat, lng, center_lat[cell], center_lng[cell])
+
+
+def checked_points(lat: Any, lng: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes as float64 vectors `[n]` of one length.
+
+    Raises:
+        ParameterError: another shape, a NaN, or a coordinate that is nowhere.
+    """
+    lat, lng = np.asarray(lat, dtype=np.float64), np.asarray(lng, dtype=np.float64)
+    if lat.ndim != 1 or lat.shape != lng.shape:
+        raise ParameterError(
+            f"lat and lng have the shapes {lat.shape} and {lng.shape}; give two vectors of one length."
+        )
+    for name, values, limit in (("lat", lat, 90.0), ("lng", lng, 180.0)):
+        bad = ~(np.abs(values) <= limit)  # NaN compares false, so it counts as bad
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise ParameterError(
+                f"{name} is {values[row]} at position {row} ({int(bad.sum())} such values); "
+                f"give degrees from -{limit:g} to {limit:g}."
+            )
+    return lat, lng
+
+
+def grouped(country: Sequence[str] | np.ndarray, n: int) -> tuple[list[str], np.ndarray]:
+    """Sorted names and `[n]` the number of each point's country."""
+    import pandas as pd
+
+    if isinstance(country, str):
+        raise ParameterError(f"country is {country!r}; give a name for each point.")
+    if len(country) != n:
+        raise ParameterError(f"country has {len(country)} entries for {n} points; give one for each point.")
+    number, names = pd.factorize(np.asarray(country, dtype=object), use_na_sentinel=False)
+    spelt = np.array(["" if pd.isna(name) else str(name) for name in names], dtype=np.str_)
+    order, rank = np.unique(spelt, return_inverse=True)
+    return [str(name) for name in order], rank.reshape(-1)[number]
