@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from geocbm.training.batches import Batch, RowSource, batches_of, row_reader, seeded
+from geocbm.training.batches import Batch, RowSource, Step, batches_of, row_reader, seeded
 from geocbm.training.checkpoints import FitResult, load_checkpoint, read_config, restore, save_checkpoint
-from geocbm.training.loop import Step, evaluate, fit, learning_rate_factor, parameter_groups
+from geocbm.training.loop import evaluate, fit
+from geocbm.training.optimization import learning_rate_factor, parameter_groups
+from geocbm.training.resume import digest_of
 
 __all__ = [
     "Batch",
@@ -12,6 +14,7 @@ __all__ = [
     "RowSource",
     "Step",
     "batches_of",
+    "digest_of",
     "evaluate",
     "fit",
     "learning_rate_factor",

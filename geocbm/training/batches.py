@@ -1,17 +1,29 @@
-"""From table rows to batches of tensors."""
+"""From table rows to batches of tensors, and what is computed of one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Batch = dict[str, Tensor]
+
+
+class Step(NamedTuple):
+    """What a stage computes for one batch.
+
+    Attributes:
+        losses: scalars by name; `loss` is the one that is minimised.
+        predictions: per-row tensors that `measure` reads after a pass over the validation rows.
+    """
+
+    losses: dict[str, Tensor]
+    predictions: dict[str, Tensor]
 
 
 class RowSource(Protocol):
@@ -51,6 +63,11 @@ def seeded(seed: int) -> Iterator[None]:
 def batches_of(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Cut rows into nearly equal batches, so that no contrastive loss meets a batch of one or two rows."""
     return np.array_split(rows, max(1, -(-len(rows) // batch_size)))
+
+
+def parts_of(rows: np.ndarray, n_parts: int) -> list[np.ndarray]:
+    """Cut rows into nearly equal parts, none of them empty: as many as asked for, or as there are rows."""
+    return np.array_split(rows, max(1, min(n_parts, len(rows))))
 
 
 def prefetched(batch: Callable[[np.ndarray], Batch], parts: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Batch]]:

@@ -1,7 +1,8 @@
 """The one training loop of all stages, on Accelerate, and the files it leaves.
 
 A stage says what a batch is (`batch`), what its loss is (`compute`) and what to measure (`measure`); the loop does the
-rest: order, schedule, early stopping with the best weights restored, history, checkpoint.
+rest: order, schedule, early stopping with the best weights restored, history, checkpoint, going on after an
+interruption.
 """
 
 from __future__ import annotations
@@ -9,69 +10,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from geocbm.errors import ParameterError, UserError
-from geocbm.processes import exchange, on_main, process_index
-from geocbm.training.batches import Batch, batches_of, prefetched, seeded
+from geocbm.errors import ParameterError
+from geocbm.processes import exchange, is_main_process, on_main
+from geocbm.training.batches import Batch, Step, batches_of, prefetched, seeded
 from geocbm.training.checkpoints import FitResult, save_checkpoint
-from geocbm.training.distributed import agreed, merge_batches, own_batches, own_share, shared
-from geocbm.training.settings import PRECISIONS, TRACKING, check_choice, check_number
+from geocbm.training.distributed import agreed, merge_batches, own_batches
+from geocbm.training.epoch import EpochTrainer
+from geocbm.training.optimization import learning_rates, mixed_precision
+from geocbm.training.progress import is_watched
+from geocbm.training.resume import ResumeFile, TrainingState, snapshot, training_identity
+from geocbm.training.settings import check_number
+from geocbm.training.tracking import tracked, trackers_of
 
-
-class Step(NamedTuple):
-    """What a stage computes for one batch.
-
-    Attributes:
-        losses: scalars by name; `loss` is the one that is minimised.
-        predictions: per-row tensors that `measure` reads after a pass over the validation rows.
-    """
-
-    losses: dict[str, Tensor]
-    predictions: dict[str, Tensor]
-
-
-def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float = 0.01, lr_by_prefix: Mapping[str, float] | None = None
-) -> list[dict[str, Any]]:
-    """Group the trainable parameters for AdamW: weight decay on matrices only, a learning rate per prefix.
-
-    Args:
-        model: the model; frozen parameters are left out.
-        lr: learning rate of everything without a prefix of its own.
-        weight_decay: decay of parameters with two or more dimensions.
-        lr_by_prefix: learning rate for parameters whose name starts with the key.
-
-    Returns:
-        Groups for an optimiser, none of them empty.
-    """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        rate = next((value for prefix, value in (lr_by_prefix or {}).items() if name.startswith(prefix)), lr)
-        decay = weight_decay if parameter.ndim >= 2 and "delta" not in name else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
-
-
-def learning_rate_factor(step: int, n_steps: int, n_warmup: int) -> float:
-    """Linear warm-up, then half a cosine down to zero; `step` counts from 0."""
-    if step < n_warmup:
-        return (step + 1) / n_warmup
-    return 0.5 * (1 + float(np.cos(np.pi * (step - n_warmup) / max(n_steps - n_warmup, 1))))
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Mixed precision for the forward pass: bfloat16 where asked for, or where the accelerator supports it."""
-    check_choice("precision", precision, PRECISIONS)
-    gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and gains))
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
 
 
 def evaluate(
@@ -107,7 +66,7 @@ def evaluate(
     collected: dict[str, list[Tensor]] = {}
     with torch.no_grad():
         for _, content in prefetched(batch, own_batches(parts)):
-            with _autocast(device, precision):
+            with mixed_precision(device, precision):
                 step = compute(model, {name: value.to(device) for name, value in content.items()})
             losses.append({name: float(value) for name, value in step.losses.items()})
             for name, value in step.predictions.items():
@@ -124,35 +83,6 @@ def evaluate(
         whole = {name: torch.cat(merge_batches(held, parts, device)) for name, held in collected.items()}
         values |= measure(whole, rows)
     return agreed(values)
-
-
-def _diverged(rows: np.ndarray, content: Batch, row_names: Sequence[str] | None, epoch: int) -> UserError:
-    """Describe a loss that is not finite: the rows whose inputs are to blame, or else the whole batch."""
-    batch_rows, rows = rows, own_share(rows)
-    bad = np.zeros(len(rows), dtype=bool)
-    for value in content.values():
-        if value.is_floating_point() and len(value) == len(rows):
-            bad |= (
-                ~torch.isfinite(value).flatten(1).all(1).numpy() if value.ndim > 1 else ~torch.isfinite(value).numpy()
-            )
-    found = sorted({row for share in exchange(rows[bad].tolist()) for row in share})
-    names = ", ".join(str(row_names[row]) if row_names is not None else f"row {row}" for row in found or batch_rows)
-    if found:
-        return UserError(
-            f"the loss of epoch {epoch} is not finite: the features of {names} contain NaN or infinity; "
-            "remove these rows or encode their images again"
-        )
-    return UserError(
-        f"the loss of epoch {epoch} is not finite in the batch of pano_id {names}; "
-        "lower the learning rate or look at these rows"
-    )
-
-
-def _snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the trainable parameters and the buffers (frozen parameters never change)."""
-    kept: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    kept_buffers = dict(model.named_buffers())
-    return {name: value.detach().to("cpu", copy=True) for name, value in (kept | kept_buffers).items()}
 
 
 def fit(
@@ -176,8 +106,12 @@ def fit(
     warmup: float = 0.05,
     accumulation_steps: int = 1,
     row_names: Sequence[str] | None = None,
-    tracking: str = "disabled",
+    tracking: str | GeneralTracker = "disabled",
+    examples: Callable[[], pd.DataFrame] | None = None,
     precision: str = "auto",
+    resume: bool = True,
+    data_digest: str = "",
+    progress: bool | None = None,
     report: Callable[[str], None] = print,
 ) -> FitResult:
     """Train a model with AdamW, warm-up and cosine decay, and keep the weights of its best epoch.
@@ -200,10 +134,18 @@ def fit(
         metadata: goes into the JSON.
         gradient_clip: largest norm of the gradient.
         warmup: share of the steps with a rising learning rate.
-        accumulation_steps: parts in which the rows of a step go through the model.
+        accumulation_steps: parts in which the rows of a step go through the model, to save memory. A loss that is a
+            mean over rows keeps its gradient; a contrast within the batch sees only the rows of its part as negatives.
         row_names: `pano_id` of each row of the table, for messages.
-        tracking: Weights & Biases mode: "disabled", "offline" or "online".
+        tracking: Weights & Biases mode, "disabled", "offline" or "online"; or a tracker of Accelerate.
+        examples: gives a table of example predictions at the end, for tracking; called in the main process with the
+            best weights in place.
         precision: "auto" (bfloat16 where the accelerator has it), "bf16" or "no".
+        resume: keep the state beside `out` after each epoch, and go on from one that an interrupted training of the
+            same settings, rows and data left there. The result is the one of a training without interruption: to the
+            last bit on a CPU.
+        data_digest: digest of all that `batch` reads (see `resume.digest_of`); without it only a few rows are compared.
+        progress: show a bar over the steps of each epoch; None means where somebody watches.
         report: called with one line per epoch.
 
     Returns:
@@ -213,90 +155,141 @@ def fit(
         ParameterError: for impossible settings.
         UserError: when a loss is not finite; names the rows.
     """
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
-
     train_rows, val_rows = np.asarray(train_rows), np.asarray(val_rows)
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
+    counts = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "patience": patience,
+        "accumulation_steps": accumulation_steps,
+    }
+    for name, value in counts.items():
         check_number(name, value, 1)
     if len(train_rows) == 0:
         raise ParameterError("the training split is empty; make splits from a larger table")
-    check_choice("tracking", tracking, TRACKING)
     val_rows = val_rows if len(val_rows) else train_rows
-
-    log_with = None if tracking == "disabled" else "wandb"
-    accelerator = Accelerator(
-        log_with=log_with, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
-    )
-    if log_with:
-        folder = Path(out).parent if out is not None else Path.cwd()
-        accelerator.init_trackers("geocbm", init_kwargs={"wandb": {"mode": tracking, "dir": str(folder)}})
+    say = report if is_main_process() else _silent
+    mode, log_with = trackers_of(tracking, say)
+    accelerator = _accelerator(log_with)
+    metadata = dict(metadata or {})
+    keeper = None
+    if out is not None and resume:
+        settings = counts | {
+            "seed": seed,
+            "monitor": monitor,
+            "higher_is_better": higher_is_better,
+            "gradient_clip": gradient_clip,
+            "warmup": warmup,
+            "precision": precision,
+            "device": accelerator.device.type,
+            "processes": accelerator.num_processes,
+        }
+        keeper = ResumeFile(
+            out, training_identity(model, compute, batch, train_rows, val_rows, groups, metadata, data_digest, settings)
+        )
     # The fused kernel updates all parameters in one pass, which a small model feels even on a CPU.
     optimizer = torch.optim.AdamW(groups, fused=accelerator.device.type in ("cpu", "cuda"))
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    n_steps = epochs * len(batches_of(train_rows, batch_size))
-    n_warmup = int(warmup * n_steps)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainer = EpochTrainer(
+        accelerator,
+        wrapped,
+        optimizer,
+        compute,
+        batch,
+        train_rows,
+        batch_size,
+        accumulation_steps,
+        epochs,
+        warmup,
+        gradient_clip,
+        precision,
+        seed,
+        row_names,
+        (is_watched() if progress is None else progress) and is_main_process(),
+    )
 
     def validate() -> dict[str, float]:
-        return evaluate(model, compute, batch, val_rows, batch_size, measure, precision)
+        values = evaluate(model, compute, batch, val_rows, batch_size, measure, precision)
+        return {name: float(value) for name, value in values.items()}
 
-    initial = validate()
-    if monitor not in initial:
-        raise ParameterError(f"monitor={monitor!r} is not measured; known: {', '.join(sorted(initial))}")
-    history: list[dict[str, float]] = []
-    best_epoch, best_metric, best_state, best_values = 0, float("nan"), _snapshot(model), initial
-    step_number = 0
-    # Another seed in each process, or all shares of a batch would be dropped out alike.
-    with seeded(seed + process_index()):
-        for epoch in range(1, epochs + 1):
+    state = _resumed(keeper, model, optimizer, epochs, say)
+    if state is None:
+        initial = validate()
+        state = TrainingState(initial, initial, snapshot(model))
+    if monitor not in state.initial:
+        raise ParameterError(f"monitor={monitor!r} is not measured; known: {', '.join(sorted(state.initial))}")
+    with tracked(accelerator, mode, out, metadata.get("config", {}), say) as tracker, seeded(seed):
+        for row in state.history:
+            tracker.epoch(row)
+        for epoch in range(len(state.history) + 1, epochs + 1):
             started = time.perf_counter()
-            order = np.random.default_rng([seed, epoch]).permutation(train_rows)
-            parts = batches_of(order, batch_size)
-            wrapped.train()
-            sums: dict[str, float] = {}
-            for rows, content in prefetched(shared(batch), parts):
-                for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-                    group["lr"] = rate * learning_rate_factor(step_number, n_steps, n_warmup)
-                with _autocast(accelerator.device, precision):
-                    moved = {name: value.to(accelerator.device) for name, value in content.items()}
-                    losses = compute(wrapped, moved).losses
-                if not bool(torch.isfinite(losses["loss"])):
-                    raise _diverged(rows, content, row_names, epoch)
-                optimizer.zero_grad()
-                accelerator.backward(losses["loss"])
-                accelerator.clip_grad_norm_(trainable, gradient_clip)
-                optimizer.step()
-                step_number += 1
-                for name, term in losses.items():
-                    sums[name] = sums.get(name, 0.0) + float(term.detach()) * len(rows)
-            n_seen = sum(len(part) for part in parts)
+            losses = trainer.run(epoch)
             values = validate()
-            row = {"epoch": epoch} | {f"train_{name}": total / n_seen for name, total in sums.items()}
+            row = {"epoch": epoch} | {f"train_{name}": value for name, value in losses.items()}
             row |= {f"val_{name}": value for name, value in values.items()}
-            row |= {"lr": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - started}
-            history.append(row)
+            row |= learning_rates(optimizer.param_groups)
+            row["seconds"] = time.perf_counter() - started
+            state.history.append(row)
             metric = values[monitor]
-            better = metric > best_metric if higher_is_better else metric < best_metric
-            if best_epoch == 0 or better or np.isnan(best_metric):
-                best_epoch, best_metric, best_state, best_values = epoch, metric, _snapshot(model), values
-            if accelerator.is_main_process:
-                extra = "" if monitor == "loss" else f"  {monitor} {metric:.4g}"
-                report(
-                    f"epoch {epoch}/{epochs}  train {row['train_loss']:.3f}  val {values['loss']:.3f}{extra}  "
-                    f"{row['seconds']:.1f} s"
-                )
-            accelerator.log(row, step=epoch)
-            if epoch - best_epoch >= patience:
-                if accelerator.is_main_process and epoch < epochs:
-                    report(f"stopped: no better {monitor} for {patience} epochs, best was epoch {best_epoch}")
+            better = metric > state.best_metric if higher_is_better else metric < state.best_metric
+            if state.best_epoch == 0 or better or np.isnan(state.best_metric):
+                state.best_epoch, state.best_metric, state.best_values = epoch, metric, values
+                state.best_weights = snapshot(model)
+            patient = epoch - state.best_epoch < patience
+            if keeper is not None and patient and epoch < epochs:
+                on_main(lambda: keeper.save(model, optimizer, state))
+            extra = "" if monitor == "loss" else f"  {monitor} {metric:.4g}"
+            say(
+                f"epoch {epoch}/{epochs}  train {row['train_loss']:.3f}  val {values['loss']:.3f}{extra}  "
+                f"{row['seconds']:.1f} s"
+            )
+            tracker.epoch(row)
+            if not patient:
+                if epoch < epochs:
+                    say(f"stopped: no better {monitor} for {patience} epochs, best was epoch {state.best_epoch}")
                 break
-    model.load_state_dict(best_state, strict=False)
-    model.eval()
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    result = FitResult(pd.DataFrame(history), best_epoch, float(best_metric), monitor, initial, best_values)
-    if out is not None:
-        on_main(lambda: save_checkpoint(model, out, result, metadata or {}))
+        model.load_state_dict(state.best_weights, strict=False)
+        model.eval()
+        history = pd.DataFrame(state.history)
+        result = FitResult(history, state.best_epoch, state.best_metric, monitor, state.initial, state.best_values)
+        if out is not None:
+            on_main(lambda: save_checkpoint(model, out, result, metadata))
+        if keeper is not None:
+            on_main(keeper.remove)
+        tracker.conclude(result, examples)
+    accelerator.wait_for_everyone()
     return result
+
+
+def _accelerator(log_with: Any) -> Any:
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    return Accelerator(log_with=log_with, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+
+
+def _silent(_: str) -> None:
+    """What the other processes report."""
+
+
+def _resumed(
+    keeper: ResumeFile | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    say: Callable[[str], None],
+) -> TrainingState | None:
+    """Go on from the state that an interrupted training left, if there is one and it is of this very training."""
+    if keeper is None:
+        return None
+    on_main(keeper.remove_leftovers)
+    content, why_not = keeper.read()
+    # Processes of several machines may see different folders.
+    found = exchange(None if content is None else len(content["history"]))
+    if content is None or len(set(found)) > 1:
+        why_not = why_not or ("not every process sees the same file" if content is not None else None)
+        if why_not:
+            say(f"starting at epoch 1: {keeper.path.name} cannot be continued ({why_not})")
+        return None
+    state = keeper.restore(content, model, optimizer)
+    say(f"continuing at epoch {len(state.history) + 1} of {epochs}")
+    return state
