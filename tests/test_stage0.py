@@ -232,7 +232,7 @@ def test_a_run_on_some_patches_trains(world):
         {"dropout": 1.5}, {"batch_size": 0}, {"epochs": 0}, {"lr": -1.0}, {"lr": float("nan")}, {"encoder_lr": -1.0},
         {"temperature": 0.0}, {"unfreeze_layers": -1}, {"lambda_anchor": -0.1}, {"false_negative_km": -1.0},
         {"concept_emb_dim": 0}, {"patience": 0}, {"precision": "fp8"}, {"tracking": "loud"}, {"weight_decay": -1.0},
-        {"patch_keep": 0.0},
+        {"patch_keep": 0.0}, {"text_chunk": -1},
     ],
     ids=str,
 )  # fmt: skip
@@ -240,3 +240,71 @@ def test_impossible_settings_are_named(settings):
     ((name, value),) = settings.items()
     with pytest.raises(ParameterError, match=f"{name}={value!r} is .*(use|give)"):
         Stage0Config(**settings)
+
+
+def test_without_concept_losses_the_encoder_learns_places_and_the_concept_heads_stay(world, tmp_path):
+    world["config"] = dataclasses.replace(world["config"], concept_losses=False)
+    path = tmp_path / "stage0.safetensors"
+    torch.manual_seed(1)
+    untouched = TinyEncoder().eval()
+    model, result = fit_stage0(**world, out=path)
+    fresh = fit_stage0(**world | {"config": dataclasses.replace(world["config"], lr=0.0, epochs=1)})[0]
+    for part in ("bottleneck", "prototype_projection"):
+        for name, value in getattr(model, part).state_dict().items():
+            assert torch.equal(value, getattr(fresh, part).state_dict()[name])
+    assert not torch.equal(world["encoder"].blocks[2].weight, untouched.blocks[2].weight)
+    assert result.history["train_gps"].iloc[-1] < result.history["train_gps"].iloc[0]
+    config = world["config"]
+    for values in (result.initial, result.best):
+        assert "meta_top1" not in values  # of untrained heads it would say nothing
+        assert all(np.isfinite(values[name]) for name in ("child", "parent", "hierarchy"))
+        total = values["gps"] + config.lambda_patch_gps * values["patch_gps"] + config.lambda_anchor * values["anchor"]
+        assert values["loss"] == pytest.approx(total, rel=1e-5)
+    loaded = load_stage0(path, untouched)
+    for name, value in model.bottleneck.state_dict().items():
+        assert torch.equal(loaded.bottleneck.state_dict()[name], value)
+
+
+def test_concept_heads_get_no_gradient_and_no_decay_without_concept_losses(world):
+    config = dataclasses.replace(world["config"], concept_losses=False)
+    model = Stage0PretrainingModel(
+        world["encoder"], None, world["meta_prototypes"], world["parent_prototypes"], config, GPS
+    ).train()
+    rows = np.arange(12)
+    gps = location_embeddings(world["location_encoder"], world["lat"][rows], world["lng"][rows])
+    output = model(world["hidden_features"][rows], gps)
+    batch = {"gps": gps, "vanilla": world["vanilla_features"][rows], "lat": torch.zeros(12), "lng": torch.zeros(12)}
+    batch |= {name: torch.from_numpy(world[name][rows]) for name in ("meta", "parent")}
+    stage0_losses(output, batch, config)["loss"].backward()
+    assert model.gps_adapter.weight.grad.abs().sum() > 0
+    for part in (model.bottleneck, model.prototype_projection):
+        assert all(parameter.grad is None for parameter in part.parameters())  # AdamW then leaves them alone
+
+
+def test_a_learned_temperature_starts_where_it_is_told_and_is_recorded(world, tmp_path):
+    world["config"] = dataclasses.replace(world["config"], learn_temperature=True, temperature=0.2, lr=0.05)
+    path = tmp_path / "stage0.safetensors"
+    torch.manual_seed(1)
+    fresh = TinyEncoder().eval()
+    model, result = fit_stage0(**world, out=path)
+    assert result.initial["temperature"] == pytest.approx(0.2)
+    assert result.history["val_temperature"].nunique() > 1
+    assert result.best["temperature"] == pytest.approx(model.temperature().item()) != pytest.approx(0.2)
+    assert torch.equal(load_stage0(path, fresh).temperature(), model.temperature())
+
+
+def test_a_learned_temperature_keeps_within_its_limits_and_can_come_back(world):
+    config = dataclasses.replace(world["config"], learn_temperature=True)
+    model = Stage0PretrainingModel(
+        world["encoder"], None, world["meta_prototypes"], world["parent_prototypes"], config, GPS
+    )
+    for raw, limit in ((-9.0, 0.01), (3.0, 0.5)):
+        with torch.no_grad():
+            model.log_temperature.fill_(raw)
+        temperature = model.temperature()
+        assert temperature.item() == pytest.approx(limit, rel=1e-5)
+        temperature.backward()
+        assert model.log_temperature.grad.item() == pytest.approx(limit, rel=1e-5)  # d exp(x) / dx
+        model.log_temperature.grad = None
+    with pytest.raises(ParameterError, match=r"temperature=0\.7 is impossible with learn_temperature=True; give 0\.01"):
+        Stage0Config(learn_temperature=True, temperature=0.7)

@@ -161,7 +161,7 @@ def fit_stage0(
         if config.concept_losses:  # untrained heads name concepts at random
             values["meta_top1"] = float((predictions["meta"] == columns["meta"][rows]).float().mean())
         if config.learn_temperature:
-            values["temperature"] = float(model.temperature())
+            values["temperature"] = float(model.temperature().detach())
         return values
 
     result = fit(
