@@ -16,7 +16,7 @@ from geocbm.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.data import image_files
 from geocbm.errors import MismatchError
 from geocbm.files import atomic_path, read_json, write_json
-from geocbm.processes import on_main
+from geocbm.processes import join_processes, on_main
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def compute_device() -> torch.device:
     """The accelerator that training uses too, or the CPU where there is none."""
     from accelerate import Accelerator
 
+    join_processes()
     return Accelerator().device
 
 

@@ -23,15 +23,30 @@ Result = TypeVar("Result")
 _PATIENCE = timedelta(hours=24)
 
 
+def join_processes() -> None:
+    """Join the other processes of a launch, once; does nothing in a single process.
+
+    Accelerate chooses device and backend, and must be told so before anything else asks it: left alone it overlooks
+    the processes of a machine without accelerator.
+    """
+    if not _launched() or _joined():
+        return
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    PartialState(cpu=on_cpu, timeout=_PATIENCE)
+
+
 def process_count() -> int:
     """Number of processes that work together; joins them at the first call if a launcher started several."""
-    _join()
+    join_processes()
     return distributed.get_world_size() if _joined() else 1
 
 
 def process_index() -> int:
     """Number of this process, from 0."""
-    _join()
+    join_processes()
     return distributed.get_rank() if _joined() else 0
 
 
@@ -141,14 +156,6 @@ def _launched() -> bool:
 
 def _joined() -> bool:
     return distributed.is_available() and distributed.is_initialized()
-
-
-def _join() -> None:
-    """Let Accelerate choose device and backend, once, and only where there is somebody to join."""
-    if _launched() and not _joined():
-        from accelerate import PartialState
-
-        PartialState(timeout=_PATIENCE)
 
 
 def _device_of_messages() -> torch.device:

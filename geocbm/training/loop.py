@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from geocbm.errors import ParameterError
-from geocbm.processes import exchange, is_main_process, on_main
+from geocbm.processes import exchange, is_main_process, join_processes, on_main
 from geocbm.training.batches import Batch, Step, batches_of, prefetched, seeded
 from geocbm.training.checkpoints import FitResult, save_checkpoint
 from geocbm.training.distributed import agreed, merge_batches, own_batches
@@ -264,6 +264,7 @@ def _accelerator(log_with: Any) -> Any:
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs
 
+    join_processes()
     return Accelerator(log_with=log_with, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
 
