@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,6 +24,7 @@ from geocbm.training import (
     FitResult,
     RowSource,
     Step,
+    digest_of,
     fit,
     load_checkpoint,
     parameter_groups,
@@ -32,6 +34,7 @@ from geocbm.training import (
     seeded,
 )
 from geocbm.training.distributed import gather_batch
+from geocbm.training.examples import example_rows, place_examples
 
 if TYPE_CHECKING:
     from geocbm.encoders import TextEncoder
@@ -164,6 +167,18 @@ def fit_stage0(
             values["temperature"] = float(model.temperature().detach())
         return values
 
+    def examples() -> pd.DataFrame:
+        rows = example_rows(val_rows, train_rows)
+        content = {name: value.to(model.meta_base.device) for name, value in batch(rows).items()}
+        with torch.no_grad():
+            output = model(content["hidden"], content["gps"])
+        image, place = (functional.normalize(each.float().cpu(), dim=-1) for each in (output.pooled, output.gps))
+        cosine, first = (image @ place.T).max(1)  # (n,): of the place that is retrieved among those of these rows
+        found = rows[first.numpy()]
+        return place_examples(
+            rows, row_names, (lat[rows], lng[rows]), (lat[found], lng[found]), similarity=cosine.numpy()
+        )
+
     result = fit(
         model,
         compute,
@@ -187,7 +202,9 @@ def fit_stage0(
         | started_from,
         row_names=row_names,
         tracking=config.tracking,
+        examples=examples,
         precision=config.precision,
+        data_digest=digest_of(hidden_features, vanilla_features, *columns.values()),
         report=report,
     )
     return model, result

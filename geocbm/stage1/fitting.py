@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from geocbm.training import (
     FitResult,
     RowSource,
     Step,
+    digest_of,
     fit,
     load_checkpoint,
     parameter_groups,
@@ -30,6 +32,7 @@ from geocbm.training import (
     seeded,
 )
 from geocbm.training.distributed import gather_batch
+from geocbm.training.examples import concept_examples, example_rows
 
 NOTEBOOK = "04"
 
@@ -109,6 +112,11 @@ def fit_stage1(
             "parent_top1": float((predictions["parent"] == parent_true[rows]).float().mean()),
         }
 
+    def examples() -> pd.DataFrame:
+        rows = example_rows(val_rows, train_rows)
+        said = predict_stage1(model, features, rows)["meta_probabilities"]
+        return concept_examples(rows, row_names, meta_true[rows], said, (labels or {}).get("metas"))
+
     result = fit(
         model,
         compute,
@@ -128,7 +136,9 @@ def fit_stage1(
         metadata={"stage": 1, "config": asdict(config), "labels": dict(labels or {}), "in_dim": width},
         row_names=row_names,
         tracking=config.tracking,
+        examples=examples,
         precision=config.precision,
+        data_digest=digest_of(features, meta_true, parent_true),
         report=report,
     )
     return model, result

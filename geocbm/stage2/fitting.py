@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,6 +27,7 @@ from geocbm.training import (
     FitResult,
     RowSource,
     Step,
+    digest_of,
     fit,
     load_checkpoint,
     parameter_groups,
@@ -35,6 +37,7 @@ from geocbm.training import (
     seeded,
 )
 from geocbm.training.distributed import gather_batch
+from geocbm.training.examples import example_rows, place_examples
 
 NOTEBOOK = "05"
 
@@ -168,6 +171,12 @@ def fit_stage2(
         cell_top1 = float((predictions["cell"] == cell[rows]).float().mean())
         return {"cell_top1": cell_top1, "median_km": float(np.median(km))}
 
+    def examples() -> pd.DataFrame:
+        rows = example_rows(val_rows, train_rows)
+        said = predict_stage2(model, held, tokens, rows, top_k=1)
+        place, sure = (said["lat"], said["lng"]), said["cell_probability"][:, 0]
+        return place_examples(rows, row_names, (lat[rows], lng[rows]), place, cell_probability=sure)
+
     result = fit(
         model,
         compute,
@@ -194,7 +203,9 @@ def fit_stage2(
         },
         row_names=row_names,
         tracking=config.tracking,
+        examples=examples,
         precision=config.precision,
+        data_digest=digest_of(held, tokens, cell, targets),
         report=report,
     )
     return model, result

@@ -74,7 +74,7 @@ def digest_of(*values: Any) -> str:
             total.update(np.ascontiguousarray(value).data if value.dtype != object else repr(value.tolist()).encode())
         else:
             content = value.key if hasattr(value, "key") else value
-            total.update(json.dumps(content, sort_keys=True, default=str).encode())
+            total.update(json.dumps(content, sort_keys=True, default=lambda each: type(each).__name__).encode())
         total.update(b"\0")
     return total.hexdigest()
 
