@@ -1,0 +1,238 @@
+"""What a training tells a tracker, where wandb keeps its files, and what happens without a key."""
+
+import json
+import os
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerate.tracking import GeneralTracker
+from torch import nn
+
+from geocbm.errors import ParameterError, UserError
+from geocbm.training import Step, fit, parameter_groups, seeded
+from geocbm.training.examples import concept_examples, example_rows, place_examples
+from geocbm.training.optimization import learning_rates
+from geocbm.training.tracking import has_key, spoken, tracking_mode
+
+X = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+
+
+class Recorder(GeneralTracker):
+    """A tracker that remembers what it is told."""
+
+    name = "recorder"
+    requires_logging_directory = False
+
+    def __init__(self):
+        super().__init__()
+        self.config, self.logged, self.tables, self.summary, self.finished = {}, [], {}, {}, 0
+
+    @property
+    def tracker(self):
+        return self
+
+    def store_init_configuration(self, values):
+        self.config |= values
+
+    def log(self, values, step=None, **_):
+        self.logged.append((step, values))
+
+    def log_table(self, name, columns=None, data=None, dataframe=None, **_):
+        self.tables[name] = dataframe
+
+    def finish(self):
+        self.finished += 1
+
+
+def train(out=None, x=X, lines=None, **settings):
+    with seeded(0):
+        model = nn.ModuleDict({"encoder": nn.Linear(3, 4), "head": nn.Linear(4, 1)})
+
+    def compute(module, batch):
+        loss = module["head"](module["encoder"](batch["x"])).square().mean()
+        return Step({"loss": loss, "half": loss / 2}, {})
+
+    settings = {"epochs": 3, "batch_size": 8} | settings
+    return fit(
+        model,
+        compute,
+        lambda rows: {"x": x[rows]},
+        np.arange(20),
+        np.arange(20, 30),
+        groups=parameter_groups(model, 0.02, 0.01, {"encoder.": 0.005}),
+        measure=lambda predictions, rows: {"score": 2.0},
+        out=out,
+        report=(lines if lines is not None else []).append,
+        metadata={"config": {"width": 4}, "stage": 9},
+        **settings,
+    )
+
+
+def frame():
+    return pd.DataFrame({"pano_id": ["a"], "truth": ["x"], "prediction": ["y"], "probability": [0.5]})
+
+
+def test_a_tracker_hears_losses_metrics_learning_rates_settings_examples_and_the_best():
+    recorder = Recorder()
+    result = train(tracking=recorder, examples=frame)
+    assert recorder.config == {"width": 4}
+    assert [step for step, _ in recorder.logged] == [1, 2, 3]
+    row, logged = result.history.iloc[1], recorder.logged[1][1]
+    assert logged["train/loss"] == row["train_loss"] and logged["val/half"] == row["val_half"]
+    assert logged["val/score"] == 2.0
+    assert logged["lr"] == row["lr"] and logged["lr/encoder"] == pytest.approx(row["lr"] / 4)
+    assert recorder.tables["examples"].equals(frame())
+    assert recorder.summary["best/loss"] == result.best_metric
+    assert recorder.summary["best/epoch"] == result.best_epoch and recorder.summary["best/score"] == 2.0
+    assert recorder.finished == 1
+
+
+def test_history_has_all_that_a_tracker_hears(tmp_path):
+    recorder = Recorder()
+    train(tmp_path / "stage9.safetensors", tracking=recorder)
+    history = pd.read_parquet(tmp_path / "history_stage9.parquet")
+    assert {"lr", "lr_encoder", "val_score", "train_half", "seconds"} <= set(history)
+    for (_, logged), row in zip(recorder.logged, history.to_dict("records"), strict=True):
+        assert logged == spoken(row)
+
+
+def test_without_tracking_nobody_asks_for_examples():
+    def unwanted():
+        raise AssertionError("examples cost a pass of the model")
+
+    train(examples=unwanted)
+
+
+def test_a_tracker_hears_the_first_epochs_again_when_a_training_goes_on(tmp_path):
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(line):
+        if line.startswith("epoch 2/"):
+            raise Interrupted
+
+    class Stop(list):
+        append = staticmethod(interrupt)
+
+    first, second = Recorder(), Recorder()
+    with pytest.raises(Interrupted):
+        train(tmp_path / "a.safetensors", tracking=first, lines=Stop())
+    assert first.finished == 1  # closed however the training ends
+    train(tmp_path / "a.safetensors", tracking=second)
+    assert [step for step, _ in second.logged] == [1, 2, 3]
+    assert second.logged[0] == first.logged[0]
+
+
+def test_a_diverged_training_closes_its_tracker():
+    spoilt, recorder = X.clone(), Recorder()
+    spoilt[3] = torch.inf
+    with pytest.raises(UserError, match="row 3"):
+        train(x=spoilt, tracking=recorder)
+    assert recorder.finished == 1 and not recorder.tables
+
+
+@pytest.fixture
+def no_key(monkeypatch, tmp_path):
+    """A user without a key; returns the netrc file that may hold one."""
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    file = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(file))
+    return file
+
+
+def test_offline_writes_below_the_run_and_says_nothing(tmp_path, no_key, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out, lines = tmp_path / "my-run" / "stage9.safetensors", []
+    train(out, tracking="offline", examples=frame, lines=lines)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my-run"]
+    (run,) = (tmp_path / "my-run" / "wandb").glob("offline-run-*")
+    (recorded,) = run.glob("run-*.wandb")
+    for _ in range(200):  # the client's own process writes, a moment after it was told to finish
+        if b"best/loss" in (content := recorded.read_bytes()):
+            break
+        time.sleep(0.05)
+    for text in (b"train/half", b"lr/encoder", b"val/score", b"best/loss", b"my-run stage9", b"stage9"):
+        assert text in content, text
+    (table,) = run.rglob("*.table.json")
+    assert json.loads(table.read_text())["data"] == [["a", "x", "y", 0.5]]
+    assert len(lines) == 3
+    said = capfd.readouterr()
+    assert said.out == "" and said.err == ""
+    assert "WANDB_DATA_DIR" not in os.environ
+
+
+def test_online_without_a_key_goes_on_offline(tmp_path, no_key):
+    lines = []
+    train(tmp_path / "r" / "a.safetensors", tracking="online", lines=lines, epochs=1)
+    assert lines[0].startswith("tracking offline: there is no key") and lines[1].startswith("epoch 1/1")
+    assert list((tmp_path / "r" / "wandb").glob("offline-run-*"))
+
+
+def test_online_goes_on_offline_when_nobody_answers(tmp_path, no_key, monkeypatch):
+    import wandb
+
+    modes, begin = [], wandb.init
+
+    def init(**arguments):
+        modes.append(arguments["mode"])
+        if arguments["mode"] == "online":
+            raise wandb.errors.CommError("no route to host\nand more")
+        return begin(**arguments)
+
+    monkeypatch.setenv("WANDB_API_KEY", "not a key")
+    monkeypatch.setattr(wandb, "init", init)
+    lines = []
+    train(tmp_path / "r" / "a.safetensors", tracking="online", lines=lines, epochs=1)
+    assert modes == ["online", "offline"]
+    assert lines[0] == "tracking offline: Weights & Biases did not answer (no route to host)"
+
+
+def test_a_key_is_found_in_the_environment_or_in_netrc(no_key, monkeypatch):
+    assert not has_key()
+    no_key.write_text("machine elsewhere.example login user password word\n")
+    assert not has_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://elsewhere.example")
+    assert has_key()
+    no_key.write_text("this is no netrc file")
+    assert not has_key()
+    monkeypatch.setenv("WANDB_API_KEY", "something")
+    assert has_key()
+
+
+def test_modes_are_checked_and_never_more_public_than_asked(no_key):
+    said = []
+    assert [tracking_mode(mode, said.append) for mode in ("disabled", "offline", "online")] == [
+        "disabled",
+        "offline",
+        "offline",
+    ]
+    assert len(said) == 1
+    with pytest.raises(ParameterError, match="tracking='loud' is unknown"):
+        tracking_mode("loud", said.append)
+    with pytest.raises(ParameterError, match="tracking='offline' keeps its files beside the checkpoint; give out="):
+        train(tracking="offline")
+
+
+def test_learning_rates_are_named_after_their_groups():
+    groups = [{"name": "encoder", "lr": 3.0}, {"name": "encoder", "lr": 3.0}, {"name": "", "lr": 1.0}, {"lr": 1.0}]
+    assert learning_rates(groups) == {"lr": 1.0, "lr_encoder": 3.0}
+    assert learning_rates([{"lr": 2.0}]) == {"lr": 2.0}
+    assert learning_rates(groups[:2]) == {"lr": 3.0, "lr_encoder": 3.0}
+
+
+def test_examples_are_spread_and_tell_truth_and_prediction():
+    assert example_rows(np.arange(100, 200), np.arange(5), 3).tolist() == [100, 149, 199]
+    assert example_rows(np.array([]), np.array([4, 6])).tolist() == [4, 6]
+    names = [f"p{row}" for row in range(9)]
+    concepts = concept_examples(
+        np.array([8, 2]), names, torch.tensor([0, 1]), torch.tensor([[0.75, 0.25], [1.0, 0.0]]), ["pole", "sign"]
+    )
+    assert concepts.values.tolist() == [["p8", "pole", "pole", 0.75], ["p2", "sign", "pole", 1.0]]
+    # A quarter of a great circle is 6371 * pi / 2 km.
+    places = place_examples(np.array([3]), None, ([0.0], [0.0]), ([0.0], [90.0]), sure=np.array([0.5]))
+    assert places.iloc[0]["km"] == pytest.approx(10007.5, abs=0.1)
+    assert places.iloc[0]["pano_id"] == "row 3" and places.iloc[0]["sure"] == 0.5
