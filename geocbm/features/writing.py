@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from geocbm.errors import NoSpaceError
+from geocbm.errors import MismatchError, NoSpaceError
 from geocbm.features.progress import DoneRows, ProgressBar, forget_progress, missing_rows, runs_of
 from geocbm.features.store import (
     DTYPE,
@@ -26,7 +26,7 @@ from geocbm.features.store import (
     unique_rows,
 )
 from geocbm.files import write_json
-from geocbm.processes import from_main, is_main_process, on_main, process_count, process_index, together
+from geocbm.processes import exchange, from_main, is_main_process, on_main, process_count, process_index, together
 
 Encoder = TypeVar("Encoder")
 
@@ -65,6 +65,8 @@ def open_or_write(
     """
     key = store_key(fingerprint, list(shapes), digests)
     path = cache_dir / key[:32]
+    if len(set(exchange(key))) > 1:
+        raise MismatchError("the processes hold other weights or pictures than each other; start them all afresh")
     # Only the main process looks: on a network disk another could see an older state and go another way.
     if from_main(is_main_process() and (path / "manifest.json").is_file()):
         return FeatureStore.open(path, digests, fingerprint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -38,10 +39,12 @@ def fit(arguments: argparse.Namespace) -> int:
     `accelerate launch --multi_gpu --num_processes N -m geocbm fit stage0 --run NAME` trains on N accelerators, or in N
     processes on the CPU of a machine that has none. The main process prints and writes for all.
     """
+    # Torch warns in every process that looking for parameters without gradient costs time; some stages have such.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from geocbm.processes import launched_index, leave_processes
 
     try:
-        status = _fit(arguments)
+        train_stage(arguments)
     except Exception as problem:
         index = launched_index()
         if index is not None and not (index == 0 and isinstance(problem, UserError)):
@@ -50,10 +53,18 @@ def fit(arguments: argparse.Namespace) -> int:
             time.sleep(_SECONDS_TO_BE_ENDED)
         raise
     leave_processes()
-    return status
+    return 0
 
 
-def _fit(arguments: argparse.Namespace) -> int:
+def train_stage(arguments: argparse.Namespace) -> None:
+    """Train a stage in this process and those launched with it.
+
+    Args:
+        arguments: of `configure_fit`.
+
+    Raises:
+        UserError: when a file, a parameter or a picture is not as it must be.
+    """
     from geocbm import pipeline
     from geocbm.processes import is_main_process
     from geocbm.runs import RunFiles
@@ -83,7 +94,6 @@ def _fit(arguments: argparse.Namespace) -> int:
     written = paths.portable(files.path(f"{arguments.stage}.safetensors"))
     if is_main_process():
         print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")
-    return 0
 
 
 def _fit_stage0(files: Any, values: dict[str, Any], cache: Path) -> Any:
