@@ -9,7 +9,7 @@ from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path, read_json, write_json
-from geocbm.workbench import keys, paths, process, provenance, records, settings, stage_run, world
+from geocbm.workbench import keys, paths, process, provenance, records, settings, stage_run, tracking, world
 from geocbm.workbench.parameters import Parameter
 from geocbm.workbench.stages import Chain, Stage, read_chain
 
@@ -240,4 +240,5 @@ def _render(run: _Run, failed: bool) -> Path | None:
 
     index = report.render_run(run.name)
     report.render_site()
+    tracking.log_report(run.name, run.values.values())
     return index

@@ -331,3 +331,23 @@ def test_an_atlas_does_not_replace_something_else(project: Path, capsys: pytest.
     assert "holds something else" in capsys.readouterr().err
     assert cli.main(["atlas", "make", "--out", "new", "--scenes", "0"]) == 2
     assert "--scenes=0" in capsys.readouterr().err
+
+
+def test_pages_go_to_tracking_when_they_were_made_and_only_then(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from geocbm.workbench import report
+
+    told: list[object] = []
+
+    def render(name: str) -> Path:
+        index = paths.report_folder(name) / "index.html"
+        index.write_text("")
+        told.append(f"rendered {name}")
+        return index
+
+    monkeypatch.setattr(report, "render_run", render)
+    monkeypatch.setattr(report, "render_site", lambda: None)
+    monkeypatch.setattr(chain.tracking, "log_report", lambda name, values: told.append((name, len(list(values)))))
+    assert run_chain(Request(profile="smoke")) == 0
+    assert told == ["rendered smoke", ("smoke", 2)]
+    assert run_chain(Request(profile="smoke")) == 0  # nothing ran, so there is nothing new to tell
+    assert len(told) == 2
