@@ -296,3 +296,27 @@ def anchor_loss(features: Tensor, vanilla: Tensor) -> Tensor:
         Scalar.
     """
     return functional.mse_loss(features, vanilla)
+
+
+def smoothed_cell_labels(lat: Tensor, lng: Tensor, center_lat: Tensor, center_lng: Tensor, smooth_km: float) -> Tensor:
+    """Share of each cell in the label of a place, falling with its distance (Haas et al., 2024, "PIGEON").
+
+    `exp(-d_j / smooth_km)`, divided by the sum over all cells, so that each row is a distribution.
+
+    Args:
+        lat: `(B,)` degrees.
+        lng: `(B,)` degrees.
+        center_lat: `(N,)` degrees.
+        center_lng: `(N,)` degrees.
+        smooth_km: distance at which a share has fallen to 1/e, above 0.
+
+    Returns:
+        `(B, N)` in single precision.
+
+    Raises:
+        ParameterError: when `smooth_km` is not above 0.
+    """
+    if not smooth_km > 0:
+        raise ParameterError(f"smooth_km={smooth_km} is impossible; give a distance above 0 km")
+    km = haversine_km(lat[:, None], lng[:, None], center_lat[None], center_lng[None])  # (B, N)
+    return (-km / smooth_km).softmax(-1).float()

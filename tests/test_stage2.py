@@ -24,12 +24,13 @@ from geocbm.stage2 import (
 )
 
 CENTERS = latlng_to_cartesian(np.array([0.0, 45.0, -30.0]), np.array([0.0, 90.0, 179.9]))
-MODES = ("both", "concept_only", "image_only")
+MODES = ("both", "concept_only", "image_only", "concept_scores", "hybrid")
+SCALES = np.array([100.0, 200.0, 50.0])
 
 
 def head(concept_dim=32, token_dim=20, **options):
     return Stage2CrossAttentionGeoHead(
-        concept_dim, token_dim, 3, CENTERS, Stage2Config(**({"embed_dim": 32, "heads": 4} | options))
+        concept_dim, token_dim, 3, CENTERS, Stage2Config(**({"embed_dim": 32, "heads": 4} | options)), SCALES
     )
 
 
@@ -101,11 +102,13 @@ def test_shapes_and_gradients_of_every_mode(mode):
     output = model(torch.randn(6, 16), torch.randn(6, 9, 20))
     assert output.cell_logits.shape == (6, 3) and output.offsets.shape == (6, 3)
     assert output.attention.shape == (6, 4, 9)
-    total = {"both": 1.0, "image_only": 1.0, "concept_only": 0.0}[mode]
+    total = {"both": 1.0, "image_only": 1.0, "hybrid": 1.0}.get(mode, 0.0)
     torch.testing.assert_close(output.attention.sum(-1), torch.full((6, 4), total))
     assert not output.offsets.any()  # the first guess is the centre of the cell
-    (output.cell_logits.square().sum() + (output.offsets - 1).square().sum()).backward()
-    assert [name for name, value in model.named_parameters() if value.grad is None] == []
+    (output.cell_logits.sum() + (output.offsets - 1).square().sum()).backward()
+    untouched = {name for name, value in model.named_parameters() if value.grad is None}
+    frozen = {f"{part}_head.{kind}" for part in ("cell", "offset") for kind in ("weight", "bias")}
+    assert untouched == (frozen if mode == "hybrid" else set())
 
 
 def test_each_mode_reads_only_what_it_says():
@@ -113,9 +116,12 @@ def test_each_mode_reads_only_what_it_says():
     other_concept, other_tokens = torch.randn(4, 32), torch.randn(4, 9, 20)
     for mode in MODES:
         model = head(ablation_mode=mode).eval()
+        for part in model.modules():  # heads that start at 0 would hide what they read
+            if isinstance(part, nn.Linear):
+                nn.init.normal_(part.weight, std=0.1)
         base = model(concept, tokens).cell_logits
         assert torch.equal(model(other_concept, tokens).cell_logits, base) == (mode == "image_only")
-        assert torch.equal(model(concept, other_tokens).cell_logits, base) == (mode == "concept_only")
+        assert torch.equal(model(concept, other_tokens).cell_logits, base) == (not model.config.reads_tokens)
     assert head(ablation_mode="concept_only")(concept).attention.shape == (4, 4, 0)
     with pytest.raises(ParameterError, match="'image_only' reads patch_tokens"):
         head(ablation_mode="image_only")(concept)
@@ -152,8 +158,8 @@ def test_gate_and_fusion_are_options():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ablation_mode": "guess"}, "ablation_mode='guess' is unknown; use 'both', 'concept_only' or 'image_only'"),
-        ({"coord_output_dim": 4}, "coord_output_dim=4"),
+        ({"ablation_mode": "guess"}, "ablation_mode='guess' is unknown; use 'both', 'concept_only', .* or 'hybrid'"),
+        ({"offset_kind": "polar"}, "offset_kind='polar' is unknown; use 'cartesian', 'latlng' or 'tangent'"),
         ({"heads": 7}, "heads=7 does not divide embed_dim=512"),
         ({"monitor": "joy"}, "monitor='joy'"),
     ],
@@ -179,21 +185,22 @@ def test_losses_by_hand():
 def test_degree_offsets_go_the_short_way_round_and_come_back():
     center = latlng_to_cartesian(torch.tensor([10.0]), torch.tensor([179.0]))
     lat, lng = torch.tensor([12.0]), torch.tensor([-178.0])
-    offsets = offset_targets(center, lat, lng, 2)
+    offsets = offset_targets(center, lat, lng, "latlng")
     torch.testing.assert_close(offsets, torch.tensor([[2.0, 3.0]]), rtol=0, atol=1e-4)
-    back = decode_offsets(center, offsets)
+    back = decode_offsets(center, offsets, "latlng")
     torch.testing.assert_close(torch.stack(back), torch.stack([lat, lng]), rtol=0, atol=1e-4)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     lat=st.floats(-89.9, 89.9), lng=st.floats(-179.9, 179.9), c_lat=st.floats(-89, 89), c_lng=st.floats(-179.9, 179.9),
-    dim=st.sampled_from([2, 3]),
+    kind=st.sampled_from(["cartesian", "latlng", "tangent"]),
 )  # fmt: skip
-def test_true_offsets_lead_to_the_true_place(lat, lng, c_lat, c_lng, dim):
+def test_true_offsets_lead_to_the_true_place(lat, lng, c_lat, c_lng, kind):
     center = latlng_to_cartesian(torch.tensor([c_lat]), torch.tensor([c_lng]))
     place = torch.tensor([lat]), torch.tensor([lng])
-    found = decode_offsets(center, offset_targets(center, *place, dim))
+    scale = torch.tensor([300.0])
+    found = decode_offsets(center, offset_targets(center, *place, kind, scale), kind, scale)
     difference = latlng_to_cartesian(*found) - latlng_to_cartesian(*place)
     assert difference.norm() < 1e-5
 
@@ -201,7 +208,9 @@ def test_true_offsets_lead_to_the_true_place(lat, lng, c_lat, c_lng, dim):
 @settings(max_examples=60, deadline=None)
 @given(offsets=st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=3))
 def test_any_offset_decodes_to_a_place_on_the_sphere(offsets):
-    lat, lng = decode_offsets(torch.from_numpy(CENTERS[:1]), torch.tensor([offsets]))
+    kinds = ("cartesian",) if len(offsets) == 3 else ("latlng", "tangent")
+    for kind in kinds:
+        lat, lng = decode_offsets(torch.from_numpy(CENTERS[:1]), torch.tensor([offsets]), kind, torch.tensor([300.0]))
     assert -90 <= lat.item() <= 90 and -180 <= lng.item() <= 180
 
 
@@ -223,7 +232,7 @@ def world():
         "config": Stage2Config(epochs=10, batch_size=16, lr=2e-3, embed_dim=32, heads=4),
         "concept_emb": torch.randn(n, 32, generator=generator) + 4 * torch.eye(32)[label],
         "tokens": tokens,
-        "cells": SimpleNamespace(centers=CENTERS, digest="abc"),
+        "cells": SimpleNamespace(centers=CENTERS, digest="abc", scale_km=SCALES),
         "cell_label": label,
         "lat": np.array([0.0, 45.0, -30.0])[label] + random.normal(0, 1, n),
         "lng": np.array([0.0, 90.0, 179.9])[label] + random.normal(0, 1, n),
@@ -250,12 +259,22 @@ def test_training_finds_places_and_comes_back_from_disk(world, tmp_path):
         load_stage2(path, "xyz")
 
 
-@pytest.mark.parametrize("options", [{"ablation_mode": "concept_only"}, {"coord_output_dim": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ablation_mode": "concept_only"},
+        {"offset_kind": "latlng"},
+        {"offset_kind": "tangent", "per_cell_offsets": True},
+        {"smooth_km": 500.0},
+        {"ablation_mode": "concept_scores"},
+    ],
+    ids=str,
+)
 def test_other_variants_train(world, options):
     world["config"] = Stage2Config(epochs=1, batch_size=32, embed_dim=32, heads=4, **options)
     model, result = fit_stage2(**world)
     assert np.isfinite(result.best["median_km"])
-    assert model(world["concept_emb"], world["tokens"]).offsets.shape[1] == options.get("coord_output_dim", 3)
+    assert model(world["concept_emb"], world["tokens"]).offsets.shape[1] == model.config.coord_output_dim
 
 
 def test_stage2_starts_from_the_patch_projection_of_stage0(world):

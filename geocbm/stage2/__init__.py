@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from geocbm.stage2.fitting import Cells, fit_stage2, load_stage2, offset_targets, predict_stage2, stage2_losses
-from geocbm.stage2.model import (
-    ABLATION_MODES,
-    ConceptCrossAttention,
-    Stage2Config,
-    Stage2CrossAttentionGeoHead,
-    Stage2Output,
-    decode_offsets,
-)
+from geocbm.stage2.config import ABLATION_MODES, SCORE_MODES, Stage2Config
+from geocbm.stage2.fitting import Cells, fit_stage2, load_stage2, predict_stage2, residual_share, stage2_losses
+from geocbm.stage2.model import ConceptCrossAttention, Stage2CrossAttentionGeoHead, Stage2Output
+from geocbm.stage2.offsets import OFFSET_DIM, decode_offsets, offset_targets
 
 __all__ = [
     "ABLATION_MODES",
+    "OFFSET_DIM",
+    "SCORE_MODES",
     "Cells",
     "ConceptCrossAttention",
     "Stage2Config",
@@ -24,5 +21,6 @@ __all__ = [
     "load_stage2",
     "offset_targets",
     "predict_stage2",
+    "residual_share",
     "stage2_losses",
 ]

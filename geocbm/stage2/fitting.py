@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from geocbm.errors import MismatchError
 from geocbm.files import run_command
-from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
+from geocbm.geodesy import cartesian_to_latlng, haversine_km
+from geocbm.losses import smoothed_cell_labels
+from geocbm.metrics import geoscore
 from geocbm.stage0 import Stage0PretrainingModel
-from geocbm.stage2.model import (
-    Stage2Config,
-    Stage2CrossAttentionGeoHead,
-    Stage2Output,
-)
+from geocbm.stage2.config import Stage2Config
+from geocbm.stage2.model import Stage2CrossAttentionGeoHead, Stage2Output
+from geocbm.stage2.offsets import offset_targets
 from geocbm.training import (
     Batch,
     FitResult,
@@ -46,51 +46,44 @@ ROW_FIELDS = ("cell_logits", "offsets")
 
 
 class Cells(Protocol):
-    """What Stage 2 needs to know of geocells: unit vectors `centers` `(N, 3)` and a `digest`."""
+    """What Stage 2 needs to know of geocells."""
 
     @property
     def centers(self) -> np.ndarray:
         """Unit vectors `(N, 3)`."""
 
     @property
+    def scale_km(self) -> np.ndarray:
+        """Scale of each cell `(N,)`, km; read only for the offset kind "tangent"."""
+
+    @property
     def digest(self) -> str:
         """Hash of the cells."""
 
 
-def offset_targets(centers: Tensor, lat: Tensor, lng: Tensor, coord_output_dim: int) -> Tensor:
-    """Offsets from the centre of the true cell to the true place (specification, section "Stage 2").
-
-    Args:
-        centers: `(B, 3)` unit vectors of the true cells.
-        lat: `(B,)` degrees.
-        lng: `(B,)` degrees.
-        coord_output_dim: 3 for differences of unit vectors, 2 for degrees, the longitude by the short way round.
-
-    Returns:
-        `(B, coord_output_dim)`.
-    """
-    if coord_output_dim == 3:
-        return latlng_to_cartesian(lat, lng) - centers
-    center_lat, center_lng = cartesian_to_latlng(centers)
-    return torch.stack([lat - center_lat, (lng - center_lng + 180.0) % 360.0 - 180.0], dim=-1)
-
-
 def stage2_losses(
-    output: Stage2Output, cell: Tensor, target_offsets: Tensor, config: Stage2Config
+    output: Stage2Output,
+    cell: Tensor,
+    target_offsets: Tensor,
+    config: Stage2Config,
+    cell_share: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Cell cross-entropy, offset mean squared error and their weighted sum.
+    """Cell cross-entropy, offset error and their weighted sum (specification, section "Stage 2", Loss Functions).
 
     Args:
-        output: of the head.
+        output: of the head, its offsets those of the true cells (see `Stage2Output.offsets_at`).
         cell: `(B,)` true cells.
         target_offsets: `(B, 2 or 3)`, see `offset_targets`.
-        config: weights.
+        config: weights, and the kind of offset: mean squared error, or Huber for "tangent".
+        cell_share: `(B, N)` share of each cell in the label, see `losses.smoothed_cell_labels`; None: all for the true
+            cell.
 
     Returns:
         Scalars `loss`, `cell`, `offset`; terms without their weights.
     """
-    cell_loss = functional.cross_entropy(output.cell_logits, cell)
-    offset_loss = functional.mse_loss(output.offsets.float(), target_offsets)
+    cell_loss = functional.cross_entropy(output.cell_logits, cell if cell_share is None else cell_share)
+    distance = functional.huber_loss if config.offset_kind == "tangent" else functional.mse_loss
+    offset_loss = distance(output.offsets.float(), target_offsets)
     return {
         "loss": config.lambda_cell * cell_loss + config.lambda_offset * offset_loss,
         "cell": cell_loss,
@@ -114,11 +107,15 @@ def fit_stage2(
     row_names: Sequence[str] | None = None,
     report: Callable[[str], None] = print,
 ) -> tuple[Stage2CrossAttentionGeoHead, FitResult]:
-    """Train Stage 2 on concept embeddings and patch tokens of frozen earlier stages.
+    """Train Stage 2 on concepts and patch tokens of frozen earlier stages.
+
+    Mode `hybrid` trains twice: first the linear layers on the probabilities, as mode `concept_scores` does, then,
+    with these frozen, the residual from the patches.
 
     Args:
         config: settings.
-        concept_emb: `(n, c)` of all rows of the table.
+        concept_emb: `(n, c)` of all rows of the table: concept embeddings, or the probabilities of metas and parents
+            in the modes that read them (`config.reads_scores`).
         tokens: a store with kind `tokens`, or `(n, P, w)`.
         cells: geocells.
         cell_label: `(n,)` cell of each row.
@@ -138,38 +135,59 @@ def fit_stage2(
     lat, lng = np.asarray(lat, dtype=np.float64), np.asarray(lng, dtype=np.float64)
     train_rows, val_rows = np.asarray(train_rows, dtype=np.int64), np.asarray(val_rows, dtype=np.int64)
     read = row_reader(tokens, "tokens")
-    needs_tokens = config.ablation_mode != "concept_only"
     token_dim = read(train_rows[:1]).shape[-1]
     cell = torch.as_tensor(cell_label, dtype=torch.long)
     held = concept_emb.detach().cpu().float()
+    scale_km = cells.scale_km if config.offset_kind == "tangent" else None
     with seeded(config.seed):
-        model = Stage2CrossAttentionGeoHead(held.shape[1], token_dim, len(cells.centers), cells.centers, config)
+        model = Stage2CrossAttentionGeoHead(
+            held.shape[1], token_dim, len(cells.centers), cells.centers, config, scale_km
+        )
     if config.init_from_stage0 and stage0 is not None:
         model.start_from(stage0)
-    centers = torch.as_tensor(np.asarray(cells.centers), dtype=torch.float64)
-    # Subtracted in double precision: the difference of two unit vectors of one cell has few digits left in single.
-    targets = offset_targets(
-        functional.normalize(centers, dim=-1)[cell],
-        torch.from_numpy(lat),
-        torch.from_numpy(lng),
-        config.coord_output_dim,
-    ).float()  # (n, 2 or 3)
+    if config.ablation_mode == "concept_scores":
+        model.standardise_by(held[train_rows])
+    elif config.ablation_mode == "hybrid":
+        report("the concepts alone:")
+        concepts_alone = replace(config, ablation_mode="concept_scores", tracking="disabled")
+        given = (cells, cell_label, lat, lng, train_rows, val_rows)
+        concept_head, _ = fit_stage2(concepts_alone, held, tokens, *given, row_names=row_names, report=report)
+        model.start_from_concepts(concept_head)
+        report("the residual from the patches:")
+    targets = _all_targets(config, cells, cell, lat, lng)
+    columns = {"concept_emb": held, "cell": cell, "offset": targets}
+    if config.smooth_km:
+        columns |= {"lat": torch.from_numpy(lat), "lng": torch.from_numpy(lng)}
+    read_by_loss = [name for name in columns if name != "concept_emb"]
 
     def batch(rows: np.ndarray) -> Batch:
-        content = {"concept_emb": held[rows], "cell": cell[rows], "offset": targets[rows]}
-        return content | ({"tokens": read(rows)} if needs_tokens else {})
+        content = {name: values[rows] for name, values in columns.items()}
+        return content | ({"tokens": read(rows)} if config.reads_tokens else {})
 
     def compute(module: nn.Module, content: Batch) -> Step:
         output = module(content["concept_emb"], content.get("tokens"))
         pred_lat, pred_lng = model.decode(output)
         predictions = {"cell": output.cell_logits.argmax(-1), "lat": pred_lat, "lng": pred_lng}
-        whole, true = gather_batch(output, ROW_FIELDS, content, ("cell", "offset"))
-        return Step(stage2_losses(whole, true["cell"], true["offset"], config), predictions)
+        if output.residual_logits is not None:
+            predictions["residual_share"] = residual_share(output)
+        output = output._replace(offsets=output.offsets_at(content["cell"]))
+        whole, true = gather_batch(output, ROW_FIELDS, content, read_by_loss)
+        share = None
+        if config.smooth_km:
+            centers = cartesian_to_latlng(model.cell_centers)
+            share = smoothed_cell_labels(true["lat"], true["lng"], *centers, config.smooth_km)
+        return Step(stage2_losses(whole, true["cell"], true["offset"], config, share), predictions)
 
     def measure(predictions: dict[str, Tensor], rows: np.ndarray) -> dict[str, float]:
         km = haversine_km(predictions["lat"].numpy(), predictions["lng"].numpy(), lat[rows], lng[rows])
-        cell_top1 = float((predictions["cell"] == cell[rows]).float().mean())
-        return {"cell_top1": cell_top1, "median_km": float(np.median(km))}
+        values = {
+            "cell_top1": float((predictions["cell"] == cell[rows]).float().mean()),
+            "median_km": float(np.median(km)),
+            "geoscore": float(geoscore(km).mean()),
+        }
+        if "residual_share" in predictions:
+            values["residual_share"] = float(predictions["residual_share"].mean())
+        return values
 
     def examples() -> pd.DataFrame:
         rows = example_rows(val_rows, train_rows)
@@ -177,6 +195,8 @@ def fit_stage2(
         place, sure = (said["lat"], said["lng"]), said["cell_probability"][:, 0]
         return place_examples(rows, row_names, (lat[rows], lng[rows]), place, cell_probability=sure)
 
+    linear_only = config.ablation_mode == "concept_scores"
+    rates = {"cell_head.": config.score_lr, "offset_head.": config.score_lr} if config.reads_scores else {}
     result = fit(
         model,
         compute,
@@ -185,12 +205,12 @@ def fit_stage2(
         val_rows,
         batch_size=config.batch_size,
         accumulation_steps=config.accumulation_steps,
-        epochs=config.epochs,
-        groups=parameter_groups(model, config.lr, config.weight_decay),
+        epochs=config.score_epochs if linear_only else config.epochs,
+        groups=parameter_groups(model, config.lr, config.weight_decay, rates),
         seed=config.seed,
-        patience=config.patience,
+        patience=max(config.patience, config.score_epochs // 5) if linear_only else config.patience,
         monitor=config.monitor,
-        higher_is_better=config.monitor == "cell_top1",
+        higher_is_better=config.monitor in ("cell_top1", "geoscore"),
         measure=measure,
         out=out,
         metadata={
@@ -209,6 +229,29 @@ def fit_stage2(
         report=report,
     )
     return model, result
+
+
+def residual_share(output: Stage2Output) -> Tensor:
+    """How much of the logits of mode `hybrid` comes from the patches, `(B,)` from 0 (nothing) to 1 (everything).
+
+    The spread over the cells of the residual, divided by the sum of its spread and that of the concepts' part: a
+    constant that is added to all logits moves no probability and counts for nothing.
+    """
+    assert output.residual_logits is not None
+    residual = output.residual_logits.float()
+    mine, theirs = residual.std(-1), (output.cell_logits.float() - residual).std(-1)
+    return mine / (mine + theirs).clamp_min(1e-12)
+
+
+def _all_targets(config: Stage2Config, cells: Cells, cell: Tensor, lat: np.ndarray, lng: np.ndarray) -> Tensor:
+    """Offsets `(n, 2 or 3)` of all rows of the table from the centres of their cells."""
+    # Subtracted in double precision: the difference of two unit vectors of one cell has few digits left in single.
+    centers = functional.normalize(torch.as_tensor(np.asarray(cells.centers), dtype=torch.float64), dim=-1)
+    scale_km = None
+    if config.offset_kind == "tangent":
+        scale_km = torch.as_tensor(np.asarray(cells.scale_km), dtype=torch.float64)[cell]
+    place = torch.from_numpy(lat), torch.from_numpy(lng)
+    return offset_targets(centers[cell], *place, config.offset_kind, scale_km).float()
 
 
 def load_stage2(path: str | Path, cells_digest: str | None = None) -> Stage2CrossAttentionGeoHead:
@@ -233,6 +276,7 @@ def load_stage2(path: str | Path, cells_digest: str | None = None) -> Stage2Cros
         len(centers),
         centers,
         read_config(Stage2Config, metadata, path, made_by),
+        tensors.get("cell_scale_km"),
     )
     restore(model, tensors, path)
     return model
@@ -258,7 +302,8 @@ def predict_stage2(
 
     Returns:
         In the order of `rows`: `lat` and `lng` `(m,)` degrees, `cell` `(m, k)` the most probable cells and
-        `cell_probability` `(m, k)` with the first the highest, `attention` `(m, P)` averaged over the heads.
+        `cell_probability` `(m, k)` with the first the highest, `attention` `(m, P)` averaged over the heads, and in
+        mode `hybrid` `residual_share` `(m,)`.
     """
     read = row_reader(tokens, "tokens")
     rows = np.asarray(rows, dtype=np.int64)
@@ -273,6 +318,8 @@ def predict_stage2(
             lat, lng = model.decode(output)
             probability, cell = output.cell_logits.softmax(-1).topk(top_k, dim=-1)
             values = {"lat": lat, "lng": lng, "cell": cell, "cell_probability": probability}
+            if output.residual_logits is not None:
+                values["residual_share"] = residual_share(output)
             for name, value in (values | {"attention": output.attention.mean(1)}).items():
                 value = value.float() if value.is_floating_point() else value
                 parts.setdefault(name, []).append(value.cpu().numpy())

@@ -1,0 +1,96 @@
+"""Attention of a few queries over many patch tokens, at the cost of reading the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PART_BYTES = 10_000_000
+"""Tokens are visited in parts of about this size, which a processor's cache holds from one visit to the next."""
+
+
+def attend_tokens(
+    query: Tensor, weight: Tensor, tokens: Tensor, key_mask: Tensor | None, keep: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`softmax(q W X^T) X W^T` per image: no patch is projected.
+
+    Args:
+        query: `(B, H, E)`, scaled.
+        weight: `(E, D)` projection of the patches.
+        tokens: `(B, P, D)` of any precision.
+        key_mask: `(B, P)` booleans, True where a patch must not be attended, or None.
+        keep: `(B, H, P)` factors of dropout on the attention, or None.
+
+    Returns:
+        `(B, H, E)` attended projected patches without their bias, `(B, H, P)` attention before dropout, and
+        `(B, H, 1)` sum of the attention after dropout.
+    """
+    tokens = tokens.to(query.dtype)
+    scores = query @ weight @ tokens.transpose(1, 2)  # (B, H, P)
+    if key_mask is not None:
+        scores = scores.masked_fill(key_mask[:, None], -torch.inf)
+    attention = scores.softmax(-1)
+    kept = attention if keep is None else attention * keep
+    return kept @ tokens @ weight.T, attention, kept.sum(-1, keepdim=True)
+
+
+class AttendTokens(torch.autograd.Function):
+    """`attend_tokens` with its derivative written out, for tokens that need no gradient, on a processor.
+
+    Automatic differentiation gives the same numbers. By hand the tokens `X` may stay in half precision: a part of
+    them at a time is widened into one buffer, where autograd would write and keep a whole batch in single precision
+    (75 MB at 32 x 576 x 1024, and most of the time is spent on fresh memory). The products also run in the layout in
+    which the long side is the rows, which is faster for 8 heads.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, weight: Tensor, tokens: Tensor, key_mask: Tensor | None, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attend; arguments and results are those of `attend_tokens`."""
+        carried = query @ weight  # (B, H, D): the query in the space of the tokens
+        attention = query.new_empty(*query.shape[:2], tokens.shape[1])  # (B, H, P)
+        attended = torch.empty_like(carried)  # (B, H, D)
+        for part, wide in _parts(tokens, query.dtype):
+            scores = torch.bmm(wide, carried[part].transpose(1, 2)).transpose(1, 2).contiguous()  # (b, H, P)
+            if key_mask is not None:
+                scores = scores.masked_fill(key_mask[part, None], -torch.inf)
+            attention[part] = scores.softmax(-1)
+            kept = attention[part] if keep is None else attention[part] * keep[part]
+            torch.bmm(kept, wide, out=attended[part])
+        share = attention.new_ones(*query.shape[:2], 1) if keep is None else (attention * keep).sum(-1, keepdim=True)
+        ctx.save_for_backward(query, weight, tokens, keep, attention, attended)
+        return attended @ weight.T, attention, share
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of query and weight from those of the three results."""
+        query, weight, tokens, keep, attention, attended = ctx.saved_tensors
+        from_projected, from_attention, from_share = gradients
+        from_attended = from_projected @ weight  # (B, H, D)
+        to_carried = torch.empty_like(from_attended)  # (B, H, D)
+        for part, wide in _parts(tokens, query.dtype):
+            to_kept = torch.bmm(wide, from_attended[part].transpose(1, 2)).transpose(1, 2).contiguous()  # (b, H, P)
+            # Without dropout the shares are the constant 1.
+            slope = from_attention[part] + (to_kept if keep is None else (to_kept + from_share[part]) * keep[part])
+            weighted = slope * attention[part]
+            # The derivative of the softmax: deviations from the attended mean of the slopes.
+            to_scores = torch.addcmul(weighted, attention[part], weighted.sum(-1, keepdim=True), value=-1)
+            torch.bmm(to_scores, wide, out=to_carried[part])
+        # The weight is used on the way in and on the way out; both parts of its gradient are one product.
+        rows = torch.cat([query.flatten(0, 1), from_projected.flatten(0, 1)])  # (2BH, E)
+        columns = torch.cat([to_carried.flatten(0, 1), attended.flatten(0, 1)])  # (2BH, D)
+        return to_carried @ weight.T, rows.T @ columns, None, None, None
+
+
+def _parts(tokens: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Parts `(slice, (b, P, D))` of the tokens in the precision of the weights; a part lives until the next."""
+    size = max(1, PART_BYTES // max(1, tokens[:1].numel() * dtype.itemsize))
+    shape = (min(size, len(tokens)), *tokens.shape[1:])
+    buffer = None if tokens.dtype == dtype else torch.empty(shape, dtype=dtype, device=tokens.device)
+    for start in range(0, len(tokens), size):
+        part = slice(start, min(start + size, len(tokens)))
+        yield part, tokens[part] if buffer is None else buffer[: part.stop - start].copy_(tokens[part])
