@@ -78,12 +78,13 @@ def visible_concepts(files: RunFiles) -> np.ndarray | None:
 def gallery(files: RunFiles, cache: Path) -> Prediction:
     """GeoCLIP-style retrieval: the gallery place whose embedding is most like the adapted image features."""
     from geocbm.encoders import load_gallery, load_location_encoder
+    from geocbm.gallery import adapted_gallery, gallery_embeddings
 
-    model, _ = pipeline.load_stage0(files, load_location_encoder())
-    test = files.rows["test"]
-    features = pipeline.open_features(files, "adapted", cache).read("pooled", test)
     places = load_gallery()
-    return baselines.gallery(features, model.embed_places(places[:, 0], places[:, 1]), places[:, 0], places[:, 1])
+    embeddings = gallery_embeddings(load_location_encoder(), cache, places)
+    adapted = adapted_gallery(pipeline.load_stage0(files)[0].gps_adapter, embeddings)
+    features = pipeline.open_features(files, "adapted", cache).read("pooled", files.rows["test"])
+    return baselines.gallery(features, adapted, places[:, 0], places[:, 1])
 
 
 def stage_answers(files: RunFiles) -> list[Prediction]:

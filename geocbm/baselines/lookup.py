@@ -179,17 +179,23 @@ def gallery(
 
     Args:
         image_embeddings: `[n, d]` embeddings of the photographs in the space of the locations.
-        location_embeddings: `[g, d]` embeddings of the gallery's places.
+        location_embeddings: `[g, d]` embeddings of the gallery's places, of any length.
         gallery_lat: `[g]` latitudes of the gallery, degrees.
         gallery_lng: `[g]` longitudes of the gallery, degrees.
         name: name of the method.
         chunk: photographs compared at once; bounds the memory (256 x 100,000 similarities are 100 MB).
     """
+    import torch
+
+    from geocbm.gallery import nearest_places
+
     places = matrix(location_embeddings, "location_embeddings")
     latitude, longitude = np.asarray(gallery_lat, dtype=float), np.asarray(gallery_lng, dtype=float)
     if not len(places) == len(latitude) == len(longitude):
         raise ValueError(f"the gallery has {len(places)} embeddings but {len(latitude)} places")
-    found = _nearest(matrix(image_embeddings, "image_embeddings"), places, 1, "cosine", chunk)[:, 0]
+    images = torch.from_numpy(matrix(image_embeddings, "image_embeddings"))
+    units = torch.nn.functional.normalize(torch.from_numpy(places), dim=-1)
+    found = nearest_places(images, units, chunk=chunk)[0][:, 0].numpy()
     return Prediction(name, latitude[found], longitude[found])
 
 
