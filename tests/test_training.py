@@ -157,6 +157,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
     [
         ({"epochs": 0}, "epochs=0 is impossible"),
         ({"batch_size": -1}, "batch_size=-1"),
+        ({"accumulation_steps": 0}, "accumulation_steps=0 is impossible"),
         ({"monitor": "beauty"}, "monitor='beauty' is not measured; known: half, loss"),
         ({"tracking": "loud"}, "tracking='loud'"),
         ({"precision": "fp8"}, "precision='fp8'"),
@@ -185,8 +186,8 @@ def test_groups_decay_matrices_only_and_keep_their_learning_rates():
     model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "head": nn.Linear(2, 2), "frozen": nn.Linear(2, 2)})
     model["frozen"].requires_grad_(False)
     groups = parameter_groups(model, 1e-4, 0.01, {"encoder.": 3e-5})
-    found = sorted((group["lr"], group["weight_decay"], group["params"][0].ndim) for group in groups)
-    assert found == [(3e-5, 0.0, 1), (3e-5, 0.01, 2), (1e-4, 0.0, 1), (1e-4, 0.01, 2)]
+    found = sorted((group["name"], group["lr"], group["weight_decay"], group["params"][0].ndim) for group in groups)
+    assert found == [("", 1e-4, 0.0, 1), ("", 1e-4, 0.01, 2), ("encoder", 3e-5, 0.0, 1), ("encoder", 3e-5, 0.01, 2)]
 
 
 def test_row_reader_reads_tensors_arrays_and_stores():

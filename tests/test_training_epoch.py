@@ -1,0 +1,169 @@
+"""The steps of an epoch: accumulated gradients, mixed precision, losses that are not finite, progress."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from geocbm.errors import UserError
+from geocbm.training import Step, batches_of, fit, parameter_groups, seeded
+from geocbm.training.batches import parts_of
+from geocbm.training.progress import is_watched, progress_bar
+
+X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+Y = X @ torch.tensor([[1.0], [-2.0], [0.5]])
+NAMES = [f"pano{row}" for row in range(40)]
+
+
+def line():
+    with seeded(0):
+        return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def squared(model, batch):
+    predicted = model(batch["x"])
+    return Step({"loss": (predicted - batch["y"]).square().mean(), "size": torch.tensor(float(len(predicted)))}, {})
+
+
+def train(model, x=X, n_rows=30, **settings):
+    settings = {"batch_size": 8, "epochs": 3, "compute": squared, "report": lambda text: None} | settings
+    groups = parameter_groups(model, 0.02)
+    return fit(
+        model,
+        batch=lambda rows: {"x": x[rows], "y": Y[rows]},
+        train_rows=np.arange(n_rows),
+        val_rows=np.arange(30, 40),
+        groups=groups,
+        **settings,
+    )
+
+
+@pytest.mark.parametrize(("n_rows", "batch_size", "parts"), [(30, 8, 2), (30, 8, 3), (29, 30, 4), (7, 7, 100)])
+def test_accumulated_gradients_are_those_of_the_whole_batch(n_rows, batch_size, parts):
+    """Adam divides a gradient by its own size, so the gradients themselves are compared, seen before each step."""
+
+    def gradients(accumulation_steps):
+        model, seen = line(), []
+
+        def remember(optimizer, *_):
+            seen.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+
+        handle = register_optimizer_step_pre_hook(remember)
+        try:
+            result = train(
+                model, n_rows=n_rows, batch_size=batch_size, accumulation_steps=accumulation_steps, gradient_clip=1e9
+            )
+        finally:
+            handle.remove()
+        return seen, result
+
+    whole, result = gradients(1)
+    accumulated, other = gradients(parts)
+    assert len(accumulated) == len(whole) == 3 * len(batches_of(np.arange(n_rows), batch_size))
+    for got, expected in zip(accumulated, whole, strict=True):
+        for one, another in zip(got, expected, strict=True):
+            torch.testing.assert_close(one, another, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(result.history["train_loss"], other.history["train_loss"], rtol=1e-5)
+
+
+def test_parts_go_through_the_model_one_after_the_other():
+    sizes = []
+
+    def compute(model, batch):
+        if model.training:
+            sizes.append(len(batch["x"]))
+        return squared(model, batch)
+
+    train(line(), n_rows=11, batch_size=11, epochs=1, accumulation_steps=3, compute=compute)
+    assert sizes == [4, 4, 3]
+    assert [len(part) for part in parts_of(np.arange(2), 5)] == [1, 1]
+
+
+def test_a_contrast_sees_only_its_part():
+    result = train(line(), n_rows=8, batch_size=8, epochs=1, accumulation_steps=2)
+    assert result.history["train_size"].tolist() == [4.0]  # rows that the loss had before it
+
+
+def test_bfloat16_trains_and_stays_near_single_precision():
+    dtypes = set()
+
+    def compute(model, batch):
+        predicted = model(batch["x"])
+        dtypes.add(predicted.dtype)
+        return Step({"loss": (predicted.float() - batch["y"]).square().mean()}, {"predicted": predicted})
+
+    low, full = (train(line(), compute=compute, precision=precision, epochs=8) for precision in ("bf16", "no"))
+    assert dtypes == {torch.bfloat16, torch.float32}
+    assert np.isfinite(low.history.to_numpy()).all()
+    assert low.best["loss"] < low.initial["loss"]
+    assert low.best["loss"] == pytest.approx(full.best["loss"], rel=0.1)
+
+
+def test_a_nan_in_one_part_names_that_part_only_and_leaves_no_file(tmp_path):
+    seen = []
+
+    def compute(model, batch):
+        step = squared(model, batch)
+        if not model.training:
+            return step
+        seen.append(batch["x"])
+        return Step({"loss": step.losses["loss"] * (torch.nan if len(seen) == 2 else 1.0)}, {})
+
+    out = tmp_path / "run" / "a.safetensors"
+    with pytest.raises(UserError, match="lower the learning rate") as told:
+        train(line(), batch_size=12, accumulation_steps=3, compute=compute, row_names=NAMES, out=out)
+    named = {name for name in NAMES if f"{name}," in f"{told.value},".replace(";", ",")}
+    assert named == {NAMES[row] for row in range(30) if (X[row] == seen[1]).all(1).any()}
+    assert len(named) < 12
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path):
+    """The square root of 0 has a finite value and an infinite slope."""
+    model = line()
+
+    def compute(module, batch):
+        loss = squared(module, batch).losses["loss"]
+        return Step({"loss": loss + ((loss - loss).sqrt() if module.training else 0.0)}, {})
+
+    with pytest.raises(UserError, match=r"the gradient of epoch 1 is not finite in the batch of pano_id pano\d+"):
+        train(model, compute=compute, row_names=NAMES, out=tmp_path / "a.safetensors")
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bar_is_for_those_who_watch(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    class Kernel:
+        kernel = object()
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    assert is_watched({})
+    assert not is_watched({"CI": "true"})
+    assert not is_watched({"PYTEST_VERSION": "9"})  # nbval's kernels inherit it
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert not is_watched({})
+    monkeypatch.setitem(sys.modules, "IPython", type("IPython", (), {"get_ipython": staticmethod(Kernel)}))
+    assert is_watched({"JPY_SESSION_NAME": "notebook.ipynb"})
+    assert not is_watched({})  # papermill starts a kernel without a session
+
+
+def test_a_bar_counts_the_steps_and_leaves_the_reported_lines_alone(monkeypatch, capsys):
+    lines = []
+    train(line(), epochs=2, progress=True, report=lines.append)
+    shown = capsys.readouterr().err
+    assert "epoch 1/2" in shown and "/4" in shown  # 30 rows in batches of at most 8
+    assert [text.split("  ")[0] for text in lines] == ["epoch 1/2", "epoch 2/2"]
+    train(line(), epochs=1, report=lines.append)
+    assert capsys.readouterr().err == ""
+    with progress_bar(3, "quiet", shown=False) as bar:
+        bar.update()
+    assert capsys.readouterr().err == ""
