@@ -134,7 +134,7 @@ def fit_stage2(
     """
     lat, lng = np.asarray(lat, dtype=np.float64), np.asarray(lng, dtype=np.float64)
     train_rows, val_rows = np.asarray(train_rows, dtype=np.int64), np.asarray(val_rows, dtype=np.int64)
-    read = row_reader(tokens, "tokens")
+    read = row_reader(tokens, "tokens", half=True)
     token_dim = read(train_rows[:1]).shape[-1]
     cell = torch.as_tensor(cell_label, dtype=torch.long)
     held = concept_emb.detach().cpu().float()
@@ -305,7 +305,7 @@ def predict_stage2(
         `cell_probability` `(m, k)` with the first the highest, `attention` `(m, P)` averaged over the heads, and in
         mode `hybrid` `residual_share` `(m,)`.
     """
-    read = row_reader(tokens, "tokens")
+    read = row_reader(tokens, "tokens", half=True)
     rows = np.asarray(rows, dtype=np.int64)
     device = model.cell_head.weight.device
     top_k = min(top_k, model.cell_head.out_features)

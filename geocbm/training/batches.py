@@ -29,16 +29,19 @@ class Step(NamedTuple):
 class RowSource(Protocol):
     """Anything that reads features of table rows, such as a feature store."""
 
-    def read(self, kind: str, rows: np.ndarray) -> Tensor:
-        """Return float32 features `(len(rows), ...)` of one kind."""
+    def read(self, kind: str, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return features `(len(rows), ...)` of one kind."""
 
 
-def row_reader(source: Tensor | np.ndarray | RowSource, kind: str) -> Callable[[np.ndarray], Tensor]:
-    """Make a function from row positions to float32 features, for a tensor in memory or a feature store.
+def row_reader(
+    source: Tensor | np.ndarray | RowSource, kind: str, half: bool = False
+) -> Callable[[np.ndarray], Tensor]:
+    """Make a function from row positions to features, for a tensor in memory or a feature store.
 
     Args:
-        source: `(n, ...)` tensor or array, or an object with `read(kind, rows)`.
+        source: `(n, ...)` tensor or array, or an object with `read(kind, rows, dtype)`.
         kind: kind of feature to ask a store for.
+        half: leave numbers of half precision, such as those of a store, as they are; else everything is float32.
 
     Returns:
         A function `rows -> (len(rows), ...)` on the CPU.
@@ -47,8 +50,11 @@ def row_reader(source: Tensor | np.ndarray | RowSource, kind: str) -> Callable[[
         source = torch.from_numpy(source)
     if isinstance(source, Tensor):
         held = source.detach().cpu()
-        return lambda rows: held[torch.as_tensor(rows, dtype=torch.long)].float()
+        dtype = held.dtype if half and held.dtype == torch.float16 else torch.float32
+        return lambda rows: held[torch.as_tensor(rows, dtype=torch.long)].to(dtype)
     store = source
+    if half:
+        return lambda rows: store.read(kind, np.asarray(rows), torch.float16)
     return lambda rows: store.read(kind, np.asarray(rows))
 
 
