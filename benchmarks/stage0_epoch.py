@@ -224,9 +224,8 @@ def main(n: int, batch: int, rounds: int) -> None:
         f"straightforward one; stored activations pay from epoch {pays} on"
     )
     for epochs in (5, 20):
-        print(
-            f"{epochs} epochs with the encoding: {epochs * rival_time.median / (encode + epochs * our_time.median):.1f}x"
-        )
+        gain = epochs * rival_time.median / (encode + epochs * our_time.median)
+        print(f"{epochs} epochs with the encoding: {gain:.1f}x")
     for name, passes, taken in (("ours", OURS_PASSES, our_time), ("whole encoder twice", RIVAL_PASSES, rival_time)):
         reached = n * passes * BLOCK_OPERATIONS / taken.median
         print(
