@@ -123,7 +123,7 @@ def test_oracle_error_and_scale_by_hand():
     assert cells.scale_km[0] == pytest.approx(np.sqrt((km**2).mean()))
 
 
-def test_many_points_take_the_mini_batch_way():
+def test_many_points_give_the_cells_asked_for():
     rng = np.random.default_rng(0)
     lat, lng = rng.uniform(30, 50, 25_000), rng.uniform(-120, -80, 25_000)
     cells = build_geocells(lat, lng, np.full(25_000, "US"), min_samples_per_cell=1000)

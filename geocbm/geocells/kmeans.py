@@ -20,7 +20,9 @@ GROWTH = 4
 STEP_LENGTH = 1.5
 EXPECTED_GAIN = 0.6
 RELOCATIONS = 10
-SMALLEST_GAIN = 1e-3
+SMALLEST_GAIN = 5e-3
+SETTLED = 3e-4
+LAST_ROUNDS = 20
 POINTS_PER_THREAD = 5000
 
 
@@ -32,6 +34,13 @@ def spatial_order(points: np.ndarray) -> np.ndarray:
     from scipy.spatial import cKDTree
 
     return np.asarray(cKDTree(points, compact_nodes=False, balanced_tree=False).indices, dtype=np.int64)
+
+
+def threads() -> int:
+    """Threads a search may use: the cores of this process, or fewer where `OMP_NUM_THREADS` says so."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) > 0 else cores
 
 
 def nearest(centers: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -66,7 +75,7 @@ def cluster(points: np.ndarray, k: int, seed: int) -> np.ndarray:
         centers = _relocated(sample, centers, RELOCATIONS // 2)
         centers = _settled(points, _grown(points, centers, k, generator), 1)[0]
     centers = _relocated(points, centers, RELOCATIONS)
-    centers, counts = _settled(points, centers, 2)
+    centers, counts = _settled(points, centers, LAST_ROUNDS)
     if counts.min() == 0:
         centers = _settled(points, _grown(points, centers[counts > 0], k, generator), 2)[0]
     return centers
@@ -76,9 +85,8 @@ def _query(centers: np.ndarray, points: np.ndarray, neighbours: int = 1) -> tupl
     """Chords to the nearest centres and their numbers, each `[n]`, or `[n, neighbours]` for more than one."""
     from scipy.spatial import cKDTree
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, min(cores, len(points) // POINTS_PER_THREAD))
-    chord, number = cKDTree(centers).query(points, k=neighbours, workers=threads)
+    workers = max(1, min(threads(), len(points) // POINTS_PER_THREAD))
+    chord, number = cKDTree(centers).query(points, k=neighbours, workers=workers)
     return chord, np.asarray(number, dtype=np.int64)
 
 
@@ -118,7 +126,7 @@ def _settled(points: np.ndarray, centers: np.ndarray, rounds: int) -> tuple[np.n
     Args:
         points: `[n, 3]`.
         centers: `[k, 3]`.
-        rounds: at least 1.
+        rounds: at least 1, and fewer than so many once a round wins a share of less than `SETTLED`.
 
     Returns:
         Centres `[k, 3]`, and the number of points `[k]` each had in the last round; one without points stays.
@@ -126,13 +134,16 @@ def _settled(points: np.ndarray, centers: np.ndarray, rounds: int) -> tuple[np.n
     k = len(centers)
     counts = np.zeros(k, dtype=np.int64)
     for turn in range(rounds):
-        label = _query(centers, points)[1]
+        chord, label = _query(centers, points)
         counts = np.bincount(label, minlength=k)
         total = _sums(label, points, k)  # (k, 3)
         directed = np.linalg.norm(total, axis=1) > DEGENERATE_LENGTH * np.maximum(counts, 1)
         mean = centers.copy()
         mean[directed] = _on_sphere(total[directed])
-        centers = mean if turn == rounds - 1 else _on_sphere(centers + STEP_LENGTH * (mean - centers))
+        won = (counts * np.square(mean - centers).sum(axis=1)).sum()
+        if turn == rounds - 1 or won <= SETTLED * np.square(chord).sum():
+            return mean, counts
+        centers = _on_sphere(centers + STEP_LENGTH * (mean - centers))
     return centers, counts
 
 
