@@ -1,0 +1,264 @@
+"""What test_distributed does in one process and, as a program, in each of two that belong together.
+
+As a program it takes a folder: there lie the inputs, and there each process leaves what it got.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from geocbm.encoders import ImageFeatures
+from geocbm.errors import UserError
+from geocbm.features import encode_features
+from geocbm.files import write_json
+from geocbm.geodesy import latlng_to_cartesian
+from geocbm.processes import exchange, from_main, on_main, process_count, process_index, together
+from geocbm.stage0 import Stage0Config
+from geocbm.stage1 import Stage1Config
+from geocbm.stage2 import Stage2Config
+from geocbm.training.batches import Step, prefetched
+from geocbm.training.distributed import gather_rows, own_share, shared
+from geocbm.training.loop import evaluate, fit
+
+N, TEXT, WIDTH = 24, 6, 10
+ROWS = {"odd": np.arange(7), "single": np.array([3])}  # four and three rows; one row and none
+STAGES = ("stage0", "stage1", "stage2")
+
+
+class MeanColour:
+    """An encoder whose feature is the colour of a picture of one colour; it counts what it encodes."""
+
+    name, pooled_dim, token_dim, grid, device = "mean colour", 3, 3, (1, 1), "cpu"
+
+    def __init__(self) -> None:
+        self.n_encoded = 0
+
+    def preprocess(self, images):
+        colours = [list(image.resize((1, 1)).getpixel((0, 0))) for image in images]
+        return torch.tensor(colours, dtype=torch.float32)
+
+    def lower(self, pixels, top_blocks):
+        self.n_encoded += len(pixels)
+        return pixels
+
+    def upper(self, hidden, top_blocks):
+        return ImageFeatures(hidden, hidden[:, None])
+
+    def fingerprint(self):
+        return "mean colour"
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def one_step(rows: np.ndarray) -> Any:
+    """Stand in for `fit`: the losses of one batch and the gradients they give, in training mode."""
+
+    def step(model: nn.Module, compute: Any, batch: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        module = model
+        if process_count() > 1:
+            module = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+        module.train()
+        ((_, content),) = prefetched(shared(batch), [rows])
+        losses = compute(module, content).losses
+        losses["loss"].backward()
+        gradients = {
+            name: (torch.zeros_like(value) if value.grad is None else value.grad)
+            for name, value in model.named_parameters()
+            if value.requires_grad
+        }
+        return {"losses": {name: float(value.detach()) for name, value in losses.items()}, "gradients": gradients}
+
+    return step
+
+
+def stage_arguments(stage: str, clip: Path) -> tuple[Any, ...]:
+    """Inputs of a stage's `fit_*`, the same in every process."""
+    generator = np.random.default_rng(5)
+    lat, lng = generator.uniform(-60, 60, N), generator.uniform(-170, 170, N)
+    meta = generator.permutation(np.arange(N) % 4)
+    parent = meta // 2
+    rows = np.arange(N)
+    prototypes = (draw(4, TEXT, seed=1), draw(2, TEXT, seed=2))
+    if stage == "stage0":
+        from geocbm.encoders import load_image_encoder
+
+        torch.manual_seed(0)
+        places = nn.Linear(2, 8)
+        encoder = load_image_encoder(str(clip))
+        hidden = draw(N, *encoder.hidden_shape(2), seed=3)
+        vanilla = draw(N, encoder.pooled_dim, seed=4)
+        config = Stage0Config(
+            dropout=0.0, unfreeze_layers=2, symmetric=True, false_negative_km=500.0, learn_temperature=True
+        )
+        return config, encoder, places, *prototypes, hidden, vanilla, lat, lng, meta, parent, rows, rows
+    if stage == "stage1":
+        config = Stage1Config(dropout=0.0, lambda_meta_guided=0.5)
+        return config, draw(N, WIDTH, seed=6), meta, parent, *prototypes, np.array([0, 0, 1, 1]), rows, rows
+    centers = latlng_to_cartesian(np.array([0.0, 45.0, -30.0]), np.array([0.0, 90.0, 179.9]))
+    cells = SimpleNamespace(centers=centers, digest="cells")
+    config = Stage2Config(dropout=0.0, embed_dim=32, heads=4)
+    return config, draw(N, 16, seed=7), draw(N, 5, 12, seed=8), cells, meta % 3, lat, lng, rows, rows
+
+
+def step_of_stage(stage: str, rows: np.ndarray, clip: Path) -> dict[str, Any]:
+    """Losses and gradients of one batch of a stage, computed by the very function that its training uses."""
+    from importlib import import_module
+
+    module = import_module(f"geocbm.{stage}.fitting")
+    with patch.object(module, "fit", one_step(rows)):
+        return getattr(module, f"fit_{stage}")(*stage_arguments(stage, clip))[1]
+
+
+def few_epochs(accumulation: int) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """History and weights of a whole training of Stage 1 without dropout, in batches of nine and eight rows or parts of them."""
+    from geocbm.stage1 import fit_stage1
+
+    config, *arguments, train, _ = stage_arguments("stage1", Path())
+    config = Stage1Config(dropout=0.0, batch_size=9, accumulation_steps=accumulation, epochs=3, monitor="loss", lr=3e-3)
+    model, result = fit_stage1(config, *arguments, train[:17], train[17:], report=print)
+    history = result.history.drop(columns="seconds")
+    return history.to_dict("list"), dict(model.named_parameters())
+
+
+def values_in_order(n: int) -> dict[str, float]:
+    """Validation values that depend on every row and on their order."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    inputs = draw(30, 3, seed=9)
+
+    def compute(module: nn.Module, content: dict[str, Tensor]) -> Step:
+        output = module(content["x"])  # (B, 2)
+        return Step({"loss": output.square().mean()}, {"first": output.argmax(1), "output": output})
+
+    def measure(predictions: dict[str, Tensor], rows: np.ndarray) -> dict[str, float]:
+        assert len(predictions["first"]) == len(predictions["output"]) == len(rows)
+        weight = torch.from_numpy(rows + 1.0)
+        return {
+            "ordered": float((predictions["output"].double().sum(1) * weight).sum()),
+            "classes": float((predictions["first"] * weight).sum()),
+        }
+
+    return evaluate(model, compute, lambda rows: {"x": inputs[rows]}, np.arange(n)[::-1].copy(), 5, measure)
+
+
+def write_colours(folder: Path, n: int = 11) -> list[Path]:
+    """Pictures of one colour each."""
+    folder.mkdir()
+    files = [folder / f"{number}.png" for number in range(n)]
+    for number, file in enumerate(files):
+        Image.new("RGB", (4, 4), (20 * number, 255 - 20 * number, 7)).save(file)
+    return files
+
+
+def encode(files: list[Path], cache: Path, progress: bool = False) -> int:
+    """Encode colours into a store; gives the number of pictures that this process encoded."""
+    encoder = MeanColour()
+    encode_features(encoder, files, [file.name for file in files], cache, batch_size=2, progress=progress)
+    return encoder.n_encoded
+
+
+def refusal(act: Any) -> str:
+    """The message of a refusal, or nothing."""
+    try:
+        act()
+    except UserError as problem:
+        return str(problem)
+    return ""
+
+
+def not_finite() -> None:
+    """Train on a batch of which one row, in the share of the second process, is not a number."""
+    inputs = draw(4, 3)
+    second = np.random.default_rng([0, 1]).permutation(4)[1]  # in the order of seed 0, epoch 1
+    inputs[second, 0] = torch.nan
+    model = nn.Linear(3, 1)
+
+    def compute(module: nn.Module, content: dict[str, Tensor]) -> Step:
+        return Step({"loss": gather_rows(module(content["x"])).square().mean()}, {})
+
+    rows = np.arange(4)
+    groups = [{"params": list(model.parameters()), "lr": 0.1, "weight_decay": 0.0}]
+    names = ["other"] * 4
+    names[second] = "ill"
+    fit(
+        model,
+        compute,
+        lambda chosen: {"x": inputs[chosen]},
+        rows,
+        rows[:1],
+        batch_size=4,
+        epochs=1,
+        groups=groups,
+        row_names=names,
+    )
+
+
+def main(folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    from geocbm.workbench.cli import build_parser
+    from geocbm.workbench.model_commands import train_stage
+
+    told: dict[str, Any] = {"count": process_count(), "index": process_index()}
+    index = process_index()
+    told["exchange"] = exchange({"from": index, "text": "é" * (3 * index)})
+    told["from_main"] = from_main([index])
+    told["shares"] = [own_share(np.arange(n)).tolist() for n in (1, 2, 5)]
+
+    def fail_in(process: int) -> None:
+        if index == process:
+            raise UserError(f"process {process} cannot")
+
+    told["together"] = [refusal(lambda: together(lambda: fail_in(1))), refusal(lambda: on_main(lambda: fail_in(0)))]
+    told["not_finite"] = refusal(not_finite)
+
+    tensors: dict[str, Tensor] = {}
+    for name, length in (("uneven", 3 - 2 * index), ("none", 2 * index)):
+        value = (torch.arange(2.0 * length).view(length, 2) + 100 * index).requires_grad_()
+        whole = gather_rows(value)
+        (whole * torch.arange(1.0, len(whole) + 1)[:, None]).sum().backward()
+        tensors |= {f"{name}.rows": whole.detach(), f"{name}.gradient": value.grad}
+        tensors[f"{name}.whole"] = gather_rows(torch.arange(length) + 10 * index)
+        tensors[f"{name}.flags"] = gather_rows(torch.ones(length, 1, dtype=torch.bool))
+
+    clip = folder / "clip"
+    told["losses"] = {}
+    for stage in STAGES:
+        for name, rows in ROWS.items():
+            result = step_of_stage(stage, rows, clip)
+            told["losses"][f"{stage}.{name}"] = result["losses"]
+            tensors |= {f"{stage}.{name}.{key}": value for key, value in result["gradients"].items()}
+    told["history"] = {}
+    for accumulation in (1, 2):
+        told["history"][str(accumulation)], weights = few_epochs(accumulation)
+        tensors |= {f"weights.{accumulation}.{name}": value.detach() for name, value in weights.items()}
+    told["values"] = {str(n): values_in_order(n) for n in (4, 13, 23)}
+
+    files = sorted((folder / "colours").glob("*.png"), key=lambda file: int(file.stem))
+    told["encoded"] = [encode(files, folder / "fresh", progress=True), encode(files, folder / "begun")]
+    told["encoded"].append(encode(files, folder / "fresh"))
+    told["broken"] = refusal(lambda: encode([*files, folder / "broken.png"], folder / "halted"))
+
+    print("training")
+    encoder = [f"image_encoder={clip}", "unfreeze_layers=1"]
+    for stage in STAGES:
+        settings = ["epochs=2", "batch_size=13", *(encoder if stage == "stage0" else [])]
+        options = [word for setting in settings for word in ("--set", setting)]
+        train_stage(build_parser().parse_args(["fit", stage, "--run", "tiny", *options]))
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / f"tensors_{index}.safetensors")
+    write_json(folder / f"told_{index}.json", told)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
