@@ -11,6 +11,7 @@ from geocbm.stage0.fitting import (
     retrieval_metrics,
 )
 from geocbm.stage0.model import Stage0Output, Stage0PretrainingModel, location_embeddings, stage0_losses
+from geocbm.stage0.probe import class_mean_accuracy, nearest_class_mean
 from geocbm.stage0.prompts import PromptPrototypes
 
 __all__ = [
@@ -18,9 +19,11 @@ __all__ = [
     "Stage0Config",
     "Stage0Output",
     "Stage0PretrainingModel",
+    "class_mean_accuracy",
     "fit_stage0",
     "load_stage0",
     "location_embeddings",
+    "nearest_class_mean",
     "read_base_prototypes",
     "restore_text_encoder",
     "retrieval_metrics",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geocbm.bottleneck import check_bottleneck
 from geocbm.errors import ParameterError
-from geocbm.training.settings import check_number, check_training
+from geocbm.training.settings import check_choice, check_number, check_training
 
 TEMPERATURE_RANGE = (0.01, 0.5)
 """Between which a learned temperature stays."""
@@ -47,7 +46,7 @@ class Stage0Config:
         false_negative_km: places nearer than this are not negatives; 0 leaves every pair in.
         patch_keep: share of the patches that a training step sees, drawn anew each step (Li et al., 2023, "FLIP"); the
             time of a step falls nearly in proportion. 1 keeps all; validation always sees all.
-        bottleneck: kind of concept bottleneck.
+        bottleneck: kind of concept bottleneck: "mlp" or "transformer".
         concept_emb_dim: width of the concept embedding.
         dropout: dropout in the bottleneck.
         weight_decay: of AdamW.
@@ -88,7 +87,8 @@ class Stage0Config:
 
     def __post_init__(self) -> None:
         check_training(self)
-        check_bottleneck(self.bottleneck)
+        # The "patch" kind has no embedding of the whole image before its concepts are scored.
+        check_choice("bottleneck", self.bottleneck, ("mlp", "transformer"))
         for name in ("encoder_lr", "unfreeze_layers", "false_negative_km", "text_chunk"):
             check_number(name, getattr(self, name), 0)
         check_number("concept_emb_dim", self.concept_emb_dim, 1)

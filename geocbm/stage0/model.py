@@ -81,7 +81,11 @@ class Stage0PretrainingModel(nn.Module):
             location_encoder.requires_grad_(False)
         self.gps_adapter = nn.Linear(gps_dim, encoder.pooled_dim)
         self.bottleneck = build_bottleneck(
-            config.bottleneck, encoder.pooled_dim, config.concept_emb_dim, dropout=config.dropout
+            config.bottleneck,
+            encoder.pooled_dim,
+            encoder.token_dim,
+            config.concept_emb_dim,
+            dropout=config.dropout,
         )
         self.prototype_projection = nn.Linear(meta_prototypes.shape[1], config.concept_emb_dim)
         self.patch_projection = nn.Linear(encoder.token_dim, gps_dim)

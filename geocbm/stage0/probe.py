@@ -1,0 +1,69 @@
+"""What the features of an encoder tell about a label, without training anything on top of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from geocbm.errors import ParameterError
+
+
+def nearest_class_mean(
+    features: np.ndarray, labels: np.ndarray, train_rows: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Name the class whose mean training feature is most similar (cosine).
+
+    Features are brought to length 1 and centred on their training mean, so that what all images share does not count.
+    Nothing is fitted but the means, so a change of accuracy is a change of the features.
+
+    Args:
+        features: `(n, d)` of all rows.
+        labels: `(n,)` class indices.
+        train_rows: row positions that the means are taken over.
+        rows: row positions to name a class for.
+
+    Returns:
+        `(len(rows),)` class indices; a class without a training row is never named.
+
+    Raises:
+        ParameterError: when there are no training rows, or not one label per row of features.
+    """
+    features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels)
+    if len(train_rows) == 0:
+        raise ParameterError("train_rows is empty; give the rows to take the class means over")
+    if len(labels) != len(features):
+        raise ParameterError(f"labels has {len(labels)} entries for {len(features)} features; give one for each")
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    centred = unit - unit[train_rows].mean(axis=0)
+    classes, place = np.unique(labels[train_rows], return_inverse=True)
+    sums = np.zeros((len(classes), features.shape[1]))
+    np.add.at(sums, place, centred[train_rows])
+    # The length of a mean does not matter to the choice, so sums serve.
+    means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    return classes[np.argmax(centred[rows] @ means.T, axis=1)]
+
+
+def class_mean_accuracy(
+    features: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], train_rows: np.ndarray, rows: np.ndarray
+) -> pd.DataFrame:
+    """Share of rows whose class `nearest_class_mean` names right, and of the most frequent class for comparison.
+
+    Args:
+        features: `(n, d)` of all rows, by the name of their encoder.
+        labels: `(n,)` class indices, by the name of the label.
+        train_rows: row positions that the means are taken over.
+        rows: row positions that are measured.
+
+    Returns:
+        A row per encoder and a last one for the most frequent class, a column per label; shares from 0 to 1.
+    """
+    shares = {
+        name: [float((nearest_class_mean(values, of, train_rows, rows) == of[rows]).mean()) for of in labels.values()]
+        for name, values in features.items()
+    }
+    shares["most frequent class"] = [
+        float((of[rows] == np.bincount(of[train_rows]).argmax()).mean()) for of in labels.values()
+    ]
+    return pd.DataFrame.from_dict(shares, orient="index", columns=list(labels)).rename_axis("features")
