@@ -66,7 +66,7 @@ def predict_concepts(model: Stage1ConceptModel, features: FeatureStore) -> Array
     """Concept probabilities of every row: `meta [n, k_m]`, `parent [n, k_p]`."""
     from geocbm.stage1 import predict_stage1
 
-    out = predict_stage1(model, features.read_all("pooled"))
+    out = predict_stage1(model, features.read_all("pooled"), tokens=features)
     return {"meta": out["meta_probabilities"].numpy(), "parent": out["parent_probabilities"].numpy()}
 
 
@@ -140,14 +140,14 @@ def save_concept_scores(path: str | Path, predicted: Arrays) -> None:
 def predict_places(
     files: RunFiles,
     model: Stage2CrossAttentionGeoHead,
-    concept_emb: torch.Tensor,
+    concepts: dict[str, torch.Tensor],
     features: FeatureStore,
     rows: np.ndarray,
 ) -> Arrays:
     """Places of some rows: `lat, lng, km, cell, cell_probability, attention [m, P]`; cells best first, `[m, k]`."""
-    from geocbm.stage2 import predict_stage2
+    from geocbm.stage2 import concept_input, predict_stage2
 
-    predicted = predict_stage2(model, concept_emb, features, rows)
+    predicted = predict_stage2(model, concept_input(model.config, concepts), features, rows)
     predicted["km"] = haversine_km(predicted["lat"], predicted["lng"], files.lat[rows], files.lng[rows])
     return predicted
 

@@ -1,14 +1,27 @@
-"""Concept bottlenecks: from the features of an image to its concept embedding."""
+"""Concept bottlenecks: from the features of an image to its concept embedding.
+
+Three kinds. `mlp` and `transformer` are the specification's two options (section "Stage 1"): one embedding per image,
+compared with the prototypes. `patch` embeds every patch, so that each concept can be scored on each patch; the scores
+are pooled over the patches by `pool_scores`, and what they leave behind is a map per concept.
+"""
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 from geocbm.errors import ParameterError
 
+BOTTLENECKS = ("mlp", "transformer", "patch")
+
+LAYER_DROPOUT = 0.1
+"""Inside the layers of the transformer; the bottleneck's own dropout acts before its last projection."""
+
 
 class MLPBottleneck(nn.Module):
-    """Two linear layers with dropout between them (specification, section "Stage 1").
+    """Two linear layers with dropout between them (specification, section "Stage 1", option 1).
 
     Args:
         in_dim: width of the pooled features.
@@ -42,33 +55,181 @@ class MLPBottleneck(nn.Module):
         return self.layers(pooled)
 
 
-# Every kind takes (in_dim, out_dim, hidden_dim, dropout) and is called with (pooled, tokens).
-BOTTLENECKS: dict[str, type[nn.Module]] = {"mlp": MLPBottleneck}
+class TransformerBottleneck(nn.Module):
+    """Two transformer layers over the patches, a class token and attention pooling (section "Stage 1", option 2).
+
+    The class token starts from the pooled features. After the layers a learned query attends to the patches; its answer
+    and the class token together give the embedding.
+
+    Args:
+        in_dim: width of the pooled features.
+        token_dim: width of the patch tokens.
+        out_dim: width of the concept embedding.
+        width: width inside the layers.
+        layers: number of layers.
+        heads: attention heads of each.
+        dropout: before the last projection.
+    """
+
+    needs_tokens = True
+
+    def __init__(
+        self,
+        in_dim: int,
+        token_dim: int,
+        out_dim: int = 512,
+        width: int = 512,
+        layers: int = 2,
+        heads: int = 8,
+        dropout: float = 0.4,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ParameterError(f"transformer_width={width} is no multiple of {heads} heads; choose one")
+        self.pooled_projection = nn.Linear(in_dim, width)
+        self.token_projection = nn.Linear(token_dim, width)
+        self.class_token = nn.Parameter(torch.randn(width) * 0.02)
+        # Normalisation before each block needs no warm-up of its own to be stable.
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 2 * width, LAYER_DROPOUT, "gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.pool_query = nn.Parameter(torch.randn(width) / math.sqrt(width))
+        self.drop = nn.Dropout(dropout)
+        self.out = nn.Linear(2 * width, out_dim)
+
+    def forward(self, pooled: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Embed pooled features and patches.
+
+        Args:
+            pooled: `(B, in_dim)`.
+            tokens: `(B, P, token_dim)` of any precision.
+
+        Returns:
+            `(B, out_dim)` concept embeddings, not normalised.
+
+        Raises:
+            ParameterError: without tokens.
+        """
+        tokens = _given(tokens, "transformer").to(pooled.dtype)
+        first = (self.class_token + self.pooled_projection(pooled))[:, None]  # (B, 1, W)
+        hidden = self.encoder(torch.cat([first, self.token_projection(tokens)], dim=1))  # (B, 1 + P, W)
+        patches = hidden[:, 1:]
+        attention = (patches @ self.pool_query / math.sqrt(len(self.pool_query))).softmax(-1)  # (B, P)
+        attended = (attention[:, None] @ patches).squeeze(1)  # (B, W)
+        return self.out(self.drop(torch.cat([hidden[:, 0], attended], dim=-1)))
+
+
+class PatchBottleneck(nn.Module):
+    """Every patch becomes a point among the prototypes; concepts are looked for patch by patch.
+
+    Args:
+        token_dim: width of the patch tokens.
+        out_dim: width of the embeddings.
+        dropout: on the normalised tokens. A small one; a patch has no redundancy to lose.
+    """
+
+    needs_tokens = True
+
+    def __init__(self, token_dim: int, out_dim: int = 512, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(token_dim)
+        self.drop = nn.Dropout(dropout)
+        self.projection = nn.Linear(token_dim, out_dim)
+
+    def forward(self, pooled: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Embed the patches.
+
+        Args:
+            pooled: pooled features; only their precision is used.
+            tokens: `(B, P, token_dim)` of any precision.
+
+        Returns:
+            `(B, P, out_dim)`, not normalised.
+
+        Raises:
+            ParameterError: without tokens.
+        """
+        tokens = _given(tokens, "patch").to(pooled.dtype)
+        return self.projection(self.drop(self.norm(tokens)))
+
+
+def pool_scores(scores: Tensor, top_k: int) -> Tensor:
+    """Score of a concept in an image from its scores on the patches: a soft mean of the highest ones.
+
+    `log(mean(exp(s)))` over the `top_k` highest scores lies between their mean and their maximum: one clear patch is
+    enough, and several that agree say more than one alone.
+
+    Args:
+        scores: `(B, P, k)`.
+        top_k: patches that count; all of them where there are fewer.
+
+    Returns:
+        `(B, k)`.
+    """
+    top_k = min(top_k, scores.shape[1])
+    return scores.topk(top_k, dim=1).values.logsumexp(1) - math.log(top_k)
+
+
+def pool_evidence(patches: Tensor, scores: Tensor, logits: Tensor) -> Tensor:
+    """Embedding of an image from its patches, each weighted by the concepts found on it.
+
+    Args:
+        patches: `(B, P, c)` embeddings of the patches.
+        scores: `(B, P, k)` of each concept on each patch.
+        logits: `(B, k)` of each concept in the image.
+
+    Returns:
+        `(B, c)`: the sum over concepts of their probability times the mean patch, weighted by the softmax of the scores.
+    """
+    weights = (scores.softmax(1) @ logits.softmax(-1)[:, :, None]).transpose(1, 2)  # (B, 1, P), sums to 1
+    return (weights @ patches).squeeze(1)
+
+
+def _given(tokens: Tensor | None, kind: str) -> Tensor:
+    if tokens is None:
+        raise ParameterError(f"bottleneck={kind!r} reads patch tokens, but tokens is None; give (B, P, token_dim)")
+    return tokens
 
 
 def check_bottleneck(kind: str) -> None:
     """Raise `ParameterError` unless `kind` names a bottleneck."""
     if kind not in BOTTLENECKS:
-        raise ParameterError(f"bottleneck={kind!r} is unknown; known: {', '.join(sorted(BOTTLENECKS))}")
+        raise ParameterError(f"bottleneck={kind!r} is unknown; known: {', '.join(BOTTLENECKS)}")
 
 
 def build_bottleneck(
-    kind: str, in_dim: int, out_dim: int = 512, hidden_dim: int = 1024, dropout: float = 0.4
+    kind: str,
+    in_dim: int,
+    token_dim: int | None = None,
+    out_dim: int = 512,
+    hidden_dim: int = 1024,
+    dropout: float = 0.4,
+    width: int = 512,
 ) -> nn.Module:
     """Make a bottleneck by name.
 
     Args:
-        kind: a key of `BOTTLENECKS`.
+        kind: one of `BOTTLENECKS`.
         in_dim: width of the pooled features.
+        token_dim: width of the patch tokens, for the kinds that read them.
         out_dim: width of the concept embedding.
-        hidden_dim: width between the layers.
-        dropout: probability of dropping a hidden unit in training.
+        hidden_dim: width between the layers of "mlp".
+        dropout: probability of dropping a unit in training.
+        width: width inside the layers of "transformer".
 
     Returns:
-        A module called with `(pooled, tokens=None)`; its attribute `needs_tokens` says whether it reads the tokens.
+        A module called with `(pooled, tokens=None)`; its attribute `needs_tokens` says whether it reads the tokens. It
+        gives `(B, out_dim)`, and for "patch" `(B, P, out_dim)`.
 
     Raises:
-        ParameterError: for an unknown kind.
+        ParameterError: for an unknown kind, or tokens of unknown width.
     """
     check_bottleneck(kind)
-    return BOTTLENECKS[kind](in_dim, out_dim, hidden_dim, dropout)
+    if kind == "mlp":
+        return MLPBottleneck(in_dim, out_dim, hidden_dim, dropout)
+    if token_dim is None:
+        raise ParameterError(f"bottleneck={kind!r} reads patch tokens; give token_dim, their width")
+    if kind == "patch":
+        return PatchBottleneck(token_dim, out_dim, dropout)
+    return TransformerBottleneck(in_dim, token_dim, out_dim, width, dropout=dropout)

@@ -283,6 +283,7 @@ def fit_stage1(files: RunFiles, config: Stage1Config, features: FeatureStore) ->
         stage0=load_stage0(files)[0] if config.init_from_stage0 else None,
         labels=files.labels,
         row_names=files.table["pano_id"].tolist(),
+        tokens=features,
     )
 
 
@@ -295,14 +296,18 @@ def load_stage1(files: RunFiles) -> Stage1ConceptModel:
 
 
 def fit_stage2(
-    files: RunFiles, config: Stage2Config, concept_emb: torch.Tensor, features: FeatureStore, name: str = "stage2"
+    files: RunFiles,
+    config: Stage2Config,
+    concepts: dict[str, torch.Tensor],
+    features: FeatureStore,
+    name: str = "stage2",
 ) -> tuple[Stage2CrossAttentionGeoHead, FitResult]:
-    """Train Stage 2 on stored concept embeddings and patch tokens.
+    """Train Stage 2 on what Stage 1 says of the concepts and on stored patch tokens.
 
     Args:
         files: the run.
         config: the settings, with the ablation mode.
-        concept_emb: `[n, 512]` of Stage 1, one per row of the table.
+        concepts: of `predict_concepts`.
         features: the adapted features.
         name: stem of the checkpoint; variants take a name of their own.
     """
@@ -310,7 +315,7 @@ def fit_stage2(
 
     return stage2.fit_stage2(
         config,
-        concept_emb,
+        stage2.concept_input(config, concepts),
         features,
         files.cells,
         files.cell_label,
@@ -329,7 +334,7 @@ def fit_variant(
     files: RunFiles,
     config: Stage2Config,
     mode: str,
-    concept_emb: torch.Tensor,
+    concepts: dict[str, torch.Tensor],
     features: FeatureStore,
     rows: np.ndarray,
 ) -> dict[str, np.ndarray]:
@@ -340,15 +345,15 @@ def fit_variant(
     """
     from geocbm.analysis import predict_places
 
-    model, _ = fit_stage2(files, replace(config, ablation_mode=mode), concept_emb, features, f"stage2_{mode}")
-    return predict_places(files, model, concept_emb, features, rows)
+    model, _ = fit_stage2(files, replace(config, ablation_mode=mode), concepts, features, f"stage2_{mode}")
+    return predict_places(files, model, concepts, features, rows)
 
 
-def concept_embeddings(files: RunFiles, features: FeatureStore) -> torch.Tensor:
-    """Concept embeddings of Stage 1 for every row, `[n, 512]`, on the CPU."""
+def predict_concepts(files: RunFiles, features: FeatureStore) -> dict[str, torch.Tensor]:
+    """What Stage 1 says of every row, see `stage1.predict_stage1`; on the CPU."""
     from geocbm import stage1
 
-    return stage1.concept_embeddings(load_stage1(files), features.read_all("pooled"))
+    return stage1.predict_stage1(load_stage1(files), features.read_all("pooled"), tokens=features)
 
 
 def load_stage2(files: RunFiles, name: str = "stage2") -> Stage2CrossAttentionGeoHead:

@@ -135,16 +135,22 @@ class GeoCBM:
         import torch
 
         from geocbm.encoders import open_picture
+        from geocbm.stage2 import concept_input
 
         pictures = [open_picture(image) if isinstance(image, (str, Path)) else image for image in images]
         with torch.inference_mode():
             seen = self.encoder(self.encoder.preprocess(pictures).to(self.device))
-            concepts = self.concept_model(seen.pooled)
-            places = self.geo_head(concepts.concept_emb, seen.tokens)
+            concepts = self.concept_model(seen.pooled, seen.tokens)
+            said = {
+                "concept_emb": concepts.concept_emb,
+                "meta_probabilities": concepts.meta_logits.softmax(-1),
+                "parent_probabilities": concepts.parent_logits.softmax(-1),
+            }
+            places = self.geo_head(concept_input(self.geo_head.config, said), seen.tokens)
             lat, lng = self.geo_head.decode(places)
         cells = places.cell_logits.softmax(-1).cpu().numpy()  # (B, N)
-        metas = concepts.meta_logits.softmax(-1).cpu().numpy()  # (B, k_m)
-        parents = concepts.parent_logits.softmax(-1).cpu().numpy()  # (B, k_p)
+        metas = said["meta_probabilities"].cpu().numpy()  # (B, k_m)
+        parents = said["parent_probabilities"].cpu().numpy()  # (B, k_p)
         attention = places.attention.mean(1).cpu().numpy()  # (B, P)
         vocabulary = self.files.concepts
         return [

@@ -22,7 +22,7 @@ ablation_mode: str = "both"  # what reaches the heads: "both", "concept_only" or
 variants: list[str] = ["concept_only", "image_only"]  # further modes, trained for comparison
 lambda_cell: float = 1.0  # weight of the cell cross-entropy
 lambda_offset: float = 5.0  # weight of the offset error
-coord_output_dim: int = 3  # 3: offsets on the unit sphere, 2: degrees of latitude and longitude
+offset_kind: str = "cartesian"  # offsets: "cartesian" (unit sphere), "latlng" (degrees) or "tangent" (km by cell size)
 heads: int = 8  # attention heads
 dropout: float = 0.1  # on attention weights and in the feed-forward part
 init_from_stage0: bool = True  # start from the patch projection of Stage 0
@@ -47,9 +47,9 @@ files = RunFiles(nb.run_folder)
 
 # %%
 features = pipeline.open_features(files, "adapted", paths.cache_folder())
-concept_emb = pipeline.concept_embeddings(files, features)
+concepts = pipeline.predict_concepts(files, features)
 config = stage2.Stage2Config(**pipeline.config_fields(stage2.Stage2Config, globals()))
-model, result = pipeline.fit_stage2(files, config, concept_emb, features)
+model, result = pipeline.fit_stage2(files, config, concepts, features)
 
 # %%
 nb.show(plots.loss_curves(result.history, title="Stage 2: losses by epoch"))
@@ -61,7 +61,7 @@ nb.show(plots.loss_curves(result.history, title="Stage 2: losses by epoch"))
 
 # %%
 test = files.rows["test"]
-predicted = analysis.predict_places(files, model, concept_emb, features, test)
+predicted = analysis.predict_places(files, model, concepts, features, test)
 nb.show(plots.error_map(predicted["lat"], predicted["lng"], files.lat[test], files.lng[test]), preview=True)
 
 # %%
@@ -101,7 +101,7 @@ by_mode = {ablation_mode: predicted}
 for mode in dict.fromkeys(variants):
     if mode == ablation_mode:
         continue
-    by_mode[mode] = pipeline.fit_variant(files, config, mode, concept_emb, features, test)
+    by_mode[mode] = pipeline.fit_variant(files, config, mode, concepts, features, test)
 nb.show(plots.error_curves({mode: places["km"] for mode, places in by_mode.items()}, title="Error by ablation mode"))
 
 # %%

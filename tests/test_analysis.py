@@ -27,7 +27,7 @@ def features(trained_run, files):
 
 @pytest.fixture(scope="module")
 def predicted(files, features):
-    embeddings = pipeline.concept_embeddings(files, features)
+    embeddings = pipeline.predict_concepts(files, features)
     return analysis.predict_places(files, pipeline.load_stage2(files), embeddings, features, files.rows["test"])
 
 

@@ -26,7 +26,7 @@ def pictures(trained_run):
 def test_answers_are_those_of_the_stored_features(trained_run, model, pictures):
     files = trained_run.files
     features = pipeline.open_features(files, "adapted", trained_run.cache)
-    embeddings = pipeline.concept_embeddings(files, features)
+    embeddings = pipeline.predict_concepts(files, features)
     rows = np.arange(len(files.table))
     stored = analysis.predict_places(files, pipeline.load_stage2(files), embeddings, features, rows)
     concepts = analysis.predict_concepts(pipeline.load_stage1(files), features)

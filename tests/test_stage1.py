@@ -10,7 +10,6 @@ from geocbm.stage0 import Stage0Config, Stage0PretrainingModel
 from geocbm.stage1 import (
     Stage1ConceptModel,
     Stage1Config,
-    concept_embeddings,
     fit_stage1,
     load_stage1,
     predict_stage1,
@@ -116,7 +115,7 @@ def test_training_recognises_concepts_and_comes_back_from_disk(world, tmp_path):
     ours, theirs = (predict_stage1(each, world["features"], rows) for each in (model, loaded))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     torch.testing.assert_close(ours["meta_probabilities"].sum(1), torch.ones(3))
-    torch.testing.assert_close(concept_embeddings(loaded, world["features"])[rows], ours["concept_emb"])
+    torch.testing.assert_close(predict_stage1(loaded, world["features"])["concept_emb"][rows], ours["concept_emb"])
 
 
 def test_a_store_and_a_tensor_train_alike(world):

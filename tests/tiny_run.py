@@ -130,7 +130,7 @@ def train_tiny_run(root: Path, model: Path) -> TinyRun:
     _, _, adapted = pipeline.fit_stage0(files, STAGE0, encoders, encoder, vanilla, run.cache)
     stage1, _ = pipeline.fit_stage1(files, STAGE1, adapted)
     analysis.save_concept_scores(files.path("concept_scores.npz"), analysis.predict_concepts(stage1, adapted))
-    embeddings = pipeline.concept_embeddings(files, adapted)
+    embeddings = pipeline.predict_concepts(files, adapted)
     stage2, _ = pipeline.fit_stage2(files, STAGE2, embeddings, adapted)
     test = files.rows["test"]
     by_mode = {"both": analysis.predict_places(files, stage2, embeddings, adapted, test)}

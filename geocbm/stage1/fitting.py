@@ -16,7 +16,7 @@ from geocbm import losses
 from geocbm.errors import ParameterError
 from geocbm.files import run_command
 from geocbm.stage0 import Stage0PretrainingModel
-from geocbm.stage1.model import Stage1ConceptModel, Stage1Config, Stage1Output, stage1_losses
+from geocbm.stage1.model import Stage1ConceptModel, Stage1Config, stage1_losses
 from geocbm.training import (
     Batch,
     FitResult,
@@ -55,6 +55,7 @@ def fit_stage1(
     labels: Mapping[str, Any] | None = None,
     row_names: Sequence[str] | None = None,
     report: Callable[[str], None] = print,
+    tokens: Tensor | RowSource | None = None,
 ) -> tuple[Stage1ConceptModel, FitResult]:
     """Train Stage 1 on stored features of the frozen encoder.
 
@@ -73,11 +74,14 @@ def fit_stage1(
         labels: label names and digests for the JSON.
         row_names: `pano_id` of each row, for messages.
         report: called with one line per epoch.
+        tokens: a store with kind `tokens`, or `(n, P, w)`, for a bottleneck that reads them; by default the store of
+            the features.
 
     Returns:
         The model with its best weights, and what the run did.
     """
     read = row_reader(features, "pooled")
+    read_tokens = _token_reader(config, features, tokens)
     train_rows, val_rows = np.asarray(train_rows, dtype=np.int64), np.asarray(val_rows, dtype=np.int64)
     in_memory = isinstance(features, Tensor)
     if not in_memory:
@@ -85,23 +89,33 @@ def fit_stage1(
         needed = np.unique(np.concatenate([train_rows, val_rows]))
         held, position = read(needed), {row: place for place, row in enumerate(needed.tolist())}
     width = read(train_rows[:1]).shape[1]
+    token_dim = read_tokens(train_rows[:1]).shape[2] if read_tokens else None
     meta_true = torch.as_tensor(meta, dtype=torch.long)
     parent_true = torch.as_tensor(parent, dtype=torch.long)
     meta_weights = losses.inverse_frequency(meta_true[train_rows], len(meta_prototypes))
     parent_weights = losses.inverse_frequency(parent_true[train_rows], len(parent_prototypes))
     with seeded(config.seed):
         model = Stage1ConceptModel(
-            width, meta_prototypes, parent_prototypes, torch.as_tensor(meta_to_parent, dtype=torch.long), config
+            width,
+            meta_prototypes,
+            parent_prototypes,
+            torch.as_tensor(meta_to_parent, dtype=torch.long),
+            config,
+            token_dim,
         )
-    if config.init_from_stage0 and stage0 is not None:
-        model.start_from(stage0)
+    if config.init_from_stage0 and stage0 is not None and "bottleneck" not in model.start_from(stage0):
+        report(
+            f"bottleneck={config.bottleneck!r} starts afresh: Stage 0 trained {stage0.config.bottleneck!r}; its "
+            "prototype projection is taken over"
+        )
 
     def batch(rows: np.ndarray) -> Batch:
         pooled = read(rows) if in_memory else held[[position[row] for row in rows.tolist()]]
-        return {"pooled": pooled, "meta": meta_true[rows], "parent": parent_true[rows]}
+        content = {"pooled": pooled, "meta": meta_true[rows], "parent": parent_true[rows]}
+        return content | ({"tokens": read_tokens(rows)} if read_tokens else {})
 
     def compute(module: nn.Module, content: Batch) -> Step:
-        output = module(content["pooled"])
+        output = module(content["pooled"], content.get("tokens"))
         whole, true = gather_batch(output, ROW_FIELDS, content, ("meta", "parent"))
         values = stage1_losses(whole, model, true["meta"], true["parent"], meta_weights, parent_weights)
         return Step(values, {"meta": output.meta_logits.argmax(1), "parent": output.parent_logits.argmax(1)})
@@ -114,7 +128,7 @@ def fit_stage1(
 
     def examples() -> pd.DataFrame:
         rows = example_rows(val_rows, train_rows)
-        said = predict_stage1(model, features, rows)["meta_probabilities"]
+        said = predict_stage1(model, features, rows, tokens=tokens)["meta_probabilities"]
         return concept_examples(rows, row_names, meta_true[rows], said, (labels or {}).get("metas"))
 
     result = fit(
@@ -133,12 +147,18 @@ def fit_stage1(
         higher_is_better=config.monitor != "loss",
         measure=measure,
         out=out,
-        metadata={"stage": 1, "config": asdict(config), "labels": dict(labels or {}), "in_dim": width},
+        metadata={
+            "stage": 1,
+            "config": asdict(config),
+            "labels": dict(labels or {}),
+            "in_dim": width,
+            "token_dim": token_dim,
+        },
         row_names=row_names,
         tracking=config.tracking,
         examples=examples,
         precision=config.precision,
-        data_digest=digest_of(features, meta_true, parent_true),
+        data_digest=digest_of(features, tokens, meta_true, parent_true),
         report=report,
     )
     return model, result
@@ -159,13 +179,18 @@ def load_stage1(path: str | Path) -> Stage1ConceptModel:
         tensors["parent_base"],
         tensors["meta_to_parent"],
         read_config(Stage1Config, metadata, path, made_by),
+        metadata["token_dim"],
     )
     restore(model, tensors, path)
     return model
 
 
 def predict_stage1(
-    model: Stage1ConceptModel, features: Tensor | RowSource, rows: np.ndarray | None = None, batch_size: int = 1024
+    model: Stage1ConceptModel,
+    features: Tensor | RowSource,
+    rows: np.ndarray | None = None,
+    batch_size: int = 256,
+    tokens: Tensor | RowSource | None = None,
 ) -> dict[str, Tensor]:
     """Concepts of many images.
 
@@ -174,6 +199,8 @@ def predict_stage1(
         features: a store with kind `pooled`, or `(n, d)`.
         rows: row positions; None means all rows of a tensor.
         batch_size: rows at a time.
+        tokens: a store with kind `tokens`, or `(n, P, w)`, for a bottleneck that reads them; by default the store of
+            the features.
 
     Returns:
         float32 tensors on the CPU in the order of `rows`: `concept_emb (n, c)`, `meta_probabilities (n, k_m)`,
@@ -184,22 +211,34 @@ def predict_stage1(
             raise ParameterError("rows=None needs features in memory; give the row positions to read from the store")
         rows = np.arange(len(features))
     rows = np.asarray(rows, dtype=np.int64)
-    read = row_reader(features, "pooled")
+    read, read_tokens = row_reader(features, "pooled"), _token_reader(model.config, features, tokens)
     device = model.meta_bias.device
-    parts: list[Stage1Output] = []
+    parts: dict[str, list[Tensor]] = {}
     model.eval()
     with torch.no_grad():
         for start in range(0, max(len(rows), 1), batch_size):  # no rows give empty tensors of the usual shape
-            parts.append(model(read(rows[start : start + batch_size]).to(device)))
-    return {
-        "concept_emb": torch.cat([part.concept_emb.float().cpu() for part in parts]),
-        "meta_probabilities": torch.cat([part.meta_logits.float().softmax(-1).cpu() for part in parts]),
-        "parent_probabilities": torch.cat([part.parent_logits.float().softmax(-1).cpu() for part in parts]),
-    }
+            chosen = rows[start : start + batch_size]
+            said = model(read(chosen).to(device), read_tokens(chosen).to(device) if read_tokens else None)
+            values = {
+                "concept_emb": said.concept_emb.float(),
+                "meta_probabilities": said.meta_logits.float().softmax(-1),
+                "parent_probabilities": said.parent_logits.float().softmax(-1),
+            }
+            for name, value in values.items():
+                parts.setdefault(name, []).append(value.cpu())
+    return {name: torch.cat(values) for name, values in parts.items()}
 
 
-def concept_embeddings(
-    model: Stage1ConceptModel, features: Tensor | RowSource, rows: np.ndarray | None = None
-) -> Tensor:
-    """Concept embeddings `(n, c)` of many images, on the CPU; see `predict_stage1`."""
-    return predict_stage1(model, features, rows)["concept_emb"]
+def _token_reader(
+    config: Stage1Config, features: Tensor | RowSource, tokens: Tensor | RowSource | None
+) -> Callable[[np.ndarray], Tensor] | None:
+    """Reader of patch tokens for a bottleneck that needs them, else None.
+
+    Raises:
+        ParameterError: when it needs them and there are none.
+    """
+    if config.bottleneck == "mlp":
+        return None
+    if tokens is None and isinstance(features, Tensor):
+        raise ParameterError(f"bottleneck={config.bottleneck!r} reads patch tokens, but tokens is None; give a store")
+    return row_reader(features if tokens is None else tokens, "tokens")

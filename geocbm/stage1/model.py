@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geocbm import losses
-from geocbm.bottleneck import build_bottleneck, check_bottleneck
+from geocbm.bottleneck import build_bottleneck, check_bottleneck, pool_evidence, pool_scores
 from geocbm.errors import MismatchError
 from geocbm.stage0 import Stage0PretrainingModel
 from geocbm.training.settings import check_choice, check_number, check_training
@@ -26,9 +26,11 @@ class Stage1Config:
             only the rows of their part.
         lr: learning rate.
         epochs: most passes over the training rows.
-        bottleneck: kind of concept bottleneck.
+        bottleneck: kind of concept bottleneck: "mlp", "transformer" or "patch".
         concept_emb_dim: width of the concept embedding.
         dropout: dropout in the bottleneck.
+        transformer_width: width inside the layers of the "transformer" bottleneck.
+        top_patches: patches that make up the score of a concept in the "patch" bottleneck.
         label_smoothing: of both classification losses.
         gamma: focusing exponent of both classification losses.
         lambda_meta: weight of the focal loss over metas.
@@ -64,6 +66,8 @@ class Stage1Config:
     bottleneck: str = "mlp"
     concept_emb_dim: int = 512
     dropout: float = 0.4
+    transformer_width: int = 512
+    top_patches: int = 8
     label_smoothing: float = 0.2
     gamma: float = 2.0
     lambda_meta: float = 1.0
@@ -98,7 +102,8 @@ class Stage1Config:
         for name in ("temperature", "parent_temperature"):
             check_number(name, getattr(self, name), 0, above=True)
         check_number("label_smoothing", self.label_smoothing, 0, below=1)
-        check_number("concept_emb_dim", self.concept_emb_dim, 1)
+        for name in ("concept_emb_dim", "transformer_width", "top_patches"):
+            check_number(name, getattr(self, name), 1)
         check_choice("monitor", self.monitor, ("meta_top1", "parent_top1", "loss"))
         check_choice("intra_parent_reduction", self.intra_parent_reduction, ("sum", "mean"))
 
@@ -112,6 +117,7 @@ class Stage1Output(NamedTuple):
         parent_logits: `(B, k_p)`.
         meta_prototypes: `(k_m, c)` projected, of length 1.
         parent_prototypes: `(k_p, c)` projected, of length 1.
+        meta_maps: `(B, P, k_m)` score of each meta on each patch, of the "patch" bottleneck; else None.
     """
 
     concept_emb: Tensor
@@ -119,10 +125,14 @@ class Stage1Output(NamedTuple):
     parent_logits: Tensor
     meta_prototypes: Tensor
     parent_prototypes: Tensor
+    meta_maps: Tensor | None = None
 
 
 class Stage1ConceptModel(nn.Module):
     """Concept bottleneck with text-anchored cosine classifiers (specification, section "Stage 1").
+
+    With the "patch" bottleneck the cosine is taken on every patch and pooled over the patches (`pool_scores`), so that
+    the scores come with a map per concept.
 
     Args:
         in_dim: width of the pooled image features.
@@ -130,6 +140,7 @@ class Stage1ConceptModel(nn.Module):
         parent_prototypes: `(k_p, t)`.
         meta_to_parent: `(k_m,)` parent index of each meta.
         config: settings.
+        token_dim: width of the patch tokens, for bottlenecks that read them.
     """
 
     meta_base: Tensor
@@ -144,10 +155,18 @@ class Stage1ConceptModel(nn.Module):
         parent_prototypes: Tensor,
         meta_to_parent: Tensor,
         config: Stage1Config | None = None,
+        token_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.config = config = config or Stage1Config()
-        self.bottleneck = build_bottleneck(config.bottleneck, in_dim, config.concept_emb_dim, dropout=config.dropout)
+        self.bottleneck = build_bottleneck(
+            config.bottleneck,
+            in_dim,
+            token_dim,
+            config.concept_emb_dim,
+            dropout=config.dropout,
+            width=config.transformer_width,
+        )
         self.prototype_projection = nn.Linear(meta_prototypes.shape[1], config.concept_emb_dim)
         self.delta_meta = nn.Parameter(torch.randn(meta_prototypes.shape) * config.residual_std)
         self.delta_parent = nn.Parameter(torch.randn(parent_prototypes.shape) * config.residual_std)
@@ -162,13 +181,25 @@ class Stage1ConceptModel(nn.Module):
         unit = functional.normalize(base, dim=-1)
         self.register_buffer("similarity", unit @ unit.T, persistent=False)  # (k_m, k_m)
 
-    def start_from(self, stage0: Stage0PretrainingModel) -> None:
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the bottleneck reads patch tokens."""
+        return bool(self.bottleneck.needs_tokens)
+
+    def start_from(self, stage0: Stage0PretrainingModel) -> list[str]:
         """Take over the bottleneck and the prototype projection that Stage 0 trained.
 
+        A bottleneck of another kind than Stage 0's starts afresh; the prototype projection is taken over all the same.
+
+        Returns:
+            Names of the parts taken over.
+
         Raises:
-            MismatchError: when their kinds or shapes differ.
+            MismatchError: when parts of the same kind differ in shape.
         """
-        for name in ("bottleneck", "prototype_projection"):
+        same_kind = stage0.config.bottleneck == self.config.bottleneck
+        taken = ["bottleneck", "prototype_projection"] if same_kind else ["prototype_projection"]
+        for name in taken:
             mine, theirs = getattr(self, name), getattr(stage0, name)
             shapes = [{key: value.shape for key, value in part.state_dict().items()} for part in (mine, theirs)]
             if shapes[0] != shapes[1]:
@@ -177,6 +208,7 @@ class Stage1ConceptModel(nn.Module):
                     "concept_emb_dim and encoders in both, or set init_from_stage0=False"
                 )
             mine.load_state_dict(theirs.state_dict())
+        return taken
 
     def prototypes(self) -> tuple[Tensor, Tensor]:
         """Projected prototypes of length 1: metas `(k_m, c)` and parents `(k_p, c)`."""
@@ -194,18 +226,35 @@ class Stage1ConceptModel(nn.Module):
         Returns:
             Concept embeddings and the logits of metas and parents.
         """
-        concept_emb = self.bottleneck(pooled.to(self.meta_bias.dtype), tokens)  # (B, c)
+        embedded = self.bottleneck(pooled.to(self.meta_bias.dtype), tokens)  # (B, c), or (B, P, c) of the patches
         meta, parent = self.prototypes()
-        return self.classify(concept_emb, meta, parent)
+        if embedded.ndim == 2:
+            return self.classify(embedded, meta, parent)
+        patches = functional.normalize(embedded, dim=-1)
+        meta_maps = self._scale("meta") * (patches @ meta.T)  # (B, P, k_m)
+        parent_maps = self._scale("parent") * (patches @ parent.T)  # (B, P, k_p)
+        top = self.config.top_patches
+        meta_logits = pool_scores(meta_maps, top) + self.meta_bias
+        return Stage1Output(
+            concept_emb=pool_evidence(patches, meta_maps, meta_logits),
+            meta_logits=meta_logits,
+            parent_logits=pool_scores(parent_maps, top) + self.parent_bias,
+            meta_prototypes=meta,
+            parent_prototypes=parent,
+            meta_maps=meta_maps,
+        )
+
+    def _scale(self, head: str) -> Tensor:
+        """Learned factor of the cosines of one head, at most `logit_scale_max`."""
+        return getattr(self, f"logit_scale_{head}").clamp(max=self.config.logit_scale_max)
 
     def classify(self, concept_emb: Tensor, meta: Tensor, parent: Tensor) -> Stage1Output:
         """Logits of given concept embeddings `(B, c)` against given prototypes of length 1."""
         unit = functional.normalize(concept_emb, dim=-1)
-        limit = self.config.logit_scale_max
         return Stage1Output(
             concept_emb=concept_emb,
-            meta_logits=self.logit_scale_meta.clamp(max=limit) * (unit @ meta.T) + self.meta_bias,
-            parent_logits=self.logit_scale_parent.clamp(max=limit) * (unit @ parent.T) + self.parent_bias,
+            meta_logits=self._scale("meta") * (unit @ meta.T) + self.meta_bias,
+            parent_logits=self._scale("parent") * (unit @ parent.T) + self.parent_bias,
             meta_prototypes=meta,
             parent_prototypes=parent,
         )

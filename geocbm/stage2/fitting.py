@@ -254,6 +254,21 @@ def _all_targets(config: Stage2Config, cells: Cells, cell: Tensor, lat: np.ndarr
     return offset_targets(centers[cell], *place, config.offset_kind, scale_km).float()
 
 
+def concept_input(config: Stage2Config, concepts: Mapping[str, Tensor]) -> Tensor:
+    """What Stage 2 reads of the concepts in its mode.
+
+    Args:
+        config: settings of Stage 2.
+        concepts: of `stage1.predict_stage1`: `concept_emb`, `meta_probabilities`, `parent_probabilities`.
+
+    Returns:
+        `(n, c)` concept embeddings, or `(n, k_m + k_p)` probabilities of metas and then parents.
+    """
+    if config.reads_scores:
+        return torch.cat([concepts["meta_probabilities"], concepts["parent_probabilities"]], dim=1)
+    return concepts["concept_emb"]
+
+
 def load_stage2(path: str | Path, cells_digest: str | None = None) -> Stage2CrossAttentionGeoHead:
     """Load a checkpoint of Stage 2 in evaluation mode.
 

@@ -90,7 +90,7 @@ def train_stage(arguments: argparse.Namespace) -> None:
 
         features = pipeline.open_features(files, "adapted", cache)
         settings_2 = Stage2Config(**pipeline.config_fields(Stage2Config, values))
-        result = pipeline.fit_stage2(files, settings_2, pipeline.concept_embeddings(files, features), features)[1]
+        result = pipeline.fit_stage2(files, settings_2, pipeline.predict_concepts(files, features), features)[1]
     written = paths.portable(files.path(f"{arguments.stage}.safetensors"))
     if is_main_process():
         print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")
