@@ -49,11 +49,15 @@ class TrainingState:
     best_metric: float = float("nan")
 
 
-def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the trainable parameters and the buffers to the CPU (frozen parameters never change)."""
+def changing(model: nn.Module) -> dict[str, Tensor]:
+    """The trainable parameters and the buffers (frozen parameters never change), where they are."""
     kept: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    kept_buffers = dict(model.named_buffers())
-    return {name: value.detach().to("cpu", copy=True) for name, value in (kept | kept_buffers).items()}
+    return {name: value.detach() for name, value in (kept | dict(model.named_buffers())).items()}
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Copy the trainable parameters and the buffers to the CPU."""
+    return {name: value.to("cpu", copy=True) for name, value in changing(model).items()}
 
 
 def digest_of(*values: Any) -> str:
@@ -138,7 +142,7 @@ def training_identity(
     sample = batch(rows[np.linspace(0, len(rows) - 1, min(len(rows), 32)).astype(int)])
     config = {name: value for name, value in dict(metadata.get("config", {})).items() if name not in _NO_MATTER}
     described = {name: value for name, value in metadata.items() if name != "config"}
-    first = snapshot(model)
+    first = changing(model)
     groups_described = [
         [group.get("name", ""), group["lr"], group["weight_decay"], [list(each.shape) for each in group["params"]]]
         for group in groups
@@ -191,7 +195,7 @@ class ResumeFile:
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
         """Write the state at the end of an epoch, whole or not at all."""
-        tensors = {f"model.{name}": value for name, value in snapshot(model).items()}
+        tensors = {f"model.{name}": value.cpu().contiguous() for name, value in changing(model).items()}
         best_is_current = state.best_epoch == len(state.history)
         if not best_is_current:
             tensors |= {f"best.{name}": value for name, value in state.best_weights.items()}
@@ -199,7 +203,7 @@ class ResumeFile:
         for index, entries in optimizer.state_dict()["state"].items():
             for name, value in entries.items():
                 if isinstance(value, Tensor):
-                    tensors[f"optimizer.{index}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
+                    tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().contiguous()
                 else:
                     plain.setdefault(str(index), {})[name] = value
         content = {
@@ -213,7 +217,7 @@ class ResumeFile:
             "optimizer": plain,
         }
         with atomic_path(self.path) as temporary:
-            save_file(tensors, str(temporary), metadata={"state": json.dumps(content)})
+            save_file(_apart(tensors), str(temporary), metadata={"state": json.dumps(content)})
 
     def read(self) -> tuple[dict[str, Any] | None, str | None]:
         """Read the state without its tensors.
@@ -273,3 +277,14 @@ class ResumeFile:
         """Remove what an interruption in the middle of writing left."""
         for half in self.path.parent.glob(f".{self.path.stem}.*{self.path.suffix}"):
             half.unlink(missing_ok=True)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, none of which shares memory with another; the format refuses those that do."""
+    held: set[int] = set()
+    result: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        result[name] = value.clone() if place in held else value
+        held.add(place)
+    return result
