@@ -121,7 +121,7 @@ def step_of_stage(stage: str, rows: np.ndarray, clip: Path) -> dict[str, Any]:
 
 
 def few_epochs(accumulation: int) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """History and weights of a whole training of Stage 1 without dropout, in batches of nine and eight rows or parts of them."""
+    """History and weights of a whole training of Stage 1 without dropout, in batches of nine rows or parts of them."""
     from geocbm.stage1 import fit_stage1
 
     config, *arguments, train, _ = stage_arguments("stage1", Path())
