@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from geocbm.errors import ParameterError
-from geocbm.geocells.cells import Geocells, checked_points, grouped
+from geocbm.geocells.cells import Geocells, checked_points, grouped, rows_by_group
 from geocbm.geocells.kmeans import DEGENERATE_LENGTH, cluster, nearest, spatial_order
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 
@@ -52,10 +52,7 @@ def build_geocells(
 
     centers, owners, sample_to_cell = [], [], np.empty(len(lat), dtype=np.int64)
     first = 0
-    by_country = np.argsort(group, kind="stable")
-    bounds = np.searchsorted(group[by_country], np.arange(len(names) + 1))
-    for number, name in enumerate(names):
-        rows = by_country[bounds[number] : bounds[number + 1]]
+    for name, rows in zip(names, rows_by_group(group, len(names)), strict=True):
         rows = rows[np.lexsort((lng[rows], lat[rows]))]  # an order that is a property of the points
         own = latlng_to_cartesian(lat[rows], lng[rows])  # (m, 3)
         order = spatial_order(own)

@@ -71,8 +71,7 @@ class Geocells:
             return nearest(self.centers, points)
         cells = np.empty(len(points), dtype=np.int64)
         names, group = grouped(country, len(points))
-        for number, name in enumerate(names):
-            rows = group == number
+        for name, rows in zip(names, rows_by_group(group, len(names)), strict=True):
             own = np.flatnonzero(self.country == name)
             cells[rows] = (
                 own[nearest(self.centers[own], points[rows])] if len(own) else nearest(self.centers, points[rows])
@@ -173,3 +172,10 @@ def grouped(country: Sequence[str] | np.ndarray, n: int) -> tuple[list[str], np.
     spelt = np.array(["" if pd.isna(name) else str(name) for name in names], dtype=np.str_)
     order, rank = np.unique(spelt, return_inverse=True)
     return [str(name) for name in order], rank.reshape(-1)[number]
+
+
+def rows_by_group(group: np.ndarray, n_groups: int) -> list[np.ndarray]:
+    """Row numbers of each group, ascending, from the group `[n]` of each row; one sort instead of a scan per group."""
+    small = group.astype(np.uint16) if n_groups <= 2**16 else group  # 16-bit numbers are sorted in linear time
+    order = np.argsort(small, kind="stable")
+    return np.split(order, np.searchsorted(small[order], np.arange(1, n_groups)))[:n_groups]
