@@ -102,6 +102,31 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path, epoch):
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
 
 
+def test_an_interrupted_model_has_its_first_weights_and_may_be_given_again(tmp_path):
+    """As when a cell of a notebook is stopped and run again: the model is still there."""
+    with seeded(1):
+        model = Wavy()
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def again(report):
+        groups = parameter_groups(model, 0.05, 0.01, {"encoder.": 0.02})
+        settings = {"batch_size": 8, "epochs": 6, "seed": 3, "metadata": {"config": {"width": 16}}} | ROWS
+        batch = {"batch": lambda rows: {"x": X[rows], "y": Y[rows]}}
+        return fit(model, compute, groups=groups, out=tmp_path / "a.safetensors", report=report, **batch, **settings)
+
+    def stop(line):
+        if line.startswith("epoch 3/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        again(stop)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in first.items())
+    lines = []
+    result = again(lines.append)
+    assert lines[0] == "continuing at epoch 4 of 6"
+    assert_same((model, result, lines), train(tmp_path / "whole.safetensors"))
+
+
 def test_a_training_may_be_interrupted_more_than_once_and_with_an_older_best_epoch(tmp_path):
     worth = iter([0.0, 9.0, 5.0, 4.0, 3.0, 2.0, 1.0, 3.0, 2.0, 1.0])  # initial, six epochs; then the repeated ones
 

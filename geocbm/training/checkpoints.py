@@ -22,7 +22,8 @@ class FitResult:
     """What a training run did.
 
     Attributes:
-        history: one row per epoch: `epoch`, `train_<term>`, `val_<term>`, `lr`, `seconds`.
+        history: one row per epoch: `epoch`, `train_<term>`, `val_<term>`, `lr`, `lr_<group>` of each named group of
+            parameters, `seconds`.
         best_epoch: epoch (from 1) whose weights were kept.
         best_metric: the monitored value at that epoch.
         monitor: name of the monitored value.

@@ -25,7 +25,7 @@ from geocbm.training.distributed import agreed, merge_batches, own_batches
 from geocbm.training.epoch import EpochTrainer
 from geocbm.training.optimization import learning_rates, mixed_precision
 from geocbm.training.progress import is_watched
-from geocbm.training.resume import ResumeFile, TrainingState, snapshot, training_identity
+from geocbm.training.resume import ResumeFile, TrainingState, restored_on_failure, snapshot, training_identity
 from geocbm.training.settings import check_number
 from geocbm.training.tracking import tracked, trackers_of
 
@@ -117,7 +117,8 @@ def fit(
     """Train a model with AdamW, warm-up and cosine decay, and keep the weights of its best epoch.
 
     Args:
-        model: left on the device of the accelerator, with its best weights, in evaluation mode.
+        model: left on the device of the accelerator, with its best weights, in evaluation mode; with its first weights
+            when the training fails or is interrupted.
         compute: `(model, batch) -> Step`; must call `model(...)` itself, which may be a distributed wrapper.
         batch: `rows -> dict of tensors` with the rows first, on the CPU; called from a second thread.
         train_rows: row positions to train on.
@@ -211,13 +212,18 @@ def fit(
         values = evaluate(model, compute, batch, val_rows, batch_size, measure, precision)
         return {name: float(value) for name, value in values.items()}
 
+    first = snapshot(model)
     state = _resumed(keeper, model, optimizer, epochs, say)
     if state is None:
         initial = validate()
-        state = TrainingState(initial, initial, snapshot(model))
+        state = TrainingState(initial, initial, first)
     if monitor not in state.initial:
         raise ParameterError(f"monitor={monitor!r} is not measured; known: {', '.join(sorted(state.initial))}")
-    with tracked(accelerator, mode, out, metadata.get("config", {}), say) as tracker, seeded(seed):
+    with (
+        restored_on_failure(model, first),
+        tracked(accelerator, mode, out, metadata.get("config", {}), say) as tracker,
+        seeded(seed),
+    ):
         for row in state.history:
             tracker.epoch(row)
         for epoch in range(len(state.history) + 1, epochs + 1):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +59,24 @@ def changing(model: nn.Module) -> dict[str, Tensor]:
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """Copy the trainable parameters and the buffers to the CPU."""
     return {name: value.to("cpu", copy=True) for name, value in changing(model).items()}
+
+
+@contextmanager
+def restored_on_failure(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give a model its first weights back when the block fails or is interrupted.
+
+    A notebook's cell can then be run again as it stands: the model is what the training began with, and the state on
+    the disk continues it.
+
+    Args:
+        model: changed in place.
+        weights: of `snapshot`, before the first step.
+    """
+    try:
+        yield
+    except BaseException:
+        model.load_state_dict(dict(weights), strict=False)
+        raise
 
 
 def digest_of(*values: Any) -> str:
