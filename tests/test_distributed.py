@@ -170,6 +170,10 @@ def test_a_whole_training_is_that_of_one_process(pair, accumulation):
 @pytest.mark.parametrize("n", [4, 13, 23])  # one, three and five batches for two processes
 def test_validation_values_are_those_of_one_process(pair, n):
     expected = steps.values_in_order(n)
+    torch.manual_seed(0)
+    output = torch.nn.Linear(3, 2)(steps.draw(30, 3, seed=9)[:n]).detach()  # row i has the weight i + 1
+    assert expected["loss"] == pytest.approx(float(output.square().mean()), rel=1e-5)
+    assert expected["ordered"] == pytest.approx(float((output.sum(1) * torch.arange(1, n + 1)).sum()), rel=1e-4)
     for told in pair.told:
         assert told["values"][str(n)] == pytest.approx(expected, rel=1e-12)
 
@@ -215,7 +219,7 @@ def test_the_command_trains_all_stages_and_one_process_speaks(pair):
     files = RunFiles(pair.folder / "data" / "runs" / "tiny")
     cache = pair.folder / "data" / "cache"
     features = pipeline.open_features(files, "adapted", cache)
-    embeddings = pipeline.predict_concepts(files, features)
+    embeddings = pipeline.predict_concepts(files, features)["concept_emb"]
     output = pipeline.load_stage2(files)(embeddings, features.read_all("tokens"))
     assert torch.isfinite(output.cell_logits).all()
     assert not [file for file in files.folder.iterdir() if file.name.startswith(".")]
