@@ -17,6 +17,7 @@ from geocbm.files import read_json, sha256_text
 
 BYTES_PER_NUMBER = 2
 DTYPE = "float16"
+_PART_BYTES = 8_000_000
 
 Batches = Iterator[dict[str, np.ndarray]]
 """Per batch of pictures one half-precision array (rows, ...) per kind."""
@@ -111,11 +112,19 @@ class FeatureStore:
         """
         numbers = self._map(known_kind(kind, self.kinds))
         slots = self._slots[_positions(rows, self.n)]
-        if len(slots) > 1 and bool((np.diff(slots) == 1).all()):
-            block = np.array(numbers[slots[0] : slots[-1] + 1])  # one run on disk: a single copy
-        else:
-            block = numbers[slots]
-        return torch.from_numpy(block).to(dtype)
+        if dtype == torch.float16:
+            return torch.from_numpy(_copied(numbers, slots))
+        # Fresh memory costs more than the conversion: what is stored passes through a small buffer, and numpy asks the
+        # system for large pages where torch does not.
+        shape = (len(slots), *numbers.shape[1:])
+        wide = (
+            torch.from_numpy(np.empty(shape, np.float32)) if dtype == torch.float32 else torch.empty(shape, dtype=dtype)
+        )
+        step = max(1, _PART_BYTES // max(1, n_bytes(shape[1:])))
+        for start in range(0, len(slots), step):
+            part = _copied(numbers, slots[start : start + step])
+            wide[start : start + step].copy_(torch.from_numpy(part))
+        return wide
 
     def read_all(self, kind: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """Read features of all pictures, (n, ...)."""
@@ -180,6 +189,13 @@ def _positions(rows: Sequence[int] | np.ndarray | Tensor, n: int) -> np.ndarray:
         worst = positions.min() if positions.min() < 0 else positions.max()
         raise ParameterError(f"row {worst} is outside the feature store, which has rows 0 to {n - 1}")
     return positions
+
+
+def _copied(numbers: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """Some rows of a memory map in memory; a run of neighbours is a single copy."""
+    if len(slots) > 1 and bool((np.diff(slots) == 1).all()):
+        return np.array(numbers[slots[0] : slots[-1] + 1])
+    return numbers[slots]
 
 
 def unique_rows(digests: Sequence[str]) -> tuple[np.ndarray, int]:
