@@ -138,6 +138,15 @@ def memory_rate(megabytes: int = 256, seconds: float = 0.5) -> float:
     return 4.0 * len(numbers) / float(np.median(taken))
 
 
+def floor(moved: float, operations: float) -> str:
+    """The time that reading `moved` bytes and doing `operations` takes at the measured rates, in words."""
+    of_memory, of_products = memory_rate(), matmul_rate()
+    return (
+        f"{moved / 1e6:.0f} MB at {of_memory / 1e9:.1f} GB/s = {moved / of_memory * 1e3:.1f} ms; "
+        f"{operations / 1e9:.2f} GFLOP at {of_products / 1e9:.0f} GFLOP/s = {operations / of_products * 1e3:.1f} ms"
+    )
+
+
 def machine() -> str:
     """The machine in one line: cores, processor, torch, threads and the date; no names, no paths."""
     processor = platform.processor() or platform.machine()
