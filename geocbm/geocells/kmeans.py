@@ -12,24 +12,24 @@ import os
 
 import numpy as np
 
-DEGENERATE_LENGTH = 1e-6
+DEGENERATE_LENGTH = 1e-6  # a mean of unit vectors this short has no direction
 SAME_PLACE = 1e-12  # chord below which a point lies on a centre: 6 micrometres
-SAMPLE_PER_CELL = 12
-SMALLEST_SAMPLE = 2000
-GROWTH = 4
-STEP_LENGTH = 1.5
-EXPECTED_GAIN = 0.5
+SAMPLE_PER_CELL = 12  # points per centre while centres are still being added
+SMALLEST_SAMPLE = 2000  # below this a sample saves nothing
+GROWTH = 4  # centres settle each time there are so many times more
+STEP_LENGTH = 1.5  # share of the way to the mean; 1 is Lloyd's, from 2 on sums of squares may grow
+EXPECTED_GAIN = 0.5  # of the cost that the first estimate of a split must reach; it wins more once it settles
 RELOCATIONS = 10
-SMALLEST_GAIN = 5e-3
-SETTLED = 3e-4
+SMALLEST_GAIN = 5e-3  # share of the sum of squares that a relocation must win for another to follow
+SETTLED = 3e-4  # share below which a round of Lloyd's is the last
 LAST_ROUNDS = 20
-POINTS_PER_THREAD = 5000
+POINTS_PER_THREAD = 5000  # fewer are searched sooner than a thread starts
 
 
 def spatial_order(points: np.ndarray) -> np.ndarray:
     """`[n]` row numbers of points `[n, 3]` such that neighbours in the list are neighbours on the ground.
 
-    Search trees answer about twice as fast in this order, and every m-th row is an even sample of the ground.
+    Search trees answer sooner in this order than in a random one, and every m-th row is an even sample of the ground.
     """
     from scipy.spatial import cKDTree
 
@@ -174,8 +174,8 @@ def _proposal(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray | Non
     """Propose which centres to take away and which cells to split.
 
     Taking a centre away costs what its points have further to the second nearest one. Splitting a cell wins the squares
-    between the two halves along its longest axis, or more once they settle: a pair is taken when the cost is below the
-    gain divided by `EXPECTED_GAIN`.
+    between the two halves along its longest axis, or more once they settle: a pair is taken when the gain is above
+    `EXPECTED_GAIN` of the cost.
 
     Args:
         points: `[n, 3]`.
