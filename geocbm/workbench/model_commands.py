@@ -7,7 +7,9 @@ import json
 import os
 import sys
 import time
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +45,11 @@ def fit(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from geocbm.processes import launched_index, leave_processes
 
+    index = launched_index()
     try:
-        train_stage(arguments)
+        with redirect_stdout(StringIO()) if index else nullcontext():
+            train_stage(arguments)
     except Exception as problem:
-        index = launched_index()
         if index is not None and not (index == 0 and isinstance(problem, UserError)):
             # The launcher ends all processes when one has failed. Whoever stumbles over that, or knows no more than
             # the main process, which says it, is ended here in silence.
@@ -57,7 +60,7 @@ def fit(arguments: argparse.Namespace) -> int:
 
 
 def train_stage(arguments: argparse.Namespace) -> None:
-    """Train a stage in this process and those launched with it.
+    """Train a stage in this process and those launched with it, and say so.
 
     Args:
         arguments: of `configure_fit`.
@@ -66,7 +69,6 @@ def train_stage(arguments: argparse.Namespace) -> None:
         UserError: when a file, a parameter or a picture is not as it must be.
     """
     from geocbm import pipeline
-    from geocbm.processes import is_main_process
     from geocbm.runs import RunFiles
     from geocbm.workbench.settings import read_declared, read_profile, resolve_all
     from geocbm.workbench.stages import read_chain
@@ -92,8 +94,7 @@ def train_stage(arguments: argparse.Namespace) -> None:
         settings_2 = Stage2Config(**pipeline.config_fields(Stage2Config, values))
         result = pipeline.fit_stage2(files, settings_2, pipeline.predict_concepts(files, features), features)[1]
     written = paths.portable(files.path(f"{arguments.stage}.safetensors"))
-    if is_main_process():
-        print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")
+    print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")
 
 
 def _fit_stage0(files: Any, values: dict[str, Any], cache: Path) -> Any:
