@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
+from torch.nn import functional
 
-from geocbm.bottleneck import build_bottleneck
+from geocbm.bottleneck import build_bottleneck, evidence, pool_scores
 from geocbm.errors import ParameterError
 
 
@@ -15,7 +18,7 @@ def test_mlp_has_the_widths_of_the_specification():
 
 
 def test_dropout_acts_in_training_only():
-    bottleneck = build_bottleneck("mlp", 8, 4, hidden_dim=64, dropout=0.5)
+    bottleneck = build_bottleneck("mlp", 8, out_dim=4, hidden_dim=64, dropout=0.5)
     x = torch.randn(2, 8)
     assert not torch.equal(bottleneck(x), bottleneck(x))
     bottleneck.eval()
@@ -25,3 +28,69 @@ def test_dropout_acts_in_training_only():
 def test_an_unknown_kind_names_the_known_ones():
     with pytest.raises(ParameterError, match=r"bottleneck='cnn' is unknown; known: .*mlp"):
         build_bottleneck("cnn", 8)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "patch"])
+def test_kinds_that_read_patches_say_so_and_refuse_to_do_without(kind):
+    bottleneck = build_bottleneck(kind, 8, 6, width=16)
+    assert bottleneck.needs_tokens
+    with pytest.raises(ParameterError, match=f"bottleneck='{kind}' reads patch tokens, but tokens is None"):
+        bottleneck(torch.randn(2, 8))
+    with pytest.raises(ParameterError, match=f"bottleneck='{kind}' reads patch tokens; give token_dim"):
+        build_bottleneck(kind, 8)
+
+
+def test_transformer_has_two_layers_of_eight_heads_and_ignores_the_order_of_patches():
+    torch.manual_seed(0)
+    bottleneck = build_bottleneck("transformer", 8, 6, out_dim=5, width=16).eval()
+    layers = [layer for layer in bottleneck.modules() if isinstance(layer, torch.nn.TransformerEncoderLayer)]
+    assert [layer.self_attn.num_heads for layer in layers] == [8, 8]
+    pooled, tokens = torch.randn(3, 8), torch.randn(3, 7, 6)
+    embedded = bottleneck(pooled, tokens)
+    assert embedded.shape == (3, 5)
+    # Positions are in the tokens already: the bottleneck adds none.
+    torch.testing.assert_close(bottleneck(pooled, tokens[:, torch.randperm(7)]), embedded, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(bottleneck(pooled + 1, tokens), embedded, atol=1e-3)
+    assert not torch.allclose(bottleneck(pooled, tokens + 1), embedded, atol=1e-3)
+    with pytest.raises(ParameterError, match="transformer_width=20 is no multiple of 8 heads"):
+        build_bottleneck("transformer", 8, 6, width=20)
+
+
+def test_scores_are_pooled_over_the_highest_patches_by_hand():
+    scores = torch.tensor([[[0.0, 5.0], [2.0, 5.0], [1.0, -9.0], [-3.0, 5.0]]])  # four patches, two concepts
+    pooled = pool_scores(scores, 2)
+    expected = [math.log((math.exp(2) + math.exp(1)) / 2), 5.0]
+    torch.testing.assert_close(pooled, torch.tensor([expected]))
+    torch.testing.assert_close(pool_scores(scores, 1), scores.amax(1))
+    assert torch.equal(pool_scores(scores, 99), pool_scores(scores, 4))
+
+
+@pytest.mark.parametrize(("token_dim", "out_dim"), [(6, 10), (10, 6)])
+def test_patch_cosines_equal_those_of_embeddings_that_are_formed(token_dim, out_dim):
+    torch.manual_seed(0)
+    bottleneck = build_bottleneck("patch", 8, token_dim, out_dim, dropout=0.0)
+    tokens, prototypes = torch.randn(3, 5, token_dim), functional.normalize(torch.randn(4, out_dim), dim=-1)
+    weights, pull = torch.rand(3, 5), torch.randn(3, 5, 4)
+
+    def gradients(cosines, length, embedded):
+        bottleneck.zero_grad()
+        ((cosines * pull).sum() + length.square().sum() + embedded.square().sum()).backward()
+        return [parameter.grad.clone() for parameter in bottleneck.parameters()]
+
+    seen = bottleneck(torch.randn(3, 8), tokens)
+    ours = (*bottleneck.cosines(seen, prototypes), bottleneck.embed(seen, weights))
+    formed = bottleneck.projection(bottleneck.norm(tokens))  # (B, P, c)
+    length = formed.norm(dim=-1, keepdim=True)
+    plain = (formed / length @ prototypes.T, length, (weights[:, None] @ formed).squeeze(1))
+    for mine, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+    for mine, other in zip(gradients(*ours), gradients(*plain), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
+
+
+def test_evidence_sums_to_one_and_points_where_the_found_concept_is():
+    scores = torch.zeros(1, 4, 2)
+    scores[0, 2, 0] = 30.0  # the first concept stands on the third patch
+    scores[0, 1, 1] = 30.0
+    weights = evidence(scores, torch.tensor([[9.0, -9.0]]))
+    torch.testing.assert_close(weights, torch.tensor([[0.0, 0.0, 1.0, 0.0]]), atol=1e-4, rtol=0)

@@ -211,3 +211,52 @@ def test_checkpoints_that_are_damaged_or_of_another_stage_are_refused(world, tmp
 def test_a_model_of_another_precision_predicts_single_precision(world, dtype):
     found = predict_stage1(model_of(world).to(dtype), world["features"], np.arange(3))
     assert {value.dtype for value in found.values()} == {torch.float32}
+
+
+TOKEN = 6
+
+
+@pytest.fixture
+def patchy(world):
+    """The same labels, seen in one patch of nine and not in the pooled features."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randn(120, 9, TOKEN, generator=generator) * 0.3
+    place = torch.arange(120) % 9
+    tokens[torch.arange(120), place, world["meta"]] += 3.0
+    features = torch.randn(120, POOLED, generator=generator)
+    return world | {"features": features, "tokens": tokens, "place": place}
+
+
+@pytest.mark.parametrize("kind", ["transformer", "patch"])
+def test_bottlenecks_that_read_patches_see_what_the_pooled_features_do_not(patchy, tmp_path, kind):
+    place = patchy.pop("place")
+    options = {"epochs": 25, "batch_size": 32, "lr": 3e-3, "concept_emb_dim": 16, "dropout": 0.1}
+    patchy["config"] = Stage1Config(bottleneck=kind, transformer_width=32, top_patches=2, **options)
+    path = tmp_path / "stage1.safetensors"
+    model, result = fit_stage1(**patchy, out=path)
+    assert result.best["meta_top1"] > 0.9
+    with pytest.raises(ParameterError, match=f"bottleneck='{kind}' reads patch tokens, but tokens is None"):
+        fit_stage1(**(patchy | {"tokens": None}))
+    loaded, rows = load_stage1(path), np.array([119, 3, 50])
+    ours = predict_stage1(model, patchy["features"], rows, tokens=patchy["tokens"])
+    theirs = predict_stage1(loaded, patchy["features"], rows, batch_size=2, tokens=patchy["tokens"])
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
+    if kind == "patch":
+        output = loaded(patchy["features"], patchy["tokens"])
+        assert output.meta_maps.shape == (120, 9, 4) and output.concept_emb.shape == (120, 16)
+        own = output.meta_maps[torch.arange(120), :, torch.as_tensor(patchy["meta"])]  # map of the true meta
+        assert (own.argmax(1) == place).float().mean() > 0.9
+
+
+def test_another_kind_of_bottleneck_than_stage0s_starts_afresh_and_says_so(patchy):
+    patchy.pop("place")
+    stage0 = Stage0PretrainingModel(
+        TinyEncoder(), None, patchy["meta_prototypes"], patchy["parent_prototypes"],
+        Stage0Config(concept_emb_dim=16, unfreeze_layers=1), GPS,
+    )  # fmt: skip
+    said = []
+    patchy["config"] = Stage1Config(bottleneck="patch", epochs=1, lr=0.0, concept_emb_dim=16)
+    model, _ = fit_stage1(**(patchy | {"report": said.append}), stage0=stage0)
+    assert torch.equal(model.prototype_projection.weight, stage0.prototype_projection.weight)
+    assert "bottleneck='patch' starts afresh: Stage 0 trained 'mlp'" in said[0]
