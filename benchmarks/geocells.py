@@ -112,17 +112,20 @@ def compare(n: int, countries: int, kind: str, per_cell: int, rounds: int) -> No
     points = latlng_to_cartesian(world.lat, world.lng)  # (n, 3)
     names = world.names[world.country]
     seconds: dict[str, list[float]] = {"ours": [], "rival": []}
+    work: dict[str, list[float]] = {"ours": [], "rival": []}  # processor seconds of all threads
     total, largest, least = [], [], []
     cells = build_geocells(world.lat[:500], world.lng[:500], names[:500], per_cell)  # both import what they need
     fit_sklearn(points[:500], world.country[:500], per_cell, 0)
     for turn in range(rounds):
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         cells = build_geocells(world.lat, world.lng, names, per_cell, seed=turn)
-        seconds["ours"].append(time.perf_counter() - started)
+        seconds["ours"].append(time.perf_counter() - started[0])
+        work["ours"].append(time.process_time() - started[1])
         ours = squares_of(cells, points, world.country)
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         theirs = fit_sklearn(points, world.country, per_cell, turn)
-        seconds["rival"].append(time.perf_counter() - started)
+        seconds["rival"].append(time.perf_counter() - started[0])
+        work["rival"].append(time.process_time() - started[1])
         total.append(ours.sum() / theirs.sum())
         largest.append(float((ours[:10] / np.maximum(theirs[:10], 1e-300)).max()))
         least.append(float((ours[:10] / np.maximum(theirs[:10], 1e-300)).min()))
@@ -136,10 +139,14 @@ def compare(n: int, countries: int, kind: str, per_cell: int, rounds: int) -> No
         f"ratio {timing.ratios(seconds, 'rival', 'ours').text('x')}, to reach {TARGET:g}x"
     )
     print(
+        f"  in processor seconds: ours {timing.spread(work['ours']).text('s')}, KMeans "
+        f"{timing.spread(work['rival']).text('s')}, ratio {timing.ratios(work, 'rival', 'ours').text('x')}"
+    )
+    print(
         f"  squares, ours over KMeans: all {max(total):.4f} at worst of {rounds} seeds, ten largest countries "
         f"{min(least):.4f} to {max(largest):.4f}, to stay below {EQUAL:g}"
     )
-    print(floor_line(cells, points, world.country, float(np.median(seconds["ours"]))))
+    print(floor_line(cells, points, world.country, float(np.median(work["ours"]))))
 
 
 def floor_line(cells: Geocells, points: np.ndarray, country: np.ndarray, taken: float) -> str:
@@ -152,22 +159,29 @@ def floor_line(cells: Geocells, points: np.ndarray, country: np.ndarray, taken: 
         own = points[first:last]
         cell = cells.sample_to_cell[first:last]
         pairs.append((cells.centers[cell.min() : cell.max() + 1], own[spatial_order(own)]))
-    search = float(np.median([timing.timed(lambda: [nearest(*pair) for pair in pairs]) for _ in range(3)]))
+    searches = []
+    for _ in range(3):
+        started = time.process_time()
+        for centers, own in pairs:
+            nearest(centers, own)
+        searches.append(time.process_time() - started)
+    search = float(np.median(searches))
     read = points.nbytes / timing.memory_rate()
     return (
         f"  floor: {points.nbytes / 1e6:.0f} MB of points read in {read * 1e3:.1f} ms; one search of the nearest "
-        f"centre of every point {search:.2f} s; ours takes as long as {taken / search:.0f} such searches"
+        f"centre of every point {search * 1e3:.1f} ms of processor time, ours {taken / search:.0f} times as much"
     )
 
 
 def measure_alone(n: int, countries: int, per_cell: int) -> dict[str, float]:
-    """Seconds of ours and peak memory in GB of this process, drawing the world included."""
+    """Seconds and processor seconds of ours, and peak memory in GB of this process, drawing the world included."""
     world = draw_world(n, countries, "towns")
     names = world.names[world.country]
     build_geocells(world.lat[:500], world.lng[:500], names[:500], per_cell)  # imports what it needs
-    started = time.perf_counter()
+    started = time.perf_counter(), time.process_time()
     build_geocells(world.lat, world.lng, names, per_cell)
-    return {"seconds": time.perf_counter() - started, "peak_gb": peak_bytes() / 1e9}
+    seconds, work = time.perf_counter() - started[0], time.process_time() - started[1]
+    return {"seconds": seconds, "work": work, "peak_gb": peak_bytes() / 1e9}
 
 
 def peak_bytes() -> int:
@@ -204,10 +218,14 @@ def main(arguments: list[str] | None = None) -> None:
     compare(given.points, given.countries, "towns", given.per_cell, given.rounds)
     compare(given.points // 5, given.countries, "even", given.per_cell, given.rounds)
     once, larger = (alone(size, given.countries, given.per_cell) for size in (given.points, 5 * given.points))
+    for size, took in ((given.points, once), (5 * given.points, larger)):
+        print(
+            f"ours alone, {size:,} points: {took['seconds']:.1f} s, {took['work']:.1f} processor seconds, peak "
+            f"{took['peak_gb']:.2f} GB, to stay below {MEMORY_GB:g} GB"
+        )
     print(
-        f"ours alone: {given.points:,} points {once['seconds']:.1f} s, peak {once['peak_gb']:.2f} GB; "
-        f"{5 * given.points:,} points {larger['seconds']:.1f} s, peak {larger['peak_gb']:.2f} GB, to stay below "
-        f"{MEMORY_GB:g} GB; 5 times the points take {larger['seconds'] / once['seconds']:.1f} times as long"
+        f"5 times the points take {larger['seconds'] / once['seconds']:.1f} times as long and "
+        f"{larger['work'] / once['work']:.1f} times the processor time"
     )
 
 
