@@ -230,7 +230,7 @@ def patchy(world):
 @pytest.mark.parametrize("kind", ["transformer", "patch"])
 def test_bottlenecks_that_read_patches_see_what_the_pooled_features_do_not(patchy, tmp_path, kind):
     place = patchy.pop("place")
-    options = {"epochs": 25, "batch_size": 32, "lr": 3e-3, "concept_emb_dim": 16, "dropout": 0.1}
+    options = {"epochs": 40, "batch_size": 16, "lr": 3e-3, "concept_emb_dim": 64, "dropout": 0.0, "patience": 40}
     patchy["config"] = Stage1Config(bottleneck=kind, transformer_width=32, top_patches=2, **options)
     path = tmp_path / "stage1.safetensors"
     model, result = fit_stage1(**patchy, out=path)
@@ -244,7 +244,7 @@ def test_bottlenecks_that_read_patches_see_what_the_pooled_features_do_not(patch
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
     if kind == "patch":
         output = loaded(patchy["features"], patchy["tokens"])
-        assert output.meta_maps.shape == (120, 9, 4) and output.concept_emb.shape == (120, 16)
+        assert output.meta_maps.shape == (120, 9, 4) and output.concept_emb.shape == (120, 64)
         own = output.meta_maps[torch.arange(120), :, torch.as_tensor(patchy["meta"])]  # map of the true meta
         assert (own.argmax(1) == place).float().mean() > 0.9
 
