@@ -20,7 +20,8 @@ from geocbm.encoders import ImageEncoder
 from geocbm.encoders.backbones import make_backbone
 from geocbm.errors import MismatchError, MissingInputError, NoSpaceError, ParameterError, UserError
 from geocbm.features import FeatureStore, OnTheFlyFeatures, encode_features, re_encode
-from geocbm.files import sha256_file
+from geocbm.features.progress import DoneRows, missing_rows, runs_of
+from geocbm.files import sha256_file, write_json
 
 SIZE = 16
 N = 11
@@ -177,6 +178,37 @@ def test_an_interrupted_encoding_is_resumed(pictures, tmp_path, capsys):
     assert "6 of them are there already" in capsys.readouterr().out
     torch.testing.assert_close(store.read_all("tokens"), directly(encoder, files)["tokens"], atol=2e-3, rtol=1e-3)
     assert sorted(path.name for path in store.path.iterdir()) == ["manifest.json", "pooled.float16", "tokens.float16"]
+
+
+def test_only_the_gaps_that_several_processes_left_are_encoded(pictures, tmp_path):
+    files, digests = pictures
+    whole = encode_features(make_encoder(), files, digests, tmp_path / "whole", progress=False)
+    cache = tmp_path / "cache"
+    shutil.copytree(whole.path, cache / whole.path.name)
+    begun = cache / whole.path.name
+    (begun / "manifest.json").unlink()
+    write_json(begun / "progress_0.json", {"done": [[0, 2], [5, 7]]})
+    write_json(begun / "progress_3.json", {"done": [[9, 10], [6, 8]]})
+    with (begun / "pooled.float16").open("r+b") as stream:  # rows 2 to 4 were never written
+        stream.seek(2 * 12 * 2)
+        stream.write(bytes(3 * 12 * 2))
+    encoder = make_encoder()
+    store = encode_features(encoder, files, digests, cache, batch_size=4, progress=False)
+    assert encoder.n_encoded == 5  # rows 2, 3, 4, 8 and 10, of which a batch holds 2, 3, 4 and 8
+    torch.testing.assert_close(store.read_all("pooled"), whole.read_all("pooled"), atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(store.read_all("tokens"), whole.read_all("tokens"), atol=2e-3, rtol=1e-3)
+    assert not list(begun.glob("progress*"))
+
+
+def test_finished_rows_are_kept_as_ranges(tmp_path):
+    rows = DoneRows(tmp_path, 0)
+    rows.add(np.array([4, 5, 9]))
+    rows.add(np.array([6, 7, 8]))
+    assert rows.ranges == [(4, 10)]
+    DoneRows(tmp_path, 1).add(np.array([0]))
+    DoneRows(tmp_path, 0).add(np.array([2]))  # a later process of this number adds to what is there
+    assert missing_rows(tmp_path, 12).tolist() == [1, 3, 10, 11]
+    assert runs_of(np.zeros(0, dtype=np.int64)) == []
 
 
 # Light enough for a second process: no model of transformers.
