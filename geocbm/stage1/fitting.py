@@ -87,7 +87,7 @@ def fit_stage1(
     if not in_memory:
         # Pooled features are small (0.3 MB per hundred images): one read instead of one per step.
         needed = np.unique(np.concatenate([train_rows, val_rows]))
-        held, position = read(needed), {row: place for place, row in enumerate(needed.tolist())}
+        held = read(needed)
     width = read(train_rows[:1]).shape[1]
     token_dim = read_tokens(train_rows[:1]).shape[2] if read_tokens else None
     meta_true = torch.as_tensor(meta, dtype=torch.long)
@@ -110,7 +110,7 @@ def fit_stage1(
         )
 
     def batch(rows: np.ndarray) -> Batch:
-        pooled = read(rows) if in_memory else held[[position[row] for row in rows.tolist()]]
+        pooled = read(rows) if in_memory else held[np.searchsorted(needed, rows)]
         content = {"pooled": pooled, "meta": meta_true[rows], "parent": parent_true[rows]}
         return content | ({"tokens": read_tokens(rows)} if read_tokens else {})
 
