@@ -41,6 +41,26 @@ def test_stage2_step(capsys, known_rates):
     assert printed.count("to reach 15x") == 4 and printed.count("floor with") == 2
 
 
+def test_stage0_epoch(capsys, known_rates):
+    from benchmarks import stage0_epoch
+
+    sizes = ["--images", "4", "--batch", "2", "--rounds", "2", "--blocks", "3", "--width", "8", "--heads", "2"]
+    stage0_epoch.main([*sizes, "--size", "28", "--patch", "14", "--projection", "6"])
+    printed = capsys.readouterr().out
+    assert "SCALED" in printed and "7 losses" in printed
+    assert "floor in block passes: 6 against 10, a ratio of 1.7" in printed  # 2 + 2 * 2 against 3 + 2 * 2 + 3
+
+
+def test_stage0_operations_by_hand():
+    from benchmarks.stage0_epoch import Geometry
+
+    # 5 tokens of width 2: query, key, value and output 4 * 2 * 2 weights, the two layers 2 * 2 * 8, then 5 * 5 scores
+    geometry = Geometry(blocks=1, width=2, heads=1, size=28, patch=14)
+    assert geometry.tokens == 5
+    assert geometry.block_operations == 2 * 5 * (4 * 2 * 2 + 2 * 2 * 8) + 2 * 2 * (5 * 5 * 2)
+    assert Geometry().tokens == 577
+
+
 def test_stage1_epoch(capsys, known_rates):
     from benchmarks import stage1_epoch
 
