@@ -67,6 +67,17 @@ def test_info_nce_leaves_out_pairs_that_are_no_negatives_but_never_the_partner()
     assert losses.info_nce(torch.eye(3), torch.eye(3), not_negative=everything).item() == pytest.approx(0.0)
 
 
+def test_info_nce_leaves_a_pair_out_in_both_directions():
+    # Anchor 0 loses partner 1: (1, -, 0) -> log(1 + e^-1). The others keep three: (0, 1, 0), (0, 0, 1).
+    out = torch.tensor([[False, True, False], [False, False, False], [False, False, False]])
+    two, three = math.log(1 + math.exp(-1)), math.log(1 + 2 * math.exp(-1))
+    value = losses.info_nce(torch.eye(3), torch.eye(3), 1.0, not_negative=out)
+    assert value.item() == pytest.approx((two + 2 * three) / 3)
+    # Backwards it is partner 1 that loses anchor 0, which leaves the same mean.
+    both = losses.info_nce(torch.eye(3), torch.eye(3), 1.0, symmetric=True, not_negative=out)
+    assert both.item() == pytest.approx((two + 2 * three) / 3)
+
+
 def test_info_nce_learns_its_temperature():
     temperature = torch.tensor(0.5, requires_grad=True)
     losses.info_nce(torch.eye(2), torch.eye(2), temperature).backward()
