@@ -154,7 +154,7 @@ class PatchBottleneck(nn.Module):
         """
         return self.drop(self.norm(_given(tokens, "patch").to(pooled.dtype)))
 
-    def cosines(self, tokens: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+    def cosines(self, tokens: Tensor, prototypes: Tensor) -> Tensor:
         """Similarity of every patch with every prototype.
 
         The embeddings `e = W x + b` are formed only where they are narrower than the tokens. Else `e . t` is taken as
@@ -165,31 +165,17 @@ class PatchBottleneck(nn.Module):
             prototypes: `(k, out_dim)` of length 1.
 
         Returns:
-            `(B, P, k)` cosines, and `(B, P, 1)` the length of each patch's embedding.
+            `(B, P, k)` cosines.
         """
         weight, bias = self.projection.weight, self.projection.bias  # (c, D), (c,)
         if len(bias) < tokens.shape[-1]:
             embedded = self.projection(tokens)  # (B, P, c)
             length = torch.linalg.vector_norm(embedded, dim=-1, keepdim=True).clamp_min(TINY)
-            return embedded @ prototypes.T / length, length
+            return embedded @ prototypes.T / length
         products = tokens @ (weight.T @ prototypes.T) + prototypes @ bias  # (B, P, k)
         square = (tokens @ (weight.T @ weight) * tokens).sum(-1, keepdim=True)
         square = square + tokens @ (2 * weight.T @ bias)[:, None] + bias @ bias  # (B, P, 1)
-        length = square.clamp_min(TINY).sqrt()
-        return products / length, length
-
-    def embed(self, tokens: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sum of the embeddings of the patches, which need not be formed: the projection is linear.
-
-        Args:
-            tokens: `(B, P, token_dim)`, of `forward`.
-            weights: `(B, P)`.
-
-        Returns:
-            `(B, out_dim)`.
-        """
-        gathered = (weights[:, None] @ tokens).squeeze(1)  # (B, D)
-        return gathered @ self.projection.weight.T + weights.sum(1, keepdim=True) * self.projection.bias
+        return products / square.clamp_min(TINY).sqrt()
 
 
 def pool_scores(scores: Tensor, top_k: int) -> Tensor:
@@ -209,17 +195,21 @@ def pool_scores(scores: Tensor, top_k: int) -> Tensor:
     return scores.topk(top_k, dim=1).values.logsumexp(1) - math.log(top_k)
 
 
-def evidence(scores: Tensor, logits: Tensor) -> Tensor:
-    """How much each patch speaks for the concepts found in the image.
+def mix_prototypes(logits: Tensor, prototypes: Tensor) -> Tensor:
+    """Embedding of an image from the concepts found in it.
+
+    The square root keeps the several concepts of a picture visible beside the most probable one: a probability of 4 %
+    still has a fifth of the weight of certainty.
 
     Args:
-        scores: `(B, P, k)` of each concept on each patch.
         logits: `(B, k)` of each concept in the image.
+        prototypes: `(k, c)` of length 1.
 
     Returns:
-        `(B, P)`, sums to 1: over the concepts, their probability times the softmax of their scores over the patches.
+        `(B, c)`: the sum of the prototypes, each times the square root of its probability.
     """
-    return (scores.softmax(1) @ logits.softmax(-1)[:, :, None]).squeeze(2)
+    # Half the log-probability: the square root itself has no slope at 0.
+    return (logits.log_softmax(-1) / 2).exp() @ prototypes
 
 
 def _given(tokens: Tensor | None, kind: str) -> Tensor:

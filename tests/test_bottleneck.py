@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from geocbm.bottleneck import build_bottleneck, evidence, pool_scores
+from geocbm.bottleneck import build_bottleneck, mix_prototypes, pool_scores
 from geocbm.errors import ParameterError
 
 
@@ -70,27 +70,24 @@ def test_patch_cosines_equal_those_of_embeddings_that_are_formed(token_dim, out_
     torch.manual_seed(0)
     bottleneck = build_bottleneck("patch", 8, token_dim, out_dim, dropout=0.0)
     tokens, prototypes = torch.randn(3, 5, token_dim), functional.normalize(torch.randn(4, out_dim), dim=-1)
-    weights, pull = torch.rand(3, 5), torch.randn(3, 5, 4)
+    pull = torch.randn(3, 5, 4)
 
-    def gradients(cosines, length, embedded):
+    def gradients(cosines):
         bottleneck.zero_grad()
-        ((cosines * pull).sum() + length.square().sum() + embedded.square().sum()).backward()
+        (cosines * pull).sum().backward()
         return [parameter.grad.clone() for parameter in bottleneck.parameters()]
 
-    seen = bottleneck(torch.randn(3, 8), tokens)
-    ours = (*bottleneck.cosines(seen, prototypes), bottleneck.embed(seen, weights))
+    ours = bottleneck.cosines(bottleneck(torch.randn(3, 8), tokens), prototypes)
     formed = bottleneck.projection(bottleneck.norm(tokens))  # (B, P, c)
-    length = formed.norm(dim=-1, keepdim=True)
-    plain = (formed / length @ prototypes.T, length, (weights[:, None] @ formed).squeeze(1))
-    for mine, other in zip(ours, plain, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
-    for mine, other in zip(gradients(*ours), gradients(*plain), strict=True):
+    plain = functional.normalize(formed, dim=-1) @ prototypes.T
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+    for mine, other in zip(gradients(ours), gradients(plain), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
 
 
-def test_evidence_sums_to_one_and_points_where_the_found_concept_is():
-    scores = torch.zeros(1, 4, 2)
-    scores[0, 2, 0] = 30.0  # the first concept stands on the third patch
-    scores[0, 1, 1] = 30.0
-    weights = evidence(scores, torch.tensor([[9.0, -9.0]]))
-    torch.testing.assert_close(weights, torch.tensor([[0.0, 0.0, 1.0, 0.0]]), atol=1e-4, rtol=0)
+def test_prototypes_are_mixed_by_the_square_roots_of_the_probabilities():
+    logits = torch.tensor([[0.64, 0.36, 1e-30]]).log().requires_grad_()
+    mixed = mix_prototypes(logits, torch.eye(3))
+    torch.testing.assert_close(mixed, torch.tensor([[0.8, 0.6, 0.0]]))
+    mixed.sum().backward()
+    assert torch.isfinite(logits.grad).all()

@@ -230,7 +230,7 @@ def patchy(world):
 @pytest.mark.parametrize("kind", ["transformer", "patch"])
 def test_bottlenecks_that_read_patches_see_what_the_pooled_features_do_not(patchy, tmp_path, kind):
     place = patchy.pop("place")
-    options = {"epochs": 40, "batch_size": 16, "lr": 3e-3, "concept_emb_dim": 64, "dropout": 0.0, "patience": 40}
+    options = {"epochs": 40, "batch_size": 16, "lr": 5e-3, "concept_emb_dim": 64, "dropout": 0.0, "patience": 40}
     patchy["config"] = Stage1Config(bottleneck=kind, transformer_width=32, top_patches=2, **options)
     path = tmp_path / "stage1.safetensors"
     model, result = fit_stage1(**patchy, out=path)

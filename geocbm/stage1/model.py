@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geocbm import losses
-from geocbm.bottleneck import PatchBottleneck, build_bottleneck, check_bottleneck, evidence, pool_scores
+from geocbm.bottleneck import PatchBottleneck, build_bottleneck, check_bottleneck, mix_prototypes, pool_scores
 from geocbm.errors import MismatchError
 from geocbm.stage0 import Stage0PretrainingModel
 from geocbm.training.settings import check_choice, check_number, check_training
@@ -230,16 +230,14 @@ class Stage1ConceptModel(nn.Module):
         seen = self.bottleneck(pooled.to(self.meta_bias.dtype), tokens)  # (B, c), or (B, P, w) for "patch"
         if not isinstance(self.bottleneck, PatchBottleneck):
             return self.classify(seen, meta, parent)
-        cosines, length = self.bottleneck.cosines(seen, torch.cat([meta, parent]))  # (B, P, k_m + k_p), (B, P, 1)
+        cosines = self.bottleneck.cosines(seen, torch.cat([meta, parent]))  # (B, P, k_m + k_p)
         meta_maps = self._scale("meta") * cosines[..., : len(meta)]
         parent_maps = self._scale("parent") * cosines[..., len(meta) :]
-        top = self.config.top_patches
-        meta_logits = pool_scores(meta_maps, top) + self.meta_bias
-        weights = evidence(meta_maps, meta_logits) / length.squeeze(2)  # of patch embeddings of length 1
+        meta_logits = pool_scores(meta_maps, self.config.top_patches) + self.meta_bias
         return Stage1Output(
-            concept_emb=self.bottleneck.embed(seen, weights),
+            concept_emb=mix_prototypes(meta_logits, meta),
             meta_logits=meta_logits,
-            parent_logits=pool_scores(parent_maps, top) + self.parent_bias,
+            parent_logits=pool_scores(parent_maps, self.config.top_patches) + self.parent_bias,
             meta_prototypes=meta,
             parent_prototypes=parent,
             meta_maps=meta_maps,

@@ -9,6 +9,7 @@ from geocbm.stage2.offsets import OFFSET_DIM
 from geocbm.training.settings import check_choice, check_number, check_training
 
 ABLATION_MODES = ("both", "concept_only", "image_only", "concept_scores", "hybrid")
+SCORE_TRANSFORMS = ("none", "sqrt", "log")
 SCORE_MODES = ("concept_scores", "hybrid")
 """Modes whose concept input is the probabilities of metas and parents rather than the concept embedding."""
 
@@ -35,6 +36,9 @@ class Stage2Config:
         refine_cells: most probable cells inside which the nearest training pictures move the answer; 0 is off.
         refine_neighbours: training pictures that are averaged in the chosen cell.
         refine_temperature: divisor of the similarity when the neighbours of different cells compete.
+        score_transform: what the linear layer reads of each probability: "none" (itself), "sqrt" or "log" (not below
+            1e-6). Both make room between the small probabilities, by which several concepts of a picture are told from
+            the absent ones; a logit stays a sum of one term per concept.
         score_lr: learning rate of the linear layer on the probabilities. The problem is convex, so it may be large.
         score_epochs: most passes over the training rows for that layer, each a fraction of a second; it stops after
             a fifth of them without improvement.
@@ -65,7 +69,8 @@ class Stage2Config:
     refine_cells: int = 0
     refine_neighbours: int = 5
     refine_temperature: float = 0.05
-    score_lr: float = 0.01
+    score_transform: str = "none"
+    score_lr: float = 0.003
     score_epochs: int = 100
     embed_dim: int = 512
     heads: int = 8
@@ -84,6 +89,7 @@ class Stage2Config:
         check_training(self)
         check_choice("ablation_mode", self.ablation_mode, ABLATION_MODES)
         check_choice("offset_kind", self.offset_kind, tuple(OFFSET_DIM))
+        check_choice("score_transform", self.score_transform, SCORE_TRANSFORMS)
         check_choice("monitor", self.monitor, ("median_km", "cell_top1", "geoscore", "loss"))
         for name in ("embed_dim", "refine_neighbours", "score_epochs"):
             check_number(name, getattr(self, name), 1)

@@ -17,6 +17,10 @@ from geocbm.stage2.config import Stage2Config
 from geocbm.stage2.offsets import decode_offsets
 
 
+LEAST_PROBABILITY = 1e-6
+"""Below it the logarithm of a probability is not followed."""
+
+
 class Stage2Output(NamedTuple):
     """What Stage 2 computes for a batch.
 
@@ -200,7 +204,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
 
     def standardise_by(self, scores: Tensor) -> None:
         """Take mean and spread of the probabilities `(n, concept_dim)` of the training rows."""
-        spread, mean = torch.std_mean(scores.float(), dim=0, correction=0)
+        spread, mean = torch.std_mean(self._transformed(scores.float()), dim=0, correction=0)
         self.score_mean.copy_(mean)
         # A concept that is always equally probable tells nothing; it must not be divided by 0.
         self.score_spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
@@ -233,7 +237,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         mode = self.config.ablation_mode
         residual = None
         if self.config.reads_scores:
-            scores = (concept_emb - self.score_mean) / self.score_spread  # (B, concept_dim)
+            scores = self._standardised(concept_emb)  # (B, concept_dim)
             cell_logits, offsets = _linear(self.cell_head, scores, mode), _linear(self.offset_head, scores, mode)
             attention = self._no_attention(scores, patch_tokens)
             if mode == "hybrid":
@@ -267,8 +271,19 @@ class Stage2CrossAttentionGeoHead(nn.Module):
                 f"ablation_mode={self.config.ablation_mode!r} has no contributions that add up to its logits; "
                 "use 'concept_scores' or 'hybrid'"
             )
-        standard = (scores.to(self.score_mean) - self.score_mean) / self.score_spread
+        standard = self._standardised(scores.to(self.score_mean))
         return standard[:, None] * self.cell_head.weight, self.cell_head.bias
+
+    def _transformed(self, scores: Tensor) -> Tensor:
+        """Probabilities as the linear layer reads them, one by one (`config.score_transform`)."""
+        kind = self.config.score_transform
+        if kind == "log":
+            return scores.clamp_min(LEAST_PROBABILITY).log()
+        return scores.clamp_min(0.0).sqrt() if kind == "sqrt" else scores
+
+    def _standardised(self, scores: Tensor) -> Tensor:
+        """Transformed probabilities at mean 0 and spread 1 over the training rows."""
+        return (self._transformed(scores) - self.score_mean) / self.score_spread
 
     def _checked(self, concept_emb: Tensor, patch_tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The embeddings in the precision of the weights and the tokens as they are, if shapes fit the mode."""
