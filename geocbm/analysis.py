@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
     from geocbm.features import FeatureStore
     from geocbm.stage1 import Stage1ConceptModel
-    from geocbm.stage2 import Stage2CrossAttentionGeoHead
+    from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
 
 Arrays = dict[str, np.ndarray]
 
@@ -143,11 +143,14 @@ def predict_places(
     concepts: dict[str, torch.Tensor],
     features: FeatureStore,
     rows: np.ndarray,
+    refiner: NeighbourRefiner | None = None,
 ) -> Arrays:
     """Places of some rows: `lat, lng, km, cell, cell_probability, attention [m, P]`; cells best first, `[m, k]`."""
     from geocbm.stage2 import concept_input, predict_stage2
 
-    predicted = predict_stage2(model, concept_input(model.config, concepts), features, rows)
+    predicted = predict_stage2(
+        model, concept_input(model.config, concepts), features, rows, refiner=refiner, pooled=features
+    )
     predicted["km"] = haversine_km(predicted["lat"], predicted["lng"], files.lat[rows], files.lng[rows])
     return predicted
 

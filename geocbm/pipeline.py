@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from geocbm.features import FeatureStore
     from geocbm.stage0 import Stage0Config, Stage0PretrainingModel
     from geocbm.stage1 import Stage1ConceptModel, Stage1Config
-    from geocbm.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
+    from geocbm.stage2 import NeighbourRefiner, Stage2Config, Stage2CrossAttentionGeoHead
     from geocbm.training import FitResult
 
 
@@ -312,8 +312,9 @@ def fit_stage2(
         name: stem of the checkpoint; variants take a name of their own.
     """
     from geocbm import stage2
+    from geocbm.processes import is_main_process
 
-    return stage2.fit_stage2(
+    trained = stage2.fit_stage2(
         config,
         stage2.concept_input(config, concepts),
         features,
@@ -328,6 +329,24 @@ def fit_stage2(
         labels=files.labels,
         row_names=files.table["pano_id"].tolist(),
     )
+    if config.refine_cells and is_main_process():
+        make_refiner(files, features).save(files.path(f"{name}_neighbours.safetensors"))
+    return trained
+
+
+def make_refiner(files: RunFiles, features: FeatureStore) -> NeighbourRefiner:
+    """Training pictures of the run, for the refinement inside the most probable cells."""
+    from geocbm.stage2 import NeighbourRefiner
+
+    train = files.rows["train"]
+    return NeighbourRefiner(features.read("pooled", train), files.lat[train], files.lng[train], files.cell_label[train])
+
+
+def load_refiner(files: RunFiles, config: Stage2Config, name: str = "stage2") -> NeighbourRefiner | None:
+    """Training pictures that refine the places of a checkpoint; None where its settings use none."""
+    from geocbm.stage2 import NeighbourRefiner
+
+    return NeighbourRefiner.load(files.path(f"{name}_neighbours.safetensors")) if config.refine_cells else None
 
 
 def fit_variant(
@@ -346,7 +365,8 @@ def fit_variant(
     from geocbm.analysis import predict_places
 
     model, _ = fit_stage2(files, replace(config, ablation_mode=mode), concepts, features, f"stage2_{mode}")
-    return predict_places(files, model, concepts, features, rows)
+    refiner = make_refiner(files, features) if config.refine_cells else None
+    return predict_places(files, model, concepts, features, rows, refiner)
 
 
 def predict_concepts(files: RunFiles, features: FeatureStore) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from geocbm.encoders import ImageEncoder
     from geocbm.stage1 import Stage1ConceptModel
-    from geocbm.stage2 import Stage2CrossAttentionGeoHead
+    from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class GeoCBM:
         concept_model: Stage 1.
         geo_head: Stage 2.
         device: where to compute; None takes what Accelerate finds.
+        refiner: training pictures that move the answer inside the most probable cells, if the run uses them.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class GeoCBM:
         concept_model: Stage1ConceptModel,
         geo_head: Stage2CrossAttentionGeoHead,
         device: str | None = None,
+        refiner: NeighbourRefiner | None = None,
     ) -> None:
         from accelerate import Accelerator
 
@@ -83,6 +85,7 @@ class GeoCBM:
         self.encoder = encoder.to(self.device).eval()
         self.concept_model = concept_model.to(self.device).eval()
         self.geo_head = geo_head.to(self.device).eval()
+        self.refiner = refiner
 
     @classmethod
     def load(cls, run: str | Path, device: str | None = None) -> GeoCBM:
@@ -106,7 +109,7 @@ class GeoCBM:
         geo_head = pipeline.load_stage2(files)
         concept_model = pipeline.load_stage1(files)
         _, encoder = pipeline.load_stage0(files)
-        return cls(files, encoder, concept_model, geo_head, device)
+        return cls(files, encoder, concept_model, geo_head, device, pipeline.load_refiner(files, geo_head.config))
 
     def predict(
         self,
@@ -135,7 +138,7 @@ class GeoCBM:
         import torch
 
         from geocbm.encoders import open_picture
-        from geocbm.stage2 import concept_input
+        from geocbm.stage2 import concept_input, locate
 
         pictures = [open_picture(image) if isinstance(image, (str, Path)) else image for image in images]
         with torch.inference_mode():
@@ -147,7 +150,7 @@ class GeoCBM:
                 "parent_probabilities": concepts.parent_logits.softmax(-1),
             }
             places = self.geo_head(concept_input(self.geo_head.config, said), seen.tokens)
-            lat, lng = self.geo_head.decode(places)
+            lat, lng = locate(self.geo_head, places, self.refiner, seen.pooled)
         cells = places.cell_logits.softmax(-1).cpu().numpy()  # (B, N)
         metas = said["meta_probabilities"].cpu().numpy()  # (B, k_m)
         parents = said["parent_probabilities"].cpu().numpy()  # (B, k_p)

@@ -271,3 +271,18 @@ def test_semantic_soft_cross_entropy_of_faint_similarities_and_in_half_precision
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ParameterError, match=message):
         call()
+
+
+def test_smoothed_cell_labels_by_hand():
+    km_per_degree = 6371.0 * np.pi / 180
+    lat, lng = torch.zeros(2), torch.tensor([0.0, 1.0])
+    center_lat, center_lng = torch.zeros(3), torch.tensor([0.0, 1.0, -179.0])
+    labels = losses.smoothed_cell_labels(lat, lng, center_lat, center_lng, smooth_km=km_per_degree)
+    near, far = 1.0, float(np.exp(-1.0))
+    expected = torch.tensor([[near, far, 0.0], [far, near, 0.0]]) / (near + far)
+    torch.testing.assert_close(labels, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(labels.sum(1), torch.ones(2))
+    sharp = losses.smoothed_cell_labels(lat, lng, center_lat, center_lng, smooth_km=1.0)
+    torch.testing.assert_close(sharp, torch.eye(3)[:2], rtol=0, atol=1e-6)
+    with pytest.raises(ParameterError, match="smooth_km=0"):
+        losses.smoothed_cell_labels(lat, lng, center_lat, center_lng, 0)

@@ -234,7 +234,7 @@ def test_bottlenecks_that_read_patches_see_what_the_pooled_features_do_not(patch
     patchy["config"] = Stage1Config(bottleneck=kind, transformer_width=32, top_patches=2, **options)
     path = tmp_path / "stage1.safetensors"
     model, result = fit_stage1(**patchy, out=path)
-    assert result.best["meta_top1"] > 0.9
+    assert result.best["meta_top1"] > 0.8  # chance is 0.25
     with pytest.raises(ParameterError, match=f"bottleneck='{kind}' reads patch tokens, but tokens is None"):
         fit_stage1(**(patchy | {"tokens": None}))
     loaded, rows = load_stage1(path), np.array([119, 3, 50])

@@ -346,3 +346,41 @@ def test_centers_may_be_a_list_or_a_tensor_in_a_graph():
         model = Stage2CrossAttentionGeoHead(32, 20, 3, centers, Stage2Config(embed_dim=32, heads=4))
         torch.testing.assert_close(model.cell_centers.double(), torch.from_numpy(CENTERS))
         assert not model.cell_centers.requires_grad
+
+
+def test_tangent_offsets_by_hand():
+    centers = latlng_to_cartesian(torch.tensor([0.0, 0.0, 60.0]), torch.tensor([179.5, 10.0, 0.0])).double()
+    lat, lng = torch.tensor([0.0, -1.0, 60.0]).double(), torch.tensor([-179.5, 10.0, 1.0]).double()
+    km = 6371.0 * np.pi / 180  # of a degree
+    offsets = offset_targets(centers, lat, lng, "tangent", torch.tensor([km, 2 * km, km]).double())
+    # One degree east over the antimeridian, one degree south at twice the scale, one degree of longitude at 60 north.
+    expected = torch.tensor([[1.0, 0.0], [0.0, -0.5], [0.5, 0.00378]]).double()
+    torch.testing.assert_close(offsets, expected, rtol=0, atol=2e-4)
+    with pytest.raises(ParameterError, match="offset_kind='tangent' needs the scale"):
+        offset_targets(centers, lat, lng, "tangent")
+    with pytest.raises(ParameterError, match="cell_scale_km is None; offset_kind='tangent'"):
+        Stage2CrossAttentionGeoHead(8, 8, 3, CENTERS, Stage2Config(offset_kind="tangent"))
+
+
+def test_the_loss_of_each_offset_kind_by_hand():
+    output = Stage2Output(torch.zeros(1, 4), torch.tensor([[3.0, 0.0]]), torch.zeros(1, 1, 1))
+    target = torch.zeros(1, 2)
+    squared = stage2_losses(output, torch.tensor([0]), target, Stage2Config(offset_kind="latlng"))
+    huber = stage2_losses(output, torch.tensor([0]), target, Stage2Config(offset_kind="tangent"))
+    assert squared["offset"].item() == pytest.approx(9 / 2)
+    assert huber["offset"].item() == pytest.approx((3.0 - 0.5) / 2)
+    share = torch.tensor([[0.5, 0.5, 0.0, 0.0]])
+    smooth = stage2_losses(output._replace(cell_logits=torch.tensor([[2.0, 0.0, 0.0, 0.0]])), torch.tensor([0]), target,
+                           Stage2Config(offset_kind="latlng"), share)  # fmt: skip
+    assert smooth["cell"].item() == pytest.approx(np.log(np.exp(2) + 3) - 1)
+
+
+def test_an_offset_for_every_cell_is_read_at_the_named_one():
+    model = head(per_cell_offsets=True, offset_kind="latlng").eval()
+    with torch.no_grad():
+        model.offset_head.bias.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+        model.cell_head.bias.copy_(torch.tensor([0.0, 99.0, 0.0]))
+    output = model(torch.randn(2, 32), torch.randn(2, 9, 20))
+    assert output.offsets.tolist() == [[3.0, 4.0]] * 2
+    assert output.offsets_at(torch.tensor([0, 2])).tolist() == [[1.0, 2.0], [5.0, 6.0]]
+    assert model.decode(output)[0].tolist() == pytest.approx([48.0] * 2, abs=1e-4)

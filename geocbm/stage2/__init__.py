@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from geocbm.stage2.config import ABLATION_MODES, SCORE_MODES, Stage2Config
-from geocbm.stage2.fitting import (
-    Cells,
-    concept_input,
-    fit_stage2,
-    load_stage2,
-    predict_stage2,
-    residual_share,
-    stage2_losses,
-)
-from geocbm.stage2.model import ConceptCrossAttention, Stage2CrossAttentionGeoHead, Stage2Output
+from geocbm.stage2.attention import ConceptCrossAttention
+from geocbm.stage2.config import ABLATION_MODES, SCORE_MODES, SCORE_TRANSFORMS, Stage2Config
+from geocbm.stage2.fitting import Cells, fit_stage2, stage2_losses
+from geocbm.stage2.model import Stage2CrossAttentionGeoHead, Stage2Output
 from geocbm.stage2.offsets import OFFSET_DIM, decode_offsets, offset_targets
+from geocbm.stage2.predicting import concept_input, load_stage2, locate, predict_stage2, residual_share
+from geocbm.stage2.refinement import NeighbourRefiner
 
 __all__ = [
     "ABLATION_MODES",
     "OFFSET_DIM",
     "SCORE_MODES",
+    "SCORE_TRANSFORMS",
     "Cells",
     "ConceptCrossAttention",
+    "NeighbourRefiner",
     "Stage2Config",
     "Stage2CrossAttentionGeoHead",
     "Stage2Output",
@@ -28,6 +25,7 @@ __all__ = [
     "decode_offsets",
     "fit_stage2",
     "load_stage2",
+    "locate",
     "offset_targets",
     "predict_stage2",
     "residual_share",

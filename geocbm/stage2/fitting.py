@@ -1,4 +1,4 @@
-"""Training, loading and applying Stage 2."""
+"""Training Stage 2."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geocbm.errors import MismatchError
-from geocbm.files import run_command
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.losses import smoothed_cell_labels
 from geocbm.metrics import geoscore
@@ -22,6 +20,7 @@ from geocbm.stage0 import Stage0PretrainingModel
 from geocbm.stage2.config import Stage2Config
 from geocbm.stage2.model import Stage2CrossAttentionGeoHead, Stage2Output
 from geocbm.stage2.offsets import offset_targets
+from geocbm.stage2.predicting import predict_stage2, residual_share
 from geocbm.training import (
     Batch,
     FitResult,
@@ -29,17 +28,12 @@ from geocbm.training import (
     Step,
     digest_of,
     fit,
-    load_checkpoint,
     parameter_groups,
-    read_config,
-    restore,
     row_reader,
     seeded,
 )
 from geocbm.training.distributed import gather_batch
 from geocbm.training.examples import example_rows, place_examples
-
-NOTEBOOK = "05"
 
 ROW_FIELDS = ("cell_logits", "offsets")
 """What the head computes per row and the losses read; several processes gather it."""
@@ -231,18 +225,6 @@ def fit_stage2(
     return model, result
 
 
-def residual_share(output: Stage2Output) -> Tensor:
-    """How much of the logits of mode `hybrid` comes from the patches, `(B,)` from 0 (nothing) to 1 (everything).
-
-    The spread over the cells of the residual, divided by the sum of its spread and that of the concepts' part: a
-    constant that is added to all logits moves no probability and counts for nothing.
-    """
-    assert output.residual_logits is not None
-    residual = output.residual_logits.float()
-    mine, theirs = residual.std(-1), (output.cell_logits.float() - residual).std(-1)
-    return mine / (mine + theirs).clamp_min(1e-12)
-
-
 def _all_targets(config: Stage2Config, cells: Cells, cell: Tensor, lat: np.ndarray, lng: np.ndarray) -> Tensor:
     """Offsets `(n, 2 or 3)` of all rows of the table from the centres of their cells."""
     # Subtracted in double precision: the difference of two unit vectors of one cell has few digits left in single.
@@ -252,90 +234,3 @@ def _all_targets(config: Stage2Config, cells: Cells, cell: Tensor, lat: np.ndarr
         scale_km = torch.as_tensor(np.asarray(cells.scale_km), dtype=torch.float64)[cell]
     place = torch.from_numpy(lat), torch.from_numpy(lng)
     return offset_targets(centers[cell], *place, config.offset_kind, scale_km).float()
-
-
-def concept_input(config: Stage2Config, concepts: Mapping[str, Tensor]) -> Tensor:
-    """What Stage 2 reads of the concepts in its mode.
-
-    Args:
-        config: settings of Stage 2.
-        concepts: of `stage1.predict_stage1`: `concept_emb`, `meta_probabilities`, `parent_probabilities`.
-
-    Returns:
-        `(n, c)` concept embeddings, or `(n, k_m + k_p)` probabilities of metas and then parents.
-    """
-    if config.reads_scores:
-        return torch.cat([concepts["meta_probabilities"], concepts["parent_probabilities"]], dim=1)
-    return concepts["concept_emb"]
-
-
-def load_stage2(path: str | Path, cells_digest: str | None = None) -> Stage2CrossAttentionGeoHead:
-    """Load a checkpoint of Stage 2 in evaluation mode.
-
-    Args:
-        path: `stage2.safetensors`.
-        cells_digest: digest of the geocells in use, to be sure that they are the ones it was trained on.
-
-    Raises:
-        MissingInputError: when it is not there.
-        MismatchError: when it was trained on other geocells, or is no whole checkpoint of Stage 2.
-    """
-    made_by = run_command(path, NOTEBOOK)
-    tensors, metadata = load_checkpoint(path, made_by, stage=2)
-    if cells_digest is not None and cells_digest != metadata["cells_digest"]:
-        raise MismatchError(f"{path} was trained on other geocells than the ones in use; train again with `{made_by}`")
-    centers = tensors["cell_centers"]
-    model = Stage2CrossAttentionGeoHead(
-        metadata["concept_dim"],
-        metadata["token_dim"],
-        len(centers),
-        centers,
-        read_config(Stage2Config, metadata, path, made_by),
-        tensors.get("cell_scale_km"),
-    )
-    restore(model, tensors, path)
-    return model
-
-
-def predict_stage2(
-    model: Stage2CrossAttentionGeoHead,
-    concept_emb: Tensor,
-    tokens: Tensor | RowSource,
-    rows: np.ndarray,
-    top_k: int = 5,
-    batch_size: int = 64,
-) -> dict[str, np.ndarray]:
-    """Places of many images.
-
-    Args:
-        model: the trained head.
-        concept_emb: `(n, c)` of all rows of the table.
-        tokens: a store with kind `tokens`, or `(n, P, w)`.
-        rows: row positions to predict.
-        top_k: cells to keep per image (at most all of them).
-        batch_size: rows at a time.
-
-    Returns:
-        In the order of `rows`: `lat` and `lng` `(m,)` degrees, `cell` `(m, k)` the most probable cells and
-        `cell_probability` `(m, k)` with the first the highest, `attention` `(m, P)` averaged over the heads, and in
-        mode `hybrid` `residual_share` `(m,)`.
-    """
-    read = row_reader(tokens, "tokens", half=True)
-    rows = np.asarray(rows, dtype=np.int64)
-    device = model.cell_head.weight.device
-    top_k = min(top_k, model.cell_head.out_features)
-    parts: dict[str, list[np.ndarray]] = {}
-    model.eval()
-    with torch.no_grad():
-        for start in range(0, max(len(rows), 1), batch_size):  # no rows give empty arrays of the usual shape
-            chosen = rows[start : start + batch_size]
-            output = model(concept_emb[chosen].float().to(device), read(chosen).to(device))
-            lat, lng = model.decode(output)
-            probability, cell = output.cell_logits.softmax(-1).topk(top_k, dim=-1)
-            values = {"lat": lat, "lng": lng, "cell": cell, "cell_probability": probability}
-            if output.residual_logits is not None:
-                values["residual_share"] = residual_share(output)
-            for name, value in (values | {"attention": output.attention.mean(1)}).items():
-                value = value.float() if value.is_floating_point() else value
-                parts.setdefault(name, []).append(value.cpu().numpy())
-    return {name: np.concatenate(values) for name, values in parts.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +11,9 @@ from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.stage0 import Stage0PretrainingModel
-from geocbm.stage2.attend import AttendTokens, attend_tokens
+from geocbm.stage2.attention import ConceptCrossAttention
 from geocbm.stage2.config import Stage2Config
 from geocbm.stage2.offsets import decode_offsets
-
 
 LEAST_PROBABILITY = 1e-6
 """Below it the logarithm of a probability is not followed."""
@@ -42,60 +40,6 @@ class Stage2Output(NamedTuple):
     def offsets_at(self, cell: Tensor) -> Tensor:
         """Offsets `(B, 3)` or `(B, 2)` from the centres of given cells `(B,)`."""
         return self.offsets if self.cell_offsets is None else _pick(self.cell_offsets, cell)
-
-
-class ConceptCrossAttention(nn.Module):
-    """Multi-head attention of one query over projected patches that are never formed.
-
-    With linear projections `q . (W_k W_p x) = (W_p^T W_k^T q) . x` and `sum_j a_j W_v W_p x_j = W_v W_p sum_j a_j x_j`:
-    the query is carried into the space of the tokens and only the attended mean is projected. Outputs and gradients
-    are those of projecting every patch and applying `nn.MultiheadAttention`. A bias of the keys would shift all scores
-    of a query alike, so that the softmax removes it; there is none.
-
-    Args:
-        token_dim: width of the patch tokens.
-        embed_dim: width of query and output.
-        heads: attention heads.
-        dropout: on the attention weights.
-    """
-
-    def __init__(self, token_dim: int, embed_dim: int = 512, heads: int = 8, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.heads, self.head_dim, self.dropout = heads, embed_dim // heads, dropout
-        self.patch_projection = nn.Linear(token_dim, embed_dim)
-        self.query = nn.Linear(embed_dim, embed_dim)
-        self.key = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.value = nn.Linear(embed_dim, embed_dim)
-        self.out = nn.Linear(embed_dim, embed_dim)
-        for layer in (self.query, self.key, self.value):
-            nn.init.xavier_uniform_(layer.weight)
-
-    def forward(self, query: Tensor, tokens: Tensor, key_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Attend.
-
-        Args:
-            query: `(B, E)`.
-            tokens: `(B, P, D)` patch tokens of any precision, not projected.
-            key_mask: `(B, P)` booleans, True where a patch must not be attended.
-
-        Returns:
-            `(B, E)` attended patches, and `(B, heads, P)` attention before dropout.
-        """
-        h, e = self.heads, self.head_dim
-        projection = self.patch_projection
-        q = self.query(query).unflatten(-1, (h, e)) / math.sqrt(e)  # (B, H, e)
-        q = torch.einsum("bhe,hef->bhf", q, self.key.weight.unflatten(0, (h, e)))  # (B, H, E)
-        keep = None
-        if self.training and self.dropout:
-            keep = q.new_empty(len(q), h, tokens.shape[1]).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
-        automatic = tokens.requires_grad or tokens.device.type != "cpu" or torch.is_autocast_enabled("cpu")
-        attend = attend_tokens if automatic else AttendTokens.apply
-        context, attention, share = attend(q, projection.weight, tokens, key_mask, keep)
-        # Dropout leaves weights that do not sum to 1, and the biases must be scaled as each patch's own would be.
-        context = context + share * projection.bias  # (B, H, E)
-        value = torch.einsum("bhf,hef->bhe", context, self.value.weight.unflatten(0, (h, e)))
-        value = value + share * self.value.bias.unflatten(0, (h, e))  # (B, H, e)
-        return self.out(value.flatten(1)), attention
 
 
 class Stage2CrossAttentionGeoHead(nn.Module):

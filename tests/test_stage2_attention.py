@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from geocbm.stage2 import attend
-from geocbm.stage2.attend import AttendTokens, attend_tokens
-from geocbm.stage2.model import ConceptCrossAttention
+from geocbm.stage2 import attention as module
+from geocbm.stage2.attention import AttendTokens, ConceptCrossAttention, attend_tokens
 
 B, H, E, P, D = 5, 2, 3, 7, 4
 
@@ -28,7 +27,7 @@ def inputs(masked: bool, dropout: bool, dtype: torch.dtype = torch.float64):
 @pytest.mark.parametrize("part_bytes", [1, 2 * P * D * 8, 10**6])
 @pytest.mark.parametrize("half", [False, True])
 def test_results_and_gradients_are_those_of_autograd(monkeypatch, masked, dropout, part_bytes, half):
-    monkeypatch.setattr(attend, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(module, "PART_BYTES", part_bytes)
     query, weight, tokens, mask, keep = inputs(masked, dropout)
     tokens = tokens if half else tokens.double()
     # Without dropout the shares are 1 whatever the weights, and autograd sums rounding errors to 0.

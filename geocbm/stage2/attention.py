@@ -1,14 +1,15 @@
-"""Attention of a few queries over many patch tokens, at the cost of reading the tokens."""
+"""Attention of the concept over many patch tokens, at the cost of reading the tokens."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-PART_BYTES = 10_000_000
+PART_BYTES = 5_000_000
 """Tokens are visited in parts of about this size, which a processor's cache holds from one visit to the next."""
 
 
@@ -80,10 +81,10 @@ class AttendTokens(torch.autograd.Function):
             # The derivative of the softmax: deviations from the attended mean of the slopes.
             to_scores = torch.addcmul(weighted, attention[part], weighted.sum(-1, keepdim=True), value=-1)
             torch.bmm(to_scores, wide, out=to_carried[part])
-        # The weight is used on the way in and on the way out; both parts of its gradient are one product.
-        rows = torch.cat([query.flatten(0, 1), from_projected.flatten(0, 1)])  # (2BH, E)
-        columns = torch.cat([to_carried.flatten(0, 1), attended.flatten(0, 1)])  # (2BH, D)
-        return to_carried @ weight.T, rows.T @ columns, None, None, None
+        # The weight is used on the way in and on the way out.
+        to_weight = query.flatten(0, 1).T @ to_carried.flatten(0, 1)  # (E, D)
+        to_weight.addmm_(from_projected.flatten(0, 1).T, attended.flatten(0, 1))
+        return to_carried @ weight.T, to_weight, None, None, None
 
 
 def _parts(tokens: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
@@ -94,3 +95,57 @@ def _parts(tokens: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]
     for start in range(0, len(tokens), size):
         part = slice(start, min(start + size, len(tokens)))
         yield part, tokens[part] if buffer is None else buffer[: part.stop - start].copy_(tokens[part])
+
+
+class ConceptCrossAttention(nn.Module):
+    """Multi-head attention of one query over projected patches that are never formed.
+
+    With linear projections `q . (W_k W_p x) = (W_p^T W_k^T q) . x` and `sum_j a_j W_v W_p x_j = W_v W_p sum_j a_j x_j`:
+    the query is carried into the space of the tokens and only the attended mean is projected. Outputs and gradients
+    are those of projecting every patch and applying `nn.MultiheadAttention`. A bias of the keys would shift all scores
+    of a query alike, so that the softmax removes it; there is none.
+
+    Args:
+        token_dim: width of the patch tokens.
+        embed_dim: width of query and output.
+        heads: attention heads.
+        dropout: on the attention weights.
+    """
+
+    def __init__(self, token_dim: int, embed_dim: int = 512, heads: int = 8, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.dropout = heads, embed_dim // heads, dropout
+        self.patch_projection = nn.Linear(token_dim, embed_dim)
+        self.query = nn.Linear(embed_dim, embed_dim)
+        self.key = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.value = nn.Linear(embed_dim, embed_dim)
+        self.out = nn.Linear(embed_dim, embed_dim)
+        for layer in (self.query, self.key, self.value):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, query: Tensor, tokens: Tensor, key_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            query: `(B, E)`.
+            tokens: `(B, P, D)` patch tokens of any precision, not projected.
+            key_mask: `(B, P)` booleans, True where a patch must not be attended.
+
+        Returns:
+            `(B, E)` attended patches, and `(B, heads, P)` attention before dropout.
+        """
+        h, e = self.heads, self.head_dim
+        projection = self.patch_projection
+        q = self.query(query).unflatten(-1, (h, e)) / math.sqrt(e)  # (B, H, e)
+        q = torch.einsum("bhe,hef->bhf", q, self.key.weight.unflatten(0, (h, e)))  # (B, H, E)
+        keep = None
+        if self.training and self.dropout:
+            keep = q.new_empty(len(q), h, tokens.shape[1]).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
+        automatic = tokens.requires_grad or tokens.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+        attend = attend_tokens if automatic else AttendTokens.apply
+        context, attention, share = attend(q, projection.weight, tokens, key_mask, keep)
+        # Dropout leaves weights that do not sum to 1, and the biases must be scaled as each patch's own would be.
+        context = context + share * projection.bias  # (B, H, E)
+        value = torch.einsum("bhf,hef->bhe", context, self.value.weight.unflatten(0, (h, e)))
+        value = value + share * self.value.bias.unflatten(0, (h, e))  # (B, H, e)
+        return self.out(value.flatten(1)), attention
