@@ -88,13 +88,18 @@ class AttendTokens(torch.autograd.Function):
 
 
 def _parts(tokens: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Parts `(slice, (b, P, D))` of the tokens in the precision of the weights; a part lives until the next."""
+    """Parts `(slice, (b, P, D))` of the tokens in the precision of the weights; a part lives until the next.
+
+    Tokens that have that precision already are one part: nothing is gained by dividing them.
+    """
+    if tokens.dtype == dtype:
+        yield slice(0, len(tokens)), tokens
+        return
     size = max(1, PART_BYTES // max(1, tokens[:1].numel() * dtype.itemsize))
-    shape = (min(size, len(tokens)), *tokens.shape[1:])
-    buffer = None if tokens.dtype == dtype else torch.empty(shape, dtype=dtype, device=tokens.device)
+    buffer = torch.empty(min(size, len(tokens)), *tokens.shape[1:], dtype=dtype, device=tokens.device)
     for start in range(0, len(tokens), size):
         part = slice(start, min(start + size, len(tokens)))
-        yield part, tokens[part] if buffer is None else buffer[: part.stop - start].copy_(tokens[part])
+        yield part, buffer[: part.stop - start].copy_(tokens[part])
 
 
 class ConceptCrossAttention(nn.Module):
