@@ -14,7 +14,7 @@ import pandas as pd
 
 from geocbm.data import image_files
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.metrics import concept_metrics
+from geocbm.metrics import concept_metrics, geolocation_metrics
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
@@ -120,6 +120,58 @@ def concept_table(files: RunFiles, figures: Mapping[str, Any], rows: np.ndarray)
     )
 
 
+def concepts_side_by_side(figures: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Figures of several concept models in words, a column each.
+
+    Args:
+        figures: of `concept_figures`, by the name of the model.
+    """
+    lines = []
+    for name, words in CONCEPT_WORDS.items():
+        if all(name in own for own in figures.values()):
+            lines.append({"figure": words} | {model: f"{100 * own[name]:.1f} %" for model, own in figures.items()})
+    return pd.DataFrame(lines)
+
+
+def concept_map_examples(
+    files: RunFiles, encoder: ImageEncoder, model: Stage1ConceptModel, features: FeatureStore, count: int
+) -> tuple[list[Image.Image], list[np.ndarray], list[str]]:
+    """Test pictures as the model saw them, each with the map of its labelled concept, and captions.
+
+    One picture of each of `count` concepts, spread over the vocabulary: the first of the test split, whether or not it
+    was named right. The maps are shares: the score's exponential, divided by its sum over the patches.
+
+    Args:
+        files: the run.
+        encoder: for its crop and its grid.
+        model: a concept model with the "patch" bottleneck; with another there are no maps and no examples.
+        features: the adapted features.
+        count: how many examples.
+    """
+    import torch
+
+    from geocbm.encoders import open_picture
+
+    if model.config.bottleneck != "patch":
+        return [], [], []
+    meta, test = files.meta_and_parent[0], files.rows["test"]
+    first = test[np.unique(meta[test], return_index=True)[1]]  # a row of each concept in the test split
+    rows = first[np.linspace(0, len(first) - 1, min(count, len(first))).astype(int)]
+    device = model.meta_bias.device
+    with torch.no_grad():
+        output = model(features.read("pooled", rows).to(device), features.read("tokens", rows).to(device))
+    assert output.meta_maps is not None
+    maps = output.meta_maps.softmax(1).cpu().numpy()  # (m, P, k_m)
+    named = output.meta_logits.argmax(1).cpu().numpy()
+    paths = image_files(files.table)
+    captions = []
+    for row, said in zip(rows, named, strict=True):
+        wanted = files.concepts.metas[meta[row]]
+        captions.append(wanted if said == meta[row] else f"{wanted} (named {files.concepts.metas[said]})")
+    grids = [maps[i, :, meta[row]].reshape(encoder.grid) for i, row in enumerate(rows)]
+    return [encoder.crop(open_picture(paths[row])) for row in rows], grids, captions
+
+
 def prototype_cosine(model: Stage1ConceptModel) -> np.ndarray:
     """Cosine between each meta's projected prototype with and without its learned residual, `[k_m]`."""
     import torch
@@ -185,6 +237,25 @@ def place_table(figures: Mapping[str, float]) -> pd.DataFrame:
             if name in figures
         ]
     )
+
+
+def mode_table(files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> pd.DataFrame:
+    """Figures of several answers for the same rows, a line each.
+
+    Args:
+        files: the run.
+        by_mode: of `predict_places`, by name.
+        rows: the rows that were predicted.
+    """
+    shown = ("median_km", "acc_25km", "acc_200km", "acc_750km", "geoscore")
+    lines = []
+    for mode, places in by_mode.items():
+        figures = geolocation_metrics(places["lat"], places["lng"], files.lat[rows], files.lng[rows])
+        line = {"mode": mode} | {PLACE_WORDS[name][0]: PLACE_WORDS[name][1].format(figures[name]) for name in shown}
+        if "residual_share" in places:
+            line["share of the residual in the logits"] = f"{places['residual_share'].mean():.0%}"
+        lines.append(line)
+    return pd.DataFrame(lines).fillna("")
 
 
 def attention_examples(

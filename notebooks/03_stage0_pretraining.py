@@ -119,7 +119,10 @@ nb.show(plots.error_curves(km, title="Error of the nearest training picture, val
 # %%
 meta, parent = files.meta_and_parent
 probe = stage0.class_mean_accuracy(
-    {"untouched": before, "after Stage 0": after}, {"meta": meta, "parent": parent}, files.rows["train"], files.rows["val"]
+    {"untouched": before, "after Stage 0": after},
+    {"meta": meta, "parent": parent},
+    files.rows["train"],
+    files.rows["val"],
 )
 nb.table((100 * probe).round(1), caption="Named right by the nearest class mean, validation split, %")
 

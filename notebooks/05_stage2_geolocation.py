@@ -18,22 +18,38 @@ run: str = "smoke"  # name of the run: files go to data/runs/<run>
 epochs: int = 6  # passes over the training split (30 in full)
 batch_size: int = 32  # images per step
 lr: float = 1e-4  # learning rate
-ablation_mode: str = "both"  # what reaches the heads: "both", "concept_only" or "image_only"
-variants: list[str] = ["concept_only", "image_only"]  # further modes, trained for comparison
+ablation_mode: str = (
+    "both"  # what reaches the heads: "both", "concept_only", "image_only", "concept_scores" or "hybrid"
+)
+variants: list[str] = ["concept_only", "image_only", "concept_scores", "hybrid"]  # further modes, for comparison
 lambda_cell: float = 1.0  # weight of the cell cross-entropy
 lambda_offset: float = 5.0  # weight of the offset error
 offset_kind: str = "cartesian"  # offsets: "cartesian" (unit sphere), "latlng" (degrees) or "tangent" (km by cell size)
+per_cell_offsets: bool = False  # an offset for every cell instead of one for the picture
+smooth_km: float = 0.0  # distance over which the label spreads to neighbouring cells; 0: one cell
+refine_cells: int = 0  # most probable cells inside which the nearest training pictures move the answer; 0: off
+refine_neighbours: int = 5  # training pictures averaged in the chosen cell
+refine_temperature: float = 0.05  # divisor of the similarity between pictures
+score_transform: str = "none"  # of the probabilities in "concept_scores" and "hybrid": "none", "sqrt" or "log"
+score_lr: float = 0.003  # learning rate of the linear layer on them
+score_epochs: int = 100  # most passes for that layer
 heads: int = 8  # attention heads
 dropout: float = 0.1  # on attention weights and in the feed-forward part
 init_from_stage0: bool = True  # start from the patch projection of Stage 0
-monitor: str = "median_km"  # what decides which epoch is kept, on validation: "median_km", "cell_top1" or "loss"
+monitor: str = (
+    "median_km"  # what decides which epoch is kept, on validation: "median_km", "cell_top1", "geoscore" or "loss"
+)
 patience: int = 8  # epochs without improvement before training stops
+accumulation_steps: int = 1  # parts in which a batch goes through the model, to save memory
+other_recipe: str = "notebooks/recipes/refined.yaml"  # recipe trained for comparison; empty: none
+study_seeds: list[int] = []  # seeds of the study "what is each option worth?"; empty: no study (it takes a while)
+bootstrap: int = 200  # resamples behind the intervals of the study
 examples: int = 6  # pictures in the attention figure
 seed: int = 0  # seed of weights and batches
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 
 # %%
-from geocbm import analysis, metrics, pipeline, plots, stage2
+from geocbm import analysis, metrics, pipeline, plots, stage2, study
 from geocbm.runs import RunFiles
 from geocbm.workbench import notebook, paths
 
@@ -61,7 +77,8 @@ nb.show(plots.loss_curves(result.history, title="Stage 2: losses by epoch"))
 
 # %%
 test = files.rows["test"]
-predicted = analysis.predict_places(files, model, concepts, features, test)
+refiner = pipeline.load_refiner(files, config)
+predicted = analysis.predict_places(files, model, concepts, features, test, refiner)
 nb.show(plots.error_map(predicted["lat"], predicted["lng"], files.lat[test], files.lng[test]), preview=True)
 
 # %%
@@ -93,16 +110,47 @@ nb.show(plots.attention_overlay(pictures, grids, captions))
 # %% [markdown]
 # ## What does each part contribute?
 #
-# The same head with the concept alone and with the picture alone. What `both` gains over `concept_only` is information that went
-# past the concepts.
+# The same head with the concept alone, with the picture alone, with nothing but the probabilities of the concepts
+# (`concept_scores`, where every logit is a sum of one term per concept), and with these and a residual from the patches
+# (`hybrid`). What `both` gains over `concept_scores` is information that went past the concepts.
 
 # %%
 by_mode = {ablation_mode: predicted}
 for mode in dict.fromkeys(variants):
-    if mode == ablation_mode:
-        continue
-    by_mode[mode] = pipeline.fit_variant(files, config, mode, concepts, features, test)
+    if mode != ablation_mode:
+        by_mode[mode] = pipeline.fit_variant(files, config, mode, concepts, features, test)
 nb.show(plots.error_curves({mode: places["km"] for mode, places in by_mode.items()}, title="Error by ablation mode"))
+
+# %%
+nb.table(analysis.mode_table(files, by_mode, test), caption="Ablation modes on the test split")
+
+# %% [markdown]
+# ## Against the other recipe
+#
+# Stage 1 and Stage 2 as another recipe has them, on the same Stage 0, features and splits.
+
+# %%
+by_mode |= pipeline.other_recipe_places(files, other_recipe, config, features, test)
+shown = {name: places for name, places in by_mode.items() if name == ablation_mode or name.startswith("recipe ")}
+nb.show(plots.error_curves({name: places["km"] for name, places in shown.items()}, title="Error by recipe"))
+
+# %% [markdown]
+# ## What is each option worth?
+#
+# Stages 1 and 2 are trained again with several seeds: as in this run, in the other modes, with the other bottlenecks, with one
+# option at a time as the other recipe has it, and with all of them. A change counts if its interval, over photographs and
+# seeds, excludes 0. This takes a while and is done when `study_seeds` names seeds, such as
+# `geocbm run --profile demo --only 05 --set 05.study_seeds=0,1,2`.
+
+# %%
+worth = study.study(files, features, config, other_recipe, study_seeds, bootstrap)
+if len(worth):
+    nb.table(study.printable(worth), caption="Every trial on the test split: mean over the seeds, with 95 % intervals")
+    nb.show(
+        plots.forest(
+            study.changes(worth, "geoscore"), "change of the GeoScore", "What each change is worth (right is better)"
+        )
+    )
 
 # %%
 for name, value in figures.items():
@@ -110,8 +158,10 @@ for name, value in figures.items():
         nb.record(f"stage2.{name}", value)
 for mode, places in by_mode.items():
     variant = metrics.geolocation_metrics(places["lat"], places["lng"], files.lat[test], files.lng[test])
-    nb.record(f"variant.{mode}.median_km", variant["median_km"])
-    nb.record(f"variant.{mode}.geoscore", variant["geoscore"])
+    key = mode.replace("recipe ", "recipe.") if mode.startswith("recipe ") else f"variant.{mode}"
+    nb.record(f"{key}.median_km", variant["median_km"])
+    nb.record(f"{key}.geoscore", variant["geoscore"])
+nb.record_all("study", study.records(worth))
 with nb.output("predictions.parquet") as path:
     analysis.save_predictions(path, files, by_mode, test)
 

@@ -53,7 +53,8 @@ def test_features_whose_cache_is_gone_are_the_same_again(copied_run, which, max_
 
 def test_pictures_are_encoded_where_the_stages_are_trained(copied_run, monkeypatch):
     moved = []
-    monkeypatch.setattr(pipeline, "compute_device", lambda: torch.device("meta"))  # there is no other on every machine
+    # There is no other device on every machine.
+    monkeypatch.setattr(pipeline.inputs, "compute_device", lambda: torch.device("meta"))
     monkeypatch.setattr(ImageEncoder, "to", lambda encoder, device: moved.append(device) or encoder)
     shutil.rmtree(copied_run.cache)
     pipeline.open_features(copied_run.files, "adapted", copied_run.cache)

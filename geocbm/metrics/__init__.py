@@ -21,6 +21,7 @@ from geocbm.metrics.geolocation import (
     geoscore,
 )
 from geocbm.metrics.places import country_accuracy, country_of, place_accuracy, places_of
+from geocbm.metrics.seeds import over_seeds
 
 __all__ = [
     "THRESHOLDS_KM",
@@ -35,6 +36,7 @@ __all__ = [
     "geolocation_metrics",
     "geoscore",
     "macro_recall",
+    "over_seeds",
     "paired_difference",
     "place_accuracy",
     "places_of",

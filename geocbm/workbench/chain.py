@@ -22,7 +22,8 @@ class Request:
 
     Attributes:
         profile: name of a profile.
-        run: name of the run; by default the profile's.
+        recipe: name of a recipe; by default the one that the profile names, if any.
+        run: name of the run; by default the profile's, with the recipe's behind it when one is given.
         settings: ``[NN.]name=value``.
         grid: ``[NN.]name=value,value``; every combination is a run of its own that takes over unchanged stages.
         only: numbers of the stages to look at; all when empty.
@@ -34,6 +35,7 @@ class Request:
     """
 
     profile: str = "demo"
+    recipe: str | None = None
     run: str | None = None
     settings: tuple[str, ...] = ()
     grid: tuple[str, ...] = ()
@@ -76,9 +78,12 @@ def run_chain(request: Request) -> int:
     Raises:
         UserError: If the request cannot be carried out; no kernel has been started then.
     """
-    name = paths.check_run_name(request.run or request.profile)
+    named = f"{request.profile}-{request.recipe}" if request.recipe else request.profile
+    name = paths.check_run_name(request.run or named)
     chain = read_chain()
     profile = settings.read_profile(request.profile)
+    if request.recipe:
+        profile = replace(profile, recipe=request.recipe)
     declared = settings.read_declared(chain)
     selected = _selected(chain, request)
     wanted = settings.grid_runs(request.grid, name) or [(name, [])]
@@ -87,7 +92,8 @@ def run_chain(request: Request) -> int:
         _Run(each, profile, chain, _values(chain, declared, profile, request, each, extra), request)
         for each, extra in wanted
     ]
-    done: list[str] = [name] if request.grid else []
+    # Another recipe shares what comes before its options with the profile's own run.
+    done: list[str] = [name] if request.grid else [request.profile] if request.recipe else []
     failed = False
     index: Path | None = None
     for run in runs:

@@ -200,5 +200,7 @@ def _chain_problems(names: set[str]) -> Iterator[str]:
             written.update(stage.writes)
         for profile in settings.profile_names():
             settings.resolve_all(chain, declared, settings.read_profile(profile), [], "check")
+        for recipe in settings.recipe_names():
+            settings.resolve_all(chain, declared, settings.Profile("check", recipe=recipe), [], "check")
     except UserError as problem:
         yield str(problem)

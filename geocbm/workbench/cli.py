@@ -38,6 +38,7 @@ class Command:
 def _configure_run(parser: Parser) -> None:
     add = parser.add_argument
     add("--profile", default="demo", help="parameter file in notebooks/params (default: demo)")
+    add("--recipe", help="options of the stages, from notebooks/recipes (default: what the profile names)")
     add("--run", help="name of the run; its files go to data/runs/NAME (default: the profile's name)")
     add("--set", action="append", default=[], metavar="[NN.]NAME=VALUE", help="set a parameter; may be repeated")
     add(
@@ -71,6 +72,7 @@ def _run(arguments: Arguments) -> int:
     return run_chain(
         Request(
             profile=arguments.profile,
+            recipe=arguments.recipe,
             run=arguments.run,
             settings=tuple(arguments.set),
             grid=tuple(arguments.grid),

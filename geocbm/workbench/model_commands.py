@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ def configure_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("stage", choices=sorted(STAGES), help="which stage to train")
     parser.add_argument("--run", required=True, help="name of the run; its earlier files must exist")
     parser.add_argument("--profile", default="demo", help="parameter file in notebooks/params (default: demo)")
+    parser.add_argument("--recipe", help="options from notebooks/recipes (default: what the profile names)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a parameter of the stage")
 
 
@@ -77,7 +78,9 @@ def train_stage(arguments: argparse.Namespace) -> None:
     number = STAGES[arguments.stage]
     settings = [f"{number}.{text}" for text in arguments.set]
     declared = read_declared(chain)
-    values = resolve_all(chain, declared, read_profile(arguments.profile), settings, arguments.run)[number]
+    profile = read_profile(arguments.profile)
+    profile = replace(profile, recipe=arguments.recipe or profile.recipe)
+    values = resolve_all(chain, declared, profile, settings, arguments.run)[number]
     files = RunFiles(paths.run_folder(arguments.run))
     cache = paths.cache_folder()
     if arguments.stage == "stage0":

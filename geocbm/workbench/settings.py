@@ -1,4 +1,4 @@
-"""Parameters of all stages of a run: notebook defaults, then the profile's file, then the command line."""
+"""Parameters of all stages of a run: notebook defaults, the profile's file, its recipe, then the command line."""
 
 import itertools
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
+from geocbm.recipes import Recipe, read_recipe
 from geocbm.workbench import paths
 from geocbm.workbench.parameters import Parameter, coerce, read_parameters, resolve, unknown
 from geocbm.workbench.stages import Chain
@@ -26,6 +27,7 @@ class Profile:
         stages: values by the stage's two digits.
         atlas: ``scenes``, ``seed`` and ``size`` of the generated world.
         timeout: limit of a stage in seconds, or None.
+        recipe: name of the recipe in ``notebooks/recipes`` whose options the stages take, or None.
     """
 
     name: str
@@ -33,6 +35,23 @@ class Profile:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     atlas: dict[str, Any] = field(default_factory=dict)
     timeout: float | None = None
+    recipe: str | None = None
+
+
+def recipe_names() -> list[str]:
+    """Names of all recipes."""
+    return sorted(file.stem for file in (paths.notebooks_folder() / "recipes").glob("*.yaml"))
+
+
+def recipe_values(name: str) -> Recipe:
+    """Parameters of a recipe by the stage's two digits.
+
+    Raises:
+        ParameterError: If there is no such recipe.
+    """
+    if name not in recipe_names():
+        raise ParameterError(f"there is no recipe {name!r}; the recipes are: {', '.join(recipe_names())}")
+    return read_recipe(paths.notebooks_folder() / "recipes" / f"{name}.yaml")
 
 
 def profile_names() -> list[str]:
@@ -64,9 +83,13 @@ def read_profile(name: str) -> Profile:
     stages: dict[str, dict[str, Any]] = {}
     atlas: dict[str, Any] = {}
     timeout: float | None = None
+    recipe: str | None = None
     for key, entry in content.items():
         if key == "timeout":
             timeout = coerce(entry, Parameter("timeout", "float", 600.0, ""))
+            continue
+        if key == "recipe":
+            recipe = coerce(entry, Parameter("recipe", "str", "seed", ""))
             continue
         if not isinstance(entry, dict | None):
             raise ParameterError(f"{where}: {key!r} must hold parameters, one a line, as `name: value`")
@@ -79,8 +102,10 @@ def read_profile(name: str) -> Profile:
         elif re.fullmatch(r"\d\d", label):
             stages[label] = dict(entry or {})
         else:
-            raise ParameterError(f"{where}: {key!r} is neither a stage number, nor `all`, `atlas` or `timeout`")
-    return Profile(name, common, stages, atlas, timeout)
+            raise ParameterError(
+                f"{where}: {key!r} is neither a stage number, nor `all`, `atlas`, `recipe` or `timeout`"
+            )
+    return Profile(name, common, stages, atlas, timeout, recipe)
 
 
 def read_declared(chain: Chain) -> dict[str, dict[str, Parameter]]:
@@ -114,7 +139,7 @@ def resolve_all(
     Args:
         chain: the stages.
         declared: what each notebook declares.
-        profile: the profile's values.
+        profile: the profile's values; those of its recipe win over its own, for they belong together.
         settings: the command line's ``[NN.]name=value``, later ones win.
         run: name of the run, given to every notebook.
 
@@ -145,6 +170,9 @@ def resolve_all(
     for number, values in profile.stages.items():
         for name, value in values.items():
             put(number, name, value, where)
+    for number, values in (recipe_values(profile.recipe) if profile.recipe else {}).items():
+        for name, value in values.items():
+            put(number, name, value, f"recipe {profile.recipe!r}")
     for text in settings:
         stage_number, name, value = split_assignment(text, "--set")
         put(stage_number, name, anchored(value), "--set")

@@ -1,0 +1,59 @@
+"""From the files of a run to its trained stages: what notebooks 03-05 and `geocbm fit` have in common.
+
+Each function reads its inputs through `RunFiles`, trains one stage and writes its checkpoint; nothing here knows that
+it may run in a notebook.
+"""
+
+from __future__ import annotations
+
+from geocbm.pipeline.inputs import (
+    EncoderConfig,
+    compute_device,
+    encode_adapted,
+    encode_vanilla,
+    load_encoder,
+    load_stage0,
+    load_words,
+    open_features,
+    read_prototypes,
+    write_prototypes,
+)
+from geocbm.pipeline.stages import (
+    config_fields,
+    fit_stage0,
+    fit_stage1,
+    fit_stage2,
+    fit_variant,
+    load_refiner,
+    load_stage1,
+    load_stage2,
+    make_refiner,
+    other_recipe_concepts,
+    other_recipe_places,
+    predict_concepts,
+)
+
+__all__ = [
+    "EncoderConfig",
+    "compute_device",
+    "config_fields",
+    "encode_adapted",
+    "encode_vanilla",
+    "fit_stage0",
+    "fit_stage1",
+    "fit_stage2",
+    "fit_variant",
+    "load_encoder",
+    "load_refiner",
+    "load_stage0",
+    "load_stage1",
+    "load_stage2",
+    "load_words",
+    "make_refiner",
+    "open_features",
+    "other_recipe_concepts",
+    "other_recipe_places",
+    "predict_concepts",
+    "read_prototypes",
+    "write_prototypes",
+]

@@ -1,0 +1,203 @@
+"""Encoders, features and prototypes of a run: what the stages read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geocbm.concepts import META_TEMPLATES, PARENT_TEMPLATES
+from geocbm.data import image_files
+from geocbm.errors import MismatchError
+from geocbm.files import atomic_path, read_json
+from geocbm.processes import join_processes
+from geocbm.runs import RunFiles
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from geocbm.encoders import ImageEncoder, TextEncoder
+    from geocbm.features import FeatureStore
+    from geocbm.stage0 import Stage0PretrainingModel
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which encoders a run uses and how their features are kept.
+
+    Attributes:
+        image_encoder: a Hugging Face name, a local folder, or `atlas` for the embedded demonstration backbone.
+        text_encoder: the same for the text side; empty means the image model's own text tower.
+        unfreeze_layers: top vision blocks that Stage 0 trains (specification, section Stage 0: 2).
+        batch_size: images per forward pass of the frozen encoder.
+        max_cache_gb: above this size features are encoded on the fly instead of stored, GB.
+    """
+
+    image_encoder: str = "geolocal/StreetCLIP"
+    text_encoder: str = ""
+    unfreeze_layers: int = 2
+    batch_size: int = 64
+    max_cache_gb: float = 60.0
+
+
+def load_encoder(name: str) -> ImageEncoder:
+    """Load the image encoder of a run, frozen."""
+    from geocbm.encoders import load_image_encoder
+
+    return load_image_encoder(name)
+
+
+def compute_device() -> torch.device:
+    """The accelerator that training uses too, or the CPU where there is none."""
+    from accelerate import Accelerator
+
+    join_processes()
+    return Accelerator().device
+
+
+def encode_vanilla(files: RunFiles, config: EncoderConfig, encoder: ImageEncoder, cache: Path) -> FeatureStore:
+    """Encode every image once with the untouched encoder.
+
+    Args:
+        files: the run.
+        config: how to encode.
+        encoder: the image encoder as it came.
+        cache: folder of all feature stores.
+
+    Returns:
+        A store with the pooled features and the activations that enter the trainable blocks.
+    """
+    from geocbm.features import encode_features
+
+    return encode_features(
+        encoder,
+        image_files(files.table),
+        files.table["image_sha256"].tolist(),
+        cache,
+        kinds=("pooled", f"hidden:{config.unfreeze_layers}"),
+        batch_size=config.batch_size,
+        max_cache_gb=config.max_cache_gb,
+        device=compute_device(),
+    )
+
+
+def encode_adapted(vanilla: FeatureStore, config: EncoderConfig, encoder: ImageEncoder, cache: Path) -> FeatureStore:
+    """Encode every image with the adapted encoder, from the stored activations that enter its trained blocks.
+
+    Args:
+        vanilla: of `encode_vanilla`.
+        config: how to encode.
+        encoder: the image encoder with the blocks of Stage 0 in place.
+        cache: folder of all feature stores.
+
+    Returns:
+        A store with the pooled features and the patch tokens.
+    """
+    from geocbm.features import re_encode
+
+    return re_encode(
+        vanilla,
+        encoder,
+        config.unfreeze_layers,
+        ("pooled", "tokens"),
+        cache,
+        batch_size=config.batch_size,
+        max_cache_gb=config.max_cache_gb,
+        device=compute_device(),
+    )
+
+
+def write_prototypes(files: RunFiles, config: EncoderConfig) -> dict[str, torch.Tensor]:
+    """Encode the prompts of all metas and parents once (specification, section Prototype Construction).
+
+    Returns:
+        `meta [k_m, text_dim]` and `parent [k_p, text_dim]`, also written to `prototypes.safetensors`.
+    """
+    from safetensors.torch import save_file
+
+    from geocbm.encoders import load_text_encoder, prototypes
+
+    text = load_text_encoder(config.text_encoder or None, config.image_encoder)
+    base = {
+        "meta": prototypes(text, files.concepts.metas, META_TEMPLATES).contiguous(),
+        "parent": prototypes(text, files.concepts.parents, PARENT_TEMPLATES).contiguous(),
+    }
+    with atomic_path(files.path("prototypes.safetensors")) as path:
+        save_file(base, path)
+    return base
+
+
+def read_prototypes(files: RunFiles, trained: bool = True) -> dict[str, torch.Tensor]:
+    """Read the base prototypes: `meta [k_m, text_dim]`, `parent [k_p, text_dim]`.
+
+    Args:
+        files: the run.
+        trained: where Stage 0 trained the text encoder, read the prototypes it came to instead of the first ones
+            (DECISIONS E4).
+    """
+    from safetensors.torch import load_file
+
+    from geocbm import stage0
+
+    base = load_file(files.need("prototypes.safetensors"))
+    if not trained or not files.path("stage0.json").exists():
+        return base
+    if not read_json(files.path("stage0.json")).get("config", {}).get("train_text_encoder", False):
+        return base
+    files.check_labels("stage0.safetensors", ("metas", "parents", "csv_sha256"))
+    return stage0.read_base_prototypes(files.need("stage0.safetensors"))
+
+
+def open_features(files: RunFiles, which: str, cache: Path) -> FeatureStore:
+    """Open the features of a run; what is no longer stored, or was too large to be, is encoded again.
+
+    Args:
+        files: the run.
+        which: `vanilla` (pooled features and activations) or `adapted` (pooled features and patch tokens).
+        cache: folder of all feature stores.
+
+    Raises:
+        MismatchError: the store holds other images than the table.
+    """
+    from geocbm.features import FeatureStore
+
+    content = read_json(files.need("features.json"))
+    folder = cache / content[which]["folder"]
+    if content[which]["folder"] and (folder / "manifest.json").exists():
+        try:
+            return FeatureStore.open(folder, digests=files.table["image_sha256"].tolist())
+        except MismatchError as error:
+            raise MismatchError(f"{error}; that is done by: {files.remedy('features.json')}") from error
+    encoders = EncoderConfig(**content["encoders"])
+    vanilla = encode_vanilla(files, encoders, load_encoder(encoders.image_encoder), cache)
+    if which == "vanilla":
+        return vanilla
+    return encode_adapted(vanilla, encoders, load_stage0(files)[1], cache)
+
+
+def load_stage0(
+    files: RunFiles, location_encoder: nn.Module | None = None
+) -> tuple[Stage0PretrainingModel, ImageEncoder]:
+    """Load Stage 0 and the encoder with its adapted blocks in place.
+
+    Args:
+        files: the run.
+        location_encoder: needed only to embed places.
+    """
+    from geocbm import stage0
+
+    files.check_labels("stage0.safetensors", ("metas", "parents", "csv_sha256"))
+    encoder = load_encoder(read_json(files.need("features.json"))["encoders"]["image_encoder"])
+    return stage0.load_stage0(files.need("stage0.safetensors"), encoder, location_encoder), encoder
+
+
+def load_words(files: RunFiles) -> TextEncoder:
+    """Load the text encoder of a run, with the weights of Stage 0 if that trained it, to encode other words."""
+    from geocbm import stage0
+    from geocbm.encoders import load_text_encoder
+
+    encoders = EncoderConfig(**read_json(files.need("features.json"))["encoders"])
+    text = load_text_encoder(encoders.text_encoder or None, encoders.image_encoder)
+    stage0.restore_text_encoder(files.need("stage0.safetensors"), text)
+    return text

@@ -1,0 +1,273 @@
+"""Training and loading the stages of a run: what notebooks 03-05, the study and `geocbm fit` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geocbm.files import write_json
+from geocbm.pipeline.inputs import EncoderConfig, encode_adapted, load_stage0, read_prototypes
+from geocbm.processes import on_main
+from geocbm.recipes import read_recipe, with_recipe
+from geocbm.runs import RunFiles
+
+if TYPE_CHECKING:
+    import torch
+
+    from geocbm.encoders import ImageEncoder
+    from geocbm.features import FeatureStore
+    from geocbm.stage0 import Stage0Config, Stage0PretrainingModel
+    from geocbm.stage1 import Stage1ConceptModel, Stage1Config
+    from geocbm.stage2 import NeighbourRefiner, Stage2Config, Stage2CrossAttentionGeoHead
+    from geocbm.training import FitResult
+
+
+def fit_stage0(
+    files: RunFiles,
+    config: Stage0Config,
+    encoders: EncoderConfig,
+    encoder: ImageEncoder,
+    vanilla: FeatureStore,
+    cache: Path,
+) -> tuple[Stage0PretrainingModel, FitResult, FeatureStore]:
+    """Train Stage 0 on the stored activations, then encode the whole table with the adapted encoder.
+
+    Returns:
+        The model, the history of its training, and the adapted features (`pooled`, `tokens`).
+    """
+    from geocbm import stage0
+    from geocbm.encoders import load_location_encoder, load_text_encoder
+
+    base = read_prototypes(files, trained=False)
+    prompts = None
+    if config.train_text_encoder:
+        text = load_text_encoder(encoders.text_encoder or None, encoders.image_encoder)
+        prompts = stage0.PromptPrototypes(text, files.concepts.metas, files.concepts.parents, chunk=config.text_chunk)
+    meta, parent = files.meta_and_parent
+    model, result = stage0.fit_stage0(
+        config,
+        encoder,
+        load_location_encoder(),
+        base["meta"],
+        base["parent"],
+        vanilla,
+        vanilla,
+        files.lat,
+        files.lng,
+        meta,
+        parent,
+        files.rows["pretrain_train"],
+        files.rows["pretrain_val"],
+        out=files.path("stage0.safetensors"),
+        labels=files.labels,
+        row_names=files.table["pano_id"].tolist(),
+        prompts=prompts,
+    )
+    adapted = encode_adapted(vanilla, encoders, encoder, cache)
+    content = {
+        "encoders": asdict(encoders),
+        "vanilla": {"folder": vanilla.path.name, "key": vanilla.key},
+        "adapted": {"folder": adapted.path.name, "key": adapted.key},
+    }
+    on_main(lambda: write_json(files.path("features.json"), content))
+    return model, result, adapted
+
+
+def fit_stage1(
+    files: RunFiles,
+    config: Stage1Config,
+    features: FeatureStore,
+    name: str | None = "stage1",
+    report: Callable[[str], None] = print,
+) -> tuple[Stage1ConceptModel, FitResult]:
+    """Train Stage 1 on the stored features of the adapted encoder.
+
+    Args:
+        files: the run.
+        config: the settings.
+        features: the adapted features.
+        name: stem of the checkpoint; None writes none.
+        report: called with one line per epoch.
+    """
+    from geocbm import stage1
+
+    base = read_prototypes(files)
+    meta, parent = files.meta_and_parent
+    return stage1.fit_stage1(
+        config,
+        features.read_all("pooled"),
+        meta,
+        parent,
+        base["meta"],
+        base["parent"],
+        files.concepts.parent_index,
+        files.rows["train"],
+        files.rows["val"],
+        out=files.path(f"{name}.safetensors") if name else None,
+        stage0=load_stage0(files)[0] if config.init_from_stage0 else None,
+        labels=files.labels,
+        row_names=files.table["pano_id"].tolist(),
+        report=report,
+        tokens=features,
+    )
+
+
+def load_stage1(files: RunFiles, name: str = "stage1") -> Stage1ConceptModel:
+    """Load a concept model, refused if it was trained with other names."""
+    from geocbm import stage1
+
+    files.check_labels(f"{name}.safetensors", ("metas", "parents", "csv_sha256"))
+    return stage1.load_stage1(files.need(f"{name}.safetensors"))
+
+
+def predict_concepts(files: RunFiles, features: FeatureStore, name: str = "stage1") -> dict[str, torch.Tensor]:
+    """What Stage 1 says of every row, see `stage1.predict_stage1`; on the CPU."""
+    from geocbm import stage1
+
+    return stage1.predict_stage1(load_stage1(files, name), features.read_all("pooled"), tokens=features)
+
+
+def fit_stage2(
+    files: RunFiles,
+    config: Stage2Config,
+    concepts: dict[str, torch.Tensor],
+    features: FeatureStore,
+    name: str | None = "stage2",
+    report: Callable[[str], None] = print,
+) -> tuple[Stage2CrossAttentionGeoHead, FitResult]:
+    """Train Stage 2 on what Stage 1 says of the concepts and on stored patch tokens.
+
+    Args:
+        files: the run.
+        config: the settings, with the ablation mode.
+        concepts: of `predict_concepts`.
+        features: the adapted features.
+        name: stem of the checkpoint, variants take a name of their own; None writes none.
+        report: called with one line per epoch.
+    """
+    from geocbm import stage2
+    from geocbm.processes import is_main_process
+
+    trained = stage2.fit_stage2(
+        config,
+        stage2.concept_input(config, concepts),
+        features,
+        files.cells,
+        files.cell_label,
+        files.lat,
+        files.lng,
+        files.rows["train"],
+        files.rows["val"],
+        out=files.path(f"{name}.safetensors") if name else None,
+        stage0=load_stage0(files)[0] if config.init_from_stage0 else None,
+        labels=files.labels,
+        row_names=files.table["pano_id"].tolist(),
+        report=report,
+    )
+    if config.refine_cells and name and is_main_process():
+        make_refiner(files, features).save(files.path(f"{name}_neighbours.safetensors"))
+    return trained
+
+
+def fit_variant(
+    files: RunFiles,
+    config: Stage2Config,
+    mode: str,
+    concepts: dict[str, torch.Tensor],
+    features: FeatureStore,
+    rows: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Train Stage 2 in another ablation mode, all else equal, and predict some rows.
+
+    Returns:
+        As `analysis.predict_places`; the checkpoint is `stage2_<mode>.safetensors`.
+    """
+    return _fit_and_predict(files, replace(config, ablation_mode=mode), f"stage2_{mode}", concepts, features, rows)
+
+
+def _fit_and_predict(
+    files: RunFiles,
+    config: Stage2Config,
+    name: str,
+    concepts: dict[str, torch.Tensor],
+    features: FeatureStore,
+    rows: np.ndarray,
+) -> dict[str, np.ndarray]:
+    from geocbm.analysis import predict_places
+
+    model, _ = fit_stage2(files, config, concepts, features, name)
+    return predict_places(files, model, concepts, features, rows, load_refiner(files, config, name))
+
+
+def load_stage2(files: RunFiles, name: str = "stage2") -> Stage2CrossAttentionGeoHead:
+    """Load the geolocation head, refused if it was trained with other cells."""
+    from geocbm import stage2
+
+    files.check_labels(f"{name}.safetensors", ("metas", "csv_sha256", "cells_digest"))
+    return stage2.load_stage2(files.need(f"{name}.safetensors"))
+
+
+def make_refiner(files: RunFiles, features: FeatureStore) -> NeighbourRefiner:
+    """Training pictures of the run, for the refinement inside the most probable cells."""
+    from geocbm.stage2 import NeighbourRefiner
+
+    train = files.rows["train"]
+    return NeighbourRefiner(features.read("pooled", train), files.lat[train], files.lng[train], files.cell_label[train])
+
+
+def load_refiner(files: RunFiles, config: Stage2Config, name: str = "stage2") -> NeighbourRefiner | None:
+    """Training pictures that refine the places of a checkpoint; None where its settings use none."""
+    from geocbm.stage2 import NeighbourRefiner
+
+    return NeighbourRefiner.load(files.path(f"{name}_neighbours.safetensors")) if config.refine_cells else None
+
+
+def other_recipe_concepts(
+    files: RunFiles, recipe: str | Path, config: Stage1Config, features: FeatureStore
+) -> dict[str, Stage1ConceptModel]:
+    """Train Stage 1 by another recipe, on the same features and splits.
+
+    Args:
+        files: the run.
+        recipe: file of the recipe; empty for none.
+        config: settings of the run's own Stage 1, which the recipe's replace.
+        features: the adapted features.
+
+    Returns:
+        The name of the recipe and its model, or nothing; the checkpoint is `stage1_recipe_<name>.safetensors`.
+    """
+    if not str(recipe):
+        return {}
+    name, config = Path(recipe).stem, with_recipe(config, read_recipe(recipe).get("04", {}))
+    return {name: fit_stage1(files, config, features, f"stage1_recipe_{name}")[0]}
+
+
+def other_recipe_places(
+    files: RunFiles, recipe: str | Path, config: Stage2Config, features: FeatureStore, rows: np.ndarray
+) -> dict[str, dict[str, np.ndarray]]:
+    """Train Stage 2 by another recipe on its Stage 1, and predict some rows.
+
+    Args:
+        files: the run, with the recipe's Stage 1 (see `other_recipe_concepts`).
+        recipe: file of the recipe; empty for none.
+        config: settings of the run's own Stage 2, which the recipe's replace.
+        features: the adapted features.
+        rows: rows to predict.
+
+    Returns:
+        `recipe <name>` and its places, or nothing; the checkpoint is `stage2_recipe_<name>.safetensors`.
+    """
+    if not str(recipe):
+        return {}
+    name, config = Path(recipe).stem, with_recipe(config, read_recipe(recipe).get("05", {}))
+    concepts = predict_concepts(files, features, f"stage1_recipe_{name}")
+    return {f"recipe {name}": _fit_and_predict(files, config, f"stage2_recipe_{name}", concepts, features, rows)}
+
+
+def config_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of `values` that are settings of a stage, so that a notebook's parameters become its config."""
+    return {field.name: values[field.name] for field in fields(config_class) if field.name in values}

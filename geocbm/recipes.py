@@ -1,0 +1,73 @@
+"""Recipes: named settings of the stages, as files that a run, a notebook and a study read alike.
+
+`notebooks/recipes/seed.yaml` holds what the specification writes, `refined.yaml` the options that won a measured
+comparison. A recipe maps the number of a notebook to parameters of that notebook; parameters that are settings of a
+stage become its configuration.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from geocbm.errors import MissingInputError, ParameterError
+
+Config = TypeVar("Config")
+Recipe = dict[str, dict[str, Any]]
+"""Parameters by the two digits of a notebook."""
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: a YAML file such as `notebooks/recipes/refined.yaml`.
+
+    Returns:
+        Parameters by the two digits of a notebook.
+
+    Raises:
+        MissingInputError: there is no such file.
+        ParameterError: it is no recipe.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise MissingInputError(f"there is no recipe {path}; the ones that come along are in notebooks/recipes")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as problem:
+        raise ParameterError(f"{path.name} is no YAML: {problem}") from None
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path.name} must map numbers of notebooks to parameters")
+    recipe: Recipe = {}
+    for key, entry in content.items():
+        # YAML reads 05 as the number 5.
+        number = f"{key:02d}" if isinstance(key, int) else str(key)
+        if not re.fullmatch(r"\d\d", number) or not isinstance(entry, dict):
+            raise ParameterError(f'{path.name}: {key!r} is no number of a notebook with parameters, as in "05": ...')
+        recipe[number] = dict(entry)
+    return recipe
+
+
+def with_recipe(config: Config, values: dict[str, Any]) -> Config:
+    """A stage's configuration with the settings of a recipe; parameters that are none of its settings are left out.
+
+    Args:
+        config: a dataclass such as `Stage1Config`.
+        values: one notebook's part of a recipe.
+
+    Raises:
+        ParameterError: when a value is impossible or of the wrong type.
+    """
+    kinds = {field.name: type(getattr(config, field.name)) for field in fields(config)}  # type: ignore[arg-type]
+    given = {name: value for name, value in values.items() if name in kinds}
+    for name, value in given.items():
+        fits = isinstance(value, kinds[name]) and (kinds[name] is bool or not isinstance(value, bool))
+        if not fits and not (kinds[name] is float and isinstance(value, int) and not isinstance(value, bool)):
+            raise ParameterError(f"{name}={value!r} in the recipe does not fit; give a {kinds[name].__name__}")
+    numbers = {name: float(value) if kinds[name] is float else value for name, value in given.items()}
+    return replace(config, **numbers)  # type: ignore[type-var]
