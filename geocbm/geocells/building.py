@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from geocbm.errors import ParameterError
 from geocbm.geocells.cells import Geocells, checked_points, grouped, rows_by_group
-from geocbm.geocells.kmeans import DEGENERATE_LENGTH, cluster, nearest, spatial_order
+from geocbm.geocells.kmeans import DEGENERATE_LENGTH, cluster, nearest, spatial_order, threads
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 
 SMALLEST_SCALE_KM = 1.0
@@ -50,20 +51,29 @@ def build_geocells(
     if blank:
         raise ParameterError(f"country holds {blank[0]!r}; give every sample the name of its country.")
 
-    centers, owners, sample_to_cell = [], [], np.empty(len(lat), dtype=np.int64)
-    first = 0
-    for name, rows in zip(names, rows_by_group(group, len(names)), strict=True):
+    def cells_of(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, centres and labels of one country."""
+        rows = by_country[number]
         rows = rows[np.lexsort((lng[rows], lat[rows]))]  # an order that is a property of the points
         own = latlng_to_cartesian(lat[rows], lng[rows])  # (m, 3)
         order = spatial_order(own)
         rows, own = rows[order], own[order]
-        found, label = _cells_of_country(
-            own, len(rows) // int(min_samples_per_cell), _country_seed(seed, name), int(merge_below)
-        )
+        k, seed_of_country = len(rows) // int(min_samples_per_cell), _country_seed(seed, names[number])
+        return rows, *_cells_of_country(own, k, seed_of_country, int(merge_below))
+
+    by_country = rows_by_group(group, len(names))
+    largest_first = sorted(range(len(names)), key=lambda number: -len(by_country[number]))
+    # Countries are independent, and nearly all of the work is in compiled code that lets other threads run.
+    with ThreadPoolExecutor(max_workers=threads()) as pool:
+        found = dict(zip(largest_first, pool.map(cells_of, largest_first), strict=True))
+    centers, owners, sample_to_cell = [], [], np.empty(len(lat), dtype=np.int64)
+    first = 0
+    for number, name in enumerate(names):
+        rows, own_centers, label = found[number]
         sample_to_cell[rows] = first + label
-        centers.append(found)
-        owners += [name] * len(found)
-        first += len(found)
+        centers.append(own_centers)
+        owners += [name] * len(own_centers)
+        first += len(own_centers)
     stacked = np.concatenate(centers)  # (N, 3)
     counts = np.bincount(sample_to_cell, minlength=first)
     center_lat, center_lng = cartesian_to_latlng(stacked)
