@@ -35,9 +35,12 @@ LEARNING = ("lr", "batch_size", "epochs", "patience", "monitor", "dropout", "wei
 
 TOGETHER = {
     1: (("bottleneck", *LEARNING),),
-    2: (("offset_kind", "lambda_offset"), ("score_transform", "score_lr", "score_epochs"), LEARNING),
+    2: (("offset_kind", "lambda_offset"), ("refine_cells", "refine_neighbours", "refine_temperature"), LEARNING),
 }
 """Settings of a stage that make sense only together and are changed as one option, named after the first."""
+
+SCORES = ("score_transform", "score_lr", "score_epochs")
+"""Settings of the linear layer on the probabilities of concepts."""
 
 FIGURES = {
     "meta_top1": ("labelled concept right", "mean", True),
@@ -95,16 +98,20 @@ def make_trials(
             trials.append(Trial(f"mode {mode}", "mode", stage1, replace(stage2, ablation_mode=mode)))
     for kind in bottlenecks:
         if kind != stage1.bottleneck:
-            # A bottleneck is tried with the training that suits it: the recipe's that uses it, or the other one's.
-            changed = {name: getattr(other1, name) for name in LEARNING} | {"bottleneck": kind}
+            # A bottleneck is tried with the training of the recipe whose own reads the same: patches, or no patches.
+            like = other1 if (kind == "mlp") == (other1.bottleneck == "mlp") else stage1
+            changed = {name: getattr(like, name) for name in LEARNING} | {"bottleneck": kind}
             trials.append(Trial(f"bottleneck {kind}", "bottleneck", replace(stage1, **changed), stage2))
     for names in _differences(stage1, other1, TOGETHER[1]):
         changed = {name: getattr(other1, name) for name in names}
         if "bottleneck" not in names or other1.bottleneck not in bottlenecks:
             trials.append(Trial(_named(names, other1), "option", replace(stage1, **changed), stage2))
-    for names in _differences(stage2, other2, TOGETHER[2]):
+    for names in _differences(stage2, other2, (*TOGETHER[2], SCORES)):
         changed = {name: getattr(other2, name) for name in names}
-        trials.append(Trial(_named(names, other2), "option", stage1, replace(stage2, **changed)))
+        name = _named(names, other2)
+        if names[0] in SCORES and not stage2.reads_scores:  # what only the strict mode reads is tried there
+            changed["ablation_mode"], name = "concept_scores", f"mode concept_scores, {name}"
+        trials.append(Trial(name, "option", stage1, replace(stage2, **changed)))
     return [*trials, Trial(f"recipe {other_name}", "recipe", other1, other2)]
 
 
@@ -280,7 +287,7 @@ def _places(
     from geocbm import analysis, pipeline
 
     model, _ = pipeline.fit_stage2(files, config, concepts, features, name=None, report=_silent)
-    refiner = pipeline.make_refiner(files, features) if config.refine_cells else None
+    refiner = pipeline.make_refiner(files, features) if config.refines else None
     return analysis.predict_places(files, model, concepts, features, files.rows["test"], refiner)
 
 

@@ -35,6 +35,7 @@ score_lr: float = 0.003  # learning rate of the linear layer on them
 score_epochs: int = 100  # most passes for that layer
 heads: int = 8  # attention heads
 dropout: float = 0.1  # on attention weights and in the feed-forward part
+weight_decay: float = 0.01  # of AdamW
 init_from_stage0: bool = True  # start from the patch projection of Stage 0
 monitor: str = (
     "median_km"  # what decides which epoch is kept, on validation: "median_km", "cell_top1", "geoscore" or "loss"

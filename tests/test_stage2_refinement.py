@@ -79,3 +79,12 @@ def test_wrong_inputs_are_named(tmp_path):
     save_file({"x": torch.zeros(1)}, str(tmp_path / "other.safetensors"))
     with pytest.raises(MismatchError, match="holds no training pictures"):
         NeighbourRefiner.load(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("mode", ["concept_only", "concept_scores"])
+def test_modes_that_see_no_picture_are_not_refined(mode):
+    model = head(refine_cells=2, ablation_mode=mode).eval()
+    assert not model.config.refines and head(refine_cells=2).config.refines
+    output = model(torch.rand(2, 32))
+    refined = locate(model, output, NeighbourRefiner(FEATURES, LAT, LNG, CELL), FEATURES[:2])
+    assert torch.equal(refined[0], model.decode(output)[0])

@@ -168,7 +168,7 @@ def fit_stage2(
         row_names=files.table["pano_id"].tolist(),
         report=report,
     )
-    if config.refine_cells and name and is_main_process():
+    if config.refines and name and is_main_process():
         make_refiner(files, features).save(files.path(f"{name}_neighbours.safetensors"))
     return trained
 
@@ -223,7 +223,7 @@ def load_refiner(files: RunFiles, config: Stage2Config, name: str = "stage2") ->
     """Training pictures that refine the places of a checkpoint; None where its settings use none."""
     from geocbm.stage2 import NeighbourRefiner
 
-    return NeighbourRefiner.load(files.path(f"{name}_neighbours.safetensors")) if config.refine_cells else None
+    return NeighbourRefiner.load(files.path(f"{name}_neighbours.safetensors")) if config.refines else None
 
 
 def other_recipe_concepts(

@@ -33,7 +33,8 @@ class Stage2Config:
         per_cell_offsets: predict an offset for every cell instead of one for the image.
         smooth_km: distance over which the label of the true cell spreads to its neighbours (Haas et al., 2024,
             "PIGEON", there 65 to 75 km); 0 keeps one cell.
-        refine_cells: most probable cells inside which the nearest training pictures move the answer; 0 is off.
+        refine_cells: most probable cells inside which the nearest training pictures move the answer; 0 is off. Modes
+            that do not look at the picture never do it, for it would go past their concepts.
         refine_neighbours: training pictures that are averaged in the chosen cell.
         refine_temperature: divisor of the similarity when the neighbours of different cells compete.
         score_transform: what the linear layer reads of each probability: "none" (itself), "sqrt" or "log" (not below
@@ -108,6 +109,11 @@ class Stage2Config:
     def reads_scores(self) -> bool:
         """Whether the concept input is the probabilities of metas and parents."""
         return self.ablation_mode in SCORE_MODES
+
+    @property
+    def refines(self) -> bool:
+        """Whether the nearest training pictures move the answer."""
+        return self.refine_cells > 0 and self.reads_tokens
 
     @property
     def reads_tokens(self) -> bool:

@@ -85,7 +85,7 @@ def locate(
     Args:
         model: the head.
         output: of the head.
-        refiner: training pictures; used when `config.refine_cells` is above 0.
+        refiner: training pictures; used where `config.refines`.
         pooled: `(B, d)` pooled features of the batch, for the refiner.
 
     Returns:
@@ -95,7 +95,7 @@ def locate(
         ParameterError: when there is a refiner to use but no pooled features.
     """
     lat, lng = model.decode(output)
-    if refiner is None or not model.config.refine_cells:
+    if refiner is None or not model.config.refines:
         return lat, lng
     if pooled is None:
         raise ParameterError("pooled is None; the refiner compares pooled features: give (B, d)")
