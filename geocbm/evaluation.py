@@ -28,7 +28,21 @@ METHOD_WORDS = {
     "stage2": "Stage 2",
     "true_concepts": "true concepts (ceiling)",
 }
-"""What the methods are called on the page, in the order of the page."""
+"""What the methods are called on the page, in the order of the page; other recipes stand before the ceiling."""
+
+
+def words_of(name: str) -> str:
+    """What a method is called on the page."""
+    recipe = name.removeprefix("recipe_")
+    return METHOD_WORDS[name] if recipe == name else f"Stage 2, recipe {recipe}"
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Names of methods in the order of the page."""
+    known = [name for name in METHOD_WORDS if name in names]
+    others = [name for name in names if name.startswith("recipe_")]
+    at = known.index("true_concepts") if "true_concepts" in known else len(known)
+    return known[:at] + others + known[at:]
 
 
 def simple_methods(files: RunFiles, cache: Path, seed: int = 0) -> list[Prediction]:
@@ -98,8 +112,20 @@ def stage_answers(files: RunFiles) -> list[Prediction]:
             f"rows and {len(files.concepts.metas)} metas; make it again with: {files.remedy('concept_scores.npz')}"
         )
     named = scores[test].argmax(axis=1)
-    places = main_predictions(files)
-    return [Prediction("stage1", meta=named), Prediction("stage2", places["lat"].to_numpy(), places["lng"].to_numpy())]
+    answers = [Prediction("stage1", meta=named)]
+    for mode, places in _stored_predictions(files).items():
+        if mode == "" or mode.startswith("recipe "):
+            name = mode.replace(" ", "_") or "stage2"
+            answers.append(Prediction(name, places["lat"].to_numpy(), places["lng"].to_numpy()))
+    return answers
+
+
+def _stored_predictions(files: RunFiles) -> dict[str, pd.DataFrame]:
+    """Stored predictions of Stage 2 by mode, in the order of the test split; the main mode is called ""."""
+    stored = pd.read_parquet(files.need("predictions.parquet"))
+    others = stored.loc[~stored["main"], "mode"].unique()
+    by_mode = {"": stored[stored["main"]]} | {mode: stored[stored["mode"] == mode] for mode in others}
+    return {mode: _checked(files, places) for mode, places in by_mode.items()}
 
 
 def main_predictions(files: RunFiles) -> pd.DataFrame:
@@ -108,10 +134,14 @@ def main_predictions(files: RunFiles) -> pd.DataFrame:
     Raises:
         MismatchError: they are of other images than those of the test split.
     """
-    stored = pd.read_parquet(files.need("predictions.parquet"))
-    places = stored[stored["main"]].set_index("row").reindex(files.rows["test"])
+    return _stored_predictions(files)[""]
+
+
+def _checked(files: RunFiles, stored: pd.DataFrame) -> pd.DataFrame:
+    """Predictions in the order of the test split, refused if they are of other images."""
+    places = stored.set_index("row").reindex(files.rows["test"])
     names = files.table["pano_id"].iloc[files.rows["test"]]
-    if len(places) != int(stored["main"].sum()) or places["pano_id"].tolist() != names.tolist():
+    if len(places) != len(stored) or places["pano_id"].tolist() != names.tolist():
         raise MismatchError(
             f"predictions.parquet of run {files.run!r} was made for another test split; make it again with: "
             f"{files.remedy('predictions.parquet')}"
@@ -123,7 +153,7 @@ def measure(files: RunFiles, answers: Sequence[Prediction], n_resamples: int = 1
     """All figures of all methods with their intervals, a row per method, in the order of the page."""
     test = files.rows["test"]
     by_name = {answer.name: answer for answer in answers}
-    ordered = [by_name[name] for name in METHOD_WORDS if name in by_name]
+    ordered = [by_name[name] for name in in_order(list(by_name))]
     meta = files.meta_and_parent[0][test]
     return baselines.table(
         ordered, files.lat[test], files.lng[test], files.country[test], meta, n=n_resamples, seed=seed
@@ -148,7 +178,7 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
 
     return pd.DataFrame(
         [
-            {"method": METHOD_WORDS[row["name"]]} | {words: cell(row, figure) for figure, (words, *_) in forms.items()}
+            {"method": words_of(row["name"])} | {words: cell(row, figure) for figure, (words, *_) in forms.items()}
             for row in table.to_dict("records")
         ]
     )
@@ -157,7 +187,7 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
 def forest_rows(table: pd.DataFrame, figure: str) -> pd.DataFrame:
     """Rows of one figure for `plots.forest`, methods under the names of the page."""
     rows = baselines.forest_rows(table, figure)
-    return rows.assign(name=rows["name"].map(METHOD_WORDS))
+    return rows.assign(name=rows["name"].map(words_of))
 
 
 def errors_km(files: RunFiles, answers: Sequence[Prediction]) -> dict[str, np.ndarray]:
@@ -165,9 +195,9 @@ def errors_km(files: RunFiles, answers: Sequence[Prediction]) -> dict[str, np.nd
     test = files.rows["test"]
     by_name = {answer.name: answer for answer in answers}
     return {
-        words: error_km(by_name[name].lat, by_name[name].lng, files.lat[test], files.lng[test])
-        for name, words in METHOD_WORDS.items()
-        if name in by_name and by_name[name].lat is not None
+        words_of(name): error_km(by_name[name].lat, by_name[name].lng, files.lat[test], files.lng[test])
+        for name in in_order(list(by_name))
+        if by_name[name].lat is not None
     }
 
 
@@ -198,5 +228,6 @@ def record(put: Callable[[str, Any], None], table: pd.DataFrame, confidence: np.
         right: `[n]` whether it was the true one.
     """
     for key, figure in baselines.records(table).items():
-        put(key.removeprefix("baseline.") if key.startswith("baseline.stage") else key, figure)
+        own = key.removeprefix("baseline.") if key.startswith(("baseline.stage", "baseline.recipe_")) else key
+        put(own.replace("recipe_", "recipe.", 1) if own.startswith("recipe_") else own, figure)
     put("sure.ece", expected_calibration_error(confidence, right))

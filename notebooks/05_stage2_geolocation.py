@@ -141,7 +141,7 @@ nb.show(plots.error_curves({name: places["km"] for name, places in shown.items()
 # Stages 1 and 2 are trained again with several seeds: as in this run, in the other modes, with the other bottlenecks, with one
 # option at a time as the other recipe has it, and with all of them. A change counts if its interval, over photographs and
 # seeds, excludes 0. This takes a while and is done when `study_seeds` names seeds, such as
-# `geocbm run --profile demo --only 05 --set 05.study_seeds=0,1,2`.
+# `geocbm run --profile demo --only 05 --set '05.study_seeds=[0,1,2]'`.
 
 # %%
 worth = study.study(files, features, config, other_recipe, study_seeds, bootstrap)

@@ -175,3 +175,22 @@ def test_figures_of_all_methods_are_recorded_with_intervals_a_stage_under_its_ow
     assert put["stage2.median_km"] == {"value": 1234.4, "low": 1000.0, "high": 2000.0}
     assert put["baseline.chance.country_acc"] == {"value": 0.125, "low": 0.1, "high": 0.2}
     assert put["sure.ece"] == pytest.approx((0.05 + 0.65) / 2)
+
+
+def test_another_recipe_stands_beside_the_run(copied_run):
+    path = copied_run.folder / "predictions.parquet"
+    stored = pd.read_parquet(path)
+    beside = stored[stored["main"]].assign(mode="recipe mine", main=False, lat=1.0)
+    pd.concat([stored, beside], ignore_index=True).to_parquet(path)
+    files = copied_run.files
+    answers = evaluation.stage_answers(files)
+    assert [answer.name for answer in answers] == ["stage1", "stage2", "recipe_mine"]
+    assert set(answers[2].lat) == {1.0}
+    test = files.rows["test"]
+    table = evaluation.measure(files, [*answers, told(files, test, name="true_concepts")], n_resamples=20)
+    assert table["name"].tolist() == ["stage1", "stage2", "recipe_mine", "true_concepts"]
+    assert evaluation.printable(table)["method"].tolist()[2] == "Stage 2, recipe mine"
+    kept = {}
+    evaluation.record(kept.__setitem__, table, np.array([0.5]), np.array([True]))
+    assert "recipe.mine.median_km" in kept and "stage2.median_km" in kept
+    assert not any(key.startswith("baseline.recipe") for key in kept)

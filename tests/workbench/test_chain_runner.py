@@ -215,6 +215,31 @@ def test_a_grid_takes_over_what_is_the_same(run: Run, project: Path, capsys: pyt
     assert "running" not in capsys.readouterr().out
 
 
+def test_a_recipe_is_a_run_of_its_own_that_takes_over_what_is_the_same(
+    run: Run, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "notebooks" / "recipes").mkdir()
+    (project / "notebooks" / "recipes" / "triple.yaml").write_text("02:\n  factor: 3\n")
+    run(profile="demo")
+    capsys.readouterr()
+    run(profile="demo", recipe="triple")
+    told = capsys.readouterr().out
+    assert "taken over from run demo" in told and told.count("running") == 1
+    assert json.loads((project / "data/runs/demo-triple/total.json").read_text()) == (0 + 1 + 2 + 3) * 3
+    run("02.factor=5", profile="demo", recipe="triple", run="mine")
+    assert json.loads((project / "data/runs/mine/total.json").read_text()) == (0 + 1 + 2 + 3) * 5
+    (project / "notebooks" / "params" / "demo.yaml").write_text("recipe: triple\n")
+    run(profile="demo")
+    assert json.loads((project / "data/runs/demo/total.json").read_text()) == (0 + 1 + 2) * 3
+    with pytest.raises(ParameterError, match="there is no recipe 'double'; the recipes are: triple"):
+        run(recipe="double")
+    (project / "notebooks" / "recipes" / "wrong.yaml").write_text("02:\n  fctor: 3\n")
+    with pytest.raises(
+        ParameterError, match=r"recipe 'wrong': 02_total has no parameter 'fctor'; did you mean 'factor'"
+    ):
+        run(recipe="wrong")
+
+
 def test_a_dry_run_says_why_and_does_nothing(run: Run, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(dry_run=True)
     told = lines(capsys)
