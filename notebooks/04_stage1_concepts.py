@@ -77,6 +77,11 @@ test = files.rows["test"]
 figures = analysis.concept_figures(files, model, predicted, test)
 nb.table(analysis.concept_table(files, figures, test), caption="Concepts on the test split")
 
+# %%
+names = files.table.iloc[test]
+right = predicted["meta"][test].argmax(axis=1) == files.meta_and_parent[0][test]
+nb.show(plots.per_meta_accuracy(names["meta_name"], right, names["parent_concept"]))
+
 # %% [markdown]
 # ## Against the other recipe
 #
@@ -92,11 +97,6 @@ for name, other in pipeline.other_recipe_concepts(files, other_recipe, config, f
     nb.record(f"bottleneck.{other.config.bottleneck}.meta_top1", other_figures["meta_top1"])
 nb.record(f"bottleneck.{config.bottleneck}.meta_top1", figures["meta_top1"])
 nb.table(analysis.concepts_side_by_side(by_recipe), caption="Concepts on the test split, by recipe")
-
-# %%
-names = files.table.iloc[test]
-right = predicted["meta"][test].argmax(axis=1) == files.meta_and_parent[0][test]
-nb.show(plots.per_meta_accuracy(names["meta_name"], right, names["parent_concept"]))
 
 # %% [markdown]
 # ## What is confused with what?

@@ -91,11 +91,12 @@ nb.table(analysis.place_table(figures), caption="Places on the test split")
 # %% [markdown]
 # ## Does the offset help?
 #
-# The same predictions with and without the offset: the centre of the named cell alone, and the corrected place.
+# The centre of the named cell alone, and the place that was answered: moved by the offset, or by the nearest training pictures
+# inside the cell where the run refines (`refine_cells`).
 
 # %%
 centre_km = analysis.cell_centre_km(files, predicted, test)
-nb.show(plots.error_curves({"cell centre": centre_km, "with offset": predicted["km"]}, title="What the offset adds"))
+nb.show(plots.error_curves({"cell centre": centre_km, "answer": predicted["km"]}, title="What the correction inside the cell adds"))
 
 # %% [markdown]
 # ## Where does it look?
