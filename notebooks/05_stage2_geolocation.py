@@ -102,7 +102,8 @@ nb.show(plots.error_curves({"cell centre": centre_km, "answer": predicted["km"]}
 # ## Where does it look?
 #
 # Mean attention over the heads, laid over the picture as the model saw it: the first pictures of the test split's most certain
-# right answers and most certain wrong ones. (In mode `concept_only` no patch is asked, and the maps are empty.)
+# right answers and most certain wrong ones. (The modes `concept_only` and `concept_scores`
+# ask no patch, and their maps are empty.)
 
 # %%
 encoder = pipeline.load_stage0(files)[1]

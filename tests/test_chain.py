@@ -87,6 +87,11 @@ def test_the_figures_others_read_are_there(report: Path) -> None:
         "variant.both.median_km",
         "variant.concept_only.geoscore",
         "variant.image_only.median_km",
+        "variant.concept_scores.geoscore",
+        "variant.hybrid.median_km",
+        "bottleneck.mlp.meta_top1",
+        "bottleneck.patch.meta_top1",
+        "recipe.refined.geoscore",
     ):
         assert key in figures, key
     for key, figure in figures.items():
