@@ -96,7 +96,8 @@ nb.table(analysis.place_table(figures), caption="Places on the test split")
 
 # %%
 centre_km = analysis.cell_centre_km(files, predicted, test)
-nb.show(plots.error_curves({"cell centre": centre_km, "answer": predicted["km"]}, title="What the correction inside the cell adds"))
+moved = {"cell centre": centre_km, "answer": predicted["km"]}
+nb.show(plots.error_curves(moved, title="What the correction inside the cell adds"))
 
 # %% [markdown]
 # ## Where does it look?
