@@ -11,7 +11,7 @@ from types import FrameType
 
 from geocbm import __version__
 from geocbm.errors import UserError
-from geocbm.workbench import paths
+from geocbm.workbench import data_commands, paths
 from geocbm.workbench.model_commands import configure_fit, configure_predict, fit, predict
 
 Parser = argparse.ArgumentParser
@@ -205,6 +205,20 @@ COMMANDS: tuple[Command, ...] = (
     Command("list", "name the runs and their headline figures", _no_arguments, _list),
     Command("sync", "make every .ipynb again from its .py", _no_arguments, _sync),
     Command("check", "look for problems in notebooks, chain and profiles", _no_arguments, _check),
+    Command("data osv5m", "read OSV-5M into a table", data_commands.configure_osv5m, data_commands.osv5m),
+    Command(
+        "data im2gps3k",
+        "read Im2GPS3k for evaluation",
+        data_commands.configure_benchmark,
+        data_commands.benchmark("im2gps3k"),
+    ),
+    Command(
+        "data yfcc4k",
+        "read YFCC4k for evaluation",
+        data_commands.configure_benchmark,
+        data_commands.benchmark("yfcc4k"),
+    ),
+    Command("data score", "score predictions against a table", data_commands.configure_score, data_commands.score),
     Command("atlas make", "draw a simulated world", _configure_atlas_make, _atlas_make),
     Command("atlas pretrain", "train the simulated world's small CLIP", _configure_atlas_pretrain, _atlas_pretrain),
 )

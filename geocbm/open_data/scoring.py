@@ -1,0 +1,119 @@
+"""Scoring the answers of `geocbm predict --json` against a table of photographs whose places are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geocbm.errors import MismatchError, MissingInputError, ParameterError
+from geocbm.files import read_json
+from geocbm.metrics import THRESHOLDS_KM, geolocation_intervals
+
+NAMES_LISTED = 5
+_INSTEAD = "give the file that geocbm predict --json wrote"
+
+
+def read_predictions(path: str | Path) -> dict[str, tuple[float, float]]:
+    """Read the answers of `geocbm predict --json`.
+
+    Args:
+        path: the JSON: a list of objects with `photo`, `lat` and `lng` (degrees; null for no answer).
+
+    Returns:
+        Latitude and longitude by name of the photograph, NaN for no answer.
+
+    Raises:
+        MissingInputError: there is no such file.
+        ParameterError: it is no such list, or names a photograph twice with different answers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingInputError(
+            f"There are no predictions at {path}: make them with geocbm predict PHOTOS --json {path}."
+        )
+    try:
+        content = read_json(path)
+    except ValueError as problem:
+        raise ParameterError(f"The predictions {path} are no JSON ({problem}): {_INSTEAD}.") from problem
+    if not isinstance(content, list):
+        raise ParameterError(f"The predictions {path} are no list of answers: {_INSTEAD}.")
+    answers: dict[str, tuple[float, float]] = {}
+    for position, entry in enumerate(content, 1):
+        if not isinstance(entry, dict) or not {"photo", "lat", "lng"} <= set(entry):
+            raise ParameterError(f"Entry {position} of the predictions {path} lacks photo, lat or lng: {_INSTEAD}.")
+        name = str(entry["photo"])
+        place = (_degrees(entry["lat"], "lat", 90, name), _degrees(entry["lng"], "lng", 180, name))
+        if name in answers and not np.array_equal(answers[name], place, equal_nan=True):
+            raise ParameterError(f"The predictions {path} answer twice, and differently, for {name!r}.")
+        answers[name] = place
+    return answers
+
+
+def _degrees(value: Any, field: str, limit: float, name: str) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or (math.isfinite(value) and abs(value) > limit):
+        raise ParameterError(
+            f"{field} of {name!r} in the predictions is {value!r}; it must be degrees within +-{limit}."
+        )
+    return float(value)
+
+
+def score_predictions(
+    table: pd.DataFrame, answers: Mapping[str, tuple[float, float]], resamples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """Compare answers with the true places of a table; a photograph without an answer is a miss.
+
+    Args:
+        table: `image_path`, `lat` and `lng` in degrees; several rows of one picture count once.
+        answers: latitude and longitude by file name, as from `read_predictions`.
+        resamples: of the bootstrap by spatial blocks of 100 km.
+        seed: of the bootstrap.
+
+    Returns:
+        `median_km`, `mean_km`, `acc_1km` ... `acc_2500km` and `geoscore`, each with `value`, `low` and `high`; then `n`
+        (photographs), `n_missing` (without an answer) and `n_unused` (answers to other photographs).
+
+    Raises:
+        MismatchError: no answer belongs to the table, or two of its pictures share a file name.
+    """
+    rows = table.drop_duplicates("image_path")
+    names = rows["image_path"].map(lambda path: Path(path).name)
+    twice = sorted(names[names.duplicated()].unique())
+    if twice:
+        raise MismatchError(
+            f"{len(twice)} file names stand for several pictures of the table, such as {twice[0]!r}: predictions are "
+            "matched by file name, so score one folder at a time."
+        )
+    unused = sorted(set(answers) - set(names))
+    if len(unused) == len(answers):
+        listed = ", ".join(unused[:NAMES_LISTED]) or "none at all"
+        raise MismatchError(f"No prediction belongs to a picture of the table; predicted are {listed}.")
+    nothing = (math.nan, math.nan)
+    places = np.array([answers.get(name, nothing) for name in names], dtype=np.float64)  # (n, 2)
+    lat, lng = rows["lat"].to_numpy(dtype=np.float64), rows["lng"].to_numpy(dtype=np.float64)
+    figures: dict[str, Any] = dict(geolocation_intervals(places[:, 0], places[:, 1], lat, lng, n=resamples, seed=seed))
+    missing = int((~np.isfinite(places).all(axis=1)).sum())
+    return figures | {"n": len(rows), "n_missing": missing, "n_unused": len(unused)}
+
+
+def scores_in_words(scores: Mapping[str, Any]) -> str:
+    """The figures of `score_predictions`, one a line, with 95 % intervals."""
+    lines = [f"photographs         {scores['n']:,} ({scores['n_missing']:,} without an answer, counted as misses)"]
+    for limit in THRESHOLDS_KM:
+        lines.append(f"within {limit:>4} km      " + _with_interval(scores[f"acc_{limit}km"], 100, ".1f", " %"))
+    lines.append("median error        " + _with_interval(scores["median_km"], 1, ",.1f", " km"))
+    lines.append("GeoScore            " + _with_interval(scores["geoscore"], 1, ",.0f", ""))
+    if scores["n_unused"]:
+        lines.append(f"{scores['n_unused']:,} predictions belong to no picture of the table")
+    return "\n".join(lines)
+
+
+def _with_interval(figure: Mapping[str, float], factor: float, form: str, unit: str) -> str:
+    value, low, high = (format(factor * figure[key], form) for key in ("value", "low", "high"))
+    return f"{value}{unit} ({low} to {high})"
