@@ -309,3 +309,33 @@ def save_predictions(path: str | Path, files: RunFiles, by_mode: Mapping[str, Ar
             )
         )
     pd.concat(parts, ignore_index=True).to_parquet(path)
+
+
+def save_cell_scores(
+    path: str | Path,
+    files: RunFiles,
+    model: Stage2CrossAttentionGeoHead,
+    concepts: dict[str, torch.Tensor],
+    features: FeatureStore,
+) -> None:
+    """Write the logits of all cells for the validation and the test split, for pages that ask how sure the model is.
+
+    They are counted from the highest of their row, which loses nothing of the probabilities and lets 16 bits do: the
+    cells that matter lie near 0, where half precision is fine. `geocbm.sure.read_cell_scores` reads the file.
+
+    Args:
+        path: the file, `cell_scores.npz`.
+        files: the run.
+        model: the trained head of the main mode.
+        concepts: of `pipeline.predict_concepts`.
+        features: the adapted features.
+    """
+    from geocbm.stage2 import cell_logits, concept_input
+
+    content: Arrays = {"cells_digest": np.asarray(files.cells.digest)}
+    for split in ("val", "test"):
+        logits = cell_logits(model, concept_input(model.config, concepts), features, files.rows[split])
+        below = logits - logits.max(axis=1, keepdims=True)
+        content[f"{split}_rows"] = files.rows[split]
+        content[f"{split}_logits"] = np.maximum(below, np.finfo(np.float16).min).astype(np.float16)  # (n, N)
+    np.savez_compressed(path, **content)  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ MADE_BY = {
     "concept_scores.npz": "04",
     "stage2.safetensors": "05",
     "predictions.parquet": "05",
+    "cell_scores.npz": "05",
     "evaluation.parquet": "06",
 }
 """Which notebook writes which file of a run; the files beside a checkpoint and its variants begin with its stem."""

@@ -168,6 +168,8 @@ for mode, places in by_mode.items():
 nb.record_all("study", study.records(worth))
 with nb.output("predictions.parquet") as path:
     analysis.save_predictions(path, files, by_mode, test)
+with nb.output("cell_scores.npz") as path:
+    analysis.save_cell_scores(path, files, model, concepts, features)
 
 # %% tags=["nbval-check-output"]
 nb.contract(

@@ -136,4 +136,5 @@ def train_tiny_run(root: Path, model: Path) -> TinyRun:
     by_mode = {"both": analysis.predict_places(files, stage2, embeddings, adapted, test)}
     by_mode["concept_only"] = pipeline.fit_variant(files, STAGE2, "concept_only", embeddings, adapted, test)
     analysis.save_predictions(files.path("predictions.parquet"), files, by_mode, test)
+    analysis.save_cell_scores(files.path("cell_scores.npz"), files, stage2, embeddings, adapted)
     return run

@@ -11,7 +11,12 @@ from geocbm.metrics.bootstrap import (
     paired_difference,
     spatial_blocks,
 )
-from geocbm.metrics.calibration import expected_calibration_error, reliability_bins
+from geocbm.metrics.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+    reliability_bins,
+)
 from geocbm.metrics.concept import concept_metrics, macro_recall
 from geocbm.metrics.geolocation import (
     THRESHOLDS_KM,
@@ -31,11 +36,13 @@ __all__ = [
     "country_of",
     "error_km",
     "expected_calibration_error",
+    "fit_temperature",
     "geoguessr_points",
     "geolocation_intervals",
     "geolocation_metrics",
     "geoscore",
     "macro_recall",
+    "negative_log_likelihood",
     "over_seeds",
     "paired_difference",
     "place_accuracy",

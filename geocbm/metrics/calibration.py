@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geocbm.metrics.inputs import column, same_length
+from geocbm.metrics.inputs import array, column, same_length
+
+TEMPERATURES = (0.05, 20.0)
+"""Between which a temperature is looked for; beyond them a softmax is all certainty or none."""
+
+_NUMBERS_AT_ONCE = 4_000_000  # bounds the memory of a table of logits in double precision
 
 
 def reliability_bins(confidence: Any, correct: Any, bins: int = 10) -> pd.DataFrame:
@@ -53,3 +58,85 @@ def expected_calibration_error(confidence: Any, correct: Any, bins: int = 15) ->
     """
     table = reliability_bins(confidence, correct, bins)
     return float((table["n"] * (table["confidence"] - table["accuracy"]).abs()).sum() / table["n"].sum())
+
+
+def _checked(logits: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `[n, k]` in their own precision and targets `[n]`, refused where they do not fit each other."""
+    scores = array(logits, "logits", None)
+    true = column(target, "target", np.int64)
+    if scores.ndim != 2:
+        raise ValueError(f"logits must be a table [n, classes], its shape is {scores.shape}")
+    same_length(logits=scores, target=true)
+    bad = np.flatnonzero((true < 0) | (true >= scores.shape[1]))
+    if len(bad):
+        raise ValueError(f"target {true[bad[0]]} of row {bad[0]} is none of the {scores.shape[1]} classes")
+    return scores, true
+
+
+def negative_log_likelihood(logits: Any, target: Any, temperature: float = 1.0) -> float:
+    """Mean of minus the logarithm of the probability given to the true class, in nats.
+
+    Args:
+        logits: `[n, k]` unnormalised log probabilities.
+        target: `[n]` true classes.
+        temperature: the logits are divided by it before the softmax.
+
+    Raises:
+        ValueError: no rows, different lengths, an unknown class, or a temperature that is not above 0.
+    """
+    scores, true = _checked(logits, target)
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, it is {temperature}; 1 leaves the logits as they are")
+    total = 0.0
+    at_once = max(1, _NUMBERS_AT_ONCE // scores.shape[1])
+    for start in range(0, len(scores), at_once):
+        part = scores[start : start + at_once].astype(np.float64) / temperature  # (m, k)
+        part -= part.max(axis=1, keepdims=True)
+        wanted = part[np.arange(len(part)), true[start : start + at_once]]
+        total += float((np.log(np.exp(part).sum(axis=1)) - wanted).sum())
+    return total / len(scores)
+
+
+def fit_temperature(logits: Any, target: Any) -> float:
+    """The one number by which to divide logits so that the true classes become most likely (Guo et al. 2017).
+
+    It changes how sure the model is, never which class it names. Where no temperature changes anything, as with a
+    single class, it is 1.
+
+    Args:
+        logits: `[n, k]` of photographs that the model was not trained on.
+        target: `[n]` their true classes.
+
+    Returns:
+        The temperature, within `TEMPERATURES`; above 1 the model was too sure of itself.
+
+    Raises:
+        ValueError: as in `negative_log_likelihood`.
+    """
+    scores, true = _checked(logits, target)
+    low, high = np.log(TEMPERATURES)
+    if (
+        not _steepness(scores, true, 1.0, absolute=True) > 0
+    ):  # every class is as likely as any other, at any temperature
+        return 1.0
+    for _ in range(24):  # to a millionth: the loss is convex in 1 / temperature, so its slope changes sign once
+        middle = (low + high) / 2
+        if _steepness(scores, true, float(np.exp(middle))) > 0:
+            high = middle
+        else:
+            low = middle
+    return float(np.exp((low + high) / 2))
+
+
+def _steepness(scores: np.ndarray, true: np.ndarray, temperature: float, absolute: bool = False) -> float:
+    """Mean of the true logit minus its expectation: above 0 where a lower temperature makes the truth more likely."""
+    total = 0.0
+    at_once = max(1, _NUMBERS_AT_ONCE // scores.shape[1])
+    for start in range(0, len(scores), at_once):
+        part = scores[start : start + at_once].astype(np.float64)
+        part -= part.max(axis=1, keepdims=True)
+        weight = np.exp(part / temperature)
+        wanted = part[np.arange(len(part)), true[start : start + at_once]]
+        gap = wanted - (weight * part).sum(axis=1) / weight.sum(axis=1)
+        total += float((np.abs(gap) if absolute else gap).sum())
+    return total / len(scores)

@@ -7,7 +7,7 @@ from geocbm.stage2.config import ABLATION_MODES, SCORE_MODES, SCORE_TRANSFORMS, 
 from geocbm.stage2.fitting import Cells, fit_stage2, stage2_losses
 from geocbm.stage2.model import Stage2CrossAttentionGeoHead, Stage2Output
 from geocbm.stage2.offsets import OFFSET_DIM, decode_offsets, offset_targets
-from geocbm.stage2.predicting import concept_input, load_stage2, locate, predict_stage2, residual_share
+from geocbm.stage2.predicting import cell_logits, concept_input, load_stage2, locate, predict_stage2, residual_share
 from geocbm.stage2.refinement import NeighbourRefiner
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Stage2Config",
     "Stage2CrossAttentionGeoHead",
     "Stage2Output",
+    "cell_logits",
     "concept_input",
     "decode_offsets",
     "fit_stage2",

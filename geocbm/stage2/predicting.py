@@ -153,3 +153,35 @@ def predict_stage2(
                 value = value.float() if value.is_floating_point() else value
                 parts.setdefault(name, []).append(value.cpu().numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def cell_logits(
+    model: Stage2CrossAttentionGeoHead,
+    concept_emb: Tensor,
+    tokens: Tensor | RowSource,
+    rows: np.ndarray,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Logits of all cells for many images, for pages that ask how sure the model is.
+
+    Args:
+        model: the trained head.
+        concept_emb: `(n, c)` of all rows of the table, as for `predict_stage2`.
+        tokens: a store with kind `tokens`, or `(n, P, w)`.
+        rows: row positions to predict.
+        batch_size: rows at a time.
+
+    Returns:
+        `(m, N)` float32, in the order of `rows`.
+    """
+    read = row_reader(tokens, "tokens", half=True)
+    rows = np.asarray(rows, dtype=np.int64)
+    device = model.cell_head.weight.device
+    found = np.empty((len(rows), model.cell_head.out_features), dtype=np.float32)
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            chosen = rows[start : start + batch_size]
+            output = model(concept_emb[chosen].float().to(device), read(chosen).to(device))
+            found[start : start + batch_size] = output.cell_logits.float().cpu().numpy()
+    return found
