@@ -8,7 +8,7 @@ test split; a difference counts only if it lies beyond the noise of photographs 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,6 +126,8 @@ def study(
 ) -> pd.DataFrame:
     """Train all trials with the given seeds, or bring back what an earlier study of the same settings measured.
 
+    What is measured is kept trial by trial in `study.parquet` of the run: a study that was interrupted goes on.
+
     Args:
         files: the run, with Stage 1 trained.
         features: the adapted features.
@@ -146,16 +148,23 @@ def study(
     trials = make_trials(own, stage2, read_recipe(other_recipe), Path(other_recipe).stem)
     settings = sha256_text(json.dumps([asdict(trial) for trial in trials] + [features.key], sort_keys=True))
     path = files.path("study.parquet")
-    if seeds:
-        measured = run_trials(files, features, trials, seeds, report).assign(settings=settings)
+    kept = pd.read_parquet(path) if path.is_file() else pd.DataFrame({"settings": []})
+    kept = kept[kept["settings"] == settings]
+    done = [] if kept.empty else list(kept[["trial", "seed"]].drop_duplicates().itertuples(index=False, name=None))
+    for part in run_trials(files, features, trials, seeds, done, report):
+        part = part.assign(settings=settings)
+        kept = pd.concat([kept, part], ignore_index=True) if len(kept) else part
+        done.append((part["trial"].iloc[0], part["seed"].iloc[0]))
         with atomic_path(path) as temporary:
-            measured.to_parquet(temporary, index=False)
-    elif path.is_file():
-        measured = pd.read_parquet(path)
-        if (measured["settings"] != settings).any():
-            return pd.DataFrame()
-    else:
+            kept.to_parquet(temporary, index=False)
+    if kept.empty:
         return pd.DataFrame()
+    by_trial = {name: set(own["seed"]) for name, own in kept.groupby("trial")}
+    # A trial that an interruption cut short is not compared yet.
+    seen = [trial.name for trial in trials if by_trial.get(trial.name) == by_trial.get(trials[0].name)]
+    if not by_trial.get(trials[0].name):
+        return pd.DataFrame()
+    measured = pd.concat([kept[kept["trial"] == name] for name in seen], ignore_index=True)
     return summarise(measured, files, n_resamples)
 
 
@@ -164,25 +173,29 @@ def run_trials(
     features: FeatureStore,
     trials: Sequence[Trial],
     seeds: Sequence[int],
+    done: Sequence[tuple[str, int]] = (),
     report: Callable[[str], None] = print,
-) -> pd.DataFrame:
-    """Train and measure every trial with every seed.
+) -> Iterator[pd.DataFrame]:
+    """Train and measure every trial with every seed, one after the other.
 
     Args:
         files: the run; its Stage 0 and features serve all trials.
         features: the adapted features.
         trials: of `make_trials`.
         seeds: seeds of initialisation, order and dropout.
+        done: trials and seeds to leave out, because they are measured already.
         report: called with one line per trial and seed.
 
-    Returns:
-        A row per trial, seed and test photograph: `trial, kind, seed, row, km, meta_right, cell_right`.
+    Yields:
+        For each trial and seed a row per test photograph: `trial, kind, seed, row, km, meta_right, cell_right`.
     """
     known: dict[Stage1Config, dict[str, torch.Tensor]] = {}
-    parts = []
+    finished = set(done)
     test = files.rows["test"]
     for trial in trials:
         for seed in seeds:
+            if (trial.name, seed) in finished:
+                continue
             config = replace(trial.stage1, seed=seed, tracking="disabled")
             if config not in known:
                 known[config] = _concepts(files, features, config)
@@ -192,13 +205,9 @@ def run_trials(
             named = concepts["meta_probabilities"][test].argmax(1).numpy()
             right = named == files.meta_and_parent[0][test]
             cell = predicted["cell"][:, 0] == files.cell_label[test]
-            parts.append(
-                pd.DataFrame({"row": test, "km": km, "meta_right": right, "cell_right": cell}).assign(
-                    trial=trial.name, kind=trial.kind, seed=seed
-                )
-            )
             report(f"{trial.name}, seed {seed}: median {np.median(km):,.0f} km, concept {right.mean():.1%}")
-    return pd.concat(parts, ignore_index=True)
+            part = pd.DataFrame({"row": test, "km": km, "meta_right": right, "cell_right": cell})
+            yield part.assign(trial=trial.name, kind=trial.kind, seed=seed)
 
 
 def summarise(measured: pd.DataFrame, files: RunFiles, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:

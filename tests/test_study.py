@@ -87,4 +87,13 @@ def test_a_study_of_a_run_is_kept_and_shown_again_for_the_same_settings_only(cop
     again = study.study(files, features, small, recipe, [], 50)
     pd.testing.assert_frame_equal(fresh, again)
     assert study.study(files, features, replace(small, lr=0.5), recipe, []).empty
+    # An interrupted study goes on with what is missing, and ends with the same figures.
+    path = files.path("study.parquet")
+    stored = pd.read_parquet(path)
+    stored[(stored["trial"] != "mode hybrid") | (stored["seed"] == 0)].to_parquet(path)
+    assert "mode hybrid" not in study.study(files, features, small, recipe, [], 50)["trial"].tolist()
+    said.clear()
+    resumed = study.study(files, features, small, recipe, [0, 1], 50, said.append)
+    assert len(said) == 1 and said[0].startswith("mode hybrid, seed 1")
+    pd.testing.assert_frame_equal(fresh, resumed)
     assert STAGE1.bottleneck == "mlp"
