@@ -19,6 +19,7 @@ from geocbm.files import atomic_path
 from geocbm.metrics.places import country_of
 from geocbm.open_data.countries import UNKNOWN
 from geocbm.open_data.reading import (
+    PICTURES,
     BadRows,
     Conversion,
     check_choice,
@@ -157,11 +158,11 @@ def _stem(name: str) -> str:
     """Name of a picture without folders and without the ending of a picture (identifiers may hold other dots)."""
     last = name.replace("\\", "/").rpartition("/")[2]
     stem, ending = os.path.splitext(last)
-    return stem if ending.lower() in (".jpg", ".jpeg", ".png", ".webp") else last
+    return stem if ending.lower() in PICTURES else last
 
 
 def _in_schema(
-    name: str, rows: pd.DataFrame, pictures: list[Path], lat: np.ndarray, lng: np.ndarray, target: Path
+    name: str, rows: pd.DataFrame, pictures: list[str], lat: np.ndarray, lng: np.ndarray, target: Path
 ) -> pd.DataFrame:
     table = pd.DataFrame(
         {

@@ -46,7 +46,7 @@ class _Counts:
     source_rows: int = 0
     good: int = 0
     written: int = 0
-    images: set[str] = field(default_factory=set)
+    images: int = 0
     unlabelled: dict[str, int] = field(default_factory=dict)
     geocoded: int = 0
 
@@ -110,7 +110,7 @@ def convert_osv5m(
         notices.append(f"country: {counts.geocoded} rows without a known code were named by their coordinates")
     notices += [f"left out: {sentence}" for sentence in counts.bad.sentences()]
     dropped = counts.source_rows - counts.good
-    return Conversion(target, counts.written, len(counts.images), dropped, tuple(notices))
+    return Conversion(target, counts.written, counts.images, dropped, tuple(notices))
 
 
 def _table_file(folder: Path, split: str) -> Path:
@@ -135,7 +135,7 @@ def _check_columns(source: Path, header: list[str], chosen: Iterable[str]) -> No
         )
 
 
-def _pictures(folder: Path, split: str) -> dict[str, Path]:
+def _pictures(folder: Path, split: str) -> dict[str, str]:
     roots = [root for root in (folder / "images" / split, folder / split) if root.is_dir()]
     if not roots:
         raise MissingInputError(
@@ -153,7 +153,7 @@ def _rows(
     chunk: pd.DataFrame,
     split: str,
     chosen: dict[str, ConceptColumn],
-    pictures: dict[str, Path],
+    pictures: dict[str, str],
     target: Path,
     counts: _Counts,
 ) -> pd.DataFrame:
@@ -193,7 +193,7 @@ def _rows(
             base.assign(meta_name=metas, parent_concept=column.parent, note=note)[labelled].join(extra[labelled])
         )
     rows = pd.concat(parts).sort_index(kind="stable")
-    counts.images.update(rows["image_path"].unique())
+    counts.images += rows["image_path"].nunique()
     return rows[[*SCHEMA, *extra.columns]]
 
 

@@ -15,7 +15,7 @@ from geocbm.errors import BadTableError, MissingInputError, ParameterError
 from geocbm.table_checks import EMPTY_WORDS
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
-ROWS_AT_ONCE = 100_000
+ROWS_AT_ONCE = 25_000
 NAMES_LISTED = 5
 
 
@@ -121,21 +121,21 @@ def read_text(path: Path) -> Iterator[pd.DataFrame]:
         ) from problem
 
 
-def index_pictures(roots: Iterable[Path]) -> dict[str, Path]:
+def index_pictures(roots: Iterable[Path]) -> dict[str, str]:
     """Find every picture below some folders.
 
     Returns:
-        Path by file name without its ending; of two with the same name, the first in alphabetical order of folders.
+        Absolute path (text, for there may be millions) by file name without its ending; of two with the same name, the
+        first in alphabetical order of folders.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for root in roots:
-        for folder, inner, names in os.walk(root):
+        for folder, inner, names in os.walk(root.resolve()):
             inner.sort()
-            here = Path(folder)
             for name in sorted(names):
                 stem, ending = os.path.splitext(name)
                 if ending.lower() in PICTURES:
-                    found.setdefault(stem, here / name)
+                    found.setdefault(stem, os.path.join(folder, name))
     return found
 
 
@@ -174,8 +174,7 @@ def good_rows(ids: pd.Series, lat: np.ndarray, lng: np.ndarray, found: np.ndarra
     return ~(nameless | missing | outside | ~found)
 
 
-def picture_paths(pictures: Iterable[Path], out: Path) -> list[str]:
+def picture_paths(pictures: Iterable[str], out: Path) -> list[str]:
     """Paths as the schema wants them: relative to the folder of the CSV `out` where they lie below it."""
     folder = str(out.resolve().parent) + os.sep
-    resolved = (os.path.abspath(picture) for picture in pictures)
-    return [path[len(folder) :].replace(os.sep, "/") if path.startswith(folder) else path for path in resolved]
+    return [path[len(folder) :].replace(os.sep, "/") if path.startswith(folder) else path for path in pictures]

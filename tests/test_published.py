@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from geocbm.published import WITHIN, data_set_of, own_data, photo_benchmarks, street_view, with_ours
+
+FIGURES = {"acc_1km": {"value": 0.05, "low": 0.0, "high": 0.1}, "acc_25km": 0.2, "geoscore": {"value": 3000.0}, "n": 3}
+
+
+def table(data_set="im2gps3k", split="test", n=3):
+    return pd.DataFrame({"image_path": [f"{i}.jpg" for i in range(n)], "data_set": data_set, "split": split})
+
+
+def test_photo_benchmarks_by_hand():
+    both = photo_benchmarks().set_index(["data_set", "system"])
+    assert both.loc[("im2gps3k", "PlaNet"), list(WITHIN)].tolist() == [0.085, 0.248, 0.343, 0.484, 0.646]
+    assert both.loc[("yfcc4k", "Pinpoint"), list(WITHIN)].tolist() == [0.33, 0.444, 0.575, 0.718, 0.845]
+    assert np.isnan(both.loc[("im2gps3k", "StreetCLIP, zero-shot"), "acc_1km"])
+    assert both.loc[("im2gps3k", "StreetCLIP, zero-shot"), "source"] == "model card"
+    assert both.loc[("im2gps3k", "GeoCLIP"), "year"] == 2023
+    assert len(photo_benchmarks("im2gps3k")) == 10 and len(photo_benchmarks("yfcc4k")) == 9
+    assert ("yfcc4k", "StreetCLIP, zero-shot") not in both.index
+
+
+def test_street_view_by_hand():
+    rows = street_view().set_index("system")
+    assert rows.loc["OSV-5M baseline", ["geoscore", "mean_km", "country_acc", "city_acc"]].tolist() == [
+        3361,
+        1814,
+        0.68,
+        0.059,
+    ]
+    assert rows.loc["Chipoint", "acc_200km"] == 0.706 and np.isnan(rows.loc["PLONK", "acc_200km"])
+    assert set(rows.data_set) == {"osv5m test"} and len(rows) == 5
+
+
+@pytest.mark.parametrize("rows", [photo_benchmarks(), street_view(), own_data()])
+def test_every_row_has_a_source_and_shares_that_grow_with_distance(rows):
+    assert rows.source.str.len().gt(3).all() and not rows.duplicated(["data_set", "system"]).any()
+    shares = rows[list(WITHIN)].to_numpy(dtype=float)
+    assert ((shares > 0) & (shares < 1) | np.isnan(shares)).all()
+    assert all((np.diff(row[~np.isnan(row)]) > 0).all() for row in shares)
+
+
+def test_own_data_is_never_compared():
+    assert own_data().set_index("system").loc["PIGEON, one view", "median_km"] == 131
+    assert len(with_ours(own_data(), table(), FIGURES)) == len(own_data())
+
+
+def test_a_row_of_ours_stands_with_its_own_data_set_only():
+    rows = with_ours(photo_benchmarks(), table(), FIGURES, "run a")
+    ours = rows[rows.system == "run a"]
+    assert len(rows) == len(photo_benchmarks()) + 1 and len(ours) == 1
+    assert ours.data_set.tolist() == ["im2gps3k"] and ours.index.tolist() == [10]
+    assert ours.acc_1km.tolist() == [0.05] and ours.acc_25km.tolist() == [0.2] and ours.acc_200km.isna().all()
+    assert ours.source.tolist() == ["measured here on 3 pictures"] and ours.year.isna().all()
+    assert "run a" not in with_ours(street_view(), table(), FIGURES, "run a").system.tolist()
+
+
+def test_street_view_of_a_part_of_the_test_pictures_says_so():
+    rows = with_ours(street_view(), table("osv5m"), FIGURES, "run a")
+    assert rows.iloc[-1][["system", "geoscore"]].tolist() == ["run a", 3000.0]
+    assert rows.iloc[-1].source == "measured here on 3 of 210,122 pictures"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        table().drop(columns=["data_set", "split"]),  # the demonstration, or a user's own table
+        table("osv5m", "train"),
+        table().iloc[:0],
+        pd.concat([table(), table("yfcc4k")]),
+        table("atlas"),
+    ],
+)
+def test_no_row_for_any_other_table(other):
+    assert data_set_of(other) is None
+    for published in (photo_benchmarks(), street_view()):
+        pd.testing.assert_frame_equal(with_ours(published, other, FIGURES), published)
