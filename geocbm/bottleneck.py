@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from geocbm.errors import ParameterError
 
-BOTTLENECKS = ("mlp", "transformer", "patch")
+BOTTLENECKS = ("mlp", "patch", "transformer")
 
 LAYER_DROPOUT = 0.1
 """Inside the layers of the transformer; the bottleneck's own dropout acts before its last projection."""

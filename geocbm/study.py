@@ -78,7 +78,7 @@ def make_trials(
     modes: Sequence[str] = ABLATION_MODES,
     bottlenecks: Sequence[str] = BOTTLENECKS,
 ) -> list[Trial]:
-    """The run itself, its other modes and bottlenecks, each option as another recipe has it, and that recipe.
+    """The run itself, its other modes, each option as another recipe has it, that recipe, and other bottlenecks.
 
     Args:
         stage1: settings of the run's Stage 1.
@@ -96,12 +96,6 @@ def make_trials(
     for mode in modes:
         if mode != stage2.ablation_mode:
             trials.append(Trial(f"mode {mode}", "mode", stage1, replace(stage2, ablation_mode=mode)))
-    for kind in bottlenecks:
-        if kind != stage1.bottleneck:
-            # A bottleneck is tried with the training of the recipe whose own reads the same: patches, or no patches.
-            like = other1 if (kind == "mlp") == (other1.bottleneck == "mlp") else stage1
-            changed = {name: getattr(like, name) for name in LEARNING} | {"bottleneck": kind}
-            trials.append(Trial(f"bottleneck {kind}", "bottleneck", replace(stage1, **changed), stage2))
     for names in _differences(stage1, other1, TOGETHER[1]):
         changed = {name: getattr(other1, name) for name in names}
         if "bottleneck" not in names or other1.bottleneck not in bottlenecks:
@@ -112,7 +106,14 @@ def make_trials(
         if names[0] in SCORES and not stage2.reads_scores:  # what only the strict mode reads is tried there
             changed["ablation_mode"], name = "concept_scores", f"mode concept_scores, {name}"
         trials.append(Trial(name, "option", stage1, replace(stage2, **changed)))
-    return [*trials, Trial(f"recipe {other_name}", "recipe", other1, other2)]
+    trials.append(Trial(f"recipe {other_name}", "recipe", other1, other2))
+    for kind in bottlenecks:
+        if kind != stage1.bottleneck:
+            # A bottleneck is tried with the training of the recipe whose own reads the same: patches, or no patches.
+            like = other1 if (kind == "mlp") == (other1.bottleneck == "mlp") else stage1
+            changed = {name: getattr(like, name) for name in LEARNING} | {"bottleneck": kind}
+            trials.append(Trial(f"bottleneck {kind}", "bottleneck", replace(stage1, **changed), stage2))
+    return trials
 
 
 def study(

@@ -22,8 +22,8 @@ def test_trials_change_one_thing_at_a_time():
     assert len(by_name) == len(trials)
     assert list(by_name) == [
         "this run", "mode concept_only", "mode image_only", "mode concept_scores", "mode hybrid",
-        "bottleneck transformer", "bottleneck patch", "intra_parent_reduction=mean",
-        "offset_kind=tangent", "training as there", "smooth_km=100.0", "recipe mine",
+        "intra_parent_reduction=mean", "offset_kind=tangent", "training as there", "smooth_km=100.0", "recipe mine",
+        "bottleneck patch", "bottleneck transformer",
     ]  # fmt: skip
     assert by_name["mode hybrid"].stage2 == Stage2Config(ablation_mode="hybrid")
     # The other recipe's bottleneck comes with its training, and is no option a second time.
@@ -79,8 +79,8 @@ def test_a_study_of_a_run_is_kept_and_shown_again_for_the_same_settings_only(cop
     before = {path.name for path in Path(copied_run.folder).iterdir()}
     fresh = study.study(files, features, small, recipe, [0, 1], 50, said.append)
     names = ["this run", "mode concept_only", "mode image_only", "mode concept_scores", "mode hybrid",
-             "bottleneck transformer", "bottleneck patch", "intra_parent_reduction=mean", "offset_kind=latlng",
-             "recipe mine"]  # fmt: skip
+             "intra_parent_reduction=mean", "offset_kind=latlng", "recipe mine", "bottleneck patch",
+             "bottleneck transformer"]  # fmt: skip
     assert fresh["trial"].unique().tolist() == names
     assert len(said) == 2 * len(names)
     assert {path.name for path in Path(copied_run.folder).iterdir()} - before == {"study.parquet"}
