@@ -35,6 +35,7 @@ lambda_hierarchy: float = 0.3  # weight of the contrast inside a batch between p
 lambda_patch_gps: float = 0.2  # weight of patch-GPS contrast
 lambda_anchor: float = 0.01  # weight of staying close to the untouched encoder
 patch_keep: float = 1.0  # share of the patches that a training step sees; fewer is faster
+accumulation_steps: int = 1  # parts in which a batch goes through the model; negatives then come from the part
 patience: int = 5  # epochs without improvement before training stops
 encode_batch_size: int = 64  # images per forward pass of the frozen encoder
 max_cache_gb: float = 60.0  # above this size features are encoded on the fly instead of stored
