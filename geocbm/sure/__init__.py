@@ -1,1 +1,71 @@
 """How sure the model is of a place: calibrated distributions over cells, regions, one point from a distribution."""
+
+from geocbm.sure.areas import cell_areas, land_grid
+from geocbm.sure.assessment import Assessment, assess, read_cell_scores
+from geocbm.sure.belief import CellBelief, entropy, summed
+from geocbm.sure.page import (
+    abstention_table,
+    calibration_table,
+    country_table,
+    localizability_table,
+    point_differences,
+    point_table,
+    records,
+    region_table,
+    risk_curves,
+    risk_table,
+)
+from geocbm.sure.points import (
+    Candidates,
+    best_points,
+    candidates,
+    choose_bandwidth,
+    expected_km,
+    mode_points,
+)
+from geocbm.sure.ranking import risk_areas, risk_coverage
+from geocbm.sure.regions import (
+    COVERAGES,
+    Regions,
+    calibrate_regions,
+    conformal_quantile,
+    measure_regions,
+    rank_scores,
+    region_mask,
+)
+
+__all__ = [
+    "COVERAGES",
+    "Assessment",
+    "Candidates",
+    "CellBelief",
+    "Regions",
+    "abstention_table",
+    "assess",
+    "best_points",
+    "calibrate_regions",
+    "calibration_table",
+    "candidates",
+    "cell_areas",
+    "choose_bandwidth",
+    "conformal_quantile",
+    "country_table",
+    "entropy",
+    "expected_km",
+    "land_grid",
+    "localizability_table",
+    "measure_regions",
+    "mode_points",
+    "point_differences",
+    "point_table",
+    "rank_scores",
+    "read_cell_scores",
+    "records",
+    "region_mask",
+    "region_table",
+    "risk_areas",
+    "risk_coverage",
+    "risk_curves",
+    "risk_table",
+    "summed",
+]

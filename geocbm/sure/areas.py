@@ -19,7 +19,7 @@ _SOUTH, _NORTH = -60.0, 84.0
 
 @cache
 def _coast_edges() -> np.ndarray:
-    """Pieces of coast line `[edges, 4]`: longitude and latitude of both ends, longitudes counted from the sea meridian."""
+    """Coast line in pieces `[edges, 4]`: longitude and latitude of both ends, degrees east of the sea meridian."""
     lines = json.loads(files("geocbm").joinpath("data_files/coastline.json").read_text(encoding="utf-8"))["coast"]
     edges = np.concatenate([np.column_stack([line[:-2:2], line[1:-2:2], line[2::2], line[3::2]]) for line in lines])
     edges[:, [0, 2]] = (edges[:, [0, 2]] - _SEA_MERIDIAN) % 360

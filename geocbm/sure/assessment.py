@@ -1,0 +1,174 @@
+"""How sure one run is of the places of its test split: everything that the page shows, computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from geocbm.errors import MismatchError
+from geocbm.geodesy import latlng_to_cartesian
+from geocbm.metrics import error_km, fit_temperature, spatial_blocks
+from geocbm.runs import RunFiles
+from geocbm.sure.areas import cell_areas
+from geocbm.sure.belief import CellBelief, entropy, summed
+from geocbm.sure.points import Points, best_points, candidates, choose_bandwidth, expected_km, mode_points
+from geocbm.sure.regions import Regions, calibrate_regions, measure_regions
+
+POINT_WORDS = {
+    "argmax": "cell named, moved inside it (the run's answer)",
+    "mode": "top of the smoothed distribution",
+    "expected_centre": "highest expected GeoScore, cell centres",
+    "expected": "highest expected GeoScore, centres and training places",
+}
+SURENESS_WORDS = {
+    "probability": "probability of the named cell",
+    "entropy": "entropy of the distribution",
+    "area": "area of the 90 % region",
+    "expected_km": "expected distance",
+}
+
+
+def read_cell_scores(files: RunFiles) -> dict[str, np.ndarray]:
+    """Logits of all cells as notebook 05 stored them: `val` and `test`, each `[n, N]`.
+
+    Raises:
+        MissingInputError: there is no such file.
+        MismatchError: it was made with other cells or for other photographs.
+    """
+    again = f"make it again with: {files.remedy('cell_scores.npz')}"
+    with np.load(files.need("cell_scores.npz"), allow_pickle=False) as stored:
+        if str(stored["cells_digest"]) != files.cells.digest:
+            raise MismatchError(f"cell_scores.npz of run {files.run!r} was made with other geocells; {again}")
+        for split in ("val", "test"):
+            if not np.array_equal(stored[f"{split}_rows"], files.rows[split]):
+                raise MismatchError(f"cell_scores.npz of run {files.run!r} is of another {split} split; {again}")
+        return {split: stored[f"{split}_logits"] for split in ("val", "test")}
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is known of the distributions over cells of the test split, `n` photographs and `N` cells.
+
+    Attributes:
+        n_val: photographs of the validation split, from which temperature and regions come.
+        temperature: fitted divisor of the logits; 1 without validation photographs.
+        raw: distributions as trained.
+        calibrated: the same with the temperature.
+        true_cell: `[n]` cells of the photographs.
+        lat: `[n]` true latitudes, degrees.
+        lng: `[n]` true longitudes, degrees.
+        blocks: `[n]` spatial blocks, for intervals.
+        cell_km2: `[N]` ground of each cell.
+        regions: one entry for each wanted coverage; none without validation photographs.
+        points: answers by name, in the order of `POINT_WORDS`.
+        bandwidth_km: width of the bells behind `mode`.
+        sureness: `[n]` by name, the higher the surer.
+        expected_km: `[n]` how far off the run's answer lies by the calibrated distribution.
+        country: `[n]` true countries.
+        country_of_cell: `[n]` country of the most probable cell.
+        country_summed: `[n]` country with the highest sum over its cells.
+    """
+
+    n_val: int
+    temperature: float
+    raw: CellBelief
+    calibrated: CellBelief
+    true_cell: np.ndarray
+    lat: np.ndarray
+    lng: np.ndarray
+    blocks: np.ndarray
+    cell_km2: np.ndarray
+    regions: list[Regions]
+    points: dict[str, Points]
+    bandwidth_km: float
+    sureness: dict[str, np.ndarray]
+    expected_km: np.ndarray
+    country: np.ndarray
+    country_of_cell: np.ndarray
+    country_summed: np.ndarray
+
+    @property
+    def remark(self) -> str:
+        """What the figures rest on, in a sentence."""
+        if not self.n_val:
+            return (
+                "The validation split is empty: nothing can be calibrated, so the temperature stays at 1 and there are "
+                "no regions. Give the run a validation split (notebook 01)."
+            )
+        return (
+            f"From {self.n_val:,} validation photographs: temperature {self.temperature:.3f}, bells of "
+            f"{self.bandwidth_km:,.0f} km."
+        )
+
+    def km(self, name: str) -> np.ndarray:
+        """Errors of one kind of answer in km, `[n]`."""
+        return error_km(*self.points[name], self.lat, self.lng)
+
+    def confidence(self, calibrated: bool) -> np.ndarray:
+        """Probability of the named cell, `[n]`."""
+        return (self.calibrated if calibrated else self.raw).gather(lambda p: p.max(axis=1))
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the named cell is the true one, `[n]`."""
+        return self.raw.logits.argmax(axis=1) == self.true_cell
+
+
+def assess(files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> Assessment:
+    """Calibrate on the validation split and look at the test split.
+
+    Args:
+        files: the run.
+        lat: `[n]` latitudes that the run answers for the test split, degrees.
+        lng: `[n]` longitudes, degrees.
+        seed: of the random shares of the regions.
+    """
+    logits, cells, train = read_cell_scores(files), files.cells, files.rows["train"]
+    val, test = files.rows["val"], files.rows["test"]
+    true_cell = files.cell_label[test]
+    temperature = fit_temperature(logits["val"], files.cell_label[val]) if len(val) else 1.0
+    seen, belief = CellBelief(logits["val"], temperature), CellBelief(logits["test"], temperature)
+    cell_km2 = cell_areas(cells, files.lat[train], files.lng[train], files.country[train])
+    regions: list[Regions] = []
+    if len(val):
+        thresholds = calibrate_regions(seen, files.cell_label[val], seed=seed)
+        nearest = cells.assign(files.lat[test], files.lng[test])
+        regions = measure_regions(belief, thresholds, cell_km2, {"label": true_cell, "nearest": nearest}, seed + 1)
+    bandwidth = choose_bandwidth(seen, cells.centers, files.lat[val], files.lng[val])
+    answer = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
+    points = {"argmax": answer, "mode": mode_points(belief, cells.centers, bandwidth)}
+    places = latlng_to_cartesian(files.lat[train], files.lng[train])
+    for name in ("expected_centre", "expected"):
+        among = candidates(cells.centers, places, cells.sample_to_cell, with_places=name == "expected")
+        points[name] = best_points(belief, among)[:2]
+    expected = expected_km(belief, cells.centers, cells.scale_km, *answer)
+    sureness = {
+        "probability": belief.gather(lambda p: p.max(axis=1)),
+        "entropy": -belief.gather(entropy),
+        "expected_km": -expected,
+    }
+    if regions:
+        sureness["area"] = -next(one.area_km2 for one in regions if one.coverage == 0.9)
+    countries, group = np.unique(cells.country, return_inverse=True)
+    group = group.reshape(-1)
+    first = belief.gather(lambda p: summed(p, group, len(countries)).argmax(axis=1))
+    return Assessment(
+        n_val=len(val),
+        temperature=temperature,
+        raw=CellBelief(logits["test"]),
+        calibrated=belief,
+        true_cell=true_cell,
+        lat=files.lat[test],
+        lng=files.lng[test],
+        blocks=spatial_blocks(files.lat[test], files.lng[test]),
+        cell_km2=cell_km2,
+        regions=regions,
+        points=points,
+        bandwidth_km=bandwidth,
+        sureness=sureness,
+        expected_km=expected,
+        country=files.country[test],
+        country_of_cell=cells.country[logits["test"].argmax(axis=1)],
+        country_summed=countries[first],
+    )

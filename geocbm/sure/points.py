@@ -1,0 +1,169 @@
+"""One point from a distribution over cells: the best answer depends on what a wrong one costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from geocbm.errors import ParameterError
+from geocbm.geodesy import EARTH_RADIUS_KM, cartesian_to_latlng, haversine_km
+from geocbm.metrics import error_km, geoscore
+from geocbm.sure.belief import NUMBERS_AT_ONCE, CellBelief
+
+BANDWIDTHS_KM = (100.0, 200.0, 400.0, 800.0, 1600.0)
+MOST_CANDIDATES = 4000
+"""Training places that are tried as answers, at most; more of them cost time and change little."""
+
+Points = tuple[np.ndarray, np.ndarray]
+
+
+def mode_points(belief: CellBelief, centers: np.ndarray, bandwidth_km: float, steps: int = 15) -> Points:
+    """Highest point of the distribution after it was smoothed over the sphere.
+
+    Every cell spreads its probability as a bell of width `bandwidth_km` round its centre (von Mises and Fisher's
+    distribution), so that three likely neighbours beat one slightly likelier cell far away. From the highest centre,
+    mean shift (Comaniciu & Meer 2002) climbs to the top between the centres.
+
+    Args:
+        belief: of `n` photographs.
+        centers: `[N, 3]` unit vectors of the cells' centres.
+        bandwidth_km: width of the bell, km.
+        steps: steps of the climb.
+
+    Returns:
+        `[n]` latitudes and `[n]` longitudes, degrees.
+    """
+    if not bandwidth_km > 0:
+        raise ParameterError(f"bandwidth_km is {bandwidth_km}; give a width in km above 0, such as 400.0")
+    sharpness = (EARTH_RADIUS_KM / bandwidth_km) ** 2
+    kernel = np.exp(sharpness * (centers @ centers.T - 1))  # (N, N)
+
+    def climb(probabilities: np.ndarray) -> np.ndarray:
+        top = centers[(probabilities @ kernel).argmax(axis=1)]  # (m, 3)
+        for _ in range(steps):
+            pull = (probabilities * np.exp(sharpness * (top @ centers.T - 1))) @ centers
+            length = np.linalg.norm(pull, axis=1, keepdims=True)
+            # A pull of length 0 comes from cells that balance one another round the globe: stay.
+            top = np.where(length > 0, pull / np.where(length > 0, length, 1.0), top)
+        return top
+
+    return cartesian_to_latlng(belief.gather(climb))
+
+
+def choose_bandwidth(
+    belief: CellBelief,
+    centers: np.ndarray,
+    lat: np.ndarray,
+    lng: np.ndarray,
+    choices: Sequence[float] = BANDWIDTHS_KM,
+) -> float:
+    """Bandwidth whose mode points have the best mean GeoScore on photographs with known places.
+
+    Args:
+        belief: of `n` photographs, those of the validation split.
+        centers: `[N, 3]` unit vectors of the cells' centres.
+        lat: `[n]` true latitudes, degrees.
+        lng: `[n]` true longitudes, degrees.
+        choices: widths to try, km; of equally good ones the first is taken, and without photographs the middle one.
+    """
+    if not len(belief):
+        return choices[len(choices) // 2]
+    scores = [geoscore(error_km(*mode_points(belief, centers, width), lat, lng)).mean() for width in choices]
+    return choices[int(np.argmax(scores))]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Points that may be answered, and what each is worth if the truth lies in a given cell.
+
+    Attributes:
+        xyz: `[C, 3]` unit vectors.
+        worth: `[C, N]` mean GeoScore of the point over the training places of the cell.
+    """
+
+    xyz: np.ndarray
+    worth: np.ndarray
+
+
+def candidates(
+    centers: np.ndarray,
+    places: np.ndarray,
+    place_cell: np.ndarray,
+    with_places: bool = True,
+    most: int = MOST_CANDIDATES,
+) -> Candidates:
+    """Cell centres and, if wanted, training places as possible answers.
+
+    Args:
+        centers: `[N, 3]` unit vectors of the cells' centres.
+        places: `[n, 3]` unit vectors of the training places.
+        place_cell: `[n]` their cells.
+        with_places: whether training places may be answered; centres always may.
+        most: training places at most, evenly spaced through the table.
+
+    Returns:
+        The candidates; a cell without training places is taken to lie at its centre.
+    """
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).astype(int)) if with_places else []
+    xyz = np.concatenate([centers, places[chosen]]) if len(chosen) else centers
+    empty = np.flatnonzero(np.bincount(place_cell, minlength=len(centers)) == 0)
+    ground = np.concatenate([places, centers[empty]])
+    owner = np.concatenate([place_cell, empty])
+    order = np.argsort(owner, kind="stable")
+    starts = np.searchsorted(owner[order], np.arange(len(centers)))
+    ground, counts = ground[order], np.bincount(owner, minlength=len(centers))
+    worth = np.empty((len(xyz), len(centers)))
+    at_once = max(1, NUMBERS_AT_ONCE // len(ground))
+    for start in range(0, len(xyz), at_once):
+        cosine = xyz[start : start + at_once] @ ground.T  # (c, n)
+        score = geoscore(EARTH_RADIUS_KM * np.arccos(np.clip(cosine, -1, 1)))
+        worth[start : start + at_once] = np.add.reduceat(score, starts, axis=1) / counts
+    return Candidates(xyz, worth)
+
+
+def best_points(belief: CellBelief, among: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The candidate with the highest expected GeoScore for every photograph.
+
+    Args:
+        belief: of `n` photographs, calibrated.
+        among: of `candidates`.
+
+    Returns:
+        `[n]` latitudes and `[n]` longitudes in degrees, and the `[n]` expected scores, from 0 to 5000.
+    """
+
+    def best(probabilities: np.ndarray) -> np.ndarray:
+        expected = probabilities @ among.worth.T  # (m, C)
+        first = expected.argmax(axis=1)
+        return np.column_stack([first, expected[np.arange(len(first)), first]])
+
+    found = belief.gather(best, width=len(among.xyz))
+    lat, lng = cartesian_to_latlng(among.xyz[found[:, 0].astype(int)])
+    return lat, lng, found[:, 1]
+
+
+def expected_km(
+    belief: CellBelief, centers: np.ndarray, scale_km: np.ndarray, lat: np.ndarray, lng: np.ndarray
+) -> np.ndarray:
+    """How far off an answer lies if the distribution is right: our measure of how localizable a photograph is.
+
+    The distance to a cell is that to its centre and the cell's own extent, joined like the legs of a right triangle.
+
+    Args:
+        belief: of `n` photographs, calibrated.
+        centers: `[N, 3]` unit vectors of the cells' centres.
+        scale_km: `[N]` root mean square distance of a cell's places to its centre, km.
+        lat: `[n]` answered latitudes, degrees.
+        lng: `[n]` answered longitudes, degrees.
+
+    Returns:
+        `[n]` km; the smaller, the more localizable.
+    """
+    center_lat, center_lng = cartesian_to_latlng(centers)
+    found = np.empty(len(belief))
+    for rows in belief.chunks():
+        km = haversine_km(lat[rows, None], lng[rows, None], center_lat, center_lng)  # (m, N)
+        found[rows] = (belief.probabilities(rows) * np.hypot(km, scale_km)).sum(axis=1)
+    return found

@@ -1,0 +1,71 @@
+"""What is gained by leaving out the photographs the model is least sure of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from geocbm.errors import ParameterError
+
+FAR_KM = 750.0
+
+
+def order_of(sureness: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Rows from the surest to the least sure; equally sure ones in random order, so that ties gain nothing.
+
+    Args:
+        sureness: `[n]`, the higher the surer; NaN counts as least sure.
+        seed: of the random order.
+    """
+    lot = np.random.default_rng(seed).random(len(sureness))
+    return np.lexsort((lot, -np.where(np.isnan(sureness), -np.inf, sureness)))
+
+
+def risk_coverage(sureness: np.ndarray, km: np.ndarray, points: int = 100, seed: int = 0) -> pd.DataFrame:
+    """Error among the photographs that are kept when the least sure ones are left out (El-Yaniv & Wiener 2010).
+
+    Args:
+        sureness: `[n]`, the higher the surer; minus the error gives the best possible order.
+        km: `[n]` errors of the answers in km, infinite where there is none.
+        points: shares that are tried, evenly spaced from 1 / points to 1.
+        seed: of the order of ties.
+
+    Returns:
+        Columns `kept` (share of the photographs), `n`, `median_km` and `beyond_750km` (share of the kept).
+
+    Raises:
+        ParameterError: no photographs, or different lengths.
+    """
+    if not len(km) or len(km) != len(sureness):
+        raise ParameterError(f"sureness has {len(sureness)} and km has {len(km)} entries; give one for each photograph")
+    ordered = np.asarray(km, dtype=float)[order_of(np.asarray(sureness, dtype=float), seed)]
+    far = np.cumsum(~(ordered <= FAR_KM))
+    counts = np.maximum(1, np.ceil(np.arange(1, points + 1) / points * len(km) - 1e-9)).astype(int)
+    return pd.DataFrame(
+        {
+            "kept": np.arange(1, points + 1) / points,
+            "n": counts,
+            "median_km": [float(np.median(ordered[:count])) for count in counts],
+            "beyond_750km": far[counts - 1] / counts,
+        }
+    )
+
+
+def risk_areas(orders: dict[str, np.ndarray], km: np.ndarray, seed: int = 0) -> pd.DataFrame:
+    """Area under the curve of the share beyond 750 km, for several ways to be sure.
+
+    Args:
+        orders: sureness `[n]` by name.
+        km: `[n]` errors in km.
+        seed: of the order of ties.
+
+    Returns:
+        Columns `name`, `area` (mean share beyond 750 km over all shares kept) and `gain`: how much of the way from a
+        random order (0) to the order by the true error (1) it goes; NaN where both are the same. The last two rows
+        are these two.
+    """
+    random = float((~(km <= FAR_KM)).mean())
+    oracle = float(risk_coverage(-km, km, seed=seed)["beyond_750km"].mean())
+    rows = [(name, float(risk_coverage(sure, km, seed=seed)["beyond_750km"].mean())) for name, sure in orders.items()]
+    table = pd.DataFrame([*rows, ("random order", random), ("true error", oracle)], columns=["name", "area"])
+    return table.assign(gain=(random - table["area"]) / (random - oracle if random > oracle else np.nan))
