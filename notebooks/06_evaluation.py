@@ -18,7 +18,7 @@ bootstrap: int = 200  # resamples behind each interval (1000 in full)
 seed: int = 0  # seed of the resamples and of the fitted baselines
 
 # %%
-from geocbm import evaluation, metrics, plots
+from geocbm import evaluation, metrics, plots, sure
 from geocbm.runs import RunFiles
 from geocbm.workbench import notebook, paths
 
@@ -98,15 +98,81 @@ main = next(answer for answer in answers if answer.name == "stage2")
 nb.show(plots.country_errors(evaluation.by_country(files, main)))
 
 # %% [markdown]
-# ## Does it know how sure it is?
+# ## How sure is it?
 #
-# Images are grouped by the probability given to the named cell; a calibrated model is right as often as it says. The expected
-# calibration error is the mean gap.
+# Stage 2 answers with a distribution over cells. **Calibrated**, it is right as often as it says: one number, the temperature,
+# divides all logits; it is fitted on the validation split and changes no named cell. The expected calibration error is the mean
+# gap between confidence and accuracy over bins; the column beside it shows what even a perfectly calibrated model would get
+# from so few photographs.
 
 # %%
 places = evaluation.main_predictions(files)
-right = (places["cell"] == places["true_cell"]).to_numpy()
-nb.show(plots.reliability(places["confidence"], right))
+found = sure.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy(), seed=seed)
+print(found.remark)
+nb.table(sure.calibration_table(found), caption="Probabilities of cells on the test split")
+nb.show(plots.reliability_before_after(found.confidence(False), found.confidence(True), found.right))
+
+# %% [markdown]
+# ### A region that holds the place
+#
+# A **conformal region** is a set of cells that holds the true cell with a probability chosen beforehand. Cells are taken in the
+# order of their probability; how far to go is read off the validation split (adaptive prediction sets: Romano, Sesia & Candès
+# 2020), which makes the promise true whether or not the model's probabilities are. It is a promise on average over photographs,
+# and only for photographs that are exchangeable with the validation split: drawn from the same countries in the same way.
+# Where the split is spatial or the photographs come from elsewhere, measured coverage may fall short. The validation split has
+# also chosen the epoch and the temperature, so that it is a little easier than the test split; the table shows how much that
+# costs.
+#
+# The label of a photograph is the nearest cell *of its own country*; the second measured column asks for the cell whose centre
+# is nearest of all, which may lie across a border. The area of a cell is its share of the country's land, counted on a grid of
+# 50 km: the ground whose photographs would get that label. Land of countries without cells belongs to none.
+
+# %%
+if found.regions:
+    nb.table(sure.region_table(found, bootstrap, seed), caption="Regions on the test split, with 95 % intervals")
+    nb.show(plots.region_areas({f"{one.coverage:.0%} region": one.area_km2 for one in found.regions}))
+
+# %% [markdown]
+# ### When should it not answer?
+#
+# Photographs are ordered from the surest to the least sure, and only the first are answered. **Expected distance** is how far
+# off the answer lies if the calibrated distribution is right, which is also the measure of how *localizable* a photograph is;
+# the last table holds it against the distance that was measured.
+
+# %%
+nb.show(plots.risk_coverage(sure.risk_curves(found)))
+nb.table(sure.risk_table(found), caption="How well each order puts the far misses last (mean over all shares answered)")
+by = "area of the 90 % region" if found.regions else "probability of the named cell"
+nb.table(sure.abstention_table(found), caption=f"Answering only the surest, by {by}")
+nb.table(sure.localizability_table(found), caption="Expected and measured distance, from most to least localizable")
+
+# %% [markdown]
+# ### Which point to answer?
+#
+# The centre of the likeliest cell is not the best answer where several cells are likely. **Mode refinement** smooths the
+# distribution over the sphere and climbs to its top; the width of the bells is the one with the best GeoScore on validation.
+# **Expected GeoScore** tries cell centres, and also places of training photographs, and answers the one that promises most under
+# the calibrated distribution: near a likely cell, and not far from the others.
+
+# %%
+nb.table(
+    sure.point_table(found, bootstrap, seed),
+    caption="One point from the same distribution; changes are paired, against the run's own answer",
+)
+nb.show(
+    plots.forest(
+        sure.point_differences(found, bootstrap, seed), "change of the GeoScore", "Which point? (right is better)"
+    )
+)
+
+# %% [markdown]
+# ### The country, for free
+#
+# Cells belong to countries, so that the sum over its cells is the probability of a country. The country with the highest sum
+# need not be that of the likeliest cell. Countries are those of the table here, without a geocoder.
+
+# %%
+nb.table(sure.country_table(found, bootstrap, seed), caption="Country by the named cell, and by sums over cells")
 
 # %%
 figures = metrics.geolocation_intervals(
@@ -114,13 +180,17 @@ figures = metrics.geolocation_intervals(
 )
 for name in ("mean_km", "acc_1km", "acc_25km", "acc_200km", "acc_750km", "acc_2500km"):
     nb.record(f"stage2.{name}", figures[name])
-evaluation.record(nb.record, table, places["confidence"].to_numpy(), right)
+evaluation.record(nb.record, table, places["confidence"].to_numpy(), found.right)
+nb.record_all("sure", sure.records(found, bootstrap, seed))
 with nb.output("evaluation.parquet") as path:
     table.to_parquet(path)
 
 # %% tags=["nbval-check-output"]
 nb.contract(
     predictions_for_the_whole_test_split=len(places) == len(test),
+    regions_grow_with_coverage=all(
+        bool((low.cells <= high.cells).all()) for low, high in zip(found.regions[:-1], found.regions[1:], strict=True)
+    ),
     rates_are_rates=bool(table["country_acc"].dropna().between(0, 1).all()),
     intervals_hold_the_value=bool((table["median_km_low"].dropna() <= table["median_km"].dropna()).all()),
 )

@@ -12,6 +12,7 @@ from geocbm.metrics.bootstrap import (
     spatial_blocks,
 )
 from geocbm.metrics.calibration import (
+    calibration_error_by_chance,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -31,6 +32,7 @@ from geocbm.metrics.seeds import over_seeds
 __all__ = [
     "THRESHOLDS_KM",
     "bootstrap",
+    "calibration_error_by_chance",
     "concept_metrics",
     "country_accuracy",
     "country_of",

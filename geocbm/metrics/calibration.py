@@ -60,6 +60,27 @@ def expected_calibration_error(confidence: Any, correct: Any, bins: int = 15) ->
     return float((table["n"] * (table["confidence"] - table["accuracy"]).abs()).sum() / table["n"].sum())
 
 
+def calibration_error_by_chance(confidence: Any, bins: int = 15, draws: int = 200, seed: int = 0) -> float:
+    """Calibration error that a perfectly calibrated model of the same confidences has on average.
+
+    It is above 0 because a bin of few photographs is never right exactly as often as it should be; a measured error
+    must be held against it.
+
+    Args:
+        confidence: `[n]` probability given to the named class, from 0 to 1.
+        bins: number of bins of equal width, as in `expected_calibration_error`.
+        draws: how often the right answers are drawn with these probabilities.
+        seed: of the draws.
+    """
+    probability = column(confidence, "confidence")
+    generator = np.random.default_rng(seed)
+    errors = [
+        expected_calibration_error(probability, generator.random(len(probability)) < probability, bins)
+        for _ in range(draws)
+    ]
+    return float(np.mean(errors))
+
+
 def _checked(logits: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     """Logits `[n, k]` in their own precision and targets `[n]`, refused where they do not fit each other."""
     scores = array(logits, "logits", None)

@@ -26,6 +26,7 @@ from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet
 from geocbm.plots.prototypes import prototype_similarity
 from geocbm.plots.runs import chain_status, compare_figures, compare_histories, country_errors
 from geocbm.plots.style import PALETTE, finish, template
+from geocbm.plots.sure import region_areas, reliability_before_after, risk_coverage
 
 __all__ = [
     "PALETTE",
@@ -53,8 +54,11 @@ __all__ = [
     "prototype_drift",
     "prototype_similarity",
     "quantization_error",
+    "region_areas",
     "reliability",
+    "reliability_before_after",
     "retrieval_bars",
+    "risk_coverage",
     "split_distances",
     "template",
     "world_map",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 
 from geocbm.metrics import (
     bootstrap,
+    calibration_error_by_chance,
     expected_calibration_error,
     geoscore,
     negative_log_likelihood,
@@ -20,7 +22,7 @@ from geocbm.sure.ranking import FAR_KM, order_of, risk_areas, risk_coverage
 Figure = float | dict[str, float]
 
 
-def _interval(figure: dict[str, float], form: str, factor: float = 1.0) -> str:
+def _interval(figure: Mapping[Any, Any], form: str, factor: float = 1.0) -> str:
     low, high = (form.format(factor * figure[end]) for end in ("low", "high"))
     return f"{form.format(factor * figure['value'])} [{low}, {high}]"
 
@@ -31,6 +33,7 @@ def calibration_figures(found: Assessment) -> dict[str, dict[str, float]]:
         name: {
             "nll": negative_log_likelihood(belief.logits, found.true_cell, belief.temperature),
             "ece": expected_calibration_error(found.confidence(calibrated), found.right),
+            "chance": calibration_error_by_chance(found.confidence(calibrated)),
             "confidence": float(found.confidence(calibrated).mean()),
         }
         for name, belief, calibrated in (
@@ -48,6 +51,7 @@ def calibration_table(found: Assessment) -> pd.DataFrame:
                 "probabilities": name,
                 "minus log likelihood": f"{own['nll']:.3f}",
                 "expected calibration error": f"{own['ece']:.3f}",
+                "the same by chance": f"{own['chance']:.3f}",
                 "mean probability of the named cell": f"{own['confidence']:.1%}",
                 "named cell right": f"{found.right.mean():.1%}",
             }
@@ -156,7 +160,7 @@ def point_differences(found: Assessment, n: int = 1000, seed: int = 0) -> pd.Dat
 
 def point_table(found: Assessment, n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """All kinds of answer side by side, in words, with the paired change of the GeoScore."""
-    changes = point_differences(found, n, seed).set_index("name")
+    changes = {row["name"]: row for row in point_differences(found, n, seed).to_dict("records")}
     lines = []
     for name in found.points:
         km = found.km(name)
@@ -168,10 +172,8 @@ def point_table(found: Assessment, n: int = 1000, seed: int = 0) -> pd.DataFrame
             "within 750 km": f"{(km <= FAR_KM).mean():.1%}",
             "GeoScore": _interval(bootstrap(geoscore(km), **options), "{:,.0f}"),
         }
-        words = POINT_WORDS[name]
-        line["change of the GeoScore"] = (
-            _interval(changes.loc[words].to_dict(), "{:+,.0f}") if words in changes.index else ""
-        )
+        change = changes.get(POINT_WORDS[name])
+        line["change of the GeoScore"] = _interval(change, "{:+,.0f}") if change else ""
         lines.append(line)
     return pd.DataFrame(lines)
 

@@ -106,8 +106,9 @@ def candidates(
     Returns:
         The candidates; a cell without training places is taken to lie at its centre.
     """
-    chosen = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).astype(int)) if with_places else []
-    xyz = np.concatenate([centers, places[chosen]]) if len(chosen) else centers
+    count = min(most, len(places)) if with_places else 0
+    chosen = np.unique(np.linspace(0, max(len(places) - 1, 0), count).astype(int))
+    xyz = np.concatenate([centers, places[chosen]])
     empty = np.flatnonzero(np.bincount(place_cell, minlength=len(centers)) == 0)
     ground = np.concatenate([places, centers[empty]])
     owner = np.concatenate([place_cell, empty])
