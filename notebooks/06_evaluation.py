@@ -130,7 +130,7 @@ nb.show(plots.reliability_before_after(found.confidence(False), found.confidence
 # %%
 if found.regions:
     nb.table(sure.region_table(found, bootstrap, seed), caption="Regions on the test split, with 95 % intervals")
-    nb.show(plots.region_areas({f"{one.coverage:.0%} region": one.area_km2 for one in found.regions}))
+    nb.show(plots.region_areas({f"{100 * one.coverage:.0f} % region": one.area_km2 for one in found.regions}))
 
 # %% [markdown]
 # ### When should it not answer?
@@ -149,10 +149,10 @@ nb.table(sure.localizability_table(found), caption="Expected and measured distan
 # %% [markdown]
 # ### Which point to answer?
 #
-# The centre of the likeliest cell is not the best answer where several cells are likely. **Mode refinement** smooths the
-# distribution over the sphere and climbs to its top; the width of the bells is the one with the best GeoScore on validation.
-# **Expected GeoScore** tries cell centres, and also places of training photographs, and answers the one that promises most under
-# the calibrated distribution: near a likely cell, and not far from the others.
+# The run answers the likeliest cell, moved inside it by the offset. Where several cells are likely, that is not the best point.
+# **Mode refinement** smooths the distribution over the sphere and climbs to its top; the width of the bells is the one with the
+# best GeoScore on validation. **Expected GeoScore** tries cell centres, and then also the places of training photographs, and
+# answers the one that promises most under the calibrated distribution: near a likely cell, and not far from the others.
 
 # %%
 nb.table(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.metrics.calibration import expected_calibration_error, reliability_bins
-from geocbm.plots.style import LAND, PALETTE, columns_of, escape, finish, km_text, log_ticks, numbers, percent, plural
+from geocbm.plots.style import LAND, PALETTE, columns_of, escape, finish, km_text, numbers, percent, plural
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -102,8 +102,9 @@ def region_areas(areas: Mapping[str, Any], title: str = "How large are the regio
             )
         )
         parts.append(f"{name}: median {np.median(ordered):,.0f} km², largest {ordered[-1]:,.0f} km²")
-    low, high = np.log10(min(ends)), np.log10(max(ends))
-    fig.update_xaxes(title_text="area of the region, km²", **log_ticks(low, high))
+    powers = range(int(np.floor(np.log10(min(ends)))), int(np.ceil(np.log10(max(ends)))) + 1)
+    ticks = {"tickvals": list(powers), "ticktext": [f"{10**power:,}" for power in powers]}
+    fig.update_xaxes(title_text="area of the region, km²", **ticks)
     fig.update_yaxes(title_text="share of photographs", tickformat=".0%", range=[0, 1.005])
     return finish(fig, title, "Curves of the areas of the regions by coverage: " + "; ".join(parts) + ".", 400)
 

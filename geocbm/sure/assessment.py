@@ -16,10 +16,10 @@ from geocbm.sure.points import Points, best_points, candidates, choose_bandwidth
 from geocbm.sure.regions import Regions, calibrate_regions, measure_regions
 
 POINT_WORDS = {
-    "argmax": "cell named, moved inside it (the run's answer)",
-    "mode": "top of the smoothed distribution",
-    "expected_centre": "highest expected GeoScore, cell centres",
-    "expected": "highest expected GeoScore, centres and training places",
+    "argmax": "likeliest cell (the run's answer)",
+    "mode": "mode refinement",
+    "expected_centre": "expected GeoScore, cell centres",
+    "expected": "expected GeoScore, training places",
 }
 SURENESS_WORDS = {
     "probability": "probability of the named cell",
