@@ -166,13 +166,14 @@ nb.show(
 )
 
 # %% [markdown]
-# ### The country, for free
+# ### Country and region, for free
 #
-# Cells belong to countries, so that the sum over its cells is the probability of a country. The country with the highest sum
-# need not be that of the likeliest cell. Countries are those of the table here, without a geocoder.
+# Cells belong to countries, so that the sum over its cells is the probability of a country, and the country with the highest sum
+# need not be that of the likeliest cell. A cell may reach over several regions (states, provinces); its probability is divided
+# among them as its training photographs are. Countries are those of the table, regions those of the offline geocoder.
 
 # %%
-nb.table(sure.country_table(found, bootstrap, seed), caption="Country by the named cell, and by sums over cells")
+nb.table(sure.hierarchy_table(found, bootstrap, seed), caption="Larger places named without and with sums over cells")
 
 # %%
 figures = metrics.geolocation_intervals(

@@ -62,6 +62,10 @@ def test_calibration_error_by_chance_shrinks_with_more_photographs():
     assert metrics.calibration_error_by_chance(confidence, draws=2000) == pytest.approx(0.0399, abs=0.003)
     assert metrics.calibration_error_by_chance(np.full(10_000, 0.5)) == pytest.approx(0.004, abs=0.001)
     assert metrics.calibration_error_by_chance(np.ones(10)) == 0
+    generator = np.random.default_rng(0)
+    mixed = generator.random(300)
+    drawn = [metrics.expected_calibration_error(mixed, generator.random(300) < mixed) for _ in range(100)]
+    assert metrics.calibration_error_by_chance(mixed) == pytest.approx(np.mean(drawn), rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,7 +67,10 @@ def test_the_assessment_is_of_the_test_split(files, found):
     np.testing.assert_array_equal(found.right, places["cell"] == places["true_cell"])
     assert all(len(lat) == len(test) and (np.abs(lat) <= 90).all() for lat, _ in found.points.values())
     assert [one.coverage for one in found.regions] == [0.8, 0.9, 0.95]
-    assert set(found.country_summed) <= set(files.cells.country)
+    country = files.cells.country[places["cell"]] == files.country[test]
+    np.testing.assert_array_equal(found.named["country"]["single"], country)
+    region = metrics.place_accuracy(places["lat"], places["lng"], files.lat[test], files.lng[test])["region_acc"]
+    assert found.named["region"]["single"].mean() == pytest.approx(region)
     assert "temperature" in found.remark
 
 
@@ -85,7 +86,7 @@ def test_tables_have_a_line_for_each_answer(found):
     assert sure.point_table(found, n=20)["answer"].tolist() == list(POINT_WORDS.values())
     assert sure.point_table(found, n=20)["change of the GeoScore"].iloc[0] == ""
     assert sure.point_differences(found, n=20)["name"].tolist() == list(POINT_WORDS.values())[1:]
-    assert sure.country_table(found, n=20)["answer"].iloc[-1] == "change"
+    assert sure.hierarchy_table(found, n=20)["level"].tolist() == ["country", "region"]
     assert sure.risk_table(found)["order"].tolist()[-2:] == ["random order", "true error"]
     assert sure.abstention_table(found)["answered"].tolist() == ["100%", "80%", "60%", "40%", "20%"]
     assert sure.localizability_table(found)["photographs"].iloc[0].startswith("part 1 of 4")
@@ -104,13 +105,15 @@ def test_records_are_figures_with_the_names_others_read(found):
     assert kept["point_mode.geoscore"]["value"] == pytest.approx(metrics.geoscore(km).mean())
 
 
-def test_a_missing_answer_is_a_miss_and_no_figure_that_is_infinite_is_kept(found):
-    lat, lng = (np.full(len(found.lat), np.nan) for _ in range(2))
-    missing = replace(found, points=found.points | {"argmax": (lat, lng)})
+def test_a_missing_answer_is_a_miss_and_no_figure_that_is_infinite_is_kept(files):
+    nowhere = np.full(len(files.rows["test"]), np.nan)
+    missing = sure.assess(files, nowhere, nowhere)
     kept = sure.records(missing, n=20)
     assert "point_argmax.median_km" not in kept
     assert kept["point_argmax.geoscore"]["value"] == 0
+    assert kept["region_single"]["value"] == 0
     assert sure.abstention_table(missing)["beyond 750 km"].iloc[0] == "100.0%"
+    assert sure.point_table(missing, n=20)["within 750 km"].iloc[0] == "0.0%"
 
 
 def test_an_empty_validation_split_calibrates_nothing_and_says_so(copied_run):

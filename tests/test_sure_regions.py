@@ -41,11 +41,32 @@ def test_entropy_by_hand():
 
 
 def test_countries_are_sums_over_their_cells():
-    # The likeliest cell lies in country 1, the likeliest country is 0.
-    summed = sure.summed(np.array([[0.3, 0.4, 0.3]]), np.array([0, 1, 0]), 3)
-    np.testing.assert_allclose(summed, [[0.6, 0.4, 0.0]])
-    with pytest.raises(ParameterError, match="group has 2 entries for 3 cells"):
-        sure.summed(np.ones((1, 3)) / 3, np.array([0, 1]), 2)
+    # The likeliest cell lies in B, the likeliest country is A.
+    names, shares = sure.cell_shares(np.arange(3), np.array(["A", "B", "A"]), 3)
+    assert names.tolist() == ["A", "B"]
+    np.testing.assert_allclose(sure.summed(np.array([[0.3, 0.4, 0.3]]), shares), [[0.6, 0.4]])
+    assert sure.likeliest(CellBelief(np.log([[0.3, 0.4, 0.3]])), names, shares).tolist() == ["A"]
+
+
+def test_a_cell_is_divided_among_regions_as_its_photographs_are():
+    cell, region = np.array([0, 0, 0, 0, 1]), np.array(["x", "x", "x", "", "y"])
+    _, shares = sure.cell_shares(cell, region, 3)  # cell 2 has no photographs
+    np.testing.assert_allclose(shares, [[0.75, 0], [0, 1], [0, 0]])
+    np.testing.assert_allclose(sure.summed(np.array([[0.6, 0.3, 0.1]]), shares), [[0.45, 0.3]])
+    nowhere = sure.cell_shares(cell, np.full(5, ""), 3)
+    assert sure.likeliest(CellBelief(np.zeros((2, 3))), *nowhere).tolist() == ["", ""]
+
+
+def test_one_country_is_certain():
+    _, shares = sure.cell_shares(np.arange(4), np.full(4, "Chile"), 4)
+    np.testing.assert_allclose(sure.summed(np.full((2, 4), 0.25), shares), 1)
+
+
+def test_shares_that_do_not_fit_are_refused():
+    with pytest.raises(ParameterError, match="shares has 2 rows for 3 cells"):
+        sure.summed(np.ones((1, 3)) / 3, np.ones((2, 1)))
+    with pytest.raises(ParameterError, match="label has 1 entries for 2 photographs"):
+        sure.cell_shares(np.arange(2), np.array(["A"]), 2)
 
 
 def test_scores_by_hand():

@@ -73,11 +73,13 @@ def calibration_error_by_chance(confidence: Any, bins: int = 15, draws: int = 20
         seed: of the draws.
     """
     probability = column(confidence, "confidence")
+    table = reliability_bins(probability, np.ones(len(probability)), bins)  # refuses what is no probability
+    index = np.searchsorted(table["high"].to_numpy()[:-1], np.clip(probability, 0, 1))
     generator = np.random.default_rng(seed)
-    errors = [
-        expected_calibration_error(probability, generator.random(len(probability)) < probability, bins)
-        for _ in range(draws)
-    ]
+    errors = []
+    for _ in range(draws):
+        gap = (generator.random(len(probability)) < probability) - probability
+        errors.append(np.abs(np.bincount(index, weights=gap)).sum() / len(probability))
     return float(np.mean(errors))
 
 

@@ -2,11 +2,12 @@
 
 from geocbm.sure.areas import cell_areas, land_grid
 from geocbm.sure.assessment import Assessment, assess, read_cell_scores
-from geocbm.sure.belief import CellBelief, entropy, summed
+from geocbm.sure.belief import CellBelief, entropy
+from geocbm.sure.hierarchy import cell_shares, likeliest, summed
 from geocbm.sure.page import (
     abstention_table,
     calibration_table,
-    country_table,
+    hierarchy_table,
     localizability_table,
     point_differences,
     point_table,
@@ -47,12 +48,14 @@ __all__ = [
     "calibration_table",
     "candidates",
     "cell_areas",
+    "cell_shares",
     "choose_bandwidth",
     "conformal_quantile",
-    "country_table",
     "entropy",
     "expected_km",
+    "hierarchy_table",
     "land_grid",
+    "likeliest",
     "localizability_table",
     "measure_regions",
     "mode_points",

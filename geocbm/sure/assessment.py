@@ -8,10 +8,11 @@ import numpy as np
 
 from geocbm.errors import MismatchError
 from geocbm.geodesy import latlng_to_cartesian
-from geocbm.metrics import error_km, fit_temperature, spatial_blocks
+from geocbm.metrics import error_km, fit_temperature, places_of, spatial_blocks
 from geocbm.runs import RunFiles
 from geocbm.sure.areas import cell_areas
-from geocbm.sure.belief import CellBelief, entropy, summed
+from geocbm.sure.belief import CellBelief, entropy
+from geocbm.sure.hierarchy import cell_shares, likeliest
 from geocbm.sure.points import Points, best_points, candidates, choose_bandwidth, expected_km, mode_points
 from geocbm.sure.regions import Regions, calibrate_regions, measure_regions
 
@@ -65,9 +66,8 @@ class Assessment:
         bandwidth_km: width of the bells behind `mode`.
         sureness: `[n]` by name, the higher the surer.
         expected_km: `[n]` how far off the run's answer lies by the calibrated distribution.
-        country: `[n]` true countries.
-        country_of_cell: `[n]` country of the most probable cell.
-        country_summed: `[n]` country with the highest sum over its cells.
+        named: for `country` and `region`, whether each photograph's is named right, `[n]`: `single` by the most
+            probable cell (country) or the place answered (region), `summed` by the highest sum over cells.
     """
 
     n_val: int
@@ -84,9 +84,7 @@ class Assessment:
     bandwidth_km: float
     sureness: dict[str, np.ndarray]
     expected_km: np.ndarray
-    country: np.ndarray
-    country_of_cell: np.ndarray
-    country_summed: np.ndarray
+    named: dict[str, dict[str, np.ndarray]]
 
     @property
     def remark(self) -> str:
@@ -150,9 +148,6 @@ def assess(files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> 
     }
     if regions:
         sureness["area"] = -next(one.area_km2 for one in regions if one.coverage == 0.9)
-    countries, group = np.unique(cells.country, return_inverse=True)
-    group = group.reshape(-1)
-    first = belief.gather(lambda p: summed(p, group, len(countries)).argmax(axis=1))
     return Assessment(
         n_val=len(val),
         temperature=temperature,
@@ -168,7 +163,32 @@ def assess(files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> 
         bandwidth_km=bandwidth,
         sureness=sureness,
         expected_km=expected,
-        country=files.country[test],
-        country_of_cell=cells.country[logits["test"].argmax(axis=1)],
-        country_summed=countries[first],
+        named=_named(files, belief, answer),
     )
+
+
+def _named(files: RunFiles, belief: CellBelief, answer: Points) -> dict[str, dict[str, np.ndarray]]:
+    """Whether countries and regions are named right, see `Assessment.named`."""
+    cells, train, test = files.cells, files.rows["train"], files.rows["test"]
+    countries = cell_shares(np.arange(len(cells)), cells.country, len(cells))
+    country = files.country[test]
+
+    def region(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
+        found = places_of(lat, lng)
+        # Regions of two countries may have one name.
+        joined = found["country"] + " / " + found["region"]
+        return joined.where(found["region"] != "", "").to_numpy(dtype=str)
+
+    regions = cell_shares(cells.sample_to_cell, region(files.lat[train], files.lng[train]), len(cells))
+    true_region = region(files.lat[test], files.lng[test])
+    known = true_region != ""  # a place without a region in the list counts as a miss for both
+    return {
+        "country": {
+            "single": cells.country[belief.logits.argmax(axis=1)] == country,
+            "summed": likeliest(belief, *countries) == country,
+        },
+        "region": {
+            "single": known & (region(*answer) == true_region),
+            "summed": known & (likeliest(belief, *regions) == true_region),
+        },
+    }

@@ -68,24 +68,3 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
     """Entropy in nats of rows `[m, N]`, `[m]`: 0 where one cell has everything, log N where all are alike."""
     safe = np.where(probabilities > 0, probabilities, 1.0)
     return -(probabilities * np.log(safe)).sum(axis=1)
-
-
-def summed(probabilities: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
-    """Probabilities of groups of cells, such as countries: the sum over their cells.
-
-    Args:
-        probabilities: `[m, N]`.
-        group: `[N]` group of each cell, from 0.
-        n_groups: number of groups.
-
-    Returns:
-        `[m, n_groups]`; a group without cells gets 0.
-
-    Raises:
-        ParameterError: the groups are not one for each cell.
-    """
-    if len(group) != probabilities.shape[1]:
-        raise ParameterError(f"group has {len(group)} entries for {probabilities.shape[1]} cells; give one for each")
-    member = np.zeros((len(group), n_groups))
-    member[np.arange(len(group)), group] = 1.0
-    return probabilities @ member

@@ -178,32 +178,32 @@ def point_table(found: Assessment, n: int = 1000, seed: int = 0) -> pd.DataFrame
     return pd.DataFrame(lines)
 
 
-def country_figures(found: Assessment, n: int = 1000, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Share of right countries: of the most probable cell, of the highest sum over cells, and their difference."""
-    single, together = found.country_of_cell == found.country, found.country_summed == found.country
+def hierarchy_figures(found: Assessment, n: int = 1000, seed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
+    """Share of right countries and regions: `single`, `summed` (see `Assessment.named`) and their `change`."""
     options: dict[str, Any] = {"blocks": found.blocks, "n": n, "seed": seed}
     return {
-        "country_cell": bootstrap(single, **options),
-        "country_summed": bootstrap(together, **options),
-        "country_change": paired_difference(together, single, **options),
+        level: {
+            "single": bootstrap(right["single"], **options),
+            "summed": bootstrap(right["summed"], **options),
+            "change": paired_difference(right["summed"], right["single"], **options),
+        }
+        for level, right in found.named.items()
     }
 
 
-def country_table(found: Assessment, n: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """The figures of `country_figures` in words."""
-    figures = country_figures(found, n, seed)
-    words = {
-        "country_cell": "country of the most probable cell",
-        "country_summed": "country with the highest sum over its cells",
-        "country_change": "change",
-    }
+def hierarchy_table(found: Assessment, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """The figures of `hierarchy_figures` in words."""
+    single = {"country": "country of the likeliest cell", "region": "region of the place answered"}
     return pd.DataFrame(
         [
             {
-                "answer": text,
-                "right, %": _interval(figures[name], "{:+.1f}" if name.endswith("change") else "{:.1f}", 100),
+                "level": level,
+                "without sums": single[level],
+                "right, %": _interval(figures["single"], "{:.1f}", 100),
+                "highest sum over cells right, %": _interval(figures["summed"], "{:.1f}", 100),
+                "change": _interval(figures["change"], "{:+.1f}", 100),
             }
-            for name, text in words.items()
+            for level, figures in hierarchy_figures(found, n, seed).items()
         ]
     )
 
@@ -230,8 +230,8 @@ def records(found: Assessment, n: int = 1000, seed: int = 0) -> dict[str, Figure
     names = [*found.sureness, "random", "oracle"]
     areas = risk_areas(found.sureness, found.km("argmax"))["area"]
     figures |= {f"risk_{name}": float(area) for name, area in zip(names, areas, strict=True)}
-    country = country_figures(found, n, seed)
-    figures |= {name: country[name] for name in ("country_cell", "country_summed")}
+    for level, own in hierarchy_figures(found, n, seed).items():
+        figures |= {f"{level}_{name}": own[name] for name in ("single", "summed")}
     return {name: value for name, value in figures.items() if _finite(value)}
 
 
