@@ -78,7 +78,7 @@ def region_table(found: Assessment, n: int = 1000, seed: int = 0) -> pd.DataFram
             {
                 "wanted": f"{one.coverage:.0%}",
                 "holds the true cell, %": _interval(held["label"], "{:.1f}", 100),
-                "spread from calibration, %": f"± {100 * spread:.1f}",
+                "standard deviation by calibration, %": f"{100 * spread:.1f}",
                 "holds the cell nearest to the place, %": _interval(held["nearest"], "{:.1f}", 100),
                 "cells (median)": f"{np.median(one.cells):,.0f}",
                 "area (median), km²": f"{middle:,.0f}",
