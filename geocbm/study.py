@@ -106,6 +106,11 @@ def make_trials(
         if names[0] in SCORES and not stage2.reads_scores:  # what only the strict mode reads is tried there
             changed["ablation_mode"], name = "concept_scores", f"mode concept_scores, {name}"
         trials.append(Trial(name, "option", stage1, replace(stage2, **changed)))
+        if (
+            names[0] == "offset_kind" and stage2.refines
+        ):  # the refinement overrules the offset, the strict mode needs it
+            changed["ablation_mode"], name = "concept_scores", f"mode concept_scores, {name}"
+            trials.append(Trial(name, "option", stage1, replace(stage2, **changed)))
     trials.append(Trial(f"recipe {other_name}", "recipe", other1, other2))
     for kind in bottlenecks:
         if kind != stage1.bottleneck:
