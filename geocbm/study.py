@@ -8,6 +8,7 @@ test split; a difference counts only if it lies beyond the noise of photographs 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -282,7 +283,7 @@ def changes(summary: pd.DataFrame, figure: str) -> pd.DataFrame:
 def records(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Every figure with its interval, under `<trial>.<figure>`."""
     return {
-        f"{row['trial'].replace(' ', '_').replace('=', '_')}.{row['figure']}": {
+        f"{re.sub('[^A-Za-z0-9]+', '_', row['trial'])}.{row['figure']}": {
             key: float(row[key]) for key in ("value", "low", "high")
         }
         for row in summary.to_dict("records")

@@ -8,6 +8,7 @@ import pytest
 from geocbm import pipeline, study
 from geocbm.stage1 import Stage1Config
 from geocbm.stage2 import Stage2Config
+from geocbm.workbench.records import check_key
 from tests.tiny_run import STAGE1, STAGE2
 
 OTHER = {
@@ -84,6 +85,8 @@ def test_a_study_of_a_run_is_kept_and_shown_again_for_the_same_settings_only(cop
     assert fresh["trial"].unique().tolist() == names
     assert len(said) == 2 * len(names)
     assert {path.name for path in Path(copied_run.folder).iterdir()} - before == {"study.parquet"}
+    for key in study.records(fresh.replace("mode hybrid", "mode concept_scores, smooth_km=100.0")):
+        check_key(f"study.{key}")
     again = study.study(files, features, small, recipe, [], 50)
     pd.testing.assert_frame_equal(fresh, again)
     assert study.study(files, features, replace(small, lr=0.5), recipe, []).empty
