@@ -211,6 +211,16 @@ def load_stage2(files: RunFiles, name: str = "stage2") -> Stage2CrossAttentionGe
     return stage2.load_stage2(files.need(f"{name}.safetensors"))
 
 
+def load_concept_head(files: RunFiles) -> Stage2CrossAttentionGeoHead | None:
+    """The run's head whose logits are exact sums over concepts, in mode `concept_scores`; None where it has none."""
+    for name in ("stage2", "stage2_concept_scores"):
+        if files.path(f"{name}.safetensors").exists():
+            head = load_stage2(files, name)
+            if head.config.ablation_mode == "concept_scores":
+                return head
+    return None
+
+
 def make_refiner(files: RunFiles, features: FeatureStore) -> NeighbourRefiner:
     """Training pictures of the run, for the refinement inside the most probable cells."""
     from geocbm.stage2 import NeighbourRefiner

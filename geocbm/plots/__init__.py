@@ -21,6 +21,8 @@ from geocbm.plots.dataset import (
     split_distances,
 )
 from geocbm.plots.evaluation import forest, reliability
+from geocbm.plots.field_guide import clue_agreement
+from geocbm.plots.locator import locator
 from geocbm.plots.maps import base_map, cell_map, error_map, world_map
 from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet
 from geocbm.plots.prototypes import prototype_similarity
@@ -36,6 +38,7 @@ __all__ = [
     "cell_map",
     "cell_sizes",
     "chain_status",
+    "clue_agreement",
     "compare_figures",
     "compare_histories",
     "confusion",
@@ -48,6 +51,7 @@ __all__ = [
     "forest",
     "hierarchy",
     "imbalance",
+    "locator",
     "loss_curves",
     "per_meta_accuracy",
     "per_parent_accuracy",

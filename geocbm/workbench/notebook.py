@@ -172,6 +172,15 @@ class Notebook:
         html = words.gallery_html(images, [words.needed_alt(alt) for alt in alts], captions, width)
         words.put(html, "\n".join(f"[image] {alt}" for alt in alts))
 
+    def html(self, page: str, plain: str) -> None:
+        """Show HTML that was escaped where it holds strangers' texts; the page keeps its harmless part only.
+
+        Args:
+            page: the HTML; every picture in it has an alt text.
+            plain: what is printed where there is no page.
+        """
+        words.put(page, plain)
+
     def table(self, frame: "pd.DataFrame", caption: str, max_rows: int = 200, index: bool | None = None) -> None:
         """Show a table; every text in it is escaped, long tables are cut and say so.
 

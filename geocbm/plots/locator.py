@@ -1,0 +1,89 @@
+"""Small maps as pictures: where on Earth the points of a sheet lie, for pages that are printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
+from geocbm.plots.maps import _outline
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SEA, _COAST, _BORDER, _POINT = (247, 249, 251), (130, 144, 160), (203, 210, 217), (213, 94, 0)
+_WORLD = (-180.0, -60.0, 180.0, 84.0)
+
+
+def frame_of(lat: np.ndarray, lng: np.ndarray, aspect: float, least_degrees: float = 12.0) -> tuple[float, ...]:
+    """The frame of a map around points.
+
+    Args:
+        lat: `[n]` latitudes, degrees.
+        lng: `[n]` longitudes, degrees.
+        aspect: width of the frame by its height.
+        least_degrees: height of the smallest frame.
+
+    Returns:
+        `(middle, west, south, east, north)`: a middle meridian, and the frame with longitudes counted from it, so that
+        a country across the antimeridian is one piece; the whole world where points lie too far apart for less.
+    """
+    mean = latlng_to_cartesian(lat, lng).mean(axis=0)
+    middle = float(cartesian_to_latlng(mean)[1]) if np.linalg.norm(mean[:2]) > 1e-6 else 0.0
+    east_of = (np.asarray(lng, dtype=float) - middle + 180) % 360 - 180
+    stretch = float(np.cos(np.radians(np.clip(np.mean(lat), -70, 70))))
+    height = max(least_degrees, 1.3 * np.ptp(lat), 1.3 * np.ptp(east_of) * stretch / aspect)
+    width = height * aspect / stretch
+    if width > 200:
+        return (0.0, *_WORLD)
+    x = (east_of.min() + east_of.max()) / 2
+    y = float(np.clip((np.min(lat) + np.max(lat)) / 2, -90 + height / 2, 90 - height / 2))
+    return middle, x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def locator(lat: Any, lng: Any, width: int = 300, height: int = 200) -> Image:
+    """A map around points, with coast lines and borders, drawn without a network or a browser.
+
+    Args:
+        lat: `[n]` latitudes in degrees, at least one; points without a coordinate are left out.
+        lng: `[n]` longitudes in degrees.
+        width: pixels.
+        height: pixels; a map of the whole world is flatter.
+
+    Raises:
+        ValueError: there is no point.
+    """
+    from PIL import Image as pillow
+    from PIL import ImageDraw
+
+    lat, lng = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
+    known = np.isfinite(lat) & np.isfinite(lng)
+    if not known.any():
+        raise ValueError("a locator map needs at least one point with a latitude and a longitude")
+    lat, lng = lat[known], lng[known]
+    middle, west, south, east, north = frame_of(lat, lng, width / height)
+    if (west, south, east, north) == _WORLD:
+        height = round(width * (north - south) / (east - west) * 1.15)
+    scale = 2  # drawn larger and reduced, which smooths the lines
+    picture = pillow.new("RGB", (scale * width, scale * height), _SEA)
+    draw = ImageDraw.Draw(picture)
+
+    def place(longitude: np.ndarray, latitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = ((longitude - middle + 180) % 360 - 180 - west) / (east - west) * scale * width
+        return x, (north - latitude) / (north - south) * scale * height
+
+    for kind, colour, thick in (("borders", _BORDER, 1), ("coast", _COAST, 2)):
+        line_lng, line_lat = (np.array(part, dtype=float) for part in _outline(kind))
+        ends = np.flatnonzero(np.isnan(line_lng))
+        for start, end in zip(np.r_[0, ends[:-1] + 1], ends, strict=True):
+            x, y = place(line_lng[start:end], line_lat[start:end])
+            # A line that leaves the frame's back side would be drawn right across it.
+            for piece in np.split(np.arange(len(x)), np.flatnonzero(np.abs(np.diff(x)) > scale * width / 2) + 1):
+                if len(piece) > 1:
+                    draw.line(list(zip(x[piece].tolist(), y[piece].tolist(), strict=True)), fill=colour, width=thick)
+    x, y = place(lng, lat)
+    radius = scale * (2.4 if len(lat) < 200 else 1.8)
+    for across, down in zip(x.tolist(), y.tolist(), strict=True):
+        draw.ellipse((across - radius, down - radius, across + radius, down + radius), fill=_POINT)
+    return picture.resize((width, height), pillow.Resampling.LANCZOS)
