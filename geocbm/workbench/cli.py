@@ -12,7 +12,8 @@ from types import FrameType
 from geocbm import __version__
 from geocbm.errors import UserError
 from geocbm.workbench import data_commands, paths
-from geocbm.workbench.model_commands import configure_fit, configure_predict, fit, predict
+from geocbm.workbench.model_commands import configure_fit, fit
+from geocbm.workbench.predict_command import configure_predict, predict
 
 Parser = argparse.ArgumentParser
 Arguments = argparse.Namespace

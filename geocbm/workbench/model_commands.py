@@ -1,30 +1,23 @@
-"""`geocbm fit` and `geocbm predict`: the stages without a notebook around them."""
+"""`geocbm fit`: the stages without a notebook around them."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 import time
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, replace
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from geocbm.errors import ParameterError, UserError
+from geocbm.errors import UserError
 from geocbm.workbench import paths
-
-if TYPE_CHECKING:
-    from geocbm.predict import Answer
 
 STAGES = {"stage0": "03", "stage1": "04", "stage2": "05"}
 """Which notebook's parameters a stage is trained with."""
 
 _SECONDS_TO_BE_ENDED = 10
-
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def configure_fit(parser: argparse.ArgumentParser) -> None:
@@ -117,66 +110,3 @@ def _fit_stage0(files: Any, values: dict[str, Any], cache: Path) -> Any:
     on_main(lambda: pipeline.write_prototypes(files, encoders))
     config = Stage0Config(**pipeline.config_fields(Stage0Config, values))
     return pipeline.fit_stage0(files, config, encoders, encoder, vanilla, cache)[1]
-
-
-def configure_predict(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `geocbm predict`."""
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="pictures, or folders of pictures")
-    parser.add_argument("--run", default="demo", help="the trained run that answers (default: demo)")
-    parser.add_argument("--top", type=int, default=5, help="how many cells and concepts to name (default: 5)")
-    parser.add_argument("--json", type=Path, help="also write the answers to this file")
-
-
-def predict(arguments: argparse.Namespace) -> int:
-    """Answer for pictures; a picture that cannot be read gets one sentence, the others are still answered."""
-    from geocbm.encoders import open_picture
-    from geocbm.files import write_json
-    from geocbm.predict import GeoCBM
-
-    if arguments.top < 1:
-        raise ParameterError(f"--top={arguments.top} names nothing; give at least 1")
-    pictures, failed = [], 0
-    for path in _pictures(arguments.photos):
-        try:
-            pictures.append((path, open_picture(path)))
-        except (UserError, OSError) as problem:
-            failed += 1
-            print(f"geocbm: {problem}", file=sys.stderr)
-    answers = []
-    if pictures:
-        answers = GeoCBM.load(arguments.run).predict([picture for _, picture in pictures], top_k=arguments.top)
-    for (path, _), answer in zip(pictures, answers, strict=True):
-        print(in_words(path.name, answer))
-    if arguments.json:
-        write_json(
-            arguments.json,
-            [
-                {"photo": path.name} | json.loads(json.dumps(asdict(answer), default=lambda array: array.tolist()))
-                for (path, _), answer in zip(pictures, answers, strict=True)
-            ],
-        )
-    return 1 if failed else 0
-
-
-def _pictures(names: list[str]) -> list[Path]:
-    """The named files, and the pictures inside the named folders."""
-    found: list[Path] = []
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
-            if not inside:
-                raise ParameterError(
-                    f"the folder {name} holds no picture; known endings: {', '.join(sorted(PICTURES))}"
-                )
-            found += inside
-        else:
-            found.append(path)
-    return found
-
-
-def in_words(name: str, answer: Answer) -> str:
-    """One answer as a few lines of text."""
-    places = "; ".join(f"{cell.country} {cell.probability:.0%} (cell {cell.cell})" for cell in answer.cells)
-    concepts = "; ".join(f"{concept} {probability:.0%}" for concept, probability in answer.concepts)
-    return f"{name}: {answer.lat:.4f}, {answer.lng:.4f}\n  places: {places}\n  concepts: {concepts}"

@@ -1,0 +1,250 @@
+"""Photographs that people bring along: any common kind of file, read in bounded memory, with a word on how.
+
+Tables of a run are read by `geocbm.pictures`, which refuses what is odd. Here a file comes from a stranger's camera:
+it may be huge, animated, cut off or no picture at all. Each of these is either read, with a note that says how, or
+refused with one sentence.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from geocbm.errors import MissingInputError, UserError
+from geocbm.exif import own_coordinates
+from geocbm.pictures import to_rgb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""What Pillow may take a file for; others, such as EPS, would start foreign programs."""
+ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".jpe", ".jfif", ".mpo", ".apng"),
+    *(".dib", ".jp2", ".heic", ".heif"),
+)
+"""Files of a folder that are taken for photographs; HEIC among them, so that it is refused and not passed over."""
+HUGE_PIXELS = 40_000_000
+"""Above it a picture is reduced while it is read."""
+MOST_PIXELS = 500_000_000
+"""Largest picture that is read where the file can be reduced while it is decoded (baseline JPEG)."""
+MOST_WHOLE_PIXELS = 200_000_000
+"""Largest picture that is read where all pixels must be in memory once."""
+REDUCED_SIDE = 1500
+"""A reduced picture keeps at least so many pixels along its shorter side."""
+LONGEST_SHAPE = 40
+"""Longer side by shorter side of the narrowest picture that is read; preprocessing would blow up a narrower one."""
+MOST_BYTES = 1 << 30
+"""Longest file that is read from standard input."""
+
+_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_KNOWN = "give JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF"
+_limit = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph that has been read.
+
+    Attributes:
+        picture: upright 8-bit RGB, reduced where the file is huge.
+        notes: sentences on how it was read, where that is not plain.
+        own_place: latitude and longitude that the file carries, degrees; never used for a prediction.
+    """
+
+    picture: Image
+    notes: tuple[str, ...] = ()
+    own_place: tuple[float, float] | None = None
+
+
+def read_photograph(source: str | Path | bytes | Image, name: str = "") -> Photograph:
+    """Read a photograph.
+
+    Args:
+        source: a file, its content, or a picture that is open already.
+        name: what messages call it; by default the file.
+
+    Raises:
+        MissingInputError: there is no such file.
+        UserError: it cannot be read; one sentence with the name and a remedy.
+    """
+    if hasattr(source, "convert"):
+        return _convert(source, b"", f"the picture {name}".strip())
+    if isinstance(source, bytes):
+        return _read(BytesIO(source), len(source), name or "the picture")
+    path = Path(source)
+    called = name or quoted(source)
+    try:
+        if not path.exists():
+            raise MissingInputError(f"{called} does not exist; check the name")
+        if not path.is_file():
+            raise UserError(f"{called} is no file; give a picture, or a folder of pictures")
+        with path.open("rb") as stream:
+            return _read(stream, path.stat().st_size, called)
+    except PermissionError:
+        raise UserError(f"{called} may not be read; change its permissions") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{called} cannot be opened ({type(error).__name__}); check the name") from None
+
+
+def photographs_in(folder: Path) -> list[Path]:
+    """Photographs of a folder, by name; folders inside it are not looked into.
+
+    Raises:
+        UserError: there is none, or the folder may not be read.
+    """
+    try:
+        found = sorted(file for file in folder.iterdir() if file.suffix.lower() in ENDINGS and not file.is_dir())
+    except OSError as error:
+        raise UserError(f"the folder {quoted(folder)} cannot be read ({error.strerror}); check it") from None
+    if not found:
+        raise UserError(
+            f"the folder {quoted(folder)} holds no picture (folders inside it are not looked into); name a folder "
+            f"with files such as {', '.join(ENDINGS[:4])}, or the files themselves"
+        )
+    return found
+
+
+def quoted(name: str | Path) -> str:
+    """A file's name for people: in quotes, and nothing in it can steer a terminal."""
+    return f"'{printable(name)}'"
+
+
+def printable(name: str | Path) -> str:
+    """A file's name with a question mark for all that is no printable character."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(name))
+
+
+@contextmanager
+def _no_pixel_limit() -> Iterator[None]:
+    """Lift Pillow's own limit while a header is read; ours follows at once, and knows what can be reduced."""
+    from PIL import Image as pillow
+
+    with _limit:
+        before, pillow.MAX_IMAGE_PIXELS = pillow.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            pillow.MAX_IMAGE_PIXELS = before
+
+
+def _read(stream: IO[bytes], size: int, name: str) -> Photograph:
+    from PIL import Image as pillow
+    from PIL import UnidentifiedImageError
+
+    head = stream.read(32)
+    stream.seek(0)
+    if not size:
+        raise UserError(f"{name} is empty (0 bytes); fetch it again")
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
+        raise UserError(f"{name} is a HEIC picture, which is not supported; save it as JPEG")
+    try:
+        with _no_pixel_limit(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd entries; the notes say what matters
+            pillow.init()  # formats that Pillow has not loaded yet would be unknown names
+            image = pillow.open(stream, formats=[known for known in FORMATS if known in pillow.OPEN])
+        with image:
+            return _convert(image, head, name)
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{name} is no picture, or its beginning is damaged; {_KNOWN}") from None
+    except MemoryError:
+        raise UserError(f"{name} needs more memory than there is; give a smaller copy") from None
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        reason = "is cut off" if _is_truncation(error) else f"is damaged ({type(error).__name__})"
+        raise UserError(f"{name} {reason}; fetch it again") from None
+
+
+def _is_truncation(error: Exception) -> bool:
+    words = str(error).lower()
+    return isinstance(error, EOFError) or any(word in words for word in ("truncated", "broken", "end of file", "eof"))
+
+
+def _convert(image: Any, head: bytes, name: str) -> Photograph:
+    """Upright RGB of an open picture, with notes; `head` is how its file begins."""
+    width, height = image.size
+    pixels = width * height
+    in_parts = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
+    most = MOST_PIXELS if in_parts else MOST_WHOLE_PIXELS
+    if pixels > most:
+        raise UserError(
+            f"{name} has {pixels / 1e6:,.0f} megapixels, at most {most / 1e6:,.0f} are read; give a smaller copy"
+        )
+    if max(width, height) > LONGEST_SHAPE * min(width, height):
+        raise UserError(
+            f"{name} is {width} x {height} pixels, too narrow to say anything of; cut out the part that matters"
+        )
+    notes = [*_frame_notes(image), *_colour_notes(image, head)]
+    own_place = own_coordinates(image)
+    factor = min(width, height) // REDUCED_SIDE if pixels > HUGE_PIXELS else 1
+    if factor > 1:
+        image.draft("RGB", (width // factor, height // factor))  # JPEG only; its scales are 1/2, 1/4 and 1/8
+    image.load()
+    if factor > 1:
+        reduced = _reduce(image)
+        picture = to_rgb(reduced)
+        notes.append(
+            f"it has {pixels / 1e6:,.0f} megapixels and was reduced to {picture.width} x {picture.height} on reading"
+        )
+    else:
+        picture = to_rgb(image)
+    if _has_transparency(image):
+        notes.append("it has transparent parts, which were taken as white")
+    return Photograph(picture, tuple(notes), own_place)
+
+
+def _reduce(image: Any) -> Any:
+    """A huge picture by a whole factor, before it is converted, so that no second copy of its size is made."""
+    factor = min(image.size) // REDUCED_SIDE
+    if factor < 2:
+        return image
+    if image.mode in ("L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "F", "I"):
+        reduced = image.reduce(factor)
+    else:  # palettes and 16 bits cannot be averaged; every so many pixels one is taken
+        reduced = image.resize((image.width // factor, image.height // factor), 0)
+    # Orientation and transparency are entries of the file, which a new picture does not inherit in full.
+    reduced.info.update(image.info)
+    if (turned := image.getexif().get(0x0112)) is not None:
+        reduced.getexif()[0x0112] = turned
+    return reduced
+
+
+def _frame_notes(image: Any) -> list[str]:
+    frames = 1
+    try:
+        frames = int(getattr(image, "n_frames", 1))
+        image.seek(0)
+    except Exception:  # a later frame is damaged, the first may be whole
+        frames = 2
+    if frames < 2 or image.format == "MPO":  # phones store previews as further pictures
+        return []
+    if image.format == "TIFF":
+        return ["it has several pages; the first was used"]
+    return ["it is animated; the first frame was used"]
+
+
+def _colour_notes(image: Any, head: bytes) -> list[str]:
+    if image.mode in ("CMYK", "LAB"):
+        return [f"its colours are {image.mode}; they were converted to RGB without their profile"]
+    deep = image.mode.startswith("I") or (head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:25] == b"\x10")
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, (8,))
+        deep = deep or max(bits if isinstance(bits, tuple) else (bits,)) == 16
+    if deep:
+        return ["it has 16 bits per channel; they were reduced to 8"]
+    return ["it has numbers in floating point; they were reduced to 8 bits"] if image.mode == "F" else []
+
+
+def _has_transparency(image: Any) -> bool:
+    if image.mode in ("LA", "RGBA", "PA"):
+        return bool(image.getchannel("A").getextrema()[0] < 255)
+    return "transparency" in image.info

@@ -1,0 +1,156 @@
+"""What the model says of a photograph."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DIGITS = 6
+"""Decimals of probabilities and maps in a file."""
+
+
+class Place(NamedTuple):
+    """The town of GeoNames' list that lies nearest, with its region and country; an empty text where it has no name."""
+
+    town: str = ""
+    region: str = ""
+    country: str = ""
+
+    def words(self, with_country: bool = True) -> str:
+        """`Lyon, Auvergne-Rhône-Alpes, France`, as far as names are known."""
+        parts = [self.town, self.region if self.region != self.town else "", self.country if with_country else ""]
+        return ", ".join(part for part in parts if part)
+
+
+NOWHERE = Place()
+
+
+@dataclass(frozen=True)
+class CellProbability:
+    """One of the most probable cells.
+
+    Attributes:
+        cell: its index.
+        country: its country, as the run's table spells it.
+        lat: latitude of its centre, degrees.
+        lng: longitude of its centre, degrees.
+        probability: as the model was trained to give it.
+        calibrated: the same with the temperature that was fitted on the validation split; None where there is none.
+        place: town nearest to the training photograph in the middle of the cell.
+    """
+
+    cell: int
+    country: str
+    lat: float
+    lng: float
+    probability: float
+    calibrated: float | None = None
+    place: Place = NOWHERE
+
+    @property
+    def best(self) -> float:
+        """The calibrated probability where there is one, else the model's own."""
+        return self.probability if self.calibrated is None else self.calibrated
+
+
+@dataclass(frozen=True)
+class Region:
+    """Cells that hold the true one with a probability that was chosen beforehand (`geocbm.sure.regions`).
+
+    Attributes:
+        coverage: the probability, for photographs like those of the run.
+        cells: their indices, the most probable first.
+        area_km2: land in them, km².
+    """
+
+    coverage: float
+    cells: tuple[int, ...]
+    area_km2: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of one picture.
+
+    Attributes:
+        lat: predicted latitude in degrees.
+        lng: predicted longitude in degrees.
+        cells: the most probable cells, best first.
+        concepts: fine concepts with their probability, best first.
+        parents: coarse concepts with their probability, best first.
+        attention: `(rows, columns)` mean attention of the heads on the picture as the model saw it; sums to one, or is
+            zero where the head was trained without the picture (`concept_only`).
+        place: what lies nearest to the predicted coordinates.
+        countries: countries with the sum of their cells' probabilities, calibrated where that is possible, best first.
+        temperature: divisor of the logits behind the calibrated figures; None where the run has no calibration.
+        regions: conformal regions by rising coverage; none where the run has no calibration.
+        concept_maps: for the concepts named in `concepts`, where they are seen: `(rows, columns)`, not negative, sums
+            to one; none where the bottleneck does not look at patches.
+        notes: sentences on how the file was read and what the run lacks.
+        own_place: latitude and longitude that the file itself carries, degrees; never used for the answer.
+        own_place_km: how far the answer lies from them, km.
+    """
+
+    lat: float
+    lng: float
+    cells: tuple[CellProbability, ...]
+    concepts: tuple[tuple[str, float], ...]
+    parents: tuple[tuple[str, float], ...]
+    attention: np.ndarray
+    place: Place = NOWHERE
+    countries: tuple[tuple[str, float], ...] = ()
+    temperature: float | None = None
+    regions: tuple[Region, ...] = ()
+    concept_maps: tuple[tuple[str, np.ndarray], ...] = ()
+    notes: tuple[str, ...] = ()
+    own_place: tuple[float, float] | None = None
+    own_place_km: float | None = None
+
+    def with_own_place(self, place: tuple[float, float] | None) -> Answer:
+        """The same answer with the coordinates the file carries, and a sentence on them."""
+        from geocbm.geodesy import haversine_km
+
+        if place is None:
+            return self
+        km = float(haversine_km(self.lat, self.lng, *place))
+        distance = f"{km:,.0f} km" if km >= 1 else "less than 1 km"
+        note = (
+            f"the file carries its own coordinates ({place[0]:.4f}, {place[1]:.4f}), which were not used; the answer "
+            f"lies {distance} from them"
+        )
+        return replace(self, own_place=place, own_place_km=km, notes=(*self.notes, note))
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it in lists, numbers and texts that JSON knows."""
+        content = asdict(self)
+        content["attention"] = _grid(self.attention)
+        content["concept_maps"] = {name: _grid(grid) for name, grid in self.concept_maps}
+        content["place"] = self.place._asdict()
+        content["cells"] = [asdict(cell) | {"place": cell.place._asdict()} for cell in self.cells]
+        return content
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of one of many photographs.
+
+    Attributes:
+        source: the photograph as it was given.
+        answer: what the model says of it, or None.
+        problem: the sentence that says why there is no answer, or None.
+        seen: the picture as the model saw it, if it was asked to be kept.
+    """
+
+    source: Any
+    answer: Answer | None = None
+    problem: Exception | None = None
+    seen: Image | None = None
+
+
+def _grid(values: np.ndarray) -> list[list[float]]:
+    return [[round(float(value), DIGITS) for value in row] for row in values]

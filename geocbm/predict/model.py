@@ -1,0 +1,280 @@
+"""A trained run as one callable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geocbm.errors import ParameterError, UserError
+from geocbm.predict.answers import Answer, CellProbability, Place, Region, Reply
+from geocbm.predict.calibration import Calibration, read_calibration
+from geocbm.runs import RunFiles
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from geocbm.encoders import ImageEncoder
+    from geocbm.photographs import Photograph
+    from geocbm.stage1 import Stage1ConceptModel
+    from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
+
+BATCH = 16
+"""Photographs per forward pass; on a processor larger batches are no faster."""
+READERS = 2
+"""Threads that read photographs while others are encoded."""
+
+
+class GeoCBM:
+    """The three trained stages of a run as one callable.
+
+    Args:
+        files: the run.
+        encoder: the image encoder with the blocks of Stage 0 in place.
+        concept_model: Stage 1.
+        geo_head: Stage 2.
+        device: where to compute; None takes what Accelerate finds.
+        refiner: training pictures that move the answer inside the most probable cells, if the run uses them.
+        calibration: temperature and regions, if the run has them.
+        remark: sentence that goes with every answer, such as why there is no calibration.
+    """
+
+    def __init__(
+        self,
+        files: RunFiles,
+        encoder: ImageEncoder,
+        concept_model: Stage1ConceptModel,
+        geo_head: Stage2CrossAttentionGeoHead,
+        device: str | None = None,
+        refiner: NeighbourRefiner | None = None,
+        calibration: Calibration | None = None,
+        remark: str = "",
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.files = files
+        self.device = device or Accelerator().device
+        self.encoder = encoder.to(self.device).eval()
+        self.concept_model = concept_model.to(self.device).eval()
+        self.geo_head = geo_head.to(self.device).eval()
+        self.refiner = refiner
+        self.calibration = calibration
+        self.remark = remark
+        self._cell_places = _cell_places(files)
+        self._countries, self._country_of_cell = np.unique(files.cells.country.astype(str), return_inverse=True)
+
+    @classmethod
+    def load(cls, run: str | Path, device: str | None = None) -> GeoCBM:
+        """Load a trained run.
+
+        Args:
+            run: name of the run, or the folder of its data.
+            device: where to compute; None takes what Accelerate finds.
+
+        Raises:
+            MissingInputError: a stage of the run is not trained yet; the message names the command that trains it.
+        """
+        from geocbm import pipeline
+
+        folder = Path(run)
+        if not folder.is_dir():
+            from geocbm.workbench import paths
+
+            folder = paths.run_folder(str(run))
+        files = RunFiles(folder)
+        geo_head = pipeline.load_stage2(files)
+        concept_model = pipeline.load_stage1(files)
+        _, encoder = pipeline.load_stage0(files)
+        refiner = pipeline.load_refiner(files, geo_head.config)
+        return cls(files, encoder, concept_model, geo_head, device, refiner, *read_calibration(files))
+
+    def predict(
+        self,
+        images: Sequence[str | Path | Image.Image] | str | Path | Image.Image,
+        top_k: int = 5,
+        batch_size: int = BATCH,
+    ) -> list[Answer]:
+        """Say where pictures were taken, and through which concepts.
+
+        Args:
+            images: files or PIL images; a single one is taken as a list of one.
+            top_k: how many cells, countries and concepts to name.
+            batch_size: pictures per forward pass.
+
+        Returns:
+            One answer per picture, in order.
+
+        Raises:
+            UserError: a picture cannot be read; `predict_each` goes on with the others.
+        """
+        if isinstance(images, (str, Path)) or hasattr(images, "convert"):
+            images = [images]  # type: ignore[list-item]
+        answers = []
+        for reply in self.predict_each(images, top_k, batch_size):  # type: ignore[arg-type]
+            if reply.answer is None:
+                raise reply.problem or UserError(f"{reply.source} has no answer")
+            answers.append(reply.answer)
+        return answers
+
+    def predict_each(
+        self, photographs: Iterable[Any], top_k: int = 5, batch_size: int = BATCH, keep_seen: bool = False
+    ) -> Iterator[Reply]:
+        """Answer for any number of photographs, one after the other; one that cannot be read stops none of the others.
+
+        Photographs are read and brought to the encoder's size by other threads while earlier ones are encoded; at most
+        two batches are held at a time, whatever their number.
+
+        Args:
+            photographs: files, contents of files (bytes) or PIL images.
+            top_k: how many cells, countries and concepts to name.
+            batch_size: photographs per forward pass.
+            keep_seen: return each picture as the model saw it.
+
+        Yields:
+            A reply for each photograph, in order.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+            if value < 1:
+                raise ParameterError(f"{name} is {value}; give at least 1")
+        sources = iter(photographs)
+        pool = ThreadPoolExecutor(READERS, "photographs")
+        try:
+            ahead = [(one, pool.submit(self._prepare, one, keep_seen)) for one in islice(sources, batch_size)]
+            while ahead:
+                batch = ahead
+                ahead = [(one, pool.submit(self._prepare, one, keep_seen)) for one in islice(sources, batch_size)]
+                read = [(one, future.result()) for one, future in batch]
+                answers = iter(self._answer([found for _, found in read if not isinstance(found, UserError)], top_k))
+                for one, found in read:
+                    if isinstance(found, UserError):
+                        yield Reply(one, problem=found)
+                    else:
+                        yield Reply(one, answer=next(answers), seen=found[2])
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(self, source: Any, keep_seen: bool) -> tuple[Photograph, torch.Tensor, Image.Image | None] | UserError:
+        """Read a photograph and bring it to the encoder's size; the picture itself is not kept."""
+        from dataclasses import replace
+
+        from PIL import Image as pillow
+
+        from geocbm.photographs import read_photograph
+
+        try:
+            photo = read_photograph(source)
+        except UserError as problem:
+            return problem
+        pixels = self.encoder.preprocess([photo.picture])
+        seen = self.encoder.crop(photo.picture) if keep_seen else None
+        return replace(photo, picture=pillow.new("RGB", (1, 1))), pixels, seen
+
+    def _answer(self, read: list[Any], top_k: int) -> list[Answer]:
+        if not read:
+            return []
+        import torch
+
+        from geocbm.metrics import places_of
+        from geocbm.stage2 import concept_input, locate
+
+        with torch.inference_mode():
+            seen = self.encoder(torch.cat([pixels for _, pixels, _ in read]).to(self.device))
+            concepts = self.concept_model(seen.pooled, seen.tokens)
+            said = {
+                "concept_emb": concepts.concept_emb,
+                "meta_probabilities": concepts.meta_logits.softmax(-1),
+                "parent_probabilities": concepts.parent_logits.softmax(-1),
+            }
+            places = self.geo_head(concept_input(self.geo_head.config, said), seen.tokens)
+            lat, lng = (
+                values.double().cpu().numpy() for values in locate(self.geo_head, places, self.refiner, seen.pooled)
+            )
+            logits = places.cell_logits.float().cpu().numpy()  # (B, N)
+            cells = places.cell_logits.softmax(-1).float().cpu().numpy()  # (B, N)
+            metas = said["meta_probabilities"].float().cpu().numpy()  # (B, k_m)
+            parents = said["parent_probabilities"].float().cpu().numpy()  # (B, k_p)
+            attention = places.attention.mean(1).float().cpu().numpy()  # (B, P)
+            maps = None if concepts.meta_maps is None else concepts.meta_maps.softmax(1).float().cpu().numpy()
+        calibrated: np.ndarray | None = None
+        regions: list[tuple[Region, ...]] = [()] * len(read)
+        if self.calibration is not None:
+            calibrated = self.calibration.probabilities(logits)
+            regions = self.calibration.regions(calibrated)
+        near = [Place(*names) for names in places_of(lat, lng)[["city", "region", "country"]].to_numpy()]
+        vocabulary = self.files.concepts
+        answers = []
+        for i, (photo, _, _) in enumerate(read):
+            chance = cells[i] if calibrated is None else calibrated[i]
+            by_country = np.bincount(self._country_of_cell, weights=chance, minlength=len(self._countries))
+            named = _best(vocabulary.metas, metas[i], top_k)
+            answer = Answer(
+                lat=float(lat[i]),
+                lng=float(lng[i]),
+                cells=self._best_cells(cells[i], None if calibrated is None else calibrated[i], top_k),
+                concepts=named,
+                parents=_best(vocabulary.parents, parents[i], top_k),
+                attention=attention[i].reshape(self.encoder.grid),
+                place=near[i],
+                countries=_best(self._countries.tolist(), by_country, top_k),
+                temperature=None if self.calibration is None else self.calibration.temperature,
+                regions=regions[i],
+                concept_maps=() if maps is None else self._maps(maps[i], [name for name, _ in named]),
+                notes=(*photo.notes, *([self.remark] if self.remark else [])),
+            )
+            answers.append(answer.with_own_place(photo.own_place))
+        return answers
+
+    def _maps(self, maps: np.ndarray, names: Sequence[str]) -> tuple[tuple[str, np.ndarray], ...]:
+        """Maps of some concepts as grids, from all `(P, k_m)`."""
+        index = self.files.concepts.concept_to_idx
+        return tuple((name, maps[:, index[name]].reshape(self.encoder.grid)) for name in names)
+
+    def _best_cells(
+        self, probabilities: np.ndarray, calibrated: np.ndarray | None, top_k: int
+    ) -> tuple[CellProbability, ...]:
+        from geocbm.geodesy import cartesian_to_latlng
+
+        cells = self.files.cells
+        order = np.argsort(-probabilities, kind="stable")[:top_k]
+        lat, lng = cartesian_to_latlng(cells.centers[order])
+        return tuple(
+            CellProbability(
+                cell=int(cell),
+                country=str(cells.country[cell]),
+                lat=float(lat[i]),
+                lng=float(lng[i]),
+                probability=float(probabilities[cell]),
+                calibrated=None if calibrated is None else float(calibrated[cell]),
+                place=self._cell_places[cell],
+            )
+            for i, cell in enumerate(order)
+        )
+
+
+def _best(names: Sequence[str], probabilities: np.ndarray, top_k: int) -> tuple[tuple[str, float], ...]:
+    order = np.argsort(-probabilities, kind="stable")[:top_k]
+    return tuple((names[index], float(probabilities[index])) for index in order)
+
+
+def _cell_places(files: RunFiles) -> list[Place]:
+    """For each cell the town nearest to the training photograph in its middle.
+
+    The centre itself may lie in the sea or beyond a border.
+    """
+    from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
+    from geocbm.metrics import places_of
+
+    cells, train = files.cells, files.rows["train"]
+    points = latlng_to_cartesian(files.lat[train], files.lng[train])  # (n, 3)
+    near = (points * cells.centers[cells.sample_to_cell]).sum(axis=1)
+    middle = np.array(cells.centers, dtype=float)
+    for row in np.argsort(near, kind="stable"):  # the last one written is the nearest
+        middle[cells.sample_to_cell[row]] = points[row]
+    lat, lng = cartesian_to_latlng(middle)
+    return [Place(*names) for names in places_of(lat, lng)[["city", "region", "country"]].to_numpy()]
