@@ -31,18 +31,19 @@ ENDINGS = (
 )
 """Files of a folder that are taken for photographs; HEIC among them, so that it is refused and not passed over."""
 HUGE_PIXELS = 40_000_000
-"""Above it a picture is reduced while it is read."""
+"""Above it a note says that the picture was reduced while it was read."""
 MOST_PIXELS = 500_000_000
 """Largest picture that is read where the file can be reduced while it is decoded (baseline JPEG)."""
 MOST_WHOLE_PIXELS = 200_000_000
 """Largest picture that is read where all pixels must be in memory once."""
 REDUCED_SIDE = 1500
-"""A reduced picture keeps at least so many pixels along its shorter side."""
+"""A reduced picture keeps at least so many pixels along its shorter side, unless the reader wants another number."""
 LONGEST_SHAPE = 40
 """Longer side by shorter side of the narrowest picture that is read; preprocessing would blow up a narrower one."""
 MOST_BYTES = 1 << 30
 """Longest file that is read from standard input."""
 
+_ORIENTATION = 0x0112
 _HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _KNOWN = "give JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF"
 _limit = threading.Lock()
@@ -63,21 +64,24 @@ class Photograph:
     own_place: tuple[float, float] | None = None
 
 
-def read_photograph(source: str | Path | bytes | Image, name: str = "") -> Photograph:
-    """Read a photograph.
+def read_photograph(source: str | Path | bytes | Image, name: str = "", least_side: int = REDUCED_SIDE) -> Photograph:
+    """Read a photograph, reduced by a whole factor where it has pixels to spare.
+
+    A file of JPEG is decoded at that size at once, which takes a fraction of the time and of the memory.
 
     Args:
         source: a file, its content, or a picture that is open already.
         name: what messages call it; by default the file.
+        least_side: pixels that the shorter side keeps at least.
 
     Raises:
         MissingInputError: there is no such file.
         UserError: it cannot be read; one sentence with the name and a remedy.
     """
     if hasattr(source, "convert"):
-        return _convert(source, b"", f"the picture {name}".strip())
+        return _convert(source, b"", f"the picture {name}".strip(), least_side)
     if isinstance(source, bytes):
-        return _read(BytesIO(source), len(source), name or "the picture")
+        return _read(BytesIO(source), len(source), name or "the picture", least_side)
     path = Path(source)
     called = name or quoted(source)
     try:
@@ -86,7 +90,7 @@ def read_photograph(source: str | Path | bytes | Image, name: str = "") -> Photo
         if not path.is_file():
             raise UserError(f"{called} is no file; give a picture, or a folder of pictures")
         with path.open("rb") as stream:
-            return _read(stream, path.stat().st_size, called)
+            return _read(stream, path.stat().st_size, called, least_side)
     except PermissionError:
         raise UserError(f"{called} may not be read; change its permissions") from None
     except (OSError, ValueError) as error:
@@ -136,7 +140,7 @@ def _no_pixel_limit() -> Iterator[None]:
             pillow.MAX_IMAGE_PIXELS = before
 
 
-def _read(stream: IO[bytes], size: int, name: str) -> Photograph:
+def _read(stream: IO[bytes], size: int, name: str, least_side: int) -> Photograph:
     from PIL import Image as pillow
     from PIL import UnidentifiedImageError
 
@@ -152,7 +156,7 @@ def _read(stream: IO[bytes], size: int, name: str) -> Photograph:
             pillow.init()  # formats that Pillow has not loaded yet would be unknown names
             image = pillow.open(stream, formats=[known for known in FORMATS if known in pillow.OPEN])
         with image:
-            return _convert(image, head, name)
+            return _convert(image, head, name, least_side)
     except UserError:
         raise
     except UnidentifiedImageError:
@@ -169,7 +173,7 @@ def _is_truncation(error: Exception) -> bool:
     return isinstance(error, EOFError) or any(word in words for word in ("truncated", "broken", "end of file", "eof"))
 
 
-def _convert(image: Any, head: bytes, name: str) -> Photograph:
+def _convert(image: Any, head: bytes, name: str, least_side: int) -> Photograph:
     """Upright RGB of an open picture, with notes; `head` is how its file begins."""
     width, height = image.size
     pixels = width * height
@@ -185,26 +189,21 @@ def _convert(image: Any, head: bytes, name: str) -> Photograph:
         )
     notes = [*_frame_notes(image), *_colour_notes(image, head)]
     own_place = own_coordinates(image)
-    factor = min(width, height) // REDUCED_SIDE if pixels > HUGE_PIXELS else 1
+    factor = min(width, height) // least_side
     if factor > 1:
-        image.draft("RGB", (width // factor, height // factor))  # JPEG only; its scales are 1/2, 1/4 and 1/8
+        image.draft(None, (width // factor, height // factor))  # JPEG only; its scales are 1/2, 1/4 and 1/8
     image.load()
-    if factor > 1:
-        reduced = _reduce(image)
-        picture = to_rgb(reduced)
-        notes.append(
-            f"it has {pixels / 1e6:,.0f} megapixels and was reduced to {picture.width} x {picture.height} on reading"
-        )
-    else:
-        picture = to_rgb(image)
+    picture = to_rgb(_reduced(image, least_side))
+    if pixels > HUGE_PIXELS:
+        notes.append(f"it has {pixels / 1e6:,.0f} megapixels and was read as {picture.width} x {picture.height}")
     if _has_transparency(image):
         notes.append("it has transparent parts, which were taken as white")
     return Photograph(picture, tuple(notes), own_place)
 
 
-def _reduce(image: Any) -> Any:
-    """A huge picture by a whole factor, before it is converted, so that no second copy of its size is made."""
-    factor = min(image.size) // REDUCED_SIDE
+def _reduced(image: Any, least_side: int) -> Any:
+    """The picture by a whole factor, before it is converted, so that no second copy of its full size is made."""
+    factor = min(image.size) // least_side
     if factor < 2:
         return image
     if image.mode in ("L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "F", "I"):
@@ -213,8 +212,9 @@ def _reduce(image: Any) -> Any:
         reduced = image.resize((image.width // factor, image.height // factor), 0)
     # Orientation and transparency are entries of the file, which a new picture does not inherit in full.
     reduced.info.update(image.info)
-    if (turned := image.getexif().get(0x0112)) is not None:
-        reduced.getexif()[0x0112] = turned
+    turned = image.getexif().get(_ORIENTATION)
+    if turned is not None:
+        reduced.getexif()[_ORIENTATION] = turned
     return reduced
 
 

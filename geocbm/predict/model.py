@@ -27,6 +27,8 @@ BATCH = 16
 """Photographs per forward pass; on a processor larger batches are no faster."""
 READERS = 2
 """Threads that read photographs while others are encoded."""
+OVERSAMPLED = 4
+"""A photograph is read with at least so many times the pixels per side that the encoder sees."""
 
 
 class GeoCBM:
@@ -168,7 +170,7 @@ class GeoCBM:
         from geocbm.photographs import read_photograph
 
         try:
-            photo = read_photograph(source)
+            photo = read_photograph(source, least_side=OVERSAMPLED * self.encoder.image_size)
         except UserError as problem:
             return problem
         pixels = self.encoder.preprocess([photo.picture])

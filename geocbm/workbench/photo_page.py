@@ -1,0 +1,202 @@
+"""One page about a user's own photographs, complete in itself; nothing of their EXIF data is in its pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geocbm import __version__
+from geocbm.files import atomic_path
+from geocbm.photographs import printable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from geocbm.predict import Answer, GeoCBM, Reply
+
+MOST_PHOTOS = 200
+"""Photographs a page shows; a browser has trouble with more maps."""
+WIDTH, MAP_WIDTH = 300, 150
+"""Width in pixels of the two large pictures and of the map of a concept."""
+_OUTLINES = 2
+"""Traces of a map that are the same on every map: coast and borders."""
+_QUALITY = 82
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A name with a probability, drawn as a bar."""
+
+    name: str
+    detail: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one photograph; texts are plain and are escaped by the template."""
+
+    name: str
+    problem: str = ""
+    coordinates: str = ""
+    near: str = ""
+    seen: str = ""
+    attention: str = ""
+    attention_alt: str = ""
+    concept_maps: tuple[tuple[str, str, str], ...] = ()
+    places: tuple[Bar, ...] = ()
+    countries: tuple[Bar, ...] = ()
+    concepts: tuple[Bar, ...] = ()
+    parents: tuple[Bar, ...] = ()
+    regions: tuple[tuple[str, int, str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    alt: str = ""
+
+
+class PhotoPage:
+    """Collects answers and writes the page.
+
+    Args:
+        model: the run that answers.
+
+    Attributes:
+        shown: photographs on the page.
+        left_out: photographs beyond `MOST_PHOTOS`.
+    """
+
+    def __init__(self, model: GeoCBM) -> None:
+        self._model = model
+        self._sections: list[Section] = []
+        self._figures: list[dict[str, Any] | None] = []
+        self._outlines: list[Any] = []
+        self.left_out = 0
+
+    @property
+    def shown(self) -> int:
+        """Number of photographs on the page, those without an answer included."""
+        return len(self._sections)
+
+    def add(self, name: str, reply: Reply, problem: str = "") -> None:
+        """Add a photograph.
+
+        Args:
+            name: what it is called.
+            reply: of `predict_each`, with the picture kept.
+            problem: why it has no answer.
+        """
+        if self.shown >= MOST_PHOTOS:
+            self.left_out += 1
+        elif reply.answer is None or reply.seen is None:
+            self._sections.append(Section(printable(name), problem=problem))
+            self._figures.append(None)
+        else:
+            figure, alt = self._map(reply.answer)
+            self._sections.append(self._section(printable(name), reply.answer, reply.seen, alt))
+            self._figures.append(figure)
+
+    def write(self, path: Path) -> None:
+        """Write the page."""
+        from markupsafe import Markup
+        from plotly.offline import get_plotlyjs
+
+        from geocbm.workbench.site import template
+
+        style = files("geocbm.workbench").joinpath("templates/site.css").read_text(encoding="utf-8")
+        text = template("photo.html.j2").render(
+            sections=self._sections,
+            run=self._model.files.run,
+            calibration=self._model.calibration,
+            cells=len(self._model.files.cells),
+            left_out=self.left_out,
+            version=__version__,
+            css=Markup(style),
+            plotly=Markup(get_plotlyjs()),
+            outlines=Markup(_script_json(self._outlines)),
+            figures=Markup(_script_json(self._figures)),
+        )
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def _map(self, answer: Answer) -> tuple[dict[str, Any], str]:
+        """A map without its outlines, which the page holds once, and its description."""
+        from geocbm.plots.answer import answer_map
+
+        calibration = self._model.calibration
+        figure = json.loads(
+            answer_map(answer, self._model.files.cells, None if calibration is None else calibration.cell_km2).to_json()
+        )
+        self._outlines = figure["data"][:_OUTLINES]
+        return {"data": figure["data"][_OUTLINES:], "layout": figure["layout"]}, figure["layout"]["meta"]["alt"]
+
+    def _section(self, name: str, answer: Answer, seen: Image, alt: str) -> Section:
+        attention, attention_alt = "", ""
+        if np.ptp(answer.attention) > 1e-9:  # even attention is that of a head without eyes
+            attention = _heat(seen, answer.attention, WIDTH)
+            row, column = np.unravel_index(answer.attention.argmax(), answer.attention.shape)
+            attention_alt = (
+                f"The same with attention laid over it; it is highest in row {row + 1} of {answer.attention.shape[0]}, "
+                f"column {column + 1} of {answer.attention.shape[1]}"
+            )
+        shares = dict(answer.concepts)
+        country = self._model.files.cells.country
+        return Section(
+            name=name,
+            coordinates=f"{answer.lat:.4f}, {answer.lng:.4f}",
+            near=answer.place.words(),
+            seen=_data_uri(seen, WIDTH),
+            attention=attention,
+            attention_alt=attention_alt,
+            concept_maps=tuple(
+                (concept, f"{100 * shares[concept]:.0f} %", _heat(seen, grid, MAP_WIDTH))
+                for concept, grid in answer.concept_maps
+            ),
+            places=tuple(Bar(cell.country, cell.place.words(False), cell.best) for cell in answer.cells),
+            countries=_bars(answer.countries),
+            concepts=_bars(answer.concepts),
+            parents=_bars(answer.parents),
+            regions=tuple(
+                (
+                    f"{100 * region.coverage:.0f} %",
+                    len(region.cells),
+                    f"{region.area_km2:,.0f} km²",
+                    "; ".join(dict.fromkeys(str(country[cell]) for cell in region.cells)),
+                )
+                for region in answer.regions
+            ),
+            notes=answer.notes,
+            alt=alt,
+        )
+
+
+def _bars(shares: tuple[tuple[str, float], ...]) -> tuple[Bar, ...]:
+    return tuple(Bar(name, "", share) for name, share in shares)
+
+
+def _heat(seen: Image, grid: np.ndarray, width: int) -> str:
+    from geocbm.plots.pictures import blend_heat
+
+    return _data_uri(blend_heat(seen, grid, width), width)
+
+
+def _data_uri(picture: Image, width: int) -> str:
+    """A picture of the given width as an address; pixels only, nothing else of the file it came from."""
+    from PIL import Image as pillow
+
+    small = picture.resize((width, round(width * picture.height / picture.width)), pillow.Resampling.LANCZOS)
+    small.info.clear()
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _script_json(content: Any) -> str:
+    """JSON in which nothing can close the script element that holds it."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
