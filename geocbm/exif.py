@@ -35,8 +35,10 @@ def _degrees(value: Any, hemisphere: Any, letters: str, limit: float) -> float |
     if isinstance(hemisphere, bytes):
         hemisphere = hemisphere.decode("ascii", "replace")
     letter = str(hemisphere or "").strip(" \0").upper()[:1]
-    parts = [float(part) for part in value] if isinstance(value, tuple | list) else []
-    if not letter or letter not in letters or not 1 <= len(parts) <= 3:
+    if value is None or not letter or letter not in letters:
+        return None
+    parts = [float(part) for part in (value if isinstance(value, tuple | list) else [value])]
+    if len(parts) > 3:
         return None
     size = sum(part / 60**power for power, part in enumerate(parts))
     if not all(math.isfinite(part) and part >= 0 for part in parts) or size > limit:

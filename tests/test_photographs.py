@@ -1,0 +1,180 @@
+"""Every kind of file is either read, with a word on how, or refused with one sentence."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from geocbm import photographs
+from geocbm.errors import MissingInputError, UserError
+from geocbm.photographs import photographs_in, printable, read_photograph
+
+RED = Image.new("RGB", (64, 48), (200, 30, 30))
+
+
+def written(kind: str = "JPEG", image: Image.Image = RED, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    """A PNG written by hand, for what Pillow does not write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_a_plain_picture_has_nothing_to_be_said():
+    photo = read_photograph(written("PNG"))
+    assert photo.picture.mode == "RGB" and photo.picture.getpixel((5, 5)) == (200, 30, 30)
+    assert (photo.notes, photo.own_place) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (written("JPEG", RED.convert("CMYK")), "its colours are CMYK"),
+        (written("GIF", save_all=True, append_images=[RED.rotate(90)]), "animated; the first frame was used"),
+        (written("WEBP", lossless=True, save_all=True, append_images=[RED.rotate(90)]), "it is animated"),
+        (written("PNG", save_all=True, append_images=[RED.rotate(90)]), "it is animated"),
+        (written("TIFF", save_all=True, append_images=[RED.rotate(90)]), "several pages; the first was used"),
+        (png(2, 1, 16, 2, b"\0" + b"\xc8\x00\x1e\x00\x1e\x00" * 2), "it has 16 bits per channel"),
+    ],
+)
+def test_odd_kinds_are_read_and_it_is_said_how(content, words):
+    photo = read_photograph(content)
+    (note,) = photo.notes
+    assert words in note
+    # A palette of 256 colours holds this red only roughly.
+    np.testing.assert_allclose(photo.picture.getpixel((1, 0)), (200, 30, 30), atol=22)
+
+
+def test_sixteen_bits_of_grey_and_transparency():
+    deep = written("PNG", Image.fromarray(np.full((9, 9), 257 * 51, dtype=np.uint16)))
+    photo = read_photograph(deep)
+    assert photo.picture.getpixel((0, 0)) == (51, 51, 51) and "16 bits" in photo.notes[0]
+    photo = read_photograph(written("PNG", Image.new("RGBA", (4, 4), (9, 9, 9, 0))))
+    assert photo.picture.getpixel((0, 0)) == (255, 255, 255)
+    assert photo.notes == ("it has transparent parts, which were taken as white",)
+    assert read_photograph(written("PNG", RED.convert("RGBA"))).notes == ()  # a channel that hides nothing
+    assert read_photograph(written("PNG", RED.convert("P"))).notes == ()
+
+
+def test_a_phone_that_stores_previews_beside_the_picture_made_no_animation():
+    assert read_photograph(written("MPO", save_all=True, append_images=[RED])).notes == ()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_kept_when_the_picture_is_reduced(kind, orientation):
+    picture = Image.new("RGB", (640, 480), (0, 0, 255))
+    picture.paste((255, 0, 0), (0, 0, 320, 240))  # red corner: upper left of the file
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = written(kind, picture, exif=exif)
+    whole, small = (read_photograph(content, least_side=side).picture for side in (480, 100))
+    sizes = {"JPEG": ((640, 480), (160, 120)), "PNG": ((640, 480), (160, 120))}[kind]
+    if orientation > 4:
+        sizes = tuple((height, width) for width, height in sizes)
+    assert (whole.size, small.size) == sizes
+    corner = {1: (0, 0), 2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 1), 8: (0, 1)}[orientation]
+    for image in (whole, small):
+        place = tuple(round((0.25 + 0.5 * side) * length) for side, length in zip(corner, image.size, strict=True))
+        assert image.getpixel(place)[0] > 200 > 50 > image.getpixel(place)[2]
+
+
+def test_a_reduced_picture_is_the_mean_of_what_it_replaces():
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, 255, (400, 600, 3), dtype=np.uint8)
+    photo = read_photograph(written("PNG", Image.fromarray(values)), least_side=100)
+    expected = values.reshape(100, 4, 150, 4, 3).mean((1, 3))
+    np.testing.assert_allclose(np.asarray(photo.picture, dtype=float), expected, atol=0.51)
+    jpeg = read_photograph(written("JPEG", Image.fromarray(values), quality=100, subsampling=0), least_side=100)
+    np.testing.assert_allclose(np.asarray(jpeg.picture, dtype=float), expected, atol=6)
+
+
+def test_a_hundred_megapixels_are_read_small_and_the_limit_of_pillow_stays():
+    before = Image.MAX_IMAGE_PIXELS
+    content = written("JPEG", Image.new("L", (12_000, 8_500), 99), quality=30)
+    photo = read_photograph(content)
+    assert photo.picture.size == (3000, 2125) and photo.picture.getpixel((7, 7)) == pytest.approx((99, 99, 99), abs=2)
+    assert photo.notes == ("it has 102 megapixels and was read as 3000 x 2125",)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", r"^X is empty \(0 bytes\); fetch it again$"),
+        (b"hello", "^X is no picture, or its beginning is damaged; give JPEG, PNG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "^X is no picture"),
+        (written()[:25], "^X is cut off"),
+        (written()[:-150], "^X is cut off; fetch it again$"),
+        (written("PNG", RED.resize((300, 200)).rotate(3))[:-200], "^X is cut off"),
+        (written("WEBP")[:40], "^X is damaged"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"0" * 99, "^X is a HEIC picture, .* save it as JPEG$"),
+        (png(30_000, 30_000, 8, 2, b""), "^X has 900 megapixels, at most 200 are read; give a smaller copy$"),
+        (written("PNG", Image.new("L", (1, 5000))), "^X is 1 x 5000 pixels, too narrow"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_sentence(content, words):
+    with pytest.raises(UserError, match=words) as caught:
+        read_photograph(content, "X")
+    assert str(caught.value).count("\n") == 0
+
+
+def test_a_file_decoded_in_parts_may_be_larger(monkeypatch):
+    monkeypatch.setattr(photographs, "MOST_PIXELS", 4000)
+    monkeypatch.setattr(photographs, "MOST_WHOLE_PIXELS", 3000)
+    assert read_photograph(written("JPEG")).picture.size == (64, 48)  # 3072 pixels
+    for content in (written("PNG"), written("JPEG", progressive=True)):
+        with pytest.raises(UserError, match="at most 0 are read"):
+            read_photograph(content)
+
+
+def test_paths_that_are_no_files(tmp_path):
+    with pytest.raises(MissingInputError, match=r"gone\.jpg' does not exist; check the name"):
+        read_photograph(tmp_path / "gone.jpg")
+    with pytest.raises(UserError, match="is no file; give a picture, or a folder of pictures"):
+        read_photograph(tmp_path)
+    for name in ("a\0b.jpg", "x" * 5000):
+        with pytest.raises(UserError, match=r"check the name"):
+            read_photograph(name)
+    with pytest.raises(UserError, match=r"'.*a\?\[31mb\.jpg' does not exist"):
+        read_photograph(tmp_path / "a\x1b[31mb.jpg")
+    assert printable("tab\there") == "tab?here"
+
+
+def test_a_folder_gives_its_photographs_by_name(tmp_path):
+    for name in ("b.JPG", "a.png", "c.heic", "notes.txt", ".hidden"):
+        (tmp_path / name).write_bytes(written())
+    (tmp_path / "folder.jpg").mkdir()
+    assert [file.name for file in photographs_in(tmp_path)] == ["a.png", "b.JPG", "c.heic"]
+    with pytest.raises(UserError, match=r"holds no picture .* name a folder with files such as \.jpg"):
+        photographs_in(tmp_path / "folder.jpg")
+    with pytest.raises(UserError, match="cannot be read"):
+        photographs_in(tmp_path / "gone")
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UserError, match="is no file"):
+        read_photograph(tmp_path / "pipe.jpg")
+
+
+def test_coordinates_of_the_file_come_along():
+    exif = Image.Exif()
+    exif[0x8825] = {1: "N", 2: (10.0, 30.0, 0.0), 3: "W", 4: (20.0, 0.0, 0.0)}
+    assert read_photograph(written(exif=exif)).own_place == (10.5, -20.0)
+    opened = Image.open(io.BytesIO(written(exif=exif)))
+    assert read_photograph(opened).own_place == (10.5, -20.0)
