@@ -12,6 +12,7 @@ from geocbm.errors import ParameterError
 from geocbm.pictures import open_picture
 from geocbm.quality import quality_report
 from geocbm.splits import (
+    KINDS,
     SPLIT_NAMES,
     linked_groups,
     load_splits,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from geocbm.concepts import ConceptVocabulary
 
 __all__ = [
+    "KINDS",
     "SCHEMA",
     "SPLIT_NAMES",
     "PanoramaCBMDataset",

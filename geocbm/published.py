@@ -21,6 +21,9 @@ OSV5M_TEST_IMAGES = 210_122
 """Pictures of the test split of OSV-5M, on which its published figures were taken."""
 
 WITHIN = tuple(f"acc_{limit}km" for limit in THRESHOLDS_KM)
+NAMES = {"im2gps3k": "Im2GPS3k", "yfcc4k": "YFCC4k", "osv5m test": "OSV-5M, test split"}
+"""Public test sets as they are called on a page."""
+
 _PLACES = {"country": "country_acc", "region": "region_acc", "city": "city_acc"}
 
 
@@ -73,6 +76,20 @@ def own_data() -> pd.DataFrame:
     return _frame("own_data", ("data_set", "system", "median_km", *WITHIN, "source"))
 
 
+def concepts() -> pd.DataFrame:
+    """Concept figures that a public implementation of the method published on data of its own.
+
+    Returns:
+        Columns `data_set, system`, the shares `meta_top1, meta_top5, parent_top1, parent_top5`, and `source`.
+    """
+    shares = ("meta_top1", "meta_top5", "parent_top1", "parent_top5")
+    rows = [
+        entry | {name: round(entry[name] / 100, 4) for name in shares if name in entry}
+        for entry in _content()["concepts"]
+    ]
+    return pd.DataFrame(rows, columns=["data_set", "system", *shares, "source"])
+
+
 def data_set_of(table: pd.DataFrame) -> str | None:
     """Which published data set a table is, as `geocbm data` marks it in the columns `data_set` and `split`.
 
@@ -122,6 +139,65 @@ def with_ours(
     records = published.to_dict("records")
     joined = pd.DataFrame([*records[:last], row, *records[last:]], columns=published.columns)
     return _whole_years(joined)
+
+
+def why_no_row(table: pd.DataFrame) -> str:
+    """One sentence on whether the run stands in the published tables, and if not, why.
+
+    Args:
+        table: the test rows of the run.
+    """
+    name = data_set_of(table)
+    if name is not None:
+        return f"This run was measured on pictures of {NAMES[name]} and has a row of its own there."
+    return (
+        "There is no row of this run, because its test images are not one of these test sets: figures on other "
+        "photographs, harder or easier ones, are not comparable."
+    )
+
+
+_WORDS = {
+    "system": ("system", ""),
+    "year": ("year", "year"),
+    "geoscore": ("GeoScore", "number"),
+    "median_km": ("median error, km", "number"),
+    "mean_km": ("mean error, km", "number"),
+    "country_acc": ("country, %", "share"),
+    "region_acc": ("region, %", "share"),
+    "city_acc": ("city, %", "share"),
+    **{f"acc_{limit}km": (f"within {limit:,} km, %", "share") for limit in THRESHOLDS_KM},
+    "meta_top1": ("concept top-1, %", "share"),
+    "meta_top5": ("concept top-5, %", "share"),
+    "parent_top1": ("parent top-1, %", "share"),
+    "parent_top5": ("parent top-5, %", "share"),
+    "source": ("source", ""),
+}
+
+
+def _cell(value: Any, kind: str) -> str:
+    if not kind:
+        return str(value)
+    if pd.isna(value):
+        return ""
+    if kind == "share":
+        return f"{100 * value:.1f}"
+    if kind == "year":
+        return str(int(value))
+    return f"{value:,.0f}" if float(value).is_integer() or value >= 1000 else f"{value:,.2f}"
+
+
+def printable(table: pd.DataFrame) -> pd.DataFrame:
+    """A published table in words: shares as percentages, an empty cell where nothing was published.
+
+    Columns without a single figure are left out. The column `data_set` is kept where there are several.
+    """
+    shown: dict[str, list[str]] = {}
+    if table["data_set"].nunique() > 1:
+        shown["measured on"] = [NAMES.get(str(name), str(name)) for name in table["data_set"]]
+    for column, (words, kind) in _WORDS.items():
+        if column in table and table[column].notna().any():
+            shown[words] = [_cell(value, kind) for value in table[column]]
+    return pd.DataFrame(shown)
 
 
 def _whole_years(table: pd.DataFrame) -> pd.DataFrame:

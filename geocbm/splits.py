@@ -1,11 +1,13 @@
 """Splits that do not leak: what shows the same place or the same picture stays on one side.
 
 Rows are joined into groups that share a panorama, an image or, in spatial splits, a block of ground. Whole groups are
-then handed out meta by meta, the rarest first, so that every concept is met in training.
+then handed out meta by meta, the rarest first, so that every concept is met in training. A split that leaves a country
+out gives all its groups to test beforehand.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ import pandas as pd
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json, remake_advice, write_json
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian, spatial_blocks
+
+KINDS = ("stratified", "spatial", "leave_country_out")
+"""Kinds of split that `make_splits` knows."""
 
 SPLIT_NAMES = ("train", "val", "test", "pretrain_train", "pretrain_val")
 
@@ -135,6 +140,29 @@ def _allocate(members: _Members, fractions: Sequence[float], seed: int, purpose:
     return np.array(part)
 
 
+def _groups_of_country(table: pd.DataFrame, group: np.ndarray, country: str) -> np.ndarray:
+    """Whether each row belongs to a group with a row of the country, `[n]`.
+
+    Raises:
+        ParameterError: the table has no such country, or nothing else.
+    """
+    names = sorted(set(table["country"].astype(str)))
+    if country not in names:
+        near = difflib.get_close_matches(country, names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
+        raise ParameterError(
+            f"country is {country!r}, which the table does not have; {hint}Its countries are: {listed}."
+        )
+    held_out = np.isin(group, group[(table["country"].astype(str) == country).to_numpy()])
+    if held_out.all():
+        raise ParameterError(
+            f"country is {country!r}: without it and what shares its panoramas or pictures no row is left to train on; "
+            "choose another country."
+        )
+    return held_out
+
+
 def make_splits(
     table: pd.DataFrame,
     kind: str = "stratified",
@@ -142,6 +170,7 @@ def make_splits(
     block_km: float = 1.0,
     fractions: Sequence[float] = (0.7, 0.15, 0.15),
     pretrain_fraction: float = 0.9,
+    country: str = "",
 ) -> dict[str, list[str]]:
     """Split panoramas 70/15/15 by meta (specification, section Train/Val/Test Splits).
 
@@ -149,20 +178,32 @@ def make_splits(
     to train, with two to train and val, and every meta is in train. The answer depends on the seed and on the content
     of the table, not on the order of its rows.
 
+    With "leave_country_out", test is the country: all its rows, and rows elsewhere that share a panorama or a picture
+    with one of them. The rest is divided between train and val in the proportion of their shares. Metas of that
+    country alone are then in test only.
+
     Args:
         table: as `load_table` gives it.
-        kind: "stratified", or "spatial" to keep blocks of ground together as well.
+        kind: "stratified", "spatial" to keep blocks of ground together as well, or "leave_country_out".
         seed: seed of the draw.
         block_km: side of a block in km, for "spatial".
         fractions: shares of train, val and test; they sum to 1.
         pretrain_fraction: share of train that Stage 0 trains on; the rest is its validation split.
+        country: the country that makes the test split, for "leave_country_out".
 
     Returns:
         Sorted `pano_id`s of `train`, `val`, `test`, `pretrain_train`, `pretrain_val`. Parts can be empty only where
         metas are too rare to fill them.
+
+    Raises:
+        ParameterError: an argument has an impossible value, or the table lacks the country.
     """
-    if kind not in ("stratified", "spatial"):
-        raise ParameterError(f"kind is {kind!r}; choose 'stratified' or 'spatial'.")
+    if kind not in KINDS:
+        raise ParameterError(f"kind is {kind!r}; choose one of {', '.join(map(repr, KINDS))}.")
+    if (kind == "leave_country_out") != bool(country):
+        raise ParameterError(
+            f"country is {country!r} with kind {kind!r}; give one with 'leave_country_out' and with no other kind."
+        )
     if len(fractions) != 3 or min(fractions) < 0 or not fractions[0] > 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ParameterError(f"fractions is {tuple(fractions)}; give the shares of train, val and test, summing to 1.")
     if not 0 < pretrain_fraction <= 1:
@@ -171,7 +212,15 @@ def make_splits(
         raise ParameterError("table has no rows: there is nothing to split.")
     block = spatial_blocks(table["lat"].to_numpy(), table["lng"].to_numpy(), block_km) if kind == "spatial" else None
     group = linked_groups(table, block)
-    part = _allocate(_members(group, table["pano_id"], table["meta_name"]), fractions, seed, "split")[group]
+    part = np.full(len(table), 2)
+    shared = np.ones(len(table), dtype=bool)  # rows that are handed out by share
+    if kind == "leave_country_out":
+        shared = ~_groups_of_country(table, group, country)
+        kept = fractions[0] + fractions[1]
+        fractions = (fractions[0] / kept, fractions[1] / kept, 0.0)
+    own = np.unique(group[shared], return_inverse=True)[1]
+    members = _members(own, table["pano_id"][shared], table["meta_name"][shared])
+    part[shared] = _allocate(members, fractions, seed, "split")[own]
     ids = table["pano_id"].to_numpy()
     splits = {name: sorted(set(ids[part == number])) for number, name in enumerate(("train", "val", "test"))}
 
@@ -200,7 +249,7 @@ def save_splits(
         table: the table that was split; its `attrs["csv_sha256"]` is stored.
         kind: kind of split.
         seed: seed of the draw.
-        settings: further settings to note down, such as `block_km`.
+        settings: further settings to note down, such as `block_km`; empty texts are left out.
     """
     write_json(
         path,
@@ -208,7 +257,7 @@ def save_splits(
             "csv_sha256": table.attrs["csv_sha256"],
             "kind": kind,
             "seed": seed,
-            "settings": settings,
+            "settings": {name: value for name, value in settings.items() if value != ""},
             "counts": {name: len(splits[name]) for name in SPLIT_NAMES},
             "splits": {name: list(splits[name]) for name in SPLIT_NAMES},
         },

@@ -64,6 +64,39 @@ def split_sizes(splits: Mapping[str, Sequence[str]], table: pd.DataFrame) -> pd.
     return pd.DataFrame(rows)
 
 
+def split_remark(table: pd.DataFrame, splits: Mapping[str, Sequence[str]], country: str = "") -> str:
+    """What the test split means, in a sentence or two.
+
+    Args:
+        table: the table that was split.
+        splits: as `data.make_splits` gives them.
+        country: the country that was left out, if one was.
+    """
+    test = table["pano_id"].isin(set(splits["test"])).to_numpy()
+    if not test.any():
+        return "The test split is empty: nothing can be measured on it."
+    if not country:
+        return (
+            f"Test images come from {table['country'][test].nunique():,} of {table['country'].nunique():,} countries."
+        )
+    learned = set(table["meta_name"][table["pano_id"].isin(set(splits["train"]))])
+    unseen = sorted(set(table["meta_name"][test]) - learned)
+    others = int((table["country"][test].astype(str) != country).sum())
+    text = (
+        f"The test split is {country}, which training and validation never show. No cell lies there: cells of other "
+        f"countries are all that can be answered, so the country is wrong by construction, and a region of cells "
+        f"promises nothing about photographs from a country that calibration has not seen."
+    )
+    if others:
+        text += (
+            f" {others:,} images from elsewhere belong to it too, because they share a panorama or a picture with it."
+        )
+    if unseen:
+        shown = ", ".join(unseen[:5]) + (", ..." if len(unseen) > 5 else "")
+        text += f" {len(unseen):,} concepts occur there alone and cannot be named: {shown}."
+    return text
+
+
 def examples_by_parent(
     table: pd.DataFrame, columns: int, parents: int = 6, seed: int = 0
 ) -> tuple[list[Path], list[str]]:

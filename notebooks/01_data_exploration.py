@@ -17,7 +17,8 @@
 run: str = "smoke"  # name of the run: files go to data/runs/<run>
 csv: str = "data/atlas/smoke/atlas.csv"  # the table of images, one row per image and labelled concept
 on_bad: str = "error"  # "error" stops at the first look, "drop" drops offending rows and lists them in rejected.csv
-split: str = "stratified"  # "stratified" by concept, or "spatial": whole blocks of ground stay in one split
+split: str = "stratified"  # "stratified" by concept, "spatial" (whole blocks of ground together) or "leave_country_out"
+held_out_country: str = ""  # the country that makes the test split of "leave_country_out"; empty for other kinds
 block_km: float = 1.0  # side of a block in km, for the spatial split
 seed: int = 0  # seed of the split
 gallery_columns: int = 8  # pictures per row of the contact sheet
@@ -109,13 +110,17 @@ nb.show_image(
 #
 # 70 % train, 15 % validation, 15 % test. Rows that share a panorama or the very same picture never lie in two splits. A test
 # image next to a training image measures memory; the histogram shows how much of that there is with either kind of split.
+# With `leave_country_out` one country is the test split and nothing else is: the question is then how far a model gets in a
+# country it has never seen.
 
 # %%
-splits = data.make_splits(table, kind=split, seed=seed, block_km=block_km)
+splits = data.make_splits(table, kind=split, seed=seed, block_km=block_km, country=held_out_country)
+print(summaries.split_remark(table, splits, held_out_country))
 nb.table(summaries.split_sizes(splits, table), caption="Sizes of the splits")
 
 # %%
 by_kind = {kind: data.make_splits(table, kind=kind, seed=seed, block_km=block_km) for kind in ("stratified", "spatial")}
+by_kind |= {split: splits}
 nb.show(plots.split_distances({kind: data.nearest_train_km(table, parts) for kind, parts in by_kind.items()}))
 
 # %% [markdown]
@@ -129,7 +134,9 @@ with nb.output("table.parquet") as path:
 with nb.output("concepts.json") as path:
     vocabulary.save(path)
 with nb.output("splits.json") as path:
-    data.save_splits(splits, path, table, kind=split, seed=seed, block_km=block_km)
+    data.save_splits(
+        splits, path, table, kind=split, seed=seed, block_km=block_km, held_out_country=held_out_country
+    )
 
 # %%
 nb.record("data.images", len(table))
@@ -140,10 +147,12 @@ nb.record("data.rejected", int(table.attrs["n_rejected"]))
 
 # %% tags=["nbval-check-output"]
 train, test = set(splits["train"]), set(splits["test"])
+# Concepts of a country that is left out cannot be met in training.
+elsewhere = table[~(table["pano_id"].isin(test) & bool(held_out_country))]
 nb.contract(
     splits_disjoint=not train & test,
     splits_complete=len(train | test | set(splits["val"])) == table["pano_id"].nunique(),
-    every_meta_in_train=set(table.loc[table["pano_id"].isin(train), "meta_name"]) == set(vocabulary.metas),
+    every_meta_in_train=set(table.loc[table["pano_id"].isin(train), "meta_name"]) == set(elsewhere["meta_name"]),
     every_meta_has_one_parent=len(vocabulary.meta_to_parent) == len(vocabulary.metas),
 )
 

@@ -20,7 +20,7 @@ from geocbm.plots.dataset import (
     quantization_error,
     split_distances,
 )
-from geocbm.plots.evaluation import forest, reliability
+from geocbm.plots.evaluation import errors_by_distance, forest, place_breakdown, reliability
 from geocbm.plots.field_guide import clue_agreement
 from geocbm.plots.locator import locator
 from geocbm.plots.maps import base_map, cell_map, error_map, world_map
@@ -47,6 +47,7 @@ __all__ = [
     "country_errors",
     "error_curves",
     "error_map",
+    "errors_by_distance",
     "finish",
     "forest",
     "hierarchy",
@@ -55,6 +56,7 @@ __all__ = [
     "loss_curves",
     "per_meta_accuracy",
     "per_parent_accuracy",
+    "place_breakdown",
     "prototype_drift",
     "prototype_similarity",
     "quantization_error",

@@ -8,7 +8,19 @@ import numpy as np
 import pandas as pd
 
 from geocbm.metrics.calibration import expected_calibration_error, reliability_bins
-from geocbm.plots.style import INK, LAND, PALETTE, escape, finish, labels, log_ticks_of, numbers, percent, plural
+from geocbm.plots.style import (
+    INK,
+    LAND,
+    PALETTE,
+    escape,
+    finish,
+    km_text,
+    labels,
+    log_ticks_of,
+    numbers,
+    percent,
+    plural,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -154,3 +166,136 @@ def reliability(
         f"{'overconfident' if sure > right else 'underconfident'} on the whole."
     )
     return finish(fig, f"{title}  (ECE {error:.3f})", alt, 440)
+
+
+def place_breakdown(table: pd.DataFrame, level: str = "country", limit: int = 30, title: str = "") -> go.Figure:
+    """Median error and share named right of every place by itself, with intervals; the smallest error on top.
+
+    Args:
+        table: a row per place with `place, n, pooled` (places that a row stands for), `median_km` and `right` (0 to 1),
+            each with `_low` and `_high` (NaN: none).
+        level: what the places are, such as "country".
+        limit: at most so many places, those with the most images; rows of pooled places always stay, last.
+        title: headline.
+
+    Raises:
+        ValueError: no rows.
+    """
+    from plotly.subplots import make_subplots
+
+    if not len(table):
+        raise ValueError("table is empty: pass at least one place")
+    single = table[table["pooled"] == 1].sort_values(["n", "place"], ascending=[False, True]).head(limit)
+    shown = pd.concat([single.sort_values("median_km"), table[table["pooled"] > 1]])
+    places = labels([f"{place} ({n:,})" for place, n in zip(shown["place"], shown["n"], strict=True)], 48)
+    fig = make_subplots(cols=2, rows=1, shared_yaxes=True, horizontal_spacing=0.04)
+    written = {"median_km": km_text, "right": percent}
+    for column, (figure, colour) in enumerate((("median_km", PALETTE[0]), ("right", PALETTE[2])), start=1):
+        value, low, high = (shown[f"{figure}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
+        # A bar to infinity cannot be drawn: it ends at the largest finite value.
+        ends = np.concatenate([value, low, high])
+        top = float(ends[np.isfinite(ends)].max()) if np.isfinite(ends).any() else 1.0
+        error = {
+            "type": "data",
+            "symmetric": False,
+            "array": numbers(np.nan_to_num(np.minimum(high, top) - value, posinf=0.0, neginf=0.0)),
+            "arrayminus": numbers(np.nan_to_num(value - low, posinf=0.0, neginf=0.0)),
+            "thickness": 1.4,
+            "width": 3,
+            "color": LAND,
+        }
+        write = written[figure]
+        spans = [
+            f"{write(middle)}" + (f" ({write(lower)} to {write(upper)})" if np.isfinite(lower) else "")
+            for middle, lower, upper in zip(value, low, high, strict=True)
+        ]
+        fig.add_scatter(
+            x=numbers(value),
+            y=places,
+            mode="markers",
+            marker={"size": 8, "color": colour},
+            error_x=error,
+            customdata=spans,
+            hovertemplate="%{y}: %{customdata}<extra></extra>",
+            showlegend=False,
+            row=1,
+            col=column,
+        )
+        if figure == "median_km":
+            positive = ends[np.isfinite(ends) & (ends > 0)]
+            ticks = log_ticks_of(positive.min(), positive.max()) if len(positive) else {}
+            if len(positive) and positive.max() > 30 * positive.min():  # 1, 2, 5 would stand too close
+                kept = [i for i, text in enumerate(ticks["ticktext"]) if text.lstrip("0.").startswith("1")]
+                ticks = {name: [values[i] for i in kept] for name, values in ticks.items()}
+            fig.update_xaxes(type="log", title_text="median error, km", row=1, col=column, **ticks)
+        else:
+            fig.update_xaxes(
+                title_text=f"{escape(level)} right", tickformat=".0%", range=[-0.04, 1.04], row=1, col=column
+            )
+    fig.update_yaxes(autorange="reversed", ticks="", type="category", dtick=1)
+    order = shown["median_km"].to_numpy(float).argsort()
+    best, worst = shown.iloc[int(order[0])], shown.iloc[int(order[-1])]
+    alt = (
+        f"Median error and share right, with intervals, of {plural(len(shown), 'row')}, a {level} each: the smallest "
+        f"median error is {km_text(best['median_km'])} ({best['place']}), the largest {km_text(worst['median_km'])} "
+        f"({worst['place']}); the {level} is named right in {percent(shown['right'].min())} to "
+        f"{percent(shown['right'].max())} of the images."
+    )
+    return finish(fig, title or f"How good is it, {level} by {level}?", alt, max(240, 140 + 21 * len(shown)))
+
+
+def errors_by_distance(table: pd.DataFrame, title: str = "Does a training place nearby help?") -> go.Figure:
+    """Median error of methods by the distance to the nearest training place, with intervals.
+
+    Args:
+        table: a row per bin and method with `bin` (in words), `n`, `method`, `median_km`, `median_km_low` and
+            `median_km_high`; the bins in order.
+        title: headline.
+
+    Raises:
+        ValueError: no rows.
+    """
+    import plotly.graph_objects as go
+
+    if not len(table):
+        raise ValueError("table is empty: pass at least one bin")
+    fig = go.Figure()
+    bins = list(dict.fromkeys(table["bin"]))
+    counts = table.drop_duplicates("bin").set_index("bin")["n"]
+    methods = list(dict.fromkeys(table["method"]))
+    sentences = []
+    for i, method in enumerate(methods):
+        own = table[table["method"] == method].set_index("bin").reindex(bins)
+        value, low, high = (own[f"median_km{end}"].to_numpy(float) for end in ("", "_low", "_high"))
+        fig.add_scatter(
+            x=numbers(np.arange(len(bins)) + 0.16 * (i - (len(methods) - 1) / 2)),
+            y=numbers(value),
+            mode="markers",
+            marker={"size": 10, "color": PALETTE[i % len(PALETTE)]},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": numbers(np.nan_to_num(high - value, posinf=0.0, neginf=0.0)),
+                "arrayminus": numbers(np.nan_to_num(value - low, posinf=0.0, neginf=0.0)),
+                "thickness": 1.6,
+                "width": 4,
+            },
+            name=escape(method),
+            customdata=[km_text(each) for each in value],
+            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
+        )
+        sentences.append(
+            f"{method} " + ", ".join(f"{km_text(each)} ({where})" for each, where in zip(value, bins, strict=True))
+        )
+    ends = table[["median_km", "median_km_low", "median_km_high"]].to_numpy(float)
+    positive = ends[np.isfinite(ends) & (ends > 0)]
+    ticks = log_ticks_of(positive.min(), positive.max()) if len(positive) else {}
+    fig.update_yaxes(type="log", title_text="median error, km", **ticks)
+    fig.update_xaxes(
+        title_text="distance to the nearest training place",
+        tickvals=list(range(len(bins))),
+        ticktext=[f"{escape(each)}<br>{plural(int(counts[each]), 'image')}" for each in bins],
+        range=[-0.5, len(bins) - 0.5],
+    )
+    alt = f"Median error by the distance to the nearest training place: {'; '.join(sentences)}."
+    return finish(fig, title, alt, 440, legend={"y": -0.26})

@@ -1,0 +1,206 @@
+"""The kinds of split a table allows, what each means, and what frozen features get on each.
+
+The stages of a run were trained on its own split: on the test images of another one they would be asked for images
+they have learned from. Other kinds are therefore measured with methods on the features of the untouched encoder, which
+never saw any place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geocbm import baselines, data, geocells, pipeline
+from geocbm.baselines import Prediction
+from geocbm.breakdown import figure_text
+from geocbm.files import read_json
+from geocbm.metrics import bootstrap, error_km, geoscore, spatial_blocks
+from geocbm.runs import RunFiles
+from geocbm.summaries import split_remark
+
+SAME_ROAD_KM = 1.0
+WIDE_BLOCK_KM = 25.0
+"""Side of the wide blocks beside those of the run: at 1 km a town can still lie in both train and test."""
+
+_FIGURES = ("median_km", "geoscore", "within_25km")
+
+
+@dataclass(frozen=True)
+class SplitKind:
+    """A way to split the run's table.
+
+    Attributes:
+        name: what it is called on the page.
+        rows: row positions of `train`, `val` and `test`.
+        nearest_km: `[rows of test]` distance to the nearest training place.
+        own: whether it is the run's own.
+    """
+
+    name: str
+    rows: dict[str, np.ndarray]
+    nearest_km: np.ndarray
+    own: bool
+
+
+def split_settings(files: RunFiles) -> dict[str, Any]:
+    """Kind, seed and settings of the run's own split: `kind, seed, block_km, held_out_country`."""
+    stored = read_json(files.need("splits.json"))
+    settings = {"block_km": 1.0, "held_out_country": ""} | stored.get("settings", {})
+    return {"kind": stored.get("kind", "stratified"), "seed": stored.get("seed", 0)} | settings
+
+
+def split_name(kind: str, block_km: float = 1.0, country: str = "") -> str:
+    """What a kind of split is called on the page."""
+    if kind == "spatial":
+        return f"spatial, blocks of {block_km:g} km"
+    return f"all but {country}" if kind == "leave_country_out" else kind
+
+
+def split_kinds(files: RunFiles) -> list[SplitKind]:
+    """The run's own split and the other kinds of the same table, drawn with the same seed.
+
+    "stratified" and "spatial" (with the run's blocks and with wide ones) are always among them.
+    """
+    settings = split_settings(files)
+    seed, block = settings["seed"], settings["block_km"]
+    own_name = split_name(settings["kind"], block, settings["held_out_country"])
+    wanted = [("stratified", block), ("spatial", block), ("spatial", max(block, WIDE_BLOCK_KM))]
+    kinds = []
+    for kind, side in dict.fromkeys(wanted):
+        name = split_name(kind, side)
+        if name != own_name:
+            splits = data.make_splits(files.table, kind, seed=seed, block_km=side)
+            rows = data.split_rows(splits, files.table)
+            kinds.append(SplitKind(name, rows, data.nearest_train_km(files.table, splits), False))
+        else:
+            kinds.append(_own_kind(files, own_name))
+    return kinds if any(kind.own for kind in kinds) else [_own_kind(files, own_name), *kinds]
+
+
+def _own_kind(files: RunFiles, name: str) -> SplitKind:
+    splits = data.load_splits(files.need("splits.json"), files.table)
+    return SplitKind(name, files.rows, data.nearest_train_km(files.table, splits), True)
+
+
+def remark_of(files: RunFiles) -> str:
+    """What the test split of a run means, in a sentence or two."""
+    splits = data.load_splits(files.need("splits.json"), files.table)
+    return split_remark(files.table, splits, split_settings(files)["held_out_country"])
+
+
+def region_remark(files: RunFiles) -> str:
+    """Whether the promise of a conformal region holds for the test split of a run, in a sentence."""
+    settings = split_settings(files)
+    if settings["kind"] == "leave_country_out":
+        return (
+            f"The test split is {settings['held_out_country']}, which validation has no photograph of and where no "
+            "cell lies. The promise is void here: measured coverage refers to the nearest cell abroad."
+        )
+    if settings["kind"] == "spatial":
+        return "Validation and test are other blocks of ground, drawn alike: the promise is one about new blocks."
+    return "Validation and test photographs were drawn alike, so that the promise applies to the test split."
+
+
+def frozen_answers(files: RunFiles, kind: SplitKind, vanilla: np.ndarray) -> list[Prediction]:
+    """Nearest neighbour and linear probe on frozen features, learned from a split's training rows alone.
+
+    The cells of the probe are fitted on the same rows, with the settings of the run's own.
+
+    Args:
+        files: the run.
+        kind: the split.
+        vanilla: `[n, d]` features of the untouched encoder for all rows of the table.
+    """
+    train, test = kind.rows["train"], kind.rows["test"]
+    lat, lng, country = files.lat[train], files.lng[train], files.country[train]
+    cells = files.cells if kind.own else geocells.build_geocells(lat, lng, country, **files.cells.settings)
+    cell_lat, cell_lng = cells.latlng
+    return [
+        baselines.nearest_neighbour(vanilla[train], vanilla[test], lat, lng),
+        baselines.linear_probe(
+            vanilla[train], vanilla[test], cell=cells.sample_to_cell, cell_lat=cell_lat, cell_lng=cell_lng
+        ),
+    ]
+
+
+def measure_kinds(files: RunFiles, kinds: list[SplitKind], cache: Path, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Methods on frozen features, measured on every kind of split.
+
+    Args:
+        files: the run.
+        kinds: of `split_kinds`; one without test images is passed over.
+        cache: folder of the feature stores.
+        n: resamples behind each interval.
+        seed: of the resamples.
+
+    Returns:
+        A row per kind and method: `kind, own, method, n, nearest_km` (median over test images), `near` (share with a
+        training place within 1 km), `similar_near` (share whose most similar training picture was taken within 1 km),
+        and `median_km`, `geoscore`, `within_25km`, each with `_low` and `_high`.
+    """
+    vanilla = pipeline.open_features(files, "vanilla", cache).read_all("pooled").numpy()
+    rows = []
+    for kind in kinds:
+        test = kind.rows["test"]
+        if not len(test):
+            continue
+        answers = frozen_answers(files, kind, vanilla)
+        blocks = spatial_blocks(files.lat[test], files.lng[test])
+        errors = {each.name: error_km(each.lat, each.lng, files.lat[test], files.lng[test]) for each in answers}
+        for name, km in errors.items():
+            row: dict[str, Any] = {"kind": kind.name, "own": kind.own, "method": name, "n": len(test)}
+            row["nearest_km"] = float(np.median(kind.nearest_km))
+            row["near"] = float((kind.nearest_km < SAME_ROAD_KM).mean())
+            row["similar_near"] = float((errors["nearest_neighbour"] < SAME_ROAD_KM).mean())
+            for figure, own in place_figures(km, blocks, n, seed).items():
+                row |= {figure: own["value"], f"{figure}_low": own["low"], f"{figure}_high": own["high"]}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def place_figures(km: np.ndarray, blocks: np.ndarray, n: int, seed: int) -> dict[str, dict[str, float]]:
+    """`median_km`, `geoscore` and `within_25km` of errors in km, each with its interval."""
+    options: dict[str, Any] = {"blocks": blocks, "n": n, "seed": seed}
+    return {
+        "median_km": bootstrap(km, statistic="median", **options),
+        "geoscore": bootstrap(geoscore(km), **options),
+        "within_25km": bootstrap(km <= 25, **options),
+    }
+
+
+def in_words(figures: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """The figures of `place_figures` as cells of a table."""
+    return {
+        "median error, km": figure_text(figures["median_km"]),
+        "GeoScore": figure_text(figures["geoscore"]),
+        "within 25 km, %": figure_text(figures["within_25km"], "{:.1f}", 100),
+    }
+
+
+def kinds_table(measured: pd.DataFrame, words: Mapping[str, str]) -> pd.DataFrame:
+    """A table of `measure_kinds` in words.
+
+    Args:
+        measured: of `measure_kinds`.
+        words: what the methods are called.
+    """
+    rows = []
+    for row in measured.to_dict("records"):
+        figures = {
+            name: {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]} for name in _FIGURES
+        }
+        line = {
+            "split": str(row["kind"]) + (" (this run)" if row["own"] else ""),
+            "test images": f"{row['n']:,}",
+            "nearest training place (median), km": f"{row['nearest_km']:,.1f}",
+            "within 1 km of one, %": f"{100 * row['near']:.1f}",
+            "most similar training picture within 1 km, %": f"{100 * row['similar_near']:.1f}",
+            "method": words.get(row["method"], row["method"]),
+        }
+        rows.append(line | in_words(figures))
+    return pd.DataFrame(rows)
