@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from itertools import count, islice
+
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_run import PARENT_OF, PLACES
 
 from geocbm import analysis, data, pipeline
-from geocbm.errors import MissingInputError
-from geocbm.geodesy import cartesian_to_latlng
-from geocbm.predict import GeoCBM
+from geocbm.errors import MissingInputError, ParameterError, UserError
+from geocbm.geodesy import cartesian_to_latlng, haversine_km
+from geocbm.predict import Calibration, GeoCBM, Place, read_calibration
+from geocbm.runs import RunFiles
+from geocbm.sure import read_cell_scores
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +117,162 @@ def test_a_run_is_found_by_its_name(trained_run, tmp_path, monkeypatch):
     assert GeoCBM.load("named").files.run == "named"
     with pytest.raises(MissingInputError, match=r"stage2\.safetensors of run 'absent' .* --run absent --only 05"):
         GeoCBM.load("absent")
+
+
+def test_countries_are_sums_of_their_cells(model, pictures):
+    (answer,) = model.predict(pictures[0], top_k=100)
+    assert sum(share for _, share in answer.countries) == pytest.approx(1)
+    for country, share in answer.countries:
+        assert share == pytest.approx(sum(cell.calibrated for cell in answer.cells if cell.country == country))
+    assert [share for _, share in answer.countries] == sorted((share for _, share in answer.countries), reverse=True)
+
+
+def test_calibrated_probabilities_are_those_of_the_divided_logits(model, pictures):
+    (answer,) = model.predict(pictures[0], top_k=100)
+    assert answer.temperature == model.calibration.temperature
+    own = np.array([cell.probability for cell in answer.cells])
+    divided = own ** (1 / answer.temperature)
+    assert [cell.calibrated for cell in answer.cells] == pytest.approx((divided / divided.sum()).tolist(), abs=1e-5)
+    assert answer.cells[0].best == answer.cells[0].calibrated
+    assert replace(answer.cells[0], calibrated=None).best == answer.cells[0].probability
+
+
+def test_regions_by_hand():
+    calibration = Calibration(2.0, {0.9: 0.75, 0.5: 0.5, 0.95: float("inf")}, np.array([1.0, 10.0, 100.0, 1000.0]), 9)
+    # Scores of the cells in order of their probability: 0 for the first, then 0.7, 0.9 and 1.
+    ((half, most, all_of_it),) = calibration.regions(np.array([[0.1, 0.5, 0.2, 0.2]]))
+    assert (half.coverage, half.cells, half.area_km2) == (0.5, (1,), 10)
+    assert (most.coverage, most.cells, most.area_km2) == (0.9, (1, 2), 110)
+    assert (all_of_it.coverage, all_of_it.cells, all_of_it.area_km2) == (0.95, (1, 2, 3, 0), 1111)
+    assert calibration.probabilities(np.array([[0.0, 2 * np.log(3)]]))[0] == pytest.approx([0.25, 0.75])
+
+
+def test_regions_of_the_validation_split_hold_as_many_truths_as_they_say(trained_run):
+    files = trained_run.files
+    calibration, remark = read_calibration(files)
+    val = files.rows["val"]
+    assert (remark, calibration.n) == ("", len(val))
+    regions = calibration.regions(calibration.probabilities(read_cell_scores(files)["val"]))
+    for position, coverage in enumerate((0.8, 0.9, 0.95)):
+        held = [files.cell_label[row] in of[position].cells for row, of in zip(val, regions, strict=True)]
+        assert np.mean(held) >= min(1, np.ceil((len(val) + 1) * coverage) / len(val)) - 1e-9
+        assert all(set(of[position].cells) >= set(of[max(position - 1, 0)].cells) for of in regions)
+
+
+def test_a_region_is_the_same_every_time(model, pictures):
+    first, second = (model.predict(pictures[3])[0].regions for _ in range(2))
+    assert first == second and [region.coverage for region in first] == [0.8, 0.9, 0.95]
+    assert all(region.area_km2 > 0 and region.cells for region in first)
+
+
+def test_a_run_without_stored_scores_answers_and_says_what_it_lacks(copied_run, pictures):
+    copied_run.files.path("cell_scores.npz").unlink()
+    (answer,) = GeoCBM.load(copied_run.folder).predict(pictures[0])
+    assert (answer.regions, answer.temperature, answer.cells[0].calibrated) == ((), None, None)
+    assert "no conformal regions" in answer.notes[0] and "--only 05" in answer.notes[0]
+    (whole,) = GeoCBM.load(copied_run.folder).predict(pictures[0], top_k=100)
+    assert sum(share for _, share in whole.countries) == pytest.approx(1)
+
+
+def test_scores_of_other_cells_calibrate_nothing(copied_run):
+    path = copied_run.files.path("cell_scores.npz")
+    content = dict(np.load(path))
+    np.savez(path, **content | {"cells_digest": np.asarray("another")})
+    calibration, remark = read_calibration(RunFiles(copied_run.folder))
+    assert calibration is None and "made with other geocells" in remark
+
+
+def test_cells_are_named_after_a_place_of_their_own_country(model, pictures):
+    (answer,) = model.predict(pictures[0], top_k=100)
+    for cell in answer.cells:
+        assert cell.place.country == cell.country and cell.place.town
+    assert answer.place.town
+    assert Place("Lyon", "Rhône", "France").words() == "Lyon, Rhône, France"
+    assert Place("Zürich", "Zürich", "Switzerland").words(with_country=False) == "Zürich"
+    assert Place().words() == ""
+
+
+def test_maps_of_concepts_come_from_the_patch_bottleneck_only(model, pictures, monkeypatch):
+    (answer,) = model.predict(pictures[0])
+    assert answer.concept_maps == ()
+    whole = model.concept_model.forward
+
+    def with_maps(pooled, tokens):
+        output = whole(pooled, tokens)
+        maps = output.meta_logits[:, None].expand(-1, 16, -1).clone()
+        maps[:, 6, 2] += 50  # the third concept is seen on the seventh patch
+        return output._replace(meta_maps=maps)
+
+    monkeypatch.setattr(model.concept_model, "forward", with_maps)
+    (answer,) = model.predict(pictures[0], top_k=6)
+    maps = dict(answer.concept_maps)
+    assert list(maps) == [name for name, _ in answer.concepts]
+    expected = np.zeros((4, 4))
+    expected[1, 2] = 1
+    name = model.files.concepts.metas[2]
+    np.testing.assert_allclose(maps.pop(name), expected, atol=1e-6)
+    for grid in maps.values():
+        np.testing.assert_allclose(grid, 1 / 16, atol=1e-6)
+
+
+def test_own_coordinates_are_told_and_never_used(model, pictures, tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(0x8825).update({1: "S", 2: (33.0, 0.0, 0.0), 3: "E", 4: (151.0, 0.0, 0.0)})
+    with Image.open(pictures[0]) as picture:
+        picture.save(tmp_path / "plain.png")
+        exif[0x010F] = "maker"
+        picture.save(tmp_path / "placed.png", exif=exif)
+    plain, placed = model.predict([tmp_path / "plain.png", tmp_path / "placed.png"])
+    assert (plain.own_place, plain.own_place_km, plain.notes) == (None, None, ())
+    assert placed.own_place == (-33.0, 151.0)
+    assert (placed.lat, placed.lng, placed.cells) == (plain.lat, plain.lng, plain.cells)
+    km = float(haversine_km(placed.lat, placed.lng, -33.0, 151.0))
+    assert placed.own_place_km == pytest.approx(km)
+    assert f"which were not used; the answer lies {km:,.0f} km from them" in placed.notes[0]
+
+
+def test_one_that_cannot_be_read_stops_none_of_the_others(model, pictures, tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    given = [pictures[0], tmp_path / "empty.jpg", pictures[1].read_bytes(), "gone.jpg", Image.open(pictures[2])]
+    replies = list(model.predict_each(given, batch_size=2))
+    assert [reply.source for reply in replies] == given
+    assert [reply.answer is None for reply in replies] == [False, True, False, True, False]
+    assert "is empty (0 bytes)" in str(replies[1].problem) and "does not exist" in str(replies[3].problem)
+    for reply, picture in zip(replies[::2], pictures[:3], strict=True):
+        (alone,) = model.predict(picture)
+        assert (reply.answer.lat, reply.answer.lng) == pytest.approx((alone.lat, alone.lng), abs=1e-3)
+    with pytest.raises(UserError, match=r"empty\.jpg' is empty"):
+        model.predict(given)
+
+
+def test_endlessly_many_photographs_are_answered_a_few_at_a_time(model, pictures):
+    asked = []
+
+    def endless():
+        for number in count():
+            asked.append(number)
+            yield pictures[number % 5]
+
+    replies = list(islice(model.predict_each(endless(), batch_size=4), 10))
+    assert len(replies) == 10 and len(asked) <= 16  # two batches beyond the one that was being answered
+    assert replies[0].answer.lat == pytest.approx(replies[5].answer.lat, abs=1e-3)
+    assert replies[0].seen is None
+    (kept,) = model.predict_each([pictures[0]], keep_seen=True)
+    assert kept.seen.size == (model.encoder.image_size,) * 2
+
+
+def test_numbers_that_name_nothing_are_refused(model, pictures):
+    for name in ("top_k", "batch_size"):
+        with pytest.raises(ParameterError, match=f"{name} is 0; give at least 1"):
+            model.predict(pictures[:1], **{name: 0})
+
+
+def test_an_answer_as_json_says_the_same(model, pictures):
+    (answer,) = model.predict(pictures[0], top_k=2)
+    content = json.loads(json.dumps(answer.as_json()))
+    assert (content["lat"], content["lng"]) == (answer.lat, answer.lng)
+    assert content["cells"][0]["place"]["country"] == answer.cells[0].place.country
+    assert content["concepts"] == [[name, share] for name, share in answer.concepts]
+    np.testing.assert_allclose(content["attention"], answer.attention, atol=1e-6)
+    assert content["regions"][0]["cells"] == list(answer.regions[0].cells)
+    assert content["own_place"] is None and content["notes"] == []

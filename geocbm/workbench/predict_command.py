@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -142,12 +143,13 @@ def _check_output(option: str, path: Path | None) -> None:
         return
     if path.is_dir():
         raise ParameterError(f"--{option}={path} is a folder; give the name of a file in it")
+    if path.exists() and not path.is_file():
+        raise ParameterError(f"--{option}={path} is no file; give the name of one")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):
+        # Files are written beside their place and then moved there.
+        with tempfile.TemporaryFile(dir=path.parent):
             pass
-        if not path.stat().st_size:
-            path.unlink()
     except OSError as problem:
         raise ParameterError(f"--{option}={path} cannot be written ({problem.strerror}); give another place") from None
 
