@@ -320,3 +320,23 @@ def smoothed_cell_labels(lat: Tensor, lng: Tensor, center_lat: Tensor, center_ln
         raise ParameterError(f"smooth_km={smooth_km} is impossible; give a distance above 0 km")
     km = haversine_km(lat[:, None], lng[:, None], center_lat[None], center_lng[None])  # (B, N)
     return (-km / smooth_km).softmax(-1).float()
+
+
+def group_cross_entropy(logits: Tensor, target: Tensor, group: Tensor) -> Tensor:
+    """Cross-entropy over groups of classes, a group's probability being the sum of its members'.
+
+    As OSV-5M trains its hierarchy of places (Astruc et al., 2024).
+    With cells as classes and countries as groups, a wrong cell of the right country costs less than one abroad.
+
+    Args:
+        logits: `(B, N)` of the classes.
+        target: `(B,)` true classes.
+        group: `(N,)` group of each class, counted from 0.
+
+    Returns:
+        Scalar: `-log sum_{j in group of target} p_j`, mean over the batch.
+    """
+    target, group = _indices(target, "target", logits.device), _indices(group, "group", logits.device)
+    log_p = logits.log_softmax(-1)
+    own = group[None] == group[target][:, None]  # (B, N)
+    return -log_p.masked_fill(~own, -torch.inf).logsumexp(-1).mean()

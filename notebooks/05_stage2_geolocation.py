@@ -24,6 +24,7 @@ ablation_mode: str = (
 variants: list[str] = ["concept_only", "image_only", "concept_scores", "hybrid"]  # further modes, for comparison
 lambda_cell: float = 1.0  # weight of the cell cross-entropy
 lambda_offset: float = 5.0  # weight of the offset error
+lambda_country: float = 0.0  # weight of the cross-entropy over countries, summed over their cells
 offset_kind: str = "cartesian"  # offsets: "cartesian" (unit sphere), "latlng" (degrees) or "tangent" (km by cell size)
 per_cell_offsets: bool = False  # an offset for every cell instead of one for the picture
 smooth_km: float = 0.0  # distance over which the label spreads to neighbouring cells; 0: one cell

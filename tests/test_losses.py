@@ -286,3 +286,18 @@ def test_smoothed_cell_labels_by_hand():
     torch.testing.assert_close(sharp, torch.eye(3)[:2], rtol=0, atol=1e-6)
     with pytest.raises(ParameterError, match="smooth_km=0"):
         losses.smoothed_cell_labels(lat, lng, center_lat, center_lng, 0)
+
+
+def test_group_cross_entropy_sums_the_members():
+    logits = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]).log()
+    loss = losses.group_cross_entropy(logits, torch.tensor([0, 2]), torch.tensor([0, 0, 1]))
+    assert loss.item() == pytest.approx(-(math.log(0.8) + math.log(0.8)) / 2)
+    alone = losses.group_cross_entropy(logits, torch.tensor([0, 2]), torch.arange(3))
+    assert alone.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2])).item())
+
+
+def test_group_cross_entropy_has_a_finite_gradient_where_the_group_is_nearly_impossible():
+    logits = torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
+    loss = losses.group_cross_entropy(logits, torch.tensor([2]), torch.tensor([0, 0, 1]))
+    loss.backward()
+    assert loss.item() == pytest.approx(400, rel=1e-5) and torch.isfinite(logits.grad).all()

@@ -25,6 +25,8 @@ class Stage2Config:
         accumulation_steps: parts in which the rows of a step go through the model, to save memory.
         lambda_cell: weight of the cell classification.
         lambda_offset: weight of the offset regression.
+        lambda_country: weight of the cross-entropy over countries, whose probability is the sum over their cells
+            (Astruc et al., 2024, "OSV-5M"); the specification has none.
         ablation_mode: what reaches the heads: "both", "concept_only", "image_only", "concept_scores" (probabilities of
             metas and parents through one linear layer) or "hybrid" (the same, frozen, plus a residual from the
             patches).
@@ -63,6 +65,7 @@ class Stage2Config:
     accumulation_steps: int = 1
     lambda_cell: float = 1.0
     lambda_offset: float = 5.0
+    lambda_country: float = 0.0
     ablation_mode: str = "both"
     offset_kind: str = "cartesian"
     per_cell_offsets: bool = False
@@ -94,7 +97,7 @@ class Stage2Config:
         check_choice("monitor", self.monitor, ("median_km", "cell_top1", "geoscore", "loss"))
         for name in ("embed_dim", "refine_neighbours", "score_epochs"):
             check_number(name, getattr(self, name), 1)
-        for name in ("smooth_km", "refine_cells", "score_lr"):
+        for name in ("lambda_country", "smooth_km", "refine_cells", "score_lr"):
             check_number(name, getattr(self, name), 0)
         check_number("refine_temperature", self.refine_temperature, 0, above=True)
         if self.heads < 1 or self.embed_dim % self.heads:

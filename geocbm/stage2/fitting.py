@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.losses import smoothed_cell_labels
+from geocbm.losses import group_cross_entropy, smoothed_cell_labels
 from geocbm.metrics import geoscore
 from geocbm.stage0 import Stage0PretrainingModel
 from geocbm.stage2.config import Stage2Config
@@ -47,6 +47,10 @@ class Cells(Protocol):
         """Unit vectors `(N, 3)`."""
 
     @property
+    def country(self) -> np.ndarray:
+        """Country of each cell `(N,)`; read only where `lambda_country` is above 0."""
+
+    @property
     def scale_km(self) -> np.ndarray:
         """Scale of each cell `(N,)`, km; read only for the offset kind "tangent"."""
 
@@ -61,6 +65,7 @@ def stage2_losses(
     target_offsets: Tensor,
     config: Stage2Config,
     cell_share: Tensor | None = None,
+    country_of_cell: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Cell cross-entropy, offset error and their weighted sum (specification, section "Stage 2", Loss Functions).
 
@@ -71,18 +76,20 @@ def stage2_losses(
         config: weights, and the kind of offset: mean squared error, or Huber for "tangent".
         cell_share: `(B, N)` share of each cell in the label, see `losses.smoothed_cell_labels`; None: all for the true
             cell.
+        country_of_cell: `(N,)` index of each cell's country, for the loss over countries; None leaves it out.
 
     Returns:
-        Scalars `loss`, `cell`, `offset`; terms without their weights.
+        Scalars `loss`, `cell`, `offset` and, with countries, `country`; terms without their weights.
     """
     cell_loss = functional.cross_entropy(output.cell_logits, cell if cell_share is None else cell_share)
     distance = functional.huber_loss if config.offset_kind == "tangent" else functional.mse_loss
     offset_loss = distance(output.offsets.float(), target_offsets)
-    return {
-        "loss": config.lambda_cell * cell_loss + config.lambda_offset * offset_loss,
-        "cell": cell_loss,
-        "offset": offset_loss,
-    }
+    terms = {"cell": cell_loss, "offset": offset_loss}
+    loss = config.lambda_cell * cell_loss + config.lambda_offset * offset_loss
+    if country_of_cell is not None:
+        terms["country"] = group_cross_entropy(output.cell_logits.float(), cell, country_of_cell)
+        loss = loss + config.lambda_country * terms["country"]
+    return {"loss": loss, **terms}
 
 
 def fit_stage2(
@@ -153,6 +160,11 @@ def fit_stage2(
     if config.smooth_km:
         columns |= {"lat": torch.from_numpy(lat), "lng": torch.from_numpy(lng)}
     read_by_loss = [name for name in columns if name != "concept_emb"]
+    country_of_cell = (
+        torch.from_numpy(np.unique(cells.country, return_inverse=True)[1].reshape(-1))
+        if config.lambda_country
+        else None
+    )
 
     def batch(rows: np.ndarray) -> Batch:
         content = {name: values[rows] for name, values in columns.items()}
@@ -170,7 +182,7 @@ def fit_stage2(
         if config.smooth_km:
             centers = cartesian_to_latlng(model.cell_centers)
             share = smoothed_cell_labels(true["lat"], true["lng"], *centers, config.smooth_km)
-        return Step(stage2_losses(whole, true["cell"], true["offset"], config, share), predictions)
+        return Step(stage2_losses(whole, true["cell"], true["offset"], config, share, country_of_cell), predictions)
 
     def measure(predictions: dict[str, Tensor], rows: np.ndarray) -> dict[str, float]:
         km = haversine_km(predictions["lat"].numpy(), predictions["lng"].numpy(), lat[rows], lng[rows])
