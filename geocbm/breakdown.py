@@ -287,7 +287,7 @@ def confusions(found: Geocoded, method: str = "stage2", limit: int = 15) -> pd.D
     size = frame.groupby("country").size()
     wrong = frame[frame["country"] != frame["answered"]]
     pairs = wrong.groupby(["country", "answered"]).agg(images=("km", "size"), median_km=("km", "median")).reset_index()
-    pairs["share"] = pairs["images"] / pairs["country"].map(size)
+    pairs["share"] = pairs["images"] / pairs["country"].map(size).astype(float)
     pairs = pairs.sort_values(["images", "share", "country", "answered"], ascending=[False, False, True, True])
     return pairs[["country", "answered", "images", "share", "median_km"]].head(limit).reset_index(drop=True)
 

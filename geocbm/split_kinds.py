@@ -160,7 +160,9 @@ def measure_kinds(files: RunFiles, kinds: list[SplitKind], cache: Path, n: int =
             for figure, own in place_figures(km, blocks, n, seed).items():
                 row |= {figure: own["value"], f"{figure}_low": own["low"], f"{figure}_high": own["high"]}
             rows.append(row)
-    return pd.DataFrame(rows)
+    columns = ["kind", "own", "method", "n", "nearest_km", "near", "similar_near"]
+    columns += [f"{name}{end}" for name in _FIGURES for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def place_figures(km: np.ndarray, blocks: np.ndarray, n: int, seed: int) -> dict[str, dict[str, float]]:
@@ -182,8 +184,27 @@ def in_words(figures: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
     }
 
 
+def nearness_table(measured: pd.DataFrame) -> pd.DataFrame:
+    """How near the training places of each kind of split are, in words: a row per kind.
+
+    Args:
+        measured: of `measure_kinds`.
+    """
+    rows = [
+        {
+            "split": _kind_words(row),
+            "test images": f"{row['n']:,}",
+            "nearest training place (median)": f"{row['nearest_km']:,.1f} km",
+            "training place within 1 km": f"{row['near']:.1%}",
+            "most similar training picture within 1 km": f"{row['similar_near']:.1%}",
+        }
+        for row in measured.drop_duplicates("kind").to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
 def kinds_table(measured: pd.DataFrame, words: Mapping[str, str]) -> pd.DataFrame:
-    """A table of `measure_kinds` in words.
+    """The figures of methods on each kind of split, in words: a row per kind and method.
 
     Args:
         measured: of `measure_kinds`.
@@ -194,13 +215,9 @@ def kinds_table(measured: pd.DataFrame, words: Mapping[str, str]) -> pd.DataFram
         figures = {
             name: {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]} for name in _FIGURES
         }
-        line = {
-            "split": str(row["kind"]) + (" (this run)" if row["own"] else ""),
-            "test images": f"{row['n']:,}",
-            "nearest training place (median), km": f"{row['nearest_km']:,.1f}",
-            "within 1 km of one, %": f"{100 * row['near']:.1f}",
-            "most similar training picture within 1 km, %": f"{100 * row['similar_near']:.1f}",
-            "method": words.get(row["method"], row["method"]),
-        }
-        rows.append(line | in_words(figures))
+        rows.append({"split": _kind_words(row), "method": words.get(row["method"], row["method"])} | in_words(figures))
     return pd.DataFrame(rows)
+
+
+def _kind_words(row: Mapping[Any, Any]) -> str:
+    return str(row["kind"]) + (" (this run)" if row["own"] else "")

@@ -73,7 +73,9 @@ nb.show(
 # page lets methods name a country directly where they can; here all are judged by the place they answer.
 
 # %%
-nb.show(plots.error_curves(evaluation.errors_km(files, answers), title="Share of images within a distance"))
+drawn = {"chance", "prior", "gallery", "nearest_neighbour", "linear_probe", "stage2", "true_concepts"}
+curves = evaluation.errors_km(files, [answer for answer in answers if answer.name in drawn])
+nb.show(plots.error_curves(curves, title="Share of images within a distance"))
 
 # %%
 named = breakdown.geocode(files, answers)
@@ -125,8 +127,8 @@ nb.table(breakdown.place_table(regions, "region"), caption="Stage 2 by region, w
 # %% [markdown]
 # ### Which countries are taken for one another?
 #
-# The most frequent wrong countries. Neighbours are a near miss; a country on another continent with the same side of driving
-# or the same vegetation is a clue that was read and not weighed.
+# The most frequent wrong countries. A neighbour is a near miss; a country on another continent is one that looks alike to the
+# model.
 
 # %%
 nb.table(
@@ -173,6 +175,7 @@ print(split_memory.verdict(own.nearest_km, named.km["stage2"], named.blocks, boo
 
 # %%
 by_kind = split_kinds.measure_kinds(files, kinds, paths.cache_folder(), bootstrap, seed)
+nb.table(split_kinds.nearness_table(by_kind), caption="How near training images are, by kind of split")
 nb.table(
     split_kinds.kinds_table(by_kind, evaluation.METHOD_WORDS),
     caption="Methods on frozen features, on every kind of split, with 95 % intervals",
@@ -244,8 +247,8 @@ nb.table(sure.localizability_table(found), caption="Expected and measured distan
 # **Mode refinement** smooths the distribution over the sphere and climbs to its top; the width of the bells is the one with the
 # best GeoScore on validation. **Expected GeoScore** tries cell centres, and then also the places of training photographs, and
 # answers the one that promises most under the calibrated distribution: near a likely cell, and not far from the others. Places of
-# training photographs are where photographs are taken; where test images lie on the same roads, answering one of them can be
-# rewarded for memory of the road, which cell centres cannot.
+# training photographs are where photographs are taken; where test images lie on the same roads, answering such a place can be
+# rewarded for memory of the road. Cell centres are hardly open to that.
 
 # %%
 nb.table(

@@ -79,6 +79,59 @@ def test_splits_never_leak_and_lose_nothing(rows, kind, seed):
     assert make_splits(shuffled, kind=kind, seed=seed) == splits
 
 
+@given(st.lists(ROW, min_size=1, max_size=60), st.integers(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_leaving_a_country_out_gives_test_all_of_it_and_what_is_linked_to_it(rows, seed):
+    place = {pano: at for pano, _, _, at in reversed(rows)}
+    table = table_of(
+        [f"m{meta}" for _, meta, _, _ in rows],
+        panos=[pano for pano, _, _, _ in rows],
+        images=[f"own{number}" if image is None else f"i{image}" for number, (_, _, image, _) in enumerate(rows)],
+    )
+    table["country"] = [f"c{place[pano]}" for pano, _, _, _ in rows]
+    country = table["country"].iloc[0]
+    groups = linked_groups(table)
+    expected = np.isin(groups, groups[(table["country"] == country).to_numpy()])
+    if expected.all():
+        with pytest.raises(ParameterError, match="no row is left to train on"):
+            make_splits(table, "leave_country_out", seed=seed, country=country)
+        return
+    splits = make_splits(table, "leave_country_out", seed=seed, country=country)
+    assert splits["test"] == sorted(set(table["pano_id"][expected]))
+    side = split_rows(splits, table)
+    assert sorted([*side["train"], *side["val"], *side["test"]]) == list(range(len(table)))
+    assert sorted(splits["pretrain_train"] + splits["pretrain_val"]) == splits["train"]
+    # every concept that occurs outside the test split is met in training
+    metas = table["meta_name"].to_numpy()
+    assert set(metas[side["train"]]) == set(metas[~expected])
+    shuffled = table.sample(frac=1, random_state=seed).reset_index(drop=True)
+    assert make_splits(shuffled, "leave_country_out", seed=seed, country=country) == splits
+
+
+def test_shares_without_the_country_that_is_left_out():
+    table = table_of(["a", "b"] * 500)
+    table["country"] = ["Chile"] * 150 + ["Peru"] * 850
+    splits = make_splits(table, "leave_country_out", country="Chile")
+    assert splits["test"] == sorted(table["pano_id"].iloc[:150])
+    assert len(splits["train"]) == pytest.approx(700, abs=2) and len(splits["val"]) == pytest.approx(150, abs=2)
+    # a share of the test split does not matter: only train and val divide the rest
+    assert make_splits(table, "leave_country_out", country="Chile", fractions=(0.8, 0.0, 0.2))["val"] == []
+
+
+def test_a_country_that_does_not_exist_is_named_with_the_nearest():
+    table = table_of(["a"] * 4)
+    table["country"] = ["Chile", "Peru", "Peru", "Japan"]
+    with pytest.raises(
+        ParameterError, match=r"'chille', which the table does not have; did you mean 'Chile'\?.*Japan, Peru"
+    ):
+        make_splits(table, "leave_country_out", country="chille")
+    with pytest.raises(ParameterError, match=r"'Zzz', which the table does not have; Its countries"):
+        make_splits(table, "leave_country_out", country="Zzz")
+    table["country"] = "Chile"
+    with pytest.raises(ParameterError, match=r"'Chile': without it .* choose another country"):
+        make_splits(table, "leave_country_out", country="Chile")
+
+
 def test_rare_metas_go_where_they_are_needed():
     splits = make_splits(table_of(["one"] + ["two"] * 2 + ["three"] * 3 + ["many"] * 100))
     of = {name: set(splits[name]) for name in splits}
@@ -180,6 +233,10 @@ def test_file_of_splits_refuses_another_table(tmp_path):
     content = json.loads(path.read_text())
     assert content["kind"] == "stratified" and content["settings"] == {"block_km": 1.0}
     assert content["counts"]["train"] == len(splits["train"])
+    save_splits(splits, path, table, "leave_country_out", 0, block_km=1.0, held_out_country="Peru")
+    assert json.loads(path.read_text())["settings"] == {"block_km": 1.0, "held_out_country": "Peru"}
+    save_splits(splits, path, table, "stratified", 0, block_km=1.0, held_out_country="")
+    assert json.loads(path.read_text()) == content  # an empty setting changes nothing
     other = table.copy()
     other.attrs = {"csv_sha256": "1" * 64}
     with pytest.raises(MismatchError, match=r"another CSV.*geocbm run --run myrun --from 01"):
@@ -209,6 +266,8 @@ def test_split_rows_gives_positions_and_refuses_strangers():
         ({"fractions": (0.0, 0.5, 0.5)}, "fractions is"),
         ({"pretrain_fraction": 0}, "pretrain_fraction is 0"),
         ({"kind": "spatial", "block_km": -1}, "block_km is -1"),
+        ({"kind": "leave_country_out"}, "country is '' with kind 'leave_country_out'"),
+        ({"country": "Chile"}, "country is 'Chile' with kind 'stratified'"),
     ],
 )
 def test_bad_arguments(arguments, message):
