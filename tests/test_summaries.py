@@ -81,3 +81,18 @@ def test_examples_show_every_meta_before_any_twice(table):
     assert summaries.examples_by_parent(table, columns=3) == (files, captions)
     assert summaries.examples_by_parent(table, columns=2)[1] == ["grey pole", "red pole", "sign"]
     assert summaries.examples_by_parent(table, columns=2, parents=1)[1] == ["grey pole", "red pole"]
+
+
+def test_what_the_test_split_means(table):
+    splits = {"train": ["a", "b"], "val": ["c"], "test": ["d", "e", "f"]}
+    assert summaries.split_remark(table, splits) == "Test images come from 2 of 2 countries."
+    said = summaries.split_remark(table, splits, "Japan")
+    assert said.startswith("The test split is Japan, which training and validation never show.")
+    # "d" lies in Chile; of its metas and those of Japan, "grey pole" and "sign" are not among "a" and "b"
+    assert (
+        "1 images from elsewhere" in said
+        and "2 concepts occur there alone and cannot be named: grey pole, sign." in said
+    )
+    only = summaries.split_remark(table, splits | {"test": ["f"], "val": ["c", "d", "e"]}, "Japan")
+    assert "elsewhere" not in only and "1 concepts occur there alone" in only
+    assert "empty" in summaries.split_remark(table, splits | {"test": []})

@@ -168,6 +168,16 @@ def reliability(
     return finish(fig, f"{title}  (ECE {error:.3f})", alt, 440)
 
 
+def _whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
+    """Error bars from a value to its interval's ends; one that reaches to infinity ends at the largest finite end."""
+    ends = np.concatenate([value, low, high])
+    top = float(ends[np.isfinite(ends)].max(initial=0.0))
+    with np.errstate(invalid="ignore"):
+        up, down = np.minimum(high, top) - value, value - low
+    parts = {name: numbers(np.nan_to_num(bar, posinf=0.0, neginf=0.0)) for name, bar in (("up", up), ("down", down))}
+    return {"type": "data", "symmetric": False, "array": parts["up"], "arrayminus": parts["down"]}
+
+
 def place_breakdown(table: pd.DataFrame, level: str = "country", limit: int = 30, title: str = "") -> go.Figure:
     """Median error and share named right of every place by itself, with intervals; the smallest error on top.
 
@@ -192,18 +202,7 @@ def place_breakdown(table: pd.DataFrame, level: str = "country", limit: int = 30
     written = {"median_km": km_text, "right": percent}
     for column, (figure, colour) in enumerate((("median_km", PALETTE[0]), ("right", PALETTE[2])), start=1):
         value, low, high = (shown[f"{figure}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
-        # A bar to infinity cannot be drawn: it ends at the largest finite value.
         ends = np.concatenate([value, low, high])
-        top = float(ends[np.isfinite(ends)].max()) if np.isfinite(ends).any() else 1.0
-        error = {
-            "type": "data",
-            "symmetric": False,
-            "array": numbers(np.nan_to_num(np.minimum(high, top) - value, posinf=0.0, neginf=0.0)),
-            "arrayminus": numbers(np.nan_to_num(value - low, posinf=0.0, neginf=0.0)),
-            "thickness": 1.4,
-            "width": 3,
-            "color": LAND,
-        }
         write = written[figure]
         spans = [
             f"{write(middle)}" + (f" ({write(lower)} to {write(upper)})" if np.isfinite(lower) else "")
@@ -214,7 +213,7 @@ def place_breakdown(table: pd.DataFrame, level: str = "country", limit: int = 30
             y=places,
             mode="markers",
             marker={"size": 8, "color": colour},
-            error_x=error,
+            error_x=_whiskers(value, low, high) | {"thickness": 1.4, "width": 3, "color": LAND},
             customdata=spans,
             hovertemplate="%{y}: %{customdata}<extra></extra>",
             showlegend=False,
@@ -272,14 +271,7 @@ def errors_by_distance(table: pd.DataFrame, title: str = "Does a training place 
             y=numbers(value),
             mode="markers",
             marker={"size": 10, "color": PALETTE[i % len(PALETTE)]},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": numbers(np.nan_to_num(high - value, posinf=0.0, neginf=0.0)),
-                "arrayminus": numbers(np.nan_to_num(value - low, posinf=0.0, neginf=0.0)),
-                "thickness": 1.6,
-                "width": 4,
-            },
+            error_y=_whiskers(value, low, high) | {"thickness": 1.6, "width": 4},
             name=escape(method),
             customdata=[km_text(each) for each in value],
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",

@@ -1,0 +1,70 @@
+"""Figures of evaluation by place and by distance: what they draw and what they tell someone who cannot see them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from geocbm import plots
+
+
+def places():
+    rows = [
+        {"place": "Chile", "n": 9, "pooled": 1, "median_km": 300.0, "right": 0.5},
+        {"place": "Fiji & co <b>", "n": 8, "pooled": 1, "median_km": 20.0, "right": 1.0},
+        {"place": "2 countries with fewer than 5 images each", "n": 30, "pooled": 2, "median_km": np.inf, "right": 0.0},
+    ]
+    table = pd.DataFrame(rows)
+    for name in ("median_km", "right"):
+        table[f"{name}_low"] = table[name] / 2
+        table[f"{name}_high"] = table[name] * 1.5
+    table.loc[1:1, ["median_km_low", "median_km_high"]] = np.nan
+    return table
+
+
+def test_places_smallest_error_on_top_and_pooled_ones_last():
+    fig = plots.place_breakdown(places())
+    error, right = fig.data
+    assert list(error.y) == [
+        "Fiji &amp; co &lt;b&gt; (8)",
+        "Chile (9)",
+        "2 countries with fewer than 5 images each (30)",
+    ]
+    assert list(error.x) == [20.0, 300.0, None]  # no median where half do not answer
+    assert list(error.error_x.array) == [0.0, 150.0, 0.0] and list(error.error_x.arrayminus) == [0.0, 150.0, 0.0]
+    assert list(right.x) == [1.0, 0.5, 0.0]
+    assert "(150 km to 450 km)" in error.customdata[1] and error.customdata[0] == "20.0 km"
+    alt = fig.layout.meta["alt"]
+    assert "3 rows, a country each" in alt and "20.0 km (Fiji & co <b>)" in alt and "0.0 % to 100.0 %" in alt
+
+
+def test_only_the_places_with_the_most_images_are_drawn():
+    fig = plots.place_breakdown(places(), "region", limit=1)
+    assert [text.split(" (")[0] for text in fig.data[0].y] == ["Chile", "2 countries with fewer than 5 images each"]
+    assert fig.layout.title.text == "How good is it, region by region?"
+    assert plots.place_breakdown(places().iloc[:1]).layout.height == 240
+    with pytest.raises(ValueError, match="table is empty"):
+        plots.place_breakdown(places().iloc[:0])
+
+
+def test_nobody_answers():
+    table = places().iloc[:1].assign(median_km=np.inf, median_km_low=np.inf, median_km_high=np.inf)
+    fig = plots.place_breakdown(table)
+    assert list(fig.data[0].x) == [None] and "unknown" in fig.layout.meta["alt"]
+
+
+def test_errors_by_distance():
+    rows = [
+        {"bin": where, "n": n, "method": method, "median_km": km, "median_km_low": km / 2, "median_km_high": km * 2}
+        for where, n, km in (("below 1 km", 1, 10.0), ("200 km and more", 1200, 500.0))
+        for method in ("Stage 2", "nearest neighbour")
+    ]
+    fig = plots.errors_by_distance(pd.DataFrame(rows))
+    assert [trace.name for trace in fig.data] == ["Stage 2", "nearest neighbour"]
+    assert list(fig.data[0].y) == [10.0, 500.0] and list(fig.data[0].error_y.array) == [10.0, 500.0]
+    assert fig.data[0].x[0] < 0 < fig.data[1].x[0]  # side by side
+    assert list(fig.layout.xaxis.ticktext) == ["below 1 km<br>1 image", "200 km and more<br>1,200 images"]
+    assert "Stage 2 10.0 km (below 1 km), 500 km (200 km and more)" in fig.layout.meta["alt"]
+    with pytest.raises(ValueError, match="table is empty"):
+        plots.errors_by_distance(pd.DataFrame())
