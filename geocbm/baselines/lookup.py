@@ -1,4 +1,4 @@
-"""Methods that look an answer up: the prior, the nearest training photograph, a gallery of places."""
+"""Methods that look an answer up: a random training photograph, the prior, a gallery of places."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from geocbm.baselines.middle import medoid
 from geocbm.baselines.prediction import Prediction, matrix
-from geocbm.geodesy import haversine_km
 from geocbm.pictures import to_rgb
 
 
@@ -74,15 +74,7 @@ def training_prior(
     latitude, longitude = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
     if not len(latitude):
         raise ValueError("training_prior needs at least one training photograph, lat is empty")
-    generator = np.random.default_rng(seed)
-    rows = np.arange(len(latitude))
-    measured = rows if len(rows) <= 20_000 else generator.choice(rows, 20_000, replace=False)
-    candidates = rows if len(rows) <= 1000 else generator.choice(rows, 1000, replace=False)
-    medians = [
-        np.median(haversine_km(latitude[row], longitude[row], latitude[measured], longitude[measured]))
-        for row in candidates
-    ]
-    best = candidates[int(np.argmin(medians))]
+    best = medoid(latitude, longitude, seed)
     return Prediction(
         name,
         np.full(n, latitude[best]),
@@ -90,81 +82,6 @@ def training_prior(
         _most_frequent(country, n),
         _most_frequent(meta, n),
     )
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def _nearest(queries: np.ndarray, base: np.ndarray, k: int, metric: str, chunk: int) -> np.ndarray:
-    """Rows of `base` most like each query, `[n, k]`, best first; of equals the earlier row."""
-    if queries.shape[1] != base.shape[1]:
-        raise ValueError(f"features differ in width: {queries.shape[1]} against {base.shape[1]}")
-    if metric not in ("cosine", "euclidean"):
-        raise ValueError(f"metric must be 'cosine' or 'euclidean', it is {metric!r}")
-    if not 1 <= k <= len(base):
-        raise ValueError(f"k must lie between 1 and the {len(base)} rows to choose from, it is {k}")
-    if metric == "cosine":
-        queries, base = _unit(queries), _unit(base)
-    half_norm = (base**2).sum(axis=1) / 2 if metric == "euclidean" else np.zeros(len(base), dtype=np.float32)
-    found = np.empty((len(queries), k), dtype=np.int64)
-    for start in range(0, len(queries), chunk):
-        likeness = queries[start : start + chunk] @ base.T - half_norm  # (chunk, m), monotone in the distance
-        if k == 1:
-            found[start : start + chunk, 0] = likeness.argmax(axis=1)
-        else:
-            found[start : start + chunk] = np.argsort(-likeness, axis=1, kind="stable")[:, :k]
-    return found
-
-
-def _vote(labels: Any | None, found: np.ndarray) -> np.ndarray | None:
-    """Most frequent label among the neighbours; of equals that of the nearer neighbour."""
-    if labels is None:
-        return None
-    named = np.asarray(labels)[found]  # (n, k)
-    votes = (named[:, :, None] == named[:, None, :]).sum(axis=2)
-    return named[np.arange(len(named)), votes.argmax(axis=1)]
-
-
-def nearest_neighbour(
-    train_features: Any,
-    features: Any,
-    lat: Any,
-    lng: Any,
-    country: Any | None = None,
-    meta: Any | None = None,
-    k: int = 1,
-    metric: str = "cosine",
-    name: str = "nearest_neighbour",
-    chunk: int = 1024,
-) -> Prediction:
-    """The answer of the most similar training photograph, or of the `k` most similar ones.
-
-    With `k` above 1 country and meta are voted, and the place is the neighbour with the smallest summed distance to
-    the other neighbours.
-
-    Args:
-        train_features: `[m, d]` features of the training photographs.
-        features: `[n, d]` features of the photographs to place.
-        lat: `[m]` latitudes of the training photographs, degrees.
-        lng: `[m]` longitudes of the training photographs, degrees.
-        country: `[m]` countries of the training photographs.
-        meta: `[m]` metas of the training photographs.
-        k: number of neighbours.
-        metric: `"cosine"` or `"euclidean"`.
-        name: name of the method.
-        chunk: photographs compared at once; bounds the memory.
-    """
-    base, queries = matrix(train_features, "train_features"), matrix(features, "features")
-    latitude, longitude = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
-    if len(latitude) != len(base):
-        raise ValueError(f"train_features has {len(base)} rows but lat has {len(latitude)}")
-    found = _nearest(queries, base, k, metric, chunk)
-    near_lat, near_lng = latitude[found], longitude[found]  # (n, k)
-    apart = haversine_km(near_lat[:, :, None], near_lng[:, :, None], near_lat[:, None, :], near_lng[:, None, :])
-    middle = np.round(apart.sum(axis=2), 6).argmin(axis=1)
-    rows = np.arange(len(found))
-    return Prediction(name, near_lat[rows, middle], near_lng[rows, middle], _vote(country, found), _vote(meta, found))
 
 
 def gallery(

@@ -18,6 +18,7 @@ class Prediction:
         lng: longitudes in degrees.
         country: countries.
         meta: metas.
+        detail: what was chosen for the method, such as `k = 10`, for its name on a page.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Prediction:
     lng: np.ndarray | None = None
     country: np.ndarray | None = None
     meta: np.ndarray | None = None
+    detail: str = ""
 
 
 def matrix(values: Any, name: str) -> np.ndarray:

@@ -1,0 +1,75 @@
+"""The middle of a set of places on the sphere: their spherical mean, or the one among them nearest to the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
+
+MOST_CANDIDATES = 1000
+MOST_MEASURED = 20_000
+SHORTEST_MEAN = 1e-6
+"""Below this length the mean of unit vectors has no direction: the places lie all round the globe."""
+
+
+def medoid(lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> int:
+    """Row of the place with the smallest median distance to all of them, of equals the smallest mean distance.
+
+    It is sought among at most 1000 candidates and measured on at most 20,000 rows.
+
+    Args:
+        lat: `[m]` latitudes in degrees, at least one.
+        lng: `[m]` longitudes in degrees.
+        seed: seed of the choice of candidates.
+    """
+    generator = np.random.default_rng(seed)
+    rows = np.arange(len(lat))
+    measured = rows if len(rows) <= MOST_MEASURED else generator.choice(rows, MOST_MEASURED, replace=False)
+    candidates = rows if len(rows) <= MOST_CANDIDATES else generator.choice(rows, MOST_CANDIDATES, replace=False)
+    best = (np.inf, np.inf)
+    found = int(candidates[0])
+    for row in candidates:
+        km = haversine_km(lat[row], lng[row], lat[measured], lng[measured])
+        # Rounded to a metre, so that equal distances are equal in every order of the rows.
+        own = (round(float(np.median(km)), 3), round(float(km.mean()), 3))
+        if own < best:
+            best, found = own, int(row)
+    return found
+
+
+def spherical_mean(lat: Any, lng: Any) -> tuple[float, float]:
+    """Latitude and longitude of the normalised mean of unit vectors; right across the antimeridian and at the poles.
+
+    Places whose mean has no direction, such as two antipodes, have their medoid instead.
+
+    Args:
+        lat: `[m]` latitudes in degrees, at least one.
+        lng: `[m]` longitudes in degrees.
+    """
+    latitude, longitude = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
+    if not len(latitude):
+        raise ValueError("spherical_mean needs at least one place, lat is empty")
+    mean = latlng_to_cartesian(latitude, longitude).mean(axis=0)  # (3,)
+    if np.linalg.norm(mean) < SHORTEST_MEAN:
+        row = medoid(latitude, longitude)
+        return float(latitude[row]), float(longitude[row])
+    middle_lat, middle_lng = cartesian_to_latlng(mean)
+    return float(middle_lat), float(middle_lng)
+
+
+def centroids(lat: Any, lng: Any, group: Any) -> dict[Any, tuple[float, float]]:
+    """The spherical mean of the places of every group: `group -> (lat, lng)` in degrees."""
+    latitude, longitude, groups = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float), np.asarray(group)
+    if not len(latitude) == len(longitude) == len(groups):
+        raise ValueError(f"there are {len(latitude)} latitudes and {len(longitude)} longitudes of {len(groups)} rows")
+    return {
+        name: spherical_mean(latitude[groups == name], longitude[groups == name]) for name in np.unique(groups).tolist()
+    }
+
+
+def places_of_groups(group: Any, middle: dict[Any, tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Latitude and longitude `[n]` of each row's group; NaN for a group that has none."""
+    places = np.array([middle.get(name, (np.nan, np.nan)) for name in np.asarray(group).tolist()]).reshape(-1, 2)
+    return places[:, 0], places[:, 1]
