@@ -25,6 +25,7 @@ NAMES = (
     "feature_store",
     "stage2_memory",
     "atlas_render",
+    "predict",
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 BEGIN, END = "<!-- output of run_all: begin -->", "<!-- output of run_all: end -->"

@@ -170,3 +170,16 @@ def test_rates_are_positive_and_the_machine_has_no_name():
     assert timing.memory_rate(1, seconds=0.01) > 0
     line = timing.machine()
     assert f"torch {torch.__version__}" in line and platform.node() not in line and "/" not in line
+
+
+def test_predict(capsys, trained_run, monkeypatch):
+    from benchmarks import predict
+
+    monkeypatch.setattr(predict, "load_seconds", lambda run: 1.5)
+    predict.main(
+        ["--run", str(trained_run.folder), "--photographs", "5", "--camera", "2", "--width", "400", "--rounds", "1"]
+    )
+    printed = capsys.readouterr().out
+    assert "a new process loads the run in 1.5 s" in printed and "to stay below 3 s" in printed
+    assert "5 photographs as they are in the run; places agree within" in printed
+    assert "2 photographs of 0 megapixels" in printed and printed.count("to reach 0.8") == 2
