@@ -18,7 +18,8 @@ from geocbm.metrics.calibration import (
     negative_log_likelihood,
     reliability_bins,
 )
-from geocbm.metrics.concept import concept_metrics, macro_recall
+from geocbm.metrics.concept import concept_intervals, concept_metrics, macro_recall
+from geocbm.metrics.figures import figure_text, recordable, verdict
 from geocbm.metrics.geolocation import (
     THRESHOLDS_KM,
     error_km,
@@ -27,17 +28,22 @@ from geocbm.metrics.geolocation import (
     geoscore,
 )
 from geocbm.metrics.places import country_accuracy, country_of, place_accuracy, places_of
+from geocbm.metrics.resamples import Resamples
 from geocbm.metrics.seeds import over_seeds
+from geocbm.metrics.simultaneous import simultaneous_intervals
 
 __all__ = [
     "THRESHOLDS_KM",
+    "Resamples",
     "bootstrap",
     "calibration_error_by_chance",
+    "concept_intervals",
     "concept_metrics",
     "country_accuracy",
     "country_of",
     "error_km",
     "expected_calibration_error",
+    "figure_text",
     "fit_temperature",
     "geoguessr_points",
     "geolocation_intervals",
@@ -49,6 +55,9 @@ __all__ = [
     "paired_difference",
     "place_accuracy",
     "places_of",
+    "recordable",
     "reliability_bins",
+    "simultaneous_intervals",
     "spatial_blocks",
+    "verdict",
 ]

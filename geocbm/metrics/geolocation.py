@@ -18,7 +18,9 @@ MAX_SCORE = 5000.0
 
 
 def error_km(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> np.ndarray:
-    """Distance from each prediction to the truth, infinite where the prediction is missing.
+    """Great-circle distance from each prediction to the truth, infinite where the prediction is missing (DECISIONS M1).
+
+    `2 R arcsin(sqrt(sin^2(dlat / 2) + cos(lat1) cos(lat2) sin^2(dlng / 2)))` with R = 6371.0 km (haversine formula).
 
     Args:
         pred_lat: `[n]` predicted latitudes in degrees; a prediction with a value that is not finite is missing.
@@ -64,7 +66,10 @@ def _score(km: Any, scale: float) -> np.ndarray:
 
 
 def geoscore(km: Any) -> Any:
-    """GeoScore `5000 exp(-km / 1492.7)` (OSV-5M, PLONK); 0 for a missing (NaN or infinite) distance.
+    """GeoScore `5000 exp(-km / 1492.7)`: 5000 at the true place, 0 far away, half at about 1035 km (DECISIONS M2).
+
+    As the evaluation of OSV-5M (Astruc et al. 2024) and PLONK (Dufour et al. 2025) prints it. A missing (NaN or
+    infinite) distance scores 0.
 
     Args:
         km: one distance in km, or any number of them.
@@ -77,7 +82,9 @@ def geoscore(km: Any) -> Any:
 
 
 def geoguessr_points(km: Any) -> Any:
-    """Whole points as the game GeoGuessr gives them on its world map: `round(5000 exp(-km / 1491.6862))`.
+    """Whole points as GeoGuessr's servers give them on the world map: `round(5000 exp(-km / 1491.6862))`.
+
+    DECISIONS M2; halves are rounded up.
 
     Args:
         km: one distance in km, or any number of them; missing (NaN or infinite) gives 0 points.
@@ -90,7 +97,16 @@ def geoguessr_points(km: Any) -> Any:
 
 
 def geolocation_metrics(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> dict[str, float]:
-    """Median and mean error, accuracy within five distances, and GeoScore.
+    """Median and mean error, accuracy within five distances, and GeoScore (DECISIONS M1, M2 and M5).
+
+    - `median_km`: median error in km over all rows; a missing prediction lies infinitely far, so that the median is
+      infinite when half or more are missing.
+    - `mean_km`: mean error in km over the predictions present, NaN when there is none.
+    - `acc_1km`, `acc_25km`, `acc_200km`, `acc_750km`, `acc_2500km`: share of all rows, from 0 to 1, whose error is at
+      most the distance (street, city, region, country and continent of the specification, section Evaluation Metrics,
+      and of the im2gps benchmarks); a missing prediction is a miss.
+    - `geoscore`: mean of `geoscore` over all rows, from 0 to 5000, a missing prediction scoring 0.
+    - `n`, `n_missing`: all rows, and those without a prediction.
 
     Args:
         pred_lat: `[n]` predicted latitudes in degrees, NaN where there is no prediction.
@@ -99,10 +115,7 @@ def geolocation_metrics(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: A
         true_lng: `[n]` true longitudes in degrees.
 
     Returns:
-        `median_km` (over all rows, a missing prediction lying infinitely far: infinite when half or more are missing),
-        `mean_km` (over the predictions present, NaN when there is none), `acc_1km`, `acc_25km`, `acc_200km`,
-        `acc_750km`, `acc_2500km` (share of all rows at or below the distance), `geoscore` (mean, a missing prediction
-        scoring 0), `n` (all rows) and `n_missing`.
+        The figures above.
 
     Raises:
         ValueError: no rows, different lengths, a true coordinate that is missing, or a latitude outside +-90.

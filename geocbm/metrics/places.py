@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geocbm.geodesy import haversine_km
 from geocbm.metrics.inputs import column, same_length
 
 
 def places_of(lat: Any, lng: Any) -> pd.DataFrame:
-    """Country, region and city of points, those of the nearest town in GeoNames' list.
+    """Country, region and city of points, those of the nearest town in GeoNames' list (DECISIONS M6).
+
+    The list's own search measures in degrees and knows no antimeridian. A point whose nearest town in that sense is
+    farther away than the antimeridian is looked up from the other side too, and the nearer town in km is taken.
 
     Args:
         lat: `[n]` latitudes in degrees.
@@ -26,11 +30,21 @@ def places_of(lat: Any, lng: Any) -> pd.DataFrame:
     import reverse_geocode
 
     known = np.flatnonzero(np.isfinite(latitude) & np.isfinite(longitude))
-    wrapped = (longitude + 180) % 360 - 180
-    points = [(float(latitude[row]), float(wrapped[row])) for row in known]
     names = np.full((len(latitude), 3), "", dtype=object)
-    for row, found in zip(known, reverse_geocode.search(points) if points else [], strict=True):
-        names[row] = [found.get("country") or "", found.get("state") or "", found.get("city") or ""]
+    if len(known):
+        at, east = latitude[known], (longitude[known] + 180) % 360 - 180
+        found = reverse_geocode.search(np.column_stack([at, east]))
+        town_lat, town_lng = (np.array([town[key] for town in found]) for key in ("latitude", "longitude"))
+        across = np.flatnonzero(np.hypot(at - town_lat, east - town_lng) > 180 - np.abs(east))
+        if len(across):
+            turned = np.where(east[across] > 0, -360.0, 360.0) + east[across]
+            others = reverse_geocode.search(np.column_stack([at[across], turned]))
+            km = haversine_km(at, east, town_lat, town_lng)
+            for row, other in zip(across, others, strict=True):
+                if haversine_km(at[row], east[row], other["latitude"], other["longitude"]) < km[row]:
+                    found[row] = other
+        for row, town in zip(known, found, strict=True):
+            names[row] = [town.get("country") or "", town.get("state") or "", town.get("city") or ""]
     return pd.DataFrame(names, columns=["country", "region", "city"])
 
 
@@ -40,7 +54,7 @@ def country_of(lat: Any, lng: Any) -> np.ndarray:
 
 
 def place_accuracy(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> dict[str, float]:
-    """Share of predictions whose reverse-geocoded country, region and city are those of the truth.
+    """Share of predictions whose reverse-geocoded country, region and city are those of the truth (DECISIONS M6).
 
     A region counts only within the right country, a city only within the right region. Both sides go through the same
     geocoder, so that the spelling of a table's own country column plays no part; a missing prediction is a miss.
@@ -52,7 +66,8 @@ def place_accuracy(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -
         true_lng: `[n]` true longitudes in degrees.
 
     Returns:
-        `country_acc`, `region_acc` and `city_acc`, shares of all rows.
+        `country_acc`, `region_acc` and `city_acc`, shares of all rows from 0 to 1. A true place that the list has no
+        name for cannot be named right.
     """
     predicted, true = places_of(pred_lat, pred_lng), places_of(true_lat, true_lng)
     same_length(prediction=predicted.to_numpy(), truth=true.to_numpy())
@@ -65,5 +80,8 @@ def place_accuracy(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -
 
 
 def country_accuracy(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> float:
-    """Share of predictions that lie in the true country, by reverse geocoding of both (see `place_accuracy`)."""
+    """Share of predictions, from 0 to 1, that lie in the true country by reverse geocoding of both.
+
+    DECISIONS M6; arguments as in `place_accuracy`.
+    """
     return place_accuracy(pred_lat, pred_lng, true_lat, true_lng)["country_acc"]

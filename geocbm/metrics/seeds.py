@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from geocbm.metrics.bootstrap import _block_numbers, _check, _percentiles, _statistic
+from geocbm.metrics.bootstrap import _resamples
+from geocbm.metrics.resamples import percentiles, statistic_of
 
 
 def over_seeds(
@@ -33,28 +34,28 @@ def over_seeds(
         level: share of resamples inside the interval.
 
     Returns:
-        `value`, `low` and `high`.
+        `value`, `low` and `high`; the last two are NaN with a single block, which says nothing of other photographs.
 
     Raises:
-        ValueError: other than two dimensions, or two methods of different shapes.
+        ValueError: nothing at all, other than two dimensions, or two methods of different shapes.
     """
-    _check(n, level)
     first = np.asarray(values, dtype=float)
     second = None if than is None else np.asarray(than, dtype=float)
-    if first.ndim != 2 or (second is not None and second.shape != first.shape):
+    if first.ndim != 2 or not first.size or (second is not None and second.shape != first.shape):
         other = "" if second is None else f" and than {second.shape}"
         raise ValueError(f"values has the shape {first.shape}{other}; give [n_seeds, n_rows], the same for both")
-    block = _block_numbers(blocks, first.shape[1])
+    drawn = _resamples(first[0], blocks, n, seed)
 
     def measured(rows: np.ndarray) -> tuple[float, np.ndarray]:
-        value, resample = _statistic(rows, statistic)
-        return value, resample(rows, block, n, seed)
+        return statistic_of(rows, statistic), drawn.draws(rows, statistic)
 
     figures = [measured(rows) for rows in first]
     if second is not None:
         others = [measured(rows) for rows in second]
         figures = [(a - b, x - y) for (a, x), (b, y) in zip(figures, others, strict=True)]
-    draws = np.stack([drawn for _, drawn in figures])  # (n_seeds, n)
+    draws = np.stack([own for _, own in figures])  # (n_seeds, n)
     chosen = np.random.default_rng([seed, 1]).integers(len(draws), size=(len(draws), n))
-    low, high = _percentiles(np.take_along_axis(draws, chosen, axis=0).mean(axis=0), level)
+    low, high = percentiles(np.take_along_axis(draws, chosen, axis=0).mean(axis=0), level)
+    if drawn.n_blocks == 1:
+        low = high = float("nan")
     return {"value": float(np.mean([value for value, _ in figures])), "low": low, "high": high}

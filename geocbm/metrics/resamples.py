@@ -1,0 +1,219 @@
+"""Bootstrap resamples of whole spatial blocks, drawn once and used for many figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from geocbm.metrics.inputs import column, same_length
+
+_NUMBERS_AT_ONCE = 4_000_000  # bounds the memory of a table in double precision
+_EXACT_IN_SINGLE = 2**24  # whole numbers up to here are exact in single precision
+
+
+class Resamples:
+    """How often each resample draws each block of photographs (block bootstrap: Davison & Hinkley 1997, chapter 8.3).
+
+    A resample draws as many blocks as there are, with replacement, and all photographs of a block together; only these
+    counts are kept, so that 100,000 photographs in 5,000 blocks with 1,000 resamples take 5 MB. Figures that share the
+    object share the draws: their differences are paired. The draws depend on the seed and on the number of blocks.
+
+    Args:
+        blocks: `[n_rows]` block of each photograph, of any labels.
+        n: number of resamples.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no rows, or `n` below 1.
+    """
+
+    def __init__(self, blocks: Any, n: int = 1000, seed: int = 0) -> None:
+        if n < 1:
+            raise ValueError(f"n must be at least 1 resample, it is {n}")
+        labels = column(blocks, "blocks", None)
+        self.n = n
+        self.block = np.unique(labels, return_inverse=True)[1].reshape(-1)  # (n_rows,)
+        self.n_blocks = int(self.block.max()) + 1
+        generator, even = np.random.default_rng(seed), np.full(self.n_blocks, 1 / self.n_blocks)
+        at_once = max(1, _NUMBERS_AT_ONCE // self.n_blocks)
+        self._drawn: list[np.ndarray] = []  # tables (m, n_blocks), n rows in all
+        for start in range(0, n, at_once):
+            drawn = generator.multinomial(self.n_blocks, even, size=min(at_once, n - start))
+            self._drawn.append(drawn.astype(np.min_scalar_type(int(drawn.max()))))
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """Mean of each resample, `[n]`; NaN values are left out, and a resample without any value is NaN."""
+        kinds = np.stack(
+            [np.where(np.isfinite(values), values, 0.0), ~np.isnan(values), values == np.inf, values == -np.inf]
+        )
+        sums = np.stack([np.bincount(self.block, weights=kind, minlength=self.n_blocks) for kind in kinds], axis=1)
+        total, count, above, below = np.concatenate([drawn.astype(np.float64) @ sums for drawn in self._drawn]).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = total / count
+            # Infinities are counted apart: 0 times infinity of a block that was not drawn would be NaN.
+            return means + np.where(above > 0, np.inf, 0.0) - np.where(below > 0, np.inf, 0.0)
+
+    def medians(self, values: np.ndarray) -> np.ndarray:
+        """Median of each resample, `[n]`; values may be infinite, NaN values are left out.
+
+        Values are sorted once. A product with the block counts of coarse steps of rank says between which two steps the
+        middle of a resample lies; only the values between these two are then counted one by one.
+        """
+        kept = np.flatnonzero(~np.isnan(values))
+        if not len(kept):
+            return np.full(self.n, np.nan)
+        order = kept[np.argsort(values[kept], kind="stable")]
+        ranked, owner = values[order], self.block[order]
+        # As many steps as balance the product against the counting in between.
+        steps = int(np.clip(_NUMBERS_AT_ONCE // (4 * self.n_blocks), 1, max(1, np.sqrt(len(order)))))
+        width = -(-len(order) // steps)
+        steps = -(-len(order) // width)
+        rows = np.bincount(owner * steps + np.arange(len(order)) // width, minlength=self.n_blocks * steps)
+        rows = rows.reshape(self.n_blocks, steps)
+        medians = []
+        for drawn in self._drawn:
+            exact = np.float32 if int(drawn.max()) * len(order) < _EXACT_IN_SINGLE else np.float64
+            until = np.cumsum(drawn.astype(exact) @ rows.astype(exact), axis=1, dtype=np.float64).astype(np.int64)
+            size = until[:, -1]  # (m,) rows of each resample
+            lower = _rank_of(drawn, owner, until, width, (size - 1) // 2)
+            upper = _rank_of(drawn, owner, until, width, size // 2)
+            with np.errstate(invalid="ignore"):
+                middle = np.where(ranked[lower] == ranked[upper], ranked[lower], (ranked[lower] + ranked[upper]) / 2)
+            medians.append(np.where(size > 0, middle, np.nan))
+        return np.concatenate(medians)
+
+    def group_means(self, values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """Mean over groups of the mean within each group, `[n]`; groups that are not drawn are left out.
+
+        Args:
+            values: `[n_rows]` finite numbers.
+            groups: `[n_rows]` group of each photograph, of any labels.
+        """
+        from scipy.sparse import csr_array
+
+        names, group = np.unique(groups, return_inverse=True)
+        shape = (len(names), self.n_blocks)
+        where = (group.reshape(-1), self.block)
+        total = csr_array((values.astype(np.float64), where), shape=shape)
+        count = csr_array((np.ones(len(values)), where), shape=shape)
+        at_once = max(1, _NUMBERS_AT_ONCE // max(shape))
+        means = []
+        for table in self._drawn:
+            for start in range(0, len(table), at_once):
+                drawn = np.ascontiguousarray(table[start : start + at_once].T, dtype=np.float64)  # (n_blocks, m)
+                rows = count @ drawn  # (groups, m)
+                inside = np.divide(total @ drawn, rows, out=np.zeros_like(rows), where=rows > 0)
+                means.append(inside.sum(axis=0) / (rows > 0).sum(axis=0))
+        return np.concatenate(means)
+
+    def draws(self, values: np.ndarray, statistic: str) -> np.ndarray:
+        """`means` or `medians`, by name."""
+        return self.means(values) if statistic == "mean" else self.medians(values)
+
+    def figure(
+        self, values: Any, statistic: str = "mean", groups: Any | None = None, level: float = 0.95
+    ) -> dict[str, float]:
+        """Value of a statistic of all photographs with its bootstrap interval.
+
+        Args:
+            values: `[n_rows]` one value per photograph: an error in km, or whether an answer is right. NaN is left
+                out; an infinite value (a missing prediction) is allowed for the median.
+            statistic: `"mean"` or `"median"`.
+            groups: `[n_rows]` classes: the mean over the classes of the mean within each (macro recall).
+            level: share of resamples inside the interval.
+
+        Returns:
+            `value`, `low` and `high`, the percentiles of the resamples. Where all photographs lie in one block there is
+            nothing to resample: `low` and `high` are NaN.
+
+        Raises:
+            ValueError: different lengths, an unknown statistic, or a level that is no share.
+        """
+        measured = column(values, "values")
+        same_length(values=measured, blocks=self.block)
+        if groups is None:
+            value = statistic_of(measured, statistic)
+            draws = self.draws(measured, statistic) if self.n_blocks > 1 else np.full(1, np.nan)
+        else:
+            if statistic != "mean":
+                raise ValueError(f"groups are averaged: statistic must be 'mean' with them, it is {statistic!r}")
+            labels = column(groups, "groups", None)
+            same_length(values=measured, groups=labels)
+            group = np.unique(labels, return_inverse=True)[1].reshape(-1)
+            value = float((np.bincount(group, weights=measured) / np.bincount(group)).mean())
+            draws = self.group_means(measured, group) if self.n_blocks > 1 else np.full(1, np.nan)
+        low, high = percentiles(draws, level)
+        return {"value": value, "low": low, "high": high}
+
+    def difference(self, first: Any, second: Any, statistic: str = "mean", level: float = 0.95) -> dict[str, float]:
+        """Paired difference `statistic(first) - statistic(second)` with its interval (see `paired_difference`)."""
+        one, two = column(first, "first"), column(second, "second")
+        same_length(first=one, second=two, blocks=self.block)
+        values = statistic_of(one, statistic), statistic_of(two, statistic)
+        draws = np.full(1, np.nan)
+        with np.errstate(invalid="ignore"):
+            if self.n_blocks > 1:
+                draws = self.draws(one, statistic) - self.draws(two, statistic)
+            low, high = percentiles(draws, level)
+            return {"value": float(np.subtract(*values)), "low": low, "high": high}
+
+
+def _rank_of(drawn: np.ndarray, owner: np.ndarray, until: np.ndarray, width: int, position: np.ndarray) -> np.ndarray:
+    """Rank of the first value up to which more rows were drawn than `position`, `(m,)`; 0 where there are none.
+
+    Args:
+        drawn: `(m, n_blocks)` how often each block was drawn.
+        owner: `(n,)` blocks of the values in their order.
+        until: `(m, steps)` rows drawn up to the end of each step of `width` values.
+        width: values in a step.
+        position: `(m,)` rows that must be passed.
+    """
+    passed = until > position[:, None]
+    step = passed.argmax(axis=1)  # (m,)
+    before = np.where(step > 0, np.take_along_axis(until, np.maximum(step - 1, 0)[:, None], axis=1)[:, 0], 0)
+    rank = np.zeros(len(drawn), dtype=np.int64)
+    for number in np.unique(step):
+        own = np.flatnonzero(step == number)
+        start = int(number) * width
+        columns = owner[start : start + width]
+        at_once = max(1, _NUMBERS_AT_ONCE // len(columns))
+        for some in np.split(own, range(at_once, len(own), at_once)):
+            count = drawn[np.ix_(some, columns)].cumsum(axis=1, dtype=np.int64)  # (m', width)
+            rank[some] = start + (count > (position - before)[some, None]).argmax(axis=1)
+    return rank
+
+
+def statistic_of(values: np.ndarray, statistic: str) -> float:
+    """Mean or median of the values that are not NaN; NaN where there is none.
+
+    Raises:
+        ValueError: an unknown statistic.
+    """
+    if statistic not in ("mean", "median"):
+        raise ValueError(f"statistic must be 'mean' or 'median', it is {statistic!r}")
+    present = values[~np.isnan(values)]
+    if not len(present):
+        return float("nan")
+    with np.errstate(invalid="ignore"):
+        return float(present.mean() if statistic == "mean" else np.median(present))
+
+
+def percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
+    """Ends of the middle `level` of resampled figures; NaN where there is none.
+
+    Raises:
+        ValueError: a level that does not lie between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, it is {level}; 0.95 gives a 95 % interval")
+    draws = np.sort(draws[~np.isnan(draws)])
+    if not len(draws):
+        return float("nan"), float("nan")
+    # Values drawn are taken as they are: interpolation between an infinite and a finite one would be NaN.
+    low = draws[int(np.floor((1 - level) / 2 * (len(draws) - 1)))]
+    high = draws[int(np.ceil((1 + level) / 2 * (len(draws) - 1)))]
+    return float(low), float(high)

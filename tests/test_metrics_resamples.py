@@ -1,0 +1,196 @@
+"""Shared resamples against resamples built row by row."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geocbm import metrics
+from geocbm.metrics import Resamples, resamples
+
+
+def plain_draws(values, blocks, statistic, n, seed):
+    """The definition: draw as many blocks as there are, put their rows together, take the statistic."""
+    block = np.unique(blocks, return_inverse=True)[1]
+    count = block.max() + 1
+    found = []
+    for drawn in np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=n):
+        rows = np.concatenate([np.repeat(row, drawn[block[row]]) for row in range(len(values))]).astype(int)
+        present = values[rows][~np.isnan(values[rows])]
+        found.append(statistic(present) if len(present) else np.nan)
+    return np.array(found)
+
+
+def middle(values):
+    """Median of sorted values; two infinite ones in the middle have no difference to be halved."""
+    ordered = np.sort(values)
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    return low if low == high else (low + high) / 2
+
+
+numbers = st.one_of(st.sampled_from([np.nan, np.inf, 0.0, 1.0]), st.floats(0, 20000))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(numbers, st.integers(0, 5)), min_size=1, max_size=40), st.integers(0, 99), st.integers(1, 50))
+def test_medians_and_means_are_those_of_rows_put_together(rows, seed, at_once):
+    values, blocks = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    draws = Resamples(blocks, n=20, seed=seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resamples, "_NUMBERS_AT_ONCE", at_once)  # any cut into parts gives the same numbers
+        same = Resamples(blocks, n=20, seed=seed)
+        medians, means = same.medians(values), same.means(values)
+    assert np.array_equal(medians, plain_draws(values, blocks, middle, 20, seed), equal_nan=True)
+    assert np.array_equal(draws.medians(values), medians, equal_nan=True)
+    np.testing.assert_allclose(means, plain_draws(values, blocks, np.mean, 20, seed), rtol=1e-12)
+    np.testing.assert_allclose(draws.means(values), means, rtol=1e-12)
+
+
+def test_many_rows_of_few_blocks_and_of_many():
+    generator = np.random.default_rng(0)
+    for blocks in (generator.integers(0, 7, 3000), np.arange(3000), generator.integers(0, 900, 3000)):
+        values = np.where(generator.random(3000) < 0.1, np.inf, generator.exponential(500, 3000).round(-1))
+        expected = plain_draws(values, blocks, middle, 25, 4)
+        assert np.array_equal(Resamples(blocks, 25, 4).medians(values), expected)
+
+
+def test_group_means_are_those_of_rows_put_together():
+    generator = np.random.default_rng(1)
+    values, blocks = generator.normal(size=200), generator.integers(0, 15, 200)
+    groups = generator.integers(0, 40, 200)  # some groups lie in one or two blocks, and some resamples lack them
+    block = np.unique(blocks, return_inverse=True)[1]
+    expected = []
+    for drawn in np.random.default_rng(2).multinomial(15, np.full(15, 1 / 15), size=30):
+        rows = np.repeat(np.arange(200), drawn[block])
+        expected.append(np.mean([values[rows][groups[rows] == group].mean() for group in np.unique(groups[rows])]))
+    np.testing.assert_allclose(Resamples(blocks, 30, 2).group_means(values, groups), expected, rtol=1e-12)
+
+
+def test_functions_and_shared_draws_agree():
+    generator = np.random.default_rng(0)
+    first, second, blocks = generator.normal(size=90), generator.normal(size=90), np.arange(90) // 4
+    draws = Resamples(blocks, n=300, seed=5)
+    assert len(draws) == 90 and draws.n_blocks == 23
+    for statistic in ("mean", "median"):
+        alone = metrics.bootstrap(first, blocks, statistic, n=300, seed=5)
+        assert alone == draws.figure(first, statistic) == metrics.bootstrap(first, draws, statistic)
+        paired = metrics.paired_difference(first, second, blocks, statistic, n=300, seed=5)
+        assert paired == draws.difference(first, second, statistic)
+    assert metrics.bootstrap(first > 0, blocks, groups=blocks % 3, n=300, seed=5) == draws.figure(
+        first > 0, groups=blocks % 3
+    )
+
+
+def test_one_block_has_no_interval():
+    figures = metrics.geolocation_intervals([0.0, 1.0], [0.0, 1.0], [0.1, 0.2], [0.1, 0.2])
+    assert all(np.isfinite(figure["value"]) for figure in figures.values())
+    assert all(np.isnan(figure["low"]) and np.isnan(figure["high"]) for figure in figures.values())
+    for figure in (
+        metrics.bootstrap([5.0]),
+        metrics.bootstrap([1, 0], [3, 3], groups=[0, 1]),
+        metrics.paired_difference([1.0, 3.0], [0.0, 1.0], ["a", "a"]),
+        metrics.over_seeds([[1.0, 2.0], [5.0, 6.0]], blocks=[0, 0]),
+    ):
+        assert np.isfinite(figure["value"]) and np.isnan(figure["low"]) and np.isnan(figure["high"])
+
+
+def test_an_infinite_mean_is_infinite():
+    figure = Resamples([0, 1, 2]).figure([1.0, 2.0, np.inf])
+    assert (figure["value"], figure["low"], figure["high"]) == (np.inf, 1.0, np.inf)
+
+
+def test_bad_resamples_are_named():
+    with pytest.raises(ValueError, match="n must be at least 1 resample"):
+        Resamples([0, 1], n=0)
+    with pytest.raises(ValueError, match="blocks is empty"):
+        Resamples([])
+    with pytest.raises(ValueError, match="blocks has 2"):
+        Resamples([0, 1]).figure([1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+        Resamples([0, 1]).figure([1.0, 2.0], level=95)
+
+
+@pytest.mark.parametrize(
+    ("figure", "text", "kept"),
+    [
+        ((412.3, 380.0, 447.0), "412 [380, 447]", {"value": 412.3, "low": 380.0, "high": 447.0}),
+        ((412.3, 380.0, np.inf), "412 [380, no answer]", 412.3),
+        ((np.inf, 380.0, np.inf), "no answer [380, no answer]", None),
+        ((412.3, np.nan, np.nan), "412", 412.3),
+        ((np.nan, np.nan, np.nan), "", None),
+    ],
+)
+def test_words_and_records_of_figures(figure, text, kept):
+    named = dict(zip(("value", "low", "high"), figure, strict=True))
+    assert metrics.figure_text(named) == text
+    assert metrics.recordable(named) == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ((5.0, 1.0, 9.0), "better"),
+        ((-5.0, -9.0, -1.0), "worse"),
+        ((5.0, -1.0, 9.0), "no difference beyond noise"),
+        ((5.0, np.nan, np.nan), "no interval: all images lie in one block"),
+        ((np.nan, 1.0, np.inf), "not comparable: most answers are missing"),
+        ((np.inf, 300.0, np.inf), "better"),
+    ],
+)
+def test_verdicts(change, words):
+    named = dict(zip(("value", "low", "high"), change, strict=True))
+    assert metrics.verdict(named, more_is_better=True) == words
+    opposite = {"better": "worse", "worse": "better"}.get(words, words)
+    assert metrics.verdict(named, more_is_better=False) == opposite
+
+
+def test_concept_intervals_hold_the_metrics():
+    generator = np.random.default_rng(0)
+    logits, meta = generator.normal(size=(300, 12)).astype(np.float32), generator.integers(0, 9, 300)  # 3 never occur
+    logits[np.arange(300), meta] += 1
+    owner, blocks = np.arange(12) % 4, generator.integers(0, 40, 300)
+    given_parts = {"parent_logits": generator.normal(size=(300, 4)), "meta_to_parent": owner, "similarity": np.eye(12)}
+    plain = metrics.concept_metrics(logits, meta, **given_parts)
+    found = metrics.concept_intervals(logits, meta, blocks, **given_parts, n=100)
+    assert set(found) == set(plain) - {"n", "n_classes", "n_parents"}
+    assert (plain["n"], plain["n_classes"], plain["n_parents"]) == (300, 9, 4)
+    for name, figure in found.items():
+        assert figure["value"] == pytest.approx(plain[name], abs=1e-12)
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    hits = logits.argmax(axis=1) == meta
+    assert found["meta_top1"] == metrics.bootstrap(hits, blocks, n=100)
+    assert found["meta_macro_recall"] == metrics.bootstrap(hits, blocks, groups=meta, n=100)
+
+
+def test_concept_metrics_do_not_depend_on_parts_or_precision(monkeypatch):
+    from geocbm.metrics import concept
+
+    generator = np.random.default_rng(0)
+    logits, meta = generator.integers(-9, 9, size=(50, 6)).astype(float), generator.integers(0, 6, 50)
+    whole = metrics.concept_metrics(logits, meta, meta_to_parent=[0, 0, 1, 1, 2, 2])
+    assert metrics.concept_metrics(logits.astype(np.float16), meta, meta_to_parent=[0, 0, 1, 1, 2, 2]) == whole
+    monkeypatch.setattr(concept, "_NUMBERS_AT_ONCE", 20)
+    assert metrics.concept_metrics(logits, meta, meta_to_parent=[0, 0, 1, 1, 2, 2]) == whole
+    logits[40, 2] = np.nan
+    with pytest.raises(ValueError, match="row 40 holds NaN"):
+        metrics.concept_metrics(logits, meta)
+
+
+def test_the_nearest_town_may_lie_across_the_antimeridian():
+    # Labasa (179.36 E) is 84 km away, Tubou (178.81 W) more than 200 km.
+    east, west = metrics.places_of([-16.8, -16.8], [-179.99, 180.01]).to_dict("records")
+    assert east == west == {"country": "Fiji", "region": "Northern", "city": "Labasa"}
+    names = metrics.places_of([-16.8, -17.0], [179.9, -178.9])
+    assert names["city"].tolist() == ["Labasa", "Tubou"]
+
+
+def test_fiji_and_the_poles():
+    measured = metrics.geolocation_metrics(
+        [-17, 90, -90, 90], [179.9, 0, 10, 77], [-17, 90, -90, -90], [-179.9, 180, 190, 0]
+    )
+    assert measured["acc_25km"] == 3 / 4
+    assert measured["mean_km"] * 4 == pytest.approx(
+        6371 * np.pi + 2 * 6371 * np.arcsin(np.cos(np.deg2rad(17)) * np.sin(np.deg2rad(0.1)))
+    )
+    assert metrics.country_accuracy([-17], [179.9], [-17], [-179.9]) == 1
+    assert len(metrics.places_of([90, -90], [0, 180])) == 2
