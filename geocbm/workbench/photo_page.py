@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ class Bar:
 class Section:
     """What the page says of one photograph; texts are plain and are escaped by the template."""
 
-    name: str
+    name: str = ""
     problem: str = ""
     coordinates: str = ""
     near: str = ""
@@ -73,6 +74,7 @@ class PhotoPage:
 
     def __init__(self, model: GeoCBM) -> None:
         self._model = model
+        self._paths: list[str] = []
         self._sections: list[Section] = []
         self._figures: list[dict[str, Any] | None] = []
         self._outlines: list[Any] = []
@@ -83,22 +85,24 @@ class PhotoPage:
         """Number of photographs on the page, those without an answer included."""
         return len(self._sections)
 
-    def add(self, name: str, reply: Reply, problem: str = "") -> None:
+    def add(self, path: str, reply: Reply, problem: str = "") -> None:
         """Add a photograph.
 
         Args:
-            name: what it is called.
+            path: where it lies; the page shows of it what tells the photographs apart.
             reply: of `predict_each`, with the picture kept.
             problem: why it has no answer.
         """
         if self.shown >= MOST_PHOTOS:
             self.left_out += 1
-        elif reply.answer is None or reply.seen is None:
-            self._sections.append(Section(printable(name), problem=problem))
+            return
+        self._paths.append(path)
+        if reply.answer is None or reply.seen is None:
+            self._sections.append(Section(problem=problem))
             self._figures.append(None)
         else:
             figure, alt = self._map(reply.answer)
-            self._sections.append(self._section(printable(name), reply.answer, reply.seen, alt))
+            self._sections.append(self._section(reply.answer, reply.seen, alt))
             self._figures.append(figure)
 
     def write(self, path: Path) -> None:
@@ -110,7 +114,10 @@ class PhotoPage:
 
         style = files("geocbm.workbench").joinpath("templates/site.css").read_text(encoding="utf-8")
         text = template("photo.html.j2").render(
-            sections=self._sections,
+            sections=[
+                replace(section, name=name, problem=section.problem.replace(printable(path), name))
+                for section, path, name in zip(self._sections, self._paths, _short_names(self._paths), strict=True)
+            ],
             run=self._model.files.run,
             calibration=self._model.calibration,
             cells=len(self._model.files.cells),
@@ -135,7 +142,7 @@ class PhotoPage:
         self._outlines = figure["data"][:_OUTLINES]
         return {"data": figure["data"][_OUTLINES:], "layout": figure["layout"]}, figure["layout"]["meta"]["alt"]
 
-    def _section(self, name: str, answer: Answer, seen: Image, alt: str) -> Section:
+    def _section(self, answer: Answer, seen: Image, alt: str) -> Section:
         attention, attention_alt = "", ""
         if np.ptp(answer.attention) > 1e-9:  # even attention is that of a head without eyes
             attention = _heat(seen, answer.attention, WIDTH)
@@ -147,7 +154,6 @@ class PhotoPage:
         shares = dict(answer.concepts)
         country = self._model.files.cells.country
         return Section(
-            name=name,
             coordinates=f"{answer.lat:.4f}, {answer.lng:.4f}",
             near=answer.place.words(),
             seen=_data_uri(seen, WIDTH),
@@ -173,6 +179,18 @@ class PhotoPage:
             notes=answer.notes,
             alt=alt,
         )
+
+
+def _short_names(paths: list[str]) -> list[str]:
+    """Paths without the folders they have in common: a page may be handed on, and need not tell where things lie."""
+    folders = {str(Path(path).parent) for path in paths}
+    if len(folders) == 1:
+        return [printable(Path(path).name) for path in paths]
+    try:
+        common = os.path.commonpath(folders)
+        return [printable(Path(path).relative_to(common)) for path in paths]
+    except ValueError:  # some from the root, some from here
+        return [printable(path) for path in paths]
 
 
 def _bars(shares: tuple[tuple[str, float], ...]) -> tuple[Bar, ...]:

@@ -70,6 +70,22 @@ def test_names_and_sentences_of_strangers_are_text(model, pictures, tmp_path):
     assert without_scripts(text).count("is empty") == 2  # in the list and in its own part
 
 
+def test_photographs_are_called_by_what_tells_them_apart(model, tmp_path):
+    for paths, names in (
+        (["/home/me/a.jpg", "/home/me/b.jpg"], ["a.jpg", "b.jpg"]),
+        (["/home/me/x/a.jpg", "/home/me/y/a.jpg"], ["x/a.jpg", "y/a.jpg"]),
+        (["here/a.jpg", "a.jpg"], ["here/a.jpg", "a.jpg"]),
+        (["/home/a.jpg", "a.jpg"], ["/home/a.jpg", "a.jpg"]),
+        (["-"], ["-"]),
+    ):
+        page = PhotoPage(model)
+        for path in paths:
+            page.add(path, Reply(path), f"'{path}' is empty")
+        seen = without_scripts(written(page, tmp_path))
+        assert re.findall("<h2>(.*)</h2>", seen) == names
+        assert re.findall('<p class="banner">(.*)</p>', seen) == [f"&#39;{name}&#39; is empty" for name in names]
+
+
 def test_the_script_holds_maps_that_draw_offline(model, pictures, tmp_path):
     page = PhotoPage(model)
     for reply in model.predict_each(pictures[:3], keep_seen=True):
