@@ -6,7 +6,7 @@ embedding that images are aligned with. All of them are frozen and in evaluation
 """
 
 from geocbm.encoders.image import ImageEncoder, ImageFeatures, load_image_encoder
-from geocbm.encoders.location import load_gallery, load_location_encoder
+from geocbm.encoders.location import load_gallery, load_geoclip_head, load_location_encoder
 from geocbm.encoders.resolve import find_model_folder
 from geocbm.encoders.text import TextEncoder, load_text_encoder, prototypes
 from geocbm.pictures import open_picture, to_rgb
@@ -17,6 +17,7 @@ __all__ = [
     "TextEncoder",
     "find_model_folder",
     "load_gallery",
+    "load_geoclip_head",
     "load_image_encoder",
     "load_location_encoder",
     "load_text_encoder",

@@ -1,4 +1,4 @@
-"""The location encoder of GeoCLIP and the gallery of real places that comes with it (Vivanco et al., 2023)."""
+"""What the package of GeoCLIP brings along: encoder of places, head of pictures, gallery (Vivanco et al., 2023)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from geocbm.errors import MissingInputError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def _bundled(*parts: str) -> Path:
@@ -33,8 +33,6 @@ def load_location_encoder() -> nn.Module:
     """
     import warnings
 
-    import torch
-
     with warnings.catch_warnings():
         # geoclip imports torchvision, which compiles with torch.jit and is told that this is deprecated.
         warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
@@ -42,10 +40,33 @@ def load_location_encoder() -> nn.Module:
         from geoclip import LocationEncoder
 
     encoder = LocationEncoder(from_pretrained=False)
-    # weights_only restricts the reader to tensors: nothing in the file can be executed.
-    weights = torch.load(_bundled("weights", "location_encoder_weights.pth"), map_location="cpu", weights_only=True)
-    encoder.load_state_dict(weights)
+    encoder.load_state_dict(_bundled_weights("location_encoder_weights.pth"))
     return encoder.requires_grad_(False).eval()
+
+
+def load_geoclip_head() -> nn.Module:
+    """Load the two layers that bring pictures from CLIP into GeoCLIP's space of places, with bundled weights, frozen.
+
+    Returns:
+        A module from projected features `(B, 768)` of `openai/clip-vit-large-patch14` to embeddings `(B, 512)`, which
+        are compared by cosine with those of `load_location_encoder`.
+    """
+    from torch import nn
+
+    weights = _bundled_weights("image_encoder_mlp_weights.pth")
+    inner, outer = weights["0.weight"], weights["2.weight"]  # (h, d), (512, h)
+    head = nn.Sequential(
+        nn.Linear(inner.shape[1], inner.shape[0]), nn.ReLU(), nn.Linear(outer.shape[1], outer.shape[0])
+    )
+    head.load_state_dict(weights)
+    return head.requires_grad_(False).eval()
+
+
+def _bundled_weights(file: str) -> dict[str, Tensor]:
+    """Weights that come with geoclip; nothing in the file can be executed, for the reader is restricted to tensors."""
+    import torch
+
+    return torch.load(_bundled("weights", file), map_location="cpu", weights_only=True)
 
 
 def load_gallery() -> np.ndarray:

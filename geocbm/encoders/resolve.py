@@ -30,12 +30,13 @@ def packaged_backbone_folder() -> Path:
     return Path(__file__).resolve().parent.parent / "atlas" / "backbone"
 
 
-def find_model_folder(name: str | Path) -> Path:
+def find_model_folder(name: str | Path, download: bool = True) -> Path:
     """Find the folder with the configuration and the safetensors of a model.
 
     Args:
         name: "atlas" for the packaged backbone, a local folder, a hub name (`owner/model`), or a hub name with a
             revision (`owner/model@revision`). The hub is asked only if its local cache lacks the model.
+        download: whether the hub may be asked at all.
 
     Returns:
         A folder that holds `config.json` and at least one safetensors file.
@@ -58,7 +59,7 @@ def find_model_folder(name: str | Path) -> Path:
     if isinstance(name, Path) or text.startswith((".", "~", os.sep)) or (text.count("/") > 1 and "@" not in text):
         raise MissingInputError(f"the encoder folder '{text}' does not exist; give a folder with config.json in it")
     repository, _, revision = text.partition("@")
-    return _from_hub(repository, revision or None)
+    return _from_hub(repository, revision or None, download)
 
 
 def _checked_folder(folder: Path, name: str) -> Path:
@@ -82,8 +83,8 @@ def _is_complete(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
-def _from_hub(repository: str, revision: str | None) -> Path:
-    """Find a hub model in the local cache, or fetch it."""
+def _from_hub(repository: str, revision: str | None, download: bool) -> Path:
+    """Find a hub model in the local cache, or fetch it if that is allowed."""
     from huggingface_hub import constants, snapshot_download
 
     revisions: list[str | None] = [revision]
@@ -99,6 +100,8 @@ def _from_hub(repository: str, revision: str | None) -> Path:
         if _is_complete(folder):
             return folder
         cached = folder
+    if not download:
+        raise _unavailable(repository, "it is not in the local cache, and nothing is downloaded here", cached)
     if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         raise _unavailable(repository, "offline mode is set and the model is not in the local cache", cached)
 
