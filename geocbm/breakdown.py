@@ -42,6 +42,35 @@ def figure_text(figure: Mapping[Any, Any], form: str = "{:,.0f}", factor: float 
     return write(value) if np.isnan(low) or np.isnan(high) else f"{write(value)} [{write(low)}, {write(high)}]"
 
 
+def interval(
+    values: np.ndarray, blocks: np.ndarray, statistic: str = "mean", n: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Bootstrap interval of a few images; for shares of 0 or 1 the exact one, and none for a single block.
+
+    Resampling all misses gives misses only, which would pass for certainty. There, each block counts as one trial of
+    the exact binomial interval (Clopper and Pearson 1934).
+
+    Args:
+        values: `[n_rows]` errors in km, or whether an answer is right (boolean).
+        blocks: `[n_rows]` spatial blocks.
+        statistic: "mean" or "median".
+        n: resamples.
+        seed: of the resamples.
+
+    Returns:
+        `value`, `low` and `high`; both ends NaN where all rows lie in one block.
+    """
+    trials = len(np.unique(blocks))
+    if trials < 2:
+        return {"value": float(getattr(np, statistic)(values)), "low": np.nan, "high": np.nan}
+    own = bootstrap(values, blocks, statistic, n=n, seed=seed)
+    if values.dtype == bool and values.all():
+        return own | {"low": 0.025 ** (1 / trials)}
+    if values.dtype == bool and not values.any():
+        return own | {"high": 1 - 0.025 ** (1 / trials)}
+    return own
+
+
 @dataclass(frozen=True)
 class Geocoded:
     """Test images and the answers for them, with the names of their places.
@@ -150,7 +179,7 @@ def level_figures(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, di
     if not len(found):
         return {}
     return {
-        method: {level: bootstrap(found.right(method, level), found.blocks, n=n, seed=seed) for level in LEVELS}
+        method: {level: interval(found.right(method, level), found.blocks, "mean", n, seed) for level in LEVELS}
         for method in found.answered
     }
 
@@ -170,23 +199,6 @@ def level_table(found: Geocoded, words: Mapping[str, str], n: int = 1000, seed: 
         for method, own in level_figures(found, n, seed).items()
     ]
     return pd.DataFrame(rows, columns=["method", *(f"{level} right, %" for level in LEVELS)])
-
-
-def _interval(values: np.ndarray, blocks: np.ndarray, statistic: str, n: int, seed: int) -> dict[str, float]:
-    """Bootstrap interval of a few images; for shares of 0 or 1 the exact one, and none for a single block.
-
-    Resampling all misses gives misses only, which would pass for certainty. There, each block counts as one trial of
-    the exact binomial interval (Clopper and Pearson 1934).
-    """
-    trials = len(np.unique(blocks))
-    if trials < 2:
-        return {"value": float(getattr(np, statistic)(values)), "low": np.nan, "high": np.nan}
-    own = bootstrap(values, blocks, statistic, n=n, seed=seed)
-    if values.dtype == bool and values.all():
-        return own | {"low": 0.025 ** (1 / trials)}
-    if values.dtype == bool and not values.any():
-        return own | {"high": 1 - 0.025 ** (1 / trials)}
-    return own
 
 
 def by_place(
@@ -238,7 +250,7 @@ def by_place(
     for place, inside, pooled in groups:
         row: dict[str, Any] = {"place": place, "n": int(inside.sum()), "pooled": pooled}
         for figure, values, statistic in (("median_km", found.km[method], "median"), ("right", right, "mean")):
-            own = _interval(values[inside], found.blocks[inside], statistic, n, seed)
+            own = interval(values[inside], found.blocks[inside], statistic, n, seed)
             row |= {figure: own["value"], f"{figure}_low": own["low"], f"{figure}_high": own["high"]}
         rows.append(row)
     return pd.DataFrame(rows, columns=columns)

@@ -17,9 +17,9 @@ import pandas as pd
 
 from geocbm import baselines, data, geocells, pipeline
 from geocbm.baselines import Prediction
-from geocbm.breakdown import figure_text
+from geocbm.breakdown import figure_text, interval
 from geocbm.files import read_json
-from geocbm.metrics import bootstrap, error_km, geoscore, spatial_blocks
+from geocbm.metrics import error_km, geoscore, spatial_blocks
 from geocbm.runs import RunFiles
 from geocbm.summaries import split_remark
 
@@ -167,11 +167,10 @@ def measure_kinds(files: RunFiles, kinds: list[SplitKind], cache: Path, n: int =
 
 def place_figures(km: np.ndarray, blocks: np.ndarray, n: int, seed: int) -> dict[str, dict[str, float]]:
     """`median_km`, `geoscore` and `within_25km` of errors in km, each with its interval."""
-    options: dict[str, Any] = {"blocks": blocks, "n": n, "seed": seed}
     return {
-        "median_km": bootstrap(km, statistic="median", **options),
-        "geoscore": bootstrap(geoscore(km), **options),
-        "within_25km": bootstrap(km <= 25, **options),
+        "median_km": interval(km, blocks, "median", n, seed),
+        "geoscore": interval(geoscore(km), blocks, "mean", n, seed),
+        "within_25km": interval(km <= 25, blocks, "mean", n, seed),
     }
 
 

@@ -83,17 +83,15 @@ def split_remark(table: pd.DataFrame, splits: Mapping[str, Sequence[str]], count
     unseen = sorted(set(table["meta_name"][test]) - learned)
     others = int((table["country"][test].astype(str) != country).sum())
     text = (
-        f"The test split is {country}, which training and validation never show. No cell lies there: cells of other "
-        f"countries are all that can be answered, so the country is wrong by construction, and a region of cells "
-        f"promises nothing about photographs from a country that calibration has not seen."
+        f"The test split is {country}, which training and validation never show. No cell lies there, so that the "
+        "country of the named cell is wrong by construction; only an offset across the border or the gallery can reach "
+        "it. A region of cells promises nothing about photographs from a country that calibration has not seen."
     )
     if others:
-        text += (
-            f" {others:,} images from elsewhere belong to it too, because they share a panorama or a picture with it."
-        )
+        text += f" Rows from elsewhere belong to it too where they share a panorama or a picture with it ({others:,})."
     if unseen:
         shown = ", ".join(unseen[:5]) + (", ..." if len(unseen) > 5 else "")
-        text += f" {len(unseen):,} concepts occur there alone and cannot be named: {shown}."
+        text += f" Concepts that occur there alone cannot be named ({len(unseen):,}): {shown}."
     return text
 
 

@@ -68,3 +68,14 @@ def test_errors_by_distance():
     assert "Stage 2 10.0 km (below 1 km), 500 km (200 km and more)" in fig.layout.meta["alt"]
     with pytest.raises(ValueError, match="table is empty"):
         plots.errors_by_distance(pd.DataFrame())
+
+
+@pytest.mark.parametrize("low", [9000.0, 95.0, 3.2, 0.01])
+@pytest.mark.parametrize("factor", [1.0, 1.02, 1.5, 30.0, 1e6])
+def test_every_axis_of_distances_has_ticks_to_read_it_by(low, factor):
+    row = {"bin": "below 1 km", "n": 2, "method": "Stage 2", "median_km": low, "median_km_low": low}
+    axis = plots.errors_by_distance(pd.DataFrame([row | {"median_km_high": low * factor}])).layout.yaxis
+    start, end = axis.range
+    assert start <= np.log10(low) and np.log10(low * factor) <= end
+    inside = [tick for tick in np.log10(axis.tickvals) if start <= tick <= end]
+    assert 2 <= len(inside) == len(axis.ticktext) <= 13

@@ -95,13 +95,14 @@ def write_pictures(folder: Path, seed: int = 0) -> Path:
     return folder / "table.csv"
 
 
-def prepare(folder: Path, csv: Path) -> RunFiles:
-    """Write what the first two notebooks write."""
+def prepare(folder: Path, csv: Path, kind: str = "stratified", country: str = "") -> RunFiles:
+    """Write what the first two notebooks write, with a kind of split."""
     folder.mkdir(parents=True)
     table = data.load_table(csv)
     data.save_table(table, folder / "table.parquet")
     ConceptVocabulary.from_table(table).save(folder / "concepts.json")
-    data.save_splits(data.make_splits(table), folder / "splits.json", table, kind="stratified", seed=0)
+    splits = data.make_splits(table, kind, country=country)
+    data.save_splits(splits, folder / "splits.json", table, kind=kind, seed=0, held_out_country=country)
     files = RunFiles(folder)
     write_cells(files, min_samples_per_cell=4)
     return files
@@ -114,15 +115,17 @@ def write_cells(files: RunFiles, min_samples_per_cell: int) -> None:
     cells.save(files.path("geocells.npz"))
 
 
-def train_tiny_run(root: Path, model: Path) -> TinyRun:
+def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: str = "") -> TinyRun:
     """Make a run and train its three stages for one epoch each.
 
     Args:
         root: folder for pictures, run and feature stores.
         model: folder of a saved CLIP.
+        kind: kind of split.
+        country: the country that is left out of training, for the kind "leave_country_out".
     """
     run = TinyRun(root / "tiny", root / "cache", root / "world")
-    files = prepare(run.folder, write_pictures(run.images))
+    files = prepare(run.folder, write_pictures(run.images), kind, country)
     encoders = pipeline.EncoderConfig(str(model), unfreeze_layers=STAGE0.unfreeze_layers, batch_size=16)
     encoder = pipeline.load_encoder(encoders.image_encoder)
     vanilla = pipeline.encode_vanilla(files, encoders, encoder, run.cache)

@@ -178,6 +178,27 @@ def _whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str,
     return {"type": "data", "symmetric": False, "array": parts["up"], "arrayminus": parts["down"]}
 
 
+def _log_km_axis(ends: np.ndarray) -> dict[str, Any]:
+    """A logarithmic axis for distances in km that has at least two ticks within its range."""
+    known = ends[np.isfinite(ends) & (ends > 0)]
+    if not len(known):
+        return {"type": "log"}
+    low, high = known.min() / 1.15, known.max() * 1.15
+    span = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    for steps in ((1,), (1, 2, 5), range(1, 10), np.arange(10, 100) / 10):
+        ticks = [step * 10.0**power for power in span for step in steps]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) >= 2:
+            break
+    inside = inside[:: 1 + len(inside) // 12]
+    return {
+        "type": "log",
+        "range": [float(np.log10(low)), float(np.log10(high))],
+        "tickvals": inside,
+        "ticktext": [f"{tick:,g}" for tick in inside],
+    }
+
+
 def place_breakdown(table: pd.DataFrame, level: str = "country", limit: int = 30, title: str = "") -> go.Figure:
     """Median error and share named right of every place by itself, with intervals; the smallest error on top.
 
@@ -221,12 +242,7 @@ def place_breakdown(table: pd.DataFrame, level: str = "country", limit: int = 30
             col=column,
         )
         if figure == "median_km":
-            positive = ends[np.isfinite(ends) & (ends > 0)]
-            ticks = log_ticks_of(positive.min(), positive.max()) if len(positive) else {}
-            if len(positive) and positive.max() > 30 * positive.min():  # 1, 2, 5 would stand too close
-                kept = [i for i, text in enumerate(ticks["ticktext"]) if text.lstrip("0.").startswith("1")]
-                ticks = {name: [values[i] for i in kept] for name, values in ticks.items()}
-            fig.update_xaxes(type="log", title_text="median error, km", row=1, col=column, **ticks)
+            fig.update_xaxes(title_text="median error, km", row=1, col=column, **_log_km_axis(ends))
         else:
             fig.update_xaxes(
                 title_text=f"{escape(level)} right", tickformat=".0%", range=[-0.04, 1.04], row=1, col=column
@@ -280,9 +296,7 @@ def errors_by_distance(table: pd.DataFrame, title: str = "Does a training place 
             f"{method} " + ", ".join(f"{km_text(each)} ({where})" for each, where in zip(value, bins, strict=True))
         )
     ends = table[["median_km", "median_km_low", "median_km_high"]].to_numpy(float)
-    positive = ends[np.isfinite(ends) & (ends > 0)]
-    ticks = log_ticks_of(positive.min(), positive.max()) if len(positive) else {}
-    fig.update_yaxes(type="log", title_text="median error, km", **ticks)
+    fig.update_yaxes(title_text="median error, km", **_log_km_axis(ends.ravel()))
     fig.update_xaxes(
         title_text="distance to the nearest training place",
         tickvals=list(range(len(bins))),
