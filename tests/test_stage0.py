@@ -229,7 +229,7 @@ def test_a_run_on_some_patches_trains(world):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"dropout": 1.5}, {"batch_size": 0}, {"epochs": 0}, {"lr": -1.0}, {"lr": float("nan")}, {"encoder_lr": -1.0},
+        {"dropout": 1.5}, {"batch_size": 0}, {"epochs": -1}, {"lr": -1.0}, {"lr": float("nan")}, {"encoder_lr": -1.0},
         {"temperature": 0.0}, {"unfreeze_layers": -1}, {"lambda_anchor": -0.1}, {"false_negative_km": -1.0},
         {"concept_emb_dim": 0}, {"patience": 0}, {"precision": "fp8"}, {"tracking": "loud"}, {"weight_decay": -1.0},
         {"patch_keep": 0.0}, {"text_chunk": -1},

@@ -122,3 +122,21 @@ def test_training_stops_when_the_held_out_rows_gain_no_more_and_keeps_the_best(t
 def test_a_rate_of_zero_stops_after_the_patience(train):
     result = train(replace(CONFIG, epochs=60, lr=0.0, encoder_lr=0.0, patience=2))[1]
     assert (result.best_epoch, len(result.history)) == (1, 3)
+
+
+def test_skipped_the_encoder_and_its_features_stay_and_the_heads_are_untrained(train, tmp_path, folders):
+    config = replace(CONFIG, epochs=0)
+    model, result, encoder, before = train(config, out=tmp_path / "stage0.safetensors")
+    assert not moved(encoder, before)
+    hidden = torch.randn(4, *encoder.lower(torch.zeros(1, 3, 32, 32), config.unfreeze_layers).shape[1:])
+    untouched = load_image_encoder(folders("clip")).eval()
+    with torch.no_grad():
+        pair = [each.upper(hidden, config.unfreeze_layers).pooled for each in (encoder, untouched)]
+    assert torch.equal(*pair)
+    assert (result.best_epoch, result.history["epoch"].tolist()) == (0, [0])
+    # One epoch at a rate of 0 draws the same first weights and keeps them.
+    still = train(replace(CONFIG, lr=0.0, encoder_lr=0.0))[0]
+    for part in ("bottleneck", "prototype_projection", "patch_projection", "gps_adapter"):
+        assert not moved(getattr(model, part), state(getattr(still, part)))
+    loaded = load_stage0(tmp_path / "stage0.safetensors", load_image_encoder(folders("clip")))
+    assert not moved(loaded.bottleneck, state(model.bottleneck))

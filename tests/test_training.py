@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -53,6 +54,20 @@ def test_training_learns_and_tells_one_line_an_epoch():
     assert lines[0].startswith("epoch 1/30  train ") and lines[0].endswith(" s")
     assert {"epoch", "train_loss", "train_half", "val_loss", "val_half", "lr", "seconds"} <= set(result.history)
     np.testing.assert_allclose(result.history["val_half"], result.history["val_loss"] / 2, rtol=1e-5)
+
+
+def test_no_epochs_leave_the_model_as_it_is_and_the_values_before_training(tmp_path):
+    model = line()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result, lines = run(model, epochs=0, out=tmp_path / "line.safetensors")
+    assert lines == []
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert (result.best_epoch, result.best_metric) == (0, result.initial["loss"])
+    assert result.best == result.initial
+    stored = pd.read_parquet(tmp_path / "history_line.parquet")
+    assert stored["epoch"].tolist() == [0]
+    assert stored["val_loss"].tolist() == [pytest.approx(result.initial["loss"])]
+    assert (tmp_path / "line.safetensors").exists()
 
 
 def test_a_seed_fixes_the_result_and_leaves_the_global_state_alone():
@@ -155,7 +170,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs=0 is impossible"),
+        ({"epochs": -1}, "epochs=-1 is impossible"),
         ({"batch_size": -1}, "batch_size=-1"),
         ({"accumulation_steps": 0}, "accumulation_steps=0 is impossible"),
         ({"monitor": "beauty"}, "monitor='beauty' is not measured; known: half, loss"),

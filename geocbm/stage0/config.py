@@ -24,7 +24,8 @@ class Stage0Config:
             only the rows of their part.
         lr: learning rate of everything but the encoder.
         encoder_lr: learning rate of the unfrozen encoder blocks.
-        epochs: most passes over the training rows.
+        epochs: most passes over the training rows. 0 skips the stage: the encoder stays as it came, and Stages 1 and 2,
+            which start from its heads, start from untrained ones.
         unfreeze_layers: last blocks of the encoder that train.
         lambda_gps: weight of image against place.
         lambda_child: weight of concept embedding against meta prototypes.
@@ -86,7 +87,7 @@ class Stage0Config:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        check_training(self)
+        check_training(self, fewest_epochs=0)
         # The "patch" kind has no embedding of the whole image before its concepts are scored.
         check_choice("bottleneck", self.bottleneck, ("mlp", "transformer"))
         for name in ("encoder_lr", "unfreeze_layers", "false_negative_km", "text_chunk"):

@@ -124,7 +124,8 @@ def fit(
         train_rows: row positions to train on.
         val_rows: row positions for early stopping; if empty, the training rows serve.
         batch_size: rows of a step, over all processes together.
-        epochs: most passes over the training rows.
+        epochs: most passes over the training rows; 0 leaves the model as it is, and the history then has one row,
+            epoch 0, with the validation values alone.
         groups: parameter groups for AdamW (see `parameter_groups`).
         seed: fixes order and dropout.
         patience: epochs without improvement after which training stops.
@@ -157,8 +158,8 @@ def fit(
         UserError: when a loss is not finite; names the rows.
     """
     train_rows, val_rows = np.asarray(train_rows), np.asarray(val_rows)
+    check_number("epochs", epochs, 0)
     counts = {
-        "epochs": epochs,
         "batch_size": batch_size,
         "patience": patience,
         "accumulation_steps": accumulation_steps,
@@ -175,6 +176,7 @@ def fit(
     keeper = None
     if out is not None and resume:
         settings = counts | {
+            "epochs": epochs,
             "seed": seed,
             "monitor": monitor,
             "higher_is_better": higher_is_better,
@@ -217,6 +219,9 @@ def fit(
     if state is None:
         initial = validate()
         state = TrainingState(initial, initial, first)
+        if epochs == 0:
+            state.history.append({"epoch": 0} | {f"val_{name}": value for name, value in initial.items()})
+            state.best_metric = initial.get(monitor, float("nan"))
     if monitor not in state.initial:
         raise ParameterError(f"monitor={monitor!r} is not measured; known: {', '.join(sorted(state.initial))}")
     with (
