@@ -15,10 +15,23 @@ from geocbm import data, evaluation
 from geocbm.baselines import Prediction
 from geocbm.errors import MismatchError
 from geocbm.files import write_json
-from geocbm.geodesy import haversine_km
+from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 
 GALLERY = np.array([*PLACES.values(), (64.15, -21.94)])  # with a place without pictures
-SIMPLE = ["chance", "prior", "mean_colour", "gallery", "nearest_neighbour", "linear_probe"]
+SIMPLE = [
+    "chance",
+    "prior",
+    "mean_colour",
+    "gallery",
+    "training_gallery",
+    "nearest_neighbour",
+    "knn",
+    "linear_probe",
+    "zero_shot_country",
+    "zero_shot_concept",
+    "country_centroid",
+    "true_meta",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +57,53 @@ def test_all_simple_methods_answer_for_the_test_split(trained_run, files, test_r
     answers = {answer.name: answer for answer in evaluation.simple_methods(files, trained_run.cache)}
     assert list(answers) == SIMPLE
     train = files.rows["train"]
-    for answer in answers.values():
-        assert len(answer.lat) == len(answer.lng) == len(test_rows)
-    for name in ("chance", "prior", "mean_colour", "nearest_neighbour"):
+    for name, answer in answers.items():
+        if name != "zero_shot_concept":
+            assert len(answer.lat) == len(answer.lng) == len(test_rows)
+    # None of these may ever answer a place of the test split.
+    for name in ("chance", "prior", "mean_colour", "training_gallery", "nearest_neighbour", "knn", "true_meta"):
         assert set(answers[name].lat) <= set(files.lat[train])
     assert len(set(answers["prior"].lat)) == 1
     assert set(answers["gallery"].lat) <= set(GALLERY[:, 0])
     assert set(answers["linear_probe"].country) <= set(PLACES)
+    assert set(answers["zero_shot_country"].country) <= set(PLACES)
+    assert set(answers["zero_shot_concept"].meta) <= set(range(6))
+
+
+def test_oracles_answer_from_the_training_split_alone(trained_run, files, test_rows):
+    answers = {answer.name: answer for answer in evaluation.simple_methods(files, trained_run.cache)}
+    train, meta = files.rows["train"], files.meta_and_parent[0]
+    for row, lat, lng in zip(test_rows, answers["country_centroid"].lat, answers["country_centroid"].lng, strict=True):
+        mine = train[files.country[train] == files.country[row]]
+        middle = latlng_to_cartesian(files.lat[mine], files.lng[mine]).mean(axis=0)
+        assert (lat, lng) == pytest.approx(cartesian_to_latlng(middle), abs=1e-6)
+    for row, lat in zip(test_rows, answers["true_meta"].lat, strict=True):
+        assert lat in files.lat[train[meta[train] == meta[row]]]
+
+
+def test_remarks_say_what_is_left_out_and_what_was_chosen(trained_run, files):
+    answers = evaluation.simple_methods(files, trained_run.cache)
+    said = evaluation.remarks(files, answers)
+    k = next(answer.detail for answer in answers if answer.name == "knn")
+    assert f"Nearest neighbours, {k}: of 5, 10, 20, 50" in said
+    assert "geoclip_backbone=openai/clip-vit-large-patch14" in said
+    assert "No row of the true concepts" in said
+    assert "zero-shot" not in said
+    assert "no answer" not in said
+    without = [answer for answer in answers if not answer.name.startswith("zero_shot")]
+    oracle = next(answer for answer in without if answer.name == "country_centroid")
+    oracle.lat[:2] = np.nan
+    said = evaluation.remarks(files, without)
+    assert "No zero-shot rows" in said
+    assert "The true country (oracle) has no answer for 2 of" in said
+
+
+def test_words_of_another_model_share_no_space_with_the_pictures(copied_run, folders):
+    content = json.loads((copied_run.folder / "features.json").read_text())
+    content["encoders"]["text_encoder"] = str(folders("siglip"))
+    write_json(copied_run.folder / "features.json", content)
+    names = [answer.name for answer in evaluation.simple_methods(copied_run.files, copied_run.cache)]
+    assert names == [name for name in SIMPLE if not name.startswith("zero_shot")]
 
 
 def test_ground_truth_adds_the_ceiling(copied_run, tmp_path):
@@ -82,7 +135,8 @@ def test_data_of_a_user_have_no_ground_truth(files):
 
 
 def test_the_answers_of_the_stages_are_those_they_stored(files, test_rows):
-    stage1, stage2 = evaluation.stage_answers(files)
+    stage1, stage2, variant = evaluation.stage_answers(files)
+    assert variant.name == "variant_concept_only"
     with np.load(files.path("concept_scores.npz")) as scores:
         assert stage1.meta.tolist() == scores["meta"][test_rows].argmax(axis=1).tolist()
     stored = pd.read_parquet(files.path("predictions.parquet"))
@@ -124,10 +178,10 @@ def test_measures_of_answers_that_are_known(files, test_rows):
 @pytest.fixture
 def measured():
     figures = {"median_km": (1234.4, 1000.0, 2000.0), "country_acc": (0.125, 0.1, 0.2), "geoscore": (np.nan,) * 3}
-    row = {"name": "stage2"}
+    row = {"name": "stage2", "method": "Stage 2"}
     for name, values in (figures | {"meta_top1": (np.nan,) * 3}).items():
         row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
-    return pd.DataFrame([row, row | {"name": "chance"}])
+    return pd.DataFrame([row, row | {"name": "chance", "method": "chance (a random training image)"}])
 
 
 def test_the_table_in_words(measured):
@@ -184,13 +238,29 @@ def test_another_recipe_stands_beside_the_run(copied_run):
     pd.concat([stored, beside], ignore_index=True).to_parquet(path)
     files = copied_run.files
     answers = evaluation.stage_answers(files)
-    assert [answer.name for answer in answers] == ["stage1", "stage2", "recipe_mine"]
-    assert set(answers[2].lat) == {1.0}
+    assert [answer.name for answer in answers] == ["stage1", "stage2", "variant_concept_only", "recipe_mine"]
+    assert set(answers[3].lat) == {1.0}
     test = files.rows["test"]
     table = evaluation.measure(files, [*answers, told(files, test, name="true_concepts")], n_resamples=20)
-    assert table["name"].tolist() == ["stage1", "stage2", "recipe_mine", "true_concepts"]
-    assert evaluation.printable(table)["method"].tolist()[2] == "Stage 2, recipe mine"
+    assert table["name"].tolist() == ["stage1", "stage2", "recipe_mine", "variant_concept_only", "true_concepts"]
+    assert evaluation.printable(table)["method"].tolist()[2:4] == ["Stage 2, recipe mine", "Stage 2, concept_only"]
     kept = {}
     evaluation.record(kept.__setitem__, table, np.array([0.5]), np.array([True]))
-    assert "recipe.mine.median_km" in kept and "stage2.median_km" in kept
-    assert not any(key.startswith("baseline.recipe") for key in kept)
+    assert {"recipe.mine.median_km", "stage2.median_km", "variant.concept_only.geoscore"} <= set(kept)
+    assert not any(key.startswith(("baseline.recipe", "baseline.variant")) for key in kept)
+
+
+def test_what_an_oracle_is_told_is_no_figure(files, test_rows):
+    meta = files.meta_and_parent[0][test_rows]
+    oracles = [
+        Prediction("true_meta", files.lat[test_rows], files.lng[test_rows], files.country[test_rows], meta),
+        Prediction("country_centroid", files.lat[test_rows], files.lng[test_rows], files.country[test_rows]),
+    ]
+    table = evaluation.measure(files, oracles, n_resamples=20)
+    assert table["name"].tolist() == ["country_centroid", "true_meta"]
+    assert np.isnan(table["country_acc"][0]) and table["country_acc"][1] == 1
+    assert np.isnan(table["meta_top1"][1])
+    printed = evaluation.printable(table)
+    assert printed["country right, %"].tolist() == ["told", "100.0 [100.0, 100.0]"]
+    assert printed["labelled concept right, %"].tolist() == ["", "told"]
+    assert evaluation.forest_rows(table, "country_acc")["name"].tolist() == ["true label alone (oracle)"]

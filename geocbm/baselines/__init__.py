@@ -7,12 +7,13 @@ long as the training labels and the truth agree.
 from geocbm.baselines.classifiers import concept_features, linear_probe, true_concepts
 from geocbm.baselines.lookup import chance, gallery, mean_colours, training_prior
 from geocbm.baselines.measure import forest_rows, records, table
-from geocbm.baselines.neighbours import choose_k, nearest_neighbour
+from geocbm.baselines.neighbours import CANDIDATES, choose_k, nearest_neighbour
 from geocbm.baselines.oracles import country_centroid, true_meta
 from geocbm.baselines.prediction import Prediction
 from geocbm.baselines.zero_shot import COUNTRY_TEMPLATES, zero_shot_concept, zero_shot_country
 
 __all__ = [
+    "CANDIDATES",
     "COUNTRY_TEMPLATES",
     "Prediction",
     "chance",

@@ -44,8 +44,8 @@ def chance(
     if not len(latitude):
         raise ValueError("chance needs at least one training photograph, lat is empty")
     drawn = np.random.default_rng(seed).integers(len(latitude), size=n)
-    labels = [None if values is None else np.asarray(values)[drawn] for values in (country, meta)]
-    return Prediction(name, latitude[drawn], longitude[drawn], *labels)
+    named, shown = (None if values is None else np.asarray(values)[drawn] for values in (country, meta))
+    return Prediction(name, latitude[drawn], longitude[drawn], named, shown)
 
 
 def training_prior(
