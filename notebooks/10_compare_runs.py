@@ -9,13 +9,14 @@
 # %% [markdown]
 # # Which run is better, where, and by more than noise?
 #
-# Every run leaves a manifest and a flat list of figures behind. This page puts runs side by side: which parameters differ, which
-# figures differ, and how each learned.
+# Every run leaves its parameters, its figures and its answers behind. This page puts runs side by side: what was set differently,
+# which figures differ, and whether a difference is more than the luck of the test images. The first run of the list is the one
+# this page belongs to; the others are held against it.
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run: this page is stored with it
+run: str = "smoke"  # name of the run: this page is stored with it, and the others are held against it
 runs: list[str] = []  # runs to compare; empty: every run that has figures
-bootstrap: int = 200  # resamples behind the interval of a difference
+bootstrap: int = 200  # resamples behind each interval (1000 in full)
 seed: int = 0  # seed of the resamples
 
 # %%
@@ -23,49 +24,142 @@ from geocbm import compare, plots
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("10_compare_runs", globals())
-names = compare.runs_to_compare(paths.reports_root(), runs, run)
-nb.table(compare.overview(paths.reports_root(), names), caption="The runs")
+reports, run_root = paths.reports_root(), paths.data_root() / "runs"
+compared = compare.read_runs(reports, run_root, compare.runs_to_compare(reports, run_root, runs, run))
+first, others = compared[0], compared[1:]
+nb.table(compare.overview(compared), caption="The runs", index=False)
+print(*compare.problems(compared), sep="\n")
 
 # %% [markdown]
-# ## Which parameters differ?
+# ## In short
 #
-# Only parameters that are not the same in all runs are listed.
+# Each run against the first, with the only things that may be said of it.
 
 # %%
-nb.table(compare.different_parameters(paths.reports_root(), names), caption="Parameters that differ")
+differences = compare.differences(compared, bootstrap, seed)
+print(*compare.conclusions(differences, compared), sep="\n\n")
+
+# %% [markdown]
+# ## What was set differently?
+#
+# Only parameters that can change an answer and are not the same in all runs. Other code than that of the first run makes a
+# difference hard to blame on a parameter, and is named below the table.
+
+# %%
+nb.table(compare.different_parameters(compared), caption="Parameters that differ", index=False)
+print(*compare.made_otherwise(compared), sep="\n")
 
 # %% [markdown]
 # ## Which figures differ?
 #
-# With the interval where the run has measured one.
+# As each run has measured them, on its own test split, with 95 % intervals where it has measured one. All figures of all runs
+# stand at the end of this page.
 
 # %%
-figures = compare.figures(paths.reports_root(), names)
-nb.table(compare.printable(figures), caption="Figures by run")
-
-# %%
-nb.show(plots.compare_figures(figures, "stage2.median_km", title="Median error by run, km"))
+nb.table(compare.headlines(compared), caption="The figures that matter most", index=False)
 
 # %% [markdown]
 # ## By more than noise?
 #
-# The errors of two runs on the same test images, compared image by image: the interval of the difference of medians. An interval
-# that holds 0 means that the difference may be noise. Runs on other test images cannot be compared this way and are left out.
+# Two runs that have answered the same test images are compared image by image: the same resamples of spatial blocks of 100 km for
+# both, so that what makes an image hard for both cancels out. Runs with other test images, such as those of another split, are
+# compared by two independent bootstraps, which is less sharp and cannot tell the run from its images.
+#
+# Who compares often finds differences by luck. So the intervals are **simultaneous**: all of them hold together in 95 of 100 cases,
+# and a difference counts when its interval excludes 0. They are taken from the bootstrap of the largest deviation, because the
+# figures of a run vary together and Holm's rule, which does not know that, would see less.
 
 # %%
-nb.table(
-    compare.paired_differences(paths.data_root() / "runs", names, run, n_resamples=bootstrap, seed=seed),
-    caption=f"Difference in error to run {run}",
-)
+nb.table(compare.verdicts(differences, compared), caption=f"Verdicts, each run against {first.name}", index=False)
+print(*compare.how_many(differences), sep="\n")
+
+# %%
+if len(differences):
+    nb.show(plots.compare_differences(compare.drawable(differences), first.name, f"Difference to {first.name}"))
+    nb.table(compare.detail(differences), caption="The numbers behind the verdicts", index=False)
+
+# %% [markdown]
+# ## Where is it better?
+#
+# The gain in GeoScore over the first run, image by image, averaged over regions of 500 km. A map like this always has spots: two
+# equal runs disagree on many images. Which countries differ by more than noise stands below it, with intervals that hold together
+# for all countries with at least ten test images. Only runs with the same test images have such a map.
+
+# %%
+gains = {other.name: compare.gain_by_region(first, other) for other in others}
+gains = {name: table for name, table in gains.items() if len(table)}
+if gains:
+    nb.show(plots.gain_map(gains, first.name, f"Where is it better than {first.name}?"), preview=True)
+
+# %%
+for other in others:
+    by_country = compare.country_gains(first, other, n=bootstrap, seed=seed)
+    print(compare.changed_beyond_noise(by_country, "countries", other.name))
+    if len(by_country):
+        nb.table(compare.country_table(by_country, 5), caption=f"{other.name}: the greatest changes", index=False)
+
+# %% [markdown]
+# ## What do they confuse?
+#
+# Pairs of countries that one run takes for one another more often than the other, and concepts that one names right more often.
+# Runs disagree on few images of a pair: the exact test asks whether a fair coin would divide these so unevenly, over all pairs that
+# could have shown a difference at all (Holm's rule; McNemar's test, Tarone's count). It takes images as independent.
+
+# %%
+for other in others:
+    confusions = compare.confusion_changes(first, other)
+    print(compare.changed_beyond_noise(confusions, "confusions of countries", other.name))
+    if len(confusions):
+        nb.table(compare.confusion_table(confusions, 5), caption=f"{other.name}: the greatest changes", index=False)
+
+# %%
+for other in others:
+    concepts = compare.concept_changes(first, other)
+    print(compare.changed_beyond_noise(concepts, "concepts", other.name))
+    if len(concepts):
+        nb.table(compare.concept_table(concepts, 5), caption=f"{other.name}: the greatest changes", index=False)
+
+# %% [markdown]
+# ## How much is luck of the seed?
+#
+# The intervals above are over test images: they say nothing of another seed of training. Runs that differ in that seed alone are
+# taken together here, with intervals over images and seeds.
+
+# %%
+groups = compare.seed_groups(compared)
+print(compare.seeds_remark(groups))
+pooled = compare.pooled(groups, bootstrap, seed)
+if len(pooled):
+    nb.table(compare.pooled_table(pooled), caption="Over seeds of training", index=False)
+
+# %%
+between = compare.group_differences(groups, bootstrap, seed)
+if len(between):
+    nb.table(compare.group_difference_table(between), caption="Between groups, over images and seeds", index=False)
 
 # %% [markdown]
 # ## How did they learn?
+#
+# A loss can be compared only between runs that weigh its terms alike; what was measured beside it always can, on the same split.
 
 # %%
-nb.show(plots.compare_histories(compare.histories(paths.data_root() / "runs", names)))
+nb.show(plots.compare_histories(compare.learning_curves(compared)))
+
+# %% [markdown]
+# ## All figures
+
+# %%
+nb.table(compare.all_figures(compared), caption="Every figure of every run", max_rows=1000, index=False)
 
 # %% tags=["nbval-check-output"]
-nb.contract(this_run_is_compared=run in names)
+nb.contract(
+    this_run_is_compared=first.name == run,
+    no_run_is_compared_with_itself=run not in set(differences["run"]),
+    intervals_hold_the_difference=bool(
+        (differences["low"].fillna(-1e9) <= differences["difference"]).all()
+        and (differences["difference"] <= differences["high"].fillna(1e9)).all()
+    ),
+)
 
 # %%
 nb.finish()

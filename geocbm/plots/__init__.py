@@ -4,6 +4,7 @@ Every function that returns a figure puts one sentence about its data, with the 
 `figure.layout.meta["alt"]`. Figures stay light: at most 5000 points, numbers rounded, pictures as JPEG.
 """
 
+from geocbm.plots.comparison import compare_differences, compare_histories, gain_map
 from geocbm.plots.concepts import (
     confusion,
     per_meta_accuracy,
@@ -26,7 +27,7 @@ from geocbm.plots.locator import locator
 from geocbm.plots.maps import base_map, cell_map, error_map, world_map
 from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet
 from geocbm.plots.prototypes import prototype_similarity
-from geocbm.plots.runs import chain_status, compare_figures, compare_histories, country_errors
+from geocbm.plots.runs import chain_status, country_errors
 from geocbm.plots.style import PALETTE, finish, template
 from geocbm.plots.sure import region_areas, reliability_before_after, risk_coverage
 
@@ -39,7 +40,7 @@ __all__ = [
     "cell_sizes",
     "chain_status",
     "clue_agreement",
-    "compare_figures",
+    "compare_differences",
     "compare_histories",
     "confusion",
     "contact_sheet",
@@ -50,6 +51,7 @@ __all__ = [
     "errors_by_distance",
     "finish",
     "forest",
+    "gain_map",
     "hierarchy",
     "imbalance",
     "locator",

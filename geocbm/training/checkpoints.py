@@ -24,7 +24,7 @@ class FitResult:
     Attributes:
         history: one row per epoch: `epoch`, `train_<term>`, `val_<term>`, `lr`, `lr_<group>` of each named group of
             parameters, `seconds`.
-        best_epoch: epoch (from 1) whose weights were kept.
+        best_epoch: epoch (from 1) whose weights were kept; 0 without training.
         best_metric: the monitored value at that epoch.
         monitor: name of the monitored value.
         initial: the validation values before the first step.

@@ -1,0 +1,81 @@
+"""Runs side by side: what was set differently, which figures differ, and whether by more than noise.
+
+Everything is read from what runs leave behind (`manifest.json`, `metrics.json`, `predictions.parquet`,
+`concept_scores.npz`, `history_stage*.parquet`), so that a run can be compared long after its features are gone.
+"""
+
+from geocbm.compare.differences import (
+    NOISE,
+    aligned,
+    conclusions,
+    detail,
+    differences,
+    drawable,
+    how_many,
+    verdicts,
+)
+from geocbm.compare.figures import FIGURES, HEADLINES, Figure, all_figures, figures, headlines, learning_curves
+from geocbm.compare.parameters import different_parameters, made_otherwise, only_seeds_differ, settings, what_differs
+from geocbm.compare.places import (
+    changed_beyond_noise,
+    concept_changes,
+    concept_table,
+    confusion_changes,
+    confusion_table,
+    country_gains,
+    country_table,
+    gain_by_region,
+)
+from geocbm.compare.reading import ComparedRun, overview, problems, read_runs, runs_to_compare
+from geocbm.compare.seeds import (
+    SeedGroup,
+    group_difference_table,
+    group_differences,
+    pooled,
+    pooled_table,
+    seed_groups,
+    seeds_remark,
+)
+
+__all__ = [
+    "FIGURES",
+    "HEADLINES",
+    "NOISE",
+    "ComparedRun",
+    "Figure",
+    "SeedGroup",
+    "aligned",
+    "all_figures",
+    "changed_beyond_noise",
+    "concept_changes",
+    "concept_table",
+    "conclusions",
+    "confusion_changes",
+    "confusion_table",
+    "country_gains",
+    "country_table",
+    "detail",
+    "differences",
+    "different_parameters",
+    "drawable",
+    "figures",
+    "gain_by_region",
+    "group_difference_table",
+    "group_differences",
+    "headlines",
+    "how_many",
+    "learning_curves",
+    "made_otherwise",
+    "only_seeds_differ",
+    "overview",
+    "pooled",
+    "pooled_table",
+    "problems",
+    "read_runs",
+    "runs_to_compare",
+    "seed_groups",
+    "seeds_remark",
+    "settings",
+    "verdicts",
+    "what_differs",
+]
