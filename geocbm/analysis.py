@@ -330,9 +330,13 @@ def save_cell_scores(
         concepts: of `pipeline.predict_concepts`.
         features: the adapted features.
     """
+    from geocbm.encoders.loading import hash_weights
     from geocbm.stage2 import cell_logits, concept_input
 
-    content: Arrays = {"cells_digest": np.asarray(files.cells.digest)}
+    content: Arrays = {
+        "cells_digest": np.asarray(files.cells.digest),
+        "head_digest": np.asarray(hash_weights(model.state_dict().items())),
+    }
     for split in ("val", "test"):
         logits = cell_logits(model, concept_input(model.config, concepts), features, files.rows[split])
         below = logits - logits.max(axis=1, keepdims=True)

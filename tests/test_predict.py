@@ -182,6 +182,18 @@ def test_scores_of_other_cells_calibrate_nothing(copied_run):
     assert calibration is None and "made with other geocells" in remark
 
 
+def test_scores_of_another_head_calibrate_nothing(copied_run):
+    path = copied_run.files.path("cell_scores.npz")
+    assert GeoCBM.load(copied_run.folder).remark == ""
+    content = dict(np.load(path))
+    np.savez(path, **content | {"head_digest": np.asarray("another")})
+    model = GeoCBM.load(copied_run.folder)
+    assert model.calibration is None and "was made by another Stage 2" in model.remark
+    content.pop("head_digest")
+    np.savez(path, **content)
+    assert GeoCBM.load(copied_run.folder).calibration is not None
+
+
 def test_cells_are_named_after_a_place_of_their_own_country(model, pictures):
     (answer,) = model.predict(pictures[0], top_k=100)
     for cell in answer.cells:
@@ -276,3 +288,56 @@ def test_an_answer_as_json_says_the_same(model, pictures):
     np.testing.assert_allclose(content["attention"], answer.attention, atol=1e-6)
     assert content["regions"][0]["cells"] == list(answer.regions[0].cells)
     assert content["own_place"] is None and content["notes"] == []
+
+
+def with_mode(run, mode, **changes):
+    """The run with a fresh Stage 2 of another mode, whose weights are random."""
+    import torch
+
+    from geocbm.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
+
+    model = GeoCBM.load(run.folder)
+    torch.manual_seed(0)
+    width = 9 if mode in ("concept_scores", "hybrid") else model.geo_head.concept_dim
+    config = Stage2Config(ablation_mode=mode, **changes)
+    head = Stage2CrossAttentionGeoHead(
+        width, model.encoder.token_dim, len(model.files.cells), model.files.cells.centers, config
+    )
+    torch.nn.init.normal_(head.cell_head.weight)
+    model.geo_head = head.eval()
+    return model
+
+
+@pytest.mark.parametrize("mode", ["concept_scores", "hybrid"])
+def test_terms_of_heads_that_read_scores_add_up(trained_run, pictures, mode):
+    model = with_mode(trained_run, mode)
+    country = str(model.files.cells.country[0])
+    for wanted in ({}, {"country": country}, {"cell": 1}):
+        why = model.explain(pictures[0], **wanted)
+        assert why.method == "exact" and abs(why.gap) < 1e-4
+        assert set(why.concepts) == {*PARENT_OF, *PARENT_OF.values()} and why.n_metas == 6
+    (answer,) = model.predict(pictures[0])
+    assert model.explain(pictures[0]).target in dict(answer.countries)
+    assert why.target == f"cell 1, {model.files.cells.country[1]}" and why.quantity == "logit"
+
+
+def test_terms_by_ablation_are_what_the_answer_loses(trained_run, model, pictures):
+    why = model.explain(pictures[0], cell=0)
+    (answer,) = model.predict(pictures[0], top_k=100)
+    by_cell = {cell.cell: cell.probability for cell in answer.cells}
+    assert why.method == "by ablation" and np.isfinite(why.terms[:6]).all() and np.isnan(why.terms[6:]).all()
+    # Logits are known up to a constant: compare two cells.
+    other = model.explain(pictures[0], cell=1)
+    assert why.total - other.total == pytest.approx(np.log(by_cell[0] / by_cell[1]), abs=1e-3)
+
+
+def test_explanations_of_what_is_not_there_are_refused(copied_run, model, pictures):
+    with pytest.raises(ParameterError, match=r"country='Narnia' has no cell in this run; it knows Australia, Brazil"):
+        model.explain(pictures[0], country="Narnia")
+    with pytest.raises(ParameterError, match=r"cell=-1 is none of the run's; give 0 to \d+"):
+        model.explain(pictures[0], cell=-1)
+    with pytest.raises(ParameterError, match="are both given"):
+        model.explain(pictures[0], country="Japan", cell=1)
+    copied_run.files.path("concept_scores.npz").unlink()
+    with pytest.raises(MissingInputError, match=r"concept_scores\.npz of run 'tiny' does not exist yet"):
+        GeoCBM.load(copied_run.folder).explain(pictures[0])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocbm.errors import UserError
+from geocbm.errors import MismatchError, UserError
 from geocbm.predict.answers import Region
 from geocbm.runs import RunFiles
+
+if TYPE_CHECKING:
+    from geocbm.stage2 import Stage2CrossAttentionGeoHead
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,14 @@ class Calibration:
         return found
 
 
-def read_calibration(files: RunFiles) -> tuple[Calibration | None, str]:
+def read_calibration(
+    files: RunFiles, head: Stage2CrossAttentionGeoHead | None = None
+) -> tuple[Calibration | None, str]:
     """Fit temperature and thresholds to the stored logits of the validation split.
 
     Args:
         files: the run.
+        head: Stage 2 as it answers now; logits of another one calibrate nothing.
 
     Returns:
         The calibration and an empty text, or None and the sentence that says why there is none.
@@ -70,6 +77,8 @@ def read_calibration(files: RunFiles) -> tuple[Calibration | None, str]:
     lacks = "there are no conformal regions and the probabilities are not calibrated: "
     try:
         logits = read_cell_scores(files)["val"]
+        if head is not None:
+            _check_head(files, head)
     except UserError as problem:
         return None, lacks + str(problem)
     if not len(logits):
@@ -90,3 +99,16 @@ def read_calibration(files: RunFiles) -> tuple[Calibration | None, str]:
         ),
         "",
     )
+
+
+def _check_head(files: RunFiles, head: Stage2CrossAttentionGeoHead) -> None:
+    """Refuse logits that another Stage 2 gave; files of before heads were noted are taken as they are."""
+    from geocbm.encoders.loading import hash_weights
+
+    with np.load(files.need("cell_scores.npz"), allow_pickle=False) as stored:
+        noted = str(stored["head_digest"]) if "head_digest" in stored else None
+    if noted is not None and noted != hash_weights(head.state_dict().items()):
+        raise MismatchError(
+            f"cell_scores.npz of run {files.run!r} was made by another Stage 2 than stage2.safetensors holds; make it "
+            f"again with: {files.remedy('cell_scores.npz')}"
+        )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from geocbm.encoders import ImageEncoder
+    from geocbm.explain.contributions import Explanation
     from geocbm.photographs import Photograph
     from geocbm.stage1 import Stage1ConceptModel
     from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
@@ -92,7 +93,7 @@ class GeoCBM:
         concept_model = pipeline.load_stage1(files)
         _, encoder = pipeline.load_stage0(files)
         refiner = pipeline.load_refiner(files, geo_head.config)
-        return cls(files, encoder, concept_model, geo_head, device, refiner, *read_calibration(files))
+        return cls(files, encoder, concept_model, geo_head, device, refiner, *read_calibration(files, geo_head))
 
     def predict(
         self,
@@ -160,6 +161,12 @@ class GeoCBM:
                         yield Reply(one, answer=next(answers), seen=found[2])
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def explain(self, image: Any, country: str | None = None, cell: int | None = None) -> Explanation:
+        """Which concepts led to the answer for a photograph, see `geocbm.predict.explaining.explain`."""
+        from geocbm.predict.explaining import explain
+
+        return explain(self, image, country, cell)
 
     def _prepare(self, source: Any, keep_seen: bool) -> tuple[Photograph, torch.Tensor, Image.Image | None] | UserError:
         """Read a photograph and bring it to the encoder's size; the picture itself is not kept."""

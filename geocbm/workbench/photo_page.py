@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocbm import __version__
+from geocbm.errors import UserError
 from geocbm.files import atomic_path
 from geocbm.photographs import printable
 
@@ -26,6 +27,8 @@ MOST_PHOTOS = 200
 """Photographs a page shows; a browser has trouble with more maps."""
 WIDTH, MAP_WIDTH = 300, 150
 """Width in pixels of the two large pictures and of the map of a concept."""
+MOST_TERMS = 8
+"""Concepts whose part in the answer is shown."""
 _OUTLINES = 2
 """Traces of a map that are the same on every map: coast and borders."""
 _QUALITY = 82
@@ -38,6 +41,21 @@ class Bar:
     name: str
     detail: str
     share: float
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a concept adds to the explained score, drawn to the left or the right of 0.
+
+    Attributes:
+        name: the concept.
+        value: what it adds, nats.
+        width: length of its bar, from 0 to 50 % of the track.
+    """
+
+    name: str
+    value: float
+    width: float
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,11 @@ class Section:
     regions: tuple[tuple[str, int, str, str], ...] = ()
     notes: tuple[str, ...] = ()
     alt: str = ""
+    target: str = ""
+    quantity: str = ""
+    exact: bool = False
+    total: float = 0.0
+    terms: tuple[Term, ...] = ()
 
 
 class PhotoPage:
@@ -102,7 +125,8 @@ class PhotoPage:
             self._figures.append(None)
         else:
             figure, alt = self._map(reply.answer)
-            self._sections.append(self._section(reply.answer, reply.seen, alt))
+            section = self._section(reply.answer, reply.seen, alt)
+            self._sections.append(replace(section, **self._reasons(reply)))
             self._figures.append(figure)
 
     def write(self, path: Path) -> None:
@@ -142,6 +166,30 @@ class PhotoPage:
         self._outlines = figure["data"][:_OUTLINES]
         return {"data": figure["data"][_OUTLINES:], "layout": figure["layout"]}, figure["layout"]["meta"]["alt"]
 
+    def _reasons(self, reply: Reply) -> dict[str, Any]:
+        """Fields on the concepts that led to the likeliest country; none where the run cannot say."""
+        from geocbm.explain.contributions import EXACT
+
+        try:
+            why = self._model.explain(reply.source, country=reply.answer.countries[0][0] if reply.answer else None)
+        except UserError:
+            return {}
+        largest = why.largest(MOST_TERMS)
+        top = float(largest["term"].abs().max())
+        if not top > 0:  # a head that reads no concepts
+            return {}
+        terms = [
+            Term(str(row["name"]), float(row["term"]), 50 * abs(float(row["term"])) / top)
+            for row in largest.to_dict("records")
+        ]
+        return {
+            "target": why.target,
+            "quantity": why.quantity,
+            "exact": why.method == EXACT,
+            "total": why.total,
+            "terms": tuple(terms),
+        }
+
     def _section(self, answer: Answer, seen: Image, alt: str) -> Section:
         attention, attention_alt = "", ""
         if np.ptp(answer.attention) > 1e-9:  # even attention is that of a head without eyes
@@ -160,7 +208,7 @@ class PhotoPage:
             attention=attention,
             attention_alt=attention_alt,
             concept_maps=tuple(
-                (concept, f"{100 * shares[concept]:.0f} %", _heat(seen, grid, MAP_WIDTH))
+                (concept, f"{100 * shares[concept]:.0f}", _heat(seen, grid, MAP_WIDTH))
                 for concept, grid in answer.concept_maps
             ),
             places=tuple(Bar(cell.country, cell.place.words(False), cell.best) for cell in answer.cells),
@@ -169,7 +217,7 @@ class PhotoPage:
             parents=_bars(answer.parents),
             regions=tuple(
                 (
-                    f"{100 * region.coverage:.0f} %",
+                    f"{100 * region.coverage:.0f}",
                     len(region.cells),
                     f"{region.area_km2:,.0f} km²",
                     "; ".join(dict.fromkeys(str(country[cell]) for cell in region.cells)),

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from geocbm import data
+from geocbm.errors import ParameterError
+from geocbm.explain.contributions import BY_ABLATION, Explanation
 from geocbm.plots.answer import answer_map
 from geocbm.predict import GeoCBM, Reply
 from geocbm.workbench import photo_page
@@ -46,7 +48,13 @@ def test_a_page_of_one_photograph(model, pictures, tmp_path):
     text = written(page, tmp_path)
     seen = without_scripts(text)
     assert f"<strong>{reply.answer.lat:.4f}, {reply.answer.lng:.4f}</strong>" in seen
-    for words in ("Where was this photograph taken?", "road.jpg", reply.answer.cells[2].country, "How sure", "80 %"):
+    for words in (
+        "Where was this photograph taken?",
+        "road.jpg",
+        reply.answer.cells[2].country,
+        "How sure",
+        "80&nbsp;%",
+    ):
         assert words in seen
     assert seen.count('class="map"') == 1 and 'table class="summary"' not in seen
     # Everything is inside: no address to fetch from, and the browser is told to fetch none.
@@ -68,6 +76,36 @@ def test_names_and_sentences_of_strangers_are_text(model, pictures, tmp_path):
     assert "<img src=x" not in text and "empty </script>" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
     assert without_scripts(text).count("is empty") == 2  # in the list and in its own part
+
+
+def test_the_page_says_which_concepts_led_there(model, pictures, tmp_path, monkeypatch):
+    (reply,) = model.predict_each([pictures[0]], keep_seen=True)
+    country = reply.answer.countries[0][0]
+    terms = np.array([0.5, -0.25, 0.0, 0.0, 0.0, 0.0, np.nan, np.nan, np.nan])
+    names = (*model.files.concepts.metas, *model.files.concepts.parents)
+    asked = []
+
+    def explain(source, country):
+        asked.append((source, country))
+        return Explanation(country, "log odds", BY_ABLATION, names, 6, terms, 1.25)
+
+    monkeypatch.setattr(model, "explain", explain)
+    page = PhotoPage(model)
+    page.add("a", reply)
+    seen = without_scripts(written(page, tmp_path))
+    assert asked == [(pictures[0], country)]
+    assert f"What spoke for {country}" in seen and "log odds of " + country + " (1.25)" in " ".join(seen.split())
+    bars = re.findall(r'class="(more|less)" style="(left|right):50%;width:([0-9.]+)%"', seen)
+    assert bars[:2] == [("more", "left", "50.0"), ("less", "right", "25.0")]  # half the track for the largest
+    assert re.findall(r'class="share">([+-][0-9.]+)<', seen)[:2] == ["+0.50", "-0.25"]
+
+    def refuse(source, country):
+        raise ParameterError("all cells lie in one country")
+
+    monkeypatch.setattr(model, "explain", refuse)
+    page = PhotoPage(model)
+    page.add("a", reply)
+    assert "What spoke for" not in written(page, tmp_path)
 
 
 def test_photographs_are_called_by_what_tells_them_apart(model, tmp_path):

@@ -1,0 +1,94 @@
+"""Which concepts led to the answer for a photograph from outside the table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geocbm.errors import ParameterError
+
+if TYPE_CHECKING:
+    from geocbm.explain.contributions import Explanation
+    from geocbm.predict.model import GeoCBM
+
+
+def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | None = None) -> Explanation:
+    """What each concept adds to the log odds of a country or to the logit of a cell.
+
+    Args:
+        model: the run.
+        image: a file, its content or a PIL image.
+        country: the country to explain; without it and without a cell, the most probable one.
+        cell: the cell to explain instead.
+
+    Returns:
+        Exact terms in the modes `concept_scores` and `hybrid`; else what the answer loses without each concept
+        (`geocbm.explain.contributions`).
+
+    Raises:
+        ParameterError: there is no such country or cell, or both are given.
+        MissingInputError: concepts must be taken away, but the run has no scores of training pictures to put in
+            their place.
+    """
+    import torch
+
+    from geocbm.explain.contributions import explain_scores
+    from geocbm.explain.interventions import ask, neutral_scores
+    from geocbm.photographs import read_photograph
+    from geocbm.predict.model import OVERSAMPLED
+    from geocbm.stage2 import concept_input
+
+    countries = model.files.cells.country.astype(str)
+    if country is not None and cell is not None:
+        raise ParameterError(f"country={country!r} and cell={cell} are both given; explain one of them at a time")
+    if country is not None and country not in countries:
+        raise ParameterError(f"country={country!r} has no cell in this run; it knows {_some(countries)}")
+    if cell is not None and not 0 <= cell < len(countries):
+        raise ParameterError(f"cell={cell} is none of the run's; give 0 to {len(countries) - 1}")
+    picture = read_photograph(image, least_side=OVERSAMPLED * model.encoder.image_size).picture
+    head, vocabulary = model.geo_head, model.files.concepts
+    with torch.inference_mode():
+        seen = model.encoder(model.encoder.preprocess([picture]).to(model.device))
+        said = model.concept_model(seen.pooled, seen.tokens)
+        meta, parent = said.meta_logits.softmax(-1), said.parent_logits.softmax(-1)
+        scores = torch.cat([meta, parent], dim=1)  # (1, k)
+        if country is None and cell is None:
+            given = {"concept_emb": said.concept_emb, "meta_probabilities": meta, "parent_probabilities": parent}
+            shares = head(concept_input(head.config, given), seen.tokens).cell_logits.softmax(-1)[0].cpu().numpy()
+            names, member = np.unique(countries, return_inverse=True)
+            country = str(names[np.bincount(member, weights=shares).argmax()])
+
+    def answer(edited: torch.Tensor) -> Any:
+        n = len(edited)
+        return ask(
+            head,
+            scores.expand(n, -1),
+            edited,
+            said.concept_emb.expand(n, -1),
+            seen.tokens.expand(n, -1, -1),
+            model.concept_model,
+        )
+
+    neutral = None
+    if not head.config.reads_scores:
+        with np.load(model.files.need("concept_scores.npz"), allow_pickle=False) as stored:
+            rows = model.files.rows["train"]
+            train = np.concatenate([stored["meta"][rows], stored["parent"][rows]], axis=1)
+        neutral = neutral_scores(head, torch.from_numpy(train.astype(np.float32)).to(model.device))
+    return explain_scores(
+        head,
+        scores,
+        np.arange(len(countries)) == cell if cell is not None else countries == country,
+        f"cell {cell}, {countries[cell]}" if cell is not None else str(country),
+        [*vocabulary.metas, *vocabulary.parents],
+        len(vocabulary.metas),
+        seen.tokens,
+        answer,
+        neutral,
+    )
+
+
+def _some(countries: np.ndarray, most: int = 8) -> str:
+    names = np.unique(countries).tolist()
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
