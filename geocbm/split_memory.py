@@ -19,7 +19,7 @@ from geocbm.errors import UserError
 from geocbm.evaluation import main_predictions
 from geocbm.files import read_json
 from geocbm.metrics import bootstrap, error_km, geoscore, paired_difference, spatial_blocks
-from geocbm.runs import PROFILES, RunFiles
+from geocbm.runs import RunFiles
 from geocbm.split_kinds import SAME_ROAD_KM, in_words, place_figures, split_name, split_settings
 
 BINS_KM = (0.0, 1.0, 25.0, 50.0, 200.0, np.inf)
@@ -196,17 +196,15 @@ def sibling_table(files: RunFiles, n: int = 1000, seed: int = 0) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def sibling_command(files: RunFiles) -> str:
-    """The command that makes the run of the other kind of split, so that the model can be measured on it too."""
-    settings = split_settings(files)
-    other = "spatial" if settings["kind"] == "stratified" else "stratified"
-    stamp = files.folder / "stamps" / "01.json"
-    stored = read_json(stamp) if stamp.exists() else {}
-    profile = stored.get("profile") or (files.run if files.run in PROFILES else "PROFILE")
+def sibling_plan(files: RunFiles) -> tuple[str, dict[str, Any]]:
+    """Name and changed parameters (`NN.name`) of the run with the other kind of split.
+
+    With it the model itself can be measured on the other kind. The names end in the kind, and `chain.toml` lets the
+    page be made again when predictions of such a run appear.
+    """
+    other = "spatial" if split_settings(files)["kind"] == "stratified" else "stratified"
     name = files.run.removesuffix("-spatial").removesuffix("-stratified")
-    command = f"geocbm run --profile {profile} --run {name}-{other} --set 01.split={other}"
-    csv = str(stored.get("key", {}).get("parameters", {}).get("csv", ""))
-    return command if not csv or csv.startswith("data/atlas/") else f"{command} --set csv={csv}"
+    return f"{name}-{other}", {"01.split": other, "01.held_out_country": ""}
 
 
 def records(nearest_km: np.ndarray, km: np.ndarray, blocks: np.ndarray, n: int = 1000, seed: int = 0) -> dict[str, Any]:

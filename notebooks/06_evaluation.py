@@ -20,7 +20,7 @@ seed: int = 0  # seed of the resamples and of the fitted baselines
 # %%
 from geocbm import breakdown, evaluation, metrics, plots, published, split_kinds, split_memory, sure
 from geocbm.runs import RunFiles
-from geocbm.workbench import notebook, paths
+from geocbm.workbench import again, notebook, paths
 
 nb = notebook.start("06_evaluation", globals())
 files = RunFiles(nb.run_folder)
@@ -184,11 +184,11 @@ nb.table(
 # %% [markdown]
 # The stages of this run were trained on its own split. They have learned from images that another split would test them on, so
 # that they are not measured there. A second run of the same table with the other kind of split answers the question, and stands
-# below once it exists and this page is made again. It should share the recipe and all options of this run.
+# below once it exists and this page is made again. The command keeps the recipe and the options of this run.
 
 # %%
 nb.table(split_memory.sibling_table(files, bootstrap, seed), caption="Stage 2, each run on its own test split")
-print(f"The run of the other kind: {split_memory.sibling_command(files)}")
+print(f"The run of the other kind: {again.command_like(files.folder, *split_memory.sibling_plan(files))}")
 
 # %% [markdown]
 # ## How sure is it?

@@ -115,7 +115,10 @@ def test_memory_of_a_road_is_out_of_the_question(run, answers):
     measured = split_kinds.measure_kinds(files, kinds, run.cache, n=30)
     assert measured["kind"].nunique() == 4
     assert split_memory.sibling_table(files, 30)["split"].tolist() == ["all but Japan"]
-    assert "--set 01.split=stratified" in split_memory.sibling_command(files)
+    assert split_memory.sibling_plan(files) == (
+        "tiny-stratified",
+        {"01.split": "stratified", "01.held_out_country": ""},
+    )
 
 
 def test_a_concept_of_that_country_alone_is_never_learned(run):

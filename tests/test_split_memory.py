@@ -108,21 +108,11 @@ def test_runs_of_another_table_and_broken_ones_are_passed_over(beside):
     assert split_memory.sibling_table(run(beside, "mine"), n=30)["run"].tolist() == ["mine"]
 
 
-def test_the_command_of_the_other_kind(beside):
-    mine, spatial = run(beside, "mine"), run(beside, "mine-spatial")
-    assert split_memory.sibling_command(mine) == (
-        "geocbm run --profile PROFILE --run mine-spatial --set 01.split=spatial"
-    )
-    stamp = {"profile": "demo", "key": {"parameters": {"csv": "my/table.csv"}}}
-    for files in (mine, spatial):
-        write_json(files.folder / "stamps" / "01.json", stamp)
-    assert split_memory.sibling_command(mine) == (
-        "geocbm run --profile demo --run mine-spatial --set 01.split=spatial --set csv=my/table.csv"
-    )
-    assert "--run mine-stratified --set 01.split=stratified" in split_memory.sibling_command(spatial)
-    (beside / "demo").mkdir()
-    shutil.copy(mine.path("splits.json"), beside / "demo")
-    assert split_memory.sibling_command(run(beside, "demo")).startswith("geocbm run --profile demo --run demo-spatial")
+def test_the_run_of_the_other_kind(beside):
+    name, changes = split_memory.sibling_plan(run(beside, "mine"))
+    assert name == "mine-spatial" and changes == {"01.split": "spatial", "01.held_out_country": ""}
+    name, changes = split_memory.sibling_plan(run(beside, "mine-spatial"))
+    assert name == "mine-stratified" and changes["01.split"] == "stratified"
 
 
 def test_nearness_of_a_run_is_that_of_its_own_split(beside):
