@@ -110,10 +110,10 @@ def test_the_page_says_which_concepts_led_there(model, pictures, tmp_path, monke
 
 def test_photographs_are_called_by_what_tells_them_apart(model, tmp_path):
     for paths, names in (
-        (["/home/me/a.jpg", "/home/me/b.jpg"], ["a.jpg", "b.jpg"]),
-        (["/home/me/x/a.jpg", "/home/me/y/a.jpg"], ["x/a.jpg", "y/a.jpg"]),
+        (["/photos/me/a.jpg", "/photos/me/b.jpg"], ["a.jpg", "b.jpg"]),
+        (["/photos/me/x/a.jpg", "/photos/me/y/a.jpg"], ["x/a.jpg", "y/a.jpg"]),
         (["here/a.jpg", "a.jpg"], ["here/a.jpg", "a.jpg"]),
-        (["/home/a.jpg", "a.jpg"], ["/home/a.jpg", "a.jpg"]),
+        (["/photos/a.jpg", "a.jpg"], ["/photos/a.jpg", "a.jpg"]),
         (["-"], ["-"]),
     ):
         page = PhotoPage(model)
