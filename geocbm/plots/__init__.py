@@ -23,6 +23,8 @@ from geocbm.plots.dataset import (
 )
 from geocbm.plots.evaluation import errors_by_distance, forest, place_breakdown, reliability
 from geocbm.plots.field_guide import clue_agreement
+from geocbm.plots.interventions import concept_sankey, contribution_bars, intervention_curves
+from geocbm.plots.leakage import kept_concepts, told_by_concepts
 from geocbm.plots.locator import locator
 from geocbm.plots.maps import base_map, cell_map, error_map, world_map
 from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet
@@ -30,6 +32,7 @@ from geocbm.plots.prototypes import prototype_similarity
 from geocbm.plots.runs import chain_status, country_errors
 from geocbm.plots.style import PALETTE, finish, template
 from geocbm.plots.sure import region_areas, reliability_before_after, risk_coverage
+from geocbm.plots.what_if import edit_map, what_if
 
 __all__ = [
     "PALETTE",
@@ -42,10 +45,13 @@ __all__ = [
     "clue_agreement",
     "compare_differences",
     "compare_histories",
+    "concept_sankey",
     "confusion",
     "contact_sheet",
+    "contribution_bars",
     "country_bars",
     "country_errors",
+    "edit_map",
     "error_curves",
     "error_map",
     "errors_by_distance",
@@ -54,6 +60,8 @@ __all__ = [
     "gain_map",
     "hierarchy",
     "imbalance",
+    "intervention_curves",
+    "kept_concepts",
     "locator",
     "loss_curves",
     "per_meta_accuracy",
@@ -69,5 +77,7 @@ __all__ = [
     "risk_coverage",
     "split_distances",
     "template",
+    "told_by_concepts",
+    "what_if",
     "world_map",
 ]

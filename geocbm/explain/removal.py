@@ -1,0 +1,175 @@
+"""What is left when all concepts are removed.
+
+A model that reasons through its concepts then knows no more than the prior. The answer that is left is one place for
+all pictures; in mode `concept_scores` it comes from the constants of the linear layer alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from geocbm.explain.interventions import correct_concepts
+from geocbm.explain.presence import Levels, Presence
+from geocbm.geodesy import cartesian_to_latlng, haversine_km
+from geocbm.metrics import bootstrap, geoscore, spatial_blocks
+
+if TYPE_CHECKING:
+    from geocbm.explain.editable import EditableModel
+    from geocbm.runs import RunFiles
+
+AS_SEEN, REMOVED = "with its concepts", "all concepts removed"
+FREQUENT, CENTRAL = "prior: the most frequent cell", "prior: the place in the middle"
+CELL_FIGURES = ("cell_acc", "log_loss")
+
+
+def what_is_left(
+    files: RunFiles, model: EditableModel, rows: np.ndarray, n_resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Hold the model without concepts against two priors.
+
+    "The most frequent cell" answers with its centre and believes in each cell as often as training pictures lie in it.
+    "The place in the middle" is the page of evaluation's prior: the training place with the smallest median distance
+    to the others; it names no cell.
+
+    Args:
+        files: the run.
+        model: Stage 2.
+        rows: pictures to ask about.
+        n_resamples: resamples behind each interval, by blocks of 100 km.
+        seed: of the resamples.
+
+    Returns:
+        A row per method: `method`, `median_km`, `geoscore`, `cell_acc` (share of right cells) and `log_loss` (mean of
+        `-log p` of the true cell, nats), each with `_low` and `_high`.
+    """
+    from geocbm.baselines import training_prior
+
+    lat, lng, cell = files.lat[rows], files.lng[rows], files.cell_label[rows]
+    train, cells = files.rows["train"], files.cells
+    blocks = spatial_blocks(lat, lng)
+    removed = model.neutral.expand(len(rows), -1)
+    answers = []
+    for method, edited in ((AS_SEEN, None), (REMOVED, removed)):
+        places = model.answer(rows, edited)
+        answers.append((method, places.lat, places.lng, places.probabilities))
+    counts = np.bincount(files.cell_label[train], minlength=len(cells))
+    share = np.tile(counts / counts.sum(), (len(rows), 1))
+    centre = [float(values[0]) for values in cartesian_to_latlng(cells.centers[[counts.argmax()]])]
+    answers.append((FREQUENT, np.full(len(rows), centre[0]), np.full(len(rows), centre[1]), share))
+    middle = training_prior(files.lat[train], files.lng[train], len(rows), seed=seed)
+    table = []
+    for method, said_lat, said_lng, chance in [*answers, (CENTRAL, middle.lat, middle.lng, None)]:
+        km = haversine_km(said_lat, said_lng, lat, lng)
+        values = {"median_km": km, "geoscore": geoscore(km)}
+        if chance is not None:
+            believed = np.maximum(chance[np.arange(len(rows)), cell], 1e-12)
+            values |= {"cell_acc": (chance.argmax(1) == cell).astype(float), "log_loss": -np.log(believed)}
+        row: dict[str, object] = {"method": method}
+        for name in ("median_km", "geoscore", *CELL_FIGURES):
+            interval = dict.fromkeys(("value", "low", "high"), float("nan"))
+            if name in values:
+                statistic = "median" if name == "median_km" else "mean"
+                interval = bootstrap(values[name], blocks, statistic, n=n_resamples, seed=seed)
+            row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def falls_to_prior(left: pd.DataFrame) -> bool:
+    """Whether the model without concepts knows no more than how often each cell occurs.
+
+    It must name the true cell no more often than the most frequent cell does, by the overlap of the intervals, and
+    its belief must be no better than the frequencies of the cells: its log loss not below theirs by more than the
+    intervals.
+
+    Args:
+        left: of `what_is_left`.
+    """
+    by_method = left.set_index("method")
+    without, prior = by_method.loc[REMOVED], by_method.loc[FREQUENT]
+    return bool(without["cell_acc_low"] <= prior["cell_acc_high"] and without["log_loss_high"] >= prior["log_loss_low"])
+
+
+def left_in_words(left: pd.DataFrame) -> pd.DataFrame:
+    """The table of `what_is_left` for a page."""
+    forms = {
+        "median_km": ("median error, km", "{:,.0f}", 1.0),
+        "geoscore": ("GeoScore", "{:,.0f}", 1.0),
+        "cell_acc": ("cell right, %", "{:.1f}", 100.0),
+        "log_loss": ("log loss of the true cell, nats", "{:.2f}", 1.0),
+    }
+    rows = []
+    for row in left.to_dict("records"):
+        shown = {"": row["method"]}
+        for name, (words, form, factor) in forms.items():
+            parts = [form.format(factor * row[f"{name}{end}"]) for end in ("", "_low", "_high")]
+            shown[words] = "" if np.isnan(row[name]) else "{} [{}, {}]".format(*parts)
+        rows.append(shown)
+    return pd.DataFrame(rows)
+
+
+def what_reaches(
+    files: RunFiles,
+    models: Mapping[str, EditableModel],
+    presence: Presence,
+    levels: Levels,
+    rows: np.ndarray,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How far an edit of all concepts reaches in each mode: what goes past the concepts no edit can change.
+
+    Args:
+        files: the run.
+        models: modes of Stage 2 by name.
+        presence: what is known of all pictures.
+        levels: scores that stand for "there" and "not there".
+        rows: pictures to ask about.
+        n_resamples: resamples behind each interval, by blocks of 100 km.
+        seed: of the resamples.
+
+    Returns:
+        A row per mode: `mode`, and `seen_km`, `told_km` (all that is known is corrected) and `removed_km`, median
+        errors with `_low` and `_high`.
+    """
+    lat, lng = files.lat[rows], files.lng[rows]
+    blocks, known = spatial_blocks(lat, lng), presence.at(rows)
+    table = []
+    for mode, model in models.items():
+        told = correct_concepts(model.scores[rows], known.known, known.present, levels)
+        row: dict[str, object] = {"mode": mode}
+        for name, edited in (("seen", None), ("told", told), ("removed", model.neutral.expand(len(rows), -1))):
+            places = model.answer(rows, edited)
+            km = haversine_km(places.lat, places.lng, lat, lng)
+            interval = bootstrap(km, blocks, "median", n=n_resamples, seed=seed)
+            row |= {
+                f"{name}_km": interval["value"],
+                f"{name}_km_low": interval["low"],
+                f"{name}_km_high": interval["high"],
+            }
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def reach_in_words(reach: pd.DataFrame, all_known: bool) -> pd.DataFrame:
+    """The table of `what_reaches` for a page: median errors in km.
+
+    Args:
+        reach: of `what_reaches`.
+        all_known: whether the truth about all concepts is known, or only the labels.
+    """
+    told = "told the truth about all concepts" if all_known else "told the labelled concept"
+    columns = {"seen_km": "as it sees them", "told_km": told, "removed_km": "all concepts removed"}
+    rows = []
+    for row in reach.to_dict("records"):
+        shown = {"mode of Stage 2": row["mode"]}
+        for name, words in columns.items():
+            shown[f"{words}, km"] = "{:,.0f} [{:,.0f}, {:,.0f}]".format(
+                *(row[f"{name}{end}"] for end in ("", "_low", "_high"))
+            )
+        rows.append(shown)
+    return pd.DataFrame(rows)
