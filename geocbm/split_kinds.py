@@ -27,7 +27,8 @@ SAME_ROAD_KM = 1.0
 WIDE_BLOCK_KM = 25.0
 """Side of the wide blocks beside those of the run: at 1 km a town can still lie in both train and test."""
 
-_FIGURES = ("median_km", "geoscore", "within_25km")
+FIGURES = ("median_km", "geoscore", "within_25km")
+"""What methods are measured by on each kind of split."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def measure_kinds(files: RunFiles, kinds: list[SplitKind], cache: Path, n: int =
                 row |= {figure: own["value"], f"{figure}_low": own["low"], f"{figure}_high": own["high"]}
             rows.append(row)
     columns = ["kind", "own", "method", "n", "nearest_km", "near", "similar_near"]
-    columns += [f"{name}{end}" for name in _FIGURES for end in ("", "_low", "_high")]
+    columns += [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -212,7 +213,7 @@ def kinds_table(measured: pd.DataFrame, words: Mapping[str, str]) -> pd.DataFram
     rows = []
     for row in measured.to_dict("records"):
         figures = {
-            name: {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]} for name in _FIGURES
+            name: {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]} for name in FIGURES
         }
         rows.append({"split": _kind_words(row), "method": words.get(row["method"], row["method"])} | in_words(figures))
     return pd.DataFrame(rows)

@@ -20,7 +20,7 @@ from geocbm.evaluation import main_predictions
 from geocbm.files import read_json
 from geocbm.metrics import bootstrap, error_km, geoscore, paired_difference, spatial_blocks
 from geocbm.runs import RunFiles
-from geocbm.split_kinds import SAME_ROAD_KM, in_words, place_figures, split_name, split_settings
+from geocbm.split_kinds import FIGURES, SAME_ROAD_KM, in_words, place_figures, split_name, split_settings
 
 BINS_KM = (0.0, 1.0, 25.0, 50.0, 200.0, np.inf)
 """Edges of the distance to the nearest training place: the lower one belongs to a bin."""
@@ -54,7 +54,9 @@ def by_distance(
             for figure, own in place_figures(km[inside], blocks[inside], n, seed).items():
                 row |= {figure: own["value"], f"{figure}_low": own["low"], f"{figure}_high": own["high"]}
             rows.append(row)
-    return pd.DataFrame(rows)
+    columns = ["low_km", "high_km", "bin", "n", "method"]
+    columns += [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def distance_table(table: pd.DataFrame, n_all: int) -> pd.DataFrame:

@@ -75,7 +75,8 @@ nb.show(
 # %%
 drawn = {"chance", "prior", "gallery", "nearest_neighbour", "linear_probe", "stage2", "true_concepts"}
 curves = evaluation.errors_km(files, [answer for answer in answers if answer.name in drawn])
-nb.show(plots.error_curves(curves, title="Share of images within a distance"))
+if len(test):
+    nb.show(plots.error_curves(curves, title="Share of images within a distance"))
 
 # %%
 named = breakdown.geocode(files, answers)
@@ -111,7 +112,8 @@ nb.show(
 
 # %%
 countries = breakdown.by_place(named, "country", n=bootstrap, seed=seed)
-nb.show(plots.place_breakdown(countries, "country", title="Where is it good?"))
+if len(countries):
+    nb.show(plots.place_breakdown(countries, "country", title="Where is it good?"))
 nb.table(breakdown.place_table(countries, "country"), caption="Stage 2 by country, with 95 % intervals")
 
 # %% [markdown]
@@ -146,7 +148,9 @@ nb.table(
 # %%
 kinds = split_kinds.split_kinds(files)
 own = next(kind for kind in kinds if kind.own)
-nb.show(plots.split_distances({kind.name: kind.nearest_km for kind in kinds}))
+filled = {kind.name: kind.nearest_km for kind in kinds if len(kind.nearest_km)}
+if filled:
+    nb.show(plots.split_distances(filled))
 
 # %% [markdown]
 # If memory mattered, errors would be small where a training place is near and much larger elsewhere. The comparison is not
@@ -156,7 +160,8 @@ nb.show(plots.split_distances({kind.name: kind.nearest_km for kind in kinds}))
 # %%
 errors = {evaluation.METHOD_WORDS[name]: km for name, km in named.km.items()}
 near = split_memory.by_distance(own.nearest_km, errors, named.blocks, bootstrap, seed)
-nb.show(plots.errors_by_distance(near))
+if len(near):
+    nb.show(plots.errors_by_distance(near))
 nb.table(split_memory.distance_table(near, len(test)), caption="Error by distance to the nearest training place")
 nb.table(
     split_memory.without_near_table(own.nearest_km, errors, named.blocks, bootstrap, seed),

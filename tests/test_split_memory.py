@@ -120,3 +120,11 @@ def test_nearness_of_a_run_is_that_of_its_own_split(beside):
     nearest = data.nearest_train_km(files.table, data.load_splits(files.path("splits.json"), files.table))
     shown = split_memory.sibling_table(files, n=30)["nearest training place (median), km"].iloc[0]
     assert shown == f"{np.median(nearest):,.1f}"
+
+
+def test_no_test_images_give_empty_tables():
+    none = np.zeros(0)
+    table = split_memory.by_distance(none, {"a": none}, none)
+    assert table.empty and "median_km" in table
+    assert split_memory.distance_table(table, 0).empty
+    assert split_memory.without_near_table(none, {"a": none}, none).empty
