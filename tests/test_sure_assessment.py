@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from geocbm import evaluation, metrics, pipeline, stage2, sure
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.sure.assessment import POINT_WORDS
+from geocbm.workbench.records import check_value
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +24,11 @@ def files(trained_run):
 def found(files):
     places = evaluation.main_predictions(files)
     return sure.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy())
+
+
+@pytest.fixture(scope="module")
+def figures(found):
+    return sure.measure(found, n=20)
 
 
 def rewrite(run, **changed):
@@ -80,21 +89,36 @@ def test_the_temperature_is_that_of_validation(files, found):
     np.testing.assert_array_equal(found.confidence(True).argsort()[-1:], found.sureness["probability"].argsort()[-1:])
 
 
-def test_tables_have_a_line_for_each_answer(found):
-    assert len(sure.calibration_table(found)) == 2
-    assert sure.region_table(found, n=20)["wanted"].tolist() == ["80%", "90%", "95%"]
-    assert sure.point_table(found, n=20)["answer"].tolist() == list(POINT_WORDS.values())
-    assert sure.point_table(found, n=20)["change of the GeoScore"].iloc[0] == ""
-    assert sure.point_differences(found, n=20)["name"].tolist() == list(POINT_WORDS.values())[1:]
-    assert sure.hierarchy_table(found, n=20)["level"].tolist() == ["country", "region"]
-    assert sure.risk_table(found)["order"].tolist()[-2:] == ["random order", "true error"]
+def test_tables_have_a_line_for_each_answer(found, figures):
+    assert len(sure.calibration_table(figures)) == 2
+    assert sure.region_table(figures)["wanted"].tolist() == ["80%", "90%", "95%"]
+    assert sure.point_table(figures)["answer"].tolist() == list(POINT_WORDS.values())
+    assert sure.point_table(figures)["change of the GeoScore"].iloc[0] == ""
+    assert sure.point_differences(figures)["name"].tolist() == list(POINT_WORDS.values())[1:]
+    assert sure.hierarchy_table(figures)["level"].tolist() == ["country", "region"]
+    assert sure.risk_table(figures)["order"].tolist()[-2:] == ["random order", "true error"]
     assert sure.abstention_table(found)["answered"].tolist() == ["100%", "80%", "60%", "40%", "20%"]
     assert sure.localizability_table(found)["photographs"].iloc[0].startswith("part 1 of 4")
     assert list(sure.risk_curves(found))[-1].startswith("true error")
 
 
-def test_records_are_figures_with_the_names_others_read(found):
-    kept = sure.records(found, n=20)
+def test_figures_are_those_of_the_plain_functions(found, figures):
+    options = {"blocks": found.blocks, "n": 20}
+    score = {name: metrics.geoscore(found.km(name)) for name in found.points}
+    for name, point in figures.points.items():
+        assert point["median_km"] == metrics.bootstrap(found.km(name), statistic="median", **options)
+        assert point["geoscore"] == metrics.bootstrap(score[name], **options)
+        assert point["change"] == metrics.paired_difference(score[name], score["argmax"], **options)
+    for one in found.regions:
+        assert figures.coverage[one.coverage]["nearest"] == metrics.bootstrap(one.holds["nearest"], **options)
+    right = found.named["country"]
+    assert figures.named["country"]["change"] == metrics.paired_difference(right["summed"], right["single"], **options)
+    curve = next(iter(sure.risk_curves(found).values()))
+    assert figures.risk["area"].iloc[0] == pytest.approx(curve["beyond_750km"].mean())
+
+
+def test_records_are_figures_with_the_names_others_read(found, figures):
+    kept = sure.records(figures)
     assert {"ece", "ece_calibrated", "coverage_80", "coverage_90", "coverage_95", "point_expected.geoscore"} <= set(
         kept
     )
@@ -103,17 +127,56 @@ def test_records_are_figures_with_the_names_others_read(found):
     assert kept["ece"] == pytest.approx(expected)
     km = found.km("mode")
     assert kept["point_mode.geoscore"]["value"] == pytest.approx(metrics.geoscore(km).mean())
+    for key, value in kept.items():
+        check_value(f"sure.{key}", value)
 
 
 def test_a_missing_answer_is_a_miss_and_no_figure_that_is_infinite_is_kept(files):
     nowhere = np.full(len(files.rows["test"]), np.nan)
     missing = sure.assess(files, nowhere, nowhere)
-    kept = sure.records(missing, n=20)
+    figures = sure.measure(missing, n=20)
+    kept = sure.records(figures)
     assert "point_argmax.median_km" not in kept
     assert kept["point_argmax.geoscore"]["value"] == 0
     assert kept["region_single"]["value"] == 0
     assert sure.abstention_table(missing)["beyond 750 km"].iloc[0] == "100.0%"
-    assert sure.point_table(missing, n=20)["within 750 km"].iloc[0] == "0.0%"
+    assert sure.point_table(figures)["within 750 km"].iloc[0] == "0.0%"
+    assert sure.point_table(figures)["median error, km"].iloc[0] == "no answer [no answer, no answer]"
+    texts = " ".join(
+        table.to_string()
+        for table in (
+            *(write(figures) for write in (sure.point_table, sure.risk_table, sure.hierarchy_table)),
+            *(write(missing) for write in (sure.abstention_table, sure.localizability_table)),
+        )
+    )
+    assert not re.search(r"\b(inf|nan)\b", texts)
+
+
+def test_an_empty_test_split_has_no_lines_and_says_so(copied_run):
+    files = copied_run.files
+    nobody = np.array([], dtype=np.int64)
+    files.rows["test"] = nobody
+    rewrite(copied_run, test_rows=nobody, test_logits=np.empty((0, len(files.cells)), np.float16))
+    found = sure.assess(files, np.zeros(0), np.zeros(0))
+    figures = sure.measure(found)
+    assert found.remark.startswith("The test split is empty")
+    assert not found.regions and sure.risk_curves(found) == {}
+    for write in (sure.calibration_table, sure.region_table, sure.risk_table, sure.point_table, sure.hierarchy_table):
+        assert write(figures).empty
+    assert sure.point_differences(figures).columns.tolist() == ["name", "value", "low", "high"]
+    assert sure.abstention_table(found).empty and sure.localizability_table(found).empty
+    assert sure.records(figures) == {"temperature": found.temperature}
+
+
+def test_photographs_in_one_block_have_no_intervals(files):
+    places = evaluation.main_predictions(files)
+    found = sure.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy())
+    figures = sure.measure(replace(found, blocks=np.zeros_like(found.blocks)))
+    assert not any("[" in text for text in sure.point_table(figures)["GeoScore"])
+    kept = sure.records(figures)
+    assert kept["coverage_90"] == pytest.approx(found.regions[1].holds["label"].mean())
+    for key, value in kept.items():
+        check_value(f"sure.{key}", value)
 
 
 def test_an_empty_validation_split_calibrates_nothing_and_says_so(copied_run):
@@ -128,7 +191,8 @@ def test_an_empty_validation_split_calibrates_nothing_and_says_so(copied_run):
     assert (found.temperature, found.regions) == (1.0, [])
     assert found.remark.startswith("The validation split is empty")
     assert "area" not in found.sureness
-    kept = sure.records(found, n=20)
+    figures = sure.measure(found, n=20)
+    kept = sure.records(figures)
     assert "ece" in kept and not {"ece_calibrated", "coverage_90", "temperature"} & set(kept)
     assert isinstance(sure.abstention_table(found), pd.DataFrame)
-    assert sure.region_table(found).empty
+    assert sure.region_table(figures).empty

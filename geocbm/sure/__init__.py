@@ -3,6 +3,7 @@
 from geocbm.sure.areas import cell_areas, land_grid
 from geocbm.sure.assessment import Assessment, assess, read_cell_scores
 from geocbm.sure.belief import CellBelief, entropy
+from geocbm.sure.figures import SureFigures, measure, records
 from geocbm.sure.hierarchy import cell_shares, likeliest, summed
 from geocbm.sure.page import (
     abstention_table,
@@ -11,7 +12,6 @@ from geocbm.sure.page import (
     localizability_table,
     point_differences,
     point_table,
-    records,
     region_table,
     risk_curves,
     risk_table,
@@ -41,6 +41,7 @@ __all__ = [
     "Candidates",
     "CellBelief",
     "Regions",
+    "SureFigures",
     "abstention_table",
     "assess",
     "best_points",
@@ -57,6 +58,7 @@ __all__ = [
     "land_grid",
     "likeliest",
     "localizability_table",
+    "measure",
     "measure_regions",
     "mode_points",
     "point_differences",

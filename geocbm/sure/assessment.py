@@ -61,8 +61,10 @@ class Assessment:
         lng: `[n]` true longitudes, degrees.
         blocks: `[n]` spatial blocks, for intervals.
         cell_km2: `[N]` ground of each cell.
-        regions: one entry for each wanted coverage; none without validation photographs.
+        regions: one entry for each wanted coverage; none without validation or test photographs.
         points: answers by name, in the order of `POINT_WORDS`.
+        named_probability: `[n]` probability of the named cell, as trained and calibrated.
+        right: `[n]` whether the named cell is the true one.
         bandwidth_km: width of the bells behind `mode`.
         sureness: `[n]` by name, the higher the surer.
         expected_km: `[n]` how far off the run's answer lies by the calibrated distribution.
@@ -81,6 +83,8 @@ class Assessment:
     cell_km2: np.ndarray
     regions: list[Regions]
     points: dict[str, Points]
+    named_probability: tuple[np.ndarray, np.ndarray]
+    right: np.ndarray
     bandwidth_km: float
     sureness: dict[str, np.ndarray]
     expected_km: np.ndarray
@@ -89,6 +93,8 @@ class Assessment:
     @property
     def remark(self) -> str:
         """What the figures rest on, in a sentence."""
+        if not len(self.right):
+            return "The test split is empty: there is nothing to measure. Give the run a test split (notebook 01)."
         if not self.n_val:
             return (
                 "The validation split is empty: nothing can be calibrated, so the temperature stays at 1 and there are "
@@ -100,17 +106,12 @@ class Assessment:
         )
 
     def km(self, name: str) -> np.ndarray:
-        """Errors of one kind of answer in km, `[n]`."""
-        return error_km(*self.points[name], self.lat, self.lng)
+        """Errors of one kind of answer in km, `[n]`, infinite where there is none."""
+        return error_km(*self.points[name], self.lat, self.lng) if len(self.right) else np.zeros(0)
 
     def confidence(self, calibrated: bool) -> np.ndarray:
         """Probability of the named cell, `[n]`."""
-        return (self.calibrated if calibrated else self.raw).gather(lambda p: p.max(axis=1))
-
-    @property
-    def right(self) -> np.ndarray:
-        """Whether the named cell is the true one, `[n]`."""
-        return self.raw.logits.argmax(axis=1) == self.true_cell
+        return self.named_probability[int(calibrated)]
 
 
 def assess(files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> Assessment:
@@ -127,9 +128,11 @@ def assess(files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> 
     true_cell = files.cell_label[test]
     temperature = fit_temperature(logits["val"], files.cell_label[val]) if len(val) else 1.0
     seen, belief = CellBelief(logits["val"], temperature), CellBelief(logits["test"], temperature)
+    raw = CellBelief(logits["test"])
+    named_cell = belief.logits.argmax(axis=1)
     cell_km2 = cell_areas(cells, files.lat[train], files.lng[train], files.country[train])
     regions: list[Regions] = []
-    if len(val):
+    if len(val) and len(test):
         thresholds = calibrate_regions(seen, files.cell_label[val], seed=seed)
         nearest = cells.assign(files.lat[test], files.lng[test])
         regions = measure_regions(belief, thresholds, cell_km2, {"label": true_cell, "nearest": nearest}, seed + 1)
@@ -137,43 +140,46 @@ def assess(files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> 
     answer = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
     points = {"argmax": answer, "mode": mode_points(belief, cells.centers, bandwidth)}
     places = latlng_to_cartesian(files.lat[train], files.lng[train])
-    for name in ("expected_centre", "expected"):
-        among = candidates(cells.centers, places, cells.sample_to_cell, with_places=name == "expected")
-        points[name] = best_points(belief, among)[:2]
+    among = candidates(cells.centers, places, cells.sample_to_cell)
+    points["expected_centre"] = best_points(belief, among.first(len(cells)))[:2]
+    points["expected"] = best_points(belief, among)[:2]
     expected = expected_km(belief, cells.centers, cells.scale_km, *answer)
-    sureness = {
-        "probability": belief.gather(lambda p: p.max(axis=1)),
-        "entropy": -belief.gather(entropy),
-        "expected_km": -expected,
-    }
+    probability, doubt = belief.gather(lambda p: np.column_stack([p.max(axis=1), entropy(p)])).T
+    sureness = {"probability": probability, "entropy": -doubt, "expected_km": -expected}
     if regions:
         sureness["area"] = -next(one.area_km2 for one in regions if one.coverage == 0.9)
     return Assessment(
         n_val=len(val),
         temperature=temperature,
-        raw=CellBelief(logits["test"]),
+        raw=raw,
         calibrated=belief,
         true_cell=true_cell,
         lat=files.lat[test],
         lng=files.lng[test],
-        blocks=spatial_blocks(files.lat[test], files.lng[test]),
+        blocks=spatial_blocks(files.lat[test], files.lng[test]) if len(test) else np.zeros(0, dtype=np.int64),
         cell_km2=cell_km2,
         regions=regions,
         points=points,
+        named_probability=(raw.gather(lambda p: p.max(axis=1)), probability),
+        right=named_cell == true_cell,
         bandwidth_km=bandwidth,
         sureness=sureness,
         expected_km=expected,
-        named=_named(files, belief, answer),
+        named=_named(files, belief, named_cell, answer),
     )
 
 
-def _named(files: RunFiles, belief: CellBelief, answer: Points) -> dict[str, dict[str, np.ndarray]]:
+def _named(
+    files: RunFiles, belief: CellBelief, named_cell: np.ndarray, answer: Points
+) -> dict[str, dict[str, np.ndarray]]:
     """Whether countries and regions are named right, see `Assessment.named`."""
     cells, train, test = files.cells, files.rows["train"], files.rows["test"]
     countries = cell_shares(np.arange(len(cells)), cells.country, len(cells))
     country = files.country[test]
 
     def region(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
+        if not len(lat):
+            return np.zeros(0, dtype=str)
         found = places_of(lat, lng)
         # Regions of two countries may have one name.
         joined = found["country"] + " / " + found["region"]
@@ -184,7 +190,7 @@ def _named(files: RunFiles, belief: CellBelief, answer: Points) -> dict[str, dic
     known = true_region != ""  # a place without a region in the list counts as a miss for both
     return {
         "country": {
-            "single": cells.country[belief.logits.argmax(axis=1)] == country,
+            "single": cells.country[named_cell] == country,
             "summed": likeliest(belief, *countries) == country,
         },
         "region": {

@@ -44,6 +44,9 @@ def summed(probabilities: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 def likeliest(belief: CellBelief, names: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Name of the larger place with the highest sum for each photograph, `[n]`; empty where there are no names."""
+    from scipy.sparse import csr_array
+
     if not len(names):
         return np.full(len(belief), "")
-    return names[belief.gather(lambda p: summed(p, shares).argmax(axis=1), width=len(names))]
+    few = csr_array(shares)  # a cell reaches over a few regions of thousands
+    return names[belief.gather(lambda p: (p @ few).argmax(axis=1), width=len(names))]

@@ -16,6 +16,11 @@ BANDWIDTHS_KM = (100.0, 200.0, 400.0, 800.0, 1600.0)
 MOST_CANDIDATES = 4000
 """Training places that are tried as answers, at most; more of them cost time and change little."""
 
+BANDWIDTH_PHOTOGRAPHS = 5000
+"""Photographs on which bandwidths are tried, at most."""
+
+_LOWEST_EXPONENT = -80.0
+
 Points = tuple[np.ndarray, np.ndarray]
 
 
@@ -38,12 +43,22 @@ def mode_points(belief: CellBelief, centers: np.ndarray, bandwidth_km: float, st
     if not bandwidth_km > 0:
         raise ParameterError(f"bandwidth_km is {bandwidth_km}; give a width in km above 0, such as 400.0")
     sharpness = (EARTH_RADIUS_KM / bandwidth_km) ** 2
-    kernel = np.exp(sharpness * (centers @ centers.T - 1))  # (N, N)
+
+    def bells(points: np.ndarray) -> np.ndarray:
+        """Height of the bell of every cell at some points, `[m, N]`."""
+        height = points @ centers.T
+        height -= 1
+        height *= sharpness
+        # Far away it is nothing beside the rounding of what is near, and numbers below 1e-308 are slow to reckon with.
+        np.maximum(height, _LOWEST_EXPONENT, out=height)
+        return np.exp(height, out=height)
+
+    kernel = bells(centers)
 
     def climb(probabilities: np.ndarray) -> np.ndarray:
         top = centers[(probabilities @ kernel).argmax(axis=1)]  # (m, 3)
         for _ in range(steps):
-            pull = (probabilities * np.exp(sharpness * (top @ centers.T - 1))) @ centers
+            pull = (probabilities * bells(top)) @ centers
             length = np.linalg.norm(pull, axis=1, keepdims=True)
             # A pull of length 0 comes from cells that balance one another round the globe: stay.
             top = np.where(length > 0, pull / np.where(length > 0, length, 1.0), top)
@@ -62,7 +77,8 @@ def choose_bandwidth(
     """Bandwidth whose mode points have the best mean GeoScore on photographs with known places.
 
     Args:
-        belief: of `n` photographs, those of the validation split.
+        belief: of `n` photographs, those of the validation split; of more than `BANDWIDTH_PHOTOGRAPHS`, so many spread
+            evenly over the table are taken.
         centers: `[N, 3]` unit vectors of the cells' centres.
         lat: `[n]` true latitudes, degrees.
         lng: `[n]` true longitudes, degrees.
@@ -70,7 +86,9 @@ def choose_bandwidth(
     """
     if not len(belief):
         return choices[len(choices) // 2]
-    scores = [geoscore(error_km(*mode_points(belief, centers, width), lat, lng)).mean() for width in choices]
+    rows = np.unique(np.linspace(0, len(belief) - 1, min(len(belief), BANDWIDTH_PHOTOGRAPHS)).astype(int))
+    some = CellBelief(belief.logits[rows], belief.temperature)
+    scores = [geoscore(error_km(*mode_points(some, centers, width), lat[rows], lng[rows])).mean() for width in choices]
     return choices[int(np.argmax(scores))]
 
 
@@ -85,6 +103,10 @@ class Candidates:
 
     xyz: np.ndarray
     worth: np.ndarray
+
+    def first(self, count: int) -> Candidates:
+        """The first of them only; `candidates` puts the centres of cells first."""
+        return Candidates(self.xyz[:count], self.worth[:count])
 
 
 def candidates(

@@ -36,27 +36,33 @@ def risk_coverage(sureness: np.ndarray, km: np.ndarray, points: int = 100, seed:
     Raises:
         ParameterError: no photographs, or different lengths.
     """
-    if not len(km) or len(km) != len(sureness):
-        raise ParameterError(f"sureness has {len(sureness)} and km has {len(km)} entries; give one for each photograph")
-    ordered = np.asarray(km, dtype=float)[order_of(np.asarray(sureness, dtype=float), seed)]
-    far = np.cumsum(~(ordered <= FAR_KM))
-    counts = np.maximum(1, np.ceil(np.arange(1, points + 1) / points * len(km) - 1e-9)).astype(int)
+    ordered, counts, far = _kept(sureness, km, points, seed)
     return pd.DataFrame(
         {
             "kept": np.arange(1, points + 1) / points,
             "n": counts,
             "median_km": [float(np.median(ordered[:count])) for count in counts],
-            "beyond_750km": far[counts - 1] / counts,
+            "beyond_750km": far,
         }
     )
 
 
-def risk_areas(orders: dict[str, np.ndarray], km: np.ndarray, seed: int = 0) -> pd.DataFrame:
+def _kept(sureness: np.ndarray, km: np.ndarray, points: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Errors from the surest on, how many are kept at each share, and the share of far ones among them."""
+    if not len(km) or len(km) != len(sureness):
+        raise ParameterError(f"sureness has {len(sureness)} and km has {len(km)} entries; give one for each photograph")
+    ordered = np.asarray(km, dtype=float)[order_of(np.asarray(sureness, dtype=float), seed)]
+    counts = np.maximum(1, np.ceil(np.arange(1, points + 1) / points * len(km) - 1e-9)).astype(int)
+    return ordered, counts, np.cumsum(~(ordered <= FAR_KM))[counts - 1] / counts
+
+
+def risk_areas(orders: dict[str, np.ndarray], km: np.ndarray, points: int = 100, seed: int = 0) -> pd.DataFrame:
     """Area under the curve of the share beyond 750 km, for several ways to be sure.
 
     Args:
         orders: sureness `[n]` by name.
         km: `[n]` errors in km.
+        points: shares that are tried, as in `risk_coverage`.
         seed: of the order of ties.
 
     Returns:
@@ -65,7 +71,7 @@ def risk_areas(orders: dict[str, np.ndarray], km: np.ndarray, seed: int = 0) -> 
         are these two.
     """
     random = float((~(km <= FAR_KM)).mean())
-    oracle = float(risk_coverage(-km, km, seed=seed)["beyond_750km"].mean())
-    rows = [(name, float(risk_coverage(sure, km, seed=seed)["beyond_750km"].mean())) for name, sure in orders.items()]
+    oracle = float(_kept(-km, km, points, seed)[2].mean())
+    rows = [(name, float(_kept(sure, km, points, seed)[2].mean())) for name, sure in orders.items()]
     table = pd.DataFrame([*rows, ("random order", random), ("true error", oracle)], columns=["name", "area"])
     return table.assign(gain=(random - table["area"]) / (random - oracle if random > oracle else np.nan))
