@@ -248,5 +248,5 @@ def card_summary(lines: Sequence[Line]) -> str:
     counts = Counter(line.verdict for line in lines)
     named = [f"{counts[verdict]} {verdict}" for verdict in (YES, PARTLY, NO, UNKNOWN) if counts[verdict]]
     weak = [line.question for line in lines if line.verdict == NO]
-    text = f"Of {len(lines)} questions: {', '.join(named)}."
+    text = f"Of {len(lines)} {'question' if len(lines) == 1 else 'questions'}: {', '.join(named)}."
     return text + (f" The explanation does not hold where it says no: {' '.join(weak)}" if weak else "")

@@ -85,7 +85,9 @@ def completeness_figures(
         rights: of `model_rights`, with the names `concept_scores`, `main` and `prior`; the first may be missing.
         drawn: resamples of the test split.
     """
-    compared = {"probe_country": [readings[name].right for name in ("scores", "features", "prior")]}
+    compared = {}
+    if "scores" in readings:
+        compared["probe_country"] = [readings[name].right for name in ("scores", "features", "prior")]
     if "concept_scores" in rights:
         for label in ("country", "cell"):
             compared[f"model_{label}"] = [rights[name][label] for name in ("concept_scores", "main", "prior")]

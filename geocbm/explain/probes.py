@@ -70,7 +70,7 @@ def read_label(
 
     if len(np.unique(label[train])) < 2:
         raise ParameterError(
-            f"the training rows all have the label {label[train][0]!r}; a classifier needs two or more"
+            f"the training rows all have the label '{label[train][0]}'; a classifier needs two or more"
         )
     mean, spread = features[train].mean(axis=0), features[train].std(axis=0)
     standard = ((features - mean) / np.where(spread > 1e-6, spread, 1.0)).astype(np.float32)
@@ -128,7 +128,8 @@ def country_readings(
     Scores are read as their logarithms, which makes room between the small ones. Random directions are the control:
     whatever a classifier reads from as many numbers without a meaning was not told by the names of the concepts (Yan
     et al. 2023, "Learning concise and descriptive attributes", find random words as good as chosen ones). What needs
-    the truth is left out where the data has no complete list of visible concepts.
+    the truth is left out where the data has no complete list of visible concepts, and all but the prior where the
+    training split has a single country.
 
     Args:
         files: the run.
@@ -156,7 +157,7 @@ def country_readings(
     share = {name: count / len(train) for name, count in zip(names, counts, strict=True)}
     prior = Reading(right, np.log([share.get(name, np.nan) for name in files.country[test]]))
     found = {"prior": prior}
-    for name, x in inputs.items():
+    for name, x in inputs.items() if len(names) > 1 else ():
         found[name] = read_label(x.astype(np.float64), files.country, train, files.rows["val"], test)
     return {name: found[name] for name in READING_WORDS if name in found}
 
