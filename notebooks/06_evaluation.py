@@ -15,10 +15,11 @@
 # %% tags=["parameters"]
 run: str = "smoke"  # name of the run: files go to data/runs/<run>
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
-seed: int = 0  # seed of the resamples and of the fitted baselines
+seed: int = 0  # seed of the resamples, of the fitted baselines and of the controls
+geoclip_backbone: str = ""  # folder of openai/clip-vit-large-patch14, or that name if it is cached: GeoCLIP's own model
 
 # %%
-from geocbm import breakdown, evaluation, metrics, plots, published, split_kinds, split_memory, sure
+from geocbm import breakdown, controls, evaluation, metrics, plots, published, split_kinds, split_memory, sure
 from geocbm.runs import RunFiles
 from geocbm.workbench import again, notebook, paths
 
@@ -30,15 +31,25 @@ print(split_kinds.remark_of(files))
 # %% [markdown]
 # ## What simple methods get
 #
-# **chance** copies a training image drawn at random; **prior** always answers the training place in the middle, the most frequent country and concept. **mean colour** copies the
-# training picture with the most similar average colour; **nearest neighbour** the one most similar in the untouched encoder's
-# features, and **linear probe** fits a linear classifier to them. **gallery** asks Stage 0 which of 100,000 places on Earth fits the
-# picture best. Where the data comes with ground truth, **true concepts** is a classifier that is told exactly which concepts are
-# visible and how large: a ceiling for anything that works through concepts. The recipe of the run stands beside the other one.
+# **chance** copies a training image drawn at random; **prior** always answers the training place in the middle, the most frequent
+# country and concept. **mean colour** copies the training picture with the most similar average colour. A **gallery** asks Stage 0
+# which place fits the picture best: one of 100,000 on Earth, or one of the training images. **nearest neighbour** copies the training
+# picture most similar in the untouched encoder's features; several **nearest neighbours** vote, and the place in their middle is
+# answered. **zero-shot** takes the country, or the concept, whose name in a few sentences is most similar to the picture; a text
+# encoder that never read the names of countries, such as that of the demonstration, can only guess them. **linear probe** fits a
+# linear classifier to the untouched features.
+#
+# Then come the run, the other recipe, and the run's ablation modes. **Oracles** are told what no method knows, and show what that
+# would be worth: the true country, answered by the mean of its training places; the labelled concept and nothing else, answered by
+# the middle of its training places; and, where the data comes with ground truth, which concepts are visible and how large, from
+# which a classifier learns: a ceiling for anything that works through concepts. What an oracle is told is not measured. No method
+# has seen an image of the test split, and what is chosen is chosen on the validation split.
 
 # %%
-answers = evaluation.simple_methods(files, paths.cache_folder(), seed=seed) + evaluation.stage_answers(files)
+simple = evaluation.simple_methods(files, paths.cache_folder(), seed, geoclip_backbone)
+answers = simple + evaluation.stage_answers(files)
 table = evaluation.measure(files, answers, n_resamples=bootstrap, seed=seed)
+print(evaluation.remarks(files, simple))
 nb.table(evaluation.printable(table), caption="All methods on the test split, with 95 % intervals")
 
 # %%
@@ -89,8 +100,8 @@ nb.table(
 # %% [markdown]
 # ## Concepts: the bottleneck against the neighbour
 #
-# The labelled concept, as named by Stage 1, by simple methods, and by the ceiling. An image shows many concepts and only one is its
-# label, so that even perfect eyes cannot always name the one that was meant.
+# The labelled concept, as named by Stage 1, by simple methods, and by the oracle of true concepts. An image shows many concepts and
+# only one is its label, so that even perfect eyes cannot always name the one that was meant.
 
 # %%
 nb.show(
@@ -102,6 +113,35 @@ nb.show(
         share=True,
     )
 )
+
+# %% [markdown]
+# ## Controls that can embarrass us
+#
+# That a head reads concepts does not show that it needs them. Each control takes something away and holds what is left against
+# the same head as it is, image by image.
+#
+# **random directions**: a bottleneck of equal size whose concepts have no meaning. As many random directions as there are concepts
+# are compared with what the bottleneck reads (patch tokens of the adapted encoder where it looks at patches, else its pooled
+# features), less the mean over training images, pooled over the patches and turned into probabilities as Stage 1 does, with scores
+# that spread as much as Stage 1's. The linear head `concept_scores` is trained on them with the run's own settings, for three
+# draws. Directions that know no name often do nearly as well as concepts (Srivastava, Yan & Weng 2024); where they do, the names
+# are decoration.
+#
+# **concepts swapped**: at test time each image comes with the concepts of another test image; **patches swapped**: with all that
+# is read from the picture itself, its patches and the features that refine the answer inside a cell, from another. Three random
+# exchanges are pooled. **patches reordered** is a check of the controls: the heads know no positions.
+
+# %%
+tested = controls.measure(files, paths.cache_folder(), seed=seed)
+nb.table(
+    controls.table(tested, bootstrap, seed),
+    caption="Controls on the test split; changes are paired, against the same head as it is",
+)
+changes = controls.forest_rows(tested, bootstrap, seed)
+if len(changes):
+    nb.show(plots.forest(changes, "change of the GeoScore", "What is lost (left is more)"))
+nb.table(controls.gain_table(tested, bootstrap, seed), caption="What goes past the concepts, against concept_scores")
+print(controls.verdicts(tested, bootstrap, seed))
 
 # %% [markdown]
 # ## Where is it good?
@@ -155,7 +195,8 @@ if filled:
 # %% [markdown]
 # If memory mattered, errors would be small where a training place is near and much larger elsewhere. The comparison is not
 # clean: far from all training places also means far from where people photograph, and perhaps in a country with few examples.
-# The second table leaves out the near images and holds what is left against the whole.
+# The second table leaves out the near images and holds what is left against the whole: the change is at most what memory is worth,
+# since near images may be easier for those other reasons too.
 
 # %%
 errors = {evaluation.METHOD_WORDS[name]: km for name, km in named.km.items()}
@@ -206,8 +247,9 @@ print(f"The run of the other kind: {again.command_like(files.folder, *split_memo
 # %%
 places = evaluation.main_predictions(files)
 found = sure.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy(), seed=seed)
+sureness = sure.measure(found, bootstrap, seed)
 print(found.remark)
-nb.table(sure.calibration_table(found), caption="Probabilities of cells on the test split")
+nb.table(sure.calibration_table(sureness), caption="Probabilities of cells on the test split")
 nb.show(plots.reliability_before_after(found.confidence(False), found.confidence(True), found.right))
 
 # %% [markdown]
@@ -228,7 +270,7 @@ nb.show(plots.reliability_before_after(found.confidence(False), found.confidence
 # %%
 print(split_kinds.region_remark(files))
 if found.regions:
-    nb.table(sure.region_table(found, bootstrap, seed), caption="Regions on the test split, with 95 % intervals")
+    nb.table(sure.region_table(sureness), caption="Regions on the test split, with 95 % intervals")
     nb.show(plots.region_areas({f"{100 * one.coverage:.0f} % region": one.area_km2 for one in found.regions}))
 
 # %% [markdown]
@@ -240,7 +282,7 @@ if found.regions:
 
 # %%
 nb.show(plots.risk_coverage(sure.risk_curves(found)))
-nb.table(sure.risk_table(found), caption="How well each order puts the far misses last (mean over all shares answered)")
+nb.table(sure.risk_table(sureness), caption="How well each order puts the far misses last (mean over all shares answered)")
 by = "area of the 90 % region" if found.regions else "probability of the named cell"
 nb.table(sure.abstention_table(found), caption=f"Answering only the surest, by {by}")
 nb.table(sure.localizability_table(found), caption="Expected and measured distance, from most to least localizable")
@@ -257,12 +299,12 @@ nb.table(sure.localizability_table(found), caption="Expected and measured distan
 
 # %%
 nb.table(
-    sure.point_table(found, bootstrap, seed),
+    sure.point_table(sureness),
     caption="One point from the same distribution; changes are paired, against the run's own answer",
 )
 nb.show(
     plots.forest(
-        sure.point_differences(found, bootstrap, seed), "change of the GeoScore", "Which point? (right is better)"
+        sure.point_differences(sureness), "change of the GeoScore", "Which point? (right is better)"
     )
 )
 
@@ -274,7 +316,7 @@ nb.show(
 # among them as its training photographs are. Countries are those of the table, regions those of the offline geocoder.
 
 # %%
-nb.table(sure.hierarchy_table(found, bootstrap, seed), caption="Larger places named without and with sums over cells")
+nb.table(sure.hierarchy_table(sureness), caption="Larger places named without and with sums over cells")
 
 # %% [markdown]
 # ## Published results beside ours
@@ -311,7 +353,8 @@ nb.table(published.printable(published.concepts()), caption="Own data: concepts,
 for name in ("mean_km", "acc_1km", "acc_25km", "acc_200km", "acc_750km", "acc_2500km"):
     nb.record(f"stage2.{name}", figures[name])
 evaluation.record(nb.record, table, places["confidence"].to_numpy(), found.right)
-nb.record_all("sure", sure.records(found, bootstrap, seed))
+nb.record_all("control", controls.records(tested, bootstrap, seed))
+nb.record_all("sure", sure.records(sureness))
 for key, figure in breakdown.records(named, bootstrap, seed).items():
     nb.record(key, figure)
 nb.record_all("memory", split_memory.records(own.nearest_km, named.km["stage2"], named.blocks, bootstrap, seed))

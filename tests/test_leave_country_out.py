@@ -94,11 +94,9 @@ def test_the_page_says_that_regions_promise_nothing(run, found):
     assert "void" in split_kinds.region_remark(files)
     said = split_kinds.remark_of(files)
     assert f"The test split is {OUT}" in said and "wrong by construction" in said
-    assert len(sure.region_table(found, 30)) == 3
-    assert all(
-        np.isfinite(list(value.values()) if isinstance(value, dict) else value).all()
-        for value in sure.records(found, 30).values()
-    )
+    # regions are still measured, against the nearest cell abroad
+    assert [one.coverage for one in found.regions] == [0.8, 0.9, 0.95]
+    assert all(np.isfinite(one.area_km2).all() and len(one.cells) == 12 for one in found.regions)
 
 
 def test_memory_of_a_road_is_out_of_the_question(run, answers):
