@@ -10,7 +10,7 @@ import pandas as pd
 
 from geocbm import baselines
 from geocbm.baselines import Prediction
-from geocbm.metrics import country_of, error_km, expected_calibration_error
+from geocbm.metrics import country_of, error_km, expected_calibration_error, figure_text
 from geocbm.runs import RunFiles
 
 METHOD_WORDS = {
@@ -58,7 +58,8 @@ def measure(files: RunFiles, answers: Sequence[Prediction], n_resamples: int = 1
     """All figures of all methods with their intervals, a row per method, in the order of the page.
 
     Returns:
-        As `baselines.table`, with `method`, the name on the page. What an oracle is told is NaN.
+        As `baselines.table`, with `method`, the name on the page. What an oracle is told is NaN. Without test
+        images all figures are NaN.
     """
     test = files.rows["test"]
     by_name = {answer.name: answer for answer in answers}
@@ -85,10 +86,8 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
         _, form, factor = forms[figure]
         if TOLD.get(row["name"]) == figure:
             return "told"
-        if np.isnan(row[figure]):
-            return ""
-        parts = (form.format(factor * row[f"{figure}{end}"]) for end in ("", "_low", "_high"))
-        return "{} [{}, {}]".format(*parts)
+        ends = {end: row[f"{figure}_{end}"] for end in ("low", "high")}
+        return figure_text({"value": row[figure]} | ends, form, factor)
 
     return pd.DataFrame(
         [
@@ -148,4 +147,5 @@ def record(put: Callable[[str, Any], None], table: pd.DataFrame, confidence: np.
         for prefix in ("recipe", "variant"):
             name = name.replace("_", ".", 1) if name.startswith(f"{prefix}_") else name
         put(name if own else key, figure)
-    put("sure.ece", expected_calibration_error(confidence, right))
+    if len(confidence):
+        put("sure.ece", expected_calibration_error(confidence, right))
