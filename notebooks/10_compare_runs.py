@@ -21,7 +21,7 @@ seed: int = 0  # seed of the resamples
 
 # %%
 from geocbm import compare, plots
-from geocbm.workbench import notebook, paths
+from geocbm.workbench import notebook, paths, words
 
 nb = notebook.start("10_compare_runs", globals())
 reports, run_root = paths.reports_root(), paths.data_root() / "runs"
@@ -33,7 +33,7 @@ print(*compare.problems(compared), sep="\n")
 # %% [markdown]
 # ## In short
 #
-# Each run against the first, with the only things that may be said of it.
+# Each run against the first, in words. The sections below hold the numbers.
 
 # %%
 differences = compare.differences(compared, bootstrap, seed)
@@ -92,32 +92,29 @@ if gains:
     nb.show(plots.gain_map(gains, first.name, f"Where is it better than {first.name}?"), preview=True)
 
 # %%
-for other in others:
-    by_country = compare.country_gains(first, other, n=bootstrap, seed=seed)
-    print(compare.changed_beyond_noise(by_country, "countries", other.name))
-    if len(by_country):
-        nb.table(compare.country_table(by_country, 5), caption=f"{other.name}: the greatest changes", index=False)
+by_country = {other.name: compare.country_gains(first, other, n=bootstrap, seed=seed) for other in others}
+print(*compare.changed_beyond_noise(by_country, "countries"), sep="\n")
+if len(changes := compare.country_table(by_country)):
+    nb.table(changes, caption="Countries that change most", index=False)
 
 # %% [markdown]
 # ## What do they confuse?
 #
 # Pairs of countries that one run takes for one another more often than the other, and concepts that one names right more often.
 # Runs disagree on few images of a pair: the exact test asks whether a fair coin would divide these so unevenly, over all pairs that
-# could have shown a difference at all (Holm's rule; McNemar's test, Tarone's count). It takes images as independent.
+# could have shown a difference at all (McNemar's test by Holm's rule, with Tarone's count). It takes images as independent.
 
 # %%
-for other in others:
-    confusions = compare.confusion_changes(first, other)
-    print(compare.changed_beyond_noise(confusions, "confusions of countries", other.name))
-    if len(confusions):
-        nb.table(compare.confusion_table(confusions, 5), caption=f"{other.name}: the greatest changes", index=False)
+confusions = {other.name: compare.confusion_changes(first, other) for other in others}
+print(*compare.changed_beyond_noise(confusions, "confusions of countries"), sep="\n")
+if len(changes := compare.confusion_table(confusions)):
+    nb.table(changes, caption="Confusions that change most", index=False)
 
 # %%
-for other in others:
-    concepts = compare.concept_changes(first, other)
-    print(compare.changed_beyond_noise(concepts, "concepts", other.name))
-    if len(concepts):
-        nb.table(compare.concept_table(concepts, 5), caption=f"{other.name}: the greatest changes", index=False)
+concepts = {other.name: compare.concept_changes(first, other) for other in others}
+print(*compare.changed_beyond_noise(concepts, "concepts"), sep="\n")
+if len(changes := compare.concept_table(concepts)):
+    nb.table(changes, caption="Concepts that change most", index=False)
 
 # %% [markdown]
 # ## How much is luck of the seed?
@@ -147,9 +144,15 @@ nb.show(plots.compare_histories(compare.learning_curves(compared)))
 
 # %% [markdown]
 # ## All figures
+#
+# Everything that any of the runs has measured, by the name it has in `metrics.json`.
 
 # %%
-nb.table(compare.all_figures(compared), caption="Every figure of every run", max_rows=1000, index=False)
+everything = compare.all_figures(compared)
+folded = (
+    f"<details><summary>{len(everything):,} figures</summary>{words.table_html(everything, '', 2000, False)}</details>"
+)
+nb.html(folded, everything.to_string())
 
 # %% tags=["nbval-check-output"]
 nb.contract(

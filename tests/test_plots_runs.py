@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from geocbm import plots
 from geocbm.concepts import ConceptVocabulary
@@ -25,23 +24,6 @@ COUNTRIES = pd.DataFrame(
         "n": [5, 9, 2],
         "median_km": [1234.4, 88.0, 10.0],
         "country_acc": [0.2, 0.875, 1.0],
-    }
-)
-FIGURES = pd.DataFrame(
-    {
-        "run": ["a", "b", "a"],
-        "key": ["stage2.median_km", "stage2.median_km", "cells.n"],
-        "value": [1234.4, 900.0, 12.0],
-        "low": [1000.0, np.nan, np.nan],
-        "high": [1500.0, np.nan, np.nan],
-    }
-)
-HISTORIES = pd.DataFrame(
-    {
-        "run": ["a", "a", "b", "a"],
-        "stage": ["Stage 1", "Stage 1", "Stage 1", "Stage 2"],
-        "epoch": [1, 2, 1, 1],
-        "val_loss": [3.0, 2.5, 2.75, 9.0],
     }
 )
 VOCABULARY = ConceptVocabulary(
@@ -74,25 +56,6 @@ def test_errors_by_country_smallest_on_top():
     assert list(fig.data[0].marker.color) == [20.0, 87.5, 100.0]
     assert alt(fig) == "Median error of 3 countries: smallest in Kenya (10 km), largest in Chile (1,234 km)."
     assert list(plots.country_errors(COUNTRIES, limit=2).data[0].y) == ["Chile", "Japan"]
-
-
-def test_a_figure_of_several_runs():
-    fig = plots.compare_figures(FIGURES, "stage2.median_km", title="Median error")
-    (trace,) = fig.data
-    assert (list(trace.x), list(trace.y)) == ([1234.4, 900.0], ["a", "b"])
-    assert list(trace.error_x.array) == pytest.approx([265.6, 0.0])
-    assert list(trace.error_x.arrayminus) == pytest.approx([234.4, 0.0])
-    assert alt(fig) == "stage2.median_km of 2 runs: a: 1,234; b: 900."
-    assert alt(plots.compare_figures(FIGURES, "stage9.x", title="?")) == "No run has measured stage9.x yet."
-
-
-def test_histories_have_a_panel_per_stage_and_one_entry_per_run():
-    fig = plots.compare_histories(HISTORIES)
-    assert [annotation.text for annotation in fig.layout.annotations] == ["Stage 1", "Stage 2"]
-    assert [(trace.name, list(trace.y)) for trace in fig.data] == [("a", [3.0, 2.5]), ("b", [2.75]), ("a", [9.0])]
-    assert [trace.showlegend for trace in fig.data] == [True, True, False]
-    assert alt(fig) == "Validation loss of 2 runs; lowest: a Stage 1 2.5; b Stage 1 2.75; a Stage 2 9."
-    assert alt(plots.compare_histories(HISTORIES.iloc[:0])) == "No run has a history yet."
 
 
 def test_similarity_of_prototypes_is_grouped_by_parent():

@@ -20,7 +20,7 @@ from geocbm.compare.reading import ComparedRun
 from geocbm.metrics import Resamples, simultaneous_intervals, spatial_blocks
 
 NOISE = "no difference beyond noise"
-SAME = "the same answers"
+SAME = "the same on every image"
 COLUMNS = [
     "run", "figure", "images", "paired", "reference", "value", "difference", "low", "high", "better", "verdict"
 ]  # fmt: skip
@@ -196,9 +196,9 @@ def how_many(table: pd.DataFrame, level: float = 0.95) -> list[str]:
     for paired, words in ((True, "on the same images"), (False, "between other images")):
         count = int(((table["paired"] == paired) & table["low"].notna()).sum())
         if count == 1:
-            sentences.append(f"One comparison {words}; its interval holds with a probability of {level:.0%}.")
+            sentences.append(f"One comparison {words}; its interval holds with a probability of {100 * level:.0f} %.")
         elif count:
-            together = f"all {count} intervals hold together with a probability of {level:.0%}"
+            together = f"all {count} intervals hold together with a probability of {100 * level:.0f} %"
             sentences.append(f"{count} comparisons {words}; {together}.")
     seen = table[table["paired"].astype(bool) & (table["high"] > table["low"])]
     parts = []
@@ -242,7 +242,7 @@ def _conclusion(own: pd.DataFrame, one: ComparedRun, other: ComparedRun) -> str:
     changed = own[own["better"] != 0]
     words = {figure.key: figure.words for figure in FIGURES}
     if (own["verdict"] == SAME).all():
-        found = "The answers are the same."
+        found = f"They are {SAME}, in {len(own)} figures."
     elif changed.empty:
         found = f"There is {NOISE} in any of {len(own)} figures."
     else:
@@ -259,17 +259,19 @@ def _conclusion(own: pd.DataFrame, one: ComparedRun, other: ComparedRun) -> str:
 
 def _worth_of_stage0(own: pd.DataFrame, one: ComparedRun) -> str:
     """The same differences seen from the run with Stage 0."""
-    parts = []
+    flip = 1 if skips_stage0(one) else -1
+    parts, sure = [], []
     for row in own.to_dict("records"):
         figure = next(figure for figure in FIGURES if figure.key == row["figure"])
-        # With Stage 0 minus without it.
-        flip = 1 if skips_stage0(one) else -1
-        low, high = sorted((flip * row["low"], flip * row["high"]))
-        unit = f" {figure.unit}" if figure.unit else ""
-        sure = "" if row["better"] else ", which may be noise"
-        change = f"{figure.write(flip * row['difference'], sign=True)}{unit} {figure.bracketed(low, high, sign=True)}"
-        parts.append(f"{figure.words} {change}{sure}")
-    return f"What Stage 0 is worth (with it minus without it): {'; '.join(parts)}."
+        change = f"{figure.words} {figure.write(flip * row['difference'], sign=True)}"
+        change += f" {figure.unit}" if figure.unit else ""
+        if np.isfinite(row["low"]) and row["verdict"] != SAME:
+            low, high = sorted((flip * row["low"], flip * row["high"]))
+            change += f" {figure.bracketed(low, high, sign=True)}"
+        parts.append(change)
+        sure += [figure.words] if row["better"] else []
+    beyond = f"beyond noise: {', '.join(sure)}" if sure else "none of it is beyond noise"
+    return f"What Stage 0 is worth (with it minus without it): {'; '.join(parts)}; {beyond}."
 
 
 def drawable(table: pd.DataFrame) -> pd.DataFrame:

@@ -29,7 +29,7 @@ class Figure:
     key: str
     column: str
     words: str
-    unit: str = "points"
+    unit: str = "percentage points"
     statistic: str = "mean"
     less_is_better: bool = False
     factor: float = 100.0
@@ -38,12 +38,14 @@ class Figure:
     def write(self, value: float, sign: bool = False) -> str:
         """A value of the figure, without its unit."""
         text = (self.form.replace("{:", "{:+") if sign else self.form).format(self.factor * value)
+        if float(text.replace(",", "")) == 0:
+            return text.lstrip("+-")
         return text.replace("-", "−")
 
     @property
     def axis(self) -> str:
         """What it is called with the unit of its values."""
-        unit = {"points": "%", "": "points"}.get(self.unit, self.unit)
+        unit = {"percentage points": "%", "": "points"}.get(self.unit, self.unit)
         return f"{self.words}, {unit}"
 
     def bracketed(self, low: float, high: float, sign: bool = False) -> str:
@@ -58,7 +60,7 @@ FIGURES = (
     Figure("stage2.cell_top1", "cell_right", "cell right"),
     Figure("stage1.meta_top1", "meta_right", "concept right"),
 )
-"""What runs are held against one another by; accuracies in percent, their differences in points of percent."""
+"""What runs are held against one another by."""
 
 HEADLINES = (
     ("stage2.median_km", "median error, km", "{:,.0f}", 1.0),
@@ -117,13 +119,14 @@ def all_figures(runs: Sequence[ComparedRun]) -> pd.DataFrame:
         return text if np.isnan(row["low"]) else f"{text} [{row['low']:.4g}, {row['high']:.4g}]"
 
     written = table.assign(text=table.apply(cell, axis=1))
-    wide = written.pivot(index="key", columns="run", values="text").reindex(columns=names).fillna("–")
+    wide = written.pivot(index="key", columns="run", values="text").reindex(columns=names)
+    wide = wide.astype(object).fillna("–")
     return wide.rename_axis("figure").rename_axis(columns=None).reset_index()
 
 
 CURVES = {
-    "Stage 0": {"val_loss": "loss", "val_retrieval_km": "place found, km off"},
-    "Stage 1": {"val_loss": "loss", "val_meta_top1": "concept right"},
+    "Stage 0": {"val_loss": "loss", "val_retrieval_km": "place retrieved, km off"},
+    "Stage 1": {"val_loss": "loss", "val_meta_top1": "share of concepts right"},
     "Stage 2": {"val_loss": "loss", "val_median_km": "median error, km"},
 }
 """What is drawn of each stage, by column of its history."""

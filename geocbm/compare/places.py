@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -187,10 +188,16 @@ def _chance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return chance
 
 
-def country_table(gains: pd.DataFrame, limit: int = 10) -> pd.DataFrame:
-    """The gains by country in words, the greatest differences first."""
+def country_table(gains: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFrame:
+    """The gains by country in words, the greatest of each run first.
+
+    Args:
+        gains: of `country_gains`, by name of the run.
+        limit: at most so many rows of each run.
+    """
     rows = [
         {
+            "run": run,
             "country": row["country"],
             "test images": row["images"],
             "GeoScore of the first run": f"{row['first']:,.0f}",
@@ -198,31 +205,34 @@ def country_table(gains: pd.DataFrame, limit: int = 10) -> pd.DataFrame:
             "gain": f"{row['gain']:+,.0f} [{row['low']:+,.0f}, {row['high']:+,.0f}]".replace("-", "−"),
             "verdict": _word(row["better"]),
         }
-        for row in gains.head(limit).to_dict("records")
+        for run, row in _first_rows(gains, limit)
     ]
-    columns = ["country", "test images", "GeoScore of the first run", "of this run", "gain", "verdict"]
+    columns = ["run", "country", "test images", "GeoScore of the first run", "of this run", "gain", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def confusion_table(changes: pd.DataFrame, limit: int = 10) -> pd.DataFrame:
-    """The confusions in words, the greatest differences first."""
+def confusion_table(changes: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFrame:
+    """The confusions in words, the greatest changes of each run first (see `country_table`)."""
     rows = [
         {
+            "run": run,
             "true country": row["country"],
             "answered": row["answered"],
             "images of the first run": row["first"],
             "of this run": row["this"],
             "verdict": _word(row["better"]),
         }
-        for row in changes.head(limit).to_dict("records")
+        for run, row in _first_rows(changes, limit)
     ]
-    return pd.DataFrame(rows, columns=["true country", "answered", "images of the first run", "of this run", "verdict"])
+    columns = ["run", "true country", "answered", "images of the first run", "of this run", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def concept_table(changes: pd.DataFrame, limit: int = 10) -> pd.DataFrame:
-    """The concepts in words, the greatest differences first."""
+def concept_table(changes: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFrame:
+    """The concepts in words, the greatest changes of each run first (see `country_table`)."""
     rows = [
         {
+            "run": run,
             "concept": row["concept"],
             "test images": row["images"],
             "right in the first run": row["first"],
@@ -231,20 +241,33 @@ def concept_table(changes: pd.DataFrame, limit: int = 10) -> pd.DataFrame:
             "lost": row["lost"],
             "verdict": _word(row["better"]),
         }
-        for row in changes.head(limit).to_dict("records")
+        for run, row in _first_rows(changes, limit)
     ]
-    columns = ["concept", "test images", "right in the first run", "in this run", "gained", "lost", "verdict"]
+    columns = ["run", "concept", "test images", "right in the first run", "in this run", "gained", "lost", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def changed_beyond_noise(table: pd.DataFrame, noun: str, name: str) -> str:
-    """In a sentence, how many rows of a table with `better` changed beyond noise in the run `name`."""
-    if table.empty:
-        return f"No {noun} can be compared with {name}."
-    counts = [int((table["better"] == sign).sum()) for sign in (1, -1)]
-    if not any(counts):
-        return f"{name}: {NOISE} in any of {len(table):,} {noun}."
-    return f"{name}: of {len(table):,} {noun}, {counts[0]} better and {counts[1]} worse beyond noise."
+def _first_rows(tables: Mapping[str, pd.DataFrame], limit: int) -> list[tuple[str, dict[Any, Any]]]:
+    return [(run, row) for run, table in tables.items() for row in table.head(limit).to_dict("records")]
+
+
+def changed_beyond_noise(tables: Mapping[str, pd.DataFrame], noun: str) -> list[str]:
+    """In a sentence for each run, how many rows changed beyond noise.
+
+    Args:
+        tables: by name of the run, with a column `better`.
+        noun: what the rows are, in the plural.
+    """
+    sentences = []
+    for run, table in tables.items():
+        better, worse = (int((table["better"] == sign).sum()) for sign in (1, -1))
+        if table.empty:
+            sentences.append(f"{run}: no {noun} to compare.")
+        elif better or worse:
+            sentences.append(f"{run}: of {len(table):,} {noun}, {better} better and {worse} worse beyond noise.")
+        else:
+            sentences.append(f"{run}: {NOISE} in any of {len(table):,} {noun}.")
+    return sentences
 
 
 def _word(better: float) -> str:
