@@ -6,14 +6,15 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from geocbm import plots
+from geocbm import explain, pipeline, plots
 from geocbm.errors import ParameterError
-from geocbm.explain import completeness, effective, information, probes
+from geocbm.explain import completeness, effective, information, probes, similar, told
 from geocbm.explain.leakage import measure_leakage
-from geocbm.explain.presence import known_presence
+from geocbm.explain.presence import Presence, known_presence
 from geocbm.metrics import Resamples
 from geocbm.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
 
@@ -215,6 +216,7 @@ def test_effective_concepts_by_hand() -> None:
     found = effective.effective_concepts(strict_head(), scores, np.array([0, 2]), counts=(1, 2, 4, 9))
     assert found.counts == (1, 2)  # 4 are all of them
     assert found.named.tolist() == [0, 2] and found.all_right.all()
+    assert found.gap < 1e-6
     assert found.number == pytest.approx([1, 4])  # one contribution; four equal ones
     # With one concept kept the second picture's best is 3 x 0.8 for cell 0 against 0.8 for cell 2.
     assert found.right["decision"].tolist() == [[True, False], [True, False]]
@@ -290,10 +292,52 @@ def test_the_figure_of_what_concepts_tell_names_the_largest() -> None:
     assert "higher for 1 of them" in alt and "palms, 2.0 %" in alt
     assert "<b>" not in fig.data[1].text[1]
     with pytest.raises(ValueError, match="curves is empty"):
-        plots.kept_concepts(
-            effective.effective_curves(
-                effective.Effective((), *[np.zeros(0), {w: [] for w in effective.WAYS}, {}, np.zeros(0), np.zeros(0)]),
-                Resamples(np.arange(2), 2),
-            ),
-            0.5,
-        )
+        plots.kept_concepts(pd.DataFrame(columns=["way", "count", "value", "low", "high"]), 0.5)
+
+
+# the whole of it
+
+
+def test_what_a_run_without_ground_truth_tells(trained_run: TinyRun) -> None:
+    files = trained_run.files
+    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    model = explain.strict_model(files, features, pipeline.predict_concepts(files, features))
+    cells = np.zeros(len(files.rows["test"]), dtype=int)
+    pooled = features.read_all("pooled").numpy()
+    found = told.measure_told(files, model, known_presence(files), pooled, cells, n_resamples=20)
+    assert found.leakage is None and len(found.names) == model.scores.shape[1]
+    assert found.effective.gap < 1e-4
+    assert "leakage cannot be measured" in told.leakage_in_words(found) and not len(told.leakage_table(found))
+    records = told.told_records(found)
+    assert "leakage_concepts_task" not in records and records["contribution_gap"] < 1e-4
+    assert all(
+        np.isfinite(list(figure.values()) if isinstance(figure, dict) else [figure]).all()
+        for figure in records.values()
+    )
+
+
+def test_what_a_run_with_ground_truth_tells(trained_run: TinyRun) -> None:
+    files = trained_run.files
+    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    model = explain.strict_model(files, features, pipeline.predict_concepts(files, features))
+    generator = np.random.default_rng(0)
+    shown = generator.random(model.scores.shape) < 0.5
+    presence = Presence(shown, np.ones_like(shown))
+    cells = np.zeros(len(files.rows["test"]), dtype=int)
+    found = told.measure_told(files, model, presence, features.read_all("pooled").numpy(), cells, n_resamples=20)
+    assert {"hard", "true", "true_and_scores", "true_and_features"} <= set(found.readings)
+    assert {"beyond_truth", "hidden", "over_truth"} <= set(found.gains)
+
+
+def test_similar_pictures_are_of_the_concept_and_of_other_panoramas(trained_run: TinyRun) -> None:
+    pooled = np.array([[1.0, 0], [2, 0.1], [0, 1], [1, 0.2], [3, 0], [1, 0.05]])
+    names = np.array(["a", "b", "c", "d", "a", "b"])
+    found = similar.similar_rows(pooled, 0, np.array([1, 2, 3, 4, 5]), names, 3)
+    assert found.tolist() == [1, 3, 2]  # 4 is the same panorama as the picture, 5 the same as 1
+    files = trained_run.files
+    encoder = pipeline.load_stage0(files)[1]
+    features = np.random.default_rng(0).normal(size=(len(files.table), 4))
+    row = int(files.rows["test"][0])
+    pictures, captions = similar.similar_examples(files, encoder, features, row, 0, lambda note: note, most=2)
+    assert len(pictures) == len(captions) == 2
+    assert all(caption.removesuffix(".") in set(files.country) for caption in captions)

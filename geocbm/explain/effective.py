@@ -41,6 +41,7 @@ class Effective:
         same: of each way of keeping, `[counts, m]` whether the same cell is named as with all concepts.
         all_right: `[m]` whether the right cell is named with all concepts.
         number: `[m]` effective number of contributions to the named cell.
+        gap: largest difference between a logit of the head and the sum of its contributions.
     """
 
     counts: tuple[int, ...]
@@ -49,6 +50,7 @@ class Effective:
     same: dict[str, np.ndarray]
     all_right: np.ndarray
     number: np.ndarray
+    gap: float
 
 
 def effective_concepts(
@@ -82,13 +84,16 @@ def effective_concepts(
     rank_of_weight = _ranks(head.cell_head.weight.detach().abs().cpu())  # (N, k)
     generator = np.random.default_rng(seed)
     kept: dict[str, list[np.ndarray]] = {way: [] for way in WAYS}
-    full, number = [], []
+    full, number, gap = [], [], 0.0
     size = max(1, _NUMBERS_AT_ONCE // (head.n_cells * k))
     with torch.no_grad():
         for start in range(0, m, size):
-            terms, constant = head.concept_contributions(scores[start : start + size])
+            some = scores[start : start + size].to(head.cell_head.weight)
+            terms, constant = head.concept_contributions(some)
             terms, constant = terms.cpu(), constant.cpu()  # (b, N, k), (N,)
-            named = (terms.sum(-1) + constant).argmax(-1)  # (b,)
+            total = terms.sum(-1) + constant  # (b, N)
+            gap = max(gap, float((head(some).cell_logits.cpu() - total).abs().max()))
+            named = total.argmax(-1)  # (b,)
             own = terms[torch.arange(len(named)), named].abs()  # (b, k)
             share = own / own.sum(-1, keepdim=True).clamp_min(1e-12)
             number.append(torch.special.entr(share).sum(-1).exp().numpy())
@@ -111,6 +116,7 @@ def effective_concepts(
         same={way: own == every for way, own in asked.items()},
         all_right=every == cell,
         number=np.concatenate(number),
+        gap=gap,
     )
 
 

@@ -1,0 +1,70 @@
+"""The training pictures of a concept that are most like a picture: what the model may have learned the concept from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from geocbm.encoders import ImageEncoder
+    from geocbm.runs import RunFiles
+
+
+def similar_rows(pooled: np.ndarray, row: int, candidates: np.ndarray, pano_id: np.ndarray, most: int) -> np.ndarray:
+    """The candidates with the most similar features (cosine), each panorama once, the most similar first.
+
+    Args:
+        pooled: `[n, d]` features of all pictures.
+        row: the picture.
+        candidates: `[m]` rows to choose from.
+        pano_id: `[n]` panoramas.
+        most: how many.
+    """
+    own, theirs = pooled[row], pooled[candidates]
+    lengths = np.linalg.norm(theirs, axis=1) * max(float(np.linalg.norm(own)), 1e-12)
+    order = candidates[np.argsort(-(theirs @ own) / np.maximum(lengths, 1e-12), kind="stable")]
+    order = order[pano_id[order] != pano_id[row]]
+    _, first = np.unique(pano_id[order], return_index=True)
+    return order[np.sort(first)][:most]
+
+
+def similar_examples(
+    files: RunFiles,
+    encoder: ImageEncoder,
+    pooled: np.ndarray,
+    row: int,
+    meta: int,
+    clean: Callable[[str], str],
+    most: int = 4,
+) -> tuple[list[Image], list[str]]:
+    """Training pictures labelled with a concept that are most like a picture, and what was noted of them.
+
+    Args:
+        files: the run.
+        encoder: for its crop.
+        pooled: `[n, d]` adapted features.
+        row: the picture.
+        meta: the concept.
+        clean: makes plain text of a note, which is a stranger's HTML.
+        most: how many.
+
+    Returns:
+        Pictures as the model saw them, and for each its country and its note.
+    """
+    from geocbm.data import image_files
+    from geocbm.pictures import open_picture
+
+    train = files.rows["train"]
+    candidates = train[files.meta_and_parent[0][train] == meta]
+    rows = similar_rows(pooled, row, candidates, files.table["pano_id"].to_numpy(str), most)
+    notes = files.table.get("note")
+    captions = []
+    for one in rows:
+        note = "" if notes is None or not isinstance(notes.iloc[one], str) else clean(notes.iloc[one])
+        captions.append(f"{files.country[one]}. {note}".strip())
+    paths = image_files(files.table.iloc[rows])
+    return [encoder.crop(open_picture(path)) for path in paths], captions
