@@ -85,11 +85,13 @@ def test_completeness_is_held_against_random_directions(ratio: float, random: fl
 
 
 def test_without_concepts() -> None:
-    removed, prior = figure(5000, 4000, 6000), figure(5100, 4100, 6100)
+    removed = {"cell_acc": figure(0.017, 0.001, 0.046), "log_loss": figure(4.69)}
+    prior = {"cell_acc": figure(0.015, 0.0, 0.044), "log_loss": figure(4.62)}
     assert card.falls_without_concepts(removed, prior, True).verdict == card.YES
     assert card.falls_without_concepts(removed, prior, False).verdict == card.NO
-    assert card.falls_without_concepts(None, prior, True).verdict == card.UNKNOWN
-    assert "5,000 [4,000, 6,000] km" in card.falls_without_concepts(removed, prior, True).figure
+    unmeasured = removed | {"log_loss": figure(4.7, float("nan"))}
+    assert card.falls_without_concepts(unmeasured, prior, True).verdict == card.UNKNOWN
+    assert "2 % [0, 5] of the cells right" in card.falls_without_concepts(removed, prior, True).figure
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pandas as pd
 
 Figure = Mapping[str, float]
 YES, PARTLY, NO, UNKNOWN = "yes", "partly", "no", "not measured"
+VERDICTS = (YES, PARTLY, NO, UNKNOWN)
 POINTS_WELL = 0.8
 ADDS_UP = 1e-4
 SUFFICES = 0.9
@@ -185,21 +186,22 @@ def suffices(ratio: Figure | None, concepts: float, random: float) -> Line:
     return Line(question, verdict, figure, f"as many random directions tell {random:.0%}", rule)
 
 
-def falls_without_concepts(removed: Figure | None, prior: Figure | None, falls: bool | None) -> Line:
+def falls_without_concepts(removed: Mapping[str, Figure], prior: Mapping[str, Figure], falls: bool) -> Line:
     """Does the answer fall to the prior when all concepts are removed?
 
     Args:
-        removed: median error in km without concepts.
-        prior: median error in km of the most frequent cell.
+        removed: what is left without concepts: `cell_acc`, the share of right cells, and `log_loss`, in nats.
+        prior: the same of the most frequent cell and of the frequencies of the cells.
         falls: of `explain.falls_to_prior`.
     """
     question = "Without concepts, is nothing left but the prior?"
     rule = "yes: neither the cell named nor the belief in the true cell is better than the prior's, by their intervals"
-    if not _measured(removed) or prior is None or falls is None:
-        return Line(question, UNKNOWN, "no answer without concepts", "", rule)
-    assert removed is not None
-    figure = f"median error {_number(removed, '{:,.0f}')} km"
-    return Line(question, YES if falls else NO, figure, f"most frequent cell {_number(prior, '{:,.0f}')} km", rule)
+    own, guess = (
+        f"{_percent(one['cell_acc'])} of the cells right, log loss {_number(one['log_loss'])}"
+        for one in (removed, prior)
+    )
+    measured = all(_measured(figure) for one in (removed, prior) for figure in one.values())
+    return Line(question, (YES if falls else NO) if measured else UNKNOWN, own, f"prior: {guess}", rule)
 
 
 def stable(correlation: Figure | None, between: float | None = None) -> Line:
@@ -246,7 +248,7 @@ def card_summary(lines: Sequence[Line]) -> str:
         lines: at least one.
     """
     counts = Counter(line.verdict for line in lines)
-    named = [f"{counts[verdict]} {verdict}" for verdict in (YES, PARTLY, NO, UNKNOWN) if counts[verdict]]
+    named = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]]
     weak = [line.question for line in lines if line.verdict == NO]
     text = f"Of {len(lines)} {'question' if len(lines) == 1 else 'questions'}: {', '.join(named)}."
     return text + (f" The explanation does not hold where it says no: {' '.join(weak)}" if weak else "")

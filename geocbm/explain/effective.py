@@ -170,6 +170,17 @@ def effective_table(found: Effective) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def effective_in_words(found: Effective, drawn: Resamples) -> str:
+    """How spread out decisions are, in two sentences."""
+    number, average = drawn.figure(found.number), average_accuracy(found, "weights", drawn)
+    asked = ", ".join(str(count) for count in found.counts if count in NEC_COUNTS) or str(found.counts[-1])
+    return (
+        f"A decision is as spread out as {number['value']:.0f} equal contributions would be (mean; exponential of the "
+        f"entropy of their magnitudes). Averaged over {asked} weights for each cell, {average['value']:.1%} "
+        f"[{average['low']:.1%}, {average['high']:.1%}] of the cells are right (ANEC)."
+    )
+
+
 def effective_curves(found: Effective, drawn: Resamples) -> pd.DataFrame:
     """What `plots.kept_concepts` draws: columns `way, count, value, low, high`, all as shares."""
     rows = []

@@ -1,4 +1,4 @@
-"""The training pictures of a concept that are most like a picture: what the model may have learned the concept from."""
+"""Which pictures are explained one by one, and the training pictures that a concept may have been learned from."""
 
 from __future__ import annotations
 
@@ -7,11 +7,45 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geocbm.geodesy import haversine_km
+
 if TYPE_CHECKING:
+    import pandas as pd
     from PIL.Image import Image
 
     from geocbm.encoders import ImageEncoder
     from geocbm.runs import RunFiles
+
+
+def example_rows(files: RunFiles, places: pd.DataFrame, count: int) -> list[int]:
+    """Test pictures to explain: of the quarter with the surest answers, the nearest and the farthest in turn.
+
+    No two have the same labelled concept, as long as there are enough concepts.
+
+    Args:
+        files: the run.
+        places: stored predictions of the test split (`evaluation.main_predictions`).
+        count: how many.
+    """
+    km = haversine_km(*(places[name].to_numpy() for name in ("true_lat", "true_lng", "lat", "lng")))
+    sure = np.argsort(-places["confidence"].to_numpy(), kind="stable")[: max(count, len(places) // 4)]
+    by_error = sure[np.argsort(km[sure], kind="stable")]
+    turns = np.stack([by_error, by_error[::-1]], axis=1).reshape(-1)
+    turns = turns[np.sort(np.unique(turns, return_index=True)[1])]
+    rows, meta = places["row"].to_numpy()[turns], files.meta_and_parent[0]
+    _, first = np.unique(meta[rows], return_index=True)
+    fresh = np.isin(np.arange(len(rows)), first)
+    return [int(row) for row in [*rows[fresh], *rows[~fresh]][:count]]
+
+
+def row_captions(files: RunFiles, places: pd.DataFrame, rows: list[int]) -> list[str]:
+    """What each picture truly is and how far off the answer of the main mode lies."""
+    own = places.set_index("row").loc[rows]
+    km = haversine_km(*(own[name].to_numpy() for name in ("true_lat", "true_lng", "lat", "lng")))
+    return [
+        f"{files.table['meta_name'].iloc[row]}, {files.country[row]} (answer {far:,.0f} km off)"
+        for row, far in zip(rows, km, strict=True)
+    ]
 
 
 def similar_rows(pooled: np.ndarray, row: int, candidates: np.ndarray, pano_id: np.ndarray, most: int) -> np.ndarray:

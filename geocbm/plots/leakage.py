@@ -57,7 +57,7 @@ def kept_concepts(curves: pd.DataFrame, full: float, title: str = "How many conc
                 name=escape(str(way)),
             )
         )
-        parts.append(f"with {x[-1]} kept as {way} {percent(float(own['value'].iloc[-1]))}")
+        parts.append(f"{percent(float(own['value'].iloc[-1]))} with {x[-1]} ({way})")
     fig.add_hline(y=float(full), line={"color": LAND, "dash": "dot"})
     fig.add_annotation(
         x=0, xref="paper", xanchor="left", y=float(full), yanchor="bottom", showarrow=False, text="all concepts"

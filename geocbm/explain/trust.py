@@ -1,0 +1,69 @@
+"""The trust card of a run: all its lines, from what the page has measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from geocbm.explain import card
+from geocbm.explain.removal import CELL_FIGURES, FREQUENT, REMOVED, falls_to_prior, interval_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from geocbm.explain.told import Told
+
+Figure = Mapping[str, float]
+
+
+def card_lines(
+    told: Told,
+    left: pd.DataFrame,
+    pointing: Mapping[str, Figure] | None = None,
+    deletion: Mapping[str, Figure] | None = None,
+    stability: Mapping[str, Figure] | None = None,
+) -> list[card.Line]:
+    """Every question of the card with its verdict.
+
+    Args:
+        told: of `measure_told`.
+        left: of `what_is_left`.
+        pointing: figures `map`, `chance`, `centre` and `attention`; None or empty where nobody knows where concepts
+            are or the run has no maps.
+        deletion: figures `random` and `centre`: what the true cell's probability loses beyond these controls.
+        stability: figures `same` (rank correlation of the same picture over seeds) and `different` (of others).
+    """
+    pointing, deletion, stability = pointing or {}, deletion or {}, stability or {}
+    count, share = told.kept
+    complete = told.completeness.get("probe_country")
+    leakage = told.leakage
+    return [
+        card.points_at_it(
+            pointing.get("map"), *(_value(pointing.get(name)) for name in ("chance", "centre", "attention"))
+        ),
+        card.removal_hurts(deletion.get("random"), deletion.get("centre")),
+        card.adds_up(told.effective.gap),
+        card.named_by_concepts(share, count, float(told.effective.all_right.mean())),
+        card.nothing_smuggled(
+            told.gains.get("beyond_truth"),
+            None if leakage is None else leakage.concepts_task,
+            None if leakage is None else leakage.concepts_task_null,
+        ),
+        card.suffices(
+            None if complete is None else complete[3],
+            *(
+                float(told.readings[name].right.mean()) if name in told.readings else 0.0
+                for name in ("scores", "random")
+            ),
+        ),
+        card.falls_without_concepts(
+            {name: interval_of(left, REMOVED, name) for name in CELL_FIGURES},
+            {name: interval_of(left, FREQUENT, name) for name in CELL_FIGURES},
+            falls_to_prior(left),
+        ),
+        card.stable(stability.get("same"), _value(stability.get("different"))),
+    ]
+
+
+def _value(figure: Figure | None) -> float | None:
+    return None if figure is None else float(figure["value"])
