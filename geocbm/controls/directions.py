@@ -28,8 +28,11 @@ def _read(features: FeatureStore, by_patch: bool, rows: np.ndarray) -> Tensor:
 
 
 def _spread(values: Tensor) -> float:
-    """Spread over images and patches of the scores `(B, P, k)` of a concept, averaged over the concepts."""
-    return float(values.flatten(0, 1).std(0).mean())
+    """Spread over images and patches of the scores `(B, P, k)` of a concept, averaged over the concepts.
+
+    What all concepts have in common in a place is taken off first: the softmax does not see it.
+    """
+    return float((values - values.mean(-1, keepdim=True)).flatten(0, 1).std(0).mean())
 
 
 def _stage1_spread(model: Stage1ConceptModel, features: FeatureStore, rows: np.ndarray) -> float:

@@ -144,8 +144,9 @@ def _on_random(found: Controls, draw: _Draws) -> list[str]:
     meaning = {
         "worse": "the named concepts carry something for placing that as many random directions do not.",
         "better": "they do better, and for placing images the names are decoration.",
-        "no difference beyond noise": "no difference beyond noise. On these images nothing shows that the names are more "
-        "than decoration.",
+        "no difference beyond noise": (
+            "no difference beyond noise. On these images nothing shows that the names are more than decoration."
+        ),
     }
     found_out = verdict(change, more_is_better=True)
     said = (
