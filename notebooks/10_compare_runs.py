@@ -26,24 +26,24 @@ from geocbm.workbench import notebook, paths, words
 nb = notebook.start("10_compare_runs", globals())
 reports, run_root = paths.reports_root(), paths.data_root() / "runs"
 compared = compare.read_runs(reports, run_root, compare.runs_to_compare(reports, run_root, runs, run))
-first, others = compared[0], compared[1:]
+first = compared[0]
 nb.table(compare.overview(compared), caption="The runs", index=False)
 print(*compare.problems(compared), sep="\n")
 
 # %% [markdown]
 # ## In short
 #
-# Each run against the first, in words. The sections below hold the numbers.
+# Each run against the first, in words: "better" and "worse" are said of the run in the row. The sections below hold the numbers.
 
 # %%
 differences = compare.differences(compared, bootstrap, seed)
-print(*compare.conclusions(differences, compared), sep="\n\n")
+nb.table(compare.conclusions(differences, compared), caption=f"Each run against {first.name}", index=False)
 
 # %% [markdown]
 # ## What was set differently?
 #
-# Only parameters that can change an answer and are not the same in all runs. Other code than that of the first run makes a
-# difference hard to blame on a parameter, and is named below the table.
+# Only parameters that can change an answer and are not the same in all runs; a place is left empty where a run has the value of
+# the first. Other code than that of the first run makes a difference hard to blame on a parameter, and is named below the table.
 
 # %%
 nb.table(compare.different_parameters(compared), caption="Parameters that differ", index=False)
@@ -86,13 +86,13 @@ if len(differences):
 # for all countries with at least ten test images. Only runs with the same test images have such a map.
 
 # %%
-gains = {other.name: compare.gain_by_region(first, other) for other in others}
-gains = {name: table for name, table in gains.items() if len(table)}
-if gains:
+print(compare.other_images(compared))
+paired = compare.same_images(compared)
+if gains := {other.name: compare.gain_by_region(first, other) for other in paired}:
     nb.show(plots.gain_map(gains, first.name, f"Where is it better than {first.name}?"), preview=True)
 
 # %%
-by_country = {other.name: compare.country_gains(first, other, n=bootstrap, seed=seed) for other in others}
+by_country = {other.name: compare.country_gains(first, other, n=bootstrap, seed=seed) for other in paired}
 print(*compare.changed_beyond_noise(by_country, "countries"), sep="\n")
 if len(changes := compare.country_table(by_country)):
     nb.table(changes, caption="Countries that change most", index=False)
@@ -105,13 +105,13 @@ if len(changes := compare.country_table(by_country)):
 # could have shown a difference at all (McNemar's test by Holm's rule, with Tarone's count). It takes images as independent.
 
 # %%
-confusions = {other.name: compare.confusion_changes(first, other) for other in others}
+confusions = {other.name: compare.confusion_changes(first, other) for other in paired}
 print(*compare.changed_beyond_noise(confusions, "confusions of countries"), sep="\n")
 if len(changes := compare.confusion_table(confusions)):
     nb.table(changes, caption="Confusions that change most", index=False)
 
 # %%
-concepts = {other.name: compare.concept_changes(first, other) for other in others}
+concepts = {other.name: compare.concept_changes(first, other) for other in paired}
 print(*compare.changed_beyond_noise(concepts, "concepts"), sep="\n")
 if len(changes := compare.concept_table(concepts)):
     nb.table(changes, caption="Concepts that change most", index=False)

@@ -138,7 +138,7 @@ def test_only_parameters_that_change_an_answer_and_differ_are_listed(tmp_path):
     table = compare.different_parameters(read(tmp_path, "one", "two", "three", "new"))
     assert list(table.columns) == ["parameter", "one", "two", "three", "new"]
     assert table.to_numpy().tolist() == [
-        ["04.bottleneck", "mlp", "patch", "mlp", "–"],
+        ["04.bottleneck", "mlp", "patch", "", "–"],
         ["05.name", "–", "(empty)", f"{'x' * 20} … {'x' * 20}", "–"],
     ]  # a parameter that one run alone has recorded cannot be compared
     assert compare.different_parameters(read(tmp_path, "one")).empty
@@ -244,12 +244,11 @@ def test_runs_are_compared_without_loading_torch(root):
     code = (
         "import sys, json, pathlib; from geocbm import compare, plots; root = pathlib.Path(sys.argv[1]);"
         "runs = compare.read_runs(root / 'reports', root / 'runs', ['first', 'second']);"
-        "found = compare.conclusions(compare.differences(runs, 50), runs);"
+        "found = compare.conclusions(compare.differences(runs, 50), runs).to_numpy().tolist();"
         "print(json.dumps([found, 'torch' in sys.modules]))"
     )
     out = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True).stdout
     found, torch = json.loads(out)
-    assert found == [
-        "second against first: only 03.epochs is 4 instead of 2. They are the same on every image, in 5 figures."
-    ]
+    words = "The runs are the same on every image, in 5 figures."
+    assert found == [["second", "only 03.epochs is 4 instead of 2", words]]
     assert not torch

@@ -101,8 +101,8 @@ def test_equal_runs_are_rarely_called_different(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "content", "said"),
     [
-        ({"pano_id": [f"p{number + 10}" for number in range(N)]}, "digest", "Their test images are others"),
-        ({"true_lat": LAT[::-1]}, "another", "Their images come from other tables"),  # scenes of the same names
+        ({"pano_id": [f"p{number + 10}" for number in range(N)]}, "digest", "The test images are others"),
+        ({"true_lat": LAT[::-1]}, "another", "The images come from another table"),  # scenes of the same names
     ],
 )
 def test_other_test_images_are_compared_unpaired_and_said_to_be(tmp_path, changes, content, said):
@@ -112,7 +112,9 @@ def test_other_test_images_are_compared_unpaired_and_said_to_be(tmp_path, change
     table = compare.differences(runs, n=300)
     assert not table["paired"].any()
     assert "stage2.cell_top1" not in set(table["figure"])  # cells of another split are other cells
-    assert said in compare.conclusions(table, runs)[0]
+    assert said in compare.conclusions(table, runs)["found"][0]
+    assert compare.other_images(runs) == "Not on the same test images, and left out here: other."
+    assert compare.same_images(runs) == []
     assert compare.how_many(table)[0].startswith("4 comparisons between other images")
     (row,) = compare.verdicts(table, runs).to_dict("records")
     assert row["test images"] == f"{N}, others"
@@ -162,8 +164,8 @@ def test_what_could_not_have_been_seen_is_said(tmp_path):
     row = row_of(table, "other", "stage2.geoscore")
     half = (row["high"] - row["low"]) / 2
     assert f"{half:,.0f} of GeoScore" in compare.how_many(table)[1]
-    assert compare.conclusions(table, runs) == [
-        "other against own: no parameter differs. There is no difference beyond noise in any of 5 figures."
+    assert compare.conclusions(table, runs).to_numpy().tolist() == [
+        ["other", "no parameter differs", "There is no difference beyond noise in any of 5 figures."]
     ]
     detail = compare.detail(table).set_index("figure").loc["GeoScore, points"]
     assert detail["difference"] == "0"
@@ -174,16 +176,15 @@ def test_conclusions_say_what_stage_0_is_worth_from_either_side(tmp_path):
     write_run(tmp_path, "whole", 1.0)
     write_run(tmp_path, "skipped", 3.0, settings={"03.epochs": 0})
     runs = read(tmp_path, "whole", "skipped")
-    (one,) = compare.conclusions(compare.differences(runs, n=100), runs)
-    (other,) = compare.conclusions(compare.differences(runs[::-1], n=100), runs[::-1])
-    assert "only Stage 0 differs: skipped skips it" in one
-    assert "skipped is, beyond noise: median error worse by 222 km [222, 222]" in one
-    assert "whole is, beyond noise: median error better by 222 km [222, 222]" in other
+    one = compare.conclusions(compare.differences(runs, n=100), runs)
+    other = compare.conclusions(compare.differences(runs[::-1], n=100), runs[::-1])
+    assert one["set differently"].tolist() == ["only Stage 0 differs: skipped skips it"]
+    assert one["found"][0].startswith("Beyond noise: median error worse by 222 km [222, 222]; GeoScore worse by")
+    assert other["found"][0].startswith("Beyond noise: median error better by 222 km [222, 222]")
     worth = "What Stage 0 is worth (with it minus without it): median error −222 km [−222, −222]; GeoScore +"
-    ending = "concept right 0.0 percentage points; beyond noise: median error, GeoScore."
-    for text in (one, other):
+    for text in (one["found"][0], other["found"][0]):
         assert worth in text
-        assert text.endswith(ending)
+        assert "concept right 0.0 percentage points; beyond noise: median error, GeoScore." in text
 
 
 def test_a_difference_of_one_seed_each_is_called_so(tmp_path):
@@ -191,7 +192,8 @@ def test_a_difference_of_one_seed_each_is_called_so(tmp_path):
     write_run(tmp_path, "other", 3.0, settings={"04.bottleneck": "patch"})
     write_run(tmp_path, "seed", 3.0, settings={"05.seed": 1})
     runs = read(tmp_path, "own", "other", "seed")
-    option, seed = compare.conclusions(compare.differences(runs, n=100), runs)
+    option, seed = compare.conclusions(compare.differences(runs, n=100), runs)["found"]
+    assert compare.other_images(runs) == "All 2 others have answered the same test images."
     assert "Another seed of training may move these figures too" in option
     assert "Another seed" not in seed
 
@@ -202,18 +204,24 @@ def test_runs_without_predictions_are_named(tmp_path):
     own, half = read(tmp_path, "own", "half")
     table = compare.differences([own, half])
     assert table.empty
-    assert compare.conclusions(table, [own, half]) == [
-        "half against own: no parameter differs. half has no predictions to compare."
-    ]
+    found = compare.conclusions(table, [own, half]).to_numpy().tolist()
+    assert found == [["half", "no parameter differs", "half has no predictions to compare."]]
     assert compare.verdicts(table, [own, half]).empty
     assert compare.drawable(table).empty
-    assert compare.conclusions(compare.differences([half, own]), [half, own]) == [
-        "half has no predictions, so that no run can be held against it."
+    found = compare.conclusions(compare.differences([half, own]), [half, own]).to_numpy().tolist()
+    assert found == [["own", "no parameter differs", "half has no predictions to compare."]]
+
+
+def test_a_run_may_stand_alone(tmp_path):
+    write_run(tmp_path, "own")
+    (own,) = read(tmp_path, "own")
+    table = compare.differences([own])
+    assert compare.conclusions(table, [own]).to_numpy().tolist() == [
+        ["own", "–", "There is no other run to hold it against."]
     ]
-    assert compare.conclusions(compare.differences([own]), [own]) == [
-        "own stands alone: there is no other run to hold it against."
-    ]
-    assert compare.conclusions(compare.differences([]), []) == []
+    assert compare.how_many(table) == []
+    assert compare.other_images([own]) == "There is no other run."
+    assert compare.conclusions(compare.differences([]), []).empty
 
 
 def test_figures_are_drawn_in_the_units_they_are_written_in(tmp_path):

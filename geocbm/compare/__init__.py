@@ -12,6 +12,8 @@ from geocbm.compare.differences import (
     differences,
     drawable,
     how_many,
+    other_images,
+    same_images,
     verdicts,
 )
 from geocbm.compare.figures import FIGURES, HEADLINES, Figure, all_figures, figures, headlines, learning_curves
@@ -67,12 +69,14 @@ __all__ = [
     "learning_curves",
     "made_otherwise",
     "only_seeds_differ",
+    "other_images",
     "overview",
     "pooled",
     "pooled_table",
     "problems",
     "read_runs",
     "runs_to_compare",
+    "same_images",
     "seed_groups",
     "seeds_remark",
     "settings",

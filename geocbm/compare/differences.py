@@ -40,6 +40,22 @@ def aligned(one: ComparedRun, other: ComparedRun) -> tuple[pd.DataFrame, pd.Data
     return (one.images, again) if np.allclose(before, after, rtol=0, atol=1e-9) else None
 
 
+def same_images(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """The runs after the first that have answered the test images of the first."""
+    return [other for other in runs[1:] if aligned(runs[0], other) is not None]
+
+
+def other_images(runs: Sequence[ComparedRun]) -> str:
+    """In a sentence, which runs cannot be compared with the first image by image."""
+    shared = [run.name for run in same_images(runs)]
+    names = [run.name for run in runs[1:] if run.name not in shared]
+    if len(runs) == 1:
+        return "There is no other run."
+    if not names:
+        return f"All {len(shared)} others have answered the same test images." if len(shared) > 1 else ""
+    return f"Not on the same test images, and left out here: {', '.join(names)}."
+
+
 def same_table(one: ComparedRun, other: ComparedRun) -> bool:
     """Whether two runs were made from the same CSV, as far as their manifests tell."""
     digests = [settings(run).get("01.csv (content)") for run in (one, other)]
@@ -217,44 +233,52 @@ def how_many(table: pd.DataFrame, level: float = 0.95) -> list[str]:
     return sentences
 
 
-def conclusions(table: pd.DataFrame, runs: Sequence[ComparedRun]) -> list[str]:
-    """What may be concluded of each run against the first, in sentences."""
-    if not runs:
-        return []
-    one, others = runs[0], runs[1:]
-    if not others:
-        return [f"{one.name} stands alone: there is no other run to hold it against."]
-    if one.images is None:
-        return [f"{one.name} has no predictions, so that no run can be held against it."]
-    return [_conclusion(table[table["run"] == other.name], one, other) for other in others]
+def conclusions(table: pd.DataFrame, runs: Sequence[ComparedRun]) -> pd.DataFrame:
+    """What may be concluded of each run against the first, in sentences.
+
+    Args:
+        table: of `differences`.
+        runs: the same runs.
+
+    Returns:
+        A row per run: `run`, `set differently` and `found`; a single row for a run that stands alone.
+    """
+    columns = ["run", "set differently", "found"]
+    rows = [
+        (other.name, what_differs(runs[0], other), _found(table[table["run"] == other.name], runs[0], other))
+        for other in runs[1:]
+    ]
+    if len(runs) == 1:
+        rows = [(runs[0].name, "–", "There is no other run to hold it against.")]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _conclusion(own: pd.DataFrame, one: ComparedRun, other: ComparedRun) -> str:
-    head = f"{other.name} against {one.name}: {what_differs(one, other)}."
+def _found(own: pd.DataFrame, one: ComparedRun, other: ComparedRun) -> str:
     if own.empty:
-        return f"{head} {other.name} has no predictions to compare."
+        lacking = " and ".join(run.name for run in (one, other) if run.images is None)
+        return f"{lacking} has no predictions to compare."
     paired = bool(own["paired"].iloc[0])
-    if not paired:
-        if same_table(one, other):
-            head += " Their test images are others, so that part of a difference is luck with the images."
-        else:
-            head += " Their images come from other tables: the figures say as much of the images as of the runs."
+    head = ""
+    if not paired and same_table(one, other):
+        head = "The test images are others, so that part of a difference is luck with the images. "
+    elif not paired:
+        head = "The images come from another table: the figures say as much of the images as of the runs. "
     changed = own[own["better"] != 0]
     words = {figure.key: figure.words for figure in FIGURES}
     if (own["verdict"] == SAME).all():
-        found = f"They are {SAME}, in {len(own)} figures."
+        found = f"The runs are {SAME}, in {len(own)} figures."
     elif changed.empty:
         found = f"There is {NOISE} in any of {len(own)} figures."
     else:
         listed = [f"{words[row['figure']]} {row['verdict']}" for row in changed.to_dict("records")]
-        found = f"{other.name} is, beyond noise: {'; '.join(listed)}."
+        found = f"Beyond noise: {'; '.join(listed)}."
         still = [words[row["figure"]] for row in own.to_dict("records") if row["better"] == 0]
         found += f" There is {NOISE} in: {', '.join(still)}." if still else ""
     if paired and only_stage0_differs(one, other):
         found += " " + _worth_of_stage0(own, one)
-    elif paired and len(changed) and not only_seeds_differ(one, other):
+    if paired and len(changed) and not only_seeds_differ(one, other):
         found += " Another seed of training may move these figures too; the intervals are over images alone."
-    return f"{head} {found}"
+    return head + found
 
 
 def _worth_of_stage0(own: pd.DataFrame, one: ComparedRun) -> str:

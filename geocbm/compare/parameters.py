@@ -69,12 +69,17 @@ def differing(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
 def different_parameters(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     """Parameters that can change an answer and are not the same in all runs, one row each, one column per run.
 
-    A dash stands where a run has not recorded the parameter; long values are cut in the middle.
+    A place is empty where the value is that of the first run, and a dash stands where a run has not recorded the
+    parameter; long values are cut in the middle.
     """
-    rows = [
-        {"parameter": key} | {run.name: _shown(value) for run, value in zip(runs, values, strict=True)}
-        for key, values in differing(runs).items()
-    ]
+    rows = []
+    for key, values in differing(runs).items():
+        shown = [_shown(value) for value in values]
+        kept = [
+            shown[0],
+            *("" if value == values[0] else text for value, text in zip(values[1:], shown[1:], strict=True)),
+        ]
+        rows.append({"parameter": key} | dict(zip((run.name for run in runs), kept, strict=True)))
     return pd.DataFrame(rows, columns=["parameter", *(run.name for run in runs)])
 
 

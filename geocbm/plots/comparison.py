@@ -150,7 +150,8 @@ def gain_map(gains: Mapping[str, pd.DataFrame], reference: str, title: str = "Wh
         ]
         fig.update_layout(
             updatemenus=[
-                {"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom", "showactive": True}
+                # Inside the frame, in the corner that the projection leaves empty.
+                {"buttons": buttons, "x": 0.01, "xanchor": "left", "y": 0.99, "yanchor": "top", "showactive": True}
             ]
         )
     alt = f"World map of mean gain in GeoScore over {reference}, by region: {'; '.join(parts)}."
