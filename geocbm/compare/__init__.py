@@ -4,18 +4,7 @@ Everything is read from what runs leave behind (`manifest.json`, `metrics.json`,
 `concept_scores.npz`, `history_stage*.parquet`), so that a run can be compared long after its features are gone.
 """
 
-from geocbm.compare.differences import (
-    NOISE,
-    aligned,
-    conclusions,
-    detail,
-    differences,
-    drawable,
-    how_many,
-    other_images,
-    same_images,
-    verdicts,
-)
+from geocbm.compare.differences import NOISE, aligned, differences, other_images, same_images
 from geocbm.compare.figures import FIGURES, HEADLINES, Figure, all_figures, figures, headlines, learning_curves
 from geocbm.compare.parameters import different_parameters, made_otherwise, only_seeds_differ, settings, what_differs
 from geocbm.compare.places import (
@@ -38,6 +27,7 @@ from geocbm.compare.seeds import (
     seed_groups,
     seeds_remark,
 )
+from geocbm.compare.verdicts import conclusions, detail, drawable, how_many, verdicts
 
 __all__ = [
     "FIGURES",

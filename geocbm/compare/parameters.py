@@ -75,10 +75,8 @@ def different_parameters(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     rows = []
     for key, values in differing(runs).items():
         shown = [_shown(value) for value in values]
-        kept = [
-            shown[0],
-            *("" if value == values[0] else text for value, text in zip(values[1:], shown[1:], strict=True)),
-        ]
+        same = [value is not _UNKNOWN and value == values[0] for value in values[1:]]
+        kept = [shown[0], *("" if equal else text for equal, text in zip(same, shown[1:], strict=True))]
         rows.append({"parameter": key} | dict(zip((run.name for run in runs), kept, strict=True)))
     return pd.DataFrame(rows, columns=["parameter", *(run.name for run in runs)])
 
