@@ -14,7 +14,7 @@ import pandas as pd
 
 from geocbm.data import image_files
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.metrics import concept_metrics, geolocation_metrics
+from geocbm.metrics import concept_metrics, country_accuracy, geolocation_metrics
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
@@ -70,8 +70,21 @@ def predict_concepts(model: Stage1ConceptModel, features: FeatureStore) -> Array
     return {"meta": out["meta_probabilities"].numpy(), "parent": out["parent_probabilities"].numpy()}
 
 
+def test_remark(files: RunFiles) -> str:
+    """What the figures of a page are measured on, in a sentence."""
+    if n := len(files.rows["test"]):
+        return f"Figures of the test split are of {n:,} images."
+    return (
+        "The test split is empty, so that there are no figures of it. Concepts with one image are in the training "
+        "split, those with two in training and validation. For a test split give some at least three images, or leave "
+        "out a whole country (notebook 01)."
+    )
+
+
 def concept_figures(files: RunFiles, model: Stage1ConceptModel, predicted: Arrays, rows: np.ndarray) -> dict[str, Any]:
-    """Accuracy of the concepts on some rows (specification, section Evaluation Metrics, Stage 1)."""
+    """Accuracy of the concepts on some rows (specification, section Evaluation Metrics, Stage 1); none without rows."""
+    if not len(rows):
+        return {}
     meta, parent = files.meta_and_parent
     similarity = (model.meta_base @ model.meta_base.T).cpu().numpy()  # (k_m, k_m), rows are unit vectors
     return concept_metrics(
@@ -100,6 +113,8 @@ CONCEPT_WORDS = {
 
 def concept_table(files: RunFiles, figures: Mapping[str, Any], rows: np.ndarray) -> pd.DataFrame:
     """The figures in words, with what guessing the most frequent concept of the training split would get."""
+    if not figures:
+        return pd.DataFrame(columns=["figure", "value", "most frequent class"])
     meta, parent = files.meta_and_parent
     train = files.rows["train"]
     frequent = {
@@ -152,9 +167,9 @@ def concept_map_examples(
 
     from geocbm.encoders import open_picture
 
-    if model.config.bottleneck != "patch":
-        return [], [], []
     meta, test = files.meta_and_parent[0], files.rows["test"]
+    if model.config.bottleneck != "patch" or not len(test):
+        return [], [], []
     first = test[np.unique(meta[test], return_index=True)[1]]  # a row of each concept in the test split
     rows = first[np.linspace(0, len(first) - 1, min(count, len(first))).astype(int)]
     device = model.meta_bias.device
@@ -207,6 +222,17 @@ def predict_places(
     return predicted
 
 
+def place_figures(files: RunFiles, predicted: Arrays, rows: np.ndarray) -> dict[str, float]:
+    """Figures of merit of predicted places (specification, section Evaluation Metrics, Stage 2); none without rows."""
+    if not len(rows):
+        return {}
+    answered, true = (predicted["lat"], predicted["lng"]), (files.lat[rows], files.lng[rows])
+    return geolocation_metrics(*answered, *true) | {
+        "cell_top1": float((predicted["cell"][:, 0] == files.cell_label[rows]).mean()),
+        "country_acc": country_accuracy(*answered, *true),
+    }
+
+
 def cell_centre_km(files: RunFiles, predicted: Arrays, rows: np.ndarray) -> np.ndarray:
     """Error in km of the centre of the named cell, without the offset."""
     lat, lng = cartesian_to_latlng(files.cells.centers[predicted["cell"][:, 0]])
@@ -225,18 +251,43 @@ PLACE_WORDS = {
     "cell_top1": ("cell named right", "{:.1%}"),
     "country_acc": ("country named right", "{:.1%}"),
     "n": ("images", "{:,}"),
+    "n_missing": ("of these without an answer, counted as misses", "{:,}"),
 }
+
+
+def _in_words(name: str, figures: Mapping[str, float]) -> str:
+    """One figure as `PLACE_WORDS` writes it; a distance over too many missing answers is no number."""
+    return PLACE_WORDS[name][1].format(figures[name]) if np.isfinite(figures[name]) else "no answer"
 
 
 def place_table(figures: Mapping[str, float]) -> pd.DataFrame:
     """Figures of merit of places in words (specification, section Evaluation Metrics, Stage 2)."""
     return pd.DataFrame(
         [
-            {"figure": words, "value": form.format(figures[name])}
-            for name, (words, form) in PLACE_WORDS.items()
-            if name in figures
-        ]
+            {"figure": words, "value": _in_words(name, figures)}
+            for name, (words, _) in PLACE_WORDS.items()
+            if name in figures and (figures[name] or name != "n_missing")
+        ],
+        columns=["figure", "value"],
     )
+
+
+def place_records(files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> dict[str, float]:
+    """Figures to keep: `stage2.*` of the first mode, and median and GeoScore of every mode; no infinite ones.
+
+    Args:
+        files: the run.
+        by_mode: of `predict_places`, by name; those of another recipe are called `recipe NAME`.
+        rows: the rows that were predicted.
+    """
+    kept: dict[str, float] = {}
+    for number, (mode, places) in enumerate(by_mode.items()):
+        figures = place_figures(files, places, rows)
+        if number == 0:
+            kept |= {f"stage2.{name}": value for name, value in figures.items() if name not in ("n", "n_missing")}
+        key = mode.replace("recipe ", "recipe.") if mode.startswith("recipe ") else f"variant.{mode}"
+        kept |= {f"{key}.{name}": figures[name] for name in ("median_km", "geoscore") if figures}
+    return {key: value for key, value in kept.items() if np.isfinite(value)}
 
 
 def mode_table(files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> pd.DataFrame:
@@ -249,9 +300,9 @@ def mode_table(files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray)
     """
     shown = ("median_km", "acc_25km", "acc_200km", "acc_750km", "geoscore")
     lines = []
-    for mode, places in by_mode.items():
+    for mode, places in by_mode.items() if len(rows) else ():
         figures = geolocation_metrics(places["lat"], places["lng"], files.lat[rows], files.lng[rows])
-        line = {"mode": mode} | {PLACE_WORDS[name][0]: PLACE_WORDS[name][1].format(figures[name]) for name in shown}
+        line = {"mode": mode} | {PLACE_WORDS[name][0]: _in_words(name, figures) for name in shown}
         if "residual_share" in places:
             line["share of the residual in the logits"] = f"{places['residual_share'].mean():.0%}"
         lines.append(line)

@@ -121,7 +121,9 @@ nb.table(summaries.split_sizes(splits, table), caption="Sizes of the splits")
 # %%
 by_kind = {kind: data.make_splits(table, kind=kind, seed=seed, block_km=block_km) for kind in ("stratified", "spatial")}
 by_kind |= {split: splits}
-nb.show(plots.split_distances({kind: data.nearest_train_km(table, parts) for kind, parts in by_kind.items()}))
+nearest = {kind: data.nearest_train_km(table, parts) for kind, parts in by_kind.items() if len(parts["test"])}
+if nearest:
+    nb.show(plots.split_distances(nearest))
 
 # %% [markdown]
 # ## What later pages read

@@ -76,11 +76,13 @@ predicted = analysis.predict_concepts(model, features)
 test = files.rows["test"]
 figures = analysis.concept_figures(files, model, predicted, test)
 nb.table(analysis.concept_table(files, figures, test), caption="Concepts on the test split")
+print(analysis.test_remark(files))
 
 # %%
 names = files.table.iloc[test]
 right = predicted["meta"][test].argmax(axis=1) == files.meta_and_parent[0][test]
-nb.show(plots.per_meta_accuracy(names["meta_name"], right, names["parent_concept"]))
+if len(test):
+    nb.show(plots.per_meta_accuracy(names["meta_name"], right, names["parent_concept"]))
 
 # %% [markdown]
 # ## Against the other recipe
@@ -94,8 +96,10 @@ for name, other in pipeline.other_recipe_concepts(files, other_recipe, config, f
     other_predicted = analysis.predict_concepts(other, features)
     other_figures = analysis.concept_figures(files, other, other_predicted, test)
     by_recipe[f"recipe {name} ({other.config.bottleneck})"] = other_figures
-    nb.record(f"bottleneck.{other.config.bottleneck}.meta_top1", other_figures["meta_top1"])
-nb.record(f"bottleneck.{config.bottleneck}.meta_top1", figures["meta_top1"])
+    if len(test):
+        nb.record(f"bottleneck.{other.config.bottleneck}.meta_top1", other_figures["meta_top1"])
+if len(test):
+    nb.record(f"bottleneck.{config.bottleneck}.meta_top1", figures["meta_top1"])
 nb.table(analysis.concepts_side_by_side(by_recipe), caption="Concepts on the test split, by recipe")
 
 # %% [markdown]
@@ -107,9 +111,9 @@ nb.table(analysis.concepts_side_by_side(by_recipe), caption="Concepts on the tes
 # %%
 true_meta = files.meta_and_parent[0][test]
 named_meta = predicted["meta"][test].argmax(axis=1)
-nb.show(
-    plots.confusion(true_meta, named_meta, files.concepts.metas, files.concepts.parent_index, files.concepts.parents)
-)
+words = files.concepts
+if len(test):
+    nb.show(plots.confusion(true_meta, named_meta, words.metas, words.parent_index, words.parents))
 
 # %% [markdown]
 # ## Where does it see a concept?
@@ -134,7 +138,8 @@ nb.show(plots.prototype_drift(files.concepts.metas, analysis.prototype_cosine(mo
 
 # %%
 for name in ("meta_top1", "meta_top5", "meta_macro_recall", "parent_top1", "parent_top1_marginal", "semantic_close"):
-    nb.record(f"stage1.{name}", figures[name])
+    if len(test):
+        nb.record(f"stage1.{name}", figures[name])
 with nb.output("concept_scores.npz") as path:
     analysis.save_concept_scores(path, predicted)
 

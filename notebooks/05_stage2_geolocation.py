@@ -51,7 +51,7 @@ seed: int = 0  # seed of weights and batches
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 
 # %%
-from geocbm import analysis, metrics, pipeline, plots, stage2, study
+from geocbm import analysis, pipeline, plots, stage2, study
 from geocbm.runs import RunFiles
 from geocbm.workbench import notebook, paths
 
@@ -81,12 +81,12 @@ nb.show(plots.loss_curves(result.history, title="Stage 2: losses by epoch"))
 test = files.rows["test"]
 refiner = pipeline.load_refiner(files, config)
 predicted = analysis.predict_places(files, model, concepts, features, test, refiner)
-nb.show(plots.error_map(predicted["lat"], predicted["lng"], files.lat[test], files.lng[test]), preview=True)
+print(analysis.test_remark(files))
+if len(test):
+    nb.show(plots.error_map(predicted["lat"], predicted["lng"], files.lat[test], files.lng[test]), preview=True)
 
 # %%
-figures = metrics.geolocation_metrics(predicted["lat"], predicted["lng"], files.lat[test], files.lng[test])
-figures["cell_top1"] = float((predicted["cell"][:, 0] == files.cell_label[test]).mean())
-figures["country_acc"] = metrics.country_accuracy(predicted["lat"], predicted["lng"], files.lat[test], files.lng[test])
+figures = analysis.place_figures(files, predicted, test)
 nb.table(analysis.place_table(figures), caption="Places on the test split")
 
 # %% [markdown]
@@ -98,7 +98,8 @@ nb.table(analysis.place_table(figures), caption="Places on the test split")
 # %%
 centre_km = analysis.cell_centre_km(files, predicted, test)
 moved = {"cell centre": centre_km, "answer": predicted["km"]}
-nb.show(plots.error_curves(moved, title="What the correction inside the cell adds"))
+if len(test):
+    nb.show(plots.error_curves(moved, title="What the correction inside the cell adds"))
 
 # %% [markdown]
 # ## Where does it look?
@@ -110,7 +111,8 @@ nb.show(plots.error_curves(moved, title="What the correction inside the cell add
 # %%
 encoder = pipeline.load_stage0(files)[1]
 pictures, grids, captions = analysis.attention_examples(files, encoder, predicted, test, examples)
-nb.show(plots.attention_overlay(pictures, grids, captions))
+if pictures:
+    nb.show(plots.attention_overlay(pictures, grids, captions))
 
 # %% [markdown]
 # ## What does each part contribute?
@@ -124,7 +126,8 @@ by_mode = {ablation_mode: predicted}
 for mode in dict.fromkeys(variants):
     if mode != ablation_mode:
         by_mode[mode] = pipeline.fit_variant(files, config, mode, concepts, features, test)
-nb.show(plots.error_curves({mode: places["km"] for mode, places in by_mode.items()}, title="Error by ablation mode"))
+if len(test):
+    nb.show(plots.error_curves({mode: places["km"] for mode, places in by_mode.items()}, title="Error by ablation mode"))
 
 # %%
 nb.table(analysis.mode_table(files, by_mode, test), caption="Ablation modes on the test split")
@@ -137,7 +140,8 @@ nb.table(analysis.mode_table(files, by_mode, test), caption="Ablation modes on t
 # %%
 by_mode |= pipeline.other_recipe_places(files, other_recipe, config, features, test)
 shown = {name: places for name, places in by_mode.items() if name == ablation_mode or name.startswith("recipe ")}
-nb.show(plots.error_curves({name: places["km"] for name, places in shown.items()}, title="Error by recipe"))
+if len(test):
+    nb.show(plots.error_curves({name: places["km"] for name, places in shown.items()}, title="Error by recipe"))
 
 # %% [markdown]
 # ## What is each option worth?
@@ -158,14 +162,8 @@ if len(worth):
     )
 
 # %%
-for name, value in figures.items():
-    if name not in ("n", "n_missing"):
-        nb.record(f"stage2.{name}", value)
-for mode, places in by_mode.items():
-    variant = metrics.geolocation_metrics(places["lat"], places["lng"], files.lat[test], files.lng[test])
-    key = mode.replace("recipe ", "recipe.") if mode.startswith("recipe ") else f"variant.{mode}"
-    nb.record(f"{key}.median_km", variant["median_km"])
-    nb.record(f"{key}.geoscore", variant["geoscore"])
+for key, value in analysis.place_records(files, by_mode, test).items():
+    nb.record(key, value)
 nb.record_all("study", study.records(worth))
 with nb.output("predictions.parquet") as path:
     analysis.save_predictions(path, files, by_mode, test)
@@ -176,7 +174,7 @@ with nb.output("cell_scores.npz") as path:
 nb.contract(
     every_prediction_on_the_sphere=bool((abs(predicted["lat"]) <= 90).all() and (abs(predicted["lng"]) <= 180).all()),
     attention_sums_to_one_where_used=ablation_mode == "concept_only"
-    or bool(abs(predicted["attention"].sum(axis=1) - 1).max() < 1e-3),
+    or bool(abs(predicted["attention"].sum(axis=1) - 1).max(initial=0) < 1e-3),
     losses_finite=bool((result.history[["train_loss", "val_loss"]].abs() < 1e6).all(axis=None)),
 )
 

@@ -139,11 +139,15 @@ def split_distances(
     """Histogram of the distance from test photographs to the nearest training photograph, one per kind of split.
 
     Args:
-        distances: name of the split kind -> `[n]` distances in km.
+        distances: name of the split kind -> `[n]` distances in km; kinds without a test photograph are left out.
         title: headline.
+
+    Raises:
+        ValueError: there is no distance at all.
     """
     import plotly.graph_objects as go
 
+    distances = {name: km for name, km in distances.items() if np.size(km)}
     if not distances:
         raise ValueError("distances is empty: pass the distances of at least one kind of split")
     columns = {name: columns_of(**{name: km})[0].astype(float) for name, km in distances.items()}
@@ -224,11 +228,16 @@ def error_curves(
 
     Args:
         errors: name of the method -> `[n]` errors in km; NaN or infinite is a missing prediction, never within reach.
+            Names without a row, such as an empty split, are left out.
         title: headline.
         noun: what a row is, for the alt text.
+
+    Raises:
+        ValueError: there is no row at all.
     """
     import plotly.graph_objects as go
 
+    errors = {name: km for name, km in errors.items() if np.size(km)}
     if not errors:
         raise ValueError("errors is empty: pass the errors in km of at least one method")
     fig = go.Figure()
