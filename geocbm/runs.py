@@ -35,6 +35,7 @@ MADE_BY = {
     "predictions.parquet": "05",
     "cell_scores.npz": "05",
     "evaluation.parquet": "06",
+    "interventions.parquet": "08",
     "field_guide.parquet": "09",
 }
 """Which notebook writes which file of a run; the files beside a checkpoint and its variants begin with its stem."""

@@ -1,5 +1,6 @@
 """Why the model says so, and whether that is true."""
 
+from geocbm.explain.card import VERDICTS, card_summary, card_table
 from geocbm.explain.completeness import completeness_figures, completeness_ratio, completeness_table, model_rights
 from geocbm.explain.contributions import (
     BY_ABLATION,
@@ -12,12 +13,27 @@ from geocbm.explain.contributions import (
 )
 from geocbm.explain.curve import POLICIES, UNITS, choose_levels, intervention_curve, named_cell_terms, setbacks
 from geocbm.explain.editable import EditableModel, Places, load_editable, strict_model
+from geocbm.explain.edits_page import (
+    both_curves,
+    constants_are_left,
+    curve_table,
+    edit_table,
+    explain_country,
+    intervention_records,
+    named_flows,
+    picture_flows,
+    seen_picture,
+    trained_modes,
+    truth_in_words,
+    usual_levels,
+)
 from geocbm.explain.effective import (
     Effective,
     accuracy_at,
     average_accuracy,
     effective_concepts,
     effective_curves,
+    effective_in_words,
     effective_table,
     kept_share,
 )
@@ -34,14 +50,29 @@ from geocbm.explain.interventions import (
 from geocbm.explain.leakage import Leakage, measure_leakage
 from geocbm.explain.presence import Levels, Presence, known_presence, measure_levels
 from geocbm.explain.probes import Reading, country_readings, gain_table, read_label, reading_gains, reading_table
-from geocbm.explain.removal import falls_to_prior, left_in_words, reach_in_words, what_is_left, what_reaches
-from geocbm.explain.what_if import Edit, Story, what_if_stories
+from geocbm.explain.removal import (
+    REMOVED,
+    falls_to_prior,
+    interval_of,
+    left_in_words,
+    left_sentence,
+    reach_in_words,
+    what_is_left,
+    what_reaches,
+)
+from geocbm.explain.similar import answers_off, example_rows, row_captions, similar_examples, similar_rows
+from geocbm.explain.told import Told, leakage_in_words, leakage_table, measure_told, told_records
+from geocbm.explain.trust import card_lines
+from geocbm.explain.what_if import STRENGTHS, Edit, Story, what_if_stories
 
 __all__ = [
     "BY_ABLATION",
     "EXACT",
     "POLICIES",
+    "REMOVED",
+    "STRENGTHS",
     "UNITS",
+    "VERDICTS",
     "Edit",
     "EditableModel",
     "Effective",
@@ -53,46 +84,74 @@ __all__ = [
     "Presence",
     "Reading",
     "Story",
+    "Told",
     "accuracy_at",
+    "answers_off",
     "ask",
     "average_accuracy",
+    "both_curves",
+    "card_lines",
+    "card_summary",
+    "card_table",
     "choose_levels",
     "completeness_figures",
     "completeness_ratio",
     "completeness_table",
     "concept_flows",
+    "constants_are_left",
     "correct_concepts",
     "country_readings",
     "country_terms",
     "country_weights",
+    "curve_table",
+    "edit_table",
     "effective_concepts",
     "effective_curves",
+    "effective_in_words",
     "effective_table",
+    "example_rows",
+    "explain_country",
     "explain_scores",
     "falls_to_prior",
     "family",
     "flow_amounts",
     "gain_table",
+    "interval_of",
     "intervention_curve",
+    "intervention_records",
     "kept_share",
     "known_presence",
+    "leakage_in_words",
+    "leakage_table",
     "left_in_words",
+    "left_sentence",
     "load_editable",
     "measure_leakage",
     "measure_levels",
+    "measure_told",
     "model_rights",
     "named_cell_terms",
+    "named_flows",
     "neutral_scores",
     "picture_amounts",
+    "picture_flows",
     "reach_in_words",
     "read_label",
     "reading_gains",
     "reading_table",
     "remove_concepts",
+    "row_captions",
+    "seen_picture",
     "set_scores",
     "setbacks",
+    "similar_examples",
+    "similar_rows",
     "strict_model",
     "swap_concepts",
+    "told_records",
+    "trained_modes",
+    "truth_in_words",
+    "usual_levels",
     "weighted_terms",
     "what_if_stories",
     "what_is_left",

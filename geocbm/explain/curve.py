@@ -18,7 +18,7 @@ from geocbm.errors import ParameterError
 from geocbm.explain.interventions import LEAST_SCORE, correct_concepts
 from geocbm.explain.presence import Levels, Presence, measure_levels
 from geocbm.geodesy import haversine_km
-from geocbm.metrics import bootstrap, geoscore, paired_difference, spatial_blocks
+from geocbm.metrics import Resamples, geoscore, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.stage2 import Stage2CrossAttentionGeoHead
@@ -133,6 +133,8 @@ def steps_for(presence: Presence, unit: str, parent_index: np.ndarray) -> list[i
     n_metas = len(parent_index)
     known = presence.known[:, n_metas:] if unit == "families" else presence.known[:, :n_metas]
     most = int(known.sum(axis=1).max())
+    if 3 < most <= 20:
+        return [0, 1, *range(2, most, 2), most]
     return [*(n for n in STEPS if n < most), most]
 
 
@@ -178,7 +180,7 @@ def intervention_curve(
     for policy in policies:
         draws = DRAWS if policy == "random" else 1
         ranked = [urgency(policy, scores, presence, levels, contribution, seed + draw) for draw in range(draws)]
-        many = np.tile(blocks, draws)
+        resamples = Resamples(np.tile(blocks, draws), n_resamples, seed)
         best: np.ndarray | None = None
         for n in steps:
             km = []
@@ -189,11 +191,11 @@ def intervention_curve(
             errors = np.concatenate(km)
             points = geoscore(errors)
             row = {"unit": unit, "policy": policy, "n": n}
-            row |= _figure("median_km", bootstrap(errors, many, "median", n=n_resamples, seed=seed))
-            row |= _figure("geoscore", bootstrap(points, many, n=n_resamples, seed=seed))
+            row |= _figure("median_km", resamples.figure(errors, "median"))
+            row |= _figure("geoscore", resamples.figure(points))
             change = dict.fromkeys(("value", "low", "high"), float("nan"))
             if best is not None:
-                change = paired_difference(points, best, many, n=n_resamples, seed=seed, level=jointly)
+                change = resamples.difference(points, best, level=jointly)
             rows.append(row | _figure("change", change))
             best = points if best is None or points.mean() > best.mean() else best
     return pd.DataFrame(rows)

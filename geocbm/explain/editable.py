@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from geocbm.features import FeatureStore
     from geocbm.runs import RunFiles
     from geocbm.stage1 import Stage1ConceptModel
-    from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
+    from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead, Stage2Output
 
 
 class Places(NamedTuple):
@@ -67,6 +67,29 @@ class EditableModel:
         seen = None if train_rows is None else self.scores[train_rows]
         self.neutral = neutral_scores(head, seen).detach().float().cpu()  # (k,)
 
+    def _outputs(
+        self, rows: np.ndarray, edited: Tensor | None, chunk: int
+    ) -> Iterator[tuple[np.ndarray, Stage2Output]]:
+        """Rows and what Stage 2 says of them, a chunk at a time."""
+        scores = self.scores[rows]
+        edited = scores if edited is None else edited.float()
+        reads = self.head.config.reads_tokens and self.features is not None
+        tokens = row_reader(self.features, "tokens", half=True) if reads and self.features is not None else None
+        device = self.head.cell_head.weight.device
+        for start in range(0, max(len(rows), 1), chunk):
+            some = slice(start, start + chunk)
+            chosen = np.asarray(rows)[some]
+            with torch.no_grad():
+                output = ask(
+                    self.head,
+                    scores[some].to(device),
+                    edited[some].to(device),
+                    self.concept_emb[chosen].to(device),
+                    None if tokens is None else tokens(chosen).to(device),
+                    self.concept_model,
+                )
+            yield chosen, output
+
     def answer(self, rows: np.ndarray, edited: Tensor | None = None, chunk: int = 128) -> Places:
         """Places of some pictures.
 
@@ -77,30 +100,20 @@ class EditableModel:
         """
         from geocbm.stage2 import locate
 
-        scores = self.scores[rows]
-        edited = scores if edited is None else edited.float()
-        reads_tokens = self.head.config.reads_tokens
-        tokens = row_reader(self.features, "tokens", half=True) if reads_tokens and self.features is not None else None
         pooled = None
         if self.refiner is not None and self.features is not None:
             pooled = row_reader(self.features, "pooled")
-        device = self.head.cell_head.weight.device
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        with torch.no_grad():
-            for start in range(0, max(len(rows), 1), chunk):
-                some = slice(start, start + chunk)
-                chosen = np.asarray(rows)[some]
-                output = ask(
-                    self.head,
-                    scores[some].to(device),
-                    edited[some].to(device),
-                    self.concept_emb[chosen].to(device),
-                    None if tokens is None else tokens(chosen).to(device),
-                    self.concept_model,
-                )
+        for chosen, output in self._outputs(rows, edited, chunk):
+            with torch.no_grad():
                 lat, lng = locate(self.head, output, self.refiner, None if pooled is None else pooled(chosen))
-                parts.append((lat.cpu().double(), lng.cpu().double(), output.cell_logits.cpu().float()))
+            parts.append((lat.cpu().double(), lng.cpu().double(), output.cell_logits.cpu().float()))
         return Places(*(torch.cat(values).numpy() for values in zip(*parts, strict=True)))
+
+    def output_one(self, row: int, edited: Tensor) -> Stage2Output:
+        """What Stage 2 says of one picture under many edits `(m, k)`."""
+        (_, output), *_ = self._outputs(np.full(len(edited), row), edited, len(edited))
+        return output
 
     def answer_one(self, row: int, edited: Tensor) -> Places:
         """Places of one picture under many edits `(m, k)`."""

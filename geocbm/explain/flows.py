@@ -44,7 +44,7 @@ def concept_flows(
     parents: Sequence[str],
     parent_index: np.ndarray,
     what: str,
-    most_metas: int = 20,
+    most: int = 24,
     most_countries: int = 12,
 ) -> Flows:
     """Sum what concepts give to countries over pictures, for a Sankey diagram.
@@ -57,7 +57,7 @@ def concept_flows(
         parents: names.
         parent_index: `[k_m]`.
         what: the amount in words.
-        most_metas: metas with a node of their own; the others of a parent share one. A parent's own amount has one too.
+        most: concepts with a node of their own; the others of a parent share one.
         most_countries: countries with a node of their own.
 
     Raises:
@@ -70,12 +70,12 @@ def concept_flows(
     n = len(metas)
     owner = np.concatenate([parent_index, np.arange(len(parents))])[: amount.shape[1]]
     per_concept = amount.sum(axis=0)
-    large = set(np.argsort(-per_concept[:n], kind="stable")[:most_metas].tolist())
+    large = set(np.argsort(-per_concept, kind="stable")[:most].tolist())
     first: dict[tuple[str, str], float] = {}
     for concept, value in enumerate(per_concept):
         parent = parents[owner[concept]]
-        own = metas[concept] if concept in large else f"{REMAINING}: {parent}"
-        node = own if concept < n else parent + AS_A_WHOLE
+        own = metas[concept] if concept < n else parent + AS_A_WHOLE
+        node = own if concept in large else f"{REMAINING}: {parent}"
         first[node, parent] = first.get((node, parent), 0.0) + float(value)
     totals = (
         pd.Series(amount.sum(axis=1)).groupby(np.asarray(country)).sum().sort_values(ascending=False, kind="stable")

@@ -15,7 +15,7 @@ import pandas as pd
 from geocbm.explain.interventions import correct_concepts
 from geocbm.explain.presence import Levels, Presence
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.metrics import bootstrap, geoscore, spatial_blocks
+from geocbm.metrics import Resamples, geoscore, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.explain.editable import EditableModel
@@ -50,7 +50,7 @@ def what_is_left(
 
     lat, lng, cell = files.lat[rows], files.lng[rows], files.cell_label[rows]
     train, cells = files.rows["train"], files.cells
-    blocks = spatial_blocks(lat, lng)
+    resamples = Resamples(spatial_blocks(lat, lng), n_resamples, seed)
     removed = model.neutral.expand(len(rows), -1)
     answers = []
     for method, edited in ((AS_SEEN, None), (REMOVED, removed)):
@@ -73,7 +73,7 @@ def what_is_left(
             interval = dict.fromkeys(("value", "low", "high"), float("nan"))
             if name in values:
                 statistic = "median" if name == "median_km" else "mean"
-                interval = bootstrap(values[name], blocks, statistic, n=n_resamples, seed=seed)
+                interval = resamples.figure(values[name], statistic)
             row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
         table.append(row)
     return pd.DataFrame(table)
@@ -112,6 +112,24 @@ def left_in_words(left: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def interval_of(left: pd.DataFrame, method: str, name: str) -> dict[str, float]:
+    """A figure of one method of `what_is_left` with its interval, for a record."""
+    row = next(row for row in left.to_dict("records") if row["method"] == method)
+    return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
+
+
+def left_sentence(left: pd.DataFrame) -> str:
+    """Whether the model without concepts falls to the prior, as the figures of `what_is_left` say."""
+    right = {name: 100 * interval_of(left, name, "cell_acc")["value"] for name in (REMOVED, FREQUENT, AS_SEEN)}
+    loss = {name: interval_of(left, name, "log_loss")["value"] for name in (REMOVED, FREQUENT, AS_SEEN)}
+    falls = "falls" if falls_to_prior(left) else "does not fall"
+    return (
+        f"Without concepts the model {falls} to the prior: it names the true cell in {right[REMOVED]:.1f} % of the "
+        f"pictures (the most frequent cell: {right[FREQUENT]:.1f} %, with concepts: {right[AS_SEEN]:.1f} %), and its "
+        f"log loss is {loss[REMOVED]:.2f} (prior: {loss[FREQUENT]:.2f}, with concepts: {loss[AS_SEEN]:.2f})."
+    )
+
+
 def what_reaches(
     files: RunFiles,
     models: Mapping[str, EditableModel],
@@ -137,7 +155,7 @@ def what_reaches(
         errors with `_low` and `_high`.
     """
     lat, lng = files.lat[rows], files.lng[rows]
-    blocks, known = spatial_blocks(lat, lng), presence.at(rows)
+    resamples, known = Resamples(spatial_blocks(lat, lng), n_resamples, seed), presence.at(rows)
     table = []
     for mode, model in models.items():
         told = correct_concepts(model.scores[rows], known.known, known.present, levels)
@@ -145,7 +163,7 @@ def what_reaches(
         for name, edited in (("seen", None), ("told", told), ("removed", model.neutral.expand(len(rows), -1))):
             places = model.answer(rows, edited)
             km = haversine_km(places.lat, places.lng, lat, lng)
-            interval = bootstrap(km, blocks, "median", n=n_resamples, seed=seed)
+            interval = resamples.figure(km, "median")
             row |= {
                 f"{name}_km": interval["value"],
                 f"{name}_km_low": interval["low"],

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from geocbm.explain.presence import Levels
     from geocbm.runs import RunFiles
 
+MIDDLING = 0.6
+"""Belief in the true country that a chosen picture comes nearest to."""
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Steps of the control: 0 is the picture as the model sees it, 1 the whole edit."""
 
@@ -121,8 +123,8 @@ def what_if_stories(
 ) -> list[Story]:
     """Choose pictures and edit them.
 
-    The surest right answers of `rows` whose labels lie under different parents, in different countries: there an edit
-    has something to change. Where no answer is right, the surest ones.
+    Right answers of middling certainty whose labelled concept is seen, of different parents and countries: what is
+    certain hangs on no single concept. Where too few answers are right, others follow.
 
     Args:
         files: the run.
@@ -134,9 +136,11 @@ def what_if_stories(
     """
     meta, parent = files.meta_and_parent
     chance = model.answer(rows).probabilities
-    sure, right = chance.max(axis=1), chance.argmax(axis=1) == files.cell_label[rows]
+    country = files.cells.country.astype(str)
+    inside = country[None] == files.country[rows].astype(str)[:, None]  # (m, N)
+    sure, right = (chance * inside).sum(axis=1), chance.argmax(axis=1) == files.cell_label[rows]
     seen = model.scores[rows][:, : len(files.concepts.metas)].argmax(1).numpy()
-    order = np.lexsort((-sure, ~(seen == meta[rows]), ~right))
+    order = np.lexsort((np.abs(sure - MIDDLING), ~(seen == meta[rows]), ~right))
     chosen: list[int] = []
     for only_new in (True, False):
         for i in order:

@@ -35,7 +35,7 @@ def contribution_bars(explanations: Sequence[Explanation], most: int = 10, title
         raise ValueError("contribution_bars needs at least one explanation")
     panels = [explanation.largest(most) for explanation in explanations]
     heads = [f"{escape(shorten(one.target, 60))}: {one.quantity} {one.total:+.2f}" for one in explanations]
-    fig = make_subplots(rows=len(panels), cols=1, subplot_titles=heads, vertical_spacing=0.32 / max(len(panels), 2))
+    fig = make_subplots(rows=len(panels), cols=1, subplot_titles=heads, vertical_spacing=min(0.3, 0.2 / len(panels)))
     for i, (panel, one) in enumerate(zip(panels, explanations, strict=True), start=1):
         colours = [
             _KIND_COLOURS.get(kind, FOR if term >= 0 else AGAINST)
@@ -61,6 +61,11 @@ def contribution_bars(explanations: Sequence[Explanation], most: int = 10, title
         fig.update_yaxes(autorange="reversed", row=i, col=1)
         fig.update_xaxes(zeroline=True, zerolinecolor=INK, zerolinewidth=1, row=i, col=1)
     method = explanations[0].method
+    ends = [
+        float(limit) for panel in panels for limit in (min(0.0, panel["term"].min()), max(0.0, panel["term"].max()))
+    ]
+    room = 0.04 * (max(ends) - min(ends))
+    fig.update_xaxes(range=[min(ends) - room, max(ends) + room])
     fig.update_xaxes(title_text=f"what it adds to the {explanations[0].quantity} ({method})", row=len(panels), col=1)
     first = panels[0].iloc[0]
     alt = (
@@ -69,7 +74,7 @@ def contribution_bars(explanations: Sequence[Explanation], most: int = 10, title
     )
     bars = sum(len(panel) for panel in panels)
     shown = title or f"What each concept adds ({method})"
-    return finish(fig, shown, alt, 110 + 24 * bars + 60 * len(panels), bargap=0.25)
+    return finish(fig, shown, alt, 110 + 22 * bars + 36 * len(panels), bargap=0.25, margin={"t": 84})
 
 
 def concept_sankey(flows: Flows, title: str = "From concepts through families to countries") -> go.Figure:
@@ -170,6 +175,7 @@ def intervention_curves(
             go.Scatter(
                 x=[*x, *x[::-1]],
                 y=numbers([*rows["median_km_high"], *rows["median_km_low"][::-1]]),
+                mode="lines",
                 fill="toself",
                 fillcolor=_faint(colour).replace("0.28", "0.10"),
                 line={"width": 0},

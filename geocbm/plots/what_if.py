@@ -24,7 +24,7 @@ CELLS, ANSWER, TRUTH, BARS = 2, 3, 4, 5
 LEAST_PROBABILITY = 0.004
 MOST_CELLS, MOST_COUNTRIES = 40, 6
 PICTURE_WIDTH = 220
-_MAP = {"x": [0.0, 0.66], "y": [0.13, 1.0]}
+_MAP = {"x": [0.0, 0.68], "y": [0.10, 1.0]}
 _BARS = ([0.80, 1.0], [0.13, 0.46])
 
 
@@ -119,7 +119,7 @@ def _drawn(frames: _Frames, step: int, true_place: tuple[float, float]) -> go.Fi
         xaxis={"domain": _BARS[0], "anchor": "y", "range": [0, 1], "tickformat": ".0%", "tickvals": [0, 0.5, 1]},
         yaxis={"domain": _BARS[1], "anchor": "x", "autorange": "reversed", "automargin": False},
         margin={"l": 12, "r": 16, "t": 92, "b": 100},
-        legend={"x": 0.0, "y": 0.12, "yanchor": "top", "itemsizing": "constant"},
+        legend={"x": 0.0, "y": 0.10, "yanchor": "top", "itemsizing": "constant"},
     )
     return fig
 
@@ -128,7 +128,8 @@ def _beside(picture: Any, caption: str) -> dict[str, list[dict[str, Any]]]:
     """The picture and its caption, as entries of the layout."""
     image = _as_image(picture)
     small = image.resize((PICTURE_WIDTH, round(PICTURE_WIDTH * image.height / image.width)))
-    place = {"xref": "paper", "yref": "paper", "x": 0.70, "y": 1.0, "sizex": 0.30, "sizey": 0.40}
+    place = {"xref": "paper", "yref": "paper", "x": 0.85, "y": 1.0, "sizex": 0.30, "sizey": 0.40}
+    place |= {"xanchor": "center", "yanchor": "top"}
     text = {
         "text": escape(shorten(caption, 44)),
         "xref": "paper",
@@ -223,7 +224,7 @@ def what_if(
         f"World map of the model's belief about {len(stories)} pictures, with a list of {len(buttons)} edits of their "
         f"concepts and a slider for their strength; {len(moved)} edits change the likeliest country. {told}"
     )
-    finish(fig, title, alt, 640)
+    finish(fig, title, alt, 580)
     return fig.update_layout(
         **beside[0],
         sliders=[first_slider],
@@ -251,8 +252,8 @@ def _slider(frames: _Frames, strengths: Sequence[float], traces: list[int]) -> d
         "steps": steps,
         "currentvalue": {"prefix": "strength of the edit: ", "font": {"size": 13}},
         "x": 0.0,
-        "len": 0.66,
-        "y": 0.02,
+        "len": 0.68,
+        "y": 0.0,
         "yanchor": "top",
         "pad": {"t": 18},
     }
