@@ -80,8 +80,9 @@ def test_few_concepts(share: float, verdict: str) -> None:
     [(0.99, 0.4, card.YES), (0.99, 0.6, card.PARTLY), (0.5, 0.1, card.NO)],
 )
 def test_completeness_is_held_against_random_directions(ratio: float, random: float, verdict: str) -> None:
-    line = card.suffices(figure(ratio), 0.61, random)
+    line = card.suffices(figure(ratio), figure(0.5), 0.61, random)
     assert line.verdict == verdict and f"{random:.0%}" in line.yardstick
+    assert card.suffices(figure(ratio), figure(0.01), 0.61, random).verdict == card.UNKNOWN  # nothing to be complete of
 
 
 def test_without_concepts() -> None:

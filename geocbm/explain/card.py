@@ -164,11 +164,12 @@ def named_by_concepts(share: Figure | None, count: int, all_right: float | None)
     return Line(question, verdict, figure, f"{all_right:.0%} of the cells are right with all concepts", rule)
 
 
-def suffices(ratio: Figure | None, concepts: float, random: float) -> Line:
+def suffices(ratio: Figure | None, seen: Figure | None, concepts: float, random: float) -> Line:
     """Do the concepts suffice, and is it the concepts that do?
 
     Args:
         ratio: completeness of the scores.
+        seen: how many more countries the features tell than guessing does.
         concepts: share of countries told right by the scores.
         random: the same by as many random directions of the features.
     """
@@ -177,9 +178,11 @@ def suffices(ratio: Figure | None, concepts: float, random: float) -> Line:
         f"yes: completeness at least {SUFFICES} and random directions tell less than the scores by 5 points; partly: "
         f"completeness at least {SUFFICES}"
     )
-    if not _measured(ratio):
-        return Line(question, UNKNOWN, "the features tell no more than guessing", "", rule)
-    assert ratio is not None
+    if not _measured(ratio) or not _measured(seen):
+        return Line(question, UNKNOWN, "the country could not be read", "", rule)
+    assert ratio is not None and seen is not None
+    if seen["low"] <= 0:
+        return Line(question, UNKNOWN, f"features tell {_points(seen)} more than guessing", "0 points", rule)
     enough = ratio["value"] >= SUFFICES
     verdict = NO if not enough else YES if concepts - random >= 0.05 else PARTLY
     figure = f"completeness {_number(ratio)}: scores tell {concepts:.0%} of the countries"

@@ -180,6 +180,7 @@ def reading_table(readings: Mapping[str, Reading], drawn: Resamples) -> pd.DataF
 
 
 GAIN_WORDS = {
+    "seen": "features of the picture instead of guessing",
     "soft_gain": "what scores tell beyond yes or no",
     "over_truth": "scores instead of the true concepts",
     "beyond_truth": "scores beside the true concepts: leakage",
@@ -189,6 +190,7 @@ GAIN_WORDS = {
 }
 """Differences of two readings, in the order of the page."""
 _PAIRS = {
+    "seen": ("features", "prior"),
     "soft_gain": ("scores", "hard"),
     "over_truth": ("scores", "true"),
     "beyond_truth": ("true_and_scores", "true"),

@@ -38,14 +38,16 @@ def example_rows(files: RunFiles, places: pd.DataFrame, count: int) -> list[int]
     return [int(row) for row in [*rows[fresh], *rows[~fresh]][:count]]
 
 
-def row_captions(files: RunFiles, places: pd.DataFrame, rows: list[int]) -> list[str]:
-    """What each picture truly is and how far off the answer of the main mode lies."""
+def row_captions(files: RunFiles, rows: list[int]) -> list[str]:
+    """What each picture truly is: its labelled concept and its country."""
+    return [f"{files.table['meta_name'].iloc[row]}, {files.country[row]}" for row in rows]
+
+
+def answers_off(places: pd.DataFrame, rows: list[int]) -> list[str]:
+    """How far off the answer of the main mode lies for each picture, in words."""
     own = places.set_index("row").loc[rows]
     km = haversine_km(*(own[name].to_numpy() for name in ("true_lat", "true_lng", "lat", "lng")))
-    return [
-        f"{files.table['meta_name'].iloc[row]}, {files.country[row]} (answer {far:,.0f} km off)"
-        for row, far in zip(rows, km, strict=True)
-    ]
+    return [f"answer {far:,.0f} km off" for far in km]
 
 
 def similar_rows(pooled: np.ndarray, row: int, candidates: np.ndarray, pano_id: np.ndarray, most: int) -> np.ndarray:

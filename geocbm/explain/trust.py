@@ -51,6 +51,7 @@ def card_lines(
         ),
         card.suffices(
             None if complete is None else complete[3],
+            told.gains.get("seen"),
             *(
                 float(told.readings[name].right.mean()) if name in told.readings else 0.0
                 for name in ("scores", "random")

@@ -39,6 +39,7 @@ def kept_concepts(curves: pd.DataFrame, full: float, title: str = "How many conc
                 go.Scatter(
                     x=[*x, *x[::-1]],
                     y=[*numbers(own["high"]), *numbers(own["low"])[::-1]],
+                    mode="lines",
                     fill="toself",
                     fillcolor=_pale(colour),
                     line={"width": 0},
