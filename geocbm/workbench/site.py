@@ -101,8 +101,14 @@ def template(name: str) -> Any:
 
 
 def read_json_or_empty(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an absent file reads as empty, since a run grows notebook by notebook."""
-    content = read_json(path) if path.is_file() else {}
+    """Read a JSON object; an absent file reads as empty, since a run grows notebook by notebook.
+
+    So does a damaged one: it must not keep the pages of all other runs from being made (page 10 names it).
+    """
+    try:
+        content = read_json(path) if path.is_file() else {}
+    except ValueError:
+        content = {}
     return content if isinstance(content, dict) else {}
 
 

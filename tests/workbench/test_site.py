@@ -74,3 +74,11 @@ def test_templates_escape_what_they_print() -> None:
     row = {"run": "<b>", "href": "x", "date": "", "profile": "", "stages": 1, "failed": [], "figures": []}
     page = site.template("site.html.j2").render(title="R", run="", assets="_assets", runs=[row], columns=[])
     assert "&lt;b&gt;" in page and "<b></a>" not in page
+
+
+@pytest.mark.parametrize(("content", "read"), [('{"a.b": 1}', {"a.b": 1}), ("{damaged", {}), ("[1]", {}), (None, {})])
+def test_a_damaged_file_of_one_run_reads_as_empty(tmp_path, content: str | None, read: dict[str, int]) -> None:
+    path = tmp_path / "metrics.json"
+    if content is not None:
+        path.write_text(content)
+    assert site.read_json_or_empty(path) == read
