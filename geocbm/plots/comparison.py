@@ -216,7 +216,9 @@ def compare_histories(curves: pd.DataFrame, title: str = "On validation, by epoc
                 )
                 seen.add(run)
     fig.update_annotations(font={"size": 13, "color": INK})
-    fig.update_xaxes(nticks=6)
+    for column, stage in enumerate(stages, 1):
+        longest = int(curves.loc[curves["stage"] == stage, "epoch"].max())
+        fig.update_xaxes(dtick=max(1, -(-longest // 6)), col=column)  # whole epochs only
     fig.update_xaxes(title_text="epoch", row=down)
     alt = f"Learning curves of {plural(len(runs), 'run')}; at the end: {'; '.join(lasts)}."
     if not lasts:
