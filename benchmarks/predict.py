@@ -1,9 +1,9 @@
 """Answers for a user's own photographs: the time of one, and the rate of many against that of the encoder alone.
 
 Run `python -m benchmarks.predict`; it needs a trained run. The encoder alone gets its input ready-made, in batches of
-the same size. Predicting starts from files: photographs are read and brought to size by two threads while others are
-encoded, so that reading is overlapped and counted within the time of predicting. The rival answers for one photograph
-after the other. A second part does the same with photographs of a camera's size.
+the same size with all threads. Predicting starts from files: threads share the cores, each reads a batch, brings it to
+size and answers for it, so that reading is overlapped and counted within the time of predicting. The rival answers for
+one photograph after the other. A second part does the same with photographs of a camera's size.
 """
 
 from __future__ import annotations

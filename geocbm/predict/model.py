@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +28,10 @@ if TYPE_CHECKING:
     from geocbm.stage1 import Stage1ConceptModel
     from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
 
-BATCH = 16
-"""Photographs per forward pass; on a processor larger batches are no faster."""
-READERS = 2
-"""Threads that read photographs while others are encoded."""
+BATCH, ACCELERATOR_BATCH = 8, 32
+"""Photographs per forward pass on a processor, where larger batches leave its caches, and on an accelerator."""
+MOST_WORKERS, MOST_ACCELERATOR_WORKERS = 4, 16
+"""Threads that answer side by side; with an accelerator most of their time goes into reading."""
 OVERSAMPLED = 4
 """A photograph is read with at least so many times the pixels per side that the encoder sees."""
 
@@ -99,14 +103,14 @@ class GeoCBM:
         self,
         images: Sequence[str | Path | Image.Image] | str | Path | Image.Image,
         top_k: int = 5,
-        batch_size: int = BATCH,
+        batch_size: int | None = None,
     ) -> list[Answer]:
         """Say where pictures were taken, and through which concepts.
 
         Args:
             images: files or PIL images; a single one is taken as a list of one.
             top_k: how many cells, countries and concepts to name.
-            batch_size: pictures per forward pass.
+            batch_size: pictures per forward pass; None takes what suits the device.
 
         Returns:
             One answer per picture, in order.
@@ -124,49 +128,67 @@ class GeoCBM:
         return answers
 
     def predict_each(
-        self, photographs: Iterable[Any], top_k: int = 5, batch_size: int = BATCH, keep_seen: bool = False
+        self, photographs: Iterable[Any], top_k: int = 5, batch_size: int | None = None, keep_seen: bool = False
     ) -> Iterator[Reply]:
         """Answer for any number of photographs, one after the other; one that cannot be read stops none of the others.
 
-        Photographs are read and brought to the encoder's size by other threads while earlier ones are encoded; at most
-        two batches are held at a time, whatever their number.
+        Several threads take a batch each, read it and answer for it, so that some read while others compute. On a
+        processor they share its cores: one core each is faster than all of them on one batch after the other. A few
+        batches are held at a time, however many photographs there are.
 
         Args:
             photographs: files, contents of files (bytes) or PIL images.
             top_k: how many cells, countries and concepts to name.
-            batch_size: photographs per forward pass.
+            batch_size: photographs per forward pass; None takes what suits the device.
             keep_seen: return each picture as the model saw it.
 
         Yields:
             A reply for each photograph, in order.
         """
-        from concurrent.futures import ThreadPoolExecutor
+        import torch
 
+        on_processor = torch.device(self.device).type == "cpu"
+        if batch_size is None:
+            batch_size = BATCH if on_processor else ACCELERATOR_BATCH
         for name, value in (("top_k", top_k), ("batch_size", batch_size)):
             if value < 1:
                 raise ParameterError(f"{name} is {value}; give at least 1")
         sources = iter(photographs)
-        pool = ThreadPoolExecutor(READERS, "photographs")
+        first, second = (list(islice(sources, batch_size)) for _ in range(2))
+        if not second:
+            yield from self._reply(first, top_k, keep_seen)
+            return
+        threads = torch.get_num_threads()
+        workers = min(MOST_WORKERS, threads) if on_processor else min(MOST_ACCELERATOR_WORKERS, os.cpu_count() or 1)
+        # The number holds for the thread that sets it.
+        share = partial(torch.set_num_threads, max(1, threads // workers))
+        pool = ThreadPoolExecutor(workers, "photographs", initializer=share)
         try:
-            ahead = [(one, pool.submit(self._prepare, one, keep_seen)) for one in islice(sources, batch_size)]
+            ahead = deque(pool.submit(self._reply, batch, top_k, keep_seen) for batch in (first, second))
             while ahead:
-                batch = ahead
-                ahead = [(one, pool.submit(self._prepare, one, keep_seen)) for one in islice(sources, batch_size)]
-                read = [(one, future.result()) for one, future in batch]
-                answers = iter(self._answer([found for _, found in read if not isinstance(found, UserError)], top_k))
-                for one, found in read:
-                    if isinstance(found, UserError):
-                        yield Reply(one, problem=found)
-                    else:
-                        yield Reply(one, answer=next(answers), seen=found[2])
+                while len(ahead) <= workers and (batch := list(islice(sources, batch_size))):
+                    ahead.append(pool.submit(self._reply, batch, top_k, keep_seen))
+                yield from ahead.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(threads)  # for threads that are yet to come
 
     def explain(self, image: Any, country: str | None = None, cell: int | None = None) -> Explanation:
         """Which concepts led to the answer for a photograph, see `geocbm.predict.explaining.explain`."""
         from geocbm.predict.explaining import explain
 
         return explain(self, image, country, cell)
+
+    def _reply(self, sources: Sequence[Any], top_k: int, keep_seen: bool) -> list[Reply]:
+        """Read a batch and answer for what could be read."""
+        read = [self._prepare(source, keep_seen) for source in sources]
+        answers = iter(self._answer([found for found in read if not isinstance(found, UserError)], top_k))
+        return [
+            Reply(source, problem=found)
+            if isinstance(found, UserError)
+            else Reply(source, answer=next(answers), seen=found[2])
+            for source, found in zip(sources, read, strict=True)
+        ]
 
     def _prepare(self, source: Any, keep_seen: bool) -> tuple[Photograph, torch.Tensor, Image.Image | None] | UserError:
         """Read a photograph and bring it to the encoder's size; the picture itself is not kept."""
