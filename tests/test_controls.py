@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from tiny_run import STAGE1, STAGE2, TinyRun
 from geocbm import analysis, controls, pipeline, stage1
 from geocbm.controls import Control, Controls
 from geocbm.controls.measuring import _Bench, _Exchanged, derangement
+from geocbm.files import write_json
 from geocbm.metrics import geoscore
 from geocbm.workbench.records import check_key, check_value
 
@@ -190,7 +192,7 @@ def known(own: float, random: float, swapped: float, patches: float, spread: flo
 def test_changes_by_hand():
     found = known(100.0, 300.0, 5000.0, 100.0)
     row = controls.table(found, n=20).iloc[0]
-    assert row["median error, km"] == "300 [300, 300]"
+    assert row["median error, km"] == "100 → 300"
     assert row["change, km"] == "+200 [+200, +200]"
     lost = round(5000 * (np.exp(-300 / 1492.7) - np.exp(-100 / 1492.7)))
     assert row["change of the GeoScore"] == f"{lost:+,} [{lost:+,}, {lost:+,}]"
@@ -249,3 +251,13 @@ def test_without_two_test_images_nothing_is_exchanged():
     assert "fewer than two images" in controls.verdicts(nothing)
     assert controls.table(nothing).empty and controls.forest_rows(nothing).empty
     assert controls.records(nothing) == {}
+
+
+def test_a_run_with_an_empty_test_split_has_no_controls(copied_run):
+    splits = json.loads(copied_run.files.path("splits.json").read_text())
+    splits["splits"]["val"] += splits["splits"]["test"]
+    splits["splits"]["test"] = []
+    write_json(copied_run.folder / "splits.json", splits)
+    found = controls.measure(copied_run.files, copied_run.cache)
+    assert found.controls == ()
+    assert "fewer than two images" in controls.verdicts(found)

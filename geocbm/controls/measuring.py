@@ -161,7 +161,7 @@ class _Bench:
 
 
 def measure(files: RunFiles, cache: Path, draws: int = 3, seed: int = 0) -> Controls:
-    """Measure all controls that the trained heads of a run allow, on its test split.
+    """Measure all controls that the trained heads of a run allow, on its test split; none without test images.
 
     Args:
         files: the run, with all stages trained.
@@ -169,6 +169,8 @@ def measure(files: RunFiles, cache: Path, draws: int = 3, seed: int = 0) -> Cont
         draws: sets of random directions, and exchanges between test images.
         seed: seed of the first draw.
     """
+    if not len(files.rows["test"]):
+        return Controls("", (), np.zeros(0, dtype=np.int64), {}, None)
     bench = _Bench(files, cache)
     seeds = list(range(seed, seed + draws))
     controls: list[Control] = []

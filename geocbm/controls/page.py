@@ -54,7 +54,7 @@ def _signed(figure: Interval) -> str:
 
 
 def table(found: Controls, n: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Every control in words, a row each: its figures, and the paired change against the head as it is.
+    """Every control in words, a row each: figures of the head as it is and under the control, and the paired change.
 
     Args:
         found: of `measure`.
@@ -69,9 +69,9 @@ def table(found: Controls, n: int = 1000, seed: int = 0) -> pd.DataFrame:
             {
                 "what is changed": control.words,
                 "head": control.mode,
-                "median error, km": figure_text(draw.value(control.km, "median")),
+                "median error, km": f"{np.median(control.own_km):,.0f} → {np.median(control.km):,.0f}",
                 "change, km": _signed(changes["median_km"]),
-                "GeoScore": figure_text(draw.value(geoscore(control.km), "mean")),
+                "GeoScore": f"{geoscore(control.own_km).mean():,.0f} → {geoscore(control.km).mean():,.0f}",
                 "change of the GeoScore": _signed(changes["geoscore"]),
                 "what should happen": control.expected,
             }
