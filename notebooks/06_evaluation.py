@@ -43,7 +43,7 @@ print(split_kinds.remark_of(files))
 # would be worth: the true country, answered by the mean of its training places; the labelled concept and nothing else, answered by
 # the middle of its training places; and, where the data comes with ground truth, which concepts are visible and how large, from
 # which a classifier learns: a ceiling for anything that works through concepts. What an oracle is told is not measured. No method
-# has seen an image of the test split, and what is chosen is chosen on the validation split.
+# learns from an image of the test split, and what is chosen is chosen on the validation split.
 
 # %%
 simple = evaluation.simple_methods(files, paths.cache_folder(), seed, geoclip_backbone)

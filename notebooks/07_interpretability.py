@@ -1,0 +1,179 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Why does it say so, and is the why true?
+#
+# An explanation can look right and be wrong: the map may point elsewhere, the named patches may not matter, and a score may carry
+# more than its name says. This page shows the explanations of this run and holds each against the truth where the truth is known.
+
+# %% tags=["parameters"]
+run: str = "smoke"  # name of the run: files go to data/runs/<run>
+examples: int = 4  # test pictures that are explained one by one
+neighbours: int = 4  # similar training pictures shown for each of them
+stability_seeds: list[int] = []  # seeds for training Stages 1 and 2 again; empty: not measured (it takes a while)
+bootstrap: int = 200  # resamples behind each interval (1000 in full)
+seed: int = 0  # seed of the resamples and of the random controls
+
+# %%
+from geocbm import evaluation, explain, pipeline, plots
+from geocbm.runs import RunFiles
+from geocbm.workbench import notebook, paths
+
+nb = notebook.start("07_interpretability", globals())
+files = RunFiles(nb.run_folder)
+test = files.rows["test"]
+features = pipeline.open_features(files, "adapted", paths.cache_folder())
+pooled = features.read_all("pooled").numpy()
+concepts = pipeline.predict_concepts(files, features)
+strict = explain.strict_model(files, features, concepts)
+places = evaluation.main_predictions(files)
+presence = explain.known_presence(files)
+
+# %% [markdown]
+# ## Can I trust this explanation?
+#
+# Each line asks for one way in which the explanation could be untrue. "Yes" speaks for the explanation. The verdict follows from the
+# figures by the rule in the last column; the sections below show where the figures come from. Figures in brackets are 95 %
+# intervals.
+
+# %%
+told = explain.measure_told(files, strict, presence, pooled, places["cell"].to_numpy(), bootstrap, seed)
+left = explain.what_is_left(files, strict, test, bootstrap, seed)
+lines = explain.card_lines(told, left)
+nb.table(explain.card_table(lines), caption="Can I trust this explanation?")
+print(explain.card_summary(lines))
+
+# %% [markdown]
+# ## One picture at a time
+#
+# The test pictures that are explained: the nearest and the farthest answers among those the model is surest of, so that right and
+# wrong ones are seen; how an explanation looks has no part in the choice.
+
+# %%
+encoder = pipeline.load_stage0(files)[1]
+rows = explain.example_rows(files, places, examples)
+
+# %% [markdown]
+# ### What each concept adds
+#
+# In the strict bottleneck the log odds of a country are a sum of one term per concept, a constant, and the spread of the belief over
+# cells. The terms are exact: whatever they leave out does not exist.
+
+# %%
+captions = explain.row_captions(files, rows)
+explanations = [
+    explain.explain_country(strict, row, files, caption) for row, caption in zip(rows, captions, strict=True)
+]
+nb.show(plots.contribution_bars(explanations))
+
+# %% [markdown]
+# ### What it may have learned from
+#
+# For each picture, the training pictures that carry the concept it was given as their label and are most like it in the adapted
+# features, with what was noted of them. If they show something else than the name says, so will the score.
+
+# %%
+for row, caption, off in zip(rows, captions, explain.answers_off(places, rows), strict=True):
+    meta = int(strict.scores[row, : len(files.concepts.metas)].argmax())
+    pictures, notes = explain.similar_examples(files, encoder, pooled, row, meta, nb.clean_text, neighbours)
+    shown = [explain.seen_picture(files, encoder, row), *pictures]
+    named = files.concepts.metas[meta]
+    nb.show_images(
+        shown,
+        [f"Test picture, named {named}", *(f"Training picture of {named}" for _ in pictures)],
+        [f"{caption}: named {named}, {off}", *notes],
+    )
+
+# %% [markdown]
+# ### From concepts to countries
+#
+# Over all test pictures: how much concepts speak for the country that is named, gathered by families. Each picture counts the same.
+
+# %%
+nb.show(plots.concept_sankey(explain.named_flows(strict, test, files)))
+
+# %% [markdown]
+# ## Is information smuggled past the names?
+#
+# A score is learned from pictures, and may rise with anything in them that goes with its concept. Its leakage is what it tells of the
+# country beyond its concept. **CTL** is what a score tells of the country more than the true concept does, as a part of the
+# country's entropy, averaged over concepts (and 0 where it tells less). **ICL** is what two scores share more than the two concepts
+# do (Parisini et al. 2025). The last column is what the same figures are for scores that know their own concept and nothing
+# else. All scores share one softmax, so that each of them also tells of the others; that alone raises ICL.
+
+# %%
+print(explain.leakage_in_words(told))
+if told.leakage is not None:
+    nb.table(explain.leakage_table(told), caption="Leakage of the scores on the test split, with 95 % intervals")
+    nb.show(
+        plots.told_by_concepts(
+            [told.names[i] for i in told.leakage.kept], told.leakage.truth, told.leakage.predicted, told.leakage.beyond
+        )
+    )
+
+# %% [markdown]
+# The same question to a classifier: which country is it, from nothing but these inputs? **Yes or no** cuts each score so that it
+# says yes as often as is true. **Random directions** are the control: as many numbers, without a meaning, mixed from the features.
+# If they tell as much as the scores, then the scores' accuracy owes nothing to their names: enough numbers carry the whole
+# picture. **True concepts and scores** is the strictest test of leakage: what scores add when all concepts are known already; what
+# the features add there is the most that could leak. The classifier is fitted on the training split, where scores are better than
+# on the test split, so that a small leak may escape it.
+
+# %%
+nb.table(explain.reading_table(told.readings, told.drawn), caption="The country, read by logistic regression")
+nb.table(explain.gain_table(told.gains), caption="Paired differences on the test split, with 95 % intervals")
+
+# %% [markdown]
+# ## How many concepts does a decision need?
+#
+# A sum over a hundred terms is exact, but nobody reads it. Only the concepts with the largest contributions to a decision may count,
+# or only those with the largest weights of each cell (the number of effective concepts of Srivastava et al. 2024, without training
+# the remaining weights again); the others have the value of an average training picture.
+
+# %%
+nb.show(
+    plots.kept_concepts(explain.effective_curves(told.effective, told.drawn), float(told.effective.all_right.mean()))
+)
+nb.table(explain.effective_table(told.effective), caption="Right cells by the number of concepts that count")
+print(explain.effective_in_words(told.effective, told.drawn))
+
+# %% [markdown]
+# ## Do the concepts suffice?
+#
+# **Completeness** is the accuracy from concepts as a part of the accuracy from everything, both counted from guessing (Yeh et al. 2020).
+# It says that nothing is lost on the way through the scores. It does not say that what goes through is what their names mean:
+# see the random directions above.
+
+# %%
+nb.table(explain.completeness_table(told.completeness), caption="Completeness on the test split, with 95 % intervals")
+
+# %% [markdown]
+# ## What is left without concepts?
+#
+# All concepts get the value of an average training picture, so that every contribution is 0. What is left must know no more than
+# how often each cell occurs.
+
+# %%
+nb.table(explain.left_in_words(left), caption="Without concepts, against two priors, with 95 % intervals")
+print(explain.left_sentence(left))
+
+# %%
+nb.record_all("truth", explain.told_records(told))
+with nb.output("trust.parquet") as path:
+    explain.card_table(lines).to_parquet(path)
+
+# %% tags=["nbval-check-output"]
+nb.contract(
+    contributions_add_up=told.effective.gap < 1e-4,
+    every_question_has_a_verdict=all(line.verdict in explain.VERDICTS for line in lines),
+    fewer_concepts_are_not_all=max(told.effective.counts) < len(told.names),
+)
+
+# %%
+nb.finish()
