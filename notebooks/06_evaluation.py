@@ -19,13 +19,14 @@ seed: int = 0  # seed of the resamples, of the fitted baselines and of the contr
 geoclip_backbone: str = ""  # folder of openai/clip-vit-large-patch14, or that name if it is cached: GeoCLIP's own model
 
 # %%
-from geocbm import breakdown, controls, evaluation, metrics, plots, published, split_kinds, split_memory, sure
+from geocbm import analysis, breakdown, controls, evaluation, metrics, plots, published, split_kinds, split_memory, sure
 from geocbm.runs import RunFiles
 from geocbm.workbench import again, notebook, paths
 
 nb = notebook.start("06_evaluation", globals())
 files = RunFiles(nb.run_folder)
 test = files.rows["test"]
+print(analysis.test_remark(files))
 print(split_kinds.remark_of(files))
 
 # %% [markdown]
@@ -53,27 +54,31 @@ print(evaluation.remarks(files, simple))
 nb.table(evaluation.printable(table), caption="All methods on the test split, with 95 % intervals")
 
 # %%
-nb.show(
-    plots.forest(
-        evaluation.forest_rows(table, "median_km"),
-        "median error, km",
-        "How far off? (left is better)",
-        "Stage 2",
-        log=True,
-    ),
-    preview=True,
-)
+if len(test):
+    nb.show(
+        plots.forest(
+            evaluation.forest_rows(table, "median_km"),
+            "median error, km",
+            "How far off? (left is better)",
+            "Stage 2",
+            log=True,
+        ),
+        preview=True,
+    )
+
 
 # %%
-nb.show(
-    plots.forest(
-        evaluation.forest_rows(table, "country_acc"),
-        "country right",
-        "Which country? (right is better)",
-        "Stage 2",
-        share=True,
+if len(test):
+    nb.show(
+        plots.forest(
+            evaluation.forest_rows(table, "country_acc"),
+            "country right",
+            "Which country? (right is better)",
+            "Stage 2",
+            share=True,
+        )
     )
-)
+
 
 # %% [markdown]
 # ## How often within a street, a city, a region?
@@ -104,15 +109,17 @@ nb.table(
 # only one is its label, so that even perfect eyes cannot always name the one that was meant.
 
 # %%
-nb.show(
-    plots.forest(
-        evaluation.forest_rows(table, "meta_top1"),
-        "labelled concept right",
-        "Which concept? (right is better)",
-        "Stage 1",
-        share=True,
+if len(test):
+    nb.show(
+        plots.forest(
+            evaluation.forest_rows(table, "meta_top1"),
+            "labelled concept right",
+            "Which concept? (right is better)",
+            "Stage 1",
+            share=True,
+        )
     )
-)
+
 
 # %% [markdown]
 # ## Controls that can embarrass us
@@ -250,7 +257,8 @@ found = sure.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy(), s
 sureness = sure.measure(found, bootstrap, seed)
 print(found.remark)
 nb.table(sure.calibration_table(sureness), caption="Probabilities of cells on the test split")
-nb.show(plots.reliability_before_after(found.confidence(False), found.confidence(True), found.right))
+if len(test):
+    nb.show(plots.reliability_before_after(found.confidence(False), found.confidence(True), found.right))
 
 # %% [markdown]
 # ### A region that holds the place
@@ -281,8 +289,11 @@ if found.regions:
 # the last table holds it against the distance that was measured.
 
 # %%
-nb.show(plots.risk_coverage(sure.risk_curves(found)))
-nb.table(sure.risk_table(sureness), caption="How well each order puts the far misses last (mean over all shares answered)")
+if len(test):
+    nb.show(plots.risk_coverage(sure.risk_curves(found)))
+nb.table(
+    sure.risk_table(sureness), caption="How well each order puts the far misses last (mean over all shares answered)"
+)
 by = "area of the 90 % region" if found.regions else "probability of the named cell"
 nb.table(sure.abstention_table(found), caption=f"Answering only the surest, by {by}")
 nb.table(sure.localizability_table(found), caption="Expected and measured distance, from most to least localizable")
@@ -302,11 +313,9 @@ nb.table(
     sure.point_table(sureness),
     caption="One point from the same distribution; changes are paired, against the run's own answer",
 )
-nb.show(
-    plots.forest(
-        sure.point_differences(sureness), "change of the GeoScore", "Which point? (right is better)"
-    )
-)
+if len(test):
+    nb.show(plots.forest(sure.point_differences(sureness), "change of the GeoScore", "Which point? (right is better)"))
+
 
 # %% [markdown]
 # ### Country and region, for free
@@ -327,9 +336,11 @@ nb.table(sure.hierarchy_table(sureness), caption="Larger places named without an
 
 # %%
 print(published.why_no_row(files.table.iloc[test]))
-figures = metrics.geolocation_intervals(
-    places["lat"], places["lng"], places["true_lat"], places["true_lng"], n=bootstrap, seed=seed
-)
+figures = {}
+if len(test):
+    figures = metrics.geolocation_intervals(
+        places["lat"], places["lng"], places["true_lat"], places["true_lng"], n=bootstrap, seed=seed
+    )
 ours = figures | {
     f"{level}_acc": figure
     for level, figure in breakdown.level_figures(named, bootstrap, seed).get("stage2", {}).items()
@@ -350,8 +361,8 @@ nb.table(published.printable(published.own_data()), caption="Own data: places")
 nb.table(published.printable(published.concepts()), caption="Own data: concepts, of the same public implementation")
 
 # %%
-for name in ("mean_km", "acc_1km", "acc_25km", "acc_200km", "acc_750km", "acc_2500km"):
-    nb.record(f"stage2.{name}", figures[name])
+for name, figure in metrics.recordables(figures).items():
+    nb.record(f"stage2.{name}", figure)
 evaluation.record(nb.record, table, places["confidence"].to_numpy(), found.right)
 nb.record_all("control", controls.records(tested, bootstrap, seed))
 nb.record_all("sure", sure.records(sureness))

@@ -19,7 +19,7 @@ from geocbm.metrics.calibration import (
     reliability_bins,
 )
 from geocbm.metrics.concept import concept_intervals, concept_metrics, macro_recall
-from geocbm.metrics.figures import figure_text, recordable, verdict
+from geocbm.metrics.figures import figure_text, recordable, recordables, verdict
 from geocbm.metrics.geolocation import (
     THRESHOLDS_KM,
     error_km,
@@ -56,6 +56,7 @@ __all__ = [
     "place_accuracy",
     "places_of",
     "recordable",
+    "recordables",
     "reliability_bins",
     "simultaneous_intervals",
     "spatial_blocks",

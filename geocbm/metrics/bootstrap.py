@@ -23,7 +23,7 @@ def spatial_blocks(lat: Any, lng: Any, km: float = 100.0) -> np.ndarray:
     Returns:
         `[n]` block numbers from 0, dense.
     """
-    latitude, longitude = column(lat, "lat"), column(lng, "lng")
+    latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
     same_length(lat=latitude, lng=longitude)
     return geodesy.spatial_blocks(latitude, longitude, km)
 

@@ -44,6 +44,12 @@ def recordable(figure: Mapping[Any, Any]) -> float | dict[str, float] | None:
     return kept if np.isfinite(list(kept.values())).all() else kept["value"]
 
 
+def recordables(figures: Mapping[str, Mapping[Any, Any]]) -> dict[str, float | dict[str, float]]:
+    """What may be kept of several figures by name; those without a finite value are left out (see `recordable`)."""
+    kept = {name: recordable(figure) for name, figure in figures.items()}
+    return {name: figure for name, figure in kept.items() if figure is not None}
+
+
 def verdict(change: Mapping[Any, Any], more_is_better: bool) -> str:
     """A paired difference in words: "better" or "worse" only where its interval excludes 0.
 

@@ -29,16 +29,16 @@ def error_km(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> np.n
         true_lng: `[n]` true longitudes in degrees.
 
     Returns:
-        `[n]` distances in km.
+        `[n]` distances in km, none for no rows.
 
     Raises:
-        ValueError: no rows, different lengths, a true coordinate that is missing, or a latitude outside +-90.
+        ValueError: different lengths, a true coordinate that is missing, or a latitude outside +-90.
     """
     columns = {
-        "pred_lat": column(pred_lat, "pred_lat"),
-        "pred_lng": column(pred_lng, "pred_lng"),
-        "true_lat": column(true_lat, "true_lat"),
-        "true_lng": column(true_lng, "true_lng"),
+        "pred_lat": column(pred_lat, "pred_lat", empty=True),
+        "pred_lng": column(pred_lng, "pred_lng", empty=True),
+        "true_lat": column(true_lat, "true_lat", empty=True),
+        "true_lng": column(true_lng, "true_lng", empty=True),
     }
     same_length(**columns)
     for name in ("true_lat", "true_lng"):
@@ -120,7 +120,7 @@ def geolocation_metrics(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: A
     Raises:
         ValueError: no rows, different lengths, a true coordinate that is missing, or a latitude outside +-90.
     """
-    km = error_km(pred_lat, pred_lng, true_lat, true_lng)
+    km = error_km(column(pred_lat, "pred_lat"), pred_lng, true_lat, true_lng)
     present = np.isfinite(km)
     metrics: dict[str, float] = {
         "median_km": float(np.median(km)),

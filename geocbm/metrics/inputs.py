@@ -18,12 +18,12 @@ def array(values: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
         raise ValueError(f"{name} must hold numbers: {error}") from error
 
 
-def column(values: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
-    """Bring a sequence to a non-empty one-dimensional array."""
+def column(values: Any, name: str, dtype: Any = np.float64, empty: bool = False) -> np.ndarray:
+    """Bring a sequence to a one-dimensional array; one without rows is refused unless `empty` allows it."""
     checked = array(values, name, dtype)
     if checked.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, its shape is {checked.shape}; pass one value per photograph")
-    if not len(checked):
+    if not len(checked) and not empty:
         raise ValueError(f"{name} is empty: there is nothing to measure; check that the split has rows")
     return checked
 

@@ -25,7 +25,7 @@ def places_of(lat: Any, lng: Any) -> pd.DataFrame:
         A row per point with `country`, `region` (state or province) and `city`; empty text where a coordinate is
         missing or the list knows no name.
     """
-    latitude, longitude = column(lat, "lat"), column(lng, "lng")
+    latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
     same_length(lat=latitude, lng=longitude)
     import reverse_geocode
 
@@ -69,7 +69,7 @@ def place_accuracy(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -
         `country_acc`, `region_acc` and `city_acc`, shares of all rows from 0 to 1. A true place that the list has no
         name for cannot be named right.
     """
-    predicted, true = places_of(pred_lat, pred_lng), places_of(true_lat, true_lng)
+    predicted, true = places_of(column(pred_lat, "pred_lat"), pred_lng), places_of(true_lat, true_lng)
     same_length(prediction=predicted.to_numpy(), truth=true.to_numpy())
     right = np.ones(len(true), dtype=bool)
     shares = {}
