@@ -15,6 +15,7 @@ from geocbm import analysis, data, pipeline
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.predict import Calibration, GeoCBM, Place, read_calibration
+from geocbm.predict import model as of_model
 from geocbm.runs import RunFiles
 from geocbm.sure import read_cell_scores
 
@@ -257,7 +258,31 @@ def test_one_that_cannot_be_read_stops_none_of_the_others(model, pictures, tmp_p
         model.predict(given)
 
 
-def test_endlessly_many_photographs_are_answered_a_few_at_a_time(model, pictures):
+def test_work_is_divided_evenly():
+    def sizes(count, most, workers):
+        batches = list(of_model._even_batches(range(count), most, workers))
+        assert [one for batch in batches for one in batch] == list(range(count))
+        return [len(batch) for batch in batches]
+
+    assert sizes(100, 16, 2) == [16] * 6 + [2, 2]
+    assert sizes(5, 16, 2) == [3, 2] and sizes(5, 16, 1) == [5]
+    assert sizes(1, 16, 4) == [1] and sizes(0, 16, 4) == []
+
+
+def test_the_threads_of_torch_stay_as_they_were(model, pictures, monkeypatch):
+    import torch
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # also where there is one core
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert len(model.predict(pictures[:9], batch_size=2)) == 9
+    assert asked[-1] == 2 and set(asked[:-1]) == {1}
+    monkeypatch.undo()
+    assert torch.get_num_threads() == before
+
+
+def test_endlessly_many_photographs_are_answered_a_few_at_a_time(model, pictures, monkeypatch):
     asked = []
 
     def endless():
@@ -265,8 +290,9 @@ def test_endlessly_many_photographs_are_answered_a_few_at_a_time(model, pictures
             asked.append(number)
             yield pictures[number % 5]
 
+    monkeypatch.setattr(of_model, "MOST_WORKERS", 2)
     replies = list(islice(model.predict_each(endless(), batch_size=4), 10))
-    assert len(replies) == 10 and len(asked) <= 16  # two batches beyond the one that was being answered
+    assert len(replies) == 10 and len(asked) <= 24  # what two workers have in hand, and a batch each beyond it
     assert replies[0].answer.lat == pytest.approx(replies[5].answer.lat, abs=1e-3)
     assert replies[0].seen is None
     (kept,) = model.predict_each([pictures[0]], keep_seen=True)

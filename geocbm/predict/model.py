@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from geocbm.stage1 import Stage1ConceptModel
     from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
 
-BATCH, ACCELERATOR_BATCH = 8, 32
+BATCH, ACCELERATOR_BATCH = 16, 32
 """Photographs per forward pass on a processor, where larger batches leave its caches, and on an accelerator."""
 MOST_WORKERS, MOST_ACCELERATOR_WORKERS = 4, 16
 """Threads that answer side by side; with an accelerator most of their time goes into reading."""
@@ -153,20 +153,21 @@ class GeoCBM:
         for name, value in (("top_k", top_k), ("batch_size", batch_size)):
             if value < 1:
                 raise ParameterError(f"{name} is {value}; give at least 1")
-        sources = iter(photographs)
-        first, second = (list(islice(sources, batch_size)) for _ in range(2))
-        if not second:
-            yield from self._reply(first, top_k, keep_seen)
-            return
         threads = torch.get_num_threads()
         workers = min(MOST_WORKERS, threads) if on_processor else min(MOST_ACCELERATOR_WORKERS, os.cpu_count() or 1)
+        batches = _even_batches(photographs, batch_size, workers)
+        first = list(islice(batches, 2))
+        if len(first) < 2:
+            for batch in first:
+                yield from self._reply(batch, top_k, keep_seen)
+            return
         # The number holds for the thread that sets it.
         share = partial(torch.set_num_threads, max(1, threads // workers))
         pool = ThreadPoolExecutor(workers, "photographs", initializer=share)
         try:
-            ahead = deque(pool.submit(self._reply, batch, top_k, keep_seen) for batch in (first, second))
+            ahead = deque(pool.submit(self._reply, batch, top_k, keep_seen) for batch in first)
             while ahead:
-                while len(ahead) <= workers and (batch := list(islice(sources, batch_size))):
+                for batch in islice(batches, workers + 1 - len(ahead)):
                     ahead.append(pool.submit(self._reply, batch, top_k, keep_seen))
                 yield from ahead.popleft().result()
         finally:
@@ -291,6 +292,15 @@ class GeoCBM:
 def _best(names: Sequence[str], probabilities: np.ndarray, top_k: int) -> tuple[tuple[str, float], ...]:
     order = np.argsort(-probabilities, kind="stable")[:top_k]
     return tuple((names[index], float(probabilities[index])) for index in order)
+
+
+def _even_batches(photographs: Iterable[Any], most: int, workers: int) -> Iterator[list[Any]]:
+    """Batches of at most `most`; the last photographs are divided evenly, so that no worker is left without any."""
+    sources = iter(photographs)
+    while block := list(islice(sources, most * workers)):
+        size = -(-len(block) // workers)
+        for start in range(0, len(block), size):
+            yield block[start : start + size]
 
 
 def _cell_places(files: RunFiles) -> list[Place]:
