@@ -35,6 +35,7 @@ MADE_BY = {
     "predictions.parquet": "05",
     "cell_scores.npz": "05",
     "evaluation.parquet": "06",
+    "trust.parquet": "07",
     "interventions.parquet": "08",
     "field_guide.parquet": "09",
 }

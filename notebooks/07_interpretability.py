@@ -16,12 +16,11 @@
 run: str = "smoke"  # name of the run: files go to data/runs/<run>
 examples: int = 4  # test pictures that are explained one by one
 neighbours: int = 4  # similar training pictures shown for each of them
-stability_seeds: list[int] = []  # seeds for training Stages 1 and 2 again; empty: not measured (it takes a while)
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 seed: int = 0  # seed of the resamples and of the random controls
 
 # %%
-from geocbm import evaluation, explain, pipeline, plots
+from geocbm import analysis, evaluation, explain, pipeline, plots
 from geocbm.runs import RunFiles
 from geocbm.workbench import notebook, paths
 
@@ -34,6 +33,8 @@ concepts = pipeline.predict_concepts(files, features)
 strict = explain.strict_model(files, features, concepts)
 places = evaluation.main_predictions(files)
 presence = explain.known_presence(files)
+print(analysis.test_remark(files))
+print(explain.truth_in_words(presence))
 
 # %% [markdown]
 # ## Can I trust this explanation?
@@ -43,11 +44,13 @@ presence = explain.known_presence(files)
 # intervals.
 
 # %%
-told = explain.measure_told(files, strict, presence, pooled, places["cell"].to_numpy(), bootstrap, seed)
-left = explain.what_is_left(files, strict, test, bootstrap, seed)
-lines = explain.card_lines(told, left)
-nb.table(explain.card_table(lines), caption="Can I trust this explanation?")
-print(explain.card_summary(lines))
+lines = []
+if len(test):
+    told = explain.measure_told(files, strict, presence, pooled, places["cell"].to_numpy(), bootstrap, seed)
+    left = explain.what_is_left(files, strict, test, bootstrap, seed)
+    lines = explain.card_lines(told, left)
+    nb.table(explain.card_table(lines), caption="Can I trust this explanation?")
+    print(explain.card_summary(lines))
 
 # %% [markdown]
 # ## One picture at a time
@@ -56,8 +59,39 @@ print(explain.card_summary(lines))
 # wrong ones are seen; how an explanation looks has no part in the choice.
 
 # %%
-encoder = pipeline.load_stage0(files)[1]
-rows = explain.example_rows(files, places, examples)
+if lines:
+    encoder = pipeline.load_stage0(files)[1]
+    rows = explain.example_rows(files, places, examples)
+
+# %% [markdown]
+# ### Where it looks
+#
+# Attention of Stage 2 in the main mode: the mean over its heads, and for the first picture each head alone. Attention says where
+# information was fetched, not which. (The modes `concept_only` and `concept_scores` ask no patch.)
+
+# %%
+if lines:
+    captions = explain.row_captions(files, rows)
+    main = explain.load_editable(files, features, concepts)
+    looked = explain.attention_overlays(files, encoder, main, rows, captions)
+    if looked.pictures:
+        nb.show(plots.attention_overlay(looked.pictures, looked.grids, looked.captions), preview=True)
+
+# %% [markdown]
+# ### Where it sees the concepts
+#
+# The three concepts with the highest probability, a line for each picture, with the map by which the bottleneck scores them on the
+# patches (only the `patch` bottleneck has such maps). The dotted box is where the concept truly is, where the data knows that.
+
+# %%
+if lines:
+    seen = explain.concept_overlays(files, encoder, pipeline.load_stage1(files), features, strict.scores.numpy(), rows)
+    if seen.pictures:
+        nb.show(
+            plots.attention_overlay(
+                seen.pictures, seen.grids, seen.captions, seen.boxes, title="Where does it see the concepts?"
+            )
+        )
 
 # %% [markdown]
 # ### What each concept adds
@@ -66,11 +100,11 @@ rows = explain.example_rows(files, places, examples)
 # cells. The terms are exact: whatever they leave out does not exist.
 
 # %%
-captions = explain.row_captions(files, rows)
-explanations = [
-    explain.explain_country(strict, row, files, caption) for row, caption in zip(rows, captions, strict=True)
-]
-nb.show(plots.contribution_bars(explanations))
+if lines:
+    explanations = [
+        explain.explain_country(strict, row, files, caption) for row, caption in zip(rows, captions, strict=True)
+    ]
+    nb.show(plots.contribution_bars(explanations))
 
 # %% [markdown]
 # ### What it may have learned from
@@ -79,16 +113,17 @@ nb.show(plots.contribution_bars(explanations))
 # features, with what was noted of them. If they show something else than the name says, so will the score.
 
 # %%
-for row, caption, off in zip(rows, captions, explain.answers_off(places, rows), strict=True):
-    meta = int(strict.scores[row, : len(files.concepts.metas)].argmax())
-    pictures, notes = explain.similar_examples(files, encoder, pooled, row, meta, nb.clean_text, neighbours)
-    shown = [explain.seen_picture(files, encoder, row), *pictures]
-    named = files.concepts.metas[meta]
-    nb.show_images(
-        shown,
-        [f"Test picture, named {named}", *(f"Training picture of {named}" for _ in pictures)],
-        [f"{caption}: named {named}, {off}", *notes],
-    )
+if lines:
+    for row, caption, off in zip(rows, captions, explain.answers_off(places, rows), strict=True):
+        meta = int(strict.scores[row, : len(files.concepts.metas)].argmax())
+        pictures, notes = explain.similar_examples(files, encoder, pooled, row, meta, nb.clean_text, neighbours)
+        shown = [explain.seen_picture(files, encoder, row), *pictures]
+        named = files.concepts.metas[meta]
+        nb.show_images(
+            shown,
+            [f"Test picture, named {named}", *(f"Training picture of {named}" for _ in pictures)],
+            [f"{caption}: named {named}, {off}", *notes],
+        )
 
 # %% [markdown]
 # ### From concepts to countries
@@ -96,7 +131,8 @@ for row, caption, off in zip(rows, captions, explain.answers_off(places, rows), 
 # Over all test pictures: how much concepts speak for the country that is named, gathered by families. Each picture counts the same.
 
 # %%
-nb.show(plots.concept_sankey(explain.named_flows(strict, test, files)))
+if lines:
+    nb.show(plots.concept_sankey(explain.named_flows(strict, test, files)))
 
 # %% [markdown]
 # ## Is information smuggled past the names?
@@ -108,14 +144,18 @@ nb.show(plots.concept_sankey(explain.named_flows(strict, test, files)))
 # else. All scores share one softmax, so that each of them also tells of the others; that alone raises ICL.
 
 # %%
-print(explain.leakage_in_words(told))
-if told.leakage is not None:
-    nb.table(explain.leakage_table(told), caption="Leakage of the scores on the test split, with 95 % intervals")
-    nb.show(
-        plots.told_by_concepts(
-            [told.names[i] for i in told.leakage.kept], told.leakage.truth, told.leakage.predicted, told.leakage.beyond
+if lines:
+    print(explain.leakage_in_words(told))
+    if told.leakage is not None:
+        nb.table(explain.leakage_table(told), caption="Leakage of the scores on the test split, with 95 % intervals")
+        nb.show(
+            plots.told_by_concepts(
+                [told.names[i] for i in told.leakage.kept],
+                told.leakage.truth,
+                told.leakage.predicted,
+                told.leakage.beyond,
+            )
         )
-    )
 
 # %% [markdown]
 # The same question to a classifier: which country is it, from nothing but these inputs? **Yes or no** cuts each score so that it
@@ -126,8 +166,9 @@ if told.leakage is not None:
 # on the test split, so that a small leak may escape it.
 
 # %%
-nb.table(explain.reading_table(told.readings, told.drawn), caption="The country, read by logistic regression")
-nb.table(explain.gain_table(told.gains), caption="Paired differences on the test split, with 95 % intervals")
+if lines:
+    nb.table(explain.reading_table(told.readings, told.drawn), caption="The country, read by logistic regression")
+    nb.table(explain.gain_table(told.gains), caption="Paired differences on the test split, with 95 % intervals")
 
 # %% [markdown]
 # ## How many concepts does a decision need?
@@ -137,11 +178,14 @@ nb.table(explain.gain_table(told.gains), caption="Paired differences on the test
 # the remaining weights again); the others have the value of an average training picture.
 
 # %%
-nb.show(
-    plots.kept_concepts(explain.effective_curves(told.effective, told.drawn), float(told.effective.all_right.mean()))
-)
-nb.table(explain.effective_table(told.effective), caption="Right cells by the number of concepts that count")
-print(explain.effective_in_words(told.effective, told.drawn))
+if lines:
+    nb.show(
+        plots.kept_concepts(
+            explain.effective_curves(told.effective, told.drawn), float(told.effective.all_right.mean())
+        )
+    )
+    nb.table(explain.effective_table(told.effective), caption="Right cells by the number of concepts that count")
+    print(explain.effective_in_words(told.effective, told.drawn))
 
 # %% [markdown]
 # ## Do the concepts suffice?
@@ -151,7 +195,10 @@ print(explain.effective_in_words(told.effective, told.drawn))
 # see the random directions above.
 
 # %%
-nb.table(explain.completeness_table(told.completeness), caption="Completeness on the test split, with 95 % intervals")
+if lines:
+    nb.table(
+        explain.completeness_table(told.completeness), caption="Completeness on the test split, with 95 % intervals"
+    )
 
 # %% [markdown]
 # ## What is left without concepts?
@@ -160,19 +207,21 @@ nb.table(explain.completeness_table(told.completeness), caption="Completeness on
 # how often each cell occurs.
 
 # %%
-nb.table(explain.left_in_words(left), caption="Without concepts, against two priors, with 95 % intervals")
-print(explain.left_sentence(left))
+if lines:
+    nb.table(explain.left_in_words(left), caption="Without concepts, against two priors, with 95 % intervals")
+    print(explain.left_sentence(left))
 
 # %%
-nb.record_all("truth", explain.told_records(told))
+if lines:
+    nb.record_all("truth", explain.told_records(told))
 with nb.output("trust.parquet") as path:
     explain.card_table(lines).to_parquet(path)
 
 # %% tags=["nbval-check-output"]
 nb.contract(
-    contributions_add_up=told.effective.gap < 1e-4,
+    contributions_add_up=not lines or told.effective.gap < 1e-4,
     every_question_has_a_verdict=all(line.verdict in explain.VERDICTS for line in lines),
-    fewer_concepts_are_not_all=max(told.effective.counts) < len(told.names),
+    fewer_concepts_are_not_all=not lines or max(told.effective.counts) < len(told.names),
 )
 
 # %%

@@ -48,6 +48,7 @@ from geocbm.explain.interventions import (
     swap_concepts,
 )
 from geocbm.explain.leakage import Leakage, measure_leakage
+from geocbm.explain.overlays import Overlays, attention_overlays, concept_overlays
 from geocbm.explain.presence import Levels, Presence, known_presence, measure_levels
 from geocbm.explain.probes import Reading, country_readings, gain_table, read_label, reading_gains, reading_table
 from geocbm.explain.removal import (
@@ -80,6 +81,7 @@ __all__ = [
     "Flows",
     "Leakage",
     "Levels",
+    "Overlays",
     "Places",
     "Presence",
     "Reading",
@@ -88,6 +90,7 @@ __all__ = [
     "accuracy_at",
     "answers_off",
     "ask",
+    "attention_overlays",
     "average_accuracy",
     "both_curves",
     "card_lines",
@@ -98,6 +101,7 @@ __all__ = [
     "completeness_ratio",
     "completeness_table",
     "concept_flows",
+    "concept_overlays",
     "constants_are_left",
     "correct_concepts",
     "country_readings",

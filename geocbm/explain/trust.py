@@ -28,20 +28,23 @@ def card_lines(
     Args:
         told: of `measure_told`.
         left: of `what_is_left`.
-        pointing: figures `map`, `chance`, `centre` and `attention`; None or empty where nobody knows where concepts
-            are or the run has no maps.
+        pointing: figures `map`, `chance`, `centre` and `attention`; empty where nobody knows where concepts are.
         deletion: figures `random` and `centre`: what the true cell's probability loses beyond these controls.
         stability: figures `same` (rank correlation of the same picture over seeds) and `different` (of others).
+
+    Returns:
+        The lines; a question whose figures are None was not asked and has none.
     """
-    pointing, deletion, stability = pointing or {}, deletion or {}, stability or {}
     count, share = told.kept
     complete = told.completeness.get("probe_country")
     leakage = told.leakage
-    return [
-        card.points_at_it(
-            pointing.get("map"), *(_value(pointing.get(name)) for name in ("chance", "centre", "attention"))
-        ),
-        card.removal_hurts(deletion.get("random"), deletion.get("centre")),
+    lines = []
+    if pointing is not None:
+        places = (_value(pointing.get(name)) for name in ("chance", "centre", "attention"))
+        lines.append(card.points_at_it(pointing.get("map"), *places))
+    if deletion is not None:
+        lines.append(card.removal_hurts(deletion.get("random"), deletion.get("centre")))
+    lines += [
         card.adds_up(told.effective.gap),
         card.named_by_concepts(share, count, float(told.effective.all_right.mean())),
         card.nothing_smuggled(
@@ -62,8 +65,10 @@ def card_lines(
             {name: interval_of(left, FREQUENT, name) for name in CELL_FIGURES},
             falls_to_prior(left),
         ),
-        card.stable(stability.get("same"), _value(stability.get("different"))),
     ]
+    if stability is not None:
+        lines.append(card.stable(stability.get("same"), _value(stability.get("different"))))
+    return lines
 
 
 def _value(figure: Figure | None) -> float | None:

@@ -1,0 +1,131 @@
+"""What is laid over the pictures that are explained one by one: attention, and the maps of their concepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from geocbm.encoders import ImageEncoder
+    from geocbm.explain.editable import EditableModel
+    from geocbm.features import FeatureStore
+    from geocbm.runs import RunFiles
+    from geocbm.stage1 import Stage1ConceptModel
+
+Box = tuple[float, float, float, float]
+
+
+class Overlays(NamedTuple):
+    """Pictures with what is laid over them, as `plots.attention_overlay` takes them.
+
+    Attributes:
+        pictures: as the model saw them.
+        grids: `(rows, columns)` of each, not negative, with the sum 1.
+        captions: a line for each.
+        boxes: where the concept truly is, in parts of the picture; None where it is not seen or not known.
+    """
+
+    pictures: list[Image]
+    grids: list[np.ndarray]
+    captions: list[str]
+    boxes: list[Box | None]
+
+
+def attention_overlays(
+    files: RunFiles, encoder: ImageEncoder, model: EditableModel, rows: Sequence[int], captions: Sequence[str]
+) -> Overlays:
+    """Attention of Stage 2: the mean over its heads for each picture, and each head alone for the first one.
+
+    Args:
+        files: the run.
+        encoder: for its crop and its grid.
+        model: Stage 2 in its main mode.
+        rows: the pictures.
+        captions: what each is.
+
+    Returns:
+        The overlays; none where the mode asks no patch.
+    """
+    from geocbm.explain.edits_page import seen_picture
+
+    found = Overlays([], [], [], [])
+    if not model.head.config.reads_tokens:
+        return found
+    for number, (row, caption) in enumerate(zip(rows, captions, strict=True)):
+        attention = model.output_one(row, model.scores[[row]]).attention[0].float().cpu().numpy()  # (heads, P)
+        picture = seen_picture(files, encoder, row)
+        shown = [(f"mean: {caption}", attention.mean(axis=0))]
+        if number == 0 and len(attention) > 1:
+            shown += [(f"head {head}", own) for head, own in enumerate(attention, start=1)]
+        for words, own in shown:
+            found.pictures.append(picture)
+            found.grids.append(own.reshape(encoder.grid) / max(float(own.sum()), 1e-12))
+            found.captions.append(words)
+            found.boxes.append(None)
+    return found
+
+
+def concept_overlays(
+    files: RunFiles,
+    encoder: ImageEncoder,
+    model: Stage1ConceptModel,
+    features: FeatureStore,
+    scores: np.ndarray,
+    rows: Sequence[int],
+    most: int = 3,
+) -> Overlays:
+    """The maps of the concepts with the highest probability, as shares: the score's exponential by its sum.
+
+    Args:
+        files: the run.
+        encoder: for its crop and its grid.
+        model: Stage 1.
+        features: the adapted features.
+        scores: `[n, k]` probabilities of metas (and then parents) of all pictures.
+        rows: the pictures.
+        most: concepts of each.
+
+    Returns:
+        The overlays; none where the bottleneck has no maps. A box is drawn where the data knows that the concept is
+        seen and where; it is the largest one of that concept.
+    """
+    from geocbm.explain.edits_page import seen_picture
+    from geocbm.field_guide import concept_maps
+
+    metas = files.concepts.metas
+    found = Overlays([], [], [], [])
+    first = [np.argsort(-scores[row, : len(metas)], kind="stable")[:most] for row in rows]
+    owners = np.repeat(np.asarray(rows, dtype=np.int64), [len(own) for own in first])
+    wanted = np.concatenate(first) if first else np.zeros(0, dtype=np.int64)
+    maps = concept_maps(model, features, owners, wanted)
+    if maps is None:
+        return found
+    truth = _ground_truth(files)
+    pictures = {row: seen_picture(files, encoder, row) for row in rows}
+    for row, meta, scored in zip(owners.tolist(), wanted.tolist(), maps, strict=True):
+        share = np.exp(scored - scored.max())
+        found.pictures.append(pictures[row])
+        found.grids.append((share / share.sum()).reshape(encoder.grid))
+        box = None if truth is None else _box_of(truth[str(files.table["pano_id"].iloc[row])], metas[meta])
+        absent = " (not there)" if truth is not None and box is None else ""
+        found.captions.append(f"{metas[meta]} {scores[row, meta]:.0%}{absent}")
+        found.boxes.append(box)
+    return found
+
+
+def _ground_truth(files: RunFiles) -> dict | None:
+    """What can truly be seen in each panorama; None where nobody knows."""
+    from geocbm.atlas.dataset import load_ground_truth
+
+    folder = Path(files.table.attrs["folder"])
+    return load_ground_truth(folder) if (folder / "ground_truth.jsonl.gz").exists() else None
+
+
+def _box_of(scene: dict, name: str) -> Box | None:
+    """Box of a concept in a scene; scenes are square, so that the model's crop is the whole of them."""
+    return next((tuple(one["box"]) for one in scene["concepts"] if one["meta_name"] == name), None)
