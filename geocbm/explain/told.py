@@ -74,16 +74,21 @@ def measure_told(
         n_resamples: resamples behind each interval, by blocks of 100 km.
         seed: of resamples, random orders and random directions.
     """
+    from threadpoolctl import threadpool_limits
+
     test, scores = files.rows["test"], model.scores.numpy()
     blocks = spatial_blocks(files.lat[test], files.lng[test])
     drawn = Resamples(blocks, n_resamples, seed)
-    readings = country_readings(files, scores, presence, pooled, seed)
+    # Hundreds of small products: with several threads on a busy machine they take ten times as long.
+    with threadpool_limits(limits=1):
+        readings = country_readings(files, scores, presence, pooled, seed)
     effective = effective_concepts(model.head, model.scores[test], files.cell_label[test], seed=seed)
     rights = model_rights(files, {"main": main_cells, "concept_scores": effective.named})
     leakage = None
     if presence.complete and len(np.unique(files.country[test])) > 1:
         try:
-            leakage = measure_leakage(scores[test], presence.present[test], files.country[test], blocks, seed=seed)
+            with threadpool_limits(limits=1):
+                leakage = measure_leakage(scores[test], presence.present[test], files.country[test], blocks, seed=seed)
         except ParameterError:  # of a handful of pictures nothing can be said, and the page says so
             leakage = None
     return Told(
