@@ -1,0 +1,186 @@
+"""Where concepts truly are: boxes of the full picture, as the model's crop and its grid of patches see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geocbm.errors import ParameterError
+
+if TYPE_CHECKING:
+    from geocbm.encoders import ImageEncoder
+    from geocbm.runs import RunFiles
+
+Box = tuple[float, float, float, float]
+
+EDGE = 0.02
+"""A box must reach this far into a patch, in sides of a patch, to meet it: boxes are stored with four decimals."""
+
+SAMPLES = 8
+"""Places per side of a patch at which the covered area is looked up."""
+
+NEAR = 2e-3
+"""A window that ends this near to the border of the picture ends at the border."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pictures and concepts that can truly be seen in them, one pair a line.
+
+    Attributes:
+        position: `[n]` position of the picture among the rows that were asked for.
+        row: `[n]` its row of the table.
+        meta: `[n]` the concept.
+        labelled: `[n]` whether it is the picture's label.
+        touched: `[n, P]` patches that a box of the concept meets.
+        centred: `[n, P]` patches whose middle lies in a box.
+        inside: `[n, P]` share of each patch that lies in the boxes.
+    """
+
+    position: np.ndarray
+    row: np.ndarray
+    meta: np.ndarray
+    labelled: np.ndarray
+    touched: np.ndarray
+    centred: np.ndarray
+    inside: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def chance(self) -> np.ndarray:
+        """`[n]` probability that a patch drawn at random is met by a box."""
+        return self.touched.mean(axis=1)
+
+    def at(self, chosen: np.ndarray) -> Pairs:
+        """Some of the pairs, by mask or position."""
+        return Pairs(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+
+def crop_window(encoder: ImageEncoder, size: tuple[int, int]) -> Box:
+    """The part of a picture that the model sees, found by sending two ramps through its preprocessing.
+
+    That holds for any resizing and cropping that keeps straight lines straight, whatever the settings are called.
+
+    Args:
+        encoder: for its crop.
+        size: width and height of the picture in pixels.
+
+    Returns:
+        `(x0, y0, x1, y1)` in parts of the picture.
+    """
+    from PIL import Image
+
+    width, height = size
+    x = np.tile((np.arange(width) + 0.5) / width, (height, 1))
+    y = np.tile(((np.arange(height) + 0.5) / height)[:, None], (1, width))
+    ramps = np.rint(255 * np.stack([x, y, np.zeros_like(x)], axis=-1)).astype(np.uint8)
+    seen = np.asarray(encoder.crop(Image.fromarray(ramps)), dtype=np.float64) / 255  # (H, W, 3)
+    x0, x1 = _ends(seen[..., 0].mean(axis=0))
+    y0, y1 = _ends(seen[..., 1].mean(axis=1))
+    return x0, y0, x1, y1
+
+
+def _ends(ramp: np.ndarray) -> tuple[float, float]:
+    """Both ends of a straight line through the middle of a ramp; its own ends suffer from resampling."""
+    places = (np.arange(len(ramp)) + 0.5) / len(ramp)
+    middle = slice(len(ramp) // 10, len(ramp) - len(ramp) // 10)
+    slope, start = np.polyfit(places[middle], ramp[middle], 1)
+    ends = (float(start), float(start + slope))
+    return tuple(0.0 if abs(end) < NEAR else 1.0 if abs(end - 1) < NEAR else end for end in ends)  # type: ignore[return-value]
+
+
+def boxes_in_window(boxes: Sequence[Sequence[float]], window: Box) -> np.ndarray:
+    """Boxes in parts of a picture as boxes in parts of a window of it, `[m, 4]`; those outside are left out."""
+    x0, y0, x1, y1 = window
+    given = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    moved = (given - [x0, y0, x0, y0]) / [x1 - x0, y1 - y0, x1 - x0, y1 - y0]
+    moved = moved.clip(0.0, 1.0)
+    return moved[(moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])]
+
+
+def covered_patches(boxes: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Patches that boxes meet, whose middle they hold, and the share of each patch that lies in them.
+
+    Args:
+        boxes: `[m, 4]` in parts of what the model sees.
+        grid: rows and columns of patches.
+
+    Returns:
+        Booleans `[P]`, booleans `[P]` and shares `[P]`, patches row by row.
+    """
+    n_rows, n_columns = grid
+    touched, centred = np.zeros(grid, dtype=bool), np.zeros(grid, dtype=bool)
+    fine = np.zeros((n_rows * SAMPLES, n_columns * SAMPLES), dtype=bool)
+    for x0, y0, x1, y1 in np.asarray(boxes, dtype=np.float64).reshape(-1, 4):
+        touched |= _between(y0, y1, n_rows, EDGE)[:, None] & _between(x0, x1, n_columns, EDGE)
+        centred |= _holds(y0, y1, n_rows)[:, None] & _holds(x0, x1, n_columns)
+        fine |= _holds(y0, y1, n_rows * SAMPLES)[:, None] & _holds(x0, x1, n_columns * SAMPLES)
+    inside = fine.reshape(n_rows, SAMPLES, n_columns, SAMPLES).mean(axis=(1, 3))
+    return touched.reshape(-1), centred.reshape(-1), inside.reshape(-1)
+
+
+def _between(low: float, high: float, count: int, edge: float) -> np.ndarray:
+    """Which of `count` equal steps of the way from 0 to 1 an interval meets by more than `edge` of a step."""
+    steps = np.arange(count)
+    # What is thinner than the edge still meets the step that holds it.
+    edge = min(edge, (high - low) * count / 4)
+    return (low * count < steps + 1 - edge) & (high * count > steps + edge)
+
+
+def _holds(low: float, high: float, count: int) -> np.ndarray:
+    """Of which of `count` equal steps of the way from 0 to 1 an interval holds the middle."""
+    middles = (np.arange(count) + 0.5) / count
+    return (low <= middles) & (middles <= high)
+
+
+def true_pairs(files: RunFiles, encoder: ImageEncoder, rows: np.ndarray) -> Pairs | None:
+    """Every picture with every concept that can be seen in the part of it that the model sees.
+
+    Args:
+        files: the run.
+        encoder: for its crop and its grid.
+        rows: the pictures.
+
+    Returns:
+        The pairs; None where the data does not know where concepts are.
+
+    Raises:
+        ParameterError: a box has no four ends.
+    """
+    from geocbm.atlas.dataset import load_ground_truth
+    from geocbm.data import image_files
+    from geocbm.pictures import open_picture
+
+    folder = Path(files.table.attrs["folder"])
+    if not (folder / "ground_truth.jsonl.gz").exists():
+        return None
+    truth, names = load_ground_truth(folder), {name: i for i, name in enumerate(files.concepts.metas)}
+    pano_id, label, paths = files.table["pano_id"].to_numpy(), files.meta_and_parent[0], image_files(files.table)
+    windows: dict[tuple[int, int], Box] = {}
+    found: list[tuple[int, int, int, bool]] = []
+    covers = []
+    for position, row in enumerate(np.asarray(rows, dtype=np.int64).tolist()):
+        size = open_picture(paths[row]).size
+        if size not in windows:
+            windows[size] = crop_window(encoder, size)
+        for one in truth[pano_id[row]]["concepts"]:
+            meta = names.get(one["meta_name"])
+            boxes = one.get("boxes") or [one["box"]]
+            if any(len(box) != 4 for box in boxes):
+                raise ParameterError(
+                    f"{pano_id[row]}: a box of {one['meta_name']!r} has no four ends; give x0 y0 x1 y1"
+                )
+            seen = boxes_in_window(boxes, windows[size])
+            if meta is not None and len(seen):
+                found.append((position, row, meta, bool(label[row] == meta)))
+                covers.append(covered_patches(seen, encoder.grid))
+    columns = np.array(found, dtype=np.int64).reshape(-1, 4).T
+    n_patches = encoder.grid[0] * encoder.grid[1]
+    touched, centred, inside = (np.array([cover[i] for cover in covers]).reshape(-1, n_patches) for i in range(3))
+    return Pairs(columns[0], columns[1], columns[2], columns[3].astype(bool), touched > 0, centred > 0, inside)
