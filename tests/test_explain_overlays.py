@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from geocbm import evaluation, explain, pipeline
 from geocbm.explain import card, overlays
+from geocbm.explain.probes import Reading
 from geocbm.stage1 import Stage1Config
 
 if TYPE_CHECKING:
@@ -97,6 +99,8 @@ def test_the_card_of_a_run_has_a_line_for_each_question_that_was_asked(trained_r
     lines = explain.card_lines(told, left)
     assert len(lines) == 5 and lines[0].verdict == card.YES
     assert next(line for line in lines if "only what the concepts tell" in line.question).verdict == card.UNKNOWN
+    unseen = replace(told, readings={"prior": Reading(np.zeros(len(test), bool), np.full(len(test), np.nan))})
+    assert [line.verdict for line in explain.card_lines(unseen, left)] == [card.YES, *[card.UNKNOWN] * 4]
     figure = {"value": 0.9, "low": 0.85, "high": 0.95}
     known = explain.card_lines(
         told,

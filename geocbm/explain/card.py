@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -226,6 +226,11 @@ def stable(correlation: Figure | None, between: float | None = None) -> Line:
     verdict = YES if correlation["value"] >= STABLE else PARTLY if correlation["value"] >= UNSTABLE else NO
     yardstick = "" if between is None else f"{between:.2f} between different pictures"
     return Line(question, verdict if above else NO, f"rank correlation {_number(correlation)}", yardstick, rule)
+
+
+def unanswerable(line: Line) -> Line:
+    """The line where no picture could have been answered right: a left-out country, which training never showed."""
+    return replace(line, verdict=UNKNOWN, figure="no country of the test split is in the training split", yardstick="")
 
 
 def card_table(lines: Sequence[Line]) -> pd.DataFrame:

@@ -166,14 +166,14 @@ def reading_table(readings: Mapping[str, Reading], drawn: Resamples) -> pd.DataF
     """How often each input tells the country, in words, with intervals."""
     lines = []
     for name, reading in readings.items():
-        share = drawn.figure(reading.right)
+        share, known = drawn.figure(reading.right), reading.log_likelihood[~np.isnan(reading.log_likelihood)]
         lines.append(
             {
                 "what the classifier reads": READING_WORDS[name],
                 "country right, %": "{:.1f} [{:.1f}, {:.1f}]".format(
                     *(100 * share[part] for part in ("value", "low", "high"))
                 ),
-                "mean log likelihood": f"{np.nanmean(reading.log_likelihood):.2f}",
+                "mean log likelihood": f"{known.mean():.2f}" if len(known) else "",
             }
         )
     return pd.DataFrame(lines)

@@ -48,6 +48,11 @@ class Told:
     completeness: dict[str, tuple[float, float, float, Figure]]
 
     @property
+    def answerable(self) -> bool:
+        """Whether a country of the test split is in the training split; a country that was left out is not."""
+        return not bool(np.isnan(self.readings["prior"].log_likelihood).all())
+
+    @property
     def kept(self) -> tuple[int, Figure]:
         """How many contributions a person is taken to read, and the part of the accuracy that they keep."""
         count = max(count for count in self.effective.counts if count <= READ_AT_ONCE)

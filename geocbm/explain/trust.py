@@ -44,8 +44,8 @@ def card_lines(
         lines.append(card.points_at_it(pointing.get("map"), *places))
     if deletion is not None:
         lines.append(card.removal_hurts(deletion.get("random"), deletion.get("centre")))
-    lines += [
-        card.adds_up(told.effective.gap),
+    lines.append(card.adds_up(told.effective.gap))
+    about_places = [
         card.named_by_concepts(share, count, float(told.effective.all_right.mean())),
         card.nothing_smuggled(
             told.gains.get("beyond_truth"),
@@ -66,6 +66,7 @@ def card_lines(
             falls_to_prior(left),
         ),
     ]
+    lines += about_places if told.answerable else [card.unanswerable(line) for line in about_places]
     if stability is not None:
         lines.append(card.stable(stability.get("same"), _value(stability.get("different"))))
     return lines
