@@ -117,7 +117,7 @@ class WhatIfExplorer:
         from IPython.display import display
 
         display(self.box)
-        self._shown = display(self.figure(), display_id=True)
+        self._shown = display(self._bundle(), raw=True, display_id=True)
 
     def _caption(self, row: int) -> str:
         return f"{self.files.table['meta_name'].iloc[row]}, {self.files.country[row]} (row {row})"
@@ -140,4 +140,14 @@ class WhatIfExplorer:
 
     def _on_change(self, _change: Any) -> None:
         if self._shown is not None and not self._still:
-            self._shown.update(self.figure())
+            bundle = self._bundle()
+            # JupyterLab's drawer of figures keeps the one it has; another kind of output in between makes a new one.
+            self._shown.update({"text/plain": ""}, raw=True)
+            self._shown.update(bundle, raw=True)
+
+    def _bundle(self) -> dict[str, Any]:
+        """The map as a front end draws it: a figure that displays itself would not carry its display id."""
+        import json
+
+        figure = self.figure()
+        return {"application/vnd.plotly.v1+json": json.loads(figure.to_json()), "text/plain": figure.layout.meta["alt"]}

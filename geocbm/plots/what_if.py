@@ -25,7 +25,7 @@ LEAST_PROBABILITY = 0.004
 MOST_CELLS, MOST_COUNTRIES = 40, 6
 PICTURE_WIDTH = 220
 _MAP = {"x": [0.0, 0.68], "y": [0.10, 1.0]}
-_BARS = ([0.80, 1.0], [0.13, 0.46])
+_BARS = ([0.81, 1.0], [0.13, 0.46])
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _frames(places: Places, cells: Geocells) -> _Frames:
     lat, lng = cells.latlng
     fixed: dict[str, list[Any]] = {
         "text": [[escape(name) for name in cells.country[likely].astype(str)], None, None],
-        "y": [None, None, labels([str(name) for name in country[named]], 18)],
+        "y": [None, None, labels([str(name) for name in country[named]], 16)],
     }
     steps: list[dict[str, list[Any]]] = [
         {
@@ -165,8 +165,8 @@ def edit_map(
         f"World map of the model's belief for a picture of {caption}, after the edit: {title}. The likeliest country "
         f"is {name} with {percent(chance)}."
     )
-    finish(fig, escape(title), alt, 560)
-    return fig.update_layout(**_beside(picture, caption), margin={"t": 56, "b": 30})
+    finish(fig, escape(title), alt, 470)
+    return fig.update_layout(**_beside(picture, caption), margin={"t": 56, "b": 24})
 
 
 def what_if(
