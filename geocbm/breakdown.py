@@ -11,7 +11,7 @@ import pandas as pd
 
 from geocbm.baselines import Prediction
 from geocbm.errors import ParameterError
-from geocbm.metrics import bootstrap, error_km, places_of, spatial_blocks
+from geocbm.metrics import Resamples, bootstrap, error_km, figure_text, places_of, recordables, spatial_blocks
 from geocbm.runs import RunFiles
 
 LEVELS = ("country", "region", "city")
@@ -22,53 +22,6 @@ FEWEST = 5
 """Places with fewer test images are pooled: a median of four says nothing about a country."""
 
 _NOWHERE = "(no answer)"
-
-
-def figure_text(figure: Mapping[Any, Any], form: str = "{:,.0f}", factor: float = 1.0) -> str:
-    """A figure with its interval in words; without brackets where the interval is not known.
-
-    Args:
-        figure: `value`, `low` and `high`; an infinite value is a figure over missing answers.
-        form: how a number is written.
-        factor: what numbers are multiplied by, such as 100 for percentages.
-    """
-
-    def write(value: float) -> str:
-        return form.format(factor * value) if np.isfinite(value) else "no answer"
-
-    value, low, high = (float(figure[key]) for key in ("value", "low", "high"))
-    if np.isnan(value):
-        return ""
-    return write(value) if np.isnan(low) or np.isnan(high) else f"{write(value)} [{write(low)}, {write(high)}]"
-
-
-def interval(
-    values: np.ndarray, blocks: np.ndarray, statistic: str = "mean", n: int = 1000, seed: int = 0
-) -> dict[str, float]:
-    """Bootstrap interval of a few images; for shares of 0 or 1 the exact one, and none for a single block.
-
-    Resampling all misses gives misses only, which would pass for certainty. There, each block counts as one trial of
-    the exact binomial interval (Clopper and Pearson 1934).
-
-    Args:
-        values: `[n_rows]` errors in km, or whether an answer is right (boolean).
-        blocks: `[n_rows]` spatial blocks.
-        statistic: "mean" or "median".
-        n: resamples.
-        seed: of the resamples.
-
-    Returns:
-        `value`, `low` and `high`; both ends NaN where all rows lie in one block.
-    """
-    trials = len(np.unique(blocks))
-    if trials < 2:
-        return {"value": float(getattr(np, statistic)(values)), "low": np.nan, "high": np.nan}
-    own = bootstrap(values, blocks, statistic, n=n, seed=seed)
-    if values.dtype == bool and values.all():
-        return own | {"low": 0.025 ** (1 / trials)}
-    if values.dtype == bool and not values.any():
-        return own | {"high": 1 - 0.025 ** (1 / trials)}
-    return own
 
 
 @dataclass(frozen=True)
@@ -178,10 +131,8 @@ def level_figures(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, di
     """
     if not len(found):
         return {}
-    return {
-        method: {level: interval(found.right(method, level), found.blocks, "mean", n, seed) for level in LEVELS}
-        for method in found.answered
-    }
+    draws = Resamples(found.blocks, n, seed)
+    return {method: {level: draws.figure(found.right(method, level)) for level in LEVELS} for method in found.answered}
 
 
 def level_table(found: Geocoded, words: Mapping[str, str], n: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -250,7 +201,7 @@ def by_place(
     for place, inside, pooled in groups:
         row: dict[str, Any] = {"place": place, "n": int(inside.sum()), "pooled": pooled}
         for figure, values, statistic in (("median_km", found.km[method], "median"), ("right", right, "mean")):
-            own = interval(values[inside], found.blocks[inside], statistic, n, seed)
+            own = bootstrap(values[inside], found.blocks[inside], statistic, n=n, seed=seed)
             row |= {figure: own["value"], f"{figure}_low": own["low"], f"{figure}_high": own["high"]}
         rows.append(row)
     return pd.DataFrame(rows, columns=columns)
@@ -320,10 +271,10 @@ def confusion_table(pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def records(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, dict[str, float]]:
+def records(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, float | dict[str, float]]:
     """Figures to keep: `stage2.region_acc`, `stage2.city_acc` and the same of the other methods under `baseline.`."""
     figures: dict[str, dict[str, float]] = {}
     for method, own in level_figures(found, n, seed).items():
         prefix = method if method.startswith("stage") else f"baseline.{method}"
         figures |= {f"{prefix}.{level}_acc": own[level] for level in ("region", "city")}
-    return {key: figure for key, figure in figures.items() if np.isfinite(list(figure.values())).all()}
+    return recordables(figures)

@@ -17,9 +17,8 @@ import pandas as pd
 
 from geocbm import baselines, data, geocells, pipeline
 from geocbm.baselines import Prediction
-from geocbm.breakdown import figure_text, interval
 from geocbm.files import read_json
-from geocbm.metrics import error_km, geoscore, spatial_blocks
+from geocbm.metrics import Resamples, error_km, figure_text, geoscore, spatial_blocks
 from geocbm.runs import RunFiles
 from geocbm.summaries import split_remark
 
@@ -168,10 +167,11 @@ def measure_kinds(files: RunFiles, kinds: list[SplitKind], cache: Path, n: int =
 
 def place_figures(km: np.ndarray, blocks: np.ndarray, n: int, seed: int) -> dict[str, dict[str, float]]:
     """`median_km`, `geoscore` and `within_25km` of errors in km, each with its interval."""
+    draws = Resamples(blocks, n, seed)
     return {
-        "median_km": interval(km, blocks, "median", n, seed),
-        "geoscore": interval(geoscore(km), blocks, "mean", n, seed),
-        "within_25km": interval(km <= 25, blocks, "mean", n, seed),
+        "median_km": draws.figure(km, "median"),
+        "geoscore": draws.figure(geoscore(km)),
+        "within_25km": draws.figure(km <= 25),
     }
 
 

@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 
 from geocbm import data
-from geocbm.breakdown import figure_text
 from geocbm.errors import UserError
 from geocbm.evaluation import main_predictions
 from geocbm.files import read_json
-from geocbm.metrics import bootstrap, error_km, geoscore, paired_difference, spatial_blocks
+from geocbm.metrics import bootstrap, error_km, figure_text, geoscore, paired_difference, spatial_blocks
 from geocbm.runs import RunFiles
 from geocbm.split_kinds import FIGURES, SAME_ROAD_KM, in_words, place_figures, split_name, split_settings
 

@@ -149,7 +149,7 @@ def study(
     """
     from geocbm import pipeline
 
-    if not str(other_recipe):
+    if not str(other_recipe) or not len(files.rows["test"]):
         return pd.DataFrame()
     own = pipeline.load_stage1(files).config
     trials = make_trials(own, stage2, read_recipe(other_recipe), Path(other_recipe).stem)
@@ -248,7 +248,7 @@ def summarise(measured: pd.DataFrame, files: RunFiles, n_resamples: int = 1000, 
                     "change": change["value"],
                     "change_low": change["low"],
                     "change_high": change["high"],
-                    "verdict": "" if name == names[0] else _verdict(change, more_is_better),
+                    "verdict": "" if name == names[0] else metrics.verdict(change, more_is_better),
                 }
             )
     return pd.DataFrame(lines)
@@ -258,10 +258,9 @@ def printable(summary: pd.DataFrame) -> pd.DataFrame:
     """The summary in words: a row per trial, figures with intervals, the verdict on error and on concepts."""
 
     def text(figure: str, row: pd.Series) -> str:
-        numbers = [float(row[key]) for key in ("value", "low", "high")]
         if figure in ("median_km", "geoscore"):
-            return "{:,.0f} [{:,.0f}, {:,.0f}]".format(*numbers)
-        return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * number for number in numbers))
+            return metrics.figure_text(row.to_dict())
+        return metrics.figure_text(row.to_dict(), "{:.1f}", 100) + " %"
 
     lines = []
     for name in summary["trial"].unique():
@@ -280,14 +279,11 @@ def changes(summary: pd.DataFrame, figure: str) -> pd.DataFrame:
     return kept.set_axis(["name", "value", "low", "high"], axis=1).reset_index(drop=True)
 
 
-def records(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Every figure with its interval, under `<trial>.<figure>`."""
-    return {
-        f"{re.sub('[^A-Za-z0-9]+', '_', row['trial'])}.{row['figure']}": {
-            key: float(row[key]) for key in ("value", "low", "high")
-        }
-        for row in summary.to_dict("records")
-    }
+def records(summary: pd.DataFrame) -> dict[str, float | dict[str, float]]:
+    """Every figure with its interval, if it has one, under `<trial>.<figure>`."""
+    return metrics.recordables(
+        {f"{re.sub('[^A-Za-z0-9]+', '_', row['trial'])}.{row['figure']}": row for row in summary.to_dict("records")}
+    )
 
 
 def _concepts(files: RunFiles, features: FeatureStore, config: Stage1Config) -> dict[str, torch.Tensor]:
@@ -335,9 +331,3 @@ def _by_seed(measured: pd.DataFrame) -> dict[str, np.ndarray]:
     values = {"meta_top1": ordered["meta_right"].to_numpy(float).reshape(shape), "median_km": km}
     values["geoscore"] = np.asarray(metrics.geoscore(km))
     return values | {f"acc_{limit}km": (km <= limit).astype(float) for limit in (25, 200, 750)}
-
-
-def _verdict(change: dict[str, float], more_is_better: bool) -> str:
-    if change["low"] <= 0 <= change["high"]:
-        return "no difference beyond noise"
-    return "better" if (change["value"] > 0) == more_is_better else "worse"

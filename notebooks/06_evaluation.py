@@ -276,8 +276,8 @@ if len(test):
 # 50 km: the ground whose photographs would get that label. Land of countries without cells belongs to none.
 
 # %%
-print(split_kinds.region_remark(files))
 if found.regions:
+    print(split_kinds.region_remark(files))
     nb.table(sure.region_table(sureness), caption="Regions on the test split, with 95 % intervals")
     nb.show(plots.region_areas({f"{100 * one.coverage:.0f} % region": one.area_km2 for one in found.regions}))
 

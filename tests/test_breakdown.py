@@ -164,16 +164,3 @@ def test_a_run_is_looked_up_by_its_own_rows(trained_run):
     one = breakdown.geocode(files, answers)
     assert list(one.answered) == ["stage2", "nearest_neighbour"]  # in the order of the methods; no probe, no chance
     assert one.right("nearest_neighbour", "city").all() and one.country.tolist() == files.country[test].tolist()
-
-
-@pytest.mark.parametrize(
-    ("figure", "expected"),
-    [
-        ((1234.5, 1000.0, 2000.0), "1,234 [1,000, 2,000]"),
-        ((1234.5, np.nan, np.nan), "1,234"),
-        ((np.nan, np.nan, np.nan), ""),
-        ((np.inf, 5.0, np.inf), "no answer [5, no answer]"),
-    ],
-)
-def test_figures_in_words(figure, expected):
-    assert breakdown.figure_text(dict(zip(("value", "low", "high"), figure, strict=True))) == expected

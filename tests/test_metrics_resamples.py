@@ -94,6 +94,20 @@ def test_one_block_has_no_interval():
         assert np.isfinite(figure["value"]) and np.isnan(figure["low"]) and np.isnan(figure["high"])
 
 
+def test_a_share_of_none_or_all_is_not_certain():
+    # Ten blocks without a hit: a share p is excluded when (1 - p)^10 < 0.025, above 0.3085.
+    blocks = np.arange(30) // 3
+    none = metrics.bootstrap(np.zeros(30, dtype=bool), blocks)
+    assert none == {"value": 0.0, "low": 0.0, "high": pytest.approx(1 - 0.025**0.1)}
+    assert none["high"] == pytest.approx(0.3085, abs=1e-4)
+    every = metrics.bootstrap(np.ones(30, dtype=bool), blocks, level=0.9)
+    assert every == {"value": 1.0, "low": pytest.approx(0.05**0.1), "high": 1.0}
+    far = metrics.geolocation_intervals(np.zeros(30), np.zeros(30), np.full(30, 50.0), np.arange(30.0), blocks=blocks)
+    assert far["acc_1km"] == none
+    # Numbers that happen to be alike are no shares.
+    assert metrics.bootstrap(np.zeros(30), blocks) == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
 def test_an_infinite_mean_is_infinite():
     figure = Resamples([0, 1, 2]).figure([1.0, 2.0, np.inf])
     assert (figure["value"], figure["low"], figure["high"]) == (np.inf, 1.0, np.inf)

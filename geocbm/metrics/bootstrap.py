@@ -55,13 +55,13 @@ def bootstrap(
 
     Returns:
         `value` (of all rows), `low` and `high`, in the unit of the values. With a single block there is nothing to
-        resample: `low` and `high` are NaN.
+        resample: `low` and `high` are NaN. A share of 0 or 1 has the exact interval (see `Resamples.figure`).
 
     Raises:
         ValueError: no rows, different lengths, or an unknown statistic.
     """
     measured = column(values, "values")
-    return _resamples(measured, blocks, n, seed).figure(measured, statistic, groups, level)
+    return _resamples(measured, blocks, n, seed).figure(values, statistic, groups, level)
 
 
 def _resamples(measured: np.ndarray, blocks: Any | None, n: int, seed: int) -> Resamples:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from geocbm.metrics.inputs import column, same_length
+from geocbm.metrics.inputs import array, column, same_length
 
 _NUMBERS_AT_ONCE = 4_000_000  # bounds the memory of a table in double precision
 _EXACT_IN_SINGLE = 2**24  # whole numbers up to here are exact in single precision
@@ -128,7 +128,9 @@ class Resamples:
 
         Returns:
             `value`, `low` and `high`, the percentiles of the resamples. Where all photographs lie in one block there is
-            nothing to resample: `low` and `high` are NaN.
+            nothing to resample: `low` and `high` are NaN. Where every answer is right or every one is wrong (`values`
+            are truth values) no resample differs, which would pass for certainty: the interval is then the exact one
+            of a binomial share (Clopper & Pearson 1934), each block counting as one trial.
 
         Raises:
             ValueError: different lengths, an unknown statistic, or a level that is no share.
@@ -147,6 +149,9 @@ class Resamples:
             value = float((np.bincount(group, weights=measured) / np.bincount(group)).mean())
             draws = self.group_means(measured, group) if self.n_blocks > 1 else np.full(1, np.nan)
         low, high = percentiles(draws, level)
+        if groups is None and self.n_blocks > 1 and array(values, "values", None).dtype == bool and value in (0.0, 1.0):
+            reach = ((1 - level) / 2) ** (1 / self.n_blocks)
+            low, high = (reach, 1.0) if value else (0.0, 1 - reach)
         return {"value": value, "low": low, "high": high}
 
     def difference(self, first: Any, second: Any, statistic: str = "mean", level: float = 0.95) -> dict[str, float]:

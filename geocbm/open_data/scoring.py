@@ -115,5 +115,10 @@ def scores_in_words(scores: Mapping[str, Any]) -> str:
 
 
 def _with_interval(figure: Mapping[str, float], factor: float, form: str, unit: str) -> str:
-    value, low, high = (format(factor * figure[key], form) for key in ("value", "low", "high"))
-    return f"{value}{unit} ({low} to {high})"
+    def write(number: float) -> str:
+        return format(factor * number, form) if math.isfinite(number) else "no answer"
+
+    value = write(figure["value"]) + (unit if math.isfinite(figure["value"]) else "")
+    if math.isnan(figure["low"]):  # all photographs lie in one block: there is no interval
+        return value
+    return f"{value} ({write(figure['low'])} to {write(figure['high'])})"

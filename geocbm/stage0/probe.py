@@ -57,8 +57,11 @@ def class_mean_accuracy(
         rows: row positions that are measured.
 
     Returns:
-        A row per encoder and a last one for the most frequent class, a column per label; shares from 0 to 1.
+        A row per encoder and a last one for the most frequent class, a column per label; shares from 0 to 1. No rows
+        where nothing is measured.
     """
+    if not len(rows):
+        return pd.DataFrame(columns=list(labels), dtype=float).rename_axis("features")
     shares = {
         name: [float((nearest_class_mean(values, of, train_rows, rows) == of[rows]).mean()) for of in labels.values()]
         for name, values in features.items()

@@ -27,7 +27,8 @@ def residual_share(output: Stage2Output) -> Tensor:
     """
     assert output.residual_logits is not None
     residual = output.residual_logits.float()
-    mine, theirs = residual.std(-1), (output.cell_logits.float() - residual).std(-1)
+    # Of a single cell there is no spread: with the count as the divisor it is 0, not unknown.
+    mine, theirs = (part.std(-1, correction=0) for part in (residual, output.cell_logits.float() - residual))
     return mine / (mine + theirs).clamp_min(1e-12)
 
 

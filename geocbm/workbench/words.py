@@ -102,7 +102,7 @@ def table_html(frame: "pd.DataFrame", caption: str, max_rows: int = 200, index: 
         rows = [[label, *row] for label, row in zip(labels, rows, strict=True)]
     if len(frame) > max_rows:
         caption = f"{caption} (the first {max_rows} of {len(frame)} rows)"
-    return rows_html(header, rows, caption)
+    return rows_html(header, rows, caption if len(frame) else f"{caption}: nothing to show")
 
 
 def image_html(image: Any, alt: str, width: int | None = None) -> str:
