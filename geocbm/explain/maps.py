@@ -67,7 +67,8 @@ def concept_maps(
     kind = kinds[-1] if kind is None else kind
     if kind not in kinds:
         raise ParameterError(
-            f"kind is {kind!r}; bottleneck={model.config.bottleneck!r} has maps of the kind {', '.join(map(repr, kinds))}"
+            f"kind is {kind!r}; the maps of bottleneck={model.config.bottleneck!r} are of the kind "
+            f"{', '.join(map(repr, kinds))}"
         )
     rows, metas = np.asarray(rows, dtype=np.int64), np.asarray(metas, dtype=np.int64)
     if rows.shape != metas.shape:
