@@ -12,7 +12,7 @@ import torch
 from geocbm.explain.contributions import Explanation, explain_scores
 from geocbm.explain.curve import POLICIES, UNITS, choose_levels, intervention_curve, named_cell_terms, setbacks
 from geocbm.explain.editable import EditableModel, load_editable
-from geocbm.explain.flows import Flows, concept_flows, flow_amounts, picture_amounts
+from geocbm.explain.flows import Flows, concept_flows, flow_amounts, picture_amounts, place_of_cells
 from geocbm.explain.presence import Levels, Presence
 from geocbm.explain.removal import FREQUENT, REMOVED, falls_to_prior, interval_of
 from geocbm.explain.what_if import Story
@@ -139,9 +139,9 @@ def _interval(row: Any, name: str) -> str:
 
 
 def country_of_answer(model: EditableModel, row: int, files: RunFiles) -> str:
-    """The country whose cells have the most probability together."""
+    """The country whose cells have the most probability together; the likeliest cell where all lie in one country."""
     chance = model.answer(np.array([row])).probabilities[0]
-    names, member = np.unique(files.cells.country.astype(str), return_inverse=True)
+    names, member = np.unique(place_of_cells(files.cells), return_inverse=True)
     return str(names[np.bincount(member.reshape(-1), chance).argmax()])
 
 
@@ -164,7 +164,7 @@ def explain_country(model: EditableModel, row: int, files: RunFiles, caption: st
     return explain_scores(
         model.head,
         model.scores[[row]],
-        files.cells.country.astype(str) == country,
+        place_of_cells(files.cells) == country,
         f"{country} for a picture of {caption}",
         (*vocabulary.metas, *vocabulary.parents),
         len(vocabulary.metas),
@@ -177,13 +177,13 @@ def explain_country(model: EditableModel, row: int, files: RunFiles, caption: st
 
 def picture_flows(model: EditableModel, row: int, files: RunFiles) -> Flows:
     """Which concepts of one picture speak for which of its likeliest countries, see `picture_amounts`."""
-    amount, country = picture_amounts(model, row, files.cells)
+    amount, country = picture_amounts(model, row, place_of_cells(files.cells))
     return _flows(amount, country, files, "terms in favour of the likeliest countries", 14)
 
 
 def named_flows(model: EditableModel, rows: np.ndarray, files: RunFiles) -> Flows:
     """Which concepts speak for the countries that are named, over many pictures, see `flow_amounts`."""
-    amount, country = flow_amounts(model, rows, files.cells)
+    amount, country = flow_amounts(model, rows, place_of_cells(files.cells))
     exact = model.head.config.reads_scores
     what = "terms in favour of the named country" if exact else "probabilities of concepts by named country"
     return _flows(amount, country, files, what, 26)
@@ -198,7 +198,7 @@ def edit_table(stories: Sequence[Story], files: RunFiles) -> pd.DataFrame:
     """Every edit at full strength: the likeliest country before and after, and how far the answer moved."""
     from geocbm.geodesy import haversine_km
 
-    names, member = np.unique(files.cells.country.astype(str), return_inverse=True)
+    names, member = np.unique(place_of_cells(files.cells), return_inverse=True)
     rows = []
     for number, story in enumerate(stories, start=1):
         for edit, places in zip(story.edits, story.answers, strict=True):

@@ -96,14 +96,22 @@ def concept_flows(
     )
 
 
-def flow_amounts(model: EditableModel, rows: np.ndarray, cells: Geocells) -> tuple[np.ndarray, np.ndarray]:
+def place_of_cells(cells: Geocells) -> np.ndarray:
+    """The place that each cell belongs to, `[N]`: its country, or the cell itself where all lie in one country."""
+    country = np.asarray(cells.country).astype(str)
+    if len(np.unique(country)) > 1:
+        return country
+    return np.array([f"cell {number}" for number in range(len(country))])
+
+
+def flow_amounts(model: EditableModel, rows: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What speaks for the named country in each picture, for `concept_flows`.
 
     Args:
         model: Stage 2 in mode `concept_scores` or `hybrid`: the positive terms of the log odds, scaled to sum to 1 in
             each picture. In other modes the probabilities of the metas, scaled likewise: there no exact terms exist.
         rows: pictures.
-        cells: the cells.
+        place: `[N]` of `place_of_cells`.
 
     Returns:
         `[m, k]` or `[m, k_m]` amounts and `[m]` countries.
@@ -111,10 +119,10 @@ def flow_amounts(model: EditableModel, rows: np.ndarray, cells: Geocells) -> tup
     places = model.answer(rows)
     if model.head.config.reads_scores:
         logits = torch.from_numpy(places.logits)
-        country, terms = country_terms(model.head, model.scores[rows], logits, cells.country)
+        country, terms = country_terms(model.head, model.scores[rows], logits, place)
         amount = np.maximum(terms, 0.0)
     else:
-        names, member = np.unique(np.asarray(cells.country, dtype=str), return_inverse=True)
+        names, member = np.unique(place, return_inverse=True)
         by_country = np.zeros((len(rows), len(names)))
         np.add.at(by_country.T, member.reshape(-1), places.probabilities.T)
         country = names[by_country.argmax(axis=1)]
@@ -122,13 +130,13 @@ def flow_amounts(model: EditableModel, rows: np.ndarray, cells: Geocells) -> tup
     return amount / np.maximum(amount.sum(axis=1, keepdims=True), 1e-12), country
 
 
-def picture_amounts(model: EditableModel, row: int, cells: Geocells, most: int = 4) -> tuple[np.ndarray, np.ndarray]:
+def picture_amounts(model: EditableModel, row: int, place: np.ndarray, most: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """What speaks for each of the likeliest countries of one picture, for `concept_flows`.
 
     Args:
         model: Stage 2 in mode `concept_scores` or `hybrid`.
         row: the picture.
-        cells: the cells.
+        place: `[N]` of `place_of_cells`.
         most: countries.
 
     Returns:
@@ -137,7 +145,7 @@ def picture_amounts(model: EditableModel, row: int, cells: Geocells, most: int =
     """
     places = model.answer(np.array([row]))
     logits, chance = torch.from_numpy(places.logits), places.probabilities[0]
-    names, member = np.unique(np.asarray(cells.country, dtype=str), return_inverse=True)
+    names, member = np.unique(place, return_inverse=True)
     by_country = np.bincount(member.reshape(-1), chance, len(names))
     best = np.argsort(-by_country, kind="stable")[:most]
     inside = torch.from_numpy(member.reshape(-1)[None] == best[:, None])  # (C, N)

@@ -88,7 +88,10 @@ def concept_sankey(flows: Flows, title: str = "From concepts through families to
 
     first, second = flows.meta_to_parent, flows.parent_to_country
     if not len(first) or not len(second):
-        raise ValueError("concept_sankey needs at least one flow above 0")
+        alt = f"No diagram of {flows.what}: all of them are 0."
+        empty = {"text": "no concept speaks for any country", "showarrow": False, "xref": "paper", "yref": "paper"}
+        axis = {"visible": False}
+        return finish(go.Figure(), title, alt, 160, annotations=[empty | {"x": 0.5, "y": 0.5}], xaxis=axis, yaxis=axis)
     nodes: dict[tuple[str, str], int] = {}
     for layer, names in (("meta", first["meta"]), ("parent", first["parent"]), ("country", second["country"])):
         for name in dict.fromkeys(names):

@@ -56,6 +56,9 @@ HEADLINES: dict[str, Headline] = {
     "truth.attention_pointing": Headline("Attention on the concept", "rate", "07"),
     "truth.pointing_game": Headline("Concept map on the concept", "rate", "07"),
     "truth.pointing_chance": Headline("The same by chance", "rate", "07"),
+    "intervene.none.median_km": Headline("Median error, concepts as seen", "km", "08"),
+    "intervene.all.median_km": Headline("Told the truth about its concepts", "km", "08"),
+    "truth.removed_all_median_km": Headline("All concepts removed", "km", "08"),
 }
 TILES = ("stage2.median_km", "stage2.country_acc", "stage2.geoscore", "stage1.meta_top1", "stage1.parent_top1")
 _COMPARED = {
