@@ -75,7 +75,6 @@ FIGURES = MAPS | {
     "drift": lambda: plots.prototype_drift(METAS, np.linspace(0.5, 1, 6)),
     "curves": lambda: plots.error_curves({"ours": KM, "prior": np.full(N, np.nan)}),
     "forest": lambda: plots.forest(FOREST, "median error in km", highlight="ours", log=True),
-    "reliability": lambda: plots.reliability(np.linspace(0, 1, N), META == NAMED),
     "attention": lambda: plots.attention_overlay(
         PICTURES, GRIDS, ["a & b", "c", "d", "e"], boxes=[(0, 0, 0.5, 0.5), None, None, None]
     ),

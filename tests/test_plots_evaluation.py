@@ -51,7 +51,7 @@ def test_only_the_places_with_the_most_images_are_drawn():
 def test_nobody_answers():
     table = places().iloc[:1].assign(median_km=np.inf, median_km_low=np.inf, median_km_high=np.inf)
     fig = plots.place_breakdown(table)
-    assert list(fig.data[0].x) == [None] and "unknown" in fig.layout.meta["alt"]
+    assert list(fig.data[0].x) == [None] and "no answer" in fig.layout.meta["alt"]
 
 
 def test_errors_by_distance():
@@ -79,3 +79,33 @@ def test_every_axis_of_distances_has_ticks_to_read_it_by(low, factor):
     assert start <= np.log10(low) and np.log10(low * factor) <= end
     inside = [tick for tick in np.log10(axis.tickvals) if start <= tick <= end]
     assert 2 <= len(inside) == len(axis.ticktext) <= 13
+
+
+def test_a_forest_of_missing_answers_says_so_in_words():
+    rows = pd.DataFrame(
+        {
+            "name": ["none", "some", "alone"],
+            "value": [np.inf, 400.0, 300.0],
+            "low": [np.inf, 350.0, np.nan],
+            "high": [np.inf, np.inf, np.nan],
+        }
+    )
+    fig = plots.forest(rows, "median error, km", log=True)
+    assert "none no answer (no answer to no answer); some 400 (350 to no answer); alone 300." in fig.layout.meta["alt"]
+    assert list(fig.data[0].x) == [None, 400.0, 300.0]
+    # The bar to infinity ends at the largest finite number; without an interval there is none.
+    assert list(fig.data[0].error_x.array) == [0.0, 0.0, 0.0]
+    assert list(fig.data[0].error_x.arrayminus) == [0.0, 50.0, 0.0]
+    assert "inf" not in fig.to_json().replace("info", "")
+    everyone = plots.forest(rows.iloc[:1], "median error, km", log=True)
+    assert everyone.layout.xaxis.type == "log"
+
+
+def test_empty_splits_are_left_out_of_curves_and_histograms():
+    curves = plots.error_curves({"test": [], "val": [10.0, 30.0]})
+    assert [trace.name for trace in curves.data] == ["val"]
+    distances = plots.split_distances({"stratified": [], "spatial": [3.0, 5.0]})
+    assert "stratified" not in distances.layout.meta["alt"]
+    for draw in (plots.error_curves, plots.split_distances):
+        with pytest.raises(ValueError, match="is empty"):
+            draw({"test": []})

@@ -21,7 +21,7 @@ from geocbm.plots.dataset import (
     quantization_error,
     split_distances,
 )
-from geocbm.plots.evaluation import errors_by_distance, forest, place_breakdown, reliability
+from geocbm.plots.evaluation import errors_by_distance, forest, place_breakdown
 from geocbm.plots.field_guide import clue_agreement
 from geocbm.plots.interventions import concept_sankey, contribution_bars, intervention_curves
 from geocbm.plots.leakage import kept_concepts, told_by_concepts
@@ -71,7 +71,6 @@ __all__ = [
     "prototype_similarity",
     "quantization_error",
     "region_areas",
-    "reliability",
     "reliability_before_after",
     "retrieval_bars",
     "risk_coverage",

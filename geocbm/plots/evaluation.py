@@ -1,4 +1,4 @@
-"""Figures of evaluation: methods side by side with their intervals, and calibration."""
+"""Figures of evaluation: methods side by side, places one by one and nearness, with their intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from geocbm.metrics.calibration import expected_calibration_error, reliability_bins
 from geocbm.plots.style import (
     INK,
     LAND,
@@ -57,13 +56,16 @@ def forest(
     high = table["high"].to_numpy(float) if "high" in table else np.full(len(table), np.nan)
 
     def write(number: float) -> str:
+        if np.isposinf(number):
+            return "no answer"
         return percent(number) if share else f"{number:,.4g}"
 
     names = table["name"].astype(str).tolist()
     spans = [
-        f" ({write(lower)} to {write(upper)})" if np.isfinite(lower) and np.isfinite(upper) else ""
+        "" if np.isnan(lower) or np.isnan(upper) else f" ({write(lower)} to {write(upper)})"
         for lower, upper in zip(low, high, strict=True)
     ]
+    ends = np.concatenate([value, low, high])
     texts = [write(number) + span for number, span in zip(value, spans, strict=True)]
     fig = go.Figure(
         go.Scatter(
@@ -75,15 +77,7 @@ def forest(
                 "color": [PALETTE[1] if name == highlight else PALETTE[0] for name in names],
                 "line": {"width": 1, "color": "white"},
             },
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": numbers(np.nan_to_num(high - value)),
-                "arrayminus": numbers(np.nan_to_num(value - low)),
-                "thickness": 1.8,
-                "width": 5,
-                "color": INK,
-            },
+            error_x=_whiskers(value, low, high) | {"thickness": 1.8, "width": 5, "color": INK},
             customdata=texts,
             hovertemplate="%{y}: %{customdata}<extra></extra>",
             showlegend=False,
@@ -98,74 +92,14 @@ def forest(
         if np.isfinite(reference):
             fig.add_vline(x=reference, line={"color": LAND, "dash": "dot", "width": 1})
     fig.update_xaxes(title_text=escape(label), type="log" if log else "linear", tickformat=".0%" if share else None)
-    ends = np.concatenate([value, low, high])
-    if log and (ends > 0).any():
-        fig.update_xaxes(**log_ticks_of(np.nanmin(ends[ends > 0]), np.nanmax(ends[np.isfinite(ends)])))
+    positive = ends[np.isfinite(ends) & (ends > 0)]
+    if log and len(positive):
+        fig.update_xaxes(**log_ticks_of(positive.min(), positive.max()))
     fig.update_yaxes(autorange="reversed", ticks="", type="category")
     listed = "; ".join(f"{name} {text}" for name, text in zip(names, texts, strict=True))
     alt = f"{label} of {plural(len(names), 'method')}, intervals in brackets: {listed}."
     margin = {"l": 56, "r": 190, "t": 56, "b": 48}
     return finish(fig, title, alt, 150 + 34 * len(names), margin=margin)
-
-
-def reliability(
-    confidence: Any, correct: Any, bins: int = 10, title: str = "Does a probability mean what it says?"
-) -> go.Figure:
-    """Reliability diagram: accuracy against confidence in bins, beside the line of perfect calibration.
-
-    Args:
-        confidence: `[n]` probability given to the named class.
-        correct: `[n]` whether the named class was the true one.
-        bins: number of bins of equal width.
-        title: headline.
-    """
-    import plotly.graph_objects as go
-
-    table = reliability_bins(confidence, correct, bins)
-    error = expected_calibration_error(confidence, correct)
-    fig = go.Figure()
-    fig.add_trace(
-        go.Scatter(
-            x=[0, 1],
-            y=[0, 1],
-            mode="lines",
-            line={"color": LAND, "dash": "dot"},
-            hoverinfo="skip",
-            name="perfect calibration",
-        )
-    )
-    fig.add_trace(
-        go.Bar(
-            x=numbers((table["low"] + table["high"]) / 2),
-            y=numbers(table["n"] / table["n"].sum()),
-            width=1 / bins,
-            marker_color="#DCE3EA",
-            marker_line={"width": 1, "color": "white"},
-            name="share of photographs",
-            hovertemplate="%{y:.1%} of the photographs<extra></extra>",
-        )
-    )
-    fig.add_trace(
-        go.Scatter(
-            x=numbers(table["confidence"]),
-            y=numbers(table["accuracy"]),
-            mode="lines+markers",
-            marker={"size": numbers(6 + 10 * np.sqrt(table["n"] / table["n"].max())), "color": PALETTE[0]},
-            line={"color": PALETTE[0], "width": 2},
-            customdata=[int(count) for count in table["n"]],
-            hovertemplate="confidence %{x:.0%}, right %{y:.0%} of %{customdata}<extra></extra>",
-            name="accuracy",
-        )
-    )
-    fig.update_xaxes(title_text="confidence", range=[0, 1], tickformat=".0%")
-    fig.update_yaxes(title_text="accuracy", range=[0, 1.02], tickformat=".0%")
-    sure, right = (float((table["n"] * table[name]).sum() / table["n"].sum()) for name in ("confidence", "accuracy"))
-    alt = (
-        f"Reliability diagram of {plural(int(table['n'].sum()), 'photograph')}: mean confidence {percent(sure)}, "
-        f"accuracy {percent(right)}, expected calibration error {error:.3f}; the model is "
-        f"{'overconfident' if sure > right else 'underconfident'} on the whole."
-    )
-    return finish(fig, f"{title}  (ECE {error:.3f})", alt, 440)
 
 
 def _whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:

@@ -106,9 +106,9 @@ def columns_of(**columns: Any) -> tuple[np.ndarray, ...]:
 
 
 def km_text(km: float) -> str:
-    """Write a distance for a sentence: `850 m`, `12.3 km`, `1,480 km`."""
+    """Write a distance for a sentence: `850 m`, `12.3 km`, `1,480 km`; an infinite one is that of a missing answer."""
     if not np.isfinite(km):
-        return "unknown"
+        return "no answer" if km > 0 else "unknown"
     if km < 1:
         return f"{km * 1000:.0f} m"
     return f"{km:.1f} km" if km < 100 else f"{km:,.0f} km"
