@@ -133,6 +133,7 @@ if len(families):
 
 # %%
 nb.table(explain.curve_table(curve), caption="Orders of correction: from nothing to all that is known")
+print(explain.curve_sentence(curve))
 
 # %% [markdown]
 # ## What is left when all concepts are removed?

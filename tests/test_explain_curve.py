@@ -128,6 +128,9 @@ def test_the_curve_falls_to_zero_where_concepts_are_all_there_is():
     assert not len(explain.setbacks(curve)) and curve["change"].isna().sum() == 3
     first = curve.set_index(["policy", "n"])["geoscore"]
     assert first["error", 1] > first["random", 1]
+    assert "In 3 of 3 orders no step is worse" in explain.curve_sentence(curve) and "to 0 km" in explain.curve_sentence(
+        curve
+    )
     assert "from " in plots.intervention_curves(curve, curves.POLICIES).layout.meta["alt"]
 
 
@@ -141,7 +144,7 @@ def test_a_model_that_the_truth_misleads_has_setbacks():
     levels = Levels(np.full(6, 0.8), np.full(6, 0.2), 75)
     far = Presence(np.ones_like(presence.present), presence.known)
     curve = curves.intervention_curve(contrary, scores, far, levels, PARENTS, lat, lng, ("random",), n_resamples=50)
-    assert len(explain.setbacks(curve)) > 0
+    assert len(explain.setbacks(curve)) > 0 and "In 0 of 1 orders" in explain.curve_sentence(curve)
 
 
 def test_levels_are_chosen_by_the_validation_pictures():

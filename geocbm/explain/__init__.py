@@ -16,6 +16,7 @@ from geocbm.explain.editable import EditableModel, Places, load_editable, strict
 from geocbm.explain.edits_page import (
     both_curves,
     constants_are_left,
+    curve_sentence,
     curve_table,
     edit_table,
     explain_country,
@@ -107,6 +108,7 @@ __all__ = [
     "country_readings",
     "country_terms",
     "country_weights",
+    "curve_sentence",
     "curve_table",
     "edit_table",
     "effective_concepts",

@@ -35,7 +35,7 @@ UNITS = {"concepts": "concepts", "families": "families of concepts"}
 """What is corrected in one step: a meta, or a parent with all its metas."""
 
 STEPS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377)
-PERCENTILES = (50.0, 60.0, 70.0, 80.0, 90.0)
+PERCENTILES = (50.0, 60.0, 70.0, 80.0, 90.0, 95.0)
 DRAWS = 5
 """Random orders that are tried for each picture."""
 

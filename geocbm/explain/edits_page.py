@@ -134,6 +134,17 @@ def curve_table(curve: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def curve_sentence(curve: pd.DataFrame) -> str:
+    """Whether the error falls as the model is told the truth, as the figures say."""
+    first, last = curve.iloc[0], curve.iloc[-1]
+    orders = curve.groupby(["unit", "policy"], sort=False)
+    good = sum(not len(setbacks(points)) for _, points in orders)
+    return (
+        f"Told all that is known, the median error goes from {first['median_km']:,.0f} to {last['median_km']:,.0f} km. "
+        f"In {good} of {len(orders)} orders no step is worse than an earlier one beyond noise."
+    )
+
+
 def _interval(row: Any, name: str) -> str:
     return "{:,.0f} [{:,.0f}, {:,.0f}]".format(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
 
