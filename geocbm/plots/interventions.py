@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,47 @@ from geocbm.plots.style import INK, LAND, PALETTE, escape, finish, km_text, labe
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from geocbm.explain.contributions import Explanation
-    from geocbm.explain.flows import Flows
-
 FOR, AGAINST = PALETTE[0], PALETTE[1]
 _KIND_COLOURS = {"rest": LAND, "other": "#CBD2D9"}
+
+
+class Explanation(Protocol):
+    """How an answer came about (`explain.Explanation`)."""
+
+    @property
+    def target(self) -> str:
+        """The place that is explained."""
+
+    @property
+    def quantity(self) -> str:
+        """Which number of the model the terms belong to."""
+
+    @property
+    def method(self) -> str:
+        """Whether the terms add up."""
+
+    @property
+    def total(self) -> float:
+        """That number."""
+
+    def largest(self, most: int = 12) -> pd.DataFrame:
+        """Columns `name`, `kind`, `term`."""
+
+
+class Flows(Protocol):
+    """How much goes from metas through parents to countries (`explain.Flows`)."""
+
+    @property
+    def meta_to_parent(self) -> pd.DataFrame:
+        """Columns `meta`, `parent`, `value`."""
+
+    @property
+    def parent_to_country(self) -> pd.DataFrame:
+        """Columns `parent`, `country`, `value`."""
+
+    @property
+    def what(self) -> str:
+        """The value in words."""
 
 
 def contribution_bars(explanations: Sequence[Explanation], most: int = 10, title: str = "") -> go.Figure:

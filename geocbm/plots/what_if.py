@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from geocbm.plots.style import INK, PALETTE, degrees, escape, finish, labels, nu
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from geocbm.explain.editable import Places
-    from geocbm.explain.what_if import Story
-    from geocbm.geocells import Geocells
 
 CELLS, ANSWER, TRUTH, BARS = 2, 3, 4, 5
 """Traces of the figure; those before are the lines of the base map."""
@@ -26,6 +23,58 @@ MOST_CELLS, MOST_COUNTRIES = 40, 6
 PICTURE_WIDTH = 220
 _MAP = {"x": [0.0, 0.68], "y": [0.10, 1.0]}
 _BARS = ([0.81, 1.0], [0.13, 0.46])
+
+
+class Cells(Protocol):
+    """What the map needs to know of geocells."""
+
+    @property
+    def country(self) -> np.ndarray:
+        """Country of each cell `(N,)`."""
+
+    @property
+    def latlng(self) -> tuple[np.ndarray, np.ndarray]:
+        """Latitudes and longitudes of the centres, degrees, each `(N,)`."""
+
+
+class Places(Protocol):
+    """What a model answers (`explain.Places`)."""
+
+    @property
+    def lat(self) -> np.ndarray:
+        """Latitudes `(S,)`, degrees."""
+
+    @property
+    def lng(self) -> np.ndarray:
+        """Longitudes `(S,)`, degrees."""
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Of the cells, `(S, N)`."""
+
+
+class Edit(Protocol):
+    """An edit of a picture's concepts (`explain.Edit`)."""
+
+    @property
+    def words(self) -> str:
+        """What is edited."""
+
+
+class Story(Protocol):
+    """A picture and what the model answers to edits of it (`explain.Story`)."""
+
+    @property
+    def caption(self) -> str:
+        """What it truly is."""
+
+    @property
+    def edits(self) -> Sequence[Edit]:
+        """The edits."""
+
+    @property
+    def answers(self) -> Sequence[Places]:
+        """For each edit the places at all strengths."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +92,7 @@ class _Frames:
     best: list[tuple[str, float]]
 
 
-def _frames(places: Places, cells: Geocells) -> _Frames:
+def _frames(places: Places, cells: Cells) -> _Frames:
     """Frames of one edit, over the cells and countries that matter at any of its strengths."""
     chance = places.probabilities  # (S, N)
     country, member = np.unique(np.asarray(cells.country).astype(str), return_inverse=True)
@@ -146,7 +195,7 @@ def _beside(picture: Any, caption: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def edit_map(
-    places: Places, cells: Geocells, true_place: tuple[float, float], picture: Any, caption: str, title: str
+    places: Places, cells: Cells, true_place: tuple[float, float], picture: Any, caption: str, title: str
 ) -> go.Figure:
     """The answer to one edit of one picture: belief over the cells, place answered, countries.
 
@@ -172,7 +221,7 @@ def edit_map(
 def what_if(
     stories: Sequence[Story],
     strengths: Sequence[float],
-    cells: Geocells,
+    cells: Cells,
     true_places: Sequence[tuple[float, float]],
     pictures: Sequence[Any],
     title: str = "What if it saw something else?",
