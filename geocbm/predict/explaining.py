@@ -86,6 +86,7 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
         seen.tokens,
         answer,
         neutral,
+        odds=cell is None,
     )
 
 
