@@ -25,6 +25,7 @@ NAMES = (
     "feature_store",
     "stage2_memory",
     "atlas_render",
+    "evaluation",
     "predict",
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")

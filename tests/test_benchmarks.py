@@ -98,6 +98,23 @@ def test_feature_store(capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_evaluation(capsys):
+    from benchmarks import evaluation
+
+    evaluation.main(["--rows", "400", "--resamples", "20", "--metas", "14", "--cells", "6", "--rounds", "1"])
+    printed = capsys.readouterr().out
+    assert "intervals of 400 predictions" in printed and "ratio" in printed
+    assert printed.count("GB beyond the inputs") == 2 and "to stay below 10 s and 1 GB" in printed
+
+
+def test_evaluation_has_the_answers_it_says():
+    from benchmarks import evaluation
+
+    answers = evaluation.draw_answers(2000)
+    assert 5 <= np.isnan(answers.pred_lat).sum() <= 45  # one in a hundred
+    assert len(np.unique(np.column_stack([answers.lat, answers.lng]), axis=0)) > 1990
+
+
 def test_stage2_memory(capsys, tmp_path):
     from benchmarks import stage2_memory
 

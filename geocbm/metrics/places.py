@@ -34,7 +34,9 @@ def places_of(lat: Any, lng: Any) -> pd.DataFrame:
     if len(known):
         at, east = latitude[known], (longitude[known] + 180) % 360 - 180
         found = reverse_geocode.search(np.column_stack([at, east]))
-        town_lat, town_lng = (np.array([town[key] for town in found]) for key in ("latitude", "longitude"))
+        town_lat, town_lng = (
+            np.fromiter((town[key] for town in found), float, len(found)) for key in ("latitude", "longitude")
+        )
         across = np.flatnonzero(np.hypot(at - town_lat, east - town_lng) > 180 - np.abs(east))
         if len(across):
             turned = np.where(east[across] > 0, -360.0, 360.0) + east[across]
@@ -43,8 +45,8 @@ def places_of(lat: Any, lng: Any) -> pd.DataFrame:
             for row, other in zip(across, others, strict=True):
                 if haversine_km(at[row], east[row], other["latitude"], other["longitude"]) < km[row]:
                     found[row] = other
-        for row, town in zip(known, found, strict=True):
-            names[row] = [town.get("country") or "", town.get("state") or "", town.get("city") or ""]
+        for number, key in enumerate(("country", "state", "city")):
+            names[known, number] = [town.get(key) or "" for town in found]
     return pd.DataFrame(names, columns=["country", "region", "city"])
 
 

@@ -156,11 +156,11 @@ def best_points(belief: CellBelief, among: Candidates) -> tuple[np.ndarray, np.n
     Returns:
         `[n]` latitudes and `[n]` longitudes in degrees, and the `[n]` expected scores, from 0 to 5000.
     """
+    worth = np.ascontiguousarray(among.worth.T, dtype=np.float32)  # (N, C); to a thousandth of a point, twice as fast
 
     def best(probabilities: np.ndarray) -> np.ndarray:
-        expected = probabilities @ among.worth.T  # (m, C)
-        first = expected.argmax(axis=1)
-        return np.column_stack([first, expected[np.arange(len(first)), first]])
+        first = (probabilities.astype(np.float32) @ worth).argmax(axis=1)
+        return np.column_stack([first, np.einsum("mn,mn->m", probabilities, among.worth[first])])
 
     found = belief.gather(best, width=len(among.xyz))
     lat, lng = cartesian_to_latlng(among.xyz[found[:, 0].astype(int)])
