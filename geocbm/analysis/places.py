@@ -1,20 +1,17 @@
-"""What a page computes from trained stages: predictions as arrays, figures of merit, examples to look at.
-
-Nothing here trains, and nothing draws; the notebooks hand these arrays to `geocbm.plots`.
-"""
+"""Predicted places as arrays, their figures of merit in words, and examples to look at."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from geocbm.data import image_files
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.metrics import concept_metrics, country_accuracy, geolocation_metrics
+from geocbm.metrics import country_accuracy, geolocation_metrics
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
@@ -23,185 +20,9 @@ if TYPE_CHECKING:
 
     from geocbm.encoders import ImageEncoder
     from geocbm.features import FeatureStore
-    from geocbm.stage1 import Stage1ConceptModel
     from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
 
 Arrays = dict[str, np.ndarray]
-
-
-def describe_encoder(encoder: ImageEncoder) -> pd.DataFrame:
-    """Geometry of an image encoder: columns `figure, value`."""
-    rows = [
-        ("name", encoder.name),
-        ("picture", f"{encoder.image_size} x {encoder.image_size} pixels"),
-        ("pooled features", f"{encoder.pooled_dim:,}"),
-        ("patch tokens", f"{encoder.grid[0]} x {encoder.grid[1]} of {encoder.token_dim:,}"),
-        ("blocks", f"{encoder.n_blocks:,}"),
-        ("parameters", f"{sum(parameter.numel() for parameter in encoder.parameters()):,}"),
-    ]
-    return pd.DataFrame(rows, columns=["figure", "value"])
-
-
-def describe_store(store: FeatureStore) -> pd.DataFrame:
-    """What a feature store holds: columns `kind, shape of one image, megabytes`."""
-    rows = []
-    for kind in store.kinds:
-        shape = store.shape(kind)
-        size = store.n * int(np.prod(shape)) * 2 / 1e6
-        rows.append(
-            {"kind": kind, "shape of one image": " x ".join(f"{side:,}" for side in shape), "megabytes": round(size, 1)}
-        )
-    return pd.DataFrame(rows)
-
-
-def nearest_neighbour_km(pooled: np.ndarray, files: RunFiles, rows: np.ndarray) -> np.ndarray:
-    """Error in km of taking the place of the most similar training image (cosine), for the given rows."""
-    unit = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
-    train = files.rows["train"]
-    nearest = train[np.argmax(unit[rows] @ unit[train].T, axis=1)]
-    return haversine_km(files.lat[rows], files.lng[rows], files.lat[nearest], files.lng[nearest])
-
-
-def predict_concepts(model: Stage1ConceptModel, features: FeatureStore) -> Arrays:
-    """Concept probabilities of every row: `meta [n, k_m]`, `parent [n, k_p]`."""
-    from geocbm.stage1 import predict_stage1
-
-    out = predict_stage1(model, features.read_all("pooled"), tokens=features)
-    return {"meta": out["meta_probabilities"].numpy(), "parent": out["parent_probabilities"].numpy()}
-
-
-def test_remark(files: RunFiles) -> str:
-    """What the figures of a page are measured on, in a sentence."""
-    if n := len(files.rows["test"]):
-        return f"Figures of the test split are of {n:,} images."
-    return (
-        "The test split is empty, so that there are no figures of it. Concepts with one image are in the training "
-        "split, those with two in training and validation. For a test split give some at least three images, or leave "
-        "out a whole country (notebook 01)."
-    )
-
-
-def concept_figures(files: RunFiles, model: Stage1ConceptModel, predicted: Arrays, rows: np.ndarray) -> dict[str, Any]:
-    """Accuracy of the concepts on some rows (specification, section Evaluation Metrics, Stage 1); none without rows."""
-    if not len(rows):
-        return {}
-    meta, parent = files.meta_and_parent
-    similarity = (model.meta_base @ model.meta_base.T).cpu().numpy()  # (k_m, k_m), rows are unit vectors
-    return concept_metrics(
-        predicted["meta"][rows],
-        meta[rows],
-        predicted["parent"][rows],
-        parent[rows],
-        files.concepts.parent_index,
-        similarity=similarity,
-        probabilities=True,
-    )
-
-
-CONCEPT_WORDS = {
-    "meta_top1": "labelled concept named first",
-    "meta_top5": "labelled concept among the first five",
-    "meta_macro_recall": "mean over concepts of the share named right",
-    "parent_top1": "parent named first (parent head)",
-    "parent_top1_marginal": "parent named first (sum over its concepts)",
-    "parent_top5": "parent among the first five",
-    "parent_macro_recall": "mean over parents of the share named right",
-    "semantic_close": "named concept is close in meaning (cosine of the words >= 0.7)",
-    "semantic_close_random": "the same for a random guess",
-}
-
-
-def concept_table(files: RunFiles, figures: Mapping[str, Any], rows: np.ndarray) -> pd.DataFrame:
-    """The figures in words, with what guessing the most frequent concept of the training split would get."""
-    if not figures:
-        return pd.DataFrame(columns=["figure", "value", "most frequent class"])
-    meta, parent = files.meta_and_parent
-    train = files.rows["train"]
-    frequent = {
-        "meta_top1": float((meta[rows] == np.bincount(meta[train]).argmax()).mean()),
-        "parent_top1": float((parent[rows] == np.bincount(parent[train]).argmax()).mean()),
-    }
-    frequent["parent_top1_marginal"] = frequent["parent_top1"]
-    return pd.DataFrame(
-        [
-            {
-                "figure": words,
-                "value": f"{100 * figures[name]:.1f} %",
-                "most frequent class": f"{100 * frequent[name]:.1f} %" if name in frequent else "",
-            }
-            for name, words in CONCEPT_WORDS.items()
-            if name in figures
-        ]
-    )
-
-
-def concepts_side_by_side(figures: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Figures of several concept models in words, a column each.
-
-    Args:
-        figures: of `concept_figures`, by the name of the model.
-    """
-    lines = []
-    for name, words in CONCEPT_WORDS.items():
-        if all(name in own for own in figures.values()):
-            lines.append({"figure": words} | {model: f"{100 * own[name]:.1f} %" for model, own in figures.items()})
-    return pd.DataFrame(lines)
-
-
-def concept_map_examples(
-    files: RunFiles, encoder: ImageEncoder, model: Stage1ConceptModel, features: FeatureStore, count: int
-) -> tuple[list[Image.Image], list[np.ndarray], list[str]]:
-    """Test pictures as the model saw them, each with the map of its labelled concept, and captions.
-
-    One picture of each of `count` concepts, spread over the vocabulary: the first of the test split, whether or not it
-    was named right. The maps are shares: the score's exponential, divided by its sum over the patches.
-
-    Args:
-        files: the run.
-        encoder: for its crop and its grid.
-        model: a concept model with the "patch" bottleneck; with another there are no maps and no examples.
-        features: the adapted features.
-        count: how many examples.
-    """
-    import torch
-
-    from geocbm.encoders import open_picture
-
-    meta, test = files.meta_and_parent[0], files.rows["test"]
-    if model.config.bottleneck != "patch" or not len(test):
-        return [], [], []
-    first = test[np.unique(meta[test], return_index=True)[1]]  # a row of each concept in the test split
-    rows = first[np.linspace(0, len(first) - 1, min(count, len(first))).astype(int)]
-    device = model.meta_bias.device
-    with torch.no_grad():
-        output = model(features.read("pooled", rows).to(device), features.read("tokens", rows).to(device))
-    assert output.meta_maps is not None
-    maps = output.meta_maps.softmax(1).cpu().numpy()  # (m, P, k_m)
-    named = output.meta_logits.argmax(1).cpu().numpy()
-    paths = image_files(files.table)
-    captions = []
-    for row, said in zip(rows, named, strict=True):
-        wanted = files.concepts.metas[meta[row]]
-        captions.append(wanted if said == meta[row] else f"{wanted} (named {files.concepts.metas[said]})")
-    grids = [maps[i, :, meta[row]].reshape(encoder.grid) for i, row in enumerate(rows)]
-    return [encoder.crop(open_picture(paths[row])) for row in rows], grids, captions
-
-
-def prototype_cosine(model: Stage1ConceptModel) -> np.ndarray:
-    """Cosine between each meta's projected prototype with and without its learned residual, `[k_m]`."""
-    import torch
-    from torch.nn import functional
-
-    with torch.no_grad():
-        base = functional.normalize(model.prototype_projection(model.meta_base), dim=-1)
-        learned = functional.normalize(model.prototype_projection(model.meta_base + model.delta_meta), dim=-1)
-    return (base * learned).sum(-1).cpu().numpy()
-
-
-def save_concept_scores(path: str | Path, predicted: Arrays) -> None:
-    """Write concept probabilities of every row, for pages that do not load the model."""
-    meta, parent = (predicted[name].astype(np.float32) for name in ("meta", "parent"))
-    np.savez_compressed(path, meta=meta, parent=parent)
 
 
 def predict_places(

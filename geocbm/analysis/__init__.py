@@ -1,0 +1,53 @@
+"""What a page computes from trained stages: predictions as arrays, figures of merit, examples to look at.
+
+Nothing here trains, and nothing draws; the notebooks hand these arrays to `geocbm.plots`.
+"""
+
+from geocbm.analysis.concepts import (
+    CONCEPT_WORDS,
+    concept_figures,
+    concept_map_examples,
+    concept_table,
+    concepts_side_by_side,
+    predict_concepts,
+    prototype_cosine,
+    save_concept_scores,
+)
+from geocbm.analysis.features import describe_encoder, describe_store, nearest_neighbour_km, test_remark
+from geocbm.analysis.places import (
+    PLACE_WORDS,
+    attention_examples,
+    cell_centre_km,
+    mode_table,
+    place_figures,
+    place_records,
+    place_table,
+    predict_places,
+    save_cell_scores,
+    save_predictions,
+)
+
+__all__ = [
+    "CONCEPT_WORDS",
+    "PLACE_WORDS",
+    "attention_examples",
+    "cell_centre_km",
+    "concept_figures",
+    "concept_map_examples",
+    "concept_table",
+    "concepts_side_by_side",
+    "describe_encoder",
+    "describe_store",
+    "mode_table",
+    "nearest_neighbour_km",
+    "place_figures",
+    "place_records",
+    "place_table",
+    "predict_concepts",
+    "predict_places",
+    "prototype_cosine",
+    "save_cell_scores",
+    "save_concept_scores",
+    "save_predictions",
+    "test_remark",
+]
