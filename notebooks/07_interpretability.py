@@ -16,6 +16,8 @@
 run: str = "smoke"  # name of the run: files go to data/runs/<run>
 examples: int = 4  # test pictures that are explained one by one
 neighbours: int = 4  # similar training pictures shown for each of them
+pictures: int = 30  # test pictures whose patches are blurred and encoded anew (150 in demo); 0: none
+stability_seeds: list[int] = []  # seeds of training Stages 1 and 2 again; empty: not measured (it takes a while)
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 seed: int = 0  # seed of the resamples and of the random controls
 
@@ -30,7 +32,8 @@ test = files.rows["test"]
 features = pipeline.open_features(files, "adapted", paths.cache_folder())
 pooled = features.read_all("pooled").numpy()
 concepts = pipeline.predict_concepts(files, features)
-strict = explain.strict_model(files, features, concepts)
+encoder, concept_model = pipeline.load_stage0(files)[1], pipeline.load_stage1(files)
+strict, main = explain.strict_model(files, features, concepts), explain.load_editable(files, features, concepts)
 places = evaluation.main_predictions(files)
 presence = explain.known_presence(files)
 print(analysis.test_remark(files))
@@ -48,7 +51,17 @@ lines = []
 if len(test):
     told = explain.measure_told(files, strict, presence, pooled, places["cell"].to_numpy(), bootstrap, seed)
     left = explain.what_is_left(files, strict, test, bootstrap, seed)
-    lines = explain.card_lines(told, left)
+    maps = explain.measure_maps(
+        files, encoder, features, concepts, concept_model, strict.head, main.head, pictures, bootstrap, seed
+    )
+    stability = explain.run_stability(files, encoder, features, test, stability_seeds, maps.kind, bootstrap, seed)
+    lines = explain.card_lines(
+        told,
+        left,
+        explain.pointing_figures(maps.located) or {},
+        maps.deletion(),
+        explain.stability_figures(stability) or {},
+    )
     nb.table(explain.card_table(lines), caption="Can I trust this explanation?")
     print(explain.card_summary(lines))
 
@@ -60,7 +73,6 @@ if len(test):
 
 # %%
 if lines:
-    encoder = pipeline.load_stage0(files)[1]
     rows = explain.example_rows(files, places, examples)
 
 # %% [markdown]
@@ -72,7 +84,6 @@ if lines:
 # %%
 if lines:
     captions = explain.row_captions(files, rows)
-    main = explain.load_editable(files, features, concepts)
     looked = explain.attention_overlays(files, encoder, main, rows, captions)
     if looked.pictures:
         nb.show(plots.attention_overlay(looked.pictures, looked.grids, looked.captions), preview=True)
@@ -80,12 +91,14 @@ if lines:
 # %% [markdown]
 # ### Where it sees the concepts
 #
-# The three concepts with the highest probability, a line for each picture, with the map by which the bottleneck scores them on the
-# patches (only the `patch` bottleneck has such maps). The dotted box is where the concept truly is, where the data knows that.
+# The three concepts with the highest probability, a line for each picture. The `patch` bottleneck scores every concept on every
+# patch: "score" is the exponential of that score, "share" its part in the exponentials of all concepts on the patch. Other bottlenecks
+# have no maps of their own, and get gradient x input. The dotted box is where the concept truly is, where the data knows that.
 
 # %%
 if lines:
-    seen = explain.concept_overlays(files, encoder, pipeline.load_stage1(files), features, strict.scores.numpy(), rows)
+    print(explain.chosen_kind(maps))
+    seen = explain.concept_overlays(files, encoder, concept_model, features, strict.scores.numpy(), rows, maps.kind)
     if seen.pictures:
         nb.show(
             plots.attention_overlay(
@@ -133,6 +146,62 @@ if lines:
 # %%
 if lines:
     nb.show(plots.concept_sankey(explain.named_flows(strict, test, files)))
+
+# %% [markdown]
+# ## Does the map point at the concept?
+#
+# The pointing game: does the maximum of a concept's map lie on the concept? A patch is a hit if a box of the concept meets it; strictly
+# counted, if the middle of the patch lies in a box. The same rule holds for attention, for the middle of the picture, and for chance:
+# the share of patches that are hits. Large concepts such as the sky of a whole picture are hit by chance, so that the headline counts
+# only those that chance hits in less than 15 %. **Mass** is the part of the map on the concept, as a multiple of the concept's area.
+# Attention is not asked about one concept; what it points at is what the place was read from.
+
+# %%
+if lines and maps.located is None:
+    print("The data does not say where concepts are.")
+elif lines:
+    print(explain.localisation_in_words(maps.located))
+    nb.table(
+        explain.localisation_table(maps.located),
+        caption="What the maximum lies on, test split, with 95 % intervals",
+    )
+    nb.show(plots.pointing_by_concept(maps.located.concepts))
+
+# %% [markdown]
+# ## Do the patches it names matter?
+#
+# Patches go in the order of a map, and the probability of the true cell is watched; as many patches at random, and from the middle
+# outwards, are the controls. **Deletion** takes them away, **insertion** leaves them alone. Of **pixels**, a patch is blurred in the
+# picture and everything is computed anew: the honest way. Of **tokens**, what Stages 1 and 2 read of the patch is left out, but the
+# encoder has mixed the patches before, so that others still tell of it. The map is the sum over the three likeliest concepts.
+#
+# Concept maps explain the strict bottleneck, where nothing but concepts reaches the answer. The main mode may look elsewhere, and
+# there its attention should matter more than the concepts' maps. Insertion asks for more than deletion: that the patches alone suffice.
+# Those of three concepts show nothing of all the others, while patches at random show a little of each.
+
+# %%
+if lines:
+    for (model, way), removal in maps.removals.items():
+        nb.show(
+            plots.removal_curves(
+                removal.curves(), float(removal.whole.mean()), f"What is lost with the patches? ({model}, {way})"
+            )
+        )
+    nb.table(
+        explain.removals_table(maps),
+        caption="How much more the true cell loses (deletion) or has (insertion), mean over the curve, 95 % intervals",
+    )
+
+# %% [markdown]
+# ## Is it the same explanation after training again?
+#
+# Stages 1 and 2 are trained again with each of `stability_seeds`, and the explanations of the same picture are compared by their rank
+# correlation; the yardstick is the same for different pictures. This takes a while and is done by
+# `geocbm run --profile demo --only 07 --set '07.stability_seeds=[0,1,2]'`.
+
+# %%
+if stability_seeds and lines:
+    nb.table(explain.stability_table(stability), caption="Rank correlation over seeds, with 95 % intervals")
 
 # %% [markdown]
 # ## Is information smuggled past the names?
@@ -214,6 +283,9 @@ if lines:
 # %%
 if lines:
     nb.record_all("truth", explain.told_records(told))
+    nb.record_all("truth", explain.pointing_records(maps.located))
+    nb.record_all("truth", explain.removal_records(maps))
+    nb.record_all("truth", explain.stability_records(stability))
 with nb.output("trust.parquet") as path:
     explain.card_table(lines).to_parquet(path)
 

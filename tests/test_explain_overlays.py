@@ -75,16 +75,22 @@ def test_concept_maps_are_those_of_the_most_probable_concepts(trained_run: TinyR
     best = files.concepts.metas[int(scores[rows[0], :n_metas].argmax())]
     assert found.captions[0].startswith(best + " ") and not found.captions[0].endswith("(not there)")
     assert all(grid.sum() == pytest.approx(1, abs=1e-5) and (grid >= 0).all() for grid in found.grids)
-    without = overlays.concept_overlays(files, encoder, pipeline.load_stage1(files), features, scores, rows)
-    assert without.pictures == []
+    gradients = overlays.concept_overlays(files, encoder, pipeline.load_stage1(files), features, scores, rows)
+    assert len(gradients.grids) == 6 and all((grid >= 0).all() for grid in gradients.grids)
 
 
-def test_the_box_is_that_of_the_concept() -> None:
+def test_the_box_is_the_largest_of_the_concept_in_what_the_model_sees() -> None:
     scene = {
-        "concepts": [{"meta_name": "palm", "box": [0, 0, 0.5, 1]}, {"meta_name": "sign", "box": [0.1, 0.2, 0.3, 0.4]}]
+        "concepts": [
+            {"meta_name": "palm", "box": [0, 0, 0.5, 1]},
+            {"meta_name": "sign", "boxes": [[0.0, 0.0, 0.1, 0.1], [0.5, 0.2, 0.9, 0.4]]},
+        ]
     }
-    assert overlays._box_of(scene, "sign") == (0.1, 0.2, 0.3, 0.4)
-    assert overlays._box_of(scene, "cactus") is None
+    whole = (0.0, 0.0, 1.0, 1.0)
+    assert overlays._box_of(scene, "sign", whole) == (0.5, 0.2, 0.9, 0.4)
+    assert overlays._box_of(scene, "sign", (0.5, 0.0, 1.0, 1.0)) == pytest.approx((0.0, 0.2, 0.8, 0.4))
+    assert overlays._box_of(scene, "palm", (0.5, 0.0, 1.0, 1.0)) is None
+    assert overlays._box_of(scene, "cactus", whole) is None
 
 
 def test_the_card_of_a_run_has_a_line_for_each_question_that_was_asked(trained_run: TinyRun) -> None:

@@ -77,7 +77,13 @@ def points_at_it(
     floor = max(value for name, value in known.items() if name != "attention")
     verdict = NO if pointing["low"] <= floor else YES if pointing["value"] >= POINTS_WELL else PARTLY
     yardstick = ", ".join(f"{name} {value:.0%}" for name, value in known.items())
-    return Line(question, verdict, f"the maximum lies on it in {_percent(pointing)}", yardstick, rule)
+    return Line(
+        question,
+        verdict,
+        f"where it is small and the label, the maximum lies on it in {_percent(pointing)}",
+        yardstick,
+        rule,
+    )
 
 
 def removal_hurts(gain: Figure | None, beyond: Figure | None = None, what: str = "the centre of the picture") -> Line:

@@ -77,9 +77,10 @@ def concept_overlays(
     features: FeatureStore,
     scores: np.ndarray,
     rows: Sequence[int],
+    kind: str | None = None,
     most: int = 3,
 ) -> Overlays:
-    """The maps of the concepts with the highest probability, as shares: the score's exponential by its sum.
+    """The maps of the concepts with the highest probability.
 
     Args:
         files: the run.
@@ -88,30 +89,31 @@ def concept_overlays(
         features: the adapted features.
         scores: `[n, k]` probabilities of metas (and then parents) of all pictures.
         rows: the pictures.
+        kind: of the maps (`localisation.choose_kind`).
         most: concepts of each.
 
     Returns:
-        The overlays; none where the bottleneck has no maps. A box is drawn where the data knows that the concept is
-        seen and where; it is the largest one of that concept.
+        The overlays. A box is drawn where the data knows that the concept is seen and where; it is the largest one of
+        that concept.
     """
     from geocbm.explain.edits_page import seen_picture
-    from geocbm.field_guide import concept_maps
+    from geocbm.explain.maps import concept_maps
 
     metas = files.concepts.metas
     found = Overlays([], [], [], [])
     first = [np.argsort(-scores[row, : len(metas)], kind="stable")[:most] for row in rows]
     owners = np.repeat(np.asarray(rows, dtype=np.int64), [len(own) for own in first])
     wanted = np.concatenate(first) if first else np.zeros(0, dtype=np.int64)
-    maps = concept_maps(model, features, owners, wanted)
-    if maps is None:
-        return found
+    maps = concept_maps(files, encoder, model, features, owners, wanted, kind)
     truth = _ground_truth(files)
     pictures = {row: seen_picture(files, encoder, row) for row in rows}
-    for row, meta, scored in zip(owners.tolist(), wanted.tolist(), maps, strict=True):
-        share = np.exp(scored - scored.max())
+    for row, meta, own in zip(owners.tolist(), wanted.tolist(), maps, strict=True):
         found.pictures.append(pictures[row])
-        found.grids.append((share / share.sum()).reshape(encoder.grid))
-        box = None if truth is None else _box_of(truth[str(files.table["pano_id"].iloc[row])], metas[meta])
+        found.grids.append(own.reshape(encoder.grid) / max(float(own.sum()), 1e-30))
+        box = None
+        if truth is not None:
+            window = _window(files, encoder, row)
+            box = _box_of(truth[str(files.table["pano_id"].iloc[row])], metas[meta], window)
         absent = " (not there)" if truth is not None and box is None else ""
         found.captions.append(f"{metas[meta]} {scores[row, meta]:.0%}{absent}")
         found.boxes.append(box)
@@ -126,6 +128,22 @@ def _ground_truth(files: RunFiles) -> dict | None:
     return load_ground_truth(folder) if (folder / "ground_truth.jsonl.gz").exists() else None
 
 
-def _box_of(scene: dict, name: str) -> Box | None:
-    """Box of a concept in a scene; scenes are square, so that the model's crop is the whole of them."""
-    return next((tuple(one["box"]) for one in scene["concepts"] if one["meta_name"] == name), None)
+def _window(files: RunFiles, encoder: ImageEncoder, row: int) -> Box:
+    """The part of a picture that the model sees."""
+    from geocbm.data import image_files
+    from geocbm.explain.boxes import crop_window
+    from geocbm.pictures import open_picture
+
+    return crop_window(encoder, open_picture(image_files(files.table.iloc[[row]])[0]).size)
+
+
+def _box_of(scene: dict, name: str, window: Box) -> Box | None:
+    """The largest box of a concept in what the model sees of a scene; None where it sees none."""
+    from geocbm.explain.boxes import boxes_in_window
+
+    boxes = [one.get("boxes") or [one["box"]] for one in scene["concepts"] if one["meta_name"] == name]
+    seen = boxes_in_window([box for some in boxes for box in some], window) if boxes else np.zeros((0, 4))
+    if not len(seen):
+        return None
+    x0, y0, x1, y1 = max(seen.tolist(), key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+    return x0, y0, x1, y1

@@ -22,6 +22,7 @@ from geocbm.plots.dataset import (
     split_distances,
 )
 from geocbm.plots.evaluation import errors_by_distance, forest, place_breakdown
+from geocbm.plots.explanations import pointing_by_concept, removal_curves
 from geocbm.plots.field_guide import clue_agreement
 from geocbm.plots.interventions import concept_sankey, contribution_bars, intervention_curves
 from geocbm.plots.leakage import kept_concepts, told_by_concepts
@@ -67,11 +68,13 @@ __all__ = [
     "per_meta_accuracy",
     "per_parent_accuracy",
     "place_breakdown",
+    "pointing_by_concept",
     "prototype_drift",
     "prototype_similarity",
     "quantization_error",
     "region_areas",
     "reliability_before_after",
+    "removal_curves",
     "retrieval_bars",
     "risk_coverage",
     "split_distances",
