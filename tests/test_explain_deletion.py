@@ -42,12 +42,15 @@ def test_counts_and_samples() -> None:
 def test_gains_of_an_answer_that_is_the_number_of_good_patches(trained_run: TinyRun) -> None:
     files, rows, good = trained_run.files, trained_run.files.rows["train"], 18
 
-    def answer(positions: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        return (kept < good).sum(axis=1) / good
+    def answer(positions: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
+        share = (kept < good).sum(axis=1) / good
+        return {"head": share, "half as sure": share / 2}
 
     best = np.arange(36)[::-1].astype(float)  # the good patches first
     maps = {"best": best, "worst": np.tile(-best, (len(rows), 1))}
-    found = deletion.measure_removal(files, answer, TOKENS, rows, maps, draws=20, batch_size=7, n_resamples=50)
+    both = deletion.measure_removal(files, answer, TOKENS, rows, maps, draws=20, batch_size=7, n_resamples=50)
+    found = both["head"]
+    assert both["half as sure"].gain("best")["value"] == pytest.approx(found.gain("best")["value"] / 2)
     assert found.counts == (1, 2, 4, 8, 16) and (found.whole == 1).all()
     lost = np.array([1, 2, 4, 8, 16])
     assert found.probability[DELETION]["best"][0] == pytest.approx(1 - lost / good)
@@ -66,8 +69,8 @@ def test_gains_of_an_answer_that_is_the_number_of_good_patches(trained_run: Tiny
 def test_refusals(trained_run: TinyRun) -> None:
     files, rows = trained_run.files, trained_run.files.rows["test"]
 
-    def answer(positions: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        return np.ones(len(positions))
+    def answer(positions: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
+        return {"head": np.ones(len(positions))}
 
     with pytest.raises(ParameterError, match="way is 'smoke'"):
         deletion.measure_removal(files, answer, "smoke", rows, {"map": np.ones(9)})
@@ -104,18 +107,18 @@ def test_with_all_patches_the_answer_is_the_models_own(parts: tuple, mode: str) 
     everything = np.tile(np.arange(encoder.grid[0] * encoder.grid[1]), (len(rows), 1))
     logits = torch.as_tensor(cell_logits(head, concept_input(head.config, concepts), features, rows))
     wanted = logits.softmax(-1).numpy()[np.arange(len(rows)), files.cell_label[rows]]
-    by_tokens = deletion.token_answer(files, stage1, head, features, rows)
-    assert by_tokens(np.arange(len(rows)), everything) == pytest.approx(wanted, abs=1e-4)
-    by_pixels = deletion.pixel_answer(files, encoder, stage1, head, rows)
+    by_tokens = deletion.token_answer(files, stage1, heads, features, rows)
+    assert by_tokens(np.arange(len(rows)), everything)[mode] == pytest.approx(wanted, abs=1e-4)
+    by_pixels = deletion.pixel_answer(files, encoder, stage1, heads, rows)
     # The store keeps half precision.
-    assert by_pixels(np.arange(len(rows)), everything) == pytest.approx(wanted, abs=5e-3)
+    assert by_pixels(np.arange(len(rows)), everything)[mode] == pytest.approx(wanted, abs=5e-3)
 
 
 def test_patches_that_are_gone_are_not_read(parts: tuple) -> None:
     files, features, encoder, stage1, heads, _ = parts
     rows, n_patches = files.rows["test"][:2], encoder.grid[0] * encoder.grid[1]
     kept = np.tile(np.arange(1, n_patches), (2, 1))
-    before = deletion.token_answer(files, stage1, heads["both"], features, rows)(np.arange(2), kept)
+    before = deletion.token_answer(files, stage1, heads, features, rows)(np.arange(2), kept)["both"]
 
     class Spoiled:
         """The same features, with other numbers in the patch that goes."""
@@ -126,16 +129,16 @@ def test_patches_that_are_gone_are_not_read(parts: tuple) -> None:
                 values[:, 0] = 100.0
             return values
 
-    after = deletion.token_answer(files, stage1, heads["both"], Spoiled(), rows)  # type: ignore[arg-type]
-    assert after(np.arange(2), kept) == pytest.approx(before)
+    after = deletion.token_answer(files, stage1, heads, Spoiled(), rows)  # type: ignore[arg-type]
+    assert after(np.arange(2), kept)["both"] == pytest.approx(before)
     everything = np.tile(np.arange(n_patches), (2, 1))
-    assert after(np.arange(2), everything) != pytest.approx(before, abs=1e-6)
+    assert after(np.arange(2), everything)["both"] != pytest.approx(before, abs=1e-6)
 
 
 def test_blurred_patches_change_the_answer(parts: tuple) -> None:
     files, _, encoder, stage1, heads, _ = parts
     rows = files.rows["test"][:3]
-    answer = deletion.pixel_answer(files, encoder, stage1, heads["both"], rows)
-    one = answer(np.arange(3), np.zeros((3, 1), dtype=int))
-    whole = answer(np.arange(3), np.tile(np.arange(encoder.grid[0] * encoder.grid[1]), (3, 1)))
+    answer = deletion.pixel_answer(files, encoder, stage1, heads, rows)
+    one = answer(np.arange(3), np.zeros((3, 1), dtype=int))["both"]
+    whole = answer(np.arange(3), np.tile(np.arange(encoder.grid[0] * encoder.grid[1]), (3, 1)))["both"]
     assert ((one >= 0) & (one <= 1)).all() and not np.allclose(one, whole, atol=1e-7)

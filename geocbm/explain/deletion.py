@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from geocbm.stage2 import Stage2CrossAttentionGeoHead
 
 Figure = dict[str, float]
-Answer = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Of positions `(b,)` and kept patches `(b, q)`, the probability of the true cell `(b,)`."""
+Answer = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+"""Of positions `(b,)` and kept patches `(b, q)`, by head the probability of the true cell `(b,)`."""
 
 TOKENS, PIXELS = "tokens", "pixels"
 DELETION, INSERTION = "deletion", "insertion"
@@ -120,7 +120,7 @@ def kept_patches(order: np.ndarray, count: int, curve: str) -> np.ndarray:
 def token_answer(
     files: RunFiles,
     stage1: Stage1ConceptModel,
-    head: Stage2CrossAttentionGeoHead,
+    heads: Mapping[str, Stage2CrossAttentionGeoHead],
     features: FeatureStore,
     rows: np.ndarray,
 ) -> Answer:
@@ -133,12 +133,11 @@ def token_answer(
 
     pooled, tokens = features.read("pooled", rows), features.read("tokens", rows)
     cell = torch.as_tensor(files.cell_label[rows])
-    stage1.eval(), head.eval()
 
-    def answer(positions: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    def answer(positions: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
         index = torch.as_tensor(kept)[..., None].expand(-1, -1, tokens.shape[2])  # (b, q, D)
         left = tokens[positions].gather(1, index)
-        return _true_cell(stage1, head, pooled[positions], left, cell[positions])
+        return _true_cell(stage1, heads, pooled[positions], left, cell[positions])
 
     return answer
 
@@ -147,7 +146,7 @@ def pixel_answer(
     files: RunFiles,
     encoder: ImageEncoder,
     stage1: Stage1ConceptModel,
-    head: Stage2CrossAttentionGeoHead,
+    heads: Mapping[str, Stage2CrossAttentionGeoHead],
     rows: np.ndarray,
 ) -> Answer:
     """The true cell's probability from pictures in which the other patches are blurred, for `measure_removal`."""
@@ -163,29 +162,33 @@ def pixel_answer(
     blurred = functional.adaptive_avg_pool2d(pixels, min(BLUR, *size))
     blurred = functional.interpolate(blurred, size=size, mode="bilinear", align_corners=False)
     cell, n_patches = torch.as_tensor(files.cell_label[rows]), encoder.grid[0] * encoder.grid[1]
-    stage1.eval(), head.eval()
 
-    def answer(positions: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    def answer(positions: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
         mask = torch.zeros(len(positions), n_patches)
         mask.scatter_(1, torch.as_tensor(kept), 1.0)
         mask = functional.interpolate(mask.reshape(-1, 1, *encoder.grid), size=size, mode="nearest")
         shown = mask * pixels[positions] + (1 - mask) * blurred[positions]
         with torch.inference_mode():
             seen = encoder(shown.to(encoder.device))
-        return _true_cell(stage1, head, seen.pooled, seen.tokens, cell[positions])
+        return _true_cell(stage1, heads, seen.pooled, seen.tokens, cell[positions])
 
     return answer
 
 
 def _true_cell(
-    stage1: Stage1ConceptModel, head: Stage2CrossAttentionGeoHead, pooled: Tensor, tokens: Tensor, cell: Tensor
-) -> np.ndarray:
-    """Probability of the true cell `(b,)` of given features."""
+    stage1: Stage1ConceptModel,
+    heads: Mapping[str, Stage2CrossAttentionGeoHead],
+    pooled: Tensor,
+    tokens: Tensor,
+    cell: Tensor,
+) -> dict[str, np.ndarray]:
+    """By head the probability of the true cell `(b,)` of given features."""
     import torch
 
     from geocbm.stage2 import concept_input
 
-    device = head.cell_head.weight.device
+    stage1.eval()
+    found = {}
     with torch.inference_mode():
         said = stage1(pooled.to(stage1.meta_bias.device), tokens.to(stage1.meta_bias.device))
         concepts = {
@@ -193,8 +196,12 @@ def _true_cell(
             "meta_probabilities": said.meta_logits.float().softmax(-1),
             "parent_probabilities": said.parent_logits.float().softmax(-1),
         }
-        logits = head(concept_input(head.config, concepts).to(device), tokens.to(device)).cell_logits.float()
-        return logits.softmax(-1)[torch.arange(len(cell)), cell.to(device)].cpu().numpy()
+        for name, head in heads.items():
+            head.eval()
+            device = head.cell_head.weight.device
+            logits = head(concept_input(head.config, concepts).to(device), tokens.to(device)).cell_logits.float()
+            found[name] = logits.softmax(-1)[torch.arange(len(cell)), cell.to(device)].cpu().numpy()
+    return found
 
 
 def measure_removal(
@@ -204,12 +211,12 @@ def measure_removal(
     rows: np.ndarray,
     maps: Mapping[str, np.ndarray],
     curves: Sequence[str] = (DELETION, INSERTION),
-    draws: int = 3,
+    draws: int = 1,
     batch_size: int = 64,
     n_resamples: int = 1000,
     seed: int = 0,
-) -> Removal:
-    """Take patches away in the order of each map and at random.
+) -> dict[str, Removal]:
+    """Take patches away in the order of each map and at random, and watch several heads at once.
 
     Args:
         files: the run.
@@ -222,6 +229,9 @@ def measure_removal(
         batch_size: pictures at a time.
         n_resamples: resamples behind each interval, by blocks of 100 km.
         seed: of resamples and random orders.
+
+    Returns:
+        By head what was measured; all of them saw the same patches.
 
     Raises:
         ParameterError: an unknown way, no pictures, or a map of another shape.
@@ -240,19 +250,21 @@ def measure_removal(
     orders[RANDOM] = [np.argsort(random_maps(*shape, seed=seed + draw), axis=1) for draw in range(draws)]
     counts = patch_counts(shape[1], way)
 
-    def run(kept: np.ndarray) -> np.ndarray:
-        starts = range(0, len(rows), batch_size)
-        positions = np.arange(len(rows))
-        return np.concatenate([answer(positions[s : s + batch_size], kept[s : s + batch_size]) for s in starts])
+    def run(kept: np.ndarray) -> dict[str, np.ndarray]:
+        starts, positions = range(0, len(rows), batch_size), np.arange(len(rows))
+        parts = [answer(positions[start : start + batch_size], kept[start : start + batch_size]) for start in starts]
+        return {head: np.concatenate([part[head] for part in parts]) for head in parts[0]}
 
-    whole = run(np.broadcast_to(np.arange(shape[1]), shape).copy())
-    probability: dict[str, dict[str, np.ndarray]] = {curve: {} for curve in curves}
+    whole = run(np.tile(np.arange(shape[1]), (shape[0], 1)))
+    probability: dict[str, dict[str, dict[str, np.ndarray]]] = {head: {curve: {} for curve in curves} for head in whole}
     for curve in curves:
         for name, several in orders.items():
-            values = [[run(kept_patches(order, count, curve)) for count in counts] for order in several]
-            probability[curve][name] = np.mean(values, axis=0).T  # (n, counts)
+            answers = [[run(kept_patches(order, count, curve)) for count in counts] for order in several]
+            for head in whole:
+                values = np.array([[one[head] for one in line] for line in answers])  # (draws, counts, n)
+                probability[head][curve][name] = values.mean(axis=0).T  # (n, counts)
     resamples = Resamples(spatial_blocks(files.lat[rows], files.lng[rows]), n_resamples, seed)
-    return Removal(way, rows, shape[1], counts, whole, probability, resamples)
+    return {head: Removal(way, rows, shape[1], counts, whole[head], probability[head], resamples) for head in whole}
 
 
 def sample_rows(rows: np.ndarray, most: int, seed: int) -> np.ndarray:

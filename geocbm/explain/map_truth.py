@@ -114,18 +114,19 @@ def measure_maps(
     some = sample_rows(test, pictures, seed)
     chosen = np.flatnonzero(np.isin(test, some))
     few = {name: own[chosen] if own.ndim == 2 else own for name, own in maps.items()}
-    removals = {}
-    for name, head in heads.items():
-        if name == MAIN or stage1.needs_tokens:  # else no token reaches the strict bottleneck
-            answer = token_answer(files, stage1, head, features, test)
-            removals[name, TOKENS] = measure_removal(
-                files, answer, TOKENS, test, maps, n_resamples=n_resamples, seed=seed
-            )
-        if pictures:
-            answer = pixel_answer(files, encoder, stage1, head, test[chosen])
-            removals[name, PIXELS] = measure_removal(
-                files, answer, PIXELS, test[chosen], few, (DELETION,), n_resamples=n_resamples, seed=seed
-            )
+    removals: dict[tuple[str, str], Removal] = {}
+    # Without tokens in the bottleneck none reaches the strict model.
+    reached = heads if stage1.needs_tokens else {name: head for name, head in heads.items() if name == MAIN}
+    if reached:
+        answer = token_answer(files, stage1, reached, features, test)
+        found = measure_removal(files, answer, TOKENS, test, maps, n_resamples=n_resamples, seed=seed)
+        removals |= {(name, TOKENS): own for name, own in found.items()}
+    if pictures:
+        answer = pixel_answer(files, encoder, stage1, heads, test[chosen])
+        found = measure_removal(
+            files, answer, PIXELS, test[chosen], few, (DELETION,), n_resamples=n_resamples, seed=seed
+        )
+        removals |= {(name, PIXELS): own for name, own in found.items()}
     return MapTruth(kind, tried, located, removals)
 
 
