@@ -264,3 +264,12 @@ def test_what_an_oracle_is_told_is_no_figure(files, test_rows):
     assert printed["country right, %"].tolist() == ["told", "100.0 [63.1, 100.0]"]  # eight blocks
     assert printed["labelled concept right, %"].tolist() == ["", "told"]
     assert evaluation.forest_rows(table, "country_acc")["name"].tolist() == ["true label alone (oracle)"]
+
+
+def test_missing_answers_have_a_column_only_where_there_are_some(files, test_rows):
+    exact = told(files, test_rows)
+    nowhere = Prediction("prior", np.full(len(test_rows), np.nan), exact.lng)
+    printed = evaluation.printable(evaluation.measure(files, [exact, nowhere], n_resamples=20))
+    assert printed["without an answer"].tolist() == [f"{len(test_rows)}", ""]
+    assert printed["median error, km"].iloc[0] == "no answer [no answer, no answer]"
+    assert "without an answer" not in evaluation.printable(evaluation.measure(files, [exact], n_resamples=20))

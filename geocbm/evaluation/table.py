@@ -74,7 +74,7 @@ def measure(files: RunFiles, answers: Sequence[Prediction], n_resamples: int = 1
 
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table in words, each figure with its interval."""
+    """The table in words, each figure with its interval; missing answers, which are misses, are counted if any are."""
     forms = {
         "median_km": ("median error, km", "{:,.0f}", 1.0),
         "country_acc": ("country right, %", "{:.1f}", 100.0),
@@ -89,12 +89,15 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
         ends = {end: row[f"{figure}_{end}"] for end in ("low", "high")}
         return figure_text({"value": row[figure]} | ends, form, factor)
 
-    return pd.DataFrame(
+    printed = pd.DataFrame(
         [
             {"method": row["method"]} | {words: cell(row, figure) for figure, (words, *_) in forms.items()}
             for row in table.to_dict("records")
         ]
     )
+    if "n_missing" in table and table["n_missing"].any():
+        printed["without an answer"] = [f"{count:,}" if count else "" for count in table["n_missing"]]
+    return printed
 
 
 def forest_rows(table: pd.DataFrame, figure: str) -> pd.DataFrame:
