@@ -75,29 +75,26 @@ def pointing_by_concept(
     fig.update_xaxes(
         title_text="maximum on the concept, labelled pictures", tickformat=".0%", range=[0, 1.02], side="top"
     )
-    fig.update_yaxes(tickfont={"size": 11}, dtick=1)
+    # A category axis would leave room above and below for the markers.
+    fig.update_yaxes(tickfont={"size": 11}, dtick=1, range=[-0.8, len(shown) - 0.2])
     below = concepts.loc[concepts[ways[0]] <= concepts[chance], "concept"].tolist()
     alt = (
         f"Share of pictures of {plural(len(shown), 'concept')} in which the maximum of the map lies on the concept: on "
         f"average {percent(float(shown[ways[0]].mean()))}, by chance {percent(float(shown[chance].mean()))}; "
         f"{'no better than chance for ' + ', '.join(below[:6]) if below else 'better than chance for each'}."
     )
-    return finish(
-        fig,
-        title,
-        alt,
-        150 + 15 * len(shown),
-        legend={"y": 1.0, "yanchor": "bottom", "yref": "container", "x": 0},
-        bargap=0.25,
-        margin={"l": 56, "r": 24, "t": 110, "b": 40},
-    )
+    height = 170 + 15 * len(shown)
+    legend = {"y": 1 + 60 / (height - 150), "yanchor": "bottom", "x": 0}
+    margin = {"l": 56, "r": 24, "t": 130, "b": 20}
+    return finish(fig, title, alt, height, legend=legend, margin=margin, bargap=0.25)
 
 
 def removal_curves(curves: pd.DataFrame, whole: float, title: str = "What is lost with the patches?") -> go.Figure:
     """Probability of the true cell against the share of patches that are gone (or alone left), a panel for each curve.
 
     Args:
-        curves: columns `curve` ("deletion", "insertion"), `order`, `share`, `value`, `low`, `high`.
+        curves: columns `curve` ("deletion", "insertion"), `order`, `share`, `value`, `low`, `high`; the first order
+            and the last, the control, have bands.
         whole: the probability with all patches.
         title: headline.
 
@@ -118,7 +115,8 @@ def removal_curves(curves: pd.DataFrame, whole: float, title: str = "What is los
         for i, order in enumerate(orders):
             own = curves[(curves["curve"] == kind) & (curves["order"] == order)]
             x, colour = numbers(own["share"]), PALETTE[i % len(PALETTE)]
-            if np.isfinite(own[["low", "high"]].to_numpy(float)).all():
+            # Bands of all orders would cover each other; those of the first and of the last are what is compared.
+            if order in (orders[0], orders[-1]) and np.isfinite(own[["low", "high"]].to_numpy(float)).all():
                 red, green, blue = (int(colour[j : j + 2], 16) for j in (1, 3, 5))
                 fig.add_trace(
                     go.Scatter(
