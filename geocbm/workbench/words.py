@@ -89,6 +89,8 @@ def rows_html(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str
 
 def table_html(frame: "pd.DataFrame", caption: str, max_rows: int = 200, index: bool | None = None) -> str:
     """A DataFrame as an HTML table; all texts escaped, floats shortened, long tables cut with a note."""
+    if not len(frame):  # a table without columns would be as narrow as a letter, and its caption too
+        return f"<p>{html.escape(caption)}: nothing to show.</p>"
     shown = frame.head(max_rows)
     if index is None:
         index = bool(frame.index.name) or any(isinstance(label, str | tuple) for label in frame.index[:1])
@@ -102,7 +104,7 @@ def table_html(frame: "pd.DataFrame", caption: str, max_rows: int = 200, index: 
         rows = [[label, *row] for label, row in zip(labels, rows, strict=True)]
     if len(frame) > max_rows:
         caption = f"{caption} (the first {max_rows} of {len(frame)} rows)"
-    return rows_html(header, rows, caption if len(frame) else f"{caption}: nothing to show")
+    return rows_html(header, rows, caption)
 
 
 def image_html(image: Any, alt: str, width: int | None = None) -> str:

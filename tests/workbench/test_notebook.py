@@ -139,6 +139,11 @@ def test_long_tables_are_cut_and_say_so() -> None:
     assert html.count("<tr>") == 3 and "the first 2 of 5 rows" in html
 
 
+def test_tables_without_rows_say_so() -> None:
+    for frame in (pd.DataFrame(), pd.DataFrame(columns=["a", "b"])):
+        assert words.table_html(frame, "c & d") == "<p>c &amp; d: nothing to show.</p>"
+
+
 def test_pictures_carry_their_words() -> None:
     html = words.image_html(np.zeros((4, 6)), 'a "dark" road', width=30)
     assert 'alt="a &quot;dark&quot; road"' in html and 'width="30"' in html and "data:image/jpeg;base64," in html
