@@ -27,7 +27,7 @@ def test_pointing() -> None:
     assert list(fig.data[0].y) == ["sky", "red &lt;pole&gt;"]  # the first to read is what chance hits most rarely
     alt = fig.layout.meta["alt"]
     assert "2 concepts" in alt and "50.0 %" in alt and "no better than chance for red <pole>" in alt
-    assert fig.data[0].marker.color[0] != fig.data[0].marker.color[1]
+    assert list(fig.data[0].x) == [1, 0] and list(fig.data[2].x) == [0.9, 0.1]
     assert len(pointing_by_concept(concepts(), most=1).data[0].y) == 1
     with pytest.raises(ValueError, match="at least one concept"):
         pointing_by_concept(concepts().iloc[:0])

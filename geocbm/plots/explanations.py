@@ -44,12 +44,7 @@ def pointing_by_concept(
             x=numbers(shown[ways[0]]),
             y=names,
             orientation="h",
-            marker={
-                "color": [
-                    PALETTE[0] if own > rival else PALETTE[1]
-                    for own, rival in zip(shown[ways[0]], shown[chance], strict=True)
-                ]
-            },
+            marker={"color": PALETTE[0]},
             customdata=shown[["pairs", "named"]].to_numpy(),
             hovertemplate="%{y}: %{x:.0%} of %{customdata[0]} pictures<br>named first in %{customdata[1]:.0%}"
             "<extra></extra>",
@@ -86,7 +81,9 @@ def pointing_by_concept(
     height = 170 + 15 * len(shown)
     legend = {"y": 1 + 60 / (height - 150), "yanchor": "bottom", "x": 0}
     margin = {"l": 56, "r": 24, "t": 130, "b": 20}
-    return finish(fig, title, alt, height, legend=legend, margin=margin, bargap=0.25)
+    # Left alone, a title stands in the middle of the margin, where the legend is.
+    above = {"title_y": 1 - 14 / height, "title_yanchor": "top"}
+    return finish(fig, title, alt, height, legend=legend, margin=margin, bargap=0.25, **above)
 
 
 def removal_curves(curves: pd.DataFrame, whole: float, title: str = "What is lost with the patches?") -> go.Figure:
