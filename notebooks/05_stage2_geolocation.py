@@ -127,7 +127,8 @@ for mode in dict.fromkeys(variants):
     if mode != ablation_mode:
         by_mode[mode] = pipeline.fit_variant(files, config, mode, concepts, features, test)
 if len(test):
-    nb.show(plots.error_curves({mode: places["km"] for mode, places in by_mode.items()}, title="Error by ablation mode"))
+    errors = {mode: places["km"] for mode, places in by_mode.items()}
+    nb.show(plots.error_curves(errors, title="Error by ablation mode"))
 
 # %%
 nb.table(analysis.mode_table(files, by_mode, test), caption="Ablation modes on the test split")
