@@ -136,9 +136,7 @@ with nb.output("table.parquet") as path:
 with nb.output("concepts.json") as path:
     vocabulary.save(path)
 with nb.output("splits.json") as path:
-    data.save_splits(
-        splits, path, table, kind=split, seed=seed, block_km=block_km, held_out_country=held_out_country
-    )
+    data.save_splits(splits, path, table, kind=split, seed=seed, block_km=block_km, held_out_country=held_out_country)
 
 # %%
 nb.record("data.images", len(table))
