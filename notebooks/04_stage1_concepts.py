@@ -125,7 +125,9 @@ if len(test):
 encoder = pipeline.load_stage0(files)[1]
 pictures, grids, captions = analysis.concept_map_examples(files, encoder, model, features, examples)
 if pictures:
-    nb.show(plots.attention_overlay(pictures, grids, captions, title="Where is the labelled concept?"))
+    nb.show(
+        plots.attention_overlay(pictures, grids, captions, title="Where is the labelled concept?", noun="concept map")
+    )
 
 # %% [markdown]
 # ## How far did the prototypes move from their words?

@@ -102,7 +102,12 @@ if lines:
     if seen.pictures:
         nb.show(
             plots.attention_overlay(
-                seen.pictures, seen.grids, seen.captions, seen.boxes, title="Where does it see the concepts?"
+                seen.pictures,
+                seen.grids,
+                seen.captions,
+                seen.boxes,
+                title="Where does it see the concepts?",
+                noun="concept map",
             )
         )
 

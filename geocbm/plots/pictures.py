@@ -80,8 +80,9 @@ def attention_overlay(
     columns: int = 3,
     width: int = 140,
     title: str = "Where does it look?",
+    noun: str = "attention",
 ) -> go.Figure:
-    """Pictures, each beside itself with the attention laid over it.
+    """Pictures, each beside itself with the attention, or another map, laid over it.
 
     Args:
         images: uint8 `(H, W, 3)` arrays or PIL images; what the model saw, so that the grid fits.
@@ -92,6 +93,7 @@ def attention_overlay(
         columns: pairs in a row.
         width: width of one picture in pixels.
         title: headline.
+        noun: what the map is of.
     """
     import plotly.graph_objects as go
 
@@ -166,7 +168,7 @@ def attention_overlay(
                 "colorscale": stops,
                 "showscale": True,
                 "colorbar": {
-                    "title": {"text": "attention", "side": "right"},
+                    "title": {"text": noun, "side": "right"},
                     "tickvals": [0, 1],
                     "ticktext": ["none", "most"],
                     "thickness": 10,
@@ -183,8 +185,8 @@ def attention_overlay(
     fig.update_yaxes(visible=False, range=[-high, 0.0], scaleanchor="x", scaleratio=1)
     first = f"; the first is “{captions[0]}”" if captions else ""
     alt = (
-        f"{plural(count, 'photograph')}, each beside itself with the model's attention laid over it; the peak is "
-        f"{np.median(ratios_text):.1f} times the mean attention in the median picture{first}."
+        f"{plural(count, 'photograph')}, each beside itself with the model's {noun} laid over it; the peak is "
+        f"{np.median(ratios_text):.1f} times the mean {noun} in the median picture{first}."
     )
     margin = {"l": 16, "r": 16, "t": 52, "b": 8}
     return finish(fig, title, alt, 60 + round(high * width), margin=margin, width=round(wide * width) + 110)
