@@ -25,6 +25,7 @@ def chain_status(status: pd.DataFrame, title: str = "The notebooks of this run")
     import plotly.graph_objects as go
 
     place = np.arange(len(status))
+    size = min(46, 320 // max(len(status), 1))  # so that they stand apart in the small preview too
     names = [name[3:].replace("_", "<br>") for name in status["notebook"]]
     fig = go.Figure(
         go.Scatter(
@@ -46,9 +47,9 @@ def chain_status(status: pd.DataFrame, title: str = "The notebooks of this run")
                 y=[0] * len(chosen),
                 mode="markers+text",
                 name=state,
-                marker={"size": 46, "color": colour, "line": {"color": "white", "width": 3}},
+                marker={"size": size, "color": colour, "line": {"color": "white", "width": 2}},
                 text=[f"<b>{status['number'].iloc[i]}</b>" for i in chosen],
-                textfont={"color": "white", "size": 15},
+                textfont={"color": "white", "size": max(9, size // 3)},
                 customdata=[status["question"].iloc[i] for i in chosen],
                 hovertemplate="%{customdata}<extra></extra>",
             )
