@@ -10,7 +10,7 @@ from geocbm.field_guide.evidence import (
     lift,
     share_interval,
 )
-from geocbm.field_guide.examples import best_rows, concept_maps, cut_around_peak, example_pictures, sheet_pictures
+from geocbm.field_guide.examples import best_rows, cut_around_peak, example_pictures, sheet_pictures
 from geocbm.field_guide.guide import Clue, ConceptSheet, CountrySheet, FieldGuide, LookAlike
 from geocbm.field_guide.model_view import country_contributions, look_alikes, mean_country_belief
 
@@ -23,7 +23,6 @@ __all__ = [
     "LookAlike",
     "agreement",
     "best_rows",
-    "concept_maps",
     "concept_reliability",
     "count_table",
     "country_contributions",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocbm.data import image_files
+from geocbm.explain.maps import SCORE, concept_maps, kinds_of_map
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
@@ -31,33 +32,6 @@ def best_rows(rows: np.ndarray, probability: np.ndarray, pano_id: np.ndarray, mo
     order = rows[np.argsort(-probability[rows], kind="stable")]
     _, first = np.unique(pano_id[order], return_index=True)
     return order[np.sort(first)][:most]
-
-
-def concept_maps(
-    model: Stage1ConceptModel, features: FeatureStore, rows: np.ndarray, metas: np.ndarray, chunk: int = 256
-) -> np.ndarray | None:
-    """The map of one concept for each of some rows, `[m, P]`; None when the bottleneck has no maps.
-
-    Args:
-        model: a concept model; only the "patch" bottleneck scores concepts on patches.
-        features: the adapted features.
-        rows: `[m]` rows of the table.
-        metas: `[m]` the concept to look for in each.
-        chunk: rows at once.
-    """
-    import torch
-
-    if model.config.bottleneck != "patch":
-        return None
-    device, parts = model.meta_bias.device, []
-    with torch.inference_mode():
-        for start in range(0, len(rows), chunk):
-            part = rows[start : start + chunk]
-            output = model(features.read("pooled", part).to(device), features.read("tokens", part).to(device))
-            assert output.meta_maps is not None
-            wanted = torch.from_numpy(metas[start : start + chunk]).to(device)
-            parts.append(output.meta_maps[torch.arange(len(part), device=device), :, wanted].float().cpu())  # (B, P)
-    return torch.cat(parts).numpy() if parts else np.zeros((0, 0))
 
 
 def cut_around_peak(picture: Image, grid: np.ndarray, share: float = 0.45) -> Image:
@@ -101,7 +75,9 @@ def example_pictures(
     from geocbm.encoders import open_picture
 
     chosen, wanted = np.asarray(rows, dtype=np.int64), np.asarray(metas, dtype=np.int64)
-    maps = concept_maps(model, features, chosen, wanted)
+    # Only the "patch" bottleneck has maps of its own; with another the whole picture is shown.
+    has_maps = SCORE in kinds_of_map(model)
+    maps = concept_maps(files, encoder, model, features, chosen, wanted, SCORE) if has_maps else None
     paths = image_files(files.table)
     pictures = []
     for number, row in enumerate(chosen):

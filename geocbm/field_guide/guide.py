@@ -14,7 +14,7 @@ from geocbm.field_guide.evidence import Agreement, concept_reliability, count_ta
 from geocbm.field_guide.examples import best_rows
 from geocbm.field_guide.model_view import country_contributions, look_alikes, mean_country_belief
 from geocbm.runs import RunFiles
-from geocbm.sure import CellBelief, read_cell_scores
+from geocbm.sure import CellBelief, cell_shares, likeliest, read_cell_scores
 
 if TYPE_CHECKING:
     from geocbm.stage2 import Stage2CrossAttentionGeoHead
@@ -208,7 +208,6 @@ class FieldGuide:
         name, files = str(self.countries[at]), self.files
         own = np.flatnonzero(files.country == name)
         names, table = self._believed
-        likely = names[self._country_of_belief] if len(names) else np.empty(0, dtype=str)
         here = files.country[self.held_out] == name
         return CountrySheet(
             country=name,
@@ -220,18 +219,15 @@ class FieldGuide:
                 LookAlike(other, probability, *self._telling_apart(at, other))
                 for other, probability in look_alikes(names, table, name)
             ),
-            named=int((likely[here] == name).sum()),
+            named=int((self._named[here] == name).sum()),
             n_held_out=int(here.sum()),
         )
 
     @cached_property
-    def _country_of_belief(self) -> np.ndarray:
-        """Index of the country with the highest sum over cells, for each held-out row."""
-        from geocbm.sure import cell_shares, summed
-
+    def _named(self) -> np.ndarray:
+        """The country with the highest sum over cells, for each held-out row."""
         cells = self.files.cells
-        names, shares = cell_shares(np.arange(len(cells)), cells.country, len(cells))
-        return self.belief.gather(lambda p: summed(p, shares).argmax(axis=1), width=len(names))
+        return likeliest(self.belief, *cell_shares(np.arange(len(cells)), cells.country, len(cells)))
 
     def _clues(self, at: int) -> tuple[Clue, ...]:
         sure, name = self.sureness[at], str(self.countries[at])
