@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from geocbm.plots.style import LAND, MUTED, PALETTE, escape, finish, labels, numbers, percent, plural
+from geocbm.plots.style import LAND, MUTED, PALETTE, band, escape, finish, labels, numbers, percent, plural
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -114,21 +114,7 @@ def removal_curves(curves: pd.DataFrame, whole: float, title: str = "What is los
             x, colour = numbers(own["share"]), PALETTE[i % len(PALETTE)]
             # Bands of all orders would cover each other; those of the first and of the last are what is compared.
             if order in (orders[0], orders[-1]) and np.isfinite(own[["low", "high"]].to_numpy(float)).all():
-                red, green, blue = (int(colour[j : j + 2], 16) for j in (1, 3, 5))
-                fig.add_trace(
-                    go.Scatter(
-                        x=[*x, *x[::-1]],
-                        y=[*numbers(own["high"]), *numbers(own["low"])[::-1]],
-                        mode="lines",
-                        fill="toself",
-                        fillcolor=f"rgba({red},{green},{blue},0.10)",
-                        line={"width": 0},
-                        hoverinfo="skip",
-                        showlegend=False,
-                    ),
-                    row=1,
-                    col=column,
-                )
+                fig.add_trace(band(x, own["low"], own["high"], colour, 0.10), row=1, col=column)
             fig.add_trace(
                 go.Scatter(
                     x=x,

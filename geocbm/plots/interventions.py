@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import pandas as pd
 
-from geocbm.plots.style import INK, LAND, PALETTE, escape, finish, km_text, labels, numbers, shorten
+from geocbm.plots.style import INK, LAND, PALETTE, band, escape, finish, km_text, labels, numbers, shorten
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -210,20 +210,8 @@ def intervention_curves(
     fig = go.Figure()
     for (policy, rows), colour in zip(curve.groupby("policy", sort=False), PALETTE, strict=False):
         x = [place[n] for n in rows["n"]]
-        fig.add_trace(
-            go.Scatter(
-                x=[*x, *x[::-1]],
-                y=numbers([*rows["median_km_high"], *rows["median_km_low"][::-1]]),
-                mode="lines",
-                fill="toself",
-                fillcolor=_faint(colour).replace("0.28", "0.10"),
-                line={"width": 0},
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=policy,
-                name=f"{policy} band",
-            )
-        )
+        area = band(x, rows["median_km_low"], rows["median_km_high"], colour, 0.10)
+        fig.add_trace(area.update(legendgroup=policy, name=f"{policy} band"))
         fig.add_trace(
             go.Scatter(
                 x=x,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from geocbm.plots.style import LAND, PALETTE, columns_of, escape, finish, numbers, percent, plural
+from geocbm.plots.style import LAND, PALETTE, band, columns_of, escape, finish, numbers, percent, plural
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -35,18 +35,7 @@ def kept_concepts(curves: pd.DataFrame, full: float, title: str = "How many conc
     for i, (way, own) in enumerate(curves.groupby("way", sort=False)):
         colour, x = PALETTE[i % len(PALETTE)], [int(count) for count in own["count"]]
         if np.isfinite(own[["low", "high"]].to_numpy()).all():
-            fig.add_trace(
-                go.Scatter(
-                    x=[*x, *x[::-1]],
-                    y=[*numbers(own["high"]), *numbers(own["low"])[::-1]],
-                    mode="lines",
-                    fill="toself",
-                    fillcolor=_pale(colour),
-                    line={"width": 0},
-                    hoverinfo="skip",
-                    showlegend=False,
-                )
-            )
+            fig.add_trace(band(x, own["low"], own["high"], colour, 0.14))
         fig.add_trace(
             go.Scatter(
                 x=x,
@@ -70,12 +59,6 @@ def kept_concepts(curves: pd.DataFrame, full: float, title: str = "How many conc
         f"{', '.join(parts)}."
     )
     return finish(fig, title, alt, 440)
-
-
-def _pale(colour: str) -> str:
-    """A colour of the palette, mostly transparent."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.14)"
 
 
 def told_by_concepts(

@@ -66,6 +66,31 @@ def finish(fig: go.Figure, title: str, alt: str, height: int = 420, **layout: An
     return fig
 
 
+def band(x: Sequence[Any], low: Any, high: Any, colour: str, opacity: float) -> go.Scatter:
+    """The area between two curves, pale, without a legend entry of its own.
+
+    Args:
+        x: `[n]` places.
+        low: `[n]` lower ends.
+        high: `[n]` upper ends.
+        colour: `#RRGGBB`.
+        opacity: from 0 to 1.
+    """
+    import plotly.graph_objects as go
+
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return go.Scatter(
+        x=[*x, *x[::-1]],
+        y=[*numbers(high), *numbers(low)[::-1]],
+        mode="lines",
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},{opacity:.2f})",
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
 def numbers(values: Any, digits: int = 4) -> list[float | None]:
     """Round to significant digits, as a list; values that are not finite become gaps (None)."""
     rounded: list[float | None] = []
