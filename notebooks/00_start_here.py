@@ -48,7 +48,7 @@ nb.table(overview.headlines(run).head(figures), caption="Headline figures")
 #
 # 1. **Stage 0** aligns a pretrained image encoder with places and concepts; only its top blocks move.
 # 2. **Stage 1** freezes it and learns a bottleneck whose output is compared with the words of each concept.
-# 3. **Stage 2** lets the concept embedding ask the 24 x 24 patches of the picture (12 x 12 in the demonstration world), then names a cell and an offset inside it.
+# 3. **Stage 2** lets the concept embedding ask the patches of the picture, then names a cell and an offset inside it.
 # 4. **Evaluation** puts that beside simple methods and a ceiling, with intervals.
 # 5. Every page states what it read, what it wrote, with which parameters, and how long it took.
 #

@@ -76,8 +76,8 @@ nb.show(plots.hierarchy(table))
 # %% [markdown]
 # ## How rare are the rare ones?
 #
-# The loss of Stage 1 weighs classes by inverse frequency; this is what it has to even out. A concept with one example goes to
-# the training split, one with two to training and validation.
+# The loss of Stage 1 weighs classes by inverse frequency; this is what it has to even out. In the stratified split a concept
+# with one example goes to the training split, one with two to training and validation.
 
 # %%
 nb.show(plots.imbalance(table["meta_name"]))
@@ -108,8 +108,9 @@ nb.show_image(
 # %% [markdown]
 # ## Which images are for learning, and how near are the others?
 #
-# 70 % train, 15 % validation, 15 % test. Rows that share a panorama or the very same picture never lie in two splits. A test
-# image next to a training image measures memory; the histogram shows how much of that there is with either kind of split.
+# The aim is 70 % train, 15 % validation, 15 % test; the table says what came out. Rows that share a panorama or the very same
+# picture never lie in two splits. A test image next to a training image may be answered from memory; the histogram shows how
+# many there are with either kind of split.
 # With `leave_country_out` one country is the test split and nothing else is: the question is then how far a model gets in a
 # country it has never seen.
 

@@ -10,8 +10,8 @@
 # # Does the encoder learn where?
 #
 # Stage 0 takes an image encoder that knows street scenes in general and aligns it with three things at once: the place
-# (GeoCLIP's frozen location encoder), the fine concept and its parent. Only the top blocks move. The test of it: does a picture
-# find its own place among many, and is the nearest picture in feature space nearer on the ground than before?
+# (GeoCLIP's frozen location encoder), the fine concept and its parent. Only the top `unfreeze_layers` blocks move. The test of
+# it: does a picture find its own place among many, and is the nearest picture in feature space nearer on the ground than before?
 
 # %% tags=["parameters"]
 run: str = "smoke"  # name of the run: files go to data/runs/<run>
@@ -79,7 +79,8 @@ nb.show(plots.prototype_similarity(base["meta"].numpy(), files.concepts))
 # %% [markdown]
 # ## Training
 #
-# The loss is the weighted sum of six contrasts; each has a panel of its own below. The epoch with the best validation loss is kept.
+# The loss is the weighted sum of six terms, fewer where a weight is 0; each has a panel of its own below, beside what is measured
+# without being trained. The epoch with the best validation loss is kept.
 # With `epochs=0` nothing is trained: the encoder stays as it came, Stages 1 and 2 start from untrained heads, and the panels show
 # the one value before training. Held against such a run, page 10 says what Stage 0 is worth.
 
@@ -88,16 +89,19 @@ config = stage0.Stage0Config(**pipeline.config_fields(stage0.Stage0Config, globa
 model, result, adapted = pipeline.fit_stage0(files, config, encoders, encoder, vanilla, paths.cache_folder())
 
 # %%
-nb.show(plots.loss_curves(result.history, title="Stage 0: losses by epoch"))
+nb.show(plots.loss_curves(result.history, title="Stage 0 by epoch"))
 
 # %% [markdown]
 # ## Does a picture find its place?
 #
 # Each held-out image of `pretrain_val` ranks the places of all others by similarity. Recall@k counts how often its own place is
-# among the first k. Before training the GPS side is untrained, so the first bars show chance.
+# among the first k. Before training the GPS side is untrained; what chance would get is printed below.
 
 # %%
 nb.show(plots.retrieval_bars(result.initial, result.best))
+held_out = len(files.rows["pretrain_val"])
+chance = ", ".join(f"recall@{k} {min(k / max(held_out, 1), 1):.1%}" for k in (1, 5, 10))
+print(f"By chance, among {held_out:,} places: {chance}")
 
 # %% [markdown]
 # ## Is the nearest picture nearer on the ground?
@@ -121,7 +125,7 @@ else:
 # ## Does the encoder learn the concepts before the bottleneck?
 #
 # Name the concept whose mean training feature is nearest, with nothing trained on top of the features. A gain comes from the
-# encoder alone. With `concept_losses` off no label of a concept took part, so a gain then comes with learning the places.
+# encoder alone. With `concept_losses` off no label of a concept took part, so that a gain, if there is one, comes with the places.
 
 # %%
 meta, parent = files.meta_and_parent

@@ -55,7 +55,7 @@ files = RunFiles(nb.run_folder)
 # %% [markdown]
 # ## Training
 #
-# Nine losses, each with a panel. Features come from the store; no image is opened on this page.
+# Each loss has a panel, beside what is measured on validation. Features come from the store; no image is opened for training.
 
 # %%
 features = pipeline.open_features(files, "adapted", paths.cache_folder())
@@ -63,7 +63,7 @@ config = stage1.Stage1Config(**pipeline.config_fields(stage1.Stage1Config, globa
 model, result = pipeline.fit_stage1(files, config, features)
 
 # %%
-nb.show(plots.loss_curves(result.history, title="Stage 1: losses by epoch"))
+nb.show(plots.loss_curves(result.history, title="Stage 1 by epoch"))
 
 # %% [markdown]
 # ## How often is the labelled concept named?

@@ -70,7 +70,7 @@ config = stage2.Stage2Config(**pipeline.config_fields(stage2.Stage2Config, globa
 model, result = pipeline.fit_stage2(files, config, concepts, features)
 
 # %%
-nb.show(plots.loss_curves(result.history, title="Stage 2: losses by epoch"))
+nb.show(plots.loss_curves(result.history, title="Stage 2 by epoch"))
 
 # %% [markdown]
 # ## How far off is it?
@@ -99,7 +99,7 @@ nb.table(analysis.place_table(figures), caption="Places on the test split")
 centre_km = analysis.cell_centre_km(files, predicted, test)
 moved = {"cell centre": centre_km, "answer": predicted["km"]}
 if len(test):
-    nb.show(plots.error_curves(moved, title="What the correction inside the cell adds"))
+    nb.show(plots.error_curves(moved, title="With and without the correction inside the cell"))
 
 # %% [markdown]
 # ## Where does it look?
@@ -119,7 +119,8 @@ if pictures:
 #
 # The same head with the concept alone, with the picture alone, with nothing but the probabilities of the concepts
 # (`concept_scores`, where every logit is a sum of one term per concept), and with these and a residual from the patches
-# (`hybrid`). What `both` gains over `concept_scores` is information that went past the concepts.
+# (`hybrid`). Where a mode is better than `concept_scores`, the difference is information that went past the concepts; page 06
+# says whether it is more than noise.
 
 # %%
 by_mode = {ablation_mode: predicted}
@@ -148,7 +149,7 @@ if len(test):
 # ## What is each option worth?
 #
 # Stages 1 and 2 are trained again with several seeds: as in this run, in the other modes, with the other bottlenecks, with one
-# option at a time as the other recipe has it, and with all of them. A change counts if its interval, over photographs and
+# option at a time as the other recipe has it, and with all of them. A change counts if its interval, over images and
 # seeds, excludes 0. This takes a while and is done when `study_seeds` names seeds, such as
 # `geocbm run --profile demo --only 05 --set '05.study_seeds=[0,1,2]'`.
 

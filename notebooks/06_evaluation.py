@@ -9,8 +9,8 @@
 # %% [markdown]
 # # How good is it, against what, and how sure?
 #
-# A median of 400 km is neither good nor bad until it stands beside what a simple method gets from the same images, and beside
-# what could be had at all. All methods on this page see the same splits and, where they use features, the same features.
+# A median error is neither good nor bad until it stands beside what a simple method gets from the same images, and beside what
+# could be had at all. All methods on this page see the same splits and, where they use features, the same features.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # name of the run: files go to data/runs/<run>
@@ -201,7 +201,7 @@ if filled:
 
 # %% [markdown]
 # If memory mattered, errors would be small where a training place is near and much larger elsewhere. The comparison is not
-# clean: far from all training places also means far from where people photograph, and perhaps in a country with few examples.
+# clean: far from all training places also means far from where pictures are taken, and perhaps in a country with few examples.
 # The second table leaves out the near images and holds what is left against the whole: the change is at most what memory is worth,
 # since near images may be easier for those other reasons too.
 
@@ -249,7 +249,7 @@ print(f"The run of the other kind: {again.command_like(files.folder, *split_memo
 # Stage 2 answers with a distribution over cells. **Calibrated**, it is right as often as it says: one number, the temperature,
 # divides all logits; it is fitted on the validation split and changes no named cell. The expected calibration error is the mean
 # gap between confidence and accuracy over bins; the column beside it shows what even a perfectly calibrated model would get
-# from so few photographs.
+# from as many images.
 
 # %%
 places = evaluation.main_predictions(files)
@@ -265,15 +265,14 @@ if len(test):
 #
 # A **conformal region** is a set of cells that holds the true cell with a probability chosen beforehand. Cells are taken in the
 # order of their probability; how far to go is read off the validation split (adaptive prediction sets: Romano, Sesia & Candès
-# 2020), which makes the promise true whether or not the model's probabilities are. It is a promise on average over photographs,
-# and only for photographs that are exchangeable with the validation split: drawn from the same countries in the same way.
-# Where the split is spatial or the photographs come from elsewhere, measured coverage may fall short. The validation split has
-# also chosen the epoch and the temperature, so that it is a little easier than the test split; the table shows how much that
-# costs.
+# 2020), which makes the promise true whether or not the model's probabilities are. It is a promise on average over images,
+# and only for images that are exchangeable with the validation split: drawn from the same countries in the same way.
+# Where the split is spatial or the images come from elsewhere, measured coverage may fall short. The validation split has also
+# chosen the epoch and the temperature, so that it may be easier than the test split; the table shows what is left of the promise.
 #
-# The label of a photograph is the nearest cell *of its own country*; the second measured column asks for the cell whose centre
+# The label of an image is the nearest cell *of its own country*; the second measured column asks for the cell whose centre
 # is nearest of all, which may lie across a border. The area of a cell is its share of the country's land, counted on a grid of
-# 50 km: the ground whose photographs would get that label. Land of countries without cells belongs to none.
+# 50 km: the ground whose images would get that label. Land of countries without cells belongs to none.
 
 # %%
 if found.regions:
@@ -284,8 +283,8 @@ if found.regions:
 # %% [markdown]
 # ### When should it not answer?
 #
-# Photographs are ordered from the surest to the least sure, and only the first are answered. **Expected distance** is how far
-# off the answer lies if the calibrated distribution is right, which is also the measure of how *localizable* a photograph is;
+# Images are ordered from the surest to the least sure, and only the first are answered. **Expected distance** is how far
+# off the answer lies if the calibrated distribution is right, which is also the measure of how *localizable* an image is;
 # the last table holds it against the distance that was measured.
 
 # %%
@@ -303,9 +302,9 @@ nb.table(sure.localizability_table(found), caption="Expected and measured distan
 #
 # The run answers the likeliest cell, moved inside it by the offset. Where several cells are likely, that is not the best point.
 # **Mode refinement** smooths the distribution over the sphere and climbs to its top; the width of the bells is the one with the
-# best GeoScore on validation. **Expected GeoScore** tries cell centres, and then also the places of training photographs, and
+# best GeoScore on validation. **Expected GeoScore** tries cell centres, and then also the places of training images, and
 # answers the one that promises most under the calibrated distribution: near a likely cell, and not far from the others. Places of
-# training photographs are where photographs are taken; where test images lie on the same roads, answering such a place can be
+# training images are where pictures are taken; where test images lie on the same roads, answering such a place can be
 # rewarded for memory of the road. Cell centres are hardly open to that.
 
 # %%
@@ -322,7 +321,7 @@ if len(test):
 #
 # Cells belong to countries, so that the sum over its cells is the probability of a country, and the country with the highest sum
 # need not be that of the likeliest cell. A cell may reach over several regions (states, provinces); its probability is divided
-# among them as its training photographs are. Countries are those of the table, regions those of the offline geocoder.
+# among them as its training images are. Countries are those of the table, regions those of the offline geocoder.
 
 # %%
 nb.table(sure.hierarchy_table(sureness), caption="Larger places named without and with sums over cells")

@@ -236,8 +236,8 @@ if lines:
 # says yes as often as is true. **Random directions** are the control: as many numbers, without a meaning, mixed from the features.
 # If they tell as much as the scores, then the scores' accuracy owes nothing to their names: enough numbers carry the whole
 # picture. **True concepts and scores** is the strictest test of leakage: what scores add when all concepts are known already; what
-# the features add there is the most that could leak. The classifier is fitted on the training split, where scores are better than
-# on the test split, so that a small leak may escape it.
+# the features add there is the most that could leak. The classifier is fitted on the training split, where scores may be better
+# than on the test split, so that a small leak may escape it.
 
 # %%
 if lines:
@@ -247,7 +247,7 @@ if lines:
 # %% [markdown]
 # ## How many concepts does a decision need?
 #
-# A sum over a hundred terms is exact, but nobody reads it. Only the concepts with the largest contributions to a decision may count,
+# A sum over many terms is exact, but nobody reads it. Only the concepts with the largest contributions to a decision may count,
 # or only those with the largest weights of each cell (the number of effective concepts of Srivastava et al. 2024, without training
 # the remaining weights again); the others have the value of an average training picture.
 

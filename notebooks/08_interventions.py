@@ -110,8 +110,8 @@ explorer.show()
 # The concepts of each test picture are corrected one after the other, in several orders, and the error is followed. With ground
 # truth the whole list of visible concepts is known. Real data knows only the labelled concept: there the curve has two points.
 #
-# Single concepts first. Scores of one softmax are read against one another, so that a few right ones among many wrong ones help
-# little: most of a picture's concepts are absent, and the model gives them low scores anyway.
+# Single concepts first. Scores of one softmax are read against one another, so that a few right ones among many wrong ones may
+# help little.
 
 # %%
 curve = explain.both_curves(model, presence, levels, files, test, bootstrap, seed)
@@ -139,7 +139,7 @@ print(explain.curve_sentence(curve))
 # ## What is left when all concepts are removed?
 #
 # Every term is then 0, and the answer is the same for all pictures. It must know no more than how often each cell
-# occurs in the training split. Which of the nearly equal cells is named, and so the distance in km, is left to chance.
+# occurs in the training split. Where several cells are nearly equal, which of them is named, and so the distance in km, says little.
 
 # %%
 left = explain.what_is_left(files, model, test, bootstrap, seed)

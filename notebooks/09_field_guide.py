@@ -14,9 +14,9 @@
 
 # %% tags=["parameters"]
 run: str = "smoke"  # name of the run: files go to data/runs/<run>
-countries: int = 60  # most countries with a sheet, those with the most photographs
+countries: int = 60  # most countries with a sheet, those with the most images
 concepts: int = 100  # most concepts with a sheet, those with the most labels
-min_samples: int = 15  # photographs that a country needs for a sheet
+min_samples: int = 15  # images that a country needs for a sheet
 clues: int = 5  # most clues of a country from the labels
 pictures: int = 2  # examples beside each clue
 
@@ -33,12 +33,12 @@ guide = field_guide.FieldGuide(files, head, clues, pictures, min_samples)
 # %% [markdown]
 # ## How to read it
 #
-# **Labels** counts the photographs of the country that carry the concept as their label (a photograph shows many concepts and has one
+# **Labels** counts the images of the country that carry the concept as their label (an image shows many concepts and has one
 # label). **Lift** says how many times more frequent that is than in all data. A concept is a clue if it is surely more frequent here
 # than elsewhere (log odds with a prior, 95 % on one side) and was labelled at least three times; the surest come first.
-# **In the model** is what the concept adds to the country's score, in logits, on photographs the model was not trained on: the mean
+# **In the model** is what the concept adds to the country's score, in logits, on images the model was not trained on: the mean
 # logit of the country's cells minus that of all cells, an exact sum over concepts in the strict bottleneck (`concept_scores`). Up to two
-# concepts follow that the model leans on most among the others. Examples are the photographs in which the model is surest of
+# concepts follow that the model leans on most among the others. Examples are the images in which the model is surest of
 # the concept, cut to the place where its map is highest (only the `patch` bottleneck has such maps; else the whole picture is shown).
 # **Taken for** names the countries that the model believes in instead, with their mean probability, and what tells the two apart.
 
@@ -80,8 +80,8 @@ print(guide.remark(countries))
 # %% [markdown]
 # ## Concepts
 #
-# Where in the world a concept is labelled, how far it narrows the world down, and how well the model sees it on the test split. A
-# photograph that shows the concept but is labelled with another one counts as a miss of neither.
+# Where in the world a concept is labelled, how far it narrows the world down, and how well the model sees it on the test split. An
+# image that shows the concept but is labelled with another one counts as a miss of neither.
 
 # %%
 nb.html(
@@ -102,7 +102,7 @@ nb.contract(
     every_country_has_a_sheet_or_too_few=len(country_sheets) + len(guide.too_few)
     >= min(len(guide.countries), countries),
     labels_are_counted_once=int(guide.counts.sum()) == len(files.table),
-    no_sheet_without_enough_photographs=all(sheet.n >= min_samples for sheet in country_sheets),
+    no_sheet_without_enough_images=all(sheet.n >= min_samples for sheet in country_sheets),
 )
 
 # %%

@@ -101,7 +101,7 @@ if len(changes := compare.country_table(by_country)):
 # ## What do they confuse?
 #
 # Pairs of countries that one run takes for one another more often than the other, and concepts that one names right more often.
-# Runs disagree on few images of a pair: the exact test asks whether a fair coin would divide these so unevenly, over all pairs that
+# Runs may disagree on few images of a pair: the exact test asks whether a fair coin would divide these so unevenly, over all pairs that
 # could have shown a difference at all (McNemar's test by Holm's rule, with Tarone's count). It takes images as independent.
 
 # %%
