@@ -105,7 +105,7 @@ def test_figures_of_places_in_words():
     table = analysis.place_table({"median_km": 1234.4, "acc_1km": 0.125, "geoscore": 4999.6, "n": 1500, "other": 1})
     assert dict(table.to_numpy().tolist()) == {
         "median error": "1,234 km",
-        "within 1 km (street)": "12.5%",
+        "within 1 km (street)": "12.5 %",
         "GeoScore, of 5000": "5,000",
         "images": "1,500",
     }

@@ -220,11 +220,11 @@ def test_figures_with_and_without_interval(root):
         ["new", "–", "–"],
     ]
     assert compare.all_figures(runs).to_numpy().tolist() == [
-        ["cells.n", "–", "12", "–"],
-        ["stage2.cell_top1", "0.25", "–", "–"],
-        ["stage2.median_km", "–", "123.5 [100, 150]", "–"],
+        ["cells.n", "geocells", "–", "12", "–"],
+        ["stage2.cell_top1", "cell right", "25.0 %", "–", "–"],
+        ["stage2.median_km", "median error", "–", "123 km [100, 150]", "–"],
     ]
-    assert list(compare.all_figures(read(root, "new")).columns) == ["figure", "new"]
+    assert list(compare.all_figures(read(root, "new")).columns) == ["key", "metric", "new"]
     assert list(compare.headlines(read(root, "new")).columns) == ["run"]
 
 

@@ -146,6 +146,25 @@ def test_loss_curves_start_with_the_total_and_name_its_course():
         plots.loss_curves(HISTORY, terms=["offset"])
 
 
+def test_a_loss_between_0_and_1_is_no_rate():
+    before = {"anchor": 0.108, "recall_1": 0.1, "retrieval_km": 0.9, "meta_top1": 0.5}
+    after = {"anchor": 0.05, "recall_1": 0.25, "retrieval_km": 0.4, "meta_top1": 0.6}
+    figure = plots.retrieval_bars(before, after)
+    assert [list(bars.x) for bars in figure.data] == [["recall at 1"]] * 2
+    assert "10.8" not in figure.to_json()
+
+
+def test_panels_of_training_have_the_unit_of_their_metric():
+    history = pd.DataFrame(
+        {"val_loss": [0.9], "val_anchor": [0.108], "val_recall_5": [0.5], "val_median_km": [0.7], "val_own": [0.3]}
+    )
+    figure = plots.loss_curves(history)
+    panels = dict(
+        zip([note.text for note in figure.layout.annotations], [line.y[0] for line in figure.data], strict=True)
+    )
+    assert panels == {"loss": 0.9, "anchor": 0.108, "recall at 5, %": 50, "median error, km": 0.7, "own": 0.3}
+
+
 def test_error_curves_count_the_missing_as_never_reached():
     figure = plots.error_curves({"half": [0.5, 10.0, np.nan, np.inf]})
     assert max(figure.data[0].y) == 0.5

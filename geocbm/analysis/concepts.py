@@ -11,6 +11,7 @@ import pandas as pd
 
 from geocbm.data import image_files
 from geocbm.metrics import concept_metrics
+from geocbm.metrics.table import metric
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def concept_table(files: RunFiles, figures: Mapping[str, Any], rows: np.ndarray)
         [
             {
                 "figure": words,
-                "value": f"{100 * figures[name]:.1f} %",
-                "most frequent class": f"{100 * frequent[name]:.1f} %" if name in frequent else "",
+                "value": metric(f"stage1.{name}").text(figures[name]),
+                "most frequent class": metric(f"stage1.{name}").text(frequent[name]) if name in frequent else "",
             }
             for name, words in CONCEPT_WORDS.items()
             if name in figures
@@ -94,7 +95,9 @@ def concepts_side_by_side(figures: Mapping[str, Mapping[str, Any]]) -> pd.DataFr
     lines = []
     for name, words in CONCEPT_WORDS.items():
         if all(name in own for own in figures.values()):
-            lines.append({"figure": words} | {model: f"{100 * own[name]:.1f} %" for model, own in figures.items()})
+            lines.append(
+                {"figure": words} | {model: metric(f"stage1.{name}").text(own[name]) for model, own in figures.items()}
+            )
     return pd.DataFrame(lines)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from geocbm.data import image_files
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import country_accuracy, geolocation_metrics
+from geocbm.metrics.table import metric
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
@@ -61,24 +62,24 @@ def cell_centre_km(files: RunFiles, predicted: Arrays, rows: np.ndarray) -> np.n
 
 
 PLACE_WORDS = {
-    "median_km": ("median error", "{:,.0f} km"),
-    "mean_km": ("mean error", "{:,.0f} km"),
-    "acc_1km": ("within 1 km (street)", "{:.1%}"),
-    "acc_25km": ("within 25 km (city)", "{:.1%}"),
-    "acc_200km": ("within 200 km (region)", "{:.1%}"),
-    "acc_750km": ("within 750 km (country)", "{:.1%}"),
-    "acc_2500km": ("within 2500 km (continent)", "{:.1%}"),
-    "geoscore": ("GeoScore, of 5000", "{:,.0f}"),
-    "cell_top1": ("cell named right", "{:.1%}"),
-    "country_acc": ("country named right", "{:.1%}"),
-    "n": ("images", "{:,}"),
-    "n_missing": ("of these without an answer, counted as misses", "{:,}"),
+    "median_km": "median error",
+    "mean_km": "mean error",
+    "acc_1km": "within 1 km (street)",
+    "acc_25km": "within 25 km (city)",
+    "acc_200km": "within 200 km (region)",
+    "acc_750km": "within 750 km (country)",
+    "acc_2500km": "within 2500 km (continent)",
+    "geoscore": "GeoScore, of 5000",
+    "cell_top1": "cell named right",
+    "country_acc": "country named right",
+    "n": "images",
+    "n_missing": "of these without an answer, counted as misses",
 }
 
 
 def _in_words(name: str, figures: Mapping[str, float]) -> str:
-    """One figure as `PLACE_WORDS` writes it; a distance over too many missing answers is no number."""
-    return PLACE_WORDS[name][1].format(figures[name]) if np.isfinite(figures[name]) else "no answer"
+    """One figure in its unit; a distance over too many missing answers is no number."""
+    return metric(f"stage2.{name}").text(figures[name]) if np.isfinite(figures[name]) else "no answer"
 
 
 def place_table(figures: Mapping[str, float]) -> pd.DataFrame:
@@ -86,7 +87,7 @@ def place_table(figures: Mapping[str, float]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"figure": words, "value": _in_words(name, figures)}
-            for name, (words, _) in PLACE_WORDS.items()
+            for name, words in PLACE_WORDS.items()
             if name in figures and (figures[name] or name != "n_missing")
         ],
         columns=["figure", "value"],
@@ -123,7 +124,7 @@ def mode_table(files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray)
     lines = []
     for mode, places in by_mode.items() if len(rows) else ():
         figures = geolocation_metrics(places["lat"], places["lng"], files.lat[rows], files.lng[rows])
-        line = {"mode": mode} | {PLACE_WORDS[name][0]: _in_words(name, figures) for name in shown}
+        line = {"mode": mode} | {PLACE_WORDS[name]: _in_words(name, figures) for name in shown}
         if "residual_share" in places:
             line["share of the residual in the logits"] = f"{places['residual_share'].mean():.0%}"
         lines.append(line)

@@ -9,44 +9,56 @@ import numpy as np
 import pandas as pd
 
 from geocbm.compare.reading import ComparedRun
+from geocbm.metrics.table import LOWER, Metric, metric
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that is measured on every test image.
+    """A metric that is measured on every test image; label, unit and direction are those of the table of metrics.
 
     Attributes:
         key: its name in `metrics.json`.
         column: its value for each image in `ComparedRun.images`.
-        words: what it is called.
-        unit: of a difference; empty for points of a score.
         statistic: how the values of images become one figure, "mean" or "median".
-        less_is_better: whether a smaller value is the better one.
-        factor: what a value is multiplied by before it is written.
-        form: how a value is written.
     """
 
     key: str
     column: str
-    words: str
-    unit: str = "percentage points"
     statistic: str = "mean"
-    less_is_better: bool = False
-    factor: float = 100.0
-    form: str = "{:,.1f}"
 
-    def write(self, value: float, sign: bool = False) -> str:
-        """A value of the figure, without its unit."""
-        text = (self.form.replace("{:", "{:+") if sign else self.form).format(self.factor * value)
-        if float(text.replace(",", "")) == 0:
-            return text.lstrip("+-")
-        return text.replace("-", "−")
+    @property
+    def metric(self) -> Metric:
+        """Its row in the table of metrics."""
+        return metric(self.key)
+
+    @property
+    def words(self) -> str:
+        """What it is called."""
+        return self.metric.label
+
+    @property
+    def unit(self) -> str:
+        """Unit of a difference; empty for points of a score."""
+        return self.metric.unit.difference
+
+    @property
+    def less_is_better(self) -> bool:
+        """Whether a smaller value is the better one."""
+        return self.metric.better == LOWER
+
+    @property
+    def factor(self) -> float:
+        """What a value is multiplied by before it is written."""
+        return self.metric.unit.factor
 
     @property
     def axis(self) -> str:
         """What it is called with the unit of its values."""
-        unit = {"percentage points": "%", "": "points"}.get(self.unit, self.unit)
-        return f"{self.words}, {unit}"
+        return self.metric.axis
+
+    def write(self, value: float, sign: bool = False) -> str:
+        """A value of the figure, without its unit."""
+        return self.metric.write(value, sign)
 
     def bracketed(self, low: float, high: float, sign: bool = False) -> str:
         """An interval of the figure."""
@@ -54,25 +66,25 @@ class Figure:
 
 
 FIGURES = (
-    Figure("stage2.median_km", "km", "median error", "km", "median", True, 1.0, "{:,.0f}"),
-    Figure("stage2.geoscore", "geoscore", "GeoScore", "", factor=1.0, form="{:,.0f}"),
-    Figure("stage2.country_acc", "country_right", "country right"),
-    Figure("stage2.cell_top1", "cell_right", "cell right"),
-    Figure("stage1.meta_top1", "meta_right", "concept right"),
+    Figure("stage2.median_km", "km", "median"),
+    Figure("stage2.geoscore", "geoscore"),
+    Figure("stage2.country_acc", "country_right"),
+    Figure("stage2.cell_top1", "cell_right"),
+    Figure("stage1.meta_top1", "meta_right"),
 )
 """What runs are held against one another by."""
 
 HEADLINES = (
-    ("stage2.median_km", "median error, km", "{:,.0f}", 1.0),
-    ("stage2.geoscore", "GeoScore", "{:,.0f}", 1.0),
-    ("stage2.acc_25km", "within 25 km, %", "{:.1f}", 100.0),
-    ("stage2.acc_200km", "within 200 km, %", "{:.1f}", 100.0),
-    ("stage2.acc_750km", "within 750 km, %", "{:.1f}", 100.0),
-    ("stage2.country_acc", "country right, %", "{:.1f}", 100.0),
-    ("stage2.cell_top1", "cell right, %", "{:.1f}", 100.0),
-    ("stage1.meta_top1", "concept right, %", "{:.1f}", 100.0),
+    "stage2.median_km",
+    "stage2.geoscore",
+    "stage2.acc_25km",
+    "stage2.acc_200km",
+    "stage2.acc_750km",
+    "stage2.country_acc",
+    "stage2.cell_top1",
+    "stage1.meta_top1",
 )
-"""Keys of the first table, what they are called, how they are written, and the factor before."""
+"""Keys of the first table."""
 
 
 def figures(runs: Sequence[ComparedRun]) -> pd.DataFrame:
@@ -94,53 +106,50 @@ def headlines(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     rows = []
     for run in runs:
         row = {"run": run.name}
-        for key, words, form, factor in HEADLINES:
-            entry = run.figures.get(key)
-            if entry is None:
-                continue
+        for own in (metric(key) for key in HEADLINES if key in run.figures):
+            entry = run.figures[own.key]
             parts = entry if isinstance(entry, dict) else {"value": entry}
-            row[words] = form.format(factor * parts["value"])
+            row[own.axis] = own.write(parts["value"])
             if "low" in parts and "high" in parts:
-                row[words] += f" [{form.format(factor * parts['low'])}, {form.format(factor * parts['high'])}]"
+                row[own.axis] += f" [{own.write(parts['low'])}, {own.write(parts['high'])}]"
         rows.append(row)
-    shown = [words for _, words, _, _ in HEADLINES if any(words in row for row in rows)]
+    shown = [metric(key).axis for key in HEADLINES if any(metric(key).axis in row for row in rows)]
     return pd.DataFrame(rows, columns=["run", *shown]).fillna("–")
 
 
 def all_figures(runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    """Every figure in words: one row per key, one column per run, intervals in brackets."""
-    table = figures(runs)
-    names = [run.name for run in runs]
-    if table.empty:
-        return pd.DataFrame(columns=["figure", *names])
-
-    def cell(row: pd.Series) -> str:
-        text = f"{row['value']:.4g}"
-        return text if np.isnan(row["low"]) else f"{text} [{row['low']:.4g}, {row['high']:.4g}]"
-
-    written = table.assign(text=table.apply(cell, axis=1))
-    wide = written.pivot(index="key", columns="run", values="text").reindex(columns=names)
-    wide = wide.astype(object).fillna("–")
-    return wide.rename_axis("figure").rename_axis(columns=None).reset_index()
+    """Every metric with its unit: one row per key, what it is called, and one column per run, intervals in brackets."""
+    keys = sorted({key for run in runs for key in run.figures})
+    rows = [
+        {"key": key, "metric": metric(key).label}
+        | {run.name: metric(key).entry(run.figures[key]) if key in run.figures else "–" for run in runs}
+        for key in keys
+    ]
+    return pd.DataFrame(rows, columns=["key", "metric", *(run.name for run in runs)])
 
 
 CURVES = {
-    "Stage 0": {"val_loss": "loss", "val_retrieval_km": "place retrieved, km off"},
-    "Stage 1": {"val_loss": "loss", "val_meta_top1": "share of concepts right"},
-    "Stage 2": {"val_loss": "loss", "val_median_km": "median error, km"},
+    "Stage 0": ("val_loss", "val_retrieval_km"),
+    "Stage 1": ("val_loss", "val_meta_top1"),
+    "Stage 2": ("val_loss", "val_median_km"),
 }
-"""What is drawn of each stage, by column of its history."""
+"""What is drawn of each stage: columns of its history."""
 
 
 def learning_curves(runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    """What was measured on validation in each epoch: columns `run, stage, quantity, epoch, value`."""
+    """What was measured on validation in each epoch: columns `run, stage, quantity, epoch, value`.
+
+    Values are in the unit that the name of the quantity says.
+    """
     parts = []
     for run in runs:
         for stage, shown in CURVES.items():
             own = run.history[run.history["stage"] == stage] if len(run.history) else run.history
-            for column, words in shown.items():
+            for column in shown:
                 if len(own) and column in own:
                     chosen = own[["epoch", column]].rename(columns={column: "value"}).dropna()
-                    parts.append(chosen.assign(run=run.name, stage=stage, quantity=words))
+                    drawn = metric(f"epoch.{column.removeprefix('val_')}")
+                    chosen["value"] *= drawn.unit.factor
+                    parts.append(chosen.assign(run=run.name, stage=stage, quantity=drawn.axis))
     columns = ["run", "stage", "quantity", "epoch", "value"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from geocbm.metrics.table import RATE, metric
 from geocbm.plots.style import LAND, PALETTE, escape, finish, numbers, percent, plural
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ def loss_curves(
     history: pd.DataFrame, title: str = "How training went", terms: Sequence[str] | None = None
 ) -> go.Figure:
     """Curves of every quantity over epochs, training and validation together, as small multiples.
+
+    Each panel names its quantity and unit as the table of metrics has them (keys `epoch.<term>`); a term that is not
+    in the table is a plain number.
 
     Args:
         history: a row per epoch; columns named `train_<term>` or `val_<term>` (`/`, `.` or a space will do for `_`),
@@ -53,19 +57,20 @@ def loss_curves(
     fig = make_subplots(
         rows=rows,
         cols=columns,
-        subplot_titles=[escape(term.replace("_", " ")) for term in chosen],
+        subplot_titles=[escape(metric(f"epoch.{term}").axis) for term in chosen],
         horizontal_spacing=0.28 / columns,
         vertical_spacing=min(0.2, 0.42 / rows),
     )
     seen: set[str] = set()
     for i, term in enumerate(chosen):
+        factor = metric(f"epoch.{term}").unit.factor
         for split, colour in (("train", PALETTE[0]), ("val", PALETTE[1])):
             if split not in found[term]:
                 continue
             fig.add_trace(
                 go.Scatter(
                     x=[int(value) for value in epoch],
-                    y=numbers(history[found[term][split]]),
+                    y=numbers(factor * history[found[term][split]]),
                     mode="lines+markers" if len(history) <= 30 else "lines",
                     marker={"size": 4},
                     line={"color": colour, "width": 1.8},
@@ -78,11 +83,11 @@ def loss_curves(
                 col=i % columns + 1,
             )
             seen.add(split)
-    parts = []
+    parts, first = [], metric(f"epoch.{chosen[0]}")
     for split, column in found[chosen[0]].items():
-        values = history[column].to_numpy(float)
+        values = first.unit.factor * history[column].to_numpy(float)
         word = {"train": "training", "val": "validation"}[split]
-        parts.append(f"the {word} {chosen[0].replace('_', ' ')} goes from {values[0]:.3g} to {values[-1]:.3g}")
+        parts.append(f"the {word} {first.axis} goes from {values[0]:.3g} to {values[-1]:.3g}")
     fig.update_annotations(font_size=12)
     fig.update_xaxes(nticks=6, tickfont_size=10)
     fig.update_yaxes(nticks=5, tickfont_size=10)
@@ -100,21 +105,22 @@ def retrieval_bars(
     """Pairs of bars of image-to-GPS retrieval before and after pretraining.
 
     Args:
-        before: name of a rate, such as `recall@1`, -> value from 0 to 1. Entries that are no rate are left out.
+        before: name of a metric of the epoch, such as `recall_1`, -> value. Those that are no recall are left
+            out, whatever their value: a loss may lie between 0 and 1 too.
         after: the same names after pretraining.
         title: headline.
     """
     import plotly.graph_objects as go
 
-    names = [name for name in before if name in after and all(0 <= side[name] <= 1 for side in (before, after))]
-    names = [name for name in names if not name.endswith("_km")]
+    names = [name for name in before if name in after and name.startswith("recall")]
+    names = [name for name in names if metric(f"epoch.{name}").unit == RATE]
     if not names:
-        raise ValueError(f"before and after share no rate between 0 and 1: {list(before)} and {list(after)}")
+        raise ValueError(f"before and after share no rate of retrieval: {list(before)} and {list(after)}")
     fig = go.Figure()
     for side, name, colour in ((before, "before", LAND), (after, "after", PALETTE[0])):
         fig.add_trace(
             go.Bar(
-                x=[escape(re.sub(r"[_@](?=\d)", " at ", key)) for key in names],
+                x=[escape(metric(f"epoch.{key}").label) for key in names],
                 y=numbers([side[key] for key in names]),
                 text=[percent(side[key]) for key in names],
                 textposition="outside",
@@ -124,8 +130,10 @@ def retrieval_bars(
                 hovertemplate="%{x}: %{y:.1%}<extra>%{fullData.name}</extra>",
             )
         )
-    fig.update_yaxes(tickformat=".0%", title_text="share of photographs", rangemode="tozero")
+    fig.update_yaxes(tickformat=".0%", title_text="share of held-out images", rangemode="tozero")
     fig.update_xaxes(showgrid=False)
-    parts = [f"{name} goes from {percent(before[name])} to {percent(after[name])}" for name in names]
+    parts = [
+        f"{metric(f'epoch.{name}').label} goes from {percent(before[name])} to {percent(after[name])}" for name in names
+    ]
     alt = "Bars of image-to-place retrieval before and after pretraining: " + "; ".join(parts) + "."
     return finish(fig, title, alt, 380, barmode="group", bargap=0.3)

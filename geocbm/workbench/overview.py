@@ -7,22 +7,23 @@ from typing import Any
 import pandas as pd
 
 from geocbm.files import read_json
+from geocbm.metrics.table import metric
 from geocbm.workbench import paths, stages
 
 HEADLINES = (
-    ("data.images", "images", "count"),
-    ("data.countries", "countries", "count"),
-    ("data.metas", "metas", "count"),
-    ("cells.n", "geocells", "count"),
-    ("stage1.meta_top1", "labelled concept named right", "share"),
-    ("stage1.parent_top1", "its parent named right", "share"),
-    ("stage2.median_km", "median error", "km"),
-    ("stage2.country_acc", "country named right", "share"),
-    ("stage2.geoscore", "GeoScore (0 to 5000)", "count"),
-    ("baseline.nearest_neighbour.median_km", "median error of the nearest picture", "km"),
-    ("baseline.true_concepts.median_km", "median error if all concepts were known", "km"),
+    "data.images",
+    "data.countries",
+    "data.metas",
+    "cells.n",
+    "stage1.meta_top1",
+    "stage1.parent_top1",
+    "stage2.median_km",
+    "stage2.country_acc",
+    "stage2.geoscore",
+    "baseline.nearest_neighbour.median_km",
+    "baseline.true_concepts.median_km",
 )
-"""Key in the records of a run, what it is in words, and how to print it."""
+"""Keys in the records of a run, in the order in which they are shown."""
 
 
 def question(stage: stages.Stage) -> str:
@@ -65,22 +66,9 @@ def headlines(run: str) -> pd.DataFrame:
     """The headline figures of a run in words; an empty table when there are none yet."""
     figures = records(run)
     rows = []
-    for key, words, kind in HEADLINES:
-        if key not in figures:
-            continue
-        entry = figures[key]
-        value, interval = entry, ""
-        if isinstance(entry, dict):
-            value = entry["value"]
-            interval = f"{printed(entry['low'], kind)} to {printed(entry['high'], kind)}"
-        rows.append({"figure": words, "value": printed(value, kind), "95 % interval": interval})
+    for key in HEADLINES:
+        if key in figures:
+            own, entry = metric(key), figures[key]
+            value = entry["value"] if isinstance(entry, dict) else entry
+            rows.append({"figure": own.label, "value": own.text(value), "95 % interval": own.interval(entry)})
     return pd.DataFrame(rows, columns=["figure", "value", "95 % interval"])
-
-
-def printed(value: float, kind: str) -> str:
-    """A number for a reader: a share in percent, a distance in km, or a count."""
-    if kind == "share":
-        return f"{100 * value:.1f} %"
-    if kind == "km":
-        return f"{value:,.0f} km" if value >= 10 else f"{value:.1f} km"
-    return f"{value:,.0f}"

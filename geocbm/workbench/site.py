@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.files import read_json
+from geocbm.metrics.table import metric
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, is_preview, preview_html
 from geocbm.workbench.report_html import clean_html, pictures, plain_text
 
@@ -25,41 +25,27 @@ _FACT_ORDER = (
 _NUMBERED = re.compile(r"^\d{2,}_")
 
 
-@dataclass(frozen=True)
-class Headline:
-    """How one figure of ``metrics.json`` is shown.
-
-    Attributes:
-        label: what the reader sees.
-        form: ``rate`` (0 to 1, shown in per cent), ``km``, ``points`` or ``number``.
-        stage: number of the notebook whose card shows it.
-    """
-
-    label: str
-    form: str
-    stage: str
-
-
-HEADLINES: dict[str, Headline] = {
-    "stage1.meta_top1": Headline("Concept right", "rate", "04"),
-    "stage1.meta_top5": Headline("Concept among five", "rate", "04"),
-    "stage1.parent_top1": Headline("Concept family right", "rate", "04"),
-    "stage2.median_km": Headline("Median error", "km", "05"),
-    "stage2.country_acc": Headline("Country right", "rate", "05"),
-    "stage2.geoscore": Headline("GeoScore of 5,000", "points", "05"),
-    "stage2.cell_top1": Headline("Cell right", "rate", "05"),
-    "baseline.nearest_neighbour.median_km": Headline("Median error, nearest neighbour", "km", "06"),
-    "baseline.nearest_neighbour.country_acc": Headline("Country right, nearest neighbour", "rate", "06"),
-    "baseline.true_concepts.median_km": Headline("Median error, true concepts", "km", "06"),
-    "sure.ece_calibrated": Headline("Calibration error", "rate", "06"),
-    "sure.coverage_90": Headline("Truth inside 90 % regions", "rate", "06"),
-    "truth.attention_pointing": Headline("Attention on the concept", "rate", "07"),
-    "truth.pointing_game": Headline("Concept map on the concept", "rate", "07"),
-    "truth.pointing_chance": Headline("The same by chance", "rate", "07"),
-    "intervene.none.median_km": Headline("Median error, concepts as seen", "km", "08"),
-    "intervene.all.median_km": Headline("Told the truth about its concepts", "km", "08"),
-    "truth.removed_all_median_km": Headline("All concepts removed", "km", "08"),
+HEADLINES: dict[str, str] = {
+    "stage1.meta_top1": "04",
+    "stage1.meta_top5": "04",
+    "stage1.parent_top1": "04",
+    "stage2.median_km": "05",
+    "stage2.country_acc": "05",
+    "stage2.geoscore": "05",
+    "stage2.cell_top1": "05",
+    "baseline.nearest_neighbour.median_km": "06",
+    "baseline.nearest_neighbour.country_acc": "06",
+    "baseline.true_concepts.median_km": "06",
+    "sure.ece_calibrated": "06",
+    "sure.coverage_90": "06",
+    "truth.attention_pointing": "07",
+    "truth.pointing_game": "07",
+    "truth.pointing_chance": "07",
+    "intervene.none.median_km": "08",
+    "intervene.all.median_km": "08",
+    "truth.removed_all_median_km": "08",
 }
+"""Metrics on the cards, and the number of the notebook whose card shows each."""
 TILES = ("stage2.median_km", "stage2.country_acc", "stage2.geoscore", "stage1.meta_top1", "stage1.parent_top1")
 _COMPARED = {
     "nearest_neighbour": "nearest neighbour",
@@ -131,27 +117,17 @@ def opening(notebook: Any) -> Opening:
     return Opening("", "")
 
 
-def format_value(value: float, form: str) -> str:
-    """Format a headline figure: ``0.634`` as a rate is ``63.4 %``."""
-    if value is None or not math.isfinite(value):
-        return "none"
-    if form == "rate":
-        return f"{100 * value:.1f} %"
-    if form == "km":
-        return f"{value:,.0f} km" if abs(value) >= 10 else f"{value:.1f} km"
-    return f"{value:,.0f}" if form == "points" else f"{value:,.4g}"
+def label(key: str) -> str:
+    """What a metric is called at the beginning of a line."""
+    name = metric(key).label
+    return name[:1].upper() + name[1:]
 
 
-def format_metric(metric: Any, form: str) -> tuple[str, str]:
-    """Format a number, or a value with its interval, as text and a text of the interval (or nothing)."""
-    if not isinstance(metric, Mapping):
-        return format_value(metric, form), ""
-    low, high = metric.get("low"), metric.get("high")
-    if low is None or high is None:
-        return format_value(metric["value"], form), ""
-    return format_value(
-        metric["value"], form
-    ), f"95 %: {format_value(low, form).split(' ')[0]} to {format_value(high, form)}"
+def format_metric(key: str, entry: Any) -> tuple[str, str]:
+    """Format an entry of `metrics.json` in the unit of its key, as text and a text of the interval (or nothing)."""
+    own = metric(key)
+    span = own.interval(entry)
+    return own.text(entry["value"] if isinstance(entry, Mapping) else entry), f"95 %: {span}" if span else ""
 
 
 def tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -160,15 +136,14 @@ def tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     for key in TILES:
         if key not in metrics:
             continue
-        shown = HEADLINES[key]
-        value, span = format_metric(metrics[key], shown.form)
+        value, span = format_metric(key, metrics[key])
         name = key.split(".", 1)[1]
         beside = [
-            (label, format_metric(metrics[f"baseline.{baseline}.{name}"], shown.form)[0])
-            for baseline, label in _COMPARED.items()
+            (words, format_metric(key, metrics[f"baseline.{baseline}.{name}"])[0])
+            for baseline, words in _COMPARED.items()
             if f"baseline.{baseline}.{name}" in metrics
         ]
-        result.append({"label": shown.label, "value": value, "span": span, "beside": beside})
+        result.append({"label": label(key), "value": value, "span": span, "beside": beside})
     return result
 
 
@@ -209,13 +184,13 @@ def provenance_facts(stamp: Mapping[str, Any]) -> list[tuple[str, str | list[tup
     groups: list[tuple[str, str | list[tuple[str, str]]]] = []
     order = _FACT_ORDER.split()
     for key, value in sorted(stamp.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)):
-        label = str(key).replace("_", " ")
+        name = str(key).replace("_", " ")
         if value in (None, "", [], {}):
             continue
         if isinstance(value, Mapping):
-            groups.append((label, [(str(name), _fact(part)) for name, part in value.items()]))
+            groups.append((name, [(str(part), _fact(entry)) for part, entry in value.items()]))
         else:
-            plain.append((label, _fact(value)))
+            plain.append((name, _fact(value)))
     return plain + groups
 
 
@@ -303,9 +278,9 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
         status = "failed" if failed else str(entry.get("status") or "fresh")
         first = opening(notebook)
         figures = [
-            (shown.label, format_metric(metrics[key], shown.form)[0])
-            for key, shown in HEADLINES.items()
-            if shown.stage == number and key in metrics
+            (label(key), format_metric(key, metrics[key])[0])
+            for key, stage in HEADLINES.items()
+            if stage == number and key in metrics
         ]
         cards[name] = Card(
             number=number,
@@ -341,7 +316,7 @@ def site_index(root: Path) -> str:
         manifest = read_json_or_empty(folder / "manifest.json")
         metrics = read_json_or_empty(folder / "metrics.json")
         failed = sorted({name.split("_")[0] for name in notebooks if ".failed" in name})
-        shown = [format_metric(metrics[key], HEADLINES[key].form) if key in metrics else ("", "") for key in TILES]
+        shown = [format_metric(key, metrics[key]) if key in metrics else ("", "") for key in TILES]
         rows.append(
             {
                 "run": folder.name,
@@ -356,5 +331,5 @@ def site_index(root: Path) -> str:
         )
     rows.sort(key=lambda row: (-row["order"], row["run"]))
     return template("site.html.j2").render(
-        title="Reports", run="", assets="_assets", runs=rows, columns=[HEADLINES[key].label for key in TILES]
+        title="Reports", run="", assets="_assets", runs=rows, columns=[label(key) for key in TILES]
     )

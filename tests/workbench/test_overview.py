@@ -65,8 +65,8 @@ def test_headlines_are_figures_in_words_in_a_fixed_order(run: Path) -> None:
     write_json(run / "records" / "04.json", {"stage1.meta_top1": {"value": 0.5, "low": 0.25, "high": 0.625}})
     assert overview.headlines("mine").to_numpy().tolist() == [
         ["images", "12,345", ""],
-        ["labelled concept named right", "50.0 %", "25.0 % to 62.5 %"],
-        ["median error", "1,234 km", "1,000 km to 2,000 km"],
+        ["concept right", "50.0 %", "25.0 to 62.5 %"],
+        ["median error", "1,234 km", "1,000 to 2,000 km"],
     ]
     assert set(overview.records("mine")) == {"data.images", "stage1.meta_top1", "stage2.median_km", "stage2.unknown"}
 
@@ -75,11 +75,3 @@ def test_a_title_that_is_missing_is_replaced_by_the_name(run: Path) -> None:
     source = paths.notebooks_folder() / "01_numbers.py"
     source.write_text(source.read_text().replace("# # Which", "# Which"))
     assert overview.status("mine")["question"].tolist() == ["numbers", "What is the total?"]
-
-
-@pytest.mark.parametrize(
-    ("value", "kind", "text"),
-    [(0.1234, "share", "12.3 %"), (0.44, "km", "0.4 km"), (25.6, "km", "26 km"), (4321.4, "count", "4,321")],
-)
-def test_numbers_for_a_reader(value: float, kind: str, text: str) -> None:
-    assert overview.printed(value, kind) == text

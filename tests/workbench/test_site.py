@@ -3,28 +3,22 @@
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from geocbm.workbench import site
+from geocbm import compare
+from geocbm.metrics.table import known
+from geocbm.workbench import overview, site
 
 
-@pytest.mark.parametrize(
-    ("value", "form", "text"),
-    [
-        (0.6341, "rate", "63.4 %"),
-        (1234.4, "km", "1,234 km"),
-        (9.87, "km", "9.9 km"),
-        (3411.2, "points", "3,411"),
-        (0.12345, "number", "0.1235"),
-        (float("inf"), "km", "none"),
-    ],
-)
-def test_values_are_written_for_people(value: float, form: str, text: str) -> None:
-    assert site.format_value(value, form) == text
+def test_a_card_writes_a_metric_by_its_key_and_not_by_its_value() -> None:
+    assert site.format_metric("stage2.median_km", 0.634) == ("0.6 km", "")
+    assert site.format_metric("stage2.country_acc", 0.634) == ("63.4 %", "")
+    assert site.format_metric("somebody.elses", 0.634) == ("0.634", "")
+    assert site.format_metric("stage2.median_km", float("inf")) == ("none", "")
 
 
 def test_intervals_are_shown_where_there_are_any() -> None:
-    assert site.format_metric(0.5, "rate") == ("50.0 %", "")
-    assert site.format_metric({"value": 0.5, "low": 0.4, "high": 0.6}, "rate") == ("50.0 %", "95 %: 40.0 to 60.0 %")
-    assert site.format_metric({"value": 0.5, "low": None, "high": None}, "rate") == ("50.0 %", "")
+    key = "stage2.country_acc"
+    assert site.format_metric(key, {"value": 0.5, "low": 0.4, "high": 0.6}) == ("50.0 %", "95 %: 40.0 to 60.0 %")
+    assert site.format_metric(key, {"value": 0.5, "low": None, "high": None}) == ("50.0 %", "")
 
 
 def test_tiles_put_baselines_beside_the_figure() -> None:
@@ -35,9 +29,9 @@ def test_tiles_put_baselines_beside_the_figure() -> None:
     assert site.tiles({}) == []
 
 
-def test_every_headline_has_a_known_form() -> None:
+def test_every_headline_is_in_the_table_of_metrics() -> None:
     assert set(site.TILES) <= set(site.HEADLINES)
-    assert {headline.form for headline in site.HEADLINES.values()} <= {"rate", "km", "points", "number"}
+    assert all(known(key) for key in (*site.HEADLINES, *overview.HEADLINES, *compare.HEADLINES))
 
 
 def test_stages_are_found_in_mappings_and_lists() -> None:
