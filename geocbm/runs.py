@@ -17,6 +17,7 @@ from geocbm.concepts import ConceptVocabulary
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.files import read_json, sha256_text
 from geocbm.geocells import Geocells
+from geocbm.simulated import is_simulated, picture_noun
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +86,16 @@ class RunFiles:
     def table(self) -> pd.DataFrame:
         """The validated table, one row per image and labelled concept."""
         return data.read_table(self.need("table.parquet"))
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the pictures of the run come from a simulated world."""
+        return is_simulated(self.table)
+
+    @property
+    def noun(self) -> str:
+        """What a picture of the run is called: "scene" in a simulated world, else "photograph"."""
+        return picture_noun(self.table)
 
     @cached_property
     def concepts(self) -> ConceptVocabulary:

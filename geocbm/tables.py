@@ -16,6 +16,7 @@ import pandas as pd
 from geocbm import table_checks as checks
 from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, sha256_file
+from geocbm.simulated import from_simulator
 
 SCHEMA = ("pano_id", "image_path", "meta_name", "parent_concept", "country", "lat", "lng", "note")
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -53,7 +54,8 @@ def load_table(
 
     Returns:
         The schema's columns, then extra columns, then `image_sha256`; `lat` and `lng` are floats in degrees, other
-        columns text. `attrs` holds `csv`, `folder`, `csv_sha256`, `n_rejected` and `notices` (what was normalised).
+        columns text. `attrs` holds `csv`, `folder`, `csv_sha256`, `n_rejected`, `notices` (what was normalised) and
+        `simulated` (whether the pictures come from a simulated world).
 
     Raises:
         MissingInputError: there is no such file.
@@ -106,6 +108,7 @@ def load_table(
         "csv_sha256": sha256_file(path),
         "n_rejected": len(reasons),
         "notices": notices,
+        "simulated": from_simulator(folder, table["image_path"]),
     }
     return table
 

@@ -145,6 +145,7 @@ nb.record("data.countries", int(table["country"].nunique()))
 nb.record("data.metas", len(vocabulary.metas))
 nb.record("data.parents", len(vocabulary.parents))
 nb.record("data.rejected", int(table.attrs["n_rejected"]))
+nb.record("data.simulated", int(table.attrs["simulated"]))
 
 # %% tags=["nbval-check-output"]
 train, test = set(splits["train"]), set(splits["test"])

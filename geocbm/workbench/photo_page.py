@@ -17,6 +17,7 @@ from geocbm import __version__
 from geocbm.errors import UserError
 from geocbm.files import atomic_path
 from geocbm.photographs import printable
+from geocbm.simulated import TRAINED_ON
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -146,6 +147,7 @@ class PhotoPage:
             calibration=self._model.calibration,
             cells=len(self._model.files.cells),
             left_out=self.left_out,
+            simulated=TRAINED_ON if self._model.files.simulated else "",
             version=__version__,
             css=Markup(style),
             plotly=Markup(get_plotlyjs()),

@@ -34,6 +34,7 @@ def predict(arguments: argparse.Namespace) -> int:
     """Answer for pictures; a picture that cannot be read gets one sentence, the others are still answered."""
     from geocbm.predict import GeoCBM
     from geocbm.runs import RunFiles
+    from geocbm.simulated import TRAINED_ON
     from geocbm.workbench import paths
 
     if arguments.top < 1:
@@ -48,6 +49,8 @@ def predict(arguments: argparse.Namespace) -> int:
         return 1
     warnings.filterwarnings("ignore", module="PIL")  # what matters in an odd file is said in a note
     model = GeoCBM.load(arguments.run)
+    if model.files.simulated:
+        print(f"geocbm: beware: {TRAINED_ON}", file=sys.stderr)
     with ExitStack() as outputs:
         to_json = outputs.enter_context(_JsonList(arguments.json)) if arguments.json else None
         page = None

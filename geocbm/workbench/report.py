@@ -199,6 +199,7 @@ def render_notebook(
         cells=_cells(notebook, executed.name, strict),
         failed=".failed" in executed.name,
         facts=site.provenance_facts(stamp),
+        simulated=site.simulated_banner(executed.parent),
         source=executed.name if executed.parent.resolve() == html.parent.resolve() else None,
     )
     with atomic_path(html) as temporary:

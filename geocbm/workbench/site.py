@@ -11,10 +11,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from geocbm.errors import UserError
 from geocbm.files import read_json
-from geocbm.metrics.table import metric
+from geocbm.runs import RunFiles
+from geocbm.simulated import BANNER
+from geocbm.workbench import paths
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, is_preview, preview_html
 from geocbm.workbench.report_html import clean_html, pictures, plain_text
+from geocbm.workbench.site_metrics import HEADLINES, TILES, format_metric, label, tiles
 
 _PREVIEW_BYTES = 1_500_000  # a heavier figure would make the index slow to open
 # What a reader asks first comes first; anything else follows as the stamp has it.
@@ -25,33 +29,10 @@ _FACT_ORDER = (
 _NUMBERED = re.compile(r"^\d{2,}_")
 
 
-HEADLINES: dict[str, str] = {
-    "stage1.meta_top1": "04",
-    "stage1.meta_top5": "04",
-    "stage1.parent_top1": "04",
-    "stage2.median_km": "05",
-    "stage2.country_acc": "05",
-    "stage2.geoscore": "05",
-    "stage2.cell_top1": "05",
-    "baseline.nearest_neighbour.median_km": "06",
-    "baseline.nearest_neighbour.country_acc": "06",
-    "baseline.true_concepts.median_km": "06",
-    "sure.ece_calibrated": "06",
-    "sure.coverage_90": "06",
-    "truth.attention_pointing": "07",
-    "truth.pointing_game": "07",
-    "truth.pointing_chance": "07",
-    "intervene.none.median_km": "08",
-    "intervene.all.median_km": "08",
-    "truth.removed_all_median_km": "08",
-}
-"""Metrics on the cards, and the number of the notebook whose card shows each."""
-TILES = ("stage2.median_km", "stage2.country_acc", "stage2.geoscore", "stage1.meta_top1", "stage1.parent_top1")
-_COMPARED = {
-    "nearest_neighbour": "nearest neighbour",
-    "true_concepts": "ceiling, true concepts known",
-    "prior": "always the same answer",
-}
+_SOME_SIMULATED = (
+    "Runs marked “simulated” were trained and measured on scenes drawn by the atlas simulator; their figures say "
+    "nothing about real streets."
+)
 _STATUS = {"ran": "fresh", "done": "fresh", "ok": "fresh", "success": "fresh", "unchanged": "skipped"}
 
 
@@ -101,6 +82,23 @@ def read_json_or_empty(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def simulated_banner(folder: Path) -> str:
+    """What the pages of a run say on top when its pictures are simulated; empty when they are not.
+
+    Args:
+        folder: the run's report folder; notebook 01 records there what its table says. A run that has not recorded it,
+            such as one whose first notebook failed, is asked for its table.
+    """
+    said = read_json_or_empty(folder / "metrics.json").get("data.simulated")
+    if said is None:
+        files = RunFiles(paths.data_root() / "runs" / folder.name)
+        try:
+            said = files.simulated
+        except UserError:
+            return ""  # there is no table yet, and so there are no pictures
+    return BANNER if said else ""
+
+
 def opening(notebook: Any) -> Opening:
     """Read the question (first heading) and the first sentence of a notebook."""
     from nbconvert.filters import markdown2html_mistune
@@ -115,36 +113,6 @@ def opening(notebook: Any) -> Opening:
         sentence = re.match(r".+?[.?!](?=\s|$)", prose)
         return Opening(title, sentence.group(0) if sentence else prose)
     return Opening("", "")
-
-
-def label(key: str) -> str:
-    """What a metric is called at the beginning of a line."""
-    name = metric(key).label
-    return name[:1].upper() + name[1:]
-
-
-def format_metric(key: str, entry: Any) -> tuple[str, str]:
-    """Format an entry of `metrics.json` in the unit of its key, as text and a text of the interval (or nothing)."""
-    own = metric(key)
-    span = own.interval(entry)
-    return own.text(entry["value"] if isinstance(entry, Mapping) else entry), f"95 %: {span}" if span else ""
-
-
-def tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Headline figures of a run with the baselines that put them in their place."""
-    result = []
-    for key in TILES:
-        if key not in metrics:
-            continue
-        value, span = format_metric(key, metrics[key])
-        name = key.split(".", 1)[1]
-        beside = [
-            (words, format_metric(key, metrics[f"baseline.{baseline}.{name}"])[0])
-            for baseline, words in _COMPARED.items()
-            if f"baseline.{baseline}.{name}" in metrics
-        ]
-        result.append({"label": label(key), "value": value, "span": span, "beside": beside})
-    return result
 
 
 def stage_entry(manifest: Mapping[str, Any], number: str) -> dict[str, Any]:
@@ -300,6 +268,7 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
         date=date_text(run_moment(manifest, folder)),
         profile=str(manifest.get("profile") or ""),
         tiles=tiles(metrics),
+        simulated=simulated_banner(folder),
         cards=list(cards.values()),
         files=[name for name in ("manifest.json", "metrics.json") if (folder / name).is_file()],
     )
@@ -326,10 +295,16 @@ def site_index(root: Path) -> str:
                 "profile": str(manifest.get("profile") or ""),
                 "stages": len({name.split(".")[0] for name in notebooks}),
                 "failed": failed,
+                "simulated": bool(simulated_banner(folder)),
                 "figures": shown,
             }
         )
     rows.sort(key=lambda row: (-row["order"], row["run"]))
     return template("site.html.j2").render(
-        title="Reports", run="", assets="_assets", runs=rows, columns=[label(key) for key in TILES]
+        title="Reports",
+        run="",
+        assets="_assets",
+        runs=rows,
+        columns=[label(key) for key in TILES],
+        simulated=_SOME_SIMULATED if any(row["simulated"] for row in rows) else "",
     )

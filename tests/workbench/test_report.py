@@ -7,11 +7,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from geocbm import tables
 from geocbm.errors import MissingInputError, UserError
-from geocbm.workbench import report
+from geocbm.simulated import BANNER
+from geocbm.workbench import report, site
 from geocbm.workbench.report_figures import PLOTLY_MIME
 
 DOT = "R0lGODlhAQABAAAAACw="
@@ -110,6 +113,32 @@ def test_every_page_loads_only_files_that_lie_beside_it(run: Path, reports: Path
         assert "No alternative text" not in text and "No description has been provided" not in text
     style = (reports / "_assets" / "site.css").read_text(encoding="utf-8")
     assert not re.search(r"@import|url\(|https?:", style)
+
+
+def test_every_page_of_a_simulated_run_says_so(run: Path, reports: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    write(reports / "real" / "01_data_exploration.ipynb")
+    for folder, simulated in ((run, 1), (reports / "real", 0)):
+        (folder / "metrics.json").write_text(json.dumps(metrics | {"data.simulated": simulated}))
+        report.render_run(folder.name)
+    report.render_site()
+    pages = sorted(run.glob("*.html"))
+    assert len(pages) == 4
+    for page in pages:
+        assert page.read_text(encoding="utf-8").count('<p class="banner simulated"') == 1, page.name
+    for page in (reports / "real").glob("*.html"):
+        assert "simulated" not in page.read_text(encoding="utf-8")
+    index = (reports / "index.html").read_text(encoding="utf-8")
+    assert index.count('<p class="banner simulated"') == 1 and index.count('<span class="tag">simulated</span>') == 1
+
+
+def test_a_run_that_has_recorded_nothing_is_asked_for_its_table(run: Path, reports: Path, tmp_path: Path) -> None:
+    assert site.simulated_banner(run) == ""  # there is no table yet
+    table = pd.DataFrame({"pano_id": ["a"], "image_path": ["a.jpg"]})
+    table.attrs = {"simulated": True}
+    (tmp_path / "data" / "runs" / "smoke").mkdir(parents=True)
+    tables.save_table(table, tmp_path / "data" / "runs" / "smoke" / "table.parquet")
+    assert site.simulated_banner(run) == BANNER
 
 
 def test_the_page_of_a_notebook(run: Path) -> None:

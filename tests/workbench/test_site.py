@@ -5,33 +5,36 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from geocbm import compare
 from geocbm.metrics.table import known
-from geocbm.workbench import overview, site
+from geocbm.workbench import overview, site, site_metrics
 
 
 def test_a_card_writes_a_metric_by_its_key_and_not_by_its_value() -> None:
-    assert site.format_metric("stage2.median_km", 0.634) == ("0.6 km", "")
-    assert site.format_metric("stage2.country_acc", 0.634) == ("63.4 %", "")
-    assert site.format_metric("somebody.elses", 0.634) == ("0.634", "")
-    assert site.format_metric("stage2.median_km", float("inf")) == ("none", "")
+    assert site_metrics.format_metric("stage2.median_km", 0.634) == ("0.6 km", "")
+    assert site_metrics.format_metric("stage2.country_acc", 0.634) == ("63.4 %", "")
+    assert site_metrics.format_metric("somebody.elses", 0.634) == ("0.634", "")
+    assert site_metrics.format_metric("stage2.median_km", float("inf")) == ("none", "")
 
 
 def test_intervals_are_shown_where_there_are_any() -> None:
     key = "stage2.country_acc"
-    assert site.format_metric(key, {"value": 0.5, "low": 0.4, "high": 0.6}) == ("50.0 %", "95 %: 40.0 to 60.0 %")
-    assert site.format_metric(key, {"value": 0.5, "low": None, "high": None}) == ("50.0 %", "")
+    assert site_metrics.format_metric(key, {"value": 0.5, "low": 0.4, "high": 0.6}) == (
+        "50.0 %",
+        "95 %: 40.0 to 60.0 %",
+    )
+    assert site_metrics.format_metric(key, {"value": 0.5, "low": None, "high": None}) == ("50.0 %", "")
 
 
 def test_tiles_put_baselines_beside_the_figure() -> None:
     metrics = {"stage1.meta_top1": 0.7, "baseline.nearest_neighbour.meta_top1": 0.4, "baseline.other.meta_top1": 0.1}
-    assert site.tiles(metrics) == [
+    assert site_metrics.tiles(metrics) == [
         {"label": "Concept right", "value": "70.0 %", "span": "", "beside": [("nearest neighbour", "40.0 %")]}
     ]
-    assert site.tiles({}) == []
+    assert site_metrics.tiles({}) == []
 
 
 def test_every_headline_is_in_the_table_of_metrics() -> None:
-    assert set(site.TILES) <= set(site.HEADLINES)
-    assert all(known(key) for key in (*site.HEADLINES, *overview.HEADLINES, *compare.HEADLINES))
+    assert set(site_metrics.TILES) <= set(site_metrics.HEADLINES)
+    assert all(known(key) for key in (*site_metrics.HEADLINES, *overview.HEADLINES, *compare.HEADLINES))
 
 
 def test_stages_are_found_in_mappings_and_lists() -> None:
@@ -66,7 +69,10 @@ def test_dates_are_in_words_and_utc() -> None:
 
 def test_templates_escape_what_they_print() -> None:
     row = {"run": "<b>", "href": "x", "date": "", "profile": "", "stages": 1, "failed": [], "figures": []}
-    page = site.template("site.html.j2").render(title="R", run="", assets="_assets", runs=[row], columns=[])
+    row["simulated"] = False
+    page = site.template("site.html.j2").render(
+        title="R", run="", assets="_assets", runs=[row], columns=[], simulated=""
+    )
     assert "&lt;b&gt;" in page and "<b></a>" not in page
 
 

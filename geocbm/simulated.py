@@ -1,0 +1,59 @@
+"""Whether pictures come from a simulated world, by the mark that its maker leaves beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geocbm.files import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MARK = "atlas.json"
+"""File that a simulator writes into the folder of its world; its entry `simulated` is true."""
+
+BANNER = (
+    "Simulated world: the pictures of this run are scenes drawn by the atlas simulator. What is measured here says how "
+    "the method behaves in that world, and nothing about real streets."
+)
+TRAINED_ON = "this run was trained on drawn scenes of a simulated world; its answer for a real picture means little"
+
+
+def from_simulator(folder: str | Path, image_paths: Iterable[str]) -> bool:
+    """Whether a table, or any of its pictures, lies in the folder of a simulated world.
+
+    A table that somebody made of the pictures of such a world is recognised too, wherever it lies.
+
+    Args:
+        folder: of the table.
+        image_paths: of the pictures, absolute or seen from the folder.
+    """
+    home = Path(folder)
+    homes = {home}
+    for parent in {str(Path(path).parent) for path in image_paths}:
+        place = (home / parent).resolve()
+        homes |= {place, place.parent}
+    return any(_marked(place / MARK) for place in homes)
+
+
+def _marked(file: Path) -> bool:
+    try:
+        content = read_json(file)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("simulated") is True
+
+
+def is_simulated(table: pd.DataFrame) -> bool:
+    """Whether the pictures of a validated table are simulated; `load_table` has kept it in `attrs["simulated"]`."""
+    stored = table.attrs.get("simulated")
+    if stored is None and "folder" in table.attrs and "image_path" in table:  # a table of an earlier version
+        stored = from_simulator(table.attrs["folder"], table["image_path"])
+    return bool(stored)
+
+
+def picture_noun(table: pd.DataFrame) -> str:
+    """What a picture of the table is called: "scene" in a simulated world, else "photograph"."""
+    return "scene" if is_simulated(table) else "photograph"
