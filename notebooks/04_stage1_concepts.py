@@ -92,7 +92,9 @@ if len(test):
 
 # %%
 by_recipe = {f"this run ({config.bottleneck})": figures}
-for name, other in pipeline.other_recipe_concepts(files, other_recipe, config, features).items():
+others = pipeline.other_recipe_concepts(files, other_recipe, config, features)
+pipeline.remove_leftovers(files, "stage1", [f"recipe {name}" for name in others])
+for name, other in others.items():
     other_predicted = analysis.predict_concepts(other, features)
     other_figures = analysis.concept_figures(files, other, other_predicted, test)
     by_recipe[f"recipe {name} ({other.config.bottleneck})"] = other_figures

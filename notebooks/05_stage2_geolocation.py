@@ -105,12 +105,15 @@ if len(test):
 # ## Where does it look?
 #
 # Mean attention over the heads, laid over the picture as the model saw it: the first pictures of the test split's most certain
-# right answers and most certain wrong ones. (The modes `concept_only` and `concept_scores`
-# ask no patch, and their maps are empty.)
+# right answers and most certain wrong ones. (The modes `concept_only` and `concept_scores` ask no patch and look nowhere.)
 
 # %%
 encoder = pipeline.load_stage0(files)[1]
-pictures, grids, captions = analysis.attention_examples(files, encoder, predicted, test, examples)
+if config.reads_tokens:
+    pictures, grids, captions = analysis.attention_examples(files, encoder, predicted, test, examples)
+else:
+    pictures = []
+    print(f"The mode {ablation_mode!r} asks no patch: there is no attention to show.")
 if pictures:
     nb.show(plots.attention_overlay(pictures, grids, captions))
 
@@ -164,6 +167,7 @@ if len(worth):
     )
 
 # %%
+pipeline.remove_leftovers(files, "stage2", by_mode)  # heads that an earlier execution trained and this one did not
 for key, value in analysis.place_records(files, by_mode, test).items():
     nb.record(key, value)
 nb.record_all("study", study.records(worth))
@@ -175,8 +179,9 @@ with nb.output("cell_scores.npz") as path:
 # %% tags=["nbval-check-output"]
 nb.contract(
     every_prediction_on_the_sphere=bool((abs(predicted["lat"]) <= 90).all() and (abs(predicted["lng"]) <= 180).all()),
-    attention_sums_to_one_where_used=ablation_mode == "concept_only"
-    or bool(abs(predicted["attention"].sum(axis=1) - 1).max(initial=0) < 1e-3),
+    attention_sums_to_one_or_is_none=bool(
+        abs(predicted["attention"].sum(axis=1) - config.reads_tokens).max(initial=0) < 1e-3
+    ),
     losses_finite=bool((result.history[["train_loss", "val_loss"]].abs() < 1e6).all(axis=None)),
 )
 

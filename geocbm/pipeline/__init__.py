@@ -18,6 +18,7 @@ from geocbm.pipeline.inputs import (
     read_prototypes,
     write_prototypes,
 )
+from geocbm.pipeline.leftovers import remove_leftovers
 from geocbm.pipeline.stages import (
     config_fields,
     fit_stage0,
@@ -57,5 +58,6 @@ __all__ = [
     "other_recipe_places",
     "predict_concepts",
     "read_prototypes",
+    "remove_leftovers",
     "write_prototypes",
 ]

@@ -1,0 +1,29 @@
+"""Checkpoints that an earlier execution of a notebook left, and that the run's settings do not name any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from geocbm.runs import RunFiles
+
+
+def remove_leftovers(files: RunFiles, stage: str, trained: Iterable[str]) -> list[str]:
+    """Remove the further checkpoints of a stage that were not trained this time, so that no page reads them.
+
+    Args:
+        files: the run.
+        stage: stem of the run's own checkpoint, such as `stage2`; it stays.
+        trained: what was trained beside it: ablation modes, and `recipe NAME` for those of a recipe.
+
+    Returns:
+        Names of the removed files.
+    """
+    kept = {stage} | {f"{stage}_{name.replace(' ', '_')}" for name in trained}
+    removed = []
+    for file in sorted(files.folder.glob(f"*{stage}_*")):
+        # history_<stem>.parquet, <stem>_neighbours.safetensors and <stem>.resume.safetensors belong to a checkpoint.
+        stem = file.name.partition(".")[0].removeprefix("history_").removesuffix("_neighbours")
+        if stem.startswith(f"{stage}_") and stem not in kept and file.is_file():
+            file.unlink()
+            removed.append(file.name)
+    return removed

@@ -1,0 +1,31 @@
+from geocbm import pipeline
+from geocbm.runs import RunFiles
+
+LEFT = (
+    "stage2_both.safetensors",
+    "stage2_both.json",
+    "stage2_both_neighbours.safetensors",
+    "history_stage2_both.parquet",
+    "stage2_recipe_seed.safetensors",
+    "stage2_hybrid.resume.safetensors",
+)
+KEPT = (
+    "stage2.safetensors",
+    "stage2.json",
+    "stage2_neighbours.safetensors",
+    "history_stage2.parquet",
+    "stage2.resume.safetensors",
+    "stage2_concept_scores.safetensors",
+    "history_stage2_concept_scores.parquet",
+    "stage2_recipe_refined.json",
+    "stage1_recipe_seed.safetensors",
+    "geocells.npz",
+)
+
+
+def test_only_the_heads_of_this_execution_stay(tmp_path):
+    for name in (*LEFT, *KEPT):
+        (tmp_path / name).touch()
+    trained = ["hybrid_", "concept_scores", "recipe refined"]
+    assert pipeline.remove_leftovers(RunFiles(tmp_path), "stage2", trained) == sorted(LEFT)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(KEPT)
