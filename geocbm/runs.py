@@ -35,6 +35,7 @@ MADE_BY = {
     "stage2.safetensors": "05",
     "predictions.parquet": "05",
     "cell_scores.npz": "05",
+    "novelty.safetensors": "05",
     "evaluation.parquet": "06",
     "trust.parquet": "07",
     "interventions.parquet": "08",

@@ -51,7 +51,7 @@ seed: int = 0  # seed of weights and batches
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 
 # %%
-from geocbm import analysis, pipeline, plots, stage2, study
+from geocbm import analysis, novelty, pipeline, plots, stage2, study
 from geocbm.runs import RunFiles
 from geocbm.workbench import notebook, paths
 
@@ -175,6 +175,8 @@ with nb.output("predictions.parquet") as path:
     analysis.save_predictions(path, files, by_mode, test)
 with nb.output("cell_scores.npz") as path:
     analysis.save_cell_scores(path, files, model, concepts, features)
+with nb.output("novelty.safetensors") as path:
+    print(novelty.save_novelty(path, files, features, seed))
 
 # %% tags=["nbval-check-output"]
 nb.contract(

@@ -185,11 +185,11 @@ def test_scores_of_other_cells_calibrate_nothing(copied_run):
 
 def test_scores_of_another_head_calibrate_nothing(copied_run):
     path = copied_run.files.path("cell_scores.npz")
-    assert GeoCBM.load(copied_run.folder).remark == ""
+    assert GeoCBM.load(copied_run.folder).remarks == ()
     content = dict(np.load(path))
     np.savez(path, **content | {"head_digest": np.asarray("another")})
     model = GeoCBM.load(copied_run.folder)
-    assert model.calibration is None and "was made by another Stage 2" in model.remark
+    assert model.calibration is None and "was made by another Stage 2" in model.remarks[0]
     content.pop("head_digest")
     np.savez(path, **content)
     assert GeoCBM.load(copied_run.folder).calibration is not None

@@ -149,3 +149,11 @@ def test_an_interrupted_list_leaves_no_half_file(predict, model, pictures, tmp_p
     monkeypatch.setattr(model, "predict_each", breaking)
     assert predict(pictures[0], "--json", tmp_path / "out" / "list.json") == 130
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_photograph_of_another_kind_gets_no_promise(predict, pictures, tmp_path, capsys):
+    Image.new("RGB", (48, 40)).save(tmp_path / "black.png")
+    assert predict(str(pictures[0]), str(tmp_path / "black.png")) == 0
+    home, black = capsys.readouterr().out.split(str(tmp_path / "black.png"))
+    assert "  region: 80%" in home and "unlike" not in home
+    assert "  region (not promised): 80%" in black and "note: this photograph is unlike the training pictures" in black

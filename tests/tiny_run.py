@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from geocbm import analysis, data, geocells, pipeline
+from geocbm import analysis, data, geocells, novelty, pipeline
 from geocbm.concepts import ConceptVocabulary
 from geocbm.runs import RunFiles
 from geocbm.stage0 import Stage0Config
@@ -140,4 +140,5 @@ def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: s
     by_mode["concept_only"] = pipeline.fit_variant(files, STAGE2, "concept_only", embeddings, adapted, test)
     analysis.save_predictions(files.path("predictions.parquet"), files, by_mode, test)
     analysis.save_cell_scores(files.path("cell_scores.npz"), files, stage2, embeddings, adapted)
+    novelty.save_novelty(files.path(novelty.FILE), files, adapted)
     return run

@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from geocbm.novelty import Novelty
+
 DIGITS = 6
 """Decimals of probabilities and maps in a file."""
 
@@ -94,6 +96,7 @@ class Answer:
         notes: sentences on how the file was read and what the run lacks.
         own_place: latitude and longitude that the file itself carries, degrees; never used for the answer.
         own_place_km: how far the answer lies from them, km.
+        unlike: how unlike the training pictures the photograph is; None where the run cannot tell.
     """
 
     lat: float
@@ -110,6 +113,16 @@ class Answer:
     notes: tuple[str, ...] = ()
     own_place: tuple[float, float] | None = None
     own_place_km: float | None = None
+    unlike: Novelty | None = None
+
+    @property
+    def promise_holds(self) -> bool | None:
+        """Whether the coverage of the regions is promised for this photograph.
+
+        False where it is unlike the training pictures; None where there are no regions, or nothing tells how unlike
+        it is.
+        """
+        return not self.unlike.unlike if self.regions and self.unlike is not None else None
 
     def with_own_place(self, place: tuple[float, float] | None) -> Answer:
         """The same answer with the coordinates the file carries, and a sentence on them."""
@@ -131,6 +144,9 @@ class Answer:
         content["attention"] = _grid(self.attention)
         content["concept_maps"] = {name: _grid(grid) for name, grid in self.concept_maps}
         content["place"] = self.place._asdict()
+        content["promise_holds"] = self.promise_holds
+        if self.unlike is not None:
+            content["unlike"] |= {"is_unlike": self.unlike.unlike}
         content["cells"] = [asdict(cell) | {"place": cell.place._asdict()} for cell in self.cells]
         return content
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocbm.errors import ParameterError, UserError
+from geocbm.novelty import Novelty, NoveltyDetector, read_novelty
 from geocbm.predict.answers import Answer, CellProbability, Place, Region, Reply
 from geocbm.predict.calibration import Calibration, read_calibration
 from geocbm.runs import RunFiles
@@ -47,7 +48,8 @@ class GeoCBM:
         device: where to compute; None takes what Accelerate finds.
         refiner: training pictures that move the answer inside the most probable cells, if the run uses them.
         calibration: temperature and regions, if the run has them.
-        remark: sentence that goes with every answer, such as why there is no calibration.
+        remarks: sentences that go with every answer, such as why there is no calibration.
+        novelty: tells how unlike the training pictures a photograph is, if the run knows.
     """
 
     def __init__(
@@ -59,7 +61,8 @@ class GeoCBM:
         device: str | None = None,
         refiner: NeighbourRefiner | None = None,
         calibration: Calibration | None = None,
-        remark: str = "",
+        remarks: tuple[str, ...] = (),
+        novelty: NoveltyDetector | None = None,
     ) -> None:
         from accelerate import Accelerator
 
@@ -70,7 +73,8 @@ class GeoCBM:
         self.geo_head = geo_head.to(self.device).eval()
         self.refiner = refiner
         self.calibration = calibration
-        self.remark = remark
+        self.remarks = remarks
+        self.novelty = novelty
         self._cell_places = _cell_places(files)
         self._countries, self._country_of_cell = np.unique(files.cells.country.astype(str), return_inverse=True)
 
@@ -97,7 +101,10 @@ class GeoCBM:
         concept_model = pipeline.load_stage1(files)
         _, encoder = pipeline.load_stage0(files)
         refiner = pipeline.load_refiner(files, geo_head.config)
-        return cls(files, encoder, concept_model, geo_head, device, refiner, *read_calibration(files, geo_head))
+        calibration, lacks = read_calibration(files, geo_head)
+        novelty, lacks_too = read_novelty(files)
+        remarks = tuple(remark for remark in (lacks, lacks_too) if remark)
+        return cls(files, encoder, concept_model, geo_head, device, refiner, calibration, remarks, novelty)
 
     def predict(
         self,
@@ -238,6 +245,9 @@ class GeoCBM:
         if self.calibration is not None:
             calibrated = self.calibration.probabilities(logits)
             regions = self.calibration.regions(calibrated)
+        unlike: list[Novelty] | list[None] = [None] * len(read)
+        if self.novelty is not None:
+            unlike = self.novelty.judge(seen.pooled.float().cpu().numpy())
         near = [Place(*names) for names in places_of(lat, lng)[["city", "region", "country"]].to_numpy()]
         vocabulary = self.files.concepts
         answers = []
@@ -257,7 +267,8 @@ class GeoCBM:
                 temperature=None if self.calibration is None else self.calibration.temperature,
                 regions=regions[i],
                 concept_maps=() if maps is None else self._maps(maps[i], [name for name, _ in named]),
-                notes=(*photo.notes, *([self.remark] if self.remark else [])),
+                notes=(*_warning(unlike[i]), *photo.notes, *self.remarks),
+                unlike=unlike[i],
             )
             answers.append(answer.with_own_place(photo.own_place))
         return answers
@@ -287,6 +298,11 @@ class GeoCBM:
             )
             for i, cell in enumerate(order)
         )
+
+
+def _warning(unlike: Novelty | None) -> tuple[str, ...]:
+    """The first note of a photograph that is unlike the training pictures."""
+    return () if unlike is None or not unlike.unlike else (unlike.sentence(),)
 
 
 def _best(names: Sequence[str], probabilities: np.ndarray, top_k: int) -> tuple[tuple[str, float], ...]:

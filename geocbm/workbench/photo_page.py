@@ -77,6 +77,7 @@ class Section:
     parents: tuple[Bar, ...] = ()
     regions: tuple[tuple[str, int, str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    warning: str = ""
     alt: str = ""
     target: str = ""
     quantity: str = ""
@@ -148,6 +149,8 @@ class PhotoPage:
             cells=len(self._model.files.cells),
             left_out=self.left_out,
             simulated=TRAINED_ON if self._model.files.simulated else "",
+            unlike=sum(bool(section.warning) for section in self._sections),
+            novelty=self._model.novelty,
             version=__version__,
             css=Markup(style),
             plotly=Markup(get_plotlyjs()),
@@ -202,6 +205,7 @@ class PhotoPage:
                 f"column {column + 1} of {answer.attention.shape[1]}"
             )
         shares = dict(answer.concepts)
+        warning = "" if answer.unlike is None else answer.unlike.sentence()
         country = self._model.files.cells.country
         return Section(
             coordinates=f"{answer.lat:.4f}, {answer.lng:.4f}",
@@ -226,7 +230,8 @@ class PhotoPage:
                 )
                 for region in answer.regions
             ),
-            notes=answer.notes,
+            notes=tuple(note for note in answer.notes if note != warning),
+            warning=warning,
             alt=alt,
         )
 

@@ -200,7 +200,7 @@ def in_words(name: str, answer: Answer) -> str:
             f"{region.area_km2:,.0f} km²"
             for region in answer.regions
         )
-        lines.append(f"  region: {sizes}")
+        lines.append(f"  region{' (not promised)' if answer.promise_holds is False else ''}: {sizes}")
     lines.append(f"  concepts: {_shares(answer.concepts)}")
     lines += [f"  note: {note}" for note in answer.notes]
     return "\n".join(lines)

@@ -65,6 +65,20 @@ def test_a_page_of_one_photograph(model, pictures, tmp_path):
     assert len(re.findall("<img ", seen)) == len(re.findall("<img [^>]*alt=", seen)) == 2
 
 
+def test_a_photograph_unlike_the_training_pictures_is_shown_without_a_promise(model, pictures, tmp_path):
+    page = PhotoPage(model)
+    home, black = model.predict_each([pictures[0], Image.new("RGB", (48, 40))], keep_seen=True)
+    page.add("home.jpg", home)
+    page.add("black.jpg", black)
+    seen = " ".join(without_scripts(written(page, tmp_path)).split())
+    first, second = seen.split('<section class="photo"')[1:]
+    assert "unlike" not in first and "not promised" not in first
+    assert second.count("This photograph is unlike the training pictures") == 1  # on top, and not once more as a note
+    assert second.index("unlike the training pictures") < second.index('class="map"')
+    assert "How sure: not promised for this photograph" in second
+    assert "1 of 2 photographs are unlike the training pictures" in seen
+
+
 def test_names_and_sentences_of_strangers_are_text(model, pictures, tmp_path):
     evil = '<img src=x onerror=alert(1)>"&.jpg'
     page = PhotoPage(model)
