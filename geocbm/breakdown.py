@@ -172,7 +172,7 @@ def by_place(
 
     Returns:
         Columns `place, n, pooled` (how many places the row stands for) and `median_km` and `right`, each followed by
-        its interval `<figure>_low` and `<figure>_high`, NaN where all images lie in one spatial block. `right` is
+        its interval `<figure>_low` and `<figure>_high`, NaN where they lie in too few spatial blocks. `right` is
         the share of images whose place of that level was named.
 
     Raises:

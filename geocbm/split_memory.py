@@ -17,7 +17,7 @@ from geocbm import data
 from geocbm.errors import UserError
 from geocbm.evaluation import main_predictions
 from geocbm.files import read_json
-from geocbm.metrics import bootstrap, error_km, figure_text, geoscore, paired_difference, spatial_blocks
+from geocbm.metrics import bootstrap, error_km, figure_text, geoscore, paired_difference, recordable, spatial_blocks
 from geocbm.runs import RunFiles
 from geocbm.split_kinds import FIGURES, SAME_ROAD_KM, in_words, place_figures, split_name, split_settings
 
@@ -218,6 +218,7 @@ def records(nearest_km: np.ndarray, km: np.ndarray, blocks: np.ndarray, n: int =
     }
     for limit in (SAME_ROAD_KM, 25.0):
         found = without_near(nearest_km, km, blocks, limit, n, seed)
-        if found and np.isfinite(list(found["change"].values())).all():
-            figures[f"geoscore_change_without_{limit:.0f}km"] = found["change"]
+        kept = recordable(found["change"]) if found else None
+        if kept is not None:
+            figures[f"geoscore_change_without_{limit:.0f}km"] = kept
     return figures

@@ -166,8 +166,8 @@ nb.table(breakdown.place_table(countries, "country"), caption="Stage 2 by countr
 # %% [markdown]
 # ### Region by region
 #
-# Regions of the offline list, named right only within the right country. Where all images lie in one block of 100 km there is no
-# interval: they are one piece of evidence, however many they are.
+# Regions of the offline list, named right only within the right country. Images of one block of 100 km are one piece of
+# evidence, however many they are: a region whose images lie in fewer than 8 blocks has no interval.
 
 # %%
 regions = breakdown.by_place(named, "region", n=bootstrap, seed=seed)

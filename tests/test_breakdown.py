@@ -49,7 +49,16 @@ def test_shares_are_those_of_the_metrics(four):
     lat, lng = np.array([PARIS, LYON, (np.nan, np.nan), OSAKA]).T
     expected = place_accuracy(lat, lng, *np.array([PARIS, PARIS, LYON, TOKYO]).T)
     assert {f"{level}_acc": figure["value"] for level, figure in figures.items()} == expected
-    assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in figures.values())
+    assert all(np.isnan(figure["low"]) for figure in figures.values())  # three blocks are too few to resample
+
+
+def test_intervals_are_nested_as_the_levels_are():
+    places = [PARIS, LYON, TOKYO, OSAKA, (52.52, 13.4), (40.42, -3.7), (51.5, -0.13), (41.9, 12.5), (59.33, 18.07)]
+    figures = breakdown.level_figures(found(places, [*places[:4], *[PARIS] * 5]), n=50)["stage2"]
+    for wide, narrow in zip(figures.values(), list(figures.values())[1:], strict=False):
+        assert (
+            0 <= narrow["low"] <= wide["low"] <= wide["value"] <= wide["high"] <= 1 and narrow["high"] <= wide["high"]
+        )
 
 
 def test_a_region_of_the_same_name_in_another_country_is_wrong():
@@ -62,13 +71,13 @@ def test_a_region_of_the_same_name_in_another_country_is_wrong():
 def test_table_of_levels_and_figures_to_keep(four):
     table = breakdown.level_table(four, WORDS, n=50)
     assert table["method"].tolist() == ["Stage 2", "linear probe"]
-    assert table["country right, %"].tolist()[0].startswith("75.0 [")
+    assert table["country right, %"].tolist()[0].startswith("75.0 (no interval)")
     kept = breakdown.records(four, n=50)
     assert set(kept) == {
         f"{name}_acc"
         for name in ("stage2.region", "stage2.city", "baseline.linear_probe.region", "baseline.linear_probe.city")
     }
-    assert kept["stage2.region_acc"]["value"] == 0.25 and kept["baseline.linear_probe.city_acc"]["value"] == 0.5
+    assert kept["stage2.region_acc"] == 0.25 and kept["baseline.linear_probe.city_acc"] == 0.5
 
 
 def test_a_place_without_a_name_is_a_miss_and_is_counted():
@@ -100,7 +109,7 @@ def test_by_country_pools_what_is_rare():
     # one block of ground is one piece of evidence
     assert table.loc[0, ["median_km_low", "right_high"]].isna().all()
     printed = breakdown.place_table(table)
-    assert printed["country right, %"].tolist()[0] == "50"
+    assert printed["country right, %"].tolist()[0] == "50 (no interval)"
     alone = breakdown.by_place(found(true[:7], answers[:7], ["France"] * 6 + ["Japan"]), n=50)
     assert alone["place"].tolist()[-1] == "1 country with fewer than 5 images"
 
@@ -113,13 +122,13 @@ def test_by_region_names_the_country_too(four):
 
 
 def test_all_wrong_is_not_certain():
-    true = [PARIS, LYON, (43.30, 5.37), (47.22, -1.55), (44.84, -0.58)]  # five blocks
-    wrong = breakdown.by_place(found(true, [TOKYO] * 5, ["France"] * 5), n=50).iloc[0]
+    true = [PARIS, LYON, (43.30, 5.37), (47.22, -1.55), (44.84, -0.58), (50.63, 3.06), (48.57, 7.75), (43.6, 1.44)]
+    wrong = breakdown.by_place(found(true, [TOKYO] * 8, ["France"] * 8), n=50).iloc[0]
     assert wrong["right"] == wrong["right_low"] == 0
-    assert wrong["right_high"] == pytest.approx(1 - 0.025 ** (1 / 5))  # Clopper and Pearson, 0 of 5
-    right = breakdown.by_place(found(true, true, ["France"] * 5), n=50).iloc[0]
+    assert wrong["right_high"] == pytest.approx(1 - 0.025 ** (1 / 8))  # Clopper and Pearson, 0 of 8 blocks
+    right = breakdown.by_place(found(true, true, ["France"] * 8), n=50).iloc[0]
     assert right["right"] == right["right_high"] == 1
-    assert right["right_low"] == pytest.approx(0.025 ** (1 / 5))
+    assert right["right_low"] == pytest.approx(0.025 ** (1 / 8))
 
 
 def test_confusions_by_hand():

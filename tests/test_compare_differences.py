@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from run_files import DEGREE_KM, LAT, METAS, N, write_manifest, write_run
 
-from geocbm import compare
+from geocbm import compare, metrics
 from geocbm.compare.reading import ComparedRun
 
 HALF = np.arange(N) % 2 == 0
@@ -151,7 +151,7 @@ def test_a_single_block_gives_no_verdict(tmp_path):
     write_run(tmp_path, "other", lat=15.0, **near)
     table = compare.differences(read(tmp_path, "own", "other"), n=50)
     row = row_of(table, "other", "stage2.median_km")
-    assert (row["better"], row["verdict"]) == (0, "no interval: all images lie in one block")
+    assert (row["better"], row["verdict"]) == (0, metrics.NO_INTERVAL)
     assert compare.how_many(table) == []
     assert set(compare.detail(table)["interval"]) == {"–"}
 

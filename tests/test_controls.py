@@ -242,7 +242,7 @@ def test_a_head_that_knows_positions_is_found_out():
 def test_one_block_has_no_intervals_and_no_verdict():
     found = replace(known(100.0, 300.0, 5000.0, 100.0), blocks=np.zeros(N))
     assert "no interval" in controls.verdicts(found, n=20)
-    assert controls.table(found, n=20)["change, km"][0] == "+200"
+    assert controls.table(found, n=20)["change, km"][0] == "+200 (no interval)"
     assert controls.records(found, n=20)["random_concepts.median_km_change"] == 200.0
 
 

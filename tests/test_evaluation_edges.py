@@ -124,10 +124,10 @@ def test_no_test_image_has_no_figure():
 
 
 def test_missing_answers_are_counted_and_written_in_words():
-    lat, lng = np.array([10.0, 20.0, 30.0, 40.0]), np.zeros(4)
-    half = Prediction("half", np.array([10.0, np.nan, np.nan, np.nan]), lng)
+    lat, lng = np.array([10.0, 20.0, 30.0, 40.0] * 3), np.arange(12.0)
+    half = Prediction("half", np.array([10.0, np.nan, np.nan, np.nan] * 3), lng)
     table = baselines.table([half, Prediction("all", lat, lng)], lat, lng, n=50)
-    assert table["n_missing"].tolist() == [3, 0]
+    assert table["n_missing"].tolist() == [9, 0]
     assert np.isinf(table["median_km"][0]) and table["geoscore"][0] == 1250
     kept = baselines.records(table)
     score = kept["baseline.half.geoscore"]
@@ -136,7 +136,7 @@ def test_missing_answers_are_counted_and_written_in_words():
     assert "half no answer" in alt and not WORDS_OF_NO_NUMBER.search(alt)
     figures = metrics.geolocation_metrics(half.lat, half.lng, lat, lng) | {"cell_top1": 0.0, "country_acc": 0.25}
     words = analysis.place_table(figures).set_index("figure")["value"]
-    assert words["median error"] == "no answer" and words["of these without an answer, counted as misses"] == "3"
+    assert words["median error"] == "no answer" and words["of these without an answer, counted as misses"] == "9"
 
 
 def test_a_class_without_test_images_is_left_out_of_macro_recall():

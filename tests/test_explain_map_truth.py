@@ -52,10 +52,12 @@ def test_a_run_whose_bottleneck_reads_no_tokens_loses_only_pixels(
 
 def test_figures_of_removals(truth: explain.MapTruth) -> None:
     deletion = truth.deletion()
-    assert deletion["random"] == truth.removals[map_truth.STRICT, PIXELS].gain(map_truth.CONCEPTS)
+    gain = truth.removals[map_truth.STRICT, PIXELS].gain(map_truth.CONCEPTS)
+    assert deletion["random"] == pytest.approx(gain, nan_ok=True)
     assert set(deletion) == {"random", "centre"}
     records = explain.removal_records(truth)
-    assert all(np.isfinite(list(figure.values())).all() for figure in records.values())
+    # Three pictures lie in too few blocks for an interval: the figures are kept all the same, as numbers.
+    assert records["deletion_gain"] == pytest.approx(gain["value"]) and np.isfinite(list(records.values())).all()
     table = explain.removals_table(truth)
     assert set(table["model"]) == {map_truth.STRICT, map_truth.MAIN}
     assert "random patches" not in set(table["order of the patches"])
@@ -73,7 +75,7 @@ def test_the_card_asks_the_strict_bottleneck_and_pixels_first() -> None:
     both = explain.MapTruth("score", {}, None, {(map_truth.STRICT, TOKENS): tokens, (map_truth.STRICT, PIXELS): pixels})
     assert both.deletion()["random"]["value"] == pytest.approx(0.3)
     assert both.deletion()["centre"]["value"] == pytest.approx(0.1)
-    assert explain.removal_records(both)["insertion_gain"]["value"] == pytest.approx(-0.1)
+    assert explain.removal_records(both)["insertion_gain"] == pytest.approx(-0.1)
     alone = explain.MapTruth("score", {}, None, {(map_truth.STRICT, TOKENS): tokens})
     assert alone.deletion()["random"]["value"] == pytest.approx(0.1)
     other = explain.MapTruth("score", {}, None, {(map_truth.MAIN, TOKENS): tokens})

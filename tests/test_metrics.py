@@ -191,8 +191,9 @@ def test_bootstrap_equals_the_slow_way(name, statistic):
     slow = np.sort(_slow_bootstrap(values, block, statistic, 200, 3))
     interval = metrics.bootstrap(values, block, name, n=200, seed=3)
     assert interval["value"] == pytest.approx(statistic(values))
-    assert interval["low"] == pytest.approx(slow[4])
-    assert interval["high"] == pytest.approx(slow[195])
+    # t(0.975; 11) = 2.2010, times sqrt(12 / 11) = 2.2989: 1.08 % of 200 draws lie beyond, 2 on either side.
+    assert interval["low"] == pytest.approx(slow[2])
+    assert interval["high"] == pytest.approx(slow[197])
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
@@ -216,11 +217,13 @@ def test_macro_recall_interval_has_the_value_of_macro_recall():
     interval = metrics.bootstrap(correct, groups=classes)
     assert interval["value"] == pytest.approx(metrics.macro_recall(correct, classes)[0])
     assert interval["value"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    interval = metrics.bootstrap(np.tile(correct, 3), groups=np.tile(classes, 3))
+    assert interval["value"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
     assert interval["low"] <= interval["value"] <= interval["high"]
 
 
 def test_bootstrap_with_missing_predictions():
-    interval = metrics.bootstrap([1.0, 2.0, 3.0, np.inf], statistic="median", n=500)
+    interval = metrics.bootstrap([1.0, 2.0, 3.0, np.inf] * 3, statistic="median", n=500)
     assert interval["value"] == 2.5
     assert interval["high"] == np.inf
     assert metrics.bootstrap([1.0, np.nan, 3.0])["value"] == 2

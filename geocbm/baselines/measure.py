@@ -44,7 +44,7 @@ def table(
         A row per method: `name`, then `median_km` (km), `country_acc` (0 to 1), `geoscore` (0 to 5000) and `meta_top1`
         (0 to 1), each followed by its 95 % interval `<figure>_low` and `<figure>_high`, and `n_missing`, the
         photographs for which a method that names places names none; these count as misses. NaN where a method does not
-        answer or there is no photograph, and an interval of NaN where all photographs lie in one block.
+        answer or there is no photograph, and an interval of NaN where too few blocks hold photographs.
     """
     if not predictions:
         raise ValueError("predictions is empty: pass at least one method")

@@ -11,7 +11,7 @@ import pandas as pd
 from geocbm.compare.figures import FIGURES, Figure
 from geocbm.compare.parameters import settings
 from geocbm.compare.reading import ComparedRun
-from geocbm.metrics import Resamples, simultaneous_intervals, spatial_blocks
+from geocbm.metrics import FEWEST_BLOCKS, NO_INTERVAL, Resamples, simultaneous_intervals, spatial_blocks
 
 NOISE = "no difference beyond noise"
 SAME = "the same on every image"
@@ -102,7 +102,7 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0, level
             values = images[figure.column].to_numpy(float)
             draws = own.draws(values, figure.statistic)
             value = float(np.median(values) if figure.statistic == "median" else values.mean())
-            drawn[key] = (value, draws, own.n_blocks > 1)
+            drawn[key] = (value, draws, own.n_blocks >= FEWEST_BLOCKS)
         return drawn[key]
 
     resamples: dict[tuple[str, str], Resamples] = {}
@@ -152,7 +152,7 @@ def _judge(row: dict[Any, Any]) -> tuple[int, str]:
     if row["same"]:
         return 0, SAME
     if np.isnan(row["low"]):
-        return 0, "no interval: all images lie in one block"
+        return 0, NO_INTERVAL
     if row["low"] <= 0 <= row["high"]:
         return 0, NOISE
     gain = (row["difference"] < 0) == figure.less_is_better

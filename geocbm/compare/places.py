@@ -11,7 +11,7 @@ import pandas as pd
 from geocbm import geodesy
 from geocbm.compare.differences import NOISE, aligned
 from geocbm.compare.reading import ComparedRun
-from geocbm.metrics import Resamples, simultaneous_intervals, spatial_blocks
+from geocbm.metrics import FEWEST_BLOCKS, Resamples, simultaneous_intervals, spatial_blocks
 
 REGION_KM = 500.0
 """Side of the regions of the map: many enough to see where, large enough to hold several images."""
@@ -64,7 +64,7 @@ def country_gains(
     Args:
         one: the run it is held against.
         other: the run.
-        fewest: countries with fewer test images, or with images in one spatial block only, are left out.
+        fewest: countries with fewer test images, or with images in too few spatial blocks, are left out.
         n: number of resamples.
         seed: seed of the draws.
         level: probability that all intervals hold.
@@ -85,7 +85,7 @@ def country_gains(
     draws = []
     for name in names[counts >= fewest]:
         inside = country == name
-        if len(np.unique(blocks[inside])) < 2:
+        if len(np.unique(blocks[inside])) < FEWEST_BLOCKS:
             continue
         first, this = float(before[inside].mean()), float(after[inside].mean())
         rows.append({"country": name, "images": int(inside.sum()), "first": first, "this": this, "gain": this - first})

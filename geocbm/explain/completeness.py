@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from geocbm.explain.probes import Reading
-from geocbm.metrics.resamples import percentiles
 
 if TYPE_CHECKING:
     from geocbm.metrics import Resamples
@@ -45,9 +44,7 @@ def completeness_ratio(concepts: np.ndarray, full: np.ndarray, prior: np.ndarray
         return np.where(gap > 0, (own - guess) / np.where(gap > 0, gap, 1.0), np.nan)
 
     value = float(ratio(*(one.mean(keepdims=True) for one in parts))[0])
-    if drawn.n_blocks < 2:
-        return {"value": value, "low": float("nan"), "high": float("nan")}
-    low, high = percentiles(ratio(*(drawn.means(one) for one in parts)), 0.95)
+    low, high = drawn.interval(ratio(*(drawn.means(one) for one in parts)))
     return {"value": value, "low": low, "high": high}
 
 

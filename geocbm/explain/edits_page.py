@@ -16,6 +16,7 @@ from geocbm.explain.flows import Flows, concept_flows, flow_amounts, picture_amo
 from geocbm.explain.presence import Levels, Presence
 from geocbm.explain.removal import FREQUENT, REMOVED, falls_to_prior, interval_of
 from geocbm.explain.what_if import Story
+from geocbm.metrics import recordable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -283,7 +284,8 @@ def intervention_records(
     for row in reach.to_dict("records"):
         for name in ("told", "removed"):
             found[f"{row['mode']}.{name}_median_km"] = _figure(row, f"{name}_km")
-    return found
+    kept = {name: recordable(figure) if isinstance(figure, dict) else figure for name, figure in found.items()}
+    return {name: figure for name, figure in kept.items() if figure is not None}
 
 
 def _figure(row: Any, name: str) -> dict[str, float]:

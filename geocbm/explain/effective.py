@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
+from geocbm.metrics.figures import figure_text
 
 if TYPE_CHECKING:
     import torch
@@ -144,16 +145,12 @@ def average_accuracy(found: Effective, way: str, drawn: Resamples) -> Figure:
 
 def kept_share(found: Effective, count: int, drawn: Resamples) -> Figure:
     """Accuracy with the largest contributions of each decision alone, as a part of that with all, with its interval."""
-    from geocbm.metrics.resamples import percentiles
-
     some, every = found.right["decision"][found.counts.index(count)], found.all_right
     if not every.any():
         return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
-    if drawn.n_blocks < 2:
-        return {"value": float(some.mean() / every.mean()), "low": float("nan"), "high": float("nan")}
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = drawn.means(some.astype(np.float64)) / drawn.means(every.astype(np.float64))
-    low, high = percentiles(np.where(np.isfinite(ratio), ratio, np.nan), 0.95)
+    low, high = drawn.interval(np.where(np.isfinite(ratio), ratio, np.nan))
     return {"value": float(some.mean() / every.mean()), "low": low, "high": high}
 
 
@@ -176,8 +173,8 @@ def effective_in_words(found: Effective, drawn: Resamples) -> str:
     asked = ", ".join(str(count) for count in found.counts if count in NEC_COUNTS) or str(found.counts[-1])
     return (
         f"A decision is as spread out as {number['value']:.0f} equal contributions would be (mean; exponential of the "
-        f"entropy of their magnitudes). Averaged over {asked} weights for each cell, {average['value']:.1%} "
-        f"[{average['low']:.1%}, {average['high']:.1%}] of the cells are right (ANEC)."
+        f"entropy of their magnitudes). Averaged over {asked} weights for each cell, "
+        f"{figure_text(average, '{:.1%}')} of the cells are right (ANEC)."
     )
 
 

@@ -21,6 +21,7 @@ from geocbm.explain.information import (
     quantile_codes,
     shuffled,
 )
+from geocbm.metrics.resamples import FEWEST_BLOCKS
 
 Figure = dict[str, float]
 FEWEST_SHOWN = 5
@@ -173,7 +174,7 @@ def _jackknife(figure: Callable[[np.ndarray], float], n: int, blocks: np.ndarray
     group = np.random.default_rng(seed).permutation(number.max() + 1) % GROUPS
     present = np.unique(group)
     value = figure(np.arange(n))
-    if len(present) < 2:
+    if number.max() + 1 < FEWEST_BLOCKS:
         return {"value": value, "low": float("nan"), "high": float("nan")}
     left = np.array([figure(np.flatnonzero(group[number] != one)) for one in present])
     error = np.sqrt((len(present) - 1) / len(present) * ((left - left.mean()) ** 2).sum())

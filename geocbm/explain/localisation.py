@@ -18,7 +18,7 @@ import pandas as pd
 from geocbm.errors import ParameterError
 from geocbm.explain.boxes import Pairs, true_pairs
 from geocbm.explain.maps import MAP_KINDS, SHARE, centre_map, concept_maps, kinds_of_map
-from geocbm.metrics import Resamples, spatial_blocks
+from geocbm.metrics import Resamples, figure_text, recordables, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
@@ -67,9 +67,9 @@ class Localisation:
     concepts: pd.DataFrame
 
     def figure(self, way: str, group: str = HEADLINE, name: str = "hit") -> Figure | None:
-        """A figure with its interval; None where nothing was measured."""
+        """A figure with its interval, NaN where blocks are too few for one; None where nothing was measured."""
         own = self.table[(self.table["group"] == group) & (self.table["way"] == way)]
-        if not len(own) or not np.isfinite(own.iloc[0][[name, f"{name}_low", f"{name}_high"]].astype(float)).all():
+        if not len(own) or not np.isfinite(float(own.iloc[0][name])):
             return None
         row = own.iloc[0]
         return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
@@ -266,7 +266,7 @@ def localisation_in_words(found: Localisation) -> str:
     others = [f"{way} {found.figure(way)['value']:.0%}" for way in (ATTENTION, CENTRE) if found.figure(way)]  # type: ignore[index]
     left = int(found.pairs.labelled.sum()) - pairs
     text = (
-        f"The map of the labelled concept points at it in {own['value']:.0%} [{own['low']:.0%}, {own['high']:.0%}] of "
+        f"The map of the labelled concept points at it in {figure_text(own, '{:.0%}')} of "
         f"{pairs:,} pictures; a random patch would in {chance['value']:.0%}, {', '.join(others)}. Left out are "
         f"{left:,} pictures whose concept is so large that chance hits it in {SMALL:.0%} or more."
     )
@@ -287,7 +287,7 @@ def pointing_records(found: Localisation | None) -> dict[str, float | Figure]:
     """Figures to keep: `pointing_game`, `pointing_chance`, `attention_pointing`, `centre_pointing` and more."""
     if found is None:
         return {}
-    kept: dict[str, float | Figure | None] = {
+    kept = {
         "pointing_game": found.figure(CONCEPT),
         "pointing_chance": found.figure(CHANCE),
         "attention_pointing": found.figure(ATTENTION),
@@ -297,4 +297,4 @@ def pointing_records(found: Localisation | None) -> dict[str, float | Figure]:
         "pointing_visible": found.figure(CONCEPT, "visible, small"),
         "mass_ratio": found.figure(CONCEPT, name="mass"),
     }
-    return {name: figure for name, figure in kept.items() if figure is not None}
+    return recordables({name: figure for name, figure in kept.items() if figure is not None})

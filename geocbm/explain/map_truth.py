@@ -24,6 +24,7 @@ from geocbm.explain.deletion import (
 from geocbm.explain.localisation import Localisation, choose_kind, measure_localisation
 from geocbm.explain.maps import centre_map, named_map
 from geocbm.explain.stability import explain_seeds, measure_stability
+from geocbm.metrics import recordables
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +144,7 @@ def removals_table(truth: MapTruth) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def removal_records(truth: MapTruth) -> dict[str, Figure]:
+def removal_records(truth: MapTruth) -> dict[str, float | Figure]:
     """Figures to keep: `deletion_gain`, the card's, and one for each model, way and curve.
 
     Those are called `deletion_gain_strict_pixels`, `insertion_gain_main_tokens` and so on, with `attention_` in front
@@ -160,7 +161,7 @@ def removal_records(truth: MapTruth) -> dict[str, Figure]:
     # The key that others read; insertion is only done with tokens.
     if (STRICT, TOKENS) in truth.removals:
         kept["insertion_gain"] = truth.removals[STRICT, TOKENS].gain(CONCEPTS, curve=INSERTION)
-    return {name: figure for name, figure in kept.items() if np.isfinite(list(figure.values())).all()}
+    return recordables(kept)
 
 
 def chosen_kind(truth: MapTruth) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from geocbm.errors import ParameterError
 from geocbm.explain.maps import concept_maps
-from geocbm.metrics import Resamples, spatial_blocks
+from geocbm.metrics import Resamples, recordables, spatial_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -203,14 +203,13 @@ def stability_figures(measured: pd.DataFrame | None, name: str = MAPS) -> dict[s
     }
 
 
-def stability_records(measured: pd.DataFrame | None) -> dict[str, dict[str, float]]:
+def stability_records(measured: pd.DataFrame | None) -> dict[str, float | dict[str, float]]:
     """Figures to keep: `stability_concepts`, `stability_map` and `stability_attention`, each also `..._between`."""
-    kept = {}
+    figures = {}
     for name, key in ((CONCEPTS, "concepts"), (MAPS, "map"), (ATTENTION, "attention")):
         for kind, figure in (stability_figures(measured, name) or {}).items():
-            if np.isfinite(list(figure.values())).all():
-                kept[f"stability_{key}" + ("" if kind == "same" else "_between")] = figure
-    return kept
+            figures[f"stability_{key}" + ("" if kind == "same" else "_between")] = figure
+    return recordables(figures)
 
 
 def _silent(_: str) -> None:

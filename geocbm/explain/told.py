@@ -13,7 +13,7 @@ from geocbm.explain.completeness import COMPLETENESS_WORDS, completeness_figures
 from geocbm.explain.effective import Effective, average_accuracy, effective_concepts, kept_share
 from geocbm.explain.leakage import Leakage, measure_leakage
 from geocbm.explain.probes import Reading, country_readings, reading_gains
-from geocbm.metrics import Resamples, spatial_blocks
+from geocbm.metrics import Resamples, recordable, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.explain.editable import EditableModel
@@ -174,8 +174,9 @@ def told_records(told: Told) -> dict[str, float | Figure]:
     figures["nec_average_accuracy"] = average_accuracy(told.effective, "weights", told.drawn)
     figures["effective_contributions"] = told.drawn.figure(told.effective.number)
     figures["contribution_gap"] = told.effective.gap
-    return {name: figure for name, figure in figures.items() if np.isfinite(list(_numbers(figure))).all()}
+    kept = {name: recordable(figure) if isinstance(figure, dict) else figure for name, figure in figures.items()}
+    return {name: figure for name, figure in kept.items() if figure is not None and np.all(np.isfinite(_ends(figure)))}
 
 
-def _numbers(figure: float | Figure) -> list[float]:
+def _ends(figure: float | Figure) -> list[float]:
     return list(figure.values()) if isinstance(figure, dict) else [figure]

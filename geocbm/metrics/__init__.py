@@ -19,7 +19,7 @@ from geocbm.metrics.calibration import (
     reliability_bins,
 )
 from geocbm.metrics.concept import concept_intervals, concept_metrics, macro_recall
-from geocbm.metrics.figures import figure_text, recordable, recordables, verdict
+from geocbm.metrics.figures import NO_INTERVAL, figure_text, recordable, recordables, verdict
 from geocbm.metrics.geolocation import (
     THRESHOLDS_KM,
     error_km,
@@ -28,11 +28,13 @@ from geocbm.metrics.geolocation import (
     geoscore,
 )
 from geocbm.metrics.places import country_accuracy, country_of, place_accuracy, places_of
-from geocbm.metrics.resamples import Resamples
+from geocbm.metrics.resamples import FEWEST_BLOCKS, Resamples
 from geocbm.metrics.seeds import over_seeds
 from geocbm.metrics.simultaneous import simultaneous_intervals
 
 __all__ = [
+    "FEWEST_BLOCKS",
+    "NO_INTERVAL",
     "THRESHOLDS_KM",
     "Resamples",
     "bootstrap",

@@ -54,8 +54,8 @@ def bootstrap(
         level: share of resamples inside the interval.
 
     Returns:
-        `value` (of all rows), `low` and `high`, in the unit of the values. With a single block there is nothing to
-        resample: `low` and `high` are NaN. A share of 0 or 1 has the exact interval (see `Resamples.figure`).
+        `value` (of all rows), `low` and `high`, in the unit of the values; the last two are NaN where fewer than
+        `FEWEST_BLOCKS` blocks have a value. Shares of none and all have the exact interval (see `Resamples.figure`).
 
     Raises:
         ValueError: no rows, different lengths, or an unknown statistic.
@@ -96,7 +96,7 @@ def paired_difference(
         level: share of resamples inside the interval.
 
     Returns:
-        `value`, `low` and `high` of the difference; `low` and `high` are NaN with a single block.
+        `value`, `low` and `high` of the difference; the last two are NaN with fewer than `FEWEST_BLOCKS` blocks.
     """
     one, two = column(first, "first"), column(second, "second")
     same_length(first=one, second=two)
@@ -129,7 +129,8 @@ def geolocation_intervals(
 
     Returns:
         `median_km` and `mean_km` in km, `acc_1km` ... `acc_2500km` from 0 to 1 and `geoscore` from 0 to 5000, each with
-        `value`, `low` and `high`; the last two are NaN with a single block.
+        `value`, `low` and `high`; the last two are NaN with fewer than `FEWEST_BLOCKS` blocks. The ends of a larger
+        threshold never lie below those of a smaller one.
     """
     km = error_km(pred_lat, pred_lng, true_lat, true_lng)
     if blocks is None:

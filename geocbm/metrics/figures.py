@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-NO_INTERVAL = "no interval: all images lie in one block"
+from geocbm.metrics.resamples import FEWEST_BLOCKS
+
+NO_INTERVAL = f"no interval: fewer than {FEWEST_BLOCKS} blocks of ground"
 
 
 def figure_text(figure: Mapping[Any, Any], form: str = "{:,.0f}", factor: float = 1.0) -> str:
-    """A figure with its interval in words, such as `412 [380, 447]`; without brackets where there is no interval.
+    """A figure with its interval in words, such as `412 [380, 447]`; `412 (no interval)` where there is none.
 
     Args:
         figure: `value`, `low` and `high`. An infinite median, in the value or at an end, is one over missing answers
@@ -29,7 +31,9 @@ def figure_text(figure: Mapping[Any, Any], form: str = "{:,.0f}", factor: float 
     value, low, high = (float(figure[key]) for key in ("value", "low", "high"))
     if np.isnan(value):
         return ""
-    return write(value) if np.isnan(low) or np.isnan(high) else f"{write(value)} [{write(low)}, {write(high)}]"
+    if np.isnan(low) or np.isnan(high):
+        return f"{write(value)} (no interval)"
+    return f"{write(value)} [{write(low)}, {write(high)}]"
 
 
 def recordable(figure: Mapping[Any, Any]) -> float | dict[str, float] | None:

@@ -11,6 +11,14 @@ from geocbm.metrics.inputs import array, column, same_length
 _NUMBERS_AT_ONCE = 4_000_000  # bounds the memory of a table in double precision
 _EXACT_IN_SINGLE = 2**24  # whole numbers up to here are exact in single precision
 
+FEWEST_BLOCKS = 8
+"""Blocks below which there is no interval.
+
+In simulations of blocks of 1 to 15 photographs that are like one another (tests/test_metrics_intervals.py repeats
+some), 95 % intervals of median, GeoScore and shares from 2 to 90 % hold the true value in 91 to 100 % of the cases from
+8 blocks on; with 5 blocks in 89 %, with 3 in 70 %, with 2 in 48 % (of the GeoScore, the worst of them).
+"""
+
 
 class Resamples:
     """How often each resample draws each block of photographs (block bootstrap: Davison & Hinkley 1997, chapter 8.3).
@@ -127,10 +135,12 @@ class Resamples:
             level: share of resamples inside the interval.
 
         Returns:
-            `value`, `low` and `high`, the percentiles of the resamples. Where all photographs lie in one block there is
-            nothing to resample: `low` and `high` are NaN. Where every answer is right or every one is wrong (`values`
-            are truth values) no resample differs, which would pass for certainty: the interval is then the exact one
-            of a binomial share (Clopper & Pearson 1934), each block counting as one trial.
+            `value`, `low` and `high` (see `interval`). Shares (`values` are truth values, no `groups`) never claim more
+            than a share of none or all would: no upper end lies below `1 - a^(1/B)` and no lower end above `a^(1/B)`,
+            with `a` half of `1 - level` and `B` blocks, the exact ends of a binomial share without any hit or miss
+            (Clopper & Pearson 1934), each block counting as one trial. Resamples of a share of 0 or 1 do not differ,
+            which would pass for certainty; and as the bounds are the same for every share, of two nested shares (within
+            200 km, within 750 km) the larger one has the larger ends.
 
         Raises:
             ValueError: different lengths, an unknown statistic, or a level that is no share.
@@ -138,8 +148,7 @@ class Resamples:
         measured = column(values, "values")
         same_length(values=measured, blocks=self.block)
         if groups is None:
-            value = statistic_of(measured, statistic)
-            draws = self.draws(measured, statistic) if self.n_blocks > 1 else np.full(1, np.nan)
+            value, draws = statistic_of(measured, statistic), self.draws(measured, statistic)
         else:
             if statistic != "mean":
                 raise ValueError(f"groups are averaged: statistic must be 'mean' with them, it is {statistic!r}")
@@ -147,24 +156,41 @@ class Resamples:
             same_length(values=measured, groups=labels)
             group = np.unique(labels, return_inverse=True)[1].reshape(-1)
             value = float((np.bincount(group, weights=measured) / np.bincount(group)).mean())
-            draws = self.group_means(measured, group) if self.n_blocks > 1 else np.full(1, np.nan)
-        low, high = percentiles(draws, level)
-        if groups is None and self.n_blocks > 1 and array(values, "values", None).dtype == bool and value in (0.0, 1.0):
+            draws = self.group_means(measured, group)
+        low, high = self.interval(draws, level, measured)
+        if groups is None and statistic == "mean" and array(values, "values", None).dtype == bool:
             reach = ((1 - level) / 2) ** (1 / self.n_blocks)
-            low, high = (reach, 1.0) if value else (0.0, 1 - reach)
-        return {"value": value, "low": low, "high": high}
+            low, high = np.fmin(low, reach) + 0 * low, np.fmax(high, 1 - reach) + 0 * high  # NaN stays NaN
+        return {"value": value, "low": float(low), "high": float(high)}
 
     def difference(self, first: Any, second: Any, statistic: str = "mean", level: float = 0.95) -> dict[str, float]:
         """Paired difference `statistic(first) - statistic(second)` with its interval (see `paired_difference`)."""
         one, two = column(first, "first"), column(second, "second")
         same_length(first=one, second=two, blocks=self.block)
         values = statistic_of(one, statistic), statistic_of(two, statistic)
-        draws = np.full(1, np.nan)
         with np.errstate(invalid="ignore"):
-            if self.n_blocks > 1:
-                draws = self.draws(one, statistic) - self.draws(two, statistic)
-            low, high = percentiles(draws, level)
+            draws = self.draws(one, statistic) - self.draws(two, statistic)
+            low, high = self.interval(draws, level, np.where(np.isnan(one), one, two))
             return {"value": float(np.subtract(*values)), "low": low, "high": high}
+
+    def interval(self, draws: np.ndarray, level: float = 0.95, values: np.ndarray | None = None) -> tuple[float, float]:
+        """Ends of the interval of a figure, from its resamples.
+
+        The ends are percentiles, so far apart that few blocks do not pass for many: the normal quantile behind `level`
+        is replaced by Student's with one degree of freedom per block but one, times `sqrt(B / (B - 1))` (Hesterberg
+        2015, section 5.3). With 300 blocks the 95 % become 95.1 %, with 10 blocks 98.3 %.
+
+        Args:
+            draws: `[n]` the figure in each resample (see `draws`), NaN where it has no value.
+            level: share of such intervals that should hold the true value.
+            values: `[n_rows]` what was resampled: blocks without any value (all NaN) do not count. None: all blocks do.
+
+        Returns:
+            `low` and `high`, NaN where fewer than `FEWEST_BLOCKS` blocks have a value.
+        """
+        count = self.n_blocks if values is None else len(np.unique(self.block[~np.isnan(values)]))
+        wide = _widened(level, count)
+        return percentiles(draws, wide) if count >= FEWEST_BLOCKS else (float("nan"), float("nan"))
 
 
 def _rank_of(drawn: np.ndarray, owner: np.ndarray, until: np.ndarray, width: int, position: np.ndarray) -> np.ndarray:
@@ -205,6 +231,22 @@ def statistic_of(values: np.ndarray, statistic: str) -> float:
         return float("nan")
     with np.errstate(invalid="ignore"):
         return float(present.mean() if statistic == "mean" else np.median(present))
+
+
+def _widened(level: float, blocks: int) -> float:
+    """Level whose normal quantile is Student's for so many blocks (see `Resamples.interval`).
+
+    Raises:
+        ValueError: a level that does not lie between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, it is {level}; 0.95 gives a 95 % interval")
+    if blocks < 2:
+        return level
+    from scipy.stats import norm, t
+
+    quantile = t.ppf((1 + level) / 2, blocks - 1) * np.sqrt(blocks / (blocks - 1))
+    return float(np.clip(1 - 2 * norm.sf(quantile), level, 1 - 1e-12))
 
 
 def percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from geocbm.metrics.bootstrap import _resamples
-from geocbm.metrics.resamples import percentiles, statistic_of
+from geocbm.metrics.resamples import statistic_of
 
 
 def over_seeds(
@@ -34,7 +34,7 @@ def over_seeds(
         level: share of resamples inside the interval.
 
     Returns:
-        `value`, `low` and `high`; the last two are NaN with a single block, which says nothing of other photographs.
+        `value`, `low` and `high`; the last two are NaN with fewer than `FEWEST_BLOCKS` blocks.
 
     Raises:
         ValueError: nothing at all, other than two dimensions, or two methods of different shapes.
@@ -55,7 +55,5 @@ def over_seeds(
         figures = [(a - b, x - y) for (a, x), (b, y) in zip(figures, others, strict=True)]
     draws = np.stack([own for _, own in figures])  # (n_seeds, n)
     chosen = np.random.default_rng([seed, 1]).integers(len(draws), size=(len(draws), n))
-    low, high = percentiles(np.take_along_axis(draws, chosen, axis=0).mean(axis=0), level)
-    if drawn.n_blocks == 1:
-        low = high = float("nan")
+    low, high = drawn.interval(np.take_along_axis(draws, chosen, axis=0).mean(axis=0), level)
     return {"value": float(np.mean([value for value, _ in figures])), "low": low, "high": high}

@@ -12,7 +12,7 @@ import pandas as pd
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json
-from geocbm.metrics import THRESHOLDS_KM, geolocation_intervals
+from geocbm.metrics import NO_INTERVAL, THRESHOLDS_KM, geolocation_intervals
 
 NAMES_LISTED = 5
 _INSTEAD = "give the file that geocbm predict --json wrote"
@@ -109,6 +109,8 @@ def scores_in_words(scores: Mapping[str, Any]) -> str:
         lines.append(f"within {limit:>4} km      " + _with_interval(scores[f"acc_{limit}km"], 100, ".1f", " %"))
     lines.append("median error        " + _with_interval(scores["median_km"], 1, ",.1f", " km"))
     lines.append("GeoScore            " + _with_interval(scores["geoscore"], 1, ",.0f", ""))
+    if math.isnan(scores["geoscore"]["low"]):
+        lines.append(f"{NO_INTERVAL} of 100 km hold all photographs, too few to say how sure these figures are")
     if scores["n_unused"]:
         lines.append(f"{scores['n_unused']:,} predictions belong to no picture of the table")
     return "\n".join(lines)
@@ -119,6 +121,6 @@ def _with_interval(figure: Mapping[str, float], factor: float, form: str, unit: 
         return format(factor * number, form) if math.isfinite(number) else "no answer"
 
     value = write(figure["value"]) + (unit if math.isfinite(figure["value"]) else "")
-    if math.isnan(figure["low"]):  # all photographs lie in one block: there is no interval
+    if math.isnan(figure["low"]):
         return value
     return f"{value} ({write(figure['low'])} to {write(figure['high'])})"
