@@ -300,7 +300,8 @@ def _places(
 
     model, _ = pipeline.fit_stage2(files, config, concepts, features, name=None, report=_silent)
     refiner = pipeline.make_refiner(files, features) if config.refines else None
-    return analysis.predict_places(files, model, concepts, features, files.rows["test"], refiner)
+    decoder = pipeline.make_decoder(files, model, concepts, features, refiner)
+    return analysis.predict_places(files, model, concepts, features, files.rows["test"], refiner, decoder)
 
 
 def _silent(_: str) -> None:

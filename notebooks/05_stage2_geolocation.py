@@ -31,6 +31,9 @@ smooth_km: float = 0.0  # distance over which the label spreads to neighbouring 
 refine_cells: int = 0  # most probable cells inside which the nearest training pictures move the answer; 0: off
 refine_neighbours: int = 5  # training pictures averaged in the chosen cell
 refine_temperature: float = 0.05  # divisor of the similarity between pictures
+answer_point: str = (
+    "argmax"  # place answered: "argmax", "center", "mode", "expected_centers", "expected_places" or "validation"
+)
 score_transform: str = "none"  # of the probabilities in "concept_scores" and "hybrid": "none", "sqrt" or "log"
 score_lr: float = 0.003  # learning rate of the linear layer on them
 score_epochs: int = 100  # most passes for that layer
@@ -75,15 +78,21 @@ nb.show(plots.loss_curves(result.history, title="Stage 2 by epoch"))
 # %% [markdown]
 # ## How far off is it?
 #
-# The lines join the true place of a test image with the predicted one; the colour is the error.
+# The lines join the true place of a test image with the predicted one; the colour is the error. Which point of the distribution
+# over cells is answered, the parameter `answer_point` says: "argmax" is the specification's likeliest cell and offset,
+# "validation" the point that is best on the validation split. Page 06 shows all of them on the test split.
 
 # %%
 test = files.rows["test"]
-refiner = pipeline.load_refiner(files, config)
-predicted = analysis.predict_places(files, model, concepts, features, test, refiner)
+refiner, decoder = pipeline.load_refiner(files, config), pipeline.load_decoder(files, model)
+predicted = analysis.predict_places(files, model, concepts, features, test, refiner, decoder)
 print(analysis.test_remark(files))
 if len(test):
     nb.show(plots.error_map(predicted["lat"], predicted["lng"], files.lat[test], files.lng[test]), preview=True)
+
+# %%
+print(decoder.choice.remark)
+nb.table(analysis.choice_table(decoder.choice), caption="Which point to answer? On the validation split")
 
 # %%
 figures = analysis.place_figures(files, predicted, test)
@@ -92,12 +101,11 @@ nb.table(analysis.place_table(figures), caption="Places on the test split")
 # %% [markdown]
 # ## Does the offset help?
 #
-# The centre of the named cell alone, and the place that was answered: moved by the offset, or by the nearest training pictures
-# inside the cell where the run refines (`refine_cells`).
+# The centre of the named cell alone; the same moved by the offset, and by the nearest training pictures inside the cell where the
+# run refines (`refine_cells`); and the place that was answered.
 
 # %%
-centre_km = analysis.cell_centre_km(files, predicted, test)
-moved = {"cell centre": centre_km, "answer": predicted["km"]}
+moved = analysis.moved_km(files, predicted, test)
 if len(test):
     nb.show(plots.error_curves(moved, title="With and without the correction inside the cell"))
 

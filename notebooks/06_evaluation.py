@@ -253,7 +253,7 @@ print(f"The run of the other kind: {again.command_like(files.folder, *split_memo
 
 # %%
 places = evaluation.main_predictions(files)
-found = sure.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy(), seed=seed)
+found = sure.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy(), seed, evaluation.own_points(places))
 sureness = sure.measure(found, bootstrap, seed)
 print(found.remark)
 nb.table(sure.calibration_table(sureness), caption="Probabilities of cells on the test split")
@@ -300,14 +300,19 @@ nb.table(sure.localizability_table(found), caption="Expected and measured distan
 # %% [markdown]
 # ### Which point to answer?
 #
-# The run answers the likeliest cell, moved inside it by the offset. Where several cells are likely, that is not the best point.
-# **Mode refinement** smooths the distribution over the sphere and climbs to its top; the width of the bells is the one with the
-# best GeoScore on validation. **Expected GeoScore** tries cell centres, and then also the places of training images, and
-# answers the one that promises most under the calibrated distribution: near a likely cell, and not far from the others. Places of
-# training images are where pictures are taken; where test images lie on the same roads, answering such a place can be
-# rewarded for memory of the road. Cell centres are hardly open to that.
+# The specification answers the likeliest cell, moved inside it by the **offset**; a run may move it by the nearest training pictures
+# in that cell instead. Where several cells are likely, neither is the best point. The **mode** smooths the distribution over the
+# sphere and climbs to its top; the width of the bells is the one with the best GeoScore on validation. **Expected GeoScore** tries
+# cell centres, and then also the places of training images, and answers the one that promises most under the calibrated
+# distribution: near a likely cell, and not far from the others. Places of training images are where pictures are taken;
+# where test images lie on the same roads, answering such a place can be rewarded for memory of the road. Cell centres are hardly
+# open to that.
+#
+# Which point the run answers is its setting `answer_point`: fixed, or chosen on the validation split. The test split takes no part
+# in the choice; what is below was measured afterwards.
 
 # %%
+print(found.choice.remark)
 nb.table(
     sure.point_table(sureness),
     caption="One point from the same distribution; changes are paired, against the run's own answer",

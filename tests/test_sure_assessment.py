@@ -11,7 +11,6 @@ import pytest
 
 from geocbm import evaluation, metrics, pipeline, stage2, sure
 from geocbm.errors import MismatchError, MissingInputError
-from geocbm.sure.assessment import POINT_WORDS
 from geocbm.workbench.records import check_value
 
 
@@ -20,10 +19,16 @@ def files(trained_run):
     return trained_run.files
 
 
+def assessed(files):
+    """The assessment of the run's own answers."""
+    places = evaluation.main_predictions(files)
+    own = evaluation.own_points(places)
+    return sure.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy(), own=own)
+
+
 @pytest.fixture(scope="module")
 def found(files):
-    places = evaluation.main_predictions(files)
-    return sure.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy())
+    return assessed(files)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +75,9 @@ def test_logits_of_another_run_are_refused(copied_run):
 def test_the_assessment_is_of_the_test_split(files, found):
     test = files.rows["test"]
     assert found.n_val == len(files.rows["val"])
-    assert list(found.points) == list(POINT_WORDS)
+    assert list(found.points) == [name for name in sure.POINT_WORDS if name not in ("own", "neighbours")]
     places = evaluation.main_predictions(files)
-    np.testing.assert_array_equal(found.points["argmax"][0], places["lat"])
+    np.testing.assert_array_equal(found.points[found.choice.point][0], places["lat"])
     np.testing.assert_array_equal(found.right, places["cell"] == places["true_cell"])
     assert all(len(lat) == len(test) and (np.abs(lat) <= 90).all() for lat, _ in found.points.values())
     assert [one.coverage for one in found.regions] == [0.8, 0.9, 0.95]
@@ -92,9 +97,12 @@ def test_the_temperature_is_that_of_validation(files, found):
 def test_tables_have_a_line_for_each_answer(found, figures):
     assert len(sure.calibration_table(figures)) == 2
     assert sure.region_table(figures)["wanted"].tolist() == ["80%", "90%", "95%"]
-    assert sure.point_table(figures)["answer"].tolist() == list(POINT_WORDS.values())
-    assert sure.point_table(figures)["change of the GeoScore"].iloc[0] == ""
-    assert sure.point_differences(figures)["name"].tolist() == list(POINT_WORDS.values())[1:]
+    named = [sure.POINT_WORDS[name] for name in found.points]
+    own = sure.POINT_WORDS[found.choice.point]
+    shown = [f"{words} (the run's answer)" if words == own else words for words in named]
+    assert sure.point_table(figures)["answer"].tolist() == shown
+    assert (sure.point_table(figures)["change of the GeoScore"] == "").tolist() == [words == own for words in named]
+    assert sure.point_differences(figures)["name"].tolist() == [words for words in named if words != own]
     assert sure.hierarchy_table(figures)["level"].tolist() == ["country", "region"]
     assert sure.risk_table(figures)["order"].tolist()[-2:] == ["random order", "true error"]
     assert sure.abstention_table(found)["answered"].tolist() == ["100%", "80%", "60%", "40%", "20%"]
@@ -108,7 +116,7 @@ def test_figures_are_those_of_the_plain_functions(found, figures):
     for name, point in figures.points.items():
         assert point["median_km"] == metrics.bootstrap(found.km(name), statistic="median", **options)
         assert point["geoscore"] == metrics.bootstrap(score[name], **options)
-        assert point["change"] == metrics.paired_difference(score[name], score["argmax"], **options)
+        assert point["change"] == metrics.paired_difference(score[name], score[found.choice.point], **options)
     for one in found.regions:
         assert figures.coverage[one.coverage]["nearest"] == metrics.bootstrap(one.holds["nearest"], **options)
     right = found.named["country"]
@@ -140,8 +148,8 @@ def test_a_missing_answer_is_a_miss_and_no_figure_that_is_infinite_is_kept(files
     assert kept["point_argmax.geoscore"]["value"] == 0
     assert kept["region_single"]["value"] == 0
     assert sure.abstention_table(missing)["beyond 750 km"].iloc[0] == "100.0%"
-    assert sure.point_table(figures)["within 750 km"].iloc[0] == "0.0%"
-    assert sure.point_table(figures)["median error, km"].iloc[0] == "no answer [no answer, no answer]"
+    assert sure.point_table(figures)["within 750 km"].iloc[1] == "0.0%"
+    assert sure.point_table(figures)["median error, km"].iloc[1] == "no answer [no answer, no answer]"
     texts = " ".join(
         table.to_string()
         for table in (
@@ -169,8 +177,7 @@ def test_an_empty_test_split_has_no_lines_and_says_so(copied_run):
 
 
 def test_photographs_in_one_block_have_no_intervals(files):
-    places = evaluation.main_predictions(files)
-    found = sure.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy())
+    found = assessed(files)
     figures = sure.measure(replace(found, blocks=np.zeros_like(found.blocks)))
     assert not any("[" in text for text in sure.point_table(figures)["GeoScore"])
     kept = sure.records(figures)

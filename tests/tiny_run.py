@@ -136,7 +136,8 @@ def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: s
     embeddings = pipeline.predict_concepts(files, adapted)
     stage2, _ = pipeline.fit_stage2(files, STAGE2, embeddings, adapted)
     test = files.rows["test"]
-    by_mode = {"both": analysis.predict_places(files, stage2, embeddings, adapted, test)}
+    decoder = pipeline.load_decoder(files, stage2)
+    by_mode = {"both": analysis.predict_places(files, stage2, embeddings, adapted, test, None, decoder)}
     by_mode["concept_only"] = pipeline.fit_variant(files, STAGE2, "concept_only", embeddings, adapted, test)
     analysis.save_predictions(files.path("predictions.parquet"), files, by_mode, test)
     analysis.save_cell_scores(files.path("cell_scores.npz"), files, stage2, embeddings, adapted)

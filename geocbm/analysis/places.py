@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
     from geocbm.features import FeatureStore
     from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
+    from geocbm.sure import Decoder, PointChoice
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,13 +34,13 @@ def predict_places(
     features: FeatureStore,
     rows: np.ndarray,
     refiner: NeighbourRefiner | None = None,
+    decoder: Decoder | None = None,
 ) -> Arrays:
-    """Places of some rows: `lat, lng, km, cell, cell_probability, attention [m, P]`; cells best first, `[m, k]`."""
+    """Places of some rows: `km` and what `stage2.predict_stage2` returns; cells best first, `[m, k]`."""
     from geocbm.stage2 import concept_input, predict_stage2
 
-    predicted = predict_stage2(
-        model, concept_input(model.config, concepts), features, rows, refiner=refiner, pooled=features
-    )
+    given = concept_input(model.config, concepts)
+    predicted = predict_stage2(model, given, features, rows, refiner=refiner, pooled=features, decoder=decoder)
     predicted["km"] = haversine_km(predicted["lat"], predicted["lng"], files.lat[rows], files.lng[rows])
     return predicted
 
@@ -59,6 +60,33 @@ def cell_centre_km(files: RunFiles, predicted: Arrays, rows: np.ndarray) -> np.n
     """Error in km of the centre of the named cell, without the offset."""
     lat, lng = cartesian_to_latlng(files.cells.centers[predicted["cell"][:, 0]])
     return haversine_km(lat, lng, files.lat[rows], files.lng[rows])
+
+
+def moved_km(files: RunFiles, predicted: Arrays, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Errors in km of the centre of the named cell, of its corrections, and of the answer, by name on the page."""
+    found = {"cell centre": cell_centre_km(files, predicted, rows)}
+    for name, words in (("offset", "cell and offset"), ("neighbours", "cell and neighbours")):
+        if f"lat_{name}" in predicted:
+            place = predicted[f"lat_{name}"], predicted[f"lng_{name}"]
+            found[words] = haversine_km(*place, files.lat[rows], files.lng[rows])
+    return found | {"answer": predicted["km"]}
+
+
+def choice_table(choice: PointChoice) -> pd.DataFrame:
+    """Validation figures of every point that might be answered, in words; the one that is answered is marked."""
+    from geocbm.sure import POINT_WORDS
+
+    return pd.DataFrame(
+        [
+            {
+                "point": POINT_WORDS[name],
+                "GeoScore": f"{own['geoscore']:,.0f}",
+                "median error": f"{own['median_km']:,.0f} km" if np.isfinite(own["median_km"]) else "no answer",
+                "": "answered" if name == choice.point else "",
+            }
+            for name, own in choice.figures.items()
+        ]
+    )
 
 
 PLACE_WORDS = {
@@ -163,7 +191,11 @@ def attention_examples(
 
 
 def save_predictions(path: str | Path, files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> None:
-    """Write the predicted places of all modes, one row per image and mode; the first mode is the main one."""
+    """Write the predicted places of all modes, one row per image and mode; the first mode is the main one.
+
+    `lat` and `lng` are the answer, `lat_<point>` and `lng_<point>` the points it was chosen from, NaN where a mode has
+    no such point.
+    """
     parts = []
     for number, (mode, places) in enumerate(by_mode.items()):
         part = files.table.iloc[rows][["pano_id", "meta_name", "country"]].reset_index(drop=True)
@@ -181,6 +213,8 @@ def save_predictions(path: str | Path, files: RunFiles, by_mode: Mapping[str, Ar
                 true_cell=files.cell_label[rows],
             )
         )
+        named = {name: values for name, values in places.items() if name.startswith(("lat_", "lng_"))}
+        parts[-1] = parts[-1].assign(**named)
     pd.concat(parts, ignore_index=True).to_parquet(path)
 
 
@@ -193,8 +227,7 @@ def save_cell_scores(
 ) -> None:
     """Write the logits of all cells for the validation and the test split, for pages that ask how sure the model is.
 
-    They are counted from the highest of their row, which loses nothing of the probabilities and lets 16 bits do: the
-    cells that matter lie near 0, where half precision is fine. `geocbm.sure.read_cell_scores` reads the file.
+    `geocbm.sure.read_cell_scores` reads the file.
 
     Args:
         path: the file, `cell_scores.npz`.
@@ -205,6 +238,7 @@ def save_cell_scores(
     """
     from geocbm.encoders.loading import hash_weights
     from geocbm.stage2 import cell_logits, concept_input
+    from geocbm.sure import in_half_precision
 
     content: Arrays = {
         "cells_digest": np.asarray(files.cells.digest),
@@ -212,7 +246,6 @@ def save_cell_scores(
     }
     for split in ("val", "test"):
         logits = cell_logits(model, concept_input(model.config, concepts), features, files.rows[split])
-        below = logits - logits.max(axis=1, keepdims=True)
         content[f"{split}_rows"] = files.rows[split]
-        content[f"{split}_logits"] = np.maximum(below, np.finfo(np.float16).min).astype(np.float16)  # (n, N)
+        content[f"{split}_logits"] = in_half_precision(logits)  # (n, N)
     np.savez_compressed(path, **content)  # type: ignore[arg-type]

@@ -151,7 +151,8 @@ class _Bench:
             given = self.for_all_rows(given[self.test[concepts_of]])
         source = pictures or self.features
         refiner = pipeline.load_refiner(self.files, head.config, name)
-        return stage2.predict_stage2(head, given, source, self.test, refiner=refiner, pooled=source)
+        decoder = pipeline.load_decoder(self.files, head, name)
+        return stage2.predict_stage2(head, given, source, self.test, refiner=refiner, pooled=source, decoder=decoder)
 
     def rows_of(self, positions: np.ndarray) -> np.ndarray:
         """For every row of the table the row that stands for it: test rows are exchanged, others keep their place."""
@@ -223,7 +224,8 @@ def _fitted_km(bench: _Bench, config: Stage2Config, concepts: dict[str, Tensor])
 
     head, _ = pipeline.fit_stage2(bench.files, config, concepts, bench.features, name=None, report=lambda line: None)
     given = stage2.concept_input(config, concepts)
-    return bench.errors(stage2.predict_stage2(head, given, bench.features, bench.test))
+    decoder = pipeline.make_decoder(bench.files, head, concepts, bench.features)
+    return bench.errors(stage2.predict_stage2(head, given, bench.features, bench.test, decoder=decoder))
 
 
 def _exchanged_concepts(bench: _Bench, others: list[np.ndarray]) -> list[Control]:

@@ -2,7 +2,7 @@
 
 from geocbm.evaluation.methods import remarks, simple_methods, visible_concepts
 from geocbm.evaluation.retrieval import gallery, geoclip, training_gallery
-from geocbm.evaluation.stored import main_predictions, stage_answers, stored_predictions
+from geocbm.evaluation.stored import main_predictions, own_points, stage_answers, stored_points, stored_predictions
 from geocbm.evaluation.table import (
     METHOD_WORDS,
     by_country,
@@ -25,11 +25,13 @@ __all__ = [
     "in_order",
     "main_predictions",
     "measure",
+    "own_points",
     "printable",
     "record",
     "remarks",
     "simple_methods",
     "stage_answers",
+    "stored_points",
     "stored_predictions",
     "training_gallery",
     "visible_concepts",

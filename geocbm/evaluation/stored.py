@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
 from geocbm.baselines import Prediction
 from geocbm.errors import MismatchError
 from geocbm.runs import RunFiles
+
+if TYPE_CHECKING:
+    from geocbm.sure.points import Points
 
 
 def stage_answers(files: RunFiles) -> list[Prediction]:
@@ -37,6 +42,26 @@ def stored_predictions(files: RunFiles) -> dict[str, pd.DataFrame]:
     others = stored.loc[~stored["main"], "mode"].unique()
     by_mode = {"": stored[stored["main"]]} | {mode: stored[stored["mode"] == mode] for mode in others}
     return {mode: _checked(files, places) for mode, places in by_mode.items()}
+
+
+def own_points(places: pd.DataFrame) -> dict[str, Points]:
+    """The stored points of a mode that do not come from its distribution over cells; none in files of before.
+
+    Args:
+        places: of `stored_predictions` or `main_predictions`.
+    """
+    return {name: points for name, points in stored_points(places).items() if name in ("offset", "neighbours")}
+
+
+def stored_points(places: pd.DataFrame) -> dict[str, Points]:
+    """All points that a mode might have answered, by the names of `sure.POINT_WORDS`; none in files of before."""
+    from geocbm.sure import POINT_WORDS
+
+    found = {}
+    for name in POINT_WORDS:
+        if f"lat_{name}" in places and (not len(places) or places[f"lat_{name}"].notna().any()):
+            found[name] = (places[f"lat_{name}"].to_numpy(), places[f"lng_{name}"].to_numpy())
+    return found
 
 
 def main_predictions(files: RunFiles) -> pd.DataFrame:

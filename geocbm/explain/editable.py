@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from geocbm.runs import RunFiles
     from geocbm.stage1 import Stage1ConceptModel
     from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead, Stage2Output
+    from geocbm.sure import Decoder
 
 
 class Places(NamedTuple):
@@ -48,6 +49,7 @@ class EditableModel:
         features: adapted features of all pictures, for modes that look at the patches.
         refiner: training pictures that move the answer, if the mode uses them.
         train_rows: training pictures, whose mean is what "says nothing" in modes that read the embedding.
+        decoder: which point of the distribution is answered; None for the argmax.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class EditableModel:
         features: FeatureStore | None = None,
         refiner: NeighbourRefiner | None = None,
         train_rows: np.ndarray | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         self.head, self.concept_model, self.features, self.refiner = head.eval(), concept_model, features, refiner
+        self.decoder = decoder
         self.n_metas = concepts["meta_probabilities"].shape[1]
         parts = [concepts["meta_probabilities"], concepts["parent_probabilities"]]
         self.scores = torch.cat(parts, dim=1).float().cpu()  # (n, k)
@@ -106,7 +110,8 @@ class EditableModel:
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for chosen, output in self._outputs(rows, edited, chunk):
             with torch.no_grad():
-                lat, lng = locate(self.head, output, self.refiner, None if pooled is None else pooled(chosen))
+                near = None if pooled is None else pooled(chosen)
+                lat, lng = locate(self.head, output, self.refiner, near, self.decoder)
             parts.append((lat.cpu().double(), lng.cpu().double(), output.cell_logits.cpu().float()))
         return Places(*(torch.cat(values).numpy() for values in zip(*parts, strict=True)))
 
@@ -136,7 +141,8 @@ def load_editable(
     head = pipeline.load_stage2(files, name)
     refiner = pipeline.load_refiner(files, head.config, name)
     concept_model = None if head.config.reads_scores else pipeline.load_stage1(files)
-    return EditableModel(head, concepts, concept_model, features, refiner, files.rows["train"])
+    decoder = pipeline.load_decoder(files, head, name)
+    return EditableModel(head, concepts, concept_model, features, refiner, files.rows["train"], decoder)
 
 
 def strict_model(files: RunFiles, features: FeatureStore, concepts: dict[str, Tensor]) -> EditableModel:
@@ -155,4 +161,6 @@ def strict_model(files: RunFiles, features: FeatureStore, concepts: dict[str, Te
     if head is None:
         config = replace(pipeline.load_stage2(files).config, ablation_mode="concept_scores", tracking="disabled")
         head = pipeline.fit_stage2(files, config, concepts, features, name=None)[0]
-    return EditableModel(head, concepts)
+        return EditableModel(head, concepts, decoder=pipeline.make_decoder(files, head, concepts, features))
+    name = "stage2" if pipeline.load_stage2(files).config.ablation_mode == "concept_scores" else "stage2_concept_scores"
+    return EditableModel(head, concepts, decoder=pipeline.load_decoder(files, head, name))

@@ -6,6 +6,14 @@ it may run in a notebook.
 
 from __future__ import annotations
 
+from geocbm.pipeline.decoding import (
+    answer_places,
+    decoding_file,
+    load_decoder,
+    make_decoder,
+    read_choice,
+    save_decoder,
+)
 from geocbm.pipeline.inputs import (
     EncoderConfig,
     compute_device,
@@ -37,8 +45,10 @@ from geocbm.pipeline.stages import (
 
 __all__ = [
     "EncoderConfig",
+    "answer_places",
     "compute_device",
     "config_fields",
+    "decoding_file",
     "encode_adapted",
     "encode_vanilla",
     "fit_stage0",
@@ -46,18 +56,22 @@ __all__ = [
     "fit_stage2",
     "fit_variant",
     "load_concept_head",
+    "load_decoder",
     "load_encoder",
     "load_refiner",
     "load_stage0",
     "load_stage1",
     "load_stage2",
     "load_words",
+    "make_decoder",
     "make_refiner",
     "open_features",
     "other_recipe_concepts",
     "other_recipe_places",
     "predict_concepts",
+    "read_choice",
     "read_prototypes",
     "remove_leftovers",
+    "save_decoder",
     "write_prototypes",
 ]

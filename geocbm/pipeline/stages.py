@@ -139,7 +139,7 @@ def fit_stage2(
     name: str | None = "stage2",
     report: Callable[[str], None] = print,
 ) -> tuple[Stage2CrossAttentionGeoHead, FitResult]:
-    """Train Stage 2 on what Stage 1 says of the concepts and on stored patch tokens.
+    """Train Stage 2 on what Stage 1 says of the concepts and on stored patch tokens, and choose its point.
 
     Args:
         files: the run.
@@ -150,6 +150,7 @@ def fit_stage2(
         report: called with one line per epoch.
     """
     from geocbm import stage2
+    from geocbm.pipeline.decoding import decoding_file, make_decoder, save_decoder
     from geocbm.processes import is_main_process
 
     trained = stage2.fit_stage2(
@@ -168,8 +169,13 @@ def fit_stage2(
         row_names=files.table["pano_id"].tolist(),
         report=report,
     )
-    if config.refines and name and is_main_process():
-        make_refiner(files, features).save(files.path(f"{name}_neighbours.safetensors"))
+    if name and is_main_process():
+        refiner = make_refiner(files, features) if config.refines else None
+        if refiner is not None:
+            refiner.save(files.path(f"{name}_neighbours.safetensors"))
+        head = trained[0]
+        decoder = make_decoder(files, head, concepts, features, refiner)
+        save_decoder(files.path(decoding_file(name)), files, head, decoder)
     return trained
 
 
@@ -198,9 +204,11 @@ def _fit_and_predict(
     rows: np.ndarray,
 ) -> dict[str, np.ndarray]:
     from geocbm.analysis import predict_places
+    from geocbm.pipeline.decoding import load_decoder
 
     model, _ = fit_stage2(files, config, concepts, features, name)
-    return predict_places(files, model, concepts, features, rows, load_refiner(files, config, name))
+    refiner, decoder = load_refiner(files, config, name), load_decoder(files, model, name)
+    return predict_places(files, model, concepts, features, rows, refiner, decoder)
 
 
 def load_stage2(files: RunFiles, name: str = "stage2") -> Stage2CrossAttentionGeoHead:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from geocbm.photographs import Photograph
     from geocbm.stage1 import Stage1ConceptModel
     from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
+    from geocbm.sure import Decoder
 
 BATCH, ACCELERATOR_BATCH = 16, 32
 """Photographs per forward pass on a processor, where larger batches leave its caches, and on an accelerator."""
@@ -50,6 +51,7 @@ class GeoCBM:
         calibration: temperature and regions, if the run has them.
         remarks: sentences that go with every answer, such as why there is no calibration.
         novelty: tells how unlike the training pictures a photograph is, if the run knows.
+        decoder: which point of the distribution is answered, as the run chose it; None for the argmax.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class GeoCBM:
         calibration: Calibration | None = None,
         remarks: tuple[str, ...] = (),
         novelty: NoveltyDetector | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         from accelerate import Accelerator
 
@@ -75,6 +78,7 @@ class GeoCBM:
         self.calibration = calibration
         self.remarks = remarks
         self.novelty = novelty
+        self.decoder = decoder
         self._cell_places = _cell_places(files)
         self._countries, self._country_of_cell = np.unique(files.cells.country.astype(str), return_inverse=True)
 
@@ -104,7 +108,8 @@ class GeoCBM:
         calibration, lacks = read_calibration(files, geo_head)
         novelty, lacks_too = read_novelty(files)
         remarks = tuple(remark for remark in (lacks, lacks_too) if remark)
-        return cls(files, encoder, concept_model, geo_head, device, refiner, calibration, remarks, novelty)
+        decoder = pipeline.load_decoder(files, geo_head)
+        return cls(files, encoder, concept_model, geo_head, device, refiner, calibration, remarks, novelty, decoder)
 
     def predict(
         self,
@@ -232,7 +237,8 @@ class GeoCBM:
             }
             places = self.geo_head(concept_input(self.geo_head.config, said), seen.tokens)
             lat, lng = (
-                values.double().cpu().numpy() for values in locate(self.geo_head, places, self.refiner, seen.pooled)
+                values.double().cpu().numpy()
+                for values in locate(self.geo_head, places, self.refiner, seen.pooled, self.decoder)
             )
             logits = places.cell_logits.float().cpu().numpy()  # (B, N)
             cells = places.cell_logits.softmax(-1).float().cpu().numpy()  # (B, N)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from geocbm.stage2.attention import ConceptCrossAttention
-from geocbm.stage2.config import ABLATION_MODES, SCORE_MODES, SCORE_TRANSFORMS, Stage2Config
+from geocbm.stage2.config import ABLATION_MODES, ANSWER_POINTS, SCORE_MODES, SCORE_TRANSFORMS, Stage2Config
 from geocbm.stage2.fitting import Cells, fit_stage2, stage2_losses
 from geocbm.stage2.model import Stage2CrossAttentionGeoHead, Stage2Output
 from geocbm.stage2.offsets import OFFSET_DIM, decode_offsets, offset_targets
-from geocbm.stage2.predicting import cell_logits, concept_input, load_stage2, locate, predict_stage2, residual_share
+from geocbm.stage2.predicting import (
+    cell_logits,
+    concept_input,
+    load_stage2,
+    locate,
+    own_points,
+    predict_stage2,
+    residual_share,
+    undecoded,
+)
 from geocbm.stage2.refinement import NeighbourRefiner
 
 __all__ = [
     "ABLATION_MODES",
+    "ANSWER_POINTS",
     "OFFSET_DIM",
     "SCORE_MODES",
     "SCORE_TRANSFORMS",
@@ -28,7 +38,9 @@ __all__ = [
     "load_stage2",
     "locate",
     "offset_targets",
+    "own_points",
     "predict_stage2",
     "residual_share",
     "stage2_losses",
+    "undecoded",
 ]

@@ -10,6 +10,7 @@ from geocbm.training.settings import check_choice, check_number, check_training
 
 ABLATION_MODES = ("both", "concept_only", "image_only", "concept_scores", "hybrid")
 SCORE_TRANSFORMS = ("none", "sqrt", "log")
+ANSWER_POINTS = ("argmax", "center", "mode", "expected_centers", "expected_places", "validation")
 SCORE_MODES = ("concept_scores", "hybrid")
 """Modes whose concept input is the probabilities of metas and parents rather than the concept embedding."""
 
@@ -39,6 +40,11 @@ class Stage2Config:
             that do not look at the picture never do it, for it would go past their concepts.
         refine_neighbours: training pictures that are averaged in the chosen cell.
         refine_temperature: divisor of the similarity when the neighbours of different cells compete.
+        answer_point: which point of the distribution over cells is answered: "argmax" (the specification's likeliest
+            cell and offset, moved by neighbours where `refine_cells` is on), "center" (that cell's centre), "mode" (of
+            the smoothed distribution), "expected_centers" or "expected_places" (the cell centre, or the training place
+            too, with the highest expected GeoScore), or "validation" (of all these the one with the best GeoScore on
+            the validation split, of equals the one with the smallest median error).
         score_transform: what the linear layer reads of each probability: "none" (itself), "sqrt" or "log" (not below
             1e-6). Both make room between the small probabilities, by which several concepts of a picture are told from
             the absent ones; a logit stays a sum of one term per concept.
@@ -73,6 +79,7 @@ class Stage2Config:
     refine_cells: int = 0
     refine_neighbours: int = 5
     refine_temperature: float = 0.05
+    answer_point: str = "argmax"
     score_transform: str = "none"
     score_lr: float = 0.003
     score_epochs: int = 100
@@ -93,6 +100,7 @@ class Stage2Config:
         check_training(self)
         check_choice("ablation_mode", self.ablation_mode, ABLATION_MODES)
         check_choice("offset_kind", self.offset_kind, tuple(OFFSET_DIM))
+        check_choice("answer_point", self.answer_point, ANSWER_POINTS)
         check_choice("score_transform", self.score_transform, SCORE_TRANSFORMS)
         check_choice("monitor", self.monitor, ("median_km", "cell_top1", "geoscore", "loss"))
         for name in ("embed_dim", "refine_neighbours", "score_epochs"):

@@ -2,7 +2,8 @@
 
 from geocbm.sure.areas import cell_areas, land_grid
 from geocbm.sure.assessment import Assessment, assess, read_cell_scores
-from geocbm.sure.belief import CellBelief, entropy
+from geocbm.sure.belief import CellBelief, entropy, in_half_precision
+from geocbm.sure.decoder import POINT_WORDS, Decoder, Places, PointChoice, choose_point, fit_decoder
 from geocbm.sure.figures import SureFigures, measure, records
 from geocbm.sure.hierarchy import cell_shares, likeliest, summed
 from geocbm.sure.page import (
@@ -37,9 +38,13 @@ from geocbm.sure.regions import (
 
 __all__ = [
     "COVERAGES",
+    "POINT_WORDS",
     "Assessment",
     "Candidates",
     "CellBelief",
+    "Decoder",
+    "Places",
+    "PointChoice",
     "Regions",
     "SureFigures",
     "abstention_table",
@@ -51,10 +56,13 @@ __all__ = [
     "cell_areas",
     "cell_shares",
     "choose_bandwidth",
+    "choose_point",
     "conformal_quantile",
     "entropy",
     "expected_km",
+    "fit_decoder",
     "hierarchy_table",
+    "in_half_precision",
     "land_grid",
     "likeliest",
     "localizability_table",

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from geocbm.errors import MismatchError
-from geocbm.geodesy import latlng_to_cartesian
 from geocbm.metrics import error_km, fit_temperature, places_of, spatial_blocks
 from geocbm.runs import RunFiles
 from geocbm.sure.areas import cell_areas
 from geocbm.sure.belief import CellBelief, entropy
+from geocbm.sure.decoder import ARGMAX, POINT_WORDS, Decoder, PointChoice
 from geocbm.sure.hierarchy import cell_shares, likeliest
-from geocbm.sure.points import Points, best_points, candidates, choose_bandwidth, expected_km, mode_points
+from geocbm.sure.points import Points, choose_bandwidth, expected_km
 from geocbm.sure.regions import Regions, calibrate_regions, measure_regions
 
-POINT_WORDS = {
-    "argmax": "likeliest cell (the run's answer)",
-    "mode": "mode refinement",
-    "expected_centre": "expected GeoScore, cell centres",
-    "expected": "expected GeoScore, training places",
-}
 SURENESS_WORDS = {
     "probability": "probability of the named cell",
     "entropy": "entropy of the distribution",
@@ -62,7 +57,8 @@ class Assessment:
         blocks: `[n]` spatial blocks, for intervals.
         cell_km2: `[N]` ground of each cell.
         regions: one entry for each wanted coverage; none without validation or test photographs.
-        points: answers by name, in the order of `POINT_WORDS`.
+        points: possible answers by name, in the order of `decoder.POINT_WORDS`.
+        choice: which of them the run answers, and why.
         named_probability: `[n]` probability of the named cell, as trained and calibrated.
         right: `[n]` whether the named cell is the true one.
         bandwidth_km: width of the bells behind `mode`.
@@ -83,6 +79,7 @@ class Assessment:
     cell_km2: np.ndarray
     regions: list[Regions]
     points: dict[str, Points]
+    choice: PointChoice
     named_probability: tuple[np.ndarray, np.ndarray]
     right: np.ndarray
     bandwidth_km: float
@@ -105,16 +102,24 @@ class Assessment:
             f"{self.bandwidth_km:,.0f} km."
         )
 
-    def km(self, name: str) -> np.ndarray:
-        """Errors of one kind of answer in km, `[n]`, infinite where there is none."""
-        return error_km(*self.points[name], self.lat, self.lng) if len(self.right) else np.zeros(0)
+    @property
+    def argmax(self) -> str:
+        """The point that does not look at the whole distribution."""
+        return next(name for name in ARGMAX if name in self.points)
+
+    def km(self, name: str = "") -> np.ndarray:
+        """Errors of one kind of answer in km, by default the run's own, `[n]`, infinite where there is none."""
+        point = self.points[name or self.choice.point]
+        return error_km(*point, self.lat, self.lng) if len(self.right) else np.zeros(0)
 
     def confidence(self, calibrated: bool) -> np.ndarray:
         """Probability of the named cell, `[n]`."""
         return self.named_probability[int(calibrated)]
 
 
-def assess(files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> Assessment:
+def assess(
+    files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0, own: Mapping[str, Points] | None = None
+) -> Assessment:
     """Calibrate on the validation split and look at the test split.
 
     Args:
@@ -122,7 +127,11 @@ def assess(files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> 
         lat: `[n]` latitudes that the run answers for the test split, degrees.
         lng: `[n]` longitudes, degrees.
         seed: of the random shares of the regions.
+        own: points that do not come from the distribution (`Decoder.points`, `evaluation.own_points`); None for runs
+            of before there was a choice, whose answer is the argmax.
     """
+    from geocbm.pipeline import answer_places, read_choice
+
     logits, cells, train = read_cell_scores(files), files.cells, files.rows["train"]
     val, test = files.rows["val"], files.rows["test"]
     true_cell = files.cell_label[test]
@@ -138,11 +147,12 @@ def assess(files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> 
         regions = measure_regions(belief, thresholds, cell_km2, {"label": true_cell, "nearest": nearest}, seed + 1)
     bandwidth = choose_bandwidth(seen, cells.centers, files.lat[val], files.lng[val])
     answer = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
-    points = {"argmax": answer, "mode": mode_points(belief, cells.centers, bandwidth)}
-    places = latlng_to_cartesian(files.lat[train], files.lng[train])
-    among = candidates(cells.centers, places, cells.sample_to_cell)
-    points["expected_centre"] = best_points(belief, among.first(len(cells)))[:2]
-    points["expected"] = best_points(belief, among)[:2]
+    own = own or {"offset": answer}
+    chosen = read_choice(files)
+    choice = chosen or PointChoice(next(name for name in ARGMAX if name in own), "argmax", 0, {})
+    points = Decoder(choice, temperature, bandwidth, answer_places(files)).points(logits["test"], own)
+    points[choice.point] = answer  # as it was stored; the other points are computed from the stored logits
+    points = {name: points[name] for name in POINT_WORDS if name in points}
     expected = expected_km(belief, cells.centers, cells.scale_km, *answer)
     probability, doubt = belief.gather(lambda p: np.column_stack([p.max(axis=1), entropy(p)])).T
     sureness = {"probability": probability, "entropy": -doubt, "expected_km": -expected}
@@ -160,6 +170,7 @@ def assess(files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> 
         cell_km2=cell_km2,
         regions=regions,
         points=points,
+        choice=choice,
         named_probability=(raw.gather(lambda p: p.max(axis=1)), probability),
         right=named_cell == true_cell,
         bandwidth_km=bandwidth,

@@ -20,6 +20,8 @@ from geocbm.sure.ranking import FAR_KM, risk_areas
 
 Figure = dict[str, float]
 CITY_KM = 25.0
+POINT_KEYS = {"mode": "mode", "expected_centers": "expected_centre", "expected_places": "expected"}
+"""Points by the names that their records have; the argmax is called so, whichever point it is."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class SureFigures:
         calibration: `nll` (nats), `ece`, `chance` (that error of a perfectly calibrated model) and `confidence` (mean
             probability of the named cell), `as trained` and `with the temperature`.
         coverage: for each wanted coverage and kind of truth, the share of regions that hold it.
-        points: for each kind of answer `median_km`, `geoscore`, `change` (of the GeoScore against the run's answer,
+        points: for each possible answer `median_km`, `geoscore`, `change` (of the GeoScore against the run's answer,
             paired), and without an interval the shares `within_25km` and `within_750km`.
         named: for `country` and `region` the share named right, `single`, `summed` (see `Assessment.named`) and their
             `change`.
@@ -66,7 +68,7 @@ def measure(found: Assessment, n: int = 1000, seed: int = 0) -> SureFigures:
         }
         for level, right in found.named.items()
     }
-    risk = risk_areas(found.sureness, found.km("argmax"))
+    risk = risk_areas(found.sureness, found.km())
     risk["name"] = [*found.sureness, "random", "oracle"]
     return SureFigures(found, calibration_figures(found), coverage, _points(found, draws), named, risk)
 
@@ -88,7 +90,7 @@ def calibration_figures(found: Assessment) -> dict[str, dict[str, float]]:
 
 
 def _points(found: Assessment, draws: Resamples) -> dict[str, dict[str, Figure]]:
-    own = geoscore(found.km(next(iter(found.points))))
+    own = geoscore(found.km())
     figures = {}
     for name in found.points:
         km = found.km(name)
@@ -125,9 +127,10 @@ def records(figures: SureFigures) -> dict[str, float | Figure]:
         name = f"{100 * one.coverage:.0f}"
         kept[f"coverage_{name}"] = recordable(figures.coverage[one.coverage]["label"])
         kept[f"area_{name}_km2"] = float(np.median(one.area_km2))
-    for name, point in figures.points.items():
-        kept[f"point_{name}.geoscore"] = recordable(point["geoscore"])
-        kept[f"point_{name}.median_km"] = recordable(point["median_km"])
+    for name, key in (POINT_KEYS | {found.argmax: "argmax"}).items():
+        if name in figures.points:
+            kept[f"point_{key}.geoscore"] = recordable(figures.points[name]["geoscore"])
+            kept[f"point_{key}.median_km"] = recordable(figures.points[name]["median_km"])
     kept |= {f"risk_{name}": float(area) for name, area in zip(figures.risk["name"], figures.risk["area"], strict=True)}
     for level, own in figures.named.items():
         kept |= {f"{level}_{name}": recordable(own[name]) for name in ("single", "summed")}

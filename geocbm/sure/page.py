@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from geocbm.metrics import figure_text, geoscore
-from geocbm.sure.assessment import POINT_WORDS, SURENESS_WORDS, Assessment
+from geocbm.sure.assessment import SURENESS_WORDS, Assessment
+from geocbm.sure.decoder import POINT_WORDS
 from geocbm.sure.figures import SureFigures
 from geocbm.sure.ranking import FAR_KM, order_of, risk_coverage
 
@@ -57,7 +58,7 @@ def region_table(figures: SureFigures) -> pd.DataFrame:
 
 def risk_curves(found: Assessment) -> dict[str, pd.DataFrame]:
     """Risk-coverage curves of all ways to be sure, and of the order by the true error, by their names in words."""
-    km = found.km("argmax")
+    km = found.km()
     if not len(km):
         return {}
     curves = {SURENESS_WORDS[name]: risk_coverage(sure, km) for name, sure in found.sureness.items()}
@@ -88,7 +89,7 @@ def abstention_table(
         by: name of the sureness; by default the area of the region, and the probability where there is none.
         shares: of the photographs that are answered.
     """
-    sure, km = found.sureness[by or ("area" if found.regions else "probability")], found.km("argmax")
+    sure, km = found.sureness[by or ("area" if found.regions else "probability")], found.km()
     order, lines = order_of(sure), []
     for share in shares if len(order) else ():
         kept = order[: max(1, int(np.ceil(share * len(order) - 1e-9)))]
@@ -109,7 +110,7 @@ def localizability_table(found: Assessment, parts: int = 4) -> pd.DataFrame:
 
     A photograph without an answer has no expected distance: it stands in the last part, which has no mean.
     """
-    km, lines = found.km("argmax"), []
+    km, lines = found.km(), []
     for number, rows in enumerate(np.array_split(np.argsort(found.expected_km, kind="stable"), parts), start=1):
         if len(rows):
             lines.append(
@@ -125,17 +126,20 @@ def localizability_table(found: Assessment, parts: int = 4) -> pd.DataFrame:
 
 def point_differences(figures: SureFigures) -> pd.DataFrame:
     """Change of the GeoScore against the run's answer on the same photographs: `name, value, low, high`."""
-    rows = [{"name": POINT_WORDS[name]} | figures.points[name]["change"] for name in list(figures.points)[1:]]
+    own = figures.found.choice.point
+    rows = [{"name": POINT_WORDS[name]} | point["change"] for name, point in figures.points.items() if name != own]
     return pd.DataFrame(rows, columns=["name", "value", "low", "high"])
 
 
 def point_table(figures: SureFigures) -> pd.DataFrame:
-    """All kinds of answer side by side, in words, with the paired change of the GeoScore."""
-    own = next(iter(figures.points), "")
+    """All possible answers side by side, in words, with the paired change of the GeoScore against the run's answer."""
+    choice = figures.found.choice
+    own, seen = choice.point, choice.figures
     return pd.DataFrame(
         [
             {
-                "answer": POINT_WORDS[name],
+                "answer": POINT_WORDS[name] + (" (the run's answer)" if name == own else ""),
+                "GeoScore on validation": f"{seen[name]['geoscore']:,.0f}" if name in seen else "",
                 "median error, km": figure_text(point["median_km"]),
                 "within 25 km": f"{point['within_25km']['value']:.1%}",
                 "within 750 km": f"{point['within_750km']['value']:.1%}",
