@@ -7,12 +7,14 @@ LEFT = (
     "stage2_both_neighbours.safetensors",
     "history_stage2_both.parquet",
     "stage2_recipe_seed.safetensors",
+    "stage2_recipe_seed_decoding.json",
     "stage2_hybrid.resume.safetensors",
 )
 KEPT = (
     "stage2.safetensors",
     "stage2.json",
     "stage2_neighbours.safetensors",
+    "stage2_decoding.json",
     "history_stage2.parquet",
     "stage2.resume.safetensors",
     "stage2_concept_scores.safetensors",

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from geocbm.runs import RunFiles
 
 
+_COMPANIONS = ("_neighbours", "_decoding")
+
+
 def remove_leftovers(files: RunFiles, stage: str, trained: Iterable[str]) -> list[str]:
     """Remove the further checkpoints of a stage that were not trained this time, so that no page reads them.
 
@@ -21,8 +24,10 @@ def remove_leftovers(files: RunFiles, stage: str, trained: Iterable[str]) -> lis
     kept = {stage} | {f"{stage}_{name.replace(' ', '_')}" for name in trained}
     removed = []
     for file in sorted(files.folder.glob(f"*{stage}_*")):
-        # history_<stem>.parquet, <stem>_neighbours.safetensors and <stem>.resume.safetensors belong to a checkpoint.
-        stem = file.name.partition(".")[0].removeprefix("history_").removesuffix("_neighbours")
+        # history_<stem>.parquet, <stem>.resume.safetensors and what ends in `_COMPANIONS` belong to a checkpoint.
+        stem = file.name.partition(".")[0].removeprefix("history_")
+        for companion in _COMPANIONS:
+            stem = stem.removesuffix(companion)
         if stem.startswith(f"{stage}_") and stem not in kept and file.is_file():
             file.unlink()
             removed.append(file.name)
