@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from geocbm.runs import RunFiles
 
-
 _COMPANIONS = ("_neighbours", "_decoding")
 
 
