@@ -8,6 +8,7 @@ by `pool_scores`, and what they leave behind is a map per concept.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +87,6 @@ class TransformerBottleneck(nn.Module):
         dropout: float = 0.4,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ParameterError(f"transformer_width={width} is no multiple of {heads} heads; choose one")
         self.pooled_projection = nn.Linear(in_dim, width)
         self.token_projection = nn.Linear(token_dim, width)
         self.class_token = nn.Parameter(torch.randn(width) * 0.02)
@@ -220,44 +219,89 @@ def _given(tokens: Tensor | None, kind: str) -> Tensor:
     return tokens
 
 
-def check_bottleneck(kind: str) -> None:
-    """Raise `ParameterError` unless `kind` names a bottleneck."""
-    if kind not in BOTTLENECKS:
-        raise ParameterError(f"bottleneck={kind!r} is unknown; known: {', '.join(BOTTLENECKS)}")
+class BottleneckSettings(Protocol):
+    """What Stage 0 and Stage 1 say of their bottleneck, in the same words (see `Stage1Config`)."""
+
+    @property
+    def bottleneck(self) -> str:
+        """One of `BOTTLENECKS`."""
+
+    @property
+    def concept_emb_dim(self) -> int:
+        """Width of the concept embedding."""
+
+    @property
+    def dropout(self) -> float:
+        """Probability of dropping a unit in training."""
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width between the layers of "mlp"."""
+
+    @property
+    def transformer_width(self) -> int:
+        """Width inside the layers of "transformer"."""
+
+    @property
+    def transformer_layers(self) -> int:
+        """Layers of "transformer"."""
+
+    @property
+    def transformer_heads(self) -> int:
+        """Attention heads of each of them."""
+
+    @property
+    def top_patches(self) -> int:
+        """Patches that make up the score of a concept in "patch"."""
 
 
-def build_bottleneck(
-    kind: str,
-    in_dim: int,
-    token_dim: int | None = None,
-    out_dim: int = 512,
-    hidden_dim: int = 1024,
-    dropout: float = 0.4,
-    width: int = 512,
-) -> nn.Module:
+SHAPE_OF_KIND = {
+    "mlp": ("hidden_dim",),
+    "transformer": ("transformer_width", "transformer_layers", "transformer_heads"),
+    "patch": (),
+}
+"""Settings that a bottleneck handed on from Stage 0 to Stage 1 must have in common, beside `concept_emb_dim`."""
+
+
+def bottleneck_shape(settings: BottleneckSettings) -> dict[str, int]:
+    """The settings on which the weights of a bottleneck and their meaning depend, for its kind."""
+    return {name: getattr(settings, name) for name in ("concept_emb_dim", *SHAPE_OF_KIND[settings.bottleneck])}
+
+
+def check_bottleneck(settings: BottleneckSettings) -> None:
+    """Raise `ParameterError` for an unknown kind of bottleneck, and for impossible numbers."""
+    if settings.bottleneck not in BOTTLENECKS:
+        raise ParameterError(f"bottleneck={settings.bottleneck!r} is unknown; known: {', '.join(BOTTLENECKS)}")
+    for name in ("concept_emb_dim", "hidden_dim", "top_patches", *SHAPE_OF_KIND["transformer"]):
+        if getattr(settings, name) < 1:
+            raise ParameterError(f"{name}={getattr(settings, name)!r} is impossible; give at least 1")
+    width, heads = settings.transformer_width, settings.transformer_heads
+    if width % heads:
+        raise ParameterError(f"transformer_width={width} is no multiple of transformer_heads={heads}; choose one")
+
+
+def build_bottleneck(settings: BottleneckSettings, in_dim: int, token_dim: int | None = None) -> nn.Module:
     """Make a bottleneck by name.
 
     Args:
-        kind: one of `BOTTLENECKS`.
+        settings: of Stage 0 or Stage 1.
         in_dim: width of the pooled features.
         token_dim: width of the patch tokens, for the kinds that read them.
-        out_dim: width of the concept embedding.
-        hidden_dim: width between the layers of "mlp".
-        dropout: probability of dropping a unit in training.
-        width: width inside the layers of "transformer".
 
     Returns:
         A module called with `(pooled, tokens=None)`; its attribute `needs_tokens` says whether it reads the tokens. It
-        gives `(B, out_dim)`, and for "patch" the normalised tokens `(B, P, token_dim)`.
+        gives `(B, concept_emb_dim)`, and for "patch" the normalised tokens `(B, P, token_dim)`.
 
     Raises:
         ParameterError: for an unknown kind, or tokens of unknown width.
     """
-    check_bottleneck(kind)
+    check_bottleneck(settings)
+    kind, out_dim = settings.bottleneck, settings.concept_emb_dim
     if kind == "mlp":
-        return MLPBottleneck(in_dim, out_dim, hidden_dim, dropout)
+        return MLPBottleneck(in_dim, out_dim, settings.hidden_dim, settings.dropout)
     if token_dim is None:
         raise ParameterError(f"bottleneck={kind!r} reads patch tokens; give token_dim, their width")
     if kind == "patch":
-        return PatchBottleneck(token_dim, out_dim, dropout)
-    return TransformerBottleneck(in_dim, token_dim, out_dim, width, dropout=dropout)
+        return PatchBottleneck(token_dim, out_dim, settings.dropout)
+    width, layers, heads = (getattr(settings, name) for name in SHAPE_OF_KIND["transformer"])
+    return TransformerBottleneck(in_dim, token_dim, out_dim, width, layers, heads, settings.dropout)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from geocbm import losses
+from geocbm.bottleneck import BOTTLENECKS
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.stage0 import (
     Stage0Config,
@@ -16,6 +17,7 @@ from geocbm.stage0 import (
     retrieval_metrics,
     stage0_losses,
 )
+from geocbm.stage1 import Stage1ConceptModel, Stage1Config
 
 N, P, WIDTH, POOLED, GPS, TEXT = 60, 4, 12, 10, 8, 6
 
@@ -160,15 +162,17 @@ def test_pooled_patch_projection_is_the_mean_of_projected_patches(world):
     torch.testing.assert_close(model(hidden, torch.zeros(5, GPS)).patch_emb, model.patch_projection(tokens).mean(1))
 
 
-def test_a_checkpoint_puts_the_trained_blocks_into_a_fresh_encoder(world, tmp_path):
+@pytest.mark.parametrize("kind", BOTTLENECKS)
+def test_a_checkpoint_puts_the_trained_blocks_into_a_fresh_encoder(world, tmp_path, kind):
     path = tmp_path / "stage0.safetensors"
+    world["config"] = dataclasses.replace(world["config"], bottleneck=kind, transformer_width=16, top_patches=2)
     torch.manual_seed(1)
     fresh = TinyEncoder().eval()
     model, _ = fit_stage0(**world, out=path, labels={"metas": ["a", "b", "c", "d"]})
     loaded = load_stage0(path, fresh, world["location_encoder"])
     hidden, gps = world["hidden_features"], torch.randn(N, GPS)
     for ours, theirs in zip(loaded(hidden, gps), model(hidden, gps), strict=True):
-        assert torch.equal(ours, theirs)
+        assert torch.equal(ours, theirs) if theirs is not None else ours is None
     assert torch.equal(fresh.blocks[2].weight, world["encoder"].blocks[2].weight)
     places = loaded.embed_places(world["lat"], world["lng"])
     assert places.shape == (N, POOLED)
@@ -176,6 +180,42 @@ def test_a_checkpoint_puts_the_trained_blocks_into_a_fresh_encoder(world, tmp_pa
         load_stage0(path, TinyEncoder())
     with pytest.raises(MissingInputError, match=r"geocbm run --run .* --only 03"):
         load_stage0(tmp_path / "none.safetensors", fresh)
+
+
+@pytest.mark.parametrize("kind", BOTTLENECKS)
+def test_every_kind_of_bottleneck_learns_the_concepts_and_is_handed_on(world, kind):
+    settings = {"bottleneck": kind, "concept_emb_dim": 16, "transformer_width": 32, "hidden_dim": 24}
+    world["config"] = dataclasses.replace(world["config"], dropout=0.0, epochs=6, top_patches=2, **settings)
+    stage0, result = fit_stage0(**world)
+    assert result.history["train_child"].iloc[-1] < 0.7 * result.history["train_child"].iloc[0]
+    given = (POOLED, world["meta_prototypes"], world["parent_prototypes"], torch.tensor([0, 1, 0, 1]))
+    model = Stage1ConceptModel(*given, Stage1Config(**settings), WIDTH)
+    assert model.start_from(stage0) == ["bottleneck", "prototype_projection"]
+    for name in ("bottleneck", "prototype_projection"):
+        ours, theirs = getattr(model, name).state_dict(), getattr(stage0, name).state_dict()
+        assert set(ours) == set(theirs)
+        assert all(torch.equal(value, theirs[part]) for part, value in ours.items())
+    if kind == "transformer":  # the same shapes of weights, another function
+        other = Stage1ConceptModel(*given, Stage1Config(**settings, transformer_heads=4), WIDTH)
+        with pytest.raises(MismatchError, match="has transformer_heads=8, here 4;"):
+            other.start_from(stage0)
+
+
+def test_the_patch_bottleneck_is_trained_on_the_scores_that_stage_1_classifies_by(world):
+    config = dataclasses.replace(world["config"], bottleneck="patch", top_patches=1, temperature=0.5)
+    prototypes = (world["meta_prototypes"], world["parent_prototypes"])
+    model = Stage0PretrainingModel(world["encoder"], None, *prototypes, config, GPS).eval()
+    hidden = world["hidden_features"][:3]
+    output = model(hidden, torch.zeros(3, GPS))
+    tokens = world["encoder"].upper(hidden, 1)[1]
+    embedded = model.bottleneck.projection(model.bottleneck.norm(tokens))  # (3, P, 16)
+    cosines = torch.nn.functional.cosine_similarity(embedded[:, :, None], output.meta_prototypes, dim=-1)
+    best = cosines.amax(1)  # of a single patch, so that nothing is averaged
+    torch.testing.assert_close(output.meta_logits, best / 0.5, rtol=1e-4, atol=1e-5)
+    batch = {"gps": torch.zeros(3, GPS), "vanilla": output.pooled.detach(), "meta": torch.tensor([0, 3, 1])}
+    batch |= {"parent": torch.tensor([0, 1, 1]), "lat": torch.zeros(3), "lng": torch.zeros(3)}
+    by_hand = -(best / 0.5).log_softmax(-1)[torch.arange(3), batch["meta"]].mean()
+    torch.testing.assert_close(stage0_losses(output, batch, config)["child"], by_hand)
 
 
 def test_places_need_a_location_encoder(world, tmp_path):

@@ -2,5 +2,6 @@
 
 from geocbm.geocells.building import build_geocells
 from geocbm.geocells.cells import Geocells, oracle_error_km
+from geocbm.geocells.config import GeocellsConfig
 
-__all__ = ["Geocells", "build_geocells", "oracle_error_km"]
+__all__ = ["Geocells", "GeocellsConfig", "build_geocells", "oracle_error_km"]

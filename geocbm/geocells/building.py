@@ -11,6 +11,7 @@ import numpy as np
 
 from geocbm.errors import ParameterError
 from geocbm.geocells.cells import Geocells, checked_points, grouped, rows_by_group
+from geocbm.geocells.config import GeocellsConfig
 from geocbm.geocells.kmeans import DEGENERATE_LENGTH, cluster, nearest, spatial_order, threads
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 
@@ -22,9 +23,9 @@ def build_geocells(
     lat: Any,
     lng: Any,
     country: Sequence[str] | np.ndarray,
-    min_samples_per_cell: int = 500,
-    seed: int = 0,
-    merge_below: int = 0,
+    min_samples_per_cell: int = GeocellsConfig.min_samples_per_cell,
+    seed: int = GeocellsConfig.seed,
+    merge_below: int = GeocellsConfig.merge_below,
 ) -> Geocells:
     """Cut each country into `n // min_samples_per_cell` cells, at least one.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from geocbm.bottleneck import check_bottleneck
 from geocbm.errors import ParameterError
-from geocbm.training.settings import check_choice, check_number, check_training
+from geocbm.training.settings import check_number, check_training
 
 TEMPERATURE_RANGE = (0.01, 0.5)
 """Between which a learned temperature stays."""
@@ -47,10 +48,19 @@ class Stage0Config:
         false_negative_km: places nearer than this are not negatives; 0 leaves every pair in.
         patch_keep: share of the patches that a training step sees, drawn anew each step (Li et al., 2023, "FLIP"); the
             time of a step falls nearly in proportion. 1 keeps all; validation always sees all.
-        bottleneck: kind of concept bottleneck: "mlp" or "transformer".
+        bottleneck: kind of concept bottleneck: "mlp", "transformer" or "patch". Stage 1 starts from it where it has the
+            same kind and shape. "patch" contrasts the pooled scores of the patches with the prototypes, as Stage 1
+            classifies them.
         concept_emb_dim: width of the concept embedding.
         dropout: dropout in the bottleneck.
+        hidden_dim: width between the layers of the "mlp" bottleneck.
+        transformer_width: width inside the layers of the "transformer" bottleneck.
+        transformer_layers: their number.
+        transformer_heads: attention heads of each.
+        top_patches: patches that make up the score of a concept in the "patch" bottleneck.
         weight_decay: of AdamW.
+        gradient_clip: largest norm of the gradient.
+        warmup: share of the steps with a rising learning rate.
         patience: epochs without improvement before stopping.
         seed: fixes initialisation, order and dropout.
         tracking: Weights & Biases mode.
@@ -80,7 +90,14 @@ class Stage0Config:
     bottleneck: str = "mlp"
     concept_emb_dim: int = 512
     dropout: float = 0.4
+    hidden_dim: int = 1024
+    transformer_width: int = 512
+    transformer_layers: int = 2
+    transformer_heads: int = 8
+    top_patches: int = 8
     weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    warmup: float = 0.05
     patience: int = 5
     seed: int = 0
     tracking: str = "disabled"
@@ -88,11 +105,9 @@ class Stage0Config:
 
     def __post_init__(self) -> None:
         check_training(self, fewest_epochs=0)
-        # The "patch" kind has no embedding of the whole image before its concepts are scored.
-        check_choice("bottleneck", self.bottleneck, ("mlp", "transformer"))
+        check_bottleneck(self)
         for name in ("encoder_lr", "unfreeze_layers", "false_negative_km", "text_chunk"):
             check_number(name, getattr(self, name), 0)
-        check_number("concept_emb_dim", self.concept_emb_dim, 1)
         check_number("temperature", self.temperature, 0, above=True)
         low, high = TEMPERATURE_RANGE
         if self.learn_temperature and not low <= self.temperature <= high:

@@ -44,7 +44,7 @@ ENCODERS = ("encoder.", "prompts.")
 """Parts of the model that train at the encoder's learning rate."""
 _TEXT = "prompts.text_encoder."
 
-ROW_FIELDS = ("pooled", "gps", "concept_emb", "patch_emb")
+ROW_FIELDS = ("pooled", "gps", "concept_emb", "meta_logits", "parent_logits", "patch_emb")
 """What the model computes per row and the losses read; several processes gather it."""
 
 ROW_LABELS = ("gps", "vanilla", "meta", "parent", "lat", "lng")
@@ -152,9 +152,10 @@ def fit_stage0(
 
     def compute(module: nn.Module, content: Batch) -> Step:
         output = module(content["hidden"], content["gps"])
-        similarity = (
-            functional.normalize(output.concept_emb, dim=-1) @ functional.normalize(output.meta_prototypes, dim=-1).T
-        )  # (B, k_m)
+        similarity = output.meta_logits
+        if similarity is None:
+            unit = functional.normalize(output.meta_prototypes, dim=-1)
+            similarity = functional.normalize(output.concept_emb, dim=-1) @ unit.T  # (B, k_m)
         predictions = {"image": output.pooled, "place": output.gps, "meta": similarity.argmax(1)}
         whole, true = gather_batch(output, ROW_FIELDS, content, ROW_LABELS)
         return Step(stage0_losses(whole, true, config), predictions)
@@ -204,6 +205,8 @@ def fit_stage0(
         tracking=config.tracking,
         examples=examples,
         precision=config.precision,
+        gradient_clip=config.gradient_clip,
+        warmup=config.warmup,
         data_digest=digest_of(hidden_features, vanilla_features, *columns.values()),
         report=report,
     )

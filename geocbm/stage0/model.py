@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from geocbm import losses
-from geocbm.bottleneck import build_bottleneck
+from geocbm.bottleneck import PatchBottleneck, build_bottleneck, mix_prototypes, pool_scores
 from geocbm.errors import MismatchError
 from geocbm.stage0.config import CONCEPT_TERMS, TEMPERATURE_RANGE, Stage0Config
 from geocbm.stage0.prompts import PromptPrototypes
@@ -28,6 +29,9 @@ class Stage0Output(NamedTuple):
         meta_prototypes: `(k_m, c)` projected.
         parent_prototypes: `(k_p, c)` projected.
         temperature: scalar, of the contrasts with places.
+        meta_logits: `(B, k_m)` similarity with each meta prototype over the temperature, pooled over the patches, of
+            the "patch" bottleneck; else None: it is that of the concept embedding.
+        parent_logits: `(B, k_p)` the same of the parents.
     """
 
     pooled: Tensor
@@ -37,6 +41,8 @@ class Stage0Output(NamedTuple):
     meta_prototypes: Tensor
     parent_prototypes: Tensor
     temperature: Tensor
+    meta_logits: Tensor | None = None
+    parent_logits: Tensor | None = None
 
 
 class Stage0PretrainingModel(nn.Module):
@@ -80,13 +86,7 @@ class Stage0PretrainingModel(nn.Module):
         if location_encoder is not None:
             location_encoder.requires_grad_(False)
         self.gps_adapter = nn.Linear(gps_dim, encoder.pooled_dim)
-        self.bottleneck = build_bottleneck(
-            config.bottleneck,
-            encoder.pooled_dim,
-            encoder.token_dim,
-            config.concept_emb_dim,
-            dropout=config.dropout,
-        )
+        self.bottleneck = build_bottleneck(config, encoder.pooled_dim, encoder.token_dim)
         self.prototype_projection = nn.Linear(meta_prototypes.shape[1], config.concept_emb_dim)
         self.patch_projection = nn.Linear(encoder.token_dim, gps_dim)
         self.register_buffer("meta_base", meta_prototypes.detach().clone().float())
@@ -134,10 +134,15 @@ class Stage0PretrainingModel(nn.Module):
         pooled, tokens = self.encoder.upper(hidden, self.config.unfreeze_layers)  # (B, d), (B, P, w)
         # Without gradients the heads of the concepts stay as they are, and so does the encoder under their terms.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.concept_losses):
-            concept_emb = self.bottleneck(pooled, tokens)
             meta_base, parent_base = self.base_prototypes()
             meta_prototypes = self.prototype_projection(meta_base)
             parent_prototypes = self.prototype_projection(parent_base)
+            concept_emb = self.bottleneck(pooled, tokens)  # (B, c), or (B, P, w) for "patch"
+            meta_logits = parent_logits = None
+            if isinstance(self.bottleneck, PatchBottleneck):
+                concept_emb, meta_logits, parent_logits = self._look_for(
+                    self.bottleneck, concept_emb, meta_prototypes, parent_prototypes
+                )
         return Stage0Output(
             pooled=pooled,
             gps=self.gps_adapter(gps),
@@ -147,7 +152,22 @@ class Stage0PretrainingModel(nn.Module):
             meta_prototypes=meta_prototypes,
             parent_prototypes=parent_prototypes,
             temperature=self.temperature(),
+            meta_logits=meta_logits,
+            parent_logits=parent_logits,
         )
+
+    def _look_for(
+        self, bottleneck: PatchBottleneck, tokens: Tensor, meta_prototypes: Tensor, parent_prototypes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Concept embedding `(B, c)` and logits of metas `(B, k_m)` and parents `(B, k_p)`, patch by patch.
+
+        The cosines are pooled over the patches as Stage 1 does, so that what is handed on was trained for that use.
+        """
+        unit = functional.normalize(torch.cat([meta_prototypes, parent_prototypes]), dim=-1)
+        scores = bottleneck.cosines(tokens, unit).float() / self.config.temperature  # (B, P, k_m + k_p)
+        n_metas = len(meta_prototypes)
+        meta, parent = pool_scores(scores, self.config.top_patches).split([n_metas, len(parent_prototypes)], dim=-1)
+        return mix_prototypes(meta, unit[:n_metas]), meta, parent
 
     def base_prototypes(self) -> tuple[Tensor, Tensor]:
         """Base prototypes of metas `(k_m, t)` and parents `(k_p, t)`, with gradients if the text encoder trains."""
@@ -230,8 +250,8 @@ def stage0_losses(output: Stage0Output, batch: Batch, config: Stage0Config) -> d
     t, t_gps = config.temperature, output.temperature
     terms = {
         "gps": losses.info_nce(output.pooled, output.gps, t_gps, config.symmetric, near),
-        "child": losses.prototype_info_nce(output.concept_emb, output.meta_prototypes, batch["meta"], t),
-        "parent": losses.prototype_info_nce(output.concept_emb, output.parent_prototypes, batch["parent"], t),
+        "child": _concept_loss(output.concept_emb, output.meta_prototypes, output.meta_logits, batch["meta"], t),
+        "parent": _concept_loss(output.concept_emb, output.parent_prototypes, output.parent_logits, batch["parent"], t),
         "hierarchy": losses.supervised_contrastive(output.concept_emb, batch["parent"], t),
         "patch_gps": losses.info_nce(output.patch_emb, batch["gps"], t_gps, config.symmetric, near),
         "anchor": losses.anchor_loss(output.pooled, batch["vanilla"]),
@@ -239,3 +259,12 @@ def stage0_losses(output: Stage0Output, batch: Batch, config: Stage0Config) -> d
     trained = [name for name in terms if config.concept_losses or name not in CONCEPT_TERMS]
     total = sum(getattr(config, f"lambda_{name}") * terms[name] for name in trained)
     return {"loss": torch.as_tensor(total)} | terms
+
+
+def _concept_loss(
+    concept_emb: Tensor, prototypes: Tensor, logits: Tensor | None, target: Tensor, temperature: float
+) -> Tensor:
+    """Softmax of the similarities over all prototypes: of the embedding, or of patches where there are logits."""
+    if logits is None:
+        return losses.prototype_info_nce(concept_emb, prototypes, target, temperature)
+    return functional.cross_entropy(logits, target)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from geocbm.stage1.config import Stage1Config
 from geocbm.stage1.fitting import fit_stage1, load_stage1, predict_stage1
-from geocbm.stage1.model import Stage1ConceptModel, Stage1Config, Stage1Output, stage1_losses
+from geocbm.stage1.model import Stage1ConceptModel, Stage1Output, stage1_losses
 
 __all__ = [
     "Stage1ConceptModel",

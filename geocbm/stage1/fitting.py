@@ -16,7 +16,8 @@ from geocbm import losses
 from geocbm.errors import ParameterError
 from geocbm.files import run_command
 from geocbm.stage0 import Stage0PretrainingModel
-from geocbm.stage1.model import Stage1ConceptModel, Stage1Config, stage1_losses
+from geocbm.stage1.config import Stage1Config
+from geocbm.stage1.model import Stage1ConceptModel, stage1_losses
 from geocbm.training import (
     Batch,
     FitResult,
@@ -158,6 +159,8 @@ def fit_stage1(
         tracking=config.tracking,
         examples=examples,
         precision=config.precision,
+        gradient_clip=config.gradient_clip,
+        warmup=config.warmup,
         data_digest=digest_of(features, tokens, meta_true, parent_true),
         report=report,
     )

@@ -52,13 +52,18 @@ class Stage2Config:
         score_epochs: most passes over the training rows for that layer, each a fraction of a second; it stops after
             a fifth of them without improvement.
         embed_dim: width inside the head.
+        entrance_norm: put a layer norm on the concept embedding at the entrance, which gives it one scale whatever the
+            frozen bottleneck's is; without it the embedding enters as it is.
         heads: attention heads.
         dropout: on attention weights and inside the residual branches.
         gating: mix concept and attended patches by a sigmoid per dimension.
         explicit_fusion: give the heads the concept embedding beside the fused one, through one linear layer.
         init_from_stage0: start from Stage 0's patch projection.
         weight_decay: of AdamW.
-        patience: epochs without improvement before stopping.
+        gradient_clip: largest norm of the gradient.
+        warmup: share of the steps with a rising learning rate.
+        patience: epochs without improvement before stopping; 0 never stops (the specification names early stopping
+            for Stage 0 only).
         monitor: validation value that decides: "median_km", "cell_top1", "geoscore" or "loss".
         seed: fixes initialisation, order and dropout.
         tracking: Weights & Biases mode.
@@ -84,20 +89,23 @@ class Stage2Config:
     score_lr: float = 0.003
     score_epochs: int = 100
     embed_dim: int = 512
+    entrance_norm: bool = True
     heads: int = 8
     dropout: float = 0.1
     gating: bool = True
     explicit_fusion: bool = True
     init_from_stage0: bool = True
     weight_decay: float = 0.01
-    patience: int = 5
+    gradient_clip: float = 1.0
+    warmup: float = 0.05
+    patience: int = 8
     monitor: str = "median_km"
     seed: int = 0
     tracking: str = "disabled"
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        check_training(self)
+        check_training(self, least_patience=0)
         check_choice("ablation_mode", self.ablation_mode, ABLATION_MODES)
         check_choice("offset_kind", self.offset_kind, tuple(OFFSET_DIM))
         check_choice("answer_point", self.answer_point, ANSWER_POINTS)

@@ -214,7 +214,7 @@ def fit_stage2(
         epochs=config.score_epochs if linear_only else config.epochs,
         groups=parameter_groups(model, config.lr, config.weight_decay, rates),
         seed=config.seed,
-        patience=max(config.patience, config.score_epochs // 5) if linear_only else config.patience,
+        patience=_patience(config),
         monitor=config.monitor,
         higher_is_better=config.monitor in ("cell_top1", "geoscore"),
         measure=measure,
@@ -231,10 +231,19 @@ def fit_stage2(
         tracking=config.tracking,
         examples=examples,
         precision=config.precision,
+        gradient_clip=config.gradient_clip,
+        warmup=config.warmup,
         data_digest=digest_of(held, tokens, cell, targets),
         report=report,
     )
     return model, result
+
+
+def _patience(config: Stage2Config) -> int:
+    """Epochs without improvement before stopping; the linear layer on the probabilities has short epochs."""
+    if config.ablation_mode == "concept_scores" and config.patience:
+        return max(config.patience, config.score_epochs // 5)
+    return config.patience
 
 
 def _all_targets(config: Stage2Config, cells: Cells, cell: Tensor, lat: np.ndarray, lng: np.ndarray) -> Tensor:

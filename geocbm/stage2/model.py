@@ -45,11 +45,11 @@ class Stage2Output(NamedTuple):
 class Stage2CrossAttentionGeoHead(nn.Module):
     """Geocell and offset from a concept embedding that attends to the patches (specification, section "Stage 2").
 
-    The concept embedding may come with any length: a layer norm at the entrance gives query and residual branch one
-    scale, whatever scale the frozen bottleneck happens to have. In the modes `concept_scores` and `hybrid` the concept
-    input is the probabilities of metas and parents. They are brought to mean 0 and spread 1 over the training rows and
-    pass one linear layer, so that each logit is a sum of one term per concept (Koh et al., 2020); `hybrid` adds a
-    residual from the patches (Yuksekgonul et al., 2023, "Post-hoc concept bottleneck models").
+    The concept embedding may come with any length: a layer norm at the entrance (`entrance_norm`) gives query and
+    residual branch one scale, whatever scale the frozen bottleneck happens to have. In the modes `concept_scores` and
+    `hybrid` the concept input is the probabilities of metas and parents. They are brought to mean 0 and spread 1 over
+    the training rows and pass one linear layer, so that each logit is a sum of one term per concept (Koh et al., 2020);
+    `hybrid` adds a residual from the patches (Yuksekgonul et al., 2023, "Post-hoc concept bottleneck models").
 
     Args:
         concept_dim: width of the concept input.
@@ -93,7 +93,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
             self.register_buffer("cell_scale_km", torch.as_tensor(cell_scale_km, dtype=torch.float32).detach().cpu())
         width, mode = config.embed_dim, config.ablation_mode
         if mode != "image_only" and mode != "concept_scores":
-            self.concept_norm = nn.LayerNorm(concept_dim)
+            self.concept_norm = nn.LayerNorm(concept_dim) if config.entrance_norm else nn.Identity()
             self.concept_projection = nn.Identity() if concept_dim == width else nn.Linear(concept_dim, width)
         if mode in ("both", "hybrid"):
             self.attention = ConceptCrossAttention(token_dim, width, config.heads, config.dropout)

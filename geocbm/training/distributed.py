@@ -68,7 +68,7 @@ def gather_batch(output: Output, fields: Sequence[str], batch: Batch, names: Seq
 
     Args:
         output: named tuple that the model gave.
-        fields: its tensors that have a row for each row of the batch and enter the loss.
+        fields: its tensors that have a row for each row of the batch and enter the loss; None stays None.
         batch: of this process.
         names: entries of the batch that enter the loss.
 
@@ -83,7 +83,7 @@ def gather_batch(output: Output, fields: Sequence[str], batch: Batch, names: Seq
     def whole(value: Tensor) -> Tensor:
         return gather_rows(value[:n_own])
 
-    replaced = {name: whole(getattr(output, name)) for name in fields}
+    replaced = {name: whole(getattr(output, name)) for name in fields if getattr(output, name) is not None}
     return output._replace(**replaced), {name: whole(batch[name]) for name in names}  # type: ignore[attr-defined]
 
 

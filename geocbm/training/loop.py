@@ -128,7 +128,7 @@ def fit(
             epoch 0, with the validation values alone.
         groups: parameter groups for AdamW (see `parameter_groups`).
         seed: fixes order and dropout.
-        patience: epochs without improvement after which training stops.
+        patience: epochs without improvement after which training stops; 0 never stops.
         monitor: validation value that decides, a loss term or a measured value.
         higher_is_better: direction of `monitor`.
         measure: see `evaluate`.
@@ -159,13 +159,14 @@ def fit(
     """
     train_rows, val_rows = np.asarray(train_rows), np.asarray(val_rows)
     check_number("epochs", epochs, 0)
+    check_number("patience", patience, 0)
     counts = {
         "batch_size": batch_size,
         "patience": patience,
         "accumulation_steps": accumulation_steps,
     }
-    for name, value in counts.items():
-        check_number(name, value, 1)
+    for name in ("batch_size", "accumulation_steps"):
+        check_number(name, counts[name], 1)
     if len(train_rows) == 0:
         raise ParameterError("the training split is empty; make splits from a larger table")
     val_rows = val_rows if len(val_rows) else train_rows
@@ -245,7 +246,7 @@ def fit(
             if state.best_epoch == 0 or better or np.isnan(state.best_metric):
                 state.best_epoch, state.best_metric, state.best_values = epoch, metric, values
                 state.best_weights = snapshot(model)
-            patient = epoch - state.best_epoch < patience
+            patient = not patience or epoch - state.best_epoch < patience
             if keeper is not None and patient and epoch < epochs:
                 on_main(lambda: keeper.save(model, optimizer, state))
             extra = "" if monitor == "loss" else f"  {monitor} {metric:.4g}"

@@ -28,18 +28,22 @@ def check_number(name: str, value: float, least: float, below: float = float("in
         )
 
 
-def check_training(config: Any, fewest_epochs: int = 1) -> None:
+def check_training(config: Any, fewest_epochs: int = 1, least_patience: int = 1) -> None:
     """Raise `ParameterError` for settings no training can have, and for weights of loss terms below 0.
 
     Args:
         config: dataclass of a stage, with the settings of the training loop and its `lambda_...`.
         fewest_epochs: 0 for a stage that may be skipped.
+        least_patience: 0 for a stage that may train all its epochs.
     """
     weights = [field.name for field in fields(config) if field.name.startswith("lambda_")]
     for name in ("lr", "weight_decay", *weights):
         check_number(name, getattr(config, name), 0)
-    for name in ("batch_size", "accumulation_steps", "patience"):
+    for name in ("batch_size", "accumulation_steps"):
         check_number(name, getattr(config, name), 1)
+    check_number("patience", config.patience, least_patience)
+    check_number("gradient_clip", config.gradient_clip, 0, above=True)
+    check_number("warmup", config.warmup, 0, below=1)
     check_number("epochs", config.epochs, fewest_epochs)
     check_number("dropout", config.dropout, 0, below=1)
     check_choice("tracking", config.tracking, TRACKING)
