@@ -87,7 +87,7 @@ class Answer:
         parents: coarse concepts with their probability, best first.
         attention: `(rows, columns)` mean attention of the heads on the picture as the model saw it; sums to one, or is
             zero where the head was trained without the picture (`concept_only`).
-        place: what lies nearest to the predicted coordinates.
+        place: what lies nearest to the predicted coordinates; its country is spelled as the run's table spells it.
         countries: countries with the sum of their cells' probabilities, calibrated where that is possible, best first.
         temperature: divisor of the logits behind the calibrated figures; None where the run has no calibration.
         regions: conformal regions by rising coverage; none where the run has no calibration.
@@ -97,6 +97,8 @@ class Answer:
         own_place: latitude and longitude that the file itself carries, degrees; never used for the answer.
         own_place_km: how far the answer lies from them, km.
         unlike: how unlike the training pictures the photograph is; None where the run cannot tell.
+        country: the country that holds the predicted coordinates, as the run's table spells it; empty in none.
+        countries_differ: why that is not the most probable country; empty where it is.
     """
 
     lat: float
@@ -114,6 +116,8 @@ class Answer:
     own_place: tuple[float, float] | None = None
     own_place_km: float | None = None
     unlike: Novelty | None = None
+    country: str = ""
+    countries_differ: str = ""
 
     @property
     def promise_holds(self) -> bool | None:

@@ -19,7 +19,8 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
     Args:
         model: the run.
         image: a file, its content or a PIL image.
-        country: the country to explain; without it and without a cell, the most probable one.
+        country: the country to explain; without it and without a cell, the one that holds the answered point, or the
+            most probable one where the point lies in no country of the run.
         cell: the cell to explain instead.
 
     Returns:
@@ -37,7 +38,6 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
     from geocbm.explain.interventions import ask, neutral_scores
     from geocbm.photographs import read_photograph
     from geocbm.predict.model import OVERSAMPLED
-    from geocbm.stage2 import concept_input
 
     countries = model.files.cells.country.astype(str)
     if country is not None and cell is not None:
@@ -46,6 +46,9 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
         raise ParameterError(f"country={country!r} has no cell in this run; it knows {_some(countries)}")
     if cell is not None and not 0 <= cell < len(countries):
         raise ParameterError(f"cell={cell} is none of the run's; give 0 to {len(countries) - 1}")
+    if country is None and cell is None:
+        (answered,) = model.predict([image], top_k=1)
+        country = answered.country if answered.country in countries else answered.countries[0][0]
     picture = read_photograph(image, least_side=OVERSAMPLED * model.encoder.image_size).picture
     head, vocabulary = model.geo_head, model.files.concepts
     with torch.inference_mode():
@@ -53,11 +56,6 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
         said = model.concept_model(seen.pooled, seen.tokens)
         meta, parent = said.meta_logits.softmax(-1), said.parent_logits.softmax(-1)
         scores = torch.cat([meta, parent], dim=1)  # (1, k)
-        if country is None and cell is None:
-            given = {"concept_emb": said.concept_emb, "meta_probabilities": meta, "parent_probabilities": parent}
-            shares = head(concept_input(head.config, given), seen.tokens).cell_logits.softmax(-1)[0].cpu().numpy()
-            names, member = np.unique(countries, return_inverse=True)
-            country = str(names[np.bincount(member, weights=shares).argmax()])
 
     def answer(edited: torch.Tensor) -> Any:
         n = len(edited)

@@ -17,6 +17,7 @@ from geocbm.errors import ParameterError, UserError
 from geocbm.novelty import Novelty, NoveltyDetector, read_novelty
 from geocbm.predict.answers import Answer, CellProbability, Place, Region, Reply
 from geocbm.predict.calibration import Calibration, read_calibration
+from geocbm.predict.countries import CountryNames, why_countries_differ
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class GeoCBM:
         self.novelty = novelty
         self.decoder = decoder
         self._cell_places = _cell_places(files)
+        self._country_names = CountryNames.of_run(files)
         self._countries, self._country_of_cell = np.unique(files.cells.country.astype(str), return_inverse=True)
 
     @classmethod
@@ -251,16 +253,20 @@ class GeoCBM:
         if self.calibration is not None:
             calibrated = self.calibration.probabilities(logits)
             regions = self.calibration.regions(calibrated)
+        near = [Place(*names) for names in places_of(lat, lng)[["city", "region", "country"]].to_numpy()]
+        nearest = self.files.cells.country[self.files.cells.assign(lat, lng)].astype(str)
+        held_by = [self._country_names.country(place, own) for place, own in zip(near, nearest, strict=True)]
         unlike: list[Novelty] | list[None] = [None] * len(read)
         if self.novelty is not None:
             unlike = self.novelty.judge(seen.pooled.float().cpu().numpy())
-        near = [Place(*names) for names in places_of(lat, lng)[["city", "region", "country"]].to_numpy()]
         vocabulary = self.files.concepts
         answers = []
         for i, (photo, _, _) in enumerate(read):
             chance = cells[i] if calibrated is None else calibrated[i]
             by_country = np.bincount(self._country_of_cell, weights=chance, minlength=len(self._countries))
             named = _best(vocabulary.metas, metas[i], top_k)
+            shares = dict(zip(self._countries.tolist(), by_country.tolist(), strict=True))
+            differ = why_countries_differ(held_by[i], shares, str(self.files.cells.country[chance.argmax()]))
             answer = Answer(
                 lat=float(lat[i]),
                 lng=float(lng[i]),
@@ -268,13 +274,15 @@ class GeoCBM:
                 concepts=named,
                 parents=_best(vocabulary.parents, parents[i], top_k),
                 attention=attention[i].reshape(self.encoder.grid),
-                place=near[i],
+                place=near[i]._replace(country=held_by[i]),
                 countries=_best(self._countries.tolist(), by_country, top_k),
                 temperature=None if self.calibration is None else self.calibration.temperature,
                 regions=regions[i],
                 concept_maps=() if maps is None else self._maps(maps[i], [name for name, _ in named]),
                 notes=(*_warning(unlike[i]), *photo.notes, *self.remarks),
                 unlike=unlike[i],
+                country=held_by[i],
+                countries_differ=differ,
             )
             answers.append(answer.with_own_place(photo.own_place))
         return answers

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -60,6 +61,25 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Reasons:
+    """What spoke for a country, and what against.
+
+    Attributes:
+        target: the country.
+        quantity: what the terms belong to, "log odds".
+        exact: whether the terms add up to it.
+        total: the quantity.
+        terms: the largest ones.
+    """
+
+    target: str
+    quantity: str
+    exact: bool
+    total: float
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
 class Section:
     """What the page says of one photograph; texts are plain and are escaped by the template."""
 
@@ -79,11 +99,8 @@ class Section:
     notes: tuple[str, ...] = ()
     warning: str = ""
     alt: str = ""
-    target: str = ""
-    quantity: str = ""
-    exact: bool = False
-    total: float = 0.0
-    terms: tuple[Term, ...] = ()
+    differ: str = ""
+    reasons: tuple[Reasons, ...] = ()
 
 
 class PhotoPage:
@@ -128,7 +145,7 @@ class PhotoPage:
         else:
             figure, alt = self._map(reply.answer)
             section = self._section(reply.answer, reply.seen, alt)
-            self._sections.append(replace(section, **self._reasons(reply)))
+            self._sections.append(replace(section, reasons=tuple(self._reasons(reply))))
             self._figures.append(figure)
 
     def write(self, path: Path) -> None:
@@ -171,29 +188,29 @@ class PhotoPage:
         self._outlines = figure["data"][:_OUTLINES]
         return {"data": figure["data"][_OUTLINES:], "layout": figure["layout"]}, figure["layout"]["meta"]["alt"]
 
-    def _reasons(self, reply: Reply) -> dict[str, Any]:
-        """Fields on the concepts that led to the likeliest country; none where the run cannot say."""
+    def _reasons(self, reply: Reply) -> Iterator[Reasons]:
+        """What led to the country of the point, and to the likeliest one where that is another."""
         from geocbm.explain.contributions import EXACT
 
-        try:
-            why = self._model.explain(reply.source, country=reply.answer.countries[0][0] if reply.answer else None)
-        except UserError:
-            return {}
-        largest = why.largest(MOST_TERMS)
-        top = float(largest["term"].abs().max())
-        if not top > 0:  # a head that reads no concepts
-            return {}
-        terms = [
-            Term(str(row["name"]), float(row["term"]), 50 * abs(float(row["term"])) / top)
-            for row in largest.to_dict("records")
-        ]
-        return {
-            "target": why.target,
-            "quantity": why.quantity,
-            "exact": why.method == EXACT,
-            "total": why.total,
-            "terms": tuple(terms),
-        }
+        if reply.answer is None:
+            return
+        countries = self._model.files.cells.country
+        for country in dict.fromkeys((reply.answer.country, reply.answer.countries[0][0])):
+            if country not in countries:
+                continue
+            try:
+                why = self._model.explain(reply.source, country=country)
+            except UserError:  # a run of one country, or one that cannot say what it is without a concept
+                continue
+            largest = why.largest(MOST_TERMS)
+            top = float(largest["term"].abs().max())
+            if not top > 0:  # a head that reads no concepts
+                continue
+            terms = tuple(
+                Term(str(row["name"]), float(row["term"]), 50 * abs(float(row["term"])) / top)
+                for row in largest.to_dict("records")
+            )
+            yield Reasons(why.target, why.quantity, why.method == EXACT, why.total, terms)
 
     def _section(self, answer: Answer, seen: Image, alt: str) -> Section:
         attention, attention_alt = "", ""
@@ -231,6 +248,7 @@ class PhotoPage:
                 for region in answer.regions
             ),
             notes=tuple(note for note in answer.notes if note != warning),
+            differ=answer.countries_differ,
             warning=warning,
             alt=alt,
         )

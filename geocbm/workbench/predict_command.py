@@ -194,6 +194,8 @@ def in_words(name: str, answer: Answer) -> str:
     )
     lines.append(f"  places: {places}")
     lines.append(f"  countries: {_shares(answer.countries)}")
+    if answer.countries_differ:
+        lines.append(f"    {answer.countries_differ}")
     if answer.regions:
         sizes = "; ".join(
             f"{region.coverage:.0%} in {len(region.cells)} cell{'s'[: len(region.cells) != 1]}, "
