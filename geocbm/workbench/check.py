@@ -1,13 +1,13 @@
 """Hygiene of the notebooks: what must hold of them before anything is executed."""
 
 import ast
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from geocbm.errors import UserError
 from geocbm.workbench import paths, settings, sync
+from geocbm.workbench.pairs import Pair, PairError
 from geocbm.workbench.parameters import Cell, read_cells, read_parameters
 from geocbm.workbench.stages import read_chain
 
@@ -28,7 +28,10 @@ def check_all() -> list[str]:
     names = {source.stem for source in found}
     for pair in sorted(paths.notebooks_folder().glob("*.ipynb")):
         if pair.stem not in names:
-            problems.append(f"{pair.name} has no script {pair.stem}.py; remove it or write the script")
+            number = pair.name[:2] if pair.name[:2].isdigit() else pair.stem
+            problems.append(
+                f"{pair.name} has no script {pair.stem}.py; make it with: geocbm sync --take ipynb {number}"
+            )
     return problems + list(_chain_problems(names))
 
 
@@ -48,27 +51,35 @@ def check_notebook(source: Path) -> list[str]:
 
 
 def _pair_problems(source: Path, cells: list[Cell], code: list[Cell], trees: list[ast.Module]) -> Iterator[str]:
-    pair = source.with_suffix(".ipynb")
-    if not pair.is_file():
-        yield f"{pair.name} is missing; make it with: geocbm sync"
+    pair = Pair(source)
+    name, number = pair.ipynb.name, source.name[:2]
+    if not pair.ipynb.is_file():
+        yield f"{name} is missing; make it with: geocbm sync"
         return
-    text = pair.read_text(encoding="utf-8")
+    text = pair.ipynb.read_text(encoding="utf-8")
     if len(text.encode()) > MAX_BYTES:
-        yield f"{pair.name} has {len(text.encode())} bytes, more than {MAX_BYTES}; outputs belong into reports"
+        yield f"{name} has {len(text.encode())} bytes, more than {MAX_BYTES}; outputs belong into reports"
     if text == sync.pair_text(source):
         return
     try:
-        stored = json.loads(text)
-    except ValueError:
-        yield f"{pair.name} is no JSON; make it again with: geocbm sync"
+        state = sync.state(pair)
+    except PairError as problem:
+        yield f"{problem} If nothing in it is needed, make it from the script: geocbm sync --take py {number}"
         return
-    for number, cell in enumerate(stored.get("cells", []), start=1):
-        tags = cell.get("metadata", {}).get("tags", [])
-        if cell.get("outputs") and sync.CONTRACT_TAG not in tags:
-            yield f"{pair.name}, cell {number} has stored outputs; remove them with: geocbm sync"
-        if cell.get("execution_count") is not None or set(cell.get("metadata", {})) & {"execution", "papermill"}:
-            yield f"{pair.name}, cell {number} has traces of an execution; remove them with: geocbm sync"
-    yield f"{pair.name} is not what the script says; make it again with: geocbm sync"
+    if state in ("ipynb", "both"):
+        # Whatever else is wrong with it, advice to make it again would throw the changes away.
+        other = source.name if state == "ipynb" else f"{source.name}, which may have changed too,"
+        yield f"{name} has changes that {other} lacks; to see them: geocbm sync {number}; {sync.ways(pair)}"
+        return
+    for position, cell in enumerate(pair.ipynb_notebook.cells, start=1):
+        if cell.get("outputs") and sync.CONTRACT_TAG not in cell.metadata.get("tags", []):
+            yield f"{name}, cell {position} has stored outputs; remove them with: geocbm sync"
+        if cell.get("execution_count") is not None or set(cell.metadata) & {"execution", "papermill"}:
+            yield f"{name}, cell {position} has traces of an execution; remove them with: geocbm sync"
+    if state == "py":
+        yield f"{name} lacks the last changes of {source.name}; make it again with: geocbm sync"
+    else:
+        yield f"{name} says what the script says, but is not as sync writes it; tidy it with: geocbm sync"
 
 
 def _parameter_problems(source: Path, cells: list[Cell], code: list[Cell], trees: list[ast.Module]) -> Iterator[str]:

@@ -69,7 +69,10 @@ def _seconds(text: str) -> float:
 
 def _run(arguments: Arguments) -> int:
     from geocbm.workbench.chain import Request, run_chain
+    from geocbm.workbench.sync import unheard
 
+    for sentence in unheard():
+        print(f"geocbm: {sentence}", file=sys.stderr)
     return run_chain(
         Request(
             profile=arguments.profile,
@@ -110,12 +113,23 @@ def _no_arguments(parser: Parser) -> None:
     """The command takes no arguments of its own."""
 
 
-def _sync(arguments: Arguments) -> int:
-    from geocbm.workbench.sync import sync_all
+def _configure_sync(parser: Parser) -> None:
+    add = parser.add_argument
+    add("notebooks", nargs="*", metavar="NN", help="numbers or names of notebooks (default: all)")
+    add("--take", choices=("py", "ipynb"), help="keep this side of the named notebooks, whatever the other one says")
 
-    changed = sync_all()
-    print("\n".join(f"made {file.name} again" for file in changed) or "all pairs are in sync")
-    return 0
+
+def _sync(arguments: Arguments) -> int:
+    from geocbm.workbench.sync import synchronise
+
+    done = synchronise(arguments.notebooks, arguments.take)
+    for file in done.changed:
+        print(f"wrote {file.name}")
+    for problem in done.refused:
+        print(problem, file=sys.stderr)
+    if not done.changed and not done.refused:
+        print("all pairs are in sync")
+    return 1 if done.refused else 0
 
 
 def _check(arguments: Arguments) -> int:
@@ -204,7 +218,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("predict", "say where photographs were taken", configure_predict, predict),
     Command("render", "make the pages again from the executed notebooks", _configure_render, _render),
     Command("list", "name the runs and their headline figures", _no_arguments, _list),
-    Command("sync", "make every .ipynb again from its .py", _no_arguments, _sync),
+    Command("sync", "make each .ipynb from its .py, or bring it back with --take", _configure_sync, _sync),
     Command("check", "look for problems in notebooks, chain and profiles", _no_arguments, _check),
     Command("data osv5m", "read OSV-5M into a table", data_commands.configure_osv5m, data_commands.osv5m),
     Command(

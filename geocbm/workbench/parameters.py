@@ -27,7 +27,7 @@ class Cell:
     """One cell of a percent script.
 
     Attributes:
-        kind: ``"code"`` or ``"markdown"``.
+        kind: ``"code"``, ``"markdown"`` or ``"raw"``.
         source: text of the cell; of a markdown cell still with its comment signs.
         tags: tags of the cell's marker.
         line: line of the file on which the source begins, counted from 1.
@@ -69,7 +69,8 @@ def read_cells(py_file: str | Path) -> list[Cell]:
             return
         rest = marker["rest"]
         tags = _TAGS.search(rest)
-        kind = "markdown" if "[markdown]" in rest or "[md]" in rest else "code"
+        named = re.search(r"\[(markdown|md|raw)\]", rest)
+        kind = {"md": "markdown"}.get(named[1], named[1]) if named else "code"
         source = "\n".join(lines).strip("\n")
         blank = next((at for at, line in enumerate(lines) if line.strip()), 0)
         cells.append(Cell(kind, source, tuple(ast.literal_eval(tags[1])) if tags else (), begin + blank))

@@ -1,15 +1,23 @@
-"""Pairs of notebooks: the percent script is the source of truth, the ``.ipynb`` is made from it, never back."""
+"""Pairs of notebooks: the ``.ipynb`` is made from the percent script, and brought back into it when that is asked for.
+
+No side is ever overwritten while it has changes that the other lacks, unless the user names the side to keep.
+"""
 
 import ast
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geocbm.errors import MissingInputError
-from geocbm.files import atomic_path, sha256_text
+from geocbm.errors import MissingInputError, ParameterError
+from geocbm.files import atomic_path
 from geocbm.workbench import paths
+from geocbm.workbench.pairs import Pair, PairError, cell_ids, contents, read_script
 
 CONTRACT_TAG = "nbval-check-output"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+SIDES = ("py", "ipynb")
 
 
 def sources() -> list[Path]:
@@ -32,16 +40,18 @@ def pair_text(source: Path) -> str:
 
     There are no outputs but the expected lines of a contract, which nbval compares.
     """
-    import jupytext
     import nbformat
 
-    notebook = jupytext.read(source, fmt="py:percent")
+    make = {
+        "code": nbformat.v4.new_code_cell,
+        "raw": nbformat.v4.new_raw_cell,
+        "markdown": nbformat.v4.new_markdown_cell,
+    }
+    read = contents(read_script(source.read_text(encoding="utf-8")))
     cells = []
-    for position, cell in enumerate(notebook.cells):
-        metadata = {"tags": list(cell.metadata["tags"])} if cell.metadata.get("tags") else {}
-        make = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
-        made = make(cell.source, metadata=metadata, id=sha256_text(f"{position}\n{cell.source}")[:8])
-        if cell.cell_type == "code" and CONTRACT_TAG in metadata.get("tags", []):
+    for cell, identity in zip(read, cell_ids(read), strict=True):
+        made = make[cell.kind](cell.source, metadata={"tags": list(cell.tags)} if cell.tags else {}, id=identity)
+        if cell.kind == "code" and CONTRACT_TAG in cell.tags:
             made["outputs"] = expected_output(cell.source)
         cells.append(made)
     new = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
@@ -59,22 +69,29 @@ def expected_output(source: str) -> list[Any]:
 
 
 def contract_names(source: str) -> list[str]:
-    """Names that the calls of ``contract`` in a cell state."""
+    """Names that the calls of ``contract`` in a cell state; none of a cell that is not Python yet."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return []
     calls = [
         node
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "contract"
     ]
     return [keyword.arg for call in calls for keyword in call.keywords if keyword.arg]
 
 
 def write_pair(source: Path, target: Path) -> bool:
-    """Write the ``.ipynb`` of a percent script.
+    """Write the ``.ipynb`` of a percent script over whatever is there.
 
     Returns:
         True when the file changed; one that is right already is left alone, its time included.
     """
-    text = pair_text(source)
+    return _write(target, pair_text(source))
+
+
+def _write(target: Path, text: str) -> bool:
     if target.is_file() and target.read_text(encoding="utf-8") == text:
         return False
     with atomic_path(target) as temporary:
@@ -82,10 +99,120 @@ def write_pair(source: Path, target: Path) -> bool:
     return True
 
 
-def sync_all() -> list[Path]:
-    """Make every pair again from its script.
+def state(pair: Pair) -> str:
+    """One word for a pair: "missing" (no ``.ipynb``), "same", "py", "ipynb" or "both" (what has changed).
 
-    Returns:
-        The ``.ipynb`` files that changed.
+    Raises:
+        PairError: If the ``.ipynb`` cannot be read.
     """
-    return [source.with_suffix(".ipynb") for source in sources() if write_pair(source, source.with_suffix(".ipynb"))]
+    if not pair.ipynb.is_file():
+        return "missing"
+    changed = pair.changed()
+    return "both" if len(changed) == 2 else next(iter(changed), "same")
+
+
+def ways(pair: Pair) -> str:
+    """Both ways out of a difference, by name."""
+    number = pair.script.name[:2]
+    return (
+        f"to bring the changes into the script: geocbm sync --take ipynb {number}; to drop them and make the .ipynb "
+        f"from the script: geocbm sync --take py {number}"
+    )
+
+
+@dataclass
+class Outcome:
+    """What a synchronisation did.
+
+    Attributes:
+        changed: files that were written.
+        refused: for each pair that was left alone, what differs and both ways out.
+    """
+
+    changed: list[Path] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+def synchronise(names: Sequence[str] = (), take: str | None = None) -> Outcome:
+    """Make each ``.ipynb`` from its script where nothing is lost by it, and refuse the others.
+
+    Args:
+        names: numbers or names of notebooks; all of them when there are none.
+        take: "py" or "ipynb", the side that is kept whatever the other says; only for notebooks that are named.
+
+    Raises:
+        ParameterError: If a name fits no notebook, or a side is taken without names.
+        PairError: If the named ``.ipynb`` cannot be brought into its script; nothing of it is written then.
+    """
+    if take and not names:
+        raise ParameterError(
+            f"--take {take} drops changes of the other side; name the notebooks, as in: geocbm sync --take {take} 03"
+        )
+    done = Outcome()
+    for script in _chosen(names):
+        pair = Pair(script)
+        if take == "ipynb":
+            if not pair.ipynb.is_file():
+                raise MissingInputError(f"{pair.ipynb.name} is not there; make it with: geocbm sync {script.name[:2]}")
+            if _write(script, pair.script_text()):
+                done.changed.append(script)
+        elif not script.is_file():
+            remedy = f"geocbm sync --take ipynb {script.name[:2]}"
+            done.refused.append(f"{pair.ipynb.name} has no script; make it with: {remedy}")
+            continue
+        elif take is None and (why := _refusal(pair)):
+            done.refused.append(why)
+            continue
+        if write_pair(script, pair.ipynb):
+            done.changed.append(pair.ipynb)
+    return done
+
+
+def unheard() -> list[str]:
+    """Sentences on pairs whose ``.ipynb`` has changes that a run would not see, since it executes the script."""
+    found = []
+    for pair in map(Pair, sources()):
+        try:
+            # The ids are asked first: they need no parser of scripts.
+            if not pair.ipynb.is_file() or pair.untouched or state(pair) not in ("ipynb", "both"):
+                continue
+        except PairError:
+            continue  # `geocbm check` names it; the script can be run all the same
+        found.append(
+            f"{pair.ipynb.name} has changes that {pair.script.name} lacks, and the script is run; {ways(pair)}"
+        )
+    return found
+
+
+def _refusal(pair: Pair) -> str:
+    """Why a pair must be left alone; empty when its ``.ipynb`` can be made from the script."""
+    try:
+        found = state(pair)
+    except PairError as problem:
+        number = pair.script.name[:2]
+        return f"{problem}\nIf nothing in it is needed, make it from the script: geocbm sync --take py {number}"
+    if found in ("missing", "same", "py"):
+        return ""
+    said = {
+        "ipynb": f"{pair.ipynb.name} has changes that {pair.script.name} lacks; nothing was overwritten",
+        "both": f"{pair.ipynb.name} and {pair.script.name} differ, and each may have changes of its own; nothing was "
+        "overwritten",
+    }
+    return "\n".join([said[found], *(f"  {line}" for line in pair.difference()), ways(pair)])
+
+
+def _chosen(names: Sequence[str]) -> list[Path]:
+    """Scripts of the named notebooks; one that exists as an ``.ipynb`` only is named by the script it would have."""
+    folder = paths.notebooks_folder()
+    if not names:
+        return sources()
+    known = sorted({path.with_suffix(".py") for suffix in SIDES for path in folder.glob(f"[0-9][0-9]_*.{suffix}")})
+    chosen = []
+    for name in names:
+        wanted = re.sub(r"\.(py|ipynb)$", "", Path(name).name)
+        found = [path for path in known if wanted in (path.stem, path.stem[:2])]
+        if len(found) != 1:
+            listed = ", ".join(path.stem for path in known) or "none"
+            raise ParameterError(f"{name!r} names {len(found) or 'no'} notebooks; there are: {listed}")
+        chosen += found
+    return list(dict.fromkeys(chosen))

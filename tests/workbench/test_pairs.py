@@ -14,20 +14,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_project(tmp_path)
 
 
-def test_a_pair_is_made_one_way_and_only_when_it_differs(project: Path) -> None:
-    assert [file.name for file in sync.sync_all()] == ["01_numbers.ipynb", "02_total.ipynb"]
-    assert sync.sync_all() == []
-    pair = project / "notebooks" / "01_numbers.ipynb"
-    right = pair.read_text()
-    pair.write_text(right.replace("sleep", "slept"))
-    assert [file.name for file in sync.sync_all()] == ["01_numbers.ipynb"]
-    assert pair.read_text() == right
-
-
 def test_a_pair_holds_nothing_but_the_expected_contract(project: Path) -> None:
     import nbformat
 
-    sync.sync_all()
+    sync.synchronise()
     notebook = nbformat.read(project / "notebooks" / "01_numbers.ipynb", as_version=4)
     nbformat.validate(notebook)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -39,7 +29,7 @@ def test_a_pair_holds_nothing_but_the_expected_contract(project: Path) -> None:
 
 
 def test_a_tidy_project_has_no_problems(project: Path) -> None:
-    sync.sync_all()
+    sync.synchronise()
     assert check.check_all() == []
 
 
@@ -67,22 +57,8 @@ def test_each_rule_is_checked(project: Path, old: str, new: str, message: str) -
     assert any(message in problem for problem in check.check_notebook(script)), check.check_notebook(script)
 
 
-def test_a_pair_out_of_sync_or_with_outputs_is_named(project: Path) -> None:
-    sync.sync_all()
-    pair = project / "notebooks" / "02_total.ipynb"
-    pair.write_text(pair.read_text().replace('"outputs": []', '"outputs": [{"output_type": "stream"}]', 1))
-    problems = check.check_all()
-    assert any("has stored outputs" in problem for problem in problems)
-    assert any("02_total.ipynb is not what the script says; make it again with: geocbm sync" in p for p in problems)
-    pair.unlink()
-    (project / "notebooks" / "03_old.ipynb").write_text("{}")
-    problems = check.check_all()
-    assert any("02_total.ipynb is missing" in problem for problem in problems)
-    assert any("03_old.ipynb has no script" in problem for problem in problems)
-
-
 def test_the_chain_file_is_held_against_the_notebooks(project: Path) -> None:
-    sync.sync_all()
+    sync.synchronise()
     file = project / "notebooks" / "chain.toml"
     file.write_text(file.read_text().replace('reads = ["numbers.json"]', 'reads = ["nombers.json", "parameter:x"]'))
     problems = check.check_all()
