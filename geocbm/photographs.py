@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from geocbm.errors import MissingInputError, UserError
-from geocbm.exif import own_coordinates
+from geocbm.exif import own_position
+from geocbm.panoramas import Sphere, described_sphere
 from geocbm.pictures import to_rgb
+from geocbm.raw_photographs import ENDINGS as RAW_ENDINGS
+from geocbm.raw_photographs import develop, is_raw
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,15 +30,17 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000
 """What Pillow may take a file for; others, such as EPS, would start foreign programs."""
 ENDINGS = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".jpe", ".jfif", ".mpo", ".apng"),
-    *(".dib", ".jp2", ".heic", ".heif"),
+    *(".dib", ".jp2", ".j2k", ".jpx", ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm", *RAW_ENDINGS),
 )
-"""Files of a folder that are taken for photographs; HEIC among them, so that it is refused and not passed over."""
+"""Files of a folder that are taken for photographs; what a file is, its content says."""
 HUGE_PIXELS = 40_000_000
 """Above it a note says that the picture was reduced while it was read."""
 MOST_PIXELS = 500_000_000
 """Largest picture that is read where the file can be reduced while it is decoded (baseline JPEG)."""
 MOST_WHOLE_PIXELS = 200_000_000
 """Largest picture that is read where all pixels must be in memory once."""
+WHOLE = 1 << 30
+"""As `least_side`: the picture is not reduced."""
 REDUCED_SIDE = 1500
 """A reduced picture keeps at least so many pixels along its shorter side, unless the reader wants another number."""
 LONGEST_SHAPE = 40
@@ -44,8 +49,13 @@ MOST_BYTES = 1 << 30
 """Longest file that is read from standard input."""
 
 _ORIENTATION = 0x0112
-_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-_KNOWN = "give JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF"
+_HEAD = 512
+_SUBFILE, _MOST_PAGES = 254, 64
+_AVIF_BRANDS = frozenset((b"avif", b"avis"))
+_HEIF_BRANDS = frozenset(
+    (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf")
+)
+_KNOWN = "give JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or a camera's raw file"
 _limit = threading.Lock()
 
 
@@ -57,11 +67,13 @@ class Photograph:
         picture: upright 8-bit RGB, reduced where the file is huge.
         notes: sentences on how it was read, where that is not plain.
         own_place: latitude and longitude that the file carries, degrees; never used for a prediction.
+        sphere: the part of a sphere that the picture shows, if the file says that it shows one.
     """
 
     picture: Image
     notes: tuple[str, ...] = ()
     own_place: tuple[float, float] | None = None
+    sphere: Sphere | None = None
 
 
 def read_photograph(source: str | Path | bytes | Image, name: str = "", least_side: int = REDUCED_SIDE) -> Photograph:
@@ -99,24 +111,6 @@ def read_photograph(source: str | Path | bytes | Image, name: str = "", least_si
         raise UserError(f"{called} cannot be opened ({type(error).__name__}); check the name") from None
 
 
-def photographs_in(folder: Path) -> list[Path]:
-    """Photographs of a folder, by name; folders inside it are not looked into.
-
-    Raises:
-        UserError: there is none, or the folder may not be read.
-    """
-    try:
-        found = sorted(file for file in folder.iterdir() if file.suffix.lower() in ENDINGS and not file.is_dir())
-    except OSError as error:
-        raise UserError(f"the folder {quoted(folder)} cannot be read ({error.strerror}); check it") from None
-    if not found:
-        raise UserError(
-            f"the folder {quoted(folder)} holds no picture (folders inside it are not looked into); name a folder "
-            f"with files such as {', '.join(ENDINGS[:4])}, or the files themselves"
-        )
-    return found
-
-
 def quoted(name: str | Path) -> str:
     """A file's name for people: in quotes, and nothing in it can steer a terminal."""
     return f"'{printable(name)}'"
@@ -141,20 +135,19 @@ def _no_pixel_limit() -> Iterator[None]:
 
 
 def _read(stream: IO[bytes], size: int, name: str, least_side: int) -> Photograph:
-    from PIL import Image as pillow
     from PIL import UnidentifiedImageError
 
-    head = stream.read(32)
+    head = stream.read(_HEAD)
     stream.seek(0)
     if not size:
         raise UserError(f"{name} is empty (0 bytes); fetch it again")
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
-        raise UserError(f"{name} is a HEIC picture, which is not supported; save it as JPEG")
     try:
-        with _no_pixel_limit(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd entries; the notes say what matters
-            pillow.init()  # formats that Pillow has not loaded yet would be unknown names
-            image = pillow.open(stream, formats=[known for known in FORMATS if known in pillow.OPEN])
+        if is_raw(stream, head):
+            image = develop(stream, name, MOST_WHOLE_PIXELS)
+        else:
+            with _no_pixel_limit(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow warns of odd entries; the notes say what matters
+                image = _open(stream, head, name)
         with image:
             return _convert(image, head, name, least_side)
     except UserError:
@@ -168,6 +161,39 @@ def _read(stream: IO[bytes], size: int, name: str, least_side: int) -> Photograp
         raise UserError(f"{name} {reason}; fetch it again") from None
 
 
+def _open(stream: IO[bytes], head: bytes, name: str) -> Any:
+    """Open a file with the reader that its content asks for."""
+    from PIL import Image as pillow
+
+    if _is_heif(head):
+        from pi_heif import HeifImageFile
+
+        try:
+            return HeifImageFile(stream)
+        except SyntaxError:  # what Pillow's readers raise when a file is not theirs
+            raise UserError(
+                f"{name} is a HEIF picture that cannot be read, or it is damaged; save it as JPEG"
+            ) from None
+    if head[4:8] == b"ftyp" and head[8:12] not in (b"avif", b"avis") and _brands(head) & _AVIF_BRANDS:
+        stream = BytesIO(head[:8] + b"avif" + stream.read()[12:])  # Pillow goes by the major brand
+    pillow.init()  # formats that Pillow has not loaded yet would be unknown names
+    return pillow.open(stream, formats=[known for known in FORMATS if known in pillow.OPEN])
+
+
+def _is_heif(head: bytes) -> bool:
+    """Whether the file is HEIF without being AVIF; brands such as `mif1` say neither, the compatible ones do."""
+    brands = _brands(head)
+    return not brands & _AVIF_BRANDS and bool(brands & _HEIF_BRANDS)
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """Major and compatible brands of a file in ISO's base format (ISO/IEC 14496-12, section 4.3)."""
+    if head[4:8] != b"ftyp":
+        return set()
+    listed = head[16 : int.from_bytes(head[:4], "big")]
+    return {head[8:12], *(listed[start : start + 4] for start in range(0, len(listed), 4))}
+
+
 def _is_truncation(error: Exception) -> bool:
     words = str(error).lower()
     return isinstance(error, EOFError) or any(word in words for word in ("truncated", "broken", "end of file", "eof"))
@@ -175,6 +201,8 @@ def _is_truncation(error: Exception) -> bool:
 
 def _convert(image: Any, head: bytes, name: str, least_side: int) -> Photograph:
     """Upright RGB of an open picture, with notes; `head` is how its file begins."""
+    own, sphere = own_position(image), described_sphere(image)  # both stand beside the first page
+    notes = _frame_notes(image)
     width, height = image.size
     pixels = width * height
     in_parts = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
@@ -187,8 +215,7 @@ def _convert(image: Any, head: bytes, name: str, least_side: int) -> Photograph:
         raise UserError(
             f"{name} is {width} x {height} pixels, too narrow to say anything of; cut out the part that matters"
         )
-    notes = [*_frame_notes(image), *_colour_notes(image, head)]
-    own_place = own_coordinates(image)
+    notes += _colour_notes(image, head)
     factor = min(width, height) // least_side
     if factor > 1:
         image.draft(None, (width // factor, height // factor))  # JPEG only; its scales are 1/2, 1/4 and 1/8
@@ -198,7 +225,9 @@ def _convert(image: Any, head: bytes, name: str, least_side: int) -> Photograph:
         notes.append(f"it has {pixels / 1e6:,.0f} megapixels and was read as {picture.width} x {picture.height}")
     if _has_transparency(image):
         notes.append("it has transparent parts, which were taken as white")
-    return Photograph(picture, tuple(notes), own_place)
+    if own is not None:
+        notes.extend(own.remarks)
+    return Photograph(picture, tuple(notes), None if own is None else own.place, sphere)
 
 
 def _reduced(image: Any, least_side: int) -> Any:
@@ -219,20 +248,38 @@ def _reduced(image: Any, least_side: int) -> Any:
 
 
 def _frame_notes(image: Any) -> list[str]:
-    frames = 1
+    """Choose the frame or page that is the picture, and say so where there are others."""
+    first, frames = image.tell(), 1
     try:
         frames = int(getattr(image, "n_frames", 1))
-        image.seek(0)
+        image.seek(first)
     except Exception:  # a later frame is damaged, the first may be whole
         frames = 2
     if frames < 2 or image.format == "MPO":  # phones store previews as further pictures
         return []
-    if image.format == "TIFF":
-        return ["it has several pages; the first was used"]
-    return ["it is animated; the first frame was used"]
+    if image.format == "HEIF":
+        return ["it holds several pictures; the main one was used"]
+    if image.format != "TIFF":
+        return ["it is animated; the first frame was used"]
+    if _is_preview(image):
+        for page in range(1, min(frames, _MOST_PAGES)):
+            image.seek(page)
+            if not _is_preview(image):
+                return [f"its first page is a preview; page {page + 1} was used"]
+        image.seek(first)
+    return ["it has several pages; the first was used"]
+
+
+def _is_preview(image: Any) -> bool:
+    kind = image.tag_v2.get(_SUBFILE, 0)
+    return isinstance(kind, int) and bool(kind & 1)
 
 
 def _colour_notes(image: Any, head: bytes) -> list[str]:
+    if image.format == "RAW":
+        return ["it is a camera's raw file; it was developed with the camera's white balance, at half its size"]
+    if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
+        return [f"it has {image.info['bit_depth']} bits per channel; they were reduced to 8"]
     if image.mode in ("CMYK", "LAB"):
         return [f"its colours are {image.mode}; they were converted to RGB without their profile"]
     deep = image.mode.startswith("I") or (head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:25] == b"\x10")

@@ -46,21 +46,25 @@ def to_rgb(image: Image) -> Image:
     return image.convert("RGB")
 
 
-def open_picture(path: str | Path) -> Image:
-    """Read a picture file as upright 8-bit RGB.
+def open_picture(path: str | Path, least_side: int | None = None) -> Image:
+    """Read a picture file of a table as upright 8-bit RGB; any kind that `geocbm.photographs` reads.
+
+    Args:
+        path: the file.
+        least_side: reduce the picture by a whole factor as long as its shorter side keeps so many pixels; None leaves
+            it as it is.
 
     Raises:
         MissingInputError: the file does not exist.
         UserError: the file is not a picture that can be read; the message names it.
     """
-    from PIL import Image as pillow
+    from geocbm.photographs import WHOLE, read_photograph
 
+    called = f"the picture '{path}'"
     try:
-        with pillow.open(path) as image:
-            return to_rgb(image)
-    except FileNotFoundError:
-        raise MissingInputError(f"the picture '{path}' does not exist; correct image_path in the table") from None
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise UserError(
-            f"the picture '{path}' cannot be read ({type(error).__name__}); replace it or reject it"
-        ) from error
+        return read_photograph(path, called, WHOLE if least_side is None else least_side).picture
+    except MissingInputError:
+        raise MissingInputError(f"{called} does not exist; correct image_path in the table") from None
+    except UserError as problem:
+        reason = str(problem).removeprefix(called).strip()
+        raise UserError(f"{called} cannot be read: it {reason}, or reject it") from None

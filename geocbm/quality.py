@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian
-from geocbm.pictures import to_rgb
 from geocbm.tables import image_files
 
 BLACK_LUMINANCE = 12.0
@@ -18,30 +19,63 @@ DARK_LUMINANCE = 40.0
 CONSTANT_SPREAD = 4.0
 TWIN_KM = 0.05
 EXAMPLES = 5
+SIDE = 96
+"""Shorter side in pixels of the copy that is looked at."""
+LITTLE = 0.2
+"""Part of a picture that a square crop may lose without being named: 5 to 4 loses so much."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a small copy of a picture tells.
+
+    Attributes:
+        mean: mean brightness, 0 to 255; NaN where the picture cannot be read.
+        spread: its standard deviation.
+        lost: part of the picture outside of its middle square.
+        views: number of views that `geocbm predict` would cut from it.
+        notes: sentences on how it was read.
+    """
+
+    mean: float = float("nan")
+    spread: float = float("nan")
+    lost: float = 0.0
+    views: int = 1
+    notes: tuple[str, ...] = ()
+
+
+def look_at(path: Path) -> Look:
+    """Look at a picture file of a table, of whatever kind (`geocbm.photographs`)."""
+    from geocbm.errors import UserError
+    from geocbm.panoramas import cut_views
+    from geocbm.photographs import read_photograph
+
+    try:
+        photo = read_photograph(path, least_side=SIDE)
+    except UserError:
+        return Look()
+    width, height = photo.picture.size
+    views = len(cut_views(photo.picture, photo.sphere).pictures)
+    small = photo.picture.convert("L")
+    small.thumbnail((SIDE, SIDE))
+    values = np.asarray(small, dtype=np.float64)
+    lost = 1 - min(width, height) / max(width, height)
+    return Look(float(values.mean()), float(values.std()), lost, views, photo.notes)
 
 
 def luminance(path: Path) -> tuple[float, float]:
     """Mean and standard deviation of an image's brightness (0..255), measured on a small copy; NaN if unreadable."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.draft("L", (96, 96))  # JPEGs are decoded at a fraction of their size
-            small = to_rgb(image).convert("L")
-            small.thumbnail((96, 96))
-    except Exception:  # decoders raise errors of many kinds for damaged files
-        return float("nan"), float("nan")
-    values = np.asarray(small, dtype=np.float64)
-    return float(values.mean()), float(values.std())
+    seen = look_at(path)
+    return seen.mean, seen.spread
 
 
-def brightness(table: pd.DataFrame, workers: int | None = None) -> np.ndarray:
-    """Mean and standard deviation of brightness of every row's image, `[n, 2]`; each file is read once."""
+def looks(table: pd.DataFrame, workers: int | None = None) -> list[Look]:
+    """Look at every row's image; each file is read once."""
     files = image_files(table)
     distinct = list(dict.fromkeys(files))
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        known = dict(zip(distinct, pool.map(luminance, distinct), strict=True))
-    return np.array([known[path] for path in files], dtype=np.float64).reshape(-1, 2)
+        known = dict(zip(distinct, pool.map(look_at, distinct), strict=True))
+    return [known[path] for path in files]
 
 
 def quality_report(table: pd.DataFrame, check_images: bool = True, workers: int | None = None) -> pd.DataFrame:
@@ -80,7 +114,8 @@ def quality_report(table: pd.DataFrame, check_images: bool = True, workers: int 
     note("repeated rows", rows, len(set(ids[rows])), list(ids[rows]), "The same sample counts more than once.")
 
     if check_images:
-        mean, spread = brightness(table, workers).T
+        seen = looks(table, workers)
+        mean, spread, lost = (np.array([getattr(one, name) for one in seen]) for name in ("mean", "spread", "lost"))
         black = np.flatnonzero(mean < BLACK_LUMINANCE)
         note("nearly black images", black, len(set(table["image_sha256"].iloc[black])), list(ids[black]),
              f"Mean brightness below {BLACK_LUMINANCE:g} of 255: nothing can be seen.")  # fmt: skip
@@ -90,6 +125,21 @@ def quality_report(table: pd.DataFrame, check_images: bool = True, workers: int 
         flat = np.flatnonzero(spread < CONSTANT_SPREAD)
         note("nearly constant images", flat, len(set(table["image_sha256"].iloc[flat])), list(ids[flat]),
              f"Brightness varies by less than {CONSTANT_SPREAD:g} of 255: an empty or failed frame.")  # fmt: skip
+        panorama = np.array([one.views > 1 for one in seen], dtype=bool)
+        for check, chosen, why in (
+            ("wider or higher than a square", ~panorama & (lost > LITTLE),
+             "An encoder that crops to the middle square does not see the rest in training."),
+            ("panoramas", panorama,
+             "Training sees their middle square only, whereas geocbm predict cuts views from all of a panorama: cut "
+             "them into pictures of their own before the table is made."),
+        ):  # fmt: skip
+            rows = np.flatnonzero(chosen)
+            share = f"On average {lost[rows].mean():.0%} of these lies outside. " if len(rows) else ""
+            note(check, rows, len(set(table["image_sha256"].iloc[rows])), list(ids[rows]), share + why)
+        for remark in sorted({_kind(one) for of_row in seen for one in of_row.notes}):
+            rows = np.flatnonzero([any(_kind(one) == remark for one in of_row.notes) for of_row in seen])
+            note(f"read with a remark: {remark}", rows, len(set(table["image_sha256"].iloc[rows])), list(ids[rows]),
+                 "The pictures are used; this is how they were read.")  # fmt: skip
 
     for column, thing in (("meta_name", "metas"), ("country", "countries")):
         counts = table[column].value_counts().sort_index()
@@ -117,6 +167,11 @@ def quality_report(table: pd.DataFrame, check_images: bool = True, workers: int 
     empty = np.flatnonzero(table["note"] == "")
     note("empty notes", empty, len(empty), list(ids[empty]), "No text describes these samples.")
     return pd.DataFrame(found)
+
+
+def _kind(note: str) -> str:
+    """A remark without its numbers, so that pictures with the same one are counted together."""
+    return re.sub(r"\d[\d,.]*", "N", note)
 
 
 def _twins(table: pd.DataFrame) -> np.ndarray:

@@ -7,22 +7,23 @@ there is to mend. Nothing here raises because of the content of a row.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from geocbm.errors import UserError
 from geocbm.geodesy import haversine_km
 
 NAME_COLUMNS = ("meta_name", "parent_concept", "country")
 EMPTY_WORDS = frozenset({"", "nan", "none", "null", "n/a", "<na>"})
 ROWS_LISTED = 20
 SAME_PLACE_KM = 0.001
+
+_CALLED, _SMALL = "the picture", 96
 
 
 @dataclass(frozen=True)
@@ -186,12 +187,12 @@ def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
 
     Args:
         path: the file.
-        decode: decode every pixel; otherwise the content is only hashed.
+        decode: read the picture as training will, if smaller; otherwise the content is only hashed.
 
     Returns:
         Its SHA-256 (empty if it cannot be read) and what is wrong with it (empty if nothing is).
     """
-    from PIL import Image, UnidentifiedImageError
+    from geocbm.photographs import read_photograph
 
     try:
         content = path.read_bytes()
@@ -207,15 +208,9 @@ def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
     if not content:
         return digest, "zero bytes"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(content)) as image:
-                image.load()
-    except UnidentifiedImageError:
-        return digest, "not an image"
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged files
-        kind = "truncated" if "truncated" in str(error).lower() else f"cannot be decoded: {error}"
-        return digest, kind
+        read_photograph(content, _CALLED, least_side=_SMALL)
+    except UserError as problem:
+        return digest, str(problem).removeprefix(_CALLED).partition(";")[0].strip()
     return digest, ""
 
 

@@ -139,7 +139,7 @@ def test_images_are_decoded_to_the_end(folder):
     (folder / "images" / "2.jpg").write_text("<html>not found</html>")
     (sentence,) = problems_of(write(folder, good_rows()))
     assert sentence.startswith("the image is unreadable in 3 rows")
-    for part in ("images/0.jpg: truncated", "images/1.jpg: zero bytes", "images/2.jpg: not an image"):
+    for part in ("images/0.jpg: is cut off", "images/1.jpg: zero bytes", "images/2.jpg: is no picture"):
         assert part in sentence
     table = load_table(folder / "table.csv", check_images=False)
     assert len(table) == 6 and table["image_sha256"].str.len().eq(64).all()

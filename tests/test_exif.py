@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from geocbm.exif import own_coordinates
+from geocbm.exif import own_coordinates, own_position
 
 LAT_REF, LAT, LNG_REF, LNG = 1, 2, 3, 4
 
@@ -47,6 +47,8 @@ def test_hemispheres_and_short_forms():
         {LAT: (90.0, 0.0, 1.0)},
         {LAT: (1.0, 2.0, 3.0, 4.0)},
         {LAT_REF: "?"},
+        {LAT: (10.0, 61.0, 0.0)},
+        {LNG: (20.0, 0.0, 61.0)},
     ],
 )
 def test_damaged_entries_are_none(damage):
@@ -69,3 +71,109 @@ def test_zero_denominators_and_garbage_are_none():
         Image.new("RGB", (8, 8)).save(stream, "JPEG", exif=exif)
         assert own_coordinates(Image.open(stream)) is None
     assert own_coordinates(Image.new("RGB", (8, 8))) is None
+
+
+def written_with(values: dict, kind: str = "JPEG") -> Image.Image:
+    """A picture with a position in rationals; None stands for 0/0."""
+    from PIL.TiffImagePlugin import IFDRational
+
+    entries = {
+        key: tuple(IFDRational(0, 0) if part is None else IFDRational(*part) for part in value)
+        if isinstance(value, list)
+        else value
+        for key, value in values.items()
+    }
+    return reopened(entries, kind)
+
+
+@pytest.mark.parametrize(
+    ("lat", "expected", "remark"),
+    [
+        ([(52, 1), (30, 1), None], 52.5, "its own coordinates are known to the minute only"),
+        ([(52, 1), (3050, 100), None], 52 + 30.5 / 60, None),  # a part of a minute says more than the seconds would
+        ([(52, 1), None, None], 52.0, "its own coordinates are known to the degree only"),
+        ([(52, 1), None, (7, 1)], 52.0, "its own coordinates are known to the degree only"),
+        ([(52, 1), (30, 1)], 52.5, None),
+        ([(5251234, 100000)], 52.51234, None),
+        ([(52, 1), (60, 1), (0, 1)], 53.0, None),  # rounded up by the writer
+    ],
+)
+def test_a_position_is_kept_as_far_as_it_is_known(lat, expected, remark):
+    entries = {LAT_REF: "N", LAT: lat, LNG_REF: "E", LNG: [(13, 1), (15, 1), (36, 1)]}
+    found = own_position(written_with(entries))
+    assert found.place == pytest.approx((expected, 13.26), abs=1e-6)
+    assert found.remarks == (() if remark is None else (remark,))
+
+
+def test_no_coordinate_is_minus_zero():
+    entries = {LAT_REF: "S", LAT: [(0, 1), (0, 1), (0, 1)], LNG_REF: "W", LNG: [(0, 1), (0, 1), (0, 1)]}
+    found = own_position(written_with(entries))
+    assert [str(part) for part in found.place] == ["0.0", "0.0"]
+    assert found.remarks == ("its own coordinates are 0, 0, which usually stand for no position at all",)
+    (remark,) = own_position(written_with(entries | {LNG: [(7, 1), (0, 1), (0, 1)], 9: "V"})).remarks
+    assert "no fix" in remark
+
+
+def test_a_damaged_position_is_said_to_be_one():
+    entries = {LAT_REF: "N", LAT: [(91, 1), (0, 1), (0, 1)], LNG_REF: "E", LNG: [(13, 1), (0, 1), (0, 1)]}
+    found = own_position(written_with(entries))
+    assert found.place is None and "damaged" in found.remarks[0]
+    nothing = {LAT_REF: "N", LAT: [None, None, None], LNG_REF: "E", LNG: [None, None, None]}
+    assert own_position(written_with(nothing)) is None  # a camera without a fix: there is no position to speak of
+
+
+XMP = """<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""
+xmlns:exif="http://ns.adobe.com/exif/1.0/" {attributes}>{elements}</rdf:Description></rdf:RDF></x:xmpmeta>
+<?xpacket end="w"?>"""
+
+
+def with_xmp(lat: str, lng: str, kind: str = "JPEG", as_elements: bool = False, before: str = "") -> Image.Image:
+    if as_elements:
+        text = XMP.format(
+            attributes="",
+            elements=f"<exif:GPSLatitude>{lat}</exif:GPSLatitude><exif:GPSLongitude>{lng}</exif:GPSLongitude>",
+        )
+    else:
+        text = XMP.format(attributes=f'exif:GPSLatitude="{lat}" exif:GPSLongitude="{lng}"', elements="")
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, kind, xmp=(before + text).encode())
+    return Image.open(stream)
+
+
+@pytest.mark.parametrize("as_elements", [True, False])
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF"])
+def test_a_position_that_stands_in_xmp_only_is_found(kind, as_elements):
+    assert own_coordinates(with_xmp("52,30.5N", "13,15,36W", kind, as_elements)) == pytest.approx(
+        (52 + 30.5 / 60, -13.26)
+    )
+
+
+@pytest.mark.parametrize(
+    ("lat", "lng", "expected"),
+    [
+        ("0,0.0S", "0,0.0W", (0.0, 0.0)),
+        ("33,51.5s", "151,12.6e", (-33.858333, 151.21)),
+        ("-33.5", "151.25", (-33.5, 151.25)),
+        ("91,0N", "13,0E", None),
+        ("52,61N", "13,0E", None),
+        ("north", "13,0E", None),
+        ("52,30.5N", "", None),
+    ],
+)
+def test_forms_of_a_position_in_xmp(lat, lng, expected):
+    found = own_coordinates(with_xmp(lat, lng))
+    assert found == (None if expected is None else pytest.approx(expected, abs=1e-6))
+
+
+def test_exif_is_asked_before_xmp_and_xml_of_strangers_declares_nothing():
+    assert own_coordinates(with_xmp("1,0N", "2,0E")) == (1.0, 2.0)
+    bomb = '<!DOCTYPE x [<!ENTITY a "1,0N">]>'
+    image = with_xmp("1,0N", "2,0E")
+    image.info["xmp"] = image.info["xmp"].replace(b"<x:xmpmeta", bomb.encode() + b"<x:xmpmeta")
+    assert own_position(image) is None
+    image.info["xmp"] = b"<x" + b" " * (1 << 21)
+    assert own_position(image) is None
+    both = with_xmp("1,0N", "2,0E")
+    both.getexif().get_ifd(0x8825).update({LAT_REF: "N", LAT: (10.0,), LNG_REF: "E", LNG: (20.0,)})
+    assert own_coordinates(both) == (10.0, 20.0)

@@ -180,3 +180,26 @@ def test_figures_say_what_they_show():
     assert sum(sankey.data[0].link.value) == pytest.approx(2, abs=1e-3)
     empty = concept_flows(np.zeros((2, 6)), np.array(["A", "B"]), NAMES[:4], NAMES[4:], PARENTS, "terms")
     assert "all of them are 0" in plots.concept_sankey(empty).layout.meta["alt"]
+
+
+@pytest.mark.parametrize("mode", ["concept_scores", "hybrid"])
+@pytest.mark.parametrize("odds", [True, False])
+def test_terms_of_several_views_add_up_to_the_pooled_answer(mode, odds):
+    from geocbm.explain.views import Question, explain_views
+
+    head, scores = make_head(mode), some_scores(3)
+    tokens = torch.randn(3, 9, WIDTH, generator=torch.Generator().manual_seed(7))
+    inside = COUNTRY == "C" if odds else np.arange(N_CELLS) == 1
+    question = Question("somewhere", inside, odds, NAMES[:N_METAS], NAMES[N_METAS:])
+    one = explain_views(head, scores, question, tokens, lambda _: None, None)
+    with torch.inference_mode():
+        shares = head(scores, tokens).cell_logits.double().softmax(-1)
+    pooled = shares.log().mean(0).softmax(-1)[torch.from_numpy(inside)].sum()
+    if odds:
+        assert one.total == pytest.approx(float((pooled / (1 - pooled)).log()), abs=1e-5)
+    assert one.method == EXACT and abs(one.gap) < 1e-4
+    # Several times the same view is that view.
+    single = explain.explain_scores(head, scores[:1], inside, "somewhere", NAMES, N_METAS, tokens=tokens[:1], odds=odds)
+    same = explain_views(head, scores[:1].repeat(4, 1), question, tokens[:1].repeat(4, 1, 1), lambda _: None, None)
+    np.testing.assert_allclose(same.terms, single.terms, atol=1e-5)
+    assert same.total == pytest.approx(single.total, abs=1e-5) and same.others.keys() == single.others.keys()

@@ -9,11 +9,13 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from camera_files import HEIC, HEIC_TEN_BITS, dng
+from PIL import Image, TiffImagePlugin
 
 from geocbm import photographs
 from geocbm.errors import MissingInputError, UserError
-from geocbm.photographs import photographs_in, printable, read_photograph
+from geocbm.photo_folders import look_into
+from geocbm.photographs import printable, read_photograph
 
 RED = Image.new("RGB", (64, 48), (200, 30, 30))
 
@@ -122,7 +124,13 @@ def test_a_hundred_megapixels_are_read_small_and_the_limit_of_pillow_stays():
         (written()[:-150], "^X is cut off; fetch it again$"),
         (written("PNG", RED.resize((300, 200)).rotate(3))[:-200], "^X is cut off"),
         (written("WEBP")[:40], "^X is damaged"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"0" * 99, "^X is a HEIC picture, .* save it as JPEG$"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"0" * 99, "^X is a HEIF picture .* save it as JPEG$"),
+        (HEIC[:300], "^X is a HEIF picture .* save it as JPEG$"),
+        (dng()[:-500], "^X is cut off; fetch it again$"),
+        (b"FUJIFILMCCD-RAW 0201FF383501" + b"0" * 900, "^X is a camera's raw file .* export it as JPEG$"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\0crx isom" + b"0" * 300, "^X is a camera's raw file .* export it as JPEG$"),
+        # A sensor that LibRaw cannot read (a compression of nobody): its preview is not answered in its place.
+        (dng().replace(b"\x03\x01\x03\0\x01\0\0\0\x01\0", b"\x03\x01\x03\0\x01\0\0\0\x99\x99"), "export it as JPEG$"),
         (png(30_000, 30_000, 8, 2, b""), "^X has 900 megapixels, at most 200 are read; give a smaller copy$"),
         (written("PNG", Image.new("L", (1, 5000))), "^X is 1 x 5000 pixels, too narrow"),
     ],
@@ -155,15 +163,28 @@ def test_paths_that_are_no_files(tmp_path):
     assert printable("tab\there") == "tab?here"
 
 
-def test_a_folder_gives_its_photographs_by_name(tmp_path):
-    for name in ("b.JPG", "a.png", "c.heic", "notes.txt", ".hidden"):
+def test_a_folder_gives_its_photographs_by_name_and_names_the_rest(tmp_path):
+    taken = ["a.png", "b.JPG", "c.heic", "d.HIF", "e.ppm", "f.NEF", "g.dng", "h.j2k"]
+    for name in (*taken, "notes.txt", ".hidden", "clip.mov", "b.xmp", "z.MOV", "._b.JPG", "README"):
         (tmp_path / name).write_bytes(written())
     (tmp_path / "folder.jpg").mkdir()
-    assert [file.name for file in photographs_in(tmp_path)] == ["a.png", "b.JPG", "c.heic"]
-    with pytest.raises(UserError, match=r"holds no picture .* name a folder with files such as \.jpg"):
-        photographs_in(tmp_path / "folder.jpg")
+    found = look_into(tmp_path)
+    assert [file.name for file in found.photographs] == taken
+    assert sorted(found.left_out) == sorted(
+        ["notes.txt", ".hidden", "clip.mov", "b.xmp", "z.MOV", "._b.JPG", "README", "folder.jpg/"]
+    )
+    assert found.counts() == {".mov": 2, ".txt": 1, "folder": 1, "hidden": 2, "sidecar": 1, "without suffix": 1}
+    assert "2 .mov (clip.mov, z.MOV)" in found.remark() and "1 folder (folder.jpg/)" in found.remark()
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.png").touch()
+    assert look_into(tmp_path / "plain").remark() == ""
+    with pytest.raises(UserError, match=r"holds no picture, and .* name a folder with files such as \.jpg"):
+        look_into(tmp_path / "folder.jpg")
+    (tmp_path / "folder.jpg" / "clip.mov").touch()
+    with pytest.raises(UserError, match=r"holds no picture \(left out .*: 1 \.mov \(clip\.mov\)\)"):
+        look_into(tmp_path / "folder.jpg")
     with pytest.raises(UserError, match="cannot be read"):
-        photographs_in(tmp_path / "gone")
+        look_into(tmp_path / "gone")
 
 
 def test_a_pipe_is_no_file(tmp_path):
@@ -178,3 +199,54 @@ def test_coordinates_of_the_file_come_along():
     assert read_photograph(written(exif=exif)).own_place == (10.5, -20.0)
     opened = Image.open(io.BytesIO(written(exif=exif)))
     assert read_photograph(opened).own_place == (10.5, -20.0)
+
+
+def test_a_heic_is_turned_once_and_its_position_comes_along():
+    photo = read_photograph(HEIC)
+    assert photo.picture.size == (48, 64) and photo.own_place == (10.5, -20.0) and photo.notes == ()
+    # Red moves from the upper left to the upper right.
+    assert photo.picture.getpixel((42, 5))[0] > 200 > 50 > photo.picture.getpixel((5, 5))[0]
+    assert photo.picture.getpixel((42, 58))[0] < 50 and photo.picture.getpixel((5, 5))[2] > 180
+    deep = read_photograph(HEIC_TEN_BITS)
+    assert deep.picture.getpixel((9, 9)) == (100, 100, 100)
+    assert deep.notes == ("it has 10 bits per channel; they were reduced to 8",)
+
+
+@pytest.mark.parametrize("brand", [b"mif1", b"msf1", b"miaf"])
+def test_an_avif_may_call_itself_by_another_brand(brand):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = bytearray(written("AVIF", Image.new("RGB", (64, 48), (200, 30, 30)), exif=exif))
+    assert content[8:12] == b"avif"
+    content[8:12] = brand
+    photo = read_photograph(bytes(content))
+    assert photo.picture.size == (48, 64)  # turned, and once
+    np.testing.assert_allclose(photo.picture.getpixel((9, 9)), (200, 30, 30), atol=12)
+
+
+@pytest.mark.parametrize("version", [True, False])
+def test_a_raw_file_is_answered_from_its_sensor(version):
+    content = dng(version=version)
+    with Image.open(io.BytesIO(content)) as preview:  # what other readers find in it
+        assert preview.width * preview.height == 64 * 48 and preview.convert("RGB").getpixel((5, 5))[1] > 150
+    photo = read_photograph(content)
+    assert photo.picture.size == (48, 64)  # half of 128 x 96, after a quarter turn to the right
+    assert photo.own_place == (-33.5, 151.0)
+    assert any("camera's raw file" in note for note in photo.notes)
+    red, blue = photo.picture.getpixel((42, 5)), photo.picture.getpixel((5, 58))
+    assert red[0] > 200 > 60 > red[1] and blue[2] > 200 > 60 > blue[0]
+    assert read_photograph(dng(orientation=1)).picture.size == (64, 48)
+
+
+def test_a_tiff_whose_first_page_is_a_preview_is_read_from_the_next():
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254] = 1
+    picture = Image.new("RGB", (200, 100), (0, 0, 250))
+    content = written(
+        "TIFF", Image.new("RGB", (20, 10), (250, 0, 0)), tiffinfo=tags, save_all=True, append_images=[picture]
+    )
+    entry = struct.pack("<HHI", 254, 4, 1)
+    before, _, after = content.rpartition(entry)  # of the second page
+    photo = read_photograph(before + entry + b"\0" + after[1:])
+    assert photo.picture.size == (200, 100) and photo.picture.getpixel((3, 3)) == (0, 0, 250)
+    assert photo.notes == ("its first page is a preview; page 2 was used",)

@@ -10,7 +10,10 @@ import numpy as np
 
 from geocbm.baselines.middle import medoid
 from geocbm.baselines.prediction import Prediction, matrix
-from geocbm.pictures import to_rgb
+from geocbm.pictures import open_picture
+
+_SMALL = 64
+"""Pixels along the shorter side from which a mean colour is taken."""
 
 
 def _most_frequent(values: Any, n: int) -> np.ndarray | None:
@@ -118,11 +121,7 @@ def gallery(
 
 def mean_colours(files: Iterable[str | Path]) -> np.ndarray:
     """Mean red, green and blue of each image from 0 to 1, `[n, 3]`: what is left of a picture without its content."""
-    from PIL import Image
-
-    colours = []
-    for file in files:
-        with Image.open(file) as image:
-            image.draft("RGB", (64, 64))
-            colours.append(np.asarray(to_rgb(image), dtype=np.float32).mean(axis=(0, 1)) / 255)
+    colours = [
+        np.asarray(open_picture(file, least_side=_SMALL), dtype=np.float32).mean(axis=(0, 1)) / 255 for file in files
+    ]
     return np.array(colours, dtype=np.float32).reshape(-1, 3)

@@ -85,7 +85,8 @@ class Answer:
         cells: the most probable cells, best first.
         concepts: fine concepts with their probability, best first.
         parents: coarse concepts with their probability, best first.
-        attention: `(rows, columns)` mean attention of the heads on the picture as the model saw it; sums to one, or is
+        attention: `(rows, columns)` mean attention of the heads on the picture as the model saw it (its views side by
+            side, see `views`); sums to one, or is
             zero where the head was trained without the picture (`concept_only`).
         place: what lies nearest to the predicted coordinates; its country is spelled as the run's table spells it.
         countries: countries with the sum of their cells' probabilities, calibrated where that is possible, best first.
@@ -95,7 +96,10 @@ class Answer:
             to one; none where the bottleneck does not look at patches.
         notes: sentences on how the file was read and what the run lacks.
         own_place: latitude and longitude that the file itself carries, degrees; never used for the answer.
-        own_place_km: how far the answer lies from them, km.
+        own_place_km: how far the answer lies from them, km; None also where they are 0, 0.
+        views: number of views that were answered as one; more than 1 for a panorama. The maps show them in a row, or
+            one below the other.
+        seen_share: part of the picture that lies in what the model saw.
         unlike: how unlike the training pictures the photograph is; None where the run cannot tell.
         country: the country that holds the predicted coordinates, as the run's table spells it; empty in none.
         countries_differ: why that is not the most probable country; empty where it is.
@@ -118,6 +122,8 @@ class Answer:
     unlike: Novelty | None = None
     country: str = ""
     countries_differ: str = ""
+    views: int = 1
+    seen_share: float = 1.0
 
     @property
     def promise_holds(self) -> bool | None:
@@ -134,12 +140,12 @@ class Answer:
 
         if place is None:
             return self
+        said = f"the file carries its own coordinates ({in_degrees(*place)}), which were not used"
+        if place == (0.0, 0.0):  # a missing position, as a note on the file says
+            return replace(self, own_place=place, notes=(*self.notes, said))
         km = float(haversine_km(self.lat, self.lng, *place))
         distance = f"{km:,.0f} km" if km >= 1 else "less than 1 km"
-        note = (
-            f"the file carries its own coordinates ({place[0]:.4f}, {place[1]:.4f}), which were not used; the answer "
-            f"lies {distance} from them"
-        )
+        note = f"{said}; the answer lies {distance} from them"
         return replace(self, own_place=place, own_place_km=km, notes=(*self.notes, note))
 
     def as_json(self) -> dict[str, Any]:
@@ -170,6 +176,11 @@ class Reply:
     answer: Answer | None = None
     problem: Exception | None = None
     seen: Image | None = None
+
+
+def in_degrees(lat: float, lng: float) -> str:
+    """Coordinates for people, with four decimals (11 m) and never a minus before zero."""
+    return f"{lat:z.4f}, {lng:z.4f}"
 
 
 def _grid(values: np.ndarray) -> list[list[float]]:

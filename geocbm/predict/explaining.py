@@ -36,8 +36,7 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
 
     from geocbm.explain.contributions import explain_scores
     from geocbm.explain.interventions import ask, neutral_scores
-    from geocbm.photographs import read_photograph
-    from geocbm.predict.model import OVERSAMPLED
+    from geocbm.explain.views import Question, explain_views
 
     countries = model.files.cells.country.astype(str)
     if country is not None and cell is not None:
@@ -49,22 +48,23 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
     if country is None and cell is None:
         (answered,) = model.predict([image], top_k=1)
         country = answered.country if answered.country in countries else answered.countries[0][0]
-    picture = read_photograph(image, least_side=OVERSAMPLED * model.encoder.image_size).picture
+    pixels = model.prepare(image).pixels  # (V, 3, H, W)
+    views = len(pixels)
     head, vocabulary = model.geo_head, model.files.concepts
     with torch.inference_mode():
-        seen = model.encoder(model.encoder.preprocess([picture]).to(model.device))
+        seen = model.encoder(pixels.to(model.device))
         said = model.concept_model(seen.pooled, seen.tokens)
         meta, parent = said.meta_logits.softmax(-1), said.parent_logits.softmax(-1)
-        scores = torch.cat([meta, parent], dim=1)  # (1, k)
+        scores = torch.cat([meta, parent], dim=1)  # (V, k)
 
     def answer(edited: torch.Tensor) -> Any:
-        n = len(edited)
+        n = len(edited) // views
         return ask(
             head,
-            scores.expand(n, -1),
+            scores.repeat(n, 1),
             edited,
-            said.concept_emb.expand(n, -1),
-            seen.tokens.expand(n, -1, -1),
+            said.concept_emb.repeat(n, 1),
+            seen.tokens.repeat(n, 1, 1),
             model.concept_model,
         )
 
@@ -74,11 +74,16 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
             rows = model.files.rows["train"]
             train = np.concatenate([stored["meta"][rows], stored["parent"][rows]], axis=1)
         neutral = neutral_scores(head, torch.from_numpy(train.astype(np.float32)).to(model.device))
+    inside = np.arange(len(countries)) == cell if cell is not None else countries == country
+    target = f"cell {cell}, {countries[cell]}" if cell is not None else str(country)
+    if views > 1:
+        question = Question(target, inside, cell is None, vocabulary.metas, vocabulary.parents)
+        return explain_views(head, scores, question, seen.tokens, answer, neutral)
     return explain_scores(
         head,
         scores,
-        np.arange(len(countries)) == cell if cell is not None else countries == country,
-        f"cell {cell}, {countries[cell]}" if cell is not None else str(country),
+        inside,
+        target,
         [*vocabulary.metas, *vocabulary.parents],
         len(vocabulary.metas),
         seen.tokens,

@@ -21,12 +21,11 @@ from geocbm.predict.countries import CountryNames, why_countries_differ
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
     from geocbm.encoders import ImageEncoder
     from geocbm.explain.contributions import Explanation
-    from geocbm.photographs import Photograph
+    from geocbm.predict.views import Prepared
     from geocbm.stage1 import Stage1ConceptModel
     from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
     from geocbm.sure import Decoder
@@ -35,8 +34,6 @@ BATCH, ACCELERATOR_BATCH = 16, 32
 """Photographs per forward pass on a processor, where larger batches leave its caches, and on an accelerator."""
 MOST_WORKERS, MOST_ACCELERATOR_WORKERS = 4, 16
 """Threads that answer side by side; with an accelerator most of their time goes into reading."""
-OVERSAMPLED = 4
-"""A photograph is read with at least so many times the pixels per side that the encoder sees."""
 
 
 class GeoCBM:
@@ -70,6 +67,8 @@ class GeoCBM:
     ) -> None:
         from accelerate import Accelerator
 
+        from geocbm.predict.views import Preparation
+
         self.files = files
         self.device = device or Accelerator().device
         self.encoder = encoder.to(self.device).eval()
@@ -80,6 +79,7 @@ class GeoCBM:
         self.remarks = remarks
         self.novelty = novelty
         self.decoder = decoder
+        self.prepare = Preparation(self.encoder)
         self._cell_places = _cell_places(files)
         self._country_names = CountryNames.of_run(files)
         self._countries, self._country_of_cell = np.unique(files.cells.country.astype(str), return_inverse=True)
@@ -201,36 +201,29 @@ class GeoCBM:
         return [
             Reply(source, problem=found)
             if isinstance(found, UserError)
-            else Reply(source, answer=next(answers), seen=found[2])
+            else Reply(source, answer=next(answers), seen=found.seen)
             for source, found in zip(sources, read, strict=True)
         ]
 
-    def _prepare(self, source: Any, keep_seen: bool) -> tuple[Photograph, torch.Tensor, Image.Image | None] | UserError:
-        """Read a photograph and bring it to the encoder's size; the picture itself is not kept."""
-        from dataclasses import replace
-
-        from PIL import Image as pillow
-
-        from geocbm.photographs import read_photograph
-
+    def _prepare(self, source: Any, keep_seen: bool) -> Prepared | UserError:
+        """Read a photograph for the encoder, or say why it cannot be read."""
         try:
-            photo = read_photograph(source, least_side=OVERSAMPLED * self.encoder.image_size)
+            return self.prepare(source, keep_seen)
         except UserError as problem:
             return problem
-        pixels = self.encoder.preprocess([photo.picture])
-        seen = self.encoder.crop(photo.picture) if keep_seen else None
-        return replace(photo, picture=pillow.new("RGB", (1, 1))), pixels, seen
 
-    def _answer(self, read: list[Any], top_k: int) -> list[Answer]:
+    def _answer(self, read: list[Prepared], top_k: int) -> list[Answer]:
         if not read:
             return []
         import torch
 
         from geocbm.metrics import places_of
+        from geocbm.predict.views import joined_maps, middle_views, pool_views
         from geocbm.stage2 import concept_input, locate
 
+        counts = [len(photo.pixels) for photo in read]
         with torch.inference_mode():
-            seen = self.encoder(torch.cat([pixels for _, pixels, _ in read]).to(self.device))
+            seen = self.encoder(torch.cat([photo.pixels for photo in read]).to(self.device))  # V views of B pictures
             concepts = self.concept_model(seen.pooled, seen.tokens)
             said = {
                 "concept_emb": concepts.concept_emb,
@@ -238,15 +231,17 @@ class GeoCBM:
                 "parent_probabilities": concepts.parent_logits.softmax(-1),
             }
             places = self.geo_head(concept_input(self.geo_head.config, said), seen.tokens)
+            attention = places.attention.mean(1).float().cpu().numpy()  # (V, P)
+            of_view = said["meta_probabilities"].float().cpu().numpy()  # (V, k_m)
+            places, said, pooled = pool_views(counts, places, said, seen.pooled)
             lat, lng = (
                 values.double().cpu().numpy()
-                for values in locate(self.geo_head, places, self.refiner, seen.pooled, self.decoder)
+                for values in locate(self.geo_head, places, self.refiner, pooled, self.decoder)
             )
             logits = places.cell_logits.float().cpu().numpy()  # (B, N)
             cells = places.cell_logits.softmax(-1).float().cpu().numpy()  # (B, N)
             metas = said["meta_probabilities"].float().cpu().numpy()  # (B, k_m)
             parents = said["parent_probabilities"].float().cpu().numpy()  # (B, k_p)
-            attention = places.attention.mean(1).float().cpu().numpy()  # (B, P)
             maps = None if concepts.meta_maps is None else concepts.meta_maps.softmax(1).float().cpu().numpy()
         calibrated: np.ndarray | None = None
         regions: list[tuple[Region, ...]] = [()] * len(read)
@@ -258,39 +253,52 @@ class GeoCBM:
         held_by = [self._country_names.country(place, own) for place, own in zip(near, nearest, strict=True)]
         unlike: list[Novelty] | list[None] = [None] * len(read)
         if self.novelty is not None:
-            unlike = self.novelty.judge(seen.pooled.float().cpu().numpy())
+            unlike = middle_views(self.novelty.judge(seen.pooled.float().cpu().numpy()), counts)
         vocabulary = self.files.concepts
         answers = []
-        for i, (photo, _, _) in enumerate(read):
+        ends = np.cumsum(counts)
+        for i, photo in enumerate(read):
+            views = slice(ends[i] - counts[i], ends[i])
             chance = cells[i] if calibrated is None else calibrated[i]
             by_country = np.bincount(self._country_of_cell, weights=chance, minlength=len(self._countries))
             named = _best(vocabulary.metas, metas[i], top_k)
             shares = dict(zip(self._countries.tolist(), by_country.tolist(), strict=True))
             differ = why_countries_differ(held_by[i], shares, str(self.files.cells.country[chance.argmax()]))
             answer = Answer(
-                lat=float(lat[i]),
-                lng=float(lng[i]),
+                lat=float(lat[i]) + 0.0,  # never -0.0
+                lng=float(lng[i]) + 0.0,
                 cells=self._best_cells(cells[i], None if calibrated is None else calibrated[i], top_k),
                 concepts=named,
                 parents=_best(vocabulary.parents, parents[i], top_k),
-                attention=attention[i].reshape(self.encoder.grid),
+                attention=joined_maps(attention[views], self.encoder.grid, photo.upright),
                 place=near[i]._replace(country=held_by[i]),
                 countries=_best(self._countries.tolist(), by_country, top_k),
                 temperature=None if self.calibration is None else self.calibration.temperature,
                 regions=regions[i],
-                concept_maps=() if maps is None else self._maps(maps[i], [name for name, _ in named]),
+                concept_maps=()
+                if maps is None
+                else self._maps(maps[views], of_view[views], [name for name, _ in named], photo.upright),
                 notes=(*_warning(unlike[i]), *photo.notes, *self.remarks),
                 unlike=unlike[i],
                 country=held_by[i],
                 countries_differ=differ,
+                views=counts[i],
+                seen_share=photo.share,
             )
             answers.append(answer.with_own_place(photo.own_place))
         return answers
 
-    def _maps(self, maps: np.ndarray, names: Sequence[str]) -> tuple[tuple[str, np.ndarray], ...]:
-        """Maps of some concepts as grids, from all `(P, k_m)`."""
+    def _maps(
+        self, maps: np.ndarray, shares: np.ndarray, names: Sequence[str], upright: bool
+    ) -> tuple[tuple[str, np.ndarray], ...]:
+        """Maps of some concepts from all of a picture, `(V, P, k_m)`; a view counts as much as it shows the concept."""
+        from geocbm.predict.views import joined_maps
+
         index = self.files.concepts.concept_to_idx
-        return tuple((name, maps[:, index[name]].reshape(self.encoder.grid)) for name in names)
+        return tuple(
+            (name, joined_maps(maps[..., index[name]], self.encoder.grid, upright, shares[:, index[name]]))
+            for name in names
+        )
 
     def _best_cells(
         self, probabilities: np.ndarray, calibrated: np.ndarray | None, top_k: int

@@ -18,6 +18,7 @@ from geocbm import __version__
 from geocbm.errors import UserError
 from geocbm.files import atomic_path
 from geocbm.photographs import printable
+from geocbm.predict.answers import in_degrees
 from geocbm.simulated import TRAINED_ON
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class Section:
     coordinates: str = ""
     near: str = ""
     seen: str = ""
+    views: int = 1
+    wide: bool = False
     attention: str = ""
     attention_alt: str = ""
     concept_maps: tuple[tuple[str, str, str], ...] = ()
@@ -213,9 +216,11 @@ class PhotoPage:
             yield Reasons(why.target, why.quantity, why.method == EXACT, why.total, terms)
 
     def _section(self, answer: Answer, seen: Image, alt: str) -> Section:
+        wide = seen.width > seen.height
+        times = answer.views if wide else 1  # views side by side
         attention, attention_alt = "", ""
         if np.ptp(answer.attention) > 1e-9:  # even attention is that of a head without eyes
-            attention = _heat(seen, answer.attention, WIDTH)
+            attention = _heat(seen, answer.attention, times * WIDTH)
             row, column = np.unravel_index(answer.attention.argmax(), answer.attention.shape)
             attention_alt = (
                 f"The same with attention laid over it; it is highest in row {row + 1} of {answer.attention.shape[0]}, "
@@ -225,13 +230,15 @@ class PhotoPage:
         warning = "" if answer.unlike is None else answer.unlike.sentence()
         country = self._model.files.cells.country
         return Section(
-            coordinates=f"{answer.lat:.4f}, {answer.lng:.4f}",
+            coordinates=in_degrees(answer.lat, answer.lng),
             near=answer.place.words(),
-            seen=_data_uri(seen, WIDTH),
+            seen=_data_uri(seen, times * WIDTH),
+            views=answer.views,
+            wide=wide and answer.views > 1,
             attention=attention,
             attention_alt=attention_alt,
             concept_maps=tuple(
-                (concept, f"{100 * shares[concept]:.0f}", _heat(seen, grid, MAP_WIDTH))
+                (concept, f"{100 * shares[concept]:.0f}", _heat(seen, grid, times * MAP_WIDTH))
                 for concept, grid in answer.concept_maps
             ),
             places=tuple(Bar(cell.country, cell.place.words(False), cell.best) for cell in answer.cells),

@@ -94,7 +94,7 @@ def _about(reply: Reply) -> str:
 
 def _photos(names: list[str], failed: _Failures) -> Iterator[str | Path | bytes]:
     """The named files, the photographs inside the named folders, and what comes on standard input."""
-    from geocbm.photographs import photographs_in
+    from geocbm.photo_folders import look_into
 
     taken = False
     for name in names:
@@ -105,7 +105,10 @@ def _photos(names: list[str], failed: _Failures) -> Iterator[str | Path | bytes]
                 taken = True
                 yield _standard_input()
             elif Path(name).is_dir():
-                yield from photographs_in(Path(name))
+                found = look_into(Path(name))
+                if found.left_out:
+                    print(f"geocbm: {found.remark()}", file=sys.stderr, flush=True)
+                yield from found.photographs
             else:
                 yield name
         except (UserError, ValueError) as problem:
@@ -186,9 +189,10 @@ class _JsonList:
 def in_words(name: str, answer: Answer) -> str:
     """One answer as a few lines of text."""
     from geocbm.photographs import printable
+    from geocbm.predict.answers import in_degrees
 
     near = f", near {answer.place.words()}" if answer.place.words() else ""
-    lines = [f"{printable(name)}: {answer.lat:.4f}, {answer.lng:.4f}{near}"]
+    lines = [f"{printable(name)}: {in_degrees(answer.lat, answer.lng)}{near}"]
     places = "; ".join(
         f"{cell.country} {cell.best:.0%} ({_around(cell.place.words(False))}cell {cell.cell})" for cell in answer.cells
     )

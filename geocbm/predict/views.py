@@ -1,0 +1,185 @@
+"""What of a photograph goes into the encoder, and how the answers to several views of it become one.
+
+The views of a panorama show one place. Their cell log probabilities are averaged and so are the shares of concepts:
+the pooled answer is as sure as a single one on average, not as sure as several independent pictures would be.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geocbm.panoramas import cut_views
+from geocbm.photographs import read_photograph
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from geocbm.encoders import ImageEncoder
+    from geocbm.novelty import Novelty
+    from geocbm.stage2 import Stage2Output
+
+OVERSAMPLED = 4
+"""A photograph is read with at least so many times the pixels per side that the encoder sees."""
+UNSEEN = 0.2
+"""A note says how much was seen where more than this part of a photograph was cropped away."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A photograph ready for the encoder.
+
+    Attributes:
+        notes: sentences on how it was read and what was seen of it.
+        own_place: latitude and longitude that the file carries, degrees.
+        pixels: `(V, 3, H, W)` its views, one for an ordinary picture.
+        upright: whether the views stand one below the other.
+        share: part of the picture that lies in what the encoder sees.
+        seen: the views as the encoder sees them, in one picture, if it was asked for.
+    """
+
+    notes: tuple[str, ...]
+    own_place: tuple[float, float] | None
+    pixels: Tensor
+    upright: bool = False
+    share: float = 1.0
+    seen: Image | None = None
+
+
+class Preparation:
+    """Reads photographs for an encoder; may be used by several threads.
+
+    Args:
+        encoder: whose preprocessing decides what is seen.
+    """
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        self._encoder = encoder
+        self._shares: dict[float, float] = {}
+
+    def __call__(self, source: Any, keep_seen: bool = False) -> Prepared:
+        """Read a photograph and bring its views to the encoder's size; the picture itself is not kept.
+
+        Args:
+            source: a file, its content or a PIL image.
+            keep_seen: return what the encoder sees as a picture too.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        photo = read_photograph(source, least_side=OVERSAMPLED * self._encoder.image_size)
+        views = cut_views(photo.picture, photo.sphere)
+        notes = [*photo.notes, *([views.note] if views.note else [])]
+        each = self._share(views.pictures[0].size)
+        if each < 1 - UNSEEN:
+            what = "of each" if len(views.pictures) > 1 else "of it"
+            notes.append(f"the model saw the middle {each:.0%} {what}, the rest was cropped away")
+        seen = joined([self._encoder.crop(view) for view in views.pictures], views.upright) if keep_seen else None
+        pixels = self._encoder.preprocess(list(views.pictures))
+        return Prepared(tuple(notes), photo.own_place, pixels, views.upright, each * views.share, seen)
+
+    def _share(self, size: tuple[int, int]) -> float:
+        """Part of a picture of this shape that the encoder sees."""
+        from geocbm.explain.boxes import crop_window
+
+        shape = round(size[0] / size[1], 2)
+        if shape not in self._shares:
+            side = 2 * self._encoder.image_size
+            scale = side / min(size)
+            x0, y0, x1, y1 = crop_window(self._encoder, (round(size[0] * scale), round(size[1] * scale)))
+            self._shares[shape] = min(1.0, max(0.0, (x1 - x0) * (y1 - y0)))
+        return self._shares[shape]
+
+
+def pool_views(
+    counts: Sequence[int], places: Stage2Output, said: dict[str, Tensor], pooled: Tensor
+) -> tuple[Stage2Output, dict[str, Tensor], Tensor]:
+    """Make one row of each picture out of the rows of its views.
+
+    Args:
+        counts: number of views of each of `B` pictures, in order; `V` in all.
+        places: of Stage 2 for `V` rows.
+        said: shares of concepts, `(V, k)` by name.
+        pooled: `(V, d)` pooled features.
+
+    Returns:
+        The same with `B` rows: cell log probabilities, shares of concepts and features averaged. An offset that the
+        head gives for its most probable cell only is that of the view that is surest of the pooled best cell.
+    """
+    if all(count == 1 for count in counts):
+        return places, said, pooled
+    number = torch.tensor(list(counts), device=pooled.device)
+    owner = torch.repeat_interleave(torch.arange(len(counts), device=pooled.device), number)  # (V,)
+
+    def mean(values: Tensor) -> Tensor:
+        sums = values.new_zeros((len(counts), *values.shape[1:])).index_add_(0, owner, values)
+        return sums / number.reshape(-1, *[1] * (values.ndim - 1)).to(values)
+
+    shares = places.cell_logits.log_softmax(-1)  # (V, N)
+    logits = mean(shares)  # (B, N)
+    best = logits.argmax(-1)  # (B,)
+    if places.cell_offsets is None:
+        sureness = shares.gather(1, best[owner][:, None])[:, 0]  # (V,)
+        starts = np.cumsum([0, *counts])
+        leading = torch.stack([start + sureness[start:end].argmax() for start, end in itertools.pairwise(starts)])
+        cell_offsets, offsets = None, places.offsets[leading]
+    else:
+        cell_offsets = mean(places.cell_offsets)
+        offsets = cell_offsets[torch.arange(len(counts), device=best.device), best]
+    output = places._replace(
+        cell_logits=logits,
+        offsets=offsets,
+        attention=mean(places.attention),
+        cell_offsets=cell_offsets,
+        residual_logits=None if places.residual_logits is None else mean(places.residual_logits),
+    )
+    return output, {name: mean(values) for name, values in said.items()}, mean(pooled)
+
+
+def middle_views(judged: Sequence[Novelty], counts: Sequence[int]) -> list[Novelty]:
+    """Of each picture the view in the middle: half of its views are at least as like the training pictures.
+
+    Args:
+        judged: how unlike them each of all views is.
+        counts: number of views of each picture, in order.
+    """
+    found, end = [], 0
+    for count in counts:
+        of_picture = sorted(judged[end : end + count], key=lambda one: one.distance)
+        found.append(of_picture[(count - 1) // 2])
+        end += count
+    return found
+
+
+def joined(pictures: Sequence[Image], upright: bool) -> Image:
+    """Pictures of one size side by side, or one below the other."""
+    from PIL import Image as pillow
+
+    arrays = [np.asarray(picture) for picture in pictures]
+    return pictures[0] if len(arrays) == 1 else pillow.fromarray(np.concatenate(arrays, axis=0 if upright else 1))
+
+
+def joined_maps(
+    maps: np.ndarray, grid: tuple[int, int], upright: bool, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Maps of the views as one map over `joined` pictures.
+
+    Args:
+        maps: `(V, P)`.
+        grid: rows and columns of `P`.
+        upright: as in `joined`.
+        weights: `(V,)` part of each view; by default all have the same.
+
+    Returns:
+        `(rows, V * columns)`, or `(V * rows, columns)`; its sum is the mean of the sums of the maps by the weights.
+    """
+    share = np.full(len(maps), 1 / len(maps)) if weights is None else weights / max(float(weights.sum()), 1e-30)
+    return np.concatenate(
+        [part * one.reshape(grid) for part, one in zip(share, maps, strict=True)], axis=0 if upright else 1
+    )

@@ -1,0 +1,167 @@
+"""Raw files of cameras (DNG, NEF, CR2, CR3, ARW, ORF, RW2, RAF, PEF ...): told by their content, developed by LibRaw.
+
+Most of them look like TIFF to other readers, whose first page is a small preview: that preview is never the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from typing import IO, Any
+
+from geocbm.errors import UserError
+
+ENDINGS = (
+    *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raw", ".raf", ".pef"),
+    *(".srw", ".3fr", ".fff", ".iiq", ".rwl", ".x3f", ".mrw", ".mef", ".mos", ".erf", ".kdc", ".dcr", ".gpr"),
+)
+"""Suffixes that cameras give to raw files."""
+
+_MAGIC = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", b"FOVb", b"II\x1a\0\0\0HEAPCCDR")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Tags of TIFF 6.0, TIFF/EP and DNG 1.7.
+_SUBFILE, _PHOTOMETRIC, _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _SUB_IFDS = 254, 262, 273, 279, 324, 325, 330
+_XMP, _DNG_VERSION, _ORIENTATION = 700, 50706, 274
+_CFA, _LINEAR_RAW = 32803, 34892
+_MOST_DIRECTORIES = 64
+_EXPORT = "export it as JPEG"
+
+
+def is_raw(stream: IO[bytes], head: bytes) -> bool:
+    """Whether a file is a camera's raw file; the stream is left at its beginning.
+
+    Args:
+        stream: the file.
+        head: at least its first 16 bytes.
+    """
+    if head.startswith(_MAGIC) or head[4:12] == b"ftypcrx " or head[8:10] == b"CR" or head[8:12] == b"IIII":
+        return head.startswith((*_MAGIC, *_TIFF)) or head[4:8] == b"ftyp"
+    if not head.startswith(_TIFF):
+        return False
+    try:
+        pages = list(_directories(stream))
+    except Exception:  # damaged entries fail in many ways; whoever opens the file says that it is damaged
+        return False
+    finally:
+        stream.seek(0)
+    if any(_DNG_VERSION in page or page.get(_PHOTOMETRIC) in (_CFA, _LINEAR_RAW) for page, _ in pages):
+        return True
+    # All that other readers would find is a preview; the picture itself is in a form that only LibRaw may know.
+    return all(_is_preview(page) for page, main in pages if main) and any(not main for _, main in pages)
+
+
+def develop(stream: IO[bytes], name: str, most_pixels: int) -> Any:
+    """Develop a raw file to an upright picture at half its size, with the white balance of the camera.
+
+    Half the size takes each colour where the sensor measured it, without interpolation.
+
+    Args:
+        stream: the file, at its beginning.
+        name: what messages call it.
+        most_pixels: a larger sensor is refused.
+
+    Returns:
+        A picture of Pillow in RGB that carries the EXIF and XMP data of the file, but no orientation.
+
+    Raises:
+        UserError: LibRaw cannot read it, or it is too large; the sentence says to export a JPEG.
+    """
+    import rawpy
+    from PIL import Image as pillow
+
+    content = stream.read()
+    _check_whole(stream, len(content), name)
+    try:
+        with rawpy.RawPy() as raw:
+            raw.open_buffer(BytesIO(content))
+            pixels = raw.sizes.raw_width * raw.sizes.raw_height
+            if pixels > most_pixels:
+                raise UserError(
+                    f"{name} has {pixels / 1e6:,.0f} megapixels, at most {most_pixels / 1e6:,.0f} are read; {_EXPORT}"
+                )
+            raw.unpack()
+            developed = raw.postprocess(half_size=True, use_camera_wb=True, output_bps=8)  # (H, W, 3)
+    except rawpy.LibRawIOError:
+        raise UserError(f"{name} is cut off; fetch it again") from None
+    except rawpy.LibRawUnsufficientMemoryError:
+        raise MemoryError from None
+    except (rawpy.LibRawError, rawpy.NotSupportedError, ValueError):
+        raise UserError(
+            f"{name} is a camera's raw file that LibRaw cannot develop, and its preview is no picture; {_EXPORT}"
+        ) from None
+    picture = pillow.fromarray(developed)
+    picture.format = "RAW"
+    _copy_metadata(stream, picture)
+    return picture
+
+
+def _directories(stream: IO[bytes]) -> Iterator[tuple[Any, bool]]:
+    """Directories of a TIFF, each with whether it is a page of its own (and no directory below one)."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    stream.seek(0)
+    header = stream.read(8)
+    if header[2] == 43 or header[3] == 43:  # BigTIFF
+        header += stream.read(8)
+    directory = ImageFileDirectory_v2(header)
+    seen: set[int] = set()
+    following = directory.next
+    while following and following not in seen and len(seen) < _MOST_DIRECTORIES:
+        seen.add(following)
+        below = _directory_at(stream, header, following)
+        following = below.next
+        yield below, True
+        inner = below.get(_SUB_IFDS, ())
+        for place in inner if isinstance(inner, tuple) else (inner,):
+            if place not in seen and len(seen) < _MOST_DIRECTORIES:
+                seen.add(place)
+                yield _directory_at(stream, header, place), False
+
+
+def _directory_at(stream: IO[bytes], header: bytes, place: int) -> Any:
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    directory = ImageFileDirectory_v2(header)
+    stream.seek(place)
+    directory.load(stream)
+    return directory
+
+
+def _is_preview(page: Any) -> bool:
+    kind = page.get(_SUBFILE, 0)
+    return isinstance(kind, int) and bool(kind & 1)
+
+
+def _check_whole(stream: IO[bytes], size: int, name: str) -> None:
+    """Refuse a file that ends before its pixels do; LibRaw would fill up the rest."""
+    stream.seek(0)
+    if not stream.read(4).startswith(_TIFF):
+        return
+    try:
+        for page, _ in _directories(stream):
+            for places, lengths in ((_STRIPS, _STRIP_BYTES), (_TILES, _TILE_BYTES)):
+                starts, counts = (_tuple(page.get(tag, ())) for tag in (places, lengths))
+                if any(start + count > size for start, count in zip(starts, counts, strict=False)):
+                    raise UserError(f"{name} is cut off; fetch it again")
+    except UserError:
+        raise
+    except Exception:  # odd entries of a camera's own; LibRaw decides
+        return
+
+
+def _tuple(value: Any) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _copy_metadata(stream: IO[bytes], picture: Any) -> None:
+    """Give a developed picture the EXIF and XMP data of its file, without the orientation that was applied already."""
+    try:
+        stream.seek(0)
+        exif = picture.getexif()
+        exif.load_from_fp(stream)
+        packet = exif.get(_XMP)
+        if isinstance(packet, bytes):
+            picture.info["xmp"] = packet
+        exif.pop(_ORIENTATION, None)
+    except Exception:  # files that are no TIFF inside, or damaged entries; the pixels are fine
+        return
