@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, sha256_file, write_json
-from geocbm.workbench import paths, records, words
+from geocbm.workbench import paths, records, settings, words
 from geocbm.workbench.parameters import Parameter, read_parameters, resolve, unknown
 from geocbm.workbench.stages import Chain, Stage, how_to_make, read_chain
 
@@ -262,10 +262,10 @@ def _plain(names: Sequence[str]) -> str:
 def _need_world(value: Any) -> None:
     """Refuse the table of a simulated world that is not drawn yet, with the command that draws it."""
     parts = Path(value).parts if isinstance(value, str) else ()
-    if parts[:2] == ("data", "atlas") and len(parts) == 4 and not paths.locate(value).exists():
-        raise MissingInputError(
-            f"{value} does not exist yet; draw this world with: geocbm run --profile {parts[2]} --only 01"
-        )
+    if parts[:2] == ("data", "atlas") and parts[3:] == ("atlas.csv",) and not paths.locate(value).exists():
+        own = f"geocbm atlas make --out {'/'.join(parts[:3])}"
+        command = f"geocbm run --profile {parts[2]} --only 01" if parts[2] in settings.profile_names() else own
+        raise MissingInputError(f"{value} does not exist yet; draw this world with: {command}")
 
 
 def _located(value: Any) -> Any:

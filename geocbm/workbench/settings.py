@@ -239,7 +239,9 @@ def _choices(text: str) -> list[str]:
 
 
 def atlas_request(chain: Chain, csv: str) -> tuple[str, dict[str, Any]] | None:
-    """The generated world that a table belongs to.
+    """The generated world of a profile that a table belongs to.
+
+    A world of one's own in the same place, drawn with ``geocbm atlas make``, is a table like any other.
 
     Args:
         chain: has the defaults.
@@ -247,18 +249,31 @@ def atlas_request(chain: Chain, csv: str) -> tuple[str, dict[str, Any]] | None:
 
     Returns:
         Name of the profile and the world's ``scenes``, ``seed`` and ``size``; None when the table is the user's own.
+
+    Raises:
+        MissingInputError: If the table is not there and no profile says how to draw it.
     """
     place = paths.locate(csv)
     home = paths.data_root() / "atlas"
     if place.name != "atlas.csv" or place.parent.parent != home:
         return None
     name = place.parent.name
-    own = read_profile(name).atlas if name in profile_names() else {}
+    draw = f"geocbm atlas make --out {paths.portable(place.parent)}"
+    if name not in profile_names():
+        if place.exists():
+            return None
+        raise MissingInputError(f"{paths.portable(place)} does not exist; draw a world of your own there with: {draw}")
+    own = read_profile(name).atlas
     request = {key: value for key, value in (chain.atlas | own).items()}
     if strange := set(request) - set(ATLAS_KEYS):
         raise ParameterError(f"atlas of profile {name!r}: {min(strange)!r} is unknown; known: {', '.join(ATLAS_KEYS)}")
     if "scenes" not in request:
-        raise MissingInputError(f"profile {name!r} does not say how many scenes its atlas has; add `atlas: scenes:`")
+        if place.exists():
+            return None
+        raise MissingInputError(
+            f"profile {name!r} does not say how many scenes its atlas has; add `atlas: scenes:` to it, or draw the "
+            f"world with: {draw}"
+        )
     return name, {
         key: coerce(value, Parameter(f"atlas.{key}", "int", value, "")) for key, value in sorted(request.items())
     }

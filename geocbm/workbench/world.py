@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from geocbm.errors import ParameterError
 from geocbm.files import read_json, write_json
 from geocbm.workbench import digests, paths, process, settings
 from geocbm.workbench.stages import Chain
@@ -27,6 +28,9 @@ def why(chain: Chain, csv: str | None) -> str | None:
     Args:
         chain: has the defaults of the world.
         csv: the table that the first notebook reads.
+
+    Raises:
+        ParameterError: If another world was drawn by hand in the place of the profile's; it is not replaced.
     """
     found = _wanted(chain, csv)
     if found is None:
@@ -35,6 +39,7 @@ def why(chain: Chain, csv: str | None) -> str | None:
     try:
         stamp = read_json(folder / "made.json")
     except (OSError, ValueError):
+        _keep_own(folder, wanted["world"])
         return "there is no atlas yet"
     if not (folder / "atlas.csv").is_file() or digests.digest_file(folder / "atlas.csv") != stamp.get("csv"):
         return "its table is gone or was changed"
@@ -43,6 +48,22 @@ def why(chain: Chain, csv: str | None) -> str | None:
     if stamp.get("world") != wanted["world"]:
         return f"it was made with {json.dumps(stamp.get('world'))}, now it is {json.dumps(wanted['world'])}"
     return "the simulator's code changed" if stamp.get("sources") != wanted["sources"] else None
+
+
+def _keep_own(folder: Path, wanted: dict[str, Any]) -> None:
+    """Refuse to draw over a world that the chain has not made, unless it is the very one that is wanted."""
+    try:
+        there = read_json(folder / "atlas.json")
+        own = {"scenes": there["n"], "seed": there["seed"], "size": there["size"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there is no whole world
+    if own != wanted:
+        place = paths.portable(folder)
+        raise ParameterError(
+            f"{place} holds a world that was drawn by hand with {json.dumps(own)}, where the profile wants "
+            f"{json.dumps(wanted)}; move it to another folder and name its table with --set 01.csv=FOLDER/atlas.csv, "
+            "or remove it"
+        )
 
 
 def make(chain: Chain, csv: str | None, limit: float) -> bool:

@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 from tiny_project import make_project
 
-from geocbm.workbench import check, digests, settings, stages, sync
+from geocbm.errors import MissingInputError, ParameterError
+from geocbm.files import write_json
+from geocbm.workbench import check, digests, settings, stages, sync, world
 
 
 @pytest.fixture
@@ -126,3 +128,27 @@ def test_the_atlas_of_a_profile_is_found_by_its_table(project: Path) -> None:
     chain = stages.Chain((), {"scenes": 10, "seed": 1, "size": 96})
     assert settings.atlas_request(chain, "data/atlas/demo/atlas.csv") == ("demo", {"scenes": 10, "seed": 1, "size": 96})
     assert settings.atlas_request(chain, "data/photos/manifest.csv") is None
+
+
+def test_a_world_of_ones_own_beside_those_of_profiles_is_a_table_like_any_other(project: Path) -> None:
+    chain = stages.Chain((), {"seed": 1, "size": 96})
+    with pytest.raises(MissingInputError, match=r"geocbm atlas make --out data/atlas/mine"):
+        settings.atlas_request(chain, "data/atlas/mine/atlas.csv")
+    with pytest.raises(MissingInputError, match=r"profile 'demo' does not say how many scenes"):
+        settings.atlas_request(chain, "data/atlas/demo/atlas.csv")
+    for name in ("mine", "demo"):
+        (project / "data" / "atlas" / name).mkdir(parents=True)
+        (project / "data" / "atlas" / name / "atlas.csv").write_text("pano_id\n")
+        assert settings.atlas_request(chain, f"data/atlas/{name}/atlas.csv") is None
+        assert world.why(chain, f"data/atlas/{name}/atlas.csv") is None
+
+
+def test_a_world_drawn_by_hand_is_not_drawn_over(project: Path) -> None:
+    chain = stages.Chain((), {"scenes": 10, "seed": 1, "size": 96})
+    folder = project / "data" / "atlas" / "demo"
+    assert world.why(chain, "data/atlas/demo/atlas.csv") == "there is no atlas yet"
+    write_json(folder / "atlas.json", {"n": 7, "seed": 1, "size": 96})
+    with pytest.raises(ParameterError, match=r"drawn by hand"):
+        world.why(chain, "data/atlas/demo/atlas.csv")
+    write_json(folder / "atlas.json", {"n": 10, "seed": 1, "size": 96})  # of a draw that was interrupted at its end
+    assert world.why(chain, "data/atlas/demo/atlas.csv") == "there is no atlas yet"
