@@ -70,10 +70,17 @@ if len(test):
 #
 # The test pictures that are explained: the nearest and the farthest answers among those the model is surest of, so that right and
 # wrong ones are seen; how an explanation looks has no part in the choice.
+#
+# An explanation holds for the head whose answer it explains. The strict bottleneck (`concept_scores`) can be taken apart exactly; the
+# run's own answer comes from its main mode. Where these are two, both answers are shown, and each has its own explanation.
 
 # %%
 if lines:
+    heads = explain.modes_explained(strict, main)
     rows = explain.example_rows(files, places, examples)
+    captions = explain.row_captions(files, rows)
+    nb.table(explain.answer_table(files, heads, rows, captions), caption="The pictures and what each head answers")
+    print(explain.agreement_sentence(files, heads, test))
 
 # %% [markdown]
 # ### Where it looks
@@ -83,7 +90,6 @@ if lines:
 
 # %%
 if lines:
-    captions = explain.row_captions(files, rows)
     looked = explain.attention_overlays(files, encoder, main, rows, captions)
     if looked.pictures:
         nb.show(plots.attention_overlay(looked.pictures, looked.grids, looked.captions), preview=True)
@@ -115,20 +121,24 @@ if lines:
 # ### What each concept adds
 #
 # In the strict bottleneck the log odds of a country are a sum of one term per concept, a constant, and the spread of the belief over
-# cells. The terms are exact: whatever they leave out does not exist.
+# cells. The terms are exact: whatever they leave out does not exist. In other modes there is no such sum: a term is what the odds lose
+# when the model is told nothing of the concept, and the terms need not add up. Each panel explains the country in which the point of
+# *that* head lies.
 
 # %%
-if lines:
+for mode, model in heads.items() if lines else ():
     explanations = [
-        explain.explain_country(strict, row, files, caption) for row, caption in zip(rows, captions, strict=True)
+        explain.explain_country(model, row, files, caption) for row, caption in zip(rows, captions, strict=True)
     ]
-    nb.show(plots.contribution_bars(explanations))
+    how = explanations[0].method
+    nb.show(plots.contribution_bars(explanations, title=f"What each concept adds to the answer of {mode} ({how})"))
 
 # %% [markdown]
 # ### What it may have learned from
 #
 # For each picture, the training pictures that carry the concept it was given as their label and are most like it in the adapted
-# features, with what was noted of them. If they show something else than the name says, so will the score.
+# features, with what was noted of them. If they show something else than the name says, so will the score. The concept named is Stage
+# 1's, which all heads share; the distance is that of the run's own answer.
 
 # %%
 if lines:
@@ -146,7 +156,8 @@ if lines:
 # %% [markdown]
 # ### From concepts to countries
 #
-# Over all test pictures: how much concepts speak for the country that is named, gathered by families. Each picture counts the same.
+# Over all test pictures: how much concepts speak for the country that the strict bottleneck names, gathered by families. Each picture
+# counts the same.
 
 # %%
 if lines:

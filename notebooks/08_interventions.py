@@ -63,6 +63,10 @@ nb.table(tried, caption="Which percentile is usual? Mean GeoScore of the curves 
 stories = explain.what_if_stories(files, model, test, levels, examples, exchanges)
 explanations = [explain.explain_country(model, story.row, files, story.caption) for story in stories]
 nb.show(plots.contribution_bars(explanations))
+heads = explain.modes_explained(model, explain.load_editable(files, features, concepts))
+rows, captions = [story.row for story in stories], [story.caption for story in stories]
+nb.table(explain.answer_table(files, heads, rows, captions), caption="The pictures and what each head answers")
+print(explain.agreement_sentence(files, heads, test))
 
 # %% [markdown]
 # For the first picture and its likeliest countries: which concepts speak for which country. A band is as wide as the terms in

@@ -43,6 +43,7 @@ guide = field_guide.FieldGuide(files, head, clues, pictures, min_samples)
 # **Taken for** names the countries that the model believes in instead, with their mean probability, and what tells the two apart.
 
 # %%
+print(guide.heads_sentence)
 country_sheets = guide.country_sheets(countries)
 concept_sheets = guide.concept_sheets(concepts)
 features = pipeline.open_features(files, "adapted", paths.cache_folder())

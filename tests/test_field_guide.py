@@ -261,3 +261,26 @@ def test_clue_agreement_says_how_far_they_agree():
     assert fig.data[0].text[0].startswith("&lt;x&gt;")
     with pytest.raises(ValueError, match="there are none"):
         plots.clue_agreement(table.assign(labels=0))
+
+
+def test_a_sheet_says_which_head_speaks(trained_run):
+    import torch
+
+    from geocbm.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
+    from geocbm.stage2.predicting import load_stage2
+
+    files = trained_run.files
+    main = load_stage2(files.path("stage2.safetensors"))
+    k = len(files.concepts.metas) + len(files.concepts.parents)
+    torch.manual_seed(0)
+    strict = Stage2CrossAttentionGeoHead(
+        k, 1, len(files.cells), main.cell_centers, Stage2Config(ablation_mode="concept_scores")
+    ).eval()
+    said = field_guide.FieldGuide(files, strict).heads_sentence
+    guide = field_guide.FieldGuide(files, strict)
+    logits = strict(torch.from_numpy(guide.scores[guide.held_out])).cell_logits.detach().softmax(-1).numpy()
+    names = np.unique(files.cells.country)
+    by_strict = names[np.argmax([[row[files.cells.country == n].sum() for n in names] for row in logits], axis=1)]
+    assert f"{(by_strict == guide._named).mean():.0%} of {len(guide.held_out)} photographs" in said
+    assert "is of concept_scores" in said and "answer of both" in said
+    assert field_guide.FieldGuide(files, None).heads_sentence == ""

@@ -1,5 +1,12 @@
 """Why the model says so, and whether that is true."""
 
+from geocbm.explain.answered import (
+    agreement_sentence,
+    answer_table,
+    explain_country,
+    modes_explained,
+    named_countries,
+)
 from geocbm.explain.boxes import Pairs, boxes_in_window, covered_patches, crop_window, true_pairs
 from geocbm.explain.card import VERDICTS, card_summary, card_table
 from geocbm.explain.completeness import completeness_figures, completeness_ratio, completeness_table, model_rights
@@ -32,7 +39,6 @@ from geocbm.explain.edits_page import (
     curve_sentence,
     curve_table,
     edit_table,
-    explain_country,
     intervention_records,
     named_flows,
     picture_flows,
@@ -138,6 +144,8 @@ __all__ = [
     "Story",
     "Told",
     "accuracy_at",
+    "agreement_sentence",
+    "answer_table",
     "answers_off",
     "ask",
     "astray",
@@ -201,7 +209,9 @@ __all__ = [
     "measure_stability",
     "measure_told",
     "model_rights",
+    "modes_explained",
     "named_cell_terms",
+    "named_countries",
     "named_flows",
     "named_map",
     "neutral_scores",

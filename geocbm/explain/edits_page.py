@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from geocbm.explain.contributions import Explanation, explain_scores
 from geocbm.explain.curve import POLICIES, UNITS, choose_levels, intervention_curve, named_cell_terms, setbacks
 from geocbm.explain.editable import EditableModel, load_editable
 from geocbm.explain.flows import Flows, concept_flows, flow_amounts, picture_amounts, place_of_cells
@@ -148,43 +147,6 @@ def curve_sentence(curve: pd.DataFrame) -> str:
 
 def _interval(row: Any, name: str) -> str:
     return "{:,.0f} [{:,.0f}, {:,.0f}]".format(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
-
-
-def country_of_answer(model: EditableModel, row: int, files: RunFiles) -> str:
-    """The country whose cells have the most probability together; the likeliest cell where all lie in one country."""
-    chance = model.answer(np.array([row])).probabilities[0]
-    names, member = np.unique(place_of_cells(files.cells), return_inverse=True)
-    return str(names[np.bincount(member.reshape(-1), chance).argmax()])
-
-
-def explain_country(model: EditableModel, row: int, files: RunFiles, caption: str) -> Explanation:
-    """The country that the model names for a picture of the table, explained.
-
-    Args:
-        model: Stage 2 in any mode.
-        row: the picture.
-        files: the run.
-        caption: what the picture truly is.
-    """
-    from geocbm.training import row_reader
-
-    country = country_of_answer(model, row, files)
-    vocabulary = files.concepts
-    tokens = None
-    if model.head.config.ablation_mode == "hybrid" and model.features is not None:
-        tokens = row_reader(model.features, "tokens", half=True)(np.array([row]))
-    return explain_scores(
-        model.head,
-        model.scores[[row]],
-        place_of_cells(files.cells) == country,
-        f"{country} for a picture of {caption}",
-        (*vocabulary.metas, *vocabulary.parents),
-        len(vocabulary.metas),
-        tokens=tokens,
-        answer=lambda edited: model.output_one(row, edited),
-        neutral=model.neutral,
-        odds=True,
-    )
 
 
 def picture_flows(model: EditableModel, row: int, files: RunFiles) -> Flows:

@@ -229,6 +229,32 @@ class FieldGuide:
         cells = self.files.cells
         return likeliest(self.belief, *cell_shares(np.arange(len(cells)), cells.country, len(cells)))
 
+    @property
+    def heads_sentence(self) -> str:
+        """Which head says what on a sheet, and how often the two agree; empty where the sums are of the run's own head.
+
+        What concepts add is known of the head whose logits are sums over concepts; what a country is taken for is the
+        answer of the run's own head.
+        """
+        import torch
+
+        from geocbm.files import read_json
+
+        mode = read_json(self.files.need("stage2.json"))["config"]["ablation_mode"]
+        if self.head is None or self.head.config.ablation_mode == mode or not len(self.held_out):
+            return ""
+        cells = self.files.cells
+        with torch.inference_mode():
+            scores = torch.from_numpy(self.scores[self.held_out]).to(self.head.cell_head.weight)
+            belief = CellBelief(self.head(scores).cell_logits.float().cpu().numpy())
+        other = likeliest(belief, *cell_shares(np.arange(len(cells)), cells.country, len(cells)))
+        return (
+            f"Two heads speak on a sheet: what a concept adds in the model is of {self.head.config.ablation_mode}, "
+            f"whose logits are sums over concepts; what a country is taken for is the answer of {mode}. They name the "
+            f"same country for {(other == self._named).mean():.0%} of {len(other):,} photographs the model was not "
+            "trained on."
+        )
+
     def _clues(self, at: int) -> tuple[Clue, ...]:
         sure, name = self.sureness[at], str(self.countries[at])
         by_labels = [
