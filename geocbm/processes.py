@@ -129,7 +129,7 @@ def together(act: Callable[[], Result]) -> Result:
     problem: Exception | None = None
     try:
         result = act()
-    except Exception as error:
+    except Exception as error:  # raised below, once the other processes have been told
         problem = error
     told = "" if problem is None else str(problem) or type(problem).__name__
     failures = [text for text in exchange(told) if text]

@@ -203,6 +203,18 @@ def test_no_stub_and_no_detour(pattern: str) -> None:
     assert not places(pattern, "geocbm/") + places(pattern, "tests/") + places(pattern, "notebooks/")
 
 
+def test_whoever_catches_everything_says_why_on_the_line() -> None:
+    broad = re.compile(r"except\s*:|except\s+\(?(Base)?Exception\b|suppress\((Base)?Exception\b")
+    silent = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in repository()
+        if path.suffix == ".py"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if broad.search(line.partition("#")[0]) and "re.compile" not in line and not line.partition("#")[2].strip()
+    ]
+    assert silent == []
+
+
 def test_nothing_is_unpickled() -> None:
     # GeoCLIP bundles its weights as a torch archive: read with weights_only=True, which runs no code.
     pattern = r"\b[p]ickle\.loads?\(|\btorch\.[l]oad\((?!.*weights_only=True)|allow_[p]ickle=True|joblib\.[l]oad\("

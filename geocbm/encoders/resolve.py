@@ -95,7 +95,7 @@ def _from_hub(repository: str, revision: str | None, download: bool) -> Path:
     for candidate in revisions:
         try:
             folder = Path(snapshot_download(repository, revision=candidate, local_files_only=True))
-        except Exception:  # whatever the client makes of an empty cache or an odd name, the answer is "not cached"
+        except (OSError, ValueError):  # an empty cache (LocalEntryNotFoundError), or a name the hub does not allow
             continue
         if _is_complete(folder):
             return folder
@@ -118,7 +118,7 @@ def _from_hub(repository: str, revision: str | None, download: bool) -> Path:
                     etag_timeout=PROBE_SECONDS,
                 )
             )
-        except Exception as error:  # one sentence instead of the client's many kinds of network errors
+        except Exception as error:  # errors of httpx, of the xet downloader and of files have no base in common
             raise _unavailable(repository, _short_reason(error), cached) from None
         if _is_complete(folder):
             return folder

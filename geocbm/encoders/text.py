@@ -190,7 +190,7 @@ def _read_tokenizer(folder: Path, name: str) -> Any:
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the many kinds of errors of damaged or absent vocabularies
+    except Exception as error:  # tokenizers raises the bare class for a damaged vocabulary
         raise ParameterError(
             f"the text encoder '{name}' has no usable tokenizer ({type(error).__name__}); save its tokenizer into the "
             "same folder"

@@ -74,7 +74,7 @@ def restored_on_failure(model: nn.Module, weights: Mapping[str, Tensor]) -> Iter
     """
     try:
         yield
-    except BaseException:
+    except BaseException:  # an interrupt leaves a half-trained model too; raised again
         model.load_state_dict(dict(weights), strict=False)
         raise
 

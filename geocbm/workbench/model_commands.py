@@ -43,7 +43,7 @@ def fit(arguments: argparse.Namespace) -> int:
     try:
         with redirect_stdout(StringIO()) if index else nullcontext():
             train_stage(arguments)
-    except Exception as problem:
+    except Exception as problem:  # whatever it is, it is raised again, and only when to do so is decided here
         if index is not None and not (index == 0 and isinstance(problem, UserError)):
             # The launcher ends all processes when one has failed. Whoever stumbles over that, or knows no more than
             # the main process, which says it, is ended here in silence.

@@ -16,6 +16,7 @@ from typing import Any
 from geocbm.errors import MissingInputError, UserError
 from geocbm.files import atomic_path, sha256_file
 from geocbm.workbench import paths, site
+from geocbm.workbench.pairs import PairError, read_ipynb
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, figure_html, online_map_problem
 from geocbm.workbench.report_html import clean_html, pictures, settle_carriage_returns
 
@@ -46,16 +47,12 @@ def read_notebook(path: Path) -> Any:
     Raises:
         ReportError: If the file is not a notebook.
     """
-    import nbformat
-
     try:
-        return nbformat.read(path, as_version=4)
+        return read_ipynb(path.read_text(encoding="utf-8"), path.name)
     except FileNotFoundError:
         raise MissingInputError(f"{path.name} is not in {paths.portable(path.parent)}; execute it first") from None
-    except Exception as error:
-        raise ReportError(
-            f"{path.name} is not a readable notebook ({type(error).__name__}); execute it again"
-        ) from None
+    except (OSError, UnicodeDecodeError, PairError) as error:
+        raise ReportError(f"{path.name} is not a readable notebook ({error}); execute it again") from None
 
 
 def _picture(mime: str, bundle: Mapping[str, Any], metadata: Mapping[str, Any], where: str, strict: bool) -> str:

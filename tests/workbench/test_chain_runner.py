@@ -42,7 +42,7 @@ def run_in_process(
                 exec(cell.source, variables)
             if "parameters" in cell.tags:
                 variables.update(job["parameters"])
-    except Exception as problem:
+    except Exception as problem:  # a cell may raise anything, and a kernel reports it
         text = f"{type(problem).__name__}: {problem}"
         result = {
             "status": "failed",
