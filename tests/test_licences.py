@@ -15,8 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = {"authors", "cff-version", "message", "title"}
 # Keys of the Citation File Format 1.2.0, and those of a reference that are used here.
 KEYS = REQUIRED | {
-    "abstract", "commit", "contact", "date-released", "doi", "identifiers", "keywords", "license", "license-url", "version",
-    "preferred-citation", "references", "repository", "repository-artifact", "repository-code", "type", "url",
+    "abstract", "commit", "contact", "date-released", "doi", "identifiers", "keywords", "license", "license-url",
+    "version", "preferred-citation", "references", "repository", "repository-artifact", "repository-code", "type",
+    "url",
 }  # fmt: skip
 REFERENCE_KEYS = {"type", "title", "authors", "year", "collection-title", "conference", "notes", "doi", "url"}
 REFERENCE_TYPES = {"article", "conference-paper", "software", "dataset"}
