@@ -71,3 +71,21 @@ def with_recipe(config: Config, values: dict[str, Any]) -> Config:
             raise ParameterError(f"{name}={value!r} in the recipe does not fit; give a {kinds[name].__name__}")
     numbers = {name: float(value) if kinds[name] is float else value for name, value in given.items()}
     return replace(config, **numbers)  # type: ignore[type-var]
+
+
+def config_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of `values` that are settings of a stage, so that a notebook's parameters become its config.
+
+    Args:
+        config_class: the stage's dataclass.
+        values: the notebook's names, with further settings under `options`.
+
+    Raises:
+        ParameterError: when `options` names no setting of the stage.
+    """
+    known = [field.name for field in fields(config_class)]
+    options = dict(values.get("options", {}))
+    for name in options:
+        if name not in known:
+            raise ParameterError(f"options: {name!r} is no setting of {config_class.__name__}; its settings: {known}")
+    return {name: values[name] for name in known if name in values} | options

@@ -96,7 +96,7 @@ def make_trials(
     trials = [Trial("this run", "run", stage1, stage2)]
     for mode in modes:
         if mode != stage2.ablation_mode:
-            trials.append(Trial(f"mode {mode}", "mode", stage1, replace(stage2, ablation_mode=mode)))
+            trials.append(Trial(f"mode {mode}", "mode", stage1, stage2.in_mode(mode)))
     for names in _differences(stage1, other1, TOGETHER[1]):
         changed = {name: getattr(other1, name) for name in names}
         if "bottleneck" not in names or other1.bottleneck not in bottlenecks:

@@ -17,13 +17,16 @@ run: str = "smoke"  # name of the run: files go to data/runs/<run>
 min_samples_per_cell: int = (
     40  # a country with n training images gets n // min_samples_per_cell cells, at least one (500 in full)
 )
-merge_below: int = 5  # cells with fewer training images are merged into the nearest cell of their country
+merge_below: int = 0  # cells with fewer training images are merged into the nearest cell of their country; 0: none
 seed: int = 0  # seed of k-means
+options: dict = {}  # further settings of geocells.GeocellsConfig
 
 # %%
+from dataclasses import asdict
+
 import numpy as np
 
-from geocbm import geocells, plots
+from geocbm import geocells, plots, recipes
 from geocbm.runs import RunFiles
 from geocbm.workbench import notebook
 
@@ -37,14 +40,9 @@ files = RunFiles(nb.run_folder)
 
 # %%
 train = files.table.iloc[files.rows["train"]]
-cells = geocells.build_geocells(
-    train["lat"].to_numpy(),
-    train["lng"].to_numpy(),
-    train["country"].to_numpy(),
-    min_samples_per_cell=min_samples_per_cell,
-    merge_below=merge_below,
-    seed=seed,
-)
+config = geocells.GeocellsConfig(**recipes.config_fields(geocells.GeocellsConfig, globals()))
+places = (train[name].to_numpy() for name in ("lat", "lng", "country"))
+cells = geocells.build_geocells(*places, **asdict(config))
 nb.show(plots.cell_map(cells, train))
 
 # %% [markdown]

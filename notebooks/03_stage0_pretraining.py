@@ -36,11 +36,15 @@ lambda_patch_gps: float = 0.2  # weight of patch-GPS contrast
 lambda_anchor: float = 0.01  # weight of staying close to the untouched encoder
 patch_keep: float = 1.0  # share of the patches that a training step sees; fewer is faster
 accumulation_steps: int = 1  # parts in which a batch goes through the model; negatives then come from the part
+bottleneck: str = "mlp"  # "mlp", "transformer" or "patch"; Stage 1 starts from it if it has the same kind
+dropout: float = 0.4  # in the bottleneck
+transformer_width: int = 512  # width inside the "transformer" bottleneck
 patience: int = 5  # epochs without improvement before training stops
 encode_batch_size: int = 64  # images per forward pass of the frozen encoder
 max_cache_gb: float = 60.0  # above this size features are encoded on the fly instead of stored
 seed: int = 0  # seed of weights and batches
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
+options: dict = {}  # further settings of stage0.Stage0Config, such as {"concept_emb_dim": 256}
 
 # %%
 from geocbm import analysis, pipeline, plots, stage0

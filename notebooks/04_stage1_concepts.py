@@ -36,13 +36,14 @@ lambda_semantic: float = 0.15  # weight of the soft targets from the words' simi
 lambda_meta_guided: float = 0.0  # weight of telling siblings apart, the true parent given
 detach_expected: bool = False  # keep the agreement loss from moving the metas
 init_from_stage0: bool = True  # start from the bottleneck and projection of Stage 0
-patience: int = 10  # epochs without improvement before training stops
+patience: int = 10  # epochs without improvement before training stops; 0: all epochs
 monitor: str = "meta_top1"  # what decides which epoch is kept, on validation: "meta_top1", "parent_top1" or "loss"
 accumulation_steps: int = 1  # parts in which a batch goes through the model, to save memory
 other_recipe: str = "notebooks/recipes/refined.yaml"  # recipe trained for comparison; empty: none
 examples: int = 6  # pictures in the figure of concept maps
 seed: int = 0  # seed of weights and batches
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
+options: dict = {}  # further settings of stage1.Stage1Config, such as {"temperature": 0.1}
 
 # %%
 from geocbm import analysis, pipeline, plots, stage1

@@ -44,7 +44,7 @@ init_from_stage0: bool = True  # start from the patch projection of Stage 0
 monitor: str = (
     "median_km"  # what decides which epoch is kept, on validation: "median_km", "cell_top1", "geoscore" or "loss"
 )
-patience: int = 8  # epochs without improvement before training stops
+patience: int = 8  # epochs without improvement before training stops; 0: all epochs
 accumulation_steps: int = 1  # parts in which a batch goes through the model, to save memory
 other_recipe: str = "notebooks/recipes/refined.yaml"  # recipe trained for comparison; empty: none
 study_seeds: list[int] = []  # seeds of the study "what is each option worth?"; empty: no study (it takes a while)
@@ -52,6 +52,7 @@ bootstrap: int = 200  # resamples behind the intervals of the study
 examples: int = 6  # pictures in the attention figure
 seed: int = 0  # seed of weights and batches
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
+options: dict = {}  # further settings of stage2.Stage2Config, such as {"gating": False}
 
 # %%
 from geocbm import analysis, novelty, pipeline, plots, stage2, study

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -215,7 +215,7 @@ def _scores_config(bench: _Bench) -> Stage2Config:
     """Settings with which the run trains the linear head on the probabilities of concepts."""
     trained = SCORES if bench.checkpoint(SCORES) else bench.main
     config = bench.head(trained)[0].config
-    return replace(config, ablation_mode=SCORES, init_from_stage0=False, tracking="disabled")
+    return config.in_mode(SCORES, init_from_stage0=False, tracking="disabled")
 
 
 def _fitted_km(bench: _Bench, config: Stage2Config, concepts: dict[str, Tensor]) -> np.ndarray:

@@ -153,13 +153,11 @@ def strict_model(files: RunFiles, features: FeatureStore, concepts: dict[str, Te
         features: the adapted features.
         concepts: of `pipeline.predict_concepts`.
     """
-    from dataclasses import replace
-
     from geocbm import pipeline
 
     head = pipeline.load_concept_head(files)
     if head is None:
-        config = replace(pipeline.load_stage2(files).config, ablation_mode="concept_scores", tracking="disabled")
+        config = pipeline.load_stage2(files).config.in_mode("concept_scores", tracking="disabled")
         head = pipeline.fit_stage2(files, config, concepts, features, name=None)[0]
         return EditableModel(head, concepts, decoder=pipeline.make_decoder(files, head, concepts, features))
     name = "stage2" if pipeline.load_stage2(files).config.ablation_mode == "concept_scores" else "stage2_concept_scores"

@@ -202,7 +202,7 @@ def trained_modes(
 
     main = load_editable(files, features, concepts)
     mode = main.head.config.ablation_mode
-    found = {mode: main}
+    found: dict[str, EditableModel] = {mode: main}
     for other in ABLATION_MODES:
         if other != mode and files.path(f"stage2_{other}.safetensors").exists():
             found[other] = load_editable(files, features, concepts, f"stage2_{other}")

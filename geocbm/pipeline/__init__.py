@@ -28,7 +28,6 @@ from geocbm.pipeline.inputs import (
 )
 from geocbm.pipeline.leftovers import remove_leftovers
 from geocbm.pipeline.stages import (
-    config_fields,
     fit_stage0,
     fit_stage1,
     fit_stage2,
@@ -42,6 +41,7 @@ from geocbm.pipeline.stages import (
     other_recipe_places,
     predict_concepts,
 )
+from geocbm.recipes import config_fields
 
 __all__ = [
     "EncoderConfig",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -192,7 +192,7 @@ def fit_variant(
     Returns:
         As `analysis.predict_places`; the checkpoint is `stage2_<mode>.safetensors`.
     """
-    return _fit_and_predict(files, replace(config, ablation_mode=mode), f"stage2_{mode}", concepts, features, rows)
+    return _fit_and_predict(files, config.in_mode(mode), f"stage2_{mode}", concepts, features, rows)
 
 
 def _fit_and_predict(
@@ -284,8 +284,3 @@ def other_recipe_places(
     name, config = Path(recipe).stem, with_recipe(config, read_recipe(recipe).get("05", {}))
     concepts = predict_concepts(files, features, f"stage1_recipe_{name}")
     return {f"recipe {name}": _fit_and_predict(files, config, f"stage2_recipe_{name}", concepts, features, rows)}
-
-
-def config_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The entries of `values` that are settings of a stage, so that a notebook's parameters become its config."""
-    return {field.name: values[field.name] for field in fields(config_class) if field.name in values}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from geocbm.bottleneck import check_bottleneck
 from geocbm.errors import ParameterError
@@ -87,7 +88,7 @@ class Stage0Config:
     symmetric: bool = False
     false_negative_km: float = 0.0
     patch_keep: float = 1.0
-    bottleneck: str = "mlp"
+    bottleneck: Literal["mlp", "transformer", "patch"] = "mlp"
     concept_emb_dim: int = 512
     dropout: float = 0.4
     hidden_dim: int = 1024
@@ -100,8 +101,8 @@ class Stage0Config:
     warmup: float = 0.05
     patience: int = 5
     seed: int = 0
-    tracking: str = "disabled"
-    precision: str = "auto"
+    tracking: Literal["disabled", "offline", "online"] = "disabled"
+    precision: Literal["auto", "bf16", "no"] = "auto"
 
     def __post_init__(self) -> None:
         check_training(self, fewest_epochs=0)

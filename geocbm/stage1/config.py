@@ -65,7 +65,7 @@ class Stage1Config:
     accumulation_steps: int = 1
     lr: float = 3e-4
     epochs: int = 50
-    bottleneck: str = "mlp"
+    bottleneck: Literal["mlp", "transformer", "patch"] = "mlp"
     concept_emb_dim: int = 512
     dropout: float = 0.4
     hidden_dim: int = 1024
@@ -97,10 +97,10 @@ class Stage1Config:
     gradient_clip: float = 1.0
     warmup: float = 0.05
     patience: int = 10
-    monitor: str = "meta_top1"
+    monitor: Literal["meta_top1", "parent_top1", "loss"] = "meta_top1"
     seed: int = 0
-    tracking: str = "disabled"
-    precision: str = "auto"
+    tracking: Literal["disabled", "offline", "online"] = "disabled"
+    precision: Literal["auto", "bf16", "no"] = "auto"
 
     def __post_init__(self) -> None:
         check_training(self, least_patience=0)

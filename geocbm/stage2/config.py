@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from geocbm.errors import ParameterError
 from geocbm.stage2.offsets import OFFSET_DIM
@@ -77,15 +78,15 @@ class Stage2Config:
     lambda_cell: float = 1.0
     lambda_offset: float = 5.0
     lambda_country: float = 0.0
-    ablation_mode: str = "both"
-    offset_kind: str = "cartesian"
+    ablation_mode: Literal["both", "concept_only", "image_only", "concept_scores", "hybrid"] = "both"
+    offset_kind: Literal["cartesian", "latlng", "tangent"] = "cartesian"
     per_cell_offsets: bool = False
     smooth_km: float = 0.0
     refine_cells: int = 0
     refine_neighbours: int = 5
     refine_temperature: float = 0.05
-    answer_point: str = "argmax"
-    score_transform: str = "none"
+    answer_point: Literal["argmax", "center", "mode", "expected_centers", "expected_places", "validation"] = "argmax"
+    score_transform: Literal["none", "sqrt", "log"] = "none"
     score_lr: float = 0.003
     score_epochs: int = 100
     embed_dim: int = 512
@@ -99,10 +100,10 @@ class Stage2Config:
     gradient_clip: float = 1.0
     warmup: float = 0.05
     patience: int = 8
-    monitor: str = "median_km"
+    monitor: Literal["median_km", "cell_top1", "geoscore", "loss"] = "median_km"
     seed: int = 0
-    tracking: str = "disabled"
-    precision: str = "auto"
+    tracking: Literal["disabled", "offline", "online"] = "disabled"
+    precision: Literal["auto", "bf16", "no"] = "auto"
 
     def __post_init__(self) -> None:
         check_training(self, least_patience=0)
@@ -118,6 +119,14 @@ class Stage2Config:
         check_number("refine_temperature", self.refine_temperature, 0, above=True)
         if self.heads < 1 or self.embed_dim % self.heads:
             raise ParameterError(f"heads={self.heads} does not divide embed_dim={self.embed_dim}; choose a divisor")
+
+    def in_mode(self, mode: str, **changes: Any) -> Stage2Config:
+        """The same settings in another ablation mode, and with other changes.
+
+        Raises:
+            ParameterError: for an unknown mode.
+        """
+        return replace(self, **{"ablation_mode": mode, **changes})
 
     @property
     def coord_output_dim(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -150,7 +150,7 @@ def fit_stage2(
         model.standardise_by(held[train_rows])
     elif config.ablation_mode == "hybrid":
         report("the concepts alone:")
-        concepts_alone = replace(config, ablation_mode="concept_scores", tracking="disabled")
+        concepts_alone = config.in_mode("concept_scores", tracking="disabled")
         given = (cells, cell_label, lat, lng, train_rows, val_rows)
         concept_head, _ = fit_stage2(concepts_alone, held, tokens, *given, row_names=row_names, report=report)
         model.start_from_concepts(concept_head)

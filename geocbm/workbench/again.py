@@ -63,10 +63,25 @@ def _assignments(base: Values, target: Values) -> list[str]:
     texts: dict[str, None] = {}
     for number, name in differ:
         value = target[number][name]
+        if name == settings.OPTIONS:
+            texts |= dict.fromkeys(_option_texts(number, base[number][name], value))
+            continue
         everywhere = [values[name] for values in target.values() if name in values]
         alike = len(everywhere) > 1 and all(each == value for each in everywhere)
         texts[("" if alike else f"{number}.") + f"{name}={_written(value)}"] = None
     return list(texts)
+
+
+def _option_texts(number: str, base: Mapping[str, Any], target: Mapping[str, Any]) -> list[str]:
+    """Texts for `--set` that turn the options of a stage into others; one that is gone has its default again."""
+    chain = read_chain()
+    known = settings.settings_of(number, settings.read_declared(chain)[number])
+    defaults = {name: field.default for name, field in known.items()}
+    return [
+        f"{number}.{name}={_written(target.get(name, defaults.get(name)))}"
+        for name in sorted({*base, *target})
+        if base.get(name, ...) != target.get(name, ...)
+    ]
 
 
 def _written(value: Any) -> str:

@@ -127,6 +127,7 @@ def _config_fields(trees: list[ast.Module]) -> set[str]:
             for tree in _package_trees(argument.value.id):
                 for node in ast.walk(tree):
                     if isinstance(node, ast.ClassDef) and node.name == argument.attr:
+                        fields.add(settings.OPTIONS)  # what it has no parameter for
                         lines = [line for line in node.body if isinstance(line, ast.AnnAssign)]
                         fields |= {line.target.id for line in lines if isinstance(line.target, ast.Name)}
     return fields

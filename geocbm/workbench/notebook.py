@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, sha256_file, write_json
 from geocbm.workbench import paths, records, settings, words
+from geocbm.workbench.options import OPTIONS, check_parameters, checked_options
 from geocbm.workbench.parameters import Parameter, read_parameters, resolve, unknown
 from geocbm.workbench.stages import Chain, Stage, how_to_make, read_chain
 
@@ -44,6 +45,9 @@ def start(name: str, variables: dict[str, Any]) -> "Notebook":
         if given not in declared:
             raise unknown(given, declared, name)
     values = resolve(declared, {key: variables[key] for key in declared if key in variables}, name)
+    if OPTIONS in values:
+        check_parameters(name[:2], declared, values)
+        values[OPTIONS] = checked_options(name[:2], declared, values[OPTIONS], name)
     paths.check_run_name(values.get("run", "smoke"))
     for value in values.values():
         _need_world(value)

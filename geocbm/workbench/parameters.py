@@ -104,21 +104,41 @@ def read_parameters(py_file: str | Path) -> dict[str, Parameter]:
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 continue
             where = f"{path.name}, parameters cell, line {statement.lineno}"
-            if not (
-                isinstance(statement, ast.AnnAssign)
-                and isinstance(statement.target, ast.Name)
-                and statement.value is not None
-            ):
-                raise ParameterError(f"{where}: write every parameter as `name: type = value  # what it means`")
-            name, annotation = statement.target.id, ast.unparse(statement.annotation)
-            try:
-                default = ast.literal_eval(statement.value)
-            except ValueError:
-                raise ParameterError(f"{where}: the default of {name!r} must be a literal, not an expression") from None
             comment = _comment(cell.source, statement.lineno, statement.end_lineno or statement.lineno)
-            draft = Parameter(name, annotation, default, comment, statement.lineno)
-            found[name] = Parameter(name, annotation, coerce(default, draft), comment, statement.lineno)
+            parameter = _declared(statement, where, comment)
+            found[parameter.name] = parameter
     return found
+
+
+def read_settings(py_file: str | Path) -> dict[str, Parameter]:
+    """Read the fields of the one dataclass of a module without running it, so that no heavy import is needed.
+
+    Args:
+        py_file: a `config.py` of the package.
+
+    Returns:
+        Fields by name, in their order, without comments.
+    """
+    path = Path(py_file)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    (settings,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    fields = [_declared(node, path.name, "") for node in settings.body if isinstance(node, ast.AnnAssign)]
+    return {field.name: field for field in fields}
+
+
+def _declared(statement: ast.stmt, where: str, comment: str) -> Parameter:
+    """The parameter that ``name: type = literal`` declares."""
+    if not (
+        isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value is not None
+    ):
+        raise ParameterError(f"{where}: write every parameter as `name: type = value  # what it means`")
+    name, annotation = statement.target.id, ast.unparse(statement.annotation)
+    try:
+        default = ast.literal_eval(statement.value)
+    except ValueError:
+        raise ParameterError(f"{where}: the default of {name!r} must be a literal, not an expression") from None
+    draft = Parameter(name, annotation, default, comment, statement.lineno)
+    return Parameter(name, annotation, coerce(default, draft), comment, statement.lineno)
 
 
 def _comment(source: str, first: int, last: int) -> str:
@@ -187,6 +207,8 @@ def _fit(value: Any, annotation: ast.expr) -> Any:
         if value is None or (isinstance(value, str) and value.strip().lower() in {"none", "null"}):
             return None
         raise _Mistyped
+    if ast.unparse(annotation) in ("dict", "dict[str, Any]"):
+        return _as_mapping(value)
     if isinstance(annotation, ast.Subscript) and isinstance(annotation.value, ast.Name | ast.Attribute):
         kind = annotation.value.id if isinstance(annotation.value, ast.Name) else annotation.value.attr
         if kind == "Literal":
@@ -206,7 +228,7 @@ def _fit(value: Any, annotation: ast.expr) -> Any:
         return _scalar(value, annotation.id)
     raise ParameterError(
         f"the annotation {ast.unparse(annotation)!r} is not supported; use bool, int, float, str, list[...], "
-        "Literal[...] or one of these with | None"
+        "dict[str, Any], Literal[...] or one of these with | None"
     )
 
 
@@ -226,6 +248,20 @@ def _as_list(value: Any) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise _Mistyped
     return list(value)
+
+
+def _as_mapping(value: Any) -> dict[str, Any]:
+    """A mapping of names to values; a text is read as YAML, which holds JSON and Python's own way of writing one."""
+    if isinstance(value, str):
+        import yaml
+
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise _Mistyped from None
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise _Mistyped
+    return dict(value)
 
 
 def _scalar(value: Any, kind: str) -> Any:

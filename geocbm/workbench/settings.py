@@ -10,6 +10,7 @@ from typing import Any
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.recipes import Recipe, read_recipe
 from geocbm.workbench import paths
+from geocbm.workbench.options import OPTIONS, check_agreement, check_parameters, checked_options, settings_of
 from geocbm.workbench.parameters import Parameter, coerce, read_parameters, resolve, unknown
 from geocbm.workbench.stages import Chain
 
@@ -136,6 +137,9 @@ def resolve_all(
 ) -> dict[str, dict[str, Any]]:
     """Values of all parameters of all stages.
 
+    A name without a number is set wherever it is a parameter or a setting of a stage. Settings that a notebook does not
+    declare go into its `options`.
+
     Args:
         chain: the stages.
         declared: what each notebook declares.
@@ -144,26 +148,34 @@ def resolve_all(
         run: name of the run, given to every notebook.
 
     Raises:
-        ParameterError: If a name is declared by none of the notebooks it is meant for, or a value has the wrong type.
+        ParameterError: If a name is known to none of the notebooks it is meant for, a value has the wrong type, or a
+            stage is to start from one of another shape.
     """
     given: dict[str, dict[str, Any]] = {stage.number: {} for stage in chain.stages}
+    optional = {number: settings_of(number, names) for number, names in declared.items()}
     where = f"profile {profile.name!r}"
 
     def put(number: str | None, name: str, value: Any, source: str) -> None:
         if name == "run":
             raise ParameterError(f"{source} sets 'run'; name the run with --run")
+        takers = [each for each in given if name in declared[each] or name in optional[each]]
         if number is not None:
-            chain.stage(number)
-            if name not in declared[number]:
-                raise unknown(name, declared[number], f"{source}: {chain.stage(number).notebook}")
-            given[number][name] = value
-            return
-        takers = [each for each in given if name in declared[each]]
+            notebook = chain.stage(number).notebook
+            if number not in takers:
+                raise unknown(name, dict.fromkeys([*declared[number], *optional[number]]), f"{source}: {notebook}")
+            takers = [number]
         if not takers:
-            everything = dict.fromkeys(each for names in declared.values() for each in names if each != "run")
-            raise unknown(name, everything, f"{source}: the chain")
+            everything = dict.fromkeys(each for names in (*declared.values(), *optional.values()) for each in names)
+            raise unknown(name, [each for each in everything if each != "run"], f"{source}: the chain")
         for each in takers:
-            given[each][name] = value
+            if name == OPTIONS:
+                more = coerce(value, declared[each][OPTIONS])
+            elif name in declared[each]:
+                given[each][name] = value
+                continue
+            else:
+                more = {name: value}
+            given[each][OPTIONS] = given[each].get(OPTIONS, {}) | more
 
     for name, value in profile.common.items():
         put(None, name, value, where)
@@ -180,7 +192,12 @@ def resolve_all(
     for stage in chain.stages:
         names = declared[stage.number]
         own = given[stage.number] | ({"run": run} if "run" in names else {})
-        resolved[stage.number] = resolve(names, own, stage.notebook)
+        values = resolve(names, own, stage.notebook)
+        if OPTIONS in names:
+            check_parameters(stage.number, names, values)
+            values[OPTIONS] = checked_options(stage.number, names, values[OPTIONS], stage.notebook)
+        resolved[stage.number] = values
+    check_agreement(declared, resolved)
     return resolved
 
 

@@ -65,6 +65,10 @@ def test_cells_have_kinds_tags_and_lines(script: Path) -> None:
         ("int | None", None, None),
         ("Literal['a', 'b']", "b", "b"),
         ("Literal[2, 3]", "3", 3),
+        ("dict", "{gating: false, warmup: 0.1}", {"gating": False, "warmup": 0.1}),
+        ("dict", '{"gating": false}', {"gating": False}),
+        ("dict[str, Any]", "{'gating': False}", {"gating": False}),
+        ("dict", {"a": 1}, {"a": 1}),
     ],
 )
 def test_what_papermill_mistypes_is_put_right(kind: str, given_value: object, expected: object) -> None:
@@ -88,6 +92,10 @@ def test_what_papermill_mistypes_is_put_right(kind: str, given_value: object, ex
         ("str", True),
         ("int", None),
         ("Literal['a', 'b']", "c"),
+        ("dict", "gating"),
+        ("dict", "{1: 2}"),
+        ("dict", "{gating"),
+        ("dict", [1]),
     ],
 )
 def test_what_does_not_fit_is_refused_with_name_value_and_type(kind: str, value: object) -> None:
