@@ -37,6 +37,7 @@ def stamped(folder: Path, profile: str, recipe: str | None, texts: list[str]) ->
         ("demo", None, ["05.epochs=7", "csv=my own/table.csv"], "'01.csv=my own/table.csv'"),
         ("demo", None, ["other_recipe="], "--set 01.split=spatial --set other_recipe="),
         ("demo", None, ["05.variants=[hybrid, image_only]"], "'05.variants=[hybrid,image_only]'"),
+        ("demo", None, ["05.gating=false", "04.temperature=0.1"], "--set 04.temperature=0.1 --set 05.gating=False"),
         ("demo", None, ["03.image_encoder=a/b", "05.study_seeds=[0, 1]"], "'05.study_seeds=[0, 1]'"),
     ],
 )
