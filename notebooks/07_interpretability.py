@@ -44,7 +44,9 @@ print(explain.truth_in_words(presence))
 #
 # Each line asks for one way in which the explanation could be untrue. "Yes" speaks for the explanation. The verdict follows from the
 # figures by the rule in the last column; the sections below show where the figures come from. Figures in brackets are 95 %
-# intervals.
+# intervals: what other pictures would change. What another training would change they do not hold; a line "of one training seed" may
+# move by more (`stability_seeds` trains again). "Cannot be said" stands where a figure has nothing to be held against, such as
+# what concepts carry of a head that knows no more than the prior.
 
 # %%
 lines = []
@@ -61,6 +63,7 @@ if len(test):
         explain.pointing_figures(maps.located) or {},
         maps.deletion(),
         explain.stability_figures(stability) or {},
+        stability,
     )
     nb.table(explain.card_table(lines), caption="Can I trust this explanation?")
     print(explain.card_summary(lines))
@@ -218,6 +221,7 @@ if lines:
 # %%
 if stability_seeds and lines:
     nb.table(explain.stability_table(stability), caption="Rank correlation over seeds, with 95 % intervals")
+    print(explain.seeds_sentence(stability))
 
 # %% [markdown]
 # ## Is information smuggled past the names?

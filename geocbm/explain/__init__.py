@@ -89,6 +89,7 @@ from geocbm.explain.presence import Levels, Presence, known_presence, measure_le
 from geocbm.explain.probes import Reading, country_readings, gain_table, read_label, reading_gains, reading_table
 from geocbm.explain.removal import (
     REMOVED,
+    against_prior,
     falls_to_prior,
     interval_of,
     left_in_words,
@@ -101,6 +102,7 @@ from geocbm.explain.similar import answers_off, example_rows, row_captions, simi
 from geocbm.explain.stability import (
     explain_seeds,
     measure_stability,
+    seeds_sentence,
     stability_figures,
     stability_records,
     stability_table,
@@ -144,6 +146,7 @@ __all__ = [
     "Story",
     "Told",
     "accuracy_at",
+    "against_prior",
     "agreement_sentence",
     "answer_table",
     "answers_off",
@@ -231,6 +234,7 @@ __all__ = [
     "row_captions",
     "run_stability",
     "sample_rows",
+    "seeds_sentence",
     "seen_picture",
     "set_scores",
     "setbacks",

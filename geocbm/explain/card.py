@@ -12,9 +12,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from geocbm.explain.effective import Carried
+from geocbm.explain.removal import AT, BETTER, MARGIN_NATS, WORSE
+from geocbm.metrics import figure_text
+
 Figure = Mapping[str, float]
-YES, PARTLY, NO, UNKNOWN = "yes", "partly", "no", "not measured"
-VERDICTS = (YES, PARTLY, NO, UNKNOWN)
+YES, PARTLY, NO, CANNOT, UNKNOWN = "yes", "partly", "no", "cannot be said", "not measured"
+VERDICTS = (YES, PARTLY, NO, CANNOT, UNKNOWN)
+"""`CANNOT`: it was measured, but what it is held against lies within the noise, or the question does not arise."""
+ADDS_UP_QUESTION = "Do the contributions add up to the answer?"
+ONE_SEED = "of one training seed"
 POINTS_WELL = 0.8
 ADDS_UP = 1e-4
 SUFFICES = 0.9
@@ -27,7 +34,7 @@ class Line:
 
     Attributes:
         question: what is asked; "yes" always speaks for the explanation.
-        verdict: `YES`, `PARTLY`, `NO` or `UNKNOWN`.
+        verdict: one of `VERDICTS`.
         figure: what was measured, in words.
         yardstick: what it is held against, in words.
         rule: when the verdict would be yes, and when partly.
@@ -57,7 +64,11 @@ def _measured(figure: Figure | None) -> bool:
 
 
 def points_at_it(
-    pointing: Figure | None, chance: float | None, centre: float | None = None, attention: float | None = None
+    pointing: Figure | None,
+    chance: float | None,
+    centre: float | None = None,
+    attention: float | None = None,
+    of_seeds: Sequence[float] = (),
 ) -> Line:
     """Does the map of a concept point at the concept?
 
@@ -66,24 +77,26 @@ def points_at_it(
         chance: the share for a patch drawn at random.
         centre: the share for a map that always points at the middle.
         attention: the share for the attention of Stage 2.
+        of_seeds: the share in models trained with other seeds; the lowest one decides.
     """
     question = "Does a concept's map point at the concept?"
-    rule = f"yes: at least {POINTS_WELL:.0%}, the interval above chance and the middle; partly: the interval above both"
+    rule = (
+        f"yes: at least {POINTS_WELL:.0%}, the interval above chance and the middle; partly: the interval above both; "
+        "with several training seeds, for each of them"
+    )
     if not _measured(pointing) or chance is None:
         return Line(question, UNKNOWN, "the data does not say where concepts are", "", rule)
     assert pointing is not None
     controls = {"a random patch": chance, "the middle of the picture": centre, "attention": attention}
     known = {name: value for name, value in controls.items() if value is not None and np.isfinite(value)}
     floor = max(value for name, value in known.items() if name != "attention")
-    verdict = NO if pointing["low"] <= floor else YES if pointing["value"] >= POINTS_WELL else PARTLY
+    least, lowest = min([pointing["low"], *of_seeds]), min([pointing["value"], *of_seeds])
+    verdict = NO if least <= floor else YES if lowest >= POINTS_WELL else PARTLY
     yardstick = ", ".join(f"{name} {value:.0%}" for name, value in known.items())
-    return Line(
-        question,
-        verdict,
-        f"where it is small and the label, the maximum lies on it in {_percent(pointing)}",
-        yardstick,
-        rule,
-    )
+    figure = f"where it is small and the label, the maximum lies on it in {_percent(pointing)}"
+    if of_seeds:
+        figure += f"; trained with {len(of_seeds)} seeds, {min(of_seeds):.0%} to {max(of_seeds):.0%}"
+    return Line(question, verdict, figure, yardstick, rule)
 
 
 def removal_hurts(gain: Figure | None, beyond: Figure | None = None, what: str = "the centre of the picture") -> Line:
@@ -117,7 +130,7 @@ def adds_up(deviation: float | None) -> Line:
     Args:
         deviation: largest gap between a logit and the sum of its contributions; None where the run has no such head.
     """
-    question = "Do the contributions add up to the answer?"
+    question = ADDS_UP_QUESTION
     rule = f"yes: every logit is the sum of its contributions to {ADDS_UP:g}"
     if deviation is None or not np.isfinite(deviation):
         return Line(question, UNKNOWN, "the run has no head that sums concepts", "", rule)
@@ -125,7 +138,10 @@ def adds_up(deviation: float | None) -> Line:
 
 
 def nothing_smuggled(
-    beyond_truth: Figure | None, concepts_task: Figure | None = None, concepts_task_null: float | None = None
+    beyond_truth: Figure | None,
+    concepts_task: Figure | None = None,
+    concepts_task_null: float | None = None,
+    hidden: Figure | None = None,
 ) -> Line:
     """Do the scores tell of the place only what the concepts tell?
 
@@ -133,11 +149,13 @@ def nothing_smuggled(
         beyond_truth: how many more countries are told right by scores beside the true concepts; None without truth.
         concepts_task: concepts-task leakage of single scores.
         concepts_task_null: the same of scores that know their concept and nothing more.
+        hidden: how many more countries are told right by the features beside the true concepts: the most that can leak.
     """
     question = "Do scores tell of the country only what the concepts tell?"
     rule = (
         "no: beside all true concepts scores tell more countries right, beyond the interval; partly: not so, but "
-        "single scores tell more than their own concept; yes: neither"
+        "single scores tell more than their own concept; yes: neither, and the interval excludes what the features "
+        "would add; where that is nothing, it cannot be said"
     )
     if not _measured(beyond_truth):
         return Line(question, UNKNOWN, "the data has no list of all visible concepts", "", rule)
@@ -149,28 +167,48 @@ def nothing_smuggled(
         figure += f"; single scores leak {_number(concepts_task, '{:.4f}')} (CTL)"
         yardstick += f"; {concepts_task_null:.4f} where nothing leaks"
         verdict = PARTLY if verdict == YES and concepts_task["low"] > concepts_task_null else verdict
+    if _measured(hidden):
+        assert hidden is not None
+        yardstick += f"; the features add {_points(hidden)}"
+        # A test that could not find what is there to be found has found nothing out.
+        if verdict == YES and not (hidden["low"] > 0 and beyond_truth["high"] < hidden["value"]):
+            verdict = CANNOT
     return Line(question, verdict, figure, yardstick, rule)
 
 
-def named_by_concepts(share: Figure | None, count: int, all_right: float | None) -> Line:
+def named_by_concepts(found: Carried | None) -> Line:
     """Can the reasons be read: how good is the answer with the few concepts that a person reads?
 
     Args:
-        share: accuracy with the largest contributions of each decision alone, as a part of that with all.
-        count: how many contributions.
-        all_right: share of right cells with all concepts.
+        found: of `effective.carried`; None where the run has no head that sums concepts.
     """
+    count = "a few" if found is None else str(found.count)
     question = f"Do {count} concepts carry the answer?"
-    rule = f"yes: at least {SUFFICES:.0%} of the accuracy is kept; partly: at least half"
-    if not _measured(share) or all_right is None:
-        return Line(question, UNKNOWN, "the run has no head that sums concepts", "", rule)
-    assert share is not None
-    verdict = YES if share["value"] >= SUFFICES else PARTLY if share["value"] >= 0.5 else NO
-    figure = f"the {count} largest contributions keep {_percent(share)} of the right cells"
-    return Line(question, verdict, figure, f"{all_right:.0%} of the cells are right with all concepts", rule)
+    rule = (
+        f"yes: at least {SUFFICES:.0%} of what the head knows beyond the prior is kept; partly: at least half; no: "
+        "less, or no more than as many random concepts keep; of a head no better than the prior it cannot be said"
+    )
+    if found is None or not _measured(found.over_prior):
+        return Line(question, UNKNOWN, "the run has no head that sums concepts, or too few pictures", "", rule)
+    right = {name: f"{share:.1%}" for name, share in found.right.items()}
+    yardstick = f"prior {right['prior']}, all concepts {right['with all']}, {found.count} random ones {right['random']}"
+    if found.over_prior["low"] <= 0 or not _measured(found.share):
+        figure = f"the head names {_points(found.over_prior)} more cells right than the prior: no better beyond noise"
+        return Line(question, CANNOT, figure, yardstick, rule)
+    kept = found.share["value"]
+    verdict = YES if kept >= SUFFICES else PARTLY if kept >= 0.5 else NO
+    if not (_measured(found.over_random) and found.over_random["low"] > 0):
+        verdict = NO
+    figure = (
+        f"the {found.count} largest contributions name {right['with these']} of the cells right and keep "
+        f"{_percent(found.share)} of what lies beyond the prior"
+    )
+    return Line(question, verdict, figure, yardstick, rule)
 
 
-def suffices(ratio: Figure | None, seen: Figure | None, concepts: float, random: float) -> Line:
+def suffices(
+    ratio: Figure | None, seen: Figure | None, concepts: float, random: float, by_name: Figure | None = None
+) -> Line:
     """Do the concepts suffice, and is it the concepts that do?
 
     Args:
@@ -178,39 +216,52 @@ def suffices(ratio: Figure | None, seen: Figure | None, concepts: float, random:
         seen: how many more countries the features tell than guessing does.
         concepts: share of countries told right by the scores.
         random: the same by as many random directions of the features.
+        by_name: the difference of the two, paired.
     """
     question = "Do the concepts suffice, and is it due to them?"
     rule = (
-        f"yes: completeness at least {SUFFICES} and random directions tell less than the scores by 5 points; partly: "
-        f"completeness at least {SUFFICES}"
+        f"yes: completeness at least {SUFFICES} and random directions tell less than the scores by 5 points, beyond "
+        f"the interval; partly: completeness at least {SUFFICES}; where the features tell no more than guessing, it "
+        "cannot be said"
     )
-    if not _measured(ratio) or not _measured(seen):
+    if not _measured(seen):
         return Line(question, UNKNOWN, "the country could not be read", "", rule)
-    assert ratio is not None and seen is not None
-    if seen["low"] <= 0:
-        return Line(question, UNKNOWN, f"features tell {_points(seen)} more than guessing", "0 points", rule)
+    assert seen is not None
+    if seen["low"] <= 0 or not _measured(ratio):
+        return Line(question, CANNOT, f"features tell {_points(seen)} more than guessing", "0 points", rule)
+    assert ratio is not None
     enough = ratio["value"] >= SUFFICES
     verdict = NO if not enough else YES if concepts - random >= 0.05 else PARTLY
     figure = f"completeness {_number(ratio)}: scores tell {concepts:.0%} of the countries"
-    return Line(question, verdict, figure, f"as many random directions tell {random:.0%}", rule)
+    yardstick = f"as many random directions tell {random:.0%}"
+    if _measured(by_name):
+        assert by_name is not None
+        yardstick += f"; scores {_points(by_name)} more"
+        verdict = PARTLY if verdict == YES and by_name["low"] <= 0 else verdict
+    return Line(question, verdict, figure, yardstick, rule)
 
 
-def falls_without_concepts(removed: Mapping[str, Figure], prior: Mapping[str, Figure], falls: bool) -> Line:
+def falls_without_concepts(removed: Mapping[str, Figure], prior: Mapping[str, Figure], stands: str) -> Line:
     """Does the answer fall to the prior when all concepts are removed?
 
     Args:
         removed: what is left without concepts: `cell_acc`, the share of right cells, and `log_loss`, in nats.
         prior: the same of the most frequent cell and of the frequencies of the cells.
-        falls: of `explain.falls_to_prior`.
+        stands: of `removal.against_prior`.
     """
     question = "Without concepts, is nothing left but the prior?"
-    rule = "yes: neither the cell named nor the belief in the true cell is better than the prior's, by their intervals"
+    rule = (
+        "yes: cells named and belief in the true cell are the prior's, by the paired intervals; partly: below it, "
+        f"nothing is known but the belief is worse than the prior's by more than {MARGIN_NATS} nats; no: better than it"
+    )
     own, guess = (
-        f"{_percent(one['cell_acc'])} of the cells right, log loss {_number(one['log_loss'])}"
+        f"{figure_text(one['cell_acc'], '{:.0f}', 100)} % of the cells right, log loss "
+        f"{figure_text(one['log_loss'], '{:.2f}')}"
         for one in (removed, prior)
     )
     measured = all(_measured(figure) for one in (removed, prior) for figure in one.values())
-    return Line(question, (YES if falls else NO) if measured else UNKNOWN, own, f"prior: {guess}", rule)
+    verdict = {AT: YES, WORSE: PARTLY, BETTER: NO}[stands] if measured else UNKNOWN
+    return Line(question, verdict, f"{stands}: {own}" if measured else own, f"prior: {guess}", rule)
 
 
 def stable(correlation: Figure | None, between: float | None = None) -> Line:
@@ -232,6 +283,11 @@ def stable(correlation: Figure | None, between: float | None = None) -> Line:
     verdict = YES if correlation["value"] >= STABLE else PARTLY if correlation["value"] >= UNSTABLE else NO
     yardstick = "" if between is None else f"{between:.2f} between different pictures"
     return Line(question, verdict if above else NO, f"rank correlation {_number(correlation)}", yardstick, rule)
+
+
+def of_one_seed(line: Line) -> Line:
+    """The line of figures that were measured of one trained model: another seed may move them beyond the interval."""
+    return line if line.verdict == UNKNOWN else replace(line, figure=f"{line.figure} ({ONE_SEED})")
 
 
 def unanswerable(line: Line) -> Line:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.explain.probes import Reading
+from geocbm.metrics import figure_text
 
 if TYPE_CHECKING:
     from geocbm.metrics import Resamples
@@ -35,8 +36,10 @@ def completeness_ratio(concepts: np.ndarray, full: np.ndarray, prior: np.ndarray
 
     Returns:
         `value`, `low` and `high`; 1 where concepts are as good, more where they are better. All are NaN where the
-        full model is no better than guessing.
+        full model is no better than guessing beyond noise: a ratio with such a denominator says nothing.
     """
+    if not drawn.difference(full, prior)["low"] > 0:
+        return dict.fromkeys(("value", "low", "high"), float("nan"))
     parts = [np.asarray(one, dtype=np.float64) for one in (concepts, full, prior)]
 
     def ratio(own: np.ndarray, whole: np.ndarray, guess: np.ndarray) -> np.ndarray:
@@ -106,7 +109,7 @@ def completeness_table(figures: Mapping[str, tuple[float, float, float, Figure]]
                     "from concepts, %": f"{100 * own:.1f}",
                     "in full, %": f"{100 * full:.1f}",
                     "by guessing, %": f"{100 * prior:.1f}",
-                    "completeness": "{value:.2f} [{low:.2f}, {high:.2f}]".format(**ratio),
+                    "completeness": figure_text(ratio, "{:.2f}") or "in full no better than guessing",
                 }
             )
     return pd.DataFrame(lines)

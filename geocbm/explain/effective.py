@@ -154,6 +154,53 @@ def kept_share(found: Effective, count: int, drawn: Resamples) -> Figure:
     return {"value": float(some.mean() / every.mean()), "low": low, "high": high}
 
 
+@dataclass(frozen=True)
+class Carried:
+    """How much of what a head knows is left with the largest contributions of each decision.
+
+    Attributes:
+        count: how many contributions are kept.
+        share: right cells with these, as a part of those with all, both counted from the prior's; NaN where the head
+            is no better than the prior.
+        over_prior: how many more cells all concepts name right than the prior does, paired.
+        over_random: how many more cells these contributions name right than as many random concepts, paired.
+        right: share of right cells `with these`, `with all`, of the `prior` and with `random` concepts.
+    """
+
+    count: int
+    share: Figure
+    over_prior: Figure
+    over_random: Figure
+    right: dict[str, float]
+
+
+def carried(found: Effective, count: int, prior: np.ndarray, drawn: Resamples) -> Carried:
+    """Hold a few contributions against all, against the prior, and against as many random concepts.
+
+    Args:
+        found: of `effective_concepts`.
+        count: how many contributions, one of `found.counts`.
+        prior: `[m]` whether the most frequent cell is the right one.
+        drawn: resamples of the pictures' blocks.
+    """
+    from geocbm.explain.completeness import completeness_ratio
+
+    at = found.counts.index(count)
+    some, random = found.right["decision"][at], found.right["random"][at]
+    return Carried(
+        count=count,
+        share=completeness_ratio(some, found.all_right, prior, drawn),
+        over_prior=drawn.difference(found.all_right, prior),
+        over_random=drawn.difference(some, random),
+        right={
+            "with these": float(some.mean()),
+            "with all": float(found.all_right.mean()),
+            "prior": float(np.mean(prior)),
+            "random": float(random.mean()),
+        },
+    )
+
+
 def effective_table(found: Effective) -> pd.DataFrame:
     """Right cells by the number of concepts that count, and how often the decision stays, in words."""
     lines = []

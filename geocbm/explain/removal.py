@@ -44,7 +44,8 @@ def what_is_left(
 
     Returns:
         A row per method: `method`, `median_km`, `geoscore`, `cell_acc` (share of right cells) and `log_loss` (mean of
-        `-log p` of the true cell, nats), each with `_low` and `_high`.
+        `-log p` of the true cell, nats), each with `_low` and `_high`; `cell_acc_change` and `log_loss_change` are
+        paired differences from the most frequent cell.
     """
     from geocbm.baselines import training_prior
 
@@ -62,12 +63,12 @@ def what_is_left(
     answers.append((FREQUENT, np.full(len(rows), centre[0]), np.full(len(rows), centre[1]), share))
     middle = training_prior(files.lat[train], files.lng[train], len(rows), seed=seed)
     table = []
+    frequent = answers[-1][3]
     for method, said_lat, said_lng, chance in [*answers, (CENTRAL, middle.lat, middle.lng, None)]:
         km = haversine_km(said_lat, said_lng, lat, lng)
         values = {"median_km": km, "geoscore": geoscore(km)}
         if chance is not None:
-            believed = np.maximum(chance[np.arange(len(rows)), cell], 1e-12)
-            values |= {"cell_acc": (chance.argmax(1) == cell).astype(float), "log_loss": -np.log(believed)}
+            values |= _of_cells(chance, cell)
         row: dict[str, object] = {"method": method}
         for name in ("median_km", "geoscore", *CELL_FIGURES):
             interval = dict.fromkeys(("value", "low", "high"), float("nan"))
@@ -75,23 +76,56 @@ def what_is_left(
                 statistic = "median" if name == "median_km" else "mean"
                 interval = resamples.figure(values[name], statistic)
             row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+        for name, own in _of_cells(frequent, cell).items():
+            change = dict.fromkeys(("value", "low", "high"), float("nan"))
+            if name in values:
+                change = resamples.difference(values[name], own)
+            ends = {"value": "", "low": "_low", "high": "_high"}
+            row |= {f"{name}_change{ends[end]}": figure for end, figure in change.items()}
         table.append(row)
     return pd.DataFrame(table)
 
 
-def falls_to_prior(left: pd.DataFrame) -> bool:
-    """Whether the model without concepts knows no more than how often each cell occurs.
+def _of_cells(chance: np.ndarray, cell: np.ndarray) -> dict[str, np.ndarray]:
+    """Whether the true cell is named, and minus the logarithm of the belief in it, of beliefs `[m, N]`."""
+    believed = np.maximum(chance[np.arange(len(cell)), cell], 1e-12)
+    return {"cell_acc": (chance.argmax(1) == cell).astype(float), "log_loss": -np.log(believed)}
 
-    It must name the true cell no more often than the most frequent cell does, by the overlap of the intervals, and
-    its belief must be no better than the frequencies of the cells: its log loss not below theirs by more than the
-    intervals.
+
+AT, BETTER, WORSE = "at the prior", "better than the prior", "below the prior"
+MARGIN_NATS = 0.1
+"""By so much may the log loss lie above the prior's before "below" is said: a tenth of the true cell's probability."""
+
+
+def against_prior(left: pd.DataFrame) -> str:
+    """Where the model without concepts stands: `AT`, `BETTER` or `WORSE` than how often each cell occurs.
+
+    It is better where it names the true cell more often than the most frequent cell does, or believes more in it than
+    its frequency says, and worse where it believes less in it by more than `MARGIN_NATS`: each beyond the interval of
+    the paired difference, or of both figures where there is no paired one.
 
     Args:
         left: of `what_is_left`.
     """
     by_method = left.set_index("method")
     without, prior = by_method.loc[REMOVED], by_method.loc[FREQUENT]
-    return bool(without["cell_acc_low"] <= prior["cell_acc_high"] and without["log_loss_high"] >= prior["log_loss_low"])
+    if (
+        "cell_acc_change" in left
+        and np.isfinite([without["cell_acc_change_low"], without["log_loss_change_low"]]).all()
+    ):
+        better = without["cell_acc_change_low"] > 0 or without["log_loss_change_high"] < 0
+        worse = without["log_loss_change_low"] > 0
+    else:
+        better = without["cell_acc_low"] > prior["cell_acc_high"] or without["log_loss_high"] < prior["log_loss_low"]
+        worse = without["log_loss_low"] > prior["log_loss_high"]
+    if better:
+        return BETTER
+    return WORSE if worse and without["log_loss"] - prior["log_loss"] > MARGIN_NATS else AT
+
+
+def falls_to_prior(left: pd.DataFrame) -> bool:
+    """Whether the model without concepts knows as much as how often each cell occurs, no more and no less."""
+    return against_prior(left) == AT
 
 
 def left_in_words(left: pd.DataFrame) -> pd.DataFrame:
@@ -122,11 +156,11 @@ def left_sentence(left: pd.DataFrame) -> str:
     """Whether the model without concepts falls to the prior, as the figures of `what_is_left` say."""
     right = {name: 100 * interval_of(left, name, "cell_acc")["value"] for name in (REMOVED, FREQUENT, AS_SEEN)}
     loss = {name: interval_of(left, name, "log_loss")["value"] for name in (REMOVED, FREQUENT, AS_SEEN)}
-    falls = "falls" if falls_to_prior(left) else "does not fall"
+    stands = {AT: "falls to the prior", WORSE: "falls below the prior", BETTER: "does not fall to the prior"}
     return (
-        f"Without concepts the model {falls} to the prior: it names the true cell in {right[REMOVED]:.1f} % of the "
-        f"pictures (the most frequent cell: {right[FREQUENT]:.1f} %, with concepts: {right[AS_SEEN]:.1f} %), and its "
-        f"log loss is {loss[REMOVED]:.2f} (prior: {loss[FREQUENT]:.2f}, with concepts: {loss[AS_SEEN]:.2f})."
+        f"Without concepts the model {stands[against_prior(left)]}: it names the true cell in {right[REMOVED]:.1f} % "
+        f"of the pictures (the most frequent cell: {right[FREQUENT]:.1f} %, with concepts: {right[AS_SEEN]:.1f} %), "
+        f"and its log loss is {loss[REMOVED]:.2f} (prior: {loss[FREQUENT]:.2f}, with concepts: {loss[AS_SEEN]:.2f})."
     )
 
 

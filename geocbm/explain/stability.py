@@ -37,11 +37,14 @@ class Seeded(NamedTuple):
         scores: `[m, k_m]` probabilities of the concepts.
         maps: `[m, P]` maps of the concepts that the first seed names.
         attention: `[m, P]`, mean over the heads.
+        pointing: share of the labelled small concepts at which their map points; None where the data does not know
+            where concepts are.
     """
 
     scores: np.ndarray
     maps: np.ndarray
     attention: np.ndarray
+    pointing: float | None = None
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -113,19 +116,27 @@ def explain_seeds(
     Raises:
         ParameterError: fewer than two seeds, or one twice.
     """
+    from geocbm.explain.boxes import true_pairs
+    from geocbm.explain.localisation import SMALL, points
     from geocbm.stage2 import concept_input, predict_stage2
 
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ParameterError(f"stability_seeds is {list(seeds)}; give at least two different seeds, or none")
     found: list[Seeded] = []
     named = np.zeros(0, dtype=np.int64)
+    pairs = true_pairs(files, encoder, rows)
+    pairs = None if pairs is None else pairs.at(pairs.labelled & (pairs.chance < SMALL))
     for seed in seeds:
         model, head, concepts = train_seed(files, features, seed)
         scores = concepts["meta_probabilities"].numpy()[rows]
         named = named if found else scores.argmax(axis=1)
         maps = concept_maps(files, encoder, model, features, rows, named, kind)
         attention = predict_stage2(head, concept_input(head.config, concepts), features, rows)["attention"]
-        found.append(Seeded(scores, maps, attention))
+        pointing = None
+        if pairs is not None and len(pairs):
+            own = concept_maps(files, encoder, model, features, pairs.row, pairs.meta, kind)
+            pointing = float(points(pairs.touched, own).mean())
+        found.append(Seeded(scores, maps, attention, pointing))
         report(f"seed {seed}: trained and explained")
     return found
 
@@ -147,7 +158,8 @@ def measure_stability(
 
     Returns:
         A row for each explanation: `explanation`, and `same` and `different` with `_low` and `_high`; none that is
-        constant, such as the attention of a mode that asks no patch.
+        constant, such as the attention of a mode that asks no patch. `attrs` holds the number of seeds and their
+        shares of hits in the pointing game (`seeds`, `pointing`).
     """
     resamples = Resamples(spatial_blocks(files.lat[rows], files.lng[rows]), n_resamples, seed)
     named = seeded[0].scores.argmax(axis=1)
@@ -166,7 +178,22 @@ def measure_stability(
             figure = resamples.figure(values)
             line |= {words: figure["value"], f"{words}_low": figure["low"], f"{words}_high": figure["high"]}
         lines.append(line)
-    return pd.DataFrame(lines)
+    table = pd.DataFrame(lines)
+    pointing = [own.pointing for own in seeded if own.pointing is not None]
+    table.attrs |= {"seeds": len(seeded), "pointing": pointing}
+    return table
+
+
+def seeds_sentence(measured: pd.DataFrame | None) -> str:
+    """The pointing game of every seed, in a sentence; empty where it was not measured."""
+    shares = [] if measured is None else measured.attrs.get("pointing", [])
+    if not shares:
+        return ""
+    each = ", ".join(f"{one:.0%}" for one in shares)
+    return (
+        f"In the pointing game the maps of {len(shares)} training seeds hit {each} of the labelled small concepts: "
+        f"from {min(shares):.0%} to {max(shares):.0%}."
+    )
 
 
 def _next(groups: np.ndarray) -> np.ndarray:

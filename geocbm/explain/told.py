@@ -10,7 +10,14 @@ import pandas as pd
 
 from geocbm.errors import ParameterError
 from geocbm.explain.completeness import COMPLETENESS_WORDS, completeness_figures, model_rights
-from geocbm.explain.effective import Effective, average_accuracy, effective_concepts, kept_share
+from geocbm.explain.effective import (
+    Carried,
+    Effective,
+    average_accuracy,
+    carried,
+    effective_concepts,
+    kept_share,
+)
 from geocbm.explain.leakage import Leakage, measure_leakage
 from geocbm.explain.probes import Reading, country_readings, reading_gains
 from geocbm.metrics import Resamples, recordable, spatial_blocks
@@ -37,6 +44,7 @@ class Told:
         gains: differences of readings, by the names of `probes.GAIN_WORDS`.
         effective: decisions with few concepts.
         completeness: by the names of `completeness.COMPLETENESS_WORDS`.
+        prior_right: `[m]` whether the most frequent cell of the training split is the right one.
     """
 
     drawn: Resamples
@@ -46,6 +54,7 @@ class Told:
     gains: dict[str, Figure]
     effective: Effective
     completeness: dict[str, tuple[float, float, float, Figure]]
+    prior_right: np.ndarray
 
     @property
     def answerable(self) -> bool:
@@ -57,6 +66,11 @@ class Told:
         """How many contributions a person is taken to read, and the part of the accuracy that they keep."""
         count = max(count for count in self.effective.counts if count <= READ_AT_ONCE)
         return count, kept_share(self.effective, count, self.drawn)
+
+    @property
+    def carried(self) -> Carried:
+        """What the contributions that a person reads carry, held against the prior and random concepts."""
+        return carried(self.effective, self.kept[0], self.prior_right, self.drawn)
 
 
 def measure_told(
@@ -104,6 +118,7 @@ def measure_told(
         reading_gains(readings, drawn),
         effective,
         completeness_figures(readings, rights, drawn),
+        rights["prior"]["cell"],
     )
 
 
@@ -171,6 +186,7 @@ def told_records(told: Told) -> dict[str, float | Figure]:
     }
     count, share = told.kept
     figures[f"top{count}_accuracy_kept"] = share
+    figures[f"top{count}_kept_above_prior"] = told.carried.share
     figures["nec_average_accuracy"] = average_accuracy(told.effective, "weights", told.drawn)
     figures["effective_contributions"] = told.drawn.figure(told.effective.number)
     figures["contribution_gap"] = told.effective.gap
