@@ -43,11 +43,12 @@ patience: int = 5  # epochs without improvement before training stops
 encode_batch_size: int = 64  # images per forward pass of the frozen encoder
 max_cache_gb: float = 60.0  # above this size features are encoded on the fly instead of stored
 seed: int = 0  # seed of weights and batches
+bootstrap: int = 200  # resamples behind each interval (1000 in full)
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 options: dict = {}  # further settings of stage0.Stage0Config, such as {"concept_emb_dim": 256}
 
 # %%
-from geocbm import analysis, pipeline, plots, stage0
+from geocbm import analysis, metrics, pipeline, plots, stage0
 from geocbm.runs import RunFiles
 from geocbm.workbench import notebook, paths
 
@@ -142,12 +143,14 @@ probe = stage0.class_mean_accuracy(
 nb.table((100 * probe).round(1), caption="Named right by the nearest class mean, validation split, %")
 
 # %%
-for name in ("recall_1", "recall_5", "recall_10", "retrieval_km"):
-    nb.record(f"stage0.{name}", result.best[name])
+held_out = files.rows["pretrain_val"] if len(files.rows["pretrain_val"]) else files.rows["pretrain_train"]
+found = analysis.retrieval_figures(files, model, after, held_out, bootstrap, seed)
+nb.record_all("stage0", metrics.recordables(found))
 nb.record("stage0.best_epoch", result.best_epoch)
-if len(val):
-    nb.record("stage0.class_mean_meta", probe.loc["after Stage 0", "meta"])
-    nb.record("stage0.class_mean_meta_untouched", probe.loc["untouched", "meta"])
+for name, features in (("class_mean_meta", after), ("class_mean_meta_untouched", before)):
+    if len(val):
+        figure = analysis.class_mean_figure(files, features, bootstrap, seed)
+        nb.record(f"stage0.{name}", metrics.recordable(figure))
 
 # %% tags=["nbval-check-output"]
 nb.contract(

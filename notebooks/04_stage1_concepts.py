@@ -42,11 +42,12 @@ accumulation_steps: int = 1  # parts in which a batch goes through the model, to
 other_recipe: str = "notebooks/recipes/refined.yaml"  # recipe trained for comparison; empty: none
 examples: int = 6  # pictures in the figure of concept maps
 seed: int = 0  # seed of weights and batches
+bootstrap: int = 200  # resamples behind each interval (1000 in full)
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 options: dict = {}  # further settings of stage1.Stage1Config, such as {"temperature": 0.1}
 
 # %%
-from geocbm import analysis, pipeline, plots, stage1
+from geocbm import analysis, metrics, pipeline, plots, stage1
 from geocbm.runs import RunFiles
 from geocbm.workbench import notebook, paths
 
@@ -75,7 +76,7 @@ nb.show(plots.loss_curves(result.history, title="Stage 1 by epoch"))
 # %%
 predicted = analysis.predict_concepts(model, features)
 test = files.rows["test"]
-figures = analysis.concept_figures(files, model, predicted, test)
+figures = analysis.concept_figures(files, model, predicted, test, bootstrap, seed)
 nb.table(analysis.concept_table(files, figures, test), caption="Concepts on the test split")
 print(analysis.test_remark(files))
 
@@ -97,12 +98,12 @@ others = pipeline.other_recipe_concepts(files, other_recipe, config, features)
 pipeline.remove_leftovers(files, "stage1", [f"recipe {name}" for name in others])
 for name, other in others.items():
     other_predicted = analysis.predict_concepts(other, features)
-    other_figures = analysis.concept_figures(files, other, other_predicted, test)
+    other_figures = analysis.concept_figures(files, other, other_predicted, test, bootstrap, seed)
     by_recipe[f"recipe {name} ({other.config.bottleneck})"] = other_figures
     if len(test):
-        nb.record(f"bottleneck.{other.config.bottleneck}.meta_top1", other_figures["meta_top1"])
+        nb.record(f"bottleneck.{other.config.bottleneck}.meta_top1", metrics.recordable(other_figures["meta_top1"]))
 if len(test):
-    nb.record(f"bottleneck.{config.bottleneck}.meta_top1", figures["meta_top1"])
+    nb.record(f"bottleneck.{config.bottleneck}.meta_top1", metrics.recordable(figures["meta_top1"]))
 nb.table(analysis.concepts_side_by_side(by_recipe), caption="Concepts on the test split, by recipe")
 
 # %% [markdown]
@@ -142,9 +143,7 @@ if pictures:
 nb.show(plots.prototype_drift(files.concepts.metas, analysis.prototype_cosine(model)))
 
 # %%
-for name in ("meta_top1", "meta_top5", "meta_macro_recall", "parent_top1", "parent_top1_marginal", "semantic_close"):
-    if len(test):
-        nb.record(f"stage1.{name}", figures[name])
+nb.record_all("stage1", metrics.recordables(figures))
 with nb.output("concept_scores.npz") as path:
     analysis.save_concept_scores(path, predicted)
 

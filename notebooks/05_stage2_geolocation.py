@@ -48,7 +48,7 @@ patience: int = 8  # epochs without improvement before training stops; 0: all ep
 accumulation_steps: int = 1  # parts in which a batch goes through the model, to save memory
 other_recipe: str = "notebooks/recipes/refined.yaml"  # recipe trained for comparison; empty: none
 study_seeds: list[int] = []  # seeds of the study "what is each option worth?"; empty: no study (it takes a while)
-bootstrap: int = 200  # resamples behind the intervals of the study
+bootstrap: int = 200  # resamples behind each interval (1000 in full)
 examples: int = 6  # pictures in the attention figure
 seed: int = 0  # seed of weights and batches
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
@@ -96,7 +96,7 @@ print(decoder.choice.remark)
 nb.table(analysis.choice_table(decoder.choice), caption="Which point to answer? On the validation split")
 
 # %%
-figures = analysis.place_figures(files, predicted, test)
+figures = analysis.place_figures(files, predicted, test, bootstrap, seed)
 nb.table(analysis.place_table(figures), caption="Places on the test split")
 
 # %% [markdown]
@@ -177,7 +177,7 @@ if len(worth):
 
 # %%
 pipeline.remove_leftovers(files, "stage2", by_mode)  # heads that an earlier execution trained and this one did not
-for key, value in analysis.place_records(files, by_mode, test).items():
+for key, value in analysis.place_records(files, by_mode, test, bootstrap, seed).items():
     nb.record(key, value)
 nb.record_all("study", study.records(worth))
 with nb.output("predictions.parquet") as path:

@@ -59,7 +59,8 @@ def test_concept_probabilities_of_every_row(files, features, trained_run):
         np.testing.assert_allclose(stored["meta"], concepts["meta"], atol=1e-5)
     test = files.rows["test"]
     figures = analysis.concept_figures(files, model, concepts, test)
-    assert figures["meta_top1"] == pytest.approx(
+    assert set(figures) == set(analysis.CONCEPT_WORDS)
+    assert figures["meta_top1"]["value"] == pytest.approx(
         (concepts["meta"][test].argmax(axis=1) == files.meta_and_parent[0][test]).mean()
     )
 

@@ -13,7 +13,14 @@ from geocbm.analysis.concepts import (
     prototype_cosine,
     save_concept_scores,
 )
-from geocbm.analysis.features import describe_encoder, describe_store, nearest_neighbour_km, test_remark
+from geocbm.analysis.features import (
+    class_mean_figure,
+    describe_encoder,
+    describe_store,
+    nearest_neighbour_km,
+    retrieval_figures,
+    test_remark,
+)
 from geocbm.analysis.places import (
     PLACE_WORDS,
     attention_examples,
@@ -35,6 +42,7 @@ __all__ = [
     "attention_examples",
     "cell_centre_km",
     "choice_table",
+    "class_mean_figure",
     "concept_figures",
     "concept_map_examples",
     "concept_table",
@@ -50,6 +58,7 @@ __all__ = [
     "predict_concepts",
     "predict_places",
     "prototype_cosine",
+    "retrieval_figures",
     "save_cell_scores",
     "save_concept_scores",
     "save_predictions",

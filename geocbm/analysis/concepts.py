@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data import image_files
-from geocbm.metrics import concept_metrics
+from geocbm.metrics import Resamples, concept_intervals, spatial_blocks
+from geocbm.metrics.figures import printable
 from geocbm.metrics.table import metric
 from geocbm.runs import RunFiles
 
@@ -32,20 +33,41 @@ def predict_concepts(model: Stage1ConceptModel, features: FeatureStore) -> Array
     return {"meta": out["meta_probabilities"].numpy(), "parent": out["parent_probabilities"].numpy()}
 
 
-def concept_figures(files: RunFiles, model: Stage1ConceptModel, predicted: Arrays, rows: np.ndarray) -> dict[str, Any]:
-    """Accuracy of the concepts on some rows (specification, section Evaluation Metrics, Stage 1); none without rows."""
+def concept_figures(
+    files: RunFiles,
+    model: Stage1ConceptModel,
+    predicted: Arrays,
+    rows: np.ndarray,
+    n_resamples: int = 200,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Accuracy of the concepts on some rows (specification, section Evaluation Metrics, Stage 1).
+
+    Args:
+        files: the run.
+        model: its concept model, for the base prototypes and the cosine from which two metas are close.
+        predicted: of `predict_concepts`.
+        rows: the rows that are measured.
+        n_resamples: resamples behind each interval, by blocks of 100 km.
+        seed: of the resamples.
+
+    Returns:
+        `value`, `low` and `high` of each of `CONCEPT_WORDS`; nothing without rows.
+    """
     if not len(rows):
         return {}
     meta, parent = files.meta_and_parent
     similarity = (model.meta_base @ model.meta_base.T).cpu().numpy()  # (k_m, k_m), rows are unit vectors
-    return concept_metrics(
+    return concept_intervals(
         predicted["meta"][rows],
         meta[rows],
+        Resamples(spatial_blocks(files.lat[rows], files.lng[rows]), n_resamples, seed),
         predicted["parent"][rows],
         parent[rows],
         files.concepts.parent_index,
         similarity=similarity,
         probabilities=True,
+        close=model.config.semantic_threshold,
     )
 
 
@@ -57,7 +79,7 @@ CONCEPT_WORDS = {
     "parent_top1_marginal": "parent named first (sum over its concepts)",
     "parent_top5": "parent among the first five",
     "parent_macro_recall": "mean over parents of the share named right",
-    "semantic_close": "named concept is close in meaning (cosine of the words >= 0.7)",
+    "semantic_close": "named concept is close in meaning (`semantic_threshold`, a cosine of the words)",
     "semantic_close_random": "the same for a random guess",
 }
 
@@ -77,7 +99,7 @@ def concept_table(files: RunFiles, figures: Mapping[str, Any], rows: np.ndarray)
         [
             {
                 "figure": words,
-                "value": metric(f"stage1.{name}").text(figures[name]),
+                "value": metric(f"stage1.{name}").entry(printable(figures[name])),
                 "most frequent class": metric(f"stage1.{name}").text(frequent[name]) if name in frequent else "",
             }
             for name, words in CONCEPT_WORDS.items()
@@ -96,7 +118,8 @@ def concepts_side_by_side(figures: Mapping[str, Mapping[str, Any]]) -> pd.DataFr
     for name, words in CONCEPT_WORDS.items():
         if all(name in own for own in figures.values()):
             lines.append(
-                {"figure": words} | {model: metric(f"stage1.{name}").text(own[name]) for model, own in figures.items()}
+                {"figure": words}
+                | {model: metric(f"stage1.{name}").entry(printable(own[name])) for model, own in figures.items()}
             )
     return pd.DataFrame(lines)
 

@@ -8,11 +8,15 @@ import numpy as np
 import pandas as pd
 
 from geocbm.geodesy import haversine_km
+from geocbm.metrics import Resamples, bootstrap, spatial_blocks
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
     from geocbm.features import FeatureStore
+    from geocbm.stage0 import Stage0PretrainingModel
+
+Figure = dict[str, float]
 
 
 def describe_encoder(encoder: ImageEncoder) -> pd.DataFrame:
@@ -46,6 +50,56 @@ def nearest_neighbour_km(pooled: np.ndarray, files: RunFiles, rows: np.ndarray) 
     train = files.rows["train"]
     nearest = train[np.argmax(unit[rows] @ unit[train].T, axis=1)]
     return haversine_km(files.lat[rows], files.lng[rows], files.lat[nearest], files.lng[nearest])
+
+
+def retrieval_figures(
+    files: RunFiles,
+    model: Stage0PretrainingModel,
+    pooled: np.ndarray,
+    rows: np.ndarray,
+    n_resamples: int = 200,
+    seed: int = 0,
+) -> dict[str, Figure]:
+    """How well held-out images find their own place among those of all of them, with intervals.
+
+    Args:
+        files: the run.
+        model: Stage 0, with its location encoder.
+        pooled: `(n, d)` adapted features of all rows, as they are stored.
+        rows: the rows that are ranked against one another.
+        n_resamples: resamples behind each interval, by blocks of 100 km.
+        seed: of the resamples.
+
+    Returns:
+        `recall_1`, `recall_5`, `recall_10` and `retrieval_km`; nothing without rows.
+    """
+    import torch
+
+    from geocbm.stage0 import retrieval_by_row
+
+    if not len(rows):
+        return {}
+    lat, lng = files.lat[rows], files.lng[rows]
+    rank, km = retrieval_by_row(torch.from_numpy(pooled[rows]), model.embed_places(lat, lng), lat, lng)
+    drawn = Resamples(spatial_blocks(lat, lng), n_resamples, seed)
+    found = {f"recall_{k}": drawn.figure((rank < k).numpy()) for k in (1, 5, 10)}
+    return found | {"retrieval_km": drawn.figure(km, "median")}
+
+
+def class_mean_figure(files: RunFiles, pooled: np.ndarray, n_resamples: int = 200, seed: int = 0) -> Figure:
+    """Share of the validation split whose concept the nearest class mean names right, with its interval.
+
+    Args:
+        files: the run, with a validation split.
+        pooled: `(n, d)` features of all rows.
+        n_resamples: resamples behind the interval, by blocks of 100 km.
+        seed: of the resamples.
+    """
+    from geocbm.stage0 import nearest_class_mean
+
+    meta, val = files.meta_and_parent[0], files.rows["val"]
+    right = nearest_class_mean(pooled, meta, files.rows["train"], val) == meta[val]
+    return bootstrap(right, spatial_blocks(files.lat[val], files.lng[val]), n=n_resamples, seed=seed)
 
 
 def test_remark(files: RunFiles) -> str:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from geocbm.data import image_files
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.metrics import country_accuracy, geolocation_metrics
+from geocbm.metrics import (
+    Resamples,
+    country_of,
+    geolocation_intervals,
+    geolocation_metrics,
+    recordables,
+    spatial_blocks,
+)
+from geocbm.metrics.figures import printable
 from geocbm.metrics.table import metric
 from geocbm.runs import RunFiles
 
@@ -45,14 +53,32 @@ def predict_places(
     return predicted
 
 
-def place_figures(files: RunFiles, predicted: Arrays, rows: np.ndarray) -> dict[str, float]:
-    """Figures of merit of predicted places (specification, section Evaluation Metrics, Stage 2); none without rows."""
+def place_figures(
+    files: RunFiles, predicted: Arrays, rows: np.ndarray, n_resamples: int = 200, seed: int = 0
+) -> dict[str, Any]:
+    """Figures of merit of predicted places (specification, section Evaluation Metrics, Stage 2).
+
+    Args:
+        files: the run.
+        predicted: of `predict_places`.
+        rows: the rows that were predicted.
+        n_resamples: resamples behind each interval, by blocks of 100 km.
+        seed: of the resamples.
+
+    Returns:
+        `value`, `low` and `high` of each of `PLACE_WORDS`, and the numbers `n` and `n_missing`; nothing without rows.
+    """
     if not len(rows):
         return {}
     answered, true = (predicted["lat"], predicted["lng"]), (files.lat[rows], files.lng[rows])
-    return geolocation_metrics(*answered, *true) | {
-        "cell_top1": float((predicted["cell"][:, 0] == files.cell_label[rows]).mean()),
-        "country_acc": country_accuracy(*answered, *true),
+    drawn = Resamples(spatial_blocks(*true), n_resamples, seed)
+    counts = geolocation_metrics(*answered, *true)
+    country, right_country = country_of(*answered), country_of(*true)
+    return geolocation_intervals(*answered, *true, drawn) | {
+        "cell_top1": drawn.figure(predicted["cell"][:, 0] == files.cell_label[rows]),
+        "country_acc": drawn.figure((country == right_country) & (right_country != "")),
+        "n": counts["n"],
+        "n_missing": counts["n_missing"],
     }
 
 
@@ -105,12 +131,13 @@ PLACE_WORDS = {
 }
 
 
-def _in_words(name: str, figures: Mapping[str, float]) -> str:
-    """One figure in its unit; a distance over too many missing answers is no number."""
-    return metric(f"stage2.{name}").text(figures[name]) if np.isfinite(figures[name]) else "no answer"
+def _in_words(name: str, figures: Mapping[str, Any]) -> str:
+    """One figure in its unit, with its interval; a distance over too many missing answers is no number."""
+    kept = printable(figures[name])
+    return "no answer" if kept is None else metric(f"stage2.{name}").entry(kept)
 
 
-def place_table(figures: Mapping[str, float]) -> pd.DataFrame:
+def place_table(figures: Mapping[str, Any]) -> pd.DataFrame:
     """Figures of merit of places in words (specification, section Evaluation Metrics, Stage 2)."""
     return pd.DataFrame(
         [
@@ -122,22 +149,26 @@ def place_table(figures: Mapping[str, float]) -> pd.DataFrame:
     )
 
 
-def place_records(files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> dict[str, float]:
+def place_records(
+    files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray, n_resamples: int = 200, seed: int = 0
+) -> dict[str, float | dict[str, float]]:
     """Figures to keep: `stage2.*` of the first mode, and median and GeoScore of every mode; no infinite ones.
 
     Args:
         files: the run.
         by_mode: of `predict_places`, by name; those of another recipe are called `recipe NAME`.
         rows: the rows that were predicted.
+        n_resamples: resamples behind each interval.
+        seed: of the resamples.
     """
-    kept: dict[str, float] = {}
+    kept: dict[str, Any] = {}
     for number, (mode, places) in enumerate(by_mode.items()):
-        figures = place_figures(files, places, rows)
+        figures = place_figures(files, places, rows, n_resamples, seed)
         if number == 0:
             kept |= {f"stage2.{name}": value for name, value in figures.items() if name not in ("n", "n_missing")}
         key = mode.replace("recipe ", "recipe.") if mode.startswith("recipe ") else f"variant.{mode}"
         kept |= {f"{key}.{name}": figures[name] for name in ("median_km", "geoscore") if figures}
-    return {key: value for key, value in kept.items() if np.isfinite(value)}
+    return recordables(kept)
 
 
 def mode_table(files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> pd.DataFrame:

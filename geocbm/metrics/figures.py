@@ -48,6 +48,13 @@ def recordable(figure: Mapping[Any, Any]) -> float | dict[str, float] | None:
     return kept if np.isfinite(list(kept.values())).all() else kept["value"]
 
 
+def printable(figure: float | Mapping[Any, Any]) -> float | dict[str, float] | None:
+    """A number, or a figure with its interval, as `Metric.entry` writes it: see `recordable`."""
+    if isinstance(figure, Mapping):
+        return recordable(figure)
+    return float(figure) if np.isfinite(figure) else None
+
+
 def recordables(figures: Mapping[str, Mapping[Any, Any]]) -> dict[str, float | dict[str, float]]:
     """What may be kept of several figures by name; those without a finite value are left out (see `recordable`)."""
     kept = {name: recordable(figure) for name, figure in figures.items()}

@@ -8,11 +8,11 @@ from geocbm.stage0.fitting import (
     load_stage0,
     read_base_prototypes,
     restore_text_encoder,
-    retrieval_metrics,
 )
 from geocbm.stage0.model import Stage0Output, Stage0PretrainingModel, location_embeddings, stage0_losses
 from geocbm.stage0.probe import class_mean_accuracy, nearest_class_mean
 from geocbm.stage0.prompts import PromptPrototypes
+from geocbm.stage0.retrieval import retrieval_by_row, retrieval_metrics
 
 __all__ = [
     "PromptPrototypes",
@@ -26,6 +26,7 @@ __all__ = [
     "nearest_class_mean",
     "read_base_prototypes",
     "restore_text_encoder",
+    "retrieval_by_row",
     "retrieval_metrics",
     "stage0_losses",
 ]

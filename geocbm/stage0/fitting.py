@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import run_command
-from geocbm.geodesy import haversine_km
 from geocbm.stage0.config import Stage0Config
 from geocbm.stage0.model import Stage0PretrainingModel, location_embeddings, stage0_losses
 from geocbm.stage0.prompts import PromptPrototypes
+from geocbm.stage0.retrieval import retrieval_metrics
 from geocbm.training import (
     Batch,
     FitResult,
@@ -49,28 +49,6 @@ ROW_FIELDS = ("pooled", "gps", "concept_emb", "meta_logits", "parent_logits", "p
 
 ROW_LABELS = ("gps", "vanilla", "meta", "parent", "lat", "lng")
 """What the losses read of a batch, all of it per row."""
-
-
-def retrieval_metrics(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.ndarray) -> dict[str, float]:
-    """How well images find their own place among all given places, by cosine similarity.
-
-    Args:
-        image: `(n, d)` image features.
-        place: `(n, d)` place embeddings of the same rows.
-        lat: `(n,)` degrees of the rows.
-        lng: `(n,)` degrees.
-
-    Returns:
-        `recall_1`, `recall_5`, `recall_10` (a tie counts against the model) and `retrieval_km`, the median distance
-        to the place retrieved first.
-    """
-    similarity = functional.normalize(image.float(), dim=-1) @ functional.normalize(place.float(), dim=-1).T  # (n, n)
-    own = similarity.diagonal()[:, None]
-    rank = (similarity >= own).sum(1) - 1  # (n,) places at least as similar as the own one
-    first = similarity.argmax(1).numpy()
-    lat, lng = np.asarray(lat), np.asarray(lng)
-    values = {f"recall_{k}": float((rank < k).float().mean()) for k in (1, 5, 10)}
-    return values | {"retrieval_km": float(np.median(haversine_km(lat, lng, lat[first], lng[first])))}
 
 
 def fit_stage0(
