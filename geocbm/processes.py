@@ -23,6 +23,10 @@ Result = TypeVar("Result")
 _PATIENCE = timedelta(hours=24)
 
 
+class LostProcessError(UserError):
+    """A process of the launch has died."""
+
+
 def join_processes() -> None:
     """Join the other processes of a launch, once; does nothing in a single process.
 
@@ -104,11 +108,20 @@ def exchange(message: Any) -> list[Any]:
 
     Returns:
         The messages of all processes, in their order.
+
+    Raises:
+        LostProcessError: one of them has ended.
     """
     if process_count() == 1:
         return [message]
     text = bytearray(json.dumps(message).encode())
-    parts = gather_parts(torch.frombuffer(text, dtype=torch.uint8).to(_device_of_messages()))
+    try:
+        parts = gather_parts(torch.frombuffer(text, dtype=torch.uint8).to(_device_of_messages()))
+    except RuntimeError as problem:  # of the backend: nobody answers any more
+        raise LostProcessError(
+            "another of the processes has ended before its work was done; start the same command again, what was "
+            f"finished is kept ({str(problem).splitlines()[0][:80]})"
+        ) from None
     return [json.loads(part.cpu().numpy().tobytes()) for part in parts]
 
 

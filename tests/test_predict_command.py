@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
+import pyarrow.parquet as parquet
 import pytest
+from camera_files import HEIC, dng
 from PIL import Image
 
 from geocbm import data
 from geocbm.open_data.scoring import read_predictions
-from geocbm.predict import GeoCBM
+from geocbm.predict import GeoCBM, Place
 from geocbm.workbench.cli import main
 
 
@@ -140,20 +148,179 @@ def test_no_bar_where_nobody_watches(predict, pictures, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_an_interrupted_list_leaves_no_half_file(predict, model, pictures, tmp_path, monkeypatch):
-    def breaking(*_arguments, **_options):
-        yield next(iter(whole([pictures[0]])))
-        raise KeyboardInterrupt
+def interrupt_after(model, monkeypatch, count):
+    """Let the model answer so many photographs and then be interrupted, once; returns the number it was asked for."""
+    asked = []
+    whole = GeoCBM.predict_each.__get__(model)
 
-    whole = model.predict_each
+    def breaking(photographs, *arguments, **options):
+        for number, reply in enumerate(whole(photographs, *arguments, **options)):
+            if number == count:
+                raise KeyboardInterrupt
+            asked.append(reply.source)
+            yield reply
+
     monkeypatch.setattr(model, "predict_each", breaking)
-    assert predict(pictures[0], "--json", tmp_path / "out" / "list.json") == 130
-    assert list((tmp_path / "out").iterdir()) == []
+    return asked
 
 
-def test_a_photograph_of_another_kind_gets_no_promise(predict, pictures, tmp_path, capsys):
-    Image.new("RGB", (48, 40)).save(tmp_path / "black.png")
-    assert predict(str(pictures[0]), str(tmp_path / "black.png")) == 0
-    home, black = capsys.readouterr().out.split(str(tmp_path / "black.png"))
-    assert "  region: 80%" in home and "unlike" not in home
-    assert "  region (not promised): 80%" in black and "note: this photograph is unlike the training pictures" in black
+@pytest.mark.parametrize("name", ["list.json", "lines.jsonl", "table.parquet"])
+def test_an_interrupted_command_goes_on_where_it_stopped(predict, model, pictures, tmp_path, monkeypatch, capsys, name):
+    out = tmp_path / "out" / name
+    option = "--parquet" if name.endswith("parquet") else "--json"
+    given = pictures[:6]
+    with monkeypatch.context() as patch:
+        assert len(interrupt_after(model, patch, 4)) == 0
+        assert predict(*given, option, out) == 130
+    journal = out if name == "lines.jsonl" else out.with_name(out.name + ".partial")
+    assert [file.name for file in out.parent.iterdir()] == [journal.name]  # and no half file
+    assert len(journal.read_text().splitlines()) == 4
+    assert "4 answers are kept in" in capsys.readouterr().err
+    with journal.open("ab") as stream:  # killed in the middle of a line
+        stream.write(b'{"attention": [[0.1')
+    with monkeypatch.context() as patch:
+        asked = interrupt_after(model, patch, 99)
+        assert predict(*given, option, out) == 0
+        assert asked == [str(picture) for picture in given[4:]]
+    printed = capsys.readouterr()
+    assert "4 of 6 photographs were answered before" in printed.err
+    assert printed.out.count("\n  places: ") == 2
+    places = read_predictions(out)
+    whole = tmp_path / "whole.json"
+    assert predict(*given, "--json", whole) == 0
+    assert list(places) == list(read_predictions(whole)) == [picture.name for picture in given]
+    for name_, place in read_predictions(whole).items():
+        assert places[name_] == pytest.approx(place, abs=1e-3)
+    assert not list(out.parent.glob("*.partial"))
+
+
+def test_lines_grow_and_what_changed_is_answered_again(predict, model, pictures, tmp_path, monkeypatch):
+    out, photo = tmp_path / "lines.jsonl", tmp_path / "photo.jpg"
+    shutil.copy(pictures[0], photo)
+    assert predict(photo, pictures[1], "--json", out) == 0
+    before = out.read_bytes()
+    with monkeypatch.context() as patch:
+        asked = interrupt_after(model, patch, 99)
+        assert predict(photo, pictures[1], "--json", out) == 0
+        assert asked == [] and out.read_bytes() == before
+        shutil.copy(pictures[2], photo)
+        os.utime(photo, ns=(1, 1))
+        assert predict(photo, pictures[1], pictures[3], "--json", out) == 0
+        assert asked == [str(photo), str(pictures[3])]
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["photo"] for line in lines] == [pictures[1].name, "photo.jpg", pictures[3].name]
+    (expected,) = model.predict(pictures[2])
+    assert lines[1]["lat"] == pytest.approx(expected.lat, abs=1e-3)
+
+
+def test_answers_of_another_model_are_not_mixed_in(predict, model, pictures, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "lines.jsonl"
+    assert predict(pictures[0], "--json", out) == 0
+    before = out.read_bytes()
+    assert predict(pictures[1], "--top", 2, "--json", out) == 2
+    assert "holds answers of --top 5" in capsys.readouterr().err
+    monkeypatch.setattr("geocbm.predict.identity.model_digest", lambda model: "another")
+    assert predict(pictures[1], "--json", out) == 2
+    assert "holds answers of another model" in capsys.readouterr().err
+    for content in ("no answers\n", '[\n{"photo": "a"}\n]\n', '{"photo": "a", "lat": 1}', '{"photo": "a"}\n{"photo'):
+        out.write_text(content)
+        assert predict(pictures[1], "--json", out) == 2
+        assert "line 1 of" in capsys.readouterr().err and out.read_text() == content  # and nothing of it is lost
+    out.write_bytes(before)
+    assert predict(pictures[0], "--json", tmp_path / "a.parquet") == 2
+    assert "give it as --parquet" in capsys.readouterr().err
+
+
+def test_a_dash_is_standard_output(predict, pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jpg").touch()
+    assert predict(pictures[0], tmp_path / "empty.jpg", pictures[1], "--json", "-") == 1
+    printed = capsys.readouterr()
+    assert [entry["photo"] for entry in json.loads(printed.out)] == [pictures[0].name, pictures[1].name]
+    assert "is empty" in printed.err and not (tmp_path / "-").exists()
+    assert predict(tmp_path / "empty.jpg", "--json", "-") == 1
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_an_interrupted_list_on_standard_output_is_closed(predict, model, pictures, monkeypatch, capsys):
+    interrupt_after(model, monkeypatch, 2)
+    assert predict(*pictures[:5], "--json", "-") == 130
+    assert len(json.loads(capsys.readouterr().out)) == 2
+
+
+def test_a_table_holds_what_the_list_holds(predict, model, pictures, tmp_path):
+    assert predict(*pictures[:3], "--json", tmp_path / "a.json", "--parquet", tmp_path / "a.parquet") == 0
+    rows = parquet.read_table(tmp_path / "a.parquet").to_pylist()
+    entries = json.loads((tmp_path / "a.json").read_text())
+    assert len(rows) == len(entries) == 3
+    for row, entry in zip(rows, entries, strict=True):
+        assert (row["path"], row["lat"], row["lng"]) == (entry["path"], entry["lat"], entry["lng"])
+        assert [[one["name"], one["probability"]] for one in row["concepts"]] == entry["concepts"]
+        assert row["cells"][0]["place"]["town"] == entry["cells"][0]["place"]["town"]
+        np.testing.assert_allclose(row["attention"], entry["attention"])
+    assert read_predictions(tmp_path / "a.parquet") == read_predictions(tmp_path / "a.json")
+
+
+def test_the_summary_names_what_was_left_out(predict, pictures, tmp_path, capsys):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copy(pictures[0], folder / "a.jpg")
+    (folder / "clip.mov").touch()
+    (folder / "b.HIF").write_bytes(HEIC)
+    (folder / "c.nef").write_bytes(dng(version=False))
+    (folder / "d.jpg").touch()
+    assert predict(folder, "--json", tmp_path / "out.json") == 1
+    printed = capsys.readouterr()
+    assert "left out of" in printed.err and "1 .mov (clip.mov)" in printed.err
+    assert "camera's raw file" in printed.out and "own coordinates (10.5000, -20.0000)" in printed.out
+    summary = json.loads((tmp_path / "out.summary.json").read_text())
+    assert (summary["photographs"], summary["answered"], summary["run"]) == (4, 3, "named")
+    assert summary["left_out"] == [{"folder": str(folder), "counts": {".mov": 1}, "names": ["clip.mov"]}]
+    (failed,) = summary["failed"]
+    assert failed["path"] == str(folder / "d.jpg") and "is empty" in failed["problem"]
+
+
+def test_a_page_of_photographs_that_were_answered_before(predict, pictures, tmp_path):
+    out = tmp_path / "lines.jsonl"
+    assert predict(*pictures[:3], "--json", out) == 0
+    before = out.read_bytes()
+    assert predict(*pictures[:3], "--json", out, "--html", tmp_path / "page.html") == 0
+    assert out.read_bytes() == before and (tmp_path / "page.html").read_text().count('class="photo"') == 3
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437"])
+def test_any_console_can_be_written_to(predict, model, pictures, encoding, monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    whole = model._answer
+    place = Place("Muğla", "Οία", "Türkiye")
+    monkeypatch.setattr(model, "_answer", lambda *given: [replace(one, place=place) for one in whole(*given)])
+    monkeypatch.setattr(sys, "stdout", console)
+    assert predict(pictures[0]) == 0
+    console.flush()
+    assert "Mu\\u011fla" in console.buffer.getvalue().decode(encoding)
+
+
+def test_a_terminated_command_keeps_what_it_has(trained_run, pictures, tmp_path):
+    """The real thing: a process of its own, ended from outside, and started again."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "named").symlink_to(trained_run.folder)
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(400):
+        shutil.copy(pictures[number % 20], many / f"{number:03}.jpg")
+    out = tmp_path / "lines.jsonl"
+    words = [sys.executable, "-m", "geocbm", "predict", str(many), "--run", "named", "--json", str(out)]
+    environment = os.environ | {"GEOCBM_DATA": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "cp1252"}
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        before = len(out.read_bytes().splitlines()) if out.exists() else 0
+        running = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while running.poll() is None and (not out.exists() or len(out.read_bytes().splitlines()) < before + 40):
+            time.sleep(0.05)
+        running.send_signal(number)
+        said = running.communicate(timeout=60)[1]
+        assert running.returncode in (128 + signal.SIGTERM, -signal.SIGKILL) and "Traceback" not in said
+    last = subprocess.run(words, env=environment, capture_output=True, timeout=120)
+    assert last.returncode == 0, last.stderr
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["photo"] for line in lines] == [f"{number:03}.jpg" for number in range(400)]
+    assert b"photographs were answered before" in last.stderr

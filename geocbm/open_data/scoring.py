@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +16,15 @@ from geocbm.files import read_json
 from geocbm.metrics import NO_INTERVAL, THRESHOLDS_KM, geolocation_intervals
 
 NAMES_LISTED = 5
-_INSTEAD = "give the file that geocbm predict --json wrote"
+_INSTEAD = "give the file that geocbm predict --json or --parquet wrote"
 
 
 def read_predictions(path: str | Path) -> dict[str, tuple[float, float]]:
     """Read the answers of `geocbm predict --json`.
 
     Args:
-        path: the JSON: a list of objects with `photo`, `lat` and `lng` (degrees; null for no answer).
+        path: a JSON list of objects with `photo`, `lat` and `lng` (degrees; null for no answer), the same one a line
+            (`.jsonl`), or a table with these columns (`.parquet`).
 
     Returns:
         Latitude and longitude by name of the photograph, NaN for no answer.
@@ -36,10 +38,7 @@ def read_predictions(path: str | Path) -> dict[str, tuple[float, float]]:
         raise MissingInputError(
             f"There are no predictions at {path}: make them with geocbm predict PHOTOS --json {path}."
         )
-    try:
-        content = read_json(path)
-    except ValueError as problem:
-        raise ParameterError(f"The predictions {path} are no JSON ({problem}): {_INSTEAD}.") from problem
+    content = _content(path)
     if not isinstance(content, list):
         raise ParameterError(f"The predictions {path} are no list of answers: {_INSTEAD}.")
     answers: dict[str, tuple[float, float]] = {}
@@ -52,6 +51,22 @@ def read_predictions(path: str | Path) -> dict[str, tuple[float, float]]:
             raise ParameterError(f"The predictions {path} answer twice, and differently, for {name!r}.")
         answers[name] = place
     return answers
+
+
+def _content(path: Path) -> Any:
+    """What a file of predictions holds: a table, an answer a line, or a list."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            import pyarrow.parquet as parquet
+
+            return parquet.read_table(path, columns=["photo", "lat", "lng"]).to_pylist()
+        if suffix == ".jsonl":
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return read_json(path)
+    except ValueError as problem:  # of JSON and of pyarrow
+        kind = "table" if suffix == ".parquet" else "JSON"
+        raise ParameterError(f"The predictions {path} are no {kind} ({problem}): {_INSTEAD}.") from problem
 
 
 def _degrees(value: Any, field: str, limit: float, name: str) -> float:

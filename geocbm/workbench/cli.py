@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 
@@ -266,6 +267,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when all went well, 1 when a stage failed or problems were found, 2 for a request that cannot be carried
         out (with one sentence on the error stream), 130 after an interrupt.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Places have letters that a console of another encoding lacks; they are written as escapes, not as an error.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parsed = build_parser().parse_args(arguments)
 
     def leave(number: int, _frame: FrameType | None) -> None:

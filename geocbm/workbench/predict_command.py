@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import ParameterError, UserError
+from geocbm.files import sha256_text
+from geocbm.workbench.predict_inputs import STANDARD, check_output, names_of, photographs
+from geocbm.workbench.predict_outputs import LINES, WORDS, AnswerFiles, ListOnStandardOutput, share_place
+from geocbm.workbench.predict_words import in_words
 
 if TYPE_CHECKING:
-    from geocbm.predict import Answer, Reply
+    from geocbm.photo_folders import PhotoFolder
+    from geocbm.predict import GeoCBM, Reply
+    from geocbm.workbench.photo_page import PhotoPage
 
-STANDARD_INPUT = "-"
+_SECONDS_TO_BE_ENDED = 10
 
 
 def configure_predict(parser: argparse.ArgumentParser) -> None:
@@ -26,65 +34,291 @@ def configure_predict(parser: argparse.ArgumentParser) -> None:
     add("photos", nargs="+", metavar="PHOTO", help="pictures, folders of pictures, or - for one from standard input")
     add("--run", default="demo", help="the trained run that answers (default: demo)")
     add("--top", type=int, default=5, help="how many places, countries and concepts to name (default: 5)")
-    add("--json", type=Path, metavar="FILE", help="also write the answers to this file")
+    add(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help=f"also write the answers to this file: a list, or one a line where it ends with {LINES}; - writes the "
+        "list to standard output instead of words",
+    )
+    add("--parquet", type=Path, metavar="FILE", help="also write the answers to this table")
     add("--html", type=Path, metavar="FILE", help="also write one page with maps and pictures, complete in itself")
 
 
 def predict(arguments: argparse.Namespace) -> int:
-    """Answer for pictures; a picture that cannot be read gets one sentence, the others are still answered."""
-    from geocbm.predict import GeoCBM
-    from geocbm.runs import RunFiles
-    from geocbm.simulated import TRAINED_ON
-    from geocbm.workbench import paths
+    """Answer for pictures; a picture that cannot be read gets one sentence, the others are still answered.
 
-    if arguments.top < 1:
-        raise ParameterError(f"--top={arguments.top} names nothing; give at least 1")
-    for option in ("json", "html"):
-        _check_output(option, getattr(arguments, option))
-    # Before torch is imported: whoever has no trained run should not wait for that.
-    RunFiles(paths.run_folder(arguments.run)).need("stage2.safetensors")
-    failed = _Failures()
-    photos = list(_photos(arguments.photos, failed))
-    if not photos:
-        return 1
-    warnings.filterwarnings("ignore", module="PIL")  # what matters in an odd file is said in a note
-    model = GeoCBM.load(arguments.run)
-    if model.files.simulated:
-        print(f"geocbm: beware: {TRAINED_ON}", file=sys.stderr)
-    with ExitStack() as outputs:
-        to_json = outputs.enter_context(_JsonList(arguments.json)) if arguments.json else None
-        page = None
-        if arguments.html:
-            from geocbm.workbench.photo_page import PhotoPage
+    What is answered is on disk at once, and the same command goes on after an interruption. Under
+    `accelerate launch -m geocbm predict` each process answers a share of the photographs; the main one prints and
+    writes for all.
+    """
+    from geocbm.predict.journal import AnswerFileError
 
-            page = PhotoPage(model)
-        for reply in _progress(model.predict_each(photos, arguments.top, keep_seen=page is not None), len(photos)):
-            name, path = _names(reply.source)
+    # Torch's own messages about processes that come and go say nothing that a sentence of ours does not.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    index = _launched_index()
+    try:
+        with redirect_stdout(StringIO()) if index else nullcontext():
+            status = _Prediction(arguments).run()
+    except UserError as problem:
+        if not index or isinstance(problem, AnswerFileError):
+            raise
+        # The main process says it, and the launcher ends all when one has failed.
+        time.sleep(_SECONDS_TO_BE_ENDED)
+        raise SystemExit(2) from None
+    if index is not None:
+        from geocbm.processes import leave_processes
+
+        leave_processes()
+    return status
+
+
+def _launched_index() -> int | None:
+    """As `processes.launched_index`, without the import of torch that a single process has no need of yet."""
+    if "LOCAL_RANK" not in os.environ:
+        return None
+    from geocbm.processes import launched_index
+
+    return launched_index()
+
+
+class _Prediction:
+    """One call of the command in one process."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._index = _launched_index()
+        self._failed: list[tuple[str, str]] = []
+        self._folders: list[PhotoFolder] = []
+        self._in_words = arguments.json != Path(STANDARD)
+
+    def run(self) -> int:
+        """Answer, print and write."""
+        from geocbm.runs import RunFiles
+        from geocbm.workbench import paths
+
+        arguments = self._arguments
+        self._check()
+        # Before torch is imported: whoever has no trained run should not wait for that.
+        RunFiles(paths.run_folder(arguments.run)).need("stage2.safetensors")
+        photos = self._photographs()
+        if not photos:
+            return 1
+        warnings.filterwarnings("ignore", module="PIL")  # what matters in an odd file is said in a note
+        from geocbm.predict import GeoCBM
+
+        model = GeoCBM.load(arguments.run)
+        if model.files.simulated and not self._index:
+            from geocbm.simulated import TRAINED_ON
+
+            print(f"geocbm: beware: {TRAINED_ON}", file=sys.stderr)
+        if self._index is None:
+            self._alone(model, photos)
+        else:
+            self._together(model, photos)
+        return 1 if self._failed else 0
+
+    def _check(self) -> None:
+        arguments = self._arguments
+        if arguments.top < 1:
+            raise ParameterError(f"--top={arguments.top} names nothing; give at least 1")
+        if arguments.json is not None and arguments.json.suffix.lower() == ".parquet":
+            raise ParameterError(f"--json={arguments.json} is the name of a table; give it as --parquet")
+        if self._index is not None and STANDARD in arguments.photos:
+            raise ParameterError("- is a picture for one process; give files or folders to several")
+        for option in ("json", "parquet", "html"):
+            place = getattr(arguments, option)
+            if not (option == "json" and place == Path(STANDARD)):
+                check_output(option, place)
+
+    def _photographs(self) -> list[str | Path | bytes]:
+        if self._index is None:
+            photos = list(photographs(self._arguments.photos, self._folders, self._say))
+        else:
+            from geocbm.processes import from_main, is_main_process
+
+            found = photographs(self._arguments.photos, self._folders, self._say) if is_main_process() else []
+            photos = from_main([str(photo) for photo in found])
+        for folder in self._folders:
+            if folder.left_out:
+                print(f"geocbm: {folder.remark()}", file=sys.stderr, flush=True)
+        return photos
+
+    def _say(self, path: str, sentence: str) -> None:
+        """A sentence about what could not be answered, on the error stream."""
+        self._failed.append((names_of(path)[1], sentence))
+        print(f"geocbm: {sentence}", file=sys.stderr, flush=True)
+
+    def _files(self, model: GeoCBM) -> AnswerFiles:
+        from geocbm.predict.identity import model_digest
+
+        to_json = self._arguments.json if self._in_words else None
+        made_by = {"run": model.files.run, "top": self._arguments.top, "model": ""}
+        if to_json is not None or self._arguments.parquet is not None:
+            made_by["model"] = model_digest(model)
+        return AnswerFiles(to_json, self._arguments.parquet, made_by)
+
+    def _page(self, model: GeoCBM) -> PhotoPage | None:
+        if not self._arguments.html or self._index:
+            return None
+        from geocbm.workbench.photo_page import PhotoPage
+
+        return PhotoPage(model)
+
+    def _alone(self, model: GeoCBM, photos: list[Any]) -> None:
+        """Answer for all photographs in this process."""
+        files, page = self._files(model), self._page(model)
+        keys = _keys(photos)
+        kept = files.kept(_by_path(photos, keys))
+        self._say_kept(photos, keys, kept)
+        todo = sorted({*_page_positions(photos, page), *_unanswered(keys, kept)})
+        try:
+            with nullcontext() if self._in_words else ListOnStandardOutput() as listed:
+                for position, reply in self._replies(model, photos, todo, page):
+                    if reply.answer is None:
+                        continue
+                    entry = _entry(reply)
+                    if keys[position] not in kept:
+                        files.add(_key(keys[position], reply), entry)
+                    if listed is None:
+                        print(in_words(entry["path"], reply.answer), flush=True)
+                    else:
+                        listed.add(entry)
+            self._write_page(page, photos)
+            files.finish(keys, self._summary(photos, keys, kept))
+        except (KeyboardInterrupt, SystemExit):
+            files.say_what_is_kept()
+            raise
+        finally:
+            files.close()
+
+    def _together(self, model: GeoCBM, photos: list[Any]) -> None:
+        """Answer for a share of the photographs; the main process puts together what all of them got."""
+        from geocbm.predict.journal import Journal
+        from geocbm.processes import exchange, from_main, on_main, process_count, process_index, wait_for_everyone
+
+        page, count, index = self._page(model), process_count(), process_index()
+        keys, kept = from_main(_keys(photos)), set[str]()
+        files: AnswerFiles | None = None
+        plan: dict[str, Any] = {}
+
+        def prepare() -> None:
+            nonlocal files, kept
+            files = self._files(model)
+            kept = files.kept(_by_path(photos, keys))
+            self._say_kept(photos, keys, kept)
+            shown = _page_positions(photos, page)  # the page is made by this process
+            others = [position for position in _unanswered(keys, kept) if position not in set(shown)]
+            shares = [others[number::count] for number in range(count)]
+            shares[0] = sorted([*shown, *shares[0]])
+            place = files.place or Path(tempfile.mkdtemp(prefix="geocbm_")) / "answers"
+            plan.update(place=str(place), shares=shares, made_by=files.made_by)
+
+        on_main(prepare)
+        plan = from_main(plan)
+        places = [share_place(Path(plan["place"]), number) for number in range(count)]
+        share = Journal(places[index], plan["made_by"])
+        try:
+            for position, reply in self._replies(model, photos, plan["shares"][index], page):
+                if reply.answer is not None:
+                    entry = _entry(reply)
+                    words = in_words(entry["path"], reply.answer) if self._in_words else ""
+                    share.add(_key(keys[position], reply), entry | {WORDS: words})
+        finally:
+            share.close()
+        self._failed = [(path, sentence) for failed in exchange(self._failed) for path, sentence in failed]
+        if files is not None:
+            self._put_together(files, plan, places, keys, kept)
+            self._write_page(page, photos)
+            files.finish(keys, self._summary(photos, keys, kept))
+            files.close()
+        wait_for_everyone()
+
+    def _put_together(
+        self, files: AnswerFiles, plan: dict[str, Any], places: list[Path], keys: list[str | None], kept: set[str]
+    ) -> None:
+        """Print the answers of all processes in the order of the photographs, and take them into the journal."""
+        from geocbm.predict.journal import Journal
+
+        process_of = {position: number for number, share in enumerate(plan["shares"]) for position in share}
+        shares = [Journal(place, plan["made_by"]) for place in places]
+        with nullcontext() if self._in_words else ListOnStandardOutput() as listed:
+            for position in sorted(process_of):
+                key, share = keys[position], shares[process_of[position]]
+                if key is None or key not in share:
+                    continue
+                entry = share.entry(key)
+                words = entry.pop(WORDS)
+                if key not in kept:
+                    files.add(key, entry)
+                if listed is None:
+                    print(words, flush=True)
+                else:
+                    listed.add(entry)
+        for share in shares:
+            share.remove()
+        if files.place is None:
+            places[0].parent.rmdir()
+
+    def _replies(
+        self, model: GeoCBM, photos: list[Any], positions: list[int], page: PhotoPage | None
+    ) -> Iterator[tuple[int, Reply]]:
+        """Replies for some of the photographs, each with its position; those without an answer are named."""
+        from tqdm import tqdm
+
+        hidden = not sys.stderr.isatty() or sys.stdout.isatty() or bool(self._index)
+        replies = model.predict_each(
+            (photos[position] for position in positions), self._arguments.top, keep_seen=page is not None
+        )
+        bar = tqdm(replies, total=len(positions), unit="photo", disable=hidden)
+        for number, reply in enumerate(bar):
+            path = names_of(reply.source)[1]
             if reply.answer is None:
-                failed.say(_about(reply))
-            else:
-                print(in_words(path, reply.answer), flush=True)
-                if to_json:
-                    to_json.add({"photo": name, "path": path} | reply.answer.as_json())
+                self._say(path, _about(reply))
             if page:
                 page.add(path, reply, "" if reply.answer else _about(reply))
-        if page:
-            page.write(arguments.html)
-            if page.left_out:
-                print(f"geocbm: {arguments.html} shows the first {page.shown} of {len(photos)}", file=sys.stderr)
-    return 1 if failed.count else 0
+            yield positions[number], reply
+
+    def _write_page(self, page: PhotoPage | None, photos: list[Any]) -> None:
+        if page is None:
+            return
+        page.left_out = len(photos) - page.shown
+        page.write(self._arguments.html)
+        if page.left_out:
+            print(f"geocbm: {self._arguments.html} shows the first {page.shown} of {len(photos)}", file=sys.stderr)
+
+    def _say_kept(self, photos: list[Any], keys: list[str | None], kept: set[str]) -> None:
+        count = sum(key in kept for key in keys)
+        if count:
+            print(f"geocbm: {count:,} of {len(photos):,} photographs were answered before; these answers are kept",
+                  file=sys.stderr, flush=True)  # fmt: skip
+
+    def _summary(self, photos: list[Any], keys: list[str | None], kept: set[str]) -> dict[str, Any]:
+        """What became of everything that was named, for the file beside the answers."""
+        before = sum(key in kept for key in keys)
+        failed = [{"path": path, "problem": sentence} for path, sentence in self._failed]
+        # What was named but is no photograph, such as an empty folder, is no photograph that has no answer.
+        unanswered = sum(1 for photo in photos if names_of(photo)[1] in {path for path, _ in self._failed})
+        return {
+            "run": self._arguments.run,
+            "top": self._arguments.top,
+            "photographs": len(photos),
+            "answered": len(photos) - unanswered,
+            "answered_before": before,
+            "failed": failed,
+            "left_out": [
+                {"folder": names_of(folder.folder)[1], "counts": folder.counts(), "names": list(folder.left_out)}
+                for folder in self._folders
+                if folder.left_out
+            ],
+        }
 
 
-class _Failures:
-    """Sentences about what could not be answered, on the error stream, and their number."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def say(self, sentence: str) -> None:
-        """Say one."""
-        self.count += 1
-        print(f"geocbm: {sentence}", file=sys.stderr, flush=True)
+def _entry(reply: Reply) -> dict[str, Any]:
+    """An answer as it is written."""
+    name, path = names_of(reply.source)
+    assert reply.answer is not None
+    return {"photo": name, "path": path} | reply.answer.as_json()
 
 
 def _about(reply: Reply) -> str:
@@ -92,129 +326,30 @@ def _about(reply: Reply) -> str:
     return str(reply.problem).replace("the picture", "standard input", 1 if isinstance(reply.source, bytes) else 0)
 
 
-def _photos(names: list[str], failed: _Failures) -> Iterator[str | Path | bytes]:
-    """The named files, the photographs inside the named folders, and what comes on standard input."""
-    from geocbm.photo_folders import look_into
+def _keys(photos: list[Any]) -> list[str | None]:
+    from geocbm.predict.journal import photo_key
 
-    taken = False
-    for name in names:
-        try:
-            if name == STANDARD_INPUT:
-                if taken:
-                    raise ParameterError("standard input holds one picture; name - once")
-                taken = True
-                yield _standard_input()
-            elif Path(name).is_dir():
-                found = look_into(Path(name))
-                if found.left_out:
-                    print(f"geocbm: {found.remark()}", file=sys.stderr, flush=True)
-                yield from found.photographs
-            else:
-                yield name
-        except (UserError, ValueError) as problem:
-            failed.say(str(problem))
+    return [photo_key(photo, names_of(photo)[1]) for photo in photos]
 
 
-def _standard_input() -> bytes:
-    from geocbm.photographs import MOST_BYTES
+def _key(planned: str | None, reply: Reply) -> str:
+    """The key of a photograph that was answered; of a file that came into being meanwhile, the one it has now."""
+    from geocbm.predict.journal import photo_key
 
-    if sys.stdin.isatty():
-        raise ParameterError("- reads a picture from standard input, but none comes; pipe one into geocbm predict -")
-    content = sys.stdin.buffer.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise ParameterError(f"standard input is longer than {MOST_BYTES >> 20} MiB; give the name of the file")
-    return content
+    path = names_of(reply.source)[1]
+    return planned or photo_key(reply.source, path) or sha256_text(path)[:16]
 
 
-def _names(source: Any) -> tuple[str, str]:
-    """Name of a photograph and its whole path as it was given."""
-    if isinstance(source, bytes):
-        return STANDARD_INPUT, STANDARD_INPUT
-    # A name that is no text in the file system's encoding is written with question marks.
-    path = str(source).encode("utf-8", "replace").decode("utf-8")
-    return Path(path).name, path
+def _by_path(photos: list[Any], keys: list[str | None]) -> dict[str, str | None]:
+    return {names_of(photo)[1]: key for photo, key in zip(photos, keys, strict=True)}
 
 
-def _progress(replies: Iterator[Reply], total: int) -> Iterator[Reply]:
-    """The same, with a progress bar on the error stream when that is a terminal and the answers go elsewhere."""
-    from tqdm import tqdm
-
-    hidden = not sys.stderr.isatty() or sys.stdout.isatty()
-    return iter(tqdm(replies, total=total, unit="photo", disable=hidden))
+def _unanswered(keys: list[str | None], kept: set[str]) -> list[int]:
+    return [position for position, key in enumerate(keys) if key is None or key not in kept]
 
 
-def _check_output(option: str, path: Path | None) -> None:
-    """Refuse a place where no file can be written, before anything is computed."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise ParameterError(f"--{option}={path} is a folder; give the name of a file in it")
-    if path.exists() and not path.is_file():
-        raise ParameterError(f"--{option}={path} is no file; give the name of one")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Files are written beside their place and then moved there.
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as problem:
-        raise ParameterError(f"--{option}={path} cannot be written ({problem.strerror}); give another place") from None
+def _page_positions(photos: list[Any], page: PhotoPage | None) -> list[int]:
+    """Photographs that the page shows, answered before or not: it needs the pictures too."""
+    from geocbm.workbench.photo_page import MOST_PHOTOS
 
-
-class _JsonList:
-    """A list of answers written one by one, so that thousands need no memory; the file appears when it is whole."""
-
-    def __init__(self, path: Path) -> None:
-        from geocbm.files import atomic_path
-
-        self._whole = atomic_path(path)
-        self._count = 0
-
-    def __enter__(self) -> _JsonList:
-        self._stream = self._whole.__enter__().open("w", encoding="utf-8")
-        self._stream.write("[")
-        return self
-
-    def add(self, entry: dict[str, Any]) -> None:
-        """Write one entry."""
-        self._stream.write(",\n" if self._count else "\n")
-        self._stream.write(json.dumps(entry, ensure_ascii=False, sort_keys=True))
-        self._count += 1
-
-    def __exit__(self, *problem: Any) -> None:
-        self._stream.write("\n]\n")
-        self._stream.close()
-        self._whole.__exit__(*problem)
-
-
-def in_words(name: str, answer: Answer) -> str:
-    """One answer as a few lines of text."""
-    from geocbm.photographs import printable
-    from geocbm.predict.answers import in_degrees
-
-    near = f", near {answer.place.words()}" if answer.place.words() else ""
-    lines = [f"{printable(name)}: {in_degrees(answer.lat, answer.lng)}{near}"]
-    places = "; ".join(
-        f"{cell.country} {cell.best:.0%} ({_around(cell.place.words(False))}cell {cell.cell})" for cell in answer.cells
-    )
-    lines.append(f"  places: {places}")
-    lines.append(f"  countries: {_shares(answer.countries)}")
-    if answer.countries_differ:
-        lines.append(f"    {answer.countries_differ}")
-    if answer.regions:
-        sizes = "; ".join(
-            f"{region.coverage:.0%} in {len(region.cells)} cell{'s'[: len(region.cells) != 1]}, "
-            f"{region.area_km2:,.0f} km²"
-            for region in answer.regions
-        )
-        lines.append(f"  region{' (not promised)' if answer.promise_holds is False else ''}: {sizes}")
-    lines.append(f"  concepts: {_shares(answer.concepts)}")
-    lines += [f"  note: {note}" for note in answer.notes]
-    return "\n".join(lines)
-
-
-def _around(place: str) -> str:
-    return f"around {place}, " if place else ""
-
-
-def _shares(named: tuple[tuple[str, float], ...]) -> str:
-    return "; ".join(f"{name} {share:.0%}" for name, share in named)
+    return [] if page is None else list(range(min(len(photos), MOST_PHOTOS)))
