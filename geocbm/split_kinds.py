@@ -17,10 +17,14 @@ import pandas as pd
 
 from geocbm import baselines, data, geocells, pipeline
 from geocbm.baselines import Prediction
+from geocbm.evaluation import Validation
+from geocbm.evaluation.distributions import linear_probe
 from geocbm.files import read_json
+from geocbm.geodesy import latlng_to_cartesian
 from geocbm.metrics import Resamples, error_km, figure_text, geoscore, spatial_blocks
 from geocbm.runs import RunFiles
 from geocbm.summaries import split_remark
+from geocbm.sure import Places
 
 SAME_ROAD_KM = 1.0
 WIDE_BLOCK_KM = 25.0
@@ -109,22 +113,23 @@ def region_remark(files: RunFiles) -> str:
 def frozen_answers(files: RunFiles, kind: SplitKind, vanilla: np.ndarray) -> list[Prediction]:
     """Nearest neighbour and linear probe on frozen features, learned from a split's training rows alone.
 
-    The cells of the probe are fitted on the same rows, with the settings of the run's own.
+    The cells of the probe are fitted on the same rows, with the settings of the run's own. The strength of its penalty
+    and the point it answers are chosen on the split's own validation rows.
 
     Args:
         files: the run.
         kind: the split.
         vanilla: `[n, d]` features of the untouched encoder for all rows of the table.
     """
-    train, test = kind.rows["train"], kind.rows["test"]
+    train, val, test = (kind.rows[split] for split in ("train", "val", "test"))
     lat, lng, country = files.lat[train], files.lng[train], files.country[train]
     cells = files.cells if kind.own else geocells.build_geocells(lat, lng, country, **files.cells.settings)
-    cell_lat, cell_lng = cells.latlng
+    label = cells.assign(files.lat, files.lng, files.country)
+    places = Places(cells.centers, latlng_to_cartesian(lat, lng), cells.sample_to_cell)
+    validation = Validation(places, label[val], files.lat[val], files.lng[val])
     return [
         baselines.nearest_neighbour(vanilla[train], vanilla[test], lat, lng),
-        baselines.linear_probe(
-            vanilla[train], vanilla[test], cell=cells.sample_to_cell, cell_lat=cell_lat, cell_lng=cell_lng
-        ),
+        linear_probe(validation, vanilla, kind.rows, {"cell": label}),
     ]
 
 

@@ -61,10 +61,11 @@ def test_all_simple_methods_answer_for_the_test_split(trained_run, files, test_r
         if name != "zero_shot_concept":
             assert len(answer.lat) == len(answer.lng) == len(test_rows)
     # None of these may ever answer a place of the test split.
-    for name in ("chance", "prior", "mean_colour", "training_gallery", "nearest_neighbour", "knn", "true_meta"):
-        assert set(answers[name].lat) <= set(files.lat[train])
+    for name in ("chance", "prior", "mean_colour", "training_gallery", "nearest_neighbour", "knn"):
+        assert set(answers[name].points["own"][0]) <= set(files.lat[train])
+    assert set(answers["true_meta"].lat) <= set(files.lat[train])
     assert len(set(answers["prior"].lat)) == 1
-    assert set(answers["gallery"].lat) <= set(GALLERY[:, 0])
+    assert set(answers["gallery"].points["own"][0]) <= set(GALLERY[:, 0])
     assert set(answers["linear_probe"].country) <= set(PLACES)
     assert set(answers["zero_shot_country"].country) <= set(PLACES)
     assert set(answers["zero_shot_concept"].meta) <= set(range(6))

@@ -38,7 +38,13 @@ def run_at(
     )
     places = {"lat": lat, "lng": lng, "country": country, "cell_label": label}
     return SimpleNamespace(
-        run="edge", cells=cells, rows=rows, need=lambda name: folder / name, remedy=lambda name: "", **places
+        run="edge",
+        cells=cells,
+        rows=rows,
+        need=lambda name: folder / name,
+        path=lambda name: folder / name,
+        remedy=lambda name: "",
+        **places,
     )
 
 

@@ -73,7 +73,8 @@ def test_settings_that_an_old_file_lacks_have_their_defaults(copied_run):
     assert "drawn alike" in split_kinds.region_remark(copied_run.files)
 
 
-def test_frozen_methods_learn_from_the_training_rows_of_the_split_alone(files, trained_run):
+def test_frozen_methods_learn_from_training_and_choose_on_validation(copied_run):
+    files, trained_run = copied_run.files, copied_run
     vanilla = pipeline.open_features(files, "vanilla", trained_run.cache).read_all("pooled").numpy()
     for kind in split_kinds.split_kinds(files):
         train, test = kind.rows["train"], kind.rows["test"]
@@ -82,10 +83,16 @@ def test_frozen_methods_learn_from_the_training_rows_of_the_split_alone(files, t
             zip(files.lat[train], files.lng[train], strict=True)
         )
         assert len(probe.lat) == len(test)
-        # features of rows outside train and test must not matter
+        # validation chooses the probe's penalty and its point, and nothing else
         other = vanilla.copy()
         other[kind.rows["val"]] = 0
-        again = split_kinds.frozen_answers(files, kind, other)
+        assert split_kinds.frozen_answers(files, kind, other)[0].lat.tolist() == neighbour.lat.tolist()
+        assert probe.choice.n == len(kind.rows["val"])
+        # where the test images were taken must not matter
+        true = files.lat[test].copy()
+        files.lat[test] = 0
+        again = split_kinds.frozen_answers(files, kind, vanilla)
+        files.lat[test] = true
         assert again[0].lat.tolist() == neighbour.lat.tolist() and again[1].lat.tolist() == probe.lat.tolist()
 
 

@@ -42,6 +42,29 @@ def _nearest(queries: np.ndarray, base: np.ndarray, k: int, metric: str, chunk: 
     return found
 
 
+def most_similar(train_features: Any, features: Any, k: int, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+    """The training photographs most like each photograph by the cosine of their features.
+
+    Args:
+        train_features: `[m, d]`.
+        features: `[n, d]`.
+        k: how many, at most `m`.
+        chunk: photographs compared at once; bounds the memory.
+
+    Returns:
+        `[n, k]` rows of the training photographs, the most similar first, and `[n, k]` cosines.
+    """
+    base, queries = matrix(train_features, "train_features"), matrix(features, "features")
+    k = min(k, len(base))
+    found = _nearest(queries, base, k, "cosine", chunk)
+    base, queries = _unit(base), _unit(queries)
+    cosine = np.empty(found.shape, dtype=np.float32)
+    for start in range(0, len(queries), chunk):
+        some = slice(start, start + chunk)
+        cosine[some] = np.einsum("nd,nkd->nk", queries[some], base[found[some]])
+    return found, cosine
+
+
 def _vote(labels: Any | None, found: np.ndarray) -> np.ndarray | None:
     """Most frequent label among the neighbours; of equals that of the nearer neighbour."""
     if labels is None:

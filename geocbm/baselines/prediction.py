@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from geocbm.sure import PointChoice
+    from geocbm.sure.points import Points
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,8 @@ class Prediction:
         country: countries.
         meta: metas.
         detail: what was chosen for the method, such as `k = 10`, for its name on a page.
+        points: places it might have answered instead, by the names of `sure.POINT_WORDS`.
+        choice: which of them `lat` and `lng` are, and why.
     """
 
     name: str
@@ -27,6 +34,8 @@ class Prediction:
     country: np.ndarray | None = None
     meta: np.ndarray | None = None
     detail: str = ""
+    points: Mapping[str, Points] = field(default_factory=dict)
+    choice: PointChoice | None = None
 
 
 def matrix(values: Any, name: str) -> np.ndarray:

@@ -1,5 +1,19 @@
 """All methods on the test split of one run: what simple methods get, what the stages get, what could be had at all."""
 
+from geocbm.evaluation.decodings import (
+    FIGURES,
+    Validation,
+    decoded,
+    decoding_figures,
+    decoding_records,
+    decoding_table,
+    over_baseline,
+    over_baseline_words,
+    own_place,
+    record_decodings,
+    strongest_baseline,
+    with_points,
+)
 from geocbm.evaluation.methods import remarks, simple_methods, visible_concepts
 from geocbm.evaluation.retrieval import gallery, geoclip, training_gallery
 from geocbm.evaluation.stored import main_predictions, own_points, stage_answers, stored_points, stored_predictions
@@ -16,8 +30,14 @@ from geocbm.evaluation.table import (
 )
 
 __all__ = [
+    "FIGURES",
     "METHOD_WORDS",
+    "Validation",
     "by_country",
+    "decoded",
+    "decoding_figures",
+    "decoding_records",
+    "decoding_table",
     "errors_km",
     "forest_rows",
     "gallery",
@@ -25,15 +45,21 @@ __all__ = [
     "in_order",
     "main_predictions",
     "measure",
+    "over_baseline",
+    "over_baseline_words",
+    "own_place",
     "own_points",
     "printable",
     "record",
+    "record_decodings",
     "remarks",
     "simple_methods",
     "stage_answers",
     "stored_points",
     "stored_predictions",
+    "strongest_baseline",
     "training_gallery",
     "visible_concepts",
+    "with_points",
     "words_of",
 ]

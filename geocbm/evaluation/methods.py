@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ from geocbm import baselines, pipeline
 from geocbm.baselines import Prediction
 from geocbm.data import image_files
 from geocbm.errors import ParameterError
+from geocbm.evaluation.decodings import Validation, own_place
+from geocbm.evaluation.distributions import linear_probe, neighbours, prior
 from geocbm.evaluation.retrieval import GEOCLIP_BACKBONE, gallery, geoclip, training_gallery
 from geocbm.evaluation.table import words_of
 from geocbm.files import read_json
-from geocbm.geodesy import cartesian_to_latlng
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
@@ -37,27 +39,37 @@ def simple_methods(files: RunFiles, cache: Path, seed: int = 0, geoclip_backbone
     """
     if not len(files.rows["test"]):
         return []
+    validation = Validation.of(files)
     vanilla = pipeline.open_features(files, "vanilla", cache).read_all("pooled").numpy()
     train, val, test = (files.rows[split] for split in ("train", "val", "test"))
     meta = files.meta_and_parent[0]
     learned: dict[str, Any] = {"country": files.country[train], "meta": meta[train]}
     places = {"lat": files.lat[train], "lng": files.lng[train]}
-    centre_lat, centre_lng = cartesian_to_latlng(files.cells.centers)
-    cells = {"cell": files.cell_label[train], "cell_lat": centre_lat, "cell_lng": centre_lng}
     colours = baselines.mean_colours(image_files(files.table))
     k = baselines.choose_k(vanilla[train], vanilla[val], **places, val_lat=files.lat[val], val_lng=files.lng[val])
+    labels = {"cell": files.cell_label, "country": files.country}
+
+    def both(ask: Callable[[np.ndarray], Prediction]) -> Prediction:
+        return own_place(validation, ask(val), ask(test)) if len(val) else ask(test)
+
+    def nearest(x: np.ndarray, rows: np.ndarray, **options: Any) -> Prediction:
+        if not len(rows):
+            return Prediction("nearest_neighbour", np.zeros(0), np.zeros(0))
+        return baselines.nearest_neighbour(x[train], x[rows], **places, **learned, **options)
+
     answers = [
-        baselines.chance(**places, n=len(test), **learned, seed=seed),
-        baselines.training_prior(**places, n=len(test), **learned, seed=seed),
-        baselines.nearest_neighbour(
-            colours[train], colours[test], **places, **learned, metric="euclidean", name="mean_colour"
+        # Another draw for validation: the seed of the test images is the run's.
+        both(lambda rows: baselines.chance(**places, n=len(rows), **learned, seed=seed + (rows is val))),
+        prior(files, validation, baselines.training_prior(**places, n=len(test), **learned, seed=seed)),
+        both(lambda rows: nearest(colours, rows, metric="euclidean", name="mean_colour")),
+        gallery(files, cache, validation),
+        training_gallery(files, cache, validation),
+        both(lambda rows: nearest(vanilla, rows)),
+        neighbours(
+            files, validation, vanilla, nearest(vanilla, val, k=k, name="knn"), nearest(vanilla, test, k=k, name="knn")
         ),
-        gallery(files, cache),
-        training_gallery(files, cache),
-        baselines.nearest_neighbour(vanilla[train], vanilla[test], **places, **learned),
-        baselines.nearest_neighbour(vanilla[train], vanilla[test], **places, **learned, k=k, name="knn"),
-        baselines.linear_probe(vanilla[train], vanilla[test], **learned, **cells),
-        *zero_shot(files, vanilla[test]),
+        linear_probe(validation, vanilla, files.rows, labels | {"meta": meta}),
+        *_zero_shot_both(files, validation, vanilla),
         baselines.country_centroid(files.lat[train], files.lng[train], files.country[train], files.country[test]),
         baselines.true_meta(
             files.lat[train], files.lng[train], meta[train], meta[test], files.country[train], seed=seed
@@ -67,8 +79,19 @@ def simple_methods(files: RunFiles, cache: Path, seed: int = 0, geoclip_backbone
         answers.append(geoclip(files, cache, geoclip_backbone))
     concepts = visible_concepts(files)
     if concepts is not None:
-        answers.append(baselines.true_concepts(concepts[train], concepts[test], **learned, **cells, seed=seed))
+        named = baselines.true_concepts(concepts[train], concepts[test], meta=meta[train], seed=seed).meta
+        answers.append(replace(linear_probe(validation, concepts, files.rows, labels, "true_concepts"), meta=named))
     return answers
+
+
+def _zero_shot_both(files: RunFiles, validation: Validation, vanilla: np.ndarray) -> list[Prediction]:
+    """Zero-shot answers for the test images, those that name places with their validation figures."""
+    val, found = files.rows["val"], zero_shot(files, vanilla[files.rows["test"]])
+    seen = {answer.name: answer for answer in zero_shot(files, vanilla[val])} if len(val) and found else {}
+    return [
+        own_place(validation, seen[answer.name], answer) if answer.name in seen and answer.lat is not None else answer
+        for answer in found
+    ]
 
 
 def visible_concepts(files: RunFiles) -> np.ndarray | None:
@@ -140,8 +163,14 @@ def remarks(files: RunFiles, answers: Sequence[Prediction]) -> str:
     lines = []
     if "knn" in by_name:
         lines.append(
-            f"{words_of('knn', by_name['knn'].detail).capitalize()}: of {', '.join(map(str, baselines.CANDIDATES))} "
-            "the number with the best GeoScore on the validation split."
+            f"Nearest neighbours, {by_name['knn'].detail}: of {', '.join(map(str, baselines.CANDIDATES))} the number "
+            "whose middle has the best GeoScore on the validation split; how many vote for cells is chosen there too."
+        )
+    if "linear_probe" in by_name:
+        lines.append(
+            f"Linear probe, {by_name['linear_probe'].detail}: of "
+            f"{', '.join(f'{strength:g}' for strength in baselines.STRENGTHS)} the strength of the penalty with the "
+            "best log likelihood of cells on the validation split (countries and concepts have their own)."
         )
     if "zero_shot_country" not in by_name:
         lines.append(

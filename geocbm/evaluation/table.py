@@ -47,6 +47,11 @@ def words_of(name: str, detail: str = "") -> str:
     return METHOD_WORDS[name] + (f", {detail}" if detail else "")
 
 
+def is_baseline(name: str) -> bool:
+    """Whether a method is one to be held against: no stage of a run, and no oracle."""
+    return name in METHOD_WORDS and name not in ORACLES and not name.startswith("stage")
+
+
 def in_order(names: Sequence[str]) -> list[str]:
     """Names of methods in the order of the page."""
     known = [name for name in METHOD_WORDS if name in names and name not in ORACLES]
@@ -58,9 +63,11 @@ def measure(files: RunFiles, answers: Sequence[Prediction], n_resamples: int = 1
     """All figures of all methods with their intervals, a row per method, in the order of the page.
 
     Returns:
-        As `baselines.table`, with `method`, the name on the page. What an oracle is told is NaN. Without test
-        images all figures are NaN.
+        As `baselines.table`, with `method`, the name on the page, and `answered`, which point of its distribution the
+        method answers. What an oracle is told is NaN. Without test images all figures are NaN.
     """
+    from geocbm.sure import POINT_WORDS
+
     test = files.rows["test"]
     by_name = {answer.name: answer for answer in answers}
     ordered = [by_name[name] for name in in_order(list(by_name))]
@@ -70,7 +77,8 @@ def measure(files: RunFiles, answers: Sequence[Prediction], n_resamples: int = 1
     )
     for name, figure in TOLD.items():
         table.loc[table["name"] == name, [figure, f"{figure}_low", f"{figure}_high"]] = np.nan
-    return table.assign(method=[words_of(answer.name, answer.detail) for answer in ordered])
+    answered = [POINT_WORDS[answer.choice.point] if answer.choice else "" for answer in ordered]
+    return table.assign(method=[words_of(answer.name, answer.detail) for answer in ordered], answered=answered)
 
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:
@@ -95,6 +103,8 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
             for row in table.to_dict("records")
         ]
     )
+    if "answered" in table and table["answered"].ne("").any():
+        printed.insert(1, "place answered", table["answered"].to_numpy())
     if "n_missing" in table and table["n_missing"].any():
         printed["without an answer"] = [f"{count:,}" if count else "" for count in table["n_missing"]]
     return printed

@@ -198,6 +198,12 @@ _SURE = (
     Metric("memory.nearest_train_km", "median distance to the nearest training image", KM),
     Metric("memory.test_within_*km", "test images within {0} km of a training image", RATE),
 )
+_DECODING = (
+    Metric("decode.*.*.chosen", "{0} answers {1} (1: yes)", COUNT),
+    Metric("decode.*.optimism", "what choosing pretends on validation, {0}", SCORE),
+    Metric("decode.*.*.val_geoscore", "GeoScore on validation, {0} decoded by {1}", SCORE, HIGHER),
+    Metric("baseline.*.strongest", "strongest baseline on validation: {0} (1: yes)", COUNT),
+)
 _QUANTITIES = (
     *_rows(LOWER, KM, median_km="median error", mean_km="mean error"),
     *_rows(HIGHER, SCORE, geoscore="GeoScore"),
@@ -228,7 +234,7 @@ _QUANTITIES = (
     *_rows(LOWER, NATS, nll="negative log likelihood", log_loss="log loss"),
     *_rows(NEITHER, COUNT, n="images", n_missing="images without an answer", n_test="test images"),
 )
-TABLE: tuple[Metric, ...] = (*_COUNTS, *_STAGE0, *_EPOCHS, *_CHANGES, *_EXPLANATIONS, *_SURE, *_QUANTITIES)
+TABLE: tuple[Metric, ...] = (*_COUNTS, *_STAGE0, *_EPOCHS, *_CHANGES, *_EXPLANATIONS, *_SURE, *_DECODING, *_QUANTITIES)
 """All rows; the first whose key matches decides."""
 
 # What stands in front of a quantity that every method has.
