@@ -11,6 +11,7 @@ import pandas as pd
 from geocbm.errors import ParameterError
 from geocbm.pictures import open_picture
 from geocbm.quality import quality_report
+from geocbm.simulated import picture_noun
 from geocbm.splits import (
     KINDS,
     SPLIT_NAMES,
@@ -39,6 +40,7 @@ __all__ = [
     "load_table",
     "make_splits",
     "nearest_train_km",
+    "picture_noun",
     "quality_report",
     "read_table",
     "save_splits",

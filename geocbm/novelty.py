@@ -103,7 +103,7 @@ class NoveltyDetector:
         """
         if len(train) < 2 or len(val) < FEWEST_VALIDATION:
             raise ParameterError(
-                f"there are {len(train)} training pictures and {len(val)} validation photographs; to tell what is "
+                f"there are {len(train)} training pictures and {len(val)} validation images; to tell what is "
                 f"unlike them takes at least 2 and {FEWEST_VALIDATION}"
             )
         train = np.asarray(train, dtype=np.float64)
@@ -210,8 +210,8 @@ def save_novelty(path: str | Path, files: RunFiles, features: FeatureStore, seed
     save_file(tensors, path, _made_from(files))
     kept = f" ({len(found.references):,} of {found.n_train:,} kept)" if len(found.references) < found.n_train else ""
     return (
-        f"A photograph counts as unlike the {found.n_train:,} training pictures{kept} when it is farther from them "
-        f"than {1 - found.level:.1%} of {len(found.val_distance):,} validation photographs."
+        f"An image counts as unlike the {found.n_train:,} training pictures{kept} when it is farther from them "
+        f"than {1 - found.level:.1%} of {len(found.val_distance):,} validation images."
     )
 
 
@@ -223,7 +223,7 @@ def read_novelty(files: RunFiles) -> tuple[NoveltyDetector | None, str]:
     """
     from safetensors import SafetensorError, safe_open
 
-    lacks = "how unlike the training pictures a photograph is, is not measured: "
+    lacks = "how unlike the training pictures an image is, is not measured: "
     again = f"make it again with: {files.remedy(FILE)}"
     try:
         with safe_open(str(files.need(FILE)), "numpy") as stored:

@@ -102,12 +102,12 @@ def region_remark(files: RunFiles) -> str:
     settings = split_settings(files)
     if settings["kind"] == "leave_country_out":
         return (
-            f"The test split is {settings['held_out_country']}, which validation has no photograph of and where no "
+            f"The test split is {settings['held_out_country']}, which validation has no image of and where no "
             "cell lies. The promise is void here: measured coverage refers to the nearest cell abroad."
         )
     if settings["kind"] == "spatial":
         return "Validation and test are other blocks of ground, drawn alike: the promise is one about new blocks."
-    return "Validation and test photographs were drawn alike, so that the promise applies to the test split."
+    return "Validation and test images were drawn alike, so that the promise applies to the test split."
 
 
 def frozen_answers(files: RunFiles, kind: SplitKind, vanilla: np.ndarray) -> list[Prediction]:

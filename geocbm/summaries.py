@@ -85,7 +85,7 @@ def split_remark(table: pd.DataFrame, splits: Mapping[str, Sequence[str]], count
     text = (
         f"The test split is {country}, which training and validation never show. No cell lies there, so that the "
         "country of the named cell is wrong by construction; only an offset across the border or the gallery can reach "
-        "it. A region of cells promises nothing about photographs from a country that calibration has not seen."
+        "it. A region of cells promises nothing about images from a country that calibration has not seen."
     )
     if others:
         text += f" Rows from elsewhere belong to it too where they share a panorama or a picture with it ({others:,})."

@@ -59,10 +59,11 @@ nb.table(found, caption=f"Findings that are no errors ({len(quality) - len(found
 # Each dot is an image. Empty ground on this map is ground the model will never name.
 
 # %%
-nb.show(plots.world_map(table["lat"], table["lng"], hover=table["country"] + ": " + table["meta_name"]))
+noun = data.picture_noun(table)
+nb.show(plots.world_map(table["lat"], table["lng"], hover=table["country"] + ": " + table["meta_name"], noun=noun))
 
 # %%
-nb.show(plots.country_bars(table["country"]))
+nb.show(plots.country_bars(table["country"], noun=noun))
 
 # %% [markdown]
 # ## How are concepts nested?

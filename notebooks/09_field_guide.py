@@ -71,10 +71,10 @@ if agreement.n:
 # %%
 nb.html(
     "".join(
-        sheets.country_sheet_html(sheet, files.concepts.metas, files.concepts.meta_to_parent, crops)
+        sheets.country_sheet_html(sheet, files.concepts.metas, files.concepts.meta_to_parent, crops, noun=files.noun)
         for sheet in country_sheets
     ),
-    sheets.sheets_in_words(country_sheets, files.concepts.metas),
+    sheets.sheets_in_words(country_sheets, files.concepts.metas, files.noun),
 )
 print(guide.remark(countries))
 
@@ -87,10 +87,10 @@ print(guide.remark(countries))
 # %%
 nb.html(
     "".join(
-        sheets.concept_sheet_html(sheet, files.concepts.metas, files.concepts.meta_to_parent, crops)
+        sheets.concept_sheet_html(sheet, files.concepts.metas, files.concepts.meta_to_parent, crops, noun=files.noun)
         for sheet in concept_sheets
     ),
-    sheets.sheets_in_words(concept_sheets, files.concepts.metas),
+    sheets.sheets_in_words(concept_sheets, files.concepts.metas, files.noun),
 )
 
 # %%

@@ -131,6 +131,18 @@ def test_the_site_needs_no_network(report: Path) -> None:
         assert "No alternative text" not in text
 
 
+def test_every_page_says_that_the_world_is_simulated(report: Path) -> None:
+    for page in [*report.glob("*.html"), report.parent / "index.html"]:
+        text = page.read_text(encoding="utf-8")
+        assert text.count('<p class="banner simulated"') == 1, page.name
+        # What a reader sees: no code, no style, and of figures the hover texts and labels.
+        seen = re.sub(r'<details class="code">.*?</details>|<section class="provenance".*', "", text, flags=re.DOTALL)
+        # Benchmarks of photographs keep their name.
+        seen = re.sub(r"Photographs: (Im2GPS3k|YFCC4k)|photographs, harder or easier ones", "", seen)
+        assert not (left := re.findall(r".{60}[Pp]hotograph.{40}", seen)), (page.name, left[:3])
+    assert "scenes" in (report / "01_data_exploration.html").read_text(encoding="utf-8")
+
+
 def test_every_figure_and_picture_tells_what_it_shows(report: Path) -> None:
     figures = 0
     for page in PAGES:

@@ -281,6 +281,6 @@ def test_a_sheet_says_which_head_speaks(trained_run):
     logits = strict(torch.from_numpy(guide.scores[guide.held_out])).cell_logits.detach().softmax(-1).numpy()
     names = np.unique(files.cells.country)
     by_strict = names[np.argmax([[row[files.cells.country == n].sum() for n in names] for row in logits], axis=1)]
-    assert f"{(by_strict == guide._named).mean():.0%} of {len(guide.held_out)} photographs" in said
+    assert f"{(by_strict == guide._named).mean():.0%} of {len(guide.held_out)} images" in said
     assert "is of concept_scores" in said and "answer of both" in said
     assert field_guide.FieldGuide(files, None).heads_sentence == ""

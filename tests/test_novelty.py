@@ -60,7 +60,7 @@ def test_another_kind_is_told_by_directions_in_which_training_pictures_agree():
 
 
 def test_too_few_to_tell():
-    with pytest.raises(ParameterError, match="8 validation photographs"):
+    with pytest.raises(ParameterError, match="8 validation images"):
         NoveltyDetector.fit(spread(50), spread(8))
     with pytest.raises(ParameterError, match="1 training"):
         NoveltyDetector.fit(spread(1), spread(50))
@@ -136,6 +136,6 @@ def test_a_run_with_too_few_validation_photographs_says_so(copied_run, monkeypat
     features = pipeline.open_features(files, "adapted", copied_run.cache)
     monkeypatch.setattr(novelty, "FEWEST_VALIDATION", 10)
     said = novelty.save_novelty(files.path(novelty.FILE), files, features)
-    assert "9 validation photographs" in said
+    assert "9 validation images" in said
     detector, lacks = novelty.read_novelty(files)
-    assert detector is None and "9 validation photographs" in lacks
+    assert detector is None and "9 validation images" in lacks

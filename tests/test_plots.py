@@ -123,7 +123,7 @@ def test_world_map_is_thinned_but_counts_everything():
     lat = np.linspace(-60, 60, 8000)
     figure = plots.world_map(lat, lat)
     assert len(figure.data[-1].lat) == 5000
-    assert "8,000 photographs" in figure.layout.meta["alt"]
+    assert "8,000 images" in figure.layout.meta["alt"]
 
 
 def test_error_map_counts_missing_predictions_and_bands():
@@ -185,7 +185,7 @@ def test_confusion_by_hand():
     assert "100.0 % get the right meta" in perfect.layout.meta["alt"]
 
 
-def test_accuracy_is_sorted_and_counts_its_photographs():
+def test_accuracy_is_sorted_and_counts_its_images():
     figure = plots.per_parent_accuracy(["a", "a", "b"], [1, 0, 1])
     assert list(figure.data[0].y) == ["b", "a"]
     assert list(figure.data[0].x) == [1, 0.5]
@@ -206,7 +206,7 @@ def test_forest_has_a_bar_only_where_there_is_an_interval():
 def test_country_bars_say_what_is_left_out():
     figure = plots.country_bars(["a", "a", "b", "c"], limit=1)
     assert list(figure.data[0].x) == [2]
-    assert "2 more countries, 2 photographs" in figure.layout.xaxis.title.text
+    assert "2 more countries, 2 images" in figure.layout.xaxis.title.text
 
 
 def test_attention_pictures_are_jpeg_and_the_hottest_patch_is_the_lightest():

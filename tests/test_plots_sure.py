@@ -17,7 +17,7 @@ def test_reliability_before_and_after():
         "calibrated (ECE 0.000)",
     ]
     alt = fig.layout.meta["alt"]
-    assert "4 photographs, of which 50.0 % have the right cell" in alt
+    assert "4 images, of which 50.0 % have the right cell" in alt
     assert "calibrated the mean confidence is 50.0 %" in alt
 
 

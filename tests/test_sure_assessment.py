@@ -106,7 +106,7 @@ def test_tables_have_a_line_for_each_answer(found, figures):
     assert sure.hierarchy_table(figures)["level"].tolist() == ["country", "region"]
     assert sure.risk_table(figures)["order"].tolist()[-2:] == ["random order", "true error"]
     assert sure.abstention_table(found)["answered"].tolist() == ["100%", "80%", "60%", "40%", "20%"]
-    assert sure.localizability_table(found)["photographs"].iloc[0].startswith("part 1 of 4")
+    assert sure.localizability_table(found)["images"].iloc[0].startswith("part 1 of 4")
     assert list(sure.risk_curves(found))[-1].startswith("true error")
 
 

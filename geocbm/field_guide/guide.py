@@ -32,7 +32,7 @@ class Clue:
 
     Attributes:
         meta: index of the concept.
-        labels: photographs of the country that carry it as their label.
+        labels: images of the country that carry it as their label.
         lift: how many times more frequent than in all data.
         sureness: how surely it is more frequent than elsewhere, in standard deviations.
         contribution: what it adds to the country's score in the model, in logits; NaN where the run has no exact sums.
@@ -56,7 +56,7 @@ class Clue:
 
 @dataclass(frozen=True)
 class LookAlike:
-    """A country that photographs are believed to lie in instead, and what tells the two apart.
+    """A country that images are believed to lie in instead, and what tells the two apart.
 
     Attributes:
         country: its name.
@@ -77,12 +77,12 @@ class CountrySheet:
 
     Attributes:
         country: its name.
-        n: photographs of it in all data.
+        n: images of it in all data.
         lat: `[n]` where they were taken, degrees.
         lng: `[n]` degrees.
         clues: the surest first.
         look_alikes: the likeliest first.
-        named: of how many photographs of validation and test split the model names the country.
+        named: of how many images of validation and test split the model names the country.
         n_held_out: how many there are.
     """
 
@@ -127,7 +127,7 @@ class FieldGuide:
         head: a head whose logits are sums over concepts, for contributions; None leaves them out.
         clues: most clues of a sheet.
         pictures: most pictures beside a clue or on a sheet of a concept.
-        min_samples: photographs that a country needs for a sheet.
+        min_samples: images that a country needs for a sheet.
 
     Raises:
         ParameterError: a number is below 1.
@@ -179,7 +179,7 @@ class FieldGuide:
 
     @cached_property
     def contributions(self) -> dict[str, np.ndarray]:
-        """What each meta adds to the score of each country on its held-out photographs, `[k_m]` by country."""
+        """What each meta adds to the score of each country on its held-out images, `[k_m]` by country."""
         if self.head is None:
             return {}
         import torch
@@ -194,12 +194,12 @@ class FieldGuide:
 
     @property
     def too_few(self) -> list[tuple[str, int]]:
-        """Countries without a sheet, and how many photographs they have."""
+        """Countries without a sheet, and how many images they have."""
         found = zip(self.countries.tolist(), self.counts.sum(axis=1).astype(int).tolist(), strict=True)
         return [(name, n) for name, n in found if n < self.min_samples]
 
     def country_sheets(self, most: int | None = None) -> list[CountrySheet]:
-        """Sheets in alphabetical order, of the `most` countries with the most photographs."""
+        """Sheets in alphabetical order, of the `most` countries with the most images."""
         totals = self.counts.sum(axis=1)
         order = [at for at in np.argsort(-totals, kind="stable") if totals[at] >= self.min_samples][:most]
         return [self._country_sheet(int(at)) for at in sorted(order)]
@@ -251,7 +251,7 @@ class FieldGuide:
         return (
             f"Two heads speak on a sheet: what a concept adds in the model is of {self.head.config.ablation_mode}, "
             f"whose logits are sums over concepts; what a country is taken for is the answer of {mode}. They name the "
-            f"same country for {(other == self._named).mean():.0%} of {len(other):,} photographs the model was not "
+            f"same country for {(other == self._named).mean():.0%} of {len(other):,} images the model was not "
             "trained on."
         )
 
@@ -354,10 +354,10 @@ class FieldGuide:
         parts = []
         if few:
             listed = ", ".join(f"{name} ({n})" for name, n in few)
-            parts.append(f"Fewer than {self.min_samples} photographs, too few for a sheet: {listed}.")
+            parts.append(f"Fewer than {self.min_samples} images, too few for a sheet: {listed}.")
         left = len(self.countries) - len(few) - (most or len(self.countries))
         if left > 0:
-            parts.append(f"{left} more countries have enough photographs; raise `countries` to see them.")
+            parts.append(f"{left} more countries have enough images; raise `countries` to see them.")
         return " ".join(parts) or "Every country of the data has a sheet."
 
     def records(self, agreement: Agreement) -> dict[str, float]:

@@ -150,9 +150,15 @@ _CHANGES = (
     Metric("control.gain_*.median_km", "median error, {0} minus concept_scores", KM, LOWER, True),
     Metric("control.gain_*.geoscore", "GeoScore, {0} minus concept_scores", SCORE, HIGHER, True),
     Metric("control.hybrid.residual_share", "share of the residual in hybrid", RATE),
-    Metric("memory.geoscore_change_without_*km", "change of GeoScore without images near training", SCORE, 0, True),
-    Metric("truth.*deletion_gain*", "probability lost by deletion beyond the control{1}", RATE, HIGHER, True),
-    Metric("truth.*insertion_gain*", "probability kept by insertion beyond the control{1}", RATE, HIGHER, True),
+    Metric(
+        "memory.geoscore_change_without_*km",
+        "change of GeoScore without images within {0} km",
+        SCORE,
+        0,
+        True,
+    ),
+    Metric("truth.*deletion_gain*", "probability lost by deletion beyond the control, {0}{1}", RATE, HIGHER, True),
+    Metric("truth.*insertion_gain*", "probability kept by insertion beyond the control, {0}{1}", RATE, HIGHER, True),
     Metric("truth.leakage_beyond_truth", "country right, scores beside true concepts", RATE, LOWER, True),
     Metric("truth.scores_beyond_*", "country right, scores beyond {0}", RATE, NEITHER, True),
     *_rows(LOWER, KM, True, median_km_change="change of the median error"),
@@ -169,7 +175,7 @@ _EXPLANATIONS = (
     Metric("truth.stability_*", "rank correlation over seeds, {0}", NUMBER, HIGHER),
     Metric("truth.leakage_concepts_task*", "concepts-task leakage{0}, part of the country's entropy", RATE, LOWER),
     Metric("truth.leakage_interconcept*", "interconcept leakage{0}", NUMBER, LOWER),
-    Metric("truth.leakage_beyond_own_concept", "leakage beyond the own concept", NUMBER, LOWER),
+    Metric("truth.leakage_beyond_own_concept", "told beyond the own concept, part of the entropy", RATE, LOWER),
     Metric("truth.completeness_*", "completeness, {0}", RATE, HIGHER),
     Metric("truth.top*_accuracy_kept", "accuracy kept by {0} concepts", RATE, HIGHER),
     Metric("truth.nec_average_accuracy", "mean accuracy over numbers of effective concepts", RATE, HIGHER),
@@ -264,7 +270,7 @@ def _find(key: str) -> Metric | None:
             continue
         named = found.groupdict().get("front")
         parts = list(found.groups())[1 if named is not None else 0 :]
-        label = row.label.format(*(_words(part) for part in parts)).strip()
+        label = row.label.format(*(_words(part) for part in parts)).strip(" ,")
         if named is not None:
             pattern, words = next((pattern, words) for pattern, words in _SOURCES if pattern.fullmatch(named))
             source = words.format(*(_words(part) for part in pattern.fullmatch(named).groups()))  # type: ignore[union-attr]

@@ -24,7 +24,7 @@ def _by_class(names: Any, correct: Any) -> pd.DataFrame:
 def per_meta_accuracy(
     meta: Any, correct: Any, parent: Any | None = None, title: str = "Which metas are recognised?"
 ) -> go.Figure:
-    """Accuracy of each meta as a dot, best first, as large as its number of photographs, coloured by parent.
+    """Accuracy of each meta as a dot, best first, as large as its number of images, coloured by parent.
 
     Args:
         meta: `[n]` name of the true meta.
@@ -68,7 +68,7 @@ def per_meta_accuracy(
             )
         )
     fig.update_yaxes(title_text="accuracy", tickformat=".0%", range=[-0.04, 1.04])
-    fig.update_xaxes(title_text="meta, best first (larger dot: more photographs)", showgrid=False)
+    fig.update_xaxes(title_text="meta, best first (larger dot: more images)", showgrid=False)
     best, worst = table.iloc[0], table.iloc[-1]
     alt = (
         f"Accuracy of {plural(len(table), 'meta')}, best first: {best['name']} {percent(best['mean'])} of "
@@ -79,7 +79,7 @@ def per_meta_accuracy(
 
 
 def per_parent_accuracy(parent: Any, correct: Any, title: str = "Which parents are recognised?") -> go.Figure:
-    """Accuracy of each parent as a bar, best on top, with its number of photographs.
+    """Accuracy of each parent as a bar, best on top, with its number of images.
 
     Args:
         parent: `[n]` name of the true parent.
@@ -210,10 +210,10 @@ def confusion(
     fig.update_yaxes(autorange="reversed", tickfont_size=11, row=1, col=1, showgrid=False)
     fig.update_xaxes(tickangle=-45, tickfont_size=11, row=1, col=1, showgrid=False)
     fig.update_yaxes(range=[len(top) - 0.5, -0.8], showticklabels=False, showgrid=False, ticks="", row=1, col=2)
-    fig.update_xaxes(title_text="photographs", rangemode="tozero", row=1, col=2)
+    fig.update_xaxes(title_text="images", rangemode="tozero", row=1, col=2)
     alt = (
         f"Confusion of {plural(len(parents), 'parent')} and the most confused metas: of "
-        f"{plural(len(true), 'photograph')} {percent(float((~wrong).mean()))} get the right meta, "
+        f"{plural(len(true), 'image')} {percent(float((~wrong).mean()))} get the right meta, "
         f"{percent(float(within.mean()))} another meta of the same parent, "
         f"{percent(float(across.mean()))} one of another parent"
     )

@@ -32,10 +32,10 @@ _FLOOR_KM = 0.01  # a logarithmic axis has no zero: shorter distances are drawn 
 
 
 def hierarchy(table: pd.DataFrame, title: str = "Parents and their metas") -> go.Figure:
-    """Treemap of metas within their parents, as large as their number of photographs.
+    """Treemap of metas within their parents, as large as their number of images.
 
     Args:
-        table: photographs with the columns `parent_concept` and `meta_name`.
+        table: images with the columns `parent_concept` and `meta_name`.
         title: headline.
     """
     import plotly.graph_objects as go
@@ -57,14 +57,14 @@ def hierarchy(table: pd.DataFrame, title: str = "Parents and their metas") -> go
             branchvalues="total",
             marker={"colors": shade, "line": {"width": 1, "color": "white"}},
             textinfo="label+value",
-            hovertemplate="%{label}: %{value} photographs<extra></extra>",
+            hovertemplate="%{label}: %{value} images<extra></extra>",
             pathbar={"visible": False},
             tiling={"pad": 2},
         )
     )
     alt = (
         f"Treemap of {plural(len(sizes), 'meta')} under {plural(len(parents), 'parent concept')}; the largest parent "
-        f"is {parents.index[0]} with {parents.iloc[0]:,} of {plural(int(sizes.sum()), 'photograph')}, "
+        f"is {parents.index[0]} with {parents.iloc[0]:,} of {plural(int(sizes.sum()), 'image')}, "
         f"the largest meta {sizes.index[int(sizes.to_numpy().argmax())][1]} with {sizes.max():,}."
     )
     return finish(fig, title, alt, 520, margin={"l": 8, "r": 8, "t": 48, "b": 8})
@@ -74,7 +74,7 @@ def imbalance(names: Any, noun: str = "meta", title: str = "How uneven the metas
     """Bars of how often each name occurs, most frequent first, on a logarithmic scale.
 
     Args:
-        names: `[n]` one name per photograph.
+        names: `[n]` one name per image.
         noun: what a name is, for texts.
         title: headline.
     """
@@ -94,22 +94,23 @@ def imbalance(names: Any, noun: str = "meta", title: str = "How uneven the metas
     )
     half = int(np.searchsorted(np.cumsum(counts.to_numpy()), counts.sum() / 2) + 1)
     alt = (
-        f"Bars of photographs per {noun}, sorted, logarithmic: {counts.index[0]} has {counts.iloc[0]:,}, "
+        f"Bars of images per {noun}, sorted, logarithmic: {counts.index[0]} has {counts.iloc[0]:,}, "
         f"{counts.index[-1]} has {counts.iloc[-1]:,}, the median {noun} has {counts.median():.0f}; "
-        f"the {half} most frequent of {len(counts)} hold half of the photographs."
+        f"the {half} most frequent of {len(counts)} hold half of the images."
     )
-    fig.update_yaxes(type="log", title_text="photographs", **log_ticks_of(counts.iloc[-1], counts.iloc[0]))
+    fig.update_yaxes(type="log", title_text="images", **log_ticks_of(counts.iloc[-1], counts.iloc[0]))
     fig.update_xaxes(title_text=f"{noun}, most frequent first", showgrid=False)
     return finish(fig, title, alt, 360, bargap=0.15)
 
 
-def country_bars(country: Any, limit: int = 40, title: str = "Photographs per country") -> go.Figure:
-    """Horizontal bars of photographs per country, most frequent on top.
+def country_bars(country: Any, limit: int = 40, title: str = "", noun: str = "image") -> go.Figure:
+    """Horizontal bars of images per country, most frequent on top.
 
     Args:
-        country: `[n]` country of each photograph.
+        country: `[n]` country of each image.
         limit: at most so many countries are drawn; the axis says how many are left out.
         title: headline.
+        noun: what one image is called.
     """
     import plotly.graph_objects as go
 
@@ -122,24 +123,22 @@ def country_bars(country: Any, limit: int = 40, title: str = "Photographs per co
         go.Bar(x=bars, y=texts, orientation="h", marker_color=PALETTE[0], hovertemplate="%{y}: %{x}<extra></extra>")
     )
     alt = (
-        f"Bars of {plural(int(counts.sum()), 'photograph')} in {plural(len(counts), 'country', 'countries')}: "
+        f"Bars of {plural(int(counts.sum()), noun)} in {plural(len(counts), 'country', 'countries')}: "
         f"{counts.index[0]} has most, {counts.iloc[0]:,} ({percent(counts.iloc[0] / counts.sum())}), "
         f"{counts.index[-1]} fewest, {counts.iloc[-1]:,}."
     )
     fig.update_yaxes(autorange="reversed", showgrid=False, ticks="", dtick=1)
     rest = counts.iloc[limit:]
-    more = f" ({len(rest)} more countries, {rest.sum():,} photographs, are not drawn)" if len(rest) else ""
-    fig.update_xaxes(title_text="photographs" + more)
-    return finish(fig, title, alt, 130 + 18 * len(bars), bargap=0.25)
+    more = f" ({len(rest)} more countries, {plural(int(rest.sum()), noun)}, are not drawn)" if len(rest) else ""
+    fig.update_xaxes(title_text=f"{noun}s" + more)
+    return finish(fig, title or f"{noun.capitalize()}s per country", alt, 130 + 18 * len(bars), bargap=0.25)
 
 
-def split_distances(
-    distances: Mapping[str, Any], title: str = "How far is the nearest training photograph?"
-) -> go.Figure:
-    """Histogram of the distance from test photographs to the nearest training photograph, one per kind of split.
+def split_distances(distances: Mapping[str, Any], title: str = "How far is the nearest training image?") -> go.Figure:
+    """Histogram of the distance from test images to the nearest training image, one per kind of split.
 
     Args:
-        distances: name of the split kind -> `[n]` distances in km; kinds without a test photograph are left out.
+        distances: name of the split kind -> `[n]` distances in km; kinds without a test image are left out.
         title: headline.
 
     Raises:
@@ -173,11 +172,9 @@ def split_distances(
         near = float((values <= 0).mean()) if len(values) else float("nan")
         middle = float(10 ** np.median(values)) if len(values) else float("nan")
         parts.append(f"with the {name} split the median is {km_text(middle)} and {percent(near)} lie within 1 km")
-    fig.update_xaxes(title_text="distance to the nearest training photograph", **log_km_axis(edges[0], edges[-1]))
-    fig.update_yaxes(title_text="share of test photographs", tickformat=".0%")
-    alt = (
-        "Histogram of the distance from test photographs to the nearest training photograph: " + "; ".join(parts) + "."
-    )
+    fig.update_xaxes(title_text="distance to the nearest training image", **log_km_axis(edges[0], edges[-1]))
+    fig.update_yaxes(title_text="share of test images", tickformat=".0%")
+    alt = "Histogram of the distance from test images to the nearest training image: " + "; ".join(parts) + "."
     return finish(fig, title, alt, 380, barmode="overlay", bargap=0)
 
 
@@ -188,11 +185,11 @@ def log_km_axis(low: float, high: float) -> dict[str, Any]:
     return {"tickvals": powers, "ticktext": texts, "range": [low, high]}
 
 
-def cell_sizes(counts: Any, title: str = "Training photographs per cell") -> go.Figure:
-    """Histogram of the number of training photographs in a cell.
+def cell_sizes(counts: Any, title: str = "Training images per cell") -> go.Figure:
+    """Histogram of the number of training images in a cell.
 
     Args:
-        counts: `[N]` photographs in each cell.
+        counts: `[N]` images in each cell.
         title: headline.
     """
     import plotly.graph_objects as go
@@ -208,23 +205,23 @@ def cell_sizes(counts: Any, title: str = "Training photographs per cell") -> go.
             width=numbers(np.diff(edges)),
             marker_color=PALETTE[0],
             marker_line={"width": 1, "color": "white"},
-            hovertemplate="about %{x:.0f} photographs: %{y} cells<extra></extra>",
+            hovertemplate="about %{x:.0f} images: %{y} cells<extra></extra>",
         )
     )
     fig.add_vline(x=float(np.median(sizes)), line={"color": INK, "dash": "dot", "width": 1.2}, annotation_text="median")
-    fig.update_xaxes(title_text="training photographs in the cell", range=[0, float(edges[-1])])
+    fig.update_xaxes(title_text="training images in the cell", range=[0, float(edges[-1])])
     fig.update_yaxes(title_text="cells")
     alt = (
         f"Histogram of the sizes of {plural(len(sizes), 'cell')}: from {sizes.min():.0f} to {sizes.max():.0f} training "
-        f"photographs, median {np.median(sizes):.0f}."
+        f"images, median {np.median(sizes):.0f}."
     )
     return finish(fig, title, alt, 340, bargap=0)
 
 
 def error_curves(
-    errors: Mapping[str, Any], title: str = "How many guesses lie within a distance?", noun: str = "photograph"
+    errors: Mapping[str, Any], title: str = "How many guesses lie within a distance?", noun: str = "image"
 ) -> go.Figure:
-    """Share of photographs within each distance, one line per method; higher and further left is better.
+    """Share of images within each distance, one line per method; higher and further left is better.
 
     Args:
         errors: name of the method -> `[n]` errors in km; NaN or infinite is a missing prediction, never within reach.
@@ -279,7 +276,7 @@ def error_curves(
 
 
 def quantization_error(km: Any, title: str = "The error a perfect classifier would still make") -> go.Figure:
-    """Share of photographs within each distance of the centre of their own cell.
+    """Share of images within each distance of the centre of their own cell.
 
     Args:
         km: `[n]` distances to the centre of the assigned cell in km, or a mapping from a name (a split) to them.
@@ -289,5 +286,5 @@ def quantization_error(km: Any, title: str = "The error a perfect classifier wou
     fig = error_curves(curves, title)
     if len(curves) == 1:
         fig.update_layout(showlegend=False)
-    fig.update_xaxes(title_text="distance from the photograph to its cell's centre")
+    fig.update_xaxes(title_text="distance from the image to its cell's centre")
     return fig

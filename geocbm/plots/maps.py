@@ -112,10 +112,10 @@ def world_map(
     lng: Any,
     color: Any | None = None,
     hover: Sequence[Any] | None = None,
-    title: str = "Where the photographs were taken",
+    title: str = "",
     color_title: str = "",
     log_color: bool = False,
-    noun: str = "photograph",
+    noun: str = "image",
 ) -> go.Figure:
     """Points on a world map.
 
@@ -127,11 +127,12 @@ def world_map(
         title: headline.
         color_title: what the colours mean, with the unit.
         log_color: spread the colour scale over powers of ten.
-        noun: what one point is, for the alt text.
+        noun: what one point is called.
     """
     import plotly.graph_objects as go
 
     lat, lng = columns_of(lat=lat, lng=lng)
+    title = title or f"Where the {noun}s lie"
     rows = thin(len(lat))
     texts = None if hover is None else np.array([escape(text) for text in columns_of(lat=lat, hover=hover)[1]])
     fig = base_map()
@@ -179,11 +180,11 @@ def world_map(
 
 
 def cell_map(cells: Any, table: Any | None = None, title: str = "The cells the world is cut into") -> go.Figure:
-    """Centres of geocells over the photographs, as large as their number of training photographs.
+    """Centres of geocells over the images, as large as their number of training images.
 
     Args:
         cells: `Geocells`: `centers [N, 3]`, `country [N]` and, if there, `counts [N]` and `scale_km [N]`.
-        table: photographs to draw faintly below, with columns `lat` and `lng`.
+        table: images to draw faintly below, with columns `lat` and `lng`.
         title: headline.
     """
     import plotly.graph_objects as go
@@ -201,7 +202,7 @@ def cell_map(cells: Any, table: Any | None = None, title: str = "The cells the w
                 mode="markers",
                 marker={"size": 2.5, "color": LAND, "opacity": 0.6},
                 hoverinfo="skip",
-                name="photographs",
+                name="images",
             )
         )
     rows = np.argsort(-count, kind="stable")[:MAX_POINTS]
@@ -222,7 +223,7 @@ def cell_map(cells: Any, table: Any | None = None, title: str = "The cells the w
                 "colorscale": "Cividis",
                 "opacity": 0.85,
                 "line": {"width": 0.6, "color": "white"},
-                "colorbar": _colour_bar("training photographs")
+                "colorbar": _colour_bar("training images")
                 | log_ticks(float(np.log10(max(count.min(), 1))), float(np.log10(max(count.max(), 10)))),
             },
             text=texts,
@@ -232,7 +233,7 @@ def cell_map(cells: Any, table: Any | None = None, title: str = "The cells the w
     )
     alt = (
         f"World map of {plural(len(lat), 'geocell')} in {plural(len(np.unique(country)), 'country', 'countries')}, "
-        f"holding {count.min():.0f} to {count.max():.0f} training photographs each, median {np.median(count):.0f}."
+        f"holding {count.min():.0f} to {count.max():.0f} training images each, median {np.median(count):.0f}."
     )
     return _finish_map(fig, title, alt)
 
@@ -254,7 +255,7 @@ def error_map(
         true_lat: `[n]` true latitudes in degrees.
         true_lng: `[n]` true longitudes in degrees.
         hover: `[n]` texts to show at the predicted place.
-        limit: at most so many photographs are drawn, an even random choice.
+        limit: at most so many images are drawn, an even random choice.
         title: headline.
     """
     import plotly.graph_objects as go

@@ -1,4 +1,4 @@
-"""Photographs in figures: attention laid over them, and contact sheets."""
+"""Images in figures: attention laid over them, and contact sheets."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def attention_overlay(
     fig.update_yaxes(visible=False, range=[-high, 0.0], scaleanchor="x", scaleratio=1)
     first = f"; the first is “{captions[0]}”" if captions else ""
     alt = (
-        f"{plural(count, 'photograph')}, each beside itself with the model's {noun} laid over it; the peak is "
+        f"{plural(count, 'image')}, each beside itself with the model's {noun} laid over it; the peak is "
         f"{np.median(ratios_text):.1f} times the mean {noun} in the median picture{first}."
     )
     margin = {"l": 16, "r": 16, "t": 52, "b": 8}

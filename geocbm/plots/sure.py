@@ -63,14 +63,14 @@ def reliability_before_after(
     fig.update_yaxes(title_text="accuracy", range=[0, 1.02], tickformat=".0%")
     right = np.asarray(correct, dtype=float)
     alt = (
-        f"Reliability diagram of {plural(len(right), 'photograph')}, of which {percent(float(right.mean()))} have the "
+        f"Reliability diagram of {plural(len(right), 'image')}, of which {percent(float(right.mean()))} have the "
         f"right cell: {'; '.join(parts)}."
     )
     return finish(fig, title, alt, 440)
 
 
 def region_areas(areas: Mapping[str, Any], title: str = "How large are the regions?") -> go.Figure:
-    """Share of photographs whose region is at most so large, a line for each wanted coverage.
+    """Share of images whose region is at most so large, a line for each wanted coverage.
 
     Args:
         areas: name of the coverage -> `[n]` areas in km².
@@ -105,14 +105,14 @@ def region_areas(areas: Mapping[str, Any], title: str = "How large are the regio
     powers = range(int(np.floor(np.log10(min(ends)))), int(np.ceil(np.log10(max(ends)))) + 1)
     ticks = {"tickvals": list(powers), "ticktext": [f"{10**power:,}" for power in powers]}
     fig.update_xaxes(title_text="area of the region, km²", **ticks)
-    fig.update_yaxes(title_text="share of photographs", tickformat=".0%", range=[0, 1.005])
+    fig.update_yaxes(title_text="share of images", tickformat=".0%", range=[0, 1.005])
     return finish(fig, title, "Curves of the areas of the regions by coverage: " + "; ".join(parts) + ".", 400)
 
 
 def risk_coverage(
     curves: Mapping[str, pd.DataFrame], title: str = "What if the least sure are not answered?"
 ) -> go.Figure:
-    """Median error and share of far misses among the answered photographs, a line for each order.
+    """Median error and share of far misses among the answered images, a line for each order.
 
     Args:
         curves: name of the order -> columns `kept`, `median_km` and `beyond_750km` (see `geocbm.sure.risk_coverage`).
@@ -151,12 +151,12 @@ def risk_coverage(
         half = curve.iloc[(curve["kept"] - 0.5).abs().argmin()]
         parts.append(f"{name} {km_text(half['median_km'])} and {percent(half['beyond_750km'])}")
     whole = next(iter(curves.values())).iloc[-1]
-    fig.update_xaxes(title_text="share of photographs answered", tickformat=".0%", range=[0, 1.01])
+    fig.update_xaxes(title_text="share of images answered", tickformat=".0%", range=[0, 1.01])
     fig.update_yaxes(rangemode="tozero")
     fig.update_yaxes(tickformat=".0%", col=2)
     fig.update_annotations(font_size=13)
     alt = (
-        f"Curves of median error and of the share beyond 750 km against the share of photographs answered: all of them "
+        f"Curves of median error and of the share beyond 750 km against the share of images answered: all of them "
         f"{km_text(whole['median_km'])} and {percent(whole['beyond_750km'])}; the surer half by {'; by '.join(parts)}."
     )
     return finish(fig, title, alt, 430, legend={"y": -0.22})

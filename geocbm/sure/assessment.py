@@ -30,7 +30,7 @@ def read_cell_scores(files: RunFiles) -> dict[str, np.ndarray]:
 
     Raises:
         MissingInputError: there is no such file.
-        MismatchError: it was made with other cells or for other photographs.
+        MismatchError: it was made with other cells or for other images.
     """
     again = f"make it again with: {files.remedy('cell_scores.npz')}"
     with np.load(files.need("cell_scores.npz"), allow_pickle=False) as stored:
@@ -44,19 +44,19 @@ def read_cell_scores(files: RunFiles) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is known of the distributions over cells of the test split, `n` photographs and `N` cells.
+    """What is known of the distributions over cells of the test split, `n` images and `N` cells.
 
     Attributes:
-        n_val: photographs of the validation split, from which temperature and regions come.
-        temperature: fitted divisor of the logits; 1 without validation photographs.
+        n_val: images of the validation split, from which temperature and regions come.
+        temperature: fitted divisor of the logits; 1 without validation images.
         raw: distributions as trained.
         calibrated: the same with the temperature.
-        true_cell: `[n]` cells of the photographs.
+        true_cell: `[n]` cells of the images.
         lat: `[n]` true latitudes, degrees.
         lng: `[n]` true longitudes, degrees.
         blocks: `[n]` spatial blocks, for intervals.
         cell_km2: `[N]` ground of each cell.
-        regions: one entry for each wanted coverage; none without validation or test photographs.
+        regions: one entry for each wanted coverage; none without validation or test images.
         points: possible answers by name, in the order of `decoder.POINT_WORDS`.
         choice: which of them the run answers, and why.
         named_probability: `[n]` probability of the named cell, as trained and calibrated.
@@ -64,7 +64,7 @@ class Assessment:
         bandwidth_km: width of the bells behind `mode`.
         sureness: `[n]` by name, the higher the surer.
         expected_km: `[n]` how far off the run's answer lies by the calibrated distribution.
-        named: for `country` and `region`, whether each photograph's is named right, `[n]`: `single` by the most
+        named: for `country` and `region`, whether each image's is named right, `[n]`: `single` by the most
             probable cell (country) or the place answered (region), `summed` by the highest sum over cells.
     """
 
@@ -98,7 +98,7 @@ class Assessment:
                 "no regions. Give the run a validation split (notebook 01)."
             )
         return (
-            f"From {self.n_val:,} validation photographs: temperature {self.temperature:.3f}, bells of "
+            f"From {self.n_val:,} validation images: temperature {self.temperature:.3f}, bells of "
             f"{self.bandwidth_km:,.0f} km."
         )
 

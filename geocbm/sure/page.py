@@ -39,7 +39,7 @@ def region_table(figures: SureFigures) -> pd.DataFrame:
     found, lines = figures.found, []
     for one in found.regions if figures.coverage else []:
         held = figures.coverage[one.coverage]
-        # Calibrated on n_val photographs, the coverage that regions have in truth is itself drawn (Vovk 2012).
+        # Calibrated on n_val images, the coverage that regions have in truth is itself drawn (Vovk 2012).
         spread = np.sqrt(one.coverage * (1 - one.coverage) / (found.n_val + 2))
         low, middle, high = np.quantile(one.area_km2, (0.1, 0.5, 0.9))
         lines.append(
@@ -50,7 +50,7 @@ def region_table(figures: SureFigures) -> pd.DataFrame:
                 "holds the cell nearest to the place, %": figure_text(held["nearest"], "{:.1f}", 100),
                 "cells (median)": f"{np.median(one.cells):,.0f}",
                 "area (median), km²": f"{middle:,.0f}",
-                "area, middle 80 % of the photographs, km²": f"{low:,.0f} to {high:,.0f}",
+                "area, middle 80 % of the images, km²": f"{low:,.0f} to {high:,.0f}",
             }
         )
     return pd.DataFrame(lines)
@@ -82,12 +82,12 @@ def risk_table(figures: SureFigures) -> pd.DataFrame:
 def abstention_table(
     found: Assessment, by: str = "", shares: tuple[float, ...] = (1, 0.8, 0.6, 0.4, 0.2)
 ) -> pd.DataFrame:
-    """What is left when the least sure photographs are not answered, in words.
+    """What is left when the least sure images are not answered, in words.
 
     Args:
         found: of `assess`.
         by: name of the sureness; by default the area of the region, and the probability where there is none.
-        shares: of the photographs that are answered.
+        shares: of the images that are answered.
     """
     sure, km = found.sureness[by or ("area" if found.regions else "probability")], found.km()
     order, lines = order_of(sure), []
@@ -96,7 +96,7 @@ def abstention_table(
         lines.append(
             {
                 "answered": f"{share:.0%}",
-                "photographs": f"{len(kept):,}",
+                "images": f"{len(kept):,}",
                 "median error": _km(np.median(km[kept])),
                 "beyond 750 km": f"{(~(km[kept] <= FAR_KM)).mean():.1%}",
                 "GeoScore": f"{geoscore(km[kept]).mean():,.0f}",
@@ -108,14 +108,14 @@ def abstention_table(
 def localizability_table(found: Assessment, parts: int = 4) -> pd.DataFrame:
     """Expected against measured distance, for parts of the test split from most to least localizable.
 
-    A photograph without an answer has no expected distance: it stands in the last part, which has no mean.
+    An image without an answer has no expected distance: it stands in the last part, which has no mean.
     """
     km, lines = found.km(), []
     for number, rows in enumerate(np.array_split(np.argsort(found.expected_km, kind="stable"), parts), start=1):
         if len(rows):
             lines.append(
                 {
-                    "photographs": f"part {number} of {parts} ({len(rows):,})",
+                    "images": f"part {number} of {parts} ({len(rows):,})",
                     "expected distance (mean)": _km(found.expected_km[rows].mean()),
                     "measured (mean)": _km(km[rows].mean()),
                     "measured (median)": _km(np.median(km[rows])),
@@ -125,7 +125,7 @@ def localizability_table(found: Assessment, parts: int = 4) -> pd.DataFrame:
 
 
 def point_differences(figures: SureFigures) -> pd.DataFrame:
-    """Change of the GeoScore against the run's answer on the same photographs: `name, value, low, high`."""
+    """Change of the GeoScore against the run's answer on the same images: `name, value, low, high`."""
     own = figures.found.choice.point
     rows = [{"name": POINT_WORDS[name]} | point["change"] for name, point in figures.points.items() if name != own]
     return pd.DataFrame(rows, columns=["name", "value", "low", "high"])

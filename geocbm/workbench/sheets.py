@@ -19,9 +19,14 @@ Pictures = Mapping[tuple[int, int], "Image"]
 
 
 def country_sheet_html(
-    sheet: CountrySheet, metas: Sequence[str], parents: Mapping[str, str], pictures: Pictures, side: int = 84
+    sheet: CountrySheet,
+    metas: Sequence[str],
+    parents: Mapping[str, str],
+    pictures: Pictures,
+    side: int = 84,
+    noun: str = "image",
 ) -> str:
-    """One country: where its photographs lie, its clues with examples, and what it is taken for.
+    """One country: where its images lie, its clues with examples, and what it is taken for.
 
     Args:
         sheet: the sheet.
@@ -29,14 +34,15 @@ def country_sheet_html(
         parents: parent of each concept.
         pictures: examples.
         side: width of an example on the page, CSS pixels.
+        noun: what one image is called.
     """
     from geocbm.plots.locator import locator
 
     name = _safe(sheet.country)
     known = (
-        f"The model names it for {sheet.named} of {sheet.n_held_out} photographs it was not trained on."
+        f"The model names it for {sheet.named} of {sheet.n_held_out} {noun}s it was not trained on."
         if sheet.n_held_out
-        else "No photograph of it was held out, so how well the model knows it is not measured."
+        else f"No {noun} of it was held out, so how well the model knows it is not measured."
     )
     rows = "".join(_clue_row(clue, sheet, metas, parents, pictures, side) for clue in sheet.clues)
     exact = any(math.isfinite(clue.contribution) for clue in sheet.clues)
@@ -47,10 +53,10 @@ def country_sheet_html(
         if sheet.clues
         else "<p>No concept is surely more frequent here than elsewhere.</p>"
     )
-    map_picture = image_html(locator(sheet.lat, sheet.lng, 330, 220), f"Where the {sheet.n} photographs lie", 220)
+    map_picture = image_html(locator(sheet.lat, sheet.lng, 330, 220), f"Where the {sheet.n} {noun}s lie", 220)
     return (
         f'<section class="sheet"><h3>{name}</h3><div class="sheet-head">{map_picture}<div>'
-        f"<p>{sheet.n:,} photographs. {known}</p>{_look_alikes(sheet, metas)}</div></div>{clues}</section>"
+        f"<p>{sheet.n:,} {noun}s. {known}</p>{_look_alikes(sheet, metas)}</div></div>{clues}</section>"
     )
 
 
@@ -96,7 +102,12 @@ def _look_alikes(sheet: CountrySheet, metas: Sequence[str]) -> str:
 
 
 def concept_sheet_html(
-    sheet: ConceptSheet, metas: Sequence[str], parents: Mapping[str, str], pictures: Pictures, side: int = 84
+    sheet: ConceptSheet,
+    metas: Sequence[str],
+    parents: Mapping[str, str],
+    pictures: Pictures,
+    side: int = 84,
+    noun: str = "image",
 ) -> str:
     """One concept: where in the world, which countries it speaks for, how well the model sees it.
 
@@ -106,6 +117,7 @@ def concept_sheet_html(
         parents: parent of each concept.
         pictures: examples.
         side: width of an example on the page, CSS pixels.
+        noun: what one image is called.
     """
     from geocbm.plots.locator import locator
 
@@ -122,28 +134,28 @@ def concept_sheet_html(
     note = f"<blockquote>{_safe(_cut(clean_text(sheet.note)))}</blockquote>" if sheet.note else ""
     return (
         f'<section class="sheet"><h3>{_safe(concept)} <small>{_safe(parents[concept])}</small></h3>'
-        f'<div class="sheet-head">{map_picture}<div><p>{where}</p><p>{_seen(figures, metas)}</p>{note}'
+        f'<div class="sheet-head">{map_picture}<div><p>{where}</p><p>{_seen(figures, metas, noun)}</p>{note}'
         f"<p>{shown}</p></div></div></section>"
     )
 
 
-def _seen(figures: Any, metas: Sequence[str]) -> str:
+def _seen(figures: Any, metas: Sequence[str], noun: str) -> str:
     """How well the model sees a concept, in a sentence."""
     n = int(figures["n_test"])
     if not n:
-        return "No test photograph carries this label, so how well the model sees it is not measured."
+        return f"No test {noun} carries this label, so how well the model sees it is not measured."
     text = (
-        f"The model names {figures['recall']:.0%} of its {n} test photographs "
+        f"The model names {figures['recall']:.0%} of its {n} test {noun}s "
         f"[{figures['recall_low']:.0%}, {figures['recall_high']:.0%}]"
     )
     if math.isfinite(figures["precision"]):
-        text += f"; of the photographs it names so, {figures['precision']:.0%} carry the label"
+        text += f"; of the {noun}s it names so, {figures['precision']:.0%} carry the label"
     if figures["confused_with"] >= 0:
         text += f". Most often named instead: {_safe(metas[int(figures['confused_with'])])}"
     return text + "."
 
 
-def sheets_in_words(sheets: Sequence[CountrySheet | ConceptSheet], metas: Sequence[str]) -> str:
+def sheets_in_words(sheets: Sequence[CountrySheet | ConceptSheet], metas: Sequence[str], noun: str = "image") -> str:
     """The sheets as plain text, for where there is no page."""
     from geocbm.field_guide import CountrySheet
 
@@ -151,7 +163,7 @@ def sheets_in_words(sheets: Sequence[CountrySheet | ConceptSheet], metas: Sequen
     for sheet in sheets:
         if isinstance(sheet, CountrySheet):
             clues = ", ".join(f"{metas[clue.meta]} ({clue.lift:.1f}x)" for clue in sheet.clues)
-            lines.append(f"{sheet.country}, {sheet.n} photographs: {clues or 'no clue'}")
+            lines.append(f"{sheet.country}, {sheet.n} {noun}s: {clues or 'no clue'}")
         else:
             lines.append(f"{metas[sheet.meta]}: " + ", ".join(f"{name} {share:.0%}" for name, share in sheet.countries))
     return "\n".join(lines)
