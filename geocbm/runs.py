@@ -32,6 +32,7 @@ MADE_BY = {
     "stage0.safetensors": "03",
     "stage1.safetensors": "04",
     "concept_scores.npz": "04",
+    "stage1_floor.json": "04",
     "stage2.safetensors": "05",
     "predictions.parquet": "05",
     "cell_scores.npz": "05",

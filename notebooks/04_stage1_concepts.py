@@ -71,7 +71,8 @@ nb.show(plots.loss_curves(result.history, title="Stage 1 by epoch"))
 # ## How often is the labelled concept named?
 #
 # On the test split, beside what chance and the most frequent class would get. Parent accuracy is given twice: by the parent
-# head, and by summing the probabilities of a parent's metas.
+# head, and by summing the probabilities of a parent's metas. A sentence below the table says so where Stage 1 names nothing beyond the
+# most frequent concept, or less than a linear classifier on the same features, judged on the validation split.
 
 # %%
 predicted = analysis.predict_concepts(model, features)
@@ -79,6 +80,8 @@ test = files.rows["test"]
 figures = analysis.concept_figures(files, model, predicted, test, bootstrap, seed)
 nb.table(analysis.concept_table(files, figures, test), caption="Concepts on the test split")
 print(analysis.test_remark(files))
+floor = analysis.measure_floor(files, config.bottleneck, predicted["meta"], features, bootstrap, seed)
+nb.remark(floor.sentence())
 
 # %%
 names = files.table.iloc[test]
@@ -146,6 +149,10 @@ nb.show(plots.prototype_drift(files.concepts.metas, analysis.prototype_cosine(mo
 nb.record_all("stage1", metrics.recordables(figures))
 with nb.output("concept_scores.npz") as path:
     analysis.save_concept_scores(path, predicted)
+with nb.output("stage1_floor.json") as path:
+    analysis.save_floor(path, files, floor)
+if floor.n:
+    nb.record("stage1.val_over_most_frequent", floor.over_frequent["value"])
 
 # %% tags=["nbval-check-output"]
 nb.contract(

@@ -3,6 +3,7 @@
 Nothing here trains, and nothing draws; the notebooks hand these arrays to `geocbm.plots`.
 """
 
+from geocbm.analysis.concept_floor import ConceptFloor, measure_floor, read_floor, save_floor
 from geocbm.analysis.concepts import (
     CONCEPT_WORDS,
     concept_figures,
@@ -39,6 +40,7 @@ from geocbm.analysis.places import (
 __all__ = [
     "CONCEPT_WORDS",
     "PLACE_WORDS",
+    "ConceptFloor",
     "attention_examples",
     "cell_centre_km",
     "choice_table",
@@ -49,6 +51,7 @@ __all__ = [
     "concepts_side_by_side",
     "describe_encoder",
     "describe_store",
+    "measure_floor",
     "mode_table",
     "moved_km",
     "nearest_neighbour_km",
@@ -58,9 +61,11 @@ __all__ = [
     "predict_concepts",
     "predict_places",
     "prototype_cosine",
+    "read_floor",
     "retrieval_figures",
     "save_cell_scores",
     "save_concept_scores",
+    "save_floor",
     "save_predictions",
     "test_remark",
 ]

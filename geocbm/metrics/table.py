@@ -177,6 +177,8 @@ _EXPLANATIONS = (
     Metric("truth.leakage_interconcept*", "interconcept leakage{0}", NUMBER, LOWER),
     Metric("truth.leakage_beyond_own_concept", "told beyond the own concept, part of the entropy", RATE, LOWER),
     Metric("truth.completeness_*", "completeness, {0}", RATE, HIGHER),
+    Metric("truth.top*_kept_above_prior", "of what lies beyond the prior, kept by {0} concepts", RATE, HIGHER),
+    Metric("stage1.val_over_most_frequent", "concept right beyond the most frequent, validation", RATE, HIGHER, True),
     Metric("truth.top*_accuracy_kept", "accuracy kept by {0} concepts", RATE, HIGHER),
     Metric("truth.nec_average_accuracy", "mean accuracy over numbers of effective concepts", RATE, HIGHER),
     Metric("truth.effective_contributions", "effective concepts of a decision"),

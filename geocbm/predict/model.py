@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geocbm.analysis.concept_floor import read_floor
 from geocbm.errors import ParameterError, UserError
 from geocbm.novelty import Novelty, NoveltyDetector, read_novelty
 from geocbm.predict.answers import Answer, CellProbability, Place, Region, Reply
@@ -109,7 +110,7 @@ class GeoCBM:
         refiner = pipeline.load_refiner(files, geo_head.config)
         calibration, lacks = read_calibration(files, geo_head)
         novelty, lacks_too = read_novelty(files)
-        remarks = tuple(remark for remark in (lacks, lacks_too) if remark)
+        remarks = tuple(remark for remark in (lacks, lacks_too, read_floor(files)) if remark)
         decoder = pipeline.load_decoder(files, geo_head)
         return cls(files, encoder, concept_model, geo_head, device, refiner, calibration, remarks, novelty, decoder)
 

@@ -77,6 +77,7 @@ class Notebook:
         self.writes: list[Path] = []
         self._chain: Chain = read_chain()
         self._records: dict[str, Any] = {}
+        self._remarks: list[str] = []
         self._began = time.monotonic()
 
     @property
@@ -135,6 +136,16 @@ class Notebook:
             ParameterError: If the key has no dot or the value is not finite.
         """
         self._records[records.check_key(key)] = records.check_value(key, value)
+
+    def remark(self, sentence: str) -> None:
+        """Print what a user must know of the result; the terminal of the chain says it too. An empty text is nothing.
+
+        Args:
+            sentence: without an end of line.
+        """
+        if sentence:
+            print(sentence)
+            self._remarks.append(sentence)
 
     def record_all(self, prefix: str, values: Mapping[str, float | Mapping[str, float]]) -> None:
         """Record every entry of a mapping under ``<prefix>.<name>``."""
@@ -242,6 +253,7 @@ class Notebook:
         if missing := [path.name for path in declared if not path.exists()]:
             raise MissingInputError(f"{self.name} ends without {', '.join(missing)}, which chain.toml says it writes")
         write_json(self.path(f"records/{self.number}.json"), self._records)
+        records.write_remarks(self.run, self.number, self._remarks)
         records.merge(self.run)
         took = f"{time.monotonic() - self._began:.1f} s"
         rows = [

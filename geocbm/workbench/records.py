@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from geocbm.errors import ParameterError
@@ -43,6 +44,26 @@ def _number(key: str, value: Any) -> float | int:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ParameterError(f"record {key!r}={value!r} is not a finite number; leave out what was not measured")
     return int(value) if isinstance(value, int) else float(value)
+
+
+def write_remarks(run: str, number: str, remarks: Sequence[str]) -> None:
+    """Keep what a notebook says to whoever runs it; without remarks those of an earlier execution are removed."""
+    file = _remarks_file(run, number)
+    if remarks:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, list(remarks))
+    else:
+        file.unlink(missing_ok=True)
+
+
+def read_remarks(run: str, number: str) -> list[str]:
+    """What a notebook said to whoever runs it."""
+    file = _remarks_file(run, number)
+    return [str(one) for one in read_json(file)] if file.is_file() else []
+
+
+def _remarks_file(run: str, number: str) -> Path:
+    return paths.run_folder(run) / "remarks" / f"{number}.json"
 
 
 def merge(run: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from geocbm import errors
 from geocbm.errors import UserError
 from geocbm.files import read_json, write_json
-from geocbm.workbench import keys, paths, process, provenance
+from geocbm.workbench import keys, paths, process, provenance, records
 from geocbm.workbench.stages import Stage
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -89,6 +89,8 @@ def execute(
     provenance.write_stage(run, profile, stage.number, stamp, "fresh", reason)
     write_json(keys.stamp_file(stage, run), {"key": key, "outputs": made, "profile": profile})
     print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
+    for remark in records.read_remarks(run, stage.number):
+        print(f"     beware: {remark}", flush=True)
 
 
 def _result(file: Path, outcome: process.Outcome, limit: float) -> dict[str, Any]:

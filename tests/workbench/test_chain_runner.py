@@ -90,6 +90,17 @@ def test_a_second_run_skips_everything_and_says_so(run: Run, capsys: pytest.Capt
     assert reasons(capsys) == ["unchanged", "unchanged"]
 
 
+def test_what_a_notebook_remarks_is_said_on_the_terminal(
+    run: Run, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = project / "notebooks" / "01_numbers.py"
+    source.write_text(source.read_text().replace("nb.finish()", 'nb.remark("nothing was learned")\nnb.finish()'))
+    run()
+    assert "     beware: nothing was learned\n" in capsys.readouterr().out
+    run()
+    assert "beware" not in capsys.readouterr().out  # nothing ran
+
+
 def test_a_changed_parameter_runs_its_stage_and_what_depends_on_it(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,6 +86,21 @@ def test_finish_writes_records_and_refuses_a_broken_promise(project: Path) -> No
     assert json.loads((project / "reports" / "smoke" / "metrics.json").read_text()) == expected
 
 
+def test_remarks_are_printed_and_kept_until_the_next_execution(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for remarks in (["nothing was learned", ""], []):
+        nb = notebook.start("01_numbers", {})
+        with nb.output("numbers.json") as path:
+            path.write_text("{}")
+        for sentence in remarks:
+            nb.remark(sentence)
+        nb.finish()
+        kept = [one for one in remarks if one]
+        assert records.read_remarks(nb.run, "01") == kept
+        assert all(one in capsys.readouterr().out for one in kept)
+
+
 def test_records_of_a_stage_replace_its_own(project: Path) -> None:
     folder = paths.run_folder("smoke") / "records"
     folder.mkdir(parents=True)

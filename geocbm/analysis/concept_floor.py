@@ -1,0 +1,162 @@
+"""Does Stage 1 name anything: its accuracy on the validation split against the most frequent concept and a probe."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geocbm.files import read_json, write_json
+from geocbm.metrics import Resamples, figure_text, spatial_blocks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from geocbm.features import FeatureStore
+    from geocbm.runs import RunFiles
+
+FILE = "stage1_floor.json"
+PROBE_STRENGTH = 0.1
+"""Inverse penalty (scikit-learn's C) of the probe: fixed, so that the validation split chooses nothing for it."""
+MOST_ROWS = 10_000
+"""Training pictures that the probe is fitted to; of more, as many drawn at random."""
+
+
+@dataclass(frozen=True)
+class ConceptFloor:
+    """Shares of validation pictures whose labelled concept is named first, and paired differences.
+
+    Attributes:
+        n: validation pictures.
+        bottleneck: kind of the bottleneck.
+        named: share that Stage 1 names.
+        frequent: share of the concept that is most frequent in training.
+        probe: share of a logistic regression on the same features; NaN where none can be fitted.
+        over_frequent: `named` less `frequent`, `value`, `low` and `high`.
+        over_probe: `named` less `probe`, the same; None where there is no probe.
+    """
+
+    n: int
+    bottleneck: str
+    named: float
+    frequent: float
+    probe: float
+    over_frequent: dict[str, float]
+    over_probe: dict[str, float] | None
+
+    @property
+    def names_nothing(self) -> bool:
+        """Whether Stage 1 is no better than always naming the most frequent concept, beyond noise."""
+        return bool(self.n) and not self.over_frequent["low"] > 0
+
+    @property
+    def below_probe(self) -> bool:
+        """Whether a plain classifier names more, beyond noise."""
+        return self.over_probe is not None and self.over_probe["high"] < 0
+
+    def sentence(self) -> str:
+        """What a user must know; empty where Stage 1 is better than the floor and no worse than the probe."""
+        if not (self.names_nothing or self.below_probe):
+            return ""
+        probe = f", a linear classifier on the same features in {self.probe:.1%}" if np.isfinite(self.probe) else ""
+        shares = (
+            f"on {self.n:,} validation pictures the labelled concept is named in {self.named:.1%}, the most frequent "
+            f"concept is right in {self.frequent:.1%}{probe}"
+        )
+        if self.names_nothing:
+            by = figure_text(self.over_frequent, "{:+.1f}", 100)
+            said = f"Stage 1 names nothing beyond the most frequent concept ({by} points): {shares}"
+        else:
+            assert self.over_probe is not None
+            by = figure_text(self.over_probe, "{:+.1f}", 100)
+            said = f"Stage 1 names fewer concepts than a linear classifier does ({by} points): {shares}"
+        return f"{said}. {self.advice}"
+
+    @property
+    def advice(self) -> str:
+        """What to set."""
+        if self.bottleneck != "mlp":
+            return (
+                f"The {self.bottleneck!r} bottleneck needs more pictures of each concept, or concepts that stand at "
+                "one place of the picture; try --set 04.bottleneck=mlp"
+            )
+        if self.below_probe:
+            return "Train longer or with less dropout, such as --set 04.epochs=100 --set 04.dropout=0.1"
+        return "Give more pictures of each concept, or another encoder (--set image_encoder=NAME)"
+
+
+def measure_floor(
+    files: RunFiles,
+    bottleneck: str,
+    meta_probabilities: np.ndarray,
+    features: FeatureStore,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> ConceptFloor:
+    """Hold Stage 1 against the most frequent concept and a probe, on the validation split.
+
+    Args:
+        files: the run.
+        bottleneck: kind of the bottleneck.
+        meta_probabilities: `[n, k_m]` of all rows.
+        features: the adapted features.
+        n_resamples: resamples behind each interval, by blocks of 100 km.
+        seed: of the resamples.
+    """
+    meta, (train, val) = files.meta_and_parent[0], (files.rows["train"], files.rows["val"])
+    nothing = dict.fromkeys(("value", "low", "high"), float("nan"))
+    if not len(val):
+        return ConceptFloor(0, bottleneck, float("nan"), float("nan"), float("nan"), nothing, None)
+    named = meta_probabilities[val].argmax(axis=1) == meta[val]
+    frequent = np.bincount(meta[train]).argmax() == meta[val]
+    draws = Resamples(spatial_blocks(files.lat[val], files.lng[val]), n_resamples, seed)
+    probe = _probe(files, features, seed)
+    return ConceptFloor(
+        n=len(val),
+        bottleneck=bottleneck,
+        named=float(named.mean()),
+        frequent=float(frequent.mean()),
+        probe=float("nan") if probe is None else float(probe.mean()),
+        over_frequent=draws.difference(named, frequent),
+        over_probe=None if probe is None else draws.difference(named, probe),
+    )
+
+
+def _probe(files: RunFiles, features: FeatureStore, seed: int) -> np.ndarray | None:
+    """Whether a logistic regression on the pooled features names the concept of each validation picture, `[v]`."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    meta, (train, val) = files.meta_and_parent[0], (files.rows["train"], files.rows["val"])
+    if len(train) > MOST_ROWS:
+        train = np.sort(np.random.default_rng(seed).choice(train, MOST_ROWS, replace=False))
+    if len(np.unique(meta[train])) < 2:
+        return None
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_STRENGTH, max_iter=100, tol=1e-3))
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # that the last digits still move is no news
+        model.fit(features.read("pooled", train).numpy(), meta[train])
+        return np.asarray(model.predict(features.read("pooled", val).numpy()) == meta[val])
+
+
+def save_floor(path: str | Path, files: RunFiles, found: ConceptFloor) -> None:
+    """Write the sentence with the digest of the checkpoint that it is about; prediction says it again."""
+    stage1 = read_json(files.need("stage1.json"))["tensors_sha256"]
+    write_json(path, {"sentence": found.sentence(), "names_nothing": found.names_nothing, "stage1_sha256": stage1})
+
+
+def read_floor(files: RunFiles) -> str:
+    """The sentence on the Stage 1 that the run has now; empty where there is none, or it is about another one."""
+    if not files.path(FILE).is_file() or not files.path("stage1.json").is_file():
+        return ""
+    try:
+        content = read_json(files.path(FILE))
+        same = content["stage1_sha256"] == read_json(files.path("stage1.json"))["tensors_sha256"]
+        return str(content["sentence"]) if same and content["names_nothing"] else ""
+    except (ValueError, KeyError, TypeError):
+        return ""
