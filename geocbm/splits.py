@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geocbm.country_names import country_name
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json, remake_advice, write_json
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian, spatial_blocks
@@ -147,6 +148,8 @@ def _groups_of_country(table: pd.DataFrame, group: np.ndarray, country: str) -> 
         ParameterError: the table has no such country, or nothing else.
     """
     names = sorted(set(table["country"].astype(str)))
+    if country not in names:
+        country = country_name(country) or country  # "USA" is "United States" in every table
     if country not in names:
         near = difflib.get_close_matches(country, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm import table_checks as checks
+from geocbm.country_names import country_names
 from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, sha256_file
 from geocbm.simulated import from_simulator
@@ -30,6 +31,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "note": ("notes", "description", "comment"),
 }
 LARGEST_FIELD = 2**27
+UNKNOWN_SHOWN = 5
 
 
 def load_table(
@@ -54,8 +56,9 @@ def load_table(
 
     Returns:
         The schema's columns, then extra columns, then `image_sha256`; `lat` and `lng` are floats in degrees, other
-        columns text. `attrs` holds `csv`, `folder`, `csv_sha256`, `n_rejected`, `notices` (what was normalised) and
-        `simulated` (whether the pictures come from a simulated world).
+        columns text; countries are spelt as in `geocbm.country_names`, unknown ones as they are. `attrs` holds `csv`,
+        `folder`, `csv_sha256`, `n_rejected`, `notices` (what was normalised) and `simulated`
+        (whether the pictures come from a simulated world).
 
     Raises:
         MissingInputError: there is no such file.
@@ -233,6 +236,28 @@ def _normalise(rows: pd.DataFrame) -> list[str]:
         if changed and column not in ("lat", "lng", "note"):
             notices.append(f"{column}: surrounding or repeated space, or split accents, normalised in {changed} rows")
         rows[column] = after
+    return notices + _name_countries(rows)
+
+
+def _name_countries(rows: pd.DataFrame) -> list[str]:
+    """Give every country its one spelling, in place, and say which were spelt otherwise and which are not known.
+
+    Two spellings of a country would be two countries with cells of their own; and pages name places from coordinates,
+    in the same spelling.
+    """
+    names, unknown = country_names(rows["country"])
+    count = rows["country"].value_counts()
+    changed = [
+        f"{text} -> {name} ({count[text]:,} row{'s' if count[text] > 1 else ''})"
+        for text, name in sorted(names.items())
+        if text != name
+    ]
+    rows["country"] = rows["country"].map(names)
+    notices = [f"country read as {_listed(changed)}"] if changed else []
+    if unknown:
+        shown = _listed(map(repr, unknown[:UNKNOWN_SHOWN]))
+        more = f" and {len(unknown) - UNKNOWN_SHOWN} more" if len(unknown) > UNKNOWN_SHOWN else ""
+        notices.append(f"country: no country is known by the name {shown}{more}; kept as written")
     return notices
 
 

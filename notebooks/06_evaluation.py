@@ -109,8 +109,8 @@ for figure, (words, *_) in evaluation.FIGURES.items():
 # ## How often within a street, a city, a region?
 #
 # The share of test images that are answered within each distance, and the share whose country, region (state, province) and
-# city are named right. Names are those of the nearest town in an offline list, looked up for the true place and for the place
-# answered alike; a region counts only within the right country, a city only within the right region. The first table of this
+# city are named right, looked up for the true place and for the place answered alike. A country is a polygon of Natural Earth (a
+# point in the open sea has none), region and city are those of the nearest town in that country; a region counts only within the right country, a city only within the right region. The first table of this
 # page lets methods name a country directly where they can; here all are judged by the place they answer.
 
 # %%
@@ -351,7 +351,7 @@ if len(test):
 #
 # Cells belong to countries, so that the sum over its cells is the probability of a country, and the country with the highest sum
 # need not be that of the likeliest cell. A cell may reach over several regions (states, provinces); its probability is divided
-# among them as its training images are. Countries are those of the table, regions those of the offline geocoder.
+# among them as its training images are. Countries are those of the table, regions those of the nearest town.
 
 # %%
 nb.table(sure.hierarchy_table(sureness), caption="Larger places named without and with sums over cells")

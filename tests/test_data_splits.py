@@ -273,3 +273,20 @@ def test_split_rows_gives_positions_and_refuses_strangers():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ParameterError, match=message):
         make_splits(table_of(["a"] * 4), **arguments)
+
+
+def test_the_country_left_out_may_be_spelt_in_any_way():
+    from geocbm.data import make_splits
+
+    table = pd.DataFrame(
+        {
+            "pano_id": [f"p{i}" for i in range(12)],
+            "meta_name": "gate",
+            "country": ["United States"] * 4 + ["Chile"] * 8,
+            "lat": np.linspace(-30, 40, 12),
+            "lng": np.linspace(-90, -70, 12),
+            "image_sha256": [f"{i:064x}" for i in range(12)],
+        }
+    )
+    splits = [make_splits(table, "leave_country_out", country=name) for name in ("USA", "United States")]
+    assert splits[0] == splits[1] and splits[0]["test"] == ["p0", "p1", "p2", "p3"]

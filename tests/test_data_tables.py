@@ -286,7 +286,20 @@ def test_names_are_stripped_and_composed_and_that_is_said(folder, capsys):
 def test_namibia_is_not_a_missing_value(folder):
     rows = good_rows()
     rows[0]["country"] = "NA"
-    assert load_table(write(folder, rows))["country"].iloc[0] == "NA"
+    assert load_table(write(folder, rows))["country"].iloc[0] == "Namibia"
+
+
+def test_a_country_has_one_spelling(folder, capsys):
+    rows = good_rows()
+    for row, country in zip(rows, ["USA", "United States", "Czech Republic", "Narnia"], strict=False):
+        row["country"] = country
+    table = load_table(write(folder, rows))
+    expected = ["United States", "United States", "Czechia", "Narnia"][: len(rows)]
+    assert table["country"].tolist()[:4] == expected
+    printed = capsys.readouterr().out
+    assert "USA -> United States (1 row)" in printed
+    assert ("no country is known by the name 'Narnia'" in printed) == (len(rows) > 3)
+    assert table.attrs["notices"]
 
 
 def test_parquet_keeps_everything(folder):

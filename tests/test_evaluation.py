@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -215,6 +216,14 @@ def test_by_country(files, test_rows):
     assert table.loc["Japan", "country_acc"] == 0
     others = table.drop(index="Japan")
     assert (others["median_km"] == 0).all() and (others["country_acc"] == 1).all()
+
+
+def test_an_answer_in_the_open_sea_names_no_country(files, test_rows):
+    # Even where the true place has no country either: nothing is not the name of nothing.
+    nowhere = np.zeros_like(files.lat)
+    sea = SimpleNamespace(rows=files.rows, country=files.country, lat=nowhere, lng=nowhere - 150)
+    table = evaluation.by_country(sea, told(sea, test_rows, 0.0))
+    assert (table["median_km"] == 0).all() and (table["country_acc"] == 0).all()
 
 
 def test_figures_of_all_methods_are_recorded_with_intervals_a_stage_under_its_own_name(measured):

@@ -27,8 +27,8 @@ def table(
 ) -> pd.DataFrame:
     """Measure methods on the same photographs, with the same resamples (DECISIONS M1, M2, M3, M5 and M6).
 
-    A method that names no country but a place is given the country of its place by offline reverse geocoding, and is
-    held against the country of the true place by the same geocoder.
+    A method that names no country but a place is given the country of its place by country polygons, and is
+    held against the country of the true place by the same polygons.
 
     Args:
         predictions: what the methods say.
@@ -82,7 +82,7 @@ def _values(
         values["geoscore"] = (geoscore(km), "mean")
         if _names_places_only(prediction):
             named_place = country_of(prediction.lat, prediction.lng)
-            # A place without a name in the geocoder's list is a miss, as in `place_accuracy`.
+            # A place without a country, as in the open sea, is a miss, as in `place_accuracy`.
             values["country_acc"] = ((named_place == true_place) & (named_place != ""), "mean")
     for figure, named, truth in (("country_acc", prediction.country, country), ("meta_top1", prediction.meta, meta)):
         if named is not None and truth is not None:

@@ -136,7 +136,7 @@ def by_country(files: RunFiles, answer: Prediction) -> pd.DataFrame:
         {
             "country": files.country[test],
             "km": error_km(answer.lat, answer.lng, files.lat[test], files.lng[test]),
-            "right": country_of(answer.lat, answer.lng) == truth,
+            "right": (country_of(answer.lat, answer.lng) == truth) & (truth != ""),
         }
     )
     grouped = frame.groupby("country").agg(n=("km", "size"), median_km=("km", "median"), country_acc=("right", "mean"))

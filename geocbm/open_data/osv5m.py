@@ -62,8 +62,8 @@ def convert_osv5m(
     """Write the CSV of this project for a split of OSV-5M.
 
     One row stands for one picture and one parent, so `parent="all"` gives up to six rows a picture under the same
-    `pano_id`. A picture without a value for a parent has no row for it. `country` is the name that the reverse geocoder
-    of `geocbm.metrics` uses, the code is kept in `country_code`; `data_set` and `split` say where a row comes from; the
+    `pano_id`. A picture without a value for a parent has no row for it. `country` is the name of
+    `geocbm.country_names`, the code is kept in `country_code`; `data_set` and `split` say where a row comes from; the
     other columns are kept.
 
     Args:

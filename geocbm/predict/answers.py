@@ -17,7 +17,7 @@ DIGITS = 6
 
 
 class Place(NamedTuple):
-    """The town of GeoNames' list that lies nearest, with its region and country; an empty text where it has no name."""
+    """Country of a point and the nearest town of GeoNames' list in it; empty where there is none (open sea)."""
 
     town: str = ""
     region: str = ""

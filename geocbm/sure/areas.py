@@ -63,7 +63,7 @@ def cell_areas(
     """Land that belongs to each cell: that of its own country to which no other centre of the country is nearer.
 
     This is the rule by which photographs are labelled. Countries without cells belong to none, as no photograph from
-    there could be expected. Countries of the land are found by the offline geocoder; what the table calls them is
+    there could be expected. Countries of the land are those of `metrics.country_of`; what the table calls them is
     learned from the places of its photographs.
 
     Args:
@@ -79,8 +79,8 @@ def cell_areas(
     from geocbm.metrics import country_of
 
     grid_lat, grid_lng, area = land_grid(step_km)
-    seen = pd.DataFrame({"geocoder": country_of(lat, lng), "table": country})
-    spelt = seen.groupby("geocoder")["table"].agg(lambda names: names.value_counts().index[0])
+    seen = pd.DataFrame({"polygon": country_of(lat, lng), "table": country})
+    spelt = seen[seen["polygon"] != ""].groupby("polygon")["table"].agg(lambda names: names.value_counts().index[0])
     names = pd.Series(country_of(grid_lat, grid_lng)).map(spelt).fillna("").to_numpy(dtype=str)
     known = np.isin(names, cells.country)
     points = np.zeros(len(cells))
