@@ -88,7 +88,7 @@ def load_table(
     problems += image_problems
 
     table = rows[[*SCHEMA, *(name for name in names if name not in SCHEMA and name != "image_sha256")]].copy()
-    table["lat"], table["lng"], table["image_sha256"] = lat, lng, digests
+    table["lat"], table["lng"], table["image_sha256"] = lat + 0.0, lng + 0.0, digests  # never -0.0
     table = _plain_text(table)
     reasons: dict[int, list[str]] = {}
     for problem in problems:

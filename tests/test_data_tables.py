@@ -119,7 +119,9 @@ def test_limits_of_coordinates_are_valid(folder):
     rows = good_rows(4)
     for row, (lat, lng) in zip(rows, [("90", "180"), ("-90", "-180"), ("0", "0"), ("-0.0", "1e2")], strict=True):
         row["lat"], row["lng"] = lat, lng
-    assert load_table(write(folder, rows))["lng"].tolist() == [180, -180, 0, 100]
+    table = load_table(write(folder, rows))
+    assert table["lng"].tolist() == [180, -180, 0, 100]
+    assert not np.signbit(table["lat"].to_numpy()[2:]).any()  # "-0.0" is 0
 
 
 def test_longitudes_of_0_to_360_are_named(folder):

@@ -330,6 +330,8 @@ def test_score_by_hand(im2gps, capsys):
     assert main(arguments) == 0
     assert "within    1 km      33.3 %" in capsys.readouterr().out
     assert json.loads(out.read_text())["n_missing"] == 1
+    assert main([*arguments[:-1], "-"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
 
 
 def test_several_rows_of_a_picture_count_once(osv):

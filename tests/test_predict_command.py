@@ -128,6 +128,8 @@ def test_requests_that_cannot_be_carried_out(predict, pictures, tmp_path, capsys
         (["--html", tmp_path], "is a folder; give the name of a file in it"),
         (["--json", tmp_path], "is a folder"),
         (["--html", "/dev/null/page.html"], "cannot be written"),
+        (["--html", "-"], "standard output takes --json only"),
+        (["--parquet", "-"], "standard output takes --json only"),
         (["--json", "/dev/null"], "is no file"),
         (["--run", "absent"], "stage2.safetensors of run 'absent' does not exist yet; make it with: geocbm run"),
     ):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,9 +71,11 @@ def benchmark(name: str) -> Callable[[argparse.Namespace], int]:
 def configure_score(parser: argparse.ArgumentParser) -> None:
     """Arguments of `geocbm data score`."""
     parser.add_argument("--csv", type=Path, required=True, help="a table in the project's schema")
-    parser.add_argument("--predictions", type=Path, required=True, metavar="JSON", help="from geocbm predict --json")
+    parser.add_argument(
+        "--predictions", type=Path, required=True, metavar="FILE", help="from geocbm predict --json or --parquet"
+    )
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file; - prints them")
 
 
 def score(arguments: argparse.Namespace) -> int:
@@ -82,7 +87,12 @@ def score(arguments: argparse.Namespace) -> int:
     if arguments.resamples < 1:
         raise ParameterError(f"--resamples={arguments.resamples} gives no interval; give at least 1")
     answers = read_predictions(arguments.predictions)
-    scores = score_predictions(load_table(arguments.csv, check_images=False), answers, arguments.resamples)
+    to_stdout = arguments.json == Path("-")
+    with redirect_stdout(sys.stderr) if to_stdout else nullcontext():  # what the table's reader remarks is no JSON
+        scores = score_predictions(load_table(arguments.csv, check_images=False), answers, arguments.resamples)
+    if to_stdout:
+        print(json.dumps(scores, indent=2, sort_keys=True))
+        return 0
     print(scores_in_words(scores))
     if arguments.json:
         write_json(arguments.json, scores)

@@ -128,6 +128,8 @@ class _Prediction:
             raise ParameterError("- is a picture for one process; give files or folders to several")
         for option in ("json", "parquet", "html"):
             place = getattr(arguments, option)
+            if option != "json" and place == Path(STANDARD):
+                raise ParameterError(f"--{option}=- would be a file of that name; standard output takes --json only")
             if not (option == "json" and place == Path(STANDARD)):
                 check_output(option, place)
 

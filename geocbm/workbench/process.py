@@ -111,6 +111,7 @@ def child_environment(roots: Mapping[str, str]) -> dict[str, str]:
     environment.setdefault("JUPYTER_PLATFORM_DIRS", "1")
     environment.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     environment["PYTHONHASHSEED"] = "0"
+    environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # what they print is read as UTF-8, whatever our console
     environment.pop("JPY_SESSION_NAME", None)  # of the page that started the chain; these kernels have none
     package = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])

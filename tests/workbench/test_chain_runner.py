@@ -313,6 +313,14 @@ def test_threads_are_capped_unless_the_user_chose(monkeypatch: pytest.MonkeyPatc
     assert process.child_environment({})["OMP_NUM_THREADS"] == "7"
 
 
+def test_what_a_child_prints_arrives_whatever_the_console(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    outcome = process.run_limited(
+        [sys.executable, "-c", "print('Muğla')"], tmp_path, process.child_environment({}), limit=60
+    )
+    assert "Muğla" in outcome.tail
+
+
 @pytest.mark.chain
 def test_with_kernels_a_timeout_and_a_users_error(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     environment = os.environ | {"GEOCBM_ROOT": str(project), "PYTHONPATH": str(ROOT)}
