@@ -19,7 +19,20 @@ seed: int = 0  # seed of the resamples, of the fitted baselines and of the contr
 geoclip_backbone: str = ""  # folder of openai/clip-vit-large-patch14, or that name if it is cached: GeoCLIP's own model
 
 # %%
-from geocbm import analysis, breakdown, controls, evaluation, metrics, plots, published, split_kinds, split_memory, sure
+from geocbm import (
+    analysis,
+    breakdown,
+    controls,
+    evaluation,
+    metrics,
+    novelty,
+    pipeline,
+    plots,
+    published,
+    split_kinds,
+    split_memory,
+    sure,
+)
 from geocbm.runs import RunFiles
 from geocbm.workbench import again, notebook, paths
 
@@ -304,6 +317,27 @@ if found.regions:
     print(split_kinds.region_remark(files))
     nb.table(sure.region_table(sureness), caption="Regions on the test split, with 95 % intervals")
     nb.show(plots.region_areas({f"{100 * one.coverage:.0f} % region": one.area_km2 for one in found.regions}))
+
+# %% [markdown]
+# ### Images unlike the training pictures
+#
+# The promise of a region is for images like those of the validation split. How unlike an image is, is measured by the distance of its
+# features to the ten nearest training pictures (Mahalanobis; Sun et al. 2022), and **p** is the share of validation images that are at
+# least as far. `geocbm predict` withdraws the promise where p is at most the level given here, which a like image falls below no more
+# often than that. The figure holds the promise against the distance: the bins to the right are where it would break first. Images of
+# another kind altogether are farther away than any of these, and nothing on this page says how regions fare there.
+
+# %%
+detector, lacks = novelty.read_novelty(files)
+if detector is None:
+    print(f"{lacks[:1].upper()}{lacks[1:]}")
+elif found.regions:
+    pooled = pipeline.open_features(files, "adapted", paths.cache_folder()).read("pooled", test).numpy()
+    distance = detector.distances(pooled)
+    print(sure.unlike_sentence(detector, distance))
+    by_distance = sure.coverage_by_distance(found, detector, distance, bootstrap, seed)
+    nb.table(sure.distance_table(by_distance), caption="Regions by distance to the training pictures, test split")
+    nb.show(plots.coverage_by_distance(by_distance))
 
 # %% [markdown]
 # ### When should it not answer?

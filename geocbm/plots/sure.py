@@ -160,3 +160,60 @@ def risk_coverage(
         f"{km_text(whole['median_km'])} and {percent(whole['beyond_750km'])}; the surer half by {'; by '.join(parts)}."
     )
     return finish(fig, title, alt, 430, legend={"y": -0.22})
+
+
+def coverage_by_distance(
+    table: pd.DataFrame, title: str = "Does the promise hold far from the training pictures?"
+) -> Any:
+    """Measured coverage of the regions by how far an image lies from the training pictures, beside the wanted one.
+
+    Args:
+        table: of `sure.coverage_by_distance`: `bin` (in words), `n`, `coverage` (wanted), `value`, `low` and `high`;
+            the bins in order.
+        title: headline.
+
+    Raises:
+        ValueError: no rows.
+    """
+    import plotly.graph_objects as go
+
+    if not len(table):
+        raise ValueError("table is empty: pass at least one bin")
+    fig = go.Figure()
+    bins = list(dict.fromkeys(table["bin"]))
+    counts = table.drop_duplicates("bin").set_index("bin")["n"]
+    wanted = sorted(set(table["coverage"]))
+    sentences = []
+    for i, coverage in enumerate(wanted):
+        colour = PALETTE[i % len(PALETTE)]
+        own = table[table["coverage"] == coverage].set_index("bin").reindex(bins)
+        value, low, high = (own[name].to_numpy(float) for name in ("value", "low", "high"))
+        fig.add_shape(
+            type="line", x0=-0.5, x1=len(bins) - 0.5, y0=coverage, y1=coverage, line={"color": colour, "dash": "dot"}
+        )
+        fig.add_scatter(
+            x=numbers(np.arange(len(bins)) + 0.2 * (i - (len(wanted) - 1) / 2)),
+            y=numbers(value),
+            mode="markers",
+            marker={"size": 10, "color": colour},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": numbers(np.nan_to_num(high - value)),
+                "arrayminus": numbers(np.nan_to_num(value - low)),
+                "thickness": 1.6,
+                "width": 4,
+            },
+            name=f"{percent(coverage)} region",
+            hovertemplate="%{y:.0%}<extra>%{fullData.name}</extra>",
+        )
+        sentences.append(f"{percent(coverage)} regions hold the true cell in " + ", ".join(percent(v) for v in value))
+    fig.update_yaxes(title_text="region holds the true cell", tickformat=".0%", range=[0, 1.04])
+    fig.update_xaxes(
+        title_text="share of validation images at least as far",
+        tickvals=list(range(len(bins))),
+        ticktext=[f"{escape(each)}<br>{plural(int(counts[each]), 'image')}" for each in bins],
+        range=[-0.5, len(bins) - 0.5],
+    )
+    alt = f"Coverage in {plural(len(bins), 'bin')} from near to far ({'; '.join(bins)}): {'; '.join(sentences)}."
+    return finish(fig, title, alt, 440, legend={"y": -0.26})

@@ -35,6 +35,7 @@ from geocbm.sure.regions import (
     rank_scores,
     region_mask,
 )
+from geocbm.sure.unlike import coverage_by_distance, distance_table, unlike_sentence
 
 __all__ = [
     "COVERAGES",
@@ -58,6 +59,8 @@ __all__ = [
     "choose_bandwidth",
     "choose_point",
     "conformal_quantile",
+    "coverage_by_distance",
+    "distance_table",
     "entropy",
     "expected_km",
     "fit_decoder",
@@ -81,4 +84,5 @@ __all__ = [
     "risk_curves",
     "risk_table",
     "summed",
+    "unlike_sentence",
 ]
