@@ -62,3 +62,26 @@ def test_every_mode_passes_the_whole_chain_as_the_main_mode(base: Path, mode: st
     page, photograph = base / f"{mode}.html", next((base / "world" / "images").iterdir())
     assert main(["predict", str(photograph), "--run", mode, "--html", str(page)]) == 0
     assert page.stat().st_size > 10_000
+
+
+def test_what_only_changes_a_page_trains_nothing(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(paths.run_folder("base"), paths.run_folder("again"))
+    stage1 = {"run": "again", "epochs": 2, "other_recipe": "notebooks/recipes/seed.yaml"}
+    stage2 = stage1 | {"epochs": 1, "variants": ["concept_only", "concept_scores"], "score_epochs": 5}
+
+    def trained() -> tuple[int, int]:
+        """How many trainings began and how many were taken over, by the lines on the pages."""
+        said = capsys.readouterr().out
+        return said.count("epoch 1/"), said.count("trained before with the same settings")
+
+    for name, parameters, heads in (("04_stage1_concepts", stage1, 2), ("05_stage2_geolocation", stage2, 4)):
+        capsys.readouterr()
+        run_notebook(name, **parameters)
+        began, taken = trained()
+        assert began + taken == heads and began > 0
+        run_notebook(name, **parameters, bootstrap=30, examples=1)
+        assert trained() == (0, heads)
+        run_notebook(name, **parameters, weight_decay=0.3) if name[:2] == "05" else run_notebook(
+            name, **parameters, options={"weight_decay": 0.3}
+        )
+        assert trained()[0] >= heads - 1  # the recipe has a weight decay of its own

@@ -185,6 +185,7 @@ def fit_stage0(
         precision=config.precision,
         gradient_clip=config.gradient_clip,
         warmup=config.warmup,
+        reuse=True,
         data_digest=digest_of(hidden_features, vanilla_features, *columns.values()),
         report=report,
     )

@@ -161,6 +161,7 @@ def fit_stage1(
         precision=config.precision,
         gradient_clip=config.gradient_clip,
         warmup=config.warmup,
+        reuse=True,
         data_digest=digest_of(features, tokens, meta_true, parent_true),
         report=report,
     )

@@ -233,6 +233,7 @@ def fit_stage2(
         precision=config.precision,
         gradient_clip=config.gradient_clip,
         warmup=config.warmup,
+        reuse=True,
         data_digest=digest_of(held, tokens, cell, targets),
         report=report,
     )

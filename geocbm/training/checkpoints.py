@@ -39,7 +39,23 @@ class FitResult:
     best: dict[str, float] = field(default_factory=dict)
 
 
-def save_checkpoint(model: nn.Module, path: str | Path, result: FitResult, metadata: Mapping[str, Any]) -> None:
+IDENTITY = "training"
+"""Entry of a checkpoint's JSON: the identity of the training (`resume.training_identity`), and of its history."""
+
+
+def history_file(path: str | Path) -> Path:
+    """The history beside a checkpoint."""
+    path = Path(path)
+    return path.with_name(f"history_{path.stem}.parquet")
+
+
+def save_checkpoint(
+    model: nn.Module,
+    path: str | Path,
+    result: FitResult,
+    metadata: Mapping[str, Any],
+    identity: Mapping[str, Any] | None = None,
+) -> None:
     """Write what was trained as safetensors, its JSON and its history, each of them whole or not at all.
 
     Args:
@@ -48,6 +64,7 @@ def save_checkpoint(model: nn.Module, path: str | Path, result: FitResult, metad
         path: `*.safetensors`.
         result: what the training run did.
         metadata: configuration, labels and digests for the JSON.
+        identity: of the training, by which it is recognised; None where it is not fully known.
     """
     path = Path(path)
     trainable = {name for name, value in model.named_parameters() if value.requires_grad}
@@ -58,12 +75,15 @@ def save_checkpoint(model: nn.Module, path: str | Path, result: FitResult, metad
         for name, value in model.state_dict().items()
         if name in trainable or (name not in frozen and not name.startswith(elsewhere))
     }
-    with atomic_path(path.parent / f"history_{path.stem}.parquet") as temporary:
+    with atomic_path(history_file(path)) as temporary:
         result.history.to_parquet(temporary, index=False)
     with atomic_path(path) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in kept.items()}, str(temporary))
     metric = {"name": result.monitor, "value": result.best_metric, "epoch": result.best_epoch}
-    content = {"metric": metric, "initial": result.initial, "best": result.best, "tensors_sha256": sha256_file(path)}
+    content: dict[str, Any] = {"metric": metric, "initial": result.initial, "best": result.best}
+    content["tensors_sha256"] = sha256_file(path)
+    if identity is not None:
+        content[IDENTITY] = {"identity": dict(identity), "history_sha256": sha256_file(history_file(path))}
     write_json(path.with_suffix(".json"), dict(metadata) | content)
 
 

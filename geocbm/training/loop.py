@@ -23,9 +23,17 @@ from geocbm.training.batches import Batch, Step, batches_of, prefetched, seeded
 from geocbm.training.checkpoints import FitResult, save_checkpoint
 from geocbm.training.distributed import agreed, merge_batches, own_batches
 from geocbm.training.epoch import EpochTrainer
+from geocbm.training.finished import read_finished
 from geocbm.training.optimization import learning_rates, mixed_precision
 from geocbm.training.progress import is_watched
-from geocbm.training.resume import ResumeFile, TrainingState, restored_on_failure, snapshot, training_identity
+from geocbm.training.resume import (
+    ResumeFile,
+    TrainingState,
+    code_is_known,
+    restored_on_failure,
+    snapshot,
+    training_identity,
+)
 from geocbm.training.settings import check_number
 from geocbm.training.tracking import tracked, trackers_of
 
@@ -110,6 +118,7 @@ def fit(
     examples: Callable[[], pd.DataFrame] | None = None,
     precision: str = "auto",
     resume: bool = True,
+    reuse: bool = False,
     data_digest: str = "",
     progress: bool | None = None,
     report: Callable[[str], None] = print,
@@ -146,6 +155,9 @@ def fit(
         resume: keep the state beside `out` after each epoch, and go on from one that an interrupted training of the
             same settings, rows and data left there. The result is the one of a training without interruption: to the
             last bit on a CPU.
+        reuse: take over `out` where the very same training has ended before, instead of training again. For callers
+            whose `metadata` and `data_digest` hold all that the result depends on; a training whose program is not on
+            the disk (a notebook's own loss) or was edited since this process began is never taken over.
         data_digest: digest of all that `batch` reads (see `resume.digest_of`); without it only a few rows are compared.
         progress: show a bar over the steps of each epoch; None means where somebody watches.
         report: called with one line per epoch.
@@ -216,7 +228,11 @@ def fit(
         return {name: float(value) for name, value in values.items()}
 
     first = snapshot(model)
-    state = _resumed(keeper, model, optimizer, epochs, say)
+    known = keeper is not None and code_is_known(model, compute)
+    state = _ended(keeper, out, model, say) if keeper is not None and reuse and known else None
+    ended = state is not None
+    if state is None:
+        state = _resumed(keeper, model, optimizer, epochs, say)
     if state is None:
         initial = validate()
         state = TrainingState(initial, initial, first)
@@ -232,7 +248,7 @@ def fit(
     ):
         for row in state.history:
             tracker.epoch(row)
-        for epoch in range(len(state.history) + 1, epochs + 1):
+        for epoch in range(len(state.history) + 1, epochs + 1) if not ended else ():
             started = time.perf_counter()
             losses = trainer.run(epoch)
             values = validate()
@@ -264,7 +280,8 @@ def fit(
         history = pd.DataFrame(state.history)
         result = FitResult(history, state.best_epoch, state.best_metric, monitor, state.initial, state.best_values)
         if out is not None:
-            on_main(lambda: save_checkpoint(model, out, result, metadata))
+            identity = keeper.identity if keeper is not None and known else None
+            on_main(lambda: save_checkpoint(model, out, result, metadata, identity))
         if keeper is not None:
             on_main(keeper.remove)
         tracker.conclude(result, examples)
@@ -282,6 +299,21 @@ def _accelerator(log_with: Any) -> Any:
 
 def _silent(_: str) -> None:
     """What the other processes report."""
+
+
+def _ended(
+    keeper: ResumeFile, out: str | Path | None, model: nn.Module, say: Callable[[str], None]
+) -> TrainingState | None:
+    """The end of this very training, where all processes find it."""
+    assert out is not None
+    state = read_finished(out, keeper.identity, model)
+    if not all(exchange(state is not None)) or state is None:
+        return None
+    say(
+        f"trained before with the same settings, rows and data: {Path(out).name} is taken over "
+        f"(epoch {state.best_epoch} of {len(state.history)})"
+    )
+    return state
 
 
 def _resumed(

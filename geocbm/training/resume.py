@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,8 +26,17 @@ from torch import Tensor, nn
 from geocbm.files import atomic_path
 from geocbm.training.batches import Batch
 
-_NO_MATTER = ("tracking",)
-"""Settings that leave the result as it is."""
+_NO_MATTER = (
+    "tracking",
+    "semantic_threshold",
+    "answer_point",
+    "refine_cells",
+    "refine_neighbours",
+    "refine_temperature",
+)
+"""Settings of the stages that leave the trained weights as they are: what is shown, or how an answer is read off."""
+
+_LIBRARIES = ("accelerate", "numpy", "transformers")
 
 
 @dataclass
@@ -102,8 +112,8 @@ def digest_of(*values: Any) -> str:
     return total.hexdigest()
 
 
-def code_digest(model: nn.Module, compute: Callable[..., Any]) -> str:
-    """Digest of the program that a training runs through: what another one left is not continued.
+def code_files(model: nn.Module, compute: Callable[..., Any]) -> list[Path | None]:
+    """Source files of the program that a training runs through; None for a module without one, such as a notebook.
 
     Args:
         model: the model; its classes count.
@@ -125,9 +135,33 @@ def code_digest(model: nn.Module, compute: Callable[..., Any]) -> str:
             value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) for value in names
         ]
         waiting |= {each for each in named if isinstance(each, str) and each.partition(".")[0] == package} - reached
-    own = sorted(name for name in reached if name.partition(".")[0] in (package, compute.__module__.partition(".")[0]))
+    top = (package, compute.__module__.partition(".")[0], "__main__")
+    own = sorted(name for name in reached if name.partition(".")[0] in top)
     files = [getattr(sys.modules.get(name), "__file__", None) for name in own]
-    return digest_of(*(Path(file).read_text(encoding="utf-8") for file in files if file))
+    return [Path(file) if file else None for file in files]
+
+
+def code_digest(model: nn.Module, compute: Callable[..., Any]) -> str:
+    """Digest of the program that a training runs through: what another one left is not continued.
+
+    Args:
+        model: the model; its classes count.
+        compute: the stage's function, see `code_files`.
+    """
+    return digest_of(*(file.read_text(encoding="utf-8") for file in code_files(model, compute) if file))
+
+
+def code_is_known(model: nn.Module, compute: Callable[..., Any]) -> bool:
+    """Whether the program on the disk is the one that runs: all of it has files, none was edited since the start.
+
+    Args:
+        model: the model; its classes count.
+        compute: the stage's function, see `code_files`.
+    """
+    import psutil
+
+    began = psutil.Process().create_time()
+    return all(file is not None and file.stat().st_mtime < began for file in code_files(model, compute))
 
 
 def training_identity(
@@ -177,6 +211,7 @@ def training_identity(
         "learning rates": digest_of(groups_described),
         "program": code_digest(model, compute),
         "version of torch": torch.__version__,
+        "libraries": {name: version(name) for name in _LIBRARIES},
     }
     return json.loads(json.dumps(identity, default=str))
 

@@ -194,6 +194,7 @@ def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
         reason = keys.why(stamp, key, keys.output_digests(stage, run.name))
         if run.request.force:
             reason = "forced"
+            stage_run.forget_trainings(stage, run.name)
         if reason is None:
             print(f"{stage_run.label(stage)} skipped (unchanged)", flush=True)
             provenance.write_stage(run.name, run.profile.name, stage.number, None, "skipped", "unchanged")

@@ -25,6 +25,24 @@ def label(stage: Stage) -> str:
     return f"[{stage.number}] {stage.title:<22}"
 
 
+def forget_trainings(stage: Stage, run: str) -> None:
+    """Let the checkpoints of a stage be what no training takes over, so that it trains again (see `training.finished`).
+
+    Args:
+        stage: the notebook; what it writes tells which checkpoints are its own.
+        run: name of the run.
+    """
+    folder = paths.run_folder(run)
+    for checkpoint in (name.removesuffix(".json") for name in stage.writes if name.startswith("stage")):
+        for file in folder.glob(f"{checkpoint}*.json"):
+            try:
+                content = read_json(file)
+            except (OSError, ValueError):
+                continue  # what is damaged is never taken over
+            if isinstance(content, dict) and content.pop("training", None) is not None:
+                write_json(file, content)
+
+
 def execute(
     stage: Stage, run: str, profile: str, values: dict[str, Any], limit: float, key: dict[str, Any], reason: str
 ) -> None:
