@@ -125,8 +125,10 @@ def _fit(x: np.ndarray, target: np.ndarray, strength: float, iterations: int) ->
 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings():
+    # On one thread sums have one order, and fits of this size are the fastest.
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
         # The limit of steps is meant; that the last one was not the optimum is no news.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LogisticRegression(C=strength, max_iter=iterations, tol=1e-3).fit(x, target)

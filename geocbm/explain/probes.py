@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
+from geocbm.explain.penalty import LEAST_PROBABILITY, choose_strength, fit_quietly, logistic
 from geocbm.explain.presence import Presence
+from geocbm.metrics import spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.metrics import Resamples
     from geocbm.runs import RunFiles
 
 Figure = dict[str, float]
-STRENGTHS = (0.02, 0.1, 0.5)
-"""Inverse strengths of the penalty (scikit-learn's C) that are tried on the validation split."""
-LEAST_PROBABILITY = 1e-6
 
 READING_WORDS = {
     "prior": "nothing (the most frequent country)",
@@ -42,52 +41,50 @@ class Reading:
     Attributes:
         right: `[m]` whether each test picture got its true label.
         log_likelihood: `[m]` log probability of the true label, NaN where training never showed that label.
+        strength: inverse strength of the penalty (scikit-learn's C); NaN where nothing was fitted.
     """
 
     right: np.ndarray
     log_likelihood: np.ndarray
+    strength: float = float("nan")
 
 
 def read_label(
-    features: np.ndarray, label: np.ndarray, train: np.ndarray, val: np.ndarray, test: np.ndarray
+    features: np.ndarray,
+    label: np.ndarray,
+    train: np.ndarray,
+    val: np.ndarray,
+    test: np.ndarray,
+    blocks: np.ndarray | None = None,
 ) -> Reading:
-    """Multinomial logistic regression, fitted on the training rows, its penalty chosen on the validation rows.
+    """Multinomial logistic regression, its penalty cross-validated over training and validation (`penalty`).
 
     Args:
         features: `[n, d]` of all pictures; they are brought to mean 0 and spread 1 over the training rows.
         label: `[n]` what is asked.
         train: rows to fit.
-        val: rows that choose the penalty.
+        val: rows that choose the penalty together with those to fit.
         test: rows that are answered.
+        blocks: `[n]` spatial block of every picture, never in two folds; without, every picture is its own.
 
     Raises:
         ParameterError: the training rows have a single label.
     """
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
     if len(np.unique(label[train])) < 2:
         raise ParameterError(
             f"the training rows all have the label '{label[train][0]}'; a classifier needs two or more"
         )
     mean, spread = features[train].mean(axis=0), features[train].std(axis=0)
     standard = ((features - mean) / np.where(spread > 1e-6, spread, 1.0)).astype(np.float32)
-    models = []
-    with warnings.catch_warnings():
-        # A hundred steps are enough for a comparison; that the last digits still move is no news.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for strength in STRENGTHS:
-            model = LogisticRegression(C=strength, max_iter=100, tol=1e-3).fit(standard[train], label[train])
-            models.append((model.score(standard[val], label[val]) if len(val) else 0.0, model))
-    model = max(models, key=lambda one: one[0])[1]
+    both = np.concatenate([train, val])
+    strength = choose_strength(standard[both], label[both], (np.arange(len(label)) if blocks is None else blocks)[both])
+    model = fit_quietly(logistic(strength), standard[train], label[train])
     probability = model.predict_proba(standard[test])  # (m, labels)
     column = np.minimum(np.searchsorted(model.classes_, label[test]), len(model.classes_) - 1)
     seen = model.classes_[column] == label[test]
     own = np.maximum(probability[np.arange(len(test)), column], LEAST_PROBABILITY)
     named = model.classes_[probability.argmax(axis=1)]
-    return Reading(named == label[test], np.where(seen, np.log(own), np.nan))
+    return Reading(named == label[test], np.where(seen, np.log(own), np.nan), strength)
 
 
 def hard_scores(scores: np.ndarray, present: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -156,9 +153,9 @@ def country_readings(
     right = files.country[test] == names[counts.argmax()]
     share = {name: count / len(train) for name, count in zip(names, counts, strict=True)}
     prior = Reading(right, np.log([share.get(name, np.nan) for name in files.country[test]]))
-    found = {"prior": prior}
+    found, blocks = {"prior": prior}, spatial_blocks(files.lat, files.lng)
     for name, x in inputs.items() if len(names) > 1 else ():
-        found[name] = read_label(x.astype(np.float64), files.country, train, files.rows["val"], test)
+        found[name] = read_label(x.astype(np.float64), files.country, train, files.rows["val"], test, blocks)
     return {name: found[name] for name in READING_WORDS if name in found}
 
 
