@@ -27,11 +27,15 @@ class _Towns(NamedTuple):
 
     Attributes:
         names: `[n, 2]` region and name of each town, empty where the list has none.
+        areas: `[n]` second-level division (county, district) of each town, empty where the list has none.
+        codes: `[n]` ISO 3166-1 code of the country of each town, as the list has it.
         points: `[n, 3]` places on the unit sphere.
         rows: rows of each country's towns, by ISO 3166-1 code.
     """
 
     names: np.ndarray
+    areas: np.ndarray
+    codes: np.ndarray
     points: np.ndarray
     rows: dict[str, np.ndarray]
 
@@ -46,14 +50,20 @@ def _towns() -> _Towns:
     order = np.argsort(codes, kind="stable")
     present, start = np.unique(codes[order], return_index=True)
     rows = dict(zip(present.tolist(), np.split(order, start[1:]), strict=True))
-    return _Towns(names, latlng_to_cartesian(lat, lng), rows)
+    # The list leaves out an area that is called as its town is.
+    areas = np.array(
+        [town.get("county") or (town["city"] if town.get("state") else "") for town in towns], dtype=object
+    )
+    return _Towns(names, areas, codes, latlng_to_cartesian(lat, lng), rows)
 
 
 @cache
-def _tree(code: str) -> cKDTree | None:
-    """Search tree of a country's towns; None where the list has none."""
+def _tree(code: str | None) -> cKDTree | None:
+    """Search tree of a country's towns, of all with None; None where the list has none."""
     from scipy.spatial import cKDTree
 
+    if code is None:
+        return cKDTree(_towns().points)
     rows = _towns().rows.get(code)
     return None if rows is None else cKDTree(_towns().points[rows])
 
@@ -90,6 +100,31 @@ def places_of(lat: Any, lng: Any) -> pd.DataFrame:
     return pd.DataFrame(names, columns=list(PLACE_LEVELS))
 
 
+def nearest_towns(lat: Any, lng: Any) -> pd.DataFrame:
+    """The nearest town of GeoNames' list, whatever border lies between, as OSV-5M names places.
+
+    Args:
+        lat: `[n]` latitudes in degrees.
+        lng: `[n]` longitudes in degrees, in any turn.
+
+    Returns:
+        A row per point: `town` (number in the list, -1 where a coordinate is missing), `country` (ISO 3166-1 code),
+        `region`, `area` (second-level division) and `city`, empty where the list has no name.
+    """
+    latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
+    same_length(lat=latitude, lng=longitude)
+    known = np.flatnonzero(np.isfinite(latitude) & np.isfinite(longitude))
+    town = np.full(len(latitude), -1)
+    names = np.full((len(latitude), 4), "", dtype=object)
+    if len(known):
+        tree, towns = _tree(None), _towns()
+        assert tree is not None
+        town[known] = tree.query(latlng_to_cartesian(latitude[known], longitude[known]))[1]
+        own = town[known]
+        names[known] = np.column_stack([towns.codes[own], towns.names[own, 0], towns.areas[own], towns.names[own, 1]])
+    return pd.DataFrame(names, columns=["country", "region", "area", "city"]).assign(town=town)
+
+
 def country_of(lat: Any, lng: Any) -> np.ndarray:
     """Country of each point, `[n]` texts as in `places_of`, empty where there is none."""
     latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
@@ -116,14 +151,20 @@ def place_accuracy(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -
         `country_acc`, `region_acc` and `city_acc`, shares of all rows from 0 to 1. A true place without a name cannot
         be named right.
     """
-    predicted, true = places_of(column(pred_lat, "pred_lat"), pred_lng), places_of(true_lat, true_lng)
+    found = places_right(column(pred_lat, "pred_lat"), pred_lng, true_lat, true_lng)
+    return {name: float(right.mean()) for name, right in found.items()}
+
+
+def places_right(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> dict[str, np.ndarray]:
+    """Whether each prediction is in the right country, region and city, `[n]` each; see `place_accuracy`."""
+    predicted, true = places_of(pred_lat, pred_lng), places_of(true_lat, true_lng)
     same_length(prediction=predicted.to_numpy(), truth=true.to_numpy())
     right = np.ones(len(true), dtype=bool)
-    shares = {}
+    found = {}
     for level in PLACE_LEVELS:
         right = right & (predicted[level] == true[level]).to_numpy() & (true[level] != "").to_numpy()
-        shares[f"{level}_acc"] = float(right.mean())
-    return shares
+        found[f"{level}_acc"] = right
+    return found
 
 
 def country_accuracy(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> float:

@@ -13,7 +13,9 @@ import pandas as pd
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json
-from geocbm.metrics import NO_INTERVAL, THRESHOLDS_KM, geolocation_intervals
+from geocbm.metrics import NO_INTERVAL, THRESHOLDS_KM, Resamples, geolocation_intervals, spatial_blocks
+from geocbm.metrics.places import PLACE_LEVELS, places_right
+from geocbm.open_data.administrative import UNIQUE, administrative_accuracy
 
 NAMES_LISTED = 5
 _INSTEAD = "give the file that geocbm predict --json or --parquet wrote"
@@ -91,8 +93,10 @@ def score_predictions(
         seed: of the bootstrap.
 
     Returns:
-        `median_km`, `mean_km`, `acc_1km` ... `acc_2500km` and `geoscore`, each with `value`, `low` and `high`; then `n`
-        (photographs), `n_missing` (without an answer) and `n_unused` (answers to other photographs).
+        `median_km`, `mean_km`, `acc_1km` ... `acc_2500km`, `geoscore`, and `country_acc`, `region_acc`, `city_acc` (see
+        `metrics.place_accuracy`), each with `value`, `low` and `high`; then `n` (photographs), `n_missing` (without an
+        answer) and `n_unused` (answers to other photographs). A table with the columns `unique_country` and so on has
+        the figures of `administrative_accuracy` too.
 
     Raises:
         MismatchError: no answer belongs to the table, or two of its pictures share a file name.
@@ -114,6 +118,12 @@ def score_predictions(
     lat, lng = rows["lat"].to_numpy(dtype=np.float64), rows["lng"].to_numpy(dtype=np.float64)
     figures: dict[str, Any] = dict(geolocation_intervals(places[:, 0], places[:, 1], lat, lng, n=resamples, seed=seed))
     missing = int((~np.isfinite(places).all(axis=1)).sum())
+    if len(rows):
+        draws = Resamples(spatial_blocks(lat, lng), resamples, seed)
+        figures |= {
+            name: draws.figure(right) for name, right in places_right(places[:, 0], places[:, 1], lat, lng).items()
+        }
+        figures |= administrative_accuracy(rows, places[:, 0], places[:, 1], resamples, seed)
     return figures | {"n": len(rows), "n_missing": missing, "n_unused": len(unused)}
 
 
@@ -123,7 +133,23 @@ def scores_in_words(scores: Mapping[str, Any]) -> str:
     for limit in THRESHOLDS_KM:
         lines.append(f"within {limit:>4} km      " + _with_interval(scores[f"acc_{limit}km"], 100, ".1f", " %"))
     lines.append("median error        " + _with_interval(scores["median_km"], 1, ",.1f", " km"))
+    missing = " (of the answers there are)" if scores["n_missing"] else ""
+    lines.append("mean error          " + _with_interval(scores["mean_km"], 1, ",.1f", " km") + missing)
     lines.append("GeoScore            " + _with_interval(scores["geoscore"], 1, ",.0f", ""))
+    lines.append("named right by country polygon, and the nearest town in that country:")
+    for level in PLACE_LEVELS:
+        lines.append(f"  {level:<18}" + _with_interval(scores[f"{level}_acc"], 100, ".1f", " %"))
+    own = [level for level in UNIQUE if f"osv5m_{level}_acc" in scores]
+    if own:
+        lines.append(
+            "named right by the table's unique_ columns, as OSV-5M counts (nearest town; unnamed places left out):"
+        )
+    for level in own:
+        lines.append(
+            f"  {level:<18}"
+            + _with_interval(scores[f"osv5m_{level}_acc"], 100, ".1f", " %")
+            + f"; the true places would get {100 * scores[f'osv5m_{level}_agreement']:.1f} %"
+        )
     if math.isnan(scores["geoscore"]["low"]):
         lines.append(f"{NO_INTERVAL} of 100 km hold all photographs, too few to say how sure these figures are")
     if scores["n_unused"]:

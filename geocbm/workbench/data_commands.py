@@ -82,6 +82,7 @@ def score(arguments: argparse.Namespace) -> int:
     """Print how far the predictions lie from the places of a table."""
     from geocbm.data import load_table
     from geocbm.files import write_json
+    from geocbm.metrics import recordable
     from geocbm.open_data import read_predictions, score_predictions, scores_in_words
 
     if arguments.resamples < 1:
@@ -95,7 +96,9 @@ def score(arguments: argparse.Namespace) -> int:
         return 0
     print(scores_in_words(scores))
     if arguments.json:
-        write_json(arguments.json, scores)
+        # Strict JSON: a figure without an interval is a number, one without a value null.
+        written = {name: recordable(value) if isinstance(value, dict) else value for name, value in scores.items()}
+        write_json(arguments.json, written)
     return 0
 
 
