@@ -107,7 +107,7 @@ def cut_views(picture: Image, sphere: Sphere | None = None) -> Views:
         The picture itself where its longer side is less than `PANORAMA` times the shorter one and it is no sphere.
     """
     width, height = picture.size
-    if sphere is None and width == 2 * height and _closes(picture):
+    if sphere is None and abs(width - 2 * height) <= 2 and _closes(picture):
         sphere = Sphere(stated=False)
     if sphere is not None:
         field = min(FIELD, 2 * sphere.top, -2 * sphere.bottom)

@@ -5,6 +5,7 @@ Most of them look like TIFF to other readers, whose first page is a small previe
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from io import BytesIO
 from typing import IO, Any
@@ -23,7 +24,7 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SUBFILE, _PHOTOMETRIC, _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _SUB_IFDS = 254, 262, 273, 279, 324, 325, 330
 _XMP, _DNG_VERSION, _ORIENTATION = 700, 50706, 274
 _CFA, _LINEAR_RAW = 32803, 34892
-_MOST_DIRECTORIES = 64
+_MOST_DIRECTORIES, _MOST_HEADER, _GPS = 64, 1 << 20, 0x8825
 _EXPORT = "export it as JPEG"
 
 
@@ -34,10 +35,12 @@ def is_raw(stream: IO[bytes], head: bytes) -> bool:
         stream: the file.
         head: at least its first 16 bytes.
     """
-    if head.startswith(_MAGIC) or head[4:12] == b"ftypcrx " or head[8:10] == b"CR" or head[8:12] == b"IIII":
-        return head.startswith((*_MAGIC, *_TIFF)) or head[4:8] == b"ftyp"
+    if head.startswith(_MAGIC) or head[4:12] == b"ftypcrx ":
+        return True
     if not head.startswith(_TIFF):
         return False
+    if head[8:12] == b"CR\x02\0" or head[8:16] in (b"IIIITwaR", b"MMMMRawT"):  # Canon; Phase One
+        return True
     try:
         pages = list(_directories(stream))
     except Exception:  # damaged entries fail in many ways; whoever opens the file says that it is damaged
@@ -155,13 +158,43 @@ def _tuple(value: Any) -> tuple[int, ...]:
 
 def _copy_metadata(stream: IO[bytes], picture: Any) -> None:
     """Give a developed picture the EXIF and XMP data of its file, without the orientation that was applied already."""
+    exif = picture.getexif()
     try:
         stream.seek(0)
-        exif = picture.getexif()
-        exif.load_from_fp(stream)
+        content = stream.read()
+        if content.startswith(b"FUJIFILMCCD-RAW"):  # the data are those of the preview, whose place stands at byte 84
+            start, length = struct.unpack(">II", content[84:92])
+            content = _exif_of_jpeg(content[start : start + length])
+        if content[4:12] == b"ftypcrx ":
+            exif.get_ifd(_GPS).update(_canon_gps(content[:_MOST_HEADER]))
+            return
+        # Olympus and Panasonic write TIFF with another number behind the byte order.
+        number = b"*\0" if content[:2] == b"II" else b"\0*"
+        exif.load_from_fp(BytesIO(content[:2] + number + content[4:]))
         packet = exif.get(_XMP)
         if isinstance(packet, bytes):
             picture.info["xmp"] = packet
+        exif.get_ifd(_GPS)  # read now, while the file is there
         exif.pop(_ORIENTATION, None)
     except Exception:  # files that are no TIFF inside, or damaged entries; the pixels are fine
-        return
+        exif.pop(_ORIENTATION, None)
+
+
+def _exif_of_jpeg(content: bytes) -> bytes:
+    from PIL import Image as pillow
+
+    with pillow.open(BytesIO(content), formats=["JPEG"]) as preview:
+        return preview.info["exif"].removeprefix(b"Exif\0\0")
+
+
+def _canon_gps(header: bytes) -> dict[int, Any]:
+    """GPS entries of a CR3: the first directory of the TIFF in its box CMT4."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    at = header.index(b"CMT4")
+    box = header[at + 4 : at - 4 + int.from_bytes(header[at - 4 : at], "big")]
+    directory = ImageFileDirectory_v2(box[:8])
+    stream = BytesIO(box)
+    stream.seek(directory.next)
+    directory.load(stream)
+    return dict(directory)

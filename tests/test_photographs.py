@@ -14,6 +14,7 @@ from PIL import Image, TiffImagePlugin
 
 from geocbm import photographs
 from geocbm.errors import MissingInputError, UserError
+from geocbm.exif import own_coordinates
 from geocbm.photo_folders import look_into
 from geocbm.photographs import printable, read_photograph
 
@@ -250,3 +251,56 @@ def test_a_tiff_whose_first_page_is_a_preview_is_read_from_the_next():
     photo = read_photograph(before + entry + b"\0" + after[1:])
     assert photo.picture.size == (200, 100) and photo.picture.getpixel((3, 3)) == (0, 0, 250)
     assert photo.notes == ("its first page is a preview; page 2 was used",)
+
+
+def gps_directory(at: int = 8) -> bytes:
+    """A TIFF of one directory of GPS entries: 10 degrees 30 minutes S, 20 E."""
+
+    def rationals(*values: int) -> bytes:
+        return b"".join(struct.pack("<II", value, 1) for value in values)
+
+    tail = at + 2 + 4 * 12 + 4
+    entries = [
+        struct.pack("<HHI4s", 1, 2, 2, b"S"), struct.pack("<HHII", 2, 5, 3, tail),
+        struct.pack("<HHI4s", 3, 2, 2, b"E"), struct.pack("<HHII", 4, 5, 3, tail + 24),
+    ]  # fmt: skip
+    return struct.pack("<H", 4) + b"".join(entries) + b"\0\0\0\0" + rationals(10, 30, 0) + rationals(20, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["CR3", "RAF", "RW2", "ORF", "DNG"])
+def test_positions_of_raw_files_that_are_no_tiff(kind):
+    """Only where the position stands differs between makers; LibRaw reads the pixels of all."""
+    from geocbm.raw_photographs import _copy_metadata
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x8825] = {1: "S", 2: (10.0, 30.0, 0.0), 3: "E", 4: (20.0, 0.0, 0.0)}
+    tiff = exif.tobytes().removeprefix(b"Exif\0\0")
+    little = tiff[:2] == b"II"
+    if kind == "CR3":
+        inner = b"II*\0\x08\0\0\0" + gps_directory()
+        content = b"\0\0\0\x18ftypcrx \0\0\0\0crx isom" + struct.pack(">I", 8 + len(inner)) + b"CMT4" + inner
+    elif kind == "RAF":
+        preview = written("JPEG", exif=exif)
+        content = b"FUJIFILMCCD-RAW ".ljust(84, b"0") + struct.pack(">II", 160, len(preview)) + b"0" * 68 + preview
+    else:
+        number = {"RW2": b"U\0", "ORF": b"RO"}.get(kind, tiff[2:4]) if little else tiff[2:4]
+        content = tiff[:2] + number + tiff[4:]
+    picture = Image.new("RGB", (8, 8))
+    _copy_metadata(io.BytesIO(content), picture)
+    assert own_coordinates(picture) == pytest.approx((-10.5, 20.0))
+    assert picture.getexif().get(0x0112) is None  # LibRaw turns the pixels itself
+
+
+def test_a_tiff_whose_pixels_look_like_a_cameras_mark_is_a_tiff():
+    picture = Image.new("L", (16, 16), ord("I"))
+    plain = written("TIFF", picture)
+    strip = struct.pack("<HHII", 273, 4, 1, 8)  # pixels at byte 8, before the directory
+    width, height = (struct.pack("<HHII", tag, 4, 1, 16) for tag in (256, 257))
+    others = [struct.pack("<HHII", tag, 3, 1, value) for tag, value in ((258, 8), (259, 1), (262, 1), (277, 1))]
+    rows, count = struct.pack("<HHII", 278, 4, 1, 16), struct.pack("<HHII", 279, 4, 1, 256)
+    directory = struct.pack("<H", 9) + b"".join(sorted([width, height, *others, strip, rows, count])) + b"\0\0\0\0"
+    for first in (b"IIII", b"CR"):
+        content = b"II*\0" + struct.pack("<I", 8 + 256) + first.ljust(256, b"I") + directory
+        assert read_photograph(content).picture.size == (16, 16)
+    assert read_photograph(plain).picture.getpixel((3, 3)) == (73, 73, 73)

@@ -22,6 +22,7 @@ from PIL import Image
 from geocbm import data
 from geocbm.open_data.scoring import read_predictions
 from geocbm.predict import GeoCBM, Place
+from geocbm.predict.journal import Journal
 from geocbm.workbench.cli import main
 
 
@@ -231,6 +232,23 @@ def test_answers_of_another_model_are_not_mixed_in(predict, model, pictures, tmp
     out.write_bytes(before)
     assert predict(pictures[0], "--json", tmp_path / "a.parquet") == 2
     assert "give it as --parquet" in capsys.readouterr().err
+
+
+def test_a_file_that_another_command_writes_is_left_alone(predict, pictures, tmp_path, capsys):
+    fcntl = pytest.importorskip("fcntl")
+    out = tmp_path / "lines.jsonl"
+    with out.open("ab") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert predict(pictures[0], "--json", out) == 2
+    assert "is being written by another geocbm predict" in capsys.readouterr().err and out.read_bytes() == b""
+
+
+def test_a_disk_that_is_full_keeps_what_was_written(predict, pictures, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "lines.jsonl"
+    assert predict(pictures[0], "--json", out) == 0
+    monkeypatch.setattr(Journal, "_lock", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert predict(pictures[1], "--json", out) == 2
+    assert "No space left on device" in capsys.readouterr().err and len(out.read_text().splitlines()) == 1
 
 
 def test_a_dash_is_standard_output(predict, pictures, tmp_path, monkeypatch, capsys):

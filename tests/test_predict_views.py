@@ -48,7 +48,8 @@ def test_a_panorama_is_answered_from_all_of_it(model, squares, upright):
     parts = np.split(pooled.attention, 3, axis=0 if upright else 1)
     for part, answer in zip(parts, alone, strict=True):
         np.testing.assert_allclose(3 * part, answer.attention, atol=1e-4)
-    assert "3 square views of it were answered as one" in pooled.notes[0]
+    assert "3 square views of it were answered as one" in pooled.notes[0] and "nothing is promised" in pooled.notes[1]
+    assert pooled.regions and pooled.promise_holds is False
 
 
 def test_several_views_of_the_same_are_that_view(model, squares):

@@ -129,10 +129,14 @@ class Answer:
     def promise_holds(self) -> bool | None:
         """Whether the coverage of the regions is promised for this photograph.
 
-        False where it is unlike the training pictures; None where there are no regions, or nothing tells how unlike
-        it is.
+        False where it is unlike the training pictures, and where several views of it were answered as one; None where
+        there are no regions, or nothing tells how unlike it is.
         """
-        return not self.unlike.unlike if self.regions and self.unlike is not None else None
+        if not self.regions:
+            return None
+        if self.views > 1:
+            return False
+        return None if self.unlike is None else not self.unlike.unlike
 
     def with_own_place(self, place: tuple[float, float] | None) -> Answer:
         """The same answer with the coordinates the file carries, and a sentence on them."""

@@ -130,9 +130,12 @@ class Journal:
         try:
             if self._stream is None:
                 self._stream = self.path.open("ab")
+                self._lock(self._stream)
             start = self._stream.tell()
             self._stream.write(line)
             self._stream.flush()
+        except AnswerFileError:
+            raise
         except OSError as problem:
             raise AnswerFileError(
                 f"{self.path} cannot be written ({problem.strerror or problem}); what was answered before is kept: "
@@ -141,6 +144,19 @@ class Journal:
         if key is not None:
             self._starts[key] = start
             self._key_of[str(entry.get("path"))] = key
+
+    def _lock(self, stream: IO[bytes]) -> None:
+        """Keep other commands from writing into the file as long as it is open here."""
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such lock
+            return
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AnswerFileError(
+                f"{self.path} is being written by another geocbm predict; wait for it, or give another file"
+            ) from None
 
     def absorb(self, other: Path) -> None:
         """Take over the answers of another file that this one lacks, and remove it."""

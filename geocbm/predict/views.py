@@ -29,6 +29,8 @@ OVERSAMPLED = 4
 """A photograph is read with at least so many times the pixels per side that the encoder sees."""
 UNSEEN = 0.2
 """A note says how much was seen where more than this part of a photograph was cropped away."""
+POOLED = "probabilities and regions were calibrated on single pictures, so that nothing is promised of pooled views"
+"""What is said of an answer to several views."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Preparation:
         """
         photo = read_photograph(source, least_side=OVERSAMPLED * self._encoder.image_size)
         views = cut_views(photo.picture, photo.sphere)
-        notes = [*photo.notes, *([views.note] if views.note else [])]
+        notes = [*photo.notes, *([views.note, POOLED] if len(views.pictures) > 1 else [])]
         each = self._share(views.pictures[0].size)
         if each < 1 - UNSEEN:
             what = "of each" if len(views.pictures) > 1 else "of it"
