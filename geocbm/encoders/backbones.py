@@ -2,8 +2,8 @@
 
 `head(blocks(stem(pixels)))` is what the model of transformers computes; the division lets a few last blocks be trained
 while the activations that enter them are stored. CLIP (Radford et al., 2021), SigLIP (Zhai et al., 2023), ViT
-(Dosovitskiy et al., 2021), DINOv2 (Oquab et al., 2023), MobileNet, ResNet, RegNet and ConvNeXt are known; any other
-model with a map of features is used as a whole.
+(Dosovitskiy et al., 2021), DINOv2 (Oquab et al., 2023), MobileNet, ResNet, RegNet and ConvNeXt are taken apart by
+name; any other model is watched while it runs (`generic.GenericBackbone`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from geocbm.errors import ParameterError
@@ -38,6 +37,7 @@ class Backbone:
         blocks: the repeated part, from the first to the last; empty if the model cannot be divided.
         head_modules: modules after the last block that are trained along with the last blocks.
         keeps_shape: whether every block gives the shape that it takes, as those of transformers do.
+        grid: rows and columns of the tokens; known after `examine`.
     """
 
     keeps_shape = False
@@ -46,14 +46,65 @@ class Backbone:
         self.model = model
         self.blocks = list(blocks)
         self.head_modules = [module for module in head_modules if isinstance(module, nn.Module)]
+        self.grid = (0, 0)
+
+    def examine(self, dark: Tensor, bright: Tensor) -> ImageFeatures:
+        """Look at what the model gives for a plain picture, and set what depends on the size of pictures.
+
+        Args:
+            dark: a plain picture, (3, H, W).
+            bright: a plain picture of another colour, (3, H, W).
+
+        Returns:
+            Features of one picture.
+
+        Raises:
+            ParameterError: the tokens lie on no grid over the picture.
+        """
+        # Where blocks keep the shape they are skipped: loading a large model must not cost a pass through it.
+        hidden = self.lower(dark[None], len(self.blocks) if self.keeps_shape else 0)
+        features = self.head(hidden)
+        height, width = dark.shape[-2:]
+        self.grid = self.find_grid(hidden, height, width)
+        if self.grid[0] * self.grid[1] != features.tokens.shape[1]:
+            raise ParameterError(
+                f"a model of type '{self.model.config.model_type}' gives {features.tokens.shape[1]} tokens, which lie "
+                f"on no grid of {self.grid[0]} x {self.grid[1]} over {height} x {width} pixels; name another encoder"
+            )
+        return features
+
+    def find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens that a picture is cut into."""
+        config: Any = self.model.config
+        patch = getattr(config, "vision_config", config).patch_size
+        rows, columns = (patch, patch) if isinstance(patch, int) else patch
+        return height // int(rows), width // int(columns)
+
+    def lower(self, pixel_values: Tensor, top_blocks: int) -> Tensor:
+        """Everything below the last blocks: pixels (B, 3, H, W) to activations (B, ...)."""
+        hidden = self.stem(pixel_values)
+        for block in self.blocks[: len(self.blocks) - top_blocks]:
+            hidden = self.run(block, hidden)
+        return hidden
+
+    def upper(self, hidden: Tensor, top_blocks: int) -> ImageFeatures:
+        """The last blocks and the head: activations (B, ...) to features."""
+        for block in self.blocks[len(self.blocks) - top_blocks :]:
+            hidden = self.run(block, hidden)
+        return self.head(hidden)
+
+    def upper_parameters(self, top_blocks: int) -> list[nn.Parameter]:
+        """Parameters of the last blocks, the last normalisation and the projection."""
+        modules = [*self.blocks[len(self.blocks) - top_blocks :], *self.head_modules]
+        return [parameter for module in modules for parameter in module.parameters()]
 
     def stem(self, pixel_values: Tensor) -> Tensor:
         """Everything before the first block: pixels (B, 3, H, W) to activations (B, ...)."""
-        raise ParameterError(f"{type(self).__name__} has no stem; use one of its families")
+        raise NotImplementedError
 
     def head(self, hidden: Tensor) -> ImageFeatures:
         """Everything after the last block: activations (B, ...) to features."""
-        raise ParameterError(f"{type(self).__name__} has no head; use one of its families")
+        raise NotImplementedError
 
     def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """Apply one block."""
@@ -106,8 +157,8 @@ class VitBackbone(Backbone):
 
     keeps_shape = True
 
-    def __init__(self, model: Any, use_pooler: bool) -> None:
-        self.pooler = getattr(model, "pooler", None) if use_pooler else None
+    def __init__(self, model: Any) -> None:
+        self.pooler = getattr(model, "pooler", None)
         layers = getattr(model, "layers", None)
         if layers is None:
             layers = model.encoder.layer
@@ -144,6 +195,10 @@ class ConvolutionalBackbone(Backbone):
         first = vision.conv_stem if self.is_mobilenet else getattr(vision, "embedder", None) or vision.embeddings
         return first(pixel_values)
 
+    def find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the last map."""
+        return int(hidden.shape[-2]), int(hidden.shape[-1])
+
     def head(self, hidden: Tensor) -> ImageFeatures:
         """Mean over the map (normalised where the network does so) and the map, row by row."""
         if self.last_convolution is not None:
@@ -154,43 +209,12 @@ class ConvolutionalBackbone(Backbone):
         return ImageFeatures(pooled, hidden.flatten(2).transpose(1, 2))  # (B, H*W, C)
 
 
-class WholeBackbone(Backbone):
-    """Any other model: used as a whole, so none of its blocks can be trained apart."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model, [], [])
-
-    def stem(self, pixel_values: Tensor) -> Tensor:
-        """The whole model: the pooled vector in front of the tokens, (B, 1 + P, w)."""
-        output = self.model(pixel_values=pixel_values)
-        hidden = output.last_hidden_state
-        if hidden.dim() == 4:
-            tokens = hidden.flatten(2).transpose(1, 2)  # (B, H*W, C)
-        else:
-            tokens = hidden[:, _n_prefix_tokens(self.model.config, hidden.shape[1], pixel_values.shape[-2:]) :]
-        pooled = getattr(output, "pooler_output", None)
-        pooled = tokens.mean(dim=1) if pooled is None else pooled.flatten(1)
-        if pooled.shape[-1] != tokens.shape[-1]:
-            pooled = tokens.mean(dim=1)
-        return torch.cat([pooled[:, None], tokens], dim=1)
-
-    def head(self, hidden: Tensor) -> ImageFeatures:
-        """Take the pooled vector and the tokens apart again."""
-        return ImageFeatures(hidden[:, 0], hidden[:, 1:])
-
-
-def _n_prefix_tokens(config: Any, n_tokens: int, size: Sequence[int]) -> int:
-    """How many tokens stand before the patches."""
-    patch = getattr(config, "patch_size", None)
-    if isinstance(patch, int) and patch > 0:
-        n_patches = (size[0] // patch) * (size[1] // patch)
-        if n_patches <= n_tokens:
-            return n_tokens - n_patches
-    return 0
-
-
+_CLIP_TYPES = {"clip", "clip_vision_model", "altclip", "altclip_vision_model", "chinese_clip"}
+_CLIP_TYPES |= {"chinese_clip_vision_model", "clipseg", "metaclip_2", "metaclip_2_vision_model"}
+_SIGLIP_TYPES = {"siglip", "siglip_vision_model"}
 _VIT_TYPES = {"vit", "deit", "dinov2", "dinov2_with_registers", "vit_msn"}
 _STAGE_TYPES = {"resnet", "regnet", "convnext", "convnextv2", "mobilenet_v1", "mobilenet_v2"}
+_TEXT_PARTS = ("text_model", "text_projection", "logit_scale", "logit_bias")
 
 
 def make_backbone(model: Any, missing: set[str]) -> Backbone:
@@ -206,28 +230,34 @@ def make_backbone(model: Any, missing: set[str]) -> Backbone:
     Raises:
         ParameterError: weights that the features need are missing, or the model reads no pictures.
     """
-    for text_part in ("text_model", "text_projection", "logit_scale", "logit_bias"):
+    from geocbm.encoders.generic import GenericBackbone
+
+    for text_part in _TEXT_PARTS:
         if hasattr(model, text_part):
             delattr(model, text_part)
     vision = getattr(model, "vision_model", model)
     kind = str(model.config.model_type)
+    # A pooler that was never trained is left out; the class token or the mean of the patches stands for the picture.
+    untrained_pooler = getattr(vision, "pooler", None) is not None and any("pooler." in name for name in missing)
+    if untrained_pooler and kind not in _CLIP_TYPES | _SIGLIP_TYPES:
+        vision.pooler = None
     backbone: Backbone
-    if hasattr(vision, "pre_layrnorm") and hasattr(vision, "post_layernorm"):
+    if kind in _CLIP_TYPES and hasattr(vision, "pre_layrnorm") and hasattr(vision, "post_layernorm"):
         backbone = ClipBackbone(model)
-    elif kind.startswith("siglip") and hasattr(vision, "head") and kind in {"siglip", "siglip_vision_model"}:
+    elif kind in _SIGLIP_TYPES and hasattr(vision, "head"):
         backbone = SiglipBackbone(model)
     elif kind in _VIT_TYPES and hasattr(model, "layernorm"):
-        pooler_is_trained = not any(name.startswith("pooler.") for name in missing)
-        backbone = VitBackbone(model, use_pooler=pooler_is_trained)
-        if not pooler_is_trained:
-            model.pooler = None
+        backbone = VitBackbone(model)
     elif kind in _STAGE_TYPES:
         backbone = ConvolutionalBackbone(model)
-    elif getattr(model, "main_input_name", "") == "pixel_values":
-        backbone = WholeBackbone(model)
+    elif getattr(model, "main_input_name", "") == "pixel_values" or hasattr(model, "get_image_features"):
+        backbone = GenericBackbone(model)
     else:
         raise ParameterError(f"a model of type '{kind}' reads no pictures; name an image encoder")
-    lacking = sorted(missing.intersection(name for name, _ in model.named_parameters()))
+    used = {name for name, _ in model.named_parameters()}
+    # Running statistics of the checkpoint are weights too: their first values, 0 and 1, would be as wrong.
+    used |= {name for name, _ in model.named_buffers() if name.endswith(("running_mean", "running_var"))}
+    lacking = sorted(missing & used)
     if lacking:
         raise ParameterError(
             f"the checkpoint of type '{kind}' lacks {len(lacking)} weights that the features need, such as "

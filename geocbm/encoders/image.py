@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geocbm.encoders.backbones import Backbone, ImageFeatures, WholeBackbone, make_backbone
-from geocbm.encoders.loading import config_text, hash_weights, read_model, weights_state
+from geocbm.encoders.backbones import Backbone, ImageFeatures, make_backbone
+from geocbm.encoders.loading import config_text, first_line, hash_weights, read_model, weights_state
+from geocbm.encoders.preprocessing import Preprocessing
 from geocbm.encoders.resolve import find_model_folder
 from geocbm.errors import ParameterError, UserError
-from geocbm.pictures import to_rgb
+from geocbm.files import sha256_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_DARK, _BRIGHT = 110, 255
+"""8-bit levels of the pictures that a model is examined with."""
 
 __all__ = ["ImageEncoder", "ImageFeatures", "load_image_encoder"]
 
@@ -42,27 +44,30 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.model = backbone.model
         self.name = name
-        self.n_blocks = len(backbone.blocks)
         self._backbone = backbone
-        self._processor = processor
+        self._preprocessing = Preprocessing(processor, name)
         self._fingerprint: tuple[tuple[object, ...], str] | None = None
-        self.image_size, width = self._input_size()
+        self._preprocessing_fingerprint: str | None = None
+        self.image_size, width = self._preprocessing.height, self._preprocessing.width
         self.eval()
+        dark, bright = (
+            self._preprocessing.colours.pixels(level)[:, None, None].expand(3, self.image_size, width).contiguous()
+            for level in (_DARK, _BRIGHT)
+        )
         with torch.no_grad():
             try:
-                # Where blocks keep the shape they are skipped: loading a large model must not cost a pass through it.
-                hidden = backbone.stem(torch.zeros(1, 3, self.image_size, width))
-                for block in [] if backbone.keeps_shape else backbone.blocks:
-                    hidden = backbone.run(block, hidden)
-                features = backbone.head(hidden)
-            except ValueError as error:
+                features = backbone.examine(dark, bright)
+            except UserError as error:
+                raise ParameterError(f"the encoder '{name}' cannot be used: {error}") from error
+            except (ValueError, RuntimeError) as error:
                 raise UserError(
                     f"the encoder '{name}' does not accept the pictures its preprocessing makes "
-                    f"({self.image_size} x {width} pixels): {error}; correct preprocessor_config.json"
+                    f"({self.image_size} x {width} pixels): {first_line(error)}; correct preprocessor_config.json"
                 ) from error
+        self.n_blocks = len(backbone.blocks)
         self.pooled_dim = int(features.pooled.shape[-1])
         self.token_dim = int(features.tokens.shape[-1])
-        self.grid = _grid(int(features.tokens.shape[1]), self.image_size, width)
+        self.grid = backbone.grid
 
     @property
     def device(self) -> torch.device:
@@ -82,21 +87,11 @@ class ImageEncoder(nn.Module):
         Returns:
             Float tensor (B, 3, H, W) on the CPU.
         """
-        pictures = [to_rgb(image) for image in images]
-        # (B, 3, H, W)
-        return self._processor(images=pictures, return_tensors="pt")["pixel_values"].float()
+        return self._preprocessing(images)
 
     def crop(self, image: Image) -> Image:
         """The picture that the model sees: resized and cropped, in colours."""
-        from PIL import Image as pillow
-
-        pixels = self.preprocess([image])[0].numpy().astype(np.float64)  # (3, H, W)
-        if getattr(self._processor, "do_normalize", False):
-            deviation = np.asarray(self._processor.image_std, dtype=np.float64)[:, None, None]
-            pixels = pixels * deviation + np.asarray(self._processor.image_mean, dtype=np.float64)[:, None, None]
-        if getattr(self._processor, "do_rescale", False):
-            pixels = pixels / float(self._processor.rescale_factor)
-        return pillow.fromarray(np.rint(pixels.clip(0, 255)).astype(np.uint8).transpose(1, 2, 0))
+        return self._preprocessing.picture(image)
 
     def forward(self, pixel_values: Tensor) -> ImageFeatures:
         """Encode pictures (B, 3, H, W) into pooled vectors (B, d) and tokens (B, P, w)."""
@@ -113,17 +108,12 @@ class ImageEncoder(nn.Module):
             The activations that enter the first block left out, (B, ...).
         """
         self._check_top_blocks(top_blocks)
-        hidden = self._backbone.stem(pixel_values)
-        for block in self._backbone.blocks[: self.n_blocks - top_blocks]:
-            hidden = self._backbone.run(block, hidden)
-        return hidden
+        return self._backbone.lower(pixel_values, top_blocks)
 
     def upper(self, hidden: Tensor, top_blocks: int) -> ImageFeatures:
         """Run the last blocks and the head on what `lower` gave for the same `top_blocks`."""
         self._check_top_blocks(top_blocks)
-        for block in self._backbone.blocks[self.n_blocks - top_blocks :]:
-            hidden = self._backbone.run(block, hidden)
-        return self._backbone.head(hidden)
+        return self._backbone.upper(hidden, top_blocks)
 
     def upper_parameters(self, top_blocks: int) -> dict[str, nn.Parameter]:
         """Parameters of the last blocks, the last normalisation and the projection, by their names in this module.
@@ -133,8 +123,7 @@ class ImageEncoder(nn.Module):
         self._check_top_blocks(top_blocks)
         if top_blocks == 0:
             return {}
-        modules = [*self._backbone.blocks[self.n_blocks - top_blocks :], *self._backbone.head_modules]
-        chosen = {id(parameter) for module in modules for parameter in module.parameters()}
+        chosen = {id(parameter) for parameter in self._backbone.upper_parameters(top_blocks)}
         return {name: parameter for name, parameter in self.named_parameters() if id(parameter) in chosen}
 
     def hidden_shape(self, top_blocks: int) -> tuple[int, ...]:
@@ -142,62 +131,51 @@ class ImageEncoder(nn.Module):
         self._check_top_blocks(top_blocks)
         below = self.n_blocks if self._backbone.keeps_shape else top_blocks
         with torch.no_grad():
-            height, width = self._input_size()
-            return tuple(self.lower(torch.zeros(1, 3, height, width, device=self.device), below).shape[1:])
+            size = (self._preprocessing.height, self._preprocessing.width)
+            return tuple(self.lower(torch.zeros(1, 3, *size, device=self.device), below).shape[1:])
 
     def fingerprint(self) -> str:
-        """SHA-256 over weights, architecture and preprocessing; it changes when any weight changes."""
+        """SHA-256 over all that features depend on: weights, architecture, preprocessing and what it does to pixels."""
+        return sha256_text(f"{self.weights_fingerprint()} {self.preprocessing_fingerprint()}")
+
+    def weights_fingerprint(self) -> str:
+        """SHA-256 over weights, architecture and configured preprocessing; it changes when any weight changes."""
         tensors = dict(self.state_dict())
         state = weights_state(tensors.values())
         if self._fingerprint is None or self._fingerprint[0] != state:
             self._fingerprint = (state, hash_weights(tensors.items(), *self._settings()))
         return self._fingerprint[1]
 
+    def preprocessing_fingerprint(self) -> str:
+        """SHA-256 over the preprocessing and over what it makes of a few drawn pictures."""
+        if self._preprocessing_fingerprint is None:
+            self._preprocessing_fingerprint = self._preprocessing.fingerprint()
+        return self._preprocessing_fingerprint
+
     def lower_fingerprint(self, top_blocks: int) -> str:
-        """The same without the parameters that training the last blocks changes."""
+        """The same as `fingerprint` without the parameters that training the last blocks changes."""
         trained = self.upper_parameters(top_blocks)
         tensors = [(name, tensor) for name, tensor in self.state_dict().items() if name not in trained]
-        return hash_weights(tensors, *self._settings(), str(top_blocks))
+        return hash_weights(tensors, *self._settings(), str(top_blocks), self.preprocessing_fingerprint())
 
     def _settings(self) -> tuple[str, str]:
         """Architecture and preprocessing as text."""
         config: Any = self.model.config
         vision = getattr(config, "vision_config", config)
-        return config_text(vision.to_dict()), config_text(self._processor.to_dict())
+        return config_text(vision.to_dict()), self._preprocessing.settings()
 
     def _check_top_blocks(self, top_blocks: int) -> None:
         if 0 <= top_blocks <= self.n_blocks:
             return
-        if isinstance(self._backbone, WholeBackbone):
+        if self.n_blocks == 0:
             raise ParameterError(
-                f"top_blocks is {top_blocks}, but the encoder '{self.name}' cannot be divided into blocks; use 0"
+                f"top_blocks is {top_blocks}, but the encoder '{self.name}' (type '{self.model.config.model_type}') "
+                "cannot be divided into blocks, so that none can be trained; use 0 (unfreeze_layers=0)"
             )
         raise ParameterError(
             f"top_blocks is {top_blocks}, but the encoder '{self.name}' has {self.n_blocks} blocks; "
             f"use 0 to {self.n_blocks}"
         )
-
-    def _input_size(self) -> tuple[int, int]:
-        """Height and width that the preprocessing gives to every picture."""
-        from PIL import Image as pillow
-
-        shapes = {
-            tuple(self.preprocess([pillow.new("RGB", size)]).shape[-2:]) for size in ((640, 400), (400, 640), (32, 32))
-        }
-        if len(shapes) > 1:
-            raise ParameterError(
-                f"the preprocessing of the encoder '{self.name}' gives pictures of different sizes {sorted(shapes)}; "
-                "set a fixed size or a centre crop in its preprocessor_config.json"
-            )
-        height, width = shapes.pop()
-        return int(height), int(width)
-
-
-def _grid(n_tokens: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of `n_tokens` over a picture, as close to its proportions as possible."""
-    ideal = math.sqrt(n_tokens * height / width)
-    rows = min((r for r in range(1, n_tokens + 1) if n_tokens % r == 0), key=lambda r: abs(r - ideal))
-    return rows, n_tokens // rows
 
 
 def load_image_encoder(name_or_folder: str | Path, attention: str = "sdpa") -> ImageEncoder:
@@ -224,9 +202,9 @@ def _read_processor(folder: Path, name: str) -> Any:
     from transformers import AutoImageProcessor
 
     try:
-        return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a damaged configuration makes each kind of processor fail in its own way
         raise ParameterError(
-            f"the encoder '{name}' has no usable preprocessor_config.json: {str(error).splitlines()[0]}; "
-            "save its image processor into the same folder"
+            f"the encoder '{name}' has no usable preprocessor_config.json: {first_line(error)}; save its image "
+            "processor into the same folder"
         ) from error

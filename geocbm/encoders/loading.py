@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,11 +42,13 @@ def read_config(folder: Path) -> Any:
 
     try:
         with _quiet():
-            return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
+            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except ImportError as error:
+        raise ParameterError(_missing_package(folder.name, error)) from error
+    except Exception as error:  # a damaged configuration makes each family fail in its own way
         raise ParameterError(
             f"the configuration of the encoder '{folder.name}' is not understood by transformers: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}; save the model again with `save_pretrained`"
         ) from error
 
 
@@ -80,17 +83,41 @@ def read_model(folder: Path, attention: str = "sdpa") -> tuple[nn.Module, set[st
             attention = ""
     if attention:
         options["attn_implementation"] = attention
-    with _quiet():
-        model, report = factory.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
+    try:
+        with _quiet():
+            model, report = factory.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
+    except ImportError as error:
+        raise ParameterError(_missing_package(folder.name, error)) from error
+    except Exception as error:  # a damaged folder makes each family fail in its own way
+        raise ParameterError(
+            f"the encoder '{folder.name}' (type '{config.model_type}') cannot be read: {first_line(error)}; fetch it "
+            "again, or save it again with `save_pretrained`"
+        ) from error
     return model.requires_grad_(False).eval(), set(report["missing_keys"])
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300].rstrip(".:;")
+
+
+def _missing_package(name: str, error: ImportError) -> str:
+    """One sentence on a package that transformers wants for a model; see `requires_backends` there."""
+    match = re.search(r"requires the (\S+) library", str(error))
+    package = (match.group(1) if match else error.name) or ""
+    if not package:
+        return f"the encoder '{name}' cannot be read: {first_line(error)}"
+    return f"the encoder '{name}' needs the package {package}, which is not installed; run `pip install {package}`"
 
 
 def hash_weights(tensors: Iterable[tuple[str, Tensor]], *texts: str) -> str:

@@ -189,7 +189,7 @@ def _read_tokenizer(folder: Path, name: str) -> Any:
             f"the text encoder '{name}' has no tokenizer files; save its tokenizer into the same folder"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises the bare class for a damaged vocabulary
         raise ParameterError(
             f"the text encoder '{name}' has no usable tokenizer ({type(error).__name__}); save its tokenizer into the "
