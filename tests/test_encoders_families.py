@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_zoo import ZOO, save_zoo
+import transformers
+from tiny_zoo import VIT_64, ZOO, save_zoo
 
 from geocbm.encoders import load_image_encoder
+from geocbm.encoders.backbones import make_backbone
+from geocbm.errors import ParameterError
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +90,106 @@ def test_training_the_last_blocks_leaves_what_is_below_alone(encoders, name):
     assert [name for name, parameter in trained.items() if parameter.grad is None] == []
     last = set(encoder._backbone.blocks[-1].parameters())
     assert last <= set(trained.values())
+
+
+class Shuffled(torch.nn.Module):
+    """A transformer whose tokens stand in another order than that of the picture, as those of windows do."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, order, n_others=1):
+        super().__init__()
+        self.config = SimpleNamespace(model_type="shuffled")
+        self.patches = torch.nn.Conv2d(3, 8, 8, 8)
+        self.others = torch.nn.Parameter(torch.randn(1, n_others, 8))
+        self.order = order
+
+    def forward(self, pixel_values):
+        tokens = self.patches(pixel_values).flatten(2).transpose(1, 2)[:, self.order]
+        others = self.others + tokens.mean(dim=1, keepdim=True)
+        return SimpleNamespace(last_hidden_state=torch.cat([others.expand(len(tokens), -1, -1), tokens], dim=1))
+
+
+def examined(model, size=(64, 64)):
+    backbone = make_backbone(model.eval(), set())
+    with torch.no_grad():
+        backbone.examine(torch.full((3, *size), -0.2), torch.ones(3, *size))
+    return backbone
+
+
+def test_tokens_in_another_order_are_refused():
+    torch.manual_seed(0)
+    row_by_row = torch.arange(64)
+    assert examined(Shuffled(row_by_row)).layout == (8, 8, 1, "sequence")
+    windows = row_by_row.reshape(2, 4, 2, 4).transpose(1, 2).flatten()  # four windows of 4 x 4
+    nested = torch.tensor([int(f"{i:06b}"[0::2] + f"{i:06b}"[1::2], 2) for i in range(64)])
+    for order in (windows, nested, row_by_row.flip(0), row_by_row.reshape(8, 8).T.flatten(), row_by_row.roll(1)):
+        with pytest.raises(ParameterError, match="lie on no grid over the picture"):
+            examined(Shuffled(order))
+
+
+def test_other_tokens_are_found_wherever_they_stand():
+    torch.manual_seed(0)
+    for n_others in (1, 4, 17):
+        assert examined(Shuffled(torch.arange(64), n_others)).layout == (8, 8, n_others, "sequence")
+    with pytest.raises(ParameterError, match="lie on no grid"):
+        examined(Shuffled(torch.arange(50)))  # a grid that lacks its last patches
+
+
+def test_models_that_no_picture_alone_is_enough_for_are_refused(tmp_path):
+    video = transformers.VideoMAEModel(
+        transformers.VideoMAEConfig(**VIT_64, num_frames=4, tubelet_size=2),
+    )
+    video.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    with pytest.raises(ParameterError, match="type 'videomae' gives no features for a picture"):
+        load_image_encoder(tmp_path)
+
+
+def test_cells_that_a_model_never_fills_are_refused(tmp_path):
+    """This family folds its maps in pairs of rows; the last row of an odd number of them stays empty."""
+    name = "mobilevitv2"
+    save_zoo(tmp_path, name)
+    transformers.ViTImageProcessor(size={"height": 224, "width": 224}).save_pretrained(tmp_path)
+    with pytest.raises(ParameterError, match=r"\(128, 7, 7\) for a picture of 224 x 224 pixels, lie on no grid"):
+        load_image_encoder(tmp_path)
+
+
+def test_patches_drawn_at_random_are_refused():
+    class Drawn(Shuffled):
+        def forward(self, pixel_values):
+            self.order = torch.randperm(64)
+            output = super().forward(pixel_values)
+            return SimpleNamespace(
+                last_hidden_state=output.last_hidden_state + torch.rand_like(output.last_hidden_state)
+            )
+
+    with pytest.raises(ParameterError, match="other features at each pass"):
+        examined(Drawn(None))
+
+
+def test_a_model_with_a_connection_around_its_blocks_is_used_as_a_whole():
+    class Skipping(Shuffled):
+        def __init__(self, skips):
+            super().__init__(torch.arange(64))
+            self.blocks = torch.nn.ModuleList(torch.nn.TransformerEncoderLayer(8, 1, 64) for _ in range(3))
+            self.skips = skips
+
+        def forward(self, pixel_values):
+            first = hidden = super().forward(pixel_values).last_hidden_state
+            for block in self.blocks:
+                hidden = block(hidden)
+            return SimpleNamespace(last_hidden_state=hidden + first if self.skips else hidden)
+
+    torch.manual_seed(0)
+    assert len(examined(Skipping(False)).blocks) == 3
+    backbone = examined(Skipping(True))
+    assert backbone.blocks == []
+
+
+def test_a_model_without_its_package_is_one_sentence(tmp_path, monkeypatch):
+    save_zoo(tmp_path, "timm_vit")
+    real = transformers.utils.import_utils.BACKENDS_MAPPING["timm"]
+    monkeypatch.setitem(transformers.utils.import_utils.BACKENDS_MAPPING, "timm", (lambda: False, real[1]))
+    with pytest.raises(ParameterError, match="needs the package timm, which is not installed; run `pip install timm`"):
+        load_image_encoder(tmp_path)

@@ -45,7 +45,9 @@ class TinyEncoder(nn.Module):
             if not name.startswith("blocks.") or int(name.split(".")[1]) >= 3 - top_blocks
         }
 
-    def fingerprint(self):
+    preprocessing_name = "TinyImageProcessor"
+
+    def weights_fingerprint(self):
         return str(float(sum(value.double().sum() for value in self.state_dict().values())))
 
 

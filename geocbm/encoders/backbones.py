@@ -48,6 +48,12 @@ class Backbone:
         self.head_modules = [module for module in head_modules if isinstance(module, nn.Module)]
         self.grid = (0, 0)
 
+    @property
+    def kind(self) -> str:
+        """The family by the name that transformers gives it."""
+        config: Any = self.model.config
+        return str(config.model_type)
+
     def examine(self, dark: Tensor, bright: Tensor) -> ImageFeatures:
         """Look at what the model gives for a plain picture, and set what depends on the size of pictures.
 
@@ -68,7 +74,7 @@ class Backbone:
         self.grid = self.find_grid(hidden, height, width)
         if self.grid[0] * self.grid[1] != features.tokens.shape[1]:
             raise ParameterError(
-                f"a model of type '{self.model.config.model_type}' gives {features.tokens.shape[1]} tokens, which lie "
+                f"a model of type '{self.kind}' gives {features.tokens.shape[1]} tokens, which lie "
                 f"on no grid of {self.grid[0]} x {self.grid[1]} over {height} x {width} pixels; name another encoder"
             )
         return features

@@ -47,7 +47,7 @@ class GenericBackbone(Backbone):
     def examine(self, dark: Tensor, bright: Tensor) -> ImageFeatures:
         """Find patches and blocks with a few passes; see `Backbone.examine`."""
         self.size = (int(dark.shape[-2]), int(dark.shape[-1]))
-        kind = self.model.config.model_type
+        kind = self.kind
         try:
             output = self._output(torch.stack([dark, dark]))
             hidden = output.last_hidden_state
@@ -121,13 +121,12 @@ class GenericBackbone(Backbone):
 
     def _output(self, pixel_values: Tensor) -> Any:
         """What the model gives for pictures."""
-        forward: Any = self.model
-        if hasattr(self.model, "get_image_features"):
-            forward = self.model.get_image_features
+        model: Any = self.model
+        forward = getattr(model, "get_image_features", model)
         options: dict[str, Any] = {}
-        if self.model.config.model_type == "vit_mae":  # it hides and shuffles patches unless told otherwise
-            n_patches = self.model.embeddings.patch_embeddings.num_patches
-            self.model.config.mask_ratio = 0.0
+        if self.kind == "vit_mae":  # it hides and shuffles patches unless told otherwise
+            n_patches = model.embeddings.patch_embeddings.num_patches
+            model.config.mask_ratio = 0.0
             order = torch.arange(n_patches, device=pixel_values.device, dtype=pixel_values.dtype)
             options["noise"] = order.expand(len(pixel_values), n_patches)
         return forward(pixel_values=pixel_values, **options)

@@ -74,6 +74,11 @@ class ImageEncoder(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def preprocessing_name(self) -> str:
+        """Implementation of the preprocessing, such as "CLIPImageProcessor"."""
+        return self._preprocessing.kind
+
     def train(self, mode: bool = True) -> ImageEncoder:
         """Stay in evaluation mode, whatever `mode` says."""
         return super().train(False)
@@ -169,7 +174,7 @@ class ImageEncoder(nn.Module):
             return
         if self.n_blocks == 0:
             raise ParameterError(
-                f"top_blocks is {top_blocks}, but the encoder '{self.name}' (type '{self.model.config.model_type}') "
+                f"top_blocks is {top_blocks}, but the encoder '{self.name}' (type '{self._backbone.kind}') "
                 "cannot be divided into blocks, so that none can be trained; use 0 (unfreeze_layers=0)"
             )
         raise ParameterError(

@@ -72,9 +72,11 @@ def possible_layouts(shape: Sequence[int], height: int, width: int) -> list[Toke
         width: of the picture, in pixels.
     """
     if len(shape) == 4:
-        first = TokenLayout(shape[2], shape[3], 0, "channels_first")
-        last = TokenLayout(shape[1], shape[2], 0, "channels_last")
-        return [layout for layout in (first, last) if _is_proportional(layout, height, width)]
+        maps = (
+            TokenLayout(shape[2], shape[3], 0, "channels_first"),
+            TokenLayout(shape[1], shape[2], 0, "channels_last"),
+        )
+        return [layout for layout in maps if _is_proportional(layout, height, width)]
     if len(shape) != 3:
         return []
     n = shape[1]

@@ -81,6 +81,11 @@ class Preprocessing:
         levels = self.colours.levels(self([image])[0])
         return pillow.fromarray(np.rint(levels.clip(0, 255)).astype(np.uint8).transpose(1, 2, 0))
 
+    @property
+    def kind(self) -> str:
+        """Class of the image processor, which tells its implementation: those on Pillow end in "Pil"."""
+        return type(self.processor).__name__
+
     def settings(self) -> str:
         """The configuration as text."""
         return config_text(self.processor.to_dict())
@@ -90,8 +95,7 @@ class Preprocessing:
 
         Pixels are compared in 8-bit levels, so that the last bit of a floating-point number makes no difference.
         """
-        kind = type(self.processor)
-        total = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__} {self.settings()}".encode())
+        total = hashlib.sha256(f"{self.kind} {self.settings()}".encode())
         for numbers in self.colours:
             total.update(np.rint(numbers.numpy() * 1e4).astype(np.int64).tobytes())
         with tempfile.TemporaryDirectory() as folder:
@@ -163,16 +167,16 @@ def _draw_pictures(folder: Path) -> list[Path]:
         wave = (127.5 + 127.5 * np.sin(x * y / 97)).astype(np.int64)
         bands = np.stack([x * 255 // width, (x // 5 + y // 3) % 2 * 255, np.where(x > y, noise, wave)], axis=-1)
         picture = pillow.fromarray(bands.astype(np.uint8))
-        picture.save(folder / f"{number}.png")
-        paths.append(folder / f"{number}.png")
+        picture.save(folder / f"{number}.bmp")
+        paths.append(folder / f"{number}.bmp")
     # Files that a reader has to do more for: chroma at half resolution and turned, transparent, 16 bits, a palette.
     exif = pillow.Exif()
     exif[0x0112] = 6
     large = pillow.open(paths[0])
     large.save(folder / "turned.jpg", quality=85, subsampling=2, exif=exif)
-    covered = large.resize((96, 64))
-    covered.putalpha(covered.getchannel("G"))
-    covered.save(folder / "transparent.png")
-    pillow.fromarray((np.asarray(large.convert("L"), dtype=np.uint16) * 257)[:96, :96]).save(folder / "deep.png")
-    large.quantize(16).save(folder / "palette.png")
+    small = large.resize((96, 64))
+    small.convert("P", palette=pillow.Palette.WEB).save(folder / "palette.png")
+    pillow.fromarray(np.asarray(small.convert("L"), dtype=np.uint16) * 257).save(folder / "deep.png")
+    small.putalpha(small.getchannel("G"))
+    small.save(folder / "transparent.png")
     return [*paths, *(folder / name for name in ("turned.jpg", "transparent.png", "deep.png", "palette.png"))]

@@ -7,7 +7,7 @@ reads stored activations instead of its input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +81,7 @@ def chains(model: nn.Module, trace: Trace) -> list[list[nn.Module]]:
     return found
 
 
-def _longest_run(model: nn.Module, parents: list[nn.Module], trace: Trace, shortest: int) -> list[nn.Module]:
+def _longest_run(model: nn.Module, parents: Sequence[nn.Module], trace: Trace, shortest: int) -> list[nn.Module]:
     """The run of siblings that holds the most weights, the outermost of equals; empty if most weights lie elsewhere."""
     best: list[nn.Module] = []
     for parent in parents:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ def re_encode(
     def encode(encoder: ImageEncoder, rows: np.ndarray, wanted: Sequence[str]) -> Batches:
         for start in range(0, len(rows), batch_size):
             hidden = hidden_store.read(source, rows[start : start + batch_size]).to(encoder.device)
-            with torch.inference_mode():
+            with torch.inference_mode(), _single_precision(hidden.device):
                 features = encoder.upper(hidden, top_blocks)
             batch = {kind: _to_half(getattr(features, kind)) for kind in wanted}
             _check_numbers(batch, [f"row {row}" for row in rows[start : start + batch_size]], encoder.name)
@@ -163,7 +164,7 @@ def _encode_files(
 def _encode_batch(encoder: ImageEncoder, pixels: Tensor, kinds: Sequence[str]) -> dict[str, np.ndarray]:
     """All kinds of features of one batch; the lower blocks run once."""
     depths = sorted({int(kind.split(":")[1]) for kind in kinds if kind.startswith("hidden:")}, reverse=True)
-    with torch.inference_mode():
+    with torch.inference_mode(), _single_precision(pixels.device):
         deepest = depths[0] if depths else 0
         hidden = {deepest: encoder.lower(pixels, deepest)}
         for depth in depths[1:]:
@@ -172,6 +173,25 @@ def _encode_batch(encoder: ImageEncoder, pixels: Tensor, kinds: Sequence[str]) -
         if "pooled" in kinds or "tokens" in kinds:
             result.update(encoder.upper(hidden[deepest], deepest)._asdict())
     return {kind: _to_half(result[kind]) for kind in kinds}
+
+
+@contextmanager
+def _single_precision(device: torch.device) -> Iterator[None]:
+    """Compute in float32 whatever is set around, so that one key names one set of numbers.
+
+    Mixed precision is off inside the block, and so is TF32, which cuDNN uses for convolutions unless told otherwise.
+    """
+    backends: Any = torch.backends
+    switches = (backends.cudnn.conv, backends.cuda.matmul) if device.type == "cuda" else ()
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
 
 
 def _check_numbers(batch: dict[str, np.ndarray], names: Sequence[str], encoder_name: str) -> None:

@@ -115,7 +115,13 @@ def fit_stage0(
         "lat": torch.from_numpy(lat).float(),
         "lng": torch.from_numpy(lng).float(),
     }
-    started_from = {"encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint()}}
+    started_from = {
+        "encoder": {
+            "name": encoder.name,
+            "fingerprint": encoder.weights_fingerprint(),
+            "preprocessing": encoder.preprocessing_name,
+        }
+    }
     if prompts is not None:
         text = prompts.text_encoder
         started_from["text_encoder"] = {"name": text.name, "fingerprint": text.fingerprint()}
@@ -211,7 +217,13 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
     """
     made_by = run_command(path, NOTEBOOK)
     tensors, metadata = load_checkpoint(path, made_by, stage=0)
-    _check_start(encoder, "encoder", path, metadata)
+    _check_start(encoder, encoder.weights_fingerprint(), "encoder", path, metadata)
+    before = metadata["encoder"].get("preprocessing", encoder.preprocessing_name)
+    if before != encoder.preprocessing_name:
+        raise MismatchError(
+            f"{path} was trained on pictures that {before} prepared, but {encoder.name!r} prepares them with "
+            f"{encoder.preprocessing_name}, which gives other pixels; use the same, or train again with `{made_by}`"
+        )
     model = Stage0PretrainingModel(
         encoder,
         location_encoder,
@@ -252,15 +264,15 @@ def restore_text_encoder(path: str | Path, text_encoder: TextEncoder) -> bool:
     tensors, metadata = load_checkpoint(path, run_command(path, NOTEBOOK), stage=0)
     if "text_encoder" not in metadata:
         return False
-    _check_start(text_encoder, "text_encoder", path, metadata)
+    _check_start(text_encoder, text_encoder.fingerprint(), "text_encoder", path, metadata)
     trained = {name.removeprefix(_TEXT): value for name, value in tensors.items() if name.startswith(_TEXT)}
     text_encoder.load_state_dict(trained, strict=False)
     return True
 
 
-def _check_start(model: Any, part: str, path: str | Path, metadata: Mapping[str, Any]) -> None:
+def _check_start(model: Any, fingerprint: str, part: str, path: str | Path, metadata: Mapping[str, Any]) -> None:
     """Refuse an encoder whose weights are not those that training began with."""
-    if model.fingerprint() != metadata[part]["fingerprint"]:
+    if fingerprint != metadata[part]["fingerprint"]:
         raise MismatchError(
             f"{path} was trained from the {part.replace('_', ' ')} {metadata[part]['name']!r} with other weights than "
             f"those of {model.name!r}; load that encoder afresh, or train again with `{run_command(path, NOTEBOOK)}`"
