@@ -232,6 +232,15 @@ def test_the_verdict_says_what_a_head_listens_to(swapped, patches, said):
     assert f"The head listens {said}" in controls.verdicts(known(100.0, 100.0, swapped, patches), n=50)
 
 
+def test_a_head_that_loses_nothing_listens_to_nothing():
+    """Where an exchange changes nothing beyond noise, there is nothing to be a part of, and nothing is heard."""
+    said = controls.verdicts(known(100.0, 100.0, 101.0, 101.0, spread=60.0), n=200)
+    assert "nothing shows that the head listens to its image at all" in said and "The head listens" not in said
+    assert "random directions keep" not in said
+    heard = controls.verdicts(known(100.0, 100.0, 101.0, 500.0, spread=60.0), n=200)
+    assert "The head listens more to the patches" in heard
+
+
 def test_a_head_that_knows_positions_is_found_out():
     found = known(100.0, 100.0, 500.0, 500.0)
     moved = replace(found["patch_order_both"], km=np.r_[np.full(3, 250.0), np.full(N - 3, 100.0)][None])

@@ -157,7 +157,8 @@ def _on_random(found: Controls, draw: _Draws) -> list[str]:
     if not floors:
         return [said]
     own, floor = geoscore(random.own_km).mean(), geoscore(floors[0].km).mean()
-    if own > floor:
+    lost = draw.changes(floors[0].km, floors[0].own_km)["geoscore"]
+    if lost["high"] < 0 and own > floor:  # of a difference within noise nothing can be a part
         kept = (geoscore(random.km).mean() - floor) / (own - floor)
         said += (
             f" Of the {own - floor:,.0f} points by which an image's own concepts beat those of another image, random "
@@ -184,9 +185,13 @@ def _on_exchange(found: Controls, draw: _Draws) -> list[str]:
             "no difference beyond noise": "to both alike, within noise",
         }
         answer = verdict(apart, more_is_better=True)
+        lost = [draw.changes(one.km, one.own_km)["geoscore"] for one in (concepts, patches)]
+        said = f"The head listens {listens.get(answer, f'to one of them ({answer})')}."
+        if all(change["high"] >= 0 for change in lost):  # not where there is no interval
+            said = "Neither loses anything beyond noise: nothing shows that the head listens to its image at all."
         sentences.append(
             f"{mode}: the GeoScore of {own:,.0f} becomes {less:,.0f} with the concepts of another image and "
-            f"{lesser:,.0f} with its patches. The head listens {listens.get(answer, f'to one of them ({answer})')}."
+            f"{lesser:,.0f} with its patches. {said}"
         )
     return sentences
 
