@@ -14,7 +14,7 @@ import pandas as pd
 
 from geocbm.explain.effective import Carried
 from geocbm.explain.removal import AT, BETTER, MARGIN_NATS, WORSE
-from geocbm.metrics import figure_text
+from geocbm.metrics import NO_INTERVAL, figure_text
 
 Figure = Mapping[str, float]
 YES, PARTLY, NO, CANNOT, UNKNOWN = "yes", "partly", "no", "cannot be said", "not measured"
@@ -63,6 +63,11 @@ def _measured(figure: Figure | None) -> bool:
     return figure is not None and bool(np.isfinite([figure["value"], figure["low"], figure["high"]]).all())
 
 
+def _why(figure: Figure | None, otherwise: str) -> str:
+    """Why there is no verdict: the figure is there without an interval, or it is not there."""
+    return NO_INTERVAL if figure is not None and np.isfinite(figure["value"]) else otherwise
+
+
 def points_at_it(
     pointing: Figure | None,
     chance: float | None,
@@ -85,7 +90,7 @@ def points_at_it(
         "with several training seeds, for each of them"
     )
     if not _measured(pointing) or chance is None:
-        return Line(question, UNKNOWN, "the data does not say where concepts are", "", rule)
+        return Line(question, UNKNOWN, _why(pointing, "the data does not say where concepts are"), "", rule)
     assert pointing is not None
     controls = {"a random patch": chance, "the middle of the picture": centre, "attention": attention}
     known = {name: value for name, value in controls.items() if value is not None and np.isfinite(value)}
@@ -113,7 +118,7 @@ def removal_hurts(gain: Figure | None, beyond: Figure | None = None, what: str =
         "random patches alone"
     )
     if not _measured(gain):
-        return Line(question, UNKNOWN, "no patches could be removed", "", rule)
+        return Line(question, UNKNOWN, _why(gain, "no patches could be removed"), "", rule)
     assert gain is not None
     figure = f"the true cell loses {_points(gain)} more than with random patches"
     verdict, yardstick = (YES if gain["low"] > 0 else NO), "as many random patches"
@@ -158,7 +163,7 @@ def nothing_smuggled(
         "would add; where that is nothing, it cannot be said"
     )
     if not _measured(beyond_truth):
-        return Line(question, UNKNOWN, "the data has no list of all visible concepts", "", rule)
+        return Line(question, UNKNOWN, _why(beyond_truth, "the data has no list of all visible concepts"), "", rule)
     assert beyond_truth is not None
     figure = f"scores add {_points(beyond_truth)} to the true concepts"
     verdict, yardstick = (NO if beyond_truth["low"] > 0 else YES), "0 points"
@@ -225,7 +230,7 @@ def suffices(
         "cannot be said"
     )
     if not _measured(seen):
-        return Line(question, UNKNOWN, "the country could not be read", "", rule)
+        return Line(question, UNKNOWN, _why(seen, "the country could not be read"), "", rule)
     assert seen is not None
     if seen["low"] <= 0 or not _measured(ratio):
         return Line(question, CANNOT, f"features tell {_points(seen)} more than guessing", "0 points", rule)
@@ -277,7 +282,7 @@ def stable(correlation: Figure | None, between: float | None = None) -> Line:
         "and above it"
     )
     if not _measured(correlation):
-        return Line(question, UNKNOWN, "needs stability_seeds", "", rule)
+        return Line(question, UNKNOWN, _why(correlation, "needs stability_seeds"), "", rule)
     assert correlation is not None
     above = between is None or correlation["low"] > between
     verdict = YES if correlation["value"] >= STABLE else PARTLY if correlation["value"] >= UNSTABLE else NO

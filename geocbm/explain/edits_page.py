@@ -15,7 +15,7 @@ from geocbm.explain.flows import Flows, concept_flows, flow_amounts, picture_amo
 from geocbm.explain.presence import Levels, Presence
 from geocbm.explain.removal import FREQUENT, REMOVED, falls_to_prior, interval_of
 from geocbm.explain.what_if import Story
-from geocbm.metrics import recordable
+from geocbm.metrics import figure_text, recordable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -146,7 +146,7 @@ def curve_sentence(curve: pd.DataFrame) -> str:
 
 
 def _interval(row: Any, name: str) -> str:
-    return "{:,.0f} [{:,.0f}, {:,.0f}]".format(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
+    return figure_text(_figure(row, name))
 
 
 def picture_flows(model: EditableModel, row: int, files: RunFiles) -> Flows:

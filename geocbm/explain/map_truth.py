@@ -24,7 +24,7 @@ from geocbm.explain.deletion import (
 from geocbm.explain.localisation import Localisation, choose_kind, measure_localisation
 from geocbm.explain.maps import centre_map, named_map
 from geocbm.explain.stability import explain_seeds, measure_stability
-from geocbm.metrics import recordables
+from geocbm.metrics import figure_text, recordables
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +138,7 @@ def removals_table(truth: MapTruth) -> pd.DataFrame:
         for curve, by_order in removal.probability.items():
             for order in (name for name in by_order if name != RANDOM):
                 figure = removal.gain(order, curve=curve)
-                words = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * figure[part] for part in ("value", "low", "high")))
+                words = figure_text(figure, "{:+.1f}", 100)
                 line = {"model": model, "curve": f"{curve} of {way}", "pictures": f"{len(removal.rows):,}"}
                 lines.append(line | {"order of the patches": order, "beyond random patches, points": words})
     return pd.DataFrame(lines)

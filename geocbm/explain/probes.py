@@ -12,7 +12,7 @@ import pandas as pd
 from geocbm.errors import ParameterError
 from geocbm.explain.penalty import LEAST_PROBABILITY, choose_strength, fit_quietly, logistic
 from geocbm.explain.presence import Presence
-from geocbm.metrics import spatial_blocks
+from geocbm.metrics import figure_text, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.metrics import Resamples
@@ -167,9 +167,7 @@ def reading_table(readings: Mapping[str, Reading], drawn: Resamples) -> pd.DataF
         lines.append(
             {
                 "what the classifier reads": READING_WORDS[name],
-                "country right, %": "{:.1f} [{:.1f}, {:.1f}]".format(
-                    *(100 * share[part] for part in ("value", "low", "high"))
-                ),
+                "country right, %": figure_text(share, "{:.1f}", 100),
                 "mean log likelihood": f"{known.mean():.2f}" if len(known) else "",
             }
         )
@@ -214,9 +212,7 @@ def gain_table(gains: Mapping[str, Figure]) -> pd.DataFrame:
         [
             {
                 "change": words,
-                "countries right, percentage points": "{:+.1f} [{:+.1f}, {:+.1f}]".format(
-                    *(100 * gains[name][part] for part in ("value", "low", "high"))
-                ),
+                "countries right, percentage points": figure_text(gains[name], "{:+.1f}", 100),
             }
             for name, words in GAIN_WORDS.items()
             if name in gains

@@ -20,7 +20,7 @@ from geocbm.explain.effective import (
 )
 from geocbm.explain.leakage import Leakage, measure_leakage
 from geocbm.explain.probes import Reading, country_readings, reading_gains
-from geocbm.metrics import Resamples, recordable, spatial_blocks
+from geocbm.metrics import Resamples, figure_text, recordable, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.explain.editable import EditableModel
@@ -156,7 +156,7 @@ def leakage_table(told: Told) -> pd.DataFrame:
         [
             {
                 "figure": name,
-                "value": "{value:.4f} [{low:.4f}, {high:.4f}]".format(**figure),
+                "value": figure_text(figure, "{:.4f}"),
                 "where nothing leaks": f"{null:.4f}",
             }
             for name, figure, null in rows
