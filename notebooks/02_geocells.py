@@ -35,7 +35,8 @@ files = RunFiles(nb.run_folder)
 # %% [markdown]
 # ## The cells
 #
-# Each disc is the centre of a cell, as large as its number of training images; the faint dots are the images.
+# Training images are coloured by their cell, red stars are the centres, larger where a cell has more images; cells of one colour
+# lie far apart. The same map is a picture in the run, `visualizations/geocells_map.png`, with every image.
 
 # %%
 train = files.table.iloc[files.rows["train"]]
@@ -43,6 +44,8 @@ config = geocells.GeocellsConfig(**recipes.config_fields(geocells.GeocellsConfig
 places = (train[name].to_numpy() for name in ("lat", "lng", "country"))
 cells = geocells.build_geocells(*places, **asdict(config))
 nb.show(plots.cell_map(cells, train))
+with nb.output("visualizations/geocells_map.png") as path:
+    plots.cell_picture(cells, train).save(path)
 
 # %% [markdown]
 # ## How many images has a cell?

@@ -34,6 +34,7 @@ CELLS = SimpleNamespace(
     centers=latlng_to_cartesian(LAT[:7], LNG[:7]),
     country=np.array(["Japan"] * 7),
     counts=np.arange(1, 8),
+    sample_to_cell=np.arange(N) % 7,
     scale_km=np.linspace(5, 50, 7),
 )
 PREDICTED = (np.where(np.arange(N) == 0, np.nan, np.clip(LAT + GENERATOR.normal(0, 8, N), -90, 90)), LNG)

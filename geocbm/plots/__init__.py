@@ -4,6 +4,7 @@ Every function that returns a figure puts one sentence about its data, with the 
 `figure.layout.meta["alt"]`. Figures stay light: at most 5000 points, numbers rounded, pictures as JPEG.
 """
 
+from geocbm.plots.cells import CELL_COLOURS, cell_colours, cell_map, cell_picture
 from geocbm.plots.comparison import compare_differences, compare_histories, gain_map
 from geocbm.plots.concepts import (
     confusion,
@@ -27,7 +28,7 @@ from geocbm.plots.field_guide import clue_agreement
 from geocbm.plots.interventions import concept_sankey, contribution_bars, intervention_curves
 from geocbm.plots.leakage import kept_concepts, told_by_concepts
 from geocbm.plots.locator import locator
-from geocbm.plots.maps import base_map, cell_map, error_map, world_map
+from geocbm.plots.maps import base_map, error_map, world_map
 from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet
 from geocbm.plots.prototypes import prototype_similarity
 from geocbm.plots.runs import chain_status, country_errors
@@ -36,11 +37,14 @@ from geocbm.plots.sure import coverage_by_distance, region_areas, reliability_be
 from geocbm.plots.what_if import edit_map, what_if
 
 __all__ = [
+    "CELL_COLOURS",
     "PALETTE",
     "attention_overlay",
     "base_map",
     "blend_heat",
+    "cell_colours",
     "cell_map",
+    "cell_picture",
     "cell_sizes",
     "chain_status",
     "clue_agreement",

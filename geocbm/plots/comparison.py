@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from geocbm.plots.maps import _colour_bar, _finish_map, base_map
+from geocbm.plots.maps import _colour_bar, base_map, finish_map
 from geocbm.plots.style import INK, LAND, MUTED, PALETTE, degrees, escape, finish, labels, numbers, plural
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def gain_map(gains: Mapping[str, pd.DataFrame], reference: str, title: str = "Wh
     alt = f"World map of mean gain in GeoScore over {reference}, by region: {'; '.join(parts)}."
     if not parts:
         alt = f"World map without regions: no run has its test images in common with {reference}."
-    return _finish_map(fig, title, alt, height=500)
+    return finish_map(fig, title, alt, height=500)
 
 
 def compare_histories(curves: pd.DataFrame, title: str = "On validation, by epoch") -> go.Figure:

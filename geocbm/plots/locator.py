@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
-from geocbm.plots.maps import _outline
+from geocbm.plots.maps import outline
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,7 +74,7 @@ def locator(lat: Any, lng: Any, width: int = 300, height: int = 200) -> Image:
         return x, (north - latitude) / (north - south) * scale * height
 
     for kind, colour, thick in (("borders", _BORDER, 1), ("coast", _COAST, 2)):
-        line_lng, line_lat = (np.array(part, dtype=float) for part in _outline(kind))
+        line_lng, line_lat = (np.array(part, dtype=float) for part in outline(kind))
         ends = np.flatnonzero(np.isnan(line_lng))
         for start, end in zip(np.r_[0, ends[:-1] + 1], ends, strict=True):
             x, y = place(line_lng[start:end], line_lat[start:end])

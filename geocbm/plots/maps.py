@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geocbm.geodesy import cartesian_to_latlng, haversine_km
+from geocbm.geodesy import haversine_km
 from geocbm.plots.style import (
     INK,
-    LAND,
-    MAX_POINTS,
     PALETTE,
     columns_of,
     degrees,
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @cache
-def _outline(kind: str) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
+def outline(kind: str) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
     """Longitudes and latitudes of the lines `coast` or `borders`, with gaps (None) between lines."""
     lines = json.loads(files("geocbm").joinpath("data_files/coastline.json").read_text(encoding="utf-8"))[kind]
     lng: list[float | None] = []
@@ -60,7 +58,7 @@ def base_map(borders: bool = True) -> go.Figure:
     for kind, width, colour in (("coast", 0.9, "#8290A0"), ("borders", 0.4, "#CBD2D9")):
         if kind == "borders" and not borders:
             continue
-        lng, lat = _outline(kind)
+        lng, lat = outline(kind)
         fig.add_trace(
             go.Scattergeo(
                 lon=list(lng),
@@ -83,7 +81,8 @@ def base_map(borders: bool = True) -> go.Figure:
     return fig
 
 
-def _finish_map(fig: go.Figure, title: str, alt: str, height: int = 460) -> go.Figure:
+def finish_map(fig: go.Figure, title: str, alt: str, height: int = 460) -> go.Figure:
+    """Give a map its headline, its alternative text and the room it needs."""
     return finish(
         fig,
         title,
@@ -176,66 +175,7 @@ def world_map(
         alt += f", in {plural(len(kinds), 'group')}; the largest is {frequent[0]} with {counts.max():,}"
     if len(rows) < len(lat):
         alt += f" ({len(rows):,} of them drawn)"
-    return _finish_map(fig, title, alt + ".")
-
-
-def cell_map(cells: Any, table: Any | None = None, title: str = "The cells the world is cut into") -> go.Figure:
-    """Centres of geocells over the images, as large as their number of training images.
-
-    Args:
-        cells: `Geocells`: `centers [N, 3]`, `country [N]` and, if there, `counts [N]` and `scale_km [N]`.
-        table: images to draw faintly below, with columns `lat` and `lng`.
-        title: headline.
-    """
-    import plotly.graph_objects as go
-
-    lat, lng = cartesian_to_latlng(np.asarray(cells.centers, dtype=float))
-    country = np.asarray(cells.country).astype(str)
-    count = np.asarray(getattr(cells, "counts", np.ones(len(lat)))).astype(float)
-    fig = base_map()
-    if table is not None and len(table):
-        rows = thin(len(table), MAX_POINTS // 2)
-        fig.add_trace(
-            go.Scattergeo(
-                lat=degrees(table["lat"].to_numpy(float)[rows]),
-                lon=degrees(table["lng"].to_numpy(float)[rows]),
-                mode="markers",
-                marker={"size": 2.5, "color": LAND, "opacity": 0.6},
-                hoverinfo="skip",
-                name="images",
-            )
-        )
-    rows = np.argsort(-count, kind="stable")[:MAX_POINTS]
-    scale = getattr(cells, "scale_km", None)
-    spread = ["" if scale is None else f", spread {km_text(float(scale[row]))}" for row in rows]
-    texts = [
-        f"cell {row}, {escape(country[row])}: {count[row]:.0f}{text}" for row, text in zip(rows, spread, strict=True)
-    ]
-    size = 5 + 13 * np.sqrt(count[rows] / max(count.max(), 1))
-    fig.add_trace(
-        go.Scattergeo(
-            lat=degrees(lat[rows]),
-            lon=degrees(lng[rows]),
-            mode="markers",
-            marker={
-                "size": numbers(size, 3),
-                "color": numbers(np.log10(np.maximum(count[rows], 1)), 3),
-                "colorscale": "Cividis",
-                "opacity": 0.85,
-                "line": {"width": 0.6, "color": "white"},
-                "colorbar": _colour_bar("training images")
-                | log_ticks(float(np.log10(max(count.min(), 1))), float(np.log10(max(count.max(), 10)))),
-            },
-            text=texts,
-            hovertemplate="%{text}<extra></extra>",
-            name="cells",
-        )
-    )
-    alt = (
-        f"World map of {plural(len(lat), 'geocell')} in {plural(len(np.unique(country)), 'country', 'countries')}, "
-        f"holding {count.min():.0f} to {count.max():.0f} training images each, median {np.median(count):.0f}."
-    )
-    return _finish_map(fig, title, alt)
+    return finish_map(fig, title, alt + ".")
 
 
 def error_map(
@@ -312,4 +252,4 @@ def error_map(
         )
     if missing:
         alt += f"; {plural(missing, 'prediction')} missing"
-    return _finish_map(fig, title, alt + ".")
+    return finish_map(fig, title, alt + ".")
