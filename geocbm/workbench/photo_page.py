@@ -32,6 +32,8 @@ WIDTH, MAP_WIDTH = 300, 150
 """Width in pixels of the two large pictures and of the map of a concept."""
 MOST_TERMS = 8
 """Concepts whose part in the answer is shown."""
+UNLIKELY = 0.01
+"""Probability below which that many unlike photographs are no chance."""
 _OUTLINES = 2
 """Traces of a map that are the same on every map: coast and borders."""
 _QUALITY = 82
@@ -158,6 +160,7 @@ class PhotoPage:
 
         from geocbm.workbench.site import template
 
+        unlike = sum(bool(section.warning) for section in self._sections)
         style = files("geocbm.workbench").joinpath("templates/site.css").read_text(encoding="utf-8")
         text = template("photo.html.j2").render(
             sections=[
@@ -169,7 +172,8 @@ class PhotoPage:
             cells=len(self._model.files.cells),
             left_out=self.left_out,
             simulated=TRAINED_ON if self._model.files.simulated else "",
-            unlike=sum(bool(section.warning) for section in self._sections),
+            unlike=unlike,
+            too_many=self._too_many(unlike),
             novelty=self._model.novelty,
             version=__version__,
             css=Markup(style),
@@ -179,6 +183,13 @@ class PhotoPage:
         )
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+    def _too_many(self, unlike: int) -> bool:
+        """Whether more photographs are unlike the training pictures than false alarms of like ones would explain."""
+        from scipy.stats import binom
+
+        novelty, answered = self._model.novelty, sum(not section.problem for section in self._sections)
+        return novelty is not None and unlike > 0 and float(binom.sf(unlike - 1, answered, novelty.level)) < UNLIKELY
 
     def _map(self, answer: Answer) -> tuple[dict[str, Any], str]:
         """A map without its outlines, which the page holds once, and its description."""
