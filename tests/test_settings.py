@@ -18,6 +18,7 @@ from geocbm.splits import make_splits
 from geocbm.stage0 import Stage0Config
 from geocbm.stage1 import Stage1Config
 from geocbm.stage2 import Stage2Config
+from geocbm.workbench import notebook
 from geocbm.workbench.options import settings_of
 from geocbm.workbench.parameters import read_parameters
 from geocbm.workbench.settings import read_declared, read_profile, recipe_values, resolve_all
@@ -249,6 +250,18 @@ def test_options_of_a_notebook_by_hand_are_checked_where_the_config_is_made() ->
     assert config_fields(Stage2Config, values) == {"epochs": 3, "gating": False}
     with pytest.raises(ParameterError, match="'gatin' is no setting of Stage2Config"):
         config_fields(Stage2Config, {"options": {"gatin": False}})
+
+
+def test_options_that_papermill_passes_as_a_text_are_read_and_checked(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("GEOCBM_DATA", str(tmp_path))
+    names: dict[str, Any] = {"run": "x", "options": "{gating: 'false', warmup: 1e-1, explicit_fusion: true}"}
+    notebook.start("05_stage2_geolocation", names)
+    assert names["options"] == {"gating": False, "warmup": 0.1}  # the third is the default
+    assert not Stage2Config(**config_fields(Stage2Config, names)).gating
+    with pytest.raises(ParameterError, match=r"options has no parameter 'gatin'; did you mean 'gating'\?"):
+        notebook.start("05_stage2_geolocation", {"run": "x", "options": {"gatin": False}})
+    with pytest.raises(ParameterError, match="ablation_mode='bott' does not fit"):
+        notebook.start("05_stage2_geolocation", {"run": "x", "ablation_mode": "bott"})
 
 
 def test_settings_are_read_from_the_source_as_the_dataclass_has_them() -> None:
