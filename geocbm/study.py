@@ -21,6 +21,7 @@ from geocbm import metrics
 from geocbm.bottleneck import BOTTLENECKS
 from geocbm.files import atomic_path, sha256_text
 from geocbm.geodesy import haversine_km
+from geocbm.metrics.table import HIGHER, RATE, metric
 from geocbm.recipes import Recipe, read_recipe, with_recipe
 from geocbm.runs import RunFiles
 from geocbm.stage1 import Stage1Config
@@ -44,14 +45,14 @@ SCORES = ("score_transform", "score_lr", "score_epochs")
 """Settings of the linear layer on the probabilities of concepts."""
 
 FIGURES = {
-    "meta_top1": ("labelled concept right", "mean", True),
-    "median_km": ("median error, km", "median", False),
-    "geoscore": ("GeoScore", "mean", True),
-    "acc_25km": ("within 25 km", "mean", True),
-    "acc_200km": ("within 200 km", "mean", True),
-    "acc_750km": ("within 750 km", "mean", True),
+    "meta_top1": ("labelled concept right", "mean"),
+    "median_km": ("median error, km", "median"),
+    "geoscore": ("GeoScore", "mean"),
+    "acc_25km": ("within 25 km", "mean"),
+    "acc_200km": ("within 200 km", "mean"),
+    "acc_750km": ("within 750 km", "mean"),
 }
-"""Words, statistic and whether more is better."""
+"""Words and statistic; unit and direction are those of the table of metrics."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,8 @@ def summarise(measured: pd.DataFrame, files: RunFiles, n_resamples: int = 1000, 
     lines = []
     for name in names:
         kind = measured.loc[measured["trial"] == name, "kind"].iloc[0]
-        for figure, (_, statistic, more_is_better) in FIGURES.items():
+        for figure, (_, statistic) in FIGURES.items():
+            more_is_better = metric(f"study.{figure}").better == HIGHER
             options: dict[str, Any] = {"blocks": blocks, "statistic": statistic, "n": n_resamples, "seed": seed}
             own, first = by_trial[name][figure], by_trial[names[0]][figure]
             value = metrics.over_seeds(own, **options)
@@ -258,9 +260,9 @@ def printable(summary: pd.DataFrame) -> pd.DataFrame:
     """The summary in words: a row per trial, figures with intervals, the verdict on error and on concepts."""
 
     def text(figure: str, row: pd.Series) -> str:
-        if figure in ("median_km", "geoscore"):
-            return metrics.figure_text(row.to_dict())
-        return metrics.figure_text(row.to_dict(), "{:.1f}", 100) + " %"
+        own = metric(f"study.{figure}")
+        written = metrics.figure_text(row.to_dict(), own.form, own.unit.factor)
+        return f"{written} %" if own.unit == RATE else written
 
     lines = []
     for name in summary["trial"].unique():

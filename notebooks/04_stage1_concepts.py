@@ -139,8 +139,8 @@ if pictures:
 # %% [markdown]
 # ## How far did the prototypes move from their words?
 #
-# Cosine between the prototype of the words alone and the learned one, both after projection. A concept far to the left no longer
-# means what its name says.
+# Cosine between the prototype of the words alone and the learned one, both after projection. A concept far to the left
+# may no longer mean what its name says.
 
 # %%
 nb.show(plots.prototype_drift(files.concepts.metas, analysis.prototype_cosine(model)))

@@ -259,9 +259,9 @@ print(split_memory.verdict(own.nearest_km, named.km["stage2"], named.blocks, boo
 # ### The other kind of split
 #
 # Features of the untouched encoder have seen no place, so that methods on them can be fitted and measured on any split: here the
-# nearest neighbour and the linear probe, with cells of that split's own training rows and all choices on its validation rows. What they lose from one kind to the
-# next is what nearness was worth to them. Each split has other test images, so that part of a difference is luck; the intervals
-# say how much. The share whose *most similar* training picture was taken within 1 km shows whether looking alike finds the
+# nearest neighbour and the linear probe, with cells of that split's own training rows and all choices on its validation rows. What
+# they lose from one kind to the next is what nearness was worth to them. Each split has other test images, so that part of a
+# difference is luck; the intervals say how much. The share whose *most similar* training picture was taken within 1 km shows whether looking alike finds the
 # same road at all.
 
 # %%
@@ -360,7 +360,7 @@ nb.table(sure.localizability_table(found), caption="Expected and measured distan
 # ### Which point to answer?
 #
 # The specification answers the likeliest cell, moved inside it by the **offset**; a run may move it by the nearest training pictures
-# in that cell instead. Where several cells are likely, neither is the best point. The **mode** smooths the distribution over the
+# in that cell instead. Where several cells are likely, neither need be the best point. The **mode** smooths the distribution over the
 # sphere and climbs to its top; the width of the bells is the one with the best GeoScore on validation. **Expected GeoScore** tries
 # cell centres, and then also the places of training images, and answers the one that promises most under the calibrated
 # distribution: near a likely cell, and not far from the others. Places of training images are where pictures are taken;

@@ -280,7 +280,7 @@ if lines:
 # ## Do the concepts suffice?
 #
 # **Completeness** is the accuracy from concepts as a part of the accuracy from everything, both counted from guessing (Yeh et al. 2020).
-# It says that nothing is lost on the way through the scores. It does not say that what goes through is what their names mean:
+# It says how much gets through the scores. It does not say that what goes through is what their names mean:
 # see the random directions above.
 
 # %%

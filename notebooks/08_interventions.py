@@ -89,9 +89,9 @@ nb.show(plots.concept_sankey(explain.named_flows(model, test, files)))
 # ## What if it saw something else?
 #
 # Choose an edit from the list and move the slider. The blue circles are the belief, the star is the answer and the cross the
-# true place. The pictures are right answers of middling certainty (a country with about 60 %), of different concepts and countries: where
-# the model is certain, the answer hangs on no single concept. What is put in the place of the concept seen are the siblings that move
-# the answer most.
+# true place. Right answers of middling certainty (a country with about 60 %) come first, of different concepts and countries, since
+# what is certain seldom hangs on a single concept; where too few answers are right, others follow. What is put in the place of the
+# concept seen are the siblings that move the answer most.
 
 # %%
 encoder = pipeline.load_stage0(files)[1]

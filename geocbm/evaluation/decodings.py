@@ -14,6 +14,7 @@ from geocbm.baselines import Prediction
 from geocbm.evaluation.stored import stored_points, stored_predictions
 from geocbm.evaluation.table import in_order, is_baseline, words_of
 from geocbm.metrics import Resamples, country_of, error_km, figure_text, geoscore, recordable, spatial_blocks
+from geocbm.metrics.table import metric
 from geocbm.runs import RunFiles
 
 if TYPE_CHECKING:
@@ -121,11 +122,11 @@ COLUMNS = {
 """Points as the heads of columns."""
 
 FIGURES = {
-    "geoscore": ("GeoScore", "{:,.0f}", 1.0),
-    "median_km": ("median error, km", "{:,.0f}", 1.0),
-    "country_acc": ("country of the place right, %", "{:.1f}", 100.0),
+    "geoscore": "GeoScore",
+    "median_km": "median error, km",
+    "country_acc": "country of the place right, %",
 }
-"""What every point of every method is measured by: words, form and factor."""
+"""What every point of every method is measured by, in words."""
 
 
 def decoding_figures(files: RunFiles, answers: Sequence[Prediction], n: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -180,12 +181,12 @@ def decoding_table(figures: pd.DataFrame, figure: str) -> pd.DataFrame:
         figures: of `decoding_figures`.
         figure: `geoscore`, `median_km` or `country_acc`.
     """
-    _, form, factor = FIGURES[figure]
+    own = metric(f"decode.stage2.{figure}")
     lines = []
     for method, rows in figures[figures.groupby("name")["point"].transform("size") > 1].groupby("method", sort=False):
         line: dict[str, str] = {"method": str(method)}
         for row in rows.to_dict("records"):
-            value = form.format(factor * row[figure]) if np.isfinite(row[figure]) else "no answer"
+            value = own.form.format(own.unit.factor * row[figure]) if np.isfinite(row[figure]) else "no answer"
             line[COLUMNS[row["point"]]] = f"«{value}»" if row["chosen"] else value
         lines.append(line)
     table = pd.DataFrame(lines)

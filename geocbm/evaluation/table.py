@@ -11,6 +11,7 @@ import pandas as pd
 from geocbm import baselines
 from geocbm.baselines import Prediction
 from geocbm.metrics import country_of, error_km, expected_calibration_error, figure_text
+from geocbm.metrics.table import metric
 from geocbm.runs import RunFiles
 
 METHOD_WORDS = {
@@ -83,23 +84,23 @@ def measure(files: RunFiles, answers: Sequence[Prediction], n_resamples: int = 1
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:
     """The table in words, each figure with its interval; missing answers, which are misses, are counted if any are."""
-    forms = {
-        "median_km": ("median error, km", "{:,.0f}", 1.0),
-        "country_acc": ("country right, %", "{:.1f}", 100.0),
-        "geoscore": ("GeoScore", "{:,.0f}", 1.0),
-        "meta_top1": ("labelled concept right, %", "{:.1f}", 100.0),
+    words = {
+        "median_km": "median error, km",
+        "country_acc": "country right, %",
+        "geoscore": "GeoScore",
+        "meta_top1": "labelled concept right, %",
     }
 
     def cell(row: Mapping[Any, Any], figure: str) -> str:
-        _, form, factor = forms[figure]
+        own = metric(f"stage2.{figure}")
         if TOLD.get(row["name"]) == figure:
             return "told"
         ends = {end: row[f"{figure}_{end}"] for end in ("low", "high")}
-        return figure_text({"value": row[figure]} | ends, form, factor)
+        return figure_text({"value": row[figure]} | ends, own.form, own.unit.factor)
 
     printed = pd.DataFrame(
         [
-            {"method": row["method"]} | {words: cell(row, figure) for figure, (words, *_) in forms.items()}
+            {"method": row["method"]} | {label: cell(row, figure) for figure, label in words.items()}
             for row in table.to_dict("records")
         ]
     )

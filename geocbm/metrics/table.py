@@ -68,6 +68,12 @@ class Metric:
         symbol = self.unit.difference if self.change else self.unit.symbol
         return f"{self.label}, {symbol}" if symbol else self.label
 
+    @property
+    def form(self) -> str:
+        """Format string of a value that was multiplied by the unit's factor, for `metrics.figure_text`."""
+        sign = "+" if self.change else ""
+        return f"{{:{sign},.4g}}" if self.unit.digits is None else f"{{:{sign},.{self.unit.digits}f}}"
+
     def write(self, value: float, sign: bool = False) -> str:
         """A value in the metric's unit, without the unit: `0.634` as a rate is `63.4`.
 
