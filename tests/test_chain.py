@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from geocbm.metrics.table import RATE, known, metric
 
@@ -70,6 +71,11 @@ def test_a_parameter_of_05_reruns_what_depends_on_it_and_nothing_else(home: Path
     assert "epochs" in next(line for line in planned.stdout.splitlines() if line.startswith("[05]"))
 
 
+def test_the_map_of_the_geocells_is_a_picture_of_the_run(home: Path, report: Path) -> None:
+    with Image.open(home / "data" / "runs" / "smoke" / "visualizations" / "geocells_map.png") as picture:
+        assert picture.format == "PNG" and picture.width == 2000
+
+
 def test_the_figures_others_read_are_there(report: Path) -> None:
     figures = json.loads((report / "metrics.json").read_text())
     for key in (
@@ -96,6 +102,22 @@ def test_the_figures_others_read_are_there(report: Path) -> None:
         "recipe.refined.geoscore",
     ):
         assert key in figures, key
+    for key in (
+        "cells.oracle_median_km",
+        "stage0.recall_1",
+        "stage0.retrieval_km",
+        "stage0.class_mean_meta",
+        "stage1.meta_top5",
+        "stage1.parent_top1",
+        "stage1.parent_top5",
+        "stage1.parent_macro_recall",
+        "stage1.semantic_close",
+        "stage1.semantic_close_random",
+        "stage2.cell_top1",
+        "variant.both.geoscore",
+        "bottleneck.mlp.meta_top1",
+    ):
+        assert figures[key]["low"] <= figures[key]["value"] <= figures[key]["high"], key
     for key, figure in figures.items():
         value = figure["value"] if isinstance(figure, dict) else figure
         # Completeness sets what concepts give against what everything gives, and may exceed 1.
@@ -185,3 +207,15 @@ def test_provenance_is_stamped_and_knows_no_machine(home: Path, report: Path) ->
         assert stages[number]["outputs"]
     assert str(home) not in manifest
     assert str(ROOT) not in manifest
+
+
+def test_a_parameter_that_trains_nothing_makes_pages_anew_from_the_same_weights(home: Path, report: Path) -> None:
+    """The last test of this file: it leaves the run with another number of resamples in 04."""
+    weights = home / "data" / "runs" / "smoke" / "stage1.safetensors"
+    before = weights.read_bytes()
+    again = geocbm(home, "run", "--profile", "smoke", "--only", "04", "--set", "04.bootstrap=60", "--no-render")
+    assert again.returncode == 0, again.stderr
+    assert stages_said(again.stdout, "bootstrap") == {"04"}
+    page = (report / "04_stage1_concepts.ipynb").read_text(encoding="utf-8")
+    assert page.count("trained before with the same settings") == 2 and "epoch 1/" not in page
+    assert weights.read_bytes() == before

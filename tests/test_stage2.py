@@ -143,6 +143,17 @@ def test_the_length_of_the_concept_embedding_does_not_matter():
     )
 
 
+@pytest.mark.parametrize("mode", ["both", "concept_only", "hybrid"])
+def test_without_the_norm_at_the_entrance_the_embedding_enters_as_it_is(mode):
+    concept, tokens = torch.rand(2, 32), torch.randn(2, 7, 20)
+    letter = head(ablation_mode=mode, entrance_norm=False).eval()
+    assert "concept_norm.weight" not in letter.state_dict()
+    seen = []
+    letter.concept_projection.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    letter(concept, tokens)
+    assert torch.equal(seen[0], concept)
+
+
 def test_gate_and_fusion_are_options():
     def parts(**options):
         return {name.split(".")[0] for name, _ in head(**options).named_parameters()} & {"gate", "fusion"}

@@ -79,7 +79,7 @@ CONCEPT_WORDS = {
     "parent_top1_marginal": "parent named first (sum over its concepts)",
     "parent_top5": "parent among the first five",
     "parent_macro_recall": "mean over parents of the share named right",
-    "semantic_close": "named concept is close in meaning (`semantic_threshold`, a cosine of the words)",
+    "semantic_close": "named concept is close in meaning (cosine of the words at least semantic_threshold)",
     "semantic_close_random": "the same for a random guess",
 }
 
