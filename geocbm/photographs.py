@@ -18,10 +18,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 from geocbm.errors import MissingInputError, UserError
 from geocbm.exif import own_position
+from geocbm.heif import AVIF_BRANDS, brands, is_heif, open_heif
 from geocbm.panoramas import Sphere, described_sphere
 from geocbm.pictures import to_rgb
 from geocbm.raw_photographs import ENDINGS as RAW_ENDINGS
-from geocbm.raw_photographs import develop, is_raw
+from geocbm.raw_photographs import check_whole, copy_metadata, develop, is_raw
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,10 +52,6 @@ MOST_BYTES = 1 << 30
 _ORIENTATION = 0x0112
 _HEAD = 512
 _SUBFILE, _MOST_PAGES = 254, 64
-_AVIF_BRANDS = frozenset((b"avif", b"avis"))
-_HEIF_BRANDS = frozenset(
-    (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf")
-)
 _KNOWN = "give JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or a camera's raw file"
 _limit = threading.Lock()
 
@@ -123,13 +120,18 @@ def printable(name: str | Path) -> str:
 
 @contextmanager
 def _no_pixel_limit() -> Iterator[None]:
-    """Lift Pillow's own limit while a header is read; ours follows at once, and knows what can be reduced."""
+    """Lift Pillow's own limit while a header is read; ours follows at once, and knows what can be reduced.
+
+    Pillow's warnings of odd entries are silenced meanwhile: the notes say what matters.
+    """
     from PIL import Image as pillow
 
     with _limit:
         before, pillow.MAX_IMAGE_PIXELS = pillow.MAX_IMAGE_PIXELS, None
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
         finally:
             pillow.MAX_IMAGE_PIXELS = before
 
@@ -142,12 +144,12 @@ def _read(stream: IO[bytes], size: int, name: str, least_side: int) -> Photograp
     if not size:
         raise UserError(f"{name} is empty (0 bytes); fetch it again")
     try:
-        if is_raw(stream, head):
+        with _no_pixel_limit():
+            image = _open(stream, head, name)
+        if image is None:
             image = develop(stream, name, MOST_WHOLE_PIXELS)
-        else:
-            with _no_pixel_limit(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow warns of odd entries; the notes say what matters
-                image = _open(stream, head, name)
+            with _no_pixel_limit():
+                copy_metadata(stream, image)
         with image:
             return _convert(image, head, name, least_side)
     except UserError:
@@ -162,36 +164,18 @@ def _read(stream: IO[bytes], size: int, name: str, least_side: int) -> Photograp
 
 
 def _open(stream: IO[bytes], head: bytes, name: str) -> Any:
-    """Open a file with the reader that its content asks for."""
+    """Open a file with the reader that its content asks for; None for a raw file, which is known to be whole."""
     from PIL import Image as pillow
 
-    if _is_heif(head):
-        from pi_heif import HeifImageFile
-
-        try:
-            return HeifImageFile(stream)
-        except SyntaxError:  # what Pillow's readers raise when a file is not theirs
-            raise UserError(
-                f"{name} is a HEIF picture that cannot be read, or it is damaged; save it as JPEG"
-            ) from None
-    if head[4:8] == b"ftyp" and head[8:12] not in (b"avif", b"avis") and _brands(head) & _AVIF_BRANDS:
+    if is_raw(stream, head):
+        check_whole(stream, name)
+        return None
+    if is_heif(head):
+        return open_heif(stream, name)
+    if head[8:12] not in AVIF_BRANDS and brands(head) & AVIF_BRANDS:
         stream = BytesIO(head[:8] + b"avif" + stream.read()[12:])  # Pillow goes by the major brand
     pillow.init()  # formats that Pillow has not loaded yet would be unknown names
     return pillow.open(stream, formats=[known for known in FORMATS if known in pillow.OPEN])
-
-
-def _is_heif(head: bytes) -> bool:
-    """Whether the file is HEIF without being AVIF; brands such as `mif1` say neither, the compatible ones do."""
-    brands = _brands(head)
-    return not brands & _AVIF_BRANDS and bool(brands & _HEIF_BRANDS)
-
-
-def _brands(head: bytes) -> set[bytes]:
-    """Major and compatible brands of a file in ISO's base format (ISO/IEC 14496-12, section 4.3)."""
-    if head[4:8] != b"ftyp":
-        return set()
-    listed = head[16 : int.from_bytes(head[:4], "big")]
-    return {head[8:12], *(listed[start : start + 4] for start in range(0, len(listed), 4))}
 
 
 def _is_truncation(error: Exception) -> bool:
@@ -201,7 +185,8 @@ def _is_truncation(error: Exception) -> bool:
 
 def _convert(image: Any, head: bytes, name: str, least_side: int) -> Photograph:
     """Upright RGB of an open picture, with notes; `head` is how its file begins."""
-    own, sphere = own_position(image), described_sphere(image)  # both stand beside the first page
+    with _no_pixel_limit():
+        own, sphere = own_position(image), described_sphere(image)  # both stand beside the first page
     notes = _frame_notes(image)
     width, height = image.size
     pixels = width * height

@@ -64,7 +64,7 @@ def develop(stream: IO[bytes], name: str, most_pixels: int) -> Any:
         most_pixels: a larger sensor is refused.
 
     Returns:
-        A picture of Pillow in RGB that carries the EXIF and XMP data of the file, but no orientation.
+        A picture of Pillow in RGB.
 
     Raises:
         UserError: LibRaw cannot read it, or it is too large; the sentence says to export a JPEG.
@@ -72,8 +72,8 @@ def develop(stream: IO[bytes], name: str, most_pixels: int) -> Any:
     import rawpy
     from PIL import Image as pillow
 
+    stream.seek(0)
     content = stream.read()
-    _check_whole(stream, len(content), name)
     try:
         with rawpy.RawPy() as raw:
             raw.open_buffer(BytesIO(content))
@@ -94,7 +94,6 @@ def develop(stream: IO[bytes], name: str, most_pixels: int) -> Any:
         ) from None
     picture = pillow.fromarray(developed)
     picture.format = "RAW"
-    _copy_metadata(stream, picture)
     return picture
 
 
@@ -135,8 +134,13 @@ def _is_preview(page: Any) -> bool:
     return isinstance(kind, int) and bool(kind & 1)
 
 
-def _check_whole(stream: IO[bytes], size: int, name: str) -> None:
-    """Refuse a file that ends before its pixels do; LibRaw would fill up the rest."""
+def check_whole(stream: IO[bytes], name: str) -> None:
+    """Refuse a raw file that ends before its pixels do; LibRaw would fill up the rest.
+
+    Raises:
+        UserError: it is cut off.
+    """
+    size = stream.seek(0, 2)
     stream.seek(0)
     if not stream.read(4).startswith(_TIFF):
         return
@@ -156,7 +160,7 @@ def _tuple(value: Any) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _copy_metadata(stream: IO[bytes], picture: Any) -> None:
+def copy_metadata(stream: IO[bytes], picture: Any) -> None:
     """Give a developed picture the EXIF and XMP data of its file, without the orientation that was applied already."""
     exif = picture.getexif()
     try:
