@@ -39,3 +39,9 @@ class MismatchError(UserError, ValueError):
 
 class NoSpaceError(UserError, OSError):
     """The disk cannot hold what is about to be written."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300].rstrip(".:;")

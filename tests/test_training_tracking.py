@@ -2,7 +2,11 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,9 +14,10 @@ import pytest
 import torch
 from accelerate.tracking import GeneralTracker
 from torch import nn
+from wandb.proto import wandb_internal_pb2
 
 from geocbm.errors import ParameterError, UserError
-from geocbm.training import Step, fit, parameter_groups, seeded
+from geocbm.training import Step, fit, loop, parameter_groups, seeded, wandb_files
 from geocbm.training.examples import concept_examples, example_rows, place_examples
 from geocbm.training.optimization import learning_rates
 from geocbm.training.tracking import has_key, spoken, tracking_mode
@@ -47,7 +52,7 @@ class Recorder(GeneralTracker):
         self.finished += 1
 
 
-def train(out=None, x=X, lines=None, **settings):
+def train(out=None, x=X, lines=None, measure=lambda predictions, rows: {"score": 2.0}, **settings):
     with seeded(0):
         model = nn.ModuleDict({"encoder": nn.Linear(3, 4), "head": nn.Linear(4, 1)})
 
@@ -63,7 +68,7 @@ def train(out=None, x=X, lines=None, **settings):
         np.arange(20),
         np.arange(20, 30),
         groups=parameter_groups(model, 0.02, 0.01, {"encoder.": 0.005}),
-        measure=lambda predictions, rows: {"score": 2.0},
+        measure=measure,
         out=out,
         report=(lines if lines is not None else []).append,
         metadata={"config": {"width": 4}, "stage": 9},
@@ -163,6 +168,138 @@ def test_offline_writes_below_the_run_and_says_nothing(tmp_path, no_key, capfd, 
     said = capfd.readouterr()
     assert said.out == "" and said.err == ""
     assert "WANDB_DATA_DIR" not in os.environ
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_in_epoch(number, stop=None):
+    """Interrupt the validation of an epoch, or of the first weights for 0, so that its row is never made."""
+    seen = iter(range(100))
+
+    def measure(predictions, rows):
+        if next(seen) == number:
+            if stop is None:
+                raise Stopped
+            stop()
+        return {"score": 2.0}
+
+    return measure
+
+
+def recorded(folder):
+    """Epochs and steps of each wandb run below a folder, over all its starts in the order of their names."""
+    settle(folder)
+    runs = {}
+    for file in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
+        steps = runs.setdefault(file.stem.removeprefix("run-"), [])
+        for content in wandb_files._records(file.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(content)
+            items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+            if items:
+                steps.append((record.history.step.num, int(float(items["epoch"]))))
+    return runs
+
+
+def settle(folder):
+    """Wait for the client's own process, which writes a moment after it was told to finish."""
+    files = lambda: [file.read_bytes() for file in (folder / "wandb").glob("offline-run-*/run-*.wandb")]  # noqa: E731
+    before, calm = files(), 0
+    while calm < 10:
+        time.sleep(0.05)
+        calm, before = (calm + 1 if files() == before else 0), files()
+
+
+def test_an_interrupted_training_goes_on_as_the_same_run_with_each_epoch_once(tmp_path, no_key):
+    """Interrupted in epoch 3, and again in epoch 5: three starts, one run."""
+    out = tmp_path / "r" / "a.safetensors"
+    with pytest.raises(Stopped):
+        train(out, tracking="offline", epochs=6, measure=stop_in_epoch(3))
+    with pytest.raises(Stopped):  # the first weights are not validated again: epoch 3 is the first call
+        train(out, tracking="offline", epochs=6, measure=stop_in_epoch(2))
+    train(out, tracking="offline", epochs=6)
+    assert len(list((tmp_path / "r" / "wandb").glob("offline-run-*"))) == 3
+    assert list(recorded(tmp_path / "r").values()) == [[(epoch, epoch) for epoch in range(1, 7)]]
+
+
+def test_an_epoch_that_was_sent_but_not_saved_is_not_sent_again(tmp_path, no_key, monkeypatch):
+    """The last epoch is sent without a state of its own; an interruption before the checkpoint repeats it."""
+    out = tmp_path / "r" / "a.safetensors"
+
+    def fail(*_):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", fail)
+        with pytest.raises(Stopped):
+            train(out, tracking="offline")
+    lines = []
+    train(out, tracking="offline", lines=lines)
+    assert lines[0] == "continuing at epoch 3 of 3"
+    assert list(recorded(tmp_path / "r").values()) == [[(1, 1), (2, 2), (3, 3)]]
+
+
+def test_an_epoch_that_was_saved_but_not_sent_is_sent(tmp_path, no_key):
+    out = tmp_path / "r" / "a.safetensors"
+
+    class Stop(list):
+        def append(self, line):  # said after the state is saved and before the row is sent
+            if line.startswith("epoch 2/"):
+                raise Stopped
+
+    with pytest.raises(Stopped):
+        train(out, tracking="offline", lines=Stop())
+    assert list(recorded(tmp_path / "r").values()) == [[(1, 1)]]
+    train(out, tracking="offline")
+    assert list(recorded(tmp_path / "r").values()) == [[(1, 1), (2, 2), (3, 3)]]
+
+
+def test_a_training_that_has_ended_is_not_continued(tmp_path, no_key):
+    out, whole = tmp_path / "r" / "a.safetensors", [(1, 1), (2, 2), (3, 3)]
+    train(out, tracking="offline", reuse=True)
+    lines = []
+    train(out, tracking="offline", reuse=True, lines=lines)
+    assert lines[0].startswith("trained before")
+    assert list(recorded(tmp_path / "r").values()) == [whole]
+    train(out, tracking="offline")
+    assert list(recorded(tmp_path / "r").values()) == [whole, whole]
+    train(out, tracking="offline", epochs=2)  # another training
+    assert sorted(map(len, recorded(tmp_path / "r").values())) == [2, 3, 3]
+
+
+def test_a_killed_training_goes_on_as_the_same_run(tmp_path, no_key):
+    code = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import test_training_tracking as t; "
+        "t.train(sys.argv[2], tracking='offline', epochs=4,"
+        " measure=t.stop_in_epoch(3, lambda: os.kill(os.getpid(), signal.SIGKILL)))"
+    )
+    out = tmp_path / "r" / "a.safetensors"
+    # A process of its own has a client of its own, as a kernel has.
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent), str(out)], capture_output=True, env=environment
+    )
+    assert killed.returncode == -signal.SIGKILL
+    train(out, tracking="offline", epochs=4)
+    assert list(recorded(tmp_path / "r").values()) == [[(epoch, epoch) for epoch in range(1, 5)]]
+
+
+def test_files_that_an_interruption_cut_are_read_up_to_there(tmp_path, no_key):
+    train(tmp_path / "r" / "a.safetensors", tracking="offline", epochs=40, patience=40)
+    (file,) = (tmp_path / "r" / "wandb").glob("offline-run-*/run-*.wandb")
+    settle(tmp_path / "r")
+    content = file.read_bytes()
+    run = file.stem.removeprefix("run-")
+    assert wandb_files.written_epochs(tmp_path / "r" / "wandb", run) == list(range(1, 41))
+    assert len(content) > 32768  # several blocks of the format
+    for length in (0, 7, 100, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:length])
+        epochs = wandb_files.written_epochs(tmp_path / "r" / "wandb", run)
+        assert epochs == list(range(1, len(epochs) + 1))
+    file.write_bytes(b"no such format" * 100)
+    assert wandb_files.written_epochs(tmp_path / "r" / "wandb", run) == []
 
 
 def test_online_without_a_key_goes_on_offline(tmp_path, no_key):

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from geocbm.encoders.backbones import Backbone, ImageFeatures
 from geocbm.encoders.layout import TokenLayout, find_layout, noise_between
-from geocbm.encoders.loading import first_line
 from geocbm.encoders.tracing import (
     chains,
     first_tensor,
@@ -25,7 +24,7 @@ from geocbm.encoders.tracing import (
     traced,
     with_first_tensor,
 )
-from geocbm.errors import ParameterError
+from geocbm.errors import ParameterError, first_line
 
 
 class GenericBackbone(Backbone):

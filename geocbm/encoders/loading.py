@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocbm.errors import ParameterError
+from geocbm.errors import ParameterError, first_line
 
 # Entries of a configuration that do not change what the model computes.
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "_attn_implementation"}
@@ -103,12 +103,6 @@ def read_model(folder: Path, attention: str = "sdpa") -> tuple[nn.Module, set[st
             "again, or save it again with `save_pretrained`"
         ) from error
     return model.requires_grad_(False).eval(), set(report["missing_keys"])
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, cut to one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300].rstrip(".:;")
 
 
 def _missing_package(name: str, error: ImportError) -> str:

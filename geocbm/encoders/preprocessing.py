@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocbm.encoders.loading import config_text, first_line
-from geocbm.errors import ParameterError
+from geocbm.encoders.loading import config_text
+from geocbm.errors import ParameterError, first_line
 from geocbm.pictures import open_picture, to_rgb
 
 if TYPE_CHECKING:

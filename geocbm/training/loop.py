@@ -243,7 +243,9 @@ def fit(
         raise ParameterError(f"monitor={monitor!r} is not measured; known: {', '.join(sorted(state.initial))}")
     with (
         restored_on_failure(model, first),
-        tracked(accelerator, mode, out, metadata.get("config", {}), say) as tracker,
+        tracked(
+            accelerator, mode, out, metadata.get("config", {}), say, None if keeper is None else keeper.identity, ended
+        ) as tracker,
         seeded(seed),
     ):
         for row in state.history:

@@ -10,12 +10,14 @@ import netrc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from geocbm.errors import ParameterError
+from geocbm.errors import ParameterError, first_line
 from geocbm.training.settings import TRACKING, check_choice
+from geocbm.training.wandb_files import RunRecord, find_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,14 +110,26 @@ class Tracking:
 
     Args:
         accelerator: of Accelerate, its trackers started.
+        run: that is written to, if it is one of wandb on this machine.
     """
 
-    def __init__(self, accelerator: Any) -> None:
+    def __init__(self, accelerator: Any, run: RunRecord | None = None) -> None:
         self.accelerator = accelerator
+        self.run = run
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """Send one row of the history: losses, metrics and learning rates."""
-        self.accelerator.log(spoken(row), step=int(row["epoch"]))
+        """Send one row of the history: losses, metrics and learning rates; once, however often the training starts."""
+        epoch = int(row["epoch"])
+        if self.run is not None and epoch in self.run.epochs:
+            return
+        self.accelerator.log(spoken(row), step=epoch)
+        self._note(sent=epoch)
+
+    def _note(self, **changes: Any) -> None:
+        """Keep what the next start of the training must know."""
+        if self.run is not None and self.accelerator.is_main_process:
+            self.run = replace(self.run, **changes)
+            self.run.save()
 
     def conclude(self, result: FitResult, examples: Callable[[], pd.DataFrame] | None) -> None:
         """Send example predictions and the values of the checkpoint.
@@ -135,6 +149,7 @@ class Tracking:
             summary = getattr(tracker.tracker, "summary", None)
             if summary is not None:
                 summary.update(values)
+        self._note(is_finished=True)
 
 
 def trackers_of(tracking: str | GeneralTracker, report: Callable[[str], None]) -> tuple[str, Any]:
@@ -155,9 +170,18 @@ def trackers_of(tracking: str | GeneralTracker, report: Callable[[str], None]) -
 
 @contextmanager
 def tracked(
-    accelerator: Any, mode: str, out: str | Path | None, config: Mapping[str, Any], report: Callable[[str], None]
+    accelerator: Any,
+    mode: str,
+    out: str | Path | None,
+    config: Mapping[str, Any],
+    report: Callable[[str], None],
+    identity: Mapping[str, Any] | None = None,
+    has_ended: bool = False,
 ) -> Iterator[Tracking]:
     """Track a training inside the block; the trackers are closed however it ends.
+
+    A training that was interrupted goes on as the same run, each epoch in it once. One that ended and is only taken
+    over sends nothing that it has sent before.
 
     Args:
         accelerator: of Accelerate, made with `trackers_of`.
@@ -165,6 +189,8 @@ def tracked(
         out: the checkpoint: the folder's name is the run, the file's stem the stage.
         config: settings to keep with the curves.
         report: called with a sentence when the server cannot be reached, and tracking goes on offline.
+        identity: all that the training depends on; None where it is never continued.
+        has_ended: whether this very training ended before.
 
     Raises:
         ParameterError: when there is no folder for the files of wandb.
@@ -183,22 +209,36 @@ def tracked(
         raise ParameterError(f"tracking={mode!r} keeps its files beside the checkpoint; give out=<folder>/<name>")
     folder = Path(out).resolve().parent
     folder.mkdir(parents=True, exist_ok=True)
+    run = find_run(Path(out), identity, has_ended)
+    if run.is_finished:
+        yield Tracking(accelerator)
+        return
     with wandb_folders(folder):
-        _start_wandb(accelerator, mode, Path(out), config, report)
         try:
-            yield Tracking(accelerator)
+            _start_wandb(accelerator, mode, Path(out), run.id, config, report)
+        except Exception as error:  # wandb raises kinds of errors that have no base in common
+            if not run.sent:
+                raise
+            accelerator.trackers.clear()
+            report(f"tracking as a new run: {run.id} cannot be continued ({first_line(error)})")
+            run = RunRecord(run.path, run.training)
+            _start_wandb(accelerator, mode, Path(out), run.id, config, report)
+        if accelerator.is_main_process:
+            run.save()
+        try:
+            yield Tracking(accelerator, run)
         finally:
             _close(accelerator)
 
 
 def _start_wandb(
-    accelerator: Any, mode: str, out: Path, config: Mapping[str, Any], report: Callable[[str], None]
+    accelerator: Any, mode: str, out: Path, run_id: str, config: Mapping[str, Any], report: Callable[[str], None]
 ) -> None:
     from wandb.errors import Error
 
     folder = out.resolve().parent
     for attempt in dict.fromkeys((mode, "offline")):
-        arguments = wandb_arguments(folder, folder.name, out.stem, attempt)
+        arguments = wandb_arguments(folder, folder.name, out.stem, attempt) | {"id": run_id, "resume": "allow"}
         try:
             accelerator.init_trackers(PROJECT, config=dict(config), init_kwargs={"wandb": arguments})
             return
@@ -206,7 +246,7 @@ def _start_wandb(
             if attempt == "offline":
                 raise
             accelerator.trackers.clear()
-            report(f"tracking offline: Weights & Biases did not answer ({str(error).splitlines()[0]})")
+            report(f"tracking offline: Weights & Biases did not answer ({first_line(error)})")
 
 
 def _close(accelerator: Any) -> None:
