@@ -2,6 +2,7 @@
 
 from geocbm.evaluation.decodings import (
     FIGURES,
+    POINT_COLUMNS,
     Validation,
     decoded,
     decoding_figures,
@@ -32,6 +33,7 @@ from geocbm.evaluation.table import (
 __all__ = [
     "FIGURES",
     "METHOD_WORDS",
+    "POINT_COLUMNS",
     "Validation",
     "by_country",
     "decoded",

@@ -110,7 +110,7 @@ def with_points(files: RunFiles, answers: Sequence[Prediction]) -> list[Predicti
     return found
 
 
-COLUMNS = {
+POINT_COLUMNS = {
     "own": "own place",
     "center": "cell centre",
     "offset": "cell and offset",
@@ -187,10 +187,10 @@ def decoding_table(figures: pd.DataFrame, figure: str) -> pd.DataFrame:
         line: dict[str, str] = {"method": str(method)}
         for row in rows.to_dict("records"):
             value = own.form.format(own.unit.factor * row[figure]) if np.isfinite(row[figure]) else "no answer"
-            line[COLUMNS[row["point"]]] = f"«{value}»" if row["chosen"] else value
+            line[POINT_COLUMNS[row["point"]]] = f"«{value}»" if row["chosen"] else value
         lines.append(line)
     table = pd.DataFrame(lines)
-    ordered = [words for words in COLUMNS.values() if words in table]
+    ordered = [words for words in POINT_COLUMNS.values() if words in table]
     return table[["method", *ordered]].fillna("") if len(table) else table
 
 

@@ -42,8 +42,8 @@ class PointChoice:
         figures: for each possible point `geoscore` and `median_km` on the validation split; empty without photographs.
         optimism: how many points of GeoScore the chosen one's validation figure is too high, because the best of
             several was taken: the mean over resamples of spatial blocks of what the best point of the resample has
-            there beyond what it has on all (Efron 1983, "Estimating the error rate of a prediction rule"); None where
-            it cannot be told.
+            there beyond what it has on all (Efron 1983, "Estimating the error rate of a prediction rule"), less the
+            same of the chosen point; None where it cannot be told.
     """
 
     point: str
@@ -66,7 +66,7 @@ class PointChoice:
         )
         if self.optimism is not None:
             text += (
-                f" Taking the best of several makes its validation figure about {max(self.optimism, 0):,.0f} points "
+                f" Taking the best of several makes its validation figure about {self.optimism:,.0f} points "
                 "too high; the test split took no part in the choice."
             )
         return text
@@ -107,8 +107,10 @@ def choose_point(
     best = min(names, key=lambda name: (-round(figures[name]["geoscore"], 6), round(figures[name]["median_km"], 6)))
     draws, optimism = Resamples(spatial_blocks(lat, lng), OPTIMISM_RESAMPLES), None
     if draws.n_blocks > 1:
-        drawn = np.stack([draws.means(score) for score in scores])  # (p, resamples)
-        optimism = float((drawn.max(axis=0) - scores.mean(axis=1)[drawn.argmax(axis=0)]).mean())
+        # Against the same difference of the chosen point, whose mean over resamples is 0: less noise, never below 0.
+        apart = np.stack([draws.means(score) for score in scores]) - scores[names.index(best)].mean()  # (p, resamples)
+        full = scores.mean(axis=1) - scores[names.index(best)].mean()
+        optimism = float((apart.max(axis=0) - apart[names.index(best)] - full[apart.argmax(axis=0)]).mean())
     return PointChoice(best, setting, len(lat), figures, optimism)
 
 
