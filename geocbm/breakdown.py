@@ -11,7 +11,16 @@ import pandas as pd
 
 from geocbm.baselines import Prediction
 from geocbm.errors import ParameterError
-from geocbm.metrics import Resamples, bootstrap, error_km, figure_text, places_of, recordables, spatial_blocks
+from geocbm.metrics import (
+    Resamples,
+    bootstrap,
+    error_km,
+    figure_text,
+    geolocation_intervals,
+    places_of,
+    recordables,
+    spatial_blocks,
+)
 from geocbm.runs import RunFiles
 
 LEVELS = ("country", "region", "city")
@@ -119,6 +128,24 @@ def geocode_points(
         km={name: error_km(*points, lat, lng) for name, points in answers.items()},
         blocks=spatial_blocks(lat, lng),
     )
+
+
+def stage2_figures(places: pd.DataFrame, named: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, dict[str, float]]:
+    """What Stage 2 is measured by, each with its interval: distances, GeoScore, and levels as `<level>_acc`.
+
+    Args:
+        places: of `evaluation.main_predictions`.
+        named: of `geocode`.
+        n: resamples behind each interval.
+        seed: of the resamples.
+    """
+    if not len(places):
+        return {}
+    answered, true = (places["lat"], places["lng"]), (places["true_lat"], places["true_lng"])
+    levels = level_figures(named, n, seed).get("stage2", {})
+    return geolocation_intervals(*answered, *true, n=n, seed=seed) | {
+        f"{level}_acc": figure for level, figure in levels.items()
+    }
 
 
 def level_figures(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, dict[str, dict[str, float]]]:

@@ -39,8 +39,7 @@ from geocbm.workbench import again, notebook, paths
 nb = notebook.start("06_evaluation", globals())
 files = RunFiles(nb.run_folder)
 test = files.rows["test"]
-print(analysis.test_remark(files))
-print(split_kinds.remark_of(files))
+print(analysis.test_remark(files), split_kinds.remark_of(files), sep="\n")
 
 # %% [markdown]
 # ## What simple methods get
@@ -57,7 +56,8 @@ print(split_kinds.remark_of(files))
 # would be worth: the true country, answered by the mean of its training places; the labelled concept and nothing else, answered by
 # the middle of its training places; and, where the data comes with ground truth, which concepts are visible and how large, from
 # which a classifier learns: a ceiling for anything that works through concepts. What an oracle is told is not measured. No method
-# learns from an image of the test split, and what is chosen is chosen on the validation split.
+# learns from an image of the test split, and what is chosen is chosen on the validation split: so is the strongest baseline, against
+# which the heads of Stage 2 are held image by image.
 
 # %%
 simple = evaluation.simple_methods(files, paths.cache_folder(), seed, geoclip_backbone)
@@ -65,57 +65,29 @@ answers = simple + evaluation.with_points(files, evaluation.stage_answers(files)
 table = evaluation.measure(files, answers, n_resamples=bootstrap, seed=seed)
 print(evaluation.remarks(files, simple))
 nb.table(evaluation.printable(table), caption="All methods on the test split, with 95 % intervals")
-
-# %% [markdown]
-# **Is it better than the strongest baseline?** The strongest is the one with the best GeoScore on the validation split; both are
-# measured on the same test images, and the interval is that of the difference, image by image.
-
-# %%
 model = next(answer for answer in answers if answer.name == "stage2")
 strongest = evaluation.strongest_baseline(simple)
-gains = evaluation.over_baseline(files, model, strongest, bootstrap, seed) if strongest else {}
-print(evaluation.over_baseline_words(strongest, gains))
+gains = evaluation.heads_over_baseline(files, answers, strongest, bootstrap, seed)
+print(evaluation.over_baseline_words(strongest, gains.get("stage2", {})))
+nb.table(evaluation.heads_table(gains), caption="Heads of Stage 2 minus the strongest baseline, with 95 % intervals")
 
 # %%
 if len(test):
-    nb.show(
-        plots.forest(
-            evaluation.forest_rows(table, "median_km"),
-            "median error, km",
-            "How far off? (left is better)",
-            "Stage 2",
-            log=True,
-        ),
-        preview=True,
-    )
-
-
-# %%
-if len(test):
-    nb.show(
-        plots.forest(
-            evaluation.forest_rows(table, "country_acc"),
-            "country right",
-            "Which country? (right is better)",
-            "Stage 2",
-            share=True,
-        )
-    )
-
+    nb.show(plots.method_forest(table, "median_km"), preview=True)
+    nb.show(plots.method_forest(table, "country_acc"))
 
 # %% [markdown]
 # ## The same care for every method
 #
-# A distribution over cells can be answered by more than one point, and how it is decoded can be worth more than the model behind
-# it. Every method that has such a distribution is therefore decoded in every way: Stage 2 in all its modes; the linear probe, its
-# penalty chosen on validation; nearest neighbours and the places of a gallery that vote for cells; the prior. A temperature is
-# fitted to each on the validation split. What a method answers in the first table stands in «brackets»: baselines answer the point
-# with the best GeoScore on validation, heads of Stage 2 what their setting `answer_point` says. The last section of this page says
-# what the points are. Countries here are those of the place; the first table lets methods name one directly where they can.
+# A distribution over cells can be answered by more than one point ("Which point to answer?" below says by which). Every method that
+# has one is decoded in every way, with its own temperature from the validation split: Stage 2 in all its modes, the linear probe,
+# nearest neighbours and places of a gallery that vote for cells, the prior. The answer of the first table stands in «brackets»:
+# baselines answer the point with the best GeoScore on validation, heads of Stage 2 what their setting `answer_point` says. Countries
+# here are those of the place; the first table lets methods name one directly where they can.
 
 # %%
 decodings = evaluation.decoding_figures(files, answers, bootstrap, seed)
-for figure, (words, *_) in evaluation.FIGURES.items():
+for figure, words in evaluation.FIGURES.items():
     nb.table(evaluation.decoding_table(decodings, figure), caption=f"Every method under every decoding: {words}")
 
 # %% [markdown]
@@ -123,16 +95,14 @@ for figure, (words, *_) in evaluation.FIGURES.items():
 #
 # The share of test images that are answered within each distance, and the share whose country, region (state, province) and
 # city are named right, looked up for the true place and for the place answered alike. A country is a polygon of Natural Earth (a
-# point in the open sea has none), region and city are those of the nearest town in that country; a region counts only within the right country, a city only within the right region. The first table of this
-# page lets methods name a country directly where they can; here all are judged by the place they answer.
+# point in the open sea has none), region and city are those of the nearest town in that country; a region counts only within the
+# right country, a city only within the right region. The first table lets methods name a country directly where they can.
 
 # %%
 drawn = {"chance", "prior", "gallery", "nearest_neighbour", "linear_probe", "stage2", "true_concepts"}
 curves = evaluation.errors_km(files, [answer for answer in answers if answer.name in drawn])
 if len(test):
     nb.show(plots.error_curves(curves, title="Share of images within a distance"))
-
-# %%
 named = breakdown.geocode(files, answers)
 print(named.remark)
 nb.table(
@@ -148,16 +118,7 @@ nb.table(
 
 # %%
 if len(test):
-    nb.show(
-        plots.forest(
-            evaluation.forest_rows(table, "meta_top1"),
-            "labelled concept right",
-            "Which concept? (right is better)",
-            "Stage 1",
-            share=True,
-        )
-    )
-
+    nb.show(plots.method_forest(table, "meta_top1"))
 
 # %% [markdown]
 # ## Controls that can embarrass us
@@ -360,15 +321,11 @@ nb.table(sure.localizability_table(found), caption="Expected and measured distan
 # ### Which point to answer?
 #
 # The specification answers the likeliest cell, moved inside it by the **offset**; a run may move it by the nearest training pictures
-# in that cell instead. Where several cells are likely, neither need be the best point. The **mode** smooths the distribution over the
-# sphere and climbs to its top; the width of the bells is the one with the best GeoScore on validation. **Expected GeoScore** tries
-# cell centres, and then also the places of training images, and answers the one that promises most under the calibrated
-# distribution: near a likely cell, and not far from the others. Places of training images are where pictures are taken;
-# where test images lie on the same roads, answering such a place can be rewarded for memory of the road. Cell centres are hardly
-# open to that.
-#
-# Which point the run answers is its setting `answer_point`: fixed, or chosen on the validation split. The test split takes no part
-# in the choice; what is below was measured afterwards.
+# in that cell. Where several cells are likely, neither need be the best point. The **mode** smooths the distribution over the sphere and
+# climbs to its top; the width of the bells is chosen on validation. **Expected GeoScore** tries cell centres, and then also places of
+# training images, and answers the one that promises most under the calibrated distribution. Where test images lie on the same roads
+# as training images, answering such a place can be rewarded for memory of the road; cell centres are hardly open to that. The
+# setting `answer_point` fixes the point or has it chosen on the validation split; the test split takes no part.
 
 # %%
 print(found.choice.remark)
@@ -378,7 +335,6 @@ nb.table(
 )
 if len(test):
     nb.show(plots.forest(sure.point_differences(sureness), "change of the GeoScore", "Which point? (right is better)"))
-
 
 # %% [markdown]
 # ### Country and region, for free
@@ -399,19 +355,13 @@ nb.table(sure.hierarchy_table(sureness), caption="Larger places named without an
 
 # %%
 print(published.why_no_row(files.table.iloc[test]))
-figures = {}
-if len(test):
-    figures = metrics.geolocation_intervals(
-        places["lat"], places["lng"], places["true_lat"], places["true_lng"], n=bootstrap, seed=seed
-    )
-ours = figures | {
-    f"{level}_acc": figure
-    for level, figure in breakdown.level_figures(named, bootstrap, seed).get("stage2", {}).items()
-}
+figures = breakdown.stage2_figures(places, named, bootstrap, seed)
 for data_set in ("im2gps3k", "yfcc4k"):
-    photographs = published.with_ours(published.photo_benchmarks(data_set), files.table.iloc[test], ours, f"run {run}")
+    photographs = published.with_ours(
+        published.photo_benchmarks(data_set), files.table.iloc[test], figures, f"run {run}"
+    )
     nb.table(published.printable(photographs), caption=f"Photographs: {published.NAMES[data_set]}")
-street = published.with_ours(published.street_view(), files.table.iloc[test], ours, f"run {run}")
+street = published.with_ours(published.street_view(), files.table.iloc[test], figures, f"run {run}")
 nb.table(published.printable(street), caption="Street view: OSV-5M, test split of 210,122 images")
 
 # %% [markdown]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from geocbm import breakdown
+from geocbm import breakdown, evaluation
 from geocbm.errors import ParameterError
 from geocbm.metrics import place_accuracy
 
@@ -173,3 +173,13 @@ def test_a_run_is_looked_up_by_its_own_rows(trained_run):
     one = breakdown.geocode(files, answers)
     assert list(one.answered) == ["stage2", "nearest_neighbour"]  # in the order of the methods; no probe, no chance
     assert one.right("nearest_neighbour", "city").all() and one.country.tolist() == files.country[test].tolist()
+
+
+def test_figures_of_stage2_join_distances_and_levels(trained_run):
+    files = trained_run.files
+    places = evaluation.main_predictions(files)
+    found = breakdown.geocode(files, evaluation.stage_answers(files))
+    figures = breakdown.stage2_figures(places, found, n=20)
+    assert {"median_km", "geoscore", "acc_25km", "country_acc", "region_acc", "city_acc"} <= set(figures)
+    assert figures["region_acc"]["value"] == found.right("stage2", "region").mean()
+    assert breakdown.stage2_figures(places[:0], found) == {}

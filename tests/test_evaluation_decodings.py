@@ -122,11 +122,14 @@ def test_records_have_their_rows_in_the_table_of_metrics(files, answers) -> None
     figures = evaluation.decoding_figures(files, answers, n=20)
     model = next(answer for answer in answers if answer.name == "stage2")
     strongest = evaluation.strongest_baseline(answers)
-    gains = evaluation.over_baseline(files, model, strongest, n=20)
+    gains = evaluation.heads_over_baseline(files, answers, strongest, n=20)
+    assert gains["stage2"] == evaluation.over_baseline(files, model, strongest, n=20)
+    assert evaluation.heads_table(gains)["head"].tolist() == ["Stage 2", "Stage 2, concept_only"]
+    assert evaluation.heads_over_baseline(files, answers, None) == {} and evaluation.heads_table({}).empty
     kept = {}
     evaluation.record_decodings(kept.__setitem__, figures, model, strongest, gains)
     assert {"decode.stage2.offset.geoscore", "decode.linear_probe.center.median_km"} <= set(kept)
-    assert {"over_baseline.geoscore_change", "over_baseline.median_km_change"} <= set(kept)
+    assert {"over_baseline.geoscore_change", "over_baseline.variant_concept_only.median_km_change"} <= set(kept)
     assert kept[f"baseline.{strongest.name}.strongest"] == 1
     assert kept["decode.stage2.offset.chosen"] == 1 and kept["decode.stage2.center.chosen"] == 0
     for key, value in kept.items():

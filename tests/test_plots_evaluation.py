@@ -109,3 +109,18 @@ def test_empty_splits_are_left_out_of_curves_and_histograms():
     for draw in (plots.error_curves, plots.split_distances):
         with pytest.raises(ValueError, match="is empty"):
             draw({"test": []})
+
+
+def test_a_forest_of_methods_has_a_dot_for_each_that_has_the_figure():
+    table = pd.DataFrame(
+        {
+            "method": ["chance", "Stage 1", "Stage 2"],
+            "median_km": [8000.0, np.nan, 450.0],
+            "median_km_low": [7000.0, np.nan, 400.0],
+            "median_km_high": [9000.0, np.nan, 500.0],
+        }
+    )
+    fig = plots.method_forest(table, "median_km")
+    names = {str(name) for trace in fig.data if trace.y is not None for name in trace.y}
+    assert {"chance", "Stage 2"} <= names and "Stage 1" not in names
+    assert fig.layout.xaxis.type == "log"

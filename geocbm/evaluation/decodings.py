@@ -253,6 +253,31 @@ def over_baseline(
     }
 
 
+def heads_over_baseline(
+    files: RunFiles, answers: Sequence[Prediction], baseline: Prediction | None, n: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Figure]]:
+    """`over_baseline` of Stage 2, of the other recipe and of every ablation mode, by name; none without a baseline."""
+    if baseline is None:
+        return {}
+    heads = [answer for answer in answers if answer.name.startswith(("stage2", "recipe_", "variant_"))]
+    found = {head.name: over_baseline(files, head, baseline, n, seed) for head in heads}
+    return {name: gains for name, gains in found.items() if gains}
+
+
+def heads_table(gains: Mapping[str, Mapping[str, Figure]]) -> pd.DataFrame:
+    """The differences of `heads_over_baseline` in words, in the order of the page."""
+    return pd.DataFrame(
+        [
+            {
+                "head": words_of(name),
+                "change of the GeoScore": figure_text(gains[name]["geoscore"], "{:+,.0f}"),
+                "change of the median error, km": figure_text(gains[name]["median_km"], "{:+,.0f}"),
+            }
+            for name in in_order(list(gains))
+        ]
+    )
+
+
 def over_baseline_words(baseline: Prediction | None, gains: Mapping[str, Figure]) -> str:
     """The comparison in a sentence that says whether the difference is beyond noise."""
     if baseline is None:
@@ -282,16 +307,18 @@ def record_decodings(
     figures: pd.DataFrame,
     model: Prediction,
     baseline: Prediction | None,
-    gains: Mapping[str, Figure],
+    gains: Mapping[str, Mapping[str, Figure]],
 ) -> None:
-    """Record every point of every method, the strongest baseline, and what the model gains over it.
+    """Record every point of every method, the strongest baseline, and what the heads of Stage 2 gain over it.
+
+    The run's own head has the keys `over_baseline.<figure>_change`, another `over_baseline.<head>.<figure>_change`.
 
     Args:
         put: takes a dotted key and a figure.
         figures: of `decoding_figures`.
         model: Stage 2.
         baseline: of `strongest_baseline`.
-        gains: of `over_baseline`.
+        gains: of `heads_over_baseline`.
     """
     for key, figure in decoding_records(figures).items():
         put(f"decode.{key}", figure)
@@ -299,7 +326,9 @@ def record_decodings(
         put(f"decode.{model.name}.optimism", model.choice.optimism)
     if baseline is not None:
         put(f"baseline.{baseline.name}.strongest", 1.0)
-    for name, gain in gains.items():
-        kept = recordable(gain)
-        if kept is not None:
-            put(f"over_baseline.{name}_change", kept)
+    for head, own in gains.items():
+        prefix = "over_baseline" if head == model.name else f"over_baseline.{head}"
+        for name, gain in own.items():
+            kept = recordable(gain)
+            if kept is not None:
+                put(f"{prefix}.{name}_change", kept)

@@ -22,7 +22,7 @@ from geocbm.plots.dataset import (
     quantization_error,
     split_distances,
 )
-from geocbm.plots.evaluation import errors_by_distance, forest, place_breakdown
+from geocbm.plots.evaluation import errors_by_distance, forest, method_forest, place_breakdown
 from geocbm.plots.explanations import pointing_by_concept, removal_curves
 from geocbm.plots.field_guide import clue_agreement
 from geocbm.plots.interventions import concept_sankey, contribution_bars, intervention_curves
@@ -70,6 +70,7 @@ __all__ = [
     "kept_concepts",
     "locator",
     "loss_curves",
+    "method_forest",
     "per_meta_accuracy",
     "per_parent_accuracy",
     "place_breakdown",

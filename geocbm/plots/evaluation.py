@@ -25,6 +25,26 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
+_FORESTS: dict[str, tuple[str, str, str, str]] = {
+    "median_km": ("median error, km", "How far off? (left is better)", "Stage 2", "log"),
+    "country_acc": ("country right", "Which country? (right is better)", "Stage 2", "share"),
+    "meta_top1": ("labelled concept right", "Which concept? (right is better)", "Stage 1", "share"),
+}
+
+
+def method_forest(table: pd.DataFrame, figure: str) -> go.Figure:
+    """Forest plot of one figure of all methods that have it.
+
+    Args:
+        table: of `evaluation.measure`, with at least one method that has the figure.
+        figure: `median_km`, `country_acc` or `meta_top1`.
+    """
+    label, title, highlight, kind = _FORESTS[figure]
+    names = {"method": "name", figure: "value", f"{figure}_low": "low", f"{figure}_high": "high"}
+    rows = table[list(names)].rename(columns=names).dropna(subset=["value"]).reset_index(drop=True)
+    return forest(rows, label, title, highlight, log=kind == "log", share=kind == "share")
+
+
 def forest(
     table: pd.DataFrame,
     label: str,
