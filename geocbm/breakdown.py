@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.baselines import Prediction
+from geocbm.country_names import country_name
 from geocbm.errors import ParameterError
 from geocbm.metrics import (
     Resamples,
@@ -77,14 +78,19 @@ class Geocoded:
 
     @property
     def remark(self) -> str:
-        """How many true places have no name, in a sentence."""
+        """How many true places have no name, or another country than the table says, in a sentence or two."""
         if not len(self):
             return "The test split is empty: there is nothing to break down."
         unknown = {level: int((self.true[level] == "").sum()) for level in LEVELS}
         named = [f"{count:,} have no {level}" for level, count in unknown.items() if count]
-        if not named:
-            return f"Country, region and city of all {len(self):,} test images have names."
-        return f"Of {len(self):,} test images {', '.join(named)}; these count as misses."
+        text = f"Country, region and city of all {len(self):,} test images have names."
+        if named:
+            text = f"Of {len(self):,} test images {', '.join(named)}; these count as misses."
+        known = np.array([country_name(name) is not None for name in self.country], dtype=bool)
+        apart = int((known & (self.true["country"].to_numpy() != self.country)).sum())
+        if apart:
+            text += f" {apart:,} lie in another country than the table says, by polygon; that of the polygon counts."
+        return text
 
 
 def geocode(files: RunFiles, answers: Sequence[Prediction], methods: Sequence[str] = METHODS) -> Geocoded:

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from geocbm.country_names import country_name
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian
+from geocbm.metrics.places import country_of
 from geocbm.tables import image_files
 
 BLACK_LUMINANCE = 12.0
@@ -164,6 +166,13 @@ def quality_report(table: pd.DataFrame, check_images: bool = True, workers: int 
     )
     null = np.flatnonzero((lat == 0) & (lng == 0))
     note("at 0, 0", null, len(set(ids[null])), list(ids[null]), "Usually a missing position, in the Gulf of Guinea.")
+    held = country_of(lat, lng)
+    said = table["country"].to_numpy(dtype=object)
+    apart = np.flatnonzero((held != said) & [country_name(name) is not None for name in said])
+    note("in another country than the table says", apart, len(set(ids[apart])),
+         [f"{ids[row]} ({said[row]}, lies in {held[row] or 'no country'})" for row in apart],
+         "By country polygons drawn to about a kilometre. A few beside borders and coasts are nothing; many are "
+         "coordinates that are wrong or exchanged.")  # fmt: skip
     empty = np.flatnonzero(table["note"] == "")
     note("empty notes", empty, len(empty), list(ids[empty]), "No text describes these samples.")
     return pd.DataFrame(found)

@@ -248,7 +248,7 @@ def _name_countries(rows: pd.DataFrame) -> list[str]:
     names, unknown = country_names(rows["country"])
     count = rows["country"].value_counts()
     changed = [
-        f"{text} -> {name} ({count[text]:,} row{'s' if count[text] > 1 else ''})"
+        f"{text!r} -> {name!r} ({count[text]:,} row{'s' if count[text] > 1 else ''})"
         for text, name in sorted(names.items())
         if text != name
     ]

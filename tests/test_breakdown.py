@@ -82,7 +82,9 @@ def test_table_of_levels_and_figures_to_keep(four):
 
 def test_a_place_without_a_name_is_a_miss_and_is_counted():
     one = found([PARIS, TOKYO], [PARIS, TOKYO])
-    assert one.remark == "Country, region and city of all 2 test images have names."
+    assert one.remark == "Country, region and city of all 2 test images have names."  # "here" is no known country
+    apart = found([PARIS, TOKYO], [PARIS, TOKYO], country=["France", "South Korea"]).remark
+    assert "1 lie in another country than the table says" in apart
     for frame in (one.true, one.answered["stage2"]):
         frame.loc[1, ["country", "region", "city"]] = ""
     assert one.right("stage2", "country").tolist() == [True, False]

@@ -93,3 +93,24 @@ def test_a_picture_that_cannot_be_read_is_named(table, tmp_path):
     samples = PanoramaCBMDataset(table, ConceptVocabulary.from_table(table), transform=np.asarray)
     with pytest.raises(UserError, match=r"a\.png' cannot be read"):
         samples[0]
+
+
+def test_coordinates_in_another_country_than_the_table_says():
+    from geocbm.quality import quality_report
+
+    table = pd.DataFrame(
+        {
+            "pano_id": ["a", "b", "c", "d"],
+            "meta_name": "gate",
+            "country": ["France", "France", "Narnia", "Japan"],
+            "lat": [48.85, 2.35, 48.85, 0.0],  # the second has latitude and longitude exchanged
+            "lng": [2.35, 48.85, 2.35, -150.0],
+            "note": "",
+            "image_path": "x.jpg",
+            "image_sha256": list("1234"),
+        }
+    )
+    report = quality_report(table, check_images=False).set_index("check")
+    row = report.loc["in another country than the table says"]
+    assert row["rows"] == 2 and row["share"] == 0.5
+    assert row["examples"] == "b (France, lies in no country), d (Japan, lies in no country)"

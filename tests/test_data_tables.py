@@ -299,7 +299,7 @@ def test_a_country_has_one_spelling(folder, capsys):
     expected = ["United States", "United States", "Czechia", "Narnia"][: len(rows)]
     assert table["country"].tolist()[:4] == expected
     printed = capsys.readouterr().out
-    assert "USA -> United States (1 row)" in printed
+    assert "'USA' -> 'United States' (1 row)" in printed
     assert ("no country is known by the name 'Narnia'" in printed) == (len(rows) > 3)
     assert table.attrs["notices"]
 
@@ -341,6 +341,7 @@ def test_quality_report_finds_what_was_planted(folder):
         "countries with one sample": 1,
         "places less than 50 m apart": 2,
         "whole degrees": 1,
+        "in another country than the table says": 6,  # east of Greenwich, where Chile is not
         "empty notes": 1,
     }
     assert report.loc["identical images", "examples"] == "000 (x2)"
