@@ -7,6 +7,7 @@ stage become its configuration.
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -58,13 +59,18 @@ def with_recipe(config: Config, values: dict[str, Any]) -> Config:
 
     Args:
         config: a dataclass such as `Stage1Config`.
-        values: one notebook's part of a recipe.
+        values: one notebook's part of a recipe; settings may also stand under `options`.
 
     Raises:
-        ParameterError: when a value is impossible or of the wrong type.
+        ParameterError: when a value is impossible or of the wrong type, or a name is nearly that of a setting.
     """
+    values = {name: value for name, value in values.items() if name != "options"} | dict(values.get("options", {}))
     kinds = {field.name: type(getattr(config, field.name)) for field in fields(config)}  # type: ignore[arg-type]
     given = {name: value for name, value in values.items() if name in kinds}
+    for name in set(values) - set(kinds):
+        # Other parameters of the notebook have no part in a configuration; a slip of the pen would have none either.
+        if near := difflib.get_close_matches(name, kinds, n=1, cutoff=0.8):
+            raise ParameterError(f"{name!r} in the recipe is no setting; did you mean {near[0]!r}?")
     for name, value in given.items():
         fits = isinstance(value, kinds[name]) and (kinds[name] is bool or not isinstance(value, bool))
         if not fits and not (kinds[name] is float and isinstance(value, int) and not isinstance(value, bool)):

@@ -31,6 +31,7 @@ def test_a_recipe_replaces_settings_and_ignores_other_parameters():
     config = with_recipe(Stage1Config(seed=7), {"lr": 1, "bottleneck": "patch", "examples": 6})
     assert (config.lr, config.bottleneck, config.seed) == (1.0, "patch", 7)
     assert isinstance(config.lr, float)
+    assert with_recipe(Stage1Config(), {"options": {"temperature": 0.2}}).temperature == 0.2
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,8 @@ def test_a_recipe_replaces_settings_and_ignores_other_parameters():
         ({"epochs": True}, "epochs=True"),
         ({"lr": "1e-3"}, "lr='1e-3'"),
         ({"bottleneck": "cnn"}, "bottleneck='cnn'"),
+        ({"dropuot": 0.1}, r"'dropuot' in the recipe is no setting; did you mean 'dropout'\?"),
+        ({"options": {"temprature": 0.1}}, "did you mean 'temperature'"),
     ],
 )
 def test_values_that_do_not_fit_are_named(values, message):
