@@ -56,7 +56,7 @@ nb.table(found, caption=f"Findings that are no errors ({len(quality) - len(found
 # %% [markdown]
 # ## Where do the images lie?
 #
-# Each dot is an image. Empty ground on this map is ground the model will never name.
+# Each dot is an image. Of empty ground on this map a model learns nothing.
 
 # %%
 noun = data.picture_noun(table)

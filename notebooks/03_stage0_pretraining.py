@@ -104,9 +104,9 @@ nb.show(plots.loss_curves(result.history, title="Stage 0 by epoch"))
 
 # %%
 nb.show(plots.retrieval_bars(result.initial, result.best))
-held_out = len(files.rows["pretrain_val"])
-chance = ", ".join(f"recall@{k} {min(k / max(held_out, 1), 1):.1%}" for k in (1, 5, 10))
-print(f"By chance, among {held_out:,} places: {chance}")
+held_out = files.rows["pretrain_val"] if len(files.rows["pretrain_val"]) else files.rows["pretrain_train"]
+chance = ", ".join(f"recall@{k} {min(k / len(held_out), 1):.1%}" for k in (1, 5, 10))
+print(f"By chance, among {len(held_out):,} places: {chance}")
 
 # %% [markdown]
 # ## Is the nearest picture nearer on the ground?
@@ -143,7 +143,6 @@ probe = stage0.class_mean_accuracy(
 nb.table((100 * probe).round(1), caption="Named right by the nearest class mean, validation split, %")
 
 # %%
-held_out = files.rows["pretrain_val"] if len(files.rows["pretrain_val"]) else files.rows["pretrain_train"]
 found = analysis.retrieval_figures(files, model, after, held_out, bootstrap, seed)
 nb.record_all("stage0", metrics.recordables(found))
 nb.record("stage0.best_epoch", result.best_epoch)

@@ -163,6 +163,7 @@ def test_panels_of_training_have_the_unit_of_their_metric():
     panels = dict(
         zip([note.text for note in figure.layout.annotations], [line.y[0] for line in figure.data], strict=True)
     )
+    assert figure.layout.template.layout.yaxis.exponentformat == "power"  # no "108m" for an anchor loss of 0.108
     assert panels == {"loss": 0.9, "anchor": 0.108, "recall at 5, %": 50, "median error, km": 0.7, "own": 0.3}
 
 

@@ -89,7 +89,8 @@ def loss_curves(
         word = {"train": "training", "val": "validation"}[split]
         parts.append(f"the {word} {first.axis} goes from {values[0]:.3g} to {values[-1]:.3g}")
     fig.update_annotations(font_size=12)
-    fig.update_xaxes(nticks=6, tickfont_size=10)
+    span = int(max(epoch) - min(epoch))
+    fig.update_xaxes(dtick=max(1, -(-span // 5)), tickfont_size=10)  # whole epochs only
     fig.update_yaxes(nticks=5, tickfont_size=10)
     for i in range(max(0, len(chosen) - columns), len(chosen)):
         fig.update_xaxes(title_text="epoch", row=i // columns + 1, col=i % columns + 1)

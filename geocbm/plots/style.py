@@ -32,6 +32,7 @@ def template() -> go.layout.Template:
         "ticklen": 4,
         "tickcolor": LAND,
         "automargin": True,
+        "exponentformat": "power",  # plotly's own would write a loss of 0.0005 as 500µ
         "title": {"standoff": 8, "font": {"size": 13, "color": MUTED}},
     }
     return go.layout.Template(
