@@ -1,16 +1,18 @@
-"""Out-of-distribution detection: Mahalanobis nearest-neighbour distance with a conformal p-value.
+"""Out-of-distribution detection: nearest-neighbour distances of the features with a conformal p-value.
 
 The distance of a photograph is the mean distance of its pooled features to the nearest training pictures (Sun et al.
-2022, "Out-of-distribution detection with deep nearest neighbors"), in the metric of the training pictures' covariance
-(Lee et al. 2018): a direction in which training pictures hardly differ betrays a picture of another kind, and plain
-cosine distance does not see it. Its rank among the distances of the validation photographs is a conformal p-value
-(Bates et al. 2023, "Testing for outliers with conformal p-values"): of photographs like those of the run, a share of at
-most `level` falls at or below `level`, whatever the features are.
+2022, "Out-of-distribution detection with deep nearest neighbors"), by two metrics: that of the training pictures'
+covariance (Mahalanobis; Lee et al. 2018), in which a direction where training pictures hardly differ betrays a picture
+of another kind, and the cosine, which needs no covariance and is the better one where training pictures are few. Each
+is standardised over the validation photographs, and the larger one counts. Its rank among the distances of the
+validation photographs is a conformal p-value (Bates et al. 2023, "Testing for outliers with conformal p-values"): of
+photographs like those of the run, a share of at most `level` falls at or below `level`, whatever the features are (but
+for the standardisation, which sees the same v photographs and moves that by about 1 / v).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from geocbm.runs import RunFiles
 
 FILE = "novelty.safetensors"
-TENSORS = ("mean", "whiten", "references", "val_distance", "n_train")
+TENSORS = ("mean", "whiten", "references", "directions", "scales", "val_distance", "n_train")
 NEIGHBOURS = 10
 MOST_REFERENCES = 20_000
 """Training pictures that are kept; of more, as many drawn at random."""
@@ -42,7 +44,7 @@ class Novelty:
     """How unlike the training pictures one photograph is.
 
     Attributes:
-        distance: mean Mahalanobis distance of its features to the nearest training pictures.
+        distance: of its features to the nearest training pictures, standardised (`NoveltyDetector.distances`).
         usual_distance: median of the same over the validation photographs.
         p_value: share of validation photographs that are at least as far, the photograph counted among them.
         level: p-value from which downward a photograph counts as unlike: the highest rate of false alarms on
@@ -64,8 +66,8 @@ class Novelty:
         if not self.unlike:
             return ""
         return (
-            f"this photograph is unlike the training pictures: its features lie at a distance of {self.distance:.1f} "
-            f"from them, those of validation photographs at {self.usual_distance:.1f} (median), "
+            f"this photograph is unlike the training pictures: its features lie {self.distance:.1f} standard "
+            f"deviations farther from them than is usual (validation photographs: {self.usual_distance:.1f}, median), "
             f"p = {self.p_value:.3f}; of photographs like those of the run at most {self.level:.1%} are called unlike. "
             "What is said of certainty, the regions and the probabilities, is not promised for it"
         )
@@ -79,6 +81,9 @@ class NoveltyDetector:
         mean: `[d]` of the training features.
         whiten: `[d, d]` takes centred features to where the training pictures have the identity as covariance.
         references: `[n, d]` training pictures there.
+        directions: `[n, d]` unit vectors of the training features.
+        scales: `[2, 2]` median and standard deviation of the Mahalanobis and of the cosine distances of the validation
+            photographs.
         val_distance: `[v]` distances of the validation photographs, rising.
         n_train: training pictures there were to choose from.
     """
@@ -86,6 +91,8 @@ class NoveltyDetector:
     mean: np.ndarray
     whiten: np.ndarray
     references: np.ndarray
+    directions: np.ndarray
+    scales: np.ndarray
     val_distance: np.ndarray
     n_train: int
 
@@ -116,8 +123,20 @@ class NoveltyDetector:
             chosen = np.sort(np.random.default_rng(seed).choice(len(train), MOST_REFERENCES, replace=False))
         # What a file keeps in half precision is compared in half precision, so that stored and new distances agree.
         references = ((train[chosen] - mean) @ whiten).astype(np.float16)
-        bare = cls(mean.astype(np.float32), whiten.astype(np.float32), references, np.zeros(0), len(train))
-        return cls(bare.mean, bare.whiten, references, np.sort(bare.distances(val)), len(train))
+        directions = _units(train[chosen]).astype(np.float16)
+        bare = cls(
+            mean.astype(np.float32),
+            whiten.astype(np.float32),
+            references,
+            directions,
+            np.array([[0.0, 1.0]] * 2),
+            np.zeros(0),
+            len(train),
+        )
+        both = bare.both_distances(val)
+        scales = np.stack([np.median(both, axis=0), np.maximum(both.std(axis=0), 1e-9)], axis=1)  # (2, 2)
+        bare = replace(bare, scales=scales)
+        return replace(bare, val_distance=np.sort(bare.distances(val)))
 
     @property
     def level(self) -> float:
@@ -130,26 +149,30 @@ class NoveltyDetector:
         return max(LEVEL, min(HIGHEST_LEVEL, FEWEST_BEYOND / n), 1 / n)
 
     def distances(self, features: np.ndarray) -> np.ndarray:
-        """Mean distance of each photograph to its nearest training pictures.
+        """Distance of each photograph from the training pictures: the larger of the two standardised ones.
 
         Args:
             features: `[m, d]` pooled features.
 
         Returns:
-            `[m]`.
+            `[m]`, about 0 for a usual validation photograph, in standard deviations over these.
         """
-        near = self.references.astype(np.float32)  # (n, d)
+        middle, spread = self.scales.T
+        return np.asarray(((self.both_distances(features) - middle) / spread).max(axis=1))
+
+    def both_distances(self, features: np.ndarray) -> np.ndarray:
+        """Mean Mahalanobis and mean cosine distance of each photograph to its nearest training pictures, `[m, 2]`."""
+        near, units = self.references.astype(np.float32), self.directions.astype(np.float32)  # (n, d)
         lengths = (near**2).sum(axis=1)
-        k = min(NEIGHBOURS, len(near))
-        found = np.empty(len(features))
+        found = np.empty((len(features), 2))
         step = max(1, _NUMBERS_AT_ONCE // len(near))
         for start in range(0, len(features), step):
             # As stored features, so that the precision of a number makes no photograph unlike.
             stored = np.asarray(features[start : start + step], dtype=np.float16).astype(np.float32)
             own = (stored - self.mean) @ self.whiten  # (b, d)
             squares = (own**2).sum(axis=1)[:, None] + lengths - 2 * own @ near.T  # (b, n)
-            nearest = np.partition(squares, k - 1, axis=1)[:, :k]
-            found[start : start + step] = np.sqrt(np.maximum(nearest, 0)).mean(axis=1)
+            found[start : start + step, 0] = np.sqrt(np.maximum(_nearest(squares), 0)).mean(axis=1)
+            found[start : start + step, 1] = _nearest(1 - _units(stored) @ units.T).mean(axis=1)
         return found
 
     def p_values(self, distances: np.ndarray) -> np.ndarray:
@@ -164,6 +187,16 @@ class NoveltyDetector:
             Novelty(float(distance), usual, float(p), self.level)
             for distance, p in zip(distances, self.p_values(distances), strict=True)
         ]
+
+
+def _units(features: np.ndarray) -> np.ndarray:
+    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12))
+
+
+def _nearest(values: np.ndarray) -> np.ndarray:
+    """The smallest values of each row, as many as there are neighbours to ask."""
+    k = min(NEIGHBOURS, values.shape[1])
+    return np.partition(values, k - 1, axis=1)[:, :k]
 
 
 def fit_novelty(files: RunFiles, features: FeatureStore, seed: int = 0) -> NoveltyDetector:

@@ -283,7 +283,7 @@ if found.regions:
 # ### Images unlike the training pictures
 #
 # The promise of a region is for images like those of the validation split. How unlike an image is, is measured by the distance of its
-# features to the ten nearest training pictures (Mahalanobis; Sun et al. 2022), and **p** is the share of validation images that are at
+# features to the ten nearest training pictures (Mahalanobis or cosine, the larger one; Sun et al. 2022), and **p** is the share of validation images that are at
 # least as far. `geocbm predict` withdraws the promise where p is at most the level given here, which a like image falls below no more
 # often than that. The figure holds the promise against the distance: the bins to the right are where it would break first. Images of
 # another kind altogether are farther away than any of these, and nothing on this page says how regions fare there.

@@ -15,7 +15,8 @@ from geocbm.sure.regions import Regions
 @pytest.fixture
 def detector():
     """Validation distances 1 to 99: a distance d has the p-value (100 - d) / 100 for whole d."""
-    return NoveltyDetector(np.zeros(1), np.eye(1), np.zeros((1, 1)), np.arange(1.0, 100.0), 1)
+    one = np.zeros((1, 1))
+    return NoveltyDetector(np.zeros(1), np.eye(1), one, one, np.array([[0.0, 1.0]] * 2), np.arange(1.0, 100.0), 1)
 
 
 def test_bins_by_hand(detector):
