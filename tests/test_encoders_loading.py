@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tiny_models import FAMILIES, SIZE, pixels, save_model, save_processor
+from tiny_models import FAMILIES, SIZE, VIT, pixels, save_model, save_processor
 
 from geocbm.encoders import find_model_folder, load_image_encoder, load_text_encoder, resolve
 from geocbm.errors import MissingInputError, ParameterError, UserError
@@ -116,3 +116,59 @@ def test_half_precision_weights_become_single_precision(tmp_path):
     encoder = load_image_encoder(tmp_path)
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
     assert encoder(pixels()).tokens.dtype == torch.float32
+
+
+CONFIGURATIONS = ["null", "[]", "{}", "{", '{"model_type": "nobody"}', '{"model_type": "clip", "vision_config": 5}']
+FOREIGN_CODE = '{"model_type": "nobody", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}'
+
+
+@pytest.mark.parametrize("content", [*CONFIGURATIONS, FOREIGN_CODE])
+@pytest.mark.parametrize("load", [load_image_encoder, load_text_encoder])
+def test_an_odd_configuration_is_one_sentence(tmp_path, content, load):
+    (save_model(tmp_path, "clip") / "config.json").write_text(content)
+    with pytest.raises(ParameterError, match="configuration of the encoder") as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{", '{"image_processor_type": "Nobody"}'])
+def test_an_odd_preprocessing_is_one_sentence(tmp_path, content):
+    (save_model(tmp_path, "clip") / "preprocessor_config.json").write_text(content)
+    with pytest.raises(ParameterError, match=r"no usable preprocessor_config\.json") as caught:
+        load_image_encoder(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("load", [load_image_encoder, load_text_encoder])
+def test_damaged_weights_are_one_sentence(tmp_path, load):
+    weights = save_model(tmp_path, "clip") / "model.safetensors"
+    content = weights.read_bytes()
+    for damaged in (b"", content[:3000], content[:-4]):
+        weights.write_bytes(damaged)
+        with pytest.raises(ParameterError, match=r"\(type 'clip'\) cannot be read") as caught:
+            load(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_of_more_blocks_than_configured_are_refused(tmp_path):
+    """They would be left out, and the features of half a model would be taken for those of a whole one."""
+    for family in ("clip", "vit"):
+        config = save_model(tmp_path / family, family) / "config.json"
+        config.write_text(config.read_text().replace('"num_hidden_layers": 3', '"num_hidden_layers": 2'))
+        with pytest.raises(ParameterError, match="more blocks than its config"):
+            load_image_encoder(tmp_path / family)
+    transformers.ViTForImageClassification(transformers.ViTConfig(**VIT)).save_pretrained(tmp_path / "head")
+    save_processor(tmp_path / "head")
+    assert load_image_encoder(tmp_path / "head").n_blocks == 3  # a head that is not needed is no block too many
+
+
+def test_running_statistics_that_are_missing_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    weights = save_model(tmp_path, "resnet") / "model.safetensors"
+    content = load_file(weights)
+    name = next(name for name in content if name.endswith("running_mean"))
+    del content[name]
+    save_file(content, weights, metadata={"format": "pt"})
+    with pytest.raises(ParameterError, match="lacks 1 weights"):
+        load_image_encoder(tmp_path)

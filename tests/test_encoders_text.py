@@ -5,6 +5,7 @@ import pytest
 import torch
 import transformers
 from tiny_models import WORDS, save_model, save_tokenizer
+from tokenizers import normalizers
 from torch.nn.functional import normalize
 
 from geocbm.encoders import load_gallery, load_image_encoder, load_location_encoder, load_text_encoder, prototypes
@@ -41,6 +42,17 @@ def test_sentence_encoder_averages_over_words_only(tmp_path):
     together = encoder.encode(["a road", "a photo of red road in a"])
     torch.testing.assert_close(together[0], alone, atol=1e-5, rtol=0)
     assert encoder.dim == 16
+
+
+def test_another_cut_of_texts_is_another_text_encoder(folders):
+    """The same weights and words, but capitals are made small, or texts are cut earlier."""
+    first = load_text_encoder(folders("clip")).fingerprint()
+    assert first == load_text_encoder(folders("clip")).fingerprint()
+    encoder = load_text_encoder(folders("clip"))
+    encoder.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    shorter = load_text_encoder(folders("clip"))
+    shorter.max_tokens = 4
+    assert len({first, encoder.fingerprint(), shorter.fingerprint()}) == 3
 
 
 def test_text_encoder_keeps_the_order_and_can_be_trained(folders):

@@ -180,6 +180,11 @@ def test_a_checkpoint_puts_the_trained_blocks_into_a_fresh_encoder(world, tmp_pa
     assert places.shape == (N, POOLED)
     with pytest.raises(MismatchError, match="trained from the encoder 'tiny' with other weights"):
         load_stage0(path, TinyEncoder())
+    torch.manual_seed(1)
+    other = TinyEncoder().eval()
+    other.preprocessing_name = "TinyImageProcessorPil"
+    with pytest.raises(MismatchError, match=r"that TinyImageProcessor prepared.* TinyImageProcessorPil"):
+        load_stage0(path, other, world["location_encoder"])
     with pytest.raises(MissingInputError, match=r"geocbm run --run .* --only 03"):
         load_stage0(tmp_path / "none.safetensors", fresh)
 

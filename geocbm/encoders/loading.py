@@ -102,7 +102,19 @@ def read_model(folder: Path, attention: str = "sdpa") -> tuple[nn.Module, set[st
             f"the encoder '{folder.name}' (type '{config.model_type}') cannot be read: {first_line(error)}; fetch it "
             "again, or save it again with `save_pretrained`"
         ) from error
+    _check_depth(folder.name, set(model.state_dict()), report["unexpected_keys"])
     return model.requires_grad_(False).eval(), set(report["missing_keys"])
+
+
+def _check_depth(name: str, own: set[str], unused: Iterable[str]) -> None:
+    """Refuse a folder with weights of more blocks than its configuration has: they would be left out in silence."""
+    for key in sorted(unused):
+        first = re.sub(r"\.\d+\.", ".0.", key, count=1)
+        if first != key and (first in own or first.partition(".")[2] in own):
+            raise ParameterError(
+                f"the encoder '{name}' has weights of more blocks than its config.json names, such as '{key}'; use the "
+                "config.json that was saved with them"
+            )
 
 
 def _missing_package(name: str, error: ImportError) -> str:

@@ -16,6 +16,9 @@ from geocbm.errors import ParameterError
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
+_SPOKEN = ("a photo of a road sign, in Brazil.", "A PHOTO  of Curaçao's  street-lamp 12/b", "road " * 600)
+"""Texts whose tokens are part of a fingerprint."""
+
 
 class TextEncoder(nn.Module):
     """A text model with one interface: the text tower of a CLIP, or a BERT-style encoder with mean pooling.
@@ -129,12 +132,14 @@ class TextEncoder(nn.Module):
         return vectors
 
     def fingerprint(self) -> str:
-        """SHA-256 over weights, architecture and vocabulary."""
+        """SHA-256 over weights, architecture, vocabulary and what the tokenizer makes of a few texts."""
         tensors = dict(self.state_dict())
         state = weights_state(tensors.values())
         if self._fingerprint is None or self._fingerprint[0] != state:
             config = getattr(self.model.config, "text_config", self.model.config)
-            texts = (config_text(config.to_dict()), config_text(self.tokenizer.get_vocab()))
+            # A vocabulary does not tell how texts are cut: case, accents, special tokens, padding, the longest text.
+            cut = {name: value.tolist() for name, value in self.tokenize(_SPOKEN).items()}
+            texts = (config_text(config.to_dict()), config_text(self.tokenizer.get_vocab()), config_text(cut))
             self._fingerprint = (state, hash_weights(tensors.items(), *texts))
         return self._fingerprint[1]
 
