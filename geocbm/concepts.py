@@ -151,14 +151,13 @@ class ConceptVocabulary:
     def load(cls, path: str | Path) -> ConceptVocabulary:
         """Read a vocabulary written by `save`."""
         path = Path(path)
-        again = remake_advice(path, "01")
         if not path.exists():
-            raise MissingInputError(f"There is no vocabulary at {path}. {again}")
+            raise MissingInputError(f"There is no vocabulary at {path}. {remake_advice(path, '01')}")
         try:
             content = read_json(path)
             return cls(tuple(content["metas"]), tuple(content["parents"]), dict(content["meta_to_parent"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise MismatchError(f"{path} is not a vocabulary ({error}). {again}") from error
+            raise MismatchError(f"{path} is not a vocabulary ({error}). {remake_advice(path, '01')}") from error
 
 
 def prompts(name: str, templates: Sequence[str]) -> list[str]:

@@ -35,15 +35,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def run_command(path: str | Path, notebook: str, option: str = "only") -> str:
-    """Command that runs a notebook for the run in whose folder a file lies.
+def run_command(path: str | Path, notebook: str) -> str:
+    """Command that makes what a notebook writes for the run in whose folder a file lies, with the run's own options.
+
+    It begins with an earlier notebook where that must be run first, and goes on to what depends on it.
 
     Args:
         path: the file.
         notebook: its number, e.g. "01".
-        option: "only" that notebook, or "from" it on.
     """
-    return f"geocbm run --run {Path(path).resolve().parent.name} --{option} {notebook}"
+    from geocbm.errors import UserError
+    from geocbm.workbench import again  # knows the options; packages below the workbench need it for messages only
+
+    folder = Path(path).absolute().parent
+    try:
+        return again.remedy(folder, notebook)
+    except UserError:  # no notebooks here: what the options were cannot be told
+        return f"geocbm run --run {folder.name} --from {notebook}"
 
 
 def remake_advice(path: str | Path, notebook: str) -> str:
@@ -53,8 +61,7 @@ def remake_advice(path: str | Path, notebook: str) -> str:
         path: the file, in the folder of its run.
         notebook: number of the notebook that writes it, e.g. "01".
     """
-    command = run_command(path, notebook, "from")
-    return f"Run notebook {notebook} again: {command} (with the --profile of that run, if it was not the default)."
+    return f"Run notebook {notebook} again: {run_command(path, notebook)}."
 
 
 def sha256_file(path: str | Path) -> str:

@@ -6,16 +6,17 @@ other cells or other labels is refused in one place, with the command that makes
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geocbm import data
+from geocbm import data, lineage
 from geocbm.concepts import ConceptVocabulary
 from geocbm.errors import MismatchError, MissingInputError
-from geocbm.files import read_json, sha256_text
+from geocbm.files import read_json, run_command, sha256_file, sha256_text
 from geocbm.geocells import Geocells
 from geocbm.simulated import is_simulated, picture_noun
 
@@ -44,9 +45,6 @@ MADE_BY = {
 }
 """Which notebook writes which file of a run; the files beside a checkpoint and its variants begin with its stem."""
 
-PROFILES = ("smoke", "demo", "full")
-"""Runs that are named after their profile unless the user names them."""
-
 
 class RunFiles:
     """The files in the folder of one run, loaded on first use.
@@ -62,27 +60,147 @@ class RunFiles:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.run = self.folder.name
+        self._digests: dict[tuple[str, int, int], str] = {}
 
     def path(self, name: str) -> Path:
         """Path of a file of the run, whether or not it exists."""
         return self.folder / name
 
+    def in_use(self, name: str) -> Path:
+        """Path of a file of the run, or of the one that was taken from another run in its place."""
+        path = self.path(name)
+        adopted = path.with_name(f"{path.stem}{lineage.ADOPTED}{path.suffix}")
+        return adopted if adopted.exists() else path
+
     def need(self, name: str) -> Path:
-        """Path of a file that must exist.
+        """Path of a file that must exist and must have been made from the run as it is now.
 
         Raises:
-            MissingInputError: it does not; the message names the command that makes it.
+            MissingInputError: it does not exist; the message names the command that makes it.
+            MismatchError: it, or what it was made from, was made from something else; the same.
         """
-        path = self.path(name)
+        path = self.in_use(name)
         if not path.exists():
-            raise MissingInputError(f"{name} of run {self.run!r} does not exist yet; make it with: {self.remedy(name)}")
+            raise MissingInputError(
+                f"{path.name} of run {self.run!r} does not exist yet; make it with: {self.remedy(name)}"
+            )
+        if parts := lineage.parts_of(name):
+            self._check(path, parts)
         return path
 
+    def belongs(self, name: str) -> bool:
+        """Whether a file exists and was made from the run as it is now."""
+        try:
+            self.need(name)
+        except (MissingInputError, MismatchError):
+            return False
+        return True
+
     def remedy(self, name: str) -> str:
-        """The command that makes a file of this run."""
-        profile = f"--profile {self.run} " if self.run in PROFILES else ""
-        notebook = next((number for file, number in MADE_BY.items() if name.startswith(Path(file).stem)), "01")
-        return f"geocbm run {profile}--run {self.run} --only {notebook}"
+        """The command that makes a file of this run, with the options that the run has."""
+        stem = lineage.plain_stem(name)
+        notebook = next((number for file, number in MADE_BY.items() if stem.startswith(Path(file).stem)), "01")
+        return run_command(self.path(name), notebook)
+
+    def made_from(self, name: str, *more: str) -> lineage.Record:
+        """What a file that is about to be written is made from; everything it is made from must fit together.
+
+        Args:
+            name: the file, such as `stage1.safetensors`.
+            more: stems of further checkpoints that it is made from.
+        """
+        return {part: self.digest(part) for part in dict.fromkeys((*lineage.parts_of(name), *more))}
+
+    def digest(self, part: str) -> str:
+        """Digest of a part of the run, see `geocbm.lineage`; a part that is a file must itself belong to the run."""
+        if part == "table":
+            return self._table_digest
+        if part == "splits":
+            return self._splits_digest
+        if part == "names":
+            return lineage.names_digest(self.concepts.metas, self.concepts.parents, self.concepts.meta_to_parent)
+        if part == "cells":
+            self.need("geocells.npz")
+            return self.cells.digest
+        return self._file_digest(self.need(f"{part}.safetensors"))
+
+    def _file_digest(self, path: Path) -> str:
+        status = path.stat()
+        mark = (str(path), status.st_size, status.st_mtime_ns)
+        if mark not in self._digests:
+            self._digests[mark] = sha256_file(path)
+        return self._digests[mark]
+
+    def _check(self, path: Path, parts: tuple[str, ...]) -> None:
+        """Hold the record of a file against the run, what it was made from first."""
+        holder = path.with_suffix(".json") if lineage.is_checkpoint(path.name) else path
+        if not holder.exists():
+            raise MissingInputError(
+                f"{holder.name} of run {self.run!r} does not exist yet; make it with: {self.remedy(path.name)}"
+            )
+        now = {part: self.digest(part) for part in parts}
+        record = lineage.read_record(holder)
+        if record is None:
+            self._check_age(path)
+        if holder != path:
+            self._check_labels(path, holder, old=record is None)
+        if record is None:
+            return
+        for part in record:
+            # Further checkpoints, such as those of the ablation modes, count for as long as they are there.
+            if part not in now and self.in_use(f"{part}.safetensors").exists():
+                now[part] = self.digest(part)
+        for part, digest in now.items():
+            if record.get(part) != digest:
+                raise self._other(path, part)
+
+    def _other(self, path: Path, part: str) -> MismatchError:
+        return MismatchError(
+            f"{path.name} of run {self.run!r} was made from {lineage.spoken(part)} than the run has now; make it again "
+            f"with: {self.remedy(path.name)}"
+        )
+
+    def _check_age(self, path: Path) -> None:
+        """Refuse a file of before there were records where what it is made from has one, and so is newer."""
+        for part in lineage.parts_of(path.name):
+            source = self.in_use(f"{part}.json" if lineage.is_checkpoint(part) else lineage.FILES.get(part, part))
+            if part not in lineage.CHECKED_BY_CONTENT and lineage.read_record(source) is not None:
+                raise MismatchError(
+                    f"{path.name} of run {self.run!r} is older than the {source.with_suffix('.safetensors').name} that "
+                    f"the run has now; make it again with: {self.remedy(path.name)}"
+                )
+
+    def _check_labels(self, path: Path, holder: Path, old: bool) -> None:
+        """Hold the labels of a checkpoint against the run; of one without a record also the digests of that time."""
+        try:
+            labels = dict(read_json(holder)["labels"])
+        except (ValueError, KeyError, TypeError):
+            raise MismatchError(
+                f"{holder.name} of run {self.run!r} is damaged; make it again with: {self.remedy(path.name)}"
+            ) from None
+        expected: dict[str, tuple[str, Any]] = {
+            "metas": ("names", list(self.concepts.metas)),
+            "parents": ("names", list(self.concepts.parents)),
+            "meta_to_parent": ("names", dict(self.concepts.meta_to_parent)),
+        }
+        if old:
+            # As `write_json` lays the file out, so that one that was only laid out anew is the same.
+            text = json.dumps(read_json(self.need("splits.json")), indent=2, sort_keys=True, ensure_ascii=False)
+            expected["csv_sha256"] = ("table", self.table.attrs["csv_sha256"])
+            expected["splits_sha256"] = ("splits", sha256_text(text + "\n"))
+        if old and "cells" in lineage.parts_of(path.name):
+            expected["cells_digest"] = ("cells", self.cells.digest)
+        for label, (part, value) in expected.items():
+            if labels.get(label) != value:
+                raise self._other(path, part)
+
+    @cached_property
+    def _table_digest(self) -> str:
+        return lineage.table_digest(self.table)
+
+    @cached_property
+    def _splits_digest(self) -> str:
+        return lineage.splits_digest(data.load_splits(self.need("splits.json"), self.table))
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -120,17 +238,17 @@ class RunFiles:
         """The geocells, fitted on the training split of this very table."""
         cells = Geocells.load(self.need("geocells.npz"))
         train = self.rows["train"]
-        again = f"make it again with: {self.remedy('geocells.npz')}"
         if len(cells.sample_to_cell) != len(train):
             raise MismatchError(
                 f"geocells.npz of run {self.run!r} was made from {len(cells.sample_to_cell)} training rows, the table "
-                f"has {len(train)}; {again}"
+                f"has {len(train)}; make it again with: {self.remedy('geocells.npz')}"
             )
         now = cells.assign(self.lat[train], self.lng[train], self.country[train])
         if not np.array_equal(now, cells.sample_to_cell):
             raise MismatchError(
                 f"geocells.npz of run {self.run!r} was made from other training rows: "
-                f"{int((now != cells.sample_to_cell).sum())} of {len(train)} lie in another cell now; {again}"
+                f"{int((now != cells.sample_to_cell).sum())} of {len(train)} lie in another cell now; make it again "
+                f"with: {self.remedy('geocells.npz')}"
             )
         return cells
 
@@ -167,43 +285,16 @@ class RunFiles:
 
         return oracle_error_km(cells, self.lat[rows], self.lng[rows], self.country[rows])
 
-    @property
-    def labels(self) -> dict[str, Any]:
-        """What a checkpoint must agree on with the run: names of classes and digests of what they were made from."""
-        labels: dict[str, Any] = {
+    def labels(self, name: str) -> dict[str, Any]:
+        """What a checkpoint says of its run: the names of its classes, and digests of what it is made from.
+
+        Args:
+            name: the checkpoint that is about to be written, such as `stage1.safetensors`.
+        """
+        return {
             "metas": list(self.concepts.metas),
             "parents": list(self.concepts.parents),
             "meta_to_parent": dict(self.concepts.meta_to_parent),
             "csv_sha256": self.table.attrs["csv_sha256"],
-            "splits_sha256": sha256_text(self.need("splits.json").read_text(encoding="utf-8")),
+            lineage.KEY: self.made_from(name),
         }
-        if self.path("geocells.npz").exists():
-            labels["cells_digest"] = self.cells.digest
-        return labels
-
-    def check_labels(self, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
-        """Read the JSON beside a checkpoint and hold its labels against this run.
-
-        Args:
-            name: the checkpoint, such as `stage1.safetensors`.
-            keys: which labels must agree.
-
-        Returns:
-            The JSON.
-
-        Raises:
-            MissingInputError: the checkpoint, its JSON or the cells are not there.
-            MismatchError: a label differs.
-        """
-        self.need(name)
-        content = read_json(self.need(Path(name).with_suffix(".json").name))
-        if "cells_digest" in keys:
-            self.need("geocells.npz")
-        labels = self.labels
-        for key in keys:
-            if content["labels"].get(key) != labels[key]:
-                raise MismatchError(
-                    f"{name} of run {self.run!r} was trained with another {key} than the run has now; train it again "
-                    f"with: {self.remedy(name)}"
-                )
-        return content

@@ -275,19 +275,18 @@ def load_splits(path: str | Path, table: pd.DataFrame) -> dict[str, list[str]]:
         MismatchError: it was made from another CSV, or is no such file.
     """
     path = Path(path)
-    again = remake_advice(path, "01")
     if not path.exists():
-        raise MissingInputError(f"There are no splits at {path}. {again}")
+        raise MissingInputError(f"There are no splits at {path}. {remake_advice(path, '01')}")
     try:
         content = read_json(path)
         splits = {name: list(content["splits"][name]) for name in SPLIT_NAMES}
         made_from = content["csv_sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise MismatchError(f"{path} is not a file of splits. {again}") from error
+        raise MismatchError(f"{path} is not a file of splits. {remake_advice(path, '01')}") from error
     if made_from != table.attrs["csv_sha256"]:
         raise MismatchError(
             f"{path} was made from another CSV (its hash begins {made_from[:12]}, that of the table in use "
-            f"{table.attrs['csv_sha256'][:12]}). {again}"
+            f"{table.attrs['csv_sha256'][:12]}). {remake_advice(path, '01')}"
         )
     split_rows(splits, table)
     return splits

@@ -67,7 +67,7 @@ nb.show(plots.quantization_error(errors))
 
 # %%
 with nb.output("geocells.npz") as path:
-    cells.save(path)
+    cells.save(path, files.made_from("geocells.npz"))
 nb.record("cells.n", len(cells.centers))
 if len(errors["test"]):
     test = files.rows["test"]

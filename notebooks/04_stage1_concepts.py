@@ -148,7 +148,7 @@ nb.show(plots.prototype_drift(files.concepts.metas, analysis.prototype_cosine(mo
 # %%
 nb.record_all("stage1", metrics.recordables(figures))
 with nb.output("concept_scores.npz") as path:
-    analysis.save_concept_scores(path, predicted)
+    analysis.save_concept_scores(path, predicted, files.made_from("concept_scores.npz"))
 with nb.output("stage1_floor.json") as path:
     analysis.save_floor(path, files, floor)
 if floor.n:

@@ -84,7 +84,8 @@ def test_the_file_says_what_was_chosen_and_why(copied_run) -> None:
     content = read_json(files.path("stage2_decoding.json"))
     assert content["choice"]["point"] == decoder.choice.point == pipeline.read_choice(files).point
     assert content["choice"]["n"] == len(files.rows["val"])
-    assert set(content["labels"]) == {"csv_sha256", "splits_sha256", "cells_digest", "head_digest"}
+    assert set(content["labels"]) == {"made_from", "head_digest"}
+    assert set(content["labels"]["made_from"]) == {"table", "splits", "cells", "stage0", "stage2"}
     val = files.rows["val"]
     features = pipeline.open_features(files, "adapted", copied_run.cache)
     concepts = pipeline.predict_concepts(files, features)
@@ -100,12 +101,13 @@ def test_a_choice_for_another_head_or_other_splits_is_refused(copied_run) -> Non
     path = files.path("stage2_decoding.json")
     good = path.read_text()
     write_json(path, json.loads(good) | {"labels": json.loads(good)["labels"] | {"head_digest": "else"}})
-    with pytest.raises(MismatchError, match=r"another head .* geocbm run --run tiny --only 05"):
+    with pytest.raises(MismatchError, match=r"another head .* geocbm run --run tiny --from 05"):
         pipeline.load_decoder(files, head)
-    write_json(path, json.loads(good) | {"labels": json.loads(good)["labels"] | {"splits_sha256": "else"}})
-    with pytest.raises(MismatchError, match="splits_sha256"):
+    made_from = json.loads(good)["labels"]["made_from"] | {"splits": "else"}
+    write_json(path, json.loads(good) | {"labels": json.loads(good)["labels"] | {"made_from": made_from}})
+    with pytest.raises(MismatchError, match="other splits"):
         pipeline.load_decoder(files, head)
-    path.write_text('{"choice": {"point": "middle"}}')
+    write_json(path, {"choice": {"point": "middle"}, "labels": json.loads(good)["labels"]})
     with pytest.raises(MismatchError, match="not whole"):
         pipeline.load_decoder(files, head)
 
@@ -121,7 +123,7 @@ def test_a_run_of_before_answers_the_argmax(copied_run) -> None:
 def test_a_run_that_chose_needs_its_choice(copied_run) -> None:
     head, _, _ = fit(copied_run, answer_point="validation")
     copied_run.files.path("stage2_decoding.json").unlink()
-    with pytest.raises(MissingInputError, match=r"stage2_decoding.json .* --only 05"):
+    with pytest.raises(MissingInputError, match=r"stage2_decoding.json .* --from 05"):
         pipeline.load_decoder(copied_run.files, head)
 
 

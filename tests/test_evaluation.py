@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from tiny_run import PARENT_OF, PLACES, N
 
-from geocbm import data, evaluation
+from geocbm import data, evaluation, lineage
 from geocbm.baselines import Prediction
 from geocbm.errors import MismatchError
 from geocbm.files import write_json
@@ -150,13 +150,14 @@ def test_predictions_of_another_test_split_are_refused(copied_run):
     test, val = splits["splits"]["test"], splits["splits"]["val"]
     test[0], val[0] = val[0], test[0]
     write_json(copied_run.folder / "splits.json", splits)
-    with pytest.raises(MismatchError, match=r"another test split; .* geocbm run --run tiny --only 05"):
+    with pytest.raises(MismatchError, match=r"other splits than .* geocbm run --run tiny --from 02"):
         evaluation.main_predictions(copied_run.files)
 
 
 def test_scores_of_another_table_are_refused(copied_run):
-    np.savez_compressed(copied_run.folder / "concept_scores.npz", meta=np.zeros((N - 1, 6)))
-    with pytest.raises(MismatchError, match=r"shape \(59, 6\), its table has 60 rows .* --run tiny --only 04"):
+    made_from = np.asarray(lineage.as_text(copied_run.files.made_from("concept_scores.npz")))
+    np.savez_compressed(copied_run.folder / "concept_scores.npz", meta=np.zeros((N - 1, 6)), made_from=made_from)
+    with pytest.raises(MismatchError, match=r"shape \(59, 6\), its table has 60 rows .* --run tiny --from 04"):
         evaluation.stage_answers(copied_run.files)
 
 

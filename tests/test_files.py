@@ -49,4 +49,4 @@ def test_json_round_trip_is_sorted_and_readable(tmp_path):
 
 def test_the_advice_names_run_and_notebook(tmp_path):
     advice = remake_advice(tmp_path / "runs" / "photos" / "splits.json", "01")
-    assert "geocbm run --run photos --from 01 (with the --profile of that run" in advice
+    assert "geocbm run --run photos --from 01." in advice

@@ -23,7 +23,7 @@ def test_a_stage_leaves_its_checkpoint_description_and_history(trained_run, stag
     files = trained_run.files
     for name in (f"stage{stage}.safetensors", f"stage{stage}.json", f"history_stage{stage}.parquet"):
         assert files.need(name).stat().st_size
-    assert read_json(files.path(f"stage{stage}.json"))["labels"] == files.labels
+    assert read_json(files.path(f"stage{stage}.json"))["labels"] == files.labels(f"stage{stage}.safetensors")
 
 
 def test_prototypes_follow_the_order_of_the_vocabulary(trained_run, folders):
@@ -66,7 +66,7 @@ def test_features_of_other_pictures_are_refused(copied_run):
     table = data.read_table(path)
     table.loc[3, "image_sha256"] = "0" * 64
     data.save_table(table, path)
-    with pytest.raises(MismatchError, match=r"1 of 60 differ .* geocbm run --run tiny --only 03"):
+    with pytest.raises(MismatchError, match=r"another table than .* geocbm run --run tiny --from 03"):
         pipeline.open_features(copied_run.files, "adapted", copied_run.cache)
 
 
@@ -97,7 +97,7 @@ def test_a_variant_has_a_checkpoint_of_its_own(trained_run):
 
 def test_a_head_of_other_cells_is_refused_until_it_is_trained_again(copied_run):
     write_cells(copied_run.files, min_samples_per_cell=1000)
-    with pytest.raises(MismatchError, match=r"another cells_digest .* geocbm run --run tiny --only 05"):
+    with pytest.raises(MismatchError, match=r"other geocells than .* geocbm run --run tiny --from 05"):
         pipeline.load_stage2(copied_run.files)
     pipeline.load_stage1(copied_run.files)  # does not depend on cells
 
@@ -113,7 +113,7 @@ def test_a_head_of_other_cells_is_refused_until_it_is_trained_again(copied_run):
 )
 def test_what_was_not_made_yet_is_named_with_its_command(copied_run, name, load, number):
     copied_run.files.path(name).unlink()
-    with pytest.raises(MissingInputError, match=rf"{name} .* geocbm run --run tiny --only {number}"):
+    with pytest.raises(MissingInputError, match=rf"{name} .* geocbm run --run tiny --from {number}"):
         load(copied_run.files)
 
 

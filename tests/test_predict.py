@@ -116,7 +116,7 @@ def test_a_run_is_found_by_its_name(trained_run, tmp_path, monkeypatch):
     (tmp_path / "runs" / "named").symlink_to(trained_run.folder)
     monkeypatch.setenv("GEOCBM_DATA", str(tmp_path))
     assert GeoCBM.load("named").files.run == "named"
-    with pytest.raises(MissingInputError, match=r"stage2\.safetensors of run 'absent' .* --run absent --only 05"):
+    with pytest.raises(MissingInputError, match=r"stage2\.safetensors of run 'absent' .* --run absent --from 01"):
         GeoCBM.load("absent")
 
 
@@ -170,7 +170,7 @@ def test_a_run_without_stored_scores_answers_and_says_what_it_lacks(copied_run, 
     copied_run.files.path("cell_scores.npz").unlink()
     (answer,) = GeoCBM.load(copied_run.folder).predict(pictures[0])
     assert (answer.regions, answer.temperature, answer.cells[0].calibrated) == ((), None, None)
-    assert "no conformal regions" in answer.notes[0] and "--only 05" in answer.notes[0]
+    assert "no conformal regions" in answer.notes[0] and "--from 05" in answer.notes[0]
     (whole,) = GeoCBM.load(copied_run.folder).predict(pictures[0], top_k=100)
     assert sum(share for _, share in whole.countries) == pytest.approx(1)
 

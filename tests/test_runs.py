@@ -40,16 +40,41 @@ def with_other_csv(table):
         ("predictions.parquet", "05"),
     ],
 )
-def test_a_missing_file_is_reported_with_the_notebook_that_writes_it(tmp_path, name, number):
+def test_a_missing_file_is_reported_with_the_notebook_that_writes_it(copied_run, name, number):
+    files = copied_run.files
+    files.path(name).unlink()
     with pytest.raises(MissingInputError) as caught:
-        RunFiles(tmp_path / "mine").need(name)
+        files.need(name)
     assert str(caught.value) == (
-        f"{name} of run 'mine' does not exist yet; make it with: geocbm run --run mine --only {number}"
+        f"{name} of run 'tiny' does not exist yet; make it with: geocbm run --run tiny --from {number}"
     )
 
 
+def test_the_command_begins_where_files_are_missing(copied_run, tmp_path):
+    files = copied_run.files
+    files.path("geocells.npz").unlink()
+    files.path("prototypes.safetensors").unlink()
+    assert files.remedy("predictions.parquet") == "geocbm run --run tiny --from 02"
+    assert files.remedy("stage1.safetensors") == "geocbm run --run tiny --from 03"  # needs no cells
+    assert RunFiles(tmp_path / "mine").remedy("predictions.parquet") == "geocbm run --run mine --from 01"
+
+
 def test_the_command_names_the_profile_of_a_run_that_is_called_after_it(tmp_path):
-    assert RunFiles(tmp_path / "smoke").remedy("geocells.npz") == "geocbm run --profile smoke --run smoke --only 02"
+    assert RunFiles(tmp_path / "smoke").remedy("geocells.npz") == "geocbm run --profile smoke --run smoke --from 01"
+
+
+def test_the_command_has_the_options_that_the_run_was_made_with(copied_run):
+    """`--profile demo --run photos --set csv=...` must not be trained again with the table of another profile."""
+    for number, parameters in {"01": {"csv": "my/photos.csv", "split": "spatial"}, "05": {"epochs": 9}}.items():
+        stamp = {"profile": "demo", "key": {"parameters": parameters}}
+        write_json(copied_run.folder / "stamps" / f"{number}.json", stamp)
+    copied_run.files.path("stage2.safetensors").unlink()
+    with pytest.raises(MissingInputError) as caught:
+        copied_run.files.need("stage2.safetensors")
+    command = str(caught.value).split("make it with: ")[1]
+    assert command.startswith("geocbm run --profile demo --run tiny ")
+    for part in ("--set 01.csv=my/photos.csv", "--set 01.split=spatial", "--set 05.epochs=9"):
+        assert part in command
 
 
 def test_every_column_has_an_entry_per_row(trained_run):
@@ -83,7 +108,7 @@ def test_a_vocabulary_with_other_names_or_parents_is_refused(copied_run, column)
     values = {"meta_name": {"a road": "a pole"}, "parent_concept": {"road": "sign"}}[column]
     change_table(copied_run, lambda table: table.replace({column: values}))
     with pytest.raises(
-        MismatchError, match=r"concepts\.json of run 'tiny' has other .* geocbm run --run tiny --only 01"
+        MismatchError, match=r"concepts\.json of run 'tiny' has other .* geocbm run --run tiny --from 01"
     ):
         _ = copied_run.files.concepts
 
@@ -92,7 +117,7 @@ def test_cells_of_another_training_split_are_refused(copied_run):
     files = copied_run.files
     files.__dict__["rows"] = {"train": files.rows["train"][:-4]}
     write_cells(files, 4)
-    with pytest.raises(MismatchError, match=r"38 training rows, the table has 42; .* geocbm run --run tiny --only 02"):
+    with pytest.raises(MismatchError, match=r"38 training rows, the table has 42; .* geocbm run --run tiny --from 02"):
         _ = copied_run.files.cells
 
 
@@ -100,34 +125,22 @@ def test_cells_of_as_many_other_rows_are_refused(copied_run):
     files = copied_run.files
     files.__dict__["rows"] = {"train": files.rows["train"][::-1]}
     write_cells(files, 4)
-    with pytest.raises(MismatchError, match=r"other training rows: \d+ of 42 .* geocbm run --run tiny --only 02"):
+    with pytest.raises(MismatchError, match=r"other training rows: \d+ of 42 .* geocbm run --run tiny --from 02"):
         _ = copied_run.files.cells
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "name", "number"),
-    [
-        ("metas", ["another"], "stage1.safetensors", "04"),
-        ("csv_sha256", "0" * 64, "stage0.safetensors", "03"),
-        ("cells_digest", "0" * 64, "stage2.safetensors", "05"),
-        ("cells_digest", "0" * 64, "stage2_concept_only.safetensors", "05"),
-    ],
-)
-def test_a_checkpoint_with_other_labels_is_refused(copied_run, key, value, name, number):
+def test_a_checkpoint_names_its_classes_and_what_it_was_made_from(copied_run):
     files = copied_run.files
-    described = files.path(name).with_suffix(".json")
-    assert files.check_labels(name, (key,))["labels"][key] == files.labels[key]
-    content = read_json(described)
-    write_json(described, content | {"labels": content["labels"] | {key: value}})
-    expected = rf"{name} of run 'tiny' was trained with another {key} .* geocbm run --run tiny --only {number}"
-    with pytest.raises(MismatchError, match=expected):
-        files.check_labels(name, (key,))
+    labels = read_json(files.path("stage2.json"))["labels"]
+    assert labels["metas"] == list(files.concepts.metas) and labels["meta_to_parent"] == files.concepts.meta_to_parent
+    assert set(labels["made_from"]) == {"table", "splits", "names", "cells", "stage0", "stage1"}
+    assert labels["made_from"]["cells"] == files.cells.digest
 
 
 def test_a_checkpoint_needs_the_file_beside_it_and_its_cells(copied_run):
     copied_run.files.path("geocells.npz").unlink()
-    with pytest.raises(MissingInputError, match=r"geocells\.npz .* --only 02"):
-        copied_run.files.check_labels("stage2.safetensors", ("cells_digest",))
+    with pytest.raises(MissingInputError, match=r"geocells\.npz .* --from 02"):
+        copied_run.files.need("stage2.safetensors")
     copied_run.files.path("stage1.json").unlink()
-    with pytest.raises(MissingInputError, match=r"stage1\.json .* --only 04"):
-        copied_run.files.check_labels("stage1.safetensors", ("metas",))
+    with pytest.raises(MissingInputError, match=r"stage1\.json .* --from 04"):
+        copied_run.files.need("stage1.safetensors")

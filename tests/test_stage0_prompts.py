@@ -153,7 +153,7 @@ def test_the_trained_text_encoder_can_encode_other_words(worded_run, text):
     torch.testing.assert_close(prototypes(words, sorted(PARENT_OF), META_TEMPLATES), used["meta"])
     assert not torch.allclose(words.encode(["red"]), text.encode(["red"]), atol=1e-4)
     path = files.path("stage0.safetensors")
-    with pytest.raises(MismatchError, match=r"trained from the text encoder .*`geocbm run --run tiny --only 03`"):
+    with pytest.raises(MismatchError, match=r"trained from the text encoder .*`geocbm run --run tiny --from 03`"):
         restore_text_encoder(path, words)  # has the trained weights already
     loaded = load_stage0(path, pipeline.load_encoder(words.name))
     assert loaded.prompts is None
@@ -177,7 +177,7 @@ def test_prototypes_of_another_vocabulary_are_refused(worded_run):
     content = read_json(files.path("stage0.json"))
     content["labels"]["metas"] = content["labels"]["metas"][::-1]
     write_json(files.path("stage0.json"), content)
-    with pytest.raises(MismatchError, match="metas"):
+    with pytest.raises(MismatchError, match="other names of concepts"):
         pipeline.read_prototypes(files)
 
 

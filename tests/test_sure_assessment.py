@@ -62,13 +62,13 @@ def test_logits_of_no_rows_have_a_column_for_each_cell(files, trained_run):
 
 
 def test_logits_of_another_run_are_refused(copied_run):
-    with pytest.raises(MismatchError, match="other geocells; make it again with: geocbm run --run tiny --only 05"):
+    with pytest.raises(MismatchError, match="other geocells; make it again with: geocbm run --run tiny --from 05"):
         sure.read_cell_scores(rewrite(copied_run, cells_digest=np.asarray("else")))
     good = copied_run.files.cells.digest
     with pytest.raises(MismatchError, match="another val split"):
         sure.read_cell_scores(rewrite(copied_run, cells_digest=np.asarray(good), val_rows=np.arange(3)))
     (copied_run.folder / "cell_scores.npz").unlink()
-    with pytest.raises(MissingInputError, match="--only 05"):
+    with pytest.raises(MissingInputError, match="--from 05"):
         sure.read_cell_scores(copied_run.files)
 
 

@@ -112,7 +112,7 @@ def write_cells(files: RunFiles, min_samples_per_cell: int) -> None:
     """Cut the training split into cells."""
     train = files.rows["train"]
     cells = geocells.build_geocells(files.lat[train], files.lng[train], files.country[train], min_samples_per_cell)
-    cells.save(files.path("geocells.npz"))
+    cells.save(files.path("geocells.npz"), files.made_from("geocells.npz"))
 
 
 def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: str = "") -> TinyRun:
@@ -132,7 +132,10 @@ def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: s
     pipeline.write_prototypes(files, encoders)
     _, _, adapted = pipeline.fit_stage0(files, STAGE0, encoders, encoder, vanilla, run.cache)
     stage1, _ = pipeline.fit_stage1(files, STAGE1, adapted)
-    analysis.save_concept_scores(files.path("concept_scores.npz"), analysis.predict_concepts(stage1, adapted))
+    scores = files.path("concept_scores.npz")
+    analysis.save_concept_scores(
+        scores, analysis.predict_concepts(stage1, adapted), files.made_from("concept_scores.npz")
+    )
     embeddings = pipeline.predict_concepts(files, adapted)
     stage2, _ = pipeline.fit_stage2(files, STAGE2, embeddings, adapted)
     test = files.rows["test"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geocbm import lineage
 from geocbm.files import read_json, write_json
 from geocbm.metrics import Resamples, figure_text, spatial_blocks
 
@@ -145,18 +146,17 @@ def _probe(files: RunFiles, features: FeatureStore, seed: int) -> np.ndarray | N
 
 
 def save_floor(path: str | Path, files: RunFiles, found: ConceptFloor) -> None:
-    """Write the sentence with the digest of the checkpoint that it is about; prediction says it again."""
-    stage1 = read_json(files.need("stage1.json"))["tensors_sha256"]
-    write_json(path, {"sentence": found.sentence(), "names_nothing": found.names_nothing, "stage1_sha256": stage1})
+    """Write the sentence and what it is about; prediction says it again."""
+    said = {"sentence": found.sentence(), "names_nothing": found.names_nothing}
+    write_json(path, said | {lineage.KEY: files.made_from(FILE)})
 
 
 def read_floor(files: RunFiles) -> str:
     """The sentence on the Stage 1 that the run has now; empty where there is none, or it is about another one."""
-    if not files.path(FILE).is_file() or not files.path("stage1.json").is_file():
+    if not files.belongs(FILE):
         return ""
     try:
-        content = read_json(files.path(FILE))
-        same = content["stage1_sha256"] == read_json(files.path("stage1.json"))["tensors_sha256"]
-        return str(content["sentence"]) if same and content["names_nothing"] else ""
+        content = read_json(files.need(FILE))
+        return str(content["sentence"]) if content["names_nothing"] else ""
     except (ValueError, KeyError, TypeError):
         return ""

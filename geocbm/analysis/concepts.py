@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from geocbm import lineage
 from geocbm.data import image_files
 from geocbm.metrics import Resamples, concept_intervals, spatial_blocks
 from geocbm.metrics.figures import printable
@@ -174,7 +175,15 @@ def prototype_cosine(model: Stage1ConceptModel) -> np.ndarray:
     return (base * learned).sum(-1).cpu().numpy()
 
 
-def save_concept_scores(path: str | Path, predicted: Arrays) -> None:
-    """Write concept probabilities of every row, for pages that do not load the model."""
-    meta, parent = (predicted[name].astype(np.float32) for name in ("meta", "parent"))
-    np.savez_compressed(path, meta=meta, parent=parent)
+def save_concept_scores(path: str | Path, predicted: Arrays, made_from: Mapping[str, str] | None = None) -> None:
+    """Write concept probabilities of every row, for pages that do not load the model.
+
+    Args:
+        path: the file, `concept_scores.npz`.
+        predicted: of `predict_concepts`.
+        made_from: of `RunFiles.made_from`, by which a run knows that they are its own.
+    """
+    content = {name: predicted[name].astype(np.float32) for name in ("meta", "parent")}
+    if made_from is not None:
+        content[lineage.KEY] = np.asarray(lineage.as_text(made_from))
+    np.savez_compressed(path, **content)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from geocbm import lineage
 from geocbm.data import image_files
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import (
@@ -246,7 +247,11 @@ def save_predictions(path: str | Path, files: RunFiles, by_mode: Mapping[str, Ar
         )
         named = {name: values for name, values in places.items() if name.startswith(("lat_", "lng_"))}
         parts[-1] = parts[-1].assign(**named)
-    pd.concat(parts, ignore_index=True).to_parquet(path)
+    others = [f"stage2_{mode.replace(' ', '_')}" for mode in list(by_mode)[1:]]
+    kept = [name for name in others if files.path(f"{name}.safetensors").exists()]
+    whole = pd.concat(parts, ignore_index=True)
+    whole.attrs[lineage.KEY] = files.made_from("predictions.parquet", *kept)
+    whole.to_parquet(path)
 
 
 def save_cell_scores(
@@ -273,6 +278,7 @@ def save_cell_scores(
 
     content: Arrays = {
         "cells_digest": np.asarray(files.cells.digest),
+        lineage.KEY: np.asarray(lineage.as_text(files.made_from("cell_scores.npz"))),
         "head_digest": np.asarray(hash_weights(model.state_dict().items())),
     }
     for split in ("val", "test"):

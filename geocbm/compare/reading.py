@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from geocbm import lineage
 from geocbm.concepts import ConceptVocabulary
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import read_json
 from geocbm.geodesy import KM_PER_DEGREE
 from geocbm.metrics import error_km, geoscore, places_of
+from geocbm.runs import RunFiles
 
 FARTHEST_KM = 180 * KM_PER_DEGREE
 """Half way round the Earth: the error of a missing answer, which no answer exceeds."""
@@ -62,7 +64,7 @@ class ComparedRun:
             MissingInputError: it has none.
         """
         if self.images is None:
-            command = f"geocbm run --run {self.name} --only 05"
+            command = f"geocbm run --run {self.name} --from 05"
             raise MissingInputError(f"run {self.name!r} has no predictions; make them with: {command}")
         return self.images
 
@@ -131,7 +133,8 @@ def _read_run(report: Path, folder: Path, name: str) -> ComparedRun:
         try:
             return read(path)
         except _DAMAGE as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = reason if isinstance(error, UserError) else reason[:120]  # its end is the remedy
             found.append(f"{path.name} cannot be read ({reason}) and is left out")
             return otherwise
 
@@ -139,14 +142,14 @@ def _read_run(report: Path, folder: Path, name: str) -> ComparedRun:
     manifest = attempt(report / "manifest.json", _mapping, nothing, "no manifest.json: its parameters are not known")
     figures = attempt(report / "metrics.json", _figures, nothing, "no metrics.json: it has no figures")
     images = attempt(
-        folder / "predictions.parquet", _images, None, "no predictions.parquet: Stage 2 has not run to its end"
+        folder / "predictions.parquet", _own(_images), None, "no predictions.parquet: Stage 2 has not run to its end"
     )
     metas: tuple[str, ...] = attempt(folder / "concepts.json", lambda path: ConceptVocabulary.load(path).metas, ())
     if images is not None and metas:
         without = images
         absent = "no concept_scores.npz: its concepts are not compared"
         scores = folder / "concept_scores.npz"
-        images = attempt(scores, lambda path: _with_concepts(without, metas, path), without, absent)
+        images = attempt(scores, _own(lambda path: _with_concepts(without, metas, path)), without, absent)
     histories = [attempt(path, _history, pd.DataFrame()) for path in sorted(folder.glob("history_stage[012].parquet"))]
     if not any(len(history) for history in histories):
         found.append("no history of training: it has no learning curve")
@@ -162,6 +165,11 @@ def _read_run(report: Path, folder: Path, name: str) -> ComparedRun:
         history=pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(),
         problems=tuple(found),
     )
+
+
+def _own(read: Callable[[Path], Result]) -> Callable[[Path], Result]:
+    """Read a file only where it was made from the run as it is now."""
+    return lambda path: read(RunFiles(path.parent).need(path.name) if lineage.read_record(path) else path)
 
 
 def _mapping(path: Path) -> dict[str, Any]:

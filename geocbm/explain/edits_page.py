@@ -204,7 +204,7 @@ def trained_modes(
     mode = main.head.config.ablation_mode
     found: dict[str, EditableModel] = {mode: main}
     for other in ABLATION_MODES:
-        if other != mode and files.path(f"stage2_{other}.safetensors").exists():
+        if other != mode and files.belongs(f"stage2_{other}.safetensors"):
             found[other] = load_editable(files, features, concepts, f"stage2_{other}")
     return found
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from geocbm import lineage
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, remake_advice
 from geocbm.geocells.kmeans import nearest
@@ -78,8 +79,14 @@ class Geocells:
             )
         return cells
 
-    def save(self, path: str | Path) -> None:
-        """Write the cells as `.npz` without pickled objects."""
+    def save(self, path: str | Path, made_from: Mapping[str, str] | None = None) -> None:
+        """Write the cells as `.npz` without pickled objects.
+
+        Args:
+            path: the file.
+            made_from: of `RunFiles.made_from`, by which a run knows that they are its own.
+        """
+        record = {} if made_from is None else {lineage.KEY: np.asarray(lineage.as_text(made_from))}
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez(
                 stream,
@@ -90,6 +97,7 @@ class Geocells:
                 scale_km=self.scale_km,
                 settings=np.asarray(json.dumps(self.settings, sort_keys=True)),
                 digest=np.asarray(self.digest),
+                **record,  # type: ignore[arg-type]
             )
 
     @classmethod
@@ -101,9 +109,8 @@ class Geocells:
             MismatchError: the file is damaged or something else.
         """
         path = Path(path)
-        again = remake_advice(path, "02")
         if not path.exists():
-            raise MissingInputError(f"There are no geocells at {path}. {again}")
+            raise MissingInputError(f"There are no geocells at {path}. {remake_advice(path, '02')}")
         try:
             with np.load(path, allow_pickle=False) as content:
                 settings, digest = json.loads(str(content["settings"])), str(content["digest"])
@@ -111,10 +118,12 @@ class Geocells:
                     name: content[name] for name in ("centers", "country", "sample_to_cell", "counts", "scale_km")
                 }
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise MismatchError(f"{path} is not a file of geocells ({error}). {again}") from error
+            raise MismatchError(f"{path} is not a file of geocells ({error}). {remake_advice(path, '02')}") from error
         cells = cls(settings=settings, **arrays)
         if cells.digest != digest:
-            raise MismatchError(f"{path} was changed after it was written: its digest does not fit. {again}")
+            raise MismatchError(
+                f"{path} was changed after it was written: its digest does not fit. {remake_advice(path, '02')}"
+            )
         return cells
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geocbm import lineage
 from geocbm.errors import MismatchError
 from geocbm.files import read_json, write_json
 from geocbm.geodesy import latlng_to_cartesian
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from geocbm.features import FeatureStore
     from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
     from geocbm.sure import Decoder, Places, PointChoice
-
-_BELONGS = ("csv_sha256", "splits_sha256", "cells_digest")
 
 
 def decoding_file(name: str = "stage2") -> str:
@@ -69,11 +68,10 @@ def make_decoder(
 
 def save_decoder(path: str | Path, files: RunFiles, head: Stage2CrossAttentionGeoHead, decoder: Decoder) -> None:
     """Write what was chosen and fitted, the validation figures of every candidate, and what they were made from."""
-    labels = files.labels
     write_json(
         path,
         {
-            "labels": {name: labels[name] for name in _BELONGS} | {"head_digest": _digest(head)},
+            "labels": {lineage.KEY: files.made_from(Path(path).name), "head_digest": _digest(head)},
             "choice": asdict(decoder.choice),
             "temperature": decoder.temperature,
             "bandwidth_km": decoder.bandwidth_km,
@@ -122,7 +120,7 @@ def _read(files: RunFiles, file: str) -> dict[str, Any]:
         raise MismatchError(
             f"{file} of run {files.run!r} is not whole ({error}); make it again with: {files.remedy(file)}"
         ) from error
-    return files.check_labels(file, _BELONGS)
+    return dict(content)
 
 
 def _choice(content: dict[str, Any]) -> PointChoice:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geocbm import lineage
 from geocbm.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.data import image_files
 from geocbm.errors import MismatchError
@@ -123,8 +124,9 @@ def write_prototypes(files: RunFiles, config: EncoderConfig) -> dict[str, torch.
         "meta": prototypes(text, files.concepts.metas, META_TEMPLATES).contiguous(),
         "parent": prototypes(text, files.concepts.parents, PARENT_TEMPLATES).contiguous(),
     }
+    made_from = {lineage.KEY: lineage.as_text(files.made_from("prototypes.safetensors"))}
     with atomic_path(files.path("prototypes.safetensors")) as path:
-        save_file(base, path)
+        save_file(base, path, made_from)
     return base
 
 
@@ -141,11 +143,11 @@ def read_prototypes(files: RunFiles, trained: bool = True) -> dict[str, torch.Te
     from geocbm import stage0
 
     base = load_file(files.need("prototypes.safetensors"))
-    if not trained or not files.path("stage0.json").exists():
+    described = files.in_use("stage0.json")
+    if not trained or not described.exists():
         return base
-    if not read_json(files.path("stage0.json")).get("config", {}).get("train_text_encoder", False):
+    if not read_json(described).get("config", {}).get("train_text_encoder", False):
         return base
-    files.check_labels("stage0.safetensors", ("metas", "parents", "csv_sha256"))
     return stage0.read_base_prototypes(files.need("stage0.safetensors"))
 
 
@@ -187,7 +189,7 @@ def load_stage0(
     """
     from geocbm import stage0
 
-    files.check_labels("stage0.safetensors", ("metas", "parents", "csv_sha256"))
+    files.need("stage0.safetensors")  # before the encoder is loaded, which takes a while
     encoder = load_encoder(read_json(files.need("features.json"))["encoders"]["image_encoder"])
     return stage0.load_stage0(files.need("stage0.safetensors"), encoder, location_encoder), encoder
 

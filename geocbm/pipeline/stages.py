@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geocbm import lineage
 from geocbm.files import write_json
 from geocbm.pipeline.inputs import EncoderConfig, encode_adapted, load_stage0, read_prototypes
 from geocbm.processes import on_main
@@ -63,7 +64,7 @@ def fit_stage0(
         files.rows["pretrain_train"],
         files.rows["pretrain_val"],
         out=files.path("stage0.safetensors"),
-        labels=files.labels,
+        labels=files.labels("stage0.safetensors"),
         row_names=files.table["pano_id"].tolist(),
         prompts=prompts,
     )
@@ -73,7 +74,7 @@ def fit_stage0(
         "vanilla": {"folder": vanilla.path.name, "key": vanilla.key},
         "adapted": {"folder": adapted.path.name, "key": adapted.key},
     }
-    on_main(lambda: write_json(files.path("features.json"), content))
+    on_main(lambda: write_json(files.path("features.json"), content | {lineage.KEY: files.made_from("features.json")}))
     return model, result, adapted
 
 
@@ -109,7 +110,7 @@ def fit_stage1(
         files.rows["val"],
         out=files.path(f"{name}.safetensors") if name else None,
         stage0=load_stage0(files)[0] if config.init_from_stage0 else None,
-        labels=files.labels,
+        labels=files.labels(f"{name or 'stage1'}.safetensors"),
         row_names=files.table["pano_id"].tolist(),
         report=report,
         tokens=features,
@@ -117,10 +118,9 @@ def fit_stage1(
 
 
 def load_stage1(files: RunFiles, name: str = "stage1") -> Stage1ConceptModel:
-    """Load a concept model, refused if it was trained with other names."""
+    """Load a concept model, refused if it was trained on anything else than the run has."""
     from geocbm import stage1
 
-    files.check_labels(f"{name}.safetensors", ("metas", "parents", "csv_sha256"))
     return stage1.load_stage1(files.need(f"{name}.safetensors"))
 
 
@@ -165,14 +165,15 @@ def fit_stage2(
         files.rows["val"],
         out=files.path(f"{name}.safetensors") if name else None,
         stage0=load_stage0(files)[0] if config.init_from_stage0 else None,
-        labels=files.labels,
+        labels=files.labels(f"{name or 'stage2'}.safetensors"),
         row_names=files.table["pano_id"].tolist(),
         report=report,
     )
     if name and is_main_process():
         refiner = make_refiner(files, features) if config.refines else None
         if refiner is not None:
-            refiner.save(files.path(f"{name}_neighbours.safetensors"))
+            neighbours = f"{name}_neighbours.safetensors"
+            refiner.save(files.path(neighbours), files.made_from(neighbours))
         head = trained[0]
         decoder = make_decoder(files, head, concepts, features, refiner)
         save_decoder(files.path(decoding_file(name)), files, head, decoder)
@@ -212,17 +213,16 @@ def _fit_and_predict(
 
 
 def load_stage2(files: RunFiles, name: str = "stage2") -> Stage2CrossAttentionGeoHead:
-    """Load the geolocation head, refused if it was trained with other cells."""
+    """Load the geolocation head, refused if it was trained on anything else than the run has."""
     from geocbm import stage2
 
-    files.check_labels(f"{name}.safetensors", ("metas", "csv_sha256", "cells_digest"))
     return stage2.load_stage2(files.need(f"{name}.safetensors"))
 
 
 def load_concept_head(files: RunFiles) -> Stage2CrossAttentionGeoHead | None:
     """The run's head whose logits are exact sums over concepts, in mode `concept_scores`; None where it has none."""
     for name in ("stage2", "stage2_concept_scores"):
-        if files.path(f"{name}.safetensors").exists():
+        if name == "stage2" or files.belongs(f"{name}.safetensors"):
             head = load_stage2(files, name)
             if head.config.ablation_mode == "concept_scores":
                 return head
@@ -241,7 +241,7 @@ def load_refiner(files: RunFiles, config: Stage2Config, name: str = "stage2") ->
     """Training pictures that refine the places of a checkpoint; None where its settings use none."""
     from geocbm.stage2 import NeighbourRefiner
 
-    return NeighbourRefiner.load(files.path(f"{name}_neighbours.safetensors")) if config.refines else None
+    return NeighbourRefiner.load(files.need(f"{name}_neighbours.safetensors")) if config.refines else None
 
 
 def other_recipe_concepts(

@@ -12,7 +12,13 @@ from geocbm.plots.style import INK, LAND, PALETTE, finish
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-STATE_COLOURS = {"done": PALETTE[2], "partly": PALETTE[4], "not yet": LAND}
+STATE_COLOURS = {
+    "done": PALETTE[2],
+    "partly": PALETTE[4],
+    "changed by hand": PALETTE[1],
+    "stale": PALETTE[3],
+    "not yet": LAND,
+}
 
 
 def chain_status(status: pd.DataFrame, title: str = "The notebooks of this run") -> go.Figure:
@@ -61,6 +67,9 @@ def chain_status(status: pd.DataFrame, title: str = "The notebooks of this run")
     alt = f"{len(status)} notebooks in a row; {counts.get('done', 0)} have run" + (
         f": {', '.join(done)}." if done else "."
     )
+    for state in ("changed by hand", "stale"):
+        if wrong := status.loc[status["state"] == state, "number"].tolist():
+            alt += f" {state.capitalize()}: {', '.join(wrong)}."
     fig.update_xaxes(visible=False, range=[-0.6, len(status) - 0.4])
     fig.update_yaxes(visible=False, range=[-2.2, 1])
     return finish(fig, title, alt, height=260, legend={"y": 0.02, "yanchor": "bottom", "x": 0})

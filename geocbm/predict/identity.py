@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _FILES = (
     *("stage?.safetensors", "stage?.json", "stage2_neighbours.safetensors", "stage2_decoding.json"),
     *("geocells.npz", "cell_scores.npz", "novelty.safetensors", "concepts.json", "splits.json", "table.parquet"),
+    "*_adopted.*",
 )
 """Files of a run that an answer depends on: weights, cells, stored scores, what is unlike, names."""
 

@@ -97,11 +97,10 @@ class GeoCBM:
             MissingInputError: a stage of the run is not trained yet; the message names the command that trains it.
         """
         from geocbm import pipeline
+        from geocbm.workbench import paths, state
 
         folder = Path(run)
         if not folder.is_dir():
-            from geocbm.workbench import paths
-
             folder = paths.run_folder(str(run))
         files = RunFiles(folder)
         geo_head = pipeline.load_stage2(files)
@@ -110,7 +109,8 @@ class GeoCBM:
         refiner = pipeline.load_refiner(files, geo_head.config)
         calibration, lacks = read_calibration(files, geo_head)
         novelty, lacks_too = read_novelty(files)
-        remarks = tuple(remark for remark in (lacks, lacks_too, read_floor(files)) if remark)
+        changed = state.remark(folder)
+        remarks = tuple(remark for remark in (lacks, lacks_too, read_floor(files), changed) if remark)
         decoder = pipeline.load_decoder(files, geo_head)
         return cls(files, encoder, concept_model, geo_head, device, refiner, calibration, remarks, novelty, decoder)
 

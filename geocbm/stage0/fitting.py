@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,7 +216,7 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
         MissingInputError: when the checkpoint is not there.
         MismatchError: when it was trained from another encoder, or is no whole checkpoint of Stage 0.
     """
-    made_by = run_command(path, NOTEBOOK)
+    made_by = partial(run_command, path, NOTEBOOK)
     tensors, metadata = load_checkpoint(path, made_by, stage=0)
     _check_start(encoder, encoder.weights_fingerprint(), "encoder", path, metadata)
     before = metadata["encoder"].get("preprocessing", encoder.preprocessing_name)
@@ -243,7 +244,7 @@ def read_base_prototypes(path: str | Path) -> dict[str, Tensor]:
         MissingInputError: when the checkpoint is not there.
         MismatchError: when its two files do not belong together or are of another stage.
     """
-    tensors, _ = load_checkpoint(path, run_command(path, NOTEBOOK), stage=0)
+    tensors, _ = load_checkpoint(path, partial(run_command, path, NOTEBOOK), stage=0)
     return {"meta": tensors["meta_base"], "parent": tensors["parent_base"]}
 
 
@@ -261,7 +262,7 @@ def restore_text_encoder(path: str | Path, text_encoder: TextEncoder) -> bool:
         MissingInputError: when the checkpoint is not there.
         MismatchError: when another text encoder was trained.
     """
-    tensors, metadata = load_checkpoint(path, run_command(path, NOTEBOOK), stage=0)
+    tensors, metadata = load_checkpoint(path, partial(run_command, path, NOTEBOOK), stage=0)
     if "text_encoder" not in metadata:
         return False
     _check_start(text_encoder, text_encoder.fingerprint(), "text_encoder", path, metadata)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def load_stage1(path: str | Path) -> Stage1ConceptModel:
         MissingInputError: when it is not there.
         MismatchError: when its two files do not belong together, or are no whole checkpoint of Stage 1.
     """
-    made_by = run_command(path, NOTEBOOK)
+    made_by = partial(run_command, path, NOTEBOOK)
     tensors, metadata = load_checkpoint(path, made_by, stage=1)
     model = Stage1ConceptModel(
         metadata["in_dim"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,10 +64,12 @@ def load_stage2(path: str | Path, cells_digest: str | None = None) -> Stage2Cros
         MissingInputError: when it is not there.
         MismatchError: when it was trained on other geocells, or is no whole checkpoint of Stage 2.
     """
-    made_by = run_command(path, NOTEBOOK)
+    made_by = partial(run_command, path, NOTEBOOK)
     tensors, metadata = load_checkpoint(path, made_by, stage=2)
     if cells_digest is not None and cells_digest != metadata["cells_digest"]:
-        raise MismatchError(f"{path} was trained on other geocells than the ones in use; train again with `{made_by}`")
+        raise MismatchError(
+            f"{path} was trained on other geocells than the ones in use; train again with `{made_by()}`"
+        )
     centers = tensors["cell_centers"]
     model = Stage2CrossAttentionGeoHead(
         metadata["concept_dim"],

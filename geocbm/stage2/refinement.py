@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from geocbm import lineage
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, run_command
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
@@ -79,11 +81,17 @@ class NeighbourRefiner:
         lat, lng = (values.masked_fill(nobody, torch.nan).float() for values in (lat, lng))
         return lat, lng, cells[row, best]
 
-    def save(self, path: str | Path) -> None:
-        """Write features (in half precision) and places as safetensors."""
+    def save(self, path: str | Path, made_from: Mapping[str, str] | None = None) -> None:
+        """Write features (in half precision) and places as safetensors.
+
+        Args:
+            path: the file.
+            made_from: of `RunFiles.made_from`, by which a run knows that they are its own.
+        """
+        metadata = None if made_from is None else {lineage.KEY: lineage.as_text(made_from)}
         tensors = {"features": self.features.half(), "lat": self.lat, "lng": self.lng, "cell": self.cell}
         with atomic_path(path) as temporary:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, str(temporary))
+            save_file({name: value.contiguous() for name, value in tensors.items()}, str(temporary), metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> NeighbourRefiner:
@@ -93,11 +101,11 @@ class NeighbourRefiner:
             MissingInputError: when it is not there.
             MismatchError: when it is another kind of file.
         """
-        made_by = run_command(path, NOTEBOOK)
         if not Path(path).is_file():
-            raise MissingInputError(f"{path} is not there; make it with `{made_by}`")
+            raise MissingInputError(f"{path} is not there; make it with `{run_command(path, NOTEBOOK)}`")
         tensors = load_file(str(path))
         try:
             return cls(tensors["features"], tensors["lat"], tensors["lng"], tensors["cell"])
         except (KeyError, ParameterError) as error:
+            made_by = run_command(path, NOTEBOOK)
             raise MismatchError(f"{path} holds no training pictures ({error}); make it with `{made_by}`") from error

@@ -32,13 +32,18 @@ def read_cell_scores(files: RunFiles) -> dict[str, np.ndarray]:
         MissingInputError: there is no such file.
         MismatchError: it was made with other cells or for other images.
     """
-    again = f"make it again with: {files.remedy('cell_scores.npz')}"
+
+    def other(what: str) -> MismatchError:
+        return MismatchError(
+            f"cell_scores.npz of run {files.run!r} {what}; make it again with: {files.remedy('cell_scores.npz')}"
+        )
+
     with np.load(files.need("cell_scores.npz"), allow_pickle=False) as stored:
         if str(stored["cells_digest"]) != files.cells.digest:
-            raise MismatchError(f"cell_scores.npz of run {files.run!r} was made with other geocells; {again}")
+            raise other("was made with other geocells")
         for split in ("val", "test"):
             if not np.array_equal(stored[f"{split}_rows"], files.rows[split]):
-                raise MismatchError(f"cell_scores.npz of run {files.run!r} is of another {split} split; {again}")
+                raise other(f"is of another {split} split")
         return {split: stored[f"{split}_logits"] for split in ("val", "test")}
 
 

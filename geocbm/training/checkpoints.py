@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,13 +88,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: str | Path, made_by: str, stage: int | None = None
+    path: str | Path, made_by: str | Callable[[], str], stage: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint and check that its two files belong together.
 
     Args:
         path: `*.safetensors`.
-        made_by: command that writes it, for the message when it is missing.
+        made_by: command that writes it, for the message when it is missing, or what finds that command out.
         stage: stage that it must be of, where that matters.
 
     Returns:
@@ -108,23 +108,27 @@ def load_checkpoint(
     path = Path(path)
     for file in (path, path.with_suffix(".json")):
         if not file.is_file():
-            raise MissingInputError(f"{file} is not there; make it with `{made_by}`")
+            raise MissingInputError(f"{file} is not there; make it with `{_said(made_by)}`")
     try:
         metadata = dict(read_json(path.with_suffix(".json")).items())
     except (ValueError, AttributeError) as error:
-        raise MismatchError(f"{path.with_suffix('.json')} is damaged; make it again with `{made_by}`") from error
+        raise MismatchError(f"{path.with_suffix('.json')} is damaged; make it again with `{_said(made_by)}`") from error
     if stage is not None and metadata.get("stage") != stage:
         raise MismatchError(
-            f"{path} is a checkpoint of stage {metadata.get('stage')}, not of stage {stage}; make that with `{made_by}`"
+            f"{path} is a checkpoint of stage {metadata.get('stage')}, not of stage {stage}; make that with "
+            f"`{_said(made_by)}`"
         )
     if metadata.get("tensors_sha256") != sha256_file(path):
         raise MismatchError(
-            f"{path} is not the file that {path.with_suffix('.json').name} describes; make both again with `{made_by}`"
+            f"{path} is not the file that {path.with_suffix('.json').name} describes; make both again with "
+            f"`{_said(made_by)}`"
         )
     return load_file(str(path)), metadata
 
 
-def read_config(kind: type[Config], metadata: Mapping[str, Any], path: str | Path, made_by: str) -> Config:
+def read_config(
+    kind: type[Config], metadata: Mapping[str, Any], path: str | Path, made_by: str | Callable[[], str]
+) -> Config:
     """Rebuild the settings that a checkpoint was trained with; settings it does not know take their defaults.
 
     Args:
@@ -140,8 +144,13 @@ def read_config(kind: type[Config], metadata: Mapping[str, Any], path: str | Pat
         return kind(**metadata["config"])
     except (KeyError, TypeError, ParameterError) as error:
         raise MismatchError(
-            f"the settings in the JSON of {path} do not fit ({error}); train with `{made_by}`"
+            f"the settings in the JSON of {path} do not fit ({error}); train with `{_said(made_by)}`"
         ) from error
+
+
+def _said(made_by: str | Callable[[], str]) -> str:
+    """The command; to find it out takes a look at the whole run, which only a message is worth."""
+    return made_by if isinstance(made_by, str) else made_by()
 
 
 def restore(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:

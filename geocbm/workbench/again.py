@@ -1,20 +1,63 @@
 """The command that makes a run like an existing one, with something changed."""
 
+import itertools
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from geocbm.files import read_json
-from geocbm.workbench import settings
+from geocbm.workbench import keys, settings, state
 from geocbm.workbench.stages import read_chain
 
 Values = dict[str, dict[str, Any]]
 
 
-def command_like(folder: Path, run: str, changes: Mapping[str, Any]) -> str:
+def remedy(folder: Path, number: str, profile: str | None = None) -> str:
+    """The command that makes right what a stage writes, and all that depends on it, with the run's own options.
+
+    It begins with the earliest stage that the wanted one depends on and whose files are missing, changed by hand or
+    stale. The chain skips what need not run.
+
+    Args:
+        folder: folder of the run, `data/runs/<run>`.
+        number: two digits of the wanted stage.
+        profile: the run's profile where it is known.
+
+    Raises:
+        UserError: there is no chain here, or it has no such stage.
+    """
+    chain = read_chain()
+    wanted = chain.stage(number)
+    states = state.run_states(folder, chain)
+    first = next(
+        stage.number
+        for stage in chain.stages
+        if stage is wanted
+        or (states[stage.number].state != state.DONE and wanted.number in keys.downstream(chain, [stage]))
+    )
+    known = profile or _read_all(folder / "stamps") or _read_all(folder / "by_hand")
+    if not known and folder.name not in settings.profile_names():
+        return shlex.join(["geocbm", "run", "--run", folder.name, "--from", first])
+    return f"{command_like(folder, folder.name, {}, profile)} --from {first}"
+
+
+def _read_all(folder: Path) -> dict[str, dict[str, Any]]:
+    """Readable notes on stages, by their two digits."""
+    found = {}
+    for file in sorted(folder.glob("[0-9][0-9].json")):
+        try:
+            content = read_json(file)
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict):
+            found[file.stem] = content
+    return found
+
+
+def command_like(folder: Path, run: str, changes: Mapping[str, Any], profile: str | None = None) -> str:
     """The command for a run with the profile, the recipe and the options of another, but for some parameters.
 
     Which options those were is read from the stamps of the stages that the chain has run. A run that was made in
@@ -24,31 +67,35 @@ def command_like(folder: Path, run: str, changes: Mapping[str, Any]) -> str:
         folder: folder of the run to follow, `data/runs/<run>`.
         run: name of the new run.
         changes: values by `NN.name`; names that a notebook does not declare are passed over.
+        profile: its profile where that is known.
     """
     chain = read_chain()
     declared = settings.read_declared(chain)
-    stamps = {file.stem: read_json(file) for file in sorted((folder / "stamps").glob("[0-9][0-9].json"))}
-    named = [stamp.get("profile") for stamp in stamps.values()] + [folder.name]
+    stamps = _read_all(folder / "stamps")
+    by_hand = _read_all(folder / "by_hand")
+    named = [profile] + [stamp.get("profile") for stamp in stamps.values()] + [folder.name]
     name = next((each for each in named if each in settings.profile_names()), "smoke")
-    profile = settings.read_profile(name)
+    # Whoever runs notebooks by hand begins with their own defaults, which are those of smoke, whatever the run's name.
+    names: Iterable[str] = [name] if stamps or profile or not by_hand else dict.fromkeys([name, "smoke"])
     best: tuple[list[str], list[str]] | None = None
     # The profile's own recipe first; another one where it says the same with fewer words.
-    for recipe in [None, *settings.recipe_names()]:
-        own = replace(profile, recipe=recipe) if recipe else profile
+    for name, recipe in itertools.product(names, [None, *settings.recipe_names()]):
+        own = settings.read_profile(name)
+        own = replace(own, recipe=recipe) if recipe else own
         base = settings.resolve_all(chain, declared, own, [], run)
         target = {number: dict(values) for number, values in base.items()}
-        for number, stamp in stamps.items():
-            old = stamp.get("key", {}).get("parameters", {})
+        for number, stamp in (by_hand | stamps).items():
+            old = stamp.get("key", {}).get("parameters") or stamp.get("asked") or stamp.get("parameters", {})
             target.get(number, {}).update({key: value for key, value in old.items() if key in base.get(number, {})})
         for key, value in changes.items():
             number, _, parameter = key.partition(".")
             if parameter in target.get(number, {}):
                 target[number][parameter] = value
-        found = (["--recipe", recipe] if recipe else [], _assignments(base, target))
+        found = (["--profile", name, *(["--recipe", recipe] if recipe else [])], _assignments(base, target))
         if best is None or len(found[1]) + len(found[0]) / 2 < len(best[1]) + len(best[0]) / 2:
             best = found
     assert best is not None
-    words = ["geocbm", "run", "--profile", name, *best[0], "--run", run]
+    words = ["geocbm", "run", *best[0], "--run", run]
     return shlex.join([*words, *(part for text in best[1] for part in ("--set", text))])
 
 

@@ -1,5 +1,6 @@
 """The chain: every notebook headless, in order, skipped when nothing it depends on has changed."""
 
+import difflib
 import os
 import shutil
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path, read_json, write_json
-from geocbm.workbench import keys, paths, process, provenance, records, settings, stage_run, tracking, world
+from geocbm.workbench import keys, paths, process, provenance, records, settings, stage_run, state, tracking, world
 from geocbm.workbench.parameters import Parameter
 from geocbm.workbench.stages import Chain, Stage, read_chain
 
@@ -28,6 +29,7 @@ class Request:
         grid: ``[NN.]name=value,value``; every combination is a run of its own that takes over unchanged stages.
         only: numbers of the stages to look at; all when empty.
         start: number of the first stage to look at.
+        reuse: runs whose results are taken over for every stage that depends on the very same things.
         force: run them whether or not anything changed.
         dry_run: say what would run and why, and do nothing.
         timeout: limit of a stage in seconds; by default the chain file's, the profile's, or half an hour.
@@ -41,6 +43,7 @@ class Request:
     grid: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     start: str | None = None
+    reuse: tuple[str, ...] = ()
     force: bool = False
     dry_run: bool = False
     timeout: float | None = None
@@ -94,6 +97,7 @@ def run_chain(request: Request) -> int:
     ]
     # Another recipe shares what comes before its options with the profile's own run.
     done: list[str] = [name] if request.grid else [request.profile] if request.recipe else []
+    done += _reused(request.reuse, {run.name for run in runs})
     failed = False
     index: Path | None = None
     for run in runs:
@@ -145,6 +149,23 @@ def _selected(chain: Chain, request: Request) -> list[Stage]:
     return list(chain.stages)
 
 
+def _reused(names: Sequence[str], own: set[str]) -> list[str]:
+    """The runs whose results may be taken over.
+
+    Raises:
+        ParameterError: If one has no results, or is the run itself.
+    """
+    known = sorted(folder.parent.name for folder in (paths.data_root() / "runs").glob("*/stamps"))
+    for name in names:
+        if name in own:
+            raise ParameterError(f"--reuse {name} is the run itself; name another one, or the new run with --run")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ParameterError(f"--reuse {name}: there is no such run; {hint}Runs: {', '.join(known) or 'none'}")
+    return list(names)
+
+
 def _explain(run: _Run, selected: Sequence[Stage]) -> None:
     """Say for each stage whether it would run, and why."""
     dirty: set[str] = set()
@@ -153,7 +174,7 @@ def _explain(run: _Run, selected: Sequence[Stage]) -> None:
             print(f"[--] {'atlas':<22} would run   ({atlas})")
             dirty.add("atlas")
         waits = [
-            other.number for other in run.chain.stages if other.number in dirty and _feeds(run.chain, other, stage)
+            other.number for other in run.chain.stages if other.number in dirty and keys.feeds(run.chain, other, stage)
         ]
         if "atlas" in dirty and stage is run.chain.stages[0]:
             waits.append("atlas")
@@ -167,7 +188,10 @@ def _explain(run: _Run, selected: Sequence[Stage]) -> None:
             continue
         if run.request.force:
             reason = "forced"
-        if reason:
+        if reason and not run.request.force and (source := _twin(run, stage, key)):
+            dirty.add(stage.number)
+            print(f"{stage_run.label(stage)} would be taken over from run {source} (the same key)")
+        elif reason:
             dirty.add(stage.number)
             print(f"{stage_run.label(stage)} would run   ({reason})")
         elif waits:
@@ -175,12 +199,6 @@ def _explain(run: _Run, selected: Sequence[Stage]) -> None:
             print(f"{stage_run.label(stage)} may run     (if {', '.join(waits)} makes something else than before)")
         else:
             print(f"{stage_run.label(stage)} would be skipped (unchanged)")
-
-
-def _feeds(chain: Chain, writer: Stage, reader: Stage) -> bool:
-    """True when the reader depends on the writer directly."""
-    pair = Chain((writer, reader), chain.atlas)
-    return reader.number in keys.downstream(pair, [writer])
 
 
 def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
@@ -219,9 +237,13 @@ def _twin(run: _Run, stage: Stage, key: dict[str, Any]) -> str | None:
 
 def _take_over(run: _Run, stage: Stage, source: str) -> None:
     """Copy what another run made (hard links where the disk allows: files are replaced, never changed in place)."""
-    targets = keys.output_files(stage, run.name)
-    for name, file in keys.output_files(stage, source).items():
-        with atomic_path(targets[name]) as temporary:
+    taken = keys.output_files(stage, source)
+    for name, file in keys.output_files(stage, run.name).items():
+        if name not in taken:
+            file.unlink()  # left by an execution with other parameters
+    for name, file in taken.items():
+        folder = paths.report_folder if name == f"{stage.notebook}.ipynb" else paths.run_folder
+        with atomic_path(folder(run.name) / name) as temporary:
             temporary.unlink()
             try:
                 os.link(file, temporary)
@@ -233,6 +255,7 @@ def _take_over(run: _Run, stage: Stage, source: str) -> None:
     provenance.write_stage(
         run.name, run.profile.name, stage.number, entry, "taken over", f"the same as in run {source}"
     )
+    state.hand_file(paths.run_folder(run.name), stage.number).unlink(missing_ok=True)
     write_json(keys.stamp_file(stage, run.name), stamp)
 
 

@@ -52,6 +52,7 @@ def _configure_run(parser: Parser) -> None:
     )
     add("--only", action="append", default=[], metavar="NN[,NN]", help="look at these stages only")
     add("--from", dest="start", metavar="NN", help="look at this stage and the ones after it")
+    add("--reuse", action="append", default=[], metavar="RUN", help="take over what RUN has made from the same things")
     add("--force", action="store_true", help="run stages whether or not anything changed")
     add("--dry-run", action="store_true", help="say what would run and why, and do nothing")
     add("--timeout", type=_seconds, metavar="SECONDS", help="limit of a stage (default: 1800 unless the profile says)")
@@ -83,6 +84,7 @@ def _run(arguments: Arguments) -> int:
             grid=tuple(arguments.grid),
             only=tuple(arguments.only),
             start=arguments.start,
+            reuse=tuple(arguments.reuse),
             force=arguments.force,
             dry_run=arguments.dry_run,
             timeout=arguments.timeout,
@@ -145,6 +147,7 @@ def _check(arguments: Arguments) -> int:
 
 def _list(arguments: Arguments) -> int:
     from geocbm.files import read_json
+    from geocbm.workbench import state
     from geocbm.workbench.overview import headlines
 
     folders = sorted(folder for folder in (paths.data_root() / "runs").glob("*") if folder.is_dir())
@@ -154,7 +157,12 @@ def _list(arguments: Arguments) -> int:
         stamps = sorted((folder / "stamps").glob("*.json"))
         profile = read_json(stamps[-1]).get("profile", "?") if stamps else "?"
         figures = "; ".join(f"{row.figure} {row.value}" for row in headlines(folder.name).itertuples())
-        print(f"{folder.name}  (profile {profile}, {len(stamps)} stages done)  {figures}".rstrip())
+        states = [each.state for each in state.run_states(folder).values()]
+        counts = [f"{states.count(state.DONE)} stages done"]
+        counts += [f"{states.count(each)} {each}" for each in (state.CHANGED, state.STALE) if each in states]
+        print(f"{folder.name}  (profile {profile}, {', '.join(counts)})  {figures}".rstrip())
+        if warning := state.remark(folder):
+            print(f"  {warning}")
     return 0
 
 

@@ -21,7 +21,7 @@ from geocbm.workbench.digests import (
     source_digests,
     table_digest,
 )
-from geocbm.workbench.stages import Chain, Stage, how_to_make
+from geocbm.workbench.stages import Chain, Stage
 
 
 def input_digests(chain: Chain, stage: Stage, run: str, profile: str, values: Mapping[str, Any]) -> dict[str, str]:
@@ -45,10 +45,30 @@ def input_digests(chain: Chain, stage: Stage, run: str, profile: str, values: Ma
         else:
             file = folder / name
             if not file.is_file():
-                command = how_to_make(chain, name, run, profile)
+                from geocbm.workbench import again
+
+                writer = chain.writer(name)
+                command = again.remedy(folder, writer.number if writer else stage.number, profile)
                 raise MissingInputError(f"{name!r} of run {run!r} is not there yet; make it with: {command}")
             found[name] = digest_file(file)
     return found
+
+
+def own_inputs(stage: Stage, folder: Path) -> dict[str, str]:
+    """Digests of what a stage reads of its own run, as far as it is there."""
+    files = {
+        file.relative_to(folder).as_posix(): file
+        for name in stage.reads
+        if not name.startswith(("parameter:", "runs/"))
+        for file in sorted(folder.glob(name))
+    }
+    return {name: digest_file(file) for name, file in files.items() if file.is_file()}
+
+
+def is_own_input(stage: Stage, name: str) -> bool:
+    """Whether the name of an input in a stamp means a file of the run itself."""
+    own = [each for each in stage.reads if not each.startswith(("parameter:", "runs/"))]
+    return any(fnmatch.fnmatch(name, each) for each in own)
 
 
 def _named_input(stage: Stage, parameter: str, value: str) -> str:
@@ -58,7 +78,12 @@ def _named_input(stage: Stage, parameter: str, value: str) -> str:
         return folder_digest(place)
     if place.is_file():
         return digest_file(place) if place.suffix.lower() != ".csv" else table_digest(place)
-    if value.startswith(("/", ".", "~", "data/")) or place.suffix.lower() in {".csv", ".parquet", ".json"}:
+    if value.startswith(("/", ".", "~", "data/")) or place.suffix.lower() in {
+        ".csv",
+        ".parquet",
+        ".json",
+        ".safetensors",
+    }:
         raise MissingInputError(
             f"{parameter}={value!r} of {stage.notebook} does not exist; give the path of a file or folder that is there"
         )
@@ -96,11 +121,20 @@ def read_stamp(stage: Stage, run: str) -> dict[str, Any] | None:
     return stamp if isinstance(stamp, dict) and isinstance(stamp.get("key"), dict) else None
 
 
+def written_files(stage: Stage, folder: Path) -> dict[str, Path]:
+    """What a stage writes into the folder of a run, by portable name; what it promises need not exist."""
+    files = {name: folder / name for name in (*stage.promised, f"records/{stage.number}.json")}
+    for pattern in stage.optional:
+        for file in sorted(folder.glob(pattern)):
+            if ".resume." not in file.name:  # the state of a training under way, which is no result
+                files.setdefault(file.relative_to(folder).as_posix(), file)
+    return files
+
+
 def output_files(stage: Stage, run: str) -> dict[str, Path]:
     """What a stage leaves behind: its files, its records and the executed notebook, by portable name."""
-    folder = paths.run_folder(run)
-    files = {name: folder / name for name in (*stage.writes, f"records/{stage.number}.json")}
-    return files | {f"{stage.notebook}.ipynb": paths.report_folder(run) / f"{stage.notebook}.ipynb"}
+    page = paths.report_folder(run) / f"{stage.notebook}.ipynb"
+    return written_files(stage, paths.run_folder(run)) | {page.name: page}
 
 
 def output_digests(stage: Stage, run: str) -> dict[str, str | None]:
@@ -138,6 +172,8 @@ def why(stamp: Mapping[str, Any] | None, key: Mapping[str, Any], outputs: Mappin
             return f"output {name} is missing"
         if stamp.get("outputs", {}).get(name) != digest:
             return f"output {name} was changed since"
+    if gone := sorted(set(stamp.get("outputs", {})) - set(outputs)):
+        return f"output {gone[0]} is missing"
     return None
 
 
@@ -175,8 +211,13 @@ def downstream(chain: Chain, stages: Iterable[Stage]) -> set[str]:
     return dirty
 
 
+def feeds(chain: Chain, writer: Stage, reader: Stage) -> bool:
+    """True when the reader depends on the writer directly."""
+    return reader.number in downstream(Chain((writer, reader), chain.atlas), [writer])
+
+
 def _writes(stage: Stage, name: str) -> bool:
-    if name in stage.writes:
+    if name in stage.writes or any(fnmatch.fnmatch(name, pattern) for pattern in stage.optional):
         return True
     pattern = name.removeprefix("runs/*/")
     return bool({"*", "["} & set(name)) and any(

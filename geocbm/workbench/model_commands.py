@@ -9,10 +9,14 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import UserError
-from geocbm.workbench import paths
+from geocbm.workbench import paths, process
+
+if TYPE_CHECKING:
+    from geocbm.runs import RunFiles
+    from geocbm.training import FitResult
 
 STAGES = {"stage0": "03", "stage1": "04", "stage2": "05"}
 """Which notebook's parameters a stage is trained with."""
@@ -62,7 +66,7 @@ def train_stage(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: when a file, a parameter or a picture is not as it must be.
     """
-    from geocbm import pipeline
+    from geocbm.processes import launched_index
     from geocbm.runs import RunFiles
     from geocbm.workbench.settings import read_declared, read_profile, resolve_all
     from geocbm.workbench.stages import read_chain
@@ -75,10 +79,21 @@ def train_stage(arguments: argparse.Namespace) -> None:
     profile = replace(profile, recipe=arguments.recipe or profile.recipe)
     values = resolve_all(chain, declared, profile, settings, arguments.run)[number]
     files = RunFiles(paths.run_folder(arguments.run))
+    # Of several processes the main one holds the run for all.
+    alone = process.only_one(files.folder / ".lock", f"run {files.run!r}") if not launched_index() else nullcontext()
+    with alone:
+        result = _train(arguments.stage, files, values)
+    written = paths.portable(files.path(f"{arguments.stage}.safetensors"))
+    print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")
+
+
+def _train(stage: str, files: RunFiles, values: dict[str, Any]) -> FitResult:
+    from geocbm import pipeline
+
     cache = paths.cache_folder()
-    if arguments.stage == "stage0":
+    if stage == "stage0":
         result = _fit_stage0(files, values, cache)
-    elif arguments.stage == "stage1":
+    elif stage == "stage1":
         from geocbm.stage1 import Stage1Config
 
         config = Stage1Config(**pipeline.config_fields(Stage1Config, values))
@@ -89,11 +104,10 @@ def train_stage(arguments: argparse.Namespace) -> None:
         features = pipeline.open_features(files, "adapted", cache)
         settings_2 = Stage2Config(**pipeline.config_fields(Stage2Config, values))
         result = pipeline.fit_stage2(files, settings_2, pipeline.predict_concepts(files, features), features)[1]
-    written = paths.portable(files.path(f"{arguments.stage}.safetensors"))
-    print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")
+    return result
 
 
-def _fit_stage0(files: Any, values: dict[str, Any], cache: Path) -> Any:
+def _fit_stage0(files: RunFiles, values: dict[str, Any], cache: Path) -> FitResult:
     from geocbm import pipeline
     from geocbm.processes import on_main
     from geocbm.stage0 import Stage0Config

@@ -5,23 +5,29 @@ JupyterLab, under papermill, under nbval, in the chain and in plain Python, wher
 """
 
 import ast
+import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, sha256_file, write_json
-from geocbm.workbench import paths, records, settings, words
+from geocbm.workbench import again, keys, paths, records, settings, state, words
 from geocbm.workbench.options import OPTIONS, check_parameters, checked_options
 from geocbm.workbench.parameters import Parameter, read_parameters, resolve, unknown
-from geocbm.workbench.stages import Chain, Stage, how_to_make, read_chain
+from geocbm.workbench.stages import Chain, Stage, read_chain
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _INJECTED = "# Parameters"
+
+IN_CHAIN = "GEOCBM_IN_CHAIN"
+"""Environment variable that the chain sets for the notebooks it executes; elsewhere they are run by hand."""
 
 
 def start(name: str, variables: dict[str, Any]) -> "Notebook":
@@ -54,6 +60,7 @@ def start(name: str, variables: dict[str, Any]) -> "Notebook":
     variables.update({key: _located(value) for key, value in values.items()})
     notebook = Notebook(name, values, declared)
     notebook.introduce()
+    notebook.warn_of_other_parameters()
     return notebook
 
 
@@ -79,6 +86,10 @@ class Notebook:
         self._records: dict[str, Any] = {}
         self._remarks: list[str] = []
         self._began = time.monotonic()
+        self._inputs: dict[str, str] = {}
+        if self.stage and not os.environ.get(IN_CHAIN):
+            self._inputs = keys.own_inputs(self.stage, paths.run_folder(self.run))
+        self._marker = self._touched() if self.stage and self.stage.optional else 0
 
     @property
     def stage(self) -> Stage | None:
@@ -109,9 +120,8 @@ class Notebook:
         """
         path = self.path(name)
         if not path.exists():
-            profile = self.run if (paths.notebooks_folder() / "params" / f"{self.run}.yaml").is_file() else None
-            profile = "smoke" if self.run == "smoke" else profile
-            command = how_to_make(self._chain, name, self.run, profile)
+            writer = self._chain.writer(name)
+            command = again.remedy(self.run_folder, writer.number if writer else self.number)
             raise MissingInputError(f"{name!r} of run {self.run!r} is not there yet; make it with: {command}")
         if path not in self.reads:
             self.reads.append(path)
@@ -249,12 +259,14 @@ class Notebook:
         Raises:
             MissingInputError: If a file that ``chain.toml`` promises was not written.
         """
-        declared = [self.path(name) for name in self.stage.writes] if self.stage else []
+        declared = [self.path(name) for name in self.stage.promised] if self.stage else []
         if missing := [path.name for path in declared if not path.exists()]:
             raise MissingInputError(f"{self.name} ends without {', '.join(missing)}, which chain.toml says it writes")
         write_json(self.path(f"records/{self.number}.json"), self._records)
         records.write_remarks(self.run, self.number, self._remarks)
         records.merge(self.run)
+        self._drop_leftovers()
+        self._say_if_by_hand()
         took = f"{time.monotonic() - self._began:.1f} s"
         rows = [
             (path.name, f"{path.stat().st_size:,} bytes", sha256_file(path)[:12])
@@ -265,6 +277,43 @@ class Notebook:
         words.put(
             html or f"<p>Took {took}.</p>", f"took {took}, wrote {', '.join(row[0] for row in rows) or 'nothing'}"
         )
+
+    def warn_of_other_parameters(self) -> None:
+        """Say so when a notebook that is run by hand is about to replace what other parameters have made."""
+        if os.environ.get(IN_CHAIN) or not self.stage:
+            return
+        recorded = state.recorded_parameters(paths.run_folder(self.run), self.number)
+        if how := state.difference(recorded, self.parameters):
+            self._note(f"Run {self.run!r} was made with other parameters; this notebook has {how}.")
+
+    def _say_if_by_hand(self) -> None:
+        """Mark a run that was changed outside of the chain, and say how it is made right."""
+        if os.environ.get(IN_CHAIN) or not self.stage:
+            return
+        folder = paths.run_folder(self.run)
+        if how := state.note_by_hand(self.stage, folder, self.parameters, self._inputs):
+            changes = {f"{self.number}.{name}": value for name, value in self.parameters.items() if name != "run"}
+            anew = again.command_like(folder, self.run, changes) + f" --from {self.number}"
+            self._note(
+                f"Run {self.run!r} was changed by hand ({how}), and what was made from it is stale. "
+                f"As it was: {again.remedy(folder, self.number)} . All of it like this page: {anew}"
+            )
+
+    def _note(self, text: str) -> None:
+        words.put(f"<p><strong>{escape(text)}</strong></p>", text)
+
+    def _touched(self) -> int:
+        """Time of change, in nanoseconds, that a file of the run gets when it is written now."""
+        with tempfile.NamedTemporaryFile(dir=self.run_folder, prefix=".began-") as stream:
+            return os.stat(stream.name).st_mtime_ns
+
+    def _drop_leftovers(self) -> None:
+        """Remove optional files that an earlier execution has left and this one has not written again."""
+        if not self.stage or not self.stage.optional:
+            return
+        for name, file in keys.written_files(self.stage, self.run_folder).items():
+            if name not in self.stage.promised and file.is_file() and file.stat().st_mtime_ns < self._marker:
+                file.unlink()
 
 
 def _plain(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from geocbm.files import read_json
 from geocbm.metrics.table import metric
-from geocbm.workbench import paths, stages
+from geocbm.workbench import paths, stages, state
 
 HEADLINES = (
     "data.images",
@@ -41,15 +41,20 @@ def status(run: str) -> pd.DataFrame:
         run: name of the run; a run that does not exist yet has nothing.
 
     Returns:
-        Columns `number, notebook, question, state` ("done", "partly" or "not yet"), in reading order.
+        Columns `number, notebook, question, state` ("done", "partly", "not yet", "changed by hand" or "stale", see
+        `geocbm.workbench.state`), in reading order.
     """
-    folder = paths.run_folder(run)
-    rows = []
-    for stage in sorted(stages.read_chain().stages, key=lambda stage: stage.number):
-        present = [(folder / name).exists() for name in stage.writes]
-        present += [(folder / "records" / f"{stage.number}.json").exists()] if not stage.writes else []
-        state = "done" if all(present) else "partly" if any(present) else "not yet"
-        rows.append({"number": stage.number, "notebook": stage.notebook, "question": question(stage), "state": state})
+    chain = stages.read_chain()
+    states = state.run_states(paths.run_folder(run), chain)
+    rows = [
+        {
+            "number": stage.number,
+            "notebook": stage.notebook,
+            "question": question(stage),
+            "state": states[stage.number].state,
+        }
+        for stage in sorted(chain.stages, key=lambda stage: stage.number)
+    ]
     return pd.DataFrame(rows)
 
 

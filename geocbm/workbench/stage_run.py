@@ -9,7 +9,8 @@ from typing import Any
 from geocbm import errors
 from geocbm.errors import UserError
 from geocbm.files import read_json, write_json
-from geocbm.workbench import keys, paths, process, provenance, records
+from geocbm.workbench import keys, paths, process, provenance, records, state
+from geocbm.workbench.notebook import IN_CHAIN
 from geocbm.workbench.stages import Stage
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -64,8 +65,9 @@ def execute(
     report.mkdir(parents=True, exist_ok=True)
     temporary = report / f".{stage.notebook}.running.ipynb"
     failed_copy = report / f"{stage.notebook}.failed.ipynb"
-    # From here until success the stage counts as never run, whatever happens to this process.
-    keys.stamp_file(stage, run).unlink(missing_ok=True)
+    # From here until success the stage counts as never run, whatever happens to this process; what was asked for is
+    # kept, so that a message can name the command that asks for it again.
+    write_json(keys.stamp_file(stage, run), {"profile": profile, "asked": key["parameters"]})
     started = provenance.now()
     print(f"{label(stage)} running ... ", end="", flush=True)
     try:
@@ -83,7 +85,7 @@ def execute(
             outcome = process.run_limited(
                 process.python("-m", "geocbm.workbench.execute", str(job)),
                 paths.project_root(),
-                process.child_environment(paths.as_environment()),
+                process.child_environment(paths.as_environment() | {IN_CHAIN: "1"}),
                 limit + 60,  # the cell's own limit comes first: it leaves a better message
             )
             result = _result(job.with_suffix(".result.json"), outcome, limit)
@@ -105,6 +107,7 @@ def execute(
     made = keys.output_digests(stage, run)
     stamp["outputs"] = made
     provenance.write_stage(run, profile, stage.number, stamp, "fresh", reason)
+    state.hand_file(paths.run_folder(run), stage.number).unlink(missing_ok=True)
     write_json(keys.stamp_file(stage, run), {"key": key, "outputs": made, "profile": profile})
     print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
     for remark in records.read_remarks(run, stage.number):
@@ -130,7 +133,7 @@ def _result(file: Path, outcome: process.Outcome, limit: float) -> dict[str, Any
 def _promised(run: str, stage: Stage) -> dict[str, Any] | None:
     """A failure when the notebook ended well without writing what it promised."""
     folder = paths.run_folder(run)
-    missing = [name for name in (*stage.writes, f"records/{stage.number}.json") if not (folder / name).is_file()]
+    missing = [name for name in (*stage.promised, f"records/{stage.number}.json") if not (folder / name).is_file()]
     if not missing:
         return None
     message = f"it ended without writing {', '.join(missing)}; does it call nb.finish()?"

@@ -1,5 +1,6 @@
 """The stages of the chain as ``notebooks/chain.toml`` declares them: which notebook, what it reads, what it writes."""
 
+import fnmatch
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ class Stage:
         reads: inputs. A plain name is a file of the run and must exist; ``parameter:NAME`` is the file or folder that a
             parameter names; a name with ``*`` stands for all files of the run that match, perhaps none; the same
             behind ``runs/`` looks at all runs.
-        writes: files of the run that exist when the notebook has run.
+        writes: files of the run that exist when the notebook has run; a name with ``*`` stands for all that match,
+            perhaps none.
         timeout: limit in seconds, or None for the command's own.
     """
 
@@ -28,6 +30,16 @@ class Stage:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     timeout: float | None = None
+
+    @property
+    def promised(self) -> tuple[str, ...]:
+        """Files that must exist when the notebook has run."""
+        return tuple(name for name in self.writes if "*" not in name)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Patterns of files that it writes with some parameters only."""
+        return tuple(name for name in self.writes if "*" in name)
 
     @property
     def number(self) -> str:
@@ -76,7 +88,7 @@ class Chain:
 
     def writer(self, name: str) -> Stage | None:
         """Stage that writes a file of the run, or None."""
-        return next((stage for stage in self.stages if name in stage.writes), None)
+        return next((stage for stage in self.stages if any(fnmatch.fnmatch(name, each) for each in stage.writes)), None)
 
 
 def read_chain(file: Path | None = None) -> Chain:
@@ -110,15 +122,3 @@ def read_chain(file: Path | None = None) -> Chain:
     if len(set(numbers)) < len(numbers) or not numbers:
         raise ParameterError(f"chain.toml needs stages with different numbers, it has: {', '.join(numbers) or 'none'}")
     return Chain(tuple(stages), dict(content.get("atlas", {})))
-
-
-def how_to_make(chain: Chain, name: str, run: str, profile: str | None) -> str:
-    """The command that makes a file of a run."""
-    writer = chain.writer(name)
-    parts = ["geocbm run"]
-    if profile:
-        parts.append(f"--profile {profile}")
-    parts.append(f"--run {run}")
-    if writer:
-        parts.append(f"--only {writer.number}")
-    return " ".join(parts)

@@ -157,7 +157,7 @@ def test_force_only_and_from(run: Run, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_stage_without_its_inputs_names_the_command(run: Run) -> None:
-    with pytest.raises(MissingInputError, match="make it with: geocbm run --profile smoke --run smoke --only 01"):
+    with pytest.raises(MissingInputError, match="make it with: geocbm run --profile smoke --run smoke --from 01"):
         run(only=("02",))
 
 

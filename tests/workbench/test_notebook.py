@@ -61,7 +61,7 @@ def test_a_missing_input_names_the_command_that_makes_it(project: Path) -> None:
     nb = notebook.start("02_total", {"run": "smoke"})
     with pytest.raises(MissingInputError) as caught:
         nb.input("numbers.json")
-    assert "make it with: geocbm run --profile smoke --run smoke --only 01" in str(caught.value)
+    assert "make it with: geocbm run --profile smoke --run smoke --from 01" in str(caught.value)
 
 
 def test_an_output_is_whole_or_absent(project: Path) -> None:

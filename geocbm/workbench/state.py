@@ -1,0 +1,178 @@
+"""How a run stands: which of its stages are as they were made, which were changed by hand, and which are stale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geocbm.errors import UserError
+from geocbm.files import read_json, write_json
+from geocbm.workbench import keys
+from geocbm.workbench.stages import Chain, Stage, read_chain
+
+DONE, PARTLY, NOT_YET, CHANGED, STALE = "done", "partly", "not yet", "changed by hand", "stale"
+
+
+@dataclass(frozen=True)
+class StageState:
+    """How one stage of a run stands.
+
+    Attributes:
+        state: `done`; `partly` or `not yet` where files are missing; `changed by hand` where its files are not the ones
+            that the chain left; `stale` where it was made from files that the run no longer has.
+        reason: why, for the last two.
+    """
+
+    state: str
+    reason: str = ""
+
+    @property
+    def wrong(self) -> bool:
+        """Whether its files cannot be trusted to belong to the run."""
+        return self.state in (CHANGED, STALE)
+
+
+def hand_file(folder: Path, number: str) -> Path:
+    """Where a notebook notes that it was run outside of the chain."""
+    return folder / "by_hand" / f"{number}.json"
+
+
+def run_states(folder: Path, chain: Chain | None = None) -> dict[str, StageState]:
+    """State of every stage, by its two digits, in the order of execution.
+
+    Args:
+        folder: folder of the run's files, which need not exist.
+        chain: the stages; read from ``chain.toml`` when left out.
+    """
+    chain = chain or read_chain()
+    any_stamp = any((folder / "stamps").glob("[0-9][0-9].json"))
+    states: dict[str, StageState] = {}
+    for stage in chain.stages:
+        states[stage.number] = _own_state(stage, folder, any_stamp)
+    for stage in chain.stages:
+        if states[stage.number].state != DONE:
+            continue
+        wrong = [
+            other.number
+            for other in chain.stages
+            if other is not stage and states[other.number].state == STALE and keys.feeds(chain, other, stage)
+        ]
+        if wrong:
+            states[stage.number] = StageState(STALE, f"{', '.join(wrong)} is stale")
+    return states
+
+
+def remark(folder: Path) -> str:
+    """One sentence on what of a run was changed by hand or is stale, with the command that mends it; or nothing."""
+    try:
+        states = run_states(folder)
+    except UserError:  # no notebooks here
+        return ""
+    wrong = {number: each for number, each in states.items() if each.wrong}
+    if not wrong:
+        return ""
+    from geocbm.workbench import again
+
+    told = "; ".join(f"{number} {each.state} ({each.reason})" for number, each in sorted(wrong.items()))
+    return f"run {folder.name!r} is not as it was made: {told}; make it right with: {again.remedy(folder, min(wrong))}"
+
+
+def difference(recorded: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """Parameters that are not the recorded ones, in words; empty when all are."""
+    changed = [
+        f"{name}={value!r} instead of {recorded[name]!r}"
+        for name, value in values.items()
+        if name != "run" and name in recorded and recorded[name] != value
+    ]
+    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+    return ", ".join(changed[:4]) + more
+
+
+def note_by_hand(stage: Stage, folder: Path, values: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Note that a notebook was run to its end outside of the chain.
+
+    Args:
+        stage: the notebook.
+        folder: folder of the run's files.
+        values: its parameters.
+        inputs: digests of what it read, as they were when it began.
+
+    Returns:
+        In what its result differs from the one that the chain left; empty when in nothing, or when there was none.
+    """
+    stamp = _stamp(folder, stage.number)
+    outputs = _digests(stage, folder)
+    file = hand_file(folder, stage.number)
+    if stamp and _kept(stamp, stage) == outputs:
+        file.unlink(missing_ok=True)
+        return ""
+    asked = recorded_parameters(folder, stage.number)
+    how = difference(asked, values) or "other files than before"
+    content = {"parameters": dict(values), "inputs": dict(inputs), "outputs": outputs}
+    write_json(file, content | ({"differs": how} if asked else {}))
+    return how if asked else ""
+
+
+def recorded_parameters(folder: Path, number: str) -> dict[str, Any]:
+    """Parameters with which the chain has run a stage, or has begun to; empty when it has not."""
+    try:
+        stamp = read_json(folder / "stamps" / f"{number}.json")
+        found = stamp.get("key", {}).get("parameters") or stamp.get("asked") or {}
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return dict(found)
+
+
+def _own_state(stage: Stage, folder: Path, any_stamp: bool) -> StageState:
+    present = [(folder / name).exists() for name in stage.promised]
+    present += [(folder / "records" / f"{stage.number}.json").exists()] if not stage.promised else []
+    if not all(present):
+        return StageState(PARTLY if any(present) else NOT_YET)
+    if not stage.promised:
+        return StageState(DONE)
+    stamp, hand = _stamp(folder, stage.number), _read(hand_file(folder, stage.number))
+    outputs = _digests(stage, folder)
+    if stamp and _kept(stamp, stage) == outputs:
+        origin = stamp["key"]
+    elif hand and hand.get("outputs") == outputs:
+        if how := hand.get("differs"):
+            return StageState(CHANGED, f"its notebook was run with {how}")
+        origin = hand
+    elif stamp or hand:
+        before = _kept(stamp, stage) if stamp else hand.get("outputs", {})
+        changed = [name for name in sorted({*before, *outputs}) if before.get(name) != outputs.get(name)]
+        return StageState(CHANGED, f"{_listed(changed)} changed since")
+    else:
+        return StageState(STALE, "its last run did not end") if any_stamp else StageState(DONE)
+    now = keys.own_inputs(stage, folder)
+    recorded = {name: value for name, value in origin.get("inputs", {}).items() if keys.is_own_input(stage, name)}
+    changed = [name for name in recorded if now.get(name) != recorded[name]]
+    return StageState(STALE, f"made from another {_listed(changed)}") if changed else StageState(DONE)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _digests(stage: Stage, folder: Path) -> dict[str, str]:
+    return {name: keys.digest_file(file) for name, file in keys.written_files(stage, folder).items() if file.is_file()}
+
+
+def _kept(stamp: Mapping[str, Any], stage: Stage) -> dict[str, str]:
+    """Digests that a stamp has of the run's files; the executed page is none of them."""
+    return {name: value for name, value in stamp["outputs"].items() if name != f"{stage.notebook}.ipynb"}
+
+
+def _stamp(folder: Path, number: str) -> dict[str, Any]:
+    stamp = _read(folder / "stamps" / f"{number}.json")
+    return stamp if isinstance(stamp.get("key"), dict) and isinstance(stamp.get("outputs"), dict) else {}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = read_json(file)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

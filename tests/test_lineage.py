@@ -1,0 +1,265 @@
+"""Every file of a run against every thing it may have been made from: what belongs is opened, all else is refused."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file, save_file
+from tiny_run import STAGE1, STAGE2, TinyRun, write_cells
+
+from geocbm import data, evaluation, lineage, pipeline, sure
+from geocbm.concepts import ConceptVocabulary
+from geocbm.errors import MismatchError, UserError
+from geocbm.files import read_json, sha256_file, write_json
+from geocbm.predict import GeoCBM
+
+FILES = (
+    "geocells.npz",
+    "prototypes.safetensors",
+    "stage0.safetensors",
+    "features.json",
+    "stage1.safetensors",
+    "stage1_recipe_x.safetensors",
+    "concept_scores.npz",
+    "stage2.safetensors",
+    "stage2_concept_only.safetensors",
+    "stage2_recipe_x.safetensors",
+    "stage2_neighbours.safetensors",
+    "predictions.parquet",
+    "cell_scores.npz",
+)
+HEADS = {name: "05" for name in FILES if name.startswith("stage2")}
+LATER = HEADS | {"predictions.parquet": "05", "cell_scores.npz": "05"}
+CONCEPTS = {"stage1.safetensors": "04", "stage1_recipe_x.safetensors": "04", "concept_scores.npz": "04"}
+FROM_03 = {"stage0.safetensors": "03", "features.json": "03", **dict.fromkeys(CONCEPTS, "03")}
+FROM_02 = {"geocells.npz": "02", **dict.fromkeys(LATER, "02")}
+
+REFUSED = {  # what is other than it was: the files that are refused, each with the notebook to begin with
+    "nothing": {},
+    "splits rewritten": {},
+    "splits": FROM_03 | FROM_02,
+    "table": FROM_03 | FROM_02,
+    "names": FROM_03 | FROM_02 | {"prototypes.safetensors": "03"},
+    "cells": LATER,
+    "prototypes": FROM_03 | dict.fromkeys(LATER, "03") | {"stage2_neighbours.safetensors": "03"},
+    "stage0": {"features.json": "03"} | CONCEPTS | dict.fromkeys(LATER, "04") | {"stage2_neighbours.safetensors": "05"},
+    "stage1": {"concept_scores.npz": "04"} | LATER,
+    "stage1_recipe_x": {"stage2_recipe_x.safetensors": "05", "predictions.parquet": "05"},
+    "stage2": {"predictions.parquet": "05", "cell_scores.npz": "05"},
+    "stage2_concept_only": {"predictions.parquet": "05"},
+}
+# What depends on concepts of this Stage 1 only.
+for _name in ("stage2_recipe_x.safetensors", "stage2_neighbours.safetensors"):
+    del REFUSED["stage1"][_name]
+# Refused for the Stage 1 of its own recipe.
+REFUSED["stage0"]["stage2_recipe_x.safetensors"] = "04"
+
+
+@pytest.fixture
+def whole_run(copied_run: TinyRun) -> TinyRun:
+    """The tiny run with a second recipe and with training pictures that refine places."""
+    files = copied_run.files
+    for suffix in ("safetensors", "json"):
+        for stage in ("stage1", "stage2"):
+            files.path(f"{stage}_recipe_x.{suffix}").write_bytes(files.path(f"{stage}.{suffix}").read_bytes())
+    head = read_json(files.path("stage2_recipe_x.json"))
+    record = head["labels"]["made_from"]
+    record["stage1_recipe_x"] = record.pop("stage1")
+    write_json(files.path("stage2_recipe_x.json"), head)
+    name = "stage2_neighbours.safetensors"
+    features = pipeline.open_features(files, "adapted", copied_run.cache)
+    pipeline.make_refiner(files, features).save(files.path(name), files.made_from(name))
+    places = pd.read_parquet(files.path("predictions.parquet"))
+    places.attrs["made_from"] = files.made_from("predictions.parquet", "stage2_concept_only", "stage2_recipe_x")
+    places.to_parquet(files.path("predictions.parquet"))
+    return copied_run
+
+
+def other_weights(path: Path) -> None:
+    """Another checkpoint of the same shape, whole in itself."""
+    with path.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    tensors = load_file(path)
+    save_file({name: value + 0.01 for name, value in tensors.items()}, path, header.get("__metadata__"))
+    if path.with_suffix(".json").exists():
+        write_json(
+            path.with_suffix(".json"), read_json(path.with_suffix(".json")) | {"tensors_sha256": sha256_file(path)}
+        )
+
+
+def change(run: TinyRun, what: str) -> None:
+    """Make one thing of a run other than it was, as a notebook would write it."""
+    files = run.files
+    table = files.table.copy()
+    table.attrs = dict(files.table.attrs)
+    if what == "splits rewritten":
+        content = read_json(files.path("splits.json"))
+        content["splits"] = {name: list(reversed(members)) for name, members in content["splits"].items()}
+        files.path("splits.json").write_text(json.dumps(content), encoding="utf-8")
+    elif what == "splits":
+        splits = data.make_splits(table, seed=1)
+        data.save_splits(splits, files.path("splits.json"), table, kind="stratified", seed=1)
+    elif what == "table":
+        table.loc[0, "lat"] += 0.001
+        data.save_table(table, files.path("table.parquet"))
+    elif what == "names":
+        table["meta_name"] = table["meta_name"].replace("a road", "the road")
+        data.save_table(table, files.path("table.parquet"))
+        ConceptVocabulary.from_table(table).save(files.path("concepts.json"))
+    elif what == "cells":
+        write_cells(files, min_samples_per_cell=1000)
+    elif what != "nothing":
+        other_weights(files.path(f"{what}.safetensors"))
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_file_is_refused_when_it_was_made_from_something_else(whole_run, what):
+    change(whole_run, what)
+    files = whole_run.files
+    for name in FILES:
+        expected = REFUSED[what].get(name)
+        if expected is None:
+            assert files.need(name) == files.path(name) and files.belongs(name)
+            continue
+        with pytest.raises(MismatchError, match=rf"run 'tiny' .* geocbm run --run tiny --from {expected}$"):
+            files.need(name)
+        assert not files.belongs(name)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda run: pipeline.load_stage0(run.files),
+        lambda run: pipeline.load_stage1(run.files),
+        lambda run: pipeline.load_stage2(run.files),
+        lambda run: pipeline.load_stage2(run.files, "stage2_concept_only"),
+        lambda run: pipeline.load_words(run.files),
+        lambda run: pipeline.open_features(run.files, "adapted", run.cache),
+        lambda run: pipeline.open_features(run.files, "vanilla", run.cache),
+        lambda run: evaluation.stage_answers(run.files),
+        lambda run: evaluation.stored_predictions(run.files),
+        lambda run: sure.read_cell_scores(run.files),
+        lambda run: run.files.cells,
+        lambda run: GeoCBM.load(run.folder),
+    ],
+)
+def test_whatever_opens_a_run_refuses_what_was_trained_on_its_test_split(whole_run, load):
+    load(whole_run)
+    change(whole_run, "splits")
+    with pytest.raises(MismatchError, match=r"other splits than the run has now.* geocbm run --run tiny --from 0[23]$"):
+        load(whole_run)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_no_stage_is_trained_upon_what_does_not_belong_to_the_run(whole_run, stage):
+    files = whole_run.files
+    features = pipeline.open_features(files, "adapted", whole_run.cache)
+    concepts = pipeline.predict_concepts(files, features)
+    before = files.path(f"stage{stage}.safetensors").read_bytes()
+    change(whole_run, "splits")
+    with pytest.raises(MismatchError, match="other splits"):
+        if stage == 1:
+            pipeline.fit_stage1(whole_run.files, STAGE1, features)
+        else:
+            pipeline.fit_stage2(whole_run.files, STAGE2, concepts, features)
+    assert files.path(f"stage{stage}.safetensors").read_bytes() == before
+
+
+def test_the_command_fit_refuses_what_does_not_belong_and_waits_for_nobody(whole_run, monkeypatch, tmp_path):
+    from geocbm.workbench import model_commands, process
+
+    root = tmp_path / "data"
+    (root / "runs").mkdir(parents=True)
+    whole_run.folder.rename(root / "runs" / "tiny")
+    whole_run.cache.rename(root / "cache")
+    run = TinyRun(root / "runs" / "tiny", root / "cache", whole_run.images)
+    monkeypatch.setenv("GEOCBM_DATA", str(root))
+    wanted = Namespace(stage="stage2", run="tiny", profile="smoke", recipe=None, set=["epochs=1", "variants=[]"])
+    with process.only_one(run.folder / ".lock", "run 'tiny'"), pytest.raises(UserError, match="another process"):
+        model_commands.train_stage(wanted)
+    model_commands.train_stage(wanted)
+    assert run.files.belongs("stage2.safetensors") and not run.files.belongs("cell_scores.npz")
+    change(run, "splits")
+    with pytest.raises(MismatchError, match="other splits"):
+        model_commands.train_stage(wanted)
+
+
+def drop_records(run: TinyRun, *names: str) -> None:
+    """Files as they were before there were records."""
+    files = run.files
+    for name in names:
+        path = files.path(name)
+        if lineage.is_checkpoint(name):
+            content = read_json(path.with_suffix(".json"))
+            labels = content["labels"]
+            labels.pop("made_from", None)
+            labels["splits_sha256"] = sha256_file(files.path("splits.json"))
+            labels["cells_digest"] = files.cells.digest
+            write_json(path.with_suffix(".json"), content)
+        elif path.suffix == ".json":
+            write_json(path, {key: value for key, value in read_json(path).items() if key != "made_from"})
+        elif path.suffix == ".npz":
+            with np.load(path) as stored:
+                kept = {key: stored[key] for key in stored if key != "made_from"}
+            np.savez(path, **kept)
+        elif path.suffix == ".safetensors":
+            save_file(load_file(path), path)
+        else:
+            frame = pd.read_parquet(path)
+            frame.attrs = {}
+            frame.to_parquet(path)
+
+
+def test_a_run_of_before_there_were_records_opens_unless_its_labels_say_otherwise(whole_run):
+    drop_records(whole_run, *FILES)
+    for name in FILES:
+        assert lineage.read_record(whole_run.folder / name) is None
+        whole_run.files.need(name)
+    assert GeoCBM.load(whole_run.folder).calibration is not None
+    change(whole_run, "splits")
+    for name in ("stage0.safetensors", "stage1.safetensors", "geocells.npz"):
+        with pytest.raises(MismatchError, match=r"geocbm run --run tiny --from 0[23]$"):
+            if name == "geocells.npz":
+                _ = whole_run.files.cells
+            whole_run.files.need(name)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if name not in ("geocells.npz", "prototypes.safetensors", "stage0.safetensors")]
+)
+def test_a_file_without_a_record_is_older_than_what_has_one(whole_run, name):
+    drop_records(whole_run, name)
+    with pytest.raises(MismatchError, match=r"is older than the (stage[012]|prototypes)\.safetensors that"):
+        whole_run.files.need(name)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"labels": 3}'])
+def test_a_damaged_description_is_one_sentence(whole_run, content):
+    whole_run.files.path("stage1.json").write_text(content)
+    with pytest.raises(MismatchError, match=r"(damaged|older than).* geocbm run --run tiny --from 04$"):
+        whole_run.files.need("stage1.safetensors")
+
+
+def test_a_damaged_file_has_no_record_and_is_no_traceback(tmp_path):
+    for suffix in (".json", ".npz", ".safetensors", ".parquet"):
+        for content in (b"", b"{}", b"\x00" * 40, b"[1]"):
+            (tmp_path / f"file{suffix}").write_bytes(content)
+            assert lineage.read_record(tmp_path / f"file{suffix}") is None
+        assert lineage.read_record(tmp_path / f"absent{suffix}") is None
+
+
+def test_digests_see_content_and_nothing_else(whole_run):
+    table = whole_run.files.table
+    assert lineage.table_digest(table.assign(note="other", extra=1)) == lineage.table_digest(table)
+    for column in lineage.COLUMNS:
+        other = table.copy()
+        other[column] = other[column].to_numpy()[::-1]
+        assert lineage.table_digest(other) != lineage.table_digest(table), column
+    splits = {"train": ["b", "a"], "test": ["c"]}
+    assert lineage.splits_digest(splits) == lineage.splits_digest({"test": ["c"], "train": ["a", "b"]})
+    assert lineage.splits_digest(splits) != lineage.splits_digest({"train": ["b", "c"], "test": ["a"]})

@@ -1,0 +1,181 @@
+"""A run that was changed outside of the chain says so wherever it is shown, with the command that makes it right."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_chain_runner import run_in_process
+from tiny_project import make_project
+
+from geocbm.errors import MissingInputError, ParameterError
+from geocbm.files import read_json
+from geocbm.workbench import again, chain, cli, notebook, overview, paths, state
+from geocbm.workbench.chain import Request, run_chain
+from geocbm.workbench.parameters import read_cells
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("GEOCBM_DATA", "GEOCBM_REPORTS", notebook.IN_CHAIN):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GEOCBM_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(chain.process, "run_limited", run_in_process)
+    return make_project(tmp_path)
+
+
+def run(**more: object) -> int:
+    return run_chain(Request(render=False, **more))  # type: ignore[arg-type]
+
+
+def by_hand(project: Path, name: str, **parameters: object) -> None:
+    """What "Run all" in JupyterLab does, with an edited cell of parameters."""
+    variables: dict[str, object] = {}
+    for cell in read_cells(project / "notebooks" / f"{name}.py"):
+        if cell.kind == "code":
+            exec(cell.source, variables)
+        if "parameters" in cell.tags:
+            variables.update(parameters)
+
+
+def states(run: str) -> dict[str, str]:
+    return {number: each.state for number, each in state.run_states(paths.run_folder(run)).items()}
+
+
+def test_another_name_of_the_run_in_a_notebook_leaves_a_mark_and_a_way_back(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only `run = "demo"` was changed: the notebook has the numbers of `smoke`."""
+    run(profile="demo")
+    folder = paths.run_folder("demo")
+    before = json.loads((folder / "total.json").read_text())
+    assert states("demo") == {"01": "done", "02": "done"} and state.remark(folder) == ""
+    capsys.readouterr()
+    by_hand(project, "01_numbers", run="demo")
+    told = capsys.readouterr().out
+    assert "Run 'demo' was made with other parameters; this notebook has count=3 instead of 4" in told
+    assert "As it was: geocbm run --profile demo --run demo --from 01 ." in told
+    assert "geocbm run --profile demo --run demo --set 01.count=3 --from 01" in told
+    assert states("demo") == {"01": "changed by hand", "02": "stale"}
+    assert overview.status("demo")["state"].tolist() == ["changed by hand", "stale"]
+    assert cli.main(["list"]) == 0
+    told = capsys.readouterr().out
+    assert "(profile demo, 0 stages done, 1 changed by hand, 1 stale)" in told
+    assert "01 changed by hand (its notebook was run with count=3 instead of 4)" in told
+    assert "make it right with: geocbm run --profile demo --run demo --from 01" in told
+    run(profile="demo", start="01")
+    assert states("demo") == {"01": "done", "02": "done"} and state.remark(folder) == ""
+    assert json.loads((folder / "total.json").read_text()) == before
+    assert not list((folder / "by_hand").iterdir())
+
+
+def test_the_same_parameters_by_hand_change_nothing(project: Path) -> None:
+    run(profile="demo")
+    by_hand(project, "01_numbers", run="demo", count=4)
+    assert states("demo") == {"01": "done", "02": "done"}
+
+
+def test_a_file_that_was_edited_is_no_longer_what_was_made(project: Path) -> None:
+    run(profile="demo")
+    (paths.run_folder("demo") / "numbers.json").write_text("[1]")
+    found = state.run_states(paths.run_folder("demo"))
+    assert (found["01"].state, found["01"].reason) == ("changed by hand", "numbers.json changed since")
+    assert (found["02"].state, found["02"].reason) == ("stale", "made from another numbers.json")
+    assert again.remedy(paths.run_folder("demo"), "02") == "geocbm run --profile demo --run demo --from 01"
+
+
+def test_a_run_made_by_hand_alone_is_followed_too(project: Path) -> None:
+    by_hand(project, "01_numbers", run="mine", count=5)
+    by_hand(project, "02_total", run="mine", factor=3.0)
+    folder = paths.run_folder("mine")
+    assert states("mine") == {"01": "done", "02": "done"}
+    by_hand(project, "01_numbers", run="mine", count=6)
+    assert states("mine") == {"01": "done", "02": "stale"}
+    command = "geocbm run --profile smoke --run mine --set 01.count=6 --set 02.factor=3.0 --from 02"
+    assert state.remark(folder).endswith(command)
+
+
+def test_a_stage_that_failed_is_asked_for_again_as_it_was_asked_for(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(profile="demo")
+    (paths.run_folder("demo") / "numbers.json").unlink()
+    with pytest.raises(MissingInputError, match=r"--from 01$"):
+        run(profile="demo", only=("02",), settings=("factor=7",))
+    run(profile="demo")
+    assert run(profile="demo", settings=("count=9", "fail=bug")) == 1
+    folder = paths.run_folder("demo")
+    assert states("demo")["01"] == "stale"
+    command = again.remedy(folder, "02")
+    assert "--set 01.count=9" in command and command.endswith("--from 01")
+
+
+WITH_OPTIONS = """
+[[stage]]
+notebook = "01_numbers"
+reads = []
+writes = ["numbers.json", "more_*"]
+
+[[stage]]
+notebook = "02_total"
+reads = ["numbers.json", "more_*"]
+writes = ["total.json"]
+"""
+
+
+@pytest.fixture
+def optional(project: Path) -> Path:
+    """The first notebook writes one further file for each number beyond three."""
+    (project / "notebooks" / "chain.toml").write_text(WITH_OPTIONS)
+    script = project / "notebooks" / "01_numbers.py"
+    extra = "for number in range(3, count):\n    nb.path(f'more_{number}.txt').write_text(str(number))\nnb.finish()"
+    script.write_text(script.read_text().replace("nb.finish()", extra))
+    return project
+
+
+def test_what_only_some_parameters_write_is_kept_watched_and_removed(
+    optional: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = paths.run_folder("smoke")
+    run(profile="smoke", settings=("count=5",))
+    assert sorted(file.name for file in folder.glob("more_*")) == ["more_3.txt", "more_4.txt"]
+    capsys.readouterr()
+    (folder / "more_3.txt").unlink()
+    run(profile="smoke", settings=("count=5",))
+    assert "output more_3.txt is missing" in capsys.readouterr().out
+    # Fewer: what the earlier execution has left must not be taken for this one's.
+    run(profile="smoke", settings=("count=4",))
+    assert [file.name for file in folder.glob("more_*")] == ["more_3.txt"]
+    capsys.readouterr()
+    run(profile="smoke", settings=("count=4",))
+    assert "running" not in capsys.readouterr().out
+
+
+def test_another_run_gives_what_was_made_from_the_same(optional: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(profile="smoke", run="first", settings=("count=5",))
+    capsys.readouterr()
+    wanted = {"profile": "smoke", "run": "second", "settings": ("count=5", "factor=2"), "reuse": ("first",)}
+    run(**wanted, dry_run=True)
+    assert "[01] numbers                would be taken over from run first" in capsys.readouterr().out
+    assert run(**wanted) == 0
+    told = capsys.readouterr().out
+    assert "[01] numbers                taken over from run first (the same key)" in told and told.count("running") == 1
+    folder = paths.run_folder("second")
+    assert json.loads((folder / "total.json").read_text()) == 2 * (0 + 1 + 2 + 3 + 4)
+    assert (folder / "more_4.txt").read_text() == "4"
+    assert read_json(paths.report_folder("second") / "manifest.json")["stages"]["01"]["status"] == "taken over"
+    # Nothing is taken over that has other parameters, or was changed since.
+    (paths.run_folder("first") / "more_4.txt").write_text("other")
+    for settings in (("count=6",), ("count=5", "seconds=0.0")):
+        capsys.readouterr()
+        run(profile="smoke", run="third", settings=settings, reuse=("first",))
+        assert "[01] numbers                running" in capsys.readouterr().out
+
+
+def test_a_run_to_reuse_must_be_there_and_another_one(project: Path) -> None:
+    run(profile="smoke", run="first")
+    with pytest.raises(ParameterError, match=r"--reuse frist: there is no such run; did you mean 'first'\?"):
+        run(profile="smoke", run="second", reuse=("frist",))
+    with pytest.raises(ParameterError, match="--reuse first is the run itself"):
+        run(profile="smoke", run="first", reuse=("first",))
+    assert not paths.run_folder("second").exists()
