@@ -123,6 +123,9 @@ def as_text(record: Mapping[str, str]) -> str:
     return json.dumps(dict(record), sort_keys=True)
 
 
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, struct.error, zipfile.BadZipFile)
+
+
 def read_record(path: Path) -> Record | None:
     """The record of a file; None where it has none, as files of before there were records.
 
@@ -132,9 +135,18 @@ def read_record(path: Path) -> Record | None:
     try:
         found = _READERS[path.suffix](path)
         content = json.loads(found) if isinstance(found, str | bytes) else found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, struct.error, zipfile.BadZipFile):
-        return None  # whoever reads the content of a damaged file says so
+    except _DAMAGE:
+        return None
     return {str(name): str(value) for name, value in content.items()} if isinstance(content, dict) else None
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a file is of the kind that its suffix says; whoever reads the content of a damaged one says so."""
+    try:
+        _READERS[path.suffix](path)
+    except _DAMAGE:
+        return False
+    return True
 
 
 def _of_json(path: Path) -> Any:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geocbm import lineage
-from geocbm.errors import ParameterError, UserError
+from geocbm.errors import MismatchError, ParameterError, UserError
+from geocbm.files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -259,7 +260,13 @@ def read_novelty(files: RunFiles) -> tuple[NoveltyDetector | None, str]:
     lacks = "how unlike the training pictures an image is, is not measured: "
     try:
         with safe_open(str(files.need(FILE)), "numpy") as stored:
-            if too_few := (stored.metadata() or {}).get("lacks", ""):
+            noted = stored.metadata() or {}
+            if noted.get("features_key") != _made_from(files)["features_key"]:
+                raise MismatchError(
+                    f"{FILE} of run {files.run!r} was made from other features than the run has now; make it again "
+                    f"with: {files.remedy(FILE)}"
+                )
+            if too_few := noted.get("lacks", ""):
                 return None, lacks + too_few
             held = {name: stored.get_tensor(name) for name in TENSORS}
     except SafetensorError:
@@ -272,4 +279,5 @@ def read_novelty(files: RunFiles) -> tuple[NoveltyDetector | None, str]:
 
 def _made_from(files: RunFiles) -> dict[str, str]:
     """What the file is made from, for its metadata."""
-    return {lineage.KEY: lineage.as_text(files.made_from(FILE))}
+    features = str(read_json(files.need("features.json"))["adapted"]["key"])
+    return {lineage.KEY: lineage.as_text(files.made_from(FILE)), "features_key": features}

@@ -140,7 +140,7 @@ class RunFiles:
             )
         now = {part: self.digest(part) for part in parts}
         record = lineage.read_record(holder)
-        if record is None:
+        if record is None and lineage.is_readable(holder):
             self._check_age(path)
         if holder != path:
             self._check_labels(path, holder, old=record is None)

@@ -119,16 +119,22 @@ def test_a_detector_of_other_splits_or_features_is_refused(copied_run):
     path = files.path("features.json")
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"adapted": content["adapted"] | {"key": "other"}}))
-    assert "was made from other splits or features" in novelty.read_novelty(files)[1]
+    assert "was made from other features" in novelty.read_novelty(files)[1]
     path.write_text(json.dumps(content))
     assert novelty.read_novelty(files)[1] == ""
     splits = files.path("splits.json")
-    splits.write_text(splits.read_text() + "\n")
-    assert "was made from other splits or features" in novelty.read_novelty(files)[1]
+    before = splits.read_text()
+    splits.write_text(before + "\n")
+    assert novelty.read_novelty(copied_run.files)[1] == ""  # the same splits, laid out otherwise
+    parts = json.loads(before)
+    parts["splits"]["test"], parts["splits"]["val"] = parts["splits"]["val"], parts["splits"]["test"]
+    splits.write_text(json.dumps(parts))
+    assert "was made from other splits" in novelty.read_novelty(copied_run.files)[1]
+    splits.write_text(before)
     files.path(novelty.FILE).write_bytes(b"broken")
     assert "is damaged" in novelty.read_novelty(files)[1]
     files.path(novelty.FILE).unlink()
-    assert "--only 05" in novelty.read_novelty(files)[1]
+    assert "--from 05" in novelty.read_novelty(files)[1]
 
 
 def test_a_photograph_of_another_kind_is_answered_without_a_promise(trained_run):

@@ -32,11 +32,14 @@ def remedy(folder: Path, number: str, profile: str | None = None) -> str:
     chain = read_chain()
     wanted = chain.stage(number)
     states = state.run_states(folder, chain)
+    needed = [stage for stage in chain.stages if wanted.number in keys.downstream(chain, [stage])]
+    read = {name for stage in needed for name in stage.reads}
     first = next(
         stage.number
-        for stage in chain.stages
+        for stage in needed
         if stage is wanted
-        or (states[stage.number].state != state.DONE and wanted.number in keys.downstream(chain, [stage]))
+        or states[stage.number].wrong
+        or any(name in read and not (folder / name).exists() for name in stage.promised)
     )
     known = profile or _read_all(folder / "stamps") or _read_all(folder / "by_hand")
     if not known and folder.name not in settings.profile_names():
