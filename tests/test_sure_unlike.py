@@ -47,6 +47,14 @@ def test_bins_by_hand(detector):
     assert "5 bins" in alt and "p up to 5 %: unlike" in alt
 
 
+def test_a_bin_that_misses_none_is_not_certain(detector):
+    region = Regions(0.9, 0.5, np.ones(20, int), np.ones(20), {"label": np.ones(20, bool)})
+    found = SimpleNamespace(regions=[region], blocks=np.arange(20), right=np.ones(20, bool))
+    row = sure.coverage_by_distance(found, detector, np.full(20, 1.5), 100).iloc[0]
+    # Clopper and Pearson: of 20 blocks without a miss the lower end is the 20th root of 0.025.
+    assert (row["value"], row["high"]) == (1, 1) and row["low"] == pytest.approx(0.025 ** (1 / 20))
+
+
 def test_nothing_without_images(detector):
     found = SimpleNamespace(regions=[], blocks=np.zeros(0), right=np.zeros(0, bool))
     table = sure.coverage_by_distance(found, detector, np.zeros(0))

@@ -204,10 +204,12 @@ def coverage_by_distance(
                 "thickness": 1.6,
                 "width": 4,
             },
-            name=f"{percent(coverage)} region",
+            name=f"{100 * coverage:.0f} % region",
             hovertemplate="%{y:.0%}<extra>%{fullData.name}</extra>",
         )
-        sentences.append(f"{percent(coverage)} regions hold the true cell in " + ", ".join(percent(v) for v in value))
+        sentences.append(
+            f"{100 * coverage:.0f} % regions hold the true cell in " + ", ".join(percent(v) for v in value)
+        )
     fig.update_yaxes(title_text="region holds the true cell", tickformat=".0%", range=[0, 1.04])
     fig.update_xaxes(
         title_text="share of validation images at least as far",

@@ -37,14 +37,14 @@ def coverage_by_distance(
     """
     p_value = detector.p_values(distance)
     edges = [1.0, *(p for p in P_VALUES if p > detector.level), detector.level, 0.0]
-    draws, rows = Resamples(found.blocks, n, seed) if len(distance) else None, []
+    rows = []
     for high, low in pairwise(edges):
         inside = (p_value <= high) & (p_value > low)
-        if not inside.any() or draws is None:
+        if not inside.any():
             continue
+        draws = Resamples(found.blocks[inside], n, seed)
         words = f"p {100 * low:g} to {100 * high:g} %" if low else f"p up to {100 * high:.2g} %: unlike"
         for one in found.regions:
-            held = np.where(inside, one.holds["label"].astype(float), np.nan)
             rows.append(
                 {
                     "bin": words,
@@ -53,7 +53,7 @@ def coverage_by_distance(
                     "coverage": one.coverage,
                     "right": float(found.right[inside].mean()),
                 }
-                | draws.figure(held)
+                | draws.figure(one.holds["label"][inside])
             )
     return pd.DataFrame(
         rows, columns=["bin", "n", "distance", "coverage", "right", "value", "low", "high"] if not rows else None
