@@ -94,7 +94,7 @@ def _load_backbone(folder: Path) -> tuple[CLIPModel, CLIPTokenizer, Any]:
     return (
         CLIPModel.from_pretrained(folder, local_files_only=True),
         CLIPTokenizer.from_pretrained(folder, local_files_only=True),
-        AutoImageProcessor.from_pretrained(folder, local_files_only=True),
+        AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
     )
 
 
