@@ -100,6 +100,8 @@ class RunFiles:
         """The command that makes a file of this run, with the options that the run has."""
         stem = lineage.plain_stem(name)
         notebook = next((number for file, number in MADE_BY.items() if stem.startswith(Path(file).stem)), "01")
+        if Path(name).stem.endswith(lineage.ADOPTED):  # taken by the stage that trains upon it
+            notebook = {"03": "04", "04": "05"}[notebook]
         return run_command(self.path(name), notebook)
 
     def made_from(self, name: str, *more: str) -> lineage.Record:

@@ -35,6 +35,7 @@ intra_parent_reduction: str = "sum"  # over pairs of siblings: "sum" (grows with
 lambda_semantic: float = 0.15  # weight of the soft targets from the words' similarity
 lambda_meta_guided: float = 0.0  # weight of telling siblings apart, the true parent given
 detach_expected: bool = False  # keep the agreement loss from moving the metas
+stage0_checkpoint: str = ""  # stage0.safetensors of another run, used in place of this run's; empty: its own
 init_from_stage0: bool = True  # start from the bottleneck and projection of Stage 0
 patience: int = 10  # epochs without improvement before training stops; 0: all epochs
 monitor: str = "meta_top1"  # what decides which epoch is kept, on validation: "meta_top1", "parent_top1" or "loss"
@@ -60,6 +61,7 @@ files = RunFiles(nb.run_folder)
 # Each loss has a panel, beside what is measured on validation. Features come from the store; no image is opened for training.
 
 # %%
+pipeline.take_stage0(files, stage0_checkpoint, paths.cache_folder())
 features = pipeline.open_features(files, "adapted", paths.cache_folder())
 config = stage1.Stage1Config(**pipeline.config_fields(stage1.Stage1Config, globals()))
 model, result = pipeline.fit_stage1(files, config, features)

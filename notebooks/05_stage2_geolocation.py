@@ -40,6 +40,7 @@ score_epochs: int = 100  # most passes for that layer
 heads: int = 8  # attention heads
 dropout: float = 0.1  # on attention weights and in the feed-forward part
 weight_decay: float = 0.01  # of AdamW
+stage1_checkpoint: str = ""  # stage1.safetensors of another run, used in place of this run's; empty: its own
 init_from_stage0: bool = True  # start from the patch projection of Stage 0
 monitor: str = (
     "median_km"  # what decides which epoch is kept, on validation: "median_km", "cell_top1", "geoscore" or "loss"
@@ -69,6 +70,7 @@ files = RunFiles(nb.run_folder)
 
 # %%
 features = pipeline.open_features(files, "adapted", paths.cache_folder())
+pipeline.take_stage1(files, stage1_checkpoint, features)
 concepts = pipeline.predict_concepts(files, features)
 config = stage2.Stage2Config(**pipeline.config_fields(stage2.Stage2Config, globals()))
 model, result = pipeline.fit_stage2(files, config, concepts, features)

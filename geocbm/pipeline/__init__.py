@@ -6,6 +6,7 @@ it may run in a notebook.
 
 from __future__ import annotations
 
+from geocbm.pipeline.adoption import take_stage0, take_stage1
 from geocbm.pipeline.decoding import (
     answer_places,
     decoding_file,
@@ -73,5 +74,7 @@ __all__ = [
     "read_prototypes",
     "remove_leftovers",
     "save_decoder",
+    "take_stage0",
+    "take_stage1",
     "write_prototypes",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from geocbm.lineage import ADOPTED
 from geocbm.runs import RunFiles
 
 _COMPANIONS = ("_neighbours", "_decoding")
@@ -27,7 +28,8 @@ def remove_leftovers(files: RunFiles, stage: str, trained: Iterable[str]) -> lis
         stem = file.name.partition(".")[0].removeprefix("history_")
         for companion in _COMPANIONS:
             stem = stem.removesuffix(companion)
-        if stem.startswith(f"{stage}_") and stem not in kept and file.is_file():
+        taken = stem.endswith(ADOPTED)  # from another run, by another notebook
+        if stem.startswith(f"{stage}_") and stem not in kept and not taken and file.is_file():
             file.unlink()
             removed.append(file.name)
     return removed

@@ -96,12 +96,14 @@ def _train(stage: str, files: RunFiles, values: dict[str, Any]) -> FitResult:
     elif stage == "stage1":
         from geocbm.stage1 import Stage1Config
 
+        pipeline.take_stage0(files, paths.locate(given) if (given := values["stage0_checkpoint"]) else "", cache)
         config = Stage1Config(**pipeline.config_fields(Stage1Config, values))
         result = pipeline.fit_stage1(files, config, pipeline.open_features(files, "adapted", cache))[1]
     else:
         from geocbm.stage2 import Stage2Config
 
         features = pipeline.open_features(files, "adapted", cache)
+        pipeline.take_stage1(files, paths.locate(given) if (given := values["stage1_checkpoint"]) else "", features)
         settings_2 = Stage2Config(**pipeline.config_fields(Stage2Config, values))
         result = pipeline.fit_stage2(files, settings_2, pipeline.predict_concepts(files, features), features)[1]
     return result

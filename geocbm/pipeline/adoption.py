@@ -1,0 +1,132 @@
+"""A checkpoint of another run in place of the run's own, after the same checks.
+
+Taken files lie beside the run's own, marked `_adopted`; `RunFiles.need` gives them to whoever asks for the own ones.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geocbm import lineage
+from geocbm.errors import MismatchError, MissingInputError, ParameterError
+from geocbm.files import atomic_path, read_json, write_json
+from geocbm.pipeline.inputs import EncoderConfig, encode_adapted, encode_vanilla, load_encoder
+from geocbm.processes import on_main
+from geocbm.runs import RunFiles
+
+if TYPE_CHECKING:
+    from geocbm.features import FeatureStore
+
+
+def take_stage0(files: RunFiles, checkpoint: str | Path, cache: Path) -> None:
+    """Use a Stage 0 of another run from here on, with its adapted features; or the run's own again.
+
+    Notebook 03 must have been run, with `epochs=0` where its training is not wanted: it makes the text prototypes and
+    the features of the untouched encoder.
+
+    Args:
+        files: the run.
+        checkpoint: `stage0.safetensors` of another run, its JSON beside it; empty for the run's own.
+        cache: folder of all feature stores.
+
+    Raises:
+        MissingInputError: the checkpoint or its JSON is not there.
+        MismatchError: it was trained on another table, other splits, names or prototypes, or from another encoder.
+    """
+    from geocbm import stage0
+
+    _drop(files, "stage0.*", "features.*")
+    if not str(checkpoint):
+        return
+    path = _checked(files, checkpoint, stage=0)
+    encoders = EncoderConfig(**read_json(files.need("features.json"))["encoders"])
+    encoders = replace(encoders, unfreeze_layers=read_json(path.with_suffix(".json"))["config"]["unfreeze_layers"])
+    encoder = load_encoder(encoders.image_encoder)
+    vanilla = encode_vanilla(files, encoders, encoder, cache)
+    stage0.load_stage0(path, encoder)
+    adapted = encode_adapted(vanilla, encoders, encoder, cache)
+    content = {
+        "encoders": asdict(encoders),
+        "vanilla": {"folder": vanilla.path.name, "key": vanilla.key},
+        "adapted": {"folder": adapted.path.name, "key": adapted.key},
+    }
+
+    def write() -> None:
+        _copy(files, path, "stage0")
+        record = {lineage.KEY: files.made_from("features.json")}
+        write_json(files.path(f"features{lineage.ADOPTED}.json"), content | record)
+
+    on_main(write)
+
+
+def take_stage1(files: RunFiles, checkpoint: str | Path, features: FeatureStore) -> None:
+    """Use a Stage 1 of another run from here on, with what it says of every row; or the run's own again.
+
+    Args:
+        files: the run.
+        checkpoint: `stage1.safetensors` of another run, its JSON beside it; empty for the run's own.
+        features: the adapted features.
+
+    Raises:
+        MissingInputError: the checkpoint or its JSON is not there.
+        MismatchError: it was trained on another table, other splits, names or prototypes, or on another Stage 0.
+    """
+    from geocbm import analysis
+    from geocbm.pipeline.stages import load_stage1
+
+    _drop(files, "stage1.*", "concept_scores.*")
+    if not str(checkpoint):
+        return
+    path = _checked(files, checkpoint, stage=1)
+
+    def write() -> None:
+        _copy(files, path, "stage1")
+        said = analysis.predict_concepts(load_stage1(files), features)
+        with atomic_path(files.path(f"concept_scores{lineage.ADOPTED}.npz")) as temporary:
+            analysis.save_concept_scores(temporary, said, files.made_from("concept_scores.npz"))
+
+    on_main(write)
+
+
+def _drop(files: RunFiles, *patterns: str) -> None:
+    def remove() -> None:
+        for pattern in patterns:
+            for file in files.folder.glob(pattern.replace(".", f"{lineage.ADOPTED}.")):
+                file.unlink()
+
+    on_main(remove)
+
+
+def _checked(files: RunFiles, checkpoint: str | Path, stage: int) -> Path:
+    """The checkpoint, made from what the run has."""
+    from geocbm.training.checkpoints import load_checkpoint
+
+    path, own = Path(checkpoint).expanduser(), f"stage{stage}.safetensors"
+    if path.suffix != ".safetensors" or path.is_dir():
+        raise ParameterError(
+            f"stage{stage}_checkpoint={str(checkpoint)!r} is no checkpoint; give a {own} of another run"
+        )
+    advice = f"give a {own} of a run like this one, or train one with: {files.remedy(own)}"
+    for file in (path, path.with_suffix(".json")):
+        if not file.is_file():
+            raise MissingInputError(f"{file} does not exist; {advice}")
+    load_checkpoint(path, partial(files.remedy, own), stage)
+    record = lineage.read_record(path.with_suffix(".json"))
+    if record is None:
+        raise MismatchError(
+            f"{path} does not say what it was made from, which it did not when it was trained; {advice}"
+        )
+    for part, digest in files.made_from(own).items():
+        if record.get(part) != digest:
+            raise MismatchError(f"{path} was made from {lineage.spoken(part)} than run {files.run!r} has; {advice}")
+    return path
+
+
+def _copy(files: RunFiles, path: Path, stem: str) -> None:
+    for file in (path.with_suffix(".json"), path):
+        with atomic_path(files.path(f"{stem}{lineage.ADOPTED}{file.suffix}")) as temporary:
+            shutil.copyfile(file, temporary)
