@@ -184,7 +184,7 @@ def test_gains_are_paired_and_need_both_readings() -> None:
     gains = probes.reading_gains(readings, drawn)
     assert list(gains) == ["soft_gain", "past_concepts"]
     assert gains["soft_gain"]["value"] == 0.5 and gains["past_concepts"]["value"] == 0.25
-    assert probes.gain_table(gains)["countries right, percentage points"][0].startswith("+50.0 [")
+    assert probes.gain_table(gains)["countries right, percentage points"][0] == "+50.0 (no interval)"
     assert len(probes.reading_table(readings, drawn)) == 3
 
 
