@@ -6,7 +6,6 @@ JupyterLab, under papermill, under nbval, in the chain and in plain Python, wher
 
 import ast
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -89,7 +88,6 @@ class Notebook:
         self._inputs: dict[str, str] = {}
         if self.stage and not os.environ.get(IN_CHAIN):
             self._inputs = keys.own_inputs(self.stage, paths.run_folder(self.run))
-        self._marker = self._touched() if self.stage and self.stage.optional else 0
 
     @property
     def stage(self) -> Stage | None:
@@ -265,7 +263,6 @@ class Notebook:
         write_json(self.path(f"records/{self.number}.json"), self._records)
         records.write_remarks(self.run, self.number, self._remarks)
         records.merge(self.run)
-        self._drop_leftovers()
         self._say_if_by_hand()
         took = f"{time.monotonic() - self._began:.1f} s"
         rows = [
@@ -301,19 +298,6 @@ class Notebook:
 
     def _note(self, text: str) -> None:
         words.put(f"<p><strong>{escape(text)}</strong></p>", text)
-
-    def _touched(self) -> int:
-        """Time of change, in nanoseconds, that a file of the run gets when it is written now."""
-        with tempfile.NamedTemporaryFile(dir=self.run_folder, prefix=".began-") as stream:
-            return os.stat(stream.name).st_mtime_ns
-
-    def _drop_leftovers(self) -> None:
-        """Remove optional files that an earlier execution has left and this one has not written again."""
-        if not self.stage or not self.stage.optional:
-            return
-        for name, file in keys.written_files(self.stage, self.run_folder).items():
-            if name not in self.stage.promised and file.is_file() and file.stat().st_mtime_ns < self._marker:
-                file.unlink()
 
 
 def _plain(names: Sequence[str]) -> str:

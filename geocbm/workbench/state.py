@@ -149,6 +149,7 @@ def _own_state(stage: Stage, folder: Path, any_stamp: bool) -> StageState:
     now = keys.own_inputs(stage, folder)
     recorded = {name: value for name, value in origin.get("inputs", {}).items() if keys.is_own_input(stage, name)}
     changed = [name for name in recorded if now.get(name) != recorded[name]]
+    changed += [name for name in now if name not in recorded and name not in stage.reads]  # new behind a pattern
     return StageState(STALE, f"made from another {_listed(changed)}") if changed else StageState(DONE)
 
 
