@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from geocbm import analysis, data, pipeline
+from geocbm import analysis, data, lineage, pipeline
 from geocbm.analysis import concept_floor
 from geocbm.analysis.concept_floor import ConceptFloor
 from geocbm.predict import GeoCBM
@@ -72,8 +72,11 @@ def test_prediction_says_it_again_of_this_stage_only(copied_run):
     model = GeoCBM.load(copied_run.folder)
     (answer,) = model.predict(data.image_files(files.table)[0])
     assert found.sentence() in answer.notes
-    path = files.path("stage1.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"tensors_sha256": "other"}))
-    assert analysis.read_floor(files) == ""
-    files.path(concept_floor.FILE).write_text("[]")
-    assert analysis.read_floor(files) == ""
+    path = files.path(concept_floor.FILE)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {lineage.KEY: content[lineage.KEY] | {"stage1": "another"}}))
+    assert analysis.read_floor(copied_run.files) == ""
+    path.write_text(json.dumps(content))
+    assert analysis.read_floor(copied_run.files) == found.sentence()
+    path.write_text("[]")
+    assert analysis.read_floor(copied_run.files) == ""
