@@ -76,6 +76,21 @@ def test_the_map_of_the_geocells_is_a_picture_of_the_run(home: Path, report: Pat
         assert picture.format == "PNG" and picture.width == 2000
 
 
+def test_no_stage_is_trained_upon_a_stage_of_other_splits(home: Path, report: Path) -> None:
+    """New splits under Stages 0 and 1 that have seen what is now the test split."""
+    ask = ("run", "--profile", "smoke", "--run", "leak", "--no-render")
+    taken = geocbm(home, *ask, "--reuse", "smoke", "--only", "01,02,03,04,05")
+    assert taken.returncode == 0, taken.stdout + taken.stderr
+    assert stages_said(taken.stdout, "taken over from run smoke") == {"01", "02", "03", "04", "05"}
+    leaking = geocbm(home, *ask, "--only", "01,02,05", "--set", "01.seed=1")
+    assert leaking.returncode == 1, leaking.stdout
+    assert "was made from other splits than the run has now" in leaking.stderr
+    assert "geocbm run --profile smoke --run leak --set 01.seed=1 --from 03" in leaking.stderr
+    assert "Traceback" not in leaking.stderr
+    listed = geocbm(home, "list").stdout
+    assert "run 'leak' is not as it was made: 03 stale (made from another splits.json)" in listed
+
+
 def test_the_figures_others_read_are_there(report: Path) -> None:
     figures = json.loads((report / "metrics.json").read_text())
     for key in (

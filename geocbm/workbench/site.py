@@ -15,7 +15,7 @@ from geocbm.errors import UserError
 from geocbm.files import read_json
 from geocbm.runs import RunFiles
 from geocbm.simulated import BANNER
-from geocbm.workbench import paths
+from geocbm.workbench import paths, state
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, is_preview, preview_html
 from geocbm.workbench.report_html import clean_html, pictures, plain_text
 from geocbm.workbench.site_metrics import HEADLINES, TILES, format_metric, label, tiles
@@ -223,6 +223,17 @@ def run_moment(manifest: Mapping[str, Any], folder: Path) -> Any:
     return max((path.stat().st_mtime for path in folder.glob("*.ipynb")), default=0.0)
 
 
+def _run_states(run: str) -> tuple[dict[str, str], str]:
+    """By number the stages whose files are no longer what the pages were made from, and a sentence that says so."""
+    if not paths.run_folder(run).is_dir():  # pages without their run, as copied from elsewhere
+        return {}, ""
+    try:
+        found = state.run_states(paths.run_folder(run))
+    except UserError:  # no notebooks here
+        return {}, ""
+    return {number: each.state for number, each in found.items() if each.wrong}, state.remark(paths.run_folder(run))
+
+
 def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str, Any], folder: Path) -> str:
     """Make the index page of one run.
 
@@ -236,6 +247,7 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
         The page.
     """
     metrics = read_json_or_empty(folder / "metrics.json")
+    states, warning = _run_states(run)
     cards: dict[str, Card] = {}
     # A failed execution sorts after the success it follows, and takes over its card.
     for path, notebook in sorted(notebooks, key=lambda item: (item[0].name.split(".")[0], ".failed" in item[0].name)):
@@ -243,7 +255,7 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
         number = name.split("_")[0]
         entry = stage_entry(manifest, number)
         failed = ".failed" in path.name
-        status = "failed" if failed else str(entry.get("status") or "fresh")
+        status = "failed" if failed else states.get(number) or str(entry.get("status") or "fresh")
         first = opening(notebook)
         figures = [
             (label(key), format_metric(key, metrics[key])[0])
@@ -270,6 +282,7 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
         tiles=tiles(metrics),
         simulated=simulated_banner(folder),
         cards=list(cards.values()),
+        warning=warning,
         files=[name for name in ("manifest.json", "metrics.json") if (folder / name).is_file()],
     )
 
@@ -295,6 +308,7 @@ def site_index(root: Path) -> str:
                 "profile": str(manifest.get("profile") or ""),
                 "stages": len({name.split(".")[0] for name in notebooks}),
                 "failed": failed,
+                "warning": _run_states(folder.name)[1],
                 "simulated": bool(simulated_banner(folder)),
                 "figures": shown,
             }

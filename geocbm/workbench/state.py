@@ -109,10 +109,11 @@ def note_by_hand(stage: Stage, folder: Path, values: Mapping[str, Any], inputs: 
         file.unlink(missing_ok=True)
         return ""
     asked = recorded_parameters(folder, stage.number)
-    how = difference(asked, values) or "other files than before"
+    # Where the chain's own execution never ended, the same parameters by hand make up for it.
+    how = difference(asked, values) or ("other files than before" if stamp else "")
     content = {"parameters": dict(values), "inputs": dict(inputs), "outputs": outputs}
-    write_json(file, content | ({"differs": how} if asked else {}))
-    return how if asked else ""
+    write_json(file, content | ({"differs": how} if how else {}))
+    return how
 
 
 def recorded_parameters(folder: Path, number: str) -> dict[str, Any]:

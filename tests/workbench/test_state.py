@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import nbformat
 import pytest
 from test_chain_runner import run_in_process
 from tiny_project import make_project
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import read_json
-from geocbm.workbench import again, chain, cli, notebook, overview, paths, state
+from geocbm.workbench import again, chain, cli, notebook, overview, paths, site, state
 from geocbm.workbench.chain import Request, run_chain
 from geocbm.workbench.parameters import read_cells
 
@@ -67,6 +68,23 @@ def test_another_name_of_the_run_in_a_notebook_leaves_a_mark_and_a_way_back(
     assert states("demo") == {"01": "done", "02": "done"} and state.remark(folder) == ""
     assert json.loads((folder / "total.json").read_text()) == before
     assert not list((folder / "by_hand").iterdir())
+
+
+def test_the_site_marks_a_run_that_was_changed(project: Path) -> None:
+    run(profile="demo")
+    report = paths.report_folder("demo")
+    pages = [(report / f"{name}.ipynb", nbformat.v4.new_notebook()) for name in ("01_numbers", "02_total")]
+
+    def page() -> str:
+        return site.run_index("demo", pages, {}, report)
+
+    assert "Beware:" not in page() and 'class="card fresh"' in page()
+    (report / "index.html").write_text(page())
+    assert "changed or stale" not in site.site_index(paths.reports_root())
+    by_hand(project, "01_numbers", run="demo")
+    assert "Beware:" in page() and "geocbm run --profile demo --run demo --from 01" in page()
+    assert 'class="card changed by hand"' in page() and 'class="card stale"' in page()
+    assert "changed or stale" in site.site_index(paths.reports_root())
 
 
 def test_the_same_parameters_by_hand_change_nothing(project: Path) -> None:
