@@ -339,7 +339,8 @@ def test_no_rows_give_empty_answers_of_the_usual_shape():
     for rows in ([], np.zeros(0, dtype=np.int64)):
         nothing = predict_stage2(model, torch.randn(4, 32), torch.randn(4, 9, 20), rows)
         shapes = {name: value.shape for name, value in nothing.items()}
-        assert shapes == {"lat": (0,), "lng": (0,), "cell": (0, 3), "cell_probability": (0, 3), "attention": (0, 9)}
+        places = dict.fromkeys(("lat", "lng", "lat_offset", "lng_offset"), (0,))
+        assert shapes == places | {"cell": (0, 3), "cell_probability": (0, 3), "attention": (0, 9)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -348,7 +349,8 @@ def test_a_head_of_another_precision_predicts_single_precision_arrays(dtype):
     expected = predict_stage2(single, concept, tokens, np.arange(4))
     found = predict_stage2(single.to(dtype), concept, tokens, np.arange(4))
     assert {name: value.dtype.name for name, value in found.items()} == {
-        "lat": "float32", "lng": "float32", "cell": "int64", "cell_probability": "float32", "attention": "float32",
+        "lat": "float32", "lng": "float32", "lat_offset": "float32", "lng_offset": "float32",
+        "cell": "int64", "cell_probability": "float32", "attention": "float32",
     }  # fmt: skip
     np.testing.assert_allclose(found["attention"], expected["attention"], atol=0.02)
 

@@ -271,15 +271,17 @@ def test_a_training_that_has_ended_is_not_continued(tmp_path, no_key):
 
 def test_a_killed_training_goes_on_as_the_same_run(tmp_path, no_key):
     code = (
-        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import test_training_tracking as t; "
-        "t.train(sys.argv[2], tracking='offline', epochs=4,"
+        "import os, signal, sys; import test_training_tracking as t; "
+        "t.train(sys.argv[1], tracking='offline', epochs=4,"
         " measure=t.stop_in_epoch(3, lambda: os.kill(os.getpid(), signal.SIGKILL)))"
     )
     out = tmp_path / "r" / "a.safetensors"
     # A process of its own has a client of its own, as a kernel has.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    # `-c` finds modules in the working folder; the package is where this process found it.
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     killed = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent), str(out)], capture_output=True, env=environment
+        [sys.executable, "-c", code, str(out)], capture_output=True, env=environment, cwd=Path(__file__).parent
     )
     assert killed.returncode == -signal.SIGKILL
     train(out, tracking="offline", epochs=4)

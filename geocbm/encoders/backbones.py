@@ -9,6 +9,7 @@ name; any other model is watched while it runs (`generic.GenericBackbone`).
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -29,23 +30,21 @@ class ImageFeatures(NamedTuple):
     tokens: Tensor
 
 
-class Backbone:
-    """A vision model of transformers as stem, blocks and head.
+class Backbone(ABC):
+    """A vision model of transformers, cut between the blocks that stay frozen and those that may train.
 
     Attributes:
         model: the module that holds all weights in use.
         blocks: the repeated part, from the first to the last; empty if the model cannot be divided.
-        head_modules: modules after the last block that are trained along with the last blocks.
         keeps_shape: whether every block gives the shape that it takes, as those of transformers do.
         grid: rows and columns of the tokens; known after `examine`.
     """
 
     keeps_shape = False
 
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], head_modules: Sequence[nn.Module | None]) -> None:
+    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module]) -> None:
         self.model = model
         self.blocks = list(blocks)
-        self.head_modules = [module for module in head_modules if isinstance(module, nn.Module)]
         self.grid = (0, 0)
 
     @property
@@ -54,6 +53,7 @@ class Backbone:
         config: Any = self.model.config
         return str(config.model_type)
 
+    @abstractmethod
     def examine(self, dark: Tensor, bright: Tensor) -> ImageFeatures:
         """Look at what the model gives for a plain picture, and set what depends on the size of pictures.
 
@@ -67,6 +67,33 @@ class Backbone:
         Raises:
             ParameterError: the tokens lie on no grid over the picture.
         """
+
+    @abstractmethod
+    def lower(self, pixel_values: Tensor, top_blocks: int) -> Tensor:
+        """Everything below the last blocks: pixels (B, 3, H, W) to activations (B, ...)."""
+
+    @abstractmethod
+    def upper(self, hidden: Tensor, top_blocks: int) -> ImageFeatures:
+        """The last blocks and the head: activations (B, ...) to features."""
+
+    @abstractmethod
+    def upper_parameters(self, top_blocks: int) -> list[nn.Parameter]:
+        """Parameters of the last blocks, the last normalisation and the projection."""
+
+
+class DividedBackbone(Backbone):
+    """A family whose stem, blocks and head are known by name.
+
+    Attributes:
+        head_modules: modules after the last block that are trained along with the last blocks.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], head_modules: Sequence[nn.Module | None]) -> None:
+        super().__init__(model, blocks)
+        self.head_modules = [module for module in head_modules if isinstance(module, nn.Module)]
+
+    def examine(self, dark: Tensor, bright: Tensor) -> ImageFeatures:
+        """See `Backbone.examine`."""
         # Where blocks keep the shape they are skipped: loading a large model must not cost a pass through it.
         hidden = self.lower(dark[None], len(self.blocks) if self.keeps_shape else 0)
         features = self.head(hidden)
@@ -87,30 +114,30 @@ class Backbone:
         return height // int(rows), width // int(columns)
 
     def lower(self, pixel_values: Tensor, top_blocks: int) -> Tensor:
-        """Everything below the last blocks: pixels (B, 3, H, W) to activations (B, ...)."""
+        """See `Backbone.lower`."""
         hidden = self.stem(pixel_values)
         for block in self.blocks[: len(self.blocks) - top_blocks]:
             hidden = self.run(block, hidden)
         return hidden
 
     def upper(self, hidden: Tensor, top_blocks: int) -> ImageFeatures:
-        """The last blocks and the head: activations (B, ...) to features."""
+        """See `Backbone.upper`."""
         for block in self.blocks[len(self.blocks) - top_blocks :]:
             hidden = self.run(block, hidden)
         return self.head(hidden)
 
     def upper_parameters(self, top_blocks: int) -> list[nn.Parameter]:
-        """Parameters of the last blocks, the last normalisation and the projection."""
+        """See `Backbone.upper_parameters`."""
         modules = [*self.blocks[len(self.blocks) - top_blocks :], *self.head_modules]
         return [parameter for module in modules for parameter in module.parameters()]
 
+    @abstractmethod
     def stem(self, pixel_values: Tensor) -> Tensor:
         """Everything before the first block: pixels (B, 3, H, W) to activations (B, ...)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(self, hidden: Tensor) -> ImageFeatures:
         """Everything after the last block: activations (B, ...) to features."""
-        raise NotImplementedError
 
     def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """Apply one block."""
@@ -120,7 +147,7 @@ class Backbone:
         return output[0] if isinstance(output, tuple) else output
 
 
-class ClipBackbone(Backbone):
+class ClipBackbone(DividedBackbone):
     """CLIP: the class token is projected; tokens are taken before the last normalisation."""
 
     keeps_shape = True
@@ -140,7 +167,7 @@ class ClipBackbone(Backbone):
         return ImageFeatures(pooled if self.projection is None else self.projection(pooled), hidden[:, 1:])
 
 
-class SiglipBackbone(Backbone):
+class SiglipBackbone(DividedBackbone):
     """SigLIP: no class token; a pooling head attends to all tokens."""
 
     keeps_shape = True
@@ -158,7 +185,7 @@ class SiglipBackbone(Backbone):
         return ImageFeatures(self.vision.head(self.vision.post_layernorm(hidden)), hidden)
 
 
-class VitBackbone(Backbone):
+class VitBackbone(DividedBackbone):
     """ViT, DeiT and DINOv2: class token, then extra tokens (registers, distillation), then patches."""
 
     keeps_shape = True
@@ -184,7 +211,7 @@ class VitBackbone(Backbone):
         return ImageFeatures(pooled, hidden[:, self.n_extra :])
 
 
-class ConvolutionalBackbone(Backbone):
+class ConvolutionalBackbone(DividedBackbone):
     """Convolutional networks made of stages or blocks: a feature map and its mean."""
 
     def __init__(self, model: Any) -> None:

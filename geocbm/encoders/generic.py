@@ -35,7 +35,7 @@ class GenericBackbone(Backbone):
     """
 
     def __init__(self, model: Any) -> None:
-        super().__init__(model, [], [])
+        super().__init__(model, [])
         self.layout = TokenLayout(1, 1)
         self.size = (0, 0)
         self._shapes: list[Any] = []  # output of each block for one picture, on the meta device
