@@ -285,7 +285,7 @@ class Notebook:
 
     def _say_if_by_hand(self) -> None:
         """Mark a run that was changed outside of the chain, and say how it is made right."""
-        if os.environ.get(IN_CHAIN) or not self.stage:
+        if os.environ.get(IN_CHAIN) or not self.stage or not self.stage.promised:
             return
         folder = paths.run_folder(self.run)
         if how := state.note_by_hand(self.stage, folder, self.parameters, self._inputs):
