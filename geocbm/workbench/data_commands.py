@@ -91,13 +91,13 @@ def score(arguments: argparse.Namespace) -> int:
     to_stdout = arguments.json == Path("-")
     with redirect_stdout(sys.stderr) if to_stdout else nullcontext():  # what the table's reader remarks is no JSON
         scores = score_predictions(load_table(arguments.csv, check_images=False), answers, arguments.resamples)
+    # Strict JSON: a figure without an interval is a number, one without a value null.
+    written = {name: recordable(value) if isinstance(value, dict) else value for name, value in scores.items()}
     if to_stdout:
-        print(json.dumps(scores, indent=2, sort_keys=True))
+        print(json.dumps(written, indent=2, sort_keys=True, allow_nan=False))
         return 0
     print(scores_in_words(scores))
     if arguments.json:
-        # Strict JSON: a figure without an interval is a number, one without a value null.
-        written = {name: recordable(value) if isinstance(value, dict) else value for name, value in scores.items()}
         write_json(arguments.json, written)
     return 0
 
