@@ -219,6 +219,7 @@ def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
         elif not run.request.force and (source := _twin(run, stage, key)):
             _take_over(run, stage, source)
             print(f"{stage_run.label(stage)} taken over from run {source} (the same key)", flush=True)
+            stage_run.say_remarks(stage, run.name)
         else:
             values, limit = run.values[stage.number], run.timeout(stage)
             stage_run.execute(stage, run.name, run.profile.name, values, limit, key, reason)

@@ -124,7 +124,7 @@ def read_stamp(stage: Stage, run: str) -> dict[str, Any] | None:
 def written_files(stage: Stage, folder: Path) -> dict[str, Path]:
     """What a stage writes into the folder of a run, by portable name; what it promises need not exist."""
     files = {name: folder / name for name in (*stage.promised, f"records/{stage.number}.json")}
-    for pattern in stage.optional:
+    for pattern in (*stage.optional, f"remarks/{stage.number}.json"):
         for file in sorted(folder.glob(pattern)):
             if ".resume." not in file.name:  # the state of a training under way, which is no result
                 files.setdefault(file.relative_to(folder).as_posix(), file)

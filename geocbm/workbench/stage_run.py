@@ -110,6 +110,11 @@ def execute(
     state.hand_file(paths.run_folder(run), stage.number).unlink(missing_ok=True)
     write_json(keys.stamp_file(stage, run), {"key": key, "outputs": made, "profile": profile})
     print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
+    say_remarks(stage, run)
+
+
+def say_remarks(stage: Stage, run: str) -> None:
+    """Print what a stage's notebook has to say to whoever runs it, whether it was executed or taken over."""
     for remark in records.read_remarks(run, stage.number):
         print(f"     beware: {remark}", flush=True)
 

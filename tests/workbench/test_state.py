@@ -192,6 +192,16 @@ def test_another_run_gives_what_was_made_from_the_same(optional: Path, capsys: p
         assert "[01] numbers                running" in capsys.readouterr().out
 
 
+def test_what_a_stage_warns_of_is_taken_over_with_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = project / "notebooks" / "01_numbers.py"
+    script.write_text(script.read_text().replace("nb.finish()", "nb.remark('few numbers')\nnb.finish()"))
+    run(profile="smoke", run="first")
+    assert "beware: few numbers" in capsys.readouterr().out
+    run(profile="smoke", run="second", reuse=("first",))
+    told = capsys.readouterr().out
+    assert "running" not in told and "beware: few numbers" in told
+
+
 def test_a_run_to_reuse_must_be_there_and_another_one(project: Path) -> None:
     run(profile="smoke", run="first")
     with pytest.raises(ParameterError, match=r"--reuse frist: there is no such run; did you mean 'first'\?"):
