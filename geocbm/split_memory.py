@@ -121,7 +121,7 @@ def without_near_table(
                         "method": method,
                         "GeoScore of all": figure_text(found["all"]),
                         "GeoScore of those left": figure_text(found["far"]),
-                        "change": figure_text(found["change"], "{:+,.0f}"),
+                        "change": figure_text(found["change"], "{:+z,.0f}"),
                     }
                 )
     return pd.DataFrame(rows)
@@ -151,7 +151,7 @@ def verdict(nearest_km: np.ndarray, km: np.ndarray, blocks: np.ndarray, n: int =
         else:
             change = found["change"]
             clear = change["high"] < 0 or change["low"] > 0
-            text += f"; without them the GeoScore changes by {figure_text(change, '{:+,.0f}')}, "
+            text += f"; without them the GeoScore changes by {figure_text(change, '{:+z,.0f}')}, "
             text += "beyond noise." if clear else "which noise alone could do."
         sentences.append(text)
     return " ".join(sentences)

@@ -67,11 +67,11 @@ class ConceptFloor:
             f"concept is right in {self.frequent:.1%}{probe}"
         )
         if self.names_nothing:
-            by = figure_text(self.over_frequent, "{:+.1f}", 100)
+            by = figure_text(self.over_frequent, "{:+z.1f}", 100)
             said = f"Stage 1 names nothing beyond the most frequent concept ({by} points): {shares}"
         else:
             assert self.over_probe is not None
-            by = figure_text(self.over_probe, "{:+.1f}", 100)
+            by = figure_text(self.over_probe, "{:+z.1f}", 100)
             said = f"Stage 1 names fewer concepts than a linear classifier does ({by} points): {shares}"
         return f"{said}. {self.advice}"
 

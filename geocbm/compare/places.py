@@ -202,7 +202,7 @@ def country_table(gains: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataF
             "test images": row["images"],
             "GeoScore of the first run": f"{row['first']:,.0f}",
             "of this run": f"{row['this']:,.0f}",
-            "gain": f"{row['gain']:+,.0f} [{row['low']:+,.0f}, {row['high']:+,.0f}]".replace("-", "−"),
+            "gain": f"{row['gain']:+z,.0f} [{row['low']:+z,.0f}, {row['high']:+z,.0f}]".replace("-", "−"),
             "verdict": _word(row["better"]),
         }
         for run, row in _first_rows(gains, limit)

@@ -49,8 +49,7 @@ class _Draws:
 
 
 def _signed(figure: Interval) -> str:
-    # Adding 0 turns the minus zero of rounding into zero.
-    return figure_text({end: np.round(value) + 0.0 for end, value in figure.items()}, "{:+,.0f}")
+    return figure_text(figure, "{:+z,.0f}")
 
 
 def table(found: Controls, n: int = 1000, seed: int = 0) -> pd.DataFrame:

@@ -270,8 +270,8 @@ def heads_table(gains: Mapping[str, Mapping[str, Figure]]) -> pd.DataFrame:
         [
             {
                 "head": words_of(name),
-                "change of the GeoScore": figure_text(gains[name]["geoscore"], "{:+,.0f}"),
-                "change of the median error, km": figure_text(gains[name]["median_km"], "{:+,.0f}"),
+                "change of the GeoScore": figure_text(gains[name]["geoscore"], "{:+z,.0f}"),
+                "change of the median error, km": figure_text(gains[name]["median_km"], "{:+z,.0f}"),
             }
             for name in in_order(list(gains))
         ]
@@ -294,7 +294,7 @@ def over_baseline_words(baseline: Prediction | None, gains: Mapping[str, Figure]
             verdict = "no difference beyond noise"
         else:
             verdict = "better, beyond noise" if better * own["value"] > 0 else "worse, beyond noise"
-        parts.append(f"{figure_text(own, '{:+,.0f}')} {unit} ({verdict})")
+        parts.append(f"{figure_text(own, '{:+z,.0f}')} {unit} ({verdict})")
     return (
         f"Against the strongest baseline, chosen on validation ({name}), Stage 2 has on the same test images "
         f"{' and '.join(parts)}. The baseline answers the point that is best for it on validation, Stage 2 the point "

@@ -52,7 +52,7 @@ def _percent(figure: Figure) -> str:
 
 
 def _points(figure: Figure) -> str:
-    return "{:+.1f} [{:+.1f}, {:+.1f}] points".format(*(100 * figure[part] for part in ("value", "low", "high")))
+    return "{:+z.1f} [{:+z.1f}, {:+z.1f}] points".format(*(100 * figure[part] for part in ("value", "low", "high")))
 
 
 def _number(figure: Figure, form: str = "{:.2f}") -> str:

@@ -138,7 +138,7 @@ def removals_table(truth: MapTruth) -> pd.DataFrame:
         for curve, by_order in removal.probability.items():
             for order in (name for name in by_order if name != RANDOM):
                 figure = removal.gain(order, curve=curve)
-                words = figure_text(figure, "{:+.1f}", 100)
+                words = figure_text(figure, "{:+z.1f}", 100)
                 line = {"model": model, "curve": f"{curve} of {way}", "pictures": f"{len(removal.rows):,}"}
                 lines.append(line | {"order of the patches": order, "beyond random patches, points": words})
     return pd.DataFrame(lines)

@@ -212,7 +212,7 @@ def gain_table(gains: Mapping[str, Figure]) -> pd.DataFrame:
         [
             {
                 "change": words,
-                "countries right, percentage points": figure_text(gains[name], "{:+.1f}", 100),
+                "countries right, percentage points": figure_text(gains[name], "{:+z.1f}", 100),
             }
             for name, words in GAIN_WORDS.items()
             if name in gains

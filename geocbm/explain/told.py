@@ -127,9 +127,8 @@ def leakage_in_words(told: Told) -> str:
     found = told.leakage
     if found is None:
         soft = told.gains.get("soft_gain")
-        said = (
-            "" if soft is None else f" What scores tell beyond the concepts named is {100 * soft['value']:+.1f} points."
-        )
+        gain = "" if soft is None else f"{100 * soft['value']:+z.1f} points"
+        said = gain and f" What scores tell beyond the concepts named is {gain}."
         return (
             "Which concepts can truly be seen is not known for enough pictures, so that leakage cannot be measured: a "
             f"score may tell of the country because of its concept or for other reasons.{said}"

@@ -85,11 +85,11 @@ class Metric:
             return "none"
         shown, digits = self.unit.factor * float(value), self.unit.digits
         if digits is None:
-            text = f"{shown:+,.4g}" if sign or self.change else f"{shown:,.4g}"
+            text = f"{shown:+z,.4g}" if sign or self.change else f"{shown:z,.4g}"
         else:
             # A single-digit distance would lose too much with its decimals.
             digits = 1 if self.unit is KM and not sign and not self.change and abs(shown) < 9.95 else digits
-            text = f"{shown:+,.{digits}f}" if sign or self.change else f"{shown:,.{digits}f}"
+            text = f"{shown:+z,.{digits}f}" if sign or self.change else f"{shown:z,.{digits}f}"
         if not text.strip("+-0.,"):
             return text.lstrip("+-")  # no minus zero
         return text.replace("-", "−")

@@ -70,7 +70,7 @@ def contribution_bars(explanations: Sequence[Explanation], most: int = 10, title
     if not explanations:
         raise ValueError("contribution_bars needs at least one explanation")
     panels = [explanation.largest(most) for explanation in explanations]
-    heads = [f"{escape(shorten(one.target, 60))}: {one.quantity} {one.total:+.2f}" for one in explanations]
+    heads = [f"{escape(shorten(one.target, 60))}: {one.quantity} {one.total:+z.2f}" for one in explanations]
     fig = make_subplots(rows=len(panels), cols=1, subplot_titles=heads, vertical_spacing=min(0.3, 0.2 / len(panels)))
     for i, (panel, one) in enumerate(zip(panels, explanations, strict=True), start=1):
         colours = [
@@ -106,7 +106,7 @@ def contribution_bars(explanations: Sequence[Explanation], most: int = 10, title
     first = panels[0].iloc[0]
     alt = (
         f"Bars of the contributions ({method}) of concepts to {len(panels)} answers. For {explanations[0].target} the "
-        f"largest is {first['name']} with {first['term']:+.2f} of {explanations[0].total:+.2f}."
+        f"largest is {first['name']} with {first['term']:+z.2f} of {explanations[0].total:+z.2f}."
     )
     bars = sum(len(panel) for panel in panels)
     shown = title or f"What each concept adds ({method})"

@@ -144,7 +144,7 @@ def point_table(figures: SureFigures) -> pd.DataFrame:
                 "within 25 km": f"{point['within_25km']['value']:.1%}",
                 "within 750 km": f"{point['within_750km']['value']:.1%}",
                 "GeoScore": figure_text(point["geoscore"]),
-                "change of the GeoScore": "" if name == own else figure_text(point["change"], "{:+,.0f}"),
+                "change of the GeoScore": "" if name == own else figure_text(point["change"], "{:+z,.0f}"),
             }
             for name, point in figures.points.items()
         ]
@@ -161,7 +161,7 @@ def hierarchy_table(figures: SureFigures) -> pd.DataFrame:
                 "without sums": single[level],
                 "right, %": figure_text(own["single"], "{:.1f}", 100),
                 "highest sum over cells right, %": figure_text(own["summed"], "{:.1f}", 100),
-                "change": figure_text(own["change"], "{:+.1f}", 100),
+                "change": figure_text(own["change"], "{:+z.1f}", 100),
             }
             for level, own in figures.named.items()
         ]

@@ -93,7 +93,7 @@ def _difference(metrics: Metrics) -> str:
     if not name or not any(gains.values()):
         return ""
     words = ROWS.get(f"baseline.{name}", name.replace("_", " "))
-    texts = {key: figure(gain, "{:+,.0f}") for key, gain in gains.items()}
+    texts = {key: figure(gain, "{:+z,.0f}") for key, gain in gains.items()}
     return (
         f"| *Stage 2 minus the strongest baseline ({words}), paired* | | "
         + " | ".join(f"*{texts[key]}*" if texts.get(key) else "" for key in COLUMNS)

@@ -75,7 +75,7 @@ def _clue_row(
         if (row, clue.meta) in pictures
     )
     source = "" if clue.of_labels else f"<br><small>the model leans on it{_support(clue)}</small>"
-    contribution = f"<td>{clue.contribution:+.2f}</td>" if math.isfinite(clue.contribution) else ""
+    contribution = f"<td>{clue.contribution:+z.2f}</td>" if math.isfinite(clue.contribution) else ""
     return (
         f"<tr><td><strong>{_safe(concept)}</strong><br><small>{_safe(parents[concept])}</small>{source}</td>"
         f"<td>{clue.labels} of {sheet.n}</td><td>{clue.lift:.1f}×</td>{contribution}<td>{shown}</td></tr>"

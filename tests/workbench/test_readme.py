@@ -66,3 +66,8 @@ def test_the_command_prints_a_run_or_says_what_is_missing(tmp_path, monkeypatch,
     write_json(tmp_path / "demo" / "metrics.json", METRICS)
     readme.main([])
     assert "| **Stage 2** |" in capsys.readouterr().out
+
+
+def test_a_difference_that_rounds_to_nothing_is_no_minus_zero() -> None:
+    same = METRICS | {"over_baseline.median_km_change": interval(-0.28, -60, 71)}
+    assert "*+0 [-60, 71]*" in readme.method_table(same)
