@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 @contextmanager
@@ -85,3 +85,20 @@ def write_json(path: str | Path, content: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Read a JSON file in UTF-8."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def hold_lock(stream: IO[Any]) -> bool:
+    """Lock an open file for this process until the file is closed or the process ends, however it ends.
+
+    Returns:
+        False when another process holds the lock. True on Windows, which has no such lock.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from geocbm.errors import ParameterError, UserError
-from geocbm.files import atomic_path, sha256_text
+from geocbm.files import atomic_path, hold_lock, sha256_text
 
 KEY, MADE_BY = "key", ("model", "top")
 """Entries of a line: which photograph it answers, and what answered it."""
@@ -147,16 +147,10 @@ class Journal:
 
     def _lock(self, stream: IO[bytes]) -> None:
         """Keep other commands from writing into the file as long as it is open here."""
-        try:
-            import fcntl
-        except ImportError:  # Windows has no such lock
-            return
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not hold_lock(stream):
             raise AnswerFileError(
                 f"{self.path} is being written by another geocbm predict; wait for it, or give another file"
-            ) from None
+            )
 
     def absorb(self, other: Path) -> None:
         """Take over the answers of another file that this one lacks, and remove it."""

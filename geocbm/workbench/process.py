@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from geocbm.files import hold_lock
+
 _TICK = 0.2  # seconds between looks at the memory
 
 
@@ -135,15 +137,6 @@ def only_one(file: Path, what: str) -> Iterator[None]:
 
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as stream:
-        try:
-            import fcntl
-        except ImportError:  # Windows has no such lock; the chain works without
-            yield
-            return
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ParameterError(
-                f"{what} is being made by another process; wait for it or choose another --run"
-            ) from None
+        if not hold_lock(stream):
+            raise ParameterError(f"{what} is being made by another process; wait for it or choose another --run")
         yield
