@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 
-from geocbm.atlas.draw import render
-from geocbm.atlas.world import World
+from geocbm_atlas.draw import render
+from geocbm_atlas.world import World
 
 
 def main() -> None:

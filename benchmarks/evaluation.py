@@ -23,8 +23,10 @@ import numpy as np
 import psutil
 
 from benchmarks.geocells import peak_bytes
-from geocbm import baselines, geocells, metrics, sure
-from geocbm.baselines import Prediction
+from geocbm import geocells, metrics
+from geocbm.evaluation import baselines
+from geocbm.evaluation import uncertainty as sure
+from geocbm.evaluation.baselines import Prediction
 
 SECONDS, MEMORY_GB = 10.0, 1.0
 PARENTS = 12

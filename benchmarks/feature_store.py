@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from benchmarks import timing
-from geocbm.features import FeatureStore
-from geocbm.features.writing import open_or_write
+from geocbm.encoders.features import FeatureStore
+from geocbm.encoders.features.writing import open_or_write
 
 TARGET = 5.0
 BLOCK = 8 * 2**20

@@ -49,7 +49,7 @@ def camera_photographs(files: Sequence[Path], folder: Path, size: tuple[int, int
 
 def measure(model: GeoCBM, files: Sequence[Path], rounds: int, what: str) -> None:
     """Rates of the encoder alone, of predicting, and of predicting one by one, in turn."""
-    from geocbm.photographs import read_photograph
+    from geocbm.data.images.photographs import read_photograph
     from geocbm.predict.views import OVERSAMPLED
 
     side = OVERSAMPLED * model.encoder.image_size

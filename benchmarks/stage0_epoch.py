@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from benchmarks import timing
 from geocbm.encoders.backbones import ImageFeatures, make_backbone
+from geocbm.encoders.features import encode_features
 from geocbm.encoders.image import ImageEncoder
-from geocbm.features import encode_features
-from geocbm.stage0 import Stage0Config, Stage0PretrainingModel, stage0_losses
+from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel, stage0_losses
 from geocbm.training import parameter_groups
 from geocbm.training.batches import batches_of
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import timing
-from geocbm.stage1 import Stage1ConceptModel, Stage1Config, fit_stage1, stage1_losses
+from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config, fit_stage1, stage1_losses
 
 TARGET = 0.6
 PARTS = {

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import timing
-from geocbm.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
-from geocbm.stage2.fitting import stage2_losses
+from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
+from geocbm.models.stage2.fitting import stage2_losses
 
 TARGET = 15.0
 

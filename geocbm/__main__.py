@@ -2,7 +2,7 @@
 
 import sys
 
-from geocbm.workbench.cli import main
+from geocbm.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

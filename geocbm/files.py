@@ -45,7 +45,7 @@ def run_command(path: str | Path, notebook: str) -> str:
         notebook: its number, e.g. "01".
     """
     from geocbm.errors import UserError
-    from geocbm.workbench import again  # knows the options; packages below the workbench need it for messages only
+    from geocbm.workbench import rerun_command as again
 
     folder = Path(path).absolute().parent
     try:

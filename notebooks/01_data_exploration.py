@@ -24,7 +24,8 @@ seed: int = 0  # seed of the split
 gallery_columns: int = 8  # pictures per row of the contact sheet
 
 # %%
-from geocbm import concepts, data, plots, summaries
+from geocbm import data, plots
+from geocbm.data import concepts, summaries
 from geocbm.workbench import notebook
 
 nb = notebook.start("01_data_exploration", globals())

@@ -25,9 +25,9 @@ options: dict = {}  # further settings of geocells.GeocellsConfig
 # %%
 from dataclasses import asdict
 
-from geocbm import geocells, metrics, plots, recipes
-from geocbm.runs import RunFiles
-from geocbm.workbench import notebook
+from geocbm import geocells, metrics, plots
+from geocbm.run import RunFiles
+from geocbm.workbench import notebook, recipes
 
 nb = notebook.start("02_geocells", globals())
 files = RunFiles(nb.run_folder)

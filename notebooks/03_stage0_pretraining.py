@@ -48,8 +48,9 @@ tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 options: dict = {}  # further settings of stage0.Stage0Config, such as {"concept_emb_dim": 256}
 
 # %%
-from geocbm import analysis, metrics, pipeline, plots, stage0
-from geocbm.runs import RunFiles
+from geocbm import analysis, metrics, pipeline, plots
+from geocbm.models import stage0
+from geocbm.run import RunFiles
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("03_stage0_pretraining", globals())

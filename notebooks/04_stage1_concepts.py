@@ -48,8 +48,9 @@ tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 options: dict = {}  # further settings of stage1.Stage1Config, such as {"temperature": 0.1}
 
 # %%
-from geocbm import analysis, metrics, pipeline, plots, stage1
-from geocbm.runs import RunFiles
+from geocbm import analysis, metrics, pipeline, plots
+from geocbm.models import stage1
+from geocbm.run import RunFiles
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("04_stage1_concepts", globals())

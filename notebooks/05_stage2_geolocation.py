@@ -56,8 +56,11 @@ tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 options: dict = {}  # further settings of stage2.Stage2Config, such as {"gating": False}
 
 # %%
-from geocbm import analysis, novelty, pipeline, plots, stage2, study
-from geocbm.runs import RunFiles
+from geocbm import analysis, pipeline, plots
+from geocbm.evaluation import ablation_study as study
+from geocbm.evaluation import novelty
+from geocbm.models import stage2
+from geocbm.run import RunFiles
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("05_stage2_geolocation", globals())

@@ -19,22 +19,18 @@ seed: int = 0  # seed of the resamples, of the fitted baselines and of the contr
 geoclip_backbone: str = ""  # folder of openai/clip-vit-large-patch14, or that name if it is cached: GeoCLIP's own model
 
 # %%
-from geocbm import (
-    analysis,
-    breakdown,
-    controls,
-    evaluation,
-    metrics,
-    novelty,
-    pipeline,
-    plots,
-    published,
-    split_kinds,
-    split_memory,
-    sure,
-)
-from geocbm.runs import RunFiles
-from geocbm.workbench import again, notebook, paths
+from geocbm import analysis, metrics, pipeline, plots
+from geocbm.evaluation import benchmarks as published
+from geocbm.evaluation import metrics_by_place as breakdown
+from geocbm.evaluation import novelty
+from geocbm.evaluation import proximity as split_memory
+from geocbm.evaluation import split_comparison as split_kinds
+from geocbm.evaluation import uncertainty as sure
+from geocbm.evaluation.methods import methods as evaluation
+from geocbm.explain import controls
+from geocbm.run import RunFiles
+from geocbm.workbench import notebook, paths
+from geocbm.workbench import rerun_command as again
 
 nb = notebook.start("06_evaluation", globals())
 files = RunFiles(nb.run_folder)

@@ -22,8 +22,9 @@ bootstrap: int = 200  # resamples behind each interval (1000 in full)
 seed: int = 0  # seed of the resamples and of the random controls
 
 # %%
-from geocbm import analysis, evaluation, explain, pipeline, plots
-from geocbm.runs import RunFiles
+from geocbm import analysis, explain, pipeline, plots
+from geocbm.evaluation.methods import methods as evaluation
+from geocbm.run import RunFiles
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("07_interpretability", globals())

@@ -20,8 +20,9 @@ bootstrap: int = 200  # resamples behind each interval (1000 in full)
 seed: int = 0  # seed of the resamples and of the random orders
 
 # %%
-from geocbm import explain, explore, pipeline, plots
-from geocbm.runs import RunFiles
+from geocbm import explain, pipeline, plots
+from geocbm.explain import live as explore
+from geocbm.run import RunFiles
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("08_interventions", globals())

@@ -21,9 +21,11 @@ clues: int = 5  # most clues of a country from the labels
 pictures: int = 2  # examples beside each clue
 
 # %%
-from geocbm import field_guide, pipeline, plots
-from geocbm.runs import RunFiles
-from geocbm.workbench import notebook, paths, sheets
+from geocbm import pipeline, plots
+from geocbm.explain import field_guide
+from geocbm.run import RunFiles
+from geocbm.workbench import field_guide_html as sheets
+from geocbm.workbench import notebook, paths
 
 nb = notebook.start("09_field_guide", globals())
 files = RunFiles(nb.run_folder)

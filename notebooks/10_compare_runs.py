@@ -20,8 +20,10 @@ bootstrap: int = 200  # resamples behind each interval (1000 in full)
 seed: int = 0  # seed of the resamples
 
 # %%
-from geocbm import compare, plots
-from geocbm.workbench import notebook, paths, words
+from geocbm import plots
+from geocbm.evaluation import compare_runs as compare
+from geocbm.workbench import html as words
+from geocbm.workbench import notebook, paths
 
 nb = notebook.start("10_compare_runs", globals())
 reports, run_root = paths.reports_root(), paths.data_root() / "runs"

@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from geocbm.encoders import ImageFeatures
+from geocbm.encoders.features import encode_features
+from geocbm.encoders.processes import exchange, from_main, on_main, process_count, process_index, together
 from geocbm.errors import UserError
-from geocbm.features import encode_features
 from geocbm.files import write_json
 from geocbm.geodesy import latlng_to_cartesian
-from geocbm.processes import exchange, from_main, on_main, process_count, process_index, together
-from geocbm.stage0 import Stage0Config
-from geocbm.stage1 import Stage1Config
-from geocbm.stage2 import Stage2Config
+from geocbm.models.stage0 import Stage0Config
+from geocbm.models.stage1 import Stage1Config
+from geocbm.models.stage2 import Stage2Config
 from geocbm.training.batches import Step, prefetched
 from geocbm.training.distributed import gather_rows, own_share, shared
 from geocbm.training.loop import evaluate, fit
@@ -122,7 +122,7 @@ def step_of_stage(stage: str, rows: np.ndarray, clip: Path) -> dict[str, Any]:
 
 def few_epochs(accumulation: int) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
     """History and weights of a whole training of Stage 1 without dropout, in batches of nine rows or parts of them."""
-    from geocbm.stage1 import fit_stage1
+    from geocbm.models.stage1 import fit_stage1
 
     config, *arguments, train, _ = stage_arguments("stage1", Path())
     config = Stage1Config(dropout=0.0, batch_size=9, accumulation_steps=accumulation, epochs=3, monitor="loss", lr=3e-3)
@@ -207,7 +207,7 @@ def not_finite() -> None:
 def main(folder: Path) -> None:
     from safetensors.torch import save_file
 
-    from geocbm.workbench.cli import build_parser
+    from geocbm.cli import build_parser
     from geocbm.workbench.model_commands import fit as fit_command
 
     told: dict[str, Any] = {"count": process_count(), "index": process_index()}
@@ -256,7 +256,7 @@ def main(folder: Path) -> None:
         settings = ["epochs=2", "batch_size=13", *(encoder if stage == "stage0" else [])]
         settings += ["ablation_mode=hybrid", "patience=1"] if stage == "stage2" else []
         options = [word for setting in settings for word in ("--set", setting)]
-        with patch("geocbm.processes.leave_processes"):  # they have more to do
+        with patch("geocbm.encoders.processes.leave_processes"):  # they have more to do
             assert fit_command(build_parser().parse_args(["fit", stage, "--run", "tiny", *options])) == 0
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / f"tensors_{index}.safetensors")
     write_json(folder / f"told_{index}.json", told)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geocbm.concepts import ConceptVocabulary
+from geocbm.data.concepts import ConceptVocabulary
 from geocbm.files import write_json
 
 N = 60

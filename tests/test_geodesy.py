@@ -82,5 +82,7 @@ def test_tensors_of_two_precisions_keep_the_finer_one():
 
 
 def test_light_modules_do_not_import_torch():
-    code = "import sys, geocbm.data, geocbm.concepts, geocbm.geocells; print({'torch', 'sklearn'} & set(sys.modules))"
+    code = (
+        "import sys, geocbm.data, geocbm.data.concepts, geocbm.geocells; print({'torch', 'sklearn'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -282,7 +282,7 @@ def test_make_says_in_one_sentence_what_python_lacks(tmp_path: Path, python: str
 
 
 def test_pairs_are_in_sync_and_parameters_are_read(capsys: pytest.CaptureFixture[str]) -> None:
-    from geocbm.workbench.cli import main
+    from geocbm.cli import main
 
     status = main(["check"])
     captured = capsys.readouterr()

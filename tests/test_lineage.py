@@ -12,9 +12,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny_run import STAGE1, STAGE2, TinyRun, write_cells
 
-from geocbm import data, evaluation, lineage, pipeline, sure
-from geocbm.concepts import ConceptVocabulary
+from geocbm import data, pipeline
+from geocbm.data import lineage
+from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import MismatchError, UserError
+from geocbm.evaluation import uncertainty as sure
+from geocbm.evaluation.methods import methods as evaluation
 from geocbm.files import read_json, sha256_file, write_json
 from geocbm.predict import GeoCBM
 

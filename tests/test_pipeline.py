@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from tiny_run import PARENT_OF, STAGE1, N, write_cells
 
 from geocbm import data, pipeline
-from geocbm.concepts import META_TEMPLATES
+from geocbm.data.concepts import META_TEMPLATES
 from geocbm.encoders import ImageEncoder, load_text_encoder, prototypes
+from geocbm.encoders.features import OnTheFlyFeatures
 from geocbm.errors import MismatchError, MissingInputError
-from geocbm.features import OnTheFlyFeatures
 from geocbm.files import read_json, write_json
-from geocbm.stage2 import Stage2Config
+from geocbm.models.stage2 import Stage2Config
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])

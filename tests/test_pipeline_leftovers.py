@@ -1,5 +1,5 @@
 from geocbm import pipeline
-from geocbm.runs import RunFiles
+from geocbm.run import RunFiles
 
 LEFT = (
     "stage2_both.safetensors",

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from geocbm import analysis, data, geocells, novelty, pipeline
-from geocbm.concepts import ConceptVocabulary
-from geocbm.runs import RunFiles
-from geocbm.stage0 import Stage0Config
-from geocbm.stage1 import Stage1Config
-from geocbm.stage2 import Stage2Config
+from geocbm import analysis, data, geocells, pipeline
+from geocbm.data.concepts import ConceptVocabulary
+from geocbm.evaluation import novelty
+from geocbm.models.stage0 import Stage0Config
+from geocbm.models.stage1 import Stage1Config
+from geocbm.models.stage2 import Stage2Config
+from geocbm.run import RunFiles
 
 PLACES = {  # a city in each country
     "France": (48.86, 2.35),

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocbm import lineage
+from geocbm.data import lineage
 from geocbm.files import read_json, write_json
 from geocbm.metrics import Resamples, figure_text, spatial_blocks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from geocbm.features import FeatureStore
-    from geocbm.runs import RunFiles
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.run import RunFiles
 
 FILE = "stage1_floor.json"
 PROBE_STRENGTH = 0.1

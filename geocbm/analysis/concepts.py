@@ -9,26 +9,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from geocbm import lineage
-from geocbm.data import image_files
+from geocbm.data import image_files, lineage
 from geocbm.metrics import Resamples, concept_intervals, spatial_blocks
-from geocbm.metrics.figures import printable
+from geocbm.metrics.formatting import printable
 from geocbm.metrics.table import metric
-from geocbm.runs import RunFiles
+from geocbm.run import RunFiles
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from geocbm.encoders import ImageEncoder
-    from geocbm.features import FeatureStore
-    from geocbm.stage1 import Stage1ConceptModel
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.models.stage1 import Stage1ConceptModel
 
 Arrays = dict[str, np.ndarray]
 
 
 def predict_concepts(model: Stage1ConceptModel, features: FeatureStore) -> Arrays:
     """Concept probabilities of every row: `meta [n, k_m]`, `parent [n, k_p]`."""
-    from geocbm.stage1 import predict_stage1
+    from geocbm.models.stage1 import predict_stage1
 
     out = predict_stage1(model, features.read_all("pooled"), tokens=features)
     return {"meta": out["meta_probabilities"].numpy(), "parent": out["parent_probabilities"].numpy()}

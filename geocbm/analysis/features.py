@@ -9,12 +9,12 @@ import pandas as pd
 
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import Resamples, bootstrap, spatial_blocks
-from geocbm.runs import RunFiles
+from geocbm.run import RunFiles
 
 if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
-    from geocbm.features import FeatureStore
-    from geocbm.stage0 import Stage0PretrainingModel
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.models.stage0 import Stage0PretrainingModel
 
 Figure = dict[str, float]
 
@@ -75,7 +75,7 @@ def retrieval_figures(
     """
     import torch
 
-    from geocbm.stage0 import retrieval_by_row
+    from geocbm.models.stage0 import retrieval_by_row
 
     if not len(rows):
         return {}
@@ -95,7 +95,7 @@ def class_mean_figure(files: RunFiles, pooled: np.ndarray, n_resamples: int = 20
         n_resamples: resamples behind the interval, by blocks of 100 km.
         seed: of the resamples.
     """
-    from geocbm.stage0 import nearest_class_mean
+    from geocbm.models.stage0 import nearest_class_mean
 
     meta, val = files.meta_and_parent[0], files.rows["val"]
     right = nearest_class_mean(pooled, meta, files.rows["train"], val) == meta[val]

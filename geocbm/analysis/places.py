@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from geocbm import lineage
-from geocbm.data import image_files
+from geocbm.data import image_files, lineage
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import (
     Resamples,
@@ -20,18 +19,18 @@ from geocbm.metrics import (
     recordables,
     spatial_blocks,
 )
-from geocbm.metrics.figures import printable
+from geocbm.metrics.formatting import printable
 from geocbm.metrics.table import metric
-from geocbm.runs import RunFiles
+from geocbm.run import RunFiles
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
     from geocbm.encoders import ImageEncoder
-    from geocbm.features import FeatureStore
-    from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
-    from geocbm.sure import Decoder, PointChoice
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.evaluation.uncertainty import Decoder, PointChoice
+    from geocbm.models.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
 
 Arrays = dict[str, np.ndarray]
 
@@ -46,7 +45,7 @@ def predict_places(
     decoder: Decoder | None = None,
 ) -> Arrays:
     """Places of some rows: `km` and what `stage2.predict_stage2` returns; cells best first, `[m, k]`."""
-    from geocbm.stage2 import concept_input, predict_stage2
+    from geocbm.models.stage2 import concept_input, predict_stage2
 
     given = concept_input(model.config, concepts)
     predicted = predict_stage2(model, given, features, rows, refiner=refiner, pooled=features, decoder=decoder)
@@ -101,7 +100,7 @@ def moved_km(files: RunFiles, predicted: Arrays, rows: np.ndarray) -> dict[str, 
 
 def choice_table(choice: PointChoice) -> pd.DataFrame:
     """Validation figures of every point that might be answered, in words; the one that is answered is marked."""
-    from geocbm.sure import POINT_WORDS
+    from geocbm.evaluation.uncertainty import POINT_WORDS
 
     return pd.DataFrame(
         [
@@ -263,7 +262,7 @@ def save_cell_scores(
 ) -> None:
     """Write the logits of all cells for the validation and the test split, for pages that ask how sure the model is.
 
-    `geocbm.sure.read_cell_scores` reads the file.
+    `geocbm.evaluation.uncertainty.read_cell_scores` reads the file.
 
     Args:
         path: the file, `cell_scores.npz`.
@@ -273,8 +272,8 @@ def save_cell_scores(
         features: the adapted features.
     """
     from geocbm.encoders.loading import hash_weights
-    from geocbm.stage2 import cell_logits, concept_input
-    from geocbm.sure import in_half_precision
+    from geocbm.evaluation.uncertainty import in_half_precision
+    from geocbm.models.stage2 import cell_logits, concept_input
 
     content: Arrays = {
         "cells_digest": np.asarray(files.cells.digest),

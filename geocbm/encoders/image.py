@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from geocbm.encoders.backbones import Backbone, ImageFeatures, make_backbone
+from geocbm.encoders.hub import find_model_folder
 from geocbm.encoders.loading import config_text, hash_weights, read_model, weights_state
 from geocbm.encoders.preprocessing import Preprocessing
-from geocbm.encoders.resolve import find_model_folder
 from geocbm.errors import ParameterError, UserError, first_line
 from geocbm.files import sha256_text
 

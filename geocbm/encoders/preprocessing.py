@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geocbm.data.images.pictures import open_picture, to_rgb
 from geocbm.encoders.loading import config_text
 from geocbm.errors import ParameterError, first_line
-from geocbm.pictures import open_picture, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from geocbm.encoders.hub import find_model_folder
 from geocbm.encoders.loading import config_text, hash_weights, read_config, read_model, weights_state
-from geocbm.encoders.resolve import find_model_folder
 from geocbm.errors import ParameterError
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")

@@ -1,15 +1,21 @@
 """Why the model says so, and whether that is true."""
 
-from geocbm.explain.answered import (
-    agreement_sentence,
-    answer_table,
-    explain_country,
-    modes_explained,
-    named_countries,
+from geocbm.explain.ablation import (
+    REMOVED,
+    against_prior,
+    falls_to_prior,
+    interval_of,
+    left_in_words,
+    left_sentence,
+    reach_in_words,
+    what_is_left,
+    what_reaches,
 )
+from geocbm.explain.answered import agreement_sentence, answer_table, explain_country, modes_explained, named_countries
 from geocbm.explain.boxes import Pairs, boxes_in_window, covered_patches, crop_window, true_pairs
-from geocbm.explain.card import VERDICTS, card_summary, card_table
 from geocbm.explain.completeness import completeness_figures, completeness_ratio, completeness_table, model_rights
+from geocbm.explain.concept_information import Told, leakage_in_words, leakage_table, measure_told, told_records
+from geocbm.explain.concept_labels import Levels, Presence, known_presence, measure_levels
 from geocbm.explain.contributions import (
     BY_ABLATION,
     EXACT,
@@ -19,8 +25,8 @@ from geocbm.explain.contributions import (
     explain_scores,
     weighted_terms,
 )
-from geocbm.explain.curve import POLICIES, UNITS, choose_levels, intervention_curve, named_cell_terms, setbacks
-from geocbm.explain.deletion import (
+from geocbm.explain.counterfactuals import STRENGTHS, Edit, Story, what_if_stories
+from geocbm.explain.faithfulness import (
     DELETION,
     INSERTION,
     PIXELS,
@@ -32,8 +38,17 @@ from geocbm.explain.deletion import (
     sample_rows,
     token_answer,
 )
-from geocbm.explain.editable import EditableModel, Places, load_editable, strict_model
-from geocbm.explain.edits_page import (
+from geocbm.explain.flows import Flows, concept_flows, flow_amounts, picture_amounts
+from geocbm.explain.intervention_curve import (
+    POLICIES,
+    UNITS,
+    choose_levels,
+    intervention_curve,
+    named_cell_terms,
+    setbacks,
+)
+from geocbm.explain.intervention_model import EditableModel, Places, load_editable, strict_model
+from geocbm.explain.intervention_report import (
     both_curves,
     constants_are_left,
     curve_sentence,
@@ -47,17 +62,6 @@ from geocbm.explain.edits_page import (
     truth_in_words,
     usual_levels,
 )
-from geocbm.explain.effective import (
-    Effective,
-    accuracy_at,
-    average_accuracy,
-    effective_concepts,
-    effective_curves,
-    effective_in_words,
-    effective_table,
-    kept_share,
-)
-from geocbm.explain.flows import Flows, concept_flows, flow_amounts, picture_amounts
 from geocbm.explain.interventions import (
     ask,
     correct_concepts,
@@ -68,7 +72,7 @@ from geocbm.explain.interventions import (
     swap_concepts,
 )
 from geocbm.explain.leakage import Leakage, measure_leakage
-from geocbm.explain.localisation import (
+from geocbm.explain.localization import (
     ATTENTION,
     CENTRE,
     CHANCE,
@@ -82,23 +86,28 @@ from geocbm.explain.localisation import (
     pointing_figures,
     pointing_records,
 )
-from geocbm.explain.map_truth import MapTruth, chosen_kind, measure_maps, removal_records, removals_table, run_stability
+from geocbm.explain.map_faithfulness import (
+    MapTruth,
+    chosen_kind,
+    measure_maps,
+    removal_records,
+    removals_table,
+    run_stability,
+)
 from geocbm.explain.maps import centre_map, concept_maps, kinds_of_map, named_map, random_maps
 from geocbm.explain.overlays import Overlays, attention_overlays, concept_overlays
-from geocbm.explain.presence import Levels, Presence, known_presence, measure_levels
 from geocbm.explain.probes import Reading, country_readings, gain_table, read_label, reading_gains, reading_table
-from geocbm.explain.removal import (
-    REMOVED,
-    against_prior,
-    falls_to_prior,
-    interval_of,
-    left_in_words,
-    left_sentence,
-    reach_in_words,
-    what_is_left,
-    what_reaches,
-)
 from geocbm.explain.similar import answers_off, example_rows, row_captions, similar_examples, similar_rows
+from geocbm.explain.sparsity import (
+    Effective,
+    accuracy_at,
+    average_accuracy,
+    effective_concepts,
+    effective_curves,
+    effective_in_words,
+    effective_table,
+    kept_share,
+)
 from geocbm.explain.stability import (
     explain_seeds,
     measure_stability,
@@ -107,9 +116,8 @@ from geocbm.explain.stability import (
     stability_records,
     stability_table,
 )
-from geocbm.explain.told import Told, leakage_in_words, leakage_table, measure_told, told_records
-from geocbm.explain.trust import card_lines
-from geocbm.explain.what_if import STRENGTHS, Edit, Story, what_if_stories
+from geocbm.explain.trust_card import VERDICTS, card_summary, card_table
+from geocbm.explain.trust_report import card_lines
 
 __all__ = [
     "ATTENTION",

@@ -13,8 +13,8 @@ from geocbm.explain.flows import place_of_cells
 from geocbm.geodesy import haversine_km
 
 if TYPE_CHECKING:
-    from geocbm.explain.editable import EditableModel
-    from geocbm.runs import RunFiles
+    from geocbm.explain.intervention_model import EditableModel
+    from geocbm.run import RunFiles
 
 
 def named_countries(model: EditableModel, rows: np.ndarray, files: RunFiles) -> np.ndarray:

@@ -13,7 +13,7 @@ from geocbm.errors import ParameterError
 
 if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
-    from geocbm.runs import RunFiles
+    from geocbm.run import RunFiles
 
 Box = tuple[float, float, float, float]
 
@@ -153,9 +153,9 @@ def true_pairs(files: RunFiles, encoder: ImageEncoder, rows: np.ndarray) -> Pair
     Raises:
         ParameterError: a box has no four ends.
     """
-    from geocbm.atlas.dataset import load_ground_truth
     from geocbm.data import image_files
-    from geocbm.pictures import open_picture
+    from geocbm.data.images.pictures import open_picture
+    from geocbm_atlas.dataset import load_ground_truth
 
     folder = Path(files.table.attrs["folder"])
     if not (folder / "ground_truth.jsonl.gz").exists():

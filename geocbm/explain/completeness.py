@@ -13,7 +13,7 @@ from geocbm.metrics import figure_text
 
 if TYPE_CHECKING:
     from geocbm.metrics import Resamples
-    from geocbm.runs import RunFiles
+    from geocbm.run import RunFiles
 
 Figure = dict[str, float]
 

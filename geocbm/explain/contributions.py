@@ -25,7 +25,7 @@ from torch import Tensor
 from geocbm.errors import ParameterError
 
 if TYPE_CHECKING:
-    from geocbm.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
 
 EXACT, BY_ABLATION = "exact", "by ablation"
 

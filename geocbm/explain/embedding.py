@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from geocbm.stage1 import Stage1ConceptModel
+    from geocbm.models.stage1 import Stage1ConceptModel
 
 LEAST = 1e-6
 SURE = 0.999
@@ -28,7 +28,7 @@ def edited_embedding(model: Stage1ConceptModel, concept_emb: Tensor, scores: Ten
     Returns:
         `(B, c)`; rows whose metas were not edited stay as they are.
     """
-    from geocbm.bottleneck import PatchBottleneck, mix_prototypes
+    from geocbm.models.bottlenecks import PatchBottleneck, mix_prototypes
 
     n = len(model.meta_bias)
     before, after = scores[:, :n], edited[:, :n]

@@ -14,7 +14,7 @@ from geocbm.errors import ParameterError
 from geocbm.explain.contributions import country_terms, country_weights, weighted_terms
 
 if TYPE_CHECKING:
-    from geocbm.explain.editable import EditableModel
+    from geocbm.explain.intervention_model import EditableModel
     from geocbm.geocells import Geocells
 
 

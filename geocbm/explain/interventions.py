@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from geocbm.errors import ParameterError
+from geocbm.explain.concept_labels import Levels
 from geocbm.explain.embedding import edited_embedding
-from geocbm.explain.presence import Levels
 
 if TYPE_CHECKING:
-    from geocbm.stage1 import Stage1ConceptModel
-    from geocbm.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
+    from geocbm.models.stage1 import Stage1ConceptModel
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
 
 REST = ("keep", "siblings", "all")
 LEAST_SCORE = 1e-6

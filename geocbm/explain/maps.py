@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
 
     from geocbm.encoders import ImageEncoder
-    from geocbm.features import FeatureStore
-    from geocbm.runs import RunFiles
-    from geocbm.stage1 import Stage1ConceptModel
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.models.stage1 import Stage1ConceptModel
+    from geocbm.run import RunFiles
 
 SCORE, SHARE, GRADIENT = "score", "share", "gradient x input"
 MAP_KINDS = (SCORE, SHARE)
@@ -151,7 +151,7 @@ def _pixel_gradient(
     from torch.nn import functional
 
     from geocbm.data import image_files
-    from geocbm.pictures import open_picture
+    from geocbm.data.images.pictures import open_picture
 
     paths = image_files(files.table)
     pixels = encoder.preprocess([open_picture(paths[row]) for row in rows]).to(encoder.device).requires_grad_(True)

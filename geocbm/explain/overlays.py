@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from geocbm.encoders import ImageEncoder
-    from geocbm.explain.editable import EditableModel
-    from geocbm.features import FeatureStore
-    from geocbm.runs import RunFiles
-    from geocbm.stage1 import Stage1ConceptModel
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.explain.intervention_model import EditableModel
+    from geocbm.models.stage1 import Stage1ConceptModel
+    from geocbm.run import RunFiles
 
 Box = tuple[float, float, float, float]
 
@@ -51,7 +51,7 @@ def attention_overlays(
     Returns:
         The overlays; none where the mode asks no patch.
     """
-    from geocbm.explain.edits_page import seen_picture
+    from geocbm.explain.intervention_report import seen_picture
 
     found = Overlays([], [], [], [])
     if not model.head.config.reads_tokens:
@@ -96,7 +96,7 @@ def concept_overlays(
         The overlays. A box is drawn where the data knows that the concept is seen and where; it is the largest one of
         that concept.
     """
-    from geocbm.explain.edits_page import seen_picture
+    from geocbm.explain.intervention_report import seen_picture
     from geocbm.explain.maps import concept_maps
 
     metas = files.concepts.metas
@@ -122,7 +122,7 @@ def concept_overlays(
 
 def _ground_truth(files: RunFiles) -> dict | None:
     """What can truly be seen in each panorama; None where nobody knows."""
-    from geocbm.atlas.dataset import load_ground_truth
+    from geocbm_atlas.dataset import load_ground_truth
 
     folder = Path(files.table.attrs["folder"])
     return load_ground_truth(folder) if (folder / "ground_truth.jsonl.gz").exists() else None
@@ -131,8 +131,8 @@ def _ground_truth(files: RunFiles) -> dict | None:
 def _window(files: RunFiles, encoder: ImageEncoder, row: int) -> Box:
     """The part of a picture that the model sees."""
     from geocbm.data import image_files
+    from geocbm.data.images.pictures import open_picture
     from geocbm.explain.boxes import crop_window
-    from geocbm.pictures import open_picture
 
     return crop_window(encoder, open_picture(image_files(files.table.iloc[[row]])[0]).size)
 

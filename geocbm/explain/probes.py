@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
+from geocbm.explain.concept_labels import Presence
 from geocbm.explain.penalty import LEAST_PROBABILITY, choose_strength, fit_quietly, logistic
-from geocbm.explain.presence import Presence
 from geocbm.metrics import figure_text, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.metrics import Resamples
-    from geocbm.runs import RunFiles
+    from geocbm.run import RunFiles
 
 Figure = dict[str, float]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from geocbm.encoders import ImageEncoder
-    from geocbm.runs import RunFiles
+    from geocbm.run import RunFiles
 
 
 def example_rows(files: RunFiles, places: pd.DataFrame, count: int) -> list[int]:
@@ -92,7 +92,7 @@ def similar_examples(
         Pictures as the model saw them, and for each its country and its note.
     """
     from geocbm.data import image_files
-    from geocbm.pictures import open_picture
+    from geocbm.data.images.pictures import open_picture
 
     train = files.rows["train"]
     candidates = train[files.meta_and_parent[0][train] == meta]

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from geocbm.encoders import ImageEncoder
-    from geocbm.features import FeatureStore
-    from geocbm.runs import RunFiles
-    from geocbm.stage1 import Stage1ConceptModel
-    from geocbm.stage2 import Stage2CrossAttentionGeoHead
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.models.stage1 import Stage1ConceptModel
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
+    from geocbm.run import RunFiles
 
 CONCEPTS, MAPS, ATTENTION = "order of the concepts", "map of the named concept", "attention"
 
@@ -83,7 +83,8 @@ def train_seed(
     Returns:
         Both models, and what Stage 1 says of every row.
     """
-    from geocbm import pipeline, stage1
+    from geocbm import pipeline
+    from geocbm.models import stage1
 
     config1 = replace(pipeline.load_stage1(files).config, seed=seed, tracking="disabled")
     config2 = replace(pipeline.load_stage2(files).config, seed=seed, tracking="disabled")
@@ -117,8 +118,8 @@ def explain_seeds(
         ParameterError: fewer than two seeds, or one twice.
     """
     from geocbm.explain.boxes import true_pairs
-    from geocbm.explain.localisation import SMALL, points
-    from geocbm.stage2 import concept_input, predict_stage2
+    from geocbm.explain.localization import SMALL, points
+    from geocbm.models.stage2 import concept_input, predict_stage2
 
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ParameterError(f"stability_seeds is {list(seeds)}; give at least two different seeds, or none")

@@ -18,7 +18,7 @@ from torch import Tensor
 from geocbm.explain.contributions import BY_ABLATION, EXACT, Explanation, country_weights, weighted_terms
 
 if TYPE_CHECKING:
-    from geocbm.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
 
 
 @dataclass(frozen=True)

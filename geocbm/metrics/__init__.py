@@ -5,12 +5,7 @@ miss everywhere. Intervals are bootstrap intervals that resample whole spatial b
 side are not independent evidence.
 """
 
-from geocbm.metrics.bootstrap import (
-    bootstrap,
-    geolocation_intervals,
-    paired_difference,
-    spatial_blocks,
-)
+from geocbm.metrics.bootstrap import bootstrap, geolocation_intervals, paired_difference, spatial_blocks
 from geocbm.metrics.calibration import (
     calibration_error_by_chance,
     expected_calibration_error,
@@ -19,14 +14,8 @@ from geocbm.metrics.calibration import (
     reliability_bins,
 )
 from geocbm.metrics.concept import concept_intervals, concept_metrics, macro_recall
-from geocbm.metrics.figures import NO_INTERVAL, figure_text, recordable, recordables, verdict
-from geocbm.metrics.geolocation import (
-    THRESHOLDS_KM,
-    error_km,
-    geoguessr_points,
-    geolocation_metrics,
-    geoscore,
-)
+from geocbm.metrics.formatting import NO_INTERVAL, figure_text, recordable, recordables, verdict
+from geocbm.metrics.geolocation import THRESHOLDS_KM, error_km, geoguessr_points, geolocation_metrics, geoscore
 from geocbm.metrics.places import country_accuracy, country_of, place_accuracy, places_of
 from geocbm.metrics.resamples import FEWEST_BLOCKS, Resamples
 from geocbm.metrics.seeds import over_seeds

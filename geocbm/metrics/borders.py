@@ -49,7 +49,7 @@ class _Rings(NamedTuple):
 @cache
 def _rings() -> _Rings:
     """Read the borders, once for each process."""
-    with files("geocbm").joinpath("data_files/country_borders.npz").open("rb") as stream:
+    with files("geocbm").joinpath("metrics/country_borders.npz").open("rb") as stream:
         stored = np.load(stream, allow_pickle=False)
         codes, country, rings, corners = (stored[name] for name in ("codes", "country", "rings", "corners"))
         planes = stored["steps"]  # (2, 4, n) bytes of whole numbers

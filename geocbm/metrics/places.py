@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from geocbm.country_names import names_by_code
 from geocbm.geodesy import latlng_to_cartesian
 from geocbm.metrics.borders import country_codes
+from geocbm.metrics.country_names import names_by_code
 from geocbm.metrics.inputs import column, same_length
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def places_of(lat: Any, lng: Any) -> pd.DataFrame:
         lng: `[n]` longitudes in degrees, in any turn.
 
     Returns:
-        A row per point with `country` (spelt as in `geocbm.country_names`), `region` and `city`; empty text where a
+        A row per point with `country` (spelt as in `metrics.country_names`), `region` and `city`; empty text where a
         coordinate is missing, in the open sea, and where the list knows no town or no name (Antarctica).
     """
     latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)

@@ -7,14 +7,7 @@ it may run in a notebook.
 from __future__ import annotations
 
 from geocbm.pipeline.adoption import take_stage0, take_stage1
-from geocbm.pipeline.decoding import (
-    answer_places,
-    decoding_file,
-    load_decoder,
-    make_decoder,
-    read_choice,
-    save_decoder,
-)
+from geocbm.pipeline.decoding import answer_places, decoding_file, load_decoder, make_decoder, read_choice, save_decoder
 from geocbm.pipeline.inputs import (
     EncoderConfig,
     compute_device,
@@ -42,7 +35,7 @@ from geocbm.pipeline.stages import (
     other_recipe_places,
     predict_concepts,
 )
-from geocbm.recipes import config_fields
+from geocbm.workbench.recipes import config_fields
 
 __all__ = [
     "EncoderConfig",

@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geocbm import lineage
+from geocbm.data import lineage
+from geocbm.encoders.processes import on_main
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, read_json, write_json
 from geocbm.pipeline.inputs import EncoderConfig, encode_adapted, encode_vanilla, load_encoder
-from geocbm.processes import on_main
-from geocbm.runs import RunFiles
+from geocbm.run import RunFiles
 
 if TYPE_CHECKING:
-    from geocbm.features import FeatureStore
+    from geocbm.encoders.features import FeatureStore
 
 
 def take_stage0(files: RunFiles, checkpoint: str | Path, cache: Path) -> None:
@@ -37,7 +37,7 @@ def take_stage0(files: RunFiles, checkpoint: str | Path, cache: Path) -> None:
         MissingInputError: the checkpoint or its JSON is not there.
         MismatchError: it was trained on another table, other splits, names or prototypes, or from another encoder.
     """
-    from geocbm import stage0
+    from geocbm.models import stage0
 
     _drop(files, "stage0.*", "features.*")
     if not str(checkpoint):

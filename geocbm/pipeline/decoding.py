@@ -6,18 +6,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geocbm import lineage
+from geocbm.data import lineage
 from geocbm.errors import MismatchError
 from geocbm.files import read_json, write_json
 from geocbm.geodesy import latlng_to_cartesian
-from geocbm.runs import RunFiles
+from geocbm.run import RunFiles
 
 if TYPE_CHECKING:
     import torch
 
-    from geocbm.features import FeatureStore
-    from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
-    from geocbm.sure import Decoder, Places, PointChoice
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.evaluation.uncertainty import Decoder, Places, PointChoice
+    from geocbm.models.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
 
 
 def decoding_file(name: str = "stage2") -> str:
@@ -27,7 +27,7 @@ def decoding_file(name: str = "stage2") -> str:
 
 def answer_places(files: RunFiles) -> Places:
     """Cell centres and training places of a run, as a decoder needs them."""
-    from geocbm.sure import Places
+    from geocbm.evaluation.uncertainty import Places
 
     train = files.rows["train"]
     training = latlng_to_cartesian(files.lat[train], files.lng[train])
@@ -50,8 +50,8 @@ def make_decoder(
         features: the adapted features.
         refiner: training pictures that move the answer, if the head uses them.
     """
-    from geocbm.stage2 import concept_input, undecoded
-    from geocbm.sure import fit_decoder
+    from geocbm.evaluation.uncertainty import fit_decoder
+    from geocbm.models.stage2 import concept_input, undecoded
 
     val = files.rows["val"]
     logits, own = undecoded(head, concept_input(head.config, concepts), features, val, refiner)
@@ -86,7 +86,7 @@ def load_decoder(files: RunFiles, head: Stage2CrossAttentionGeoHead, name: str =
         MissingInputError: the head's settings ask for a choice, but it is not there.
         MismatchError: it was made from another table, other splits or cells, or for another head.
     """
-    from geocbm.sure import Decoder
+    from geocbm.evaluation.uncertainty import Decoder
 
     file = decoding_file(name)
     if head.config.answer_point == "argmax" and not files.path(file).exists():
@@ -124,7 +124,7 @@ def _read(files: RunFiles, file: str) -> dict[str, Any]:
 
 
 def _choice(content: dict[str, Any]) -> PointChoice:
-    from geocbm.sure import POINT_WORDS, PointChoice
+    from geocbm.evaluation.uncertainty import POINT_WORDS, PointChoice
 
     choice = PointChoice(**content["choice"])
     if choice.point not in POINT_WORDS:

@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geocbm import lineage
-from geocbm.concepts import META_TEMPLATES, PARENT_TEMPLATES
-from geocbm.data import image_files
+from geocbm.data import image_files, lineage
+from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES
+from geocbm.encoders.processes import join_processes
 from geocbm.errors import MismatchError
 from geocbm.files import atomic_path, read_json
-from geocbm.processes import join_processes
-from geocbm.runs import RunFiles
+from geocbm.run import RunFiles
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from geocbm.encoders import ImageEncoder, TextEncoder
-    from geocbm.features import FeatureStore
-    from geocbm.stage0 import Stage0PretrainingModel
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.models.stage0 import Stage0PretrainingModel
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def encode_vanilla(files: RunFiles, config: EncoderConfig, encoder: ImageEncoder
     Returns:
         A store with the pooled features and the activations that enter the trainable blocks.
     """
-    from geocbm.features import encode_features
+    from geocbm.encoders.features import encode_features
 
     return encode_features(
         encoder,
@@ -95,7 +94,7 @@ def encode_adapted(vanilla: FeatureStore, config: EncoderConfig, encoder: ImageE
     Returns:
         A store with the pooled features and the patch tokens.
     """
-    from geocbm.features import re_encode
+    from geocbm.encoders.features import re_encode
 
     return re_encode(
         vanilla,
@@ -140,7 +139,7 @@ def read_prototypes(files: RunFiles, trained: bool = True) -> dict[str, torch.Te
     """
     from safetensors.torch import load_file
 
-    from geocbm import stage0
+    from geocbm.models import stage0
 
     base = load_file(files.need("prototypes.safetensors"))
     described = files.in_use("stage0.json")
@@ -162,7 +161,7 @@ def open_features(files: RunFiles, which: str, cache: Path) -> FeatureStore:
     Raises:
         MismatchError: the store holds other images than the table.
     """
-    from geocbm.features import FeatureStore
+    from geocbm.encoders.features import FeatureStore
 
     content = read_json(files.need("features.json"))
     folder = cache / content[which]["folder"]
@@ -187,7 +186,7 @@ def load_stage0(
         files: the run.
         location_encoder: needed only to embed places.
     """
-    from geocbm import stage0
+    from geocbm.models import stage0
 
     files.need("stage0.safetensors")  # before the encoder is loaded, which takes a while
     encoder = load_encoder(read_json(files.need("features.json"))["encoders"]["image_encoder"])
@@ -196,8 +195,8 @@ def load_stage0(
 
 def load_words(files: RunFiles) -> TextEncoder:
     """Load the text encoder of a run, with the weights of Stage 0 if that trained it, to encode other words."""
-    from geocbm import stage0
     from geocbm.encoders import load_text_encoder
+    from geocbm.models import stage0
 
     encoders = EncoderConfig(**read_json(files.need("features.json"))["encoders"])
     text = load_text_encoder(encoders.text_encoder or None, encoders.image_encoder)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from geocbm.lineage import ADOPTED
-from geocbm.runs import RunFiles
+from geocbm.data.lineage import ADOPTED
+from geocbm.run import RunFiles
 
 _COMPANIONS = ("_neighbours", "_decoding")
 

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocbm import lineage
+from geocbm.data import lineage
+from geocbm.encoders.processes import on_main
 from geocbm.files import write_json
 from geocbm.pipeline.inputs import EncoderConfig, encode_adapted, load_stage0, read_prototypes
-from geocbm.processes import on_main
-from geocbm.recipes import read_recipe, with_recipe
-from geocbm.runs import RunFiles
+from geocbm.run import RunFiles
+from geocbm.workbench.recipes import read_recipe, with_recipe
 
 if TYPE_CHECKING:
     import torch
 
     from geocbm.encoders import ImageEncoder
-    from geocbm.features import FeatureStore
-    from geocbm.stage0 import Stage0Config, Stage0PretrainingModel
-    from geocbm.stage1 import Stage1ConceptModel, Stage1Config
-    from geocbm.stage2 import NeighbourRefiner, Stage2Config, Stage2CrossAttentionGeoHead
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
+    from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
+    from geocbm.models.stage2 import NeighbourRefiner, Stage2Config, Stage2CrossAttentionGeoHead
     from geocbm.training import FitResult
 
 
@@ -40,8 +40,8 @@ def fit_stage0(
     Returns:
         The model, the history of its training, and the adapted features (`pooled`, `tokens`).
     """
-    from geocbm import stage0
     from geocbm.encoders import load_location_encoder, load_text_encoder
+    from geocbm.models import stage0
 
     base = read_prototypes(files, trained=False)
     prompts = None
@@ -94,7 +94,7 @@ def fit_stage1(
         name: stem of the checkpoint; None writes none.
         report: called with one line per epoch.
     """
-    from geocbm import stage1
+    from geocbm.models import stage1
 
     base = read_prototypes(files)
     meta, parent = files.meta_and_parent
@@ -119,14 +119,14 @@ def fit_stage1(
 
 def load_stage1(files: RunFiles, name: str = "stage1") -> Stage1ConceptModel:
     """Load a concept model, refused if it was trained on anything else than the run has."""
-    from geocbm import stage1
+    from geocbm.models import stage1
 
     return stage1.load_stage1(files.need(f"{name}.safetensors"))
 
 
 def predict_concepts(files: RunFiles, features: FeatureStore, name: str = "stage1") -> dict[str, torch.Tensor]:
     """What Stage 1 says of every row, see `stage1.predict_stage1`; on the CPU."""
-    from geocbm import stage1
+    from geocbm.models import stage1
 
     return stage1.predict_stage1(load_stage1(files, name), features.read_all("pooled"), tokens=features)
 
@@ -149,9 +149,9 @@ def fit_stage2(
         name: stem of the checkpoint, variants take a name of their own; None writes none.
         report: called with one line per epoch.
     """
-    from geocbm import stage2
+    from geocbm.encoders.processes import is_main_process
+    from geocbm.models import stage2
     from geocbm.pipeline.decoding import decoding_file, make_decoder, save_decoder
-    from geocbm.processes import is_main_process
 
     trained = stage2.fit_stage2(
         config,
@@ -214,7 +214,7 @@ def _fit_and_predict(
 
 def load_stage2(files: RunFiles, name: str = "stage2") -> Stage2CrossAttentionGeoHead:
     """Load the geolocation head, refused if it was trained on anything else than the run has."""
-    from geocbm import stage2
+    from geocbm.models import stage2
 
     return stage2.load_stage2(files.need(f"{name}.safetensors"))
 
@@ -231,7 +231,7 @@ def load_concept_head(files: RunFiles) -> Stage2CrossAttentionGeoHead | None:
 
 def make_refiner(files: RunFiles, features: FeatureStore) -> NeighbourRefiner:
     """Training pictures of the run, for the refinement inside the most probable cells."""
-    from geocbm.stage2 import NeighbourRefiner
+    from geocbm.models.stage2 import NeighbourRefiner
 
     train = files.rows["train"]
     return NeighbourRefiner(features.read("pooled", train), files.lat[train], files.lng[train], files.cell_label[train])
@@ -239,7 +239,7 @@ def make_refiner(files: RunFiles, features: FeatureStore) -> NeighbourRefiner:
 
 def load_refiner(files: RunFiles, config: Stage2Config, name: str = "stage2") -> NeighbourRefiner | None:
     """Training pictures that refine the places of a checkpoint; None where its settings use none."""
-    from geocbm.stage2 import NeighbourRefiner
+    from geocbm.models.stage2 import NeighbourRefiner
 
     return NeighbourRefiner.load(files.need(f"{name}_neighbours.safetensors")) if config.refines else None
 

@@ -6,12 +6,7 @@ Every function that returns a figure puts one sentence about its data, with the 
 
 from geocbm.plots.cells import CELL_COLOURS, cell_colours, cell_map, cell_picture
 from geocbm.plots.comparison import compare_differences, compare_histories, gain_map
-from geocbm.plots.concepts import (
-    confusion,
-    per_meta_accuracy,
-    per_parent_accuracy,
-    prototype_drift,
-)
+from geocbm.plots.concepts import confusion, per_meta_accuracy, per_parent_accuracy, prototype_drift
 from geocbm.plots.curves import loss_curves, retrieval_bars
 from geocbm.plots.dataset import (
     cell_sizes,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @cache
 def outline(kind: str) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
     """Longitudes and latitudes of the lines `coast` or `borders`, with gaps (None) between lines."""
-    lines = json.loads(files("geocbm").joinpath("data_files/coastline.json").read_text(encoding="utf-8"))[kind]
+    lines = json.loads(files("geocbm").joinpath("metrics/coastline.json").read_text(encoding="utf-8"))[kind]
     lng: list[float | None] = []
     lat: list[float | None] = []
     for line in lines:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geocbm.data.images.pictures import open_picture, to_rgb
 from geocbm.errors import UserError
-from geocbm.pictures import open_picture, to_rgb
 from geocbm.plots.style import escape, finish, plural, shorten
 
 if TYPE_CHECKING:

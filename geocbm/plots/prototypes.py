@@ -11,7 +11,7 @@ from geocbm.plots.style import finish, plural
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from geocbm.concepts import ConceptVocabulary
+    from geocbm.data.concepts import ConceptVocabulary
 
 
 def prototype_similarity(

@@ -115,7 +115,7 @@ def risk_coverage(
     """Median error and share of far misses among the answered images, a line for each order.
 
     Args:
-        curves: name of the order -> columns `kept`, `median_km` and `beyond_750km` (see `geocbm.sure.risk_coverage`).
+        curves: name of the order -> columns `kept`, `median_km` and `beyond_750km` (see `uncertainty.risk_coverage`).
         title: headline.
 
     Raises:

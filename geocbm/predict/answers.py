@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from geocbm.novelty import Novelty
+    from geocbm.evaluation.novelty import Novelty
 
 DIGITS = 6
 """Decimals of probabilities and maps in a file."""
@@ -62,7 +62,7 @@ class CellProbability:
 
 @dataclass(frozen=True)
 class Region:
-    """Cells that hold the true one with a probability that was chosen beforehand (`geocbm.sure.regions`).
+    """Cells that hold the true one with a probability that was chosen beforehand (`uncertainty.conformal`).
 
     Attributes:
         coverage: the probability, for photographs like those of the run.

@@ -9,17 +9,17 @@ import numpy as np
 
 from geocbm.errors import MismatchError, UserError
 from geocbm.predict.answers import Region
-from geocbm.runs import RunFiles
+from geocbm.run import RunFiles
 
 if TYPE_CHECKING:
-    from geocbm.stage2 import Stage2CrossAttentionGeoHead
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Temperature and conformal thresholds of a run, fitted on its validation photographs.
 
-    The regions are those of `geocbm.sure.regions` with chance left out: the scores of the validation photographs and
+    The regions are those of `uncertainty.conformal` with chance left out: the scores of the validation photographs and
     those of a new one count the whole probability of a cell, not a random share of it. The same photograph then always
     gets the same region, and the coverage is at least the one that was asked for.
 
@@ -37,13 +37,13 @@ class Calibration:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities `[m, N]` of logits `[m, N]`."""
-        from geocbm.sure import CellBelief
+        from geocbm.evaluation.uncertainty import CellBelief
 
         return CellBelief(logits, self.temperature).probabilities(slice(None))
 
     def regions(self, probabilities: np.ndarray) -> list[tuple[Region, ...]]:
         """Regions of photographs with calibrated probabilities `[m, N]`, by rising coverage."""
-        from geocbm.sure import rank_scores
+        from geocbm.evaluation.uncertainty import rank_scores
 
         scores = rank_scores(probabilities, np.ones(len(probabilities)))  # (m, N)
         found = []
@@ -71,8 +71,15 @@ def read_calibration(
     Returns:
         The calibration and an empty text, or None and the sentence that says why there is none.
     """
+    from geocbm.evaluation.uncertainty import (
+        COVERAGES,
+        CellBelief,
+        cell_areas,
+        conformal_quantile,
+        rank_scores,
+        read_cell_scores,
+    )
     from geocbm.metrics import fit_temperature
-    from geocbm.sure import COVERAGES, CellBelief, cell_areas, conformal_quantile, rank_scores, read_cell_scores
 
     lacks = "there are no conformal regions and the probabilities are not calibrated: "
     try:

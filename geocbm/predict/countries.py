@@ -16,7 +16,7 @@ import numpy as np
 from geocbm.predict.answers import Place
 
 if TYPE_CHECKING:
-    from geocbm.runs import RunFiles
+    from geocbm.run import RunFiles
 
 ASKED = 25
 """Training photographs of each country whose place is looked up to learn how the geocoder calls that country."""

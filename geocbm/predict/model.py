@@ -15,21 +15,21 @@ import numpy as np
 
 from geocbm.analysis.concept_floor import read_floor
 from geocbm.errors import ParameterError, UserError
-from geocbm.novelty import Novelty, NoveltyDetector, read_novelty
+from geocbm.evaluation.novelty import Novelty, NoveltyDetector, read_novelty
 from geocbm.predict.answers import Answer, CellProbability, Place, Region, Reply
 from geocbm.predict.calibration import Calibration, read_calibration
 from geocbm.predict.countries import CountryNames, why_countries_differ
-from geocbm.runs import RunFiles
+from geocbm.run import RunFiles
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from geocbm.encoders import ImageEncoder
+    from geocbm.evaluation.uncertainty import Decoder
     from geocbm.explain.contributions import Explanation
+    from geocbm.models.stage1 import Stage1ConceptModel
+    from geocbm.models.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
     from geocbm.predict.views import Prepared
-    from geocbm.stage1 import Stage1ConceptModel
-    from geocbm.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
-    from geocbm.sure import Decoder
 
 BATCH, ACCELERATOR_BATCH = 16, 32
 """Photographs per forward pass on a processor, where larger batches leave its caches, and on an accelerator."""
@@ -219,8 +219,8 @@ class GeoCBM:
         import torch
 
         from geocbm.metrics import places_of
+        from geocbm.models.stage2 import concept_input, locate
         from geocbm.predict.views import joined_maps, middle_views, pool_views
-        from geocbm.stage2 import concept_input, locate
 
         counts = [len(photo.pixels) for photo in read]
         with torch.inference_mode():

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocbm.panoramas import cut_views
-from geocbm.photographs import read_photograph
+from geocbm.data.images.panoramas import cut_views
+from geocbm.data.images.photographs import read_photograph
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from geocbm.encoders import ImageEncoder
-    from geocbm.novelty import Novelty
-    from geocbm.stage2 import Stage2Output
+    from geocbm.evaluation.novelty import Novelty
+    from geocbm.models.stage2 import Stage2Output
 
 OVERSAMPLED = 4
 """A photograph is read with at least so many times the pixels per side that the encoder sees."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocbm.processes import exchange, from_main, gather_parts, process_count, process_index
+from geocbm.encoders.processes import exchange, from_main, gather_parts, process_count, process_index
 from geocbm.training.batches import Batch
 
 Output = TypeVar("Output")

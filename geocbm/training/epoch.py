@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geocbm.encoders.processes import exchange
 from geocbm.errors import UserError
-from geocbm.processes import exchange
 from geocbm.training.batches import Batch, Step, batches_of, parts_of, prefetched
 from geocbm.training.distributed import own_share, shared
 from geocbm.training.optimization import learning_rate_factor, mixed_precision

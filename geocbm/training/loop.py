@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from geocbm.encoders.processes import exchange, is_main_process, join_processes, on_main
 from geocbm.errors import ParameterError
-from geocbm.processes import exchange, is_main_process, join_processes, on_main
 from geocbm.training.batches import Batch, Step, batches_of, prefetched, seeded
 from geocbm.training.checkpoints import FitResult, save_checkpoint
 from geocbm.training.distributed import agreed, merge_batches, own_batches

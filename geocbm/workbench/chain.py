@@ -10,7 +10,8 @@ from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path, read_json, write_json
-from geocbm.workbench import keys, paths, process, provenance, records, settings, stage_run, state, tracking, world
+from geocbm.workbench import demo_data as world
+from geocbm.workbench import keys, paths, process, provenance, records, settings, stage_run, state, tracking
 from geocbm.workbench.parameters import Parameter
 from geocbm.workbench.stages import Chain, Stage, read_chain
 

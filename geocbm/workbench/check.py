@@ -135,10 +135,11 @@ def _config_fields(trees: list[ast.Module]) -> set[str]:
 
 def _package_trees(name: str) -> Iterator[ast.Module]:
     """Syntax trees of a module of the package, or of all modules of a subpackage."""
-    place = Path(__file__).resolve().parents[1] / name
-    for file in [place.with_suffix(".py"), *sorted(place.glob("*.py"))]:
-        if file.is_file():
-            yield ast.parse(file.read_text(encoding="utf-8"))
+    package = Path(__file__).resolve().parents[1]
+    for place in (package / name, package / "models" / name):
+        for file in [place.with_suffix(".py"), *sorted(place.glob("*.py"))]:
+            if file.is_file():
+                yield ast.parse(file.read_text(encoding="utf-8"))
 
 
 def _structure_problems(source: Path, cells: list[Cell], code: list[Cell], trees: list[ast.Module]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from geocbm.errors import ParameterError
 
 if TYPE_CHECKING:
-    from geocbm.open_data import Conversion
+    from geocbm.data.public import Conversion
 
 PARENTS = ("land_cover", "climate", "soil", "drive_side", "road_index", "dist_sea", "all")
 
@@ -39,7 +39,7 @@ def configure_osv5m(parser: argparse.ArgumentParser) -> None:
 
 def osv5m(arguments: argparse.Namespace) -> int:
     """Write the table of a split of OSV-5M."""
-    from geocbm.open_data import convert_osv5m
+    from geocbm.data.public import convert_osv5m
 
     done = convert_osv5m(
         arguments.folder, arguments.split, arguments.parent, arguments.out, arguments.on_bad, arguments.legend
@@ -58,7 +58,7 @@ def benchmark(name: str) -> Callable[[argparse.Namespace], int]:
     """The command that writes the table of a photo benchmark."""
 
     def act(arguments: argparse.Namespace) -> int:
-        from geocbm.open_data import convert_benchmark
+        from geocbm.data.public import convert_benchmark
 
         done = convert_benchmark(name, arguments.folder, arguments.out, arguments.on_bad, arguments.csv)
         print(in_words(done))
@@ -81,9 +81,9 @@ def configure_score(parser: argparse.ArgumentParser) -> None:
 def score(arguments: argparse.Namespace) -> int:
     """Print how far the predictions lie from the places of a table."""
     from geocbm.data import load_table
+    from geocbm.data.public import read_predictions, score_predictions, scores_in_words
     from geocbm.files import write_json
     from geocbm.metrics import recordable
-    from geocbm.open_data import read_predictions, score_predictions, scores_in_words
 
     if arguments.resamples < 1:
         raise ParameterError(f"--resamples={arguments.resamples} gives no interval; give at least 1")

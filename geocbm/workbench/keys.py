@@ -12,7 +12,7 @@ from typing import Any
 from geocbm.errors import MissingInputError
 from geocbm.files import read_json
 from geocbm.workbench import paths
-from geocbm.workbench.digests import (
+from geocbm.workbench.fingerprint import (
     code_digest,
     device_class,
     digest_file,
@@ -45,7 +45,7 @@ def input_digests(chain: Chain, stage: Stage, run: str, profile: str, values: Ma
         else:
             file = folder / name
             if not file.is_file():
-                from geocbm.workbench import again
+                from geocbm.workbench import rerun_command as again
 
                 writer = chain.writer(name)
                 command = again.remedy(folder, writer.number if writer else stage.number, profile)

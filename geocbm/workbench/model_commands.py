@@ -15,7 +15,7 @@ from geocbm.errors import UserError
 from geocbm.workbench import paths, process
 
 if TYPE_CHECKING:
-    from geocbm.runs import RunFiles
+    from geocbm.run import RunFiles
     from geocbm.training import FitResult
 
 STAGES = {"stage0": "03", "stage1": "04", "stage2": "05"}
@@ -41,7 +41,7 @@ def fit(arguments: argparse.Namespace) -> int:
     """
     # Torch warns in every process that looking for parameters without gradient costs time; some stages have such.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from geocbm.processes import launched_index, leave_processes
+    from geocbm.encoders.processes import launched_index, leave_processes
 
     index = launched_index()
     try:
@@ -66,8 +66,8 @@ def train_stage(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: when a file, a parameter or a picture is not as it must be.
     """
-    from geocbm.processes import launched_index
-    from geocbm.runs import RunFiles
+    from geocbm.encoders.processes import launched_index
+    from geocbm.run import RunFiles
     from geocbm.workbench.settings import read_declared, read_profile, resolve_all
     from geocbm.workbench.stages import read_chain
 
@@ -94,13 +94,13 @@ def _train(stage: str, files: RunFiles, values: dict[str, Any]) -> FitResult:
     if stage == "stage0":
         result = _fit_stage0(files, values, cache)
     elif stage == "stage1":
-        from geocbm.stage1 import Stage1Config
+        from geocbm.models.stage1 import Stage1Config
 
         pipeline.take_stage0(files, paths.locate(given) if (given := values["stage0_checkpoint"]) else "", cache)
         config = Stage1Config(**pipeline.config_fields(Stage1Config, values))
         result = pipeline.fit_stage1(files, config, pipeline.open_features(files, "adapted", cache))[1]
     else:
-        from geocbm.stage2 import Stage2Config
+        from geocbm.models.stage2 import Stage2Config
 
         features = pipeline.open_features(files, "adapted", cache)
         pipeline.take_stage1(files, paths.locate(given) if (given := values["stage1_checkpoint"]) else "", features)
@@ -111,8 +111,8 @@ def _train(stage: str, files: RunFiles, values: dict[str, Any]) -> FitResult:
 
 def _fit_stage0(files: RunFiles, values: dict[str, Any], cache: Path) -> FitResult:
     from geocbm import pipeline
-    from geocbm.processes import on_main
-    from geocbm.stage0 import Stage0Config
+    from geocbm.encoders.processes import on_main
+    from geocbm.models.stage0 import Stage0Config
 
     encoders = pipeline.EncoderConfig(
         values["image_encoder"],

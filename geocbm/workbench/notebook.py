@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, sha256_file, write_json
-from geocbm.workbench import again, keys, paths, records, settings, state, words
+from geocbm.workbench import html as words
+from geocbm.workbench import keys, paths, records, settings, state
+from geocbm.workbench import rerun_command as again
 from geocbm.workbench.options import OPTIONS, check_parameters, checked_options
 from geocbm.workbench.parameters import Parameter, read_parameters, resolve, unknown
 from geocbm.workbench.stages import Chain, Stage, read_chain

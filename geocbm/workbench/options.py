@@ -13,7 +13,7 @@ from geocbm.workbench.parameters import Parameter, coerce, read_settings, unknow
 
 OPTIONS = "options"
 _PACKAGE = Path(__file__).resolve().parents[1]
-_STAGES = {"02": "geocells", "03": "stage0", "04": "stage1", "05": "stage2"}
+_STAGES = {"02": "geocells", "03": "models/stage0", "04": "models/stage1", "05": "models/stage2"}
 """Subpackage of a notebook's settings, whose `config.py` holds the dataclass."""
 
 GPS_DIM = 512

@@ -21,9 +21,9 @@ from geocbm.workbench.predict_outputs import LINES, WORDS, AnswerFiles, ListOnSt
 from geocbm.workbench.predict_words import in_words
 
 if TYPE_CHECKING:
-    from geocbm.photo_folders import PhotoFolder
+    from geocbm.data.images.folders import PhotoFolder
     from geocbm.predict import GeoCBM, Reply
-    from geocbm.workbench.photo_page import PhotoPage
+    from geocbm.predict.page import PhotoPage
 
 _SECONDS_TO_BE_ENDED = 10
 
@@ -67,7 +67,7 @@ def predict(arguments: argparse.Namespace) -> int:
         time.sleep(_SECONDS_TO_BE_ENDED)
         raise SystemExit(2) from None
     if index is not None:
-        from geocbm.processes import leave_processes
+        from geocbm.encoders.processes import leave_processes
 
         leave_processes()
     return status
@@ -77,7 +77,7 @@ def _launched_index() -> int | None:
     """As `processes.launched_index`, without the import of torch that a single process has no need of yet."""
     if "LOCAL_RANK" not in os.environ:
         return None
-    from geocbm.processes import launched_index
+    from geocbm.encoders.processes import launched_index
 
     return launched_index()
 
@@ -94,7 +94,7 @@ class _Prediction:
 
     def run(self) -> int:
         """Answer, print and write."""
-        from geocbm.runs import RunFiles
+        from geocbm.run import RunFiles
         from geocbm.workbench import paths
 
         arguments = self._arguments
@@ -109,7 +109,7 @@ class _Prediction:
 
         model = GeoCBM.load(arguments.run)
         if model.files.simulated and not self._index:
-            from geocbm.simulated import TRAINED_ON
+            from geocbm.data.simulated import TRAINED_ON
 
             print(f"geocbm: beware: {TRAINED_ON}", file=sys.stderr)
         if self._index is None:
@@ -137,7 +137,7 @@ class _Prediction:
         if self._index is None:
             photos = list(photographs(self._arguments.photos, self._folders, self._say))
         else:
-            from geocbm.processes import from_main, is_main_process
+            from geocbm.encoders.processes import from_main, is_main_process
 
             found = photographs(self._arguments.photos, self._folders, self._say) if is_main_process() else []
             photos = from_main([str(photo) for photo in found])
@@ -163,7 +163,7 @@ class _Prediction:
     def _page(self, model: GeoCBM) -> PhotoPage | None:
         if not self._arguments.html or self._index:
             return None
-        from geocbm.workbench.photo_page import PhotoPage
+        from geocbm.predict.page import PhotoPage
 
         return PhotoPage(model)
 
@@ -196,8 +196,15 @@ class _Prediction:
 
     def _together(self, model: GeoCBM, photos: list[Any]) -> None:
         """Answer for a share of the photographs; the main process puts together what all of them got."""
+        from geocbm.encoders.processes import (
+            exchange,
+            from_main,
+            on_main,
+            process_count,
+            process_index,
+            wait_for_everyone,
+        )
         from geocbm.predict.journal import Journal
-        from geocbm.processes import exchange, from_main, on_main, process_count, process_index, wait_for_everyone
 
         page, count, index = self._page(model), process_count(), process_index()
         keys, kept = from_main(_keys(photos)), set[str]()
@@ -352,6 +359,6 @@ def _unanswered(keys: list[str | None], kept: set[str]) -> list[int]:
 
 def _page_positions(photos: list[Any], page: PhotoPage | None) -> list[int]:
     """Photographs that the page shows, answered before or not: it needs the pictures too."""
-    from geocbm.workbench.photo_page import MOST_PHOTOS
+    from geocbm.predict.page import MOST_PHOTOS
 
     return [] if page is None else list(range(min(len(photos), MOST_PHOTOS)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from geocbm.errors import ParameterError, UserError
 
 if TYPE_CHECKING:
-    from geocbm.photo_folders import PhotoFolder
+    from geocbm.data.images.folders import PhotoFolder
 
 STANDARD = "-"
 """Standard input as a photograph, standard output as a file."""
@@ -27,7 +27,7 @@ def photographs(
         folders: takes the folders that were looked into.
         say: takes a name and the sentence that says why it gives no photograph.
     """
-    from geocbm.photo_folders import look_into
+    from geocbm.data.images.folders import look_into
 
     taken = False
     for name in names:
@@ -47,7 +47,7 @@ def photographs(
 
 
 def _standard_input() -> bytes:
-    from geocbm.photographs import MOST_BYTES
+    from geocbm.data.images.photographs import MOST_BYTES
 
     if sys.stdin.isatty():
         raise ParameterError("- reads a picture from standard input, but none comes; pipe one into geocbm predict -")

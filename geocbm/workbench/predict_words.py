@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from geocbm.photographs import printable
+from geocbm.data.images.photographs import printable
 from geocbm.predict.answers import Answer, in_degrees
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.recipes import Recipe, read_recipe
 from geocbm.workbench import paths
 from geocbm.workbench.options import OPTIONS, check_agreement, check_parameters, checked_options, settings_of
 from geocbm.workbench.parameters import Parameter, coerce, read_parameters, resolve, unknown
+from geocbm.workbench.recipes import Recipe, read_recipe
 from geocbm.workbench.stages import Chain
 
 _ASSIGNMENT = re.compile(r"(?:(?P<number>\d\d)\.)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)", re.DOTALL)

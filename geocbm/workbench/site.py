@@ -11,10 +11,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from geocbm.data.simulated import BANNER
 from geocbm.errors import UserError
 from geocbm.files import read_json
-from geocbm.runs import RunFiles
-from geocbm.simulated import BANNER
+from geocbm.run import RunFiles
 from geocbm.workbench import paths, state
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, is_preview, preview_html
 from geocbm.workbench.report_html import clean_html, pictures, plain_text

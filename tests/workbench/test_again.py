@@ -8,7 +8,7 @@ import pytest
 
 from geocbm.files import write_json
 from geocbm.workbench import settings
-from geocbm.workbench.again import command_like
+from geocbm.workbench.rerun_command import command_like
 from geocbm.workbench.stages import read_chain
 
 

@@ -10,9 +10,10 @@ import psutil
 import pytest
 from tiny_project import make_project
 
+from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import read_json, write_json
-from geocbm.workbench import chain, cli, keys, paths, process
+from geocbm.workbench import chain, keys, paths, process
 from geocbm.workbench.chain import Request, run_chain
 from geocbm.workbench.parameters import read_cells
 

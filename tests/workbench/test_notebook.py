@@ -9,7 +9,8 @@ import pytest
 from tiny_project import make_project
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.workbench import notebook, paths, records, words
+from geocbm.workbench import html as words
+from geocbm.workbench import notebook, paths, records
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ from tiny_project import make_project
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import write_json
-from geocbm.workbench import check, digests, settings, stages, sync, world
+from geocbm.workbench import check, settings, stages, sync
+from geocbm.workbench import demo_data as world
+from geocbm.workbench import fingerprint as digests
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from geocbm import tables
+from geocbm.data import table as tables
+from geocbm.data.simulated import BANNER
 from geocbm.errors import MissingInputError, UserError
-from geocbm.simulated import BANNER
 from geocbm.workbench import report, site
 from geocbm.workbench.report_figures import PLOTLY_MIME
 

@@ -3,7 +3,7 @@
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from geocbm import compare
+from geocbm.evaluation import compare_runs as compare
 from geocbm.metrics.table import known
 from geocbm.workbench import overview, site, site_metrics
 

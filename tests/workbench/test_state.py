@@ -8,9 +8,11 @@ import pytest
 from test_chain_runner import run_in_process
 from tiny_project import make_project
 
+from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import read_json
-from geocbm.workbench import again, chain, cli, notebook, overview, paths, site, state
+from geocbm.workbench import chain, notebook, overview, paths, site, state
+from geocbm.workbench import rerun_command as again
 from geocbm.workbench.chain import Request, run_chain
 from geocbm.workbench.parameters import read_cells
 

@@ -10,8 +10,9 @@ import nbformat
 import pytest
 from tiny_project import HEADER, make_project
 
+from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.workbench import check, cli, sync
+from geocbm.workbench import check, sync
 from geocbm.workbench.pairs import Pair, PairError
 
 

@@ -1,0 +1,237 @@
+"""The concept vocabulary: fine-grained metas, each under exactly one coarse parent, and how both are put into words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
+from geocbm.files import read_json, remake_advice, sha256_text, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+META_TEMPLATES = (
+    "A street view showing {}",
+    "A photo of {} in scene",
+    "An area characterized by {}",
+    "{} visible from road",
+    "A location with {}",
+)
+PARENT_TEMPLATES = (
+    "A {} area",
+    "A scene showing {} features",
+    "An environment with {} characteristics",
+    "{} landscape",
+    "A {} region",
+)
+FEW_SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class ConceptVocabulary:
+    """Names of metas and parents in alphabetical order, and which meta stands under which parent.
+
+    The order makes indices the same in every run (specification, section Label Mappings).
+
+    Attributes:
+        metas: the `k_m` fine-grained names, sorted.
+        parents: the `k_p` coarse names, sorted.
+        meta_to_parent: parent of each meta.
+    """
+
+    metas: tuple[str, ...]
+    parents: tuple[str, ...]
+    meta_to_parent: dict[str, str]
+
+    def __post_init__(self) -> None:
+        for name, values in (("metas", self.metas), ("parents", self.parents)):
+            if not values:
+                raise ParameterError(f"{name} is empty; a vocabulary needs at least one name.")
+            if list(values) != sorted(set(values)):
+                raise ParameterError(f"{name} must be distinct and sorted; got {values[:5]}...")
+        if set(self.meta_to_parent) != set(self.metas):
+            odd = sorted(set(self.meta_to_parent) ^ set(self.metas))
+            raise ParameterError(f"meta_to_parent must name every meta and no other; it differs in {odd[:5]}.")
+        if set(self.meta_to_parent.values()) != set(self.parents):
+            odd = sorted(set(self.meta_to_parent.values()) ^ set(self.parents))
+            raise ParameterError(f"every parent needs a meta and every meta a known parent; they differ in {odd[:5]}.")
+
+    @classmethod
+    def from_table(cls, table: pd.DataFrame) -> ConceptVocabulary:
+        """Collect the vocabulary of a table.
+
+        Raises:
+            BadTableError: a meta stands under two parents.
+        """
+        pairs = table[["meta_name", "parent_concept"]].drop_duplicates()
+        double = pairs[pairs["meta_name"].duplicated(keep=False)].groupby("meta_name")["parent_concept"]
+        problems = [f"{meta!r} is under {', '.join(map(repr, sorted(parents)))}" for meta, parents in double]
+        if problems:
+            raise BadTableError(f"A meta has exactly one parent; choose one for: {'; '.join(problems)}.", problems)
+        meta_to_parent = dict(sorted(zip(pairs["meta_name"], pairs["parent_concept"], strict=True)))
+        return cls(tuple(meta_to_parent), tuple(sorted(set(meta_to_parent.values()))), meta_to_parent)
+
+    @cached_property
+    def concept_to_idx(self) -> dict[str, int]:
+        """Index of each meta."""
+        return {name: index for index, name in enumerate(self.metas)}
+
+    @cached_property
+    def idx_to_concept(self) -> dict[int, str]:
+        """Meta of each index."""
+        return dict(enumerate(self.metas))
+
+    @cached_property
+    def parent_to_idx(self) -> dict[str, int]:
+        """Index of each parent."""
+        return {name: index for index, name in enumerate(self.parents)}
+
+    @cached_property
+    def idx_to_parent(self) -> dict[int, str]:
+        """Parent of each index."""
+        return dict(enumerate(self.parents))
+
+    @property
+    def parent_index(self) -> np.ndarray:
+        """`[k_m]` int64 index of each meta's parent."""
+        return np.array([self.parent_to_idx[self.meta_to_parent[meta]] for meta in self.metas], dtype=np.int64)
+
+    @property
+    def meta_to_parent_idx(self) -> torch.Tensor:
+        """`[k_m]` the same as a torch LongTensor."""
+        import torch
+
+        return torch.from_numpy(self.parent_index)
+
+    @property
+    def hierarchy_matrix(self) -> np.ndarray:
+        """`[k_m, k_p]` float32: 1 where the meta stands under the parent, so that each row sums to 1."""
+        return np.eye(len(self.parents), dtype=np.float32)[self.parent_index]
+
+    @property
+    def digest(self) -> str:
+        """Hash of names and hierarchy, by which a checkpoint knows its labels."""
+        return sha256_text(json.dumps([self.metas, self.parents, self.parent_index.tolist()], ensure_ascii=False))
+
+    def encode(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the metas and parents of a table's rows.
+
+        Returns:
+            `(meta_idx, parent_idx)`, both `[n]` int64.
+
+        Raises:
+            MismatchError: the table has a name that the vocabulary lacks.
+        """
+        found = []
+        for column, known in (("meta_name", self.concept_to_idx), ("parent_concept", self.parent_to_idx)):
+            index = table[column].map(known)
+            if index.isna().any():
+                strange = sorted(set(table[column][index.isna()]))
+                raise MismatchError(
+                    f"{column} has {len(strange)} names that the vocabulary lacks, such as {strange[0]!r}. "
+                    "Make concepts.json again from this table with notebook 01."
+                )
+            found.append(index.to_numpy(dtype=np.int64))
+        return found[0], found[1]
+
+    def save(self, path: str | Path) -> None:
+        """Write the vocabulary as JSON."""
+        content = {"metas": self.metas, "parents": self.parents, "meta_to_parent": self.meta_to_parent}
+        write_json(path, content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ConceptVocabulary:
+        """Read a vocabulary written by `save`."""
+        path = Path(path)
+        if not path.exists():
+            raise MissingInputError(f"There is no vocabulary at {path}. {remake_advice(path, '01')}")
+        try:
+            content = read_json(path)
+            return cls(tuple(content["metas"]), tuple(content["parents"]), dict(content["meta_to_parent"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise MismatchError(f"{path} is not a vocabulary ({error}). {remake_advice(path, '01')}") from error
+
+
+def prompts(name: str, templates: Sequence[str]) -> list[str]:
+    """Put a name into every template.
+
+    Args:
+        name: a concept, e.g. "red bollard".
+        templates: sentences with `{}` where the name goes.
+    """
+    bad = [template for template in templates if template.count("{}") != 1]
+    if bad:
+        raise ParameterError(f"templates must hold {{}} exactly once; got {bad[0]!r}.")
+    return [template.replace("{}", name) for template in templates]
+
+
+def country_index(table: pd.DataFrame) -> tuple[tuple[str, ...], np.ndarray]:
+    """Number the countries of a table alphabetically.
+
+    Returns:
+        The sorted names and `[n]` int64 indices into them.
+    """
+    names = sorted(set(table["country"]))
+    known = {name: index for index, name in enumerate(names)}
+    return tuple(names), table["country"].map(known).to_numpy(dtype=np.int64)
+
+
+def entropy_bits(counts: Iterable[float] | Any) -> float:
+    """Entropy in bits of the distribution that counts stand for."""
+    values = np.asarray(list(counts), dtype=np.float64)
+    probabilities = values[values > 0] / values.sum()
+    return float(max(0.0, -(probabilities * np.log2(probabilities)).sum()))
+
+
+def audit(table: pd.DataFrame) -> pd.DataFrame:
+    """Ask of each meta whether it is a concept or a code word for a place.
+
+    Args:
+        table: as `load_table` gives it.
+
+    Returns:
+        A row per meta, alphabetically: `meta_name`, `parent_concept`, `n` samples, `n_countries`, `entropy_bits` (of
+        the country given the meta; 0 if the meta gives the country away), `top_country` and its share `top_share`,
+        `names_place` (whether its name holds the name of a place), `place` (which) and `flag` (a sentence, or empty).
+        `attrs["conditional_entropy_bits"]` is the mean over metas weighted by `n`, `attrs["country_entropy_bits"]` the
+        entropy of the country alone: the difference is what metas tell about the country.
+    """
+    from geocbm.data.place_names import find_place, known_places
+
+    places = known_places(table)
+    rows = []
+    for meta, members in table.groupby("meta_name", sort=True):
+        counts = members["country"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
+        bits = entropy_bits(counts)
+        place = find_place(str(meta), places)
+        reasons = [f"its name holds the name of a place ({place})"] if place else []
+        if len(counts) == 1 and table["country"].nunique() > 1:
+            amount = "is only 1 sample" if len(members) == 1 else f"are only {len(members)} samples"
+            few = f", but there {amount}" if len(members) < FEW_SAMPLES else ""
+            reasons.append(f"it occurs in one country only ({counts.index[0]}){few}")
+        rows.append({
+            "meta_name": meta,
+            "parent_concept": members["parent_concept"].iloc[0],
+            "n": len(members),
+            "n_countries": len(counts),
+            "entropy_bits": bits,
+            "top_country": counts.index[0],
+            "top_share": float(counts.iloc[0] / len(members)),
+            "names_place": bool(place),
+            "place": place,
+            "flag": "; ".join(reasons),
+        })  # fmt: skip
+    report = pd.DataFrame(rows)
+    report.attrs = {
+        "conditional_entropy_bits": float(np.average(report["entropy_bits"], weights=report["n"])),
+        "country_entropy_bits": entropy_bits(table["country"].value_counts()),
+    }
+    return report

@@ -1,0 +1,282 @@
+"""Photographs that people bring along: any common kind of file, read in bounded memory, with a word on how.
+
+Tables of a run are read by `data.images.pictures`, which refuses what is odd. Here a file comes from a stranger's
+camera: it may be huge, animated, cut off or no picture at all. Each of these is either read, with a note that says
+how, or refused with one sentence.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from geocbm.data.images.exif import own_position
+from geocbm.data.images.heif import AVIF_BRANDS, brands, is_heif, open_heif
+from geocbm.data.images.panoramas import Sphere, described_sphere
+from geocbm.data.images.pictures import to_rgb
+from geocbm.data.images.raw import ENDINGS as RAW_ENDINGS
+from geocbm.data.images.raw import check_whole, copy_metadata, develop, is_raw
+from geocbm.errors import MissingInputError, UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""What Pillow may take a file for; others, such as EPS, would start foreign programs."""
+ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".jpe", ".jfif", ".mpo", ".apng"),
+    *(".dib", ".jp2", ".j2k", ".jpx", ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm", *RAW_ENDINGS),
+)
+"""Files of a folder that are taken for photographs; what a file is, its content says."""
+HUGE_PIXELS = 40_000_000
+"""Above it a note says that the picture was reduced while it was read."""
+MOST_PIXELS = 500_000_000
+"""Largest picture that is read where the file can be reduced while it is decoded (baseline JPEG)."""
+MOST_WHOLE_PIXELS = 200_000_000
+"""Largest picture that is read where all pixels must be in memory once."""
+WHOLE = 1 << 30
+"""As `least_side`: the picture is not reduced."""
+REDUCED_SIDE = 1500
+"""A reduced picture keeps at least so many pixels along its shorter side, unless the reader wants another number."""
+LONGEST_SHAPE = 40
+"""Longer side by shorter side of the narrowest picture that is read; preprocessing would blow up a narrower one."""
+MOST_BYTES = 1 << 30
+"""Longest file that is read from standard input."""
+
+_ORIENTATION = 0x0112
+_HEAD = 512
+_SUBFILE, _MOST_PAGES = 254, 64
+_KNOWN = "give JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or a camera's raw file"
+_limit = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph that has been read.
+
+    Attributes:
+        picture: upright 8-bit RGB, reduced where the file is huge.
+        notes: sentences on how it was read, where that is not plain.
+        own_place: latitude and longitude that the file carries, degrees; never used for a prediction.
+        sphere: the part of a sphere that the picture shows, if the file says that it shows one.
+    """
+
+    picture: Image
+    notes: tuple[str, ...] = ()
+    own_place: tuple[float, float] | None = None
+    sphere: Sphere | None = None
+
+
+def read_photograph(source: str | Path | bytes | Image, name: str = "", least_side: int = REDUCED_SIDE) -> Photograph:
+    """Read a photograph, reduced by a whole factor where it has pixels to spare.
+
+    A file of JPEG is decoded at that size at once, which takes a fraction of the time and of the memory.
+
+    Args:
+        source: a file, its content, or a picture that is open already.
+        name: what messages call it; by default the file.
+        least_side: pixels that the shorter side keeps at least.
+
+    Raises:
+        MissingInputError: there is no such file.
+        UserError: it cannot be read; one sentence with the name and a remedy.
+    """
+    if hasattr(source, "convert"):
+        return _convert(source, b"", f"the picture {name}".strip(), least_side)
+    if isinstance(source, bytes):
+        return _read(BytesIO(source), len(source), name or "the picture", least_side)
+    path = Path(source)
+    called = name or quoted(source)
+    try:
+        if not path.exists():
+            raise MissingInputError(f"{called} does not exist; check the name")
+        if not path.is_file():
+            raise UserError(f"{called} is no file; give a picture, or a folder of pictures")
+        with path.open("rb") as stream:
+            return _read(stream, path.stat().st_size, called, least_side)
+    except PermissionError:
+        raise UserError(f"{called} may not be read; change its permissions") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{called} cannot be opened ({type(error).__name__}); check the name") from None
+
+
+def quoted(name: str | Path) -> str:
+    """A file's name for people: in quotes, and nothing in it can steer a terminal."""
+    return f"'{printable(name)}'"
+
+
+def printable(name: str | Path) -> str:
+    """A file's name with a question mark for all that is no printable character."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(name))
+
+
+@contextmanager
+def _no_pixel_limit() -> Iterator[None]:
+    """Lift Pillow's own limit while a header is read; ours follows at once, and knows what can be reduced.
+
+    Pillow's warnings of odd entries are silenced meanwhile: the notes say what matters.
+    """
+    from PIL import Image as pillow
+
+    with _limit:
+        before, pillow.MAX_IMAGE_PIXELS = pillow.MAX_IMAGE_PIXELS, None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            pillow.MAX_IMAGE_PIXELS = before
+
+
+def _read(stream: IO[bytes], size: int, name: str, least_side: int) -> Photograph:
+    from PIL import UnidentifiedImageError
+
+    head = stream.read(_HEAD)
+    stream.seek(0)
+    if not size:
+        raise UserError(f"{name} is empty (0 bytes); fetch it again")
+    try:
+        with _no_pixel_limit():
+            image = _open(stream, head, name)
+        if image is None:
+            image = develop(stream, name, MOST_WHOLE_PIXELS)
+            with _no_pixel_limit():
+                copy_metadata(stream, image)
+        with image:
+            return _convert(image, head, name, least_side)
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{name} is no picture, or its beginning is damaged; {_KNOWN}") from None
+    except MemoryError:
+        raise UserError(f"{name} needs more memory than there is; give a smaller copy") from None
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        reason = "is cut off" if _is_truncation(error) else f"is damaged ({type(error).__name__})"
+        raise UserError(f"{name} {reason}; fetch it again") from None
+
+
+def _open(stream: IO[bytes], head: bytes, name: str) -> Any:
+    """Open a file with the reader that its content asks for; None for a raw file, which is known to be whole."""
+    from PIL import Image as pillow
+
+    if is_raw(stream, head):
+        check_whole(stream, name)
+        return None
+    if is_heif(head):
+        return open_heif(stream, name)
+    if head[8:12] not in AVIF_BRANDS and brands(head) & AVIF_BRANDS:
+        stream = BytesIO(head[:8] + b"avif" + stream.read()[12:])  # Pillow goes by the major brand
+    pillow.init()  # formats that Pillow has not loaded yet would be unknown names
+    return pillow.open(stream, formats=[known for known in FORMATS if known in pillow.OPEN])
+
+
+def _is_truncation(error: Exception) -> bool:
+    words = str(error).lower()
+    return isinstance(error, EOFError) or any(word in words for word in ("truncated", "broken", "end of file", "eof"))
+
+
+def _convert(image: Any, head: bytes, name: str, least_side: int) -> Photograph:
+    """Upright RGB of an open picture, with notes; `head` is how its file begins."""
+    with _no_pixel_limit():
+        own, sphere = own_position(image), described_sphere(image)  # both stand beside the first page
+    notes = _frame_notes(image)
+    width, height = image.size
+    pixels = width * height
+    in_parts = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
+    most = MOST_PIXELS if in_parts else MOST_WHOLE_PIXELS
+    if pixels > most:
+        raise UserError(
+            f"{name} has {pixels / 1e6:,.0f} megapixels, at most {most / 1e6:,.0f} are read; give a smaller copy"
+        )
+    if max(width, height) > LONGEST_SHAPE * min(width, height):
+        raise UserError(
+            f"{name} is {width} x {height} pixels, too narrow to say anything of; cut out the part that matters"
+        )
+    notes += _colour_notes(image, head)
+    factor = min(width, height) // least_side
+    if factor > 1:
+        image.draft(None, (width // factor, height // factor))  # JPEG only; its scales are 1/2, 1/4 and 1/8
+    image.load()
+    picture = to_rgb(_reduced(image, least_side))
+    if pixels > HUGE_PIXELS:
+        notes.append(f"it has {pixels / 1e6:,.0f} megapixels and was read as {picture.width} x {picture.height}")
+    if _has_transparency(image):
+        notes.append("it has transparent parts, which were taken as white")
+    if own is not None:
+        notes.extend(own.remarks)
+    return Photograph(picture, tuple(notes), None if own is None else own.place, sphere)
+
+
+def _reduced(image: Any, least_side: int) -> Any:
+    """The picture by a whole factor, before it is converted, so that no second copy of its full size is made."""
+    factor = min(image.size) // least_side
+    if factor < 2:
+        return image
+    if image.mode in ("L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "F", "I"):
+        reduced = image.reduce(factor)
+    else:  # palettes and 16 bits cannot be averaged; every so many pixels one is taken
+        reduced = image.resize((image.width // factor, image.height // factor), 0)
+    # Orientation and transparency are entries of the file, which a new picture does not inherit in full.
+    reduced.info.update(image.info)
+    turned = image.getexif().get(_ORIENTATION)
+    if turned is not None:
+        reduced.getexif()[_ORIENTATION] = turned
+    return reduced
+
+
+def _frame_notes(image: Any) -> list[str]:
+    """Choose the frame or page that is the picture, and say so where there are others."""
+    first, frames = image.tell(), 1
+    try:
+        frames = int(getattr(image, "n_frames", 1))
+        image.seek(first)
+    except Exception:  # a later frame is damaged, the first may be whole
+        frames = 2
+    if frames < 2 or image.format == "MPO":  # phones store previews as further pictures
+        return []
+    if image.format == "HEIF":
+        return ["it holds several pictures; the main one was used"]
+    if image.format != "TIFF":
+        return ["it is animated; the first frame was used"]
+    if _is_preview(image):
+        for page in range(1, min(frames, _MOST_PAGES)):
+            image.seek(page)
+            if not _is_preview(image):
+                return [f"its first page is a preview; page {page + 1} was used"]
+        image.seek(first)
+    return ["it has several pages; the first was used"]
+
+
+def _is_preview(image: Any) -> bool:
+    kind = image.tag_v2.get(_SUBFILE, 0)
+    return isinstance(kind, int) and bool(kind & 1)
+
+
+def _colour_notes(image: Any, head: bytes) -> list[str]:
+    if image.format == "RAW":
+        return ["it is a camera's raw file; it was developed with the camera's white balance, at half its size"]
+    if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
+        return [f"it has {image.info['bit_depth']} bits per channel; they were reduced to 8"]
+    if image.mode in ("CMYK", "LAB"):
+        return [f"its colours are {image.mode}; they were converted to RGB without their profile"]
+    deep = image.mode.startswith("I") or (head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:25] == b"\x10")
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, (8,))
+        deep = deep or max(bits if isinstance(bits, tuple) else (bits,)) == 16
+    if deep:
+        return ["it has 16 bits per channel; they were reduced to 8"]
+    return ["it has numbers in floating point; they were reduced to 8 bits"] if image.mode == "F" else []
+
+
+def _has_transparency(image: Any) -> bool:
+    if image.mode in ("LA", "RGBA", "PA"):
+        return bool(image.getchannel("A").getextrema()[0] < 255)
+    return "transparency" in image.info

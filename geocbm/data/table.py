@@ -1,0 +1,335 @@
+"""Reading the table of panoramas: a CSV is either whole, or every one of its problems is named in one answer."""
+
+from __future__ import annotations
+
+import csv as csv_format
+import json
+import unicodedata
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geocbm.data import checks
+from geocbm.data.simulated import from_simulator
+from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
+from geocbm.files import atomic_path, sha256_file
+from geocbm.metrics.country_names import country_names
+
+SCHEMA = ("pano_id", "image_path", "meta_name", "parent_concept", "country", "lat", "lng", "note")
+ALIASES: dict[str, tuple[str, ...]] = {
+    "pano_id": ("panoid", "panorama_id", "id", "image_id"),
+    "image_path": ("image", "path", "file", "filename", "file_name", "img_path"),
+    "meta_name": ("meta", "concept", "concept_name"),
+    "parent_concept": ("parent", "parent_name", "category"),
+    "country": ("country_name", "nation"),
+    "lat": ("latitude",),
+    "lng": ("lon", "long", "longitude"),
+    "note": ("notes", "description", "comment"),
+}
+LARGEST_FIELD = 2**27
+UNKNOWN_SHOWN = 5
+
+
+def load_table(
+    csv: str | Path,
+    on_bad: str = "error",
+    rejected_csv: str | Path | None = None,
+    check_images: bool = True,
+    columns: Mapping[str, str] | None = None,
+    workers: int | None = None,
+) -> pd.DataFrame:
+    """Read and validate a CSV of panoramas (specification, section Dataset Structure).
+
+    Args:
+        csv: file in UTF-8 with the columns of `SCHEMA`; usual other names of a column are accepted and printed.
+        on_bad: "error" raises when any row is bad; "drop" leaves bad rows out and writes them, with the reason, to
+            `rejected_csv`. A problem of the file as a whole always raises.
+        rejected_csv: where dropped rows go; by default `rejected.csv` beside the CSV, or in the current folder when
+            that one cannot be written.
+        check_images: decode every image; if false, images are only hashed where they exist.
+        columns: own names of columns, `{"name in the file": "name in the schema"}`.
+        workers: threads that read images.
+
+    Returns:
+        The schema's columns, then extra columns, then `image_sha256`; `lat` and `lng` are floats in degrees, other
+        columns text; countries are spelt as in `metrics.country_names`, unknown ones as they are. `attrs` holds `csv`,
+        `folder`, `csv_sha256`, `n_rejected`, `notices` (what was normalised) and `simulated`
+        (whether the pictures come from a simulated world).
+
+    Raises:
+        MissingInputError: there is no such file.
+        BadTableError: with one sentence per problem in `problems`.
+    """
+    if on_bad not in ("error", "drop"):
+        raise ParameterError(f"on_bad is {on_bad!r}; choose 'error' or 'drop'.")
+    path = Path(csv)
+    header, raw, lines = _read_rows(path)
+    names, notices = _map_columns(path, header, columns or {})
+    ragged = [position for position, cells in enumerate(raw) if len(cells) != len(header)]
+    width = len(header)
+    rows = pd.DataFrame([(cells + [""] * width)[:width] for cells in raw], columns=names, dtype=object)
+    notices += _normalise(rows)
+    lat = pd.to_numeric(rows["lat"], errors="coerce").to_numpy(dtype=np.float64)
+    lng = pd.to_numeric(rows["lng"], errors="coerce").to_numpy(dtype=np.float64)
+    folder = path.resolve().parent
+
+    problems: list[checks.Problem] = []
+    if ragged:
+        details = tuple(f"{len(raw[position])} fields" for position in ragged)
+        remedy = f"The header has {width} columns: put fields that contain a comma in double quotes."
+        problems.append(checks.Problem("the number of fields is wrong", tuple(ragged), details, remedy))
+    problems += checks.check_names(rows) + checks.check_coordinates(rows, lat, lng)
+    problems += checks.check_parents(rows) + checks.check_identity(rows, lat, lng)
+    digests, image_problems = checks.check_images(rows["image_path"], folder, check_images, workers)
+    problems += image_problems
+
+    table = rows[[*SCHEMA, *(name for name in names if name not in SCHEMA and name != "image_sha256")]].copy()
+    table["lat"], table["lng"], table["image_sha256"] = lat + 0.0, lng + 0.0, digests  # never -0.0
+    table = _plain_text(table)
+    reasons: dict[int, list[str]] = {}
+    for problem in problems:
+        for position, detail in zip(problem.rows, problem.details, strict=True):
+            reasons.setdefault(position, []).append(f"{problem.what} ({detail})" if detail else problem.what)
+    if reasons:
+        sentences = [problem.sentence(lines) for problem in problems]
+        if on_bad == "error":
+            raise BadTableError(_summary(path, sentences, len(reasons), len(raw)), sentences)
+        if len(reasons) == len(raw):
+            raise BadTableError(f"Every row is rejected. {_summary(path, sentences, len(raw), len(raw))}", sentences)
+        written = _write_rejected(path, rejected_csv, header, raw, lines, reasons)
+        notices.append(f"{len(reasons)} of {len(raw)} rows were rejected, see {written}")
+        table = table.drop(index=list(reasons)).reset_index(drop=True)
+    for notice in notices:
+        print(f"{path.name}: {notice}")
+    table.attrs = {
+        "csv": str(path),
+        "folder": str(folder),
+        "csv_sha256": sha256_file(path),
+        "n_rejected": len(reasons),
+        "notices": notices,
+        "simulated": from_simulator(folder, table["image_path"]),
+    }
+    return table
+
+
+def _summary(path: Path, sentences: list[str], n_bad: int, n_rows: int) -> str:
+    kinds = "1 problem" if len(sentences) == 1 else f"{len(sentences)} problems"
+    listing = "\n".join(f"  {number}. {sentence}" for number, sentence in enumerate(sentences, 1))
+    return (
+        f"{path} breaks the schema: {kinds} in {n_bad} of {n_rows} rows (the header is line 1).\n{listing}\n"
+        "  Mend the file, or load it with on_bad='drop' to leave these rows out."
+    )
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+    """Read header, rows of text and the line of the file on which each row starts."""
+    if not path.exists():
+        raise MissingInputError(
+            f"There is no table at {path}: give the path of a CSV with the columns {_listed(SCHEMA)}."
+        )
+    if path.is_dir():
+        raise BadTableError(f"{path} is a folder: give the path of the CSV inside it.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadTableError(f"{path} cannot be opened ({error.strerror}): make it readable.") from error
+    if not content.strip():
+        raise BadTableError(f"{path} is empty: it needs a header with the columns {_listed(SCHEMA)}, and rows.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise BadTableError(
+            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} on line {line} does not belong there. "
+            "Save the file again as 'CSV UTF-8' (it may be UTF-16, Latin-1 or Windows-1252 now)."
+        ) from error
+    previous = csv_format.field_size_limit(LARGEST_FIELD)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    reader = csv_format.reader(StringIO(text, newline=""), strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append(cells)
+                lines.append(start)
+            start = reader.line_num + 1
+    except csv_format.Error as error:
+        raise BadTableError(
+            f"{path} cannot be read as CSV: {error}, in the row that starts on line {start}. Put text that contains "
+            "commas or line breaks in double quotes, and double a quote inside it."
+        ) from error
+    finally:
+        csv_format.field_size_limit(previous)
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    if len(rows) < 2:
+        raise BadTableError(f"{path} has a header but no rows: add one row per image.")
+    return header, rows[1:], lines[1:]
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(names)
+
+
+def _map_columns(path: Path, header: list[str], own: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Give each column its name in the schema.
+
+    Returns:
+        The new names in the order of the file, and sentences that say which were renamed.
+    """
+    unknown = [f"{name!r} (not in the file)" for name in own if name not in header]
+    unknown += [f"{name!r} (not in the schema)" for name in own.values() if name not in SCHEMA]
+    if unknown:
+        raise ParameterError(f"columns maps {_listed(unknown)}; the file has {_listed(header)}.")
+    names = [own.get(name, name) for name in header]
+    taken = set(names)
+    renamed = {name: target for name, target in own.items() if name != target}
+    for target in SCHEMA:
+        if target in taken:
+            continue
+        candidates = [i for i, name in enumerate(names) if name not in SCHEMA and name.casefold() == target]
+        for alias in ALIASES[target]:
+            candidates += [i for i, name in enumerate(names) if name.casefold() == alias]
+        if candidates:
+            renamed[header[candidates[0]]] = target
+            names[candidates[0]] = target
+    problems = []
+    for target in (name for name in SCHEMA if name not in names):
+        remedy = "Add the column (it may be empty)." if target == "note" else "Add the column or pass columns={...}."
+        problems.append(f"Column {target!r} is missing (also tried: {_listed(ALIASES[target])}). {remedy}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        problems.append(f"Column {_listed(map(repr, twice))} stands twice in the header. Rename or remove one of them.")
+    if problems:
+        hint = next(
+            (
+                f" Its fields seem to be separated by {mark!r}: save it with commas."
+                for mark in (";", "\t")
+                if len(header) == 1 and mark in header[0]
+            ),
+            "",
+        )
+        listing = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
+        raise BadTableError(
+            f"{path} breaks the schema; it has the columns {_listed(header)}.{hint}\n{listing}", problems
+        )
+    if not renamed:
+        return names, []
+    return names, ["columns read as " + _listed(f"{old} -> {new}" for old, new in renamed.items())]
+
+
+def _normalise(rows: pd.DataFrame) -> list[str]:
+    """Strip the text of the schema's columns and compose the letters of names, in place; say what changed."""
+    notices = []
+    for column in SCHEMA:
+        before = rows[column]
+        after = before.str.strip()
+        if column in checks.NAME_COLUMNS:
+            # Two spellings of the same letter (e + accent, or é) would make two concepts out of one.
+            composed = {value: unicodedata.normalize("NFC", " ".join(value.split())) for value in after.unique()}
+            after = after.map(composed)
+        changed = int((before != after).sum())
+        if changed and column not in ("lat", "lng", "note"):
+            notices.append(f"{column}: surrounding or repeated space, or split accents, normalised in {changed} rows")
+        rows[column] = after
+    return notices + _name_countries(rows)
+
+
+def _name_countries(rows: pd.DataFrame) -> list[str]:
+    """Give every country its one spelling, in place, and say which were spelt otherwise and which are not known.
+
+    Two spellings of a country would be two countries with cells of their own; and pages name places from coordinates,
+    in the same spelling.
+    """
+    names, unknown = country_names(rows["country"])
+    count = rows["country"].value_counts()
+    changed = [
+        f"{text!r} -> {name!r} ({count[text]:,} row{'s' if count[text] > 1 else ''})"
+        for text, name in sorted(names.items())
+        if text != name
+    ]
+    rows["country"] = rows["country"].map(names)
+    notices = [f"country read as {_listed(changed)}"] if changed else []
+    if unknown:
+        shown = _listed(map(repr, unknown[:UNKNOWN_SHOWN]))
+        more = f" and {len(unknown) - UNKNOWN_SHOWN} more" if len(unknown) > UNKNOWN_SHOWN else ""
+        notices.append(f"country: no country is known by the name {shown}{more}; kept as written")
+    return notices
+
+
+def _plain_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep text as Python strings, whichever string type this version of pandas prefers."""
+    return table.astype({name: object for name in table.columns if pd.api.types.is_string_dtype(table[name])})
+
+
+def _write_rejected(
+    path: Path,
+    rejected_csv: str | Path | None,
+    header: list[str],
+    raw: list[list[str]],
+    lines: list[int],
+    reasons: dict[int, list[str]],
+) -> Path:
+    """Write the rejected rows as they stand in the file, with line and reason in front."""
+    targets = [Path(rejected_csv)] if rejected_csv is not None else [path.parent / "rejected.csv", Path("rejected.csv")]
+    for target in targets:
+        try:
+            with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+                writer = csv_format.writer(stream)
+                writer.writerow(["line", "reason", *header])
+                for position in sorted(reasons):
+                    writer.writerow([lines[position], "; ".join(reasons[position]), *raw[position]])
+            return target
+        except OSError as error:
+            failure = error
+    raise ParameterError(f"rejected_csv {targets[-1]} cannot be written ({failure.strerror}): name a writable file.")
+
+
+def image_files(table: pd.DataFrame) -> list[Path]:
+    """Paths of the images, one per row: `image_path` joined to the folder of the CSV."""
+    folder = Path(table.attrs["folder"])
+    return [folder / path for path in table["image_path"]]
+
+
+def save_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a validated table with its attributes as parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    plain = table.copy(deep=False)
+    attributes, plain.attrs = json.dumps(table.attrs, sort_keys=True), {}
+    content = pa.Table.from_pandas(plain, preserve_index=False)
+    content = content.replace_schema_metadata({**(content.schema.metadata or {}), b"geocbm": attributes.encode()})
+    with atomic_path(path) as temporary:
+        parquet.write_table(content, temporary)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a table written by `save_table`.
+
+    Raises:
+        MissingInputError: there is no such file.
+        MismatchError: the file was not written by `save_table`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    path = Path(path)
+    if not path.exists():
+        raise MissingInputError(
+            f"There is no table at {path}: notebook 01 writes it (geocbm run --run NAME --from 01)."
+        )
+    try:
+        content = parquet.read_table(path)
+        attributes = json.loads((content.schema.metadata or {})[b"geocbm"])
+    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+        raise MismatchError(
+            f"{path} is not a validated table: make it again with notebook 01 (geocbm run --run NAME --from 01)."
+        ) from error
+    table = _plain_text(content.to_pandas())
+    table.attrs = attributes
+    return table

@@ -1,0 +1,204 @@
+"""Figures that other projects published, to stand beside a run on the same data and beside no other.
+
+The figures were copied from the sources named in each row, not measured here. "Secondary source" means a survey or the
+table of another team, where pictures and code may differ a little from the owners'.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+
+from geocbm.metrics import THRESHOLDS_KM
+
+OSV5M_TEST_IMAGES = 210_122
+"""Pictures of the test split of OSV-5M, on which its published figures were taken."""
+
+WITHIN = tuple(f"acc_{limit}km" for limit in THRESHOLDS_KM)
+NAMES = {"im2gps3k": "Im2GPS3k", "yfcc4k": "YFCC4k", "osv5m test": "OSV-5M, test split"}
+"""Public test sets as they are called on a page."""
+
+_PLACES = {"country": "country_acc", "region": "region_acc", "city": "city_acc"}
+
+
+@cache
+def _content() -> dict[str, list[dict[str, Any]]]:
+    return json.loads((files("geocbm") / "evaluation" / "published.json").read_text(encoding="utf-8"))
+
+
+def _frame(part: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A part of the file, its percentages as shares; NaN where a source gives no figure."""
+    rows = []
+    for entry in _content()[part]:
+        percent = entry.get("percent", [None] * len(WITHIN))
+        shares = dict(zip(WITHIN, percent, strict=True)) | {new: entry.get(old) for old, new in _PLACES.items()}
+        known = {name: round(value / 100, 4) for name, value in shares.items() if value is not None}
+        rows.append({name: (entry | known).get(name, math.nan) for name in columns})
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def photo_benchmarks(data_set: str | None = None) -> pd.DataFrame:
+    """Published figures on Im2GPS3k and YFCC4k.
+
+    Args:
+        data_set: "im2gps3k" or "yfcc4k"; both by default.
+
+    Returns:
+        Columns `data_set, system, year`, the shares `acc_1km` ... `acc_2500km` between 0 and 1 as in
+        `geocbm.metrics` (NaN where none was published), and `source`.
+    """
+    table = _whole_years(_frame("photo_benchmarks", ("data_set", "system", "year", *WITHIN, "source")))
+    return table if data_set is None else table[table["data_set"] == data_set].reset_index(drop=True)
+
+
+def street_view() -> pd.DataFrame:
+    """Published figures on the test split of OSV-5M.
+
+    Returns:
+        Columns `data_set, system, geoscore, mean_km, country_acc, region_acc, city_acc`, the shares `acc_1km` ...
+        `acc_2500km`, and `source`.
+    """
+    return _frame("street_view", ("data_set", "system", "geoscore", "mean_km", *_PLACES.values(), *WITHIN, "source"))
+
+
+def own_data() -> pd.DataFrame:
+    """Figures that projects published on data of their own, which nobody else can be compared with.
+
+    Returns:
+        Columns `data_set, system, median_km`, the shares `acc_1km` ... `acc_2500km`, and `source`.
+    """
+    return _frame("own_data", ("data_set", "system", "median_km", *WITHIN, "source"))
+
+
+def concepts() -> pd.DataFrame:
+    """Concept figures that a public implementation of the method published on data of its own.
+
+    Returns:
+        Columns `data_set, system`, the shares `meta_top1, meta_top5, parent_top1, parent_top5`, and `source`.
+    """
+    shares = ("meta_top1", "meta_top5", "parent_top1", "parent_top5")
+    rows = [
+        entry | {name: round(entry[name] / 100, 4) for name in shares if name in entry}
+        for entry in _content()["concepts"]
+    ]
+    return pd.DataFrame(rows, columns=["data_set", "system", *shares, "source"])
+
+
+def data_set_of(table: pd.DataFrame) -> str | None:
+    """Which published data set a table is, as `geocbm data` marks it in the columns `data_set` and `split`.
+
+    Args:
+        table: in the schema; any table, such as the demonstration's.
+
+    Returns:
+        "im2gps3k", "yfcc4k" or "osv5m test" when every row is of that data set's test pictures; else None (so for the
+        training part of OSV-5M, on which nothing was published).
+    """
+    if not len(table) or not {"data_set", "split"} <= set(table.columns):
+        return None
+    names, splits = set(table["data_set"]), set(table["split"])
+    if len(names) != 1 or splits != {"test"}:
+        return None
+    name = {"im2gps3k": "im2gps3k", "yfcc4k": "yfcc4k", "osv5m": "osv5m test"}
+    return name.get(str(names.pop()))
+
+
+def with_ours(
+    published: pd.DataFrame, table: pd.DataFrame, figures: Mapping[str, Any], system: str = "this run"
+) -> pd.DataFrame:
+    """Add a row of ours to a published table, if and only if it was measured on that data set.
+
+    Args:
+        published: from `photo_benchmarks` or `street_view`.
+        table: the table whose pictures were predicted, with the rows that were scored.
+        figures: as `geocbm.metrics` or `geocbm.data.public.score_predictions` give them: a number, or an object with
+            `value`; those with a column in `published` are shown.
+        system: what the row is called.
+
+    Returns:
+        A new table. The row's `source` says how many pictures were scored, since a part of a test set, or a split that
+        a run made of it for itself, is not the published protocol.
+    """
+    name = data_set_of(table)
+    of_same = (published["data_set"] == name).to_numpy()
+    if name is None or not of_same.any():
+        return published.copy()
+    values = {key: figure["value"] if isinstance(figure, Mapping) else figure for key, figure in figures.items()}
+    n = table["image_path"].nunique()
+    part = f" of {OSV5M_TEST_IMAGES:,}" if name == "osv5m test" and n != OSV5M_TEST_IMAGES else ""
+    row: dict[str, Any] = {column: values.get(column, math.nan) for column in published.columns}
+    row |= {"data_set": name, "system": system, "source": f"measured here on {n:,}{part} pictures"}
+    last = int(of_same.nonzero()[0][-1]) + 1
+    # Joined as records, because pandas warns when a frame with empty columns is concatenated.
+    records = published.to_dict("records")
+    joined = pd.DataFrame([*records[:last], row, *records[last:]], columns=published.columns)
+    return _whole_years(joined)
+
+
+def why_no_row(table: pd.DataFrame) -> str:
+    """One sentence on whether the run stands in the published tables, and if not, why.
+
+    Args:
+        table: the test rows of the run.
+    """
+    name = data_set_of(table)
+    if name is not None:
+        return f"This run was measured on pictures of {NAMES[name]} and has a row of its own there."
+    return (
+        "There is no row of this run, because its test images are not one of these test sets: figures on other "
+        "photographs, harder or easier ones, are not comparable."
+    )
+
+
+_WORDS = {
+    "system": ("system", ""),
+    "year": ("year", "year"),
+    "geoscore": ("GeoScore", "number"),
+    "median_km": ("median error, km", "number"),
+    "mean_km": ("mean error, km", "number"),
+    "country_acc": ("country, %", "share"),
+    "region_acc": ("region, %", "share"),
+    "city_acc": ("city, %", "share"),
+    **{f"acc_{limit}km": (f"within {limit:,} km, %", "share") for limit in THRESHOLDS_KM},
+    "meta_top1": ("concept top-1, %", "share"),
+    "meta_top5": ("concept top-5, %", "share"),
+    "parent_top1": ("parent top-1, %", "share"),
+    "parent_top5": ("parent top-5, %", "share"),
+    "source": ("source", ""),
+}
+
+
+def _cell(value: Any, kind: str) -> str:
+    if not kind:
+        return str(value)
+    if pd.isna(value):
+        return ""
+    if kind == "share":
+        return f"{100 * value:.1f}"
+    if kind == "year":
+        return str(int(value))
+    return f"{value:,.0f}" if float(value).is_integer() or value >= 1000 else f"{value:,.2f}"
+
+
+def printable(table: pd.DataFrame) -> pd.DataFrame:
+    """A published table in words: shares as percentages, an empty cell where nothing was published.
+
+    Columns without a single figure are left out. The column `data_set` is kept where there are several.
+    """
+    shown: dict[str, list[str]] = {}
+    if table["data_set"].nunique() > 1:
+        shown["measured on"] = [NAMES.get(str(name), str(name)) for name in table["data_set"]]
+    for column, (words, kind) in _WORDS.items():
+        if column in table and table[column].notna().any():
+            shown[words] = [_cell(value, kind) for value in table[column]]
+    return pd.DataFrame(shown)
+
+
+def _whole_years(table: pd.DataFrame) -> pd.DataFrame:
+    return table.astype({"year": "Int64"}) if "year" in table else table

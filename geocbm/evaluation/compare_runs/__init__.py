@@ -1,0 +1,89 @@
+"""Runs side by side: what was set differently, which figures differ, and whether by more than noise.
+
+Everything is read from what runs leave behind (`manifest.json`, `metrics.json`, `predictions.parquet`,
+`concept_scores.npz`, `history_stage*.parquet`), so that a run can be compared long after its features are gone.
+"""
+
+from geocbm.evaluation.compare_runs.differences import NOISE, aligned, differences, other_images, same_images
+from geocbm.evaluation.compare_runs.figures import (
+    FIGURES,
+    HEADLINES,
+    Figure,
+    all_figures,
+    figures,
+    headlines,
+    learning_curves,
+)
+from geocbm.evaluation.compare_runs.load_runs import ComparedRun, overview, problems, read_runs, runs_to_compare
+from geocbm.evaluation.compare_runs.parameters import (
+    different_parameters,
+    made_otherwise,
+    only_seeds_differ,
+    settings,
+    what_differs,
+)
+from geocbm.evaluation.compare_runs.places import (
+    changed_beyond_noise,
+    concept_changes,
+    concept_table,
+    confusion_changes,
+    confusion_table,
+    country_gains,
+    country_table,
+    gain_by_region,
+)
+from geocbm.evaluation.compare_runs.seeds import (
+    SeedGroup,
+    group_difference_table,
+    group_differences,
+    pooled,
+    pooled_table,
+    seed_groups,
+    seeds_remark,
+)
+from geocbm.evaluation.compare_runs.significance import conclusions, detail, drawable, how_many, verdicts
+
+__all__ = [
+    "FIGURES",
+    "HEADLINES",
+    "NOISE",
+    "ComparedRun",
+    "Figure",
+    "SeedGroup",
+    "aligned",
+    "all_figures",
+    "changed_beyond_noise",
+    "concept_changes",
+    "concept_table",
+    "conclusions",
+    "confusion_changes",
+    "confusion_table",
+    "country_gains",
+    "country_table",
+    "detail",
+    "differences",
+    "different_parameters",
+    "drawable",
+    "figures",
+    "gain_by_region",
+    "group_difference_table",
+    "group_differences",
+    "headlines",
+    "how_many",
+    "learning_curves",
+    "made_otherwise",
+    "only_seeds_differ",
+    "other_images",
+    "overview",
+    "pooled",
+    "pooled_table",
+    "problems",
+    "read_runs",
+    "runs_to_compare",
+    "same_images",
+    "seed_groups",
+    "seeds_remark",
+    "settings",
+    "verdicts",
+    "what_differs",
+]

@@ -1,0 +1,231 @@
+"""What a run leaves behind, read so that a damaged or half-finished run costs its own row and not the page."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from geocbm.data import lineage
+from geocbm.data.concepts import ConceptVocabulary
+from geocbm.errors import MissingInputError, ParameterError, UserError
+from geocbm.files import read_json
+from geocbm.geodesy import KM_PER_DEGREE
+from geocbm.metrics import error_km, geoscore, places_of
+from geocbm.run import RunFiles
+
+FARTHEST_KM = 180 * KM_PER_DEGREE
+"""Half way round the Earth: the error of a missing answer, which no answer exceeds."""
+
+KEY = ["pano_id", "meta_name"]
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, UserError, zipfile.BadZipFile)
+_PLACES = ["true_lat", "true_lng", "lat", "lng", "cell", "true_cell"]
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One run as far as it can be read.
+
+    Attributes:
+        name: name of the run.
+        profile: its profile; empty when not known.
+        stages: by notebook number, what `manifest.json` says of it (`parameters`, `seconds`, `inputs`, ...).
+        figures: its flat `metrics.json`.
+        images: a row per test image of the main mode, indexed by `pano_id, meta_name`: `true_lat, true_lng, lat, lng,
+            cell, true_cell, km` (a missing answer counts as half way round the Earth), `geoscore, true_country,
+            answered, country_right, cell_right` and, where the concepts are stored, `named_meta, meta_right`. None
+            without predictions.
+        metas: names of its concepts; empty when not known.
+        history: `stage, epoch` and what was measured in each epoch on validation.
+        problems: a sentence for everything that is missing or cannot be read.
+    """
+
+    name: str
+    profile: str = ""
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    images: pd.DataFrame | None = None
+    metas: tuple[str, ...] = ()
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> pd.DataFrame:
+        """`images` of a run that has predictions.
+
+        Raises:
+            MissingInputError: it has none.
+        """
+        if self.images is None:
+            command = f"geocbm run --run {self.name} --from 05"
+            raise MissingInputError(f"run {self.name!r} has no predictions; make them with: {command}")
+        return self.images
+
+
+def runs_to_compare(reports: Path, run_root: Path, names: Sequence[str], run: str) -> list[str]:
+    """The runs to put side by side, the asking run first.
+
+    Args:
+        reports: folder of all reports.
+        run_root: folder of all runs' data.
+        names: runs to compare; empty means every run with figures or predictions.
+        run: the run that asks; it is always part of the comparison.
+
+    Raises:
+        ParameterError: a named run has left nothing; the message lists the runs that have.
+    """
+    left = [*reports.glob("*/metrics.json"), *run_root.glob("*/predictions.parquet")]
+    known = sorted({path.parent.name for path in left})
+    missing = [name for name in names if name not in known and name != run]
+    if missing:
+        raise ParameterError(
+            f"runs={list(names)!r}: {missing[0]!r} has no figures; runs with figures: {', '.join(known) or 'none'}"
+        )
+    return list(dict.fromkeys([run, *(names or known)]))
+
+
+def read_runs(reports: Path, run_root: Path, names: Sequence[str]) -> list[ComparedRun]:
+    """Read runs in the given order; what is missing or damaged becomes a sentence in `problems`.
+
+    Args:
+        reports: folder of all reports.
+        run_root: folder of all runs' data.
+        names: the runs.
+    """
+    return [_read_run(reports / name, run_root / name, name) for name in names]
+
+
+def problems(runs: Sequence[ComparedRun]) -> list[str]:
+    """Everything that could not be read, a sentence each, beginning with the run."""
+    return [f"{run.name}: {problem}" for run in runs for problem in run.problems]
+
+
+def overview(runs: Sequence[ComparedRun]) -> pd.DataFrame:
+    """One row per run: profile, stages that ran, seconds they took, test images, number of figures."""
+    rows = [
+        {
+            "run": run.name,
+            "profile": run.profile,
+            "stages": " ".join(sorted(run.stages)),
+            "seconds": round(sum(float(stage.get("seconds") or 0) for stage in run.stages.values())),
+            "test images": 0 if run.images is None else len(run.images),
+            "figures": len(run.figures),
+        }
+        for run in runs
+    ]
+    return pd.DataFrame(rows, columns=["run", "profile", "stages", "seconds", "test images", "figures"])
+
+
+def _read_run(report: Path, folder: Path, name: str) -> ComparedRun:
+    found: list[str] = []
+
+    def attempt(path: Path, read: Callable[[Path], Result], otherwise: Result, absent: str = "") -> Result:
+        if not path.exists():
+            found.extend([absent] if absent else [])
+            return otherwise
+        try:
+            return read(path)
+        except _DAMAGE as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = reason if isinstance(error, UserError) else reason[:120]  # its end is the remedy
+            found.append(f"{path.name} cannot be read ({reason}) and is left out")
+            return otherwise
+
+    nothing: dict[str, Any] = {}
+    manifest = attempt(report / "manifest.json", _mapping, nothing, "no manifest.json: its parameters are not known")
+    figures = attempt(report / "metrics.json", _figures, nothing, "no metrics.json: it has no figures")
+    images = attempt(
+        folder / "predictions.parquet", _own(_images), None, "no predictions.parquet: Stage 2 has not run to its end"
+    )
+    metas: tuple[str, ...] = attempt(folder / "concepts.json", lambda path: ConceptVocabulary.load(path).metas, ())
+    if images is not None and metas:
+        without = images
+        absent = "no concept_scores.npz: its concepts are not compared"
+        scores = folder / "concept_scores.npz"
+        images = attempt(scores, _own(lambda path: _with_concepts(without, metas, path)), without, absent)
+    histories = [attempt(path, _history, pd.DataFrame()) for path in sorted(folder.glob("history_stage[012].parquet"))]
+    if not any(len(history) for history in histories):
+        found.append("no history of training: it has no learning curve")
+    stages = manifest.get("stages")
+    stages = stages if isinstance(stages, dict) else {}
+    return ComparedRun(
+        name=name,
+        profile=str(manifest.get("profile") or ""),
+        stages={number: stage for number, stage in stages.items() if isinstance(stage, dict)},
+        figures=figures,
+        images=images,
+        metas=metas,
+        history=pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(),
+        problems=tuple(found),
+    )
+
+
+def _own(read: Callable[[Path], Result]) -> Callable[[Path], Result]:
+    """Read a file only where it was made from the run as it is now."""
+    return lambda path: read(RunFiles(path.parent).need(path.name) if lineage.read_record(path) else path)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError("it does not hold a JSON object")
+    return content
+
+
+def _figures(path: Path) -> dict[str, Any]:
+    """Figures that are numbers or intervals; others would break every table."""
+    kept: dict[str, Any] = {}
+    for key, entry in _mapping(path).items():
+        parts = entry if isinstance(entry, dict) else {"value": entry}
+        if "value" in parts and all(type(value) in (int, float) for value in parts.values()):
+            kept[key] = entry
+    return kept
+
+
+def _images(path: Path) -> pd.DataFrame:
+    """Predictions of the main mode, with what is right about them."""
+    stored = pd.read_parquet(path)
+    missing = {*KEY, *_PLACES, "main"} - set(stored)
+    if missing:
+        raise ValueError(f"its column {min(missing)} is missing")
+    stored = stored[stored["main"].astype(bool)].drop_duplicates(KEY)
+    if stored.empty:
+        raise ValueError("it holds no test image")
+    images = stored.set_index(KEY)[[*_PLACES, *(["row"] if "row" in stored else [])]].copy()
+    km = error_km(images["lat"], images["lng"], images["true_lat"], images["true_lng"])
+    images["km"] = np.where(np.isfinite(km), km, FARTHEST_KM)
+    images["geoscore"] = geoscore(km)
+    images["true_country"] = places_of(images["true_lat"], images["true_lng"])["country"].to_numpy()
+    images["answered"] = places_of(images["lat"], images["lng"])["country"].to_numpy()
+    known = images["true_country"] != ""
+    images["country_right"] = (known & (images["answered"] == images["true_country"])).astype(float)
+    images["cell_right"] = (images["cell"] == images["true_cell"]).astype(float)
+    return images
+
+
+def _with_concepts(images: pd.DataFrame, metas: Sequence[str], path: Path) -> pd.DataFrame:
+    """Add the concept that Stage 1 names for each image."""
+    with np.load(path, allow_pickle=False) as stored:
+        scores = stored["meta"]  # (n_table, k_m)
+    rows = images["row"].to_numpy()
+    if scores.ndim != 2 or scores.shape[1] != len(metas) or rows.max() >= len(scores):
+        raise ValueError(f"its shape is {scores.shape}, which does not fit the predictions")
+    named = np.array(metas, dtype=object)[scores[rows].argmax(axis=1)]
+    right = named == images.index.get_level_values("meta_name").to_numpy()
+    return images.assign(named_meta=named, meta_right=right.astype(float))
+
+
+def _history(path: Path) -> pd.DataFrame:
+    """What was measured on validation in each epoch."""
+    history = pd.read_parquet(path)
+    if not {"epoch", "val_loss"} <= set(history):
+        raise ValueError("its column epoch or val_loss is missing")
+    measured = [column for column in history if str(column).startswith("val_")]
+    return history[["epoch", *measured]].assign(stage=f"Stage {path.stem.removeprefix('history_stage')}")

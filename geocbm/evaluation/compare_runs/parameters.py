@@ -1,0 +1,177 @@
+"""What was set differently in two runs, as far as it can change an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from geocbm.evaluation.compare_runs.load_runs import ComparedRun
+
+STAGES = ("01", "02", "03", "04", "05")
+"""Notebooks that make the answers of a run; the others measure or show them."""
+
+WITHOUT_EFFECT = frozenset(
+    (
+        "run",
+        "tracking",
+        "examples",
+        "gallery_columns",
+        "encode_batch_size",
+        "max_cache_gb",
+        "bootstrap",
+        "study_seeds",
+        "variants",
+        "other_recipe",
+    )
+)
+"""Parameters of these notebooks that change pages, further models or the use of memory, and no answer of the run."""
+
+TRAINING_SEEDS = tuple(f"{number}.seed" for number in ("02", "03", "04", "05"))
+"""Seeds of cells, weights and batches. That of 01 draws other test images."""
+
+_UNKNOWN = object()
+_SHOWN = 44
+
+
+def settings(run: ComparedRun) -> dict[str, Any]:
+    """What can change an answer: `NN.name` with its value, and digests of files that parameters name."""
+    found: dict[str, Any] = {}
+    for number in STAGES:
+        stage = run.stages.get(number, {})
+        parameters = {name: value for name, value in dict(stage.get("parameters") or {}).items()}
+        found |= {f"{number}.{name}": value for name, value in parameters.items() if name not in WITHOUT_EFFECT}
+        for name, digest in dict(stage.get("inputs") or {}).items():
+            parameter = str(name).removeprefix("parameter:")
+            if parameter != name and parameter not in WITHOUT_EFFECT:
+                found[f"{number}.{parameter} (content)"] = digest
+    return found
+
+
+def differing(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
+    """Values of settings that are recorded in at least two runs and not the same in all of these."""
+    columns = [settings(run) for run in runs]
+    found: dict[str, list[Any]] = {}
+    for key in sorted(set().union(*columns)):
+        values = [column.get(key, _UNKNOWN) for column in columns]
+        known = [value for value in values if value is not _UNKNOWN]
+        if any(value != known[0] for value in known):
+            found[key] = values
+    # Another name has another content; only the same name with another content is worth a line.
+    return {
+        key: values
+        for key, values in found.items()
+        if not key.endswith(" (content)") or key.removesuffix(" (content)") not in found
+    }
+
+
+def different_parameters(runs: Sequence[ComparedRun]) -> pd.DataFrame:
+    """Parameters that can change an answer and are not the same in all runs, one row each, one column per run.
+
+    A place is empty where the value is that of the first run, and a dash stands where a run has not recorded the
+    parameter; long values are cut in the middle.
+    """
+    rows = []
+    for key, values in differing(runs).items():
+        shown = [_shown(value) for value in values]
+        same = [value is not _UNKNOWN and value == values[0] for value in values[1:]]
+        kept = [shown[0], *("" if equal else text for equal, text in zip(same, shown[1:], strict=True))]
+        rows.append({"parameter": key} | dict(zip((run.name for run in runs), kept, strict=True)))
+    return pd.DataFrame(rows, columns=["parameter", *(run.name for run in runs)])
+
+
+def _shown(value: Any) -> str:
+    if value is _UNKNOWN:
+        return "–"
+    text = "(empty)" if value == "" else str(value)
+    half = (_SHOWN - 3) // 2
+    return text if len(text) <= _SHOWN else f"{text[:half]} … {text[-half:]}"
+
+
+def only_seeds_differ(one: ComparedRun, other: ComparedRun) -> bool:
+    """Whether two runs with known parameters differ in seeds of training, and in nothing else that is recorded."""
+    different = differing([one, other])
+    both = bool(settings(one)) and bool(settings(other))
+    return both and bool(different) and all(key in TRAINING_SEEDS for key in different)
+
+
+def skips_stage0(run: ComparedRun) -> bool:
+    """Whether Stage 0 of a run was not trained (`03.epochs=0`)."""
+    return settings(run).get("03.epochs") == 0
+
+
+def only_stage0_differs(one: ComparedRun, other: ComparedRun) -> bool:
+    """Whether one of two runs skips Stage 0, and they differ in nothing else that has an effect then."""
+    different = differing([one, other])
+    return skips_stage0(one) != skips_stage0(other) and all(key.startswith("03.") for key in different)
+
+
+def what_differs(one: ComparedRun, other: ComparedRun) -> str:
+    """In a clause, how `other` was set differently from `one`."""
+    unknown = [run.name for run in (one, other) if not settings(run)]
+    if unknown:
+        return f"the parameters of {' and '.join(unknown)} are not known"
+    different = differing([one, other])
+    if not different:
+        return "no parameter differs"
+    if only_seeds_differ(one, other):
+        pairs = dict.fromkeys((_shown(values[0]), _shown(values[1])) for values in different.values())
+        stages = ", ".join(key[:2] for key in different)
+        return f"only the seed differs ({'; '.join(f'{b} instead of {a}' for a, b in pairs)}, in {stages})"
+    if only_stage0_differs(one, other):
+        return f"only Stage 0 differs: {other.name if skips_stage0(other) else one.name} skips it"
+    listed = [f"{key} is {_shown(b)} instead of {_shown(a)}" for key, (a, b) in different.items()]
+    if len(listed) == 1:
+        return f"only {listed[0]}"
+    if len(listed) <= 4:
+        return f"{len(listed)} parameters differ: {'; '.join(listed)}"
+    stages = ", ".join(dict.fromkeys(key[:2] for key in different))
+    return f"{len(listed)} parameters differ, in {stages}"
+
+
+def made_otherwise(runs: Sequence[ComparedRun]) -> list[str]:
+    """Sentences on what is no parameter and differs too from the first run: stages that only one has run, code, device.
+
+    Other code makes a difference between two runs hard to blame on a parameter.
+    """
+    return [sentence for other in runs[1:] for sentence in _made_otherwise(runs[0], other)]
+
+
+def _made_otherwise(one: ComparedRun, other: ComparedRun) -> list[str]:
+    sentences = []
+    for run, against in ((one, other), (other, one)):
+        lacking = [number for number in STAGES if number in against.stages and number not in run.stages]
+        if lacking and run.stages:
+            sentences.append(f"{run.name} has not run {', '.join(lacking)}, which {against.name} has.")
+    both = [number for number in STAGES if number in one.stages and number in other.stages]
+    modules: dict[str, None] = {}
+    changed = []
+    for number in both:
+        now, before = (_code(run.stages[number]) for run in (other, one))
+        names = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
+        modules |= dict.fromkeys(names)
+        changed += [number] if names else []
+    if changed:
+        shown = ", ".join(list(modules)[:4]) + (f" and {len(modules) - 4} more" if len(modules) > 4 else "")
+        sentences.append(
+            f"The code of {other.name} is another than that of {one.name} in {', '.join(changed)}: {shown}."
+        )
+    devices = [{str(run.stages[number].get("device", "")) for number in both} for run in (one, other)]
+    if both and devices[0] != devices[1]:
+        sentences.append(f"They ran on other devices: {_listed(devices[0])}, and {_listed(devices[1])}.")
+    return sentences
+
+
+def _code(stage: dict[str, Any]) -> dict[str, Any]:
+    """Digests of the code behind a stage that can change an answer, without pages and pictures."""
+    sources = dict(stage.get("sources") or {})
+    return {
+        name: digest
+        for name, digest in sources.items()
+        if not str(name).startswith(("geocbm.plots", "geocbm.workbench"))
+    }
+
+
+def _listed(names: set[str]) -> str:
+    return " and ".join(sorted(name or "not recorded" for name in names))

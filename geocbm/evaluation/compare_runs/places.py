@@ -1,0 +1,274 @@
+"""Where two runs differ: on the map, by country, in what they confuse, and by concept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geocbm import geodesy
+from geocbm.evaluation.compare_runs.differences import NOISE, aligned
+from geocbm.evaluation.compare_runs.load_runs import ComparedRun
+from geocbm.metrics import FEWEST_BLOCKS, Resamples, simultaneous_intervals, spatial_blocks
+
+REGION_KM = 500.0
+"""Side of the regions of the map: many enough to see where, large enough to hold several images."""
+
+FEWEST = 10
+"""Countries with fewer test images are left out: their intervals would mean little."""
+
+
+def gain_by_region(one: ComparedRun, other: ComparedRun, side_km: float = REGION_KM) -> pd.DataFrame:
+    """Mean gain in GeoScore of `other` over `one` by regions of the ground.
+
+    Args:
+        one: the run it is held against.
+        other: the run.
+        side_km: side of a region in km.
+
+    Returns:
+        `lat, lng` (the middle of the images of a region), `images`, `country` (the most frequent one) and `gain`, the
+        largest region first; empty when the runs have no test images in common.
+    """
+    columns = ["lat", "lng", "images", "country", "gain"]
+    pair = aligned(one, other)
+    if pair is None:
+        return pd.DataFrame(columns=columns)
+    images = pair[0]
+    gain = pair[1]["geoscore"].to_numpy() - images["geoscore"].to_numpy()
+    region = geodesy.spatial_blocks(images["true_lat"], images["true_lng"], side_km)
+    vectors = geodesy.latlng_to_cartesian(images["true_lat"].to_numpy(float), images["true_lng"].to_numpy(float))
+    count = np.bincount(region)
+    middle = np.stack([np.bincount(region, weights=axis) / count for axis in vectors.T], axis=1)
+    lat, lng = geodesy.cartesian_to_latlng(middle)
+    country = images["true_country"].groupby(region).agg(lambda names: names.value_counts().index[0])
+    table = pd.DataFrame(
+        {
+            "lat": lat,
+            "lng": lng,
+            "images": count,
+            "country": country.to_numpy(),
+            "gain": np.bincount(region, weights=gain) / count,
+        }
+    )
+    return table.sort_values("images", ascending=False, kind="stable").reset_index(drop=True)[columns]
+
+
+def country_gains(
+    one: ComparedRun, other: ComparedRun, fewest: int = FEWEST, n: int = 1000, seed: int = 0, level: float = 0.95
+) -> pd.DataFrame:
+    """Gain in mean GeoScore of `other` over `one` in each country, with intervals that hold together.
+
+    Args:
+        one: the run it is held against.
+        other: the run.
+        fewest: countries with fewer test images, or with images in too few spatial blocks, are left out.
+        n: number of resamples.
+        seed: seed of the draws.
+        level: probability that all intervals hold.
+
+    Returns:
+        `country, images, first, this, gain, low, high, better` (1, -1 or 0), the greatest differences first; empty when
+        the runs have no test images in common.
+    """
+    columns = ["country", "images", "first", "this", "gain", "low", "high", "better"]
+    pair = aligned(one, other)
+    if pair is None:
+        return pd.DataFrame(columns=columns)
+    before, after = (images["geoscore"].to_numpy() for images in pair)
+    country = pair[0]["true_country"].to_numpy()
+    blocks = spatial_blocks(pair[0]["true_lat"], pair[0]["true_lng"])
+    names, counts = np.unique(country[country != ""], return_counts=True)
+    rows: list[dict[str, Any]] = []
+    draws = []
+    for name in names[counts >= fewest]:
+        inside = country == name
+        if len(np.unique(blocks[inside])) < FEWEST_BLOCKS:
+            continue
+        first, this = float(before[inside].mean()), float(after[inside].mean())
+        rows.append({"country": name, "images": int(inside.sum()), "first": first, "this": this, "gain": this - first})
+        # Countries share no images, so that each is resampled by itself.
+        draws.append(Resamples(blocks[inside], n, seed + len(rows)).means((after - before)[inside]))
+    table = pd.DataFrame(rows, columns=columns)
+    if rows:
+        table["low"], table["high"] = simultaneous_intervals(table["gain"], np.stack(draws), level)
+        # Where every image is answered alike there is nothing to be sure of.
+        table["better"] = np.where(table["low"] > 0, 1, np.where(table["high"] < 0, -1, 0))
+    order = table["gain"].abs().sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def confusion_changes(one: ComparedRun, other: ComparedRun) -> pd.DataFrame:
+    """Countries that one run takes for one another more often than the other.
+
+    Returns:
+        `country, answered, first, this` (images), `chance` (the probability of so uneven a split of the images on which
+        the runs disagree, by Holm's rule over all pairs that could have shown a difference; 1 for the others) and
+        `better`, the greatest differences first; empty when the runs have no test images in common.
+    """
+    columns = ["country", "answered", "first", "this", "chance", "better"]
+    pair = aligned(one, other)
+    if pair is None:
+        return pd.DataFrame(columns=columns)
+    frame = pd.DataFrame(
+        {
+            "country": pair[0]["true_country"].to_numpy(),
+            "before": pair[0]["answered"].to_numpy(),
+            "after": pair[1]["answered"].to_numpy(),
+        }
+    )
+    frame = frame[frame["country"] != ""]
+    sides = []
+    for side in ("before", "after"):
+        wrong = frame[frame[side] != frame["country"]]
+        sides.append(wrong.groupby(["country", side]).size().rename_axis(["country", "answered"]))
+    both = frame[(frame["before"] == frame["after"]) & (frame["before"] != frame["country"])]
+    shared = both.groupby(["country", "before"]).size().rename_axis(["country", "answered"])
+    table = pd.concat([*sides, shared], axis=1, keys=["first", "this", "shared"]).fillna(0).astype(int).reset_index()
+    table["chance"] = _chance(
+        (table["first"] - table["shared"]).to_numpy(), (table["this"] - table["shared"]).to_numpy()
+    )
+    table["better"] = np.where(table["chance"] < 0.05, np.sign(table["first"] - table["this"]), 0)
+    table["answered"] = table["answered"].replace("", "(no answer)")
+    return _by_difference(table, ["country", "answered"])[columns]
+
+
+def concept_changes(one: ComparedRun, other: ComparedRun) -> pd.DataFrame:
+    """How often each concept is named right by the two runs.
+
+    Returns:
+        `concept, images, first, this` (images named right), `gained` and `lost` (images that only `other`, and only
+        `one`, names right), `chance` as in `confusion_changes` and `better`, the greatest differences first; empty
+        without common images or concepts.
+    """
+    columns = ["concept", "images", "first", "this", "gained", "lost", "chance", "better"]
+    pair = aligned(one, other)
+    if pair is None or one.metas != other.metas or not all("meta_right" in images for images in pair):
+        return pd.DataFrame(columns=columns)
+    before, after = (images["meta_right"].to_numpy(bool) for images in pair)
+    frame = pd.DataFrame(
+        {
+            "concept": pair[0].index.get_level_values("meta_name"),
+            "first": before,
+            "this": after,
+            "gained": after & ~before,
+            "lost": before & ~after,
+        }
+    )
+    groups = frame.groupby("concept")
+    table = groups.sum().astype(int).assign(images=groups.size()).reset_index()
+    table["chance"] = _chance(table["lost"].to_numpy(), table["gained"].to_numpy())
+    table["better"] = np.where(table["chance"] < 0.05, np.sign(table["this"] - table["first"]), 0)
+    return _by_difference(table, ["concept"])[columns]
+
+
+def _by_difference(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """The greatest differences of counts first."""
+    table = table.assign(size=(table["this"] - table["first"]).abs(), both=table["this"] + table["first"])
+    table = table.sort_values(["size", "both", *names], ascending=[False, False, *[True] * len(names)])
+    return table.reset_index(drop=True)
+
+
+def _chance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Probability that a fair coin divides the disagreements so unevenly, by Holm's rule (McNemar's exact test).
+
+    Where fewer than six images disagree, no division has a probability below 0.05; these tests cannot show anything and
+    do not count among the comparisons (Tarone 1990).
+    """
+    from scipy.stats import binomtest
+
+    chance = np.ones(len(one))
+    able = np.flatnonzero(one + other >= 6)
+    alone = np.array([binomtest(int(one[i]), int(one[i] + other[i])).pvalue for i in able])
+    order = np.argsort(alone, kind="stable")
+    adjusted = np.maximum.accumulate(np.minimum(1.0, alone[order] * np.arange(len(able), 0, -1)))
+    chance[able[order]] = adjusted
+    return chance
+
+
+def country_table(gains: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFrame:
+    """The gains by country in words, the greatest of each run first.
+
+    Args:
+        gains: of `country_gains`, by name of the run.
+        limit: at most so many rows of each run.
+    """
+    rows = [
+        {
+            "run": run,
+            "country": row["country"],
+            "test images": row["images"],
+            "GeoScore of the first run": f"{row['first']:,.0f}",
+            "of this run": f"{row['this']:,.0f}",
+            "gain": f"{row['gain']:+z,.0f} [{row['low']:+z,.0f}, {row['high']:+z,.0f}]".replace("-", "−"),
+            "verdict": _word(row["better"]),
+        }
+        for run, row in _first_rows(gains, limit)
+    ]
+    columns = ["run", "country", "test images", "GeoScore of the first run", "of this run", "gain", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def confusion_table(changes: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFrame:
+    """The confusions in words, the greatest changes of each run first (see `country_table`)."""
+    rows = [
+        {
+            "run": run,
+            "true country": row["country"],
+            "answered": row["answered"],
+            "images of the first run": row["first"],
+            "of this run": row["this"],
+            "verdict": _word(row["better"]),
+        }
+        for run, row in _first_rows(changes, limit)
+    ]
+    columns = ["run", "true country", "answered", "images of the first run", "of this run", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def concept_table(changes: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFrame:
+    """The concepts in words, the greatest changes of each run first (see `country_table`)."""
+    rows = [
+        {
+            "run": run,
+            "concept": row["concept"],
+            "test images": row["images"],
+            "right in the first run": row["first"],
+            "in this run": row["this"],
+            "gained": row["gained"],
+            "lost": row["lost"],
+            "verdict": _word(row["better"]),
+        }
+        for run, row in _first_rows(changes, limit)
+    ]
+    columns = ["run", "concept", "test images", "right in the first run", "in this run", "gained", "lost", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _first_rows(tables: Mapping[str, pd.DataFrame], limit: int) -> list[tuple[str, dict[Any, Any]]]:
+    return [(run, row) for run, table in tables.items() for row in table.head(limit).to_dict("records")]
+
+
+def changed_beyond_noise(tables: Mapping[str, pd.DataFrame], noun: str) -> list[str]:
+    """In a sentence for each run, how many rows changed beyond noise.
+
+    Args:
+        tables: by name of the run, with a column `better`.
+        noun: what the rows are, in the plural.
+    """
+    sentences = []
+    for run, table in tables.items():
+        better, worse = (int((table["better"] == sign).sum()) for sign in (1, -1))
+        if table.empty:
+            sentences.append(f"{run}: no {noun} to compare.")
+        elif better or worse:
+            sentences.append(f"{run}: of {len(table):,} {noun}, {better} better and {worse} worse beyond noise.")
+        else:
+            sentences.append(f"{run}: {NOISE} in any of {len(table):,} {noun}.")
+    return sentences
+
+
+def _word(better: float) -> str:
+    return {1: "better", -1: "worse"}.get(int(better), NOISE)

@@ -1,0 +1,313 @@
+"""Where a run is good: countries, regions and cities named right, and every country and region by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geocbm.errors import ParameterError
+from geocbm.evaluation.baselines import Prediction
+from geocbm.metrics import (
+    Resamples,
+    bootstrap,
+    error_km,
+    figure_text,
+    geolocation_intervals,
+    places_of,
+    recordables,
+    spatial_blocks,
+)
+from geocbm.metrics.country_names import country_name
+from geocbm.run import RunFiles
+
+LEVELS = ("country", "region", "city")
+METHODS = ("stage2", "nearest_neighbour", "linear_probe")
+"""The methods that are held against one another place by place."""
+
+FEWEST = 5
+"""Places with fewer test images are pooled: a median of four says nothing about a country."""
+
+_NOWHERE = "(no answer)"
+
+
+@dataclass(frozen=True)
+class Geocoded:
+    """Test images and the answers for them, with the names of their places.
+
+    Attributes:
+        country: `[n]` countries of the images as the table has them.
+        true: `[n]` rows `country, region, city` of the true places, of `geocbm.metrics.places_of`.
+        answered: the same of each method's places, by name of the method.
+        km: `[n]` errors of each method, infinite where it does not answer.
+        blocks: `[n]` spatial blocks, for intervals.
+    """
+
+    country: np.ndarray
+    true: pd.DataFrame
+    answered: dict[str, pd.DataFrame]
+    km: dict[str, np.ndarray]
+    blocks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.true)
+
+    def right(self, method: str, level: str) -> np.ndarray:
+        """Whether a method names the place of each image right, `[n]`.
+
+        A region counts only within the right country, a city only within the right region (as in
+        `geocbm.metrics.place_accuracy`); a place without a name is a miss.
+
+        Args:
+            method: name of the method.
+            level: "country", "region" or "city".
+
+        Raises:
+            ParameterError: there is no such level.
+        """
+        if level not in LEVELS:
+            raise ParameterError(f"level is {level!r}; choose one of {', '.join(LEVELS)}.")
+        right = np.ones(len(self), dtype=bool)
+        for each in LEVELS[: LEVELS.index(level) + 1]:
+            known = (self.true[each] != "").to_numpy()
+            right &= known & (self.answered[method][each].to_numpy() == self.true[each].to_numpy())
+        return right
+
+    @property
+    def remark(self) -> str:
+        """How many true places have no name, or another country than the table says, in a sentence or two."""
+        if not len(self):
+            return "The test split is empty: there is nothing to break down."
+        unknown = {level: int((self.true[level] == "").sum()) for level in LEVELS}
+        named = [f"{count:,} have no {level}" for level, count in unknown.items() if count]
+        text = f"Country, region and city of all {len(self):,} test images have names."
+        if named:
+            text = f"Of {len(self):,} test images {', '.join(named)}; these count as misses."
+        known = np.array([country_name(name) is not None for name in self.country], dtype=bool)
+        apart = int((known & (self.true["country"].to_numpy() != self.country)).sum())
+        if apart:
+            text += f" {apart:,} lie in another country than the table says, by polygon; that of the polygon counts."
+        return text
+
+
+def geocode(files: RunFiles, answers: Sequence[Prediction], methods: Sequence[str] = METHODS) -> Geocoded:
+    """Look up the names of the true places and of those that methods answer.
+
+    Args:
+        files: the run.
+        answers: what methods say for the test split; those that name no place are passed over.
+        methods: which of them to take.
+    """
+    test = files.rows["test"]
+    lat, lng = files.lat[test], files.lng[test]
+    named = [answer for answer in answers if answer.name in methods]
+    found: dict[str, tuple[Any, Any]] = {
+        answer.name: (answer.lat, answer.lng) for answer in named if answer.lat is not None
+    }
+    return geocode_points(files.country[test], lat, lng, {name: found[name] for name in methods if name in found})
+
+
+def geocode_points(
+    country: np.ndarray, lat: np.ndarray, lng: np.ndarray, answers: Mapping[str, tuple[Any, Any]]
+) -> Geocoded:
+    """The same for points.
+
+    Args:
+        country: `[n]` true countries as a table has them.
+        lat: `[n]` true latitudes, degrees.
+        lng: `[n]` true longitudes, degrees.
+        answers: latitudes and longitudes `[n]` that each method answers, NaN where it does not.
+    """
+    if not len(lat):
+        none = pd.DataFrame({level: pd.Series(dtype=object) for level in LEVELS})
+        nothing = np.zeros(0)
+        return Geocoded(
+            np.asarray(country), none, dict.fromkeys(answers, none), dict.fromkeys(answers, nothing), nothing
+        )
+    return Geocoded(
+        country=np.asarray(country, dtype=str),
+        true=places_of(lat, lng),
+        answered={name: places_of(*points) for name, points in answers.items()},
+        km={name: error_km(*points, lat, lng) for name, points in answers.items()},
+        blocks=spatial_blocks(lat, lng),
+    )
+
+
+def stage2_figures(places: pd.DataFrame, named: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, dict[str, float]]:
+    """What Stage 2 is measured by, each with its interval: distances, GeoScore, and levels as `<level>_acc`.
+
+    Args:
+        places: of `evaluation.main_predictions`.
+        named: of `geocode`.
+        n: resamples behind each interval.
+        seed: of the resamples.
+    """
+    if not len(places):
+        return {}
+    answered, true = (places["lat"], places["lng"]), (places["true_lat"], places["true_lng"])
+    levels = level_figures(named, n, seed).get("stage2", {})
+    return geolocation_intervals(*answered, *true, n=n, seed=seed) | {
+        f"{level}_acc": figure for level, figure in levels.items()
+    }
+
+
+def level_figures(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
+    """Share of countries, regions and cities named right, with intervals, by method and level.
+
+    Args:
+        found: of `geocode`.
+        n: resamples behind each interval.
+        seed: of the resamples.
+    """
+    if not len(found):
+        return {}
+    draws = Resamples(found.blocks, n, seed)
+    return {method: {level: draws.figure(found.right(method, level)) for level in LEVELS} for method in found.answered}
+
+
+def level_table(found: Geocoded, words: Mapping[str, str], n: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """The figures of `level_figures` in words, a row per method.
+
+    Args:
+        found: of `geocode`.
+        words: what the methods are called.
+        n: resamples behind each interval.
+        seed: of the resamples.
+    """
+    rows = [
+        {"method": words.get(method, method)}
+        | {f"{level} right, %": figure_text(own[level], "{:.1f}", 100) for level in LEVELS}
+        for method, own in level_figures(found, n, seed).items()
+    ]
+    return pd.DataFrame(rows, columns=["method", *(f"{level} right, %" for level in LEVELS)])
+
+
+def by_place(
+    found: Geocoded,
+    level: str = "country",
+    method: str = "stage2",
+    fewest: int = FEWEST,
+    n: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Median error and share named right for every place by itself, the places with the most images first.
+
+    Args:
+        found: of `geocode`.
+        level: "country" (as the table has them) or "region" (of `geocbm.metrics.places_of`, with its country).
+        method: name of the method.
+        fewest: places with fewer images are pooled into one last row.
+        n: resamples behind each interval.
+        seed: of the resamples.
+
+    Returns:
+        Columns `place, n, pooled` (how many places the row stands for) and `median_km` and `right`, each followed by
+        its interval `<figure>_low` and `<figure>_high`, NaN where they lie in too few spatial blocks. `right` is
+        the share of images whose place of that level was named.
+
+    Raises:
+        ParameterError: the level is neither.
+    """
+    if level not in ("country", "region"):
+        raise ParameterError(f"level is {level!r}; choose 'country' or 'region'.")
+    figures = [f"{name}{end}" for name in ("median_km", "right") for end in ("", "_low", "_high")]
+    columns = ["place", "n", "pooled", *figures]
+    if not len(found):
+        return pd.DataFrame(columns=columns)
+    name = pd.Series(found.country, dtype=object)
+    if level == "region":
+        region = found.true["region"].where(found.true["region"] != "", "(no region)")
+        name = found.true["country"] + ", " + region
+    counts = name.value_counts()
+    rare = set(counts[counts < fewest].index)
+    right = found.right(method, level)
+    groups = [(place, (name == place).to_numpy(), 1) for place in sorted(set(counts.index) - rare)]
+    groups.sort(key=lambda group: -group[1].sum())
+    if rare:
+        noun = {"country": "countries", "region": "regions"}[level] if len(rare) > 1 else level
+        label = f"{len(rare)} {noun} with fewer than {fewest} images{' each' if len(rare) > 1 else ''}"
+        groups.append((label, name.isin(rare).to_numpy(), len(rare)))
+    rows = []
+    for place, inside, pooled in groups:
+        row: dict[str, Any] = {"place": place, "n": int(inside.sum()), "pooled": pooled}
+        for figure, values, statistic in (("median_km", found.km[method], "median"), ("right", right, "mean")):
+            own = bootstrap(values[inside], found.blocks[inside], statistic, n=n, seed=seed)
+            row |= {figure: own["value"], f"{figure}_low": own["low"], f"{figure}_high": own["high"]}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=columns)
+
+
+def place_table(table: pd.DataFrame, level: str = "country") -> pd.DataFrame:
+    """A table of `by_place` in words."""
+
+    def figure(row: Mapping[Any, Any], name: str) -> dict[str, float]:
+        return {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
+
+    rows = [
+        {
+            level: row["place"],
+            "test images": f"{row['n']:,}",
+            "median error, km": figure_text(figure(row, "median_km")),
+            f"{level} right, %": figure_text(figure(row, "right"), "{:.0f}", 100),
+        }
+        for row in table.to_dict("records")
+    ]
+    return pd.DataFrame(rows, columns=[level, "test images", "median error, km", f"{level} right, %"])
+
+
+def confusions(found: Geocoded, method: str = "stage2", limit: int = 15) -> pd.DataFrame:
+    """The countries that are most often taken for one another, by country polygons.
+
+    Args:
+        found: of `geocode`.
+        method: name of the method.
+        limit: at most so many pairs.
+
+    Returns:
+        Columns `country, answered, images, share` (of all test images of the country, 0 to 1) and `median_km` of these
+        images, the most frequent first. Images whose true place has no country are left out.
+    """
+    frame = pd.DataFrame(
+        {
+            "country": found.true["country"].to_numpy(),
+            "answered": np.where(
+                found.answered[method]["country"] == "", _NOWHERE, found.answered[method]["country"].to_numpy()
+            ),
+            "km": found.km[method],
+        }
+    )
+    frame = frame[frame["country"] != ""]
+    size = frame.groupby("country").size()
+    wrong = frame[frame["country"] != frame["answered"]]
+    pairs = wrong.groupby(["country", "answered"]).agg(images=("km", "size"), median_km=("km", "median")).reset_index()
+    pairs["share"] = pairs["images"] / pairs["country"].map(size).astype(float)
+    pairs = pairs.sort_values(["images", "share", "country", "answered"], ascending=[False, False, True, True])
+    return pairs[["country", "answered", "images", "share", "median_km"]].head(limit).reset_index(drop=True)
+
+
+def confusion_table(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of `confusions` in words."""
+    rows = [
+        {
+            "true country": row["country"],
+            "answered": row["answered"],
+            "test images": f"{row['images']:,}",
+            "of the country's, %": f"{100 * row['share']:.0f}",
+            "median error, km": f"{row['median_km']:,.0f}" if np.isfinite(row["median_km"]) else "no answer",
+        }
+        for row in pairs.to_dict("records")
+    ]
+    columns = ["true country", "answered", "test images", "of the country's, %", "median error, km"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def records(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, float | dict[str, float]]:
+    """Figures to keep: `stage2.region_acc`, `stage2.city_acc` and the same of the other methods under `baseline.`."""
+    figures: dict[str, dict[str, float]] = {}
+    for method, own in level_figures(found, n, seed).items():
+        prefix = method if method.startswith("stage") else f"baseline.{method}"
+        figures |= {f"{prefix}.{level}_acc": own[level] for level in ("region", "city")}
+    return recordables(figures)

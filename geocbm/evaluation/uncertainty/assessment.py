@@ -1,0 +1,216 @@
+"""How sure one run is of the places of its test split: everything that the page shows, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from geocbm.errors import MismatchError
+from geocbm.evaluation.uncertainty.cell_area import cell_areas
+from geocbm.evaluation.uncertainty.conformal import Regions, calibrate_regions, measure_regions
+from geocbm.geocells.distribution import CellBelief, entropy
+from geocbm.geocells.hierarchy import cell_shares, likeliest
+from geocbm.metrics import error_km, fit_temperature, places_of, spatial_blocks
+from geocbm.models.decoder import ARGMAX, POINT_WORDS, Decoder, PointChoice
+from geocbm.models.point_estimates import Points, choose_bandwidth, expected_km
+from geocbm.run import RunFiles
+
+SURENESS_WORDS = {
+    "probability": "probability of the named cell",
+    "entropy": "entropy of the distribution",
+    "area": "area of the 90 % region",
+    "expected_km": "expected distance",
+}
+
+
+def read_cell_scores(files: RunFiles) -> dict[str, np.ndarray]:
+    """Logits of all cells as notebook 05 stored them: `val` and `test`, each `[n, N]`.
+
+    Raises:
+        MissingInputError: there is no such file.
+        MismatchError: it was made with other cells or for other images.
+    """
+
+    def other(what: str) -> MismatchError:
+        return MismatchError(
+            f"cell_scores.npz of run {files.run!r} {what}; make it again with: {files.remedy('cell_scores.npz')}"
+        )
+
+    with np.load(files.need("cell_scores.npz"), allow_pickle=False) as stored:
+        if str(stored["cells_digest"]) != files.cells.digest:
+            raise other("was made with other geocells")
+        for split in ("val", "test"):
+            if not np.array_equal(stored[f"{split}_rows"], files.rows[split]):
+                raise other(f"is of another {split} split")
+        return {split: stored[f"{split}_logits"] for split in ("val", "test")}
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is known of the distributions over cells of the test split, `n` images and `N` cells.
+
+    Attributes:
+        n_val: images of the validation split, from which temperature and regions come.
+        temperature: fitted divisor of the logits; 1 without validation images.
+        raw: distributions as trained.
+        calibrated: the same with the temperature.
+        true_cell: `[n]` cells of the images.
+        lat: `[n]` true latitudes, degrees.
+        lng: `[n]` true longitudes, degrees.
+        blocks: `[n]` spatial blocks, for intervals.
+        cell_km2: `[N]` ground of each cell.
+        regions: one entry for each wanted coverage; none without validation or test images.
+        points: possible answers by name, in the order of `decoder.POINT_WORDS`.
+        choice: which of them the run answers, and why.
+        named_probability: `[n]` probability of the named cell, as trained and calibrated.
+        right: `[n]` whether the named cell is the true one.
+        bandwidth_km: width of the bells behind `mode`.
+        sureness: `[n]` by name, the higher the surer.
+        expected_km: `[n]` how far off the run's answer lies by the calibrated distribution.
+        named: for `country` and `region`, whether each image's is named right, `[n]`: `single` by the most
+            probable cell (country) or the place answered (region), `summed` by the highest sum over cells.
+    """
+
+    n_val: int
+    temperature: float
+    raw: CellBelief
+    calibrated: CellBelief
+    true_cell: np.ndarray
+    lat: np.ndarray
+    lng: np.ndarray
+    blocks: np.ndarray
+    cell_km2: np.ndarray
+    regions: list[Regions]
+    points: dict[str, Points]
+    choice: PointChoice
+    named_probability: tuple[np.ndarray, np.ndarray]
+    right: np.ndarray
+    bandwidth_km: float
+    sureness: dict[str, np.ndarray]
+    expected_km: np.ndarray
+    named: dict[str, dict[str, np.ndarray]]
+
+    @property
+    def remark(self) -> str:
+        """What the figures rest on, in a sentence."""
+        if not len(self.right):
+            return "The test split is empty: there is nothing to measure. Give the run a test split (notebook 01)."
+        if not self.n_val:
+            return (
+                "The validation split is empty: nothing can be calibrated, so the temperature stays at 1 and there are "
+                "no regions. Give the run a validation split (notebook 01)."
+            )
+        return (
+            f"From {self.n_val:,} validation images: temperature {self.temperature:.3f}, bells of "
+            f"{self.bandwidth_km:,.0f} km."
+        )
+
+    @property
+    def argmax(self) -> str:
+        """The point that does not look at the whole distribution."""
+        return next(name for name in ARGMAX if name in self.points)
+
+    def km(self, name: str = "") -> np.ndarray:
+        """Errors of one kind of answer in km, by default the run's own, `[n]`, infinite where there is none."""
+        point = self.points[name or self.choice.point]
+        return error_km(*point, self.lat, self.lng) if len(self.right) else np.zeros(0)
+
+    def confidence(self, calibrated: bool) -> np.ndarray:
+        """Probability of the named cell, `[n]`."""
+        return self.named_probability[int(calibrated)]
+
+
+def assess(
+    files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0, own: Mapping[str, Points] | None = None
+) -> Assessment:
+    """Calibrate on the validation split and look at the test split.
+
+    Args:
+        files: the run.
+        lat: `[n]` latitudes that the run answers for the test split, degrees.
+        lng: `[n]` longitudes, degrees.
+        seed: of the random shares of the regions.
+        own: points that do not come from the distribution (`Decoder.points`, `evaluation.own_points`); None for runs
+            of before there was a choice, whose answer is the argmax.
+    """
+    from geocbm.pipeline import answer_places, read_choice
+
+    logits, cells, train = read_cell_scores(files), files.cells, files.rows["train"]
+    val, test = files.rows["val"], files.rows["test"]
+    true_cell = files.cell_label[test]
+    temperature = fit_temperature(logits["val"], files.cell_label[val]) if len(val) else 1.0
+    seen, belief = CellBelief(logits["val"], temperature), CellBelief(logits["test"], temperature)
+    raw = CellBelief(logits["test"])
+    named_cell = belief.logits.argmax(axis=1)
+    cell_km2 = cell_areas(cells, files.lat[train], files.lng[train], files.country[train])
+    regions: list[Regions] = []
+    if len(val) and len(test):
+        thresholds = calibrate_regions(seen, files.cell_label[val], seed=seed)
+        nearest = cells.assign(files.lat[test], files.lng[test])
+        regions = measure_regions(belief, thresholds, cell_km2, {"label": true_cell, "nearest": nearest}, seed + 1)
+    bandwidth = choose_bandwidth(seen, cells.centers, files.lat[val], files.lng[val])
+    answer = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
+    own = own or {"offset": answer}
+    chosen = read_choice(files)
+    choice = chosen or PointChoice(next(name for name in ARGMAX if name in own), "argmax", 0, {})
+    points = Decoder(choice, temperature, bandwidth, answer_places(files)).points(logits["test"], own)
+    points[choice.point] = answer  # as it was stored; the other points are computed from the stored logits
+    points = {name: points[name] for name in POINT_WORDS if name in points}
+    expected = expected_km(belief, cells.centers, cells.scale_km, *answer)
+    probability, doubt = belief.gather(lambda p: np.column_stack([p.max(axis=1), entropy(p)])).T
+    sureness = {"probability": probability, "entropy": -doubt, "expected_km": -expected}
+    if regions:
+        sureness["area"] = -next(one.area_km2 for one in regions if one.coverage == 0.9)
+    return Assessment(
+        n_val=len(val),
+        temperature=temperature,
+        raw=raw,
+        calibrated=belief,
+        true_cell=true_cell,
+        lat=files.lat[test],
+        lng=files.lng[test],
+        blocks=spatial_blocks(files.lat[test], files.lng[test]) if len(test) else np.zeros(0, dtype=np.int64),
+        cell_km2=cell_km2,
+        regions=regions,
+        points=points,
+        choice=choice,
+        named_probability=(raw.gather(lambda p: p.max(axis=1)), probability),
+        right=named_cell == true_cell,
+        bandwidth_km=bandwidth,
+        sureness=sureness,
+        expected_km=expected,
+        named=_named(files, belief, named_cell, answer),
+    )
+
+
+def _named(
+    files: RunFiles, belief: CellBelief, named_cell: np.ndarray, answer: Points
+) -> dict[str, dict[str, np.ndarray]]:
+    """Whether countries and regions are named right, see `Assessment.named`."""
+    cells, train, test = files.cells, files.rows["train"], files.rows["test"]
+    countries = cell_shares(np.arange(len(cells)), cells.country, len(cells))
+    country = files.country[test]
+
+    def region(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
+        if not len(lat):
+            return np.zeros(0, dtype=str)
+        found = places_of(lat, lng)
+        # Regions of two countries may have one name.
+        joined = found["country"] + " / " + found["region"]
+        return joined.where(found["region"] != "", "").to_numpy(dtype=str)
+
+    regions = cell_shares(cells.sample_to_cell, region(files.lat[train], files.lng[train]), len(cells))
+    true_region = region(files.lat[test], files.lng[test])
+    known = true_region != ""  # a place without a region in the list counts as a miss for both
+    return {
+        "country": {
+            "single": cells.country[named_cell] == country,
+            "summed": likeliest(belief, *countries) == country,
+        },
+        "region": {
+            "single": known & (region(*answer) == true_region),
+            "summed": known & (likeliest(belief, *regions) == true_region),
+        },
+    }

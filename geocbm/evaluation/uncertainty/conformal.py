@@ -1,0 +1,141 @@
+"""Regions that hold the true cell with a probability that was chosen beforehand: split-conformal prediction.
+
+Cells are ranked by probability. The score of a cell is the probability of all cells ranked before it, plus a random
+share of its own (adaptive prediction sets: Romano, Sesia & Candès 2020; Angelopoulos et al. 2021). Scores of the true
+cells on the validation split say how far down the ranking one must go. Adaptive sets are chosen over a plain
+threshold on the probability (Sadinle, Lei & Wasserman 2019), which gives smaller sets on average but next to nothing
+for the photographs the model knows least about. The first cell has score 0, so that no region is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from geocbm.errors import ParameterError
+from geocbm.geocells.distribution import CellBelief
+
+COVERAGES = (0.80, 0.90, 0.95)
+
+
+def rank_scores(probabilities: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Score of every cell: how much probability must be gathered before it belongs to the region.
+
+    Args:
+        probabilities: `[m, N]`.
+        share: `[m]` uniform random numbers from 0 to 1, one per photograph, which make the coverage exact instead of
+            too high; 1 leaves chance out.
+
+    Returns:
+        `[m, N]`, 0 for the first cell of each row; of equal probabilities the lower cell comes first.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")  # (m, N)
+    ranked = np.take_along_axis(probabilities, order, axis=1)
+    ranked = np.cumsum(ranked, axis=1) - (1 - share[:, None]) * ranked
+    ranked[:, 0] = 0.0
+    scores = np.empty_like(ranked)
+    np.put_along_axis(scores, order, ranked, axis=1)
+    return scores
+
+
+def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
+    """Threshold below which the score of a further exchangeable photograph lies with probability `coverage`.
+
+    Of n scores it is the one of rank `ceil((n + 1) coverage)`; with too few scores for such a rank it is infinite.
+
+    Args:
+        scores: `[n]` of the calibration photographs.
+        coverage: wanted probability, above 0 and below 1.
+    """
+    if not 0 < coverage < 1:
+        raise ParameterError(f"coverage is {coverage}; give a probability between 0 and 1, such as 0.9")
+    rank = int(np.ceil((len(scores) + 1) * coverage - 1e-9))  # rounding must not push a whole number up
+    return float(np.partition(scores, rank - 1)[rank - 1]) if rank <= len(scores) else float("inf")
+
+
+def calibrate_regions(
+    belief: CellBelief, true_cell: np.ndarray, coverages: Sequence[float] = COVERAGES, seed: int = 0
+) -> dict[float, float]:
+    """Thresholds of the score for each wanted coverage, from photographs with known cells.
+
+    Args:
+        belief: of the calibration photographs, `n` rows.
+        true_cell: `[n]` their cells.
+        coverages: wanted probabilities.
+        seed: of the random shares.
+
+    Returns:
+        A threshold for each coverage.
+    """
+    if len(true_cell) != len(belief):
+        raise ParameterError(f"true_cell has {len(true_cell)} entries for {len(belief)} photographs; give one for each")
+    share = np.random.default_rng(seed).random(len(belief))
+    scores = np.empty(len(belief))
+    for rows in belief.chunks():
+        table = rank_scores(belief.probabilities(rows), share[rows])
+        scores[rows] = table[np.arange(len(table)), true_cell[rows]]
+    return {coverage: conformal_quantile(scores, coverage) for coverage in coverages}
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What is known of the regions of one coverage.
+
+    Attributes:
+        coverage: wanted probability.
+        threshold: of the score.
+        cells: `[n]` number of cells in each region.
+        area_km2: `[n]` ground in each region, km².
+        holds: for each kind of truth, `[n]` whether the region holds that cell.
+    """
+
+    coverage: float
+    threshold: float
+    cells: np.ndarray
+    area_km2: np.ndarray
+    holds: dict[str, np.ndarray]
+
+
+def region_mask(probabilities: np.ndarray, share: np.ndarray, threshold: float) -> np.ndarray:
+    """Which cells belong to the region of each photograph, `[m, N]` (arguments as in `rank_scores`)."""
+    return rank_scores(probabilities, share) <= threshold
+
+
+def measure_regions(
+    belief: CellBelief,
+    thresholds: Mapping[float, float],
+    cell_km2: np.ndarray,
+    truths: Mapping[str, np.ndarray],
+    seed: int = 1,
+) -> list[Regions]:
+    """Size of the region of every photograph for each coverage, and whether it holds the truth.
+
+    Args:
+        belief: of `n` photographs.
+        thresholds: of `calibrate_regions`.
+        cell_km2: `[N]` ground of each cell, km².
+        truths: `[n]` true cells, by kind of truth.
+        seed: of the random shares, another than that of the calibration.
+
+    Returns:
+        One entry for each coverage, in the order given.
+    """
+    if len(cell_km2) != belief.n_cells:
+        raise ParameterError(f"cell_km2 has {len(cell_km2)} entries for {belief.n_cells} cells; give one for each")
+    n = len(belief)
+    share = np.random.default_rng(seed).random(n)
+    found = [
+        Regions(coverage, limit, np.zeros(n, int), np.zeros(n), {name: np.zeros(n, bool) for name in truths})
+        for coverage, limit in thresholds.items()
+    ]
+    for rows in belief.chunks():
+        scores = rank_scores(belief.probabilities(rows), share[rows])  # (m, N)
+        for one in found:
+            inside = scores <= one.threshold
+            one.cells[rows] = inside.sum(axis=1)
+            one.area_km2[rows] = inside @ cell_km2
+            for name, true in truths.items():
+                one.holds[name][rows] = inside[np.arange(len(inside)), true[rows]]
+    return found

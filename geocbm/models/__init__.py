@@ -1,0 +1,1 @@
+"""The method: losses, bottlenecks, attention and the models of the three stages."""

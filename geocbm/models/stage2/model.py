@@ -1,0 +1,321 @@
+"""Stage 2: where a photograph was taken, from its concept embedding asking its patches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geocbm.errors import MismatchError, ParameterError
+from geocbm.models.stage0 import Stage0PretrainingModel
+from geocbm.models.stage2.attention import ConceptCrossAttention
+from geocbm.models.stage2.config import Stage2Config
+from geocbm.models.stage2.offsets import decode_offsets
+
+LEAST_PROBABILITY = 1e-6
+"""Below it the logarithm of a probability is not followed."""
+
+
+class Stage2Output(NamedTuple):
+    """What Stage 2 computes for a batch.
+
+    Attributes:
+        cell_logits: `(B, N)`.
+        offsets: `(B, 3)` or `(B, 2)`, from the centre of the most probable cell.
+        attention: `(B, heads, P)`: sums to 1 over the patches; uniform for `image_only`, 0 for `concept_only` and
+            `concept_scores`.
+        cell_offsets: `(B, N, 3)` or `(B, N, 2)`, an offset for every cell, if the head predicts them.
+        residual_logits: `(B, N)`, the part of `cell_logits` that comes from the patches, in mode `hybrid`.
+    """
+
+    cell_logits: Tensor
+    offsets: Tensor
+    attention: Tensor
+    cell_offsets: Tensor | None = None
+    residual_logits: Tensor | None = None
+
+    def offsets_at(self, cell: Tensor) -> Tensor:
+        """Offsets `(B, 3)` or `(B, 2)` from the centres of given cells `(B,)`."""
+        return self.offsets if self.cell_offsets is None else _pick(self.cell_offsets, cell)
+
+
+class Stage2CrossAttentionGeoHead(nn.Module):
+    """Geocell and offset from a concept embedding that attends to the patches (specification, section "Stage 2").
+
+    The concept embedding may come with any length: a layer norm at the entrance (`entrance_norm`) gives query and
+    residual branch one scale, whatever scale the frozen bottleneck happens to have. In the modes `concept_scores` and
+    `hybrid` the concept input is the probabilities of metas and parents. They are brought to mean 0 and spread 1 over
+    the training rows and pass one linear layer, so that each logit is a sum of one term per concept (Koh et al., 2020);
+    `hybrid` adds a residual from the patches (Yuksekgonul et al., 2023, "Post-hoc concept bottleneck models").
+
+    Args:
+        concept_dim: width of the concept input.
+        token_dim: width of the patch tokens.
+        n_cells: number of geocells.
+        cell_centers: `(n_cells, 3)` unit vectors.
+        config: settings.
+        cell_scale_km: `(n_cells,)` scale of each cell, needed by the offset kind "tangent".
+
+    Raises:
+        ParameterError: when centres or scales do not fit.
+    """
+
+    cell_centers: Tensor
+    cell_scale_km: Tensor
+    score_mean: Tensor
+    score_spread: Tensor
+
+    def __init__(
+        self,
+        concept_dim: int,
+        token_dim: int,
+        n_cells: int,
+        cell_centers: Tensor | np.ndarray,
+        config: Stage2Config | None = None,
+        cell_scale_km: Tensor | np.ndarray | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config = config or Stage2Config()
+        self.concept_dim, self.token_dim, self.n_cells = concept_dim, token_dim, n_cells
+        centers = torch.as_tensor(cell_centers, dtype=torch.float32).detach().cpu()
+        if centers.shape != (n_cells, 3):
+            raise ParameterError(f"cell_centers has shape {tuple(centers.shape)}; {n_cells} cells need ({n_cells}, 3)")
+        self.register_buffer("cell_centers", functional.normalize(centers, dim=-1))
+        if config.offset_kind == "tangent":
+            if cell_scale_km is None or len(cell_scale_km) != n_cells:
+                given = "None" if cell_scale_km is None else f"{len(cell_scale_km)} numbers"
+                raise ParameterError(
+                    f"cell_scale_km is {given}; offset_kind='tangent' needs the scale of each of {n_cells} cells in km"
+                )
+            self.register_buffer("cell_scale_km", torch.as_tensor(cell_scale_km, dtype=torch.float32).detach().cpu())
+        width, mode = config.embed_dim, config.ablation_mode
+        if mode != "image_only" and mode != "concept_scores":
+            self.concept_norm = nn.LayerNorm(concept_dim) if config.entrance_norm else nn.Identity()
+            self.concept_projection = nn.Identity() if concept_dim == width else nn.Linear(concept_dim, width)
+        if mode in ("both", "hybrid"):
+            self.attention = ConceptCrossAttention(token_dim, width, config.heads, config.dropout)
+            self.attention_norm = nn.LayerNorm(width)
+        if mode == "both":
+            self.feed_forward = nn.Sequential(
+                nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * width, width)
+            )
+            self.feed_forward_norm = nn.LayerNorm(width)
+            if config.gating:
+                self.gate = nn.Linear(2 * width, width)
+            if config.explicit_fusion:
+                self.fusion = nn.Linear(2 * width, width)
+        elif mode == "concept_only":
+            self.concept_only_projection = nn.Linear(width, width)
+        elif mode == "image_only":
+            self.patch_projection = nn.Linear(token_dim, width)
+            self.image_pool = nn.Linear(width, width)
+        if config.reads_scores:
+            self.register_buffer("score_mean", torch.zeros(concept_dim))
+            self.register_buffer("score_spread", torch.ones(concept_dim))
+        self.drop = nn.Dropout(config.dropout)
+        n_offsets = config.coord_output_dim * (n_cells if config.per_cell_offsets else 1)
+        features = concept_dim if config.reads_scores else width
+        self.cell_head = nn.Linear(features, n_cells)
+        self.offset_head = nn.Linear(features, n_offsets)
+        # Cells are small, so the first guess is the centre: a random offset would be wrong by thousands of km.
+        _zero(self.offset_head)
+        if config.reads_scores:
+            _zero(self.cell_head)
+        if mode == "hybrid":
+            self.residual_cell_head = nn.Linear(width, n_cells)
+            self.residual_offset_head = nn.Linear(width, n_offsets)
+            _zero(self.residual_cell_head)
+            _zero(self.residual_offset_head)
+
+    def start_from(self, stage0: Stage0PretrainingModel) -> None:
+        """Take over the patch projection that Stage 0 trained; nothing to do without patches.
+
+        Raises:
+            MismatchError: when its shape differs.
+        """
+        if not self.config.reads_tokens:
+            return
+        mine = self.patch_projection if self.config.ablation_mode == "image_only" else self.attention.patch_projection
+        if mine.weight.shape != stage0.patch_projection.weight.shape:
+            raise MismatchError(
+                f"Stage 0's patch projection is {tuple(stage0.patch_projection.weight.shape)}, Stage 2 needs "
+                f"{tuple(mine.weight.shape)}; use the same encoder and embed_dim, or set init_from_stage0=False"
+            )
+        mine.load_state_dict(stage0.patch_projection.state_dict())
+
+    def standardise_by(self, scores: Tensor) -> None:
+        """Take mean and spread of the probabilities `(n, concept_dim)` of the training rows."""
+        spread, mean = torch.std_mean(self._transformed(scores.float()), dim=0, correction=0)
+        self.score_mean.copy_(mean)
+        # A concept that is always equally probable tells nothing; it must not be divided by 0.
+        self.score_spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
+
+    def start_from_concepts(self, concept_head: Stage2CrossAttentionGeoHead) -> None:
+        """Take over the linear layers of a head trained in mode `concept_scores`; `hybrid` never changes them."""
+        for name in ("cell_head", "offset_head"):
+            getattr(self, name).load_state_dict(getattr(concept_head, name).state_dict())
+        self.score_mean.copy_(concept_head.score_mean)
+        self.score_spread.copy_(concept_head.score_spread)
+
+    def forward(
+        self, concept_emb: Tensor, patch_tokens: Tensor | None = None, key_mask: Tensor | None = None
+    ) -> Stage2Output:
+        """Predict cells and offsets.
+
+        Args:
+            concept_emb: `(B, concept_dim)` of any precision: concept embeddings, or in the modes `concept_scores` and
+                `hybrid` the probabilities of metas and parents; only its length is read by `image_only`.
+            patch_tokens: `(B, P, token_dim)`; not read by `concept_only` and `concept_scores`, where it may be None.
+            key_mask: `(B, P)` booleans, True where a patch must be ignored.
+
+        Returns:
+            Logits, offsets and attention.
+
+        Raises:
+            ParameterError: when the mode needs patch tokens and there are none, or shapes do not fit.
+        """
+        concept_emb, patch_tokens = self._checked(concept_emb, patch_tokens)
+        mode = self.config.ablation_mode
+        residual = None
+        if self.config.reads_scores:
+            scores = self._standardised(concept_emb)  # (B, concept_dim)
+            cell_logits, offsets = _linear(self.cell_head, scores, mode), _linear(self.offset_head, scores, mode)
+            attention = self._no_attention(scores, patch_tokens)
+            if mode == "hybrid":
+                features, attention = self._residual(concept_emb, patch_tokens, key_mask)
+                residual = self.residual_cell_head(features)
+                cell_logits, offsets = cell_logits + residual, offsets + self.residual_offset_head(features)
+        else:
+            features, attention = self._features(concept_emb, patch_tokens, key_mask)
+            features = self.drop(features)  # (B, E)
+            cell_logits, offsets = self.cell_head(features), self.offset_head(features)
+        if not self.config.per_cell_offsets:
+            return Stage2Output(cell_logits, offsets, attention, residual_logits=residual)
+        by_cell = offsets.unflatten(-1, (self.n_cells, self.config.coord_output_dim))  # (B, N, 2 or 3)
+        return Stage2Output(cell_logits, _pick(by_cell, cell_logits.argmax(-1)), attention, by_cell, residual)
+
+    def concept_contributions(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """What each concept adds to each cell's logit, compared with an average training picture.
+
+        Args:
+            scores: `(B, concept_dim)` probabilities of metas and parents.
+
+        Returns:
+            `(B, N, concept_dim)` terms and `(N,)` constants: the sum of a cell's terms and its constant is its logit
+            in mode `concept_scores`, and the part of its logit that the concepts give in mode `hybrid`.
+
+        Raises:
+            ParameterError: in another mode, where logits are no sum over concepts.
+        """
+        if not self.config.reads_scores:
+            raise ParameterError(
+                f"ablation_mode={self.config.ablation_mode!r} has no contributions that add up to its logits; "
+                "use 'concept_scores' or 'hybrid'"
+            )
+        standard = self._standardised(scores.to(self.score_mean))
+        return standard[:, None] * self.cell_head.weight, self.cell_head.bias
+
+    def _transformed(self, scores: Tensor) -> Tensor:
+        """Probabilities as the linear layer reads them, one by one (`config.score_transform`)."""
+        kind = self.config.score_transform
+        if kind == "log":
+            return scores.clamp_min(LEAST_PROBABILITY).log()
+        return scores.clamp_min(0.0).sqrt() if kind == "sqrt" else scores
+
+    def _standardised(self, scores: Tensor) -> Tensor:
+        """Transformed probabilities at mean 0 and spread 1 over the training rows."""
+        return (self._transformed(scores) - self.score_mean) / self.score_spread
+
+    def _checked(self, concept_emb: Tensor, patch_tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The embeddings in the precision of the weights and the tokens as they are, if shapes fit the mode."""
+        mode, dtype = self.config.ablation_mode, self.cell_head.weight.dtype
+        if mode != "image_only" and (concept_emb.ndim != 2 or concept_emb.shape[1] != self.concept_dim):
+            raise ParameterError(
+                f"concept_emb has shape {tuple(concept_emb.shape)}; this head reads (B, {self.concept_dim})"
+            )
+        if not self.config.reads_tokens:
+            return concept_emb.to(dtype), patch_tokens
+        if patch_tokens is None:
+            raise ParameterError(f"ablation_mode={mode!r} reads patch_tokens, but got None")
+        expected = (len(concept_emb), self.token_dim)
+        if patch_tokens.ndim != 3 or (len(patch_tokens), patch_tokens.shape[2]) != expected:
+            raise ParameterError(
+                f"patch_tokens has shape {tuple(patch_tokens.shape)}; "
+                f"with {len(concept_emb)} concept embeddings this head reads ({expected[0]}, P, {expected[1]})"
+            )
+        return concept_emb.to(dtype), patch_tokens
+
+    def _no_attention(self, concept: Tensor, patch_tokens: Tensor | None) -> Tensor:
+        """Zeros `(B, heads, P)` for the modes that ask no patch."""
+        n_patches = 0 if patch_tokens is None else patch_tokens.shape[1]
+        return concept.new_zeros(len(concept), self.config.heads, n_patches)
+
+    def _residual(
+        self, concept_emb: Tensor, patch_tokens: Tensor | None, key_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Patches that the probabilities ask for, `(B, E)`, and the attention `(B, heads, P)`."""
+        assert patch_tokens is not None
+        query = self.concept_projection(self.concept_norm(concept_emb))
+        attended, attention = self.attention(query, patch_tokens, key_mask)
+        return self.drop(self.attention_norm(attended)), attention
+
+    def _features(
+        self, concept_emb: Tensor, patch_tokens: Tensor | None, key_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What reaches the heads in the specification's modes, `(B, E)`, and the attention `(B, heads, P)`."""
+        config = self.config
+        if config.ablation_mode == "concept_only":
+            concept = self.concept_projection(self.concept_norm(concept_emb))
+            return self.concept_only_projection(concept), self._no_attention(concept, patch_tokens)
+        assert patch_tokens is not None
+        if config.ablation_mode == "image_only":
+            kept = concept_emb.new_ones(patch_tokens.shape[:2]) if key_mask is None else (~key_mask).to(concept_emb)
+            weights = kept / kept.sum(1, keepdim=True)  # (B, P)
+            # Projection and mean commute, so the patches are averaged first.
+            mean = (weights[:, None] @ patch_tokens.to(weights)).squeeze(1)  # (B, D)
+            attention = weights[:, None].expand(-1, config.heads, -1)
+            return self.image_pool(self.patch_projection(mean)), attention
+        concept = self.concept_projection(self.concept_norm(concept_emb))  # (B, E)
+        attended, attention = self.attention(concept, patch_tokens, key_mask)
+        fused = self.attention_norm(concept + self.drop(attended))
+        fused = self.feed_forward_norm(fused + self.drop(self.feed_forward(fused)))
+        if config.gating:
+            gate = torch.sigmoid(self.gate(torch.cat([concept, fused], dim=-1)))  # (B, E)
+            fused = gate * concept + (1 - gate) * fused
+        if config.explicit_fusion:
+            fused = self.fusion(torch.cat([concept, fused], dim=-1))
+        return fused, attention
+
+    def decode(self, output: Stage2Output) -> tuple[Tensor, Tensor]:
+        """Coordinates of the most probable cell, moved by the offset; always a place on the sphere.
+
+        Args:
+            output: of `forward`.
+
+        Returns:
+            `(B,)` latitudes in [-90, 90] and `(B,)` longitudes in [-180, 180), degrees.
+        """
+        best = output.cell_logits.argmax(-1)
+        kind = self.config.offset_kind
+        scale = self.cell_scale_km[best] if kind == "tangent" else None
+        return decode_offsets(self.cell_centers[best], output.offsets, kind, scale)
+
+
+def _pick(by_cell: Tensor, cell: Tensor) -> Tensor:
+    """Of offsets for every cell `(B, N, d)` those of one cell per row, `(B, d)`."""
+    return by_cell[torch.arange(len(cell), device=cell.device), cell]
+
+
+def _linear(layer: nn.Linear, scores: Tensor, mode: str) -> Tensor:
+    """Apply a layer on the probabilities; in `hybrid` it is frozen but part of the checkpoint."""
+    if mode == "hybrid":
+        return functional.linear(scores, layer.weight.detach(), layer.bias.detach())
+    return layer(scores)
+
+
+def _zero(layer: nn.Linear) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)

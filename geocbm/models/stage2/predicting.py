@@ -1,0 +1,291 @@
+"""Loading and applying Stage 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geocbm.errors import MismatchError, ParameterError
+from geocbm.files import run_command
+from geocbm.models.stage2.config import Stage2Config
+from geocbm.models.stage2.model import Stage2CrossAttentionGeoHead, Stage2Output
+from geocbm.models.stage2.refinement import NeighbourRefiner
+from geocbm.training import RowSource, load_checkpoint, read_config, restore, row_reader
+
+if TYPE_CHECKING:
+    from geocbm.evaluation.uncertainty import Decoder
+    from geocbm.models.point_estimates import Points
+
+NOTEBOOK = "05"
+
+
+def residual_share(output: Stage2Output) -> Tensor:
+    """How much of the logits of mode `hybrid` comes from the patches, `(B,)` from 0 (nothing) to 1 (everything).
+
+    The spread over the cells of the residual, divided by the sum of its spread and that of the concepts' part: a
+    constant that is added to all logits moves no probability and counts for nothing.
+    """
+    assert output.residual_logits is not None
+    residual = output.residual_logits.float()
+    # Of a single cell there is no spread: with the count as the divisor it is 0, not unknown.
+    mine, theirs = (part.std(-1, correction=0) for part in (residual, output.cell_logits.float() - residual))
+    return mine / (mine + theirs).clamp_min(1e-12)
+
+
+def concept_input(config: Stage2Config, concepts: Mapping[str, Tensor]) -> Tensor:
+    """What Stage 2 reads of the concepts in its mode.
+
+    Args:
+        config: settings of Stage 2.
+        concepts: of `stage1.predict_stage1`: `concept_emb`, `meta_probabilities`, `parent_probabilities`.
+
+    Returns:
+        `(n, c)` concept embeddings, or `(n, k_m + k_p)` probabilities of metas and then parents.
+    """
+    if config.reads_scores:
+        return torch.cat([concepts["meta_probabilities"], concepts["parent_probabilities"]], dim=1)
+    return concepts["concept_emb"]
+
+
+def load_stage2(path: str | Path, cells_digest: str | None = None) -> Stage2CrossAttentionGeoHead:
+    """Load a checkpoint of Stage 2 in evaluation mode.
+
+    Args:
+        path: `stage2.safetensors`.
+        cells_digest: digest of the geocells in use, to be sure that they are the ones it was trained on.
+
+    Raises:
+        MissingInputError: when it is not there.
+        MismatchError: when it was trained on other geocells, or is no whole checkpoint of Stage 2.
+    """
+    made_by = partial(run_command, path, NOTEBOOK)
+    tensors, metadata = load_checkpoint(path, made_by, stage=2)
+    if cells_digest is not None and cells_digest != metadata["cells_digest"]:
+        raise MismatchError(
+            f"{path} was trained on other geocells than the ones in use; train again with `{made_by()}`"
+        )
+    centers = tensors["cell_centers"]
+    model = Stage2CrossAttentionGeoHead(
+        metadata["concept_dim"],
+        metadata["token_dim"],
+        len(centers),
+        centers,
+        read_config(Stage2Config, metadata, path, made_by),
+        tensors.get("cell_scale_km"),
+    )
+    restore(model, tensors, path)
+    return model
+
+
+def own_points(
+    model: Stage2CrossAttentionGeoHead,
+    output: Stage2Output,
+    refiner: NeighbourRefiner | None = None,
+    pooled: Tensor | None = None,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Places of a batch that do not look at the whole distribution.
+
+    Args:
+        model: the head.
+        output: of the head.
+        refiner: training pictures; used where `config.refines`.
+        pooled: `(B, d)` pooled features of the batch, for the refiner.
+
+    Returns:
+        `offset`, the likeliest cell's centre and offset, and where the head refines `neighbours`, the refiner's place
+        or, where it has none, the same; `(B,)` latitudes and longitudes each, degrees.
+
+    Raises:
+        ParameterError: when there is a refiner to use but no pooled features.
+    """
+    lat, lng = model.decode(output)
+    points = {"offset": (lat, lng)}
+    if refiner is None or not model.config.refines:
+        return points
+    if pooled is None:
+        raise ParameterError("pooled is None, but the refiner looks pictures up by their pooled features; give them")
+    best = output.cell_logits.softmax(-1).topk(min(model.config.refine_cells, output.cell_logits.shape[1]), dim=-1)
+    near_lat, near_lng, _ = refiner.refine(pooled, best.indices, best.values, model.config)
+    near_lat, near_lng = near_lat.to(lat), near_lng.to(lng)
+    points["neighbours"] = (
+        torch.where(near_lat.isnan(), lat, near_lat),
+        torch.where(near_lng.isnan(), lng, near_lng),
+    )
+    return points
+
+
+def locate(
+    model: Stage2CrossAttentionGeoHead,
+    output: Stage2Output,
+    refiner: NeighbourRefiner | None = None,
+    pooled: Tensor | None = None,
+    decoder: Decoder | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Coordinates of a batch: the decoder's point, else the refiner's answer where it has one, else cell and offset.
+
+    Args:
+        model: the head.
+        output: of the head.
+        refiner: training pictures; used where `config.refines`.
+        pooled: `(B, d)` pooled features of the batch, for the refiner.
+        decoder: which point to answer (`config.answer_point`); None for the argmax.
+
+    Returns:
+        `(B,)` latitudes and `(B,)` longitudes, degrees.
+
+    Raises:
+        ParameterError: when there is a refiner to use but no pooled features.
+    """
+    points = own_points(model, output, refiner, pooled)
+    if decoder is None:
+        return points.get("neighbours", points["offset"])
+    lat, lng = decoder.answer(_numpy(output.cell_logits), _own(points))
+    return torch.from_numpy(np.ascontiguousarray(lat)), torch.from_numpy(np.ascontiguousarray(lng))
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return (values.float() if values.is_floating_point() else values).cpu().numpy()
+
+
+def _own(points: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Points]:
+    return {name: (_numpy(lat), _numpy(lng)) for name, (lat, lng) in points.items()}
+
+
+def _outputs(
+    model: Stage2CrossAttentionGeoHead,
+    concept_emb: Tensor,
+    tokens: Tensor | RowSource,
+    rows: np.ndarray,
+    batch_size: int,
+) -> Iterator[tuple[np.ndarray, Stage2Output]]:
+    """Rows and what the head says of them, a batch at a time; of no rows once, so that shapes stay the same."""
+    read = row_reader(tokens, "tokens", half=True)
+    device = model.cell_head.weight.device
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, max(len(rows), 1), batch_size):
+            chosen = rows[start : start + batch_size]
+            yield chosen, model(concept_emb[chosen].float().to(device), read(chosen).to(device))
+
+
+def predict_stage2(
+    model: Stage2CrossAttentionGeoHead,
+    concept_emb: Tensor,
+    tokens: Tensor | RowSource,
+    rows: np.ndarray,
+    top_k: int = 5,
+    batch_size: int = 64,
+    refiner: NeighbourRefiner | None = None,
+    pooled: Tensor | RowSource | None = None,
+    decoder: Decoder | None = None,
+) -> dict[str, np.ndarray]:
+    """Places of many images.
+
+    Args:
+        model: the trained head.
+        concept_emb: `(n, c)` of all rows of the table.
+        tokens: a store with kind `tokens`, or `(n, P, w)`.
+        rows: row positions to predict.
+        top_k: cells to keep per image (at most all of them).
+        batch_size: rows at a time.
+        refiner: training pictures that move the answer inside the `config.refine_cells` most probable cells; None
+            leaves cell centre and offset.
+        pooled: a store with kind `pooled`, or `(n, d)`, for the refiner.
+        decoder: which point to answer; None for the argmax.
+
+    Returns:
+        In the order of `rows`: `lat` and `lng` `(m,)` degrees, `cell` `(m, k)` the most probable cells and
+        `cell_probability` `(m, k)` with the first the highest, `attention` `(m, P)` averaged over the heads, in mode
+        `hybrid` `residual_share` `(m,)`, and `lat_<point>`, `lng_<point>` `(m,)` of every point that might be answered
+        (`geocbm.models.decoder.POINT_WORDS`; without a decoder those that do not look at the distribution).
+    """
+    read_pooled = None if refiner is None or pooled is None else row_reader(pooled, "pooled")
+    rows = np.asarray(rows, dtype=np.int64)
+    top_k = min(top_k, model.cell_head.out_features)
+    parts: dict[str, list[np.ndarray]] = {}
+    for chosen, output in _outputs(model, concept_emb, tokens, rows, batch_size):
+        own = own_points(model, output, refiner, read_pooled(chosen) if read_pooled else None)
+        points = _own(own)
+        if decoder is not None:
+            points = decoder.points(_numpy(output.cell_logits), points)
+            answer = points[decoder.choice.point]
+        else:
+            answer = points.get("neighbours", points["offset"])
+        probability, cell = output.cell_logits.softmax(-1).topk(top_k, dim=-1)
+        values = {"cell": cell, "cell_probability": probability, "attention": output.attention.mean(1)}
+        if output.residual_logits is not None:
+            values["residual_share"] = residual_share(output)
+        found = {"lat": answer[0], "lng": answer[1]} | {name: _numpy(value) for name, value in values.items()}
+        for name, (lat, lng) in points.items():
+            found |= {f"lat_{name}": lat, f"lng_{name}": lng}
+        for name, each in found.items():
+            parts.setdefault(name, []).append(each)
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def undecoded(
+    model: Stage2CrossAttentionGeoHead,
+    concept_emb: Tensor,
+    source: RowSource,
+    rows: np.ndarray,
+    refiner: NeighbourRefiner | None = None,
+    batch_size: int = 64,
+) -> tuple[np.ndarray, dict[str, Points]]:
+    """What a decoder is fitted to: logits of all cells, and the places that do not look at the distribution.
+
+    Args:
+        model: the trained head.
+        concept_emb: `(n, c)` of all rows of the table, as for `predict_stage2`.
+        source: a store with the kinds `tokens` and `pooled`.
+        rows: row positions.
+        refiner: training pictures that move the answer, if the head uses them.
+        batch_size: rows at a time.
+
+    Returns:
+        `(m, N)` float32, in the order of `rows`, and the points of `own_points`, `(m,)` degrees each.
+    """
+    read_pooled = None if refiner is None else row_reader(source, "pooled")
+    rows = np.asarray(rows, dtype=np.int64)
+    logits, parts = [], []
+    for chosen, output in _outputs(model, concept_emb, source, rows, batch_size):
+        logits.append(_numpy(output.cell_logits))
+        parts.append(_own(own_points(model, output, refiner, read_pooled(chosen) if read_pooled else None)))
+    own = {
+        name: (np.concatenate([part[name][0] for part in parts]), np.concatenate([part[name][1] for part in parts]))
+        for name in parts[0]
+    }
+    return np.concatenate(logits), own
+
+
+def cell_logits(
+    model: Stage2CrossAttentionGeoHead,
+    concept_emb: Tensor,
+    tokens: Tensor | RowSource,
+    rows: np.ndarray,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Logits of all cells for many images, for pages that ask how sure the model is.
+
+    Args:
+        model: the trained head.
+        concept_emb: `(n, c)` of all rows of the table, as for `predict_stage2`.
+        tokens: a store with kind `tokens`, or `(n, P, w)`.
+        rows: row positions to predict.
+        batch_size: rows at a time.
+
+    Returns:
+        `(m, N)` float32, in the order of `rows`.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    found = np.empty((len(rows), model.cell_head.out_features), dtype=np.float32)
+    done = 0
+    for chosen, output in _outputs(model, concept_emb, tokens, rows, batch_size):
+        found[done : done + len(chosen)] = _numpy(output.cell_logits)
+        done += len(chosen)
+    return found

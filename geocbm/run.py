@@ -1,0 +1,303 @@
+"""The files of one run, read together and checked against one another.
+
+The notebooks, `geocbm fit` and the prediction object all come through here, so that a file made from another table,
+other cells or other labels is refused in one place, with the command that makes the right one.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geocbm import data
+from geocbm.data import lineage
+from geocbm.data.concepts import ConceptVocabulary
+from geocbm.data.simulated import is_simulated, picture_noun
+from geocbm.errors import MismatchError, MissingInputError
+from geocbm.files import read_json, run_command, sha256_file, sha256_text
+from geocbm.geocells import Geocells
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MADE_BY = {
+    "table.parquet": "01",
+    "concepts.json": "01",
+    "splits.json": "01",
+    "geocells.npz": "02",
+    "prototypes.safetensors": "03",
+    "features.json": "03",
+    "stage0.safetensors": "03",
+    "stage1.safetensors": "04",
+    "concept_scores.npz": "04",
+    "stage1_floor.json": "04",
+    "stage2.safetensors": "05",
+    "predictions.parquet": "05",
+    "cell_scores.npz": "05",
+    "novelty.safetensors": "05",
+    "evaluation.parquet": "06",
+    "trust.parquet": "07",
+    "interventions.parquet": "08",
+    "field_guide.parquet": "09",
+}
+"""Which notebook writes which file of a run; the files beside a checkpoint and its variants begin with its stem."""
+
+
+class RunFiles:
+    """The files in the folder of one run, loaded on first use.
+
+    Args:
+        folder: `data/runs/<run>`.
+
+    Attributes:
+        folder: the same.
+        run: name of the run, the folder's own name.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.run = self.folder.name
+        self._digests: dict[tuple[str, int, int], str] = {}
+
+    def path(self, name: str) -> Path:
+        """Path of a file of the run, whether or not it exists."""
+        return self.folder / name
+
+    def in_use(self, name: str) -> Path:
+        """Path of a file of the run, or of the one that was taken from another run in its place."""
+        path = self.path(name)
+        adopted = path.with_name(f"{path.stem}{lineage.ADOPTED}{path.suffix}")
+        return adopted if adopted.exists() else path
+
+    def need(self, name: str) -> Path:
+        """Path of a file that must exist and must have been made from the run as it is now.
+
+        Raises:
+            MissingInputError: it does not exist; the message names the command that makes it.
+            MismatchError: it, or what it was made from, was made from something else; the same.
+        """
+        path = self.in_use(name)
+        if not path.exists():
+            raise MissingInputError(
+                f"{path.name} of run {self.run!r} does not exist yet; make it with: {self.remedy(name)}"
+            )
+        if parts := lineage.parts_of(name):
+            self._check(path, parts)
+        return path
+
+    def belongs(self, name: str) -> bool:
+        """Whether a file exists and was made from the run as it is now."""
+        try:
+            self.need(name)
+        except (MissingInputError, MismatchError):
+            return False
+        return True
+
+    def remedy(self, name: str) -> str:
+        """The command that makes a file of this run, with the options that the run has."""
+        stem = lineage.plain_stem(name)
+        notebook = next((number for file, number in MADE_BY.items() if stem.startswith(Path(file).stem)), "01")
+        if Path(name).stem.endswith(lineage.ADOPTED):  # taken by the stage that trains upon it
+            notebook = {"03": "04", "04": "05"}[notebook]
+        return run_command(self.path(name), notebook)
+
+    def made_from(self, name: str, *more: str) -> lineage.Record:
+        """What a file that is about to be written is made from; everything it is made from must fit together.
+
+        Args:
+            name: the file, such as `stage1.safetensors`.
+            more: stems of further checkpoints that it is made from.
+        """
+        return {part: self.digest(part) for part in dict.fromkeys((*lineage.parts_of(name), *more))}
+
+    def digest(self, part: str) -> str:
+        """Digest of a part of the run, see `data.lineage`; a part that is a file must itself belong to the run."""
+        if part == "table":
+            return self._table_digest
+        if part == "splits":
+            return self._splits_digest
+        if part == "names":
+            return lineage.names_digest(self.concepts.metas, self.concepts.parents, self.concepts.meta_to_parent)
+        if part == "cells":
+            self.need("geocells.npz")
+            return self.cells.digest
+        return self._file_digest(self.need(f"{part}.safetensors"))
+
+    def _file_digest(self, path: Path) -> str:
+        status = path.stat()
+        mark = (str(path), status.st_size, status.st_mtime_ns)
+        if mark not in self._digests:
+            self._digests[mark] = sha256_file(path)
+        return self._digests[mark]
+
+    def _check(self, path: Path, parts: tuple[str, ...]) -> None:
+        """Hold the record of a file against the run, what it was made from first."""
+        holder = path.with_suffix(".json") if lineage.is_checkpoint(path.name) else path
+        if not holder.exists():
+            raise MissingInputError(
+                f"{holder.name} of run {self.run!r} does not exist yet; make it with: {self.remedy(path.name)}"
+            )
+        now = {part: self.digest(part) for part in parts}
+        record = lineage.read_record(holder)
+        if record is None and lineage.is_readable(holder):
+            self._check_age(path)
+        if holder != path:
+            self._check_labels(path, holder, old=record is None)
+        if record is None:
+            return
+        for part in record:
+            # Further checkpoints, such as those of the ablation modes, count for as long as they are there.
+            if part not in now and self.in_use(f"{part}.safetensors").exists():
+                now[part] = self.digest(part)
+        for part, digest in now.items():
+            if record.get(part) != digest:
+                raise self._other(path, part)
+
+    def _other(self, path: Path, part: str) -> MismatchError:
+        return MismatchError(
+            f"{path.name} of run {self.run!r} was made from {lineage.spoken(part)} than the run has now; make it again "
+            f"with: {self.remedy(path.name)}"
+        )
+
+    def _check_age(self, path: Path) -> None:
+        """Refuse a file of before there were records where what it is made from has one, and so is newer."""
+        for part in lineage.parts_of(path.name):
+            source = self.in_use(f"{part}.json" if lineage.is_checkpoint(part) else lineage.FILES.get(part, part))
+            if part not in lineage.CHECKED_BY_CONTENT and lineage.read_record(source) is not None:
+                raise MismatchError(
+                    f"{path.name} of run {self.run!r} is older than the {source.with_suffix('.safetensors').name} that "
+                    f"the run has now; make it again with: {self.remedy(path.name)}"
+                )
+
+    def _check_labels(self, path: Path, holder: Path, old: bool) -> None:
+        """Hold the labels of a checkpoint against the run; of one without a record also the digests of that time."""
+        try:
+            labels = dict(read_json(holder)["labels"])
+        except (ValueError, KeyError, TypeError):
+            raise MismatchError(
+                f"{holder.name} of run {self.run!r} is damaged; make it again with: {self.remedy(path.name)}"
+            ) from None
+        expected: dict[str, tuple[str, Any]] = {
+            "metas": ("names", list(self.concepts.metas)),
+            "parents": ("names", list(self.concepts.parents)),
+            "meta_to_parent": ("names", dict(self.concepts.meta_to_parent)),
+        }
+        if old:
+            # As `write_json` lays the file out, so that one that was only laid out anew is the same.
+            text = json.dumps(read_json(self.need("splits.json")), indent=2, sort_keys=True, ensure_ascii=False)
+            expected["csv_sha256"] = ("table", self.table.attrs["csv_sha256"])
+            expected["splits_sha256"] = ("splits", sha256_text(text + "\n"))
+        if old and "cells" in lineage.parts_of(path.name):
+            expected["cells_digest"] = ("cells", self.cells.digest)
+        for label, (part, value) in expected.items():
+            if labels.get(label) != value:
+                raise self._other(path, part)
+
+    @cached_property
+    def _table_digest(self) -> str:
+        return lineage.table_digest(self.table)
+
+    @cached_property
+    def _splits_digest(self) -> str:
+        return lineage.splits_digest(data.load_splits(self.need("splits.json"), self.table))
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The validated table, one row per image and labelled concept."""
+        return data.read_table(self.need("table.parquet"))
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the pictures of the run come from a simulated world."""
+        return is_simulated(self.table)
+
+    @property
+    def noun(self) -> str:
+        """What a picture of the run is called: "scene" in a simulated world, else "photograph"."""
+        return picture_noun(self.table)
+
+    @cached_property
+    def concepts(self) -> ConceptVocabulary:
+        """Metas, parents and the hierarchy."""
+        vocabulary = ConceptVocabulary.load(self.need("concepts.json"))
+        if vocabulary.meta_to_parent != ConceptVocabulary.from_table(self.table).meta_to_parent:
+            raise MismatchError(
+                f"concepts.json of run {self.run!r} has other names or parents than its table; make both again with: "
+                f"{self.remedy('concepts.json')}"
+            )
+        return vocabulary
+
+    @cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """Row positions of each split: train, val, test, pretrain_train, pretrain_val."""
+        return data.split_rows(data.load_splits(self.need("splits.json"), self.table), self.table)
+
+    @cached_property
+    def cells(self) -> Geocells:
+        """The geocells, fitted on the training split of this very table."""
+        cells = Geocells.load(self.need("geocells.npz"))
+        train = self.rows["train"]
+        if len(cells.sample_to_cell) != len(train):
+            raise MismatchError(
+                f"geocells.npz of run {self.run!r} was made from {len(cells.sample_to_cell)} training rows, the table "
+                f"has {len(train)}; make it again with: {self.remedy('geocells.npz')}"
+            )
+        now = cells.assign(self.lat[train], self.lng[train], self.country[train])
+        if not np.array_equal(now, cells.sample_to_cell):
+            raise MismatchError(
+                f"geocells.npz of run {self.run!r} was made from other training rows: "
+                f"{int((now != cells.sample_to_cell).sum())} of {len(train)} lie in another cell now; make it again "
+                f"with: {self.remedy('geocells.npz')}"
+            )
+        return cells
+
+    @cached_property
+    def lat(self) -> np.ndarray:
+        """Latitudes in degrees, one per row, writable (torch refuses read-only memory)."""
+        return self.table["lat"].to_numpy(dtype=np.float64, copy=True)
+
+    @cached_property
+    def lng(self) -> np.ndarray:
+        """Longitudes in degrees, one per row."""
+        return self.table["lng"].to_numpy(dtype=np.float64, copy=True)
+
+    @cached_property
+    def country(self) -> np.ndarray:
+        """Country names, one per row."""
+        return self.table["country"].to_numpy(dtype=str)
+
+    @cached_property
+    def meta_and_parent(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the labelled meta and of its parent, one per row."""
+        meta, parent = self.concepts.encode(self.table)
+        # Columns of a table may be read-only views, which torch refuses to share.
+        return meta.copy(), parent.copy()
+
+    @cached_property
+    def cell_label(self) -> np.ndarray:
+        """Index of the cell of each row (`cell_label` of the specification)."""
+        return self.cells.assign(self.lat, self.lng, self.country)
+
+    def oracle_error_km(self, cells: Geocells, rows: np.ndarray) -> np.ndarray:
+        """Error of a classifier that always names the right cell, in km, for the given rows."""
+        from geocbm.geocells import oracle_error_km
+
+        return oracle_error_km(cells, self.lat[rows], self.lng[rows], self.country[rows])
+
+    def labels(self, name: str) -> dict[str, Any]:
+        """What a checkpoint says of its run: the names of its classes, and digests of what it is made from.
+
+        Args:
+            name: the checkpoint that is about to be written, such as `stage1.safetensors`.
+        """
+        return {
+            "metas": list(self.concepts.metas),
+            "parents": list(self.concepts.parents),
+            "meta_to_parent": dict(self.concepts.meta_to_parent),
+            "csv_sha256": self.table.attrs["csv_sha256"],
+            lineage.KEY: self.made_from(name),
+        }

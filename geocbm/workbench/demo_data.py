@@ -1,0 +1,105 @@
+"""The generated world of a profile as the chain's first step: drawn when its table is missing or out of date."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from geocbm.errors import ParameterError
+from geocbm.files import read_json, write_json
+from geocbm.workbench import fingerprint as digests
+from geocbm.workbench import paths, process, settings
+from geocbm.workbench.stages import Chain
+
+_LABEL = f"[--] {'atlas':<22}"
+
+
+def _wanted(chain: Chain, csv: str | None) -> tuple[Path, dict[str, Any]] | None:
+    """Folder of the world a table belongs to and what it is made from, or None for the user's own table."""
+    found = settings.atlas_request(chain, csv) if csv else None
+    if found is None:
+        return None
+    name, request = found
+    return paths.atlas_folder(name), {"world": request, "sources": digests.module_digests("geocbm_atlas.dataset")}
+
+
+def why(chain: Chain, csv: str | None) -> str | None:
+    """Why the world must be drawn (again), or None when it need not be, or the table is the user's own.
+
+    Args:
+        chain: has the defaults of the world.
+        csv: the table that the first notebook reads.
+
+    Raises:
+        ParameterError: If another world was drawn by hand in the place of the profile's; it is not replaced.
+    """
+    found = _wanted(chain, csv)
+    if found is None:
+        return None
+    folder, wanted = found
+    try:
+        stamp = read_json(folder / "made.json")
+    except (OSError, ValueError):
+        _keep_own(folder, wanted["world"])
+        return "there is no atlas yet"
+    if not (folder / "atlas.csv").is_file() or digests.digest_file(folder / "atlas.csv") != stamp.get("csv"):
+        return "its table is gone or was changed"
+    if len(list((folder / "images").glob("*"))) != stamp.get("images"):
+        return "images were added or removed"
+    if stamp.get("world") != wanted["world"]:
+        return f"it was made with {json.dumps(stamp.get('world'))}, now it is {json.dumps(wanted['world'])}"
+    return "the simulator's code changed" if stamp.get("sources") != wanted["sources"] else None
+
+
+def _keep_own(folder: Path, wanted: dict[str, Any]) -> None:
+    """Refuse to draw over a world that the chain has not made, unless it is the very one that is wanted."""
+    try:
+        there = read_json(folder / "atlas.json")
+        own = {"scenes": there["n"], "seed": there["seed"], "size": there["size"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there is no whole world
+    if own != wanted:
+        place = paths.portable(folder)
+        raise ParameterError(
+            f"{place} holds a world that was drawn by hand with {json.dumps(own)}, where the profile wants "
+            f"{json.dumps(wanted)}; move it to another folder and name its table with --set 01.csv=FOLDER/atlas.csv, "
+            "or remove it"
+        )
+
+
+def make(chain: Chain, csv: str | None, limit: float) -> bool:
+    """Draw the world of a table in a process of its own when it must be drawn.
+
+    Args:
+        chain: has the defaults of the world.
+        csv: the table that the first notebook reads.
+        limit: seconds after which the process is ended.
+
+    Returns:
+        False when it failed; what the process said is on the terminal then.
+    """
+    found = _wanted(chain, csv)
+    if found is None:
+        return True
+    folder, wanted = found
+    with process.only_one(folder.parent / f".{folder.name}.lock", f"the atlas {folder.name!r}"):
+        reason = why(chain, csv)
+        if reason is None:
+            print(f"{_LABEL} skipped (unchanged)", flush=True)
+            return True
+        print(f"{_LABEL} running ... ", end="", flush=True)
+        arguments = [f"--{key}={value}" for key, value in wanted["world"].items()]
+        outcome = process.run_limited(
+            process.python("-m", "geocbm", "atlas", "make", "--out", str(folder), "--force", *arguments),
+            paths.project_root(),
+            process.child_environment(paths.as_environment()),
+            limit,
+        )
+        if outcome.code != 0 or outcome.timed_out:
+            print(f"failed after {outcome.seconds:.1f} s", flush=True)
+            print(outcome.tail.rstrip(), file=sys.stderr)
+            return False
+        made = {"csv": digests.digest_file(folder / "atlas.csv"), "images": len(list((folder / "images").glob("*")))}
+        write_json(folder / "made.json", wanted | made)
+        print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
+        return True

@@ -1,0 +1,254 @@
+"""What is read of runs, their parameters and their figures, made of small files that are known."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_files import METAS, N, write_manifest, write_run
+
+from geocbm.errors import MissingInputError, ParameterError
+from geocbm.evaluation import compare_runs as compare
+from geocbm.files import write_json
+
+
+def read(root, *names):
+    return compare.read_runs(root / "reports", root / "runs", names)
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_run(tmp_path, "first")
+    write_run(tmp_path, "second", settings={"03.epochs": 4})
+    return tmp_path
+
+
+def test_the_asking_run_comes_first(root):
+    def chosen(names, run):
+        return compare.runs_to_compare(root / "reports", root / "runs", names, run)
+
+    assert chosen([], "second") == ["second", "first"]
+    assert chosen([], "new") == ["new", "first", "second"]
+    assert chosen(["first", "first", "new"], "new") == ["new", "first"]
+    assert compare.runs_to_compare(root / "a", root / "b", [], "new") == ["new"]
+    (root / "reports" / "second" / "metrics.json").unlink()
+    assert chosen([], "first") == ["first", "second"]  # it still has predictions
+    with pytest.raises(ParameterError, match=r"'third' has no figures; runs with figures: first, second"):
+        chosen(["first", "third"], "second")
+
+
+def test_a_whole_run_is_read_without_a_problem(root):
+    (run,) = read(root, "first")
+    assert (run.profile, sorted(run.stages), run.metas, run.problems) == (
+        "smoke",
+        ["01", "02", "03", "04", "05"],
+        METAS,
+        (),
+    )
+    images = run.answers
+    assert len(images) == N  # of the main mode alone
+    np.testing.assert_allclose(images["km"], 6371 * np.pi / 180, rtol=1e-6)
+    assert images["meta_right"].all()
+    assert images["cell_right"].sum() == 4 * N / 20  # numbers modulo 4 and 5 agree for 4 of 20
+    overview = compare.overview([run, *read(root, "new")])
+    assert overview.to_numpy().tolist() == [["first", "smoke", "01 02 03 04 05", 52, N, 2], ["new", "", "", 0, 0, 0]]
+
+
+def test_a_missing_answer_is_as_wrong_as_an_answer_can_be(tmp_path):
+    error = np.full(N, 1.0)
+    error[:3] = np.nan
+    write_run(tmp_path, "gaps", error)
+    images = read(tmp_path, "gaps")[0].answers
+    assert images["km"].iloc[:3].tolist() == pytest.approx([np.pi * 6371.0] * 3)
+    assert images["geoscore"].iloc[:3].tolist() == [0, 0, 0]
+    assert images["country_right"].iloc[:3].tolist() == [0, 0, 0]
+
+
+def test_a_run_that_left_nothing_says_so(tmp_path):
+    (run,) = read(tmp_path, "new")
+    assert compare.problems([run]) == [
+        "new: no manifest.json: its parameters are not known",
+        "new: no metrics.json: it has no figures",
+        "new: no predictions.parquet: Stage 2 has not run to its end",
+        "new: no history of training: it has no learning curve",
+    ]
+    with pytest.raises(MissingInputError, match="run 'new' has no predictions; make them with: geocbm run --run new"):
+        _ = run.answers
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("reports/first/manifest.json", b"{", "manifest.json cannot be read"),
+        ("reports/first/manifest.json", b"[1]", "manifest.json cannot be read (it does not hold a JSON object)"),
+        ("reports/first/metrics.json", b"\xff\xfe", "metrics.json cannot be read"),
+        ("runs/first/predictions.parquet", b"PAR1", "predictions.parquet cannot be read"),
+        ("runs/first/concepts.json", b'{"meta_to_parent": 3}', "concepts.json cannot be read"),
+        ("runs/first/concept_scores.npz", b"PK\x03\x04", "concept_scores.npz cannot be read"),
+        ("runs/first/history_stage1.parquet", b"", "history_stage1.parquet cannot be read"),
+    ],
+)
+def test_a_damaged_file_costs_a_sentence_and_nothing_else(root, file, content, said):
+    (root / file).write_bytes(content)
+    runs = read(root, "first", "second")
+    (problem,) = compare.problems(runs)
+    assert problem.startswith(f"first: {said}")
+    assert problem.endswith("and is left out")
+    table = compare.differences(runs, n=50)
+    compare.conclusions(table, runs)
+    assert set(compare.learning_curves(runs)["run"]) == {"first", "second"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda table: table.drop(columns="true_cell"), "its column true_cell is missing"),
+        (lambda table: table[~table["main"]], "it holds no test image"),
+    ],
+)
+def test_predictions_of_another_form_cost_a_sentence(root, change, said):
+    path = root / "runs" / "first" / "predictions.parquet"
+    change(pd.read_parquet(path)).to_parquet(path)
+    assert compare.problems(read(root, "first")) == [
+        f"first: predictions.parquet cannot be read ({said}) and is left out"
+    ]
+
+
+def test_scores_of_another_vocabulary_are_not_taken_for_concepts(root):
+    np.savez(root / "runs" / "first" / "concept_scores.npz", meta=np.zeros((N, 7)))
+    (run,) = read(root, "first")
+    assert "meta_right" not in run.answers
+    assert "its shape is (60, 7), which does not fit the predictions" in run.problems[0]
+
+
+def test_figures_that_are_no_numbers_are_left_out(root):
+    figures = {"a.b": 1.5, "c.d": {"value": 1, "low": 0, "high": 2}, "e.f": "many", "g.h": {"low": 1}, "i.j": True}
+    write_json(root / "reports" / "first" / "metrics.json", figures)
+    assert sorted(read(root, "first")[0].figures) == ["a.b", "c.d"]
+
+
+def test_only_parameters_that_change_an_answer_and_differ_are_listed(tmp_path):
+    write_run(tmp_path, "one", settings={"04.examples": 3})
+    write_run(tmp_path, "two", settings={"04.bottleneck": "patch", "05.new": 7, "05.name": ""})
+    write_run(tmp_path, "three", settings={"05.name": "x" * 60})
+    table = compare.different_parameters(read(tmp_path, "one", "two", "three", "new"))
+    assert list(table.columns) == ["parameter", "one", "two", "three", "new"]
+    assert table.to_numpy().tolist() == [
+        ["04.bottleneck", "mlp", "patch", "", "–"],
+        ["05.name", "–", "(empty)", f"{'x' * 20} … {'x' * 20}", "–"],
+    ]  # a parameter that one run alone has recorded cannot be compared
+    assert compare.different_parameters(read(tmp_path, "one")).empty
+    assert compare.different_parameters([]).empty
+
+
+def test_a_file_of_the_same_name_and_other_content_is_a_difference(tmp_path):
+    write_run(tmp_path, "one", content="a")
+    write_run(tmp_path, "two", content="b")
+    write_run(tmp_path, "three", content="c", settings={"01.csv": "other.csv"})
+    one, two, three = read(tmp_path, "one", "two", "three")
+    assert compare.what_differs(one, two) == "only 01.csv (content) is b instead of a"
+    assert compare.what_differs(one, three) == "only 01.csv is other.csv instead of data/table.csv"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "no parameter differs"),
+        ({"05.seed": 1}, "only the seed differs (1 instead of 0, in 05)"),
+        (
+            {"03.seed": 1, "04.seed": 1, "05.seed": 2},
+            "only the seed differs (1 instead of 0; 2 instead of 0, in 03, 04, 05)",
+        ),
+        ({"01.seed": 1}, "only 01.seed is 1 instead of 0"),  # another split, not another training
+        ({"03.epochs": 0}, "only Stage 0 differs: two skips it"),
+        ({"03.epochs": 0, "03.lr": 0.3}, "only Stage 0 differs: two skips it"),
+        ({"03.epochs": 4}, "only 03.epochs is 4 instead of 2"),
+        (
+            {"03.epochs": 0, "05.seed": 1},
+            "2 parameters differ: 03.epochs is 0 instead of 2; 05.seed is 1 instead of 0",
+        ),
+        (
+            {"03.epochs": 4, "03.lr": 1, "04.seed": 1, "05.seed": 1, "05.ablation_mode": "hybrid"},
+            "5 parameters differ, in 03, 04, 05",
+        ),
+    ],
+)
+def test_what_differs_in_words(tmp_path, settings, words):
+    write_run(tmp_path, "one")
+    write_run(tmp_path, "two", settings=settings)
+    one, two = read(tmp_path, "one", "two")
+    assert compare.what_differs(one, two) == words
+    assert compare.only_seeds_differ(one, two) == words.startswith("only the seed")
+
+
+def test_unknown_parameters_are_not_taken_for_equal_ones(tmp_path):
+    write_run(tmp_path, "one")
+    one, new = read(tmp_path, "one", "new")
+    assert compare.what_differs(one, new) == "the parameters of new are not known"
+    assert not compare.only_seeds_differ(one, new)
+
+
+def test_other_code_and_stages_that_did_not_run_are_named(tmp_path):
+    write_manifest(tmp_path, "one", sources={"geocbm.data": "1", "geocbm.plots": "1"}, device="cpu")
+    write_manifest(tmp_path, "two", sources={"geocbm.data": "2", "geocbm.plots": "2"}, device="cuda")
+    runs = read(tmp_path, "one", "two")
+    del runs[1].stages["05"]
+    assert compare.made_otherwise(runs) == [
+        "two has not run 05, which one has.",
+        "The code of two is another than that of one in 01, 02, 03, 04: geocbm.data.",
+        "They ran on other devices: cpu, and cuda.",
+    ]
+    assert compare.made_otherwise(runs[:1]) == []
+    assert compare.made_otherwise([runs[0], runs[0]]) == []
+
+
+def test_figures_with_and_without_interval(root):
+    figures = compare.figures(read(root, "second", "first"))
+    assert len(figures) == 4
+    counted = figures[(figures["key"] == "cells.n") & (figures["run"] == "first")].iloc[0]
+    assert counted["value"] == 12
+    assert np.isnan(counted["low"])
+    write_json(root / "reports" / "second" / "metrics.json", {"stage2.cell_top1": 0.25})
+    runs = read(root, "second", "first", "new")
+    assert compare.headlines(runs).to_numpy().tolist() == [
+        ["second", "–", "25.0"],
+        ["first", "123 [100, 150]", "–"],
+        ["new", "–", "–"],
+    ]
+    assert compare.all_figures(runs).to_numpy().tolist() == [
+        ["cells.n", "geocells", "–", "12", "–"],
+        ["stage2.cell_top1", "cell right", "25.0 %", "–", "–"],
+        ["stage2.median_km", "median error", "–", "123 km [100, 150]", "–"],
+    ]
+    assert list(compare.all_figures(read(root, "new")).columns) == ["key", "metric", "new"]
+    assert list(compare.headlines(read(root, "new")).columns) == ["run"]
+
+
+def test_learning_curves_take_what_each_stage_has_measured(root):
+    table = compare.learning_curves(read(root, "first", "new"))
+    assert table[table["stage"] == "Stage 2"].to_numpy().tolist() == [
+        ["first", "Stage 2", "loss", 1, 2.5],
+        ["first", "Stage 2", "loss", 2, 2.25],
+        ["first", "Stage 2", "median error, km", 1, 900.0],
+        ["first", "Stage 2", "median error, km", 2, 800.0],
+    ]
+    assert set(table.loc[table["stage"] == "Stage 1", "quantity"]) == {"loss"}  # the other one was not measured
+    assert list(compare.learning_curves([]).columns) == ["run", "stage", "quantity", "epoch", "value"]
+
+
+def test_runs_are_compared_without_loading_torch(root):
+    code = (
+        "import sys, json, pathlib; from geocbm import compare, plots; root = pathlib.Path(sys.argv[1]);"
+        "runs = compare.read_runs(root / 'reports', root / 'runs', ['first', 'second']);"
+        "found = compare.conclusions(compare.differences(runs, 50), runs).to_numpy().tolist();"
+        "print(json.dumps([found, 'torch' in sys.modules]))"
+    )
+    out = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True).stdout
+    found, torch = json.loads(out)
+    words = "The runs are the same on every image, in 5 figures."
+    assert found == [["second", "only 03.epochs is 4 instead of 2", words]]
+    assert not torch

@@ -1,0 +1,134 @@
+"""A country that no stage has seen, through all stages and the whole evaluation."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny_run
+
+from geocbm import pipeline, plots
+from geocbm.evaluation import metrics_by_place as breakdown
+from geocbm.evaluation import proximity as split_memory
+from geocbm.evaluation import split_comparison as split_kinds
+from geocbm.evaluation import uncertainty as sure
+from geocbm.evaluation.methods import methods as evaluation
+from geocbm.geodesy import haversine_km
+
+OUT = "Japan"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, folders):
+    """A run without Japan, half of whose pictures are labelled with a concept of its own."""
+    write = tiny_run.write_pictures
+
+    def with_own_concept(folder):
+        csv = write(folder)
+        table = pd.read_csv(csv, keep_default_na=False)
+        own = table["country"].eq(OUT) & table["parent_concept"].eq("pole")
+        table.loc[own, "meta_name"] = "torii"
+        table.to_csv(csv, index=False)
+        return csv
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_run, "write_pictures", with_own_concept)
+        return tiny_run.train_tiny_run(tmp_path_factory.mktemp("out"), folders("clip"), "leave_country_out", OUT)
+
+
+@pytest.fixture(scope="module")
+def places(run):
+    return evaluation.main_predictions(run.files)
+
+
+@pytest.fixture(scope="module")
+def found(run, places):
+    return sure.assess(run.files, places["lat"].to_numpy(), places["lng"].to_numpy())
+
+
+@pytest.fixture(scope="module")
+def answers(run):
+    """Methods that need no gallery."""
+    files = run.files
+    vanilla = pipeline.open_features(files, "vanilla", run.cache).read_all("pooled").numpy()
+    own = next(kind for kind in split_kinds.split_kinds(files) if kind.own)
+    return split_kinds.frozen_answers(files, own, vanilla) + evaluation.stage_answers(files)
+
+
+def test_test_is_the_country_and_nothing_else_has_seen_it(run):
+    files = run.files
+    assert set(files.country[files.rows["test"]]) == {OUT} and len(files.rows["test"]) == 12
+    for name in ("train", "val", "pretrain_train", "pretrain_val"):
+        assert len(files.rows[name]) and OUT not in files.country[files.rows[name]]
+    assert OUT not in files.cells.country
+    stored = json.loads(files.path("splits.json").read_text())
+    assert stored["kind"] == "leave_country_out" and stored["settings"]["held_out_country"] == OUT
+
+
+def test_photographs_of_the_country_get_the_nearest_cell_anywhere(run):
+    files, test = run.files, run.files.rows["test"]
+    centre_lat, centre_lng = files.cells.latlng
+    km = haversine_km(files.lat[test][:, None], files.lng[test][:, None], centre_lat[None], centre_lng[None])
+    assert files.cell_label[test].tolist() == km.argmin(axis=1).tolist()
+    assert set(files.cells.country[files.cell_label[test]]) == {"Australia"}  # the nearest city of the other four
+
+
+def test_no_answer_lies_in_the_country(run, places, answers, found):
+    assert np.isfinite(places[["lat", "lng"]].to_numpy()).all()
+    named = breakdown.geocode(run.files, answers)
+    figures = breakdown.level_figures(named, n=30)
+    assert set(figures) == set(breakdown.METHODS)
+    assert all(own["country"]["value"] == own["region"]["value"] == 0 for own in figures.values())
+    assert not found.named["country"]["single"].any() and not found.named["country"]["summed"].any()
+    table = breakdown.by_place(named, n=30)
+    assert table["place"].tolist() == [OUT] and (table["median_km"] > 5000).all()
+    assert breakdown.confusions(named)["images"].sum() == 12
+    assert "1 row, a country each" in plots.place_breakdown(table).layout.meta["alt"]
+
+
+def test_the_table_of_all_methods_can_be_measured(run, answers):
+    table = evaluation.measure(run.files, answers, n_resamples=30).set_index("name")
+    assert (table.loc[["stage2", "nearest_neighbour", "linear_probe"], "country_acc"] == 0).all()
+    assert table["median_km"].dropna().gt(5000).all() and table.loc["stage1", "meta_top1"] >= 0
+
+
+def test_the_page_says_that_regions_promise_nothing(run, found):
+    files = run.files
+    assert "void" in split_kinds.region_remark(files)
+    said = split_kinds.remark_of(files)
+    assert f"The test split is {OUT}" in said and "wrong by construction" in said
+    # regions are still measured, against the nearest cell abroad
+    assert [one.coverage for one in found.regions] == [0.8, 0.9, 0.95]
+    assert all(np.isfinite(one.area_km2).all() and len(one.cells) == 12 for one in found.regions)
+
+
+def test_memory_of_a_road_is_out_of_the_question(run, answers):
+    files = run.files
+    kinds = split_kinds.split_kinds(files)
+    assert kinds[0].name == "all but Japan" and len(kinds) == 4
+    named = breakdown.geocode(files, answers)
+    near = split_memory.by_distance(kinds[0].nearest_km, {"Stage 2": named.km["stage2"]}, named.blocks, n=30)
+    assert near["bin"].tolist() == ["200 km and more"]
+    assert split_memory.verdict(kinds[0].nearest_km, named.km["stage2"], named.blocks, 30) == (
+        "0.0% of the test images have a training place within 1 km. "
+        "0.0% of the test images have a training place within 25 km."
+    )
+    measured = split_kinds.measure_kinds(files, kinds, run.cache, n=30)
+    assert measured["kind"].nunique() == 4
+    assert split_memory.sibling_table(files, 30)["split"].tolist() == ["all but Japan"]
+    assert split_memory.sibling_plan(files) == (
+        "tiny-stratified",
+        {"01.split": "stratified", "01.held_out_country": ""},
+    )
+
+
+def test_a_concept_of_that_country_alone_is_never_learned(run):
+    files = run.files
+    metas = files.table["meta_name"].to_numpy()
+    assert set(files.concepts.metas) == {*tiny_run.PARENT_OF, "torii"}
+    assert set(metas[files.rows["train"]]) == set(tiny_run.PARENT_OF) and "torii" in metas[files.rows["test"]]
+    with np.load(files.path("concept_scores.npz")) as scores:
+        assert np.isfinite(scores["meta"]).all() and scores["meta"].shape[1] == 7
+    assert "occur there alone cannot be named (1): torii." in split_kinds.remark_of(files)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from geocbm.evaluation.benchmarks import (
+    WITHIN,
+    concepts,
+    data_set_of,
+    own_data,
+    photo_benchmarks,
+    printable,
+    street_view,
+    why_no_row,
+    with_ours,
+)
+
+FIGURES = {"acc_1km": {"value": 0.05, "low": 0.0, "high": 0.1}, "acc_25km": 0.2, "geoscore": {"value": 3000.0}, "n": 3}
+
+
+def table(data_set="im2gps3k", split="test", n=3):
+    return pd.DataFrame({"image_path": [f"{i}.jpg" for i in range(n)], "data_set": data_set, "split": split})
+
+
+def test_photo_benchmarks_by_hand():
+    both = photo_benchmarks().set_index(["data_set", "system"])
+    assert both.loc[("im2gps3k", "PlaNet"), list(WITHIN)].tolist() == [0.085, 0.248, 0.343, 0.484, 0.646]
+    assert both.loc[("yfcc4k", "Pinpoint"), list(WITHIN)].tolist() == [0.33, 0.444, 0.575, 0.718, 0.845]
+    assert np.isnan(both.loc[("im2gps3k", "StreetCLIP, zero-shot"), "acc_1km"])
+    assert both.loc[("im2gps3k", "StreetCLIP, zero-shot"), "source"] == "model card"
+    assert both.loc[("im2gps3k", "GeoCLIP"), "year"] == 2023
+    assert len(photo_benchmarks("im2gps3k")) == 10 and len(photo_benchmarks("yfcc4k")) == 9
+    assert ("yfcc4k", "StreetCLIP, zero-shot") not in both.index
+
+
+def test_street_view_by_hand():
+    rows = street_view().set_index("system")
+    assert rows.loc["OSV-5M baseline", ["geoscore", "mean_km", "country_acc", "city_acc"]].tolist() == [
+        3361,
+        1814,
+        0.68,
+        0.059,
+    ]
+    assert rows.loc["Chipoint", "acc_200km"] == 0.706 and np.isnan(rows.loc["PLONK", "acc_200km"])
+    assert set(rows.data_set) == {"osv5m test"} and len(rows) == 5
+
+
+@pytest.mark.parametrize("rows", [photo_benchmarks(), street_view(), own_data()])
+def test_every_row_has_a_source_and_shares_that_grow_with_distance(rows):
+    assert rows.source.str.len().gt(3).all() and not rows.duplicated(["data_set", "system"]).any()
+    shares = rows[list(WITHIN)].to_numpy(dtype=float)
+    assert ((shares > 0) & (shares < 1) | np.isnan(shares)).all()
+    assert all((np.diff(row[~np.isnan(row)]) > 0).all() for row in shares)
+
+
+def test_own_data_is_never_compared():
+    assert own_data().set_index("system").loc["PIGEON, one view", "median_km"] == 131
+    assert len(with_ours(own_data(), table(), FIGURES)) == len(own_data())
+
+
+def test_a_row_of_ours_stands_with_its_own_data_set_only():
+    rows = with_ours(photo_benchmarks(), table(), FIGURES, "run a")
+    ours = rows[rows.system == "run a"]
+    assert len(rows) == len(photo_benchmarks()) + 1 and len(ours) == 1
+    assert ours.data_set.tolist() == ["im2gps3k"] and ours.index.tolist() == [10]
+    assert ours.acc_1km.tolist() == [0.05] and ours.acc_25km.tolist() == [0.2] and ours.acc_200km.isna().all()
+    assert ours.source.tolist() == ["measured here on 3 pictures"] and ours.year.isna().all()
+    assert "run a" not in with_ours(street_view(), table(), FIGURES, "run a").system.tolist()
+
+
+def test_street_view_of_a_part_of_the_test_pictures_says_so():
+    rows = with_ours(street_view(), table("osv5m"), FIGURES, "run a")
+    assert rows.iloc[-1][["system", "geoscore"]].tolist() == ["run a", 3000.0]
+    assert rows.iloc[-1].source == "measured here on 3 of 210,122 pictures"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        table().drop(columns=["data_set", "split"]),  # the demonstration, or a user's own table
+        table("osv5m", "train"),
+        table().iloc[:0],
+        pd.concat([table(), table("yfcc4k")]),
+        table("atlas"),
+    ],
+)
+def test_no_row_for_any_other_table(other):
+    assert data_set_of(other) is None
+    for published in (photo_benchmarks(), street_view()):
+        pd.testing.assert_frame_equal(with_ours(published, other, FIGURES), published)
+
+
+def test_concept_figures_by_hand():
+    assert concepts()[["meta_top1", "meta_top5", "parent_top1", "parent_top5"]].to_numpy().tolist() == [
+        [0.461, 0.716, 0.48, 0.725]
+    ]
+
+
+def test_tables_in_words_have_percentages_and_empty_cells():
+    shown = printable(photo_benchmarks("im2gps3k")).set_index("system")
+    assert list(shown.columns) == [
+        "year",
+        "within 1 km, %",
+        "within 25 km, %",
+        "within 200 km, %",
+        "within 750 km, %",
+        "within 2,500 km, %",
+        "source",
+    ]
+    assert shown.loc["StreetCLIP, zero-shot"].tolist() == ["2023", "", "22.4", "37.4", "61.3", "80.4", "model card"]
+    assert not any("nan" in text.lower() or "<na>" in text.lower() for text in shown.to_numpy().ravel())
+    street = printable(street_view()).set_index("system")
+    assert street.loc["OSV-5M baseline", ["GeoScore", "mean error, km", "country, %", "city, %"]].tolist() == [
+        "3,361",
+        "1,814",
+        "68.0",
+        "5.9",
+    ]
+    assert "within 1 km, %" not in street  # nobody published one
+    own = printable(own_data())
+    assert own["measured on"].nunique() == 3 and own["median error, km"].tolist()[:2] == ["44.35", "131"]
+    assert printable(concepts())["concept top-1, %"].tolist() == ["46.1"]
+
+
+def test_a_row_of_ours_in_words():
+    shown = printable(with_ours(photo_benchmarks("im2gps3k"), table(), FIGURES, "run a"))
+    assert shown.iloc[-1].tolist() == ["run a", "", "5.0", "20.0", "", "", "", "measured here on 3 pictures"]
+
+
+def test_the_page_says_why_there_is_no_row_of_ours():
+    assert why_no_row(table()) == "This run was measured on pictures of Im2GPS3k and has a row of its own there."
+    for other in (table().drop(columns=["data_set", "split"]), table("osv5m", "train"), table().iloc[:0]):
+        assert why_no_row(other).startswith("There is no row of this run, because its test images are not one of these")

@@ -1,0 +1,205 @@
+"""Contributions: terms that add up, odds worked out by hand, flows that conserve what they carry."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from geocbm import explain, plots
+from geocbm.errors import ParameterError
+from geocbm.explain import BY_ABLATION, EXACT
+from geocbm.explain.contributions import country_terms, country_weights, weighted_terms
+from geocbm.explain.flows import concept_flows
+from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
+
+N_METAS, N_PARENTS, N_CELLS, WIDTH = 4, 2, 5, 16
+PARENTS = np.array([0, 0, 1, 1])
+NAMES = ("red pole", "blue pole", "stop sign", "blue sign", "poles", "signs")
+COUNTRY = np.array(["A", "A", "B", "C", "C"])
+
+
+def make_head(mode: str = "concept_scores", transform: str = "log") -> Stage2CrossAttentionGeoHead:
+    """A head with random weights, standardised by random scores."""
+    torch.manual_seed(0)
+    config = Stage2Config(ablation_mode=mode, score_transform=transform, embed_dim=16, heads=2)
+    head = Stage2CrossAttentionGeoHead(N_METAS + N_PARENTS, WIDTH, N_CELLS, torch.randn(N_CELLS, 3), config)
+    head.standardise_by(some_scores(50, 1))
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return head.eval()
+
+
+def some_scores(n: int, seed: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    metas, parents = (torch.randn(n, k, generator=generator).softmax(-1) for k in (N_METAS, N_PARENTS))
+    return torch.cat([metas, parents], dim=1)
+
+
+def test_log_odds_of_two_cells_by_hand():
+    logits = torch.tensor([[1.0, 2.0, 0.0]])
+    weights, spread, odds = country_weights(logits, torch.tensor([True, True, False]))
+    share = math.exp(1) / (math.exp(1) + math.exp(2))
+    assert weights[0].tolist() == pytest.approx([share, 1 - share, -1])
+    assert spread.item() == pytest.approx(-share * math.log(share) - (1 - share) * math.log(1 - share))
+    assert odds.item() == pytest.approx(math.log(math.exp(1) + math.exp(2)))
+    assert (weights[0] @ logits[0].double() + spread).item() == pytest.approx(odds.item())
+
+
+def test_log_odds_are_those_of_the_probability():
+    logits = torch.randn(20, N_CELLS, generator=torch.Generator().manual_seed(3)) * 4
+    inside = torch.tensor([True, False, True, False, False])
+    chance = logits.double().softmax(-1)[:, inside].sum(-1)
+    torch.testing.assert_close(country_weights(logits, inside)[2], (chance / (1 - chance)).log())
+
+
+@pytest.mark.parametrize("inside", [[False] * 3, [True] * 3])
+def test_odds_need_cells_on_both_sides(inside):
+    with pytest.raises(ParameterError, match="both sides"):
+        country_weights(torch.zeros(1, 3), torch.tensor(inside))
+
+
+@pytest.mark.parametrize("transform", ["none", "sqrt", "log"])
+@pytest.mark.parametrize("mode", ["concept_scores", "hybrid"])
+@pytest.mark.parametrize("inside", [COUNTRY == "A", COUNTRY == "B"])
+def test_contributions_add_up(mode, transform, inside):
+    head, scores, tokens = make_head(mode, transform), some_scores(1), torch.randn(1, 9, WIDTH)
+    one = explain.explain_scores(head, scores, inside, "a place", NAMES, N_METAS, tokens=tokens)
+    with torch.inference_mode():
+        logits = head(scores, tokens).cell_logits[0]
+    chance = logits.double().softmax(-1)[torch.from_numpy(inside)].sum()
+    expected = logits[2] if inside.sum() == 1 else (chance / (1 - chance)).log()
+    assert one.method == EXACT and one.quantity == ("logit" if inside.sum() == 1 else "log odds")
+    assert one.total == pytest.approx(float(expected), abs=1e-5)
+    assert abs(one.gap) < 1e-4
+    assert ("patches" in one.others) == (mode == "hybrid")
+
+
+def test_a_country_of_one_cell_has_odds_when_asked():
+    head, scores = make_head(), some_scores(1)
+    one = explain.explain_scores(head, scores, COUNTRY == "B", "B", NAMES, N_METAS, odds=True)
+    with torch.inference_mode():
+        chance = head(scores).cell_logits[0].double().softmax(-1)[2]
+    assert one.quantity == "log odds" and one.total == pytest.approx(float((chance / (1 - chance)).log()), abs=1e-6)
+    assert abs(one.gap) < 1e-4
+    with pytest.raises(ParameterError, match="names 2 cells"):
+        explain.explain_scores(head, scores, COUNTRY == "A", "A", NAMES, N_METAS, odds=False)
+
+
+def test_terms_are_slopes_times_standardised_scores():
+    head, scores = make_head("concept_scores", "none"), some_scores(1).requires_grad_()
+    logits = head(scores).cell_logits
+    inside = torch.from_numpy(COUNTRY == "A")
+    odds = logits[:, inside].logsumexp(-1) - logits[:, ~inside].logsumexp(-1)
+    slope = torch.autograd.grad(odds.sum(), scores)[0]
+    terms = weighted_terms(head, scores.detach(), country_weights(logits.detach(), inside)[0])[0]
+    expected = slope * (scores.detach() - head.score_mean)
+    torch.testing.assert_close(terms.float(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_other_modes_are_explained_by_ablation():
+    head = make_head("concept_scores")
+    embedding = Stage2CrossAttentionGeoHead(
+        8, WIDTH, N_CELLS, torch.randn(N_CELLS, 3), Stage2Config(ablation_mode="concept_only", embed_dim=16, heads=2)
+    )
+    scores, neutral = some_scores(1), explain.neutral_scores(head)
+    with pytest.raises(ParameterError, match="by ablation; give answer and neutral"):
+        explain.explain_scores(embedding, scores, COUNTRY == "A", "A", NAMES, N_METAS)
+    # The answers of a linear head: what is lost without a concept is then its exact term.
+    one = explain.explain_scores(
+        embedding, scores, COUNTRY == "B", "B", NAMES, N_METAS, answer=lambda edited: head(edited), neutral=neutral
+    )
+    exact = explain.explain_scores(head, scores, COUNTRY == "B", "B", NAMES, N_METAS)
+    assert one.method == BY_ABLATION
+    np.testing.assert_allclose(one.terms[:N_METAS], exact.terms[:N_METAS], atol=1e-5)
+    assert np.isnan(one.terms[N_METAS:]).all()
+    assert set(one.largest(9)["kind"]) == {"meta"}
+
+
+def test_the_largest_terms_and_the_rest_sum_to_all():
+    one = explain.explain_scores(make_head(), some_scores(1), COUNTRY == "A", "A", NAMES, N_METAS)
+    rows = one.largest(2)
+    assert rows["name"].tolist()[2] == "4 further concepts"
+    assert rows["term"].sum() == pytest.approx(one.total, abs=1e-4)
+    assert abs(rows["term"].iloc[0]) >= abs(rows["term"].iloc[1])
+
+
+@pytest.mark.parametrize(
+    ("scores", "names", "message"),
+    [(some_scores(2), NAMES, "one picture at a time"), (some_scores(1), NAMES[:3], "3 names for 6 scores")],
+)
+def test_explain_scores_refuses(scores, names, message):
+    with pytest.raises(ParameterError, match=message):
+        explain.explain_scores(make_head(), scores, COUNTRY == "A", "A", names, N_METAS)
+
+
+def test_country_terms_explain_the_named_country():
+    head, scores = make_head(), some_scores(7)
+    with torch.inference_mode():
+        logits = head(scores).cell_logits
+    named, terms = country_terms(head, scores, logits, COUNTRY)
+    chance = logits.double().softmax(-1).numpy()
+    sums = np.stack([chance[:, name == COUNTRY].sum(1) for name in ("A", "B", "C")], axis=1)
+    assert named.tolist() == [("A", "B", "C")[i] for i in sums.argmax(1)]
+    one = explain.explain_scores(head, scores[[4]], named[4] == COUNTRY, "x", NAMES, N_METAS, odds=True)
+    np.testing.assert_allclose(terms[4], one.terms, atol=1e-6)
+    with pytest.raises(ParameterError, match="all cells lie in A"):
+        country_terms(head, scores, logits, np.full(N_CELLS, "A"))
+
+
+def test_flows_conserve_what_they_carry():
+    amount = np.random.default_rng(0).random((6, 6))
+    country = np.array(["A", "B", "A", "C", "A", "D"])
+    flows = concept_flows(amount, country, NAMES[:4], NAMES[4:], PARENTS, "terms", most=2, most_countries=2)
+    first = flows.meta_to_parent.groupby("parent")["value"].sum()
+    second = flows.parent_to_country.groupby("parent")["value"].sum()
+    assert first["poles"] == pytest.approx(amount[:, [0, 1, 4]].sum())
+    assert first.to_dict() == pytest.approx(second.to_dict())
+    by_country = flows.parent_to_country.groupby("country")["value"].sum()
+    assert by_country["A"] == pytest.approx(amount[[0, 2, 4]].sum())
+    assert set(by_country.index) - {"A", "other countries"} < {"B", "C", "D"} and len(by_country) == 3
+    own = [name for name in flows.meta_to_parent["meta"] if not name.startswith("other concepts")]
+    assert len(own) == 2
+    with pytest.raises(ParameterError, match="cannot be negative"):
+        concept_flows(-amount, country, NAMES[:4], NAMES[4:], PARENTS, "terms")
+
+
+def test_figures_say_what_they_show():
+    head, scores = make_head(), some_scores(3)
+    ones = [explain.explain_scores(head, scores[[i]], COUNTRY == "A", f"A {i}", NAMES, N_METAS) for i in range(2)]
+    fig = plots.contribution_bars(ones, most=3)
+    assert (
+        len(fig.data) == 2
+        and "exact" in fig.layout.meta["alt"]
+        and ones[0].largest(3)["name"][0] in fig.layout.meta["alt"]
+    )
+    shown = sum(fig.data[0].x)
+    assert shown == pytest.approx(ones[0].total, abs=5e-3)
+    flows = concept_flows(np.ones((2, 6)), np.array(["A", "B"]), NAMES[:4], NAMES[4:], PARENTS, "terms")
+    sankey = plots.concept_sankey(flows)
+    assert sum(sankey.data[0].link.value) == pytest.approx(2, abs=1e-3)
+    empty = concept_flows(np.zeros((2, 6)), np.array(["A", "B"]), NAMES[:4], NAMES[4:], PARENTS, "terms")
+    assert "all of them are 0" in plots.concept_sankey(empty).layout.meta["alt"]
+
+
+@pytest.mark.parametrize("mode", ["concept_scores", "hybrid"])
+@pytest.mark.parametrize("odds", [True, False])
+def test_terms_of_several_views_add_up_to_the_pooled_answer(mode, odds):
+    from geocbm.explain.views import Question, explain_views
+
+    head, scores = make_head(mode), some_scores(3)
+    tokens = torch.randn(3, 9, WIDTH, generator=torch.Generator().manual_seed(7))
+    inside = COUNTRY == "C" if odds else np.arange(N_CELLS) == 1
+    question = Question("somewhere", inside, odds, NAMES[:N_METAS], NAMES[N_METAS:])
+    one = explain_views(head, scores, question, tokens, lambda _: None, None)
+    with torch.inference_mode():
+        shares = head(scores, tokens).cell_logits.double().softmax(-1)
+    pooled = shares.log().mean(0).softmax(-1)[torch.from_numpy(inside)].sum()
+    if odds:
+        assert one.total == pytest.approx(float((pooled / (1 - pooled)).log()), abs=1e-5)
+    assert one.method == EXACT and abs(one.gap) < 1e-4
+    # Several times the same view is that view.
+    single = explain.explain_scores(head, scores[:1], inside, "somewhere", NAMES, N_METAS, tokens=tokens[:1], odds=odds)
+    same = explain_views(head, scores[:1].repeat(4, 1), question, tokens[:1].repeat(4, 1, 1), lambda _: None, None)
+    np.testing.assert_allclose(same.terms, single.terms, atol=1e-5)
+    assert same.total == pytest.approx(single.total, abs=1e-5) and same.others.keys() == single.others.keys()

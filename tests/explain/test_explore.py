@@ -1,0 +1,151 @@
+"""What-if: edits of single pictures, the map that follows them, and the live controls."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from geocbm import explain, pipeline, plots
+from geocbm.errors import ParameterError
+from geocbm.explain import live as explore
+from geocbm.explain.counterfactuals import STRENGTHS, Edit, exchange, silence
+from geocbm.plots.what_if import ANSWER, BARS, CELLS, TRUTH
+
+PICTURE = Image.new("RGB", (48, 48), (90, 140, 90))
+
+
+@pytest.fixture(scope="module")
+def world(trained_run):
+    files = trained_run.files
+    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    concepts = pipeline.predict_concepts(files, features)
+    model = explain.strict_model(files, features, concepts)
+    # One epoch teaches nothing; weights of some size make an edit visible.
+    model.head.cell_head.weight.data.copy_(_weights(model.head.cell_head.weight.shape))
+    levels = explain.usual_levels(model, explain.known_presence(files), files)[0]
+    return files, model, levels
+
+
+def _weights(shape):
+    import torch
+
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def explorer(world):
+    files, model, levels = world
+    return explore.WhatIfExplorer(files, model, levels, files.rows["test"], lambda row: PICTURE)
+
+
+def test_an_edit_moves_scores_evenly_in_their_logarithms():
+    edit = Edit("x", np.array([0.01, np.nan, 0.4]))
+    steps = edit.at(np.array([0.16, 0.5, 0.1]), (0.0, 0.5, 1.0)).numpy()
+    np.testing.assert_allclose(steps, [[0.16, 0.5, 0.1], [0.04, 0.5, 0.2], [0.01, 0.5, 0.4]], rtol=1e-6)
+
+
+def test_an_exchange_takes_one_away_and_puts_the_other_in_its_place(world):
+    files, model, levels = world
+    vocabulary, scores = files.concepts, model.scores[0].numpy()
+    parents = vocabulary.parent_index
+    first = 0
+    sibling = next(m for m in range(1, 6) if parents[m] == parents[first])
+    stranger = next(m for m in range(1, 6) if parents[m] != parents[first])
+    edit = exchange(scores, first, sibling, levels, vocabulary)
+    assert np.flatnonzero(~np.isnan(edit.target)).tolist() == sorted([first, sibling])
+    assert edit.target[first] <= scores[first] and edit.target[sibling] >= scores[first]
+    assert edit.words == f"{vocabulary.metas[first]} → {vocabulary.metas[sibling]}"
+    across = exchange(scores, first, stranger, levels, vocabulary)
+    touched = {first, stranger, 6 + parents[first], 6 + parents[stranger]}
+    assert set(np.flatnonzero(~np.isnan(across.target))) == touched
+
+
+def test_stories_begin_with_the_picture_as_it_is_seen(world):
+    files, model, levels = world
+    stories = explain.what_if_stories(files, model, files.rows["test"], levels, count=2, exchanges=1)
+    assert len({story.row for story in stories}) == 2
+    for story in stories:
+        seen = model.answer(np.array([story.row]))
+        assert [edit.words for edit in story.edits][-1] == "without any concept"
+        for edit, places in zip(story.edits, story.answers, strict=True):
+            assert len(places.lat) == len(STRENGTHS), edit.words
+            np.testing.assert_allclose(places.logits[0], seen.logits[0], atol=1e-5)
+        np.testing.assert_allclose(story.answers[-1].logits[-1], model.head.cell_head.bias.detach(), atol=1e-4)
+    table = explain.edit_table(stories, files)
+    assert len(table) == sum(len(story.edits) for story in stories)
+
+
+def test_the_controls_of_the_figure_hold_what_the_model_answers(world):
+    files, model, levels = world
+    stories = explain.what_if_stories(files, model, files.rows["test"], levels, count=2, exchanges=1)
+    places = [(files.lat[story.row], files.lng[story.row]) for story in stories]
+    fig = plots.what_if(stories, STRENGTHS, files.cells, places, [PICTURE] * 2)
+    assert fig.data[0].mode == "lines", "the first trace must be lines for maps to draw offline"
+    buttons = fig.layout.updatemenus[0].buttons
+    assert len(buttons) == sum(len(story.edits) for story in stories)
+    number = len(stories[0].edits)  # the first edit of the second picture
+    start, layout, traces = buttons[number].args
+    assert list(traces) == [CELLS, ANSWER, TRUTH, BARS]
+    assert start["lat"][2] == [round(places[1][0], 3)] and "Picture 2" in layout["annotations"][0]["text"]
+    slider = layout["sliders"][0]
+    answer = stories[1].answers[0]
+    for step, strength, s in zip(slider["steps"], STRENGTHS, range(len(STRENGTHS)), strict=True):
+        assert step["label"] == f"{strength:.0%}" and step["args"][1] == [CELLS, ANSWER, BARS]
+        assert step["args"][0]["lat"][1] == [round(float(answer.lat[s]), 3)]
+        assert sum(step["args"][0]["customdata"][0]) <= 1.02
+    assert fig.data[ANSWER].lat[0] == round(float(stories[0].answers[0].lat[0]), 3)
+    assert len(json.dumps(json.loads(fig.to_json()))) < 600_000
+    assert "2 pictures" in fig.layout.meta["alt"]
+    with pytest.raises(ValueError, match="at least one story"):
+        plots.what_if([], STRENGTHS, files.cells, [], [])
+
+
+def test_controls_describe_edits(explorer, world):
+    metas, parents = world[0].concepts.metas, world[0].concepts.parent_index
+    scores = world[1].scores[explorer.picture.value].numpy()
+    assert explorer.take.value == scores[:6].argmax()
+    explorer.take.value, explorer.put.value = explore.NOTHING, explore.NOTHING
+    assert explorer.edit.words == "as the model sees it" and np.isnan(explorer.edit.target).all()
+    explorer.take.value = 2
+    assert explorer.edit.words == f"without {metas[2]}"
+    assert explorer.edit.target[2] == silence([2], world[1].neutral.numpy(), "").target[2]
+    explorer.put.value = 3
+    assert explorer.edit.words == f"{metas[2]} → {metas[3]}"
+    explorer.take.value = explore.NOTHING
+    assert explorer.edit.words == f"with {metas[3]}"
+    assert set(np.flatnonzero(~np.isnan(explorer.edit.target))) == {3, 6 + parents[3]}
+
+
+def test_the_map_follows_the_strength(explorer, world):
+    explorer.strength.value = 0.0
+    before = explorer.figure()
+    explorer.strength.value = 1.0
+    after = explorer.figure()
+    assert before.layout.title.text == "as the model sees it" and "strength 100%" in after.layout.title.text
+    assert list(before.data[BARS].x) != list(after.data[BARS].x)
+    assert "likeliest country" in after.layout.meta["alt"]
+
+
+def test_moving_a_control_replaces_the_shown_map_once(explorer):
+    shown = []
+    explorer._shown = SimpleNamespace(update=lambda bundle, raw: shown.append(list(bundle)))
+    explorer.strength.value = 0.5
+    assert shown == [["text/plain"], ["application/vnd.plotly.v1+json", "text/plain"]]
+    shown.clear()
+    explorer.picture.value = explorer.picture.options[1][1]
+    assert len(shown) == 2, "the list of concepts changes with the picture, and the map is still drawn once"
+    first = explorer.model.scores[explorer.picture.value][:6].argmax()
+    assert explorer.take.value == first
+
+
+def test_without_a_reader_a_line_says_where_the_controls_are(explorer, capsys):
+    assert not explore.is_live()
+    explorer.show()
+    assert "In JupyterLab" in capsys.readouterr().out and explorer._shown is None
+
+
+def test_an_explorer_needs_a_picture(world):
+    with pytest.raises(ParameterError, match="rows is empty"):
+        explore.WhatIfExplorer(*world, [], lambda row: PICTURE)

@@ -1,0 +1,44 @@
+"""Programs in two processes, as a launcher would start them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(script: Path, *arguments: str, data: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Run a program in two processes, as a launcher would start it."""
+    common = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    common |= {"PYTHONPATH": str(ROOT), "GEOCBM_ROOT": str(ROOT), "GEOCBM_DATA": str(data), "ACCELERATE_USE_CPU": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outcomes = []
+    for process in running:
+        try:
+            out, err = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            for other in running:
+                other.kill()
+            out, err = process.communicate()
+        outcomes.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    return outcomes

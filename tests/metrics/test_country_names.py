@@ -1,0 +1,78 @@
+"""One spelling for every country."""
+
+import pytest
+
+from geocbm.metrics.country_names import country_name, country_names, names_by_code, spellings
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("USA", "United States"),
+        ("U.S.A.", "United States"),
+        ("united states of america", "United States"),
+        ("US", "United States"),
+        ("The United States", "United States"),
+        ("UK", "United Kingdom"),
+        ("GB", "United Kingdom"),
+        ("Great Britain", "United Kingdom"),
+        ("South Korea", "South Korea"),
+        ("Korea, South", "South Korea"),
+        ("Korea, Republic of", "South Korea"),
+        ("Korea, Democratic People's Republic of", "North Korea"),
+        ("Russian Federation", "Russia"),
+        ("Czech Republic", "Czechia"),
+        ("CZE", "Czechia"),
+        ("Türkiye", "Turkey"),
+        ("Turkiye", "Turkey"),
+        ("Ivory Coast", "Côte d'Ivoire"),
+        ("cote d’ivoire", "Côte d'Ivoire"),
+        ("Burma", "Myanmar"),
+        ("Macedonia", "North Macedonia"),
+        ("Swaziland", "Eswatini"),
+        ("eSwatini", "Eswatini"),
+        ("DRC", "Democratic Republic of the Congo"),
+        ("Congo, The Democratic Republic of the", "Democratic Republic of the Congo"),
+        ("Congo", "Republic of the Congo"),
+        ("Reunion", "Réunion"),
+        ("Cabo Verde", "Cape Verde"),
+        ("Viet Nam", "Vietnam"),
+        ("Trinidad & Tobago", "Trinidad and Tobago"),
+        ("Libyan Arab Jamahiriya", "Libya"),
+        ("NA", "Namibia"),
+        ("XK", "Kosovo"),
+        ("  Holland ", "Netherlands"),
+        ("Narnia", None),
+        ("", None),
+        ("unknown", None),
+        ("na", None),  # a missing value sooner than Namibia
+    ],
+)
+def test_spellings(text, name):
+    assert country_name(text) == name
+
+
+def test_no_spelling_stands_for_two_countries():
+    from geocbm.metrics.country_names import _key
+
+    owner = {}
+    for name, others in spellings().items():
+        assert country_name(name) == name
+        for other in (name, *others):
+            assert owner.setdefault(_key(other), name) == name, other
+
+
+def test_every_code_of_borders_and_towns_has_a_name():
+    from geocbm.metrics import borders, places
+
+    codes = set(borders._rings().codes.tolist()) - {""} | set(places._towns().rows)
+    assert codes == {code for code in names_by_code() if len(code) == 2}
+    assert len(names_by_code()) == 500 and len(spellings()) == 250
+
+
+def test_unknown_names_pass_and_are_said():
+    found, unknown = country_names(["USA", "Narnia", "USA", "Atlantis", "", "Czechia"])
+    assert found == {
+        "USA": "United States", "Narnia": "Narnia", "Atlantis": "Atlantis", "": "", "Czechia": "Czechia"
+    }  # fmt: skip
+    assert unknown == ["Atlantis", "Narnia"]
