@@ -268,6 +268,14 @@ def build_parser(commands: Sequence[Command] = COMMANDS) -> Parser:
     return parser
 
 
+def _leave_processes(status: int) -> None:
+    """End this process where a launcher started it as one of several; others go on to their ordinary end."""
+    if "LOCAL_RANK" in os.environ:
+        from geocbm.encoders.processes import leave_processes
+
+        leave_processes(status)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
@@ -288,9 +296,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = parsed.act(parsed)
         sys.stdout.flush()
+        _leave_processes(status)
         return status
     except UserError as problem:
         print(f"geocbm: {problem}", file=sys.stderr)
+        _leave_processes(2)
         return 2
     except KeyboardInterrupt:
         print("\ngeocbm: interrupted; what was finished is kept", file=sys.stderr)

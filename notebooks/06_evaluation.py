@@ -21,12 +21,12 @@ geoclip_backbone: str = ""  # folder of openai/clip-vit-large-patch14, or that n
 # %%
 from geocbm import analysis, metrics, pipeline, plots
 from geocbm.evaluation import benchmarks as published
+from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import metrics_by_place as breakdown
 from geocbm.evaluation import novelty
 from geocbm.evaluation import proximity as split_memory
 from geocbm.evaluation import split_comparison as split_kinds
 from geocbm.evaluation import uncertainty as sure
-from geocbm.evaluation.methods import methods as evaluation
 from geocbm.explain import controls
 from geocbm.run import RunFiles
 from geocbm.workbench import notebook, paths

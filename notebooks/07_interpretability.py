@@ -23,7 +23,7 @@ seed: int = 0  # seed of the resamples and of the random controls
 
 # %%
 from geocbm import analysis, explain, pipeline, plots
-from geocbm.evaluation.methods import methods as evaluation
+from geocbm.evaluation import methods as evaluation
 from geocbm.run import RunFiles
 from geocbm.workbench import notebook, paths
 

@@ -16,8 +16,8 @@ from geocbm import data, pipeline
 from geocbm.data import lineage
 from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import MismatchError, UserError
+from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import uncertainty as sure
-from geocbm.evaluation.methods import methods as evaluation
 from geocbm.files import read_json, sha256_file, write_json
 from geocbm.predict import GeoCBM
 

@@ -6,8 +6,10 @@ functions of this module in the same order; a message travels as bytes and is ne
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -69,10 +71,22 @@ def wait_for_everyone() -> None:
     exchange("")
 
 
-def leave_processes() -> None:
-    """Part from the other processes; does nothing in a single one."""
-    if _joined():
-        distributed.destroy_process_group()
+def leave_processes(status: int = 0) -> None:
+    """Part from the other processes and end this one; does nothing in a single one.
+
+    The process ends here, after what is registered for the exit: threads of the backend may still run, and the C++
+    clean-up of an ordinary exit now and then aborts a process whose work is done.
+
+    Args:
+        status: exit status of the process.
+    """
+    if not _joined():
+        return
+    distributed.destroy_process_group()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 def gather_parts(value: Tensor) -> list[Tensor]:

@@ -41,7 +41,7 @@ def fit(arguments: argparse.Namespace) -> int:
     """
     # Torch warns in every process that looking for parameters without gradient costs time; some stages have such.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from geocbm.encoders.processes import launched_index, leave_processes
+    from geocbm.encoders.processes import launched_index
 
     index = launched_index()
     try:
@@ -53,7 +53,6 @@ def fit(arguments: argparse.Namespace) -> int:
             # the main process, which says it, is ended here in silence.
             time.sleep(_SECONDS_TO_BE_ENDED)
         raise
-    leave_processes()
     return 0
 
 

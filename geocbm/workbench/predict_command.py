@@ -66,10 +66,6 @@ def predict(arguments: argparse.Namespace) -> int:
         # The main process says it, and the launcher ends all when one has failed.
         time.sleep(_SECONDS_TO_BE_ENDED)
         raise SystemExit(2) from None
-    if index is not None:
-        from geocbm.encoders.processes import leave_processes
-
-        leave_processes()
     return status
 
 

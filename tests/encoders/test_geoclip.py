@@ -13,7 +13,7 @@ from geocbm.data import image_files
 from geocbm.data.images.pictures import open_picture
 from geocbm.encoders import find_model_folder, load_geoclip_head
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.evaluation.methods import methods as evaluation
+from geocbm.evaluation import methods as evaluation
 
 GALLERY = np.random.default_rng(0).uniform((-60, -180), (70, 180), (200, 2))
 WIDTH = 768  # of the projected features of openai/clip-vit-large-patch14

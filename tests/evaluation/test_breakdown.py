@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from geocbm.errors import ParameterError
+from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import metrics_by_place as breakdown
-from geocbm.evaluation.methods import methods as evaluation
 from geocbm.metrics import place_accuracy
 
 PARIS, LYON, TOKYO, OSAKA = (48.86, 2.35), (45.76, 4.84), (35.69, 139.69), (34.69, 135.50)
@@ -163,8 +163,8 @@ def test_nothing_to_break_down():
 
 
 def test_a_run_is_looked_up_by_its_own_rows(trained_run):
+    from geocbm.evaluation import methods as evaluation
     from geocbm.evaluation.baselines import Prediction
-    from geocbm.evaluation.methods import methods as evaluation
 
     files = trained_run.files
     test = files.rows["test"]

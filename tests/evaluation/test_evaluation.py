@@ -15,8 +15,8 @@ from tiny_run import PARENT_OF, PLACES, N
 from geocbm import data
 from geocbm.data import lineage
 from geocbm.errors import MismatchError
+from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation.baselines import Prediction
-from geocbm.evaluation.methods import methods as evaluation
 from geocbm.files import write_json
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 

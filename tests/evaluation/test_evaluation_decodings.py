@@ -8,9 +8,9 @@ from tiny_run import PLACES
 
 from geocbm import metrics
 from geocbm.evaluation import baselines
+from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation.baselines import Prediction
 from geocbm.evaluation.methods import Validation, decoded, own_place
-from geocbm.evaluation.methods import methods as evaluation
 from geocbm.evaluation.uncertainty import PointChoice
 from geocbm.workbench.records import check_key, check_value
 

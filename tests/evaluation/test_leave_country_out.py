@@ -10,11 +10,11 @@ import pytest
 import tiny_run
 
 from geocbm import pipeline, plots
+from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import metrics_by_place as breakdown
 from geocbm.evaluation import proximity as split_memory
 from geocbm.evaluation import split_comparison as split_kinds
 from geocbm.evaluation import uncertainty as sure
-from geocbm.evaluation.methods import methods as evaluation
 from geocbm.geodesy import haversine_km
 
 OUT = "Japan"

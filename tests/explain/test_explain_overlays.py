@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from geocbm import explain, pipeline
-from geocbm.evaluation.methods import methods as evaluation
+from geocbm.evaluation import methods as evaluation
 from geocbm.explain import overlays
 from geocbm.explain import trust_card as card
 from geocbm.explain.probes import Reading

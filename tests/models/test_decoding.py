@@ -11,7 +11,7 @@ from tiny_run import STAGE2, TinyRun
 
 from geocbm import analysis, pipeline
 from geocbm.errors import MismatchError, MissingInputError
-from geocbm.evaluation.methods import methods as evaluation
+from geocbm.evaluation import methods as evaluation
 from geocbm.explain.intervention_model import load_editable
 from geocbm.files import read_json, write_json
 from geocbm.geodesy import haversine_km

@@ -11,8 +11,8 @@ import pytest
 
 from geocbm import metrics, pipeline
 from geocbm.errors import MismatchError, MissingInputError
+from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import uncertainty as sure
-from geocbm.evaluation.methods import methods as evaluation
 from geocbm.models import stage2
 from geocbm.workbench.records import check_value
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from geocbm import pipeline, plots
+from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import novelty
 from geocbm.evaluation import uncertainty as sure
-from geocbm.evaluation.methods import methods as evaluation
 from geocbm.evaluation.novelty import NoveltyDetector
 from geocbm.evaluation.uncertainty.conformal import Regions
 
