@@ -47,7 +47,7 @@ MADE_BY = {
 """Which notebook writes which file of a run; the files beside a checkpoint and its variants begin with its stem."""
 
 
-class RunFiles:
+class Run:
     """The files in the folder of one run, loaded on first use.
 
     Args:

@@ -26,11 +26,11 @@ options: dict = {}  # further settings of geocells.GeocellsConfig
 from dataclasses import asdict
 
 from geocbm import geocells, metrics, plots
-from geocbm.run import RunFiles
+from geocbm.run import Run
 from geocbm.workbench import notebook, recipes
 
 nb = notebook.start("02_geocells", globals())
-files = RunFiles(nb.run_folder)
+files = Run(nb.run_folder)
 
 # %% [markdown]
 # ## The cells

@@ -50,11 +50,11 @@ options: dict = {}  # further settings of stage0.Stage0Config, such as {"concept
 # %%
 from geocbm import analysis, metrics, pipeline, plots
 from geocbm.models import stage0
-from geocbm.run import RunFiles
+from geocbm.run import Run
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("03_stage0_pretraining", globals())
-files = RunFiles(nb.run_folder)
+files = Run(nb.run_folder)
 
 # %% [markdown]
 # ## The encoder, and the images seen through it once

@@ -50,11 +50,11 @@ options: dict = {}  # further settings of stage1.Stage1Config, such as {"tempera
 # %%
 from geocbm import analysis, metrics, pipeline, plots
 from geocbm.models import stage1
-from geocbm.run import RunFiles
+from geocbm.run import Run
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("04_stage1_concepts", globals())
-files = RunFiles(nb.run_folder)
+files = Run(nb.run_folder)
 
 # %% [markdown]
 # ## Training

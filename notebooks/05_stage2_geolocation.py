@@ -60,11 +60,11 @@ from geocbm import analysis, pipeline, plots
 from geocbm.evaluation import ablation_study as study
 from geocbm.evaluation import novelty
 from geocbm.models import stage2
-from geocbm.run import RunFiles
+from geocbm.run import Run
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("05_stage2_geolocation", globals())
-files = RunFiles(nb.run_folder)
+files = Run(nb.run_folder)
 
 # %% [markdown]
 # ## Training

@@ -28,12 +28,12 @@ from geocbm.evaluation import proximity as split_memory
 from geocbm.evaluation import split_comparison as split_kinds
 from geocbm.evaluation import uncertainty as sure
 from geocbm.explain import controls
-from geocbm.run import RunFiles
+from geocbm.run import Run
 from geocbm.workbench import notebook, paths
 from geocbm.workbench import rerun_command as again
 
 nb = notebook.start("06_evaluation", globals())
-files = RunFiles(nb.run_folder)
+files = Run(nb.run_folder)
 test = files.rows["test"]
 print(analysis.test_remark(files), split_kinds.remark_of(files), sep="\n")
 

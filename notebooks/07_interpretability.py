@@ -24,11 +24,11 @@ seed: int = 0  # seed of the resamples and of the random controls
 # %%
 from geocbm import analysis, explain, pipeline, plots
 from geocbm.evaluation import methods as evaluation
-from geocbm.run import RunFiles
+from geocbm.run import Run
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("07_interpretability", globals())
-files = RunFiles(nb.run_folder)
+files = Run(nb.run_folder)
 test = files.rows["test"]
 features = pipeline.open_features(files, "adapted", paths.cache_folder())
 pooled = features.read_all("pooled").numpy()

@@ -22,11 +22,11 @@ seed: int = 0  # seed of the resamples and of the random orders
 # %%
 from geocbm import explain, pipeline, plots
 from geocbm.explain import live as explore
-from geocbm.run import RunFiles
+from geocbm.run import Run
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("08_interventions", globals())
-files = RunFiles(nb.run_folder)
+files = Run(nb.run_folder)
 test = files.rows["test"]
 features = pipeline.open_features(files, "adapted", paths.cache_folder())
 concepts = pipeline.predict_concepts(files, features)

@@ -23,12 +23,12 @@ pictures: int = 2  # examples beside each clue
 # %%
 from geocbm import pipeline, plots
 from geocbm.explain import field_guide
-from geocbm.run import RunFiles
+from geocbm.run import Run
 from geocbm.workbench import field_guide_html as sheets
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("09_field_guide", globals())
-files = RunFiles(nb.run_folder)
+files = Run(nb.run_folder)
 head = pipeline.load_concept_head(files)
 guide = field_guide.FieldGuide(files, head, clues, pictures, min_samples)
 

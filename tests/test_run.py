@@ -10,7 +10,7 @@ from geocbm import data
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.files import read_json, write_json
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 
 def change_table(run, change):
@@ -56,11 +56,11 @@ def test_the_command_begins_where_files_are_missing(copied_run, tmp_path):
     files.path("prototypes.safetensors").unlink()
     assert files.remedy("predictions.parquet") == "geocbm run --run tiny --from 02"
     assert files.remedy("stage1.safetensors") == "geocbm run --run tiny --from 03"  # needs no cells
-    assert RunFiles(tmp_path / "mine").remedy("predictions.parquet") == "geocbm run --run mine --from 01"
+    assert Run(tmp_path / "mine").remedy("predictions.parquet") == "geocbm run --run mine --from 01"
 
 
 def test_the_command_names_the_profile_of_a_run_that_is_called_after_it(tmp_path):
-    assert RunFiles(tmp_path / "smoke").remedy("geocells.npz") == "geocbm run --profile smoke --run smoke --from 01"
+    assert Run(tmp_path / "smoke").remedy("geocells.npz") == "geocbm run --profile smoke --run smoke --from 01"
 
 
 def test_the_command_has_the_options_that_the_run_was_made_with(copied_run):

@@ -16,7 +16,7 @@ from geocbm.evaluation import novelty
 from geocbm.models.stage0 import Stage0Config
 from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import Stage2Config
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 PLACES = {  # a city in each country
     "France": (48.86, 2.35),
@@ -54,9 +54,9 @@ class TinyRun:
     images: Path
 
     @property
-    def files(self) -> RunFiles:
+    def files(self) -> Run:
         """The run as seen by someone who opens it now."""
-        return RunFiles(self.folder)
+        return Run(self.folder)
 
     def copy(self, to: Path) -> TinyRun:
         """The same run elsewhere, with the same pictures."""
@@ -96,7 +96,7 @@ def write_pictures(folder: Path, seed: int = 0) -> Path:
     return folder / "table.csv"
 
 
-def prepare(folder: Path, csv: Path, kind: str = "stratified", country: str = "") -> RunFiles:
+def prepare(folder: Path, csv: Path, kind: str = "stratified", country: str = "") -> Run:
     """Write what the first two notebooks write, with a kind of split."""
     folder.mkdir(parents=True)
     table = data.load_table(csv)
@@ -104,12 +104,12 @@ def prepare(folder: Path, csv: Path, kind: str = "stratified", country: str = ""
     ConceptVocabulary.from_table(table).save(folder / "concepts.json")
     splits = data.make_splits(table, kind, country=country)
     data.save_splits(splits, folder / "splits.json", table, kind=kind, seed=0, held_out_country=country)
-    files = RunFiles(folder)
+    files = Run(folder)
     write_cells(files, min_samples_per_cell=4)
     return files
 
 
-def write_cells(files: RunFiles, min_samples_per_cell: int) -> None:
+def write_cells(files: Run, min_samples_per_cell: int) -> None:
     """Cut the training split into cells."""
     train = files.rows["train"]
     cells = geocells.build_geocells(files.lat[train], files.lng[train], files.country[train], min_samples_per_cell)

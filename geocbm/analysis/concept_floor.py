@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from geocbm.encoders.features import FeatureStore
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 FILE = "stage1_floor.json"
 PROBE_STRENGTH = 0.1
@@ -89,7 +89,7 @@ class ConceptFloor:
 
 
 def measure_floor(
-    files: RunFiles,
+    files: Run,
     bottleneck: str,
     meta_probabilities: np.ndarray,
     features: FeatureStore,
@@ -125,7 +125,7 @@ def measure_floor(
     )
 
 
-def _probe(files: RunFiles, features: FeatureStore, seed: int) -> np.ndarray | None:
+def _probe(files: Run, features: FeatureStore, seed: int) -> np.ndarray | None:
     """Whether a logistic regression on the pooled features names the concept of each validation picture, `[v]`."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -145,13 +145,13 @@ def _probe(files: RunFiles, features: FeatureStore, seed: int) -> np.ndarray | N
         return np.asarray(model.predict(features.read("pooled", val).numpy()) == meta[val])
 
 
-def save_floor(path: str | Path, files: RunFiles, found: ConceptFloor) -> None:
+def save_floor(path: str | Path, files: Run, found: ConceptFloor) -> None:
     """Write the sentence and what it is about; prediction says it again."""
     said = {"sentence": found.sentence(), "names_nothing": found.names_nothing}
     write_json(path, said | {lineage.KEY: files.made_from(FILE)})
 
 
-def read_floor(files: RunFiles) -> str:
+def read_floor(files: Run) -> str:
     """The sentence on the Stage 1 that the run has now; empty where there is none, or it is about another one."""
     if not files.belongs(FILE):
         return ""

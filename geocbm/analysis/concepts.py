@@ -13,7 +13,7 @@ from geocbm.data import image_files, lineage
 from geocbm.metrics import Resamples, concept_intervals, spatial_blocks
 from geocbm.metrics.formatting import printable
 from geocbm.metrics.table import metric
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,7 +34,7 @@ def predict_concepts(model: Stage1ConceptModel, features: FeatureStore) -> Array
 
 
 def concept_figures(
-    files: RunFiles,
+    files: Run,
     model: Stage1ConceptModel,
     predicted: Arrays,
     rows: np.ndarray,
@@ -84,7 +84,7 @@ CONCEPT_WORDS = {
 }
 
 
-def concept_table(files: RunFiles, figures: Mapping[str, Any], rows: np.ndarray) -> pd.DataFrame:
+def concept_table(files: Run, figures: Mapping[str, Any], rows: np.ndarray) -> pd.DataFrame:
     """The figures in words, with what guessing the most frequent concept of the training split would get."""
     if not figures:
         return pd.DataFrame(columns=["figure", "value", "most frequent class"])
@@ -125,7 +125,7 @@ def concepts_side_by_side(figures: Mapping[str, Mapping[str, Any]]) -> pd.DataFr
 
 
 def concept_map_examples(
-    files: RunFiles, encoder: ImageEncoder, model: Stage1ConceptModel, features: FeatureStore, count: int
+    files: Run, encoder: ImageEncoder, model: Stage1ConceptModel, features: FeatureStore, count: int
 ) -> tuple[list[Image.Image], list[np.ndarray], list[str]]:
     """Test pictures as the model saw them, each with the map of its labelled concept, and captions.
 
@@ -180,7 +180,7 @@ def save_concept_scores(path: str | Path, predicted: Arrays, made_from: Mapping[
     Args:
         path: the file, `concept_scores.npz`.
         predicted: of `predict_concepts`.
-        made_from: of `RunFiles.made_from`, by which a run knows that they are its own.
+        made_from: of `Run.made_from`, by which a run knows that they are its own.
     """
     content = {name: predicted[name].astype(np.float32) for name in ("meta", "parent")}
     if made_from is not None:

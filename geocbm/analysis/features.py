@@ -9,7 +9,7 @@ import pandas as pd
 
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import Resamples, bootstrap, spatial_blocks
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
@@ -44,7 +44,7 @@ def describe_store(store: FeatureStore) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def nearest_neighbour_km(pooled: np.ndarray, files: RunFiles, rows: np.ndarray) -> np.ndarray:
+def nearest_neighbour_km(pooled: np.ndarray, files: Run, rows: np.ndarray) -> np.ndarray:
     """Error in km of taking the place of the most similar training image (cosine), for the given rows."""
     unit = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
     train = files.rows["train"]
@@ -53,7 +53,7 @@ def nearest_neighbour_km(pooled: np.ndarray, files: RunFiles, rows: np.ndarray) 
 
 
 def retrieval_figures(
-    files: RunFiles,
+    files: Run,
     model: Stage0PretrainingModel,
     pooled: np.ndarray,
     rows: np.ndarray,
@@ -86,7 +86,7 @@ def retrieval_figures(
     return found | {"retrieval_km": drawn.figure(km, "median")}
 
 
-def class_mean_figure(files: RunFiles, pooled: np.ndarray, n_resamples: int = 200, seed: int = 0) -> Figure:
+def class_mean_figure(files: Run, pooled: np.ndarray, n_resamples: int = 200, seed: int = 0) -> Figure:
     """Share of the validation split whose concept the nearest class mean names right, with its interval.
 
     Args:
@@ -102,7 +102,7 @@ def class_mean_figure(files: RunFiles, pooled: np.ndarray, n_resamples: int = 20
     return bootstrap(right, spatial_blocks(files.lat[val], files.lng[val]), n=n_resamples, seed=seed)
 
 
-def test_remark(files: RunFiles) -> str:
+def test_remark(files: Run) -> str:
     """What the figures of a page are measured on, in a sentence."""
     if n := len(files.rows["test"]):
         return f"Figures of the test split are of {n:,} images."

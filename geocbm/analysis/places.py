@@ -21,7 +21,7 @@ from geocbm.metrics import (
 )
 from geocbm.metrics.formatting import printable
 from geocbm.metrics.table import metric
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def predict_places(
-    files: RunFiles,
+    files: Run,
     model: Stage2CrossAttentionGeoHead,
     concepts: dict[str, torch.Tensor],
     features: FeatureStore,
@@ -54,7 +54,7 @@ def predict_places(
 
 
 def place_figures(
-    files: RunFiles, predicted: Arrays, rows: np.ndarray, n_resamples: int = 200, seed: int = 0
+    files: Run, predicted: Arrays, rows: np.ndarray, n_resamples: int = 200, seed: int = 0
 ) -> dict[str, Any]:
     """Figures of merit of predicted places (specification, section Evaluation Metrics, Stage 2).
 
@@ -82,13 +82,13 @@ def place_figures(
     }
 
 
-def cell_centre_km(files: RunFiles, predicted: Arrays, rows: np.ndarray) -> np.ndarray:
+def cell_centre_km(files: Run, predicted: Arrays, rows: np.ndarray) -> np.ndarray:
     """Error in km of the centre of the named cell, without the offset."""
     lat, lng = cartesian_to_latlng(files.cells.centers[predicted["cell"][:, 0]])
     return haversine_km(lat, lng, files.lat[rows], files.lng[rows])
 
 
-def moved_km(files: RunFiles, predicted: Arrays, rows: np.ndarray) -> dict[str, np.ndarray]:
+def moved_km(files: Run, predicted: Arrays, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Errors in km of the centre of the named cell, of its corrections, and of the answer, by name on the page."""
     found = {"cell centre": cell_centre_km(files, predicted, rows)}
     for name, words in (("offset", "cell and offset"), ("neighbours", "cell and neighbours")):
@@ -150,7 +150,7 @@ def place_table(figures: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def place_records(
-    files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray, n_resamples: int = 200, seed: int = 0
+    files: Run, by_mode: Mapping[str, Arrays], rows: np.ndarray, n_resamples: int = 200, seed: int = 0
 ) -> dict[str, float | dict[str, float]]:
     """Figures to keep: `stage2.*` of the first mode, and median and GeoScore of every mode; no infinite ones.
 
@@ -171,7 +171,7 @@ def place_records(
     return recordables(kept)
 
 
-def mode_table(files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> pd.DataFrame:
+def mode_table(files: Run, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> pd.DataFrame:
     """Figures of several answers for the same rows, a line each.
 
     Args:
@@ -191,7 +191,7 @@ def mode_table(files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray)
 
 
 def attention_examples(
-    files: RunFiles, encoder: ImageEncoder, predicted: Arrays, rows: np.ndarray, count: int
+    files: Run, encoder: ImageEncoder, predicted: Arrays, rows: np.ndarray, count: int
 ) -> tuple[list[Image.Image], list[np.ndarray], list[str]]:
     """Pictures as the model saw them, their attention grids and captions.
 
@@ -221,7 +221,7 @@ def attention_examples(
     return pictures, grids, captions
 
 
-def save_predictions(path: str | Path, files: RunFiles, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> None:
+def save_predictions(path: str | Path, files: Run, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> None:
     """Write the predicted places of all modes, one row per image and mode; the first mode is the main one.
 
     `lat` and `lng` are the answer, `lat_<point>` and `lng_<point>` the points it was chosen from, NaN where a mode has
@@ -255,7 +255,7 @@ def save_predictions(path: str | Path, files: RunFiles, by_mode: Mapping[str, Ar
 
 def save_cell_scores(
     path: str | Path,
-    files: RunFiles,
+    files: Run,
     model: Stage2CrossAttentionGeoHead,
     concepts: dict[str, torch.Tensor],
     features: FeatureStore,

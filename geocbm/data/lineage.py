@@ -1,7 +1,7 @@
 """What each file of a run was made from, written into the file itself and read back when it is loaded.
 
 A record maps parts of a run to digests: `table`, `splits`, `names`, `cells`, and stems of files such as `prototypes` or
-`stage1`. `RunFiles.need` holds it against the run as it is now.
+`stage1`. `Run.need` holds it against the run as it is now.
 """
 
 from __future__ import annotations

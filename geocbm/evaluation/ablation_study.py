@@ -24,7 +24,7 @@ from geocbm.metrics.table import HIGHER, RATE, metric
 from geocbm.models.bottlenecks import BOTTLENECKS
 from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import ABLATION_MODES, Stage2Config
-from geocbm.run import RunFiles
+from geocbm.run import Run
 from geocbm.workbench.recipes import Recipe, read_recipe, with_recipe
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def make_trials(
 
 
 def study(
-    files: RunFiles,
+    files: Run,
     features: FeatureStore,
     stage2: Stage2Config,
     other_recipe: str | Path,
@@ -177,7 +177,7 @@ def study(
 
 
 def run_trials(
-    files: RunFiles,
+    files: Run,
     features: FeatureStore,
     trials: Sequence[Trial],
     seeds: Sequence[int],
@@ -218,7 +218,7 @@ def run_trials(
             yield part.assign(trial=trial.name, kind=trial.kind, seed=seed)
 
 
-def summarise(measured: pd.DataFrame, files: RunFiles, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def summarise(measured: pd.DataFrame, files: Run, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Every figure of every trial, and its difference to the first trial, with intervals over photographs and seeds.
 
     Args:
@@ -288,7 +288,7 @@ def records(summary: pd.DataFrame) -> dict[str, float | dict[str, float]]:
     )
 
 
-def _concepts(files: RunFiles, features: FeatureStore, config: Stage1Config) -> dict[str, torch.Tensor]:
+def _concepts(files: Run, features: FeatureStore, config: Stage1Config) -> dict[str, torch.Tensor]:
     from geocbm import pipeline
     from geocbm.models import stage1
 
@@ -297,7 +297,7 @@ def _concepts(files: RunFiles, features: FeatureStore, config: Stage1Config) -> 
 
 
 def _places(
-    files: RunFiles, features: FeatureStore, config: Stage2Config, concepts: dict[str, torch.Tensor]
+    files: Run, features: FeatureStore, config: Stage2Config, concepts: dict[str, torch.Tensor]
 ) -> dict[str, np.ndarray]:
     from geocbm import analysis, pipeline
 

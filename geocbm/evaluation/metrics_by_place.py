@@ -22,7 +22,7 @@ from geocbm.metrics import (
     spatial_blocks,
 )
 from geocbm.metrics.country_names import country_name
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 LEVELS = ("country", "region", "city")
 METHODS = ("stage2", "nearest_neighbour", "linear_probe")
@@ -93,7 +93,7 @@ class Geocoded:
         return text
 
 
-def geocode(files: RunFiles, answers: Sequence[Prediction], methods: Sequence[str] = METHODS) -> Geocoded:
+def geocode(files: Run, answers: Sequence[Prediction], methods: Sequence[str] = METHODS) -> Geocoded:
     """Look up the names of the true places and of those that methods answer.
 
     Args:

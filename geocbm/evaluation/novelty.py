@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from geocbm.encoders.features import FeatureStore
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 FILE = "novelty.safetensors"
 TENSORS = ("mean", "whiten", "references", "directions", "scales", "val_distance", "n_train")
@@ -200,7 +200,7 @@ def _nearest(values: np.ndarray) -> np.ndarray:
     return np.partition(values, k - 1, axis=1)[:, :k]
 
 
-def fit_novelty(files: RunFiles, features: FeatureStore, seed: int = 0) -> NoveltyDetector:
+def fit_novelty(files: Run, features: FeatureStore, seed: int = 0) -> NoveltyDetector:
     """Fit the detector of a run on its adapted features; no picture counts twice, and none in two splits.
 
     Args:
@@ -215,13 +215,13 @@ def fit_novelty(files: RunFiles, features: FeatureStore, seed: int = 0) -> Novel
     return NoveltyDetector.fit(features.read("pooled", train).numpy(), features.read("pooled", val).numpy(), seed)
 
 
-def picture_rows(files: RunFiles, rows: np.ndarray) -> np.ndarray:
+def picture_rows(files: Run, rows: np.ndarray) -> np.ndarray:
     """One row for each picture: a panorama stands in the table once for each of its concepts."""
     _, first = np.unique(files.table["image_sha256"].to_numpy(dtype=str)[rows], return_index=True)
     return rows[np.sort(first)]
 
 
-def save_novelty(path: str | Path, files: RunFiles, features: FeatureStore, seed: int = 0) -> str:
+def save_novelty(path: str | Path, files: Run, features: FeatureStore, seed: int = 0) -> str:
     """Fit the detector of a run and write it; where the splits are too small, the file says so.
 
     Args:
@@ -249,7 +249,7 @@ def save_novelty(path: str | Path, files: RunFiles, features: FeatureStore, seed
     )
 
 
-def read_novelty(files: RunFiles) -> tuple[NoveltyDetector | None, str]:
+def read_novelty(files: Run) -> tuple[NoveltyDetector | None, str]:
     """Read the detector of a run.
 
     Returns:
@@ -277,7 +277,7 @@ def read_novelty(files: RunFiles) -> tuple[NoveltyDetector | None, str]:
     return NoveltyDetector(**held, n_train=n_train), ""
 
 
-def _made_from(files: RunFiles) -> dict[str, str]:
+def _made_from(files: Run) -> dict[str, str]:
     """What the file is made from, for its metadata."""
     features = str(read_json(files.need("features.json"))["adapted"]["key"])
     return {lineage.KEY: lineage.as_text(files.made_from(FILE)), "features_key": features}

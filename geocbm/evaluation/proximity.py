@@ -26,7 +26,7 @@ from geocbm.evaluation.split_comparison import (
 )
 from geocbm.files import read_json
 from geocbm.metrics import bootstrap, error_km, figure_text, geoscore, paired_difference, recordable, spatial_blocks
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 BINS_KM = (0.0, 1.0, 25.0, 50.0, 200.0, np.inf)
 """Edges of the distance to the nearest training place: the lower one belongs to a bin."""
@@ -164,7 +164,7 @@ def verdict(nearest_km: np.ndarray, km: np.ndarray, blocks: np.ndarray, n: int =
     return " ".join(sentences)
 
 
-def siblings(files: RunFiles) -> list[RunFiles]:
+def siblings(files: Run) -> list[Run]:
     """Runs of the same table with another kind of split and predictions of their own, by name.
 
     A run whose files do not fit together is passed over.
@@ -172,7 +172,7 @@ def siblings(files: RunFiles) -> list[RunFiles]:
     own, found = split_settings(files), []
     digest = files.table.attrs["csv_sha256"]
     for path in sorted(files.folder.parent.glob("*/splits.json")):
-        other = RunFiles(path.parent)
+        other = Run(path.parent)
         try:
             stored = read_json(path)
             if stored.get("csv_sha256") != digest or stored.get("kind") == own["kind"]:
@@ -184,7 +184,7 @@ def siblings(files: RunFiles) -> list[RunFiles]:
     return found
 
 
-def sibling_table(files: RunFiles, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+def sibling_table(files: Run, n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Stage 2 of this run and of its siblings, each on its own test split; this run alone where there are none."""
     rows = []
     for run in [files, *siblings(files)]:
@@ -204,7 +204,7 @@ def sibling_table(files: RunFiles, n: int = 1000, seed: int = 0) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def sibling_plan(files: RunFiles) -> tuple[str, dict[str, Any]]:
+def sibling_plan(files: Run) -> tuple[str, dict[str, Any]]:
     """Name and changed parameters (`NN.name`) of the run with the other kind of split.
 
     With it the model itself can be measured on the other kind. The names end in the kind, and `chain.toml` lets the

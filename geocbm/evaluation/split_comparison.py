@@ -25,7 +25,7 @@ from geocbm.evaluation.uncertainty import Places
 from geocbm.files import read_json
 from geocbm.geodesy import latlng_to_cartesian
 from geocbm.metrics import Resamples, error_km, figure_text, geoscore, spatial_blocks
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 SAME_ROAD_KM = 1.0
 WIDE_BLOCK_KM = 25.0
@@ -52,7 +52,7 @@ class SplitKind:
     own: bool
 
 
-def split_settings(files: RunFiles) -> dict[str, Any]:
+def split_settings(files: Run) -> dict[str, Any]:
     """Kind, seed and settings of the run's own split: `kind, seed, block_km, held_out_country`."""
     stored = read_json(files.need("splits.json"))
     settings = {"block_km": 1.0, "held_out_country": ""} | stored.get("settings", {})
@@ -66,7 +66,7 @@ def split_name(kind: str, block_km: float = 1.0, country: str = "") -> str:
     return f"all but {country}" if kind == "leave_country_out" else kind
 
 
-def split_kinds(files: RunFiles) -> list[SplitKind]:
+def split_kinds(files: Run) -> list[SplitKind]:
     """The run's own split and the other kinds of the same table, drawn with the same seed.
 
     "stratified" and "spatial" (with the run's blocks and with wide ones) are always among them.
@@ -87,18 +87,18 @@ def split_kinds(files: RunFiles) -> list[SplitKind]:
     return kinds if any(kind.own for kind in kinds) else [_own_kind(files, own_name), *kinds]
 
 
-def _own_kind(files: RunFiles, name: str) -> SplitKind:
+def _own_kind(files: Run, name: str) -> SplitKind:
     splits = data.load_splits(files.need("splits.json"), files.table)
     return SplitKind(name, files.rows, data.nearest_train_km(files.table, splits), True)
 
 
-def remark_of(files: RunFiles) -> str:
+def remark_of(files: Run) -> str:
     """What the test split of a run means, in a sentence or two."""
     splits = data.load_splits(files.need("splits.json"), files.table)
     return split_remark(files.table, splits, split_settings(files)["held_out_country"])
 
 
-def region_remark(files: RunFiles) -> str:
+def region_remark(files: Run) -> str:
     """Whether the promise of a conformal region holds for the test split of a run, in a sentence."""
     settings = split_settings(files)
     if settings["kind"] == "leave_country_out":
@@ -111,7 +111,7 @@ def region_remark(files: RunFiles) -> str:
     return "Validation and test images were drawn alike, so that the promise applies to the test split."
 
 
-def frozen_answers(files: RunFiles, kind: SplitKind, vanilla: np.ndarray) -> list[Prediction]:
+def frozen_answers(files: Run, kind: SplitKind, vanilla: np.ndarray) -> list[Prediction]:
     """Nearest neighbour and linear probe on frozen features, learned from a split's training rows alone.
 
     The cells of the probe are fitted on the same rows, with the settings of the run's own. The strength of its penalty
@@ -134,7 +134,7 @@ def frozen_answers(files: RunFiles, kind: SplitKind, vanilla: np.ndarray) -> lis
     ]
 
 
-def measure_kinds(files: RunFiles, kinds: list[SplitKind], cache: Path, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+def measure_kinds(files: Run, kinds: list[SplitKind], cache: Path, n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Methods on frozen features, measured on every kind of split.
 
     Args:

@@ -19,7 +19,7 @@ from geocbm.metrics import Resamples, geoscore, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.explain.intervention_model import EditableModel
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 AS_SEEN, REMOVED = "with its concepts", "all concepts removed"
 FREQUENT, CENTRAL = "prior: the most frequent cell", "prior: the place in the middle"
@@ -27,7 +27,7 @@ CELL_FIGURES = ("cell_acc", "log_loss")
 
 
 def what_is_left(
-    files: RunFiles, model: EditableModel, rows: np.ndarray, n_resamples: int = 1000, seed: int = 0
+    files: Run, model: EditableModel, rows: np.ndarray, n_resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Hold the model without concepts against two priors.
 
@@ -165,7 +165,7 @@ def left_sentence(left: pd.DataFrame) -> str:
 
 
 def what_reaches(
-    files: RunFiles,
+    files: Run,
     models: Mapping[str, EditableModel],
     presence: Presence,
     levels: Levels,

@@ -14,10 +14,10 @@ from geocbm.geodesy import haversine_km
 
 if TYPE_CHECKING:
     from geocbm.explain.intervention_model import EditableModel
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 
-def named_countries(model: EditableModel, rows: np.ndarray, files: RunFiles) -> np.ndarray:
+def named_countries(model: EditableModel, rows: np.ndarray, files: Run) -> np.ndarray:
     """For each picture the country that is explained, `[m]`: the one that holds the answered point, as in `predict`.
 
     Where the point lies in no country of the run it is the one whose cells have the most probability together, and
@@ -46,7 +46,7 @@ def named_countries(model: EditableModel, rows: np.ndarray, files: RunFiles) -> 
     return np.array([own if own in names else other for own, other in zip(held, likeliest, strict=True)])
 
 
-def explain_country(model: EditableModel, row: int, files: RunFiles, caption: str) -> Explanation:
+def explain_country(model: EditableModel, row: int, files: Run, caption: str) -> Explanation:
     """The country that the model names for a picture of the table, explained.
 
     Args:
@@ -82,7 +82,7 @@ def modes_explained(strict: EditableModel, main: EditableModel) -> dict[str, Edi
 
 
 def answer_table(
-    files: RunFiles, models: Mapping[str, EditableModel], rows: Sequence[int], captions: Sequence[str]
+    files: Run, models: Mapping[str, EditableModel], rows: Sequence[int], captions: Sequence[str]
 ) -> pd.DataFrame:
     """What each head answers for some pictures: the country it names and how far off the point lies.
 
@@ -102,7 +102,7 @@ def answer_table(
     return pd.DataFrame(table)
 
 
-def agreement_sentence(files: RunFiles, models: Mapping[str, EditableModel], rows: np.ndarray) -> str:
+def agreement_sentence(files: Run, models: Mapping[str, EditableModel], rows: np.ndarray) -> str:
     """In how many pictures both heads name one country; empty where there is one head.
 
     Args:

@@ -13,7 +13,7 @@ from geocbm.errors import ParameterError
 
 if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 Box = tuple[float, float, float, float]
 
@@ -139,7 +139,7 @@ def _holds(low: float, high: float, count: int) -> np.ndarray:
     return (low <= middles) & (middles <= high)
 
 
-def true_pairs(files: RunFiles, encoder: ImageEncoder, rows: np.ndarray) -> Pairs | None:
+def true_pairs(files: Run, encoder: ImageEncoder, rows: np.ndarray) -> Pairs | None:
     """Every picture with every concept that can be seen in the part of it that the model sees.
 
     Args:

@@ -13,7 +13,7 @@ from geocbm.metrics import figure_text
 
 if TYPE_CHECKING:
     from geocbm.metrics import Resamples
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 Figure = dict[str, float]
 
@@ -51,7 +51,7 @@ def completeness_ratio(concepts: np.ndarray, full: np.ndarray, prior: np.ndarray
     return {"value": value, "low": low, "high": high}
 
 
-def model_rights(files: RunFiles, named: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def model_rights(files: Run, named: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """Whether models name the right cell, and a cell in the right country, on the test split.
 
     Args:

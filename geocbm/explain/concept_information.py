@@ -18,7 +18,7 @@ from geocbm.metrics import Resamples, figure_text, recordable, spatial_blocks
 if TYPE_CHECKING:
     from geocbm.explain.concept_labels import Presence
     from geocbm.explain.intervention_model import EditableModel
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 Figure = dict[str, float]
 READ_AT_ONCE = 5
@@ -67,7 +67,7 @@ class Told:
 
 
 def measure_told(
-    files: RunFiles,
+    files: Run,
     model: EditableModel,
     presence: Presence,
     pooled: np.ndarray,

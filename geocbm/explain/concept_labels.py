@@ -10,7 +10,7 @@ import numpy as np
 from geocbm.errors import ParameterError
 
 if TYPE_CHECKING:
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 FEWEST_EXAMPLES = 5
 """With fewer validation pictures that show a concept, the training pictures are asked too."""
@@ -44,7 +44,7 @@ def with_parents(metas: np.ndarray, parent_index: np.ndarray) -> np.ndarray:
     return np.concatenate([metas, parents], axis=1)
 
 
-def known_presence(files: RunFiles) -> Presence:
+def known_presence(files: Run) -> Presence:
     """What a run knows of the concepts of all its pictures.
 
     With ground truth that is the complete list of visible concepts. A real data set knows only that the labelled meta

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from geocbm.data.concepts import ConceptVocabulary
     from geocbm.explain.concept_labels import Levels
     from geocbm.explain.intervention_model import EditableModel, Places
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 MIDDLING = 0.6
 """Belief in the true country that a chosen picture comes nearest to."""
@@ -119,7 +119,7 @@ def edits_of(
 
 
 def what_if_stories(
-    files: RunFiles, model: EditableModel, rows: np.ndarray, levels: Levels, count: int = 3, exchanges: int = 4
+    files: Run, model: EditableModel, rows: np.ndarray, levels: Levels, count: int = 3, exchanges: int = 4
 ) -> list[Story]:
     """Choose pictures and edit them.
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from geocbm.encoders.features import FeatureStore
     from geocbm.models.stage1 import Stage1ConceptModel
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 Figure = dict[str, float]
 Answer = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
@@ -118,7 +118,7 @@ def kept_patches(order: np.ndarray, count: int, curve: str) -> np.ndarray:
 
 
 def token_answer(
-    files: RunFiles,
+    files: Run,
     stage1: Stage1ConceptModel,
     heads: Mapping[str, Stage2CrossAttentionGeoHead],
     features: FeatureStore,
@@ -143,7 +143,7 @@ def token_answer(
 
 
 def pixel_answer(
-    files: RunFiles,
+    files: Run,
     encoder: ImageEncoder,
     stage1: Stage1ConceptModel,
     heads: Mapping[str, Stage2CrossAttentionGeoHead],
@@ -205,7 +205,7 @@ def _true_cell(
 
 
 def measure_removal(
-    files: RunFiles,
+    files: Run,
     answer: Answer,
     way: str,
     rows: np.ndarray,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from geocbm.evaluation.uncertainty import Decoder
     from geocbm.models.stage1 import Stage1ConceptModel
     from geocbm.models.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead, Stage2Output
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 
 class Places(NamedTuple):
@@ -126,7 +126,7 @@ class EditableModel:
 
 
 def load_editable(
-    files: RunFiles, features: FeatureStore, concepts: Mapping[str, Tensor], name: str = "stage2"
+    files: Run, features: FeatureStore, concepts: Mapping[str, Tensor], name: str = "stage2"
 ) -> EditableModel:
     """Stage 2 of a run as it was trained, ready to be asked with other concepts.
 
@@ -145,7 +145,7 @@ def load_editable(
     return EditableModel(head, concepts, concept_model, features, refiner, files.rows["train"], decoder)
 
 
-def strict_model(files: RunFiles, features: FeatureStore, concepts: dict[str, Tensor]) -> EditableModel:
+def strict_model(files: Run, features: FeatureStore, concepts: dict[str, Tensor]) -> EditableModel:
     """The run's head in mode `concept_scores`; one is trained, and not kept, where the run has none.
 
     Args:

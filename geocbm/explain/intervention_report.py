@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from geocbm.encoders import ImageEncoder
     from geocbm.encoders.features import FeatureStore
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 
-def seen_picture(files: RunFiles, encoder: ImageEncoder, row: int) -> Image:
+def seen_picture(files: Run, encoder: ImageEncoder, row: int) -> Image:
     """A picture of the table as the model sees it."""
     from geocbm.data import image_files
     from geocbm.data.images.pictures import open_picture
@@ -51,7 +51,7 @@ def truth_in_words(presence: Presence) -> str:
     return "The data has no ground truth: only the labelled concept of each picture is known to be there."
 
 
-def usual_levels(model: EditableModel, presence: Presence, files: RunFiles) -> tuple[Levels, pd.DataFrame]:
+def usual_levels(model: EditableModel, presence: Presence, files: Run) -> tuple[Levels, pd.DataFrame]:
     """Scores that stand for "there" and "not there", and how well each percentile did on the validation split."""
 
     def locate(edited: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +76,7 @@ def both_curves(
     model: EditableModel,
     presence: Presence,
     levels: Levels,
-    files: RunFiles,
+    files: Run,
     rows: np.ndarray,
     n_resamples: int = 1000,
     seed: int = 0,
@@ -156,13 +156,13 @@ def _interval(row: Any, name: str) -> str:
     return figure_text(_figure(row, name))
 
 
-def picture_flows(model: EditableModel, row: int, files: RunFiles) -> Flows:
+def picture_flows(model: EditableModel, row: int, files: Run) -> Flows:
     """Which concepts of one picture speak for which of its likeliest countries, see `picture_amounts`."""
     amount, country = picture_amounts(model, row, place_of_cells(files.cells))
     return _flows(amount, country, files, "terms in favour of the likeliest countries", 14)
 
 
-def named_flows(model: EditableModel, rows: np.ndarray, files: RunFiles) -> Flows:
+def named_flows(model: EditableModel, rows: np.ndarray, files: Run) -> Flows:
     """Which concepts speak for the countries that are named, over many pictures, see `flow_amounts`."""
     amount, country = flow_amounts(model, rows, place_of_cells(files.cells))
     exact = model.head.config.reads_scores
@@ -170,12 +170,12 @@ def named_flows(model: EditableModel, rows: np.ndarray, files: RunFiles) -> Flow
     return _flows(amount, country, files, what, 26)
 
 
-def _flows(amount: np.ndarray, country: np.ndarray, files: RunFiles, what: str, most: int) -> Flows:
+def _flows(amount: np.ndarray, country: np.ndarray, files: Run, what: str, most: int) -> Flows:
     concepts = files.concepts
     return concept_flows(amount, country, concepts.metas, concepts.parents, concepts.parent_index, what, most)
 
 
-def edit_table(stories: Sequence[Story], files: RunFiles) -> pd.DataFrame:
+def edit_table(stories: Sequence[Story], files: Run) -> pd.DataFrame:
     """Every edit at full strength: the likeliest country before and after, and how far the answer moved."""
     from geocbm.geodesy import haversine_km
 
@@ -201,9 +201,7 @@ def edit_table(stories: Sequence[Story], files: RunFiles) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def trained_modes(
-    files: RunFiles, features: FeatureStore, concepts: dict[str, torch.Tensor]
-) -> dict[str, EditableModel]:
+def trained_modes(files: Run, features: FeatureStore, concepts: dict[str, torch.Tensor]) -> dict[str, EditableModel]:
     """The main mode of a run, and the other modes that it has trained, by name."""
     from geocbm.models.stage2.config import ABLATION_MODES
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from geocbm.explain.concept_labels import Levels
     from geocbm.explain.intervention_model import EditableModel
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 NOTHING = -1
 """Choice of no concept."""
@@ -55,7 +55,7 @@ class WhatIfExplorer:
 
     def __init__(
         self,
-        files: RunFiles,
+        files: Run,
         model: EditableModel,
         levels: Levels,
         rows: Sequence[int] | np.ndarray,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
     from geocbm.encoders.features import FeatureStore
     from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 Figure = dict[str, float]
 SMALL = 0.15
@@ -108,7 +108,7 @@ def mass_ratio(inside: np.ndarray, maps: np.ndarray) -> np.ndarray:
 
 
 def choose_kind(
-    files: RunFiles, encoder: ImageEncoder, model: Stage1ConceptModel, features: FeatureStore
+    files: Run, encoder: ImageEncoder, model: Stage1ConceptModel, features: FeatureStore
 ) -> tuple[str, dict[str, float]]:
     """The kind of map that points best on the validation split, over all visible small concepts.
 
@@ -132,7 +132,7 @@ def choose_kind(
 
 
 def measure_localisation(
-    files: RunFiles,
+    files: Run,
     encoder: ImageEncoder,
     model: Stage1ConceptModel,
     features: FeatureStore,
@@ -208,7 +208,7 @@ def _group_table(
     return pd.DataFrame(lines)
 
 
-def _by_concept(files: RunFiles, pairs: Pairs, named: np.ndarray, hits: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _by_concept(files: Run, pairs: Pairs, named: np.ndarray, hits: Mapping[str, np.ndarray]) -> pd.DataFrame:
     lines = []
     for meta in np.unique(pairs.meta[pairs.labelled]):
         own = pairs.labelled & (pairs.meta == meta)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from geocbm.encoders.features import FeatureStore
     from geocbm.models.stage1 import Stage1ConceptModel
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 Figure = dict[str, float]
 CONCEPTS, ATTENTION, MIDDLE = "maps of the named concepts", "attention", "from the middle outwards"
@@ -71,7 +71,7 @@ class MapTruth:
 
 
 def measure_maps(
-    files: RunFiles,
+    files: Run,
     encoder: ImageEncoder,
     features: FeatureStore,
     concepts: Mapping[str, Tensor],
@@ -176,7 +176,7 @@ def chosen_kind(truth: MapTruth) -> str:
 
 
 def run_stability(
-    files: RunFiles,
+    files: Run,
     encoder: ImageEncoder,
     features: FeatureStore,
     rows: np.ndarray,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
     from geocbm.encoders.features import FeatureStore
     from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 SCORE, SHARE, GRADIENT = "score", "share", "gradient x input"
 MAP_KINDS = (SCORE, SHARE)
@@ -36,7 +36,7 @@ def kinds_of_map(model: Stage1ConceptModel) -> tuple[str, ...]:
 
 
 def concept_maps(
-    files: RunFiles,
+    files: Run,
     encoder: ImageEncoder,
     model: Stage1ConceptModel,
     features: FeatureStore,
@@ -141,7 +141,7 @@ def _token_gradient(
 
 
 def _pixel_gradient(
-    files: RunFiles, encoder: ImageEncoder, model: Stage1ConceptModel, rows: np.ndarray, metas: np.ndarray
+    files: Run, encoder: ImageEncoder, model: Stage1ConceptModel, rows: np.ndarray, metas: np.ndarray
 ) -> np.ndarray:
     """Mean over the pixels of a patch of |gradient times value, summed over the colours|, `[b, P]`.
 
@@ -175,7 +175,7 @@ def random_maps(count: int, n_patches: int, seed: int) -> np.ndarray:
 
 
 def named_map(
-    files: RunFiles,
+    files: Run,
     encoder: ImageEncoder,
     model: Stage1ConceptModel,
     features: FeatureStore,

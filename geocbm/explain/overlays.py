@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from geocbm.encoders.features import FeatureStore
     from geocbm.explain.intervention_model import EditableModel
     from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 Box = tuple[float, float, float, float]
 
@@ -37,7 +37,7 @@ class Overlays(NamedTuple):
 
 
 def attention_overlays(
-    files: RunFiles, encoder: ImageEncoder, model: EditableModel, rows: Sequence[int], captions: Sequence[str]
+    files: Run, encoder: ImageEncoder, model: EditableModel, rows: Sequence[int], captions: Sequence[str]
 ) -> Overlays:
     """Attention of Stage 2: the mean over its heads for each picture, and each head alone for the first one.
 
@@ -71,7 +71,7 @@ def attention_overlays(
 
 
 def concept_overlays(
-    files: RunFiles,
+    files: Run,
     encoder: ImageEncoder,
     model: Stage1ConceptModel,
     features: FeatureStore,
@@ -120,7 +120,7 @@ def concept_overlays(
     return found
 
 
-def _ground_truth(files: RunFiles) -> dict | None:
+def _ground_truth(files: Run) -> dict | None:
     """What can truly be seen in each panorama; None where nobody knows."""
     from geocbm_atlas.dataset import load_ground_truth
 
@@ -128,7 +128,7 @@ def _ground_truth(files: RunFiles) -> dict | None:
     return load_ground_truth(folder) if (folder / "ground_truth.jsonl.gz").exists() else None
 
 
-def _window(files: RunFiles, encoder: ImageEncoder, row: int) -> Box:
+def _window(files: Run, encoder: ImageEncoder, row: int) -> Box:
     """The part of a picture that the model sees."""
     from geocbm.data import image_files
     from geocbm.data.images.pictures import open_picture

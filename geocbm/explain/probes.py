@@ -16,7 +16,7 @@ from geocbm.metrics import figure_text, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.metrics import Resamples
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 Figure = dict[str, float]
 
@@ -118,7 +118,7 @@ def named_only(scores: np.ndarray, n_metas: int) -> np.ndarray:
 
 
 def country_readings(
-    files: RunFiles, scores: np.ndarray, presence: Presence, pooled: np.ndarray, seed: int = 0
+    files: Run, scores: np.ndarray, presence: Presence, pooled: np.ndarray, seed: int = 0
 ) -> dict[str, Reading]:
     """Read the country of the test pictures from everything that may tell it; the names are those of `READING_WORDS`.
 

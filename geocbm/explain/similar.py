@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from geocbm.encoders import ImageEncoder
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 
-def example_rows(files: RunFiles, places: pd.DataFrame, count: int) -> list[int]:
+def example_rows(files: Run, places: pd.DataFrame, count: int) -> list[int]:
     """Test pictures to explain: of the quarter with the surest answers, the nearest and the farthest in turn.
 
     No two have the same labelled concept, as long as there are enough concepts.
@@ -38,7 +38,7 @@ def example_rows(files: RunFiles, places: pd.DataFrame, count: int) -> list[int]
     return [int(row) for row in [*rows[fresh], *rows[~fresh]][:count]]
 
 
-def row_captions(files: RunFiles, rows: list[int]) -> list[str]:
+def row_captions(files: Run, rows: list[int]) -> list[str]:
     """What each picture truly is: its labelled concept and its country."""
     return [f"{files.table['meta_name'].iloc[row]}, {files.country[row]}" for row in rows]
 
@@ -69,7 +69,7 @@ def similar_rows(pooled: np.ndarray, row: int, candidates: np.ndarray, pano_id: 
 
 
 def similar_examples(
-    files: RunFiles,
+    files: Run,
     encoder: ImageEncoder,
     pooled: np.ndarray,
     row: int,

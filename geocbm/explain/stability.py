@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from geocbm.encoders.features import FeatureStore
     from geocbm.models.stage1 import Stage1ConceptModel
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 CONCEPTS, MAPS, ATTENTION = "order of the concepts", "map of the named concept", "attention"
 
@@ -71,7 +71,7 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def train_seed(
-    files: RunFiles, features: FeatureStore, seed: int
+    files: Run, features: FeatureStore, seed: int
 ) -> tuple[Stage1ConceptModel, Stage2CrossAttentionGeoHead, dict[str, Tensor]]:
     """Train Stages 1 and 2 of a run again with another seed, all else equal; no checkpoint is written.
 
@@ -95,7 +95,7 @@ def train_seed(
 
 
 def explain_seeds(
-    files: RunFiles,
+    files: Run,
     encoder: ImageEncoder,
     features: FeatureStore,
     rows: np.ndarray,
@@ -143,7 +143,7 @@ def explain_seeds(
 
 
 def measure_stability(
-    files: RunFiles, rows: np.ndarray, seeded: Sequence[Seeded], n_resamples: int = 1000, seed: int = 0
+    files: Run, rows: np.ndarray, seeded: Sequence[Seeded], n_resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Rank correlation of the explanations of the same picture over pairs of seeds, and of different pictures.
 

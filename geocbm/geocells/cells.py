@@ -84,7 +84,7 @@ class Geocells:
 
         Args:
             path: the file.
-            made_from: of `RunFiles.made_from`, by which a run knows that they are its own.
+            made_from: of `Run.made_from`, by which a run knows that they are its own.
         """
         record = {} if made_from is None else {lineage.KEY: np.asarray(lineage.as_text(made_from))}
         with atomic_path(path) as temporary, temporary.open("wb") as stream:

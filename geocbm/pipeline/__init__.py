@@ -1,6 +1,6 @@
 """From the files of a run to its trained stages: what notebooks 03-05 and `geocbm fit` have in common.
 
-Each function reads its inputs through `RunFiles`, trains one stage and writes its checkpoint; nothing here knows that
+Each function reads its inputs through `Run`, trains one stage and writes its checkpoint; nothing here knows that
 it may run in a notebook.
 """
 

@@ -1,6 +1,6 @@
 """A checkpoint of another run in place of the run's own, after the same checks.
 
-Taken files lie beside the run's own, marked `_adopted`; `RunFiles.need` gives them to whoever asks for the own ones.
+Taken files lie beside the run's own, marked `_adopted`; `Run.need` gives them to whoever asks for the own ones.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from geocbm.encoders.processes import on_main
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, read_json, write_json
 from geocbm.pipeline.inputs import EncoderConfig, encode_adapted, encode_vanilla, load_encoder
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     from geocbm.encoders.features import FeatureStore
 
 
-def take_stage0(files: RunFiles, checkpoint: str | Path, cache: Path) -> None:
+def take_stage0(files: Run, checkpoint: str | Path, cache: Path) -> None:
     """Use a Stage 0 of another run from here on, with its adapted features; or the run's own again.
 
     Notebook 03 must have been run, with `epochs=0` where its training is not wanted: it makes the text prototypes and
@@ -63,7 +63,7 @@ def take_stage0(files: RunFiles, checkpoint: str | Path, cache: Path) -> None:
     on_main(write)
 
 
-def take_stage1(files: RunFiles, checkpoint: str | Path, features: FeatureStore) -> None:
+def take_stage1(files: Run, checkpoint: str | Path, features: FeatureStore) -> None:
     """Use a Stage 1 of another run from here on, with what it says of every row; or the run's own again.
 
     Args:
@@ -92,7 +92,7 @@ def take_stage1(files: RunFiles, checkpoint: str | Path, features: FeatureStore)
     on_main(write)
 
 
-def _drop(files: RunFiles, *patterns: str) -> None:
+def _drop(files: Run, *patterns: str) -> None:
     def remove() -> None:
         for pattern in patterns:
             for file in files.folder.glob(pattern.replace(".", f"{lineage.ADOPTED}.")):
@@ -101,7 +101,7 @@ def _drop(files: RunFiles, *patterns: str) -> None:
     on_main(remove)
 
 
-def _checked(files: RunFiles, checkpoint: str | Path, stage: int) -> Path:
+def _checked(files: Run, checkpoint: str | Path, stage: int) -> Path:
     """The checkpoint, made from what the run has."""
     from geocbm.training.checkpoints import load_checkpoint
 
@@ -126,7 +126,7 @@ def _checked(files: RunFiles, checkpoint: str | Path, stage: int) -> Path:
     return path
 
 
-def _copy(files: RunFiles, path: Path, stem: str) -> None:
+def _copy(files: Run, path: Path, stem: str) -> None:
     for file in (path.with_suffix(".json"), path):
         with atomic_path(files.path(f"{stem}{lineage.ADOPTED}{file.suffix}")) as temporary:
             shutil.copyfile(file, temporary)

@@ -10,7 +10,7 @@ from geocbm.data import lineage
 from geocbm.errors import MismatchError
 from geocbm.files import read_json, write_json
 from geocbm.geodesy import latlng_to_cartesian
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ def decoding_file(name: str = "stage2") -> str:
     return f"{name}_decoding.json"
 
 
-def answer_places(files: RunFiles) -> Places:
+def answer_places(files: Run) -> Places:
     """Cell centres and training places of a run, as a decoder needs them."""
     from geocbm.evaluation.uncertainty import Places
 
@@ -35,7 +35,7 @@ def answer_places(files: RunFiles) -> Places:
 
 
 def make_decoder(
-    files: RunFiles,
+    files: Run,
     head: Stage2CrossAttentionGeoHead,
     concepts: dict[str, torch.Tensor],
     features: FeatureStore,
@@ -66,7 +66,7 @@ def make_decoder(
     )
 
 
-def save_decoder(path: str | Path, files: RunFiles, head: Stage2CrossAttentionGeoHead, decoder: Decoder) -> None:
+def save_decoder(path: str | Path, files: Run, head: Stage2CrossAttentionGeoHead, decoder: Decoder) -> None:
     """Write what was chosen and fitted, the validation figures of every candidate, and what they were made from."""
     write_json(
         path,
@@ -79,7 +79,7 @@ def save_decoder(path: str | Path, files: RunFiles, head: Stage2CrossAttentionGe
     )
 
 
-def load_decoder(files: RunFiles, head: Stage2CrossAttentionGeoHead, name: str = "stage2") -> Decoder | None:
+def load_decoder(files: Run, head: Stage2CrossAttentionGeoHead, name: str = "stage2") -> Decoder | None:
     """The decoder of a checkpoint; None for runs of before there was a choice, which answer the argmax.
 
     Raises:
@@ -100,7 +100,7 @@ def load_decoder(files: RunFiles, head: Stage2CrossAttentionGeoHead, name: str =
     return Decoder(_choice(content), content["temperature"], content["bandwidth_km"], answer_places(files))
 
 
-def read_choice(files: RunFiles, name: str = "stage2") -> PointChoice | None:
+def read_choice(files: Run, name: str = "stage2") -> PointChoice | None:
     """Which point a checkpoint answers and why; None where the run has no such file.
 
     Raises:
@@ -110,7 +110,7 @@ def read_choice(files: RunFiles, name: str = "stage2") -> PointChoice | None:
     return _choice(_read(files, file)) if files.path(file).exists() else None
 
 
-def _read(files: RunFiles, file: str) -> dict[str, Any]:
+def _read(files: Run, file: str) -> dict[str, Any]:
     files.need(file)
     content = read_json(files.path(file))
     try:

@@ -11,7 +11,7 @@ from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.encoders.processes import join_processes
 from geocbm.errors import MismatchError
 from geocbm.files import atomic_path, read_json
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,7 @@ def compute_device() -> torch.device:
     return Accelerator().device
 
 
-def encode_vanilla(files: RunFiles, config: EncoderConfig, encoder: ImageEncoder, cache: Path) -> FeatureStore:
+def encode_vanilla(files: Run, config: EncoderConfig, encoder: ImageEncoder, cache: Path) -> FeatureStore:
     """Encode every image once with the untouched encoder.
 
     Args:
@@ -108,7 +108,7 @@ def encode_adapted(vanilla: FeatureStore, config: EncoderConfig, encoder: ImageE
     )
 
 
-def write_prototypes(files: RunFiles, config: EncoderConfig) -> dict[str, torch.Tensor]:
+def write_prototypes(files: Run, config: EncoderConfig) -> dict[str, torch.Tensor]:
     """Encode the prompts of all metas and parents once (specification, section Prototype Construction).
 
     Returns:
@@ -129,7 +129,7 @@ def write_prototypes(files: RunFiles, config: EncoderConfig) -> dict[str, torch.
     return base
 
 
-def read_prototypes(files: RunFiles, trained: bool = True) -> dict[str, torch.Tensor]:
+def read_prototypes(files: Run, trained: bool = True) -> dict[str, torch.Tensor]:
     """Read the base prototypes: `meta [k_m, text_dim]`, `parent [k_p, text_dim]`.
 
     Args:
@@ -150,7 +150,7 @@ def read_prototypes(files: RunFiles, trained: bool = True) -> dict[str, torch.Te
     return stage0.read_base_prototypes(files.need("stage0.safetensors"))
 
 
-def open_features(files: RunFiles, which: str, cache: Path) -> FeatureStore:
+def open_features(files: Run, which: str, cache: Path) -> FeatureStore:
     """Open the features of a run; what is no longer stored, or was too large to be, is encoded again.
 
     Args:
@@ -177,9 +177,7 @@ def open_features(files: RunFiles, which: str, cache: Path) -> FeatureStore:
     return encode_adapted(vanilla, encoders, load_stage0(files)[1], cache)
 
 
-def load_stage0(
-    files: RunFiles, location_encoder: nn.Module | None = None
-) -> tuple[Stage0PretrainingModel, ImageEncoder]:
+def load_stage0(files: Run, location_encoder: nn.Module | None = None) -> tuple[Stage0PretrainingModel, ImageEncoder]:
     """Load Stage 0 and the encoder with its adapted blocks in place.
 
     Args:
@@ -193,7 +191,7 @@ def load_stage0(
     return stage0.load_stage0(files.need("stage0.safetensors"), encoder, location_encoder), encoder
 
 
-def load_words(files: RunFiles) -> TextEncoder:
+def load_words(files: Run) -> TextEncoder:
     """Load the text encoder of a run, with the weights of Stage 0 if that trained it, to encode other words."""
     from geocbm.encoders import load_text_encoder
     from geocbm.models import stage0

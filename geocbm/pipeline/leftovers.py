@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from geocbm.data.lineage import ADOPTED
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 _COMPANIONS = ("_neighbours", "_decoding")
 
 
-def remove_leftovers(files: RunFiles, stage: str, trained: Iterable[str]) -> list[str]:
+def remove_leftovers(files: Run, stage: str, trained: Iterable[str]) -> list[str]:
     """Remove the further checkpoints of a stage that were not trained this time, so that no page reads them.
 
     Args:

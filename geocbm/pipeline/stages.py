@@ -13,7 +13,7 @@ from geocbm.data import lineage
 from geocbm.encoders.processes import on_main
 from geocbm.files import write_json
 from geocbm.pipeline.inputs import EncoderConfig, encode_adapted, load_stage0, read_prototypes
-from geocbm.run import RunFiles
+from geocbm.run import Run
 from geocbm.workbench.recipes import read_recipe, with_recipe
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def fit_stage0(
-    files: RunFiles,
+    files: Run,
     config: Stage0Config,
     encoders: EncoderConfig,
     encoder: ImageEncoder,
@@ -79,7 +79,7 @@ def fit_stage0(
 
 
 def fit_stage1(
-    files: RunFiles,
+    files: Run,
     config: Stage1Config,
     features: FeatureStore,
     name: str | None = "stage1",
@@ -117,14 +117,14 @@ def fit_stage1(
     )
 
 
-def load_stage1(files: RunFiles, name: str = "stage1") -> Stage1ConceptModel:
+def load_stage1(files: Run, name: str = "stage1") -> Stage1ConceptModel:
     """Load a concept model, refused if it was trained on anything else than the run has."""
     from geocbm.models import stage1
 
     return stage1.load_stage1(files.need(f"{name}.safetensors"))
 
 
-def predict_concepts(files: RunFiles, features: FeatureStore, name: str = "stage1") -> dict[str, torch.Tensor]:
+def predict_concepts(files: Run, features: FeatureStore, name: str = "stage1") -> dict[str, torch.Tensor]:
     """What Stage 1 says of every row, see `stage1.predict_stage1`; on the CPU."""
     from geocbm.models import stage1
 
@@ -132,7 +132,7 @@ def predict_concepts(files: RunFiles, features: FeatureStore, name: str = "stage
 
 
 def fit_stage2(
-    files: RunFiles,
+    files: Run,
     config: Stage2Config,
     concepts: dict[str, torch.Tensor],
     features: FeatureStore,
@@ -181,7 +181,7 @@ def fit_stage2(
 
 
 def fit_variant(
-    files: RunFiles,
+    files: Run,
     config: Stage2Config,
     mode: str,
     concepts: dict[str, torch.Tensor],
@@ -197,7 +197,7 @@ def fit_variant(
 
 
 def _fit_and_predict(
-    files: RunFiles,
+    files: Run,
     config: Stage2Config,
     name: str,
     concepts: dict[str, torch.Tensor],
@@ -212,14 +212,14 @@ def _fit_and_predict(
     return predict_places(files, model, concepts, features, rows, refiner, decoder)
 
 
-def load_stage2(files: RunFiles, name: str = "stage2") -> Stage2CrossAttentionGeoHead:
+def load_stage2(files: Run, name: str = "stage2") -> Stage2CrossAttentionGeoHead:
     """Load the geolocation head, refused if it was trained on anything else than the run has."""
     from geocbm.models import stage2
 
     return stage2.load_stage2(files.need(f"{name}.safetensors"))
 
 
-def load_concept_head(files: RunFiles) -> Stage2CrossAttentionGeoHead | None:
+def load_concept_head(files: Run) -> Stage2CrossAttentionGeoHead | None:
     """The run's head whose logits are exact sums over concepts, in mode `concept_scores`; None where it has none."""
     for name in ("stage2", "stage2_concept_scores"):
         if name == "stage2" or files.belongs(f"{name}.safetensors"):
@@ -229,7 +229,7 @@ def load_concept_head(files: RunFiles) -> Stage2CrossAttentionGeoHead | None:
     return None
 
 
-def make_refiner(files: RunFiles, features: FeatureStore) -> NeighbourRefiner:
+def make_refiner(files: Run, features: FeatureStore) -> NeighbourRefiner:
     """Training pictures of the run, for the refinement inside the most probable cells."""
     from geocbm.models.stage2 import NeighbourRefiner
 
@@ -237,7 +237,7 @@ def make_refiner(files: RunFiles, features: FeatureStore) -> NeighbourRefiner:
     return NeighbourRefiner(features.read("pooled", train), files.lat[train], files.lng[train], files.cell_label[train])
 
 
-def load_refiner(files: RunFiles, config: Stage2Config, name: str = "stage2") -> NeighbourRefiner | None:
+def load_refiner(files: Run, config: Stage2Config, name: str = "stage2") -> NeighbourRefiner | None:
     """Training pictures that refine the places of a checkpoint; None where its settings use none."""
     from geocbm.models.stage2 import NeighbourRefiner
 
@@ -245,7 +245,7 @@ def load_refiner(files: RunFiles, config: Stage2Config, name: str = "stage2") ->
 
 
 def other_recipe_concepts(
-    files: RunFiles, recipe: str | Path, config: Stage1Config, features: FeatureStore
+    files: Run, recipe: str | Path, config: Stage1Config, features: FeatureStore
 ) -> dict[str, Stage1ConceptModel]:
     """Train Stage 1 by another recipe, on the same features and splits.
 
@@ -265,7 +265,7 @@ def other_recipe_concepts(
 
 
 def other_recipe_places(
-    files: RunFiles, recipe: str | Path, config: Stage2Config, features: FeatureStore, rows: np.ndarray
+    files: Run, recipe: str | Path, config: Stage2Config, features: FeatureStore, rows: np.ndarray
 ) -> dict[str, dict[str, np.ndarray]]:
     """Train Stage 2 by another recipe on its Stage 1, and predict some rows.
 

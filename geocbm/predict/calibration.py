@@ -9,7 +9,7 @@ import numpy as np
 
 from geocbm.errors import MismatchError, UserError
 from geocbm.predict.answers import Region
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
@@ -59,9 +59,7 @@ class Calibration:
         return found
 
 
-def read_calibration(
-    files: RunFiles, head: Stage2CrossAttentionGeoHead | None = None
-) -> tuple[Calibration | None, str]:
+def read_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None) -> tuple[Calibration | None, str]:
     """Fit temperature and thresholds to the stored logits of the validation split.
 
     Args:
@@ -108,7 +106,7 @@ def read_calibration(
     )
 
 
-def _check_head(files: RunFiles, head: Stage2CrossAttentionGeoHead) -> None:
+def _check_head(files: Run, head: Stage2CrossAttentionGeoHead) -> None:
     """Refuse logits that another Stage 2 gave; files of before heads were noted are taken as they are."""
     from geocbm.encoders.loading import hash_weights
 

@@ -16,7 +16,7 @@ import numpy as np
 from geocbm.predict.answers import Place
 
 if TYPE_CHECKING:
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
 ASKED = 25
 """Training photographs of each country whose place is looked up to learn how the geocoder calls that country."""
@@ -38,7 +38,7 @@ class CountryNames:
             self._own.setdefault(name, []).append(own)
 
     @classmethod
-    def of_run(cls, files: RunFiles) -> CountryNames:
+    def of_run(cls, files: Run) -> CountryNames:
         """Learn the names from the training photographs of a run."""
         from geocbm.metrics import places_of
 

@@ -19,7 +19,7 @@ from geocbm.evaluation.novelty import Novelty, NoveltyDetector, read_novelty
 from geocbm.predict.answers import Answer, CellProbability, Place, Region, Reply
 from geocbm.predict.calibration import Calibration, read_calibration
 from geocbm.predict.countries import CountryNames, why_countries_differ
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,7 +55,7 @@ class GeoCBM:
 
     def __init__(
         self,
-        files: RunFiles,
+        files: Run,
         encoder: ImageEncoder,
         concept_model: Stage1ConceptModel,
         geo_head: Stage2CrossAttentionGeoHead,
@@ -102,7 +102,7 @@ class GeoCBM:
         folder = Path(run)
         if not folder.is_dir():
             folder = paths.run_folder(str(run))
-        files = RunFiles(folder)
+        files = Run(folder)
         geo_head = pipeline.load_stage2(files)
         concept_model = pipeline.load_stage1(files)
         _, encoder = pipeline.load_stage0(files)
@@ -342,7 +342,7 @@ def _even_batches(photographs: Iterable[Any], most: int, workers: int) -> Iterat
             yield block[start : start + size]
 
 
-def _cell_places(files: RunFiles) -> list[Place]:
+def _cell_places(files: Run) -> list[Place]:
     """For each cell the town nearest to the training photograph in its middle.
 
     The centre itself may lie in the sea or beyond a border.

@@ -15,7 +15,7 @@ from geocbm.errors import UserError
 from geocbm.workbench import paths, process
 
 if TYPE_CHECKING:
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
     from geocbm.training import FitResult
 
 STAGES = {"stage0": "03", "stage1": "04", "stage2": "05"}
@@ -66,7 +66,7 @@ def train_stage(arguments: argparse.Namespace) -> None:
         UserError: when a file, a parameter or a picture is not as it must be.
     """
     from geocbm.encoders.processes import launched_index
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
     from geocbm.workbench.settings import read_declared, read_profile, resolve_all
     from geocbm.workbench.stages import read_chain
 
@@ -77,7 +77,7 @@ def train_stage(arguments: argparse.Namespace) -> None:
     profile = read_profile(arguments.profile)
     profile = replace(profile, recipe=arguments.recipe or profile.recipe)
     values = resolve_all(chain, declared, profile, settings, arguments.run)[number]
-    files = RunFiles(paths.run_folder(arguments.run))
+    files = Run(paths.run_folder(arguments.run))
     # Of several processes the main one holds the run for all.
     alone = process.only_one(files.folder / ".lock", f"run {files.run!r}") if not launched_index() else nullcontext()
     with alone:
@@ -86,7 +86,7 @@ def train_stage(arguments: argparse.Namespace) -> None:
     print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")
 
 
-def _train(stage: str, files: RunFiles, values: dict[str, Any]) -> FitResult:
+def _train(stage: str, files: Run, values: dict[str, Any]) -> FitResult:
     from geocbm import pipeline
 
     cache = paths.cache_folder()
@@ -108,7 +108,7 @@ def _train(stage: str, files: RunFiles, values: dict[str, Any]) -> FitResult:
     return result
 
 
-def _fit_stage0(files: RunFiles, values: dict[str, Any], cache: Path) -> FitResult:
+def _fit_stage0(files: Run, values: dict[str, Any], cache: Path) -> FitResult:
     from geocbm import pipeline
     from geocbm.encoders.processes import on_main
     from geocbm.models.stage0 import Stage0Config

@@ -90,13 +90,13 @@ class _Prediction:
 
     def run(self) -> int:
         """Answer, print and write."""
-        from geocbm.run import RunFiles
+        from geocbm.run import Run
         from geocbm.workbench import paths
 
         arguments = self._arguments
         self._check()
         # Before torch is imported: whoever has no trained run should not wait for that.
-        RunFiles(paths.run_folder(arguments.run)).need("stage2.safetensors")
+        Run(paths.run_folder(arguments.run)).need("stage2.safetensors")
         photos = self._photographs()
         if not photos:
             return 1

@@ -14,7 +14,7 @@ from typing import Any
 from geocbm.data.simulated import BANNER
 from geocbm.errors import UserError
 from geocbm.files import read_json
-from geocbm.run import RunFiles
+from geocbm.run import Run
 from geocbm.workbench import paths, state
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, is_preview, preview_html
 from geocbm.workbench.report_html import clean_html, pictures, plain_text
@@ -91,7 +91,7 @@ def simulated_banner(folder: Path) -> str:
     """
     said = read_json_or_empty(folder / "metrics.json").get("data.simulated")
     if said is None:
-        files = RunFiles(paths.data_root() / "runs" / folder.name)
+        files = Run(paths.data_root() / "runs" / folder.name)
         try:
             said = files.simulated
         except UserError:

@@ -80,9 +80,9 @@ def beside(trained_run, tmp_path):
 
 
 def run(folder, name):
-    from geocbm.run import RunFiles
+    from geocbm.run import Run
 
-    return RunFiles(folder / name)
+    return Run(folder / name)
 
 
 def test_runs_of_the_other_kind_are_found(beside):

@@ -18,7 +18,7 @@ from geocbm.geodesy import haversine_km
 from geocbm.metrics import geolocation_metrics, geoscore
 from geocbm.models.stage2 import ABLATION_MODES
 from geocbm.predict import GeoCBM
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 
 def fit(run: TinyRun, rows: str = "test", **settings):
@@ -115,7 +115,7 @@ def test_a_choice_for_another_head_or_other_splits_is_refused(copied_run) -> Non
 
 def test_a_run_of_before_answers_the_argmax(copied_run) -> None:
     copied_run.files.path("stage2_decoding.json").unlink()
-    files = RunFiles(copied_run.folder)
+    files = Run(copied_run.folder)
     head = pipeline.load_stage2(files)
     assert pipeline.load_decoder(files, head) is None and pipeline.read_choice(files) is None
     assert GeoCBM.load(copied_run.folder).decoder is None

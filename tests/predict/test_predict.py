@@ -17,7 +17,7 @@ from geocbm.evaluation.uncertainty import read_cell_scores
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.predict import Calibration, GeoCBM, Place, read_calibration
 from geocbm.predict import model as of_model
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_scores_of_other_cells_calibrate_nothing(copied_run):
     path = copied_run.files.path("cell_scores.npz")
     content = dict(np.load(path))
     np.savez(path, **content | {"cells_digest": np.asarray("another")})
-    calibration, remark = read_calibration(RunFiles(copied_run.folder))
+    calibration, remark = read_calibration(Run(copied_run.folder))
     assert calibration is None and "made with other geocells" in remark
 
 

@@ -18,7 +18,7 @@ from geocbm.encoders.features import FeatureStore
 from geocbm.errors import UserError
 from geocbm.files import read_json
 from geocbm.models.stage2 import concept_input
-from geocbm.run import RunFiles
+from geocbm.run import Run
 from geocbm.workbench import model_commands
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
@@ -181,7 +181,7 @@ def test_the_command_trains_all_stages_and_one_process_speaks(pair):
         assert [line for line in lines if line.startswith(f"data/runs/tiny/{stage}.safetensors: epoch ")]
     assert sum(line.startswith("epoch 2/2") for line in lines) >= 2
     assert lines.count("the concepts alone:") == 1
-    files = RunFiles(pair.folder / "data" / "runs" / "tiny")
+    files = Run(pair.folder / "data" / "runs" / "tiny")
     cache = pair.folder / "data" / "cache"
     features = pipeline.open_features(files, "adapted", cache)
     model = pipeline.load_stage2(files)

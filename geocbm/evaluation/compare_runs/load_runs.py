@@ -17,7 +17,7 @@ from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import read_json
 from geocbm.geodesy import KM_PER_DEGREE
 from geocbm.metrics import error_km, geoscore, places_of
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 FARTHEST_KM = 180 * KM_PER_DEGREE
 """Half way round the Earth: the error of a missing answer, which no answer exceeds."""
@@ -169,7 +169,7 @@ def _read_run(report: Path, folder: Path, name: str) -> ComparedRun:
 
 def _own(read: Callable[[Path], Result]) -> Callable[[Path], Result]:
     """Read a file only where it was made from the run as it is now."""
-    return lambda path: read(RunFiles(path.parent).need(path.name) if lineage.read_record(path) else path)
+    return lambda path: read(Run(path.parent).need(path.name) if lineage.read_record(path) else path)
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from geocbm.evaluation.methods.stored import stored_points, stored_predictions
 from geocbm.evaluation.methods.table import in_order, is_baseline, words_of
 from geocbm.metrics import Resamples, country_of, error_km, figure_text, geoscore, recordable, spatial_blocks
 from geocbm.metrics.table import metric
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     from geocbm.evaluation.uncertainty import Places
@@ -41,7 +41,7 @@ class Validation:
     lng: np.ndarray
 
     @classmethod
-    def of(cls, files: RunFiles) -> Validation:
+    def of(cls, files: Run) -> Validation:
         """That of a run's own split."""
         val = files.rows["val"]
         return cls(pipeline.answer_places(files), files.cell_label[val], files.lat[val], files.lng[val])
@@ -88,7 +88,7 @@ def _points(answer: Prediction) -> Points:
     return answer.lat, answer.lng
 
 
-def with_points(files: RunFiles, answers: Sequence[Prediction]) -> list[Prediction]:
+def with_points(files: Run, answers: Sequence[Prediction]) -> list[Prediction]:
     """The stages' answers with the points that each of them might have given, and the reason for its choice.
 
     Args:
@@ -129,7 +129,7 @@ FIGURES = {
 """What every point of every method is measured by, in words."""
 
 
-def decoding_figures(files: RunFiles, answers: Sequence[Prediction], n: int = 1000, seed: int = 0) -> pd.DataFrame:
+def decoding_figures(files: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Every point of every method on the test split.
 
     Args:
@@ -227,7 +227,7 @@ def strongest_baseline(answers: Sequence[Prediction]) -> Prediction | None:
 
 
 def over_baseline(
-    files: RunFiles, model: Prediction, baseline: Prediction, n: int = 1000, seed: int = 0
+    files: Run, model: Prediction, baseline: Prediction, n: int = 1000, seed: int = 0
 ) -> dict[str, Figure]:
     """What a model gains over a baseline on the same test images: `median_km` and `geoscore`, paired, with intervals.
 
@@ -254,7 +254,7 @@ def over_baseline(
 
 
 def heads_over_baseline(
-    files: RunFiles, answers: Sequence[Prediction], baseline: Prediction | None, n: int = 1000, seed: int = 0
+    files: Run, answers: Sequence[Prediction], baseline: Prediction | None, n: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Figure]]:
     """`over_baseline` of Stage 2, of the other recipe and of every ablation mode, by name; none without a baseline."""
     if baseline is None:

@@ -11,7 +11,7 @@ from geocbm.evaluation import baselines
 from geocbm.evaluation.baselines import Prediction
 from geocbm.evaluation.methods.decodings import Validation, decoded
 from geocbm.evaluation.methods.retrieval import VOTERS, voted
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     from geocbm.models.point_estimates import Points
@@ -56,7 +56,7 @@ def neighbours_inside(
     return lat, lng
 
 
-def prior(files: RunFiles, validation: Validation, test: Prediction) -> Prediction:
+def prior(files: Run, validation: Validation, test: Prediction) -> Prediction:
     """The training split's own distribution over cells, the same for every image.
 
     Args:
@@ -74,7 +74,7 @@ def prior(files: RunFiles, validation: Validation, test: Prediction) -> Predicti
 
 
 def neighbours(
-    files: RunFiles, validation: Validation, features: np.ndarray, val: Prediction, test: Prediction
+    files: Run, validation: Validation, features: np.ndarray, val: Prediction, test: Prediction
 ) -> Prediction:
     """Nearest neighbours: the place in their middle, or what they say as a distribution over cells.
 

@@ -13,7 +13,7 @@ from geocbm.errors import ParameterError
 from geocbm.evaluation import baselines
 from geocbm.evaluation.baselines import Prediction
 from geocbm.evaluation.methods.decodings import Validation, decoded, own_place
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ def voted(
 
 
 def _decoded_gallery(
-    files: RunFiles,
+    files: Run,
     validation: Validation,
     pictures: tuple[Tensor, Tensor],
     embeddings: Tensor,
@@ -81,7 +81,7 @@ def _decoded_gallery(
     return voted(validation, Prediction(name, *own[1]["own"]), near, place, cell, (own[0], own[1]))
 
 
-def _by_stage0(files: RunFiles, cache: Path, validation: Validation, places: np.ndarray, name: str) -> Prediction:
+def _by_stage0(files: Run, cache: Path, validation: Validation, places: np.ndarray, name: str) -> Prediction:
     """The places among `(g, 2)` whose adapted embeddings are most like the adapted image features."""
     from geocbm.encoders import load_location_encoder
     from geocbm.encoders.gallery import adapted_gallery, gallery_embeddings
@@ -93,14 +93,14 @@ def _by_stage0(files: RunFiles, cache: Path, validation: Validation, places: np.
     return _decoded_gallery(files, validation, pictures, adapted, places, name)
 
 
-def gallery(files: RunFiles, cache: Path, validation: Validation) -> Prediction:
+def gallery(files: Run, cache: Path, validation: Validation) -> Prediction:
     """The place among 100,000 on Earth that Stage 0 finds most like each test image."""
     from geocbm.encoders import load_gallery
 
     return _by_stage0(files, cache, validation, load_gallery(), "gallery")
 
 
-def training_gallery(files: RunFiles, cache: Path, validation: Validation) -> Prediction:
+def training_gallery(files: Run, cache: Path, validation: Validation) -> Prediction:
     """The training place that Stage 0 finds most like each test image, by its coordinates alone.
 
     The pictures of the gallery are never looked at, which makes it another method than the nearest neighbour.
@@ -110,7 +110,7 @@ def training_gallery(files: RunFiles, cache: Path, validation: Validation) -> Pr
     return _by_stage0(files, cache, validation, places, "training_gallery")
 
 
-def geoclip(files: RunFiles, cache: Path, backbone: str) -> Prediction:
+def geoclip(files: Run, cache: Path, backbone: str) -> Prediction:
     """GeoCLIP as published: its own backbone, head and gallery of 100,000 places; nothing is learned from this run.
 
     The backbone's features of the validation and test images are kept in a feature store of their own. Nothing is

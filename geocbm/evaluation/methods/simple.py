@@ -19,13 +19,13 @@ from geocbm.evaluation.methods.distributions import linear_probe, neighbours, pr
 from geocbm.evaluation.methods.retrieval import GEOCLIP_BACKBONE, gallery, geoclip, training_gallery
 from geocbm.evaluation.methods.table import words_of
 from geocbm.files import read_json
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     from geocbm.encoders import TextEncoder
 
 
-def simple_methods(files: RunFiles, cache: Path, seed: int = 0, geoclip_backbone: str = "") -> list[Prediction]:
+def simple_methods(files: Run, cache: Path, seed: int = 0, geoclip_backbone: str = "") -> list[Prediction]:
     """Answers of all baselines for the test split, learned from the training split alone.
 
     Left out are zero-shot prompts where texts and pictures share no space, GeoCLIP's own model without its backbone,
@@ -85,7 +85,7 @@ def simple_methods(files: RunFiles, cache: Path, seed: int = 0, geoclip_backbone
     return answers
 
 
-def _zero_shot_both(files: RunFiles, validation: Validation, vanilla: np.ndarray) -> list[Prediction]:
+def _zero_shot_both(files: Run, validation: Validation, vanilla: np.ndarray) -> list[Prediction]:
     """Zero-shot answers for the test images, those that name places with their validation figures."""
     val, found = files.rows["val"], zero_shot(files, vanilla[files.rows["test"]])
     seen = {answer.name: answer for answer in zero_shot(files, vanilla[val])} if len(val) and found else {}
@@ -95,7 +95,7 @@ def _zero_shot_both(files: RunFiles, validation: Validation, vanilla: np.ndarray
     ]
 
 
-def visible_concepts(files: RunFiles) -> np.ndarray | None:
+def visible_concepts(files: Run) -> np.ndarray | None:
     """Features of the true list of visible concepts of every row; None where the data has no ground truth."""
     from geocbm_atlas.dataset import load_ground_truth
 
@@ -107,7 +107,7 @@ def visible_concepts(files: RunFiles) -> np.ndarray | None:
     return baselines.concept_features(visible, files.concepts.metas)
 
 
-def _own_words(files: RunFiles) -> TextEncoder | None:
+def _own_words(files: Run) -> TextEncoder | None:
     """The untouched text tower of the run's image encoder; None where texts come from another model."""
     from geocbm.encoders import load_text_encoder
 
@@ -121,7 +121,7 @@ def _own_words(files: RunFiles) -> TextEncoder | None:
     return text if text.is_tower else None
 
 
-def zero_shot(files: RunFiles, pictures: np.ndarray) -> list[Prediction]:
+def zero_shot(files: Run, pictures: np.ndarray) -> list[Prediction]:
     """Country and labelled concept by prompts, with the untouched model; nothing where it has no joint space.
 
     Only countries of the training split can be named, as by every other method.
@@ -151,7 +151,7 @@ def zero_shot(files: RunFiles, pictures: np.ndarray) -> list[Prediction]:
     ]
 
 
-def remarks(files: RunFiles, answers: Sequence[Prediction]) -> str:
+def remarks(files: Run, answers: Sequence[Prediction]) -> str:
     """What a reader of the table must know of this run: what is left out and why, what was chosen, what has no answer.
 
     Args:

@@ -9,13 +9,13 @@ import pandas as pd
 
 from geocbm.errors import MismatchError
 from geocbm.evaluation.baselines import Prediction
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     from geocbm.models.point_estimates import Points
 
 
-def stage_answers(files: RunFiles) -> list[Prediction]:
+def stage_answers(files: Run) -> list[Prediction]:
     """What Stage 1 says of concepts and Stage 2, its variants and the other recipe of places, for the test split."""
     test = files.rows["test"]
     with np.load(files.need("concept_scores.npz"), allow_pickle=False) as stored:
@@ -32,7 +32,7 @@ def stage_answers(files: RunFiles) -> list[Prediction]:
     return answers
 
 
-def stored_predictions(files: RunFiles) -> dict[str, pd.DataFrame]:
+def stored_predictions(files: Run) -> dict[str, pd.DataFrame]:
     """Stored predictions of Stage 2 by mode, in the order of the test split; the main mode is called "".
 
     Raises:
@@ -64,7 +64,7 @@ def stored_points(places: pd.DataFrame) -> dict[str, Points]:
     return found
 
 
-def main_predictions(files: RunFiles) -> pd.DataFrame:
+def main_predictions(files: Run) -> pd.DataFrame:
     """Stored predictions of the main mode of Stage 2, in the order of the test split.
 
     Raises:
@@ -73,7 +73,7 @@ def main_predictions(files: RunFiles) -> pd.DataFrame:
     return stored_predictions(files)[""]
 
 
-def _checked(files: RunFiles, stored: pd.DataFrame) -> pd.DataFrame:
+def _checked(files: Run, stored: pd.DataFrame) -> pd.DataFrame:
     """Predictions in the order of the test split, refused if they are of other images."""
     places = stored.set_index("row").reindex(files.rows["test"])
     names = files.table["pano_id"].iloc[files.rows["test"]]

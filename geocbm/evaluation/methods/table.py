@@ -12,7 +12,7 @@ from geocbm.evaluation import baselines
 from geocbm.evaluation.baselines import Prediction
 from geocbm.metrics import country_of, error_km, expected_calibration_error, figure_text
 from geocbm.metrics.table import metric
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 METHOD_WORDS = {
     "chance": "chance (a random training image)",
@@ -60,7 +60,7 @@ def in_order(names: Sequence[str]) -> list[str]:
     return known + others + [name for name in ORACLES if name in names]
 
 
-def measure(files: RunFiles, answers: Sequence[Prediction], n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def measure(files: Run, answers: Sequence[Prediction], n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """All figures of all methods with their intervals, a row per method, in the order of the page.
 
     Returns:
@@ -117,7 +117,7 @@ def forest_rows(table: pd.DataFrame, figure: str) -> pd.DataFrame:
     return rows.assign(name=rows["name"].map(dict(zip(table["name"], table["method"], strict=True))))
 
 
-def errors_km(files: RunFiles, answers: Sequence[Prediction]) -> dict[str, np.ndarray]:
+def errors_km(files: Run, answers: Sequence[Prediction]) -> dict[str, np.ndarray]:
     """Error of every method that names a place, by image of the test split."""
     test = files.rows["test"]
     by_name = {answer.name: answer for answer in answers}
@@ -129,7 +129,7 @@ def errors_km(files: RunFiles, answers: Sequence[Prediction]) -> dict[str, np.nd
     return errors
 
 
-def by_country(files: RunFiles, answer: Prediction) -> pd.DataFrame:
+def by_country(files: Run, answer: Prediction) -> pd.DataFrame:
     """Median error and share of right countries by true country: columns `country, n, median_km, country_acc`."""
     test = files.rows["test"]
     truth = country_of(files.lat[test], files.lng[test])

@@ -15,7 +15,7 @@ from geocbm.geocells.hierarchy import cell_shares, likeliest
 from geocbm.metrics import error_km, fit_temperature, places_of, spatial_blocks
 from geocbm.models.decoder import ARGMAX, POINT_WORDS, Decoder, PointChoice
 from geocbm.models.point_estimates import Points, choose_bandwidth, expected_km
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 SURENESS_WORDS = {
     "probability": "probability of the named cell",
@@ -25,7 +25,7 @@ SURENESS_WORDS = {
 }
 
 
-def read_cell_scores(files: RunFiles) -> dict[str, np.ndarray]:
+def read_cell_scores(files: Run) -> dict[str, np.ndarray]:
     """Logits of all cells as notebook 05 stored them: `val` and `test`, each `[n, N]`.
 
     Raises:
@@ -123,7 +123,7 @@ class Assessment:
 
 
 def assess(
-    files: RunFiles, lat: np.ndarray, lng: np.ndarray, seed: int = 0, own: Mapping[str, Points] | None = None
+    files: Run, lat: np.ndarray, lng: np.ndarray, seed: int = 0, own: Mapping[str, Points] | None = None
 ) -> Assessment:
     """Calibrate on the validation split and look at the test split.
 
@@ -185,9 +185,7 @@ def assess(
     )
 
 
-def _named(
-    files: RunFiles, belief: CellBelief, named_cell: np.ndarray, answer: Points
-) -> dict[str, dict[str, np.ndarray]]:
+def _named(files: Run, belief: CellBelief, named_cell: np.ndarray, answer: Points) -> dict[str, dict[str, np.ndarray]]:
     """Whether countries and regions are named right, see `Assessment.named`."""
     cells, train, test = files.cells, files.rows["train"], files.rows["test"]
     countries = cell_shares(np.arange(len(cells)), cells.country, len(cells))

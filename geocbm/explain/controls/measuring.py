@@ -15,7 +15,7 @@ from geocbm import pipeline
 from geocbm.evaluation.methods import stored_predictions
 from geocbm.explain.controls.directions import random_concepts
 from geocbm.metrics import error_km, spatial_blocks
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ def derangement(n: int, seed: int) -> np.ndarray:
 class _Bench:
     """The trained heads of a run and what they read, ready to be disturbed."""
 
-    def __init__(self, files: RunFiles, cache: Path) -> None:
+    def __init__(self, files: Run, cache: Path) -> None:
         from geocbm.models import stage1
 
         self.files, self.test = files, files.rows["test"]
@@ -161,7 +161,7 @@ class _Bench:
         return source
 
 
-def measure(files: RunFiles, cache: Path, draws: int = 3, seed: int = 0) -> Controls:
+def measure(files: Run, cache: Path, draws: int = 3, seed: int = 0) -> Controls:
     """Measure all controls that the trained heads of a run allow, on its test split; none without test images.
 
     Args:

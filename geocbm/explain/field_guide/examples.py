@@ -9,7 +9,7 @@ import numpy as np
 
 from geocbm.data import image_files
 from geocbm.explain.maps import SCORE, concept_maps, kinds_of_map
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,7 +51,7 @@ def cut_around_peak(picture: Image, grid: np.ndarray, share: float = 0.45) -> Im
 
 
 def example_pictures(
-    files: RunFiles,
+    files: Run,
     encoder: ImageEncoder,
     model: Stage1ConceptModel,
     features: FeatureStore,
@@ -89,7 +89,7 @@ def example_pictures(
 
 
 def sheet_pictures(
-    files: RunFiles,
+    files: Run,
     encoder: ImageEncoder,
     model: Stage1ConceptModel,
     features: FeatureStore,

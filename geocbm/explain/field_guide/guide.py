@@ -14,7 +14,7 @@ from geocbm.evaluation.uncertainty import CellBelief, cell_shares, likeliest, re
 from geocbm.explain.field_guide.evidence import Agreement, concept_reliability, count_table, distinctiveness, lift
 from geocbm.explain.field_guide.examples import best_rows
 from geocbm.explain.field_guide.model_view import country_contributions, look_alikes, mean_country_belief
-from geocbm.run import RunFiles
+from geocbm.run import Run
 
 if TYPE_CHECKING:
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
@@ -135,7 +135,7 @@ class FieldGuide:
 
     def __init__(
         self,
-        files: RunFiles,
+        files: Run,
         head: Stage2CrossAttentionGeoHead | None = None,
         clues: int = 5,
         pictures: int = 2,

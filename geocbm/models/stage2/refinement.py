@@ -86,7 +86,7 @@ class NeighbourRefiner:
 
         Args:
             path: the file.
-            made_from: of `RunFiles.made_from`, by which a run knows that they are its own.
+            made_from: of `Run.made_from`, by which a run knows that they are its own.
         """
         metadata = None if made_from is None else {lineage.KEY: lineage.as_text(made_from)}
         tensors = {"features": self.features.half(), "lat": self.lat, "lng": self.lng, "cell": self.cell}
