@@ -115,7 +115,7 @@ def step_of_stage(stage: str, rows: np.ndarray, clip: Path) -> dict[str, Any]:
     """Losses and gradients of one batch of a stage, computed by the very function that its training uses."""
     from importlib import import_module
 
-    module = import_module(f"geocbm.{stage}.fitting")
+    module = import_module(f"geocbm.models.{stage}.fitting")
     with patch.object(module, "fit", one_step(rows)):
         return getattr(module, f"fit_{stage}")(*stage_arguments(stage, clip))[1]
 

@@ -242,7 +242,8 @@ def test_learning_curves_take_what_each_stage_has_measured(root):
 
 def test_runs_are_compared_without_loading_torch(root):
     code = (
-        "import sys, json, pathlib; from geocbm import compare, plots; root = pathlib.Path(sys.argv[1]);"
+        "import sys, json, pathlib; from geocbm import plots; "
+        "from geocbm.evaluation import compare_runs as compare; root = pathlib.Path(sys.argv[1]);"
         "runs = compare.read_runs(root / 'reports', root / 'runs', ['first', 'second']);"
         "found = compare.conclusions(compare.differences(runs, 50), runs).to_numpy().tolist();"
         "print(json.dumps([found, 'torch' in sys.modules]))"
