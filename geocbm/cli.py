@@ -109,7 +109,7 @@ def _render(arguments: Arguments) -> int:
 
 def _rendered_runs() -> list[str]:
     """Runs with at least one executed notebook."""
-    return sorted({file.parent.name for file in paths.reports_root().glob("[!_.]*/[0-9][0-9]_*.ipynb")})
+    return sorted({file.parent.name for file in paths.reports_root().glob("[!_.]*/[0-9][0-9]*_*.ipynb")})
 
 
 def _no_arguments(parser: Parser) -> None:

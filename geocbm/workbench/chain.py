@@ -13,7 +13,7 @@ from geocbm.files import atomic_path, read_json, write_json
 from geocbm.workbench import demo_data as world
 from geocbm.workbench import keys, paths, process, provenance, records, settings, stage_run, state, tracking
 from geocbm.workbench.parameters import Parameter
-from geocbm.workbench.stages import Chain, Stage, read_chain
+from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
 DEFAULT_TIMEOUT = 1800.0
 
@@ -266,7 +266,7 @@ def _render(run: _Run, failed: bool) -> Path | None:
     index = paths.report_folder(run.name) / "index.html"
     if not (run.ran or failed or not index.is_file()):
         return index
-    if not any(paths.report_folder(run.name).glob("[0-9][0-9]_*.ipynb")):
+    if not any(paths.report_folder(run.name).glob(f"{NUMBER_GLOB}_*.ipynb")):
         return None
     from geocbm.workbench import report
 

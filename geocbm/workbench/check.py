@@ -9,7 +9,7 @@ from geocbm.errors import UserError
 from geocbm.workbench import paths, settings, sync
 from geocbm.workbench.pairs import Pair, PairError
 from geocbm.workbench.parameters import Cell, read_cells, read_parameters
-from geocbm.workbench.stages import read_chain
+from geocbm.workbench.stages import number_of, read_chain
 
 MAX_BYTES = 200_000
 _ABSOLUTE = re.compile(r"(?<![\w.:/<])/(?:home|root|Users|mnt|tmp|work|opt|var|srv|usr|content)/|\b[A-Za-z]:\\\\?\w")
@@ -28,7 +28,7 @@ def check_all() -> list[str]:
     names = {source.stem for source in found}
     for pair in sorted(paths.notebooks_folder().glob("*.ipynb")):
         if pair.stem not in names:
-            number = pair.name[:2] if pair.name[:2].isdigit() else pair.stem
+            number = number_of(pair.stem)
             problems.append(
                 f"{pair.name} has no script {pair.stem}.py; make it with: geocbm sync --take ipynb {number}"
             )
@@ -52,7 +52,7 @@ def check_notebook(source: Path) -> list[str]:
 
 def _pair_problems(source: Path, cells: list[Cell], code: list[Cell], trees: list[ast.Module]) -> Iterator[str]:
     pair = Pair(source)
-    name, number = pair.ipynb.name, source.name[:2]
+    name, number = pair.ipynb.name, number_of(source.stem)
     if not pair.ipynb.is_file():
         yield f"{name} is missing; make it with: geocbm sync"
         return

@@ -20,7 +20,7 @@ from geocbm.workbench import keys, paths, records, settings, state
 from geocbm.workbench import rerun_command as again
 from geocbm.workbench.options import OPTIONS, check_parameters, checked_options
 from geocbm.workbench.parameters import Parameter, read_parameters, resolve, unknown
-from geocbm.workbench.stages import Chain, Stage, read_chain
+from geocbm.workbench.stages import Chain, Stage, number_of, read_chain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,8 +53,8 @@ def start(name: str, variables: dict[str, Any]) -> "Notebook":
             raise unknown(given, declared, name)
     values = resolve(declared, {key: variables[key] for key in declared if key in variables}, name)
     if OPTIONS in values:
-        check_parameters(name[:2], declared, values)
-        values[OPTIONS] = checked_options(name[:2], declared, values[OPTIONS], name)
+        check_parameters(number_of(name), declared, values)
+        values[OPTIONS] = checked_options(number_of(name), declared, values[OPTIONS], name)
     paths.check_run_name(values.get("run", "smoke"))
     for value in values.values():
         _need_world(value)
@@ -70,7 +70,7 @@ class Notebook:
 
     Attributes:
         name: name without suffix.
-        number: the two digits it begins with.
+        number: what its name begins with.
         run: name of the run.
         parameters: the resolved parameters as they were given, paths not yet located.
         reads: files that were asked for with `input`.
@@ -78,7 +78,7 @@ class Notebook:
     """
 
     def __init__(self, name: str, values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> None:
-        self.name, self.number = name, name[:2]
+        self.name, self.number = name, number_of(name)
         self.parameters, self.declared = dict(values), dict(declared)
         self.run: str = values.get("run", "smoke")
         self.reads: list[Path] = []

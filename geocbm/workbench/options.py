@@ -24,7 +24,7 @@ def settings_of(number: str, declared: Mapping[str, Parameter]) -> dict[str, Par
     """All fields of the dataclass behind a notebook; none where the notebook takes no options.
 
     Args:
-        number: the two digits of the notebook.
+        number: number of the notebook.
         declared: its parameters.
     """
     if OPTIONS not in declared or number not in _STAGES:
@@ -38,7 +38,7 @@ def checked_options(
     """Options at the types of the dataclass; those that say what is the default anyway are left out.
 
     Args:
-        number: the two digits of the notebook.
+        number: number of the notebook.
         declared: its parameters.
         options: values by name.
         where: who gave them, for messages.

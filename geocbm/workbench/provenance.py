@@ -121,7 +121,7 @@ def write_stage(run: str, profile: str, number: str, entry: Mapping[str, Any] | 
     Args:
         run: name of the run.
         profile: name of its profile.
-        number: the stage's two digits.
+        number: the stage's number.
         entry: what is known of its execution; None keeps what the manifest says already.
         status: ``fresh``, ``skipped``, ``taken over`` or ``failed``.
         reason: why it ran or did not.

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from geocbm.errors import MissingInputError, ParameterError
+from geocbm.workbench.stages import NUMBER
 
 Config = TypeVar("Config")
 Recipe = dict[str, dict[str, Any]]
-"""Parameters by the two digits of a notebook."""
+"""Parameters by the number of a notebook."""
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -27,7 +28,7 @@ def read_recipe(path: str | Path) -> Recipe:
         path: a YAML file such as `notebooks/recipes/refined.yaml`.
 
     Returns:
-        Parameters by the two digits of a notebook.
+        Parameters by the number of a notebook.
 
     Raises:
         MissingInputError: there is no such file.
@@ -48,7 +49,7 @@ def read_recipe(path: str | Path) -> Recipe:
     for key, entry in content.items():
         # YAML reads 05 as the number 5.
         number = f"{key:02d}" if isinstance(key, int) else str(key)
-        if not re.fullmatch(r"\d\d", number) or not isinstance(entry, dict):
+        if not re.fullmatch(NUMBER, number) or not isinstance(entry, dict):
             raise ParameterError(f'{path.name}: {key!r} is no number of a notebook with parameters, as in "05": ...')
         recipe[number] = dict(entry)
     return recipe

@@ -10,6 +10,7 @@ from typing import Any
 from geocbm.errors import ParameterError
 from geocbm.files import read_json, write_json
 from geocbm.workbench import paths
+from geocbm.workbench.stages import NUMBER_GLOB
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 
@@ -75,7 +76,7 @@ def merge(run: str) -> dict[str, Any]:
         The flat mapping from dotted key to figure.
     """
     merged: dict[str, Any] = {}
-    for file in sorted((paths.run_folder(run) / "records").glob("[0-9][0-9].json")):
+    for file in sorted((paths.run_folder(run) / "records").glob(f"{NUMBER_GLOB}.json")):
         merged.update(read_json(file))
     write_json(paths.report_folder(run) / "metrics.json", merged)
     return merged

@@ -19,8 +19,9 @@ from geocbm.workbench import paths, site
 from geocbm.workbench.pairs import PairError, read_ipynb
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, figure_html, online_map_problem
 from geocbm.workbench.report_html import clean_html, pictures, settle_carriage_returns
+from geocbm.workbench.stages import NUMBER
 
-NOTEBOOK_FILE = re.compile(r"^(?P<number>\d{2,})_(?P<name>.+?)(?P<failed>\.failed)?\.ipynb$")
+NOTEBOOK_FILE = re.compile(rf"^(?P<number>{NUMBER})_(?P<name>.+?)(?P<failed>\.failed)?\.ipynb$")
 _OWN_ASSETS = ("site.css", "site.js")
 
 

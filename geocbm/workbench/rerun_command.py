@@ -10,7 +10,7 @@ from typing import Any
 
 from geocbm.files import read_json
 from geocbm.workbench import keys, settings, state
-from geocbm.workbench.stages import read_chain
+from geocbm.workbench.stages import NUMBER_GLOB, read_chain
 
 Values = dict[str, dict[str, Any]]
 
@@ -23,7 +23,7 @@ def remedy(folder: Path, number: str, profile: str | None = None) -> str:
 
     Args:
         folder: folder of the run, `data/runs/<run>`.
-        number: two digits of the wanted stage.
+        number: number of the wanted stage.
         profile: the run's profile where it is known.
 
     Raises:
@@ -48,9 +48,9 @@ def remedy(folder: Path, number: str, profile: str | None = None) -> str:
 
 
 def _read_all(folder: Path) -> dict[str, dict[str, Any]]:
-    """Readable notes on stages, by their two digits."""
+    """Readable notes on stages, by their numbers."""
     found = {}
-    for file in sorted(folder.glob("[0-9][0-9].json")):
+    for file in sorted(folder.glob(f"{NUMBER_GLOB}.json")):
         try:
             content = read_json(file)
         except (OSError, ValueError):

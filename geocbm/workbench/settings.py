@@ -12,9 +12,9 @@ from geocbm.workbench import paths
 from geocbm.workbench.options import OPTIONS, check_agreement, check_parameters, checked_options, settings_of
 from geocbm.workbench.parameters import Parameter, coerce, read_parameters, resolve, unknown
 from geocbm.workbench.recipes import Recipe, read_recipe
-from geocbm.workbench.stages import Chain
+from geocbm.workbench.stages import NUMBER, Chain
 
-_ASSIGNMENT = re.compile(r"(?:(?P<number>\d\d)\.)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)", re.DOTALL)
+_ASSIGNMENT = re.compile(rf"(?:(?P<number>{NUMBER})\.)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)", re.DOTALL)
 ATLAS_KEYS = ("scenes", "seed", "size")
 
 
@@ -25,7 +25,7 @@ class Profile:
     Attributes:
         name: its name; ``smoke`` has no file, it is what the notebooks say themselves.
         common: values for every notebook that declares the parameter.
-        stages: values by the stage's two digits.
+        stages: values by the stage's number.
         atlas: ``scenes``, ``seed`` and ``size`` of the generated world.
         timeout: limit of a stage in seconds, or None.
         recipe: name of the recipe in ``notebooks/recipes`` whose options the stages take, or None.
@@ -45,7 +45,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_values(name: str) -> Recipe:
-    """Parameters of a recipe by the stage's two digits.
+    """Parameters of a recipe by the stage's number.
 
     Raises:
         ParameterError: If there is no such recipe.
@@ -100,7 +100,7 @@ def read_profile(name: str) -> Profile:
             common = dict(entry or {})
         elif label == "atlas":
             atlas = dict(entry or {})
-        elif re.fullmatch(r"\d\d", label):
+        elif re.fullmatch(NUMBER, label):
             stages[label] = dict(entry or {})
         else:
             raise ParameterError(
@@ -110,7 +110,7 @@ def read_profile(name: str) -> Profile:
 
 
 def read_declared(chain: Chain) -> dict[str, dict[str, Parameter]]:
-    """Parameters that each notebook of the chain declares, by the stage's two digits."""
+    """Parameters that each notebook of the chain declares, by the stage's number."""
     return {stage.number: read_parameters(stage.source) for stage in chain.stages}
 
 

@@ -15,7 +15,7 @@ from geocbm.data.simulated import BANNER
 from geocbm.errors import UserError
 from geocbm.files import read_json
 from geocbm.run import Run
-from geocbm.workbench import paths, state
+from geocbm.workbench import paths, stages, state
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, is_preview, preview_html
 from geocbm.workbench.report_html import clean_html, pictures, plain_text
 from geocbm.workbench.site_metrics import HEADLINES, TILES, format_metric, label, tiles
@@ -26,7 +26,7 @@ _FACT_ORDER = (
     "notebook run profile status reason started seconds peak_memory_mib device seed geocbm commit "
     "parameters inputs outputs libraries sources"
 )
-_NUMBERED = re.compile(r"^\d{2,}_")
+_NUMBERED = re.compile(rf"^{stages.NUMBER}_")
 
 
 _SOME_SIMULATED = (

@@ -1,6 +1,7 @@
 """The stages of the chain as ``notebooks/chain.toml`` declares them: which notebook, what it reads, what it writes."""
 
 import fnmatch
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,17 @@ from typing import Any
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.workbench import paths
 
+NUMBER = r"\d\d[a-z]?"
+"""Pattern of a notebook's number: two digits, and a letter where one page became two (06, 06b)."""
+NUMBER_GLOB = "[0-9][0-9]*"
+"""The same for names of files, a little wider."""
 _KEYS = {"notebook", "reads", "writes", "timeout"}
+
+
+def number_of(notebook: str) -> str:
+    """Number that a notebook's name begins with, such as ``06b``; the name itself where it has none."""
+    match = re.match(rf"({NUMBER})_", notebook)
+    return match[1] if match else notebook
 
 
 @dataclass(frozen=True)
@@ -43,13 +54,13 @@ class Stage:
 
     @property
     def number(self) -> str:
-        """The two digits that the notebook's name begins with."""
-        return self.notebook[:2]
+        """What the notebook's name begins with: two digits, and a letter where one page became two."""
+        return number_of(self.notebook)
 
     @property
     def title(self) -> str:
-        """The name behind the digits."""
-        return self.notebook[3:]
+        """The name behind the number."""
+        return self.notebook.removeprefix(f"{self.number}_")
 
     @property
     def source(self) -> Path:
@@ -115,8 +126,10 @@ def read_chain(file: Path | None = None) -> Chain:
             raise ParameterError(
                 f"chain.toml, stage {name!r}: unknown key {min(strange)!r}; known: {', '.join(sorted(_KEYS))}"
             )
-        if not (name[:2].isdigit() and name[2:3] == "_" and name[3:]):
-            raise ParameterError(f"chain.toml: notebook={name!r} must be two digits, an underscore and a title")
+        if not re.fullmatch(rf"{NUMBER}_.+", name):
+            raise ParameterError(
+                f"chain.toml: notebook={name!r} must be a number such as 06 or 06b, an underscore and a title"
+            )
         stages.append(Stage(name, tuple(entry.get("reads", ())), tuple(entry.get("writes", ())), entry.get("timeout")))
     numbers = [stage.number for stage in stages]
     if len(set(numbers)) < len(numbers) or not numbers:

@@ -10,7 +10,7 @@ from typing import Any
 from geocbm.errors import UserError
 from geocbm.files import read_json, write_json
 from geocbm.workbench import keys
-from geocbm.workbench.stages import Chain, Stage, read_chain
+from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
 DONE, PARTLY, NOT_YET, CHANGED, STALE = "done", "partly", "not yet", "changed by hand", "stale"
 
@@ -40,14 +40,14 @@ def hand_file(folder: Path, number: str) -> Path:
 
 
 def run_states(folder: Path, chain: Chain | None = None) -> dict[str, StageState]:
-    """State of every stage, by its two digits, in the order of execution.
+    """State of every stage, by its number, in the order of execution.
 
     Args:
         folder: folder of the run's files, which need not exist.
         chain: the stages; read from ``chain.toml`` when left out.
     """
     chain = chain or read_chain()
-    any_stamp = any((folder / "stamps").glob("[0-9][0-9].json"))
+    any_stamp = any((folder / "stamps").glob(f"{NUMBER_GLOB}.json"))
     states: dict[str, StageState] = {}
     for stage in chain.stages:
         states[stage.number] = _own_state(stage, folder, any_stamp)

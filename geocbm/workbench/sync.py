@@ -14,6 +14,7 @@ from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path
 from geocbm.workbench import paths
 from geocbm.workbench.pairs import Pair, PairError, cell_ids, contents, read_script
+from geocbm.workbench.stages import NUMBER_GLOB, number_of
 
 CONTRACT_TAG = "nbval-check-output"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -26,7 +27,7 @@ def sources() -> list[Path]:
     Raises:
         MissingInputError: If there is none.
     """
-    found = sorted(paths.notebooks_folder().glob("[0-9][0-9]_*.py"))
+    found = sorted(paths.notebooks_folder().glob(f"{NUMBER_GLOB}_*.py"))
     if not found:
         raise MissingInputError(
             f"there is no notebook source NN_*.py in {paths.portable(paths.notebooks_folder())}; start the command in "
@@ -113,7 +114,7 @@ def state(pair: Pair) -> str:
 
 def ways(pair: Pair) -> str:
     """Both ways out of a difference, by name."""
-    number = pair.script.name[:2]
+    number = number_of(pair.script.stem)
     return (
         f"to bring the changes into the script: geocbm sync --take ipynb {number}; to drop them and make the .ipynb "
         f"from the script: geocbm sync --take py {number}"
@@ -153,11 +154,13 @@ def synchronise(names: Sequence[str] = (), take: str | None = None) -> Outcome:
         pair = Pair(script)
         if take == "ipynb":
             if not pair.ipynb.is_file():
-                raise MissingInputError(f"{pair.ipynb.name} is not there; make it with: geocbm sync {script.name[:2]}")
+                raise MissingInputError(
+                    f"{pair.ipynb.name} is not there; make it with: geocbm sync {number_of(script.stem)}"
+                )
             if _write(script, pair.script_text()):
                 done.changed.append(script)
         elif not script.is_file():
-            remedy = f"geocbm sync --take ipynb {script.name[:2]}"
+            remedy = f"geocbm sync --take ipynb {number_of(script.stem)}"
             done.refused.append(f"{pair.ipynb.name} has no script; make it with: {remedy}")
             continue
         elif take is None and (why := _refusal(pair)):
@@ -189,7 +192,7 @@ def _refusal(pair: Pair) -> str:
     try:
         found = state(pair)
     except PairError as problem:
-        number = pair.script.name[:2]
+        number = number_of(pair.script.stem)
         return f"{problem}\nIf nothing in it is needed, make it from the script: geocbm sync --take py {number}"
     if found in ("missing", "same", "py"):
         return ""
@@ -206,11 +209,11 @@ def _chosen(names: Sequence[str]) -> list[Path]:
     folder = paths.notebooks_folder()
     if not names:
         return sources()
-    known = sorted({path.with_suffix(".py") for suffix in SIDES for path in folder.glob(f"[0-9][0-9]_*.{suffix}")})
+    known = sorted({path.with_suffix(".py") for suffix in SIDES for path in folder.glob(f"{NUMBER_GLOB}_*.{suffix}")})
     chosen = []
     for name in names:
         wanted = re.sub(r"\.(py|ipynb)$", "", Path(name).name)
-        found = [path for path in known if wanted in (path.stem, path.stem[:2])]
+        found = [path for path in known if wanted in (path.stem, number_of(path.stem))]
         if len(found) != 1:
             listed = ", ".join(path.stem for path in known) or "none"
             raise ParameterError(f"{name!r} names {len(found) or 'no'} notebooks; there are: {listed}")

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from geocbm.metrics.table import RATE, known, metric
+from geocbm.workbench.stages import number_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))]
+PAGES = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]*_*.py"))]
 RELOADS = re.compile(r"""(?:src|href)=["'](?P<link>[^"'#]+)["']|url\((?P<url>[^)]+)\)|@import\s+(?P<imported>\S+)""")
 
 pytestmark = pytest.mark.chain
@@ -45,7 +46,7 @@ def report(home: Path) -> Path:
 
 def stages_said(output: str, word: str) -> set[str]:
     """Numbers of the stages whose line holds a word."""
-    return {line[1:3] for line in output.splitlines() if line.startswith("[") and word in line}
+    return {line[1:].partition("]")[0] for line in output.splitlines() if line.startswith("[") and word in line}
 
 
 def test_every_notebook_has_run_and_has_a_page(report: Path) -> None:
@@ -58,7 +59,7 @@ def test_every_notebook_has_run_and_has_a_page(report: Path) -> None:
 def test_a_second_run_skips_everything_and_says_so(home: Path, report: Path) -> None:
     again = geocbm(home, "run", "--profile", "smoke")
     assert again.returncode == 0, again.stderr
-    assert stages_said(again.stdout, "skipped") >= {page[:2] for page in PAGES}
+    assert stages_said(again.stdout, "skipped") >= {number_of(page) for page in PAGES}
     assert not stages_said(again.stdout, "running")
 
 
@@ -215,7 +216,7 @@ def test_maps_draw_without_a_base_map_from_the_network(report: Path) -> None:
 def test_provenance_is_stamped_and_knows_no_machine(home: Path, report: Path) -> None:
     manifest = (report / "manifest.json").read_text(encoding="utf-8")
     stages = json.loads(manifest)["stages"]
-    assert {page[:2] for page in PAGES} <= set(stages)
+    assert {number_of(page) for page in PAGES} <= set(stages)
     for number in ("03", "04", "05"):
         assert stages[number]["seconds"] > 0
         assert stages[number]["inputs"]

@@ -13,7 +13,7 @@ from tiny_project import make_project
 from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import read_json, write_json
-from geocbm.workbench import chain, keys, paths, process
+from geocbm.workbench import chain, keys, paths, process, sync
 from geocbm.workbench.chain import Request, run_chain
 from geocbm.workbench.parameters import read_cells
 
@@ -89,6 +89,25 @@ def test_a_second_run_skips_everything_and_says_so(run: Run, capsys: pytest.Capt
     assert reasons(capsys) == ["never ran to its end"] * 2
     assert run() == 0
     assert reasons(capsys) == ["unchanged", "unchanged"]
+
+
+def test_a_page_that_became_two_has_a_letter_behind_its_number(
+    run: Run, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = project / "notebooks"
+    source = (folder / "02_total.py").read_text().replace('"02_total"', '"01b_total"')
+    (folder / "01b_total.py").write_text(source)
+    (folder / "02_total.py").unlink()
+    (folder / "chain.toml").write_text((folder / "chain.toml").read_text().replace("02_total", "01b_total"))
+    assert run("01b.factor=3") == 0
+    assert json.loads((project / "data" / "runs" / "smoke" / "total.json").read_text()) == 9
+    capsys.readouterr()
+    assert run("01b.factor=2", only=("01b",)) == 0
+    assert reasons(capsys) == ["parameter factor changed 3.0 -> 2.0"]
+    assert run(grid=("01b.factor=2,4",)) == 0
+    assert paths.run_folder("smoke-factor-4").joinpath("records", "01b.json").is_file()
+    assert cli.main(["sync", "01b"]) == 0 and (folder / "01b_total.ipynb").is_file()
+    assert [path.name for path in sync.sources()] == ["01_numbers.py", "01b_total.py"]
 
 
 def test_what_a_notebook_remarks_is_said_on_the_terminal(

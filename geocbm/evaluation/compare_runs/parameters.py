@@ -117,7 +117,7 @@ def what_differs(one: ComparedRun, other: ComparedRun) -> str:
         return "no parameter differs"
     if only_seeds_differ(one, other):
         pairs = dict.fromkeys((_shown(values[0]), _shown(values[1])) for values in different.values())
-        stages = ", ".join(key[:2] for key in different)
+        stages = ", ".join(key.partition(".")[0] for key in different)
         return f"only the seed differs ({'; '.join(f'{b} instead of {a}' for a, b in pairs)}, in {stages})"
     if only_stage0_differs(one, other):
         return f"only Stage 0 differs: {other.name if skips_stage0(other) else one.name} skips it"
@@ -126,7 +126,7 @@ def what_differs(one: ComparedRun, other: ComparedRun) -> str:
         return f"only {listed[0]}"
     if len(listed) <= 4:
         return f"{len(listed)} parameters differ: {'; '.join(listed)}"
-    stages = ", ".join(dict.fromkeys(key[:2] for key in different))
+    stages = ", ".join(dict.fromkeys(key.partition(".")[0] for key in different))
     return f"{len(listed)} parameters differ, in {stages}"
 
 
