@@ -34,9 +34,9 @@ features = pipeline.open_features(files, "adapted", paths.cache_folder())
 pooled = features.read_all("pooled").numpy()
 concepts = pipeline.predict_concepts(files, features)
 encoder, concept_model = pipeline.load_stage0(files)[1], pipeline.load_stage1(files)
-strict, main = explain.strict_model(files, features, concepts), explain.load_editable(files, features, concepts)
+strict, main = explain.linear_cbm(files, features, concepts), explain.load_intervention_model(files, features, concepts)
 places = evaluation.main_predictions(files)
-presence = explain.known_presence(files)
+presence = explain.read_concept_labels(files)
 print(analysis.test_remark(files))
 print(explain.truth_in_words(presence))
 
@@ -53,7 +53,7 @@ print(explain.truth_in_words(presence))
 lines = []
 if len(test):
     told = explain.measure_told(files, strict, presence, pooled, places["cell"].to_numpy(), bootstrap, seed)
-    left = explain.what_is_left(files, strict, test, bootstrap, seed)
+    left = explain.ablate_all_concepts(files, strict, test, bootstrap, seed)
     maps = explain.measure_maps(
         files, encoder, features, concepts, concept_model, strict.head, main.head, pictures, bootstrap, seed
     )

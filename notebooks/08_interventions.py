@@ -30,7 +30,7 @@ files = Run(nb.run_folder)
 test = files.rows["test"]
 features = pipeline.open_features(files, "adapted", paths.cache_folder())
 concepts = pipeline.predict_concepts(files, features)
-model = explain.strict_model(files, features, concepts)
+model = explain.linear_cbm(files, features, concepts)
 
 # %% [markdown]
 # ## Which model is edited?
@@ -49,7 +49,7 @@ model = explain.strict_model(files, features, concepts)
 # The other scores stay as they are.
 
 # %%
-presence = explain.known_presence(files)
+presence = explain.read_concept_labels(files)
 levels, tried = explain.usual_levels(model, presence, files)
 print(explain.truth_in_words(presence))
 nb.table(tried, caption="Which percentile is usual? Mean GeoScore of the curves on the validation split")
@@ -61,10 +61,10 @@ nb.table(tried, caption="Which percentile is usual? Mean GeoScore of the curves 
 # the country. They add up without a rest.
 
 # %%
-stories = explain.what_if_stories(files, model, test, levels, examples, exchanges)
+stories = explain.find_counterfactuals(files, model, test, levels, examples, exchanges)
 explanations = [explain.explain_country(model, story.row, files, story.caption) for story in stories]
 nb.show(plots.contribution_bars(explanations))
-heads = explain.modes_explained(model, explain.load_editable(files, features, concepts))
+heads = explain.modes_explained(model, explain.load_intervention_model(files, features, concepts))
 rows, captions = [story.row for story in stories], [story.caption for story in stories]
 nb.table(explain.answer_table(files, heads, rows, captions), caption="The pictures and what each head answers")
 print(explain.agreement_sentence(files, heads, test))
@@ -147,7 +147,7 @@ print(explain.curve_sentence(curve))
 # occurs in the training split. Where several cells are nearly equal, which of them is named, and so the distance in km, says little.
 
 # %%
-left = explain.what_is_left(files, model, test, bootstrap, seed)
+left = explain.ablate_all_concepts(files, model, test, bootstrap, seed)
 nb.table(explain.left_in_words(left), caption="Without concepts, against two priors, with 95 % intervals")
 print(explain.left_sentence(left))
 
@@ -159,7 +159,7 @@ print(explain.left_sentence(left))
 
 # %%
 modes = explain.trained_modes(files, features, concepts) | {"concept_scores": model}
-reach = explain.what_reaches(files, modes, presence, levels, test, bootstrap, seed)
+reach = explain.intervention_effect_by_mode(files, modes, presence, levels, test, bootstrap, seed)
 nb.table(explain.reach_in_words(reach, presence.complete), caption="Median error in km, with 95 % intervals")
 
 # %%
@@ -174,7 +174,7 @@ nb.contract(
     contributions_add_up=gap < 1e-4,
     removing_all_leaves_the_constants=explain.constants_are_left(model),
     no_edit_changes_nothing=bool(
-        abs(model.answer(test, model.scores[test]).logits - model.answer(test).logits).max() == 0
+        abs(model.predict(test, model.scores[test]).logits - model.predict(test).logits).max() == 0
     ),
     every_picture_can_be_edited=all(len(story.edits) > 0 for story in stories),
 )

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from geocbm.explain.concept_labels import Levels, Presence
+from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
 from geocbm.explain.interventions import correct_concepts
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import Resamples, geoscore, spatial_blocks
 
 if TYPE_CHECKING:
-    from geocbm.explain.intervention_model import EditableModel
+    from geocbm.explain.intervention_model import InterventionModel
     from geocbm.run import Run
 
 AS_SEEN, REMOVED = "with its concepts", "all concepts removed"
@@ -26,8 +26,8 @@ FREQUENT, CENTRAL = "prior: the most frequent cell", "prior: the place in the mi
 CELL_FIGURES = ("cell_acc", "log_loss")
 
 
-def what_is_left(
-    files: Run, model: EditableModel, rows: np.ndarray, n_resamples: int = 1000, seed: int = 0
+def ablate_all_concepts(
+    files: Run, model: InterventionModel, rows: np.ndarray, n_resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Hold the model without concepts against two priors.
 
@@ -52,10 +52,10 @@ def what_is_left(
     lat, lng, cell = files.lat[rows], files.lng[rows], files.cell_label[rows]
     train, cells = files.rows["train"], files.cells
     resamples = Resamples(spatial_blocks(lat, lng), n_resamples, seed)
-    removed = model.neutral.expand(len(rows), -1)
+    removed = model.baseline.expand(len(rows), -1)
     answers = []
     for method, edited in ((AS_SEEN, None), (REMOVED, removed)):
-        places = model.answer(rows, edited)
+        places = model.predict(rows, edited)
         answers.append((method, places.lat, places.lng, places.probabilities))
     counts = np.bincount(files.cell_label[train], minlength=len(cells))
     share = np.tile(counts / counts.sum(), (len(rows), 1))
@@ -105,7 +105,7 @@ def against_prior(left: pd.DataFrame) -> str:
     the paired difference, or of both figures where there is no paired one.
 
     Args:
-        left: of `what_is_left`.
+        left: of `ablate_all_concepts`.
     """
     by_method = left.set_index("method")
     without, prior = by_method.loc[REMOVED], by_method.loc[FREQUENT]
@@ -129,7 +129,7 @@ def falls_to_prior(left: pd.DataFrame) -> bool:
 
 
 def left_in_words(left: pd.DataFrame) -> pd.DataFrame:
-    """The table of `what_is_left` for a page."""
+    """The table of `ablate_all_concepts` for a page."""
     forms = {
         "median_km": ("median error, km", "{:,.0f}", 1.0),
         "geoscore": ("GeoScore", "{:,.0f}", 1.0),
@@ -147,13 +147,13 @@ def left_in_words(left: pd.DataFrame) -> pd.DataFrame:
 
 
 def interval_of(left: pd.DataFrame, method: str, name: str) -> dict[str, float]:
-    """A figure of one method of `what_is_left` with its interval, for a record."""
+    """A figure of one method of `ablate_all_concepts` with its interval, for a record."""
     row = next(row for row in left.to_dict("records") if row["method"] == method)
     return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
 
 
 def left_sentence(left: pd.DataFrame) -> str:
-    """Whether the model without concepts falls to the prior, as the figures of `what_is_left` say."""
+    """Whether the model without concepts falls to the prior, as the figures of `ablate_all_concepts` say."""
     right = {name: 100 * interval_of(left, name, "cell_acc")["value"] for name in (REMOVED, FREQUENT, AS_SEEN)}
     loss = {name: interval_of(left, name, "log_loss")["value"] for name in (REMOVED, FREQUENT, AS_SEEN)}
     stands = {AT: "falls to the prior", WORSE: "falls below the prior", BETTER: "does not fall to the prior"}
@@ -164,11 +164,11 @@ def left_sentence(left: pd.DataFrame) -> str:
     )
 
 
-def what_reaches(
+def intervention_effect_by_mode(
     files: Run,
-    models: Mapping[str, EditableModel],
-    presence: Presence,
-    levels: Levels,
+    models: Mapping[str, InterventionModel],
+    presence: ConceptLabels,
+    levels: InterventionValues,
     rows: np.ndarray,
     n_resamples: int = 1000,
     seed: int = 0,
@@ -194,8 +194,8 @@ def what_reaches(
     for mode, model in models.items():
         told = correct_concepts(model.scores[rows], known.known, known.present, levels)
         row: dict[str, object] = {"mode": mode}
-        for name, edited in (("seen", None), ("told", told), ("removed", model.neutral.expand(len(rows), -1))):
-            places = model.answer(rows, edited)
+        for name, edited in (("seen", None), ("told", told), ("removed", model.baseline.expand(len(rows), -1))):
+            places = model.predict(rows, edited)
             km = haversine_km(places.lat, places.lng, lat, lng)
             interval = resamples.figure(km, "median")
             row |= {
@@ -208,10 +208,10 @@ def what_reaches(
 
 
 def reach_in_words(reach: pd.DataFrame, all_known: bool) -> pd.DataFrame:
-    """The table of `what_reaches` for a page: median errors in km.
+    """The table of `intervention_effect_by_mode` for a page: median errors in km.
 
     Args:
-        reach: of `what_reaches`.
+        reach: of `intervention_effect_by_mode`.
         all_known: whether the truth about all concepts is known, or only the labels.
     """
     told = "told the truth about all concepts" if all_known else "told the labelled concept"

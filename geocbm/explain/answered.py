@@ -13,11 +13,11 @@ from geocbm.explain.flows import place_of_cells
 from geocbm.geodesy import haversine_km
 
 if TYPE_CHECKING:
-    from geocbm.explain.intervention_model import EditableModel
+    from geocbm.explain.intervention_model import InterventionModel
     from geocbm.run import Run
 
 
-def named_countries(model: EditableModel, rows: np.ndarray, files: Run) -> np.ndarray:
+def named_countries(model: InterventionModel, rows: np.ndarray, files: Run) -> np.ndarray:
     """For each picture the country that is explained, `[m]`: the one that holds the answered point, as in `predict`.
 
     Where the point lies in no country of the run it is the one whose cells have the most probability together, and
@@ -32,7 +32,7 @@ def named_countries(model: EditableModel, rows: np.ndarray, files: Run) -> np.nd
     from geocbm.predict import Place
     from geocbm.predict.countries import CountryNames
 
-    places, cells = model.answer(np.asarray(rows)), files.cells
+    places, cells = model.predict(np.asarray(rows)), files.cells
     names, member = np.unique(place_of_cells(cells), return_inverse=True)
     member = member.reshape(-1)
     believed = np.stack([np.bincount(member, chance, len(names)) for chance in places.probabilities])
@@ -46,7 +46,7 @@ def named_countries(model: EditableModel, rows: np.ndarray, files: Run) -> np.nd
     return np.array([own if own in names else other for own, other in zip(held, likeliest, strict=True)])
 
 
-def explain_country(model: EditableModel, row: int, files: Run, caption: str) -> Explanation:
+def explain_country(model: InterventionModel, row: int, files: Run, caption: str) -> Explanation:
     """The country that the model names for a picture of the table, explained.
 
     Args:
@@ -70,19 +70,19 @@ def explain_country(model: EditableModel, row: int, files: Run, caption: str) ->
         (*vocabulary.metas, *vocabulary.parents),
         len(vocabulary.metas),
         tokens=tokens,
-        answer=lambda edited: model.output_one(row, edited),
-        neutral=model.neutral,
+        answer=lambda edited: model.forward_one(row, edited),
+        neutral=model.baseline,
         odds=True,
     )
 
 
-def modes_explained(strict: EditableModel, main: EditableModel) -> dict[str, EditableModel]:
+def modes_explained(strict: InterventionModel, main: InterventionModel) -> dict[str, InterventionModel]:
     """The heads that a page explains, by their mode: the strict bottleneck, and the run's own where that is another."""
     return {model.head.config.ablation_mode: model for model in (strict, main)}
 
 
 def answer_table(
-    files: Run, models: Mapping[str, EditableModel], rows: Sequence[int], captions: Sequence[str]
+    files: Run, models: Mapping[str, InterventionModel], rows: Sequence[int], captions: Sequence[str]
 ) -> pd.DataFrame:
     """What each head answers for some pictures: the country it names and how far off the point lies.
 
@@ -95,14 +95,14 @@ def answer_table(
     chosen = np.asarray(rows, dtype=np.int64)
     table: dict[str, list[str]] = {"picture": list(captions)}
     for mode, model in models.items() if len(chosen) else ():
-        places = model.answer(chosen)
+        places = model.predict(chosen)
         km = haversine_km(places.lat, places.lng, files.lat[chosen], files.lng[chosen])
         named = named_countries(model, chosen, files)
         table[f"answer of {mode}"] = [f"{name}, {far:,.0f} km off" for name, far in zip(named, km, strict=True)]
     return pd.DataFrame(table)
 
 
-def agreement_sentence(files: Run, models: Mapping[str, EditableModel], rows: np.ndarray) -> str:
+def agreement_sentence(files: Run, models: Mapping[str, InterventionModel], rows: np.ndarray) -> str:
     """In how many pictures both heads name one country; empty where there is one head.
 
     Args:

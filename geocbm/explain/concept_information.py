@@ -16,8 +16,8 @@ from geocbm.explain.sparsity import Carried, Effective, average_accuracy, carrie
 from geocbm.metrics import Resamples, figure_text, recordable, spatial_blocks
 
 if TYPE_CHECKING:
-    from geocbm.explain.concept_labels import Presence
-    from geocbm.explain.intervention_model import EditableModel
+    from geocbm.explain.concept_labels import ConceptLabels
+    from geocbm.explain.intervention_model import InterventionModel
     from geocbm.run import Run
 
 Figure = dict[str, float]
@@ -68,8 +68,8 @@ class Told:
 
 def measure_told(
     files: Run,
-    model: EditableModel,
-    presence: Presence,
+    model: InterventionModel,
+    presence: ConceptLabels,
     pooled: np.ndarray,
     main_cells: np.ndarray,
     n_resamples: int = 1000,
@@ -79,7 +79,7 @@ def measure_told(
 
     Args:
         files: the run.
-        model: its strict bottleneck (`strict_model`).
+        model: its strict bottleneck (`linear_cbm`).
         presence: what is known of the true concepts.
         pooled: `[n, d]` adapted features of all pictures.
         main_cells: `[m]` cells that the run's main mode names for the test pictures.

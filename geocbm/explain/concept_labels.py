@@ -17,7 +17,7 @@ FEWEST_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class Presence:
+class ConceptLabels:
     """What is known of the concepts of each picture; metas come first, then parents.
 
     Attributes:
@@ -33,9 +33,9 @@ class Presence:
         """Whether everything is known: so it is where the data comes with ground truth."""
         return bool(self.known.all())
 
-    def at(self, rows: np.ndarray) -> Presence:
+    def at(self, rows: np.ndarray) -> ConceptLabels:
         """The same of some pictures."""
-        return Presence(self.present[rows], self.known[rows])
+        return ConceptLabels(self.present[rows], self.known[rows])
 
 
 def with_parents(metas: np.ndarray, parent_index: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def with_parents(metas: np.ndarray, parent_index: np.ndarray) -> np.ndarray:
     return np.concatenate([metas, parents], axis=1)
 
 
-def known_presence(files: Run) -> Presence:
+def read_concept_labels(files: Run) -> ConceptLabels:
     """What a run knows of the concepts of all its pictures.
 
     With ground truth that is the complete list of visible concepts. A real data set knows only that the labelled meta
@@ -56,13 +56,13 @@ def known_presence(files: Run) -> Presence:
     features = visible_concepts(files)
     if features is not None:
         present = with_parents(features[:, : len(parents)] > 0, parents)
-        return Presence(present, np.ones_like(present))
+        return ConceptLabels(present, np.ones_like(present))
     labelled = with_parents(meta[:, None] == np.arange(len(parents)), parents)
-    return Presence(labelled, labelled.copy())
+    return ConceptLabels(labelled, labelled.copy())
 
 
 @dataclass(frozen=True)
-class Levels:
+class InterventionValues:
     """Scores that stand for "there" and for "not there"; NaN where a concept was never seen.
 
     Attributes:
@@ -76,9 +76,9 @@ class Levels:
     percentile: float
 
 
-def measure_levels(
-    scores: np.ndarray, presence: Presence, rows: np.ndarray, more_rows: np.ndarray, percentile: float = 75.0
-) -> Levels:
+def intervention_values(
+    scores: np.ndarray, presence: ConceptLabels, rows: np.ndarray, more_rows: np.ndarray, percentile: float = 75.0
+) -> InterventionValues:
     """Read from pictures which scores the model gives to concepts that are there and to others.
 
     Koh et al. (2020, "Concept bottleneck models") take the 95th percentile of a concept's logit for "there" and
@@ -109,4 +109,4 @@ def measure_levels(
             present[concept] = np.percentile(mine, percentile)
         if len(others):
             absent[concept] = np.percentile(others, 100 - percentile)
-    return Levels(present, absent, percentile)
+    return InterventionValues(present, absent, percentile)

@@ -149,8 +149,8 @@ def explain_scores(
         n_metas: how many of them are metas.
         tokens: `(1, P, w)` patch tokens of the picture, for mode `hybrid`.
         answer: what the model says of edited scores `(E, k)` of this picture, for modes whose logits are no sums; see
-            `interventions.ask`.
-        neutral: `(k,)` scores that say nothing (`interventions.neutral_scores`), for the same modes.
+            `interventions.predict_with_scores`.
+        neutral: `(k,)` scores that say nothing (`interventions.baseline_scores`), for the same modes.
         odds: explain log odds rather than a logit; by default so for several cells. True for a country of one cell.
 
     Returns:

@@ -13,8 +13,8 @@ from geocbm.explain.interventions import LEAST_SCORE
 
 if TYPE_CHECKING:
     from geocbm.data.concepts import ConceptVocabulary
-    from geocbm.explain.concept_labels import Levels
-    from geocbm.explain.intervention_model import EditableModel, Places
+    from geocbm.explain.concept_labels import InterventionValues
+    from geocbm.explain.intervention_model import InterventionModel, Places
     from geocbm.run import Run
 
 MIDDLING = 0.6
@@ -46,7 +46,7 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Story:
+class Counterfactual:
     """A picture and what the model answers to edits of it.
 
     Attributes:
@@ -62,7 +62,9 @@ class Story:
     answers: tuple[Places, ...]
 
 
-def exchange(scores: np.ndarray, seen: int, other: int, levels: Levels, vocabulary: ConceptVocabulary) -> Edit:
+def exchange(
+    scores: np.ndarray, seen: int, other: int, levels: InterventionValues, vocabulary: ConceptVocabulary
+) -> Edit:
     """The edit that takes one meta away and puts another in its place, with their parents if these differ."""
     n, parents = len(vocabulary.metas), vocabulary.parent_index
     target = np.full(len(scores), np.nan)
@@ -76,7 +78,7 @@ def exchange(scores: np.ndarray, seen: int, other: int, levels: Levels, vocabula
     return Edit(f"{vocabulary.metas[seen]} → {vocabulary.metas[other]}", target)
 
 
-def silence(concepts: Sequence[int], neutral: np.ndarray, words: str) -> Edit:
+def ablate(concepts: Sequence[int], neutral: np.ndarray, words: str) -> Edit:
     """The edit after which some concepts say nothing."""
     target = np.full(len(neutral), np.nan)
     target[list(concepts)] = neutral[list(concepts)]
@@ -84,7 +86,7 @@ def silence(concepts: Sequence[int], neutral: np.ndarray, words: str) -> Edit:
 
 
 def edits_of(
-    model: EditableModel, row: int, levels: Levels, vocabulary: ConceptVocabulary, exchanges: int = 4
+    model: InterventionModel, row: int, levels: InterventionValues, vocabulary: ConceptVocabulary, exchanges: int = 4
 ) -> tuple[Edit, ...]:
     """Telling edits of one picture.
 
@@ -99,28 +101,33 @@ def edits_of(
         exchanges: siblings that are tried.
     """
     n, parents = len(vocabulary.metas), vocabulary.parent_index
-    scores, neutral = model.scores[row].numpy(), model.neutral.numpy()
+    scores, neutral = model.scores[row].numpy(), model.baseline.numpy()
     first, second = np.argsort(-scores[:n], kind="stable")[:2] if n > 1 else (0, 0)
     siblings = [m for m in np.flatnonzero(parents == parents[first]) if m != first and not np.isnan(levels.present[m])]
     swaps = [exchange(scores, int(first), int(other), levels, vocabulary) for other in siblings]
     if swaps:
         ends = torch.cat([model.scores[row][None], *(edit.at(scores, (1.0,)) for edit in swaps)])
-        chance = model.answer_one(row, ends).probabilities
+        chance = model.predict_one(row, ends).probabilities
         moved = np.abs(chance[1:] - chance[0]).sum(axis=1) / 2
         swaps = [swaps[i] for i in np.argsort(-moved, kind="stable")[:exchanges]]
     whole = [*np.flatnonzero(parents == parents[first]), n + parents[first]]
     return (
         *swaps,
-        silence([first], neutral, f"without {vocabulary.metas[first]}"),
-        silence(whole, neutral, f"without all of {vocabulary.parents[parents[first]]}"),
-        silence([second], neutral, f"without {vocabulary.metas[second]}"),
-        silence(range(len(scores)), neutral, "without any concept"),
+        ablate([first], neutral, f"without {vocabulary.metas[first]}"),
+        ablate(whole, neutral, f"without all of {vocabulary.parents[parents[first]]}"),
+        ablate([second], neutral, f"without {vocabulary.metas[second]}"),
+        ablate(range(len(scores)), neutral, "without any concept"),
     )
 
 
-def what_if_stories(
-    files: Run, model: EditableModel, rows: np.ndarray, levels: Levels, count: int = 3, exchanges: int = 4
-) -> list[Story]:
+def find_counterfactuals(
+    files: Run,
+    model: InterventionModel,
+    rows: np.ndarray,
+    levels: InterventionValues,
+    count: int = 3,
+    exchanges: int = 4,
+) -> list[Counterfactual]:
     """Choose pictures and edit them.
 
     Right answers of middling certainty whose labelled concept is seen, of different parents and countries: what is
@@ -135,7 +142,7 @@ def what_if_stories(
         exchanges: siblings that are tried for each.
     """
     meta, parent = files.meta_and_parent
-    chance = model.answer(rows).probabilities
+    chance = model.predict(rows).probabilities
     country = files.cells.country.astype(str)
     inside = country[None] == files.country[rows].astype(str)[:, None]  # (m, N)
     sure, right = (chance * inside).sum(axis=1), chance.argmax(axis=1) == files.cell_label[rows]
@@ -153,6 +160,6 @@ def what_if_stories(
     for row in chosen:
         edits = edits_of(model, row, levels, files.concepts, exchanges)
         scores = model.scores[row].numpy()
-        answers = tuple(model.answer_one(row, edit.at(scores)) for edit in edits)
-        stories.append(Story(row, f"{files.concepts.metas[meta[row]]}, {files.country[row]}", edits, answers))
+        answers = tuple(model.predict_one(row, edit.at(scores)) for edit in edits)
+        stories.append(Counterfactual(row, f"{files.concepts.metas[meta[row]]}, {files.country[row]}", edits, answers))
     return stories

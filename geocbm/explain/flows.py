@@ -14,7 +14,7 @@ from geocbm.errors import ParameterError
 from geocbm.explain.contributions import country_terms, country_weights, weighted_terms
 
 if TYPE_CHECKING:
-    from geocbm.explain.intervention_model import EditableModel
+    from geocbm.explain.intervention_model import InterventionModel
     from geocbm.geocells import Geocells
 
 
@@ -104,7 +104,7 @@ def place_of_cells(cells: Geocells) -> np.ndarray:
     return np.array([f"cell {number}" for number in range(len(country))])
 
 
-def flow_amounts(model: EditableModel, rows: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def flow_amounts(model: InterventionModel, rows: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What speaks for the named country in each picture, for `concept_flows`.
 
     Args:
@@ -116,7 +116,7 @@ def flow_amounts(model: EditableModel, rows: np.ndarray, place: np.ndarray) -> t
     Returns:
         `[m, k]` or `[m, k_m]` amounts and `[m]` countries.
     """
-    places = model.answer(rows)
+    places = model.predict(rows)
     if model.head.config.reads_scores:
         logits = torch.from_numpy(places.logits)
         country, terms = country_terms(model.head, model.scores[rows], logits, place)
@@ -130,7 +130,9 @@ def flow_amounts(model: EditableModel, rows: np.ndarray, place: np.ndarray) -> t
     return amount / np.maximum(amount.sum(axis=1, keepdims=True), 1e-12), country
 
 
-def picture_amounts(model: EditableModel, row: int, place: np.ndarray, most: int = 4) -> tuple[np.ndarray, np.ndarray]:
+def picture_amounts(
+    model: InterventionModel, row: int, place: np.ndarray, most: int = 4
+) -> tuple[np.ndarray, np.ndarray]:
     """What speaks for each of the likeliest countries of one picture, for `concept_flows`.
 
     Args:
@@ -143,7 +145,7 @@ def picture_amounts(model: EditableModel, row: int, place: np.ndarray, most: int
         `[C, k]` amounts, the positive terms of the log odds of each country, scaled to sum to its probability,
         and `[C]` countries.
     """
-    places = model.answer(np.array([row]))
+    places = model.predict(np.array([row]))
     logits, chance = torch.from_numpy(places.logits), places.probabilities[0]
     names, member = np.unique(place, return_inverse=True)
     by_country = np.bincount(member.reshape(-1), chance, len(names))

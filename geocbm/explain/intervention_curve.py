@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from geocbm.errors import ParameterError
-from geocbm.explain.concept_labels import Levels, Presence, measure_levels
+from geocbm.explain.concept_labels import ConceptLabels, InterventionValues, intervention_values
 from geocbm.explain.interventions import LEAST_SCORE, correct_concepts
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import Resamples, geoscore, spatial_blocks
@@ -43,11 +43,11 @@ Locate = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
 """From edited scores `(B, k)` to latitudes and longitudes `[B]`, degrees."""
 
 
-def urgency(
+def policy_priority(
     policy: str,
     scores: np.ndarray,
-    presence: Presence,
-    levels: Levels,
+    presence: ConceptLabels,
+    levels: InterventionValues,
     contribution: np.ndarray | None = None,
     seed: int = 0,
 ) -> np.ndarray:
@@ -87,14 +87,16 @@ def urgency(
     return np.where(presence.known, np.nan_to_num(value, nan=-1e9), -np.inf)
 
 
-def told_first(urgent: np.ndarray, n: int, unit: str, presence: Presence, parent_index: np.ndarray) -> np.ndarray:
+def corrected_mask(
+    urgent: np.ndarray, n: int, unit: str, presence: ConceptLabels, parent_index: np.ndarray
+) -> np.ndarray:
     """Which concepts are corrected after `n` steps.
 
     With single concepts a parent follows from its metas: it is there once one of them is known to be, and it is not
-    once all of them are known not to be. With families the largest urgency among a family's metas and parent counts.
+    once all of them are known not to be. With families the largest priority among a family's metas and parent counts.
 
     Args:
-        urgent: `[B, k]` of `urgency`.
+        urgent: `[B, k]` of `policy_priority`.
         n: steps.
         unit: a key of `UNITS`.
         presence: what is known of these pictures.
@@ -128,7 +130,7 @@ def _log(scores: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(scores, LEAST_SCORE))
 
 
-def steps_for(presence: Presence, unit: str, parent_index: np.ndarray) -> list[int]:
+def steps_for(presence: ConceptLabels, unit: str, parent_index: np.ndarray) -> list[int]:
     """Numbers of corrected concepts at which the error is measured, the last one all that are known."""
     n_metas = len(parent_index)
     known = presence.known[:, n_metas:] if unit == "families" else presence.known[:, :n_metas]
@@ -141,8 +143,8 @@ def steps_for(presence: Presence, unit: str, parent_index: np.ndarray) -> list[i
 def intervention_curve(
     locate: Locate,
     scores: np.ndarray,
-    presence: Presence,
-    levels: Levels,
+    presence: ConceptLabels,
+    levels: InterventionValues,
     parent_index: np.ndarray,
     lat: np.ndarray,
     lng: np.ndarray,
@@ -179,13 +181,13 @@ def intervention_curve(
     rows = []
     for policy in policies:
         draws = DRAWS if policy == "random" else 1
-        ranked = [urgency(policy, scores, presence, levels, contribution, seed + draw) for draw in range(draws)]
+        ranked = [policy_priority(policy, scores, presence, levels, contribution, seed + draw) for draw in range(draws)]
         resamples = Resamples(np.tile(blocks, draws), n_resamples, seed)
         best: np.ndarray | None = None
         for n in steps:
             km = []
             for urgent in ranked:
-                told = told_first(urgent, n, unit, presence, parent_index)
+                told = corrected_mask(urgent, n, unit, presence, parent_index)
                 place = locate(correct_concepts(given, told, presence.present, levels))
                 km.append(haversine_km(*place, lat, lng))
             errors = np.concatenate(km)
@@ -205,7 +207,7 @@ def _figure(name: str, interval: dict[str, float]) -> dict[str, float]:
     return {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
 
 
-def setbacks(curve: pd.DataFrame) -> pd.DataFrame:
+def non_monotone_steps(curve: pd.DataFrame) -> pd.DataFrame:
     """Steps at which the GeoScore lies below an earlier one by more than the interval: a curve should have none."""
     return curve[curve["change_high"] < 0]
 
@@ -213,7 +215,7 @@ def setbacks(curve: pd.DataFrame) -> pd.DataFrame:
 def choose_levels(
     locate: Locate,
     scores: np.ndarray,
-    presence: Presence,
+    presence: ConceptLabels,
     rows: np.ndarray,
     more_rows: np.ndarray,
     parent_index: np.ndarray,
@@ -221,7 +223,7 @@ def choose_levels(
     lng: np.ndarray,
     percentiles: Sequence[float] = PERCENTILES,
     seed: int = 0,
-) -> tuple[Levels, pd.DataFrame]:
+) -> tuple[InterventionValues, pd.DataFrame]:
     """Choose the percentile of the levels by the mean GeoScore of the curves on the validation split.
 
     Both units count, in random order: a level that suits only a model that is told everything would be of little use.
@@ -231,7 +233,7 @@ def choose_levels(
         scores: `[n, k]` of all pictures.
         presence: what is known of all pictures.
         rows: validation pictures.
-        more_rows: pictures to add for concepts with too few of them (`measure_levels`).
+        more_rows: pictures to add for concepts with too few of them (`intervention_values`).
         parent_index: `[k_m]`.
         lat: `[n]` degrees.
         lng: `[n]` degrees.
@@ -244,12 +246,12 @@ def choose_levels(
     known, given = presence.at(rows), scores[rows]
     tried = []
     for percentile in percentiles:
-        levels = measure_levels(scores, presence, rows, more_rows, percentile)
+        levels = intervention_values(scores, presence, rows, more_rows, percentile)
         points = []
         for unit in UNITS:
-            urgent = urgency("random", given, known, levels, seed=seed)
+            urgent = policy_priority("random", given, known, levels, seed=seed)
             for n in steps_for(known, unit, parent_index)[1:]:
-                told = told_first(urgent, n, unit, known, parent_index)
+                told = corrected_mask(urgent, n, unit, known, parent_index)
                 place = locate(correct_concepts(torch.from_numpy(given), told, known.present, levels))
                 points.append(float(geoscore(haversine_km(*place, lat[rows], lng[rows])).mean()))
         tried.append((levels, float(np.mean(points))))

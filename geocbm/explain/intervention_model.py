@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocbm.explain.interventions import ask, neutral_scores
+from geocbm.explain.interventions import baseline_scores, predict_with_scores
 from geocbm.training import row_reader
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Places(NamedTuple):
         return torch.from_numpy(self.logits).double().softmax(-1).numpy()
 
 
-class EditableModel:
+class InterventionModel:
     """Stage 2 of a run in one mode, to be asked about its pictures with other concepts.
 
     Args:
@@ -69,7 +69,7 @@ class EditableModel:
         self.scores = torch.cat(parts, dim=1).float().cpu()  # (n, k)
         self.concept_emb = concepts["concept_emb"].float().cpu()
         seen = None if train_rows is None else self.scores[train_rows]
-        self.neutral = neutral_scores(head, seen).detach().float().cpu()  # (k,)
+        self.baseline = baseline_scores(head, seen).detach().float().cpu()  # (k,)
 
     def _outputs(
         self, rows: np.ndarray, edited: Tensor | None, chunk: int
@@ -84,7 +84,7 @@ class EditableModel:
             some = slice(start, start + chunk)
             chosen = np.asarray(rows)[some]
             with torch.no_grad():
-                output = ask(
+                output = predict_with_scores(
                     self.head,
                     scores[some].to(device),
                     edited[some].to(device),
@@ -94,7 +94,7 @@ class EditableModel:
                 )
             yield chosen, output
 
-    def answer(self, rows: np.ndarray, edited: Tensor | None = None, chunk: int = 128) -> Places:
+    def predict(self, rows: np.ndarray, edited: Tensor | None = None, chunk: int = 128) -> Places:
         """Places of some pictures.
 
         Args:
@@ -115,19 +115,19 @@ class EditableModel:
             parts.append((lat.cpu().double(), lng.cpu().double(), output.cell_logits.cpu().float()))
         return Places(*(torch.cat(values).numpy() for values in zip(*parts, strict=True)))
 
-    def output_one(self, row: int, edited: Tensor) -> Stage2Output:
+    def forward_one(self, row: int, edited: Tensor) -> Stage2Output:
         """What Stage 2 says of one picture under many edits `(m, k)`."""
         (_, output), *_ = self._outputs(np.full(len(edited), row), edited, len(edited))
         return output
 
-    def answer_one(self, row: int, edited: Tensor) -> Places:
+    def predict_one(self, row: int, edited: Tensor) -> Places:
         """Places of one picture under many edits `(m, k)`."""
-        return self.answer(np.full(len(edited), row), edited)
+        return self.predict(np.full(len(edited), row), edited)
 
 
-def load_editable(
+def load_intervention_model(
     files: Run, features: FeatureStore, concepts: Mapping[str, Tensor], name: str = "stage2"
-) -> EditableModel:
+) -> InterventionModel:
     """Stage 2 of a run as it was trained, ready to be asked with other concepts.
 
     Args:
@@ -142,10 +142,10 @@ def load_editable(
     refiner = pipeline.load_refiner(files, head.config, name)
     concept_model = None if head.config.reads_scores else pipeline.load_stage1(files)
     decoder = pipeline.load_decoder(files, head, name)
-    return EditableModel(head, concepts, concept_model, features, refiner, files.rows["train"], decoder)
+    return InterventionModel(head, concepts, concept_model, features, refiner, files.rows["train"], decoder)
 
 
-def strict_model(files: Run, features: FeatureStore, concepts: dict[str, Tensor]) -> EditableModel:
+def linear_cbm(files: Run, features: FeatureStore, concepts: dict[str, Tensor]) -> InterventionModel:
     """The run's head in mode `concept_scores`; one is trained, and not kept, where the run has none.
 
     Args:
@@ -159,6 +159,6 @@ def strict_model(files: Run, features: FeatureStore, concepts: dict[str, Tensor]
     if head is None:
         config = pipeline.load_stage2(files).config.in_mode("concept_scores", tracking="disabled")
         head = pipeline.fit_stage2(files, config, concepts, features, name=None)[0]
-        return EditableModel(head, concepts, decoder=pipeline.make_decoder(files, head, concepts, features))
+        return InterventionModel(head, concepts, decoder=pipeline.make_decoder(files, head, concepts, features))
     name = "stage2" if pipeline.load_stage2(files).config.ablation_mode == "concept_scores" else "stage2_concept_scores"
-    return EditableModel(head, concepts, decoder=pipeline.load_decoder(files, head, name))
+    return InterventionModel(head, concepts, decoder=pipeline.load_decoder(files, head, name))

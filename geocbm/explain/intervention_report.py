@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 
 from geocbm.explain.ablation import FREQUENT, REMOVED, falls_to_prior, interval_of
-from geocbm.explain.concept_labels import Levels, Presence
-from geocbm.explain.counterfactuals import Story
+from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
+from geocbm.explain.counterfactuals import Counterfactual
 from geocbm.explain.flows import Flows, concept_flows, flow_amounts, picture_amounts, place_of_cells
 from geocbm.explain.intervention_curve import (
     POLICIES,
@@ -19,9 +19,9 @@ from geocbm.explain.intervention_curve import (
     choose_levels,
     intervention_curve,
     named_cell_terms,
-    setbacks,
+    non_monotone_steps,
 )
-from geocbm.explain.intervention_model import EditableModel, load_editable
+from geocbm.explain.intervention_model import InterventionModel, load_intervention_model
 from geocbm.metrics import figure_text, recordable
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def seen_picture(files: Run, encoder: ImageEncoder, row: int) -> Image:
     return encoder.crop(open_picture(image_files(files.table.iloc[[row]])[0]))
 
 
-def truth_in_words(presence: Presence) -> str:
+def truth_in_words(presence: ConceptLabels) -> str:
     """What is known of the true concepts, for the page."""
     metas = presence.present.sum(axis=1).mean()
     if presence.complete:
@@ -51,11 +51,13 @@ def truth_in_words(presence: Presence) -> str:
     return "The data has no ground truth: only the labelled concept of each picture is known to be there."
 
 
-def usual_levels(model: EditableModel, presence: Presence, files: Run) -> tuple[Levels, pd.DataFrame]:
+def usual_levels(
+    model: InterventionModel, presence: ConceptLabels, files: Run
+) -> tuple[InterventionValues, pd.DataFrame]:
     """Scores that stand for "there" and "not there", and how well each percentile did on the validation split."""
 
     def locate(edited: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        places = model.answer(files.rows["val"], edited)
+        places = model.predict(files.rows["val"], edited)
         return places.lat, places.lng
 
     levels, tried = choose_levels(
@@ -73,9 +75,9 @@ def usual_levels(model: EditableModel, presence: Presence, files: Run) -> tuple[
 
 
 def both_curves(
-    model: EditableModel,
-    presence: Presence,
-    levels: Levels,
+    model: InterventionModel,
+    presence: ConceptLabels,
+    levels: InterventionValues,
     files: Run,
     rows: np.ndarray,
     n_resamples: int = 1000,
@@ -94,7 +96,7 @@ def both_curves(
     """
 
     def locate(edited: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        places = model.answer(rows, edited, chunk=1024)
+        places = model.predict(rows, edited, chunk=1024)
         return places.lat, places.lng
 
     scores = model.scores[rows].numpy()
@@ -126,7 +128,7 @@ def curve_table(curve: pd.DataFrame) -> pd.DataFrame:
     """Curves in a row each: their ends, their mean and where they go the wrong way."""
     rows = []
     for (unit, policy), points in curve.groupby(["unit", "policy"], sort=False):
-        back = setbacks(points)
+        back = non_monotone_steps(points)
         first, last = points.iloc[0], points.iloc[-1]
         rows.append(
             {
@@ -145,7 +147,7 @@ def curve_sentence(curve: pd.DataFrame) -> str:
     """Whether the error falls as the model is told the truth, as the figures say."""
     first, last = curve.iloc[0], curve.iloc[-1]
     orders = curve.groupby(["unit", "policy"], sort=False)
-    good = sum(not len(setbacks(points)) for _, points in orders)
+    good = sum(not len(non_monotone_steps(points)) for _, points in orders)
     return (
         f"Told all that is known, the median error goes from {first['median_km']:,.0f} to {last['median_km']:,.0f} km. "
         f"In {good} of {len(orders)} orders no step is worse than an earlier one beyond noise."
@@ -156,13 +158,13 @@ def _interval(row: Any, name: str) -> str:
     return figure_text(_figure(row, name))
 
 
-def picture_flows(model: EditableModel, row: int, files: Run) -> Flows:
+def picture_flows(model: InterventionModel, row: int, files: Run) -> Flows:
     """Which concepts of one picture speak for which of its likeliest countries, see `picture_amounts`."""
     amount, country = picture_amounts(model, row, place_of_cells(files.cells))
     return _flows(amount, country, files, "terms in favour of the likeliest countries", 14)
 
 
-def named_flows(model: EditableModel, rows: np.ndarray, files: Run) -> Flows:
+def named_flows(model: InterventionModel, rows: np.ndarray, files: Run) -> Flows:
     """Which concepts speak for the countries that are named, over many pictures, see `flow_amounts`."""
     amount, country = flow_amounts(model, rows, place_of_cells(files.cells))
     exact = model.head.config.reads_scores
@@ -175,7 +177,7 @@ def _flows(amount: np.ndarray, country: np.ndarray, files: Run, what: str, most:
     return concept_flows(amount, country, concepts.metas, concepts.parents, concepts.parent_index, what, most)
 
 
-def edit_table(stories: Sequence[Story], files: Run) -> pd.DataFrame:
+def edit_table(stories: Sequence[Counterfactual], files: Run) -> pd.DataFrame:
     """Every edit at full strength: the likeliest country before and after, and how far the answer moved."""
     from geocbm.geodesy import haversine_km
 
@@ -201,36 +203,38 @@ def edit_table(stories: Sequence[Story], files: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def trained_modes(files: Run, features: FeatureStore, concepts: dict[str, torch.Tensor]) -> dict[str, EditableModel]:
+def trained_modes(
+    files: Run, features: FeatureStore, concepts: dict[str, torch.Tensor]
+) -> dict[str, InterventionModel]:
     """The main mode of a run, and the other modes that it has trained, by name."""
     from geocbm.models.stage2.config import ABLATION_MODES
 
-    main = load_editable(files, features, concepts)
+    main = load_intervention_model(files, features, concepts)
     mode = main.head.config.ablation_mode
-    found: dict[str, EditableModel] = {mode: main}
+    found: dict[str, InterventionModel] = {mode: main}
     for other in ABLATION_MODES:
         if other != mode and files.belongs(f"stage2_{other}.safetensors"):
-            found[other] = load_editable(files, features, concepts, f"stage2_{other}")
+            found[other] = load_intervention_model(files, features, concepts, f"stage2_{other}")
     return found
 
 
-def constants_are_left(model: EditableModel) -> bool:
+def constants_are_left(model: InterventionModel) -> bool:
     """Whether the logits without any concept are the constants of the linear layer, to 1e-4."""
     head = model.head
     with torch.inference_mode():
-        logits = head(model.neutral[None].to(head.cell_head.weight.device)).cell_logits[0]
+        logits = head(model.baseline[None].to(head.cell_head.weight.device)).cell_logits[0]
         return bool((logits - head.cell_head.bias).abs().max() < 1e-4)
 
 
 def intervention_records(
-    curve: pd.DataFrame, left: pd.DataFrame, reach: pd.DataFrame, levels: Levels, gap: float
+    curve: pd.DataFrame, left: pd.DataFrame, reach: pd.DataFrame, levels: InterventionValues, gap: float
 ) -> dict[str, float | dict[str, float]]:
     """Figures of the page: keys below `intervene`.
 
     Args:
         curve: of `both_curves`.
-        left: of `what_is_left`.
-        reach: of `what_reaches`.
+        left: of `ablate_all_concepts`.
+        reach: of `intervention_effect_by_mode`.
         levels: those in use.
         gap: largest deviation of contributions from the log odds.
     """
@@ -238,7 +242,7 @@ def intervention_records(
     for (unit, policy), points in curve.groupby(["unit", "policy"], sort=False):
         key = f"{unit}.{policy}"
         found[f"{key}.mean_geoscore"] = float(points["geoscore"].mean())
-        found[f"{key}.setbacks"] = len(setbacks(points))
+        found[f"{key}.setbacks"] = len(non_monotone_steps(points))
     for step, end in (("none", 0), ("all", -1)):
         point = curve.iloc[end]
         for name in ("median_km", "geoscore"):

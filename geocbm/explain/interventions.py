@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from geocbm.errors import ParameterError
-from geocbm.explain.concept_labels import Levels
+from geocbm.explain.concept_labels import InterventionValues
 from geocbm.explain.embedding import edited_embedding
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def swap_concepts(scores: Tensor, first: int, second: int, parent_index: np.ndar
     return scores[:, order]
 
 
-def neutral_scores(head: Stage2CrossAttentionGeoHead, train_scores: Tensor | None = None) -> Tensor:
+def baseline_scores(head: Stage2CrossAttentionGeoHead, train_scores: Tensor | None = None) -> Tensor:
     """Scores that say nothing, `(k,)`: those of an average training picture.
 
     For heads that read scores, the ones at which the term of every concept is 0: the mean of the training rows as the
@@ -114,7 +114,7 @@ def neutral_scores(head: Stage2CrossAttentionGeoHead, train_scores: Tensor | Non
 
 
 def remove_concepts(scores: Tensor, concepts: Sequence[int], neutral: Tensor) -> Tensor:
-    """Let concepts say nothing: their scores become those of `neutral_scores`, the others stay."""
+    """Let concepts say nothing: their scores become those of `baseline_scores`, the others stay."""
     columns = _columns(concepts, scores.shape[1])
     return set_scores(scores, columns, neutral.to(scores)[columns])
 
@@ -126,7 +126,7 @@ def family(concept: int, parent_index: np.ndarray) -> list[int]:
     return [*np.flatnonzero(parent_index == parent).tolist(), n + parent]
 
 
-def correct_concepts(scores: Tensor, told: np.ndarray, present: np.ndarray, levels: Levels) -> Tensor:
+def correct_concepts(scores: Tensor, told: np.ndarray, present: np.ndarray, levels: InterventionValues) -> Tensor:
     """Correct concepts to the truth: scores of present ones are raised to their level, those of absent ones lowered.
 
     A score that lies beyond its level already stays: to tell the model what it knows must not make it less sure.
@@ -145,7 +145,7 @@ def correct_concepts(scores: Tensor, told: np.ndarray, present: np.ndarray, leve
     return torch.where(torch.from_numpy(told).to(scores.device), right, scores)
 
 
-def ask(
+def predict_with_scores(
     head: Stage2CrossAttentionGeoHead,
     scores: Tensor,
     edited: Tensor,

@@ -13,13 +13,13 @@ import numpy as np
 
 from geocbm import plots
 from geocbm.errors import ParameterError
-from geocbm.explain.counterfactuals import Edit, exchange, silence
+from geocbm.explain.counterfactuals import Edit, ablate, exchange
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from geocbm.explain.concept_labels import Levels
-    from geocbm.explain.intervention_model import EditableModel
+    from geocbm.explain.concept_labels import InterventionValues
+    from geocbm.explain.intervention_model import InterventionModel
     from geocbm.run import Run
 
 NOTHING = -1
@@ -56,8 +56,8 @@ class WhatIfExplorer:
     def __init__(
         self,
         files: Run,
-        model: EditableModel,
-        levels: Levels,
+        model: InterventionModel,
+        levels: InterventionValues,
         rows: Sequence[int] | np.ndarray,
         picture_of: Callable[[int], Any],
     ) -> None:
@@ -92,7 +92,7 @@ class WhatIfExplorer:
         if take != NOTHING and put != NOTHING and take != put:
             return exchange(scores, take, put, self.levels, concepts)
         if take != NOTHING and put == NOTHING:
-            return silence([take], self.model.neutral.numpy(), f"without {concepts.metas[take]}")
+            return ablate([take], self.model.baseline.numpy(), f"without {concepts.metas[take]}")
         if put != NOTHING:
             target = np.full(len(scores), np.nan)
             for concept in (put, len(concepts.metas) + concepts.parent_index[put]):
@@ -103,7 +103,7 @@ class WhatIfExplorer:
     def figure(self) -> go.Figure:
         """The map for the present state of the controls."""
         row, strength, edit = int(self.picture.value), float(self.strength.value), self.edit
-        places = self.model.answer_one(row, edit.at(self.model.scores[row].numpy(), (strength,)))
+        places = self.model.predict_one(row, edit.at(self.model.scores[row].numpy(), (strength,)))
         title = edit.words if strength else "as the model sees it"
         place = float(self.files.lat[row]), float(self.files.lng[row])
         shown = f"{title}, strength {strength:.0%}" if strength else title

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from geocbm.encoders import ImageEncoder
     from geocbm.encoders.features import FeatureStore
-    from geocbm.explain.intervention_model import EditableModel
+    from geocbm.explain.intervention_model import InterventionModel
     from geocbm.models.stage1 import Stage1ConceptModel
     from geocbm.run import Run
 
@@ -37,7 +37,7 @@ class Overlays(NamedTuple):
 
 
 def attention_overlays(
-    files: Run, encoder: ImageEncoder, model: EditableModel, rows: Sequence[int], captions: Sequence[str]
+    files: Run, encoder: ImageEncoder, model: InterventionModel, rows: Sequence[int], captions: Sequence[str]
 ) -> Overlays:
     """Attention of Stage 2: the mean over its heads for each picture, and each head alone for the first one.
 
@@ -57,7 +57,7 @@ def attention_overlays(
     if not model.head.config.reads_tokens:
         return found
     for number, (row, caption) in enumerate(zip(rows, captions, strict=True)):
-        attention = model.output_one(row, model.scores[[row]]).attention[0].float().cpu().numpy()  # (heads, P)
+        attention = model.forward_one(row, model.scores[[row]]).attention[0].float().cpu().numpy()  # (heads, P)
         picture = seen_picture(files, encoder, row)
         shown = [(f"mean: {caption}", attention.mean(axis=0))]
         if number == 0 and len(attention) > 1:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
-from geocbm.explain.concept_labels import Presence
+from geocbm.explain.concept_labels import ConceptLabels
 from geocbm.explain.penalty import LEAST_PROBABILITY, choose_strength, fit_quietly, logistic
 from geocbm.metrics import figure_text, spatial_blocks
 
@@ -118,7 +118,7 @@ def named_only(scores: np.ndarray, n_metas: int) -> np.ndarray:
 
 
 def country_readings(
-    files: Run, scores: np.ndarray, presence: Presence, pooled: np.ndarray, seed: int = 0
+    files: Run, scores: np.ndarray, presence: ConceptLabels, pooled: np.ndarray, seed: int = 0
 ) -> dict[str, Reading]:
     """Read the country of the test pictures from everything that may tell it; the names are those of `READING_WORDS`.
 

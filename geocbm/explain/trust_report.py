@@ -28,7 +28,7 @@ def card_lines(
 
     Args:
         told: of `measure_told`.
-        left: of `what_is_left`.
+        left: of `ablate_all_concepts`.
         pointing: figures `map`, `chance`, `centre` and `attention`; empty where nobody knows where concepts are.
         deletion: figures `random` and `centre`: what the true cell's probability loses beyond these controls.
         stability: figures `same` (rank correlation of the same picture over seeds) and `different` (of others).

@@ -61,8 +61,8 @@ class Edit(Protocol):
         """What is edited."""
 
 
-class Story(Protocol):
-    """A picture and what the model answers to edits of it (`explain.Story`)."""
+class Counterfactual(Protocol):
+    """A picture and what the model answers to edits of it (`explain.Counterfactual`)."""
 
     @property
     def caption(self) -> str:
@@ -219,7 +219,7 @@ def edit_map(
 
 
 def what_if(
-    stories: Sequence[Story],
+    stories: Sequence[Counterfactual],
     strengths: Sequence[float],
     cells: Cells,
     true_places: Sequence[tuple[float, float]],
@@ -229,7 +229,7 @@ def what_if(
     """A map that follows two controls, in a page without Python: a list of edits, and a slider for their strength.
 
     Args:
-        stories: of `explain.what_if_stories`.
+        stories: of `explain.find_counterfactuals`.
         strengths: of the steps of the slider.
         cells: the cells.
         true_places: latitude and longitude of each picture, degrees.

@@ -35,7 +35,7 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
     import torch
 
     from geocbm.explain.contributions import explain_scores
-    from geocbm.explain.interventions import ask, neutral_scores
+    from geocbm.explain.interventions import baseline_scores, predict_with_scores
     from geocbm.explain.views import Question, explain_views
 
     countries = model.files.cells.country.astype(str)
@@ -59,7 +59,7 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
 
     def answer(edited: torch.Tensor) -> Any:
         n = len(edited) // views
-        return ask(
+        return predict_with_scores(
             head,
             scores.repeat(n, 1),
             edited,
@@ -73,7 +73,7 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
         with np.load(model.files.need("concept_scores.npz"), allow_pickle=False) as stored:
             rows = model.files.rows["train"]
             train = np.concatenate([stored["meta"][rows], stored["parent"][rows]], axis=1)
-        neutral = neutral_scores(head, torch.from_numpy(train.astype(np.float32)).to(model.device))
+        neutral = baseline_scores(head, torch.from_numpy(train.astype(np.float32)).to(model.device))
     inside = np.arange(len(countries)) == cell if cell is not None else countries == country
     target = f"cell {cell}, {countries[cell]}" if cell is not None else str(country)
     if views > 1:

@@ -16,7 +16,10 @@ def heads(trained_run):
     files = trained_run.files
     features = pipeline.open_features(files, "adapted", trained_run.cache)
     concepts = pipeline.predict_concepts(files, features)
-    strict, main = explain.strict_model(files, features, concepts), explain.load_editable(files, features, concepts)
+    strict, main = (
+        explain.linear_cbm(files, features, concepts),
+        explain.load_intervention_model(files, features, concepts),
+    )
     return explain.modes_explained(strict, main)
 
 
@@ -41,15 +44,15 @@ def test_each_explanation_is_of_the_country_its_head_answers(trained_run, heads)
 def test_the_country_is_that_of_the_point(trained_run, heads, monkeypatch):
     files, rows = trained_run.files, trained_run.files.rows["test"]
     model = heads["both"]
-    places = model.answer(rows)
+    places = model.predict(rows)
     put = {"France": (48.8, 2.3), "Kenya": (-1.2, 36.8)}
     for country, (lat, lng) in put.items():
         assert places_of([lat], [lng])["country"][0] == country
         there = places._replace(lat=np.full(len(rows), lat), lng=np.full(len(rows), lng))
-        monkeypatch.setattr(model, "answer", lambda rows, there=there: there)
+        monkeypatch.setattr(model, "predict", lambda rows, there=there: there)
         assert set(explain.named_countries(model, rows, files)) == {country}
     sea = places._replace(lat=np.full(len(rows), 0.0), lng=np.full(len(rows), -150.0))
-    monkeypatch.setattr(model, "answer", lambda rows: sea)
+    monkeypatch.setattr(model, "predict", lambda rows: sea)
     names = np.unique(files.cells.country)
     summed = [[chance[files.cells.country == name].sum() for name in names] for chance in sea.probabilities]
     assert explain.named_countries(model, rows, files).tolist() == names[np.argmax(summed, axis=1)].tolist()

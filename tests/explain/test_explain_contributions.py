@@ -102,7 +102,7 @@ def test_other_modes_are_explained_by_ablation():
     embedding = Stage2CrossAttentionGeoHead(
         8, WIDTH, N_CELLS, torch.randn(N_CELLS, 3), Stage2Config(ablation_mode="concept_only", embed_dim=16, heads=2)
     )
-    scores, neutral = some_scores(1), explain.neutral_scores(head)
+    scores, neutral = some_scores(1), explain.baseline_scores(head)
     with pytest.raises(ParameterError, match="by ablation; give answer and neutral"):
         explain.explain_scores(embedding, scores, COUNTRY == "A", "A", NAMES, N_METAS)
     # The answers of a linear head: what is lost without a concept is then its exact term.

@@ -1,7 +1,6 @@
 """Interventions against the truth: what is known, corrections, curves, and the page of a whole run."""
 
 from dataclasses import replace
-from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -10,11 +9,18 @@ import torch
 
 from geocbm import explain, pipeline, plots
 from geocbm.errors import ParameterError
-from geocbm.explain import Levels, Presence
-from geocbm.explain.concept_labels import measure_levels, with_parents
+from geocbm.explain import ConceptLabels, InterventionValues
+from geocbm.explain.concept_labels import intervention_values, with_parents
+from geocbm.explain.intervention_curve import (
+    POLICIES,
+    choose_levels,
+    corrected_mask,
+    intervention_curve,
+    policy_priority,
+    steps_for,
+)
 from geocbm.geodesy import haversine_km
 
-curves = import_module("geocbm.explain.intervention_curve")  # the package has a function of this name
 PARENTS = np.array([0, 0, 1, 1])
 
 
@@ -34,20 +40,22 @@ def test_parents_are_there_if_a_meta_is():
 def test_levels_are_percentiles_of_pictures_that_show_a_concept():
     scores = np.linspace(0, 1, 11)[:, None]
     present = np.arange(11)[:, None] >= 5
-    presence = Presence(present, np.ones_like(present))
-    levels = measure_levels(scores, presence, np.arange(11), np.array([0]), 75)
+    presence = ConceptLabels(present, np.ones_like(present))
+    levels = intervention_values(scores, presence, np.arange(11), np.array([0]), 75)
     assert levels.present[0] == pytest.approx(0.5 + 0.75 * 0.5) and levels.absent[0] == pytest.approx(0.1)
     # Six pictures show it; with two of them in the chosen rows the others are asked too.
-    few = measure_levels(scores, presence, np.array([0, 1, 5, 6]), np.arange(11), 75)
+    few = intervention_values(scores, presence, np.array([0, 1, 5, 6]), np.arange(11), 75)
     assert few.present[0] == pytest.approx(levels.present[0])
-    never = measure_levels(scores, Presence(np.zeros_like(present), presence.known), np.arange(11), np.arange(11), 50)
+    never = intervention_values(
+        scores, ConceptLabels(np.zeros_like(present), presence.known), np.arange(11), np.arange(11), 50
+    )
     assert np.isnan(never.present[0]) and never.absent[0] == pytest.approx(0.5)
     with pytest.raises(ParameterError, match="percentile is 5"):
-        measure_levels(scores, presence, np.arange(11), np.arange(11), 5)
+        intervention_values(scores, presence, np.arange(11), np.arange(11), 5)
 
 
 def test_a_correction_never_makes_a_right_score_less_sure():
-    levels = Levels(np.array([0.5, 0.5, np.nan]), np.array([0.1, 0.1, np.nan]), 75)
+    levels = InterventionValues(np.array([0.5, 0.5, np.nan]), np.array([0.1, 0.1, np.nan]), 75)
     scores = torch.tensor([[0.9, 0.2, 0.3], [0.3, 0.05, 0.3]])
     present = np.array([[True, False, True], [True, False, False]])
     told = np.ones((2, 3), dtype=bool)
@@ -59,52 +67,52 @@ def test_a_correction_never_makes_a_right_score_less_sure():
 
 def test_what_is_told_first():
     present = np.array([[True, False, False, False, True, False]])
-    presence = Presence(present, np.ones_like(present))
+    presence = ConceptLabels(present, np.ones_like(present))
     urgent = np.array([[0.1, 0.4, 0.3, 0.2, 9.0, 9.0]])
-    told = [curves.told_first(urgent, n, "concepts", presence, PARENTS)[0].tolist() for n in range(5)]
+    told = [corrected_mask(urgent, n, "concepts", presence, PARENTS)[0].tolist() for n in range(5)]
     assert told[0] == [False] * 6
     assert told[1] == [False, True, False, False, False, False]
     # Metas 2 and 3 are both known to be absent, and so is their parent; meta 0 tells that its own is there.
     assert told[3] == [False, True, True, True, False, True]
     assert told[4] == [True] * 6
-    largest = curves.told_first(np.array([[0.1, 0.4, 0.3, 0.2, 0.0, 0.9]]), 1, "families", presence, PARENTS)
+    largest = corrected_mask(np.array([[0.1, 0.4, 0.3, 0.2, 0.0, 0.9]]), 1, "families", presence, PARENTS)
     assert largest[0].tolist() == [False, False, True, True, False, True]
     with pytest.raises(ParameterError, match="unit='words'"):
-        curves.told_first(urgent, 1, "words", presence, PARENTS)
+        corrected_mask(urgent, 1, "words", presence, PARENTS)
 
 
 def test_where_only_labels_are_known_nothing_else_is_told():
     labelled = with_parents(np.array([[False, True, False, False]]), PARENTS)
-    presence = Presence(labelled, labelled)
-    assert not presence.complete and curves.steps_for(presence, "concepts", PARENTS) == [0, 1]
-    levels = Levels(np.full(6, 0.5), np.full(6, 0.1), 75)
-    urgent = curves.urgency("random", some_scores(1).numpy(), presence, levels)
-    told = curves.told_first(urgent, 5, "concepts", presence, PARENTS)
+    presence = ConceptLabels(labelled, labelled)
+    assert not presence.complete and steps_for(presence, "concepts", PARENTS) == [0, 1]
+    levels = InterventionValues(np.full(6, 0.5), np.full(6, 0.1), 75)
+    urgent = policy_priority("random", some_scores(1).numpy(), presence, levels)
+    told = corrected_mask(urgent, 5, "concepts", presence, PARENTS)
     assert told[0].tolist() == [False, True, False, False, True, False]
 
 
 def test_urgency_follows_its_policy():
-    levels = Levels(np.full(6, 0.64), np.full(6, 0.01), 75)  # halfway, in logarithms: 0.08
+    levels = InterventionValues(np.full(6, 0.64), np.full(6, 0.01), 75)  # halfway, in logarithms: 0.08
     scores = np.array([[0.08, 0.6, 0.02, 0.3, 0.5, 0.5]])
     present = np.array([[False, True, False, False, True, False]])
-    presence = Presence(present, np.ones_like(present))
-    uncertain = curves.urgency("uncertain", scores, presence, levels)[0]
+    presence = ConceptLabels(present, np.ones_like(present))
+    uncertain = policy_priority("uncertain", scores, presence, levels)[0]
     assert uncertain[0] == pytest.approx(0, abs=1e-6) and uncertain[:4].argmin() == 1
-    error = curves.urgency("error", scores, presence, levels)[0]
+    error = policy_priority("error", scores, presence, levels)[0]
     assert error[3] == pytest.approx(np.log(30), abs=1e-5) and error[:4].argmax() == 3
     terms = np.array([[-5.0, 1, 2, 3, 0, 0]])
-    assert curves.urgency("contribution", scores, presence, levels, terms)[0].argmax() == 0
+    assert policy_priority("contribution", scores, presence, levels, terms)[0].argmax() == 0
     with pytest.raises(ParameterError, match="needs the contributions"):
-        curves.urgency("contribution", scores, presence, levels)
+        policy_priority("contribution", scores, presence, levels)
     with pytest.raises(ParameterError, match="policy='luck'"):
-        curves.urgency("luck", scores, presence, levels)
+        policy_priority("luck", scores, presence, levels)
 
 
 def made_up_world(n: int = 120):
     """Pictures whose latitude is ten degrees per present meta, and a model that reads just that from the scores."""
     generator = np.random.default_rng(0)
     present = with_parents(generator.random((n, 4)) < 0.5, PARENTS)
-    presence = Presence(present, np.ones_like(present))
+    presence = ConceptLabels(present, np.ones_like(present))
     noisy = np.clip(np.where(present, 0.7, 0.3) + generator.normal(0, 0.3, present.shape), 0.01, 0.99)
     lat, lng = 10.0 * present[:, :4].sum(axis=1), generator.uniform(-170, 170, n)
 
@@ -116,8 +124,8 @@ def made_up_world(n: int = 120):
 
 def test_the_curve_falls_to_zero_where_concepts_are_all_there_is():
     locate, scores, presence, lat, lng = made_up_world()
-    levels = Levels(np.full(6, 0.8), np.full(6, 0.2), 75)
-    curve = curves.intervention_curve(
+    levels = InterventionValues(np.full(6, 0.8), np.full(6, 0.2), 75)
+    curve = intervention_curve(
         locate, scores, presence, levels, PARENTS, lat, lng, ("random", "uncertain", "error"), n_resamples=50
     )
     assert curve.groupby("policy")["n"].apply(list).map(tuple).unique().tolist() == [(0, 1, 2, 4)]
@@ -126,13 +134,13 @@ def test_the_curve_falls_to_zero_where_concepts_are_all_there_is():
     assert (curve[curve["n"] == 0]["geoscore"] < 4000).all()
     for _, points in curve.groupby("policy"):
         assert points["geoscore"].is_monotonic_increasing
-    assert not len(explain.setbacks(curve)) and curve["change"].isna().sum() == 3
+    assert not len(explain.non_monotone_steps(curve)) and curve["change"].isna().sum() == 3
     first = curve.set_index(["policy", "n"])["geoscore"]
     assert first["error", 1] > first["random", 1]
     assert "In 3 of 3 orders no step is worse" in explain.curve_sentence(curve) and "to 0 km" in explain.curve_sentence(
         curve
     )
-    assert "from " in plots.intervention_curves(curve, curves.POLICIES).layout.meta["alt"]
+    assert "from " in plots.intervention_curves(curve, POLICIES).layout.meta["alt"]
 
 
 def test_a_model_that_the_truth_misleads_has_setbacks():
@@ -142,16 +150,16 @@ def test_a_model_that_the_truth_misleads_has_setbacks():
         north, east = locate(edited)
         return -north, east
 
-    levels = Levels(np.full(6, 0.8), np.full(6, 0.2), 75)
-    far = Presence(np.ones_like(presence.present), presence.known)
-    curve = curves.intervention_curve(contrary, scores, far, levels, PARENTS, lat, lng, ("random",), n_resamples=50)
-    assert len(explain.setbacks(curve)) > 0 and "In 0 of 1 orders" in explain.curve_sentence(curve)
+    levels = InterventionValues(np.full(6, 0.8), np.full(6, 0.2), 75)
+    far = ConceptLabels(np.ones_like(presence.present), presence.known)
+    curve = intervention_curve(contrary, scores, far, levels, PARENTS, lat, lng, ("random",), n_resamples=50)
+    assert len(explain.non_monotone_steps(curve)) > 0 and "In 0 of 1 orders" in explain.curve_sentence(curve)
 
 
 def test_levels_are_chosen_by_the_validation_pictures():
     locate, scores, presence, lat, lng = made_up_world(60)
     rows = np.arange(60)
-    levels, tried = curves.choose_levels(locate, scores, presence, rows, rows, PARENTS, lat, lng, (50.0, 90.0))
+    levels, tried = choose_levels(locate, scores, presence, rows, rows, PARENTS, lat, lng, (50.0, 90.0))
     assert (
         tried["percentile"].tolist() == [50, 90]
         and levels.percentile == tried.loc[tried["geoscore"].idxmax(), "percentile"]
@@ -166,7 +174,7 @@ def world(trained_run):
     files = trained_run.files
     features = pipeline.open_features(files, "adapted", trained_run.cache)
     concepts = pipeline.predict_concepts(files, features)
-    return files, features, concepts, explain.strict_model(files, features, concepts)
+    return files, features, concepts, explain.linear_cbm(files, features, concepts)
 
 
 def test_a_strict_model_is_trained_where_the_run_has_none(world):
@@ -178,19 +186,19 @@ def test_a_strict_model_is_trained_where_the_run_has_none(world):
 def test_the_page_of_a_run_that_knows_only_labels(world):
     files, features, concepts, model = world
     test = files.rows["test"]
-    presence = explain.known_presence(files)
+    presence = explain.read_concept_labels(files)
     assert not presence.complete and presence.present.sum(axis=1).tolist() == [2] * len(files.table)
     levels, tried = explain.usual_levels(model, presence, files)
     assert (tried[""] == "chosen").sum() == 1 and "only the labelled concept" in explain.truth_in_words(presence)
     curve = explain.both_curves(model, presence, levels, files, test, 20)
     assert curve["n"].tolist() == [0, 1]
-    left = explain.what_is_left(files, model, test, 20)
+    left = explain.ablate_all_concepts(files, model, test, 20)
     assert left["median_km"].notna().all() and explain.constants_are_left(model)
-    places = model.answer(test, model.neutral.expand(len(test), -1))
+    places = model.predict(test, model.baseline.expand(len(test), -1))
     assert np.ptp(places.lat) == 0
     modes = explain.trained_modes(files, features, concepts) | {"concept_scores": model}
     assert list(modes) == ["both", "concept_only", "concept_scores"]
-    reach = explain.what_reaches(files, modes, presence, levels, test, 20)
+    reach = explain.intervention_effect_by_mode(files, modes, presence, levels, test, 20)
     records = explain.intervention_records(curve, left, reach, levels, 0.0)
     assert records["none.median_km"]["value"] == pytest.approx(curve["median_km"].iloc[0])
     assert records["both.removed_median_km"]["value"] == pytest.approx(reach["removed_km"].iloc[0])
@@ -202,13 +210,13 @@ def test_the_page_of_a_run_that_knows_only_labels(world):
 def test_answers_are_those_of_the_run(world, trained_run):
     files, features, concepts, _ = world
     test = files.rows["test"]
-    model = explain.load_editable(files, features, concepts)
+    model = explain.load_intervention_model(files, features, concepts)
     stored = pd.read_parquet(files.path("predictions.parquet"))
     stored = stored[stored["main"]].set_index("row").loc[test]
-    places = model.answer(test, chunk=4)
+    places = model.predict(test, chunk=4)
     assert haversine_km(places.lat, places.lng, stored["lat"], stored["lng"]).max() < 1
-    again = model.answer(test, model.scores[test])
-    assert (again.logits == model.answer(test).logits).all()
+    again = model.predict(test, model.scores[test])
+    assert (again.logits == model.predict(test).logits).all()
 
 
 def test_explanations_of_pictures_add_up_or_say_that_they_need_not(world):
@@ -216,7 +224,7 @@ def test_explanations_of_pictures_add_up_or_say_that_they_need_not(world):
     row = int(files.rows["test"][0])
     exact = explain.explain_country(model, row, files, "x")
     assert exact.method == explain.EXACT and abs(exact.gap) < 1e-4
-    main = explain.load_editable(files, features, concepts)
+    main = explain.load_intervention_model(files, features, concepts)
     ablated = explain.explain_country(main, row, files, "x")
     assert ablated.method == explain.BY_ABLATION and np.isfinite(ablated.terms[:6]).all()
     for flows in (explain.picture_flows(model, row, files), explain.named_flows(model, files.rows["test"], files)):

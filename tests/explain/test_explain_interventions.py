@@ -102,10 +102,10 @@ def test_a_family_is_a_parent_and_its_metas():
 @pytest.mark.parametrize("transform", ["none", "sqrt", "log"])
 def test_removing_all_concepts_leaves_the_constants(transform):
     head, scores = make_head(transform=transform), some_scores(3)
-    neutral = explain.neutral_scores(head)
+    neutral = explain.baseline_scores(head)
     removed = explain.remove_concepts(scores, range(K), neutral)
     with torch.inference_mode():
-        logits = explain.ask(head, scores, removed).cell_logits
+        logits = explain.predict_with_scores(head, scores, removed).cell_logits
     torch.testing.assert_close(logits, head.cell_head.bias.expand(3, -1), rtol=0, atol=1e-5)
 
 
@@ -113,17 +113,17 @@ def test_removing_all_concepts_leaves_the_constants(transform):
 def test_removing_one_concept_takes_away_its_term_and_no_other(transform):
     head, scores = make_head(transform=transform), some_scores(3)
     terms, _ = head.concept_contributions(scores)
-    removed = explain.remove_concepts(scores, [2], explain.neutral_scores(head))
-    change = explain.ask(head, scores, removed).cell_logits - head(scores).cell_logits
+    removed = explain.remove_concepts(scores, [2], explain.baseline_scores(head))
+    change = explain.predict_with_scores(head, scores, removed).cell_logits - head(scores).cell_logits
     torch.testing.assert_close(change, -terms[:, :, 2], rtol=1e-4, atol=1e-5)
 
 
 def test_neutral_scores_of_other_modes_need_training_scores():
     head = make_head("concept_only", concept_dim=32)
     with pytest.raises(ParameterError, match="give train_scores"):
-        explain.neutral_scores(head)
+        explain.baseline_scores(head)
     train = torch.tensor([[0.1, 0.9], [0.4, 0.1]])
-    assert explain.neutral_scores(head, train).tolist() == pytest.approx([0.2, 0.3])
+    assert explain.baseline_scores(head, train).tolist() == pytest.approx([0.2, 0.3])
 
 
 def test_no_edit_changes_nothing_in_any_mode():
@@ -134,7 +134,7 @@ def test_no_edit_changes_nothing_in_any_mode():
         for mode in ("both", "concept_only", "image_only", "concept_scores", "hybrid"):
             head = make_head(mode, concept_dim=K if mode in ("concept_scores", "hybrid") else 32)
             given = scores if head.config.reads_scores else said.concept_emb
-            answer = explain.ask(head, scores, scores.clone(), said.concept_emb, tokens, concepts)
+            answer = explain.predict_with_scores(head, scores, scores.clone(), said.concept_emb, tokens, concepts)
             assert (answer.cell_logits == head(given, tokens).cell_logits).all(), mode
 
 
@@ -146,7 +146,10 @@ def test_an_edit_reaches_the_modes_that_read_concepts_and_no_other():
         edited = explain.set_scores(scores, [0], 0.8)
         for mode in ("both", "concept_only", "image_only", "hybrid"):
             head = make_head(mode, concept_dim=K if mode == "hybrid" else 32)
-            answers = [explain.ask(head, scores, e, said.concept_emb, tokens, concepts) for e in (scores, edited)]
+            answers = [
+                explain.predict_with_scores(head, scores, e, said.concept_emb, tokens, concepts)
+                for e in (scores, edited)
+            ]
             moved = (answers[0].cell_logits - answers[1].cell_logits).abs().max()
             assert (moved > 1e-3) == (mode != "image_only"), mode
 
@@ -156,7 +159,7 @@ def test_ask_says_what_is_missing(given, message):
     head, scores = make_head("concept_only", concept_dim=32), some_scores(2)
     given = {name: torch.randn(2, 32) for name in given}
     with pytest.raises(ParameterError, match=message):
-        explain.ask(head, scores, scores, **given)
+        explain.predict_with_scores(head, scores, scores, **given)
 
 
 def test_the_embedding_of_patches_is_mixed_again_exactly():

@@ -15,7 +15,7 @@ from geocbm.errors import ParameterError
 from geocbm.explain import completeness, information, probes, similar
 from geocbm.explain import concept_information as told
 from geocbm.explain import sparsity as effective
-from geocbm.explain.concept_labels import Presence, known_presence
+from geocbm.explain.concept_labels import ConceptLabels, read_concept_labels
 from geocbm.explain.leakage import measure_leakage
 from geocbm.metrics import Resamples
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
@@ -192,7 +192,7 @@ def test_gains_are_paired_and_need_both_readings() -> None:
 
 def test_a_run_without_ground_truth_reads_what_can_be_read(trained_run: TinyRun) -> None:
     files = trained_run.files
-    presence = known_presence(files)
+    presence = read_concept_labels(files)
     with np.load(files.need("concept_scores.npz"), allow_pickle=False) as stored:
         scores = np.concatenate([stored["meta"], stored["parent"]], axis=1)
     pooled = np.random.default_rng(0).normal(size=(len(scores), 8))
@@ -303,10 +303,10 @@ def test_the_figure_of_what_concepts_tell_names_the_largest() -> None:
 def test_what_a_run_without_ground_truth_tells(trained_run: TinyRun) -> None:
     files = trained_run.files
     features = pipeline.open_features(files, "adapted", trained_run.cache)
-    model = explain.strict_model(files, features, pipeline.predict_concepts(files, features))
+    model = explain.linear_cbm(files, features, pipeline.predict_concepts(files, features))
     cells = np.zeros(len(files.rows["test"]), dtype=int)
     pooled = features.read_all("pooled").numpy()
-    found = told.measure_told(files, model, known_presence(files), pooled, cells, n_resamples=20)
+    found = told.measure_told(files, model, read_concept_labels(files), pooled, cells, n_resamples=20)
     assert found.leakage is None and len(found.names) == model.scores.shape[1]
     assert found.effective.gap < 1e-4
     assert "leakage cannot be measured" in told.leakage_in_words(found) and not len(told.leakage_table(found))
@@ -321,10 +321,10 @@ def test_what_a_run_without_ground_truth_tells(trained_run: TinyRun) -> None:
 def test_what_a_run_with_ground_truth_tells(trained_run: TinyRun) -> None:
     files = trained_run.files
     features = pipeline.open_features(files, "adapted", trained_run.cache)
-    model = explain.strict_model(files, features, pipeline.predict_concepts(files, features))
+    model = explain.linear_cbm(files, features, pipeline.predict_concepts(files, features))
     generator = np.random.default_rng(0)
     shown = generator.random(model.scores.shape) < 0.5
-    presence = Presence(shown, np.ones_like(shown))
+    presence = ConceptLabels(shown, np.ones_like(shown))
     cells = np.zeros(len(files.rows["test"]), dtype=int)
     found = told.measure_told(files, model, presence, features.read_all("pooled").numpy(), cells, n_resamples=20)
     assert {"hard", "true", "true_and_scores", "true_and_features"} <= set(found.readings)

@@ -29,7 +29,7 @@ def truth(trained_run: TinyRun) -> explain.MapTruth:
         features,
         concepts,
         pipeline.load_stage1(files),
-        explain.strict_model(files, features, concepts).head,
+        explain.linear_cbm(files, features, concepts).head,
         pipeline.load_stage2(files),
         pictures=3,
         n_resamples=20,

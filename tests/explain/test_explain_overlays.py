@@ -53,14 +53,14 @@ def test_attention_is_shown_as_mean_and_by_head(trained_run: TinyRun) -> None:
     features = pipeline.open_features(files, "adapted", trained_run.cache)
     concepts = pipeline.predict_concepts(files, features)
     encoder = pipeline.load_stage0(files)[1]
-    model = explain.load_editable(files, features, concepts)
+    model = explain.load_intervention_model(files, features, concepts)
     rows = files.rows["test"][:2].tolist()
     found = overlays.attention_overlays(files, encoder, model, rows, ["one", "two"])
     heads = model.head.config.heads
     assert found.captions == ["mean: one", *(f"head {i}" for i in range(1, heads + 1)), "mean: two"]
     assert all(grid.shape == tuple(encoder.grid) and grid.sum() == pytest.approx(1, abs=1e-5) for grid in found.grids)
     assert np.mean(found.grids[1 : heads + 1], axis=0) == pytest.approx(found.grids[0], abs=1e-5)
-    blind = explain.load_editable(files, features, concepts, "stage2_concept_only")
+    blind = explain.load_intervention_model(files, features, concepts, "stage2_concept_only")
     assert overlays.attention_overlays(files, encoder, blind, rows, ["one", "two"]).pictures == []
 
 
@@ -98,12 +98,12 @@ def test_the_box_is_the_largest_of_the_concept_in_what_the_model_sees() -> None:
 def test_the_card_of_a_run_has_a_line_for_each_question_that_was_asked(trained_run: TinyRun) -> None:
     files = trained_run.files
     features = pipeline.open_features(files, "adapted", trained_run.cache)
-    model = explain.strict_model(files, features, pipeline.predict_concepts(files, features))
+    model = explain.linear_cbm(files, features, pipeline.predict_concepts(files, features))
     test = files.rows["test"]
     cells = evaluation.main_predictions(files)["cell"].to_numpy()
     pooled = features.read_all("pooled").numpy()
-    told = explain.measure_told(files, model, explain.known_presence(files), pooled, cells, n_resamples=20)
-    left = explain.what_is_left(files, model, test, 20)
+    told = explain.measure_told(files, model, explain.read_concept_labels(files), pooled, cells, n_resamples=20)
+    left = explain.ablate_all_concepts(files, model, test, 20)
     lines = explain.card_lines(told, left)
     assert len(lines) == 5 and lines[0].verdict == card.YES
     assert next(line for line in lines if "only what the concepts tell" in line.question).verdict == card.UNKNOWN

@@ -10,7 +10,7 @@ from PIL import Image
 from geocbm import explain, pipeline, plots
 from geocbm.errors import ParameterError
 from geocbm.explain import live as explore
-from geocbm.explain.counterfactuals import STRENGTHS, Edit, exchange, silence
+from geocbm.explain.counterfactuals import STRENGTHS, Edit, ablate, exchange
 from geocbm.plots.what_if import ANSWER, BARS, CELLS, TRUTH
 
 PICTURE = Image.new("RGB", (48, 48), (90, 140, 90))
@@ -21,10 +21,10 @@ def world(trained_run):
     files = trained_run.files
     features = pipeline.open_features(files, "adapted", trained_run.cache)
     concepts = pipeline.predict_concepts(files, features)
-    model = explain.strict_model(files, features, concepts)
+    model = explain.linear_cbm(files, features, concepts)
     # One epoch teaches nothing; weights of some size make an edit visible.
     model.head.cell_head.weight.data.copy_(_weights(model.head.cell_head.weight.shape))
-    levels = explain.usual_levels(model, explain.known_presence(files), files)[0]
+    levels = explain.usual_levels(model, explain.read_concept_labels(files), files)[0]
     return files, model, levels
 
 
@@ -64,10 +64,10 @@ def test_an_exchange_takes_one_away_and_puts_the_other_in_its_place(world):
 
 def test_stories_begin_with_the_picture_as_it_is_seen(world):
     files, model, levels = world
-    stories = explain.what_if_stories(files, model, files.rows["test"], levels, count=2, exchanges=1)
+    stories = explain.find_counterfactuals(files, model, files.rows["test"], levels, count=2, exchanges=1)
     assert len({story.row for story in stories}) == 2
     for story in stories:
-        seen = model.answer(np.array([story.row]))
+        seen = model.predict(np.array([story.row]))
         assert [edit.words for edit in story.edits][-1] == "without any concept"
         for edit, places in zip(story.edits, story.answers, strict=True):
             assert len(places.lat) == len(STRENGTHS), edit.words
@@ -79,7 +79,7 @@ def test_stories_begin_with_the_picture_as_it_is_seen(world):
 
 def test_the_controls_of_the_figure_hold_what_the_model_answers(world):
     files, model, levels = world
-    stories = explain.what_if_stories(files, model, files.rows["test"], levels, count=2, exchanges=1)
+    stories = explain.find_counterfactuals(files, model, files.rows["test"], levels, count=2, exchanges=1)
     places = [(files.lat[story.row], files.lng[story.row]) for story in stories]
     fig = plots.what_if(stories, STRENGTHS, files.cells, places, [PICTURE] * 2)
     assert fig.data[0].mode == "lines", "the first trace must be lines for maps to draw offline"
@@ -110,7 +110,7 @@ def test_controls_describe_edits(explorer, world):
     assert explorer.edit.words == "as the model sees it" and np.isnan(explorer.edit.target).all()
     explorer.take.value = 2
     assert explorer.edit.words == f"without {metas[2]}"
-    assert explorer.edit.target[2] == silence([2], world[1].neutral.numpy(), "").target[2]
+    assert explorer.edit.target[2] == ablate([2], world[1].baseline.numpy(), "").target[2]
     explorer.put.value = 3
     assert explorer.edit.words == f"{metas[2]} → {metas[3]}"
     explorer.take.value = explore.NOTHING

@@ -12,7 +12,7 @@ from tiny_run import STAGE2, TinyRun
 from geocbm import analysis, pipeline
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.evaluation import methods as evaluation
-from geocbm.explain.intervention_model import load_editable
+from geocbm.explain.intervention_model import load_intervention_model
 from geocbm.files import read_json, write_json
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import geolocation_metrics, geoscore
@@ -71,7 +71,7 @@ def test_stored_page_and_new_photographs_are_answered_alike(copied_run) -> None:
     assert np.mean(same) > 0.7
     features = pipeline.open_features(files, "adapted", copied_run.cache)
     concepts = pipeline.predict_concepts(files, features)
-    edited = load_editable(files, features, concepts).answer(test)
+    edited = load_intervention_model(files, features, concepts).predict(test)
     np.testing.assert_allclose(edited.lat, places["lat"], atol=1e-4)
     training = {round(lat, 4) for lat in files.lat[files.rows["train"]]}
     centers = {round(float(lat), 4) for lat in files.cells.latlng[0]}
