@@ -70,7 +70,9 @@ def _picture(mime: str, bundle: Mapping[str, Any], metadata: Mapping[str, Any], 
 
 def _rich_output(output: Mapping[str, Any], identifier: str, where: str, strict: bool) -> str:
     """The best form of a displayed object: figure, HTML, image, Markdown or text."""
-    from nbconvert.filters import ansi2html, markdown2html_mistune
+    from nbconvert.filters import ansi2html
+
+    from geocbm.workbench.formulas import markdown_html
 
     bundle = output["data"]
     if PLOTLY_MIME in bundle:
@@ -85,7 +87,7 @@ def _rich_output(output: Mapping[str, Any], identifier: str, where: str, strict:
         return ""  # a live control is dead in a page, and its text form says nothing to a reader
     for mime in ("text/html", "text/markdown"):
         if mime in bundle:
-            text = bundle[mime] if mime == "text/html" else markdown2html_mistune(bundle[mime])
+            text = bundle[mime] if mime == "text/html" else markdown_html(bundle[mime])
             if strict and (undescribed := pictures(text)[1]):
                 raise ReportError(f"{where}: an image ({undescribed[0]}) has no alternative text; give its img an alt")
             return f'<div class="rich">{clean_html(text)}</div>'
@@ -131,14 +133,19 @@ def _outputs(cell: Mapping[str, Any], number: int, name: str, strict: bool) -> l
 
 def _cells(notebook: Any, name: str, strict: bool) -> list[dict[str, Any]]:
     """Cells as the template wants them: prose, code and outputs as finished HTML."""
-    from nbconvert.filters import Highlight2HTML, markdown2html_mistune
+    from nbconvert.filters import Highlight2HTML
+
+    from geocbm.workbench.formulas import markdown_html
 
     highlight = Highlight2HTML(pygments_lexer="python")
     cells: list[dict[str, Any]] = []
     for number, cell in enumerate(notebook.cells, start=1):
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "markdown":
-            prose = markdown2html_mistune(cell.source).replace("&#182;", "#")
+            try:
+                prose = markdown_html(cell.source).replace("&#182;", "#")
+            except UserError as problem:
+                raise ReportError(f"{name}, cell {number}: {problem}") from None
             if strict and pictures(prose)[1]:
                 raise ReportError(
                     f"{name}, cell {number}: an image has no alternative text; write ![what it shows](...)"

@@ -60,11 +60,13 @@ def clean_html(text: str) -> str:
     """
     import nh3
 
+    from geocbm.workbench.formulas import MATHML_ATTRIBUTES, MATHML_TAGS
+
     return nh3.clean(
         text,
-        tags=set(_TAG_NAMES.split()),
+        tags={*_TAG_NAMES.split(), *MATHML_TAGS.split()},
         clean_content_tags={"script", "style"},
-        attributes=_ATTRIBUTES,
+        attributes=_ATTRIBUTES | MATHML_ATTRIBUTES,
         attribute_filter=_keep_attribute,
         filter_style_properties=set(_STYLE_NAMES.split()),
         url_schemes={"http", "https", "mailto", "data"},
