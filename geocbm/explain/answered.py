@@ -10,6 +10,7 @@ import pandas as pd
 
 from geocbm.explain.contributions import Explanation, explain_scores
 from geocbm.explain.flows import place_of_cells
+from geocbm.geocells.distribution import sum_by_place
 from geocbm.geodesy import haversine_km
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ def named_countries(model: InterventionModel, rows: np.ndarray, files: Run) -> n
     from geocbm.predict.countries import CountryNames
 
     places, cells = model.predict(np.asarray(rows)), files.cells
-    names, member = np.unique(place_of_cells(cells), return_inverse=True)
-    member = member.reshape(-1)
-    believed = np.stack([np.bincount(member, chance, len(names)) for chance in places.probabilities])
+    names, believed = sum_by_place(places.probabilities, place_of_cells(cells))
     likeliest = names[believed.argmax(axis=1)].astype(str)
     if len(np.unique(cells.country)) < 2:
         return likeliest

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from geocbm.errors import ParameterError
+from geocbm.geocells.distribution import sum_by_place
 
 if TYPE_CHECKING:
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
@@ -229,13 +230,11 @@ def country_terms(
     Returns:
         `[B]` the most probable country and `[B, k]` terms.
     """
-    names, number = np.unique(np.asarray(cell_country, dtype=str), return_inverse=True)
+    names, by_country = sum_by_place(logits.cpu().double().softmax(-1).numpy(), cell_country)
     if len(names) < 2:
         raise ParameterError(f"all cells lie in {names[0]}; the odds of a country need another one")
-    member = torch.from_numpy(number.reshape(-1))
-    by_country = torch.zeros(len(logits), len(names), dtype=torch.float64)
-    by_country.index_add_(1, member, logits.cpu().double().softmax(-1))
-    best = by_country.argmax(1)  # (B,)
-    weights = country_weights(logits.cpu(), best[:, None] == member[None])[0]
+    named = names[by_country.argmax(1)]  # [B]
+    inside = torch.from_numpy(named[:, None] == np.asarray(cell_country, dtype=str)[None])  # (B, N)
+    weights = country_weights(logits.cpu(), inside)[0]
     terms, _ = weighted_terms(head, scores, weights.to(scores.device))
-    return names[best.numpy()], terms.cpu().numpy()
+    return named, terms.cpu().numpy()

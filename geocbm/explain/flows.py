@@ -12,6 +12,7 @@ import torch
 
 from geocbm.errors import ParameterError
 from geocbm.explain.contributions import country_terms, country_weights, weighted_terms
+from geocbm.geocells.distribution import sum_by_place
 
 if TYPE_CHECKING:
     from geocbm.explain.intervention_model import InterventionModel
@@ -122,9 +123,7 @@ def flow_amounts(model: InterventionModel, rows: np.ndarray, place: np.ndarray) 
         country, terms = country_terms(model.head, model.scores[rows], logits, place)
         amount = np.maximum(terms, 0.0)
     else:
-        names, member = np.unique(place, return_inverse=True)
-        by_country = np.zeros((len(rows), len(names)))
-        np.add.at(by_country.T, member.reshape(-1), places.probabilities.T)
+        names, by_country = sum_by_place(places.probabilities, place)
         country = names[by_country.argmax(axis=1)]
         amount = model.scores[rows].numpy()[:, : model.n_metas]
     return amount / np.maximum(amount.sum(axis=1, keepdims=True), 1e-12), country
@@ -147,10 +146,9 @@ def picture_amounts(
     """
     places = model.predict(np.array([row]))
     logits, chance = torch.from_numpy(places.logits), places.probabilities[0]
-    names, member = np.unique(place, return_inverse=True)
-    by_country = np.bincount(member.reshape(-1), chance, len(names))
+    names, by_country = sum_by_place(chance, place)
     best = np.argsort(-by_country, kind="stable")[:most]
-    inside = torch.from_numpy(member.reshape(-1)[None] == best[:, None])  # (C, N)
+    inside = torch.from_numpy(np.asarray(place, dtype=str)[None] == names[best, None])  # (C, N)
     weights = country_weights(logits.expand(len(best), -1), inside)[0]
     terms, _ = weighted_terms(model.head, model.scores[[row]].expand(len(best), -1), weights)
     amount = np.maximum(terms.cpu().numpy(), 0.0)

@@ -15,6 +15,7 @@ import numpy as np
 from geocbm.data import lineage
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, remake_advice
+from geocbm.geocells.distribution import sum_by_place
 from geocbm.geocells.kmeans import nearest
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 
@@ -78,6 +79,15 @@ class Geocells:
                 own[nearest(self.centers[own], points[rows])] if len(own) else nearest(self.centers, points[rows])
             )
         return cells
+
+    @property
+    def countries(self) -> np.ndarray:
+        """`[C]` sorted names of the countries that have cells."""
+        return np.unique(np.asarray(self.country, dtype=str))
+
+    def by_country(self, probabilities: np.ndarray) -> np.ndarray:
+        """Probabilities of countries `[..., C]` in the order of `countries`: sums of `[..., N]` over their cells."""
+        return sum_by_place(probabilities, self.country)[1]
 
     def save(self, path: str | Path, made_from: Mapping[str, str] | None = None) -> None:
         """Write the cells as `.npz` without pickled objects.

@@ -25,7 +25,7 @@ def in_half_precision(logits: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class CellBelief:
+class CellDistribution:
     """Logits of cells, and the temperature that turns them into probabilities.
 
     Attributes:
@@ -79,3 +79,59 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
     """Entropy in nats of rows `[m, N]`, `[m]`: 0 where one cell has everything, log N where all are alike."""
     safe = np.where(probabilities > 0, probabilities, 1.0)
     return -(probabilities * np.log(safe)).sum(axis=1)
+
+
+def cell_shares(cell: np.ndarray, label: np.ndarray, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """How the photographs of each cell are divided among larger places.
+
+    A cell lies in one country but may reach over several regions; its probability is then divided among them as its
+    training photographs are.
+
+    Args:
+        cell: `[n]` cells of the training photographs.
+        label: `[n]` their countries or regions; an empty text is no place.
+        n_cells: number of cells, N.
+
+    Returns:
+        `[R]` sorted names and `[N, R]` shares. Rows sum to 1, or to less where photographs of the cell have no name;
+        a cell without photographs has a row of zeros.
+
+    Raises:
+        ParameterError: the labels are not one for each photograph.
+    """
+    if len(cell) != len(label):
+        raise ParameterError(f"label has {len(label)} entries for {len(cell)} photographs; give one for each")
+    named = np.asarray(label, dtype=str) != ""
+    names, number = np.unique(np.asarray(label, dtype=str)[named], return_inverse=True)
+    counts = np.zeros((n_cells, len(names)))
+    np.add.at(counts, (np.asarray(cell)[named], number.reshape(-1)), 1.0)
+    return names, counts / np.maximum(np.bincount(cell, minlength=n_cells), 1)[:, None]
+
+
+def sum_by_place(probabilities: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of larger places, each the sum over its cells (`Geocells.by_country` for countries).
+
+    Args:
+        probabilities: `[..., N]` of cells.
+        place: `[N]` name of the larger place in which each cell lies.
+
+    Returns:
+        `[C]` sorted names and `[..., C]` sums.
+
+    Raises:
+        ParameterError: the places are not one for each cell.
+    """
+    if len(place) != probabilities.shape[-1]:
+        raise ParameterError(f"place has {len(place)} entries for {probabilities.shape[-1]} cells; give one for each")
+    names, number = np.unique(np.asarray(place, dtype=str), return_inverse=True)
+    return names, probabilities @ (number.reshape(-1)[:, None] == np.arange(len(names)))
+
+
+def argmax_region(belief: CellDistribution, names: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Name of the larger place with the highest sum for each photograph, `[n]`; empty where there are no names."""
+    from scipy.sparse import csr_array
+
+    if not len(names):
+        return np.full(len(belief), "")
+    few = csr_array(shares)  # a cell reaches over a few regions of thousands
+    return names[belief.gather(lambda p: (p @ few).argmax(axis=1), width=len(names))]

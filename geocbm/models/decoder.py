@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from geocbm.errors import ParameterError
-from geocbm.geocells.distribution import CellBelief, in_half_precision
+from geocbm.geocells.distribution import CellDistribution, in_half_precision
 from geocbm.geodesy import cartesian_to_latlng
 from geocbm.metrics import Resamples, error_km, fit_temperature, geoscore, spatial_blocks
 from geocbm.models.point_estimates import Candidates, ModeSearch, Points, best_points, candidates, choose_bandwidth
@@ -172,7 +172,7 @@ class Decoder:
         Returns:
             `[n]` latitudes and longitudes in degrees of the wanted points that can be had, by name.
         """
-        belief = CellBelief(in_half_precision(logits), self.temperature)
+        belief = CellDistribution(in_half_precision(logits), self.temperature)
         centers = self.places.centers
         found: dict[str, Points] = {name: own[name] for name in names if name in own}
         if "center" in names:
@@ -212,7 +212,7 @@ def fit_decoder(
     """
     half = in_half_precision(logits)
     temperature = fit_temperature(half, cell) if len(half) else 1.0
-    bandwidth = choose_bandwidth(CellBelief(half, temperature), places.centers, lat, lng)
+    bandwidth = choose_bandwidth(CellDistribution(half, temperature), places.centers, lat, lng)
     nobody = PointChoice("center", "argmax", 0, {})
     points = Decoder(nobody, temperature, bandwidth, places).points(half, own)
     return Decoder(choose_point(points, lat, lng, setting), temperature, bandwidth, places)

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from geocbm.errors import ParameterError
-from geocbm.geocells.distribution import NUMBERS_AT_ONCE, CellBelief
+from geocbm.geocells.distribution import NUMBERS_AT_ONCE, CellDistribution
 from geocbm.geodesy import EARTH_RADIUS_KM, cartesian_to_latlng, haversine_km
 from geocbm.metrics import error_km, geoscore
 
@@ -67,7 +67,7 @@ class ModeSearch:
         return top
 
 
-def mode_points(belief: CellBelief, centers: np.ndarray, bandwidth_km: float, steps: int = 15) -> Points:
+def mode_points(belief: CellDistribution, centers: np.ndarray, bandwidth_km: float, steps: int = 15) -> Points:
     """Highest point of the distribution after it was smoothed over the sphere.
 
     Every cell spreads its probability as a bell of width `bandwidth_km` round its centre (von Mises and Fisher's
@@ -87,7 +87,7 @@ def mode_points(belief: CellBelief, centers: np.ndarray, bandwidth_km: float, st
 
 
 def choose_bandwidth(
-    belief: CellBelief,
+    belief: CellDistribution,
     centers: np.ndarray,
     lat: np.ndarray,
     lng: np.ndarray,
@@ -106,7 +106,7 @@ def choose_bandwidth(
     if not len(belief):
         return choices[len(choices) // 2]
     rows = np.unique(np.linspace(0, len(belief) - 1, min(len(belief), BANDWIDTH_PHOTOGRAPHS)).astype(int))
-    some = CellBelief(belief.logits[rows], belief.temperature)
+    some = CellDistribution(belief.logits[rows], belief.temperature)
     scores = [geoscore(error_km(*mode_points(some, centers, width), lat[rows], lng[rows])).mean() for width in choices]
     return choices[int(np.argmax(scores))]
 
@@ -170,7 +170,7 @@ def candidates(
     return Candidates(xyz, worth)
 
 
-def best_points(belief: CellBelief, among: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def best_points(belief: CellDistribution, among: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The candidate with the highest expected GeoScore for every photograph.
 
     Args:
@@ -191,7 +191,7 @@ def best_points(belief: CellBelief, among: Candidates) -> tuple[np.ndarray, np.n
 
 
 def expected_km(
-    belief: CellBelief, centers: np.ndarray, scale_km: np.ndarray, lat: np.ndarray, lng: np.ndarray
+    belief: CellDistribution, centers: np.ndarray, scale_km: np.ndarray, lat: np.ndarray, lng: np.ndarray
 ) -> np.ndarray:
     """How far off an answer lies if the distribution is right: our measure of how localizable a photograph is.
 

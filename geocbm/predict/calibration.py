@@ -37,9 +37,9 @@ class Calibration:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities `[m, N]` of logits `[m, N]`."""
-        from geocbm.evaluation.uncertainty import CellBelief
+        from geocbm.evaluation.uncertainty import CellDistribution
 
-        return CellBelief(logits, self.temperature).probabilities(slice(None))
+        return CellDistribution(logits, self.temperature).probabilities(slice(None))
 
     def regions(self, probabilities: np.ndarray) -> list[tuple[Region, ...]]:
         """Regions of photographs with calibrated probabilities `[m, N]`, by rising coverage."""
@@ -71,7 +71,7 @@ def read_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None
     """
     from geocbm.evaluation.uncertainty import (
         COVERAGES,
-        CellBelief,
+        CellDistribution,
         cell_areas,
         conformal_quantile,
         rank_scores,
@@ -89,7 +89,7 @@ def read_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None
     if not len(logits):
         return None, f"{lacks}run {files.run!r} has no validation split"
     true_cell = files.cell_label[files.rows["val"]]
-    belief = CellBelief(logits, fit_temperature(logits, true_cell))
+    belief = CellDistribution(logits, fit_temperature(logits, true_cell))
     scores = np.empty(len(belief))
     for rows in belief.chunks():
         table = rank_scores(belief.probabilities(rows), np.ones(rows.stop - rows.start))

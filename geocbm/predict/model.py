@@ -83,7 +83,7 @@ class GeoCBM:
         self.prepare = Preparation(self.encoder)
         self._cell_places = _cell_places(files)
         self._country_names = CountryNames.of_run(files)
-        self._countries, self._country_of_cell = np.unique(files.cells.country.astype(str), return_inverse=True)
+        self._countries = files.cells.countries
 
     @classmethod
     def load(cls, run: str | Path, device: str | None = None) -> GeoCBM:
@@ -261,7 +261,7 @@ class GeoCBM:
         for i, photo in enumerate(read):
             views = slice(ends[i] - counts[i], ends[i])
             chance = cells[i] if calibrated is None else calibrated[i]
-            by_country = np.bincount(self._country_of_cell, weights=chance, minlength=len(self._countries))
+            by_country = self.files.cells.by_country(chance)
             named = _best(vocabulary.metas, metas[i], top_k)
             shares = dict(zip(self._countries.tolist(), by_country.tolist(), strict=True))
             differ = why_countries_differ(held_by[i], shares, str(self.files.cells.country[chance.argmax()]))

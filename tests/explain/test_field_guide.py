@@ -10,7 +10,7 @@ from PIL import Image
 
 from geocbm import pipeline, plots
 from geocbm.errors import ParameterError
-from geocbm.evaluation.uncertainty import CellBelief
+from geocbm.evaluation.uncertainty import CellDistribution
 from geocbm.explain import field_guide
 from geocbm.explain.field_guide import evidence
 from geocbm.workbench import field_guide_html as sheets
@@ -130,7 +130,7 @@ def test_mean_country_belief_sums_cells(trained_run):
     first, last = cells.country[0], cells.country[-1]
     logits[0, cells.country == first] = 0.0
     logits[1, cells.country == last] = 0.0
-    names, table = field_guide.mean_country_belief(CellBelief(logits), np.array([first, first]), cells)
+    names, table = field_guide.mean_country_belief(CellDistribution(logits), np.array([first, first]), cells)
     row = table[np.flatnonzero(names == first)[0]]
     assert row[names == first][0] == pytest.approx(0.5) and row[names == last][0] == pytest.approx(0.5)
     assert np.isnan(table[np.flatnonzero(names == last)[0]]).all()

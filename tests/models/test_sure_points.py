@@ -8,14 +8,14 @@ import pytest
 from geocbm import geocells
 from geocbm.errors import ParameterError
 from geocbm.evaluation import uncertainty as sure
-from geocbm.geocells.distribution import CellBelief
+from geocbm.geocells.distribution import CellDistribution
 from geocbm.geodesy import haversine_km, latlng_to_cartesian
 from geocbm.metrics import geoscore
 
 
 def believed(*rows):
     with np.errstate(divide="ignore"):
-        return CellBelief(np.maximum(np.log(np.array(rows, dtype=float)), -700))
+        return CellDistribution(np.maximum(np.log(np.array(rows, dtype=float)), -700))
 
 
 def test_two_neighbours_beat_a_likelier_cell_far_away():
@@ -42,7 +42,7 @@ def test_modes_across_the_antimeridian_and_the_poles(places, expected):
 
 def test_one_single_cell_answers_its_centre():
     centers = latlng_to_cartesian([12.0], [34.0])
-    belief = CellBelief(np.zeros((3, 1)))
+    belief = CellDistribution(np.zeros((3, 1)))
     found = sure.mode_points(belief, centers, 400.0), sure.best_points(belief, sure.candidates(centers, centers, [0]))
     for lat, lng, *_ in found:
         np.testing.assert_allclose(lat, 12)
@@ -60,7 +60,10 @@ def test_bandwidth_is_chosen_by_the_score_on_known_places():
     belief = believed([0.3, 0.3, 0.4])
     assert sure.choose_bandwidth(belief, centers, np.array([0.0]), np.array([1.0]), (20.0, 400.0)) == 400
     assert sure.choose_bandwidth(belief, centers, np.array([40.0]), np.array([100.0]), (20.0, 400.0)) == 20
-    assert sure.choose_bandwidth(CellBelief(np.empty((0, 3))), centers, np.empty(0), np.empty(0), (1.0, 2.0, 3.0)) == 2
+    assert (
+        sure.choose_bandwidth(CellDistribution(np.empty((0, 3))), centers, np.empty(0), np.empty(0), (1.0, 2.0, 3.0))
+        == 2
+    )
     with pytest.raises(ParameterError, match="bandwidth_km is 0"):
         sure.mode_points(belief, centers, 0.0)
 
@@ -83,7 +86,7 @@ def test_no_candidate_promises_more_than_the_one_that_is_answered():
     centers = latlng_to_cartesian(generator.uniform(-60, 60, 8), generator.uniform(-180, 180, 8))
     places = latlng_to_cartesian(generator.uniform(-60, 60, 40), generator.uniform(-180, 180, 40))
     among = sure.candidates(centers, places, generator.integers(0, 8, 40))
-    belief = CellBelief(generator.standard_normal((30, 8)))
+    belief = CellDistribution(generator.standard_normal((30, 8)))
     lat, lng, score = sure.best_points(belief, among)
     np.testing.assert_allclose(score, (belief.probabilities(slice(None)) @ among.worth.T).max(axis=1))
     assert (np.abs(lat) <= 90).all() and (np.abs(lng) <= 180).all()

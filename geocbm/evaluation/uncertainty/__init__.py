@@ -25,8 +25,7 @@ from geocbm.evaluation.uncertainty.page import (
 )
 from geocbm.evaluation.uncertainty.selective_prediction import risk_areas, risk_coverage
 from geocbm.evaluation.uncertainty.unlike import coverage_by_distance, distance_table, unlike_sentence
-from geocbm.geocells.distribution import CellBelief, entropy, in_half_precision
-from geocbm.geocells.hierarchy import cell_shares, likeliest, summed
+from geocbm.geocells.distribution import CellDistribution, argmax_region, cell_shares, entropy, in_half_precision
 from geocbm.models.decoder import POINT_WORDS, Decoder, Places, PointChoice, choose_point, fit_decoder
 from geocbm.models.point_estimates import (
     Candidates,
@@ -42,13 +41,14 @@ __all__ = [
     "POINT_WORDS",
     "Assessment",
     "Candidates",
-    "CellBelief",
+    "CellDistribution",
     "Decoder",
     "Places",
     "PointChoice",
     "Regions",
     "SureFigures",
     "abstention_table",
+    "argmax_region",
     "assess",
     "best_points",
     "calibrate_regions",
@@ -67,7 +67,6 @@ __all__ = [
     "hierarchy_table",
     "in_half_precision",
     "land_grid",
-    "likeliest",
     "localizability_table",
     "measure",
     "measure_regions",
@@ -83,6 +82,5 @@ __all__ = [
     "risk_coverage",
     "risk_curves",
     "risk_table",
-    "summed",
     "unlike_sentence",
 ]

@@ -10,8 +10,7 @@ import numpy as np
 from geocbm.errors import MismatchError
 from geocbm.evaluation.uncertainty.cell_area import cell_areas
 from geocbm.evaluation.uncertainty.conformal import Regions, calibrate_regions, measure_regions
-from geocbm.geocells.distribution import CellBelief, entropy
-from geocbm.geocells.hierarchy import cell_shares, likeliest
+from geocbm.geocells.distribution import CellDistribution, argmax_region, cell_shares, entropy
 from geocbm.metrics import error_km, fit_temperature, places_of, spatial_blocks
 from geocbm.models.decoder import ARGMAX, POINT_WORDS, Decoder, PointChoice
 from geocbm.models.point_estimates import Points, choose_bandwidth, expected_km
@@ -75,8 +74,8 @@ class Assessment:
 
     n_val: int
     temperature: float
-    raw: CellBelief
-    calibrated: CellBelief
+    raw: CellDistribution
+    calibrated: CellDistribution
     true_cell: np.ndarray
     lat: np.ndarray
     lng: np.ndarray
@@ -141,8 +140,8 @@ def assess(
     val, test = files.rows["val"], files.rows["test"]
     true_cell = files.cell_label[test]
     temperature = fit_temperature(logits["val"], files.cell_label[val]) if len(val) else 1.0
-    seen, belief = CellBelief(logits["val"], temperature), CellBelief(logits["test"], temperature)
-    raw = CellBelief(logits["test"])
+    seen, belief = CellDistribution(logits["val"], temperature), CellDistribution(logits["test"], temperature)
+    raw = CellDistribution(logits["test"])
     named_cell = belief.logits.argmax(axis=1)
     cell_km2 = cell_areas(cells, files.lat[train], files.lng[train], files.country[train])
     regions: list[Regions] = []
@@ -185,7 +184,9 @@ def assess(
     )
 
 
-def _named(files: Run, belief: CellBelief, named_cell: np.ndarray, answer: Points) -> dict[str, dict[str, np.ndarray]]:
+def _named(
+    files: Run, belief: CellDistribution, named_cell: np.ndarray, answer: Points
+) -> dict[str, dict[str, np.ndarray]]:
     """Whether countries and regions are named right, see `Assessment.named`."""
     cells, train, test = files.cells, files.rows["train"], files.rows["test"]
     countries = cell_shares(np.arange(len(cells)), cells.country, len(cells))
@@ -205,10 +206,10 @@ def _named(files: Run, belief: CellBelief, named_cell: np.ndarray, answer: Point
     return {
         "country": {
             "single": cells.country[named_cell] == country,
-            "summed": likeliest(belief, *countries) == country,
+            "summed": argmax_region(belief, *countries) == country,
         },
         "region": {
             "single": known & (region(*answer) == true_region),
-            "summed": known & (likeliest(belief, *regions) == true_region),
+            "summed": known & (argmax_region(belief, *regions) == true_region),
         },
     }

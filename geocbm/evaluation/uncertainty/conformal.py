@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geocbm.errors import ParameterError
-from geocbm.geocells.distribution import CellBelief
+from geocbm.geocells.distribution import CellDistribution
 
 COVERAGES = (0.80, 0.90, 0.95)
 
@@ -56,7 +56,7 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
 
 
 def calibrate_regions(
-    belief: CellBelief, true_cell: np.ndarray, coverages: Sequence[float] = COVERAGES, seed: int = 0
+    belief: CellDistribution, true_cell: np.ndarray, coverages: Sequence[float] = COVERAGES, seed: int = 0
 ) -> dict[float, float]:
     """Thresholds of the score for each wanted coverage, from photographs with known cells.
 
@@ -104,7 +104,7 @@ def region_mask(probabilities: np.ndarray, share: np.ndarray, threshold: float) 
 
 
 def measure_regions(
-    belief: CellBelief,
+    belief: CellDistribution,
     thresholds: Mapping[float, float],
     cell_km2: np.ndarray,
     truths: Mapping[str, np.ndarray],

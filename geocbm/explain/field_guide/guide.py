@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
-from geocbm.evaluation.uncertainty import CellBelief, cell_shares, likeliest, read_cell_scores
+from geocbm.evaluation.uncertainty import read_cell_scores
 from geocbm.explain.field_guide.evidence import Agreement, concept_reliability, count_table, distinctiveness, lift
 from geocbm.explain.field_guide.examples import best_rows
 from geocbm.explain.field_guide.model_view import country_contributions, look_alikes, mean_country_belief
+from geocbm.geocells.distribution import CellDistribution
 from geocbm.run import Run
 
 if TYPE_CHECKING:
@@ -157,10 +158,10 @@ class FieldGuide:
         return np.concatenate([self.files.rows["val"], self.files.rows["test"]])
 
     @cached_property
-    def belief(self) -> CellBelief:
+    def belief(self) -> CellDistribution:
         """Distributions over cells of the held-out rows."""
         logits = read_cell_scores(self.files)
-        return CellBelief(np.concatenate([logits["val"], logits["test"]]))
+        return CellDistribution(np.concatenate([logits["val"], logits["test"]]))
 
     @cached_property
     def _believed(self) -> tuple[np.ndarray, np.ndarray]:
@@ -227,7 +228,7 @@ class FieldGuide:
     def _named(self) -> np.ndarray:
         """The country with the highest sum over cells, for each held-out row."""
         cells = self.files.cells
-        return likeliest(self.belief, *cell_shares(np.arange(len(cells)), cells.country, len(cells)))
+        return cells.countries[self.belief.gather(cells.by_country).argmax(axis=1)]
 
     @property
     def heads_sentence(self) -> str:
@@ -246,8 +247,8 @@ class FieldGuide:
         cells = self.files.cells
         with torch.inference_mode():
             scores = torch.from_numpy(self.scores[self.held_out]).to(self.head.cell_head.weight)
-            belief = CellBelief(self.head(scores).cell_logits.float().cpu().numpy())
-        other = likeliest(belief, *cell_shares(np.arange(len(cells)), cells.country, len(cells)))
+            belief = CellDistribution(self.head(scores).cell_logits.float().cpu().numpy())
+        other = cells.countries[belief.gather(cells.by_country).argmax(axis=1)]
         return (
             f"Two heads speak on a sheet: what a concept adds in the model is of {self.head.config.ablation_mode}, "
             f"whose logits are sums over concepts; what a country is taken for is the answer of {mode}. They name the "

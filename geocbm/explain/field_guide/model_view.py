@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocbm.evaluation.uncertainty import CellBelief, cell_shares, summed
+from geocbm.geocells.distribution import CellDistribution
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,9 @@ def country_contributions(
     return names, means
 
 
-def mean_country_belief(belief: CellBelief, country: np.ndarray, cells: Geocells) -> tuple[np.ndarray, np.ndarray]:
+def mean_country_belief(
+    belief: CellDistribution, country: np.ndarray, cells: Geocells
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean probability of each country over the photographs of each country.
 
     Args:
@@ -62,8 +64,7 @@ def mean_country_belief(belief: CellBelief, country: np.ndarray, cells: Geocells
         `[C]` sorted names of countries that have cells, and `[C, C]`: row the true country (NaN where it has no
         photograph), column the believed one.
     """
-    names, shares = cell_shares(np.arange(len(cells)), cells.country, len(cells))
-    believed = belief.gather(lambda probabilities: summed(probabilities, shares), width=len(names))  # (n, C)
+    names, believed = cells.countries, belief.gather(cells.by_country)  # (n, C)
     table = np.full((len(names), len(names)), np.nan)
     for number, name in enumerate(names):
         own = country == name

@@ -52,7 +52,7 @@ def test_stored_logits_give_the_stored_answers(files):
     places = evaluation.main_predictions(files)
     assert stored["val"].shape == (len(files.rows["val"]), len(files.cells))
     assert stored["test"].dtype == np.float16
-    probability = sure.CellBelief(stored["test"]).probabilities(slice(None))
+    probability = sure.CellDistribution(stored["test"]).probabilities(slice(None))
     np.testing.assert_array_equal(probability.argmax(axis=1), places["cell"])
     np.testing.assert_allclose(probability.max(axis=1), places["confidence"], atol=1e-3)
 
