@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from geocbm.errors import MissingInputError, ParameterError
+from geocbm.errors import ParameterError
 from geocbm.files import sha256_file, sha256_text, write_json
 from geocbm_atlas.draw import LARGEST_SIZE, SMALLEST_SIZE, VisibleConcept, render
 from geocbm_atlas.facts import META_TO_SLOT
@@ -200,31 +200,3 @@ def _replace(temporary: Path, folder: Path) -> None:
     folder.rename(old / "data")
     temporary.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def load_ground_truth(folder_or_csv: str | Path) -> dict[str, dict[str, Any]]:
-    """Read what can really be seen in each scene.
-
-    Args:
-        folder_or_csv: the folder of a data set of the atlas, or the CSV in it.
-
-    Returns:
-        `pano_id` -> `{"country", "region", "labelled", "concepts"}`, where `concepts` lists
-        `{"meta_name", "parent_concept", "box", "area", "boxes"}` with boxes in parts of the picture.
-
-    Raises:
-        MissingInputError: if there is no ground truth, as for any real data set.
-    """
-    path = Path(folder_or_csv)
-    folder = path if path.is_dir() else path.parent
-    file = folder / "ground_truth.jsonl.gz"
-    if not file.is_file():
-        raise MissingInputError(
-            f"{file} is missing: only a data set made by `geocbm atlas make` knows what can be seen in its pictures"
-        )
-    truth = {}
-    with gzip.open(file, "rt", encoding="utf-8") as stream:
-        for line in stream:
-            entry = json.loads(line)
-            truth[entry.pop("pano_id")] = entry
-    return truth

@@ -154,11 +154,11 @@ def true_pairs(files: Run, encoder: ImageEncoder, rows: np.ndarray) -> Pairs | N
         ParameterError: a box has no four ends.
     """
     from geocbm.data import image_files
+    from geocbm.data.ground_truth import has_ground_truth, load_ground_truth
     from geocbm.data.images.pictures import open_picture
-    from geocbm_atlas.dataset import load_ground_truth
 
     folder = Path(files.table.attrs["folder"])
-    if not (folder / "ground_truth.jsonl.gz").exists():
+    if not has_ground_truth(folder):
         return None
     truth, names = load_ground_truth(folder), {name: i for i, name in enumerate(files.concepts.metas)}
     pano_id, label, paths = files.table["pano_id"].to_numpy(), files.meta_and_parent[0], image_files(files.table)

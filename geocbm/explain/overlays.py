@@ -122,10 +122,10 @@ def concept_overlays(
 
 def _ground_truth(files: Run) -> dict | None:
     """What can truly be seen in each panorama; None where nobody knows."""
-    from geocbm_atlas.dataset import load_ground_truth
+    from geocbm.data.ground_truth import has_ground_truth, load_ground_truth
 
     folder = Path(files.table.attrs["folder"])
-    return load_ground_truth(folder) if (folder / "ground_truth.jsonl.gz").exists() else None
+    return load_ground_truth(folder) if has_ground_truth(folder) else None
 
 
 def _window(files: Run, encoder: ImageEncoder, row: int) -> Box:

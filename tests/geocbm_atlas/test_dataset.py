@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from geocbm.data.ground_truth import load_ground_truth
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import sha256_file
-from geocbm_atlas.dataset import COLUMNS, load_ground_truth, write_atlas
+from geocbm_atlas.dataset import COLUMNS, write_atlas
 from geocbm_atlas.facts import META_TO_PARENT
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from geocbm import pipeline
 from geocbm.data import image_files
+from geocbm.data.ground_truth import has_ground_truth, load_ground_truth
 from geocbm.errors import ParameterError
 from geocbm.evaluation import baselines
 from geocbm.evaluation.baselines import Prediction
@@ -97,10 +98,8 @@ def _zero_shot_both(files: Run, validation: Validation, vanilla: np.ndarray) -> 
 
 def visible_concepts(files: Run) -> np.ndarray | None:
     """Features of the true list of visible concepts of every row; None where the data has no ground truth."""
-    from geocbm_atlas.dataset import load_ground_truth
-
     folder = Path(files.table.attrs["folder"])
-    if not (folder / "ground_truth.jsonl.gz").exists():
+    if not has_ground_truth(folder):
         return None
     truth = load_ground_truth(folder)
     visible = [truth[pano_id]["concepts"] for pano_id in files.table["pano_id"]]
