@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data import image_files, lineage
-from geocbm.metrics import Resamples, concept_intervals, spatial_blocks
-from geocbm.metrics.formatting import printable
+from geocbm.metrics import Resamples, concept_intervals, recordable, spatial_blocks
 from geocbm.metrics.table import metric
 from geocbm.run import Run
 
@@ -56,14 +55,13 @@ def concept_figures(
     """
     if not len(rows):
         return {}
-    meta, parent = files.meta_and_parent
+    meta = files.meta_and_parent[0]
     similarity = (model.meta_base @ model.meta_base.T).cpu().numpy()  # (k_m, k_m), rows are unit vectors
     return concept_intervals(
         predicted["meta"][rows],
         meta[rows],
         Resamples(spatial_blocks(files.lat[rows], files.lng[rows]), n_resamples, seed),
         predicted["parent"][rows],
-        parent[rows],
         files.concepts.parent_index,
         similarity=similarity,
         probabilities=True,
@@ -99,7 +97,7 @@ def concept_table(files: Run, figures: Mapping[str, Any], rows: np.ndarray) -> p
         [
             {
                 "figure": words,
-                "value": metric(f"stage1.{name}").entry(printable(figures[name])),
+                "value": metric(f"stage1.{name}").entry(recordable(figures[name])),
                 "most frequent class": metric(f"stage1.{name}").text(frequent[name]) if name in frequent else "",
             }
             for name, words in CONCEPT_WORDS.items()
@@ -119,7 +117,7 @@ def concepts_side_by_side(figures: Mapping[str, Mapping[str, Any]]) -> pd.DataFr
         if all(name in own for own in figures.values()):
             lines.append(
                 {"figure": words}
-                | {model: metric(f"stage1.{name}").entry(printable(own[name])) for model, own in figures.items()}
+                | {model: metric(f"stage1.{name}").entry(recordable(own[name])) for model, own in figures.items()}
             )
     return pd.DataFrame(lines)
 

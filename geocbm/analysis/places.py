@@ -16,10 +16,10 @@ from geocbm.metrics import (
     country_of,
     geolocation_intervals,
     geolocation_metrics,
+    recordable,
     recordables,
     spatial_blocks,
 )
-from geocbm.metrics.formatting import printable
 from geocbm.metrics.table import metric
 from geocbm.run import Run
 
@@ -133,7 +133,7 @@ PLACE_WORDS = {
 
 def _in_words(name: str, figures: Mapping[str, Any]) -> str:
     """One figure in its unit, with its interval; a distance over too many missing answers is no number."""
-    kept = printable(figures[name])
+    kept = recordable(figures[name])
     return "no answer" if kept is None else metric(f"stage2.{name}").entry(kept)
 
 

@@ -1,11 +1,18 @@
-"""Figures of merit and how sure they are.
+"""Metrics with their intervals.
 
 Distances are great-circle kilometres on a sphere of radius 6371.0 km. A prediction that is missing (NaN) counts as a
 miss everywhere. Intervals are bootstrap intervals that resample whole spatial blocks, because photographs taken side by
 side are not independent evidence.
 """
 
-from geocbm.metrics.bootstrap import bootstrap, geolocation_intervals, paired_difference, spatial_blocks
+from geocbm.metrics.bootstrap import (
+    bootstrap,
+    geolocation_intervals,
+    over_seeds,
+    paired_difference,
+    simultaneous_intervals,
+    spatial_blocks,
+)
 from geocbm.metrics.calibration import (
     calibration_error_by_chance,
     expected_calibration_error,
@@ -14,24 +21,37 @@ from geocbm.metrics.calibration import (
     reliability_bins,
 )
 from geocbm.metrics.concept import concept_intervals, concept_metrics, macro_recall
-from geocbm.metrics.formatting import NO_INTERVAL, figure_text, recordable, recordables, verdict
+from geocbm.metrics.formatting import (
+    NO_INTERVAL,
+    NOISE,
+    columns_of,
+    entry_of,
+    figure_text,
+    interval_text,
+    readable,
+    recordable,
+    recordables,
+    verdict,
+)
 from geocbm.metrics.geolocation import THRESHOLDS_KM, error_km, geoguessr_points, geolocation_metrics, geoscore
 from geocbm.metrics.places import country_accuracy, country_of, place_accuracy, places_of
 from geocbm.metrics.resamples import FEWEST_BLOCKS, Resamples
-from geocbm.metrics.seeds import over_seeds
-from geocbm.metrics.simultaneous import simultaneous_intervals
+from geocbm.metrics.table import metric
 
 __all__ = [
     "FEWEST_BLOCKS",
+    "NOISE",
     "NO_INTERVAL",
     "THRESHOLDS_KM",
     "Resamples",
     "bootstrap",
     "calibration_error_by_chance",
+    "columns_of",
     "concept_intervals",
     "concept_metrics",
     "country_accuracy",
     "country_of",
+    "entry_of",
     "error_km",
     "expected_calibration_error",
     "figure_text",
@@ -40,12 +60,15 @@ __all__ = [
     "geolocation_intervals",
     "geolocation_metrics",
     "geoscore",
+    "interval_text",
     "macro_recall",
+    "metric",
     "negative_log_likelihood",
     "over_seeds",
     "paired_difference",
     "place_accuracy",
     "places_of",
+    "readable",
     "recordable",
     "recordables",
     "reliability_bins",

@@ -90,7 +90,6 @@ def concept_metrics(
     meta_logits: Any,
     meta: Any,
     parent_logits: Any | None = None,
-    parent: Any | None = None,
     meta_to_parent: Any | None = None,
     similarity: Any | None = None,
     probabilities: bool = False,
@@ -117,7 +116,6 @@ def concept_metrics(
         meta_logits: `[n, k_m]` scores of the metas.
         meta: `[n]` true metas.
         parent_logits: `[n, k_p]` scores of the parents, or None without a parent head.
-        parent: `[n]` true parents; by default the parents of the true metas.
         meta_to_parent: `[k_m]` parent of each meta; needed for everything about parents.
         similarity: `[k_m, k_m]` cosine similarity of the base prototypes; needed for semantic closeness.
         probabilities: the scores are probabilities already, not logits.
@@ -129,7 +127,7 @@ def concept_metrics(
     Raises:
         ValueError: no rows, shapes or labels that do not fit together, or scores that are NaN.
     """
-    hits = _hits(meta_logits, meta, parent_logits, parent, meta_to_parent, similarity, probabilities, close)
+    hits = _hits(meta_logits, meta, parent_logits, meta_to_parent, similarity, probabilities, close)
     figures: dict[str, float] = {name: _mean(values, classes) for name, (values, classes) in hits.items()}
     return figures | _counts(hits)
 
@@ -139,38 +137,30 @@ def concept_intervals(
     meta: Any,
     blocks: Any,
     parent_logits: Any | None = None,
-    parent: Any | None = None,
     meta_to_parent: Any | None = None,
     similarity: Any | None = None,
     probabilities: bool = False,
     close: float = 0.7,
-    n: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, dict[str, float]]:
     """Every share of `concept_metrics` with its bootstrap interval (DECISIONS M5).
 
     Args:
         meta_logits: as in `concept_metrics`, and so are the other arguments of the same name.
         meta: `[n_rows]` true metas.
-        blocks: `[n_rows]` spatial blocks to resample, or `Resamples` of them, whose draws are then used.
+        blocks: `Resamples` of the photographs, or `[n_rows]` spatial blocks to resample.
         parent_logits: `[n_rows, k_p]` or None.
-        parent: `[n_rows]` or None.
         meta_to_parent: `[k_m]` or None.
         similarity: `[k_m, k_m]` or None.
         probabilities: whether the scores are probabilities.
         close: cosine of close metas.
-        n: number of resamples.
-        seed: of the resamples, the same for all figures.
-        level: share of resamples inside an interval.
 
     Returns:
         `value`, `low` and `high` by name; the interval of a macro recall is over resamples in which rare metas may be
-        missing, and they are left out there as they are in the figure.
+        missing, and they are left out there as they are in the value.
     """
-    hits = _hits(meta_logits, meta, parent_logits, parent, meta_to_parent, similarity, probabilities, close)
-    drawn = blocks if isinstance(blocks, Resamples) else Resamples(blocks, n, seed)
-    return {name: drawn.figure(values, groups=classes, level=level) for name, (values, classes) in hits.items()}
+    hits = _hits(meta_logits, meta, parent_logits, meta_to_parent, similarity, probabilities, close)
+    drawn = blocks if isinstance(blocks, Resamples) else Resamples(blocks)
+    return {name: drawn.figure(values, groups=classes) for name, (values, classes) in hits.items()}
 
 
 def _mean(values: np.ndarray, classes: np.ndarray | None) -> float:
@@ -190,7 +180,6 @@ def _hits(
     meta_logits: Any,
     meta: Any,
     parent_logits: Any | None,
-    parent: Any | None,
     meta_to_parent: Any | None,
     similarity: Any | None,
     probabilities: bool,
@@ -214,8 +203,7 @@ def _hits(
         parent_scores = None if parent_logits is None else _scores(parent_logits, "parent_logits")
         n_parents = int(owner.max()) + 1 if parent_scores is None else parent_scores.shape[1]
         owner = _labels(owner, n_parents, "meta_to_parent")
-        parents = owner[target] if parent is None else _labels(parent, n_parents, "parent")
-        same_length(meta=target, parent=parents)
+        parents = owner[target]
         marginal = _sums_by_parent(meta_scores, np.eye(n_parents)[owner], probabilities)
         hits["parent_top1_marginal"] = (_ranks(marginal, parents)[0] == 0, None)
         if parent_scores is not None:

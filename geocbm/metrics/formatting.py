@@ -1,64 +1,107 @@
-"""What may be said and kept of a figure with its interval."""
+"""Formatting: how a metric with its interval is written and kept, and tables of them as a page shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from geocbm.metrics.resamples import FEWEST_BLOCKS
+from geocbm.metrics.table import Metric, in_brackets, known, metric
 
 NO_INTERVAL = f"no interval: fewer than {FEWEST_BLOCKS} blocks of ground"
+NOISE = "no difference beyond noise"
 
 
-def figure_text(figure: Mapping[Any, Any], form: str = "{:,.0f}", factor: float = 1.0) -> str:
-    """A figure with its interval in words, such as `412 [380, 447]`; `412 (no interval)` where there is none.
+def interval_text(entry: float | Mapping[Any, Any], write: Callable[[float], str]) -> str:
+    """A metric with its interval, such as `412 [380, 447]`; `412 (no interval)` where its ends are not known.
 
     Args:
-        figure: `value`, `low` and `high`. An infinite median, in the value or at an end, is one over missing answers
-            and reads "no answer".
-        form: how a number is written.
-        factor: what numbers are multiplied by, such as 100 for percentages.
+        entry: a number, or `value`, `low` and `high`. An infinite median, in the value or at an end, is one over
+            missing answers and reads "no answer".
+        write: how a finite number is written.
 
     Returns:
         The text, empty where the value was not measured (NaN).
     """
 
-    def write(value: float) -> str:
-        return form.format(factor * value) if np.isfinite(value) else "no answer"
+    def finite(number: float) -> str:
+        return write(number) if np.isfinite(number) else "no answer"
 
-    value, low, high = (float(figure[key]) for key in ("value", "low", "high"))
+    if not isinstance(entry, Mapping):
+        return "" if np.isnan(entry) else finite(entry)
+    value, low, high = (float(entry[key]) for key in ("value", "low", "high"))
     if np.isnan(value):
         return ""
     if np.isnan(low) or np.isnan(high):
-        return f"{write(value)} (no interval)"
-    return f"{write(value)} [{write(low)}, {write(high)}]"
+        return f"{finite(value)} (no interval)"
+    return in_brackets(finite(value), finite(low), finite(high))
 
 
-def recordable(figure: Mapping[Any, Any]) -> float | dict[str, float] | None:
-    """A figure as a run may keep it: with its interval, as a number where an end is not finite, None without a value.
+def figure_text(figure: Mapping[Any, Any], form: str = "{:,.0f}", factor: float = 1.0) -> str:
+    """`interval_text` with a format string, and a factor such as 100 for percentages."""
+    return interval_text(figure, lambda value: form.format(factor * value))
+
+
+def columns_of(name: str, entry: Mapping[Any, Any]) -> dict[str, float]:
+    """A metric with its interval as columns of a table: `<name>`, `<name>_low` and `<name>_high`."""
+    return {name: entry["value"], f"{name}_low": entry["low"], f"{name}_high": entry["high"]}
+
+
+def entry_of(row: Mapping[Any, Any], name: str) -> dict[str, float]:
+    """The inverse of `columns_of`: `value`, `low` and `high` of a row."""
+    return {"value": row[name], "low": row.get(f"{name}_low", np.nan), "high": row.get(f"{name}_high", np.nan)}
+
+
+def readable(frame: pd.DataFrame, labels: Mapping[str, str | Metric] | None = None) -> pd.DataFrame:
+    """A table of numbers as a page shows it: each metric under its label and unit, with its interval in brackets.
 
     Args:
-        figure: `value`, `low` and `high`.
+        frame: columns named after a quantity of the table of metrics (`median_km`, `country_acc`, `geoscore_change`)
+            are written in its unit; with `<name>_low` and `<name>_high` beside them they stand with their interval.
+            Other columns stay as they are.
+        labels: heads of columns; a `Metric` instead says which unit a column has that is not called after one.
+
+    Returns:
+        A table of texts for the metrics, one column each.
     """
-    kept = {key: float(figure[key]) for key in ("value", "low", "high")}
-    if not np.isfinite(kept["value"]):
+    labels = labels or {}
+    shown: dict[str, Any] = {}
+    for name in map(str, frame.columns):
+        base = name.removesuffix("_low").removesuffix("_high")
+        if base != name and base in frame:
+            continue
+        given = labels.get(name)
+        own = given if isinstance(given, Metric) else metric(f"stage2.{name}") if known(f"stage2.{name}") else None
+        head = given if isinstance(given, str) else name if own is None else own.axis
+        if own is None:
+            shown[head] = frame[name].to_numpy()
+            continue
+        bounded = f"{name}_low" in frame
+        rows = frame.to_dict("records")
+        shown[head] = [interval_text(entry_of(row, name) if bounded else float(row[name]), own.write) for row in rows]
+    return pd.DataFrame(shown, index=frame.index)
+
+
+def recordable(entry: float | Mapping[Any, Any]) -> float | dict[str, float] | None:
+    """A metric as a run may keep it: with its interval, as a number where an end is not finite, None without a value.
+
+    Args:
+        entry: a number, or `value`, `low` and `high`.
+    """
+    kept = {key: float(entry[key]) for key in ("value", "low", "high")} if isinstance(entry, Mapping) else {}
+    value = kept["value"] if isinstance(entry, Mapping) else float(entry)
+    if not np.isfinite(value):
         return None
-    return kept if np.isfinite(list(kept.values())).all() else kept["value"]
+    return kept if kept and np.isfinite(list(kept.values())).all() else value
 
 
-def printable(figure: float | Mapping[Any, Any]) -> float | dict[str, float] | None:
-    """A number, or a figure with its interval, as `Metric.entry` writes it: see `recordable`."""
-    if isinstance(figure, Mapping):
-        return recordable(figure)
-    return float(figure) if np.isfinite(figure) else None
-
-
-def recordables(figures: Mapping[str, Mapping[Any, Any]]) -> dict[str, float | dict[str, float]]:
-    """What may be kept of several figures by name; those without a finite value are left out (see `recordable`)."""
-    kept = {name: recordable(figure) for name, figure in figures.items()}
-    return {name: figure for name, figure in kept.items() if figure is not None}
+def recordables(entries: Mapping[str, float | Mapping[Any, Any]]) -> dict[str, float | dict[str, float]]:
+    """What may be kept of several metrics by name; those without a finite value are left out (see `recordable`)."""
+    kept = {name: recordable(entry) for name, entry in entries.items()}
+    return {name: entry for name, entry in kept.items() if entry is not None}
 
 
 def verdict(change: Mapping[Any, Any], more_is_better: bool) -> str:
@@ -66,7 +109,7 @@ def verdict(change: Mapping[Any, Any], more_is_better: bool) -> str:
 
     Args:
         change: `value`, `low` and `high` of a method minus the one it is held against.
-        more_is_better: whether a higher figure is better; a distance is not.
+        more_is_better: whether a higher value is better; a distance is not.
     """
     value, low, high = (float(change[key]) for key in ("value", "low", "high"))
     if np.isnan(value):
@@ -74,5 +117,5 @@ def verdict(change: Mapping[Any, Any], more_is_better: bool) -> str:
     if np.isnan(low) or np.isnan(high):
         return NO_INTERVAL
     if low <= 0 <= high:
-        return "no difference beyond noise"
+        return NOISE
     return "better" if (value > 0) == more_is_better else "worse"

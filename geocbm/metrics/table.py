@@ -110,8 +110,13 @@ class Metric:
         if not isinstance(entry, Mapping):
             return self.text(entry)
         low, high = entry.get("low"), entry.get("high")
-        bracket = "" if low is None or high is None else f" [{self.write(low)}, {self.write(high)}]"
-        return self.text(entry["value"]) + bracket
+        known_ends = low is not None and high is not None
+        return in_brackets(self.text(entry["value"]), *(self.write(end) for end in ((low, high) if known_ends else ())))
+
+
+def in_brackets(value: str, *ends: str) -> str:
+    """A value as it is written, with the ends of its interval, if any: `412 [380, 447]`."""
+    return f"{value} [{', '.join(ends)}]" if ends else value
 
 
 def _rows(better: int, unit: Unit, change: bool = False, **labels: str) -> tuple[Metric, ...]:

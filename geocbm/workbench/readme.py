@@ -9,6 +9,7 @@ from typing import Any
 
 from geocbm.errors import MissingInputError
 from geocbm.files import read_json
+from geocbm.metrics import interval_text
 
 Metrics = Mapping[str, Any]
 
@@ -44,12 +45,7 @@ _OWN = {"stage1": ("meta_top1",), "stage2": ("median_km", "country_acc", "geosco
 
 def figure(entry: Any, form: str, factor: float = 1.0) -> str:
     """A metric with its interval, `454 [372, 529]`; empty where there is none."""
-    if entry is None:
-        return ""
-    if not isinstance(entry, Mapping):
-        return form.format(factor * entry)
-    low, high = (form.format(factor * entry[end]).replace("+", "") for end in ("low", "high"))
-    return f"{form.format(factor * entry['value'])} [{low}, {high}]"
+    return "" if entry is None else interval_text(entry, lambda value: form.format(factor * value))
 
 
 def answered(metrics: Metrics, method: str) -> str:

@@ -113,7 +113,7 @@ def test_concepts_by_hand():
     similarity[0, 1] = similarity[1, 0] = 0.7
     parent_scores = np.array([[2.0, 1.0], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0]])
     measured = metrics.concept_metrics(
-        probabilities, [0, 1, 2, 0], parent_scores, [0, 0, 1, 0], [0, 0, 1, 1], similarity, probabilities=True
+        probabilities, [0, 1, 2, 0], parent_scores, [0, 0, 1, 1], similarity, probabilities=True
     )
     assert measured["meta_top1"] == 1 / 4
     assert measured["meta_top5"] == 1

@@ -165,7 +165,7 @@ def test_concept_intervals_hold_the_metrics():
     owner, blocks = np.arange(12) % 4, generator.integers(0, 40, 300)
     given_parts = {"parent_logits": generator.normal(size=(300, 4)), "meta_to_parent": owner, "similarity": np.eye(12)}
     plain = metrics.concept_metrics(logits, meta, **given_parts)
-    found = metrics.concept_intervals(logits, meta, blocks, **given_parts, n=100)
+    found = metrics.concept_intervals(logits, meta, Resamples(blocks, n=100), **given_parts)
     assert set(found) == set(plain) - {"n", "n_classes", "n_parents"}
     assert (plain["n"], plain["n_classes"], plain["n_parents"]) == (300, 9, 4)
     for name, figure in found.items():

@@ -1,8 +1,11 @@
 """A metric's unit comes from its key: the same value under another key is written otherwise."""
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from geocbm.metrics.table import HIGHER, KM, LOWER, NUMBER, RATE, TABLE, known, metric
+from geocbm.metrics import columns_of, entry_of, readable, table
+from geocbm.metrics.table import HIGHER, KM, LOWER, NUMBER, RATE, TABLE, Metric, known, metric
 
 
 @pytest.mark.parametrize(
@@ -72,3 +75,22 @@ def test_no_row_is_hidden_by_one_before_it() -> None:
     for row in TABLE:
         key = row.key.replace("**.", "other.").replace("*", "x")
         assert metric(key).unit == row.unit and metric(key).better == row.better, row.key
+
+
+def test_a_table_of_numbers_is_shown_with_labels_units_and_intervals() -> None:
+    found = {"value": 412.3, "low": 380.0, "high": np.inf}
+    numbers = pd.DataFrame([{"place": "Chile", "hits": 0.5} | columns_of("median_km", found)])
+    assert entry_of(numbers.to_dict("records")[0], "median_km") == found
+    shown = readable(numbers, {"place": "country", "hits": metric("stage2.country_acc")})
+    assert shown.to_dict("records") == [
+        {"country": "Chile", "country right, %": "50.0", "median error, km": "412 [380, no answer]"}
+    ]
+
+
+def test_a_new_metric_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Metric("**.rural_acc", "rural road right", RATE, HIGHER)
+    monkeypatch.setattr(table, "TABLE", (row, *TABLE))
+    table._find.cache_clear()
+    assert metric("stage2.rural_acc").entry({"value": 0.5, "low": 0.4, "high": 0.6}) == "50.0 % [40.0, 60.0]"
+    assert list(readable(pd.DataFrame({"rural_acc": [0.5]}))) == ["rural road right, %"]
+    table._find.cache_clear()
