@@ -14,8 +14,9 @@ _EXACT_IN_SINGLE = 2**24  # whole numbers up to here are exact in single precisi
 FEWEST_BLOCKS = 8
 """Blocks below which there is no interval.
 
-In simulations of blocks of 1 to 15 photographs that are like one another (test_metrics_intervals.py repeats some), 95 % intervals of median, GeoScore and shares from 2 to 90 % hold the true value in 91 to 100 % of the cases from
-8 blocks on; with 5 blocks in 89 %, with 3 in 70 %, with 2 in 48 % (of the GeoScore, the worst of them).
+In simulations of blocks of 1 to 15 photographs that are like one another (test_metrics_intervals.py repeats some), 95 %
+intervals of median, GeoScore and shares from 2 to 90 % hold the true value in 91 to 100 % of the cases from 8 blocks
+on; with 5 blocks in 89 %, with 3 in 70 %, with 2 in 48 % (of the GeoScore, the worst of them).
 """
 
 

@@ -109,9 +109,8 @@ class Metric:
         """An entry of `metrics.json` with unit and interval: `412 km [380, 447]`."""
         if not isinstance(entry, Mapping):
             return self.text(entry)
-        low, high = entry.get("low"), entry.get("high")
-        known_ends = low is not None and high is not None
-        return in_brackets(self.text(entry["value"]), *(self.write(end) for end in ((low, high) if known_ends else ())))
+        ends = [entry[end] for end in ("low", "high") if entry.get(end) is not None]
+        return in_brackets(self.text(entry["value"]), *(self.write(end) for end in ends))
 
 
 def in_brackets(value: str, *ends: str) -> str:
