@@ -113,33 +113,20 @@ def _parameter_problems(source: Path, cells: list[Cell], code: list[Cell], trees
 
 
 def _config_fields(trees: list[ast.Module]) -> set[str]:
-    """Fields of the config classes that a notebook fills from ``globals()``: these parameters are read by name.
+    """Fields of the dataclasses that a notebook fills from ``globals()``: these parameters are read by name.
 
-    A call such as ``f(stage1.Stage1Config, globals())`` is recognised, and the class is read from the package's source.
+    A call such as ``config_fields(Stage1Config, globals())`` is recognised; the fields are read from the package's
+    source.
     """
     fields: set[str] = set()
     for call in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)):
-        if not any(isinstance(each, ast.Call) and ast.unparse(each) == "globals()" for each in call.args):
+        if "globals()" not in {ast.unparse(each) for each in call.args}:
             continue
-        for argument in call.args:
-            if not (isinstance(argument, ast.Attribute) and isinstance(argument.value, ast.Name)):
-                continue
-            for tree in _package_trees(argument.value.id):
-                for node in ast.walk(tree):
-                    if isinstance(node, ast.ClassDef) and node.name == argument.attr:
-                        fields.add(settings.OPTIONS)  # what it has no parameter for
-                        lines = [line for line in node.body if isinstance(line, ast.AnnAssign)]
-                        fields |= {line.target.id for line in lines if isinstance(line.target, ast.Name)}
+        for node in ast.walk(call):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+            if name in settings.CONFIGS.values():
+                fields |= {settings.OPTIONS, *settings.read_config(name)}
     return fields
-
-
-def _package_trees(name: str) -> Iterator[ast.Module]:
-    """Syntax trees of a module of the package, or of all modules of a subpackage."""
-    package = Path(__file__).resolve().parents[1]
-    for place in (package / name, package / "models" / name):
-        for file in [place.with_suffix(".py"), *sorted(place.glob("*.py"))]:
-            if file.is_file():
-                yield ast.parse(file.read_text(encoding="utf-8"))
 
 
 def _structure_problems(source: Path, cells: list[Cell], code: list[Cell], trees: list[ast.Module]) -> Iterator[str]:

@@ -18,8 +18,7 @@ from geocbm.files import atomic_path, sha256_file, write_json
 from geocbm.workbench import html as words
 from geocbm.workbench import keys, paths, records, settings, state
 from geocbm.workbench import rerun_command as again
-from geocbm.workbench.options import OPTIONS, check_parameters, checked_options
-from geocbm.workbench.parameters import Parameter, read_parameters, resolve, unknown
+from geocbm.workbench.parameters import Parameter, read_parameters, unknown
 from geocbm.workbench.stages import Chain, Stage, number_of, read_chain
 
 if TYPE_CHECKING:
@@ -48,13 +47,16 @@ def start(name: str, variables: dict[str, Any]) -> "Notebook":
     """
     _read_errors_as_sentences()
     declared = read_parameters(paths.notebooks_folder() / f"{name}.py")
+    number = number_of(name)
     for given in _injected_names():
+        if given in settings.settings_of(number, declared) and given not in declared:
+            raise ParameterError(
+                f"{given!r} is a setting of {settings.CONFIGS[number]} and no parameter of {name}; pass it with "
+                f"-p options '{{{given}: value}}', or start the notebook with: geocbm run --set {number}.{given}=value"
+            )
         if given not in declared:
             raise unknown(given, declared, name)
-    values = resolve(declared, {key: variables[key] for key in declared if key in variables}, name)
-    if OPTIONS in values:
-        check_parameters(number_of(name), declared, values)
-        values[OPTIONS] = checked_options(number_of(name), declared, values[OPTIONS], name)
+    values = settings.complete(number, declared, {key: variables[key] for key in declared if key in variables}, name)
     paths.check_run_name(values.get("run", "smoke"))
     for value in values.values():
         _need_world(value)

@@ -6,20 +6,19 @@ text, and an unknown name is only a warning. Here every value is brought to the 
 
 import ast
 import difflib
+import functools
 import io
-import math
 import re
 import tokenize
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 from geocbm.errors import MissingInputError, ParameterError
 
 _MARKER = re.compile(r"^# %%(?P<rest>.*)$")
 _TAGS = re.compile(r"tags=(\[[^\]]*\])")
-_SCALARS = {"bool", "int", "float", "str"}
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,6 @@ class Parameter:
     default: Any
     comment: str
     line: int = 0
-
-
-class _Mistyped(Exception):
-    """The value does not fit the annotation."""
 
 
 def read_cells(py_file: str | Path) -> list[Cell]:
@@ -110,20 +105,20 @@ def read_parameters(py_file: str | Path) -> dict[str, Parameter]:
     return found
 
 
-def read_settings(py_file: str | Path) -> dict[str, Parameter]:
-    """Read the fields of the one dataclass of a module without running it, so that no heavy import is needed.
+def read_fields(py_file: Path, class_name: str) -> tuple[list[str], dict[str, Parameter]]:
+    """Read the fields of a dataclass from its source, so that no heavy import is needed.
 
     Args:
-        py_file: a `config.py` of the package.
+        py_file: the module that holds it.
+        class_name: the dataclass.
 
     Returns:
-        Fields by name, in their order, without comments.
+        Names of its base classes, and its own fields by name, in their order, without comments.
     """
-    path = Path(py_file)
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    (settings,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
-    fields = [_declared(node, path.name, "") for node in settings.body if isinstance(node, ast.AnnAssign)]
-    return {field.name: field for field in fields}
+    tree = ast.parse(py_file.read_text(encoding="utf-8"))
+    (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    fields = [_declared(node, py_file.name, "") for node in found.body if isinstance(node, ast.AnnAssign)]
+    return [base.id for base in found.bases if isinstance(base, ast.Name)], {field.name: field for field in fields}
 
 
 def _declared(statement: ast.stmt, where: str, comment: str) -> Parameter:
@@ -157,13 +152,62 @@ def coerce(value: Any, parameter: Parameter) -> Any:
     Raises:
         ParameterError: If the value does not fit; the message names parameter, value and expected type.
     """
+    from pydantic import ValidationError
+
+    adapter, takes_none = _adapter(parameter.type)
+    # The text 'None' or 'null' must not be taken for a name where None is allowed.
+    if takes_none and isinstance(value, str) and value.strip().lower() in {"none", "null"}:
+        return None
     try:
-        return _fit(value, ast.parse(parameter.type, mode="eval").body)
-    except _Mistyped:
+        return adapter.validate_python(value)
+    except ValidationError:
         expected = parameter.type.replace("Literal[", "one of [")
         raise ParameterError(
             f"parameter {parameter.name}={value!r} does not fit: it takes {expected}, such as {parameter.default!r}"
         ) from None
+
+
+@functools.cache
+def _adapter(annotation: str) -> tuple[Any, bool]:
+    """Validator of an annotation, and whether it allows None.
+
+    Pydantic's own leniency is narrowed where it would guess (1 and "yes" for a flag, True for a number) and widened
+    where a command line or papermill brings a text for a list, a mapping or a number of a `Literal`.
+    """
+    from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter
+
+    class List:
+        def __class_getitem__(cls, item: Any) -> Any:
+            return Annotated[list[item], BeforeValidator(_as_list)]
+
+    class Dict:
+        def __class_getitem__(cls, _items: Any) -> Any:
+            return Annotated[dict[str, Any], BeforeValidator(_as_mapping)]
+
+    class Choice:
+        def __class_getitem__(cls, choices: Any) -> Any:
+            choices = choices if isinstance(choices, tuple) else (choices,)
+            return Annotated[Literal[choices], BeforeValidator(lambda value: _as_choice(value, choices))]
+
+    names = {
+        "bool": Annotated[bool, Strict(), BeforeValidator(_as_flag)],
+        "int": Annotated[int, BeforeValidator(_no_flag)],
+        "float": Annotated[float, BeforeValidator(_no_flag)],
+        "str": Annotated[str, Field(coerce_numbers_to_str=True)],  # a run named 2024 arrives as a number
+        "list": List,
+        "dict": Dict,
+        "Literal": Choice,
+        "Any": Any,
+    }
+    try:
+        kind = eval(annotation, {"__builtins__": {}}, names)
+    except (NameError, TypeError, SyntaxError):
+        raise ParameterError(
+            f"the annotation {annotation!r} is not supported; use bool, int, float, str, list[...], "
+            "dict[str, Any], Literal[...] or one of these with | None"
+        ) from None
+    kind = {List: List[Any], Dict: Dict[str, Any]}.get(kind, kind) if isinstance(kind, type) else kind
+    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)), type(None) in get_args(kind)
 
 
 def resolve(parameters: Mapping[str, Parameter], given: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -192,111 +236,40 @@ def unknown(name: str, known: Iterable[str], where: str) -> ParameterError:
     return ParameterError(f"{where} has no parameter {name!r}; {hint}Its parameters are: {listed}")
 
 
-def _fit(value: Any, annotation: ast.expr) -> Any:
-    """Convert ``value`` to what the annotation's syntax tree asks for."""
-    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
-        sides = [annotation.left, annotation.right]
-        # None first: the text 'None' or 'null' must not be taken for a name where None is allowed.
-        for side in sorted(sides, key=lambda side: not _is_none(side)):
-            try:
-                return _fit(value, side)
-            except _Mistyped:
-                continue
-        raise _Mistyped
-    if _is_none(annotation):
-        if value is None or (isinstance(value, str) and value.strip().lower() in {"none", "null"}):
-            return None
-        raise _Mistyped
-    if ast.unparse(annotation) in ("dict", "dict[str, Any]"):
-        return _as_mapping(value)
-    if isinstance(annotation, ast.Subscript) and isinstance(annotation.value, ast.Name | ast.Attribute):
-        kind = annotation.value.id if isinstance(annotation.value, ast.Name) else annotation.value.attr
-        if kind == "Literal":
-            inner = annotation.slice
-            choices = [ast.literal_eval(each) for each in (inner.elts if isinstance(inner, ast.Tuple) else [inner])]
-            for choice in choices:
-                if (type(choice) is type(value) and choice == value) or (
-                    isinstance(choice, int | float) and str(choice).lower() == str(value).lower()
-                ):
-                    return choice
-            raise _Mistyped
-        if kind == "list":
-            return [_fit(each, annotation.slice) for each in _as_list(value)]
-    if isinstance(annotation, ast.Name) and annotation.id == "list":
-        return _as_list(value)
-    if isinstance(annotation, ast.Name) and annotation.id in _SCALARS:
-        return _scalar(value, annotation.id)
-    raise ParameterError(
-        f"the annotation {ast.unparse(annotation)!r} is not supported; use bool, int, float, str, list[...], "
-        "dict[str, Any], Literal[...] or one of these with | None"
-    )
+def _as_flag(value: Any) -> Any:
+    return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
-def _is_none(annotation: ast.expr) -> bool:
-    return isinstance(annotation, ast.Constant) and annotation.value is None
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a flag is no number")
+    return value.strip() if isinstance(value, str) else value
 
 
-def _as_list(value: Any) -> list[Any]:
-    if isinstance(value, str):
-        text = value.strip()
-        if not (text.startswith("[") and text.endswith("]")):
-            raise _Mistyped
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = [each.strip() for each in text[1:-1].split(",") if each.strip()]
-    if not isinstance(value, list | tuple):
-        raise _Mistyped
-    return list(value)
+def _as_choice(value: Any, choices: tuple[Any, ...]) -> Any:
+    numbers = {str(choice).lower(): choice for choice in choices if not isinstance(choice, str)}
+    return value if value in choices else numbers.get(str(value).lower(), value)
 
 
-def _as_mapping(value: Any) -> dict[str, Any]:
+def _as_list(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    text = value.strip() if isinstance(value, str) else ""
+    if not (text.startswith("[") and text.endswith("]")):
+        return value
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # plain words, as a shell passes them
+        return [each.strip() for each in text[1:-1].split(",") if each.strip()]
+
+
+def _as_mapping(value: Any) -> Any:
     """A mapping of names to values; a text is read as YAML, which holds JSON and Python's own way of writing one."""
-    if isinstance(value, str):
-        import yaml
+    if not isinstance(value, str):
+        return value
+    import yaml
 
-        try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise _Mistyped from None
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise _Mistyped
-    return dict(value)
-
-
-def _scalar(value: Any, kind: str) -> Any:
-    if kind == "str":
-        if isinstance(value, str):
-            return value
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)  # a run named 2024 arrives as a number
-        raise _Mistyped
-    if isinstance(value, str):
-        value = _number_or_flag(value.strip(), kind)
-    if kind == "bool":
-        if isinstance(value, bool):
-            return value
-        raise _Mistyped
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _Mistyped
-    if kind == "float":
-        return float(value)
-    if isinstance(value, float) and not value.is_integer():
-        raise _Mistyped
-    return int(value)
-
-
-def _number_or_flag(text: str, kind: str) -> Any:
-    if kind == "bool":
-        flags = {"true": True, "false": False}
-        if text.lower() in flags:
-            return flags[text.lower()]
-        raise _Mistyped
     try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        raise _Mistyped from None
+        return yaml.safe_load(value)
+    except yaml.YAMLError as problem:
+        raise ValueError(str(problem)) from None

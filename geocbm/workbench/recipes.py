@@ -8,51 +8,16 @@ stage become its configuration.
 from __future__ import annotations
 
 import difflib
-import re
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
-from geocbm.errors import MissingInputError, ParameterError
-from geocbm.workbench.stages import NUMBER
+from geocbm.errors import ParameterError
+from geocbm.workbench.settings import read_recipe
 
+__all__ = ["Recipe", "config_fields", "read_recipe", "with_recipe"]
 Config = TypeVar("Config")
 Recipe = dict[str, dict[str, Any]]
 """Parameters by the number of a notebook."""
-
-
-def read_recipe(path: str | Path) -> Recipe:
-    """Read a recipe.
-
-    Args:
-        path: a YAML file such as `notebooks/recipes/refined.yaml`.
-
-    Returns:
-        Parameters by the number of a notebook.
-
-    Raises:
-        MissingInputError: there is no such file.
-        ParameterError: it is no recipe.
-    """
-    import yaml
-
-    path = Path(path)
-    if not path.is_file():
-        raise MissingInputError(f"there is no recipe {path}; the ones that come along are in notebooks/recipes")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as problem:
-        raise ParameterError(f"{path.name} is no YAML: {problem}") from None
-    if not isinstance(content, dict):
-        raise ParameterError(f"{path.name} must map numbers of notebooks to parameters")
-    recipe: Recipe = {}
-    for key, entry in content.items():
-        # YAML reads 05 as the number 5.
-        number = f"{key:02d}" if isinstance(key, int) else str(key)
-        if not re.fullmatch(NUMBER, number) or not isinstance(entry, dict):
-            raise ParameterError(f'{path.name}: {key!r} is no number of a notebook with parameters, as in "05": ...')
-        recipe[number] = dict(entry)
-    return recipe
 
 
 def with_recipe(config: Config, values: dict[str, Any]) -> Config:

@@ -1,5 +1,6 @@
 """Parameters of all stages of a run: notebook defaults, the profile's file, its recipe, then the command line."""
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,24 @@ from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.workbench import paths
-from geocbm.workbench.options import OPTIONS, check_agreement, check_parameters, checked_options, settings_of
-from geocbm.workbench.parameters import Parameter, coerce, read_parameters, resolve, unknown
-from geocbm.workbench.recipes import Recipe, read_recipe
+from geocbm.workbench.parameters import Parameter, coerce, read_fields, read_parameters, resolve, unknown
 from geocbm.workbench.stages import NUMBER, Chain
+
+OPTIONS = "options"
+"""Parameter of a notebook that holds the settings of its stage which it does not declare one by one."""
+CONFIGS = {"02": "GeocellsConfig", "03": "Stage0Config", "04": "Stage1Config", "05": "Stage2Config"}
+"""Dataclass whose fields are the settings of a notebook's stage."""
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+GPS_DIM = 512
+"""Width of GeoCLIP's place embeddings, to which Stage 0 projects the patches."""
 
 _ASSIGNMENT = re.compile(rf"(?:(?P<number>{NUMBER})\.)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)", re.DOTALL)
 ATLAS_KEYS = ("scenes", "seed", "size")
+
+
+Declared = Mapping[str, Mapping[str, Parameter]]
+"""Parameters of each notebook, by its number."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ def recipe_names() -> list[str]:
     return sorted(file.stem for file in (paths.notebooks_folder() / "recipes").glob("*.yaml"))
 
 
-def recipe_values(name: str) -> Recipe:
+def recipe_values(name: str) -> dict[str, dict[str, Any]]:
     """Parameters of a recipe by the stage's number.
 
     Raises:
@@ -53,6 +65,36 @@ def recipe_values(name: str) -> Recipe:
     if name not in recipe_names():
         raise ParameterError(f"there is no recipe {name!r}; the recipes are: {', '.join(recipe_names())}")
     return read_recipe(paths.notebooks_folder() / "recipes" / f"{name}.yaml")
+
+
+def read_recipe(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a file of `notebooks/recipes`: parameters by the number of a notebook.
+
+    Raises:
+        MissingInputError: If there is no such file.
+        ParameterError: If it is no recipe.
+    """
+    if not path.is_file():
+        raise MissingInputError(f"there is no recipe {path}; the ones that come along are in notebooks/recipes")
+    recipe = {}
+    for label, entry in _read_yaml(path).items():
+        if not re.fullmatch(NUMBER, label) or not isinstance(entry, dict):
+            raise ParameterError(f'{path.name}: {label!r} is no number of a notebook with parameters, as in "05": ...')
+        recipe[label] = dict(entry)
+    return recipe
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """A file of parameters by its labels; YAML reads 05 as the number 5, and 08 as a text."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as problem:
+        raise ParameterError(f"{path.name} is no YAML: {problem}") from None
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path.name} must map numbers of notebooks to parameters")
+    return {f"{key:02d}" if isinstance(key, int) else str(key): entry for key, entry in content.items()}
 
 
 def profile_names() -> list[str]:
@@ -71,32 +113,20 @@ def read_profile(name: str) -> Profile:
         if name == "smoke":
             return Profile(name)
         raise ParameterError(f"there is no profile {name!r}; the profiles are: {', '.join(profile_names())}")
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as problem:
-        raise ParameterError(f"notebooks/params/{file.name} is no YAML: {problem}") from None
     where = f"notebooks/params/{file.name}"
-    if not isinstance(content, dict):
-        raise ParameterError(f"{where} must map stage numbers to parameters")
     common: dict[str, Any] = {}
     stages: dict[str, dict[str, Any]] = {}
     atlas: dict[str, Any] = {}
     timeout: float | None = None
     recipe: str | None = None
-    for key, entry in content.items():
-        if key == "timeout":
+    for label, entry in _read_yaml(file).items():
+        if label == "timeout":
             timeout = coerce(entry, Parameter("timeout", "float", 600.0, ""))
-            continue
-        if key == "recipe":
+        elif label == "recipe":
             recipe = coerce(entry, Parameter("recipe", "str", "seed", ""))
-            continue
-        if not isinstance(entry, dict | None):
-            raise ParameterError(f"{where}: {key!r} must hold parameters, one a line, as `name: value`")
-        # YAML reads 05 as the number 5, and 08 as a text.
-        label = f"{key:02d}" if isinstance(key, int) else str(key)
-        if label == "all":
+        elif not isinstance(entry, dict | None):
+            raise ParameterError(f"{where}: {label!r} must hold parameters, one a line, as `name: value`")
+        elif label == "all":
             common = dict(entry or {})
         elif label == "atlas":
             atlas = dict(entry or {})
@@ -104,7 +134,7 @@ def read_profile(name: str) -> Profile:
             stages[label] = dict(entry or {})
         else:
             raise ParameterError(
-                f"{where}: {key!r} is neither a stage number, nor `all`, `atlas`, `recipe` or `timeout`"
+                f"{where}: {label!r} is neither a stage number, nor `all`, `atlas`, `recipe` or `timeout`"
             )
     return Profile(name, common, stages, atlas, timeout, recipe)
 
@@ -128,9 +158,103 @@ def split_assignment(text: str, option: str) -> tuple[str | None, str, str]:
     return match["number"], match["name"], match["value"]
 
 
+def settings_of(number: str, declared: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """All fields of the dataclass behind a notebook; none where the notebook takes no options.
+
+    Args:
+        number: number of the notebook.
+        declared: its parameters.
+    """
+    return read_config(CONFIGS[number]) if OPTIONS in declared and number in CONFIGS else {}
+
+
+@functools.cache
+def read_config(class_name: str) -> dict[str, Parameter]:
+    """Fields of a dataclass of settings, inherited ones first, read from the package's source without importing it."""
+    for file in sorted(path for room in ("geocells", "models", "training") for path in (_PACKAGE / room).rglob("*.py")):
+        if re.search(rf"^class {class_name}\b", file.read_text(encoding="utf-8"), re.MULTILINE):
+            bases, own = read_fields(file, class_name)
+            inherited = [read_config(base) for base in bases]
+            return {name: setting for fields in (*inherited, own) for name, setting in fields.items()}
+    return {}
+
+
+def checked_options(
+    number: str, declared: Mapping[str, Parameter], options: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Options at the types of the dataclass; those that say what is the default anyway are left out.
+
+    Args:
+        number: number of the notebook.
+        declared: its parameters.
+        options: values by name.
+        where: who gave them, for messages.
+
+    Raises:
+        ParameterError: If a name is no setting of the stage or a parameter of its own, or a value has the wrong type.
+    """
+    known = settings_of(number, declared)
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in declared:
+            raise ParameterError(f"{where}: {name!r} is a parameter of its own; set {name}, not options")
+        if name not in known:
+            raise unknown(name, [each for each in known if each not in declared], f"{where}: options")
+        value = coerce(value, known[name])
+        if value != known[name].default:
+            found[name] = value
+    return found
+
+
+def check_parameters(number: str, declared: Mapping[str, Parameter], values: Mapping[str, Any]) -> None:
+    """Refuse values of parameters that the dataclass does not take: it names the choices where a notebook says `str`.
+
+    Raises:
+        ParameterError: If there is one.
+    """
+    for name, setting in settings_of(number, declared).items():
+        if name in values:
+            coerce(values[name], setting)
+
+
+def check_agreement(declared: Declared, resolved: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse settings of stages that cannot start from one another, before any of them trains.
+
+    Args:
+        declared: parameters of each notebook.
+        resolved: their values.
+
+    Raises:
+        ParameterError: If Stage 1 is to start from a bottleneck, or Stage 2 from a patch projection, of another shape.
+    """
+    stages = {}
+    for number in ("03", "04", "05"):
+        if number not in resolved or not (fields := settings_of(number, declared[number])):
+            return
+        values = {name: field.default for name, field in fields.items()} | dict(resolved[number])
+        stages[number] = values | resolved[number][OPTIONS]
+    first, second, third = stages.values()
+    shape = {"mlp": ("hidden_dim",), "transformer": ("transformer_width", "transformer_layers", "transformer_heads")}
+    names = ["concept_emb_dim"]
+    if first["bottleneck"] == second["bottleneck"]:
+        names += shape.get(first["bottleneck"], ())
+    for name in names if second["init_from_stage0"] else ():
+        if first[name] != second[name]:
+            raise ParameterError(
+                f"04.{name}={second[name]} does not fit 03.{name}={first[name]}, from which Stage 1 starts; give both "
+                f"the same with {name}=..., or set 04.init_from_stage0=false"
+            )
+    reads = third["ablation_mode"] not in ("concept_only", "concept_scores")
+    if third["init_from_stage0"] and reads and third["embed_dim"] != GPS_DIM:
+        raise ParameterError(
+            f"05.embed_dim={third['embed_dim']} does not fit the patch projection of Stage 0, {GPS_DIM} wide, from "
+            "which Stage 2 starts; set 05.init_from_stage0=false too"
+        )
+
+
 def resolve_all(
     chain: Chain,
-    declared: Mapping[str, Mapping[str, Parameter]],
+    declared: Declared,
     profile: Profile,
     settings: Sequence[str],
     run: str,
@@ -151,54 +275,65 @@ def resolve_all(
         ParameterError: If a name is known to none of the notebooks it is meant for, a value has the wrong type, or a
             stage is to start from one of another shape.
     """
-    given: dict[str, dict[str, Any]] = {stage.number: {} for stage in chain.stages}
-    optional = {number: settings_of(number, names) for number, names in declared.items()}
     where = f"profile {profile.name!r}"
-
-    def put(number: str | None, name: str, value: Any, source: str) -> None:
-        if name == "run":
-            raise ParameterError(f"{source} sets 'run'; name the run with --run")
-        takers = [each for each in given if name in declared[each] or name in optional[each]]
-        if number is not None:
-            notebook = chain.stage(number).notebook
-            if number not in takers:
-                raise unknown(name, dict.fromkeys([*declared[number], *optional[number]]), f"{source}: {notebook}")
-            takers = [number]
-        if not takers:
-            everything = dict.fromkeys(each for names in (*declared.values(), *optional.values()) for each in names)
-            raise unknown(name, [each for each in everything if each != "run"], f"{source}: the chain")
-        for each in takers:
-            if name == OPTIONS:
-                more = coerce(value, declared[each][OPTIONS])
-            elif name in declared[each]:
-                given[each][name] = value
-                continue
-            else:
-                more = {name: value}
-            given[each][OPTIONS] = given[each].get(OPTIONS, {}) | more
-
-    for name, value in profile.common.items():
-        put(None, name, value, where)
-    for number, values in profile.stages.items():
-        for name, value in values.items():
-            put(number, name, value, where)
-    for number, values in (recipe_values(profile.recipe) if profile.recipe else {}).items():
-        for name, value in values.items():
-            put(number, name, value, f"recipe {profile.recipe!r}")
+    wanted = [(None, name, value, where) for name, value in profile.common.items()]
+    recipe = recipe_values(profile.recipe) if profile.recipe else {}
+    for source, by_stage in ((where, profile.stages), (f"recipe {profile.recipe!r}", recipe)):
+        wanted += [(number, name, value, source) for number in by_stage for name, value in by_stage[number].items()]
     for text in settings:
         stage_number, name, value = split_assignment(text, "--set")
-        put(stage_number, name, anchored(value), "--set")
+        wanted.append((stage_number, name, anchored(value), "--set"))
+    given: dict[str, dict[str, Any]] = {stage.number: {} for stage in chain.stages}
+    for number, name, value, source in wanted:
+        for each in _takers(chain, declared, number, name, source):
+            if name in declared[each] and name != OPTIONS:
+                given[each][name] = value
+            else:
+                more = coerce(value, declared[each][OPTIONS]) if name == OPTIONS else {name: value}
+                given[each][OPTIONS] = given[each].get(OPTIONS, {}) | more
     resolved = {}
     for stage in chain.stages:
         names = declared[stage.number]
         own = given[stage.number] | ({"run": run} if "run" in names else {})
-        values = resolve(names, own, stage.notebook)
-        if OPTIONS in names:
-            check_parameters(stage.number, names, values)
-            values[OPTIONS] = checked_options(stage.number, names, values[OPTIONS], stage.notebook)
-        resolved[stage.number] = values
+        resolved[stage.number] = complete(stage.number, names, own, stage.notebook)
     check_agreement(declared, resolved)
     return resolved
+
+
+def complete(number: str, declared: Mapping[str, Parameter], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values of a notebook's parameters, options and settings of its stage included, all checked.
+
+    Args:
+        number: number of the notebook.
+        declared: its parameters.
+        given: values by name, of whatever type they arrived in.
+        where: who gave them, for messages.
+    """
+    values = resolve(declared, given, where)
+    if OPTIONS in values:
+        check_parameters(number, declared, values)
+        values[OPTIONS] = checked_options(number, declared, values[OPTIONS], where)
+    return values
+
+
+def _takers(chain: Chain, declared: Declared, number: str | None, name: str, source: str) -> list[str]:
+    """Numbers of the notebooks that take a name, as a parameter or as a setting of their stage."""
+    if name == "run":
+        raise ParameterError(f"{source} sets 'run'; name the run with --run")
+    known = {
+        each.number: dict.fromkeys([*declared[each.number], *settings_of(each.number, declared[each.number])])
+        for each in chain.stages
+    }
+    if number is not None:
+        notebook = chain.stage(number).notebook
+        if name not in known[number]:
+            raise unknown(name, known[number], f"{source}: {notebook}")
+        return [number]
+    takers = [each for each, names in known.items() if name in names]
+    if not takers:
+        everything = dict.fromkeys(each for names in known.values() for each in names if each != "run")
+        raise unknown(name, everything, f"{source}: the chain")
+    return takers
 
 
 def anchored(value: str) -> str:
@@ -281,7 +416,7 @@ def atlas_request(chain: Chain, csv: str) -> tuple[str, dict[str, Any]] | None:
             return None
         raise MissingInputError(f"{paths.portable(place)} does not exist; draw a world of your own there with: {draw}")
     own = read_profile(name).atlas
-    request = {key: value for key, value in (chain.atlas | own).items()}
+    request = chain.atlas | own
     if strange := set(request) - set(ATLAS_KEYS):
         raise ParameterError(f"atlas of profile {name!r}: {min(strange)!r} is unknown; known: {', '.join(ATLAS_KEYS)}")
     if "scenes" not in request:

@@ -19,9 +19,8 @@ from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import Stage2Config
 from geocbm.pipeline import EncoderConfig, config_fields
 from geocbm.workbench import notebook
-from geocbm.workbench.options import settings_of
 from geocbm.workbench.parameters import read_parameters
-from geocbm.workbench.settings import read_declared, read_profile, recipe_values, resolve_all
+from geocbm.workbench.settings import read_declared, read_profile, recipe_values, resolve_all, settings_of
 from geocbm.workbench.stages import read_chain
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -262,6 +261,14 @@ def test_options_that_papermill_passes_as_a_text_are_read_and_checked(tmp_path: 
         notebook.start("05_stage2_geolocation", {"run": "x", "options": {"gatin": False}})
     with pytest.raises(ParameterError, match="ablation_mode='bott' does not fit"):
         notebook.start("05_stage2_geolocation", {"run": "x", "ablation_mode": "bott"})
+
+
+def test_papermill_is_told_how_to_pass_what_the_notebook_does_not_declare(monkeypatch: Any) -> None:
+    monkeypatch.setattr(notebook, "_injected_names", lambda: ["gating"])
+    with pytest.raises(
+        ParameterError, match=r"setting of Stage2Config .* -p options '\{gating: value\}', .*05\.gating"
+    ):
+        notebook.start("05_stage2_geolocation", {"run": "x", "gating": False})
 
 
 def test_settings_are_read_from_the_source_as_the_dataclass_has_them() -> None:
