@@ -200,13 +200,14 @@ def _adapter(annotation: str) -> tuple[Any, bool]:
         "Any": Any,
     }
     try:
-        kind = eval(annotation, {"__builtins__": {}}, names)
+        kind: Any = eval(annotation, {"__builtins__": {}}, names)
     except (NameError, TypeError, SyntaxError):
         raise ParameterError(
             f"the annotation {annotation!r} is not supported; use bool, int, float, str, list[...], "
             "dict[str, Any], Literal[...] or one of these with | None"
         ) from None
-    kind = {List: List[Any], Dict: Dict[str, Any]}.get(kind, kind) if isinstance(kind, type) else kind
+    if kind is List or kind is Dict:
+        kind = kind[Any]
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)), type(None) in get_args(kind)
 
 

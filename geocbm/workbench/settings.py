@@ -67,13 +67,14 @@ def recipe_values(name: str) -> dict[str, dict[str, Any]]:
     return read_recipe(paths.notebooks_folder() / "recipes" / f"{name}.yaml")
 
 
-def read_recipe(path: Path) -> dict[str, dict[str, Any]]:
+def read_recipe(path: str | Path) -> dict[str, dict[str, Any]]:
     """Read a file of `notebooks/recipes`: parameters by the number of a notebook.
 
     Raises:
         MissingInputError: If there is no such file.
         ParameterError: If it is no recipe.
     """
+    path = Path(path)
     if not path.is_file():
         raise MissingInputError(f"there is no recipe {path}; the ones that come along are in notebooks/recipes")
     recipe = {}
@@ -276,7 +277,9 @@ def resolve_all(
             stage is to start from one of another shape.
     """
     where = f"profile {profile.name!r}"
-    wanted = [(None, name, value, where) for name, value in profile.common.items()]
+    wanted: list[tuple[str | None, str, Any, str]] = [
+        (None, name, value, where) for name, value in profile.common.items()
+    ]
     recipe = recipe_values(profile.recipe) if profile.recipe else {}
     for source, by_stage in ((where, profile.stages), (f"recipe {profile.recipe!r}", recipe)):
         wanted += [(number, name, value, source) for number in by_stage for name, value in by_stage[number].items()]
