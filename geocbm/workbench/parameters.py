@@ -206,8 +206,8 @@ def _adapter(annotation: str) -> tuple[Any, bool]:
             f"the annotation {annotation!r} is not supported; use bool, int, float, str, list[...], "
             "dict[str, Any], Literal[...] or one of these with | None"
         ) from None
-    if kind is List or kind is Dict:
-        kind = kind[Any]
+    if kind in (List, Dict):
+        kind = kind.__class_getitem__(Any)
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)), type(None) in get_args(kind)
 
 
