@@ -1,131 +1,212 @@
-"""The command ``geocbm``: a table of subcommands; each takes its arguments and returns an exit status."""
+"""The command ``geocbm``: what can be asked on the command line, and how errors become one sentence and a status."""
 
-import argparse
+import difflib
+import inspect
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from io import TextIOWrapper
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
+from typing import Annotated, Any, Literal
+
+import typer
 
 from geocbm import __version__
-from geocbm.errors import UserError
+from geocbm.errors import ParameterError, UserError
 from geocbm.workbench import data_commands, paths
-from geocbm.workbench.model_commands import configure_fit, fit
-from geocbm.workbench.predict_command import configure_predict, predict
 
-Parser = argparse.ArgumentParser
-Arguments = argparse.Namespace
+app = typer.Typer(
+    help="Image geolocation that explains itself through concepts.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+app.add_typer(data_commands.app, name="data")
+app.add_typer(data_commands.atlas_app, name="atlas")
 
-
-@dataclass(frozen=True)
-class Command:
-    """One subcommand.
-
-    Attributes:
-        name: its words, such as ``run`` or ``atlas make``.
-        help: one line for the list of commands.
-        configure: adds its arguments to its parser.
-        act: does the work and returns the exit status.
-    """
-
-    name: str
-    help: str
-    configure: Callable[[Parser], None]
-    act: Callable[[Arguments], int]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="[NN.]NAME=VALUE", help="Set a parameter; may be repeated.")
+]
+Profile = Annotated[str, typer.Option(help="Parameter file in notebooks/params.")]
+Recipe = Annotated[str | None, typer.Option(help="Options from notebooks/recipes; by default the profile's.")]
 
 
-def _configure_run(parser: Parser) -> None:
-    add = parser.add_argument
-    add("--profile", default="demo", help="parameter file in notebooks/params (default: demo)")
-    add("--recipe", help="options of the stages, from notebooks/recipes (default: what the profile names)")
-    add("--run", help="name of the run; its files go to data/runs/NAME (default: the profile's name)")
-    add("--set", action="append", default=[], metavar="[NN.]NAME=VALUE", help="set a parameter; may be repeated")
-    add(
-        "--grid",
-        action="append",
-        default=[],
-        metavar="[NN.]NAME=A,B",
-        help="one run for each value; may be repeated for all combinations",
-    )
-    add("--only", action="append", default=[], metavar="NN[,NN]", help="look at these stages only")
-    add("--from", dest="start", metavar="NN", help="look at this stage and the ones after it")
-    add("--reuse", action="append", default=[], metavar="RUN", help="take over what RUN has made from the same things")
-    add("--force", action="store_true", help="run stages whether or not anything changed")
-    add("--dry-run", action="store_true", help="say what would run and why, and do nothing")
-    add("--timeout", type=_seconds, metavar="SECONDS", help="limit of a stage (default: 1800 unless the profile says)")
-    add("--no-render", action="store_true", help="leave the pages alone")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+def _above_zero(value: float | None) -> float | None:
+    if value is not None and not 0 < value < 1e9:
+        raise typer.BadParameter(f"{value:g} is no number of seconds above 0")
     return value
 
 
-def _run(arguments: Arguments) -> int:
+@dataclass
+class RunOptions:
+    """Options of ``geocbm run``, by the names of `chain.Request`."""
+
+    profile: Profile = "demo"
+    recipe: Recipe = None
+    run: Annotated[
+        str | None, typer.Option(help="Name of the run (files: data/runs/NAME); by default the profile's.")
+    ] = None
+    settings: Settings = field(default_factory=list)
+    grid: Annotated[
+        list[str], typer.Option(metavar="[NN.]NAME=A,B", help="One run for each value; repeated: all combinations.")
+    ] = field(default_factory=list)
+    only: Annotated[list[str], typer.Option(metavar="NN[,NN]", help="Look at these stages only.")] = field(
+        default_factory=list
+    )
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="NN", help="Look at this stage and the ones after it.")
+    ] = None
+    reuse: Annotated[
+        list[str], typer.Option(metavar="RUN", help="Take over what RUN has made from the same things.")
+    ] = field(default_factory=list)
+    force: Annotated[bool, typer.Option("--force", help="Run stages whether or not anything changed.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why, and do nothing.")] = False
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", callback=_above_zero, help="Limit of a stage; 1800 unless the profile says."),
+    ] = None
+    no_render: Annotated[bool, typer.Option("--no-render", help="Leave the pages alone.")] = False
+
+
+def _takes(options: type[Any]) -> Callable[[Callable[[Any], int]], Callable[..., int]]:
+    """Let a command take the fields of a dataclass as its options, and hand it the filled dataclass."""
+
+    def decorate(act: Callable[[Any], int]) -> Callable[..., int]:
+        def command(**values: Any) -> int:
+            return act(options(**values))
+
+        command.__doc__ = act.__doc__
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(
+                    each.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=each.default if each.default is not MISSING else [],
+                    annotation=each.type,
+                )
+                for each in fields(options)
+            ]
+        )
+        command.__annotations__ = {each.name: each.type for each in fields(options)}
+        return command
+
+    return decorate
+
+
+@app.command("run")
+@_takes(RunOptions)
+def run_notebooks(options: RunOptions) -> int:
+    r"""Execute the notebooks in order and render the pages.
+
+    \b
+    Examples:
+      geocbm run --profile smoke
+      geocbm run --profile demo --set 05.lr=0.0003 --run slower
+      geocbm run --grid 05.ablation_mode=both,concept_only --from 05
+      geocbm run --run demo --only 05,06 --dry-run
+    """
     from geocbm.workbench.chain import Request, run_chain
     from geocbm.workbench.sync import unheard
 
     for sentence in unheard():
         print(f"geocbm: {sentence}", file=sys.stderr)
-    return run_chain(
-        Request(
-            profile=arguments.profile,
-            recipe=arguments.recipe,
-            run=arguments.run,
-            settings=tuple(arguments.set),
-            grid=tuple(arguments.grid),
-            only=tuple(arguments.only),
-            start=arguments.start,
-            reuse=tuple(arguments.reuse),
-            force=arguments.force,
-            dry_run=arguments.dry_run,
-            timeout=arguments.timeout,
-            render=not arguments.no_render,
-        )
-    )
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(options).items()
+    }
+    return run_chain(Request(render=not values.pop("no_render"), **values))
 
 
-def _configure_render(parser: Parser) -> None:
-    parser.add_argument("--run", help="render this run only (default: all)")
+@app.command("fit")
+def fit_stage(
+    stage: Annotated[Literal["stage0", "stage1", "stage2"], typer.Argument(help="Which stage to train.")],
+    run: Annotated[str, typer.Option(help="Name of the run; its earlier files must exist.")],
+    profile: Profile = "demo",
+    recipe: Recipe = None,
+    settings: Settings = [],  # noqa: B006 (typer copies it)
+) -> int:
+    r"""Train one stage of a run outside a notebook, on one process or on those of a launch.
+
+    \b
+    Examples:
+      geocbm fit stage2 --run demo --set lr=0.0003
+      accelerate launch --multi_gpu --num_processes 2 -m geocbm fit stage0 --run demo
+    """
+    from geocbm.workbench.model_commands import fit
+
+    return fit(SimpleNamespace(stage=stage, run=_known(run), profile=profile, recipe=recipe, set=settings))
 
 
-def _render(arguments: Arguments) -> int:
+@app.command("predict")
+def answer_photographs(
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Pictures, folders, or - .")],
+    run: Annotated[str, typer.Option(help="The trained run that answers.")] = "demo",
+    top: Annotated[int, typer.Option(help="How many places, countries and concepts to name.")] = 5,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the answers too: .json, .jsonl (one a line), or - .")
+    ] = None,
+    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers to this table too.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with maps and pictures too.")] = None,
+) -> int:
+    r"""Say where photographs were taken, and through which concepts.
+
+    \b
+    Examples:
+      geocbm predict holiday.jpg --html page.html
+      geocbm predict photos/ --run demo --json answers.jsonl
+    """
+    from geocbm.workbench.predict_command import predict
+
+    wanted = {"photos": photos, "run": _known(run), "top": top, "json": json, "parquet": parquet, "html": html}
+    return predict(SimpleNamespace(**wanted))  # type: ignore[arg-type]
+
+
+@app.command("render")
+def render_pages(run: Annotated[str | None, typer.Option(help="Render this run only; by default all.")] = None) -> int:
+    """Make the pages again from the executed notebooks."""
     from geocbm.workbench import report
+    from geocbm.workbench.stages import NUMBER_GLOB
 
-    runs = [arguments.run] if arguments.run else _rendered_runs()
-    for run in runs:
-        print(report.render_run(paths.check_run_name(run)))
+    executed = paths.reports_root().glob(f"[!_.]*/{NUMBER_GLOB}_*.ipynb")
+    for name in [run] if run else sorted({file.parent.name for file in executed}):
+        print(report.render_run(_known(paths.check_run_name(name))))
     print(report.render_site())
     return 0
 
 
-def _rendered_runs() -> list[str]:
-    """Runs with at least one executed notebook."""
-    return sorted({file.parent.name for file in paths.reports_root().glob("[!_.]*/[0-9][0-9]*_*.ipynb")})
+@app.command("list")
+def list_runs() -> int:
+    """Name the runs and their headline metrics."""
+    from geocbm.workbench.overview import summary
+
+    folders = sorted(folder for folder in (paths.data_root() / "runs").glob("*") if folder.is_dir())
+    if not folders:
+        print("there is no run yet; make one with: geocbm run")
+    for folder in folders:
+        print("\n  ".join(summary(folder)))
+    return 0
 
 
-def _no_arguments(parser: Parser) -> None:
-    """The command takes no arguments of its own."""
+@app.command("sync")
+def sync_pairs(
+    notebooks: Annotated[list[str], typer.Argument(metavar="NN...", help="Numbers or names; by default all.")] = [],  # noqa: B006
+    take: Annotated[
+        Literal["py", "ipynb"] | None,
+        typer.Option(help="Keep this side, whatever the other one says."),
+    ] = None,
+) -> int:
+    r"""Make each .ipynb from its .py, or bring it back with --take.
 
-
-def _configure_sync(parser: Parser) -> None:
-    add = parser.add_argument
-    add("notebooks", nargs="*", metavar="NN", help="numbers or names of notebooks (default: all)")
-    add("--take", choices=("py", "ipynb"), help="keep this side of the named notebooks, whatever the other one says")
-
-
-def _sync(arguments: Arguments) -> int:
+    \b
+    Examples:
+      geocbm sync
+      geocbm sync --take ipynb 03
+    """
     from geocbm.workbench.sync import synchronise
 
-    done = synchronise(arguments.notebooks, arguments.take)
+    done = synchronise(notebooks, take)
     for file in done.changed:
         print(f"wrote {file.name}")
     for problem in done.refused:
@@ -135,7 +216,9 @@ def _sync(arguments: Arguments) -> int:
     return 1 if done.refused else 0
 
 
-def _check(arguments: Arguments) -> int:
+@app.command("check")
+def check_notebooks() -> int:
+    """Look for problems in notebooks, chain and profiles."""
     from geocbm.workbench.check import check_all
 
     problems = check_all()
@@ -145,127 +228,55 @@ def _check(arguments: Arguments) -> int:
     return 1 if problems else 0
 
 
-def _list(arguments: Arguments) -> int:
-    from geocbm.files import read_json
-    from geocbm.workbench import state
-    from geocbm.workbench.overview import headlines
+def _known(run: str) -> str:
+    """Name of a run that should exist; a slip of the pen is answered with the nearest name.
 
-    folders = sorted(folder for folder in (paths.data_root() / "runs").glob("*") if folder.is_dir())
-    if not folders:
-        print("there is no run yet; make one with: geocbm run")
-    for folder in folders:
-        stamps = sorted((folder / "stamps").glob("*.json"))
-        profile = read_json(stamps[-1]).get("profile", "?") if stamps else "?"
-        figures = "; ".join(f"{row.figure} {row.value}" for row in headlines(folder.name).itertuples())
-        states = [each.state for each in state.run_states(folder).values()]
-        counts = [f"{states.count(state.DONE)} stages done"]
-        counts += [f"{states.count(each)} {each}" for each in (state.CHANGED, state.STALE) if each in states]
-        print(f"{folder.name}  (profile {profile}, {', '.join(counts)})  {figures}".rstrip())
-        if warning := state.remark(folder):
-            print(f"  {warning}")
-    return 0
+    Raises:
+        ParameterError: If there is none of this name, but one of a similar name.
+    """
+    runs = sorted({path.name for root in (paths.data_root() / "runs", paths.reports_root()) for path in root.glob("*")})
+    near = difflib.get_close_matches(run, runs, n=1, cutoff=0.75)
+    if near and run not in runs:
+        raise ParameterError(f"there is no run {run!r}; did you mean {near[0]!r}?")
+    return run
 
 
-def _configure_atlas_make(parser: Parser) -> None:
-    add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of the new world")
-    add("--scenes", type=int, default=6000, help="number of scenes (default: 6000)")
-    add("--seed", type=int, default=0, help="another seed is another world (default: 0)")
-    add("--size", type=int, default=144, help="side of the pictures in pixels (default: 144)")
-    add("--force", action="store_true", help="replace a world that is there already")
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"geocbm {__version__}")
+        raise typer.Exit
 
 
-def _atlas_make(arguments: Arguments) -> int:
-    from geocbm.errors import ParameterError
-    from geocbm_atlas.dataset import write_atlas
-
-    for name, least in (("scenes", 1), ("seed", 0), ("size", 48)):
-        if getattr(arguments, name) < least:
-            raise ParameterError(f"--{name}={getattr(arguments, name)} is too small; give at least {least}")
-    folder: Path = arguments.out
-    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
-        if not (folder / "atlas.json").is_file():
-            raise ParameterError(f"--out={folder} holds something else than an atlas; give a new folder")
-        if not arguments.force:
-            raise ParameterError(
-                f"--out={folder} holds an atlas already; give another folder, or --force to replace it"
-            )
-    print(write_atlas(folder, arguments.scenes, arguments.seed, size=arguments.size))
-    return 0
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    pass
 
 
-def _configure_atlas_pretrain(parser: Parser) -> None:
-    add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of the new backbone")
-    add("--seed", type=int, default=0, help="seed of the weights and of the order (default: 0)")
-    add("--scenes", type=int, help="number of scenes to learn from")
-    add("--epochs", type=float, help="passes over the scenes")
-    add("--batch-size", type=int, help="scenes per step")
-    add("--lr", type=float, help="learning rate at its peak")
-    add("--minutes", type=float, help="stop training after this time")
-    add("--start", type=Path, help="folder of an earlier backbone to go on from")
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""What typer raises for a mistyped command line; it has no public name of its own."""
 
 
-def _atlas_pretrain(arguments: Arguments) -> int:
-    from geocbm_atlas.pretrain import pretrain
-
-    chosen = {
-        "n_scenes": arguments.scenes,
-        "epochs": arguments.epochs,
-        "batch_size": arguments.batch_size,
-        "lr": arguments.lr,
-        "minutes": arguments.minutes,
-        "start": arguments.start,
-    }
-    pretrain(arguments.out, seed=arguments.seed, **{name: value for name, value in chosen.items() if value is not None})
-    return 0
-
-
-COMMANDS: tuple[Command, ...] = (
-    Command("run", "execute the notebooks in order and render the pages", _configure_run, _run),
-    Command("fit", "train one stage of a run outside a notebook", configure_fit, fit),
-    Command("predict", "say where photographs were taken", configure_predict, predict),
-    Command("render", "make the pages again from the executed notebooks", _configure_render, _render),
-    Command("list", "name the runs and their headline figures", _no_arguments, _list),
-    Command("sync", "make each .ipynb from its .py, or bring it back with --take", _configure_sync, _sync),
-    Command("check", "look for problems in notebooks, chain and profiles", _no_arguments, _check),
-    Command("data osv5m", "read OSV-5M into a table", data_commands.configure_osv5m, data_commands.osv5m),
-    Command(
-        "data im2gps3k",
-        "read Im2GPS3k for evaluation",
-        data_commands.configure_benchmark,
-        data_commands.benchmark("im2gps3k"),
-    ),
-    Command(
-        "data yfcc4k",
-        "read YFCC4k for evaluation",
-        data_commands.configure_benchmark,
-        data_commands.benchmark("yfcc4k"),
-    ),
-    Command("data score", "score predictions against a table", data_commands.configure_score, data_commands.score),
-    Command("atlas make", "draw a simulated world", _configure_atlas_make, _atlas_make),
-    Command("atlas pretrain", "train the simulated world's small CLIP", _configure_atlas_pretrain, _atlas_pretrain),
-)
-"""All subcommands, in the order of the help text."""
-
-
-def build_parser(commands: Sequence[Command] = COMMANDS) -> Parser:
-    """Parser of the whole command line; a name of two words becomes a nested subcommand."""
-    parser = Parser(prog="geocbm", description="Image geolocation that explains itself through concepts.")
-    parser.add_argument("--version", action="version", version=f"geocbm {__version__}")
-    top = parser.add_subparsers(required=True, metavar="COMMAND")
-    groups: dict[str, argparse._SubParsersAction] = {}
-    for command in commands:
-        group, _, word = command.name.rpartition(" ")
-        if group and group not in groups:
-            groups[group] = top.add_parser(group, help=f"commands of the {group}").add_subparsers(
-                required=True, metavar="COMMAND"
-            )
-        under = groups[group] if group else top
-        own = under.add_parser(word, help=command.help, description=command.help.capitalize() + ".")
-        command.configure(own)
-        own.set_defaults(act=command.act)
-    return parser
+def _invoke(arguments: Sequence[str]) -> int:
+    """Parse a command line and run its command; what typer would print or exit with becomes a status."""
+    command = typer.main.get_command(app)
+    if "_GEOCBM_COMPLETE" in os.environ:
+        return command.main(list(arguments), prog_name="geocbm")
+    try:
+        with command.make_context("geocbm", list(arguments)) as context:
+            return command.invoke(context) or 0
+    except typer.Exit as left:
+        return left.exit_code
+    except _UsageError as problem:
+        asked = problem.ctx.command_path if problem.ctx else "geocbm"
+        message = problem.format_message().replace("Value error, ", "").rstrip(".")
+        if message.startswith("Usage:"):  # no command at all: the help is the answer
+            print(message, file=sys.stderr)
+            return 2
+        raise ParameterError(f"{message}; see {asked} --help") from None
 
 
 def _leave_processes(status: int) -> None:
@@ -287,14 +298,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Places have letters that a console of another encoding lacks; they are written as escapes, not as an error.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    parsed = build_parser().parse_args(arguments)
 
     def leave(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)  # so that clean-up runs and no kernel is left behind
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
-        status = parsed.act(parsed)
+        status = _invoke(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         _leave_processes(status)
         return status
@@ -302,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"geocbm: {problem}", file=sys.stderr)
         _leave_processes(2)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("\ngeocbm: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:

@@ -207,7 +207,6 @@ def not_finite() -> None:
 def main(folder: Path) -> None:
     from safetensors.torch import save_file
 
-    from geocbm.cli import build_parser
     from geocbm.workbench.model_commands import fit as fit_command
 
     told: dict[str, Any] = {"count": process_count(), "index": process_index()}
@@ -255,8 +254,8 @@ def main(folder: Path) -> None:
     for stage in STAGES:
         settings = ["epochs=2", "batch_size=13", *(encoder if stage == "stage0" else [])]
         settings += ["ablation_mode=hybrid", "patience=1"] if stage == "stage2" else []
-        options = [word for setting in settings for word in ("--set", setting)]
-        assert fit_command(build_parser().parse_args(["fit", stage, "--run", "tiny", *options])) == 0
+        wanted = SimpleNamespace(stage=stage, run="tiny", profile="demo", recipe=None, set=settings)
+        assert fit_command(wanted) == 0
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / f"tensors_{index}.safetensors")
     write_json(folder / f"told_{index}.json", told)
 

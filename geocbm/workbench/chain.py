@@ -1,6 +1,5 @@
 """The chain: every notebook headless, in order, skipped when nothing it depends on has changed."""
 
-import difflib
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from typing import Any
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path, read_json, write_json
 from geocbm.workbench import demo_data as world
-from geocbm.workbench import keys, paths, process, provenance, records, settings, stage_run, state, tracking
-from geocbm.workbench.parameters import Parameter
+from geocbm.workbench import keys, paths, process, provenance, records, settings, stage_run, state
+from geocbm.workbench.parameters import Parameter, did_you_mean
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
 DEFAULT_TIMEOUT = 1800.0
@@ -161,8 +160,7 @@ def _reused(names: Sequence[str], own: set[str]) -> list[str]:
         if name in own:
             raise ParameterError(f"--reuse {name} is the run itself; name another one, or the new run with --run")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(name, known)
             raise ParameterError(f"--reuse {name}: there is no such run; {hint}Runs: {', '.join(known) or 'none'}")
     return list(names)
 
@@ -272,5 +270,4 @@ def _render(run: _Run, failed: bool) -> Path | None:
 
     index = report.render_run(run.name)
     report.render_site()
-    tracking.log_report(run.name, run.values.values())
     return index

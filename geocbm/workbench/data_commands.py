@@ -1,108 +1,145 @@
-"""`geocbm data ...`: public data sets into the project's schema, and predictions scored against them."""
+"""`geocbm data ...` and `geocbm atlas ...`: public data sets and simulated worlds as tables, and predictions scored."""
 
-from __future__ import annotations
-
-import argparse
 import json
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from geocbm.errors import ParameterError
 
 if TYPE_CHECKING:
     from geocbm.data.public import Conversion
 
-PARENTS = ("land_cover", "climate", "soil", "drive_side", "road_index", "dist_sea", "all")
+app = typer.Typer(help="Public data sets, and scores of predictions.", rich_markup_mode=None, no_args_is_help=True)
+atlas_app = typer.Typer(help="The simulated world.", rich_markup_mode=None, no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Option(help="The unpacked data set.")]
+Table = Annotated[Path | None, typer.Option(metavar="CSV", help="The table to write; by default in the folder.")]
+OnBad = Annotated[
+    Literal["error", "drop"], typer.Option(help="Refuse bad rows and missing pictures, or leave them out.")
+]
+BenchmarkTable = Annotated[
+    Path | None, typer.Option(help="The benchmark's CSV; by default NAME_places365.csv in the folder.")
+]
 
 
-def _configure_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", type=Path, required=True, help="the unpacked data set")
-    parser.add_argument("--out", type=Path, metavar="CSV", help="the table to write (default: in the folder)")
-    parser.add_argument(
-        "--on-bad",
-        choices=("error", "drop"),
-        default="error",
-        help="refuse bad rows and missing pictures, or leave them out (default: error)",
-    )
-
-
-def configure_osv5m(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `geocbm data osv5m`."""
-    _configure_source(parser)
-    parser.add_argument("--split", choices=("train", "test"), default="train", help="as published (default: train)")
-    parser.add_argument("--parent", choices=PARENTS, default="all", help="whose values become concepts (default: all)")
-    parser.add_argument("--legend", type=Path, metavar="JSON", help="names for codes and bands, see data/README.md")
-
-
-def osv5m(arguments: argparse.Namespace) -> int:
-    """Write the table of a split of OSV-5M."""
+@app.command("osv5m")
+def read_osv5m(
+    folder: Folder,
+    out: Table = None,
+    on_bad: OnBad = "error",
+    split: Annotated[Literal["train", "test"], typer.Option(help="As published.")] = "train",
+    parent: Annotated[
+        Literal["land_cover", "climate", "soil", "drive_side", "road_index", "dist_sea", "all"],
+        typer.Option(help="Whose values become concepts."),
+    ] = "all",
+    legend: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="Names for codes and bands, see data/README.md.")
+    ] = None,
+) -> int:
+    """Read OSV-5M into a table."""
     from geocbm.data.public import convert_osv5m
 
-    done = convert_osv5m(
-        arguments.folder, arguments.split, arguments.parent, arguments.out, arguments.on_bad, arguments.legend
-    )
-    print(in_words(done))
+    _say(convert_osv5m(folder, split, parent, out, on_bad, legend))
     return 0
 
 
-def configure_benchmark(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `geocbm data im2gps3k` and `geocbm data yfcc4k`."""
-    _configure_source(parser)
-    parser.add_argument("--csv", type=Path, help="the benchmark's CSV (default: NAME_places365.csv in the folder)")
+@app.command("im2gps3k")
+def read_im2gps3k(folder: Folder, out: Table = None, on_bad: OnBad = "error", csv: BenchmarkTable = None) -> int:
+    """Read Im2GPS3k for evaluation."""
+    return _read_benchmark("im2gps3k", folder, out, on_bad, csv)
 
 
-def benchmark(name: str) -> Callable[[argparse.Namespace], int]:
-    """The command that writes the table of a photo benchmark."""
-
-    def act(arguments: argparse.Namespace) -> int:
-        from geocbm.data.public import convert_benchmark
-
-        done = convert_benchmark(name, arguments.folder, arguments.out, arguments.on_bad, arguments.csv)
-        print(in_words(done))
-        print("for evaluation only, it has no concepts: geocbm predict PICTURES --json FILE, then geocbm data score")
-        return 0
-
-    return act
+@app.command("yfcc4k")
+def read_yfcc4k(folder: Folder, out: Table = None, on_bad: OnBad = "error", csv: BenchmarkTable = None) -> int:
+    """Read YFCC4k for evaluation."""
+    return _read_benchmark("yfcc4k", folder, out, on_bad, csv)
 
 
-def configure_score(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `geocbm data score`."""
-    parser.add_argument("--csv", type=Path, required=True, help="a table in the project's schema")
-    parser.add_argument(
-        "--predictions", type=Path, required=True, metavar="FILE", help="from geocbm predict --json or --parquet"
-    )
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file; - prints them")
+def _read_benchmark(
+    name: str, folder: Path, out: Path | None, on_bad: Literal["error", "drop"], csv: Path | None
+) -> int:
+    from geocbm.data.public import convert_benchmark
+
+    _say(convert_benchmark(name, folder, out, on_bad, csv))
+    print("for evaluation only, it has no concepts: geocbm predict PICTURES --json FILE, then geocbm data score")
+    return 0
 
 
-def score(arguments: argparse.Namespace) -> int:
-    """Print how far the predictions lie from the places of a table."""
+def _say(done: "Conversion") -> None:
+    """Print what a reader wrote and left out."""
+    dropped = f", {done.n_dropped:,} rows of the source left out" if done.n_dropped else ""
+    print(*done.notices, f"{done.path}: {done.n_rows:,} rows, {done.n_images:,} pictures{dropped}", sep="\n")
+
+
+@app.command("score")
+def score(
+    csv: Annotated[Path, typer.Option(help="A table in the project's schema.")],
+    predictions: Annotated[Path, typer.Option(metavar="FILE", help="From geocbm predict --json or --parquet.")],
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 1000,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the scores to this file too; - prints them.")
+    ] = None,
+) -> int:
+    r"""Score predictions against a table.
+
+    \b
+    Example:
+      geocbm data score --csv data/mine/table.csv --predictions answers.jsonl
+    """
     from geocbm.data import load_table
     from geocbm.data.public import read_predictions, score_predictions, scores_in_words
     from geocbm.files import write_json
     from geocbm.metrics import recordable
 
-    if arguments.resamples < 1:
-        raise ParameterError(f"--resamples={arguments.resamples} gives no interval; give at least 1")
-    answers = read_predictions(arguments.predictions)
-    to_stdout = arguments.json == Path("-")
+    if resamples < 1:
+        raise ParameterError(f"--resamples={resamples} gives no interval; give at least 1")
+    answers = read_predictions(predictions)
+    to_stdout = json_file == Path("-")
     with redirect_stdout(sys.stderr) if to_stdout else nullcontext():  # what the table's reader remarks is no JSON
-        scores = score_predictions(load_table(arguments.csv, check_images=False), answers, arguments.resamples)
-    # Strict JSON: a figure without an interval is a number, one without a value null.
+        scores = score_predictions(load_table(csv, check_images=False), answers, resamples)
+    # Strict JSON: a metric without an interval is a number, one without a value null.
     written = {name: recordable(value) if isinstance(value, dict) else value for name, value in scores.items()}
     if to_stdout:
         print(json.dumps(written, indent=2, sort_keys=True, allow_nan=False))
         return 0
     print(scores_in_words(scores))
-    if arguments.json:
-        write_json(arguments.json, written)
+    if json_file:
+        write_json(json_file, written)
     return 0
 
 
-def in_words(done: Conversion) -> str:
-    """What a reader wrote and left out, as lines of text."""
-    dropped = f", {done.n_dropped:,} rows of the source left out" if done.n_dropped else ""
-    return "\n".join([*done.notices, f"{done.path}: {done.n_rows:,} rows, {done.n_images:,} pictures{dropped}"])
+@atlas_app.callback()
+def _atlas() -> None:
+    """The simulated world."""
+
+
+@atlas_app.command("make")
+def make_atlas(
+    out: Annotated[Path, typer.Option(help="Folder of the new world.")],
+    scenes: Annotated[int, typer.Option(help="Number of scenes.")] = 6000,
+    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 144,
+    force: Annotated[bool, typer.Option("--force", help="Replace a world that is there already.")] = False,
+) -> int:
+    r"""Draw a simulated world.
+
+    \b
+    Example:
+      geocbm atlas make --out data/worlds/small --scenes 500
+    """
+    from geocbm_atlas.dataset import write_atlas
+
+    for name, value, least in (("scenes", scenes, 1), ("seed", seed, 0), ("size", size, 48)):
+        if value < least:
+            raise ParameterError(f"--{name}={value} is too small; give at least {least}")
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        if not (out / "atlas.json").is_file():
+            raise ParameterError(f"--out={out} holds something else than an atlas; give a new folder")
+        if not force:
+            raise ParameterError(f"--out={out} holds an atlas already; give another folder, or --force to replace it")
+    print(write_atlas(out, scenes, seed, size=size))
+    return 0

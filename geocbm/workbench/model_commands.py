@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import UserError
@@ -24,16 +24,7 @@ STAGES = {"stage0": "03", "stage1": "04", "stage2": "05"}
 _SECONDS_TO_BE_ENDED = 10
 
 
-def configure_fit(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `geocbm fit`."""
-    parser.add_argument("stage", choices=sorted(STAGES), help="which stage to train")
-    parser.add_argument("--run", required=True, help="name of the run; its earlier files must exist")
-    parser.add_argument("--profile", default="demo", help="parameter file in notebooks/params (default: demo)")
-    parser.add_argument("--recipe", help="options from notebooks/recipes (default: what the profile names)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a parameter of the stage")
-
-
-def fit(arguments: argparse.Namespace) -> int:
+def fit(arguments: SimpleNamespace) -> int:
     """Train one stage of a run with the parameters its notebook would have, on all processes of a launch.
 
     `accelerate launch --multi_gpu --num_processes N -m geocbm fit stage0 --run NAME` trains on N accelerators, or in N
@@ -56,11 +47,11 @@ def fit(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def train_stage(arguments: argparse.Namespace) -> None:
+def train_stage(arguments: SimpleNamespace) -> None:
     """Train a stage in this process and those launched with it, and say so.
 
     Args:
-        arguments: of `configure_fit`.
+        arguments: `stage`, `run`, `profile`, `recipe` and `set`, a list of `name=value`.
 
     Raises:
         UserError: when a file, a parameter or a picture is not as it must be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -77,3 +78,19 @@ def headlines(run: str) -> pd.DataFrame:
             value = entry["value"] if isinstance(entry, dict) else entry
             rows.append({"figure": own.label, "value": own.text(value), "95 % interval": own.interval(entry)})
     return pd.DataFrame(rows, columns=["figure", "value", "95 % interval"])
+
+
+def summary(folder: Path) -> list[str]:
+    """Lines of `geocbm list` on one run: how far it is, its headline metrics, and what of it is stale.
+
+    Args:
+        folder: folder of the run's files.
+    """
+    stamps = sorted((folder / "stamps").glob("*.json"))
+    profile = read_json(stamps[-1]).get("profile", "?") if stamps else "?"
+    figures = "; ".join(f"{row.figure} {row.value}" for row in headlines(folder.name).itertuples())
+    states = [each.state for each in state.run_states(folder).values()]
+    counts = [f"{states.count(state.DONE)} stages done"]
+    counts += [f"{states.count(each)} {each}" for each in (state.CHANGED, state.STALE) if each in states]
+    line = f"{folder.name}  (profile {profile}, {', '.join(counts)})  {figures}".rstrip()
+    return [line, warning] if (warning := state.remark(folder)) else [line]

@@ -231,10 +231,14 @@ def resolve(parameters: Mapping[str, Parameter], given: Mapping[str, Any], where
 def unknown(name: str, known: Iterable[str], where: str) -> ParameterError:
     """Error for a name that the notebook does not declare, with the nearest name and the list of all."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
     listed = ", ".join(known) if known else "none"
-    return ParameterError(f"{where} has no parameter {name!r}; {hint}Its parameters are: {listed}")
+    return ParameterError(f"{where} has no parameter {name!r}; {did_you_mean(name, known)}Its parameters are: {listed}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The question after the nearest known name, with a space behind it; empty when none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def _as_flag(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.workbench import paths
-from geocbm.workbench.parameters import Parameter, coerce, read_fields, read_parameters, resolve, unknown
+from geocbm.workbench.parameters import Parameter, coerce, did_you_mean, read_fields, read_parameters, resolve, unknown
 from geocbm.workbench.stages import NUMBER, Chain
 
 OPTIONS = "options"
@@ -63,7 +63,8 @@ def recipe_values(name: str) -> dict[str, dict[str, Any]]:
         ParameterError: If there is no such recipe.
     """
     if name not in recipe_names():
-        raise ParameterError(f"there is no recipe {name!r}; the recipes are: {', '.join(recipe_names())}")
+        hint = did_you_mean(name, recipe_names())
+        raise ParameterError(f"there is no recipe {name!r}; {hint}the recipes are: {', '.join(recipe_names())}")
     return read_recipe(paths.notebooks_folder() / "recipes" / f"{name}.yaml")
 
 
@@ -113,7 +114,8 @@ def read_profile(name: str) -> Profile:
     if not file.is_file():
         if name == "smoke":
             return Profile(name)
-        raise ParameterError(f"there is no profile {name!r}; the profiles are: {', '.join(profile_names())}")
+        hint = did_you_mean(name, profile_names())
+        raise ParameterError(f"there is no profile {name!r}; {hint}the profiles are: {', '.join(profile_names())}")
     where = f"notebooks/params/{file.name}"
     common: dict[str, Any] = {}
     stages: dict[str, dict[str, Any]] = {}

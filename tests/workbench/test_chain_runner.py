@@ -380,12 +380,51 @@ def test_the_command_line_answers_in_sentences(project: Path, capsys: pytest.Cap
     )
     assert cli.main(["list"]) == 0
     assert "there is no run yet" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as left:
-        cli.main(["run", "--timeout", "0"])
-    assert left.value.code == 2 and "above 0" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        cli.main(["--version"])
+    assert cli.main(["run", "--timeout", "0"]) == 2
+    assert "above 0" in capsys.readouterr().err
+    assert cli.main(["run", "--prfile", "smoke"]) == 2
+    said = capsys.readouterr().err
+    assert "--profile" in said and said.startswith("geocbm: ") and said.count("\n") == 1
+    assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("geocbm ")
+
+
+def test_a_run_that_is_nearly_one_is_asked_about(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "data" / "runs" / "demo").mkdir(parents=True)
+    for command in (["predict", "a.jpg", "--run", "demoo"], ["render", "--run", "demoo"]):
+        assert cli.main(command) == 2
+        assert "there is no run 'demoo'; did you mean 'demo'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", ["run", "fit", "predict", "render", "list", "sync", "check", "data score", "data osv5m", "atlas make"]
+)
+def test_every_command_has_help_and_no_traceback(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words.split(), "--help"]) == 0
+    assert f"Usage: geocbm {words}" in capsys.readouterr().out
+    assert cli.main([*words.split(), "--no-such-option"]) == 2
+    assert "no-such-option" in capsys.readouterr().err
+
+
+def test_options_may_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+    monkeypatch.setattr(chain, "run_chain", lambda request: asked.append(request) or 0)
+    words = "run --set a=1 --set 06b.b=2 --grid c=1,2 --only 01,02 --only 03 --reuse x --force --dry-run --timeout 5"
+    assert cli.main([*words.split(), "--no-render", "--run", "r", "--recipe", "seed"]) == 0
+    assert asked == [
+        Request(
+            recipe="seed",
+            run="r",
+            settings=("a=1", "06b.b=2"),
+            grid=("c=1,2",),
+            only=("01,02", "03"),
+            reuse=("x",),
+            force=True,
+            dry_run=True,
+            timeout=5.0,
+            render=False,
+        )
+    ]
 
 
 def test_an_atlas_does_not_replace_something_else(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -397,7 +436,7 @@ def test_an_atlas_does_not_replace_something_else(project: Path, capsys: pytest.
     assert "--scenes=0" in capsys.readouterr().err
 
 
-def test_pages_go_to_tracking_when_they_were_made_and_only_then(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_rendered_when_something_ran_and_only_then(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from geocbm.workbench import report
 
     told: list[object] = []
@@ -410,8 +449,7 @@ def test_pages_go_to_tracking_when_they_were_made_and_only_then(run: Run, monkey
 
     monkeypatch.setattr(report, "render_run", render)
     monkeypatch.setattr(report, "render_site", lambda: None)
-    monkeypatch.setattr(chain.tracking, "log_report", lambda name, values: told.append((name, len(list(values)))))
     assert run_chain(Request(profile="smoke")) == 0
-    assert told == ["rendered smoke", ("smoke", 2)]
+    assert told == ["rendered smoke"]
     assert run_chain(Request(profile="smoke")) == 0  # nothing ran, so there is nothing new to tell
-    assert len(told) == 2
+    assert len(told) == 1
