@@ -38,7 +38,8 @@ strict, main = explain.linear_cbm(files, features, concepts), explain.load_inter
 places = evaluation.main_predictions(files)
 presence = explain.read_concept_labels(files)
 print(analysis.test_remark(files))
-print(explain.truth_in_words(presence))
+known = "all visible concepts are known" if presence.complete else "only the labelled concept of each picture is known"
+print(f"Ground truth: {known}.")
 
 # %% [markdown]
 # ## Can I trust this explanation?
@@ -156,16 +157,6 @@ if lines:
             [f"Test picture, named {named}", *(f"Training picture of {named}" for _ in pictures)],
             [f"{caption}: named {named}, {off}", *notes],
         )
-
-# %% [markdown]
-# ### From concepts to countries
-#
-# Over all test pictures: how much concepts speak for the country that the strict bottleneck names, gathered by families. Each picture
-# counts the same.
-
-# %%
-if lines:
-    nb.show(plots.concept_sankey(explain.named_flows(strict, test, files)))
 
 # %% [markdown]
 # ## Does the map point at the concept?
@@ -298,8 +289,10 @@ if lines:
 
 # %%
 if lines:
-    nb.table(explain.left_in_words(left), caption="Without concepts, against two priors, with 95 % intervals")
-    print(explain.left_sentence(left))
+    nb.table(
+        left.filter(regex="method|km|geoscore|acc$|loss$"),
+        caption="Without concepts, against two priors, with 95 % intervals",
+    )
 
 # %%
 if lines:

@@ -1,21 +1,11 @@
 """Why the model says so, and whether that is true."""
 
-from geocbm.explain.ablation import (
-    REMOVED,
-    ablate_all_concepts,
-    against_prior,
-    falls_to_prior,
-    interval_of,
-    intervention_effect_by_mode,
-    left_in_words,
-    left_sentence,
-    reach_in_words,
-)
+from geocbm.explain.ablation import REMOVED, ablate_all_concepts, interval_of
 from geocbm.explain.answered import agreement_sentence, answer_table, explain_country, modes_explained, named_countries
 from geocbm.explain.boxes import Pairs, boxes_in_window, covered_patches, crop_window, true_pairs
 from geocbm.explain.completeness import completeness_figures, completeness_ratio, completeness_table, model_rights
 from geocbm.explain.concept_information import Told, leakage_in_words, leakage_table, measure_told, told_records
-from geocbm.explain.concept_labels import ConceptLabels, InterventionValues, intervention_values, read_concept_labels
+from geocbm.explain.concept_labels import read_concept_labels
 from geocbm.explain.contributions import (
     BY_ABLATION,
     EXACT,
@@ -25,7 +15,6 @@ from geocbm.explain.contributions import (
     explain_scores,
     weighted_terms,
 )
-from geocbm.explain.counterfactuals import STRENGTHS, Counterfactual, Edit, find_counterfactuals
 from geocbm.explain.faithfulness import (
     DELETION,
     INSERTION,
@@ -38,39 +27,7 @@ from geocbm.explain.faithfulness import (
     sample_rows,
     token_answer,
 )
-from geocbm.explain.flows import Flows, concept_flows, flow_amounts, picture_amounts
-from geocbm.explain.intervention_curve import (
-    POLICIES,
-    UNITS,
-    choose_levels,
-    intervention_curve,
-    named_cell_terms,
-    non_monotone_steps,
-)
-from geocbm.explain.intervention_model import InterventionModel, Places, linear_cbm, load_intervention_model
-from geocbm.explain.intervention_report import (
-    both_curves,
-    constants_are_left,
-    curve_sentence,
-    curve_table,
-    edit_table,
-    intervention_records,
-    named_flows,
-    picture_flows,
-    seen_picture,
-    trained_modes,
-    truth_in_words,
-    usual_levels,
-)
-from geocbm.explain.interventions import (
-    baseline_scores,
-    correct_concepts,
-    family,
-    predict_with_scores,
-    remove_concepts,
-    set_scores,
-    swap_concepts,
-)
+from geocbm.explain.interventions import InterventionModel, baseline_scores, linear_cbm, load_intervention_model
 from geocbm.explain.leakage import Leakage, measure_leakage
 from geocbm.explain.localization import (
     ATTENTION,
@@ -95,7 +52,7 @@ from geocbm.explain.map_faithfulness import (
     run_stability,
 )
 from geocbm.explain.maps import centre_map, concept_maps, kinds_of_map, named_map, random_maps
-from geocbm.explain.overlays import Overlays, attention_overlays, concept_overlays
+from geocbm.explain.overlays import Overlays, attention_overlays, concept_overlays, seen_picture
 from geocbm.explain.probes import Reading, country_readings, gain_table, read_label, reading_gains, reading_table
 from geocbm.explain.similar import answers_off, example_rows, row_captions, similar_examples, similar_rows
 from geocbm.explain.sparsity import (
@@ -129,33 +86,23 @@ __all__ = [
     "EXACT",
     "INSERTION",
     "PIXELS",
-    "POLICIES",
     "RANDOM",
     "REMOVED",
-    "STRENGTHS",
     "TOKENS",
-    "UNITS",
     "VERDICTS",
-    "ConceptLabels",
-    "Counterfactual",
-    "Edit",
     "Effective",
     "Explanation",
-    "Flows",
     "InterventionModel",
-    "InterventionValues",
     "Leakage",
     "Localisation",
     "MapTruth",
     "Overlays",
     "Pairs",
-    "Places",
     "Reading",
     "Removal",
     "Told",
     "ablate_all_concepts",
     "accuracy_at",
-    "against_prior",
     "agreement_sentence",
     "answer_table",
     "answers_off",
@@ -163,31 +110,23 @@ __all__ = [
     "attention_overlays",
     "average_accuracy",
     "baseline_scores",
-    "both_curves",
     "boxes_in_window",
     "card_lines",
     "card_summary",
     "card_table",
     "centre_map",
     "choose_kind",
-    "choose_levels",
     "chosen_kind",
     "completeness_figures",
     "completeness_ratio",
     "completeness_table",
-    "concept_flows",
     "concept_maps",
     "concept_overlays",
-    "constants_are_left",
-    "correct_concepts",
     "country_readings",
     "country_terms",
     "country_weights",
     "covered_patches",
     "crop_window",
-    "curve_sentence",
-    "curve_table",
-    "edit_table",
     "effective_concepts",
     "effective_curves",
     "effective_in_words",
@@ -196,22 +135,12 @@ __all__ = [
     "explain_country",
     "explain_scores",
     "explain_seeds",
-    "falls_to_prior",
-    "family",
-    "find_counterfactuals",
-    "flow_amounts",
     "gain_table",
     "interval_of",
-    "intervention_curve",
-    "intervention_effect_by_mode",
-    "intervention_records",
-    "intervention_values",
     "kept_share",
     "kinds_of_map",
     "leakage_in_words",
     "leakage_table",
-    "left_in_words",
-    "left_sentence",
     "linear_cbm",
     "load_intervention_model",
     "localisation_in_words",
@@ -224,43 +153,30 @@ __all__ = [
     "measure_told",
     "model_rights",
     "modes_explained",
-    "named_cell_terms",
     "named_countries",
-    "named_flows",
     "named_map",
-    "non_monotone_steps",
-    "picture_amounts",
-    "picture_flows",
     "pixel_answer",
     "pointing_figures",
     "pointing_records",
-    "predict_with_scores",
     "random_maps",
-    "reach_in_words",
     "read_concept_labels",
     "read_label",
     "reading_gains",
     "reading_table",
     "removal_records",
     "removals_table",
-    "remove_concepts",
     "row_captions",
     "run_stability",
     "sample_rows",
     "seeds_sentence",
     "seen_picture",
-    "set_scores",
     "similar_examples",
     "similar_rows",
     "stability_figures",
     "stability_records",
     "stability_table",
-    "swap_concepts",
     "token_answer",
     "told_records",
-    "trained_modes",
     "true_pairs",
-    "truth_in_words",
-    "usual_levels",
     "weighted_terms",
 ]

@@ -1,13 +1,13 @@
-"""What is left when all concepts are removed.
+"""Ablation of all concepts: what the model still knows when every concept gets its baseline score.
 
 A model that reasons through its concepts then knows no more than the prior. The answer that is left is one place for
-all pictures; in mode `concept_scores` it comes from the constants of the linear layer alone.
+all pictures; in mode `concept_scores` it comes from the biases of the linear layer alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,30 +15,51 @@ import pandas as pd
 from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
 from geocbm.explain.interventions import correct_concepts
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.metrics import Resamples, geoscore, spatial_blocks
+from geocbm.metrics import Resamples, geoscore, recordable, spatial_blocks
 
 if TYPE_CHECKING:
-    from geocbm.explain.intervention_model import InterventionModel
+    from geocbm.explain.interventions import InterventionModel
     from geocbm.run import Run
 
 AS_SEEN, REMOVED = "with its concepts", "all concepts removed"
 FREQUENT, CENTRAL = "prior: the most frequent cell", "prior: the place in the middle"
 CELL_FIGURES = ("cell_acc", "log_loss")
+AT, BETTER, WORSE = "at the prior", "better than the prior", "below the prior"
+MARGIN_NATS = 0.1
+"""By so much may the log loss lie above the prior's before "below" is said: a tenth of the true cell's probability."""
+
+_UNKNOWN = dict.fromkeys(("value", "low", "high"), float("nan"))
+
+
+def interval_columns(name: str, interval: Mapping[str, float] | None) -> dict[str, float]:
+    """An interval as three columns: `name`, `name_low`, `name_high`; NaN where there is none."""
+    interval = interval or _UNKNOWN
+    return {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+
+
+def interval_at(row: Any, name: str) -> dict[str, float]:
+    """The interval that `interval_columns` wrote into a row of a table."""
+    return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
+
+
+def interval_of(ablated: pd.DataFrame, method: str, name: str) -> dict[str, float]:
+    """A metric of one method of `ablate_all_concepts` with its interval."""
+    return interval_at(ablated.set_index("method").loc[method], name)
 
 
 def ablate_all_concepts(
-    files: Run, model: InterventionModel, rows: np.ndarray, n_resamples: int = 1000, seed: int = 0
+    run: Run, model: InterventionModel, rows: np.ndarray, n_resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Hold the model without concepts against two priors.
+    """Compare the model without concepts with two priors.
 
-    "The most frequent cell" answers with its centre and believes in each cell as often as training pictures lie in it.
-    "The place in the middle" is the page of evaluation's prior: the training place with the smallest median distance
-    to the others; it names no cell.
+    `FREQUENT` answers with the centre of the most frequent cell and believes in each cell as often as training
+    pictures lie in it. `CENTRAL` is the training place with the smallest median distance to the others; it names no
+    cell.
 
     Args:
-        files: the run.
+        run: the run.
         model: Stage 2.
-        rows: pictures to ask about.
+        rows: pictures to predict.
         n_resamples: resamples behind each interval, by blocks of 100 km.
         seed: of the resamples.
 
@@ -49,70 +70,54 @@ def ablate_all_concepts(
     """
     from geocbm.evaluation.baselines import training_prior
 
-    lat, lng, cell = files.lat[rows], files.lng[rows], files.cell_label[rows]
-    train, cells = files.rows["train"], files.cells
+    lat, lng, cell = run.lat[rows], run.lng[rows], run.cell_label[rows]
+    train, cells = run.rows["train"], run.cells
     resamples = Resamples(spatial_blocks(lat, lng), n_resamples, seed)
-    removed = model.baseline.expand(len(rows), -1)
-    answers = []
-    for method, edited in ((AS_SEEN, None), (REMOVED, removed)):
-        places = model.predict(rows, edited)
-        answers.append((method, places.lat, places.lng, places.probabilities))
-    counts = np.bincount(files.cell_label[train], minlength=len(cells))
-    share = np.tile(counts / counts.sum(), (len(rows), 1))
+    counts = np.bincount(run.cell_label[train], minlength=len(cells))
     centre = [float(values[0]) for values in cartesian_to_latlng(cells.centers[[counts.argmax()]])]
-    answers.append((FREQUENT, np.full(len(rows), centre[0]), np.full(len(rows), centre[1]), share))
-    middle = training_prior(files.lat[train], files.lng[train], len(rows), seed=seed)
+    middle = training_prior(run.lat[train], run.lng[train], len(rows), seed=seed)
+    frequency = np.tile(counts / counts.sum(), (len(rows), 1))
+    prior = _cell_metrics(frequency, cell)
+    answers: list[tuple[str, Any, Any, dict[str, np.ndarray]]] = []
+    for method, edited in ((AS_SEEN, None), (REMOVED, model.baseline.expand(len(rows), -1))):
+        places = model.predict(rows, edited)
+        answers.append((method, places.lat, places.lng, _cell_metrics(places.probabilities, cell)))
+    answers += [(FREQUENT, centre[0], centre[1], prior), (CENTRAL, middle.lat, middle.lng, {})]
     table = []
-    frequent = answers[-1][3]
-    for method, said_lat, said_lng, chance in [*answers, (CENTRAL, middle.lat, middle.lng, None)]:
-        km = haversine_km(said_lat, said_lng, lat, lng)
-        values = {"median_km": km, "geoscore": geoscore(km)}
-        if chance is not None:
-            values |= _of_cells(chance, cell)
+    for method, answer_lat, answer_lng, of_cells in answers:
+        km = haversine_km(answer_lat, answer_lng, lat, lng)
         row: dict[str, object] = {"method": method}
-        for name in ("median_km", "geoscore", *CELL_FIGURES):
-            interval = dict.fromkeys(("value", "low", "high"), float("nan"))
-            if name in values:
-                statistic = "median" if name == "median_km" else "mean"
-                interval = resamples.figure(values[name], statistic)
-            row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
-        for name, own in _of_cells(frequent, cell).items():
-            change = dict.fromkeys(("value", "low", "high"), float("nan"))
-            if name in values:
-                change = resamples.difference(values[name], own)
-            ends = {"value": "", "low": "_low", "high": "_high"}
-            row |= {f"{name}_change{ends[end]}": figure for end, figure in change.items()}
+        row |= interval_columns("median_km", resamples.figure(km, "median"))
+        row |= interval_columns("geoscore", resamples.figure(geoscore(km)))
+        for name in CELL_FIGURES:
+            values = of_cells.get(name)
+            row |= interval_columns(name, None if values is None else resamples.figure(values))
+            change = None if values is None else resamples.difference(values, prior[name])
+            row |= interval_columns(f"{name}_change", change)
         table.append(row)
     return pd.DataFrame(table)
 
 
-def _of_cells(chance: np.ndarray, cell: np.ndarray) -> dict[str, np.ndarray]:
-    """Whether the true cell is named, and minus the logarithm of the belief in it, of beliefs `[m, N]`."""
-    believed = np.maximum(chance[np.arange(len(cell)), cell], 1e-12)
-    return {"cell_acc": (chance.argmax(1) == cell).astype(float), "log_loss": -np.log(believed)}
+def _cell_metrics(probabilities: np.ndarray, cell: np.ndarray) -> dict[str, np.ndarray]:
+    """Whether the true cell `[m]` is named, and minus the logarithm of its probability, of rows `[m, N]`."""
+    of_truth = np.maximum(probabilities[np.arange(len(cell)), cell], 1e-12)
+    return {"cell_acc": (probabilities.argmax(1) == cell).astype(float), "log_loss": -np.log(of_truth)}
 
 
-AT, BETTER, WORSE = "at the prior", "better than the prior", "below the prior"
-MARGIN_NATS = 0.1
-"""By so much may the log loss lie above the prior's before "below" is said: a tenth of the true cell's probability."""
-
-
-def against_prior(left: pd.DataFrame) -> str:
+def against_prior(ablated: pd.DataFrame) -> str:
     """Where the model without concepts stands: `AT`, `BETTER` or `WORSE` than how often each cell occurs.
 
     It is better where it names the true cell more often than the most frequent cell does, or believes more in it than
     its frequency says, and worse where it believes less in it by more than `MARGIN_NATS`: each beyond the interval of
-    the paired difference, or of both figures where there is no paired one.
+    the paired difference, or of both metrics where there is no paired one.
 
     Args:
-        left: of `ablate_all_concepts`.
+        ablated: of `ablate_all_concepts`.
     """
-    by_method = left.set_index("method")
+    by_method = ablated.set_index("method")
     without, prior = by_method.loc[REMOVED], by_method.loc[FREQUENT]
-    if (
-        "cell_acc_change" in left
-        and np.isfinite([without["cell_acc_change_low"], without["log_loss_change_low"]]).all()
-    ):
+    paired = "cell_acc_change" in ablated
+    if paired and np.isfinite([without["cell_acc_change_low"], without["log_loss_change_low"]]).all():
         better = without["cell_acc_change_low"] > 0 or without["log_loss_change_high"] < 0
         worse = without["log_loss_change_low"] > 0
     else:
@@ -123,64 +128,23 @@ def against_prior(left: pd.DataFrame) -> str:
     return WORSE if worse and without["log_loss"] - prior["log_loss"] > MARGIN_NATS else AT
 
 
-def falls_to_prior(left: pd.DataFrame) -> bool:
-    """Whether the model without concepts knows as much as how often each cell occurs, no more and no less."""
-    return against_prior(left) == AT
-
-
-def left_in_words(left: pd.DataFrame) -> pd.DataFrame:
-    """The table of `ablate_all_concepts` for a page."""
-    forms = {
-        "median_km": ("median error, km", "{:,.0f}", 1.0),
-        "geoscore": ("GeoScore", "{:,.0f}", 1.0),
-        "cell_acc": ("cell right, %", "{:.1f}", 100.0),
-        "log_loss": ("log loss of the true cell, nats", "{:.2f}", 1.0),
-    }
-    rows = []
-    for row in left.to_dict("records"):
-        shown = {"": row["method"]}
-        for name, (words, form, factor) in forms.items():
-            parts = [form.format(factor * row[f"{name}{end}"]) for end in ("", "_low", "_high")]
-            shown[words] = "" if np.isnan(row[name]) else "{} [{}, {}]".format(*parts)
-        rows.append(shown)
-    return pd.DataFrame(rows)
-
-
-def interval_of(left: pd.DataFrame, method: str, name: str) -> dict[str, float]:
-    """A figure of one method of `ablate_all_concepts` with its interval, for a record."""
-    row = next(row for row in left.to_dict("records") if row["method"] == method)
-    return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
-
-
-def left_sentence(left: pd.DataFrame) -> str:
-    """Whether the model without concepts falls to the prior, as the figures of `ablate_all_concepts` say."""
-    right = {name: 100 * interval_of(left, name, "cell_acc")["value"] for name in (REMOVED, FREQUENT, AS_SEEN)}
-    loss = {name: interval_of(left, name, "log_loss")["value"] for name in (REMOVED, FREQUENT, AS_SEEN)}
-    stands = {AT: "falls to the prior", WORSE: "falls below the prior", BETTER: "does not fall to the prior"}
-    return (
-        f"Without concepts the model {stands[against_prior(left)]}: it names the true cell in {right[REMOVED]:.1f} % "
-        f"of the pictures (the most frequent cell: {right[FREQUENT]:.1f} %, with concepts: {right[AS_SEEN]:.1f} %), "
-        f"and its log loss is {loss[REMOVED]:.2f} (prior: {loss[FREQUENT]:.2f}, with concepts: {loss[AS_SEEN]:.2f})."
-    )
-
-
 def intervention_effect_by_mode(
-    files: Run,
+    run: Run,
     models: Mapping[str, InterventionModel],
-    presence: ConceptLabels,
-    levels: InterventionValues,
+    labels: ConceptLabels,
+    values: InterventionValues,
     rows: np.ndarray,
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How far an edit of all concepts reaches in each mode: what goes past the concepts no edit can change.
+    """How far an edit of all concepts reaches in each mode: what bypasses the concepts no edit can change.
 
     Args:
-        files: the run.
+        run: the run.
         models: modes of Stage 2 by name.
-        presence: what is known of all pictures.
-        levels: scores that stand for "there" and "not there".
-        rows: pictures to ask about.
+        labels: concept labels of all pictures.
+        values: scores that stand for "present" and "absent".
+        rows: pictures to predict.
         n_resamples: resamples behind each interval, by blocks of 100 km.
         seed: of the resamples.
 
@@ -188,40 +152,35 @@ def intervention_effect_by_mode(
         A row per mode: `mode`, and `seen_km`, `told_km` (all that is known is corrected) and `removed_km`, median
         errors with `_low` and `_high`.
     """
-    lat, lng = files.lat[rows], files.lng[rows]
-    resamples, known = Resamples(spatial_blocks(lat, lng), n_resamples, seed), presence.at(rows)
+    lat, lng = run.lat[rows], run.lng[rows]
+    resamples, known = Resamples(spatial_blocks(lat, lng), n_resamples, seed), labels.at(rows)
     table = []
     for mode, model in models.items():
-        told = correct_concepts(model.scores[rows], known.known, known.present, levels)
+        corrected = correct_concepts(model.scores[rows], known.known, known.present, values)
         row: dict[str, object] = {"mode": mode}
-        for name, edited in (("seen", None), ("told", told), ("removed", model.baseline.expand(len(rows), -1))):
+        for name, edited in (("seen", None), ("told", corrected), ("removed", model.baseline.expand(len(rows), -1))):
             places = model.predict(rows, edited)
             km = haversine_km(places.lat, places.lng, lat, lng)
-            interval = resamples.figure(km, "median")
-            row |= {
-                f"{name}_km": interval["value"],
-                f"{name}_km_low": interval["low"],
-                f"{name}_km_high": interval["high"],
-            }
+            row |= interval_columns(f"{name}_km", resamples.figure(km, "median"))
         table.append(row)
     return pd.DataFrame(table)
 
 
-def reach_in_words(reach: pd.DataFrame, all_known: bool) -> pd.DataFrame:
-    """The table of `intervention_effect_by_mode` for a page: median errors in km.
+def ablation_metrics(ablated: pd.DataFrame, effect: pd.DataFrame) -> dict[str, float | dict[str, float]]:
+    """Metrics of both tables, keys below `intervene`.
 
     Args:
-        reach: of `intervention_effect_by_mode`.
-        all_known: whether the truth about all concepts is known, or only the labels.
+        ablated: of `ablate_all_concepts`.
+        effect: of `intervention_effect_by_mode`.
     """
-    told = "told the truth about all concepts" if all_known else "told the labelled concept"
-    columns = {"seen_km": "as it sees them", "told_km": told, "removed_km": "all concepts removed"}
-    rows = []
-    for row in reach.to_dict("records"):
-        shown = {"mode of Stage 2": row["mode"]}
-        for name, words in columns.items():
-            shown[f"{words}, km"] = "{:,.0f} [{:,.0f}, {:,.0f}]".format(
-                *(row[f"{name}{end}"] for end in ("", "_low", "_high"))
-            )
-        rows.append(shown)
-    return pd.DataFrame(rows)
+    found = {}
+    for method, key in ((REMOVED, "removed_all"), (FREQUENT, "prior")):
+        for name in CELL_FIGURES:
+            found[f"{key}.{name}"] = interval_of(ablated, method, name)
+    found["prior.median_km"] = interval_of(ablated, FREQUENT, "median_km")
+    for row in effect.to_dict("records"):
+        for name in ("told", "removed"):
+            found[f"{row['mode']}.{name}_median_km"] = interval_at(row, f"{name}_km")
+    kept = {name: recordable(interval) for name, interval in found.items()}
+    falls = {"removed_all.falls_to_prior": float(against_prior(ablated) == AT)}
+    return falls | {name: value for name, value in kept.items() if value is not None}

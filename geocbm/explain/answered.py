@@ -14,7 +14,7 @@ from geocbm.geocells.distribution import sum_by_place
 from geocbm.geodesy import haversine_km
 
 if TYPE_CHECKING:
-    from geocbm.explain.intervention_model import InterventionModel
+    from geocbm.explain.interventions import InterventionModel
     from geocbm.run import Run
 
 

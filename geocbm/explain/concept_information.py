@@ -17,7 +17,7 @@ from geocbm.metrics import Resamples, figure_text, recordable, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.explain.concept_labels import ConceptLabels
-    from geocbm.explain.intervention_model import InterventionModel
+    from geocbm.explain.interventions import InterventionModel
     from geocbm.run import Run
 
 Figure = dict[str, float]

@@ -1,24 +1,36 @@
-"""What if this bollard were another? Edits of single pictures, at several strengths, ready to be drawn."""
+"""Counterfactuals: what the model would answer for one picture if a concept were another, at several strengths.
+
+The page carries the answers to a list of edits; in a running notebook `WhatIfExplorer` asks for any other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from geocbm.explain.interventions import LEAST_SCORE
+from geocbm.errors import ParameterError
+from geocbm.explain.flows import place_of_cells
+from geocbm.explain.interventions import MIN_SCORE
+from geocbm.geocells.distribution import sum_by_place
+from geocbm.geodesy import haversine_km
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from geocbm.data.concepts import ConceptVocabulary
     from geocbm.explain.concept_labels import InterventionValues
-    from geocbm.explain.intervention_model import InterventionModel, Places
+    from geocbm.explain.interventions import InterventionModel, PlacePredictions
     from geocbm.run import Run
 
 MIDDLING = 0.6
-"""Belief in the true country that a chosen picture comes nearest to."""
+"""Probability of the true country that a chosen picture comes nearest to."""
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Steps of the control: 0 is the picture as the model sees it, 1 the whole edit."""
 
@@ -28,17 +40,17 @@ class Edit:
     """One edit of one picture.
 
     Attributes:
-        words: what is edited.
+        label: what is edited.
         target: `[k]` scores at full strength; NaN where a score stays.
     """
 
-    words: str
+    label: str
     target: np.ndarray
 
     def at(self, scores: np.ndarray, strengths: Sequence[float] = STRENGTHS) -> torch.Tensor:
         """Edited scores `(S, k)` of a picture with `scores` `[k]`, evenly spaced in their logarithms."""
-        start = np.log(np.maximum(scores, LEAST_SCORE))
-        end = np.where(np.isnan(self.target), start, np.log(np.maximum(self.target, LEAST_SCORE)))
+        start = np.log(np.maximum(scores, MIN_SCORE))
+        end = np.where(np.isnan(self.target), start, np.log(np.maximum(self.target, MIN_SCORE)))
         between = [
             np.where(np.isnan(self.target) | (s == 0), scores, np.exp(start + s * (end - start))) for s in strengths
         ]
@@ -59,74 +71,67 @@ class Counterfactual:
     row: int
     caption: str
     edits: tuple[Edit, ...]
-    answers: tuple[Places, ...]
+    answers: tuple[PlacePredictions, ...]
 
 
 def exchange(
-    scores: np.ndarray, seen: int, other: int, levels: InterventionValues, vocabulary: ConceptVocabulary
+    scores: np.ndarray, seen: int, other: int, values: InterventionValues, vocabulary: ConceptVocabulary
 ) -> Edit:
     """The edit that takes one meta away and puts another in its place, with their parents if these differ."""
     n, parents = len(vocabulary.metas), vocabulary.parent_index
     target = np.full(len(scores), np.nan)
-    target[seen], target[other] = (
-        np.fmin(levels.absent[seen], scores[seen]),
-        np.fmax(levels.present[other], scores[seen]),
-    )
+    target[seen] = np.fmin(values.absent[seen], scores[seen])
+    target[other] = np.fmax(values.present[other], scores[seen])
     if parents[seen] != parents[other]:
-        for concept, level in ((n + parents[seen], levels.absent), (n + parents[other], levels.present)):
-            target[concept] = level[concept]
+        target[n + parents[seen]] = values.absent[n + parents[seen]]
+        target[n + parents[other]] = values.present[n + parents[other]]
     return Edit(f"{vocabulary.metas[seen]} → {vocabulary.metas[other]}", target)
 
 
-def ablate(concepts: Sequence[int], neutral: np.ndarray, words: str) -> Edit:
-    """The edit after which some concepts say nothing."""
-    target = np.full(len(neutral), np.nan)
-    target[list(concepts)] = neutral[list(concepts)]
-    return Edit(words, target)
+def ablate(concepts: Sequence[int], baseline: np.ndarray, label: str) -> Edit:
+    """The edit that gives some concepts their baseline score, at which they add nothing."""
+    target = np.full(len(baseline), np.nan)
+    target[list(concepts)] = baseline[list(concepts)]
+    return Edit(label, target)
 
 
 def edits_of(
-    model: InterventionModel, row: int, levels: InterventionValues, vocabulary: ConceptVocabulary, exchanges: int = 4
+    model: InterventionModel, row: int, values: InterventionValues, vocabulary: ConceptVocabulary, exchanges: int = 4
 ) -> tuple[Edit, ...]:
     """Telling edits of one picture.
 
     The most probable meta is exchanged for the siblings that move the answer most (by the total variation of the cells'
-    probabilities), silenced, silenced with its whole family; the second most probable is silenced; all are.
+    probabilities), ablated, ablated with its whole family; the second most probable is ablated; all are.
 
     Args:
         model: Stage 2.
         row: the picture.
-        levels: scores that stand for "there" and "not there".
+        values: scores that stand for "present" and "absent".
         vocabulary: names and hierarchy.
-        exchanges: siblings that are tried.
+        exchanges: siblings that are kept.
     """
     n, parents = len(vocabulary.metas), vocabulary.parent_index
-    scores, neutral = model.scores[row].numpy(), model.baseline.numpy()
+    scores, baseline = model.scores[row].numpy(), model.baseline.numpy()
     first, second = np.argsort(-scores[:n], kind="stable")[:2] if n > 1 else (0, 0)
-    siblings = [m for m in np.flatnonzero(parents == parents[first]) if m != first and not np.isnan(levels.present[m])]
-    swaps = [exchange(scores, int(first), int(other), levels, vocabulary) for other in siblings]
+    family = np.flatnonzero(parents == parents[first])
+    siblings = [m for m in family if m != first and not np.isnan(values.present[m])]
+    swaps = [exchange(scores, int(first), int(other), values, vocabulary) for other in siblings]
     if swaps:
         ends = torch.cat([model.scores[row][None], *(edit.at(scores, (1.0,)) for edit in swaps)])
-        chance = model.predict_one(row, ends).probabilities
-        moved = np.abs(chance[1:] - chance[0]).sum(axis=1) / 2
+        probabilities = model.predict_one(row, ends).probabilities
+        moved = np.abs(probabilities[1:] - probabilities[0]).sum(axis=1) / 2
         swaps = [swaps[i] for i in np.argsort(-moved, kind="stable")[:exchanges]]
-    whole = [*np.flatnonzero(parents == parents[first]), n + parents[first]]
     return (
         *swaps,
-        ablate([first], neutral, f"without {vocabulary.metas[first]}"),
-        ablate(whole, neutral, f"without all of {vocabulary.parents[parents[first]]}"),
-        ablate([second], neutral, f"without {vocabulary.metas[second]}"),
-        ablate(range(len(scores)), neutral, "without any concept"),
+        ablate([first], baseline, f"without {vocabulary.metas[first]}"),
+        ablate([*family, n + parents[first]], baseline, f"without all of {vocabulary.parents[parents[first]]}"),
+        ablate([second], baseline, f"without {vocabulary.metas[second]}"),
+        ablate(range(len(scores)), baseline, "without any concept"),
     )
 
 
 def find_counterfactuals(
-    files: Run,
-    model: InterventionModel,
-    rows: np.ndarray,
-    levels: InterventionValues,
-    count: int = 3,
-    exchanges: int = 4,
+    run: Run, model: InterventionModel, rows: np.ndarray, values: InterventionValues, count: int = 3, exchanges: int = 4
 ) -> list[Counterfactual]:
     """Choose pictures and edit them.
 
@@ -134,32 +139,194 @@ def find_counterfactuals(
     certain hangs on no single concept. Where too few answers are right, others follow.
 
     Args:
-        files: the run.
+        run: the run.
         model: Stage 2.
         rows: pictures to choose from.
-        levels: scores that stand for "there" and "not there".
+        values: scores that stand for "present" and "absent".
         count: how many pictures.
-        exchanges: siblings that are tried for each.
+        exchanges: siblings that are kept for each.
     """
-    meta, parent = files.meta_and_parent
-    chance = model.predict(rows).probabilities
-    country = files.cells.country.astype(str)
-    inside = country[None] == files.country[rows].astype(str)[:, None]  # (m, N)
-    sure, right = (chance * inside).sum(axis=1), chance.argmax(axis=1) == files.cell_label[rows]
-    seen = model.scores[rows][:, : len(files.concepts.metas)].argmax(1).numpy()
-    order = np.lexsort((np.abs(sure - MIDDLING), ~(seen == meta[rows]), ~right))
-    chosen: list[int] = []
-    for only_new in (True, False):
-        for i in order:
-            row = int(rows[i])
-            known = {parent[other] for other in chosen}, {files.country[other] for other in chosen}
-            fresh = parent[row] not in known[0] and files.country[row] not in known[1]
-            if row not in chosen and len(chosen) < count and (fresh or not only_new):
-                chosen.append(row)
-    stories = []
-    for row in chosen:
-        edits = edits_of(model, row, levels, files.concepts, exchanges)
+    found = []
+    for row in _telling_rows(run, model, rows, count):
+        edits = edits_of(model, row, values, run.concepts, exchanges)
         scores = model.scores[row].numpy()
         answers = tuple(model.predict_one(row, edit.at(scores)) for edit in edits)
-        stories.append(Counterfactual(row, f"{files.concepts.metas[meta[row]]}, {files.country[row]}", edits, answers))
-    return stories
+        found.append(Counterfactual(row, _caption(run, row), edits, answers))
+    return found
+
+
+def _telling_rows(run: Run, model: InterventionModel, rows: np.ndarray, count: int) -> list[int]:
+    meta, parent = run.meta_and_parent
+    probabilities = model.predict(rows).probabilities
+    inside = run.cells.country.astype(str)[None] == run.country[rows].astype(str)[:, None]  # (m, N)
+    certainty, right = (probabilities * inside).sum(axis=1), probabilities.argmax(axis=1) == run.cell_label[rows]
+    seen = model.scores[rows][:, : len(run.concepts.metas)].argmax(1).numpy()
+    order = np.lexsort((np.abs(certainty - MIDDLING), ~(seen == meta[rows]), ~right))
+    chosen: list[int] = []
+    for only_new in (True, False):
+        for row in rows[order].tolist():
+            known = {parent[other] for other in chosen}, {run.country[other] for other in chosen}
+            new = parent[row] not in known[0] and run.country[row] not in known[1]
+            if row not in chosen and len(chosen) < count and (new or not only_new):
+                chosen.append(row)
+    return chosen
+
+
+def edit_table(found: Sequence[Counterfactual], run: Run) -> pd.DataFrame:
+    """Every edit at full strength: the most probable country before and after, and how far the answer moved.
+
+    Args:
+        found: of `find_counterfactuals`.
+        run: the run.
+
+    Returns:
+        Columns `picture`, `edit`, `before`, `before_probability`, `after`, `after_probability`, `moved_km`, and
+        `moved`, the total variation of the cells' probabilities.
+    """
+    rows = []
+    for one in found:
+        for edit, places in zip(one.edits, one.answers, strict=True):
+            cells = places.probabilities[[0, -1]]
+            names, by_place = sum_by_place(cells, place_of_cells(run.cells))
+            before, after = by_place.argmax(axis=1)
+            moved_km = haversine_km(places.lat[0], places.lng[0], places.lat[-1], places.lng[-1])
+            rows.append(
+                {
+                    "picture": one.caption,
+                    "edit": edit.label,
+                    "before": names[before],
+                    "before_probability": by_place[0, before],
+                    "after": names[after],
+                    "after_probability": by_place[1, after],
+                    "moved_km": float(moved_km),
+                    "moved": float(np.abs(cells[1] - cells[0]).sum()) / 2,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _caption(run: Run, row: int) -> str:
+    return f"{run.concepts.metas[run.meta_and_parent[0][row]]}, {run.country[row]}"
+
+
+NOTHING = -1
+"""Choice of no concept."""
+
+
+def is_live() -> bool:
+    """Whether someone sits before the notebook: a kernel whose front end can be asked for input.
+
+    Executions without a front end (papermill, nbclient, nbval) declare that they cannot; controls would be dead there.
+    """
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    kernel = getattr(shell, "kernel", None)
+    return bool(getattr(kernel, "_allow_stdin", False))
+
+
+class WhatIfExplorer:
+    """Live controls: a picture, a concept to take away, one to put in its place, and how strongly.
+
+    Nothing here captures output in a widget: the map is a displayed figure that is replaced by its display id.
+
+    Args:
+        run: the run.
+        model: Stage 2.
+        values: scores that stand for "present" and "absent".
+        rows: pictures to choose from.
+        draw: the figure of an answer: `draw(row, places, label)`.
+
+    Raises:
+        ParameterError: there is no picture.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        model: InterventionModel,
+        values: InterventionValues,
+        rows: Sequence[int] | np.ndarray,
+        draw: Callable[[int, PlacePredictions, str], go.Figure],
+    ) -> None:
+        import ipywidgets
+
+        if not len(rows):
+            raise ParameterError("rows is empty; give at least one picture to explore")
+        self.run, self.model, self.values, self.draw = run, model, values, draw
+        wide = {"style": {"description_width": "110px"}, "layout": {"width": "430px"}}
+        pictures = [(f"{_caption(run, int(row))} (row {row})", int(row)) for row in rows]
+        self.picture = ipywidgets.Dropdown(options=pictures, description="picture", **wide)
+        self.take = ipywidgets.Dropdown(options=[], description="take away", **wide)
+        choices = [("nothing", NOTHING), *((name, number) for number, name in enumerate(run.concepts.metas))]
+        self.put = ipywidgets.Dropdown(options=choices, value=NOTHING, description="put in its place", **wide)
+        self.strength = ipywidgets.FloatSlider(
+            value=0.0, min=0.0, max=1.0, step=0.05, description="strength", continuous_update=False, **wide
+        )
+        self.box = ipywidgets.VBox([self.picture, self.take, self.put, self.strength])
+        self._shown: Any = None
+        self._still = False
+        self._offer_concepts()
+        self.picture.observe(self._on_picture, "value")
+        for control in (self.take, self.put, self.strength):
+            control.observe(self._on_change, "value")
+
+    @property
+    def edit(self) -> Edit:
+        """The edit that the controls describe."""
+        take, put, concepts = self.take.value, self.put.value, self.run.concepts
+        scores = self.model.scores[self.picture.value].numpy()
+        if take != NOTHING and put != NOTHING and take != put:
+            return exchange(scores, take, put, self.values, concepts)
+        if take != NOTHING and put == NOTHING:
+            return ablate([take], self.model.baseline.numpy(), f"without {concepts.metas[take]}")
+        target = np.full(len(scores), np.nan)
+        if put == NOTHING:
+            return Edit("as the model sees it", target)
+        for concept in (put, len(concepts.metas) + concepts.parent_index[put]):
+            target[concept] = np.fmax(scores[concept], self.values.present[concept])
+        return Edit(f"with {concepts.metas[put]}", target)
+
+    def figure(self) -> go.Figure:
+        """The map for the present state of the controls."""
+        row, strength, edit = int(self.picture.value), float(self.strength.value), self.edit
+        places = self.model.predict_one(row, edit.at(self.model.scores[row].numpy(), (strength,)))
+        label = f"{edit.label}, strength {strength:.0%}" if strength else "as the model sees it"
+        return self.draw(row, places, label)
+
+    def show(self) -> None:
+        """Show controls and map where someone can move them; else say in one line how to get there."""
+        if not is_live():
+            print("In JupyterLab this cell shows live controls; the figure above works here.")
+            return
+        from IPython.display import display
+
+        display(self.box)
+        self._shown = display(self._bundle(), raw=True, display_id=True)
+
+    def _offer_concepts(self) -> None:
+        """List the metas of the picture, the most probable first."""
+        metas = self.run.concepts.metas
+        scores = self.model.scores[self.picture.value].numpy()[: len(metas)]
+        order = np.argsort(-scores, kind="stable")
+        self.take.options = [("nothing", NOTHING), *((f"{metas[i]} ({scores[i]:.0%})", int(i)) for i in order)]
+        self.take.value = int(order[0])
+
+    def _on_picture(self, change: Any) -> None:
+        self._still = True  # one drawing for all that changes with the picture
+        try:
+            self._offer_concepts()
+        finally:
+            self._still = False
+        self._on_change(change)
+
+    def _on_change(self, _change: Any) -> None:
+        if self._shown is not None and not self._still:
+            bundle = self._bundle()
+            # JupyterLab's drawer of figures keeps the one it has; another kind of output in between makes a new one.
+            self._shown.update({"text/plain": ""}, raw=True)
+            self._shown.update(bundle, raw=True)
+
+    def _bundle(self) -> dict[str, Any]:
+        """The map as a front end draws it: a figure that displays itself would not carry its display id."""
+        figure = self.figure()
+        return {"application/vnd.plotly.v1+json": json.loads(figure.to_json()), "text/plain": figure.layout.meta["alt"]}

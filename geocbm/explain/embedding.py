@@ -1,4 +1,4 @@
-"""Edits of concept embeddings: the embedding that stands for other scores than those Stage 1 gave."""
+"""Concept embeddings under an intervention: the embedding from which Stage 1 would read the edited scores."""
 
 from __future__ import annotations
 

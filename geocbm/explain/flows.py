@@ -1,8 +1,7 @@
-"""How much goes from metas through parents to countries, over many pictures."""
+"""Concept flows: how much goes from metas through parents to countries, over many pictures (a Sankey diagram)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,12 @@ import pandas as pd
 import torch
 
 from geocbm.errors import ParameterError
-from geocbm.explain.contributions import country_terms, country_weights, weighted_terms
+from geocbm.explain.contributions import country_terms
 from geocbm.geocells.distribution import sum_by_place
 
 if TYPE_CHECKING:
-    from geocbm.explain.intervention_model import InterventionModel
+    from geocbm.data.concepts import ConceptVocabulary
+    from geocbm.explain.interventions import InterventionModel
     from geocbm.geocells import Geocells
 
 
@@ -26,7 +26,7 @@ class Flows:
     Attributes:
         meta_to_parent: columns `meta`, `parent`, `value`.
         parent_to_country: columns `parent`, `country`, `value`.
-        what: the value in words.
+        what: what the value is.
     """
 
     meta_to_parent: pd.DataFrame
@@ -34,32 +34,19 @@ class Flows:
     what: str
 
 
-AS_A_WHOLE = " (as a family)"
-REMAINING = "other concepts"
-
-
 def concept_flows(
-    amount: np.ndarray,
-    country: np.ndarray,
-    metas: Sequence[str],
-    parents: Sequence[str],
-    parent_index: np.ndarray,
-    what: str,
-    most: int = 24,
-    most_countries: int = 12,
+    amount: np.ndarray, country: np.ndarray, concepts: ConceptVocabulary, what: str, most: int = 26, countries: int = 12
 ) -> Flows:
-    """Sum what concepts give to countries over pictures, for a Sankey diagram.
+    """Sum what concepts give to countries over pictures.
 
     Args:
         amount: `[n, k]` what each concept of each picture gives, at least 0: positive terms of an explanation, or
             probabilities; metas and then parents, or metas alone.
         country: `[n]` the country that it goes to.
-        metas: names.
-        parents: names.
-        parent_index: `[k_m]`.
-        what: the amount in words.
+        concepts: names and hierarchy.
+        what: what the amount is.
         most: concepts with a node of their own; the others of a parent share one.
-        most_countries: countries with a node of their own.
+        countries: countries with a node of their own.
 
     Raises:
         ParameterError: a negative amount.
@@ -68,33 +55,24 @@ def concept_flows(
         raise ParameterError(
             f"amount has the value {amount.min():.3g}; a flow cannot be negative, give the positive part"
         )
-    n = len(metas)
-    owner = np.concatenate([parent_index, np.arange(len(parents))])[: amount.shape[1]]
-    per_concept = amount.sum(axis=0)
-    large = set(np.argsort(-per_concept, kind="stable")[:most].tolist())
-    first: dict[tuple[str, str], float] = {}
-    for concept, value in enumerate(per_concept):
-        parent = parents[owner[concept]]
-        own = metas[concept] if concept < n else parent + AS_A_WHOLE
-        node = own if concept in large else f"{REMAINING}: {parent}"
-        first[node, parent] = first.get((node, parent), 0.0) + float(value)
+    k = amount.shape[1]
+    parents = np.array(concepts.parents, dtype=object)
+    owner = np.concatenate([concepts.parent_index, np.arange(len(parents))])[:k]
+    node = np.array([*concepts.metas, *(f"{name} (as a family)" for name in parents)], dtype=object)[:k]
+    large = np.zeros(k, dtype=bool)
+    large[np.argsort(-amount.sum(axis=0), kind="stable")[:most]] = True
+    node = np.where(large, node, [f"other concepts: {name}" for name in parents[owner]])
+    first = pd.DataFrame({"meta": node, "parent": parents[owner], "value": amount.sum(axis=0)})
     totals = (
         pd.Series(amount.sum(axis=1)).groupby(np.asarray(country)).sum().sort_values(ascending=False, kind="stable")
     )
-    named = set(totals.index[:most_countries])
-    shown = np.array([name if name in named else "other countries" for name in country])
-    second: dict[tuple[str, str], float] = {}
-    for parent in range(len(parents)):
-        given = amount[:, owner == parent].sum(axis=1)
-        for name, value in pd.Series(given).groupby(shown).sum().items():
-            second[parents[parent], str(name)] = float(value)
-    return Flows(
-        pd.DataFrame([(*key, value) for key, value in first.items() if value > 0], columns=["meta", "parent", "value"]),
-        pd.DataFrame(
-            [(*key, value) for key, value in second.items() if value > 0], columns=["parent", "country", "value"]
-        ),
-        what,
-    )
+    shown = np.where(np.isin(country, totals.index[:countries]), country, "other countries")
+    of_parent = np.stack([amount[:, owner == p].sum(axis=1) for p in range(len(parents))], axis=1)
+    second = pd.DataFrame(of_parent, columns=list(parents)).groupby(shown).sum().T.stack().reset_index()
+    second.columns = pd.Index(["parent", "country", "value"])
+    first = first.groupby(["meta", "parent"], sort=False, as_index=False)["value"].sum()
+    tables = (table[table["value"] > 0].reset_index(drop=True) for table in (first, second))
+    return Flows(*tables, what)
 
 
 def place_of_cells(cells: Geocells) -> np.ndarray:
@@ -105,52 +83,25 @@ def place_of_cells(cells: Geocells) -> np.ndarray:
     return np.array([f"cell {number}" for number in range(len(country))])
 
 
-def flow_amounts(model: InterventionModel, rows: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What speaks for the named country in each picture, for `concept_flows`.
+def flows_to_countries(
+    model: InterventionModel, rows: np.ndarray, cells: Geocells, concepts: ConceptVocabulary
+) -> Flows:
+    """Which concepts speak for the predicted countries; each picture counts the same.
 
     Args:
         model: Stage 2 in mode `concept_scores` or `hybrid`: the positive terms of the log odds, scaled to sum to 1 in
-            each picture. In other modes the probabilities of the metas, scaled likewise: there no exact terms exist.
+            each picture. In other modes, without exact terms, the probabilities of the metas, scaled likewise.
         rows: pictures.
-        place: `[N]` of `place_of_cells`.
-
-    Returns:
-        `[m, k]` or `[m, k_m]` amounts and `[m]` countries.
+        cells: the cells.
+        concepts: names and hierarchy.
     """
-    places = model.predict(rows)
+    places, place = model.predict(rows), place_of_cells(cells)
     if model.head.config.reads_scores:
-        logits = torch.from_numpy(places.logits)
-        country, terms = country_terms(model.head, model.scores[rows], logits, place)
-        amount = np.maximum(terms, 0.0)
+        country, terms = country_terms(model.head, model.scores[rows], torch.from_numpy(places.logits), place)
+        amount, what = np.maximum(terms, 0.0), "terms in favour of the predicted country"
     else:
-        names, by_country = sum_by_place(places.probabilities, place)
-        country = names[by_country.argmax(axis=1)]
-        amount = model.scores[rows].numpy()[:, : model.n_metas]
-    return amount / np.maximum(amount.sum(axis=1, keepdims=True), 1e-12), country
-
-
-def picture_amounts(
-    model: InterventionModel, row: int, place: np.ndarray, most: int = 4
-) -> tuple[np.ndarray, np.ndarray]:
-    """What speaks for each of the likeliest countries of one picture, for `concept_flows`.
-
-    Args:
-        model: Stage 2 in mode `concept_scores` or `hybrid`.
-        row: the picture.
-        place: `[N]` of `place_of_cells`.
-        most: countries.
-
-    Returns:
-        `[C, k]` amounts, the positive terms of the log odds of each country, scaled to sum to its probability,
-        and `[C]` countries.
-    """
-    places = model.predict(np.array([row]))
-    logits, chance = torch.from_numpy(places.logits), places.probabilities[0]
-    names, by_country = sum_by_place(chance, place)
-    best = np.argsort(-by_country, kind="stable")[:most]
-    inside = torch.from_numpy(np.asarray(place, dtype=str)[None] == names[best, None])  # (C, N)
-    weights = country_weights(logits.expand(len(best), -1), inside)[0]
-    terms, _ = weighted_terms(model.head, model.scores[[row]].expand(len(best), -1), weights)
-    amount = np.maximum(terms.cpu().numpy(), 0.0)
-    scaled = amount / np.maximum(amount.sum(axis=1, keepdims=True), 1e-12) * by_country[best, None]
-    return scaled, names[best]
+        names, by_place = sum_by_place(places.probabilities, place)
+        country, amount = names[by_place.argmax(axis=1)], model.scores[rows].numpy()[:, : model.n_metas]
+        what = "probabilities of concepts by predicted country"
+    share = amount / np.maximum(amount.sum(axis=1, keepdims=True), 1e-12)
+    return concept_flows(share, country, concepts, what)

@@ -1,12 +1,15 @@
-"""The test-time intervention curve: how far off the model is when it is told the truth about some of its concepts.
+"""Intervention curve: the error of the model as it is told the truth about more and more of its concepts.
 
 Koh et al. (2020, "Concept bottleneck models", section 5) correct concepts one after the other and follow the error of
-the task. If the model reasons through its concepts, it falls.
+the task. If the model reasons through its concepts, it falls. In which order concepts are corrected is an intervention
+policy (Shin et al. 2023, "A closer look at the intervention procedure of concept bottleneck models"): a function of
+the cases and the intervention values that gives every concept of every picture a priority.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,125 +18,166 @@ import torch
 from torch import Tensor
 
 from geocbm.errors import ParameterError
-from geocbm.explain.concept_labels import ConceptLabels, InterventionValues, intervention_values
-from geocbm.explain.interventions import LEAST_SCORE, correct_concepts
+from geocbm.explain.ablation import interval_at, interval_columns
+from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
+from geocbm.explain.interventions import MIN_SCORE, correct_concepts
 from geocbm.geodesy import haversine_km
-from geocbm.metrics import Resamples, geoscore, spatial_blocks
+from geocbm.metrics import Resamples, geoscore, recordable, spatial_blocks
 
 if TYPE_CHECKING:
+    from geocbm.explain.interventions import InterventionModel
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
+    from geocbm.run import Run
 
-POLICIES = {
-    "random": "in random order",
-    "uncertain": "the least certain first",
-    "contribution": "the largest contribution first",
-    "error": "the largest error first (needs the truth)",
-}
-"""Orders in which concepts are corrected, and what they are called."""
-
-UNITS = {"concepts": "concepts", "families": "families of concepts"}
+UNITS = ("concepts", "families")
 """What is corrected in one step: a meta, or a parent with all its metas."""
 
 STEPS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377)
 PERCENTILES = (50.0, 60.0, 70.0, 80.0, 90.0, 95.0)
-DRAWS = 5
-"""Random orders that are tried for each picture."""
-
-Locate = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
-"""From edited scores `(B, k)` to latitudes and longitudes `[B]`, degrees."""
+RANDOM_ORDERS = 5
+"""Random orders that are averaged for each picture."""
 
 
-def policy_priority(
-    policy: str,
-    scores: np.ndarray,
-    presence: ConceptLabels,
-    levels: InterventionValues,
-    contribution: np.ndarray | None = None,
-    seed: int = 0,
-) -> np.ndarray:
-    """How soon each concept is corrected under a policy.
+@dataclass(frozen=True)
+class Cases:
+    """Pictures whose concepts are corrected.
 
-    Args:
-        policy: a key of `POLICIES`. "uncertain": the nearer the logarithm of a score is to the middle between its two
-            levels, in units of half their distance. "error": the further a correction moves it.
-        scores: `[B, k]`.
-        presence: what is known of these pictures.
-        levels: scores that stand for "there" and "not there".
-        contribution: `[B, k]` terms in the logit of the cell that is named, for the policy "contribution".
-        seed: of the random order.
-
-    Returns:
-        `[B, k]`, higher is sooner; -inf where nothing is known.
-
-    Raises:
-        ParameterError: an unknown policy, or no contributions for the one that needs them.
+    Attributes:
+        scores: `[B, k]` of Stage 1.
+        labels: what is known of their concepts.
+        parent_index: `[k_m]` parent of each meta.
+        lat: `[B]` true latitudes, degrees.
+        lng: `[B]` true longitudes, degrees.
+        locate: from edited scores `(B, k)` to latitudes and longitudes `[B]`, degrees.
+        contribution: `[B, k]` terms in the logit of the predicted cell; None where logits are no sums over concepts.
     """
-    if policy not in POLICIES:
-        raise ParameterError(f"policy={policy!r} is unknown; known: {', '.join(POLICIES)}")
-    if policy == "random":
-        value = np.random.default_rng(seed).random(scores.shape)
-    elif policy == "contribution":
-        if contribution is None:
-            raise ParameterError("policy='contribution' needs the contributions (B, k); give contribution")
-        value = np.abs(contribution)
-    elif policy == "uncertain":
-        high, low = (np.log(np.maximum(ends, LEAST_SCORE)) for ends in (levels.present, levels.absent))
-        half = np.maximum(np.abs(high - low) / 2, 1e-9)
-        value = -np.abs(_log(scores) - (high + low) / 2) / half
-    else:
-        every = np.ones_like(presence.present)
-        right = correct_concepts(torch.from_numpy(scores), every, presence.present, levels).numpy()
-        value = np.abs(_log(right) - _log(scores))
-    return np.where(presence.known, np.nan_to_num(value, nan=-1e9), -np.inf)
+
+    scores: np.ndarray
+    labels: ConceptLabels
+    parent_index: np.ndarray
+    lat: np.ndarray
+    lng: np.ndarray
+    locate: Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
+    contribution: np.ndarray | None = None
+
+    @classmethod
+    def of_run(cls, run: Run, model: InterventionModel, labels: ConceptLabels, rows: np.ndarray) -> Cases:
+        """Some pictures of a run.
+
+        Args:
+            run: the run.
+            model: Stage 2.
+            labels: concept labels of all pictures.
+            rows: `[B]` which.
+        """
+
+        def locate(edited: Tensor) -> tuple[np.ndarray, np.ndarray]:
+            places = model.predict(rows, edited, chunk=1024)
+            return places.lat, places.lng
+
+        scores = model.scores[rows].numpy()
+        terms = predicted_cell_terms(model.head, scores) if model.head.config.reads_scores else None
+        parents = run.concepts.parent_index
+        return cls(scores, labels.at(rows), parents, run.lat[rows], run.lng[rows], locate, terms)
+
+    def errors_km(self, corrected: np.ndarray, values: InterventionValues) -> np.ndarray:
+        """`[B]` errors after the concepts of a mask `[B, k]` are corrected."""
+        edited = correct_concepts(torch.from_numpy(self.scores), corrected, self.labels.present, values)
+        return haversine_km(*self.locate(edited), self.lat, self.lng)
 
 
-def corrected_mask(
-    urgent: np.ndarray, n: int, unit: str, presence: ConceptLabels, parent_index: np.ndarray
-) -> np.ndarray:
+Policy = Callable[[Cases, InterventionValues, np.random.Generator], np.ndarray]
+"""An intervention policy: priorities `[B, k]`, higher is corrected sooner."""
+
+
+def random_order(cases: Cases, values: InterventionValues, generator: np.random.Generator) -> np.ndarray:
+    """Concepts in random order."""
+    return generator.random(cases.scores.shape)
+
+
+def least_certain(cases: Cases, values: InterventionValues, generator: np.random.Generator) -> np.ndarray:
+    """Nearness of the log score to the middle between its two values, in units of half their distance."""
+    high, low = (_log(ends) for ends in (values.present, values.absent))
+    return -np.abs(_log(cases.scores) - (high + low) / 2) / np.maximum(np.abs(high - low) / 2, 1e-9)
+
+
+def largest_contribution(cases: Cases, values: InterventionValues, generator: np.random.Generator) -> np.ndarray:
+    """Size of the concept's term in the logit of the predicted cell."""
+    if cases.contribution is None:
+        raise ParameterError("policy 'contribution' needs the contributions (B, k); give Cases.contribution")
+    return np.abs(cases.contribution)
+
+
+def largest_error(cases: Cases, values: InterventionValues, generator: np.random.Generator) -> np.ndarray:
+    """How far a correction moves the log score; needs the truth, so it bounds what other policies can reach."""
+    every = np.ones_like(cases.labels.present)
+    right = correct_concepts(torch.from_numpy(cases.scores), every, cases.labels.present, values).numpy()
+    return np.abs(_log(right) - _log(cases.scores))
+
+
+POLICIES: dict[str, Policy] = {
+    "random": random_order,
+    "uncertain": least_certain,
+    "contribution": largest_contribution,
+    "error": largest_error,
+}
+
+
+def policy_priority(policy: Policy, cases: Cases, values: InterventionValues, seed: int = 0) -> np.ndarray:
+    """Priorities `[B, k]` under a policy: -inf where nothing is known, lowest where the policy has none (NaN)."""
+    priority = policy(cases, values, np.random.default_rng(seed))
+    if priority.shape != cases.scores.shape:
+        raise ParameterError(
+            f"the policy gives shape {priority.shape}; give a priority each (B, k): {cases.scores.shape}"
+        )
+    return np.where(cases.labels.known, np.nan_to_num(priority, nan=-1e9), -np.inf)
+
+
+def corrected_mask(priority: np.ndarray, n: int, unit: str, cases: Cases) -> np.ndarray:
     """Which concepts are corrected after `n` steps.
 
     With single concepts a parent follows from its metas: it is there once one of them is known to be, and it is not
-    once all of them are known not to be. With families the largest priority among a family's metas and parent counts.
+    once all of them are known not to be. With families the highest priority among a family's metas and parent counts.
 
     Args:
-        urgent: `[B, k]` of `policy_priority`.
+        priority: `[B, k]` of `policy_priority`.
         n: steps.
-        unit: a key of `UNITS`.
-        presence: what is known of these pictures.
-        parent_index: `[k_m]`.
+        unit: one of `UNITS`.
+        cases: the pictures.
 
     Returns:
         `[B, k]` booleans; at most the known ones.
     """
     if unit not in UNITS:
         raise ParameterError(f"unit={unit!r} is unknown; known: {', '.join(UNITS)}")
+    labels, parent_index = cases.labels, cases.parent_index
     n_metas, n_parents = len(parent_index), int(parent_index.max()) + 1
-    told = np.zeros_like(presence.known)
+    corrected = np.zeros_like(labels.known)
     if unit == "families":
         owner = np.concatenate([parent_index, np.arange(n_parents)])
-        largest = np.stack([urgent[:, owner == p].max(axis=1) for p in range(n_parents)], axis=1)
-        return _soonest(largest, n)[:, owner] & presence.known
-    told[:, :n_metas] = _soonest(urgent[:, :n_metas], n)
+        highest = np.stack([priority[:, owner == p].max(axis=1) for p in range(n_parents)], axis=1)
+        return _first(highest, n)[:, owner] & labels.known
+    corrected[:, :n_metas] = _first(priority[:, :n_metas], n)
     for p in range(n_parents):
         children = np.flatnonzero(parent_index == p)
-        found = (told[:, children] & presence.present[:, children]).any(axis=1)
-        told[:, n_metas + p] = found | told[:, children].all(axis=1)
-    return told & presence.known
+        found = (corrected[:, children] & labels.present[:, children]).any(axis=1)
+        corrected[:, n_metas + p] = found | corrected[:, children].all(axis=1)
+    return corrected & labels.known
 
 
-def _soonest(urgent: np.ndarray, n: int) -> np.ndarray:
-    rank = np.argsort(np.argsort(-urgent, axis=1, kind="stable"), axis=1)
-    return (rank < n) & np.isfinite(urgent)
+def _first(priority: np.ndarray, n: int) -> np.ndarray:
+    rank = np.argsort(np.argsort(-priority, axis=1, kind="stable"), axis=1)
+    return (rank < n) & np.isfinite(priority)
 
 
 def _log(scores: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(scores, LEAST_SCORE))
+    return np.log(np.maximum(scores, MIN_SCORE))
 
 
-def steps_for(presence: ConceptLabels, unit: str, parent_index: np.ndarray) -> list[int]:
+def steps_for(cases: Cases, unit: str) -> list[int]:
     """Numbers of corrected concepts at which the error is measured, the last one all that are known."""
-    n_metas = len(parent_index)
-    known = presence.known[:, n_metas:] if unit == "families" else presence.known[:, :n_metas]
+    n_metas = len(cases.parent_index)
+    known = cases.labels.known[:, n_metas:] if unit == "families" else cases.labels.known[:, :n_metas]
     most = int(known.sum(axis=1).max())
     if 3 < most <= 20:
         return [0, 1, *range(2, most, 2), most]
@@ -141,70 +185,47 @@ def steps_for(presence: ConceptLabels, unit: str, parent_index: np.ndarray) -> l
 
 
 def intervention_curve(
-    locate: Locate,
-    scores: np.ndarray,
-    presence: ConceptLabels,
-    levels: InterventionValues,
-    parent_index: np.ndarray,
-    lat: np.ndarray,
-    lng: np.ndarray,
-    policies: Sequence[str] = tuple(POLICIES),
+    cases: Cases,
+    values: InterventionValues,
+    policies: Mapping[str, Policy],
     unit: str = "concepts",
-    contribution: np.ndarray | None = None,
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Error against the number of corrected concepts.
 
     Args:
-        locate: what the model answers to edited scores of these pictures.
-        scores: `[B, k]` of Stage 1.
-        presence: what is known of them.
-        levels: scores that stand for "there" and "not there", measured on other pictures.
-        parent_index: `[k_m]`.
-        lat: `[B]` true latitudes, degrees.
-        lng: `[B]` true longitudes, degrees.
-        policies: orders to try.
-        unit: a key of `UNITS`.
-        contribution: `[B, k]`, for the policy "contribution".
+        cases: the pictures.
+        values: scores that stand for "present" and "absent", read from other pictures.
+        policies: intervention policies by name; "random" is averaged over `RANDOM_ORDERS`.
+        unit: one of `UNITS`.
         n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: of the random orders and the resamples.
+        seed: of the policies and the resamples.
 
     Returns:
         A row per policy and step: `unit`, `policy`, `n`, `median_km` and `geoscore` with `_low` and `_high`, and what
         the GeoScore gained on the best step before: `change` with `_low` and `_high` (NaN at step 0). These intervals
         are paired and hold for all steps of a curve together (Bonferroni).
     """
-    blocks = spatial_blocks(lat, lng)
-    given, steps = torch.from_numpy(scores), steps_for(presence, unit, parent_index)
+    blocks, steps = spatial_blocks(cases.lat, cases.lng), steps_for(cases, unit)
     jointly = 1 - 0.05 / max(1, len(steps) - 1)
     rows = []
-    for policy in policies:
-        draws = DRAWS if policy == "random" else 1
-        ranked = [policy_priority(policy, scores, presence, levels, contribution, seed + draw) for draw in range(draws)]
-        resamples = Resamples(np.tile(blocks, draws), n_resamples, seed)
+    for name, policy in policies.items():
+        orders = RANDOM_ORDERS if name == "random" else 1
+        priorities = [policy_priority(policy, cases, values, seed + order) for order in range(orders)]
+        resamples = Resamples(np.tile(blocks, orders), n_resamples, seed)
         best: np.ndarray | None = None
         for n in steps:
-            km = []
-            for urgent in ranked:
-                told = corrected_mask(urgent, n, unit, presence, parent_index)
-                place = locate(correct_concepts(given, told, presence.present, levels))
-                km.append(haversine_km(*place, lat, lng))
-            errors = np.concatenate(km)
-            points = geoscore(errors)
-            row = {"unit": unit, "policy": policy, "n": n}
-            row |= _figure("median_km", resamples.figure(errors, "median"))
-            row |= _figure("geoscore", resamples.figure(points))
-            change = dict.fromkeys(("value", "low", "high"), float("nan"))
-            if best is not None:
-                change = resamples.difference(points, best, level=jointly)
-            rows.append(row | _figure("change", change))
+            masks = [corrected_mask(priority, n, unit, cases) for priority in priorities]
+            km = np.concatenate([cases.errors_km(mask, values) for mask in masks])
+            points = geoscore(km)
+            row: dict[str, object] = {"unit": unit, "policy": name, "n": n}
+            row |= interval_columns("median_km", resamples.figure(km, "median"))
+            row |= interval_columns("geoscore", resamples.figure(points))
+            change = None if best is None else resamples.difference(points, best, level=jointly)
+            rows.append(row | interval_columns("change", change))
             best = points if best is None or points.mean() > best.mean() else best
     return pd.DataFrame(rows)
-
-
-def _figure(name: str, interval: dict[str, float]) -> dict[str, float]:
-    return {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
 
 
 def non_monotone_steps(curve: pd.DataFrame) -> pd.DataFrame:
@@ -212,55 +233,36 @@ def non_monotone_steps(curve: pd.DataFrame) -> pd.DataFrame:
     return curve[curve["change_high"] < 0]
 
 
-def choose_levels(
-    locate: Locate,
-    scores: np.ndarray,
-    presence: ConceptLabels,
-    rows: np.ndarray,
-    more_rows: np.ndarray,
-    parent_index: np.ndarray,
-    lat: np.ndarray,
-    lng: np.ndarray,
-    percentiles: Sequence[float] = PERCENTILES,
-    seed: int = 0,
+def choose_values(
+    cases: Cases, candidates: Sequence[InterventionValues], seed: int = 0
 ) -> tuple[InterventionValues, pd.DataFrame]:
-    """Choose the percentile of the levels by the mean GeoScore of the curves on the validation split.
+    """Choose the intervention values by the mean GeoScore of the curves on validation pictures.
 
-    Both units count, in random order: a level that suits only a model that is told everything would be of little use.
+    Both units count, in random order: values that suit only a model that is told everything would be of little use.
 
     Args:
-        locate: what the model answers to edited scores of the validation pictures.
-        scores: `[n, k]` of all pictures.
-        presence: what is known of all pictures.
-        rows: validation pictures.
-        more_rows: pictures to add for concepts with too few of them (`intervention_values`).
-        parent_index: `[k_m]`.
-        lat: `[n]` degrees.
-        lng: `[n]` degrees.
-        percentiles: to try.
+        cases: validation pictures.
+        candidates: values of several percentiles.
         seed: of the random orders.
 
     Returns:
-        The levels, and a row per percentile with the mean `geoscore` of its curves.
+        The best values, and a row per candidate with its `percentile` and the mean `geoscore` of its curves.
     """
-    known, given = presence.at(rows), scores[rows]
     tried = []
-    for percentile in percentiles:
-        levels = intervention_values(scores, presence, rows, more_rows, percentile)
-        points = []
-        for unit in UNITS:
-            urgent = policy_priority("random", given, known, levels, seed=seed)
-            for n in steps_for(known, unit, parent_index)[1:]:
-                told = corrected_mask(urgent, n, unit, known, parent_index)
-                place = locate(correct_concepts(torch.from_numpy(given), told, known.present, levels))
-                points.append(float(geoscore(haversine_km(*place, lat[rows], lng[rows])).mean()))
-        tried.append((levels, float(np.mean(points))))
-    best = max(tried, key=lambda pair: pair[1])[0]
-    return best, pd.DataFrame({"percentile": list(percentiles), "geoscore": [points for _, points in tried]})
+    for values in candidates:
+        priority = policy_priority(random_order, cases, values, seed)
+        points = [
+            float(geoscore(cases.errors_km(corrected_mask(priority, n, unit, cases), values)).mean())
+            for unit in UNITS
+            for n in steps_for(cases, unit)[1:]
+        ]
+        tried.append(float(np.mean(points)))
+    best = candidates[int(np.argmax(tried))]
+    return best, pd.DataFrame({"percentile": [one.percentile for one in candidates], "geoscore": tried})
 
 
-def named_cell_terms(head: Stage2CrossAttentionGeoHead, scores: np.ndarray, chunk: int = 64) -> np.ndarray:
-    """Terms `[B, k]` of each concept in the logit of the cell that is named, for heads whose logits are sums."""
+def predicted_cell_terms(head: Stage2CrossAttentionGeoHead, scores: np.ndarray, chunk: int = 64) -> np.ndarray:
+    """Terms `[B, k]` of each concept in the logit of the predicted cell, for heads whose logits are sums."""
     found = []
     with torch.inference_mode():
         for some in torch.from_numpy(scores).split(chunk):
@@ -268,3 +270,30 @@ def named_cell_terms(head: Stage2CrossAttentionGeoHead, scores: np.ndarray, chun
             best = (terms.sum(-1) + constants).argmax(-1)
             found.append(terms[torch.arange(len(some)), best].cpu().numpy())
     return np.concatenate(found)
+
+
+def curve_table(curve: pd.DataFrame) -> pd.DataFrame:
+    """A row per unit and policy: `unit`, `policy`, errors at both ends, mean GeoScore, and `non_monotone` steps."""
+    rows = []
+    for (unit, policy), points in curve.groupby(["unit", "policy"], sort=False):
+        row: dict[str, object] = {"unit": unit, "policy": policy}
+        row |= interval_columns("first_km", interval_at(points.iloc[0], "median_km"))
+        row |= interval_columns("last_km", interval_at(points.iloc[-1], "median_km"))
+        row["mean_geoscore"] = float(points["geoscore"].mean())
+        row["non_monotone"] = non_monotone_steps(points)["n"].tolist()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def curve_metrics(curve: pd.DataFrame) -> dict[str, float | dict[str, float]]:
+    """Metrics of curves, keys below `intervene`."""
+    found: dict[str, float | dict[str, float]] = {}
+    for row in curve_table(curve).to_dict("records"):
+        found[f"{row['unit']}.{row['policy']}.mean_geoscore"] = row["mean_geoscore"]
+        found[f"{row['unit']}.{row['policy']}.setbacks"] = len(row["non_monotone"])
+    for step, end in (("none", 0), ("all", -1)):
+        for name in ("median_km", "geoscore"):
+            kept = recordable(interval_at(curve.iloc[end], name))
+            if kept is not None:
+                found[f"{step}.{name}"] = kept
+    return found

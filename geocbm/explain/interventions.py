@@ -1,21 +1,21 @@
-"""Edits of concepts, and what the model answers then.
+"""Interventions: edits of concept scores, and what the model answers to them.
 
 An edit changes scores `(B, k)`: the probabilities of the metas, then those of the parents, as Stage 1 gives them. What
 it does to the answer depends on the mode of Stage 2:
 
-- `concept_scores`: the effect is exact. The logit of every cell changes by the terms of the edited concepts.
+- `concept_scores` (the linear CBM): exact. The logit of every cell changes by the terms of the edited concepts.
 - `hybrid`: the same, and the residual from the patches is computed anew, since the scores are its query too.
 - `both` and `concept_only` read the concept embedding. With the `patch` bottleneck that is a mixture of prototypes by
-  the scores of the metas (`bottleneck.mix_prototypes`), which is mixed again: exact as well. With `mlp` and
+  the scores of the metas (`bottlenecks.mix_prototypes`), which is mixed again: exact as well. With `mlp` and
   `transformer` it is moved along the prototypes of the edited metas until Stage 1 itself reads the wanted scores from
-  it (`geocbm.explain.embedding`). Neither embedding knows of parents, so an edit of a parent alone does nothing.
+  it (`explain.embedding`). Neither embedding knows of parents, so an edit of a parent alone does nothing.
 - `image_only` reads no concepts: no edit has an effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -24,78 +24,66 @@ from torch import Tensor
 from geocbm.errors import ParameterError
 from geocbm.explain.concept_labels import InterventionValues
 from geocbm.explain.embedding import edited_embedding
+from geocbm.training import row_reader
 
 if TYPE_CHECKING:
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.evaluation.uncertainty import Decoder
     from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
+    from geocbm.models.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead, Stage2Output
+    from geocbm.run import Run
 
-REST = ("keep", "siblings", "all")
-LEAST_SCORE = 1e-6
+MIN_SCORE = 1e-6
+"""Scores are held above it before their logarithm is taken."""
 
 
-def set_scores(
-    scores: Tensor,
-    concepts: Sequence[int],
-    values: Tensor | np.ndarray | float,
-    rest: str = "keep",
-    parent_index: np.ndarray | None = None,
-) -> Tensor:
-    """Give concepts other scores.
+def set_scores(scores: Tensor, concepts: Sequence[int], values: Tensor | np.ndarray | float) -> Tensor:
+    """Give concepts other scores; all others stay, so that an edit touches the terms of the edited concepts only.
 
     Args:
         scores: `(B, k)`.
         concepts: columns to change.
         values: their new scores, `(B, len(concepts))` or what broadcasts to it; NaN leaves a score as it is.
-        rest: what becomes of the others. "keep": they stay, so that an edit touches the terms of the edited concepts
-            and no others (the scores then need not sum to 1, which no mode requires). "siblings" and "all": the metas
-            under the same parents, or all others, are scaled so that the metas sum to what they summed to before.
-        parent_index: `[k_m]` parent of each meta, needed unless the others are kept.
 
     Returns:
-        `(B, k)` new scores.
+        `(B, k)` new scores; they need not sum to 1, which no mode requires.
 
     Raises:
-        ParameterError: an unknown concept or `rest`, or a missing `parent_index`.
+        ParameterError: an unknown concept.
     """
-    columns = _columns(concepts, scores.shape[1])
-    if rest not in REST:
-        raise ParameterError(f"rest={rest!r} is unknown; known: {', '.join(REST)}")
+    columns = [int(concept) for concept in concepts]
+    for column in columns:
+        if not 0 <= column < scores.shape[1]:
+            k = scores.shape[1]
+            raise ParameterError(f"concept {column} is none of the {k} columns; give 0 to {k - 1}")
     old = scores[:, columns]
     new = torch.as_tensor(values, dtype=scores.dtype, device=scores.device).expand_as(old)
     edited = scores.clone()
     edited[:, columns] = torch.where(new.isnan(), old, new)
-    if rest == "keep":
-        return edited
-    if parent_index is None:
-        raise ParameterError(f"rest={rest!r} needs parent_index, the parent of each meta")
-    metas = np.arange(len(parent_index))
-    families = {parent_index[column] for column in columns if column < len(metas)}
-    scaled = np.array([m for m in metas if m not in columns and (rest == "all" or parent_index[m] in families)], int)
-    before, now = scores[:, : len(metas)].sum(1), edited[:, : len(metas)].sum(1)
-    others = edited[:, scaled].sum(1)
-    # More was given away than the others have: they keep a trace instead of turning negative.
-    factor = ((others - (now - before)) / others.clamp_min(LEAST_SCORE)).clamp_min(LEAST_SCORE)
-    edited[:, scaled] = edited[:, scaled] * factor[:, None]
     return edited
 
 
-def swap_concepts(scores: Tensor, first: int, second: int, parent_index: np.ndarray | None = None) -> Tensor:
-    """Exchange the scores of two concepts; with `parent_index` also those of the parents of two metas, if they differ.
+def correct_concepts(scores: Tensor, corrected: np.ndarray, present: np.ndarray, values: InterventionValues) -> Tensor:
+    """Correct concepts to the truth: scores of present ones are raised to their value, those of absent ones lowered.
 
-    Swapping twice gives back what was there.
+    A score that lies beyond its value already stays: telling the model what it knows must not make it less sure.
+
+    Args:
+        scores: `(B, k)`.
+        corrected: `[B, k]` which concepts are corrected.
+        present: `[B, k]` which are there.
+        values: scores that stand for either; a concept without one stays as it is.
+
+    Returns:
+        `(B, k)`.
     """
-    first, second = _columns([first, second], scores.shape[1])
-    order = list(range(scores.shape[1]))
-    order[first], order[second] = second, first
-    if parent_index is not None and max(first, second) < len(parent_index):
-        parents = [len(parent_index) + int(parent_index[meta]) for meta in (first, second)]
-        if parents[0] != parents[1]:
-            order[parents[0]], order[parents[1]] = parents[1], parents[0]
-    return scores[:, order]
+    high, low = (torch.as_tensor(ends).to(scores) for ends in (values.present, values.absent))
+    right = torch.where(torch.from_numpy(present).to(scores.device), scores.fmax(high), scores.fmin(low))
+    return torch.where(torch.from_numpy(corrected).to(scores.device), right, scores)
 
 
 def baseline_scores(head: Stage2CrossAttentionGeoHead, train_scores: Tensor | None = None) -> Tensor:
-    """Scores that say nothing, `(k,)`: those of an average training picture.
+    """Scores at which a concept is ablated, `(k,)`: those of an average training picture.
 
     For heads that read scores, the ones at which the term of every concept is 0: the mean of the training rows as the
     linear layer reads them. For other heads the geometric mean over `train_scores` `(n, k)`.
@@ -110,39 +98,7 @@ def baseline_scores(head: Stage2CrossAttentionGeoHead, train_scores: Tensor | No
         raise ParameterError(
             f"ablation_mode={head.config.ablation_mode!r} keeps no mean of the scores; give train_scores (n, k)"
         )
-    return train_scores.clamp_min(LEAST_SCORE).log().mean(0).exp()
-
-
-def remove_concepts(scores: Tensor, concepts: Sequence[int], neutral: Tensor) -> Tensor:
-    """Let concepts say nothing: their scores become those of `baseline_scores`, the others stay."""
-    columns = _columns(concepts, scores.shape[1])
-    return set_scores(scores, columns, neutral.to(scores)[columns])
-
-
-def family(concept: int, parent_index: np.ndarray) -> list[int]:
-    """Columns of a parent and all its metas, from any of them."""
-    n = len(parent_index)
-    parent = concept - n if concept >= n else int(parent_index[concept])
-    return [*np.flatnonzero(parent_index == parent).tolist(), n + parent]
-
-
-def correct_concepts(scores: Tensor, told: np.ndarray, present: np.ndarray, levels: InterventionValues) -> Tensor:
-    """Correct concepts to the truth: scores of present ones are raised to their level, those of absent ones lowered.
-
-    A score that lies beyond its level already stays: to tell the model what it knows must not make it less sure.
-
-    Args:
-        scores: `(B, k)`.
-        told: `[B, k]` which concepts are corrected.
-        present: `[B, k]` which are there.
-        levels: scores that stand for either; a concept without one stays as it is.
-
-    Returns:
-        `(B, k)`.
-    """
-    high, low = (torch.as_tensor(values).to(scores) for values in (levels.present, levels.absent))
-    right = torch.where(torch.from_numpy(present).to(scores.device), scores.fmax(high), scores.fmin(low))
-    return torch.where(torch.from_numpy(told).to(scores.device), right, scores)
+    return train_scores.clamp_min(MIN_SCORE).log().mean(0).exp()
 
 
 def predict_with_scores(
@@ -153,7 +109,7 @@ def predict_with_scores(
     tokens: Tensor | None = None,
     concept_model: Stage1ConceptModel | None = None,
 ) -> Stage2Output:
-    """What Stage 2 answers when the concepts are others.
+    """Forward pass of Stage 2 with edited concepts.
 
     Args:
         head: Stage 2 in any mode.
@@ -178,9 +134,157 @@ def predict_with_scores(
     return head(edited_embedding(concept_model, concept_emb, scores, edited), tokens)
 
 
-def _columns(concepts: Sequence[int], k: int) -> list[int]:
-    columns = [int(concept) for concept in concepts]
-    for column in columns:
-        if not 0 <= column < k:
-            raise ParameterError(f"concept {column} is none of the {k} columns; give 0 to {k - 1}")
-    return columns
+class PlacePredictions(NamedTuple):
+    """What a model answers for `m` pictures.
+
+    Attributes:
+        lat: `[m]` degrees.
+        lng: `[m]` degrees.
+        logits: `[m, N]` of the cells, float32.
+    """
+
+    lat: np.ndarray
+    lng: np.ndarray
+    logits: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """`[m, N]` of the cells."""
+        return torch.from_numpy(self.logits).double().softmax(-1).numpy()
+
+
+class InterventionModel:
+    """Stage 2 of a run in one mode, answering for the run's pictures with edited concepts.
+
+    Args:
+        head: Stage 2.
+        concepts: what Stage 1 says of all pictures (`pipeline.predict_concepts`).
+        concept_model: Stage 1, for modes that read its embedding.
+        features: adapted features of all pictures, for modes that look at the patches.
+        refiner: training pictures that move the answer, if the mode uses them.
+        train_rows: training pictures, whose mean is the baseline in modes that read the embedding.
+        decoder: which point of the distribution is answered; None for the argmax.
+
+    Attributes:
+        scores: `(n, k)` of all pictures.
+        baseline: `(k,)` scores at which a concept is ablated (`baseline_scores`).
+        n_metas: how many of the concepts are metas.
+    """
+
+    def __init__(
+        self,
+        head: Stage2CrossAttentionGeoHead,
+        concepts: Mapping[str, Tensor],
+        concept_model: Stage1ConceptModel | None = None,
+        features: FeatureStore | None = None,
+        refiner: NeighbourRefiner | None = None,
+        train_rows: np.ndarray | None = None,
+        decoder: Decoder | None = None,
+    ) -> None:
+        self.head, self.concept_model, self.features, self.refiner = head.eval(), concept_model, features, refiner
+        self.decoder = decoder
+        self.n_metas = concepts["meta_probabilities"].shape[1]
+        parts = [concepts["meta_probabilities"], concepts["parent_probabilities"]]
+        self.scores = torch.cat(parts, dim=1).float().cpu()
+        self.concept_emb = concepts["concept_emb"].float().cpu()
+        seen = None if train_rows is None else self.scores[train_rows]
+        self.baseline = baseline_scores(head, seen).detach().float().cpu()
+
+    def _outputs(
+        self, rows: np.ndarray, edited: Tensor | None, chunk: int
+    ) -> Iterator[tuple[np.ndarray, Stage2Output]]:
+        """Rows and the output of Stage 2 for them, a chunk at a time."""
+        scores = self.scores[rows]
+        edited = scores if edited is None else edited.float()
+        reads = self.head.config.reads_tokens and self.features is not None
+        tokens = row_reader(self.features, "tokens", half=True) if reads and self.features is not None else None
+        device = self.head.cell_head.weight.device
+        for start in range(0, max(len(rows), 1), chunk):
+            some = slice(start, start + chunk)
+            chosen = np.asarray(rows)[some]
+            with torch.no_grad():
+                output = predict_with_scores(
+                    self.head,
+                    scores[some].to(device),
+                    edited[some].to(device),
+                    self.concept_emb[chosen].to(device),
+                    None if tokens is None else tokens(chosen).to(device),
+                    self.concept_model,
+                )
+            yield chosen, output
+
+    def predict(self, rows: np.ndarray, edited: Tensor | None = None, chunk: int = 128) -> PlacePredictions:
+        """Places of some pictures.
+
+        Args:
+            rows: `[m]` which.
+            edited: `(m, k)` scores to use instead of Stage 1's; None for Stage 1's own.
+            chunk: pictures at once.
+        """
+        from geocbm.models.stage2 import locate
+
+        pooled = None
+        if self.refiner is not None and self.features is not None:
+            pooled = row_reader(self.features, "pooled")
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for chosen, output in self._outputs(rows, edited, chunk):
+            with torch.no_grad():
+                near = None if pooled is None else pooled(chosen)
+                lat, lng = locate(self.head, output, self.refiner, near, self.decoder)
+            parts.append((lat.cpu().double(), lng.cpu().double(), output.cell_logits.cpu().float()))
+        return PlacePredictions(*(torch.cat(values).numpy() for values in zip(*parts, strict=True)))
+
+    def forward_one(self, row: int, edited: Tensor) -> Stage2Output:
+        """Output of Stage 2 for one picture under many edits `(m, k)`."""
+        (_, output), *_ = self._outputs(np.full(len(edited), row), edited, len(edited))
+        return output
+
+    def predict_one(self, row: int, edited: Tensor) -> PlacePredictions:
+        """Places of one picture under many edits `(m, k)`."""
+        return self.predict(np.full(len(edited), row), edited)
+
+
+def load_intervention_model(
+    run: Run, features: FeatureStore, concepts: Mapping[str, Tensor], name: str = "stage2"
+) -> InterventionModel:
+    """Stage 2 of a run as it was trained.
+
+    Args:
+        run: the run.
+        features: the adapted features.
+        concepts: of `pipeline.predict_concepts`.
+        name: stem of the checkpoint.
+    """
+    from geocbm import pipeline
+
+    head = pipeline.load_stage2(run, name)
+    refiner = pipeline.load_refiner(run, head.config, name)
+    concept_model = None if head.config.reads_scores else pipeline.load_stage1(run)
+    decoder = pipeline.load_decoder(run, head, name)
+    return InterventionModel(head, concepts, concept_model, features, refiner, run.rows["train"], decoder)
+
+
+def linear_cbm(run: Run, features: FeatureStore, concepts: dict[str, Tensor]) -> InterventionModel:
+    """The run's head in mode `concept_scores`; one is trained, and not kept, where the run has none."""
+    from geocbm import pipeline
+
+    head = pipeline.load_concept_head(run)
+    if head is None:
+        config = pipeline.load_stage2(run).config.in_mode("concept_scores", tracking="disabled")
+        head = pipeline.fit_stage2(run, config, concepts, features, name=None)[0]
+        return InterventionModel(head, concepts, decoder=pipeline.make_decoder(run, head, concepts, features))
+    name = "stage2" if pipeline.load_stage2(run).config.ablation_mode == "concept_scores" else "stage2_concept_scores"
+    return InterventionModel(head, concepts, decoder=pipeline.load_decoder(run, head, name))
+
+
+def trained_modes(run: Run, features: FeatureStore, concepts: Mapping[str, Tensor]) -> dict[str, InterventionModel]:
+    """The main mode of a run, and the other modes that it has trained, by name."""
+    from geocbm.models.stage2.config import ABLATION_MODES
+
+    main = load_intervention_model(run, features, concepts)
+    mode = main.head.config.ablation_mode
+    found = {mode: main}
+    for other in ABLATION_MODES:
+        if other != mode and run.belongs(f"stage2_{other}.safetensors"):
+            found[other] = load_intervention_model(run, features, concepts, f"stage2_{other}")
+    return found

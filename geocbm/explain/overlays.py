@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from geocbm.encoders import ImageEncoder
     from geocbm.encoders.features import FeatureStore
-    from geocbm.explain.intervention_model import InterventionModel
+    from geocbm.explain.interventions import InterventionModel
     from geocbm.models.stage1 import Stage1ConceptModel
     from geocbm.run import Run
 
@@ -36,6 +36,14 @@ class Overlays(NamedTuple):
     boxes: list[Box | None]
 
 
+def seen_picture(files: Run, encoder: ImageEncoder, row: int) -> Image:
+    """A picture of the table as the model sees it."""
+    from geocbm.data import image_files
+    from geocbm.data.images.pictures import open_picture
+
+    return encoder.crop(open_picture(image_files(files.table.iloc[[row]])[0]))
+
+
 def attention_overlays(
     files: Run, encoder: ImageEncoder, model: InterventionModel, rows: Sequence[int], captions: Sequence[str]
 ) -> Overlays:
@@ -51,8 +59,6 @@ def attention_overlays(
     Returns:
         The overlays; none where the mode asks no patch.
     """
-    from geocbm.explain.intervention_report import seen_picture
-
     found = Overlays([], [], [], [])
     if not model.head.config.reads_tokens:
         return found
@@ -96,7 +102,6 @@ def concept_overlays(
         The overlays. A box is drawn where the data knows that the concept is seen and where; it is the largest one of
         that concept.
     """
-    from geocbm.explain.intervention_report import seen_picture
     from geocbm.explain.maps import concept_maps
 
     metas = files.concepts.metas

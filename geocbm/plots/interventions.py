@@ -1,11 +1,10 @@
-"""Figures of contributions and interventions: bars, flows, curves, and the map that follows a control."""
+"""Figures of contributions and interventions: bars, a Sankey diagram, intervention curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from geocbm.plots.style import INK, LAND, PALETTE, band, escape, finish, km_text, labels, numbers, shorten
@@ -17,50 +16,11 @@ FOR, AGAINST = PALETTE[0], PALETTE[1]
 _KIND_COLOURS = {"rest": LAND, "other": "#CBD2D9"}
 
 
-class Explanation(Protocol):
-    """How an answer came about (`explain.Explanation`)."""
-
-    @property
-    def target(self) -> str:
-        """The place that is explained."""
-
-    @property
-    def quantity(self) -> str:
-        """Which number of the model the terms belong to."""
-
-    @property
-    def method(self) -> str:
-        """Whether the terms add up."""
-
-    @property
-    def total(self) -> float:
-        """That number."""
-
-    def largest(self, most: int = 12) -> pd.DataFrame:
-        """Columns `name`, `kind`, `term`."""
-
-
-class Flows(Protocol):
-    """How much goes from metas through parents to countries (`explain.Flows`)."""
-
-    @property
-    def meta_to_parent(self) -> pd.DataFrame:
-        """Columns `meta`, `parent`, `value`."""
-
-    @property
-    def parent_to_country(self) -> pd.DataFrame:
-        """Columns `parent`, `country`, `value`."""
-
-    @property
-    def what(self) -> str:
-        """The value in words."""
-
-
-def contribution_bars(explanations: Sequence[Explanation], most: int = 10, title: str = "") -> go.Figure:
+def contribution_bars(explanations: Sequence[Any], most: int = 10, title: str = "") -> go.Figure:
     """What concepts add to an answer, one panel per explanation: the largest terms, the rest and the constants.
 
     Args:
-        explanations: of pictures.
+        explanations: `explain.contributions.Explanation` of pictures.
         most: concepts with a bar of their own.
         title: headline; by default it names the method.
     """
@@ -113,11 +73,11 @@ def contribution_bars(explanations: Sequence[Explanation], most: int = 10, title
     return finish(fig, shown, alt, 110 + 22 * bars + 36 * len(panels), bargap=0.25, margin={"t": 84})
 
 
-def concept_sankey(flows: Flows, title: str = "From concepts through families to countries") -> go.Figure:
+def concept_sankey(flows: Any, title: str = "From concepts through families to countries") -> go.Figure:
     """Flows from metas through parents to countries.
 
     Args:
-        flows: of `explain.concept_flows`.
+        flows: `explain.flows.Flows`.
         title: headline.
     """
     import plotly.graph_objects as go
@@ -189,7 +149,6 @@ def intervention_curves(
     curve: pd.DataFrame,
     names: Mapping[str, str],
     noun: str = "concepts",
-    levels: Mapping[str, float] | None = None,
     title: str = "How far off when it is told the truth?",
 ) -> go.Figure:
     """Median error against the number of corrected concepts, a line with its 95 % band per policy.
@@ -198,7 +157,6 @@ def intervention_curves(
         curve: columns `policy, n, median_km, median_km_low, median_km_high`.
         names: what the policies are called.
         noun: what is corrected, plural.
-        levels: errors of other methods in km, drawn as dotted lines.
         title: headline.
     """
     import plotly.graph_objects as go
@@ -221,19 +179,10 @@ def intervention_curves(
                 marker={"size": 6},
                 name=escape(names.get(str(policy), str(policy))),
                 legendgroup=policy,
-                customdata=np.stack([rows["n"], rows["median_km_low"], rows["median_km_high"]], axis=1)
-                .round()
-                .tolist(),
+                customdata=rows[["n", "median_km_low", "median_km_high"]].round().to_numpy().tolist(),
                 hovertemplate="%{customdata[0]} corrected: %{y:,.0f} km [%{customdata[1]:,.0f}, %{customdata[2]:,.0f}]"
                 "<extra>%{fullData.name}</extra>",
             )
-        )
-    for name, km in (levels or {}).items():
-        fig.add_hline(
-            y=km,
-            line={"dash": "dot", "color": INK, "width": 1},
-            annotation={"text": f"{escape(name)}: {km_text(km)}", "font": {"size": 11}},
-            annotation_position="bottom left",
         )
     ends = curve[curve["policy"] == curve["policy"].iloc[0]]
     start, end = ends["median_km"].iloc[0], ends["median_km"].iloc[-1]

@@ -1,10 +1,10 @@
-"""The map that follows an edit of the concepts: one frame of it, and a figure with controls that needs no Python."""
+"""Figures of counterfactuals: a map that follows an edit of concepts, with controls that need no Python."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,63 +18,11 @@ if TYPE_CHECKING:
 
 CELLS, ANSWER, TRUTH, BARS = 2, 3, 4, 5
 """Traces of the figure; those before are the lines of the base map."""
-LEAST_PROBABILITY = 0.004
+MIN_PROBABILITY = 0.004
 MOST_CELLS, MOST_COUNTRIES = 40, 6
 PICTURE_WIDTH = 220
 _MAP = {"x": [0.0, 0.68], "y": [0.10, 1.0]}
 _BARS = ([0.81, 1.0], [0.13, 0.46])
-
-
-class Cells(Protocol):
-    """What the map needs to know of geocells."""
-
-    @property
-    def country(self) -> np.ndarray:
-        """Country of each cell `(N,)`."""
-
-    @property
-    def latlng(self) -> tuple[np.ndarray, np.ndarray]:
-        """Latitudes and longitudes of the centres, degrees, each `(N,)`."""
-
-
-class Places(Protocol):
-    """What a model answers (`explain.Places`)."""
-
-    @property
-    def lat(self) -> np.ndarray:
-        """Latitudes `(S,)`, degrees."""
-
-    @property
-    def lng(self) -> np.ndarray:
-        """Longitudes `(S,)`, degrees."""
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """Of the cells, `(S, N)`."""
-
-
-class Edit(Protocol):
-    """An edit of a picture's concepts (`explain.Edit`)."""
-
-    @property
-    def words(self) -> str:
-        """What is edited."""
-
-
-class Counterfactual(Protocol):
-    """A picture and what the model answers to edits of it (`explain.Counterfactual`)."""
-
-    @property
-    def caption(self) -> str:
-        """What it truly is."""
-
-    @property
-    def edits(self) -> Sequence[Edit]:
-        """The edits."""
-
-    @property
-    def answers(self) -> Sequence[Places]:
-        """For each edit the places at all strengths."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +32,7 @@ class _Frames:
     Attributes:
         fixed: entries that stay: places and texts of cells, names of countries.
         steps: entries that change, one mapping per strength; each value has a part per changing trace.
-        best: name and probability of the likeliest country at each strength.
+        best: name and probability of the most probable country at each strength.
     """
 
     fixed: dict[str, list[Any]]
@@ -92,13 +40,12 @@ class _Frames:
     best: list[tuple[str, float]]
 
 
-def _frames(places: Places, cells: Cells) -> _Frames:
+def _frames(places: Any, cells: Any) -> _Frames:
     """Frames of one edit, over the cells and countries that matter at any of its strengths."""
     chance = places.probabilities  # (S, N)
-    country, member = np.unique(np.asarray(cells.country).astype(str), return_inverse=True)
-    by_country = np.stack([np.bincount(member.reshape(-1), row, len(country)) for row in chance])  # (S, C)
+    country, by_country = cells.countries, cells.by_country(chance)  # (S, C)
     likely = np.argsort(-chance.max(axis=0), kind="stable")[:MOST_CELLS]
-    likely = likely[(chance[:, likely].max(axis=0) >= LEAST_PROBABILITY) | (np.arange(len(likely)) == 0)]
+    likely = likely[(chance[:, likely].max(axis=0) >= MIN_PROBABILITY) | (np.arange(len(likely)) == 0)]
     named = np.argsort(-by_country.max(axis=0), kind="stable")[:MOST_COUNTRIES]
     lat, lng = cells.latlng
     fixed: dict[str, list[Any]] = {
@@ -195,17 +142,17 @@ def _beside(picture: Any, caption: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def edit_map(
-    places: Places, cells: Cells, true_place: tuple[float, float], picture: Any, caption: str, title: str
+    places: Any, cells: Any, true_place: tuple[float, float], picture: Any, caption: str, title: str
 ) -> go.Figure:
     """The answer to one edit of one picture: belief over the cells, place answered, countries.
 
     Args:
-        places: one answer.
-        cells: the cells.
+        places: one answer: `lat` and `lng` `[1]`, `probabilities` `[1, N]`.
+        cells: `Geocells`.
         true_place: latitude and longitude, degrees.
         picture: as the model sees it.
         caption: what it truly is.
-        title: the edit in words.
+        title: what is edited.
     """
     frames = _frames(places, cells)
     fig = _drawn(frames, 0, true_place)
@@ -219,9 +166,9 @@ def edit_map(
 
 
 def what_if(
-    stories: Sequence[Counterfactual],
+    counterfactuals: Sequence[Any],
     strengths: Sequence[float],
-    cells: Cells,
+    cells: Any,
     true_places: Sequence[tuple[float, float]],
     pictures: Sequence[Any],
     title: str = "What if it saw something else?",
@@ -229,26 +176,26 @@ def what_if(
     """A map that follows two controls, in a page without Python: a list of edits, and a slider for their strength.
 
     Args:
-        stories: of `explain.find_counterfactuals`.
+        counterfactuals: of `explain.counterfactuals.find_counterfactuals`.
         strengths: of the steps of the slider.
-        cells: the cells.
+        cells: `Geocells`.
         true_places: latitude and longitude of each picture, degrees.
         pictures: as the model sees them.
         title: headline.
     """
-    if not stories:
-        raise ValueError("what_if needs at least one story")
+    if not counterfactuals:
+        raise ValueError("what_if needs at least one counterfactual")
     changing = [CELLS, ANSWER, BARS]
     buttons: list[dict[str, Any]] = []
     fig: go.Figure | None = None
     moved: list[str] = []
     first_slider: dict[str, Any] = {}
     beside = [
-        _beside(picture, f"Picture {number}: {story.caption}")
-        for number, (story, picture) in enumerate(zip(stories, pictures, strict=True), start=1)
+        _beside(picture, f"Picture {number}: {one.caption}")
+        for number, (one, picture) in enumerate(zip(counterfactuals, pictures, strict=True), start=1)
     ]
-    for number, (story, place) in enumerate(zip(stories, true_places, strict=True)):
-        for edit, places in zip(story.edits, story.answers, strict=True):
+    for number, (one, place) in enumerate(zip(counterfactuals, true_places, strict=True)):
+        for edit, places in zip(one.edits, one.answers, strict=True):
             frames = _frames(places, cells)
             slider = _slider(frames, strengths, changing)
             if fig is None:
@@ -259,19 +206,19 @@ def what_if(
             start |= {key: [*value[:2], None, value[2]] for key, value in frames.fixed.items()}
             buttons.append(
                 {
-                    "label": escape(shorten(f"{number + 1}: {edit.words}", 60)),
+                    "label": escape(shorten(f"{number + 1}: {edit.label}", 60)),
                     "method": "update",
                     "args": [start, {"sliders": [slider]} | beside[number], [CELLS, ANSWER, TRUTH, BARS]],
                 }
             )
             (before, was), (after, now) = frames.best[0], frames.best[-1]
             if after != before:
-                moved.append(f"{edit.words} moves the belief from {before} ({was:.0%}) to {after} ({now:.0%})")
+                moved.append(f"{edit.label} moves the belief from {before} ({was:.0%}) to {after} ({now:.0%})")
     assert fig is not None
     told = f"For example, {moved[0]}." if moved else "None of them changes the likeliest country."
     alt = (
-        f"World map of the model's belief about {len(stories)} pictures, with a list of {len(buttons)} edits of their "
-        f"concepts and a slider for their strength; {len(moved)} edits change the likeliest country. {told}"
+        f"World map of the model's belief about {len(counterfactuals)} pictures, with a list of {len(buttons)} edits "
+        f"of their concepts and a slider for their strength; {len(moved)} edits change the likeliest country. {told}"
     )
     finish(fig, title, alt, 580)
     return fig.update_layout(

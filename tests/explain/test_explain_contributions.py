@@ -1,4 +1,4 @@
-"""Contributions: terms that add up, odds worked out by hand, flows that conserve what they carry."""
+"""Contributions: terms that add up, odds worked out by hand."""
 
 import math
 
@@ -10,7 +10,6 @@ from geocbm import explain, plots
 from geocbm.errors import ParameterError
 from geocbm.explain import BY_ABLATION, EXACT
 from geocbm.explain.contributions import country_terms, country_weights, weighted_terms
-from geocbm.explain.flows import concept_flows
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
 
 N_METAS, N_PARENTS, N_CELLS, WIDTH = 4, 2, 5, 16
@@ -147,23 +146,6 @@ def test_country_terms_explain_the_named_country():
         country_terms(head, scores, logits, np.full(N_CELLS, "A"))
 
 
-def test_flows_conserve_what_they_carry():
-    amount = np.random.default_rng(0).random((6, 6))
-    country = np.array(["A", "B", "A", "C", "A", "D"])
-    flows = concept_flows(amount, country, NAMES[:4], NAMES[4:], PARENTS, "terms", most=2, most_countries=2)
-    first = flows.meta_to_parent.groupby("parent")["value"].sum()
-    second = flows.parent_to_country.groupby("parent")["value"].sum()
-    assert first["poles"] == pytest.approx(amount[:, [0, 1, 4]].sum())
-    assert first.to_dict() == pytest.approx(second.to_dict())
-    by_country = flows.parent_to_country.groupby("country")["value"].sum()
-    assert by_country["A"] == pytest.approx(amount[[0, 2, 4]].sum())
-    assert set(by_country.index) - {"A", "other countries"} < {"B", "C", "D"} and len(by_country) == 3
-    own = [name for name in flows.meta_to_parent["meta"] if not name.startswith("other concepts")]
-    assert len(own) == 2
-    with pytest.raises(ParameterError, match="cannot be negative"):
-        concept_flows(-amount, country, NAMES[:4], NAMES[4:], PARENTS, "terms")
-
-
 def test_figures_say_what_they_show():
     head, scores = make_head(), some_scores(3)
     ones = [explain.explain_scores(head, scores[[i]], COUNTRY == "A", f"A {i}", NAMES, N_METAS) for i in range(2)]
@@ -175,11 +157,6 @@ def test_figures_say_what_they_show():
     )
     shown = sum(fig.data[0].x)
     assert shown == pytest.approx(ones[0].total, abs=5e-3)
-    flows = concept_flows(np.ones((2, 6)), np.array(["A", "B"]), NAMES[:4], NAMES[4:], PARENTS, "terms")
-    sankey = plots.concept_sankey(flows)
-    assert sum(sankey.data[0].link.value) == pytest.approx(2, abs=1e-3)
-    empty = concept_flows(np.zeros((2, 6)), np.array(["A", "B"]), NAMES[:4], NAMES[4:], PARENTS, "terms")
-    assert "all of them are 0" in plots.concept_sankey(empty).layout.meta["alt"]
 
 
 @pytest.mark.parametrize("mode", ["concept_scores", "hybrid"])

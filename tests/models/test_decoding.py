@@ -12,7 +12,7 @@ from tiny_run import STAGE2, TinyRun
 from geocbm import analysis, pipeline
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.evaluation import methods as evaluation
-from geocbm.explain.intervention_model import load_intervention_model
+from geocbm.explain.interventions import load_intervention_model
 from geocbm.files import read_json, write_json
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import geolocation_metrics, geoscore

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from geocbm import explain
 from geocbm.errors import ParameterError
 from geocbm.explain.embedding import edited_embedding, move_embedding
+from geocbm.explain.interventions import baseline_scores, predict_with_scores, set_scores
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
 
@@ -43,7 +43,7 @@ def some_scores(n: int, seed: int = 2) -> torch.Tensor:
 
 def test_setting_a_score_keeps_the_others():
     scores = some_scores(3)
-    edited = explain.set_scores(scores, [1], 0.9)
+    edited = set_scores(scores, [1], 0.9)
     assert edited[:, 1].tolist() == pytest.approx([0.9] * 3)
     assert (edited[:, [0, 2, 3, 4, 5]] == scores[:, [0, 2, 3, 4, 5]]).all()
     assert (scores == some_scores(3)).all()
@@ -51,79 +51,49 @@ def test_setting_a_score_keeps_the_others():
 
 def test_a_nan_leaves_a_score_as_it_is():
     scores = some_scores(2)
-    edited = explain.set_scores(scores, [0, 1], torch.tensor([float("nan"), 0.5]))
+    edited = set_scores(scores, [0, 1], torch.tensor([float("nan"), 0.5]))
     assert (edited[:, 0] == scores[:, 0]).all() and (edited[:, 1] == 0.5).all()
 
 
-def test_siblings_or_all_others_make_room():
-    scores = torch.tensor([[0.4, 0.2, 0.3, 0.1, 0.7, 0.3]])
-    among_all = explain.set_scores(scores, [0], 0.7, "all", PARENTS)
-    assert among_all[0].tolist() == pytest.approx([0.7, 0.1, 0.15, 0.05, 0.7, 0.3])
-    siblings = explain.set_scores(scores, [0], 0.5, "siblings", PARENTS)
-    assert siblings[0].tolist() == pytest.approx([0.5, 0.1, 0.3, 0.1, 0.7, 0.3])
-    crowded = explain.set_scores(scores, [0], 0.9, "siblings", PARENTS)
-    assert 0 < crowded[0, 1] < 1e-6
-
-
-@pytest.mark.parametrize("rest", ["keep", "siblings", "all"])
-def test_an_edit_to_the_same_value_changes_nothing(rest):
+def test_an_edit_to_the_same_value_changes_nothing():
     scores = some_scores(4)
-    edited = explain.set_scores(scores, [2], scores[:, [2]], rest, PARENTS)
-    torch.testing.assert_close(edited, scores, rtol=0, atol=1e-7)
+    torch.testing.assert_close(set_scores(scores, [2], scores[:, [2]]), scores, rtol=0, atol=0)
 
 
 def test_edits_that_cannot_be_are_refused():
     scores = some_scores(1)
     with pytest.raises(ParameterError, match="concept 6 is none of the 6 columns"):
-        explain.set_scores(scores, [6], 0.5)
-    with pytest.raises(ParameterError, match="rest='some'"):
-        explain.set_scores(scores, [0], 0.5, "some")
-    with pytest.raises(ParameterError, match="needs parent_index"):
-        explain.set_scores(scores, [0], 0.5, "all")
-
-
-@pytest.mark.parametrize(("first", "second"), [(0, 1), (0, 3), (4, 5)])
-def test_swapping_twice_is_the_identity(first, second):
-    scores = some_scores(3)
-    once = explain.swap_concepts(scores, first, second, PARENTS)
-    assert (once[:, first] == scores[:, second]).all()
-    assert ((once[:, 4] == scores[:, 5]).all() or (first, second) == (0, 1)) and not (once == scores).all()
-    assert (explain.swap_concepts(once, first, second, PARENTS) == scores).all()
-
-
-def test_a_family_is_a_parent_and_its_metas():
-    assert explain.family(1, PARENTS) == [0, 1, 4] == explain.family(4, PARENTS)
-    assert explain.family(5, PARENTS) == [2, 3, 5]
+        set_scores(scores, [6], 0.5)
 
 
 # ---- what an edit does to the answer
 
 
 @pytest.mark.parametrize("transform", ["none", "sqrt", "log"])
-def test_removing_all_concepts_leaves_the_constants(transform):
+def test_ablating_all_concepts_leaves_the_constants(transform):
     head, scores = make_head(transform=transform), some_scores(3)
-    neutral = explain.baseline_scores(head)
-    removed = explain.remove_concepts(scores, range(K), neutral)
+    baseline = baseline_scores(head)
+    ablated = set_scores(scores, range(K), baseline)
     with torch.inference_mode():
-        logits = explain.predict_with_scores(head, scores, removed).cell_logits
+        logits = predict_with_scores(head, scores, ablated).cell_logits
     torch.testing.assert_close(logits, head.cell_head.bias.expand(3, -1), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("transform", ["none", "log"])
-def test_removing_one_concept_takes_away_its_term_and_no_other(transform):
+def test_ablating_one_concept_takes_away_its_term_and_no_other(transform):
     head, scores = make_head(transform=transform), some_scores(3)
     terms, _ = head.concept_contributions(scores)
-    removed = explain.remove_concepts(scores, [2], explain.baseline_scores(head))
-    change = explain.predict_with_scores(head, scores, removed).cell_logits - head(scores).cell_logits
+    ablated = set_scores(scores, [2], baseline_scores(head)[2])
+    change = predict_with_scores(head, scores, ablated).cell_logits - head(scores).cell_logits
     torch.testing.assert_close(change, -terms[:, :, 2], rtol=1e-4, atol=1e-5)
 
 
-def test_neutral_scores_of_other_modes_need_training_scores():
+def test_baseline_scores_of_other_modes_need_training_scores():
     head = make_head("concept_only", concept_dim=32)
     with pytest.raises(ParameterError, match="give train_scores"):
-        explain.baseline_scores(head)
+        baseline_scores(head)
     train = torch.tensor([[0.1, 0.9], [0.4, 0.1]])
-    assert explain.baseline_scores(head, train).tolist() == pytest.approx([0.2, 0.3])
+    assert baseline_scores(head, train).tolist() == pytest.approx([0.2, 0.3])
 
 
 def test_no_edit_changes_nothing_in_any_mode():
@@ -134,7 +104,7 @@ def test_no_edit_changes_nothing_in_any_mode():
         for mode in ("both", "concept_only", "image_only", "concept_scores", "hybrid"):
             head = make_head(mode, concept_dim=K if mode in ("concept_scores", "hybrid") else 32)
             given = scores if head.config.reads_scores else said.concept_emb
-            answer = explain.predict_with_scores(head, scores, scores.clone(), said.concept_emb, tokens, concepts)
+            answer = predict_with_scores(head, scores, scores.clone(), said.concept_emb, tokens, concepts)
             assert (answer.cell_logits == head(given, tokens).cell_logits).all(), mode
 
 
@@ -143,23 +113,22 @@ def test_an_edit_reaches_the_modes_that_read_concepts_and_no_other():
     with torch.inference_mode():
         said = concepts(torch.randn(3, 12))
         scores = torch.cat([said.meta_logits.softmax(-1), said.parent_logits.softmax(-1)], dim=1)
-        edited = explain.set_scores(scores, [0], 0.8)
+        edited = set_scores(scores, [0], 0.8)
         for mode in ("both", "concept_only", "image_only", "hybrid"):
             head = make_head(mode, concept_dim=K if mode == "hybrid" else 32)
             answers = [
-                explain.predict_with_scores(head, scores, e, said.concept_emb, tokens, concepts)
-                for e in (scores, edited)
+                predict_with_scores(head, scores, e, said.concept_emb, tokens, concepts) for e in (scores, edited)
             ]
             moved = (answers[0].cell_logits - answers[1].cell_logits).abs().max()
             assert (moved > 1e-3) == (mode != "image_only"), mode
 
 
 @pytest.mark.parametrize(("given", "message"), [({}, "give concept_emb"), ({"concept_emb": 1}, "give concept_model")])
-def test_ask_says_what_is_missing(given, message):
+def test_a_prediction_says_what_is_missing(given, message):
     head, scores = make_head("concept_only", concept_dim=32), some_scores(2)
     given = {name: torch.randn(2, 32) for name in given}
     with pytest.raises(ParameterError, match=message):
-        explain.predict_with_scores(head, scores, scores, **given)
+        predict_with_scores(head, scores, scores, **given)
 
 
 def test_the_embedding_of_patches_is_mixed_again_exactly():
@@ -167,7 +136,7 @@ def test_the_embedding_of_patches_is_mixed_again_exactly():
     with torch.inference_mode():
         said = model(torch.randn(3, 12), torch.randn(3, 9, 8))
         scores = torch.cat([said.meta_logits.softmax(-1), said.parent_logits.softmax(-1)], dim=1)
-        edited = explain.set_scores(scores, [1], 0.5)
+        edited = set_scores(scores, [1], 0.5)
         edited[2] = scores[2]
         moved = edited_embedding(model, said.concept_emb, scores, edited)
         share = edited[:2, :4] / edited[:2, :4].sum(1, keepdim=True)
@@ -178,7 +147,7 @@ def test_the_embedding_of_patches_is_mixed_again_exactly():
 def test_parents_are_no_part_of_an_embedding():
     model, scores = make_concepts(), some_scores(2)
     emb = torch.randn(2, 32)
-    assert edited_embedding(model, emb, scores, explain.set_scores(scores, [4], 0.9)) is emb
+    assert edited_embedding(model, emb, scores, set_scores(scores, [4], 0.9)) is emb
 
 
 def test_an_embedding_is_moved_until_stage_1_reads_the_wanted_probability():
@@ -186,7 +155,8 @@ def test_an_embedding_is_moved_until_stage_1_reads_the_wanted_probability():
     emb = torch.randn(6, 32) * torch.tensor([[0.1], [1], [1], [1], [10], [1]])
     meta, parent = (values.detach() for values in model.prototypes())
     before = model.classify(emb, meta, parent).meta_logits.softmax(-1).detach()
-    edited = explain.set_scores(before, [2], 0.7, "all", PARENTS)
+    edited = set_scores(before, [2], 0.7)
+    edited[:, [0, 1, 3]] *= (0.3 / edited[:, [0, 1, 3]].sum(1))[:, None]
     moved = move_embedding(model, emb, edited, torch.tensor([2])).detach()
     after = model.classify(moved, meta, parent).meta_logits.softmax(-1)
     torch.testing.assert_close(after[:, 2], torch.full((6,), 0.7), rtol=0, atol=5e-3)

@@ -9,8 +9,18 @@ from PIL import Image
 
 from geocbm import explain, pipeline, plots
 from geocbm.errors import ParameterError
-from geocbm.explain import live as explore
-from geocbm.explain.counterfactuals import STRENGTHS, Edit, ablate, exchange
+from geocbm.explain.concept_labels import intervention_values, read_concept_labels
+from geocbm.explain.counterfactuals import (
+    NOTHING,
+    STRENGTHS,
+    Edit,
+    WhatIfExplorer,
+    ablate,
+    edit_table,
+    exchange,
+    find_counterfactuals,
+    is_live,
+)
 from geocbm.plots.what_if import ANSWER, BARS, CELLS, TRUTH
 
 PICTURE = Image.new("RGB", (48, 48), (90, 140, 90))
@@ -24,8 +34,9 @@ def world(trained_run):
     model = explain.linear_cbm(files, features, concepts)
     # One epoch teaches nothing; weights of some size make an edit visible.
     model.head.cell_head.weight.data.copy_(_weights(model.head.cell_head.weight.shape))
-    levels = explain.usual_levels(model, explain.read_concept_labels(files), files)[0]
-    return files, model, levels
+    labels = read_concept_labels(files)
+    values = intervention_values(model.scores.numpy(), labels, files.rows["val"], files.rows["train"])
+    return files, model, values
 
 
 def _weights(shape):
@@ -36,8 +47,12 @@ def _weights(shape):
 
 @pytest.fixture
 def explorer(world):
-    files, model, levels = world
-    return explore.WhatIfExplorer(files, model, levels, files.rows["test"], lambda row: PICTURE)
+    files, model, values = world
+
+    def draw(row, places, label):
+        return plots.edit_map(places, files.cells, (files.lat[row], files.lng[row]), PICTURE, "a picture", label)
+
+    return WhatIfExplorer(files, model, values, files.rows["test"], draw)
 
 
 def test_an_edit_moves_scores_evenly_in_their_logarithms():
@@ -47,58 +62,60 @@ def test_an_edit_moves_scores_evenly_in_their_logarithms():
 
 
 def test_an_exchange_takes_one_away_and_puts_the_other_in_its_place(world):
-    files, model, levels = world
+    files, model, values = world
     vocabulary, scores = files.concepts, model.scores[0].numpy()
     parents = vocabulary.parent_index
     first = 0
     sibling = next(m for m in range(1, 6) if parents[m] == parents[first])
     stranger = next(m for m in range(1, 6) if parents[m] != parents[first])
-    edit = exchange(scores, first, sibling, levels, vocabulary)
+    edit = exchange(scores, first, sibling, values, vocabulary)
     assert np.flatnonzero(~np.isnan(edit.target)).tolist() == sorted([first, sibling])
     assert edit.target[first] <= scores[first] and edit.target[sibling] >= scores[first]
-    assert edit.words == f"{vocabulary.metas[first]} → {vocabulary.metas[sibling]}"
-    across = exchange(scores, first, stranger, levels, vocabulary)
+    assert edit.label == f"{vocabulary.metas[first]} → {vocabulary.metas[sibling]}"
+    across = exchange(scores, first, stranger, values, vocabulary)
     touched = {first, stranger, 6 + parents[first], 6 + parents[stranger]}
     assert set(np.flatnonzero(~np.isnan(across.target))) == touched
 
 
-def test_stories_begin_with_the_picture_as_it_is_seen(world):
-    files, model, levels = world
-    stories = explain.find_counterfactuals(files, model, files.rows["test"], levels, count=2, exchanges=1)
-    assert len({story.row for story in stories}) == 2
-    for story in stories:
-        seen = model.predict(np.array([story.row]))
-        assert [edit.words for edit in story.edits][-1] == "without any concept"
-        for edit, places in zip(story.edits, story.answers, strict=True):
-            assert len(places.lat) == len(STRENGTHS), edit.words
+def test_found_begin_with_the_picture_as_it_is_seen(world):
+    files, model, values = world
+    found = find_counterfactuals(files, model, files.rows["test"], values, count=2, exchanges=1)
+    assert len({one.row for one in found}) == 2
+    for one in found:
+        seen = model.predict(np.array([one.row]))
+        assert [edit.label for edit in one.edits][-1] == "without any concept"
+        for edit, places in zip(one.edits, one.answers, strict=True):
+            assert len(places.lat) == len(STRENGTHS), edit.label
             np.testing.assert_allclose(places.logits[0], seen.logits[0], atol=1e-5)
-        np.testing.assert_allclose(story.answers[-1].logits[-1], model.head.cell_head.bias.detach(), atol=1e-4)
-    table = explain.edit_table(stories, files)
-    assert len(table) == sum(len(story.edits) for story in stories)
+        np.testing.assert_allclose(one.answers[-1].logits[-1], model.head.cell_head.bias.detach(), atol=1e-4)
+    table = edit_table(found, files)
+    assert len(table) == sum(len(one.edits) for one in found)
+    assert table["moved"].between(0, 1).all() and (table["moved_km"] >= 0).all()
+    assert table["after_probability"].between(0, 1).all() and set(table["after"]) <= set(files.cells.country)
 
 
 def test_the_controls_of_the_figure_hold_what_the_model_answers(world):
-    files, model, levels = world
-    stories = explain.find_counterfactuals(files, model, files.rows["test"], levels, count=2, exchanges=1)
-    places = [(files.lat[story.row], files.lng[story.row]) for story in stories]
-    fig = plots.what_if(stories, STRENGTHS, files.cells, places, [PICTURE] * 2)
+    files, model, values = world
+    found = find_counterfactuals(files, model, files.rows["test"], values, count=2, exchanges=1)
+    places = [(files.lat[one.row], files.lng[one.row]) for one in found]
+    fig = plots.what_if(found, STRENGTHS, files.cells, places, [PICTURE] * 2)
     assert fig.data[0].mode == "lines", "the first trace must be lines for maps to draw offline"
     buttons = fig.layout.updatemenus[0].buttons
-    assert len(buttons) == sum(len(story.edits) for story in stories)
-    number = len(stories[0].edits)  # the first edit of the second picture
+    assert len(buttons) == sum(len(one.edits) for one in found)
+    number = len(found[0].edits)  # the first edit of the second picture
     start, layout, traces = buttons[number].args
     assert list(traces) == [CELLS, ANSWER, TRUTH, BARS]
     assert start["lat"][2] == [round(places[1][0], 3)] and "Picture 2" in layout["annotations"][0]["text"]
     slider = layout["sliders"][0]
-    answer = stories[1].answers[0]
+    answer = found[1].answers[0]
     for step, strength, s in zip(slider["steps"], STRENGTHS, range(len(STRENGTHS)), strict=True):
         assert step["label"] == f"{strength:.0%}" and step["args"][1] == [CELLS, ANSWER, BARS]
         assert step["args"][0]["lat"][1] == [round(float(answer.lat[s]), 3)]
         assert sum(step["args"][0]["customdata"][0]) <= 1.02
-    assert fig.data[ANSWER].lat[0] == round(float(stories[0].answers[0].lat[0]), 3)
+    assert fig.data[ANSWER].lat[0] == round(float(found[0].answers[0].lat[0]), 3)
     assert len(json.dumps(json.loads(fig.to_json()))) < 600_000
     assert "2 pictures" in fig.layout.meta["alt"]
-    with pytest.raises(ValueError, match="at least one story"):
+    with pytest.raises(ValueError, match="at least one counterfactual"):
         plots.what_if([], STRENGTHS, files.cells, [], [])
 
 
@@ -106,15 +123,15 @@ def test_controls_describe_edits(explorer, world):
     metas, parents = world[0].concepts.metas, world[0].concepts.parent_index
     scores = world[1].scores[explorer.picture.value].numpy()
     assert explorer.take.value == scores[:6].argmax()
-    explorer.take.value, explorer.put.value = explore.NOTHING, explore.NOTHING
-    assert explorer.edit.words == "as the model sees it" and np.isnan(explorer.edit.target).all()
+    explorer.take.value, explorer.put.value = NOTHING, NOTHING
+    assert explorer.edit.label == "as the model sees it" and np.isnan(explorer.edit.target).all()
     explorer.take.value = 2
-    assert explorer.edit.words == f"without {metas[2]}"
+    assert explorer.edit.label == f"without {metas[2]}"
     assert explorer.edit.target[2] == ablate([2], world[1].baseline.numpy(), "").target[2]
     explorer.put.value = 3
-    assert explorer.edit.words == f"{metas[2]} → {metas[3]}"
-    explorer.take.value = explore.NOTHING
-    assert explorer.edit.words == f"with {metas[3]}"
+    assert explorer.edit.label == f"{metas[2]} → {metas[3]}"
+    explorer.take.value = NOTHING
+    assert explorer.edit.label == f"with {metas[3]}"
     assert set(np.flatnonzero(~np.isnan(explorer.edit.target))) == {3, 6 + parents[3]}
 
 
@@ -141,11 +158,11 @@ def test_moving_a_control_replaces_the_shown_map_once(explorer):
 
 
 def test_without_a_reader_a_line_says_where_the_controls_are(explorer, capsys):
-    assert not explore.is_live()
+    assert not is_live()
     explorer.show()
     assert "In JupyterLab" in capsys.readouterr().out and explorer._shown is None
 
 
 def test_an_explorer_needs_a_picture(world):
     with pytest.raises(ParameterError, match="rows is empty"):
-        explore.WhatIfExplorer(*world, [], lambda row: PICTURE)
+        WhatIfExplorer(*world, [], lambda row, places, label: None)
