@@ -68,11 +68,10 @@ def concept_flows(
     )
     shown = np.where(np.isin(country, totals.index[:countries]), country, "other countries")
     of_parent = np.stack([amount[:, owner == p].sum(axis=1) for p in range(len(parents))], axis=1)
-    second = pd.DataFrame(of_parent, columns=list(parents)).groupby(shown).sum().T.stack().reset_index()
-    second.columns = pd.Index(["parent", "country", "value"])
-    first = first.groupby(["meta", "parent"], sort=False, as_index=False)["value"].sum()
-    tables = (table[table["value"] > 0].reset_index(drop=True) for table in (first, second))
-    return Flows(*tables, what)
+    given = pd.DataFrame(of_parent, columns=list(parents)).assign(country=shown)
+    second = given.groupby("country").sum().reset_index().melt("country", var_name="parent")
+    first = first.groupby(["meta", "parent"], sort=False, as_index=False)[["value"]].sum()
+    return Flows(first[first["value"] > 0], second[second["value"] > 0], what)
 
 
 def place_of_cells(cells: Geocells) -> np.ndarray:

@@ -283,7 +283,7 @@ def trained_modes(run: Run, features: FeatureStore, concepts: Mapping[str, Tenso
 
     main = load_intervention_model(run, features, concepts)
     mode = main.head.config.ablation_mode
-    found = {mode: main}
+    found: dict[str, InterventionModel] = {mode: main}
     for other in ABLATION_MODES:
         if other != mode and run.belongs(f"stage2_{other}.safetensors"):
             found[other] = load_intervention_model(run, features, concepts, f"stage2_{other}")
