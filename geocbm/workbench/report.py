@@ -13,16 +13,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from jinja2 import FileSystemLoader
+from nbconvert import HTMLExporter
+from nbconvert.filters import Highlight2HTML, ansi2html
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
+
 from geocbm.errors import MissingInputError, UserError
 from geocbm.files import atomic_path, sha256_file
 from geocbm.workbench import paths, site
+from geocbm.workbench.formulas import markdown_html
+from geocbm.workbench.html import clean_html, pictures
 from geocbm.workbench.pairs import PairError, read_ipynb
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, figure_html, online_map_problem
-from geocbm.workbench.report_html import clean_html, pictures, settle_carriage_returns
 from geocbm.workbench.stages import NUMBER
 
 NOTEBOOK_FILE = re.compile(rf"^(?P<number>{NUMBER})_(?P<name>.+?)(?P<failed>\.failed)?\.ipynb$")
 _OWN_ASSETS = ("site.css", "site.js")
+_SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")
 
 
 class ReportError(UserError, ValueError):
@@ -56,107 +63,64 @@ def read_notebook(path: Path) -> Any:
         raise ReportError(f"{path.name} is not a readable notebook ({error}); execute it again") from None
 
 
-def _picture(mime: str, bundle: Mapping[str, Any], metadata: Mapping[str, Any], where: str, strict: bool) -> str:
-    """An image output as an `img` element with its description."""
-    own = metadata.get(mime) if isinstance(metadata.get(mime), Mapping) else {}
-    alt = str((own or {}).get("alt") or metadata.get("alt") or "").strip()
-    if not alt and strict:
-        raise ReportError(f"{where}: an image has no alternative text; show it with nb.show_image(image, alt=...)")
-    content = bundle[mime]
-    text = content if isinstance(content, str) else "".join(content)
-    data = base64.b64encode(text.encode()).decode() if mime == "image/svg+xml" else text.replace("\n", "")
-    return f'<img src="data:{mime};base64,{data}" alt="{escape(alt)}">'
+class _Accessible(Preprocessor):
+    """Make every output one piece of harmless HTML, and hold it to the rules of the reports.
 
+    A figure becomes a `figure` element with its description; live controls go, for they are dead in a page.
+    """
 
-def _rich_output(output: Mapping[str, Any], identifier: str, where: str, strict: bool) -> str:
-    """The best form of a displayed object: figure, HTML, image, Markdown or text."""
-    from nbconvert.filters import ansi2html
+    def __init__(self, name: str, strict: bool) -> None:
+        super().__init__()
+        self._name, self._strict = name, strict
 
-    from geocbm.workbench.formulas import markdown_html
-
-    bundle = output["data"]
-    if PLOTLY_MIME in bundle:
-        figure = bundle[PLOTLY_MIME]
-        alt = figure_alt(figure)
-        if strict and not alt:
-            raise ReportError(f"{where}: a figure has no alternative text; show it with nb.show(figure, alt=...)")
-        if strict and (problem := online_map_problem(figure)):
-            raise ReportError(f"{where}: {problem}")
-        return figure_html(figure, identifier, alt or "A figure of a notebook that failed.")
-    if "application/vnd.jupyter.widget-view+json" in bundle:
-        return ""  # a live control is dead in a page, and its text form says nothing to a reader
-    for mime in ("text/html", "text/markdown"):
-        if mime in bundle:
-            text = bundle[mime] if mime == "text/html" else markdown_html(bundle[mime])
-            if strict and (undescribed := pictures(text)[1]):
-                raise ReportError(f"{where}: an image ({undescribed[0]}) has no alternative text; give its img an alt")
-            return f'<div class="rich">{clean_html(text)}</div>'
-    for mime in ("image/svg+xml", "image/png", "image/jpeg"):
-        if mime in bundle:
-            return _picture(mime, bundle, output.get("metadata") or {}, where, strict)
-    if "text/plain" in bundle:
-        return f"<pre>{ansi2html(bundle['text/plain'])}</pre>"
-    return ""
-
-
-def _outputs(cell: Mapping[str, Any], number: int, name: str, strict: bool) -> list[str]:
-    """HTML of a code cell's outputs, in order, with the pieces of a stream joined."""
-    from nbconvert.filters import ansi2html
-
-    parts: list[str] = []
-    stream: tuple[str, str] = ("", "")
-
-    def flush() -> None:
-        nonlocal stream
-        text = settle_carriage_returns(stream[1]).strip("\n")
-        if text.strip():
-            parts.append(f'<pre class="{stream[0]}" tabindex="0">{ansi2html(text)}</pre>')
-        stream = ("", "")
-
-    for position, output in enumerate(cell.get("outputs", [])):
-        kind = output["output_type"]
-        if kind == "stream":
-            if output["name"] != stream[0]:
-                flush()
-            stream = (output["name"], stream[1] + output["text"])
-            continue
-        flush()
-        if kind == "error":
-            traceback = "\n".join(output.get("traceback") or [f"{output['ename']}: {output['evalue']}"])
-            parts.append(f'<pre class="error" id="error" tabindex="0">{ansi2html(traceback)}</pre>')
-        elif kind in ("display_data", "execute_result"):
-            where = f"{name}, cell {number}"
-            parts.append(_rich_output(output, f"plot-{number}-{position}", where, strict))
-    flush()
-    return [part for part in parts if part]
-
-
-def _cells(notebook: Any, name: str, strict: bool) -> list[dict[str, Any]]:
-    """Cells as the template wants them: prose, code and outputs as finished HTML."""
-    from nbconvert.filters import Highlight2HTML
-
-    from geocbm.workbench.formulas import markdown_html
-
-    highlight = Highlight2HTML(pygments_lexer="python")
-    cells: list[dict[str, Any]] = []
-    for number, cell in enumerate(notebook.cells, start=1):
-        tags = cell.metadata.get("tags", [])
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        where = f"{self._name}, cell {index + 1}"
         if cell.cell_type == "markdown":
             try:
                 prose = markdown_html(cell.source).replace("&#182;", "#")
             except UserError as problem:
-                raise ReportError(f"{name}, cell {number}: {problem}") from None
-            if strict and pictures(prose)[1]:
-                raise ReportError(
-                    f"{name}, cell {number}: an image has no alternative text; write ![what it shows](...)"
-                )
-            cells.append({"kind": "prose", "html": clean_html(prose)})
-        elif cell.cell_type == "code" and cell.source.strip():
-            lines = cell.source.count("\n") + 1
-            parts = _outputs(cell, number, name, strict)
-            code = highlight(cell.source)
-            cells.append({"kind": "code", "html": code, "lines": lines, "tags": tags, "outputs": parts})
-    return cells
+                raise ReportError(f"{where}: {problem}") from None
+            if self._strict and pictures(prose)[1]:
+                raise ReportError(f"{where}: an image has no alternative text; write ![what it shows](...)")
+            cell.html = clean_html(prose)
+        elif cell.cell_type == "code":
+            for position, output in enumerate(cell.outputs):
+                if output.output_type in ("display_data", "execute_result"):
+                    output.html = self._displayed(output, f"plot-{index + 1}-{position}", where)
+        return cell, resources
+
+    def _displayed(self, output: Any, identifier: str, where: str) -> str:
+        """HTML of the best form of a displayed object: figure, HTML, image, Markdown or text."""
+        bundle = output.data
+        if PLOTLY_MIME in bundle:
+            alt = figure_alt(bundle[PLOTLY_MIME])
+            if self._strict and not alt:
+                raise ReportError(f"{where}: a figure has no alternative text; show it with nb.show(figure, alt=...)")
+            if self._strict and (problem := online_map_problem(bundle[PLOTLY_MIME])):
+                raise ReportError(f"{where}: {problem}")
+            return figure_html(bundle[PLOTLY_MIME], identifier, alt or "A figure of a notebook that failed.")
+        if "application/vnd.jupyter.widget-view+json" in bundle:
+            return ""
+        kind = next((mime for mime in _SHOWN if mime in bundle), None)
+        if kind is None:
+            return ""
+        if kind == "text/plain":
+            return f"<pre>{ansi2html(bundle[kind])}</pre>"
+        if kind.startswith("image/"):
+            own = output.metadata.get(kind) or {}
+            alt = str(own.get("alt") or output.metadata.get("alt") or "").strip()
+            data = bundle[kind].replace("\n", "")
+            data = base64.b64encode(bundle[kind].encode()).decode() if kind == "image/svg+xml" else data
+            markup = f'<img src="data:{kind};base64,{data}" alt="{escape(alt)}">'
+        else:
+            text = bundle[kind] if kind == "text/html" else markdown_html(bundle[kind])
+            markup = f'<div class="rich">{clean_html(text)}</div>'
+        if self._strict and (undescribed := pictures(markup)[1]):
+            raise ReportError(
+                f"{where}: an image ({undescribed[0]}) has no alternative text; show it with nb.show_image(image, "
+                "alt=...) or give its img an alt"
+            )
+        return markup
 
 
 def render_notebook(
@@ -193,20 +157,24 @@ def render_notebook(
     executed, html = Path(executed), Path(html)
     assets = fill_assets(assets)
     notebook = read_notebook(executed)
-    first = site.opening(notebook)
-    stamp = dict(notebook.metadata.get("geocbm") or {}) | dict(provenance or {})
-    page = site.template("notebook.html.j2").render(
-        title=first.title or executed.stem,
-        run=run,
-        assets=Path(os.path.relpath(assets, html.parent)).as_posix(),
-        previous=previous,
-        following=following,
-        cells=_cells(notebook, executed.name, strict),
-        failed=".failed" in executed.name,
-        facts=site.provenance_facts(stamp),
-        simulated=site.simulated_banner(executed.parent),
-        source=executed.name if executed.parent.resolve() == html.parent.resolve() else None,
-    )
+    exporter = HTMLExporter(extra_loaders=[FileSystemLoader(site.TEMPLATES)], template_file="notebook.html.j2")
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor(), enabled=True)
+    exporter.register_preprocessor(_Accessible(executed.name, strict), enabled=True)
+    exporter.environment.autoescape = True
+    exporter.environment.globals |= {
+        "title": site.opening(notebook).title or executed.stem,
+        "run": run,
+        "assets": Path(os.path.relpath(assets, html.parent)).as_posix(),
+        "previous": previous,
+        "following": following,
+        "failed": ".failed" in executed.name,
+        "facts": site.provenance_facts(dict(notebook.metadata.get("geocbm") or {}) | dict(provenance or {})),
+        "simulated": site.simulated_banner(executed.parent),
+        "source": executed.name if executed.parent.resolve() == html.parent.resolve() else None,
+    }
+    exporter.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python"))
+    # HTMLExporter's own method would parse the whole page once more to add alternative texts, which are there already.
+    page, _ = super(HTMLExporter, exporter).from_notebook_node(notebook)
     with atomic_path(html) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return html
@@ -225,8 +193,10 @@ def fill_assets(folder: Path | None = None) -> Path:
     plotly = find_spec("plotly")
     if plotly is None or plotly.origin is None:
         raise ReportError("plotly is not installed; install the project's dependencies (make lab) and render again")
-    own = Path(__file__).parent / "templates"
-    sources = [Path(plotly.origin).parent / "package_data" / "plotly.min.js", *(own / name for name in _OWN_ASSETS)]
+    sources = [
+        Path(plotly.origin).parent / "package_data" / "plotly.min.js",
+        *(site.TEMPLATES / name for name in _OWN_ASSETS),
+    ]
     for source in sources:
         target = folder / source.name
         if not target.is_file() or sha256_file(target) != sha256_file(source):

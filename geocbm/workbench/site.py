@@ -14,11 +14,11 @@ from typing import Any
 from geocbm.data.simulated import BANNER
 from geocbm.errors import UserError
 from geocbm.files import read_json
+from geocbm.metrics.table import metric
 from geocbm.run import Run
 from geocbm.workbench import paths, stages, state
+from geocbm.workbench.html import clean_html, pictures, plain_text
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, is_preview, preview_html
-from geocbm.workbench.report_html import clean_html, pictures, plain_text
-from geocbm.workbench.site_metrics import HEADLINES, TILES, format_metric, label, tiles
 
 _PREVIEW_BYTES = 1_500_000  # a heavier figure would make the index slow to open
 # What a reader asks first comes first; anything else follows as the stamp has it.
@@ -34,6 +34,35 @@ _SOME_SIMULATED = (
     "nothing about real streets."
 )
 _STATUS = {"ran": "fresh", "done": "fresh", "ok": "fresh", "success": "fresh", "unchanged": "skipped"}
+
+CARDS = (
+    "stage1.meta_top1",
+    "stage1.meta_top5",
+    "stage1.parent_top1",
+    "stage2.median_km",
+    "stage2.country_acc",
+    "stage2.geoscore",
+    "stage2.cell_top1",
+    "baseline.nearest_neighbour.median_km",
+    "baseline.nearest_neighbour.country_acc",
+    "baseline.true_concepts.median_km",
+    "sure.ece_calibrated",
+    "sure.coverage_90",
+    "truth.attention_pointing",
+    "truth.pointing_game",
+    "truth.pointing_chance",
+    "intervene.none.median_km",
+    "intervene.all.median_km",
+    "truth.removed_all_median_km",
+)
+"""Metrics on the cards; each stands on the card of the notebook that has recorded it."""
+TILES = ("stage2.median_km", "stage2.country_acc", "stage2.geoscore", "stage1.meta_top1", "stage1.parent_top1")
+_COMPARED = {
+    "nearest_neighbour": "nearest neighbour",
+    "true_concepts": "ceiling, true concepts known",
+    "prior": "always the same answer",
+}
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -59,12 +88,41 @@ class Card:
     figures: list[tuple[str, str]] = field(default_factory=list)
 
 
+def label(key: str) -> str:
+    """What a metric is called at the beginning of a line."""
+    name = metric(key).label
+    return name[:1].upper() + name[1:]
+
+
+def format_metric(key: str, entry: Any) -> tuple[str, str]:
+    """Format an entry of `metrics.json` in the unit of its key, as text and a text of the interval (or nothing)."""
+    own = metric(key)
+    span = own.interval(entry)
+    return own.text(entry["value"] if isinstance(entry, Mapping) else entry), f"95 %: {span}" if span else ""
+
+
+def tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Headline figures of a run with the baselines that put them in their place."""
+    result = []
+    for key in TILES:
+        if key not in metrics:
+            continue
+        value, span = format_metric(key, metrics[key])
+        name = key.split(".", 1)[1]
+        beside = [
+            (words, format_metric(key, metrics[f"baseline.{baseline}.{name}"])[0])
+            for baseline, words in _COMPARED.items()
+            if f"baseline.{baseline}.{name}" in metrics
+        ]
+        result.append({"label": label(key), "value": value, "span": span, "beside": beside})
+    return result
+
+
 def template(name: str) -> Any:
     """Load one of the package's page templates; everything it prints is escaped unless marked safe."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    folder = Path(__file__).parent / "templates"
-    loader = FileSystemLoader(folder)
+    loader = FileSystemLoader(TEMPLATES)
     return Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).get_template(name)
@@ -257,10 +315,9 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
         failed = ".failed" in path.name
         status = "failed" if failed else states.get(number) or str(entry.get("status") or "fresh")
         first = opening(notebook)
+        recorded = read_json_or_empty(paths.run_folder(run) / "records" / f"{number}.json")
         figures = [
-            (label(key), format_metric(key, metrics[key])[0])
-            for key, stage in HEADLINES.items()
-            if stage == number and key in metrics
+            (label(key), format_metric(key, metrics[key])[0]) for key in CARDS if key in metrics and key in recorded
         ]
         cards[name] = Card(
             number=number,

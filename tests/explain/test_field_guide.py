@@ -14,7 +14,7 @@ from geocbm.evaluation.uncertainty import CellDistribution
 from geocbm.explain import field_guide
 from geocbm.explain.field_guide import evidence
 from geocbm.workbench import field_guide_html as sheets
-from geocbm.workbench import report_html
+from geocbm.workbench import html as workbench_html
 
 COUNTS = np.array([[8.0, 2.0, 0.0], [2.0, 6.0, 2.0], [0.0, 12.0, 8.0]])
 
@@ -195,7 +195,7 @@ def test_sheets_show_strangers_texts_as_text(guide):
     metas = [evil] * len(guide.files.concepts.metas)
     page = sheets.concept_sheet_html(sheet, metas, {evil: evil}, {})
     assert "<script" not in page and "seen here" in page
-    assert report_html.clean_html(page).count("<section") == 1
+    assert workbench_html.clean_html(page).count("<section") == 1
 
 
 def test_every_picture_of_a_sheet_is_described(guide, trained_run):
@@ -211,7 +211,7 @@ def test_every_picture_of_a_sheet_is_described(guide, trained_run):
         sheets.country_sheet_html(sheet, files.concepts.metas, files.concepts.meta_to_parent, pictures)
         for sheet in country_sheets
     )
-    sources, undescribed = report_html.pictures(page)
+    sources, undescribed = workbench_html.pictures(page)
     assert len(sources) == len(pictures) + 2 and not undescribed
 
 

@@ -7,8 +7,8 @@ import pytest
 from geocbm.errors import ParameterError
 from geocbm.workbench import paths
 from geocbm.workbench.formulas import formula_html, markdown_html
+from geocbm.workbench.html import clean_html
 from geocbm.workbench.parameters import read_cells
-from geocbm.workbench.report_html import clean_html
 
 INFO_NCE = (
     r"\mathcal{L} = -\frac{1}{B} \sum_{i=1}^{B} \log "

@@ -1,18 +1,11 @@
 """Figures: description, data table, offline maps, and scripts that stay closed."""
 
-import base64
 import json
 import re
 
-import numpy as np
-import pytest
-
 from geocbm.workbench.report_figures import (
-    TABLE_ROWS,
-    data_table,
     figure_alt,
     figure_html,
-    format_cell,
     online_map_problem,
     preview_html,
 )
@@ -21,62 +14,9 @@ COAST = {"type": "scattergeo", "mode": "lines", "hoverinfo": "skip", "lat": [0, 
 POINTS = {"type": "scattergeo", "mode": "markers", "name": "tests", "lat": [10.5], "lon": [-3.25]}
 
 
-def packed(values: np.ndarray) -> dict:
-    typed = {"dtype": values.dtype.str[1:], "bdata": base64.b64encode(values.tobytes()).decode()}
-    return typed | ({"shape": ", ".join(map(str, values.shape))} if values.ndim > 1 else {})
-
-
 def test_alt_is_read_from_the_layout() -> None:
     assert figure_alt({"layout": {"meta": {"alt": " Two bars. "}}}) == "Two bars."
     assert figure_alt({"layout": {"meta": "words"}}) == figure_alt({}) == ""
-
-
-def test_table_of_bars_takes_names_from_axes_and_unpacks_arrays() -> None:
-    bundle = {
-        "data": [{"type": "bar", "x": packed(np.array([1.23456, 2000.4])), "y": ["Peru<br>x", "Mali"]}],
-        "layout": {"xaxis": {"title": {"text": "median <b>km</b>"}}},
-    }
-    assert data_table(bundle) == (["median km", "y"], [["1.235", "Peru, x"], ["2,000", "Mali"]], 2)
-
-
-def test_table_of_several_traces_names_the_series() -> None:
-    traces = [{"type": "scatter", "name": name, "x": [0, 1], "y": [2, 3]} for name in ("train", "val")]
-    columns, rows, total = data_table({"data": traces})
-    assert columns == ["series", "x", "y"] and total == 4
-    assert rows[0] == ["train", "0", "2"] and rows[3] == ["val", "1", "3"]
-
-
-def test_table_of_a_heat_map_is_long() -> None:
-    grid = {"type": "heatmap", "x": ["a", "b"], "y": ["c"], "z": packed(np.array([[0.5, 1.0]]))}
-    assert data_table({"data": [grid]})[1] == [["a", "c", "0.5"], ["b", "c", "1"]]
-
-
-def test_coastlines_and_gaps_are_no_data() -> None:
-    columns, rows, _ = data_table({"data": [COAST, POINTS]})
-    assert columns == ["latitude", "longitude"] and rows == [["10.5", "-3.25"]]
-    assert data_table({"data": [{"type": "scatter", "x": [1, None], "y": [1, None]}]})[2] == 1
-
-
-def test_a_long_table_is_cut_and_says_so() -> None:
-    bundle = {"data": [{"type": "scatter", "x": list(range(1234)), "y": list(range(1234))}]}
-    assert len(data_table(bundle)[1]) == TABLE_ROWS
-    assert f"The first {TABLE_ROWS} of 1,234 rows." in figure_html(bundle, "plot-1-0", "A line.")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, ""),
-        (float("nan"), ""),
-        (3, "3"),
-        (12345, "12,345"),
-        (0.000123456, "0.0001235"),
-        (True, "True"),
-        ("<i>a</i>", "a"),
-    ],
-)
-def test_cells_are_short(value: object, text: str) -> None:
-    assert format_cell(value) == text
 
 
 def test_figure_carries_its_description_and_cannot_close_the_script() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from geocbm.workbench.report_html import clean_html, pictures, plain_text, settle_carriage_returns
+from geocbm.workbench.html import clean_html, pictures, plain_text
 
 DOT = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
 
@@ -48,7 +48,3 @@ def test_pictures_without_description_are_found() -> None:
 
 def test_plain_text_drops_tags_and_entities() -> None:
     assert plain_text("<b>Peru</b><br>12&nbsp;km &amp; more") == "Peru, 12 km & more"
-
-
-def test_a_progress_bar_shows_its_end() -> None:
-    assert settle_carriage_returns("a\n10%\r50%\r100%\r\nb") == "a\n100%\nb"

@@ -5,36 +5,36 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from geocbm.evaluation import compare_runs as compare
 from geocbm.metrics.table import known
-from geocbm.workbench import overview, site, site_metrics
+from geocbm.workbench import overview, site
 
 
 def test_a_card_writes_a_metric_by_its_key_and_not_by_its_value() -> None:
-    assert site_metrics.format_metric("stage2.median_km", 0.634) == ("0.6 km", "")
-    assert site_metrics.format_metric("stage2.country_acc", 0.634) == ("63.4 %", "")
-    assert site_metrics.format_metric("somebody.elses", 0.634) == ("0.634", "")
-    assert site_metrics.format_metric("stage2.median_km", float("inf")) == ("none", "")
+    assert site.format_metric("stage2.median_km", 0.634) == ("0.6 km", "")
+    assert site.format_metric("stage2.country_acc", 0.634) == ("63.4 %", "")
+    assert site.format_metric("somebody.elses", 0.634) == ("0.634", "")
+    assert site.format_metric("stage2.median_km", float("inf")) == ("none", "")
 
 
 def test_intervals_are_shown_where_there_are_any() -> None:
     key = "stage2.country_acc"
-    assert site_metrics.format_metric(key, {"value": 0.5, "low": 0.4, "high": 0.6}) == (
+    assert site.format_metric(key, {"value": 0.5, "low": 0.4, "high": 0.6}) == (
         "50.0 %",
         "95 %: 40.0 to 60.0 %",
     )
-    assert site_metrics.format_metric(key, {"value": 0.5, "low": None, "high": None}) == ("50.0 %", "")
+    assert site.format_metric(key, {"value": 0.5, "low": None, "high": None}) == ("50.0 %", "")
 
 
 def test_tiles_put_baselines_beside_the_figure() -> None:
     metrics = {"stage1.meta_top1": 0.7, "baseline.nearest_neighbour.meta_top1": 0.4, "baseline.other.meta_top1": 0.1}
-    assert site_metrics.tiles(metrics) == [
+    assert site.tiles(metrics) == [
         {"label": "Concept right", "value": "70.0 %", "span": "", "beside": [("nearest neighbour", "40.0 %")]}
     ]
-    assert site_metrics.tiles({}) == []
+    assert site.tiles({}) == []
 
 
 def test_every_headline_is_in_the_table_of_metrics() -> None:
-    assert set(site_metrics.TILES) <= set(site_metrics.HEADLINES)
-    assert all(known(key) for key in (*site_metrics.HEADLINES, *overview.HEADLINES, *compare.HEADLINES))
+    assert set(site.TILES) <= set(site.CARDS)
+    assert all(known(key) for key in (*site.CARDS, *overview.HEADLINES, *compare.HEADLINES))
 
 
 def test_stages_are_found_in_mappings_and_lists() -> None:

@@ -4,7 +4,7 @@
   const queue = window.geocbmPlots || [];
 
   function fail(place, reason) {
-    place.textContent = "This figure could not be drawn (" + reason + "). Its description and data are below.";
+    place.textContent = "This figure could not be drawn (" + reason + "). Its description is below.";
     place.classList.add("undrawn");
   }
 
