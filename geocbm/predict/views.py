@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from geocbm.encoders import ImageEncoder
     from geocbm.evaluation.novelty import Novelty
-    from geocbm.models.stage2 import Stage2Output
+    from geocbm.models.geocbm import GeoCBMOutput
 
 OVERSAMPLED = 4
 """A photograph is read with at least so many times the pixels per side that the encoder sees."""
@@ -99,49 +99,48 @@ class Preparation:
         return self._shares[shape]
 
 
-def pool_views(
-    counts: Sequence[int], places: Stage2Output, said: dict[str, Tensor], pooled: Tensor
-) -> tuple[Stage2Output, dict[str, Tensor], Tensor]:
+def pool_views(counts: Sequence[int], output: GeoCBMOutput) -> GeoCBMOutput:
     """Make one row of each picture out of the rows of its views.
 
     Args:
         counts: number of views of each of `B` pictures, in order; `V` in all.
-        places: of Stage 2 for `V` rows.
-        said: shares of concepts, `(V, k)` by name.
-        pooled: `(V, d)` pooled features.
+        output: of the network for `V` rows.
 
     Returns:
         The same with `B` rows: cell log probabilities, shares of concepts and features averaged. An offset that the
-        head gives for its most probable cell only is that of the view that is surest of the pooled best cell.
+        head gives for its most probable cell only is that of the view that is surest of the pooled best cell. Patch
+        tokens and maps of concepts stay as they are, view by view.
     """
     if all(count == 1 for count in counts):
-        return places, said, pooled
-    number = torch.tensor(list(counts), device=pooled.device)
-    owner = torch.repeat_interleave(torch.arange(len(counts), device=pooled.device), number)  # (V,)
+        return output
+    place, concepts = output.place, output.concepts
+    number = torch.tensor(list(counts), device=output.pooled.device)
+    owner = torch.repeat_interleave(torch.arange(len(counts), device=number.device), number)  # (V,)
 
     def mean(values: Tensor) -> Tensor:
         sums = values.new_zeros((len(counts), *values.shape[1:])).index_add_(0, owner, values)
         return sums / number.reshape(-1, *[1] * (values.ndim - 1)).to(values)
 
-    shares = places.cell_logits.log_softmax(-1)  # (V, N)
+    shares = place.cell_logits.log_softmax(-1)  # (V, N)
     logits = mean(shares)  # (B, N)
     best = logits.argmax(-1)  # (B,)
-    if places.cell_offsets is None:
-        sureness = shares.gather(1, best[owner][:, None])[:, 0]  # (V,)
+    if place.cell_offsets is None:
+        confidence = shares.gather(1, best[owner][:, None])[:, 0]  # (V,)
         starts = np.cumsum([0, *counts])
-        leading = torch.stack([start + sureness[start:end].argmax() for start, end in itertools.pairwise(starts)])
-        cell_offsets, offsets = None, places.offsets[leading]
+        leading = torch.stack([start + confidence[start:end].argmax() for start, end in itertools.pairwise(starts)])
+        cell_offsets, offsets = None, place.offsets[leading]
     else:
-        cell_offsets = mean(places.cell_offsets)
+        cell_offsets = mean(place.cell_offsets)
         offsets = cell_offsets[torch.arange(len(counts), device=best.device), best]
-    output = places._replace(
+    pooled_place = place._replace(
         cell_logits=logits,
         offsets=offsets,
-        attention=mean(places.attention),
+        attention=mean(place.attention),
         cell_offsets=cell_offsets,
-        residual_logits=None if places.residual_logits is None else mean(places.residual_logits),
+        residual_logits=None if place.residual_logits is None else mean(place.residual_logits),
     )
-    return output, {name: mean(values) for name, values in said.items()}, mean(pooled)
+    means = {name: mean(value) for name, value in concepts._asdict().items() if name != "meta_maps"}
+    return output._replace(pooled=mean(output.pooled), concepts=concepts._replace(**means), place=pooled_place)
 
 
 def middle_views(judged: Sequence[Novelty], counts: Sequence[int]) -> list[Novelty]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from geocbm import metrics
 from geocbm.geodesy import haversine_km
-from geocbm.metrics import borders
+from geocbm.metrics import borders, places
 
 
 @pytest.mark.parametrize(
@@ -180,3 +180,11 @@ def test_ten_thousand_points_are_quick():
     share = (metrics.places_of(lat, lng)["country"] != "").mean()
     assert perf_counter() - begun < 10  # takes about 0.4 s alone
     assert 0.29 < share < 0.40  # land is 29 % of the globe, and 50 km of sea around it
+
+
+def test_the_towns_of_one_country_are_those_of_the_whole_list():
+    every = places._towns()
+    for code in np.unique(every.codes).tolist():
+        own, rows = places._towns(code), np.flatnonzero(every.codes == code)
+        assert np.array_equal(own.names, every.names[rows]) and np.array_equal(own.tree.data, every.tree.data[rows])
+    assert places._towns("AQ") is None

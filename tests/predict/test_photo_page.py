@@ -17,8 +17,9 @@ from geocbm import data
 from geocbm.errors import ParameterError
 from geocbm.explain.contributions import BY_ABLATION, Explanation
 from geocbm.plots.answer import answer_map
-from geocbm.predict import GeoCBM, Reply
+from geocbm.predict import GeoCBM
 from geocbm.predict import page as photo_page
+from geocbm.predict.answers import Reply
 from geocbm.predict.page import PhotoPage
 from geocbm.workbench.report_figures import online_map_problem
 
@@ -113,7 +114,7 @@ def test_the_page_says_which_concepts_led_there(model, pictures, tmp_path, monke
     page = PhotoPage(model)
     page.add("a", reply)
     seen = without_scripts(written(page, tmp_path))
-    assert asked == [(pictures[0], country)]
+    assert asked == [(reply, country)]
     assert f"What spoke for {country}" in seen and "log odds of " + country + " (1.25)" in " ".join(seen.split())
     bars = re.findall(r'class="(more|less)" style="(left|right):50%;width:([0-9.]+)%"', seen)
     assert bars[:2] == [("more", "left", "50.0"), ("less", "right", "25.0")]  # half the track for the largest
@@ -199,13 +200,13 @@ def test_a_run_without_regions_and_a_head_without_eyes(copied_run, pictures, tmp
 
 def test_the_map_names_its_parts_and_frames_them(model, pictures):
     (answer,) = model.predict(pictures[0], top_k=3)
-    fig = answer_map(answer, model.files.cells, model.calibration.cell_km2)
+    fig = answer_map(answer, model.cells.centers, model.cells.country, model.calibration.cell_km2)
     names = [trace.name for trace in fig.data]
     assert names[:2] == ["coast", "borders"] and names[-2:] == ["likeliest cells", "answer"]
     shown = [cell for trace in fig.data[2:-2] for cell in trace.text]
     assert len(shown) == len(set(shown)) == len(answer.regions[-1].cells)  # each cell once, in its smallest region
     alt = fig.layout.meta["alt"]
     assert f"{answer.lat:.2f}, {answer.lng:.2f}" in alt and "3 likeliest cells" in alt and "95 % region" in alt
-    near = answer_map(answer.with_own_place((10.0, 20.0)), model.files.cells)
+    near = answer_map(answer.with_own_place((10.0, 20.0)), model.cells.centers, model.cells.country)
     assert near.data[-1].name == "the file's own coordinates" and list(near.data[-1].lat) == [10.0]
     assert np.isfinite(near.data[-1].marker.size)

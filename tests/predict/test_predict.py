@@ -15,8 +15,10 @@ from geocbm import analysis, data, pipeline
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.evaluation.uncertainty import read_cell_scores
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.predict import Calibration, GeoCBM, Place, read_calibration
+from geocbm.metrics.country_spelling import Place
+from geocbm.predict import GeoCBM
 from geocbm.predict import model as of_model
+from geocbm.predict.context import Calibration, fit_calibration
 from geocbm.run import Run
 
 
@@ -150,7 +152,7 @@ def test_regions_by_hand():
 
 def test_regions_of_the_validation_split_hold_as_many_truths_as_they_say(trained_run):
     files = trained_run.files
-    calibration, remark = read_calibration(files)
+    calibration, remark = fit_calibration(files)
     val = files.rows["val"]
     assert (remark, calibration.n) == ("", len(val))
     regions = calibration.regions(calibration.probabilities(read_cell_scores(files)["val"]))
@@ -179,7 +181,7 @@ def test_scores_of_other_cells_calibrate_nothing(copied_run):
     path = copied_run.files.path("cell_scores.npz")
     content = dict(np.load(path))
     np.savez(path, **content | {"cells_digest": np.asarray("another")})
-    calibration, remark = read_calibration(Run(copied_run.folder))
+    calibration, remark = fit_calibration(Run(copied_run.folder))
     assert calibration is None and "made with other geocells" in remark
 
 
@@ -200,15 +202,15 @@ def test_cells_are_named_after_a_place_of_their_own_country(model, pictures):
     for cell in answer.cells:
         assert cell.place.country == cell.country and cell.place.town
     assert answer.place.town
-    assert Place("Lyon", "Rhône", "France").words() == "Lyon, Rhône, France"
-    assert Place("Zürich", "Zürich", "Switzerland").words(with_country=False) == "Zürich"
-    assert Place().words() == ""
+    assert Place("Lyon", "Rhône", "France").label() == "Lyon, Rhône, France"
+    assert Place("Zürich", "Zürich", "Switzerland").label(with_country=False) == "Zürich"
+    assert Place().label() == ""
 
 
 def test_maps_of_concepts_come_from_the_patch_bottleneck_only(model, pictures, monkeypatch):
     (answer,) = model.predict(pictures[0])
     assert answer.concept_maps == ()
-    whole = model.concept_model.forward
+    whole = model.network.concept_model.forward
 
     def with_maps(pooled, tokens):
         output = whole(pooled, tokens)
@@ -216,7 +218,7 @@ def test_maps_of_concepts_come_from_the_patch_bottleneck_only(model, pictures, m
         maps[:, 6, 2] += 50  # the third concept is seen on the seventh patch
         return output._replace(meta_maps=maps)
 
-    monkeypatch.setattr(model.concept_model, "forward", with_maps)
+    monkeypatch.setattr(model.network.concept_model, "forward", with_maps)
     (answer,) = model.predict(pictures[0], top_k=6)
     maps = dict(answer.concept_maps)
     assert list(maps) == [name for name, _ in answer.concepts]
@@ -324,13 +326,13 @@ def with_mode(run, mode, **changes):
 
     model = GeoCBM.load(run.folder)
     torch.manual_seed(0)
-    width = 9 if mode in ("concept_scores", "hybrid") else model.geo_head.concept_dim
+    width = 9 if mode in ("concept_scores", "hybrid") else model.network.geo_head.concept_dim
     config = Stage2Config(ablation_mode=mode, **changes)
     head = Stage2CrossAttentionGeoHead(
         width, model.encoder.token_dim, len(model.files.cells), model.files.cells.centers, config
     )
     torch.nn.init.normal_(head.cell_head.weight)
-    model.geo_head = head.eval()
+    model.network.geo_head = head.eval()
     return model
 
 

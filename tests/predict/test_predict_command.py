@@ -22,7 +22,8 @@ from PIL import Image
 from geocbm import data
 from geocbm.cli import main
 from geocbm.data.public.scoring import read_predictions
-from geocbm.predict import GeoCBM, Place
+from geocbm.metrics.country_spelling import Place
+from geocbm.predict import GeoCBM
 from geocbm.predict.journal import Journal
 
 
@@ -56,7 +57,7 @@ def test_a_photograph_in_words(predict, model, pictures, capsys):
     assert predict(pictures[0], "--top", 2) == 0
     printed = capsys.readouterr()
     first, places, countries, region, concepts = printed.out.splitlines()
-    assert first == f"{pictures[0]}: {answer.lat:.4f}, {answer.lng:.4f}, near {answer.place.words()}"
+    assert first == f"{pictures[0]}: {answer.lat:.4f}, {answer.lng:.4f}, near {answer.place.label()}"
     best = answer.cells[0]
     assert places.startswith(f"  places: {best.country} {best.calibrated:.0%} (around {best.place.town}")
     assert places.count("cell ") == 2 and countries.startswith(f"  countries: {answer.countries[0][0]} ")
@@ -222,7 +223,7 @@ def test_answers_of_another_model_are_not_mixed_in(predict, model, pictures, tmp
     before = out.read_bytes()
     assert predict(pictures[1], "--top", 2, "--json", out) == 2
     assert "holds answers of --top 5" in capsys.readouterr().err
-    monkeypatch.setattr("geocbm.predict.identity.model_digest", lambda model: "another")
+    monkeypatch.setattr(GeoCBM, "digest", lambda model: "another")
     assert predict(pictures[1], "--json", out) == 2
     assert "holds answers of another model" in capsys.readouterr().err
     for content in ("no answers\n", '[\n{"photo": "a"}\n]\n', '{"photo": "a", "lat": 1}', '{"photo": "a"}\n{"photo'):
@@ -313,7 +314,9 @@ def test_any_console_can_be_written_to(predict, model, pictures, encoding, monke
     console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     whole = model._answer
     place = Place("Muğla", "Οία", "Türkiye")
-    monkeypatch.setattr(model, "_answer", lambda *given: [replace(one, place=place) for one in whole(*given)])
+    monkeypatch.setattr(
+        model, "_answer", lambda *given: [(replace(one, place=place), output) for one, output in whole(*given)]
+    )
     monkeypatch.setattr(sys, "stdout", console)
     assert predict(pictures[0]) == 0
     console.flush()

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from geocbm import data
-from geocbm.predict import GeoCBM, Place
-from geocbm.predict.countries import CountryNames, why_countries_differ
+from geocbm.metrics.country_spelling import CountryNames, Place
+from geocbm.predict import GeoCBM
+from geocbm.predict.answers import answer_text, why_countries_differ
 from geocbm.predict.page import PhotoPage
-from geocbm.workbench.predict_command import in_words
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def replies(trained_run, model):
     generator = np.random.default_rng(3)
     others = [Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(12)]
     pictures = [*data.image_files(trained_run.files.table)[:24], *others]
-    return list(model.predict_each(pictures, top_k=5, keep_seen=True))
+    return list(model.predict_each(pictures, top_k=5, keep_seen=True, keep_output=True))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def agrees(model: GeoCBM, answer) -> None:
     else:
         assert f"by country alone {likeliest} is likelier" in answer.countries_differ
         assert (answer.country or "no country") in answer.countries_differ
-        assert answer.countries_differ in in_words("a", answer)
+        assert answer.countries_differ in answer_text("a", answer)
     assert answer.as_json()["country"] == answer.country
 
 
@@ -85,7 +85,7 @@ def test_the_page_shows_both_explanations_where_the_countries_differ(model, repl
                 "Brazil": (-23.5, -46.6),
             }.get(likeliest, (-33.9, 151.0))
         elsewhere(*place)
-        (reply,) = model.predict_each([replies[0].source], keep_seen=True)
+        (reply,) = model.predict_each([replies[0].source], keep_seen=True, keep_output=True)
         page = PhotoPage(model)
         page.add("a.jpg", reply)
         page.write(tmp_path / "page.html")
@@ -94,7 +94,7 @@ def test_the_page_shows_both_explanations_where_the_countries_differ(model, repl
         answer = reply.answer
         assert explained == list(dict.fromkeys([answer.country, likeliest])) and len(explained) == targets
         assert text.count("by country alone") == targets - 1  # said once, on top
-        assert f"near {answer.place.words()}" in text
+        assert f"near {answer.place.label()}" in text
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_country_is_called_as_the_table_calls_it():
 
 def test_the_spelling_is_learned_from_the_places_of_the_training_photographs(copied_run):
     files = copied_run.files
-    files.table["country"] = files.table["country"].replace({"Brazil": "Brasil"})
-    names = CountryNames.of_run(files)
+    country = np.where(files.country == "Brazil", "Brasil", files.country)
+    names = CountryNames.fit(files.lat, files.lng, country)
     assert names.country(Place("Santos", "", "Brazil"), "Japan") == "Brasil"
     assert names.country(Place("Lyon", "", "France"), "Japan") == "France"

@@ -57,7 +57,7 @@ def test_each_photograph_is_answered_once_and_in_order(place, trained_run):
     assert (first.returncode, second.returncode) == (1, 1), first.stderr + second.stderr
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     names = [f"{number}.jpg" for number in range(8)]
-    assert [line["photo"] for line in lines] == names and all("_words" not in line for line in lines)
+    assert [line["photo"] for line in lines] == names and all("_text" not in line for line in lines)
     assert list(read_predictions(place / "a.parquet")) == names
     model = GeoCBM.load(trained_run.folder)
     for line, answer in zip(lines, model.predict([place / "photos" / name for name in names]), strict=True):

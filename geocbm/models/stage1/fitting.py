@@ -224,12 +224,7 @@ def predict_stage1(
         for start in range(0, max(len(rows), 1), batch_size):  # no rows give empty tensors of the usual shape
             chosen = rows[start : start + batch_size]
             said = model(read(chosen).to(device), read_tokens(chosen).to(device) if read_tokens else None)
-            values = {
-                "concept_emb": said.concept_emb.float(),
-                "meta_probabilities": said.meta_logits.float().softmax(-1),
-                "parent_probabilities": said.parent_logits.float().softmax(-1),
-            }
-            for name, value in values.items():
+            for name, value in said.probabilities().items():
                 parts.setdefault(name, []).append(value.cpu())
     return {name: torch.cat(values) for name, values in parts.items()}
 

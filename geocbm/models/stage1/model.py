@@ -34,6 +34,14 @@ class Stage1Output(NamedTuple):
     parent_prototypes: Tensor
     meta_maps: Tensor | None = None
 
+    def probabilities(self) -> dict[str, Tensor]:
+        """In float32: `concept_emb` `(B, c)`, `meta_probabilities` `(B, k_m)`, `parent_probabilities` `(B, k_p)`."""
+        return {
+            "concept_emb": self.concept_emb.float(),
+            "meta_probabilities": self.meta_logits.float().softmax(-1),
+            "parent_probabilities": self.parent_logits.float().softmax(-1),
+        }
+
 
 class Stage1ConceptModel(nn.Module):
     """Concept bottleneck with text-anchored cosine classifiers (specification, section "Stage 1").

@@ -13,7 +13,7 @@ from geocbm.predict.journal import Journal, write_list, write_parquet
 
 LINES = ".jsonl"
 """Suffix of a file that holds one answer a line; it is its own journal."""
-WORDS = "_words"
+TEXT = "_text"
 """Entry of a process's share that holds the answer as text; it is not part of the answer."""
 _PARTIAL, _SHARE, _SUMMARY = ".partial", ".process", ".summary.json"
 

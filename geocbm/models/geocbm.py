@@ -1,0 +1,144 @@
+"""GeoCBM: pixels -> concepts -> place, the three trained stages as one module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from geocbm.models.stage2 import concept_input
+
+if TYPE_CHECKING:
+    from geocbm.encoders import ImageEncoder
+    from geocbm.models.stage1 import Stage1ConceptModel
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
+
+
+class ConceptScores(NamedTuple):
+    """What Stage 1 says of a batch, as Stage 2 reads it.
+
+    Attributes:
+        concept_input: what the head reads of the concepts in its mode: `(B, c)` embeddings, or `(B, k_m + k_p)`
+            probabilities of metas and then parents.
+        concept_emb: `(B, c)`.
+        meta_probabilities: `(B, k_m)`.
+        parent_probabilities: `(B, k_p)`.
+        meta_maps: `(B, P, k_m)` scores of each meta on each patch, of the "patch" bottleneck; else None.
+    """
+
+    concept_input: Tensor
+    concept_emb: Tensor
+    meta_probabilities: Tensor
+    parent_probabilities: Tensor
+    meta_maps: Tensor | None = None
+
+    @property
+    def probabilities(self) -> Tensor:
+        """`(B, k_m + k_p)` of metas and then parents."""
+        return torch.cat([self.meta_probabilities, self.parent_probabilities], dim=1)
+
+
+class GeoCBMOutput(NamedTuple):
+    """What the whole model says of a batch of pictures.
+
+    Attributes:
+        pooled: `(B, d)` image features.
+        patch_tokens: `(B, P, w)`.
+        concepts: what Stage 1 says.
+        place: what Stage 2 says: `cell_logits (B, N)`, `offsets`, `attention (B, heads, P)`.
+    """
+
+    pooled: Tensor
+    patch_tokens: Tensor
+    concepts: ConceptScores
+    place: Stage2Output
+
+    def rows(self, chosen: slice) -> GeoCBMOutput:
+        """The same of some of the pictures."""
+        return _rows(self, chosen)
+
+    @property
+    def concept_emb(self) -> Tensor:
+        """`(B, c)` concept embeddings."""
+        return self.concepts.concept_emb
+
+    @property
+    def meta_probabilities(self) -> Tensor:
+        """`(B, k_m)`."""
+        return self.concepts.meta_probabilities
+
+    @property
+    def parent_probabilities(self) -> Tensor:
+        """`(B, k_p)`."""
+        return self.concepts.parent_probabilities
+
+    @property
+    def cell_logits(self) -> Tensor:
+        """`(B, N)`."""
+        return self.place.cell_logits
+
+    @property
+    def offsets(self) -> Tensor:
+        """`(B, 2 or 3)` from the centre of the most probable cell."""
+        return self.place.offsets
+
+    @property
+    def attention(self) -> Tensor:
+        """`(B, heads, P)`."""
+        return self.place.attention
+
+
+class GeoCBM(nn.Module):
+    """Image encoder, Stage 1 and Stage 2 in a row, always in evaluation mode.
+
+    Args:
+        encoder: the image encoder with the blocks of Stage 0 in place; None where features are given.
+        concept_model: Stage 1.
+        geo_head: Stage 2, which holds the centres of the cells.
+    """
+
+    def __init__(
+        self, encoder: ImageEncoder | None, concept_model: Stage1ConceptModel, geo_head: Stage2CrossAttentionGeoHead
+    ) -> None:
+        super().__init__()
+        self.encoder, self.concept_model, self.geo_head = encoder, concept_model, geo_head
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.cell_centers.device
+
+    @property
+    def cell_centers(self) -> Tensor:
+        """`(N, 3)` unit vectors, the buffer of the head."""
+        return self.geo_head.cell_centers
+
+    def scores(self, pooled: Tensor, tokens: Tensor | None = None) -> ConceptScores:
+        """Stage 1, and of it what Stage 2 reads.
+
+        Args:
+            pooled: `(B, d)` image features.
+            tokens: `(B, P, w)` patch tokens, for a bottleneck that reads them.
+        """
+        output = self.concept_model(pooled, tokens)
+        said = output.probabilities()
+        return ConceptScores(concept_input(self.geo_head.config, said), **said, meta_maps=output.meta_maps)
+
+    def from_features(self, pooled: Tensor, tokens: Tensor) -> GeoCBMOutput:
+        """Concepts and place of encoded pictures, from `(B, d)` and `(B, P, w)`."""
+        concepts = self.scores(pooled, tokens)
+        return GeoCBMOutput(pooled, tokens, concepts, self.geo_head(concepts.concept_input, tokens))
+
+    def forward(self, pixel_values: Tensor) -> GeoCBMOutput:
+        """Concepts and place of pictures `(B, 3, H, W)`, as `ImageEncoder.preprocess` gives them."""
+        assert self.encoder is not None, "this GeoCBM was made without an encoder; call from_features"
+        return self.from_features(*self.encoder(pixel_values))
+
+
+def _rows(values: Any, chosen: slice) -> Any:
+    """Some rows of a tensor, or of every tensor in a named tuple."""
+    if isinstance(values, tuple):
+        return type(values)(*(_rows(value, chosen) for value in values))
+    return None if values is None else values[chosen]

@@ -1,0 +1,297 @@
+"""Answer context: what answers need to know of a run beside its weights, worked out once and kept in one file.
+
+Temperature, conformal thresholds, land of the cells, names of places and countries: all come from the table, the splits
+and stored scores of the run. The first load works them out, after every check of `Run`, and writes them as safetensors
+into the run's folder; later loads read them without the table, as long as every file they come from is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geocbm import __version__
+from geocbm.data.concepts import ConceptVocabulary
+from geocbm.errors import MismatchError, UserError
+from geocbm.evaluation.uncertainty.conformal import COVERAGES, conformal_quantile, rank_scores
+from geocbm.files import atomic_path, sha256_file
+from geocbm.geocells import Geocells
+from geocbm.geocells.distribution import CellDistribution
+from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
+from geocbm.metrics.country_spelling import CountryNames, Place, places_at
+from geocbm.models.decoder import Decoder, Places, PointChoice
+from geocbm.predict.answers import Region
+
+if TYPE_CHECKING:
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
+    from geocbm.run import Run
+
+FILE = "answer_context.safetensors"
+_CELLS = ("centers", "sample_to_cell", "counts", "scale_km")
+_SOURCES = (
+    *("stage?.safetensors", "stage?.json", "stage2_neighbours.safetensors", "stage2_decoding.json", "*_adopted.*"),
+    *("table.parquet", "splits.json", "concepts.json", "geocells.npz", "features.json", "prototypes.safetensors"),
+    *("cell_scores.npz", "concept_scores.npz", "novelty.safetensors", "stage1_floor.json"),
+)
+"""Files of a run that an answer depends on."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Temperature and conformal thresholds of a run, fitted on its validation photographs.
+
+    The regions are those of `uncertainty.conformal` with chance left out: the scores of the validation photographs and
+    those of a new one count the whole probability of a cell, not a random share of it. The same photograph then always
+    gets the same region, and the coverage is at least the one that was asked for.
+
+    Attributes:
+        temperature: divisor of the logits.
+        thresholds: of the score, by coverage.
+        cell_km2: `[N]` land of each cell, km².
+        n: validation photographs behind it.
+    """
+
+    temperature: float
+    thresholds: dict[float, float]
+    cell_km2: np.ndarray
+    n: int
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities `[m, N]` of logits `[m, N]`."""
+        return CellDistribution(logits, self.temperature).probabilities(slice(None))
+
+    def regions(self, probabilities: np.ndarray) -> list[tuple[Region, ...]]:
+        """Regions of photographs with calibrated probabilities `[m, N]`, by rising coverage."""
+        scores = rank_scores(probabilities, np.ones(len(probabilities)))  # (m, N)
+        found = []
+        for score, chance in zip(scores, probabilities, strict=True):
+            order = np.argsort(-chance, kind="stable")
+            inside = [(coverage, order[score[order] <= limit]) for coverage, limit in sorted(self.thresholds.items())]
+            found.append(tuple(Region(c, tuple(own.tolist()), float(self.cell_km2[own].sum())) for c, own in inside))
+        return found
+
+
+@dataclass(frozen=True)
+class AnswerContext:
+    """What answers need to know of a run.
+
+    Attributes:
+        key: digest of the files it was made from.
+        run: name of the run.
+        simulated: whether its pictures come from a simulated world.
+        cells: its geocells.
+        concepts: its metas and parents.
+        cell_places: for each cell the town nearest to the training photograph in its middle.
+        country_names: finds the country of a point in the table's spelling.
+        calibration: temperature and regions; None where the run has none.
+        decoder: which point is answered; None for the argmax.
+        baseline: `[k]` scores of metas and parents that say nothing, for heads that read embeddings; None where the
+            run has no stored scores or needs none.
+        has_novelty: whether the run tells how unlike the training pictures a photograph is.
+        remarks: sentences that go with every answer, such as why there is no calibration.
+    """
+
+    key: str
+    run: str
+    simulated: bool
+    cells: Geocells
+    concepts: ConceptVocabulary
+    cell_places: tuple[Place, ...]
+    country_names: CountryNames
+    calibration: Calibration | None
+    decoder: Decoder | None
+    baseline: np.ndarray | None
+    has_novelty: bool
+    remarks: tuple[str, ...]
+
+    def save(self, path: Path) -> None:
+        """Write it as safetensors, whole or not at all."""
+        from safetensors.numpy import save_file
+
+        tensors: dict[str, np.ndarray] = {name: getattr(self.cells, name) for name in _CELLS}
+        content: dict[str, Any] = {name: getattr(self, name) for name in ("run", "simulated", "has_novelty", "remarks")}
+        content |= {"cell_countries": self.cells.country.tolist(), "cell_settings": self.cells.settings}
+        content |= {"concepts": asdict(self.concepts), "cell_places": self.cell_places}
+        content["called"] = self.country_names.called
+        if self.calibration is not None:
+            tensors["cell_km2"] = self.calibration.cell_km2
+            content["calibration"] = {
+                "temperature": self.calibration.temperature,
+                "thresholds": list(self.calibration.thresholds.items()),
+                "n": self.calibration.n,
+            }
+        if self.decoder is not None:
+            tensors["training"] = self.decoder.places.training
+            content["decoder"] = {"temperature": self.decoder.temperature, "bandwidth_km": self.decoder.bandwidth_km}
+            content["choice"] = asdict(self.decoder.choice)
+        if self.baseline is not None:
+            tensors["baseline"] = self.baseline
+        with atomic_path(path) as temporary:
+            held = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+            save_file(held, temporary, {"key": self.key, "content": json.dumps(content)})
+
+    @classmethod
+    def load(cls, path: Path, key: str | None = None) -> AnswerContext | None:
+        """Read it; None where there is no such file, or it was made from other files than `key` says."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "numpy") as stored:
+                noted = stored.metadata() or {}
+                if key is not None and noted.get("key") != key:
+                    return None
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            content = json.loads(noted["content"])
+        except (OSError, SafetensorError, KeyError, ValueError):
+            return None
+        cells = Geocells(
+            country=np.array(content["cell_countries"], dtype=np.str_),
+            settings=content["cell_settings"],
+            **{name: tensors[name] for name in _CELLS},
+        )
+        names, calibration, decoder = content["concepts"], content.get("calibration"), content.get("decoder")
+        if calibration:
+            calibration = Calibration(
+                **calibration | {"thresholds": dict(calibration["thresholds"])}, cell_km2=tensors["cell_km2"]
+            )
+        if decoder:
+            places = Places(cells.centers, tensors["training"], cells.sample_to_cell)
+            decoder = Decoder(PointChoice(**content["choice"]), **decoder, places=places)
+        return cls(
+            key=noted["key"],
+            run=content["run"],
+            simulated=content["simulated"],
+            cells=cells,
+            concepts=ConceptVocabulary(tuple(names["metas"]), tuple(names["parents"]), names["meta_to_parent"]),
+            cell_places=tuple(Place(*place) for place in content["cell_places"]),
+            country_names=CountryNames(content["called"]),
+            calibration=calibration,
+            decoder=decoder,
+            baseline=tensors.get("baseline"),
+            has_novelty=content["has_novelty"],
+            remarks=tuple(content["remarks"]),
+        )
+
+
+def context_key(folder: Path) -> str:
+    """Digest of all files of a run that an answer depends on, of its name and of the version of this package."""
+    digest = hashlib.sha256(f"{__version__} {folder.name}\n".encode())
+    for file in sorted({file for pattern in _SOURCES for file in folder.glob(pattern)}):
+        digest.update(f"{file.name} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> AnswerContext:
+    """Work out the context of a run.
+
+    Args:
+        files: the run.
+        head: Stage 2 as it answers now; stored logits of another one calibrate nothing.
+        key: of `context_key`.
+
+    Raises:
+        UserError: a file that an answer cannot do without is missing or belongs to another run.
+    """
+    from geocbm import pipeline
+    from geocbm.analysis.concept_floor import read_floor
+    from geocbm.evaluation.novelty import read_novelty
+
+    calibration, lacks = fit_calibration(files, head)
+    novelty, lacks_too = read_novelty(files)
+    train = files.rows["train"]
+    lat, lng = files.lat[train], files.lng[train]
+    return AnswerContext(
+        key=key,
+        run=files.run,
+        simulated=files.simulated,
+        cells=files.cells,
+        concepts=files.concepts,
+        cell_places=tuple(_cell_places(files.cells, latlng_to_cartesian(lat, lng))),
+        country_names=CountryNames.fit(lat, lng, files.country[train]),
+        calibration=calibration,
+        decoder=pipeline.load_decoder(files, head),
+        baseline=_baseline(files, head),
+        has_novelty=novelty is not None,
+        remarks=tuple(remark for remark in (lacks, lacks_too, read_floor(files)) if remark),
+    )
+
+
+def fit_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None) -> tuple[Calibration | None, str]:
+    """Fit temperature and thresholds to the stored logits of the validation split.
+
+    Args:
+        files: the run.
+        head: Stage 2 as it answers now; logits of another one calibrate nothing.
+
+    Returns:
+        The calibration and an empty text, or None and the sentence that says why there is none.
+    """
+    from geocbm.evaluation.uncertainty.assessment import read_cell_scores
+    from geocbm.evaluation.uncertainty.cell_area import cell_areas
+    from geocbm.metrics.calibration import fit_temperature
+
+    lacks = "there are no conformal regions and the probabilities are not calibrated: "
+    try:
+        logits = read_cell_scores(files)["val"]
+        if head is not None:
+            _check_head(files, head)
+    except UserError as problem:
+        return None, lacks + str(problem)
+    if not len(logits):
+        return None, f"{lacks}run {files.run!r} has no validation split"
+    true_cell = files.cell_label[files.rows["val"]]
+    belief = CellDistribution(logits, fit_temperature(logits, true_cell))
+    scores = np.empty(len(belief))
+    for rows in belief.chunks():
+        table = rank_scores(belief.probabilities(rows), np.ones(rows.stop - rows.start))
+        scores[rows] = table[np.arange(len(table)), true_cell[rows]]
+    train = files.rows["train"]
+    areas = cell_areas(files.cells, files.lat[train], files.lng[train], files.country[train])
+    thresholds = {coverage: conformal_quantile(scores, coverage) for coverage in COVERAGES}
+    return Calibration(belief.temperature, thresholds, areas, len(belief)), ""
+
+
+def _check_head(files: Run, head: Stage2CrossAttentionGeoHead) -> None:
+    """Refuse logits that another Stage 2 gave; files of before heads were noted are taken as they are."""
+    from geocbm.encoders.loading import hash_weights
+
+    with np.load(files.need("cell_scores.npz"), allow_pickle=False) as stored:
+        noted = str(stored["head_digest"]) if "head_digest" in stored else None
+    if noted is not None and noted != hash_weights(head.state_dict().items()):
+        raise MismatchError(
+            f"cell_scores.npz of run {files.run!r} was made by another Stage 2 than stage2.safetensors holds; make it "
+            f"again with: {files.remedy('cell_scores.npz')}"
+        )
+
+
+def _baseline(files: Run, head: Stage2CrossAttentionGeoHead) -> np.ndarray | None:
+    """Scores of an average training picture, `[k]`, where the head keeps none and the run has stored scores."""
+    import torch
+
+    from geocbm.explain.interventions import baseline_scores
+
+    if head.config.reads_scores or not files.belongs("concept_scores.npz"):
+        return None
+    with np.load(files.need("concept_scores.npz"), allow_pickle=False) as stored:
+        rows = files.rows["train"]
+        train = np.concatenate([stored["meta"][rows], stored["parent"][rows]], axis=1).astype(np.float32)
+    return baseline_scores(head, torch.from_numpy(train)).numpy()
+
+
+def _cell_places(cells: Geocells, points: np.ndarray) -> list[Place]:
+    """For each cell the town nearest to the training photograph in its middle; the centre may lie in the sea.
+
+    Args:
+        cells: the cells.
+        points: `[n, 3]` training photographs on the unit sphere.
+    """
+    near = (points * cells.centers[cells.sample_to_cell]).sum(axis=1)
+    middle = np.array(cells.centers, dtype=float)
+    for row in np.argsort(near, kind="stable"):  # the last one written is the nearest
+        middle[cells.sample_to_cell[row]] = points[row]
+    return places_at(*cartesian_to_latlng(middle))
