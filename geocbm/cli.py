@@ -157,10 +157,12 @@ def answer_photographs(
       geocbm predict holiday.jpg --html page.html
       geocbm predict photos/ --run demo --json answers.jsonl
     """
-    from geocbm.workbench.predict_command import predict
+    from geocbm.predict.command import PredictRequest, predict
+    from geocbm.workbench import state
 
-    wanted = {"photos": photos, "run": _known(run), "top": top, "json": json, "parquet": parquet, "html": html}
-    return predict(SimpleNamespace(**wanted))  # type: ignore[arg-type]
+    folder = paths.run_folder(_known(run))
+    changed = state.remark(folder)
+    return predict(PredictRequest(photos, run, top, json, parquet, html, (changed,) if changed else ()), folder)
 
 
 @app.command("render")

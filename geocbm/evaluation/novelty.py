@@ -145,7 +145,8 @@ class NoveltyDetector:
         from safetensors.numpy import load_file
 
         held = {name: value for name, value in load_file(path).items() if name in TENSORS}
-        return cls(**held | {"n_train": int(held["n_train"][0])})
+        n_train = int(held.pop("n_train")[0])
+        return cls(**held, n_train=n_train)
 
     @property
     def level(self) -> float:

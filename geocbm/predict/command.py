@@ -296,7 +296,7 @@ class _Prediction:
             yield positions[number], reply
 
     def _write_page(self, page: PhotoPage | None, photos: list[Any]) -> None:
-        if page is None:
+        if page is None or self._request.html is None:
             return
         page.left_out = len(photos) - page.shown
         page.write(self._request.html)

@@ -133,7 +133,8 @@ class GeoCBM:
         """
         folder = Path(folder)
         (folder / _ENCODER).mkdir(parents=True, exist_ok=True)
-        self.encoder.model.save_pretrained(folder / _ENCODER)
+        model: Any = self.encoder.model
+        model.save_pretrained(folder / _ENCODER)
         self.encoder.processor.save_pretrained(folder / _ENCODER)
         self.context.save(folder / CONTEXT)
         for name in ("stage1.safetensors", "stage2.safetensors", "stage2_neighbours.safetensors", NOVELTY):
@@ -328,7 +329,8 @@ class GeoCBM:
             named = _best(self.concepts.metas, metas[i], top_k)
             shares = dict(zip(self._countries.tolist(), by_country.tolist(), strict=True))
             likeliest = str(self.cells.country[chance.argmax()])
-            warning = "" if unlike[i] is None else unlike[i].sentence()
+            own = unlike[i]
+            warning = "" if own is None else own.sentence()
             answer = Answer(
                 lat=float(lat[i]) + 0.0,  # never -0.0
                 lng=float(lng[i]) + 0.0,
@@ -342,7 +344,7 @@ class GeoCBM:
                 regions=regions[i],
                 concept_maps=self._maps(output, [name for name, _ in named], photo.upright),
                 notes=(*([warning] if warning else []), *photo.notes, *self.remarks),
-                unlike=unlike[i],
+                unlike=own,
                 country=places[i].country,
                 countries_differ=why_countries_differ(places[i].country, shares, likeliest),
                 views=counts[i],
