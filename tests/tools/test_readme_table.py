@@ -6,7 +6,7 @@ import pytest
 
 from geocbm.errors import MissingInputError
 from geocbm.files import write_json
-from geocbm.workbench import readme
+from tools import readme_table as readme
 
 
 def interval(value: float, low: float, high: float) -> dict[str, float]:
@@ -42,8 +42,8 @@ def test_rows_are_those_of_the_metrics_in_the_order_of_the_readme() -> None:
     assert lines[3] == "| **Stage 1** |  |  |  |  | **70.4 [67.1, 73.7]** |"
     assert lines[4] == "| **Stage 2** |  | **454 [372, 529]** |  | **3,014 [2,860, 3,146]** |  |"
     assert lines[5] == (
-        "| *Stage 2 minus the strongest baseline (linear probe on the frozen backbone), paired* | | *-13 [-84, 40]* |  "
-        "| *+120 [20, 230]* |  |"
+        "| *Stage 2 minus the strongest baseline (linear probe on the frozen backbone), paired* | | *-13 [-84, +40]* |  "
+        "| *+120 [+20, +230]* |  |"
     )
     assert lines[6] == "| oracle: told the country |  | 292 [247, 343] | told |  |  |"
     assert len(lines) == 7
@@ -70,4 +70,4 @@ def test_the_command_prints_a_run_or_says_what_is_missing(tmp_path, monkeypatch,
 
 def test_a_difference_that_rounds_to_nothing_is_no_minus_zero() -> None:
     same = METRICS | {"over_baseline.median_km_change": interval(-0.28, -60, 71)}
-    assert "*+0 [-60, 71]*" in readme.method_table(same)
+    assert "*+0 [-60, +71]*" in readme.method_table(same)

@@ -1,4 +1,4 @@
-"""The README's table of methods, written from `metrics.json` of a run: `python -m geocbm.workbench.readme demo`."""
+"""The README's table of methods, written from `metrics.json` of a run: `python tools/readme_table.py demo`."""
 
 from __future__ import annotations
 
