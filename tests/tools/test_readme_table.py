@@ -42,8 +42,8 @@ def test_rows_are_those_of_the_metrics_in_the_order_of_the_readme() -> None:
     assert lines[3] == "| **Stage 1** |  |  |  |  | **70.4 [67.1, 73.7]** |"
     assert lines[4] == "| **Stage 2** |  | **454 [372, 529]** |  | **3,014 [2,860, 3,146]** |  |"
     assert lines[5] == (
-        "| *Stage 2 minus the strongest baseline (linear probe on the frozen backbone), paired* | | *-13 [-84, +40]* |  "
-        "| *+120 [+20, +230]* |  |"
+        "| *Stage 2 minus the strongest baseline (linear probe on the frozen backbone), paired* | | "
+        "*-13 [-84, +40]* |  | *+120 [+20, +230]* |  |"
     )
     assert lines[6] == "| oracle: told the country |  | 292 [247, 343] | told |  |  |"
     assert len(lines) == 7
