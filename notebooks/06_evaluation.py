@@ -15,7 +15,7 @@
 # %% tags=["parameters"]
 run: str = "smoke"  # name of the run: files go to data/runs/<run>
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
-seed: int = 0  # seed of the resamples, of the fitted baselines and of the controls
+seed: int = 0  # seed of the resamples and of the fitted baselines
 geoclip_backbone: str = ""  # folder of openai/clip-vit-large-patch14, or that name if it is cached: GeoCLIP's own model
 
 # %%
@@ -27,7 +27,6 @@ from geocbm.evaluation import novelty
 from geocbm.evaluation import proximity as split_memory
 from geocbm.evaluation import split_comparison as split_kinds
 from geocbm.evaluation import uncertainty as sure
-from geocbm.explain import controls
 from geocbm.run import Run
 from geocbm.workbench import notebook, paths
 from geocbm.workbench import rerun_command as again
@@ -115,35 +114,6 @@ nb.table(
 # %%
 if len(test):
     nb.show(plots.method_forest(table, "meta_top1"))
-
-# %% [markdown]
-# ## Controls that can embarrass us
-#
-# That a head reads concepts does not show that it needs them. Each control takes something away and holds what is left against
-# the same head as it is, image by image.
-#
-# **random directions**: a bottleneck of equal size whose concepts have no meaning. As many random directions as there are concepts
-# are compared with what the bottleneck reads (patch tokens of the adapted encoder where it looks at patches, else its pooled
-# features), less the mean over training images, pooled over the patches and turned into probabilities as Stage 1 does, with scores
-# that spread as much as Stage 1's. The linear head `concept_scores` is trained on them with the run's own settings, for three
-# draws. Directions that know no name often do nearly as well as concepts (Srivastava, Yan & Weng 2024); where they do, the names
-# are decoration.
-#
-# **concepts swapped**: at test time each image comes with the concepts of another test image; **patches swapped**: with all that
-# is read from the picture itself, its patches and the features that refine the answer inside a cell, from another. Three random
-# exchanges are pooled. **patches reordered** is a check of the controls: the heads know no positions.
-
-# %%
-tested = controls.measure(files, paths.cache_folder(), seed=seed)
-nb.table(
-    controls.table(tested, bootstrap, seed),
-    caption="Controls on the test split; changes are paired, against the same head as it is",
-)
-changes = controls.forest_rows(tested, bootstrap, seed)
-if len(changes):
-    nb.show(plots.forest(changes, "change of the GeoScore", "What is lost (left is more)"))
-nb.table(controls.gain_table(tested, bootstrap, seed), caption="What goes past the concepts, against concept_scores")
-print(controls.verdicts(tested, bootstrap, seed))
 
 # %% [markdown]
 # ## Where is it good?
@@ -374,7 +344,6 @@ for name, figure in metrics.recordables(figures).items():
     nb.record(f"stage2.{name}", figure)
 evaluation.record(nb.record, table, places["confidence"].to_numpy(), found.right)
 evaluation.record_decodings(nb.record, decodings, model, strongest, gains)
-nb.record_all("control", controls.records(tested, bootstrap, seed))
 nb.record_all("sure", sure.records(sureness))
 for key, figure in breakdown.records(named, bootstrap, seed).items():
     nb.record(key, figure)

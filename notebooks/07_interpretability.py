@@ -7,307 +7,396 @@
 # ---
 
 # %% [markdown]
-# # Why does it say so, and is the why true?
+# # Does the explanation hold?
 #
-# An explanation can look right and be wrong: the map may point elsewhere, the named patches may not matter, and a score may carry
-# more than its name says. This page shows the explanations of this run and holds each against the truth where the truth is known.
+# An explanation can look right and be wrong: the map may point elsewhere, the named patches may not matter, and a score may carry more
+# than its name says. This page takes one picture apart by hand, then holds all explanations of the run against what is known to be true.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # name of the run: files go to data/runs/<run>
-examples: int = 4  # test pictures that are explained one by one
+examples: int = 4  # test pictures that are shown one by one
 neighbours: int = 4  # similar training pictures shown for each of them
 pictures: int = 30  # test pictures whose patches are blurred and encoded anew (150 in demo); 0: none
 stability_seeds: list[int] = []  # seeds of training Stages 1 and 2 again; empty: not measured (it takes a while)
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
+own_map: bool = False  # also measure the attribution map of the section "Make it yours"
 seed: int = 0  # seed of the resamples and of the random controls
 
 # %%
-from geocbm import analysis, explain, pipeline, plots
-from geocbm.evaluation import methods as evaluation
+import numpy as np
+import pandas as pd
+import torch
+
+from geocbm import pipeline, plots
+from geocbm.evaluation.methods import main_predictions
+from geocbm.explain import (
+    ablation,
+    attribution,
+    boxes,
+    concept_information,
+    controls,
+    faithfulness,
+    interventions,
+    localization,
+    maps,
+    sparsity,
+    stability,
+    trust_card,
+)
+from geocbm.explain.concept_labels import read_concept_labels
+from geocbm.explain.examples import example_rows, similar_rows
+from geocbm.explain.faithfulness import LINEAR, MAIN
+from geocbm.metrics import figure_text, readable, verdict
+from geocbm.metrics.table import metric
+from geocbm.models.stage2 import concept_input, predict_stage2
 from geocbm.run import Run
 from geocbm.workbench import notebook, paths
 
 nb = notebook.start("07_interpretability", globals())
 files = Run(nb.run_folder)
-test = files.rows["test"]
+test, metas = files.rows["test"], files.concepts.metas
 features = pipeline.open_features(files, "adapted", paths.cache_folder())
-pooled = features.read_all("pooled").numpy()
-concepts = pipeline.predict_concepts(files, features)
-encoder, concept_model = pipeline.load_stage0(files)[1], pipeline.load_stage1(files)
-strict, main = explain.linear_cbm(files, features, concepts), explain.load_intervention_model(files, features, concepts)
-places = evaluation.main_predictions(files)
-presence = explain.read_concept_labels(files)
-print(analysis.test_remark(files))
-known = "all visible concepts are known" if presence.complete else "only the labelled concept of each picture is known"
-print(f"Ground truth: {known}.")
+encoder, stage1 = pipeline.load_stage0(files)[1], pipeline.load_stage1(files)
+concepts = pipeline.predict_concepts(files, features)  # of all rows, by name
+linear = interventions.linear_cbm(
+    files, features, concepts
+)  # the head in which nothing but concepts reaches the answer
+modes = interventions.trained_modes(files, features, concepts) | {"concept_scores": linear}
+main = next(iter(modes.values()))
+heads = {LINEAR: linear.head} | ({} if main.head.config.ablation_mode == "concept_scores" else {MAIN: main.head})
+model = maps.MapModel(files, encoder, features, stage1, heads)
+kind, tried = localization.choose_map_kind(model)
 
 # %% [markdown]
-# ## Can I trust this explanation?
+# ## A batch, and where its concepts are
 #
-# Each line asks for one way in which the explanation could be untrue. "Yes" speaks for the explanation. The verdict follows from the
-# figures by the rule in the last column; the sections below show where the figures come from. Figures in brackets are 95 %
-# intervals: what other pictures would change. What another training would change they do not hold; a line "of one training seed" may
-# move by more (`stability_seeds` trains again). "Cannot be said" stands where a figure has nothing to be held against, such as
-# what concepts carry of a head that knows no more than the prior.
+# Stage 1 reads pooled features and patch tokens and gives a probability to each concept; Stage 2 makes a place of them. Where the data
+# comes with ground truth, boxes say where each concept can truly be seen. The **pairs** below are a picture and a concept in it.
 
 # %%
-lines = []
-if len(test):
-    told = explain.measure_told(files, strict, presence, pooled, places["cell"].to_numpy(), bootstrap, seed)
-    left = explain.ablate_all_concepts(files, strict, test, bootstrap, seed)
-    maps = explain.measure_maps(
-        files, encoder, features, concepts, concept_model, strict.head, main.head, pictures, bootstrap, seed
+some = test[:8]
+pooled, tokens = model.read(some)
+where = boxes.concept_boxes(files, encoder, test)  # None: the data does not say where concepts are
+shapes = {"pooled": pooled, "patch_tokens": tokens, "scores": linear.scores[some], "cell_label": files.cell_label[some]}
+print({name: tuple(each.shape) for name, each in shapes.items()}, f"{0 if where is None else len(where):,} pairs")
+nb.show_images([model.picture(row) for row in some], [f"Labelled {files.table['meta_name'].iloc[row]}" for row in some])
+
+# %% [markdown]
+# ## The idea, for one picture
+#
+# A map $m$ gives each of the $P$ patches a number that is not negative. In the `patch` bottleneck every patch has a score $s_{pc}$ for
+# every concept, and the map of concept $c$ is $m_p = e^{s_{pc}}$ ("score") or its share $e^{s_{pc}} / \sum_{c'} e^{s_{pc'}}$; other
+# bottlenecks get gradient times input. The **pointing game** asks whether the maximum lies on the set $B$ of patches that a box meets;
+# **mass** compares the part of the map in the boxes, which cover the share $b_p$ of patch $p$, with their area:
+#
+# $$\text{hit} = \mathbb{1}\left[\operatorname{argmax}_p m_p \in B\right], \qquad \text{chance} = \frac{|B|}{P}, \qquad
+# \text{mass} = \frac{\sum_p m_p\, b_p \big/ \sum_p m_p}{\frac{1}{P} \sum_p b_p}$$
+
+# %%
+small = None if where is None else np.flatnonzero(where.labelled & (where.chance < localization.SMALL))
+one = None if small is None or not len(small) else int(small[0])
+row = int(test[0]) if one is None else int(where.row[one])
+meta = int(files.meta_and_parent[0][row])
+heat = maps.concept_maps(model, np.array([row]), np.array([meta]), kind)[0]  # (P,)
+if one is not None:
+    touched, inside = where.touched[one], where.inside[one]  # (P,) met by a box, (P,) share in the boxes
+    hit, chance = float(touched[heat.argmax()]), touched.mean()
+    mass = (heat * inside).sum() / heat.sum() / inside.mean()
+    np.testing.assert_allclose(hit, localization.points(touched[None], heat[None])[0])
+    np.testing.assert_allclose(mass, localization.mass_ratio(inside[None], heat[None])[0], rtol=1e-5)
+    print(f"{metas[meta]}: hit {hit:.0f} where chance has {chance:.2f}; {mass:.1f} times the mass of an even map")
+box = None if where is None else where.box(row, meta)
+nb.show(
+    plots.attention_overlay(
+        [model.picture(row)], [heat.reshape(encoder.grid)], [metas[meta]], [box], noun="concept map"
     )
-    stability = explain.run_stability(files, encoder, features, test, stability_seeds, maps.kind, bootstrap, seed)
-    lines = explain.card_lines(
-        told,
-        left,
-        explain.pointing_figures(maps.located) or {},
-        maps.deletion(),
-        explain.stability_figures(stability) or {},
-        stability,
-    )
-    nb.table(explain.card_table(lines), caption="Can I trust this explanation?")
-    print(explain.card_summary(lines))
+)
 
 # %% [markdown]
-# ## One picture at a time
+# **Deletion** takes patches away in the order of the map and watches the probability of the true cell $y$; as many patches at random are
+# the control. With $X_S$ the tokens of the patches $S$, and $S_k$ all but the $k$ highest of the map,
 #
-# The test pictures that are explained: the nearest and the farthest answers among those the model is surest of, so that right and
-# wrong ones are seen; how an explanation looks has no part in the choice.
-#
-# An explanation holds for the head whose answer it explains. The strict bottleneck (`concept_scores`) can be taken apart exactly; the
-# run's own answer comes from its main mode. Where these are two, both answers are shown, and each has its own explanation.
+# $$p(S) = \operatorname{softmax}\big(W\, c(X_S) + b\big)_y, \qquad
+# \text{gain} = \frac{1}{|K|} \sum_{k \in K} \big[\, p(S_k^{\text{random}}) - p(S_k) \,\big]$$
 
 # %%
-if lines:
-    heads = explain.modes_explained(strict, main)
-    rows = explain.example_rows(files, places, examples)
-    captions = explain.row_captions(files, rows)
-    nb.table(explain.answer_table(files, heads, rows, captions), caption="The pictures and what each head answers")
-    print(explain.agreement_sentence(files, heads, test))
+order, cell = np.argsort(-heat, kind="stable"), files.cell_label[row]
+picture_pooled, picture_tokens = model.read(np.array([row]))
+answer = faithfulness.token_answer(model, np.array([row]))
+steps = []
+for k in (0, *faithfulness.patch_counts(model.n_patches, "tokens")):
+    kept = np.sort(order[k:])
+    with torch.inference_mode():
+        said = stage1(picture_pooled, picture_tokens[:, kept])
+        scores = torch.cat([said.meta_logits.softmax(-1), said.parent_logits.softmax(-1)], dim=1)  # (1, k_m + k_p)
+        p = linear.head(scores, picture_tokens[:, kept]).cell_logits.softmax(-1)[0, cell]
+    np.testing.assert_allclose(p, answer.probability(np.array([0]), kept[None])[LINEAR][0], rtol=1e-4)
+    steps.append({"patches taken away": k, metas[meta]: float(scores[0, meta]), "true cell": float(p)})
+nb.table(pd.DataFrame(steps).round(4), caption="Deletion by hand, in the order of the map (tokens, linear CBM)")
 
 # %% [markdown]
-# ### Where it looks
+# ## Over the test split: does the map point at the concept?
 #
-# Attention of Stage 2 in the main mode: the mean over its heads, and for the first picture each head alone. Attention says where
-# information was fetched, not which. (The modes `concept_only` and `concept_scores` ask no patch.)
+# The same rule holds for attention, for the middle of the picture, and for chance. Large concepts such as the sky are hit by chance, so
+# the headline ("labelled, small") counts only those that chance hits in less than 15 %. Attention is not asked about one concept; what
+# it points at is what the place was read from. The kind of map is chosen on the validation split.
 
 # %%
-if lines:
-    looked = explain.attention_overlays(files, encoder, main, rows, captions)
-    if looked.pictures:
-        nb.show(plots.attention_overlay(looked.pictures, looked.grids, looked.captions), preview=True)
-
-# %% [markdown]
-# ### Where it sees the concepts
-#
-# The three concepts with the highest probability, a line for each picture. The `patch` bottleneck scores every concept on every
-# patch: "score" is the exponential of that score, "share" its part in the exponentials of all concepts on the patch. Other bottlenecks
-# have no maps of their own, and get gradient x input. The dotted box is where the concept truly is, where the data knows that.
-
-# %%
-if lines:
-    print(explain.chosen_kind(maps))
-    seen = explain.concept_overlays(files, encoder, concept_model, features, strict.scores.numpy(), rows, maps.kind)
-    if seen.pictures:
-        nb.show(
-            plots.attention_overlay(
-                seen.pictures,
-                seen.grids,
-                seen.captions,
-                seen.boxes,
-                title="Where does it see the concepts?",
-                noun="concept map",
-            )
-        )
-
-# %% [markdown]
-# ### What each concept adds
-#
-# In the strict bottleneck the log odds of a country are a sum of one term per concept, a constant, and the spread of the belief over
-# cells. The terms are exact: whatever they leave out does not exist. In other modes there is no such sum: a term is what the odds lose
-# when the model is told nothing of the concept, and the terms need not add up. Each panel explains the country in which the point of
-# *that* head lies.
-
-# %%
-for mode, model in heads.items() if lines else ():
-    explanations = [
-        explain.explain_country(model, row, files, caption) for row, caption in zip(rows, captions, strict=True)
-    ]
-    how = explanations[0].method
-    nb.show(plots.contribution_bars(explanations, title=f"What each concept adds to the answer of {mode} ({how})"))
-
-# %% [markdown]
-# ### What it may have learned from
-#
-# For each picture, the training pictures that carry the concept it was given as their label and are most like it in the adapted
-# features, with what was noted of them. If they show something else than the name says, so will the score. The concept named is Stage
-# 1's, which all heads share; the distance is that of the run's own answer.
-
-# %%
-if lines:
-    for row, caption, off in zip(rows, captions, explain.answers_off(places, rows), strict=True):
-        meta = int(strict.scores[row, : len(files.concepts.metas)].argmax())
-        pictures, notes = explain.similar_examples(files, encoder, pooled, row, meta, nb.clean_text, neighbours)
-        shown = [explain.seen_picture(files, encoder, row), *pictures]
-        named = files.concepts.metas[meta]
-        nb.show_images(
-            shown,
-            [f"Test picture, named {named}", *(f"Training picture of {named}" for _ in pictures)],
-            [f"{caption}: named {named}, {off}", *notes],
-        )
-
-# %% [markdown]
-# ## Does the map point at the concept?
-#
-# The pointing game: does the maximum of a concept's map lie on the concept? A patch is a hit if a box of the concept meets it; strictly
-# counted, if the middle of the patch lies in a box. The same rule holds for attention, for the middle of the picture, and for chance:
-# the share of patches that are hits. Large concepts such as the sky of a whole picture are hit by chance, so that the headline counts
-# only those that chance hits in less than 15 %. **Mass** is the part of the map on the concept, as a multiple of the concept's area.
-# Attention is not asked about one concept; what it points at is what the place was read from.
-
-# %%
-if lines and maps.located is None:
-    print("The data does not say where concepts are.")
-elif lines:
-    print(explain.localisation_in_words(maps.located))
+probabilities = concepts["meta_probabilities"].numpy()
+attention = predict_stage2(main.head, concept_input(main.head.config, concepts), features, test)["attention"]
+looks = {"attention": attention} if attention.size and np.ptp(attention) > 0 else {}
+print(f"Concept maps are of the kind {kind!r}" + "".join(f"; {name} hits {share:.0%}" for name, share in tried.items()))
+located = None
+if where is not None and len(where):
+    pairs = where if model.kinds == maps.MAP_KINDS else where.at(where.labelled)  # gradients are dear
+    shown = {localization.CONCEPT: maps.concept_maps(model, pairs.row, pairs.meta, kind)}
+    shown |= {name: own[pairs.position] for name, own in looks.items()} | {
+        localization.CENTRE: maps.centre_map(encoder.grid)
+    }
+    named = probabilities[pairs.row].argmax(axis=1) == pairs.meta
+    located = localization.measure_localization(files, pairs, shown, named, bootstrap, seed)
+    labels = {
+        "hit": metric("truth.pointing_game"),
+        "strict": metric("truth.pointing_strict"),
+        "mass": metric("truth.mass_ratio"),
+    }
     nb.table(
-        explain.localisation_table(maps.located),
-        caption="What the maximum lies on, test split, with 95 % intervals",
+        readable(located.table, labels), caption="What the maximum lies on, and the mass on it, with 95 % intervals"
     )
-    nb.show(plots.pointing_by_concept(maps.located.concepts))
+    nb.show(plots.pointing_by_concept(located.concepts))
+    print("No better than chance are the maps of:", ", ".join(located.astray()) or "none")
 
 # %% [markdown]
 # ## Do the patches it names matter?
 #
-# Patches go in the order of a map, and the probability of the true cell is watched; as many patches at random, and from the middle
-# outwards, are the controls. **Deletion** takes them away, **insertion** leaves them alone. Of **pixels**, a patch is blurred in the
-# picture and everything is computed anew: the honest way. Of **tokens**, what Stages 1 and 2 read of the patch is left out, but the
-# encoder has mixed the patches before, so that others still tell of it. The map is the sum over the three likeliest concepts.
-#
-# Concept maps explain the strict bottleneck, where nothing but concepts reaches the answer. The main mode may look elsewhere, and
-# there its attention should matter more than the concepts' maps. Insertion asks for more than deletion: that the patches alone suffice.
-# Those of three concepts show nothing of all the others, while patches at random show a little of each.
+# **Insertion** leaves patches alone instead. Of **tokens**, what Stages 1 and 2 read of the patch is left out, but the encoder has mixed
+# the patches before; of **pixels**, a patch is blurred in the picture and everything is computed anew: the honest way. The map is the sum
+# over the three likeliest concepts. Concept maps explain the linear CBM; the main mode may look elsewhere, and there its attention should
+# matter more. Insertion asks for more than deletion: that the patches alone suffice.
 
 # %%
-if lines:
-    for (model, way), removal in maps.removals.items():
-        nb.show(
-            plots.removal_curves(
-                removal.curves(), float(removal.whole.mean()), f"What is lost with the patches? ({model}, {way})"
-            )
+orders = {faithfulness.CONCEPTS: maps.named_map(model, probabilities, test, kind=kind)} | looks
+orders |= {faithfulness.MIDDLE: maps.centre_map(encoder.grid)}
+removed = faithfulness.measure_faithfulness(model, test, orders, pictures, bootstrap, seed)
+gains = []
+for (head, way), measured in removed.items():
+    title = f"What is lost with the patches? ({head}, {way})"
+    nb.show(plots.removal_curves(measured.curves(), float(measured.whole.mean()), title))
+    for curve in measured.probability:
+        line = {"head": head, "curve": f"{curve} of {way}", "pictures": len(measured.rows)}
+        gains.append(line | {name: figure_text(measured.gain(name, curve=curve), "{:+z.1f}", 100) for name in orders})
+nb.table(
+    pd.DataFrame(gains),
+    caption="How much more the true cell loses (has) than with random patches, points, 95 % intervals",
+)
+
+# %% [markdown]
+# ## Make it yours: your own map against the same controls
+#
+# A map is a function of tokens and scores. Change it, set `own_map = True` and run the cell.
+
+
+# %%
+def my_map(tokens, scores):
+    """How far each patch lies from the mean patch: (n, P, w), (n, k) -> (n, P), not negative."""
+    return (tokens - tokens.mean(dim=1, keepdim=True)).norm(dim=-1)
+
+
+if own_map:
+    mine = my_map(features.read("tokens", test), linear.scores[test]).numpy()
+    if located is not None:
+        tested = localization.measure_localization(
+            files, pairs, shown | {"my map": mine[pairs.position]}, named, bootstrap
         )
-    nb.table(
-        explain.removals_table(maps),
-        caption="How much more the true cell loses (deletion) or has (insertion), mean over the curve, 95 % intervals",
+        print("pointing game:", figure_text(tested.figure("my map"), "{:.0%}"))
+    for (head, way), measured in faithfulness.measure_faithfulness(model, test, {"my map": mine}, pictures).items():
+        print(f"deletion of {way}, {head}:", figure_text(measured.gain("my map"), "{:+z.1f}", 100), "points")
+
+# %% [markdown]
+# ## Pictures, one by one
+#
+# The nearest and the farthest answers among those the model is surest of, so that right and wrong ones are seen. First attention of the
+# main mode, then the maps of the three likeliest concepts (dotted: where the concept truly is), what each concept adds to the log odds of
+# the country that the linear CBM names (the terms are exact), and the training pictures of the named concept that are most alike. If
+# they show something else than the name says, so will the score.
+
+# %%
+places = main_predictions(files)
+rows = np.array(example_rows(files, places, examples))
+captions = [f"{files.table['meta_name'].iloc[row]}, {files.country[row]}" for row in rows]
+seen = [model.picture(row) for row in rows]
+if looks:
+    grids = attention[np.searchsorted(test, rows)].reshape(-1, *encoder.grid)
+    nb.show(plots.attention_overlay(seen, grids, captions), preview=True)
+first = np.argsort(-probabilities[rows], axis=1, kind="stable")[:, :3]  # (examples, 3)
+grids = maps.concept_maps(model, rows.repeat(3), first.reshape(-1), kind).reshape(-1, *encoder.grid)
+words = [f"{metas[meta]} {probabilities[row, meta]:.0%}" for row, own in zip(rows, first, strict=True) for meta in own]
+truth = [where and where.box(row, meta) for row, own in zip(rows, first, strict=True) for meta in own]
+title = "Where does it see the concepts?"
+nb.show(
+    plots.attention_overlay(
+        [one for one in seen for _ in range(3)], grids, words, truth, title=title, noun="concept map"
     )
+)
+why = [attribution.explain_country(linear, row, files, caption) for row, caption in zip(rows, captions, strict=True)]
+nb.show(plots.contribution_bars(why, title="What each concept adds (linear CBM, exact)"))
+
+# %%
+everything, pano_id = features.read_all("pooled").numpy(), files.table["pano_id"].to_numpy(str)
+for row, caption, picture, (meta, *_) in zip(rows, captions, seen, first, strict=True):
+    train = files.rows["train"]
+    alike = similar_rows(everything, row, train[files.meta_and_parent[0][train] == meta], pano_id, neighbours)
+    notes = files.table.get("note", pd.Series("", files.table.index)).fillna("").iloc[alike]
+    shown_captions = [f"{caption}: named {metas[meta]}"]
+    shown_captions += [f"{files.country[i]}. {nb.clean_text(note)}" for i, note in zip(alike, notes, strict=True)]
+    nb.show_images([picture, *map(model.picture, alike)], [f"{metas[meta]}"] * (1 + len(alike)), shown_captions)
+
+# %% [markdown]
+# ## Do the scores tell only what their concepts tell?
+#
+# A score is learned from pictures, and may rise with anything that goes with its concept. With $I$ the mutual information, $H$ the
+# entropy, $s_i$ scores, $c_i$ the concepts that can truly be seen and $y$ the country, **concepts-task leakage** (Parisini et al. 2025) is
+#
+# $$\text{CTL} = \frac{1}{k} \sum_i \max\Big(0, \frac{I(s_i; y) - I(c_i; y)}{H(y)}\Big)$$
+#
+# and interconcept leakage compares $I(s_i; s_j)$ with $I(c_i; c_j)$. The same question to a classifier of the country: what do scores add
+# when all concepts are known (`beyond_truth`), and do they tell more than as many random directions (`by_name`)? **Completeness**
+# $(a - a_0) / (a_1 - a_0)$ is the accuracy from concepts above guessing, as a part of that from everything (Yeh et al. 2020).
+
+# %%
+known = read_concept_labels(files)
+information = concept_information.measure_concept_information(
+    files, linear, known, everything, places["cell"].to_numpy(), bootstrap, seed
+)
+leakage = information.leakage
+if leakage is not None:
+    nulls = {"concepts-task leakage": leakage.concepts_task_null, "interconcept leakage": leakage.interconcept_null}
+    for (name, null), own in zip(nulls.items(), (leakage.concepts_task, leakage.interconcept), strict=True):
+        print(f"{name}: {figure_text(own, '{:.4f}')}, {null:.4f} where nothing leaks")
+    kept_names = [information.names[i] for i in leakage.kept]
+    nb.show(plots.told_by_concepts(kept_names, leakage.truth, leakage.predicted, leakage.beyond))
+told = {name: figure_text(information.drawn.figure(own.right), "{:.1%}") for name, own in information.probes.items()}
+nb.table(pd.DataFrame({"country right from": told}), caption="The country, read by logistic regression", index=True)
+told = {name: figure_text(gain, "{:+z.1f}", 100) for name, gain in information.gains.items()}
+nb.table(pd.DataFrame({"points": told}), caption="Paired differences between two of them, 95 % intervals", index=True)
+told = {
+    name: [f"{own.concepts:.1%}", f"{own.full:.1%}", f"{own.prior:.1%}", figure_text(own.ratio, "{:.2f}")]
+    for name, own in information.completeness.items()
+}
+nb.table(
+    pd.DataFrame(told, index=["concepts", "everything", "guessing", "completeness"]).T,
+    caption="Completeness",
+    index=True,
+)
+
+# %% [markdown]
+# ## How many concepts does a decision need, and what is left without any?
+#
+# Only the largest contributions to a decision may count, or the largest weights of each cell (the number of effective concepts of
+# Srivastava et al. 2024); the others have the value of an average training picture. With all concepts ablated like that, the model must
+# know no more than how often each cell occurs.
+
+# %%
+effective, drawn = information.effective, information.drawn
+nb.show(plots.kept_concepts(sparsity.effective_curves(effective, drawn), float(effective.all_right.mean())))
+print(f"A decision is as spread out as {effective.number.mean():.0f} equal contributions.")
+left = ablation.ablate_all_concepts(files, linear, test, bootstrap, seed)
+nb.table(readable(left), caption="Without concepts, against two priors, with 95 % intervals")
+
+# %% [markdown]
+# ## Controls that can embarrass us
+#
+# That a head reads concepts does not show that it needs them. **Random concepts**: as many random directions, scaled and pooled as Stage
+# 1's, with the linear CBM trained on them; where they do as well, the names are decoration (Srivastava, Yan & Weng 2024). **Shuffled
+# concepts** and **patches** are those of another test image. **Patch order** must change nothing, for the heads know no positions.
+
+# %%
+tested = controls.measure_controls(model, modes, seed=seed)
+changes = controls.control_table(tested, bootstrap, seed)
+nb.table(changes.round(1), caption="Controls: median error and GeoScore as it is and under the control; paired change")
+if len(changes):
+    changes["name"] = changes["control"] + ", " + changes["mode"]
+    nb.show(
+        plots.forest(
+            changes.rename(columns={"change": "value"}), "change of the GeoScore", "What is lost (left is more)"
+        )
+    )
+    print(
+        "Random directions against the named concepts:",
+        verdict(changes.rename(columns={"change": "value"}).iloc[0], True),
+    )
+for mode, gain in controls.mode_gains(tested, bootstrap, seed).items():
+    print(f"{mode} beyond the linear CBM: {figure_text(gain['geoscore'], '{:+z,.0f}')} GeoScore")
 
 # %% [markdown]
 # ## Is it the same explanation after training again?
 #
-# Stages 1 and 2 are trained again with each of `stability_seeds`, and the explanations of the same picture are compared by their rank
-# correlation; the yardstick is the same for different pictures. This takes a while and is done by
-# `geocbm run --profile demo --only 07 --set '07.stability_seeds=[0,1,2]'`.
+# Stages 1 and 2 are trained again with each seed, and explanations of the same picture are compared by their rank correlation; the
+# yardstick is that of different pictures: `geocbm run --profile demo --only 07 --set '07.stability_seeds=[0,1,2]'`.
 
 # %%
-if stability_seeds and lines:
-    nb.table(explain.stability_table(stability), caption="Rank correlation over seeds, with 95 % intervals")
-    print(explain.seeds_sentence(stability))
-
-# %% [markdown]
-# ## Is information smuggled past the names?
-#
-# A score is learned from pictures, and may rise with anything in them that goes with its concept. Its leakage is what it tells of the
-# country beyond its concept. **CTL** is what a score tells of the country more than the true concept does, as a part of the
-# country's entropy, averaged over concepts (and 0 where it tells less). **ICL** is what two scores share more than the two concepts
-# do (Parisini et al. 2025). The last column is what the same figures are for scores that know their own concept and nothing
-# else. All scores share one softmax, so that each of them also tells of the others; that alone raises ICL.
-
-# %%
-if lines:
-    print(explain.leakage_in_words(told))
-    if told.leakage is not None:
-        nb.table(explain.leakage_table(told), caption="Leakage of the scores on the test split, with 95 % intervals")
-        nb.show(
-            plots.told_by_concepts(
-                [told.names[i] for i in told.leakage.kept],
-                told.leakage.truth,
-                told.leakage.predicted,
-                told.leakage.beyond,
-            )
-        )
-
-# %% [markdown]
-# The same question to a classifier: which country is it, from nothing but these inputs? **Yes or no** cuts each score so that it
-# says yes as often as is true. **Random directions** are the control: as many numbers, without a meaning, mixed from the features.
-# If they tell as much as the scores, then the scores' accuracy owes nothing to their names: enough numbers carry the whole
-# picture. **True concepts and scores** is the strictest test of leakage: what scores add when all concepts are known already; what
-# the features add there is the most that could leak. The classifier is fitted on the training split, where scores may be better
-# than on the test split, so that a small leak may escape it.
-
-# %%
-if lines:
-    nb.table(explain.reading_table(told.readings, told.drawn), caption="The country, read by logistic regression")
-    nb.table(explain.gain_table(told.gains), caption="Paired differences on the test split, with 95 % intervals")
-
-# %% [markdown]
-# ## How many concepts does a decision need?
-#
-# A sum over many terms is exact, but nobody reads it. Only the concepts with the largest contributions to a decision may count,
-# or only those with the largest weights of each cell (the number of effective concepts of Srivastava et al. 2024, without training
-# the remaining weights again); the others have the value of an average training picture.
-
-# %%
-if lines:
-    nb.show(
-        plots.kept_concepts(
-            explain.effective_curves(told.effective, told.drawn), float(told.effective.all_right.mean())
-        )
+seeds = None
+if stability_seeds:
+    seeds = stability.measure_stability(
+        files, test, stability.explain_seeds(model, test, stability_seeds, kind), bootstrap, seed
     )
-    nb.table(explain.effective_table(told.effective), caption="Right cells by the number of concepts that count")
-    print(explain.effective_in_words(told.effective, told.drawn))
+    nb.table(seeds.round(2), caption="Rank correlation over seeds, with 95 % intervals")
+    print("Pointing game by seed:", ", ".join(f"{share:.0%}" for share in seeds.attrs["pointing"]))
 
 # %% [markdown]
-# ## Do the concepts suffice?
+# ## The trust card
 #
-# **Completeness** is the accuracy from concepts as a part of the accuracy from everything, both counted from guessing (Yeh et al. 2020).
-# It says how much gets through the scores. It does not say that what goes through is what their names mean:
-# see the random directions above.
+# Each line asks for one way in which the explanation could be untrue; "yes" speaks for it. The verdict follows from the metrics by the
+# rule. Brackets hold what other pictures would change; what another training would change they do not hold. "Cannot be said" stands
+# where a metric has nothing to be held against.
 
 # %%
-if lines:
-    nb.table(
-        explain.completeness_table(told.completeness), caption="Completeness on the test split, with 95 % intervals"
-    )
-
-# %% [markdown]
-# ## What is left without concepts?
-#
-# All concepts get the value of an average training picture, so that every contribution is 0. What is left must know no more than
-# how often each cell occurs.
+QUESTIONS = {  # and the rule of a yes; a partly is less, see geocbm.explain.trust_card
+    "localization": ("Does a concept's map point at the concept?", "hits at least 80 %, above chance and the middle"),
+    "faithfulness": ("Does removing the patches it names hurt the answer?", "more than random patches and the middle"),
+    "additivity": ("Do the contributions add up to the answer?", "each logit is their sum to 0.0001"),
+    "sparsity": (
+        "Do a few concepts carry the answer?",
+        "they keep 90 % of what lies beyond the prior, more than random ones",
+    ),
+    "leakage": (
+        "Do scores tell of the country only what the concepts tell?",
+        "nothing beside all true concepts, nor singly",
+    ),
+    "completeness": (
+        "Do the concepts suffice, and is it due to them?",
+        "completeness 0.9, 5 points above random directions",
+    ),
+    "dependence": (
+        "Without concepts, is nothing left but the prior?",
+        "right cells and log loss are those of the prior",
+    ),
+    "stability": ("Is it the same explanation after training again?", "rank correlation 0.7, above different pictures"),
+}
+card = trust_card.trust_card(information, left, located, removed, seeds)
+table = trust_card.card_table(card)
+measured = [figure_text(line.measured, "{:.3g}") for line in card]
+words = pd.DataFrame(
+    {"question": [QUESTIONS[line.question][0] for line in card], "verdict": table["verdict"], "measured": measured}
+)
+words = words.assign(against=table["against"], rule=[f"yes: {QUESTIONS[line.question][1]}" for line in card])
+nb.table(words, caption="Can I trust this explanation? One training seed, unless seeds are given")
+counts = table["verdict"].value_counts()
+print(f"Of {len(card)} questions:", ", ".join(f"{counts[one]} {one}" for one in trust_card.VERDICTS if one in counts))
 
 # %%
-if lines:
-    nb.table(
-        left.filter(regex="method|km|geoscore|acc$|loss$"),
-        caption="Without concepts, against two priors, with 95 % intervals",
-    )
-
-# %%
-if lines:
-    nb.record_all("truth", explain.told_records(told))
-    nb.record_all("truth", explain.pointing_records(maps.located))
-    nb.record_all("truth", explain.removal_records(maps))
-    nb.record_all("truth", explain.stability_records(stability))
+nb.record_all("truth", concept_information.concept_information_metrics(information))
+nb.record_all("truth", localization.localization_metrics(located) | faithfulness.faithfulness_metrics(removed))
+nb.record_all("truth", stability.stability_metrics(seeds))
+nb.record_all("control", controls.control_metrics(tested, bootstrap, seed))
 with nb.output("trust.parquet") as path:
-    explain.card_table(lines).to_parquet(path)
+    table.to_parquet(path)
 
 # %% tags=["nbval-check-output"]
 nb.contract(
-    contributions_add_up=not lines or told.effective.gap < 1e-4,
-    every_question_has_a_verdict=all(line.verdict in explain.VERDICTS for line in lines),
-    fewer_concepts_are_not_all=not lines or max(told.effective.counts) < len(told.names),
+    contributions_add_up=effective.gap < 1e-4,
+    every_question_has_a_verdict=set(table["verdict"]) <= set(trust_card.VERDICTS),
+    fewer_concepts_are_not_all=max(effective.counts) < len(information.names),
 )
 
 # %%

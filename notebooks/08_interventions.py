@@ -25,8 +25,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from geocbm import explain, pipeline, plots
-from geocbm.explain import ablation, concept_labels, counterfactuals, flows, intervention_curve, interventions
+from geocbm import pipeline, plots
+from geocbm.explain import (
+    ablation,
+    attribution,
+    concept_labels,
+    counterfactuals,
+    flows,
+    intervention_curve,
+    interventions,
+    maps,
+)
 from geocbm.metrics import figure_text
 from geocbm.run import Run
 from geocbm.workbench import notebook, paths
@@ -59,7 +68,7 @@ print(f"scores {tuple(scores.shape)}: {model.n_metas} concepts, {scores.shape[1]
 print(f"cell logits {tuple(model.head(scores).cell_logits.shape)}")
 top = scores[:, : model.n_metas].argsort(descending=True)[:, :2].tolist()
 seen = ["; ".join(f"{metas[j]} {own[j]:.0%}" for j in best) for own, best in zip(scores, top, strict=True)]
-pictures = [explain.seen_picture(files, encoder, row) for row in batch]
+pictures = [maps.seen_picture(files, encoder, row) for row in batch]
 nb.show_images(pictures, captions, [f"{c}. Seen: {text}" for c, text in zip(captions, seen, strict=True)])
 
 # %% [markdown]
@@ -208,7 +217,7 @@ print(f"In {monotone} of {len(summary)} orders no step is worse than an earlier 
 # %%
 found = counterfactuals.find_counterfactuals(files, model, test, values, examples, exchanges)
 places = [(files.lat[one.row], files.lng[one.row]) for one in found]
-pictures = [explain.seen_picture(files, encoder, one.row) for one in found]
+pictures = [maps.seen_picture(files, encoder, one.row) for one in found]
 nb.show(plots.what_if(found, counterfactuals.STRENGTHS, files.cells, places, pictures), preview=True)
 nb.table(
     counterfactuals.edit_table(found, files), caption="What each edit does at full strength (moved: total variation)"
@@ -218,7 +227,7 @@ nb.table(
 # %%
 def draw(row, places, label):
     """The map of one answer, for the live controls."""
-    picture, true_place = explain.seen_picture(files, encoder, row), (files.lat[row], files.lng[row])
+    picture, true_place = maps.seen_picture(files, encoder, row), (files.lat[row], files.lng[row])
     return plots.edit_map(places, files.cells, true_place, picture, files.table["meta_name"].iloc[row], label)
 
 
@@ -293,7 +302,7 @@ if own_policy:
     nb.show(plots.intervention_curves(mine, names, title="My policy against random order"))
 
 # %%
-gap = max(abs(explain.explain_country(model, one.row, files, one.caption).gap) for one in found)
+gap = max(abs(attribution.explain_country(model, one.row, files, one.caption).gap) for one in found)
 nb.record("truth.removed_all_median_km", ablation.interval_of(ablated, ablation.REMOVED, "median_km"))
 nb.record_all("intervene", {"percentile": values.percentile, "contribution_gap": gap})
 nb.record_all("intervene", intervention_curve.curve_metrics(curve) | ablation.ablation_metrics(ablated, effect))

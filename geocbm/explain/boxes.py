@@ -1,14 +1,16 @@
-"""Where concepts truly are: boxes of the full picture, as the model's crop and its grid of patches see them."""
+"""Concept boxes: where concepts truly are, as the model's crop and its grid of patches see them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geocbm.data import image_files
+from geocbm.data.ground_truth import has_ground_truth, load_ground_truth
+from geocbm.data.images.pictures import open_picture
 from geocbm.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -20,15 +22,12 @@ Box = tuple[float, float, float, float]
 EDGE = 0.02
 """A box must reach this far into a patch, in sides of a patch, to meet it: boxes are stored with four decimals."""
 
-SAMPLES = 8
-"""Places per side of a patch at which the covered area is looked up."""
-
-NEAR = 2e-3
-"""A window that ends this near to the border of the picture ends at the border."""
+SAMPLES = 8  # places per side of a patch at which the covered area is looked up
+NEAR = 2e-3  # a window that ends this near to the border of the picture ends at the border
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ConceptBoxes:
     """Pictures and concepts that can truly be seen in them, one pair a line.
 
     Attributes:
@@ -36,6 +35,7 @@ class Pairs:
         row: `[n]` its row of the table.
         meta: `[n]` the concept.
         labelled: `[n]` whether it is the picture's label.
+        largest: `[n, 4]` its largest box `x0, y0, x1, y1` in parts of what the model sees.
         touched: `[n, P]` patches that a box of the concept meets.
         centred: `[n, P]` patches whose middle lies in a box.
         inside: `[n, P]` share of each patch that lies in the boxes.
@@ -45,6 +45,7 @@ class Pairs:
     row: np.ndarray
     meta: np.ndarray
     labelled: np.ndarray
+    largest: np.ndarray
     touched: np.ndarray
     centred: np.ndarray
     inside: np.ndarray
@@ -57,9 +58,14 @@ class Pairs:
         """`[n]` probability that a patch drawn at random is met by a box."""
         return self.touched.mean(axis=1)
 
-    def at(self, chosen: np.ndarray) -> Pairs:
+    def at(self, chosen: np.ndarray) -> ConceptBoxes:
         """Some of the pairs, by mask or position."""
-        return Pairs(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+        return ConceptBoxes(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+    def box(self, row: int, meta: int) -> Box | None:
+        """The largest box of a concept in a picture; None where the model sees none."""
+        found = self.largest[(self.row == row) & (self.meta == meta)]
+        return tuple(found[0].tolist()) if len(found) else None
 
 
 def crop_window(encoder: ImageEncoder, size: tuple[int, int]) -> Box:
@@ -139,11 +145,11 @@ def _holds(low: float, high: float, count: int) -> np.ndarray:
     return (low <= middles) & (middles <= high)
 
 
-def true_pairs(files: Run, encoder: ImageEncoder, rows: np.ndarray) -> Pairs | None:
+def concept_boxes(run: Run, encoder: ImageEncoder, rows: np.ndarray) -> ConceptBoxes | None:
     """Every picture with every concept that can be seen in the part of it that the model sees.
 
     Args:
-        files: the run.
+        run: the run.
         encoder: for its crop and its grid.
         rows: the pictures.
 
@@ -153,34 +159,31 @@ def true_pairs(files: Run, encoder: ImageEncoder, rows: np.ndarray) -> Pairs | N
     Raises:
         ParameterError: a box has no four ends.
     """
-    from geocbm.data import image_files
-    from geocbm.data.ground_truth import has_ground_truth, load_ground_truth
-    from geocbm.data.images.pictures import open_picture
-
-    folder = Path(files.table.attrs["folder"])
+    folder = run.table.attrs["folder"]
     if not has_ground_truth(folder):
         return None
-    truth, names = load_ground_truth(folder), {name: i for i, name in enumerate(files.concepts.metas)}
-    pano_id, label, paths = files.table["pano_id"].to_numpy(), files.meta_and_parent[0], image_files(files.table)
+    truth, names = load_ground_truth(folder), {name: i for i, name in enumerate(run.concepts.metas)}
+    pano_id, label, paths = run.table["pano_id"].to_numpy(), run.meta_and_parent[0], image_files(run.table)
     windows: dict[tuple[int, int], Box] = {}
-    found: list[tuple[int, int, int, bool]] = []
-    covers = []
+    found, largest, covers = [], [], []
     for position, row in enumerate(np.asarray(rows, dtype=np.int64).tolist()):
         size = open_picture(paths[row]).size
         if size not in windows:
             windows[size] = crop_window(encoder, size)
-        for one in truth[pano_id[row]]["concepts"]:
-            meta = names.get(one["meta_name"])
-            boxes = one.get("boxes") or [one["box"]]
+        for concept in truth[pano_id[row]]["concepts"]:
+            meta = names.get(concept["meta_name"])
+            boxes = concept.get("boxes") or [concept["box"]]
             if any(len(box) != 4 for box in boxes):
                 raise ParameterError(
-                    f"{pano_id[row]}: a box of {one['meta_name']!r} has no four ends; give x0 y0 x1 y1"
+                    f"{pano_id[row]}: a box of {concept['meta_name']!r} has no four ends; give x0 y0 x1 y1"
                 )
             seen = boxes_in_window(boxes, windows[size])
             if meta is not None and len(seen):
-                found.append((position, row, meta, bool(label[row] == meta)))
+                found.append((position, row, meta, label[row] == meta))
+                largest.append(seen[np.prod(seen[:, 2:] - seen[:, :2], axis=1).argmax()])
                 covers.append(covered_patches(seen, encoder.grid))
     columns = np.array(found, dtype=np.int64).reshape(-1, 4).T
     n_patches = encoder.grid[0] * encoder.grid[1]
     touched, centred, inside = (np.array([cover[i] for cover in covers]).reshape(-1, n_patches) for i in range(3))
-    return Pairs(columns[0], columns[1], columns[2], columns[3].astype(bool), touched > 0, centred > 0, inside)
+    corners = np.array(largest).reshape(-1, 4)
+    return ConceptBoxes(columns[0], columns[1], columns[2], columns[3] > 0, corners, touched > 0, centred > 0, inside)

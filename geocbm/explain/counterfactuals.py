@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from geocbm.errors import ParameterError
-from geocbm.explain.flows import place_of_cells
+from geocbm.explain.attribution import place_of_cells
 from geocbm.explain.interventions import MIN_SCORE
 from geocbm.geocells.distribution import sum_by_place
 from geocbm.geodesy import haversine_km

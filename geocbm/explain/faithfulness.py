@@ -1,4 +1,4 @@
-"""Do the patches that a map names matter? Patches are taken away, or alone are left, and the true cell is watched.
+"""Faithfulness: do the patches that a map names matter? Patches go, or alone are left, and the true cell is watched.
 
 The idea is that of the deletion and insertion curves of RISE (Petsiuk et al. 2018). Patches go in the order of a map,
 the highest first; the controls are patches at random and patches from the middle outwards, equally many of them.
@@ -12,32 +12,25 @@ encoding each time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from geocbm.errors import ParameterError
-from geocbm.explain.maps import random_maps
-from geocbm.metrics import Resamples, spatial_blocks
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from geocbm.encoders import ImageEncoder
-    from geocbm.encoders.features import FeatureStore
-    from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
-    from geocbm.run import Run
+from geocbm.explain.maps import MapModel, random_maps
+from geocbm.metrics import Resamples, recordables, spatial_blocks
+from geocbm.models.stage2 import concept_input
 
 Figure = dict[str, float]
-Answer = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
-"""Of positions `(b,)` and kept patches `(b, q)`, by head the probability of the true cell `(b,)`."""
-
 TOKENS, PIXELS = "tokens", "pixels"
 DELETION, INSERTION = "deletion", "insertion"
 RANDOM = "random patches"
+CONCEPTS, ATTENTION, MIDDLE = "maps of the named concepts", "attention", "from the middle outwards"
+LINEAR, MAIN = "linear CBM", "main mode"
 SHARES = {TOKENS: (1 / 36, 1 / 18, 1 / 9, 2 / 9, 4 / 9), PIXELS: (1 / 18, 1 / 9, 2 / 9)}
 """Parts of the patches that are taken away or left; doubled from step to step, because the first ones matter most."""
 
@@ -46,7 +39,25 @@ BLUR = 12
 
 
 @dataclass(frozen=True)
-class Removal:
+class PatchAnswer:
+    """Pictures of which some patches can be asked alone.
+
+    Attributes:
+        way: `TOKENS` or `PIXELS`: how the other patches are taken away.
+        rows: `[n]` pictures.
+        blocks: `[n]` their spatial blocks.
+        probability: of positions `(b,)` among the rows and the patches that are kept `(b, q)`, the probability of the
+            true cell `(b,)` by head.
+    """
+
+    way: str
+    rows: np.ndarray
+    blocks: np.ndarray
+    probability: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class DeletionInsertion:
     """What the true cell's probability does when patches go.
 
     Attributes:
@@ -84,10 +95,8 @@ class Removal:
         for curve, by_order in self.probability.items():
             for order, values in by_order.items():
                 for i, count in enumerate(self.counts):
-                    figure = self.resamples.figure(values[:, i])
-                    lines.append(
-                        {"curve": curve, "order": order, "count": count, "share": count / self.n_patches} | figure
-                    )
+                    line = {"curve": curve, "order": order, "count": count, "share": count / self.n_patches}
+                    lines.append(line | self.resamples.figure(values[:, i]))
         return pd.DataFrame(lines)
 
 
@@ -117,108 +126,74 @@ def kept_patches(order: np.ndarray, count: int, curve: str) -> np.ndarray:
     return np.sort(order[:, count:] if curve == DELETION else order[:, :count], axis=1)
 
 
-def token_answer(
-    files: Run,
-    stage1: Stage1ConceptModel,
-    heads: Mapping[str, Stage2CrossAttentionGeoHead],
-    features: FeatureStore,
-    rows: np.ndarray,
-) -> Answer:
-    """The true cell's probability from the tokens of some patches only, for `measure_removal`.
+def token_answer(model: MapModel, rows: np.ndarray) -> PatchAnswer:
+    """The true cell's probability from the tokens of some patches only.
 
     Scores of concepts are pooled over the patches that are left, and attention sees no others. The bottleneck "mlp"
     reads pooled features, which no token can be taken out of: with it only the attention loses the patch.
     """
-    import torch
+    pooled, tokens = model.features.read("pooled", rows), model.features.read("tokens", rows)
 
-    pooled, tokens = features.read("pooled", rows), features.read("tokens", rows)
-    cell = torch.as_tensor(files.cell_label[rows])
+    def probability(positions: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
+        index = torch.as_tensor(kept)[..., None].expand(-1, -1, tokens.shape[2])  # (b, q, w)
+        return true_cell_probability(model, rows[positions], pooled[positions], tokens[positions].gather(1, index))
 
-    def answer(positions: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
-        index = torch.as_tensor(kept)[..., None].expand(-1, -1, tokens.shape[2])  # (b, q, D)
-        left = tokens[positions].gather(1, index)
-        return _true_cell(stage1, heads, pooled[positions], left, cell[positions])
-
-    return answer
+    return PatchAnswer(TOKENS, rows, spatial_blocks(model.run.lat[rows], model.run.lng[rows]), probability)
 
 
-def pixel_answer(
-    files: Run,
-    encoder: ImageEncoder,
-    stage1: Stage1ConceptModel,
-    heads: Mapping[str, Stage2CrossAttentionGeoHead],
-    rows: np.ndarray,
-) -> Answer:
-    """The true cell's probability from pictures in which the other patches are blurred, for `measure_removal`."""
-    import torch
-    from torch.nn import functional
-
-    from geocbm.data import image_files
-    from geocbm.data.images.pictures import open_picture
-
-    paths = image_files(files.table)
-    pixels = encoder.preprocess([open_picture(paths[row]) for row in rows])  # (n, 3, H, W)
+def pixel_answer(model: MapModel, rows: np.ndarray) -> PatchAnswer:
+    """The true cell's probability from pictures in which the other patches are blurred."""
+    pixels, encoder = model.pixels(rows), model.encoder  # (n, 3, H, W)
     size = pixels.shape[-2:]
     blurred = functional.adaptive_avg_pool2d(pixels, min(BLUR, *size))
     blurred = functional.interpolate(blurred, size=size, mode="bilinear", align_corners=False)
-    cell, n_patches = torch.as_tensor(files.cell_label[rows]), encoder.grid[0] * encoder.grid[1]
 
-    def answer(positions: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
-        mask = torch.zeros(len(positions), n_patches)
+    def probability(positions: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
+        mask = torch.zeros(len(positions), model.n_patches)
         mask.scatter_(1, torch.as_tensor(kept), 1.0)
         mask = functional.interpolate(mask.reshape(-1, 1, *encoder.grid), size=size, mode="nearest")
         shown = mask * pixels[positions] + (1 - mask) * blurred[positions]
         with torch.inference_mode():
             seen = encoder(shown.to(encoder.device))
-        return _true_cell(stage1, heads, seen.pooled, seen.tokens, cell[positions])
+        return true_cell_probability(model, rows[positions], seen.pooled, seen.tokens)
 
-    return answer
+    return PatchAnswer(PIXELS, rows, spatial_blocks(model.run.lat[rows], model.run.lng[rows]), probability)
 
 
-def _true_cell(
-    stage1: Stage1ConceptModel,
-    heads: Mapping[str, Stage2CrossAttentionGeoHead],
-    pooled: Tensor,
-    tokens: Tensor,
-    cell: Tensor,
-) -> dict[str, np.ndarray]:
-    """By head the probability of the true cell `(b,)` of given features."""
-    import torch
+def true_cell_probability(model: MapModel, rows: np.ndarray, pooled: Tensor, tokens: Tensor) -> dict[str, np.ndarray]:
+    """By head the probability of the true cell `(b,)`, from given features of the pictures.
 
-    from geocbm.models.stage2 import concept_input
-
-    stage1.eval()
-    found = {}
+    Args:
+        model: what is asked.
+        rows: `[b]` pictures, for their true cells.
+        pooled: `(b, d)`.
+        tokens: `(b, q, w)` of as many patches as are left.
+    """
+    cell, found = torch.as_tensor(model.run.cell_label[rows]), {}
     with torch.inference_mode():
-        said = stage1(pooled.to(stage1.meta_bias.device), tokens.to(stage1.meta_bias.device))
+        said = model.stage1.eval()(pooled.to(model.device), tokens.to(model.device))
         concepts = said.probabilities()
-        for name, head in heads.items():
-            head.eval()
+        for name, head in model.heads.items():
             device = head.cell_head.weight.device
-            logits = head(concept_input(head.config, concepts).to(device), tokens.to(device)).cell_logits.float()
-            found[name] = logits.softmax(-1)[torch.arange(len(cell)), cell.to(device)].cpu().numpy()
+            output = head.eval()(concept_input(head.config, concepts).to(device), tokens.to(device))
+            chance = output.cell_logits.float().softmax(-1)  # (b, N)
+            found[name] = chance[torch.arange(len(cell)), cell.to(device)].cpu().numpy()
     return found
 
 
-def measure_removal(
-    files: Run,
-    answer: Answer,
-    way: str,
-    rows: np.ndarray,
+def deletion_insertion(
+    answer: PatchAnswer,
     maps: Mapping[str, np.ndarray],
     curves: Sequence[str] = (DELETION, INSERTION),
     draws: int = 1,
     batch_size: int = 64,
     n_resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Removal]:
+) -> dict[str, DeletionInsertion]:
     """Take patches away in the order of each map and at random, and watch several heads at once.
 
     Args:
-        files: the run.
-        answer: `token_answer` or `pixel_answer` of the same rows.
-        way: `TOKENS` or `PIXELS`, as `answer` does it.
-        rows: `[n]` pictures.
+        answer: of `token_answer` or `pixel_answer`.
         maps: by name `[n, P]`, or `[P]` for all pictures.
         curves: which curves.
         draws: random orders of each picture; more make the control steadier.
@@ -232,23 +207,23 @@ def measure_removal(
     Raises:
         ParameterError: an unknown way, no pictures, or a map of another shape.
     """
-    rows = np.asarray(rows, dtype=np.int64)
-    shape = (len(rows), max(np.shape(own)[-1] for own in maps.values()) if maps else 0)
-    if way not in SHARES:
-        raise ParameterError(f"way is {way!r}; use {TOKENS!r} or {PIXELS!r}")
+    shape = (len(answer.rows), max(np.shape(own)[-1] for own in maps.values()) if maps else 0)
+    if answer.way not in SHARES:
+        raise ParameterError(f"way is {answer.way!r}; use {TOKENS!r} or {PIXELS!r}")
     if not shape[0] or shape[1] < 2:
-        raise ParameterError(f"there are {len(rows)} pictures and {len(maps)} maps; give one of each, of two patches")
+        raise ParameterError(f"there are {shape[0]} pictures and {len(maps)} maps; give one of each, of two patches")
     orders: dict[str, list[np.ndarray]] = {}
     for name, own in maps.items():
         if np.shape(own) not in (shape, shape[1:]):
             raise ParameterError(f"the map {name!r} has the shape {np.shape(own)}; give {shape} or {shape[1:]}")
         orders[name] = [np.argsort(-np.broadcast_to(own, shape), axis=1, kind="stable")]
     orders[RANDOM] = [np.argsort(random_maps(*shape, seed=seed + draw), axis=1) for draw in range(draws)]
-    counts = patch_counts(shape[1], way)
+    counts = patch_counts(shape[1], answer.way)
 
     def run(kept: np.ndarray) -> dict[str, np.ndarray]:
-        starts, positions = range(0, len(rows), batch_size), np.arange(len(rows))
-        parts = [answer(positions[start : start + batch_size], kept[start : start + batch_size]) for start in starts]
+        starts, positions = range(0, shape[0], batch_size), np.arange(shape[0])
+        slices = [slice(start, start + batch_size) for start in starts]
+        parts = [answer.probability(positions[some], kept[some]) for some in slices]
         return {head: np.concatenate([part[head] for part in parts]) for head in parts[0]}
 
     whole = run(np.tile(np.arange(shape[1]), (shape[0], 1)))
@@ -259,8 +234,72 @@ def measure_removal(
             for head in whole:
                 values = np.array([[one[head] for one in line] for line in answers])  # (draws, counts, n)
                 probability[head][curve][name] = values.mean(axis=0).T  # (n, counts)
-    resamples = Resamples(spatial_blocks(files.lat[rows], files.lng[rows]), n_resamples, seed)
-    return {head: Removal(way, rows, shape[1], counts, whole[head], probability[head], resamples) for head in whole}
+    drawn = Resamples(answer.blocks, n_resamples, seed)
+    return {
+        head: DeletionInsertion(answer.way, answer.rows, shape[1], counts, own, probability[head], drawn)
+        for head, own in whole.items()
+    }
+
+
+def measure_faithfulness(
+    model: MapModel,
+    rows: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    pictures: int = 150,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[tuple[str, str], DeletionInsertion]:
+    """Take patches away from the tokens of all pictures, and from the pixels of some of them.
+
+    Args:
+        model: what is asked; its heads are called `LINEAR` and `MAIN`.
+        rows: `[n]` pictures.
+        maps: by name `[n, P]`, or `[P]` for all pictures.
+        pictures: pictures whose pixels are blurred and encoded anew; 0 leaves that out.
+        n_resamples: resamples behind each interval.
+        seed: of the resamples, the random patches and the choice of pictures.
+
+    Returns:
+        By head and way.
+    """
+    found: dict[tuple[str, str], DeletionInsertion] = {}
+    # Without tokens in the bottleneck none reaches a head that reads nothing but scores.
+    heads = {name: head for name, head in model.heads.items() if model.stage1.needs_tokens or name == MAIN}
+    if heads:
+        by_tokens = token_answer(replace(model, heads=heads), rows)
+        measured = deletion_insertion(by_tokens, maps, n_resamples=n_resamples, seed=seed)
+        found |= {(name, TOKENS): own for name, own in measured.items()}
+    if pictures:
+        chosen = np.flatnonzero(np.isin(rows, sample_rows(rows, pictures, seed)))
+        few = {name: own[chosen] if own.ndim == 2 else own for name, own in maps.items()}
+        by_pixels = pixel_answer(model, rows[chosen])
+        measured = deletion_insertion(by_pixels, few, (DELETION,), n_resamples=n_resamples, seed=seed)
+        found |= {(name, PIXELS): own for name, own in measured.items()}
+    return found
+
+
+def headline(found: Mapping[tuple[str, str], DeletionInsertion]) -> DeletionInsertion | None:
+    """Deletion from the linear CBM: of pixels where they were taken away, else of tokens; None where neither was."""
+    return found.get((LINEAR, PIXELS)) or found.get((LINEAR, TOKENS))
+
+
+def faithfulness_metrics(found: Mapping[tuple[str, str], DeletionInsertion]) -> dict[str, float | Figure]:
+    """Metrics to keep: `deletion_gain`, the headline, and one for each head, way and curve.
+
+    Those are called `deletion_gain_strict_pixels`, `insertion_gain_main_tokens` and so on, with `attention_` in front
+    where the patches go in the order of attention.
+    """
+    own = headline(found)
+    kept = {} if own is None else {"deletion_gain": own.gain(CONCEPTS)}
+    for (model, way), measured in found.items():
+        short = f"{'strict' if model == LINEAR else 'main'}_{way}"
+        for curve, by_order in measured.probability.items():
+            kept[f"{curve}_gain_{short}"] = measured.gain(CONCEPTS, curve=curve)
+            if ATTENTION in by_order:
+                kept[f"attention_{curve}_gain_{short}"] = measured.gain(ATTENTION, curve=curve)
+    if (LINEAR, TOKENS) in found:  # insertion is only done with tokens
+        kept["insertion_gain"] = found[LINEAR, TOKENS].gain(CONCEPTS, curve=INSERTION)
+    return recordables(kept)
 
 
 def sample_rows(rows: np.ndarray, most: int, seed: int) -> np.ndarray:

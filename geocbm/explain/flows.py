@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from geocbm.errors import ParameterError
-from geocbm.explain.contributions import country_terms
+from geocbm.explain.attribution import country_terms, place_of_cells
 from geocbm.geocells.distribution import sum_by_place
 
 if TYPE_CHECKING:
@@ -72,14 +72,6 @@ def concept_flows(
     second = given.groupby("country").sum().reset_index().melt("country", var_name="parent")
     first = first.groupby(["meta", "parent"], sort=False, as_index=False)[["value"]].sum()
     return Flows(first[first["value"] > 0], second[second["value"] > 0], what)
-
-
-def place_of_cells(cells: Geocells) -> np.ndarray:
-    """The place that each cell belongs to, `[N]`: its country, or the cell itself where all lie in one country."""
-    country = np.asarray(cells.country).astype(str)
-    if len(np.unique(country)) > 1:
-        return country
-    return np.array([f"cell {number}" for number in range(len(country))])
 
 
 def flows_to_countries(

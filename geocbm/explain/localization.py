@@ -1,4 +1,4 @@
-"""Does the map of a concept point at the concept? Held against boxes, chance and the middle of the picture.
+"""Localization: does the map of a concept point at the concept? Held against boxes, chance and the picture's middle.
 
 The pointing game (Zhang et al. 2018, "Top-down neural attention by excitation backprop") asks whether the maximum of a
 map lies on the object. A patch is a hit if a box of the concept meets it; that one rule holds for maps, for the middle
@@ -16,14 +16,11 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
-from geocbm.explain.boxes import Pairs, true_pairs
-from geocbm.explain.maps import MAP_KINDS, SHARE, centre_map, concept_maps, kinds_of_map
-from geocbm.metrics import Resamples, figure_text, recordables, spatial_blocks
+from geocbm.explain.boxes import ConceptBoxes, concept_boxes
+from geocbm.explain.maps import MAP_KINDS, SHARE, MapModel, concept_maps
+from geocbm.metrics import Resamples, recordables, spatial_blocks
 
 if TYPE_CHECKING:
-    from geocbm.encoders import ImageEncoder
-    from geocbm.encoders.features import FeatureStore
-    from geocbm.models.stage1 import Stage1ConceptModel
     from geocbm.run import Run
 
 Figure = dict[str, float]
@@ -31,38 +28,26 @@ SMALL = 0.15
 """Concepts that chance would hit more often than this do not count in the headline."""
 
 HEADLINE = "labelled, small"
-GROUPS = {
-    HEADLINE: "the labelled concept, where chance is below 15 %",
-    "labelled, small, named": "of these, where the model named it first",
-    "labelled, small, not named": "of these, where it named another",
-    "visible, small": "every visible concept, where chance is below 15 %",
-    "labelled": "the labelled concept, whatever its size",
-    "visible": "every visible concept, whatever its size",
-}
 CONCEPT, ATTENTION, CENTRE, CHANCE = "concept map", "attention", "middle of the picture", "a random patch"
 
 
 @dataclass(frozen=True)
-class Localisation:
+class Localization:
     """What maps point at.
 
     Attributes:
-        pairs: pictures and concepts that can be seen in them.
+        boxes: pictures and concepts that can be seen in them, `n` pairs.
         named: `[n]` whether the model named the concept of the pair first.
-        hits: by way, `[n]` shares: whether the maximum is a hit; for chance its probability.
-        strict: the same, strictly counted.
-        mass: by way, `[n]` share of the map's mass in the boxes by their share of the picture.
-        table: a row for each group and way: `group, way, pairs, concepts`, and `hit`, `strict` and `mass` with `_low`
-            and `_high`.
+        hits: by map, `[n]` shares: whether the maximum is a hit; for chance its probability.
+        table: a row for each group and map: `group, way, pairs, concepts`, and `hit`, `strict` (shares) and `mass`
+            (times the concept's area) with `_low` and `_high`.
         concepts: a row for each concept that is a label: `concept, parent, pairs`, `named` (share named first), and
-            hits by way as `hit CONCEPT` and so on; labelled pairs only.
+            hits by map as `hit CONCEPT` and so on; labelled pairs only.
     """
 
-    pairs: Pairs
+    boxes: ConceptBoxes
     named: np.ndarray
     hits: dict[str, np.ndarray]
-    strict: dict[str, np.ndarray]
-    mass: dict[str, np.ndarray]
     table: pd.DataFrame
     concepts: pd.DataFrame
 
@@ -74,6 +59,11 @@ class Localisation:
         row = own.iloc[0]
         return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
 
+    def astray(self) -> list[str]:
+        """Concepts whose map hits no more often than a random patch does, where chance is below `SMALL`."""
+        chance = self.concepts[f"hit {CHANCE}"]
+        return self.concepts.loc[(chance < SMALL) & (self.concepts[f"hit {CONCEPT}"] <= chance), "concept"].tolist()
+
 
 def points(touched: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Whether the maximum of each map is a hit; the first of several equal ones counts.
@@ -81,6 +71,9 @@ def points(touched: np.ndarray, maps: np.ndarray) -> np.ndarray:
     Args:
         touched: `[n, P]` which patches are hits.
         maps: `[n, P]`, or `[P]` for all.
+
+    Returns:
+        `[n]` 0 or 1.
 
     Raises:
         ParameterError: the shapes differ, or a map is not finite.
@@ -107,98 +100,68 @@ def mass_ratio(inside: np.ndarray, maps: np.ndarray) -> np.ndarray:
         return np.where((total > 0) & (area > 0), (maps * inside).sum(axis=1) / total / area, np.nan)
 
 
-def choose_kind(
-    files: Run, encoder: ImageEncoder, model: Stage1ConceptModel, features: FeatureStore
-) -> tuple[str, dict[str, float]]:
+def choose_map_kind(model: MapModel) -> tuple[str, dict[str, float]]:
     """The kind of map that points best on the validation split, over all visible small concepts.
 
     Returns:
         The kind, and the share of hits by kind; without ground truth, or with one kind only, the default and nothing.
     """
-    kinds = kinds_of_map(model)
-    if kinds != MAP_KINDS:
-        return kinds[-1], {}
-    pairs = true_pairs(files, encoder, files.rows["val"])
-    pairs = None if pairs is None else pairs.at(pairs.chance < SMALL)
-    if pairs is None or not len(pairs):
+    if model.kinds != MAP_KINDS:
+        return model.kinds[-1], {}
+    boxes = concept_boxes(model.run, model.encoder, model.run.rows["val"])
+    boxes = None if boxes is None else boxes.at(boxes.chance < SMALL)
+    if boxes is None or not len(boxes):
         return SHARE, {}
     share = {
-        kind: float(
-            points(pairs.touched, concept_maps(files, encoder, model, features, pairs.row, pairs.meta, kind)).mean()
-        )
-        for kind in kinds
+        kind: float(points(boxes.touched, concept_maps(model, boxes.row, boxes.meta, kind)).mean())
+        for kind in model.kinds
     }
     return max(share, key=lambda kind: share[kind]), share
 
 
-def measure_localisation(
-    files: Run,
-    encoder: ImageEncoder,
-    model: Stage1ConceptModel,
-    features: FeatureStore,
-    scores: np.ndarray,
-    rows: np.ndarray,
-    attention: np.ndarray | None = None,
-    kind: str | None = None,
+def measure_localization(
+    run: Run,
+    boxes: ConceptBoxes,
+    maps: Mapping[str, np.ndarray],
+    named: np.ndarray,
     n_resamples: int = 1000,
     seed: int = 0,
-) -> Localisation | None:
-    """Ask every map where it points, and hold it against chance and the middle.
+) -> Localization:
+    """Ask every map where it points, and hold it against chance.
 
     Args:
-        files: the run.
-        encoder: the adapted encoder.
-        model: Stage 1.
-        features: the adapted features.
-        scores: `[n, k_m]` probabilities of the concepts of all pictures.
-        rows: `[m]` the pictures, of the test split.
-        attention: `[m, P]` attention of Stage 2, mean over its heads; None, or without mass, where it asks no patch.
-        kind: of the concept maps (`choose_kind`).
+        run: the run.
+        boxes: where concepts are in `n` pairs of picture and concept.
+        maps: by name `[n, P]`, or `[P]` for all pairs; not negative.
+        named: `[n]` whether the model named the concept of the pair first.
         n_resamples: resamples behind each interval, by blocks of 100 km.
         seed: of the resamples.
-
-    Returns:
-        None where the data does not know where concepts are, or there are no pictures.
     """
-    pairs = true_pairs(files, encoder, rows)
-    if pairs is None or not len(pairs):
-        return None
-    if kinds_of_map(model) != MAP_KINDS:  # a gradient for each pair is dear, so that only the labels are asked for
-        pairs = pairs.at(pairs.labelled)
-    maps = {CONCEPT: concept_maps(files, encoder, model, features, pairs.row, pairs.meta, kind)}
-    if attention is not None and attention.size and np.ptp(attention) > 0:
-        maps[ATTENTION] = attention[pairs.position]
-    maps[CENTRE] = centre_map(encoder.grid)
-    named = scores[pairs.row].argmax(axis=1) == pairs.meta
-    hits = {way: points(pairs.touched, own) for way, own in maps.items()} | {CHANCE: pairs.chance}
-    strict = {way: points(pairs.centred, own) for way, own in maps.items()} | {CHANCE: pairs.centred.mean(axis=1)}
-    mass = {way: mass_ratio(pairs.inside, own) for way, own in maps.items()}
-    resamples = Resamples(spatial_blocks(files.lat[pairs.row], files.lng[pairs.row]), n_resamples, seed)
-    table = _group_table(pairs, named, {"hit": hits, "strict": strict, "mass": mass}, resamples)
-    return Localisation(pairs, named, hits, strict, mass, table, _by_concept(files, pairs, named, hits))
+    hits = {way: points(boxes.touched, own) for way, own in maps.items()} | {CHANCE: boxes.chance}
+    strict = {way: points(boxes.centred, own) for way, own in maps.items()} | {CHANCE: boxes.centred.mean(axis=1)}
+    mass = {way: mass_ratio(boxes.inside, own) for way, own in maps.items()}
+    resamples = Resamples(spatial_blocks(run.lat[boxes.row], run.lng[boxes.row]), n_resamples, seed)
+    table = _group_table(boxes, named, {"hit": hits, "strict": strict, "mass": mass}, resamples)
+    return Localization(boxes, named, hits, table, _by_concept(run, boxes, named, hits))
 
 
 def _group_table(
-    pairs: Pairs, named: np.ndarray, figures: Mapping[str, Mapping[str, np.ndarray]], resamples: Resamples
+    boxes: ConceptBoxes, named: np.ndarray, figures: Mapping[str, Mapping[str, np.ndarray]], resamples: Resamples
 ) -> pd.DataFrame:
-    small = pairs.chance < SMALL
+    small = boxes.chance < SMALL
     masks = {
-        HEADLINE: pairs.labelled & small,
-        "labelled, small, named": pairs.labelled & small & named,
-        "labelled, small, not named": pairs.labelled & small & ~named,
+        HEADLINE: boxes.labelled & small,
+        "labelled, small, named": boxes.labelled & small & named,
+        "labelled, small, not named": boxes.labelled & small & ~named,
         "visible, small": small,
-        "labelled": pairs.labelled,
-        "visible": np.ones(len(pairs), dtype=bool),
+        "labelled": boxes.labelled,
+        "visible": np.ones(len(boxes), dtype=bool),
     }
     lines = []
     for group, mask in masks.items():
         for way in figures["hit"] if mask.any() else ():
-            line: dict[str, object] = {
-                "group": group,
-                "way": way,
-                "pairs": int(mask.sum()),
-                "concepts": len(np.unique(pairs.meta[mask])),
-            }
+            concepts = len(np.unique(boxes.meta[mask]))
+            line: dict[str, object] = {"group": group, "way": way, "pairs": int(mask.sum()), "concepts": concepts}
             for name, by_way in figures.items():
                 interval = dict.fromkeys(("value", "low", "high"), float("nan"))
                 if way in by_way and np.isfinite(by_way[way][mask]).any():
@@ -208,13 +171,13 @@ def _group_table(
     return pd.DataFrame(lines)
 
 
-def _by_concept(files: Run, pairs: Pairs, named: np.ndarray, hits: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _by_concept(run: Run, boxes: ConceptBoxes, named: np.ndarray, hits: Mapping[str, np.ndarray]) -> pd.DataFrame:
     lines = []
-    for meta in np.unique(pairs.meta[pairs.labelled]):
-        own = pairs.labelled & (pairs.meta == meta)
+    for meta in np.unique(boxes.meta[boxes.labelled]):
+        own = boxes.labelled & (boxes.meta == meta)
         line = {
-            "concept": files.concepts.metas[meta],
-            "parent": files.concepts.parents[files.concepts.parent_index[meta]],
+            "concept": run.concepts.metas[meta],
+            "parent": run.concepts.parents[run.concepts.parent_index[meta]],
             "pairs": int(own.sum()),
             "named": float(named[own].mean()),
         }
@@ -222,69 +185,8 @@ def _by_concept(files: Run, pairs: Pairs, named: np.ndarray, hits: Mapping[str, 
     return pd.DataFrame(lines)
 
 
-def localisation_table(found: Localisation) -> pd.DataFrame:
-    """The groups in words, a row for each, with what is pointed at by each way."""
-    lines = []
-    for group, words in GROUPS.items():
-        own = found.table[found.table["group"] == group]
-        if not len(own):
-            continue
-        line: dict[str, object] = {
-            "which concepts": words,
-            "pairs": f"{own['pairs'].iloc[0]:,}",
-            "concepts": f"{own['concepts'].iloc[0]:,}",
-        }
-        for row in own.to_dict("records"):
-            line[f"{row['way']}, %"] = _shown(row, "hit", 100, "{:.0f}")
-            if row["way"] == CONCEPT:
-                line["strictly counted, %"] = _shown(row, "strict", 100, "{:.0f}")
-                line["mass on it, times its area"] = _shown(row, "mass", 1, "{:.1f}")
-        lines.append(line)
-    return pd.DataFrame(lines)
-
-
-def _shown(row: Mapping, name: str, factor: float, form: str) -> str:
-    values = [factor * float(row[f"{name}{end}"]) for end in ("", "_low", "_high")]
-    if not np.isfinite(values[0]):
-        return ""
-    return "{} [{}, {}]".format(*(form.format(value) for value in values))
-
-
-def astray(found: Localisation) -> list[str]:
-    """Concepts whose map hits no more often than a random patch does, where chance is below `SMALL`."""
-    table = found.concepts
-    lost = (table[f"hit {CHANCE}"] < SMALL) & (table[f"hit {CONCEPT}"] <= table[f"hit {CHANCE}"])
-    return table.loc[lost, "concept"].tolist()
-
-
-def localisation_in_words(found: Localisation) -> str:
-    """The headline in two sentences, and the concepts whose maps are astray."""
-    own, chance = found.figure(CONCEPT), found.figure(CHANCE)
-    if own is None or chance is None:
-        return "No concept is small enough for its map to tell anything: chance alone hits each of them."
-    pairs = int(found.table.loc[found.table["group"] == HEADLINE, "pairs"].iloc[0])
-    others = [f"{way} {found.figure(way)['value']:.0%}" for way in (ATTENTION, CENTRE) if found.figure(way)]  # type: ignore[index]
-    left = int(found.pairs.labelled.sum()) - pairs
-    text = (
-        f"The map of the labelled concept points at it in {figure_text(own, '{:.0%}')} of "
-        f"{pairs:,} pictures; a random patch would in {chance['value']:.0%}, {', '.join(others)}. Left out are "
-        f"{left:,} pictures whose concept is so large that chance hits it in {SMALL:.0%} or more."
-    )
-    lost = astray(found)
-    return text + (f" No better than chance are the maps of: {', '.join(lost)}." if lost else "")
-
-
-def pointing_figures(found: Localisation | None) -> dict[str, Figure] | None:
-    """Figures `map`, `chance`, `centre` and `attention` of the headline, as the trust card takes them."""
-    if found is None:
-        return None
-    ways = {"map": CONCEPT, "chance": CHANCE, "centre": CENTRE, "attention": ATTENTION}
-    figures = {name: found.figure(way) for name, way in ways.items()}
-    return {name: figure for name, figure in figures.items() if figure is not None}
-
-
-def pointing_records(found: Localisation | None) -> dict[str, float | Figure]:
-    """Figures to keep: `pointing_game`, `pointing_chance`, `attention_pointing`, `centre_pointing` and more."""
+def localization_metrics(found: Localization | None) -> dict[str, float | Figure]:
+    """Metrics to keep: `pointing_game`, `pointing_chance`, `attention_pointing`, `centre_pointing` and more."""
     if found is None:
         return {}
     kept = {

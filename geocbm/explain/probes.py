@@ -1,18 +1,25 @@
-"""What a plain classifier reads of the country from concept scores, from the truth, and from the picture's features."""
+"""Probes: what a plain classifier reads of the country from concept scores, from the truth, and from the features.
+
+The penalty of each probe is a number that moves smoothly with the data. One picked from a few values by the share of
+right answers on a small validation split jumps: two trainings that differ in the last digits of their scores then
+differ in what is read from them by several points. Here the criterion is the log likelihood by cross-validation over
+spatial blocks, every picture of training and validation is held out once, and the answer is the bottom of the parabola
+through the best value and its neighbours.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from geocbm.errors import ParameterError
 from geocbm.explain.concept_labels import ConceptLabels
-from geocbm.explain.penalty import LEAST_PROBABILITY, choose_strength, fit_quietly, logistic
-from geocbm.metrics import figure_text, spatial_blocks
+from geocbm.explain.controls import random_directions
+from geocbm.metrics import spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.metrics import Resamples
@@ -20,22 +27,27 @@ if TYPE_CHECKING:
 
 Figure = dict[str, float]
 
-READING_WORDS = {
-    "prior": "nothing (the most frequent country)",
-    "named": "which concept and parent are named, yes or no",
-    "hard": "scores cut to yes or no",
-    "scores": "scores",
-    "random": "as many random directions of the features",
-    "features": "features of the picture, past the concepts",
-    "true": "true concepts",
-    "true_and_scores": "true concepts and scores",
-    "true_and_features": "true concepts and features of the picture",
-}
-"""What is read, in the order of the page."""
+STRENGTHS = tuple(float(value) for value in np.round(10.0 ** np.arange(-3, 2, 0.5), 6))
+"""Inverse strengths of the penalty (scikit-learn's C) between which one is looked for."""
+
+FOLDS = 3
+LEAST_PROBABILITY = 1e-6
+_START = STRENGTHS.index(0.1)
+_STEPS, _TOLERANCE = 100, 1e-3
+
+INPUTS = (
+    "prior", "named", "hard", "scores", "random", "features", "true", "true_and_scores", "true_and_features"
+)  # fmt: skip
+"""What is read, in the order of the page.
+
+`prior`: nothing, the most frequent country; `named`: which concept and parent have the highest score; `hard`: scores
+cut to yes or no; `random`: as many random directions of the features; `features`: of the picture, past the concepts;
+`true`: the concepts that can truly be seen.
+"""
 
 
 @dataclass(frozen=True)
-class Reading:
+class ProbeResult:
     """What a classifier made of one kind of input.
 
     Attributes:
@@ -49,15 +61,109 @@ class Reading:
     strength: float = float("nan")
 
 
-def read_label(
+def block_folds(blocks: np.ndarray, folds: int = FOLDS, seed: int = 0) -> np.ndarray:
+    """Folds of about equal size that keep the pictures of a block together.
+
+    Args:
+        blocks: `[n]` block of each picture.
+        folds: how many.
+        seed: of the order in which blocks are dealt out.
+
+    Returns:
+        `[n]` fold of each picture, from 0; with fewer blocks than folds the pictures are dealt out one by one.
+    """
+    names, block = np.unique(blocks, return_inverse=True)
+    if len(names) < folds:
+        block = np.arange(len(blocks))
+    counts = np.bincount(block)
+    generator = np.random.default_rng(seed)
+    fold, filled = np.empty(len(counts), dtype=np.int64), np.zeros(folds)
+    order = generator.permutation(len(counts))
+    for one in order[np.argsort(-counts[order], kind="stable")]:  # the largest first, each to the emptiest fold
+        fold[one] = filled.argmin()
+        filled[fold[one]] += counts[one]
+    return fold[block]
+
+
+def logistic(strength: float) -> Any:
+    """Multinomial logistic regression with so many steps as a comparison needs."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=strength, max_iter=_STEPS, tol=_TOLERANCE, warm_start=True)
+
+
+def fit_quietly(model: Any, x: np.ndarray, label: np.ndarray) -> Any:
+    """Fit a model whose note that the last step was not the optimum is no news: the limit is meant."""
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    # On one thread sums have one order, whatever the machine; for fits as small as these it is also the fastest.
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(x, label)
+
+
+def choose_strength(x: np.ndarray, label: np.ndarray, blocks: np.ndarray, seed: int = 0) -> float:
+    """Strength with the highest cross-validated log likelihood.
+
+    Args:
+        x: `[n, d]` standardised inputs of training and validation pictures.
+        label: `[n]` what is asked.
+        blocks: `[n]` spatial block of each picture; a block is never in two folds.
+        seed: of the folds.
+
+    Returns:
+        Between the ends of `STRENGTHS`, not only one of them; where nothing can be held out, 0.1.
+    """
+    fold = block_folds(blocks, seed=seed)
+    held = []
+    for number in range(fold.max() + 1):
+        own = fold == number
+        known_labels = np.unique(label[~own])
+        known = own & np.isin(label, known_labels)
+        if len(known_labels) > 1 and known.any():
+            held.append((~own, known, logistic(STRENGTHS[_START])))
+    if not held:
+        return STRENGTHS[_START]
+    losses: dict[int, float] = {}
+
+    def loss(number: int) -> float:
+        if number not in losses:
+            parts = []
+            for fitted, asked, model in held:
+                model.set_params(C=STRENGTHS[number])
+                fit_quietly(model, x[fitted], label[fitted])
+                probability = model.predict_proba(x[asked])
+                own = probability[np.arange(len(probability)), np.searchsorted(model.classes_, label[asked])]
+                parts.append(-np.log(np.maximum(own, LEAST_PROBABILITY)))
+            losses[number] = float(np.concatenate(parts).mean())
+        return losses[number]
+
+    best = _START
+    while True:
+        near = [number for number in (best - 1, best + 1) if 0 <= number < len(STRENGTHS)]
+        lowest = min(near, key=loss)
+        if not loss(lowest) < loss(best):
+            break
+        best = lowest
+    if not 0 < best < len(STRENGTHS) - 1:
+        return STRENGTHS[best]
+    below, here, above = (losses[number] for number in (best - 1, best, best + 1))
+    bend = below - 2 * here + above
+    shift = float(np.clip((below - above) / (2 * bend), -0.5, 0.5)) if bend > 0 else 0.0
+    step = np.log(STRENGTHS[best + 1] / STRENGTHS[best])
+    return float(STRENGTHS[best] * np.exp(shift * step))
+
+
+def probe_label(
     features: np.ndarray,
     label: np.ndarray,
     train: np.ndarray,
     val: np.ndarray,
     test: np.ndarray,
     blocks: np.ndarray | None = None,
-) -> Reading:
-    """Multinomial logistic regression, its penalty cross-validated over training and validation (`penalty`).
+) -> ProbeResult:
+    """Multinomial logistic regression, its penalty cross-validated over training and validation (`choose_strength`).
 
     Args:
         features: `[n, d]` of all pictures; they are brought to mean 0 and spread 1 over the training rows.
@@ -84,7 +190,7 @@ def read_label(
     seen = model.classes_[column] == label[test]
     own = np.maximum(probability[np.arange(len(test)), column], LEAST_PROBABILITY)
     named = model.classes_[probability.argmax(axis=1)]
-    return Reading(named == label[test], np.where(seen, np.log(own), np.nan), strength)
+    return ProbeResult(named == label[test], np.where(seen, np.log(own), np.nan), strength)
 
 
 def hard_scores(scores: np.ndarray, present: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -117,10 +223,10 @@ def named_only(scores: np.ndarray, n_metas: int) -> np.ndarray:
     return named
 
 
-def country_readings(
-    files: Run, scores: np.ndarray, presence: ConceptLabels, pooled: np.ndarray, seed: int = 0
-) -> dict[str, Reading]:
-    """Read the country of the test pictures from everything that may tell it; the names are those of `READING_WORDS`.
+def probe_country(
+    run: Run, scores: np.ndarray, labels: ConceptLabels, pooled: np.ndarray, seed: int = 0
+) -> dict[str, ProbeResult]:
+    """Read the country of the test pictures from everything that may tell it; the names are those of `INPUTS`.
 
     Scores are read as their logarithms, which makes room between the small ones. Random directions are the control:
     whatever a classifier reads from as many numbers without a meaning was not told by the names of the concepts (Yan
@@ -129,62 +235,37 @@ def country_readings(
     training split has a single country.
 
     Args:
-        files: the run.
+        run: the run.
         scores: `[n, k]` probabilities of metas and then parents.
-        presence: what is known of the concepts.
+        labels: what is known of the concepts.
         pooled: `[n, d]` features of the adapted encoder.
         seed: of the random directions.
     """
-    train, test = files.rows["train"], files.rows["test"]
+    train, test = run.rows["train"], run.rows["test"]
     soft = np.log(np.maximum(scores, LEAST_PROBABILITY))
-    directions = np.random.default_rng(seed).standard_normal((pooled.shape[1], scores.shape[1]))
+    directions = random_directions(scores.shape[1], pooled.shape[1], seed).numpy().T  # (d, k)
     inputs = {
-        "named": named_only(scores, len(files.concepts.metas)),
+        "named": named_only(scores, len(run.concepts.metas)),
         "scores": soft,
         "random": pooled @ directions,
         "features": pooled,
     }
-    if presence.complete:
-        inputs["hard"] = hard_scores(scores, presence.present, train)
-        inputs["true"] = presence.present
-        inputs["true_and_scores"] = np.concatenate([presence.present, soft], axis=1)
-        inputs["true_and_features"] = np.concatenate([presence.present, pooled], axis=1)
-    names, counts = np.unique(files.country[train], return_counts=True)
-    right = files.country[test] == names[counts.argmax()]
+    if labels.complete:
+        inputs["hard"] = hard_scores(scores, labels.present, train)
+        inputs["true"] = labels.present
+        inputs["true_and_scores"] = np.concatenate([labels.present, soft], axis=1)
+        inputs["true_and_features"] = np.concatenate([labels.present, pooled], axis=1)
+    names, counts = np.unique(run.country[train], return_counts=True)
+    right = run.country[test] == names[counts.argmax()]
     share = {name: count / len(train) for name, count in zip(names, counts, strict=True)}
-    prior = Reading(right, np.log([share.get(name, np.nan) for name in files.country[test]]))
-    found, blocks = {"prior": prior}, spatial_blocks(files.lat, files.lng)
+    prior = ProbeResult(right, np.log([share.get(name, np.nan) for name in run.country[test]]))
+    found, blocks = {"prior": prior}, spatial_blocks(run.lat, run.lng)
     for name, x in inputs.items() if len(names) > 1 else ():
-        found[name] = read_label(x.astype(np.float64), files.country, train, files.rows["val"], test, blocks)
-    return {name: found[name] for name in READING_WORDS if name in found}
+        found[name] = probe_label(x.astype(np.float64), run.country, train, run.rows["val"], test, blocks)
+    return {name: found[name] for name in INPUTS if name in found}
 
 
-def reading_table(readings: Mapping[str, Reading], drawn: Resamples) -> pd.DataFrame:
-    """How often each input tells the country, in words, with intervals."""
-    lines = []
-    for name, reading in readings.items():
-        share, known = drawn.figure(reading.right), reading.log_likelihood[~np.isnan(reading.log_likelihood)]
-        lines.append(
-            {
-                "what the classifier reads": READING_WORDS[name],
-                "country right, %": figure_text(share, "{:.1f}", 100),
-                "mean log likelihood": f"{known.mean():.2f}" if len(known) else "",
-            }
-        )
-    return pd.DataFrame(lines)
-
-
-GAIN_WORDS = {
-    "seen": "features of the picture instead of guessing",
-    "soft_gain": "what scores tell beyond yes or no",
-    "over_truth": "scores instead of the true concepts",
-    "beyond_truth": "scores beside the true concepts: leakage",
-    "hidden": "features beside the true concepts: what there is to leak",
-    "past_concepts": "features of the picture instead of scores",
-    "by_name": "scores instead of random directions",
-}
-"""Differences of two readings, in the order of the page."""
-_PAIRS = {
+GAINS = {
     "seen": ("features", "prior"),
     "soft_gain": ("scores", "hard"),
     "over_truth": ("scores", "true"),
@@ -193,28 +274,15 @@ _PAIRS = {
     "past_concepts": ("features", "scores"),
     "by_name": ("scores", "random"),
 }
+"""Differences of two probes: what is read instead of what."""
 
 
-def reading_gains(readings: Mapping[str, Reading], drawn: Resamples) -> dict[str, Figure]:
+def probe_gains(probes: Mapping[str, ProbeResult], drawn: Resamples) -> dict[str, Figure]:
     """Differences in the share of countries told right, paired, with intervals; those that can be had."""
     gains = {}
-    for name, (first, second) in _PAIRS.items():
+    for name, (first, second) in GAINS.items():
         # Without the truth there are no thresholds; what is named stands for yes and no.
-        second = "named" if second == "hard" and "hard" not in readings else second
-        if first in readings and second in readings:
-            gains[name] = drawn.difference(readings[first].right, readings[second].right)
+        second = "named" if second == "hard" and "hard" not in probes else second
+        if first in probes and second in probes:
+            gains[name] = drawn.difference(probes[first].right, probes[second].right)
     return gains
-
-
-def gain_table(gains: Mapping[str, Figure]) -> pd.DataFrame:
-    """The differences in words."""
-    return pd.DataFrame(
-        [
-            {
-                "change": words,
-                "countries right, percentage points": figure_text(gains[name], "{:+z.1f}", 100),
-            }
-            for name, words in GAIN_WORDS.items()
-            if name in gains
-        ]
-    )

@@ -1,4 +1,4 @@
-"""How many concepts a decision really uses: a sum over a hundred terms is exact, but nobody can read it."""
+"""Sparsity: how many concepts a decision really uses. A sum over a hundred terms is exact, but nobody can read it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
-from geocbm.metrics.formatting import figure_text
 
 if TYPE_CHECKING:
     import torch
@@ -22,17 +21,14 @@ Figure = dict[str, float]
 NEC_COUNTS = (5, 10, 15, 20, 25, 30)
 """Counts whose mean is the ANEC of Srivastava et al. 2024."""
 COUNTS = (1, 2, 3, *NEC_COUNTS)
-WAYS = {
-    "decision": "the largest contributions of each decision",
-    "weights": "the largest weights of each cell",
-    "random": "as many random concepts",
-}
-"""Which concepts are kept, in the order of the page."""
+WAYS = ("decision", "weights", "random")
+"""Which concepts are kept: the largest contributions of each decision, the largest weights of each cell, or as many
+random ones."""
 _NUMBERS_AT_ONCE = 8_000_000  # bounds the memory of the contributions
 
 
 @dataclass(frozen=True)
-class Effective:
+class EffectiveConcepts:
     """What is left of the decisions of a head that sums concepts, when only some concepts count.
 
     Attributes:
@@ -56,7 +52,7 @@ class Effective:
 
 def effective_concepts(
     head: Stage2CrossAttentionGeoHead, scores: Tensor, cell: np.ndarray, counts: tuple[int, ...] = COUNTS, seed: int = 0
-) -> Effective:
+) -> EffectiveConcepts:
     """Ask a head that sums concepts with only some of them.
 
     "weights" keeps in each cell's sum the concepts with the largest weights (on scores of spread 1) and asks every
@@ -110,7 +106,7 @@ def effective_concepts(
                 kept[way].append(np.stack(answers))  # (counts, b)
     every = np.concatenate(full)
     asked = {way: np.concatenate(parts, axis=1) for way, parts in kept.items()}
-    return Effective(
+    return EffectiveConcepts(
         counts=counts,
         named=every,
         right={way: own == cell for way, own in asked.items()},
@@ -126,24 +122,39 @@ def _ranks(values: torch.Tensor) -> torch.Tensor:
     return values.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
 
 
-def accuracy_at(found: Effective, count: int, way: str, drawn: Resamples) -> Figure:
-    """Share of right cells with a number of concepts that was asked, with its interval.
-
-    Raises:
-        ParameterError: that number was not asked.
-    """
-    if count not in found.counts:
-        raise ParameterError(f"count {count} was not asked; there are {', '.join(map(str, found.counts))}")
-    return drawn.figure(found.right[way][found.counts.index(count)])
-
-
-def average_accuracy(found: Effective, way: str, drawn: Resamples) -> Figure:
+def average_accuracy(found: EffectiveConcepts, way: str, drawn: Resamples) -> Figure:
     """ANEC: the mean over 5, 10, 15, 20, 25 and 30 concepts (those that were asked) of the share of right cells."""
     chosen = [i for i, count in enumerate(found.counts) if count in NEC_COUNTS] or [len(found.counts) - 1]
     return drawn.figure(found.right[way][chosen].mean(axis=0))
 
 
-def kept_share(found: Effective, count: int, drawn: Resamples) -> Figure:
+def completeness_ratio(concepts: np.ndarray, full: np.ndarray, prior: np.ndarray, drawn: Resamples) -> Figure:
+    """Accuracy of the concepts above that of guessing, as a part of the full model's (Yeh et al. 2020, definition 3.1).
+
+    Args:
+        concepts: `[m]` whether each picture is answered right from concepts alone.
+        full: `[m]` the same with everything that the picture tells.
+        prior: `[m]` the same without any picture: the most frequent label of the training split.
+        drawn: resamples of the pictures' blocks.
+
+    Returns:
+        `value`, `low` and `high`; 1 where concepts are as good, more where they are better. All are NaN where the
+        full model is no better than guessing beyond noise: a ratio with such a denominator says nothing.
+    """
+    if not drawn.difference(full, prior)["low"] > 0:
+        return dict.fromkeys(("value", "low", "high"), float("nan"))
+    parts = [np.asarray(one, dtype=np.float64) for one in (concepts, full, prior)]
+
+    def ratio(own: np.ndarray, whole: np.ndarray, guess: np.ndarray) -> np.ndarray:
+        gap = whole - guess
+        return np.where(gap > 0, (own - guess) / np.where(gap > 0, gap, 1.0), np.nan)
+
+    value = float(ratio(*(one.mean(keepdims=True) for one in parts))[0])
+    low, high = drawn.interval(ratio(*(drawn.means(one) for one in parts)))
+    return {"value": value, "low": low, "high": high}
+
+
+def kept_share(found: EffectiveConcepts, count: int, drawn: Resamples) -> Figure:
     """Accuracy with the largest contributions of each decision alone, as a part of that with all, with its interval."""
     some, every = found.right["decision"][found.counts.index(count)], found.all_right
     if not every.any():
@@ -174,7 +185,7 @@ class Carried:
     right: dict[str, float]
 
 
-def carried(found: Effective, count: int, prior: np.ndarray, drawn: Resamples) -> Carried:
+def carried(found: EffectiveConcepts, count: int, prior: np.ndarray, drawn: Resamples) -> Carried:
     """Hold a few contributions against all, against the prior, and against as many random concepts.
 
     Args:
@@ -183,8 +194,6 @@ def carried(found: Effective, count: int, prior: np.ndarray, drawn: Resamples) -
         prior: `[m]` whether the most frequent cell is the right one.
         drawn: resamples of the pictures' blocks.
     """
-    from geocbm.explain.completeness import completeness_ratio
-
     at = found.counts.index(count)
     some, random = found.right["decision"][at], found.right["random"][at]
     return Carried(
@@ -201,34 +210,10 @@ def carried(found: Effective, count: int, prior: np.ndarray, drawn: Resamples) -
     )
 
 
-def effective_table(found: Effective) -> pd.DataFrame:
-    """Right cells by the number of concepts that count, and how often the decision stays, in words."""
-    lines = []
-    for i, count in enumerate(found.counts):
-        line = {"concepts that count": f"{count}"}
-        line |= {f"cell right with {words}": f"{found.right[way][i].mean():.1%}" for way, words in WAYS.items()}
-        line["the same cell as with all"] = f"{found.same['decision'][i].mean():.1%}"
-        lines.append(line)
-    every = {f"cell right with {words}": f"{found.all_right.mean():.1%}" for words in WAYS.values()}
-    lines.append({"concepts that count": "all"} | every | {"the same cell as with all": "100.0%"})
-    return pd.DataFrame(lines)
-
-
-def effective_in_words(found: Effective, drawn: Resamples) -> str:
-    """How spread out decisions are, in two sentences."""
-    number, average = drawn.figure(found.number), average_accuracy(found, "weights", drawn)
-    asked = ", ".join(str(count) for count in found.counts if count in NEC_COUNTS) or str(found.counts[-1])
-    return (
-        f"A decision is as spread out as {number['value']:.0f} equal contributions would be (mean; exponential of the "
-        f"entropy of their magnitudes). Averaged over {asked} weights for each cell, "
-        f"{figure_text(average, '{:.1%}')} of the cells are right (ANEC)."
-    )
-
-
-def effective_curves(found: Effective, drawn: Resamples) -> pd.DataFrame:
+def effective_curves(found: EffectiveConcepts, drawn: Resamples) -> pd.DataFrame:
     """What `plots.kept_concepts` draws: columns `way, count, value, low, high`, all as shares."""
     rows = []
-    for way, words in WAYS.items():
+    for way in WAYS:
         for i, count in enumerate(found.counts):
-            rows.append({"way": words, "count": count} | drawn.figure(found.right[way][i]))
+            rows.append({"way": way, "count": count} | drawn.figure(found.right[way][i]))
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Is it the same explanation when the model is trained again with another seed?
+"""Stability: is it the same explanation when the model is trained again with another seed?
 
 Stages 1 and 2 are trained again, all else equal, and what they say of the same picture is compared: the order of the
 concepts, the map of the concept that the first seed names, and attention. The yardstick is the same comparison between
@@ -15,13 +15,15 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
-from geocbm.explain.maps import concept_maps
+from geocbm.explain.boxes import concept_boxes
+from geocbm.explain.localization import SMALL, points
+from geocbm.explain.maps import MapModel, concept_maps
 from geocbm.metrics import Resamples, recordables, spatial_blocks
+from geocbm.models.stage2 import concept_input, predict_stage2
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from geocbm.encoders import ImageEncoder
     from geocbm.encoders.features import FeatureStore
     from geocbm.models.stage1 import Stage1ConceptModel
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 CONCEPTS, MAPS, ATTENTION = "order of the concepts", "map of the named concept", "attention"
 
 
-class Seeded(NamedTuple):
+class SeedExplanation(NamedTuple):
     """What one seed says of some pictures.
 
     Attributes:
@@ -71,12 +73,12 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def train_seed(
-    files: Run, features: FeatureStore, seed: int
+    run: Run, features: FeatureStore, seed: int
 ) -> tuple[Stage1ConceptModel, Stage2CrossAttentionGeoHead, dict[str, Tensor]]:
     """Train Stages 1 and 2 of a run again with another seed, all else equal; no checkpoint is written.
 
     Args:
-        files: the run, with both stages trained.
+        run: the run, with both stages trained.
         features: the adapted features.
         seed: of initialisation, order and dropout.
 
@@ -86,64 +88,56 @@ def train_seed(
     from geocbm import pipeline
     from geocbm.models import stage1
 
-    config1 = replace(pipeline.load_stage1(files).config, seed=seed, tracking="disabled")
-    config2 = replace(pipeline.load_stage2(files).config, seed=seed, tracking="disabled")
-    model, _ = pipeline.fit_stage1(files, config1, features, None, _silent)
+    config1 = replace(pipeline.load_stage1(run).config, seed=seed, tracking="disabled")
+    config2 = replace(pipeline.load_stage2(run).config, seed=seed, tracking="disabled")
+    model, _ = pipeline.fit_stage1(run, config1, features, None, _silent)
     concepts = stage1.predict_stage1(model, features.read_all("pooled"), tokens=features)
-    head, _ = pipeline.fit_stage2(files, config2, concepts, features, None, _silent)
+    head, _ = pipeline.fit_stage2(run, config2, concepts, features, None, _silent)
     return model, head, concepts
 
 
 def explain_seeds(
-    files: Run,
-    encoder: ImageEncoder,
-    features: FeatureStore,
+    model: MapModel,
     rows: np.ndarray,
     seeds: Sequence[int],
     kind: str | None = None,
-    report: Callable[[str], None] = print,
-) -> list[Seeded]:
+    log: Callable[[str], None] = print,
+) -> list[SeedExplanation]:
     """Train with each seed and explain the same pictures.
 
     Args:
-        files: the run.
-        encoder: the adapted encoder.
-        features: the adapted features.
+        model: the run, its encoder and its features.
         rows: `[m]` the pictures.
         seeds: at least two different ones.
         kind: of the concept maps.
-        report: called with one line per seed.
+        log: called with one line per seed.
 
     Raises:
         ParameterError: fewer than two seeds, or one twice.
     """
-    from geocbm.explain.boxes import true_pairs
-    from geocbm.explain.localization import SMALL, points
-    from geocbm.models.stage2 import concept_input, predict_stage2
-
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ParameterError(f"stability_seeds is {list(seeds)}; give at least two different seeds, or none")
-    found: list[Seeded] = []
+    found: list[SeedExplanation] = []
     named = np.zeros(0, dtype=np.int64)
-    pairs = true_pairs(files, encoder, rows)
-    pairs = None if pairs is None else pairs.at(pairs.labelled & (pairs.chance < SMALL))
+    boxes = concept_boxes(model.run, model.encoder, rows)
+    boxes = None if boxes is None else boxes.at(boxes.labelled & (boxes.chance < SMALL))
     for seed in seeds:
-        model, head, concepts = train_seed(files, features, seed)
+        stage1, head, concepts = train_seed(model.run, model.features, seed)
+        seeded = replace(model, stage1=stage1)
         scores = concepts["meta_probabilities"].numpy()[rows]
         named = named if found else scores.argmax(axis=1)
-        maps = concept_maps(files, encoder, model, features, rows, named, kind)
-        attention = predict_stage2(head, concept_input(head.config, concepts), features, rows)["attention"]
+        maps = concept_maps(seeded, rows, named, kind)
+        attention = predict_stage2(head, concept_input(head.config, concepts), model.features, rows)["attention"]
         pointing = None
-        if pairs is not None and len(pairs):
-            own = concept_maps(files, encoder, model, features, pairs.row, pairs.meta, kind)
-            pointing = float(points(pairs.touched, own).mean())
-        found.append(Seeded(scores, maps, attention, pointing))
-        report(f"seed {seed}: trained and explained")
+        if boxes is not None and len(boxes):
+            pointing = float(points(boxes.touched, concept_maps(seeded, boxes.row, boxes.meta, kind)).mean())
+        found.append(SeedExplanation(scores, maps, attention, pointing))
+        log(f"seed {seed}: trained and explained")
     return found
 
 
 def measure_stability(
-    files: Run, rows: np.ndarray, seeded: Sequence[Seeded], n_resamples: int = 1000, seed: int = 0
+    run: Run, rows: np.ndarray, seeded: Sequence[SeedExplanation], n_resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Rank correlation of the explanations of the same picture over pairs of seeds, and of different pictures.
 
@@ -151,7 +145,7 @@ def measure_stability(
     that the yardstick also knows where such a concept usually stands.
 
     Args:
-        files: the run.
+        run: the run.
         rows: `[m]` the pictures.
         seeded: of `explain_seeds`.
         n_resamples: resamples behind each interval, by blocks of 100 km.
@@ -162,7 +156,7 @@ def measure_stability(
         constant, such as the attention of a mode that asks no patch. `attrs` holds the number of seeds and their
         shares of hits in the pointing game (`seeds`, `pointing`).
     """
-    resamples = Resamples(spatial_blocks(files.lat[rows], files.lng[rows]), n_resamples, seed)
+    resamples = Resamples(spatial_blocks(run.lat[rows], run.lng[rows]), n_resamples, seed)
     named = seeded[0].scores.argmax(axis=1)
     others = {CONCEPTS: _next(np.zeros(len(rows))), MAPS: _next(named), ATTENTION: _next(np.zeros(len(rows)))}
     lines = []
@@ -185,18 +179,6 @@ def measure_stability(
     return table
 
 
-def seeds_sentence(measured: pd.DataFrame | None) -> str:
-    """The pointing game of every seed, in a sentence; empty where it was not measured."""
-    shares = [] if measured is None else measured.attrs.get("pointing", [])
-    if not shares:
-        return ""
-    each = ", ".join(f"{one:.0%}" for one in shares)
-    return (
-        f"In the pointing game the maps of {len(shares)} training seeds hit {each} of the labelled small concepts: "
-        f"from {min(shares):.0%} to {max(shares):.0%}."
-    )
-
-
 def _next(groups: np.ndarray) -> np.ndarray:
     """For each of `m` the position of the next one of its group, the first after the last; alone in it, itself."""
     following = np.arange(len(groups))
@@ -204,19 +186,6 @@ def _next(groups: np.ndarray) -> np.ndarray:
         own = np.flatnonzero(groups == group)
         following[own] = np.roll(own, -1)
     return following
-
-
-def stability_table(measured: pd.DataFrame) -> pd.DataFrame:
-    """The table of `measure_stability` for a page."""
-    lines = []
-    for row in measured.to_dict("records"):
-        shown = {"explanation": row["explanation"]}
-        for name, words in (("same", "same picture, other seed"), ("different", "another picture, other seed")):
-            shown[words] = "{:.2f} [{:.2f}, {:.2f}]".format(
-                *(float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
-            )
-        lines.append(shown)
-    return pd.DataFrame(lines)
 
 
 def stability_figures(measured: pd.DataFrame | None, name: str = MAPS) -> dict[str, dict[str, float]] | None:
@@ -231,8 +200,8 @@ def stability_figures(measured: pd.DataFrame | None, name: str = MAPS) -> dict[s
     }
 
 
-def stability_records(measured: pd.DataFrame | None) -> dict[str, float | dict[str, float]]:
-    """Figures to keep: `stability_concepts`, `stability_map` and `stability_attention`, each also `..._between`."""
+def stability_metrics(measured: pd.DataFrame | None) -> dict[str, float | dict[str, float]]:
+    """Metrics to keep: `stability_concepts`, `stability_map` and `stability_attention`, each also `..._between`."""
     figures = {}
     for name, key in ((CONCEPTS, "concepts"), (MAPS, "map"), (ATTENTION, "attention")):
         for kind, figure in (stability_figures(measured, name) or {}).items():

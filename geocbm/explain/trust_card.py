@@ -1,154 +1,140 @@
-"""Can I trust this explanation? One line for each way in which it may be untrue, judged by stated rules.
+"""Trust card: can I trust this explanation? A criterion for each way in which it may be untrue, judged by thresholds.
 
-Every judgement is a function of measured figures, so that another run gets the judgement of its own figures.
+Every verdict is a function of measured metrics, so that another run gets the verdict of its own. "yes" always speaks
+for the explanation. What the questions and the rules are in words stands on the page.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from geocbm.explain.ablation import AT, BETTER, MARGIN_NATS, WORSE
+from geocbm.explain.ablation import AT, BETTER, FREQUENT, REMOVED, WORSE, against_prior, interval_of
+from geocbm.explain.faithfulness import CONCEPTS, MIDDLE, DeletionInsertion, headline
+from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE, CONCEPT, Localization
 from geocbm.explain.sparsity import Carried
-from geocbm.metrics import NO_INTERVAL, figure_text
+from geocbm.explain.stability import stability_figures
+
+if TYPE_CHECKING:
+    from geocbm.explain.concept_information import ConceptInformation
 
 Figure = Mapping[str, float]
 YES, PARTLY, NO, CANNOT, UNKNOWN = "yes", "partly", "no", "cannot be said", "not measured"
 VERDICTS = (YES, PARTLY, NO, CANNOT, UNKNOWN)
 """`CANNOT`: it was measured, but what it is held against lies within the noise, or the question does not arise."""
-ADDS_UP_QUESTION = "Do the contributions add up to the answer?"
-ONE_SEED = "of one training seed"
-POINTS_WELL = 0.8
-ADDS_UP = 1e-4
-SUFFICES = 0.9
-STABLE, UNSTABLE = 0.7, 0.4
+QUESTIONS = (
+    "localization", "faithfulness", "additivity", "sparsity", "leakage", "completeness", "dependence", "stability"
+)  # fmt: skip
+POINTS_WELL = 0.8  # share of hits in the pointing game
+ADDS_UP = 1e-4  # largest gap between a logit and the sum of its contributions
+SUFFICES = 0.9  # part of the accuracy beyond the prior
+BEYOND_RANDOM = 0.05  # countries that scores tell more than random directions, as a share
+STABLE, UNSTABLE = 0.7, 0.4  # rank correlations over seeds
+NOT_MEASURED = dict.fromkeys(("value", "low", "high"), float("nan"))
 
 
 @dataclass(frozen=True)
-class Line:
+class Criterion:
     """One line of the card.
 
     Attributes:
-        question: what is asked; "yes" always speaks for the explanation.
+        question: one of `QUESTIONS`.
         verdict: one of `VERDICTS`.
-        figure: what was measured, in words.
-        yardstick: what it is held against, in words.
-        rule: when the verdict would be yes, and when partly.
+        measured: what the verdict is about, `value`, `low` and `high`; NaN where it was not measured.
+        against: what it is held against, by name.
     """
 
     question: str
     verdict: str
-    figure: str
-    yardstick: str
-    rule: str
-
-
-def _percent(figure: Figure) -> str:
-    return "{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * figure[part] for part in ("value", "low", "high")))
-
-
-def _points(figure: Figure) -> str:
-    return "{:+z.1f} [{:+z.1f}, {:+z.1f}] points".format(*(100 * figure[part] for part in ("value", "low", "high")))
-
-
-def _number(figure: Figure, form: str = "{:.2f}") -> str:
-    return "{} [{}, {}]".format(*(form.format(figure[part]) for part in ("value", "low", "high")))
+    measured: Figure = field(default_factory=lambda: NOT_MEASURED)
+    against: Mapping[str, float] = field(default_factory=dict)
 
 
 def _measured(figure: Figure | None) -> bool:
     return figure is not None and bool(np.isfinite([figure["value"], figure["low"], figure["high"]]).all())
 
 
-def _why(figure: Figure | None, otherwise: str) -> str:
-    """Why there is no verdict: the figure is there without an interval, or it is not there."""
-    return NO_INTERVAL if figure is not None and np.isfinite(figure["value"]) else otherwise
-
-
-def points_at_it(
-    pointing: Figure | None,
-    chance: float | None,
-    centre: float | None = None,
-    attention: float | None = None,
-    of_seeds: Sequence[float] = (),
-) -> Line:
-    """Does the map of a concept point at the concept?
+def judge_localization(
+    pointing: Figure | None, controls: Mapping[str, float], of_seeds: Sequence[float] = ()
+) -> Criterion:
+    """Does the map of a concept point at the concept? Yes: at least `POINTS_WELL`, and above chance and the middle.
 
     Args:
         pointing: share of maps whose maximum lies on the concept; None where nobody knows where concepts are.
-        chance: the share for a patch drawn at random.
-        centre: the share for a map that always points at the middle.
-        attention: the share for the attention of Stage 2.
+        controls: the share for `CHANCE` and `CENTRE`, above which the interval must lie; others are shown.
         of_seeds: the share in models trained with other seeds; the lowest one decides.
     """
-    question = "Does a concept's map point at the concept?"
-    rule = (
-        f"yes: at least {POINTS_WELL:.0%}, the interval above chance and the middle; partly: the interval above both; "
-        "with several training seeds, for each of them"
-    )
-    if not _measured(pointing) or chance is None:
-        return Line(question, UNKNOWN, _why(pointing, "the data does not say where concepts are"), "", rule)
-    assert pointing is not None
-    controls = {"a random patch": chance, "the middle of the picture": centre, "attention": attention}
-    known = {name: value for name, value in controls.items() if value is not None and np.isfinite(value)}
-    floor = max(value for name, value in known.items() if name != "attention")
+    if pointing is None or not _measured(pointing) or CHANCE not in controls:
+        return Criterion("localization", UNKNOWN, pointing or NOT_MEASURED)
     least, lowest = min([pointing["low"], *of_seeds]), min([pointing["value"], *of_seeds])
+    floor = max(controls[name] for name in (CHANCE, CENTRE) if name in controls)
     verdict = NO if least <= floor else YES if lowest >= POINTS_WELL else PARTLY
-    yardstick = ", ".join(f"{name} {value:.0%}" for name, value in known.items())
-    figure = f"where it is small and the label, the maximum lies on it in {_percent(pointing)}"
-    if of_seeds:
-        figure += f"; trained with {len(of_seeds)} seeds, {min(of_seeds):.0%} to {max(of_seeds):.0%}"
-    return Line(question, verdict, figure, yardstick, rule)
+    return Criterion("localization", verdict, pointing, dict(controls))
 
 
-def removal_hurts(gain: Figure | None, beyond: Figure | None = None, what: str = "the centre of the picture") -> Line:
-    """Does it hurt the answer to remove the patches that the map names?
+def judge_faithfulness(gain: Figure | None, beyond_middle: Figure | None = None) -> Criterion:
+    """Does it hurt the answer to remove the patches that the map names? Yes: both intervals lie above 0.
 
     Args:
         gain: mean fall of the true cell's probability beyond that of as many random patches, paired.
-        beyond: the same beyond a further control.
-        what: that control in words.
+        beyond_middle: the same beyond patches from the middle outwards; alone not above 0, it makes a "partly".
     """
-    question = "Does removing the patches it names hurt the answer?"
-    rule = (
-        "yes: the interval of the extra fall lies above 0, for random patches and for the other control; partly: for "
-        "random patches alone"
-    )
-    if not _measured(gain):
-        return Line(question, UNKNOWN, _why(gain, "no patches could be removed"), "", rule)
-    assert gain is not None
-    figure = f"the true cell loses {_points(gain)} more than with random patches"
-    verdict, yardstick = (YES if gain["low"] > 0 else NO), "as many random patches"
-    if _measured(beyond):
-        assert beyond is not None
-        yardstick += f"; beyond {what}: {_points(beyond)}"
-        verdict = PARTLY if verdict == YES and beyond["low"] <= 0 else verdict
-    return Line(question, verdict, figure, yardstick, rule)
+    if gain is None or not _measured(gain):
+        return Criterion("faithfulness", UNKNOWN, gain or NOT_MEASURED)
+    verdict, against = (YES if gain["low"] > 0 else NO), {"random patches": 0.0}
+    if beyond_middle is not None and _measured(beyond_middle):
+        against["beyond the middle"] = beyond_middle["value"]
+        verdict = PARTLY if verdict == YES and beyond_middle["low"] <= 0 else verdict
+    return Criterion("faithfulness", verdict, gain, against)
 
 
-def adds_up(deviation: float | None) -> Line:
-    """Do the contributions of the concepts add up to the answer?
+def judge_additivity(gap: float | None) -> Criterion:
+    """Do the contributions of the concepts add up to the answer, to `ADDS_UP`?
 
     Args:
-        deviation: largest gap between a logit and the sum of its contributions; None where the run has no such head.
+        gap: largest gap between a logit and the sum of its contributions; None where the run has no such head.
     """
-    question = ADDS_UP_QUESTION
-    rule = f"yes: every logit is the sum of its contributions to {ADDS_UP:g}"
-    if deviation is None or not np.isfinite(deviation):
-        return Line(question, UNKNOWN, "the run has no head that sums concepts", "", rule)
-    return Line(question, YES if deviation <= ADDS_UP else NO, f"largest gap {deviation:.1e}", f"{ADDS_UP:g}", rule)
+    if gap is None or not np.isfinite(gap):
+        return Criterion("additivity", UNKNOWN)
+    measured = {"value": gap, "low": float("nan"), "high": float("nan")}
+    return Criterion("additivity", YES if gap <= ADDS_UP else NO, measured, {"rounding": ADDS_UP})
 
 
-def nothing_smuggled(
+def judge_sparsity(found: Carried | None) -> Criterion:
+    """Can the reasons be read: do a few concepts keep `SUFFICES` of what the head knows beyond the prior?
+
+    Partly: at least half. No: less, or no more than as many random concepts keep. Of a head no better than the prior it
+    cannot be said.
+
+    Args:
+        found: of `sparsity.carried`; None where the run has no head that sums concepts.
+    """
+    if found is None or not _measured(found.over_prior):
+        return Criterion("sparsity", UNKNOWN)
+    if found.over_prior["low"] <= 0 or not _measured(found.share):
+        return Criterion("sparsity", CANNOT, found.share, found.right)
+    kept = found.share["value"]
+    verdict = YES if kept >= SUFFICES else PARTLY if kept >= 0.5 else NO
+    if not (_measured(found.over_random) and found.over_random["low"] > 0):
+        verdict = NO
+    return Criterion("sparsity", verdict, found.share, found.right)
+
+
+def no_leakage(
     beyond_truth: Figure | None,
     concepts_task: Figure | None = None,
     concepts_task_null: float | None = None,
     hidden: Figure | None = None,
-) -> Line:
+) -> Criterion:
     """Do the scores tell of the place only what the concepts tell?
+
+    No: beside all true concepts scores tell more countries right, beyond the interval. Partly: not so, but single
+    scores tell more than their own concept. Yes: neither, and the interval excludes what the features would add; where
+    that is nothing, it cannot be said.
 
     Args:
         beyond_truth: how many more countries are told right by scores beside the true concepts; None without truth.
@@ -156,174 +142,139 @@ def nothing_smuggled(
         concepts_task_null: the same of scores that know their concept and nothing more.
         hidden: how many more countries are told right by the features beside the true concepts: the most that can leak.
     """
-    question = "Do scores tell of the country only what the concepts tell?"
-    rule = (
-        "no: beside all true concepts scores tell more countries right, beyond the interval; partly: not so, but "
-        "single scores tell more than their own concept; yes: neither, and the interval excludes what the features "
-        "would add; where that is nothing, it cannot be said"
-    )
-    if not _measured(beyond_truth):
-        return Line(question, UNKNOWN, _why(beyond_truth, "the data has no list of all visible concepts"), "", rule)
-    assert beyond_truth is not None
-    figure = f"scores add {_points(beyond_truth)} to the true concepts"
-    verdict, yardstick = (NO if beyond_truth["low"] > 0 else YES), "0 points"
-    if _measured(concepts_task) and concepts_task_null is not None:
-        assert concepts_task is not None
-        figure += f"; single scores leak {_number(concepts_task, '{:.4f}')} (CTL)"
-        yardstick += f"; {concepts_task_null:.4f} where nothing leaks"
+    if beyond_truth is None or not _measured(beyond_truth):
+        return Criterion("leakage", UNKNOWN, beyond_truth or NOT_MEASURED)
+    verdict, against = (NO if beyond_truth["low"] > 0 else YES), {"nothing": 0.0}
+    if concepts_task is not None and _measured(concepts_task) and concepts_task_null is not None:
+        against |= {"single scores (CTL)": concepts_task["value"], "CTL where nothing leaks": concepts_task_null}
         verdict = PARTLY if verdict == YES and concepts_task["low"] > concepts_task_null else verdict
-    if _measured(hidden):
-        assert hidden is not None
-        yardstick += f"; the features add {_points(hidden)}"
+    if hidden is not None and _measured(hidden):
+        against["features add"] = hidden["value"]
         # A test that could not find what is there to be found has found nothing out.
         if verdict == YES and not (hidden["low"] > 0 and beyond_truth["high"] < hidden["value"]):
             verdict = CANNOT
-    return Line(question, verdict, figure, yardstick, rule)
+    return Criterion("leakage", verdict, beyond_truth, against)
 
 
-def named_by_concepts(found: Carried | None) -> Line:
-    """Can the reasons be read: how good is the answer with the few concepts that a person reads?
-
-    Args:
-        found: of `effective.carried`; None where the run has no head that sums concepts.
-    """
-    count = "a few" if found is None else str(found.count)
-    question = f"Do {count} concepts carry the answer?"
-    rule = (
-        f"yes: at least {SUFFICES:.0%} of what the head knows beyond the prior is kept; partly: at least half; no: "
-        "less, or no more than as many random concepts keep; of a head no better than the prior it cannot be said"
-    )
-    if found is None or not _measured(found.over_prior):
-        return Line(question, UNKNOWN, "the run has no head that sums concepts, or too few pictures", "", rule)
-    right = {name: f"{share:.1%}" for name, share in found.right.items()}
-    yardstick = f"prior {right['prior']}, all concepts {right['with all']}, {found.count} random ones {right['random']}"
-    if found.over_prior["low"] <= 0 or not _measured(found.share):
-        figure = f"the head names {_points(found.over_prior)} more cells right than the prior: no better beyond noise"
-        return Line(question, CANNOT, figure, yardstick, rule)
-    kept = found.share["value"]
-    verdict = YES if kept >= SUFFICES else PARTLY if kept >= 0.5 else NO
-    if not (_measured(found.over_random) and found.over_random["low"] > 0):
-        verdict = NO
-    figure = (
-        f"the {found.count} largest contributions name {right['with these']} of the cells right and keep "
-        f"{_percent(found.share)} of what lies beyond the prior"
-    )
-    return Line(question, verdict, figure, yardstick, rule)
-
-
-def suffices(
-    ratio: Figure | None, seen: Figure | None, concepts: float, random: float, by_name: Figure | None = None
-) -> Line:
+def judge_completeness(
+    ratio: Figure | None, seen: Figure | None, right: Mapping[str, float], by_name: Figure | None = None
+) -> Criterion:
     """Do the concepts suffice, and is it the concepts that do?
+
+    Yes: completeness is at least `SUFFICES`, and random directions tell less than the scores by `BEYOND_RANDOM`, beyond
+    the interval. Partly: the first alone. Where the features tell no more than guessing it cannot be said.
 
     Args:
         ratio: completeness of the scores.
         seen: how many more countries the features tell than guessing does.
-        concepts: share of countries told right by the scores.
-        random: the same by as many random directions of the features.
+        right: share of countries told right by `scores` and by as many `random` directions of the features.
         by_name: the difference of the two, paired.
     """
-    question = "Do the concepts suffice, and is it due to them?"
-    rule = (
-        f"yes: completeness at least {SUFFICES} and random directions tell less than the scores by 5 points, beyond "
-        f"the interval; partly: completeness at least {SUFFICES}; where the features tell no more than guessing, it "
-        "cannot be said"
-    )
-    if not _measured(seen):
-        return Line(question, UNKNOWN, _why(seen, "the country could not be read"), "", rule)
-    assert seen is not None
-    if seen["low"] <= 0 or not _measured(ratio):
-        return Line(question, CANNOT, f"features tell {_points(seen)} more than guessing", "0 points", rule)
-    assert ratio is not None
-    enough = ratio["value"] >= SUFFICES
-    verdict = NO if not enough else YES if concepts - random >= 0.05 else PARTLY
-    figure = f"completeness {_number(ratio)}: scores tell {concepts:.0%} of the countries"
-    yardstick = f"as many random directions tell {random:.0%}"
-    if _measured(by_name):
-        assert by_name is not None
-        yardstick += f"; scores {_points(by_name)} more"
-        verdict = PARTLY if verdict == YES and by_name["low"] <= 0 else verdict
-    return Line(question, verdict, figure, yardstick, rule)
+    if seen is None or not _measured(seen):
+        return Criterion("completeness", UNKNOWN)
+    if seen["low"] <= 0 or ratio is None or not _measured(ratio):
+        return Criterion("completeness", CANNOT, ratio or NOT_MEASURED, {"features beyond guessing": seen["value"]})
+    verdict = NO
+    if ratio["value"] >= SUFFICES:
+        beyond = right["scores"] - right["random"] >= BEYOND_RANDOM
+        certain = by_name is None or not _measured(by_name) or by_name["low"] > 0
+        verdict = YES if beyond and certain else PARTLY
+    against = {"countries by scores": right["scores"], "by random directions": right["random"]}
+    return Criterion("completeness", verdict, ratio, against)
 
 
-def falls_without_concepts(removed: Mapping[str, Figure], prior: Mapping[str, Figure], stands: str) -> Line:
+def judge_dependence(removed: Mapping[str, Figure], prior: Mapping[str, Figure], stands: str) -> Criterion:
     """Does the answer fall to the prior when all concepts are removed?
+
+    Yes: cells named and belief in the true cell are the prior's. Partly: below it. No: better than it.
 
     Args:
         removed: what is left without concepts: `cell_acc`, the share of right cells, and `log_loss`, in nats.
         prior: the same of the most frequent cell and of the frequencies of the cells.
-        stands: of `removal.against_prior`.
+        stands: of `ablation.against_prior`.
     """
-    question = "Without concepts, is nothing left but the prior?"
-    rule = (
-        "yes: cells named and belief in the true cell are the prior's, by the paired intervals; partly: below it, "
-        f"nothing is known but the belief is worse than the prior's by more than {MARGIN_NATS} nats; no: better than it"
-    )
-    own, guess = (
-        f"{figure_text(one['cell_acc'], '{:.0f}', 100)} % of the cells right, log loss "
-        f"{figure_text(one['log_loss'], '{:.2f}')}"
-        for one in (removed, prior)
-    )
     measured = all(_measured(figure) for one in (removed, prior) for figure in one.values())
     verdict = {AT: YES, WORSE: PARTLY, BETTER: NO}[stands] if measured else UNKNOWN
-    return Line(question, verdict, f"{stands}: {own}" if measured else own, f"prior: {guess}", rule)
+    against = {"log loss of the prior": prior["log_loss"]["value"], "cells right": removed["cell_acc"]["value"]}
+    return Criterion("dependence", verdict, removed["log_loss"], against)
 
 
-def stable(correlation: Figure | None, between: float | None = None) -> Line:
-    """Is it the same explanation when the model is trained again?
+def judge_stability(correlation: Figure | None, between: float | None = None) -> Criterion:
+    """Is it the same explanation when the model is trained again? Yes from `STABLE`, partly from `UNSTABLE` on.
 
     Args:
         correlation: mean rank correlation of the explanations of the same picture over seeds.
-        between: the same between different pictures.
+        between: the same between different pictures, above which the interval must lie.
     """
-    question = "Is it the same explanation after training again?"
-    rule = (
-        f"yes: rank correlation at least {STABLE} and above that of different pictures; partly: at least {UNSTABLE} "
-        "and above it"
-    )
-    if not _measured(correlation):
-        return Line(question, UNKNOWN, _why(correlation, "needs stability_seeds"), "", rule)
-    assert correlation is not None
+    if correlation is None or not _measured(correlation):
+        return Criterion("stability", UNKNOWN, correlation or NOT_MEASURED)
     above = between is None or correlation["low"] > between
     verdict = YES if correlation["value"] >= STABLE else PARTLY if correlation["value"] >= UNSTABLE else NO
-    yardstick = "" if between is None else f"{between:.2f} between different pictures"
-    return Line(question, verdict if above else NO, f"rank correlation {_number(correlation)}", yardstick, rule)
+    against = {} if between is None else {"different pictures": between}
+    return Criterion("stability", verdict if above else NO, correlation, against)
 
 
-def of_one_seed(line: Line) -> Line:
-    """The line of figures that were measured of one trained model: another seed may move them beyond the interval."""
-    return line if line.verdict == UNKNOWN else replace(line, figure=f"{line.figure} ({ONE_SEED})")
-
-
-def unanswerable(line: Line) -> Line:
-    """The line where no picture could have been answered right: a left-out country, which training never showed."""
-    return replace(line, verdict=UNKNOWN, figure="no country of the test split is in the training split", yardstick="")
-
-
-def card_table(lines: Sequence[Line]) -> pd.DataFrame:
-    """The card as a table for a page."""
-    return pd.DataFrame(
-        [
-            {
-                "question": line.question,
-                "verdict": line.verdict,
-                "measured": line.figure,
-                "held against": line.yardstick,
-                "rule": line.rule,
-            }
-            for line in lines
-        ]
-    )
-
-
-def card_summary(lines: Sequence[Line]) -> str:
-    """The card in one sentence or two.
+def trust_card(
+    information: ConceptInformation,
+    left: pd.DataFrame,
+    located: Localization | None = None,
+    removed: Mapping[tuple[str, str], DeletionInsertion] | None = None,
+    seeds: pd.DataFrame | None = None,
+) -> list[Criterion]:
+    """Every question of the card with its verdict, in the order of `QUESTIONS`.
 
     Args:
-        lines: at least one.
+        information: of `measure_concept_information`.
+        left: of `ablation.ablate_all_concepts`.
+        located: what maps point at; None where nobody knows where concepts are.
+        removed: of `measure_faithfulness`.
+        seeds: of `measure_stability`, where the run was trained with several seeds.
     """
-    counts = Counter(line.verdict for line in lines)
-    named = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]]
-    weak = [line.question for line in lines if line.verdict == NO]
-    text = f"Of {len(lines)} {'question' if len(lines) == 1 else 'questions'}: {', '.join(named)}."
-    return text + (f" The explanation does not hold where it says no: {' '.join(weak)}" if weak else "")
+    of_seeds = [] if seeds is None else [float(one) for one in seeds.attrs.get("pointing", [])]
+    pointing = {} if located is None else {way: located.figure(way) for way in (CONCEPT, CHANCE, CENTRE, ATTENTION)}
+    controls = {way: figure["value"] for way, figure in pointing.items() if figure and way != CONCEPT}
+    own, same = headline(removed or {}), stability_figures(seeds) or {}
+    leakage, complete = information.leakage, information.completeness.get("probe_country")
+    right = {name: float(probe.right.mean()) for name, probe in information.probes.items()}
+    without, prior = (
+        {name: interval_of(left, method, name) for name in ("cell_acc", "log_loss")} for method in (REMOVED, FREQUENT)
+    )
+    about_places = [
+        judge_sparsity(information.carried),
+        no_leakage(
+            information.gains.get("beyond_truth"),
+            None if leakage is None else leakage.concepts_task,
+            None if leakage is None else leakage.concepts_task_null,
+            information.gains.get("hidden"),
+        ),
+        judge_completeness(
+            None if complete is None else complete.ratio,
+            information.gains.get("seen"),
+            right,
+            information.gains.get("by_name"),
+        ),
+        judge_dependence(without, prior, against_prior(left)),
+    ]
+    if not information.answerable:  # of a left-out country nothing could be told right
+        about_places = [replace(line, verdict=UNKNOWN, measured=NOT_MEASURED, against={}) for line in about_places]
+    return [
+        judge_localization(pointing.get(CONCEPT), controls, of_seeds),
+        judge_faithfulness(
+            None if own is None else own.gain(CONCEPTS), None if own is None else own.gain(CONCEPTS, MIDDLE)
+        ),
+        judge_additivity(information.effective.gap),
+        *about_places,
+        judge_stability(same.get("same"), same["different"]["value"] if "different" in same else None),
+    ]
+
+
+def card_table(card: Sequence[Criterion]) -> pd.DataFrame:
+    """The card as numbers: `question, verdict, value, low, high, against`."""
+    return pd.DataFrame(
+        [
+            {"question": line.question, "verdict": line.verdict}
+            | {end: float(line.measured[end]) for end in ("value", "low", "high")}
+            | {"against": "; ".join(f"{name} {value:.4g}" for name, value in line.against.items())}
+            for line in card
+        ]
+    )

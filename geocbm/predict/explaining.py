@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from geocbm.errors import ParameterError
-from geocbm.explain.contributions import Explanation, explain_scores
+from geocbm.explain.attribution import Explanation, Target, explain_scores
 from geocbm.explain.interventions import predict_with_scores
-from geocbm.explain.views import Question, explain_views
 from geocbm.predict.answers import Reply
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
 
     Returns:
         Exact terms in the modes `concept_scores` and `hybrid`; else what the answer loses without each concept
-        (`geocbm.explain.contributions`).
+        (`geocbm.explain.attribution`).
 
     Raises:
         ParameterError: there is no such country or cell, or both are given.
@@ -61,15 +60,9 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
             model.files.need("concept_scores.npz")
         baseline = torch.as_tensor(model.context.baseline).to(scores)
     inside = np.arange(len(countries)) == cell if cell is not None else countries == country
-    target = f"cell {cell}, {countries[cell]}" if cell is not None else str(country)
-    if views > 1:
-        question = Question(target, inside, cell is None, vocabulary.metas, vocabulary.parents)
-        return explain_views(head, scores, question, seen.patch_tokens, with_scores, baseline)
-    names = [*vocabulary.metas, *vocabulary.parents]
-    return explain_scores(
-        head, scores, inside, target, names, len(vocabulary.metas), seen.patch_tokens, with_scores, baseline,
-        odds=cell is None,
-    )  # fmt: skip
+    place = f"cell {cell}, {countries[cell]}" if cell is not None else str(country)
+    target = Target(place, inside, cell is None, vocabulary.metas, vocabulary.parents)
+    return explain_scores(head, scores, target, seen.patch_tokens, with_scores, baseline)
 
 
 def _check(countries: np.ndarray, country: str | None, cell: int | None) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from geocbm.encoders import ImageEncoder
-    from geocbm.explain.contributions import Explanation
+    from geocbm.explain.attribution import Explanation
     from geocbm.geocells import Geocells
     from geocbm.run import Run
 

@@ -204,7 +204,7 @@ class PhotoPage:
 
     def _reasons(self, reply: Reply) -> Iterator[Reasons]:
         """What led to the country of the point, and to the likeliest one where that is another."""
-        from geocbm.explain.contributions import EXACT
+        from geocbm.explain.attribution import EXACT
 
         if reply.answer is None:
             return

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geocbm import explain, pipeline, plots
+from geocbm import pipeline, plots
 from geocbm.errors import ParameterError
+from geocbm.explain import interventions
 from geocbm.explain.concept_labels import intervention_values, read_concept_labels
 from geocbm.explain.counterfactuals import (
     NOTHING,
@@ -31,7 +32,7 @@ def world(trained_run):
     files = trained_run.files
     features = pipeline.open_features(files, "adapted", trained_run.cache)
     concepts = pipeline.predict_concepts(files, features)
-    model = explain.linear_cbm(files, features, concepts)
+    model = interventions.linear_cbm(files, features, concepts)
     # One epoch teaches nothing; weights of some size make an edit visible.
     model.head.cell_head.weight.data.copy_(_weights(model.head.cell_head.weight.shape))
     labels = read_concept_labels(files)

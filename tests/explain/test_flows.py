@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from geocbm import explain, pipeline, plots
+from geocbm import pipeline, plots
 from geocbm.errors import ParameterError
-from geocbm.explain.flows import concept_flows, flows_to_countries, place_of_cells
+from geocbm.explain import interventions
+from geocbm.explain.attribution import place_of_cells
+from geocbm.explain.flows import concept_flows, flows_to_countries
 
 CONCEPTS = SimpleNamespace(
     metas=("red pole", "blue pole", "stop sign", "blue sign"),
@@ -47,7 +49,7 @@ def test_exact_terms_where_the_logits_are_sums_and_probabilities_elsewhere(train
     features = pipeline.open_features(files, "adapted", trained_run.cache)
     concepts = pipeline.predict_concepts(files, features)
     test = files.rows["test"]
-    for load in (explain.linear_cbm, explain.load_intervention_model):
+    for load in (interventions.linear_cbm, interventions.load_intervention_model):
         model = load(files, features, concepts)
         flows = flows_to_countries(model, test, files.cells, files.concepts)
         assert flows.meta_to_parent["value"].sum() == pytest.approx(flows.parent_to_country["value"].sum())

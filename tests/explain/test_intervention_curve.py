@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from geocbm import explain, pipeline, plots
+from geocbm import pipeline, plots
 from geocbm.errors import ParameterError
+from geocbm.explain import attribution, interventions
 from geocbm.explain.ablation import ablate_all_concepts, ablation_metrics, intervention_effect_by_mode
 from geocbm.explain.concept_labels import (
     ConceptLabels,
@@ -195,7 +196,7 @@ def world(trained_run):
     files = trained_run.files
     features = pipeline.open_features(files, "adapted", trained_run.cache)
     concepts = pipeline.predict_concepts(files, features)
-    return files, features, concepts, explain.linear_cbm(files, features, concepts)
+    return files, features, concepts, interventions.linear_cbm(files, features, concepts)
 
 
 def test_a_linear_cbm_is_trained_where_the_run_has_none(world):
@@ -230,7 +231,7 @@ def test_metrics_of_a_run_that_knows_only_labels(world):
 def test_answers_are_those_of_the_run(world, trained_run):
     files, features, concepts, _ = world
     test = files.rows["test"]
-    model = explain.load_intervention_model(files, features, concepts)
+    model = interventions.load_intervention_model(files, features, concepts)
     stored = pd.read_parquet(files.path("predictions.parquet"))
     stored = stored[stored["main"]].set_index("row").loc[test]
     places = model.predict(test, chunk=4)
@@ -242,8 +243,8 @@ def test_answers_are_those_of_the_run(world, trained_run):
 def test_explanations_of_pictures_add_up_or_say_that_they_need_not(world):
     files, features, concepts, model = world
     row = int(files.rows["test"][0])
-    exact = explain.explain_country(model, row, files, "x")
-    assert exact.method == explain.EXACT and abs(exact.gap) < 1e-4
-    main = explain.load_intervention_model(files, features, concepts)
-    by_ablation = explain.explain_country(main, row, files, "x")
-    assert by_ablation.method == explain.BY_ABLATION and np.isfinite(by_ablation.terms[:6]).all()
+    exact = attribution.explain_country(model, row, files, "x")
+    assert exact.method == attribution.EXACT and abs(exact.gap) < 1e-4
+    main = interventions.load_intervention_model(files, features, concepts)
+    by_ablation = attribution.explain_country(main, row, files, "x")
+    assert by_ablation.method == attribution.BY_ABLATION and np.isfinite(by_ablation.terms[:6]).all()

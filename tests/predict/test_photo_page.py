@@ -15,7 +15,7 @@ from PIL import Image
 
 from geocbm import data
 from geocbm.errors import ParameterError
-from geocbm.explain.contributions import BY_ABLATION, Explanation
+from geocbm.explain.attribution import BY_ABLATION, Explanation
 from geocbm.plots.answer import answer_map
 from geocbm.predict import GeoCBM
 from geocbm.predict import page as photo_page

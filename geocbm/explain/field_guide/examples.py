@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocbm.data import image_files
-from geocbm.explain.maps import SCORE, concept_maps, kinds_of_map
+from geocbm.explain.maps import SCORE, MapModel, concept_maps
 from geocbm.run import Run
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def example_pictures(
 
     chosen, wanted = np.asarray(rows, dtype=np.int64), np.asarray(metas, dtype=np.int64)
     # Only the "patch" bottleneck has maps of its own; with another the whole picture is shown.
-    has_maps = SCORE in kinds_of_map(model)
-    maps = concept_maps(files, encoder, model, features, chosen, wanted, SCORE) if has_maps else None
+    source = MapModel(files, encoder, features, model)
+    maps = concept_maps(source, chosen, wanted, SCORE) if SCORE in source.kinds else None
     paths = image_files(files.table)
     pictures = []
     for number, row in enumerate(chosen):

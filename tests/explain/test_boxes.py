@@ -12,7 +12,7 @@ from PIL import Image
 
 from geocbm import pipeline
 from geocbm.errors import ParameterError
-from geocbm.explain.boxes import boxes_in_window, covered_patches, crop_window, true_pairs
+from geocbm.explain.boxes import boxes_in_window, concept_boxes, covered_patches, crop_window
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -85,19 +85,28 @@ def _tell(run: TinyRun, boxes: list) -> None:
 def test_pairs_of_a_run(copied_run: TinyRun, request: pytest.FixtureRequest) -> None:
     files, truth = copied_run.files, copied_run.images / "ground_truth.jsonl.gz"
     encoder = pipeline.load_stage0(files)[1]
-    assert true_pairs(files, encoder, files.rows["test"]) is None
+    assert concept_boxes(files, encoder, files.rows["test"]) is None
     request.addfinalizer(lambda: truth.unlink(missing_ok=True))
     _tell(copied_run, [[0.0, 0.0, 1.0, 1.0]])
     rows = files.rows["test"][:3]
-    pairs = true_pairs(files, encoder, rows)
+    pairs = concept_boxes(files, encoder, rows)
     assert pairs is not None and pairs.row.tolist() == rows.tolist() and pairs.position.tolist() == [0, 1, 2]
+    assert pairs.largest == pytest.approx(np.tile([0, 0, 1, 1], (3, 1)))
     assert pairs.labelled.all() and (pairs.chance == 1).all() and (pairs.inside == 1).all()
     assert pairs.meta.tolist() == files.meta_and_parent[0][rows].tolist()
     assert len(pairs.at(np.array([True, False, False]))) == 1
-    assert len(true_pairs(files, encoder, rows[:0]) or []) == 0
+    assert len(concept_boxes(files, encoder, rows[:0]) or []) == 0
+    assert pairs.box(int(rows[0]), int(pairs.meta[0])) == pytest.approx((0, 0, 1, 1))
+    assert pairs.box(int(rows[0]), 99) is None
+    # Of several boxes the largest one in the window is shown.
+    _tell(copied_run, [[0.1, 0.0, 0.2, 0.1], [0.5, 0.2, 0.9, 0.4]])
+    found = concept_boxes(files, encoder, rows)
+    assert found is not None and found.largest[0] == pytest.approx(
+        [(0.5 * 48 - 4) / 40, 0.2, (0.9 * 48 - 4) / 40, 0.4], abs=0.02
+    )
     # The pictures are 48 x 40: of the 48 columns the model sees the middle 40, and no strip of 3 at the left.
     _tell(copied_run, [[0.0, 0.0, 3 / 48, 1.0]])
-    assert len(true_pairs(files, encoder, rows) or []) == 0
+    assert len(concept_boxes(files, encoder, rows) or []) == 0
     _tell(copied_run, [[0.0, 0.0, 1.0]])
     with pytest.raises(ParameterError, match="has no four ends"):
-        true_pairs(files, encoder, rows)
+        concept_boxes(files, encoder, rows)

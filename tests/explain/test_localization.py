@@ -13,8 +13,21 @@ from tiny_run import STAGE1
 
 from geocbm import pipeline
 from geocbm.errors import ParameterError
-from geocbm.explain import localization as localisation
-from geocbm.explain.localization import CENTRE, CHANCE, CONCEPT, mass_ratio, points
+from geocbm.explain.boxes import concept_boxes
+from geocbm.explain.localization import (
+    ATTENTION,
+    CENTRE,
+    CHANCE,
+    CONCEPT,
+    HEADLINE,
+    SMALL,
+    choose_map_kind,
+    localization_metrics,
+    mass_ratio,
+    measure_localization,
+    points,
+)
+from geocbm.explain.maps import MapModel, centre_map, concept_maps
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -68,44 +81,42 @@ def told_run(copied_run: TinyRun, request: pytest.FixtureRequest) -> TinyRun:
 
 def test_a_run_with_ground_truth(told_run: TinyRun) -> None:
     files = told_run.files
-    encoder, model = pipeline.load_stage0(files)[1], pipeline.load_stage1(files)
-    features, test = pipeline.open_features(files, "adapted", told_run.cache), files.rows["test"]
-    n_patches = encoder.grid[0] * encoder.grid[1]
-    scores = np.eye(6)[files.meta_and_parent[0]]  # every label is named first
-    attention = np.zeros((len(test), n_patches))
+    features = pipeline.open_features(files, "adapted", told_run.cache)
+    model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
+    test = files.rows["test"]
+    boxes = concept_boxes(files, model.encoder, test)
+    assert boxes is not None and len(boxes) == 2 * len(test)
+    attention = np.zeros((len(boxes), model.n_patches))
     attention[:, 0] = 1  # always on the box
-    found = localisation.measure_localisation(files, encoder, model, features, scores, test, attention, n_resamples=50)
-    assert found is not None and len(found.pairs) == 2 * len(test)
+    maps = {
+        CONCEPT: concept_maps(model, boxes.row, boxes.meta),
+        ATTENTION: attention,
+        CENTRE: centre_map(model.encoder.grid),
+    }
+    named = boxes.meta == files.meta_and_parent[0][boxes.row]  # every label is named first
+    found = measure_localization(files, boxes, maps, named, n_resamples=50)
     table = found.table.set_index(["group", "way"])
-    small = 1 / n_patches < localisation.SMALL
-    assert small, "the tiny grid has a patch below the limit"
-    assert table.loc[(localisation.HEADLINE, "attention"), "hit"] == 1
-    assert table.loc[(localisation.HEADLINE, CHANCE), "hit"] == pytest.approx(1 / n_patches)
-    assert table.loc[(localisation.HEADLINE, CENTRE), "hit"] == 0
+    assert 1 / model.n_patches < SMALL, "the tiny grid has a patch below the limit"
+    assert table.loc[(HEADLINE, ATTENTION), "hit"] == 1
+    assert table.loc[(HEADLINE, CHANCE), "hit"] == pytest.approx(1 / model.n_patches)
+    assert table.loc[(HEADLINE, CENTRE), "hit"] == 0
     assert table.loc[("labelled", CHANCE), "pairs"] == len(test)
     # The other concept fills the picture: chance hits it always.
-    assert table.loc[("visible", CHANCE), "hit"] == pytest.approx((1 + 1 / n_patches) / 2)
+    assert table.loc[("visible", CHANCE), "hit"] == pytest.approx((1 + 1 / model.n_patches) / 2)
     assert "labelled, small, not named" not in table.index
     assert found.concepts["pairs"].sum() == len(test) and (found.concepts["named"] == 1).all()
-    figures = localisation.pointing_figures(found)
-    assert figures is not None and figures["attention"]["value"] == 1 and set(figures) >= {"map", "chance", "centre"}
-    records = localisation.pointing_records(found)
-    assert records["attention_pointing"] == figures["attention"] and "pointing_game" in records
-    words = localisation.localisation_in_words(found)
-    assert f"{len(test):,} pictures" in words and "Left out are 0" in words
-    shown = localisation.localisation_table(found)
-    assert shown[f"{CONCEPT}, %"].str.contains(r"\[").all()
+    metrics = localization_metrics(found)
+    assert metrics["attention_pointing"] == found.figure(ATTENTION) and "pointing_game" in metrics
     missed = found.concepts.loc[found.concepts[f"hit {CONCEPT}"] == 0, "concept"].tolist()
-    assert localisation.astray(found) == missed
-    kind, share = localisation.choose_kind(files, encoder, model, features)
+    assert found.astray() == missed
+    kind, share = choose_map_kind(model)
     assert set(share) == {"score", "share"} and share[kind] == max(share.values())
 
 
 def test_nothing_to_measure(trained_run: TinyRun) -> None:
     files = trained_run.files
-    encoder, model = pipeline.load_stage0(files)[1], pipeline.load_stage1(files)
     features = pipeline.open_features(files, "adapted", trained_run.cache)
-    scores = np.eye(6)[files.meta_and_parent[0]]
-    assert localisation.measure_localisation(files, encoder, model, features, scores, files.rows["test"]) is None
-    assert localisation.choose_kind(files, encoder, model, features) == ("gradient x input", {})
-    assert localisation.pointing_figures(None) is None and localisation.pointing_records(None) == {}
+    model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
+    assert concept_boxes(files, model.encoder, files.rows["test"]) is None
+    assert choose_map_kind(model) == ("gradient x input", {})
+    assert localization_metrics(None) == {}

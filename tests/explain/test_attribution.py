@@ -1,15 +1,27 @@
-"""Contributions: terms that add up, odds worked out by hand."""
+"""Attribution: terms that add up, odds worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from geocbm import explain, plots
+from geocbm import pipeline, plots
 from geocbm.errors import ParameterError
-from geocbm.explain import BY_ABLATION, EXACT
-from geocbm.explain.contributions import country_terms, country_weights, weighted_terms
+from geocbm.explain.attribution import (
+    BY_ABLATION,
+    EXACT,
+    Target,
+    country_terms,
+    country_weights,
+    explain_country,
+    explain_scores,
+    named_countries,
+    weighted_terms,
+)
+from geocbm.explain.interventions import baseline_scores, linear_cbm, load_intervention_model
+from geocbm.metrics import places_of
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
 
 N_METAS, N_PARENTS, N_CELLS, WIDTH = 4, 2, 5, 16
@@ -33,6 +45,10 @@ def some_scores(n: int, seed: int = 2) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     metas, parents = (torch.randn(n, k, generator=generator).softmax(-1) for k in (N_METAS, N_PARENTS))
     return torch.cat([metas, parents], dim=1)
+
+
+def target(inside: np.ndarray, odds: bool = True, place: str = "a place") -> Target:
+    return Target(place, inside, odds, NAMES[:N_METAS], NAMES[N_METAS:])
 
 
 def test_log_odds_of_two_cells_by_hand():
@@ -63,7 +79,7 @@ def test_odds_need_cells_on_both_sides(inside):
 @pytest.mark.parametrize("inside", [COUNTRY == "A", COUNTRY == "B"])
 def test_contributions_add_up(mode, transform, inside):
     head, scores, tokens = make_head(mode, transform), some_scores(1), torch.randn(1, 9, WIDTH)
-    one = explain.explain_scores(head, scores, inside, "a place", NAMES, N_METAS, tokens=tokens)
+    one = explain_scores(head, scores, target(inside, odds=inside.sum() > 1), tokens)
     with torch.inference_mode():
         logits = head(scores, tokens).cell_logits[0]
     chance = logits.double().softmax(-1)[torch.from_numpy(inside)].sum()
@@ -76,13 +92,13 @@ def test_contributions_add_up(mode, transform, inside):
 
 def test_a_country_of_one_cell_has_odds_when_asked():
     head, scores = make_head(), some_scores(1)
-    one = explain.explain_scores(head, scores, COUNTRY == "B", "B", NAMES, N_METAS, odds=True)
+    one = explain_scores(head, scores, target(COUNTRY == "B"))
     with torch.inference_mode():
         chance = head(scores).cell_logits[0].double().softmax(-1)[2]
     assert one.quantity == "log odds" and one.total == pytest.approx(float((chance / (1 - chance)).log()), abs=1e-6)
     assert abs(one.gap) < 1e-4
     with pytest.raises(ParameterError, match="names 2 cells"):
-        explain.explain_scores(head, scores, COUNTRY == "A", "A", NAMES, N_METAS, odds=False)
+        explain_scores(head, scores, target(COUNTRY == "A", odds=False))
 
 
 def test_terms_are_slopes_times_standardised_scores():
@@ -101,14 +117,14 @@ def test_other_modes_are_explained_by_ablation():
     embedding = Stage2CrossAttentionGeoHead(
         8, WIDTH, N_CELLS, torch.randn(N_CELLS, 3), Stage2Config(ablation_mode="concept_only", embed_dim=16, heads=2)
     )
-    scores, neutral = some_scores(1), explain.baseline_scores(head)
-    with pytest.raises(ParameterError, match="by ablation; give answer and neutral"):
-        explain.explain_scores(embedding, scores, COUNTRY == "A", "A", NAMES, N_METAS)
+    scores, neutral = some_scores(1), baseline_scores(head)
+    with pytest.raises(ParameterError, match="by ablation; give answer and baseline"):
+        explain_scores(embedding, scores, target(COUNTRY == "A"))
     # The answers of a linear head: what is lost without a concept is then its exact term.
-    one = explain.explain_scores(
-        embedding, scores, COUNTRY == "B", "B", NAMES, N_METAS, answer=lambda edited: head(edited), neutral=neutral
+    one = explain_scores(
+        embedding, scores, target(COUNTRY == "B", odds=False), answer=lambda edited: head(edited), baseline=neutral
     )
-    exact = explain.explain_scores(head, scores, COUNTRY == "B", "B", NAMES, N_METAS)
+    exact = explain_scores(head, scores, target(COUNTRY == "B", odds=False))
     assert one.method == BY_ABLATION
     np.testing.assert_allclose(one.terms[:N_METAS], exact.terms[:N_METAS], atol=1e-5)
     assert np.isnan(one.terms[N_METAS:]).all()
@@ -116,20 +132,16 @@ def test_other_modes_are_explained_by_ablation():
 
 
 def test_the_largest_terms_and_the_rest_sum_to_all():
-    one = explain.explain_scores(make_head(), some_scores(1), COUNTRY == "A", "A", NAMES, N_METAS)
+    one = explain_scores(make_head(), some_scores(1), target(COUNTRY == "A"))
     rows = one.largest(2)
     assert rows["name"].tolist()[2] == "4 further concepts"
     assert rows["term"].sum() == pytest.approx(one.total, abs=1e-4)
     assert abs(rows["term"].iloc[0]) >= abs(rows["term"].iloc[1])
 
 
-@pytest.mark.parametrize(
-    ("scores", "names", "message"),
-    [(some_scores(2), NAMES, "one picture at a time"), (some_scores(1), NAMES[:3], "3 names for 6 scores")],
-)
-def test_explain_scores_refuses(scores, names, message):
-    with pytest.raises(ParameterError, match=message):
-        explain.explain_scores(make_head(), scores, COUNTRY == "A", "A", names, N_METAS)
+def test_explain_scores_needs_a_name_for_each_score():
+    with pytest.raises(ParameterError, match="3 names for 6 scores"):
+        explain_scores(make_head(), some_scores(1), Target("A", COUNTRY == "A", True, NAMES[:2], NAMES[:1]))
 
 
 def test_country_terms_explain_the_named_country():
@@ -140,7 +152,7 @@ def test_country_terms_explain_the_named_country():
     chance = logits.double().softmax(-1).numpy()
     sums = np.stack([chance[:, name == COUNTRY].sum(1) for name in ("A", "B", "C")], axis=1)
     assert named.tolist() == [("A", "B", "C")[i] for i in sums.argmax(1)]
-    one = explain.explain_scores(head, scores[[4]], named[4] == COUNTRY, "x", NAMES, N_METAS, odds=True)
+    one = explain_scores(head, scores[[4]], target(named[4] == COUNTRY))
     np.testing.assert_allclose(terms[4], one.terms, atol=1e-6)
     with pytest.raises(ParameterError, match="all cells lie in A"):
         country_terms(head, scores, logits, np.full(N_CELLS, "A"))
@@ -148,7 +160,7 @@ def test_country_terms_explain_the_named_country():
 
 def test_figures_say_what_they_show():
     head, scores = make_head(), some_scores(3)
-    ones = [explain.explain_scores(head, scores[[i]], COUNTRY == "A", f"A {i}", NAMES, N_METAS) for i in range(2)]
+    ones = [explain_scores(head, scores[[i]], target(COUNTRY == "A", place=f"A {i}")) for i in range(2)]
     fig = plots.contribution_bars(ones, most=3)
     assert (
         len(fig.data) == 2
@@ -162,13 +174,11 @@ def test_figures_say_what_they_show():
 @pytest.mark.parametrize("mode", ["concept_scores", "hybrid"])
 @pytest.mark.parametrize("odds", [True, False])
 def test_terms_of_several_views_add_up_to_the_pooled_answer(mode, odds):
-    from geocbm.explain.views import Question, explain_views
-
     head, scores = make_head(mode), some_scores(3)
     tokens = torch.randn(3, 9, WIDTH, generator=torch.Generator().manual_seed(7))
     inside = COUNTRY == "C" if odds else np.arange(N_CELLS) == 1
-    question = Question("somewhere", inside, odds, NAMES[:N_METAS], NAMES[N_METAS:])
-    one = explain_views(head, scores, question, tokens, lambda _: None, None)
+    question = target(inside, odds)
+    one = explain_scores(head, scores, question, tokens)
     with torch.inference_mode():
         shares = head(scores, tokens).cell_logits.double().softmax(-1)
     pooled = shares.log().mean(0).softmax(-1)[torch.from_numpy(inside)].sum()
@@ -176,7 +186,47 @@ def test_terms_of_several_views_add_up_to_the_pooled_answer(mode, odds):
         assert one.total == pytest.approx(float((pooled / (1 - pooled)).log()), abs=1e-5)
     assert one.method == EXACT and abs(one.gap) < 1e-4
     # Several times the same view is that view.
-    single = explain.explain_scores(head, scores[:1], inside, "somewhere", NAMES, N_METAS, tokens=tokens[:1], odds=odds)
-    same = explain_views(head, scores[:1].repeat(4, 1), question, tokens[:1].repeat(4, 1, 1), lambda _: None, None)
+    single = explain_scores(head, scores[:1], question, tokens[:1])
+    same = explain_scores(head, scores[:1].repeat(4, 1), question, tokens[:1].repeat(4, 1, 1))
     np.testing.assert_allclose(same.terms, single.terms, atol=1e-5)
     assert same.total == pytest.approx(single.total, abs=1e-5) and same.others.keys() == single.others.keys()
+
+
+@pytest.fixture(scope="module")
+def heads(trained_run):
+    files = trained_run.files
+    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    concepts = pipeline.predict_concepts(files, features)
+    return [linear_cbm(files, features, concepts), load_intervention_model(files, features, concepts)]
+
+
+def test_each_explanation_is_of_the_country_its_head_answers(trained_run, heads):
+    files, rows = trained_run.files, trained_run.files.rows["test"][:3]
+    for model in heads:
+        named = named_countries(model, rows, files)
+        for country, row in zip(named, rows, strict=True):
+            why = explain_country(model, int(row), files, "a red pole")
+            assert why.target == f"{country} for a picture of a red pole" and why.quantity == "log odds"
+
+
+def test_the_country_is_that_of_the_point(trained_run, heads, monkeypatch):
+    files, rows = trained_run.files, trained_run.files.rows["test"]
+    model = heads[1]
+    places = model.predict(rows)
+    put = {"France": (48.8, 2.3), "Kenya": (-1.2, 36.8)}
+    for country, (lat, lng) in put.items():
+        assert places_of([lat], [lng])["country"][0] == country
+        there = places._replace(lat=np.full(len(rows), lat), lng=np.full(len(rows), lng))
+        monkeypatch.setattr(model, "predict", lambda rows, there=there: there)
+        assert set(named_countries(model, rows, files)) == {country}
+    sea = places._replace(lat=np.full(len(rows), 0.0), lng=np.full(len(rows), -150.0))
+    monkeypatch.setattr(model, "predict", lambda rows: sea)
+    names = np.unique(files.cells.country)
+    summed = [[chance[files.cells.country == name].sum() for name in names] for chance in sea.probabilities]
+    assert named_countries(model, rows, files).tolist() == names[np.argmax(summed, axis=1)].tolist()
+
+
+def test_a_run_of_one_country_names_cells(trained_run, heads):
+    files = trained_run.files
+    files.__dict__["cells"] = replace(files.cells, country=np.full(len(files.cells), "France"))
+    assert all(name.startswith("cell ") for name in named_countries(heads[1], files.rows["test"], files))

@@ -8,9 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from geocbm import pipeline
 from geocbm.explain import ablation as removal
 from geocbm.explain import sparsity as effective
 from geocbm.explain import trust_card as card
+from geocbm.explain.concept_information import measure_concept_information
+from geocbm.explain.concept_labels import read_concept_labels
+from geocbm.explain.interventions import linear_cbm
+from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE
+from geocbm.explain.probes import ProbeResult
 from geocbm.explain.sparsity import Carried
 from geocbm.metrics import Resamples
 
@@ -31,10 +37,12 @@ def figure(value: float, low: float | None = None, high: float | None = None) ->
     ],
 )
 def test_pointing(pointing: dict | None, chance: float | None, centre: float | None, verdict: str) -> None:
-    line = card.points_at_it(pointing, chance, centre, attention=0.95)
+    controls = {CHANCE: chance, CENTRE: centre, ATTENTION: 0.95}
+    known = {name: value for name, value in controls.items() if value is not None}
+    line = card.judge_localization(pointing, known)
     assert line.verdict == verdict
-    if verdict not in (card.UNKNOWN,):
-        assert "attention 95%" in line.yardstick and "a random patch 1" in line.yardstick
+    if verdict != card.UNKNOWN:
+        assert line.against == known and line.measured == pointing
 
 
 @pytest.mark.parametrize(
@@ -49,7 +57,7 @@ def test_pointing(pointing: dict | None, chance: float | None, centre: float | N
     ],
 )
 def test_removal(gain: dict | None, beyond: dict | None, verdict: str) -> None:
-    assert card.removal_hurts(gain, beyond).verdict == verdict
+    assert card.judge_faithfulness(gain, beyond).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -57,7 +65,7 @@ def test_removal(gain: dict | None, beyond: dict | None, verdict: str) -> None:
     [(3e-6, card.YES), (1e-4, card.YES), (2e-4, card.NO), (None, card.UNKNOWN), (float("nan"), card.UNKNOWN)],
 )
 def test_adding_up(deviation: float | None, verdict: str) -> None:
-    assert card.adds_up(deviation).verdict == verdict
+    assert card.judge_additivity(deviation).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -71,7 +79,7 @@ def test_adding_up(deviation: float | None, verdict: str) -> None:
     ],
 )
 def test_smuggling(beyond: dict | None, task: dict | None, verdict: str) -> None:
-    assert card.nothing_smuggled(beyond, task, 0.0002).verdict == verdict
+    assert card.no_leakage(beyond, task, 0.0002).verdict == verdict
 
 
 def kept(share: float, over_prior: dict, over_random: dict | None = None) -> Carried:
@@ -84,27 +92,27 @@ def kept(share: float, over_prior: dict, over_random: dict | None = None) -> Car
     [(0.95, card.YES), (0.7, card.PARTLY), (0.3, card.NO)],
 )
 def test_few_concepts(share: float, verdict: str) -> None:
-    assert card.named_by_concepts(kept(share, figure(0.3))).verdict == verdict
-    assert card.named_by_concepts(None).verdict == card.UNKNOWN
+    assert card.judge_sparsity(kept(share, figure(0.3))).verdict == verdict
+    assert card.judge_sparsity(None).verdict == card.UNKNOWN
 
 
 def test_concepts_carry_nothing_of_a_head_that_is_no_better_than_the_prior() -> None:
     """14.1 % of the cells right where the prior has 12.7: 110 % of that is no answer."""
-    line = card.named_by_concepts(kept(1.1, figure(0.014, -0.03, 0.06)))
-    assert line.verdict == card.CANNOT and "110" not in line.figure and "no better beyond noise" in line.figure
-    assert "prior 12.7%" in line.yardstick and "all concepts 14.1%" in line.yardstick
-    worse = card.named_by_concepts(kept(1.1, figure(-0.05)))
+    line = card.judge_sparsity(kept(1.1, figure(0.014, -0.03, 0.06)))
+    assert line.verdict == card.CANNOT
+    assert line.against["prior"] == 0.127 and line.against["with all"] == 0.141
+    worse = card.judge_sparsity(kept(1.1, figure(-0.05)))
     assert worse.verdict == card.CANNOT
 
 
 def test_few_concepts_must_carry_more_than_random_ones() -> None:
-    assert card.named_by_concepts(kept(0.95, figure(0.3), figure(0.01, -0.02, 0.04))).verdict == card.NO
+    assert card.judge_sparsity(kept(0.95, figure(0.3), figure(0.01, -0.02, 0.04))).verdict == card.NO
 
 
 def test_a_few_concepts_are_counted_from_the_prior() -> None:
     """Of 20 pictures the prior has 4 right, all concepts 14, three concepts 9: half of what lies beyond the prior."""
     rights = {name: np.arange(20) < n for name, n in (("prior", 4), ("all", 14), ("some", 9), ("random", 5))}
-    found = effective.Effective(
+    found = effective.EffectiveConcepts(
         counts=(3,),
         named=np.zeros(20),
         right={"decision": rights["some"][None], "random": rights["random"][None], "weights": rights["some"][None]},
@@ -119,7 +127,7 @@ def test_a_few_concepts_are_counted_from_the_prior() -> None:
     assert carried.over_prior["value"] == pytest.approx(0.5) and carried.over_random["value"] == pytest.approx(0.2)
     assert carried.right == {"with these": 0.45, "with all": 0.7, "prior": 0.2, "random": 0.25}
     barely = effective.carried(replace(found, all_right=np.arange(20) < 5), 3, rights["prior"], drawn)
-    assert np.isnan(barely.share["value"]) and card.named_by_concepts(barely).verdict == card.CANNOT
+    assert np.isnan(barely.share["value"]) and card.judge_sparsity(barely).verdict == card.CANNOT
 
 
 @pytest.mark.parametrize(
@@ -127,23 +135,25 @@ def test_a_few_concepts_are_counted_from_the_prior() -> None:
     [(0.99, 0.4, card.YES), (0.99, 0.6, card.PARTLY), (0.5, 0.1, card.NO)],
 )
 def test_completeness_is_held_against_random_directions(ratio: float, random: float, verdict: str) -> None:
-    line = card.suffices(figure(ratio), figure(0.5), 0.61, random)
-    assert line.verdict == verdict and f"{random:.0%}" in line.yardstick
-    assert card.suffices(figure(ratio), figure(0.01), 0.61, random).verdict == card.CANNOT  # nothing to be complete of
+    right = {"scores": 0.61, "random": random}
+    line = card.judge_completeness(figure(ratio), figure(0.5), right)
+    assert line.verdict == verdict and line.against["by random directions"] == random
+    # nothing to be complete of
+    assert card.judge_completeness(figure(ratio), figure(0.01), right).verdict == card.CANNOT
     within_noise = figure(0.61 - random, -0.01, 0.5)
-    assert card.suffices(figure(ratio), figure(0.5), 0.61, random, within_noise).verdict in (card.PARTLY, card.NO)
+    verdict_within_noise = card.judge_completeness(figure(ratio), figure(0.5), right, within_noise).verdict
+    assert verdict_within_noise in (card.PARTLY, card.NO)
 
 
 def test_without_concepts() -> None:
     removed = {"cell_acc": figure(0.017, 0.001, 0.046), "log_loss": figure(4.69)}
     prior = {"cell_acc": figure(0.015, 0.0, 0.044), "log_loss": figure(4.62)}
-    assert card.falls_without_concepts(removed, prior, removal.AT).verdict == card.YES
-    assert card.falls_without_concepts(removed, prior, removal.BETTER).verdict == card.NO
-    below = card.falls_without_concepts(removed, prior, removal.WORSE)
-    assert below.verdict == card.PARTLY and below.figure.startswith("below the prior")
+    assert card.judge_dependence(removed, prior, removal.AT).verdict == card.YES
+    assert card.judge_dependence(removed, prior, removal.BETTER).verdict == card.NO
+    below = card.judge_dependence(removed, prior, removal.WORSE)
+    assert below.verdict == card.PARTLY and below.against["log loss of the prior"] == 4.62
     unmeasured = removed | {"log_loss": figure(4.7, float("nan"))}
-    assert card.falls_without_concepts(unmeasured, prior, removal.AT).verdict == card.UNKNOWN
-    assert "2 [0, 5] % of the cells right" in card.falls_without_concepts(removed, prior, removal.AT).figure
+    assert card.judge_dependence(unmeasured, prior, removal.AT).verdict == card.UNKNOWN
 
 
 def left(removed: dict[str, dict], prior: dict[str, dict], change: dict[str, dict] | None = None) -> pd.DataFrame:
@@ -190,19 +200,18 @@ def test_without_a_paired_difference_intervals_must_not_overlap() -> None:
 def test_what_could_not_be_found_has_not_been_excluded() -> None:
     """A test of leakage counts only where the features have something to leak, and more than the interval reaches."""
     beyond, task = figure(-0.01), figure(0.0001, 0.0, 0.0002)
-    assert card.nothing_smuggled(beyond, task, 0.0002, figure(0.1)).verdict == card.YES
-    assert card.nothing_smuggled(beyond, task, 0.0002, figure(0.01, -0.01, 0.03)).verdict == card.CANNOT
-    assert card.nothing_smuggled(figure(-0.01, -0.15, 0.13), task, 0.0002, figure(0.1)).verdict == card.CANNOT
-    assert card.nothing_smuggled(figure(0.05), task, 0.0002, figure(0.0, -0.1, 0.1)).verdict == card.NO
+    assert card.no_leakage(beyond, task, 0.0002, figure(0.1)).verdict == card.YES
+    assert card.no_leakage(beyond, task, 0.0002, figure(0.01, -0.01, 0.03)).verdict == card.CANNOT
+    assert card.no_leakage(figure(-0.01, -0.15, 0.13), task, 0.0002, figure(0.1)).verdict == card.CANNOT
+    assert card.no_leakage(figure(0.05), task, 0.0002, figure(0.0, -0.1, 0.1)).verdict == card.NO
 
 
-def test_a_line_says_that_it_is_of_one_seed_or_shows_the_spread() -> None:
-    one = card.of_one_seed(card.points_at_it(figure(0.82, 0.77, 0.88), 0.1, 0.2))
-    assert one.figure.endswith("82 % [77, 88] (of one training seed)") and one.verdict == card.YES
-    several = card.points_at_it(figure(0.82, 0.77, 0.88), 0.1, 0.2, of_seeds=[0.82, 0.97, 0.74])
-    assert "trained with 3 seeds, 74% to 97%" in several.figure and several.verdict == card.PARTLY
-    assert card.points_at_it(figure(0.82), 0.1, 0.2, of_seeds=[0.82, 0.15]).verdict == card.NO
-    assert card.of_one_seed(card.stable(None)) == card.stable(None)
+def test_the_worst_of_several_seeds_decides() -> None:
+    controls = {CHANCE: 0.1, CENTRE: 0.2}
+    measured = figure(0.82, 0.77, 0.88)
+    assert card.judge_localization(measured, controls).verdict == card.YES
+    assert card.judge_localization(measured, controls, of_seeds=[0.82, 0.97, 0.74]).verdict == card.PARTLY
+    assert card.judge_localization(measured, controls, of_seeds=[0.82, 0.15]).verdict == card.NO
 
 
 @pytest.mark.parametrize(
@@ -217,15 +226,30 @@ def test_a_line_says_that_it_is_of_one_seed_or_shows_the_spread() -> None:
     ],
 )
 def test_stability(correlation: dict | None, between: float | None, verdict: str) -> None:
-    assert card.stable(correlation, between).verdict == verdict
+    assert card.judge_stability(correlation, between).verdict == verdict
 
 
-def test_the_card_counts_its_verdicts_and_names_what_fails() -> None:
-    lines = [card.adds_up(0.0), card.adds_up(1.0), card.stable(None)]
-    text = card.card_summary(lines)
-    assert text.startswith("Of 3 questions: 1 yes, 1 no, 1 not measured.")
-    assert "add up to the answer?" in text
-    assert card.card_summary([card.adds_up(0.0)]) == "Of 1 question: 1 yes."
+def test_the_card_is_a_table_of_numbers() -> None:
+    lines = [card.judge_additivity(0.0), card.judge_additivity(1.0), card.judge_stability(figure(0.9), 0.3)]
     table = card.card_table(lines)
-    assert table["verdict"].tolist() == [card.YES, card.NO, card.UNKNOWN]
-    assert table["rule"].str.startswith("yes: ").all()
+    assert table["verdict"].tolist() == [card.YES, card.NO, card.YES]
+    assert table["value"].tolist() == [0.0, 1.0, 0.9] and table["against"][2] == "different pictures 0.3"
+
+
+def test_the_card_of_a_run_has_every_question(trained_run) -> None:
+    files = trained_run.files
+    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    model = linear_cbm(files, features, pipeline.predict_concepts(files, features))
+    test, pooled = files.rows["test"], features.read_all("pooled").numpy()
+    cells = files.cell_label[test]
+    information = measure_concept_information(files, model, read_concept_labels(files), pooled, cells, n_resamples=20)
+    without = removal.ablate_all_concepts(files, model, test, 20)
+    lines = card.trust_card(information, without)
+    assert [line.question for line in lines] == list(card.QUESTIONS)
+    by_question = {line.question: line.verdict for line in lines}
+    assert by_question["additivity"] == card.YES
+    for question in ("localization", "faithfulness", "leakage", "stability"):
+        assert by_question[question] == card.UNKNOWN
+    unseen = {"prior": ProbeResult(np.zeros(len(test), bool), np.full(len(test), np.nan))}
+    left_out = card.trust_card(replace(information, probes=unseen), without)
+    assert {line.verdict for line in left_out if line.question != "additivity"} == {card.UNKNOWN}

@@ -10,7 +10,8 @@ import pytest
 from geocbm import pipeline
 from geocbm.errors import ParameterError
 from geocbm.explain import stability
-from geocbm.explain.stability import ATTENTION, CONCEPTS, MAPS, Seeded, rank_correlation
+from geocbm.explain.maps import MapModel
+from geocbm.explain.stability import ATTENTION, CONCEPTS, MAPS, SeedExplanation, rank_correlation
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -32,19 +33,18 @@ def test_same_and_different_pictures(trained_run: TinyRun) -> None:
     scores, maps = generator.random((12, 40)), generator.random((12, 50))
     scores[np.arange(12), np.arange(12) // 4] = 2  # three concepts are named, four times each
     flat = np.full((12, 50), 0.02)
-    measured = stability.measure_stability(files, rows, [Seeded(scores, maps, flat)] * 2, n_resamples=50)
+    measured = stability.measure_stability(files, rows, [SeedExplanation(scores, maps, flat)] * 2, n_resamples=50)
     assert measured["explanation"].tolist() == [CONCEPTS, MAPS]  # constant attention is no explanation
     assert measured["same"].tolist() == pytest.approx([1, 1])
     assert measured["different"].abs().max() < 0.15
     figures = stability.stability_figures(measured)
     assert figures is not None and figures["same"] == pytest.approx({"value": 1, "low": 1, "high": 1})
     assert stability.stability_figures(measured, ATTENTION) is None and stability.stability_figures(None) is None
-    records = stability.stability_records(measured)
+    records = stability.stability_metrics(measured)
     assert set(records) == {
         "stability_concepts", "stability_concepts_between", "stability_map", "stability_map_between"
     }  # fmt: skip
-    assert stability.stability_records(None) == {}
-    assert stability.stability_table(measured).iloc[0, 1] == "1.00 [1.00, 1.00]"
+    assert stability.stability_metrics(None) == {}
 
 
 def test_a_picture_whose_concept_no_other_has_is_not_compared_with_itself(trained_run: TinyRun) -> None:
@@ -52,7 +52,7 @@ def test_a_picture_whose_concept_no_other_has_is_not_compared_with_itself(traine
     rows = files.rows["train"][:3]
     generator = np.random.default_rng(0)
     scores, maps = np.eye(3)[[0, 0, 1]], generator.random((3, 50))
-    measured = stability.measure_stability(files, rows, [Seeded(scores, maps, maps)] * 2, n_resamples=50)
+    measured = stability.measure_stability(files, rows, [SeedExplanation(scores, maps, maps)] * 2, n_resamples=50)
     own = measured.set_index("explanation").loc[MAPS]
     # Only the first two are compared with each other.
     assert own["different"] == pytest.approx(rank_correlation(maps[:1], maps[1:2])[0])
@@ -60,15 +60,18 @@ def test_a_picture_whose_concept_no_other_has_is_not_compared_with_itself(traine
 
 def test_training_again(trained_run: TinyRun) -> None:
     files = trained_run.files
-    encoder, features = pipeline.load_stage0(files)[1], pipeline.open_features(files, "adapted", trained_run.cache)
+    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
     before = sorted(path.name for path in trained_run.folder.iterdir())
     lines: list[str] = []
     rows = files.rows["test"]
-    one, two = stability.explain_seeds(files, encoder, features, rows, [0, 1], report=lines.append)
-    n_patches = encoder.grid[0] * encoder.grid[1]
+    one, two = stability.explain_seeds(model, rows, [0, 1], log=lines.append)
+    n_patches = model.n_patches
     assert one.scores.shape == (len(rows), 6) and one.maps.shape == one.attention.shape == (len(rows), n_patches)
+    measured = stability.measure_stability(files, rows, [one, two], n_resamples=20)
+    assert len(measured) == 3 and measured[["same", "different"]].abs().le(1).all(axis=None)
     assert not np.allclose(one.scores, two.scores) and len(lines) == 2
     assert sorted(path.name for path in trained_run.folder.iterdir()) == before
     for seeds in ([0], [1, 1]):
         with pytest.raises(ParameterError, match="at least two different seeds"):
-            stability.explain_seeds(files, encoder, features, rows, seeds)
+            stability.explain_seeds(model, rows, seeds)

@@ -1,4 +1,4 @@
-"""Which concepts led to an answer: what each adds to the logit of a cell, or to the odds of a country.
+"""Attribution: what each concept adds to the logit of a cell, or to the odds of a country.
 
 The logit of a cell is a sum of one term per concept in the modes `concept_scores` and `hybrid`. The score of a country
 is not: its probability is a sum of exponentials over its cells. Its log odds can still be taken apart without a rest.
@@ -9,6 +9,9 @@ With `pi` the model's own distribution over the cells inside the country and `rh
 since `logsumexp(z) = sum pi_i z_i + H(pi)` with H the entropy in nats. The first two sums are linear in the logits z,
 so each falls into one term per concept and a constant; the difference of entropies ("spread") says how many cells share
 the belief on either side. The terms are also the slopes of the log odds times the standardised scores.
+
+A picture may have several views. The pooled log probability of a cell is the mean over the views of what each gives it,
+up to a constant of the picture: logits and odds are taken apart as for one view, with the mean logits in their place.
 """
 
 from __future__ import annotations
@@ -24,9 +27,13 @@ from torch import Tensor
 
 from geocbm.errors import ParameterError
 from geocbm.geocells.distribution import sum_by_place
+from geocbm.metrics.country_spelling import CountryNames, places_at
 
 if TYPE_CHECKING:
+    from geocbm.explain.interventions import InterventionModel
+    from geocbm.geocells import Geocells
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
+    from geocbm.run import Run
 
 EXACT, BY_ABLATION = "exact", "by ablation"
 
@@ -77,6 +84,25 @@ class Explanation:
             rows.append((rest, "rest", float(self.terms[order[most:]].sum())))
         rows += [(name, "other", value) for name, value in self.others.items()]
         return pd.DataFrame(rows, columns=["name", "kind", "term"])
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be explained.
+
+    Attributes:
+        place: the place in words.
+        inside: `[N]` booleans: the cells of a country, or one cell.
+        odds: explain the log odds of the cells; otherwise the logit of the one cell.
+        metas: names of the fine concepts.
+        parents: names of the coarse ones.
+    """
+
+    place: str
+    inside: np.ndarray
+    odds: bool
+    metas: Sequence[str]
+    parents: Sequence[str]
 
 
 def country_weights(logits: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,88 +156,70 @@ def weighted_terms(
 def explain_scores(
     head: Stage2CrossAttentionGeoHead,
     scores: Tensor,
-    inside: Sequence[bool] | np.ndarray | Tensor,
-    target: str,
-    concepts: Sequence[str],
-    n_metas: int,
+    target: Target,
     tokens: Tensor | None = None,
     answer: Callable[[Tensor], Stage2Output] | None = None,
-    neutral: Tensor | None = None,
-    odds: bool | None = None,
+    baseline: Tensor | None = None,
 ) -> Explanation:
-    """Explain the answer for one picture.
+    """Explain the answer for one picture, pooled over its views.
 
     Args:
         head: Stage 2 in any mode.
-        scores: `(1, k)` probabilities of metas and then parents.
-        inside: `(N,)` booleans: one cell, whose logit is explained, or those of a country, whose log odds are.
-        target: the place in words.
-        concepts: `k` names.
-        n_metas: how many of them are metas.
-        tokens: `(1, P, w)` patch tokens of the picture, for mode `hybrid`.
-        answer: what the model says of edited scores `(E, k)` of this picture, for modes whose logits are no sums; see
-            `interventions.predict_with_scores`.
-        neutral: `(k,)` scores that say nothing (`interventions.baseline_scores`), for the same modes.
-        odds: explain log odds rather than a logit; by default so for several cells. True for a country of one cell.
+        scores: `(V, k)` probabilities of metas and then parents, a row for each view; usually one.
+        target: the place whose log odds or logit is explained.
+        tokens: `(V, P, w)` patch tokens, for mode `hybrid`.
+        answer: what the model says of edited scores `(E * V, k)`, view by view within each edit, for modes whose logits
+            are no sums; see `interventions.predict_with_scores`.
+        baseline: `(k,)` scores at which a concept is ablated (`interventions.baseline_scores`), for the same modes.
 
     Returns:
         The explanation: `EXACT` for `concept_scores` and `hybrid`, else `BY_ABLATION`.
 
     Raises:
-        ParameterError: no cell is named, or a mode lacks what it needs.
+        ParameterError: names and scores do not fit, no single cell is named, or a mode lacks what it needs.
     """
-    if scores.ndim != 2 or len(scores) != 1:
-        raise ParameterError(f"scores have shape {tuple(scores.shape)}; explain one picture at a time: (1, k)")
-    if len(concepts) != scores.shape[1]:
-        raise ParameterError(f"concepts has {len(concepts)} names for {scores.shape[1]} scores")
-    mask = torch.as_tensor(np.asarray(inside), dtype=torch.bool)
-    one_cell = int(mask.sum()) == 1 if odds is None else not odds
-    if one_cell and int(mask.sum()) != 1:
+    views, k = scores.shape
+    mask, names = torch.as_tensor(np.asarray(target.inside), dtype=torch.bool), (*target.metas, *target.parents)
+    if len(names) != k:
+        raise ParameterError(f"target has {len(names)} names for {k} scores; give those of metas and parents")
+    if not target.odds and int(mask.sum()) != 1:
         raise ParameterError(f"inside names {int(mask.sum())} cells; a logit is that of one cell, else take the odds")
-    quantity = "logit" if one_cell else "log odds"
-    names = tuple(concepts)
+    quantity, n_metas = "log odds" if target.odds else "logit", len(target.metas)
     if not head.config.reads_scores:
-        if answer is None or neutral is None:
-            raise ParameterError(
-                f"ablation_mode={head.config.ablation_mode!r} is explained by ablation; give answer and neutral"
-            )
-        terms, total = _by_ablation(scores, mask, one_cell, n_metas, answer, neutral)
-        return Explanation(target, quantity, BY_ABLATION, names, n_metas, terms, total)
+        if answer is None or baseline is None:
+            mode = head.config.ablation_mode
+            raise ParameterError(f"ablation_mode={mode!r} is explained by ablation; give answer and baseline")
+        terms, lost = _by_ablation(scores, target, mask, answer, baseline)
+        return Explanation(target.place, quantity, BY_ABLATION, names, n_metas, terms, lost)
     with torch.inference_mode():
         output = head(scores, tokens)
-    logits = output.cell_logits.cpu()
-    others: dict[str, float] = {}
-    if one_cell:
-        weights, spread = mask[None].double(), None
-        total = float((weights * logits).sum())
-    else:
-        weights, spread, log_odds = country_weights(logits, mask)
-        total = float(log_odds)
-    exact, constant = weighted_terms(head, scores, weights.to(scores.device))
-    others["constant"] = float(constant)
-    if spread is not None:
+    logits, others = output.cell_logits.double().cpu().mean(0, keepdim=True), {}  # (1, N)
+    weights, spread, total = mask[None].double(), torch.zeros(0), logits[:, mask].sum()
+    if target.odds:
+        weights, spread, total = country_weights(logits, mask)
+    exact, constants = weighted_terms(head, scores, weights.expand(views, -1).to(scores.device))
+    others["constant"] = float(constants.mean())
+    if target.odds:
         others["spread"] = float(spread)
     if output.residual_logits is not None:
-        others["patches"] = float((weights * output.residual_logits.cpu()).sum())
-    return Explanation(target, quantity, EXACT, names, n_metas, exact[0].cpu().numpy(), total, others)
+        others["patches"] = float((weights * output.residual_logits.double().cpu().mean(0)).sum())
+    terms = exact.mean(0).cpu().numpy()
+    return Explanation(target.place, quantity, EXACT, names, n_metas, terms, float(total), others)
 
 
 def _by_ablation(
-    scores: Tensor,
-    mask: Tensor,
-    one_cell: bool,
-    n_metas: int,
-    answer: Callable[[Tensor], Stage2Output],
-    neutral: Tensor,
+    scores: Tensor, target: Target, mask: Tensor, answer: Callable[[Tensor], Stage2Output], baseline: Tensor
 ) -> tuple[np.ndarray, float]:
-    """What the target loses when each meta in turn says nothing: terms `[k]`, and the total with all of them."""
-    edited = scores.repeat(n_metas + 1, 1)  # the last row stays as it is
+    """What the target loses when each meta in turn is ablated: terms `[k]`, and the total with all of them."""
+    (views, k), n_metas = scores.shape, len(target.metas)
+    edited = scores.repeat(n_metas + 1, 1, 1)  # (k_m + 1, V, k); the last edit changes nothing
     metas = torch.arange(n_metas)
-    edited[metas, metas] = neutral.to(scores)[:n_metas]
+    edited[metas, :, metas] = baseline.to(scores)[:n_metas, None]
     with torch.inference_mode():
-        logits = answer(edited).cell_logits.cpu()
-    values = logits[:, mask][:, 0].double() if one_cell else country_weights(logits, mask)[2]
-    terms = np.full(scores.shape[1], np.nan)
+        each = answer(edited.reshape(-1, k)).cell_logits.double().cpu()  # ((k_m + 1) * V, N)
+    logits = each.reshape(n_metas + 1, views, -1).mean(1)
+    values = country_weights(logits, mask)[2] if target.odds else logits[:, mask][:, 0]
+    terms = np.full(k, np.nan)
     terms[:n_metas] = (values[-1] - values[:-1]).numpy()
     return terms, float(values[-1])
 
@@ -238,3 +246,58 @@ def country_terms(
     weights = country_weights(logits.cpu(), inside)[0]
     terms, _ = weighted_terms(head, scores, weights.to(scores.device))
     return named, terms.cpu().numpy()
+
+
+def place_of_cells(cells: Geocells) -> np.ndarray:
+    """The place that each cell belongs to, `[N]`: its country, or the cell itself where all lie in one country."""
+    country = np.asarray(cells.country).astype(str)
+    if len(np.unique(country)) > 1:
+        return country
+    return np.array([f"cell {number}" for number in range(len(country))])
+
+
+def named_countries(model: InterventionModel, rows: np.ndarray, run: Run) -> np.ndarray:
+    """For each picture the country that is explained, `[m]`: the one that holds the answered point, as in `predict`.
+
+    Where the point lies in no country of the run it is the one whose cells have the most probability together, and
+    where all cells lie in one country it is the likeliest cell.
+
+    Args:
+        model: Stage 2 in any mode.
+        rows: the pictures.
+        run: the run.
+    """
+    places, cells = model.predict(np.asarray(rows)), run.cells
+    names, believed = sum_by_place(places.probabilities, place_of_cells(cells))
+    likeliest = names[believed.argmax(axis=1)].astype(str)
+    if len(np.unique(cells.country)) < 2:
+        return likeliest
+    train = run.rows["train"]
+    called = CountryNames.fit(run.lat[train], run.lng[train], run.country[train])
+    nearest = cells.country[cells.assign(places.lat, places.lng)].astype(str)
+    near = places_at(places.lat, places.lng)
+    held = [called.country(place, own) for place, own in zip(near, nearest, strict=True)]
+    return np.array([own if own in names else other for own, other in zip(held, likeliest, strict=True)])
+
+
+def explain_country(model: InterventionModel, row: int, run: Run, caption: str) -> Explanation:
+    """The country that the model names for a picture of the table, explained.
+
+    Args:
+        model: Stage 2 in any mode.
+        row: the picture.
+        run: the run.
+        caption: what the picture truly is.
+    """
+    country = str(named_countries(model, np.array([row]), run)[0])
+    inside, concepts, tokens = place_of_cells(run.cells) == country, run.concepts, None
+    if model.head.config.ablation_mode == "hybrid" and model.features is not None:
+        tokens = model.features.read("tokens", np.array([row]), torch.float16)
+    return explain_scores(
+        model.head,
+        model.scores[[row]],
+        Target(f"{country} for a picture of {caption}", inside, True, concepts.metas, concepts.parents),
+        tokens,
+        lambda edited: model.forward_one(row, edited),
+        model.baseline,
+    )

@@ -1,0 +1,335 @@
+"""Controls: what is left of a run's metrics when the concepts, or the patches, are not those of the image.
+
+A bottleneck of concepts is believed only if others than its own do worse. Random directions in place of the concepts
+(Srivastava, Yan and Weng, 2024, "VLG-CBM", arXiv 2408.01432) say whether the named ones are needed; concepts and
+patches of other images say which of the two a head listens to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from geocbm.metrics import Resamples, error_km, geoscore, recordables, spatial_blocks
+from geocbm.models.bottlenecks import pool_scores
+
+if TYPE_CHECKING:
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.explain.interventions import InterventionModel
+    from geocbm.explain.maps import MapModel
+    from geocbm.models.stage1 import Stage1ConceptModel
+    from geocbm.run import Run
+
+Figure = dict[str, float]
+SCORES = "concept_scores"
+SAMPLE = 512
+"""Training images from which the centre and the spread of random concepts are taken."""
+_NUMBERS_AT_ONCE = 20_000_000  # bounds the memory of the scores of a batch
+
+
+def random_directions(count: int, width: int, seed: int) -> Tensor:
+    """Directions that mean nothing, `(count, width)`: uniform on the unit sphere."""
+    return functional.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def _read(features: FeatureStore, by_patch: bool, rows: np.ndarray) -> Tensor:
+    """Vectors `(B, P, w)` that directions are compared with, normalised each by itself; one per image has P = 1."""
+    vectors = features.read("tokens", rows) if by_patch else features.read("pooled", rows)[:, None]
+    return functional.layer_norm(vectors, vectors.shape[-1:])
+
+
+def _spread(values: Tensor) -> float:
+    """Spread over images and patches of the scores `(B, P, k)` of a concept, averaged over the concepts.
+
+    What all concepts have in common in a place is taken off first: the softmax does not see it.
+    """
+    return float((values - values.mean(-1, keepdim=True)).flatten(0, 1).std(0).mean())
+
+
+def _stage1_spread(model: Stage1ConceptModel, features: FeatureStore, rows: np.ndarray) -> float:
+    """The same of Stage 1's own scores: on the patches where it has maps, else on the images."""
+    device = model.meta_bias.device
+    with torch.no_grad():
+        tokens = features.read("tokens", rows).to(device) if model.needs_tokens else None
+        output = model.eval()(features.read("pooled", rows).to(device), tokens)
+        return _spread(output.meta_logits[:, None] if output.meta_maps is None else output.meta_maps)
+
+
+def random_concepts(
+    model: Stage1ConceptModel, features: FeatureStore, train_rows: np.ndarray, seeds: Sequence[int]
+) -> Iterator[dict[str, Tensor]]:
+    """Probabilities of as many random directions as Stage 1 has metas and parents, once for every seed.
+
+    What is compared is what the bottleneck reads: the patch tokens of the adapted encoder for "patch", else its pooled
+    features. Each vector is normalised by itself and the mean over training images is taken off, because a random
+    direction would else see little but what all images share. The cosine with each direction is multiplied by one
+    factor, chosen so that scores spread over images and patches as much as Stage 1's do; pooling over the patches and
+    the two softmaxes are Stage 1's. No label, no name and no weight of the bottleneck plays a part.
+
+    Args:
+        model: the run's Stage 1, for its numbers of concepts, its pooling and the spread of its scores.
+        features: the adapted features of all rows.
+        train_rows: row positions of the training split.
+        seeds: one for each set of directions.
+
+    Yields:
+        `meta_probabilities (n, k_m)` and `parent_probabilities (n, k_p)` of all rows, in the order of the seeds.
+    """
+    by_patch = model.config.bottleneck == "patch"
+    counts = (len(model.meta_base), len(model.parent_base))
+    sample = np.asarray(train_rows)[np.linspace(0, len(train_rows) - 1, min(SAMPLE, len(train_rows))).astype(int)]
+    read = _read(features, by_patch, sample)
+    centre = read.mean((0, 1))  # (w,)
+    directions = torch.cat([random_directions(sum(counts), len(centre), seed) for seed in seeds])  # (draws * k, w)
+
+    def cosines(vectors: Tensor) -> Tensor:
+        return functional.normalize(vectors - centre, dim=-1) @ directions.T  # (B, P, draws * k)
+
+    few = sample[:: max(1, len(sample) // 64)]
+    factor = _stage1_spread(model, features, few) / max(_spread(cosines(_read(features, by_patch, few))), 1e-12)
+    step = max(1, _NUMBERS_AT_ONCE // (read.shape[1] * len(directions)))
+    parts = []
+    for start in range(0, features.n, step):
+        scores = factor * cosines(_read(features, by_patch, np.arange(start, min(start + step, features.n))))
+        parts.append(pool_scores(scores, model.config.top_patches) if by_patch else scores[:, 0])
+    for own in torch.cat(parts).split(sum(counts), dim=1):
+        meta, parent = own.split(counts, dim=1)
+        yield {"meta_probabilities": meta.softmax(-1), "parent_probabilities": parent.softmax(-1)}
+
+
+@dataclass(frozen=True)
+class Control:
+    """A head with something taken from it, held against the same head as it is.
+
+    Attributes:
+        name: `random_concepts`, or `shuffled_concepts_`, `shuffled_patches_` or `patch_order_` and the mode.
+        mode: ablation mode of the head.
+        km: `[draws, n]` errors under the control.
+        own_km: `[n]` errors of the run itself.
+    """
+
+    name: str
+    mode: str
+    km: np.ndarray
+    own_km: np.ndarray
+
+
+@dataclass(frozen=True)
+class Controls:
+    """All controls of a run on its test split.
+
+    Attributes:
+        main: ablation mode of the run.
+        controls: random concepts first.
+        blocks: `[n]` spatial blocks of the test images.
+        km: `[n]` errors of the run by ablation mode.
+        residual_share: `[n]` part of the logits of `hybrid` that comes from the patches; None without that variant.
+    """
+
+    main: str
+    controls: tuple[Control, ...]
+    blocks: np.ndarray
+    km: Mapping[str, np.ndarray]
+    residual_share: np.ndarray | None
+
+    def __getitem__(self, name: str) -> Control:
+        return next(control for control in self.controls if control.name == name)
+
+
+class ExchangedFeatures:
+    """Features in which rows stand for others, or the patches of each image stand in another order."""
+
+    def __init__(self, features: FeatureStore, source: np.ndarray | None = None, order_seed: int | None = None) -> None:
+        self.features, self.source, self.order_seed, self.n = features, source, order_seed, features.n
+
+    def read(self, kind: str, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Features `(len(rows), ...)`."""
+        found = self.features.read(kind, rows if self.source is None else self.source[rows], dtype)
+        if kind != "tokens" or self.order_seed is None:
+            return found
+        generator = torch.Generator().manual_seed(self.order_seed)
+        order = torch.rand(found.shape[:2], generator=generator).argsort(1)  # (B, P), another one for each image
+        return found.gather(1, order[..., None].expand_as(found))
+
+
+def derangement(n: int, seed: int) -> np.ndarray:
+    """Positions `[n]` of other rows, drawn at random: no row keeps its own, each is used once; needs two rows."""
+    if n < 2:
+        raise ValueError(f"n is {n}: with fewer than two rows none can take the place of another")
+    order = np.random.default_rng(seed).permutation(n)
+    other = np.empty(n, dtype=np.int64)
+    other[order] = np.roll(order, 1)
+    return other
+
+
+def exchange_rows(run: Run, positions: np.ndarray) -> np.ndarray:
+    """For every row of the table the row that stands for it: test rows are exchanged, others keep their place.
+
+    Args:
+        run: the run.
+        positions: `[n]` of `derangement`, positions in the test split.
+    """
+    source = np.arange(len(run.table))
+    source[run.rows["test"]] = run.rows["test"][positions]
+    return source
+
+
+def predict_exchanged(
+    run: Run, model: InterventionModel, concepts_of: np.ndarray | None = None, pictures: ExchangedFeatures | None = None
+) -> dict[str, np.ndarray]:
+    """What a head answers on the test split when concepts, or all that comes from the picture, are of other images.
+
+    Args:
+        run: the run.
+        model: the head, with its refiner and decoder.
+        concepts_of: of `exchange_rows`: rows whose concepts are used instead.
+        pictures: features that are read instead: patch tokens, and pooled features for the refiner.
+
+    Returns:
+        As `models.stage2.predict_stage2`.
+    """
+    from geocbm.models.stage2 import predict_stage2
+
+    given = model.scores if model.head.config.reads_scores else model.concept_emb
+    source = pictures or model.features or torch.zeros(len(given), 1, 1)  # a linear CBM reads no patch
+    given = given if concepts_of is None else given[concepts_of]
+    return predict_stage2(
+        model.head, given, source, run.rows["test"], refiner=model.refiner, pooled=source, decoder=model.decoder
+    )
+
+
+def measure_controls(
+    model: MapModel, modes: Mapping[str, InterventionModel], draws: int = 3, seed: int = 0
+) -> Controls:
+    """Measure all controls that the trained heads of a run allow, on its test split; none without two test images.
+
+    Args:
+        model: the run, its features and Stage 1.
+        modes: trained heads by ablation mode, the main mode first; among them the linear CBM (`SCORES`).
+        draws: sets of random directions, and exchanges between test images.
+        seed: seed of the first draw.
+    """
+    run, test = model.run, model.run.rows["test"]
+    main, blocks = next(iter(modes)), spatial_blocks(run.lat[test], run.lng[test])
+    if len(test) < 2:
+        return Controls(main, (), blocks, {}, None)
+    seeds = range(seed, seed + draws)
+
+    def errors(places: Mapping[str, np.ndarray]) -> np.ndarray:
+        return error_km(places["lat"], places["lng"], run.lat[test], run.lng[test])
+
+    own = {mode: predict_exchanged(run, head) for mode, head in modes.items()}
+    km = {mode: errors(places) for mode, places in own.items()}
+
+    def control(name: str, mode: str, answers: Iterable[Mapping[str, np.ndarray]]) -> Control:
+        return Control(name, mode, np.stack([errors(each) for each in answers]), km[mode])
+
+    others = [exchange_rows(run, derangement(len(test), each)) for each in seeds]
+    in_order = [ExchangedFeatures(model.features, order_seed=seed)]
+    random = random_concepts(model.stage1, model.features, run.rows["train"], seeds)
+    found = [control("random_concepts", SCORES, (_fit_linear(model, modes[SCORES], concepts) for concepts in random))]
+    for mode in dict.fromkeys([main, SCORES, "hybrid"]):
+        if mode in modes and mode != "image_only":
+            swapped = (predict_exchanged(run, modes[mode], concepts_of=other) for other in others)
+            found.append(control(f"shuffled_concepts_{mode}", mode, swapped))
+    for mode in dict.fromkeys([main, "both", "hybrid"]):
+        if mode in modes and modes[mode].head.config.reads_tokens:
+            exchanged = [ExchangedFeatures(model.features, other) for other in others]
+            for name, sources in (("shuffled_patches", exchanged), ("patch_order", in_order)):
+                moved = (predict_exchanged(run, modes[mode], pictures=each) for each in sources)
+                found.append(control(f"{name}_{mode}", mode, moved))
+    return Controls(main, tuple(found), blocks, km, own.get("hybrid", {}).get("residual_share"))
+
+
+def _fit_linear(model: MapModel, linear: InterventionModel, concepts: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """What the linear CBM answers, trained as the run trains it but on other probabilities of concepts."""
+    from geocbm import pipeline
+    from geocbm.models.stage2 import concept_input, predict_stage2
+
+    config = linear.head.config.in_mode(SCORES, init_from_stage0=False, tracking="disabled")
+    head, _ = pipeline.fit_stage2(model.run, config, concepts, model.features, name=None, report=lambda line: None)
+    decoder = pipeline.make_decoder(model.run, head, concepts, model.features)
+    given = concept_input(config, concepts)
+    return predict_stage2(head, given, model.features, model.run.rows["test"], decoder=decoder)
+
+
+def control_changes(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Figure]]:
+    """By control the metrics under it and their paired changes: `median_km`, `geoscore` and each with `_change`.
+
+    Args:
+        found: of `measure_controls`.
+        n_resamples: resamples behind each interval, by blocks of 100 km; all draws of an image lie in its block.
+        seed: of the resamples.
+    """
+    changes = {}
+    for control in found.controls:
+        drawn = Resamples(np.tile(found.blocks, len(control.km)), n_resamples, seed)
+        km, own = control.km.ravel(), np.broadcast_to(control.own_km, control.km.shape).ravel()
+        changes[control.name] = {
+            "median_km": drawn.figure(km, "median"),
+            "geoscore": drawn.figure(geoscore(km)),
+            "median_km_change": drawn.difference(km, own, "median"),
+            "geoscore_change": drawn.difference(geoscore(km), geoscore(own)),
+        }
+    return changes
+
+
+def mode_gains(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Figure]]:
+    """By mode what heads that also see the patches gain over the linear CBM, which sees the concepts alone.
+
+    Returns:
+        Paired differences `median_km` and `geoscore` of the main mode and of `hybrid`, where they are others.
+    """
+    drawn = Resamples(found.blocks, n_resamples, seed)
+    modes = [mode for mode in dict.fromkeys([found.main, "hybrid"]) if mode in found.km and mode != SCORES]
+    linear = found.km.get(SCORES)
+    if linear is None:
+        return {}
+    return {
+        mode: {
+            "median_km": drawn.difference(found.km[mode], linear, "median"),
+            "geoscore": drawn.difference(geoscore(found.km[mode]), geoscore(linear)),
+        }
+        for mode in modes
+    }
+
+
+def control_metrics(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, float | Figure]:
+    """Metrics to keep, without the prefix `control.`: those of `control_changes` and `mode_gains`.
+
+    They are called `<control>.median_km`, `<control>.median_km_change`, `gain_<mode>.geoscore` and so on;
+    `hybrid.residual_share` is the part of hybrid's logits that comes from the patches.
+    """
+    if not len(found.blocks):
+        return {}
+    changes = control_changes(found, n_resamples, seed)
+    gains = {f"gain_{mode}": own for mode, own in mode_gains(found, n_resamples, seed).items()}
+    kept = {f"{name}.{key}": figure for name, own in (changes | gains).items() for key, figure in own.items()}
+    if found.residual_share is not None:
+        kept["hybrid.residual_share"] = Resamples(found.blocks, n_resamples, seed).figure(found.residual_share)
+    return recordables(kept)
+
+
+def control_table(found: Controls, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """The controls as numbers, a row each.
+
+    Returns:
+        `control`, `mode`, median errors `own_km` and `km`, mean `own_geoscore` and `geoscore`, and the paired change of
+        the GeoScore, `change` with `low` and `high`.
+    """
+    changes = control_changes(found, n_resamples, seed)
+    rows = []
+    for control in found.controls:
+        own, change = changes[control.name], changes[control.name]["geoscore_change"]
+        row: dict[str, object] = {"control": control.name.removesuffix(f"_{control.mode}"), "mode": control.mode}
+        row |= {"own_km": float(np.median(control.own_km)), "km": own["median_km"]["value"]}
+        row |= {"own_geoscore": float(geoscore(control.own_km).mean()), "geoscore": own["geoscore"]["value"]}
+        rows.append(row | {"change": change["value"], "low": change["low"], "high": change["high"]})
+    return pd.DataFrame(rows)
