@@ -1,7 +1,6 @@
-"""Each country cut into cells by k-means on unit vectors (specification, section Semantic Geocells)."""
+"""Geocells: each country cut into cells by k-means on unit vectors (specification, section Semantic Geocells)."""
 
-from geocbm.geocells.building import build_geocells
+from geocbm.geocells.building import GeocellsConfig, build_geocells
 from geocbm.geocells.cells import Geocells, oracle_error_km
-from geocbm.geocells.config import GeocellsConfig
 
 __all__ = ["Geocells", "GeocellsConfig", "build_geocells", "oracle_error_km"]

@@ -1,22 +1,45 @@
-"""Cells of points: k-means per country, small cells merged, numbered (specification, section Semantic Geocells)."""
+"""Geocells of points: k-means per country, small cells merged, numbered (specification, section Semantic Geocells)."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from geocbm.errors import ParameterError
 from geocbm.geocells.cells import Geocells, checked_points, grouped, rows_by_group
-from geocbm.geocells.config import GeocellsConfig
 from geocbm.geocells.kmeans import DEGENERATE_LENGTH, cluster, nearest, spatial_order, threads
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 
 SMALLEST_SCALE_KM = 1.0
 MEDOID_CANDIDATES = 2000
+
+
+@dataclass(frozen=True)
+class GeocellsConfig:
+    """Settings of the geocells; the defaults are the specification's (section "Semantic Geocells").
+
+    Attributes:
+        min_samples_per_cell: a country with n training pictures gets `n // min_samples_per_cell` cells, at least one;
+            k-means does not enforce that many in each.
+        merge_below: cells with fewer training pictures are merged into the nearest cell of their country; 0 leaves
+            them, as the specification does.
+        seed: seed of k-means; the answer does not depend on the order of the samples or the number of threads.
+    """
+
+    min_samples_per_cell: int = 500
+    merge_below: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("min_samples_per_cell", 1), ("merge_below", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise ParameterError(f"{name} is {value!r}; give a whole number of at least {least}.")
 
 
 def build_geocells(
@@ -33,18 +56,16 @@ def build_geocells(
         lat: `[n]` latitudes of training samples, degrees.
         lng: `[n]` longitudes, degrees.
         country: `[n]` countries.
-        min_samples_per_cell: samples per cell aimed at; k-means does not enforce it.
-        seed: seed of k-means; the answer does not depend on the order of the samples or the number of threads.
-        merge_below: cells with fewer samples are merged into the nearest cell of their country; 0 leaves them.
+        min_samples_per_cell: see `GeocellsConfig`, as for the other two.
+        seed: of k-means.
+        merge_below: in samples.
 
     Returns:
         The cells. A country with one cell has the normalised mean of its unit vectors as centre, or, where that mean
         has no direction, the sample with the smallest sum of distances.
     """
     lat, lng = checked_points(lat, lng)
-    for name, value, least in (("min_samples_per_cell", min_samples_per_cell, 1), ("merge_below", merge_below, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ParameterError(f"{name} is {value!r}; give a whole number of at least {least}.")
+    config = GeocellsConfig(min_samples_per_cell, merge_below, seed)
     if not len(lat):
         raise ParameterError("lat is empty: geocells need at least one training sample.")
     names, group = grouped(country, len(lat))
@@ -86,11 +107,7 @@ def build_geocells(
         sample_to_cell=sample_to_cell,
         counts=counts,
         scale_km=np.maximum(np.sqrt(square), SMALLEST_SCALE_KM),
-        settings={
-            "min_samples_per_cell": int(min_samples_per_cell),
-            "merge_below": int(merge_below),
-            "seed": int(seed),
-        },
+        settings={name: int(value) for name, value in asdict(config).items()},
     )
 
 
@@ -101,7 +118,7 @@ def _country_seed(seed: int, name: str) -> int:
 
 def _cells_of_country(points: np.ndarray, k: int, seed: int, merge_below: int) -> tuple[np.ndarray, np.ndarray]:
     """Centres `[K, 3]` by latitude and longitude, and the cell `[n]` of each of a country's points `[n, 3]`."""
-    centers = cluster(points, k, seed) if k > 1 else _center(points)[None]
+    centers = cluster(points, k, seed) if k > 1 else spherical_center(points)[None]
     while True:
         lat, lng = cartesian_to_latlng(centers)
         centers = centers[np.lexsort((np.round(lng, 9), np.round(lat, 9)))]
@@ -112,7 +129,7 @@ def _cells_of_country(points: np.ndarray, k: int, seed: int, merge_below: int) -
         centers = _merge_small(centers, points, label, merge_below)
 
 
-def _center(points: np.ndarray) -> np.ndarray:
+def spherical_center(points: np.ndarray) -> np.ndarray:
     """Normalised mean of unit vectors `[n, 3]`, or the medoid where the mean has no direction."""
     mean = points.mean(axis=0)
     length = np.linalg.norm(mean)
@@ -152,5 +169,5 @@ def _merge_small(centers: np.ndarray, points: np.ndarray, label: np.ndarray, mer
         if length > DEGENERATE_LENGTH * max(1, counts[target]):
             centers[target] = sums[target] / length
         elif counts[target]:
-            centers[target] = _center(points[into[label] == target])
+            centers[target] = spherical_center(points[into[label] == target])
     return centers[alive]

@@ -15,7 +15,7 @@ import numpy as np
 from geocbm.data import lineage
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, remake_advice
-from geocbm.geocells.distribution import sum_by_place
+from geocbm.geocells.distribution import CellDistribution, sum_by_place
 from geocbm.geocells.kmeans import nearest
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 
@@ -88,6 +88,10 @@ class Geocells:
     def by_country(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities of countries `[..., C]` in the order of `countries`: sums of `[..., N]` over their cells."""
         return sum_by_place(probabilities, self.country)[1]
+
+    def argmax_country(self, belief: CellDistribution) -> np.ndarray:
+        """`[n]` name of the country whose cells have the most probability together."""
+        return self.countries[belief.gather(self.by_country).argmax(axis=1)]
 
     def save(self, path: str | Path, made_from: Mapping[str, str] | None = None) -> None:
         """Write the cells as `.npz` without pickled objects.

@@ -1,4 +1,4 @@
-"""The middle of a set of places on the sphere: their spherical mean, or the one among them nearest to the others."""
+"""Spherical mean and medoid: the middle of a set of places, as a direction or as the place nearest to the others."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from geocbm.geocells.building import spherical_center
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 
 MOST_CANDIDATES = 1000
 MOST_MEASURED = 20_000
-SHORTEST_MEAN = 1e-6
-"""Below this length the mean of unit vectors has no direction: the places lie all round the globe."""
 
 
 def medoid(lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> int:
@@ -51,11 +50,7 @@ def spherical_mean(lat: Any, lng: Any) -> tuple[float, float]:
     latitude, longitude = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
     if not len(latitude):
         raise ValueError("spherical_mean needs at least one place, lat is empty")
-    mean = latlng_to_cartesian(latitude, longitude).mean(axis=0)  # (3,)
-    if np.linalg.norm(mean) < SHORTEST_MEAN:
-        row = medoid(latitude, longitude)
-        return float(latitude[row]), float(longitude[row])
-    middle_lat, middle_lng = cartesian_to_latlng(mean)
+    middle_lat, middle_lng = cartesian_to_latlng(spherical_center(latlng_to_cartesian(latitude, longitude)))
     return float(middle_lat), float(middle_lng)
 
 

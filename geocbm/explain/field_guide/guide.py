@@ -228,7 +228,7 @@ class FieldGuide:
     def _named(self) -> np.ndarray:
         """The country with the highest sum over cells, for each held-out row."""
         cells = self.files.cells
-        return cells.countries[self.belief.gather(cells.by_country).argmax(axis=1)]
+        return cells.argmax_country(self.belief)
 
     @property
     def heads_sentence(self) -> str:
@@ -248,7 +248,7 @@ class FieldGuide:
         with torch.inference_mode():
             scores = torch.from_numpy(self.scores[self.held_out]).to(self.head.cell_head.weight)
             belief = CellDistribution(self.head(scores).cell_logits.float().cpu().numpy())
-        other = cells.countries[belief.gather(cells.by_country).argmax(axis=1)]
+        other = cells.argmax_country(belief)
         return (
             f"Two heads speak on a sheet: what a concept adds in the model is of {self.head.config.ablation_mode}, "
             f"whose logits are sums over concepts; what a country is taken for is the answer of {mode}. They name the "
