@@ -81,36 +81,47 @@ class _Painter:
         self.canvas.polygon(view.strip(-half - 0.45, half + 0.45, view.nearest, 90.0), verge)
         self.own(surface)
         self.canvas.polygon(view.strip(-half, half, view.nearest, 90.0), base)
-        rng = self.rng
         if surface == "Cobblestone Road":
-            for row, z in enumerate(1.14 ** np.arange(6, 27)):
-                if z < view.nearest:
-                    continue
-                width = max(0.35, z * 0.05)
-                for x in np.arange(-half + (row % 2) * width / 2, half - width * 0.6, width):
-                    self._patch(x, x + width * 0.82, z, z * 1.1, shade(base, float(rng.uniform(0.72, 1.3))))
+            self._cobbles(base)
         elif surface in UNPAVED:
-            for x in (-half * 0.5, half * 0.5):
-                self.canvas.polygon(view.strip(x - 0.35, x + 0.35, view.nearest, 70.0), shade(base, 1.14))
-            for _ in range(70):
-                z, x = float(rng.uniform(2.6, 14)), float(rng.uniform(-half, half))
-                self._patch(x, x + 0.16, z, z * 1.03, shade(base, float(rng.uniform(0.6, 1.35))))
+            self._wheel_tracks(base)
         elif surface == "Pale Concrete Road":
-            for z in (3.2, 4.4, 6, 8.2, 11, 15, 21):
-                self._patch(-half, half, z, z * 1.03, shade(base, 0.62))
-            self.canvas.polygon(view.strip(-0.05, 0.05, view.nearest, 60.0), shade(base, 0.66))
+            self._concrete_slabs(base)
         elif surface == "Cracked Patched Asphalt":
-            for _ in range(9):
-                z, x = float(rng.uniform(2.8, 15)), float(rng.uniform(-half, half - 0.9))
-                self._patch(
-                    x, x + float(rng.uniform(0.5, 1.2)), z, z * float(rng.uniform(1.08, 1.25)), shade(base, 0.6)
-                )
-            for _ in range(7):
-                z, x = float(rng.uniform(2.8, 12)), float(rng.uniform(-half, half * 0.6))
-                points = [
-                    view.ground(x + i * 0.3, z * (1 + 0.05 * i + float(rng.uniform(-0.03, 0.03)))) for i in range(5)
-                ]
-                self.canvas.line(points, self.canvas.side / 150, (46, 46, 46))
+            self._cracks(base)
+
+    def _cobbles(self, base: Colour) -> None:
+        view, half, rng = self.view, self.scene.conditions.half_width, self.rng
+        for row, z in enumerate(1.14 ** np.arange(6, 27)):
+            if z < view.nearest:
+                continue
+            width = max(0.35, z * 0.05)
+            for x in np.arange(-half + (row % 2) * width / 2, half - width * 0.6, width):
+                self._patch(x, x + width * 0.82, z, z * 1.1, shade(base, float(rng.uniform(0.72, 1.3))))
+
+    def _wheel_tracks(self, base: Colour) -> None:
+        view, half, rng = self.view, self.scene.conditions.half_width, self.rng
+        for x in (-half * 0.5, half * 0.5):
+            self.canvas.polygon(view.strip(x - 0.35, x + 0.35, view.nearest, 70.0), shade(base, 1.14))
+        for _ in range(70):
+            z, x = float(rng.uniform(2.6, 14)), float(rng.uniform(-half, half))
+            self._patch(x, x + 0.16, z, z * 1.03, shade(base, float(rng.uniform(0.6, 1.35))))
+
+    def _concrete_slabs(self, base: Colour) -> None:
+        view, half = self.view, self.scene.conditions.half_width
+        for z in (3.2, 4.4, 6, 8.2, 11, 15, 21):
+            self._patch(-half, half, z, z * 1.03, shade(base, 0.62))
+        self.canvas.polygon(view.strip(-0.05, 0.05, view.nearest, 60.0), shade(base, 0.66))
+
+    def _cracks(self, base: Colour) -> None:
+        view, half, rng = self.view, self.scene.conditions.half_width, self.rng
+        for _ in range(9):
+            z, x = float(rng.uniform(2.8, 15)), float(rng.uniform(-half, half - 0.9))
+            self._patch(x, x + float(rng.uniform(0.5, 1.2)), z, z * float(rng.uniform(1.08, 1.25)), shade(base, 0.6))
+        for _ in range(7):
+            z, x = float(rng.uniform(2.8, 12)), float(rng.uniform(-half, half * 0.6))
+            points = [view.ground(x + i * 0.3, z * (1 + 0.05 * i + float(rng.uniform(-0.03, 0.03)))) for i in range(5)]
+            self.canvas.line(points, self.canvas.side / 150, (46, 46, 46))
 
     def _patch(self, x0: float, x1: float, z0: float, z1: float, colour: Colour) -> None:
         view = self.view
@@ -263,20 +274,22 @@ class _Painter:
             posts(0.1, 1.35, (126, 98, 70))
         elif meta == "Dry Stone Wall":
             band(0.0, 1.15, (92, 90, 84))
-            for course, low in enumerate((0.02, 0.4, 0.78)):
-                for i in range(course % 2, 12):
-                    grey = shade((152, 148, 136), float(self.rng.uniform(0.74, 1.3)))
-                    (x0, y0), s0 = feet[i]
-                    (x1, y1), s1 = feet[i + 1]
-                    half_x, half_y = abs(x1 - x0) * 0.56, 0.2 * s0
-                    middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2 - (low + 0.2) * (s0 + s1) / 2
-                    self.canvas.ellipse(
-                        middle_x - half_x, middle_y - half_y, middle_x + half_x, middle_y + half_y, grey
-                    )
+            self._wall_stones(feet)
         else:
             posts(0.1, 0.9, (120, 120, 120))
             for i in range(12):
                 band(0.42, 1.0, (206, 36, 36) if i % 2 else (238, 238, 234), i, i + 1)
+
+    def _wall_stones(self, feet: list[tuple[tuple[float, float], float]]) -> None:
+        """Three courses of stones along feet: places on the ground, each with its pixels per metre."""
+        for course, low in enumerate((0.02, 0.4, 0.78)):
+            for i in range(course % 2, 12):
+                grey = shade((152, 148, 136), float(self.rng.uniform(0.74, 1.3)))
+                (x0, y0), s0 = feet[i]
+                (x1, y1), s1 = feet[i + 1]
+                half_x, half_y = abs(x1 - x0) * 0.56, 0.2 * s0
+                middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2 - (low + 0.2) * (s0 + s1) / 2
+                self.canvas.ellipse(middle_x - half_x, middle_y - half_y, middle_x + half_x, middle_y + half_y, grey)
 
     def _camera_car(self, concept: Concept) -> None:
         """The bonnet and the black air intake of the camera car, at the lower edge."""

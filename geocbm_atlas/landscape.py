@@ -44,16 +44,28 @@ def paint_sky(canvas: Canvas, view: View, rng: np.random.Generator) -> None:
     canvas.paint_rows(np.clip(np.broadcast_to(sky, (height, side, 3)), 0, 255).astype(np.uint8), 0, 0)
 
 
-def paint_skyline(canvas: Canvas, view: View, meta: str, rng: np.random.Generator) -> None:
-    """Paint what rises behind the horizon; without a concept, a low distant wood."""
-    side, base = canvas.side, view.horizon + 2
-    unit = side / 144
+class _Skyline:
+    """Draws one kind of skyline each method.
 
-    def air(colour: Colour, fog: float) -> Colour:
-        return tuple(int(a * (1 - fog) + b * fog) for a, b in zip(colour, view.haze, strict=True))  # type: ignore[return-value]
+    Attributes:
+        side: of the canvas, pixels.
+        base: row of the horizon.
+        unit: pixels of a picture of 144 that one pixel stands for.
+        fog: how much of the haze lies over what is far, 0 to 1.
+    """
 
-    fog = min(0.6, 0.16 + view.conditions.haze * 18)
-    if meta == "Snow-Capped Mountains":
+    def __init__(self, canvas: Canvas, view: View, rng: np.random.Generator) -> None:
+        self.canvas, self.view, self.rng = canvas, view, rng
+        self.side, self.base, self.unit = canvas.side, view.horizon + 2, canvas.side / 144
+        self.fog = min(0.6, 0.16 + view.conditions.haze * 18)
+
+    def air(self, colour: Colour, fog: float) -> Colour:
+        """A colour with so much haze over it."""
+        return tuple(int(a * (1 - fog) + b * fog) for a, b in zip(colour, self.view.haze, strict=True))  # type: ignore[return-value]
+
+    def _snow_peaks(self) -> None:
+        canvas, rng, side, base, unit = self.canvas, self.rng, self.side, self.base, self.unit
+        fog, air = self.fog, self.air
         for _ in range(4):
             x, half = float(rng.uniform(0, side)), float(rng.uniform(26, 46)) * unit
             top = base - float(rng.uniform(26, 44)) * unit
@@ -65,12 +77,18 @@ def paint_skyline(canvas: Canvas, view: View, meta: str, rng: np.random.Generato
             canvas.polygon(
                 [(x, top), (x + half * cut, low), (x + half * 0.2, low - 4 * unit), (x, low + 3 * unit),
                  (x - half * 0.2, low - 4 * unit), (x - half * cut, low)], air((246, 248, 252), fog * 0.4))  # fmt: skip
-    elif meta == "Rounded Green Hills":
+
+    def _green_hills(self) -> None:
+        canvas, rng, side, base, unit = self.canvas, self.rng, self.side, self.base, self.unit
+        fog, air = self.fog, self.air
         for tone in (0.82, 1.0, 1.14):
             x, half = float(rng.uniform(0, side)), float(rng.uniform(42, 74)) * unit
             tall = float(rng.uniform(13, 24)) * unit
             canvas.ellipse(x - half, base - tall, x + half, base + tall, air(shade((98, 142, 76), tone), fog * 0.7))
-    elif meta == "Volcano Cone":
+
+    def _volcano(self) -> None:
+        canvas, rng, side, base, unit = self.canvas, self.rng, self.side, self.base, self.unit
+        fog, air = self.fog, self.air
         x, half, tall = float(rng.uniform(0.2, 0.8)) * side, 52 * unit, float(rng.uniform(36, 46)) * unit
         rock, rim = air((92, 82, 90), fog), 7 * unit
         canvas.polygon([(x - half, base), (x - half * 0.4, base - tall * 0.45), (x - rim, base - tall),
@@ -83,7 +101,10 @@ def paint_skyline(canvas: Canvas, view: View, meta: str, rng: np.random.Generato
             puff = (4 + 1.6 * i) * unit
             px, py = x + (3 + 5 * i) * unit, base - tall - (4 + 4.4 * i) * unit
             canvas.ellipse(px - puff, py - puff * 0.7, px + puff, py + puff * 0.7, air((224, 222, 222), 0.2))
-    elif meta == "Flat-Topped Mesas":
+
+    def _mesas(self) -> None:
+        canvas, rng, side, base, unit = self.canvas, self.rng, self.side, self.base, self.unit
+        fog, air = self.fog, self.air
         for _ in range(3):
             x, half = float(rng.uniform(0, side)), float(rng.uniform(16, 32)) * unit
             tall = float(rng.uniform(15, 27)) * unit
@@ -95,7 +116,10 @@ def paint_skyline(canvas: Canvas, view: View, meta: str, rng: np.random.Generato
                 y = base - tall * part
                 canvas.polygon([(x - half, y), (x + half, y), (x + half, y + 2 * unit), (x - half, y + 2 * unit)],
                                shade(rock, 0.78))  # fmt: skip
-    elif meta == "Limestone Towers":
+
+    def _towers(self) -> None:
+        canvas, rng, side, base, unit = self.canvas, self.rng, self.side, self.base, self.unit
+        fog, air = self.fog, self.air
         for _ in range(6):
             x, half = float(rng.uniform(0, side)), float(rng.uniform(7, 13)) * unit
             tall = float(rng.uniform(22, 42)) * unit
@@ -107,11 +131,27 @@ def paint_skyline(canvas: Canvas, view: View, meta: str, rng: np.random.Generato
                 canvas.polygon([(x + half * left, base - tall * low), (x + half * (left + 0.1), base - tall * high),
                                 (x + half * right, base - tall * (high - 0.06)), (x + half * right, base - tall * low)],
                                stone)  # fmt: skip
-    else:
+
+    def _distant_wood(self) -> None:
+        canvas, rng, side, base, unit = self.canvas, self.rng, self.side, self.base, self.unit
+        fog, air = self.fog, self.air
         steps = np.linspace(0, side, 14)
         tops = base - rng.uniform(1.5, 5.0, 14) * unit
         outline = [(0.0, base), *zip(steps.tolist(), tops.tolist(), strict=True), (float(side), base)]
         canvas.polygon(outline, air((94, 108, 96), 0.25 + fog * 0.5))
+
+
+def paint_skyline(canvas: Canvas, view: View, meta: str, rng: np.random.Generator) -> None:
+    """Paint what rises behind the horizon; without a concept, a low distant wood."""
+    skyline = _Skyline(canvas, view, rng)
+    painters = {
+        "Snow-Capped Mountains": skyline._snow_peaks,
+        "Rounded Green Hills": skyline._green_hills,
+        "Volcano Cone": skyline._volcano,
+        "Flat-Topped Mesas": skyline._mesas,
+        "Limestone Towers": skyline._towers,
+    }
+    painters.get(meta, skyline._distant_wood)()
 
 
 def paint_ground(canvas: Canvas, view: View, meta: str, rng: np.random.Generator) -> None:

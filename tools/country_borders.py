@@ -1,8 +1,8 @@
-"""Make `geocbm/data_files/country_borders.npz` from the shape file of Natural Earth 10 m admin-0 countries.
+"""Make `geocbm/metrics/country_borders.npz` from the shape file of Natural Earth 10 m admin-0 countries.
 
     python tools/country_borders.py ne_10m_admin_0_countries_deu.zip
 
-Needs `pyshp` and `shapely`. The edition is that for the point of view of Germany (see `geocbm/data_files/README.md`).
+Needs `pyshp` and `shapely`. The edition is that for the point of view of Germany (see `geocbm/metrics/README.md`).
 Polygons are relabelled to ISO 3166-1: overseas parts that have a code of their own are taken out of the state they
 belong to, and lands without a code join the state that the ISO counts them to.
 """
@@ -107,7 +107,7 @@ def main() -> None:
     arguments.add_argument("zip", type=Path)
     codes, polygons = read_polygons(arguments.parse_args().zip)
     split_overseas(codes, polygons)
-    target = Path(__file__).parents[1] / "geocbm" / "data_files" / "country_borders.npz"
+    target = Path(__file__).parents[1] / "geocbm" / "metrics" / "country_borders.npz"
     np.savez_compressed(target, **pack(codes, polygons))
     print(
         f"{target}: {len(polygons):,} polygons of {len(set(codes) - {''})} countries, {target.stat().st_size:,} bytes"

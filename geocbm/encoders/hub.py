@@ -51,7 +51,10 @@ def find_model_folder(name: str | Path, download: bool = True) -> Path:
     if text == PACKAGED_BACKBONE:
         folder = packaged_backbone_folder()
         if not (folder / "config.json").is_file():
-            raise MissingInputError("the packaged backbone 'atlas' is not built; make it with `geocbm atlas pretrain`")
+            raise MissingInputError(
+                f"the packaged backbone 'atlas' is not built; make it with `python -m tools.atlas_backbone --out "
+                f"{folder}`"
+            )
         return _checked_folder(folder, text)
     folder = Path(text).expanduser()
     if folder.is_dir():

@@ -81,7 +81,7 @@ def test_the_alias_of_the_packaged_backbone(folders, monkeypatch, tmp_path):
     assert load_image_encoder("atlas").name == "atlas"
     assert load_text_encoder(image_encoder_name="atlas").dim == 12
     monkeypatch.setattr(resolve, "packaged_backbone_folder", lambda: tmp_path)
-    with pytest.raises(MissingInputError, match="geocbm atlas pretrain"):
+    with pytest.raises(MissingInputError, match=r"python -m tools\.atlas_backbone"):
         load_image_encoder("atlas")
 
 

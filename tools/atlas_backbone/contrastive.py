@@ -20,16 +20,18 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from geocbm_atlas.backbone_model import embed_pictures
-from geocbm_atlas.muon import Muon
-from geocbm_atlas.pretrain_probe import TEMPLATES, normalise_pictures
-from geocbm_atlas.scene_pool import PoolAnnotations, ScenePool, patch_targets
+from tools.atlas_backbone.captions import phrase
+from tools.atlas_backbone.model import Backbone, embed_pictures
+from tools.atlas_backbone.muon import Muon
+from tools.atlas_backbone.probe import TEMPLATES, normalise_pictures
+from tools.atlas_backbone.scene_pool import PoolAnnotations, ScenePool, patch_targets
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer
 
 VARIANTS_PER_CONCEPT = 12
 MAX_SHIFT = 8
+CHECKPOINT_STEPS = 200
 PHRASE_WEIGHT = 0.1
 PATCH_WEIGHT = 0.3
 
@@ -57,6 +59,11 @@ class Schedule:
     sparse: float = 0.8
     minutes: float | None = None
 
+    def progress(self, step: int, seconds: float) -> float:
+        """Part of the training that is over after `step` updates in `seconds`, from 0 to 1."""
+        by_clock = 0.0 if self.minutes is None else seconds / (60 * self.minutes)
+        return max(step / self.steps, by_clock)
+
     def rate(self, progress: float) -> float:
         """Factor on the learning rate: up during the warmup, then down to 0 in a straight line."""
         return min(progress / self.warmup if self.warmup else 1.0, (1 - progress) / (1 - self.warmup))
@@ -71,8 +78,6 @@ class PhraseBank:
     """
 
     def __init__(self, notes: PoolAnnotations, seed: int) -> None:
-        from geocbm_atlas.captions import phrase
-
         rng = np.random.default_rng([seed, 7])
         self.names = notes.metas + notes.parents
         self.texts: list[list[str]] = []
@@ -99,8 +104,7 @@ def contrast(
     present: torch.Tensor,
     shown: torch.Tensor,
     scales: torch.Tensor,
-    picture_odds: torch.Tensor,
-    patch_odds: torch.Tensor,
+    odds: tuple[torch.Tensor, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
     """The three contrasts, each a scalar; all embeddings have length one.
 
@@ -112,17 +116,16 @@ def contrast(
         present: which phrases are true of each picture, (B, C).
         shown: which are true of each patch, (B, k, C).
         scales: logarithms of the factors on the cosines of captions, phrases and patches, (3,).
-        picture_odds: logarithm of the odds that a phrase is true of a picture, (C,). Added to the logits, so that the
-            cosine only has to tell what the picture adds to it, and rare phrases are not pushed away from all pictures.
-        patch_odds: the same for patches, (C,).
+        odds: logarithm of the odds that a phrase is true of a picture, and of a patch, each (C,). Added to the logits,
+            so that the cosine only has to tell what the picture adds, and rare phrases are not pushed away from all.
     """
     factor = scales.exp()
     logits = factor[0] * pictures @ captions.T  # (B, B)
     own = torch.arange(len(logits), device=logits.device)
     caption = (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
-    phrase_logits = factor[1] * pictures @ phrases.T + picture_odds  # (B, C)
+    phrase_logits = factor[1] * pictures @ phrases.T + odds[0]  # (B, C)
     phrase = functional.binary_cross_entropy_with_logits(phrase_logits, present, reduction="sum") / len(present)
-    patch_logits = factor[2] * patches @ phrases.T + patch_odds  # (B, k, C)
+    patch_logits = factor[2] * patches @ phrases.T + odds[1]  # (B, k, C)
     patch = functional.binary_cross_entropy_with_logits(patch_logits, shown, reduction="sum")
     return {"caption": caption, "phrase": phrase, "patch": patch / (shown.shape[0] * shown.shape[1])}
 
@@ -170,33 +173,118 @@ def _optimizers(model: CLIPModel, scales: torch.nn.Parameter, lr: float) -> list
     ]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What one update learns from.
+
+    Attributes:
+        pixel_values: normalised pictures, (B, 3, H, W).
+        keep: indices of the patches looked at, (B, k); None for all.
+        captions: tokens and mask of one caption per picture, each (B, T).
+        phrases: tokens and mask of one wording per concept, each (C, T).
+        present: 1 where a phrase is true of a picture, (B, C).
+        shown: 1 where it is true of a patch, (B, k, C).
+    """
+
+    pixel_values: torch.Tensor
+    keep: torch.Tensor | None
+    captions: tuple[torch.Tensor, torch.Tensor]
+    phrases: tuple[torch.Tensor, torch.Tensor]
+    present: torch.Tensor
+    shown: torch.Tensor
+
+
+class BatchSource:
+    """Draws batches from a pool, each epoch in another order.
+
+    Attributes:
+        odds: as for `contrast`, counted on the pool.
+    """
+
+    def __init__(self, backbone: Backbone, pool: ScenePool, bank: PhraseBank, seed: int) -> None:
+        self.backbone, self.pool, self.rng = backbone, pool, np.random.default_rng([seed, 11])
+        notes, embeddings = pool.notes, backbone.model.vision_model.embeddings
+        self.grid = embeddings.image_size // embeddings.patch_size
+        flat = [sentence for sentences in notes.captions for sentence in sentences]
+        self.caption_tokens = backbone.tokenizer(flat, truncation=True)["input_ids"]
+        self.phrase_ids, self.phrase_mask = bank.tokenize(backbone.tokenizer)
+        self.presence = notes.presence()
+        sample = self.rng.choice(len(pool), min(len(pool), 1000), replace=False)
+        on_patches = self._targets(sample, notes.box[sample])
+        self.odds = (_log_odds(self.presence.mean(0)), _log_odds(on_patches.mean((0, 1))))
+        self.order = np.zeros(0, dtype=np.int64)
+
+    def draw(self, size: int, keep: float) -> Batch:
+        """The next `size` pictures, with the part `keep` of their patches."""
+        rng, notes = self.rng, self.pool.notes
+        if len(self.order) < size:
+            self.order = np.concatenate([self.order, rng.permutation(len(self.pool))])
+        rows, self.order = np.sort(self.order[:size]), self.order[size:]
+        pictures, box = shift_and_tint(self.pool.pictures[rows], notes.box[rows], rng)
+        shown, seen = self._targets(rows, box), None
+        if keep < 1:
+            n_seen = max(1, round(keep * self.grid**2))
+            seen = torch.from_numpy(rng.random((len(rows), self.grid**2)).argsort(1)[:, :n_seen].copy())
+            shown = shown[np.arange(len(rows))[:, None], seen.numpy()]
+        n_captions = len(notes.captions[0])
+        said = [self.caption_tokens[row * n_captions + rng.integers(n_captions)] for row in rows]
+        captions = self.backbone.tokenizer.pad({"input_ids": said}, return_tensors="pt")
+        drawn = torch.from_numpy(rng.integers(self.phrase_ids.shape[1], size=len(self.phrase_ids)))
+        each = torch.arange(len(self.phrase_ids))
+        ids, mask = self.phrase_ids[each, drawn], self.phrase_mask[each, drawn]
+        longest = int(mask.sum(1).max())
+        return Batch(
+            normalise_pictures(pictures, self.backbone.mean, self.backbone.std),
+            seen,
+            (captions["input_ids"], captions["attention_mask"]),
+            (ids[:, :longest], mask[:, :longest]),
+            torch.from_numpy(self.presence[rows]).float(),
+            torch.from_numpy(shown).float(),
+        )
+
+    def _targets(self, rows: np.ndarray, box: np.ndarray) -> np.ndarray:
+        notes = self.pool.notes
+        return patch_targets(notes.concept[rows], box, notes.meta_to_parent, len(notes.parents), self.grid)
+
+
+class RunningMeans:
+    """Mean losses since the last entry of the history."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self.log, self.began = log, time.monotonic()
+        self.history: list[dict[str, float]] = []
+        self.values: list[dict[str, float]] = []
+
+    def close(self, step: int, progress: float) -> None:
+        """Write the entry of the history that ends with `step`."""
+        if not self.values:
+            return
+        entry = {name: sum(value[name] for value in self.values) / len(self.values) for name in self.values[0]}
+        entry |= {"step": step, "progress": progress, "seconds": time.monotonic() - self.began}
+        self.history.append(entry)
+        self.values = []
+        self.log("  ".join(f"{name} {value:.3f}" for name, value in entry.items()))
+
+
 def train(
-    model: CLIPModel,
-    tokenizer: CLIPTokenizer,
+    backbone: Backbone,
     pool: ScenePool,
     bank: PhraseBank,
-    mean: Sequence[float],
-    std: Sequence[float],
     schedule: Schedule,
     seed: int,
     checkpoint: Callable[[int], None] | None = None,
-    checkpoint_steps: int = 200,
     threads: int = 2,
     log: Callable[[str], None] = print,
 ) -> list[dict[str, float]]:
     """Train in place.
 
     Args:
-        model: from `build_model`, changed.
-        tokenizer: of the model.
+        backbone: its model is changed.
         pool: pictures and what is in them.
         bank: wordings of the pool's concepts.
-        mean: of the channels, parts of 1.
-        std: of the channels, parts of 1.
         schedule: length and rates.
         seed: of the order, the augmentation and the wordings.
-        checkpoint: called with the number of steps done, every `checkpoint_steps`.
-        checkpoint_steps: steps between checkpoints.
+        checkpoint: called with the number of steps done, every `CHECKPOINT_STEPS`.
         threads: parts of a batch computed side by side.
         log: takes a line every 50 steps.
 
@@ -204,96 +292,58 @@ def train(
         Mean losses over each 50 steps, with `step`, `progress` and `seconds`. Interrupting (Ctrl-C) ends the training
         early and keeps what was learned.
     """
-    notes, rng = pool.notes, np.random.default_rng([seed, 11])
-    grid = model.vision_model.embeddings.image_size // model.vision_model.embeddings.patch_size
-    n_parents, n_captions = len(notes.parents), len(notes.captions[0])
-    flat = [sentence for sentences in notes.captions for sentence in sentences]
-    caption_tokens = tokenizer(flat, truncation=True)["input_ids"]
-    phrase_ids, phrase_mask = bank.tokenize(tokenizer)
-    presence = notes.presence()
-    sample = rng.choice(len(pool), min(len(pool), 1000), replace=False)
-    on_patches = patch_targets(notes.concept[sample], notes.box[sample], notes.meta_to_parent, n_parents, grid)
-    picture_odds, patch_odds = _log_odds(presence.mean(0)), _log_odds(on_patches.mean((0, 1)))
+    model, source = backbone.model, BatchSource(backbone, pool, bank, seed)
     scales = torch.nn.Parameter(torch.full((3,), math.log(10.0)))
     optimizers = _optimizers(model, scales, schedule.lr)
-    history: list[dict[str, float]] = []
-    sums: dict[str, float] = {}
-    order = np.zeros(0, dtype=np.int64)
-    began = time.monotonic()
-    counted = done = 0
-
-    def note(progress: float) -> None:
-        """Close the running means with an entry of the history."""
-        nonlocal sums, counted
-        entry = {name: value / counted for name, value in sums.items()}
-        entry |= {"step": done, "progress": progress, "seconds": time.monotonic() - began}
-        history.append(entry)
-        sums, counted = {}, 0
-        log("  ".join(f"{name} {value:.3f}" for name, value in entry.items()))
-
+    means, done = RunningMeans(log), 0
     model.train()
     inner_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     executor = ThreadPoolExecutor(threads)
     try:
-        for step in range(schedule.steps):
-            progress = step / schedule.steps
-            if schedule.minutes is not None:
-                progress = max(progress, (time.monotonic() - began) / (60 * schedule.minutes))
-            if progress >= 1:
-                break
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = schedule.lr * max(schedule.rate(progress), 0.01)
-            if len(order) < schedule.batch_size:
-                order = np.concatenate([order, rng.permutation(len(pool))])
-            rows, order = np.sort(order[: schedule.batch_size]), order[schedule.batch_size :]
-            pictures, box = shift_and_tint(pool.pictures[rows], notes.box[rows], rng)
-            pixel_values = normalise_pictures(pictures, mean, std)
-            shown = patch_targets(notes.concept[rows], box, notes.meta_to_parent, n_parents, grid)
-            keep = None
-            if progress < schedule.sparse and schedule.keep < 1:
-                seen = max(1, round(schedule.keep * grid * grid))
-                keep = torch.from_numpy(rng.random((len(rows), grid * grid)).argsort(1)[:, :seen].copy())
-                shown = shown[np.arange(len(rows))[:, None], keep.numpy()]
-            said = [caption_tokens[row * n_captions + rng.integers(n_captions)] for row in rows]
-            captions = tokenizer.pad({"input_ids": said}, return_tensors="pt")
-            drawn = torch.from_numpy(rng.integers(phrase_ids.shape[1], size=len(phrase_ids)))
-            each = torch.arange(len(phrase_ids))
-            ids, mask = phrase_ids[each, drawn], phrase_mask[each, drawn]
-            longest = int(mask.sum(1).max())
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            texts = [
-                _embed_tokens(model, captions["input_ids"], captions["attention_mask"]),
-                _embed_tokens(model, ids[:, :longest], mask[:, :longest]),
-            ]
-            known = (torch.from_numpy(presence[rows]).float(), torch.from_numpy(shown).float())
-            with split_pictures(model, pixel_values, keep, executor, threads) as (whole, patches):
-                losses = contrast(whole, patches, texts[0], texts[1], *known, scales, picture_odds, patch_odds)
-                total = losses["caption"] + PHRASE_WEIGHT * losses["phrase"] + PATCH_WEIGHT * losses["patch"]
-                total.backward()
-            for optimizer in optimizers:
-                optimizer.step()
-            with torch.no_grad():
-                scales.clamp_(max=math.log(100.0))  # as CLIP does, lest the softmax saturates
-                model.logit_scale.copy_(scales[0])
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
-            counted, done = counted + 1, step + 1
+        while (progress := schedule.progress(done, time.monotonic() - means.began)) < 1:
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                group["lr"] = schedule.lr * max(schedule.rate(progress), 0.01)
+            batch = source.draw(schedule.batch_size, schedule.keep if progress < schedule.sparse else 1.0)
+            means.values.append(_update(model, batch, optimizers, scales, source.odds, executor, threads))
+            done += 1
             if done % 50 == 0 or done == schedule.steps:
-                note(progress)
-            if checkpoint is not None and (step + 1) % checkpoint_steps == 0:
-                checkpoint(step + 1)
+                means.close(done, progress)
+            if checkpoint is not None and done % CHECKPOINT_STEPS == 0:
+                checkpoint(done)
     except KeyboardInterrupt:
         log("interrupted: keeping what was learned so far")
     finally:
-        if counted:
-            note(done / schedule.steps)
+        means.close(done, done / schedule.steps)
         executor.shutdown()
         torch.set_num_threads(inner_threads)
     model.eval()
-    return history
+    return means.history
+
+
+def _update(
+    model: CLIPModel,
+    batch: Batch,
+    optimizers: Sequence[torch.optim.Optimizer],
+    scales: torch.nn.Parameter,
+    odds: tuple[torch.Tensor, torch.Tensor],
+    executor: Executor,
+    threads: int,
+) -> dict[str, float]:
+    """One step of the optimizers; gives the losses before it."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    texts = [_embed_tokens(model, *batch.captions), _embed_tokens(model, *batch.phrases)]
+    with split_pictures(model, batch.pixel_values, batch.keep, executor, threads) as (whole, patches):
+        losses = contrast(whole, patches, *texts, batch.present, batch.shown, scales, odds)
+        total = losses["caption"] + PHRASE_WEIGHT * losses["phrase"] + PATCH_WEIGHT * losses["patch"]
+        total.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    with torch.no_grad():
+        scales.clamp_(max=math.log(100.0))  # as CLIP does, lest the softmax saturates
+        model.logit_scale.copy_(scales[0])
+    return {name: value.item() for name, value in losses.items()}
 
 
 @contextmanager

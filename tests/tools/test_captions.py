@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from geocbm.errors import ParameterError
-from geocbm_atlas.captions import caption, phrase
 from geocbm_atlas.facts import META_TO_PARENT
+from tools.atlas_backbone.captions import caption, phrase
 
 
 @pytest.mark.parametrize("meta", META_TO_PARENT)

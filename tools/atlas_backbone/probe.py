@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from geocbm_atlas.backbone_model import embed_pictures, embed_texts
-from geocbm_atlas.scene_pool import ScenePool, patch_targets
+from tools.atlas_backbone.model import Backbone, embed_pictures, embed_texts
+from tools.atlas_backbone.scene_pool import ScenePool, patch_targets
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer
@@ -40,12 +40,7 @@ def name_prototypes(model: CLIPModel, tokenizer: CLIPTokenizer, names: Sequence[
 
 @torch.no_grad()
 def embed_pool(
-    model: CLIPModel,
-    pool: ScenePool,
-    mean: Sequence[float],
-    std: Sequence[float],
-    prototypes: torch.Tensor,
-    batch_size: int = 128,
+    backbone: Backbone, pool: ScenePool, prototypes: torch.Tensor, batch_size: int = 128
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Embed all pictures and find the patch that is most like each concept they show.
 
@@ -53,12 +48,12 @@ def embed_pool(
         Pictures (n, D); per visible concept with a box (in the order of the pool) whether the best patch shows it; and
         the part of the patches that show it, which is what a random patch would score.
     """
-    notes = pool.notes
+    notes, model = pool.notes, backbone.model
     grid = model.vision_model.embeddings.image_size // model.vision_model.embeddings.patch_size
     embedded, hits, chances = [], [], []
     for start in range(0, len(pool), batch_size):
         rows = slice(start, start + batch_size)
-        whole, patches = embed_pictures(model, normalise_pictures(pool.pictures[rows], mean, std))
+        whole, patches = embed_pictures(model, normalise_pictures(pool.pictures[rows], backbone.mean, backbone.std))
         embedded.append(whole.numpy())
         best = (patches @ prototypes.T).argmax(1).numpy()  # (B, k_m): the patch most like each concept
         concept, box = notes.concept[rows], notes.box[rows]
@@ -88,10 +83,8 @@ def _nearest(features: np.ndarray, labels: np.ndarray) -> float:
     return float((labels[:cut][nearest] == labels[cut:]).mean())
 
 
-def measure(
-    model: CLIPModel, tokenizer: CLIPTokenizer, pool: ScenePool, mean: Sequence[float], std: Sequence[float]
-) -> dict[str, float]:
-    """Figures of a model on a pool.
+def measure(backbone: Backbone, pool: ScenePool) -> dict[str, float]:
+    """Metrics of a backbone on a pool.
 
     Returns:
         `presence_auc` (median over metas seen at least ten times: does the similarity of picture and name rank pictures
@@ -101,10 +94,10 @@ def measure(
     """
     from sklearn.metrics import roc_auc_score
 
-    model.eval()
+    backbone.model.eval()
     notes = pool.notes
-    prototypes = name_prototypes(model, tokenizer, notes.metas)
-    features, hits, chances = embed_pool(model, pool, mean, std, prototypes)
+    prototypes = name_prototypes(backbone.model, backbone.tokenizer, notes.metas)
+    features, hits, chances = embed_pool(backbone, pool, prototypes)
     similarity = features @ prototypes.numpy().T  # (n, k_m)
     presence = notes.presence()
     auc = [

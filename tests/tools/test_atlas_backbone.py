@@ -7,23 +7,26 @@ import numpy as np
 import pytest
 import torch
 
+import geocbm_atlas
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm_atlas import pretrain as pretrain_module
-from geocbm_atlas.backbone_model import (
+from tools.atlas_backbone import __main__ as main_module
+from tools.atlas_backbone.contrastive import Schedule, contrast, shift_and_tint, split_pictures, train
+from tools.atlas_backbone.model import (
+    Backbone,
     BackboneShape,
+    build_image_processor,
     build_model,
     build_tokenizer,
     embed_pictures,
     embed_texts,
     set_starting_values,
 )
-from geocbm_atlas.contrastive import Schedule, contrast, shift_and_tint, split_pictures, train
-from geocbm_atlas.muon import Muon, orthogonalise
-from geocbm_atlas.pretrain import pretrain, save_backbone
-from geocbm_atlas.pretrain_probe import TEMPLATES, measure, name_prototypes, normalise_pictures
-from geocbm_atlas.scene_pool import MAX_VISIBLE, PoolAnnotations, ScenePool, patch_targets, render_pool
+from tools.atlas_backbone.muon import Muon, orthogonalise
+from tools.atlas_backbone.pretrain import PretrainSettings, pretrain, save_backbone
+from tools.atlas_backbone.probe import TEMPLATES, measure, name_prototypes, normalise_pictures
+from tools.atlas_backbone.scene_pool import MAX_VISIBLE, PoolAnnotations, ScenePool, patch_targets, render_pool
 
-BACKBONE = Path(pretrain_module.__file__).parent / "backbone"
+BACKBONE = Path(geocbm_atlas.__file__).parent / "backbone"
 SMALL = BackboneShape(24, 6, width=16, layers=1, heads=2, text_width=16, text_layers=1, text_heads=2, projection=8)
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 
@@ -162,7 +165,7 @@ def test_contrast_by_hand():
     embedding = torch.eye(2)
     losses = contrast(
         embedding, embedding[:, None], embedding, embedding, torch.eye(2), torch.eye(2)[:, None],
-        torch.zeros(3), torch.zeros(2), torch.zeros(2),
+        torch.zeros(3), (torch.zeros(2), torch.zeros(2)),
     )  # fmt: skip
     assert losses["caption"].item() == pytest.approx(np.log(1 + np.exp(-1)))
     # Per picture: log(1 + e^-1) for the true phrase at cosine 1, log 2 for the false one at cosine 0.
@@ -176,7 +179,7 @@ def test_odds_alone_explain_pictures_without_content():
     present = torch.tensor([[1.0], [0.0], [0.0], [0.0]])
     losses = contrast(
         zero, zero[:, None], zero, torch.zeros(1, 8), present, present[:, None], torch.zeros(3),
-        share.logit(), share.logit(),
+        (share.logit(), share.logit()),
     )  # fmt: skip
     entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
     assert losses["phrase"].item() == pytest.approx(entropy)
@@ -249,27 +252,26 @@ def fit_small(tokenizer, seed: int = 0, steps: int = 120):
     model = build_model(tokenizer, SMALL, 0)
     set_starting_values(model, normalise_pictures(pool.pictures, mean, std))
     schedule = Schedule(steps, batch_size=16, lr=0.01, keep=1.0)
-    history = train(
-        model, tokenizer, pool, Bank(pool.notes), mean, std, schedule, seed, checkpoint=None, log=lambda line: None
-    )
-    return model, history, mean, std
+    backbone = Backbone(model, tokenizer, build_image_processor(SMALL, mean, std))
+    history = train(backbone, pool, Bank(pool.notes), schedule, seed, log=lambda line: None)
+    return backbone, history
 
 
 def test_training_learns_names_and_places_of_squares(tokenizer):
-    model, history, mean, std = fit_small(tokenizer)
+    backbone, history = fit_small(tokenizer)
     assert history[-1]["phrase"] < 0.9 * history[0]["phrase"]
     assert history[-1]["patch"] < 0.7 * history[0]["patch"]
-    figures = measure(model, tokenizer, coloured_pool(seed=1), mean, std)
+    figures = measure(backbone, coloured_pool(seed=1))
     assert figures["presence_auc"] > 0.75
     assert figures["pointing"] > 0.9 and figures["pointing_chance"] == pytest.approx(0.25)
     assert figures["probe_meta"] > figures["probe_meta_chance"] + 0.3
 
 
 def test_training_repeats(tokenizer):
-    first, _, _, _ = fit_small(tokenizer, steps=3)
-    second, _, _, _ = fit_small(tokenizer, steps=3)
-    other, _, _, _ = fit_small(tokenizer, seed=1, steps=3)
-    weights = [model.visual_projection.weight for model in (first, second, other)]
+    first, _ = fit_small(tokenizer, steps=3)
+    second, _ = fit_small(tokenizer, steps=3)
+    other, _ = fit_small(tokenizer, seed=1, steps=3)
+    weights = [backbone.model.visual_projection.weight for backbone in (first, second, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
@@ -281,11 +283,9 @@ def test_prototypes_have_length_one(tokenizer):
 def test_saved_folder_loads_offline(tokenizer, tmp_path):
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    from geocbm_atlas.backbone_model import build_image_processor
-
     model = build_model(tokenizer, SMALL, 0).eval()
     processor = build_image_processor(SMALL, [0.4, 0.5, 0.6], [0.2, 0.2, 0.25])
-    save_backbone(tmp_path / "small", model, tokenizer, processor, {"what": "test"})
+    save_backbone(tmp_path / "small", Backbone(model, tokenizer, processor), {"what": "test"})
     loaded = AutoModel.from_pretrained(tmp_path / "small", local_files_only=True).eval()
     assert loaded.dtype == torch.float32
     words = AutoTokenizer.from_pretrained(tmp_path / "small", local_files_only=True)
@@ -317,27 +317,27 @@ def test_pool_is_the_same_for_any_number_of_workers_and_is_reused(tmp_path):
         render_pool(0, worlds, 9, 48, tmp_path / "none")
 
 
-def test_pretrain_refuses_an_empty_contrast(tmp_path):
+def test_pretrain_refuses_an_empty_contrast():
     with pytest.raises(ParameterError, match="batch_size = 1"):
-        pretrain(tmp_path, batch_size=1)
+        PretrainSettings(batch_size=1)
 
 
 def test_pretrain_from_random_weights_and_on_from_there(tmp_path):
     shape = BackboneShape(48, 12, width=16, layers=1, heads=2, text_width=16, text_layers=1, text_heads=2, projection=8)
-    settings = {"n_scenes": 8, "epochs": 1, "batch_size": 4, "n_worlds": 1, "workers": 1, "evaluation_scenes": 12}
+    settings = PretrainSettings(n_scenes=8, epochs=1, batch_size=4, n_worlds=1, workers=1, evaluation_scenes=12)
     lines: list[str] = []
-    first = pretrain(tmp_path / "first", shape=shape, pool_folder=tmp_path / "pool", log=lines.append, **settings)
+    first = pretrain(tmp_path / "first", settings, shape=shape, pool_folder=tmp_path / "pool", log=lines.append)
     assert first["finished"] and first["losses"][-1]["step"] == 2
     assert set(first["figures"]) == {"another_world", "demonstration_world"}
     assert json.loads((tmp_path / "first" / "provenance.json").read_text())["shape"]["width"] == 16
     start = tmp_path / "first"
-    second = pretrain(tmp_path / "second", start=start, pool_folder=tmp_path / "pool", log=lines.append, **settings)
+    second = pretrain(tmp_path / "second", settings, start=start, pool_folder=tmp_path / "pool", log=lines.append)
     assert second["before"]["losses"] == first["losses"] and second["shape"] == first["shape"]
     files = {file.name for file in (tmp_path / "second").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"} <= files
     assert str(tmp_path) not in (tmp_path / "second" / "provenance.json").read_text()
     with pytest.raises(MissingInputError, match="holds no backbone"):
-        pretrain(tmp_path / "third", start=tmp_path / "nothing", **settings)
+        pretrain(tmp_path / "third", settings, start=tmp_path / "nothing")
 
 
 def test_committed_backbone_knows_the_concepts():
@@ -361,3 +361,10 @@ def test_committed_backbone_knows_the_concepts():
     chance = (alike.sum() - len(names)) / (len(names) * (len(names) - 1))
     assert alike[np.arange(len(names)), nearest.numpy()].mean() > 3 * chance
     assert model.config.vision_config.image_size // model.config.vision_config.patch_size == 12
+
+
+def test_command_line_trains_a_backbone(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(main_module, "pretrain", lambda out, settings, start=None: asked.update(out=out, s=settings))
+    main_module.main(["--out", str(tmp_path), "--n-scenes", "50", "--minutes", "1.5"])
+    assert asked == {"out": tmp_path, "s": PretrainSettings(n_scenes=50, minutes=1.5)}

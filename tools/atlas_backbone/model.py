@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from geocbm.errors import ParameterError
@@ -69,6 +68,31 @@ class BackboneShape:
     def grid(self) -> int:
         """Patches along one side of the picture."""
         return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A small CLIP with what it reads texts and pictures with.
+
+    Attributes:
+        model: a `CLIPModel`.
+        tokenizer: a `CLIPTokenizer`.
+        processor: a `CLIPImageProcessor`.
+    """
+
+    model: CLIPModel
+    tokenizer: CLIPTokenizer
+    processor: Any
+
+    @property
+    def mean(self) -> list[float]:
+        """Mean of each channel, parts of 1."""
+        return list(self.processor.image_mean)
+
+    @property
+    def std(self) -> list[float]:
+        """Standard deviation of each channel, parts of 1."""
+        return list(self.processor.image_std)
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 1536, context: int = 64) -> CLIPTokenizer:
@@ -252,8 +276,3 @@ def embed_texts(model: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str]
     tokens = {name: value.to(model.device) for name, value in tokens.items()}
     pooled = model.get_text_features(**tokens).pooler_output
     return torch.nn.functional.normalize(pooled, dim=-1)
-
-
-def count_bytes(model: CLIPModel) -> int:
-    """Bytes that the weights take in half precision."""
-    return int(2 * sum(int(np.prod(value.shape)) for value in model.state_dict().values()))

@@ -9,40 +9,73 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import read_json, write_json
-from geocbm_atlas.backbone_model import (
+from tools.atlas_backbone.contrastive import PhraseBank, Schedule, train
+from tools.atlas_backbone.model import (
+    Backbone,
     BackboneShape,
     build_image_processor,
     build_model,
     build_tokenizer,
     set_starting_values,
 )
-from geocbm_atlas.contrastive import PhraseBank, Schedule, train
-from geocbm_atlas.pretrain_probe import measure, normalise_pictures
-from geocbm_atlas.scene_pool import ScenePool, render_pool
-
-if TYPE_CHECKING:
-    from transformers import CLIPModel, CLIPTokenizer
+from tools.atlas_backbone.probe import measure, normalise_pictures
+from tools.atlas_backbone.scene_pool import ScenePool, render_pool
 
 FIRST_WORLD = 1000
-HELD_OUT_WORLD = 900
-EVALUATION_SCENES = 900
+HELD_OUT: dict[str, tuple[int, str | int]] = {"another_world": (900, 900), "demonstration_world": (0, "facts")}
+"""Seed and assignment of the worlds that a backbone is measured on."""
 
 
-def save_backbone(folder: Path, model: CLIPModel, tokenizer: CLIPTokenizer, processor: Any, provenance: dict) -> None:
+@dataclass(frozen=True)
+class PretrainSettings:
+    """How the backbone is trained.
+
+    Attributes:
+        seed: of everything drawn at random.
+        n_scenes: pictures in the pool, rendered once.
+        epochs: passes over the pool.
+        batch_size: pictures per update.
+        minutes: ends the training by then (see `Schedule.minutes`), rendering and measuring not counted.
+        n_worlds: worlds in the pool; world j is `World.create(1000 + j, assignment=1000 + j)`.
+        lr: learning rate at its peak.
+        workers: processes that render, and parts of a batch trained side by side.
+        evaluation_scenes: pictures of each of the two worlds it is measured on.
+    """
+
+    seed: int = 0
+    n_scenes: int = 15000
+    epochs: float = 4.0
+    batch_size: int = 48
+    minutes: float | None = None
+    n_worlds: int = 12
+    lr: float = 3e-3
+    workers: int = 2
+    evaluation_scenes: int = 900
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2 or self.n_scenes < self.batch_size or self.epochs <= 0:
+            raise ParameterError(
+                f"n_scenes = {self.n_scenes}, batch_size = {self.batch_size}, epochs = {self.epochs}: a contrast needs "
+                "at least two pictures a batch, a batch no more than n_scenes, and epochs above 0."
+            )
+
+
+def save_backbone(folder: Path, backbone: Backbone, provenance: dict) -> None:
     """Write the backbone in the Hugging Face layout, weights in half precision, with `provenance.json`.
 
     The configuration asks for single precision on loading: half is for the disk only.
     """
     from safetensors.torch import save_file
 
+    model = backbone.model
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         half = {
@@ -52,8 +85,8 @@ def save_backbone(folder: Path, model: CLIPModel, tokenizer: CLIPTokenizer, proc
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(temporary)
         save_file(half, Path(temporary) / "model.safetensors", metadata={"format": "pt"})
-        tokenizer.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
+        backbone.tokenizer.save_pretrained(temporary)
+        backbone.processor.save_pretrained(temporary)
         config = read_json(Path(temporary) / "config.json")
         for part in (config, config["text_config"], config["vision_config"]):
             part.pop("_name_or_path", None)
@@ -65,7 +98,7 @@ def save_backbone(folder: Path, model: CLIPModel, tokenizer: CLIPTokenizer, proc
             file.replace(folder / file.name)
 
 
-def _begin(pool: ScenePool, bank: PhraseBank, shape: BackboneShape, seed: int) -> tuple[CLIPModel, CLIPTokenizer, Any]:
+def _begin(pool: ScenePool, bank: PhraseBank, shape: BackboneShape, seed: int) -> Backbone:
     """Make an untrained model, its tokenizer and its image processor for a pool."""
     some = np.random.default_rng([seed, 3]).choice(len(pool), min(len(pool), 512), replace=False)
     sample = pool.pictures[np.sort(some)]
@@ -75,23 +108,23 @@ def _begin(pool: ScenePool, bank: PhraseBank, shape: BackboneShape, seed: int) -
     tokenizer = build_tokenizer(texts, context=shape.context)
     model = build_model(tokenizer, shape, seed)
     set_starting_values(model, normalise_pictures(sample, processor.image_mean, processor.image_std))
-    return model, tokenizer, processor
+    return Backbone(model, tokenizer, processor)
 
 
 def _read_start(folder: Path) -> dict[str, Any]:
     """Read the provenance of the backbone to go on from."""
     if not (folder / "provenance.json").is_file():
         raise MissingInputError(
-            f"start = {folder} holds no backbone: give a folder that `geocbm atlas pretrain` wrote."
+            f"start = {folder} holds no backbone: give a folder that `python -m tools.atlas_backbone` wrote."
         )
     return read_json(folder / "provenance.json")
 
 
-def _load_backbone(folder: Path) -> tuple[CLIPModel, CLIPTokenizer, Any]:
+def _load_backbone(folder: Path) -> Backbone:
     """Load model, tokenizer and image processor of a saved backbone."""
     from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
 
-    return (
+    return Backbone(
         CLIPModel.from_pretrained(folder, local_files_only=True),
         CLIPTokenizer.from_pretrained(folder, local_files_only=True),
         AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
@@ -100,34 +133,18 @@ def _load_backbone(folder: Path) -> tuple[CLIPModel, CLIPTokenizer, Any]:
 
 def pretrain(
     out: str | Path,
-    seed: int = 0,
-    n_scenes: int = 15000,
-    epochs: float = 4.0,
-    batch_size: int = 48,
-    minutes: float | None = None,
-    n_worlds: int = 12,
-    lr: float = 3e-3,
+    settings: PretrainSettings | None = None,
     shape: BackboneShape | None = None,
-    workers: int = 2,
-    evaluation_scenes: int = EVALUATION_SCENES,
     pool_folder: str | Path | None = None,
     start: str | Path | None = None,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Render a pool of scenes, train the small CLIP on it and save it; `geocbm atlas pretrain`.
+    """Render a pool of scenes, train the small CLIP on it and save it.
 
     Args:
         out: folder of the backbone, made or overwritten.
-        seed: of everything drawn at random.
-        n_scenes: pictures in the pool, rendered once.
-        epochs: passes over the pool.
-        batch_size: pictures per update.
-        minutes: ends the training by then (see `Schedule.minutes`), rendering and measuring not counted.
-        n_worlds: worlds in the pool; world j is `World.create(1000 + j, assignment=1000 + j)`.
-        lr: learning rate at its peak.
+        settings: of the training.
         shape: sizes of the model.
-        workers: processes that render, and parts of a batch trained side by side.
-        evaluation_scenes: pictures of each of the two worlds it is measured on.
         pool_folder: keeps the rendered pools, and uses those that are there; a temporary folder when left out.
         start: folder of an earlier backbone to go on from, with its tokenizer, sizes and normalisation; the learning
             rate rises and falls again. `shape` is then not used. The provenance keeps that of the earlier one.
@@ -137,56 +154,42 @@ def pretrain(
         The provenance that is also written to `out/provenance.json`: settings, losses and figures.
 
     Raises:
-        ParameterError: for an empty training or one without contrasts.
         MissingInputError: if `start` holds no backbone.
     """
-    if batch_size < 2 or n_scenes < batch_size or epochs <= 0:
-        raise ParameterError(
-            f"n_scenes = {n_scenes}, batch_size = {batch_size}, epochs = {epochs}: a contrast needs at least two "
-            "pictures a batch, a batch no more than n_scenes, and epochs above 0."
-        )
-    out, shape = Path(out), shape or BackboneShape()
-    if start is not None:
-        shape = BackboneShape(**_read_start(Path(start))["shape"])
-    schedule = Schedule(max(1, round(n_scenes * epochs / batch_size)), batch_size, lr, minutes=minutes)
-    worlds = [(FIRST_WORLD + j, FIRST_WORLD + j) for j in range(n_worlds)]
+    out, shape, settings = Path(out), shape or BackboneShape(), settings or PretrainSettings()
+    before = None if start is None else _read_start(Path(start))
+    if before is not None:
+        shape = BackboneShape(**before["shape"])
+    steps = max(1, round(settings.n_scenes * settings.epochs / settings.batch_size))
+    schedule = Schedule(steps, settings.batch_size, settings.lr, minutes=settings.minutes)
+    worlds = [(FIRST_WORLD + j, FIRST_WORLD + j) for j in range(settings.n_worlds)]
+    seed, size, workers = settings.seed, shape.image_size, settings.workers
     with tempfile.TemporaryDirectory(prefix="geocbm-pretrain-") as temporary:
         pools = Path(pool_folder or temporary)
         began = time.monotonic()
-        pool = render_pool(n_scenes, worlds, 1_000_000 + seed, shape.image_size, pools / "pool", workers)
-        log(f"rendered {n_scenes} scenes of {n_worlds} worlds in {time.monotonic() - began:.0f} s")
+        pool = render_pool(settings.n_scenes, worlds, 1_000_000 + seed, size, pools / "pool", workers)
+        log(f"rendered {len(pool)} scenes of {len(worlds)} worlds in {time.monotonic() - began:.0f} s")
         bank = PhraseBank(pool.notes, seed)
-        if start is None:
-            model, tokenizer, processor = _begin(pool, bank, shape, seed)
-        else:
-            model, tokenizer, processor = _load_backbone(Path(start))
-        mean, std = list(processor.image_mean), list(processor.image_std)
+        backbone = _begin(pool, bank, shape, seed) if start is None else _load_backbone(Path(start))
         provenance: dict[str, Any] = {
-            "what": "small CLIP of the atlas, trained from random weights on simulated scenes: geocbm atlas pretrain",
-            "settings": {"seed": seed, "n_scenes": n_scenes, "epochs": epochs, "n_worlds": n_worlds},
+            "what": "small CLIP of the atlas, trained from random weights on simulated scenes: tools.atlas_backbone",
+            "settings": asdict(settings),
             "schedule": asdict(schedule),
             "shape": asdict(shape),
             "finished": False,
         }
-        if start is not None:
-            provenance["before"] = read_json(Path(start) / "provenance.json")
+        if before is not None:
+            provenance["before"] = before
 
         def checkpoint(steps: int) -> None:
-            save_backbone(out, model, tokenizer, processor, provenance | {"steps_done": steps})
+            save_backbone(out, backbone, provenance | {"steps_done": steps})
 
-        provenance["losses"] = train(
-            model, tokenizer, pool, bank, mean, std, schedule, seed, checkpoint=checkpoint, threads=workers, log=log
-        )
+        provenance["losses"] = train(backbone, pool, bank, schedule, seed, checkpoint, workers, log)
         provenance["figures"] = {}
-        held_out: dict[str, tuple[int, str | int]] = {
-            "another_world": (HELD_OUT_WORLD, HELD_OUT_WORLD),
-            "demonstration_world": (0, "facts"),
-        }
-        for name, world in held_out.items():
-            folder = pools / name
-            seen = render_pool(evaluation_scenes, [world], 2_000_000 + seed, shape.image_size, folder, workers)
-            provenance["figures"][name] = measure(model, tokenizer, seen, mean, std)
+        for name, world in HELD_OUT.items():
+            seen = render_pool(settings.evaluation_scenes, [world], 2_000_000 + seed, size, pools / name, workers)
+            provenance["figures"][name] = measure(backbone, seen)
             log(f"{name}: " + "  ".join(f"{key} {value:.3f}" for key, value in provenance["figures"][name].items()))
         provenance["finished"] = True
-        save_backbone(out, model, tokenizer, processor, provenance)
+        save_backbone(out, backbone, provenance)
     return provenance

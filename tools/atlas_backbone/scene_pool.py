@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import geocbm_atlas
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import atomic_path, read_json, sha256_file, sha256_text, write_json
 
@@ -136,18 +137,9 @@ def patch_targets(
 
 def simulator_digest() -> str:
     """Hash of the sources that decide what a scene looks like and is called."""
-    here = Path(__file__).parent
-    others = {
-        "pretrain",
-        "pretrain_probe",
-        "contrastive",
-        "muon",
-        "backbone_model",
-        "scene_pool",
-        "dataset",
-        "__init__",
-    }
-    sources = [file for file in sorted(here.glob("*.py")) if file.stem not in others]
+    simulator = Path(geocbm_atlas.__file__).parent
+    sources = [file for file in sorted(simulator.glob("*.py")) if file.stem not in {"dataset", "__init__"}]
+    sources.append(Path(__file__).with_name("captions.py"))
     return sha256_text("".join(f"{file.name} {sha256_file(file)}\n" for file in sources))
 
 
@@ -226,9 +218,9 @@ def _render_chunk(job: tuple[Path, tuple[int, str | int], int, int, int, int]) -
     """Render the scenes [first, last) of one world into the memory map; give their annotations."""
     from PIL import Image
 
-    from geocbm_atlas.captions import caption
     from geocbm_atlas.draw import render
     from geocbm_atlas.facts import META_TO_PARENT
+    from tools.atlas_backbone.captions import caption
 
     path, (world_seed, assignment), seed, size, first, last = job
     world = _world(world_seed, assignment)

@@ -1,0 +1,1 @@
+"""Backbone of the atlas: a small CLIP trained from nothing on simulated scenes."""
