@@ -335,7 +335,7 @@ def _update(
         optimizer.zero_grad(set_to_none=True)
     texts = [_embed_tokens(model, *batch.captions), _embed_tokens(model, *batch.phrases)]
     with split_pictures(model, batch.pixel_values, batch.keep, executor, threads) as (whole, patches):
-        losses = contrast(whole, patches, *texts, batch.present, batch.shown, scales, odds)
+        losses = contrast(whole, patches, texts[0], texts[1], batch.present, batch.shown, scales, odds)
         total = losses["caption"] + PHRASE_WEIGHT * losses["phrase"] + PATCH_WEIGHT * losses["patch"]
         total.backward()
     for optimizer in optimizers:
