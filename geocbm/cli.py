@@ -16,7 +16,8 @@ import typer
 
 from geocbm import __version__
 from geocbm.errors import ParameterError, UserError
-from geocbm.workbench import data_commands, paths
+from geocbm.files import paths
+from geocbm.workbench import data_commands
 
 app = typer.Typer(
     help="Image geolocation that explains itself through concepts.",

@@ -51,7 +51,7 @@ options: dict = {}  # further settings of stage0.Stage0Config, such as {"concept
 from geocbm import analysis, metrics, pipeline, plots
 from geocbm.models import stage0
 from geocbm.run import Run
-from geocbm.workbench import notebook, paths
+from geocbm.workbench import notebook
 
 nb = notebook.start("03_stage0_pretraining", globals())
 files = Run(nb.run_folder)
@@ -68,7 +68,7 @@ encoder = pipeline.load_encoder(image_encoder)
 nb.table(analysis.describe_encoder(encoder), caption="The image encoder")
 
 # %%
-vanilla = pipeline.encode_vanilla(files, encoders, encoder, paths.cache_folder())
+vanilla = pipeline.encode_vanilla(files, encoders, encoder)
 before = vanilla.read_all("pooled").numpy()
 nb.table(analysis.describe_store(vanilla), caption="The feature store")
 
@@ -92,7 +92,7 @@ nb.show(plots.prototype_similarity(base["meta"].numpy(), files.concepts))
 
 # %%
 config = stage0.Stage0Config(**pipeline.config_fields(stage0.Stage0Config, globals()))
-model, result, adapted = pipeline.fit_stage0(files, config, encoders, encoder, vanilla, paths.cache_folder())
+model, result, adapted = pipeline.fit_stage0(files, config, encoders, encoder, vanilla)
 
 # %%
 nb.show(plots.loss_curves(result.history, title="Stage 0 by epoch"))

@@ -51,7 +51,7 @@ options: dict = {}  # further settings of stage1.Stage1Config, such as {"tempera
 from geocbm import analysis, metrics, pipeline, plots
 from geocbm.models import stage1
 from geocbm.run import Run
-from geocbm.workbench import notebook, paths
+from geocbm.workbench import notebook
 
 nb = notebook.start("04_stage1_concepts", globals())
 files = Run(nb.run_folder)
@@ -62,8 +62,8 @@ files = Run(nb.run_folder)
 # Each loss has a panel, beside what is measured on validation. Features come from the store; no image is opened for training.
 
 # %%
-pipeline.take_stage0(files, stage0_checkpoint, paths.cache_folder())
-features = pipeline.open_features(files, "adapted", paths.cache_folder())
+pipeline.take_stage0(files, stage0_checkpoint)
+features = files.features("adapted")
 config = stage1.Stage1Config(**pipeline.config_fields(stage1.Stage1Config, globals()))
 model, result = pipeline.fit_stage1(files, config, features)
 

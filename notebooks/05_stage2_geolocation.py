@@ -61,7 +61,7 @@ from geocbm.evaluation import ablation_study as study
 from geocbm.evaluation import novelty
 from geocbm.models import stage2
 from geocbm.run import Run
-from geocbm.workbench import notebook, paths
+from geocbm.workbench import notebook
 
 nb = notebook.start("05_stage2_geolocation", globals())
 files = Run(nb.run_folder)
@@ -72,7 +72,7 @@ files = Run(nb.run_folder)
 # Inputs are the stored patch tokens and the concept embeddings of Stage 1, both frozen.
 
 # %%
-features = pipeline.open_features(files, "adapted", paths.cache_folder())
+features = files.features("adapted")
 pipeline.take_stage1(files, stage1_checkpoint, features)
 concepts = pipeline.predict_concepts(files, features)
 config = stage2.Stage2Config(**pipeline.config_fields(stage2.Stage2Config, globals()))

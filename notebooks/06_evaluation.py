@@ -28,7 +28,8 @@ from geocbm.evaluation import proximity as split_memory
 from geocbm.evaluation import split_comparison as split_kinds
 from geocbm.evaluation import uncertainty as sure
 from geocbm.run import Run
-from geocbm.workbench import notebook, paths
+from geocbm.workbench import notebook
+from geocbm.files import paths
 from geocbm.workbench import rerun_command as again
 
 nb = notebook.start("06_evaluation", globals())

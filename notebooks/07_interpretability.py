@@ -50,7 +50,8 @@ from geocbm.metrics import figure_text, readable, verdict
 from geocbm.metrics.table import metric
 from geocbm.models.stage2 import concept_input, predict_stage2
 from geocbm.run import Run
-from geocbm.workbench import notebook, paths
+from geocbm.workbench import notebook
+from geocbm.files import paths
 
 nb = notebook.start("07_interpretability", globals())
 files = Run(nb.run_folder)

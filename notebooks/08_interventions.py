@@ -38,12 +38,12 @@ from geocbm.explain import (
 )
 from geocbm.metrics import figure_text
 from geocbm.run import Run
-from geocbm.workbench import notebook, paths
+from geocbm.workbench import notebook
 
 nb = notebook.start("08_interventions", globals())
 files = Run(nb.run_folder)
 test, metas = files.rows["test"], files.concepts.metas
-features = pipeline.open_features(files, "adapted", paths.cache_folder())
+features = files.features("adapted")
 concepts = pipeline.predict_concepts(files, features)
 encoder = pipeline.load_stage0(files)[1]
 model = interventions.linear_cbm(files, features, concepts)

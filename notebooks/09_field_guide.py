@@ -25,7 +25,7 @@ from geocbm import pipeline, plots
 from geocbm.explain import field_guide
 from geocbm.run import Run
 from geocbm.workbench import field_guide_html as sheets
-from geocbm.workbench import notebook, paths
+from geocbm.workbench import notebook
 
 nb = notebook.start("09_field_guide", globals())
 files = Run(nb.run_folder)
@@ -48,7 +48,7 @@ guide = field_guide.FieldGuide(files, head, clues, pictures, min_samples)
 print(guide.heads_sentence)
 country_sheets = guide.country_sheets(countries)
 concept_sheets = guide.concept_sheets(concepts)
-features = pipeline.open_features(files, "adapted", paths.cache_folder())
+features = files.features("adapted")
 encoder = pipeline.load_stage0(files)[1]
 crops = field_guide.sheet_pictures(
     files, encoder, pipeline.load_stage1(files), features, [*country_sheets, *concept_sheets]

@@ -22,8 +22,9 @@ seed: int = 0  # seed of the resamples
 # %%
 from geocbm import plots
 from geocbm.evaluation import compare_runs as compare
+from geocbm.files import paths
 from geocbm.workbench import html as words
-from geocbm.workbench import notebook, paths
+from geocbm.workbench import notebook
 
 nb = notebook.start("10_compare_runs", globals())
 reports, run_root = paths.reports_root(), paths.data_root() / "runs"

@@ -25,20 +25,20 @@ def other(trained_run: TinyRun, tmp_path: Path) -> TinyRun:
 
 def test_a_stage_0_of_another_run_takes_the_place_of_the_own(copied_run, other):
     files, given = copied_run.files, other.folder / "stage0.safetensors"
-    own = pipeline.open_features(files, "adapted", copied_run.cache)
+    own = files.features("adapted")
     before = own.read_all("pooled")
-    pipeline.take_stage0(files, given, copied_run.cache)
+    pipeline.take_stage0(files, given)
     assert files.need("stage0.safetensors").name == "stage0_adopted.safetensors"
     assert files.digest("stage0") == sha256_file(given)
     with pytest.raises(MismatchError, match="another stage0"):
         pipeline.load_stage1(files)  # trained on the features of the own one
-    features = pipeline.open_features(files, "adapted", copied_run.cache)
+    features = files.features("adapted")
     assert features.fingerprint == pipeline.load_stage0(files)[1].fingerprint() != own.fingerprint
     assert not torch.allclose(features.read_all("pooled"), before)
     pipeline.fit_stage1(files, STAGE1, features)
     assert read_json(files.path("stage1.json"))["labels"]["made_from"]["stage0"] == sha256_file(given)
     pipeline.load_stage1(files)
-    pipeline.take_stage0(files, "", copied_run.cache)
+    pipeline.take_stage0(files, "")
     assert files.need("stage0.safetensors").name == "stage0.safetensors"
     assert not list(files.folder.glob("*_adopted*"))
     with pytest.raises(MismatchError, match="another stage0"):
@@ -49,7 +49,7 @@ def test_a_stage_1_of_another_run_takes_the_place_of_the_own(copied_run, trained
     giver = trained_run.copy(tmp_path / "giver")
     other_weights(giver.files.path("stage1.safetensors"))
     files, given = copied_run.files, giver.folder / "stage1.safetensors"
-    features = pipeline.open_features(files, "adapted", copied_run.cache)
+    features = files.features("adapted")
     pipeline.take_stage1(files, given, features)
     assert load_file(files.need("stage1.safetensors")).keys() == load_file(given).keys()
     assert files.digest("stage1") == sha256_file(given)
@@ -70,26 +70,26 @@ def test_a_checkpoint_trained_on_something_else_is_refused(copied_run, other, wh
     """No run may learn from a Stage 0 that has seen its validation or test split."""
     change(copied_run, what)
     with pytest.raises(MismatchError, match=rf"{words} than run 'tiny' has; .* geocbm run --run tiny --from 03$"):
-        pipeline.take_stage0(copied_run.files, other.folder / "stage0.safetensors", copied_run.cache)
+        pipeline.take_stage0(copied_run.files, other.folder / "stage0.safetensors")
     assert not list(copied_run.folder.glob("*_adopted*"))
 
 
 def test_a_stage_1_of_another_stage_0_is_refused(copied_run, other):
     files = copied_run.files
-    pipeline.take_stage0(files, other.folder / "stage0.safetensors", copied_run.cache)
-    features = pipeline.open_features(files, "adapted", copied_run.cache)
+    pipeline.take_stage0(files, other.folder / "stage0.safetensors")
+    features = files.features("adapted")
     with pytest.raises(MismatchError, match=r"another stage0\.safetensors than run 'tiny' has"):
         pipeline.take_stage1(files, other.folder / "stage1.safetensors", features)
 
 
 def test_what_is_no_checkpoint_is_named(copied_run, other):
-    files, cache = copied_run.files, copied_run.cache
+    files = copied_run.files
     with pytest.raises(ParameterError, match=r"stage0_checkpoint='.*' is no checkpoint"):
-        pipeline.take_stage0(files, other.folder, cache)
+        pipeline.take_stage0(files, other.folder)
     with pytest.raises(MissingInputError, match="does not exist"):
-        pipeline.take_stage0(files, other.folder / "none.safetensors", cache)
+        pipeline.take_stage0(files, other.folder / "none.safetensors")
     with pytest.raises(MismatchError, match="is a checkpoint of stage 1, not of stage 0"):
-        pipeline.take_stage0(files, other.folder / "stage1.safetensors", cache)
+        pipeline.take_stage0(files, other.folder / "stage1.safetensors")
     (other.folder / "stage0.json").unlink()
     with pytest.raises(MissingInputError, match=r"stage0\.json does not exist"):
-        pipeline.take_stage0(files, other.folder / "stage0.safetensors", cache)
+        pipeline.take_stage0(files, other.folder / "stage0.safetensors")

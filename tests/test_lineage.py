@@ -13,12 +13,11 @@ from safetensors.torch import load_file, save_file
 from tiny_run import STAGE1, STAGE2, TinyRun, write_cells
 
 from geocbm import data, pipeline
-from geocbm.data import lineage
 from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import MismatchError, UserError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import uncertainty as sure
-from geocbm.files import read_json, sha256_file, write_json
+from geocbm.files import lineage, read_json, sha256_file, write_json
 from geocbm.predict import GeoCBM
 
 FILES = (
@@ -75,7 +74,7 @@ def whole_run(copied_run: TinyRun) -> TinyRun:
     record["stage1_recipe_x"] = record.pop("stage1")
     write_json(files.path("stage2_recipe_x.json"), head)
     name = "stage2_neighbours.safetensors"
-    features = pipeline.open_features(files, "adapted", copied_run.cache)
+    features = files.features("adapted")
     pipeline.make_refiner(files, features).save(files.path(name), files.made_from(name))
     places = pd.read_parquet(files.path("predictions.parquet"))
     places.attrs["made_from"] = files.made_from("predictions.parquet", "stage2_concept_only", "stage2_recipe_x")
@@ -142,8 +141,8 @@ def test_a_file_is_refused_when_it_was_made_from_something_else(whole_run, what)
         lambda run: pipeline.load_stage2(run.files),
         lambda run: pipeline.load_stage2(run.files, "stage2_concept_only"),
         lambda run: pipeline.load_words(run.files),
-        lambda run: pipeline.open_features(run.files, "adapted", run.cache),
-        lambda run: pipeline.open_features(run.files, "vanilla", run.cache),
+        lambda run: run.files.features("adapted"),
+        lambda run: run.files.features("vanilla"),
         lambda run: evaluation.stage_answers(run.files),
         lambda run: evaluation.stored_predictions(run.files),
         lambda run: sure.read_cell_scores(run.files),
@@ -161,7 +160,7 @@ def test_whatever_opens_a_run_refuses_what_was_trained_on_its_test_split(whole_r
 @pytest.mark.parametrize("stage", [1, 2])
 def test_no_stage_is_trained_upon_what_does_not_belong_to_the_run(whole_run, stage):
     files = whole_run.files
-    features = pipeline.open_features(files, "adapted", whole_run.cache)
+    features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     before = files.path(f"stage{stage}.safetensors").read_bytes()
     change(whole_run, "splits")

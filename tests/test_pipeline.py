@@ -37,13 +37,13 @@ def test_prototypes_follow_the_order_of_the_vocabulary(trained_run, folders):
 @pytest.mark.parametrize("max_cache_gb", [60.0, 0.0])
 def test_features_whose_cache_is_gone_are_the_same_again(copied_run, which, max_cache_gb):
     files = copied_run.files
-    before = pipeline.open_features(files, which, copied_run.cache)
+    before = files.features(which)
     expected = {kind: before.read_all(kind) for kind in before.kinds}
     shutil.rmtree(copied_run.cache)
     content = read_json(files.path("features.json"))
     content["encoders"]["max_cache_gb"] = max_cache_gb
     write_json(files.path("features.json"), content)
-    again = pipeline.open_features(copied_run.files, which, copied_run.cache)
+    again = copied_run.files.features(which)
     assert again.n == N
     assert set(again.kinds) == set(expected) == {"pooled", {"vanilla": "hidden:1", "adapted": "tokens"}[which]}
     for kind, values in expected.items():
@@ -57,7 +57,7 @@ def test_pictures_are_encoded_where_the_stages_are_trained(copied_run, monkeypat
     monkeypatch.setattr(pipeline.inputs, "compute_device", lambda: torch.device("meta"))
     monkeypatch.setattr(ImageEncoder, "to", lambda encoder, device: moved.append(device) or encoder)
     shutil.rmtree(copied_run.cache)
-    pipeline.open_features(copied_run.files, "adapted", copied_run.cache)
+    copied_run.files.features("adapted")
     assert moved == [torch.device("meta")] * 2  # for the untouched and for the adapted encoder
 
 
@@ -67,7 +67,7 @@ def test_features_of_other_pictures_are_refused(copied_run):
     table.loc[3, "image_sha256"] = "0" * 64
     data.save_table(table, path)
     with pytest.raises(MismatchError, match=r"another table than .* geocbm run --run tiny --from 03"):
-        pipeline.open_features(copied_run.files, "adapted", copied_run.cache)
+        copied_run.files.features("adapted")
 
 
 def test_stage0_comes_with_the_encoder_it_trained(trained_run):
@@ -76,13 +76,13 @@ def test_stage0_comes_with_the_encoder_it_trained(trained_run):
     untouched = pipeline.load_encoder(read_json(files.path("features.json"))["encoders"]["image_encoder"])
     assert encoder.fingerprint() != untouched.fingerprint()
     assert encoder.lower_fingerprint(1) == untouched.lower_fingerprint(1)
-    assert encoder.fingerprint() == pipeline.open_features(files, "adapted", trained_run.cache).fingerprint
+    assert encoder.fingerprint() == files.features("adapted").fingerprint
 
 
 def test_the_same_seed_trains_the_same_concept_model(copied_run):
     files = copied_run.files
     before = load_file(files.path("stage1.safetensors"))
-    pipeline.fit_stage1(files, STAGE1, pipeline.open_features(files, "adapted", copied_run.cache))
+    pipeline.fit_stage1(files, STAGE1, files.features("adapted"))
     after = load_file(files.path("stage1.safetensors"))
     assert before.keys() == after.keys()
     for name, value in before.items():

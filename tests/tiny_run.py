@@ -56,7 +56,7 @@ class TinyRun:
     @property
     def files(self) -> Run:
         """The run as seen by someone who opens it now."""
-        return Run(self.folder)
+        return Run(self.folder, self.cache)
 
     def copy(self, to: Path) -> TinyRun:
         """The same run elsewhere, with the same pictures."""
@@ -129,9 +129,9 @@ def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: s
     files = prepare(run.folder, write_pictures(run.images), kind, country)
     encoders = pipeline.EncoderConfig(str(model), unfreeze_layers=STAGE0.unfreeze_layers, batch_size=16)
     encoder = pipeline.load_encoder(encoders.image_encoder)
-    vanilla = pipeline.encode_vanilla(files, encoders, encoder, run.cache)
+    vanilla = pipeline.encode_vanilla(files, encoders, encoder)
     pipeline.write_prototypes(files, encoders)
-    _, _, adapted = pipeline.fit_stage0(files, STAGE0, encoders, encoder, vanilla, run.cache)
+    _, _, adapted = pipeline.fit_stage0(files, STAGE0, encoders, encoder, vanilla)
     stage1, _ = pipeline.fit_stage1(files, STAGE1, adapted)
     scores = files.path("concept_scores.npz")
     analysis.save_concept_scores(

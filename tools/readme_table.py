@@ -117,7 +117,7 @@ def sentence(metrics: Metrics) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table of a run."""
-    from geocbm.workbench import paths
+    from geocbm.files import paths
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", nargs="?", default="demo", help="name of the run")

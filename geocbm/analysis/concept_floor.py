@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocbm.data import lineage
-from geocbm.files import read_json, write_json
+from geocbm.files import lineage, read_json, write_json
 from geocbm.metrics import Resamples, figure_text, spatial_blocks
 
 if TYPE_CHECKING:

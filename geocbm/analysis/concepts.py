@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from geocbm.data import image_files, lineage
+from geocbm.data import image_files
+from geocbm.files import lineage
 from geocbm.metrics import Resamples, concept_intervals, recordable, spatial_blocks
 from geocbm.metrics.table import metric
 from geocbm.run import Run

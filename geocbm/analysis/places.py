@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from geocbm.data import image_files, lineage
+from geocbm.data import image_files
+from geocbm.files import lineage
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import (
     Resamples,

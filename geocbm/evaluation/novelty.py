@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocbm.data import lineage
 from geocbm.errors import MismatchError, ParameterError, UserError
-from geocbm.files import read_json
+from geocbm.files import lineage, read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -272,14 +271,14 @@ def read_novelty(files: Run) -> tuple[NoveltyDetector | None, str]:
             noted = stored.metadata() or {}
             if noted.get("features_key") != _made_from(files)["features_key"]:
                 raise MismatchError(
-                    f"{FILE} of run {files.run!r} was made from other features than the run has now; make it again "
+                    f"{FILE} of run {files.name!r} was made from other features than the run has now; make it again "
                     f"with: {files.remedy(FILE)}"
                 )
             if too_few := noted.get("lacks", ""):
                 return None, lacks + too_few
         return NoveltyDetector.load(files.need(FILE)), ""
     except SafetensorError:
-        return None, f"{lacks}{FILE} of run {files.run!r} is damaged; make it again with: {files.remedy(FILE)}"
+        return None, f"{lacks}{FILE} of run {files.name!r} is damaged; make it again with: {files.remedy(FILE)}"
     except UserError as problem:
         return None, lacks + str(problem)
 

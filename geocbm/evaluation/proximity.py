@@ -195,7 +195,7 @@ def sibling_table(files: Run, n: int = 1000, seed: int = 0) -> pd.DataFrame:
         blocks = spatial_blocks(places["true_lat"], places["true_lng"])
         nearest = data.nearest_train_km(run.table, data.load_splits(run.need("splits.json"), run.table))
         line = {
-            "run": run.run,
+            "run": run.name,
             "split": split_name(settings["kind"], settings["block_km"], settings["held_out_country"]),
             "test images": f"{len(places):,}",
             "nearest training place (median), km": f"{np.median(nearest):,.1f}",
@@ -211,7 +211,7 @@ def sibling_plan(files: Run) -> tuple[str, dict[str, Any]]:
     page be made again when predictions of such a run appear.
     """
     other = "spatial" if split_settings(files)["kind"] == "stratified" else "stratified"
-    name = files.run.removesuffix("-spatial").removesuffix("-stratified")
+    name = files.name.removesuffix("-spatial").removesuffix("-stratified")
     return f"{name}-{other}", {"01.split": other, "01.held_out_country": ""}
 
 

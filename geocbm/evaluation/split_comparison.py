@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geocbm import data, geocells, pipeline
+from geocbm import data, geocells
 from geocbm.data.summaries import split_remark
 from geocbm.evaluation import baselines
 from geocbm.evaluation.baselines import Prediction
@@ -149,7 +149,7 @@ def measure_kinds(files: Run, kinds: list[SplitKind], cache: Path, n: int = 1000
         training place within 1 km), `similar_near` (share whose most similar training picture was taken within 1 km),
         and `median_km`, `geoscore`, `within_25km`, each with `_low` and `_high`.
     """
-    vanilla = pipeline.open_features(files, "vanilla", cache).read_all("pooled").numpy()
+    vanilla = files.features("vanilla").read_all("pooled").numpy()
     rows = []
     for kind in kinds:
         test = kind.rows["test"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from geocbm.data import lineage
+from geocbm.files import lineage
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, remake_advice
 from geocbm.geocells.distribution import CellDistribution, sum_by_place

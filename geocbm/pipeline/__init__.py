@@ -8,18 +8,6 @@ from __future__ import annotations
 
 from geocbm.pipeline.adoption import take_stage0, take_stage1
 from geocbm.pipeline.decoding import answer_places, decoding_file, load_decoder, make_decoder, read_choice, save_decoder
-from geocbm.pipeline.inputs import (
-    EncoderConfig,
-    compute_device,
-    encode_adapted,
-    encode_vanilla,
-    load_encoder,
-    load_stage0,
-    load_words,
-    open_features,
-    read_prototypes,
-    write_prototypes,
-)
 from geocbm.pipeline.leftovers import remove_leftovers
 from geocbm.pipeline.stages import (
     fit_stage0,
@@ -34,6 +22,17 @@ from geocbm.pipeline.stages import (
     other_recipe_concepts,
     other_recipe_places,
     predict_concepts,
+)
+from geocbm.run.encoding import (
+    EncoderConfig,
+    compute_device,
+    encode_adapted,
+    encode_vanilla,
+    load_encoder,
+    load_stage0,
+    load_words,
+    read_prototypes,
+    write_prototypes,
 )
 from geocbm.workbench.recipes import config_fields
 
@@ -59,7 +58,6 @@ __all__ = [
     "load_words",
     "make_decoder",
     "make_refiner",
-    "open_features",
     "other_recipe_concepts",
     "other_recipe_places",
     "predict_concepts",

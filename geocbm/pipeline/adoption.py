@@ -11,18 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geocbm.data import lineage
 from geocbm.encoders.processes import on_main
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm.files import atomic_path, read_json, write_json
-from geocbm.pipeline.inputs import EncoderConfig, encode_adapted, encode_vanilla, load_encoder
+from geocbm.files import atomic_path, lineage, read_json, write_json
 from geocbm.run import Run
+from geocbm.run.encoding import EncoderConfig, encode_adapted, encode_vanilla, load_encoder
 
 if TYPE_CHECKING:
     from geocbm.encoders.features import FeatureStore
 
 
-def take_stage0(files: Run, checkpoint: str | Path, cache: Path) -> None:
+def take_stage0(files: Run, checkpoint: str | Path) -> None:
     """Use a Stage 0 of another run from here on, with its adapted features; or the run's own again.
 
     Notebook 03 must have been run, with `epochs=0` where its training is not wanted: it makes the text prototypes and
@@ -31,7 +30,6 @@ def take_stage0(files: Run, checkpoint: str | Path, cache: Path) -> None:
     Args:
         files: the run.
         checkpoint: `stage0.safetensors` of another run, its JSON beside it; empty for the run's own.
-        cache: folder of all feature stores.
 
     Raises:
         MissingInputError: the checkpoint or its JSON is not there.
@@ -46,9 +44,9 @@ def take_stage0(files: Run, checkpoint: str | Path, cache: Path) -> None:
     encoders = EncoderConfig(**read_json(files.need("features.json"))["encoders"])
     encoders = replace(encoders, unfreeze_layers=read_json(path.with_suffix(".json"))["config"]["unfreeze_layers"])
     encoder = load_encoder(encoders.image_encoder)
-    vanilla = encode_vanilla(files, encoders, encoder, cache)
+    vanilla = encode_vanilla(files, encoders, encoder)
     stage0.load_stage0(path, encoder)
-    adapted = encode_adapted(vanilla, encoders, encoder, cache)
+    adapted = encode_adapted(files, vanilla, encoders, encoder)
     content = {
         "encoders": asdict(encoders),
         "vanilla": {"folder": vanilla.path.name, "key": vanilla.key},
@@ -122,7 +120,7 @@ def _checked(files: Run, checkpoint: str | Path, stage: int) -> Path:
         )
     for part, digest in files.made_from(own).items():
         if record.get(part) != digest:
-            raise MismatchError(f"{path} was made from {lineage.spoken(part)} than run {files.run!r} has; {advice}")
+            raise MismatchError(f"{path} was made from {lineage.spoken(part)} than run {files.name!r} has; {advice}")
     return path
 
 

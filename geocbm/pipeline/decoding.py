@@ -6,9 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geocbm.data import lineage
 from geocbm.errors import MismatchError
-from geocbm.files import read_json, write_json
+from geocbm.files import lineage, read_json, write_json
 from geocbm.geodesy import latlng_to_cartesian
 from geocbm.run import Run
 
@@ -94,7 +93,7 @@ def load_decoder(files: Run, head: Stage2CrossAttentionGeoHead, name: str = "sta
     content = _read(files, file)
     if content["labels"]["head_digest"] != _digest(head):
         raise MismatchError(
-            f"{file} of run {files.run!r} was chosen for another head than {name}.safetensors holds; make it again "
+            f"{file} of run {files.name!r} was chosen for another head than {name}.safetensors holds; make it again "
             f"with: {files.remedy(file)}"
         )
     return Decoder(_choice(content), content["temperature"], content["bandwidth_km"], answer_places(files))
@@ -118,7 +117,7 @@ def _read(files: Run, file: str) -> dict[str, Any]:
         float(content["temperature"]), float(content["bandwidth_km"]), content["labels"]["head_digest"]
     except (KeyError, TypeError, ValueError) as error:
         raise MismatchError(
-            f"{file} of run {files.run!r} is not whole ({error}); make it again with: {files.remedy(file)}"
+            f"{file} of run {files.name!r} is not whole ({error}); make it again with: {files.remedy(file)}"
         ) from error
     return dict(content)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from geocbm.data.lineage import ADOPTED
+from geocbm.files.lineage import ADOPTED
 from geocbm.run import Run
 
 _COMPANIONS = ("_neighbours", "_decoding")

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocbm.data import lineage
 from geocbm.encoders.processes import on_main
-from geocbm.files import write_json
-from geocbm.pipeline.inputs import EncoderConfig, encode_adapted, load_stage0, read_prototypes
+from geocbm.files import lineage, write_json
 from geocbm.run import Run
+from geocbm.run.encoding import EncoderConfig, encode_adapted, load_stage0, read_prototypes
 from geocbm.workbench.recipes import read_recipe, with_recipe
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ def fit_stage0(
     encoders: EncoderConfig,
     encoder: ImageEncoder,
     vanilla: FeatureStore,
-    cache: Path,
 ) -> tuple[Stage0PretrainingModel, FitResult, FeatureStore]:
     """Train Stage 0 on the stored activations, then encode the whole table with the adapted encoder.
 
@@ -68,7 +66,7 @@ def fit_stage0(
         row_names=files.table["pano_id"].tolist(),
         prompts=prompts,
     )
-    adapted = encode_adapted(vanilla, encoders, encoder, cache)
+    adapted = encode_adapted(files, vanilla, encoders, encoder)
     content = {
         "encoders": asdict(encoders),
         "vanilla": {"folder": vanilla.path.name, "key": vanilla.key},

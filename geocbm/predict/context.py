@@ -207,7 +207,7 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
     lat, lng = files.lat[train], files.lng[train]
     return AnswerContext(
         key=key,
-        run=files.run,
+        run=files.name,
         simulated=files.simulated,
         cells=files.cells,
         concepts=files.concepts,
@@ -243,7 +243,7 @@ def fit_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None)
     except UserError as problem:
         return None, lacks + str(problem)
     if not len(logits):
-        return None, f"{lacks}run {files.run!r} has no validation split"
+        return None, f"{lacks}run {files.name!r} has no validation split"
     true_cell = files.cell_label[files.rows["val"]]
     belief = CellDistribution(logits, fit_temperature(logits, true_cell))
     scores = np.empty(len(belief))
@@ -264,7 +264,7 @@ def _check_head(files: Run, head: Stage2CrossAttentionGeoHead) -> None:
         noted = str(stored["head_digest"]) if "head_digest" in stored else None
     if noted is not None and noted != hash_weights(head.state_dict().items()):
         raise MismatchError(
-            f"cell_scores.npz of run {files.run!r} was made by another Stage 2 than stage2.safetensors holds; make it "
+            f"cell_scores.npz of run {files.name!r} was made by another Stage 2 than stage2.safetensors holds; make it "
             f"again with: {files.remedy('cell_scores.npz')}"
         )
 

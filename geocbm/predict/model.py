@@ -87,8 +87,8 @@ class GeoCBM:
             MissingInputError: a stage of the run is not trained yet; the message names the command that trains it.
         """
         from geocbm.encoders import load_image_encoder
+        from geocbm.files import paths
         from geocbm.run import Run
-        from geocbm.workbench import paths
 
         files = Run(run if Path(run).is_dir() else paths.run_folder(str(run)))
         key = context_key(files.folder)

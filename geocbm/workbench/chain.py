@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import atomic_path, read_json, write_json
+from geocbm.files import atomic_path, paths, read_json, write_json
 from geocbm.workbench import demo_data as world
-from geocbm.workbench import keys, paths, process, provenance, records, settings, stage_run, state
+from geocbm.workbench import keys, process, provenance, records, settings, stage_run, state
 from geocbm.workbench.parameters import Parameter, did_you_mean
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from geocbm.errors import UserError
-from geocbm.workbench import paths, settings, sync
+from geocbm.files import paths
+from geocbm.workbench import settings, sync
 from geocbm.workbench.pairs import Pair, PairError
 from geocbm.workbench.parameters import Cell, read_cells, read_parameters
 from geocbm.workbench.stages import number_of, read_chain

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import ParameterError
-from geocbm.files import read_json, write_json
+from geocbm.files import paths, read_json, write_json
 from geocbm.workbench import fingerprint as digests
-from geocbm.workbench import paths, process, settings
+from geocbm.workbench import process, settings
 from geocbm.workbench.stages import Chain
 
 _LABEL = f"[--] {'atlas':<22}"

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import MissingInputError
-from geocbm.files import read_json
-from geocbm.workbench import paths
+from geocbm.files import paths, read_json
 from geocbm.workbench.fingerprint import (
     code_digest,
     device_class,

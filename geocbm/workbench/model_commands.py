@@ -7,12 +7,12 @@ import time
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from io import StringIO
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import UserError
-from geocbm.workbench import paths, process
+from geocbm.files import paths
+from geocbm.workbench import process
 
 if TYPE_CHECKING:
     from geocbm.run import Run
@@ -70,7 +70,7 @@ def train_stage(arguments: SimpleNamespace) -> None:
     values = resolve_all(chain, declared, profile, settings, arguments.run)[number]
     files = Run(paths.run_folder(arguments.run))
     # Of several processes the main one holds the run for all.
-    alone = process.only_one(files.folder / ".lock", f"run {files.run!r}") if not launched_index() else nullcontext()
+    alone = process.only_one(files.folder / ".lock", f"run {files.name!r}") if not launched_index() else nullcontext()
     with alone:
         result = _train(arguments.stage, files, values)
     written = paths.portable(files.path(f"{arguments.stage}.safetensors"))
@@ -80,26 +80,25 @@ def train_stage(arguments: SimpleNamespace) -> None:
 def _train(stage: str, files: Run, values: dict[str, Any]) -> FitResult:
     from geocbm import pipeline
 
-    cache = paths.cache_folder()
     if stage == "stage0":
-        result = _fit_stage0(files, values, cache)
+        result = _fit_stage0(files, values)
     elif stage == "stage1":
         from geocbm.models.stage1 import Stage1Config
 
-        pipeline.take_stage0(files, paths.locate(given) if (given := values["stage0_checkpoint"]) else "", cache)
+        pipeline.take_stage0(files, paths.locate(given) if (given := values["stage0_checkpoint"]) else "")
         config = Stage1Config(**pipeline.config_fields(Stage1Config, values))
-        result = pipeline.fit_stage1(files, config, pipeline.open_features(files, "adapted", cache))[1]
+        result = pipeline.fit_stage1(files, config, files.features("adapted"))[1]
     else:
         from geocbm.models.stage2 import Stage2Config
 
-        features = pipeline.open_features(files, "adapted", cache)
+        features = files.features("adapted")
         pipeline.take_stage1(files, paths.locate(given) if (given := values["stage1_checkpoint"]) else "", features)
         settings_2 = Stage2Config(**pipeline.config_fields(Stage2Config, values))
         result = pipeline.fit_stage2(files, settings_2, pipeline.predict_concepts(files, features), features)[1]
     return result
 
 
-def _fit_stage0(files: Run, values: dict[str, Any], cache: Path) -> FitResult:
+def _fit_stage0(files: Run, values: dict[str, Any]) -> FitResult:
     from geocbm import pipeline
     from geocbm.encoders.processes import on_main
     from geocbm.models.stage0 import Stage0Config
@@ -112,7 +111,7 @@ def _fit_stage0(files: Run, values: dict[str, Any], cache: Path) -> FitResult:
         values["max_cache_gb"],
     )
     encoder = pipeline.load_encoder(encoders.image_encoder)
-    vanilla = pipeline.encode_vanilla(files, encoders, encoder, cache)
+    vanilla = pipeline.encode_vanilla(files, encoders, encoder)
     on_main(lambda: pipeline.write_prototypes(files, encoders))
     config = Stage0Config(**pipeline.config_fields(Stage0Config, values))
-    return pipeline.fit_stage0(files, config, encoders, encoder, vanilla, cache)[1]
+    return pipeline.fit_stage0(files, config, encoders, encoder, vanilla)[1]

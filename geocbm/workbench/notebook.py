@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import MissingInputError, ParameterError, UserError
-from geocbm.files import atomic_path, sha256_file, write_json
+from geocbm.files import atomic_path, paths, sha256_file, write_json
 from geocbm.workbench import html as words
-from geocbm.workbench import keys, paths, records, settings, state
+from geocbm.workbench import keys, records, settings, state
 from geocbm.workbench import rerun_command as again
 from geocbm.workbench.parameters import Parameter, read_parameters, unknown
 from geocbm.workbench.stages import Chain, Stage, number_of, read_chain

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from geocbm.files import read_json
+from geocbm.files import paths, read_json
 from geocbm.metrics.table import metric
-from geocbm.workbench import paths, stages, state
+from geocbm.workbench import stages, state
 
 HEADLINES = (
     "data.images",

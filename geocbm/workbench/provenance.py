@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm import __version__
-from geocbm.files import atomic_path, read_json, write_json
-from geocbm.workbench import paths
+from geocbm.files import atomic_path, paths, read_json, write_json
 from geocbm.workbench.stages import Stage
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import ParameterError
-from geocbm.files import read_json, write_json
-from geocbm.workbench import paths
+from geocbm.files import paths, read_json, write_json
 from geocbm.workbench.stages import NUMBER_GLOB
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")

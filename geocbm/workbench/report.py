@@ -19,8 +19,8 @@ from nbconvert.filters import Highlight2HTML, ansi2html
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
 from geocbm.errors import MissingInputError, UserError
-from geocbm.files import atomic_path, sha256_file
-from geocbm.workbench import paths, site
+from geocbm.files import atomic_path, paths, sha256_file
+from geocbm.workbench import site
 from geocbm.workbench.formulas import markdown_html
 from geocbm.workbench.html import clean_html, pictures
 from geocbm.workbench.pairs import PairError, read_ipynb

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.workbench import paths
+from geocbm.files import paths
 from geocbm.workbench.parameters import Parameter, coerce, did_you_mean, read_fields, read_parameters, resolve, unknown
 from geocbm.workbench.stages import NUMBER, Chain
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from geocbm.data.simulated import BANNER
 from geocbm.errors import UserError
-from geocbm.files import read_json
+from geocbm.files import paths, read_json
 from geocbm.metrics.table import metric
 from geocbm.run import Run
-from geocbm.workbench import paths, stages, state
+from geocbm.workbench import stages, state
 from geocbm.workbench.html import clean_html, pictures, plain_text
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, is_preview, preview_html
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from geocbm import errors
 from geocbm.errors import UserError
-from geocbm.files import read_json, write_json
-from geocbm.workbench import keys, paths, process, provenance, records, state
+from geocbm.files import paths, read_json, write_json
+from geocbm.workbench import keys, process, provenance, records, state
 from geocbm.workbench.notebook import IN_CHAIN
 from geocbm.workbench.stages import Stage
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.workbench import paths
+from geocbm.files import paths
 
 NUMBER = r"\d\d[a-z]?"
 """Pattern of a notebook's number: two digits, and a letter where one page became two (06, 06b)."""

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import atomic_path
-from geocbm.workbench import paths
+from geocbm.files import atomic_path, paths
 from geocbm.workbench.pairs import Pair, PairError, cell_ids, contents, read_script
 from geocbm.workbench.stages import NUMBER_GLOB, number_of
 

@@ -22,7 +22,7 @@ def files(trained_run):
 
 @pytest.fixture(scope="module")
 def features(trained_run, files):
-    return pipeline.open_features(files, "adapted", trained_run.cache)
+    return files.features("adapted")
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from geocbm import analysis, data, pipeline
+from geocbm import analysis, data
 from geocbm.analysis import concept_floor
 from geocbm.analysis.concept_floor import ConceptFloor
-from geocbm.data import lineage
+from geocbm.files import lineage
 from geocbm.predict import GeoCBM
 
 
@@ -51,7 +51,7 @@ def test_blocks_too_few_for_an_interval_prove_nothing():
 
 def test_the_floor_of_a_run_by_hand(trained_run, monkeypatch):
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     meta, val, train = files.meta_and_parent[0], files.rows["val"], files.rows["train"]
     monkeypatch.setattr(concept_floor, "spatial_blocks", lambda lat, lng: np.arange(len(lat)))
     frequent = np.bincount(meta[train]).argmax()

@@ -13,11 +13,10 @@ import pytest
 from tiny_run import PARENT_OF, PLACES, N
 
 from geocbm import data
-from geocbm.data import lineage
 from geocbm.errors import MismatchError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation.baselines import Prediction
-from geocbm.files import write_json
+from geocbm.files import lineage, write_json
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 
 GALLERY = np.array([*PLACES.values(), (64.15, -21.94)])  # with a place without pictures

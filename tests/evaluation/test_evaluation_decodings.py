@@ -149,9 +149,8 @@ def test_without_a_validation_split_methods_answer_their_argmax(copied_run) -> N
 
 
 def test_the_probe_of_a_run_is_that_of_its_features(trained_run, files, answers) -> None:
-    from geocbm import pipeline
 
-    vanilla = pipeline.open_features(files, "vanilla", trained_run.cache).read_all("pooled").numpy()
+    vanilla = files.features("vanilla").read_all("pooled").numpy()
     train, val, test = (files.rows[split] for split in ("train", "val", "test"))
     probe = baselines.fit_probe(vanilla[train], files.country[train], vanilla[val], files.country[val])
     answer = next(answer for answer in answers if answer.name == "linear_probe")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import tiny_run
 
-from geocbm import pipeline, plots
+from geocbm import plots
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import metrics_by_place as breakdown
 from geocbm.evaluation import proximity as split_memory
@@ -52,7 +52,7 @@ def found(run, places):
 def answers(run):
     """Methods that need no gallery."""
     files = run.files
-    vanilla = pipeline.open_features(files, "vanilla", run.cache).read_all("pooled").numpy()
+    vanilla = files.features("vanilla").read_all("pooled").numpy()
     own = next(kind for kind in split_kinds.split_kinds(files) if kind.own)
     return split_kinds.frozen_answers(files, own, vanilla) + evaluation.stage_answers(files)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geocbm import data, pipeline
+from geocbm import data
 from geocbm.errors import ParameterError
 from geocbm.evaluation import novelty
 from geocbm.evaluation.novelty import NoveltyDetector
@@ -98,7 +98,7 @@ def test_of_many_training_pictures_some_are_kept(monkeypatch):
 
 def test_the_detector_of_a_run_rests_on_its_splits(trained_run):
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     detector, lacks = novelty.read_novelty(files)
     assert lacks == "" and detector is not None
     assert (len(detector.references), len(detector.val_distance)) == (len(files.rows["train"]), len(files.rows["val"]))
@@ -162,7 +162,7 @@ def test_a_run_that_cannot_tell_says_so(copied_run):
 
 def test_a_run_with_too_few_validation_photographs_says_so(copied_run, monkeypatch):
     files = copied_run.files
-    features = pipeline.open_features(files, "adapted", copied_run.cache)
+    features = files.features("adapted")
     monkeypatch.setattr(novelty, "FEWEST_VALIDATION", 10)
     said = novelty.save_novelty(files.path(novelty.FILE), files, features)
     assert "9 validation images" in said

@@ -75,8 +75,8 @@ def test_settings_that_an_old_file_lacks_have_their_defaults(copied_run):
 
 
 def test_frozen_methods_learn_from_training_and_choose_on_validation(copied_run):
-    files, trained_run = copied_run.files, copied_run
-    vanilla = pipeline.open_features(files, "vanilla", trained_run.cache).read_all("pooled").numpy()
+    files = copied_run.files
+    vanilla = files.features("vanilla").read_all("pooled").numpy()
     for kind in split_kinds.split_kinds(files):
         train, test = kind.rows["train"], kind.rows["test"]
         neighbour, probe = split_kinds.frozen_answers(files, kind, vanilla)

@@ -86,8 +86,8 @@ def run(folder, name):
 
 
 def test_runs_of_the_other_kind_are_found(beside):
-    assert [other.run for other in split_memory.siblings(run(beside, "mine"))] == ["mine-spatial"]
-    assert [other.run for other in split_memory.siblings(run(beside, "mine-spatial"))] == ["again", "mine"]
+    assert [other.name for other in split_memory.siblings(run(beside, "mine"))] == ["mine-spatial"]
+    assert [other.name for other in split_memory.siblings(run(beside, "mine-spatial"))] == ["again", "mine"]
     table = split_memory.sibling_table(run(beside, "mine"), n=30)
     assert table["run"].tolist() == ["mine", "mine-spatial"]
     assert table["split"].tolist() == ["stratified", "spatial, blocks of 1 km"]

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from tiny_run import STAGE1, STAGE2
 
-from geocbm import pipeline
 from geocbm.evaluation import ablation_study as study
 from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import Stage2Config
@@ -73,7 +72,7 @@ def test_a_verdict_needs_an_interval_without_zero(change, verdict):
 def test_a_study_of_a_run_is_kept_and_shown_again_for_the_same_settings_only(copied_run, tmp_path):
     files, recipe = copied_run.files, tmp_path / "mine.yaml"
     recipe.write_text('"04": {intra_parent_reduction: mean}\n"05": {offset_kind: latlng}\n')
-    features = pipeline.open_features(files, "adapted", copied_run.cache)
+    features = files.features("adapted")
     small = replace(STAGE2, score_epochs=2)
     said: list[str] = []
     assert study.study(files, features, small, recipe, []).empty

@@ -195,7 +195,7 @@ def test_terms_of_several_views_add_up_to_the_pooled_answer(mode, odds):
 @pytest.fixture(scope="module")
 def heads(trained_run):
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     return [linear_cbm(files, features, concepts), load_intervention_model(files, features, concepts)]
 

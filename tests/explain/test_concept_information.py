@@ -40,7 +40,7 @@ def test_completeness_of_a_run(trained_run: TinyRun) -> None:
 
 def test_what_a_run_without_ground_truth_tells(trained_run: TinyRun) -> None:
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     model = linear_cbm(files, features, pipeline.predict_concepts(files, features))
     cells = np.zeros(len(files.rows["test"]), dtype=int)
     pooled = features.read_all("pooled").numpy()
@@ -57,7 +57,7 @@ def test_what_a_run_without_ground_truth_tells(trained_run: TinyRun) -> None:
 
 def test_what_a_run_with_ground_truth_tells(trained_run: TinyRun) -> None:
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     model = linear_cbm(files, features, pipeline.predict_concepts(files, features))
     generator = np.random.default_rng(0)
     shown = generator.random(model.scores.shape) < 0.5

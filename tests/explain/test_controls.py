@@ -34,7 +34,7 @@ def run(trained_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> TinyR
     """The tiny run with `concept_scores` and `hybrid` trained too."""
     run = trained_run.copy(tmp_path_factory.mktemp("variants"))
     files = run.files
-    adapted = pipeline.open_features(files, "adapted", run.cache)
+    adapted = files.features("adapted")
     concepts = pipeline.predict_concepts(files, adapted)
     test = files.rows["test"]
     config = replace(STAGE2, epochs=2, score_epochs=5)
@@ -50,7 +50,7 @@ def run(trained_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> TinyR
 def pieces(run: TinyRun) -> tuple[MapModel, dict]:
     """What controls are measured with: features and Stage 1, and the trained heads."""
     files = run.files
-    features = pipeline.open_features(files, "adapted", run.cache)
+    features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     modes = trained_modes(files, features, concepts) | {"concept_scores": linear_cbm(files, features, concepts)}
     return MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files)), modes
@@ -138,7 +138,7 @@ def test_only_test_images_are_exchanged(run):
 @pytest.mark.parametrize("bottleneck", ["mlp", "patch"])
 def test_random_concepts_are_probabilities_spread_as_those_of_stage1(run, bottleneck):
     files = run.files
-    adapted = pipeline.open_features(files, "adapted", run.cache)
+    adapted = files.features("adapted")
     model, _ = pipeline.fit_stage1(files, replace(STAGE1, bottleneck=bottleneck), adapted, name=None)
     first, second, again = controls.random_concepts(model, adapted, files.rows["train"], [0, 1, 0])
     assert first["meta_probabilities"].shape == (len(files.table), len(files.concepts.metas))
@@ -155,7 +155,7 @@ def test_random_concepts_are_probabilities_spread_as_those_of_stage1(run, bottle
 def test_random_concepts_read_no_row_but_their_own(run):
     # What other splits look like must not change the scores of a row: centre and spread are of training rows.
     files = run.files
-    adapted = pipeline.open_features(files, "adapted", run.cache)
+    adapted = files.features("adapted")
     model = pipeline.load_stage1(files)
     whole = next(iter(controls.random_concepts(model, adapted, files.rows["train"], [0])))
     exchanged = ExchangedFeatures(adapted, exchange_rows(files, derangement(len(files.rows["test"]), 0)))

@@ -30,7 +30,7 @@ PICTURE = Image.new("RGB", (48, 48), (90, 140, 90))
 @pytest.fixture(scope="module")
 def world(trained_run):
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     model = interventions.linear_cbm(files, features, concepts)
     # One epoch teaches nothing; weights of some size make an edit visible.

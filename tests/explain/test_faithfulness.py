@@ -101,7 +101,7 @@ def test_refusals() -> None:
 def parts(trained_run: TinyRun) -> tuple:
     """Stage 1 with the "patch" bottleneck and a head over it; no file of the run is changed."""
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     from geocbm.models.stage1 import predict_stage1
 
     stage1, _ = pipeline.fit_stage1(files, replace(STAGE1, bottleneck="patch"), features, None, lambda _: None)
@@ -163,7 +163,7 @@ def test_blurred_patches_change_the_answer(parts: tuple) -> None:
 @pytest.fixture(scope="module")
 def removed(trained_run: TinyRun) -> dict:
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     heads = {LINEAR: interventions.linear_cbm(files, features, concepts).head, MAIN: pipeline.load_stage2(files)}
     model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files), heads)

@@ -217,7 +217,7 @@ def test_every_picture_of_a_sheet_is_described(guide, trained_run):
 
 def test_example_pictures_are_square_and_of_every_pair(trained_run):
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     encoder = pipeline.load_stage0(files)[1]
     pictures = field_guide.example_pictures(files, encoder, pipeline.load_stage1(files), features, [3, 4], [0, 1], 32)
     assert [picture.size for picture in pictures] == [(32, 32)] * 2

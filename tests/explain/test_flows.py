@@ -46,7 +46,7 @@ def test_the_figure_shows_shares():
 
 def test_exact_terms_where_the_logits_are_sums_and_probabilities_elsewhere(trained_run):
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     test = files.rows["test"]
     for load in (interventions.linear_cbm, interventions.load_intervention_model):

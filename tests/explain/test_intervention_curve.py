@@ -194,7 +194,7 @@ def test_values_are_chosen_by_the_validation_pictures():
 @pytest.fixture(scope="module")
 def world(trained_run):
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     return files, features, concepts, interventions.linear_cbm(files, features, concepts)
 

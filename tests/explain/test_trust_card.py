@@ -238,7 +238,7 @@ def test_the_card_is_a_table_of_numbers() -> None:
 
 def test_the_card_of_a_run_has_every_question(trained_run) -> None:
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     model = linear_cbm(files, features, pipeline.predict_concepts(files, features))
     test, pooled = files.rows["test"], features.read_all("pooled").numpy()
     cells = files.cell_label[test]

@@ -12,8 +12,8 @@ import pytest
 from notebook_cells import run_notebook
 
 from geocbm.cli import main
+from geocbm.files import paths
 from geocbm.models.stage2.config import ABLATION_MODES
-from geocbm.workbench import paths
 from geocbm_atlas.dataset import write_atlas
 
 pytestmark = [pytest.mark.chain, pytest.mark.filterwarnings("ignore:The number of unique classes")]

@@ -24,7 +24,7 @@ from geocbm.run import Run
 def fit(run: TinyRun, rows: str = "test", **settings):
     """Train Stage 2 of a run again with other settings; the head, its decoder and its answers."""
     files = run.files
-    features = pipeline.open_features(files, "adapted", run.cache)
+    features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     config = replace(STAGE2, **settings)
     head, _ = pipeline.fit_stage2(files, config, concepts, features)
@@ -69,7 +69,7 @@ def test_stored_page_and_new_photographs_are_answered_alike(copied_run) -> None:
     # The tiny model reads stored features in half precision; a training place is answered exactly or another one.
     same = [abs(answer.lat - lat) < 1e-4 for answer, lat in zip(answers, places["lat"], strict=True)]
     assert np.mean(same) > 0.7
-    features = pipeline.open_features(files, "adapted", copied_run.cache)
+    features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     edited = load_intervention_model(files, features, concepts).predict(test)
     np.testing.assert_allclose(edited.lat, places["lat"], atol=1e-4)
@@ -88,7 +88,7 @@ def test_the_file_says_what_was_chosen_and_why(copied_run) -> None:
     assert set(content["labels"]) == {"made_from", "head_digest"}
     assert set(content["labels"]["made_from"]) == {"table", "splits", "cells", "stage0", "stage2"}
     val = files.rows["val"]
-    features = pipeline.open_features(files, "adapted", copied_run.cache)
+    features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     head = pipeline.load_stage2(files)
     measured = analysis.predict_places(files, head, concepts, features, val, None, decoder)
@@ -130,7 +130,7 @@ def test_a_run_that_chose_needs_its_choice(copied_run) -> None:
 
 def test_without_a_validation_split_the_argmax_is_answered(copied_run) -> None:
     files = copied_run.files
-    features = pipeline.open_features(files, "adapted", copied_run.cache)
+    features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     head = pipeline.load_stage2(files)
     head.config = replace(head.config, answer_point="validation")

@@ -124,8 +124,8 @@ def worded_run(copied_run, folders):
     files = copied_run.files
     encoders = pipeline.EncoderConfig(**read_json(files.path("features.json"))["encoders"])
     encoder = pipeline.load_encoder(encoders.image_encoder)
-    vanilla = pipeline.open_features(files, "vanilla", copied_run.cache)
-    _, _, adapted = pipeline.fit_stage0(files, TRAINED, encoders, encoder, vanilla, copied_run.cache)
+    vanilla = files.features("vanilla")
+    _, _, adapted = pipeline.fit_stage0(files, TRAINED, encoders, encoder, vanilla)
     return copied_run, adapted
 
 
@@ -166,9 +166,7 @@ def test_training_again_starts_from_the_first_prototypes(worded_run):
     before = load_file(files.path("stage0.safetensors"))
     encoders = pipeline.EncoderConfig(**read_json(files.path("features.json"))["encoders"])
     encoder = pipeline.load_encoder(encoders.image_encoder)
-    pipeline.fit_stage0(
-        files, TRAINED, encoders, encoder, pipeline.open_features(files, "vanilla", run.cache), run.cache
-    )
+    pipeline.fit_stage0(files, TRAINED, encoders, encoder, files.features("vanilla"), run.cache)
     torch.testing.assert_close(load_file(files.path("stage0.safetensors"))["meta_base"], before["meta_base"])
 
 

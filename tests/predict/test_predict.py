@@ -34,7 +34,7 @@ def pictures(trained_run):
 
 def test_answers_are_those_of_the_stored_features(trained_run, model, pictures):
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     embeddings = pipeline.predict_concepts(files, features)
     rows = np.arange(len(files.table))
     stored = analysis.predict_places(files, pipeline.load_stage2(files), embeddings, features, rows)
@@ -117,7 +117,7 @@ def test_a_run_is_found_by_its_name(trained_run, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "named").symlink_to(trained_run.folder)
     monkeypatch.setenv("GEOCBM_DATA", str(tmp_path))
-    assert GeoCBM.load("named").files.run == "named"
+    assert GeoCBM.load("named").files.name == "named"
     with pytest.raises(MissingInputError, match=r"stage2\.safetensors of run 'absent' .* --run absent --from 01"):
         GeoCBM.load("absent")
 

@@ -182,8 +182,7 @@ def test_the_command_trains_all_stages_and_one_process_speaks(pair):
     assert sum(line.startswith("epoch 2/2") for line in lines) >= 2
     assert lines.count("the concepts alone:") == 1
     files = Run(pair.folder / "data" / "runs" / "tiny")
-    cache = pair.folder / "data" / "cache"
-    features = pipeline.open_features(files, "adapted", cache)
+    features = files.features("adapted")
     model = pipeline.load_stage2(files)
     concepts = concept_input(model.config, pipeline.predict_concepts(files, features))
     assert torch.isfinite(model(concepts, features.read_all("tokens")).cell_logits).all()

@@ -119,7 +119,7 @@ def test_only_whole_files_are_taken_over(done):
 
 def test_a_forced_stage_trains_again(done, tmp_path, monkeypatch):
     out, _ = done
-    monkeypatch.setattr("geocbm.workbench.paths.run_folder", lambda run: tmp_path)
+    monkeypatch.setattr("geocbm.files.paths.run_folder", lambda run: tmp_path)
     other = tmp_path / "stage9_other.json"
     other.write_text(out.with_suffix(".json").read_text())
     forget_trainings(Stage("09_mine", writes=("stage9.safetensors", "stage9.json")), "mine")
@@ -175,7 +175,7 @@ def test_stages_of_a_run_are_trained_once(copied_run):
     from tiny_run import STAGE1, STAGE2
 
     files = copied_run.files
-    features = pipeline.open_features(files, "adapted", copied_run.cache)
+    features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     lines: list[str] = []
 

@@ -20,21 +20,21 @@ from geocbm.training.resume import ResumeFile
 @pytest.fixture
 def stages(copied_run: TinyRun) -> dict[str, Callable[..., Any]]:
     """For each stage how it is trained in a run whose earlier stages are there; settings replace the tiny ones."""
-    files, cache = copied_run.files, copied_run.cache
+    files = copied_run.files
 
     def stage0(**settings: Any) -> Any:
         content = json.loads(files.path("features.json").read_text())
         encoders = pipeline.EncoderConfig(**content["encoders"])
         encoder = pipeline.load_encoder(encoders.image_encoder)
-        vanilla = pipeline.open_features(files, "vanilla", cache)
-        return pipeline.fit_stage0(files, replace(STAGE0, **settings), encoders, encoder, vanilla, cache)
+        vanilla = files.features("vanilla")
+        return pipeline.fit_stage0(files, replace(STAGE0, **settings), encoders, encoder, vanilla)
 
     def stage1(**settings: Any) -> Any:
-        features = pipeline.open_features(files, "adapted", cache)
+        features = files.features("adapted")
         return pipeline.fit_stage1(files, replace(STAGE1, **settings), features)
 
     def stage2(**settings: Any) -> Any:
-        features = pipeline.open_features(files, "adapted", cache)
+        features = files.features("adapted")
         concepts = pipeline.predict_concepts(files, features)
         return pipeline.fit_stage2(files, replace(STAGE2, **settings), concepts, features)
 

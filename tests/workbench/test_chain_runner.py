@@ -12,8 +12,8 @@ from tiny_project import make_project
 
 from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import read_json, write_json
-from geocbm.workbench import chain, keys, paths, process, sync
+from geocbm.files import paths, read_json, write_json
+from geocbm.workbench import chain, keys, process, sync
 from geocbm.workbench.chain import Request, run_chain
 from geocbm.workbench.parameters import read_cells
 

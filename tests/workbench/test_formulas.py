@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from geocbm.errors import ParameterError
-from geocbm.workbench import paths
+from geocbm.files import paths
 from geocbm.workbench.formulas import formula_html, markdown_html
 from geocbm.workbench.html import clean_html
 from geocbm.workbench.parameters import read_cells

@@ -9,8 +9,9 @@ import pytest
 from tiny_project import make_project
 
 from geocbm.errors import MissingInputError, ParameterError
+from geocbm.files import paths
 from geocbm.workbench import html as words
-from geocbm.workbench import notebook, paths, records
+from geocbm.workbench import notebook, records
 
 
 @pytest.fixture

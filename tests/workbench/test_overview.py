@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tiny_project import make_project
 
-from geocbm.files import write_json
-from geocbm.workbench import overview, paths
+from geocbm.files import paths, write_json
+from geocbm.workbench import overview
 
 CHAIN = """
 [[stage]]

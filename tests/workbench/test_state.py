@@ -10,8 +10,8 @@ from tiny_project import make_project
 
 from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import read_json
-from geocbm.workbench import chain, notebook, overview, paths, site, state
+from geocbm.files import paths, read_json
+from geocbm.workbench import chain, notebook, overview, site, state
 from geocbm.workbench import rerun_command as again
 from geocbm.workbench.chain import Request, run_chain
 from geocbm.workbench.parameters import read_cells

@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from geocbm.data import lineage
 from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import MissingInputError, ParameterError, UserError
-from geocbm.files import read_json
+from geocbm.files import lineage, read_json
 from geocbm.geodesy import KM_PER_DEGREE
 from geocbm.metrics import error_km, geoscore, places_of
 from geocbm.run import Run

@@ -88,7 +88,7 @@ def _by_stage0(files: Run, cache: Path, validation: Validation, places: np.ndarr
 
     embeddings = gallery_embeddings(load_location_encoder(), cache, places)
     adapted = adapted_gallery(pipeline.load_stage0(files)[0].gps_adapter, embeddings)
-    store = pipeline.open_features(files, "adapted", cache)
+    store = files.features("adapted")
     pictures = store.read("pooled", files.rows["val"]), store.read("pooled", files.rows["test"])
     return _decoded_gallery(files, validation, pictures, adapted, places, name)
 

@@ -42,7 +42,7 @@ def simple_methods(files: Run, cache: Path, seed: int = 0, geoclip_backbone: str
     if not len(files.rows["test"]):
         return []
     validation = Validation.of(files)
-    vanilla = pipeline.open_features(files, "vanilla", cache).read_all("pooled").numpy()
+    vanilla = files.features("vanilla").read_all("pooled").numpy()
     train, val, test = (files.rows[split] for split in ("train", "val", "test"))
     meta = files.meta_and_parent[0]
     learned: dict[str, Any] = {"country": files.country[train], "meta": meta[train]}

@@ -22,7 +22,7 @@ def stage_answers(files: Run) -> list[Prediction]:
         scores = stored["meta"]  # (n, k_m)
     if scores.shape != (len(files.table), len(files.concepts.metas)):
         raise MismatchError(
-            f"concept_scores.npz of run {files.run!r} has the shape {scores.shape}, its table has {len(files.table)} "
+            f"concept_scores.npz of run {files.name!r} has the shape {scores.shape}, its table has {len(files.table)} "
             f"rows and {len(files.concepts.metas)} metas; make it again with: {files.remedy('concept_scores.npz')}"
         )
     answers = [Prediction("stage1", meta=scores[test].argmax(axis=1))]
@@ -79,7 +79,7 @@ def _checked(files: Run, stored: pd.DataFrame) -> pd.DataFrame:
     names = files.table["pano_id"].iloc[files.rows["test"]]
     if len(places) != len(stored) or places["pano_id"].tolist() != names.tolist():
         raise MismatchError(
-            f"predictions.parquet of run {files.run!r} was made for another test split; make it again with: "
+            f"predictions.parquet of run {files.name!r} was made for another test split; make it again with: "
             f"{files.remedy('predictions.parquet')}"
         )
     return places.reset_index()

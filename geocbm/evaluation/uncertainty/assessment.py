@@ -34,7 +34,7 @@ def read_cell_scores(files: Run) -> dict[str, np.ndarray]:
 
     def other(what: str) -> MismatchError:
         return MismatchError(
-            f"cell_scores.npz of run {files.run!r} {what}; make it again with: {files.remedy('cell_scores.npz')}"
+            f"cell_scores.npz of run {files.name!r} {what}; make it again with: {files.remedy('cell_scores.npz')}"
         )
 
     with np.load(files.need("cell_scores.npz"), allow_pickle=False) as stored:

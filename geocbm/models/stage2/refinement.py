@@ -11,9 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from geocbm.data import lineage
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm.files import atomic_path, run_command
+from geocbm.files import atomic_path, lineage, run_command
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
 from geocbm.models.stage2.config import Stage2Config
 

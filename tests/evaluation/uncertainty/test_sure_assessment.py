@@ -58,7 +58,7 @@ def test_stored_logits_give_the_stored_answers(files):
 
 
 def test_logits_of_no_rows_have_a_column_for_each_cell(files, trained_run):
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     model = pipeline.load_stage2(files)
     inputs = stage2.concept_input(model.config, pipeline.predict_concepts(files, features))
     assert stage2.cell_logits(model, inputs, features, np.array([], int)).shape == (0, len(files.cells))

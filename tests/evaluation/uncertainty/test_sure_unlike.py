@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from geocbm import pipeline, plots
+from geocbm import plots
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import novelty
 from geocbm.evaluation import uncertainty as sure
@@ -72,7 +72,7 @@ def test_every_test_image_of_a_run_is_in_one_bin(trained_run):
     found = sure.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy())
     detector, _ = novelty.read_novelty(files)
     assert detector is not None
-    pooled = pipeline.open_features(files, "adapted", trained_run.cache).read("pooled", files.rows["test"]).numpy()
+    pooled = files.features("adapted").read("pooled", files.rows["test"]).numpy()
     table = sure.coverage_by_distance(found, detector, detector.distances(pooled), 20)
     assert set(table["coverage"]) == set(sure.COVERAGES)
     for coverage, own in table.groupby("coverage"):

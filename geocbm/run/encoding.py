@@ -1,17 +1,15 @@
-"""Encoders, features and prototypes of a run: what the stages read."""
+"""Encoding: image and text encoders of a run, its feature stores and text prototypes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geocbm.data import image_files, lineage
+from geocbm.data import image_files
 from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.encoders.processes import join_processes
 from geocbm.errors import MismatchError
-from geocbm.files import atomic_path, read_json
-from geocbm.run import Run
+from geocbm.files import atomic_path, lineage, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder, TextEncoder
     from geocbm.encoders.features import FeatureStore
     from geocbm.models.stage0 import Stage0PretrainingModel
+    from geocbm.run.run import Run
 
 
 @dataclass(frozen=True)
@@ -56,56 +55,57 @@ def compute_device() -> torch.device:
     return Accelerator().device
 
 
-def encode_vanilla(files: Run, config: EncoderConfig, encoder: ImageEncoder, cache: Path) -> FeatureStore:
+def encode_vanilla(files: Run, config: EncoderConfig, encoder: ImageEncoder) -> FeatureStore:
     """Encode every image once with the untouched encoder.
 
     Args:
         files: the run.
         config: how to encode.
         encoder: the image encoder as it came.
-        cache: folder of all feature stores.
 
     Returns:
         A store with the pooled features and the activations that enter the trainable blocks.
     """
     from geocbm.encoders.features import encode_features
 
-    return encode_features(
+    files.stores["vanilla"] = encode_features(
         encoder,
         image_files(files.table),
         files.table["image_sha256"].tolist(),
-        cache,
+        files.cache,
         kinds=("pooled", f"hidden:{config.unfreeze_layers}"),
         batch_size=config.batch_size,
         max_cache_gb=config.max_cache_gb,
         device=compute_device(),
     )
+    return files.stores["vanilla"]
 
 
-def encode_adapted(vanilla: FeatureStore, config: EncoderConfig, encoder: ImageEncoder, cache: Path) -> FeatureStore:
+def encode_adapted(files: Run, vanilla: FeatureStore, config: EncoderConfig, encoder: ImageEncoder) -> FeatureStore:
     """Encode every image with the adapted encoder, from the stored activations that enter its trained blocks.
 
     Args:
+        files: the run.
         vanilla: of `encode_vanilla`.
         config: how to encode.
         encoder: the image encoder with the blocks of Stage 0 in place.
-        cache: folder of all feature stores.
 
     Returns:
         A store with the pooled features and the patch tokens.
     """
     from geocbm.encoders.features import re_encode
 
-    return re_encode(
+    files.stores["adapted"] = re_encode(
         vanilla,
         encoder,
         config.unfreeze_layers,
         ("pooled", "tokens"),
-        cache,
+        files.cache,
         batch_size=config.batch_size,
         max_cache_gb=config.max_cache_gb,
         device=compute_device(),
     )
+    return files.stores["adapted"]
 
 
 def write_prototypes(files: Run, config: EncoderConfig) -> dict[str, torch.Tensor]:
@@ -150,31 +150,20 @@ def read_prototypes(files: Run, trained: bool = True) -> dict[str, torch.Tensor]
     return stage0.read_base_prototypes(files.need("stage0.safetensors"))
 
 
-def open_features(files: Run, which: str, cache: Path) -> FeatureStore:
-    """Open the features of a run; what is no longer stored, or was too large to be, is encoded again.
-
-    Args:
-        files: the run.
-        which: `vanilla` (pooled features and activations) or `adapted` (pooled features and patch tokens).
-        cache: folder of all feature stores.
-
-    Raises:
-        MismatchError: the store holds other images than the table.
-    """
+def open_features(files: Run, kind: str) -> FeatureStore:
+    """Open the features of a run, see `Run.features`."""
     from geocbm.encoders.features import FeatureStore
 
     content = read_json(files.need("features.json"))
-    folder = cache / content[which]["folder"]
-    if content[which]["folder"] and (folder / "manifest.json").exists():
+    folder = files.cache / content[kind]["folder"]
+    if content[kind]["folder"] and (folder / "manifest.json").exists():
         try:
             return FeatureStore.open(folder, digests=files.table["image_sha256"].tolist())
         except MismatchError as error:
             raise MismatchError(f"{error}; that is done by: {files.remedy('features.json')}") from error
     encoders = EncoderConfig(**content["encoders"])
-    vanilla = encode_vanilla(files, encoders, load_encoder(encoders.image_encoder), cache)
-    if which == "vanilla":
-        return vanilla
-    return encode_adapted(vanilla, encoders, load_stage0(files)[1], cache)
+    vanilla = encode_vanilla(files, encoders, load_encoder(encoders.image_encoder))
+    return vanilla if kind == "vanilla" else encode_adapted(files, vanilla, encoders, load_stage0(files)[1])
 
 
 def load_stage0(files: Run, location_encoder: nn.Module | None = None) -> tuple[Stage0PretrainingModel, ImageEncoder]:

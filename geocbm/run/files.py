@@ -1,8 +1,4 @@
-"""The files of one run, read together and checked against one another.
-
-The notebooks, `geocbm fit` and the prediction object all come through here, so that a file made from another table,
-other cells or other labels is refused in one place, with the command that makes the right one.
-"""
+"""Files of a run, held against one another: one that was made from something else is refused, with its remedy."""
 
 from __future__ import annotations
 
@@ -14,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocbm import data
-from geocbm.data import lineage
 from geocbm.data.concepts import ConceptVocabulary
 from geocbm.data.simulated import is_simulated, picture_noun
 from geocbm.errors import MismatchError, MissingInputError
-from geocbm.files import read_json, run_command, sha256_file, sha256_text
+from geocbm.files import lineage, read_json, run_command, sha256_file, sha256_text
 from geocbm.geocells import Geocells
 
 if TYPE_CHECKING:
@@ -46,8 +41,14 @@ MADE_BY = {
 }
 """Which notebook writes which file of a run; the files beside a checkpoint and its variants begin with its stem."""
 
+_BEFORE = {"01": (), "02": ("01",), "03": ("01",), "04": ("01", "03"), "05": ("01", "02", "03", "04")}
+"""What each notebook reads the files of; those behind 05 need all five."""
 
-class Run:
+_READ_LATER = [file for file, number in MADE_BY.items() if number <= "05" and file not in lineage.BY_THE_WAY]
+"""Files without which later notebooks cannot run."""
+
+
+class RunFiles:
     """The files in the folder of one run, loaded on first use.
 
     Args:
@@ -55,12 +56,12 @@ class Run:
 
     Attributes:
         folder: the same.
-        run: name of the run, the folder's own name.
+        name: name of the run, the folder's own name.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.run = self.folder.name
+        self.name = self.folder.name
         self._digests: dict[tuple[str, int, int], str] = {}
 
     def path(self, name: str) -> Path:
@@ -83,7 +84,7 @@ class Run:
         path = self.in_use(name)
         if not path.exists():
             raise MissingInputError(
-                f"{path.name} of run {self.run!r} does not exist yet; make it with: {self.remedy(name)}"
+                f"{path.name} of run {self.name!r} does not exist yet; make it with: {self.remedy(name)}"
             )
         if parts := lineage.parts_of(name):
             self._check(path, parts)
@@ -98,12 +99,17 @@ class Run:
         return True
 
     def remedy(self, name: str) -> str:
-        """The command that makes a file of this run, with the options that the run has."""
+        """The command that makes a file of this run, with the options that the run was made with.
+
+        It begins with the earliest notebook that the file depends on and whose files are missing.
+        """
         stem = lineage.plain_stem(name)
         notebook = next((number for file, number in MADE_BY.items() if stem.startswith(Path(file).stem)), "01")
         if Path(name).stem.endswith(lineage.ADOPTED):  # taken by the stage that trains upon it
             notebook = {"03": "04", "04": "05"}[notebook]
-        return run_command(self.path(name), notebook)
+        before = _BEFORE.get(notebook, ("01", "02", "03", "04", "05"))
+        missing = [MADE_BY[file] for file in _READ_LATER if not self.in_use(file).exists()]
+        return run_command(self.path(name), min([notebook, *(number for number in missing if number in before)]))
 
     def made_from(self, name: str, *more: str) -> lineage.Record:
         """What a file that is about to be written is made from; everything it is made from must fit together.
@@ -139,7 +145,7 @@ class Run:
         holder = path.with_suffix(".json") if lineage.is_checkpoint(path.name) else path
         if not holder.exists():
             raise MissingInputError(
-                f"{holder.name} of run {self.run!r} does not exist yet; make it with: {self.remedy(path.name)}"
+                f"{holder.name} of run {self.name!r} does not exist yet; make it with: {self.remedy(path.name)}"
             )
         now = {part: self.digest(part) for part in parts}
         record = lineage.read_record(holder)
@@ -159,8 +165,8 @@ class Run:
 
     def _other(self, path: Path, part: str) -> MismatchError:
         return MismatchError(
-            f"{path.name} of run {self.run!r} was made from {lineage.spoken(part)} than the run has now; make it again "
-            f"with: {self.remedy(path.name)}"
+            f"{path.name} of run {self.name!r} was made from {lineage.spoken(part)} than the run has now; make it "
+            f"again with: {self.remedy(path.name)}"
         )
 
     def _check_age(self, path: Path) -> None:
@@ -169,8 +175,8 @@ class Run:
             source = self.in_use(f"{part}.json" if lineage.is_checkpoint(part) else lineage.FILES.get(part, part))
             if part not in lineage.CHECKED_BY_CONTENT and lineage.read_record(source) is not None:
                 raise MismatchError(
-                    f"{path.name} of run {self.run!r} is older than the {source.with_suffix('.safetensors').name} that "
-                    f"the run has now; make it again with: {self.remedy(path.name)}"
+                    f"{path.name} of run {self.name!r} is older than the {source.with_suffix('.safetensors').name} "
+                    f"that the run has now; make it again with: {self.remedy(path.name)}"
                 )
 
     def _check_labels(self, path: Path, holder: Path, old: bool) -> None:
@@ -179,7 +185,7 @@ class Run:
             labels = dict(read_json(holder)["labels"])
         except (ValueError, KeyError, TypeError):
             raise MismatchError(
-                f"{holder.name} of run {self.run!r} is damaged; make it again with: {self.remedy(path.name)}"
+                f"{holder.name} of run {self.name!r} is damaged; make it again with: {self.remedy(path.name)}"
             ) from None
         expected: dict[str, tuple[str, Any]] = {
             "metas": ("names", list(self.concepts.metas)),
@@ -203,7 +209,7 @@ class Run:
 
     @cached_property
     def _splits_digest(self) -> str:
-        return lineage.splits_digest(data.load_splits(self.need("splits.json"), self.table))
+        return lineage.splits_digest(self.splits)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -226,34 +232,20 @@ class Run:
         vocabulary = ConceptVocabulary.load(self.need("concepts.json"))
         if vocabulary.meta_to_parent != ConceptVocabulary.from_table(self.table).meta_to_parent:
             raise MismatchError(
-                f"concepts.json of run {self.run!r} has other names or parents than its table; make both again with: "
+                f"concepts.json of run {self.name!r} has other names or parents than its table; make both again with: "
                 f"{self.remedy('concepts.json')}"
             )
         return vocabulary
 
     @cached_property
-    def rows(self) -> dict[str, np.ndarray]:
-        """Row positions of each split: train, val, test, pretrain_train, pretrain_val."""
-        return data.split_rows(data.load_splits(self.need("splits.json"), self.table), self.table)
+    def splits(self) -> dict[str, list[str]]:
+        """Names of the panoramas of each split."""
+        return data.load_splits(self.need("splits.json"), self.table)
 
     @cached_property
-    def cells(self) -> Geocells:
-        """The geocells, fitted on the training split of this very table."""
-        cells = Geocells.load(self.need("geocells.npz"))
-        train = self.rows["train"]
-        if len(cells.sample_to_cell) != len(train):
-            raise MismatchError(
-                f"geocells.npz of run {self.run!r} was made from {len(cells.sample_to_cell)} training rows, the table "
-                f"has {len(train)}; make it again with: {self.remedy('geocells.npz')}"
-            )
-        now = cells.assign(self.lat[train], self.lng[train], self.country[train])
-        if not np.array_equal(now, cells.sample_to_cell):
-            raise MismatchError(
-                f"geocells.npz of run {self.run!r} was made from other training rows: "
-                f"{int((now != cells.sample_to_cell).sum())} of {len(train)} lie in another cell now; make it again "
-                f"with: {self.remedy('geocells.npz')}"
-            )
-        return cells
+    def rows(self) -> dict[str, np.ndarray]:
+        """Row positions of each split: train, val, test, pretrain_train, pretrain_val."""
+        return data.split_rows(self.splits, self.table)
 
     @cached_property
     def lat(self) -> np.ndarray:
@@ -271,22 +263,23 @@ class Run:
         return self.table["country"].to_numpy(dtype=str)
 
     @cached_property
-    def meta_and_parent(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the labelled meta and of its parent, one per row."""
-        meta, parent = self.concepts.encode(self.table)
-        # Columns of a table may be read-only views, which torch refuses to share.
-        return meta.copy(), parent.copy()
-
-    @cached_property
-    def cell_label(self) -> np.ndarray:
-        """Index of the cell of each row (`cell_label` of the specification)."""
-        return self.cells.assign(self.lat, self.lng, self.country)
-
-    def oracle_error_km(self, cells: Geocells, rows: np.ndarray) -> np.ndarray:
-        """Error of a classifier that always names the right cell, in km, for the given rows."""
-        from geocbm.geocells import oracle_error_km
-
-        return oracle_error_km(cells, self.lat[rows], self.lng[rows], self.country[rows])
+    def cells(self) -> Geocells:
+        """The geocells, fitted on the training split of this very table."""
+        cells = Geocells.load(self.need("geocells.npz"))
+        train = self.rows["train"]
+        if len(cells.sample_to_cell) != len(train):
+            raise MismatchError(
+                f"geocells.npz of run {self.name!r} was made from {len(cells.sample_to_cell)} training rows, the table "
+                f"has {len(train)}; make it again with: {self.remedy('geocells.npz')}"
+            )
+        now = cells.assign(self.lat[train], self.lng[train], self.country[train])
+        if not np.array_equal(now, cells.sample_to_cell):
+            raise MismatchError(
+                f"geocells.npz of run {self.name!r} was made from other training rows: "
+                f"{int((now != cells.sample_to_cell).sum())} of {len(train)} lie in another cell now; make it again "
+                f"with: {self.remedy('geocells.npz')}"
+            )
+        return cells
 
     def labels(self, name: str) -> dict[str, Any]:
         """What a checkpoint says of its run: the names of its classes, and digests of what it is made from.

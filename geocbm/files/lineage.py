@@ -54,6 +54,9 @@ WORDS = {
 FILES = {"cells": "geocells.npz", "prototypes": "prototypes.safetensors"}
 """Files of the parts that are files and no checkpoints."""
 
+BY_THE_WAY = ("stage1_floor.json", "concept_scores.npz", "cell_scores.npz", "novelty.safetensors")
+"""Files that no later training reads."""
+
 CHECKED_BY_CONTENT = ("table", "splits", "names", "cells")
 """Parts that even files of before there were records can be held against."""
 

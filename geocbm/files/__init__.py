@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from geocbm.files import paths
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -35,23 +37,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def run_command(path: str | Path, notebook: str) -> str:
-    """Command that makes what a notebook writes for the run in whose folder a file lies, with the run's own options.
+COMMAND_FILE = "command.json"
+"""In the folder of a run: `command`, which makes the run from its beginning, written by whatever runs its notebooks."""
 
-    It begins with an earlier notebook where that must be run first, and goes on to what depends on it.
+
+def run_command(path: str | Path, notebook: str) -> str:
+    """Command that makes what a notebook writes, and all that depends on it, with the options of the run.
 
     Args:
-        path: the file.
-        notebook: its number, e.g. "01".
+        path: a file in the folder of the run.
+        notebook: number of the notebook to begin with, e.g. "01".
     """
-    from geocbm.errors import UserError
-    from geocbm.workbench import rerun_command as again
-
     folder = Path(path).absolute().parent
+    return f"{_whole_command(folder)} --from {notebook}"
+
+
+def _whole_command(folder: Path) -> str:
+    """The recorded command; of a run without a record its profile and name, as far as they can be told."""
     try:
-        return again.remedy(folder, notebook)
-    except UserError:  # no notebooks here: what the options were cannot be told
-        return f"geocbm run --run {folder.name} --from {notebook}"
+        return str(read_json(folder / COMMAND_FILE)["command"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    profile = ""
+    for stamp in sorted((folder / "stamps").glob("*.json")):
+        try:
+            profile = str(read_json(stamp).get("profile") or profile)
+        except (OSError, ValueError, AttributeError):
+            continue
+    if not profile and (paths.notebooks_folder() / "params" / f"{folder.name}.yaml").exists():
+        profile = folder.name
+    return f"geocbm run{f' --profile {profile}' if profile else ''} --run {folder.name}"
 
 
 def remake_advice(path: str | Path, notebook: str) -> str:

@@ -1,0 +1,219 @@
+"""Run: table, splits, cells, concepts, features, batches and loaders of one run."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geocbm import data
+from geocbm.errors import MissingInputError, ParameterError
+from geocbm.files import paths, read_json
+from geocbm.geocells import Geocells, oracle_error_km
+from geocbm.run.batch import FEATURES, LABELS, STAGE_FEATURES, Batch, feature_reader
+from geocbm.run.files import RunFiles
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from geocbm.encoders.features import FeatureStore
+    from geocbm.training.loader import RowLoader
+
+
+class Run(RunFiles):
+    """A run: what its notebooks wrote, read on first use and checked.
+
+    Args:
+        folder: `data/runs/<run>`.
+        cache: folder of all feature stores; by default `cache` beside the folder `runs`, else beside the run.
+    """
+
+    def __init__(self, folder: str | Path, cache: str | Path | None = None) -> None:
+        super().__init__(folder)
+        runs = self.folder.absolute().parent
+        self.cache = Path(cache or (runs.parent if runs.name == "runs" else runs) / "cache")
+        self.stores: dict[str, FeatureStore] = {}
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r})"
+
+    @cached_property
+    def meta_and_parent(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the labelled meta and of its parent, one per row."""
+        meta, parent = self.concepts.encode(self.table)
+        # Columns of a table may be read-only views, which torch refuses to share.
+        return meta.copy(), parent.copy()
+
+    @cached_property
+    def cell_label(self) -> np.ndarray:
+        """Index of the cell of each row (`cell_label` of the specification)."""
+        return self.cells.assign(self.lat, self.lng, self.country)
+
+    def oracle_error_km(self, cells: Geocells, rows: np.ndarray) -> np.ndarray:
+        """Error of a classifier that always names the right cell, in km, for the given rows."""
+        return oracle_error_km(cells, self.lat[rows], self.lng[rows], self.country[rows])
+
+    def features(self, kind: str = "adapted") -> FeatureStore:
+        """Features of every row; what is no longer stored, or was too large to be, is encoded again.
+
+        Args:
+            kind: `vanilla` (kinds `pooled (n, d)` and `hidden:N`, what enters the N blocks that Stage 0 trains) or
+                `adapted` (kinds `pooled (n, d)` and `tokens (n, P, w)`).
+
+        Raises:
+            ParameterError: another kind.
+            MismatchError: the store holds other images than the table.
+        """
+        from geocbm.run.encoding import open_features
+
+        if kind not in ("vanilla", "adapted"):
+            raise ParameterError(f"features({kind!r}): the kinds are 'vanilla' and 'adapted'")
+        return open_features(self, kind)
+
+    def batch(self, split: str = "train", n: int = 8, seed: int = 0) -> Batch:
+        """Some rows of a split with pictures, texts, features and labels; what the run has not yet is left out.
+
+        Args:
+            split: train, val, test, pretrain_train or pretrain_val.
+            n: rows at most.
+            seed: which rows are drawn.
+
+        Returns:
+            `image` (list of PIL images), `pano_id`, `meta_name`, `parent_concept`, `country` (lists of texts) and
+            tensors of B rows: `row`, `lat`, `lng`, `concept_idx`, `parent_idx`, `cell_label` `(B,)`, `pooled (B, d)`,
+            `patch_tokens (B, P, w)`, `hidden (B, 1 + P, w)`.
+        """
+        rows = self._rows_of(split)
+        rows = np.sort(np.random.default_rng(seed).choice(rows, min(n, len(rows)), replace=False))
+        chosen = self.table.iloc[rows]
+        pictures = data.image_files(self.table)
+        texts = {
+            name: chosen[name].astype(str).tolist() for name in ("pano_id", "meta_name", "parent_concept", "country")
+        }
+        readers = {name: read for name in (*LABELS, *FEATURES) if (read := self._reader(name))}
+        return Batch(
+            {"image": [data.open_picture(pictures[row]) for row in rows]}
+            | texts
+            | {name: read(rows) for name, read in readers.items()}
+        )
+
+    def loader(
+        self,
+        split: str,
+        batch_size: int = 32,
+        columns: str | nn.Module | Iterable[str] = ("pooled",),
+        **own: Tensor,
+    ) -> RowLoader:
+        """Batches of a split for `training.fit`: all labels that the run has, and the features that are asked for.
+
+        Args:
+            split: train, val, test, pretrain_train or pretrain_val.
+            batch_size: rows at a time.
+            columns: features to read (`pooled`, `patch_tokens`, `hidden`); or a model, for those that its `forward`
+                names; or `stage0`, `stage1`, `stage2`, for those that the stage may read.
+            own: further tensors of all rows of the table `(n, ...)`, such as `concept_emb`.
+
+        Raises:
+            MissingInputError: a feature is not there yet.
+            ParameterError: an unknown split or column, or a tensor of one's own that has not a row for each image.
+        """
+        from geocbm.training.loader import RowLoader
+
+        readers: dict[str, Callable[[np.ndarray], Tensor]] = {}
+        for name in (*LABELS, *_feature_names(columns)):
+            if read := self._reader(name):
+                readers[name] = read
+            elif name in FEATURES:
+                raise MissingInputError(
+                    f"run {self.name!r} has no {name} yet; make them with: {self.remedy('features.json')}"
+                )
+        for name, values in own.items():
+            if len(values) != len(self.table):
+                raise ParameterError(f"{name} has {len(values)} rows for a table of {len(self.table)}; give all rows")
+            readers[name] = values.__getitem__
+        return RowLoader(
+            self._rows_of(split), lambda rows: {name: read(rows) for name, read in readers.items()}, batch_size
+        )
+
+    def _rows_of(self, split: str) -> np.ndarray:
+        if split not in self.rows:
+            raise ParameterError(f"there is no split {split!r}; the splits are {', '.join(self.rows)}")
+        return self.rows[split]
+
+    def _reader(self, name: str) -> Callable[[np.ndarray], torch.Tensor] | None:
+        """A function from row positions to one of `LABELS` or `FEATURES`; None where the run has it not yet."""
+        import torch
+
+        if name in FEATURES:
+            store = self._stored("vanilla" if name == "hidden" else "adapted")
+            if store is None and name == "pooled":  # before Stage 0 those of the encoder as it came
+                store = self._stored("vanilla")
+            return feature_reader(store, name) if store is not None else None
+        if name == "cell_label" and not self.in_use("geocells.npz").exists():
+            return None
+        if name in ("concept_idx", "parent_idx"):
+            column = self.meta_and_parent[name == "parent_idx"]
+        else:
+            column = np.arange(len(self.table)) if name == "row" else getattr(self, name)
+        held = torch.from_numpy(column)
+        return lambda rows: held[torch.as_tensor(rows, dtype=torch.long)]
+
+    def _stored(self, kind: str) -> FeatureStore | None:
+        """Features that need not be encoded first."""
+        if kind in self.stores:
+            return self.stores[kind]
+        if not self.in_use("features.json").exists():
+            return None
+        folder = read_json(self.need("features.json"))[kind]["folder"]
+        if kind == "vanilla" and not (self.cache / folder / "manifest.json").exists():
+            return None  # encoding all images again, for a batch, would take long
+        return self.features(kind)
+
+
+def _feature_names(columns: str | nn.Module | Iterable[str]) -> list[str]:
+    """Which of `FEATURES` are asked for."""
+    if isinstance(columns, str):
+        if columns not in STAGE_FEATURES:
+            raise ParameterError(f"columns={columns!r}: name features, or one of {', '.join(STAGE_FEATURES)}")
+        return list(STAGE_FEATURES[columns])
+    if forward := getattr(columns, "forward", None):
+        named = [name for name in inspect.signature(forward).parameters if name in FEATURES]
+        return named if getattr(columns, "needs_tokens", True) else [name for name in named if name != "patch_tokens"]
+    names = list(columns)  # type: ignore[arg-type]
+    for name in names:
+        if name not in FEATURES and name not in LABELS:
+            raise ParameterError(f"columns: there is no {name!r}; the features are {', '.join(FEATURES)}")
+    return [name for name in names if name in FEATURES]
+
+
+def open_run(name: str | Path | None = None) -> Run:
+    """Open a run.
+
+    Args:
+        name: its name under the data root, or its folder; None for the newest run that has been trained to its end.
+
+    Raises:
+        MissingInputError: there is no finished run.
+        ParameterError: there is no run of this name; the message says which there are.
+    """
+    root = paths.data_root() / "runs"
+    if name is None:
+        finished = sorted(root.glob("*/predictions.parquet"), key=lambda file: file.stat().st_mtime)
+        if not finished:
+            raise MissingInputError(f"there is no finished run in {paths.portable(root)}; make one with: geocbm run")
+        return Run(finished[-1].parent)
+    folder = Path(name).expanduser()
+    if len(folder.parts) == 1 and not (folder / "table.parquet").is_file():
+        folder = paths.run_folder(str(name))
+    if not folder.is_dir():
+        known = sorted(path.name for path in root.glob("*") if path.is_dir())
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ParameterError(f"there is no run {str(name)!r}{hint}; there are: {', '.join(known) or 'none yet'}")
+    return Run(folder)
