@@ -19,7 +19,7 @@ seed: int = 0  # seed of the resamples and of the fitted baselines
 geoclip_backbone: str = ""  # folder of openai/clip-vit-large-patch14, or that name if it is cached: GeoCLIP's own model
 
 # %%
-from geocbm import analysis, metrics, pipeline, plots
+from geocbm import analysis, metrics, plots
 from geocbm.evaluation import benchmarks as published
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import metrics_by_place as breakdown
@@ -27,9 +27,9 @@ from geocbm.evaluation import novelty
 from geocbm.evaluation import proximity as split_memory
 from geocbm.evaluation import split_comparison as split_kinds
 from geocbm.evaluation import uncertainty as sure
+from geocbm.files import paths
 from geocbm.run import Run
 from geocbm.workbench import notebook
-from geocbm.files import paths
 from geocbm.workbench import rerun_command as again
 
 nb = notebook.start("06_evaluation", globals())
@@ -260,7 +260,7 @@ detector, lacks = novelty.read_novelty(files)
 if detector is None:
     print(f"{lacks[:1].upper()}{lacks[1:]}")
 elif found.regions:
-    pooled = pipeline.open_features(files, "adapted", paths.cache_folder()).read("pooled", test).numpy()
+    pooled = files.features("adapted").read("pooled", test).numpy()
     distance = detector.distances(pooled)
     print(sure.unlike_sentence(detector, distance))
     by_distance = sure.coverage_by_distance(found, detector, distance, bootstrap, seed)

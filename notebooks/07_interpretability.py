@@ -51,12 +51,11 @@ from geocbm.metrics.table import metric
 from geocbm.models.stage2 import concept_input, predict_stage2
 from geocbm.run import Run
 from geocbm.workbench import notebook
-from geocbm.files import paths
 
 nb = notebook.start("07_interpretability", globals())
 files = Run(nb.run_folder)
 test, metas = files.rows["test"], files.concepts.metas
-features = pipeline.open_features(files, "adapted", paths.cache_folder())
+features = files.features("adapted")
 encoder, stage1 = pipeline.load_stage0(files)[1], pipeline.load_stage1(files)
 concepts = pipeline.predict_concepts(files, features)  # of all rows, by name
 linear = interventions.linear_cbm(

@@ -16,6 +16,7 @@ from geocbm.encoders.features import OnTheFlyFeatures
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.files import read_json, write_json
 from geocbm.models.stage2 import Stage2Config
+from geocbm.run import encoding
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
@@ -54,7 +55,7 @@ def test_features_whose_cache_is_gone_are_the_same_again(copied_run, which, max_
 def test_pictures_are_encoded_where_the_stages_are_trained(copied_run, monkeypatch):
     moved = []
     # There is no other device on every machine.
-    monkeypatch.setattr(pipeline.inputs, "compute_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(encoding, "compute_device", lambda: torch.device("meta"))
     monkeypatch.setattr(ImageEncoder, "to", lambda encoder, device: moved.append(device) or encoder)
     shutil.rmtree(copied_run.cache)
     copied_run.files.features("adapted")

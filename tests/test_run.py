@@ -11,6 +11,7 @@ from geocbm.errors import MismatchError, MissingInputError
 from geocbm.files import read_json, write_json
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.run import Run
+from geocbm.workbench import rerun_command
 
 
 def change_table(run, change):
@@ -68,11 +69,12 @@ def test_the_command_has_the_options_that_the_run_was_made_with(copied_run):
     for number, parameters in {"01": {"csv": "my/photos.csv", "split": "spatial"}, "05": {"epochs": 9}}.items():
         stamp = {"profile": "demo", "key": {"parameters": parameters}}
         write_json(copied_run.folder / "stamps" / f"{number}.json", stamp)
+    rerun_command.record(copied_run.folder)  # as the chain does before each notebook
     copied_run.files.path("stage2.safetensors").unlink()
     with pytest.raises(MissingInputError) as caught:
         copied_run.files.need("stage2.safetensors")
     command = str(caught.value).split("make it with: ")[1]
-    assert command.startswith("geocbm run --profile demo --run tiny ")
+    assert command.startswith("geocbm run --profile demo --run tiny ") and command.endswith(" --from 05")
     for part in ("--set 01.csv=my/photos.csv", "--set 01.split=spatial", "--set 05.epochs=9"):
         assert part in command
 

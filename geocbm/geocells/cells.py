@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from geocbm.files import lineage
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm.files import atomic_path, remake_advice
+from geocbm.files import atomic_path, lineage, remake_advice
 from geocbm.geocells.distribution import CellDistribution, sum_by_place
 from geocbm.geocells.kmeans import nearest
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian

@@ -121,7 +121,7 @@ class RunFiles:
         return {part: self.digest(part) for part in dict.fromkeys((*lineage.parts_of(name), *more))}
 
     def digest(self, part: str) -> str:
-        """Digest of a part of the run, see `data.lineage`; a part that is a file must itself belong to the run."""
+        """Digest of a part of the run, see `files.lineage`; a part that is a file must itself belong to the run."""
         if part == "table":
             return self._table_digest
         if part == "splits":

@@ -215,5 +215,5 @@ def open_run(name: str | Path | None = None) -> Run:
         known = sorted(path.name for path in root.glob("*") if path.is_dir())
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ParameterError(f"there is no run {str(name)!r}{hint}; there are: {', '.join(known) or 'none yet'}")
+        raise ParameterError(f"there is no run {str(name)!r}; runs: {', '.join(known) or 'none yet'}{hint}")
     return Run(folder)

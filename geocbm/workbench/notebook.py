@@ -292,7 +292,9 @@ class Notebook:
         if os.environ.get(IN_CHAIN) or not self.stage or not self.stage.promised:
             return
         folder = paths.run_folder(self.run)
-        if how := state.note_by_hand(self.stage, folder, self.parameters, self._inputs):
+        how = state.note_by_hand(self.stage, folder, self.parameters, self._inputs)
+        again.record(folder)
+        if how:
             changes = {f"{self.number}.{name}": value for name, value in self.parameters.items() if name != "run"}
             anew = again.command_like(folder, self.run, changes) + f" --from {self.number}"
             self._note(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from geocbm.files import read_json
+from geocbm.files import COMMAND_FILE, read_json, write_json
 from geocbm.workbench import keys, settings, state
 from geocbm.workbench.stages import NUMBER_GLOB, read_chain
 
@@ -100,6 +100,11 @@ def command_like(folder: Path, run: str, changes: Mapping[str, Any], profile: st
     assert best is not None
     words = ["geocbm", "run", *best[0], "--run", run]
     return shlex.join([*words, *(part for text in best[1] for part in ("--set", text))])
+
+
+def record(folder: Path, profile: str | None = None) -> None:
+    """Write into the folder of a run which command makes it, for `geocbm.files.run_command` to read."""
+    write_json(folder / COMMAND_FILE, {"command": command_like(folder, folder.name, {}, profile)})
 
 
 def _assignments(base: Values, target: Values) -> list[str]:

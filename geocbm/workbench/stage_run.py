@@ -9,7 +9,7 @@ from typing import Any
 from geocbm import errors
 from geocbm.errors import UserError
 from geocbm.files import paths, read_json, write_json
-from geocbm.workbench import keys, process, provenance, records, state
+from geocbm.workbench import keys, process, provenance, records, rerun_command, state
 from geocbm.workbench.notebook import IN_CHAIN
 from geocbm.workbench.stages import Stage
 
@@ -68,6 +68,7 @@ def execute(
     # From here until success the stage counts as never run, whatever happens to this process; what was asked for is
     # kept, so that a message can name the command that asks for it again.
     write_json(keys.stamp_file(stage, run), {"profile": profile, "asked": key["parameters"]})
+    rerun_command.record(paths.run_folder(run), profile)
     started = provenance.now()
     print(f"{label(stage)} running ... ", end="", flush=True)
     try:

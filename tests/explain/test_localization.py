@@ -63,7 +63,7 @@ def test_mass_ratio() -> None:
 def told_run(copied_run: TinyRun, request: pytest.FixtureRequest) -> TinyRun:
     """A run with the "patch" bottleneck, and a ground truth: the label in the left upper patch."""
     files = copied_run.files
-    features = pipeline.open_features(files, "adapted", copied_run.cache)
+    features = files.features("adapted")
     encoder = pipeline.load_stage0(files)[1]
     pipeline.fit_stage1(files, replace(STAGE1, bottleneck="patch", epochs=1), features, report=lambda _: None)
     path = copied_run.images / "ground_truth.jsonl.gz"
@@ -81,7 +81,7 @@ def told_run(copied_run: TinyRun, request: pytest.FixtureRequest) -> TinyRun:
 
 def test_a_run_with_ground_truth(told_run: TinyRun) -> None:
     files = told_run.files
-    features = pipeline.open_features(files, "adapted", told_run.cache)
+    features = files.features("adapted")
     model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
     test = files.rows["test"]
     boxes = concept_boxes(files, model.encoder, test)
@@ -115,7 +115,7 @@ def test_a_run_with_ground_truth(told_run: TinyRun) -> None:
 
 def test_nothing_to_measure(trained_run: TinyRun) -> None:
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
     assert concept_boxes(files, model.encoder, files.rows["test"]) is None
     assert choose_map_kind(model) == ("gradient x input", {})

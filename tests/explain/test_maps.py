@@ -23,7 +23,7 @@ def _model(run: TinyRun, kind: str) -> MapModel:
     from geocbm.models.stage1 import Stage1ConceptModel
 
     files = run.files
-    features = pipeline.open_features(files, "adapted", run.cache)
+    features = files.features("adapted")
     base = pipeline.read_prototypes(files)
     torch.manual_seed(0)
     config = replace(STAGE1, bottleneck=kind, transformer_width=16)

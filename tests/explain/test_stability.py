@@ -60,7 +60,7 @@ def test_a_picture_whose_concept_no_other_has_is_not_compared_with_itself(traine
 
 def test_training_again(trained_run: TinyRun) -> None:
     files = trained_run.files
-    features = pipeline.open_features(files, "adapted", trained_run.cache)
+    features = files.features("adapted")
     model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
     before = sorted(path.name for path in trained_run.folder.iterdir())
     lines: list[str] = []
