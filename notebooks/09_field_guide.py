@@ -19,66 +19,122 @@ concepts: int = 100  # most concepts with a sheet, those with the most labels
 min_samples: int = 15  # images that a country needs for a sheet
 clues: int = 5  # most clues of a country from the labels
 pictures: int = 2  # examples beside each clue
+own_statistic: bool = False  # also show the statistic of the last section
 
 # %%
+import numpy as np
+import pandas as pd
+
 from geocbm import pipeline, plots
-from geocbm.explain import field_guide
+from geocbm.explain.field_guide import evidence, examples
+from geocbm.explain.field_guide.guide import FieldGuide
+from geocbm.explain.maps import MapModel
 from geocbm.run import Run
-from geocbm.workbench import field_guide_html as sheets
-from geocbm.workbench import notebook
+from geocbm.workbench import field_guide_html, notebook
 
 nb = notebook.start("09_field_guide", globals())
 files = Run(nb.run_folder)
-head = pipeline.load_concept_head(files)
-guide = field_guide.FieldGuide(files, head, clues, pictures, min_samples)
-
-# %% [markdown]
-# ## How to read it
-#
-# **Labels** counts the images of the country that carry the concept as their label (an image shows many concepts and has one
-# label). **Lift** says how many times more frequent that is than in all data. A concept is a clue if it is surely more frequent here
-# than elsewhere (log odds with a prior, 95 % on one side) and was labelled at least three times; the surest come first.
-# **In the model** is what the concept adds to the country's score, in logits, on images the model was not trained on: the mean
-# logit of the country's cells minus that of all cells, an exact sum over concepts in the strict bottleneck (`concept_scores`). Up to two
-# concepts follow that the model leans on most among the others. Examples are the images in which the model is surest of
-# the concept, cut to the place where its map is highest (only the `patch` bottleneck has such maps; else the whole picture is shown).
-# **Taken for** names the countries that the model believes in instead, with their mean probability, and what tells the two apart.
-
-# %%
-print(guide.heads_sentence)
-country_sheets = guide.country_sheets(countries)
-concept_sheets = guide.concept_sheets(concepts)
+metas, noun = files.concepts.metas, files.noun
 features = files.features("adapted")
-encoder = pipeline.load_stage0(files)[1]
-crops = field_guide.sheet_pictures(
-    files, encoder, pipeline.load_stage1(files), features, [*country_sheets, *concept_sheets]
-)
+model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
+guide = FieldGuide(files, pipeline.load_concept_head(files), clues, pictures, min_samples)
 
 # %% [markdown]
-# ## Do labels and model agree?
+# ## A batch
 #
-# Each dot is a concept in a country where it is labelled: how surely the labels make it a clue, and what it adds in the model. Dots
-# to the upper left are concepts the model leans on without the labels' support.
+# One country, the one with the most images, and some of what is labelled there. An image shows many concepts and has one label.
 
 # %%
-evidence = guide.evidence()
-agreement = field_guide.agreement(evidence)
-print(agreement.sentence)
+country = str(guide.countries[guide.counts.sum(axis=1).argmax()])
+own = np.flatnonzero(files.country == country)
+print(
+    f"{country}: {len(own)} of {len(files.table)} {noun}s, {len(np.unique(guide.meta[own]))} of {len(metas)} concepts"
+)
+batch = own[:5]
+captions = [metas[meta] for meta in guide.meta[batch]]
+nb.show_images([model.picture(row) for row in batch], captions, captions)
+
+# %% [markdown]
+# ## The idea: lift and log odds
+#
+# Let $y_{ij}$ count the labels of concept $j$ in country $i$. The **lift** says how many times more frequent the concept is here than in all
+# data, but makes much of what was seen twice. The **log odds ratio** with a Dirichlet prior $\alpha$ in the proportions of all data,
+# divided by its standard deviation, does not (Monroe, Colaresi & Quinn 2008):
+#
+# $$\text{lift}_{ij} = \frac{y_{ij} / n_i}{y_{\cdot j} / n} \qquad z_{ij} = \frac{\log\frac{y_{ij} + \alpha_j}{n_i + \alpha_0 - y_{ij} - \alpha_j} - \log\frac{y'_{ij} + \alpha_j}{n'_i + \alpha_0 - y'_{ij} - \alpha_j}}{\sqrt{1 / (y_{ij} + \alpha_j) + 1 / (y'_{ij} + \alpha_j)}}$$
+#
+# where $y'_{ij}$ and $n'_i$ are the counts of all other countries, and $\alpha_0 = \sum_j \alpha_j = 20$ labels. By hand, from the rows of the table:
+
+# %%
+here = np.bincount(guide.meta[own], minlength=len(metas)).astype(float)  # [k_m]
+everywhere = np.bincount(guide.meta, minlength=len(metas)).astype(float)  # [k_m]
+lift = (here / here.sum()) / (everywhere / everywhere.sum())
+
+alpha = 20 * everywhere / everywhere.sum()
+elsewhere = everywhere - here
+odds_here = np.log(here + alpha) - np.log(here.sum() + 20 - here - alpha)
+odds_elsewhere = np.log(elsewhere + alpha) - np.log(elsewhere.sum() + 20 - elsewhere - alpha)
+z = (odds_here - odds_elsewhere) / np.sqrt(1 / (here + alpha) + 1 / (elsewhere + alpha))
+
+at = list(guide.countries).index(country)
+labelled = everywhere > 0
+np.testing.assert_allclose(lift[labelled], evidence.lift(guide.counts)[at, labelled])
+np.testing.assert_allclose(z[labelled], evidence.log_odds_z(guide.counts)[at, labelled])
+
+# %%
+order = np.argsort(-z)[:8]
+table = {
+    "concept": np.array(metas)[order],
+    "labels here": here[order],
+    "elsewhere": elsewhere[order],
+    "lift": lift[order],
+    "z": z[order],
+}
+nb.table(pd.DataFrame(table), caption=f"{country}: the concepts with the largest log odds ratio")
+
+# %% [markdown]
+# ## What the model makes of it
+#
+# The other witness is the linear CBM: the **contribution** of a concept is what it adds to the mean logit of the country's cells minus the
+# mean logit of all cells, on images the model was not trained on. Each dot is a concept in a country where it is labelled. Dots to the
+# upper left are concepts the model leans on without the labels' support.
+
+# %%
+found = guide.evidence()
+agreement = evidence.agreement(found)
 if agreement.n:
-    nb.show(plots.clue_agreement(evidence), preview=True)
+    nb.show(plots.clue_agreement(found), preview=True)
+    print(f"Rank correlation over {agreement.n:,} pairs: {agreement.correlation:.2f} (1 is full agreement, 0 none).")
+    print(f"Of the model's 20 largest contributions {agreement.unsupported} are not supported by the labels.")
+else:
+    print("No head of this run has logits that are sums over concepts; train 'concept_scores' in notebook 05.")
+if heads := guide.agreement_of_heads():
+    print(f"Contributions are of {heads[0]}, what a country is taken for is of {heads[1]}.")
+    print(f"The two name the same country for {heads[2]:.0%} of {len(guide.held_out):,} held-out {noun}s.")
 
 # %% [markdown]
 # ## Countries
+#
+# A concept is a clue if it is surely more frequent here than elsewhere ($z \geq 1.64$: 95 % on one side) and was labelled at least three
+# times; the surest come first. Up to two concepts follow that the model leans on most among the others. Examples are the images in which the
+# model is surest of the concept, cut to the place where its map is highest (only the `patch` bottleneck has such maps; else the whole
+# picture is shown). **Taken for** names the countries that the model believes in instead, with their mean probability, and what tells the
+# two apart.
 
 # %%
-nb.html(
-    "".join(
-        sheets.country_sheet_html(sheet, files.concepts.metas, files.concepts.meta_to_parent, crops, noun=files.noun)
-        for sheet in country_sheets
-    ),
-    sheets.sheets_in_words(country_sheets, files.concepts.metas, files.noun),
-)
-print(guide.remark(countries))
+country_sheets, concept_sheets = guide.country_sheets(countries), guide.concept_sheets(concepts)
+pairs = examples.example_pairs([*country_sheets, *concept_sheets])
+crops = examples.example_pictures(model, pairs)
+page = field_guide_html.sheets_html(country_sheets, files.concepts, crops, noun=noun)
+nb.html(page, field_guide_html.sheets_text(country_sheets, metas, noun))
+
+# %%
+if guide.too_few:
+    few = ", ".join(f"{name} ({n})" for name, n in guide.too_few.items())
+    print(f"Fewer than {min_samples} {noun}s, too few for a sheet: {few}.")
+left = len(guide.countries) - len(guide.too_few) - countries
+if left > 0:
+    print(f"{left} more countries have enough {noun}s; raise `countries` to see them.")
 
 # %% [markdown]
 # ## Concepts
@@ -87,18 +143,34 @@ print(guide.remark(countries))
 # image that shows the concept but is labelled with another one counts as a miss of neither.
 
 # %%
-nb.html(
-    "".join(
-        sheets.concept_sheet_html(sheet, files.concepts.metas, files.concepts.meta_to_parent, crops, noun=files.noun)
-        for sheet in concept_sheets
-    ),
-    sheets.sheets_in_words(concept_sheets, files.concepts.metas, files.noun),
-)
+page = field_guide_html.sheets_html(concept_sheets, files.concepts, crops, noun=noun)
+nb.html(page, field_guide_html.sheets_text(concept_sheets, metas, noun))
+
+# %% [markdown]
+# ## Make it yours: a statistic per concept and country
+#
+# Another measure of a clue is a function of the counts `[C, k_m]`. Change the one below and run this page with `-p own_statistic True`.
+
 
 # %%
-nb.record_all("guide", guide.records(agreement))
+def my_statistic(counts):
+    """Pointwise mutual information times the joint share: what a pair adds to the information between both, in bits."""
+    joint = counts / counts.sum()
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    return joint * np.log2(np.where(joint > 0, joint, 1) / np.where(independent > 0, independent, 1))
+
+
+if own_statistic:
+    values = my_statistic(guide.counts)  # [C, k_m]
+    best = np.dstack(np.unravel_index(np.argsort(-values, axis=None)[:20], values.shape))[0]
+    rows = [(guide.countries[c], metas[j], values[c, j], guide.log_odds_z[c, j]) for c, j in best]
+    nb.table(pd.DataFrame(rows, columns=["country", "concept", "my statistic", "z"]), caption="The largest values")
+
+# %%
+figures = {"countries": len(guide.countries), "countries_too_few": len(guide.too_few)}
+nb.record_all("guide", figures | ({"agreement": agreement.correlation} if agreement.n else {}))
 with nb.output("field_guide.parquet") as path:
-    evidence.to_parquet(path)
+    found.to_parquet(path)
 
 # %% tags=["nbval-check-output"]
 nb.contract(

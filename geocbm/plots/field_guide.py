@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def clue_agreement(
     evidence: pd.DataFrame, title: str = "What the labels say, and what the model makes of it"
 ) -> go.Figure:
-    """A dot for each concept in each country: distinctiveness by the labels against contribution in the model.
+    """A dot for each concept in each country: log odds by the labels against contribution in the model.
 
     Args:
-        evidence: columns `country, meta_name, labels, sureness, contribution`; pairs without labels or contribution
+        evidence: columns `country, meta_name, labels, log_odds_z, contribution`; pairs without labels or contribution
             are left out.
         title: headline.
 
@@ -38,7 +38,7 @@ def clue_agreement(
     ]
     fig = go.Figure(
         go.Scatter(
-            x=numbers(part["sureness"], 3),
+            x=numbers(part["log_odds_z"], 3),
             y=numbers(part["contribution"], 3),
             mode="markers",
             marker={
@@ -55,9 +55,9 @@ def clue_agreement(
     fig.add_vline(x=0, line={"width": 1, "color": PALETTE[-1]})
     fig.update_xaxes(title_text="by the labels: more frequent here than elsewhere, in standard deviations")
     fig.update_yaxes(title_text="by the model: contribution, logits")
-    rank = float(shown["sureness"].corr(shown["contribution"], method="spearman"))
+    rank = float(shown["log_odds_z"].corr(shown["contribution"], method="spearman"))
     alt = (
-        f"Scatter of {plural(len(shown), 'pair')} of country and concept: distinctiveness by the labels across, "
+        f"Scatter of {plural(len(shown), 'pair')} of country and concept: log odds by the labels across, "
         f"contribution in the model upwards; rank correlation {rank:.2f}."
     )
     return finish(fig, title, alt, 460)

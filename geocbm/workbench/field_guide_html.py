@@ -1,87 +1,58 @@
-"""Field guide as HTML: sheets of countries and concepts that a browser prints one below the other."""
+"""Sheets of the field guide as HTML that a browser prints one below the other."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from geocbm.plots.locator import locator
 from geocbm.workbench.html import clean_text, image_html
+from geocbm.workbench.site import template
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from geocbm.explain.field_guide import ConceptSheet, CountrySheet
-
-Pictures = Mapping[tuple[int, int], "Image"]
-"""Example pictures by row of the table and index of the concept."""
+    from geocbm.data.concepts import ConceptVocabulary
+    from geocbm.explain.field_guide.guide import ConceptSheet, CountrySheet
 
 
-def country_sheet_html(
-    sheet: CountrySheet,
-    metas: Sequence[str],
-    parents: Mapping[str, str],
-    pictures: Pictures,
+def sheets_html(
+    sheets: Sequence[CountrySheet | ConceptSheet],
+    concepts: ConceptVocabulary,
+    pictures: Mapping[tuple[int, int], Image],
     side: int = 84,
     noun: str = "image",
 ) -> str:
-    """One country: where its images lie, its clues with examples, and what it is taken for.
+    """Sheets one below the other; every text of the table is escaped.
+
+    A country has its place, its clues with examples, and what it is taken for; a concept has its places, the countries
+    it speaks for, and how well the model sees it.
 
     Args:
-        sheet: the sheet.
-        metas: names of the concepts.
-        parents: parent of each concept.
-        pictures: examples.
+        sheets: of `FieldGuide.country_sheets` or `FieldGuide.concept_sheets`.
+        concepts: names and hierarchy.
+        pictures: examples by row of the table and index of the concept.
         side: width of an example on the page, CSS pixels.
         noun: what one image is called.
     """
-    exact = any(math.isfinite(clue.contribution) for clue in sheet.clues)
-    alt = f"Where the {sheet.n} {noun}s lie"
-    shared = {"metas": metas, "parents": parents, "pictures": pictures, "side": side, "noun": noun}
-    return _sheet(sheet, alt, shared | {"country": True, "exact": exact})
-
-
-def concept_sheet_html(
-    sheet: ConceptSheet,
-    metas: Sequence[str],
-    parents: Mapping[str, str],
-    pictures: Pictures,
-    side: int = 84,
-    noun: str = "image",
-) -> str:
-    """One concept: where in the world, which countries it speaks for, how well the model sees it.
-
-    Args:
-        sheet: the sheet.
-        metas: names of the concepts.
-        parents: parent of each concept.
-        pictures: examples.
-        side: width of an example on the page, CSS pixels.
-        noun: what one image is called.
-    """
-    alt = f"Where the labels of {metas[sheet.meta]} lie"
-    shared = {"metas": metas, "parents": parents, "pictures": pictures, "side": side, "noun": noun}
-    return _sheet(sheet, alt, shared | {"country": False, "seen": sheet.figures, "note": clean_text(sheet.note)})
-
-
-def _sheet(sheet: CountrySheet | ConceptSheet, alt: str, values: dict[str, Any]) -> str:
-    """Fill the template, which escapes all texts."""
     from markupsafe import Markup
 
-    from geocbm.plots.locator import locator
-    from geocbm.workbench.site import template
+    return template("field_guide.html.j2").render(
+        sheets=sheets,
+        metas=list(concepts.metas),
+        parents=concepts.meta_to_parent,
+        pictures=pictures,
+        side=side,
+        noun=noun,
+        image=lambda picture, alt, width: Markup(image_html(picture, alt, width)),
+        locator=lambda lat, lng: locator(lat, lng, 330, 220),
+        plain=clean_text,
+    )
 
-    def picture(image: Any, alt: str, width: int) -> Markup:
-        return Markup(image_html(image, alt, width))
 
-    place = picture(locator(sheet.lat, sheet.lng, 330, 220), alt, 220)
-    page = template("field_guide.html.j2")
-    return page.render(sheet=sheet, map=place, picture=picture, finite=math.isfinite, **values)
-
-
-def sheets_in_words(sheets: Sequence[CountrySheet | ConceptSheet], metas: Sequence[str], noun: str = "image") -> str:
+def sheets_text(sheets: Sequence[CountrySheet | ConceptSheet], metas: Sequence[str], noun: str = "image") -> str:
     """The sheets as plain text, for where there is no page."""
-    from geocbm.explain.field_guide import CountrySheet
+    from geocbm.explain.field_guide.guide import CountrySheet
 
     lines = []
     for sheet in sheets:

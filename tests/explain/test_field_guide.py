@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,10 @@ from PIL import Image
 from geocbm import pipeline, plots
 from geocbm.errors import ParameterError
 from geocbm.evaluation.uncertainty import CellDistribution
-from geocbm.explain import field_guide
-from geocbm.explain.field_guide import evidence
-from geocbm.workbench import field_guide_html as sheets
+from geocbm.explain.field_guide import evidence, examples
+from geocbm.explain.field_guide.guide import FieldGuide
+from geocbm.explain.maps import MapModel
+from geocbm.workbench import field_guide_html
 from geocbm.workbench import html as workbench_html
 
 COUNTS = np.array([[8.0, 2.0, 0.0], [2.0, 6.0, 2.0], [0.0, 12.0, 8.0]])
@@ -32,33 +34,33 @@ def test_lift_is_share_here_by_share_everywhere():
     assert np.isnan(evidence.lift(np.array([[0.0, 0.0], [1.0, 3.0]]))[0]).all()
 
 
-def test_distinctiveness_by_hand():
+def test_log_odds_z_by_hand():
     prior = 4.0
     believed = prior * np.array([10, 20, 10]) / 40
     own, elsewhere = COUNTS[0], COUNTS[1] + COUNTS[2]
     odds = [math.log((y[0] + believed[0]) / (y.sum() + prior - y[0] - believed[0])) for y in (own, elsewhere)]
     expected = (odds[0] - odds[1]) / math.sqrt(1 / (own[0] + believed[0]) + 1 / (elsewhere[0] + believed[0]))
-    assert evidence.distinctiveness(COUNTS, prior=prior)[0, 0] == pytest.approx(expected)
+    assert evidence.log_odds_z(COUNTS, prior=prior)[0, 0] == pytest.approx(expected)
 
 
 def test_a_concept_seen_twice_is_less_sure_than_one_seen_often_at_the_same_lift():
     counts = np.array([[2.0, 20.0, 78.0], [2.0, 20.0, 878.0]])
-    lift, sure = evidence.lift(counts), evidence.distinctiveness(counts)
+    lift, sure = evidence.lift(counts), evidence.log_odds_z(counts)
     assert lift[0, 0] == pytest.approx(lift[0, 1])
     assert 0 < sure[0, 0] < sure[0, 1]
 
 
-def test_distinctiveness_changes_sign_when_two_countries_change_places():
+def test_log_odds_z_changes_sign_when_two_countries_change_places():
     pair = COUNTS[:2]
-    table = evidence.distinctiveness(pair)
+    table = evidence.log_odds_z(pair)
     np.testing.assert_allclose(table[0], -table[1], atol=1e-12)
 
 
-def test_distinctiveness_refuses_nonsense():
+def test_log_odds_z_refuses_nonsense():
     with pytest.raises(ParameterError, match="prior is 0"):
-        evidence.distinctiveness(COUNTS, prior=0)
+        evidence.log_odds_z(COUNTS, prior=0)
     with pytest.raises(ParameterError, match="no labels"):
-        evidence.distinctiveness(np.zeros((2, 2)))
+        evidence.log_odds_z(np.zeros((2, 2)))
 
 
 def test_effective_number_counts_equal_countries():
@@ -68,10 +70,10 @@ def test_effective_number_counts_equal_countries():
     assert np.isnan(spread[2])
 
 
-def test_share_interval_is_wilsons():
-    low, high = evidence.share_interval(5, 10)
+def test_wilson_interval():
+    low, high = evidence.wilson_interval(5, 10)
     assert (low, high) == (pytest.approx(0.2366, abs=1e-3), pytest.approx(0.7634, abs=1e-3))
-    assert all(np.isnan(evidence.share_interval(0, 0)))
+    assert all(np.isnan(evidence.wilson_interval(0, 0)))
 
 
 def test_reliability_of_concepts_by_hand():
@@ -89,18 +91,18 @@ def test_agreement_counts_what_the_labels_do_not_support():
     table = pd.DataFrame(
         {
             "labels": [5, 5, 5, 0],
-            "sureness": [3.0, 2.0, -1.0, -0.5],
+            "log_odds_z": [3.0, 2.0, -1.0, -0.5],
             "contribution": [0.9, 0.5, 0.1, 0.8],
         }
     )
-    found = field_guide.agreement(table)
+    found = evidence.agreement(table)
     assert (found.n, found.correlation, found.unsupported) == (3, pytest.approx(1.0), 2)
-    assert "no head" in field_guide.agreement(table.assign(contribution=np.nan)).sentence
+    assert evidence.agreement(table.assign(contribution=np.nan)).n == 0
 
 
 def test_best_rows_takes_each_panorama_once():
     probability = np.array([0.1, 0.9, 0.8, 0.7])
-    rows = field_guide.best_rows(np.arange(4), probability, np.array(["a", "b", "b", "c"]), 2)
+    rows = examples.best_rows(np.arange(4), probability, np.array(["a", "b", "b", "c"]), 2)
     assert rows.tolist() == [1, 3]
 
 
@@ -109,63 +111,60 @@ def test_cut_is_around_the_peak_and_inside_the_picture():
     pixels[80:, 80:] = 255
     grid = np.zeros((5, 5))
     grid[4, 4] = 1
-    cut = np.asarray(field_guide.cut_around_peak(Image.fromarray(pixels), grid, share=0.4))
+    cut = np.asarray(examples.cut_around_peak(Image.fromarray(pixels), grid, share=0.4))
     assert cut.shape == (40, 40, 3)
     assert cut[-1, -1].tolist() == [255, 255, 255] and cut[0, 0].tolist() == [0, 0, 0]
 
 
 def test_look_alikes_leave_out_the_country_itself():
-    names = np.array(["A", "B", "C"])
-    table = np.array([[0.6, 0.1, 0.3], [0.0, 1.0, 0.0], [np.nan] * 3])
-    assert field_guide.look_alikes(names, table, "A") == [("C", 0.3), ("B", 0.1)]
-    assert field_guide.look_alikes(names, table, "B") == []
-    assert field_guide.look_alikes(names, table, "C") == []
-    assert field_guide.look_alikes(names, table, "nowhere") == []
+    names = ["A", "B", "C"]
+    table = pd.DataFrame([[0.6, 0.1, 0.3], [0.0, 1.0, 0.0], [np.nan] * 3], index=names, columns=names)
+    assert evidence.look_alikes(table, "A") == [("C", 0.3), ("B", 0.1)]
+    assert evidence.look_alikes(table, "B") == []
+    assert evidence.look_alikes(table, "C") == []
+    assert evidence.look_alikes(table, "nowhere") == []
 
 
 def test_mean_country_belief_sums_cells(trained_run):
-    files = trained_run.files
-    cells = files.cells
+    cells = trained_run.files.cells
     logits = np.full((2, len(cells)), -50.0)
     first, last = cells.country[0], cells.country[-1]
     logits[0, cells.country == first] = 0.0
     logits[1, cells.country == last] = 0.0
-    names, table = field_guide.mean_country_belief(CellDistribution(logits), np.array([first, first]), cells)
-    row = table[np.flatnonzero(names == first)[0]]
-    assert row[names == first][0] == pytest.approx(0.5) and row[names == last][0] == pytest.approx(0.5)
-    assert np.isnan(table[np.flatnonzero(names == last)[0]]).all()
+    table = evidence.mean_country_belief(CellDistribution(logits), np.array([first, first]), cells)
+    assert table.loc[first, first] == pytest.approx(0.5) and table.loc[first, last] == pytest.approx(0.5)
+    assert table.loc[last].isna().all()
 
 
 @pytest.fixture(scope="module")
 def guide(trained_run):
     files = trained_run.files
-    return field_guide.FieldGuide(files, None, min_samples=2)
+    return FieldGuide(files, None, min_samples=2)
 
 
 def test_every_country_has_a_sheet_or_says_that_it_has_too_few(guide):
     made = {sheet.country for sheet in guide.country_sheets()}
-    assert made | {name for name, _ in guide.too_few} == set(guide.countries)
-    strict = field_guide.FieldGuide(guide.files, None, min_samples=10_000)
+    assert made | set(guide.too_few) == set(guide.countries)
+    strict = FieldGuide(guide.run, None, min_samples=10_000)
     assert strict.country_sheets() == []
-    assert "too few for a sheet" in strict.remark() and all(name in strict.remark() for name in guide.countries)
+    assert set(strict.too_few) == set(guide.countries)
 
 
 def test_the_largest_countries_come_first_when_sheets_are_limited(guide):
     sizes = dict(zip(guide.countries.tolist(), guide.counts.sum(axis=1), strict=True))
     (only,) = guide.country_sheets(1)
     assert sizes[only.country] == max(sizes.values())
-    assert "raise `countries`" in guide.remark(1)
 
 
 def test_without_a_head_contributions_are_unknown(guide):
     table = guide.evidence()
     assert table["contribution"].isna().all()
-    assert (table["labels"] > 0).all() and table["labels"].sum() == len(guide.files.table)
+    assert (table["labels"] > 0).all() and table["labels"].sum() == len(guide.run.table)
 
 
 def test_refuses_settings_below_one(guide):
     with pytest.raises(ParameterError, match="clues is 0"):
-        field_guide.FieldGuide(guide.files, None, clues=0)
+        FieldGuide(guide.run, None, clues=0)
 
 
 def test_contributions_are_those_of_the_head(trained_run):
@@ -181,7 +180,7 @@ def test_contributions_are_those_of_the_head(trained_run):
         head.cell_head.weight.copy_(torch.arange(2.0 * len(cells)).reshape(len(cells), 2))
     scores = torch.tensor([[0.5, 0.2], [0.1, 0.3]])
     country = np.array([cells.country[0], cells.country[0]])
-    names, means = field_guide.country_contributions(head, scores, country, cells, chunk=1)
+    names, means = evidence.country_contributions(head, scores, country, cells, chunk=1)
     logits = head(scores).cell_logits.detach().numpy()
     own = cells.country == names[0]
     bias = head.cell_head.bias.detach().numpy()
@@ -191,26 +190,32 @@ def test_contributions_are_those_of_the_head(trained_run):
 
 def test_sheets_show_strangers_texts_as_text(guide):
     evil = "<script>alert(1)</script>"
-    sheet = replace(guide.concept_sheets()[0], note=f"{evil}<b>seen</b> here", countries=((evil, 1.0),))
-    metas = [evil] * len(guide.files.concepts.metas)
-    page = sheets.concept_sheet_html(sheet, metas, {evil: evil}, {})
-    assert "<script" not in page and "seen here" in page
-    assert workbench_html.clean_html(page).count("<section") == 1
+    note = f"{evil}<b>seen</b> here"
+    sheet = replace(guide.concept_sheets()[0], note=note, countries=((evil, 1.0),))
+    country = replace(guide.country_sheets()[0], country=evil)
+    concepts = SimpleNamespace(metas=(evil,) * len(guide.run.concepts.metas), meta_to_parent={evil: evil})
+    page = field_guide_html.sheets_html([sheet, country], concepts, {})
+    assert "<script" not in page and "seen here" in page and "&lt;script&gt;" in page
+    assert workbench_html.clean_html(page).count("<section") == 2
 
 
-def test_every_picture_of_a_sheet_is_described(guide, trained_run):
-    files = guide.files
+def test_a_sheet_shows_what_the_guide_knows(guide):
+    concepts = guide.run.concepts
+    for sheet in guide.country_sheets():
+        page = field_guide_html.sheets_html([sheet], concepts, {}, noun="scene")
+        assert sheet.country in page and f"{sheet.named} of {sheet.n_held_out} scenes" in page
+        assert all(concepts.metas[clue.meta] in page for clue in sheet.clues)
+        assert all(other.country in page for other in sheet.look_alikes)
+    for sheet in guide.concept_sheets():
+        page = field_guide_html.sheets_html([sheet], concepts, {})
+        assert all(name in page for name, _ in sheet.countries)
+
+
+def test_every_picture_of_a_sheet_is_described(guide):
     country_sheets = guide.country_sheets(2)
-    pictures = {
-        (row, clue.meta): Image.new("RGB", (8, 8))
-        for sheet in country_sheets
-        for clue in sheet.clues
-        for row in clue.rows
-    }
-    page = "".join(
-        sheets.country_sheet_html(sheet, files.concepts.metas, files.concepts.meta_to_parent, pictures)
-        for sheet in country_sheets
-    )
+    pairs = examples.example_pairs(country_sheets)
+    pictures = dict.fromkeys(pairs, Image.new("RGB", (8, 8)))
+    page = field_guide_html.sheets_html(country_sheets, guide.run.concepts, pictures)
     sources, undescribed = workbench_html.pictures(page)
     assert len(sources) == len(pictures) + 2 and not undescribed
 
@@ -218,9 +223,11 @@ def test_every_picture_of_a_sheet_is_described(guide, trained_run):
 def test_example_pictures_are_square_and_of_every_pair(trained_run):
     files = trained_run.files
     features = files.features("adapted")
-    encoder = pipeline.load_stage0(files)[1]
-    pictures = field_guide.example_pictures(files, encoder, pipeline.load_stage1(files), features, [3, 4], [0, 1], 32)
-    assert [picture.size for picture in pictures] == [(32, 32)] * 2
+    model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
+    pairs = [(3, 0), (4, 1)]
+    pictures = examples.example_pictures(model, pairs, 32)
+    assert list(pictures) == pairs and all(picture.size == (32, 32) for picture in pictures.values())
+    assert examples.example_pictures(model, []) == {}
 
 
 def test_locator_draws_points_where_they_are():
@@ -254,7 +261,7 @@ def test_clue_agreement_says_how_far_they_agree():
             "country": ["A", "B", "C"],
             "meta_name": ["<x>", "y", "z"],
             "labels": [3, 4, 5],
-            "sureness": [1.0, 2.0, 3.0],
+            "log_odds_z": [1.0, 2.0, 3.0],
             "contribution": [0.1, 0.2, 0.3],
         }
     )
@@ -278,11 +285,10 @@ def test_a_sheet_says_which_head_speaks(trained_run):
     strict = Stage2CrossAttentionGeoHead(
         k, 1, len(files.cells), main.cell_centers, Stage2Config(ablation_mode="concept_scores")
     ).eval()
-    said = field_guide.FieldGuide(files, strict).heads_sentence
-    guide = field_guide.FieldGuide(files, strict)
+    guide = FieldGuide(files, strict)
+    mode, own, share = guide.agreement_of_heads()
     logits = strict(torch.from_numpy(guide.scores[guide.held_out])).cell_logits.detach().softmax(-1).numpy()
     names = np.unique(files.cells.country)
     by_strict = names[np.argmax([[row[files.cells.country == n].sum() for n in names] for row in logits], axis=1)]
-    assert f"{(by_strict == guide._named).mean():.0%} of {len(guide.held_out)} images" in said
-    assert "is of concept_scores" in said and "answer of both" in said
-    assert field_guide.FieldGuide(files, None).heads_sentence == ""
+    assert (mode, own) == ("concept_scores", "both") and share == pytest.approx((by_strict == guide.named).mean())
+    assert FieldGuide(files, None).agreement_of_heads() is None

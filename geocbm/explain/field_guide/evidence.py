@@ -1,13 +1,23 @@
-"""What the labels say of countries and concepts: counts turned into lift, distinctiveness and reliability."""
+"""Evidence for countries: counts of labels turned into lift and log odds, and what the model makes of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
+
+if TYPE_CHECKING:
+    import torch
+
+    from geocbm.geocells import Geocells
+    from geocbm.geocells.distribution import CellDistribution
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
+
+MIN_Z = 1.64
+"""Standard deviations above which a concept counts as a clue: 95 % on one side."""
 
 
 def count_table(country: np.ndarray, meta: np.ndarray, countries: np.ndarray, n_metas: int) -> np.ndarray:
@@ -36,12 +46,11 @@ def lift(counts: np.ndarray) -> np.ndarray:
         return of_country / of_all
 
 
-def distinctiveness(counts: np.ndarray, others: np.ndarray | None = None, prior: float = 20.0) -> np.ndarray:
-    """How surely a concept is more frequent in a country than elsewhere, in standard deviations, `[C, k_m]`.
+def log_odds_z(counts: np.ndarray, others: np.ndarray | None = None, prior: float = 20.0) -> np.ndarray:
+    """Log odds ratio of a concept in a country against elsewhere, in standard deviations, `[C, k_m]`.
 
-    The log odds of the concept in the country minus those elsewhere, with a Dirichlet prior in the proportions of all
-    data, divided by their standard deviation (Monroe, Colaresi & Quinn 2008, "Fightin' Words", eq. 16 to 22). Unlike
-    the lift it does not make much of a concept that was seen twice.
+    With an informative Dirichlet prior in the proportions of all data (Monroe, Colaresi & Quinn 2008, "Fightin'
+    Words", eq. 16 to 22). Unlike the lift it does not make much of a concept that was seen twice.
 
     Args:
         counts: `[C, k_m]` of `count_table`.
@@ -58,14 +67,14 @@ def distinctiveness(counts: np.ndarray, others: np.ndarray | None = None, prior:
     everywhere = counts.sum(axis=0, keepdims=True)
     elsewhere = everywhere - counts if others is None else others
     # A concept without any label gets a little, so that its odds are defined.
-    believed = prior * np.maximum(everywhere / everywhere.sum(), 1e-9)
+    pseudo = prior * np.maximum(everywhere / everywhere.sum(), 1e-9)
 
-    def odds(own: np.ndarray) -> np.ndarray:
+    def log_odds(own: np.ndarray) -> np.ndarray:
         total = own.sum(axis=1, keepdims=True) + prior
-        return np.log(own + believed) - np.log(total - own - believed)
+        return np.log(own + pseudo) - np.log(total - own - pseudo)
 
-    variance = 1 / (counts + believed) + 1 / (elsewhere + believed)
-    return (odds(counts) - odds(elsewhere)) / np.sqrt(variance)
+    variance = 1 / (counts + pseudo) + 1 / (elsewhere + pseudo)
+    return (log_odds(counts) - log_odds(elsewhere)) / np.sqrt(variance)
 
 
 def effective_number(counts: np.ndarray) -> np.ndarray:
@@ -80,7 +89,7 @@ def effective_number(counts: np.ndarray) -> np.ndarray:
     return np.where(total[0] > 0, np.exp(-terms.sum(axis=0)), np.nan)
 
 
-def share_interval(right: int, n: int) -> tuple[float, float]:
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927); NaN without trials."""
     from scipy.stats import binomtest
 
@@ -98,24 +107,22 @@ def concept_reliability(
     Args:
         counts: `[C, k_m]` of `count_table`.
         countries: `[C]` names.
-        true_meta: `[n]` labelled metas of photographs the model was not trained on.
+        true_meta: `[n]` labelled metas of pictures the model was not trained on.
         named: `[n]` metas that the model names for them.
 
     Returns:
         A row per meta: `labels` (count in all data), `top_country` and `top_share` (the country with most of its
-        labels), `effective_countries`, `n_test`, `recall` with `recall_low`, `recall_high` (share of its photographs
-        that the model names so; NaN without any), `precision` (share of the photographs so named that carry the
-        label), and `confused_with` (the meta that is named instead most often, -1 for none).
+        labels), `effective_countries`, `n_test`, `recall` with `recall_low`, `recall_high` (share of its pictures that
+        the model names so; NaN without any), `precision` (share of the pictures so named that carry the label), and
+        `confused_with` (the meta that is named instead most often, -1 for none).
     """
     rows = []
     spread = effective_number(counts)
     for meta in range(counts.shape[1]):
-        own = true_meta == meta
+        own, so_named, total = true_meta == meta, named == meta, counts[:, meta].sum()
         n, right = int(own.sum()), int((named[own] == meta).sum())
-        low, high = share_interval(right, n)
-        wrong = named[own & (named != meta)]
-        so_named = named == meta
-        total = counts[:, meta].sum()
+        low, high = wilson_interval(right, n)
+        wrong = named[own & ~so_named]
         rows.append(
             {
                 "labels": int(total),
@@ -133,12 +140,11 @@ def concept_reliability(
     return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True)
-class Agreement:
+class Agreement(NamedTuple):
     """How far labels and model agree on what speaks for a country.
 
     Attributes:
-        correlation: rank correlation (Spearman) of distinctiveness and contribution.
+        correlation: rank correlation (Spearman) of log odds and contribution; NaN where the model is not heard.
         n: pairs of country and concept it rests on; those that are labelled there.
         unsupported: of the 20 largest contributions, how many belong to concepts that the labels do not show to be more
             frequent there.
@@ -148,35 +154,87 @@ class Agreement:
     n: int
     unsupported: int
 
-    @property
-    def sentence(self) -> str:
-        """The agreement in words."""
-        if not self.n:
-            return (
-                "The run has no head whose logits are exact sums over concepts, so the model is not heard. Train one "
-                "with 'concept_scores' among the variants of notebook 05."
-            )
-        return (
-            f"Rank correlation of the two over {self.n:,} pairs of country and concept: {self.correlation:.2f} (1 is "
-            f"full agreement, 0 none). Of the model's 20 largest contributions {self.unsupported} belong to concepts "
-            f"that the labels do not surely show to be more frequent there."
-        )
 
-
-def agreement(evidence: pd.DataFrame, sure: float = 1.64) -> Agreement:
-    """Hold labels against model.
+def agreement(evidence: pd.DataFrame) -> Agreement:
+    """Compare labels and model.
 
     Args:
-        evidence: of `FieldGuide.evidence`: `labels`, `sureness`, `contribution`.
-        sure: standard deviations above which the labels count as showing it.
+        evidence: of `FieldGuide.evidence`: columns `labels`, `log_odds_z`, `contribution`.
     """
     known = evidence[np.isfinite(evidence["contribution"])]
     labelled = known[known["labels"] > 0]
     if len(labelled) < 3:
         return Agreement(float("nan"), 0, 0)
     largest = known.nlargest(20, "contribution")
-    return Agreement(
-        float(labelled["sureness"].corr(labelled["contribution"], method="spearman")),
-        len(labelled),
-        int((largest["sureness"] < sure).sum()),
-    )
+    correlation = float(labelled["log_odds_z"].corr(labelled["contribution"], method="spearman"))
+    return Agreement(correlation, len(labelled), int((largest["log_odds_z"] < MIN_Z).sum()))
+
+
+def country_contributions(
+    head: Stage2CrossAttentionGeoHead, scores: torch.Tensor, country: np.ndarray, cells: Geocells, chunk: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+    """What each concept adds to the score of a country, on average over the pictures taken there.
+
+    The score of a country is the mean logit of its cells minus the mean logit of all cells; in the modes
+    `concept_scores` and `hybrid` both are exact sums over concepts
+    (`Stage2CrossAttentionGeoHead.concept_contributions`).
+
+    Args:
+        head: a head of one of these modes.
+        scores: `(n, k_m + k_p)` probabilities of metas and parents.
+        country: `[n]` true countries of these pictures.
+        cells: the cells of the head.
+        chunk: pictures at once.
+
+    Returns:
+        `[C]` sorted names of the countries that have cells and pictures, and `[C, k_m + k_p]` mean contributions in
+        logits.
+    """
+    import torch
+
+    names = np.array(sorted(set(country) & set(cells.country)))
+    means = np.zeros((len(names), scores.shape[1]))
+    with torch.inference_mode():
+        for number, name in enumerate(names):
+            inside = torch.from_numpy(np.flatnonzero(cells.country == name))
+            own = scores[np.flatnonzero(country == name)]
+            for part in own.split(chunk):
+                terms = head.concept_contributions(part)[0]  # (B, N, k)
+                gap = terms[:, inside].mean(1) - terms.mean(1)  # (B, k)
+                means[number] += gap.sum(0).cpu().numpy() / len(own)
+    return names, means
+
+
+def mean_country_belief(belief: CellDistribution, country: np.ndarray, cells: Geocells) -> pd.DataFrame:
+    """Mean probability of each country over the pictures of each country.
+
+    Args:
+        belief: distributions over cells of `n` pictures.
+        country: `[n]` their true countries.
+        cells: the cells.
+
+    Returns:
+        `[C, C]` over the countries that have cells: row the true country (NaN where it has no picture), column the
+        predicted one.
+    """
+    believed = pd.DataFrame(belief.gather(cells.by_country), columns=cells.countries)  # (n, C)
+    return believed.groupby(np.asarray(country, dtype=str)).mean().reindex(cells.countries)
+
+
+def look_alikes(table: pd.DataFrame, country: str, most: int = 3) -> list[tuple[str, float]]:
+    """The countries that pictures of one country are believed to lie in instead, with their mean probability.
+
+    Args:
+        table: of `mean_country_belief`.
+        country: the country.
+        most: how many.
+
+    Returns:
+        Pairs, likeliest first; none for a country without cells or pictures.
+    """
+    if country not in table.index or table.loc[country].isna().any():
+        return []
+    others = [name for name in table.columns if name != country]
+    row = table.loc[[country], others].to_numpy()[0]
+    order = np.argsort(-row, kind="stable")[:most]
+    return [(str(others[at]), float(row[at])) for at in order if row[at] > 0]

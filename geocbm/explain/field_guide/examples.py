@@ -6,18 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL.Image import Image, Resampling
 
-from geocbm.data import image_files
 from geocbm.explain.maps import SCORE, MapModel, concept_maps
-from geocbm.run import Run
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from geocbm.encoders import ImageEncoder
-    from geocbm.encoders.features import FeatureStore
     from geocbm.explain.field_guide.guide import ConceptSheet, CountrySheet
-    from geocbm.models.stage1 import Stage1ConceptModel
 
 
 def best_rows(rows: np.ndarray, probability: np.ndarray, pano_id: np.ndarray, most: int) -> np.ndarray:
@@ -50,57 +44,33 @@ def cut_around_peak(picture: Image, grid: np.ndarray, share: float = 0.45) -> Im
     return picture.crop((round(left), round(top), round(left + width), round(top + height)))
 
 
+def example_pairs(sheets: Iterable[CountrySheet | ConceptSheet]) -> list[tuple[int, int]]:
+    """All examples that sheets ask for: row of the table and index of the concept, each pair once."""
+    pairs: dict[tuple[int, int], None] = {}
+    for sheet in sheets:
+        owners: Sequence[Any] = getattr(sheet, "clues", (sheet,))  # the sheet of a concept is its own owner
+        for owner in owners:
+            pairs |= dict.fromkeys((row, owner.meta) for row in owner.rows)
+    return list(pairs)
+
+
 def example_pictures(
-    files: Run,
-    encoder: ImageEncoder,
-    model: Stage1ConceptModel,
-    features: FeatureStore,
-    rows: Sequence[int],
-    metas: Sequence[int],
-    side: int = 112,
-) -> list[Image]:
+    model: MapModel, pairs: Sequence[tuple[int, int]], side: int = 112
+) -> dict[tuple[int, int], Image]:
     """A small square picture for each pair of row and concept: the place its map points at, or all that the model saw.
 
     Args:
-        files: the run.
-        encoder: for its crop and its grid.
-        model: the concept model.
-        features: the adapted features.
-        rows: `[m]` rows of the table.
-        metas: `[m]` the concept to show of each.
+        model: the run, its encoder and Stage 1.
+        pairs: of `example_pairs`.
         side: pixels of a side.
     """
-    from PIL import Image as pillow
-
-    from geocbm.encoders import open_picture
-
-    chosen, wanted = np.asarray(rows, dtype=np.int64), np.asarray(metas, dtype=np.int64)
+    rows, metas = (np.array(part, dtype=np.int64) for part in (zip(*pairs, strict=True) if pairs else ((), ())))
     # Only the "patch" bottleneck has maps of its own; with another the whole picture is shown.
-    source = MapModel(files, encoder, features, model)
-    maps = concept_maps(source, chosen, wanted, SCORE) if SCORE in source.kinds else None
-    paths = image_files(files.table)
-    pictures = []
-    for number, row in enumerate(chosen):
-        seen = encoder.crop(open_picture(paths[row]))
+    maps = concept_maps(model, rows, metas, SCORE) if SCORE in model.kinds else None
+    found = {}
+    for number, (row, meta) in enumerate(pairs):
+        picture = model.picture(row)
         if maps is not None:
-            seen = cut_around_peak(seen, maps[number].reshape(encoder.grid))
-        pictures.append(seen.resize((side, side), pillow.Resampling.LANCZOS))
-    return pictures
-
-
-def sheet_pictures(
-    files: Run,
-    encoder: ImageEncoder,
-    model: Stage1ConceptModel,
-    features: FeatureStore,
-    sheets: Iterable[CountrySheet | ConceptSheet],
-) -> dict[tuple[int, int], Image]:
-    """All examples that sheets ask for, by row of the table and index of the concept."""
-    pairs: dict[tuple[int, int], None] = {}
-    for sheet in sheets:
-        owners: Sequence[Any] = getattr(sheet, "clues", (sheet,))  # a concept's sheet is its own owner
-        for owner in owners:
-            pairs |= dict.fromkeys((row, owner.meta) for row in owner.rows)
-    wanted = list(pairs)
-    pictures = example_pictures(files, encoder, model, features, [r for r, _ in wanted], [m for _, m in wanted])
-    return dict(zip(wanted, pictures, strict=True))
+            picture = cut_around_peak(picture, maps[number].reshape(model.encoder.grid))
+        found[row, meta] = picture.resize((side, side), Resampling.LANCZOS)
+    return found
