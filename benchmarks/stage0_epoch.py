@@ -27,8 +27,8 @@ from geocbm.encoders.backbones import ImageFeatures, make_backbone
 from geocbm.encoders.features import encode_features
 from geocbm.encoders.image import ImageEncoder
 from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel, stage0_losses
-from geocbm.training import parameter_groups
-from geocbm.training.batches import batches_of
+from geocbm.training.epoch import parameter_groups
+from geocbm.training.loader import batches_of
 
 TOP, GPS, METAS, PARENTS = 2, 512, 100, 15
 FULL_TABLE = 43_040  # pictures of the largest table this is meant for

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import timing
-from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config, fit_stage1, stage1_losses
+from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config, stage1_losses
+from tests.stage_training import fit_stage1
 
 TARGET = 0.6
 PARTS = {

@@ -28,7 +28,8 @@ from benchmarks import timing
 from geocbm.encoders.features import FeatureStore, store_key
 from geocbm.encoders.features.store import BYTES_PER_NUMBER, DTYPE, file_of
 from geocbm.files import write_json
-from geocbm.models.stage2 import Stage2Config, fit_stage2
+from geocbm.models.stage2 import Stage2Config
+from tests.stage_training import fit_stage2
 
 LIMIT_GB = 4.0
 CONCEPT_DIM, CELLS = 512, 1048

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import timing
-from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
-from geocbm.models.stage2.fitting import stage2_losses
+from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead, stage2_losses
 
 TARGET = 15.0
 

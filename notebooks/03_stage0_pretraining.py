@@ -45,11 +45,12 @@ max_cache_gb: float = 60.0  # above this size features are encoded on the fly in
 seed: int = 0  # seed of weights and batches
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
-options: dict = {}  # further settings of stage0.Stage0Config, such as {"concept_emb_dim": 256}
+options: dict = {}  # further settings of Stage0Config, such as {"concept_emb_dim": 256}
 
 # %%
 from geocbm import analysis, metrics, pipeline, plots
-from geocbm.models import stage0
+from geocbm.models.retrieval import class_mean_accuracy
+from geocbm.models.stage0 import Stage0Config
 from geocbm.run import Run
 from geocbm.workbench import notebook
 
@@ -91,7 +92,7 @@ nb.show(plots.prototype_similarity(base["meta"].numpy(), files.concepts))
 # the one value before training. Held against such a run, page 10 says what Stage 0 is worth.
 
 # %%
-config = stage0.Stage0Config(**pipeline.config_fields(stage0.Stage0Config, globals()))
+config = Stage0Config(**pipeline.config_fields(Stage0Config, globals()))
 model, result, adapted = pipeline.fit_stage0(files, config, encoders, encoder, vanilla)
 
 # %%
@@ -135,7 +136,7 @@ else:
 
 # %%
 meta, parent = files.meta_and_parent
-probe = stage0.class_mean_accuracy(
+probe = class_mean_accuracy(
     {"untouched": before, "after Stage 0": after},
     {"meta": meta, "parent": parent},
     files.rows["train"],

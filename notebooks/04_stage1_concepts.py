@@ -40,16 +40,15 @@ init_from_stage0: bool = True  # start from the bottleneck and projection of Sta
 patience: int = 10  # epochs without improvement before training stops; 0: all epochs
 monitor: str = "meta_top1"  # what decides which epoch is kept, on validation: "meta_top1", "parent_top1" or "loss"
 accumulation_steps: int = 1  # parts in which a batch goes through the model, to save memory
-other_recipe: str = "notebooks/recipes/refined.yaml"  # recipe trained for comparison; empty: none
 examples: int = 6  # pictures in the figure of concept maps
 seed: int = 0  # seed of weights and batches
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
-options: dict = {}  # further settings of stage1.Stage1Config, such as {"temperature": 0.1}
+options: dict = {}  # further settings of Stage1Config, such as {"temperature": 0.1}
 
 # %%
 from geocbm import analysis, metrics, pipeline, plots
-from geocbm.models import stage1
+from geocbm.models.stage1 import Stage1Config
 from geocbm.run import Run
 from geocbm.workbench import notebook
 
@@ -64,7 +63,7 @@ files = Run(nb.run_folder)
 # %%
 pipeline.take_stage0(files, stage0_checkpoint)
 features = files.features("adapted")
-config = stage1.Stage1Config(**pipeline.config_fields(stage1.Stage1Config, globals()))
+config = Stage1Config(**pipeline.config_fields(Stage1Config, globals()))
 model, result = pipeline.fit_stage1(files, config, features)
 
 # %%
@@ -92,25 +91,9 @@ right = predicted["meta"][test].argmax(axis=1) == files.meta_and_parent[0][test]
 if len(test):
     nb.show(plots.per_meta_accuracy(names["meta_name"], right, names["parent_concept"]))
 
-# %% [markdown]
-# ## Against the other recipe
-#
-# The same features and splits, the bottleneck and its training as another recipe has them. The recipe `seed` is what the
-# method's specification writes; `refined` turns on the options that won a measured comparison.
-
 # %%
-by_recipe = {f"this run ({config.bottleneck})": figures}
-others = pipeline.other_recipe_concepts(files, other_recipe, config, features)
-pipeline.remove_leftovers(files, "stage1", [f"recipe {name}" for name in others])
-for name, other in others.items():
-    other_predicted = analysis.predict_concepts(other, features)
-    other_figures = analysis.concept_figures(files, other, other_predicted, test, bootstrap, seed)
-    by_recipe[f"recipe {name} ({other.config.bottleneck})"] = other_figures
-    if len(test):
-        nb.record(f"bottleneck.{other.config.bottleneck}.meta_top1", metrics.recordable(other_figures["meta_top1"]))
 if len(test):
     nb.record(f"bottleneck.{config.bottleneck}.meta_top1", metrics.recordable(figures["meta_top1"]))
-nb.table(analysis.concepts_side_by_side(by_recipe), caption="Concepts on the test split, by recipe")
 
 # %% [markdown]
 # ## What is confused with what?

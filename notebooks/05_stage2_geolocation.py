@@ -47,19 +47,16 @@ monitor: str = (
 )
 patience: int = 8  # epochs without improvement before training stops; 0: all epochs
 accumulation_steps: int = 1  # parts in which a batch goes through the model, to save memory
-other_recipe: str = "notebooks/recipes/refined.yaml"  # recipe trained for comparison; empty: none
-study_seeds: list[int] = []  # seeds of the study "what is each option worth?"; empty: no study (it takes a while)
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 examples: int = 6  # pictures in the attention figure
 seed: int = 0  # seed of weights and batches
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
-options: dict = {}  # further settings of stage2.Stage2Config, such as {"gating": False}
+options: dict = {}  # further settings of Stage2Config, such as {"gating": False}
 
 # %%
 from geocbm import analysis, pipeline, plots
-from geocbm.evaluation import ablation_study as study
 from geocbm.evaluation import novelty
-from geocbm.models import stage2
+from geocbm.models.stage2 import Stage2Config
 from geocbm.run import Run
 from geocbm.workbench import notebook
 
@@ -75,7 +72,7 @@ files = Run(nb.run_folder)
 features = files.features("adapted")
 pipeline.take_stage1(files, stage1_checkpoint, features)
 concepts = pipeline.predict_concepts(files, features)
-config = stage2.Stage2Config(**pipeline.config_fields(stage2.Stage2Config, globals()))
+config = Stage2Config(**pipeline.config_fields(Stage2Config, globals()))
 model, result = pipeline.fit_stage2(files, config, concepts, features)
 
 # %%
@@ -151,40 +148,10 @@ if len(test):
 # %%
 nb.table(analysis.mode_table(files, by_mode, test), caption="Ablation modes on the test split")
 
-# %% [markdown]
-# ## Against the other recipe
-#
-# Stage 1 and Stage 2 as another recipe has them, on the same Stage 0, features and splits.
-
-# %%
-by_mode |= pipeline.other_recipe_places(files, other_recipe, config, features, test)
-shown = {name: places for name, places in by_mode.items() if name == ablation_mode or name.startswith("recipe ")}
-if len(test):
-    nb.show(plots.error_curves({name: places["km"] for name, places in shown.items()}, title="Error by recipe"))
-
-# %% [markdown]
-# ## What is each option worth?
-#
-# Stages 1 and 2 are trained again with several seeds: as in this run, in the other modes, with the other bottlenecks, with one
-# option at a time as the other recipe has it, and with all of them. A change counts if its interval, over images and
-# seeds, excludes 0. This takes a while and is done when `study_seeds` names seeds, such as
-# `geocbm run --profile demo --only 05 --set '05.study_seeds=[0,1,2]'`.
-
-# %%
-worth = study.study(files, features, config, other_recipe, study_seeds, bootstrap)
-if len(worth):
-    nb.table(study.printable(worth), caption="Every trial on the test split: mean over the seeds, with 95 % intervals")
-    nb.show(
-        plots.forest(
-            study.changes(worth, "geoscore"), "change of the GeoScore", "What each change is worth (right is better)"
-        )
-    )
-
 # %%
 pipeline.remove_leftovers(files, "stage2", by_mode)  # heads that an earlier execution trained and this one did not
 for key, value in analysis.place_records(files, by_mode, test, bootstrap, seed).items():
     nb.record(key, value)
-nb.record_all("study", study.records(worth))
 with nb.output("predictions.parquet") as path:
     analysis.save_predictions(path, files, by_mode, test)
 with nb.output("cell_scores.npz") as path:

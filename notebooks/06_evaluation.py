@@ -48,7 +48,7 @@ print(analysis.test_remark(files), split_kinds.remark_of(files), sep="\n")
 # encoder that never read the names of countries, such as that of the demonstration, can only guess them. **linear probe** fits a
 # linear classifier to the untouched features. The column "place answered" says which point of its distribution a method answers.
 #
-# Then come the run, the other recipe, and the run's ablation modes. **Oracles** are told what no method knows, and show what that
+# Then come the run and its ablation modes. **Oracles** are told what no method knows, and show what that
 # would be worth: the true country, answered by the mean of its training places; the labelled concept and nothing else, answered by
 # the middle of its training places; and, where the data comes with ground truth, which concepts are visible and how large, from
 # which a classifier learns: a ceiling for anything that works through concepts. What an oracle is told is not measured. No method

@@ -48,7 +48,7 @@ from geocbm.explain.examples import example_rows, similar_rows
 from geocbm.explain.faithfulness import LINEAR, MAIN
 from geocbm.metrics import figure_text, readable, verdict
 from geocbm.metrics.table import metric
-from geocbm.models.stage2 import concept_input, predict_stage2
+from geocbm.models.stage2_inference import concept_input, predict_stage2
 from geocbm.run import Run
 from geocbm.workbench import notebook
 

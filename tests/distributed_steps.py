@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import stage_training
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -25,9 +26,10 @@ from geocbm.geodesy import latlng_to_cartesian
 from geocbm.models.stage0 import Stage0Config
 from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import Stage2Config
-from geocbm.training.batches import Step, prefetched
-from geocbm.training.distributed import gather_rows, own_share, shared
-from geocbm.training.loop import evaluate, fit
+from geocbm.training import RowLoader, TrainingSettings, evaluate, fit
+from geocbm.training.distributed import gather_batch, gather_rows, own_share, shared
+from geocbm.training.epoch import forward_batch, forward_names
+from geocbm.training.loader import prefetched
 
 N, TEXT, WIDTH = 24, 6, 10
 ROWS = {"odd": np.arange(7), "single": np.array([3])}  # four and three rows; one row and none
@@ -64,13 +66,13 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def one_step(rows: np.ndarray) -> Any:
     """Stand in for `fit`: the losses of one batch and the gradients they give, in training mode."""
 
-    def step(model: nn.Module, compute: Any, batch: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        module = model
+    def step(model: nn.Module, loss: Any, train: RowLoader, *_: Any, **__: Any) -> dict[str, Any]:
+        module, names = model, forward_names(model)
         if process_count() > 1:
             module = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
         module.train()
-        ((_, content),) = prefetched(shared(batch), [rows])
-        losses = compute(module, content).losses
+        ((_, batch),) = prefetched(shared(train.read), [rows])
+        losses = loss(*gather_batch(forward_batch(module, names, batch), batch))
         losses["loss"].backward()
         gradients = {
             name: (torch.zeros_like(value) if value.grad is None else value.grad)
@@ -113,16 +115,13 @@ def stage_arguments(stage: str, clip: Path) -> tuple[Any, ...]:
 
 def step_of_stage(stage: str, rows: np.ndarray, clip: Path) -> dict[str, Any]:
     """Losses and gradients of one batch of a stage, computed by the very function that its training uses."""
-    from importlib import import_module
-
-    module = import_module(f"geocbm.models.{stage}.fitting")
-    with patch.object(module, "fit", one_step(rows)):
-        return getattr(module, f"fit_{stage}")(*stage_arguments(stage, clip))[1]
+    with patch.object(stage_training, "fit", one_step(rows)):
+        return getattr(stage_training, f"fit_{stage}")(*stage_arguments(stage, clip))[1]
 
 
 def few_epochs(accumulation: int) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
     """History and weights of a whole training of Stage 1 without dropout, in batches of nine rows or parts of them."""
-    from geocbm.models.stage1 import fit_stage1
+    from stage_training import fit_stage1
 
     config, *arguments, train, _ = stage_arguments("stage1", Path())
     config = Stage1Config(dropout=0.0, batch_size=9, accumulation_steps=accumulation, epochs=3, monitor="loss", lr=3e-3)
@@ -134,22 +133,36 @@ def few_epochs(accumulation: int) -> tuple[dict[str, list[float]], dict[str, Ten
 def values_in_order(n: int) -> dict[str, float]:
     """Validation values that depend on every row and on their order."""
     torch.manual_seed(0)
-    model = nn.Linear(3, 2)
+    model = Measured(3, 2)
     inputs = draw(30, 3, seed=9)
+    rows = np.arange(n)[::-1].copy()
+    loader = RowLoader(rows, lambda chosen: {"x": inputs[chosen], "row": torch.as_tensor(chosen)})
+    return evaluate(
+        model, lambda output, batch: {"loss": output.square().mean()}, loader, TrainingSettings(batch_size=5)
+    )
 
-    def compute(module: nn.Module, content: dict[str, Tensor]) -> Step:
-        output = module(content["x"])  # (B, 2)
-        return Step({"loss": output.square().mean()}, {"first": output.argmax(1), "output": output})
 
-    def measure(predictions: dict[str, Tensor], rows: np.ndarray) -> dict[str, float]:
-        assert len(predictions["first"]) == len(predictions["output"]) == len(rows)
-        weight = torch.from_numpy(rows + 1.0)
+class Reads(nn.Linear):
+    """A layer that reads the entry `x` of a batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class Measured(Reads):
+    """Measured by values that depend on every row and on their order."""
+
+    def predictions(self, output: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"first": output.argmax(1), "output": output, "row": batch["row"]}
+
+    def measure(self, predictions: dict[str, Tensor]) -> dict[str, float]:
+        assert len(predictions["first"]) == len(predictions["output"]) == len(predictions["row"])
+        weight = predictions["row"] + 1.0
+        assert (predictions["row"].diff() == -1).all()
         return {
             "ordered": float((predictions["output"].double().sum(1) * weight).sum()),
             "classes": float((predictions["first"] * weight).sum()),
         }
-
-    return evaluate(model, compute, lambda rows: {"x": inputs[rows]}, np.arange(n)[::-1].copy(), 5, measure)
 
 
 def write_colours(folder: Path, n: int = 11) -> list[Path]:
@@ -182,26 +195,11 @@ def not_finite() -> None:
     inputs = draw(4, 3)
     second = np.random.default_rng([0, 1]).permutation(4)[1]  # in the order of seed 0, epoch 1
     inputs[second, 0] = torch.nan
-    model = nn.Linear(3, 1)
-
-    def compute(module: nn.Module, content: dict[str, Tensor]) -> Step:
-        return Step({"loss": gather_rows(module(content["x"])).square().mean()}, {})
-
-    rows = np.arange(4)
-    groups = [{"params": list(model.parameters()), "lr": 0.1, "weight_decay": 0.0}]
     names = ["other"] * 4
     names[second] = "ill"
-    fit(
-        model,
-        compute,
-        lambda chosen: {"x": inputs[chosen]},
-        rows,
-        rows[:1],
-        batch_size=4,
-        epochs=1,
-        groups=groups,
-        row_names=names,
-    )
+    train, val = (RowLoader(rows, lambda chosen: {"x": inputs[chosen]}, names=names) for rows in (range(4), [0]))
+    settings = TrainingSettings(batch_size=4, epochs=1, lr=0.1)
+    fit(Reads(3, 1), lambda output, batch: {"loss": output.square().mean()}, train, val, settings)
 
 
 def main(folder: Path) -> None:

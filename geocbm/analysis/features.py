@@ -75,7 +75,7 @@ def retrieval_figures(
     """
     import torch
 
-    from geocbm.models.stage0 import retrieval_by_row
+    from geocbm.models.retrieval import retrieval_by_row
 
     if not len(rows):
         return {}
@@ -95,7 +95,7 @@ def class_mean_figure(files: Run, pooled: np.ndarray, n_resamples: int = 200, se
         n_resamples: resamples behind the interval, by blocks of 100 km.
         seed: of the resamples.
     """
-    from geocbm.models.stage0 import nearest_class_mean
+    from geocbm.models.retrieval import nearest_class_mean
 
     meta, val = files.meta_and_parent[0], files.rows["val"]
     right = nearest_class_mean(pooled, meta, files.rows["train"], val) == meta[val]

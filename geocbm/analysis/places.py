@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
     from geocbm.encoders.features import FeatureStore
     from geocbm.evaluation.uncertainty import Decoder, PointChoice
-    from geocbm.models.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
+    from geocbm.models.refinement import NeighbourRefiner
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 
 Arrays = dict[str, np.ndarray]
 
@@ -46,7 +47,7 @@ def predict_places(
     decoder: Decoder | None = None,
 ) -> Arrays:
     """Places of some rows: `km` and what `stage2.predict_stage2` returns; cells best first, `[m, k]`."""
-    from geocbm.models.stage2 import concept_input, predict_stage2
+    from geocbm.models.stage2_inference import concept_input, predict_stage2
 
     given = concept_input(model.config, concepts)
     predicted = predict_stage2(model, given, features, rows, refiner=refiner, pooled=features, decoder=decoder)
@@ -274,7 +275,7 @@ def save_cell_scores(
     """
     from geocbm.encoders.loading import hash_weights
     from geocbm.evaluation.uncertainty import in_half_precision
-    from geocbm.models.stage2 import cell_logits, concept_input
+    from geocbm.models.stage2_inference import cell_logits, concept_input
 
     content: Arrays = {
         "cells_digest": np.asarray(files.cells.digest),

@@ -35,7 +35,7 @@ def gallery_embeddings(location_encoder: nn.Module, cache_folder: str | Path, pl
     Raises:
         ParameterError: `places` is no table of coordinates.
     """
-    from geocbm.models.stage0.model import location_embeddings
+    from geocbm.models.stage0 import location_embeddings
 
     places = np.ascontiguousarray(places, dtype=np.float64)
     if places.ndim != 2 or places.shape[1] != 2 or not len(places):

@@ -193,9 +193,9 @@ def predict_exchanged(
         pictures: features that are read instead: patch tokens, and pooled features for the refiner.
 
     Returns:
-        As `models.stage2.predict_stage2`.
+        As `stage2_inference.predict_stage2`.
     """
-    from geocbm.models.stage2 import predict_stage2
+    from geocbm.models.stage2_inference import predict_stage2
 
     given = model.scores if model.head.config.reads_scores else model.concept_emb
     source = pictures or model.features or torch.zeros(len(given), 1, 1)  # a linear CBM reads no patch
@@ -251,7 +251,7 @@ def measure_controls(
 def _fit_linear(model: MapModel, linear: InterventionModel, concepts: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """What the linear CBM answers, trained as the run trains it but on other probabilities of concepts."""
     from geocbm import pipeline
-    from geocbm.models.stage2 import concept_input, predict_stage2
+    from geocbm.models.stage2_inference import concept_input, predict_stage2
 
     config = linear.head.config.in_mode(SCORES, init_from_stage0=False, tracking="disabled")
     head, _ = pipeline.fit_stage2(model.run, config, concepts, model.features, name=None, report=lambda line: None)

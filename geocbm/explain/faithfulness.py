@@ -23,7 +23,7 @@ from torch.nn import functional
 from geocbm.errors import ParameterError
 from geocbm.explain.maps import MapModel, random_maps
 from geocbm.metrics import Resamples, recordables, spatial_blocks
-from geocbm.models.stage2 import concept_input
+from geocbm.models.stage2_inference import concept_input
 
 Figure = dict[str, float]
 TOKENS, PIXELS = "tokens", "pixels"

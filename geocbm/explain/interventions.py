@@ -24,13 +24,14 @@ from torch import Tensor
 from geocbm.errors import ParameterError
 from geocbm.explain.concept_labels import InterventionValues
 from geocbm.explain.embedding import edited_embedding
-from geocbm.training import row_reader
+from geocbm.training.loader import row_reader
 
 if TYPE_CHECKING:
     from geocbm.encoders.features import FeatureStore
     from geocbm.evaluation.uncertainty import Decoder
+    from geocbm.models.refinement import NeighbourRefiner
     from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.models.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead, Stage2Output
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
     from geocbm.run import Run
 
 MIN_SCORE = 1e-6
@@ -221,7 +222,7 @@ class InterventionModel:
             edited: `(m, k)` scores to use instead of Stage 1's; None for Stage 1's own.
             chunk: pictures at once.
         """
-        from geocbm.models.stage2 import locate
+        from geocbm.models.stage2_inference import locate
 
         pooled = None
         if self.refiner is not None and self.features is not None:
@@ -279,7 +280,7 @@ def linear_cbm(run: Run, features: FeatureStore, concepts: dict[str, Tensor]) ->
 
 def trained_modes(run: Run, features: FeatureStore, concepts: Mapping[str, Tensor]) -> dict[str, InterventionModel]:
     """The main mode of a run, and the other modes that it has trained, by name."""
-    from geocbm.models.stage2.config import ABLATION_MODES
+    from geocbm.models.stage2 import ABLATION_MODES
 
     main = load_intervention_model(run, features, concepts)
     mode = main.head.config.ablation_mode

@@ -19,7 +19,7 @@ from geocbm.explain.boxes import concept_boxes
 from geocbm.explain.localization import SMALL, points
 from geocbm.explain.maps import MapModel, concept_maps
 from geocbm.metrics import Resamples, recordables, spatial_blocks
-from geocbm.models.stage2 import concept_input, predict_stage2
+from geocbm.models.stage2_inference import concept_input, predict_stage2
 
 if TYPE_CHECKING:
     from torch import Tensor

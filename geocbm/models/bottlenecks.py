@@ -2,20 +2,22 @@
 
 Three kinds. `mlp` and `transformer` are the specification's two options (section "Stage 1"): one embedding per image,
 compared with the prototypes. `patch` scores each concept on each patch; the scores are pooled over the patches
-by `pool_scores`, and what they leave behind is a map per concept.
+by `pool_scores`, and what they leave behind is a map per concept. Any `nn.Module` called with `(pooled, patch_tokens)`
+can take their place; it says of itself by `needs_tokens` whether it reads the tokens, and by `has_maps` whether it
+scores concepts on patches, by a method `cosines` (see `PatchBottleneck`).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from geocbm.errors import ParameterError
-
-BOTTLENECKS = ("mlp", "patch", "transformer")
+from geocbm.training.settings import TrainingSettings, check_number
 
 LAYER_DROPOUT = 0.1
 """Inside the layers of the transformer; the bottleneck's own dropout acts before its last projection."""
@@ -34,6 +36,13 @@ class MLPBottleneck(nn.Module):
     """
 
     needs_tokens = False
+    has_maps = False
+    shape_settings = ("hidden_dim",)
+
+    @classmethod
+    def build(cls, settings: BottleneckSettings, in_dim: int, token_dim: int) -> MLPBottleneck:
+        """Make one as the settings of Stage 0 or 1 say."""
+        return cls(in_dim, settings.concept_emb_dim, settings.hidden_dim, settings.dropout)
 
     def __init__(self, in_dim: int, out_dim: int = 512, hidden_dim: int = 1024, dropout: float = 0.4) -> None:
         super().__init__()
@@ -75,6 +84,15 @@ class TransformerBottleneck(nn.Module):
     """
 
     needs_tokens = True
+    has_maps = False
+    shape_settings = ("transformer_width", "transformer_layers", "transformer_heads")
+
+    @classmethod
+    def build(cls, settings: BottleneckSettings, in_dim: int, token_dim: int) -> TransformerBottleneck:
+        """Make one as the settings of Stage 0 or 1 say."""
+        out_dim, width = settings.concept_emb_dim, settings.transformer_width
+        layers, heads = settings.transformer_layers, settings.transformer_heads
+        return cls(in_dim, token_dim, out_dim, width, layers, heads, settings.dropout)
 
     def __init__(
         self,
@@ -133,6 +151,13 @@ class PatchBottleneck(nn.Module):
     """
 
     needs_tokens = True
+    has_maps = True
+    shape_settings = ()
+
+    @classmethod
+    def build(cls, settings: BottleneckSettings, in_dim: int, token_dim: int) -> PatchBottleneck:
+        """Make one as the settings of Stage 0 or 1 say."""
+        return cls(token_dim, settings.concept_emb_dim, settings.dropout)
 
     def __init__(self, token_dim: int, out_dim: int = 512, dropout: float = 0.4) -> None:
         super().__init__()
@@ -219,65 +244,53 @@ def _given(tokens: Tensor | None, kind: str) -> Tensor:
     return tokens
 
 
-class BottleneckSettings(Protocol):
-    """What Stage 0 and Stage 1 say of their bottleneck, in the same words (see `Stage1Config`)."""
+BOTTLENECKS: dict[str, Any] = {"mlp": MLPBottleneck, "transformer": TransformerBottleneck, "patch": PatchBottleneck}
+"""The kinds by the name that settings call them."""
+
+
+@dataclass(frozen=True)
+class BottleneckSettings(TrainingSettings):
+    """What Stages 0 and 1 have in common: their training, and their bottleneck.
+
+    Stage 1 starts from Stage 0's bottleneck where it has the same kind and shape.
+
+    Attributes:
+        bottleneck: kind of concept bottleneck: "mlp", "transformer" or "patch".
+        concept_emb_dim: width of the concept embedding.
+        dropout: dropout in the bottleneck.
+        hidden_dim: width between the layers of the "mlp" bottleneck.
+        transformer_width: width inside the layers of the "transformer" bottleneck.
+        transformer_layers: their number.
+        transformer_heads: attention heads of each.
+        top_patches: patches that make up the score of a concept in the "patch" bottleneck.
+    """
+
+    bottleneck: Literal["mlp", "transformer", "patch"] = "mlp"
+    concept_emb_dim: int = 512
+    dropout: float = 0.4
+    hidden_dim: int = 1024
+    transformer_width: int = 512
+    transformer_layers: int = 2
+    transformer_heads: int = 8
+    top_patches: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bottleneck not in BOTTLENECKS:
+            known = ", ".join(sorted(BOTTLENECKS))
+            raise ParameterError(f"bottleneck={self.bottleneck!r} is unknown; known: {known}")
+        for name in ("concept_emb_dim", "hidden_dim", "top_patches", *TransformerBottleneck.shape_settings):
+            if getattr(self, name) < 1:
+                raise ParameterError(f"{name}={getattr(self, name)!r} is impossible; give at least 1")
+        width, heads = self.transformer_width, self.transformer_heads
+        if width % heads:
+            raise ParameterError(f"transformer_width={width} is no multiple of transformer_heads={heads}; choose one")
+        check_number("dropout", self.dropout, 0, below=1)
 
     @property
-    def bottleneck(self) -> str:
-        """One of `BOTTLENECKS`."""
-
-    @property
-    def concept_emb_dim(self) -> int:
-        """Width of the concept embedding."""
-
-    @property
-    def dropout(self) -> float:
-        """Probability of dropping a unit in training."""
-
-    @property
-    def hidden_dim(self) -> int:
-        """Width between the layers of "mlp"."""
-
-    @property
-    def transformer_width(self) -> int:
-        """Width inside the layers of "transformer"."""
-
-    @property
-    def transformer_layers(self) -> int:
-        """Layers of "transformer"."""
-
-    @property
-    def transformer_heads(self) -> int:
-        """Attention heads of each of them."""
-
-    @property
-    def top_patches(self) -> int:
-        """Patches that make up the score of a concept in "patch"."""
-
-
-SHAPE_OF_KIND = {
-    "mlp": ("hidden_dim",),
-    "transformer": ("transformer_width", "transformer_layers", "transformer_heads"),
-    "patch": (),
-}
-"""Settings that a bottleneck handed on from Stage 0 to Stage 1 must have in common, beside `concept_emb_dim`."""
-
-
-def bottleneck_shape(settings: BottleneckSettings) -> dict[str, int]:
-    """The settings on which the weights of a bottleneck and their meaning depend, for its kind."""
-    return {name: getattr(settings, name) for name in ("concept_emb_dim", *SHAPE_OF_KIND[settings.bottleneck])}
-
-
-def check_bottleneck(settings: BottleneckSettings) -> None:
-    """Raise `ParameterError` for an unknown kind of bottleneck, and for impossible numbers."""
-    if settings.bottleneck not in BOTTLENECKS:
-        raise ParameterError(f"bottleneck={settings.bottleneck!r} is unknown; known: {', '.join(BOTTLENECKS)}")
-    for name in ("concept_emb_dim", "hidden_dim", "top_patches", *SHAPE_OF_KIND["transformer"]):
-        if getattr(settings, name) < 1:
-            raise ParameterError(f"{name}={getattr(settings, name)!r} is impossible; give at least 1")
-    width, heads = settings.transformer_width, settings.transformer_heads
-    if width % heads:
-        raise ParameterError(f"transformer_width={width} is no multiple of transformer_heads={heads}; choose one")
+    def bottleneck_shape(self) -> dict[str, int]:
+        """The settings on which the weights of the bottleneck and their meaning depend, for its kind."""
+        return {name: getattr(self, name) for name in ("concept_emb_dim", *BOTTLENECKS[self.bottleneck].shape_settings)}
 
 
 def build_bottleneck(settings: BottleneckSettings, in_dim: int, token_dim: int | None = None) -> nn.Module:
@@ -289,19 +302,33 @@ def build_bottleneck(settings: BottleneckSettings, in_dim: int, token_dim: int |
         token_dim: width of the patch tokens, for the kinds that read them.
 
     Returns:
-        A module called with `(pooled, tokens=None)`; its attribute `needs_tokens` says whether it reads the tokens. It
-        gives `(B, concept_emb_dim)`, and for "patch" the normalised tokens `(B, P, token_dim)`.
+        A module called with `(pooled, patch_tokens=None)`. It gives `(B, concept_emb_dim)`, and for "patch" the
+        normalised tokens `(B, P, token_dim)`.
 
     Raises:
-        ParameterError: for an unknown kind, or tokens of unknown width.
+        ParameterError: for tokens of unknown width.
     """
-    check_bottleneck(settings)
-    kind, out_dim = settings.bottleneck, settings.concept_emb_dim
-    if kind == "mlp":
-        return MLPBottleneck(in_dim, out_dim, settings.hidden_dim, settings.dropout)
-    if token_dim is None:
-        raise ParameterError(f"bottleneck={kind!r} reads patch tokens; give token_dim, their width")
-    if kind == "patch":
-        return PatchBottleneck(token_dim, out_dim, settings.dropout)
-    width, layers, heads = (getattr(settings, name) for name in SHAPE_OF_KIND["transformer"])
-    return TransformerBottleneck(in_dim, token_dim, out_dim, width, layers, heads, settings.dropout)
+    kind = BOTTLENECKS[settings.bottleneck]
+    if kind.needs_tokens and token_dim is None:
+        raise ParameterError(f"bottleneck={settings.bottleneck!r} reads patch tokens; give token_dim, their width")
+    return kind.build(settings, in_dim, token_dim)
+
+
+def score_patches(
+    bottleneck: nn.Module, tokens: Tensor, meta_prototypes: Tensor, parent_prototypes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cosine of every concept on every patch, by a bottleneck that `has_maps`.
+
+    Args:
+        bottleneck: with a method `cosines`.
+        tokens: `(B, P, w)`, what it made of the patches.
+        meta_prototypes: `(k_m, c)` of length 1.
+        parent_prototypes: `(k_p, c)` of length 1.
+
+    Returns:
+        Cosines of metas `(B, P, k_m)` and parents `(B, P, k_p)`.
+    """
+    measure: Any = bottleneck.cosines
+    cosines = measure(tokens, torch.cat([meta_prototypes, parent_prototypes]))
+    meta, parent = cosines.split([len(meta_prototypes), len(parent_prototypes)], dim=-1)
+    return meta, parent

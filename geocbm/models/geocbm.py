@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from geocbm.models.stage2 import concept_input
+from geocbm.models.stage2_inference import concept_input
 
 if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder

@@ -19,8 +19,6 @@ from geocbm.pipeline.stages import (
     load_stage1,
     load_stage2,
     make_refiner,
-    other_recipe_concepts,
-    other_recipe_places,
     predict_concepts,
 )
 from geocbm.run.encoding import (
@@ -58,8 +56,6 @@ __all__ = [
     "load_words",
     "make_decoder",
     "make_refiner",
-    "other_recipe_concepts",
-    "other_recipe_places",
     "predict_concepts",
     "read_choice",
     "read_prototypes",

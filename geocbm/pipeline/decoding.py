@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from geocbm.encoders.features import FeatureStore
     from geocbm.evaluation.uncertainty import Decoder, Places, PointChoice
-    from geocbm.models.stage2 import NeighbourRefiner, Stage2CrossAttentionGeoHead
+    from geocbm.models.refinement import NeighbourRefiner
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 
 
 def decoding_file(name: str = "stage2") -> str:
@@ -50,7 +51,7 @@ def make_decoder(
         refiner: training pictures that move the answer, if the head uses them.
     """
     from geocbm.evaluation.uncertainty import fit_decoder
-    from geocbm.models.stage2 import concept_input, undecoded
+    from geocbm.models.stage2_inference import concept_input, undecoded
 
     val = files.rows["val"]
     logits, own = undecoded(head, concept_input(head.config, concepts), features, val, refiner)

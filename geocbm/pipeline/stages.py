@@ -1,29 +1,63 @@
-"""Training and loading the stages of a run: what notebooks 03-05, the study and `geocbm fit` have in common."""
+"""Stages of a run: each built, trained on the run's loaders and written by one function; and loaded again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from geocbm.encoders.processes import on_main
+from geocbm.encoders.processes import is_main_process, on_main
 from geocbm.files import lineage, write_json
 from geocbm.run import Run
 from geocbm.run.encoding import EncoderConfig, encode_adapted, load_stage0, read_prototypes
-from geocbm.workbench.recipes import read_recipe, with_recipe
+from geocbm.training import Checkpoint, FitResult, RowLoader, fit, seeded
+from geocbm.training.loader import digest_of, row_reader
 
 if TYPE_CHECKING:
-    import torch
-
     from geocbm.encoders import ImageEncoder
     from geocbm.encoders.features import FeatureStore
+    from geocbm.models.refinement import NeighbourRefiner
     from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
     from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
-    from geocbm.models.stage2 import NeighbourRefiner, Stage2Config, Stage2CrossAttentionGeoHead
-    from geocbm.training import FitResult
+    from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
+
+
+def stage_loaders(
+    files: Run, splits: tuple[str, str], features: FeatureStore, kinds: dict[str, str], **columns: Tensor
+) -> tuple[RowLoader, RowLoader]:
+    """Loaders of two splits of a run, with labels and places in each batch.
+
+    Args:
+        files: the run.
+        splits: names of the training and the validation split.
+        features: a store.
+        kinds: what a batch holds of the store, by the name of the entry: `patch_tokens` keep half precision, and
+            `pooled` is held in memory.
+        columns: further entries, `(n, ...)` of all rows of the table.
+    """
+    meta, parent = files.meta_and_parent
+    held = {"concept_idx": meta, "parent_idx": parent, "lat": files.lat, "lng": files.lng}
+    columns = {name: torch.as_tensor(values) for name, values in held.items()} | columns
+    if "pooled" in kinds:
+        columns["pooled"] = features.read_all("pooled").float()
+    readers = {
+        name: row_reader(features, kind, half=name == "patch_tokens")
+        for name, kind in kinds.items()
+        if name != "pooled"
+    }
+
+    def read(rows: np.ndarray) -> dict[str, Tensor]:
+        batch = {name: values[rows] for name, values in columns.items()}
+        return batch | {name: reader(rows) for name, reader in readers.items()}
+
+    digest = digest_of(features, *(each for pair in sorted(columns.items()) for each in pair))
+    names = files.table["pano_id"].tolist()
+    train, val = (RowLoader(files.rows[split], read, names=names, digest=digest) for split in splits)
+    return train, val
 
 
 def fit_stage0(
@@ -35,37 +69,31 @@ def fit_stage0(
 ) -> tuple[Stage0PretrainingModel, FitResult, FeatureStore]:
     """Train Stage 0 on the stored activations, then encode the whole table with the adapted encoder.
 
+    The frozen trunk of the encoder is never computed here.
+
     Returns:
         The model, the history of its training, and the adapted features (`pooled`, `tokens`).
     """
     from geocbm.encoders import load_location_encoder, load_text_encoder
-    from geocbm.models import stage0
+    from geocbm.models.prompts import PromptPrototypes
+    from geocbm.models.stage0 import Stage0Loss, Stage0PretrainingModel, location_embeddings
 
     base = read_prototypes(files, trained=False)
     prompts = None
     if config.train_text_encoder:
         text = load_text_encoder(encoders.text_encoder or None, encoders.image_encoder)
-        prompts = stage0.PromptPrototypes(text, files.concepts.metas, files.concepts.parents, chunk=config.text_chunk)
-    meta, parent = files.meta_and_parent
-    model, result = stage0.fit_stage0(
-        config,
-        encoder,
-        load_location_encoder(),
-        base["meta"],
-        base["parent"],
-        vanilla,
-        vanilla,
-        files.lat,
-        files.lng,
-        meta,
-        parent,
-        files.rows["pretrain_train"],
-        files.rows["pretrain_val"],
-        out=files.path("stage0.safetensors"),
-        labels=files.labels("stage0.safetensors"),
-        row_names=files.table["pano_id"].tolist(),
-        prompts=prompts,
-    )
+        prompts = PromptPrototypes(text, files.concepts.metas, files.concepts.parents, chunk=config.text_chunk)
+    location_encoder = load_location_encoder()
+    gps = location_embeddings(location_encoder, files.lat, files.lng)  # (n, g)
+    with seeded(config.seed):
+        model = Stage0PretrainingModel(
+            encoder, location_encoder, base["meta"], base["parent"], config, gps.shape[1], prompts
+        )
+    kinds = {"pooled": "pooled", "hidden": f"hidden:{config.unfreeze_layers}"}
+    train, val = stage_loaders(files, ("pretrain_train", "pretrain_val"), vanilla, kinds, gps=gps)
+    name = "stage0.safetensors"
+    checkpoint = Checkpoint(files.path(name), model.description, files.labels(name), reuse=True)
+    result = fit(model, Stage0Loss(config), train, val, config, checkpoint)
     adapted = encode_adapted(files, vanilla, encoders, encoder)
     content = {
         "encoders": asdict(encoders),
@@ -92,27 +120,29 @@ def fit_stage1(
         name: stem of the checkpoint; None writes none.
         report: called with one line per epoch.
     """
-    from geocbm.models import stage1
+    from geocbm.models.bottlenecks import BOTTLENECKS
+    from geocbm.models.stage1 import Stage1ConceptModel, Stage1Loss
 
     base = read_prototypes(files)
-    meta, parent = files.meta_and_parent
-    return stage1.fit_stage1(
-        config,
-        features.read_all("pooled"),
-        meta,
-        parent,
-        base["meta"],
-        base["parent"],
-        files.concepts.parent_index,
-        files.rows["train"],
-        files.rows["val"],
-        out=files.path(f"{name}.safetensors") if name else None,
-        stage0=load_stage0(files)[0] if config.init_from_stage0 else None,
-        labels=files.labels(f"{name or 'stage1'}.safetensors"),
-        row_names=files.table["pano_id"].tolist(),
-        report=report,
-        tokens=features,
-    )
+    kinds = {"pooled": "pooled"}
+    if BOTTLENECKS[config.bottleneck].needs_tokens:
+        kinds["patch_tokens"] = "tokens"
+    train, val = stage_loaders(files, ("train", "val"), features, kinds)
+    widths = {key: value.shape[-1] for key, value in train.read(train.rows[:1]).items() if key in kinds}
+    with seeded(config.seed):
+        model = Stage1ConceptModel(
+            widths["pooled"],
+            base["meta"],
+            base["parent"],
+            torch.as_tensor(files.concepts.parent_index, dtype=torch.long),
+            config,
+            widths.get("patch_tokens"),
+        )
+    if config.init_from_stage0:
+        model.start_from(load_stage0(files)[0], report)
+    meta, parent = (torch.as_tensor(labels)[train.rows] for labels in files.meta_and_parent)
+    checkpoint = _checkpoint(files, name, model.description)
+    return model, fit(model, Stage1Loss(model, meta, parent), train, val, config, checkpoint, report=report)
 
 
 def load_stage1(files: Run, name: str = "stage1") -> Stage1ConceptModel:
@@ -122,7 +152,7 @@ def load_stage1(files: Run, name: str = "stage1") -> Stage1ConceptModel:
     return stage1.load_stage1(files.need(f"{name}.safetensors"))
 
 
-def predict_concepts(files: Run, features: FeatureStore, name: str = "stage1") -> dict[str, torch.Tensor]:
+def predict_concepts(files: Run, features: FeatureStore, name: str = "stage1") -> dict[str, Tensor]:
     """What Stage 1 says of every row, see `stage1.predict_stage1`; on the CPU."""
     from geocbm.models import stage1
 
@@ -132,12 +162,15 @@ def predict_concepts(files: Run, features: FeatureStore, name: str = "stage1") -
 def fit_stage2(
     files: Run,
     config: Stage2Config,
-    concepts: dict[str, torch.Tensor],
+    concepts: dict[str, Tensor],
     features: FeatureStore,
     name: str | None = "stage2",
     report: Callable[[str], None] = print,
 ) -> tuple[Stage2CrossAttentionGeoHead, FitResult]:
     """Train Stage 2 on what Stage 1 says of the concepts and on stored patch tokens, and choose its point.
+
+    Mode `hybrid` trains twice: first the linear layers on the probabilities, as mode `concept_scores` does, then,
+    with these frozen, the residual from the patches.
 
     Args:
         files: the run.
@@ -147,42 +180,57 @@ def fit_stage2(
         name: stem of the checkpoint, variants take a name of their own; None writes none.
         report: called with one line per epoch.
     """
-    from geocbm.encoders.processes import is_main_process
-    from geocbm.models import stage2
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Loss
+    from geocbm.models.stage2_inference import concept_input
     from geocbm.pipeline.decoding import decoding_file, make_decoder, save_decoder
 
-    trained = stage2.fit_stage2(
-        config,
-        stage2.concept_input(config, concepts),
-        features,
-        files.cells,
-        files.cell_label,
-        files.lat,
-        files.lng,
-        files.rows["train"],
-        files.rows["val"],
-        out=files.path(f"{name}.safetensors") if name else None,
-        stage0=load_stage0(files)[0] if config.init_from_stage0 else None,
-        labels=files.labels(f"{name or 'stage2'}.safetensors"),
-        row_names=files.table["pano_id"].tolist(),
-        report=report,
-    )
+    concept_emb = concept_input(config, concepts).detach().cpu().float()
+    kinds = {"patch_tokens": "tokens"} if config.reads_tokens else {}
+    cell_label = torch.as_tensor(files.cell_label, dtype=torch.long)
+    columns = {"cell_label": cell_label, "concept_emb": concept_emb}
+    train, val = stage_loaders(files, ("train", "val"), features, kinds, **columns)
+    cells = files.cells
+    token_dim = features.read("tokens", train.rows[:1]).shape[-1]
+    scale_km = cells.scale_km if config.offset_kind == "tangent" else None
+    with seeded(config.seed):
+        model = Stage2CrossAttentionGeoHead(
+            concept_emb.shape[1], token_dim, len(cells.centers), cells.centers, config, scale_km
+        )
+    if config.init_from_stage0:
+        model.start_from(load_stage0(files)[0])
+    if config.ablation_mode == "concept_scores":
+        model.standardise_by(concept_emb[train.rows])
+    elif config.ablation_mode == "hybrid":
+        report("the concepts alone:")
+        alone = config.in_mode("concept_scores", tracking="disabled")
+        model.start_from_concepts(fit_stage2(files, alone, concepts, features, None, report)[0])
+        report("the residual from the patches:")
+    checkpoint = _checkpoint(files, name, model.description(cells.digest))
+    loss = Stage2Loss(config, cells)
+    result = fit(model, loss, train, val, config.training, checkpoint, report=report)
     if name and is_main_process():
         refiner = make_refiner(files, features) if config.refines else None
         if refiner is not None:
             neighbours = f"{name}_neighbours.safetensors"
             refiner.save(files.path(neighbours), files.made_from(neighbours))
-        head = trained[0]
-        decoder = make_decoder(files, head, concepts, features, refiner)
-        save_decoder(files.path(decoding_file(name)), files, head, decoder)
-    return trained
+        decoder = make_decoder(files, model, concepts, features, refiner)
+        save_decoder(files.path(decoding_file(name)), files, model, decoder)
+    return model, result
+
+
+def _checkpoint(files: Run, name: str | None, description: dict[str, object]) -> Checkpoint | None:
+    """Where a stage or a variant of it is written; None for no name."""
+    if not name:
+        return None
+    file = f"{name}.safetensors"
+    return Checkpoint(files.path(file), description, files.labels(file), reuse=True)
 
 
 def fit_variant(
     files: Run,
     config: Stage2Config,
     mode: str,
-    concepts: dict[str, torch.Tensor],
+    concepts: dict[str, Tensor],
     features: FeatureStore,
     rows: np.ndarray,
 ) -> dict[str, np.ndarray]:
@@ -198,7 +246,7 @@ def _fit_and_predict(
     files: Run,
     config: Stage2Config,
     name: str,
-    concepts: dict[str, torch.Tensor],
+    concepts: dict[str, Tensor],
     features: FeatureStore,
     rows: np.ndarray,
 ) -> dict[str, np.ndarray]:
@@ -212,9 +260,9 @@ def _fit_and_predict(
 
 def load_stage2(files: Run, name: str = "stage2") -> Stage2CrossAttentionGeoHead:
     """Load the geolocation head, refused if it was trained on anything else than the run has."""
-    from geocbm.models import stage2
+    from geocbm.models.stage2_inference import load_stage2 as load
 
-    return stage2.load_stage2(files.need(f"{name}.safetensors"))
+    return load(files.need(f"{name}.safetensors"))
 
 
 def load_concept_head(files: Run) -> Stage2CrossAttentionGeoHead | None:
@@ -229,7 +277,7 @@ def load_concept_head(files: Run) -> Stage2CrossAttentionGeoHead | None:
 
 def make_refiner(files: Run, features: FeatureStore) -> NeighbourRefiner:
     """Training pictures of the run, for the refinement inside the most probable cells."""
-    from geocbm.models.stage2 import NeighbourRefiner
+    from geocbm.models.refinement import NeighbourRefiner
 
     train = files.rows["train"]
     return NeighbourRefiner(features.read("pooled", train), files.lat[train], files.lng[train], files.cell_label[train])
@@ -237,48 +285,6 @@ def make_refiner(files: Run, features: FeatureStore) -> NeighbourRefiner:
 
 def load_refiner(files: Run, config: Stage2Config, name: str = "stage2") -> NeighbourRefiner | None:
     """Training pictures that refine the places of a checkpoint; None where its settings use none."""
-    from geocbm.models.stage2 import NeighbourRefiner
+    from geocbm.models.refinement import NeighbourRefiner
 
     return NeighbourRefiner.load(files.need(f"{name}_neighbours.safetensors")) if config.refines else None
-
-
-def other_recipe_concepts(
-    files: Run, recipe: str | Path, config: Stage1Config, features: FeatureStore
-) -> dict[str, Stage1ConceptModel]:
-    """Train Stage 1 by another recipe, on the same features and splits.
-
-    Args:
-        files: the run.
-        recipe: file of the recipe; empty for none.
-        config: settings of the run's own Stage 1, which the recipe's replace.
-        features: the adapted features.
-
-    Returns:
-        The name of the recipe and its model, or nothing; the checkpoint is `stage1_recipe_<name>.safetensors`.
-    """
-    if not str(recipe):
-        return {}
-    name, config = Path(recipe).stem, with_recipe(config, read_recipe(recipe).get("04", {}))
-    return {name: fit_stage1(files, config, features, f"stage1_recipe_{name}")[0]}
-
-
-def other_recipe_places(
-    files: Run, recipe: str | Path, config: Stage2Config, features: FeatureStore, rows: np.ndarray
-) -> dict[str, dict[str, np.ndarray]]:
-    """Train Stage 2 by another recipe on its Stage 1, and predict some rows.
-
-    Args:
-        files: the run, with the recipe's Stage 1 (see `other_recipe_concepts`).
-        recipe: file of the recipe; empty for none.
-        config: settings of the run's own Stage 2, which the recipe's replace.
-        features: the adapted features.
-        rows: rows to predict.
-
-    Returns:
-        `recipe <name>` and its places, or nothing; the checkpoint is `stage2_recipe_<name>.safetensors`.
-    """
-    if not str(recipe):
-        return {}
-    name, config = Path(recipe).stem, with_recipe(config, read_recipe(recipe).get("05", {}))
-    concepts = predict_concepts(files, features, f"stage1_recipe_{name}")
-    return {f"recipe {name}": _fit_and_predict(files, config, f"stage2_recipe_{name}", concepts, features, rows)}

@@ -22,8 +22,8 @@ from geocbm.evaluation.novelty import Novelty, NoveltyDetector
 from geocbm.files import read_json, sha256_text
 from geocbm.geodesy import cartesian_to_latlng
 from geocbm.metrics.country_spelling import Place, places_at
-from geocbm.models import geocbm, stage0, stage1, stage2
-from geocbm.models.stage2 import NeighbourRefiner
+from geocbm.models import geocbm, stage0, stage1, stage2_inference
+from geocbm.models.refinement import NeighbourRefiner
 from geocbm.predict.answers import Answer, CellProbability, Region, Reply, why_countries_differ
 from geocbm.predict.context import FILE as CONTEXT
 from geocbm.predict.context import AnswerContext, context_key, make_context
@@ -95,7 +95,7 @@ class GeoCBM:
         context = AnswerContext.load(files.path(CONTEXT), key)
         # The context was written after every check of the run, and no file has changed since.
         find = files.need if context is None else files.in_use
-        geo_head = stage2.load_stage2(find("stage2.safetensors"))
+        geo_head = stage2_inference.load_stage2(find("stage2.safetensors"))
         concept_model = stage1.load_stage1(find("stage1.safetensors"))
         adapted = find("stage0.safetensors")  # before the encoder is loaded, which takes a while
         encoder = load_image_encoder(read_json(find("features.json"))["encoders"][_ENCODER])
@@ -120,7 +120,7 @@ class GeoCBM:
         if context is None:
             raise MissingInputError(f"{folder} holds no model; write one with GeoCBM.load(run).save_pretrained(folder)")
         concept_model = stage1.load_stage1(folder / "stage1.safetensors")
-        geo_head = stage2.load_stage2(folder / "stage2.safetensors")
+        geo_head = stage2_inference.load_stage2(folder / "stage2.safetensors")
         encoder = load_image_encoder(folder / _ENCODER)
         return cls._assembled(folder, encoder, concept_model, geo_head, context, device)
 
@@ -148,7 +148,7 @@ class GeoCBM:
         folder: Path,
         encoder: ImageEncoder,
         concept_model: stage1.Stage1ConceptModel,
-        geo_head: stage2.Stage2CrossAttentionGeoHead,
+        geo_head: stage2_inference.Stage2CrossAttentionGeoHead,
         context: AnswerContext,
         device: str | None,
         files: Run | None = None,
@@ -304,7 +304,7 @@ class GeoCBM:
             pooled = pool_views(counts, seen)
             lat, lng = (
                 values.double().cpu().numpy()
-                for values in stage2.locate(
+                for values in stage2_inference.locate(
                     self.network.geo_head, pooled.place, self.refiner, pooled.pooled, self.decoder
                 )
             )

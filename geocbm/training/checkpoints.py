@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from geocbm.errors import MismatchError, MissingInputError, ParameterError
+from geocbm.errors import MismatchError, MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, read_json, sha256_file, write_json
 
 Config = TypeVar("Config")
@@ -39,8 +40,57 @@ class FitResult:
     best: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass
+class TrainingState:
+    """How far a training has come.
+
+    Attributes:
+        initial: the validation values before the first step.
+        best_values: the validation values at the best epoch.
+        best_weights: trainable parameters and buffers at the best epoch, on the CPU.
+        history: one row per epoch.
+        best_epoch: the best epoch, from 1; 0 before the first.
+        best_metric: the monitored value at that epoch.
+    """
+
+    initial: dict[str, float]
+    best_values: dict[str, float]
+    best_weights: dict[str, Tensor]
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_metric: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training writes what it comes to, and what its JSON says beside that.
+
+    Attributes:
+        path: `*.safetensors`; a JSON of the same name and `history_<name>.parquet` are written beside it.
+        metadata: entries of the JSON, `config` among them.
+        labels: names of the classes and digests of what the training reads, the JSON's entry `labels`.
+        resume: keep the state beside `path` after each epoch, and go on from one that an interrupted training of the
+            same settings, rows, data and program left there. The result is that of a training without interruption:
+            to the last bit on a CPU.
+        reuse: take over `path` where the very same training has ended before, instead of training again. For callers
+            whose metadata and loaders' `digest` hold all that the result depends on; a training whose program is not
+            on the disk (a notebook's own loss) or was edited since this process began is never taken over.
+    """
+
+    path: str | Path
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Any] | None = None
+    resume: bool = True
+    reuse: bool = False
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Entries of the JSON that are known before the training."""
+        return dict(self.metadata) | ({} if self.labels is None else {"labels": dict(self.labels)})
+
+
 IDENTITY = "training"
-"""Entry of a checkpoint's JSON: the identity of the training (`resume.training_identity`), and of its history."""
+"""Entry of a checkpoint's JSON: the identity of the training (`identity.training_identity`), and of its history."""
 
 
 def history_file(path: str | Path) -> Path:
@@ -50,23 +100,18 @@ def history_file(path: str | Path) -> Path:
 
 
 def save_checkpoint(
-    model: nn.Module,
-    path: str | Path,
-    result: FitResult,
-    metadata: Mapping[str, Any],
-    identity: Mapping[str, Any] | None = None,
+    model: nn.Module, checkpoint: Checkpoint, result: FitResult, identity: Mapping[str, Any] | None = None
 ) -> None:
     """Write what was trained as safetensors, its JSON and its history, each of them whole or not at all.
 
     Args:
         model: its trainable parameters and persistent buffers are written; frozen weights come from elsewhere, as do
             the buffers of the submodules whose prefixes its attribute `frozen_parts` lists.
-        path: `*.safetensors`.
+        checkpoint: where to, and what the JSON says.
         result: what the training run did.
-        metadata: configuration, labels and digests for the JSON.
         identity: of the training, by which it is recognised; None where it is not fully known.
     """
-    path = Path(path)
+    path = Path(checkpoint.path)
     trainable = {name for name, value in model.named_parameters() if value.requires_grad}
     frozen = {name for name, _ in model.named_parameters()} - trainable
     elsewhere = tuple(getattr(model, "frozen_parts", ()))
@@ -84,7 +129,7 @@ def save_checkpoint(
     content["tensors_sha256"] = sha256_file(path)
     if identity is not None:
         content[IDENTITY] = {"identity": dict(identity), "history_sha256": sha256_file(history_file(path))}
-    write_json(path.with_suffix(".json"), dict(metadata) | content)
+    write_json(path.with_suffix(".json"), checkpoint.content | content)
 
 
 def load_checkpoint(
@@ -170,3 +215,36 @@ def restore(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
         )
     model.load_state_dict(dict(tensors), strict=False)
     model.eval()
+
+
+def read_finished(path: str | Path, identity: Mapping[str, Any], model: nn.Module) -> TrainingState | None:
+    """The end of the very same training, or None where there is none, or its files are not whole.
+
+    Args:
+        path: `*.safetensors` that the training would write.
+        identity: of the training that is about to begin.
+        model: before its first step.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    try:
+        tensors, metadata = load_checkpoint(path, "")
+        known = metadata[IDENTITY]
+        if known["identity"] != dict(identity) or known["history_sha256"] != sha256_file(history_file(path)):
+            return None
+        history = pd.read_parquet(history_file(path)).to_dict("records")
+        state = model.state_dict()
+        trained = [name for name, value in model.named_parameters() if value.requires_grad]
+        if not set(trained) <= set(tensors) or any(state[name].shape != tensors[name].shape for name in tensors):
+            return None
+        return TrainingState(
+            dict(metadata["initial"]),
+            dict(metadata["best"]),
+            tensors,
+            [{str(name): value for name, value in row.items()} for row in history],
+            int(metadata["metric"]["epoch"]),
+            float(metadata["metric"]["value"]),
+        )
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        return None  # an older or a damaged checkpoint: the training begins anew

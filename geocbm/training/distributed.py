@@ -10,7 +10,7 @@ average keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from geocbm.encoders.processes import exchange, from_main, gather_parts, process_count, process_index
-from geocbm.training.batches import Batch
+from geocbm.training.loader import Batch
 
 Output = TypeVar("Output")
 
@@ -60,31 +60,67 @@ def gather_rows(value: Tensor) -> Tensor:
     return torch.cat(gather_parts(value))
 
 
-def gather_batch(output: Output, fields: Sequence[str], batch: Batch, names: Sequence[str]) -> tuple[Output, Batch]:
+class GatheredBatch(dict[str, Any]):
+    """A share of a batch whose entries become those of the global batch where a loss asks for them.
+
+    Every process computes the same loss, hence asks for the same entries in the same order.
+
+    Args:
+        batch: of this process.
+    """
+
+    def __init__(self, batch: Mapping[str, Any]) -> None:
+        super().__init__(batch)
+        self._whole: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._whole:
+            value = super().__getitem__(name)
+            # A borrowed row gives its gradient of zero and no more.
+            n_own = 0 if BORROWED in self else None
+            self._whole[name] = gather_rows(value[:n_own]) if isinstance(value, Tensor) else value
+        return self._whole[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An entry of the global batch, or the default where there is none."""
+        return self[name] if name in self else default  # noqa: SIM401 - this is what `get` means here
+
+
+def gather_batch(output: Output, batch: Batch) -> tuple[Output, Mapping[str, Any]]:
     """Make of a share's output and batch those of the global batch, for its loss.
 
     In evaluation nothing is gathered: there a process has whole batches of its own (see `loop.evaluate`), which is
     told by the absence of gradients.
 
     Args:
-        output: named tuple that the model gave.
-        fields: its tensors that have a row for each row of the batch and enter the loss; None stays None.
+        output: what the model gave: a tensor, a dictionary, or a named tuple, whose attribute `per_row` names the
+            fields that have a row for each row of the batch and enter the loss. Without it all fields of that length
+            count as such.
         batch: of this process.
-        names: entries of the batch that enter the loss.
 
     Returns:
-        The same kind of output, and the batch of these names only where it was gathered; other fields stay as they
-        are, for they are equal in all processes (prototypes) or not used by the loss.
+        The same kind of output, and the batch; other fields stay as they are, for they are equal in all processes
+        (prototypes) or not used by the loss.
     """
     if process_count() == 1 or not torch.is_grad_enabled():
         return output, batch
-    n_own = 0 if BORROWED in batch else None  # a borrowed row gives its gradient of zero and no more
+    n_rows = len(next(iter(batch.values())))
+    n_own = 0 if BORROWED in batch else None
 
-    def whole(value: Tensor) -> Tensor:
-        return gather_rows(value[:n_own])
+    def whole(value: Any) -> Any:
+        return gather_rows(value[:n_own]) if isinstance(value, Tensor) else value
 
-    replaced = {name: whole(getattr(output, name)) for name in fields if getattr(output, name) is not None}
-    return output._replace(**replaced), {name: whole(batch[name]) for name in names}  # type: ignore[attr-defined]
+    def has_rows(value: Any) -> bool:
+        return isinstance(value, Tensor) and value.ndim > 0 and len(value) == n_rows
+
+    given: Any = output
+    if isinstance(given, Tensor):
+        return whole(given), GatheredBatch(batch)
+    fields = dict(given) if isinstance(given, dict) else given._asdict()
+    named = getattr(given, "per_row", None) or [name for name, value in fields.items() if has_rows(value)]
+    replaced = {name: whole(fields[name]) for name in named}
+    gathered: Any = fields | replaced if isinstance(given, dict) else given._replace(**replaced)
+    return gathered, GatheredBatch(batch)
 
 
 def own_share(rows: np.ndarray) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,60 +15,131 @@ import torch
 from torch import Tensor, nn
 
 from geocbm.encoders.processes import exchange
-from geocbm.errors import UserError
-from geocbm.training.batches import Batch, Step, batches_of, parts_of, prefetched
-from geocbm.training.distributed import own_share, shared
-from geocbm.training.optimization import learning_rate_factor, mixed_precision
-from geocbm.training.progress import progress_bar
+from geocbm.errors import ParameterError, UserError
+from geocbm.training.distributed import gather_batch, own_share, shared
+from geocbm.training.loader import Batch, RowLoader, batches_of, parts_of, prefetched
+from geocbm.training.settings import PRECISIONS, TrainingSettings, check_choice
+
+Loss = Callable[[Any, Mapping[str, Any]], Mapping[str, Tensor]]
+"""`(output of the model, batch) -> terms`, scalars by name; `loss` is the one that is minimised."""
+
+_UNATTENDED = ("CI", "PYTEST_VERSION")
+"""Set where tests run; a kernel that nbval starts inherits them."""
 
 
-@dataclass
+def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Group the trainable parameters for AdamW: weight decay on matrices only, a learning rate per prefix.
+
+    Args:
+        model: the model; frozen parameters are left out.
+        settings: `lr`, `weight_decay` and `lr_by_prefix`.
+
+    Returns:
+        Groups for an optimiser, none of them empty; `name` is the prefix without its dot, or "" for all the rest.
+    """
+    rates = settings.lr_by_prefix
+    groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        prefix = next((prefix for prefix in rates if name.startswith(prefix)), "")
+        decay = settings.weight_decay if parameter.ndim >= 2 and "delta" not in name else 0.0
+        groups.setdefault((prefix.rstrip("."), rates.get(prefix, settings.lr), decay), []).append(parameter)
+    return [
+        {"name": name, "params": members, "lr": rate, "weight_decay": decay}
+        for (name, rate, decay), members in groups.items()
+    ]
+
+
+def learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Learning rates as the history names them: `lr`, and `lr_<name>` of each group with a name.
+
+    Where every group has a name, `lr` is the first one's.
+    """
+    rates = {"lr": next((group for group in groups if not group.get("name")), groups[0])["lr"]}
+    return rates | {f"lr_{group['name']}": group["lr"] for group in groups if group.get("name")}
+
+
+def learning_rate_factor(step: int, n_steps: int, n_warmup: int) -> float:
+    """Linear warm-up, then half a cosine down to zero; `step` counts from 0, and the first step has a rate above 0."""
+    if step < n_warmup:
+        return (step + 1) / n_warmup
+    return 0.5 * (1 + float(np.cos(np.pi * (step - n_warmup) / max(n_steps - n_warmup, 1))))
+
+
+def mixed_precision(device: torch.device, precision: str) -> torch.autocast:
+    """Mixed precision for the forward pass: bfloat16 where asked for, or where the accelerator supports it."""
+    check_choice("precision", precision, PRECISIONS)
+    gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and gains))
+
+
+def forward_names(model: nn.Module) -> tuple[str, ...]:
+    """Entries of a batch that the model reads: the names of its forward's parameters."""
+    return tuple(inspect.signature(model.forward).parameters)
+
+
+def forward_batch(model: nn.Module, names: Iterable[str], batch: Batch) -> Any:
+    """Call a model with the entries of a batch that its forward's signature names.
+
+    Args:
+        model: the model, or what an accelerator made of it.
+        names: of `forward_names`.
+        batch: on the device of the model.
+
+    Raises:
+        ParameterError: when the batch has no such entry at all.
+    """
+    given = {name: batch[name] for name in names if name in batch}
+    if not given:
+        raise ParameterError(
+            f"the model's forward reads {', '.join(names) or 'nothing'}, but the batch has {', '.join(batch)}; name "
+            "the parameters of forward after the entries of the batch"
+        )
+    return model(**given)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The tensors of a batch on a device; one without double precision gets single."""
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    if device.type == "mps":
+        tensors = {name: value.float() if value.dtype == torch.float64 else value for name, value in tensors.items()}
+    return {name: value.to(device) for name, value in tensors.items()}
+
+
 class EpochTrainer:
-    """What an epoch needs to know, the same for all of them.
+    """Takes the steps of an epoch.
 
-    Attributes:
+    Args:
         accelerator: of Accelerate.
         model: the model as the accelerator prepared it.
         optimizer: the optimiser as the accelerator prepared it.
-        compute: `(model, batch) -> Step`.
-        batch: `rows -> dict of tensors`, on the CPU.
-        rows: row positions to train on.
-        batch_size: rows of a step, over all processes together.
-        accumulation_steps: parts in which the rows of a step go through the model.
-        epochs: number of epochs the learning rate is planned for.
-        warmup: share of the steps with a rising learning rate.
-        gradient_clip: largest norm of the gradient.
-        precision: "auto", "bf16" or "no".
-        seed: fixes order and dropout; each epoch draws from it and its own number alone, so that a training that goes
-            on after an interruption draws what it would have drawn without.
-        row_names: `pano_id` of each row of the table, for messages.
-        show_bar: show a progress bar.
+        names: entries of the batch that the model's forward reads.
+        loss: `(output, batch) -> terms`.
+        train: the training rows.
+        settings: of the training.
     """
 
-    accelerator: Any
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    compute: Callable[[nn.Module, Batch], Step]
-    batch: Callable[[np.ndarray], Batch]
-    rows: np.ndarray
-    batch_size: int
-    accumulation_steps: int
-    epochs: int
-    warmup: float
-    gradient_clip: float
-    precision: str
-    seed: int
-    row_names: Sequence[str] | None = None
-    show_bar: bool = False
-    base_rates: list[float] = field(init=False)
-    trainable: list[nn.Parameter] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+    def __init__(
+        self,
+        accelerator: Any,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        names: Sequence[str],
+        loss: Loss,
+        train: RowLoader,
+        settings: TrainingSettings,
+    ) -> None:
+        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
+        self.names, self.loss, self.train, self.settings = names, loss, train, settings
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def run(self, epoch: int) -> dict[str, float]:
         """Take the steps of an epoch.
+
+        Each epoch draws from the seed and its own number alone, so that a training that goes on after an interruption
+        draws what it would have drawn without.
 
         Args:
             epoch: its number, from 1.
@@ -78,24 +150,26 @@ class EpochTrainer:
         Raises:
             UserError: when a loss or gradient is not finite; names the rows. The optimiser has not used it.
         """
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
-        steps = [parts_of(rows, self.accumulation_steps) for rows in batches_of(order, self.batch_size)]
+        settings = self.settings
+        order = np.random.default_rng([settings.seed, epoch]).permutation(self.train.rows)
+        steps = [parts_of(rows, settings.accumulation_steps) for rows in batches_of(order, settings.batch_size)]
         # Another seed in each process, or all shares of a batch would be dropped out alike.
-        torch.manual_seed(epoch_seed(self.seed, epoch, self.accelerator.process_index))
+        torch.manual_seed(epoch_seed(settings.seed, epoch, self.accelerator.process_index))
         self.model.train()
         sums: dict[str, float] = {}
-        content = prefetched(shared(self.batch), [part for parts in steps for part in parts])
-        with progress_bar(len(steps), f"epoch {epoch}/{self.epochs}", self.show_bar) as bar:
+        content = prefetched(shared(self.train.read), [part for parts in steps for part in parts])
+        is_shown = is_watched() and self.accelerator.is_main_process
+        with progress_bar(len(steps), f"epoch {epoch}/{settings.epochs}", is_shown) as bar:
             for number, parts in enumerate(steps, start=(epoch - 1) * len(steps)):
-                self._set_learning_rates(number, self.epochs * len(steps))
-                for name, total in self._step(list(parts), islice(content, len(parts)), epoch).items():
+                self._set_learning_rates(number, settings.epochs * len(steps))
+                for name, total in self._step(parts, content, epoch).items():
                     sums[name] = sums.get(name, 0.0) + total
                 bar.update()
         n_seen = sum(len(part) for parts in steps for part in parts)
         return {name: total / n_seen for name, total in sums.items()}
 
     def _set_learning_rates(self, step: int, n_steps: int) -> None:
-        factor = learning_rate_factor(step, n_steps, int(self.warmup * n_steps))
+        factor = learning_rate_factor(step, n_steps, int(self.settings.warmup * n_steps))
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
 
@@ -111,24 +185,24 @@ class EpochTrainer:
         self.optimizer.zero_grad()
         n_rows = sum(len(part) for part in parts)
         sums: dict[str, float] = {}
-        for position, (rows, content) in enumerate(contents, start=1):
-            last = position == len(parts)
+        for position in range(len(parts)):
+            rows, content = next(contents)
             # Processes exchange gradients once per step, with the last part.
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                with mixed_precision(self.accelerator.device, self.precision):
-                    moved = {name: value.to(self.accelerator.device) for name, value in content.items()}
-                    losses = self.compute(self.model, moved).losses
+            with nullcontext() if position + 1 == len(parts) else self.accelerator.no_sync(self.model):
+                with mixed_precision(self.accelerator.device, self.settings.precision):
+                    batch = to_device(content, self.accelerator.device)
+                    losses = self.loss(*gather_batch(forward_batch(self.model, self.names, batch), batch))
                 # One look at the accelerator for all terms: each would make it wait.
                 stacked = torch.stack([term.detach().float() for term in losses.values()])
                 values = dict(zip(losses, stacked.tolist(), strict=True))
                 if not math.isfinite(values["loss"]):
-                    raise diverged("loss", epoch, rows, content, self.row_names)
+                    raise diverged("loss", epoch, rows, content, self.train.names)
                 self.accelerator.backward(losses["loss"] * (len(rows) / n_rows))
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value * len(rows)
-        norm = self.accelerator.clip_grad_norm_(self.trainable, self.gradient_clip)
+        norm = self.accelerator.clip_grad_norm_(self.trainable, self.settings.gradient_clip)
         if norm is not None and not math.isfinite(float(norm)):
-            raise diverged("gradient", epoch, np.concatenate(parts), {}, self.row_names)
+            raise diverged("gradient", epoch, np.concatenate(parts), {}, self.train.names)
         self.optimizer.step()
         return sums
 
@@ -153,7 +227,7 @@ def diverged(what: str, epoch: int, rows: np.ndarray, content: Batch, row_names:
     bad = np.zeros(len(own), dtype=bool)
     for value in content.values():
         if value.is_floating_point() and len(value) == len(own):
-            bad |= _not_finite(value)
+            bad |= (~torch.isfinite(value)).reshape(len(value), -1).any(1).numpy()
     found = sorted({row for share in exchange(own[bad].tolist()) for row in share})
     names = ", ".join(str(row_names[row]) if row_names is not None else f"row {row}" for row in found or rows)
     if found:
@@ -167,6 +241,35 @@ def diverged(what: str, epoch: int, rows: np.ndarray, content: Batch, row_names:
     )
 
 
-def _not_finite(value: Tensor) -> np.ndarray:
-    """Whether each row of `(B, ...)` holds NaN or infinity."""
-    return (~torch.isfinite(value)).reshape(len(value), -1).any(1).numpy()
+def is_watched(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether somebody sees a bar move: at a terminal, or in a notebook that JupyterLab opened.
+
+    A kernel of papermill or nbval looks like one of JupyterLab from within, but only a server that has a page for it
+    tells it the name of its session.
+
+    Args:
+        environment: environment variables; those of the process by default.
+    """
+    environment = os.environ if environment is None else environment
+    if any(environment.get(name) for name in _UNATTENDED):
+        return False
+    interactive_python = sys.modules.get("IPython")
+    shell = interactive_python.get_ipython() if interactive_python is not None else None
+    if getattr(shell, "kernel", None) is not None:
+        return bool(environment.get("JPY_SESSION_NAME"))
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def progress_bar(n_steps: int, title: str, shown: bool) -> Any:
+    """A bar of tqdm over the steps of an epoch, to be used as a context; it leaves no trace when it ends.
+
+    Args:
+        n_steps: steps until it is full.
+        title: what stands before it.
+        shown: whether there is one at all.
+    """
+    from tqdm import auto, std
+
+    # Where nothing is shown the plain class serves: the one for notebooks would look for widgets.
+    bar = auto.tqdm if shown else std.tqdm
+    return bar(total=n_steps, desc=title, leave=False, disable=not shown, unit="step")

@@ -4,14 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geocbm.training.batches import Batch, batches_of
+Batch = dict[str, Tensor]
+
+
+class RowSource(Protocol):
+    """Anything that reads features of table rows, such as a feature store."""
+
+    def read(self, kind: str, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return features `(len(rows), ...)` of one kind."""
+
+
+def row_reader(
+    source: Tensor | np.ndarray | RowSource, kind: str, half: bool = False
+) -> Callable[[np.ndarray], Tensor]:
+    """Make a function from row positions to features, for a tensor in memory or a feature store.
+
+    Args:
+        source: `(n, ...)` tensor or array, or an object with `read(kind, rows, dtype)`.
+        kind: kind of feature to ask a store for.
+        half: leave numbers of half precision, such as those of a store, as they are; else everything is float32.
+
+    Returns:
+        A function `rows -> (len(rows), ...)` on the CPU.
+    """
+    if isinstance(source, np.ndarray):
+        source = torch.from_numpy(source)
+    if isinstance(source, Tensor):
+        held = source.detach().cpu()
+        dtype = held.dtype if half and held.dtype == torch.float16 else torch.float32
+        return lambda rows: held[torch.as_tensor(rows, dtype=torch.long)].to(dtype)
+    store = source
+    if half:
+        return lambda rows: store.read(kind, np.asarray(rows), torch.float16)
+    return lambda rows: store.read(kind, np.asarray(rows))
 
 
 class RowLoader:
@@ -84,3 +118,35 @@ def digest_of(*values: Any) -> str:
             total.update(json.dumps(content, sort_keys=True, default=lambda each: type(each).__name__).encode())
         total.update(b"\0")
     return total.hexdigest()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch inside the block and put its random state back afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def batches_of(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Cut rows into nearly equal batches, so that no contrastive loss meets a batch of one or two rows."""
+    return np.array_split(rows, max(1, -(-len(rows) // batch_size)))
+
+
+def parts_of(rows: np.ndarray, n_parts: int) -> list[np.ndarray]:
+    """Cut rows into nearly equal parts, none of them empty: as many as asked for, or as there are rows."""
+    return np.array_split(rows, max(1, min(n_parts, len(rows))))
+
+
+def prefetched(batch: Callable[[np.ndarray], Batch], parts: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Read the next batch from disk while the current one is computed."""
+    # A second team of threads would contend with the first for the cores: small steps then take nearly twice as long.
+    with ThreadPoolExecutor(max_workers=1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = None
+        for rows in parts:
+            upcoming = (rows, pool.submit(batch, rows))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = upcoming
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()

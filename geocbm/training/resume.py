@@ -6,69 +6,25 @@ at any moment leaves the state of the last epoch or of the one before, never hal
 
 from __future__ import annotations
 
-import hashlib
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geocbm.files import atomic_path
-from geocbm.training.batches import Batch
-
-_NO_MATTER = (
-    "tracking",
-    "semantic_threshold",
-    "answer_point",
-    "refine_cells",
-    "refine_neighbours",
-    "refine_temperature",
-)
-"""Settings of the stages that leave the trained weights as they are: what is shown, or how an answer is read off."""
-
-_LIBRARIES = ("accelerate", "numpy", "transformers")
-
-
-@dataclass
-class TrainingState:
-    """How far a training has come.
-
-    Attributes:
-        initial: the validation values before the first step.
-        best_values: the validation values at the best epoch.
-        best_weights: trainable parameters and buffers at the best epoch, on the CPU.
-        history: one row per epoch.
-        best_epoch: the best epoch, from 1; 0 before the first.
-        best_metric: the monitored value at that epoch.
-    """
-
-    initial: dict[str, float]
-    best_values: dict[str, float]
-    best_weights: dict[str, Tensor]
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_metric: float = float("nan")
-
-
-def changing(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters and the buffers (frozen parameters never change), where they are."""
-    kept: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    return {name: value.detach() for name, value in (kept | dict(model.named_buffers())).items()}
+from geocbm.training.checkpoints import TrainingState
+from geocbm.training.identity import difference, trainable_state
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """Copy the trainable parameters and the buffers to the CPU."""
-    return {name: value.to("cpu", copy=True) for name, value in changing(model).items()}
+    return {name: value.to("cpu", copy=True) for name, value in trainable_state(model).items()}
 
 
 @contextmanager
@@ -89,157 +45,12 @@ def restored_on_failure(model: nn.Module, weights: Mapping[str, Tensor]) -> Iter
         raise
 
 
-def digest_of(*values: Any) -> str:
-    """Digest of what a training reads (hexadecimal SHA-256).
-
-    Args:
-        values: tensors and arrays of any type, objects with a `key` that stands for their content (feature stores),
-            and whatever JSON holds.
-    """
-    total = hashlib.sha256()
-    for value in values:
-        if isinstance(value, Tensor):
-            held = value.detach().cpu().contiguous()
-            total.update(f"{held.dtype}{tuple(held.shape)}".encode())
-            total.update(held.reshape(-1).view(torch.uint8).numpy().data)
-        elif isinstance(value, np.ndarray):
-            total.update(f"{value.dtype}{value.shape}".encode())
-            total.update(np.ascontiguousarray(value).data if value.dtype != object else repr(value.tolist()).encode())
-        else:
-            content = value.key if hasattr(value, "key") else value
-            total.update(json.dumps(content, sort_keys=True, default=lambda each: type(each).__name__).encode())
-        total.update(b"\0")
-    return total.hexdigest()
-
-
-def code_files(model: nn.Module, compute: Callable[..., Any]) -> list[Path | None]:
-    """Source files of the program that a training runs through; None for a module without one, such as a notebook.
-
-    Args:
-        model: the model; its classes count.
-        compute: the stage's function; its module counts, and every module of this package that is reached from there.
-    """
-    package = __name__.partition(".")[0]
-    waiting = {
-        compute.__module__,
-        __name__,
-        f"{package}.training.loop",
-        *(type(each).__module__ for each in model.modules()),
-    }
-    reached: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        reached.add(name)
-        names = vars(sys.modules[name]).values() if name in sys.modules else ()
-        named = [
-            value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) for value in names
-        ]
-        waiting |= {each for each in named if isinstance(each, str) and each.partition(".")[0] == package} - reached
-    top = (package, compute.__module__.partition(".")[0], "__main__")
-    own = sorted(name for name in reached if name.partition(".")[0] in top)
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in own]
-    return [Path(file) if file else None for file in files]
-
-
-def code_digest(model: nn.Module, compute: Callable[..., Any]) -> str:
-    """Digest of the program that a training runs through: what another one left is not continued.
-
-    Args:
-        model: the model; its classes count.
-        compute: the stage's function, see `code_files`.
-    """
-    return digest_of(*(file.read_text(encoding="utf-8") for file in code_files(model, compute) if file))
-
-
-def code_is_known(model: nn.Module, compute: Callable[..., Any]) -> bool:
-    """Whether the program on the disk is the one that runs: all of it has files, none was edited since the start.
-
-    Args:
-        model: the model; its classes count.
-        compute: the stage's function, see `code_files`.
-    """
-    import psutil
-
-    began = psutil.Process().create_time()
-    return all(file is not None and file.stat().st_mtime < began for file in code_files(model, compute))
-
-
-def training_identity(
-    model: nn.Module,
-    compute: Callable[..., Any],
-    batch: Callable[[np.ndarray], Batch],
-    train_rows: np.ndarray,
-    val_rows: np.ndarray,
-    groups: list[dict[str, Any]],
-    metadata: Mapping[str, Any],
-    data_digest: str,
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
-    """All that the result of a training depends on: settings as they are, everything large as a digest.
-
-    Args:
-        model: before its first step.
-        compute: `(model, batch) -> Step`.
-        batch: `rows -> dict of tensors`; a few rows are looked at.
-        train_rows: row positions to train on.
-        val_rows: row positions to validate on.
-        groups: parameter groups.
-        metadata: what the checkpoint's JSON will hold; the entries of its `config` count as settings.
-        data_digest: the caller's digest of all its data, or "".
-        settings: arguments of the training by name.
-
-    Returns:
-        Values by the name that `difference` calls them.
-    """
-    rows = np.concatenate([train_rows, val_rows])
-    sample = batch(rows[np.linspace(0, len(rows) - 1, min(len(rows), 32)).astype(int)])
-    config = {name: value for name, value in dict(metadata.get("config", {})).items() if name not in _NO_MATTER}
-    described = {name: value for name, value in metadata.items() if name != "config"}
-    first = changing(model)
-    groups_described = [
-        [group.get("name", ""), group["lr"], group["weight_decay"], [list(each.shape) for each in group["params"]]]
-        for group in groups
-    ]
-    identity = {
-        **config,
-        **settings,
-        "training rows": digest_of(np.asarray(train_rows)),
-        "validation rows": digest_of(np.asarray(val_rows)),
-        "data": digest_of(data_digest, *(each for name in sorted(sample) for each in (name, sample[name]))),
-        "labels": digest_of(described),
-        "first weights": digest_of(*(each for name in sorted(first) for each in (name, first[name]))),
-        "learning rates": digest_of(groups_described),
-        "program": code_digest(model, compute),
-        "version of torch": torch.__version__,
-        "libraries": {name: version(name) for name in _LIBRARIES},
-    }
-    return json.loads(json.dumps(identity, default=str))
-
-
-_DIGESTS = ("training rows", "validation rows", "data", "labels", "first weights", "learning rates", "program")
-
-
-def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Say in what a training differs from the one that left a state, or None when it is the same."""
-    if before.get("epochs") != now.get("epochs"):
-        pace = "so the learning rate would fall at another pace"
-        return f"epochs was {before.get('epochs')} and is {now.get('epochs')}, {pace}"
-    changed = [name for name in dict.fromkeys([*now, *before]) if before.get(name) != now.get(name)]
-    if not changed:
-        return None
-    told = [
-        f"the {name} changed" if name in _DIGESTS else f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-        for name in changed
-    ]
-    return ", ".join(told[:3])
-
-
 class ResumeFile:
     """The state beside a checkpoint, `<stem>.resume.safetensors`; gone when the training has ended.
 
     Args:
         checkpoint: `*.safetensors` that the training will write.
-        identity: of `training_identity`.
+        identity: of `identity.training_identity`.
     """
 
     def __init__(self, checkpoint: str | Path, identity: Mapping[str, Any]) -> None:
@@ -249,7 +60,7 @@ class ResumeFile:
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
         """Write the state at the end of an epoch, whole or not at all."""
-        tensors = {f"model.{name}": value.cpu().contiguous() for name, value in changing(model).items()}
+        tensors = {f"model.{name}": value.cpu().contiguous() for name, value in trainable_state(model).items()}
         best_is_current = state.best_epoch == len(state.history)
         if not best_is_current:
             tensors |= {f"best.{name}": value for name, value in state.best_weights.items()}
@@ -271,7 +82,7 @@ class ResumeFile:
             "optimizer": plain,
         }
         with atomic_path(self.path) as temporary:
-            save_file(_apart(tensors), str(temporary), metadata={"state": json.dumps(content)})
+            save_file(_clone_shared(tensors), str(temporary), metadata={"state": json.dumps(content)})
 
     def read(self) -> tuple[dict[str, Any] | None, str | None]:
         """Read the state without its tensors.
@@ -333,7 +144,7 @@ class ResumeFile:
             half.unlink(missing_ok=True)
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _clone_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors, none of which shares memory with another; the format refuses those that do."""
     held: set[int] = set()
     result: dict[str, Tensor] = {}

@@ -1,10 +1,10 @@
-"""How impossible settings of the stages are refused."""
+"""Settings of a training, and how impossible ones are refused."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from geocbm.errors import ParameterError
 
@@ -28,23 +28,52 @@ def check_number(name: str, value: float, least: float, below: float = float("in
         )
 
 
-def check_training(config: Any, fewest_epochs: int = 1, least_patience: int = 1) -> None:
-    """Raise `ParameterError` for settings no training can have, and for weights of loss terms below 0.
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained; the settings of each stage inherit these, some with another default.
 
-    Args:
-        config: dataclass of a stage, with the settings of the training loop and its `lambda_...`.
-        fewest_epochs: 0 for a stage that may be skipped.
-        least_patience: 0 for a stage that may train all its epochs.
+    Attributes:
+        batch_size: rows of a step, over all processes together.
+        accumulation_steps: parts in which the rows of a step go through the model, to save memory. A loss that is a
+            mean over rows keeps its gradient; a contrast within the batch sees only the rows of its part.
+        lr: learning rate of AdamW.
+        weight_decay: decay of parameters with two or more dimensions.
+        epochs: most passes over the training rows; 0 leaves the model as it is.
+        warmup: share of the steps with a rising learning rate.
+        gradient_clip: largest norm of the gradient.
+        patience: epochs without improvement before stopping; 0 never stops.
+        monitor: validation value that decides which epoch is kept. Terms of the loss and distances (`..._km`) are
+            better when lower, other measured values when higher.
+        seed: fixes initialisation, order and dropout.
+        tracking: Weights & Biases mode, "disabled", "offline" or "online".
+        precision: "auto" (bfloat16 where the accelerator has it), "bf16" or "no".
     """
-    weights = [field.name for field in fields(config) if field.name.startswith("lambda_")]
-    for name in ("lr", "weight_decay", *weights):
-        check_number(name, getattr(config, name), 0)
-    for name in ("batch_size", "accumulation_steps"):
-        check_number(name, getattr(config, name), 1)
-    check_number("patience", config.patience, least_patience)
-    check_number("gradient_clip", config.gradient_clip, 0, above=True)
-    check_number("warmup", config.warmup, 0, below=1)
-    check_number("epochs", config.epochs, fewest_epochs)
-    check_number("dropout", config.dropout, 0, below=1)
-    check_choice("tracking", config.tracking, TRACKING)
-    check_choice("precision", config.precision, PRECISIONS)
+
+    batch_size: int = 128
+    accumulation_steps: int = 1
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    epochs: int = 20
+    warmup: float = 0.05
+    gradient_clip: float = 1.0
+    patience: int = 5
+    monitor: str = "loss"
+    seed: int = 0
+    tracking: Literal["disabled", "offline", "online"] = "disabled"
+    precision: Literal["auto", "bf16", "no"] = "auto"
+
+    def __post_init__(self) -> None:
+        weights = [field.name for field in fields(self) if field.name.startswith("lambda_")]
+        for name in ("lr", "weight_decay", "patience", "epochs", *weights):
+            check_number(name, getattr(self, name), 0)
+        for name in ("batch_size", "accumulation_steps"):
+            check_number(name, getattr(self, name), 1)
+        check_number("gradient_clip", self.gradient_clip, 0, above=True)
+        check_number("warmup", self.warmup, 0, below=1)
+        check_choice("tracking", self.tracking, TRACKING)
+        check_choice("precision", self.precision, PRECISIONS)
+
+    @property
+    def lr_by_prefix(self) -> Mapping[str, float]:
+        """Learning rates of parameters whose name starts with the key, where they differ from `lr`."""
+        return {}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.files import read_json, write_json
-from geocbm.training.resume import digest_of
+from geocbm.training.loader import digest_of
 
 _PATIENCE_SECONDS = 10.0
 _BLOCK = 32768
@@ -56,7 +56,7 @@ def find_run(out: Path, identity: Mapping[str, Any] | None, has_ended: bool) -> 
 
     Args:
         out: the checkpoint.
-        identity: all that the training depends on (`resume.training_identity`); None never goes on.
+        identity: all that the training depends on (`identity.training_identity`); None never goes on.
         has_ended: whether this very training ended before and is only taken over.
 
     Returns:

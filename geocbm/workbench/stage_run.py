@@ -27,7 +27,7 @@ def label(stage: Stage) -> str:
 
 
 def forget_trainings(stage: Stage, run: str) -> None:
-    """Let the checkpoints of a stage be what no training takes over, so that it trains again (see `training.finished`).
+    """Let the checkpoints of a stage be what no training takes over, so that it trains again.
 
     Args:
         stage: the notebook; what it writes tells which checkpoints are its own.

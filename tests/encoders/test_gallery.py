@@ -10,7 +10,7 @@ from torch import nn
 from geocbm.encoders.gallery import adapted_gallery, gallery_embeddings, nearest_places
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.evaluation import baselines
-from geocbm.models.stage0.model import location_embeddings
+from geocbm.models.stage0 import location_embeddings
 
 PLACES = np.array([[0.0, 0.0], [10.0, 20.0], [-30.0, 170.0], [60.0, -5.0]])
 

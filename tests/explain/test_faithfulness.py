@@ -117,7 +117,7 @@ def parts(trained_run: TinyRun) -> tuple:
 
 @pytest.mark.parametrize("mode", ["both", "concept_scores"])
 def test_with_all_patches_the_answer_is_the_models_own(parts: tuple, mode: str) -> None:
-    from geocbm.models.stage2 import cell_logits, concept_input
+    from geocbm.models.stage2_inference import cell_logits, concept_input
 
     model, concepts = parts
     head, rows = model.heads[mode], model.run.rows["test"]

@@ -276,7 +276,7 @@ def test_a_sheet_says_which_head_speaks(trained_run):
     import torch
 
     from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
-    from geocbm.models.stage2.predicting import load_stage2
+    from geocbm.models.stage2_inference import load_stage2
 
     files = trained_run.files
     main = load_stage2(files.path("stage2.safetensors"))

@@ -3,20 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from stage_training import fit_stage0
 from torch import nn
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.models import losses
 from geocbm.models.bottlenecks import BOTTLENECKS
-from geocbm.models.stage0 import (
-    Stage0Config,
-    Stage0PretrainingModel,
-    fit_stage0,
-    load_stage0,
-    location_embeddings,
-    retrieval_metrics,
-    stage0_losses,
-)
+from geocbm.models.retrieval import retrieval_metrics
+from geocbm.models.stage0 import Stage0Config, Stage0Loss, Stage0PretrainingModel, load_stage0, location_embeddings
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
 
 N, P, WIDTH, POOLED, GPS, TEXT = 60, 4, 12, 10, 8, 6
@@ -133,13 +127,13 @@ def test_the_total_is_the_weighted_sum_of_six_terms(world):
     assert output.concept_emb.shape == (12, 16) and output.patch_emb.shape == (12, GPS)
     batch = {
         "gps": gps,
-        "vanilla": world["vanilla_features"][rows] + 2.0,
-        "meta": torch.from_numpy(world["meta"][rows]),
-        "parent": torch.from_numpy(world["parent"][rows]),
+        "pooled": world["vanilla_features"][rows] + 2.0,
+        "concept_idx": torch.from_numpy(world["meta"][rows]),
+        "parent_idx": torch.from_numpy(world["parent"][rows]),
         "lat": torch.from_numpy(world["lat"][rows]),
         "lng": torch.from_numpy(world["lng"][rows]),
     }
-    terms = stage0_losses(output, batch, Stage0Config())
+    terms = Stage0Loss(Stage0Config())(output, batch)
     total = (
         terms["gps"]
         + terms["child"]
@@ -151,7 +145,7 @@ def test_the_total_is_the_weighted_sum_of_six_terms(world):
     torch.testing.assert_close(terms["loss"], total)
     assert terms["anchor"].item() == pytest.approx(4.0, rel=1e-5)
     torch.testing.assert_close(terms["gps"], losses.info_nce(output.pooled, output.gps, 0.07))
-    all_near = stage0_losses(output, batch, Stage0Config(false_negative_km=50_000.0))
+    all_near = Stage0Loss(Stage0Config(false_negative_km=50_000.0))(output, batch)
     assert all_near["gps"].item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -219,10 +213,10 @@ def test_the_patch_bottleneck_is_trained_on_the_scores_that_stage_1_classifies_b
     cosines = torch.nn.functional.cosine_similarity(embedded[:, :, None], output.meta_prototypes, dim=-1)
     best = cosines.amax(1)  # of a single patch, so that nothing is averaged
     torch.testing.assert_close(output.meta_logits, best / 0.5, rtol=1e-4, atol=1e-5)
-    batch = {"gps": torch.zeros(3, GPS), "vanilla": output.pooled.detach(), "meta": torch.tensor([0, 3, 1])}
-    batch |= {"parent": torch.tensor([0, 1, 1]), "lat": torch.zeros(3), "lng": torch.zeros(3)}
-    by_hand = -(best / 0.5).log_softmax(-1)[torch.arange(3), batch["meta"]].mean()
-    torch.testing.assert_close(stage0_losses(output, batch, config)["child"], by_hand)
+    batch = {"gps": torch.zeros(3, GPS), "pooled": output.pooled.detach(), "concept_idx": torch.tensor([0, 3, 1])}
+    batch |= {"parent_idx": torch.tensor([0, 1, 1]), "lat": torch.zeros(3), "lng": torch.zeros(3)}
+    by_hand = -(best / 0.5).log_softmax(-1)[torch.arange(3), batch["concept_idx"]].mean()
+    torch.testing.assert_close(Stage0Loss(config)(output, batch)["child"], by_hand)
 
 
 def test_places_need_a_location_encoder(world, tmp_path):
@@ -320,9 +314,10 @@ def test_concept_heads_get_no_gradient_and_no_decay_without_concept_losses(world
     rows = np.arange(12)
     gps = location_embeddings(world["location_encoder"], world["lat"][rows], world["lng"][rows])
     output = model(world["hidden_features"][rows], gps)
-    batch = {"gps": gps, "vanilla": world["vanilla_features"][rows], "lat": torch.zeros(12), "lng": torch.zeros(12)}
-    batch |= {name: torch.from_numpy(world[name][rows]) for name in ("meta", "parent")}
-    stage0_losses(output, batch, config)["loss"].backward()
+    batch = {"gps": gps, "pooled": world["vanilla_features"][rows], "lat": torch.zeros(12), "lng": torch.zeros(12)}
+    labels = {"concept_idx": world["meta"], "parent_idx": world["parent"]}
+    batch |= {name: torch.from_numpy(values[rows]) for name, values in labels.items()}
+    Stage0Loss(config)(output, batch)["loss"].backward()
     assert model.gps_adapter.weight.grad.abs().sum() > 0
     for part in (model.bottleneck, model.prototype_projection):
         assert all(parameter.grad is None for parameter in part.parameters())  # AdamW then leaves them alone

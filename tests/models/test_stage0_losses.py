@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from geocbm.models.stage0 import Stage0Config, Stage0Output, stage0_losses
+from geocbm.models.stage0 import Stage0Config, Stage0Loss, Stage0Output
 
 E = math.e
 LN2, LN3 = math.log(2), math.log(3)
@@ -26,9 +26,9 @@ OUTPUT = Stage0Output(
 )
 BATCH = {
     "gps": torch.eye(3),
-    "vanilla": torch.eye(3) * 5 - 2,
-    "meta": torch.tensor([0, 1, 1]),
-    "parent": torch.tensor([0, 0, 1]),
+    "pooled": torch.eye(3) * 5 - 2,
+    "concept_idx": torch.tensor([0, 1, 1]),
+    "parent_idx": torch.tensor([0, 0, 1]),
     "lat": torch.tensor([0.0, 1.0, 10.0]),  # a degree is 111.19 km
     "lng": torch.zeros(3),
 }
@@ -55,32 +55,32 @@ def check(terms: dict[str, torch.Tensor], expected: dict[str, float], weights: d
 
 
 def test_the_specification():
-    check(stage0_losses(OUTPUT, BATCH, CONFIG), BY_HAND)
+    check(Stage0Loss(CONFIG)(OUTPUT, BATCH), BY_HAND)
 
 
 def test_weights_are_those_of_the_settings():
     weights = {name: 2.0 + number for number, name in enumerate(WEIGHTS)}
     config = replace(CONFIG, **{f"lambda_{name}": weight for name, weight in weights.items()})
-    check(stage0_losses(OUTPUT, BATCH, config), BY_HAND, weights)
+    check(Stage0Loss(config)(OUTPUT, BATCH), BY_HAND, weights)
 
 
 def test_symmetric_contrasts_places_against_images_too():
     # Each place resembles image 0: cosine 1 to it, 0 to the others; the right one is image 0, 1, 2 in turn.
     backward = math.log(E + 2) - 1 / 3
-    terms = stage0_losses(OUTPUT, BATCH, replace(CONFIG, symmetric=True))
+    terms = Stage0Loss(replace(CONFIG, symmetric=True))(OUTPUT, BATCH)
     check(terms, BY_HAND | {"gps": (LN3 + backward) / 2})
 
 
 def test_near_places_are_no_negatives():
     # Rows 0 and 1 lie 111 km apart and leave one candidate less for each other.
     changed = {"gps": (2 * LN2 + LN3) / 3, "patch_gps": (2 * ONE_OF_TWO + ONE_OF_THREE) / 3}
-    check(stage0_losses(OUTPUT, BATCH, replace(CONFIG, false_negative_km=112.0)), BY_HAND | changed)
-    check(stage0_losses(OUTPUT, BATCH, replace(CONFIG, false_negative_km=111.0)), BY_HAND)
+    check(Stage0Loss(replace(CONFIG, false_negative_km=112.0))(OUTPUT, BATCH), BY_HAND | changed)
+    check(Stage0Loss(replace(CONFIG, false_negative_km=111.0))(OUTPUT, BATCH), BY_HAND)
 
 
 def test_a_temperature_of_the_model_divides_the_contrasts_with_places_only():
     output = OUTPUT._replace(temperature=torch.tensor(0.5, requires_grad=True))
-    terms = stage0_losses(output, BATCH, CONFIG)
+    terms = Stage0Loss(CONFIG)(output, BATCH)
     check(terms, BY_HAND | {"patch_gps": math.log(1 + 2 * E**-2)})  # the equal candidates stay equal at any temperature
     terms["loss"].backward()
     # d/dt log(1 + 2 exp(-1/t)) = 2 exp(-1/t) / t^2 / (1 + 2 exp(-1/t)), times the weight 0.2
@@ -88,5 +88,5 @@ def test_a_temperature_of_the_model_divides_the_contrasts_with_places_only():
 
 
 def test_without_concept_losses_their_terms_are_given_but_weigh_nothing():
-    terms = stage0_losses(OUTPUT, BATCH, replace(CONFIG, concept_losses=False))
+    terms = Stage0Loss(replace(CONFIG, concept_losses=False))(OUTPUT, BATCH)
     check(terms, BY_HAND, {name: WEIGHTS[name] for name in ("gps", "patch_gps", "anchor")})

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from geocbm.errors import ParameterError
-from geocbm.models.stage0 import class_mean_accuracy, nearest_class_mean
+from geocbm.models.retrieval import class_mean_accuracy, nearest_class_mean
 
 # Directions of four training images, two of each class (5 and 9), then three to name; their lengths must not matter.
 FEATURES = np.array([[1.0, 0.1], [3.0, -0.3], [0.1, 1.0], [-0.2, 2.0], [9.0, 1.0], [0.1, 0.5], [1.0, 0.9]])

@@ -14,11 +14,10 @@ from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.encoders import load_image_encoder, load_text_encoder, prototypes
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import read_json, write_json
+from geocbm.models.prompts import PromptPrototypes
 from geocbm.models.stage0 import (
-    PromptPrototypes,
     Stage0Config,
     Stage0PretrainingModel,
-    fit_stage0,
     load_stage0,
     read_base_prototypes,
     restore_text_encoder,
@@ -92,9 +91,8 @@ def test_training_needs_prompts_that_fit_the_prototypes(folders, text):
     made = PromptPrototypes(text, METAS, PARENTS)
     with pytest.raises(MismatchError, match=r"shapes \[\(3, 12\), \(2, 12\)\], but those given have \[\(4, 12\)"):
         Stage0PretrainingModel(encoder, None, torch.zeros(4, 12), torch.zeros(2, 12), TRAINED, 8, made)
-    no_rows = [0] * 6
     with pytest.raises(ParameterError, match="train_text_encoder=True needs the prompts; give prompts="):
-        fit_stage0(TRAINED, encoder, None, None, None, None, None, *no_rows)
+        Stage0PretrainingModel(encoder, None, torch.zeros(3, 12), torch.zeros(2, 12), TRAINED, 8).train()
     with pytest.raises(ParameterError, match="train_text_encoder=True is useless with concept_losses=False"):
         Stage0Config(train_text_encoder=True, concept_losses=False)
 

@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from stage_training import fit_stage0
 from torch import nn
 
 from geocbm.encoders import load_image_encoder, load_text_encoder
-from geocbm.models.stage0 import PromptPrototypes, Stage0Config, fit_stage0, load_stage0
+from geocbm.models.prompts import PromptPrototypes
+from geocbm.models.stage0 import Stage0Config, load_stage0
 
 N, BLOCKS, GPS = 24, 3, 8
 METAS, PARENTS = ["red pole", "a road", "road sign"], ["pole", "road"]

@@ -3,19 +3,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from stage_training import fit_stage1
 from test_stage0 import GPS, POOLED, TEXT, TinyEncoder
 from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
-from geocbm.models.stage1 import (
-    Stage1ConceptModel,
-    Stage1Config,
-    fit_stage1,
-    load_stage1,
-    predict_stage1,
-    stage1_losses,
-)
+from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config, Stage1Loss, load_stage1, predict_stage1
 
 META_TO_PARENT = torch.tensor([0, 0, 1, 1])
 
@@ -90,7 +84,8 @@ def test_residuals_start_small_and_bases_do_not_train(world):
 def test_the_total_is_the_weighted_sum_of_nine_terms(world):
     model = model_of(world, lambda_meta_guided=0.7).eval()
     meta = torch.from_numpy(world["meta"][:20])
-    terms = stage1_losses(model(world["features"][:20]), model, meta, META_TO_PARENT[meta])
+    batch = {"concept_idx": meta, "parent_idx": META_TO_PARENT[meta]}
+    terms = Stage1Loss(model)(model(world["features"][:20]), batch)
     assert set(terms) - {"loss"} == {
         "meta", "parent", "consistency", "meta_guided", "parent_contrastive", "contrastive", "reg", "intra_parent",
         "semantic",
@@ -102,7 +97,8 @@ def test_the_total_is_the_weighted_sum_of_nine_terms(world):
 def test_every_trained_part_gets_a_gradient(world):
     model = model_of(world)
     meta = torch.from_numpy(world["meta"][:20])
-    stage1_losses(model(world["features"][:20]), model, meta, META_TO_PARENT[meta])["loss"].backward()
+    batch = {"concept_idx": meta, "parent_idx": META_TO_PARENT[meta]}
+    Stage1Loss(model)(model(world["features"][:20]), batch)["loss"].backward()
     assert [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()] == []
 
 
@@ -236,7 +232,7 @@ def test_bottlenecks_that_read_patches_see_what_the_pooled_features_do_not(patch
     model, result = fit_stage1(**patchy, out=path)
     assert result.best["meta_top1"] > 0.8  # chance is 0.25
     with pytest.raises(ParameterError, match=f"bottleneck='{kind}' reads patch tokens, but tokens is None"):
-        fit_stage1(**(patchy | {"tokens": None}))
+        predict_stage1(model, patchy["features"], np.arange(3))
     loaded, rows = load_stage1(path), np.array([119, 3, 50])
     ours = predict_stage1(model, patchy["features"], rows, tokens=patchy["tokens"])
     theirs = predict_stage1(loaded, patchy["features"], rows, batch_size=2, tokens=patchy["tokens"])

@@ -5,23 +5,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stage_training import fit_stage2
 from torch import nn
 from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
-from geocbm.geodesy import latlng_to_cartesian
-from geocbm.models.stage2 import (
-    ConceptCrossAttention,
-    Stage2Config,
-    Stage2CrossAttentionGeoHead,
-    Stage2Output,
-    decode_offsets,
-    fit_stage2,
-    load_stage2,
-    offset_targets,
-    predict_stage2,
-    stage2_losses,
-)
+from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
+from geocbm.models.attention import ConceptCrossAttention
+from geocbm.models.offsets import decode_offsets, offset_targets
+from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead, Stage2Loss, Stage2Output
+from geocbm.models.stage2_inference import load_stage2, predict_stage2
 
 CENTERS = latlng_to_cartesian(np.array([0.0, 45.0, -30.0]), np.array([0.0, 90.0, 179.9]))
 MODES = ("both", "concept_only", "image_only", "concept_scores", "hybrid")
@@ -185,9 +178,19 @@ def test_centres_of_another_shape_are_refused():
         Stage2CrossAttentionGeoHead(8, 8, 5, CENTERS)
 
 
+FOUR = latlng_to_cartesian(np.array([0.0, 45.0, -30.0, 10.0]), np.array([0.0, 90.0, 179.9, 20.0]))
+
+
+def at_centers(config, output, cells):
+    """Loss terms for pictures that lie in the very centres of cells, so that every offset to find is 0."""
+    lat, lng = (torch.as_tensor(each)[cells] for each in cartesian_to_latlng(FOUR))
+    batch = {"cell_label": torch.tensor(cells), "lat": lat, "lng": lng}
+    return Stage2Loss(config, SimpleNamespace(centers=FOUR, scale_km=np.full(4, 100.0)))(output, batch)
+
+
 def test_losses_by_hand():
     output = Stage2Output(torch.zeros(2, 4), torch.tensor([[0.1, 0.0, 0.0], [0.0, 0.0, 0.2]]), torch.zeros(2, 1, 1))
-    terms = stage2_losses(output, torch.tensor([0, 3]), torch.zeros(2, 3), Stage2Config())
+    terms = at_centers(Stage2Config(), output, [0, 3])
     assert terms["cell"].item() == pytest.approx(np.log(4))
     assert terms["offset"].item() == pytest.approx(0.05 / 6)
     assert terms["loss"].item() == pytest.approx(np.log(4) + 5 * 0.05 / 6)
@@ -378,15 +381,19 @@ def test_tangent_offsets_by_hand():
 
 def test_the_loss_of_each_offset_kind_by_hand():
     output = Stage2Output(torch.zeros(1, 4), torch.tensor([[3.0, 0.0]]), torch.zeros(1, 1, 1))
-    target = torch.zeros(1, 2)
-    squared = stage2_losses(output, torch.tensor([0]), target, Stage2Config(offset_kind="latlng"))
-    huber = stage2_losses(output, torch.tensor([0]), target, Stage2Config(offset_kind="tangent"))
+    squared = at_centers(Stage2Config(offset_kind="latlng"), output, [0])
+    huber = at_centers(Stage2Config(offset_kind="tangent"), output, [0])
     assert squared["offset"].item() == pytest.approx(9 / 2)
     assert huber["offset"].item() == pytest.approx((3.0 - 0.5) / 2)
-    share = torch.tensor([[0.5, 0.5, 0.0, 0.0]])
-    smooth = stage2_losses(output._replace(cell_logits=torch.tensor([[2.0, 0.0, 0.0, 0.0]])), torch.tensor([0]), target,
-                           Stage2Config(offset_kind="latlng"), share)  # fmt: skip
-    assert smooth["cell"].item() == pytest.approx(np.log(np.exp(2) + 3) - 1)
+
+
+def test_a_smoothed_label_gives_a_share_to_cells_nearby():
+    cells = SimpleNamespace(centers=latlng_to_cartesian(np.array([0.0, 0.0, 60.0]), np.array([-1.0, 1.0, 90.0])))
+    output = Stage2Output(torch.tensor([[2.0, 0.0, 0.0]]), torch.zeros(1, 3), torch.zeros(1, 1, 1))
+    batch = {"cell_label": torch.tensor([0]), "lat": torch.zeros(1).double(), "lng": torch.zeros(1).double()}
+    smooth = Stage2Loss(Stage2Config(smooth_km=100.0), cells)(output, batch)
+    # Half for each of two centres that are equally far.
+    assert smooth["cell"].item() == pytest.approx(np.log(np.exp(2) + 2) - 1, abs=1e-6)
 
 
 def test_an_offset_for_every_cell_is_read_at_the_named_one():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from geocbm.models.stage2 import attention as module
-from geocbm.models.stage2.attention import AttendTokens, ConceptCrossAttention, attend_tokens
+from geocbm.models import attention as module
+from geocbm.models.attention import AttendTokens, ConceptCrossAttention, attend_tokens
 
 B, H, E, P, D = 5, 2, 3, 7, 4
 

@@ -36,7 +36,7 @@ def elsewhere(model, monkeypatch):
     def put(lat: float, lng: float) -> None:
         import torch
 
-        from geocbm.models import stage2
+        from geocbm.models import stage2_inference as stage2
 
         def located(head, output, *others):
             n = len(output.cell_logits)

@@ -17,7 +17,7 @@ from geocbm import pipeline
 from geocbm.encoders.features import FeatureStore
 from geocbm.errors import UserError
 from geocbm.files import read_json
-from geocbm.models.stage2 import concept_input
+from geocbm.models.stage2_inference import concept_input
 from geocbm.run import Run
 from geocbm.workbench import model_commands
 

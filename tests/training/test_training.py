@@ -7,45 +7,39 @@ import torch
 from torch import nn
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError, UserError
-from geocbm.training import (
-    Step,
-    batches_of,
-    fit,
-    learning_rate_factor,
-    load_checkpoint,
-    parameter_groups,
-    restore,
-    row_reader,
-    seeded,
-)
+from geocbm.training import Checkpoint, RowLoader, TrainingSettings, evaluate, fit, seeded
+from geocbm.training.checkpoints import load_checkpoint, restore
+from geocbm.training.epoch import learning_rate_factor, parameter_groups
+from geocbm.training.loader import batches_of, row_reader
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 Y = X @ torch.tensor([[1.0], [-2.0], [0.5]])
 
 
+class Line(nn.Sequential):
+    """A small model that reads the entry `x` of a batch."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
 def line(seed=0):
     with seeded(seed):
-        return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.1), nn.Linear(8, 1))
+        return Line(nn.Linear(3, 8), nn.Dropout(0.1), nn.Linear(8, 1))
 
 
-def squared(model, batch):
-    predicted = model(batch["x"])
+def squared(predicted, batch):
     loss = (predicted - batch["y"]).square().mean()
-    return Step({"loss": loss, "half": loss / 2}, {"predicted": predicted})
+    return {"loss": loss, "half": loss / 2}
 
 
-def run(model, x=X, lr=0.02, **settings):
+def run(model, x=X, loss=squared, names=None, out=None, metadata=None, **settings):
     lines = []
-    settings = {"batch_size": 8, "epochs": 4, "compute": squared, "report": lines.append} | settings
-    result = fit(
-        model,
-        batch=lambda rows: {"x": x[rows], "y": Y[rows]},
-        train_rows=np.arange(30),
-        val_rows=np.arange(30, 40),
-        groups=parameter_groups(model, lr),
-        **settings,
-    )
-    return result, lines
+    read = lambda rows: {"x": x[rows], "y": Y[rows]}  # noqa: E731
+    train, val = (RowLoader(rows, read, names=names) for rows in (np.arange(30), np.arange(30, 40)))
+    settings = TrainingSettings(**{"batch_size": 8, "epochs": 4, "lr": 0.02} | settings)
+    checkpoint = None if out is None else Checkpoint(out, metadata or {})
+    return fit(model, loss, train, val, settings, checkpoint, report=lines.append), lines
 
 
 def test_training_learns_and_tells_one_line_an_epoch():
@@ -93,11 +87,12 @@ def test_best_weights_are_restored_and_patience_stops():
     worth = iter([9.0, 1.0, 5.0, 4.0, 3.0, 2.5, 2.0])  # the first before training
     seen = []
 
-    def measure(predictions, rows):
+    def measure(predictions):
         seen.append(next(model.parameters()).detach().clone())
         return {"score": next(worth)}
 
-    result, lines = run(model, epochs=6, patience=2, monitor="score", higher_is_better=True, measure=measure)
+    model.measure = measure
+    result, lines = run(model, epochs=6, patience=2, monitor="score")
     assert (result.best_epoch, result.best_metric) == (2, 5.0)
     assert len(result.history) == 4  # epochs 3 and 4 were no better
     assert "best was epoch 2" in lines[-1]
@@ -107,28 +102,31 @@ def test_best_weights_are_restored_and_patience_stops():
 def test_the_measure_sees_all_predictions_in_row_order():
     model = line()
 
-    def measure(predictions, rows):
+    def measure(predictions):
         model.eval()
-        torch.testing.assert_close(predictions["predicted"], model(X[rows]).detach())
+        torch.testing.assert_close(predictions["predicted"], model(X[30:]).detach())
         return {"n": float(len(predictions["predicted"]))}
 
-    assert run(model, epochs=1, batch_size=3, measure=measure)[0].best["n"] == 10
+    model.predictions = lambda output, batch: {"predicted": output}
+    model.measure = measure
+    assert run(model, epochs=1, batch_size=3)[0].best["n"] == 10
 
 
 def test_a_nan_in_the_input_names_its_row():
     spoilt = X.clone()
     spoilt[7, 1] = float("nan")
     with pytest.raises(UserError, match="epoch 1 is not finite: the features of pano7 contain NaN"):
-        run(line(), x=spoilt, row_names=[f"pano{row}" for row in range(40)])
+        run(line(), x=spoilt, names=[f"pano{row}" for row in range(40)])
 
 
 def test_a_loss_that_explodes_names_the_rows_of_its_batch():
-    def exploding(model, batch):
-        step = squared(model, batch)
-        return Step({"loss": step.losses["loss"] * (float("nan") if model.training else 1.0)}, step.predictions)
+    model = line()
+
+    def exploding(predicted, batch):
+        return {"loss": squared(predicted, batch)["loss"] * (float("nan") if model.training else 1.0)}
 
     with pytest.raises(UserError, match=r"in the batch of pano_id p\d+, p\d+.*lower the learning rate"):
-        run(line(), compute=exploding, row_names=[f"p{row}" for row in range(40)])
+        run(model, loss=exploding, names=[f"p{row}" for row in range(40)])
 
 
 def test_a_checkpoint_comes_back_and_nothing_else_is_left(tmp_path):
@@ -197,10 +195,16 @@ def test_batches_are_nearly_equal_and_lose_no_row():
     assert np.concatenate(parts).tolist() == list(range(129))
 
 
+class Paced(TrainingSettings):
+    """Settings with a learning rate of its own for a part."""
+
+    lr_by_prefix = {"encoder.": 3e-5}  # noqa: RUF012
+
+
 def test_groups_decay_matrices_only_and_keep_their_learning_rates():
     model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "head": nn.Linear(2, 2), "frozen": nn.Linear(2, 2)})
     model["frozen"].requires_grad_(False)
-    groups = parameter_groups(model, 1e-4, 0.01, {"encoder.": 3e-5})
+    groups = parameter_groups(model, Paced(lr=1e-4))
     found = sorted((group["name"], group["lr"], group["weight_decay"], group["params"][0].ndim) for group in groups)
     assert found == [("", 1e-4, 0.0, 1), ("", 1e-4, 0.01, 2), ("encoder", 3e-5, 0.0, 1), ("encoder", 3e-5, 0.01, 2)]
 
@@ -216,3 +220,32 @@ def test_row_reader_reads_tensors_arrays_and_stores():
         got = row_reader(source, "pooled")(rows)
         assert got.dtype == torch.float32
         torch.testing.assert_close(got, X[[3, 1]])
+
+
+class Doubled(nn.Module):
+    """A model whose forward names two entries of a batch, one of them optional."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, x, extra=None):
+        return self.layer(x) + (0.0 if extra is None else extra)
+
+
+def test_a_model_gets_the_entries_of_a_batch_that_its_forward_names():
+    """Columns may be added to a loader, and a model that knows none of them is told what there is."""
+    rows = np.arange(20)
+    loader = RowLoader(rows, lambda chosen: {"x": X[chosen], "y": Y[chosen]}, batch_size=8)
+    extra = torch.full((40, 1), 7.0)
+    model, settings = Doubled(), TrainingSettings(epochs=0, batch_size=8)
+    plain = evaluate(model, squared, loader, settings)["loss"]
+    more = evaluate(model, squared, loader.with_columns(extra=extra), settings)["loss"]
+    with torch.no_grad():
+        expected = [(model(X[rows]) + shift - Y[rows]).square().mean().item() for shift in (0.0, 7.0)]
+    assert [plain, more] == pytest.approx(expected, rel=1e-5)
+    assert [set(batch) for batch in loader] == [{"x", "y"}] * len(loader)
+    assert sum(len(batch["x"]) for batch in loader) == 20
+    other = RowLoader(rows, lambda chosen: {"z": X[chosen]})
+    with pytest.raises(ParameterError, match="forward reads x, extra, but the batch has z"):
+        fit(model, squared, other, other, settings)

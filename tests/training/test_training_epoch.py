@@ -10,36 +10,34 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from geocbm.errors import UserError
-from geocbm.training import Step, batches_of, fit, parameter_groups, seeded
-from geocbm.training.batches import parts_of
-from geocbm.training.progress import is_watched, progress_bar
+from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, seeded
+from geocbm.training.epoch import is_watched, progress_bar
+from geocbm.training.loader import batches_of, parts_of
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 Y = X @ torch.tensor([[1.0], [-2.0], [0.5]])
 NAMES = [f"pano{row}" for row in range(40)]
 
 
+class Line(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x)
+
+
 def line():
     with seeded(0):
-        return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+        return Line(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
-def squared(model, batch):
-    predicted = model(batch["x"])
-    return Step({"loss": (predicted - batch["y"]).square().mean(), "size": torch.tensor(float(len(predicted)))}, {})
+def squared(predicted, batch):
+    return {"loss": (predicted - batch["y"]).square().mean(), "size": torch.tensor(float(len(predicted)))}
 
 
-def train(model, x=X, n_rows=30, **settings):
-    settings = {"batch_size": 8, "epochs": 3, "compute": squared, "report": lambda text: None} | settings
-    groups = parameter_groups(model, 0.02)
-    return fit(
-        model,
-        batch=lambda rows: {"x": x[rows], "y": Y[rows]},
-        train_rows=np.arange(n_rows),
-        val_rows=np.arange(30, 40),
-        groups=groups,
-        **settings,
-    )
+def train(model, x=X, n_rows=30, loss=squared, out=None, report=lambda text: None, **settings):
+    settings = TrainingSettings(**{"batch_size": 8, "epochs": 3, "lr": 0.02} | settings)
+    read = lambda rows: {"x": x[rows], "y": Y[rows]}  # noqa: E731
+    train, val = (RowLoader(rows, read, names=NAMES) for rows in (np.arange(n_rows), np.arange(30, 40)))
+    return fit(model, loss, train, val, settings, None if out is None else Checkpoint(out), report=report)
 
 
 @pytest.mark.parametrize(("n_rows", "batch_size", "parts"), [(30, 8, 2), (30, 8, 3), (29, 30, 4), (7, 7, 100)])
@@ -71,14 +69,14 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(n_rows, batch_size, 
 
 
 def test_parts_go_through_the_model_one_after_the_other():
-    sizes = []
+    sizes, model = [], line()
 
-    def compute(model, batch):
+    def loss(predicted, batch):
         if model.training:
             sizes.append(len(batch["x"]))
-        return squared(model, batch)
+        return squared(predicted, batch)
 
-    train(line(), n_rows=11, batch_size=11, epochs=1, accumulation_steps=3, compute=compute)
+    train(model, n_rows=11, batch_size=11, epochs=1, accumulation_steps=3, loss=loss)
     assert sizes == [4, 4, 3]
     assert [len(part) for part in parts_of(np.arange(2), 5)] == [1, 1]
 
@@ -91,12 +89,11 @@ def test_a_contrast_sees_only_its_part():
 def test_bfloat16_trains_and_stays_near_single_precision():
     dtypes = set()
 
-    def compute(model, batch):
-        predicted = model(batch["x"])
+    def loss(predicted, batch):
         dtypes.add(predicted.dtype)
-        return Step({"loss": (predicted.float() - batch["y"]).square().mean()}, {"predicted": predicted})
+        return {"loss": (predicted.float() - batch["y"]).square().mean()}
 
-    low, full = (train(line(), compute=compute, precision=precision, epochs=8) for precision in ("bf16", "no"))
+    low, full = (train(line(), loss=loss, precision=precision, epochs=8) for precision in ("bf16", "no"))
     assert dtypes == {torch.bfloat16, torch.float32}
     assert np.isfinite(low.history.to_numpy()).all()
     assert low.best["loss"] < low.initial["loss"]
@@ -104,18 +101,18 @@ def test_bfloat16_trains_and_stays_near_single_precision():
 
 
 def test_a_nan_in_one_part_names_that_part_only_and_leaves_no_file(tmp_path):
-    seen = []
+    seen, model = [], line()
 
-    def compute(model, batch):
-        step = squared(model, batch)
+    def loss(predicted, batch):
+        terms = squared(predicted, batch)
         if not model.training:
-            return step
+            return terms
         seen.append(batch["x"])
-        return Step({"loss": step.losses["loss"] * (torch.nan if len(seen) == 2 else 1.0)}, {})
+        return {"loss": terms["loss"] * (torch.nan if len(seen) == 2 else 1.0)}
 
     out = tmp_path / "run" / "a.safetensors"
     with pytest.raises(UserError, match="lower the learning rate") as told:
-        train(line(), batch_size=12, accumulation_steps=3, compute=compute, row_names=NAMES, out=out)
+        train(model, batch_size=12, accumulation_steps=3, loss=loss, out=out)
     named = {name for name in NAMES if f"{name}," in f"{told.value},".replace(";", ",")}
     assert named == {NAMES[row] for row in range(30) if (X[row] == seen[1]).all(1).any()}
     assert len(named) < 12
@@ -126,12 +123,12 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_p
     """The square root of 0 has a finite value and an infinite slope."""
     model = line()
 
-    def compute(module, batch):
-        loss = squared(module, batch).losses["loss"]
-        return Step({"loss": loss + ((loss - loss).sqrt() if module.training else 0.0)}, {})
+    def loss(predicted, batch):
+        value = squared(predicted, batch)["loss"]
+        return {"loss": value + ((value - value).sqrt() if model.training else 0.0)}
 
     with pytest.raises(UserError, match=r"the gradient of epoch 1 is not finite in the batch of pano_id pano\d+"):
-        train(model, compute=compute, row_names=NAMES, out=tmp_path / "a.safetensors")
+        train(model, loss=loss, out=tmp_path / "a.safetensors")
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), line().parameters(), strict=True))
     assert not list(tmp_path.iterdir())
 
@@ -158,7 +155,9 @@ def test_a_bar_is_for_those_who_watch(monkeypatch):
 
 def test_a_bar_counts_the_steps_and_leaves_the_reported_lines_alone(monkeypatch, capsys):
     lines = []
-    train(line(), epochs=2, progress=True, report=lines.append)
+    with monkeypatch.context() as patch:
+        patch.setattr("geocbm.training.epoch.is_watched", lambda: True)
+        train(line(), epochs=2, report=lines.append)
     shown = capsys.readouterr().err
     assert "epoch 1/2" in shown and "/4" in shown  # 30 rows in batches of at most 8
     assert [text.split("  ")[0] for text in lines] == ["epoch 1/2", "epoch 2/2"]

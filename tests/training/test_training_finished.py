@@ -13,11 +13,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from test_training_resume import ROWS, Wavy, X, assert_same, compute, train
+from test_training_resume import ROWS, Wavy, X, assert_same, loss, train
 
 from geocbm import pipeline, training
-from geocbm.training import fit, parameter_groups, resume
-from geocbm.training.resume import code_is_known
+from geocbm.training import identity
+from geocbm.training.identity import code_is_known
 from geocbm.workbench.stage_run import forget_trainings
 from geocbm.workbench.stages import Stage
 
@@ -74,10 +74,10 @@ def test_a_training_that_was_stopped_early_is_taken_over(tmp_path):
         {"gradient_clip": 0.5},
         {"precision": "no"},
         {"accumulation_steps": 2},
-        {"train_rows": np.arange(39)},
-        {"val_rows": np.arange(41, 60)},
+        {"rows": (np.arange(39), ROWS[1])},
+        {"rows": (ROWS[0], np.arange(41, 60))},
         {"x": X + 1e-3},
-        {"data_digest": "other"},
+        {"digest": "other"},
         {"metadata": {"config": {"width": 17}}},
         {"metadata": {"config": {"width": 16}, "labels": {"metas": ["a"]}}},
     ],
@@ -90,10 +90,10 @@ def test_whatever_matters_causes_a_training(done, change):
 def test_another_program_or_library_or_first_weights_cause_a_training(done, monkeypatch):
     out, _ = done
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "code_digest", lambda model, compute: "another")
+        patch.setattr(identity, "code_digest", lambda model, loss: "another")
         assert_trained_anew(train(out, reuse=True))
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "version", lambda name: "0.0")
+        patch.setattr(identity, "version", lambda name: "0.0")
         assert_trained_anew(train(out, reuse=True))
     train(out, reuse=True)
     with monkeypatch.context() as patch:
@@ -129,7 +129,7 @@ def test_a_forced_stage_trains_again(done, tmp_path, monkeypatch):
 
 def test_settings_that_train_nothing_are_written_anew_without_a_training(done):
     out, first = done
-    shown = {"config": {"width": 16, "refine_cells": 3, "tracking": "disabled", "semantic_threshold": 0.5}}
+    shown = {"config": {"width": 16, "refine_cells": 3, "semantic_threshold": 0.5}}
     again = train(out, reuse=True, metadata=shown)
     assert again[2][0].startswith(TAKEN)
     assert_same(again, first)
@@ -139,34 +139,22 @@ def test_settings_that_train_nothing_are_written_anew_without_a_training(done):
 def test_a_loss_without_a_file_is_never_taken_over(tmp_path):
     """As one written in a cell of a notebook, which no digest of files can tell from another."""
     cell = ModuleType("__main__")
-    source = "def compute(model, batch):\n    return Step({'loss': scale * model(batch['x']).square().mean()}, {})"
+    source = "def loss(output, batch):\n    return {'loss': scale * (output - batch['y']).square().mean()}"
     for scale in (1.0, 2.0):
-        cell.__dict__.update(scale=scale, Step=training.Step)
+        cell.__dict__.update(scale=scale)
         exec(source, cell.__dict__)
-        torch.manual_seed(0)
-        model, lines = Wavy(), []
-        settings = {"batch_size": 8, "epochs": 2, "reuse": True, "report": lines.append} | ROWS
-        groups = parameter_groups(model, 0.05, 0.01)
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "__main__", cell)
-            patch.setattr(cell.compute, "__module__", "__main__")
-            fit(
-                model,
-                cell.compute,
-                lambda rows: {"x": X[rows]},
-                groups=groups,
-                out=tmp_path / "a.safetensors",
-                **settings,
-            )
-        assert lines[0].startswith("epoch 1/2")
+            patch.setattr(cell.loss, "__module__", "__main__")
+            assert_trained_anew(train(tmp_path / "a.safetensors", loss=cell.loss, reuse=True))
         assert "training" not in json.loads((tmp_path / "a.json").read_text())
 
 
 def test_a_program_that_was_edited_since_the_process_began_is_not_trusted(done, monkeypatch):
     out, _ = done
-    assert code_is_known(Wavy(), compute)
+    assert code_is_known(Wavy(), loss)
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time() - 10 * 365 * 86400)
-    assert not code_is_known(Wavy(), compute)
+    assert not code_is_known(Wavy(), loss)
     assert_trained_anew(train(out, reuse=True))
     assert "training" not in json.loads(out.with_suffix(".json").read_text())
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,17 @@ from safetensors import safe_open
 from torch import nn
 
 from geocbm.errors import UserError
-from geocbm.training import Step, fit, load_checkpoint, parameter_groups, seeded
+from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, seeded
 from geocbm.training import resume as resume_module
-from geocbm.training.epoch import epoch_seed
-from geocbm.training.resume import ResumeFile, TrainingState, code_digest, difference, digest_of, training_identity
+from geocbm.training.checkpoints import TrainingState, load_checkpoint
+from geocbm.training.epoch import epoch_seed, parameter_groups
+from geocbm.training.identity import code_digest, difference, training_identity
+from geocbm.training.loader import digest_of
+from geocbm.training.resume import ResumeFile
 
 X = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
 Y = (X[:, :2].prod(1, keepdim=True) + X[:, 2:3]).tanh()
-ROWS = {"train_rows": np.arange(40), "val_rows": np.arange(40, 60)}
+ROWS = (np.arange(40), np.arange(40, 60))
 
 
 class Wavy(nn.Module):
@@ -35,26 +39,38 @@ class Wavy(nn.Module):
         return self.head(self.encoder(x))
 
 
-def compute(model, batch):
-    return Step({"loss": (model(batch["x"]) - batch["y"]).square().mean()}, {})
+@dataclass(frozen=True)
+class Settings(TrainingSettings):
+    """Settings with a learning rate of its own for the encoder."""
+
+    batch_size: int = 8
+    epochs: int = 6
+    lr: float = 0.05
+    seed: int = 3
+
+    @property
+    def lr_by_prefix(self):
+        return {"encoder.": 0.02}
 
 
-def train(out, x=X, report=None, lines=None, **settings):
+def loss(output, batch):
+    return {"loss": (output - batch["y"]).square().mean()}
+
+
+def train(out, x=X, report=None, lines=None, loss=loss, model=None, measure=None, digest="", rows=ROWS, **settings):
     """Train from the same start; returns the model, the result and what was reported."""
     lines = [] if lines is None else lines
-    with seeded(1):
-        model = Wavy()
-    groups = parameter_groups(model, settings.pop("lr", 0.05), 0.01, {"encoder.": 0.02})
-    settings = {"batch_size": 8, "epochs": 6, "seed": 3, "metadata": {"config": {"width": 16}}} | ROWS | settings
-    result = fit(
-        model,
-        compute,
-        lambda rows: {"x": x[rows], "y": Y[rows]},
-        groups=groups,
-        out=out,
-        report=report or lines.append,
-        **settings,
-    )
+    if model is None:
+        with seeded(1):
+            model = Wavy()
+    if measure is not None:
+        model.measure = measure
+    kept = {name: settings.pop(name) for name in ("resume", "reuse") if name in settings}
+    metadata = settings.pop("metadata", {"config": {"width": 16}})
+    read = lambda chosen: {"x": x[chosen], "y": Y[chosen]}  # noqa: E731
+    loaders = (RowLoader(each, read, digest=digest) for each in rows)
+    checkpoint = Checkpoint(out, metadata, **kept)
+    result = fit(model, loss, *loaders, Settings(**settings), checkpoint, report=report or lines.append)
     return model, result, lines
 
 
@@ -109,10 +125,7 @@ def test_an_interrupted_model_has_its_first_weights_and_may_be_given_again(tmp_p
     first = {name: value.clone() for name, value in model.state_dict().items()}
 
     def again(report):
-        groups = parameter_groups(model, 0.05, 0.01, {"encoder.": 0.02})
-        settings = {"batch_size": 8, "epochs": 6, "seed": 3, "metadata": {"config": {"width": 16}}} | ROWS
-        batch = {"batch": lambda rows: {"x": X[rows], "y": Y[rows]}}
-        return fit(model, compute, groups=groups, out=tmp_path / "a.safetensors", report=report, **batch, **settings)
+        return train(tmp_path / "a.safetensors", report=report, model=model)[1]
 
     def stop(line):
         if line.startswith("epoch 3/"):
@@ -132,9 +145,8 @@ def test_a_training_may_be_interrupted_more_than_once_and_with_an_older_best_epo
 
     def settings(values):
         return {
-            "measure": lambda predictions, rows: {"score": next(values)},
+            "measure": lambda predictions: {"score": next(values)},
             "monitor": "score",
-            "higher_is_better": True,
             "patience": 9,
         }
 
@@ -152,8 +164,8 @@ def test_patience_counts_on_after_an_interruption(tmp_path):
     values = [0.0, 9.0, 5.0, 4.0, 3.0, 2.0, 1.0]
 
     def settings(worth):
-        measure = {"measure": lambda predictions, rows: {"score": next(worth)}}
-        return measure | {"monitor": "score", "higher_is_better": True, "patience": 3}
+        measure = {"measure": lambda predictions: {"score": next(worth)}}
+        return measure | {"monitor": "score", "patience": 3}
 
     worth = iter(values)
     out = interrupted(tmp_path, 3, **settings(worth))
@@ -213,10 +225,10 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_last_good_state(tmp_path):
         ({"batch_size": 9}, "batch_size was 8 and is 9"),
         ({"accumulation_steps": 2}, "accumulation_steps was 1 and is 2"),
         ({"seed": 4}, "seed was 3 and is 4"),
-        ({"lr": 0.06}, "the learning rates changed"),
+        ({"lr": 0.06}, "lr was 0.05 and is 0.06"),
         ({"x": X + 1}, "the data changed"),
-        ({"data_digest": "other"}, "the data changed"),
-        ({"train_rows": np.arange(39)}, "the training rows changed"),
+        ({"digest": "other"}, "the data changed"),
+        ({"rows": (np.arange(39), ROWS[1])}, "the training rows changed"),
         ({"metadata": {"config": {"width": 17}}}, "width was 16 and is 17"),
         ({"metadata": {"config": {"width": 16}, "labels": ["a"]}}, "the labels changed"),
     ],
@@ -229,9 +241,9 @@ def test_a_state_of_another_training_is_left_alone_and_the_reason_said(tmp_path,
     assert_same(got, train(tmp_path / "fresh" / "stage9.safetensors", **change))
 
 
-def test_where_tracking_goes_is_no_reason_to_start_afresh(tmp_path):
-    out = interrupted(tmp_path, metadata={"config": {"tracking": "disabled"}})
-    assert train(out, metadata={"config": {"tracking": "offline"}})[2][0].startswith("continuing at epoch 3")
+def test_what_changes_no_weight_is_no_reason_to_start_afresh(tmp_path):
+    out = interrupted(tmp_path, metadata={"config": {"refine_cells": 0}})
+    assert train(out, metadata={"config": {"refine_cells": 3}})[2][0].startswith("continuing at epoch 3")
 
 
 @pytest.mark.parametrize("content", [b"", b"not tensors at all", b"\xff" * 100])
@@ -308,24 +320,20 @@ def test_a_digest_tells_values_types_and_shapes_apart():
 
 
 def test_the_program_of_a_training_is_what_it_runs_through():
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, fitting
-
-    def first(*_):
-        """Only its module matters."""
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Loss
 
     head = object.__new__(Stage2CrossAttentionGeoHead)
     nn.Module.__init__(head)
-    assert code_digest(head, first) == code_digest(head, first)
-    assert code_digest(head, first) != code_digest(Wavy(), first)
-    assert code_digest(Wavy(), first) != code_digest(Wavy(), fitting.fit_stage2)
+    assert code_digest(head, loss) == code_digest(head, loss)
+    assert code_digest(head, loss) != code_digest(Wavy(), loss)
+    assert code_digest(Wavy(), loss) != code_digest(Wavy(), object.__new__(Stage2Loss))
 
 
 def test_the_identity_covers_first_weights():
     def identity(model):
-        groups = parameter_groups(model, 0.1)
-        return training_identity(
-            model, compute, lambda rows: {"x": X[rows]}, np.arange(9), np.arange(9, 12), groups, {}, "", {"epochs": 2}
-        )
+        settings, loader = Settings(epochs=2), RowLoader(np.arange(9), lambda rows: {"x": X[rows]})
+        groups = parameter_groups(model, settings)
+        return training_identity(model, loss, loader, loader, settings, Checkpoint("a.safetensors"), groups, {})
 
     with seeded(1):
         first = Wavy()
@@ -333,3 +341,55 @@ def test_the_identity_covers_first_weights():
         second = Wavy()
     assert difference(identity(first), identity(first)) is None
     assert difference(identity(first), identity(second)) == "the first weights changed"
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """Run cells as IPython does: their functions have no file, but a source that `inspect` finds."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    monkeypatch.setitem(sys.modules, shell.user_module.__name__, shell.user_module)
+    monkeypatch.delattr(shell.user_module, "__file__", raising=False)
+
+    def run(source):
+        shell.run_cell(source).raise_error()
+        return shell.user_ns
+
+    yield run
+    InteractiveShell.clear_instance()
+
+
+CELL = """
+scale = 1.0
+def term(output, target):
+    return (output - target).square().mean()
+def my_loss(output, batch):
+    return {"loss": scale * term(output, batch["y"])}
+class MyLoss:
+    def __init__(self, weight):
+        self.weight = weight
+    def __call__(self, output, batch):
+        return {"loss": self.weight * term(output, batch["y"])}
+"""
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [("square()", "abs()"), ("scale = 1.0", "scale = 2.0"), ("scale * term", "scale + term")],
+    ids=["a function that it calls", "a number that it reads", "itself"],
+)
+def test_a_loss_of_a_cell_goes_on_until_it_is_edited(tmp_path, notebook, edit):
+    out = interrupted(tmp_path, loss=notebook(CELL)["my_loss"])
+    with pytest.raises(Interrupted):
+        train(out, loss=notebook("x = 1\n" + CELL.replace("x = 1", ""))["my_loss"], report=interrupt_after(3))
+    lines = train(out, loss=notebook(CELL.replace(*edit))["my_loss"])[2]
+    assert lines[0] == "starting at epoch 1: stage9.resume.safetensors cannot be continued (the program changed)"
+
+
+def test_a_loss_object_of_a_cell_counts_with_its_numbers(tmp_path, notebook):
+    cells = notebook(CELL)
+    out = interrupted(tmp_path, loss=cells["MyLoss"](1.0))
+    with pytest.raises(Interrupted):
+        train(out, loss=cells["MyLoss"](1.0), report=interrupt_after(3))
+    assert "the program changed" in train(out, loss=cells["MyLoss"](2.0))[2][0]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,8 @@ from torch import nn
 from wandb.proto import wandb_internal_pb2
 
 from geocbm.errors import ParameterError, UserError
-from geocbm.training import Step, fit, loop, parameter_groups, seeded, wandb_files
-from geocbm.training.examples import concept_examples, example_rows, place_examples
-from geocbm.training.optimization import learning_rates
+from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, loop, seeded, wandb_files
+from geocbm.training.epoch import learning_rates
 from geocbm.training.tracking import has_key, spoken, tracking_mode
 
 X = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
@@ -52,44 +52,64 @@ class Recorder(GeneralTracker):
         self.finished += 1
 
 
-def train(out=None, x=X, lines=None, measure=lambda predictions, rows: {"score": 2.0}, **settings):
+class Parted(nn.Module):
+    """Two parts, of which the encoder has a learning rate of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.head = nn.Linear(3, 4), nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.head(self.encoder(x))
+
+
+@dataclass(frozen=True)
+class Settings(TrainingSettings):
+    batch_size: int = 8
+    epochs: int = 3
+    lr: float = 0.02
+
+    @property
+    def lr_by_prefix(self):
+        return {"encoder.": 0.005}
+
+
+def halves(output, batch):
+    loss = output.square().mean()
+    return {"loss": loss, "half": loss / 2}
+
+
+def train(
+    out=None, x=X, lines=None, measure=lambda predictions: {"score": 2.0}, examples=None, tracker=None, **settings
+):
     with seeded(0):
-        model = nn.ModuleDict({"encoder": nn.Linear(3, 4), "head": nn.Linear(4, 1)})
-
-    def compute(module, batch):
-        loss = module["head"](module["encoder"](batch["x"])).square().mean()
-        return Step({"loss": loss, "half": loss / 2}, {})
-
-    settings = {"epochs": 3, "batch_size": 8} | settings
-    return fit(
-        model,
-        compute,
-        lambda rows: {"x": x[rows]},
-        np.arange(20),
-        np.arange(20, 30),
-        groups=parameter_groups(model, 0.02, 0.01, {"encoder.": 0.005}),
-        measure=measure,
-        out=out,
-        report=(lines if lines is not None else []).append,
-        metadata={"config": {"width": 4}, "stage": 9},
-        **settings,
-    )
+        model = Parted()
+    model.measure = measure
+    if examples is not None:
+        model.examples = lambda output, batch, labels: examples()
+    kept = {name: settings.pop(name) for name in ("reuse",) if name in settings}
+    loaders = (RowLoader(rows, lambda chosen: {"x": x[chosen]}) for rows in (np.arange(20), np.arange(20, 30)))
+    checkpoint = None if out is None else Checkpoint(out, {"config": {"width": 4}, "stage": 9}, **kept)
+    say = (lines if lines is not None else []).append
+    return fit(model, halves, *loaders, Settings(**settings), checkpoint, tracker, say)
 
 
 def frame():
-    return pd.DataFrame({"pano_id": ["a"], "truth": ["x"], "prediction": ["y"], "probability": [0.5]})
+    return {"truth": ["x"] * 10, "prediction": ["y"] * 10, "probability": [0.5] * 10}
 
 
-def test_a_tracker_hears_losses_metrics_learning_rates_settings_examples_and_the_best():
+def test_a_tracker_hears_losses_metrics_learning_rates_settings_examples_and_the_best(tmp_path):
     recorder = Recorder()
-    result = train(tracking=recorder, examples=frame)
+    result = train(tmp_path / "a.safetensors", tracker=recorder, examples=frame)
     assert recorder.config == {"width": 4}
     assert [step for step, _ in recorder.logged] == [1, 2, 3]
     row, logged = result.history.iloc[1], recorder.logged[1][1]
     assert logged["train/loss"] == row["train_loss"] and logged["val/half"] == row["val_half"]
     assert logged["val/score"] == 2.0
     assert logged["lr"] == row["lr"] and logged["lr/encoder"] == pytest.approx(row["lr"] / 4)
-    assert recorder.tables["examples"].equals(frame())
+    shown = recorder.tables["examples"]
+    assert shown["pano_id"].tolist() == [f"row {row}" for row in range(20, 30)]
+    assert shown.drop(columns="pano_id").equals(pd.DataFrame(frame()))
     assert recorder.summary["best/loss"] == result.best_metric
     assert recorder.summary["best/epoch"] == result.best_epoch and recorder.summary["best/score"] == 2.0
     assert recorder.finished == 1
@@ -97,7 +117,7 @@ def test_a_tracker_hears_losses_metrics_learning_rates_settings_examples_and_the
 
 def test_history_has_all_that_a_tracker_hears(tmp_path):
     recorder = Recorder()
-    train(tmp_path / "stage9.safetensors", tracking=recorder)
+    train(tmp_path / "stage9.safetensors", tracker=recorder)
     history = pd.read_parquet(tmp_path / "history_stage9.parquet")
     assert {"lr", "lr_encoder", "val_score", "train_half", "seconds"} <= set(history)
     for (_, logged), row in zip(recorder.logged, history.to_dict("records"), strict=True):
@@ -124,9 +144,9 @@ def test_a_tracker_hears_the_first_epochs_again_when_a_training_goes_on(tmp_path
 
     first, second = Recorder(), Recorder()
     with pytest.raises(Interrupted):
-        train(tmp_path / "a.safetensors", tracking=first, lines=Stop())
+        train(tmp_path / "a.safetensors", tracker=first, lines=Stop())
     assert first.finished == 1  # closed however the training ends
-    train(tmp_path / "a.safetensors", tracking=second)
+    train(tmp_path / "a.safetensors", tracker=second)
     assert [step for step, _ in second.logged] == [1, 2, 3]
     assert second.logged[0] == first.logged[0]
 
@@ -135,7 +155,7 @@ def test_a_diverged_training_closes_its_tracker():
     spoilt, recorder = X.clone(), Recorder()
     spoilt[3] = torch.inf
     with pytest.raises(UserError, match="row 3"):
-        train(x=spoilt, tracking=recorder)
+        train(x=spoilt, tracker=recorder)
     assert recorder.finished == 1 and not recorder.tables
 
 
@@ -163,7 +183,7 @@ def test_offline_writes_below_the_run_and_says_nothing(tmp_path, no_key, capfd, 
     for text in (b"train/half", b"lr/encoder", b"val/score", b"best/loss", b"my-run stage9", b"stage9"):
         assert text in content, text
     (table,) = run.rglob("*.table.json")
-    assert json.loads(table.read_text())["data"] == [["a", "x", "y", 0.5]]
+    assert json.loads(table.read_text())["data"][0] == ["row 20", "x", "y", 0.5]
     assert len(lines) == 3
     said = capfd.readouterr()
     assert said.out == "" and said.err == ""
@@ -178,7 +198,7 @@ def stop_in_epoch(number, stop=None):
     """Interrupt the validation of an epoch, or of the first weights for 0, so that its row is never made."""
     seen = iter(range(100))
 
-    def measure(predictions, rows):
+    def measure(predictions):
         if next(seen) == number:
             if stop is None:
                 raise Stopped
@@ -361,17 +381,3 @@ def test_learning_rates_are_named_after_their_groups():
     assert learning_rates(groups) == {"lr": 1.0, "lr_encoder": 3.0}
     assert learning_rates([{"lr": 2.0}]) == {"lr": 2.0}
     assert learning_rates(groups[:2]) == {"lr": 3.0, "lr_encoder": 3.0}
-
-
-def test_examples_are_spread_and_tell_truth_and_prediction():
-    assert example_rows(np.arange(100, 200), np.arange(5), 3).tolist() == [100, 149, 199]
-    assert example_rows(np.array([]), np.array([4, 6])).tolist() == [4, 6]
-    names = [f"p{row}" for row in range(9)]
-    concepts = concept_examples(
-        np.array([8, 2]), names, torch.tensor([0, 1]), torch.tensor([[0.75, 0.25], [1.0, 0.0]]), ["pole", "sign"]
-    )
-    assert concepts.values.tolist() == [["p8", "pole", "pole", 0.75], ["p2", "sign", "pole", 1.0]]
-    # A quarter of a great circle is 6371 * pi / 2 km.
-    places = place_examples(np.array([3]), None, ([0.0], [0.0]), ([0.0], [90.0]), sure=np.array([0.5]))
-    assert places.iloc[0]["km"] == pytest.approx(10007.5, abs=0.1)
-    assert places.iloc[0]["pano_id"] == "row 3" and places.iloc[0]["sure"] == 0.5

@@ -21,9 +21,7 @@ WITHOUT_EFFECT = frozenset(
         "encode_batch_size",
         "max_cache_gb",
         "bootstrap",
-        "study_seeds",
         "variants",
-        "other_recipe",
     )
 )
 """Parameters of these notebooks that change pages, further models or the use of memory, and no answer of the run."""

@@ -39,7 +39,8 @@ def neighbours_inside(
     import torch
 
     from geocbm.geodesy import cartesian_to_latlng
-    from geocbm.models.stage2 import NeighbourRefiner, Stage2Config
+    from geocbm.models.refinement import NeighbourRefiner
+    from geocbm.models.stage2 import Stage2Config
 
     config = Stage2Config(refine_cells=1, refine_neighbours=10, refine_temperature=0.1)
     places = validation.places

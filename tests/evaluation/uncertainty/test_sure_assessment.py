@@ -13,7 +13,7 @@ from geocbm import metrics, pipeline
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import uncertainty as sure
-from geocbm.models import stage2
+from geocbm.models import stage2_inference
 from geocbm.workbench.records import check_value
 
 
@@ -60,8 +60,8 @@ def test_stored_logits_give_the_stored_answers(files):
 def test_logits_of_no_rows_have_a_column_for_each_cell(files, trained_run):
     features = files.features("adapted")
     model = pipeline.load_stage2(files)
-    inputs = stage2.concept_input(model.config, pipeline.predict_concepts(files, features))
-    assert stage2.cell_logits(model, inputs, features, np.array([], int)).shape == (0, len(files.cells))
+    inputs = stage2_inference.concept_input(model.config, pipeline.predict_concepts(files, features))
+    assert stage2_inference.cell_logits(model, inputs, features, np.array([], int)).shape == (0, len(files.cells))
 
 
 def test_logits_of_another_run_are_refused(copied_run):

@@ -1,4 +1,4 @@
-"""Loading and applying Stage 2."""
+"""Inference of Stage 2: load a checkpoint, answer places, give the logits of all cells."""
 
 from __future__ import annotations
 
@@ -13,29 +13,16 @@ from torch import Tensor
 
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import run_command
-from geocbm.models.stage2.config import Stage2Config
-from geocbm.models.stage2.model import Stage2CrossAttentionGeoHead, Stage2Output
-from geocbm.models.stage2.refinement import NeighbourRefiner
-from geocbm.training import RowSource, load_checkpoint, read_config, restore, row_reader
+from geocbm.models.refinement import NeighbourRefiner
+from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead, Stage2Output
+from geocbm.training.checkpoints import load_checkpoint, read_config, restore
+from geocbm.training.loader import RowSource, row_reader
 
 if TYPE_CHECKING:
     from geocbm.evaluation.uncertainty import Decoder
     from geocbm.models.point_estimates import Points
 
 NOTEBOOK = "05"
-
-
-def residual_share(output: Stage2Output) -> Tensor:
-    """How much of the logits of mode `hybrid` comes from the patches, `(B,)` from 0 (nothing) to 1 (everything).
-
-    The spread over the cells of the residual, divided by the sum of its spread and that of the concepts' part: a
-    constant that is added to all logits moves no probability and counts for nothing.
-    """
-    assert output.residual_logits is not None
-    residual = output.residual_logits.float()
-    # Of a single cell there is no spread: with the count as the divisor it is 0, not unknown.
-    mine, theirs = (part.std(-1, correction=0) for part in (residual, output.cell_logits.float() - residual))
-    return mine / (mine + theirs).clamp_min(1e-12)
 
 
 def concept_input(config: Stage2Config, concepts: Mapping[str, Tensor]) -> Tensor:
@@ -220,7 +207,7 @@ def predict_stage2(
         probability, cell = output.cell_logits.softmax(-1).topk(top_k, dim=-1)
         values = {"cell": cell, "cell_probability": probability, "attention": output.attention.mean(1)}
         if output.residual_logits is not None:
-            values["residual_share"] = residual_share(output)
+            values["residual_share"] = output.residual_share
         found = {"lat": answer[0], "lng": answer[1]} | {name: _numpy(value) for name, value in values.items()}
         for name, (lat, lng) in points.items():
             found |= {f"lat_{name}": lat, f"lng_{name}": lng}

@@ -14,7 +14,7 @@ from torch.nn import functional
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, lineage, run_command
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
-from geocbm.models.stage2.config import Stage2Config
+from geocbm.models.stage2 import Stage2Config
 
 NOTEBOOK = "05"
 

@@ -1,0 +1,522 @@
+"""Stage 0: contrastive pretraining that brings the image encoder near to places and concepts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geocbm.errors import MismatchError, ParameterError
+from geocbm.files import run_command
+from geocbm.models import losses
+from geocbm.models.bottlenecks import (
+    BottleneckSettings,
+    build_bottleneck,
+    mix_prototypes,
+    pool_scores,
+    score_patches,
+)
+from geocbm.models.prompts import PromptPrototypes
+from geocbm.models.retrieval import place_columns, retrieval_metrics
+from geocbm.training.checkpoints import load_checkpoint, read_config, restore
+from geocbm.training.settings import check_number
+
+if TYPE_CHECKING:
+    from geocbm.encoders import TextEncoder
+
+NOTEBOOK = "03"
+_TEXT = "prompts.text_encoder."
+
+TEMPERATURE_RANGE = (0.01, 0.5)
+"""Between which a learned temperature stays."""
+
+CONCEPT_TERMS = ("child", "parent", "hierarchy")
+"""Loss terms that `concept_losses` turns on and off."""
+
+
+@dataclass(frozen=True)
+class Stage0Config(BottleneckSettings):
+    """Settings of Stage 0; the defaults are the specification's.
+
+    What Stage 1 has too is explained in `BottleneckSettings` and `TrainingSettings`.
+
+    Attributes:
+        lr: learning rate of everything but the encoder.
+        encoder_lr: learning rate of the unfrozen encoder blocks.
+        epochs: most passes over the training rows. 0 skips the stage: the encoder stays as it came, and Stages 1 and 2,
+            which start from its heads, start from untrained ones.
+        unfreeze_layers: last blocks of the encoder that train.
+        lambda_gps: weight of image against place.
+        lambda_child: weight of concept embedding against meta prototypes.
+        lambda_parent: weight of concept embedding against parent prototypes.
+        lambda_hierarchy: weight of the intra-batch contrast between parents.
+        lambda_patch_gps: weight of pooled patches against place.
+        lambda_anchor: weight of staying near the encoder's original features.
+        concept_losses: train the child, parent and hierarchy terms. Without them the encoder learns from places alone
+            (does it learn the concepts before the bottleneck?): these terms are measured but weigh nothing, the
+            bottleneck and the prototype projection stay as they were initialised, so that Stage 1 starts afresh
+            whether or not it starts from here, and accuracy by these heads is left out of the figures.
+        train_text_encoder: train the text encoder too, at the encoder's rate (DECISIONS E4): the prompts are encoded
+            anew at each step and Stage 1 gets the prototypes of the best epoch.
+        text_chunk: prompts per pass of a trained text encoder, whose activations are then computed twice to save
+            memory; 0 takes all prompts at once.
+        temperature: divisor of all cosine similarities.
+        learn_temperature: learn that of the two contrasts with places, between 0.01 and 0.5, from `temperature` on.
+        symmetric: contrast places against images too.
+        false_negative_km: places nearer than this are not negatives; 0 leaves every pair in.
+        patch_keep: share of the patches that a training step sees, drawn anew each step (Li et al., 2023, "FLIP"); the
+            time of a step falls nearly in proportion. 1 keeps all; validation always sees all.
+    """
+
+    encoder_lr: float = 3e-5
+    unfreeze_layers: int = 2
+    lambda_gps: float = 1.0
+    lambda_child: float = 1.0
+    lambda_parent: float = 0.5
+    lambda_hierarchy: float = 0.3
+    lambda_patch_gps: float = 0.2
+    lambda_anchor: float = 0.01
+    concept_losses: bool = True
+    train_text_encoder: bool = False
+    text_chunk: int = 0
+    temperature: float = 0.07
+    learn_temperature: bool = False
+    symmetric: bool = False
+    false_negative_km: float = 0.0
+    patch_keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("patience", self.patience, 1)
+        for name in ("encoder_lr", "unfreeze_layers", "false_negative_km", "text_chunk"):
+            check_number(name, getattr(self, name), 0)
+        check_number("temperature", self.temperature, 0, above=True)
+        low, high = TEMPERATURE_RANGE
+        if self.learn_temperature and not low <= self.temperature <= high:
+            raise ParameterError(
+                f"temperature={self.temperature} is impossible with learn_temperature=True; give {low:g} to {high:g}"
+            )
+        if self.train_text_encoder and not self.concept_losses:
+            raise ParameterError(
+                "train_text_encoder=True is useless with concept_losses=False, which leaves the words out of the loss; "
+                "use only one of them"
+            )
+        if not 0 < self.patch_keep <= 1:
+            raise ParameterError(f"patch_keep={self.patch_keep} is impossible; give a share above 0 and at most 1")
+
+    @property
+    def lr_by_prefix(self) -> Mapping[str, float]:
+        """The encoders train at a rate of their own."""
+        return {"encoder.": self.encoder_lr, "prompts.": self.encoder_lr}
+
+
+class Stage0Output(NamedTuple):
+    """What Stage 0 computes for a batch.
+
+    Attributes:
+        pooled: `(B, d)` image features.
+        gps: `(B, d)` place embeddings brought to the width of the image features.
+        concept_emb: `(B, c)`.
+        patch_emb: `(B, g)` projected patches, averaged.
+        meta_prototypes: `(k_m, c)` projected.
+        parent_prototypes: `(k_p, c)` projected.
+        temperature: scalar, of the contrasts with places.
+        meta_logits: `(B, k_m)` similarity with each meta prototype over the temperature, pooled over the patches, of
+            the "patch" bottleneck; else None: it is that of the concept embedding.
+        parent_logits: `(B, k_p)` the same of the parents.
+    """
+
+    pooled: Tensor
+    gps: Tensor
+    concept_emb: Tensor
+    patch_emb: Tensor
+    meta_prototypes: Tensor
+    parent_prototypes: Tensor
+    temperature: Tensor
+    meta_logits: Tensor | None = None
+    parent_logits: Tensor | None = None
+
+    @property
+    def per_row(self) -> tuple[str, ...]:
+        """What the losses read of each row, which several processes gather."""
+        logits = () if self.meta_logits is None else ("meta_logits", "parent_logits")
+        return ("pooled", "gps", "concept_emb", "patch_emb", *logits)
+
+
+class Stage0PretrainingModel(nn.Module):
+    """Image encoder with its last blocks unfrozen, and the heads it is aligned through.
+
+    Args:
+        encoder: image encoder; everything but its last `config.unfreeze_layers` blocks is frozen here.
+        location_encoder: frozen module `(B, 2)` degrees -> `(B, g)`; None when only images are to be embedded.
+        meta_prototypes: `(k_m, t)` base prototypes, kept as they are unless `prompts` are trained.
+        parent_prototypes: `(k_p, t)`.
+        config: settings.
+        gps_dim: width of the place embeddings.
+        prompts: prompts and text encoder to train; the base prototypes are then those of its present weights. A
+            trained model may be loaded without, from the prototypes it came to.
+
+    Raises:
+        MismatchError: when prompts and prototypes differ in number or width.
+    """
+
+    frozen_parts = ("encoder.", "location_encoder.", "prompts.")
+    meta_base: Tensor
+    parent_base: Tensor
+
+    def __init__(
+        self,
+        encoder: Any,
+        location_encoder: nn.Module | None,
+        meta_prototypes: Tensor,
+        parent_prototypes: Tensor,
+        config: Stage0Config | None = None,
+        gps_dim: int = 512,
+        prompts: PromptPrototypes | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config = config or Stage0Config()
+        self.encoder = encoder
+        encoder.requires_grad_(False)
+        for parameter in encoder.upper_parameters(config.unfreeze_layers).values():
+            parameter.requires_grad_(True)
+        self.location_encoder = location_encoder
+        if location_encoder is not None:
+            location_encoder.requires_grad_(False)
+        self.gps_adapter = nn.Linear(gps_dim, encoder.pooled_dim)
+        self.bottleneck = build_bottleneck(config, encoder.pooled_dim, encoder.token_dim)
+        self.gps_dim = gps_dim
+        self.prototype_projection = nn.Linear(meta_prototypes.shape[1], config.concept_emb_dim)
+        self.patch_projection = nn.Linear(encoder.token_dim, gps_dim)
+        self.register_buffer("meta_base", meta_prototypes.detach().clone().float())
+        self.register_buffer("parent_base", parent_prototypes.detach().clone().float())
+        if config.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(config.temperature).log())
+        self.prompts = prompts
+        if prompts is not None:
+            shapes = [(count, prompts.dim) for count in prompts.counts]
+            given = [tuple(values.shape) for values in (meta_prototypes, parent_prototypes)]
+            if shapes != given:
+                raise MismatchError(
+                    f"the prompts give prototypes of the shapes {shapes}, but those given have {given}; "
+                    "make both from the same names and text encoder"
+                )
+
+    def train(self, mode: bool = True) -> Stage0PretrainingModel:
+        """Set the mode of the heads; the encoders stay in evaluation mode (running statistics must not drift).
+
+        Entering evaluation mode, the base prototypes are brought up to date with a trained text encoder.
+
+        Raises:
+            ParameterError: when the text encoder is to be trained but there are no prompts.
+        """
+        if mode and self.config.train_text_encoder and self.prompts is None:
+            raise ParameterError("train_text_encoder=True needs the prompts; give prompts=PromptPrototypes(...)")
+        super().train(mode)
+        self.encoder.eval()
+        if self.location_encoder is not None:
+            self.location_encoder.eval()
+        if self.prompts is not None and not mode:
+            with torch.no_grad():
+                meta, parent = self.prompts()
+                self.meta_base.copy_(meta)
+                self.parent_base.copy_(parent)
+        return self
+
+    def forward(self, hidden: Tensor, gps: Tensor) -> Stage0Output:
+        """Embed a batch.
+
+        Args:
+            hidden: activations that enter the unfrozen blocks, as `encoder.lower` gives them.
+            gps: `(B, g)` embeddings of the frozen location encoder.
+
+        Returns:
+            All embeddings, none of them normalised.
+        """
+        if self.training and self.config.patch_keep < 1:
+            hidden = self._some_patches(hidden)
+        pooled, tokens = self.encoder.upper(hidden, self.config.unfreeze_layers)  # (B, d), (B, P, w)
+        # Without gradients the heads of the concepts stay as they are, and so does the encoder under their terms.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.concept_losses):
+            meta_base, parent_base = self.base_prototypes()
+            meta_prototypes = self.prototype_projection(meta_base)
+            parent_prototypes = self.prototype_projection(parent_base)
+            concept_emb = self.bottleneck(pooled, tokens)  # (B, c), or (B, P, w) for "patch"
+            meta_logits = parent_logits = None
+            if self.bottleneck.has_maps:
+                concept_emb, meta_logits, parent_logits = self._look_for(
+                    concept_emb, meta_prototypes, parent_prototypes
+                )
+        return Stage0Output(
+            pooled=pooled,
+            gps=self.gps_adapter(gps),
+            concept_emb=concept_emb,
+            # The mean of the projected patches is the projection of the mean patch, at 1/P of the work.
+            patch_emb=self.patch_projection(tokens.mean(1)),
+            meta_prototypes=meta_prototypes,
+            parent_prototypes=parent_prototypes,
+            temperature=self.temperature(),
+            meta_logits=meta_logits,
+            parent_logits=parent_logits,
+        )
+
+    def _look_for(
+        self, tokens: Tensor, meta_prototypes: Tensor, parent_prototypes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Concept embedding `(B, c)` and logits of metas `(B, k_m)` and parents `(B, k_p)`, patch by patch.
+
+        The cosines are pooled over the patches as Stage 1 does, so that what is handed on was trained for that use.
+        """
+        meta_unit, parent_unit = (functional.normalize(each, dim=-1) for each in (meta_prototypes, parent_prototypes))
+        meta, parent = (
+            pool_scores(cosines.float() / self.config.temperature, self.config.top_patches)
+            for cosines in score_patches(self.bottleneck, tokens, meta_unit, parent_unit)
+        )
+        return mix_prototypes(meta, meta_unit), meta, parent
+
+    def base_prototypes(self) -> tuple[Tensor, Tensor]:
+        """Base prototypes of metas `(k_m, t)` and parents `(k_p, t)`, with gradients if the text encoder trains."""
+        if self.prompts is not None and (self.training or torch.is_grad_enabled()):
+            return self.prompts()
+        return self.meta_base, self.parent_base
+
+    def temperature(self) -> Tensor:
+        """Scalar temperature of the contrasts with places, learned or fixed."""
+        if not self.config.learn_temperature:
+            return self.gps_adapter.weight.new_tensor(self.config.temperature)
+        low, high = TEMPERATURE_RANGE
+        with torch.no_grad():
+            # Beyond its limits a clamped value has no gradient and would never come back, so the parameter is held.
+            self.log_temperature.clamp_(math.log(low), math.log(high))
+        return self.log_temperature.exp()
+
+    def _some_patches(self, hidden: Tensor) -> Tensor:
+        """Keep class and register tokens and a random share of the patches; feature maps stay as they are."""
+        n_patches = self.encoder.grid[0] * self.encoder.grid[1]
+        n_prefix = hidden.shape[1] - n_patches
+        if hidden.ndim != 3 or n_prefix < 0:
+            return hidden
+        n_kept = max(1, round(self.config.patch_keep * n_patches))
+        kept = torch.randperm(n_patches)[:n_kept].sort().values + n_prefix
+        return hidden[:, torch.cat([torch.arange(n_prefix), kept]).to(hidden.device)]
+
+    def embed_places(self, lat: np.ndarray, lng: np.ndarray) -> Tensor:
+        """Place embeddings comparable with the image features (for retrieval).
+
+        Args:
+            lat: `(n,)` degrees.
+            lng: `(n,)` degrees.
+
+        Returns:
+            `(n, d)` float32 on the CPU, not normalised.
+        """
+        if self.location_encoder is None:
+            raise MismatchError("this Stage 0 model was loaded without a location encoder; pass one to load_stage0")
+        device = self.gps_adapter.weight.device
+        with torch.no_grad():
+            embedded = location_embeddings(self.location_encoder, lat, lng)
+            return torch.cat([self.gps_adapter(part.to(device)).cpu() for part in embedded.split(8192)])
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint's JSON must say, so that the model can be built again; before the first step."""
+        encoder = self.encoder
+        described = {
+            "name": encoder.name,
+            "fingerprint": encoder.weights_fingerprint(),
+            "preprocessing": encoder.preprocessing_name,
+        }
+        content = {"stage": 0, "config": asdict(self.config), "gps_dim": self.gps_dim, "encoder": described}
+        if self.prompts is not None:
+            text = self.prompts.text_encoder
+            content["text_encoder"] = {"name": text.name, "fingerprint": text.fingerprint()}
+        return content
+
+    def predictions(self, output: Stage0Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `measure` reads: embeddings of images and places, where they are, and whether the meta is named."""
+        similarity = output.meta_logits
+        if similarity is None:
+            unit = functional.normalize(output.meta_prototypes, dim=-1)
+            similarity = functional.normalize(output.concept_emb, dim=-1) @ unit.T  # (B, k_m)
+        return {
+            "image": output.pooled,
+            "place": output.gps,
+            "lat": batch["lat"],
+            "lng": batch["lng"],
+            "meta": similarity.argmax(1) == batch["concept_idx"],
+        }
+
+    def measure(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
+        """How well images find their own place (`retrieval_metrics`), and how often their meta is named."""
+        place = predictions["lat"].numpy(), predictions["lng"].numpy()
+        values = retrieval_metrics(predictions["image"], predictions["place"], *place)
+        if self.config.concept_losses:  # untrained heads name concepts at random
+            values["meta_top1"] = float(predictions["meta"].float().mean())
+        if self.config.learn_temperature:
+            values["temperature"] = float(self.temperature().detach())
+        return values
+
+    def examples(self, output: Stage0Output, batch: Mapping[str, Tensor], labels: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns of a table of examples: the places, and those that are retrieved among them."""
+        image, place = (functional.normalize(each.float().cpu(), dim=-1) for each in (output.pooled, output.gps))
+        cosine, first = (image @ place.T).max(1)  # (n,)
+        lat, lng = (batch[name].cpu().numpy() for name in ("lat", "lng"))
+        found = first.numpy()
+        return place_columns((lat, lng), (lat[found], lng[found])) | {"similarity": cosine.numpy()}
+
+
+class Stage0Loss:
+    """All terms of Stage 0 and their weighted sum (specification, section "Stage 0", Total Loss).
+
+    Without `config.concept_losses` the child, parent and hierarchy terms are given but not part of the sum.
+
+    Args:
+        config: weights `lambda_...` and options.
+    """
+
+    def __init__(self, config: Stage0Config) -> None:
+        self.config = config
+
+    def __call__(self, output: Stage0Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the terms.
+
+        Args:
+            output: of the model.
+            batch: with `gps` `(B, g)` of the location encoder, `pooled` `(B, d)` of the untouched image encoder,
+                `concept_idx` and `parent_idx` `(B,)`, `lat` and `lng` `(B,)` degrees.
+
+        Returns:
+            Scalars `loss`, `gps`, `child`, `parent`, `hierarchy`, `patch_gps`, `anchor`; terms without their weights.
+        """
+        config, meta, parent = self.config, batch["concept_idx"], batch["parent_idx"]
+        near = None
+        if config.false_negative_km > 0:
+            near = losses.near_pairs(batch["lat"].float(), batch["lng"].float(), config.false_negative_km)
+        t, t_gps = config.temperature, output.temperature
+        terms = {
+            "gps": losses.info_nce(output.pooled, output.gps, t_gps, config.symmetric, near),
+            "child": _concept_loss(output.concept_emb, output.meta_prototypes, output.meta_logits, meta, t),
+            "parent": _concept_loss(output.concept_emb, output.parent_prototypes, output.parent_logits, parent, t),
+            "hierarchy": losses.supervised_contrastive(output.concept_emb, parent, t),
+            "patch_gps": losses.info_nce(output.patch_emb, batch["gps"], t_gps, config.symmetric, near),
+            "anchor": losses.anchor_loss(output.pooled, batch["pooled"]),
+        }
+        trained = [name for name in terms if config.concept_losses or name not in CONCEPT_TERMS]
+        total = sum(getattr(config, f"lambda_{name}") * terms[name] for name in trained)
+        return {"loss": torch.as_tensor(total)} | terms
+
+
+def _concept_loss(
+    concept_emb: Tensor, prototypes: Tensor, logits: Tensor | None, target: Tensor, temperature: float
+) -> Tensor:
+    """Softmax of the similarities over all prototypes: of the embedding, or of patches where there are logits."""
+    if logits is None:
+        return losses.prototype_info_nce(concept_emb, prototypes, target, temperature)
+    return functional.cross_entropy(logits, target)
+
+
+def location_embeddings(location_encoder: nn.Module, lat: np.ndarray, lng: np.ndarray, chunk: int = 8192) -> Tensor:
+    """Embed coordinates once with the frozen location encoder.
+
+    Args:
+        location_encoder: module `(B, 2)` of `[lat, lng]` degrees -> `(B, g)`.
+        lat: `(n,)` degrees.
+        lng: `(n,)` degrees.
+        chunk: places at a time.
+
+    Returns:
+        `(n, g)` float32 on the CPU.
+    """
+    device = next((parameter.device for parameter in location_encoder.parameters()), torch.device("cpu"))
+    coordinates = torch.from_numpy(np.stack([np.asarray(lat), np.asarray(lng)], axis=1).astype(np.float32))  # (n, 2)
+    with torch.no_grad():
+        return torch.cat([location_encoder(part.to(device)).float().cpu() for part in coordinates.split(chunk)])
+
+
+def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | None = None) -> Stage0PretrainingModel:
+    """Load a checkpoint and put its trained blocks into the encoder.
+
+    A text encoder that was trained too is not needed: the model has the prototypes it came to.
+
+    Args:
+        path: `stage0.safetensors`.
+        encoder: the image encoder as it was before training; changed in place.
+        location_encoder: needed only for `embed_places`.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        MissingInputError: when the checkpoint is not there.
+        MismatchError: when it was trained from another encoder, or is no whole checkpoint of Stage 0.
+    """
+    made_by = partial(run_command, path, NOTEBOOK)
+    tensors, metadata = load_checkpoint(path, made_by, stage=0)
+    _check_start(encoder, encoder.weights_fingerprint(), "encoder", path, metadata)
+    before = metadata["encoder"].get("preprocessing", encoder.preprocessing_name)
+    if before != encoder.preprocessing_name:
+        raise MismatchError(
+            f"{path} was trained on pictures that {before} prepared, but {encoder.name!r} prepares them with "
+            f"{encoder.preprocessing_name}, which gives other pixels; use the same, or train again with `{made_by}`"
+        )
+    model = Stage0PretrainingModel(
+        encoder,
+        location_encoder,
+        tensors["meta_base"],
+        tensors["parent_base"],
+        read_config(Stage0Config, metadata, path, made_by),
+        metadata["gps_dim"],
+    )
+    restore(model, {name: value for name, value in tensors.items() if not name.startswith(_TEXT)}, path)
+    return model
+
+
+def read_base_prototypes(path: str | Path) -> dict[str, Tensor]:
+    """Base prototypes of a checkpoint, `meta (k_m, t)` and `parent (k_p, t)`: the ones Stage 1 builds upon.
+
+    Raises:
+        MissingInputError: when the checkpoint is not there.
+        MismatchError: when its two files do not belong together or are of another stage.
+    """
+    tensors, _ = load_checkpoint(path, partial(run_command, path, NOTEBOOK), stage=0)
+    return {"meta": tensors["meta_base"], "parent": tensors["parent_base"]}
+
+
+def restore_text_encoder(path: str | Path, text_encoder: TextEncoder) -> bool:
+    """Put the weights that Stage 0 trained into a text encoder, so that it can encode other words than the concepts.
+
+    Args:
+        path: `stage0.safetensors`.
+        text_encoder: as it was before training; changed in place.
+
+    Returns:
+        Whether Stage 0 trained it; if not, it stays as it is.
+
+    Raises:
+        MissingInputError: when the checkpoint is not there.
+        MismatchError: when another text encoder was trained.
+    """
+    tensors, metadata = load_checkpoint(path, partial(run_command, path, NOTEBOOK), stage=0)
+    if "text_encoder" not in metadata:
+        return False
+    _check_start(text_encoder, text_encoder.fingerprint(), "text_encoder", path, metadata)
+    trained = {name.removeprefix(_TEXT): value for name, value in tensors.items() if name.startswith(_TEXT)}
+    text_encoder.load_state_dict(trained, strict=False)
+    return True
+
+
+def _check_start(model: Any, fingerprint: str, part: str, path: str | Path, metadata: Mapping[str, Any]) -> None:
+    """Refuse an encoder whose weights are not those that training began with."""
+    if fingerprint != metadata[part]["fingerprint"]:
+        raise MismatchError(
+            f"{path} was trained from the {part.replace('_', ' ')} {metadata[part]['name']!r} with other weights than "
+            f"those of {model.name!r}; load that encoder afresh, or train again with `{run_command(path, NOTEBOOK)}`"
+        )

@@ -1,0 +1,442 @@
+"""Stage 1: concepts recognised by their similarity to text prototypes that may move a little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geocbm.errors import MismatchError, ParameterError
+from geocbm.files import run_command
+from geocbm.models import losses
+from geocbm.models.bottlenecks import (
+    BottleneckSettings,
+    build_bottleneck,
+    mix_prototypes,
+    pool_scores,
+    score_patches,
+)
+from geocbm.models.stage0 import Stage0PretrainingModel
+from geocbm.training.checkpoints import load_checkpoint, read_config, restore
+from geocbm.training.loader import RowSource, row_reader
+from geocbm.training.settings import check_choice, check_number
+
+NOTEBOOK = "04"
+
+
+@dataclass(frozen=True)
+class Stage1Config(BottleneckSettings):
+    """Settings of Stage 1; the defaults are the specification's.
+
+    What Stage 0 has too is explained in `BottleneckSettings` and `TrainingSettings`.
+
+    Attributes:
+        label_smoothing: of both classification losses.
+        gamma: focusing exponent of both classification losses.
+        lambda_meta: weight of the focal loss over metas.
+        lambda_parent: weight of the focal loss over parents.
+        lambda_consistency: weight of the divergence between implied and predicted parents.
+        lambda_parent_contrastive: weight of the contrast between parents within the batch.
+        lambda_contrastive: weight of concept embedding against meta prototypes.
+        lambda_reg: weight of the squared residuals.
+        lambda_intra_parent: weight of the distances between sibling prototypes.
+        lambda_semantic: weight of the soft targets on similar metas.
+        lambda_meta_guided: weight of the meta among the children of its true parent; the specification's total has no
+            such term, hence 0.
+        intra_parent_reduction: "sum" over sibling pairs as in the specification, or "mean".
+        detach_expected: keep the consistency loss from moving the metas.
+        residual_std: spread of the initial residuals.
+        logit_scale_init: first value of both logit scales.
+        logit_scale_max: largest value they may take.
+        temperature: of the prototype contrast.
+        parent_temperature: of the contrast between parents.
+        semantic_threshold: cosine of two metas' base prototypes from which one counts as close to the other; it is
+            measured with, not trained with.
+        init_from_stage0: start from Stage 0's bottleneck and prototype projection.
+        monitor: validation value that decides: "meta_top1", "parent_top1" or "loss".
+    """
+
+    batch_size: int = 256
+    lr: float = 3e-4
+    epochs: int = 50
+    label_smoothing: float = 0.2
+    gamma: float = 2.0
+    lambda_meta: float = 1.0
+    lambda_parent: float = 0.5
+    lambda_consistency: float = 0.3
+    lambda_parent_contrastive: float = 0.2
+    lambda_contrastive: float = 0.5
+    lambda_reg: float = 0.001
+    lambda_intra_parent: float = 0.01
+    lambda_semantic: float = 0.15
+    lambda_meta_guided: float = 0.0
+    intra_parent_reduction: Literal["sum", "mean"] = "sum"
+    detach_expected: bool = False
+    residual_std: float = 0.01
+    logit_scale_init: float = 14.0
+    logit_scale_max: float = 20.0
+    temperature: float = 0.07
+    parent_temperature: float = 0.1
+    semantic_threshold: float = 0.7
+    init_from_stage0: bool = True
+    patience: int = 10
+    monitor: Literal["meta_top1", "parent_top1", "loss"] = "meta_top1"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("epochs", self.epochs, 1)
+        for name in ("gamma", "residual_std"):
+            check_number(name, getattr(self, name), 0)
+        for name in ("temperature", "parent_temperature", "logit_scale_init", "logit_scale_max"):
+            check_number(name, getattr(self, name), 0, above=True)
+        if not -1 <= self.semantic_threshold <= 1:
+            raise ParameterError(f"semantic_threshold={self.semantic_threshold!r} is no cosine; give -1 to 1")
+        check_number("label_smoothing", self.label_smoothing, 0, below=1)
+        check_choice("monitor", self.monitor, ("meta_top1", "parent_top1", "loss"))
+        check_choice("intra_parent_reduction", self.intra_parent_reduction, ("sum", "mean"))
+
+
+class Stage1Output(NamedTuple):
+    """What Stage 1 computes for a batch.
+
+    Attributes:
+        concept_emb: `(B, c)`, not normalised.
+        meta_logits: `(B, k_m)`.
+        parent_logits: `(B, k_p)`.
+        meta_prototypes: `(k_m, c)` projected, of length 1.
+        parent_prototypes: `(k_p, c)` projected, of length 1.
+        meta_maps: `(B, P, k_m)` score of each meta on each patch, of the "patch" bottleneck; else None.
+    """
+
+    concept_emb: Tensor
+    meta_logits: Tensor
+    parent_logits: Tensor
+    meta_prototypes: Tensor
+    parent_prototypes: Tensor
+    meta_maps: Tensor | None = None
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """In float32: `concept_emb` `(B, c)`, `meta_probabilities` `(B, k_m)`, `parent_probabilities` `(B, k_p)`."""
+        return {
+            "concept_emb": self.concept_emb.float(),
+            "meta_probabilities": self.meta_logits.float().softmax(-1),
+            "parent_probabilities": self.parent_logits.float().softmax(-1),
+        }
+
+    @property
+    def per_row(self) -> tuple[str, ...]:
+        """What the losses read of each row, which several processes gather."""
+        return ("concept_emb", "meta_logits", "parent_logits")
+
+
+class Stage1ConceptModel(nn.Module):
+    """Concept bottleneck with text-anchored cosine classifiers (specification, section "Stage 1").
+
+    With the "patch" bottleneck the cosine is taken on every patch and pooled over the patches (`pool_scores`), so that
+    the scores come with a map per concept.
+
+    Args:
+        in_dim: width of the pooled image features.
+        meta_prototypes: `(k_m, t)` base prototypes, kept as they are.
+        parent_prototypes: `(k_p, t)`.
+        meta_to_parent: `(k_m,)` parent index of each meta.
+        config: settings.
+        token_dim: width of the patch tokens, for bottlenecks that read them.
+        bottleneck: a module of one's own in place of the one that the settings name, see `models.bottlenecks`.
+    """
+
+    meta_base: Tensor
+    parent_base: Tensor
+    meta_to_parent: Tensor
+    similarity: Tensor
+
+    def __init__(
+        self,
+        in_dim: int,
+        meta_prototypes: Tensor,
+        parent_prototypes: Tensor,
+        meta_to_parent: Tensor,
+        config: Stage1Config | None = None,
+        token_dim: int | None = None,
+        bottleneck: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config = config or Stage1Config()
+        self.in_dim, self.token_dim = in_dim, token_dim
+        self.bottleneck = build_bottleneck(config, in_dim, token_dim) if bottleneck is None else bottleneck
+        self.prototype_projection = nn.Linear(meta_prototypes.shape[1], config.concept_emb_dim)
+        self.delta_meta = nn.Parameter(torch.randn(meta_prototypes.shape) * config.residual_std)
+        self.delta_parent = nn.Parameter(torch.randn(parent_prototypes.shape) * config.residual_std)
+        self.meta_bias = nn.Parameter(torch.zeros(len(meta_prototypes)))
+        self.parent_bias = nn.Parameter(torch.zeros(len(parent_prototypes)))
+        self.logit_scale_meta = nn.Parameter(torch.tensor(config.logit_scale_init))
+        self.logit_scale_parent = nn.Parameter(torch.tensor(config.logit_scale_init))
+        base = meta_prototypes.detach().clone().float()
+        self.register_buffer("meta_base", base)
+        self.register_buffer("parent_base", parent_prototypes.detach().clone().float())
+        self.register_buffer("meta_to_parent", torch.as_tensor(meta_to_parent, dtype=torch.long).clone())
+        unit = functional.normalize(base, dim=-1)
+        self.register_buffer("similarity", unit @ unit.T, persistent=False)  # (k_m, k_m)
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the bottleneck reads patch tokens."""
+        return bool(getattr(self.bottleneck, "needs_tokens", False))
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the bottleneck scores every concept on every patch, so that there is a map per concept."""
+        return bool(getattr(self.bottleneck, "has_maps", False))
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint's JSON must say, so that the model can be built again."""
+        return {"stage": 1, "config": asdict(self.config), "in_dim": self.in_dim, "token_dim": self.token_dim}
+
+    def start_from(self, stage0: Stage0PretrainingModel, report: Callable[[str], None] = print) -> list[str]:
+        """Take over the bottleneck and the prototype projection that Stage 0 trained.
+
+        A bottleneck of another kind than Stage 0's starts afresh; the prototype projection is taken over all the same.
+
+        Args:
+            stage0: the trained model.
+            report: told where the bottleneck starts afresh.
+
+        Returns:
+            Names of the parts taken over.
+
+        Raises:
+            MismatchError: when parts of the same kind differ in shape.
+        """
+        same_kind = type(stage0.bottleneck) is type(self.bottleneck)
+        taken = ["bottleneck", "prototype_projection"] if same_kind else ["prototype_projection"]
+        if same_kind and (ours := self.config.bottleneck_shape) != (given := stage0.config.bottleneck_shape):
+            differing = [f"{name}={given[name]}, here {ours[name]}" for name in ours if ours[name] != given[name]]
+            raise MismatchError(
+                f"the bottleneck of Stage 0 has {', '.join(differing)}; use the same settings in both, or set "
+                "init_from_stage0=False"
+            )
+        for name in taken:
+            mine, theirs = getattr(self, name), getattr(stage0, name)
+            shapes = [{key: value.shape for key, value in part.state_dict().items()} for part in (mine, theirs)]
+            if shapes[0] != shapes[1]:
+                raise MismatchError(
+                    f"the {name} of Stage 0 has another shape than Stage 1's; use the same bottleneck, "
+                    "concept_emb_dim and encoders in both, or set init_from_stage0=False"
+                )
+            mine.load_state_dict(theirs.state_dict())
+        if not same_kind:
+            report(
+                f"bottleneck={self.config.bottleneck!r} starts afresh: Stage 0 trained {stage0.config.bottleneck!r}; "
+                "its prototype projection is taken over"
+            )
+        return taken
+
+    def prototypes(self) -> tuple[Tensor, Tensor]:
+        """Projected prototypes of length 1: metas `(k_m, c)` and parents `(k_p, c)`."""
+        meta = functional.normalize(self.prototype_projection(self.meta_base + self.delta_meta), dim=-1)
+        parent = functional.normalize(self.prototype_projection(self.parent_base + self.delta_parent), dim=-1)
+        return meta, parent
+
+    def forward(self, pooled: Tensor, patch_tokens: Tensor | None = None) -> Stage1Output:
+        """Recognise concepts.
+
+        Args:
+            pooled: `(B, in_dim)` image features of any precision.
+            patch_tokens: `(B, P, w)`, for a bottleneck that reads them.
+
+        Returns:
+            Concept embeddings and the logits of metas and parents.
+        """
+        meta, parent = self.prototypes()
+        seen = self.bottleneck(pooled.to(self.meta_bias.dtype), patch_tokens)  # (B, c), or (B, P, w) with maps
+        if not self.has_maps:
+            return self.classify(seen, meta, parent)
+        meta_cosines, parent_cosines = score_patches(self.bottleneck, seen, meta, parent)  # (B, P, k_m), (B, P, k_p)
+        meta_maps = self._scale("meta") * meta_cosines
+        parent_maps = self._scale("parent") * parent_cosines
+        meta_logits = pool_scores(meta_maps, self.config.top_patches) + self.meta_bias
+        return Stage1Output(
+            concept_emb=mix_prototypes(meta_logits, meta),
+            meta_logits=meta_logits,
+            parent_logits=pool_scores(parent_maps, self.config.top_patches) + self.parent_bias,
+            meta_prototypes=meta,
+            parent_prototypes=parent,
+            meta_maps=meta_maps,
+        )
+
+    def _scale(self, head: str) -> Tensor:
+        """Learned factor of the cosines of one head, at most `logit_scale_max`."""
+        return getattr(self, f"logit_scale_{head}").clamp(max=self.config.logit_scale_max)
+
+    def classify(self, concept_emb: Tensor, meta: Tensor, parent: Tensor) -> Stage1Output:
+        """Logits of given concept embeddings `(B, c)` against given prototypes of length 1."""
+        unit = functional.normalize(concept_emb, dim=-1)
+        return Stage1Output(
+            concept_emb=concept_emb,
+            meta_logits=self._scale("meta") * (unit @ meta.T) + self.meta_bias,
+            parent_logits=self._scale("parent") * (unit @ parent.T) + self.parent_bias,
+            meta_prototypes=meta,
+            parent_prototypes=parent,
+        )
+
+    def predictions(self, output: Stage1Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whether the labelled meta and parent are named, `(B,)` booleans each."""
+        return {
+            "meta_top1": output.meta_logits.argmax(1) == batch["concept_idx"],
+            "parent_top1": output.parent_logits.argmax(1) == batch["parent_idx"],
+        }
+
+    def measure(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
+        """How often that is so, from 0 to 1."""
+        return {name: float(right.float().mean()) for name, right in predictions.items()}
+
+    def examples(
+        self, output: Stage1Output, batch: Mapping[str, Tensor], labels: Mapping[str, Any]
+    ) -> dict[str, list[Any]]:
+        """Columns of a table of examples: the labelled concept, the named one, and how probable that is."""
+        probability, named = output.meta_logits.float().softmax(-1).max(1)
+        names = labels.get("metas") or range(len(self.meta_base))
+        return {
+            "truth": [str(names[index]) for index in batch["concept_idx"].tolist()],
+            "prediction": [str(names[index]) for index in named.tolist()],
+            "probability": probability.tolist(),
+        }
+
+
+class Stage1Loss:
+    """All nine terms of Stage 1 and their weighted sum (specification, section "Stage 1").
+
+    Args:
+        model: for residuals, hierarchy, similarity of the prototypes and the weights `lambda_...` of the terms.
+        meta: `(n,)` meta of each training row, for the weights of rare classes; None weighs all alike.
+        parent: `(n,)` parent of each training row.
+    """
+
+    def __init__(self, model: Stage1ConceptModel, meta: Tensor | None = None, parent: Tensor | None = None) -> None:
+        self.model, self.config = model, model.config
+        self.meta_weights = None if meta is None else losses.inverse_frequency(meta, len(model.meta_base))
+        self.parent_weights = None if parent is None else losses.inverse_frequency(parent, len(model.parent_base))
+
+    def __call__(self, output: Stage1Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the terms.
+
+        Args:
+            output: of the model.
+            batch: with `concept_idx` and `parent_idx`, `(B,)` true metas and parents.
+
+        Returns:
+            Scalars `loss`, `meta`, `parent`, `consistency`, `meta_guided`, `parent_contrastive`, `contrastive`, `reg`,
+            `intra_parent`, `semantic`; terms without their weights.
+        """
+        model, config, hierarchy = self.model, self.config, self.model.meta_to_parent
+        meta, parent = batch["concept_idx"], batch["parent_idx"]
+        meta_logits, parent_logits = output.meta_logits, output.parent_logits
+        concept_emb, prototypes = output.concept_emb, output.meta_prototypes
+        gamma, smoothing = config.gamma, config.label_smoothing
+        terms = {
+            "meta": losses.focal_loss(meta_logits, meta, gamma, self.meta_weights, smoothing),
+            "parent": losses.focal_loss(parent_logits, parent, gamma, self.parent_weights, smoothing),
+            "consistency": losses.hierarchy_consistency(meta_logits, parent_logits, hierarchy, config.detach_expected),
+            "meta_guided": losses.parent_guided_meta(meta_logits, meta, hierarchy),
+            "parent_contrastive": losses.supervised_contrastive(concept_emb, parent, config.parent_temperature),
+            "contrastive": losses.prototype_info_nce(concept_emb, prototypes, meta, config.temperature),
+            "reg": losses.prototype_regularization(model.delta_meta, model.delta_parent),
+            "intra_parent": losses.intra_parent_consistency(prototypes, hierarchy, config.intra_parent_reduction),
+            "semantic": losses.semantic_soft_cross_entropy(meta_logits, meta, model.similarity),
+        }
+        total = sum(getattr(config, f"lambda_{name}") * value for name, value in terms.items())
+        return {"loss": torch.as_tensor(total)} | terms
+
+
+def load_stage1(path: str | Path, bottleneck: nn.Module | None = None) -> Stage1ConceptModel:
+    """Load a checkpoint of Stage 1 in evaluation mode.
+
+    Args:
+        path: `stage1.safetensors`.
+        bottleneck: a module of one's own that it was trained with; None builds the one that its settings name.
+
+    Raises:
+        MissingInputError: when it is not there.
+        MismatchError: when its two files do not belong together, or are no whole checkpoint of Stage 1.
+    """
+    made_by = partial(run_command, path, NOTEBOOK)
+    tensors, metadata = load_checkpoint(path, made_by, stage=1)
+    model = Stage1ConceptModel(
+        metadata["in_dim"],
+        tensors["meta_base"],
+        tensors["parent_base"],
+        tensors["meta_to_parent"],
+        read_config(Stage1Config, metadata, path, made_by),
+        metadata["token_dim"],
+        bottleneck,
+    )
+    restore(model, tensors, path)
+    return model
+
+
+def predict_stage1(
+    model: Stage1ConceptModel,
+    features: Tensor | RowSource,
+    rows: np.ndarray | None = None,
+    batch_size: int = 256,
+    tokens: Tensor | RowSource | None = None,
+) -> dict[str, Tensor]:
+    """Concepts of many images.
+
+    Args:
+        model: the trained model.
+        features: a store with kind `pooled`, or `(n, d)`.
+        rows: row positions; None means all rows of a tensor.
+        batch_size: rows at a time.
+        tokens: a store with kind `tokens`, or `(n, P, w)`, for a bottleneck that reads them; by default the store of
+            the features.
+
+    Returns:
+        float32 tensors on the CPU in the order of `rows`: `concept_emb (n, c)`, `meta_probabilities (n, k_m)`,
+        `parent_probabilities (n, k_p)`.
+    """
+    if rows is None:
+        if not isinstance(features, Tensor):
+            raise ParameterError("rows=None needs features in memory; give the row positions to read from the store")
+        rows = np.arange(len(features))
+    rows = np.asarray(rows, dtype=np.int64)
+    read, read_tokens = row_reader(features, "pooled"), token_reader(model, features, tokens)
+    device = model.meta_bias.device
+    parts: dict[str, list[Tensor]] = {}
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, max(len(rows), 1), batch_size):  # no rows give empty tensors of the usual shape
+            chosen = rows[start : start + batch_size]
+            said = model(read(chosen).to(device), read_tokens(chosen).to(device) if read_tokens else None)
+            for name, value in said.probabilities().items():
+                parts.setdefault(name, []).append(value.cpu())
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def token_reader(
+    model: Stage1ConceptModel, features: Tensor | RowSource, tokens: Tensor | RowSource | None
+) -> Callable[[np.ndarray], Tensor] | None:
+    """Reader of patch tokens for a bottleneck that needs them, else None.
+
+    Args:
+        model: of Stage 1.
+        features: a store with kind `tokens`, or pooled features in memory.
+        tokens: a store with kind `tokens`, or `(n, P, w)`; None takes the store of the features.
+
+    Raises:
+        ParameterError: when it needs them and there are none.
+    """
+    if not model.needs_tokens:
+        return None
+    if tokens is None and isinstance(features, Tensor):
+        kind = model.config.bottleneck
+        raise ParameterError(f"bottleneck={kind!r} reads patch tokens, but tokens is None; give a store")
+    return row_reader(features if tokens is None else tokens, "tokens")
