@@ -10,7 +10,7 @@ from geocbm.files import paths
 from geocbm.workbench import settings, sync
 from geocbm.workbench.pairs import Pair, PairError
 from geocbm.workbench.parameters import Cell, read_cells, read_parameters
-from geocbm.workbench.stages import number_of, read_chain
+from geocbm.workbench.stages import Chain, number_of, read_chain
 
 MAX_BYTES = 200_000
 _ABSOLUTE = re.compile(r"(?<![\w.:/<])/(?:home|root|Users|mnt|tmp|work|opt|var|srv|usr|content)/|\b[A-Za-z]:\\\\?\w")
@@ -186,22 +186,27 @@ def _chain_problems(names: set[str]) -> Iterator[str]:
             yield f"{missing}.py is not in chain.toml; add a [[stage]] for it"
         if listed - names:
             return  # nothing more can be said of scripts that are not there
-        written: set[str] = set()
         declared = settings.read_declared(chain)
-        for stage in chain.stages:
-            for name in stage.reads:
-                if name.startswith("parameter:"):
-                    if name.removeprefix("parameter:") not in declared[stage.number]:
-                        yield f"chain.toml: {stage.notebook} reads {name}, but has no such parameter"
-                elif not {"*", "["} & set(name) and name not in written:
-                    yield f"chain.toml: {stage.notebook} reads {name}, which no earlier stage writes"
-            for name in stage.writes:
-                if name in written:
-                    yield f"chain.toml: {name} is written by two stages, the second is {stage.notebook}"
-            written.update(stage.writes)
+        yield from _flow_problems(chain, declared)
         for profile in settings.profile_names():
             settings.resolve_all(chain, declared, settings.read_profile(profile), [], "check")
         for recipe in settings.recipe_names():
             settings.resolve_all(chain, declared, settings.Profile("check", recipe=recipe), [], "check")
     except UserError as problem:
         yield str(problem)
+
+
+def _flow_problems(chain: Chain, declared: settings.Declared) -> Iterator[str]:
+    """What stages read that nobody writes, or write twice."""
+    written: set[str] = set()
+    for stage in chain.stages:
+        for name in stage.reads:
+            if name.startswith("parameter:"):
+                if name.removeprefix("parameter:") not in declared[stage.number]:
+                    yield f"chain.toml: {stage.notebook} reads {name}, but has no such parameter"
+            elif not {"*", "["} & set(name) and name not in written:
+                yield f"chain.toml: {stage.notebook} reads {name}, which no earlier stage writes"
+        for name in stage.writes:
+            if name in written:
+                yield f"chain.toml: {name} is written by two stages, the second is {stage.notebook}"
+        written.update(stage.writes)

@@ -152,28 +152,28 @@ def why(stamp: Mapping[str, Any] | None, key: Mapping[str, Any], outputs: Mappin
     if stamp is None:
         return "never ran to its end"
     old = stamp["key"]
-    for name, label in (("profile", "profile"), ("device", "device")):
+    for name in ("profile", "device"):
         if old.get(name) != key[name]:
-            return f"{label} changed {old.get(name)} -> {key[name]}"
+            return f"{name} changed {old.get(name)} -> {key[name]}"
     if reason := _difference("parameter", old.get("parameters", {}), key["parameters"], values=True):
         return reason
     if old.get("code") != key["code"]:
         return "code of the notebook changed"
-    for subject, label, values in (
-        ("inputs", "input", False),
-        ("sources", "code", False),
-        ("libraries", "library", True),
-    ):
-        if reason := _difference(label, old.get(subject, {}), key[subject], values):
+    for subject, label in (("inputs", "input"), ("sources", "code"), ("libraries", "library")):
+        if reason := _difference(label, old.get(subject, {}), key[subject], values=subject == "libraries"):
             return reason
-    for name, digest in outputs.items():
+    return _changed_output(stamp.get("outputs", {}), outputs)
+
+
+def _changed_output(before: Mapping[str, str], now: Mapping[str, str | None]) -> str | None:
+    """Which output is not as the last success left it."""
+    for name, digest in now.items():
         if digest is None:
             return f"output {name} is missing"
-        if stamp.get("outputs", {}).get(name) != digest:
+        if before.get(name) != digest:
             return f"output {name} was changed since"
-    if gone := sorted(set(stamp.get("outputs", {})) - set(outputs)):
-        return f"output {gone[0]} is missing"
-    return None
+    gone = sorted(set(before) - set(now))
+    return f"output {gone[0]} is missing" if gone else None
 
 
 def _difference(label: str, old: Mapping[str, Any], new: Mapping[str, Any], values: bool) -> str | None:

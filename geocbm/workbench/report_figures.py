@@ -93,6 +93,17 @@ def figure_html(bundle: dict[str, Any], identifier: str, alt: str) -> str:
     )
 
 
+def _bare(trace: dict[str, Any]) -> None:
+    """Take colour bars from a trace, and let the dots of a map fit a third of the width."""
+    if "showscale" in trace or trace.get("type") in ("heatmap", "choropleth", "contour"):
+        trace["showscale"] = False
+    marker = trace.get("marker")
+    if isinstance(marker, dict):
+        marker["showscale"] = False
+        if trace.get("type") == "scattergeo" and isinstance(marker.get("size"), int | float):
+            marker["size"] = max(2, marker["size"] / 2)
+
+
 def preview_html(bundle: dict[str, Any], identifier: str, alt: str, height: int = 190) -> str:
     """Draw a figure as a small still picture without titles, legends or axis labels.
 
@@ -112,23 +123,15 @@ def preview_html(bundle: dict[str, Any], identifier: str, alt: str, height: int 
     margin = {"l": 8, "r": 8, "t": 8, "b": 8}
     layout.update(height=height, autosize=True, showlegend=False, margin=margin, hovermode=False, dragmode=False)
     for name, part in layout.items():
-        if not isinstance(part, dict):
-            continue
-        if name.startswith("coloraxis"):
+        if isinstance(part, dict) and name.startswith("coloraxis"):
             part["showscale"] = False
-        if name.startswith(("xaxis", "yaxis")):
+        elif isinstance(part, dict) and name.startswith(("xaxis", "yaxis")):
             part.pop("title", None)
             part.update(showticklabels=False, ticks="", automargin=False)
     for axis in ("xaxis", "yaxis"):
         layout.setdefault(axis, {"showticklabels": False, "ticks": ""})
     for trace in figure.get("data", []):
-        if "showscale" in trace or trace.get("type") in ("heatmap", "choropleth", "contour"):
-            trace["showscale"] = False
-        marker = trace.get("marker")
-        if isinstance(marker, dict):
-            marker["showscale"] = False
-            if trace.get("type") == "scattergeo" and isinstance(marker.get("size"), int | float):
-                marker["size"] = max(2, marker["size"] / 2)  # the same map on a third of the width
+        _bare(trace)
     figure["config"] = {**_CONFIG, "staticPlot": True}
     return (
         f'<div id="{identifier}" class="plotly-graph-div" style="height:{height}px" role="img" '

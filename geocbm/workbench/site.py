@@ -33,7 +33,6 @@ _SOME_SIMULATED = (
     "Runs marked “simulated” were trained and measured on scenes drawn by the atlas simulator; their figures say "
     "nothing about real streets."
 )
-_STATUS = {"ran": "fresh", "done": "fresh", "ok": "fresh", "success": "fresh", "unchanged": "skipped"}
 
 CARDS = (
     "stage1.meta_top1",
@@ -174,18 +173,8 @@ def opening(notebook: Any) -> Opening:
 
 
 def stage_entry(manifest: Mapping[str, Any], number: str) -> dict[str, Any]:
-    """What the manifest says of the stage with this number, whether stages are keyed or listed."""
-    stages = manifest.get("stages") or {}
-    if isinstance(stages, Mapping):
-        for name, entry in stages.items():
-            if str(name).split("_")[0] == number and isinstance(entry, Mapping):
-                return dict(entry)
-        return {}
-    for entry in stages:
-        name = str(entry.get("number") or entry.get("stage") or entry.get("name") or "")
-        if name.split("_")[0] == number:
-            return dict(entry)
-    return {}
+    """What the manifest says of the stage with this number; nothing of one that has not run."""
+    return dict((manifest.get("stages") or {}).get(number) or {})
 
 
 def _fact(value: Any) -> str:
@@ -194,7 +183,7 @@ def _fact(value: Any) -> str:
         return f"{value:,.4g}"
     if isinstance(value, str):
         return f"{value[:12]}..." if re.fullmatch(r"(sha256:)?[0-9a-f]{40,}", value) else value
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def provenance_facts(stamp: Mapping[str, Any]) -> list[tuple[str, str | list[tuple[str, str]]]]:
@@ -269,16 +258,9 @@ def date_text(moment: Any) -> str:
 
 
 def run_moment(manifest: Mapping[str, Any], folder: Path) -> Any:
-    """When a run was last touched: the manifest's word, else the newest start of a stage, else the files' time."""
-    for key in ("finished", "updated", "started"):
-        if manifest.get(key):
-            return manifest[key]
-    stages = manifest.get("stages") or {}
-    entries = stages.values() if isinstance(stages, Mapping) else stages
-    starts = [str(entry["started"]) for entry in entries if isinstance(entry, Mapping) and entry.get("started")]
-    if starts:
-        return max(starts)
-    return max((path.stat().st_mtime for path in folder.glob("*.ipynb")), default=0.0)
+    """When a run was last touched: the newest start of a stage, else the time of its pages."""
+    starts = [str(entry["started"]) for entry in (manifest.get("stages") or {}).values() if entry.get("started")]
+    return max(starts) if starts else max((path.stat().st_mtime for path in folder.glob("*.ipynb")), default=0.0)
 
 
 def _run_states(run: str) -> tuple[dict[str, str], str]:
@@ -324,7 +306,7 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
             title=first.title or name,
             sentence=first.sentence,
             href=path.with_suffix(".html").name,
-            status=_STATUS.get(status, status),
+            status=status,
             seconds=_seconds(entry),
             preview=preview(notebook, f"preview-{number}"),
             earlier=cards[name].href if failed and name in cards else None,
