@@ -10,7 +10,7 @@ from typing import Any
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path, paths, read_json, write_json
 from geocbm.workbench import demo_data as world
-from geocbm.workbench import keys, process, provenance, records, settings, stage_run, state
+from geocbm.workbench import keys, process, profiles, provenance, records, settings, stage_run, state
 from geocbm.workbench.parameters import Parameter, did_you_mean
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
@@ -55,7 +55,7 @@ class _Run:
     """One run under way: what is resolved, and what has happened."""
 
     name: str
-    profile: settings.Profile
+    profile: profiles.Profile
     chain: Chain
     values: dict[str, dict[str, Any]]
     request: Request
@@ -84,7 +84,7 @@ def run_chain(request: Request) -> int:
     named = f"{request.profile}-{request.recipe}" if request.recipe else request.profile
     name = paths.check_run_name(request.run or named)
     chain = read_chain()
-    profile = settings.read_profile(request.profile)
+    profile = profiles.read_profile(request.profile)
     if request.recipe:
         profile = replace(profile, recipe=request.recipe)
     declared = settings.read_declared(chain)
@@ -126,7 +126,7 @@ def run_chain(request: Request) -> int:
 def _values(
     chain: Chain,
     declared: dict[str, dict[str, Parameter]],
-    profile: settings.Profile,
+    profile: profiles.Profile,
     request: Request,
     run: str,
     extra: Sequence[str],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from geocbm.errors import UserError
 from geocbm.files import paths
-from geocbm.workbench import settings, sync
+from geocbm.workbench import profiles, settings, sync
 from geocbm.workbench.pairs import Pair, PairError
 from geocbm.workbench.parameters import Cell, read_cells, read_parameters
 from geocbm.workbench.stages import Chain, number_of, read_chain
@@ -161,7 +161,7 @@ def _content_problems(source: Path, cells: list[Cell], code: list[Cell], trees: 
         for offset, line in enumerate(cell.source.splitlines()):
             if _ABSOLUTE.search(line):
                 yield f"line {cell.line + offset} names a folder of one machine; use a path below the project"
-    profiles = set(settings.profile_names())
+    known = set(profiles.profile_names())
     for cell, tree in zip(code, trees, strict=True):
         for node in ast.walk(tree):
             if not isinstance(node, ast.If | ast.IfExp | ast.While | ast.Match):
@@ -169,7 +169,7 @@ def _content_problems(source: Path, cells: list[Cell], code: list[Cell], trees: 
             test = node.subject if isinstance(node, ast.Match) else node.test
             for part in ast.walk(test):
                 names = isinstance(part, ast.Name) and part.id in {"profile", "run"}
-                texts = isinstance(part, ast.Constant) and part.value in profiles
+                texts = isinstance(part, ast.Constant) and part.value in known
                 if names or texts:
                     at = cell.line + node.lineno - 1
                     yield f"line {at} decides by the profile; the path must be the same with less data"
@@ -188,10 +188,10 @@ def _chain_problems(names: set[str]) -> Iterator[str]:
             return  # nothing more can be said of scripts that are not there
         declared = settings.read_declared(chain)
         yield from _flow_problems(chain, declared)
-        for profile in settings.profile_names():
-            settings.resolve_all(chain, declared, settings.read_profile(profile), [], "check")
-        for recipe in settings.recipe_names():
-            settings.resolve_all(chain, declared, settings.Profile("check", recipe=recipe), [], "check")
+        for profile in profiles.profile_names():
+            settings.resolve_all(chain, declared, profiles.read_profile(profile), [], "check")
+        for recipe in profiles.recipe_names():
+            settings.resolve_all(chain, declared, profiles.Profile("check", recipe=recipe), [], "check")
     except UserError as problem:
         yield str(problem)
 

@@ -5,18 +5,62 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from geocbm.errors import ParameterError
+from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import paths, read_json, write_json
 from geocbm.workbench import fingerprint as digests
-from geocbm.workbench import process, settings
+from geocbm.workbench import process
+from geocbm.workbench.parameters import Parameter, coerce
+from geocbm.workbench.profiles import profile_names, read_profile
 from geocbm.workbench.stages import Chain
 
+ATLAS_KEYS = ("scenes", "seed", "size")
 _LABEL = f"[--] {'atlas':<22}"
+
+
+def atlas_request(chain: Chain, csv: str) -> tuple[str, dict[str, Any]] | None:
+    """The generated world of a profile that a table belongs to.
+
+    A world of one's own in the same place, drawn with ``geocbm atlas make``, is a table like any other.
+
+    Args:
+        chain: has the defaults.
+        csv: resolved parameter of the first notebook.
+
+    Returns:
+        Name of the profile and the world's ``scenes``, ``seed`` and ``size``; None when the table is the user's own.
+
+    Raises:
+        MissingInputError: If the table is not there and no profile says how to draw it.
+    """
+    place = paths.locate(csv)
+    home = paths.data_root() / "atlas"
+    if place.name != "atlas.csv" or place.parent.parent != home:
+        return None
+    name = place.parent.name
+    draw = f"geocbm atlas make --out {paths.portable(place.parent)}"
+    if name not in profile_names():
+        if place.exists():
+            return None
+        raise MissingInputError(f"{paths.portable(place)} does not exist; draw a world of your own there with: {draw}")
+    own = read_profile(name).atlas
+    request = chain.atlas | own
+    if strange := set(request) - set(ATLAS_KEYS):
+        raise ParameterError(f"atlas of profile {name!r}: {min(strange)!r} is unknown; known: {', '.join(ATLAS_KEYS)}")
+    if "scenes" not in request:
+        if place.exists():
+            return None
+        raise MissingInputError(
+            f"profile {name!r} does not say how many scenes its atlas has; add `atlas: scenes:` to it, or draw the "
+            f"world with: {draw}"
+        )
+    return name, {
+        key: coerce(value, Parameter(f"atlas.{key}", "int", value, "")) for key, value in sorted(request.items())
+    }
 
 
 def _wanted(chain: Chain, csv: str | None) -> tuple[Path, dict[str, Any]] | None:
     """Folder of the world a table belongs to and what it is made from, or None for the user's own table."""
-    found = settings.atlas_request(chain, csv) if csv else None
+    found = atlas_request(chain, csv) if csv else None
     if found is None:
         return None
     name, request = found

@@ -58,7 +58,8 @@ def train_stage(arguments: SimpleNamespace) -> None:
     """
     from geocbm.encoders.processes import launched_index
     from geocbm.run import Run
-    from geocbm.workbench.settings import read_declared, read_profile, resolve_all
+    from geocbm.workbench.profiles import read_profile
+    from geocbm.workbench.settings import read_declared, resolve_all
     from geocbm.workbench.stages import read_chain
 
     chain = read_chain()

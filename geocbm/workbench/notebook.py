@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, paths, sha256_file, write_json
 from geocbm.workbench import html as words
-from geocbm.workbench import keys, records, settings, state
+from geocbm.workbench import keys, profiles, records, settings, state
 from geocbm.workbench import rerun_command as again
 from geocbm.workbench.parameters import Parameter, read_parameters, unknown
 from geocbm.workbench.stages import Chain, Stage, number_of, read_chain
@@ -319,7 +319,7 @@ def _need_world(value: Any) -> None:
     parts = Path(value).parts if isinstance(value, str) else ()
     if parts[:2] == ("data", "atlas") and parts[3:] == ("atlas.csv",) and not paths.locate(value).exists():
         own = f"geocbm atlas make --out {'/'.join(parts[:3])}"
-        command = f"geocbm run --profile {parts[2]} --only 01" if parts[2] in settings.profile_names() else own
+        command = f"geocbm run --profile {parts[2]} --only 01" if parts[2] in profiles.profile_names() else own
         raise MissingInputError(f"{value} does not exist yet; draw this world with: {command}")
 
 

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from geocbm.errors import ParameterError
-from geocbm.workbench.settings import read_recipe
+from geocbm.workbench.profiles import read_recipe
 
 __all__ = ["Recipe", "config_fields", "read_recipe", "with_recipe"]
 Config = TypeVar("Config")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.files import COMMAND_FILE, read_json, write_json
-from geocbm.workbench import keys, settings, state
+from geocbm.workbench import keys, profiles, settings, state
 from geocbm.workbench.stages import NUMBER_GLOB, read_chain
 
 Values = dict[str, dict[str, Any]]
@@ -42,7 +42,7 @@ def remedy(folder: Path, number: str, profile: str | None = None) -> str:
         or any(name in read and not (folder / name).exists() for name in stage.promised)
     )
     known = profile or _read_all(folder / "stamps") or _read_all(folder / "by_hand")
-    if not known and folder.name not in settings.profile_names():
+    if not known and folder.name not in profiles.profile_names():
         return shlex.join(["geocbm", "run", "--run", folder.name, "--from", first])
     return f"{command_like(folder, folder.name, {}, profile)} --from {first}"
 
@@ -77,13 +77,13 @@ def command_like(folder: Path, run: str, changes: Mapping[str, Any], profile: st
     stamps = _read_all(folder / "stamps")
     by_hand = _read_all(folder / "by_hand")
     named = [profile] + [stamp.get("profile") for stamp in stamps.values()] + [folder.name]
-    name = next((each for each in named if each in settings.profile_names()), "smoke")
+    name = next((each for each in named if each in profiles.profile_names()), "smoke")
     # Whoever runs notebooks by hand begins with their own defaults, which are those of smoke, whatever the run's name.
     names: Iterable[str] = [name] if stamps or profile or not by_hand else dict.fromkeys([name, "smoke"])
     best: tuple[list[str], list[str]] | None = None
     # The profile's own recipe first; another one where it says the same with fewer words.
-    for name, recipe in itertools.product(names, [None, *settings.recipe_names()]):
-        own = settings.read_profile(name)
+    for name, recipe in itertools.product(names, [None, *profiles.recipe_names()]):
+        own = profiles.read_profile(name)
         own = replace(own, recipe=recipe) if recipe else own
         base = settings.resolve_all(chain, declared, own, [], run)
         target = {number: dict(values) for number, values in base.items()}

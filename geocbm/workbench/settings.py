@@ -4,13 +4,13 @@ import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geocbm.errors import MissingInputError, ParameterError
+from geocbm.errors import ParameterError
 from geocbm.files import paths
-from geocbm.workbench.parameters import Parameter, coerce, did_you_mean, read_fields, read_parameters, resolve, unknown
+from geocbm.workbench.parameters import Parameter, coerce, read_fields, read_parameters, resolve, unknown
+from geocbm.workbench.profiles import Profile, recipe_values
 from geocbm.workbench.stages import NUMBER, Chain
 
 OPTIONS = "options"
@@ -23,123 +23,10 @@ GPS_DIM = 512
 """Width of GeoCLIP's place embeddings, to which Stage 0 projects the patches."""
 
 _ASSIGNMENT = re.compile(rf"(?:(?P<number>{NUMBER})\.)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)", re.DOTALL)
-ATLAS_KEYS = ("scenes", "seed", "size")
 
 
 Declared = Mapping[str, Mapping[str, Parameter]]
 """Parameters of each notebook, by its number."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """One file of ``notebooks/params``.
-
-    Attributes:
-        name: its name; ``smoke`` has no file, it is what the notebooks say themselves.
-        common: values for every notebook that declares the parameter.
-        stages: values by the stage's number.
-        atlas: ``scenes``, ``seed`` and ``size`` of the generated world.
-        timeout: limit of a stage in seconds, or None.
-        recipe: name of the recipe in ``notebooks/recipes`` whose options the stages take, or None.
-    """
-
-    name: str
-    common: dict[str, Any] = field(default_factory=dict)
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    atlas: dict[str, Any] = field(default_factory=dict)
-    timeout: float | None = None
-    recipe: str | None = None
-
-
-def recipe_names() -> list[str]:
-    """Names of all recipes."""
-    return sorted(file.stem for file in (paths.notebooks_folder() / "recipes").glob("*.yaml"))
-
-
-def recipe_values(name: str) -> dict[str, dict[str, Any]]:
-    """Parameters of a recipe by the stage's number.
-
-    Raises:
-        ParameterError: If there is no such recipe.
-    """
-    if name not in recipe_names():
-        hint = did_you_mean(name, recipe_names())
-        raise ParameterError(f"there is no recipe {name!r}; {hint}the recipes are: {', '.join(recipe_names())}")
-    return read_recipe(paths.notebooks_folder() / "recipes" / f"{name}.yaml")
-
-
-def read_recipe(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Read a file of `notebooks/recipes`: parameters by the number of a notebook.
-
-    Raises:
-        MissingInputError: If there is no such file.
-        ParameterError: If it is no recipe.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingInputError(f"there is no recipe {path}; the ones that come along are in notebooks/recipes")
-    recipe = {}
-    for label, entry in _read_yaml(path).items():
-        if not re.fullmatch(NUMBER, label) or not isinstance(entry, dict):
-            raise ParameterError(f'{path.name}: {label!r} is no number of a notebook with parameters, as in "05": ...')
-        recipe[label] = dict(entry)
-    return recipe
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """A file of parameters by its labels; YAML reads 05 as the number 5, and 08 as a text."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as problem:
-        raise ParameterError(f"{path.name} is no YAML: {problem}") from None
-    if not isinstance(content, dict):
-        raise ParameterError(f"{path.name} must map numbers of notebooks to parameters")
-    return {f"{key:02d}" if isinstance(key, int) else str(key): entry for key, entry in content.items()}
-
-
-def profile_names() -> list[str]:
-    """Names of all profiles."""
-    return sorted({"smoke", *(file.stem for file in (paths.notebooks_folder() / "params").glob("*.yaml"))})
-
-
-def read_profile(name: str) -> Profile:
-    """Read a profile.
-
-    Raises:
-        ParameterError: If there is no such profile or its file is not understood.
-    """
-    file = paths.notebooks_folder() / "params" / f"{name}.yaml"
-    if not file.is_file():
-        if name == "smoke":
-            return Profile(name)
-        hint = did_you_mean(name, profile_names())
-        raise ParameterError(f"there is no profile {name!r}; {hint}the profiles are: {', '.join(profile_names())}")
-    where = f"notebooks/params/{file.name}"
-    common: dict[str, Any] = {}
-    stages: dict[str, dict[str, Any]] = {}
-    atlas: dict[str, Any] = {}
-    timeout: float | None = None
-    recipe: str | None = None
-    for label, entry in _read_yaml(file).items():
-        if label == "timeout":
-            timeout = coerce(entry, Parameter("timeout", "float", 600.0, ""))
-        elif label == "recipe":
-            recipe = coerce(entry, Parameter("recipe", "str", "seed", ""))
-        elif not isinstance(entry, dict | None):
-            raise ParameterError(f"{where}: {label!r} must hold parameters, one a line, as `name: value`")
-        elif label == "all":
-            common = dict(entry or {})
-        elif label == "atlas":
-            atlas = dict(entry or {})
-        elif re.fullmatch(NUMBER, label):
-            stages[label] = dict(entry or {})
-        else:
-            raise ParameterError(
-                f"{where}: {label!r} is neither a stage number, nor `all`, `atlas`, `recipe` or `timeout`"
-            )
-    return Profile(name, common, stages, atlas, timeout, recipe)
 
 
 def read_declared(chain: Chain) -> dict[str, dict[str, Parameter]]:
@@ -393,44 +280,3 @@ def _choices(text: str) -> list[str]:
     """Split at commas outside of brackets."""
     parts = re.findall(r"(?:\[[^\]]*\]|[^,\[\]])+", text)
     return [part.strip() for part in parts if part.strip()]
-
-
-def atlas_request(chain: Chain, csv: str) -> tuple[str, dict[str, Any]] | None:
-    """The generated world of a profile that a table belongs to.
-
-    A world of one's own in the same place, drawn with ``geocbm atlas make``, is a table like any other.
-
-    Args:
-        chain: has the defaults.
-        csv: resolved parameter of the first notebook.
-
-    Returns:
-        Name of the profile and the world's ``scenes``, ``seed`` and ``size``; None when the table is the user's own.
-
-    Raises:
-        MissingInputError: If the table is not there and no profile says how to draw it.
-    """
-    place = paths.locate(csv)
-    home = paths.data_root() / "atlas"
-    if place.name != "atlas.csv" or place.parent.parent != home:
-        return None
-    name = place.parent.name
-    draw = f"geocbm atlas make --out {paths.portable(place.parent)}"
-    if name not in profile_names():
-        if place.exists():
-            return None
-        raise MissingInputError(f"{paths.portable(place)} does not exist; draw a world of your own there with: {draw}")
-    own = read_profile(name).atlas
-    request = chain.atlas | own
-    if strange := set(request) - set(ATLAS_KEYS):
-        raise ParameterError(f"atlas of profile {name!r}: {min(strange)!r} is unknown; known: {', '.join(ATLAS_KEYS)}")
-    if "scenes" not in request:
-        if place.exists():
-            return None
-        raise MissingInputError(
-            f"profile {name!r} does not say how many scenes its atlas has; add `atlas: scenes:` to it, or draw the "
-            f"world with: {draw}"
-        )
-    return name, {
-        key: coerce(value, Parameter(f"atlas.{key}", "int", value, "")) for key, value in sorted(request.items())
-    }

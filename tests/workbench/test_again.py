@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from geocbm.files import write_json
-from geocbm.workbench import settings
+from geocbm.workbench import profiles, settings
 from geocbm.workbench.rerun_command import command_like
 from geocbm.workbench.stages import read_chain
 
 
 def values(profile: str, recipe: str | None, texts: list[str]) -> dict[str, dict[str, object]]:
     chain = read_chain()
-    own = settings.read_profile(profile)
+    own = profiles.read_profile(profile)
     own = replace(own, recipe=recipe) if recipe else own
     resolved = settings.resolve_all(chain, settings.read_declared(chain), own, texts, "x")
     return {number: {name: value for name, value in each.items() if name != "run"} for number, each in resolved.items()}

@@ -20,7 +20,8 @@ from geocbm.models.stage2 import Stage2Config
 from geocbm.pipeline import EncoderConfig, config_fields
 from geocbm.workbench import notebook
 from geocbm.workbench.parameters import read_parameters
-from geocbm.workbench.settings import read_declared, read_profile, recipe_values, resolve_all, settings_of
+from geocbm.workbench.profiles import read_profile, recipe_values
+from geocbm.workbench.settings import read_declared, resolve_all, settings_of
 from geocbm.workbench.stages import read_chain
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"

@@ -1,0 +1,123 @@
+"""Profiles and recipes: named values of parameters, as files below ``notebooks/``."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geocbm.errors import MissingInputError, ParameterError
+from geocbm.files import paths
+from geocbm.workbench.parameters import Parameter, coerce, did_you_mean
+from geocbm.workbench.stages import NUMBER
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One file of ``notebooks/params``.
+
+    Attributes:
+        name: its name; ``smoke`` has no file, it is what the notebooks say themselves.
+        common: values for every notebook that declares the parameter.
+        stages: values by the stage's number.
+        atlas: ``scenes``, ``seed`` and ``size`` of the generated world.
+        timeout: limit of a stage in seconds, or None.
+        recipe: name of the recipe in ``notebooks/recipes`` whose options the stages take, or None.
+    """
+
+    name: str
+    common: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    atlas: dict[str, Any] = field(default_factory=dict)
+    timeout: float | None = None
+    recipe: str | None = None
+
+
+def recipe_names() -> list[str]:
+    """Names of all recipes."""
+    return sorted(file.stem for file in (paths.notebooks_folder() / "recipes").glob("*.yaml"))
+
+
+def recipe_values(name: str) -> dict[str, dict[str, Any]]:
+    """Parameters of a recipe by the stage's number.
+
+    Raises:
+        ParameterError: If there is no such recipe.
+    """
+    if name not in recipe_names():
+        hint = did_you_mean(name, recipe_names())
+        raise ParameterError(f"there is no recipe {name!r}; {hint}the recipes are: {', '.join(recipe_names())}")
+    return read_recipe(paths.notebooks_folder() / "recipes" / f"{name}.yaml")
+
+
+def read_recipe(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Read a file of `notebooks/recipes`: parameters by the number of a notebook.
+
+    Raises:
+        MissingInputError: If there is no such file.
+        ParameterError: If it is no recipe.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingInputError(f"there is no recipe {path}; the ones that come along are in notebooks/recipes")
+    recipe = {}
+    for label, entry in _read_yaml(path).items():
+        if not re.fullmatch(NUMBER, label) or not isinstance(entry, dict):
+            raise ParameterError(f'{path.name}: {label!r} is no number of a notebook with parameters, as in "05": ...')
+        recipe[label] = dict(entry)
+    return recipe
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """A file of parameters by its labels; YAML reads 05 as the number 5, and 08 as a text."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as problem:
+        raise ParameterError(f"{path.name} is no YAML: {problem}") from None
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path.name} must map numbers of notebooks to parameters")
+    return {f"{key:02d}" if isinstance(key, int) else str(key): entry for key, entry in content.items()}
+
+
+def profile_names() -> list[str]:
+    """Names of all profiles."""
+    return sorted({"smoke", *(file.stem for file in (paths.notebooks_folder() / "params").glob("*.yaml"))})
+
+
+def read_profile(name: str) -> Profile:
+    """Read a profile.
+
+    Raises:
+        ParameterError: If there is no such profile or its file is not understood.
+    """
+    file = paths.notebooks_folder() / "params" / f"{name}.yaml"
+    if not file.is_file():
+        if name == "smoke":
+            return Profile(name)
+        hint = did_you_mean(name, profile_names())
+        raise ParameterError(f"there is no profile {name!r}; {hint}the profiles are: {', '.join(profile_names())}")
+    where = f"notebooks/params/{file.name}"
+    common: dict[str, Any] = {}
+    stages: dict[str, dict[str, Any]] = {}
+    atlas: dict[str, Any] = {}
+    timeout: float | None = None
+    recipe: str | None = None
+    for label, entry in _read_yaml(file).items():
+        if label == "timeout":
+            timeout = coerce(entry, Parameter("timeout", "float", 600.0, ""))
+        elif label == "recipe":
+            recipe = coerce(entry, Parameter("recipe", "str", "seed", ""))
+        elif not isinstance(entry, dict | None):
+            raise ParameterError(f"{where}: {label!r} must hold parameters, one a line, as `name: value`")
+        elif label == "all":
+            common = dict(entry or {})
+        elif label == "atlas":
+            atlas = dict(entry or {})
+        elif re.fullmatch(NUMBER, label):
+            stages[label] = dict(entry or {})
+        else:
+            raise ParameterError(
+                f"{where}: {label!r} is neither a stage number, nor `all`, `atlas`, `recipe` or `timeout`"
+            )
+    return Profile(name, common, stages, atlas, timeout, recipe)
