@@ -241,6 +241,25 @@ def make_splits(
     return splits
 
 
+def require_test_split(splits: Mapping[str, Sequence[str]], training_only: bool = False) -> None:
+    """Refuse splits on which nothing could be measured.
+
+    Args:
+        splits: as `make_splits` gives them.
+        training_only: whether the run is to train and no more, so that val and test may be empty.
+
+    Raises:
+        ParameterError: val or test is empty.
+    """
+    empty = [name for name in ("val", "test") if not splits[name]]
+    if empty and not training_only:
+        raise ParameterError(
+            f"The {' and the '.join(empty)} split would be empty: concepts are too rare to spare an image. Give a "
+            "table with at least three images of a concept, or set training_only=True for a run that is trained and not "
+            "measured."
+        )
+
+
 def save_splits(
     splits: Mapping[str, Sequence[str]], path: str | Path, table: pd.DataFrame, kind: str, seed: int, **settings: Any
 ) -> None:

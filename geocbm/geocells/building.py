@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +17,8 @@ from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesia
 
 SMALLEST_SCALE_KM = 1.0
 MEDOID_CANDIDATES = 2000
+
+Partition = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def build_geocells(
     min_samples_per_cell: int = GeocellsConfig.min_samples_per_cell,
     seed: int = GeocellsConfig.seed,
     merge_below: int = GeocellsConfig.merge_below,
+    partition: Partition = cluster,
 ) -> Geocells:
     """Cut each country into `n // min_samples_per_cell` cells, at least one.
 
@@ -59,6 +62,8 @@ def build_geocells(
         min_samples_per_cell: see `GeocellsConfig`, as for the other two.
         seed: of k-means.
         merge_below: in samples.
+        partition: `(points [m, 3] of one country, k, seed)` to at most k centres `[K, 3]`, all unit vectors; k-means by
+            default. Samples then belong to the nearest centre of their country. Not asked for k = 1.
 
     Returns:
         The cells. A country with one cell has the normalised mean of its unit vectors as centre, or, where that mean
@@ -81,7 +86,8 @@ def build_geocells(
         order = spatial_order(own)
         rows, own = rows[order], own[order]
         k, seed_of_country = len(rows) // int(min_samples_per_cell), _country_seed(seed, names[number])
-        return rows, *_cells_of_country(own, k, seed_of_country, int(merge_below))
+        centers = partition(own, k, seed_of_country) if k > 1 else spherical_center(own)[None]
+        return rows, *_settled_cells(centers, own, int(merge_below))
 
     by_country = rows_by_group(group, len(names))
     largest_first = sorted(range(len(names)), key=lambda number: -len(by_country[number]))
@@ -116,9 +122,8 @@ def _country_seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}|{name}".encode()).digest()[:4], "little")
 
 
-def _cells_of_country(points: np.ndarray, k: int, seed: int, merge_below: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres `[K, 3]` by latitude and longitude, and the cell `[n]` of each of a country's points `[n, 3]`."""
-    centers = cluster(points, k, seed) if k > 1 else spherical_center(points)[None]
+def _settled_cells(centers: np.ndarray, points: np.ndarray, merge_below: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centres `[K, 3]` by latitude and longitude without small cells, and the cell `[n]` of each point `[n, 3]`."""
     while True:
         lat, lng = cartesian_to_latlng(centers)
         centers = centers[np.lexsort((np.round(lng, 9), np.round(lat, 9)))]
