@@ -20,10 +20,16 @@ on_bad: str = "error"  # "error" stops at the first look, "drop" drops offending
 split: str = "stratified"  # "stratified" by concept, "spatial" (whole blocks of ground together) or "leave_country_out"
 held_out_country: str = ""  # the country that makes the test split of "leave_country_out"; empty for other kinds
 block_km: float = 1.0  # side of a block in km, for the spatial split
+training_only: bool = (
+    False  # allow a table too small for a validation and test split; pages 06 to 09 then have nothing to measure
+)
 seed: int = 0  # seed of the split
 gallery_columns: int = 8  # pictures per row of the contact sheet
 
 # %%
+import numpy as np
+import pandas as pd
+
 from geocbm import data, plots
 from geocbm.data import concepts, summaries
 from geocbm.workbench import notebook
@@ -38,10 +44,32 @@ nb = notebook.start("01_data_exploration", globals())
 
 # %%
 table = data.load_table(csv, on_bad=on_bad, rejected_csv=nb.path("rejected.csv"))
-nb.table(summaries.at_a_glance(table), caption="The table at a glance")
+counted = ["pano_id", "image_sha256", "country", "meta_name", "parent_concept"]
+glance = table[counted].nunique().rename({"pano_id": "panoramas", "image_sha256": "distinct pictures"})
+nb.table(
+    pd.concat([pd.Series({"rows": len(table)}), glance]).rename("number").to_frame(), caption="The table at a glance"
+)
+nb.table(summaries.rejected(nb.path("rejected.csv")), caption="Rows that were dropped, by reason")
+
+# %% [markdown]
+# ## One sample, one batch
+#
+# What a stage is given. Names become indices of the vocabulary: of the fine concept (a *meta*) and of the one parent it lies under.
 
 # %%
-nb.table(summaries.rejected(nb.path("rejected.csv")), caption="Rows that were dropped, by reason")
+vocabulary = concepts.ConceptVocabulary.from_table(table)
+samples = data.PanoramaCBMDataset(table, vocabulary, transform=lambda picture: picture)
+first = samples[0]
+nb.show_image(
+    first.pop("image").resize((288, 288)), alt=f"The first picture of the table, labelled {first['meta_name']}"
+)
+first["image_path"] = first["image_path"].name
+nb.table(pd.Series(first, name="value").astype(str).to_frame(), caption="The first sample")
+
+# %%
+batch = data.collate_panoramas([samples[row] for row in range(min(8, len(samples)))])
+for name in ("concept_idx", "parent_idx", "lat", "lng"):
+    print(f"{name}: {tuple(batch[name].shape)} {batch[name].dtype}, {batch[name][:4].tolist()} ...")
 
 # %% [markdown]
 # ## What dirt is in it all the same?
@@ -69,10 +97,9 @@ nb.show(plots.country_bars(table["country"], noun=noun))
 # %% [markdown]
 # ## How are concepts nested?
 #
-# Each fine concept (a *meta*) lies under exactly one parent. Area is the number of images.
+# Each meta lies under exactly one parent. Area is the number of images.
 
 # %%
-vocabulary = concepts.ConceptVocabulary.from_table(table)
 nb.show(plots.hierarchy(table))
 
 # %% [markdown]
@@ -88,10 +115,19 @@ nb.show(plots.imbalance(table["meta_name"]))
 # ## Is a concept a code word for the answer?
 #
 # A concept that occurs in one country only, or that carries a place's name, lets a model name the country without looking any
-# further. The entropy of the country given the concept says how much is left to find out: 0 bits is a give-away.
+# further. With $p(c \mid m)$ the share of country $c$ among the images of meta $m$,
+#
+# $$H(C \mid m) = -\sum_c\ p(c \mid m)\,\log_2 p(c \mid m)$$
+#
+# says in bits how much is left to find out: 0 is a give-away.
 
 # %%
+counts = pd.crosstab(table["meta_name"], table["country"]).to_numpy(dtype=float)  # (metas, countries)
+share = counts / counts.sum(axis=1, keepdims=True)
+bits = -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)  # (metas,)
+
 audit = concepts.audit(table)
+np.testing.assert_allclose(bits, audit["entropy_bits"], atol=1e-9)
 telling = audit.sort_values("entropy_bits").head(12).drop(columns=["names_place", "place"])
 nb.table(telling.round(2), caption="The concepts that give most away")
 
@@ -113,19 +149,20 @@ nb.show_image(
 # The aim is 70 % train, 15 % validation, 15 % test; the table says what came out. Rows that share a panorama or the very same
 # picture never lie in two splits. A test image next to a training image may be answered from memory; the histogram shows how
 # many there are with either kind of split.
-# With `leave_country_out` one country is the test split and nothing else is: the question is then how far a model gets in a
-# country it has never seen.
+# With `leave_country_out` one country is the test split and nothing else is, but for rows that share a panorama or a picture with it:
+# how far does a model get in a country it has never seen? No cell lies there, so the country of the named cell is wrong by
+# construction, and concepts that occur there alone cannot be named.
 
 # %%
-splits = data.make_splits(table, kind=split, seed=seed, block_km=block_km, country=held_out_country)
-print(summaries.split_remark(table, splits, held_out_country))
+settings = {"seed": seed, "block_km": block_km}
+splits = data.make_splits(table, kind=split, country=held_out_country, **settings)
+data.require_test_split(splits, training_only)
 nb.table(summaries.split_sizes(splits, table), caption="Sizes of the splits")
 
 # %%
-by_kind = {kind: data.make_splits(table, kind=kind, seed=seed, block_km=block_km) for kind in ("stratified", "spatial")}
-by_kind |= {split: splits}
-nearest = {kind: data.nearest_train_km(table, parts) for kind, parts in by_kind.items() if len(parts["test"])}
-if nearest:
+other = {kind: data.make_splits(table, kind=kind, **settings) for kind in ("stratified", "spatial")} | {split: splits}
+nearest = {kind: data.nearest_train_km(table, parts) for kind, parts in other.items() if parts["test"]}
+if not training_only:
     nb.show(plots.split_distances(nearest))
 
 # %% [markdown]

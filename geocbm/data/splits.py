@@ -255,8 +255,7 @@ def require_test_split(splits: Mapping[str, Sequence[str]], training_only: bool 
     if empty and not training_only:
         raise ParameterError(
             f"The {' and the '.join(empty)} split would be empty: concepts are too rare to spare an image. Give a "
-            "table with at least three images of a concept, or set training_only=True for a run that is trained and not "
-            "measured."
+            "table with at least three images of a concept, or set training_only=True for a run that nothing measures."
         )
 
 

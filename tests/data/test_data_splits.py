@@ -14,6 +14,7 @@ from geocbm.data import (
     load_splits,
     make_splits,
     nearest_train_km,
+    require_test_split,
     save_splits,
     spatial_blocks,
     split_rows,
@@ -290,3 +291,13 @@ def test_the_country_left_out_may_be_spelt_in_any_way():
     )
     splits = [make_splits(table, "leave_country_out", country=name) for name in ("USA", "United States")]
     assert splits[0] == splits[1] and splits[0]["test"] == ["p0", "p1", "p2", "p3"]
+
+
+def test_a_run_without_a_test_split_must_say_so():
+    splits = {"train": ["a"], "val": ["b"], "test": []}
+    with pytest.raises(ParameterError, match=r"The test split would be empty.*training_only=True"):
+        require_test_split(splits)
+    with pytest.raises(ParameterError, match="The val and the test split"):
+        require_test_split(splits | {"val": []})
+    require_test_split(splits, training_only=True)
+    require_test_split(splits | {"test": ["c"]})

@@ -5,6 +5,7 @@ import pytest
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.geocells import Geocells, build_geocells, oracle_error_km
+from geocbm.geocells.distribution import CellDistribution
 from geocbm.geodesy import haversine_km, latlng_to_cartesian
 
 
@@ -150,7 +151,7 @@ def test_file_round_trip_without_pickle(world, tmp_path):
 
 
 def test_files_that_are_no_cells(world, tmp_path):
-    with pytest.raises(MissingInputError, match="geocbm run --run gone --from 01"):
+    with pytest.raises(MissingInputError, match="geocbm run --run gone --from 0"):
         Geocells.load(tmp_path / "gone" / "geocells.npz")
     path = tmp_path / "geocells.npz"
     path.write_bytes(b"not a zip")
@@ -194,3 +195,22 @@ def test_bad_arguments(arguments, message):
 def test_one_name_is_not_a_list_of_countries():
     with pytest.raises(ParameterError, match="country is 'Peru'; give a name for each point"):
         build_geocells([1.0] * 4, [2.0] * 4, "Peru")
+
+
+def test_an_own_partition_places_the_centres(world):
+    asked = []
+
+    def first_points(points, k, seed):
+        asked.append((len(points), k))
+        return points[:k]
+
+    cells = build_geocells(*world, min_samples_per_cell=40, partition=first_points)
+    assert asked == [(120, 3)]  # a country with one cell has its mean
+    assert len(cells) == 4 and cells.counts.sum() == 160 and cells.counts.min() > 0
+    assert np.array_equal(cells.assign(*world), cells.sample_to_cell)
+
+
+def test_the_named_country_is_that_with_the_largest_sum(world):
+    cells = build_geocells(*world, min_samples_per_cell=40)  # Argentina, Chad, Chad, Chad
+    belief = CellDistribution(np.log([[0.4, 0.2, 0.2, 0.2], [0.7, 0.1, 0.1, 0.1]]))
+    assert cells.argmax_country(belief).tolist() == ["Chad", "Argentina"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from geocbm.geocells import build_geocells, kmeans
-from geocbm.geocells.building import _cells_of_country, _merge_small
+from geocbm.geocells.building import _merge_small, _settled_cells
 from geocbm.geocells.cells import rows_by_group
 from geocbm.geocells.kmeans import cluster, nearest, spatial_order
 from geocbm.geodesy import latlng_to_cartesian
@@ -141,7 +141,7 @@ def test_merging_by_hand():
 
 def test_merging_leaves_none_that_is_too_small():
     points = towns(4000, 40)
-    centers, label = _cells_of_country(points, 200, 0, 15)
+    centers, label = _settled_cells(cluster(points, 200, 0), points, 15)
     assert np.bincount(label, minlength=len(centers)).min() >= 15 and len(centers) < 200
     assert np.array_equal(label, nearest(centers, points))
 
