@@ -58,9 +58,8 @@ test, metas = files.rows["test"], files.concepts.metas
 features = files.features("adapted")
 encoder, stage1 = pipeline.load_stage0(files)[1], pipeline.load_stage1(files)
 concepts = pipeline.predict_concepts(files, features)  # of all rows, by name
-linear = interventions.linear_cbm(
-    files, features, concepts
-)  # the head in which nothing but concepts reaches the answer
+# The linear CBM is the head in which nothing but concepts reaches the answer.
+linear = interventions.linear_cbm(files, features, concepts)
 modes = interventions.trained_modes(files, features, concepts) | {"concept_scores": linear}
 main = next(iter(modes.values()))
 heads = {LINEAR: linear.head} | ({} if main.head.config.ablation_mode == "concept_scores" else {MAIN: main.head})
@@ -106,11 +105,8 @@ if one is not None:
     np.testing.assert_allclose(mass, localization.mass_ratio(inside[None], heat[None])[0], rtol=1e-5)
     print(f"{metas[meta]}: hit {hit:.0f} where chance has {chance:.2f}; {mass:.1f} times the mass of an even map")
 box = None if where is None else where.box(row, meta)
-nb.show(
-    plots.attention_overlay(
-        [model.picture(row)], [heat.reshape(encoder.grid)], [metas[meta]], [box], noun="concept map"
-    )
-)
+grids = [heat.reshape(encoder.grid)]
+nb.show(plots.attention_overlay([model.picture(row)], grids, [metas[meta]], [box], noun="concept map"))
 
 # %% [markdown]
 # **Deletion** takes patches away in the order of the map and watches the probability of the true cell $y$; as many patches at random are
@@ -150,19 +146,13 @@ located = None
 if where is not None and len(where):
     pairs = where if model.kinds == maps.MAP_KINDS else where.at(where.labelled)  # gradients are dear
     shown = {localization.CONCEPT: maps.concept_maps(model, pairs.row, pairs.meta, kind)}
-    shown |= {name: own[pairs.position] for name, own in looks.items()} | {
-        localization.CENTRE: maps.centre_map(encoder.grid)
-    }
+    shown |= {name: own[pairs.position] for name, own in looks.items()}
+    shown[localization.CENTRE] = maps.centre_map(encoder.grid)
     named = probabilities[pairs.row].argmax(axis=1) == pairs.meta
     located = localization.measure_localization(files, pairs, shown, named, bootstrap, seed)
-    labels = {
-        "hit": metric("truth.pointing_game"),
-        "strict": metric("truth.pointing_strict"),
-        "mass": metric("truth.mass_ratio"),
-    }
-    nb.table(
-        readable(located.table, labels), caption="What the maximum lies on, and the mass on it, with 95 % intervals"
-    )
+    keys = {"hit": "pointing_game", "strict": "pointing_strict", "mass": "mass_ratio"}
+    units = {name: metric(f"truth.{key}") for name, key in keys.items()}
+    nb.table(readable(located.table, units), caption="What the maximum lies on, with 95 % intervals")
     nb.show(plots.pointing_by_concept(located.concepts))
     print("No better than chance are the maps of:", ", ".join(located.astray()) or "none")
 
@@ -178,17 +168,11 @@ if where is not None and len(where):
 orders = {faithfulness.CONCEPTS: maps.named_map(model, probabilities, test, kind=kind)} | looks
 orders |= {faithfulness.MIDDLE: maps.centre_map(encoder.grid)}
 removed = faithfulness.measure_faithfulness(model, test, orders, pictures, bootstrap, seed)
-gains = []
 for (head, way), measured in removed.items():
     title = f"What is lost with the patches? ({head}, {way})"
     nb.show(plots.removal_curves(measured.curves(), float(measured.whole.mean()), title))
-    for curve in measured.probability:
-        line = {"head": head, "curve": f"{curve} of {way}", "pictures": len(measured.rows)}
-        gains.append(line | {name: figure_text(measured.gain(name, curve=curve), "{:+z.1f}", 100) for name in orders})
-nb.table(
-    pd.DataFrame(gains),
-    caption="How much more the true cell loses (has) than with random patches, points, 95 % intervals",
-)
+gains = readable(faithfulness.gain_table(removed), {"gain": metric("truth.deletion_gain")})
+nb.table(gains, caption="How much more the true cell loses (has) than with random patches, 95 % intervals")
 
 # %% [markdown]
 # ## Make it yours: your own map against the same controls
@@ -205,12 +189,11 @@ def my_map(tokens, scores):
 if own_map:
     mine = my_map(features.read("tokens", test), linear.scores[test]).numpy()
     if located is not None:
-        tested = localization.measure_localization(
-            files, pairs, shown | {"my map": mine[pairs.position]}, named, bootstrap
-        )
+        maps_and_mine = shown | {"my map": mine[pairs.position]}
+        tested = localization.measure_localization(files, pairs, maps_and_mine, named, bootstrap, seed)
         print("pointing game:", figure_text(tested.figure("my map"), "{:.0%}"))
-    for (head, way), measured in faithfulness.measure_faithfulness(model, test, {"my map": mine}, pictures).items():
-        print(f"deletion of {way}, {head}:", figure_text(measured.gain("my map"), "{:+z.1f}", 100), "points")
+    lost = faithfulness.measure_faithfulness(model, test, {"my map": mine}, pictures, bootstrap, seed)
+    nb.table(readable(faithfulness.gain_table(lost), {"gain": metric("truth.deletion_gain")}), caption="My map")
 
 # %% [markdown]
 # ## Pictures, one by one
@@ -229,15 +212,12 @@ if looks:
     grids = attention[np.searchsorted(test, rows)].reshape(-1, *encoder.grid)
     nb.show(plots.attention_overlay(seen, grids, captions), preview=True)
 first = np.argsort(-probabilities[rows], axis=1, kind="stable")[:, :3]  # (examples, 3)
+asked = list(zip(rows.repeat(3), first.reshape(-1), strict=True))
 grids = maps.concept_maps(model, rows.repeat(3), first.reshape(-1), kind).reshape(-1, *encoder.grid)
-words = [f"{metas[meta]} {probabilities[row, meta]:.0%}" for row, own in zip(rows, first, strict=True) for meta in own]
-truth = [where and where.box(row, meta) for row, own in zip(rows, first, strict=True) for meta in own]
-title = "Where does it see the concepts?"
-nb.show(
-    plots.attention_overlay(
-        [one for one in seen for _ in range(3)], grids, words, truth, title=title, noun="concept map"
-    )
-)
+words = [f"{metas[meta]} {probabilities[row, meta]:.0%}" for row, meta in asked]
+truth = [where and where.box(row, meta) for row, meta in asked]
+thrice = [one for one in seen for _ in range(3)]
+nb.show(plots.attention_overlay(thrice, grids, words, truth, title="Where are the concepts?", noun="concept map"))
 why = [attribution.explain_country(linear, row, files, caption) for row, caption in zip(rows, captions, strict=True)]
 nb.show(plots.contribution_bars(why, title="What each concept adds (linear CBM, exact)"))
 
@@ -247,9 +227,9 @@ for row, caption, picture, (meta, *_) in zip(rows, captions, seen, first, strict
     train = files.rows["train"]
     alike = similar_rows(everything, row, train[files.meta_and_parent[0][train] == meta], pano_id, neighbours)
     notes = files.table.get("note", pd.Series("", files.table.index)).fillna("").iloc[alike]
-    shown_captions = [f"{caption}: named {metas[meta]}"]
-    shown_captions += [f"{files.country[i]}. {nb.clean_text(note)}" for i, note in zip(alike, notes, strict=True)]
-    nb.show_images([picture, *map(model.picture, alike)], [f"{metas[meta]}"] * (1 + len(alike)), shown_captions)
+    below = [f"{files.country[i]}. {nb.clean_text(note)}" for i, note in zip(alike, notes, strict=True)]
+    alts = [f"Picture of {metas[meta]}"] * (1 + len(alike))
+    nb.show_images([picture, *map(model.picture, alike)], alts, [f"{caption}: named {metas[meta]}", *below])
 
 # %% [markdown]
 # ## Do the scores tell only what their concepts tell?
@@ -275,19 +255,10 @@ if leakage is not None:
         print(f"{name}: {figure_text(own, '{:.4f}')}, {null:.4f} where nothing leaks")
     kept_names = [information.names[i] for i in leakage.kept]
     nb.show(plots.told_by_concepts(kept_names, leakage.truth, leakage.predicted, leakage.beyond))
-told = {name: figure_text(information.drawn.figure(own.right), "{:.1%}") for name, own in information.probes.items()}
-nb.table(pd.DataFrame({"country right from": told}), caption="The country, read by logistic regression", index=True)
-told = {name: figure_text(gain, "{:+z.1f}", 100) for name, gain in information.gains.items()}
-nb.table(pd.DataFrame({"points": told}), caption="Paired differences between two of them, 95 % intervals", index=True)
-told = {
-    name: [f"{own.concepts:.1%}", f"{own.full:.1%}", f"{own.prior:.1%}", figure_text(own.ratio, "{:.2f}")]
-    for name, own in information.completeness.items()
-}
-nb.table(
-    pd.DataFrame(told, index=["concepts", "everything", "guessing", "completeness"]).T,
-    caption="Completeness",
-    index=True,
-)
+nb.table(readable(information.probe_table()), caption="The country, read by logistic regression, 95 % intervals")
+nb.table(readable(information.gain_table()), caption="Paired differences on the test split, 95 % intervals")
+units = {"completeness": metric("truth.completeness_model_cell")}
+nb.table(readable(information.completeness_table().round(3), units), caption="Completeness, 95 % intervals")
 
 # %% [markdown]
 # ## How many concepts does a decision need, and what is left without any?
@@ -313,18 +284,9 @@ nb.table(readable(left), caption="Without concepts, against two priors, with 95 
 # %%
 tested = controls.measure_controls(model, modes, seed=seed)
 changes = controls.control_table(tested, bootstrap, seed)
-nb.table(changes.round(1), caption="Controls: median error and GeoScore as it is and under the control; paired change")
-if len(changes):
-    changes["name"] = changes["control"] + ", " + changes["mode"]
-    nb.show(
-        plots.forest(
-            changes.rename(columns={"change": "value"}), "change of the GeoScore", "What is lost (left is more)"
-        )
-    )
-    print(
-        "Random directions against the named concepts:",
-        verdict(changes.rename(columns={"change": "value"}).iloc[0], True),
-    )
+nb.show(plots.forest(changes, "change of the GeoScore", "What is lost (left is more)"))
+nb.table(changes.round(0), caption="Change of the GeoScore with its 95 % interval, and median errors")
+print("Random directions against the named concepts:", verdict(changes.iloc[0], more_is_better=True))
 for mode, gain in controls.mode_gains(tested, bootstrap, seed).items():
     print(f"{mode} beyond the linear CBM: {figure_text(gain['geoscore'], '{:+z,.0f}')} GeoScore")
 
@@ -337,9 +299,8 @@ for mode, gain in controls.mode_gains(tested, bootstrap, seed).items():
 # %%
 seeds = None
 if stability_seeds:
-    seeds = stability.measure_stability(
-        files, test, stability.explain_seeds(model, test, stability_seeds, kind), bootstrap, seed
-    )
+    explained = stability.explain_seeds(model, test, stability_seeds, kind)
+    seeds = stability.measure_stability(files, test, explained, bootstrap, seed)
     nb.table(seeds.round(2), caption="Rank correlation over seeds, with 95 % intervals")
     print("Pointing game by seed:", ", ".join(f"{share:.0%}" for share in seeds.attrs["pointing"]))
 
@@ -351,36 +312,21 @@ if stability_seeds:
 # where a metric has nothing to be held against.
 
 # %%
-QUESTIONS = {  # and the rule of a yes; a partly is less, see geocbm.explain.trust_card
-    "localization": ("Does a concept's map point at the concept?", "hits at least 80 %, above chance and the middle"),
-    "faithfulness": ("Does removing the patches it names hurt the answer?", "more than random patches and the middle"),
+QUESTIONS = {  # the question, and when the verdict is yes; a partly is less, see geocbm.explain.trust_card
+    "localization": ("Does a concept's map point at the concept?", "80 % hits, above chance and the middle"),
+    "faithfulness": ("Does it hurt to remove the patches it names?", "more than random patches and the middle"),
     "additivity": ("Do the contributions add up to the answer?", "each logit is their sum to 0.0001"),
-    "sparsity": (
-        "Do a few concepts carry the answer?",
-        "they keep 90 % of what lies beyond the prior, more than random ones",
-    ),
-    "leakage": (
-        "Do scores tell of the country only what the concepts tell?",
-        "nothing beside all true concepts, nor singly",
-    ),
-    "completeness": (
-        "Do the concepts suffice, and is it due to them?",
-        "completeness 0.9, 5 points above random directions",
-    ),
-    "dependence": (
-        "Without concepts, is nothing left but the prior?",
-        "right cells and log loss are those of the prior",
-    ),
-    "stability": ("Is it the same explanation after training again?", "rank correlation 0.7, above different pictures"),
+    "sparsity": ("Do 5 concepts carry the answer?", "90 % of what lies beyond the prior, more than random ones"),
+    "leakage": ("Do scores tell only what the concepts tell?", "nothing beside all true concepts, nor singly"),
+    "completeness": ("Do the concepts suffice, and is it due to them?", "0.9, 5 points above random directions"),
+    "dependence": ("Without concepts, is nothing left but the prior?", "right cells and log loss are the prior's"),
+    "stability": ("Is it the same after training again?", "rank correlation 0.7, above different pictures"),
 }
 card = trust_card.trust_card(information, left, located, removed, seeds)
 table = trust_card.card_table(card)
-measured = [figure_text(line.measured, "{:.3g}") for line in card]
-words = pd.DataFrame(
-    {"question": [QUESTIONS[line.question][0] for line in card], "verdict": table["verdict"], "measured": measured}
-)
-words = words.assign(against=table["against"], rule=[f"yes: {QUESTIONS[line.question][1]}" for line in card])
-nb.table(words, caption="Can I trust this explanation? One training seed, unless seeds are given")
+asked = pd.DataFrame(QUESTIONS, index=["question", "yes where"]).T.loc[table["question"]].reset_index(drop=True)
+shown = readable(table, {"measured": metric("measured")}).assign(**asked)
+nb.table(shown, caption="Can I trust this explanation? Of one training seed, unless seeds are given")
 counts = table["verdict"].value_counts()
 print(f"Of {len(card)} questions:", ", ".join(f"{counts[one]} {one}" for one in trust_card.VERDICTS if one in counts))
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from geocbm.errors import ParameterError
 from geocbm.explain.leakage import Leakage, measure_leakage
-from geocbm.explain.probes import ProbeResult, probe_country, probe_gains
+from geocbm.explain.probes import GAINS, ProbeResult, probe_country, probe_gains
 from geocbm.explain.sparsity import (
     Carried,
     EffectiveConcepts,
@@ -21,7 +22,7 @@ from geocbm.explain.sparsity import (
     effective_concepts,
     kept_share,
 )
-from geocbm.metrics import Resamples, recordable, spatial_blocks
+from geocbm.metrics import Resamples, columns_of, recordables, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.explain.concept_labels import ConceptLabels
@@ -78,6 +79,28 @@ class ConceptInformation:
     def answerable(self) -> bool:
         """Whether a country of the test split is in the training split; a country that was left out is not."""
         return not bool(np.isnan(self.probes["prior"].log_likelihood).all())
+
+    def probe_table(self) -> pd.DataFrame:
+        """What each probe reads: `input` and `country_acc` with its interval."""
+        shares = {name: self.drawn.figure(own.right) for name, own in self.probes.items()}
+        return pd.DataFrame([{"input": name} | columns_of("country_acc", own) for name, own in shares.items()])
+
+    def gain_table(self) -> pd.DataFrame:
+        """Differences of probes: `gain`, what it `reads` and `instead of` what, and `country_acc_change`."""
+        rows = []
+        for name, own in self.gains.items():
+            line = {"gain": name, "reads": GAINS[name][0], "instead of": GAINS[name][1]}
+            rows.append(line | columns_of("country_acc_change", own))
+        return pd.DataFrame(rows)
+
+    def completeness_table(self) -> pd.DataFrame:
+        """Accuracies behind each completeness, shares, and `completeness` with its interval."""
+        rows = [
+            {"what": name, "from concepts": own.concepts, "from everything": own.full, "by guessing": own.prior}
+            | columns_of("completeness", own.ratio)
+            for name, own in self.completeness.items()
+        ]
+        return pd.DataFrame(rows)
 
     @property
     def kept(self) -> tuple[int, Figure]:
@@ -210,9 +233,4 @@ def concept_information_metrics(found: ConceptInformation) -> dict[str, float | 
     figures["nec_average_accuracy"] = average_accuracy(found.effective, "weights", found.drawn)
     figures["effective_contributions"] = found.drawn.figure(found.effective.number)
     figures["contribution_gap"] = found.effective.gap
-    kept = {name: recordable(figure) if isinstance(figure, dict) else figure for name, figure in figures.items()}
-    return {
-        name: figure
-        for name, figure in kept.items()
-        if figure is not None and (isinstance(figure, dict) or np.isfinite(figure))
-    }
+    return recordables(figures)

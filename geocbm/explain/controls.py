@@ -318,18 +318,11 @@ def control_metrics(found: Controls, n_resamples: int = 1000, seed: int = 0) -> 
 
 
 def control_table(found: Controls, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """The controls as numbers, a row each.
-
-    Returns:
-        `control`, `mode`, median errors `own_km` and `km`, mean `own_geoscore` and `geoscore`, and the paired change of
-        the GeoScore, `change` with `low` and `high`.
-    """
-    changes = control_changes(found, n_resamples, seed)
-    rows = []
-    for control in found.controls:
-        own, change = changes[control.name], changes[control.name]["geoscore_change"]
-        row: dict[str, object] = {"control": control.name.removesuffix(f"_{control.mode}"), "mode": control.mode}
-        row |= {"own_km": float(np.median(control.own_km)), "km": own["median_km"]["value"]}
-        row |= {"own_geoscore": float(geoscore(control.own_km).mean()), "geoscore": own["geoscore"]["value"]}
-        rows.append(row | {"change": change["value"], "low": change["low"], "high": change["high"]})
-    return pd.DataFrame(rows)
+    """The controls as numbers: `name`, change of the GeoScore `value`, `low`, `high`, and both median errors, km."""
+    rows: list[dict[str, object]] = []
+    for control, own in zip(found.controls, control_changes(found, n_resamples, seed).values(), strict=True):
+        what = control.name.removesuffix(f"_{control.mode}").replace("_", " ")
+        row: dict[str, object] = {"name": f"{what}, {control.mode}", **own["geoscore_change"]}
+        row |= {"median_km": own["median_km"]["value"], "own_median_km": float(np.median(control.own_km))}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["name", "value", "low", "high", "median_km", "own_median_km"])

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from geocbm.errors import ParameterError
 from geocbm.explain.maps import MapModel, random_maps
-from geocbm.metrics import Resamples, recordables, spatial_blocks
+from geocbm.metrics import Resamples, columns_of, recordables, spatial_blocks
 from geocbm.models.stage2_inference import concept_input
 
 Figure = dict[str, float]
@@ -281,6 +281,21 @@ def measure_faithfulness(
 def headline(found: Mapping[tuple[str, str], DeletionInsertion]) -> DeletionInsertion | None:
     """Deletion from the linear CBM: of pixels where they were taken away, else of tokens; None where neither was."""
     return found.get((LINEAR, PIXELS)) or found.get((LINEAR, TOKENS))
+
+
+def gain_table(found: Mapping[tuple[str, str], DeletionInsertion]) -> pd.DataFrame:
+    """How much more than with random patches the true cell loses (deletion) or has (insertion), for each order.
+
+    Returns:
+        Columns `head, way, curve, order, pictures`, and `gain` with `gain_low` and `gain_high`.
+    """
+    lines = []
+    for (head, way), measured in found.items():
+        for curve, by_order in measured.probability.items():
+            for order in (name for name in by_order if name != RANDOM):
+                line = {"head": head, "way": way, "curve": curve, "order": order, "pictures": len(measured.rows)}
+                lines.append(line | columns_of("gain", measured.gain(order, curve=curve)))
+    return pd.DataFrame(lines)
 
 
 def faithfulness_metrics(found: Mapping[tuple[str, str], DeletionInsertion]) -> dict[str, float | Figure]:

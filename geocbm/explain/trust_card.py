@@ -18,6 +18,7 @@ from geocbm.explain.faithfulness import CONCEPTS, MIDDLE, DeletionInsertion, hea
 from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE, CONCEPT, Localization
 from geocbm.explain.sparsity import Carried
 from geocbm.explain.stability import stability_figures
+from geocbm.metrics import columns_of
 
 if TYPE_CHECKING:
     from geocbm.explain.concept_information import ConceptInformation
@@ -269,12 +270,10 @@ def trust_card(
 
 
 def card_table(card: Sequence[Criterion]) -> pd.DataFrame:
-    """The card as numbers: `question, verdict, value, low, high, against`."""
-    return pd.DataFrame(
-        [
-            {"question": line.question, "verdict": line.verdict}
-            | {end: float(line.measured[end]) for end in ("value", "low", "high")}
-            | {"against": "; ".join(f"{name} {value:.4g}" for name, value in line.against.items())}
-            for line in card
-        ]
-    )
+    """The card as numbers: `question, verdict, measured` with `_low` and `_high`, and `against`."""
+    lines = []
+    for line in card:
+        against = "; ".join(f"{name} {value:.3g}" for name, value in line.against.items())
+        measured = columns_of("measured", line.measured)
+        lines.append({"question": line.question, "verdict": line.verdict} | measured | {"against": against})
+    return pd.DataFrame(lines)

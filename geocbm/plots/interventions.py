@@ -20,7 +20,7 @@ def contribution_bars(explanations: Sequence[Any], most: int = 10, title: str = 
     """What concepts add to an answer, one panel per explanation: the largest terms, the rest and the constants.
 
     Args:
-        explanations: `explain.contributions.Explanation` of pictures.
+        explanations: `explain.attribution.Explanation` of pictures.
         most: concepts with a bar of their own.
         title: headline; by default it names the method.
     """

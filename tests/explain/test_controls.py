@@ -169,8 +169,7 @@ def test_random_concepts_read_no_row_but_their_own(run):
 def test_metrics_of_the_tiny_run(found):
     table = controls.control_table(found, n_resamples=30)
     assert len(table) == len(found.controls)
-    assert table["control"].tolist()[:2] == ["random_concepts", "shuffled_concepts"]
-    assert table["mode"].tolist()[:2] == ["concept_scores", "both"]
+    assert table["name"].tolist()[:2] == ["random concepts, concept_scores", "shuffled concepts, both"]
     assert list(controls.mode_gains(found, n_resamples=30)) == ["both", "hybrid"]
     kept = controls.control_metrics(found, n_resamples=30)
     for key, value in kept.items():
@@ -212,9 +211,9 @@ def known(own: float, random: float, swapped: float, patches: float, spread: flo
 def test_changes_by_hand():
     found = known(100.0, 300.0, 5000.0, 100.0)
     row = controls.control_table(found, n_resamples=20).iloc[0]
-    assert (row["own_km"], row["km"]) == (100, 300)
+    assert (row["own_median_km"], row["median_km"]) == (100, 300)
     lost = 5000 * (np.exp(-300 / 1492.7) - np.exp(-100 / 1492.7))
-    assert row["change"] == pytest.approx(lost) == pytest.approx(geoscore(300.0) - geoscore(100.0))
+    assert row["value"] == pytest.approx(lost) == pytest.approx(geoscore(300.0) - geoscore(100.0))
     kept = controls.control_metrics(found, n_resamples=20)
     assert kept["random_concepts.median_km_change"] == {"value": 200.0, "low": 200.0, "high": 200.0}
     assert kept["hybrid.residual_share"]["value"] == 0.25

@@ -230,7 +230,7 @@ def test_the_card_is_a_table_of_numbers() -> None:
     lines = [card.judge_additivity(0.0), card.judge_additivity(1.0), card.judge_stability(figure(0.9), 0.3)]
     table = card.card_table(lines)
     assert table["verdict"].tolist() == [card.YES, card.NO, card.YES]
-    assert table["value"].tolist() == [0.0, 1.0, 0.9] and table["against"][2] == "different pictures 0.3"
+    assert table["measured"].tolist() == [0.0, 1.0, 0.9] and table["against"][2] == "different pictures 0.3"
 
 
 def test_the_card_of_a_run_has_every_question(trained_run) -> None:
