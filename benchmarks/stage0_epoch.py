@@ -26,7 +26,7 @@ from benchmarks import timing
 from geocbm.encoders.backbones import ImageFeatures, make_backbone
 from geocbm.encoders.features import encode_features
 from geocbm.encoders.image import ImageEncoder
-from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel, stage0_losses
+from geocbm.models.stage0 import Stage0Config, Stage0Loss, Stage0PretrainingModel
 from geocbm.training.epoch import parameter_groups
 from geocbm.training.loader import batches_of
 
@@ -116,7 +116,7 @@ class Side:
         torch.manual_seed(1)
         prototypes = torch.randn(METAS + PARENTS, encoder.pooled_dim)
         self.model = Stage0PretrainingModel(encoder, None, prototypes[:METAS], prototypes[METAS:], config, GPS).train()
-        groups = parameter_groups(self.model, config.lr, config.weight_decay, {"encoder.": config.encoder_lr})
+        groups = parameter_groups(self.model, config)
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.config, self.inputs, self.vanilla, self.labels = config, inputs, vanilla, labels
 
@@ -125,7 +125,7 @@ class Side:
         torch.manual_seed(int(rows[0]))
         batch = {name: values[rows] for name, values in self.labels.items()}
         output = self.model((inputs or self.inputs)(rows), batch["gps"])
-        return stage0_losses(output, batch | {"vanilla": self.vanilla(rows)}, self.config)
+        return Stage0Loss(self.config)(output, batch | {"pooled": self.vanilla(rows)})
 
     def gradients(self, rows: np.ndarray, inputs: Any = None) -> tuple[Tensor, Tensor]:
         """Loss terms and the gradients of all trained parameters, as two vectors; encoder first."""
@@ -178,8 +178,8 @@ def main(arguments: list[str] | None = None) -> None:
     generator = torch.Generator().manual_seed(2)
     labels = {
         "gps": torch.randn(n, GPS, generator=generator),
-        "meta": torch.arange(n) % METAS,
-        "parent": torch.arange(n) % 3,
+        "concept_idx": torch.arange(n) % METAS,
+        "parent_idx": torch.arange(n) % 3,
         "lat": torch.linspace(-60, 60, n),
         "lng": torch.linspace(-170, 170, n),
     }

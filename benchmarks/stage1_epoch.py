@@ -1,6 +1,6 @@
 """An epoch of Stage 1 from stored features: against encoding the images in each epoch, and against the arithmetic.
 
-Run `python -m benchmarks.stage1_epoch`. Ours is `fit_stage1` as the notebook calls it: 30,128 images, 768-1024-512
+Run `python -m benchmarks.stage1_epoch`. Ours is `training.fit` as the notebook calls it: 30,128 images, 768-1024-512
 bottleneck, 100 metas and 15 parents, batches of 256. The straightforward epoch encodes each image first; the seconds
 of the encoder (CLIP ViT-L/14 at 336 pixels, random weights) are measured on a few images and scaled, which the output
 says. What a step spends its time on is printed from the profiler, since small matrices, the optimizer and the losses
@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import timing
-from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config, stage1_losses
-from tests.stage_training import fit_stage1
+from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config, Stage1Loss
+from geocbm.training import FitResult, RowLoader, fit
 
 TARGET = 0.6
 PARTS = {
@@ -66,8 +66,9 @@ def check(model: Stage1ConceptModel, encoded: Tensor, meta: np.ndarray, parent: 
     for features in (encoded.half(), encoded):
         model.zero_grad()
         output = model.eval()(features)
-        true = [torch.as_tensor(label[: len(encoded)], dtype=torch.long) for label in (meta, parent)]
-        loss = stage1_losses(output, model, *true)["loss"]
+        labels = {"concept_idx": meta, "parent_idx": parent}
+        true = {name: torch.as_tensor(label[: len(encoded)], dtype=torch.long) for name, label in labels.items()}
+        loss = Stage1Loss(model)(output, true)["loss"]
         loss.backward()
         gradients.append([loss, *(each.grad for each in model.parameters())])
     return max(timing.agree(*pair, 1e-2, "loss and gradients of Stage 1") for pair in zip(*gradients, strict=True))
@@ -85,8 +86,26 @@ def operations_of_a_step(batch: int, width: int, text_width: int, metas: int, pa
     }
 
 
+def train(config: Stage1Config, data: dict[str, Any]) -> tuple[Stage1ConceptModel, FitResult]:
+    """Train Stage 1 on features in memory."""
+    columns = {
+        "pooled": data["features"],
+        "concept_idx": torch.as_tensor(data["meta"]),
+        "parent_idx": torch.as_tensor(data["parent"]),
+    }
+    loaders = [
+        RowLoader(data[split], lambda rows: {name: values[rows] for name, values in columns.items()})
+        for split in ("train_rows", "val_rows")
+    ]
+    hierarchy = torch.as_tensor(data["meta_to_parent"])
+    prototypes = data["meta_prototypes"], data["parent_prototypes"]
+    model = Stage1ConceptModel(data["features"].shape[1], *prototypes, hierarchy, config)
+    loss = Stage1Loss(model, columns["concept_idx"], columns["parent_idx"])
+    return model, fit(model, loss, *loaders, config, report=lambda line: None)
+
+
 def training(given: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of `fit_stage1` for random data of the given size."""
+    """Random data of the given size, as `train` reads it."""
     generator = np.random.default_rng(0)
     torch.manual_seed(0)
     meta_to_parent = np.arange(given.metas) % given.parents
@@ -106,9 +125,9 @@ def training(given: argparse.Namespace) -> dict[str, Any]:
 def profiled(given: argparse.Namespace) -> None:
     """Print what the steps of one short epoch spend their time on."""
     short = argparse.Namespace(**vars(given) | {"images": min(given.images, 40 * given.batch)})
-    fit_stage1(Stage1Config(epochs=1, batch_size=given.batch), **training(short), report=lambda line: None)
+    train(Stage1Config(epochs=1, batch_size=given.batch), training(short))
     with profile(activities=[ProfilerActivity.CPU]) as record:
-        fit_stage1(Stage1Config(epochs=1, batch_size=given.batch), **training(short), report=lambda line: None)
+        train(Stage1Config(epochs=1, batch_size=given.batch), training(short))
     own = {event.key: event.self_cpu_time_total for event in record.key_averages()}
     total = sum(own.values())
     shares = {part: sum(own.get(key, 0.0) for key in keys) / total for part, keys in PARTS.items()}
@@ -135,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     config = Stage1Config(epochs=given.epochs, patience=given.epochs, batch_size=given.batch)
     data = training(given)
-    model, result = fit_stage1(config, **data, report=lambda line: None)
+    model, result = train(config, data)
     assert isinstance(model, Stage1ConceptModel)
     epochs = timing.spread(result.history["seconds"].iloc[1:].tolist())  # the first one warms up
     encoder = frozen_encoder(*given.encoder, out=given.width)

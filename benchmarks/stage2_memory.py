@@ -1,7 +1,7 @@
 """Memory of training Stage 2 on stored patch tokens: does it grow with the number of images?
 
 Run `python -m benchmarks.stage2_memory`. A feature store of the given numbers of images is laid out as a sparse file
-(43,040 images are 50.8 GB of zeros that take no disk), and a process of its own trains `fit_stage2` on random rows of
+(43,040 images are 50.8 GB of zeros that take no disk), and a process of its own trains Stage 2 on random rows of
 it, with the tables of all images in memory as a real run has them. The system's own counters are sampled every 20 ms:
 `RssAnon` is memory the process needs, `RssFile` the pages of the memory map that are in the page cache at that moment,
 which the system takes back whenever it wants. A straightforward run that loads the tokens needs their whole size.
@@ -28,8 +28,9 @@ from benchmarks import timing
 from geocbm.encoders.features import FeatureStore, store_key
 from geocbm.encoders.features.store import BYTES_PER_NUMBER, DTYPE, file_of
 from geocbm.files import write_json
-from geocbm.models.stage2 import Stage2Config
-from tests.stage_training import fit_stage2
+from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead, Stage2Loss
+from geocbm.training import RowLoader, fit
+from geocbm.training.loader import row_reader
 
 LIMIT_GB = 4.0
 CONCEPT_DIM, CELLS = 512, 1048
@@ -98,18 +99,21 @@ def train(store_path: Path, steps: int, batch: int) -> dict[str, float]:
         rows = generator.choice(n, min(n, steps * batch), replace=False)
         centers = functional.normalize(torch.randn(CELLS, 3), dim=-1).numpy()
         started = time.perf_counter()
-        fit_stage2(
-            Stage2Config(batch_size=batch, epochs=1),
-            torch.randn(n, CONCEPT_DIM),
-            store,
-            RandomCells(centers, np.full(CELLS, 50.0)),
-            generator.integers(0, CELLS, n),
-            generator.uniform(-60, 70, n),
-            generator.uniform(-180, 180, n),
-            rows,
-            rows[: 2 * batch],
-            report=lambda line: None,
-        )
+        columns = {
+            "concept_emb": torch.randn(n, CONCEPT_DIM),
+            "cell_label": torch.as_tensor(generator.integers(0, CELLS, n)),
+            "lat": torch.as_tensor(generator.uniform(-60, 70, n)),
+            "lng": torch.as_tensor(generator.uniform(-180, 180, n)),
+        }
+        read = row_reader(store, "tokens", half=True)
+        loaders = [
+            RowLoader(part, lambda chosen: {"patch_tokens": read(chosen)}).with_columns(**columns)
+            for part in (rows, rows[: 2 * batch])
+        ]
+        config = Stage2Config(batch_size=batch, epochs=1)
+        head = Stage2CrossAttentionGeoHead(CONCEPT_DIM, read(rows[:1]).shape[-1], CELLS, centers, config)
+        loss = Stage2Loss(config, RandomCells(centers, np.full(CELLS, 50.0)))
+        fit(head, loss, *loaders, config, report=lambda line: None)
         seconds = time.perf_counter() - started
     return {"n": n, "steps": len(rows) // batch, "seconds": seconds, "start": before["RssAnon"], **watch.peaks}
 

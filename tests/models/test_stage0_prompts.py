@@ -164,7 +164,7 @@ def test_training_again_starts_from_the_first_prototypes(worded_run):
     before = load_file(files.path("stage0.safetensors"))
     encoders = pipeline.EncoderConfig(**read_json(files.path("features.json"))["encoders"])
     encoder = pipeline.load_encoder(encoders.image_encoder)
-    pipeline.fit_stage0(files, TRAINED, encoders, encoder, files.features("vanilla"), run.cache)
+    pipeline.fit_stage0(files, TRAINED, encoders, encoder, files.features("vanilla"))
     torch.testing.assert_close(load_file(files.path("stage0.safetensors"))["meta_base"], before["meta_base"])
 
 

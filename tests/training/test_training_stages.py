@@ -78,7 +78,9 @@ def test_a_stage_goes_on_where_it_was_interrupted(
 ) -> None:
     """The identity of a stage is the same when everything is read again: it knows no addresses in memory."""
     expected = stages[stage](epochs=3)[1]
-    monkeypatch.setattr(loop, "_ended", lambda *_: None)  # the training that has just ended would be taken over
+    monkeypatch.setattr(
+        loop.Training, "_ended", lambda self: None
+    )  # the training that has just ended would be taken over
 
     class Killed(Exception):
         pass
