@@ -31,7 +31,7 @@ import numpy as np
 
 from geocbm import data, geocells, metrics, plots
 from geocbm.run import Run
-from geocbm.workbench import notebook, recipes
+from geocbm.workbench import notebook, settings
 
 nb = notebook.start("02_geocells", globals())
 files = Run(nb.run_folder)
@@ -130,7 +130,7 @@ print(f"cell {nearest}, offset {picture['lat'] - center_lat:+.2f} lat, {picture[
 # more images; cells of one colour lie far apart. The same map is a picture in the run, `visualizations/geocells_map.png`.
 
 # %%
-config = geocells.GeocellsConfig(**recipes.config_fields(geocells.GeocellsConfig, globals()))
+config = geocells.GeocellsConfig(**settings.config_fields(geocells.GeocellsConfig, globals()))
 places = [train[name].to_numpy() for name in ("lat", "lng", "country")]
 cells = geocells.build_geocells(*places, **asdict(config))
 nb.show(plots.cell_map(cells, train))

@@ -32,7 +32,7 @@ from geocbm.run.encoding import (
     read_prototypes,
     write_prototypes,
 )
-from geocbm.workbench.recipes import config_fields
+from geocbm.workbench.settings import config_fields
 
 __all__ = [
     "EncoderConfig",

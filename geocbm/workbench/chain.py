@@ -10,7 +10,7 @@ from typing import Any
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path, paths, read_json, write_json
 from geocbm.workbench import demo_data as world
-from geocbm.workbench import keys, process, profiles, provenance, records, settings, stage_run, state
+from geocbm.workbench import execute, keys, process, profiles, records, settings, state
 from geocbm.workbench.parameters import Parameter, did_you_mean
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
@@ -110,7 +110,7 @@ def run_chain(request: Request) -> int:
         with process.only_one(paths.run_folder(run.name) / ".lock", f"run {run.name!r}"):
             try:
                 _execute_all(run, selected)
-            except stage_run.StageFailed:
+            except execute.StageFailed:
                 failed = True
             records.merge(run.name)
             done.append(run.name)
@@ -183,21 +183,21 @@ def _explain(run: _Run, selected: Sequence[Stage]) -> None:
         except MissingInputError as missing:
             reason = f"after {', '.join(waits)}" if waits else str(missing)
             dirty.add(stage.number)
-            print(f"{stage_run.label(stage)} {'would run  ' if waits else 'cannot run '} ({reason})")
+            print(f"{execute.label(stage)} {'would run  ' if waits else 'cannot run '} ({reason})")
             continue
         if run.request.force:
             reason = "forced"
         if reason and not run.request.force and (source := _twin(run, stage, key)):
             dirty.add(stage.number)
-            print(f"{stage_run.label(stage)} would be taken over from run {source} (the same key)")
+            print(f"{execute.label(stage)} would be taken over from run {source} (the same key)")
         elif reason:
             dirty.add(stage.number)
-            print(f"{stage_run.label(stage)} would run   ({reason})")
+            print(f"{execute.label(stage)} would run   ({reason})")
         elif waits:
             dirty.add(stage.number)
-            print(f"{stage_run.label(stage)} may run     (if {', '.join(waits)} makes something else than before)")
+            print(f"{execute.label(stage)} may run     (if {', '.join(waits)} makes something else than before)")
         else:
-            print(f"{stage_run.label(stage)} would be skipped (unchanged)")
+            print(f"{execute.label(stage)} would be skipped (unchanged)")
 
 
 def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
@@ -205,23 +205,23 @@ def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
     for stage in selected:
         limit = run.request.timeout or run.profile.timeout or DEFAULT_TIMEOUT
         if stage is run.chain.stages[0] and not world.make(run.chain, run.csv, limit):
-            raise stage_run.StageFailed("atlas")
+            raise execute.StageFailed("atlas")
         key = keys.compute(run.chain, stage, run.name, run.profile.name, run.values[stage.number])
         stamp = keys.read_stamp(stage, run.name)
         reason = keys.why(stamp, key, keys.output_digests(stage, run.name))
         if run.request.force:
             reason = "forced"
-            stage_run.forget_trainings(stage, run.name)
+            execute.forget_trainings(stage, run.name)
         if reason is None:
-            print(f"{stage_run.label(stage)} skipped (unchanged)", flush=True)
-            provenance.write_stage(run.name, run.profile.name, stage.number, None, "skipped", "unchanged")
+            print(f"{execute.label(stage)} skipped (unchanged)", flush=True)
+            records.write_stage(run.name, run.profile.name, stage.number, None, "skipped", "unchanged")
         elif not run.request.force and (source := _twin(run, stage, key)):
             _take_over(run, stage, source)
-            print(f"{stage_run.label(stage)} taken over from run {source} (the same key)", flush=True)
-            stage_run.say_remarks(stage, run.name)
+            print(f"{execute.label(stage)} taken over from run {source} (the same key)", flush=True)
+            execute.say_remarks(stage, run.name)
         else:
             values, limit = run.values[stage.number], run.timeout(stage)
-            stage_run.execute(stage, run.name, run.profile.name, values, limit, key, reason)
+            execute.execute(stage, run.name, run.profile.name, values, limit, key, reason)
             run.ran += 1
 
 
@@ -252,9 +252,7 @@ def _take_over(run: _Run, stage: Stage, source: str) -> None:
     stamp = keys.read_stamp(stage, source) or {}
     manifest = read_json(paths.report_folder(source) / "manifest.json")
     entry = dict(manifest.get("stages", {}).get(stage.number) or {})
-    provenance.write_stage(
-        run.name, run.profile.name, stage.number, entry, "taken over", f"the same as in run {source}"
-    )
+    records.write_stage(run.name, run.profile.name, stage.number, entry, "taken over", f"the same as in run {source}")
     state.hand_file(paths.run_folder(run.name), stage.number).unlink(missing_ok=True)
     write_json(keys.stamp_file(stage, run.name), stamp)
 

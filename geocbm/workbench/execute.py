@@ -1,15 +1,167 @@
-"""One notebook, executed in a process of its own: ``python -m geocbm.workbench.execute JOB.json``.
+"""One notebook of the chain in a process of its own, and what it leaves: page, stamp and manifest, or a traceback.
 
-The job names the notebook, the output, the parameters and the limit; the outcome is written beside it, so that the
-parent needs neither papermill nor a kernel in its own process.
+The child is ``python -m geocbm.workbench.execute JOB.json``. The job names the notebook, the output, the parameters and
+the limit; the outcome is written beside it, so that the parent needs neither papermill nor a kernel in its own process.
 """
 
+import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from geocbm.files import read_json, write_json
+from geocbm import errors
+from geocbm.errors import UserError
+from geocbm.files import paths, read_json, write_json
+from geocbm.workbench import keys, process, records, rerun_command, state
+from geocbm.workbench.notebook import IN_CHAIN
+from geocbm.workbench.stages import Stage
 from geocbm.workbench.sync import write_pair
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_TRACEBACK_LINES = 30
+
+
+class StageFailed(Exception):
+    """A stage did not end well; what it said is on the terminal already."""
+
+
+def label(stage: Stage) -> str:
+    """How lines on the terminal begin: number and title of the stage, in columns."""
+    return f"[{stage.number}] {stage.title:<22}"
+
+
+def forget_trainings(stage: Stage, run: str) -> None:
+    """Let the checkpoints of a stage be what no training takes over, so that it trains again.
+
+    Args:
+        stage: the notebook; what it writes tells which checkpoints are its own.
+        run: name of the run.
+    """
+    folder = paths.run_folder(run)
+    for checkpoint in (name.removesuffix(".json") for name in stage.writes if name.startswith("stage")):
+        for file in folder.glob(f"{checkpoint}*.json"):
+            try:
+                content = read_json(file)
+            except (OSError, ValueError):
+                continue  # what is damaged is never taken over
+            if isinstance(content, dict) and content.pop("training", None) is not None:
+                write_json(file, content)
+
+
+def execute(
+    stage: Stage, run: str, profile: str, values: dict[str, Any], limit: float, key: dict[str, Any], reason: str
+) -> None:
+    """Execute one notebook; on success leave page, stamp and manifest, on failure the failed copy and its traceback.
+
+    Args:
+        stage: the notebook.
+        run: name of the run.
+        profile: name of its profile.
+        values: parameters by name.
+        limit: seconds after which it is ended.
+        key: what the result depends on, for the stamp.
+        reason: why it is executed, for the reader.
+
+    Raises:
+        StageFailed: If it failed, took too long or did not write what it promised.
+    """
+    report = paths.report_folder(run)
+    report.mkdir(parents=True, exist_ok=True)
+    temporary = report / f".{stage.notebook}.running.ipynb"
+    failed_copy = report / f"{stage.notebook}.failed.ipynb"
+    # From here until success the stage counts as never run, whatever happens to this process; what was asked for is
+    # kept, so that a message can name the command that asks for it again.
+    write_json(keys.stamp_file(stage, run), {"profile": profile, "asked": key["parameters"]})
+    rerun_command.record(paths.run_folder(run), profile)
+    started = records.now()
+    print(f"{label(stage)} running ... ", end="", flush=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="geocbm-") as folder:
+            job = Path(folder) / "job.json"
+            content = {
+                "source": str(stage.source),
+                "notebook": str(Path(folder) / f"{stage.notebook}.ipynb"),
+                "output": str(temporary),
+                "parameters": values,
+                "cwd": str(paths.project_root()),
+                "timeout": limit,
+            }
+            write_json(job, content)
+            outcome = process.run_limited(
+                process.python("-m", "geocbm.workbench.execute", str(job)),
+                paths.project_root(),
+                process.child_environment(paths.as_environment() | {IN_CHAIN: "1"}),
+                limit + 60,  # the cell's own limit comes first: it leaves a better message
+            )
+            result = _result(job.with_suffix(".result.json"), outcome, limit)
+        if result["status"] == "ok":
+            result = _promised(run, stage) or result
+        stamp = records.stage_stamp(stage, run, key, values, started, outcome.seconds, outcome.peak_bytes)
+        final = report / f"{stage.notebook}.ipynb" if result["status"] == "ok" else failed_copy
+        if temporary.is_file() and temporary.stat().st_size:
+            records.stamp_notebook(temporary, final, stamp | {"reason": reason}, values)
+        if result["status"] != "ok":
+            stamp |= {"error": f"{result['kind']}: {result['message']}"}
+            records.write_stage(run, profile, stage.number, stamp, "failed", reason)
+            print(f"failed after {outcome.seconds:.1f} s  (ran: {reason})", flush=True)
+            _tell(stage, result, failed_copy)
+            raise StageFailed(stage.notebook)
+    finally:
+        temporary.unlink(missing_ok=True)
+    failed_copy.unlink(missing_ok=True)
+    made = keys.output_digests(stage, run)
+    stamp["outputs"] = made
+    records.write_stage(run, profile, stage.number, stamp, "fresh", reason)
+    state.hand_file(paths.run_folder(run), stage.number).unlink(missing_ok=True)
+    write_json(keys.stamp_file(stage, run), {"key": key, "outputs": made, "profile": profile})
+    print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
+    say_remarks(stage, run)
+
+
+def say_remarks(stage: Stage, run: str) -> None:
+    """Print what a stage's notebook has to say to whoever runs it, whether it was executed or taken over."""
+    for remark in records.read_remarks(run, stage.number):
+        print(f"     beware: {remark}", flush=True)
+
+
+def _result(file: Path, outcome: process.Outcome, limit: float) -> dict[str, Any]:
+    """What the child said, or what must have happened when it could not say anything."""
+    if outcome.timed_out:
+        return {"status": "timeout", "kind": "timeout", "message": f"it took more than {limit:g} s and was ended"}
+    try:
+        return dict(read_json(file))
+    except (OSError, ValueError):
+        cause = f"signal {-outcome.code}" if outcome.code < 0 else f"exit status {outcome.code}"
+        return {
+            "status": "failed",
+            "kind": "crash",
+            "message": f"its process ended with {cause}",
+            "traceback": outcome.tail.splitlines(),
+        }
+
+
+def _promised(run: str, stage: Stage) -> dict[str, Any] | None:
+    """A failure when the notebook ended well without writing what it promised."""
+    folder = paths.run_folder(run)
+    missing = [name for name in (*stage.promised, f"records/{stage.number}.json") if not (folder / name).is_file()]
+    if not missing:
+        return None
+    message = f"it ended without writing {', '.join(missing)}; does it call nb.finish()?"
+    return {"status": "failed", "kind": "incomplete", "message": message}
+
+
+def _tell(stage: Stage, result: dict[str, Any], kept: Path) -> None:
+    """Print why a stage failed: one sentence for a user's error, the end of the traceback for anything else."""
+    kind, message = result["kind"], result["message"]
+    known = getattr(errors, kind, None)
+    lines = [line for text in result.get("traceback") or [] for line in _COLOURS.sub("", text).splitlines()]
+    for_user = isinstance(known, type) and issubclass(known, UserError)
+    if not for_user and len(lines) > 1:
+        print("\n".join(lines[-_TRACEBACK_LINES:]), file=sys.stderr)
+    print(f"geocbm: {stage.notebook}: {message if for_user else f'{kind}: {message}'}", file=sys.stderr)
+    if kept.is_file():
+        print(f"geocbm: the notebook as far as it came: {paths.portable(kept)}", file=sys.stderr, flush=True)
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:

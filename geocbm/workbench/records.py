@@ -1,15 +1,24 @@
-"""Figures that notebooks measure: one file of records per notebook, merged into the run's flat ``metrics.json``."""
+"""What a run has recorded: metrics and remarks of its notebooks, and where each result came from.
 
+Metrics are one file of records per notebook, merged into ``reports/<run>/metrics.json``; provenance is stamped into the
+executed notebook and kept in ``manifest.json``.
+"""
+
+import json
 import math
 import re
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from geocbm import __version__
 from geocbm.errors import ParameterError
-from geocbm.files import paths, read_json, write_json
-from geocbm.workbench.stages import NUMBER_GLOB
+from geocbm.files import atomic_path, paths, read_json, write_json
+from geocbm.workbench.stages import NUMBER_GLOB, Stage
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 
@@ -79,3 +88,128 @@ def merge(run: str) -> dict[str, Any]:
         merged.update(read_json(file))
     write_json(paths.report_folder(run) / "metrics.json", merged)
     return merged
+
+
+def now() -> str:
+    """The time in UTC as ISO text, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def commit() -> str | None:
+    """The project's git commit, with ``+changes`` when the working tree differs from it; None outside git."""
+    root = paths.project_root()
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True
+        )
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def portable_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters without the folders of this machine."""
+    return {name: portable_value(value) for name, value in values.items()}
+
+
+def portable_value(value: Any) -> Any:
+    """A value, or only what is portable of it when it is an absolute path."""
+    return paths.portable(value) if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def places(values: Mapping[str, Any]) -> dict[str, str]:
+    """Folders of this machine and what stands for them in a page, longest first."""
+    known = {
+        str(value): str(portable_value(value))
+        for value in values.values()
+        if isinstance(value, str) and Path(value).is_absolute() and len(Path(value).parts) > 2
+    }
+    for root, name in ((paths.data_root(), "data"), (paths.reports_root(), "reports"), (paths.project_root(), ".")):
+        known.setdefault(str(root), name)
+    home = str(Path.home())
+    if len(Path(home).parts) > 1:
+        known.setdefault(home, "~")
+    return dict(sorted(known.items(), key=lambda pair: -len(pair[0])))
+
+
+def stamp_notebook(executed: Path, target: Path, stamp: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Move an executed notebook to its place, with its provenance in the metadata and no folder of this machine in it.
+
+    Args:
+        executed: what papermill wrote; it is removed.
+        target: the final file.
+        stamp: provenance, kept as ``metadata.geocbm``.
+        values: the resolved parameters; absolute paths among them are replaced in the text.
+    """
+    text = executed.read_text(encoding="utf-8")
+    for folder, name in places(values).items():
+        # Inside JSON a path reads as JSON writes it; the folder must not be cut out of a longer name.
+        written = json.dumps(folder, ensure_ascii=False)[1:-1]
+        for end in ("/", '"', "'", '\\"', " ", "\\n"):
+            text = text.replace(written + end, name + end)
+    content = json.loads(text)
+    content["metadata"]["geocbm"] = dict(stamp)
+    content["metadata"].pop("papermill", None)  # times and paths of the execution; the stamp says it better
+    for cell in content["cells"]:
+        cell.get("metadata", {}).pop("papermill", None)
+        cell.get("metadata", {}).pop("execution", None)
+    with atomic_path(target) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    executed.unlink(missing_ok=True)
+
+
+def stage_stamp(
+    stage: Stage, run: str, key: Mapping[str, Any], values: Mapping[str, Any], started: str, seconds: float, peak: int
+) -> dict[str, Any]:
+    """What the manifest and the executed notebook say of one execution."""
+    return {
+        "notebook": stage.notebook,
+        "run": run,
+        "profile": key["profile"],
+        "started": started,
+        "seconds": round(seconds, 2),
+        "peak_memory_mib": round(peak / 2**20),
+        "device": key["device"],
+        "seed": values.get("seed"),
+        "geocbm": __version__,
+        "commit": commit(),
+        "code": key["code"],
+        "parameters": portable_values(values),
+        "inputs": dict(key["inputs"]),
+        "sources": dict(key["sources"]),
+        "libraries": dict(key["libraries"]),
+    }
+
+
+def write_stage(run: str, profile: str, number: str, entry: Mapping[str, Any] | None, status: str, reason: str) -> None:
+    """Put a stage's entry into ``reports/<run>/manifest.json``.
+
+    Args:
+        run: name of the run.
+        profile: name of its profile.
+        number: the stage's number.
+        entry: what is known of its execution; None keeps what the manifest says already.
+        status: ``fresh``, ``skipped``, ``taken over`` or ``failed``.
+        reason: why it ran or did not.
+    """
+    file = paths.report_folder(run) / "manifest.json"
+    try:
+        manifest = read_json(file)
+    except (OSError, ValueError):
+        manifest = {}
+    stages = dict(manifest.get("stages") or {})
+    old = dict(entry) if entry is not None else dict(stages.get(number) or {})
+    stages[number] = old | {"status": status, "reason": reason}
+    updated = {"run": run, "profile": profile, "geocbm": __version__, "stages": stages}
+    if updated != manifest:
+        write_json(file, updated)

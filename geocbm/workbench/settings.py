@@ -4,6 +4,7 @@ import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +281,21 @@ def _choices(text: str) -> list[str]:
     """Split at commas outside of brackets."""
     parts = re.findall(r"(?:\[[^\]]*\]|[^,\[\]])+", text)
     return [part.strip() for part in parts if part.strip()]
+
+
+def config_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of `values` that are settings of a stage, so that a notebook's parameters become its config.
+
+    Args:
+        config_class: the stage's dataclass.
+        values: the notebook's names, with further settings under `options`.
+
+    Raises:
+        ParameterError: when `options` names no setting of the stage.
+    """
+    known = [field.name for field in fields(config_class)]
+    options = dict(values.get("options", {}))
+    for name in options:
+        if name not in known:
+            raise ParameterError(f"options: {name!r} is no setting of {config_class.__name__}; its settings: {known}")
+    return {name: values[name] for name in known if name in values} | options

@@ -18,7 +18,7 @@ from test_training_resume import ROWS, Wavy, X, assert_same, loss, train
 from geocbm import pipeline, training
 from geocbm.training import identity
 from geocbm.training.identity import code_is_known
-from geocbm.workbench.stage_run import forget_trainings
+from geocbm.workbench.execute import forget_trainings
 from geocbm.workbench.stages import Stage
 
 TAKEN = "trained before with the same settings, rows and data"

@@ -33,9 +33,9 @@ def stamped(folder: Path, profile: str, recipe: str | None, texts: list[str]) ->
     [
         ("demo", None, [], "--profile demo --run new --set 01.split=spatial"),
         ("demo", "seed", [], "--profile demo --recipe seed --run new --set 01.split=spatial"),
-        ("smoke", None, ["bootstrap=50"], "--set 05.bootstrap=50 --set 06.bootstrap=50"),
+        ("smoke", None, ["bootstrap=50"], "--set 06.bootstrap=50"),
         ("demo", None, ["05.epochs=7", "csv=my own/table.csv"], "'01.csv=my own/table.csv'"),
-        ("demo", None, ["bootstrap=30"], "--set bootstrap=30"),
+        ("demo", None, ["bootstrap=30"], "--set 05.bootstrap=30"),
         ("demo", None, ["05.variants=[hybrid, image_only]"], "'05.variants=[hybrid,image_only]'"),
         ("demo", None, ["05.gating=false", "04.temperature=0.1"], "--set 04.temperature=0.1 --set 05.gating=False"),
         ("demo", None, ["03.image_encoder=a/b", "05.variants=[both]"], "05.variants="),
