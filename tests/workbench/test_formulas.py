@@ -8,7 +8,7 @@ from geocbm.errors import ParameterError
 from geocbm.files import paths
 from geocbm.workbench.formulas import formula_html, markdown_html
 from geocbm.workbench.html import clean_html
-from geocbm.workbench.parameters import read_cells
+from geocbm.workbench.pairs import read_script
 
 INFO_NCE = (
     r"\mathcal{L} = -\frac{1}{B} \sum_{i=1}^{B} \log "
@@ -54,6 +54,6 @@ def test_what_cannot_be_drawn_is_an_error(latex: str) -> None:
 
 def test_the_formulas_of_all_notebooks_can_be_drawn() -> None:
     for script in sorted(paths.notebooks_folder().glob("*.py")):
-        for cell in read_cells(script):
-            if cell.kind == "markdown":
+        for cell in read_script(script.read_text(encoding="utf-8")).cells:
+            if cell.cell_type == "markdown":
                 assert "$" not in markdown_html(cell.source).partition("<code>")[0], script.name

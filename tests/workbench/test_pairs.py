@@ -5,7 +5,7 @@ from tiny_project import make_project
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import write_json
-from geocbm.workbench import check, settings, stages, sync
+from geocbm.workbench import check, demo_data, settings, stages, sync
 from geocbm.workbench import demo_data as world
 from geocbm.workbench import fingerprint as digests
 
@@ -128,20 +128,23 @@ def test_a_path_of_the_callers_folder_reads_from_the_project(project: Path, monk
 
 def test_the_atlas_of_a_profile_is_found_by_its_table(project: Path) -> None:
     chain = stages.Chain((), {"scenes": 10, "seed": 1, "size": 96})
-    assert settings.atlas_request(chain, "data/atlas/demo/atlas.csv") == ("demo", {"scenes": 10, "seed": 1, "size": 96})
-    assert settings.atlas_request(chain, "data/photos/manifest.csv") is None
+    assert demo_data.atlas_request(chain, "data/atlas/demo/atlas.csv") == (
+        "demo",
+        {"scenes": 10, "seed": 1, "size": 96},
+    )
+    assert demo_data.atlas_request(chain, "data/photos/manifest.csv") is None
 
 
 def test_a_world_of_ones_own_beside_those_of_profiles_is_a_table_like_any_other(project: Path) -> None:
     chain = stages.Chain((), {"seed": 1, "size": 96})
     with pytest.raises(MissingInputError, match=r"geocbm atlas make --out data/atlas/mine"):
-        settings.atlas_request(chain, "data/atlas/mine/atlas.csv")
+        demo_data.atlas_request(chain, "data/atlas/mine/atlas.csv")
     with pytest.raises(MissingInputError, match=r"profile 'demo' does not say how many scenes"):
-        settings.atlas_request(chain, "data/atlas/demo/atlas.csv")
+        demo_data.atlas_request(chain, "data/atlas/demo/atlas.csv")
     for name in ("mine", "demo"):
         (project / "data" / "atlas" / name).mkdir(parents=True)
         (project / "data" / "atlas" / name / "atlas.csv").write_text("pano_id\n")
-        assert settings.atlas_request(chain, f"data/atlas/{name}/atlas.csv") is None
+        assert demo_data.atlas_request(chain, f"data/atlas/{name}/atlas.csv") is None
         assert world.why(chain, f"data/atlas/{name}/atlas.csv") is None
 
 
