@@ -73,12 +73,14 @@ kind, tried = localization.choose_map_kind(model)
 # comes with ground truth, boxes say where each concept can truly be seen. The **pairs** below are a picture and a concept in it.
 
 # %%
-some = test[:8]
-pooled, tokens = model.read(some)
+batch = files.batch("test", 8)
 where = boxes.concept_boxes(files, encoder, test)  # None: the data does not say where concepts are
-shapes = {"pooled": pooled, "patch_tokens": tokens, "scores": linear.scores[some], "cell_label": files.cell_label[some]}
-print({name: tuple(each.shape) for name, each in shapes.items()}, f"{0 if where is None else len(where):,} pairs")
-nb.show_images([model.picture(row) for row in some], [f"Labelled {files.table['meta_name'].iloc[row]}" for row in some])
+print({name: tuple(each.shape) for name, each in batch.items() if torch.is_tensor(each)})
+print(
+    f"scores {tuple(linear.scores[batch['row']].shape)}; {0 if where is None else len(where):,} pairs in the test split"
+)
+seen = [model.picture(int(row)) for row in batch["row"]]
+nb.show_images(seen, [f"Labelled {name}" for name in batch["meta_name"]], batch["meta_name"])
 
 # %% [markdown]
 # ## The idea, for one picture
@@ -110,7 +112,8 @@ nb.show(plots.attention_overlay([model.picture(row)], grids, [metas[meta]], [box
 
 # %% [markdown]
 # **Deletion** takes patches away in the order of the map and watches the probability of the true cell $y$; as many patches at random are
-# the control. With $X_S$ the tokens of the patches $S$, and $S_k$ all but the $k$ highest of the map,
+# the control. With $X_S$ the tokens of the patches $S$, and $S_k$ all but the $k$ highest of the map (a bottleneck that reads pooled
+# features only, such as `mlp`, loses nothing with a token: see the pixels below),
 #
 # $$p(S) = \operatorname{softmax}\big(W\, c(X_S) + b\big)_y, \qquad
 # \text{gain} = \frac{1}{|K|} \sum_{k \in K} \big[\, p(S_k^{\text{random}}) - p(S_k) \,\big]$$
@@ -152,7 +155,7 @@ if where is not None and len(where):
     located = localization.measure_localization(files, pairs, shown, named, bootstrap, seed)
     keys = {"hit": "pointing_game", "strict": "pointing_strict", "mass": "mass_ratio"}
     units = {name: metric(f"truth.{key}") for name, key in keys.items()}
-    nb.table(readable(located.table, units), caption="What the maximum lies on, with 95 % intervals")
+    nb.table(readable(located.table.query("group.str.contains('small')"), units), caption="What the maximum lies on")
     nb.show(plots.pointing_by_concept(located.concepts))
     print("No better than chance are the maps of:", ", ".join(located.astray()) or "none")
 
