@@ -75,7 +75,7 @@ kind, tried = localization.choose_map_kind(model)
 # %%
 batch = files.batch("test", 8)
 where = boxes.concept_boxes(files, encoder, test)  # None: the data does not say where concepts are
-print({name: tuple(each.shape) for name, each in batch.items() if torch.is_tensor(each)})
+nb.table(batch.shapes(), caption="A batch of the run", index=True)
 print(
     f"scores {tuple(linear.scores[batch['row']].shape)}; {0 if where is None else len(where):,} pairs in the test split"
 )

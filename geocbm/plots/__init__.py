@@ -18,10 +18,9 @@ from geocbm.plots.dataset import (
     split_distances,
 )
 from geocbm.plots.evaluation import errors_by_distance, forest, method_forest, place_breakdown
-from geocbm.plots.explanations import pointing_by_concept, removal_curves
+from geocbm.plots.explanations import kept_concepts, pointing_by_concept, removal_curves, told_by_concepts
 from geocbm.plots.field_guide import clue_agreement
 from geocbm.plots.interventions import concept_sankey, contribution_bars, intervention_curves
-from geocbm.plots.leakage import kept_concepts, told_by_concepts
 from geocbm.plots.locator import locator
 from geocbm.plots.maps import base_map, error_map, world_map
 from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet
