@@ -10,6 +10,7 @@ from geocbm.pipeline.adoption import take_stage0, take_stage1
 from geocbm.pipeline.decoding import answer_places, decoding_file, load_decoder, make_decoder, read_choice, save_decoder
 from geocbm.pipeline.leftovers import remove_leftovers
 from geocbm.pipeline.stages import (
+    PreparedStage,
     fit_stage0,
     fit_stage1,
     fit_stage2,
@@ -20,6 +21,11 @@ from geocbm.pipeline.stages import (
     load_stage2,
     make_refiner,
     predict_concepts,
+    prepare_stage0,
+    prepare_stage1,
+    prepare_stage2,
+    write_adapted,
+    write_decoder,
 )
 from geocbm.run.encoding import (
     EncoderConfig,
@@ -36,6 +42,7 @@ from geocbm.workbench.settings import config_fields
 
 __all__ = [
     "EncoderConfig",
+    "PreparedStage",
     "answer_places",
     "compute_device",
     "config_fields",
@@ -57,11 +64,16 @@ __all__ = [
     "make_decoder",
     "make_refiner",
     "predict_concepts",
+    "prepare_stage0",
+    "prepare_stage1",
+    "prepare_stage2",
     "read_choice",
     "read_prototypes",
     "remove_leftovers",
     "save_decoder",
     "take_stage0",
     "take_stage1",
+    "write_adapted",
+    "write_decoder",
     "write_prototypes",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from geocbm.encoders.processes import is_main_process, on_main
 from geocbm.files import lineage, write_json
 from geocbm.run import Run
 from geocbm.run.encoding import EncoderConfig, encode_adapted, load_stage0, read_prototypes
-from geocbm.training import Checkpoint, FitResult, RowLoader, fit, seeded
+from geocbm.training import Checkpoint, FitResult, RowLoader, TrainingSettings, fit, seeded
 from geocbm.training.loader import digest_of, row_reader
 
 if TYPE_CHECKING:
@@ -24,6 +24,31 @@ if TYPE_CHECKING:
     from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
     from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
     from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
+
+
+@dataclass(frozen=True)
+class PreparedStage:
+    """A stage as its settings say, ready for `training.fit`.
+
+    Attributes:
+        model: with its first weights.
+        loss: `(output, batch) -> terms`.
+        train: rows to train on.
+        val: rows for early stopping.
+        settings: of the stage.
+        checkpoint: where it is written; None writes nothing.
+    """
+
+    model: Any
+    loss: Any
+    train: RowLoader
+    val: RowLoader
+    settings: TrainingSettings
+    checkpoint: Checkpoint | None
+
+    def fit(self, report: Callable[[str], None] = print) -> FitResult:
+        """Train it; the model holds its best weights afterwards."""
+        return fit(self.model, self.loss, self.train, self.val, self.settings, self.checkpoint, report=report)
 
 
 def stage_loaders(
@@ -60,19 +85,17 @@ def stage_loaders(
     return train, val
 
 
-def fit_stage0(
-    files: Run,
-    config: Stage0Config,
-    encoders: EncoderConfig,
-    encoder: ImageEncoder,
-    vanilla: FeatureStore,
-) -> tuple[Stage0PretrainingModel, FitResult, FeatureStore]:
-    """Train Stage 0 on the stored activations, then encode the whole table with the adapted encoder.
+def prepare_stage0(
+    files: Run, config: Stage0Config, encoders: EncoderConfig, encoder: ImageEncoder, vanilla: FeatureStore
+) -> PreparedStage:
+    """Stage 0 on stored activations: the frozen trunk of the encoder is never computed in training.
 
-    The frozen trunk of the encoder is never computed here.
-
-    Returns:
-        The model, the history of its training, and the adapted features (`pooled`, `tokens`).
+    Args:
+        files: the run.
+        config: the settings.
+        encoders: names of the encoders, for prompts whose text encoder is trained too.
+        encoder: the image encoder, whose last blocks will be trained in place.
+        vanilla: features of the encoder as it came.
     """
     from geocbm.encoders import load_location_encoder, load_text_encoder
     from geocbm.models.prompts import PromptPrototypes
@@ -93,7 +116,15 @@ def fit_stage0(
     train, val = stage_loaders(files, ("pretrain_train", "pretrain_val"), vanilla, kinds, gps=gps)
     name = "stage0.safetensors"
     checkpoint = Checkpoint(files.path(name), model.description, files.labels(name), reuse=True)
-    result = fit(model, Stage0Loss(config), train, val, config, checkpoint)
+    return PreparedStage(model, Stage0Loss(config), train, val, config, checkpoint)
+
+
+def write_adapted(files: Run, encoders: EncoderConfig, encoder: ImageEncoder, vanilla: FeatureStore) -> FeatureStore:
+    """Encode the whole table with the encoder that Stage 0 has trained, and note where its features lie.
+
+    Returns:
+        The adapted features (`pooled`, `tokens`).
+    """
     adapted = encode_adapted(files, vanilla, encoders, encoder)
     content = {
         "encoders": asdict(encoders),
@@ -101,24 +132,33 @@ def fit_stage0(
         "adapted": {"folder": adapted.path.name, "key": adapted.key},
     }
     on_main(lambda: write_json(files.path("features.json"), content | {lineage.KEY: files.made_from("features.json")}))
-    return model, result, adapted
+    return adapted
 
 
-def fit_stage1(
+def fit_stage0(
+    files: Run, config: Stage0Config, encoders: EncoderConfig, encoder: ImageEncoder, vanilla: FeatureStore
+) -> tuple[Stage0PretrainingModel, FitResult, FeatureStore]:
+    """Train Stage 0, then encode the whole table with the adapted encoder; see `prepare_stage0`."""
+    stage = prepare_stage0(files, config, encoders, encoder, vanilla)
+    result = stage.fit()
+    return stage.model, result, write_adapted(files, encoders, encoder, vanilla)
+
+
+def prepare_stage1(
     files: Run,
     config: Stage1Config,
     features: FeatureStore,
     name: str | None = "stage1",
     report: Callable[[str], None] = print,
-) -> tuple[Stage1ConceptModel, FitResult]:
-    """Train Stage 1 on the stored features of the adapted encoder.
+) -> PreparedStage:
+    """Stage 1 on the stored features of the adapted encoder.
 
     Args:
         files: the run.
         config: the settings.
         features: the adapted features.
         name: stem of the checkpoint; None writes none.
-        report: called with one line per epoch.
+        report: told where the bottleneck cannot start from Stage 0's.
     """
     from geocbm.models.bottlenecks import BOTTLENECKS
     from geocbm.models.stage1 import Stage1ConceptModel, Stage1Loss
@@ -142,7 +182,19 @@ def fit_stage1(
         model.start_from(load_stage0(files)[0], report)
     meta, parent = (torch.as_tensor(labels)[train.rows] for labels in files.meta_and_parent)
     checkpoint = _checkpoint(files, name, model.description)
-    return model, fit(model, Stage1Loss(model, meta, parent), train, val, config, checkpoint, report=report)
+    return PreparedStage(model, Stage1Loss(model, meta, parent), train, val, config, checkpoint)
+
+
+def fit_stage1(
+    files: Run,
+    config: Stage1Config,
+    features: FeatureStore,
+    name: str | None = "stage1",
+    report: Callable[[str], None] = print,
+) -> tuple[Stage1ConceptModel, FitResult]:
+    """Train Stage 1; see `prepare_stage1`."""
+    stage = prepare_stage1(files, config, features, name, report)
+    return stage.model, stage.fit(report)
 
 
 def load_stage1(files: Run, name: str = "stage1") -> Stage1ConceptModel:
@@ -159,15 +211,15 @@ def predict_concepts(files: Run, features: FeatureStore, name: str = "stage1") -
     return stage1.predict_stage1(load_stage1(files, name), features.read_all("pooled"), tokens=features)
 
 
-def fit_stage2(
+def prepare_stage2(
     files: Run,
     config: Stage2Config,
     concepts: dict[str, Tensor],
     features: FeatureStore,
     name: str | None = "stage2",
     report: Callable[[str], None] = print,
-) -> tuple[Stage2CrossAttentionGeoHead, FitResult]:
-    """Train Stage 2 on what Stage 1 says of the concepts and on stored patch tokens, and choose its point.
+) -> PreparedStage:
+    """Stage 2 on what Stage 1 says of the concepts and on stored patch tokens.
 
     Mode `hybrid` trains twice: first the linear layers on the probabilities, as mode `concept_scores` does, then,
     with these frozen, the residual from the patches.
@@ -182,7 +234,6 @@ def fit_stage2(
     """
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Loss
     from geocbm.models.stage2_inference import concept_input
-    from geocbm.pipeline.decoding import decoding_file, make_decoder, save_decoder
 
     concept_emb = concept_input(config, concepts).detach().cpu().float()
     kinds = {"patch_tokens": "tokens"} if config.reads_tokens else {}
@@ -206,16 +257,43 @@ def fit_stage2(
         model.start_from_concepts(fit_stage2(files, alone, concepts, features, None, report)[0])
         report("the residual from the patches:")
     checkpoint = _checkpoint(files, name, model.description(cells.digest))
-    loss = Stage2Loss(config, cells)
-    result = fit(model, loss, train, val, config.training, checkpoint, report=report)
-    if name and is_main_process():
-        refiner = make_refiner(files, features) if config.refines else None
-        if refiner is not None:
-            neighbours = f"{name}_neighbours.safetensors"
-            refiner.save(files.path(neighbours), files.made_from(neighbours))
-        decoder = make_decoder(files, model, concepts, features, refiner)
-        save_decoder(files.path(decoding_file(name)), files, model, decoder)
-    return model, result
+    return PreparedStage(model, Stage2Loss(config, cells), train, val, config.training, checkpoint)
+
+
+def write_decoder(
+    files: Run,
+    model: Stage2CrossAttentionGeoHead,
+    concepts: dict[str, Tensor],
+    features: FeatureStore,
+    name: str = "stage2",
+) -> None:
+    """Choose the point that a trained head answers, and write it beside the checkpoint, with what it refines by."""
+    from geocbm.pipeline.decoding import decoding_file, make_decoder, save_decoder
+
+    if not is_main_process():
+        return
+    refiner = make_refiner(files, features) if model.config.refines else None
+    if refiner is not None:
+        neighbours = f"{name}_neighbours.safetensors"
+        refiner.save(files.path(neighbours), files.made_from(neighbours))
+    decoder = make_decoder(files, model, concepts, features, refiner)
+    save_decoder(files.path(decoding_file(name)), files, model, decoder)
+
+
+def fit_stage2(
+    files: Run,
+    config: Stage2Config,
+    concepts: dict[str, Tensor],
+    features: FeatureStore,
+    name: str | None = "stage2",
+    report: Callable[[str], None] = print,
+) -> tuple[Stage2CrossAttentionGeoHead, FitResult]:
+    """Train Stage 2 and choose its point; see `prepare_stage2`."""
+    stage = prepare_stage2(files, config, concepts, features, name, report)
+    result = stage.fit(report)
+    if name:
+        write_decoder(files, stage.model, concepts, features, name)
+    return stage.model, result
 
 
 def _checkpoint(files: Run, name: str | None, description: dict[str, object]) -> Checkpoint | None:
