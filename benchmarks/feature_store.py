@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import timing
 from geocbm.encoders.features import FeatureStore
-from geocbm.encoders.features.writing import open_or_write
+from geocbm.encoders.features.writing import StoreContent, open_or_write
 
 TARGET = 5.0
 BLOCK = 8 * 2**20
@@ -77,8 +77,8 @@ class Sides:
             for start in range(0, len(rows), self.batch):
                 yield {"tokens": self.numbers[rows[start : start + self.batch]]}
 
-        shapes = {"tokens": self.numbers.shape[1:]}
-        return open_or_write(None, batches, shapes, self.digests, name, self.root / "cache", 1e6, False)
+        content = StoreContent({"tokens": self.numbers.shape[1:]}, self.digests, name)
+        return open_or_write(None, batches, content, self.root / "cache", 1e6, False)
 
     def write_files(self) -> None:
         """Write one file per image."""

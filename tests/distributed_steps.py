@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from geocbm.encoders import ImageFeatures
 from geocbm.encoders.features import encode_features
-from geocbm.encoders.processes import exchange, from_main, on_main, process_count, process_index, together
+from geocbm.encoders.processes import (
+    all_gather_object,
+    broadcast_object,
+    on_main,
+    process_count,
+    process_index,
+    raise_together,
+)
 from geocbm.errors import UserError
 from geocbm.files import write_json
 from geocbm.geodesy import latlng_to_cartesian
@@ -209,15 +216,18 @@ def main(folder: Path) -> None:
 
     told: dict[str, Any] = {"count": process_count(), "index": process_index()}
     index = process_index()
-    told["exchange"] = exchange({"from": index, "text": "é" * (3 * index)})
-    told["from_main"] = from_main([index])
+    told["exchange"] = all_gather_object({"from": index, "text": "é" * (3 * index)})
+    told["from_main"] = broadcast_object([index])
     told["shares"] = [own_share(np.arange(n)).tolist() for n in (1, 2, 5)]
 
     def fail_in(process: int) -> None:
         if index == process:
             raise UserError(f"process {process} cannot")
 
-    told["together"] = [refusal(lambda: together(lambda: fail_in(1))), refusal(lambda: on_main(lambda: fail_in(0)))]
+    told["together"] = [
+        refusal(lambda: raise_together(lambda: fail_in(1))),
+        refusal(lambda: on_main(lambda: fail_in(0))),
+    ]
     told["not_finite"] = refusal(not_finite)
 
     tensors: dict[str, Tensor] = {}

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocbm.models.stage0 import Stage0Loss, Stage0PretrainingModel, location_embeddings
+from geocbm.encoders.location import location_embeddings
+from geocbm.models.stage0 import Stage0Loss, Stage0PretrainingModel
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Loss, token_reader
 from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Loss
 from geocbm.training import Checkpoint, RowLoader, fit, seeded

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from geocbm.encoders.location import location_embeddings
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import atomic_path
 
@@ -35,8 +36,6 @@ def gallery_embeddings(location_encoder: nn.Module, cache_folder: str | Path, pl
     Raises:
         ParameterError: `places` is no table of coordinates.
     """
-    from geocbm.models.stage0 import location_embeddings
-
     places = np.ascontiguousarray(places, dtype=np.float64)
     if places.ndim != 2 or places.shape[1] != 2 or not len(places):
         raise ParameterError(f"places has shape {places.shape}; give a row of latitude and longitude per place, (n, 2)")

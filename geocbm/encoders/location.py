@@ -75,3 +75,23 @@ def load_gallery() -> np.ndarray:
 
     table = pd.read_csv(_bundled("gps_gallery", "coordinates_100K.csv"))
     return table[["LAT", "LON"]].to_numpy(dtype=np.float64)
+
+
+def location_embeddings(location_encoder: nn.Module, lat: np.ndarray, lng: np.ndarray, chunk: int = 8192) -> Tensor:
+    """Embed coordinates once with the frozen location encoder.
+
+    Args:
+        location_encoder: module `(B, 2)` of `[lat, lng]` degrees -> `(B, g)`.
+        lat: `(n,)` degrees.
+        lng: `(n,)` degrees.
+        chunk: places at a time.
+
+    Returns:
+        `(n, g)` float32 on the CPU.
+    """
+    import torch
+
+    device = next((parameter.device for parameter in location_encoder.parameters()), torch.device("cpu"))
+    coordinates = torch.from_numpy(np.stack([np.asarray(lat), np.asarray(lng)], axis=1).astype(np.float32))  # (n, 2)
+    with torch.no_grad():
+        return torch.cat([location_encoder(part.to(device)).float().cpu() for part in coordinates.split(chunk)])

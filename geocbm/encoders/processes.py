@@ -1,13 +1,12 @@
-"""The processes that `accelerate launch` starts together: who this one is, and how they agree.
+"""Processes of a distributed launch (`accelerate launch`): who this one is, and how they agree.
 
 Everything here works in a single process too, where nobody has to be asked. Processes that belong together call the
-functions of this module in the same order; a message travels as bytes and is never unpickled.
+functions of this module in the same order.
 """
 
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -67,8 +66,8 @@ def launched_index() -> int | None:
 
 
 def wait_for_everyone() -> None:
-    """Return when every process has come here."""
-    exchange("")
+    """Return when every process has come here; a process that died is reported, as a barrier would not."""
+    all_gather_object(None)
 
 
 def leave_processes(status: int = 0) -> None:
@@ -114,11 +113,11 @@ def gather_parts(value: Tensor) -> list[Tensor]:
     return [part[:length] for part, length in zip(parts, lengths, strict=True)]
 
 
-def exchange(message: Any) -> list[Any]:
+def all_gather_object(message: Any) -> list[Any]:
     """Tell every process something and hear what the others say.
 
     Args:
-        message: anything that JSON holds.
+        message: anything that can be pickled.
 
     Returns:
         The messages of all processes, in their order.
@@ -128,23 +127,23 @@ def exchange(message: Any) -> list[Any]:
     """
     if process_count() == 1:
         return [message]
-    text = bytearray(json.dumps(message).encode())
+    from accelerate.utils import gather_object
+
     try:
-        parts = gather_parts(torch.frombuffer(text, dtype=torch.uint8).to(_device_of_messages()))
+        return gather_object([message])
     except RuntimeError as problem:  # of the backend: nobody answers any more
         raise LostProcessError(
             "another of the processes has ended before its work was done; start the same command again, what was "
             f"finished is kept ({str(problem).splitlines()[0][:80]})"
         ) from None
-    return [json.loads(part.cpu().numpy().tobytes()) for part in parts]
 
 
-def from_main(message: Any) -> Any:
+def broadcast_object(message: Any) -> Any:
     """The main process' message, in every process."""
-    return exchange(message if is_main_process() else None)[0]
+    return all_gather_object(message if is_main_process() else None)[0]
 
 
-def together(act: Callable[[], Result]) -> Result:
+def raise_together(act: Callable[[], Result]) -> Result:
     """Do something in every process; if it fails in one, it fails in all instead of leaving them waiting.
 
     Args:
@@ -159,7 +158,7 @@ def together(act: Callable[[], Result]) -> Result:
     except Exception as error:  # raised below, once the other processes have been told
         problem = error
     told = "" if problem is None else str(problem) or type(problem).__name__
-    failures = [text for text in exchange(told) if text]
+    failures = [text for text in all_gather_object(told) if text]
     if problem is not None:
         raise problem
     if failures:
@@ -173,7 +172,7 @@ def on_main(act: Callable[[], Result]) -> Result | None:
     Returns:
         The result in the main process, None in the others.
     """
-    return together(lambda: act() if is_main_process() else None)
+    return raise_together(lambda: act() if is_main_process() else None)
 
 
 def _launched() -> bool:
@@ -183,12 +182,3 @@ def _launched() -> bool:
 
 def _joined() -> bool:
     return distributed.is_available() and distributed.is_initialized()
-
-
-def _device_of_messages() -> torch.device:
-    """Where the backend can carry bytes: NCCL only between accelerators."""
-    if distributed.get_backend() == "gloo":
-        return torch.device("cpu")
-    from accelerate import PartialState
-
-    return torch.device(PartialState().device)

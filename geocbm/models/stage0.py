@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from geocbm.encoders.location import location_embeddings
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import run_command
 from geocbm.models import losses
@@ -421,24 +422,6 @@ def _concept_loss(
     if logits is None:
         return losses.prototype_info_nce(concept_emb, prototypes, target, temperature)
     return functional.cross_entropy(logits, target)
-
-
-def location_embeddings(location_encoder: nn.Module, lat: np.ndarray, lng: np.ndarray, chunk: int = 8192) -> Tensor:
-    """Embed coordinates once with the frozen location encoder.
-
-    Args:
-        location_encoder: module `(B, 2)` of `[lat, lng]` degrees -> `(B, g)`.
-        lat: `(n,)` degrees.
-        lng: `(n,)` degrees.
-        chunk: places at a time.
-
-    Returns:
-        `(n, g)` float32 on the CPU.
-    """
-    device = next((parameter.device for parameter in location_encoder.parameters()), torch.device("cpu"))
-    coordinates = torch.from_numpy(np.stack([np.asarray(lat), np.asarray(lng)], axis=1).astype(np.float32))  # (n, 2)
-    with torch.no_grad():
-        return torch.cat([location_encoder(part.to(device)).float().cpu() for part in coordinates.split(chunk)])
 
 
 def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | None = None) -> Stage0PretrainingModel:

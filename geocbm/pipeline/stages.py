@@ -98,8 +98,9 @@ def prepare_stage0(
         vanilla: features of the encoder as it came.
     """
     from geocbm.encoders import load_location_encoder, load_text_encoder
+    from geocbm.encoders.location import location_embeddings
     from geocbm.models.prompts import PromptPrototypes
-    from geocbm.models.stage0 import Stage0Loss, Stage0PretrainingModel, location_embeddings
+    from geocbm.models.stage0 import Stage0Loss, Stage0PretrainingModel
 
     base = read_prototypes(files, trained=False)
     prompts = None

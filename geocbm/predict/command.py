@@ -146,10 +146,10 @@ class _Prediction:
         if self._index is None:
             photos = list(photographs(list(self._request.photos), self._folders, self._say))
         else:
-            from geocbm.encoders.processes import from_main, is_main_process
+            from geocbm.encoders.processes import broadcast_object, is_main_process
 
             found = photographs(list(self._request.photos), self._folders, self._say) if is_main_process() else []
-            photos = from_main([str(photo) for photo in found])
+            photos = broadcast_object([str(photo) for photo in found])
         for folder in self._folders:
             if folder.left_out:
                 print(f"geocbm: {folder.remark()}", file=sys.stderr, flush=True)
@@ -204,8 +204,8 @@ class _Prediction:
     def _together(self, model: GeoCBM, photos: list[Any]) -> None:
         """Answer for a share of the photographs; the main process puts together what all of them got."""
         from geocbm.encoders.processes import (
-            exchange,
-            from_main,
+            all_gather_object,
+            broadcast_object,
             on_main,
             process_count,
             process_index,
@@ -213,7 +213,7 @@ class _Prediction:
         )
 
         page, count, index = self._page(model), process_count(), process_index()
-        keys, kept = from_main(_keys(photos)), set[str]()
+        keys, kept = broadcast_object(_keys(photos)), set[str]()
         files: AnswerFiles | None = None
         plan: dict[str, Any] = {}
 
@@ -230,7 +230,7 @@ class _Prediction:
             plan.update(place=str(place), shares=shares, made_by=files.made_by)
 
         on_main(prepare)
-        plan = from_main(plan)
+        plan = broadcast_object(plan)
         places = [share_place(Path(plan["place"]), number) for number in range(count)]
         share = Journal(places[index], plan["made_by"])
         try:
@@ -241,7 +241,7 @@ class _Prediction:
                     share.add(_key(keys[position], reply), entry | {TEXT: words})
         finally:
             share.close()
-        self._failed = [(path, sentence) for failed in exchange(self._failed) for path, sentence in failed]
+        self._failed = [(path, sentence) for failed in all_gather_object(self._failed) for path, sentence in failed]
         if files is not None:
             self._put_together(files, plan, places, keys, kept)
             self._write_page(page, photos)

@@ -69,14 +69,13 @@ def encode_vanilla(files: Run, config: EncoderConfig, encoder: ImageEncoder) -> 
     from geocbm.encoders.features import encode_features
 
     files.stores["vanilla"] = encode_features(
-        encoder,
+        encoder.to(compute_device()),
         image_files(files.table),
         files.table["image_sha256"].tolist(),
         files.cache,
         kinds=("pooled", f"hidden:{config.unfreeze_layers}"),
         batch_size=config.batch_size,
         max_cache_gb=config.max_cache_gb,
-        device=compute_device(),
     )
     return files.stores["vanilla"]
 
@@ -97,13 +96,12 @@ def encode_adapted(files: Run, vanilla: FeatureStore, config: EncoderConfig, enc
 
     files.stores["adapted"] = re_encode(
         vanilla,
-        encoder,
+        encoder.to(compute_device()),
         config.unfreeze_layers,
         ("pooled", "tokens"),
         files.cache,
         batch_size=config.batch_size,
         max_cache_gb=config.max_cache_gb,
-        device=compute_device(),
     )
     return files.stores["adapted"]
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocbm.encoders.processes import exchange, from_main, gather_parts, process_count, process_index
+from geocbm.encoders.processes import all_gather_object, broadcast_object, gather_parts, process_count, process_index
 from geocbm.training.loader import Batch
 
 Output = TypeVar("Output")
@@ -172,7 +172,7 @@ def merge_batches(values: Sequence[Tensor], parts: Sequence[np.ndarray], device:
     if process_count() == 1:
         return list(values)
     own = values if process_index() < len(parts) else [values[0][:0]]
-    lengths = exchange([len(value) for value in own])
+    lengths = all_gather_object([len(value) for value in own])
     merged: list[Tensor] = [values[0]] * len(parts)
     for index, part in enumerate(gather_parts(torch.cat(list(own)).to(device))):
         # In the order of the process' own batches, which are every W-th of all.
@@ -185,4 +185,4 @@ def merge_batches(values: Sequence[Tensor], parts: Sequence[np.ndarray], device:
 
 def agreed(values: dict[str, float]) -> dict[str, float]:
     """The main process' values, so that all processes decide alike in the last digit too."""
-    return values if process_count() == 1 else from_main(values)
+    return values if process_count() == 1 else broadcast_object(values)

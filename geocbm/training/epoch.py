@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geocbm.encoders.processes import exchange
+from geocbm.encoders.processes import all_gather_object
 from geocbm.errors import ParameterError, UserError
 from geocbm.training.distributed import gather_batch, own_share, shared
 from geocbm.training.loader import Batch, RowLoader, batches_of, parts_of, prefetched
@@ -228,7 +228,7 @@ def diverged(what: str, epoch: int, rows: np.ndarray, content: Batch, row_names:
     for value in content.values():
         if value.is_floating_point() and len(value) == len(own):
             bad |= (~torch.isfinite(value)).reshape(len(value), -1).any(1).numpy()
-    found = sorted({row for share in exchange(own[bad].tolist()) for row in share})
+    found = sorted({row for share in all_gather_object(own[bad].tolist()) for row in share})
     names = ", ".join(str(row_names[row]) if row_names is not None else f"row {row}" for row in found or rows)
     if found:
         return UserError(

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from geocbm.encoders.processes import exchange, is_main_process, join_processes, on_main
+from geocbm.encoders.processes import all_gather_object, is_main_process, join_processes, on_main
 from geocbm.errors import ParameterError
 from geocbm.training.checkpoints import Checkpoint, FitResult, TrainingState, read_finished, save_checkpoint
 from geocbm.training.distributed import agreed, merge_batches, own_batches
@@ -79,7 +79,7 @@ def evaluate(model: nn.Module, loss: Loss, rows: RowLoader, settings: TrainingSe
             for name, value in predictions.items():
                 collected.setdefault(name, []).append(_kept(value))
     model.train(was_training)
-    of_all = exchange(losses)  # per process its batches, which are every n-th of all
+    of_all = all_gather_object(losses)  # per process its batches, which are every n-th of all
     sums: dict[str, float] = {}
     for number, part in enumerate(parts):
         for name, each in of_all[number % len(of_all)][number // len(of_all)].items():
@@ -298,7 +298,7 @@ class Training:
         if checkpoint is None or keeper is None or not checkpoint.reuse:
             return None
         state = read_finished(checkpoint.path, keeper.identity, self.model)
-        if not all(exchange(state is not None)) or state is None:
+        if not all(all_gather_object(state is not None)) or state is None:
             return None
         self.say(
             f"trained before with the same settings, rows and data: {Path(checkpoint.path).name} is taken over "
@@ -314,7 +314,7 @@ class Training:
         on_main(keeper.remove_leftovers)
         content, why_not = keeper.read()
         # Processes of several machines may see different folders.
-        found = exchange(None if content is None else len(content["history"]))
+        found = all_gather_object(None if content is None else len(content["history"]))
         if content is None or len(set(found)) > 1:
             why_not = why_not or ("not every process sees the same file" if content is not None else None)
             if why_not:

@@ -392,7 +392,6 @@ def test_a_bad_picture_or_a_damaged_encoder_is_named(pictures, tmp_path):
         ({"kinds": []}, "kinds is empty"),
         ({"kinds": ["hidden:9"]}, "has 3 blocks"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"workers": 0}, "workers is 0"),
         ({"digests": ["x"]}, "11 files but 1 digests"),
     ],
 )

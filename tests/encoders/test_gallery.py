@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from geocbm.encoders.gallery import adapted_gallery, gallery_embeddings, nearest_places
+from geocbm.encoders.location import location_embeddings
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.evaluation import baselines
-from geocbm.models.stage0 import location_embeddings
 
 PLACES = np.array([[0.0, 0.0], [10.0, 20.0], [-30.0, 170.0], [60.0, -5.0]])
 

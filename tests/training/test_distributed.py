@@ -71,11 +71,11 @@ def test_processes_know_each_other_and_agree(pair):
 
 def test_a_single_process_asks_nobody():
     assert (steps.process_count(), steps.process_index()) == (1, 0)
-    assert steps.exchange("x") == ["x"]
+    assert steps.all_gather_object("x") == ["x"]
     value = torch.randn(3, 2, requires_grad=True)
     assert steps.gather_rows(value) is value
     with pytest.raises(UserError, match="no"):
-        steps.together(lambda: (_ for _ in ()).throw(UserError("no")))
+        steps.raise_together(lambda: (_ for _ in ()).throw(UserError("no")))
 
 
 def test_rows_are_gathered_in_the_order_of_the_processes_with_gradients(pair):

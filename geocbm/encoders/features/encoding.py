@@ -16,11 +16,14 @@ from torch import Tensor
 
 from geocbm.data.images.pictures import open_picture
 from geocbm.encoders.features.store import Batches, FeatureStore, known_kind
-from geocbm.encoders.features.writing import open_or_write
+from geocbm.encoders.features.writing import StoreContent, open_or_write
 from geocbm.errors import MismatchError, ParameterError, UserError
 
 if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
+
+READERS = 2
+"""Threads that read and preprocess pictures."""
 
 HALF_MAX = 65504.0
 """Largest finite number in half precision."""
@@ -35,15 +38,13 @@ def encode_features(
     batch_size: int = 64,
     max_cache_gb: float = 60.0,
     progress: bool = True,
-    device: str | torch.device | None = None,
-    workers: int = 2,
 ) -> FeatureStore:
     """Encode pictures once, or open what an earlier call stored.
 
     A call that was interrupted is resumed where its last whole batch ended.
 
     Args:
-        encoder: frozen image encoder.
+        encoder: frozen image encoder, on the device that computes.
         files: n picture files.
         digests: content hash of each file.
         cache_dir: folder of all stores.
@@ -51,8 +52,6 @@ def encode_features(
         batch_size: pictures per pass.
         max_cache_gb: above this size (in 10^9 bytes) nothing is stored and every read encodes again.
         progress: print the size before, and the progress during the encoding.
-        device: where to encode; by default where the encoder is. The encoder is moved there.
-        workers: threads that read and preprocess pictures.
 
     Returns:
         The store.
@@ -63,18 +62,15 @@ def encode_features(
     """
     if len(files) != len(digests):
         raise ParameterError(f"there are {len(files)} files but {len(digests)} digests; give one digest per file")
-    _check_positive(batch_size=batch_size, workers=workers)
-    if device is not None:
-        encoder.to(device)
+    _check_batch_size(batch_size)
     shapes = {kind: _shape_of(encoder, kind) for kind in _checked_kinds(kinds)}
 
     def encode(encoder: ImageEncoder, rows: np.ndarray, wanted: Sequence[str]) -> Batches:
-        return _encode_files(encoder, [files[row] for row in rows], wanted, batch_size, workers)
+        return _encode_files(encoder, [files[row] for row in rows], wanted, batch_size)
 
     lower = {kind: encoder.lower_fingerprint(int(kind.split(":")[1])) for kind in shapes if kind.startswith("hidden:")}
-    return open_or_write(
-        encoder, encode, shapes, list(digests), encoder.fingerprint(), Path(cache_dir), max_cache_gb, progress, lower
-    )
+    content = StoreContent(shapes, list(digests), encoder.fingerprint(), lower)
+    return open_or_write(encoder, encode, content, Path(cache_dir), max_cache_gb, progress)
 
 
 def re_encode(
@@ -86,20 +82,18 @@ def re_encode(
     batch_size: int = 64,
     max_cache_gb: float = 60.0,
     progress: bool = True,
-    device: str | torch.device | None = None,
 ) -> FeatureStore:
     """Features of an encoder whose last blocks were trained, from the stored activations that enter them.
 
     Args:
         hidden_store: a store with the kind "hidden:N" for N = `top_blocks`, made before the training.
-        encoder: the encoder with its trained blocks.
+        encoder: the encoder with its trained blocks, on the device that computes.
         top_blocks: how many last blocks were trained.
         kinds: "pooled", "tokens" or both.
         cache_dir: folder of all stores.
         batch_size: pictures per pass.
         max_cache_gb: above this size nothing is stored and every read computes again.
         progress: print the size before, and the progress during the encoding.
-        device: where to compute; by default where the encoder is. The encoder is moved there.
 
     Returns:
         The store, under the fingerprint of the trained encoder.
@@ -112,14 +106,12 @@ def re_encode(
     kinds = _checked_kinds(kinds)
     if any(kind.startswith("hidden:") for kind in kinds):
         raise ParameterError(f"kinds is {list(kinds)}; stored activations give only 'pooled' and 'tokens'")
-    _check_positive(batch_size=batch_size)
+    _check_batch_size(batch_size)
     if hidden_store.lower_fingerprints[source] != encoder.lower_fingerprint(top_blocks):
         raise MismatchError(
             f"the stored activations '{source}' were made by other lower blocks than those of '{encoder.name}'; encode "
             "the pictures again with this encoder"
         )
-    if device is not None:
-        encoder.to(device)
     shapes = {kind: _shape_of(encoder, kind) for kind in kinds}
 
     def encode(encoder: ImageEncoder, rows: np.ndarray, wanted: Sequence[str]) -> Batches:
@@ -131,25 +123,22 @@ def re_encode(
             _check_numbers(batch, [f"row {row}" for row in rows[start : start + batch_size]], encoder.name)
             yield batch
 
-    return open_or_write(
-        encoder, encode, shapes, hidden_store.digests, encoder.fingerprint(), Path(cache_dir), max_cache_gb, progress
-    )
+    content = StoreContent(shapes, hidden_store.digests, encoder.fingerprint())
+    return open_or_write(encoder, encode, content, Path(cache_dir), max_cache_gb, progress)
 
 
-def _encode_files(
-    encoder: ImageEncoder, files: Sequence[str | Path], kinds: Sequence[str], batch_size: int, workers: int
-) -> Batches:
+def _encode_files(encoder: ImageEncoder, files: Sequence[str | Path], kinds: Sequence[str], batch_size: int) -> Batches:
     """Encode files batch by batch while threads read the next ones."""
 
     def load(batch: Sequence[str | Path]) -> Tensor:
         return encoder.preprocess([open_picture(file) for file in batch])
 
     batches = deque(files[start : start + batch_size] for start in range(0, len(files), batch_size))
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    with ThreadPoolExecutor(max_workers=READERS) as pool:
         waiting: deque[tuple[Sequence[str | Path], Future[Tensor]]] = deque()
         try:
             while batches or waiting:
-                while batches and len(waiting) <= workers:
+                while batches and len(waiting) <= READERS:
                     batch = batches.popleft()
                     waiting.append((batch, pool.submit(load, batch)))
                 batch, future = waiting.popleft()
@@ -231,7 +220,6 @@ def _checked_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(set(kinds)))
 
 
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ParameterError(f"{name} is {value}; use at least 1")
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ParameterError(f"batch_size is {batch_size}; use at least 1")

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,13 +26,13 @@ from geocbm.encoders.features.store import (
     unique_rows,
 )
 from geocbm.encoders.processes import (
-    exchange,
-    from_main,
+    all_gather_object,
+    broadcast_object,
     is_main_process,
     on_main,
     process_count,
     process_index,
-    together,
+    raise_together,
 )
 from geocbm.errors import MismatchError, NoSpaceError
 from geocbm.files import write_json
@@ -41,16 +42,35 @@ Encoder = TypeVar("Encoder")
 _GIGABYTE = 1e9
 
 
+@dataclass(frozen=True)
+class StoreContent:
+    """What a store holds, before it is written.
+
+    Attributes:
+        shapes: shape of one picture's features per kind.
+        digests: content hash of each picture.
+        fingerprint: of the weights and the preprocessing.
+        lower_fingerprints: for each kind "hidden:N" the fingerprint of what lies below the last N blocks.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    digests: list[str]
+    fingerprint: str
+    lower_fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of the store, its key with it."""
+        key = store_key(self.fingerprint, list(self.shapes), self.digests)
+        return {"key": key, "dtype": DTYPE} | asdict(self)
+
+
 def open_or_write(
     encoder: Encoder,
     encode: Callable[[Encoder, np.ndarray, Sequence[str]], Batches],
-    shapes: dict[str, tuple[int, ...]],
-    digests: list[str],
-    fingerprint: str,
+    content: StoreContent,
     cache_dir: Path,
     max_cache_gb: float,
     progress: bool,
-    lower_fingerprints: dict[str, str] | None = None,
 ) -> FeatureStore:
     """Open the store if it is whole, finish it if it was begun, otherwise write it.
 
@@ -60,32 +80,22 @@ def open_or_write(
     Args:
         encoder: what `encode` works with.
         encode: encodes the pictures in some rows into some kinds, batch by batch, in order.
-        shapes: shape of one picture's features per kind.
-        digests: content hash of each picture.
-        fingerprint: of the weights and the preprocessing.
+        content: what the store is to hold.
         cache_dir: folder of all stores.
         max_cache_gb: above this size (in 10^9 bytes) nothing is written.
         progress: print the size before, and the progress.
-        lower_fingerprints: for each kind "hidden:N" the fingerprint of what lies below the last N blocks.
 
     Returns:
         A store on disk, or one that encodes at every read if it would be larger than `max_cache_gb`.
     """
-    key = store_key(fingerprint, list(shapes), digests)
+    manifest, shapes, digests = content.manifest(), content.shapes, content.digests
+    key = manifest["key"]
     path = cache_dir / key[:32]
-    if len(set(exchange(key))) > 1:
+    if len(set(all_gather_object(key))) > 1:
         raise MismatchError("the processes hold other weights or pictures than each other; start them all afresh")
     # Only the main process looks: on a network disk another could see an older state and go another way.
-    if from_main(is_main_process() and (path / "manifest.json").is_file()):
-        return FeatureStore.open(path, digests, fingerprint)
-    manifest = {
-        "key": key,
-        "fingerprint": fingerprint,
-        "lower_fingerprints": lower_fingerprints or {},
-        "dtype": DTYPE,
-        "shapes": shapes,
-        "digests": digests,
-    }
+    if broadcast_object(is_main_process() and (path / "manifest.json").is_file()):
+        return FeatureStore.open(path, digests, content.fingerprint)
     slots, n_unique = unique_rows(digests)
     total = n_unique * sum(n_bytes(shape) for shape in shapes.values())
     progress = progress and is_main_process()
@@ -98,7 +108,7 @@ def open_or_write(
         # Training changes the encoder in place; these features stay those of the weights as they are now.
         return OnTheFlyFeatures(manifest, partial(encode, copy.deepcopy(encoder)))
 
-    gaps = from_main(runs_of(missing_rows(path, n_unique)) if is_main_process() else None)
+    gaps = broadcast_object(runs_of(missing_rows(path, n_unique)) if is_main_process() else None)
     missing = np.concatenate([np.zeros(0, np.int64), *(np.arange(start, stop) for start, stop in gaps)])
     on_main(lambda: _check_space(cache_dir, len(missing) * (total // n_unique if n_unique else 0)))
     if progress:
@@ -110,12 +120,12 @@ def open_or_write(
     first = np.unique(slots, return_index=True)[1]  # the first picture of each content, in the order of the slots
     share = np.array_split(missing, process_count())[process_index()]
     bar = ProgressBar(n_unique, n_unique - len(missing), progress, process_count())
-    together(lambda: _write(path, shapes, share, encode(encoder, first[share], tuple(shapes)), bar))
+    raise_together(lambda: _write(path, shapes, share, encode(encoder, first[share], tuple(shapes)), bar))
     if progress:
         seconds = max(time.monotonic() - started, 1e-9)
         print(f"encoded {len(missing)} pictures in {seconds:.1f} s ({len(missing) / seconds:.1f} per second)")
     on_main(lambda: _finish(path, manifest))
-    return FeatureStore.open(path, digests, fingerprint)
+    return FeatureStore.open(path, digests, content.fingerprint)
 
 
 def _allocate(path: Path, shapes: dict[str, tuple[int, ...]], n: int) -> None:

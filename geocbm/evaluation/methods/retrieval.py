@@ -147,12 +147,11 @@ def geoclip(files: Run, cache: Path, backbone: str) -> Prediction:
         )
     shown = files.table.iloc[np.concatenate([files.rows["val"], files.rows["test"]])]
     store = encode_features(
-        encoder,
+        encoder.to(pipeline.compute_device()),
         image_files(shown),
         shown["image_sha256"].tolist(),
         cache,
         kinds=("pooled",),
-        device=pipeline.compute_device(),
     )
     places = load_gallery()
     with torch.inference_mode():
