@@ -9,8 +9,7 @@ from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path, paths, read_json, write_json
-from geocbm.workbench import demo_data as world
-from geocbm.workbench import execute, keys, process, profiles, records, settings, state
+from geocbm.workbench import demo_data, execute, keys, process, profiles, records, settings, state
 from geocbm.workbench.parameters import Parameter, did_you_mean
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
@@ -169,7 +168,7 @@ def _explain(run: _Run, selected: Sequence[Stage]) -> None:
     """Say for each stage whether it would run, and why."""
     dirty: set[str] = set()
     for stage in selected:
-        if stage is run.chain.stages[0] and (atlas := world.why(run.chain, run.csv)):
+        if stage is run.chain.stages[0] and (atlas := demo_data.why(run.chain, run.csv)):
             print(f"[--] {'atlas':<22} would run   ({atlas})")
             dirty.add("atlas")
         waits = [
@@ -179,7 +178,7 @@ def _explain(run: _Run, selected: Sequence[Stage]) -> None:
             waits.append("atlas")
         try:
             key = keys.compute(run.chain, stage, run.name, run.profile.name, run.values[stage.number])
-            reason = keys.why(keys.read_stamp(stage, run.name), key, keys.output_digests(stage, run.name))
+            reason = keys.stale_reason(keys.read_stamp(stage, run.name), key, keys.output_digests(stage, run.name))
         except MissingInputError as missing:
             reason = f"after {', '.join(waits)}" if waits else str(missing)
             dirty.add(stage.number)
@@ -204,11 +203,11 @@ def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
     """Bring every selected stage up to date, in order."""
     for stage in selected:
         limit = run.request.timeout or run.profile.timeout or DEFAULT_TIMEOUT
-        if stage is run.chain.stages[0] and not world.make(run.chain, run.csv, limit):
+        if stage is run.chain.stages[0] and not demo_data.make(run.chain, run.csv, limit):
             raise execute.StageFailed("atlas")
         key = keys.compute(run.chain, stage, run.name, run.profile.name, run.values[stage.number])
         stamp = keys.read_stamp(stage, run.name)
-        reason = keys.why(stamp, key, keys.output_digests(stage, run.name))
+        reason = keys.stale_reason(stamp, key, keys.output_digests(stage, run.name))
         if run.request.force:
             reason = "forced"
             execute.forget_trainings(stage, run.name)
@@ -230,7 +229,7 @@ def _twin(run: _Run, stage: Stage, key: dict[str, Any]) -> str | None:
     for name in run.siblings:
         if name == run.name:
             continue
-        if keys.why(keys.read_stamp(stage, name), key, keys.output_digests(stage, name)) is None:
+        if keys.stale_reason(keys.read_stamp(stage, name), key, keys.output_digests(stage, name)) is None:
             return name
     return None
 

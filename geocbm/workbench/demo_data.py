@@ -7,8 +7,7 @@ from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import paths, read_json, write_json
-from geocbm.workbench import fingerprint as digests
-from geocbm.workbench import process
+from geocbm.workbench import fingerprint, process
 from geocbm.workbench.parameters import Parameter, coerce
 from geocbm.workbench.profiles import profile_names, read_profile
 from geocbm.workbench.stages import Chain
@@ -64,7 +63,7 @@ def _wanted(chain: Chain, csv: str | None) -> tuple[Path, dict[str, Any]] | None
     if found is None:
         return None
     name, request = found
-    return paths.atlas_folder(name), {"world": request, "sources": digests.module_digests("geocbm_atlas.dataset")}
+    return paths.atlas_folder(name), {"world": request, "sources": fingerprint.module_digests("geocbm_atlas.dataset")}
 
 
 def why(chain: Chain, csv: str | None) -> str | None:
@@ -86,7 +85,7 @@ def why(chain: Chain, csv: str | None) -> str | None:
     except (OSError, ValueError):
         _keep_own(folder, wanted["world"])
         return "there is no atlas yet"
-    if not (folder / "atlas.csv").is_file() or digests.digest_file(folder / "atlas.csv") != stamp.get("csv"):
+    if not (folder / "atlas.csv").is_file() or fingerprint.digest_file(folder / "atlas.csv") != stamp.get("csv"):
         return "its table is gone or was changed"
     if len(list((folder / "images").glob("*"))) != stamp.get("images"):
         return "images were added or removed"
@@ -143,7 +142,10 @@ def make(chain: Chain, csv: str | None, limit: float) -> bool:
             print(f"failed after {outcome.seconds:.1f} s", flush=True)
             print(outcome.tail.rstrip(), file=sys.stderr)
             return False
-        made = {"csv": digests.digest_file(folder / "atlas.csv"), "images": len(list((folder / "images").glob("*")))}
+        made = {
+            "csv": fingerprint.digest_file(folder / "atlas.csv"),
+            "images": len(list((folder / "images").glob("*"))),
+        }
         write_json(folder / "made.json", wanted | made)
         print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
         return True

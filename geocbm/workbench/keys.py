@@ -44,10 +44,10 @@ def input_digests(chain: Chain, stage: Stage, run: str, profile: str, values: Ma
         else:
             file = folder / name
             if not file.is_file():
-                from geocbm.workbench import rerun_command as again
+                from geocbm.workbench import rerun_command
 
                 writer = chain.writer(name)
-                command = again.remedy(folder, writer.number if writer else stage.number, profile)
+                command = rerun_command.remedy(folder, writer.number if writer else stage.number, profile)
                 raise MissingInputError(f"{name!r} of run {run!r} is not there yet; make it with: {command}")
             found[name] = digest_file(file)
     return found
@@ -141,7 +141,9 @@ def output_digests(stage: Stage, run: str) -> dict[str, str | None]:
     return {name: digest_file(file) if file.is_file() else None for name, file in output_files(stage, run).items()}
 
 
-def why(stamp: Mapping[str, Any] | None, key: Mapping[str, Any], outputs: Mapping[str, str | None]) -> str | None:
+def stale_reason(
+    stamp: Mapping[str, Any] | None, key: Mapping[str, Any], outputs: Mapping[str, str | None]
+) -> str | None:
     """One sentence on why a stage must run again, or None when it may be skipped.
 
     Args:

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, paths, sha256_file, write_json
-from geocbm.workbench import html as words
-from geocbm.workbench import keys, profiles, records, settings, state
-from geocbm.workbench import rerun_command as again
+from geocbm.workbench import html, keys, profiles, records, rerun_command, settings, state
 from geocbm.workbench.parameters import Parameter, read_parameters, unknown
 from geocbm.workbench.stages import Chain, Stage, number_of, read_chain
 
@@ -75,7 +73,6 @@ class Notebook:
         number: what its name begins with.
         run: name of the run.
         parameters: the resolved parameters as they were given, paths not yet located.
-        reads: files that were asked for with `input`.
         writes: files that were written with `output`.
     """
 
@@ -83,7 +80,6 @@ class Notebook:
         self.name, self.number = name, number_of(name)
         self.parameters, self.declared = dict(values), dict(declared)
         self.run: str = values.get("run", "smoke")
-        self.reads: list[Path] = []
         self.writes: list[Path] = []
         self._chain: Chain = read_chain()
         self._records: dict[str, Any] = {}
@@ -105,11 +101,6 @@ class Notebook:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    @property
-    def report_folder(self) -> Path:
-        """Folder of the run's rendered notebooks; it need not exist."""
-        return paths.report_folder(self.run)
-
     def path(self, name: str) -> Path:
         """Path of a file of the run, whether it exists or not."""
         return self.run_folder / name
@@ -123,10 +114,8 @@ class Notebook:
         path = self.path(name)
         if not path.exists():
             writer = self._chain.writer(name)
-            command = again.remedy(self.run_folder, writer.number if writer else self.number)
+            command = rerun_command.remedy(self.run_folder, writer.number if writer else self.number)
             raise MissingInputError(f"{name!r} of run {self.run!r} is not there yet; make it with: {command}")
-        if path not in self.reads:
-            self.reads.append(path)
         return path
 
     @contextmanager
@@ -173,9 +162,9 @@ class Notebook:
             preview: the figure stands for the notebook on the index page.
         """
         meta = dict(fig.layout.meta) if isinstance(fig.layout.meta, Mapping) else {}
-        text = words.needed_alt(alt or meta.get("alt"))
+        text = html.needed_alt(alt or meta.get("alt"))
         fig.layout.meta = meta | {"alt": text} | ({"preview": True} if preview else {})
-        if words.interactive():
+        if html.interactive():
             from IPython.display import display
 
             display(fig)
@@ -190,14 +179,14 @@ class Notebook:
             alt: what is to be seen.
             width: width on the page in CSS pixels; the picture's own when left out.
         """
-        words.put(words.image_html(image, words.needed_alt(alt), width), f"[image] {alt}")
+        html.put(html.image_html(image, html.needed_alt(alt), width), f"[image] {alt}")
 
     def show_images(
         self, images: Sequence[Any], alts: Sequence[str], captions: Sequence[str] | None = None, width: int = 160
     ) -> None:
         """Show pictures side by side, each with its own alt text and, if given, a caption."""
-        html = words.gallery_html(images, [words.needed_alt(alt) for alt in alts], captions, width)
-        words.put(html, "\n".join(f"[image] {alt}" for alt in alts))
+        page = html.gallery_html(images, [html.needed_alt(alt) for alt in alts], captions, width)
+        html.put(page, "\n".join(f"[image] {alt}" for alt in alts))
 
     def html(self, page: str, plain: str) -> None:
         """Show HTML that was escaped where it holds strangers' texts; the page keeps its harmless part only.
@@ -206,7 +195,7 @@ class Notebook:
             page: the HTML; every picture in it has an alt text.
             plain: what is printed where there is no page.
         """
-        words.put(page, plain)
+        html.put(page, plain)
 
     def table(self, frame: "pd.DataFrame", caption: str, max_rows: int = 200, index: bool | None = None) -> None:
         """Show a table; every text in it is escaped, long tables are cut and say so.
@@ -217,12 +206,12 @@ class Notebook:
             max_rows: rows shown at most.
             index: show the index; by default only when it has a name or holds texts.
         """
-        words.put(words.table_html(frame, caption, max_rows, index), f"{caption}\n{frame.head(max_rows).to_string()}")
+        html.put(html.table_html(frame, caption, max_rows, index), f"{caption}\n{frame.head(max_rows).to_string()}")
 
     @staticmethod
-    def clean_text(html: str) -> str:
+    def clean_text(text: str) -> str:
         """Plain text of a stranger's HTML: no tags, no scripts, entities resolved."""
-        return words.clean_text(html)
+        return html.clean_text(text)
 
     def contract(self, **checks: Any) -> None:
         """State what must hold, one printed line each; the lines are what nbval compares.
@@ -249,11 +238,11 @@ class Notebook:
             (name, repr(value), self.declared[name].comment if name in self.declared else "")
             for name, value in self.parameters.items()
         ]
-        html = words.rows_html(("parameter", "value", "meaning"), rows, "Parameters of this page")
+        page = html.rows_html(("parameter", "value", "meaning"), rows, "Parameters of this page")
         if stage := self.stage:
             flow = [("reads", _plain(stage.reads)), ("writes", _plain(stage.writes))]
-            html += words.rows_html(("", "files of the run"), flow, "What this page reads and writes")
-        words.put(html, "\n".join(f"{name} = {value}" for name, value, _ in rows))
+            page += html.rows_html(("", "files of the run"), flow, "What this page reads and writes")
+        html.put(page, "\n".join(f"{name} = {value}" for name, value, _ in rows))
 
     def finish(self) -> None:
         """Write the recorded figures, and show how long the notebook took and what it wrote.
@@ -274,10 +263,8 @@ class Notebook:
             for path in dict.fromkeys([*declared, *self.writes])
             if path.is_file()
         ]
-        html = words.rows_html(("file", "size", "digest"), rows, f"Took {took} and wrote") if rows else ""
-        words.put(
-            html or f"<p>Took {took}.</p>", f"took {took}, wrote {', '.join(row[0] for row in rows) or 'nothing'}"
-        )
+        page = html.rows_html(("file", "size", "digest"), rows, f"Took {took} and wrote") if rows else ""
+        html.put(page or f"<p>Took {took}.</p>", f"took {took}, wrote {', '.join(row[0] for row in rows) or 'nothing'}")
 
     def warn_of_other_parameters(self) -> None:
         """Say so when a notebook that is run by hand is about to replace what other parameters have made."""
@@ -293,17 +280,17 @@ class Notebook:
             return
         folder = paths.run_folder(self.run)
         how = state.note_by_hand(self.stage, folder, self.parameters, self._inputs)
-        again.record(folder)
+        rerun_command.record(folder)
         if how:
             changes = {f"{self.number}.{name}": value for name, value in self.parameters.items() if name != "run"}
-            anew = again.command_like(folder, self.run, changes) + f" --from {self.number}"
+            anew = rerun_command.command_like(folder, self.run, changes) + f" --from {self.number}"
             self._note(
                 f"Run {self.run!r} was changed by hand ({how}), and what was made from it is stale. "
-                f"As it was: {again.remedy(folder, self.number)} . All of it like this page: {anew}"
+                f"As it was: {rerun_command.remedy(folder, self.number)} . All of it like this page: {anew}"
             )
 
     def _note(self, text: str) -> None:
-        words.put(f"<p><strong>{escape(text)}</strong></p>", text)
+        html.put(f"<p><strong>{escape(text)}</strong></p>", text)
 
 
 def _plain(names: Sequence[str]) -> str:
@@ -351,7 +338,7 @@ def _injected_names() -> list[str]:
 
 def _shell() -> Any:
     """The running IPython shell, or None in plain Python; IPython is not imported for the question."""
-    return words.shell()
+    return html.shell()
 
 
 def _read_errors_as_sentences() -> None:

@@ -73,10 +73,11 @@ def remark(folder: Path) -> str:
     wrong = {number: each for number, each in states.items() if each.wrong}
     if not wrong:
         return ""
-    from geocbm.workbench import rerun_command as again
+    from geocbm.workbench import rerun_command
 
     told = "; ".join(f"{number} {each.state} ({each.reason})" for number, each in sorted(wrong.items()))
-    return f"run {folder.name!r} is not as it was made: {told}; make it right with: {again.remedy(folder, min(wrong))}"
+    command = rerun_command.remedy(folder, min(wrong))
+    return f"run {folder.name!r} is not as it was made: {told}; make it right with: {command}"
 
 
 def difference(recorded: Mapping[str, Any], values: Mapping[str, Any]) -> str:
