@@ -15,7 +15,7 @@ import pandas as pd
 from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
 from geocbm.explain.interventions import correct_concepts
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.metrics import Resamples, geoscore, recordable, spatial_blocks
+from geocbm.metrics import Resamples, columns_of, entry_of, geoscore, recordables, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.explain.interventions import InterventionModel
@@ -28,23 +28,12 @@ AT, BETTER, WORSE = "at the prior", "better than the prior", "below the prior"
 MARGIN_NATS = 0.1
 """By so much may the log loss lie above the prior's before "below" is said: a tenth of the true cell's probability."""
 
-_UNKNOWN = dict.fromkeys(("value", "low", "high"), float("nan"))
-
-
-def interval_columns(name: str, interval: Mapping[str, float] | None) -> dict[str, float]:
-    """An interval as three columns: `name`, `name_low`, `name_high`; NaN where there is none."""
-    interval = interval or _UNKNOWN
-    return {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
-
-
-def interval_at(row: Any, name: str) -> dict[str, float]:
-    """The interval that `interval_columns` wrote into a row of a table."""
-    return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
+UNKNOWN = dict.fromkeys(("value", "low", "high"), float("nan"))
 
 
 def interval_of(ablated: pd.DataFrame, method: str, name: str) -> dict[str, float]:
     """A metric of one method of `ablate_all_concepts` with its interval."""
-    return interval_at(ablated.set_index("method").loc[method], name)
+    return entry_of(ablated.set_index("method").loc[method], name)
 
 
 def ablate_all_concepts(
@@ -87,13 +76,13 @@ def ablate_all_concepts(
     for method, answer_lat, answer_lng, of_cells in answers:
         km = haversine_km(answer_lat, answer_lng, lat, lng)
         row: dict[str, object] = {"method": method}
-        row |= interval_columns("median_km", resamples.figure(km, "median"))
-        row |= interval_columns("geoscore", resamples.figure(geoscore(km)))
+        row |= columns_of("median_km", resamples.figure(km, "median"))
+        row |= columns_of("geoscore", resamples.figure(geoscore(km)))
         for name in CELL_FIGURES:
             values = of_cells.get(name)
-            row |= interval_columns(name, None if values is None else resamples.figure(values))
-            change = None if values is None else resamples.difference(values, prior[name])
-            row |= interval_columns(f"{name}_change", change)
+            row |= columns_of(name, UNKNOWN if values is None else resamples.figure(values))
+            change = UNKNOWN if values is None else resamples.difference(values, prior[name])
+            row |= columns_of(f"{name}_change", change)
         table.append(row)
     return pd.DataFrame(table)
 
@@ -161,7 +150,7 @@ def intervention_effect_by_mode(
         for name, edited in (("seen", None), ("told", corrected), ("removed", model.baseline.expand(len(rows), -1))):
             places = model.predict(rows, edited)
             km = haversine_km(places.lat, places.lng, lat, lng)
-            row |= interval_columns(f"{name}_km", resamples.figure(km, "median"))
+            row |= columns_of(f"{name}_km", resamples.figure(km, "median"))
         table.append(row)
     return pd.DataFrame(table)
 
@@ -173,14 +162,12 @@ def ablation_metrics(ablated: pd.DataFrame, effect: pd.DataFrame) -> dict[str, f
         ablated: of `ablate_all_concepts`.
         effect: of `intervention_effect_by_mode`.
     """
-    found = {}
+    found: dict[str, float | dict[str, float]] = {}
     for method, key in ((REMOVED, "removed_all"), (FREQUENT, "prior")):
         for name in CELL_FIGURES:
             found[f"{key}.{name}"] = interval_of(ablated, method, name)
     found["prior.median_km"] = interval_of(ablated, FREQUENT, "median_km")
     for row in effect.to_dict("records"):
         for name in ("told", "removed"):
-            found[f"{row['mode']}.{name}_median_km"] = interval_at(row, f"{name}_km")
-    kept = {name: recordable(interval) for name, interval in found.items()}
-    falls = {"removed_all.falls_to_prior": float(against_prior(ablated) == AT)}
-    return falls | {name: value for name, value in kept.items() if value is not None}
+            found[f"{row['mode']}.{name}_median_km"] = entry_of(row, f"{name}_km")
+    return recordables(found | {"removed_all.falls_to_prior": float(against_prior(ablated) == AT)})

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from geocbm.errors import ParameterError
-from geocbm.explain.ablation import interval_at, interval_columns
+from geocbm.explain.ablation import UNKNOWN
 from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
 from geocbm.explain.interventions import MIN_SCORE, correct_concepts
 from geocbm.geodesy import haversine_km
-from geocbm.metrics import Resamples, geoscore, recordable, spatial_blocks
+from geocbm.metrics import Resamples, columns_of, entry_of, geoscore, recordables, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.explain.interventions import InterventionModel
@@ -220,10 +220,10 @@ def intervention_curve(
             km = np.concatenate([cases.errors_km(mask, values) for mask in masks])
             points = geoscore(km)
             row: dict[str, object] = {"unit": unit, "policy": name, "n": n}
-            row |= interval_columns("median_km", resamples.figure(km, "median"))
-            row |= interval_columns("geoscore", resamples.figure(points))
-            change = None if best is None else resamples.difference(points, best, level=jointly)
-            rows.append(row | interval_columns("change", change))
+            row |= columns_of("median_km", resamples.figure(km, "median"))
+            row |= columns_of("geoscore", resamples.figure(points))
+            change = UNKNOWN if best is None else resamples.difference(points, best, level=jointly)
+            rows.append(row | columns_of("change", change))
             best = points if best is None or points.mean() > best.mean() else best
     return pd.DataFrame(rows)
 
@@ -277,8 +277,8 @@ def curve_table(curve: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (unit, policy), points in curve.groupby(["unit", "policy"], sort=False):
         row: dict[str, object] = {"unit": unit, "policy": policy}
-        row |= interval_columns("first_km", interval_at(points.iloc[0], "median_km"))
-        row |= interval_columns("last_km", interval_at(points.iloc[-1], "median_km"))
+        row |= columns_of("first_km", entry_of(points.iloc[0], "median_km"))
+        row |= columns_of("last_km", entry_of(points.iloc[-1], "median_km"))
         row["mean_geoscore"] = float(points["geoscore"].mean())
         row["non_monotone"] = non_monotone_steps(points)["n"].tolist()
         rows.append(row)
@@ -293,7 +293,5 @@ def curve_metrics(curve: pd.DataFrame) -> dict[str, float | dict[str, float]]:
         found[f"{row['unit']}.{row['policy']}.setbacks"] = len(row["non_monotone"])
     for step, end in (("none", 0), ("all", -1)):
         for name in ("median_km", "geoscore"):
-            kept = recordable(interval_at(curve.iloc[end], name))
-            if kept is not None:
-                found[f"{step}.{name}"] = kept
-    return found
+            found[f"{step}.{name}"] = entry_of(curve.iloc[end], name)
+    return recordables(found)
