@@ -83,8 +83,8 @@ torch.testing.assert_close(by_hand, after - before, rtol=1e-3, atol=1e-4)
 # %%
 order = torch.cat([by_hand[0].argsort()[:3], by_hand[0].argsort()[-3:]]).numpy()
 moved = pd.DataFrame({"cell": [f"{cell}, {files.cells.country[cell]}" for cell in order]})
-moved["logit"], moved["change"] = before[0, order], by_hand[0, order]
-moved["probability before"], moved["probability after"] = (z[0].softmax(-1)[order] for z in (before, after))
+moved["logit"], moved["change"] = before[0, order].numpy(), by_hand[0, order].numpy()
+moved["probability before"], moved["probability after"] = (z[0].softmax(-1)[order].numpy() for z in (before, after))
 nb.table(moved, caption=f"{metas[j]} ablated: its score {scores[0, j]:.3f} becomes {model.baseline[j]:.3f}")
 
 # %% [markdown]

@@ -33,7 +33,7 @@ UNKNOWN = dict.fromkeys(("value", "low", "high"), float("nan"))
 
 def interval_of(ablated: pd.DataFrame, method: str, name: str) -> dict[str, float]:
     """A metric of one method of `ablate_all_concepts` with its interval."""
-    return entry_of(ablated.set_index("method").loc[method], name)
+    return entry_of(ablated.set_index("method").to_dict("index")[method], name)
 
 
 def ablate_all_concepts(

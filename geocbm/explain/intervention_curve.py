@@ -277,8 +277,8 @@ def curve_table(curve: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (unit, policy), points in curve.groupby(["unit", "policy"], sort=False):
         row: dict[str, object] = {"unit": unit, "policy": policy}
-        row |= columns_of("first_km", entry_of(points.iloc[0], "median_km"))
-        row |= columns_of("last_km", entry_of(points.iloc[-1], "median_km"))
+        row |= columns_of("first_km", entry_of(points.iloc[0].to_dict(), "median_km"))
+        row |= columns_of("last_km", entry_of(points.iloc[-1].to_dict(), "median_km"))
         row["mean_geoscore"] = float(points["geoscore"].mean())
         row["non_monotone"] = non_monotone_steps(points)["n"].tolist()
         rows.append(row)
@@ -293,5 +293,5 @@ def curve_metrics(curve: pd.DataFrame) -> dict[str, float | dict[str, float]]:
         found[f"{row['unit']}.{row['policy']}.setbacks"] = len(row["non_monotone"])
     for step, end in (("none", 0), ("all", -1)):
         for name in ("median_km", "geoscore"):
-            found[f"{step}.{name}"] = entry_of(curve.iloc[end], name)
+            found[f"{step}.{name}"] = entry_of(curve.iloc[end].to_dict(), name)
     return recordables(found)
