@@ -2,122 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from geocbm.data.images.pictures import open_picture
-from geocbm.data.quality import quality_report
-from geocbm.data.simulated import picture_noun
-from geocbm.data.splits import (
-    KINDS,
-    SPLIT_NAMES,
-    linked_groups,
-    load_splits,
-    make_splits,
-    nearest_train_km,
-    require_test_split,
-    save_splits,
-    spatial_blocks,
-    split_rows,
-)
-from geocbm.data.table import SCHEMA, image_files, load_table, read_table, save_table
-from geocbm.errors import ParameterError
-
-if TYPE_CHECKING:
-    from geocbm.data.concepts import ConceptVocabulary
-
-__all__ = [
-    "KINDS",
-    "SCHEMA",
-    "SPLIT_NAMES",
-    "PanoramaCBMDataset",
-    "collate_panoramas",
-    "image_files",
-    "linked_groups",
-    "load_splits",
-    "load_table",
-    "make_splits",
-    "nearest_train_km",
-    "picture_noun",
-    "quality_report",
-    "read_table",
-    "require_test_split",
-    "save_splits",
-    "save_table",
-    "spatial_blocks",
-    "split_rows",
-]
+_NAMES = {
+    "images.pictures": ("open_picture",),
+    "quality": ("quality_report",),
+    "samples": ("PanoramaCBMDataset", "collate_panoramas"),
+    "simulated": ("picture_noun",),
+    "splits": (
+        *("KINDS", "SPLIT_NAMES", "linked_groups", "load_splits", "make_splits", "nearest_train_km"),
+        *("require_test_split", "save_splits", "spatial_blocks", "split_rows"),
+    ),
+    "table": ("SCHEMA", "image_files", "load_table", "read_table", "save_table"),
+}
 
 
-class PanoramaCBMDataset:
-    """Samples one by one, for torch's `DataLoader` or a plain loop (specification, section Sample Format).
-
-    A sample is a dict with `pano_id`, `image_path` (the file), `meta_name`, `parent_concept`, `country`, `lat`, `lng`
-    (degrees), `note`, the indices `concept_idx` and `parent_idx`, with cells also `cell_label`, and with a transform
-    also `image`.
-
-    Args:
-        table: as `load_table` gives it.
-        concepts: vocabulary that numbers the names of the table.
-        cell_label: `[n]` geocell of each row, once there are cells.
-        transform: turns the picture, upright 8-bit RGB, into what `image` holds; without it no image is opened.
-    """
-
-    def __init__(
-        self,
-        table: pd.DataFrame,
-        concepts: ConceptVocabulary,
-        cell_label: Sequence[int] | np.ndarray | None = None,
-        transform: Callable[[Any], Any] | None = None,
-    ) -> None:
-        if cell_label is not None and len(cell_label) != len(table):
-            raise ParameterError(
-                f"cell_label has {len(cell_label)} entries for {len(table)} rows; give one for each row."
-            )
-        self.table = table
-        self.concepts = concepts
-        self.cell_label = None if cell_label is None else np.asarray(cell_label, dtype=np.int64)
-        self.transform = transform
-        self._files = image_files(table)
-        self._meta_idx, self._parent_idx = concepts.encode(table)
-        self._columns = {name: table[name].to_numpy() for name in SCHEMA}
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index is {index}; the data set has {len(self)} samples.")
-        sample: dict[str, Any] = {name: values[index] for name, values in self._columns.items()}
-        sample["image_path"] = self._files[index]
-        sample["lat"], sample["lng"] = float(sample["lat"]), float(sample["lng"])
-        sample["concept_idx"], sample["parent_idx"] = int(self._meta_idx[index]), int(self._parent_idx[index])
-        if self.cell_label is not None:
-            sample["cell_label"] = int(self.cell_label[index])
-        if self.transform is not None:
-            sample["image"] = self.transform(open_picture(self._files[index]))
-        return sample
-
-
-def collate_panoramas(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Join samples to a batch: numbers and tensors are stacked, text, paths and pictures stay lists.
-
-    torch's own collation refuses paths. Coordinates are float32, indices int64.
-    """
-    import torch
-
-    batch: dict[str, Any] = {}
-    for name in samples[0]:
-        values = [sample[name] for sample in samples]
-        if isinstance(values[0], torch.Tensor):
-            batch[name] = torch.stack(values)
-        elif isinstance(values[0], float):
-            batch[name] = torch.tensor(values, dtype=torch.float32)
-        elif isinstance(values[0], int):
-            batch[name] = torch.tensor(values, dtype=torch.int64)
-        else:
-            batch[name] = values
-    return batch
+def __getattr__(name: str) -> Any:
+    """What the package shows, imported when it is asked for: reading a photograph needs no pandas."""
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(import_module(f"geocbm.data.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

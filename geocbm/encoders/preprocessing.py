@@ -24,6 +24,8 @@ from geocbm.errors import ParameterError, first_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+NEAR = 2e-3
+"""A window that ends this near to the border of a picture ends at the border."""
 _SIZES = ((641, 427), (200, 311), (33, 33))
 """Width and height of the drawn pictures: shrunk a lot, a little, and enlarged."""
 
@@ -180,3 +182,36 @@ def _draw_pictures(folder: Path) -> list[Path]:
     small.putalpha(small.getchannel("G"))
     small.save(folder / "transparent.png")
     return [*paths, *(folder / name for name in ("turned.jpg", "transparent.png", "deep.png", "palette.png"))]
+
+
+def crop_window(encoder: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of a picture that the model sees, found by sending two ramps through its preprocessing.
+
+    That holds for any resizing and cropping that keeps straight lines straight, whatever the settings are called.
+
+    Args:
+        encoder: for its `crop`.
+        size: width and height of the picture in pixels.
+
+    Returns:
+        `(x0, y0, x1, y1)` in parts of the picture.
+    """
+    from PIL import Image as pillow
+
+    width, height = size
+    x = np.tile((np.arange(width) + 0.5) / width, (height, 1))
+    y = np.tile(((np.arange(height) + 0.5) / height)[:, None], (1, width))
+    ramps = np.rint(255 * np.stack([x, y, np.zeros_like(x)], axis=-1)).astype(np.uint8)
+    seen = np.asarray(encoder.crop(pillow.fromarray(ramps)), dtype=np.float64) / 255  # (H, W, 3)
+    x0, x1 = _ends(seen[..., 0].mean(axis=0))
+    y0, y1 = _ends(seen[..., 1].mean(axis=1))
+    return x0, y0, x1, y1
+
+
+def _ends(ramp: np.ndarray) -> tuple[float, float]:
+    """Both ends of a straight line through the middle of a ramp; its own ends suffer from resampling."""
+    places = (np.arange(len(ramp)) + 0.5) / len(ramp)
+    middle = slice(len(ramp) // 10, len(ramp) - len(ramp) // 10)
+    slope, start = np.polyfit(places[middle], ramp[middle], 1)
+    ends = (float(start), float(start + slope))
+    return tuple(0.0 if abs(end) < NEAR else 1.0 if abs(end - 1) < NEAR else end for end in ends)  # type: ignore[return-value]

@@ -11,6 +11,7 @@ import numpy as np
 from geocbm.data import image_files
 from geocbm.data.ground_truth import has_ground_truth, load_ground_truth
 from geocbm.data.images.pictures import open_picture
+from geocbm.encoders.preprocessing import crop_window
 from geocbm.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ EDGE = 0.02
 """A box must reach this far into a patch, in sides of a patch, to meet it: boxes are stored with four decimals."""
 
 SAMPLES = 8  # places per side of a patch at which the covered area is looked up
-NEAR = 2e-3  # a window that ends this near to the border of the picture ends at the border
 
 
 @dataclass(frozen=True)
@@ -66,39 +66,6 @@ class ConceptBoxes:
         """The largest box of a concept in a picture; None where the model sees none."""
         found = self.largest[(self.row == row) & (self.meta == meta)]
         return tuple(found[0].tolist()) if len(found) else None
-
-
-def crop_window(encoder: ImageEncoder, size: tuple[int, int]) -> Box:
-    """The part of a picture that the model sees, found by sending two ramps through its preprocessing.
-
-    That holds for any resizing and cropping that keeps straight lines straight, whatever the settings are called.
-
-    Args:
-        encoder: for its crop.
-        size: width and height of the picture in pixels.
-
-    Returns:
-        `(x0, y0, x1, y1)` in parts of the picture.
-    """
-    from PIL import Image
-
-    width, height = size
-    x = np.tile((np.arange(width) + 0.5) / width, (height, 1))
-    y = np.tile(((np.arange(height) + 0.5) / height)[:, None], (1, width))
-    ramps = np.rint(255 * np.stack([x, y, np.zeros_like(x)], axis=-1)).astype(np.uint8)
-    seen = np.asarray(encoder.crop(Image.fromarray(ramps)), dtype=np.float64) / 255  # (H, W, 3)
-    x0, x1 = _ends(seen[..., 0].mean(axis=0))
-    y0, y1 = _ends(seen[..., 1].mean(axis=1))
-    return x0, y0, x1, y1
-
-
-def _ends(ramp: np.ndarray) -> tuple[float, float]:
-    """Both ends of a straight line through the middle of a ramp; its own ends suffer from resampling."""
-    places = (np.arange(len(ramp)) + 0.5) / len(ramp)
-    middle = slice(len(ramp) // 10, len(ramp) - len(ramp) // 10)
-    slope, start = np.polyfit(places[middle], ramp[middle], 1)
-    ends = (float(start), float(start + slope))
-    return tuple(0.0 if abs(end) < NEAR else 1.0 if abs(end - 1) < NEAR else end for end in ends)  # type: ignore[return-value]
 
 
 def boxes_in_window(boxes: Sequence[Sequence[float]], window: Box) -> np.ndarray:

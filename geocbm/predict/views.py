@@ -88,7 +88,7 @@ class Preparation:
 
     def _share(self, size: tuple[int, int]) -> float:
         """Part of a picture of this shape that the encoder sees."""
-        from geocbm.explain.boxes import crop_window
+        from geocbm.encoders.preprocessing import crop_window
 
         shape = round(size[0] / size[1], 2)
         if shape not in self._shares:

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from geocbm import pipeline
+from geocbm.encoders.preprocessing import crop_window
 from geocbm.errors import ParameterError
-from geocbm.explain.boxes import boxes_in_window, concept_boxes, covered_patches, crop_window
+from geocbm.explain.boxes import boxes_in_window, concept_boxes, covered_patches
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun

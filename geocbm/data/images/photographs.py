@@ -174,8 +174,13 @@ def _open(stream: IO[bytes], head: bytes, name: str) -> Any:
         return open_heif(stream, name)
     if head[8:12] not in AVIF_BRANDS and brands(head) & AVIF_BRANDS:
         stream = BytesIO(head[:8] + b"avif" + stream.read()[12:])  # Pillow goes by the major brand
-    pillow.init()  # formats that Pillow has not loaded yet would be unknown names
-    return pillow.open(stream, formats=[known for known in FORMATS if known in pillow.OPEN])
+    pillow.preinit()
+    try:
+        return pillow.open(stream, formats=[known for known in FORMATS if known in pillow.OPEN])
+    except pillow.UnidentifiedImageError:
+        pillow.init()  # formats that Pillow has not loaded yet would be unknown names
+        stream.seek(0)
+        return pillow.open(stream, formats=[known for known in FORMATS if known in pillow.OPEN])
 
 
 def _is_truncation(error: Exception) -> bool:
