@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the fingerprint of a stage follows imports as they are written
+    from geocbm.data import quality, samples, simulated, splits, table  # noqa: F401
+    from geocbm.data.images import pictures  # noqa: F401
 
 _NAMES = {
     "images.pictures": ("open_picture",),
