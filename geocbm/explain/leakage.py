@@ -224,8 +224,9 @@ def measure_leakage(
     predicted, truth = Codes.of(quantile_codes(scores[:, kept])), Codes.of(present[:, kept].astype(np.int64))
     generator = np.random.default_rng(seed)
     blind = [shuffled(predicted, generator, truth.values) for _ in range(permutations)]
-    task = _Task(predicted, truth, target, permutations, seed)
-    pairs = _Pairs(predicted, truth, max(1, permutations // 4), seed)
+    fewer = max(1, permutations // 4)  # pairs are many
+    task = _Excess(predicted, truth, target, permutations, seed)
+    pairs = _Excess(predicted, truth, None, fewer, seed)
     return Leakage(
         kept=kept,
         predicted=task.of(predicted, task.predicted_bias),
@@ -234,48 +235,35 @@ def measure_leakage(
         concepts_task=_jackknife(task.figure, len(scores), blocks, seed),
         concepts_task_null=float(np.mean([task.figure(shuffled_scores=one) for one in blind])),
         interconcept=_jackknife(pairs.figure, len(scores), blocks, seed),
-        interconcept_null=float(np.mean([pairs.figure(shuffled_scores=one) for one in blind[: pairs.n]])),
+        interconcept_null=float(np.mean([pairs.figure(shuffled_scores=one) for one in blind[:fewer]])),
     )
 
 
-class _Task:
-    """Concepts-task leakage of all pictures or of some of them."""
+class _Excess:
+    """What scores tell more than their concepts: of a label (CTL), or without one of each other (ICL)."""
 
-    def __init__(self, predicted: Codes, truth: Codes, target: Codes, n: int, seed: int) -> None:
+    def __init__(self, predicted: Codes, truth: Codes, target: Codes | None, n: int, seed: int) -> None:
         self.predicted, self.truth, self.target = predicted, truth, target
-        self.predicted_bias, self.truth_bias = bias_with(predicted, target, n, seed), bias_with(truth, target, n, seed)
+        self.predicted_bias, self.truth_bias = (
+            bias_between(codes, n, seed) if target is None else bias_with(codes, target, n, seed)
+            for codes in (predicted, truth)
+        )
 
     def of(self, codes: Codes, bias: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """Information with the label as a part of its entropy; with fewer rows the bias grows as one over them."""
+        """Information as a part of entropy, of all pictures or some; with fewer of them the bias grows."""
         rows = np.arange(len(codes.values)) if rows is None else rows
-        target = self.target.only(rows)
-        found = information_with(codes.only(rows), target) - bias * len(codes.values) / len(rows)
-        return found / target.entropy()[0]
-
-    def figure(self, rows: np.ndarray | None = None, shuffled_scores: Codes | None = None) -> float:
-        scores = self.of(shuffled_scores or self.predicted, self.predicted_bias, rows)
-        return float(np.maximum(scores - self.of(self.truth, self.truth_bias, rows), 0).mean())
-
-
-class _Pairs:
-    """Interconcept leakage of all pictures or of some of them."""
-
-    def __init__(self, predicted: Codes, truth: Codes, n: int, seed: int) -> None:
-        self.predicted, self.truth, self.n = predicted, truth, n
-        self.predicted_bias, self.truth_bias = bias_between(predicted, n, seed), bias_between(truth, n, seed)
-
-    def of(self, codes: Codes, bias: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
-        rows = np.arange(len(codes.values)) if rows is None else rows
-        some = codes.only(rows)
+        some, bias = codes.only(rows), bias * len(codes.values) / len(rows)
+        if self.target is not None:
+            target = self.target.only(rows)
+            return (information_with(some, target) - bias) / target.entropy()[0]  # (k,)
         entropy = np.maximum(some.entropy(), 1e-12)
-        found = information_between(some) - bias * len(codes.values) / len(rows)
-        return (found / np.sqrt(entropy[:, None] * entropy))[np.triu_indices(len(entropy), 1)]
+        found = (information_between(some) - bias) / np.sqrt(entropy[:, None] * entropy)  # (k, k)
+        return found[np.triu_indices(len(entropy), 1)]
 
     def figure(self, rows: np.ndarray | None = None, shuffled_scores: Codes | None = None) -> float:
         scores = self.of(shuffled_scores or self.predicted, self.predicted_bias, rows)
-        if not len(scores):
-            return 0.0
-        return float(np.maximum(scores - self.of(self.truth, self.truth_bias, rows), 0).mean())
+        excess = np.maximum(scores - self.of(self.truth, self.truth_bias, rows), 0)
+        return float(excess.mean()) if len(excess) else 0.0
 
 
 def _beyond(predicted: Codes, blind: list[Codes], target: Codes) -> np.ndarray:
