@@ -245,6 +245,8 @@ for row, caption, picture, (meta, *_) in zip(rows, captions, seen, first, strict
 # and interconcept leakage compares $I(s_i; s_j)$ with $I(c_i; c_j)$. The same question to a classifier of the country: what do scores add
 # when all concepts are known (`beyond_truth`), and do they tell more than as many random directions (`by_name`)? **Completeness**
 # $(a - a_0) / (a_1 - a_0)$ is the accuracy from concepts above guessing, as a part of that from everything (Yeh et al. 2020).
+# In the table `prior` reads nothing, `named` which concept has the highest score, `hard` scores cut to yes or no, `true` the concepts that
+# can truly be seen.
 
 # %%
 known = read_concept_labels(files)
@@ -266,9 +268,9 @@ nb.table(readable(information.completeness_table().round(3), units), caption="Co
 # %% [markdown]
 # ## How many concepts does a decision need, and what is left without any?
 #
-# Only the largest contributions to a decision may count, or the largest weights of each cell (the number of effective concepts of
-# Srivastava et al. 2024); the others have the value of an average training picture. With all concepts ablated like that, the model must
-# know no more than how often each cell occurs.
+# Only the largest contributions to each decision may count ("decision"), or the largest weights of each cell ("weights", the number of
+# effective concepts of Srivastava et al. 2024), or as many at random; the others have the value of an average training picture. With all
+# concepts ablated like that, the model must know no more than how often each cell occurs.
 
 # %%
 effective, drawn = information.effective, information.drawn
