@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,11 @@ def _own_state(stage: Stage, folder: Path, any_stamp: bool) -> StageState:
     now = keys.own_inputs(stage, folder)
     recorded = {name: value for name, value in origin.get("inputs", {}).items() if keys.is_own_input(stage, name)}
     changed = [name for name in recorded if now.get(name) != recorded[name]]
-    changed += [name for name in now if name not in recorded and name not in stage.reads]  # new behind a pattern
+    # What is new behind a pattern counts when it is younger than the result; else it is the pattern that is new.
+    note = hand_file(folder, stage.number) if origin is hand else folder / "stamps" / f"{stage.number}.json"
+    made = note.stat().st_mtime
+    new = [name for name in now if name not in recorded and name not in stage.reads]
+    changed += [name for name in new if (folder / name).stat().st_mtime > made]
     return StageState(STALE, f"made from another {_listed(changed)}") if changed else StageState(DONE)
 
 
@@ -164,8 +169,9 @@ def _digests(stage: Stage, folder: Path) -> dict[str, str]:
 
 
 def _kept(stamp: Mapping[str, Any], stage: Stage) -> dict[str, str]:
-    """Digests that a stamp has of the run's files; the executed page is none of them."""
-    return {name: value for name, value in stamp["outputs"].items() if name != f"{stage.notebook}.ipynb"}
+    """Digests that a stamp has of the run's files; the page, and what the stage no longer writes, are none of them."""
+    own = (*stage.writes, f"records/{stage.number}.json", f"remarks/{stage.number}.json")
+    return {name: value for name, value in stamp["outputs"].items() if any(fnmatch.fnmatch(name, each) for each in own)}
 
 
 def _stamp(folder: Path, number: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A run that was changed outside of the chain says so wherever it is shown, with the command that makes it right."""
 
 import json
+import os
 from pathlib import Path
 
 import nbformat
@@ -10,7 +11,7 @@ from tiny_project import make_project
 
 from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import paths, read_json
+from geocbm.files import paths, read_json, write_json
 from geocbm.workbench import chain, notebook, overview, site, state
 from geocbm.workbench import rerun_command as again
 from geocbm.workbench.chain import Request, run_chain
@@ -211,3 +212,19 @@ def test_a_run_to_reuse_must_be_there_and_another_one(project: Path) -> None:
     with pytest.raises(ParameterError, match="--reuse first is the run itself"):
         run(profile="smoke", run="first", reuse=("first",))
     assert not paths.run_folder("second").exists()
+
+
+def test_a_run_of_an_older_chain_file_is_as_it_was_made(project: Path) -> None:
+    """A stage that writes less and reads more than when the run was made has not been changed by anybody."""
+    run(profile="demo")
+    folder = paths.run_folder("demo")
+    (folder / "extra.json").write_text("{}")
+    os.utime(folder / "extra.json", (1, 1))
+    stamp = read_json(folder / "stamps" / "01.json")
+    stamp["outputs"]["gone.json"] = "digest"
+    write_json(folder / "stamps" / "01.json", stamp)
+    chain_file = project / "notebooks" / "chain.toml"
+    chain_file.write_text(chain_file.read_text().replace('reads = ["numbers.json"]', 'reads = ["numbers.json", "ex*"]'))
+    assert states("demo") == {"01": "done", "02": "done"}
+    (folder / "extra.json").write_text("[]")
+    assert states("demo") == {"01": "done", "02": "stale"}
