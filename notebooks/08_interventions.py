@@ -145,14 +145,16 @@ parts = [curves.intervention_curve(cases, values, policies, unit, bootstrap, see
 names = {"random": "in random order", "uncertain": "the least certain first", "contribution": "the largest term first"}
 names |= {"error": "the largest error first (needs the truth)", "mine": "my policy"}
 for unit, part in zip(units, parts, strict=True):
-    nb.show(plots.intervention_curves(part, names, unit))
+    nb.show(plots.intervention_curves(part, names, unit, f"How far off when it is told the truth, by {unit}?"))
 
 # %%
 curve = pd.concat(parts, ignore_index=True)
 summary = curves.curve_table(curve)
+summary["non_monotone"] = [", ".join(map(str, steps)) or "none" for steps in summary["non_monotone"]]
 ends = {"first_km": Metric("first", "nothing corrected", KM), "last_km": Metric("last", "all that is known", KM)}
+ends |= {"mean_geoscore": "mean GeoScore", "non_monotone": "steps worse than an earlier one"}
 nb.table(
-    readable(summary, ends), caption="From nothing to all that is known; steps worse than an earlier one beyond noise"
+    readable(summary, ends), caption="Intervention policies: from nothing to all that is known, with 95 % intervals"
 )
 first, last = curve["median_km"].iloc[[0, -1]]
 print(f"Told all that is known, the median error goes from {first:,.0f} to {last:,.0f} km.")
@@ -169,9 +171,8 @@ found = counterfactuals.find_counterfactuals(files, model, test, values, example
 places = [(files.lat[one.row], files.lng[one.row]) for one in found]
 pictures = [maps.seen_picture(files, encoder, one.row) for one in found]
 nb.show(plots.what_if(found, counterfactuals.STRENGTHS, files.cells, places, pictures), preview=True)
-nb.table(
-    counterfactuals.edit_table(found, files), caption="Each edit at full strength (moved: total variation of the cells)"
-)
+table = counterfactuals.edit_table(found, files).round({"moved_km": 0})
+nb.table(table.round(2), caption="Each edit at full strength (moved: total variation of the cells' probabilities)")
 
 
 # %%
