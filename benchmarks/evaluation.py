@@ -24,9 +24,7 @@ import psutil
 
 from benchmarks.geocells import peak_bytes
 from geocbm import geocells, metrics
-from geocbm.evaluation import baselines
-from geocbm.evaluation import uncertainty as sure
-from geocbm.evaluation.baselines import Prediction
+from geocbm.evaluation.uncertainty import assessment, measures
 
 SECONDS, MEMORY_GB = 10.0, 1.0
 PARENTS = 12
@@ -166,9 +164,6 @@ def measure_evaluation(n: int, resamples: int, metas: int) -> dict[str, Any]:
     metrics.expected_calibration_error(confidence, right)
     metrics.calibration_error_by_chance(confidence)
     meter.lap("calibration")
-    named = Prediction("stage2", answers.pred_lat, answers.pred_lng, meta=logits.argmax(axis=1))
-    baselines.table([named], answers.lat, answers.lng, meta=meta, n=resamples)
-    meter.lap("row of the table")
     return meter.report()
 
 
@@ -193,13 +188,12 @@ def measure_sure(n: int, resamples: int, cells: int) -> dict[str, Any]:
         run.remedy, run.path = (lambda name: "geocbm run --only 05"), (lambda name: Path(folder) / name)
         lat, lng = world.latlng
         meter = Meter()
-        found = sure.assess(run, lat[named], lng[named])
+        found = assessment.assess(run, lat[named], lng[named])
         meter.lap("assessment")
-        figures = sure.measure(found, resamples)
+        figures = measures.measure(found, resamples)
         meter.lap("figures and intervals")
-        for write in (sure.calibration_table, sure.region_table, sure.risk_table, sure.point_table, sure.records):
-            write(figures)
-        sure.risk_curves(found), sure.abstention_table(found), sure.localizability_table(found)
+        measures.records(figures)
+        measures.risk_curves(found), measures.abstention(found), measures.localizability(found)
         meter.lap("tables and records")
     return meter.report() | {"cells": len(world)}
 

@@ -16,7 +16,7 @@ from geocbm import data, pipeline
 from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import MismatchError, UserError
 from geocbm.evaluation import methods as evaluation
-from geocbm.evaluation import uncertainty as sure
+from geocbm.evaluation.uncertainty.assessment import read_cell_scores
 from geocbm.files import lineage, read_json, sha256_file, write_json
 from geocbm.predict import GeoCBM
 
@@ -145,7 +145,7 @@ def test_a_file_is_refused_when_it_was_made_from_something_else(whole_run, what)
         lambda run: run.files.features("vanilla"),
         lambda run: evaluation.stage_answers(run.files),
         lambda run: evaluation.stored_predictions(run.files),
-        lambda run: sure.read_cell_scores(run.files),
+        lambda run: read_cell_scores(run.files),
         lambda run: run.files.cells,
         lambda run: GeoCBM.load(run.folder),
     ],

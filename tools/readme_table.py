@@ -50,7 +50,7 @@ def figure(entry: Any, form: str, factor: float = 1.0) -> str:
 
 def answered(metrics: Metrics, method: str) -> str:
     """Which point of its distribution a method answers, in words; empty where it has no choice."""
-    from geocbm.evaluation.methods import POINT_COLUMNS
+    from geocbm.evaluation.decodings import POINT_COLUMNS
 
     chosen = [point for point in POINT_COLUMNS if metrics.get(f"decode.{method}.{point}.chosen") == 1]
     several = [point for point in POINT_COLUMNS if f"decode.{method}.{point}.geoscore" in metrics]

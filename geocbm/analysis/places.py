@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from geocbm.encoders import ImageEncoder
     from geocbm.encoders.features import FeatureStore
-    from geocbm.evaluation.uncertainty import Decoder, PointChoice
+    from geocbm.models.decoder import Decoder, PointChoice
     from geocbm.models.refinement import NeighbourRefiner
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 
@@ -102,7 +102,7 @@ def moved_km(files: Run, predicted: Arrays, rows: np.ndarray) -> dict[str, np.nd
 
 def choice_table(choice: PointChoice) -> pd.DataFrame:
     """Validation figures of every point that might be answered, in words; the one that is answered is marked."""
-    from geocbm.evaluation.uncertainty import POINT_WORDS
+    from geocbm.models.decoder import POINT_WORDS
 
     return pd.DataFrame(
         [
@@ -274,7 +274,7 @@ def save_cell_scores(
         features: the adapted features.
     """
     from geocbm.encoders.loading import hash_weights
-    from geocbm.evaluation.uncertainty import in_half_precision
+    from geocbm.geocells.distribution import in_half_precision
     from geocbm.models.stage2_inference import cell_logits, concept_input
 
     content: Arrays = {

@@ -1,4 +1,4 @@
-"""Figures that other projects published, to stand beside a run on the same data and beside no other.
+"""Benchmarks: metrics that other projects published, to stand beside a run on the same data and beside no other.
 
 The figures were copied from the sources named in each row, not measured here. "Secondary source" means a survey or the
 table of another team, where pictures and code may differ a little from the owners'.
@@ -139,65 +139,6 @@ def with_ours(
     records = published.to_dict("records")
     joined = pd.DataFrame([*records[:last], row, *records[last:]], columns=published.columns)
     return _whole_years(joined)
-
-
-def why_no_row(table: pd.DataFrame) -> str:
-    """One sentence on whether the run stands in the published tables, and if not, why.
-
-    Args:
-        table: the test rows of the run.
-    """
-    name = data_set_of(table)
-    if name is not None:
-        return f"This run was measured on pictures of {NAMES[name]} and has a row of its own there."
-    return (
-        "There is no row of this run, because its test images are not one of these test sets: figures on other "
-        "photographs, harder or easier ones, are not comparable."
-    )
-
-
-_WORDS = {
-    "system": ("system", ""),
-    "year": ("year", "year"),
-    "geoscore": ("GeoScore", "number"),
-    "median_km": ("median error, km", "number"),
-    "mean_km": ("mean error, km", "number"),
-    "country_acc": ("country, %", "share"),
-    "region_acc": ("region, %", "share"),
-    "city_acc": ("city, %", "share"),
-    **{f"acc_{limit}km": (f"within {limit:,} km, %", "share") for limit in THRESHOLDS_KM},
-    "meta_top1": ("concept top-1, %", "share"),
-    "meta_top5": ("concept top-5, %", "share"),
-    "parent_top1": ("parent top-1, %", "share"),
-    "parent_top5": ("parent top-5, %", "share"),
-    "source": ("source", ""),
-}
-
-
-def _cell(value: Any, kind: str) -> str:
-    if not kind:
-        return str(value)
-    if pd.isna(value):
-        return ""
-    if kind == "share":
-        return f"{100 * value:.1f}"
-    if kind == "year":
-        return str(int(value))
-    return f"{value:,.0f}" if float(value).is_integer() or value >= 1000 else f"{value:,.2f}"
-
-
-def printable(table: pd.DataFrame) -> pd.DataFrame:
-    """A published table in words: shares as percentages, an empty cell where nothing was published.
-
-    Columns without a single figure are left out. The column `data_set` is kept where there are several.
-    """
-    shown: dict[str, list[str]] = {}
-    if table["data_set"].nunique() > 1:
-        shown["measured on"] = [NAMES.get(str(name), str(name)) for name in table["data_set"]]
-    for column, (words, kind) in _WORDS.items():
-        if column in table and table[column].notna().any():
-            shown[words] = [_cell(value, kind) for value in table[column]]
-    return pd.DataFrame(shown)
 
 
 def _whole_years(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Where a run is good: countries, regions and cities named right, and every country and region by itself."""
+"""Metrics by place: countries, regions and cities named right, and every country and region by itself."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
-from geocbm.evaluation.baselines import Prediction
+from geocbm.evaluation.baselines.base import Prediction
 from geocbm.metrics import (
     Resamples,
     bootstrap,
+    columns_of,
     error_km,
-    figure_text,
     geolocation_intervals,
     places_of,
     recordables,
@@ -31,6 +31,7 @@ METHODS = ("stage2", "nearest_neighbour", "linear_probe")
 FEWEST = 5
 """Places with fewer test images are pooled: a median of four says nothing about a country."""
 
+Interval = dict[str, float]
 _NOWHERE = "(no answer)"
 
 
@@ -77,20 +78,15 @@ class Geocoded:
         return right
 
     @property
-    def remark(self) -> str:
-        """How many true places have no name, or another country than the table says, in a sentence or two."""
-        if not len(self):
-            return "The test split is empty: there is nothing to break down."
-        unknown = {level: int((self.true[level] == "").sum()) for level in LEVELS}
-        named = [f"{count:,} have no {level}" for level, count in unknown.items() if count]
-        text = f"Country, region and city of all {len(self):,} test images have names."
-        if named:
-            text = f"Of {len(self):,} test images {', '.join(named)}; these count as misses."
+    def unnamed(self) -> dict[str, int]:
+        """How many true places have no name, by level; these count as misses."""
+        return {level: int((self.true[level] == "").sum()) for level in LEVELS}
+
+    @property
+    def elsewhere(self) -> int:
+        """How many images lie in another country than the table says, by polygon; that of the polygon counts."""
         known = np.array([country_name(name) is not None for name in self.country], dtype=bool)
-        apart = int((known & (self.true["country"].to_numpy() != self.country)).sum())
-        if apart:
-            text += f" {apart:,} lie in another country than the table says, by polygon; that of the polygon counts."
-        return text
+        return int((known & (self.true["country"].to_numpy() != self.country)).sum())
 
 
 def geocode(files: Run, answers: Sequence[Prediction], methods: Sequence[str] = METHODS) -> Geocoded:
@@ -136,26 +132,8 @@ def geocode_points(
     )
 
 
-def stage2_figures(places: pd.DataFrame, named: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, dict[str, float]]:
-    """What Stage 2 is measured by, each with its interval: distances, GeoScore, and levels as `<level>_acc`.
-
-    Args:
-        places: of `evaluation.main_predictions`.
-        named: of `geocode`.
-        n: resamples behind each interval.
-        seed: of the resamples.
-    """
-    if not len(places):
-        return {}
-    answered, true = (places["lat"], places["lng"]), (places["true_lat"], places["true_lng"])
-    levels = level_figures(named, n, seed).get("stage2", {})
-    return geolocation_intervals(*answered, *true, n=n, seed=seed) | {
-        f"{level}_acc": figure for level, figure in levels.items()
-    }
-
-
-def level_figures(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
-    """Share of countries, regions and cities named right, with intervals, by method and level.
+def level_metrics(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, dict[str, Interval]]:
+    """Shares of countries, regions and cities named right with intervals: method -> `country_acc`, ...
 
     Args:
         found: of `geocode`.
@@ -165,24 +143,25 @@ def level_figures(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, di
     if not len(found):
         return {}
     draws = Resamples(found.blocks, n, seed)
-    return {method: {level: draws.figure(found.right(method, level)) for level in LEVELS} for method in found.answered}
+    return {
+        method: {f"{level}_acc": draws.figure(found.right(method, level)) for level in LEVELS}
+        for method in found.answered
+    }
 
 
-def level_table(found: Geocoded, words: Mapping[str, str], n: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """The figures of `level_figures` in words, a row per method.
+def stage2_metrics(places: pd.DataFrame, found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, Interval]:
+    """What Stage 2 is measured by, each with its interval: distances, GeoScore, and levels as `<level>_acc`.
 
     Args:
+        places: of `methods.main_predictions`.
         found: of `geocode`.
-        words: what the methods are called.
         n: resamples behind each interval.
         seed: of the resamples.
     """
-    rows = [
-        {"method": words.get(method, method)}
-        | {f"{level} right, %": figure_text(own[level], "{:.1f}", 100) for level in LEVELS}
-        for method, own in level_figures(found, n, seed).items()
-    ]
-    return pd.DataFrame(rows, columns=["method", *(f"{level} right, %" for level in LEVELS)])
+    if not len(places):
+        return {}
+    answered, true = (places["lat"], places["lng"]), (places["true_lat"], places["true_lng"])
+    return geolocation_intervals(*answered, *true, n=n, seed=seed) | level_metrics(found, n, seed).get("stage2", {})
 
 
 def by_place(
@@ -235,27 +214,9 @@ def by_place(
         row: dict[str, Any] = {"place": place, "n": int(inside.sum()), "pooled": pooled}
         for figure, values, statistic in (("median_km", found.km[method], "median"), ("right", right, "mean")):
             own = bootstrap(values[inside], found.blocks[inside], statistic, n=n, seed=seed)
-            row |= {figure: own["value"], f"{figure}_low": own["low"], f"{figure}_high": own["high"]}
+            row |= columns_of(figure, own)
         rows.append(row)
     return pd.DataFrame(rows, columns=columns)
-
-
-def place_table(table: pd.DataFrame, level: str = "country") -> pd.DataFrame:
-    """A table of `by_place` in words."""
-
-    def figure(row: Mapping[Any, Any], name: str) -> dict[str, float]:
-        return {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
-
-    rows = [
-        {
-            level: row["place"],
-            "test images": f"{row['n']:,}",
-            "median error, km": figure_text(figure(row, "median_km")),
-            f"{level} right, %": figure_text(figure(row, "right"), "{:.0f}", 100),
-        }
-        for row in table.to_dict("records")
-    ]
-    return pd.DataFrame(rows, columns=[level, "test images", "median error, km", f"{level} right, %"])
 
 
 def confusions(found: Geocoded, method: str = "stage2", limit: int = 15) -> pd.DataFrame:
@@ -288,26 +249,10 @@ def confusions(found: Geocoded, method: str = "stage2", limit: int = 15) -> pd.D
     return pairs[["country", "answered", "images", "share", "median_km"]].head(limit).reset_index(drop=True)
 
 
-def confusion_table(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The pairs of `confusions` in words."""
-    rows = [
-        {
-            "true country": row["country"],
-            "answered": row["answered"],
-            "test images": f"{row['images']:,}",
-            "of the country's, %": f"{100 * row['share']:.0f}",
-            "median error, km": f"{row['median_km']:,.0f}" if np.isfinite(row["median_km"]) else "no answer",
-        }
-        for row in pairs.to_dict("records")
-    ]
-    columns = ["true country", "answered", "test images", "of the country's, %", "median error, km"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def records(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, float | dict[str, float]]:
-    """Figures to keep: `stage2.region_acc`, `stage2.city_acc` and the same of the other methods under `baseline.`."""
-    figures: dict[str, dict[str, float]] = {}
-    for method, own in level_figures(found, n, seed).items():
+def records(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, float | Interval]:
+    """Metrics to keep: `stage2.region_acc`, `stage2.city_acc` and the same of the other methods under `baseline.`."""
+    kept: dict[str, Interval] = {}
+    for method, own in level_metrics(found, n, seed).items():
         prefix = method if method.startswith("stage") else f"baseline.{method}"
-        figures |= {f"{prefix}.{level}_acc": own[level] for level in ("region", "city")}
-    return recordables(figures)
+        kept |= {f"{prefix}.{name}": own[name] for name in ("region_acc", "city_acc")}
+    return recordables(kept)

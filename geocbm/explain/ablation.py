@@ -14,6 +14,7 @@ import pandas as pd
 
 from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
 from geocbm.explain.interventions import correct_concepts
+from geocbm.geocells.geometric_median import medoid
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import Resamples, columns_of, entry_of, geoscore, recordables, spatial_blocks
 
@@ -57,21 +58,19 @@ def ablate_all_concepts(
         `-log p` of the true cell, nats), each with `_low` and `_high`; `cell_acc_change` and `log_loss_change` are
         paired differences from the most frequent cell.
     """
-    from geocbm.evaluation.baselines import training_prior
-
     lat, lng, cell = run.lat[rows], run.lng[rows], run.cell_label[rows]
     train, cells = run.rows["train"], run.cells
     resamples = Resamples(spatial_blocks(lat, lng), n_resamples, seed)
     counts = np.bincount(run.cell_label[train], minlength=len(cells))
     centre = [float(values[0]) for values in cartesian_to_latlng(cells.centers[[counts.argmax()]])]
-    middle = training_prior(run.lat[train], run.lng[train], len(rows), seed=seed)
+    middle = train[medoid(run.lat[train], run.lng[train], seed)]
     frequency = np.tile(counts / counts.sum(), (len(rows), 1))
     prior = _cell_metrics(frequency, cell)
     answers: list[tuple[str, Any, Any, dict[str, np.ndarray]]] = []
     for method, edited in ((AS_SEEN, None), (REMOVED, model.baseline.expand(len(rows), -1))):
         places = model.predict(rows, edited)
         answers.append((method, places.lat, places.lng, _cell_metrics(places.probabilities, cell)))
-    answers += [(FREQUENT, centre[0], centre[1], prior), (CENTRAL, middle.lat, middle.lng, {})]
+    answers += [(FREQUENT, centre[0], centre[1], prior), (CENTRAL, run.lat[middle], run.lng[middle], {})]
     table = []
     for method, answer_lat, answer_lng, of_cells in answers:
         km = haversine_km(answer_lat, answer_lng, lat, lng)

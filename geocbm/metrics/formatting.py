@@ -55,6 +55,17 @@ def entry_of(row: Mapping[Any, Any], name: str) -> dict[str, float]:
     return {"value": row[name], "low": row.get(f"{name}_low", np.nan), "high": row.get(f"{name}_high", np.nan)}
 
 
+def interval_frame(rows: Mapping[str, Mapping[str, Mapping[Any, Any]]], head: str = "name") -> pd.DataFrame:
+    """Metrics with intervals as a table for `readable`: a row per name, which stands in the column `head`."""
+    table = []
+    for name, own in rows.items():
+        row: dict[str, Any] = {head: name}
+        for quantity, entry in own.items():
+            row |= columns_of(quantity, entry)
+        table.append(row)
+    return pd.DataFrame(table)
+
+
 def readable(frame: pd.DataFrame, labels: Mapping[str, str | Metric] | None = None) -> pd.DataFrame:
     """A table of numbers as a page shows it: each metric under its label and unit, with its interval in brackets.
 

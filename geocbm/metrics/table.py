@@ -74,6 +74,10 @@ class Metric:
         sign = "+" if self.change else ""
         return f"{{:{sign},.4g}}" if self.unit.digits is None else f"{{:{sign},.{self.unit.digits}f}}"
 
+    def relabelled(self, label: str) -> Metric:
+        """The same unit, digits and direction under another label."""
+        return replace(self, label=label)
+
     def write(self, value: float, sign: bool = False) -> str:
         """A value in the metric's unit, without the unit: `0.634` as a rate is `63.4`.
 

@@ -19,7 +19,7 @@ from geocbm.training.checkpoints import load_checkpoint, read_config, restore
 from geocbm.training.loader import RowSource, row_reader
 
 if TYPE_CHECKING:
-    from geocbm.evaluation.uncertainty import Decoder
+    from geocbm.models.decoder import Decoder
     from geocbm.models.point_estimates import Points
 
 NOTEBOOK = "05"

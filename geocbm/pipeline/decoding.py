@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from geocbm.encoders.features import FeatureStore
-    from geocbm.evaluation.uncertainty import Decoder, Places, PointChoice
+    from geocbm.models.decoder import Decoder, Places, PointChoice
     from geocbm.models.refinement import NeighbourRefiner
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 
@@ -27,7 +27,7 @@ def decoding_file(name: str = "stage2") -> str:
 
 def answer_places(files: Run) -> Places:
     """Cell centres and training places of a run, as a decoder needs them."""
-    from geocbm.evaluation.uncertainty import Places
+    from geocbm.models.decoder import Places
 
     train = files.rows["train"]
     training = latlng_to_cartesian(files.lat[train], files.lng[train])
@@ -50,7 +50,7 @@ def make_decoder(
         features: the adapted features.
         refiner: training pictures that move the answer, if the head uses them.
     """
-    from geocbm.evaluation.uncertainty import fit_decoder
+    from geocbm.models.decoder import fit_decoder
     from geocbm.models.stage2_inference import concept_input, undecoded
 
     val = files.rows["val"]
@@ -86,7 +86,7 @@ def load_decoder(files: Run, head: Stage2CrossAttentionGeoHead, name: str = "sta
         MissingInputError: the head's settings ask for a choice, but it is not there.
         MismatchError: it was made from another table, other splits or cells, or for another head.
     """
-    from geocbm.evaluation.uncertainty import Decoder
+    from geocbm.models.decoder import Decoder
 
     file = decoding_file(name)
     if head.config.answer_point == "argmax" and not files.path(file).exists():
@@ -124,7 +124,7 @@ def _read(files: Run, file: str) -> dict[str, Any]:
 
 
 def _choice(content: dict[str, Any]) -> PointChoice:
-    from geocbm.evaluation.uncertainty import POINT_WORDS, PointChoice
+    from geocbm.models.decoder import POINT_WORDS, PointChoice
 
     choice = PointChoice(**content["choice"])
     if choice.point not in POINT_WORDS:

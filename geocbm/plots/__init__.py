@@ -27,7 +27,7 @@ from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet
 from geocbm.plots.prototypes import prototype_similarity
 from geocbm.plots.runs import chain_status, country_errors
 from geocbm.plots.style import PALETTE, finish, template
-from geocbm.plots.sure import coverage_by_distance, region_areas, reliability_before_after, risk_coverage
+from geocbm.plots.sure import coverage_by_novelty, region_areas, reliability_before_after, risk_coverage
 from geocbm.plots.what_if import edit_map, what_if
 
 __all__ = [
@@ -50,7 +50,7 @@ __all__ = [
     "contribution_bars",
     "country_bars",
     "country_errors",
-    "coverage_by_distance",
+    "coverage_by_novelty",
     "edit_map",
     "error_curves",
     "error_map",

@@ -162,14 +162,14 @@ def risk_coverage(
     return finish(fig, title, alt, 430, legend={"y": -0.22})
 
 
-def coverage_by_distance(
+def coverage_by_novelty(
     table: pd.DataFrame, title: str = "Does the promise hold far from the training pictures?"
 ) -> Any:
     """Measured coverage of the regions by how far an image lies from the training pictures, beside the wanted one.
 
     Args:
-        table: of `sure.coverage_by_distance`: `bin` (in words), `n`, `coverage` (wanted), `value`, `low` and `high`;
-            the bins in order.
+        table: of `measures.coverage_by_novelty`: `bin`, `n`, `coverage` (wanted), `value`, `low` and `high`; the bins
+            in order.
         title: headline.
 
     Raises:

@@ -10,7 +10,7 @@ from torch import nn
 from geocbm.encoders.gallery import adapted_gallery, gallery_embeddings, nearest_places
 from geocbm.encoders.location import location_embeddings
 from geocbm.errors import MismatchError, ParameterError
-from geocbm.evaluation import baselines
+from geocbm.evaluation.baselines.retrieval import Gallery
 
 PLACES = np.array([[0.0, 0.0], [10.0, 20.0], [-30.0, 170.0], [60.0, -5.0]])
 
@@ -103,7 +103,8 @@ def test_the_baseline_gives_the_same_place():
     torch.manual_seed(0)
     places, images = torch.randn(40, 8), torch.randn(9, 8)
     lat, lng = np.arange(40.0), np.arange(40.0) * 2
-    answer = baselines.gallery(images, places, lat, lng, chunk=4)
+    method = Gallery("gallery", places, np.stack([lat, lng], axis=1), votes=False)
+    answer = method.fit(images, None, None).predict(images)
     rows = nearest_places(images, nn.functional.normalize(places, dim=-1))[0][:, 0].numpy()
     np.testing.assert_array_equal(answer.lat, lat[rows])
     np.testing.assert_array_equal(answer.lng, lng[rows])

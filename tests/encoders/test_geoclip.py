@@ -14,6 +14,8 @@ from geocbm.data.images.pictures import open_picture
 from geocbm.encoders import find_model_folder, load_geoclip_head
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.evaluation import methods as evaluation
+from geocbm.evaluation.baselines import Task
+from geocbm.evaluation.baselines.retrieval import geoclip
 
 GALLERY = np.random.default_rng(0).uniform((-60, -180), (70, 180), (200, 2))
 WIDTH = 768  # of the projected features of openai/clip-vit-large-patch14
@@ -42,11 +44,16 @@ def backbone(tmp_path_factory):
     return folder
 
 
+def geoclip_answer(run, cache, backbone):
+    """What GeoCLIP's own model answers for the test split."""
+    return Task.of(run).answer(*geoclip(run, cache, backbone))
+
+
 def test_the_answers_are_those_of_the_package(trained_run, backbone, tmp_path):
     from geoclip import GeoCLIP
 
     files = trained_run.files
-    answer = evaluation.geoclip(files, tmp_path, str(backbone))
+    answer = geoclip_answer(files, tmp_path, str(backbone))
     theirs = GeoCLIP(clip_path=str(backbone)).eval()
     shown = files.table.iloc[files.rows["test"]]
     with torch.no_grad():
@@ -58,20 +65,18 @@ def test_the_answers_are_those_of_the_package(trained_run, backbone, tmp_path):
     assert likeness[range(len(named)), named].numpy() == pytest.approx(best.numpy(), abs=2e-2)
     assert float(likeness.std(dim=1).mean()) > 0.2
     assert answer.name == "geoclip" and answer.country is None
-    assert evaluation.words_of("geoclip") == "GeoCLIP's own model"
 
 
 def test_features_are_encoded_once(trained_run, backbone, tmp_path, monkeypatch):
-    first = evaluation.geoclip(trained_run.files, tmp_path, str(backbone))
+    first = geoclip_answer(trained_run.files, tmp_path, str(backbone))
     monkeypatch.setattr("geocbm.encoders.features.encoding._encode_files", lambda *_: pytest.fail("encoded again"))
-    again = evaluation.geoclip(trained_run.files, tmp_path, str(backbone))
+    again = geoclip_answer(trained_run.files, tmp_path, str(backbone))
     assert again.lat.tolist() == first.lat.tolist()
 
 
 def test_the_row_stands_in_the_table_once_there_is_a_backbone(copied_run, backbone):
-    answers = evaluation.simple_methods(copied_run.files, copied_run.cache, geoclip_backbone=str(backbone))
+    answers = evaluation.all_baselines(copied_run.files, copied_run.cache, geoclip_backbone=str(backbone))
     assert "geoclip" in [answer.name for answer in answers]
-    assert "GeoCLIP" not in evaluation.remarks(copied_run.files, answers)
 
 
 def test_the_head_is_the_bundled_one_and_frozen():
@@ -82,12 +87,12 @@ def test_the_head_is_the_bundled_one_and_frozen():
 
 def test_another_width_is_refused(trained_run, folders, tmp_path):
     with pytest.raises(ParameterError, match="gives 12 numbers per image, GeoCLIP's head reads 768"):
-        evaluation.geoclip(trained_run.files, tmp_path, str(folders("clip")))
+        geoclip_answer(trained_run.files, tmp_path, str(folders("clip")))
 
 
 def test_a_backbone_that_is_not_there_is_not_fetched(trained_run, tmp_path):
     with pytest.raises(MissingInputError, match="nothing is downloaded here"):
-        evaluation.geoclip(trained_run.files, tmp_path, "owner/absent-model")
+        geoclip_answer(trained_run.files, tmp_path, "owner/absent-model")
     with pytest.raises(MissingInputError, match="nothing is downloaded here"):
         find_model_folder("owner/absent-model@v1", download=False)
 
@@ -98,4 +103,4 @@ def test_a_pickle_is_not_read(trained_run, backbone, tmp_path):
     (folder / "config.json").write_text((backbone / "config.json").read_text())
     (folder / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ParameterError, match=r"only pytorch_model\.bin, which could execute code"):
-        evaluation.geoclip(trained_run.files, tmp_path, str(folder))
+        geoclip_answer(trained_run.files, tmp_path, str(folder))

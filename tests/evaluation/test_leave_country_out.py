@@ -10,11 +10,10 @@ import pytest
 import tiny_run
 
 from geocbm import plots
+from geocbm.evaluation import baselines, proximity
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import metrics_by_place as breakdown
-from geocbm.evaluation import proximity as split_memory
-from geocbm.evaluation import split_comparison as split_kinds
-from geocbm.evaluation import uncertainty as sure
+from geocbm.evaluation.uncertainty import assessment
 from geocbm.geodesy import haversine_km
 
 OUT = "Japan"
@@ -45,7 +44,7 @@ def places(run):
 
 @pytest.fixture(scope="module")
 def found(run, places):
-    return sure.assess(run.files, places["lat"].to_numpy(), places["lng"].to_numpy())
+    return assessment.assess(run.files, places["lat"].to_numpy(), places["lng"].to_numpy())
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +52,8 @@ def answers(run):
     """Methods that need no gallery."""
     files = run.files
     vanilla = files.features("vanilla").read_all("pooled").numpy()
-    own = next(kind for kind in split_kinds.split_kinds(files) if kind.own)
-    return split_kinds.frozen_answers(files, own, vanilla) + evaluation.stage_answers(files)
+    asked = (baselines.NearestNeighbour(), baselines.LinearProbe())
+    return [baselines.Task.of(files).answer(one, vanilla) for one in asked] + evaluation.stage_answers(files)
 
 
 def test_test_is_the_country_and_nothing_else_has_seen_it(run):
@@ -78,9 +77,9 @@ def test_photographs_of_the_country_get_the_nearest_cell_anywhere(run):
 def test_no_answer_lies_in_the_country(run, places, answers, found):
     assert np.isfinite(places[["lat", "lng"]].to_numpy()).all()
     named = breakdown.geocode(run.files, answers)
-    figures = breakdown.level_figures(named, n=30)
+    figures = breakdown.level_metrics(named, n=30)
     assert set(figures) == set(breakdown.METHODS)
-    assert all(own["country"]["value"] == own["region"]["value"] == 0 for own in figures.values())
+    assert all(own["country_acc"]["value"] == own["region_acc"]["value"] == 0 for own in figures.values())
     assert not found.named["country"]["single"].any() and not found.named["country"]["summed"].any()
     table = breakdown.by_place(named, n=30)
     assert table["place"].tolist() == [OUT] and (table["median_km"] > 5000).all()
@@ -89,39 +88,25 @@ def test_no_answer_lies_in_the_country(run, places, answers, found):
 
 
 def test_the_table_of_all_methods_can_be_measured(run, answers):
-    table = evaluation.measure(run.files, answers, n_resamples=30).set_index("name")
+    table = evaluation.measure(run.files, answers, n=30).set_index("name")
     assert (table.loc[["stage2", "nearest_neighbour", "linear_probe"], "country_acc"] == 0).all()
     assert table["median_km"].dropna().gt(5000).all() and table.loc["stage1", "meta_top1"] >= 0
 
 
-def test_the_page_says_that_regions_promise_nothing(run, found):
-    files = run.files
-    assert "void" in split_kinds.region_remark(files)
-    said = split_kinds.remark_of(files)
-    assert f"The test split is {OUT}" in said and "wrong by construction" in said
-    # regions are still measured, against the nearest cell abroad
+def test_regions_are_measured_against_the_nearest_cell_abroad(found):
     assert [one.coverage for one in found.regions] == [0.8, 0.9, 0.95]
     assert all(np.isfinite(one.area_km2).all() and len(one.cells) == 12 for one in found.regions)
 
 
 def test_memory_of_a_road_is_out_of_the_question(run, answers):
     files = run.files
-    kinds = split_kinds.split_kinds(files)
-    assert kinds[0].name == "all but Japan" and len(kinds) == 4
-    named = breakdown.geocode(files, answers)
-    near = split_memory.by_distance(kinds[0].nearest_km, {"Stage 2": named.km["stage2"]}, named.blocks, n=30)
+    settings = proximity.split_settings(files)
+    assert (settings["kind"], settings["held_out_country"]) == ("leave_country_out", OUT)
+    named, nearest = breakdown.geocode(files, answers), proximity.nearest_train_km(files)
+    near = proximity.by_distance(nearest, {"Stage 2": named.km["stage2"]}, named.blocks, n=30)
     assert near["bin"].tolist() == ["200 km and more"]
-    assert split_memory.verdict(kinds[0].nearest_km, named.km["stage2"], named.blocks, 30) == (
-        "0.0% of the test images have a training place within 1 km. "
-        "0.0% of the test images have a training place within 25 km."
-    )
-    measured = split_kinds.measure_kinds(files, kinds, run.cache, n=30)
-    assert measured["kind"].nunique() == 4
-    assert split_memory.sibling_table(files, 30)["split"].tolist() == ["all but Japan"]
-    assert split_memory.sibling_plan(files) == (
-        "tiny-stratified",
-        {"01.split": "stratified", "01.held_out_country": ""},
-    )
+    left = proximity.without_near(nearest, {"Stage 2": named.km["stage2"]}, named.blocks, 30)
+    assert left["left"].tolist() == [12, 12] and (left["geoscore_change"] == 0).all()
 
 
 def test_a_concept_of_that_country_alone_is_never_learned(run):
@@ -131,4 +116,3 @@ def test_a_concept_of_that_country_alone_is_never_learned(run):
     assert set(metas[files.rows["train"]]) == set(tiny_run.PARENT_OF) and "torii" in metas[files.rows["test"]]
     with np.load(files.path("concept_scores.npz")) as scores:
         assert np.isfinite(scores["meta"]).all() and scores["meta"].shape[1] == 7
-    assert "occur there alone cannot be named (1): torii." in split_kinds.remark_of(files)

@@ -11,10 +11,10 @@ from PIL import Image
 
 from geocbm import pipeline, plots
 from geocbm.errors import ParameterError
-from geocbm.evaluation.uncertainty import CellDistribution
 from geocbm.explain.field_guide import evidence, examples
 from geocbm.explain.field_guide.guide import FieldGuide
 from geocbm.explain.maps import MapModel
+from geocbm.geocells.distribution import CellDistribution
 from geocbm.workbench import field_guide_html
 from geocbm.workbench import html as workbench_html
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from geocbm.errors import ParameterError
-from geocbm.evaluation import uncertainty as sure
-from geocbm.evaluation.uncertainty import Decoder, Places, PointChoice, choose_point, fit_decoder
+from geocbm.geocells import distribution
 from geocbm.geodesy import haversine_km, latlng_to_cartesian
 from geocbm.metrics import fit_temperature
+from geocbm.models.decoder import POINT_WORDS, Decoder, Places, PointChoice, choose_point, fit_decoder
 
 # Three cells on the equator: two neighbours, and one far away that is a little likelier than each of them.
 LNG = np.array([0.0, 10.0, 90.0])
@@ -106,7 +106,7 @@ def test_optimism_is_what_choosing_among_equals_pretends() -> None:
         lat, lng = generator.uniform(-60, 60, n), generator.uniform(-180, 180, n)
         noisy = {
             name: (np.clip(lat + generator.normal(0, 10, n), -90, 90), lng + generator.normal(0, 10, n))
-            for name in sure.POINT_WORDS
+            for name in POINT_WORDS
         }
         choice = choose_point(noisy, lat, lng)
         scores = [own["geoscore"] for own in choice.figures.values()]
@@ -124,7 +124,7 @@ def test_temperature_and_choice_come_from_validation() -> None:
     logits[np.arange(60), cell] += 3
     lng = LNG[cell] + generator.normal(0, 0.1, 60)
     fitted = fit_decoder(logits, {"offset": (np.zeros(60), lng)}, PLACES, cell, np.zeros(60), lng)
-    assert fitted.temperature == fit_temperature(sure.in_half_precision(logits), cell)
+    assert fitted.temperature == fit_temperature(distribution.in_half_precision(logits), cell)
     assert fitted.choice.point == "offset"  # which is told the truth here
     assert fitted.choice.figures["offset"] == {"geoscore": 5000, "median_km": 0}
     center = fitted.points(logits, {})["center"]

@@ -7,10 +7,11 @@ import pytest
 
 from geocbm import geocells
 from geocbm.errors import ParameterError
-from geocbm.evaluation import uncertainty as sure
+from geocbm.evaluation.uncertainty import cell_area, selective_prediction
 from geocbm.geocells.distribution import CellDistribution
 from geocbm.geodesy import haversine_km, latlng_to_cartesian
 from geocbm.metrics import geoscore
+from geocbm.models import point_estimates as points
 
 
 def believed(*rows):
@@ -21,9 +22,9 @@ def believed(*rows):
 def test_two_neighbours_beat_a_likelier_cell_far_away():
     centers = latlng_to_cartesian([0.0, 0.0, 40.0], [0.0, 2.0, 100.0])
     belief = believed([0.3, 0.3, 0.4])
-    lat, lng = sure.mode_points(belief, centers, 400.0)
+    lat, lng = points.mode_points(belief, centers, 400.0)
     assert (lat[0], lng[0]) == pytest.approx((0.0, 1.0), abs=1e-3)
-    narrow_lat, narrow_lng = sure.mode_points(belief, centers, 20.0)
+    narrow_lat, narrow_lng = points.mode_points(belief, centers, 20.0)
     assert (narrow_lat[0], narrow_lng[0]) == pytest.approx((40.0, 100.0), abs=1e-6)
 
 
@@ -36,14 +37,17 @@ def test_two_neighbours_beat_a_likelier_cell_far_away():
     ],
 )
 def test_modes_across_the_antimeridian_and_the_poles(places, expected):
-    lat, lng = sure.mode_points(believed([0.5, 0.5]), latlng_to_cartesian(*places), 500.0, steps=60)
+    lat, lng = points.mode_points(believed([0.5, 0.5]), latlng_to_cartesian(*places), 500.0, steps=60)
     assert haversine_km(lat[0], lng[0], *expected) < 1.0
 
 
 def test_one_single_cell_answers_its_centre():
     centers = latlng_to_cartesian([12.0], [34.0])
     belief = CellDistribution(np.zeros((3, 1)))
-    found = sure.mode_points(belief, centers, 400.0), sure.best_points(belief, sure.candidates(centers, centers, [0]))
+    found = (
+        points.mode_points(belief, centers, 400.0),
+        points.best_points(belief, points.candidates(centers, centers, [0])),
+    )
     for lat, lng, *_ in found:
         np.testing.assert_allclose(lat, 12)
         np.testing.assert_allclose(lng, 34)
@@ -51,43 +55,43 @@ def test_one_single_cell_answers_its_centre():
 
 def test_opposite_cells_do_not_pull_to_nowhere():
     centers = latlng_to_cartesian([0.0, 0.0], [0.0, 180.0])
-    lat, lng = sure.mode_points(believed([0.5, 0.5]), centers, 1e6)
+    lat, lng = points.mode_points(believed([0.5, 0.5]), centers, 1e6)
     assert np.isfinite([*lat, *lng]).all()
 
 
 def test_bandwidth_is_chosen_by_the_score_on_known_places():
     centers = latlng_to_cartesian([0.0, 0.0, 40.0], [0.0, 2.0, 100.0])
     belief = believed([0.3, 0.3, 0.4])
-    assert sure.choose_bandwidth(belief, centers, np.array([0.0]), np.array([1.0]), (20.0, 400.0)) == 400
-    assert sure.choose_bandwidth(belief, centers, np.array([40.0]), np.array([100.0]), (20.0, 400.0)) == 20
+    assert points.choose_bandwidth(belief, centers, np.array([0.0]), np.array([1.0]), (20.0, 400.0)) == 400
+    assert points.choose_bandwidth(belief, centers, np.array([40.0]), np.array([100.0]), (20.0, 400.0)) == 20
     assert (
-        sure.choose_bandwidth(CellDistribution(np.empty((0, 3))), centers, np.empty(0), np.empty(0), (1.0, 2.0, 3.0))
+        points.choose_bandwidth(CellDistribution(np.empty((0, 3))), centers, np.empty(0), np.empty(0), (1.0, 2.0, 3.0))
         == 2
     )
     with pytest.raises(ParameterError, match="bandwidth_km is 0"):
-        sure.mode_points(belief, centers, 0.0)
+        points.mode_points(belief, centers, 0.0)
 
 
 def test_worth_of_candidates_by_hand():
     centers = latlng_to_cartesian([0.0, 0.0], [0.0, 60.0])
     places = latlng_to_cartesian([0.0, 0.0], [1.0, -1.0])  # both in cell 0; cell 1 has no photograph
-    found = sure.candidates(centers, places, np.array([0, 0]))
+    found = points.candidates(centers, places, np.array([0, 0]))
     degree = geoscore(haversine_km(0, 0, 0, 1))
     assert found.worth.shape == (4, 2)
     assert found.worth[0, 0] == pytest.approx(degree)
     assert found.worth[1, 1] == pytest.approx(5000, abs=0.1)  # taken to lie at its centre
     assert found.worth[2, 0] == pytest.approx((5000 + geoscore(haversine_km(0, 0, 0, 2))) / 2, abs=0.1)
-    assert sure.candidates(centers, places, np.array([0, 0]), with_places=False).worth.shape == (2, 2)
-    assert sure.candidates(centers, np.tile(places, (50, 1)), np.zeros(100, int), most=7).worth.shape == (9, 2)
+    assert points.candidates(centers, places, np.array([0, 0]), with_places=False).worth.shape == (2, 2)
+    assert points.candidates(centers, np.tile(places, (50, 1)), np.zeros(100, int), most=7).worth.shape == (9, 2)
 
 
 def test_no_candidate_promises_more_than_the_one_that_is_answered():
     generator = np.random.default_rng(0)
     centers = latlng_to_cartesian(generator.uniform(-60, 60, 8), generator.uniform(-180, 180, 8))
     places = latlng_to_cartesian(generator.uniform(-60, 60, 40), generator.uniform(-180, 180, 40))
-    among = sure.candidates(centers, places, generator.integers(0, 8, 40))
+    among = points.candidates(centers, places, generator.integers(0, 8, 40))
     belief = CellDistribution(generator.standard_normal((30, 8)))
-    lat, lng, score = sure.best_points(belief, among)
+    lat, lng, score = points.best_points(belief, among)
     np.testing.assert_allclose(score, (belief.probabilities(slice(None)) @ among.worth.T).max(axis=1))
     assert (np.abs(lat) <= 90).all() and (np.abs(lng) <= 180).all()
 
@@ -95,12 +99,12 @@ def test_no_candidate_promises_more_than_the_one_that_is_answered():
 def test_expected_distance_by_hand():
     centers = latlng_to_cartesian([0.0, 0.0], [0.0, 90.0])
     quarter = haversine_km(0, 0, 0, 90)
-    km = sure.expected_km(believed([0.75, 0.25]), centers, np.array([30.0, 0.0]), np.zeros(1), np.zeros(1))
+    km = points.expected_km(believed([0.75, 0.25]), centers, np.array([30.0, 0.0]), np.zeros(1), np.zeros(1))
     assert km == pytest.approx([0.75 * 30 + 0.25 * quarter])
 
 
 def test_land_has_its_area_and_its_shape():
-    lat, lng, area = sure.land_grid(100.0)
+    lat, lng, area = cell_area.land_grid(100.0)
     assert len(lat) * area / 1e6 == pytest.approx(135, abs=2)  # million km² without Antarctica
 
     def near(place, km):
@@ -111,7 +115,7 @@ def test_land_has_its_area_and_its_shape():
     for sea in ((0.0, -30.0), (30.0, -40.0), (0.0, -160.0), (60.0, 180.0), (-50.0, 90.0)):
         assert not near(sea, 300), sea
     with pytest.raises(ParameterError, match="step_km is 0"):
-        sure.land_grid(0)
+        cell_area.land_grid(0)
 
 
 def test_cells_share_the_land_of_their_country():
@@ -119,7 +123,7 @@ def test_cells_share_the_land_of_their_country():
     lat, lng = np.array([place for pair in places.values() for place in pair for _ in range(3)]).T
     country = np.repeat(list(places), 6)
     cells = geocells.build_geocells(lat, lng, country, min_samples_per_cell=3)
-    km2 = sure.cell_areas(cells, lat, lng, country)
+    km2 = cell_area.cell_areas(cells, lat, lng, country)
     assert len(km2) == 4
     # The table's own name for a country is learned from its photographs.
     assert km2[cells.country == "France"].sum() == pytest.approx(551_000, rel=0.1)
@@ -129,16 +133,16 @@ def test_cells_share_the_land_of_their_country():
 def test_a_cell_below_the_grain_of_the_grid_has_the_area_of_one_point():
     lat, lng, country = np.array([1.35]), np.array([103.82]), np.array(["Singapore"])
     cells = geocells.build_geocells(lat, lng, country, min_samples_per_cell=1)
-    assert sure.cell_areas(cells, lat, lng, country, step_km=200.0) == pytest.approx([40_000], rel=1e-6)
+    assert cell_area.cell_areas(cells, lat, lng, country, step_km=200.0) == pytest.approx([40_000], rel=1e-6)
 
 
 def test_leaving_out_the_least_sure_by_hand():
     km = np.array([100.0, 2000.0, 300.0, np.inf])
-    curve = sure.risk_coverage(np.array([0.9, 0.1, 0.5, 0.3]), km, points=4)
+    curve = selective_prediction.risk_coverage(np.array([0.9, 0.1, 0.5, 0.3]), km, points=4)
     assert curve["n"].tolist() == [1, 2, 3, 4]
     assert curve["median_km"].tolist() == [100, 200, 300, 1150]
     assert curve["beyond_750km"].tolist() == pytest.approx([0, 0, 1 / 3, 1 / 2])
-    table = sure.risk_areas({"good": -km, "bad": km}, km).set_index("name")
+    table = selective_prediction.risk_areas({"good": -km, "bad": km}, km).set_index("name")
     assert table.loc["good", "gain"] == pytest.approx(1)
     assert table.loc["bad", "gain"] < 0
     assert table.loc["random order", ["area", "gain"]].tolist() == [0.5, 0]
@@ -146,15 +150,15 @@ def test_leaving_out_the_least_sure_by_hand():
 
 def test_equally_sure_gain_nothing():
     km = np.r_[np.zeros(3000), np.full(3000, 5000.0)]  # a stable order would keep the good ones
-    table = sure.risk_areas({"constant": np.zeros(6000)}, km).set_index("name")
+    table = selective_prediction.risk_areas({"constant": np.zeros(6000)}, km).set_index("name")
     assert table.loc["constant", "gain"] == pytest.approx(0, abs=0.05)
 
 
 def test_nothing_to_gain_is_no_gain():
-    assert sure.risk_areas({"any": np.arange(3.0)}, np.ones(3))["gain"].isna().all()
-    unknown = sure.risk_coverage(np.array([np.nan, 1.0]), np.array([5.0, 7.0]), points=2)
+    assert selective_prediction.risk_areas({"any": np.arange(3.0)}, np.ones(3))["gain"].isna().all()
+    unknown = selective_prediction.risk_coverage(np.array([np.nan, 1.0]), np.array([5.0, 7.0]), points=2)
     assert unknown["median_km"].tolist() == [7.0, 6.0]
-    with pytest.raises(ParameterError, match="sureness has 1 and km has 2"):
-        sure.risk_coverage(np.ones(1), np.ones(2))
+    with pytest.raises(ParameterError, match="confidence has 1 and km has 2"):
+        selective_prediction.risk_coverage(np.ones(1), np.ones(2))
     with pytest.raises(ParameterError, match="sureness has 0 and km has 0"):
-        sure.risk_coverage(np.ones(0), np.ones(0))
+        selective_prediction.risk_coverage(np.ones(0), np.ones(0))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from geocbm import plots
-from geocbm.evaluation.uncertainty import risk_coverage
+from geocbm.evaluation.uncertainty.selective_prediction import risk_coverage
 
 
 def test_reliability_before_and_after():

@@ -13,7 +13,7 @@ from tiny_run import PARENT_OF, PLACES
 
 from geocbm import analysis, data, pipeline
 from geocbm.errors import MissingInputError, ParameterError, UserError
-from geocbm.evaluation.uncertainty import read_cell_scores
+from geocbm.evaluation.uncertainty.assessment import read_cell_scores
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics.country_spelling import Place
 from geocbm.predict import GeoCBM

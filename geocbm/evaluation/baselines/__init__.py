@@ -1,43 +1,35 @@
-"""What a user would pick instead: simple methods on the same features and the same split.
+"""Baselines: what a user would pick instead, on the same features and the same splits.
 
-Every method returns a `Prediction`; `table` measures them alike. Labels (countries, metas) may be names or indices, as
-long as the training labels and the truth agree.
+A baseline is an object with a `name`, `fit(features, labels, cells)` and `predict(features) -> Prediction`;
+`Task.answer` fits it on the training split and decodes it as it decodes every other method.
 """
 
-from geocbm.evaluation.baselines.classifiers import concept_features, linear_probe, true_concepts
-from geocbm.evaluation.baselines.measure import forest_rows, records, table
-from geocbm.evaluation.baselines.neighbours import CANDIDATES, choose_k, most_similar, nearest_neighbour
+from geocbm.evaluation.baselines.base import Baseline, Labels, Prediction, Task
+from geocbm.evaluation.baselines.linear import LinearProbe, concept_features, fit_probe
+from geocbm.evaluation.baselines.neighbours import KNearest, NearestNeighbour, Votes, choose_votes, nearest
 from geocbm.evaluation.baselines.oracles import country_centroid, true_meta
-from geocbm.evaluation.baselines.prediction import Prediction
-from geocbm.evaluation.baselines.probe import STRENGTHS, Probe, fit_probe
-from geocbm.evaluation.baselines.trivial import chance, gallery, mean_colours, training_prior
-from geocbm.evaluation.baselines.votes import Votes, choose_votes
-from geocbm.evaluation.baselines.zero_shot import COUNTRY_TEMPLATES, zero_shot_concept, zero_shot_country
+from geocbm.evaluation.baselines.trivial import Chance, Prior, mean_colours
+from geocbm.evaluation.baselines.zero_shot import COUNTRY_TEMPLATES, ZeroShotConcept, ZeroShotCountry
 
 __all__ = [
-    "CANDIDATES",
     "COUNTRY_TEMPLATES",
-    "STRENGTHS",
+    "Baseline",
+    "Chance",
+    "KNearest",
+    "Labels",
+    "LinearProbe",
+    "NearestNeighbour",
     "Prediction",
-    "Probe",
+    "Prior",
+    "Task",
     "Votes",
-    "chance",
-    "choose_k",
+    "ZeroShotConcept",
+    "ZeroShotCountry",
     "choose_votes",
     "concept_features",
     "country_centroid",
     "fit_probe",
-    "forest_rows",
-    "gallery",
-    "linear_probe",
     "mean_colours",
-    "most_similar",
-    "nearest_neighbour",
-    "records",
-    "table",
-    "training_prior",
-    "true_concepts",
+    "nearest",
     "true_meta",
-    "zero_shot_concept",
-    "zero_shot_country",
 ]

@@ -1,26 +1,56 @@
-"""The answer of the training photographs that look most alike."""
+"""Nearest neighbours: the answer of the training photographs that look most alike, as a place or as votes for cells."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from geocbm.evaluation.baselines.prediction import Prediction, matrix
+from geocbm.evaluation.baselines.base import Labels, Prediction, matrix
+from geocbm.geocells import Geocells
 from geocbm.geodesy import haversine_km
-from geocbm.metrics import error_km, geoscore
+from geocbm.metrics import error_km, fit_temperature, geoscore, negative_log_likelihood
 
 CANDIDATES = (5, 10, 20, 50)
+"""Numbers of neighbours among which the place in the middle is sought."""
+
+VOTERS = (10, 20, 50, 100, 200)
+"""Numbers of neighbours that may vote for cells."""
+
+WIDTHS = (0.1, 0.2, 0.5, 1.0)
+"""Widths of the kernel that are tried, in units of the mean fall of the similarity from the first to the k-th."""
+
+PRIOR_SHARE = 0.05
+"""Part of the distribution that is the training split's own, so that no cell is impossible."""
+
 _PAIRS_AT_ONCE = 4_000_000  # bounds the memory of distances between neighbours
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows brought to length 1."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def _nearest(queries: np.ndarray, base: np.ndarray, k: int, metric: str, chunk: int) -> np.ndarray:
-    """Rows of `base` most like each query, `[n, k]`, best first; of equals the earlier row."""
+def nearest(
+    queries: np.ndarray, base: np.ndarray, k: int = 1, metric: str = "cosine", chunk: int = 1024
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of `base` most like each query, the most similar first; of equals the earlier row.
+
+    Args:
+        queries: `[n, d]`.
+        base: `[m, d]`.
+        k: how many, 1 to `m`.
+        metric: `"cosine"`, or `"euclidean"`: minus half the squared distance, up to a constant per query.
+        chunk: queries compared at once; bounds the memory.
+
+    Returns:
+        `[n, k]` rows and `[n, k]` likenesses.
+
+    Raises:
+        ValueError: widths that differ, an unknown metric or an impossible `k`.
+    """
+    base, queries = matrix(base, "base"), matrix(queries, "queries")
     if queries.shape[1] != base.shape[1]:
         raise ValueError(f"features differ in width: {queries.shape[1]} against {base.shape[1]}")
     if metric not in ("cosine", "euclidean"):
@@ -28,53 +58,30 @@ def _nearest(queries: np.ndarray, base: np.ndarray, k: int, metric: str, chunk: 
     if not 1 <= k <= len(base):
         raise ValueError(f"k must lie between 1 and the {len(base)} rows to choose from, it is {k}")
     if metric == "cosine":
-        queries, base = _unit(queries), _unit(base)
+        queries, base = unit_rows(queries), unit_rows(base)
     half_norm = (base**2).sum(axis=1) / 2 if metric == "euclidean" else np.zeros(len(base), dtype=np.float32)
-    found = np.empty((len(queries), k), dtype=np.int64)
+    found, likeness = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float32)
     for start in range(0, len(queries), chunk):
-        likeness = queries[start : start + chunk] @ base.T - half_norm  # (chunk, m), monotone in the distance
+        rows = slice(start, start + chunk)
+        alike = queries[rows] @ base.T - half_norm  # (chunk, m), monotone in the distance
         if k == 1:
-            found[start : start + chunk, 0] = likeness.argmax(axis=1)
-            continue
-        best = np.sort(np.argpartition(-likeness, k - 1, axis=1)[:, :k], axis=1)  # (chunk, k)
-        order = np.argsort(-np.take_along_axis(likeness, best, axis=1), axis=1, kind="stable")
-        found[start : start + chunk] = np.take_along_axis(best, order, axis=1)
-    return found
+            best = alike.argmax(axis=1)[:, None]
+        else:
+            some = np.sort(np.argpartition(-alike, k - 1, axis=1)[:, :k], axis=1)  # (chunk, k)
+            order = np.argsort(-np.take_along_axis(alike, some, axis=1), axis=1, kind="stable")
+            best = np.take_along_axis(some, order, axis=1)
+        found[rows], likeness[rows] = best, np.take_along_axis(alike, best, axis=1)
+    return found, likeness
 
 
-def most_similar(train_features: Any, features: Any, k: int, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """The training photographs most like each photograph by the cosine of their features.
-
-    Args:
-        train_features: `[m, d]`.
-        features: `[n, d]`.
-        k: how many, at most `m`.
-        chunk: photographs compared at once; bounds the memory.
-
-    Returns:
-        `[n, k]` rows of the training photographs, the most similar first, and `[n, k]` cosines.
-    """
-    base, queries = matrix(train_features, "train_features"), matrix(features, "features")
-    k = min(k, len(base))
-    found = _nearest(queries, base, k, "cosine", chunk)
-    base, queries = _unit(base), _unit(queries)
-    cosine = np.empty(found.shape, dtype=np.float32)
-    for start in range(0, len(queries), chunk):
-        some = slice(start, start + chunk)
-        cosine[some] = np.einsum("nd,nkd->nk", queries[some], base[found[some]])
-    return found, cosine
-
-
-def _vote(labels: Any | None, found: np.ndarray) -> np.ndarray | None:
-    """Most frequent label among the neighbours; of equals that of the nearer neighbour."""
-    if labels is None:
-        return None
-    named = np.asarray(labels)[found]  # (n, k)
+def vote(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Most frequent label `[n]` among neighbours `[n, k]`; of equals that of the nearer neighbour."""
+    named = np.asarray(labels)[found]
     votes = (named[:, :, None] == named[:, None, :]).sum(axis=2)
     return named[np.arange(len(named)), votes.argmax(axis=1)]
 
 
-def _middle(lat: np.ndarray, lng: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def middle(lat: np.ndarray, lng: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of places `[n, k]` in each row the one with the smallest summed distance to the others, `[n]` each."""
     n, k = lat.shape
     best = np.zeros(n, dtype=np.int64)
@@ -87,79 +94,129 @@ def _middle(lat: np.ndarray, lng: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lat[rows, best], lng[rows, best]
 
 
-def nearest_neighbour(
-    train_features: Any,
-    features: Any,
-    lat: Any,
-    lng: Any,
-    country: Any | None = None,
-    meta: Any | None = None,
-    k: int = 1,
-    metric: str = "cosine",
-    name: str = "nearest_neighbour",
-    chunk: int = 1024,
-) -> Prediction:
-    """The answer of the most similar training photograph, or of the `k` most similar ones.
-
-    With `k` above 1 country and meta are voted, and the place is the neighbour with the smallest summed distance to
-    the other neighbours.
+class NearestNeighbour:
+    """The answer of the most similar training photograph.
 
     Args:
-        train_features: `[m, d]` features of the training photographs.
-        features: `[n, d]` features of the photographs to place.
-        lat: `[m]` latitudes of the training photographs, degrees.
-        lng: `[m]` longitudes of the training photographs, degrees.
-        country: `[m]` countries of the training photographs.
-        meta: `[m]` metas of the training photographs.
-        k: number of neighbours.
-        metric: `"cosine"` or `"euclidean"`.
         name: name of the method.
-        chunk: photographs compared at once; bounds the memory.
+        metric: `"cosine"` or `"euclidean"`.
     """
-    base, queries = matrix(train_features, "train_features"), matrix(features, "features")
-    latitude, longitude = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
-    if len(latitude) != len(base):
-        raise ValueError(f"train_features has {len(base)} rows but lat has {len(latitude)}")
-    found = _nearest(queries, base, k, metric, chunk)
-    place = _middle(latitude[found], longitude[found])
-    return Prediction(name, *place, _vote(country, found), _vote(meta, found), f"k = {k}" if k > 1 else "")
+
+    def __init__(self, name: str = "nearest_neighbour", metric: str = "cosine") -> None:
+        self.name, self.metric = name, metric
+
+    def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> NearestNeighbour:
+        """Keep the training photographs."""
+        if len(features) != len(labels):
+            raise ValueError(f"features has {len(features)} rows but there are labels of {len(labels)} photographs")
+        self.features_, self.labels_ = matrix(features, "features"), labels
+        return self
+
+    def predict(self, features: np.ndarray) -> Prediction:
+        """Copy place, country and meta."""
+        own = self.labels_[nearest(features, self.features_, 1, self.metric)[0][:, 0]]
+        return Prediction(self.name, own.lat, own.lng, own.country, own.meta)
 
 
-def choose_k(
-    train_features: Any,
-    val_features: Any,
-    lat: Any,
-    lng: Any,
-    val_lat: Any,
-    val_lng: Any,
-    candidates: Sequence[int] = CANDIDATES,
-    metric: str = "cosine",
-    chunk: int = 1024,
-) -> int:
-    """The number of neighbours with the highest GeoScore on the validation split, of equals the smaller.
+@dataclass(frozen=True)
+class Votes:
+    """How neighbours vote for cells.
+
+    Attributes:
+        k: number of neighbours.
+        width: of the kernel `exp(similarity / width)`.
+        prior: `[N]` share of the training photographs in each cell.
+    """
+
+    k: int
+    width: float
+    prior: np.ndarray
+
+    def logits(self, similarity: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """Log probabilities `[n, N]` of cells from `[n, K]` similarities, highest first, and `[n, K]` cells; K >= k."""
+        near = similarity[:, : self.k].astype(np.float64)
+        weight = np.exp((near - near[:, :1]) / self.width)
+        votes = np.zeros((len(near), len(self.prior)))
+        np.add.at(votes, (np.arange(len(near))[:, None], cell[:, : self.k]), weight)
+        votes /= weight.sum(axis=1, keepdims=True)
+        return np.log(np.maximum((1 - PRIOR_SHARE) * votes + PRIOR_SHARE * self.prior, 1e-12))
+
+
+def choose_votes(
+    similarity: np.ndarray, cell: np.ndarray, true_cell: np.ndarray, prior: np.ndarray, voters: Sequence[int] = VOTERS
+) -> Votes:
+    """Number of neighbours and kernel with the highest calibrated log likelihood of the validation photographs.
 
     Args:
-        train_features: `[m, d]` features of the training photographs.
-        val_features: `[v, d]` features of the validation photographs.
-        lat: `[m]` latitudes of the training photographs, degrees.
-        lng: `[m]` longitudes of the training photographs, degrees.
-        val_lat: `[v]` true latitudes of the validation photographs, degrees.
-        val_lng: `[v]` true longitudes of the validation photographs, degrees.
-        candidates: numbers to try; those above `m` are left out.
-        metric: `"cosine"` or `"euclidean"`.
-        chunk: photographs compared at once; bounds the memory.
+        similarity: `[v, K]` of the neighbours of the validation photographs, the most similar first.
+        cell: `[v, K]` their cells.
+        true_cell: `[v]` cells of the validation photographs.
+        prior: `[N]` share of the training photographs in each cell.
+        voters: numbers to try; those above `K` are left out.
 
     Returns:
-        One of the candidates, or `m` where all are above it. Without a validation photograph the smallest.
+        The best of them; without validation photographs the middle ones.
     """
-    base = matrix(train_features, "train_features")
-    possible = sorted({int(k) for k in candidates if 1 <= k <= len(base)}) or [len(base)]
-    if len(possible) == 1 or not len(val_lat):
-        return possible[0]
-    latitude, longitude = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
-    found = _nearest(matrix(val_features, "val_features"), base, possible[-1], metric, chunk)
-    scores = [
-        geoscore(error_km(*_middle(latitude[found[:, :k]], longitude[found[:, :k]]), val_lat, val_lng)).mean()
-        for k in possible
-    ]
-    return possible[int(np.argmax(scores))]
+    numbers = [k for k in voters if k <= similarity.shape[1]] or [similarity.shape[1]]
+    if not len(true_cell):
+        return Votes(numbers[len(numbers) // 2], WIDTHS[len(WIDTHS) // 2] * 0.1, prior)
+    tried = []
+    for k in numbers:
+        fall = float((similarity[:, 0] - similarity[:, k - 1]).mean())
+        for share in WIDTHS:
+            one = Votes(k, max(share * fall, 1e-6), prior)
+            logits = one.logits(similarity, cell)
+            tried.append((negative_log_likelihood(logits, true_cell, fit_temperature(logits, true_cell)), one))
+    return min(tried, key=lambda each: each[0])[1]
+
+
+def cell_prior(labels: Labels, cells: Geocells) -> np.ndarray:
+    """Share of the training photographs in each cell, `[N]`."""
+    counts = np.bincount(labels.cell, minlength=len(cells)).astype(float)
+    return counts / counts.sum()
+
+
+class KNearest(NearestNeighbour):
+    """Several nearest neighbours: the place in their middle, their majority, and their votes for cells.
+
+    `tune` chooses the number whose middle has the best GeoScore on validation, of equals the smaller, and how many vote
+    for cells with which kernel.
+
+    Args:
+        name: name of the method.
+        candidates: numbers of neighbours to try; those above the number of training photographs are left out.
+    """
+
+    def __init__(self, name: str = "knn", candidates: Sequence[int] = CANDIDATES) -> None:
+        super().__init__(name)
+        self.candidates = candidates
+
+    def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> KNearest:
+        """Keep the training photographs."""
+        super().fit(features, labels, cells)
+        possible = sorted({int(k) for k in self.candidates if 1 <= k <= len(labels)}) or [len(labels)]
+        self.possible_, self.k_, self.prior_ = possible, possible[0], cell_prior(labels, cells)
+        self.most_ = min(max(VOTERS[-1], possible[-1]), len(labels))
+        nobody = np.zeros((0, min(VOTERS[-1], len(labels))))
+        self.votes_ = choose_votes(nobody, nobody.astype(int), np.zeros(0, int), self.prior_)
+        return self
+
+    def tune(self, features: np.ndarray, labels: Labels) -> None:
+        """Choose the numbers of neighbours and the kernel; without validation photographs they stay as they are."""
+        if not len(labels):
+            return
+        found, similarity = nearest(features, self.features_, self.most_)
+        self.votes_ = choose_votes(similarity, self.labels_.cell[found], labels.cell, self.prior_)
+        if len(self.possible_) > 1:
+            places = [middle(self.labels_.lat[found[:, :k]], self.labels_.lng[found[:, :k]]) for k in self.possible_]
+            scores = [geoscore(error_km(*place, labels.lat, labels.lng)).mean() for place in places]
+            self.k_ = self.possible_[int(np.argmax(scores))]
+
+    def predict(self, features: np.ndarray) -> Prediction:
+        """Place in the middle, votes for countries, metas and cells."""
+        found, similarity = nearest(features, self.features_, self.most_)
+        near, known = found[:, : self.k_], self.labels_
+        lat, lng = middle(known.lat[near], known.lng[near])
+        logits = self.votes_.logits(similarity, known.cell[found])
+        named, shown = vote(known.country, near), vote(known.meta, near)
+        return Prediction(self.name, lat, lng, named, shown, logits, detail=f"k = {self.k_}")

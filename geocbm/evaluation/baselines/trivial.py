@@ -1,122 +1,75 @@
-"""Methods that look an answer up: a random training photograph, the prior, a gallery of places."""
+"""Trivial baselines: a random training photograph, the prior, and mean colours as features."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from geocbm.data.images.pictures import open_picture
-from geocbm.evaluation.baselines.prediction import Prediction, matrix
+from geocbm.evaluation.baselines.base import Labels, Prediction
+from geocbm.geocells import Geocells
 from geocbm.geocells.geometric_median import medoid
 
 _SMALL = 64
 """Pixels along the shorter side from which a mean colour is taken."""
 
 
-def _most_frequent(values: Any, n: int) -> np.ndarray | None:
-    if values is None:
-        return None
-    kinds, counts = np.unique(np.asarray(values), return_counts=True)
-    return np.repeat(kinds[counts.argmax()], n)
+class Chance:
+    """The answer of a training photograph drawn at random, for each photograph anew: what knowing nothing gets."""
+
+    name = "chance"
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> Chance:
+        """Keep the training labels; the features are not looked at."""
+        if not len(labels):
+            raise ValueError("chance needs at least one training photograph, the training split is empty")
+        self.labels_ = labels
+        return self
+
+    def predict(self, features: np.ndarray) -> Prediction:
+        """A row of the training split for each of `n` photographs."""
+        drawn = self.labels_[np.random.default_rng(self.seed).integers(len(self.labels_), size=len(features))]
+        return Prediction(self.name, drawn.lat, drawn.lng, drawn.country, drawn.meta)
 
 
-def chance(
-    lat: Any,
-    lng: Any,
-    n: int,
-    country: Any | None = None,
-    meta: Any | None = None,
-    seed: int = 0,
-    name: str = "chance",
-) -> Prediction:
-    """The answer of a training photograph drawn at random, for each photograph anew: what knowing nothing gets.
-
-    Args:
-        lat: `[m]` latitudes of the training photographs, degrees.
-        lng: `[m]` longitudes of the training photographs, degrees.
-        n: number of photographs to answer for.
-        country: `[m]` training countries.
-        meta: `[m]` training metas.
-        seed: seed of the draw.
-        name: name of the method.
-    """
-    latitude, longitude = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
-    if not len(latitude):
-        raise ValueError("chance needs at least one training photograph, lat is empty")
-    drawn = np.random.default_rng(seed).integers(len(latitude), size=n)
-    named, shown = (None if values is None else np.asarray(values)[drawn] for values in (country, meta))
-    return Prediction(name, latitude[drawn], longitude[drawn], named, shown)
-
-
-def training_prior(
-    lat: Any,
-    lng: Any,
-    n: int,
-    country: Any | None = None,
-    meta: Any | None = None,
-    seed: int = 0,
-    name: str = "prior",
-) -> Prediction:
+class Prior:
     """The same answer for every photograph: what suits the training split best.
 
-    The place is the training photograph with the smallest median distance to the training photographs (sought among at
-    most 1000 candidates, measured on at most 20,000 rows); country and meta are the most frequent ones.
-
-    Args:
-        lat: `[m]` latitudes of the training photographs, degrees.
-        lng: `[m]` longitudes of the training photographs, degrees.
-        n: number of photographs to answer for.
-        country: `[m]` training countries.
-        meta: `[m]` training metas.
-        seed: seed of the choice of candidates.
-        name: name of the method.
+    The place is the training photograph with the smallest median distance to the training photographs; country and meta
+    are the most frequent ones; the distribution over cells is that of the training split.
     """
-    latitude, longitude = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
-    if not len(latitude):
-        raise ValueError("training_prior needs at least one training photograph, lat is empty")
-    best = medoid(latitude, longitude, seed)
-    return Prediction(
-        name,
-        np.full(n, latitude[best]),
-        np.full(n, longitude[best]),
-        _most_frequent(country, n),
-        _most_frequent(meta, n),
-    )
+
+    name = "prior"
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> Prior:
+        """Count the training labels; the features are not looked at."""
+        if not len(labels):
+            raise ValueError("the prior needs at least one training photograph, the training split is empty")
+        best = medoid(labels.lat, labels.lng, self.seed)
+        self.place_ = labels.lat[best], labels.lng[best]
+        self.country_, self.meta_ = (_most_frequent(values) for values in (labels.country, labels.meta))
+        self.logits_ = np.log(np.maximum(np.bincount(labels.cell, minlength=len(cells)), 1e-3))
+        return self
+
+    def predict(self, features: np.ndarray) -> Prediction:
+        """The same for each of `n` photographs."""
+        n = len(features)
+        lat, lng = (np.full(n, degrees) for degrees in self.place_)
+        country, meta = (np.repeat(value, n) for value in (self.country_, self.meta_))
+        return Prediction(self.name, lat, lng, country, meta, np.repeat(self.logits_[None], n, axis=0))
 
 
-def gallery(
-    image_embeddings: Any,
-    location_embeddings: Any,
-    gallery_lat: Any,
-    gallery_lng: Any,
-    name: str = "gallery",
-    chunk: int = 256,
-) -> Prediction:
-    """The place of a gallery whose embedding is most similar to the image's (GeoCLIP, Vivanco Cepeda et al. 2023).
-
-    Args:
-        image_embeddings: `[n, d]` embeddings of the photographs in the space of the locations.
-        location_embeddings: `[g, d]` embeddings of the gallery's places, of any length.
-        gallery_lat: `[g]` latitudes of the gallery, degrees.
-        gallery_lng: `[g]` longitudes of the gallery, degrees.
-        name: name of the method.
-        chunk: photographs compared at once; bounds the memory (256 x 100,000 similarities are 100 MB).
-    """
-    import torch
-
-    from geocbm.encoders.gallery import nearest_places
-
-    places = matrix(location_embeddings, "location_embeddings")
-    latitude, longitude = np.asarray(gallery_lat, dtype=float), np.asarray(gallery_lng, dtype=float)
-    if not len(places) == len(latitude) == len(longitude):
-        raise ValueError(f"the gallery has {len(places)} embeddings but {len(latitude)} places")
-    images = torch.from_numpy(matrix(image_embeddings, "image_embeddings"))
-    units = torch.nn.functional.normalize(torch.from_numpy(places), dim=-1)
-    found = nearest_places(images, units, chunk=chunk)[0][:, 0].numpy()
-    return Prediction(name, latitude[found], longitude[found])
+def _most_frequent(values: np.ndarray) -> np.ndarray:
+    kinds, counts = np.unique(values, return_counts=True)
+    return kinds[[counts.argmax()]]
 
 
 def mean_colours(files: Iterable[str | Path]) -> np.ndarray:

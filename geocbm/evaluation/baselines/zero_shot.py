@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from geocbm.evaluation.baselines.prediction import Prediction, matrix
+from geocbm.evaluation.baselines.base import Labels, Prediction, matrix
+from geocbm.evaluation.baselines.neighbours import unit_rows
+from geocbm.geocells import Geocells
 from geocbm.geocells.geometric_median import centroids, places_of_groups
 
 COUNTRY_TEMPLATES = (
@@ -21,55 +23,54 @@ COUNTRY_TEMPLATES = (
 
 
 def most_alike(features: Any, prototypes: Any) -> np.ndarray:
-    """Row of the prototype with the highest cosine for each picture, `[n]`; of equals the first.
-
-    Args:
-        features: `[n, d]` features of pictures.
-        prototypes: `[k, d]` of texts in the same space, of any length.
-    """
+    """Row of the prototype `[k, d]` with the highest cosine for each picture `[n, d]`, `[n]`; of equals the first."""
     pictures, texts = matrix(features, "features"), matrix(prototypes, "prototypes")
     if pictures.shape[1] != texts.shape[1]:
         raise ValueError(
             f"features have width {pictures.shape[1]}, prototypes {texts.shape[1]}: pictures and texts must come from "
             "one model with a joint space"
         )
-    units = texts / np.maximum(np.linalg.norm(texts, axis=1, keepdims=True), 1e-12)
-    return (pictures @ units.T).argmax(axis=1)
+    return (pictures @ unit_rows(texts).T).argmax(axis=1)
 
 
-def zero_shot_country(
-    features: Any,
-    prototypes: Any,
-    names: Sequence[str],
-    train_lat: Any,
-    train_lng: Any,
-    train_country: Any,
-    name: str = "zero_shot_country",
-) -> Prediction:
+class ZeroShotCountry:
     """The country whose prompts are most like the picture; the place is the mean of its training places.
 
     Nothing is fitted but these means: features and prompts come from the untouched model.
 
     Args:
-        features: `[n, d]` features of the photographs.
         prototypes: `[k, d]` of the countries' prompts.
         names: `k` countries.
-        train_lat: `[m]` latitudes of the training photographs, degrees.
-        train_lng: `[m]` longitudes of the training photographs, degrees.
-        train_country: `[m]` their countries.
-        name: name of the method.
     """
-    country = np.asarray(names)[most_alike(features, prototypes)]
-    lat, lng = places_of_groups(country, centroids(train_lat, train_lng, train_country))
-    return Prediction(name, lat, lng, country)
+
+    name = "zero_shot_country"
+
+    def __init__(self, prototypes: Any, names: Sequence[str]) -> None:
+        self.prototypes, self.names = prototypes, names
+
+    def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> ZeroShotCountry:
+        """Learn the mean place of each country; the features are not looked at."""
+        self.middle_ = centroids(labels.lat, labels.lng, labels.country)
+        return self
+
+    def predict(self, features: np.ndarray) -> Prediction:
+        """Country and its mean place."""
+        country = np.asarray(self.names)[most_alike(features, self.prototypes)]
+        return Prediction(self.name, *places_of_groups(country, self.middle_), country)
 
 
-def zero_shot_concept(features: Any, prototypes: Any, name: str = "zero_shot_concept") -> Prediction:
-    """The meta whose prompts are most like the picture.
+class ZeroShotConcept:
+    """The meta whose prompts are most like the picture; `prototypes` `[k_m, d]` stand in the order of the metas."""
 
-    Args:
-        features: `[n, d]` features of the photographs.
-        prototypes: `[k_m, d]` of the metas' prompts, in the order of their indices.
-        name: name of the method.
-    """
-    return Prediction(name, meta=most_alike(features, prototypes))
+    name = "zero_shot_concept"
+
+    def __init__(self, prototypes: Any) -> None:
+        self.prototypes = prototypes
+
+    def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> ZeroShotConcept:
+        """Nothing is learned."""
+        return self
+
+    def predict(self, features: np.ndarray) -> Prediction:
+        """Metas alone."""
+        return Prediction(self.name, meta=most_alike(features, self.prototypes))

@@ -1,4 +1,4 @@
-"""How sure one run is of the places of its test split: everything that the page shows, computed once."""
+"""Uncertainty of a run: calibrated distributions, regions, points and selective prediction on its test split."""
 
 from __future__ import annotations
 
@@ -15,13 +15,6 @@ from geocbm.metrics import error_km, fit_temperature, places_of, spatial_blocks
 from geocbm.models.decoder import ARGMAX, POINT_WORDS, Decoder, PointChoice
 from geocbm.models.point_estimates import Points, choose_bandwidth, expected_km
 from geocbm.run import Run
-
-SURENESS_WORDS = {
-    "probability": "probability of the named cell",
-    "entropy": "entropy of the distribution",
-    "area": "area of the 90 % region",
-    "expected_km": "expected distance",
-}
 
 
 def read_cell_scores(files: Run) -> dict[str, np.ndarray]:
@@ -63,10 +56,10 @@ class Assessment:
         regions: one entry for each wanted coverage; none without validation or test images.
         points: possible answers by name, in the order of `decoder.POINT_WORDS`.
         choice: which of them the run answers, and why.
-        named_probability: `[n]` probability of the named cell, as trained and calibrated.
+        named_probability: `[n]` probability of the named cell, `raw` and `calibrated`.
         right: `[n]` whether the named cell is the true one.
         bandwidth_km: width of the bells behind `mode`.
-        sureness: `[n]` by name, the higher the surer.
+        confidence: `[n]` by name, the higher the more certain.
         expected_km: `[n]` how far off the run's answer lies by the calibrated distribution.
         named: for `country` and `region`, whether each image's is named right, `[n]`: `single` by the most
             probable cell (country) or the place answered (region), `summed` by the highest sum over cells.
@@ -84,27 +77,12 @@ class Assessment:
     regions: list[Regions]
     points: dict[str, Points]
     choice: PointChoice
-    named_probability: tuple[np.ndarray, np.ndarray]
+    named_probability: dict[str, np.ndarray]
     right: np.ndarray
     bandwidth_km: float
-    sureness: dict[str, np.ndarray]
+    confidence: dict[str, np.ndarray]
     expected_km: np.ndarray
     named: dict[str, dict[str, np.ndarray]]
-
-    @property
-    def remark(self) -> str:
-        """What the figures rest on, in a sentence."""
-        if not len(self.right):
-            return "The test split is empty: there is nothing to measure. Give the run a test split (notebook 01)."
-        if not self.n_val:
-            return (
-                "The validation split is empty: nothing can be calibrated, so the temperature stays at 1 and there are "
-                "no regions. Give the run a validation split (notebook 01)."
-            )
-        return (
-            f"From {self.n_val:,} validation images: temperature {self.temperature:.3f}, bells of "
-            f"{self.bandwidth_km:,.0f} km."
-        )
 
     @property
     def argmax(self) -> str:
@@ -115,10 +93,6 @@ class Assessment:
         """Errors of one kind of answer in km, by default the run's own, `[n]`, infinite where there is none."""
         point = self.points[name or self.choice.point]
         return error_km(*point, self.lat, self.lng) if len(self.right) else np.zeros(0)
-
-    def confidence(self, calibrated: bool) -> np.ndarray:
-        """Probability of the named cell, `[n]`."""
-        return self.named_probability[int(calibrated)]
 
 
 def assess(
@@ -159,9 +133,9 @@ def assess(
     points = {name: points[name] for name in POINT_WORDS if name in points}
     expected = expected_km(belief, cells.centers, cells.scale_km, *answer)
     probability, doubt = belief.gather(lambda p: np.column_stack([p.max(axis=1), entropy(p)])).T
-    sureness = {"probability": probability, "entropy": -doubt, "expected_km": -expected}
+    confidence = {"probability": probability, "entropy": -doubt, "expected_km": -expected}
     if regions:
-        sureness["area"] = -next(one.area_km2 for one in regions if one.coverage == 0.9)
+        confidence["area"] = -next(one.area_km2 for one in regions if one.coverage == 0.9)
     return Assessment(
         n_val=len(val),
         temperature=temperature,
@@ -175,10 +149,10 @@ def assess(
         regions=regions,
         points=points,
         choice=choice,
-        named_probability=(raw.gather(lambda p: p.max(axis=1)), probability),
+        named_probability={"raw": raw.gather(lambda p: p.max(axis=1)), "calibrated": probability},
         right=named_cell == true_cell,
         bandwidth_km=bandwidth,
-        sureness=sureness,
+        confidence=confidence,
         expected_km=expected,
         named=_named(files, belief, named_cell, answer),
     )
@@ -189,7 +163,6 @@ def _named(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Whether countries and regions are named right, see `Assessment.named`."""
     cells, train, test = files.cells, files.rows["train"], files.rows["test"]
-    countries = cell_shares(np.arange(len(cells)), cells.country, len(cells))
     country = files.country[test]
 
     def region(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
@@ -206,7 +179,7 @@ def _named(
     return {
         "country": {
             "single": cells.country[named_cell] == country,
-            "summed": argmax_region(belief, *countries) == country,
+            "summed": cells.countries[belief.gather(cells.by_country).argmax(axis=1)] == country,
         },
         "region": {
             "single": known & (region(*answer) == true_region),

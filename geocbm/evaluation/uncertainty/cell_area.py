@@ -1,4 +1,4 @@
-"""How much ground a cell stands for, in km²."""
+"""Cell area: how much land a cell stands for, in km²."""
 
 from __future__ import annotations
 

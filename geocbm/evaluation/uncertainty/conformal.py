@@ -1,4 +1,4 @@
-"""Regions that hold the true cell with a probability that was chosen beforehand: split-conformal prediction.
+"""Conformal regions: sets of cells that hold the true one with a probability chosen beforehand (split-conformal).
 
 Cells are ranked by probability. The score of a cell is the probability of all cells ranked before it, plus a random
 share of its own (adaptive prediction sets: Romano, Sesia & Candès 2020; Angelopoulos et al. 2021). Scores of the true

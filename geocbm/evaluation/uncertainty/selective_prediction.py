@@ -1,4 +1,4 @@
-"""What is gained by leaving out the photographs the model is least sure of."""
+"""Selective prediction: what is gained by leaving out the photographs the model is least sure of."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from geocbm.errors import ParameterError
 FAR_KM = 750.0
 
 
-def order_of(sureness: np.ndarray, seed: int = 0) -> np.ndarray:
+def confidence_order(confidence: np.ndarray, seed: int = 0) -> np.ndarray:
     """Rows from the surest to the least sure; equally sure ones in random order, so that ties gain nothing.
 
     Args:
-        sureness: `[n]`, the higher the surer; NaN counts as least sure.
+        confidence: `[n]`, the higher the more certain; NaN counts as least sure.
         seed: of the random order.
     """
-    lot = np.random.default_rng(seed).random(len(sureness))
-    return np.lexsort((lot, -np.where(np.isnan(sureness), -np.inf, sureness)))
+    lot = np.random.default_rng(seed).random(len(confidence))
+    return np.lexsort((lot, -np.where(np.isnan(confidence), -np.inf, confidence)))
 
 
-def risk_coverage(sureness: np.ndarray, km: np.ndarray, points: int = 100, seed: int = 0) -> pd.DataFrame:
+def risk_coverage(confidence: np.ndarray, km: np.ndarray, points: int = 100, seed: int = 0) -> pd.DataFrame:
     """Error among the photographs that are kept when the least sure ones are left out (El-Yaniv & Wiener 2010).
 
     Args:
-        sureness: `[n]`, the higher the surer; minus the error gives the best possible order.
+        confidence: `[n]`, the higher the more certain; minus the error gives the best possible order.
         km: `[n]` errors of the answers in km, infinite where there is none.
         points: shares that are tried, evenly spaced from 1 / points to 1.
         seed: of the order of ties.
@@ -36,7 +36,7 @@ def risk_coverage(sureness: np.ndarray, km: np.ndarray, points: int = 100, seed:
     Raises:
         ParameterError: no photographs, or different lengths.
     """
-    ordered, counts, far = _kept(sureness, km, points, seed)
+    ordered, counts, far = _kept(confidence, km, points, seed)
     return pd.DataFrame(
         {
             "kept": np.arange(1, points + 1) / points,
@@ -47,11 +47,13 @@ def risk_coverage(sureness: np.ndarray, km: np.ndarray, points: int = 100, seed:
     )
 
 
-def _kept(sureness: np.ndarray, km: np.ndarray, points: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _kept(confidence: np.ndarray, km: np.ndarray, points: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Errors from the surest on, how many are kept at each share, and the share of far ones among them."""
-    if not len(km) or len(km) != len(sureness):
-        raise ParameterError(f"sureness has {len(sureness)} and km has {len(km)} entries; give one for each photograph")
-    ordered = np.asarray(km, dtype=float)[order_of(np.asarray(sureness, dtype=float), seed)]
+    if not len(km) or len(km) != len(confidence):
+        raise ParameterError(
+            f"confidence has {len(confidence)} and km has {len(km)} entries; give one for each photograph"
+        )
+    ordered = np.asarray(km, dtype=float)[confidence_order(np.asarray(confidence, dtype=float), seed)]
     counts = np.maximum(1, np.ceil(np.arange(1, points + 1) / points * len(km) - 1e-9)).astype(int)
     return ordered, counts, np.cumsum(~(ordered <= FAR_KM))[counts - 1] / counts
 
@@ -60,7 +62,7 @@ def risk_areas(orders: dict[str, np.ndarray], km: np.ndarray, points: int = 100,
     """Area under the curve of the share beyond 750 km, for several ways to be sure.
 
     Args:
-        orders: sureness `[n]` by name.
+        orders: confidence `[n]` by name.
         km: `[n]` errors in km.
         points: shares that are tried, as in `risk_coverage`.
         seed: of the order of ties.

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from geocbm.errors import ParameterError
-from geocbm.evaluation.uncertainty import read_cell_scores
+from geocbm.evaluation.uncertainty.assessment import read_cell_scores
 from geocbm.explain.field_guide.evidence import (
     MIN_Z,
     concept_reliability,

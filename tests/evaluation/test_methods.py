@@ -17,7 +17,8 @@ from geocbm.errors import MismatchError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation.baselines import Prediction
 from geocbm.files import lineage, write_json
-from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
+from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
+from geocbm.metrics import country_of, readable
 
 GALLERY = np.array([*PLACES.values(), (64.15, -21.94)])  # with a place without pictures
 SIMPLE = [
@@ -56,7 +57,7 @@ def told(files, rows, degrees_north=0.0, name="stage2"):
 
 
 def test_all_simple_methods_answer_for_the_test_split(trained_run, files, test_rows):
-    answers = {answer.name: answer for answer in evaluation.simple_methods(files, trained_run.cache)}
+    answers = {answer.name: answer for answer in evaluation.all_baselines(files, trained_run.cache)}
     assert list(answers) == SIMPLE
     train = files.rows["train"]
     for name, answer in answers.items():
@@ -74,7 +75,7 @@ def test_all_simple_methods_answer_for_the_test_split(trained_run, files, test_r
 
 
 def test_oracles_answer_from_the_training_split_alone(trained_run, files, test_rows):
-    answers = {answer.name: answer for answer in evaluation.simple_methods(files, trained_run.cache)}
+    answers = {answer.name: answer for answer in evaluation.all_baselines(files, trained_run.cache)}
     train, meta = files.rows["train"], files.meta_and_parent[0]
     for row, lat, lng in zip(test_rows, answers["country_centroid"].lat, answers["country_centroid"].lng, strict=True):
         mine = train[files.country[train] == files.country[row]]
@@ -84,28 +85,11 @@ def test_oracles_answer_from_the_training_split_alone(trained_run, files, test_r
         assert lat in files.lat[train[meta[train] == meta[row]]]
 
 
-def test_remarks_say_what_is_left_out_and_what_was_chosen(trained_run, files):
-    answers = evaluation.simple_methods(files, trained_run.cache)
-    said = evaluation.remarks(files, answers)
-    k = next(answer.detail for answer in answers if answer.name == "knn")
-    assert f"Nearest neighbours, {k}: of 5, 10, 20, 50" in said
-    assert "geoclip_backbone=openai/clip-vit-large-patch14" in said
-    assert "No row of the true concepts" in said
-    assert "zero-shot" not in said
-    assert "no answer" not in said
-    without = [answer for answer in answers if not answer.name.startswith("zero_shot")]
-    oracle = next(answer for answer in without if answer.name == "country_centroid")
-    oracle.lat[:2] = np.nan
-    said = evaluation.remarks(files, without)
-    assert "No zero-shot rows" in said
-    assert "The true country (oracle) has no answer for 2 of" in said
-
-
 def test_words_of_another_model_share_no_space_with_the_pictures(copied_run, folders):
     content = json.loads((copied_run.folder / "features.json").read_text())
     content["encoders"]["text_encoder"] = str(folders("siglip"))
     write_json(copied_run.folder / "features.json", content)
-    names = [answer.name for answer in evaluation.simple_methods(copied_run.files, copied_run.cache)]
+    names = [answer.name for answer in evaluation.all_baselines(copied_run.files, copied_run.cache)]
     assert names == [name for name in SIMPLE if not name.startswith("zero_shot")]
 
 
@@ -127,7 +111,7 @@ def test_ground_truth_adds_the_ceiling(copied_run, tmp_path):
     expected[np.arange(N), files.meta_and_parent[0]] = 1
     np.testing.assert_array_equal(visible[:, :6], expected)
     np.testing.assert_allclose(visible[:, 6:12], expected / 2)  # root of a quarter of the picture
-    answers = evaluation.simple_methods(files, copied_run.cache)
+    answers = evaluation.all_baselines(files, copied_run.cache)
     assert [answer.name for answer in answers] == [*SIMPLE, "true_concepts"]
     # Here exactly the labelled concept is visible, so that the ceiling names every label.
     assert answers[-1].meta.tolist() == files.meta_and_parent[0][files.rows["test"]].tolist()
@@ -169,7 +153,7 @@ def test_measures_of_answers_that_are_known(files, test_rows):
         Prediction("stage1", meta=meta),
         told(files, test_rows, 1.0, "prior"),
     ]
-    table = evaluation.measure(files, answers, n_resamples=50).set_index("name")
+    table = evaluation.measure(files, answers, n=50).set_index("name")
     assert list(table.index) == ["prior", "stage1", "stage2"]
     assert table.loc["stage2", ["median_km", "geoscore", "country_acc"]].tolist() == pytest.approx([0, 5000, 1])
     assert table.loc["prior", "median_km"] == pytest.approx(6371.0 * np.pi / 180, rel=1e-3)  # a degree of latitude
@@ -189,15 +173,9 @@ def measured():
 
 
 def test_the_table_in_words(measured):
-    printed = evaluation.printable(measured)
+    printed = readable(measured.drop(columns="name"))
     assert printed["method"].tolist() == ["Stage 2", "chance (a random training image)"]
     assert printed.iloc[0, 1:].tolist() == ["1,234 [1,000, 2,000]", "12.5 [10.0, 20.0]", "", ""]
-
-
-def test_rows_of_a_forest_have_the_names_of_the_page(measured):
-    rows = evaluation.forest_rows(measured, "country_acc")
-    assert rows.iloc[0].tolist() == ["Stage 2", 0.125, 0.1, 0.2]
-    assert evaluation.forest_rows(measured, "geoscore").empty
 
 
 def test_errors_are_given_for_methods_that_name_a_place(files, test_rows):
@@ -207,59 +185,32 @@ def test_errors_are_given_for_methods_that_name_a_place(files, test_rows):
     assert errors["Stage 2"] == pytest.approx([111.19] * len(test_rows), rel=1e-3)
 
 
-def test_by_country(files, test_rows):
-    away = np.where(files.country[test_rows] == "Japan", 40.0, 0.0)  # from Tokyo to the south
-    table = evaluation.by_country(files, told(files, test_rows, -away)).set_index("country")
-    counts = pd.Series(files.country[test_rows]).value_counts()
-    assert table["n"].to_dict() == counts.to_dict()
-    assert "Japan" in table.index
-    expected = haversine_km(35.68, 139.69, -4.32, 139.69)
-    assert table.loc["Japan", "median_km"] == pytest.approx(expected, rel=1e-3)
-    assert table.loc["Japan", "country_acc"] == 0
-    others = table.drop(index="Japan")
-    assert (others["median_km"] == 0).all() and (others["country_acc"] == 1).all()
-
-
 def test_an_answer_in_the_open_sea_names_no_country(files, test_rows):
     # Even where the true place has no country either: nothing is not the name of nothing.
-    nowhere = np.zeros_like(files.lat)
-    sea = SimpleNamespace(rows=files.rows, country=files.country, lat=nowhere, lng=nowhere - 150)
-    table = evaluation.by_country(sea, told(sea, test_rows, 0.0))
-    assert (table["median_km"] == 0).all() and (table["country_acc"] == 0).all()
+    sea = Prediction("stage2", np.zeros(len(test_rows)), np.full(len(test_rows), -150.0))
+    truth = SimpleNamespace(lat=sea.lat, lng=sea.lng, country=np.full(len(test_rows), ""), meta=None)
+    values = evaluation._values(sea, truth, country_of(sea.lat, sea.lng))
+    assert (values["median_km"] == 0).all() and not values["country_acc"].any()
 
 
-def test_figures_of_all_methods_are_recorded_with_intervals_a_stage_under_its_own_name(measured):
-    put = {}
-    evaluation.record(put.__setitem__, measured, np.array([0.95, 0.65]), np.array([True, False]))
-    assert set(put) == {
-        "baseline.chance.median_km",
-        "baseline.chance.country_acc",
-        "stage2.median_km",
-        "stage2.country_acc",
-        "sure.ece",
+def test_metrics_are_kept_with_intervals_a_stage_under_its_own_name(measured):
+    kept = evaluation.records(pd.concat([measured, measured.iloc[:1].assign(name="variant_concept_only")]))
+    assert set(kept) == {
+        f"{prefix}.{name}"
+        for prefix in ("baseline.chance", "stage2", "variant.concept_only")
+        for name in ("median_km", "country_acc")
     }
-    assert put["stage2.median_km"] == {"value": 1234.4, "low": 1000.0, "high": 2000.0}
-    assert put["baseline.chance.country_acc"] == {"value": 0.125, "low": 0.1, "high": 0.2}
-    assert put["sure.ece"] == pytest.approx((0.05 + 0.65) / 2)
+    assert kept["stage2.median_km"] == {"value": 1234.4, "low": 1000.0, "high": 2000.0}
+    assert kept["baseline.chance.country_acc"] == {"value": 0.125, "low": 0.1, "high": 0.2}
 
 
-def test_another_recipe_stands_beside_the_run(copied_run):
+def test_a_recipe_of_a_run_of_before_is_passed_over(copied_run):
     path = copied_run.folder / "predictions.parquet"
     stored = pd.read_parquet(path)
     beside = stored[stored["main"]].assign(mode="recipe mine", main=False, lat=1.0)
     pd.concat([stored, beside], ignore_index=True).to_parquet(path)
-    files = copied_run.files
-    answers = evaluation.stage_answers(files)
-    assert [answer.name for answer in answers] == ["stage1", "stage2", "variant_concept_only", "recipe_mine"]
-    assert set(answers[3].lat) == {1.0}
-    test = files.rows["test"]
-    table = evaluation.measure(files, [*answers, told(files, test, name="true_concepts")], n_resamples=20)
-    assert table["name"].tolist() == ["stage1", "stage2", "recipe_mine", "variant_concept_only", "true_concepts"]
-    assert evaluation.printable(table)["method"].tolist()[2:4] == ["Stage 2, recipe mine", "Stage 2, concept_only"]
-    kept = {}
-    evaluation.record(kept.__setitem__, table, np.array([0.5]), np.array([True]))
-    assert {"recipe.mine.median_km", "stage2.median_km", "variant.concept_only.geoscore"} <= set(kept)
-    assert not any(key.startswith(("baseline.recipe", "baseline.variant")) for key in kept)
+    names = [answer.name for answer in evaluation.stage_answers(copied_run.files)]
+    assert names == ["stage1", "stage2", "variant_concept_only"]
 
 
 def test_what_an_oracle_is_told_is_no_figure(files, test_rows):
@@ -268,20 +219,28 @@ def test_what_an_oracle_is_told_is_no_figure(files, test_rows):
         Prediction("true_meta", files.lat[test_rows], files.lng[test_rows], files.country[test_rows], meta),
         Prediction("country_centroid", files.lat[test_rows], files.lng[test_rows], files.country[test_rows]),
     ]
-    table = evaluation.measure(files, oracles, n_resamples=20)
+    table = evaluation.measure(files, oracles, n=20)
     assert table["name"].tolist() == ["country_centroid", "true_meta"]
     assert np.isnan(table["country_acc"][0]) and table["country_acc"][1] == 1
     assert np.isnan(table["meta_top1"][1])
-    printed = evaluation.printable(table)
-    assert printed["country right, %"].tolist() == ["told", "100.0 [63.1, 100.0]"]  # eight blocks
-    assert printed["labelled concept right, %"].tolist() == ["", "told"]
-    assert evaluation.forest_rows(table, "country_acc")["name"].tolist() == ["true label alone (oracle)"]
+    assert readable(table)["country right, %"].tolist() == ["", "100.0 [63.1, 100.0]"]  # eight blocks
 
 
-def test_missing_answers_have_a_column_only_where_there_are_some(files, test_rows):
+def test_missing_answers_are_counted_and_written_in_words(files, test_rows):
     exact = told(files, test_rows)
     nowhere = Prediction("prior", np.full(len(test_rows), np.nan), exact.lng)
-    printed = evaluation.printable(evaluation.measure(files, [exact, nowhere], n_resamples=20))
-    assert printed["without an answer"].tolist() == [f"{len(test_rows)}", ""]
-    assert printed["median error, km"].iloc[0] == "no answer [no answer, no answer]"
-    assert "without an answer" not in evaluation.printable(evaluation.measure(files, [exact], n_resamples=20))
+    table = evaluation.measure(files, [exact, nowhere], n=20)
+    assert table["n_missing"].tolist() == [len(test_rows), 0]
+    assert readable(table)["median error, km"].iloc[0] == "no answer [no answer, no answer]"
+    assert evaluation.without_answer([exact, nowhere]) == {"prior": len(test_rows)}
+
+
+def test_without_test_images_there_is_no_metric(copied_run):
+    files = copied_run.files
+    files.rows["test"] = np.zeros(0, dtype=np.int64)
+    nobody = np.zeros(0)
+    answers = [Prediction("stage2", nobody, nobody), Prediction("stage1", meta=nobody)]
+    table = evaluation.measure(files, answers)
+    assert table["name"].tolist() == ["stage1", "stage2"] and table["n_missing"].tolist() == [0, 0]
+    assert table[[*evaluation.METRICS]].isna().all(axis=None) and evaluation.records(table) == {}
+    assert evaluation.all_baselines(files, copied_run.cache) == []

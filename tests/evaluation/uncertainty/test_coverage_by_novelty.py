@@ -10,8 +10,8 @@ import pytest
 from geocbm import plots
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import novelty
-from geocbm.evaluation import uncertainty as sure
 from geocbm.evaluation.novelty import NoveltyDetector
+from geocbm.evaluation.uncertainty import assessment, conformal, measures
 from geocbm.evaluation.uncertainty.conformal import Regions
 
 
@@ -29,7 +29,7 @@ def test_bins_by_hand(detector):
     found = SimpleNamespace(
         regions=[region], blocks=np.arange(6), right=np.array([True, True, False, True, True, False])
     )
-    table = sure.coverage_by_distance(found, detector, distance, 50)
+    table = measures.coverage_by_novelty(found, detector, distance, 50)
     assert table["bin"].tolist() == [
         "p 50 to 100 %",
         "p 25 to 50 %",
@@ -41,40 +41,35 @@ def test_bins_by_hand(detector):
     assert table["value"].tolist() == [0.5, 1, 1, 1, 0]
     assert table["right"].tolist() == [1, 0, 1, 1, 0]
     assert table["distance"].tolist() == [16, 60.5, 80.5, 92.5, 200]
-    words = sure.distance_table(table)
-    assert words["named cell right, %"].tolist() == ["100.0", "0.0", "100.0", "100.0", "0.0"]
-    assert "(no interval)" in words["90% region holds it, %"][0]
-    assert "16.7% of the test images" in sure.unlike_sentence(detector, distance)
-    assert "5.0%" in sure.unlike_sentence(detector, distance)
-    alt = plots.coverage_by_distance(table).layout.meta["alt"]
+    alt = plots.coverage_by_novelty(table).layout.meta["alt"]
     assert "5 bins" in alt and "p up to 5 %: unlike" in alt
 
 
 def test_a_bin_that_misses_none_is_not_certain(detector):
     region = Regions(0.9, 0.5, np.ones(20, int), np.ones(20), {"label": np.ones(20, bool)})
     found = SimpleNamespace(regions=[region], blocks=np.arange(20), right=np.ones(20, bool))
-    row = sure.coverage_by_distance(found, detector, np.full(20, 1.5), 100).iloc[0]
+    row = measures.coverage_by_novelty(found, detector, np.full(20, 1.5), 100).iloc[0]
     # Clopper and Pearson: of 20 blocks without a miss the lower end is the 20th root of 0.025.
     assert (row["value"], row["high"]) == (1, 1) and row["low"] == pytest.approx(0.025 ** (1 / 20))
 
 
 def test_nothing_without_images(detector):
     found = SimpleNamespace(regions=[], blocks=np.zeros(0), right=np.zeros(0, bool))
-    table = sure.coverage_by_distance(found, detector, np.zeros(0))
-    assert not len(table) and not len(sure.distance_table(table)) and sure.unlike_sentence(detector, np.zeros(0)) == ""
+    table = measures.coverage_by_novelty(found, detector, np.zeros(0))
+    assert not len(table)
     with pytest.raises(ValueError, match="at least one bin"):
-        plots.coverage_by_distance(table)
+        plots.coverage_by_novelty(table)
 
 
 def test_every_test_image_of_a_run_is_in_one_bin(trained_run):
     files = trained_run.files
     places = evaluation.main_predictions(files)
-    found = sure.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy())
+    found = assessment.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy())
     detector, _ = novelty.read_novelty(files)
     assert detector is not None
     pooled = files.features("adapted").read("pooled", files.rows["test"]).numpy()
-    table = sure.coverage_by_distance(found, detector, detector.distances(pooled), 20)
-    assert set(table["coverage"]) == set(sure.COVERAGES)
+    table = measures.coverage_by_novelty(found, detector, detector.distances(pooled), 20)
+    assert set(table["coverage"]) == set(conformal.COVERAGES)
     for coverage, own in table.groupby("coverage"):
         assert own["n"].sum() == len(files.rows["test"])
         region = next(one for one in found.regions if one.coverage == coverage)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geocbm.errors import ParameterError
-from geocbm.evaluation import uncertainty as sure
+from geocbm.evaluation.uncertainty import conformal
 from geocbm.geocells import distribution as belief_module
 from geocbm.geocells.distribution import CellDistribution, sum_by_place
 
@@ -37,28 +37,28 @@ def test_chunks_give_what_one_piece_gives(monkeypatch):
 
 
 def test_entropy_by_hand():
-    np.testing.assert_allclose(sure.entropy(np.array([[1.0, 0.0], [0.5, 0.5]])), [0, np.log(2)])
+    np.testing.assert_allclose(belief_module.entropy(np.array([[1.0, 0.0], [0.5, 0.5]])), [0, np.log(2)])
 
 
 def test_countries_are_sums_over_their_cells():
     # The likeliest cell lies in B, the likeliest country is A.
-    names, shares = sure.cell_shares(np.arange(3), np.array(["A", "B", "A"]), 3)
+    names, shares = belief_module.cell_shares(np.arange(3), np.array(["A", "B", "A"]), 3)
     assert names.tolist() == ["A", "B"]
     np.testing.assert_allclose(np.array([[0.3, 0.4, 0.3]]) @ shares, [[0.6, 0.4]])
-    assert sure.argmax_region(CellDistribution(np.log([[0.3, 0.4, 0.3]])), names, shares).tolist() == ["A"]
+    assert belief_module.argmax_region(CellDistribution(np.log([[0.3, 0.4, 0.3]])), names, shares).tolist() == ["A"]
 
 
 def test_a_cell_is_divided_among_regions_as_its_photographs_are():
     cell, region = np.array([0, 0, 0, 0, 1]), np.array(["x", "x", "x", "", "y"])
-    _, shares = sure.cell_shares(cell, region, 3)  # cell 2 has no photographs
+    _, shares = belief_module.cell_shares(cell, region, 3)  # cell 2 has no photographs
     np.testing.assert_allclose(shares, [[0.75, 0], [0, 1], [0, 0]])
     np.testing.assert_allclose(np.array([[0.6, 0.3, 0.1]]) @ shares, [[0.45, 0.3]])
-    nowhere = sure.cell_shares(cell, np.full(5, ""), 3)
-    assert sure.argmax_region(CellDistribution(np.zeros((2, 3))), *nowhere).tolist() == ["", ""]
+    nowhere = belief_module.cell_shares(cell, np.full(5, ""), 3)
+    assert belief_module.argmax_region(CellDistribution(np.zeros((2, 3))), *nowhere).tolist() == ["", ""]
 
 
 def test_one_country_is_certain():
-    _, shares = sure.cell_shares(np.arange(4), np.full(4, "Chile"), 4)
+    _, shares = belief_module.cell_shares(np.arange(4), np.full(4, "Chile"), 4)
     np.testing.assert_allclose(np.full((2, 4), 0.25) @ shares, 1)
 
 
@@ -66,17 +66,17 @@ def test_shares_that_do_not_fit_are_refused():
     with pytest.raises(ParameterError, match="place has 2 entries for 3 cells"):
         sum_by_place(np.ones((1, 3)) / 3, np.array(["A", "B"]))
     with pytest.raises(ParameterError, match="label has 1 entries for 2 photographs"):
-        sure.cell_shares(np.arange(2), np.array(["A"]), 2)
+        belief_module.cell_shares(np.arange(2), np.array(["A"]), 2)
 
 
 def test_scores_by_hand():
-    scores = sure.rank_scores(np.array([[0.2, 0.5, 0.3], [0.2, 0.5, 0.3]]), np.array([1.0, 0.25]))
+    scores = conformal.rank_scores(np.array([[0.2, 0.5, 0.3], [0.2, 0.5, 0.3]]), np.array([1.0, 0.25]))
     np.testing.assert_allclose(scores, [[1.0, 0.0, 0.8], [0.8 + 0.25 * 0.2, 0.0, 0.5 + 0.25 * 0.3]])
 
 
 def test_of_equal_cells_the_first_is_ranked_first():
-    np.testing.assert_allclose(sure.rank_scores(np.full((1, 4), 0.25), np.ones(1)), [[0, 0.5, 0.75, 1.0]])
-    assert sure.region_mask(np.full((1, 4), 0.25), np.ones(1), 0.6).tolist() == [[True, True, False, False]]
+    np.testing.assert_allclose(conformal.rank_scores(np.full((1, 4), 0.25), np.ones(1)), [[0, 0.5, 0.75, 1.0]])
+    assert conformal.region_mask(np.full((1, 4), 0.25), np.ones(1), 0.6).tolist() == [[True, True, False, False]]
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def test_of_equal_cells_the_first_is_ranked_first():
 )
 def test_finite_sample_quantile_by_hand(n, coverage, rank):
     scores = np.random.default_rng(0).permutation(np.arange(1.0, n + 1))
-    assert sure.conformal_quantile(scores, coverage) == rank
+    assert conformal.conformal_quantile(scores, coverage) == rank
 
 
 def test_too_few_photographs_promise_only_everything():
-    assert sure.conformal_quantile(np.arange(8.0), 0.9) == np.inf
-    assert sure.conformal_quantile(np.empty(0), 0.5) == np.inf
-    found = sure.measure_regions(
+    assert conformal.conformal_quantile(np.arange(8.0), 0.9) == np.inf
+    assert conformal.conformal_quantile(np.empty(0), 0.5) == np.inf
+    found = conformal.measure_regions(
         CellDistribution(np.zeros((2, 3))), {0.9: np.inf}, np.ones(3), {"label": np.array([0, 2])}
     )
     assert found[0].cells.tolist() == [3, 3]
@@ -102,8 +102,8 @@ def test_too_few_photographs_promise_only_everything():
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 4.0])
 def test_coverage_is_as_promised_whether_or_not_the_probabilities_are_right(spread, temperature):
     logits, true = drawn(8000, 20, seed=3, spread=spread)
-    thresholds = sure.calibrate_regions(CellDistribution(logits[:4000], temperature), true[:4000])
-    found = sure.measure_regions(
+    thresholds = conformal.calibrate_regions(CellDistribution(logits[:4000], temperature), true[:4000])
+    found = conformal.measure_regions(
         CellDistribution(logits[4000:], temperature), thresholds, np.ones(20), {"y": true[4000:]}
     )
     for one in found:
@@ -115,8 +115,8 @@ def test_coverage_is_as_promised_whether_or_not_the_probabilities_are_right(spre
 
 
 def test_one_single_cell_is_the_region():
-    thresholds = sure.calibrate_regions(CellDistribution(np.zeros((30, 1))), np.zeros(30, int))
-    found = sure.measure_regions(
+    thresholds = conformal.calibrate_regions(CellDistribution(np.zeros((30, 1))), np.zeros(30, int))
+    found = conformal.measure_regions(
         CellDistribution(np.zeros((2, 1))), thresholds, np.array([7.0]), {"y": np.zeros(2, int)}
     )
     assert [one.area_km2.tolist() for one in found] == [[7.0, 7.0]] * 3
@@ -125,8 +125,8 @@ def test_one_single_cell_is_the_region():
 def test_a_cell_without_calibration_photographs_may_still_be_in_a_region():
     logits = np.tile(np.log([0.5, 0.3, 0.2]), (40, 1))
     true = np.arange(40) % 2  # cell 2 is never seen
-    thresholds = sure.calibrate_regions(CellDistribution(logits), true, [0.9])
-    found = sure.measure_regions(CellDistribution(logits), thresholds, np.ones(3), {"y": np.full(40, 2)})[0]
+    thresholds = conformal.calibrate_regions(CellDistribution(logits), true, [0.9])
+    found = conformal.measure_regions(CellDistribution(logits), thresholds, np.ones(3), {"y": np.full(40, 2)})[0]
     assert found.cells.min() >= 1
     assert 0 <= found.holds["y"].mean() < 0.5
 
@@ -134,17 +134,17 @@ def test_a_cell_without_calibration_photographs_may_still_be_in_a_region():
 def test_the_same_seed_gives_the_same_regions():
     logits, true = drawn(200, 6, seed=5)
     belief = CellDistribution(logits)
-    assert sure.calibrate_regions(belief, true, seed=4) == sure.calibrate_regions(belief, true, seed=4)
+    assert conformal.calibrate_regions(belief, true, seed=4) == conformal.calibrate_regions(belief, true, seed=4)
 
 
 def test_what_does_not_fit_is_refused():
     belief = CellDistribution(np.zeros((2, 3)))
     with pytest.raises(ParameterError, match=r"coverage is 90; give a probability"):
-        sure.conformal_quantile(np.ones(3), 90)
+        conformal.conformal_quantile(np.ones(3), 90)
     with pytest.raises(ParameterError, match="true_cell has 1 entries for 2 photographs"):
-        sure.calibrate_regions(belief, np.zeros(1, int))
+        conformal.calibrate_regions(belief, np.zeros(1, int))
     with pytest.raises(ParameterError, match="cell_km2 has 2 entries for 3 cells"):
-        sure.measure_regions(belief, {0.9: 0.5}, np.ones(2), {})
+        conformal.measure_regions(belief, {0.9: 0.5}, np.ones(2), {})
     with pytest.raises(ParameterError, match=r"shape \(3,\)"):
         CellDistribution(np.zeros(3))
     with pytest.raises(ParameterError, match="temperature is 0"):

@@ -1,0 +1,256 @@
+"""Linear probe: multinomial logistic regression on frozen features, its penalty chosen on the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from geocbm.evaluation.baselines.base import Labels, Prediction, matrix
+from geocbm.geocells import Geocells
+from geocbm.metrics import fit_temperature, negative_log_likelihood
+from geocbm.models.point_estimates import Points
+
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Inverse strengths of the penalty (scikit-learn's C) from which one is chosen."""
+
+MIDDLE = 0.1
+"""Where the search begins, and what is taken without validation photographs."""
+
+_LEAST_LOGIT = -30.0
+_AT_ONCE = 256
+ITERATIONS = 200
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted linear classifier.
+
+    Attributes:
+        strength: the chosen C.
+        labels: `[k]` what it can name, sorted.
+        loss: for each C that was tried, mean minus log likelihood of the validation photographs in nats, calibrated.
+        mean: `[d]` of the training features.
+        spread: `[d]` their standard deviation.
+        model: of scikit-learn; None where there is a single label.
+    """
+
+    strength: float
+    labels: np.ndarray
+    loss: dict[float, float]
+    mean: np.ndarray
+    spread: np.ndarray
+    model: Any
+
+    def logits(self, features: Any) -> np.ndarray:
+        """Log probabilities `[n, k]` of the labels."""
+        x = (matrix(features, "features") - self.mean) / self.spread
+        if self.model is None:
+            return np.zeros((len(x), 1))
+        return self.model.predict_log_proba(x)
+
+    def names(self, features: Any) -> np.ndarray:
+        """The likeliest label of each row, `[n]`."""
+        return self.labels[self.logits(features).argmax(axis=1)]
+
+    def cell_logits(self, features: Any, n_cells: int) -> np.ndarray:
+        """Log probabilities `[n, N]` of a probe whose labels are cells; next to nothing for cells it never saw."""
+        own = self.logits(features)
+        full = np.full((len(own), n_cells), _LEAST_LOGIT)
+        full[:, self.labels] = np.maximum(own, _LEAST_LOGIT)
+        return full
+
+
+def fit_probe(
+    train_features: Any, label: Any, val_features: Any, val_label: Any, strengths: Sequence[float] = STRENGTHS
+) -> Probe:
+    """Fit a probe to standardised features and choose the strength of its penalty.
+
+    The criterion is the log likelihood of the validation photographs after a temperature was fitted to them, as
+    decoding does: it moves with every photograph, where the share of right answers moves in steps. It has one valley
+    along C, which is walked down from the middle, so that few of the strengths are fitted.
+
+    Args:
+        train_features: `[m, d]` features of the training photographs.
+        label: `[m]` what is to be named.
+        val_features: `[v, d]` features of the validation photographs.
+        val_label: `[v]` their labels; those that training never showed are left out.
+        strengths: values of C, rising.
+
+    Raises:
+        ValueError: labels and rows differ in number.
+    """
+    base, target = matrix(train_features, "train_features"), np.asarray(label)
+    if len(target) != len(base):
+        raise ValueError(f"one label per training row is needed: {len(target)} labels for {len(base)} rows")
+    mean, spread = base.mean(axis=0), np.maximum(base.std(axis=0), 1e-6)
+    x, labels = (base - mean) / spread, np.unique(target)
+    if len(labels) == 1:
+        return Probe(MIDDLE, labels, {}, mean, spread, None)
+    asked = np.asarray(val_label)
+    column = np.minimum(np.searchsorted(labels, asked), len(labels) - 1)
+    known = labels[column] == asked if len(asked) else np.zeros(0, dtype=bool)
+    grid = sorted(strengths)
+    fitted: dict[int, Any] = {}
+    loss: dict[int, float] = {}
+
+    def tried(number: int) -> float:
+        if number not in fitted:
+            fitted[number] = logistic(x, target, grid[number])
+            loss[number] = 0.0
+            if known.any():
+                seen = (matrix(val_features, "val_features")[known] - mean) / spread
+                logits = fitted[number].predict_log_proba(seen)
+                loss[number] = negative_log_likelihood(logits, column[known], fit_temperature(logits, column[known]))
+        return loss[number]
+
+    at = int(np.abs(np.log(grid) - np.log(MIDDLE)).argmin())
+    tried(at)
+    while known.any():
+        near = [number for number in (at - 1, at + 1) if 0 <= number < len(grid)]
+        best = min(near, key=tried, default=at)
+        if not tried(best) < tried(at):
+            break
+        at = best
+    by_strength = {grid[number]: value for number, value in sorted(loss.items())} if known.any() else {}
+    return Probe(grid[at], labels, by_strength, mean, spread, fitted[at])
+
+
+def logistic(x: np.ndarray, target: np.ndarray, strength: float) -> Any:
+    """Logistic regression of at most `ITERATIONS` steps on features `[m, d]` and their labels `[m]`."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    # On one thread sums have one order, and fits of this size are the fastest.
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
+        # The limit of steps is meant; that the last one was not the optimum is no news.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(C=strength, max_iter=ITERATIONS, tol=1e-3).fit(x, target)
+
+
+class LinearProbe:
+    """Linear probes for cells, countries and metas, each with its own penalty.
+
+    Among the places it may answer is the mean of the most similar training pictures inside the likeliest cell, as
+    Stage 2 refines its answer in the recipe `refined`.
+
+    Args:
+        name: name of the method.
+        targets: what is named, of `cell`, `country` and `meta`.
+    """
+
+    def __init__(self, name: str = "linear_probe", targets: Sequence[str] = ("cell", "country", "meta")) -> None:
+        self.name, self.targets = name, tuple(targets)
+
+    def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> LinearProbe:
+        """Keep the training photographs; the probes are fitted in `tune`, with the validation photographs at hand."""
+        self.features_, self.labels_, self.cells_ = features, labels, cells
+        self.probes_: dict[str, Probe] = {}
+        return self
+
+    def tune(self, features: np.ndarray, labels: Labels) -> None:
+        """Fit a probe for each target, its penalty chosen on these photographs."""
+        for target in self.targets:
+            known, asked = getattr(self.labels_, target), getattr(labels, target)
+            self.probes_[target] = fit_probe(self.features_, known, features, asked)
+
+    def predict(self, features: np.ndarray) -> Prediction:
+        """Distribution over cells, countries and metas."""
+        cell = self.probes_["cell"]
+        logits = cell.cell_logits(features, len(self.cells_))
+        country, meta = (
+            self.probes_[target].names(features) if target in self.targets else None for target in ("country", "meta")
+        )
+        near = {"neighbours": self._inside(features, logits)}
+        detail = f"C = {cell.strength:g}"
+        return Prediction(self.name, None, None, country, meta, logits, detail, near)
+
+    def _inside(self, features: np.ndarray, logits: np.ndarray) -> Points:
+        """Mean place of the most similar training pictures in the likeliest cell, `[n]` degrees each."""
+        import torch
+
+        from geocbm.models.refinement import NeighbourRefiner
+        from geocbm.models.stage2 import Stage2Config
+
+        config = Stage2Config(refine_cells=1, refine_neighbours=10, refine_temperature=0.1)
+        known = self.labels_
+        refiner = NeighbourRefiner(torch.from_numpy(self.features_), known.lat, known.lng, self.cells_.sample_to_cell)
+        lat, lng = np.empty(len(features)), np.empty(len(features))
+        for start in range(0, len(features), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            best = torch.from_numpy(logits[some].argmax(axis=1))[:, None]
+            near = refiner.refine(torch.from_numpy(features[some]), best, torch.ones(best.shape), config)
+            lat[some], lng[some] = near[0].double().numpy(), near[1].double().numpy()
+        return lat, lng
+
+
+class TrueConcepts(LinearProbe):
+    """Oracle that is told the true list of visible concepts: about what perfect eyes for concepts would reach.
+
+    Countries and cells add up evidence, so logistic regression names them; which of the visible concepts a scene is
+    labelled with depends on how they compare in size, so a random forest names the meta.
+
+    Args:
+        seed: of the forest.
+        trees: of the forest.
+    """
+
+    def __init__(self, seed: int = 0, trees: int = 200) -> None:
+        super().__init__("true_concepts", ("cell", "country"))
+        self.seed, self.trees = seed, trees
+
+    def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> TrueConcepts:
+        """Fit the forest.
+
+        Args:
+            features: `[m, 3 k]` of `concept_features`.
+            labels: of the training photographs.
+            cells: the geocells.
+        """
+        from sklearn.ensemble import RandomForestClassifier
+
+        super().fit(features, labels, cells)
+        x = matrix(features, "features")
+        self.mean_, self.spread_ = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+        forest = RandomForestClassifier(self.trees, n_jobs=-1, random_state=self.seed)
+        self.forest_ = forest.fit((x - self.mean_) / self.spread_, labels.meta)
+        return self
+
+    def predict(self, features: np.ndarray) -> Prediction:
+        """Distribution over cells, countries and metas."""
+        from dataclasses import replace
+
+        return replace(super().predict(features), meta=self.forest_.predict((features - self.mean_) / self.spread_))
+
+
+def concept_features(visible: Sequence[Sequence[Mapping[str, Any]]], metas: Sequence[str]) -> np.ndarray:
+    """The true list of visible concepts as numbers.
+
+    Args:
+        visible: for each photograph its visible concepts, each with `meta_name` and `box` (x0, y0, x1, y1
+            from 0 to 1) and, if known, its `area` as a part of the picture.
+        metas: `[k]` names of all metas.
+
+    Returns:
+        `[n, 3 k]`: whether each meta is visible, the square root of the largest area it takes, and that root as a
+        share of the largest in the photograph.
+    """
+    index = {meta: i for i, meta in enumerate(metas)}
+    present = np.zeros((len(visible), len(metas)), dtype=np.float32)
+    root = np.zeros_like(present)
+    for row, concepts in enumerate(visible):
+        for concept in concepts:
+            if concept["meta_name"] not in index:
+                continue
+            column = index[concept["meta_name"]]
+            x0, y0, x1, y1 = concept["box"]
+            area = float(concept.get("area", (x1 - x0) * (y1 - y0)))
+            present[row, column] = 1
+            root[row, column] = max(root[row, column], max(0.0, area) ** 0.5)
+    relative = root / np.maximum(root.max(axis=1, keepdims=True), 1e-12)
+    return np.concatenate([present, root, relative], axis=1)

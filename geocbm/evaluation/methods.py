@@ -1,0 +1,302 @@
+"""Methods: baselines, oracles and the stages of a run on its test split, measured alike in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geocbm import pipeline
+from geocbm.data import image_files
+from geocbm.data.ground_truth import has_ground_truth, load_ground_truth
+from geocbm.errors import MismatchError, ParameterError
+from geocbm.evaluation.baselines import base, linear, neighbours, oracles, retrieval, trivial, zero_shot
+from geocbm.evaluation.baselines.base import Prediction, Task
+from geocbm.files import read_json
+from geocbm.metrics import Resamples, columns_of, country_of, entry_of, error_km, geoscore, recordable, spatial_blocks
+from geocbm.models.decoder import POINT_WORDS
+from geocbm.models.point_estimates import Points
+from geocbm.run import Run
+
+METHOD_LABELS = {
+    "chance": "chance (a random training image)",
+    "prior": "prior",
+    "mean_colour": "mean colour, 1-NN",
+    "gallery": "gallery of Stage 0",
+    "training_gallery": "gallery of training places",
+    "geoclip": "GeoCLIP's own model",
+    "nearest_neighbour": "nearest neighbour",
+    "knn": "nearest neighbours",
+    "zero_shot_country": "zero-shot country by prompts",
+    "zero_shot_concept": "zero-shot concept by prompts",
+    "linear_probe": "linear probe",
+    "stage1": "Stage 1",
+    "stage2": "Stage 2",
+    "country_centroid": "true country (oracle)",
+    "true_meta": "true label alone (oracle)",
+    "true_concepts": "true concepts (oracle)",
+}
+"""What methods are called, in the order of the page; modes of Stage 2 and baselines of one's own stand before the
+oracles."""
+
+ORACLES = ("country_centroid", "true_meta", "true_concepts")
+TOLD = {"country_centroid": "country_acc", "true_meta": "meta_top1"}
+"""What an oracle is told, and therefore right about by construction: it is not measured."""
+
+METRICS = ("median_km", "country_acc", "geoscore", "meta_top1")
+"""What `measure` measures."""
+
+
+def label_of(name: str, detail: str = "") -> str:
+    """What a method is called, with what was chosen for it."""
+    if name.startswith("variant_"):
+        return f"Stage 2, {name.removeprefix('variant_')}"
+    return METHOD_LABELS.get(name, name.replace("_", " ")) + (f", {detail}" if detail else "")
+
+
+def is_baseline(name: str) -> bool:
+    """Whether a method is one to be held against: no stage of a run, and no oracle."""
+    return name not in ORACLES and not name.startswith(("stage", "variant_"))
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Names of methods in the order of the page."""
+    known = [name for name in METHOD_LABELS if name in names and name not in ORACLES]
+    own = [name for name in names if name not in METHOD_LABELS]
+    return known + own + [name for name in ORACLES if name in names]
+
+
+def all_baselines(run: Run, cache: Path, seed: int = 0, geoclip_backbone: str = "") -> list[Prediction]:
+    """Answers of all baselines and oracles for the test split, learned from the training split alone.
+
+    Left out are zero-shot prompts where texts and pictures share no space, GeoCLIP's own model without its backbone,
+    and the classifier on the true concepts where the data comes without ground truth.
+
+    Args:
+        run: the run, with Stage 0 trained.
+        cache: folder of the feature stores.
+        seed: seed of the fitted baselines.
+        geoclip_backbone: folder or hub name of GeoCLIP's backbone; empty leaves its own model out.
+    """
+    if not len(run.rows["test"]):
+        return []
+    task = Task.of(run)
+    train, test = task.split("train"), task.split("test")
+    vanilla = run.features("vanilla").read_all("pooled").numpy()
+    adapted = run.features("adapted").read_all("pooled").numpy()
+    colours = trivial.mean_colours(image_files(run.table))
+    asked: list[tuple[base.Baseline, np.ndarray]] = [
+        (trivial.Chance(seed), vanilla),
+        (trivial.Prior(seed), vanilla),
+        (neighbours.NearestNeighbour("mean_colour", "euclidean"), colours),
+        *((gallery, adapted) for gallery in retrieval.stage0_galleries(run, cache)),
+        (neighbours.NearestNeighbour(), vanilla),
+        (neighbours.KNearest(), vanilla),
+        (linear.LinearProbe(), vanilla),
+        *((method, vanilla) for method in prompted(run, vanilla.shape[1])),
+    ]
+    if geoclip_backbone:
+        asked.append(retrieval.geoclip(run, cache, geoclip_backbone))
+    answers = [task.answer(method, features) for method, features in asked]
+    answers += [oracles.country_centroid(train, test.country), oracles.true_meta(train, test.meta, seed)]
+    concepts = visible_concepts(run)
+    return answers if concepts is None else [*answers, task.answer(linear.TrueConcepts(seed), concepts)]
+
+
+def visible_concepts(run: Run) -> np.ndarray | None:
+    """Features of the true list of visible concepts of every row; None where the data has no ground truth."""
+    folder = Path(run.table.attrs["folder"])
+    if not has_ground_truth(folder):
+        return None
+    truth = load_ground_truth(folder)
+    visible = [truth[pano_id]["concepts"] for pano_id in run.table["pano_id"]]
+    return linear.concept_features(visible, run.concepts.metas)
+
+
+def prompted(run: Run, width: int) -> list[base.Baseline]:
+    """Zero-shot country and concept by prompts, with the untouched model; none where it has no joint space.
+
+    Only countries of the training split can be named, as by every other method.
+
+    Args:
+        run: the run.
+        width: of the untouched encoder's pooled features.
+    """
+    from geocbm.data.concepts import META_TEMPLATES
+    from geocbm.encoders import load_text_encoder, prototypes
+    from geocbm.run.encoding import EncoderConfig
+
+    encoders = EncoderConfig(**read_json(run.need("features.json"))["encoders"])
+    if encoders.text_encoder not in ("", encoders.image_encoder):
+        return []
+    try:
+        text = load_text_encoder(encoders.image_encoder)
+    except ParameterError:  # an image encoder without a text tower
+        return []
+    if not text.is_tower or text.dim != width:
+        return []
+    countries = sorted(set(run.country[run.rows["train"]].tolist()))
+    return [
+        zero_shot.ZeroShotCountry(prototypes(text, countries, zero_shot.COUNTRY_TEMPLATES), countries),
+        zero_shot.ZeroShotConcept(prototypes(text, run.concepts.metas, META_TEMPLATES)),
+    ]
+
+
+def stage_answers(run: Run) -> list[Prediction]:
+    """What Stage 1 says of concepts and Stage 2 and its modes of places, for the test split, as 04 and 05 stored it."""
+    test = run.rows["test"]
+    with np.load(run.need("concept_scores.npz"), allow_pickle=False) as stored:
+        scores = stored["meta"]  # (n, k_m)
+    if scores.shape != (len(run.table), len(run.concepts.metas)):
+        raise MismatchError(
+            f"concept_scores.npz of run {run.name!r} has the shape {scores.shape}, its table has {len(run.table)} "
+            f"rows and {len(run.concepts.metas)} metas; make it again with: {run.remedy('concept_scores.npz')}"
+        )
+    answers = [Prediction("stage1", meta=scores[test].argmax(axis=1))]
+    for mode, places in stored_predictions(run).items():
+        if mode.startswith("recipe "):  # of runs of before: another recipe is a run of its own
+            continue
+        stem = f"stage2_{mode.replace(' ', '_')}" if mode else "stage2"
+        answers.append(
+            Prediction(
+                f"variant_{mode}" if mode else "stage2",
+                places["lat"].to_numpy(),
+                places["lng"].to_numpy(),
+                points=stored_points(places),
+                choice=pipeline.read_choice(run, stem),
+            )
+        )
+    return answers
+
+
+def stored_predictions(run: Run) -> dict[str, pd.DataFrame]:
+    """Stored predictions of Stage 2 by mode, in the order of the test split; the main mode is called "".
+
+    Raises:
+        MismatchError: they are of other images than those of the test split.
+    """
+    stored = pd.read_parquet(run.need("predictions.parquet"))
+    others = stored.loc[~stored["main"], "mode"].unique()
+    by_mode = {"": stored[stored["main"]]} | {mode: stored[stored["mode"] == mode] for mode in others}
+    test = run.rows["test"]
+    names = run.table["pano_id"].iloc[test].tolist()
+    found = {}
+    for mode, rows in by_mode.items():
+        places = rows.set_index("row").reindex(test)
+        if len(places) != len(rows) or places["pano_id"].tolist() != names:
+            raise MismatchError(
+                f"predictions.parquet of run {run.name!r} was made for another test split; make it again with: "
+                f"{run.remedy('predictions.parquet')}"
+            )
+        found[mode] = places.reset_index()
+    return found
+
+
+def main_predictions(run: Run) -> pd.DataFrame:
+    """Stored predictions of the main mode of Stage 2, in the order of the test split (see `stored_predictions`)."""
+    return stored_predictions(run)[""]
+
+
+def stored_points(places: pd.DataFrame) -> dict[str, Points]:
+    """All points that a mode might have answered, by the names of `decoder.POINT_WORDS`; none in files of before."""
+    return {
+        name: (places[f"lat_{name}"].to_numpy(), places[f"lng_{name}"].to_numpy())
+        for name in POINT_WORDS
+        if f"lat_{name}" in places and (not len(places) or places[f"lat_{name}"].notna().any())
+    }
+
+
+def own_points(places: pd.DataFrame) -> dict[str, Points]:
+    """The stored points of a mode that do not come from its distribution over cells; none in files of before."""
+    return {name: points for name, points in stored_points(places).items() if name in ("offset", "neighbours")}
+
+
+def measure(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Measure all methods on the test split with the same resamples, in the order of the page.
+
+    A method that names no country but a place is given the country of its place by country polygons, and is held
+    against the country of the true place by the same polygons.
+
+    Args:
+        run: the run.
+        answers: what the methods say of the test split.
+        n: resamples of spatial blocks behind each interval.
+        seed: of the resamples.
+
+    Returns:
+        A row per method: `name`, `method` (its label), `answered` (which point of its distribution), `median_km`,
+        `country_acc`, `geoscore` and `meta_top1`, each with `_low` and `_high`, and `n_missing`, the photographs for
+        which a method that names places names none; these count as misses. NaN where a method does not answer, is told
+        (`TOLD`), or there is no photograph, and an interval of NaN where too few blocks hold photographs.
+    """
+    truth = Task.of(run).split("test")
+    by_name = {answer.name: answer for answer in answers}
+    nothing = {"value": np.nan, "low": np.nan, "high": np.nan}
+    draws = Resamples(spatial_blocks(truth.lat, truth.lng), n, seed) if len(truth) else None
+    true_place = country_of(truth.lat, truth.lng) if len(truth) else np.zeros(0, dtype=str)
+    rows = []
+    for name in in_order(list(by_name)):
+        answer = by_name[name]
+        values = {} if draws is None else _values(answer, truth, true_place)
+        row: dict[str, Any] = {"name": name, "method": label_of(name, answer.detail)}
+        row["answered"] = POINT_WORDS[answer.choice.point] if answer.choice else ""
+        for metric in METRICS:
+            told = metric not in values or TOLD.get(name) == metric
+            statistic = "median" if metric == "median_km" else "mean"
+            row |= columns_of(metric, nothing if told or draws is None else draws.figure(values[metric], statistic))
+        rows.append(row | {"n_missing": int(np.isinf(values["median_km"]).sum()) if "median_km" in values else 0})
+    return pd.DataFrame(rows)
+
+
+def _values(answer: Prediction, truth: base.Labels, true_place: np.ndarray) -> dict[str, np.ndarray]:
+    """Values `[n]` of each metric that a method has."""
+    values: dict[str, np.ndarray] = {}
+    for metric, named, known in (
+        ("country_acc", answer.country, truth.country),
+        ("meta_top1", answer.meta, truth.meta),
+    ):
+        if named is not None:
+            if len(named) != len(known):
+                raise ValueError(f"{answer.name} has {len(named)} answers for {len(known)} rows")
+            values[metric] = np.asarray(named) == known
+    if answer.lat is not None and answer.lng is not None:
+        km = error_km(answer.lat, answer.lng, truth.lat, truth.lng)
+        values |= {"median_km": km, "geoscore": geoscore(km)}
+        if answer.country is None:
+            place = country_of(answer.lat, answer.lng)
+            # A place without a country, as in the open sea, is a miss, as in `place_accuracy`.
+            values["country_acc"] = (place == true_place) & (place != "")
+    return values
+
+
+def errors_km(run: Run, answers: Sequence[Prediction]) -> dict[str, np.ndarray]:
+    """Error of every method that names a place, by image of the test split, under its label."""
+    test = run.rows["test"]
+    by_name = {answer.name: answer for answer in answers if answer.lat is not None}
+    ordered = [by_name[name] for name in in_order(list(by_name))]
+    return {label_of(one.name, one.detail): error_km(one.lat, one.lng, run.lat[test], run.lng[test]) for one in ordered}
+
+
+def records(table: pd.DataFrame) -> dict[str, float | dict[str, float]]:
+    """Metrics to keep of `measure`, by key of `metrics.json`; what was not measured or is infinite is left out.
+
+    A stage's own metrics, such as `stage1.meta_top1`, take the place of those its page recorded without an interval.
+    """
+    kept: dict[str, float | dict[str, float]] = {}
+    for row in table.to_dict("records"):
+        name = str(row["name"])
+        own = name.replace("variant_", "variant.", 1) if name.startswith(("stage", "variant_")) else f"baseline.{name}"
+        for metric in METRICS:
+            entry = recordable(entry_of(row, metric))
+            if entry is not None:
+                kept[f"{own}.{metric}"] = entry
+    return kept
+
+
+def without_answer(answers: Sequence[Prediction]) -> dict[str, int]:
+    """How many test images a method that names places has no answer for, by its label; only where there are any."""
+    missing = {label_of(one.name): int(np.isnan(one.lat).sum()) for one in answers if one.lat is not None}
+    return {label: count for label, count in missing.items() if count}

@@ -1,0 +1,238 @@
+"""Metrics of uncertainty: calibration, coverage, points, larger places and selective prediction, with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geocbm.evaluation.novelty import NoveltyDetector
+from geocbm.evaluation.uncertainty.assessment import Assessment
+from geocbm.evaluation.uncertainty.conformal import Regions
+from geocbm.evaluation.uncertainty.selective_prediction import FAR_KM, confidence_order, risk_areas, risk_coverage
+from geocbm.metrics import (
+    Resamples,
+    calibration_error_by_chance,
+    columns_of,
+    entry_of,
+    expected_calibration_error,
+    geoscore,
+    negative_log_likelihood,
+    recordable,
+)
+
+CONFIDENCE_LABELS = {
+    "probability": "probability of the named cell",
+    "entropy": "entropy of the distribution",
+    "area": "area of the 90 % region",
+    "expected_km": "expected distance",
+}
+"""Ways to order images from the most to the least certain."""
+
+P_VALUES = (0.5, 0.25, 0.1, 0.05)
+"""Ends of bins by novelty: shares of validation images that are at least as far from the training pictures."""
+
+POINT_KEYS = {"mode": "mode", "expected_centers": "expected_centre", "expected_places": "expected"}
+"""Points by the names that their keys have; the argmax is called so, whichever point it is."""
+
+CITY_KM = 25.0
+Interval = dict[str, float]
+
+
+@dataclass(frozen=True)
+class UncertaintyMetrics:
+    """What was measured on the test split. An interval is `<name>`, `<name>_low`, `<name>_high`. Empty without images.
+
+    Attributes:
+        found: the assessment.
+        calibration: rows `raw` and `calibrated`: `nll` (nats), `ece`, `ece_by_chance` (that error of a perfectly
+            calibrated model), `confidence` (mean probability of the named cell) and `accuracy`.
+        coverage: a row per wanted `coverage`: shares of regions that hold the cell of the `label` and the `nearest`
+            one, with intervals, `spread` (standard deviation of the coverage over draws of the calibration images:
+            Vovk 2012), median `cells`, and the 10, 50 and 90 % quantiles of the area, km².
+        points: a row per possible `point`: `val_geoscore`, `median_km`, `geoscore` and `geoscore_change` (against the
+            run's answer, paired) with intervals, and the shares `acc_25km` and `acc_750km`.
+        named: rows `country` and `region`: `single` and `summed` (see `Assessment.named`) and their paired `change`.
+        risk: of `risk_areas`, a row for each order, then `random` and `oracle`.
+    """
+
+    found: Assessment
+    calibration: pd.DataFrame
+    coverage: pd.DataFrame
+    points: pd.DataFrame
+    named: pd.DataFrame
+    risk: pd.DataFrame
+
+
+def measure(found: Assessment, n: int = 1000, seed: int = 0) -> UncertaintyMetrics:
+    """Measure an assessment; all intervals share their draws of spatial blocks.
+
+    Args:
+        found: of `assess`.
+        n: resamples behind each interval.
+        seed: of the resamples.
+    """
+    if not len(found.right):
+        nothing = pd.DataFrame()
+        return UncertaintyMetrics(
+            found, nothing, nothing, nothing, nothing, pd.DataFrame(columns=["name", "area", "gain"])
+        )
+    draws = Resamples(found.blocks, n, seed)
+    named: list[dict[str, Any]] = [
+        {"level": level}
+        | columns_of("single", draws.figure(right["single"]))
+        | columns_of("summed", draws.figure(right["summed"]))
+        | columns_of("change", draws.difference(right["summed"], right["single"]))
+        for level, right in found.named.items()
+    ]
+    risk = risk_areas(found.confidence, found.km())
+    risk["name"] = [*found.confidence, "random", "oracle"]
+    return UncertaintyMetrics(
+        found,
+        _calibration(found),
+        pd.DataFrame([_coverage(found, one, draws) for one in found.regions]),
+        pd.DataFrame([_point(found, name, draws) for name in found.points]),
+        pd.DataFrame(named),
+        risk,
+    )
+
+
+def _calibration(found: Assessment) -> pd.DataFrame:
+    rows = {}
+    for name, belief in (("raw", found.raw), ("calibrated", found.calibrated)):
+        probability = found.named_probability[name]
+        rows[name] = {
+            "nll": negative_log_likelihood(belief.logits, found.true_cell, belief.temperature),
+            "ece": expected_calibration_error(probability, found.right),
+            "ece_by_chance": calibration_error_by_chance(probability),
+            "confidence": float(probability.mean()),
+            "accuracy": float(found.right.mean()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _coverage(found: Assessment, one: Regions, draws: Resamples) -> dict[str, float]:
+    low, median, high = np.quantile(one.area_km2, (0.1, 0.5, 0.9))
+    return (
+        {"coverage": one.coverage}
+        | columns_of("label", draws.figure(one.holds["label"]))
+        | {"spread": float(np.sqrt(one.coverage * (1 - one.coverage) / (found.n_val + 2)))}
+        | columns_of("nearest", draws.figure(one.holds["nearest"]))
+        | {"cells": float(np.median(one.cells)), "area_km2": median, "area_10_km2": low, "area_90_km2": high}
+    )
+
+
+def _point(found: Assessment, name: str, draws: Resamples) -> dict[str, Any]:
+    km = found.km(name)
+    return (
+        {"point": name, "val_geoscore": found.choice.figures.get(name, {}).get("geoscore", np.nan)}
+        | columns_of("median_km", draws.figure(km, "median"))
+        | columns_of("geoscore", draws.figure(geoscore(km)))
+        | columns_of("geoscore_change", draws.difference(geoscore(km), geoscore(found.km())))
+        | {"acc_25km": float((km <= CITY_KM).mean()), "acc_750km": float((km <= FAR_KM).mean())}
+    )
+
+
+def records(measured: UncertaintyMetrics) -> dict[str, float | Interval]:
+    """Metrics to keep, each under `sure.<name>`; what was not measured or is infinite is left out."""
+    found = measured.found
+    kept: dict[str, float | Interval | None] = {}
+    if len(measured.calibration):
+        raw, calibrated = measured.calibration.to_dict("records")
+        kept |= {"ece": raw["ece"], "nll": raw["nll"]}
+        if found.n_val:
+            kept |= {"ece_calibrated": calibrated["ece"], "nll_calibrated": calibrated["nll"]}
+    if found.n_val:
+        kept["temperature"] = found.temperature
+    for row in measured.coverage.to_dict("records"):
+        name = f"{100 * row['coverage']:.0f}"
+        kept |= {f"coverage_{name}": recordable(entry_of(row, "label")), f"area_{name}_km2": float(row["area_km2"])}
+    keys = POINT_KEYS | {found.argmax: "argmax"}
+    for row in measured.points.to_dict("records"):
+        if row["point"] in keys:
+            kept |= {
+                f"point_{keys[row['point']]}.{name}": recordable(entry_of(row, name))
+                for name in ("geoscore", "median_km")
+            }
+    kept |= {f"risk_{row['name']}": float(row["area"]) for row in measured.risk.to_dict("records")}
+    for row in measured.named.to_dict("records"):
+        kept |= {f"{row['level']}_{name}": recordable(entry_of(row, name)) for name in ("single", "summed")}
+    return {name: value for name, value in kept.items() if value is not None}
+
+
+def risk_curves(found: Assessment) -> dict[str, pd.DataFrame]:
+    """Risk-coverage curves of all orders, and of the order by the true error, by label."""
+    km = found.km()
+    curves = {CONFIDENCE_LABELS[name]: risk_coverage(values, km) for name, values in found.confidence.items()}
+    return curves | {"true error (best possible)": risk_coverage(-km, km)}
+
+
+def abstention(found: Assessment, by: str = "", shares: tuple[float, ...] = (1, 0.8, 0.6, 0.4, 0.2)) -> pd.DataFrame:
+    """What is left when the least certain images are not answered: `kept, n, median_km, beyond_750km, geoscore`.
+
+    Args:
+        found: of `assess`.
+        by: name of the order; by default the area of the region, and the probability where there is none.
+        shares: of the images that are answered.
+    """
+    km, rows = found.km(), []
+    order = confidence_order(found.confidence[by or ("area" if found.regions else "probability")])
+    for share in shares if len(order) else ():
+        kept = km[order[: max(1, int(np.ceil(share * len(order) - 1e-9)))]]
+        far = float((~(kept <= FAR_KM)).mean())
+        own = {"kept": share, "n": len(kept), "median_km": float(np.median(kept)), "beyond_750km": far}
+        rows.append(own | {"geoscore": float(geoscore(kept).mean())})
+    return pd.DataFrame(rows)
+
+
+def localizability(found: Assessment, parts: int = 4) -> pd.DataFrame:
+    """Expected against measured distance, for parts of the test split from most to least localizable.
+
+    Returns:
+        A row per part: `part` from 1, `n`, `expected_km` (mean), `mean_km` and `median_km`. An image without an answer
+        has no expected distance: it stands in the last part, whose means are then infinite or unknown.
+    """
+    km, rows = found.km(), []
+    for part, own in enumerate(np.array_split(np.argsort(found.expected_km, kind="stable"), parts), start=1):
+        if len(own):
+            measured = {"mean_km": float(km[own].mean()), "median_km": float(np.median(km[own]))}
+            rows.append({"part": part, "n": len(own), "expected_km": float(found.expected_km[own].mean())} | measured)
+    return pd.DataFrame(rows)
+
+
+def coverage_by_novelty(
+    found: Assessment, detector: NoveltyDetector, distance: np.ndarray, n: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """How often regions hold the true cell, among test images ever farther from the training pictures.
+
+    Args:
+        found: the assessment of the test split.
+        detector: of the run.
+        distance: `[m]` distances of the test images (`NoveltyDetector.distances`).
+        n: resamples behind each interval.
+        seed: of the resamples.
+
+    Returns:
+        A row per bin that has images and per wanted coverage: `bin` (range of p-values), `n`, `distance` (median),
+        `right` (share of right cells), `coverage` (wanted), `value`, `low` and `high` of the measured one; the nearest
+        bin first.
+    """
+    p_value = detector.p_values(distance)
+    edges = [1.0, *(p for p in P_VALUES if p > detector.level), detector.level, 0.0]
+    rows = []
+    for high, low in pairwise(edges):
+        inside = (p_value <= high) & (p_value > low)
+        if not inside.any():
+            continue
+        draws = Resamples(found.blocks[inside], n, seed)
+        own = {
+            "bin": f"p {100 * low:g} to {100 * high:g} %" if low else f"p up to {100 * high:.2g} %: unlike",
+            "n": int(inside.sum()),
+            "distance": float(np.median(distance[inside])),
+            "right": float(found.right[inside].mean()),
+        }
+        rows += [own | {"coverage": one.coverage} | draws.figure(one.holds["label"][inside]) for one in found.regions]
+    return pd.DataFrame(rows, columns=["bin", "n", "distance", "right", "coverage", "value", "low", "high"])
