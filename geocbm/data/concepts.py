@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json, remake_advice, sha256_text, write_json
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
 META_TEMPLATES = (
@@ -204,6 +204,8 @@ def audit(table: pd.DataFrame) -> pd.DataFrame:
         `attrs["conditional_entropy_bits"]` is the mean over metas weighted by `n`, `attrs["country_entropy_bits"]` the
         entropy of the country alone: the difference is what metas tell about the country.
     """
+    import pandas as pd
+
     from geocbm.data.place_names import find_place, known_places
 
     places = known_places(table)

@@ -135,3 +135,23 @@ def argmax_region(belief: CellDistribution, names: np.ndarray, shares: np.ndarra
         return np.full(len(belief), "")
     few = csr_array(shares)  # a cell reaches over a few regions of thousands
     return names[belief.gather(lambda p: (p @ few).argmax(axis=1), width=len(names))]
+
+
+def rank_scores(probabilities: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Score of every cell: how much probability must be gathered before it belongs to the region.
+
+    Args:
+        probabilities: `[m, N]`.
+        share: `[m]` uniform random numbers from 0 to 1, one per photograph, which make the coverage exact instead of
+            too high; 1 leaves chance out.
+
+    Returns:
+        `[m, N]`, 0 for the first cell of each row; of equal probabilities the lower cell comes first.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")  # (m, N)
+    ranked = np.take_along_axis(probabilities, order, axis=1)
+    ranked = np.cumsum(ranked, axis=1) - (1 - share[:, None]) * ranked
+    ranked[:, 0] = 0.0
+    scores = np.empty_like(ranked)
+    np.put_along_axis(scores, order, ranked, axis=1)
+    return scores

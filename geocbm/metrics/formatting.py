@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from geocbm.metrics.resamples import FEWEST_BLOCKS
 from geocbm.metrics.table import Metric, in_brackets, known, metric
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NO_INTERVAL = f"no interval: fewer than {FEWEST_BLOCKS} blocks of ground"
 NOISE = "no difference beyond noise"
@@ -78,6 +80,8 @@ def readable(frame: pd.DataFrame, labels: Mapping[str, str | Metric] | None = No
     Returns:
         A table of texts for the metrics, one column each.
     """
+    import pandas as pd
+
     labels = labels or {}
     shown: dict[str, Any] = {}
     for name in map(str, frame.columns):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from torch import Tensor
 from torch.nn import functional
 
 from geocbm.errors import ParameterError
 from geocbm.geodesy import haversine_km
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def retrieval_metrics(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.ndarray) -> dict[str, float]:
@@ -121,6 +123,8 @@ def class_mean_accuracy(
         A row per encoder and a last one for the most frequent class, a column per label; shares from 0 to 1. No rows
         where nothing is measured.
     """
+    import pandas as pd
+
     if not len(rows):
         return pd.DataFrame(columns=list(labels), dtype=float).rename_axis("features")
     shares = {

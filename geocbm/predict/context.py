@@ -18,10 +18,9 @@ import numpy as np
 from geocbm import __version__
 from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import MismatchError, UserError
-from geocbm.evaluation.uncertainty.conformal import COVERAGES, conformal_quantile, rank_scores
 from geocbm.files import atomic_path, sha256_file
 from geocbm.geocells import Geocells
-from geocbm.geocells.distribution import CellDistribution
+from geocbm.geocells.distribution import CellDistribution, rank_scores
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
 from geocbm.metrics.country_spelling import CountryNames, Place, places_at
 from geocbm.models.decoder import Decoder, Places, PointChoice
@@ -233,6 +232,7 @@ def fit_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None)
     """
     from geocbm.evaluation.uncertainty.assessment import read_cell_scores
     from geocbm.evaluation.uncertainty.cell_area import cell_areas
+    from geocbm.evaluation.uncertainty.conformal import COVERAGES, conformal_quantile
     from geocbm.metrics.calibration import fit_temperature
 
     lacks = "there are no conformal regions and the probabilities are not calibrated: "

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from geocbm.encoders.features import FeatureStore
@@ -44,6 +44,8 @@ class Batch(dict[str, Any]):
 
     def shapes(self) -> pd.DataFrame:
         """Shape, dtype and meaning of each entry, by its name."""
+        import pandas as pd
+
         lines = [
             (
                 name,

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, read_json, sha256_file, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Config = TypeVar("Config")
 
@@ -225,6 +227,8 @@ def read_finished(path: str | Path, identity: Mapping[str, Any], model: nn.Modul
         identity: of the training that is about to begin.
         model: before its first step.
     """
+    import pandas as pd
+
     path = Path(path)
     if not path.is_file():
         return None

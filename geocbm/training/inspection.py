@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def loss_terms(terms: Mapping[str, Tensor], settings: Any) -> pd.DataFrame:
@@ -19,6 +21,8 @@ def loss_terms(terms: Mapping[str, Tensor], settings: Any) -> pd.DataFrame:
     Returns:
         Columns `value`, `weight` and `share` (value times weight), by term.
     """
+    import pandas as pd
+
     rows = {}
     for name, value in terms.items():
         weight = 1.0 if name == "loss" else float(getattr(settings, f"lambda_{name}", float("nan")))
@@ -33,6 +37,8 @@ def gradient_norms(model: nn.Module) -> pd.DataFrame:
         Columns `parameters`, `trained` (numbers of weights) and `gradient` (Euclidean norm, NaN where nothing trains),
         by the first part of the parameters' names.
     """
+    import pandas as pd
+
     rows: dict[str, dict[str, float]] = {}
     for name, parameter in model.named_parameters():
         row = rows.setdefault(name.split(".")[0], {"parameters": 0, "trained": 0, "square": 0.0})

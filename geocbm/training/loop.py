@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +38,7 @@ from geocbm.training.settings import TrainingSettings
 from geocbm.training.tracking import tracked, trackers_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from accelerate.tracking import GeneralTracker
 
 N_EXAMPLES = 32
@@ -253,6 +253,8 @@ class Training:
 
     def conclude(self) -> FitResult:
         """Put the best weights in place and write checkpoint and history."""
+        import pandas as pd
+
         state, checkpoint = self.state, self.checkpoint
         self.model.load_state_dict(state.best_weights, strict=False)
         self.model.eval()
@@ -281,6 +283,8 @@ class Training:
 
     def _examples(self) -> pd.DataFrame:
         """Predictions for a few validation rows, with their names: what the model's `examples` says of them."""
+        import pandas as pd
+
         rows = self.val.rows
         rows = rows[np.linspace(0, len(rows) - 1, min(N_EXAMPLES, len(rows))).astype(int)]
         batch = to_device(self.val.read(rows), next(self.model.parameters()).device)

@@ -15,29 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from geocbm.errors import ParameterError
-from geocbm.geocells.distribution import CellDistribution
+from geocbm.geocells.distribution import CellDistribution, rank_scores
 
 COVERAGES = (0.80, 0.90, 0.95)
-
-
-def rank_scores(probabilities: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Score of every cell: how much probability must be gathered before it belongs to the region.
-
-    Args:
-        probabilities: `[m, N]`.
-        share: `[m]` uniform random numbers from 0 to 1, one per photograph, which make the coverage exact instead of
-            too high; 1 leaves chance out.
-
-    Returns:
-        `[m, N]`, 0 for the first cell of each row; of equal probabilities the lower cell comes first.
-    """
-    order = np.argsort(-probabilities, axis=1, kind="stable")  # (m, N)
-    ranked = np.take_along_axis(probabilities, order, axis=1)
-    ranked = np.cumsum(ranked, axis=1) - (1 - share[:, None]) * ranked
-    ranked[:, 0] = 0.0
-    scores = np.empty_like(ranked)
-    np.put_along_axis(scores, order, ranked, axis=1)
-    return scores
 
 
 def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
