@@ -102,7 +102,7 @@ def test_agreement_counts_what_the_labels_do_not_support():
 
 def test_best_rows_takes_each_panorama_once():
     probability = np.array([0.1, 0.9, 0.8, 0.7])
-    rows = examples.best_rows(np.arange(4), probability, np.array(["a", "b", "b", "c"]), 2)
+    rows = evidence.best_rows(np.arange(4), probability, np.array(["a", "b", "b", "c"]), 2)
     assert rows.tolist() == [1, 3]
 
 

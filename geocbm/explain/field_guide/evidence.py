@@ -238,3 +238,17 @@ def look_alikes(table: pd.DataFrame, country: str, most: int = 3) -> list[tuple[
     row = table.loc[[country], others].to_numpy()[0]
     order = np.argsort(-row, kind="stable")[:most]
     return [(str(others[at]), float(row[at])) for at in order if row[at] > 0]
+
+
+def best_rows(rows: np.ndarray, probability: np.ndarray, pano_id: np.ndarray, most: int) -> np.ndarray:
+    """The rows with the highest probability of a concept, each panorama once.
+
+    Args:
+        rows: `[m]` candidates.
+        probability: `[n]` probability of the concept for every row of the table.
+        pano_id: `[n]` panoramas.
+        most: how many.
+    """
+    order = rows[np.argsort(-probability[rows], kind="stable")]
+    _, first = np.unique(pano_id[order], return_index=True)
+    return order[np.sort(first)][:most]

@@ -1,4 +1,4 @@
-"""Example pictures for a sheet: chosen by rule, cut to where the concept's map is highest."""
+"""Example pictures for a sheet: cut to where the concept's map is highest."""
 
 from __future__ import annotations
 
@@ -12,20 +12,6 @@ from geocbm.explain.maps import SCORE, MapModel, concept_maps
 
 if TYPE_CHECKING:
     from geocbm.explain.field_guide.guide import ConceptSheet, CountrySheet
-
-
-def best_rows(rows: np.ndarray, probability: np.ndarray, pano_id: np.ndarray, most: int) -> np.ndarray:
-    """The rows with the highest probability of a concept, each panorama once.
-
-    Args:
-        rows: `[m]` candidates.
-        probability: `[n]` probability of the concept for every row of the table.
-        pano_id: `[n]` panoramas.
-        most: how many.
-    """
-    order = rows[np.argsort(-probability[rows], kind="stable")]
-    _, first = np.unique(pano_id[order], return_index=True)
-    return order[np.sort(first)][:most]
 
 
 def cut_around_peak(picture: Image, grid: np.ndarray, share: float = 0.45) -> Image:

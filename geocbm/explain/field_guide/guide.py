@@ -14,6 +14,7 @@ from geocbm.errors import ParameterError
 from geocbm.evaluation.uncertainty.assessment import read_cell_scores
 from geocbm.explain.field_guide.evidence import (
     MIN_Z,
+    best_rows,
     concept_reliability,
     count_table,
     country_contributions,
@@ -22,7 +23,6 @@ from geocbm.explain.field_guide.evidence import (
     look_alikes,
     mean_country_belief,
 )
-from geocbm.explain.field_guide.examples import best_rows
 from geocbm.files import read_json
 from geocbm.geocells.distribution import CellDistribution
 
