@@ -23,6 +23,7 @@ seed: int = 0  # seed of the resamples
 from geocbm import plots
 from geocbm.evaluation import compare_runs as compare
 from geocbm.files import paths
+from geocbm.metrics import metric, readable
 from geocbm.workbench import html as words
 from geocbm.workbench import notebook
 
@@ -97,8 +98,11 @@ if gains := {other.name: compare.gain_by_region(first, other) for other in paire
 # %%
 by_country = {other.name: compare.country_gains(first, other, n=bootstrap, seed=seed) for other in paired}
 print(*compare.changed_beyond_noise(by_country, "countries"), sep="\n")
-if len(changes := compare.country_table(by_country)):
-    nb.table(changes, caption="Countries that change most", index=False)
+ends = {"gain": "geoscore_change", "low": "geoscore_change_low", "high": "geoscore_change_high"}
+score = metric("stage2.geoscore")
+shown = {"first": score.relabelled("GeoScore of the first run"), "this": score.relabelled("of this run")}
+if len(changes := compare.top_changes(by_country)):
+    nb.table(readable(changes.rename(columns=ends), shown), caption="Countries that change most", index=False)
 
 # %% [markdown]
 # ## What do they confuse?
@@ -110,13 +114,13 @@ if len(changes := compare.country_table(by_country)):
 # %%
 confusions = {other.name: compare.confusion_changes(first, other) for other in paired}
 print(*compare.changed_beyond_noise(confusions, "confusions of countries"), sep="\n")
-if len(changes := compare.confusion_table(confusions)):
+if len(changes := compare.top_changes(confusions)):
     nb.table(changes, caption="Confusions that change most", index=False)
 
 # %%
 concepts = {other.name: compare.concept_changes(first, other) for other in paired}
 print(*compare.changed_beyond_noise(concepts, "concepts"), sep="\n")
-if len(changes := compare.concept_table(concepts)):
+if len(changes := compare.top_changes(concepts)):
     nb.table(changes, caption="Concepts that change most", index=False)
 
 # %% [markdown]

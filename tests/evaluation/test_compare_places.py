@@ -59,9 +59,9 @@ def test_a_country_counts_only_beyond_noise_of_all_countries(pair):
     assert compare.country_gains(one, other, fewest=11)["country"].tolist() == ["Japan", "Chile"]
     sentences = compare.changed_beyond_noise({"other": table, "none": table[:0]}, "countries")
     assert sentences == ["other: of 3 countries, 0 better and 1 worse beyond noise.", "none: no countries to compare."]
-    words = compare.country_table({"other": table}, limit=2)
-    assert words["verdict"].tolist()[0] == "worse"
-    assert (len(words), words["GeoScore of the first run"].iloc[0]) == (2, "2,000")
+    top = compare.top_changes({"other": table}, limit=2)
+    assert top["verdict"].tolist()[0] == "worse" and len(top) == 2
+    assert top["first"].iloc[0] == pytest.approx(2000, abs=1)
     quiet = compare.changed_beyond_noise({"other": table.assign(better=0)}, "countries")
     assert quiet == ["other: no difference beyond noise in any of 3 countries."]
 
@@ -79,7 +79,7 @@ def test_confusions_are_counted_on_the_images_on_which_the_runs_disagree(pair):
     assert table["answered"].tolist() == ["Peru", "(no answer)"]
     assert table.iloc[0][["first", "this", "better"]].tolist() == [12, 2, 1]
     assert table["chance"].tolist() == [pytest.approx(2 * 0.5**10), 1]  # ten coins that all fall on one side
-    assert compare.confusion_table({"other": table})["images of the first run"].tolist() == [12, 0]
+    assert compare.top_changes({"other": table})["first"].tolist() == [12, 0]
 
 
 def test_concepts_gained_and_lost(pair):
@@ -94,7 +94,9 @@ def test_concepts_gained_and_lost(pair):
     assert row[["concept", "images", "first", "this", "gained", "lost"]].tolist() == ["pole", 20, 4, 14, 12, 2]
     assert row["chance"] == pytest.approx(2 * (1 + 14 + 91) * 0.5**14)  # at most two of fourteen
     assert table["better"].tolist() == [1, 0, 0]
-    assert compare.concept_table({"other": table}, 1).iloc[0].tolist() == ["other", "pole", 20, 4, 14, 12, 2, "better"]
+    top = compare.top_changes({"other": table}, 1)
+    assert top.iloc[0].tolist() == ["other", "pole", 20, 4, 14, 12, 2, "better"]
+    assert compare.top_changes({"other": table[:0]}).empty
 
 
 def test_holms_rule_counts_only_what_could_have_shown_a_difference():

@@ -10,7 +10,6 @@ from geocbm.evaluation.compare_runs.figures import (
     HEADLINES,
     Figure,
     all_figures,
-    figures,
     headlines,
     learning_curves,
 )
@@ -25,12 +24,10 @@ from geocbm.evaluation.compare_runs.parameters import (
 from geocbm.evaluation.compare_runs.places import (
     changed_beyond_noise,
     concept_changes,
-    concept_table,
     confusion_changes,
-    confusion_table,
     country_gains,
-    country_table,
     gain_by_region,
+    top_changes,
 )
 from geocbm.evaluation.compare_runs.seeds import (
     SeedGroup,
@@ -54,17 +51,13 @@ __all__ = [
     "all_figures",
     "changed_beyond_noise",
     "concept_changes",
-    "concept_table",
     "conclusions",
     "confusion_changes",
-    "confusion_table",
     "country_gains",
-    "country_table",
     "detail",
     "differences",
     "different_parameters",
     "drawable",
-    "figures",
     "gain_by_region",
     "group_difference_table",
     "group_differences",
@@ -84,6 +77,7 @@ __all__ = [
     "seed_groups",
     "seeds_remark",
     "settings",
+    "top_changes",
     "verdicts",
     "what_differs",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from geocbm.evaluation.compare_runs.load_runs import ComparedRun
@@ -85,17 +84,6 @@ HEADLINES = (
     "stage1.meta_top1",
 )
 """Keys of the first table."""
-
-
-def figures(runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    """All figures of all runs: columns `run, key, value, low, high` (NaN where there is no interval)."""
-    rows = []
-    for run in runs:
-        for key, entry in run.figures.items():
-            parts = entry if isinstance(entry, dict) else {"value": entry}
-            ends = {end: parts.get(end, np.nan) for end in ("low", "high")}
-            rows.append({"run": run.name, "key": key, "value": parts["value"]} | ends)
-    return pd.DataFrame(rows, columns=["run", "key", "value", "low", "high"])
 
 
 def headlines(runs: Sequence[ComparedRun]) -> pd.DataFrame:

@@ -188,67 +188,23 @@ def _chance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return chance
 
 
-def country_table(gains: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFrame:
-    """The gains by country in words, the greatest of each run first.
+def top_changes(tables: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFrame:
+    """The greatest changes of each run in one table.
 
     Args:
-        gains: of `country_gains`, by name of the run.
+        tables: of `country_gains`, `confusion_changes` or `concept_changes`, by name of the run.
         limit: at most so many rows of each run.
+
+    Returns:
+        The same columns with `run` in front and the `verdict` in words instead of `better`; empty without rows.
     """
-    rows = [
-        {
-            "run": run,
-            "country": row["country"],
-            "test images": row["images"],
-            "GeoScore of the first run": f"{row['first']:,.0f}",
-            "of this run": f"{row['this']:,.0f}",
-            "gain": f"{row['gain']:+z,.0f} [{row['low']:+z,.0f}, {row['high']:+z,.0f}]".replace("-", "−"),
-            "verdict": _word(row["better"]),
-        }
-        for run, row in _first_rows(gains, limit)
-    ]
-    columns = ["run", "country", "test images", "GeoScore of the first run", "of this run", "gain", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def confusion_table(changes: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFrame:
-    """The confusions in words, the greatest changes of each run first (see `country_table`)."""
-    rows = [
-        {
-            "run": run,
-            "true country": row["country"],
-            "answered": row["answered"],
-            "images of the first run": row["first"],
-            "of this run": row["this"],
-            "verdict": _word(row["better"]),
-        }
-        for run, row in _first_rows(changes, limit)
-    ]
-    columns = ["run", "true country", "answered", "images of the first run", "of this run", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def concept_table(changes: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFrame:
-    """The concepts in words, the greatest changes of each run first (see `country_table`)."""
-    rows = [
-        {
-            "run": run,
-            "concept": row["concept"],
-            "test images": row["images"],
-            "right in the first run": row["first"],
-            "in this run": row["this"],
-            "gained": row["gained"],
-            "lost": row["lost"],
-            "verdict": _word(row["better"]),
-        }
-        for run, row in _first_rows(changes, limit)
-    ]
-    columns = ["run", "concept", "test images", "right in the first run", "in this run", "gained", "lost", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _first_rows(tables: Mapping[str, pd.DataFrame], limit: int) -> list[tuple[str, dict[Any, Any]]]:
-    return [(run, row) for run, table in tables.items() for row in table.head(limit).to_dict("records")]
+    shown = [table.head(limit).assign(run=run) for run, table in tables.items() if len(table)]
+    if not shown:
+        return pd.DataFrame()
+    joined = pd.concat(shown, ignore_index=True)
+    verdict = joined["better"].astype(int).map({1: "better", -1: "worse"}).fillna(NOISE)
+    kept = [name for name in joined if name not in ("run", "better", "chance")]
+    return joined[["run", *kept]].assign(verdict=verdict)
 
 
 def changed_beyond_noise(tables: Mapping[str, pd.DataFrame], noun: str) -> list[str]:
@@ -268,7 +224,3 @@ def changed_beyond_noise(tables: Mapping[str, pd.DataFrame], noun: str) -> list[
         else:
             sentences.append(f"{run}: {NOISE} in any of {len(table):,} {noun}.")
     return sentences
-
-
-def _word(better: float) -> str:
-    return {1: "better", -1: "worse"}.get(int(better), NOISE)
