@@ -250,6 +250,29 @@ class Stage2CrossAttentionGeoHead(nn.Module):
                 )
             self.register_buffer("cell_scale_km", torch.as_tensor(cell_scale_km, dtype=torch.float32).detach().cpu())
         width, mode = config.embed_dim, config.ablation_mode
+        self._add_features(concept_dim, token_dim)
+        if config.reads_scores:
+            self.register_buffer("score_mean", torch.zeros(concept_dim))
+            self.register_buffer("score_spread", torch.ones(concept_dim))
+        self.drop = nn.Dropout(config.dropout)
+        n_offsets = config.coord_output_dim * (n_cells if config.per_cell_offsets else 1)
+        features = concept_dim if config.reads_scores else width
+        self.cell_head = nn.Linear(features, n_cells)
+        self.offset_head = nn.Linear(features, n_offsets)
+        # Cells are small, so the first guess is the centre: a random offset would be wrong by thousands of km.
+        _zero(self.offset_head)
+        if config.reads_scores:
+            _zero(self.cell_head)
+        if mode == "hybrid":
+            self.residual_cell_head = nn.Linear(width, n_cells)
+            self.residual_offset_head = nn.Linear(width, n_offsets)
+            _zero(self.residual_cell_head)
+            _zero(self.residual_offset_head)
+
+    def _add_features(self, concept_dim: int, token_dim: int) -> None:
+        """Add the layers in front of the heads that the mode has."""
+        config = self.config
+        width, mode = config.embed_dim, config.ablation_mode
         if mode != "image_only" and mode != "concept_scores":
             self.concept_norm = nn.LayerNorm(concept_dim) if config.entrance_norm else nn.Identity()
             self.concept_projection = nn.Identity() if concept_dim == width else nn.Linear(concept_dim, width)
@@ -270,23 +293,6 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         elif mode == "image_only":
             self.patch_projection = nn.Linear(token_dim, width)
             self.image_pool = nn.Linear(width, width)
-        if config.reads_scores:
-            self.register_buffer("score_mean", torch.zeros(concept_dim))
-            self.register_buffer("score_spread", torch.ones(concept_dim))
-        self.drop = nn.Dropout(config.dropout)
-        n_offsets = config.coord_output_dim * (n_cells if config.per_cell_offsets else 1)
-        features = concept_dim if config.reads_scores else width
-        self.cell_head = nn.Linear(features, n_cells)
-        self.offset_head = nn.Linear(features, n_offsets)
-        # Cells are small, so the first guess is the centre: a random offset would be wrong by thousands of km.
-        _zero(self.offset_head)
-        if config.reads_scores:
-            _zero(self.cell_head)
-        if mode == "hybrid":
-            self.residual_cell_head = nn.Linear(width, n_cells)
-            self.residual_offset_head = nn.Linear(width, n_offsets)
-            _zero(self.residual_cell_head)
-            _zero(self.residual_offset_head)
 
     def start_from(self, stage0: Stage0PretrainingModel) -> None:
         """Take over the patch projection that Stage 0 trained; nothing to do without patches.
