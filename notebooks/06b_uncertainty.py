@@ -36,6 +36,7 @@ files = Run(nb.run_folder)
 val, test, cells = files.rows["val"], files.rows["test"], files.cells
 logits = assessment.read_cell_scores(files)  # of `val` and `test`, each (n, N), as notebook 05 stored them
 rate = metric("stage2.cell_top1")  # how a share is written
+share = rate.relabelled  # the same under another label
 
 # %% [markdown]
 # ## A batch
@@ -147,8 +148,8 @@ nb.table(
 # %%
 measured = measures.measure(found, bootstrap, seed)
 shares = {
-    "ece_by_chance": rate.relabelled("the same by chance"),
-    "confidence": rate.relabelled("mean probability of the named cell"),
+    "ece_by_chance": share("the same by chance"),
+    "confidence": share("mean probability of the named cell"),
     "accuracy": rate,
 }
 nb.table(readable(measured.calibration, shares), caption=f"Probabilities of cells; temperature {found.temperature:.3f}")
@@ -166,13 +167,13 @@ nb.show(
 
 # %%
 wanted = {
-    "coverage": rate.relabelled("wanted"),
-    "label": rate.relabelled("holds the true cell"),
-    "nearest": rate.relabelled("holds the cell nearest to the place"),
+    "coverage": share("wanted"),
+    "label": share("holds the true cell"),
+    "nearest": share("holds the cell nearest to the place"),
 }
 area = metric("sure.area_90_km2")
 wanted |= {
-    "spread": rate.relabelled("spread over calibration images"),
+    "spread": share("spread over calibration images"),
     "area_km2": area.relabelled("median area"),
     "area_10_km2": area.relabelled("area, 10 %"),
     "area_90_km2": area.relabelled("area, 90 %"),
@@ -209,13 +210,9 @@ else:
 
 # %%
 nb.show(plots.risk_coverage(measures.risk_curves(found)))
-risk = {
-    "name": "order",
-    "area": rate.relabelled("mean share beyond 750 km"),
-    "gain": rate.relabelled("of the way from random to best"),
-}
+risk = {"name": "order", "area": share("mean share beyond 750 km"), "gain": share("of the way from random to best")}
 nb.table(readable(measured.risk, risk), caption="How well each order puts the far misses last")
-kept = {"kept": rate.relabelled("answered"), "beyond_750km": rate.relabelled("beyond 750 km")}
+kept = {"kept": share("answered"), "beyond_750km": share("beyond 750 km")}
 nb.table(
     readable(measures.abstention(found), kept), caption="Answering only the most certain, by the area of the region"
 )
@@ -258,8 +255,8 @@ nb.show(
 
 # %%
 sums = {
-    "single": rate.relabelled("by the likeliest cell or the place answered"),
-    "summed": rate.relabelled("by sums over cells"),
+    "single": share("by the likeliest cell or the place answered"),
+    "summed": share("by sums over cells"),
     "change": metric("truth.scores_beyond_x").relabelled("change"),
 }
 nb.table(readable(measured.named, sums), caption="Larger places named right, without and with sums over cells")

@@ -59,6 +59,8 @@ def entry_of(row: Mapping[Any, Any], name: str) -> dict[str, float]:
 
 def interval_frame(rows: Mapping[str, Mapping[str, Mapping[Any, Any]]], head: str = "name") -> pd.DataFrame:
     """Metrics with intervals as a table for `readable`: a row per name, which stands in the column `head`."""
+    import pandas as pd
+
     table = []
     for name, own in rows.items():
         row: dict[str, Any] = {head: name}

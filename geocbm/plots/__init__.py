@@ -25,7 +25,7 @@ from geocbm.plots.locator import locator
 from geocbm.plots.maps import base_map, error_map, world_map
 from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet
 from geocbm.plots.prototypes import prototype_similarity
-from geocbm.plots.runs import chain_status, country_errors
+from geocbm.plots.runs import chain_status
 from geocbm.plots.style import PALETTE, finish, template
 from geocbm.plots.sure import coverage_by_novelty, region_areas, reliability_before_after, risk_coverage
 from geocbm.plots.what_if import edit_map, what_if
@@ -49,7 +49,6 @@ __all__ = [
     "contact_sheet",
     "contribution_bars",
     "country_bars",
-    "country_errors",
     "coverage_by_novelty",
     "edit_map",
     "error_curves",

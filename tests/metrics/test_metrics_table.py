@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geocbm.metrics import columns_of, entry_of, readable, table
+from geocbm.metrics import columns_of, entry_of, interval_frame, readable, table
 from geocbm.metrics.table import HIGHER, KM, LOWER, NUMBER, RATE, TABLE, Metric, known, metric
 
 
@@ -85,6 +85,11 @@ def test_a_table_of_numbers_is_shown_with_labels_units_and_intervals() -> None:
     assert shown.to_dict("records") == [
         {"country": "Chile", "country right, %": "50.0", "median error, km": "412 [380, no answer]"}
     ]
+
+
+def test_metrics_by_name_become_a_table() -> None:
+    frame = interval_frame({"chance": {"median_km": {"value": 8000.0, "low": 7000.0, "high": 9000.0}}}, "method")
+    assert readable(frame).to_dict("records") == [{"method": "chance", "median error, km": "8,000 [7,000, 9,000]"}]
 
 
 def test_a_new_metric_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,14 +18,6 @@ STATUS = pd.DataFrame(
         "state": ["not yet", "done", "partly"],
     }
 )
-COUNTRIES = pd.DataFrame(
-    {
-        "country": ["Chile", "Japan", "Kenya"],
-        "n": [5, 9, 2],
-        "median_km": [1234.4, 88.0, 10.0],
-        "country_acc": [0.2, 0.875, 1.0],
-    }
-)
 VOCABULARY = ConceptVocabulary(
     ("blue sign", "red pole", "red sign"),
     ("pole", "sign"),
@@ -48,14 +40,6 @@ def test_status_of_the_chain():
     assert len({trace.marker.color for trace in discs.values()}) == 3
     empty = plots.chain_status(STATUS.assign(state="not yet"))
     assert alt(empty) == "3 notebooks in a row; 0 have run."
-
-
-def test_errors_by_country_smallest_on_top():
-    fig = plots.country_errors(COUNTRIES)
-    assert list(fig.data[0].y) == ["Chile", "Japan", "Kenya"]  # the first bar is drawn at the bottom
-    assert list(fig.data[0].marker.color) == [20.0, 87.5, 100.0]
-    assert alt(fig) == "Median error of 3 countries: smallest in Kenya (10 km), largest in Chile (1,234 km)."
-    assert list(plots.country_errors(COUNTRIES, limit=2).data[0].y) == ["Chile", "Japan"]
 
 
 def test_similarity_of_prototypes_is_grouped_by_parent():

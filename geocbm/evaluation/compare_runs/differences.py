@@ -131,7 +131,11 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0, level
                     "same": same,
                 }
             )
-    table = pd.DataFrame(rows, columns=[*COLUMNS, "draws", "known", "same"])
+    return _judged(pd.DataFrame(rows, columns=[*COLUMNS, "draws", "known", "same"]), level)
+
+
+def _judged(table: pd.DataFrame, level: float) -> pd.DataFrame:
+    """The same rows with intervals that hold together, and what they say."""
     for paired in (True, False):
         family = np.flatnonzero((table["paired"] == paired) & table["known"].astype(bool))
         if len(family):
