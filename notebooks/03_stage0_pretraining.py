@@ -48,7 +48,8 @@ tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 options: dict = {}  # further settings of Stage0Config, such as {"concept_emb_dim": 256}
 
 # %%
-from geocbm import analysis, metrics, pipeline, plots
+from geocbm import metrics, pipeline, plots
+from geocbm.evaluation import feature_metrics
 from geocbm.models.retrieval import class_mean_accuracy
 from geocbm.models.stage0 import Stage0Config
 from geocbm.run import Run
@@ -66,12 +67,14 @@ files = Run(nb.run_folder)
 # %%
 encoders = pipeline.EncoderConfig(image_encoder, text_encoder, unfreeze_layers, encode_batch_size, max_cache_gb)
 encoder = pipeline.load_encoder(image_encoder)
-nb.table(analysis.describe_encoder(encoder), caption="The image encoder")
+side, parameters = encoder.image_size, sum(part.numel() for part in encoder.parameters())
+print(f"{encoder.name}: {side} x {side} pixels, {encoder.n_blocks} blocks, {parameters:,} parameters")
+print(f"pooled ({encoder.pooled_dim},), patches {(*encoder.grid, encoder.token_dim)}")
 
 # %%
 vanilla = pipeline.encode_vanilla(files, encoders, encoder)
 before = vanilla.read_all("pooled").numpy()
-nb.table(analysis.describe_store(vanilla), caption="The feature store")
+print({kind: (vanilla.n, *vanilla.shape(kind)) for kind in vanilla.kinds})
 
 # %% [markdown]
 # ## What do the words already know?
@@ -121,8 +124,8 @@ after = adapted.read_all("pooled").numpy()
 val = files.rows["val"]
 if len(val):
     km = {
-        "untouched": analysis.nearest_neighbour_km(before, files, val),
-        "after Stage 0": analysis.nearest_neighbour_km(after, files, val),
+        "untouched": feature_metrics.nearest_neighbour_km(before, files, val),
+        "after Stage 0": feature_metrics.nearest_neighbour_km(after, files, val),
     }
     nb.show(plots.error_curves(km, title="Error of the nearest training picture, validation split"))
 else:
@@ -145,12 +148,12 @@ probe = class_mean_accuracy(
 nb.table((100 * probe).round(1), caption="Named right by the nearest class mean, validation split, %")
 
 # %%
-found = analysis.retrieval_figures(files, model, after, held_out, bootstrap, seed)
+found = feature_metrics.measure_retrieval(files, model, after, held_out, bootstrap, seed)
 nb.record_all("stage0", metrics.recordables(found))
 nb.record("stage0.best_epoch", result.best_epoch)
 for name, features in (("class_mean_meta", after), ("class_mean_meta_untouched", before)):
     if len(val):
-        figure = analysis.class_mean_figure(files, features, bootstrap, seed)
+        figure = feature_metrics.measure_class_means(files, features, bootstrap, seed)
         nb.record(f"stage0.{name}", metrics.recordable(figure))
 
 # %% tags=["nbval-check-output"]

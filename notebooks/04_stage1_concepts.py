@@ -47,9 +47,10 @@ tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 options: dict = {}  # further settings of Stage1Config, such as {"temperature": 0.1}
 
 # %%
-from geocbm import analysis, metrics, pipeline, plots
+from geocbm import metrics, pipeline, plots
+from geocbm.evaluation import concept_floor, concept_metrics
 from geocbm.models.stage1 import Stage1Config
-from geocbm.run import Run
+from geocbm.run import Run, predictions
 from geocbm.workbench import notebook
 
 nb = notebook.start("04_stage1_concepts", globals())
@@ -77,12 +78,12 @@ nb.show(plots.loss_curves(result.history, title="Stage 1 by epoch"))
 # most frequent concept, or less than a linear classifier on the same features, judged on the validation split.
 
 # %%
-predicted = analysis.predict_concepts(model, features)
+predicted = predictions.concept_probabilities(model, features)
 test = files.rows["test"]
-figures = analysis.concept_figures(files, model, predicted, test, bootstrap, seed)
-nb.table(analysis.concept_table(files, figures, test), caption="Concepts on the test split")
-print(analysis.test_remark(files))
-floor = analysis.measure_floor(files, config.bottleneck, predicted["meta"], features, bootstrap, seed)
+figures = concept_metrics.measure_concepts(files, model, predicted, test, bootstrap, seed)
+nb.table(concept_metrics.concept_table(files, figures, test), caption="Concepts on the test split")
+print(f"The test split has {len(files.rows['test']):,} images.")
+floor = concept_floor.measure_floor(files, config.bottleneck, predicted["meta"], features, bootstrap, seed)
 nb.remark(floor.sentence())
 
 # %%
@@ -116,7 +117,7 @@ if len(test):
 
 # %%
 encoder = pipeline.load_stage0(files)[1]
-pictures, grids, captions = analysis.concept_map_examples(files, encoder, model, features, examples)
+pictures, grids, captions = concept_metrics.concept_map_examples(files, encoder, model, features, examples)
 if pictures:
     nb.show(
         plots.attention_overlay(pictures, grids, captions, title="Where is the labelled concept?", noun="concept map")
@@ -129,14 +130,14 @@ if pictures:
 # may no longer mean what its name says.
 
 # %%
-nb.show(plots.prototype_drift(files.concepts.metas, analysis.prototype_cosine(model)))
+nb.show(plots.prototype_drift(files.concepts.metas, concept_metrics.prototype_cosine(model)))
 
 # %%
 nb.record_all("stage1", metrics.recordables(figures))
 with nb.output("concept_scores.npz") as path:
-    analysis.save_concept_scores(path, predicted, files.made_from("concept_scores.npz"))
+    predictions.save_concept_scores(path, predicted, files.made_from("concept_scores.npz"))
 with nb.output("stage1_floor.json") as path:
-    analysis.save_floor(path, files, floor)
+    concept_floor.save_floor(path, files, floor)
 if floor.n:
     nb.record("stage1.val_over_most_frequent", floor.over_frequent["value"])
 

@@ -54,10 +54,10 @@ tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 options: dict = {}  # further settings of Stage2Config, such as {"gating": False}
 
 # %%
-from geocbm import analysis, pipeline, plots
-from geocbm.evaluation import novelty
+from geocbm import pipeline, plots
+from geocbm.evaluation import novelty, place_metrics
 from geocbm.models.stage2 import Stage2Config
-from geocbm.run import Run
+from geocbm.run import Run, predictions
 from geocbm.workbench import notebook
 
 nb = notebook.start("05_stage2_geolocation", globals())
@@ -88,18 +88,18 @@ nb.show(plots.loss_curves(result.history, title="Stage 2 by epoch"))
 # %%
 test = files.rows["test"]
 refiner, decoder = pipeline.load_refiner(files, config), pipeline.load_decoder(files, model)
-predicted = analysis.predict_places(files, model, concepts, features, test, refiner, decoder)
-print(analysis.test_remark(files))
+predicted = predictions.predict_places(files, model, concepts, features, test, refiner, decoder)
+print(f"The test split has {len(files.rows['test']):,} images.")
 if len(test):
     nb.show(plots.error_map(predicted["lat"], predicted["lng"], files.lat[test], files.lng[test]), preview=True)
 
 # %%
 print(decoder.choice.remark)
-nb.table(analysis.choice_table(decoder.choice), caption="Which point to answer? On the validation split")
+nb.table(place_metrics.choice_table(decoder.choice), caption="Which point to answer? On the validation split")
 
 # %%
-figures = analysis.place_figures(files, predicted, test, bootstrap, seed)
-nb.table(analysis.place_table(figures), caption="Places on the test split")
+figures = place_metrics.measure_places(files, predicted, test, bootstrap, seed)
+nb.table(place_metrics.place_table(figures), caption="Places on the test split")
 
 # %% [markdown]
 # ## Does the offset help?
@@ -108,7 +108,7 @@ nb.table(analysis.place_table(figures), caption="Places on the test split")
 # run refines (`refine_cells`); and the place that was answered.
 
 # %%
-moved = analysis.moved_km(files, predicted, test)
+moved = place_metrics.moved_km(files, predicted, test)
 if len(test):
     nb.show(plots.error_curves(moved, title="With and without the correction inside the cell"))
 
@@ -121,7 +121,7 @@ if len(test):
 # %%
 encoder = pipeline.load_stage0(files)[1]
 if config.reads_tokens:
-    pictures, grids, captions = analysis.attention_examples(files, encoder, predicted, test, examples)
+    pictures, grids, captions = place_metrics.attention_examples(files, encoder, predicted, test, examples)
 else:
     pictures = []
     print(f"The mode {ablation_mode!r} asks no patch: there is no attention to show.")
@@ -146,16 +146,16 @@ if len(test):
     nb.show(plots.error_curves(errors, title="Error by ablation mode"))
 
 # %%
-nb.table(analysis.mode_table(files, by_mode, test), caption="Ablation modes on the test split")
+nb.table(place_metrics.mode_table(files, by_mode, test), caption="Ablation modes on the test split")
 
 # %%
 pipeline.remove_leftovers(files, "stage2", by_mode)  # heads that an earlier execution trained and this one did not
-for key, value in analysis.place_records(files, by_mode, test, bootstrap, seed).items():
+for key, value in place_metrics.place_records(files, by_mode, test, bootstrap, seed).items():
     nb.record(key, value)
 with nb.output("predictions.parquet") as path:
-    analysis.save_predictions(path, files, by_mode, test)
+    predictions.save_predictions(path, files, by_mode, test)
 with nb.output("cell_scores.npz") as path:
-    analysis.save_cell_scores(path, files, model, concepts, features)
+    predictions.save_cell_scores(path, files, model, concepts, features)
 with nb.output("novelty.safetensors") as path:
     print(novelty.save_novelty(path, files, features, seed))
 

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from geocbm import analysis, data, geocells, pipeline
+from geocbm import data, geocells, pipeline
 from geocbm.data.concepts import ConceptVocabulary
 from geocbm.evaluation import novelty
 from geocbm.models.stage0 import Stage0Config
 from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import Stage2Config
-from geocbm.run import Run
+from geocbm.run import Run, predictions
 
 PLACES = {  # a city in each country
     "France": (48.86, 2.35),
@@ -134,16 +134,16 @@ def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: s
     _, _, adapted = pipeline.fit_stage0(files, STAGE0, encoders, encoder, vanilla)
     stage1, _ = pipeline.fit_stage1(files, STAGE1, adapted)
     scores = files.path("concept_scores.npz")
-    analysis.save_concept_scores(
-        scores, analysis.predict_concepts(stage1, adapted), files.made_from("concept_scores.npz")
+    predictions.save_concept_scores(
+        scores, predictions.concept_probabilities(stage1, adapted), files.made_from("concept_scores.npz")
     )
     embeddings = pipeline.predict_concepts(files, adapted)
     stage2, _ = pipeline.fit_stage2(files, STAGE2, embeddings, adapted)
     test = files.rows["test"]
     decoder = pipeline.load_decoder(files, stage2)
-    by_mode = {"both": analysis.predict_places(files, stage2, embeddings, adapted, test, None, decoder)}
+    by_mode = {"both": predictions.predict_places(files, stage2, embeddings, adapted, test, None, decoder)}
     by_mode["concept_only"] = pipeline.fit_variant(files, STAGE2, "concept_only", embeddings, adapted, test)
-    analysis.save_predictions(files.path("predictions.parquet"), files, by_mode, test)
-    analysis.save_cell_scores(files.path("cell_scores.npz"), files, stage2, embeddings, adapted)
+    predictions.save_predictions(files.path("predictions.parquet"), files, by_mode, test)
+    predictions.save_cell_scores(files.path("cell_scores.npz"), files, stage2, embeddings, adapted)
     novelty.save_novelty(files.path(novelty.FILE), files, adapted)
     return run

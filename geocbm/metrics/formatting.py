@@ -121,6 +121,30 @@ def recordables(entries: Mapping[str, float | Mapping[Any, Any]]) -> dict[str, f
     return {name: entry for name, entry in kept.items() if entry is not None}
 
 
+def written(key: str, entry: Any) -> str:
+    """A metric in its unit, with its interval; a distance over too many missing answers is no number.
+
+    Args:
+        key: dotted key.
+        entry: a number, or `value`, `low` and `high`.
+    """
+    kept = recordable(entry)
+    return "no answer" if kept is None else metric(key).entry(kept)
+
+
+def metric_table(prefix: str, entries: Mapping[str, Any]) -> pd.DataFrame:
+    """Labels and values of some metrics: columns `metric, value`, the names as index.
+
+    Args:
+        prefix: in front of the names, such as `stage1`.
+        entries: numbers or intervals by name.
+    """
+    rows = {
+        name: (metric(f"{prefix}.{name}").label, written(f"{prefix}.{name}", entry)) for name, entry in entries.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["metric", "value"])
+
+
 def verdict(change: Mapping[Any, Any], more_is_better: bool) -> str:
     """A paired difference in words: "better" or "worse" only where its interval excludes 0.
 

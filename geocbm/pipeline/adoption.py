@@ -73,8 +73,8 @@ def take_stage1(files: Run, checkpoint: str | Path, features: FeatureStore) -> N
         MissingInputError: the checkpoint or its JSON is not there.
         MismatchError: it was trained on another table, other splits, names or prototypes, or on another Stage 0.
     """
-    from geocbm import analysis
     from geocbm.pipeline.stages import load_stage1
+    from geocbm.run import predictions
 
     _drop(files, "stage1.*", "concept_scores.*")
     if not str(checkpoint):
@@ -83,9 +83,9 @@ def take_stage1(files: Run, checkpoint: str | Path, features: FeatureStore) -> N
 
     def write() -> None:
         _copy(files, path, "stage1")
-        said = analysis.predict_concepts(load_stage1(files), features)
+        said = predictions.concept_probabilities(load_stage1(files), features)
         with atomic_path(files.path(f"concept_scores{lineage.ADOPTED}.npz")) as temporary:
-            analysis.save_concept_scores(temporary, said, files.made_from("concept_scores.npz"))
+            predictions.save_concept_scores(temporary, said, files.made_from("concept_scores.npz"))
 
     on_main(write)
 

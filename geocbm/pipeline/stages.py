@@ -316,7 +316,7 @@ def fit_variant(
     """Train Stage 2 in another ablation mode, all else equal, and predict some rows.
 
     Returns:
-        As `analysis.predict_places`; the checkpoint is `stage2_<mode>.safetensors`.
+        As `predictions.predict_places`; the checkpoint is `stage2_<mode>.safetensors`.
     """
     return _fit_and_predict(files, config.in_mode(mode), f"stage2_{mode}", concepts, features, rows)
 
@@ -329,8 +329,8 @@ def _fit_and_predict(
     features: FeatureStore,
     rows: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    from geocbm.analysis import predict_places
     from geocbm.pipeline.decoding import load_decoder
+    from geocbm.run.predictions import predict_places
 
     model, _ = fit_stage2(files, config, concepts, features, name)
     refiner, decoder = load_refiner(files, config, name), load_decoder(files, model, name)

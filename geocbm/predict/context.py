@@ -197,7 +197,7 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
         UserError: a file that an answer cannot do without is missing or belongs to another run.
     """
     from geocbm import pipeline
-    from geocbm.analysis.concept_floor import read_floor
+    from geocbm.evaluation.concept_floor import read_floor
     from geocbm.evaluation.novelty import read_novelty
 
     calibration, lacks = fit_calibration(files, head)

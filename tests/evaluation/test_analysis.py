@@ -11,8 +11,15 @@ import torch
 from PIL import Image
 from tiny_run import N
 
-from geocbm import analysis, pipeline
+from geocbm import pipeline
+from geocbm.evaluation import concept_metrics, feature_metrics, place_metrics
 from geocbm.geodesy import haversine_km
+from geocbm.run import predictions
+
+METRICS = {
+    *("meta_top1", "meta_top5", "meta_macro_recall", "semantic_close", "semantic_close_random"),
+    *("parent_top1", "parent_top1_marginal", "parent_top5", "parent_macro_recall"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +35,7 @@ def features(trained_run, files):
 @pytest.fixture(scope="module")
 def predicted(files, features):
     embeddings = pipeline.predict_concepts(files, features)
-    return analysis.predict_places(files, pipeline.load_stage2(files), embeddings, features, files.rows["test"])
-
-
-def test_encoder_and_store_are_described(files, features):
-    described = analysis.describe_encoder(pipeline.load_stage0(files)[1]).set_index("figure")["value"]
-    assert described["picture"] == "32 x 32 pixels"
-    assert described["patch tokens"] == "4 x 4 of 16"
-    assert (described["pooled features"], described["blocks"]) == ("12", "3")
-    stored = analysis.describe_store(features).set_index("kind")["shape of one image"]
-    assert stored.to_dict() == {"pooled": "12", "tokens": "16 x 16"}
+    return predictions.predict_places(files, pipeline.load_stage2(files), embeddings, features, files.rows["test"])
 
 
 def test_nearest_neighbour_takes_the_place_of_the_most_similar_training_image(files):
@@ -45,21 +43,21 @@ def test_nearest_neighbour_takes_the_place_of_the_most_similar_training_image(fi
     pooled = np.zeros((N, N))
     pooled[train, train] = 1.0
     pooled[test, train[5]] = 3.0  # longer, but of the same direction
-    km = analysis.nearest_neighbour_km(pooled, files, test)
+    km = feature_metrics.nearest_neighbour_km(pooled, files, test)
     expected = haversine_km(files.lat[test], files.lng[test], files.lat[train[5]], files.lng[train[5]])
     np.testing.assert_allclose(km, expected)
 
 
 def test_concept_probabilities_of_every_row(files, features, trained_run):
     model = pipeline.load_stage1(files)
-    concepts = analysis.predict_concepts(model, features)
+    concepts = predictions.concept_probabilities(model, features)
     assert (concepts["meta"].shape, concepts["parent"].shape) == ((N, 6), (N, 3))
     np.testing.assert_allclose(concepts["meta"].sum(axis=1), 1, atol=1e-5)
     with np.load(trained_run.folder / "concept_scores.npz") as stored:
         np.testing.assert_allclose(stored["meta"], concepts["meta"], atol=1e-5)
     test = files.rows["test"]
-    figures = analysis.concept_figures(files, model, concepts, test)
-    assert set(figures) == set(analysis.CONCEPT_WORDS)
+    figures = concept_metrics.measure_concepts(files, model, concepts, test)
+    assert set(figures) == METRICS
     assert figures["meta_top1"]["value"] == pytest.approx(
         (concepts["meta"][test].argmax(axis=1) == files.meta_and_parent[0][test]).mean()
     )
@@ -69,7 +67,7 @@ def test_concepts_stand_beside_the_most_frequent_class(files):
     rows = files.rows["test"]
     meta = files.meta_and_parent[0]
     frequent = np.bincount(meta[files.rows["train"]]).argmax()
-    table = analysis.concept_table(files, {"meta_top1": 0.125, "meta_top5": 1.0}, rows)
+    table = concept_metrics.concept_table(files, {"meta_top1": 0.125, "meta_top5": 1.0}, rows)
     assert table["value"].tolist() == ["12.5 %", "100.0 %"]
     assert table["most frequent class"].tolist() == [f"{100 * (meta[rows] == frequent).mean():.1f} %", ""]
 
@@ -79,7 +77,7 @@ def test_a_prototype_without_residual_did_not_move(files):
     with torch.no_grad():
         model.delta_meta.zero_()
         model.delta_meta[2] = -2 * model.meta_base[2]
-    cosine = analysis.prototype_cosine(model)
+    cosine = concept_metrics.prototype_cosine(model)
     assert np.delete(cosine, 2) == pytest.approx([1.0] * 5, abs=1e-5)
     assert cosine[2] < 0.99
 
@@ -98,16 +96,17 @@ def test_places_lie_on_the_sphere_and_attention_sums_to_one(files, predicted):
 def test_the_centre_of_the_right_cell_has_the_oracle_error(files):
     rows = files.rows["val"]
     named = {"cell": files.cell_label[rows][:, None]}
-    km = analysis.cell_centre_km(files, named, rows)
+    km = place_metrics.cell_centre_km(files, named, rows)
     np.testing.assert_allclose(km, files.oracle_error_km(files.cells, rows), atol=1e-6)
 
 
-def test_figures_of_places_in_words():
-    table = analysis.place_table({"median_km": 1234.4, "acc_1km": 0.125, "geoscore": 4999.6, "n": 1500, "other": 1})
+def test_metrics_of_places_with_their_labels():
+    measured = {"median_km": 1234.4, "acc_1km": 0.125, "geoscore": 4999.6, "n": 1500, "n_missing": 0}
+    table = place_metrics.place_table(measured)
     assert dict(table.to_numpy().tolist()) == {
         "median error": "1,234 km",
-        "within 1 km (street)": "12.5 %",
-        "GeoScore, of 5000": "5,000",
+        "within 1 km": "12.5 %",
+        "GeoScore": "5,000",
         "images": "1,500",
     }
 
@@ -120,7 +119,7 @@ def test_examples_are_the_best_and_the_worst_of_the_most_certain(files):
         "km": np.r_[30.0, 10.0, 40.0, 20.0, np.zeros(6), np.full(6, 9e3)],
         "attention": np.full((16, 16), 1 / 16),
     }
-    pictures, grids, captions = analysis.attention_examples(files, encoder, places, rows, 4)
+    pictures, grids, captions = place_metrics.attention_examples(files, encoder, places, rows, 4)
     assert [caption.split(": ")[1] for caption in captions] == ["10 km off", "20 km off", "30 km off", "40 km off"]
     assert captions[0].startswith(f"{files.table['meta_name'].iloc[rows[1]]}, {files.country[rows[1]]}")
     assert all(isinstance(picture, Image.Image) and picture.size == (32, 32) for picture in pictures)
@@ -135,7 +134,7 @@ def test_few_images_are_not_shown_twice(files, rows):
         "km": np.arange(1.0, rows + 1) * 100,
         "attention": np.full((rows, 16), 1 / 16),
     }
-    captions = analysis.attention_examples(files, pipeline.load_stage0(files)[1], places, chosen, 6)[2]
+    captions = place_metrics.attention_examples(files, pipeline.load_stage0(files)[1], places, chosen, 6)[2]
     assert [caption.split(": ")[1] for caption in captions] == [f"{100 * (i + 1)} km off" for i in range(rows)]
 
 

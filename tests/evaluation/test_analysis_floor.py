@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from geocbm import analysis, data
-from geocbm.analysis import concept_floor
-from geocbm.analysis.concept_floor import ConceptFloor
+from geocbm import data
+from geocbm.evaluation import concept_floor
+from geocbm.evaluation.concept_floor import ConceptFloor
 from geocbm.files import lineage
 from geocbm.predict import GeoCBM
 
@@ -56,10 +56,10 @@ def test_the_floor_of_a_run_by_hand(trained_run, monkeypatch):
     monkeypatch.setattr(concept_floor, "spatial_blocks", lambda lat, lng: np.arange(len(lat)))
     frequent = np.bincount(meta[train]).argmax()
     always = np.tile(np.eye(6)[frequent], (len(meta), 1))
-    found = analysis.measure_floor(files, "mlp", always, features, n_resamples=50)
+    found = concept_floor.measure_floor(files, "mlp", always, features, n_resamples=50)
     assert found.named == found.frequent == pytest.approx((meta[val] == frequent).mean())
     assert found.over_frequent["value"] == 0 and found.names_nothing
-    perfect = analysis.measure_floor(files, "mlp", np.eye(6)[meta], features, n_resamples=50)
+    perfect = concept_floor.measure_floor(files, "mlp", np.eye(6)[meta], features, n_resamples=50)
     assert perfect.named == 1 and perfect.over_frequent["value"] == pytest.approx(1 - found.frequent)
     assert not perfect.names_nothing and perfect.sentence() == ""
     assert found.over_probe is not None and 0 <= found.probe <= 1
@@ -69,15 +69,15 @@ def test_the_floor_of_a_run_by_hand(trained_run, monkeypatch):
 def test_prediction_says_it_again_of_this_stage_only(copied_run):
     files = copied_run.files
     found = floor(figure(0.0, -0.03, 0.03), None)
-    analysis.save_floor(files.path(concept_floor.FILE), files, found)
+    concept_floor.save_floor(files.path(concept_floor.FILE), files, found)
     model = GeoCBM.load(copied_run.folder)
     (answer,) = model.predict(data.image_files(files.table)[0])
     assert found.sentence() in answer.notes
     path = files.path(concept_floor.FILE)
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {lineage.KEY: content[lineage.KEY] | {"stage1": "another"}}))
-    assert analysis.read_floor(copied_run.files) == ""
+    assert concept_floor.read_floor(copied_run.files) == ""
     path.write_text(json.dumps(content))
-    assert analysis.read_floor(copied_run.files) == found.sentence()
+    assert concept_floor.read_floor(copied_run.files) == found.sentence()
     path.write_text("[]")
-    assert analysis.read_floor(copied_run.files) == ""
+    assert concept_floor.read_floor(copied_run.files) == ""

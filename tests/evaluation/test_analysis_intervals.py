@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from geocbm import analysis, metrics
+from geocbm import metrics
+from geocbm.evaluation import concept_metrics, feature_metrics, place_metrics
 
+METRICS = {
+    *("meta_top1", "meta_top5", "meta_macro_recall", "semantic_close", "semantic_close_random"),
+    *("parent_top1", "parent_top1_marginal", "parent_top5", "parent_macro_recall"),
+}
 N = 40
 LAT, LNG = np.linspace(-50, 60, N), np.linspace(-170, 170, N)  # each in a block of its own
 ROWS = np.arange(N)
@@ -32,17 +37,17 @@ def test_places_by_hand() -> None:
     cell = np.where(ROWS < 30, ROWS, 0)[:, None]  # a quarter names cell 0 instead of its own
     files = run(cell_label=ROWS)
     places = {"lat": lat, "lng": LNG, "cell": cell}
-    figures = analysis.place_figures(files, places, ROWS, 200)
+    figures = place_metrics.measure_places(files, places, ROWS, 200)
     assert with_interval(figures["cell_top1"]) == 30 / 40
     assert with_interval(figures["acc_25km"]) == 30 / 40
     assert with_interval(figures["mean_km"]) == pytest.approx(90 * 10 / 40, rel=1e-6)
     assert (figures["n"], figures["n_missing"]) == (40, 0)
-    kept = analysis.place_records(files, {"both": places, "recipe mine": places}, ROWS, 200)
+    kept = place_metrics.place_records(files, {"both": places, "recipe mine": places}, ROWS, 200)
     assert {"stage2.cell_top1", "stage2.country_acc", "variant.both.geoscore", "recipe.mine.geoscore"} <= set(kept)
     assert all(isinstance(figure, dict) for figure in kept.values())
-    words = analysis.place_table(figures).set_index("figure")["value"]
+    words = place_metrics.place_table(figures).set_index("metric")["value"]
     low, high = (100 * figures["cell_top1"][end] for end in ("low", "high"))
-    assert words["cell named right"] == f"75.0 % [{low:.1f}, {high:.1f}]"
+    assert words["cell right"] == f"75.0 % [{low:.1f}, {high:.1f}]"
 
 
 def test_concepts_by_hand() -> None:
@@ -55,8 +60,8 @@ def test_concepts_by_hand() -> None:
     model = SimpleNamespace(meta_base=base, config=SimpleNamespace(semantic_threshold=0.7))
     files = run(meta_and_parent=(meta, meta // 2), concepts=SimpleNamespace(parent_index=np.array([0, 0, 1, 1])))
     predicted = {"meta": np.eye(4)[said], "parent": np.eye(2)[said // 2]}
-    figures = analysis.concept_figures(files, model, predicted, ROWS, 200)
-    assert set(figures) == set(analysis.CONCEPT_WORDS)
+    figures = concept_metrics.measure_concepts(files, model, predicted, ROWS, 200)
+    assert set(figures) == METRICS
     assert with_interval(figures["meta_top1"]) == np.mean(said == meta) == 15 / 40
     assert with_interval(figures["parent_top1"]) == np.mean(said // 2 == meta // 2) == 35 / 40
     close = (said == meta) | ((said < 2) & (meta < 2))
@@ -64,7 +69,7 @@ def test_concepts_by_hand() -> None:
     # A random answer is close in 2 of 4 cases for metas 0 and 1, else in 1 of 4.
     assert with_interval(figures["semantic_close_random"]) == pytest.approx(3 / 8)
     strict = SimpleNamespace(meta_base=base, config=SimpleNamespace(semantic_threshold=0.9))
-    assert analysis.concept_figures(files, strict, predicted, ROWS, 50)["semantic_close"]["value"] == 15 / 40
+    assert concept_metrics.measure_concepts(files, strict, predicted, ROWS, 50)["semantic_close"]["value"] == 15 / 40
     kept = metrics.recordables(figures)
     assert all(isinstance(kept[name], dict) for name in ("meta_top5", "parent_top5", "parent_macro_recall"))
 
@@ -73,12 +78,12 @@ def test_retrieval_and_class_means_by_hand() -> None:
     image = np.eye(N, dtype=np.float32)
     image[0] = image[1]  # the first picture looks like the second place
     model = SimpleNamespace(embed_places=lambda lat, lng: torch.eye(N))
-    found = analysis.retrieval_figures(run(), model, image, ROWS, 200)  # type: ignore[arg-type]
+    found = feature_metrics.measure_retrieval(run(), model, image, ROWS, 200)  # type: ignore[arg-type]
     assert with_interval(found["recall_1"]) == 39 / 40
     assert found["retrieval_km"]["value"] == 0
-    assert analysis.retrieval_figures(run(), model, image, ROWS[:0]) == {}  # type: ignore[arg-type]
+    assert feature_metrics.measure_retrieval(run(), model, image, ROWS[:0]) == {}  # type: ignore[arg-type]
     labels = ROWS % 2
     features = np.where(labels[:, None] == 0, [[1.0, 0.0]], [[0.0, 1.0]])
     features[20:30] = features[20:30, ::-1]  # half of the validation pictures look like the other class
     files = run(meta_and_parent=(labels, labels))
-    assert with_interval(analysis.class_mean_figure(files, features)) == 0.5  # type: ignore[arg-type]
+    assert with_interval(feature_metrics.measure_class_means(files, features)) == 0.5  # type: ignore[arg-type]

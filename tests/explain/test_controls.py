@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_run import STAGE1, STAGE2, TinyRun
 
-from geocbm import analysis, pipeline
+from geocbm import pipeline
 from geocbm.explain import controls
 from geocbm.explain.controls import (
     Control,
@@ -26,6 +26,7 @@ from geocbm.explain.maps import MapModel
 from geocbm.files import write_json
 from geocbm.metrics import geoscore, verdict
 from geocbm.models import stage1
+from geocbm.run import predictions
 from geocbm.workbench.records import check_key, check_value
 
 
@@ -42,8 +43,8 @@ def run(trained_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> TinyR
         mode: pipeline.fit_variant(files, config, mode, concepts, adapted, test)
         for mode in ("concept_only", "concept_scores", "hybrid")
     }
-    main = analysis.predict_places(files, pipeline.load_stage2(files), concepts, adapted, test)
-    analysis.save_predictions(files.path("predictions.parquet"), files, {"both": main} | by_mode, test)
+    main = predictions.predict_places(files, pipeline.load_stage2(files), concepts, adapted, test)
+    predictions.save_predictions(files.path("predictions.parquet"), files, {"both": main} | by_mode, test)
     return run
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_run import STAGE2, TinyRun
 
-from geocbm import analysis, pipeline
+from geocbm import pipeline
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.evaluation import methods as evaluation
 from geocbm.explain.interventions import load_intervention_model
@@ -18,7 +18,7 @@ from geocbm.geodesy import haversine_km
 from geocbm.metrics import geolocation_metrics, geoscore
 from geocbm.models.stage2 import ABLATION_MODES
 from geocbm.predict import GeoCBM
-from geocbm.run import Run
+from geocbm.run import Run, predictions
 
 
 def fit(run: TinyRun, rows: str = "test", **settings):
@@ -29,7 +29,7 @@ def fit(run: TinyRun, rows: str = "test", **settings):
     config = replace(STAGE2, **settings)
     head, _ = pipeline.fit_stage2(files, config, concepts, features)
     refiner, decoder = pipeline.load_refiner(files, config), pipeline.load_decoder(files, head)
-    places = analysis.predict_places(files, head, concepts, features, files.rows[rows], refiner, decoder)
+    places = predictions.predict_places(files, head, concepts, features, files.rows[rows], refiner, decoder)
     return head, decoder, places
 
 
@@ -91,7 +91,7 @@ def test_the_file_says_what_was_chosen_and_why(copied_run) -> None:
     features = files.features("adapted")
     concepts = pipeline.predict_concepts(files, features)
     head = pipeline.load_stage2(files)
-    measured = analysis.predict_places(files, head, concepts, features, val, None, decoder)
+    measured = predictions.predict_places(files, head, concepts, features, val, None, decoder)
     figures = geolocation_metrics(measured["lat"], measured["lng"], files.lat[val], files.lng[val])
     assert content["choice"]["figures"][decoder.choice.point]["geoscore"] == pytest.approx(figures["geoscore"])
 
@@ -137,5 +137,5 @@ def test_without_a_validation_split_the_argmax_is_answered(copied_run) -> None:
     files.rows["val"] = np.zeros(0, dtype=np.int64)
     decoder = pipeline.make_decoder(files, head, concepts, features)
     assert decoder.choice.point == "offset" and "empty" in decoder.choice.remark
-    places = analysis.predict_places(files, head, concepts, features, files.rows["test"], None, decoder)
+    places = predictions.predict_places(files, head, concepts, features, files.rows["test"], None, decoder)
     np.testing.assert_array_equal(places["lat"], places["lat_offset"])

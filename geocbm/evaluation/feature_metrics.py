@@ -1,47 +1,17 @@
-"""What the encoder and its stored features are, and what the test split holds."""
+"""Metrics of stored features: retrieval, nearest neighbours and class means, with nothing trained on top."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import Resamples, bootstrap, spatial_blocks
 from geocbm.run import Run
 
 if TYPE_CHECKING:
-    from geocbm.encoders import ImageEncoder
-    from geocbm.encoders.features import FeatureStore
     from geocbm.models.stage0 import Stage0PretrainingModel
-
-Figure = dict[str, float]
-
-
-def describe_encoder(encoder: ImageEncoder) -> pd.DataFrame:
-    """Geometry of an image encoder: columns `figure, value`."""
-    rows = [
-        ("name", encoder.name),
-        ("picture", f"{encoder.image_size} x {encoder.image_size} pixels"),
-        ("pooled features", f"{encoder.pooled_dim:,}"),
-        ("patch tokens", f"{encoder.grid[0]} x {encoder.grid[1]} of {encoder.token_dim:,}"),
-        ("blocks", f"{encoder.n_blocks:,}"),
-        ("parameters", f"{sum(parameter.numel() for parameter in encoder.parameters()):,}"),
-    ]
-    return pd.DataFrame(rows, columns=["figure", "value"])
-
-
-def describe_store(store: FeatureStore) -> pd.DataFrame:
-    """What a feature store holds: columns `kind, shape of one image, megabytes`."""
-    rows = []
-    for kind in store.kinds:
-        shape = store.shape(kind)
-        size = store.n * int(np.prod(shape)) * 2 / 1e6
-        rows.append(
-            {"kind": kind, "shape of one image": " x ".join(f"{side:,}" for side in shape), "megabytes": round(size, 1)}
-        )
-    return pd.DataFrame(rows)
 
 
 def nearest_neighbour_km(pooled: np.ndarray, files: Run, rows: np.ndarray) -> np.ndarray:
@@ -52,14 +22,14 @@ def nearest_neighbour_km(pooled: np.ndarray, files: Run, rows: np.ndarray) -> np
     return haversine_km(files.lat[rows], files.lng[rows], files.lat[nearest], files.lng[nearest])
 
 
-def retrieval_figures(
+def measure_retrieval(
     files: Run,
     model: Stage0PretrainingModel,
     pooled: np.ndarray,
     rows: np.ndarray,
     n_resamples: int = 200,
     seed: int = 0,
-) -> dict[str, Figure]:
+) -> dict[str, dict[str, float]]:
     """How well held-out images find their own place among those of all of them, with intervals.
 
     Args:
@@ -86,7 +56,7 @@ def retrieval_figures(
     return found | {"retrieval_km": drawn.figure(km, "median")}
 
 
-def class_mean_figure(files: Run, pooled: np.ndarray, n_resamples: int = 200, seed: int = 0) -> Figure:
+def measure_class_means(files: Run, pooled: np.ndarray, n_resamples: int = 200, seed: int = 0) -> dict[str, float]:
     """Share of the validation split whose concept the nearest class mean names right, with its interval.
 
     Args:
@@ -100,14 +70,3 @@ def class_mean_figure(files: Run, pooled: np.ndarray, n_resamples: int = 200, se
     meta, val = files.meta_and_parent[0], files.rows["val"]
     right = nearest_class_mean(pooled, meta, files.rows["train"], val) == meta[val]
     return bootstrap(right, spatial_blocks(files.lat[val], files.lng[val]), n=n_resamples, seed=seed)
-
-
-def test_remark(files: Run) -> str:
-    """What the figures of a page are measured on, in a sentence."""
-    if n := len(files.rows["test"]):
-        return f"Figures of the test split are of {n:,} images."
-    return (
-        "The test split is empty, so that there are no figures of it. Concepts with one image are in the training "
-        "split, those with two in training and validation. For a test split give some at least three images, or leave "
-        "out a whole country (notebook 01)."
-    )

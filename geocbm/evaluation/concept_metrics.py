@@ -1,18 +1,15 @@
-"""Predicted concepts as arrays, their figures of merit in words, and examples to look at."""
+"""Metrics of Stage 1: how well the labelled concepts of some rows are named, and examples to look at."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from geocbm.data import image_files
-from geocbm.files import lineage
-from geocbm.metrics import Resamples, concept_intervals, recordable, spatial_blocks
-from geocbm.metrics.table import metric
+from geocbm.metrics import Resamples, concept_intervals, metric, metric_table, spatial_blocks
 from geocbm.run import Run
 
 if TYPE_CHECKING:
@@ -25,15 +22,7 @@ if TYPE_CHECKING:
 Arrays = dict[str, np.ndarray]
 
 
-def predict_concepts(model: Stage1ConceptModel, features: FeatureStore) -> Arrays:
-    """Concept probabilities of every row: `meta [n, k_m]`, `parent [n, k_p]`."""
-    from geocbm.models.stage1 import predict_stage1
-
-    out = predict_stage1(model, features.read_all("pooled"), tokens=features)
-    return {"meta": out["meta_probabilities"].numpy(), "parent": out["parent_probabilities"].numpy()}
-
-
-def concept_figures(
+def measure_concepts(
     files: Run,
     model: Stage1ConceptModel,
     predicted: Arrays,
@@ -46,13 +35,13 @@ def concept_figures(
     Args:
         files: the run.
         model: its concept model, for the base prototypes and the cosine from which two metas are close.
-        predicted: of `predict_concepts`.
+        predicted: of `run.predictions.concept_probabilities`.
         rows: the rows that are measured.
         n_resamples: resamples behind each interval, by blocks of 100 km.
         seed: of the resamples.
 
     Returns:
-        `value`, `low` and `high` of each of `CONCEPT_WORDS`; nothing without rows.
+        `value`, `low` and `high` by the name of the metric; nothing without rows.
     """
     if not len(rows):
         return {}
@@ -70,57 +59,35 @@ def concept_figures(
     )
 
 
-CONCEPT_WORDS = {
-    "meta_top1": "labelled concept named first",
-    "meta_top5": "labelled concept among the first five",
-    "meta_macro_recall": "mean over concepts of the share named right",
-    "parent_top1": "parent named first (parent head)",
-    "parent_top1_marginal": "parent named first (sum over its concepts)",
-    "parent_top5": "parent among the first five",
-    "parent_macro_recall": "mean over parents of the share named right",
-    "semantic_close": "named concept is close in meaning (cosine of the words at least semantic_threshold)",
-    "semantic_close_random": "the same for a random guess",
-}
+def concept_table(files: Run, measured: Mapping[str, Any], rows: np.ndarray) -> pd.DataFrame:
+    """Metrics with their labels, beside what naming the most frequent concept of the training split would get.
 
-
-def concept_table(files: Run, figures: Mapping[str, Any], rows: np.ndarray) -> pd.DataFrame:
-    """The figures in words, with what guessing the most frequent concept of the training split would get."""
-    if not figures:
-        return pd.DataFrame(columns=["figure", "value", "most frequent class"])
+    Args:
+        files: the run.
+        measured: of `measure_concepts`.
+        rows: the rows that were measured.
+    """
     meta, parent = files.meta_and_parent
     train = files.rows["train"]
     frequent = {
-        "meta_top1": float((meta[rows] == np.bincount(meta[train]).argmax()).mean()),
-        "parent_top1": float((parent[rows] == np.bincount(parent[train]).argmax()).mean()),
+        name: float((labels[rows] == np.bincount(labels[train]).argmax()).mean())
+        for name, labels in (("meta_top1", meta), ("parent_top1", parent), ("parent_top1_marginal", parent))
+        if name in measured
     }
-    frequent["parent_top1_marginal"] = frequent["parent_top1"]
-    return pd.DataFrame(
-        [
-            {
-                "figure": words,
-                "value": metric(f"stage1.{name}").entry(recordable(figures[name])),
-                "most frequent class": metric(f"stage1.{name}").text(frequent[name]) if name in frequent else "",
-            }
-            for name, words in CONCEPT_WORDS.items()
-            if name in figures
-        ]
-    )
+    table = metric_table("stage1", measured)
+    texts = [metric(f"stage1.{name}").text(frequent[name]) if name in frequent else "" for name in table.index]
+    return table.assign(**{"most frequent class": texts}).reset_index(drop=True)
 
 
-def concepts_side_by_side(figures: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Figures of several concept models in words, a column each.
+def concepts_side_by_side(measured: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Metrics of several concept models, a column each.
 
     Args:
-        figures: of `concept_figures`, by the name of the model.
+        measured: of `measure_concepts`, by the name of the model.
     """
-    lines = []
-    for name, words in CONCEPT_WORDS.items():
-        if all(name in own for own in figures.values()):
-            lines.append(
-                {"figure": words}
-                | {model: metric(f"stage1.{name}").entry(recordable(own[name])) for model, own in figures.items()}
-            )
-    return pd.DataFrame(lines)
+    tables = {name: metric_table("stage1", own) for name, own in measured.items()}
+    first = next(iter(tables.values()))
+    return first[["metric"]].assign(**{name: table["value"] for name, table in tables.items()}).reset_index(drop=True)
 
 
 def concept_map_examples(
@@ -171,17 +138,3 @@ def prototype_cosine(model: Stage1ConceptModel) -> np.ndarray:
         base = functional.normalize(model.prototype_projection(model.meta_base), dim=-1)
         learned = functional.normalize(model.prototype_projection(model.meta_base + model.delta_meta), dim=-1)
     return (base * learned).sum(-1).cpu().numpy()
-
-
-def save_concept_scores(path: str | Path, predicted: Arrays, made_from: Mapping[str, str] | None = None) -> None:
-    """Write concept probabilities of every row, for pages that do not load the model.
-
-    Args:
-        path: the file, `concept_scores.npz`.
-        predicted: of `predict_concepts`.
-        made_from: of `Run.made_from`, by which a run knows that they are its own.
-    """
-    content = {name: predicted[name].astype(np.float32) for name in ("meta", "parent")}
-    if made_from is not None:
-        content[lineage.KEY] = np.asarray(lineage.as_text(made_from))
-    np.savez_compressed(path, **content)  # type: ignore[arg-type]
