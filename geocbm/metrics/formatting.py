@@ -139,6 +139,8 @@ def metric_table(prefix: str, entries: Mapping[str, Any]) -> pd.DataFrame:
         prefix: in front of the names, such as `stage1`.
         entries: numbers or intervals by name.
     """
+    import pandas as pd
+
     rows = {
         name: (metric(f"{prefix}.{name}").label, written(f"{prefix}.{name}", entry)) for name, entry in entries.items()
     }
