@@ -48,12 +48,13 @@ tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 options: dict = {}  # further settings of Stage0Config, such as {"concept_emb_dim": 256}
 
 # %%
-from geocbm import metrics, pipeline, plots
+from geocbm import metrics, plots
 from geocbm.evaluation import feature_metrics
 from geocbm.models.retrieval import class_mean_accuracy
 from geocbm.models.stage0 import Stage0Config
-from geocbm.run import Run
+from geocbm.run import Run, encoding, stages
 from geocbm.workbench import notebook
+from geocbm.workbench.settings import config_fields
 
 nb = notebook.start("03_stage0_pretraining", globals())
 files = Run(nb.run_folder)
@@ -65,14 +66,14 @@ files = Run(nb.run_folder)
 # computed once and stored. An epoch then costs the top blocks only.
 
 # %%
-encoders = pipeline.EncoderConfig(image_encoder, text_encoder, unfreeze_layers, encode_batch_size, max_cache_gb)
-encoder = pipeline.load_encoder(image_encoder)
+encoders = encoding.EncoderConfig(image_encoder, text_encoder, unfreeze_layers, encode_batch_size, max_cache_gb)
+encoder = encoding.load_encoder(image_encoder)
 side, parameters = encoder.image_size, sum(part.numel() for part in encoder.parameters())
 print(f"{encoder.name}: {side} x {side} pixels, {encoder.n_blocks} blocks, {parameters:,} parameters")
 print(f"pooled ({encoder.pooled_dim},), patches {(*encoder.grid, encoder.token_dim)}")
 
 # %%
-vanilla = pipeline.encode_vanilla(files, encoders, encoder)
+vanilla = encoding.encode_vanilla(files, encoders, encoder)
 before = vanilla.read_all("pooled").numpy()
 print({kind: (vanilla.n, *vanilla.shape(kind)) for kind in vanilla.kinds})
 
@@ -83,7 +84,7 @@ print({kind: (vanilla.n, *vanilla.shape(kind)) for kind in vanilla.kinds})
 # close together are one and the same to the text encoder, and images have to pull them apart. Metas are grouped by parent.
 
 # %%
-base = pipeline.write_prototypes(files, encoders)
+base = encoding.write_prototypes(files, encoders)
 nb.show(plots.prototype_similarity(base["meta"].numpy(), files.concepts))
 
 # %% [markdown]
@@ -95,8 +96,8 @@ nb.show(plots.prototype_similarity(base["meta"].numpy(), files.concepts))
 # the one value before training. Held against such a run, page 10 says what Stage 0 is worth.
 
 # %%
-config = Stage0Config(**pipeline.config_fields(Stage0Config, globals()))
-model, result, adapted = pipeline.fit_stage0(files, config, encoders, encoder, vanilla)
+config = Stage0Config(**config_fields(Stage0Config, globals()))
+model, result, adapted = stages.fit_stage0(files, config, encoders, encoder, vanilla)
 
 # %%
 nb.show(plots.loss_curves(result.history, title="Stage 0 by epoch"))

@@ -47,11 +47,12 @@ tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 options: dict = {}  # further settings of Stage1Config, such as {"temperature": 0.1}
 
 # %%
-from geocbm import metrics, pipeline, plots
+from geocbm import metrics, plots
 from geocbm.evaluation import concept_floor, concept_metrics
 from geocbm.models.stage1 import Stage1Config
-from geocbm.run import Run, predictions
+from geocbm.run import Run, adoption, encoding, predictions, stages
 from geocbm.workbench import notebook
+from geocbm.workbench.settings import config_fields
 
 nb = notebook.start("04_stage1_concepts", globals())
 files = Run(nb.run_folder)
@@ -62,10 +63,10 @@ files = Run(nb.run_folder)
 # Each loss has a panel, beside what is measured on validation. Features come from the store; no image is opened for training.
 
 # %%
-pipeline.take_stage0(files, stage0_checkpoint)
+adoption.take_stage0(files, stage0_checkpoint)
 features = files.features("adapted")
-config = Stage1Config(**pipeline.config_fields(Stage1Config, globals()))
-model, result = pipeline.fit_stage1(files, config, features)
+config = Stage1Config(**config_fields(Stage1Config, globals()))
+model, result = stages.fit_stage1(files, config, features)
 
 # %%
 nb.show(plots.loss_curves(result.history, title="Stage 1 by epoch"))
@@ -116,7 +117,7 @@ if len(test):
 # concepts, the first of its kind, right or wrong. The other kinds look at the whole picture and have no such map.
 
 # %%
-encoder = pipeline.load_stage0(files)[1]
+encoder = encoding.load_stage0(files)[1]
 pictures, grids, captions = concept_metrics.concept_map_examples(files, encoder, model, features, examples)
 if pictures:
     nb.show(

@@ -54,11 +54,12 @@ tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 options: dict = {}  # further settings of Stage2Config, such as {"gating": False}
 
 # %%
-from geocbm import pipeline, plots
+from geocbm import plots
 from geocbm.evaluation import novelty, place_metrics
 from geocbm.models.stage2 import Stage2Config
-from geocbm.run import Run, predictions
+from geocbm.run import Run, adoption, decoding, encoding, leftovers, predictions, stages
 from geocbm.workbench import notebook
+from geocbm.workbench.settings import config_fields
 
 nb = notebook.start("05_stage2_geolocation", globals())
 files = Run(nb.run_folder)
@@ -70,10 +71,10 @@ files = Run(nb.run_folder)
 
 # %%
 features = files.features("adapted")
-pipeline.take_stage1(files, stage1_checkpoint, features)
-concepts = pipeline.predict_concepts(files, features)
-config = Stage2Config(**pipeline.config_fields(Stage2Config, globals()))
-model, result = pipeline.fit_stage2(files, config, concepts, features)
+adoption.take_stage1(files, stage1_checkpoint, features)
+concepts = stages.predict_concepts(files, features)
+config = Stage2Config(**config_fields(Stage2Config, globals()))
+model, result = stages.fit_stage2(files, config, concepts, features)
 
 # %%
 nb.show(plots.loss_curves(result.history, title="Stage 2 by epoch"))
@@ -87,7 +88,7 @@ nb.show(plots.loss_curves(result.history, title="Stage 2 by epoch"))
 
 # %%
 test = files.rows["test"]
-refiner, decoder = pipeline.load_refiner(files, config), pipeline.load_decoder(files, model)
+refiner, decoder = stages.load_refiner(files, config), decoding.load_decoder(files, model)
 predicted = predictions.predict_places(files, model, concepts, features, test, refiner, decoder)
 print(f"The test split has {len(files.rows['test']):,} images.")
 if len(test):
@@ -119,7 +120,7 @@ if len(test):
 # right answers and most certain wrong ones. (The modes `concept_only` and `concept_scores` ask no patch and look nowhere.)
 
 # %%
-encoder = pipeline.load_stage0(files)[1]
+encoder = encoding.load_stage0(files)[1]
 if config.reads_tokens:
     pictures, grids, captions = place_metrics.attention_examples(files, encoder, predicted, test, examples)
 else:
@@ -140,7 +141,7 @@ if pictures:
 by_mode = {ablation_mode: predicted}
 for mode in dict.fromkeys(variants):
     if mode != ablation_mode:
-        by_mode[mode] = pipeline.fit_variant(files, config, mode, concepts, features, test)
+        by_mode[mode] = stages.fit_variant(files, config, mode, concepts, features, test)
 if len(test):
     errors = {mode: places["km"] for mode, places in by_mode.items()}
     nb.show(plots.error_curves(errors, title="Error by ablation mode"))
@@ -149,7 +150,7 @@ if len(test):
 nb.table(place_metrics.mode_table(files, by_mode, test), caption="Ablation modes on the test split")
 
 # %%
-pipeline.remove_leftovers(files, "stage2", by_mode)  # heads that an earlier execution trained and this one did not
+leftovers.remove_leftovers(files, "stage2", by_mode)  # heads that an earlier execution trained and this one did not
 for key, value in place_metrics.place_records(files, by_mode, test, bootstrap, seed).items():
     nb.record(key, value)
 with nb.output("predictions.parquet") as path:

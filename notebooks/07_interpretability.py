@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from geocbm import pipeline, plots
+from geocbm import plots
 from geocbm.evaluation.methods import main_predictions
 from geocbm.explain import (
     ablation,
@@ -49,15 +49,15 @@ from geocbm.explain.faithfulness import LINEAR, MAIN
 from geocbm.metrics import figure_text, readable, verdict
 from geocbm.metrics.table import metric
 from geocbm.models.stage2_inference import concept_input, predict_stage2
-from geocbm.run import Run
+from geocbm.run import Run, encoding, stages
 from geocbm.workbench import notebook
 
 nb = notebook.start("07_interpretability", globals())
 files = Run(nb.run_folder)
 test, metas = files.rows["test"], files.concepts.metas
 features = files.features("adapted")
-encoder, stage1 = pipeline.load_stage0(files)[1], pipeline.load_stage1(files)
-concepts = pipeline.predict_concepts(files, features)  # of all rows, by name
+encoder, stage1 = encoding.load_stage0(files)[1], stages.load_stage1(files)
+concepts = stages.predict_concepts(files, features)  # of all rows, by name
 # The linear CBM is the head in which nothing but concepts reaches the answer.
 linear = interventions.linear_cbm(files, features, concepts)
 modes = interventions.trained_modes(files, features, concepts) | {"concept_scores": linear}

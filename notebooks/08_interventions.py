@@ -25,18 +25,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from geocbm import pipeline, plots
+from geocbm import plots
 from geocbm.explain import ablation, attribution, concept_labels, counterfactuals, flows, interventions, maps
 from geocbm.explain import intervention_curve as curves
 from geocbm.metrics import readable
 from geocbm.metrics.table import KM, Metric
-from geocbm.run import Run
+from geocbm.run import Run, encoding, stages
 from geocbm.workbench import notebook
 
 nb = notebook.start("08_interventions", globals())
 files = Run(nb.run_folder)
 test, metas, features = files.rows["test"], files.concepts.metas, files.features("adapted")
-concepts, encoder = pipeline.predict_concepts(files, features), pipeline.load_stage0(files)[1]
+concepts, encoder = stages.predict_concepts(files, features), encoding.load_stage0(files)[1]
 model = interventions.linear_cbm(files, features, concepts)
 
 # %% [markdown]

@@ -25,19 +25,19 @@ own_statistic: bool = False  # also show the statistic of the last section
 import numpy as np
 import pandas as pd
 
-from geocbm import pipeline, plots
+from geocbm import plots
 from geocbm.explain.field_guide import evidence, examples
 from geocbm.explain.field_guide.guide import FieldGuide
 from geocbm.explain.maps import MapModel
-from geocbm.run import Run
+from geocbm.run import Run, encoding, stages
 from geocbm.workbench import field_guide_html, notebook
 
 nb = notebook.start("09_field_guide", globals())
 files = Run(nb.run_folder)
 metas, noun = files.concepts.metas, files.noun
 features = files.features("adapted")
-model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
-guide = FieldGuide(files, pipeline.load_concept_head(files), clues, pictures, min_samples)
+model = MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files))
+guide = FieldGuide(files, stages.load_concept_head(files), clues, pictures, min_samples)
 
 # %% [markdown]
 # ## A batch

@@ -1,4 +1,4 @@
-"""Training of each stage on arrays in memory, as `pipeline.stages` trains it on the files of a run."""
+"""Training of each stage on arrays in memory, as `run.stages` trains it on the files of a run."""
 
 from __future__ import annotations
 

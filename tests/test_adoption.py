@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from test_lineage import change, other_weights
 from tiny_run import STAGE1, TinyRun
 
-from geocbm import pipeline
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json, sha256_file
+from geocbm.run import adoption, encoding, leftovers, stages
 
 
 @pytest.fixture
@@ -27,22 +27,22 @@ def test_a_stage_0_of_another_run_takes_the_place_of_the_own(copied_run, other):
     files, given = copied_run.files, other.folder / "stage0.safetensors"
     own = files.features("adapted")
     before = own.read_all("pooled")
-    pipeline.take_stage0(files, given)
+    adoption.take_stage0(files, given)
     assert files.need("stage0.safetensors").name == "stage0_adopted.safetensors"
     assert files.digest("stage0") == sha256_file(given)
     with pytest.raises(MismatchError, match="another stage0"):
-        pipeline.load_stage1(files)  # trained on the features of the own one
+        stages.load_stage1(files)  # trained on the features of the own one
     features = files.features("adapted")
-    assert features.fingerprint == pipeline.load_stage0(files)[1].fingerprint() != own.fingerprint
+    assert features.fingerprint == encoding.load_stage0(files)[1].fingerprint() != own.fingerprint
     assert not torch.allclose(features.read_all("pooled"), before)
-    pipeline.fit_stage1(files, STAGE1, features)
+    stages.fit_stage1(files, STAGE1, features)
     assert read_json(files.path("stage1.json"))["labels"]["made_from"]["stage0"] == sha256_file(given)
-    pipeline.load_stage1(files)
-    pipeline.take_stage0(files, "")
+    stages.load_stage1(files)
+    adoption.take_stage0(files, "")
     assert files.need("stage0.safetensors").name == "stage0.safetensors"
     assert not list(files.folder.glob("*_adopted*"))
     with pytest.raises(MismatchError, match="another stage0"):
-        pipeline.load_stage1(files)
+        stages.load_stage1(files)
 
 
 def test_a_stage_1_of_another_run_takes_the_place_of_the_own(copied_run, trained_run, tmp_path):
@@ -50,16 +50,16 @@ def test_a_stage_1_of_another_run_takes_the_place_of_the_own(copied_run, trained
     other_weights(giver.files.path("stage1.safetensors"))
     files, given = copied_run.files, giver.folder / "stage1.safetensors"
     features = files.features("adapted")
-    pipeline.take_stage1(files, given, features)
+    adoption.take_stage1(files, given, features)
     assert load_file(files.need("stage1.safetensors")).keys() == load_file(given).keys()
     assert files.digest("stage1") == sha256_file(given)
     assert files.need("concept_scores.npz").name == "concept_scores_adopted.npz"
     with pytest.raises(MismatchError, match="another stage1"):
-        pipeline.load_stage2(files)
-    pipeline.remove_leftovers(files, "stage1", [])
+        stages.load_stage2(files)
+    leftovers.remove_leftovers(files, "stage1", [])
     assert files.need("stage1.safetensors").name == "stage1_adopted.safetensors"
-    pipeline.take_stage1(files, "", features)
-    pipeline.load_stage2(files)
+    adoption.take_stage1(files, "", features)
+    stages.load_stage2(files)
 
 
 @pytest.mark.parametrize(
@@ -70,26 +70,26 @@ def test_a_checkpoint_trained_on_something_else_is_refused(copied_run, other, wh
     """No run may learn from a Stage 0 that has seen its validation or test split."""
     change(copied_run, what)
     with pytest.raises(MismatchError, match=rf"{words} than run 'tiny' has; .* geocbm run --run tiny --from 03$"):
-        pipeline.take_stage0(copied_run.files, other.folder / "stage0.safetensors")
+        adoption.take_stage0(copied_run.files, other.folder / "stage0.safetensors")
     assert not list(copied_run.folder.glob("*_adopted*"))
 
 
 def test_a_stage_1_of_another_stage_0_is_refused(copied_run, other):
     files = copied_run.files
-    pipeline.take_stage0(files, other.folder / "stage0.safetensors")
+    adoption.take_stage0(files, other.folder / "stage0.safetensors")
     features = files.features("adapted")
     with pytest.raises(MismatchError, match=r"another stage0\.safetensors than run 'tiny' has"):
-        pipeline.take_stage1(files, other.folder / "stage1.safetensors", features)
+        adoption.take_stage1(files, other.folder / "stage1.safetensors", features)
 
 
 def test_what_is_no_checkpoint_is_named(copied_run, other):
     files = copied_run.files
     with pytest.raises(ParameterError, match=r"stage0_checkpoint='.*' is no checkpoint"):
-        pipeline.take_stage0(files, other.folder)
+        adoption.take_stage0(files, other.folder)
     with pytest.raises(MissingInputError, match="does not exist"):
-        pipeline.take_stage0(files, other.folder / "none.safetensors")
+        adoption.take_stage0(files, other.folder / "none.safetensors")
     with pytest.raises(MismatchError, match="is a checkpoint of stage 1, not of stage 0"):
-        pipeline.take_stage0(files, other.folder / "stage1.safetensors")
+        adoption.take_stage0(files, other.folder / "stage1.safetensors")
     (other.folder / "stage0.json").unlink()
     with pytest.raises(MissingInputError, match=r"stage0\.json does not exist"):
-        pipeline.take_stage0(files, other.folder / "stage0.safetensors")
+        adoption.take_stage0(files, other.folder / "stage0.safetensors")

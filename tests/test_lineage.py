@@ -12,13 +12,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny_run import STAGE1, STAGE2, TinyRun, write_cells
 
-from geocbm import data, pipeline
+from geocbm import data
 from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import MismatchError, UserError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation.uncertainty.assessment import read_cell_scores
 from geocbm.files import lineage, read_json, sha256_file, write_json
 from geocbm.predict import GeoCBM
+from geocbm.run import encoding, stages
 
 FILES = (
     "geocells.npz",
@@ -75,7 +76,7 @@ def whole_run(copied_run: TinyRun) -> TinyRun:
     write_json(files.path("stage2_recipe_x.json"), head)
     name = "stage2_neighbours.safetensors"
     features = files.features("adapted")
-    pipeline.make_refiner(files, features).save(files.path(name), files.made_from(name))
+    stages.make_refiner(files, features).save(files.path(name), files.made_from(name))
     places = pd.read_parquet(files.path("predictions.parquet"))
     places.attrs["made_from"] = files.made_from("predictions.parquet", "stage2_concept_only", "stage2_recipe_x")
     places.to_parquet(files.path("predictions.parquet"))
@@ -136,11 +137,11 @@ def test_a_file_is_refused_when_it_was_made_from_something_else(whole_run, what)
 @pytest.mark.parametrize(
     "load",
     [
-        lambda run: pipeline.load_stage0(run.files),
-        lambda run: pipeline.load_stage1(run.files),
-        lambda run: pipeline.load_stage2(run.files),
-        lambda run: pipeline.load_stage2(run.files, "stage2_concept_only"),
-        lambda run: pipeline.load_words(run.files),
+        lambda run: encoding.load_stage0(run.files),
+        lambda run: stages.load_stage1(run.files),
+        lambda run: stages.load_stage2(run.files),
+        lambda run: stages.load_stage2(run.files, "stage2_concept_only"),
+        lambda run: encoding.load_words(run.files),
         lambda run: run.files.features("adapted"),
         lambda run: run.files.features("vanilla"),
         lambda run: evaluation.stage_answers(run.files),
@@ -161,14 +162,14 @@ def test_whatever_opens_a_run_refuses_what_was_trained_on_its_test_split(whole_r
 def test_no_stage_is_trained_upon_what_does_not_belong_to_the_run(whole_run, stage):
     files = whole_run.files
     features = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, features)
+    concepts = stages.predict_concepts(files, features)
     before = files.path(f"stage{stage}.safetensors").read_bytes()
     change(whole_run, "splits")
     with pytest.raises(MismatchError, match="other splits"):
         if stage == 1:
-            pipeline.fit_stage1(whole_run.files, STAGE1, features)
+            stages.fit_stage1(whole_run.files, STAGE1, features)
         else:
-            pipeline.fit_stage2(whole_run.files, STAGE2, concepts, features)
+            stages.fit_stage2(whole_run.files, STAGE2, concepts, features)
     assert files.path(f"stage{stage}.safetensors").read_bytes() == before
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from geocbm import data, geocells, pipeline
+from geocbm import data, geocells
 from geocbm.data.concepts import ConceptVocabulary
 from geocbm.evaluation import novelty
 from geocbm.models.stage0 import Stage0Config
 from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import Stage2Config
-from geocbm.run import Run, predictions
+from geocbm.run import Run, decoding, encoding, predictions, stages
 
 PLACES = {  # a city in each country
     "France": (48.86, 2.35),
@@ -127,22 +127,22 @@ def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: s
     """
     run = TinyRun(root / "tiny", root / "cache", root / "world")
     files = prepare(run.folder, write_pictures(run.images), kind, country)
-    encoders = pipeline.EncoderConfig(str(model), unfreeze_layers=STAGE0.unfreeze_layers, batch_size=16)
-    encoder = pipeline.load_encoder(encoders.image_encoder)
-    vanilla = pipeline.encode_vanilla(files, encoders, encoder)
-    pipeline.write_prototypes(files, encoders)
-    _, _, adapted = pipeline.fit_stage0(files, STAGE0, encoders, encoder, vanilla)
-    stage1, _ = pipeline.fit_stage1(files, STAGE1, adapted)
+    encoders = encoding.EncoderConfig(str(model), unfreeze_layers=STAGE0.unfreeze_layers, batch_size=16)
+    encoder = encoding.load_encoder(encoders.image_encoder)
+    vanilla = encoding.encode_vanilla(files, encoders, encoder)
+    encoding.write_prototypes(files, encoders)
+    _, _, adapted = stages.fit_stage0(files, STAGE0, encoders, encoder, vanilla)
+    stage1, _ = stages.fit_stage1(files, STAGE1, adapted)
     scores = files.path("concept_scores.npz")
     predictions.save_concept_scores(
         scores, predictions.concept_probabilities(stage1, adapted), files.made_from("concept_scores.npz")
     )
-    embeddings = pipeline.predict_concepts(files, adapted)
-    stage2, _ = pipeline.fit_stage2(files, STAGE2, embeddings, adapted)
+    embeddings = stages.predict_concepts(files, adapted)
+    stage2, _ = stages.fit_stage2(files, STAGE2, embeddings, adapted)
     test = files.rows["test"]
-    decoder = pipeline.load_decoder(files, stage2)
+    decoder = decoding.load_decoder(files, stage2)
     by_mode = {"both": predictions.predict_places(files, stage2, embeddings, adapted, test, None, decoder)}
-    by_mode["concept_only"] = pipeline.fit_variant(files, STAGE2, "concept_only", embeddings, adapted, test)
+    by_mode["concept_only"] = stages.fit_variant(files, STAGE2, "concept_only", embeddings, adapted, test)
     predictions.save_predictions(files.path("predictions.parquet"), files, by_mode, test)
     predictions.save_cell_scores(files.path("cell_scores.npz"), files, stage2, embeddings, adapted)
     novelty.save_novelty(files.path(novelty.FILE), files, adapted)

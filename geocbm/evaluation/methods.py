@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geocbm import pipeline
 from geocbm.data import image_files
 from geocbm.data.ground_truth import has_ground_truth, load_ground_truth
 from geocbm.errors import MismatchError, ParameterError
@@ -19,7 +18,7 @@ from geocbm.files import read_json
 from geocbm.metrics import Resamples, columns_of, country_of, entry_of, error_km, geoscore, recordable, spatial_blocks
 from geocbm.models.decoder import POINT_WORDS
 from geocbm.models.point_estimates import Points
-from geocbm.run import Run
+from geocbm.run import Run, decoding
 
 METHOD_LABELS = {
     "chance": "chance (a random training image)",
@@ -166,7 +165,7 @@ def stage_answers(run: Run) -> list[Prediction]:
                 places["lat"].to_numpy(),
                 places["lng"].to_numpy(),
                 points=stored_points(places),
-                choice=pipeline.read_choice(run, stem),
+                choice=decoding.read_choice(run, stem),
             )
         )
     return answers

@@ -159,7 +159,7 @@ class InterventionModel:
 
     Args:
         head: Stage 2.
-        concepts: what Stage 1 says of all pictures (`pipeline.predict_concepts`).
+        concepts: what Stage 1 says of all pictures (`stages.predict_concepts`).
         concept_model: Stage 1, for modes that read its embedding.
         features: adapted features of all pictures, for modes that look at the patches.
         refiner: training pictures that move the answer, if the mode uses them.
@@ -253,29 +253,29 @@ def load_intervention_model(
     Args:
         run: the run.
         features: the adapted features.
-        concepts: of `pipeline.predict_concepts`.
+        concepts: of `stages.predict_concepts`.
         name: stem of the checkpoint.
     """
-    from geocbm import pipeline
+    from geocbm.run import decoding, stages
 
-    head = pipeline.load_stage2(run, name)
-    refiner = pipeline.load_refiner(run, head.config, name)
-    concept_model = None if head.config.reads_scores else pipeline.load_stage1(run)
-    decoder = pipeline.load_decoder(run, head, name)
+    head = stages.load_stage2(run, name)
+    refiner = stages.load_refiner(run, head.config, name)
+    concept_model = None if head.config.reads_scores else stages.load_stage1(run)
+    decoder = decoding.load_decoder(run, head, name)
     return InterventionModel(head, concepts, concept_model, features, refiner, run.rows["train"], decoder)
 
 
 def linear_cbm(run: Run, features: FeatureStore, concepts: dict[str, Tensor]) -> InterventionModel:
     """The run's head in mode `concept_scores`; one is trained, and not kept, where the run has none."""
-    from geocbm import pipeline
+    from geocbm.run import decoding, stages
 
-    head = pipeline.load_concept_head(run)
+    head = stages.load_concept_head(run)
     if head is None:
-        config = pipeline.load_stage2(run).config.in_mode("concept_scores", tracking="disabled")
-        head = pipeline.fit_stage2(run, config, concepts, features, name=None)[0]
-        return InterventionModel(head, concepts, decoder=pipeline.make_decoder(run, head, concepts, features))
-    name = "stage2" if pipeline.load_stage2(run).config.ablation_mode == "concept_scores" else "stage2_concept_scores"
-    return InterventionModel(head, concepts, decoder=pipeline.load_decoder(run, head, name))
+        config = stages.load_stage2(run).config.in_mode("concept_scores", tracking="disabled")
+        head = stages.fit_stage2(run, config, concepts, features, name=None)[0]
+        return InterventionModel(head, concepts, decoder=decoding.make_decoder(run, head, concepts, features))
+    name = "stage2" if stages.load_stage2(run).config.ablation_mode == "concept_scores" else "stage2_concept_scores"
+    return InterventionModel(head, concepts, decoder=decoding.load_decoder(run, head, name))
 
 
 def trained_modes(run: Run, features: FeatureStore, concepts: Mapping[str, Tensor]) -> dict[str, InterventionModel]:

@@ -85,14 +85,14 @@ def train_seed(
     Returns:
         Both models, and what Stage 1 says of every row.
     """
-    from geocbm import pipeline
     from geocbm.models import stage1
+    from geocbm.run import stages
 
-    config1 = replace(pipeline.load_stage1(run).config, seed=seed, tracking="disabled")
-    config2 = replace(pipeline.load_stage2(run).config, seed=seed, tracking="disabled")
-    model, _ = pipeline.fit_stage1(run, config1, features, None, _silent)
+    config1 = replace(stages.load_stage1(run).config, seed=seed, tracking="disabled")
+    config2 = replace(stages.load_stage2(run).config, seed=seed, tracking="disabled")
+    model, _ = stages.fit_stage1(run, config1, features, None, _silent)
     concepts = stage1.predict_stage1(model, features.read_all("pooled"), tokens=features)
-    head, _ = pipeline.fit_stage2(run, config2, concepts, features, None, _silent)
+    head, _ = stages.fit_stage2(run, config2, concepts, features, None, _silent)
     return model, head, concepts
 
 

@@ -196,9 +196,9 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
     Raises:
         UserError: a file that an answer cannot do without is missing or belongs to another run.
     """
-    from geocbm import pipeline
     from geocbm.evaluation.concept_floor import read_floor
     from geocbm.evaluation.novelty import read_novelty
+    from geocbm.run import decoding
 
     calibration, lacks = fit_calibration(files, head)
     novelty, lacks_too = read_novelty(files)
@@ -213,7 +213,7 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
         cell_places=tuple(_cell_places(files.cells, latlng_to_cartesian(lat, lng))),
         country_names=CountryNames.fit(lat, lng, files.country[train]),
         calibration=calibration,
-        decoder=pipeline.load_decoder(files, head),
+        decoder=decoding.load_decoder(files, head),
         baseline=_baseline(files, head),
         has_novelty=novelty is not None,
         remarks=tuple(remark for remark in (lacks, lacks_too, read_floor(files)) if remark),

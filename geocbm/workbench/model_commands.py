@@ -79,40 +79,42 @@ def train_stage(arguments: SimpleNamespace) -> None:
 
 
 def _train(stage: str, files: Run, values: dict[str, Any]) -> FitResult:
-    from geocbm import pipeline
+    from geocbm.run import adoption, stages
+    from geocbm.workbench.settings import config_fields
 
     if stage == "stage0":
         result = _fit_stage0(files, values)
     elif stage == "stage1":
         from geocbm.models.stage1 import Stage1Config
 
-        pipeline.take_stage0(files, paths.locate(given) if (given := values["stage0_checkpoint"]) else "")
-        config = Stage1Config(**pipeline.config_fields(Stage1Config, values))
-        result = pipeline.fit_stage1(files, config, files.features("adapted"))[1]
+        adoption.take_stage0(files, paths.locate(given) if (given := values["stage0_checkpoint"]) else "")
+        config = Stage1Config(**config_fields(Stage1Config, values))
+        result = stages.fit_stage1(files, config, files.features("adapted"))[1]
     else:
         from geocbm.models.stage2 import Stage2Config
 
         features = files.features("adapted")
-        pipeline.take_stage1(files, paths.locate(given) if (given := values["stage1_checkpoint"]) else "", features)
-        settings_2 = Stage2Config(**pipeline.config_fields(Stage2Config, values))
-        result = pipeline.fit_stage2(files, settings_2, pipeline.predict_concepts(files, features), features)[1]
+        adoption.take_stage1(files, paths.locate(given) if (given := values["stage1_checkpoint"]) else "", features)
+        settings_2 = Stage2Config(**config_fields(Stage2Config, values))
+        result = stages.fit_stage2(files, settings_2, stages.predict_concepts(files, features), features)[1]
     return result
 
 
 def _fit_stage0(files: Run, values: dict[str, Any]) -> FitResult:
-    from geocbm import pipeline
     from geocbm.encoders.processes import on_main
     from geocbm.models.stage0 import Stage0Config
+    from geocbm.run import encoding, stages
+    from geocbm.workbench.settings import config_fields
 
-    encoders = pipeline.EncoderConfig(
+    encoders = encoding.EncoderConfig(
         values["image_encoder"],
         values["text_encoder"],
         values["unfreeze_layers"],
         values["encode_batch_size"],
         values["max_cache_gb"],
     )
-    encoder = pipeline.load_encoder(encoders.image_encoder)
-    vanilla = pipeline.encode_vanilla(files, encoders, encoder)
-    on_main(lambda: pipeline.write_prototypes(files, encoders))
-    config = Stage0Config(**pipeline.config_fields(Stage0Config, values))
-    return pipeline.fit_stage0(files, config, encoders, encoder, vanilla)[1]
+    encoder = encoding.load_encoder(encoders.image_encoder)
+    vanilla = encoding.encode_vanilla(files, encoders, encoder)
+    on_main(lambda: encoding.write_prototypes(files, encoders))
+    config = Stage0Config(**config_fields(Stage0Config, values))
+    return stages.fit_stage0(files, config, encoders, encoder, vanilla)[1]

@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 from tiny_run import N
 
-from geocbm import pipeline
 from geocbm.evaluation import concept_metrics, feature_metrics, place_metrics
 from geocbm.geodesy import haversine_km
-from geocbm.run import predictions
+from geocbm.run import encoding, predictions, stages
 
 METRICS = {
     *("meta_top1", "meta_top5", "meta_macro_recall", "semantic_close", "semantic_close_random"),
@@ -34,8 +33,8 @@ def features(trained_run, files):
 
 @pytest.fixture(scope="module")
 def predicted(files, features):
-    embeddings = pipeline.predict_concepts(files, features)
-    return predictions.predict_places(files, pipeline.load_stage2(files), embeddings, features, files.rows["test"])
+    embeddings = stages.predict_concepts(files, features)
+    return predictions.predict_places(files, stages.load_stage2(files), embeddings, features, files.rows["test"])
 
 
 def test_nearest_neighbour_takes_the_place_of_the_most_similar_training_image(files):
@@ -49,7 +48,7 @@ def test_nearest_neighbour_takes_the_place_of_the_most_similar_training_image(fi
 
 
 def test_concept_probabilities_of_every_row(files, features, trained_run):
-    model = pipeline.load_stage1(files)
+    model = stages.load_stage1(files)
     concepts = predictions.concept_probabilities(model, features)
     assert (concepts["meta"].shape, concepts["parent"].shape) == ((N, 6), (N, 3))
     np.testing.assert_allclose(concepts["meta"].sum(axis=1), 1, atol=1e-5)
@@ -73,7 +72,7 @@ def test_concepts_stand_beside_the_most_frequent_class(files):
 
 
 def test_a_prototype_without_residual_did_not_move(files):
-    model = copy.deepcopy(pipeline.load_stage1(files))
+    model = copy.deepcopy(stages.load_stage1(files))
     with torch.no_grad():
         model.delta_meta.zero_()
         model.delta_meta[2] = -2 * model.meta_base[2]
@@ -113,7 +112,7 @@ def test_metrics_of_places_with_their_labels():
 
 def test_examples_are_the_best_and_the_worst_of_the_most_certain(files):
     rows = files.rows["train"][:16]
-    encoder = pipeline.load_stage0(files)[1]
+    encoder = encoding.load_stage0(files)[1]
     places = {
         "cell_probability": np.r_[np.full(4, 0.9), np.full(12, 0.1)][:, None],
         "km": np.r_[30.0, 10.0, 40.0, 20.0, np.zeros(6), np.full(6, 9e3)],
@@ -134,7 +133,7 @@ def test_few_images_are_not_shown_twice(files, rows):
         "km": np.arange(1.0, rows + 1) * 100,
         "attention": np.full((rows, 16), 1 / 16),
     }
-    captions = place_metrics.attention_examples(files, pipeline.load_stage0(files)[1], places, chosen, 6)[2]
+    captions = place_metrics.attention_examples(files, encoding.load_stage0(files)[1], places, chosen, 6)[2]
     assert [caption.split(": ")[1] for caption in captions] == [f"{100 * (i + 1)} km off" for i in range(rows)]
 
 

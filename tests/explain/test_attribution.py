@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from geocbm import pipeline, plots
+from geocbm import plots
 from geocbm.errors import ParameterError
 from geocbm.explain.attribution import (
     BY_ABLATION,
@@ -23,6 +23,7 @@ from geocbm.explain.attribution import (
 from geocbm.explain.interventions import baseline_scores, linear_cbm, load_intervention_model
 from geocbm.metrics import places_of
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
+from geocbm.run import stages
 
 N_METAS, N_PARENTS, N_CELLS, WIDTH = 4, 2, 5, 16
 PARENTS = np.array([0, 0, 1, 1])
@@ -196,7 +197,7 @@ def test_terms_of_several_views_add_up_to_the_pooled_answer(mode, odds):
 def heads(trained_run):
     files = trained_run.files
     features = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, features)
+    concepts = stages.predict_concepts(files, features)
     return [linear_cbm(files, features, concepts), load_intervention_model(files, features, concepts)]
 
 

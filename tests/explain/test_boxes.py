@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geocbm import pipeline
 from geocbm.encoders.preprocessing import crop_window
 from geocbm.errors import ParameterError
 from geocbm.explain.boxes import boxes_in_window, concept_boxes, covered_patches
+from geocbm.run import encoding
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -44,7 +44,7 @@ def test_window_of_a_central_crop(size: tuple[int, int], window: tuple[float, ..
 
 
 def test_a_square_picture_is_seen_whole_by_a_real_encoder(trained_run: TinyRun) -> None:
-    encoder = pipeline.load_stage0(trained_run.files)[1]
+    encoder = encoding.load_stage0(trained_run.files)[1]
     assert crop_window(encoder, (96, 96)) == (0.0, 0.0, 1.0, 1.0)
 
 
@@ -85,7 +85,7 @@ def _tell(run: TinyRun, boxes: list) -> None:
 
 def test_pairs_of_a_run(copied_run: TinyRun, request: pytest.FixtureRequest) -> None:
     files, truth = copied_run.files, copied_run.images / "ground_truth.jsonl.gz"
-    encoder = pipeline.load_stage0(files)[1]
+    encoder = encoding.load_stage0(files)[1]
     assert concept_boxes(files, encoder, files.rows["test"]) is None
     request.addfinalizer(lambda: truth.unlink(missing_ok=True))
     _tell(copied_run, [[0.0, 0.0, 1.0, 1.0]])

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocbm import pipeline
 from geocbm.explain import probes
 from geocbm.explain.concept_information import (
     concept_information_metrics,
@@ -17,6 +16,7 @@ from geocbm.explain.concept_information import (
 from geocbm.explain.concept_labels import ConceptLabels, read_concept_labels
 from geocbm.explain.interventions import linear_cbm
 from geocbm.metrics import Resamples
+from geocbm.run import stages
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -41,7 +41,7 @@ def test_completeness_of_a_run(trained_run: TinyRun) -> None:
 def test_what_a_run_without_ground_truth_tells(trained_run: TinyRun) -> None:
     files = trained_run.files
     features = files.features("adapted")
-    model = linear_cbm(files, features, pipeline.predict_concepts(files, features))
+    model = linear_cbm(files, features, stages.predict_concepts(files, features))
     cells = np.zeros(len(files.rows["test"]), dtype=int)
     pooled = features.read_all("pooled").numpy()
     found = measure_concept_information(files, model, read_concept_labels(files), pooled, cells, n_resamples=20)
@@ -58,7 +58,7 @@ def test_what_a_run_without_ground_truth_tells(trained_run: TinyRun) -> None:
 def test_what_a_run_with_ground_truth_tells(trained_run: TinyRun) -> None:
     files = trained_run.files
     features = files.features("adapted")
-    model = linear_cbm(files, features, pipeline.predict_concepts(files, features))
+    model = linear_cbm(files, features, stages.predict_concepts(files, features))
     generator = np.random.default_rng(0)
     shown = generator.random(model.scores.shape) < 0.5
     presence = ConceptLabels(shown, np.ones_like(shown))

@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny_run import STAGE1, STAGE2, TinyRun
 
-from geocbm import pipeline
 from geocbm.explain import controls
 from geocbm.explain.controls import (
     Control,
@@ -26,7 +25,7 @@ from geocbm.explain.maps import MapModel
 from geocbm.files import write_json
 from geocbm.metrics import geoscore, verdict
 from geocbm.models import stage1
-from geocbm.run import predictions
+from geocbm.run import encoding, predictions, stages
 from geocbm.workbench.records import check_key, check_value
 
 
@@ -36,14 +35,14 @@ def run(trained_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> TinyR
     run = trained_run.copy(tmp_path_factory.mktemp("variants"))
     files = run.files
     adapted = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, adapted)
+    concepts = stages.predict_concepts(files, adapted)
     test = files.rows["test"]
     config = replace(STAGE2, epochs=2, score_epochs=5)
     by_mode = {
-        mode: pipeline.fit_variant(files, config, mode, concepts, adapted, test)
+        mode: stages.fit_variant(files, config, mode, concepts, adapted, test)
         for mode in ("concept_only", "concept_scores", "hybrid")
     }
-    main = predictions.predict_places(files, pipeline.load_stage2(files), concepts, adapted, test)
+    main = predictions.predict_places(files, stages.load_stage2(files), concepts, adapted, test)
     predictions.save_predictions(files.path("predictions.parquet"), files, {"both": main} | by_mode, test)
     return run
 
@@ -52,9 +51,9 @@ def pieces(run: TinyRun) -> tuple[MapModel, dict]:
     """What controls are measured with: features and Stage 1, and the trained heads."""
     files = run.files
     features = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, features)
+    concepts = stages.predict_concepts(files, features)
     modes = trained_modes(files, features, concepts) | {"concept_scores": linear_cbm(files, features, concepts)}
-    return MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files)), modes
+    return MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files)), modes
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +139,7 @@ def test_only_test_images_are_exchanged(run):
 def test_random_concepts_are_probabilities_spread_as_those_of_stage1(run, bottleneck):
     files = run.files
     adapted = files.features("adapted")
-    model, _ = pipeline.fit_stage1(files, replace(STAGE1, bottleneck=bottleneck), adapted, name=None)
+    model, _ = stages.fit_stage1(files, replace(STAGE1, bottleneck=bottleneck), adapted, name=None)
     first, second, again = controls.random_concepts(model, adapted, files.rows["train"], [0, 1, 0])
     assert first["meta_probabilities"].shape == (len(files.table), len(files.concepts.metas))
     assert first["parent_probabilities"].shape == (len(files.table), len(files.concepts.parents))
@@ -157,7 +156,7 @@ def test_random_concepts_read_no_row_but_their_own(run):
     # What other splits look like must not change the scores of a row: centre and spread are of training rows.
     files = run.files
     adapted = files.features("adapted")
-    model = pipeline.load_stage1(files)
+    model = stages.load_stage1(files)
     whole = next(iter(controls.random_concepts(model, adapted, files.rows["train"], [0])))
     exchanged = ExchangedFeatures(adapted, exchange_rows(files, derangement(len(files.rows["test"]), 0)))
     moved = next(iter(controls.random_concepts(model, exchanged, files.rows["train"], [0])))

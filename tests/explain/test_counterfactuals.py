@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geocbm import pipeline, plots
+from geocbm import plots
 from geocbm.errors import ParameterError
 from geocbm.explain import interventions
 from geocbm.explain.concept_labels import intervention_values, read_concept_labels
@@ -23,6 +23,7 @@ from geocbm.explain.counterfactuals import (
     is_live,
 )
 from geocbm.plots.what_if import ANSWER, BARS, CELLS, TRUTH
+from geocbm.run import stages
 
 PICTURE = Image.new("RGB", (48, 48), (90, 140, 90))
 
@@ -31,7 +32,7 @@ PICTURE = Image.new("RGB", (48, 48), (90, 140, 90))
 def world(trained_run):
     files = trained_run.files
     features = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, features)
+    concepts = stages.predict_concepts(files, features)
     model = interventions.linear_cbm(files, features, concepts)
     # One epoch teaches nothing; weights of some size make an edit visible.
     model.head.cell_head.weight.data.copy_(_weights(model.head.cell_head.weight.shape))

@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny_run import STAGE1, STAGE2
 
-from geocbm import pipeline
 from geocbm.errors import ParameterError
 from geocbm.explain import faithfulness, interventions
 from geocbm.explain.faithfulness import (
@@ -29,6 +28,7 @@ from geocbm.explain.faithfulness import (
 )
 from geocbm.explain.maps import MapModel, centre_map, named_map
 from geocbm.metrics import Resamples
+from geocbm.run import encoding, stages
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -104,15 +104,13 @@ def parts(trained_run: TinyRun) -> tuple:
     features = files.features("adapted")
     from geocbm.models.stage1 import predict_stage1
 
-    stage1, _ = pipeline.fit_stage1(files, replace(STAGE1, bottleneck="patch"), features, None, lambda _: None)
+    stage1, _ = stages.fit_stage1(files, replace(STAGE1, bottleneck="patch"), features, None, lambda _: None)
     concepts = predict_stage1(stage1, features.read_all("pooled"), tokens=features)
     heads = {
-        mode: pipeline.fit_stage2(files, replace(STAGE2, ablation_mode=mode), concepts, features, None, lambda _: None)[
-            0
-        ]
+        mode: stages.fit_stage2(files, replace(STAGE2, ablation_mode=mode), concepts, features, None, lambda _: None)[0]
         for mode in ("both", "concept_scores")
     }
-    return MapModel(files, pipeline.load_stage0(files)[1], features, stage1, heads), concepts
+    return MapModel(files, encoding.load_stage0(files)[1], features, stage1, heads), concepts
 
 
 @pytest.mark.parametrize("mode", ["both", "concept_scores"])
@@ -164,9 +162,9 @@ def test_blurred_patches_change_the_answer(parts: tuple) -> None:
 def removed(trained_run: TinyRun) -> dict:
     files = trained_run.files
     features = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, features)
-    heads = {LINEAR: interventions.linear_cbm(files, features, concepts).head, MAIN: pipeline.load_stage2(files)}
-    model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files), heads)
+    concepts = stages.predict_concepts(files, features)
+    heads = {LINEAR: interventions.linear_cbm(files, features, concepts).head, MAIN: stages.load_stage2(files)}
+    model = MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files), heads)
     test = files.rows["test"]
     maps = {
         CONCEPTS: named_map(model, concepts["meta_probabilities"].numpy(), test),

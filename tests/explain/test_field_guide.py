@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from geocbm import pipeline, plots
+from geocbm import plots
 from geocbm.errors import ParameterError
 from geocbm.explain.field_guide import evidence, examples
 from geocbm.explain.field_guide.guide import FieldGuide
 from geocbm.explain.maps import MapModel
 from geocbm.geocells.distribution import CellDistribution
+from geocbm.run import encoding, stages
 from geocbm.workbench import field_guide_html
 from geocbm.workbench import html as workbench_html
 
@@ -223,7 +224,7 @@ def test_every_picture_of_a_sheet_is_described(guide):
 def test_example_pictures_are_square_and_of_every_pair(trained_run):
     files = trained_run.files
     features = files.features("adapted")
-    model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
+    model = MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files))
     pairs = [(3, 0), (4, 1)]
     pictures = examples.example_pictures(model, pairs, 32)
     assert list(pictures) == pairs and all(picture.size == (32, 32) for picture in pictures.values())

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from geocbm import pipeline, plots
+from geocbm import plots
 from geocbm.errors import ParameterError
 from geocbm.explain import interventions
 from geocbm.explain.attribution import place_of_cells
 from geocbm.explain.flows import concept_flows, flows_to_countries
+from geocbm.run import stages
 
 CONCEPTS = SimpleNamespace(
     metas=("red pole", "blue pole", "stop sign", "blue sign"),
@@ -47,7 +48,7 @@ def test_the_figure_shows_shares():
 def test_exact_terms_where_the_logits_are_sums_and_probabilities_elsewhere(trained_run):
     files = trained_run.files
     features = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, features)
+    concepts = stages.predict_concepts(files, features)
     test = files.rows["test"]
     for load in (interventions.linear_cbm, interventions.load_intervention_model):
         model = load(files, features, concepts)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from geocbm import pipeline, plots
+from geocbm import plots
 from geocbm.errors import ParameterError
 from geocbm.explain import attribution, interventions
 from geocbm.explain.ablation import ablate_all_concepts, ablation_metrics, intervention_effect_by_mode
@@ -32,6 +32,7 @@ from geocbm.explain.intervention_curve import (
 )
 from geocbm.explain.interventions import correct_concepts, trained_modes
 from geocbm.geodesy import haversine_km
+from geocbm.run import stages
 
 PARENTS = np.array([0, 0, 1, 1])
 
@@ -195,7 +196,7 @@ def test_values_are_chosen_by_the_validation_pictures():
 def world(trained_run):
     files = trained_run.files
     features = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, features)
+    concepts = stages.predict_concepts(files, features)
     return files, features, concepts, interventions.linear_cbm(files, features, concepts)
 
 

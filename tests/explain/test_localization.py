@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from tiny_run import STAGE1
 
-from geocbm import pipeline
 from geocbm.errors import ParameterError
 from geocbm.explain.boxes import concept_boxes
 from geocbm.explain.localization import (
@@ -28,6 +27,7 @@ from geocbm.explain.localization import (
     points,
 )
 from geocbm.explain.maps import MapModel, centre_map, concept_maps
+from geocbm.run import encoding, stages
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -64,8 +64,8 @@ def told_run(copied_run: TinyRun, request: pytest.FixtureRequest) -> TinyRun:
     """A run with the "patch" bottleneck, and a ground truth: the label in the left upper patch."""
     files = copied_run.files
     features = files.features("adapted")
-    encoder = pipeline.load_stage0(files)[1]
-    pipeline.fit_stage1(files, replace(STAGE1, bottleneck="patch", epochs=1), features, report=lambda _: None)
+    encoder = encoding.load_stage0(files)[1]
+    stages.fit_stage1(files, replace(STAGE1, bottleneck="patch", epochs=1), features, report=lambda _: None)
     path = copied_run.images / "ground_truth.jsonl.gz"
     request.addfinalizer(lambda: path.unlink(missing_ok=True))
     side = 0.9 / encoder.grid[0]
@@ -82,7 +82,7 @@ def told_run(copied_run: TinyRun, request: pytest.FixtureRequest) -> TinyRun:
 def test_a_run_with_ground_truth(told_run: TinyRun) -> None:
     files = told_run.files
     features = files.features("adapted")
-    model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
+    model = MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files))
     test = files.rows["test"]
     boxes = concept_boxes(files, model.encoder, test)
     assert boxes is not None and len(boxes) == 2 * len(test)
@@ -116,7 +116,7 @@ def test_a_run_with_ground_truth(told_run: TinyRun) -> None:
 def test_nothing_to_measure(trained_run: TinyRun) -> None:
     files = trained_run.files
     features = files.features("adapted")
-    model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
+    model = MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files))
     assert concept_boxes(files, model.encoder, files.rows["test"]) is None
     assert choose_map_kind(model) == ("gradient x input", {})
     assert localization_metrics(None) == {}

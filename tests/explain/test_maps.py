@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_run import STAGE1
 
-from geocbm import pipeline
 from geocbm.errors import ParameterError
 from geocbm.explain.maps import GRADIENT, SCORE, SHARE, MapModel, centre_map, concept_maps, named_map, random_maps
+from geocbm.run import encoding
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -24,7 +24,7 @@ def _model(run: TinyRun, kind: str) -> MapModel:
 
     files = run.files
     features = files.features("adapted")
-    base = pipeline.read_prototypes(files)
+    base = encoding.read_prototypes(files)
     torch.manual_seed(0)
     config = replace(STAGE1, bottleneck=kind, transformer_width=16)
     stage1 = Stage1ConceptModel(
@@ -35,7 +35,7 @@ def _model(run: TinyRun, kind: str) -> MapModel:
         config,
         token_dim=features.shape("tokens")[1],
     ).eval()
-    return MapModel(files, pipeline.load_stage0(files)[1], features, stage1)
+    return MapModel(files, encoding.load_stage0(files)[1], features, stage1)
 
 
 @pytest.mark.parametrize(("bottleneck", "kinds"), [("patch", (SCORE, SHARE)), ("mlp", (GRADIENT,))])

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from geocbm import pipeline
 from geocbm.errors import ParameterError
 from geocbm.explain import stability
 from geocbm.explain.maps import MapModel
 from geocbm.explain.stability import ATTENTION, CONCEPTS, MAPS, SeedExplanation, rank_correlation
+from geocbm.run import encoding, stages
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -61,7 +61,7 @@ def test_a_picture_whose_concept_no_other_has_is_not_compared_with_itself(traine
 def test_training_again(trained_run: TinyRun) -> None:
     files = trained_run.files
     features = files.features("adapted")
-    model = MapModel(files, pipeline.load_stage0(files)[1], features, pipeline.load_stage1(files))
+    model = MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files))
     before = sorted(path.name for path in trained_run.folder.iterdir())
     lines: list[str] = []
     rows = files.rows["test"]

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geocbm import pipeline
 from geocbm.explain import ablation as removal
 from geocbm.explain import sparsity as effective
 from geocbm.explain import trust_card as card
@@ -19,6 +18,7 @@ from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE
 from geocbm.explain.probes import ProbeResult
 from geocbm.explain.sparsity import Carried
 from geocbm.metrics import Resamples
+from geocbm.run import stages
 
 
 def figure(value: float, low: float | None = None, high: float | None = None) -> dict[str, float]:
@@ -236,7 +236,7 @@ def test_the_card_is_a_table_of_numbers() -> None:
 def test_the_card_of_a_run_has_every_question(trained_run) -> None:
     files = trained_run.files
     features = files.features("adapted")
-    model = linear_cbm(files, features, pipeline.predict_concepts(files, features))
+    model = linear_cbm(files, features, stages.predict_concepts(files, features))
     test, pooled = files.rows["test"], features.read_all("pooled").numpy()
     cells = files.cell_label[test]
     information = measure_concept_information(files, model, read_concept_labels(files), pooled, cells, n_resamples=20)

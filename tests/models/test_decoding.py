@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tiny_run import STAGE2, TinyRun
 
-from geocbm import pipeline
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.evaluation import methods as evaluation
 from geocbm.explain.interventions import load_intervention_model
@@ -18,17 +17,17 @@ from geocbm.geodesy import haversine_km
 from geocbm.metrics import geolocation_metrics, geoscore
 from geocbm.models.stage2 import ABLATION_MODES
 from geocbm.predict import GeoCBM
-from geocbm.run import Run, predictions
+from geocbm.run import Run, decoding, predictions, stages
 
 
 def fit(run: TinyRun, rows: str = "test", **settings):
     """Train Stage 2 of a run again with other settings; the head, its decoder and its answers."""
     files = run.files
     features = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, features)
+    concepts = stages.predict_concepts(files, features)
     config = replace(STAGE2, **settings)
-    head, _ = pipeline.fit_stage2(files, config, concepts, features)
-    refiner, decoder = pipeline.load_refiner(files, config), pipeline.load_decoder(files, head)
+    head, _ = stages.fit_stage2(files, config, concepts, features)
+    refiner, decoder = stages.load_refiner(files, config), decoding.load_decoder(files, head)
     places = predictions.predict_places(files, head, concepts, features, files.rows[rows], refiner, decoder)
     return head, decoder, places
 
@@ -56,7 +55,7 @@ def test_the_specification_answers_cell_and_offset(trained_run) -> None:
     assert STAGE2.answer_point == "argmax"
     places = evaluation.main_predictions(trained_run.files)
     np.testing.assert_array_equal(places["lat"], places["lat_offset"])
-    assert pipeline.read_choice(trained_run.files).point == "offset"
+    assert decoding.read_choice(trained_run.files).point == "offset"
 
 
 def test_stored_page_and_new_photographs_are_answered_alike(copied_run) -> None:
@@ -70,7 +69,7 @@ def test_stored_page_and_new_photographs_are_answered_alike(copied_run) -> None:
     same = [abs(answer.lat - lat) < 1e-4 for answer, lat in zip(answers, places["lat"], strict=True)]
     assert np.mean(same) > 0.7
     features = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, features)
+    concepts = stages.predict_concepts(files, features)
     edited = load_intervention_model(files, features, concepts).predict(test)
     np.testing.assert_allclose(edited.lat, places["lat"], atol=1e-4)
     training = {round(lat, 4) for lat in files.lat[files.rows["train"]]}
@@ -83,14 +82,14 @@ def test_the_file_says_what_was_chosen_and_why(copied_run) -> None:
     files = copied_run.files
     _, decoder, _ = fit(copied_run, answer_point="validation")
     content = read_json(files.path("stage2_decoding.json"))
-    assert content["choice"]["point"] == decoder.choice.point == pipeline.read_choice(files).point
+    assert content["choice"]["point"] == decoder.choice.point == decoding.read_choice(files).point
     assert content["choice"]["n"] == len(files.rows["val"])
     assert set(content["labels"]) == {"made_from", "head_digest"}
     assert set(content["labels"]["made_from"]) == {"table", "splits", "cells", "stage0", "stage2"}
     val = files.rows["val"]
     features = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, features)
-    head = pipeline.load_stage2(files)
+    concepts = stages.predict_concepts(files, features)
+    head = stages.load_stage2(files)
     measured = predictions.predict_places(files, head, concepts, features, val, None, decoder)
     figures = geolocation_metrics(measured["lat"], measured["lng"], files.lat[val], files.lng[val])
     assert content["choice"]["figures"][decoder.choice.point]["geoscore"] == pytest.approx(figures["geoscore"])
@@ -98,26 +97,26 @@ def test_the_file_says_what_was_chosen_and_why(copied_run) -> None:
 
 def test_a_choice_for_another_head_or_other_splits_is_refused(copied_run) -> None:
     files = copied_run.files
-    head = pipeline.load_stage2(files)
+    head = stages.load_stage2(files)
     path = files.path("stage2_decoding.json")
     good = path.read_text()
     write_json(path, json.loads(good) | {"labels": json.loads(good)["labels"] | {"head_digest": "else"}})
     with pytest.raises(MismatchError, match=r"another head .* geocbm run --run tiny --from 05"):
-        pipeline.load_decoder(files, head)
+        decoding.load_decoder(files, head)
     made_from = json.loads(good)["labels"]["made_from"] | {"splits": "else"}
     write_json(path, json.loads(good) | {"labels": json.loads(good)["labels"] | {"made_from": made_from}})
     with pytest.raises(MismatchError, match="other splits"):
-        pipeline.load_decoder(files, head)
+        decoding.load_decoder(files, head)
     write_json(path, {"choice": {"point": "middle"}, "labels": json.loads(good)["labels"]})
     with pytest.raises(MismatchError, match="not whole"):
-        pipeline.load_decoder(files, head)
+        decoding.load_decoder(files, head)
 
 
 def test_a_run_of_before_answers_the_argmax(copied_run) -> None:
     copied_run.files.path("stage2_decoding.json").unlink()
     files = Run(copied_run.folder)
-    head = pipeline.load_stage2(files)
-    assert pipeline.load_decoder(files, head) is None and pipeline.read_choice(files) is None
+    head = stages.load_stage2(files)
+    assert decoding.load_decoder(files, head) is None and decoding.read_choice(files) is None
     assert GeoCBM.load(copied_run.folder).decoder is None
 
 
@@ -125,17 +124,17 @@ def test_a_run_that_chose_needs_its_choice(copied_run) -> None:
     head, _, _ = fit(copied_run, answer_point="validation")
     copied_run.files.path("stage2_decoding.json").unlink()
     with pytest.raises(MissingInputError, match=r"stage2_decoding.json .* --from 05"):
-        pipeline.load_decoder(copied_run.files, head)
+        decoding.load_decoder(copied_run.files, head)
 
 
 def test_without_a_validation_split_the_argmax_is_answered(copied_run) -> None:
     files = copied_run.files
     features = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, features)
-    head = pipeline.load_stage2(files)
+    concepts = stages.predict_concepts(files, features)
+    head = stages.load_stage2(files)
     head.config = replace(head.config, answer_point="validation")
     files.rows["val"] = np.zeros(0, dtype=np.int64)
-    decoder = pipeline.make_decoder(files, head, concepts, features)
+    decoder = decoding.make_decoder(files, head, concepts, features)
     assert decoder.choice.point == "offset" and "empty" in decoder.choice.remark
     places = predictions.predict_places(files, head, concepts, features, files.rows["test"], None, decoder)
     np.testing.assert_array_equal(places["lat"], places["lat_offset"])

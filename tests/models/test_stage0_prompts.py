@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import PARENT_OF, STAGE0, STAGE1
 
-from geocbm import pipeline
 from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.encoders import load_image_encoder, load_text_encoder, prototypes
 from geocbm.errors import MismatchError, ParameterError
@@ -22,6 +21,7 @@ from geocbm.models.stage0 import (
     read_base_prototypes,
     restore_text_encoder,
 )
+from geocbm.run import encoding, stages
 
 METAS, PARENTS = ["red pole", "a road", "road sign"], ["pole", "road"]
 TRAINED = replace(STAGE0, train_text_encoder=True, encoder_lr=1e-3, epochs=2)
@@ -120,10 +120,10 @@ def test_the_model_trains_the_words_and_remembers_them_when_it_is_evaluated(fold
 def worded_run(copied_run, folders):
     """The tiny run with Stage 0 trained again, its text encoder too."""
     files = copied_run.files
-    encoders = pipeline.EncoderConfig(**read_json(files.path("features.json"))["encoders"])
-    encoder = pipeline.load_encoder(encoders.image_encoder)
+    encoders = encoding.EncoderConfig(**read_json(files.path("features.json"))["encoders"])
+    encoder = encoding.load_encoder(encoders.image_encoder)
     vanilla = files.features("vanilla")
-    _, _, adapted = pipeline.fit_stage0(files, TRAINED, encoders, encoder, vanilla)
+    _, _, adapted = stages.fit_stage0(files, TRAINED, encoders, encoder, vanilla)
     return copied_run, adapted
 
 
@@ -131,29 +131,29 @@ def worded_run(copied_run, folders):
 def test_stage1_gets_exactly_the_prototypes_that_stage0_came_to(worded_run, start):
     run, adapted = worded_run
     files = run.files
-    first = pipeline.read_prototypes(files, trained=False)
+    first = encoding.read_prototypes(files, trained=False)
     stored = load_file(files.path("stage0.safetensors"))
-    used = pipeline.read_prototypes(files)
-    model, _ = pipeline.fit_stage1(files, replace(STAGE1, init_from_stage0=start), adapted)
+    used = encoding.read_prototypes(files)
+    model, _ = stages.fit_stage1(files, replace(STAGE1, init_from_stage0=start), adapted)
     written = load_file(files.path("stage1.safetensors"))
     for kind in ("meta", "parent"):
         assert not torch.allclose(stored[f"{kind}_base"], first[kind], atol=1e-4)
         for value in (used[kind], getattr(model, f"{kind}_base").cpu(), written[f"{kind}_base"]):
             assert torch.equal(value, stored[f"{kind}_base"])
     # The model itself loads without any text encoder.
-    assert torch.equal(pipeline.load_stage0(files)[0].meta_base, stored["meta_base"])
+    assert torch.equal(encoding.load_stage0(files)[0].meta_base, stored["meta_base"])
 
 
 def test_the_trained_text_encoder_can_encode_other_words(worded_run, text):
     files = worded_run[0].files
-    words = pipeline.load_words(files)
-    used = pipeline.read_prototypes(files)
+    words = encoding.load_words(files)
+    used = encoding.read_prototypes(files)
     torch.testing.assert_close(prototypes(words, sorted(PARENT_OF), META_TEMPLATES), used["meta"])
     assert not torch.allclose(words.encode(["red"]), text.encode(["red"]), atol=1e-4)
     path = files.path("stage0.safetensors")
     with pytest.raises(MismatchError, match=r"trained from the text encoder .*`geocbm run --run tiny --from 03`"):
         restore_text_encoder(path, words)  # has the trained weights already
-    loaded = load_stage0(path, pipeline.load_encoder(words.name))
+    loaded = load_stage0(path, encoding.load_encoder(words.name))
     assert loaded.prompts is None
     assert torch.equal(read_base_prototypes(path)["parent"], loaded.parent_base)
 
@@ -162,9 +162,9 @@ def test_training_again_starts_from_the_first_prototypes(worded_run):
     run, _ = worded_run
     files = run.files
     before = load_file(files.path("stage0.safetensors"))
-    encoders = pipeline.EncoderConfig(**read_json(files.path("features.json"))["encoders"])
-    encoder = pipeline.load_encoder(encoders.image_encoder)
-    pipeline.fit_stage0(files, TRAINED, encoders, encoder, files.features("vanilla"))
+    encoders = encoding.EncoderConfig(**read_json(files.path("features.json"))["encoders"])
+    encoder = encoding.load_encoder(encoders.image_encoder)
+    stages.fit_stage0(files, TRAINED, encoders, encoder, files.features("vanilla"))
     torch.testing.assert_close(load_file(files.path("stage0.safetensors"))["meta_base"], before["meta_base"])
 
 
@@ -174,7 +174,7 @@ def test_prototypes_of_another_vocabulary_are_refused(worded_run):
     content["labels"]["metas"] = content["labels"]["metas"][::-1]
     write_json(files.path("stage0.json"), content)
     with pytest.raises(MismatchError, match="other names of concepts"):
-        pipeline.read_prototypes(files)
+        encoding.read_prototypes(files)
 
 
 def test_a_frozen_text_encoder_leaves_one_set_of_prototypes_bit_for_bit(trained_run):
@@ -184,7 +184,7 @@ def test_a_frozen_text_encoder_leaves_one_set_of_prototypes_bit_for_bit(trained_
         tensors = load_file(files.path(f"stage{stage}.safetensors"))
         for kind, values in base.items():
             assert torch.equal(tensors[f"{kind}_base"], values)
-            assert torch.equal(pipeline.read_prototypes(files)[kind], values)
+            assert torch.equal(encoding.read_prototypes(files)[kind], values)
         assert not any(name.startswith("prompts.") for name in tensors)
-    words = pipeline.load_words(files)
+    words = encoding.load_words(files)
     assert words.fingerprint() == load_text_encoder(image_encoder_name=words.name).fingerprint()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny_run import PARENT_OF, PLACES
 
-from geocbm import data, pipeline
+from geocbm import data
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.evaluation.uncertainty.assessment import read_cell_scores
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
@@ -19,7 +19,7 @@ from geocbm.metrics.country_spelling import Place
 from geocbm.predict import GeoCBM
 from geocbm.predict import model as of_model
 from geocbm.predict.context import Calibration, fit_calibration
-from geocbm.run import Run, predictions
+from geocbm.run import Run, predictions, stages
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def pictures(trained_run):
 def test_answers_are_those_of_the_stored_features(trained_run, model, pictures):
     files = trained_run.files
     features = files.features("adapted")
-    embeddings = pipeline.predict_concepts(files, features)
+    embeddings = stages.predict_concepts(files, features)
     rows = np.arange(len(files.table))
-    stored = predictions.predict_places(files, pipeline.load_stage2(files), embeddings, features, rows)
-    concepts = predictions.concept_probabilities(pipeline.load_stage1(files), features)
+    stored = predictions.predict_places(files, stages.load_stage2(files), embeddings, features, rows)
+    concepts = predictions.concept_probabilities(stages.load_stage1(files), features)
     answers = model.predict(pictures, top_k=3)
     assert len(answers) == len(rows)
     clear = 0

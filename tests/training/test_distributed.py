@@ -13,12 +13,11 @@ import torch
 from launching import ROOT, launch
 from safetensors.torch import load_file
 
-from geocbm import pipeline
 from geocbm.encoders.features import FeatureStore
 from geocbm.errors import UserError
 from geocbm.files import read_json
 from geocbm.models.stage2_inference import concept_input
-from geocbm.run import Run
+from geocbm.run import Run, stages
 from geocbm.workbench import model_commands
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
@@ -183,8 +182,8 @@ def test_the_command_trains_all_stages_and_one_process_speaks(pair):
     assert lines.count("the concepts alone:") == 1
     files = Run(pair.folder / "data" / "runs" / "tiny")
     features = files.features("adapted")
-    model = pipeline.load_stage2(files)
-    concepts = concept_input(model.config, pipeline.predict_concepts(files, features))
+    model = stages.load_stage2(files)
+    concepts = concept_input(model.config, stages.predict_concepts(files, features))
     assert torch.isfinite(model(concepts, features.read_all("tokens")).cell_logits).all()
     assert [file.name for file in files.folder.iterdir() if file.name.startswith(".")] == [".lock"]
 

@@ -8,9 +8,10 @@ from tiny_run import STAGE1
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geocbm import pipeline, training
+from geocbm import training
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Loss, load_stage1
-from geocbm.pipeline.stages import stage_loaders
+from geocbm.run import encoding
+from geocbm.run.stages import stage_loaders
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def parts(trained_run):
     features = files.features("adapted")
     kinds = {"pooled": "pooled", "patch_tokens": "tokens"}
     train, val = stage_loaders(files, ("train", "val"), features, kinds)
-    base = pipeline.read_prototypes(files)
+    base = encoding.read_prototypes(files)
     batch = next(iter(train))
     widths = batch["pooled"].shape[1], batch["patch_tokens"].shape[2]
     return train, val, (base["meta"], base["parent"], torch.as_tensor(files.concepts.parent_index)), widths

@@ -15,7 +15,8 @@ import pytest
 import torch
 from test_training_resume import ROWS, Wavy, X, assert_same, loss, train
 
-from geocbm import pipeline, training
+from geocbm import training
+from geocbm.run import stages
 from geocbm.training import identity
 from geocbm.training.identity import code_is_known
 from geocbm.workbench.execute import forget_trainings
@@ -164,19 +165,19 @@ def test_stages_of_a_run_are_trained_once(copied_run):
 
     files = copied_run.files
     features = files.features("adapted")
-    concepts = pipeline.predict_concepts(files, features)
+    concepts = stages.predict_concepts(files, features)
     lines: list[str] = []
 
     def stage1(**changes):
-        pipeline.fit_stage1(files, replace(STAGE1, **changes), features, report=lines.append)
+        stages.fit_stage1(files, replace(STAGE1, **changes), features, report=lines.append)
         return lines[-1]
 
     def stage2(**changes):
-        pipeline.fit_stage2(files, replace(STAGE2, **changes), concepts, features, report=lines.append)
+        stages.fit_stage2(files, replace(STAGE2, **changes), concepts, features, report=lines.append)
         return lines[-1]
 
     assert stage1().startswith(TAKEN) and stage2().startswith(TAKEN)
     assert stage1(lr=0.5).startswith("epoch 1/1") and stage2(heads=4).startswith("epoch 1/1")
     # How an answer is read off is no training, and the checkpoint says what is set now.
     assert stage2(heads=4, refine_cells=1).startswith(TAKEN)
-    assert pipeline.load_stage2(files).config.refine_cells == 1
+    assert stages.load_stage2(files).config.refine_cells == 1

@@ -12,31 +12,31 @@ import pandas as pd
 import pytest
 from tiny_run import STAGE0, STAGE1, STAGE2, TinyRun
 
-from geocbm import pipeline
+from geocbm.run import encoding, stages
 from geocbm.training import loop
 from geocbm.training.resume import ResumeFile
 
 
 @pytest.fixture
-def stages(copied_run: TinyRun) -> dict[str, Callable[..., Any]]:
+def trainers(copied_run: TinyRun) -> dict[str, Callable[..., Any]]:
     """For each stage how it is trained in a run whose earlier stages are there; settings replace the tiny ones."""
     files = copied_run.files
 
     def stage0(**settings: Any) -> Any:
         content = json.loads(files.path("features.json").read_text())
-        encoders = pipeline.EncoderConfig(**content["encoders"])
-        encoder = pipeline.load_encoder(encoders.image_encoder)
+        encoders = encoding.EncoderConfig(**content["encoders"])
+        encoder = encoding.load_encoder(encoders.image_encoder)
         vanilla = files.features("vanilla")
-        return pipeline.fit_stage0(files, replace(STAGE0, **settings), encoders, encoder, vanilla)
+        return stages.fit_stage0(files, replace(STAGE0, **settings), encoders, encoder, vanilla)
 
     def stage1(**settings: Any) -> Any:
         features = files.features("adapted")
-        return pipeline.fit_stage1(files, replace(STAGE1, **settings), features)
+        return stages.fit_stage1(files, replace(STAGE1, **settings), features)
 
     def stage2(**settings: Any) -> Any:
         features = files.features("adapted")
-        concepts = pipeline.predict_concepts(files, features)
-        return pipeline.fit_stage2(files, replace(STAGE2, **settings), concepts, features)
+        concepts = stages.predict_concepts(files, features)
+        return stages.fit_stage2(files, replace(STAGE2, **settings), concepts, features)
 
     return {"stage0": stage0, "stage1": stage1, "stage2": stage2}
 
@@ -50,10 +50,10 @@ def example_table(folder: Path) -> pd.DataFrame:
 
 @pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2"])
 def test_a_tracked_stage_shows_examples_of_its_validation_rows(
-    stages: dict[str, Callable[..., Any]], copied_run: TinyRun, stage: str, monkeypatch: pytest.MonkeyPatch
+    trainers: dict[str, Callable[..., Any]], copied_run: TinyRun, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    stages[stage](tracking="offline")
+    trainers[stage](tracking="offline")
     shown = example_table(copied_run.folder)
     table, rows = copied_run.files.table, copied_run.files.rows
     split = rows["pretrain_val" if stage == "stage0" else "val"]
@@ -70,14 +70,14 @@ def test_a_tracked_stage_shows_examples_of_its_validation_rows(
 
 @pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2"])
 def test_a_stage_goes_on_where_it_was_interrupted(
-    stages: dict[str, Callable[..., Any]],
+    trainers: dict[str, Callable[..., Any]],
     copied_run: TinyRun,
     stage: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The identity of a stage is the same when everything is read again: it knows no addresses in memory."""
-    expected = stages[stage](epochs=3)[1]
+    expected = trainers[stage](epochs=3)[1]
     monkeypatch.setattr(
         loop.Training, "_ended", lambda self: None
     )  # the training that has just ended would be taken over
@@ -94,9 +94,9 @@ def test_a_stage_goes_on_where_it_was_interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "ResumeFile", Kills)
         with pytest.raises(Killed):
-            stages[stage](epochs=3)
+            trainers[stage](epochs=3)
     capsys.readouterr()
-    got = stages[stage](epochs=3)[1]
+    got = trainers[stage](epochs=3)[1]
     assert "continuing at epoch 3 of 3" in capsys.readouterr().out
     assert got.history.drop(columns="seconds").equals(expected.history.drop(columns="seconds"))
     assert got.best == expected.best

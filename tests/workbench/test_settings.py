@@ -17,11 +17,11 @@ from geocbm.metrics import concept_metrics
 from geocbm.models.stage0 import Stage0Config
 from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import Stage2Config
-from geocbm.pipeline import EncoderConfig, config_fields
+from geocbm.run.encoding import EncoderConfig
 from geocbm.workbench import notebook
 from geocbm.workbench.parameters import read_parameters
 from geocbm.workbench.profiles import read_profile, recipe_values
-from geocbm.workbench.settings import read_declared, resolve_all, settings_of
+from geocbm.workbench.settings import config_fields, read_declared, resolve_all, settings_of
 from geocbm.workbench.stages import read_chain
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"

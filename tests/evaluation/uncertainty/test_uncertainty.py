@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from geocbm import metrics, pipeline
+from geocbm import metrics
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation.uncertainty import assessment, measures
 from geocbm.geocells.distribution import CellDistribution
 from geocbm.models import stage2_inference
 from geocbm.models.decoder import POINT_WORDS
+from geocbm.run import stages
 from geocbm.workbench.records import check_value
 
 
@@ -59,8 +60,8 @@ def test_stored_logits_give_the_stored_answers(files):
 
 def test_logits_of_no_rows_have_a_column_for_each_cell(files, trained_run):
     features = files.features("adapted")
-    model = pipeline.load_stage2(files)
-    inputs = stage2_inference.concept_input(model.config, pipeline.predict_concepts(files, features))
+    model = stages.load_stage2(files)
+    inputs = stage2_inference.concept_input(model.config, stages.predict_concepts(files, features))
     assert stage2_inference.cell_logits(model, inputs, features, np.array([], int)).shape == (0, len(files.cells))
 
 

@@ -9,14 +9,15 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import PARENT_OF, STAGE1, N, write_cells
 
-from geocbm import data, pipeline
+from geocbm import data
 from geocbm.data.concepts import META_TEMPLATES
 from geocbm.encoders import ImageEncoder, load_text_encoder, prototypes
 from geocbm.encoders.features import OnTheFlyFeatures
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.files import read_json, write_json
 from geocbm.models.stage2 import Stage2Config
-from geocbm.run import encoding
+from geocbm.run import encoding, stages
+from geocbm.workbench.settings import config_fields
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
@@ -28,7 +29,7 @@ def test_a_stage_leaves_its_checkpoint_description_and_history(trained_run, stag
 
 
 def test_prototypes_follow_the_order_of_the_vocabulary(trained_run, folders):
-    base = pipeline.read_prototypes(trained_run.files)
+    base = encoding.read_prototypes(trained_run.files)
     assert {name: tuple(value.shape) for name, value in base.items()} == {"meta": (6, 12), "parent": (3, 12)}
     text = load_text_encoder(image_encoder_name=folders("clip"))
     torch.testing.assert_close(base["meta"], prototypes(text, sorted(PARENT_OF), META_TEMPLATES))
@@ -73,8 +74,8 @@ def test_features_of_other_pictures_are_refused(copied_run):
 
 def test_stage0_comes_with_the_encoder_it_trained(trained_run):
     files = trained_run.files
-    _, encoder = pipeline.load_stage0(files)
-    untouched = pipeline.load_encoder(read_json(files.path("features.json"))["encoders"]["image_encoder"])
+    _, encoder = encoding.load_stage0(files)
+    untouched = encoding.load_encoder(read_json(files.path("features.json"))["encoders"]["image_encoder"])
     assert encoder.fingerprint() != untouched.fingerprint()
     assert encoder.lower_fingerprint(1) == untouched.lower_fingerprint(1)
     assert encoder.fingerprint() == files.features("adapted").fingerprint
@@ -83,7 +84,7 @@ def test_stage0_comes_with_the_encoder_it_trained(trained_run):
 def test_the_same_seed_trains_the_same_concept_model(copied_run):
     files = copied_run.files
     before = load_file(files.path("stage1.safetensors"))
-    pipeline.fit_stage1(files, STAGE1, files.features("adapted"))
+    stages.fit_stage1(files, STAGE1, files.features("adapted"))
     after = load_file(files.path("stage1.safetensors"))
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -91,25 +92,25 @@ def test_the_same_seed_trains_the_same_concept_model(copied_run):
 
 
 def test_a_variant_has_a_checkpoint_of_its_own(trained_run):
-    model = pipeline.load_stage2(trained_run.files, "stage2_concept_only")
+    model = stages.load_stage2(trained_run.files, "stage2_concept_only")
     assert model.config.ablation_mode == "concept_only"
-    assert pipeline.load_stage2(trained_run.files).config.ablation_mode == "both"
+    assert stages.load_stage2(trained_run.files).config.ablation_mode == "both"
 
 
 def test_a_head_of_other_cells_is_refused_until_it_is_trained_again(copied_run):
     write_cells(copied_run.files, min_samples_per_cell=1000)
     with pytest.raises(MismatchError, match=r"other geocells than .* geocbm run --run tiny --from 05"):
-        pipeline.load_stage2(copied_run.files)
-    pipeline.load_stage1(copied_run.files)  # does not depend on cells
+        stages.load_stage2(copied_run.files)
+    stages.load_stage1(copied_run.files)  # does not depend on cells
 
 
 @pytest.mark.parametrize(
     ("name", "load", "number"),
     [
-        ("prototypes.safetensors", pipeline.read_prototypes, "03"),
-        ("stage0.safetensors", pipeline.load_stage0, "03"),
-        ("stage1.safetensors", pipeline.load_stage1, "04"),
-        ("stage2.safetensors", pipeline.load_stage2, "05"),
+        ("prototypes.safetensors", encoding.read_prototypes, "03"),
+        ("stage0.safetensors", encoding.load_stage0, "03"),
+        ("stage1.safetensors", stages.load_stage1, "04"),
+        ("stage2.safetensors", stages.load_stage2, "05"),
     ],
 )
 def test_what_was_not_made_yet_is_named_with_its_command(copied_run, name, load, number):
@@ -120,6 +121,6 @@ def test_what_was_not_made_yet_is_named_with_its_command(copied_run, name, load,
 
 def test_only_settings_of_the_stage_are_taken_from_parameters():
     parameters = {"epochs": 7, "lr": 0.5, "run": "smoke", "variants": ["image_only"]}
-    fields = pipeline.config_fields(Stage2Config, parameters)
+    fields = config_fields(Stage2Config, parameters)
     assert fields == {"epochs": 7, "lr": 0.5}
     assert Stage2Config(**fields).epochs == 7

@@ -1,5 +1,4 @@
-from geocbm import pipeline
-from geocbm.run import Run
+from geocbm.run import Run, leftovers
 
 LEFT = (
     "stage2_both.safetensors",
@@ -29,5 +28,5 @@ def test_only_the_heads_of_this_execution_stay(tmp_path):
     for name in (*LEFT, *KEPT):
         (tmp_path / name).touch()
     trained = ["hybrid_", "concept_scores", "recipe refined"]
-    assert pipeline.remove_leftovers(Run(tmp_path), "stage2", trained) == sorted(LEFT)
+    assert leftovers.remove_leftovers(Run(tmp_path), "stage2", trained) == sorted(LEFT)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(KEPT)

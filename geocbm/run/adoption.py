@@ -73,8 +73,8 @@ def take_stage1(files: Run, checkpoint: str | Path, features: FeatureStore) -> N
         MissingInputError: the checkpoint or its JSON is not there.
         MismatchError: it was trained on another table, other splits, names or prototypes, or on another Stage 0.
     """
-    from geocbm.pipeline.stages import load_stage1
     from geocbm.run import predictions
+    from geocbm.run.stages import load_stage1
 
     _drop(files, "stage1.*", "concept_scores.*")
     if not str(checkpoint):

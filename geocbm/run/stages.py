@@ -269,7 +269,7 @@ def write_decoder(
     name: str = "stage2",
 ) -> None:
     """Choose the point that a trained head answers, and write it beside the checkpoint, with what it refines by."""
-    from geocbm.pipeline.decoding import decoding_file, make_decoder, save_decoder
+    from geocbm.run.decoding import decoding_file, make_decoder, save_decoder
 
     if not is_main_process():
         return
@@ -329,7 +329,7 @@ def _fit_and_predict(
     features: FeatureStore,
     rows: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    from geocbm.pipeline.decoding import load_decoder
+    from geocbm.run.decoding import load_decoder
     from geocbm.run.predictions import predict_places
 
     model, _ = fit_stage2(files, config, concepts, features, name)
