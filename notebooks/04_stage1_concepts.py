@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Does it see the concepts?
 #
-# Stage 1 freezes the encoder and learns a bottleneck whose output is compared with text prototypes: the cosine to a prototype,
-# scaled and shifted, is the score of its concept. This page asks how often the labelled concept is named, where it is
-# confused with its siblings or with strangers, and how far the prototypes had to move away from their words.
+# Stage 1 freezes the encoder and learns a **concept bottleneck**: features become an embedding, and the cosine of the embedding to the
+# text prototype of a concept is the score of that concept. All later pages read these scores. This one shows what a score is, trains the
+# bottleneck, and asks how often the labelled concept is named, what it is confused with, and how far the prototypes moved from their words.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # name of the run: files go to data/runs/<run>
@@ -19,56 +19,126 @@ epochs: int = 15  # passes over the training split (50 in full)
 batch_size: int = 256  # stored features per step
 lr: float = 3e-4  # learning rate
 bottleneck: str = "mlp"  # kind of bottleneck: "mlp", "transformer" or "patch" (every concept on every patch)
-transformer_width: int = 512  # width inside the "transformer" bottleneck
-top_patches: int = 8  # patches that make up a concept's score in the "patch" bottleneck
-dropout: float = 0.4  # in the bottleneck
-gamma: float = 2.0  # focusing of the focal losses
-label_smoothing: float = 0.2  # of the focal losses
-lambda_meta: float = 1.0  # weight of the meta focal loss
-lambda_parent: float = 0.5  # weight of the parent focal loss
-lambda_consistency: float = 0.3  # weight of agreement between meta and parent head
-lambda_parent_contrastive: float = 0.2  # weight of pushing parents apart
-lambda_contrastive: float = 0.5  # weight of the contrast with prototypes
-lambda_reg: float = 0.001  # weight of the squared residuals
-lambda_intra_parent: float = 0.01  # weight of siblings' prototypes staying close
-intra_parent_reduction: str = "sum"  # over pairs of siblings: "sum" (grows with the vocabulary) or "mean"
-lambda_semantic: float = 0.15  # weight of the soft targets from the words' similarity
-lambda_meta_guided: float = 0.0  # weight of telling siblings apart, the true parent given
-detach_expected: bool = False  # keep the agreement loss from moving the metas
 stage0_checkpoint: str = ""  # stage0.safetensors of another run, used in place of this run's; empty: its own
-init_from_stage0: bool = True  # start from the bottleneck and projection of Stage 0
-patience: int = 10  # epochs without improvement before training stops; 0: all epochs
-monitor: str = "meta_top1"  # what decides which epoch is kept, on validation: "meta_top1", "parent_top1" or "loss"
-accumulation_steps: int = 1  # parts in which a batch goes through the model, to save memory
+own_loss: bool = False  # also train with the loss of the last section
 examples: int = 6  # pictures in the figure of concept maps
 seed: int = 0  # seed of weights and batches
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
-options: dict = {}  # further settings of Stage1Config, such as {"temperature": 0.1}
+options: dict = {}  # further settings of Stage1Config, such as {"lambda_semantic": 0.0, "dropout": 0.2}
 
 # %%
-from geocbm import metrics, plots
+import pandas as pd
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize, one_hot
+
+from geocbm import metrics, plots, training
 from geocbm.evaluation import concept_floor, concept_metrics
-from geocbm.models.stage1 import Stage1Config
+from geocbm.models import losses
+from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
 from geocbm.run import Run, adoption, encoding, predictions, stages
 from geocbm.workbench import notebook
 from geocbm.workbench.settings import config_fields
 
 nb = notebook.start("04_stage1_concepts", globals())
 files = Run(nb.run_folder)
-
-# %% [markdown]
-# ## Training
-#
-# Each loss has a panel, beside what is measured on validation. Features come from the store; no image is opened for training.
-
-# %%
 adoption.take_stage0(files, stage0_checkpoint)
 features = files.features("adapted")
 config = Stage1Config(**config_fields(Stage1Config, globals()))
-model, result = stages.fit_stage1(files, config, features)
+
+# %% [markdown]
+# ## A batch
+#
+# Stage 1 opens no picture: it reads what the encoder of Stage 0 left in the feature store. `concept_idx` and `parent_idx` are its targets.
 
 # %%
+batch = files.batch("val", 8)
+nb.table(batch.shapes(), caption="One batch of the validation split", index=True)
+captions = [f"{meta}, {country}" for meta, country in zip(batch["meta_name"], batch["country"], strict=True)]
+nb.show_images(batch["image"], captions, captions)
+
+# %% [markdown]
+# ## The idea: cosines to prototypes that may move a little
+#
+# The base prototype $b_k$ of a concept is the mean of the text embeddings of its prompts. Stage 1 adds a learned residual $\delta_k$,
+# projects the sum into the space of the concepts, and compares the embedding $z$ of the picture with it:
+#
+# $$z = W_2 \operatorname{GELU}(\operatorname{LN}(W_1 x)), \qquad t_k = \frac{P(b_k + \delta_k)}{\lVert P(b_k + \delta_k) \rVert}, \qquad \ell_k = s \frac{z^\top t_k}{\lVert z \rVert} + c_k$$
+#
+# $x$ are the pooled features; the scale $s$ and the bias $c_k$ are learned. In code, with a model that has not been trained:
+
+# %%
+base = encoding.read_prototypes(files)  # meta (k_m, text width) and parent (k_p, text width)
+hierarchy = torch.as_tensor(files.concepts.parent_index)  # (k_m,)
+in_dim, token_dim = batch["pooled"].shape[1], batch["patch_tokens"].shape[2]
+fresh = Stage1ConceptModel(in_dim, base["meta"], base["parent"], hierarchy).eval()
+
+z = fresh.bottleneck(batch["pooled"])  # (B, c)
+t = normalize(fresh.prototype_projection(fresh.meta_base + fresh.delta_meta), dim=-1)  # (k_m, c)
+logits = fresh.logit_scale_meta * normalize(z, dim=-1) @ t.T + fresh.meta_bias  # (B, k_m)
+torch.testing.assert_close(logits, fresh(batch["pooled"]).meta_logits)
+
+# %% [markdown]
+# The `patch` bottleneck asks every patch instead. A concept's score is a soft maximum over the $m$ patches that resemble it most, and what
+# it leaves behind is a **map** of the concept. With $e_p = W \operatorname{LN}(x_p) + a$ for patch $p$:
+#
+# $$\ell_k = c_k + \log \frac{1}{m} \sum_{p \in \text{best } m} \exp \left( s \cos(e_p, t_k) \right)$$
+
+# %%
+by_patch = Stage1Config(bottleneck="patch")
+patchy = Stage1ConceptModel(in_dim, base["meta"], base["parent"], hierarchy, by_patch, token_dim).eval()
+
+e = patchy.bottleneck.projection(patchy.bottleneck.norm(batch["patch_tokens"]))  # (B, P, c)
+t = patchy.prototypes()[0]  # (k_m, c)
+maps = patchy.logit_scale_meta * normalize(e, dim=-1) @ t.T  # (B, P, k_m)
+best = maps.topk(min(by_patch.top_patches, maps.shape[1]), dim=1).values  # (B, m, k_m)
+logits = best.exp().mean(1).log() + patchy.meta_bias  # (B, k_m)
+by_package = patchy(batch["pooled"], batch["patch_tokens"]).meta_logits
+torch.testing.assert_close(logits, by_package, rtol=1e-4, atol=1e-4)
+
+# %% [markdown]
+# ## The loss
+#
+# The main term is a **focal loss** (Lin et al., 2017): cross-entropy that turns away from what is right already. $\alpha_y$ is the inverse
+# frequency of the label, $\gamma$ the focus, and the target of the cross-entropy is smoothed by $\varepsilon$:
+#
+# $$\mathcal{L}_{\text{meta}} = \frac{1}{B} \sum_i \alpha_{y_i} (1 - p_{i, y_i})^{\gamma} \operatorname{CE}_{\varepsilon}(\ell_i, y_i)$$
+
+# %%
+y, gamma, smoothing = batch["concept_idx"], config.gamma, config.label_smoothing
+train_labels = torch.as_tensor(files.meta_and_parent[0][files.rows["train"]])
+alpha = losses.inverse_frequency(train_labels, len(base["meta"]))  # (k_m,)
+
+p = logits.softmax(-1)[torch.arange(len(y)), y]  # (B,) probability of the label
+smoothed = cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)  # (B,)
+by_hand = (alpha[y] * (1 - p) ** gamma * smoothed).mean()
+torch.testing.assert_close(by_hand, losses.focal_loss(logits, y, gamma, alpha, smoothing))
+
+# %% [markdown]
+# Eight more terms keep the two heads in agreement, push parents apart, hold siblings and residuals together, and spread the label
+# over concepts whose words mean nearly the same: one function each in `models/losses.py`.
+#
+# ## One step by hand
+#
+# The model of this run before its training. Which terms make up the loss, and how much gradient does their sum send to each part?
+
+# %%
+stage = stages.prepare_stage1(files, config, features)  # model, loss, loaders and checkpoint, as the settings say
+model = stage.model.eval()
+terms = stage.loss(model(batch["pooled"], batch["patch_tokens"]), batch)
+terms["loss"].backward()
+nb.table(training.loss_terms(terms, config).round(4), caption="Terms of the loss on this batch", index=True)
+nb.table(training.gradient_norms(model).round(4), caption="Gradient by part of the model", index=True)
+model.zero_grad()
+
+# %% [markdown]
+# ## The run
+#
+# The same step many times, in a new order each epoch, with AdamW, warm-up and cosine decay; the epoch that is best on the validation
+# split (by `monitor`) is kept. Each term has a panel, beside what is measured on validation.
+
+# %%
+result = training.fit(model, stage.loss, stage.train, stage.val, config, stage.checkpoint)
 nb.show(plots.loss_curves(result.history, title="Stage 1 by epoch"))
 
 # %% [markdown]
@@ -83,7 +153,7 @@ predicted = predictions.concept_probabilities(model, features)
 test = files.rows["test"]
 figures = concept_metrics.measure_concepts(files, model, predicted, test, bootstrap, seed)
 nb.table(concept_metrics.concept_table(files, figures, test), caption="Concepts on the test split")
-print(f"The test split has {len(files.rows['test']):,} images.")
+print(f"The test split has {len(test):,} images.")
 floor = concept_floor.measure_floor(files, config.bottleneck, predicted["meta"], features, bootstrap, seed)
 nb.remark(floor.sentence())
 
@@ -132,6 +202,31 @@ if pictures:
 
 # %%
 nb.show(plots.prototype_drift(files.concepts.metas, concept_metrics.prototype_cosine(model)))
+
+# %% [markdown]
+# ## Make it yours: another loss
+#
+# A loss is a function `(output, batch) -> terms` with an entry "loss"; `training.fit` asks for no more. This one takes a label as what it is,
+# one of several concepts that can be seen: a sigmoid for each concept, unnamed ones taken as absent, in place of one softmax over all.
+# Change it, set `own_loss` and run from here on.
+
+
+# %%
+def sigmoid_loss(output, batch):
+    named = one_hot(batch["concept_idx"], output.meta_logits.shape[1]).float()  # (B, k_m)
+    meta = binary_cross_entropy_with_logits(output.meta_logits, named)
+    parent = cross_entropy(output.parent_logits, batch["parent_idx"])
+    return {"loss": 20 * meta + 0.5 * parent, "meta": meta, "parent": parent}
+
+
+if own_loss:
+    mine = stages.prepare_stage1(files, config, features, name=None)
+    own_result = training.fit(mine.model, sigmoid_loss, mine.train, mine.val, config)
+    accuracy = {"this run": result.best["meta_top1"], "own loss": own_result.best["meta_top1"]}
+    nb.table(
+        pd.DataFrame({"loss": accuracy.keys(), "named right, validation split": accuracy.values()}),
+        caption="The same model under two losses",
+    )
 
 # %%
 nb.record_all("stage1", metrics.recordables(figures))

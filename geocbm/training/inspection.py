@@ -26,7 +26,7 @@ def loss_terms(terms: Mapping[str, Tensor], settings: Any) -> pd.DataFrame:
     rows = {}
     for name, value in terms.items():
         weight = 1.0 if name == "loss" else float(getattr(settings, f"lambda_{name}", float("nan")))
-        rows[name] = {"value": float(value), "weight": weight, "share": weight * float(value)}
+        rows[name] = {"value": value.item(), "weight": weight, "share": weight * value.item()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("term")
 
 

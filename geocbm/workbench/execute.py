@@ -12,7 +12,7 @@ from typing import Any
 
 from geocbm import errors
 from geocbm.errors import UserError
-from geocbm.files import paths, read_json, write_json
+from geocbm.files import lineage, paths, read_json, write_json
 from geocbm.workbench import keys, process, records, rerun_command, state
 from geocbm.workbench.notebook import IN_CHAIN
 from geocbm.workbench.stages import Stage
@@ -39,8 +39,11 @@ def forget_trainings(stage: Stage, run: str) -> None:
         run: name of the run.
     """
     folder = paths.run_folder(run)
-    for checkpoint in (name.removesuffix(".json") for name in stage.writes if name.startswith("stage")):
-        for file in folder.glob(f"{checkpoint}*.json"):
+    own = {name.split(".")[0].rstrip("*_") for name in stage.writes if name.startswith("stage")}
+    for stem in sorted(own):
+        for file in folder.glob(f"{stem}*.json"):
+            if file.stem.endswith(lineage.ADOPTED):
+                continue  # of another run
             try:
                 content = read_json(file)
             except (OSError, ValueError):

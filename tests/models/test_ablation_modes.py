@@ -66,7 +66,7 @@ def test_every_mode_passes_the_whole_chain_as_the_main_mode(base: Path, mode: st
 
 def test_what_only_changes_a_page_trains_nothing(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(paths.run_folder("base"), paths.run_folder("again"))
-    stage1 = {"run": "again", "epochs": 2}
+    stage1 = {"run": "again", "epochs": 3}
     stage2 = stage1 | {"epochs": 1, "variants": ["concept_only", "concept_scores"], "score_epochs": 5}
 
     def trained() -> tuple[int, int]:

@@ -160,5 +160,5 @@ def test_nothing_to_gain_is_no_gain():
     assert unknown["median_km"].tolist() == [7.0, 6.0]
     with pytest.raises(ParameterError, match="confidence has 1 and km has 2"):
         selective_prediction.risk_coverage(np.ones(1), np.ones(2))
-    with pytest.raises(ParameterError, match="sureness has 0 and km has 0"):
+    with pytest.raises(ParameterError, match="confidence has 0 and km has 0"):
         selective_prediction.risk_coverage(np.ones(0), np.ones(0))
