@@ -20,36 +20,27 @@ text_encoder: str = ""  # the same for the text side; empty: the image model's o
 unfreeze_layers: int = 2  # top vision blocks that are trained
 epochs: int = 2  # passes over pretrain_train (20 in full); 0 skips Stage 0
 batch_size: int = 128  # images per step; the other images of a batch are the negatives
-encoder_lr: float = 3e-5  # learning rate of the vision blocks
-lr: float = 1e-4  # learning rate of everything else
-train_text_encoder: bool = False  # also train the text encoder; Stage 1 then uses the prototypes it comes to
-concept_losses: bool = True  # off: the encoder learns from places alone, concepts are only measured
-temperature: float = 0.07  # of all contrastive losses
-learn_temperature: bool = False  # learn the temperature of the contrasts with places, starting there
-symmetric: bool = False  # contrast places against images too, not only images against places
-false_negative_km: float = 0.0  # places nearer than this do not count as negatives; 0 leaves every pair in
-lambda_gps: float = 1.0  # weight of image-GPS contrast
-lambda_child: float = 1.0  # weight of image-meta contrast
-lambda_parent: float = 0.5  # weight of image-parent contrast
-lambda_hierarchy: float = 0.3  # weight of the contrast inside a batch between parents
-lambda_patch_gps: float = 0.2  # weight of patch-GPS contrast
-lambda_anchor: float = 0.01  # weight of staying close to the untouched encoder
-patch_keep: float = 1.0  # share of the patches that a training step sees; fewer is faster
-accumulation_steps: int = 1  # parts in which a batch goes through the model; negatives then come from the part
-bottleneck: str = "mlp"  # "mlp", "transformer" or "patch"; Stage 1 starts from it if it has the same kind
-dropout: float = 0.4  # in the bottleneck
-transformer_width: int = 512  # width inside the "transformer" bottleneck
-patience: int = 5  # epochs without improvement before training stops
+lr: float = 1e-4  # learning rate of the new layers; that of the vision blocks is options["encoder_lr"]
 encode_batch_size: int = 64  # images per forward pass of the frozen encoder
 max_cache_gb: float = 60.0  # above this size features are encoded on the fly instead of stored
+own_loss: bool = False  # also train one epoch with the loss of the section "Make it yours"
 seed: int = 0  # seed of weights and batches
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
-options: dict = {}  # further settings of Stage0Config, such as {"concept_emb_dim": 256}
+options: dict = {}  # further settings of Stage0Config, such as {"concept_losses": False, "encoder_lr": 1e-4}
 
 # %%
-from geocbm import metrics, plots
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
+
+from geocbm import data, metrics, plots, training
+from geocbm.data.concepts import META_TEMPLATES
+from geocbm.encoders import load_text_encoder
 from geocbm.evaluation import feature_metrics
+from geocbm.models import losses
 from geocbm.models.retrieval import class_mean_accuracy
 from geocbm.models.stage0 import Stage0Config
 from geocbm.run import Run, encoding, stages
@@ -58,46 +49,121 @@ from geocbm.workbench.settings import config_fields
 
 nb = notebook.start("03_stage0_pretraining", globals())
 files = Run(nb.run_folder)
+config = Stage0Config(**config_fields(Stage0Config, globals()))
 
 # %% [markdown]
-# ## The encoder, and the images seen through it once
+# ## A batch
 #
-# The frozen part of the encoder gives the same numbers in every epoch, so the activations that enter the trainable blocks are
-# computed once and stored. An epoch then costs the top blocks only.
+# The encoder is cut in two: a frozen **trunk**, and the **top** of `unfreeze_layers` blocks that trains. The trunk gives the same
+# numbers in every epoch, so what it hands to the top (`hidden`) is computed once for each image and stored; an epoch then costs the
+# top alone. Stored beside it are the features of the untouched encoder (`pooled`).
 
 # %%
 encoders = encoding.EncoderConfig(image_encoder, text_encoder, unfreeze_layers, encode_batch_size, max_cache_gb)
 encoder = encoding.load_encoder(image_encoder)
 side, parameters = encoder.image_size, sum(part.numel() for part in encoder.parameters())
 print(f"{encoder.name}: {side} x {side} pixels, {encoder.n_blocks} blocks, {parameters:,} parameters")
-print(f"pooled ({encoder.pooled_dim},), patches {(*encoder.grid, encoder.token_dim)}")
-
-# %%
 vanilla = encoding.encode_vanilla(files, encoders, encoder)
 before = vanilla.read_all("pooled").numpy()
-print({kind: (vanilla.n, *vanilla.shape(kind)) for kind in vanilla.kinds})
-
-# %% [markdown]
-# ## What do the words already know?
-#
-# Every concept is a handful of prompts; the mean of their text embeddings is its prototype. Two concepts whose prototypes lie
-# close together are one and the same to the text encoder, and images have to pull them apart. Metas are grouped by parent.
+base = encoding.write_prototypes(files, encoders)  # of the concepts' words, see below
+stage = stages.prepare_stage0(files, config, encoders, encoder, vanilla)  # model, loss and loaders, not yet trained
+model = stage.model.cpu().eval()  # for the look at single steps; training moves it to the accelerator
 
 # %%
-base = encoding.write_prototypes(files, encoders)
+rows = stage.train.rows[:: max(1, len(stage.train.rows) // 8)][:8]
+batch, shown = stage.train.read(rows), files.table.iloc[rows]
+pictures = [data.open_picture(data.image_files(files.table)[row]) for row in rows]
+captions = [f"{meta}, {country}" for meta, country in zip(shown["meta_name"], shown["country"], strict=True)]
+nb.show_images([encoder.crop(picture) for picture in pictures], captions, captions)
+shapes = pd.DataFrame({"shape": {name: str(tuple(values.shape)) for name, values in batch.items()}})
+nb.table(shapes.rename_axis("entry"), caption="A batch of Stage 0")
+
+# %% [markdown]
+# Trunk and top together are the whole encoder: from `hidden`, which is stored in half precision, the top gives the stored features.
+
+# %%
+with torch.no_grad():
+    pooled, tokens = encoder.upper(batch["hidden"], unfreeze_layers)  # (B, d), (B, P, w)
+torch.testing.assert_close(pooled, batch["pooled"], rtol=2e-2, atol=2e-2)
+print(f"pooled {tuple(pooled.shape)}; tokens {tuple(tokens.shape)}, one for each patch of a {encoder.grid} grid")
+
+# %% [markdown]
+# ## The idea: a picture beside its place
+#
+# GeoCLIP's location encoder has turned `[lat, lng]` into a vector (`gps`); a linear layer $A$ brings it to the width of the features.
+# **InfoNCE** asks each picture $z_i$ to find its own place $g_i$ among those of the batch, at a temperature $\tau$:
+#
+# $$\mathcal{L}_{\mathrm{gps}} = -\frac{1}{B} \sum_{i=1}^{B} \log
+# \frac{\exp(\cos(z_i, A g_i) / \tau)}{\sum_{j=1}^{B} \exp(\cos(z_i, A g_j) / \tau)}$$
+#
+# It is the cross-entropy of a classification whose classes are the places of the batch. The layer $A$ is new, so the loss begins
+# near $\log B$, which is chance.
+
+# %%
+with torch.no_grad():
+    places = model.gps_adapter(batch["gps"])  # (B, d)
+z, g = normalize(pooled, dim=-1), normalize(places, dim=-1)
+logits = z @ g.T / config.temperature  # (B, B): picture i against place j
+by_hand = cross_entropy(logits, torch.arange(len(z)))  # the right class of picture i is place i
+torch.testing.assert_close(by_hand, losses.info_nce(pooled, places, config.temperature))
+print(f"InfoNCE {by_hand:.2f}, chance {torch.tensor(float(len(z))).log():.2f}")
+
+# %% [markdown]
+# ## The words: a concept is the mean of its prompts
+#
+# A concept $k$ is put into $T$ sentences; the text encoder $\phi$ makes a vector of each. The mean of their directions is the
+# **prototype** $b_k$ of the concept:
+#
+# $$m_k = \frac{1}{T} \sum_{t=1}^{T} \frac{\phi(\mathrm{prompt}_t(k))}{\lVert \phi(\mathrm{prompt}_t(k)) \rVert}, \qquad
+# b_k = \frac{m_k}{\lVert m_k \rVert}$$
+
+# %%
+concept = int(batch["concept_idx"][0])  # of the first picture
+prompts = [template.format(files.concepts.metas[concept]) for template in META_TEMPLATES]
+phi = load_text_encoder(text_encoder or None, image_encoder).encode(prompts)  # (T, t)
+prototype = normalize(normalize(phi, dim=-1).mean(0), dim=-1)  # (t,)
+torch.testing.assert_close(prototype, base["meta"][concept], rtol=1e-3, atol=1e-4)
+print("\n".join(prompts))
+
+# %% [markdown]
+# Two concepts whose prototypes lie close together are one and the same to the text encoder, and images have to pull them apart.
+# Metas are grouped by parent.
+
+# %%
 nb.show(plots.prototype_similarity(base["meta"].numpy(), files.concepts))
 
 # %% [markdown]
-# ## Training
+# ## One step by hand
 #
-# The loss is the weighted sum of six terms, fewer where a weight is 0; each has a panel of its own below, beside what is measured
-# without being trained. The epoch with the best validation loss is kept.
+# The concept embedding $e_i$ of a picture (features through a **bottleneck**) is contrasted with the projected prototypes of all concepts
+# (`child`) and of all parents (`parent`), and with the pictures of the batch that share its parent (`hierarchy`); the mean patch
+# with the place (`patch_gps`); and an `anchor` keeps the features near those of the untouched encoder:
+#
+# $$\mathcal{L} = \lambda_{\mathrm{gps}} \mathcal{L}_{\mathrm{gps}} + \lambda_{\mathrm{child}} \mathcal{L}_{\mathrm{child}}
+# + \lambda_{\mathrm{parent}} \mathcal{L}_{\mathrm{parent}} + \lambda_{\mathrm{hierarchy}} \mathcal{L}_{\mathrm{hierarchy}}
+# + \lambda_{\mathrm{patch}} \mathcal{L}_{\mathrm{patch}} + \lambda_{\mathrm{anchor}} \mathcal{L}_{\mathrm{anchor}}$$
+#
+# With the option `concept_losses` off, the three terms of the concepts are measured and add nothing.
+
+# %%
+output = model(batch["hidden"], batch["gps"])
+terms = stage.loss(output, batch)
+terms["loss"].backward()
+nb.table(training.loss_terms(terms, config).round(3), caption="Terms of the loss on this batch, before training")
+nb.table(training.gradient_norms(model).round(3), caption="What trains, and the gradient it receives")
+model.zero_grad()
+
+# %% [markdown]
+# ## The run
+#
+# The same step for all batches, in a new order each epoch, with AdamW, warm-up and cosine decay. Each term has a panel of its own,
+# beside what is measured without being trained; the epoch with the best validation loss is kept, and the whole table is encoded with it.
 # With `epochs=0` nothing is trained: the encoder stays as it came, Stages 1 and 2 start from untrained heads, and the panels show
 # the one value before training. Held against such a run, page 10 says what Stage 0 is worth.
 
 # %%
-config = Stage0Config(**config_fields(Stage0Config, globals()))
-model, result, adapted = stages.fit_stage0(files, config, encoders, encoder, vanilla)
+result = training.fit(model, stage.loss, stage.train, stage.val, stage.settings, stage.checkpoint)
+adapted = stages.write_adapted(files, encoders, encoder, vanilla)
 
 # %%
 nb.show(plots.loss_curves(result.history, title="Stage 0 by epoch"))
@@ -136,7 +202,7 @@ else:
 # ## Does the encoder learn the concepts before the bottleneck?
 #
 # Name the concept whose mean training feature is nearest, with nothing trained on top of the features. A gain comes from the
-# encoder alone. With `concept_losses` off no label of a concept took part, so that a gain, if there is one, comes with the places.
+# encoder alone. With the option `concept_losses` off no label of a concept took part, so that a gain, if there is one, comes with the places.
 
 # %%
 meta, parent = files.meta_and_parent
@@ -156,6 +222,35 @@ for name, features in (("class_mean_meta", after), ("class_mean_meta_untouched",
     if len(val):
         figure = feature_metrics.measure_class_means(files, features, bootstrap, seed)
         nb.record(f"stage0.{name}", metrics.recordable(figure))
+
+# %% [markdown]
+# ## Make it yours: another contrast
+#
+# A loss is a function of what the model gives and the batch; it returns terms by name, of which `loss` is minimised. Change it, set
+# `own_loss = True` and run the cell. Here **SigLIP's** sigmoid (Zhai et al., 2023) takes the place of InfoNCE: each pair of a picture and
+# a place is a question of its own, yes ($y_{ij} = 1$) for $i = j$ and no ($y_{ij} = -1$) for all others, so that no softmax ties the
+# batch together:
+#
+# $$\mathcal{L}_{\mathrm{sig}} = -\frac{1}{B} \sum_{i,j} \log \sigma\left(y_{ij}\,(s \cos(z_i, A g_j) + c)\right),
+# \qquad s = 10,\ c = -10$$
+
+
+# %%
+def my_loss(output, batch):
+    """All terms as before, with the sigmoid in the place of `gps`."""
+    terms = stage.loss(output, batch)
+    logits = 10 * normalize(output.pooled, dim=-1) @ normalize(output.gps, dim=-1).T - 10  # (B, B)
+    y = 2 * torch.eye(len(logits), device=logits.device) - 1
+    mine = -logsigmoid(y * logits).sum(1).mean()
+    return terms | {"loss": terms["loss"] + config.lambda_gps * (mine - terms["gps"]), "gps": mine}
+
+
+if own_loss:
+    short = replace(config, epochs=1, tracking="disabled")
+    fresh = encoding.load_encoder(image_encoder)  # the blocks of the other one have been trained
+    own = stages.prepare_stage0(files, short, encoders, fresh, vanilla)
+    mine = training.fit(own.model, my_loss, own.train, own.val, own.settings)  # no checkpoint: nothing is written
+    nb.show(plots.retrieval_bars(mine.initial, mine.best, title="One epoch with the loss of one's own"))
 
 # %% tags=["nbval-check-output"]
 nb.contract(

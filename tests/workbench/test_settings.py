@@ -214,7 +214,7 @@ def test_options_are_merged_and_those_that_say_the_default_are_no_change() -> No
     assert resolved("warmup=0.2")["03"]["options"] == {"warmup": 0.2} == resolved("warmup=0.2")["05"]["options"]
     # A name without a number is set wherever it is a setting, declared by the notebook or not.
     both = resolved("temperature=0.2")
-    assert both["03"]["temperature"] == 0.2 == both["04"]["options"]["temperature"]
+    assert both["03"]["options"]["temperature"] == 0.2 == both["04"]["options"]["temperature"]
 
 
 @pytest.mark.parametrize(
@@ -240,9 +240,10 @@ def test_what_does_not_fit_is_refused_before_a_kernel_starts(text: str, message:
 def test_the_width_of_a_bottleneck_that_is_handed_on_must_agree() -> None:
     with pytest.raises(ParameterError, match=r"04\.transformer_width=64 does not fit 03\.transformer_width=512"):
         resolved("bottleneck=transformer", "04.transformer_width=64")
-    assert resolved("bottleneck=transformer", "transformer_width=64")["03"]["transformer_width"] == 64
+    fits = resolved("bottleneck=transformer", "transformer_width=64")
+    assert fits["03"]["options"]["transformer_width"] == 64
     # Another kind starts afresh, and so may have any width.
-    assert resolved("04.bottleneck=transformer", "04.transformer_width=64")["03"]["transformer_width"] == 512
+    assert resolved("04.bottleneck=transformer", "04.transformer_width=64")["03"]["options"] == {}
 
 
 def test_options_of_a_notebook_by_hand_are_checked_where_the_config_is_made() -> None:
