@@ -10,8 +10,9 @@
 # # Does the encoder learn where?
 #
 # Stage 0 takes an image encoder that knows street scenes in general and aligns it with three things at once: the place
-# (GeoCLIP's frozen location encoder), the fine concept and its parent. Only the top `unfreeze_layers` blocks move. The test of
-# it: does a picture find its own place among many, and is the nearest picture in feature space nearer on the ground than before?
+# (GeoCLIP's frozen location encoder), the fine concept and its parent. Only the top `unfreeze_layers` blocks move. The
+# test of it: does a picture find its own place among many, and is the nearest picture in feature space nearer on the
+# ground than before?
 
 # %% tags=["parameters"]
 run: str = "smoke"  # name of the run: files go to data/runs/<run>
@@ -54,15 +55,14 @@ config = Stage0Config(**config_fields(Stage0Config, globals()))
 # %% [markdown]
 # ## A batch
 #
-# The encoder is cut in two: a frozen **trunk**, and the **top** of `unfreeze_layers` blocks that trains. The trunk gives the same
-# numbers in every epoch, so what it hands to the top (`hidden`) is computed once for each image and stored; an epoch then costs the
-# top alone. Stored beside it are the features of the untouched encoder (`pooled`).
+# The encoder is cut in two: a frozen **trunk**, and the **top** of `unfreeze_layers` blocks that trains. What the trunk
+# hands to the top (`hidden`) is the same in every epoch, so it is computed once and stored; an epoch then costs the top
+# alone. Stored beside it are the features of the untouched encoder (`pooled`).
 
 # %%
 encoders = encoding.EncoderConfig(image_encoder, text_encoder, unfreeze_layers, encode_batch_size, max_cache_gb)
 encoder = encoding.load_encoder(image_encoder)
-side, parameters = encoder.image_size, sum(part.numel() for part in encoder.parameters())
-print(f"{encoder.name}: {side} x {side} pixels, {encoder.n_blocks} blocks, {parameters:,} parameters")
+print(f"{encoder.name}: {encoder.n_blocks} blocks, {sum(part.numel() for part in encoder.parameters()):,} parameters")
 vanilla = encoding.encode_vanilla(files, encoders, encoder)
 before = vanilla.read_all("pooled").numpy()
 base = encoding.write_prototypes(files, encoders)  # of the concepts' words, see below
@@ -79,7 +79,8 @@ shapes = pd.DataFrame({"shape": {name: str(tuple(values.shape)) for name, values
 nb.table(shapes.rename_axis("entry"), caption="A batch of Stage 0")
 
 # %% [markdown]
-# Trunk and top together are the whole encoder: from `hidden`, which is stored in half precision, the top gives the stored features.
+# Trunk and top together are the whole encoder: from `hidden`, which is stored in half precision, the top gives the
+# stored features.
 
 # %%
 with torch.no_grad():
@@ -90,14 +91,15 @@ print(f"pooled {tuple(pooled.shape)}; tokens {tuple(tokens.shape)}, one for each
 # %% [markdown]
 # ## The idea: a picture beside its place
 #
-# GeoCLIP's location encoder has turned `[lat, lng]` into a vector (`gps`); a linear layer $A$ brings it to the width of the features.
-# **InfoNCE** asks each picture $z_i$ to find its own place $g_i$ among those of the batch, at a temperature $\tau$:
+# GeoCLIP's location encoder has turned `[lat, lng]` into a vector (`gps`); a linear layer $A$ brings it to the width of
+# the features. **InfoNCE** asks each picture $z_i$ to find its own place $g_i$ among those of the batch, at a
+# temperature $\tau$:
 #
 # $$\mathcal{L}_{\mathrm{gps}} = -\frac{1}{B} \sum_{i=1}^{B} \log
 # \frac{\exp(\cos(z_i, A g_i) / \tau)}{\sum_{j=1}^{B} \exp(\cos(z_i, A g_j) / \tau)}$$
 #
-# It is the cross-entropy of a classification whose classes are the places of the batch. The layer $A$ is new, so the loss begins
-# near $\log B$, which is chance.
+# It is the cross-entropy of a classification whose classes are the places of the batch. The layer $A$ is new, so the
+# loss begins near $\log B$, which is chance.
 
 # %%
 with torch.no_grad():
@@ -111,8 +113,8 @@ print(f"InfoNCE {by_hand:.2f}, chance {torch.tensor(float(len(z))).log():.2f}")
 # %% [markdown]
 # ## The words: a concept is the mean of its prompts
 #
-# A concept $k$ is put into $T$ sentences; the text encoder $\phi$ makes a vector of each. The mean of their directions is the
-# **prototype** $b_k$ of the concept:
+# A concept $k$ is put into $T$ sentences; the text encoder $\phi$ makes a vector of each. The mean of their directions
+# is the **prototype** $b_k$ of the concept:
 #
 # $$m_k = \frac{1}{T} \sum_{t=1}^{T} \frac{\phi(\mathrm{prompt}_t(k))}{\lVert \phi(\mathrm{prompt}_t(k)) \rVert}, \qquad
 # b_k = \frac{m_k}{\lVert m_k \rVert}$$
@@ -126,8 +128,7 @@ torch.testing.assert_close(prototype, base["meta"][concept], rtol=1e-3, atol=1e-
 print("\n".join(prompts))
 
 # %% [markdown]
-# Two concepts whose prototypes lie close together are one and the same to the text encoder, and images have to pull them apart.
-# Metas are grouped by parent.
+# Concepts whose prototypes lie close together are the same to the text encoder; images have to pull them apart.
 
 # %%
 nb.show(plots.prototype_similarity(base["meta"].numpy(), files.concepts))
@@ -135,13 +136,13 @@ nb.show(plots.prototype_similarity(base["meta"].numpy(), files.concepts))
 # %% [markdown]
 # ## One step by hand
 #
-# The concept embedding $e_i$ of a picture (features through a **bottleneck**) is contrasted with the projected prototypes of all concepts
-# (`child`) and of all parents (`parent`), and with the pictures of the batch that share its parent (`hierarchy`); the mean patch
-# with the place (`patch_gps`); and an `anchor` keeps the features near those of the untouched encoder:
+# The concept embedding $e_i$ of a picture (features through a **bottleneck**) is contrasted with the projected
+# prototypes of all concepts (`child`) and of all parents (`parent`), and with the pictures of the batch that share its
+# parent (`hierarchy`); the mean patch with the place (`patch_gps`); and an `anchor` keeps the features near those of
+# the untouched encoder:
 #
-# $$\mathcal{L} = \lambda_{\mathrm{gps}} \mathcal{L}_{\mathrm{gps}} + \lambda_{\mathrm{child}} \mathcal{L}_{\mathrm{child}}
-# + \lambda_{\mathrm{parent}} \mathcal{L}_{\mathrm{parent}} + \lambda_{\mathrm{hierarchy}} \mathcal{L}_{\mathrm{hierarchy}}
-# + \lambda_{\mathrm{patch}} \mathcal{L}_{\mathrm{patch}} + \lambda_{\mathrm{anchor}} \mathcal{L}_{\mathrm{anchor}}$$
+# $$\mathcal{L} = \sum_{x} \lambda_x \mathcal{L}_x, \qquad
+# x \in \{\mathrm{gps}, \mathrm{child}, \mathrm{parent}, \mathrm{hierarchy}, \mathrm{patch\_gps}, \mathrm{anchor}\}$$
 #
 # With the option `concept_losses` off, the three terms of the concepts are measured and add nothing.
 
@@ -156,10 +157,11 @@ model.zero_grad()
 # %% [markdown]
 # ## The run
 #
-# The same step for all batches, in a new order each epoch, with AdamW, warm-up and cosine decay. Each term has a panel of its own,
-# beside what is measured without being trained; the epoch with the best validation loss is kept, and the whole table is encoded with it.
-# With `epochs=0` nothing is trained: the encoder stays as it came, Stages 1 and 2 start from untrained heads, and the panels show
-# the one value before training. Held against such a run, page 10 says what Stage 0 is worth.
+# The same step for all batches, in a new order each epoch, with AdamW, warm-up and cosine decay. Each term has a panel
+# of its own, beside what is measured without being trained; the epoch with the best validation loss is kept, and the
+# whole table is encoded with it. With `epochs=0` nothing is trained: the encoder stays as it came, Stages 1 and 2 start
+# from untrained heads, and the panels show the one value before training. Held against such a run, page 10 says what
+# Stage 0 is worth.
 
 # %%
 result = training.fit(model, stage.loss, stage.train, stage.val, stage.settings, stage.checkpoint)
@@ -171,8 +173,8 @@ nb.show(plots.loss_curves(result.history, title="Stage 0 by epoch"))
 # %% [markdown]
 # ## Does a picture find its place?
 #
-# Each held-out image of `pretrain_val` ranks the places of all others by similarity. Recall@k counts how often its own place is
-# among the first k. Before training the GPS side is untrained; what chance would get is printed below.
+# Each held-out image of `pretrain_val` ranks the places of all others by similarity. Recall@k counts how often its own
+# place is among the first k. Before training the GPS side is untrained; what chance would get is printed below.
 
 # %%
 nb.show(plots.retrieval_bars(result.initial, result.best))
@@ -183,17 +185,15 @@ print(f"By chance, among {len(held_out):,} places: {chance}")
 # %% [markdown]
 # ## Is the nearest picture nearer on the ground?
 #
-# Take the place of the most similar training image, first with the untouched features, then with the adapted ones. This needs no
-# GPS side and is a fair comparison of the two encoders on the validation split.
+# Take the place of the most similar training image, first with the untouched features, then with the adapted ones. This
+# needs no GPS side and is a fair comparison of the two encoders on the validation split.
 
 # %%
 after = adapted.read_all("pooled").numpy()
 val = files.rows["val"]
+sides = {"untouched": before, "after Stage 0": after}
 if len(val):
-    km = {
-        "untouched": feature_metrics.nearest_neighbour_km(before, files, val),
-        "after Stage 0": feature_metrics.nearest_neighbour_km(after, files, val),
-    }
+    km = {name: feature_metrics.nearest_neighbour_km(side, files, val) for name, side in sides.items()}
     nb.show(plots.error_curves(km, title="Error of the nearest training picture, validation split"))
 else:
     print("The validation split is empty: nothing can be compared on it.")
@@ -201,35 +201,30 @@ else:
 # %% [markdown]
 # ## Does the encoder learn the concepts before the bottleneck?
 #
-# Name the concept whose mean training feature is nearest, with nothing trained on top of the features. A gain comes from the
-# encoder alone. With the option `concept_losses` off no label of a concept took part, so that a gain, if there is one, comes with the places.
+# Name the concept whose mean training feature is nearest, with nothing trained on top of the features. A gain comes
+# from the encoder alone. With the option `concept_losses` off no label of a concept took part, so that a gain, if there
+# is one, comes with the places.
 
 # %%
 meta, parent = files.meta_and_parent
-probe = class_mean_accuracy(
-    {"untouched": before, "after Stage 0": after},
-    {"meta": meta, "parent": parent},
-    files.rows["train"],
-    val,
-)
+probe = class_mean_accuracy(sides, {"meta": meta, "parent": parent}, files.rows["train"], val)
 nb.table((100 * probe).round(1), caption="Named right by the nearest class mean, validation split, %")
 
 # %%
 found = feature_metrics.measure_retrieval(files, model, after, held_out, bootstrap, seed)
 nb.record_all("stage0", metrics.recordables(found))
 nb.record("stage0.best_epoch", result.best_epoch)
-for name, features in (("class_mean_meta", after), ("class_mean_meta_untouched", before)):
-    if len(val):
-        figure = feature_metrics.measure_class_means(files, features, bootstrap, seed)
-        nb.record(f"stage0.{name}", metrics.recordable(figure))
+for name, features in (("class_mean_meta", after), ("class_mean_meta_untouched", before)) if len(val) else ():
+    figure = feature_metrics.measure_class_means(files, features, bootstrap, seed)
+    nb.record(f"stage0.{name}", metrics.recordable(figure))
 
 # %% [markdown]
 # ## Make it yours: another contrast
 #
-# A loss is a function of what the model gives and the batch; it returns terms by name, of which `loss` is minimised. Change it, set
-# `own_loss = True` and run the cell. Here **SigLIP's** sigmoid (Zhai et al., 2023) takes the place of InfoNCE: each pair of a picture and
-# a place is a question of its own, yes ($y_{ij} = 1$) for $i = j$ and no ($y_{ij} = -1$) for all others, so that no softmax ties the
-# batch together:
+# A loss is a function of what the model gives and the batch; it returns terms by name, of which `loss` is minimised.
+# Change it, set `own_loss = True` and run the cell. Here **SigLIP's** sigmoid (Zhai et al., 2023) takes the place of
+# InfoNCE: each pair of a picture and a place is a question of its own, yes ($y_{ij} = 1$) for $i = j$ and no
+# ($y_{ij} = -1$) for all others, so that no softmax ties the batch together:
 #
 # $$\mathcal{L}_{\mathrm{sig}} = -\frac{1}{B} \sum_{i,j} \log \sigma\left(y_{ij}\,(s \cos(z_i, A g_j) + c)\right),
 # \qquad s = 10,\ c = -10$$
