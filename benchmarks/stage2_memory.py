@@ -28,7 +28,8 @@ from benchmarks import timing
 from geocbm.encoders.features import FeatureStore, store_key
 from geocbm.encoders.features.store import BYTES_PER_NUMBER, DTYPE, file_of
 from geocbm.files import write_json
-from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead, Stage2Loss
+from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
+from geocbm.models.stage2_loss import Stage2Loss
 from geocbm.training import RowLoader, fit
 from geocbm.training.loader import row_reader
 

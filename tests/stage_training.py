@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from geocbm.encoders.location import location_embeddings
-from geocbm.models.stage0 import Stage0Loss, Stage0PretrainingModel
-from geocbm.models.stage1 import Stage1ConceptModel, Stage1Loss, token_reader
-from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Loss
+from geocbm.models.stage0 import Stage0PretrainingModel
+from geocbm.models.stage0_loss import Stage0Loss
+from geocbm.models.stage1 import Stage1ConceptModel, token_reader
+from geocbm.models.stage1_loss import Stage1Loss
+from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
+from geocbm.models.stage2_loss import Stage2Loss
 from geocbm.training import Checkpoint, RowLoader, fit, seeded
 from geocbm.training.loader import digest_of, row_reader
 

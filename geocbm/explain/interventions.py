@@ -280,7 +280,7 @@ def linear_cbm(run: Run, features: FeatureStore, concepts: dict[str, Tensor]) ->
 
 def trained_modes(run: Run, features: FeatureStore, concepts: Mapping[str, Tensor]) -> dict[str, InterventionModel]:
     """The main mode of a run, and the other modes that it has trained, by name."""
-    from geocbm.models.stage2 import ABLATION_MODES
+    from geocbm.models.stage2_config import ABLATION_MODES
 
     main = load_intervention_model(run, features, concepts)
     mode = main.head.config.ablation_mode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,9 +17,7 @@ from torch.nn import functional
 from geocbm.encoders.location import location_embeddings
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import run_command
-from geocbm.models import losses
 from geocbm.models.bottlenecks import (
-    BottleneckSettings,
     build_bottleneck,
     mix_prototypes,
     pool_scores,
@@ -27,96 +25,14 @@ from geocbm.models.bottlenecks import (
 )
 from geocbm.models.prompts import PromptPrototypes
 from geocbm.models.retrieval import place_columns, retrieval_metrics
+from geocbm.models.stage0_config import TEMPERATURE_RANGE, Stage0Config
 from geocbm.training.checkpoints import load_checkpoint, read_config, restore
-from geocbm.training.settings import check_number
 
 if TYPE_CHECKING:
     from geocbm.encoders import TextEncoder
 
 NOTEBOOK = "03"
 _TEXT = "prompts.text_encoder."
-
-TEMPERATURE_RANGE = (0.01, 0.5)
-"""Between which a learned temperature stays."""
-
-CONCEPT_TERMS = ("child", "parent", "hierarchy")
-"""Loss terms that `concept_losses` turns on and off."""
-
-
-@dataclass(frozen=True)
-class Stage0Config(BottleneckSettings):
-    """Settings of Stage 0; the defaults are the specification's.
-
-    What Stage 1 has too is explained in `BottleneckSettings` and `TrainingSettings`.
-
-    Attributes:
-        lr: learning rate of everything but the encoder.
-        encoder_lr: learning rate of the unfrozen encoder blocks.
-        epochs: most passes over the training rows. 0 skips the stage: the encoder stays as it came, and Stages 1 and 2,
-            which start from its heads, start from untrained ones.
-        unfreeze_layers: last blocks of the encoder that train.
-        lambda_gps: weight of image against place.
-        lambda_child: weight of concept embedding against meta prototypes.
-        lambda_parent: weight of concept embedding against parent prototypes.
-        lambda_hierarchy: weight of the intra-batch contrast between parents.
-        lambda_patch_gps: weight of pooled patches against place.
-        lambda_anchor: weight of staying near the encoder's original features.
-        concept_losses: train the child, parent and hierarchy terms. Without them the encoder learns from places alone
-            (does it learn the concepts before the bottleneck?): these terms are measured but weigh nothing, the
-            bottleneck and the prototype projection stay as they were initialised, so that Stage 1 starts afresh
-            whether or not it starts from here, and accuracy by these heads is left out of the figures.
-        train_text_encoder: train the text encoder too, at the encoder's rate (DECISIONS E4): the prompts are encoded
-            anew at each step and Stage 1 gets the prototypes of the best epoch.
-        text_chunk: prompts per pass of a trained text encoder, whose activations are then computed twice to save
-            memory; 0 takes all prompts at once.
-        temperature: divisor of all cosine similarities.
-        learn_temperature: learn that of the two contrasts with places, between 0.01 and 0.5, from `temperature` on.
-        symmetric: contrast places against images too.
-        false_negative_km: places nearer than this are not negatives; 0 leaves every pair in.
-        patch_keep: share of the patches that a training step sees, drawn anew each step (Li et al., 2023, "FLIP"); the
-            time of a step falls nearly in proportion. 1 keeps all; validation always sees all.
-    """
-
-    encoder_lr: float = 3e-5
-    unfreeze_layers: int = 2
-    lambda_gps: float = 1.0
-    lambda_child: float = 1.0
-    lambda_parent: float = 0.5
-    lambda_hierarchy: float = 0.3
-    lambda_patch_gps: float = 0.2
-    lambda_anchor: float = 0.01
-    concept_losses: bool = True
-    train_text_encoder: bool = False
-    text_chunk: int = 0
-    temperature: float = 0.07
-    learn_temperature: bool = False
-    symmetric: bool = False
-    false_negative_km: float = 0.0
-    patch_keep: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("patience", self.patience, 1)
-        for name in ("encoder_lr", "unfreeze_layers", "false_negative_km", "text_chunk"):
-            check_number(name, getattr(self, name), 0)
-        check_number("temperature", self.temperature, 0, above=True)
-        low, high = TEMPERATURE_RANGE
-        if self.learn_temperature and not low <= self.temperature <= high:
-            raise ParameterError(
-                f"temperature={self.temperature} is impossible with learn_temperature=True; give {low:g} to {high:g}"
-            )
-        if self.train_text_encoder and not self.concept_losses:
-            raise ParameterError(
-                "train_text_encoder=True is useless with concept_losses=False, which leaves the words out of the loss; "
-                "use only one of them"
-            )
-        if not 0 < self.patch_keep <= 1:
-            raise ParameterError(f"patch_keep={self.patch_keep} is impossible; give a share above 0 and at most 1")
-
-    @property
-    def lr_by_prefix(self) -> Mapping[str, float]:
-        """The encoders train at a rate of their own."""
-        return {"encoder.": self.encoder_lr, "prompts.": self.encoder_lr}
 
 
 class Stage0Output(NamedTuple):
@@ -372,56 +288,6 @@ class Stage0PretrainingModel(nn.Module):
         lat, lng = (batch[name].cpu().numpy() for name in ("lat", "lng"))
         found = first.numpy()
         return place_columns((lat, lng), (lat[found], lng[found])) | {"similarity": cosine.numpy()}
-
-
-class Stage0Loss:
-    """All terms of Stage 0 and their weighted sum (specification, section "Stage 0", Total Loss).
-
-    Without `config.concept_losses` the child, parent and hierarchy terms are given but not part of the sum.
-
-    Args:
-        config: weights `lambda_...` and options.
-    """
-
-    def __init__(self, config: Stage0Config) -> None:
-        self.config = config
-
-    def __call__(self, output: Stage0Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the terms.
-
-        Args:
-            output: of the model.
-            batch: with `gps` `(B, g)` of the location encoder, `pooled` `(B, d)` of the untouched image encoder,
-                `concept_idx` and `parent_idx` `(B,)`, `lat` and `lng` `(B,)` degrees.
-
-        Returns:
-            Scalars `loss`, `gps`, `child`, `parent`, `hierarchy`, `patch_gps`, `anchor`; terms without their weights.
-        """
-        config, meta, parent = self.config, batch["concept_idx"], batch["parent_idx"]
-        near = None
-        if config.false_negative_km > 0:
-            near = losses.near_pairs(batch["lat"].float(), batch["lng"].float(), config.false_negative_km)
-        t, t_gps = config.temperature, output.temperature
-        terms = {
-            "gps": losses.info_nce(output.pooled, output.gps, t_gps, config.symmetric, near),
-            "child": _concept_loss(output.concept_emb, output.meta_prototypes, output.meta_logits, meta, t),
-            "parent": _concept_loss(output.concept_emb, output.parent_prototypes, output.parent_logits, parent, t),
-            "hierarchy": losses.supervised_contrastive(output.concept_emb, parent, t),
-            "patch_gps": losses.info_nce(output.patch_emb, batch["gps"], t_gps, config.symmetric, near),
-            "anchor": losses.anchor_loss(output.pooled, batch["pooled"]),
-        }
-        trained = [name for name in terms if config.concept_losses or name not in CONCEPT_TERMS]
-        total = sum(getattr(config, f"lambda_{name}") * terms[name] for name in trained)
-        return {"loss": torch.as_tensor(total)} | terms
-
-
-def _concept_loss(
-    concept_emb: Tensor, prototypes: Tensor, logits: Tensor | None, target: Tensor, temperature: float
-) -> Tensor:
-    """Softmax of the similarities over all prototypes: of the embedding, or of patches where there are logits."""
-    if logits is None:
-        return losses.prototype_info_nce(concept_emb, prototypes, target, temperature)
-    return functional.cross_entropy(logits, target)
 
 
 def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | None = None) -> Stage0PretrainingModel:

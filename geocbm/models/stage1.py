@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,92 +15,18 @@ from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import run_command
-from geocbm.models import losses
 from geocbm.models.bottlenecks import (
-    BottleneckSettings,
     build_bottleneck,
     mix_prototypes,
     pool_scores,
     score_patches,
 )
 from geocbm.models.stage0 import Stage0PretrainingModel
+from geocbm.models.stage1_config import Stage1Config
 from geocbm.training.checkpoints import load_checkpoint, read_config, restore
 from geocbm.training.loader import RowSource, row_reader
-from geocbm.training.settings import check_choice, check_number
 
 NOTEBOOK = "04"
-
-
-@dataclass(frozen=True)
-class Stage1Config(BottleneckSettings):
-    """Settings of Stage 1; the defaults are the specification's.
-
-    What Stage 0 has too is explained in `BottleneckSettings` and `TrainingSettings`.
-
-    Attributes:
-        label_smoothing: of both classification losses.
-        gamma: focusing exponent of both classification losses.
-        lambda_meta: weight of the focal loss over metas.
-        lambda_parent: weight of the focal loss over parents.
-        lambda_consistency: weight of the divergence between implied and predicted parents.
-        lambda_parent_contrastive: weight of the contrast between parents within the batch.
-        lambda_contrastive: weight of concept embedding against meta prototypes.
-        lambda_reg: weight of the squared residuals.
-        lambda_intra_parent: weight of the distances between sibling prototypes.
-        lambda_semantic: weight of the soft targets on similar metas.
-        lambda_meta_guided: weight of the meta among the children of its true parent; the specification's total has no
-            such term, hence 0.
-        intra_parent_reduction: "sum" over sibling pairs as in the specification, or "mean".
-        detach_expected: keep the consistency loss from moving the metas.
-        residual_std: spread of the initial residuals.
-        logit_scale_init: first value of both logit scales.
-        logit_scale_max: largest value they may take.
-        temperature: of the prototype contrast.
-        parent_temperature: of the contrast between parents.
-        semantic_threshold: cosine of two metas' base prototypes from which one counts as close to the other; it is
-            measured with, not trained with.
-        init_from_stage0: start from Stage 0's bottleneck and prototype projection.
-        monitor: validation value that decides: "meta_top1", "parent_top1" or "loss".
-    """
-
-    batch_size: int = 256
-    lr: float = 3e-4
-    epochs: int = 50
-    label_smoothing: float = 0.2
-    gamma: float = 2.0
-    lambda_meta: float = 1.0
-    lambda_parent: float = 0.5
-    lambda_consistency: float = 0.3
-    lambda_parent_contrastive: float = 0.2
-    lambda_contrastive: float = 0.5
-    lambda_reg: float = 0.001
-    lambda_intra_parent: float = 0.01
-    lambda_semantic: float = 0.15
-    lambda_meta_guided: float = 0.0
-    intra_parent_reduction: Literal["sum", "mean"] = "sum"
-    detach_expected: bool = False
-    residual_std: float = 0.01
-    logit_scale_init: float = 14.0
-    logit_scale_max: float = 20.0
-    temperature: float = 0.07
-    parent_temperature: float = 0.1
-    semantic_threshold: float = 0.7
-    init_from_stage0: bool = True
-    patience: int = 10
-    monitor: Literal["meta_top1", "parent_top1", "loss"] = "meta_top1"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("epochs", self.epochs, 1)
-        for name in ("gamma", "residual_std"):
-            check_number(name, getattr(self, name), 0)
-        for name in ("temperature", "parent_temperature", "logit_scale_init", "logit_scale_max"):
-            check_number(name, getattr(self, name), 0, above=True)
-        if not -1 <= self.semantic_threshold <= 1:
-            raise ParameterError(f"semantic_threshold={self.semantic_threshold!r} is no cosine; give -1 to 1")
-        check_number("label_smoothing", self.label_smoothing, 0, below=1)
-        check_choice("monitor", self.monitor, ("meta_top1", "parent_top1", "loss"))
-        check_choice("intra_parent_reduction", self.intra_parent_reduction, ("sum", "mean"))
 
 
 class Stage1Output(NamedTuple):
@@ -309,51 +235,6 @@ class Stage1ConceptModel(nn.Module):
             "prediction": [str(names[index]) for index in named.tolist()],
             "probability": probability.tolist(),
         }
-
-
-class Stage1Loss:
-    """All nine terms of Stage 1 and their weighted sum (specification, section "Stage 1").
-
-    Args:
-        model: for residuals, hierarchy, similarity of the prototypes and the weights `lambda_...` of the terms.
-        meta: `(n,)` meta of each training row, for the weights of rare classes; None weighs all alike.
-        parent: `(n,)` parent of each training row.
-    """
-
-    def __init__(self, model: Stage1ConceptModel, meta: Tensor | None = None, parent: Tensor | None = None) -> None:
-        self.model, self.config = model, model.config
-        self.meta_weights = None if meta is None else losses.inverse_frequency(meta, len(model.meta_base))
-        self.parent_weights = None if parent is None else losses.inverse_frequency(parent, len(model.parent_base))
-
-    def __call__(self, output: Stage1Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the terms.
-
-        Args:
-            output: of the model.
-            batch: with `concept_idx` and `parent_idx`, `(B,)` true metas and parents.
-
-        Returns:
-            Scalars `loss`, `meta`, `parent`, `consistency`, `meta_guided`, `parent_contrastive`, `contrastive`, `reg`,
-            `intra_parent`, `semantic`; terms without their weights.
-        """
-        model, config, hierarchy = self.model, self.config, self.model.meta_to_parent
-        meta, parent = batch["concept_idx"], batch["parent_idx"]
-        meta_logits, parent_logits = output.meta_logits, output.parent_logits
-        concept_emb, prototypes = output.concept_emb, output.meta_prototypes
-        gamma, smoothing = config.gamma, config.label_smoothing
-        terms = {
-            "meta": losses.focal_loss(meta_logits, meta, gamma, self.meta_weights, smoothing),
-            "parent": losses.focal_loss(parent_logits, parent, gamma, self.parent_weights, smoothing),
-            "consistency": losses.hierarchy_consistency(meta_logits, parent_logits, hierarchy, config.detach_expected),
-            "meta_guided": losses.parent_guided_meta(meta_logits, meta, hierarchy),
-            "parent_contrastive": losses.supervised_contrastive(concept_emb, parent, config.parent_temperature),
-            "contrastive": losses.prototype_info_nce(concept_emb, prototypes, meta, config.temperature),
-            "reg": losses.prototype_regularization(model.delta_meta, model.delta_parent),
-            "intra_parent": losses.intra_parent_consistency(prototypes, hierarchy, config.intra_parent_reduction),
-            "semantic": losses.semantic_soft_cross_entropy(meta_logits, meta, model.similarity),
-        }
-        total = sum(getattr(config, f"lambda_{name}") * value for name, value in terms.items())
-        return {"loss": torch.as_tensor(total)} | terms
 
 
 def load_stage1(path: str | Path, bottleneck: nn.Module | None = None) -> Stage1ConceptModel:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,151 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
-from geocbm.geodesy import cartesian_to_latlng, haversine_km
+from geocbm.geodesy import haversine_km
 from geocbm.metrics import geoscore
 from geocbm.models.attention import ConceptCrossAttention
-from geocbm.models.losses import group_cross_entropy, smoothed_cell_labels
-from geocbm.models.offsets import OFFSET_DIM, decode_offsets, offset_targets
+from geocbm.models.offsets import decode_offsets
 from geocbm.models.retrieval import place_columns
 from geocbm.models.stage0 import Stage0PretrainingModel
-from geocbm.training.settings import TrainingSettings, check_choice, check_number
-
-ABLATION_MODES = ("both", "concept_only", "image_only", "concept_scores", "hybrid")
-SCORE_TRANSFORMS = ("none", "sqrt", "log")
-ANSWER_POINTS = ("argmax", "center", "mode", "expected_centers", "expected_places", "validation")
-SCORE_MODES = ("concept_scores", "hybrid")
-"""Modes whose concept input is the probabilities of metas and parents rather than the concept embedding."""
+from geocbm.models.stage2_config import Stage2Config
 
 LEAST_PROBABILITY = 1e-6
 """Below it the logarithm of a probability is not followed."""
-
-
-@dataclass(frozen=True)
-class Stage2Config(TrainingSettings):
-    """Settings of Stage 2; the defaults are the specification's, those of the training see `TrainingSettings`.
-
-    Attributes:
-        lambda_cell: weight of the cell classification.
-        lambda_offset: weight of the offset regression.
-        lambda_country: weight of the cross-entropy over countries, whose probability is the sum over their cells
-            (Astruc et al., 2024, "OSV-5M"); the specification has none.
-        ablation_mode: what reaches the heads: "both", "concept_only", "image_only", "concept_scores" (probabilities of
-            metas and parents through one linear layer) or "hybrid" (the same, frozen, plus a residual from the
-            patches).
-        offset_kind: "cartesian" (differences of unit vectors), "latlng" (degrees) or "tangent" (east and north km in
-            units of the cell's own scale, Huber loss).
-        per_cell_offsets: predict an offset for every cell instead of one for the image.
-        smooth_km: distance over which the label of the true cell spreads to its neighbours (Haas et al., 2024,
-            "PIGEON", there 65 to 75 km); 0 keeps one cell.
-        refine_cells: most probable cells inside which the nearest training pictures move the answer; 0 is off. Modes
-            that do not look at the picture never do it, for it would go past their concepts.
-        refine_neighbours: training pictures that are averaged in the chosen cell.
-        refine_temperature: divisor of the similarity when the neighbours of different cells compete.
-        answer_point: which point of the distribution over cells is answered: "argmax" (the specification's likeliest
-            cell and offset, moved by neighbours where `refine_cells` is on), "center" (that cell's centre), "mode" (of
-            the smoothed distribution), "expected_centers" or "expected_places" (the cell centre, or the training place
-            too, with the highest expected GeoScore), or "validation" (of all these the one with the best GeoScore on
-            the validation split, of equals the one with the smallest median error).
-        score_transform: what the linear layer reads of each probability: "none" (itself), "sqrt" or "log" (not below
-            1e-6). Both make room between the small probabilities, by which several concepts of a picture are told from
-            the absent ones; a logit stays a sum of one term per concept.
-        score_lr: learning rate of the linear layer on the probabilities. The problem is convex, so it may be large.
-        score_epochs: most passes over the training rows for that layer, each a fraction of a second; it stops after
-            a fifth of them without improvement.
-        embed_dim: width inside the head.
-        entrance_norm: put a layer norm on the concept embedding at the entrance, which gives it one scale whatever the
-            frozen bottleneck's is; without it the embedding enters as it is.
-        heads: attention heads.
-        dropout: on attention weights and inside the residual branches.
-        gating: mix concept and attended patches by a sigmoid per dimension.
-        explicit_fusion: give the heads the concept embedding beside the fused one, through one linear layer.
-        init_from_stage0: start from Stage 0's patch projection.
-        monitor: validation value that decides: "median_km", "cell_top1", "geoscore" or "loss".
-    """
-
-    batch_size: int = 32
-    epochs: int = 30
-    lambda_cell: float = 1.0
-    lambda_offset: float = 5.0
-    lambda_country: float = 0.0
-    ablation_mode: Literal["both", "concept_only", "image_only", "concept_scores", "hybrid"] = "both"
-    offset_kind: Literal["cartesian", "latlng", "tangent"] = "cartesian"
-    per_cell_offsets: bool = False
-    smooth_km: float = 0.0
-    refine_cells: int = 0
-    refine_neighbours: int = 5
-    refine_temperature: float = 0.05
-    answer_point: Literal["argmax", "center", "mode", "expected_centers", "expected_places", "validation"] = "argmax"
-    score_transform: Literal["none", "sqrt", "log"] = "none"
-    score_lr: float = 0.003
-    score_epochs: int = 100
-    embed_dim: int = 512
-    entrance_norm: bool = True
-    heads: int = 8
-    dropout: float = 0.1
-    gating: bool = True
-    explicit_fusion: bool = True
-    init_from_stage0: bool = True
-    patience: int = 8
-    monitor: Literal["median_km", "cell_top1", "geoscore", "loss"] = "median_km"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("epochs", self.epochs, 1)
-        check_number("dropout", self.dropout, 0, below=1)
-        check_choice("ablation_mode", self.ablation_mode, ABLATION_MODES)
-        check_choice("offset_kind", self.offset_kind, tuple(OFFSET_DIM))
-        check_choice("answer_point", self.answer_point, ANSWER_POINTS)
-        check_choice("score_transform", self.score_transform, SCORE_TRANSFORMS)
-        check_choice("monitor", self.monitor, ("median_km", "cell_top1", "geoscore", "loss"))
-        for name in ("embed_dim", "refine_neighbours", "score_epochs"):
-            check_number(name, getattr(self, name), 1)
-        for name in ("lambda_country", "smooth_km", "refine_cells", "score_lr"):
-            check_number(name, getattr(self, name), 0)
-        check_number("refine_temperature", self.refine_temperature, 0, above=True)
-        if self.heads < 1 or self.embed_dim % self.heads:
-            raise ParameterError(f"heads={self.heads} does not divide embed_dim={self.embed_dim}; choose a divisor")
-
-    def in_mode(self, mode: str, **changes: Any) -> Stage2Config:
-        """The same settings in another ablation mode, and with other changes.
-
-        Raises:
-            ParameterError: for an unknown mode.
-        """
-        return replace(self, **{"ablation_mode": mode, **changes})
-
-    @property
-    def coord_output_dim(self) -> int:
-        """Numbers of an offset: 3 for "cartesian", else 2 (the specification's `coord_output_dim`)."""
-        return OFFSET_DIM[self.offset_kind]
-
-    @property
-    def reads_scores(self) -> bool:
-        """Whether the concept input is the probabilities of metas and parents."""
-        return self.ablation_mode in SCORE_MODES
-
-    @property
-    def refines(self) -> bool:
-        """Whether the nearest training pictures move the answer."""
-        return self.refine_cells > 0 and self.reads_tokens
-
-    @property
-    def reads_tokens(self) -> bool:
-        """Whether the mode looks at the patches."""
-        return self.ablation_mode not in ("concept_only", "concept_scores")
-
-    @property
-    def lr_by_prefix(self) -> Mapping[str, float]:
-        """The linear layers on the probabilities train at a rate of their own."""
-        return {"cell_head.": self.score_lr, "offset_head.": self.score_lr} if self.reads_scores else {}
-
-    @property
-    def training(self) -> Stage2Config:
-        """The settings that the training follows: the linear layer on the probabilities has short epochs of its own."""
-        if self.ablation_mode != "concept_scores":
-            return self
-        patience = max(self.patience, self.score_epochs // 5) if self.patience else 0
-        return replace(self, epochs=self.score_epochs, patience=patience)
 
 
 class Stage2Output(NamedTuple):
@@ -501,82 +366,6 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         probability = output.cell_logits.float().softmax(-1).amax(-1).cpu().numpy()
         true = (batch["lat"].cpu().numpy(), batch["lng"].cpu().numpy())
         return place_columns(true, answered) | {"cell_probability": probability}
-
-
-class Cells(Protocol):
-    """What Stage 2 needs to know of geocells."""
-
-    @property
-    def centers(self) -> np.ndarray:
-        """Unit vectors `(N, 3)`."""
-
-    @property
-    def country(self) -> np.ndarray:
-        """Country of each cell `(N,)`; read only where `lambda_country` is above 0."""
-
-    @property
-    def scale_km(self) -> np.ndarray:
-        """Scale of each cell `(N,)`, km; read only for the offset kind "tangent"."""
-
-    @property
-    def digest(self) -> str:
-        """Hash of the cells."""
-
-
-class Stage2Loss:
-    """Cell cross-entropy, offset error and their weighted sum (specification, section "Stage 2", Loss Functions).
-
-    The offset of the true cell is compared with the difference between its centre and the true place: mean squared
-    error, or Huber for "tangent".
-
-    Args:
-        config: weights, kind of offset, and how far the label spreads to cells nearby (`smooth_km`).
-        cells: the geocells.
-    """
-
-    def __init__(self, config: Stage2Config, cells: Cells) -> None:
-        self.config = config
-        # Subtracted in double precision: the difference of two unit vectors of one cell has few digits left in single.
-        centers = functional.normalize(torch.as_tensor(np.asarray(cells.centers), dtype=torch.float64), dim=-1)
-        self.centers = centers  # (N, 3)
-        single = functional.normalize(torch.as_tensor(np.asarray(cells.centers), dtype=torch.float32), dim=-1)
-        self.center_places = torch.stack(cartesian_to_latlng(single))  # (2, N) degrees
-        self.scale_km: Tensor | None = None
-        if config.offset_kind == "tangent":
-            self.scale_km = torch.as_tensor(np.asarray(cells.scale_km), dtype=torch.float64)  # (N,)
-        self.country_of_cell: Tensor | None = None
-        if config.lambda_country:
-            self.country_of_cell = torch.from_numpy(np.unique(cells.country, return_inverse=True)[1].reshape(-1))
-
-    def target_offsets(self, cell: Tensor, lat: Tensor, lng: Tensor) -> Tensor:
-        """Offsets `(B, 2 or 3)` of places from the centres of their cells `(B,)`; see `offset_targets`."""
-        scale_km = None if self.scale_km is None else self.scale_km.to(lat)[cell]
-        return offset_targets(self.centers.to(lat)[cell], lat, lng, self.config.offset_kind, scale_km).float()
-
-    def __call__(self, output: Stage2Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the terms.
-
-        Args:
-            output: of the head.
-            batch: with `cell_label` `(B,)`, the true cells, and `lat` and `lng` `(B,)` degrees, float64.
-
-        Returns:
-            Scalars `loss`, `cell`, `offset` and, with a weight above 0, `country`; terms without their weights.
-        """
-        config, cell, lat, lng = self.config, batch["cell_label"], batch["lat"], batch["lng"]
-        label = cell
-        if config.smooth_km:
-            places = self.center_places.to(output.cell_logits.device)
-            label = smoothed_cell_labels(lat, lng, places[0], places[1], config.smooth_km)  # (B, N) share of each cell
-        distance = functional.huber_loss if config.offset_kind == "tangent" else functional.mse_loss
-        cell_loss = functional.cross_entropy(output.cell_logits, label)
-        offset_loss = distance(output.offsets_at(cell).float(), self.target_offsets(cell, lat, lng))
-        terms = {"cell": cell_loss, "offset": offset_loss}
-        loss = config.lambda_cell * cell_loss + config.lambda_offset * offset_loss
-        if self.country_of_cell is not None:
-            terms["country"] = group_cross_entropy(output.cell_logits.float(), cell, self.country_of_cell)
-            loss = loss + config.lambda_country * terms["country"]
-        return {"loss": loss, **terms}
 
 
 def _pick(by_cell: Tensor, cell: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -236,3 +236,9 @@ def in_degrees(lat: float, lng: float) -> str:
 
 def _grid(values: np.ndarray) -> list[list[float]]:
     return [[round(float(value), DIGITS) for value in row] for row in values]
+
+
+def best_names(names: Sequence[str], probabilities: np.ndarray, top_k: int) -> tuple[tuple[str, float], ...]:
+    """The most probable names and their probabilities, the first `top_k` of them."""
+    order = np.argsort(-probabilities, kind="stable")[:top_k]
+    return tuple((names[index], float(probabilities[index])) for index in order)

@@ -24,10 +24,10 @@ from geocbm.geodesy import cartesian_to_latlng
 from geocbm.metrics.country_spelling import Place, places_at
 from geocbm.models import geocbm, stage0, stage1, stage2_inference
 from geocbm.models.refinement import NeighbourRefiner
-from geocbm.predict.answers import Answer, CellProbability, Region, Reply, why_countries_differ
+from geocbm.predict.answers import Answer, CellProbability, Region, Reply, best_names, why_countries_differ
 from geocbm.predict.context import FILE as CONTEXT
 from geocbm.predict.context import AnswerContext, context_key, make_context
-from geocbm.predict.views import Preparation, Prepared, joined_maps, middle_views, pool_views
+from geocbm.predict.views import Preparation, Prepared, even_batches, joined_maps, middle_views, pool_views
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -252,7 +252,7 @@ class GeoCBM:
         reply = partial(self._reply, top_k=top_k, keep_seen=keep_seen, keep_output=keep_output)
         threads = torch.get_num_threads()
         workers = min(MOST_WORKERS, threads) if on_processor else min(MOST_ACCELERATOR_WORKERS, os.cpu_count() or 1)
-        batches = _even_batches(photographs, batch_size, workers)
+        batches = even_batches(photographs, batch_size, workers)
         first = list(islice(batches, 2))
         if len(first) < 2:
             for batch in first:
@@ -326,7 +326,7 @@ class GeoCBM:
             output = seen.rows(slice(ends[i] - counts[i], ends[i]))
             chance = cells[i] if calibrated is None else calibrated[i]
             by_country = self.cells.by_country(chance)
-            named = _best(self.concepts.metas, metas[i], top_k)
+            named = best_names(self.concepts.metas, metas[i], top_k)
             shares = dict(zip(self._countries.tolist(), by_country.tolist(), strict=True))
             likeliest = str(self.cells.country[chance.argmax()])
             own = unlike[i]
@@ -336,10 +336,10 @@ class GeoCBM:
                 lng=float(lng[i]) + 0.0,
                 cells=self._best_cells(cells[i], None if calibrated is None else calibrated[i], top_k),
                 concepts=named,
-                parents=_best(self.concepts.parents, parents[i], top_k),
+                parents=best_names(self.concepts.parents, parents[i], top_k),
                 attention=joined_maps(_numpy(output.attention.mean(1)), self.encoder.grid, photo.upright),
                 place=places[i],
-                countries=_best(self._countries.tolist(), by_country, top_k),
+                countries=best_names(self._countries.tolist(), by_country, top_k),
                 temperature=None if self.calibration is None else self.calibration.temperature,
                 regions=regions[i],
                 concept_maps=self._maps(output, [name for name, _ in named], photo.upright),
@@ -396,17 +396,3 @@ class GeoCBM:
 
 def _numpy(values: torch.Tensor) -> np.ndarray:
     return values.float().cpu().numpy()
-
-
-def _best(names: Sequence[str], probabilities: np.ndarray, top_k: int) -> tuple[tuple[str, float], ...]:
-    order = np.argsort(-probabilities, kind="stable")[:top_k]
-    return tuple((names[index], float(probabilities[index])) for index in order)
-
-
-def _even_batches(photographs: Iterable[Any], most: int, workers: int) -> Iterator[list[Any]]:
-    """Batches of at most `most`; the last photographs are divided evenly, so that no worker is left without any."""
-    sources = iter(photographs)
-    while block := list(islice(sources, most * workers)):
-        size = -(-len(block) // workers)
-        for start in range(0, len(block), size):
-            yield block[start : start + size]

@@ -7,7 +7,7 @@ the pooled answer is as sure as a single one on average, not as sure as several 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -184,3 +184,12 @@ def joined_maps(
     return np.concatenate(
         [part * one.reshape(grid) for part, one in zip(share, maps, strict=True)], axis=0 if upright else 1
     )
+
+
+def even_batches(photographs: Iterable[Any], most: int, workers: int) -> Iterator[list[Any]]:
+    """Batches of at most `most`; the last photographs are divided evenly, so that no worker is left without any."""
+    sources = iter(photographs)
+    while block := list(itertools.islice(sources, most * workers)):
+        size = -(-len(block) // workers)
+        for start in range(0, len(block), size):
+            yield block[start : start + size]

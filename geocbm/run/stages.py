@@ -100,7 +100,8 @@ def prepare_stage0(
     from geocbm.encoders import load_location_encoder, load_text_encoder
     from geocbm.encoders.location import location_embeddings
     from geocbm.models.prompts import PromptPrototypes
-    from geocbm.models.stage0 import Stage0Loss, Stage0PretrainingModel
+    from geocbm.models.stage0 import Stage0PretrainingModel
+    from geocbm.models.stage0_loss import Stage0Loss
 
     base = read_prototypes(files, trained=False)
     prompts = None
@@ -162,7 +163,8 @@ def prepare_stage1(
         report: told where the bottleneck cannot start from Stage 0's.
     """
     from geocbm.models.bottlenecks import BOTTLENECKS
-    from geocbm.models.stage1 import Stage1ConceptModel, Stage1Loss
+    from geocbm.models.stage1 import Stage1ConceptModel
+    from geocbm.models.stage1_loss import Stage1Loss
 
     base = read_prototypes(files)
     kinds = {"pooled": "pooled"}
@@ -233,8 +235,9 @@ def prepare_stage2(
         name: stem of the checkpoint, variants take a name of their own; None writes none.
         report: called with one line per epoch.
     """
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Loss
+    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
     from geocbm.models.stage2_inference import concept_input
+    from geocbm.models.stage2_loss import Stage2Loss
 
     concept_emb = concept_input(config, concepts).detach().cpu().float()
     kinds = {"patch_tokens": "tokens"} if config.reads_tokens else {}

@@ -13,7 +13,7 @@ from notebook_cells import run_notebook
 
 from geocbm.cli import main
 from geocbm.files import paths
-from geocbm.models.stage2 import ABLATION_MODES
+from geocbm.models.stage2_config import ABLATION_MODES
 from geocbm_atlas.dataset import write_atlas
 
 pytestmark = [pytest.mark.chain, pytest.mark.filterwarnings("ignore:The number of unique classes")]

@@ -15,7 +15,7 @@ from geocbm.explain.interventions import load_intervention_model
 from geocbm.files import read_json, write_json
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import geolocation_metrics, geoscore
-from geocbm.models.stage2 import ABLATION_MODES
+from geocbm.models.stage2_config import ABLATION_MODES
 from geocbm.predict import GeoCBM
 from geocbm.run import Run, decoding, predictions, stages
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from geocbm.models.stage0 import Stage0Config, Stage0Loss, Stage0Output
+from geocbm.models.stage0 import Stage0Config, Stage0Output
+from geocbm.models.stage0_loss import Stage0Loss
 
 E = math.e
 LN2, LN3 = math.log(2), math.log(3)

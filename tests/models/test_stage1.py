@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
-from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config, Stage1Loss, load_stage1, predict_stage1
+from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config, load_stage1, predict_stage1
+from geocbm.models.stage1_loss import Stage1Loss
 
 META_TO_PARENT = torch.tensor([0, 0, 1, 1])
 

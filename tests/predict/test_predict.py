@@ -18,6 +18,7 @@ from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics.country_spelling import Place
 from geocbm.predict import GeoCBM
 from geocbm.predict import model as of_model
+from geocbm.predict import views as of_views
 from geocbm.predict.context import Calibration, fit_calibration
 from geocbm.run import Run, predictions, stages
 
@@ -262,7 +263,7 @@ def test_one_that_cannot_be_read_stops_none_of_the_others(model, pictures, tmp_p
 
 def test_work_is_divided_evenly():
     def sizes(count, most, workers):
-        batches = list(of_model._even_batches(range(count), most, workers))
+        batches = list(of_views.even_batches(range(count), most, workers))
         assert [one for batch in batches for one in batch] == list(range(count))
         return [len(batch) for batch in batches]
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geocbm import training
-from geocbm.models.stage1 import Stage1ConceptModel, Stage1Loss, load_stage1
+from geocbm.models.stage1 import Stage1ConceptModel, load_stage1
+from geocbm.models.stage1_loss import Stage1Loss
 from geocbm.run import encoding
 from geocbm.run.stages import stage_loaders
 

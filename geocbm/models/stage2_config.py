@@ -1,0 +1,145 @@
+"""Settings of Stage 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from geocbm.errors import ParameterError
+from geocbm.models.offsets import OFFSET_DIM
+from geocbm.training.settings import TrainingSettings, check_choice, check_number
+
+ABLATION_MODES = ("both", "concept_only", "image_only", "concept_scores", "hybrid")
+SCORE_TRANSFORMS = ("none", "sqrt", "log")
+ANSWER_POINTS = ("argmax", "center", "mode", "expected_centers", "expected_places", "validation")
+SCORE_MODES = ("concept_scores", "hybrid")
+"""Modes whose concept input is the probabilities of metas and parents rather than the concept embedding."""
+
+
+@dataclass(frozen=True)
+class Stage2Config(TrainingSettings):
+    """Settings of Stage 2; the defaults are the specification's, those of the training see `TrainingSettings`.
+
+    Attributes:
+        lambda_cell: weight of the cell classification.
+        lambda_offset: weight of the offset regression.
+        lambda_country: weight of the cross-entropy over countries, whose probability is the sum over their cells
+            (Astruc et al., 2024, "OSV-5M"); the specification has none.
+        ablation_mode: what reaches the heads: "both", "concept_only", "image_only", "concept_scores" (probabilities of
+            metas and parents through one linear layer) or "hybrid" (the same, frozen, plus a residual from the
+            patches).
+        offset_kind: "cartesian" (differences of unit vectors), "latlng" (degrees) or "tangent" (east and north km in
+            units of the cell's own scale, Huber loss).
+        per_cell_offsets: predict an offset for every cell instead of one for the image.
+        smooth_km: distance over which the label of the true cell spreads to its neighbours (Haas et al., 2024,
+            "PIGEON", there 65 to 75 km); 0 keeps one cell.
+        refine_cells: most probable cells inside which the nearest training pictures move the answer; 0 is off. Modes
+            that do not look at the picture never do it, for it would go past their concepts.
+        refine_neighbours: training pictures that are averaged in the chosen cell.
+        refine_temperature: divisor of the similarity when the neighbours of different cells compete.
+        answer_point: which point of the distribution over cells is answered: "argmax" (the specification's likeliest
+            cell and offset, moved by neighbours where `refine_cells` is on), "center" (that cell's centre), "mode" (of
+            the smoothed distribution), "expected_centers" or "expected_places" (the cell centre, or the training place
+            too, with the highest expected GeoScore), or "validation" (of all these the one with the best GeoScore on
+            the validation split, of equals the one with the smallest median error).
+        score_transform: what the linear layer reads of each probability: "none" (itself), "sqrt" or "log" (not below
+            1e-6). Both make room between the small probabilities, by which several concepts of a picture are told from
+            the absent ones; a logit stays a sum of one term per concept.
+        score_lr: learning rate of the linear layer on the probabilities. The problem is convex, so it may be large.
+        score_epochs: most passes over the training rows for that layer, each a fraction of a second; it stops after
+            a fifth of them without improvement.
+        embed_dim: width inside the head.
+        entrance_norm: put a layer norm on the concept embedding at the entrance, which gives it one scale whatever the
+            frozen bottleneck's is; without it the embedding enters as it is.
+        heads: attention heads.
+        dropout: on attention weights and inside the residual branches.
+        gating: mix concept and attended patches by a sigmoid per dimension.
+        explicit_fusion: give the heads the concept embedding beside the fused one, through one linear layer.
+        init_from_stage0: start from Stage 0's patch projection.
+        monitor: validation value that decides: "median_km", "cell_top1", "geoscore" or "loss".
+    """
+
+    batch_size: int = 32
+    epochs: int = 30
+    lambda_cell: float = 1.0
+    lambda_offset: float = 5.0
+    lambda_country: float = 0.0
+    ablation_mode: Literal["both", "concept_only", "image_only", "concept_scores", "hybrid"] = "both"
+    offset_kind: Literal["cartesian", "latlng", "tangent"] = "cartesian"
+    per_cell_offsets: bool = False
+    smooth_km: float = 0.0
+    refine_cells: int = 0
+    refine_neighbours: int = 5
+    refine_temperature: float = 0.05
+    answer_point: Literal["argmax", "center", "mode", "expected_centers", "expected_places", "validation"] = "argmax"
+    score_transform: Literal["none", "sqrt", "log"] = "none"
+    score_lr: float = 0.003
+    score_epochs: int = 100
+    embed_dim: int = 512
+    entrance_norm: bool = True
+    heads: int = 8
+    dropout: float = 0.1
+    gating: bool = True
+    explicit_fusion: bool = True
+    init_from_stage0: bool = True
+    patience: int = 8
+    monitor: Literal["median_km", "cell_top1", "geoscore", "loss"] = "median_km"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("epochs", self.epochs, 1)
+        check_number("dropout", self.dropout, 0, below=1)
+        check_choice("ablation_mode", self.ablation_mode, ABLATION_MODES)
+        check_choice("offset_kind", self.offset_kind, tuple(OFFSET_DIM))
+        check_choice("answer_point", self.answer_point, ANSWER_POINTS)
+        check_choice("score_transform", self.score_transform, SCORE_TRANSFORMS)
+        check_choice("monitor", self.monitor, ("median_km", "cell_top1", "geoscore", "loss"))
+        for name in ("embed_dim", "refine_neighbours", "score_epochs"):
+            check_number(name, getattr(self, name), 1)
+        for name in ("lambda_country", "smooth_km", "refine_cells", "score_lr"):
+            check_number(name, getattr(self, name), 0)
+        check_number("refine_temperature", self.refine_temperature, 0, above=True)
+        if self.heads < 1 or self.embed_dim % self.heads:
+            raise ParameterError(f"heads={self.heads} does not divide embed_dim={self.embed_dim}; choose a divisor")
+
+    def in_mode(self, mode: str, **changes: Any) -> Stage2Config:
+        """The same settings in another ablation mode, and with other changes.
+
+        Raises:
+            ParameterError: for an unknown mode.
+        """
+        return replace(self, **{"ablation_mode": mode, **changes})
+
+    @property
+    def coord_output_dim(self) -> int:
+        """Numbers of an offset: 3 for "cartesian", else 2 (the specification's `coord_output_dim`)."""
+        return OFFSET_DIM[self.offset_kind]
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether the concept input is the probabilities of metas and parents."""
+        return self.ablation_mode in SCORE_MODES
+
+    @property
+    def refines(self) -> bool:
+        """Whether the nearest training pictures move the answer."""
+        return self.refine_cells > 0 and self.reads_tokens
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the mode looks at the patches."""
+        return self.ablation_mode not in ("concept_only", "concept_scores")
+
+    @property
+    def lr_by_prefix(self) -> Mapping[str, float]:
+        """The linear layers on the probabilities train at a rate of their own."""
+        return {"cell_head.": self.score_lr, "offset_head.": self.score_lr} if self.reads_scores else {}
+
+    @property
+    def training(self) -> Stage2Config:
+        """The settings that the training follows: the linear layer on the probabilities has short epochs of its own."""
+        if self.ablation_mode != "concept_scores":
+            return self
+        patience = max(self.patience, self.score_epochs // 5) if self.patience else 0
+        return replace(self, epochs=self.score_epochs, patience=patience)
