@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Where does it think it is?
 #
-# Stage 2 lets the frozen concept embedding ask the patches of the picture: cross-attention gathers what supports the concept,
-# a gate and a fusion layer join the two, one head names the geocell and one the offset inside it. This page trains it in its
+# Stage 2 lets the frozen concept embedding ask the patches of the picture: cross-attention gathers what supports the concept, one head
+# names a **geocell**, another the **offset** inside it. This page writes attention, loss and decoding out by hand, trains the head in its
 # main mode and in the ablations, and shows where it goes wrong and where it looks.
 
 # %% tags=["parameters"]
@@ -18,65 +18,129 @@ run: str = "smoke"  # name of the run: files go to data/runs/<run>
 epochs: int = 6  # passes over the training split (30 in full)
 batch_size: int = 32  # images per step
 lr: float = 1e-4  # learning rate
-ablation_mode: str = (
-    "both"  # what reaches the heads: "both", "concept_only", "image_only", "concept_scores" or "hybrid"
-)
+ablation_mode: str = "both"  # what reaches the heads: "both", "concept_only", "image_only", "concept_scores", "hybrid"
 variants: list[str] = ["concept_only", "image_only", "concept_scores", "hybrid"]  # further modes, for comparison
-lambda_cell: float = 1.0  # weight of the cell cross-entropy
-lambda_offset: float = 5.0  # weight of the offset error
-lambda_country: float = 0.0  # weight of the cross-entropy over countries, summed over their cells
-offset_kind: str = "cartesian"  # offsets: "cartesian" (unit sphere), "latlng" (degrees) or "tangent" (km by cell size)
-per_cell_offsets: bool = False  # an offset for every cell instead of one for the picture
-smooth_km: float = 0.0  # distance over which the label spreads to neighbouring cells; 0: one cell
-refine_cells: int = 0  # most probable cells inside which the nearest training pictures move the answer; 0: off
-refine_neighbours: int = 5  # training pictures averaged in the chosen cell
-refine_temperature: float = 0.05  # divisor of the similarity between pictures
-answer_point: str = (
-    "argmax"  # place answered: "argmax", "center", "mode", "expected_centers", "expected_places" or "validation"
-)
-score_transform: str = "none"  # of the probabilities in "concept_scores" and "hybrid": "none", "sqrt" or "log"
-score_lr: float = 0.003  # learning rate of the linear layer on them
-score_epochs: int = 100  # most passes for that layer
-heads: int = 8  # attention heads
-dropout: float = 0.1  # on attention weights and in the feed-forward part
-weight_decay: float = 0.01  # of AdamW
 stage1_checkpoint: str = ""  # stage1.safetensors of another run, used in place of this run's; empty: its own
-init_from_stage0: bool = True  # start from the patch projection of Stage 0
-monitor: str = (
-    "median_km"  # what decides which epoch is kept, on validation: "median_km", "cell_top1", "geoscore" or "loss"
-)
-patience: int = 8  # epochs without improvement before training stops; 0: all epochs
-accumulation_steps: int = 1  # parts in which a batch goes through the model, to save memory
-bootstrap: int = 200  # resamples behind each interval (1000 in full)
+own_attention: bool = False  # also train one epoch with the attention of the last section
 examples: int = 6  # pictures in the attention figure
 seed: int = 0  # seed of weights and batches
+bootstrap: int = 200  # resamples behind each interval (1000 in full)
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
-options: dict = {}  # further settings of Stage2Config, such as {"gating": False}
+options: dict = {}  # further settings of Stage2Config, such as {"offset_kind": "tangent", "lambda_offset": 0.3}
 
 # %%
-from geocbm import plots
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from geocbm import plots, training
 from geocbm.evaluation import novelty, place_metrics
-from geocbm.models.stage2 import Stage2Config
+from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
+from geocbm.models.attention import ConceptCrossAttention
+from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
+from geocbm.models.stage2_inference import concept_input
+from geocbm.models.stage2_loss import Stage2Loss
 from geocbm.run import Run, adoption, decoding, encoding, leftovers, predictions, stages
 from geocbm.workbench import notebook
 from geocbm.workbench.settings import config_fields
 
 nb = notebook.start("05_stage2_geolocation", globals())
 files = Run(nb.run_folder)
-
-# %% [markdown]
-# ## Training
-#
-# Inputs are the stored patch tokens and the concept embeddings of Stage 1, both frozen.
-
-# %%
 features = files.features("adapted")
 adoption.take_stage1(files, stage1_checkpoint, features)
-concepts = stages.predict_concepts(files, features)
+concepts = stages.predict_concepts(files, features)  # of every row of the table
 config = Stage2Config(**config_fields(Stage2Config, globals()))
-model, result = stages.fit_stage2(files, config, concepts, features)
+
+# %% [markdown]
+# ## A batch
+#
+# Everything below is frozen by now: patch tokens come from the store, and what Stage 1 says of the concepts is computed once for all rows.
 
 # %%
+batch = files.batch("val", 8)
+batch["concept_emb"] = concepts["concept_emb"][batch["row"]]  # (B, c)
+nb.table(batch.shapes(), caption="One batch of the validation split", index=True)
+captions = [f"{meta}, {country}" for meta, country in zip(batch["meta_name"], batch["country"], strict=True)]
+nb.show_images(batch["image"], captions, captions)
+
+# %% [markdown]
+# ## The idea: the concept asks the patches
+#
+# The concept embedding, projected to $q$, attends to the projected patches $X W_p^\top$ of the picture. Per head of width $e$:
+#
+# $$a = \operatorname{softmax} \left( \frac{(W_q q) (X W_p^\top W_k^\top)^\top}{\sqrt{e}} \right), \qquad o = W_o (a X W_p^\top W_v^\top)$$
+#
+# Written down as it stands, every patch is projected:
+
+# %%
+heads, width = 8, batch["patch_tokens"].shape[2]
+attention = ConceptCrossAttention(width, embed_dim=512, heads=heads).eval()
+query = torch.randn(len(batch["row"]), 512)  # (B, E)
+
+x = attention.patch_projection(batch["patch_tokens"])  # (B, P, E)
+q = attention.query(query).unflatten(-1, (heads, -1))  # (B, H, e)
+k, v = (layer(x).unflatten(-1, (heads, -1)) for layer in (attention.key, attention.value))  # (B, P, H, e)
+a = (torch.einsum("bhe,bphe->bhp", q, k) / q.shape[-1] ** 0.5).softmax(-1)  # (B, H, P)
+o = attention.out(torch.einsum("bhp,bphe->bhe", a, v).flatten(1))  # (B, E)
+
+attended, weights = attention(query, batch["patch_tokens"])  # the package's way
+torch.testing.assert_close(attended, o, rtol=1e-4, atol=1e-5)
+torch.testing.assert_close(weights, a, rtol=1e-4, atol=1e-6)
+
+# %% [markdown]
+# The package never forms `x`. All projections are linear, so the query can be carried into the space of the tokens instead, and only the
+# attended mean is projected: $q \cdot (W_k W_p x) = (W_p^\top W_k^\top q) \cdot x$. Numbers and gradients are the same, at the cost of
+# reading the tokens once.
+#
+# ## From cells to a place
+#
+# The loss is a cross-entropy over the cells and the squared error of the offset from the centre $\mu_c$ of the true cell $c$, on the unit
+# sphere; the answer is the centre of the most probable cell, moved by its offset:
+#
+# $$\mathcal{L} = \lambda_{\text{cell}} \operatorname{CE}(\ell, c) + \lambda_{\text{offset}} \operatorname{MSE}(\hat{o}, x - \mu_c), \qquad \hat{x} = \frac{\mu_{\hat{c}} + \hat{o}}{\lVert \mu_{\hat{c}} + \hat{o} \rVert}$$
+
+# %%
+plain = Stage2Config()  # the specification's settings
+centers = torch.as_tensor(files.cells.centers, dtype=torch.float32)  # (N, 3) unit vectors
+fresh = Stage2CrossAttentionGeoHead(batch["concept_emb"].shape[1], width, len(centers), centers, plain).eval()
+output = fresh(batch["concept_emb"], batch["patch_tokens"])  # cell_logits (B, N), offsets (B, 3), attention (B, H, P)
+
+true, named = batch["cell_label"], output.cell_logits.argmax(-1)  # (B,)
+target = latlng_to_cartesian(batch["lat"], batch["lng"]).float() - centers[true]  # (B, 3)
+offset_error = (output.offsets - target).square().mean()
+by_hand = plain.lambda_cell * cross_entropy(output.cell_logits, true) + plain.lambda_offset * offset_error
+torch.testing.assert_close(by_hand, Stage2Loss(plain, files.cells)(output, batch)["loss"])
+
+lat, lng = cartesian_to_latlng(centers[named] + output.offsets)  # degrees; the length does not matter
+for mine, package in zip((lat, lng), fresh.decode(output), strict=True):
+    torch.testing.assert_close(mine, package, rtol=1e-4, atol=1e-3)
+
+# %% [markdown]
+# ## One step by hand
+#
+# The head of this run before its training, in the mode and with the settings of the run.
+
+# %%
+stage = stages.prepare_stage2(files, config, concepts, features)  # model, loss, loaders and checkpoint
+model = stage.model.eval()
+batch["concept_emb"] = concept_input(config, concepts)[batch["row"]]  # embeddings, or the scores in a linear CBM
+terms = stage.loss(model(batch["concept_emb"], batch["patch_tokens"]), batch)
+terms["loss"].backward()
+nb.table(training.loss_terms(terms, config).round(4), caption="Terms of the loss on this batch", index=True)
+nb.table(training.gradient_norms(model).round(4), caption="Gradient by part of the head", index=True)
+model.zero_grad()
+
+# %% [markdown]
+# Parts behind a layer that starts at zero (the offset head, so that the first answer is the cell's centre) receive no gradient in the first step.
+#
+# ## The run
+
+# %%
+result = training.fit(model, stage.loss, stage.train, stage.val, stage.settings, stage.checkpoint)
+stages.write_decoder(files, model, concepts, features)
 nb.show(plots.loss_curves(result.history, title="Stage 2 by epoch"))
 
 # %% [markdown]
@@ -148,6 +212,38 @@ if len(test):
 
 # %%
 nb.table(place_metrics.mode_table(files, by_mode, test), caption="Ablation modes on the test split")
+
+# %% [markdown]
+# ## Make it yours: another attention
+#
+# The head calls its attention with `(query, tokens, key_mask)` and gets `(B, E)` and weights `(B, heads, P)` back; any module that does so can
+# stand in its place. This one has a single head, no projection of query and keys, and asks by plain cosine. Change it, set
+# `own_attention` and run from here on.
+
+
+# %%
+class CosineAttention(nn.Module):
+    def __init__(self, token_dim, embed_dim, sharpness=10.0):
+        super().__init__()
+        self.patch_projection, self.sharpness = nn.Linear(token_dim, embed_dim), sharpness
+
+    def forward(self, query, tokens, key_mask=None):
+        x = self.patch_projection(tokens.float())  # (B, P, E)
+        a = (self.sharpness * torch.cosine_similarity(query[:, None], x, dim=-1)).softmax(-1)  # (B, P)
+        return (a[:, None] @ x).squeeze(1), a[:, None]
+
+
+if own_attention:
+    short = replace(config, ablation_mode="both", epochs=1)
+    mine = stages.prepare_stage2(files, short, concepts, features, name=None)
+    mine.model.attention = CosineAttention(width, short.embed_dim)
+    own_result = training.fit(mine.model, mine.loss, mine.train, mine.val, mine.settings)
+    theirs = stages.prepare_stage2(files, short, concepts, features, name=None).fit()
+    median = {"the package's attention": theirs.best["median_km"], "own attention": own_result.best["median_km"]}
+    nb.table(
+        pd.DataFrame({"head": median.keys(), "median error on validation, km": median.values()}),
+        caption="One epoch with each attention",
+    )
 
 # %%
 leftovers.remove_leftovers(files, "stage2", by_mode)  # heads that an earlier execution trained and this one did not
