@@ -94,51 +94,68 @@ def _allocate(members: _Members, fractions: Sequence[float], seed: int, purpose:
     Returns:
         `[n_groups]` the part of each group.
     """
-    # Plain lists: a call of NumPy for every group would take most of the time of a large table.
-    parts = range(len(fractions))
-    tickets = [_draw(seed, purpose, key) for key in members.group_key]
-    part = [-1] * len(tickets)
-    held = {meta: [0.0] * len(fractions) for meta in members.groups_of}
-    lacking = [0.0] * len(fractions)  # of all rows handed out with a choice: share minus what the part got
-
-    def give(group: int, to: int, chosen: bool) -> None:
-        part[group] = to
-        for meta, count in members.rows_of[group].items():
-            held[meta][to] += count
-            if chosen:
-                for index in parts:
-                    lacking[index] += fractions[index] * count
-                lacking[to] -= count
-
+    allocation = _Allocation(members, fractions, [_draw(seed, purpose, key) for key in members.group_key])
     order = sorted(members.groups_of, key=lambda meta: (len(members.groups_of[meta]), _draw(seed, purpose, meta)))
     for meta in order:
-        groups = members.groups_of[meta]
-        total = sum(members.rows_of[group][meta] for group in groups)
-        few = len(groups) < len(fractions)
-        most = max(1.0, 0.1 * total)  # the correction moves this much of a meta at most
-        own = held[meta]
-        waiting = [group for group in groups if part[group] < 0]
-        waiting.sort(key=lambda group: (-members.rows_of[group][meta], tickets[group]))
-        for group in waiting:
-            if own[0] == 0:
-                give(group, 0, chosen=not few)
-            elif few:
-                give(group, 1, chosen=False)
-            else:
-                # Rounded, so that shares that are equal on paper tie and the overall lack decides.
-                wish = [
-                    round(fractions[index] * total - own[index] + max(-most, min(most, lacking[index])), 9)
-                    for index in parts
-                ]
-                give(group, max(parts, key=lambda index: (wish[index], lacking[index])), chosen=True)
+        allocation.hand_out(meta)
     for meta in order:
-        if held[meta][0] == 0:
-            # All its groups were handed out for the sake of other metas: take the one with the fewest rows back.
-            group = min(members.groups_of[meta], key=lambda g: (sum(members.rows_of[g].values()), tickets[g]))
-            for name, count in members.rows_of[group].items():
-                held[name][part[group]] -= count
-            give(group, 0, chosen=False)
-    return np.array(part)
+        allocation.leave_none_without_first_part(meta)
+    return np.array(allocation.part)
+
+
+class _Allocation:
+    """Groups handed to parts so far; plain lists, for a call of NumPy per group would take most of the time."""
+
+    def __init__(self, members: _Members, fractions: Sequence[float], tickets: list[str]) -> None:
+        self.members, self.fractions, self.tickets = members, fractions, tickets
+        self.part = [-1] * len(tickets)
+        self.held = {meta: [0.0] * len(fractions) for meta in members.groups_of}
+        self.lacking = [0.0] * len(fractions)  # of all rows handed out with a choice: share minus what the part got
+
+    def give(self, group: int, to: int, chosen: bool) -> None:
+        """Hand a group to a part, by a choice or because it had to be."""
+        self.part[group] = to
+        for meta, count in self.members.rows_of[group].items():
+            self.held[meta][to] += count
+            if chosen:
+                for index, fraction in enumerate(self.fractions):
+                    self.lacking[index] += fraction * count
+                self.lacking[to] -= count
+
+    def hand_out(self, meta: str) -> None:
+        """Hand out all groups of a meta that no other meta has handed out before."""
+        groups, rows_of, own = self.members.groups_of[meta], self.members.rows_of, self.held[meta]
+        total = sum(rows_of[group][meta] for group in groups)
+        few = len(groups) < len(self.fractions)
+        waiting = [group for group in groups if self.part[group] < 0]
+        for group in sorted(waiting, key=lambda group: (-rows_of[group][meta], self.tickets[group])):
+            if own[0] == 0:
+                self.give(group, 0, chosen=not few)
+            elif few:
+                self.give(group, 1, chosen=False)
+            else:
+                self.give(group, _most_wanting(self.fractions, total, own, self.lacking), chosen=True)
+
+    def leave_none_without_first_part(self, meta: str) -> None:
+        """Where all groups of a meta were handed out for the sake of others: take the one with fewest rows back."""
+        if self.held[meta][0]:
+            return
+        rows_of, tickets = self.members.rows_of, self.tickets
+        group = min(self.members.groups_of[meta], key=lambda each: (sum(rows_of[each].values()), tickets[each]))
+        for name, count in rows_of[group].items():
+            self.held[name][self.part[group]] -= count
+        self.give(group, 0, chosen=False)
+
+
+def _most_wanting(fractions: Sequence[float], total: int, own: Sequence[float], lacking: Sequence[float]) -> int:
+    """The part that lacks most of its share of a meta with `total` rows, of which each part has `own`."""
+    most = max(1.0, 0.1 * total)  # the correction by what a part lacks overall moves this much of a meta at most
+    # Rounded, so that shares that are equal on paper tie and the overall lack decides.
+    wish = [
+        round(fraction * total - held + max(-most, min(most, lack)), 9)
+        for fraction, held, lack in zip(fractions, own, lacking, strict=True)
+    ]
+    return max(range(len(wish)), key=lambda index: (wish[index], lacking[index]))
 
 
 def _groups_of_country(table: pd.DataFrame, group: np.ndarray, country: str) -> np.ndarray:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 NOTEBOOK = "05"
 
+ROWS_AT_A_TIME = 64
+
 
 def concept_input(config: Stage2Config, concepts: Mapping[str, Tensor]) -> Tensor:
     """What Stage 2 reads of the concepts in its mode.
@@ -167,7 +169,6 @@ def predict_stage2(
     tokens: Tensor | RowSource,
     rows: np.ndarray,
     top_k: int = 5,
-    batch_size: int = 64,
     refiner: NeighbourRefiner | None = None,
     pooled: Tensor | RowSource | None = None,
     decoder: Decoder | None = None,
@@ -180,7 +181,6 @@ def predict_stage2(
         tokens: a store with kind `tokens`, or `(n, P, w)`.
         rows: row positions to predict.
         top_k: cells to keep per image (at most all of them).
-        batch_size: rows at a time.
         refiner: training pictures that move the answer inside the `config.refine_cells` most probable cells; None
             leaves cell centre and offset.
         pooled: a store with kind `pooled`, or `(n, d)`, for the refiner.
@@ -196,7 +196,7 @@ def predict_stage2(
     rows = np.asarray(rows, dtype=np.int64)
     top_k = min(top_k, model.cell_head.out_features)
     parts: dict[str, list[np.ndarray]] = {}
-    for chosen, output in _outputs(model, concept_emb, tokens, rows, batch_size):
+    for chosen, output in _outputs(model, concept_emb, tokens, rows, ROWS_AT_A_TIME):
         own = own_points(model, output, refiner, read_pooled(chosen) if read_pooled else None)
         points = _own(own)
         if decoder is not None:
