@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from geocbm.files import paths
+from geocbm.files.makers import first_to_run
 
 
 @contextmanager
@@ -44,12 +45,14 @@ COMMAND_FILE = "command.json"
 def run_command(path: str | Path, notebook: str) -> str:
     """Command that makes what a notebook writes, and all that depends on it, with the options of the run.
 
+    It begins with an earlier notebook where that must be run first.
+
     Args:
         path: a file in the folder of the run.
-        notebook: number of the notebook to begin with, e.g. "01".
+        notebook: number of the notebook that writes it, e.g. "01".
     """
     folder = Path(path).absolute().parent
-    return f"{_whole_command(folder)} --from {notebook}"
+    return f"{_whole_command(folder)} --from {first_to_run(folder, notebook)}"
 
 
 def _whole_command(folder: Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.files import read_json, sha256_text
+from geocbm.files.makers import ADOPTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,9 +24,6 @@ Record = dict[str, str]
 
 KEY = "made_from"
 """Where the record stands: in JSON, in an npz, in the metadata of safetensors, in the attributes of parquet."""
-
-ADOPTED = "_adopted"
-"""Ends the stem of a file that a run took from another run in place of its own."""
 
 COLUMNS = ("pano_id", "image_sha256", "lat", "lng", "country", "meta_name", "parent_concept")
 """What of a table can change a model; notes and paths cannot."""
@@ -53,9 +51,6 @@ WORDS = {
 }
 FILES = {"cells": "geocells.npz", "prototypes": "prototypes.safetensors"}
 """Files of the parts that are files and no checkpoints."""
-
-BY_THE_WAY = ("stage1_floor.json", "concept_scores.npz", "cell_scores.npz", "novelty.safetensors")
-"""Files that no later training reads."""
 
 CHECKED_BY_CONTENT = ("table", "splits", "names", "cells")
 """Parts that even files of before there were records can be held against."""

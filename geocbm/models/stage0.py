@@ -314,7 +314,7 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
     if before != encoder.preprocessing_name:
         raise MismatchError(
             f"{path} was trained on pictures that {before} prepared, but {encoder.name!r} prepares them with "
-            f"{encoder.preprocessing_name}, which gives other pixels; use the same, or train again with `{made_by}`"
+            f"{encoder.preprocessing_name}, which gives other pixels; use the same, or train again with `{made_by()}`"
         )
     model = Stage0PretrainingModel(
         encoder,

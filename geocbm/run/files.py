@@ -13,39 +13,11 @@ from geocbm import data
 from geocbm.data.concepts import ConceptVocabulary
 from geocbm.data.simulated import is_simulated, picture_noun
 from geocbm.errors import MismatchError, MissingInputError
-from geocbm.files import lineage, read_json, run_command, sha256_file, sha256_text
+from geocbm.files import lineage, makers, read_json, run_command, sha256_file, sha256_text
 from geocbm.geocells import Geocells
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MADE_BY = {
-    "table.parquet": "01",
-    "concepts.json": "01",
-    "splits.json": "01",
-    "geocells.npz": "02",
-    "prototypes.safetensors": "03",
-    "features.json": "03",
-    "stage0.safetensors": "03",
-    "stage1.safetensors": "04",
-    "concept_scores.npz": "04",
-    "stage1_floor.json": "04",
-    "stage2.safetensors": "05",
-    "predictions.parquet": "05",
-    "cell_scores.npz": "05",
-    "novelty.safetensors": "05",
-    "evaluation.parquet": "06",
-    "trust.parquet": "07",
-    "interventions.parquet": "08",
-    "field_guide.parquet": "09",
-}
-"""Which notebook writes which file of a run; the files beside a checkpoint and its variants begin with its stem."""
-
-_BEFORE = {"01": (), "02": ("01",), "03": ("01",), "04": ("01", "03"), "05": ("01", "02", "03", "04")}
-"""What each notebook reads the files of; those behind 05 need all five."""
-
-_READ_LATER = [file for file, number in MADE_BY.items() if number <= "05" and file not in lineage.BY_THE_WAY]
-"""Files without which later notebooks cannot run."""
 
 
 class RunFiles:
@@ -70,9 +42,7 @@ class RunFiles:
 
     def in_use(self, name: str) -> Path:
         """Path of a file of the run, or of the one that was taken from another run in its place."""
-        path = self.path(name)
-        adopted = path.with_name(f"{path.stem}{lineage.ADOPTED}{path.suffix}")
-        return adopted if adopted.exists() else path
+        return makers.in_use(self.folder, name)
 
     def need(self, name: str) -> Path:
         """Path of a file that must exist and must have been made from the run as it is now.
@@ -104,12 +74,10 @@ class RunFiles:
         It begins with the earliest notebook that the file depends on and whose files are missing.
         """
         stem = lineage.plain_stem(name)
-        notebook = next((number for file, number in MADE_BY.items() if stem.startswith(Path(file).stem)), "01")
-        if Path(name).stem.endswith(lineage.ADOPTED):  # taken by the stage that trains upon it
+        notebook = next((number for file, number in makers.MADE_BY.items() if stem.startswith(Path(file).stem)), "01")
+        if Path(name).stem.endswith(makers.ADOPTED):  # taken by the stage that trains upon it
             notebook = {"03": "04", "04": "05"}[notebook]
-        before = _BEFORE.get(notebook, ("01", "02", "03", "04", "05"))
-        missing = [MADE_BY[file] for file in _READ_LATER if not self.in_use(file).exists()]
-        return run_command(self.path(name), min([notebook, *(number for number in missing if number in before)]))
+        return run_command(self.path(name), notebook)
 
     def made_from(self, name: str, *more: str) -> lineage.Record:
         """What a file that is about to be written is made from; everything it is made from must fit together.

@@ -151,7 +151,7 @@ def test_file_round_trip_without_pickle(world, tmp_path):
 
 
 def test_files_that_are_no_cells(world, tmp_path):
-    with pytest.raises(MissingInputError, match="geocbm run --run gone --from 0"):
+    with pytest.raises(MissingInputError, match="geocbm run --run gone --from 01"):
         Geocells.load(tmp_path / "gone" / "geocells.npz")
     path = tmp_path / "geocells.npz"
     path.write_bytes(b"not a zip")

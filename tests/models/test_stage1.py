@@ -192,7 +192,7 @@ def test_checkpoints_that_are_damaged_or_of_another_stage_are_refused(world, tmp
         (json.dumps(described | {"stage": 2}), "is a checkpoint of stage 2, not of stage 1"),
         (
             json.dumps(described | {"config": described["config"] | {"magic": 1}}),
-            "magic.*geocbm run --run myrun --from 04",
+            "magic.*geocbm run --run myrun --from 01",
         ),
     ):
         path.with_suffix(".json").write_text(content)
