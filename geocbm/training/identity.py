@@ -55,15 +55,22 @@ def code_files(model: nn.Module, loss: Callable[..., Any]) -> list[Path | None]:
     while waiting:
         name = waiting.pop()
         reached.add(name)
-        names = vars(sys.modules[name]).values() if name in sys.modules else ()
-        named = [
-            value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) for value in names
-        ]
-        waiting |= {each for each in named if isinstance(each, str) and each.partition(".")[0] == _PACKAGE} - reached
+        waiting |= {each for each in _modules_named_in(name) if each.partition(".")[0] == _PACKAGE} - reached
     top = (_PACKAGE, home.partition(".")[0], "__main__")
     own = sorted(name for name in reached if name.partition(".")[0] in top)
     files = [getattr(sys.modules.get(name), "__file__", None) for name in own]
     return [Path(file) if file else None for file in files]
+
+
+def _modules_named_in(name: str) -> Iterator[str]:
+    """Modules that a module has imported, and those of the functions and classes that it has imported."""
+    for value in list(vars(sys.modules[name]).values()) if name in sys.modules else ():
+        if isinstance(value, ModuleType):
+            # A package holds each of its submodules that anybody has imported, which says nothing of this program.
+            if not value.__name__.startswith(f"{name}."):
+                yield value.__name__
+        elif isinstance(module := getattr(value, "__module__", None), str):
+            yield module
 
 
 def code_digest(model: nn.Module, loss: Callable[..., Any]) -> str:
