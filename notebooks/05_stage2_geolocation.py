@@ -147,7 +147,7 @@ nb.show(plots.loss_curves(result.history, title="Stage 2 by epoch"))
 # ## How far off is it?
 #
 # The lines join the true place of a test image with the predicted one; the colour is the error. Which point of the distribution
-# over cells is answered, the parameter `answer_point` says: "argmax" is the specification's likeliest cell and offset,
+# over cells is answered, the option `answer_point` says: "argmax" is the specification's likeliest cell and offset,
 # "validation" the point that is best on the validation split. Page 06 shows all of them on the test split.
 
 # %%
@@ -217,8 +217,8 @@ nb.table(place_metrics.mode_table(files, by_mode, test), caption="Ablation modes
 # ## Make it yours: another attention
 #
 # The head calls its attention with `(query, tokens, key_mask)` and gets `(B, E)` and weights `(B, heads, P)` back; any module that does so can
-# stand in its place. This one has a single head, no projection of query and keys, and asks by plain cosine. Change it, set
-# `own_attention` and run from here on.
+# stand in its place. This one has a single head, no projection of query and keys, and asks by plain cosine. It is
+# trained in mode `both`, whatever the mode of the run. Change it, set `own_attention` and run from here on.
 
 
 # %%

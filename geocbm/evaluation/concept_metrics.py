@@ -79,17 +79,6 @@ def concept_table(files: Run, measured: Mapping[str, Any], rows: np.ndarray) -> 
     return table.assign(**{"most frequent class": texts}).reset_index(drop=True)
 
 
-def concepts_side_by_side(measured: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Metrics of several concept models, a column each.
-
-    Args:
-        measured: of `measure_concepts`, by the name of the model.
-    """
-    tables = {name: metric_table("stage1", own) for name, own in measured.items()}
-    first = next(iter(tables.values()))
-    return first[["metric"]].assign(**{name: table["value"] for name, table in tables.items()}).reset_index(drop=True)
-
-
 def concept_map_examples(
     files: Run, encoder: ImageEncoder, model: Stage1ConceptModel, features: FeatureStore, count: int
 ) -> tuple[list[Image.Image], list[np.ndarray], list[str]]:
@@ -110,7 +99,7 @@ def concept_map_examples(
     from geocbm.encoders import open_picture
 
     meta, test = files.meta_and_parent[0], files.rows["test"]
-    if model.config.bottleneck != "patch" or not len(test):
+    if not model.has_maps or not len(test):
         return [], [], []
     first = test[np.unique(meta[test], return_index=True)[1]]  # a row of each concept in the test split
     rows = first[np.linspace(0, len(first) - 1, min(count, len(first))).astype(int)]

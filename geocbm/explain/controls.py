@@ -82,7 +82,7 @@ def random_concepts(
     Yields:
         `meta_probabilities (n, k_m)` and `parent_probabilities (n, k_p)` of all rows, in the order of the seeds.
     """
-    by_patch = model.config.bottleneck == "patch"
+    by_patch = model.has_maps
     counts = (len(model.meta_base), len(model.parent_base))
     sample = np.asarray(train_rows)[np.linspace(0, len(train_rows) - 1, min(SAMPLE, len(train_rows))).astype(int)]
     read = _read(features, by_patch, sample)

@@ -28,7 +28,7 @@ def edited_embedding(model: Stage1ConceptModel, concept_emb: Tensor, scores: Ten
     Returns:
         `(B, c)`; rows whose metas were not edited stay as they are.
     """
-    from geocbm.models.bottlenecks import PatchBottleneck, mix_prototypes
+    from geocbm.models.bottlenecks import mix_prototypes
 
     n = len(model.meta_bias)
     before, after = scores[:, :n], edited[:, :n]
@@ -36,7 +36,7 @@ def edited_embedding(model: Stage1ConceptModel, concept_emb: Tensor, scores: Ten
     if not touched.any():
         return concept_emb
     with torch.no_grad():
-        if isinstance(model.bottleneck, PatchBottleneck):
+        if model.has_maps:
             moved = mix_prototypes(after.clamp_min(LEAST).log(), model.prototypes()[0])
         else:
             moved = move_embedding(model, concept_emb, after, (before != after).any(0).nonzero()[:, 0])

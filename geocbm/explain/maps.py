@@ -69,7 +69,7 @@ class MapModel:
         the part that the concept has in the exponentials of all concepts on the patch: how much the patch speaks for it
         rather than for another. Other bottlenecks have no map of their own; "gradient x input" is made for them.
         """
-        return MAP_KINDS if self.stage1.config.bottleneck == "patch" else (GRADIENT,)
+        return MAP_KINDS if self.stage1.has_maps else (GRADIENT,)
 
     def read(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Pooled features `(b, d)` and patch tokens `(b, P, w)` of some pictures."""

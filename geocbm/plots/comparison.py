@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.plots.maps import _colour_bar, base_map, finish_map
-from geocbm.plots.style import INK, LAND, MUTED, PALETTE, degrees, escape, finish, labels, numbers, plural
+from geocbm.plots.style import INK, LAND, MUTED, PALETTE, degrees, escape, finish, labels, numbers, plural, whiskers
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -52,7 +52,7 @@ def compare_differences(table: pd.DataFrame, reference: str, title: str = "By mo
             own = table[(table["panel"] == panel) & (table["better"] == sign)]
             if own.empty:
                 continue
-            above, below = (np.nan_to_num(gap) for gap in (own["high"] - own["value"], own["value"] - own["low"]))
+            ends = (own[name].to_numpy(float) for name in ("value", "low", "high"))
             fig.add_trace(
                 go.Scatter(
                     x=numbers(own["value"]),
@@ -62,15 +62,7 @@ def compare_differences(table: pd.DataFrame, reference: str, title: str = "By mo
                     legendgroup=word,
                     showlegend=word not in seen,
                     marker={"size": 10, "color": colour},
-                    error_x={
-                        "type": "data",
-                        "symmetric": False,
-                        "array": numbers(above),
-                        "arrayminus": numbers(below),
-                        "color": colour,
-                        "thickness": 1.8,
-                        "width": 5,
-                    },
+                    error_x=whiskers(*ends) | {"color": colour, "thickness": 1.8, "width": 5},
                     hovertemplate="%{y}: %{x:+.3~f}<extra>%{fullData.name}</extra>",
                 ),
                 row=row,

@@ -19,6 +19,7 @@ from geocbm.plots.style import (
     numbers,
     percent,
     plural,
+    whiskers,
 )
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def forest(
                 "color": [PALETTE[1] if name == highlight else PALETTE[0] for name in names],
                 "line": {"width": 1, "color": "white"},
             },
-            error_x=_whiskers(value, low, high) | {"thickness": 1.8, "width": 5, "color": INK},
+            error_x=whiskers(value, low, high) | {"thickness": 1.8, "width": 5, "color": INK},
             customdata=texts,
             hovertemplate="%{y}: %{customdata}<extra></extra>",
             showlegend=False,
@@ -120,16 +121,6 @@ def forest(
     alt = f"{label} of {plural(len(names), 'method')}, intervals in brackets: {listed}."
     margin = {"l": 56, "r": 190, "t": 56, "b": 48}
     return finish(fig, title, alt, 150 + 34 * len(names), margin=margin)
-
-
-def _whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
-    """Error bars from a value to its interval's ends; one that reaches to infinity ends at the largest finite end."""
-    ends = np.concatenate([value, low, high])
-    top = float(ends[np.isfinite(ends)].max(initial=0.0))
-    with np.errstate(invalid="ignore"):
-        up, down = np.minimum(high, top) - value, value - low
-    parts = {name: numbers(np.nan_to_num(bar, posinf=0.0, neginf=0.0)) for name, bar in (("up", up), ("down", down))}
-    return {"type": "data", "symmetric": False, "array": parts["up"], "arrayminus": parts["down"]}
 
 
 def _log_km_axis(ends: np.ndarray) -> dict[str, Any]:
@@ -188,7 +179,7 @@ def place_breakdown(table: pd.DataFrame, level: str = "country", limit: int = 30
             y=places,
             mode="markers",
             marker={"size": 8, "color": colour},
-            error_x=_whiskers(value, low, high) | {"thickness": 1.4, "width": 3, "color": LAND},
+            error_x=whiskers(value, low, high) | {"thickness": 1.4, "width": 3, "color": LAND},
             customdata=spans,
             hovertemplate="%{y}: %{customdata}<extra></extra>",
             showlegend=False,
@@ -241,7 +232,7 @@ def errors_by_distance(table: pd.DataFrame, title: str = "Does a training place 
             y=numbers(value),
             mode="markers",
             marker={"size": 10, "color": PALETTE[i % len(PALETTE)]},
-            error_y=_whiskers(value, low, high) | {"thickness": 1.6, "width": 4},
+            error_y=whiskers(value, low, high) | {"thickness": 1.6, "width": 4},
             name=escape(method),
             customdata=[km_text(each) for each in value],
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",

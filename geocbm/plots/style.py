@@ -178,3 +178,13 @@ def log_ticks_of(low: float, high: float) -> dict[str, Any]:
     powers = range(int(np.floor(np.log10(max(low, 1e-9)))), int(np.ceil(np.log10(max(high, 1e-9)))) + 1)
     ticks = [step * 10.0**power for power in powers for step in (1, 2, 5)]
     return {"tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
+
+
+def whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
+    """Error bars from a value to its interval's ends; one that reaches to infinity ends at the largest finite end."""
+    ends = np.concatenate([value, low, high])
+    top = float(ends[np.isfinite(ends)].max(initial=0.0))
+    with np.errstate(invalid="ignore"):
+        up, down = np.minimum(high, top) - value, value - low
+    parts = {name: numbers(np.nan_to_num(bar, posinf=0.0, neginf=0.0)) for name, bar in (("up", up), ("down", down))}
+    return {"type": "data", "symmetric": False, "array": parts["up"], "arrayminus": parts["down"]}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.metrics.calibration import expected_calibration_error, reliability_bins
-from geocbm.plots.style import LAND, PALETTE, columns_of, escape, finish, km_text, numbers, percent, plural
+from geocbm.plots.style import LAND, PALETTE, columns_of, escape, finish, km_text, numbers, percent, plural, whiskers
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -196,14 +196,7 @@ def coverage_by_novelty(
             y=numbers(value),
             mode="markers",
             marker={"size": 10, "color": colour},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": numbers(np.nan_to_num(high - value)),
-                "arrayminus": numbers(np.nan_to_num(value - low)),
-                "thickness": 1.6,
-                "width": 4,
-            },
+            error_y=whiskers(value, low, high) | {"thickness": 1.6, "width": 4},
             name=f"{100 * coverage:.0f} % region",
             hovertemplate="%{y:.0%}<extra>%{fullData.name}</extra>",
         )

@@ -116,8 +116,7 @@ def prepare_stage0(
         )
     kinds = {"pooled": "pooled", "hidden": f"hidden:{config.unfreeze_layers}"}
     train, val = stage_loaders(files, ("pretrain_train", "pretrain_val"), vanilla, kinds, gps=gps)
-    name = "stage0.safetensors"
-    checkpoint = Checkpoint(files.path(name), model.description, files.labels(name), reuse=True)
+    checkpoint = _checkpoint(files, "stage0", model.description)
     return PreparedStage(model, Stage0Loss(config), train, val, config, checkpoint)
 
 
@@ -321,20 +320,10 @@ def fit_variant(
     Returns:
         As `predictions.predict_places`; the checkpoint is `stage2_<mode>.safetensors`.
     """
-    return _fit_and_predict(files, config.in_mode(mode), f"stage2_{mode}", concepts, features, rows)
-
-
-def _fit_and_predict(
-    files: Run,
-    config: Stage2Config,
-    name: str,
-    concepts: dict[str, Tensor],
-    features: FeatureStore,
-    rows: np.ndarray,
-) -> dict[str, np.ndarray]:
     from geocbm.run.decoding import load_decoder
     from geocbm.run.predictions import predict_places
 
+    config, name = config.in_mode(mode), f"stage2_{mode}"
     model, _ = fit_stage2(files, config, concepts, features, name)
     refiner, decoder = load_refiner(files, config, name), load_decoder(files, model, name)
     return predict_places(files, model, concepts, features, rows, refiner, decoder)
