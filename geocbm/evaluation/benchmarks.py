@@ -117,8 +117,8 @@ def with_ours(
     Args:
         published: from `photo_benchmarks` or `street_view`.
         table: the table whose pictures were predicted, with the rows that were scored.
-        figures: as `geocbm.metrics` or `geocbm.data.public.score_predictions` give them: a number, or an object with
-            `value`; those with a column in `published` are shown.
+        figures: as `geocbm.metrics` or `score_predictions` of `geocbm.data.public.scoring` give them: a number, or an
+            object with `value`; those with a column in `published` are shown.
         system: what the row is called.
 
     Returns:

@@ -11,7 +11,7 @@ import typer
 from geocbm.errors import ParameterError
 
 if TYPE_CHECKING:
-    from geocbm.data.public import Conversion
+    from geocbm.data.public.reading import Conversion
 
 app = typer.Typer(help="Public data sets, and scores of predictions.", rich_markup_mode=None, no_args_is_help=True)
 atlas_app = typer.Typer(help="The simulated world.", rich_markup_mode=None, no_args_is_help=True)
@@ -41,7 +41,7 @@ def read_osv5m(
     ] = None,
 ) -> int:
     """Read OSV-5M into a table."""
-    from geocbm.data.public import convert_osv5m
+    from geocbm.data.public.osv5m import convert_osv5m
 
     _say(convert_osv5m(folder, split, parent, out, on_bad, legend))
     return 0
@@ -62,7 +62,7 @@ def read_yfcc4k(folder: Folder, out: Table = None, on_bad: OnBad = "error", csv:
 def _read_benchmark(
     name: str, folder: Path, out: Path | None, on_bad: Literal["error", "drop"], csv: Path | None
 ) -> int:
-    from geocbm.data.public import convert_benchmark
+    from geocbm.data.public.benchmarks import convert_benchmark
 
     _say(convert_benchmark(name, folder, out, on_bad, csv))
     print("for evaluation only, it has no concepts: geocbm predict PICTURES --json FILE, then geocbm data score")
@@ -91,7 +91,7 @@ def score(
       geocbm data score --csv data/mine/table.csv --predictions answers.jsonl
     """
     from geocbm.data import load_table
-    from geocbm.data.public import read_predictions, score_predictions, scores_in_words
+    from geocbm.data.public.scoring import read_predictions, score_predictions, scores_in_words
     from geocbm.files import write_json
     from geocbm.metrics import recordable
 

