@@ -127,12 +127,13 @@ def score_predictions(
         raise MismatchError(f"No prediction belongs to a picture of the table; predicted are {listed}.")
     nothing = (math.nan, math.nan)
     places = np.array([answers.get(name, nothing) for name in names], dtype=np.float64)  # (n, 2)
-    told, true = places.T, rows[["lat", "lng"]].to_numpy(dtype=np.float64).T  # (2, n) each
-    scores: dict[str, Any] = dict(geolocation_intervals(*told, *true, n=resamples, seed=0))
+    lat, lng = places.T
+    true_lat, true_lng = rows[["lat", "lng"]].to_numpy(dtype=np.float64).T
+    scores: dict[str, Any] = dict(geolocation_intervals(lat, lng, true_lat, true_lng, n=resamples, seed=0))
     if len(rows):
-        draws = Resamples(spatial_blocks(*true), resamples, 0)
-        scores |= {name: draws.figure(right) for name, right in places_right(*told, *true).items()}
-        scores |= administrative_accuracy(rows, *told, resamples)
+        draws = Resamples(spatial_blocks(true_lat, true_lng), resamples, 0)
+        scores |= {name: draws.figure(right) for name, right in places_right(lat, lng, true_lat, true_lng).items()}
+        scores |= administrative_accuracy(rows, lat, lng, resamples)
     missing = int((~np.isfinite(places).all(axis=1)).sum())
     return scores | {"n": len(rows), "n_missing": missing, "n_unused": len(unused)}
 
