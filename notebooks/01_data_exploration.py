@@ -20,9 +20,7 @@ on_bad: str = "error"  # "error" stops at the first look, "drop" drops offending
 split: str = "stratified"  # "stratified" by concept, "spatial" (whole blocks of ground together) or "leave_country_out"
 held_out_country: str = ""  # the country that makes the test split of "leave_country_out"; empty for other kinds
 block_km: float = 1.0  # side of a block in km, for the spatial split
-training_only: bool = (
-    False  # allow a table too small for a validation and test split; pages 06 to 09 then have nothing to measure
-)
+training_only: bool = False  # allow a table too small for validation and test; pages 06 to 09 then measure nothing
 seed: int = 0  # seed of the split
 gallery_columns: int = 8  # pictures per row of the contact sheet
 
@@ -31,7 +29,8 @@ import numpy as np
 import pandas as pd
 
 from geocbm import data, plots
-from geocbm.data import concepts, summaries
+from geocbm.data.concept_audit import audit_concepts
+from geocbm.data.concepts import ConceptVocabulary
 from geocbm.workbench import notebook
 
 nb = notebook.start("01_data_exploration", globals())
@@ -49,7 +48,12 @@ glance = table[counted].nunique().rename({"pano_id": "panoramas", "image_sha256"
 nb.table(
     pd.concat([pd.Series({"rows": len(table)}), glance]).rename("number").to_frame(), caption="The table at a glance"
 )
-nb.table(summaries.rejected(nb.path("rejected.csv")), caption="Rows that were dropped, by reason")
+if table.attrs["n_rejected"]:
+    rejected = pd.read_csv(nb.path("rejected.csv"), dtype=str, keep_default_na=False)
+    reasons = (
+        rejected.groupby("reason")["line"].agg(rows="size", first_line="first").sort_values("rows", ascending=False)
+    )
+    nb.table(reasons.head(20), caption="Rows that were dropped, by reason")
 
 # %% [markdown]
 # ## One sample, one batch
@@ -57,7 +61,7 @@ nb.table(summaries.rejected(nb.path("rejected.csv")), caption="Rows that were dr
 # What a stage is given. Names become indices of the vocabulary: of the fine concept (a *meta*) and of the one parent it lies under.
 
 # %%
-vocabulary = concepts.ConceptVocabulary.from_table(table)
+vocabulary = ConceptVocabulary.from_table(table)
 samples = data.PanoramaCBMDataset(table, vocabulary, transform=lambda picture: picture)
 first = samples[0]
 nb.show_image(
@@ -126,9 +130,9 @@ counts = pd.crosstab(table["meta_name"], table["country"]).to_numpy(dtype=float)
 share = counts / counts.sum(axis=1, keepdims=True)
 bits = -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)  # (metas,)
 
-audit = concepts.audit(table)
+audit = audit_concepts(table)
 np.testing.assert_allclose(bits, audit["entropy_bits"], atol=1e-9)
-telling = audit.sort_values("entropy_bits").head(12).drop(columns=["names_place", "place"])
+telling = audit.sort_values("entropy_bits").head(12).drop(columns="place")
 nb.table(telling.round(2), caption="The concepts that give most away")
 
 # %% [markdown]
@@ -137,7 +141,15 @@ nb.table(telling.round(2), caption="The concepts that give most away")
 # Some of the images, one row per parent concept, with the concept each is labelled with.
 
 # %%
-pictures, captions = summaries.examples_by_parent(table, columns=gallery_columns, seed=seed)
+files = data.image_files(table)
+shuffled = table.sample(frac=1, random_state=seed)
+# Every meta shows its first picture before any shows its second.
+turns = shuffled.assign(turn=shuffled.groupby("meta_name").cumcount()).sort_values("turn", kind="stable")
+pictures, captions = [], []
+for parent in table["parent_concept"].value_counts().index[:6]:
+    shown = turns[turns["parent_concept"] == parent].head(gallery_columns).sort_values("meta_name")
+    pictures += [files[row] for row in shown.index]
+    captions += shown["meta_name"].tolist()
 nb.show_image(
     plots.contact_sheet(pictures, captions, columns=gallery_columns),
     alt=f"Contact sheet of {len(pictures)} pictures labelled with: {', '.join(sorted(set(captions)))}",
@@ -157,7 +169,11 @@ nb.show_image(
 settings = {"seed": seed, "block_km": block_km}
 splits = data.make_splits(table, kind=split, country=held_out_country, **settings)
 data.require_test_split(splits, training_only)
-nb.table(summaries.split_sizes(splits, table), caption="Sizes of the splits")
+parts = {name: table.iloc[rows] for name, rows in data.split_rows(splits, table).items()}
+counted = ["pano_id", "meta_name", "country"]
+sizes = pd.DataFrame({name: {"rows": len(part), **part[counted].nunique()} for name, part in parts.items()}).T
+sizes.insert(1, "share", (sizes["rows"] / len(table)).round(3))
+nb.table(sizes, caption="Sizes of the splits")
 
 # %%
 other = {kind: data.make_splits(table, kind=kind, **settings) for kind in ("stratified", "spatial")} | {split: splits}

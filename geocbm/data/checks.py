@@ -1,16 +1,18 @@
 """What can be wrong with a table of panoramas: one function per kind of problem.
 
-Every check looks at all rows and answers with a list of `Problem`, so that one pass over a table reports everything
-there is to mend. Nothing here raises because of the content of a row.
+Every check looks at all rows, so that one pass over a table reports everything there is to mend. Nothing here raises
+because of the content of a row. Tables are indexed by the position of their rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,166 +30,112 @@ _CALLED, _SMALL = "the picture", 96
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of problem with all rows that have it.
-
-    Attributes:
-        what: the problem, e.g. "lat is not a number".
-        rows: positions of the rows in the table, ascending.
-        details: for each row what was found there, or nothing.
-        remedy: what the user can do about it.
-    """
+    """One kind of problem with all rows that have it, if any."""
 
     what: str
-    rows: tuple[int, ...]
-    details: tuple[str, ...]
+    details: dict[Any, str]  # by position of the row, ascending: what was found there, or nothing
     remedy: str
 
     def sentence(self, lines: Sequence[int]) -> str:
         """Say it in one sentence with the lines of the CSV (header = line 1)."""
-        listed = [
-            f"{lines[row]} ({detail})" if detail else str(lines[row])
-            for row, detail in zip(self.rows[:ROWS_LISTED], self.details, strict=False)
-        ]
-        more = len(self.rows) - len(listed)
-        where = ("line " if len(self.rows) == 1 else "lines ") + ", ".join(listed)
-        where += f" and {more} more" if more else ""
-        count = "1 row" if len(self.rows) == 1 else f"{len(self.rows)} rows"
-        return f"{self.what} in {count}: {where}. {self.remedy}"
+        n, first = len(self.details), islice(self.details.items(), ROWS_LISTED)
+        listed = [f"{lines[row]} ({text})" if text else str(lines[row]) for row, text in first]
+        where = ("line " if n == 1 else "lines ") + ", ".join(listed)
+        where += f" and {n - ROWS_LISTED} more" if n > ROWS_LISTED else ""
+        return f"{self.what} in {n} row{'' if n == 1 else 's'}: {where}. {self.remedy}"
 
 
-def _problem(what: str, rows: Iterable[int], details: Iterable[str], remedy: str) -> list[Problem]:
-    """Make a list of one problem, or of none when no row has it."""
-    pairs = sorted(zip((int(row) for row in rows), details, strict=True))
-    if not pairs:
-        return []
-    positions, texts = zip(*pairs, strict=True)
-    return [Problem(what, positions, texts, remedy)]
+def is_empty(text: pd.Series) -> pd.Series:
+    """Mark the cells that hold nothing, or a word that a program wrote for nothing."""
+    return text.str.casefold().isin(EMPTY_WORDS)
 
 
-def _where(mask: np.ndarray | pd.Series) -> np.ndarray:
-    return np.flatnonzero(np.asarray(mask, dtype=bool))
-
-
-def is_empty(text: pd.Series) -> np.ndarray:
-    """Mark the cells that hold nothing, or a word such as 'nan' that a program wrote for nothing."""
-    return text.str.casefold().isin(EMPTY_WORDS).to_numpy()
-
-
-def check_names(rows: pd.DataFrame) -> list[Problem]:
+def check_names(rows: pd.DataFrame) -> Iterator[Problem]:
     """Find empty identifiers and names, and names whose letters were garbled by a wrong encoding."""
     from ftfy import fix_encoding
 
-    found: list[Problem] = []
     for column in ("pano_id", *NAME_COLUMNS):
-        at = _where(is_empty(rows[column]))
-        details = [repr(value) if value else "" for value in rows[column].iloc[at]]
-        found += _problem(f"{column} is empty", at, details, f"Fill in {column} or remove the row.")
+        details = rows[column][is_empty(rows[column])].map(lambda text: repr(text) if text else "").to_dict()
+        yield Problem(f"{column} is empty", details, f"Fill in {column} or remove the row.")
+    remedy = "The text was decoded with the wrong encoding once: write the suggested name, or export it as UTF-8."
     for column in NAME_COLUMNS:
         suggestion = {}
-        for value in rows[column].unique():
-            repaired = fix_encoding(value)
-            if repaired != value:
-                suggestion[value] = f"{value!r}, perhaps {repaired!r}"
-            elif "\ufffd" in value:
-                suggestion[value] = f"{value!r}, letters are lost"
-        at = _where(rows[column].isin(list(suggestion)))
-        details = [suggestion[value] for value in rows[column].iloc[at]]
-        remedy = "The text was decoded with the wrong encoding once: write the suggested name, or export it as UTF-8."
-        found += _problem(f"{column} holds garbled letters (mojibake)", at, details, remedy)
-    return found
+        for text in rows[column].unique():
+            repaired = fix_encoding(text)
+            if repaired != text:
+                suggestion[text] = f"{text!r}, perhaps {repaired!r}"
+            elif "\ufffd" in text:
+                suggestion[text] = f"{text!r}, letters are lost"
+        details = rows[column].map(suggestion).dropna().to_dict()
+        yield Problem(f"{column} holds garbled letters (mojibake)", details, remedy)
 
 
-def check_coordinates(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> list[Problem]:
+def check_coordinates(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> Iterator[Problem]:
     """Find coordinates that are no finite numbers or lie outside their range.
 
     Args:
         rows: the text of the table.
-        lat: latitudes parsed from it, degrees, NaN where the text is no number.
-        lng: longitudes, likewise.
+        lat: `[n]` latitudes parsed from it, degrees, NaN where the text is no number.
+        lng: `[n]` longitudes, likewise.
     """
-    found: list[Problem] = []
     for column, values in (("lat", lat), ("lng", lng)):
-        text = rows[column]
-        at = _where(np.isnan(values))
-        details = [repr(value) if value else "empty" for value in text.iloc[at]]
+        details = rows[column][np.isnan(values)].map(lambda text: repr(text) if text else "empty").to_dict()
         remedy = "Give decimal degrees with a point, such as 46.2260, or remove the row."
-        found += _problem(f"{column} is not a number", at, details, remedy)
-        at = _where(np.isinf(values))
-        remedy = "Give decimal degrees or remove the row."
-        found += _problem(f"{column} is infinite", at, [repr(value) for value in text.iloc[at]], remedy)
+        yield Problem(f"{column} is not a number", details, remedy)
+        details = rows[column][np.isinf(values)].map(repr).to_dict()
+        yield Problem(f"{column} is infinite", details, "Give decimal degrees or remove the row.")
 
-    at = _where(np.isfinite(lat) & (np.abs(lat) > 90))
-    swapped = at.size > 0 and bool(np.all(np.abs(lng[at]) <= 90))
-    remedy = (
-        "lat and lng look swapped: exchange the two columns." if swapped else "Correct the value or remove the row."
-    )
-    found += _problem("lat lies outside -90..90", at, [f"{value:g}" for value in lat[at]], remedy)
+    usual = "Correct the value or remove the row."
+    outside = np.flatnonzero(np.isfinite(lat) & (np.abs(lat) > 90))
+    swapped = outside.size > 0 and bool(np.all(np.abs(lng[outside]) <= 90))
+    remedy = "lat and lng look swapped: exchange the two columns." if swapped else usual
+    yield Problem("lat lies outside -90..90", {int(row): f"{lat[row]:g}" for row in outside}, remedy)
 
-    at = _where(np.isfinite(lng) & (np.abs(lng) > 180))
+    outside = np.flatnonzero(np.isfinite(lng) & (np.abs(lng) > 180))
     finite = lng[np.isfinite(lng)]
-    if at.size and finite.min() >= 0 and finite.max() <= 360:
-        what = "lng lies outside -180..180 because the column counts 0..360"
+    what, remedy = "lng lies outside -180..180", usual
+    if outside.size and finite.min() >= 0 and finite.max() <= 360:
+        what += " because the column counts 0..360"
         remedy = "Subtract 360 from every longitude above 180."
-    else:
-        what, remedy = "lng lies outside -180..180", "Correct the value or remove the row."
-    return found + _problem(what, at, [f"{value:g}" for value in lng[at]], remedy)
+    yield Problem(what, {int(row): f"{lng[row]:g}" for row in outside}, remedy)
 
 
-def _minority(groups: pd.Series, choice: pd.Series) -> pd.Series:
+def _outvoted(groups: pd.Series, choice: pd.Series) -> pd.Series:
     """Mark rows whose `choice` is not the single most frequent one of their group (all rows of it when tied)."""
-    counts = pd.DataFrame({"group": groups, "choice": choice}).groupby(["group", "choice"], sort=True).size()
-    several = counts[counts.groupby(level="group").transform("size") > 1]
-    outvoted = pd.Series(False, index=groups.index)
-    if several.empty:
-        return outvoted
-    best = several.groupby(level="group").transform("max")
-    tied = several.eq(best).groupby(level="group").transform("sum") > 1
-    losing = set(several.index[(several < best) | tied])
-    suspects = groups.isin(several.index.get_level_values("group"))
-    pairs = zip(groups[suspects], choice[suspects], strict=True)
-    outvoted[suspects] = np.array([pair in losing for pair in pairs], dtype=bool)
-    return outvoted
+    count = choice.groupby([groups, choice]).transform("size")
+    best = count.groupby(groups).transform("max")
+    tied = choice[count == best].groupby(groups).nunique() > 1
+    return (count < best) | groups.map(tied).astype(bool)
 
 
-def check_parents(rows: pd.DataFrame) -> list[Problem]:
+def check_parents(rows: pd.DataFrame) -> Iterator[Problem]:
     """Find metas under more than one parent; the rows named are those of the rarer parents (of all, when tied)."""
     filled = rows[~(is_empty(rows["meta_name"]) | is_empty(rows["parent_concept"]))]
-    outvoted = _minority(filled["meta_name"], filled["parent_concept"])
-    parents = filled[filled["meta_name"].isin(filled.loc[outvoted, "meta_name"])].groupby("meta_name")["parent_concept"]
+    losing = filled["meta_name"][_outvoted(filled["meta_name"], filled["parent_concept"])]
+    parents = filled[filled["meta_name"].isin(losing)].groupby("meta_name")["parent_concept"]
     listing = {meta: ", ".join(f"{name!r} x{n}" for name, n in group.value_counts().items()) for meta, group in parents}
-    losing = outvoted.index[outvoted]
-    details = [f"{meta!r} is under {listing[meta]}" for meta in rows.loc[losing, "meta_name"]]
+    details = losing.map(lambda meta: f"{meta!r} is under {listing[meta]}").to_dict()
     remedy = "A meta has exactly one parent: choose one, or give the metas different names."
-    return _problem("meta_name stands under two parents", losing, details, remedy)
+    yield Problem("meta_name stands under two parents", details, remedy)
 
 
-def check_identity(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> list[Problem]:
+def check_identity(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> Iterator[Problem]:
     """Find a pano_id that stands at two places (more than a metre apart); the rows named are the outvoted ones."""
-    usable = np.isfinite(lat) & np.isfinite(lng) & ~is_empty(rows["pano_id"])
-    ids = rows["pano_id"][usable]
+    ids = rows["pano_id"][np.isfinite(lat) & np.isfinite(lng) & ~is_empty(rows["pano_id"])]
     ids = ids[ids.duplicated(keep=False)]
-    if ids.empty:
-        return []
     at = ids.index.to_numpy()
-    first = ids.groupby(ids).transform(lambda group: group.index[0]).to_numpy(dtype=np.int64)
+    first = pd.Series(at, ids.index).groupby(ids).transform("first").to_numpy(dtype=np.int64)
     moved = haversine_km(lat[at], lng[at], lat[first], lng[first]) > SAME_PLACE_KM
     place = pd.Series(
-        [f"{lat[row]:.5f}, {lng[row]:.5f}" for row in np.where(moved, at, first)],
-        index=ids.index,
+        [f"{lat[row]:.5f}, {lng[row]:.5f}" for row in np.where(moved, at, first)], ids.index, dtype=object
     )
-    outvoted = _minority(ids, place)
-    losing = outvoted.index[outvoted]
-    details = [f"{ids[row]!r} at {place[row]}" for row in losing]
+    details = (ids.map(repr) + " at " + place)[_outvoted(ids, place)].to_dict()
     remedy = "One panorama stands at one place: correct the coordinates, or give the images different pano_ids."
-    return _problem("pano_id is repeated with another location", losing, details, remedy)
+    yield Problem("pano_id is repeated with another location", details, remedy)
 
 
 def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
-    """Read one image file.
-
-    Args:
-        path: the file.
-        decode: read the picture as training will, if smaller; otherwise the content is only hashed.
+    """Read one image file, as training will if `decode`, else only for its hash.
 
     Returns:
         Its SHA-256 (empty if it cannot be read) and what is wrong with it (empty if nothing is).
@@ -198,10 +146,8 @@ def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
         content = path.read_bytes()
     except FileNotFoundError:
         return "", "missing"
-    except OSError as error:
-        return "", f"cannot be opened: {error.strerror or error}"
-    except ValueError as error:  # a path with a null byte
-        return "", f"cannot be opened: {error}"
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        return "", f"cannot be opened: {getattr(error, 'strerror', None) or error}"
     digest = hashlib.sha256(content).hexdigest()
     if not decode:
         return digest, ""
@@ -214,36 +160,30 @@ def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
     return digest, ""
 
 
-def check_images(
-    paths: pd.Series, folder: Path, decode: bool, workers: int | None = None
-) -> tuple[list[str], list[Problem]]:
+def check_images(paths: pd.Series, folder: Path, decode: bool) -> tuple[list[str], list[Problem]]:
     """Read every image once, in a pool of threads.
 
     Args:
         paths: image paths as the table gives them.
         folder: the folder relative paths start from.
         decode: decode the images and report those that fail; otherwise they are hashed where they exist.
-        workers: number of threads.
 
     Returns:
         The SHA-256 of each row's image (empty where there is none) and the problems found.
     """
     distinct = [path for path in paths.unique() if path]
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        answers = dict(
-            zip(distinct, pool.map(lambda path: inspect_image(folder / path, decode), distinct), strict=True)
-        )
-    answers[""] = ("", "no path given")
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda path: inspect_image(folder / path, decode), distinct)
+        answers = dict(zip(distinct, found, strict=True)) | {"": ("", "no path given")}
     digests = [answers[path][0] for path in paths]
     if not decode:
         return digests, []
     trouble = paths.map(lambda path: answers[path][1])
     missing = trouble.isin(["missing", "no path given"])
-    at = _where(missing)
-    details = [path or "no path given" for path in paths.iloc[at]]
-    remedy = f"Image paths are relative to {folder}: put the files there, or correct image_path."
-    found = _problem("the image is missing", at, details, remedy)
-    at = _where((trouble != "") & ~missing)
-    details = [f"{path}: {what}" for path, what in zip(paths.iloc[at], trouble.iloc[at], strict=True)]
-    remedy = "Fetch the file again or remove the row."
-    return digests, found + _problem("the image is unreadable", at, details, remedy)
+    absent = paths[missing].replace("", "no path given").to_dict()
+    damaged = (paths + ": " + trouble)[(trouble != "") & ~missing].to_dict()
+    where = f"Image paths are relative to {folder}: put the files there, or correct image_path."
+    return digests, [
+        Problem("the image is missing", absent, where),
+        Problem("the image is unreadable", damaged, "Fetch the file again or remove the row."),
+    ]

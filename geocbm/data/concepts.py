@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,7 +32,6 @@ PARENT_TEMPLATES = (
     "{} landscape",
     "A {} region",
 )
-FEW_SAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,10 @@ class ConceptVocabulary:
     """Names of metas and parents in alphabetical order, and which meta stands under which parent.
 
     The order makes indices the same in every run (specification, section Label Mappings).
-
-    Attributes:
-        metas: the `k_m` fine-grained names, sorted.
-        parents: the `k_p` coarse names, sorted.
-        meta_to_parent: parent of each meta.
     """
 
-    metas: tuple[str, ...]
-    parents: tuple[str, ...]
+    metas: tuple[str, ...]  # the k_m fine-grained names
+    parents: tuple[str, ...]  # the k_p coarse names
     meta_to_parent: dict[str, str]
 
     def __post_init__(self) -> None:
@@ -112,11 +106,6 @@ class ConceptVocabulary:
         return torch.from_numpy(self.parent_index)
 
     @property
-    def hierarchy_matrix(self) -> np.ndarray:
-        """`[k_m, k_p]` float32: 1 where the meta stands under the parent, so that each row sums to 1."""
-        return np.eye(len(self.parents), dtype=np.float32)[self.parent_index]
-
-    @property
     def digest(self) -> str:
         """Hash of names and hierarchy, by which a checkpoint knows its labels."""
         return sha256_text(json.dumps([self.metas, self.parents, self.parent_index.tolist()], ensure_ascii=False))
@@ -161,79 +150,8 @@ class ConceptVocabulary:
 
 
 def prompts(name: str, templates: Sequence[str]) -> list[str]:
-    """Put a name into every template.
-
-    Args:
-        name: a concept, e.g. "red bollard".
-        templates: sentences with `{}` where the name goes.
-    """
+    """Put the name of a concept into every template, where its `{}` stands."""
     bad = [template for template in templates if template.count("{}") != 1]
     if bad:
         raise ParameterError(f"templates must hold {{}} exactly once; got {bad[0]!r}.")
     return [template.replace("{}", name) for template in templates]
-
-
-def country_index(table: pd.DataFrame) -> tuple[tuple[str, ...], np.ndarray]:
-    """Number the countries of a table alphabetically.
-
-    Returns:
-        The sorted names and `[n]` int64 indices into them.
-    """
-    names = sorted(set(table["country"]))
-    known = {name: index for index, name in enumerate(names)}
-    return tuple(names), table["country"].map(known).to_numpy(dtype=np.int64)
-
-
-def entropy_bits(counts: Iterable[float] | Any) -> float:
-    """Entropy in bits of the distribution that counts stand for."""
-    values = np.asarray(list(counts), dtype=np.float64)
-    probabilities = values[values > 0] / values.sum()
-    return float(max(0.0, -(probabilities * np.log2(probabilities)).sum()))
-
-
-def audit(table: pd.DataFrame) -> pd.DataFrame:
-    """Ask of each meta whether it is a concept or a code word for a place.
-
-    Args:
-        table: as `load_table` gives it.
-
-    Returns:
-        A row per meta, alphabetically: `meta_name`, `parent_concept`, `n` samples, `n_countries`, `entropy_bits` (of
-        the country given the meta; 0 if the meta gives the country away), `top_country` and its share `top_share`,
-        `names_place` (whether its name holds the name of a place), `place` (which) and `flag` (a sentence, or empty).
-        `attrs["conditional_entropy_bits"]` is the mean over metas weighted by `n`, `attrs["country_entropy_bits"]` the
-        entropy of the country alone: the difference is what metas tell about the country.
-    """
-    import pandas as pd
-
-    from geocbm.data.place_names import find_place, known_places
-
-    places = known_places(table)
-    rows = []
-    for meta, members in table.groupby("meta_name", sort=True):
-        counts = members["country"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
-        bits = entropy_bits(counts)
-        place = find_place(str(meta), places)
-        reasons = [f"its name holds the name of a place ({place})"] if place else []
-        if len(counts) == 1 and table["country"].nunique() > 1:
-            amount = "is only 1 sample" if len(members) == 1 else f"are only {len(members)} samples"
-            few = f", but there {amount}" if len(members) < FEW_SAMPLES else ""
-            reasons.append(f"it occurs in one country only ({counts.index[0]}){few}")
-        rows.append({
-            "meta_name": meta,
-            "parent_concept": members["parent_concept"].iloc[0],
-            "n": len(members),
-            "n_countries": len(counts),
-            "entropy_bits": bits,
-            "top_country": counts.index[0],
-            "top_share": float(counts.iloc[0] / len(members)),
-            "names_place": bool(place),
-            "place": place,
-            "flag": "; ".join(reasons),
-        })  # fmt: skip
-    report = pd.DataFrame(rows)
-    report.attrs = {
-        "conditional_entropy_bits": float(np.average(report["entropy_bits"], weights=report["n"])),
-        "country_entropy_bits": entropy_bits(table["country"].value_counts()),
-    }
-    return report

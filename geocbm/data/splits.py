@@ -10,9 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,21 +26,22 @@ KINDS = ("stratified", "spatial", "leave_country_out")
 SPLIT_NAMES = ("train", "val", "test", "pretrain_train", "pretrain_val")
 
 
-def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> np.ndarray:
-    """Number the groups of rows linked by a `pano_id`, by identical image content or by a block.
+def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> pd.Series:
+    """Groups of rows that are linked by a `pano_id`, by identical image content or by a block, so that links chain.
 
     Args:
         table: needs `pano_id`; `image_sha256` is used where it is filled.
         block: `[n]` block of each row, or None.
 
     Returns:
-        `[n]` group numbers counted from 0: connected components, so that links chain.
+        `[n]` name of the group of each row: its smallest `pano_id`, whatever the order of rows.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     n = len(table)
-    keys = [pd.factorize(table["pano_id"])[0]]
+    pano, names = pd.factorize(table["pano_id"], sort=True)
+    keys = [pano]
     if "image_sha256" in table:
         keys.append(pd.factorize(table["image_sha256"].replace("", None))[0])
     if block is not None:
@@ -55,29 +54,9 @@ def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> np.nd
         first += int(key.max(initial=-1)) + 1
     left, right = np.concatenate(rows), np.concatenate(nodes)
     graph = coo_matrix((np.ones(len(left), dtype=np.int8), (left, right)), shape=(first, first))
-    return np.unique(connected_components(graph, directed=False)[1][:n], return_inverse=True)[1]
-
-
-@dataclass(frozen=True)
-class _Members:
-    """Groups and metas of some rows: which meta has how many rows in which group."""
-
-    group_key: list[str]  # a name for each group that does not depend on the order of rows
-    groups_of: dict[str, list[int]]  # meta -> its groups
-    rows_of: list[dict[str, int]]  # group -> meta -> rows
-
-
-def _members(group: np.ndarray, pano_id: pd.Series, meta: pd.Series) -> _Members:
-    code, names = pd.factorize(pano_id.to_numpy(), sort=True)
-    frame = pd.DataFrame({"group": group, "code": code, "meta": meta.to_numpy()})
-    key = names[frame.groupby("group")["code"].min().sort_index().to_numpy()].tolist()
-    groups_of: dict[str, list[int]] = {}
-    rows_of: list[dict[str, int]] = [{} for _ in key]
-    counts = frame.groupby(["group", "meta"], sort=True).size().reset_index(name="rows")
-    for number, name, count in zip(counts["group"].tolist(), counts["meta"], counts["rows"].tolist(), strict=True):
-        groups_of.setdefault(name, []).append(number)
-        rows_of[number][name] = count
-    return _Members(key, groups_of, rows_of)
+    component = connected_components(graph, directed=False)[1][:n]
+    smallest = pd.Series(pano).groupby(component).transform("min")
+    return pd.Series(np.asarray(names)[smallest], index=table.index)
 
 
 def _draw(seed: int, purpose: str, name: str) -> str:
@@ -85,37 +64,32 @@ def _draw(seed: int, purpose: str, name: str) -> str:
     return hashlib.sha256(f"{seed}|{purpose}|{name}".encode()).hexdigest()
 
 
-def _allocate(members: _Members, fractions: Sequence[float], seed: int, purpose: str) -> np.ndarray:
-    """Hand whole groups to parts.
-
-    A meta's next group goes to the part that lacks most of its share of the meta, corrected by what the part lacks
-    overall, so that many small metas do not all round the same way. The first group of a meta goes to part 0.
-
-    Returns:
-        `[n_groups]` the part of each group.
-    """
-    allocation = _Allocation(members, fractions, [_draw(seed, purpose, key) for key in members.group_key])
-    order = sorted(members.groups_of, key=lambda meta: (len(members.groups_of[meta]), _draw(seed, purpose, meta)))
-    for meta in order:
-        allocation.hand_out(meta)
-    for meta in order:
-        allocation.leave_none_without_first_part(meta)
-    return np.array(allocation.part)
-
-
 class _Allocation:
-    """Groups handed to parts so far; plain lists, for a call of NumPy per group would take most of the time."""
+    """Groups handed to parts so far; plain lists, for a call of NumPy per group would take most of the time.
 
-    def __init__(self, members: _Members, fractions: Sequence[float], tickets: list[str]) -> None:
-        self.members, self.fractions, self.tickets = members, fractions, tickets
-        self.part = [-1] * len(tickets)
-        self.held = {meta: [0.0] * len(fractions) for meta in members.groups_of}
+    Args:
+        group: `[n]` group of each row.
+        meta: `[n]` meta of each row.
+        fractions: share of each part.
+    """
+
+    def __init__(self, group: pd.Series, meta: pd.Series, fractions: Sequence[float], seed: int, purpose: str) -> None:
+        self.rows: dict[str, dict[str, int]] = {}  # group -> meta -> rows
+        self.groups: dict[str, list[str]] = {}  # meta -> its groups
+        counts = pd.DataFrame({"group": group, "meta": meta}).groupby(["group", "meta"]).size().reset_index(name="n")
+        for name, concept, count in zip(counts["group"], counts["meta"], counts["n"].tolist(), strict=True):
+            self.rows.setdefault(name, {})[concept] = count
+            self.groups.setdefault(concept, []).append(name)
+        self.fractions = fractions
+        self.ticket = {name: _draw(seed, purpose, name) for name in self.rows}
+        self.part: dict[str, int] = {}
+        self.held = {concept: [0.0] * len(fractions) for concept in self.groups}
         self.lacking = [0.0] * len(fractions)  # of all rows handed out with a choice: share minus what the part got
 
-    def give(self, group: int, to: int, chosen: bool) -> None:
+    def give(self, group: str, to: int, chosen: bool) -> None:
         """Hand a group to a part, by a choice or because it had to be."""
         self.part[group] = to
-        for meta, count in self.members.rows_of[group].items():
+        for meta, count in self.rows[group].items():
             self.held[meta][to] += count
             if chosen:
                 for index, fraction in enumerate(self.fractions):
@@ -124,41 +98,51 @@ class _Allocation:
 
     def hand_out(self, meta: str) -> None:
         """Hand out all groups of a meta that no other meta has handed out before."""
-        groups, rows_of, own = self.members.groups_of[meta], self.members.rows_of, self.held[meta]
-        total = sum(rows_of[group][meta] for group in groups)
-        few = len(groups) < len(self.fractions)
-        waiting = [group for group in groups if self.part[group] < 0]
-        for group in sorted(waiting, key=lambda group: (-rows_of[group][meta], self.tickets[group])):
-            if own[0] == 0:
+        total = sum(self.rows[group][meta] for group in self.groups[meta])
+        few = len(self.groups[meta]) < len(self.fractions)
+        waiting = [group for group in self.groups[meta] if group not in self.part]
+        for group in sorted(waiting, key=lambda group: (-self.rows[group][meta], self.ticket[group])):
+            if self.held[meta][0] == 0:
                 self.give(group, 0, chosen=not few)
-            elif few:
-                self.give(group, 1, chosen=False)
             else:
-                self.give(group, _most_wanting(self.fractions, total, own, self.lacking), chosen=True)
+                self.give(group, 1 if few else self._most_wanting(meta, total), chosen=not few)
+
+    def _most_wanting(self, meta: str, total: int) -> int:
+        """The part that lacks most of its share of a meta with `total` rows."""
+        most = max(1.0, 0.1 * total)  # the correction by what a part lacks overall moves this much of a meta at most
+        # Rounded, so that shares that are equal on paper tie and the overall lack decides.
+        wish = [
+            round(fraction * total - held + max(-most, min(most, lack)), 9)
+            for fraction, held, lack in zip(self.fractions, self.held[meta], self.lacking, strict=True)
+        ]
+        return max(range(len(wish)), key=lambda index: (wish[index], self.lacking[index]))
 
     def leave_none_without_first_part(self, meta: str) -> None:
         """Where all groups of a meta were handed out for the sake of others: take the one with fewest rows back."""
         if self.held[meta][0]:
             return
-        rows_of, tickets = self.members.rows_of, self.tickets
-        group = min(self.members.groups_of[meta], key=lambda each: (sum(rows_of[each].values()), tickets[each]))
-        for name, count in rows_of[group].items():
+        group = min(self.groups[meta], key=lambda each: (sum(self.rows[each].values()), self.ticket[each]))
+        for name, count in self.rows[group].items():
             self.held[name][self.part[group]] -= count
         self.give(group, 0, chosen=False)
 
 
-def _most_wanting(fractions: Sequence[float], total: int, own: Sequence[float], lacking: Sequence[float]) -> int:
-    """The part that lacks most of its share of a meta with `total` rows, of which each part has `own`."""
-    most = max(1.0, 0.1 * total)  # the correction by what a part lacks overall moves this much of a meta at most
-    # Rounded, so that shares that are equal on paper tie and the overall lack decides.
-    wish = [
-        round(fraction * total - held + max(-most, min(most, lack)), 9)
-        for fraction, held, lack in zip(fractions, own, lacking, strict=True)
-    ]
-    return max(range(len(wish)), key=lambda index: (wish[index], lacking[index]))
+def _allocate(group: pd.Series, meta: pd.Series, fractions: Sequence[float], seed: int, purpose: str) -> np.ndarray:
+    """Hand whole groups to parts, `[n]` part of each row.
+
+    A meta's next group goes to the part that lacks most of its share of the meta, corrected by what the part lacks
+    overall, so that many small metas do not all round the same way. The first group of a meta goes to part 0.
+    """
+    allocation = _Allocation(group, meta, fractions, seed, purpose)
+    order = sorted(allocation.groups, key=lambda name: (len(allocation.groups[name]), _draw(seed, purpose, name)))
+    for name in order:
+        allocation.hand_out(name)
+    for name in order:
+        allocation.leave_none_without_first_part(name)
+    return np.array(group.map(allocation.part))
 
 
-def _groups_of_country(table: pd.DataFrame, group: np.ndarray, country: str) -> np.ndarray:
+def _linked_to_country(table: pd.DataFrame, group: pd.Series, country: str) -> np.ndarray:
     """Whether each row belongs to a group with a row of the country, `[n]`.
 
     Raises:
@@ -174,7 +158,7 @@ def _groups_of_country(table: pd.DataFrame, group: np.ndarray, country: str) -> 
         raise ParameterError(
             f"country is {country!r}, which the table does not have; {hint}Its countries are: {listed}."
         )
-    held_out = np.isin(group, group[(table["country"].astype(str) == country).to_numpy()])
+    held_out = group.isin(group[table["country"].astype(str) == country]).to_numpy()
     if held_out.all():
         raise ParameterError(
             f"country is {country!r}: without it and what shares its panoramas or pictures no row is left to train on; "
@@ -205,7 +189,7 @@ def make_splits(
     Args:
         table: as `load_table` gives it.
         kind: "stratified", "spatial" to keep blocks of ground together as well, or "leave_country_out".
-        seed: seed of the draw.
+        seed: of the draw.
         block_km: side of a block in km, for "spatial".
         fractions: shares of train, val and test; they sum to 1.
         pretrain_fraction: share of train that Stage 0 trains on; the rest is its validation split.
@@ -231,39 +215,29 @@ def make_splits(
     if table.empty:
         raise ParameterError("table has no rows: there is nothing to split.")
     block = spatial_blocks(table["lat"].to_numpy(), table["lng"].to_numpy(), block_km) if kind == "spatial" else None
-    group = linked_groups(table, block)
+    ids, meta, group = table["pano_id"], table["meta_name"], linked_groups(table, block)
     part = np.full(len(table), 2)
     shared = np.ones(len(table), dtype=bool)  # rows that are handed out by share
     if kind == "leave_country_out":
-        shared = ~_groups_of_country(table, group, country)
+        shared = ~_linked_to_country(table, group, country)
         kept = fractions[0] + fractions[1]
         fractions = (fractions[0] / kept, fractions[1] / kept, 0.0)
-    own = np.unique(group[shared], return_inverse=True)[1]
-    members = _members(own, table["pano_id"][shared], table["meta_name"][shared])
-    part[shared] = _allocate(members, fractions, seed, "split")[own]
-    ids = table["pano_id"].to_numpy()
-    splits = {name: sorted(set(ids[part == number])) for number, name in enumerate(("train", "val", "test"))}
+    part[shared] = _allocate(group[shared], meta[shared], fractions, seed, "split")
 
-    inside = part == 0
-    train = table[inside]
-    group = np.unique(group[inside], return_inverse=True)[1]
-    members = _members(group, train["pano_id"], train["meta_name"])
-    chosen = _allocate(members, (pretrain_fraction, 1 - pretrain_fraction), seed, "pretrain")
-    if pretrain_fraction < 1 and len(chosen) > 1 and not chosen.any():
+    train = part == 0
+    group = group[train]
+    inner = _allocate(group, meta[train], (pretrain_fraction, 1 - pretrain_fraction), seed, "pretrain")
+    if pretrain_fraction < 1 and group.nunique() > 1 and not inner.any():
         # Too few rows for any meta to spare one; a stage cannot do without a validation split.
-        chosen[min(range(len(chosen)), key=lambda g: _draw(seed, "spare", members.group_key[g]))] = 1
-    ids = train["pano_id"].to_numpy()
-    splits["pretrain_train"] = sorted(set(ids[chosen[group] == 0]))
-    splits["pretrain_val"] = sorted(set(ids[chosen[group] == 1]))
-    return splits
+        inner[group == min(set(group), key=lambda name: _draw(seed, "spare", name))] = 1
+    splits = {name: sorted(set(ids[part == at])) for at, name in enumerate(("train", "val", "test"))}
+    return splits | {
+        f"pretrain_{name}": sorted(set(ids[train][inner == at])) for at, name in enumerate(("train", "val"))
+    }
 
 
 def require_test_split(splits: Mapping[str, Sequence[str]], training_only: bool = False) -> None:
-    """Refuse splits on which nothing could be measured.
-
-    Args:
-        splits: as `make_splits` gives them.
-        training_only: whether the run is to train and no more, so that val and test may be empty.
+    """Refuse splits on which nothing could be measured, unless the run is to train and no more.
 
     Raises:
         ParameterError: val or test is empty.
@@ -277,29 +251,25 @@ def require_test_split(splits: Mapping[str, Sequence[str]], training_only: bool 
 
 
 def save_splits(
-    splits: Mapping[str, Sequence[str]], path: str | Path, table: pd.DataFrame, kind: str, seed: int, **settings: Any
+    splits: Mapping[str, Sequence[str]],
+    path: str | Path,
+    table: pd.DataFrame,
+    kind: str,
+    seed: int,
+    block_km: float = 1.0,
+    held_out_country: str = "",
 ) -> None:
-    """Write splits as JSON together with the hash of the CSV they belong to.
-
-    Args:
-        splits: as `make_splits` gives them.
-        path: the file, `splits.json` in the folder of a run.
-        table: the table that was split; its `attrs["csv_sha256"]` is stored.
-        kind: kind of split.
-        seed: seed of the draw.
-        settings: further settings to note down, such as `block_km`; empty texts are left out.
-    """
-    write_json(
-        path,
-        {
-            "csv_sha256": table.attrs["csv_sha256"],
-            "kind": kind,
-            "seed": seed,
-            "settings": {name: value for name, value in settings.items() if value != ""},
-            "counts": {name: len(splits[name]) for name in SPLIT_NAMES},
-            "splits": {name: list(splits[name]) for name in SPLIT_NAMES},
-        },
-    )
+    """Write splits and the settings of `make_splits` as JSON, with the hash of the CSV they belong to."""
+    held_out = {"held_out_country": held_out_country} if held_out_country else {}
+    content = {
+        "csv_sha256": table.attrs["csv_sha256"],
+        "kind": kind,
+        "seed": seed,
+        "settings": {"block_km": block_km} | held_out,
+        "counts": {name: len(splits[name]) for name in SPLIT_NAMES},
+        "splits": {name: list(splits[name]) for name in SPLIT_NAMES},
+    }
+    write_json(path, content)
 
 
 def load_splits(path: str | Path, table: pd.DataFrame) -> dict[str, list[str]]:
@@ -335,7 +305,6 @@ def split_rows(splits: Mapping[str, Sequence[str]], table: pd.DataFrame) -> dict
     """
     ids = table["pano_id"]
     known = set(ids)
-    placed: set[str] = set()
     for name, members in splits.items():
         absent = [pano for pano in members if pano not in known]
         if absent:
@@ -343,33 +312,26 @@ def split_rows(splits: Mapping[str, Sequence[str]], table: pd.DataFrame) -> dict
                 f"Split {name!r} names {len(absent)} pano_ids that the table lacks, such as {absent[0]!r}. "
                 "Make the splits again from this table with notebook 01."
             )
-        placed.update(members)
-    if {"train", "val", "test"} <= set(splits) and known - placed:
+    unplaced = known.difference(*splits.values())
+    if {"train", "val", "test"} <= set(splits) and unplaced:
         raise MismatchError(
-            f"{len(known - placed)} pano_ids of the table are in no split, such as {min(known - placed)!r}. "
+            f"{len(unplaced)} pano_ids of the table are in no split, such as {min(unplaced)!r}. "
             "Make the splits again from this table with notebook 01."
         )
     return {name: np.flatnonzero(ids.isin(set(members))) for name, members in splits.items()}
 
 
-def nearest_train_km(table: pd.DataFrame, splits: Mapping[str, Sequence[str]], name: str = "test") -> np.ndarray:
-    """Distance from each row of a split to the nearest row of train: how much a split leaks.
-
-    Args:
-        table: the table that was split.
-        splits: as `make_splits` gives them.
-        name: the split to measure.
+def nearest_train_km(table: pd.DataFrame, splits: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """Distance from each row of test, in the order of the table, to the nearest row of train: how much a split leaks.
 
     Returns:
-        `[rows of the split]` km, in the order of the table.
+        `[rows of test]` km.
     """
     from scipy.spatial import cKDTree
 
-    if name not in splits:
-        raise ParameterError(f"name is {name!r}; choose one of {', '.join(splits)}.")
     rows = split_rows(splits, table)
     points = latlng_to_cartesian(table["lat"].to_numpy(), table["lng"].to_numpy())  # (n, 3)
-    if not len(rows[name]):
+    if not len(rows["test"]):
         return np.zeros(0)
-    chord, _ = cKDTree(points[rows["train"]]).query(points[rows[name]])
+    chord, _ = cKDTree(points[rows["train"]]).query(points[rows["test"]])
     return 2 * EARTH_RADIUS_KM * np.arcsin(np.clip(chord / 2, 0, 1))

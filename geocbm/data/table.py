@@ -40,7 +40,6 @@ def load_table(
     rejected_csv: str | Path | None = None,
     check_images: bool = True,
     columns: Mapping[str, str] | None = None,
-    workers: int | None = None,
 ) -> pd.DataFrame:
     """Read and validate a CSV of panoramas (specification, section Dataset Structure).
 
@@ -52,7 +51,6 @@ def load_table(
             that one cannot be written.
         check_images: decode every image; if false, images are only hashed where they exist.
         columns: own names of columns, `{"name in the file": "name in the schema"}`.
-        workers: threads that read images.
 
     Returns:
         The schema's columns, then extra columns, then `image_sha256`; `lat` and `lng` are floats in degrees, other
@@ -69,38 +67,38 @@ def load_table(
     path = Path(csv)
     header, raw, lines = _read_rows(path)
     names, notices = _map_columns(path, header, columns or {})
-    ragged = [position for position, cells in enumerate(raw) if len(cells) != len(header)]
     width = len(header)
     rows = pd.DataFrame([(cells + [""] * width)[:width] for cells in raw], columns=names, dtype=object)
     notices += _normalise(rows)
-    lat = pd.to_numeric(rows["lat"], errors="coerce").to_numpy(dtype=np.float64)
-    lng = pd.to_numeric(rows["lng"], errors="coerce").to_numpy(dtype=np.float64)
+    lat, lng = (pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=np.float64) for name in ("lat", "lng"))
     folder = path.resolve().parent
 
-    problems: list[checks.Problem] = []
-    if ragged:
-        details = tuple(f"{len(raw[position])} fields" for position in ragged)
-        remedy = f"The header has {width} columns: put fields that contain a comma in double quotes."
-        problems.append(checks.Problem("the number of fields is wrong", tuple(ragged), details, remedy))
-    problems += checks.check_names(rows) + checks.check_coordinates(rows, lat, lng)
-    problems += checks.check_parents(rows) + checks.check_identity(rows, lat, lng)
-    digests, image_problems = checks.check_images(rows["image_path"], folder, check_images, workers)
-    problems += image_problems
+    ragged = {row: f"{len(cells)} fields" for row, cells in enumerate(raw) if len(cells) != width}
+    remedy = f"The header has {width} columns: put fields that contain a comma in double quotes."
+    digests, image_problems = checks.check_images(rows["image_path"], folder, check_images)
+    problems = [
+        checks.Problem("the number of fields is wrong", ragged, remedy),
+        *checks.check_names(rows),
+        *checks.check_coordinates(rows, lat, lng),
+        *checks.check_parents(rows),
+        *checks.check_identity(rows, lat, lng),
+        *image_problems,
+    ]
+    sentences = [problem.sentence(lines) for problem in problems if problem.details]
+    reasons: dict[int, list[str]] = {}
+    for problem in problems:
+        for row, detail in problem.details.items():
+            reasons.setdefault(row, []).append(f"{problem.what} ({detail})" if detail else problem.what)
 
     table = rows[[*SCHEMA, *(name for name in names if name not in SCHEMA and name != "image_sha256")]].copy()
     table["lat"], table["lng"], table["image_sha256"] = lat + 0.0, lng + 0.0, digests  # never -0.0
     table = _plain_text(table)
-    reasons: dict[int, list[str]] = {}
-    for problem in problems:
-        for position, detail in zip(problem.rows, problem.details, strict=True):
-            reasons.setdefault(position, []).append(f"{problem.what} ({detail})" if detail else problem.what)
     if reasons:
-        sentences = [problem.sentence(lines) for problem in problems]
-        if on_bad == "error":
-            raise BadTableError(_summary(path, sentences, len(reasons), len(raw)), sentences)
-        if len(reasons) == len(raw):
-            raise BadTableError(f"Every row is rejected. {_summary(path, sentences, len(raw), len(raw))}", sentences)
-        written = _write_rejected(path, rejected_csv, header, raw, lines, reasons)
+        every = "Every row is rejected. " if on_bad == "drop" else ""
+        if on_bad == "error" or len(reasons) == len(raw):
+            raise BadTableError(every + _summary(path, sentences, len(reasons), len(raw)), sentences)
+        rejected = [[lines[row], "; ".join(reasons[row]), *raw[row]] for row in sorted(reasons)]
+        written = _write_rejected(path, rejected_csv, [["line", "reason", *header], *rejected])
         notices.append(f"{len(reasons)} of {len(raw)} rows were rejected, see {written}")
         table = table.drop(index=list(reasons)).reset_index(drop=True)
     for notice in notices:
@@ -118,19 +116,21 @@ def load_table(
 
 def _summary(path: Path, sentences: list[str], n_bad: int, n_rows: int) -> str:
     kinds = "1 problem" if len(sentences) == 1 else f"{len(sentences)} problems"
-    listing = "\n".join(f"  {number}. {sentence}" for number, sentence in enumerate(sentences, 1))
     return (
-        f"{path} breaks the schema: {kinds} in {n_bad} of {n_rows} rows (the header is line 1).\n{listing}\n"
-        "  Mend the file, or load it with on_bad='drop' to leave these rows out."
+        f"{path} breaks the schema: {kinds} in {n_bad} of {n_rows} rows (the header is line 1).\n"
+        f"{_numbered(sentences)}\n  Mend the file, or load it with on_bad='drop' to leave these rows out."
     )
+
+
+def _numbered(sentences: list[str]) -> str:
+    return "\n".join(f"  {number}. {sentence}" for number, sentence in enumerate(sentences, 1))
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     """Read header, rows of text and the line of the file on which each row starts."""
+    needed = f"the columns {', '.join(SCHEMA)}"
     if not path.exists():
-        raise MissingInputError(
-            f"There is no table at {path}: give the path of a CSV with the columns {_listed(SCHEMA)}."
-        )
+        raise MissingInputError(f"There is no table at {path}: give the path of a CSV with {needed}.")
     if path.is_dir():
         raise BadTableError(f"{path} is a folder: give the path of the CSV inside it.")
     try:
@@ -138,7 +138,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     except OSError as error:
         raise BadTableError(f"{path} cannot be opened ({error.strerror}): make it readable.") from error
     if not content.strip():
-        raise BadTableError(f"{path} is empty: it needs a header with the columns {_listed(SCHEMA)}, and rows.")
+        raise BadTableError(f"{path} is empty: it needs a header with {needed}, and rows.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -165,14 +165,9 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         ) from error
     finally:
         csv_format.field_size_limit(previous)
-    header = [cell.strip() for cell in rows[0]] if rows else []
     if len(rows) < 2:
         raise BadTableError(f"{path} has a header but no rows: add one row per image.")
-    return header, rows[1:], lines[1:]
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(names)
+    return [cell.strip() for cell in rows[0]], rows[1:], lines[1:]
 
 
 def _map_columns(path: Path, header: list[str], own: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -184,42 +179,28 @@ def _map_columns(path: Path, header: list[str], own: Mapping[str, str]) -> tuple
     unknown = [f"{name!r} (not in the file)" for name in own if name not in header]
     unknown += [f"{name!r} (not in the schema)" for name in own.values() if name not in SCHEMA]
     if unknown:
-        raise ParameterError(f"columns maps {_listed(unknown)}; the file has {_listed(header)}.")
+        raise ParameterError(f"columns maps {', '.join(unknown)}; the file has {', '.join(header)}.")
     names = [own.get(name, name) for name in header]
-    taken = set(names)
-    renamed = {name: target for name, target in own.items() if name != target}
-    for target in SCHEMA:
-        if target in taken:
-            continue
-        candidates = [i for i, name in enumerate(names) if name not in SCHEMA and name.casefold() == target]
-        for alias in ALIASES[target]:
-            candidates += [i for i, name in enumerate(names) if name.casefold() == alias]
-        if candidates:
-            renamed[header[candidates[0]]] = target
-            names[candidates[0]] = target
     problems = []
     for target in (name for name in SCHEMA if name not in names):
+        alike = [name.casefold() if name not in SCHEMA else "" for name in names]
+        spelling = next((spelling for spelling in (target, *ALIASES[target]) if spelling in alike), None)
+        if spelling is not None:
+            names[alike.index(spelling)] = target
+            continue
         remedy = "Add the column (it may be empty)." if target == "note" else "Add the column or pass columns={...}."
-        problems.append(f"Column {target!r} is missing (also tried: {_listed(ALIASES[target])}). {remedy}")
+        problems.append(f"Column {target!r} is missing (also tried: {', '.join(ALIASES[target])}). {remedy}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        problems.append(f"Column {_listed(map(repr, twice))} stands twice in the header. Rename or remove one of them.")
+        listed = ", ".join(map(repr, twice))
+        problems.append(f"Column {listed} stands twice in the header. Rename or remove one of them.")
     if problems:
-        hint = next(
-            (
-                f" Its fields seem to be separated by {mark!r}: save it with commas."
-                for mark in (";", "\t")
-                if len(header) == 1 and mark in header[0]
-            ),
-            "",
-        )
-        listing = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
-        raise BadTableError(
-            f"{path} breaks the schema; it has the columns {_listed(header)}.{hint}\n{listing}", problems
-        )
-    if not renamed:
-        return names, []
-    return names, ["columns read as " + _listed(f"{old} -> {new}" for old, new in renamed.items())]
+        mark = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), "")
+        hint = f" Its fields seem to be separated by {mark!r}: save it with commas." if mark else ""
+        what = f"{path} breaks the schema; it has the columns {', '.join(header)}.{hint}\n{_numbered(problems)}"
+        raise BadTableError(what, problems)
+    renamed = [f"{old} -> {new}" for old, new in zip(header, names, strict=True) if old != new]
+    return names, ["columns read as " + ", ".join(renamed)] if renamed else []
 
 
 def _normalise(rows: pd.DataFrame) -> list[str]:
@@ -230,8 +211,7 @@ def _normalise(rows: pd.DataFrame) -> list[str]:
         after = before.str.strip()
         if column in checks.NAME_COLUMNS:
             # Two spellings of the same letter (e + accent, or é) would make two concepts out of one.
-            composed = {value: unicodedata.normalize("NFC", " ".join(value.split())) for value in after.unique()}
-            after = after.map(composed)
+            after = after.map({name: unicodedata.normalize("NFC", " ".join(name.split())) for name in after.unique()})
         changed = int((before != after).sum())
         if changed and column not in ("lat", "lng", "note"):
             notices.append(f"{column}: surrounding or repeated space, or split accents, normalised in {changed} rows")
@@ -253,9 +233,9 @@ def _name_countries(rows: pd.DataFrame) -> list[str]:
         if text != name
     ]
     rows["country"] = rows["country"].map(names)
-    notices = [f"country read as {_listed(changed)}"] if changed else []
+    notices = [f"country read as {', '.join(changed)}"] if changed else []
     if unknown:
-        shown = _listed(map(repr, unknown[:UNKNOWN_SHOWN]))
+        shown = ", ".join(map(repr, unknown[:UNKNOWN_SHOWN]))
         more = f" and {len(unknown) - UNKNOWN_SHOWN} more" if len(unknown) > UNKNOWN_SHOWN else ""
         notices.append(f"country: no country is known by the name {shown}{more}; kept as written")
     return notices
@@ -266,23 +246,13 @@ def _plain_text(table: pd.DataFrame) -> pd.DataFrame:
     return table.astype({name: object for name in table.columns if pd.api.types.is_string_dtype(table[name])})
 
 
-def _write_rejected(
-    path: Path,
-    rejected_csv: str | Path | None,
-    header: list[str],
-    raw: list[list[str]],
-    lines: list[int],
-    reasons: dict[int, list[str]],
-) -> Path:
+def _write_rejected(path: Path, rejected_csv: str | Path | None, content: list[list[Any]]) -> Path:
     """Write the rejected rows as they stand in the file, with line and reason in front."""
     targets = [Path(rejected_csv)] if rejected_csv is not None else [path.parent / "rejected.csv", Path("rejected.csv")]
     for target in targets:
         try:
             with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-                writer = csv_format.writer(stream)
-                writer.writerow(["line", "reason", *header])
-                for position in sorted(reasons):
-                    writer.writerow([lines[position], "; ".join(reasons[position]), *raw[position]])
+                csv_format.writer(stream).writerows(content)
             return target
         except OSError as error:
             failure = error

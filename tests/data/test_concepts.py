@@ -4,16 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geocbm.data.concepts import (
-    META_TEMPLATES,
-    PARENT_TEMPLATES,
-    ConceptVocabulary,
-    audit,
-    country_index,
-    entropy_bits,
-    prompts,
-)
-from geocbm.data.place_names import find_place, known_places
+from geocbm.data.concept_audit import audit_concepts, find_place, known_places
+from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES, ConceptVocabulary, prompts
 from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
 
 
@@ -38,8 +30,6 @@ def test_indices_are_alphabetical(table):
     assert concepts.concept_to_idx == {"concrete pole": 0, "stop sign": 1, "wooden pole": 2}
     assert concepts.idx_to_concept[2] == "wooden pole" and concepts.idx_to_parent == {0: "Poles", 1: "Signs"}
     assert concepts.parent_index.tolist() == [0, 1, 0] and concepts.parent_index.dtype == np.int64
-    assert concepts.hierarchy_matrix.tolist() == [[1, 0], [0, 1], [1, 0]]
-    assert concepts.hierarchy_matrix.dtype == np.float32
     shuffled = ConceptVocabulary.from_table(table.sample(frac=1, random_state=1))
     assert shuffled == concepts and shuffled.digest == concepts.digest
 
@@ -93,37 +83,32 @@ def test_prompts():
         prompts("a", ["no place for it"])
 
 
-def test_country_index(table):
-    names, index = country_index(table)
-    assert names == ("Chile", "Peru") and index.tolist() == [1, 0, 0, 1] and index.dtype == np.int64
-
-
 def test_entropy_by_hand():
-    assert entropy_bits([5]) == 0
-    assert entropy_bits([1, 1, 1, 1]) == pytest.approx(2)
-    assert entropy_bits([3, 1, 0]) == pytest.approx(0.75 * np.log2(4 / 3) + 0.25 * 2)
+    countries = {"one": ["a"] * 5, "four": list("abcd"), "two": list("aaab")}
+    table = table_of(*((meta, "P", country) for meta, places in countries.items() for country in places))
+    entropy = audit_concepts(table).set_index("meta_name")["entropy_bits"]
+    assert entropy["one"] == 0 and entropy["four"] == pytest.approx(2)
+    assert entropy["two"] == pytest.approx(0.75 * np.log2(4 / 3) + 0.25 * 2)
 
 
-def test_audit(table):
-    report = audit(table).set_index("meta_name")
+def test_audit_concepts(table):
+    report = audit_concepts(table).set_index("meta_name")
     assert report.index.tolist() == ["concrete pole", "stop sign", "wooden pole"]
     assert report["n"].tolist() == [1, 1, 2] and report["n_countries"].tolist() == [1, 1, 2]
     assert report["entropy_bits"].tolist() == [0, 0, 1]
     assert report.loc["stop sign", "flag"] == "it occurs in one country only (Peru), but there is only 1 sample"
     assert report.loc["wooden pole", "flag"] == "" and report.loc["wooden pole", "top_share"] == 0.5
-    report = audit(table)
-    assert report.attrs == {"conditional_entropy_bits": pytest.approx(0.5), "country_entropy_bits": pytest.approx(1)}
 
 
 def test_audit_flags_names_of_places():
     table = table_of(("Chile plate", "Plates", "Chile"), ("Chile plate", "Plates", "Peru"), ("kerb", "Road", "Peru"))
-    report = audit(table).set_index("meta_name")
-    assert report["names_place"].tolist() == [True, False]
+    report = audit_concepts(table).set_index("meta_name")
+    assert report["place"].tolist() == ["Chile", ""]
     assert report.loc["Chile plate", "flag"] == "its name holds the name of a place (Chile)"
 
 
 def test_one_country_in_all_says_nothing_about_a_meta():
-    assert audit(table_of(("a", "P", "Peru"), ("b", "P", "Peru")))["flag"].tolist() == ["", ""]
+    assert audit_concepts(table_of(("a", "P", "Peru"), ("b", "P", "Peru")))["flag"].tolist() == ["", ""]
 
 
 @pytest.mark.parametrize(

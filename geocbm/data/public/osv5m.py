@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geocbm.data.checks import is_empty
 from geocbm.data.public import reading
 from geocbm.data.table import SCHEMA
 from geocbm.errors import MissingInputError, ParameterError
@@ -49,7 +50,7 @@ class ConceptColumn:
             band = np.array(self.bands, dtype=object)[np.searchsorted(self.edges, measured, side="right")]
             return pd.Series(np.where(np.isfinite(measured), band, ""), index=values.index, dtype=object)
         named = {value: self._of_code(value) for value in values.unique()}
-        return values.map(named).mask(reading.is_blank(values), "").astype(object)
+        return values.map(named).mask(is_empty(values), "").astype(object)
 
     def _of_code(self, text: str) -> str:
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from geocbm.data.checks import EMPTY_WORDS
+from geocbm.data.checks import is_empty
 from geocbm.errors import BadTableError, MissingInputError, ParameterError
 from geocbm.files import atomic_path
 from geocbm.metrics.country_names import country_name
@@ -69,7 +69,7 @@ class Source:
             the index of the rows that are kept.
         """
         north, east = number(lat), number(lng)
-        nameless = is_blank(ids)
+        nameless = is_empty(ids).to_numpy()
         missing = ~(np.isfinite(north) & np.isfinite(east))
         outside = ~missing & ((np.abs(north) > 90) | (np.abs(east) > 180))
         lost = ~names.isin(self.pictures.keys()).to_numpy()
@@ -205,11 +205,6 @@ def index_pictures(roots: Iterable[Path]) -> dict[str, str]:
 def number(text: pd.Series) -> np.ndarray:
     """Parse text as numbers, `[n]`; NaN where it is none."""
     return pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64)
-
-
-def is_blank(text: pd.Series) -> np.ndarray:
-    """Mark the cells that are empty or hold a word such as NaN, `[n]` booleans."""
-    return text.str.casefold().isin(EMPTY_WORDS).to_numpy()
 
 
 def named_countries(codes: pd.Series, lat: pd.Series, lng: pd.Series) -> tuple[pd.Series, int]:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geocbm.data.public.reading import NAMES_LISTED, is_blank
+from geocbm.data.checks import is_empty
+from geocbm.data.public.reading import NAMES_LISTED
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json
 from geocbm.metrics import NO_INTERVAL, THRESHOLDS_KM, Resamples, bootstrap, geolocation_intervals, spatial_blocks
@@ -166,7 +167,7 @@ def administrative_accuracy(
     found: dict[str, Any] = {}
     for level, column, key in present:
         label = table[column].astype(str).str.strip().reset_index(drop=True)
-        named = ~is_blank(label)
+        named = ~is_empty(label).to_numpy()
         if not named.any():
             continue
         keys, asked = (pd.MultiIndex.from_frame(side[key]) for side in (towns, answered))
