@@ -3,11 +3,12 @@
 #   make test   every check: style, types, pairs, unit tests, the smoke chain, its reports, nbval
 #   make lab    JupyterLab on the notebooks
 #   make lock   resolve requirements.lock again from pyproject.toml
-# Another interpreter: make run PYTHON=python3.12
+# Another interpreter: make run PYTHON=python3.12. Unit tests in more processes (3 GB each): make test WORKERS=4
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS := 2
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -43,7 +44,7 @@ test: $(STAMP)
 	@$(BIN)/python -m geocbm check
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	echo "geocbm: unit tests, the smoke chain and its reports" && \
-	GEOCBM_TEST_ROOT="$$scratch" $(BIN)/python -m pytest tests && \
+	OMP_NUM_THREADS=1 GEOCBM_TEST_ROOT="$$scratch" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests && \
 	echo "geocbm: nbval over the notebooks" && \
 	GEOCBM_DATA="$$scratch/data" GEOCBM_REPORTS="$$scratch/reports" $(BIN)/python -m pytest -p no:cacheprovider \
 		--nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/sanitize.cfg notebooks

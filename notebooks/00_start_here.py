@@ -13,7 +13,7 @@
 # road people drive on. Each page asks one question of one run. This page shows what has run so far, and what comes next.
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run this page describes
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 figures: int = 12  # headline figures to list, at most
 
 # %%

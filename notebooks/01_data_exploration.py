@@ -14,7 +14,7 @@
 # ones are, what dirt there is, and how far the test images are from the nearest training image.
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run: files go to data/runs/<run>
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 csv: str = "data/atlas/smoke/atlas.csv"  # the table of images, one row per image and labelled concept
 on_bad: str = "error"  # "error" stops at the first look, "drop" drops offending rows and lists them in rejected.csv
 split: str = "stratified"  # "stratified" by concept, "spatial" (whole blocks of ground together) or "leave_country_out"

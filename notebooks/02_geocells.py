@@ -14,7 +14,7 @@
 # that even a perfect classifier of cells would still make.
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run: files go to data/runs/<run>
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 min_samples_per_cell: int = (
     40  # a country with n training images gets n // min_samples_per_cell cells, at least one (500 in full)
 )

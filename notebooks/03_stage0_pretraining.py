@@ -15,7 +15,7 @@
 # ground than before?
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run: files go to data/runs/<run>
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 image_encoder: str = "atlas"  # Hugging Face name, local folder, or "atlas" for the embedded backbone
 text_encoder: str = ""  # the same for the text side; empty: the image model's own text tower
 unfreeze_layers: int = 2  # top vision blocks that are trained

@@ -14,7 +14,7 @@
 # bottleneck, and asks how often the labelled concept is named, what it is confused with, and how far the prototypes moved from their words.
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run: files go to data/runs/<run>
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 epochs: int = 15  # passes over the training split (50 in full)
 batch_size: int = 256  # stored features per step
 lr: float = 3e-4  # learning rate

@@ -14,7 +14,7 @@
 # main mode and in the ablations, and shows where it goes wrong and where it looks.
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run: files go to data/runs/<run>
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 epochs: int = 6  # passes over the training split (30 in full)
 batch_size: int = 32  # images per step
 lr: float = 1e-4  # learning rate

@@ -13,7 +13,7 @@
 # could be had at all. All methods on this page see the same splits and, where they use features, the same features.
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run: files go to data/runs/<run>
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 seed: int = 0  # seed of the resamples and of the fitted baselines
 geoclip_backbone: str = ""  # folder of openai/clip-vit-large-patch14, or that name if it is cached: GeoCLIP's own model

@@ -13,7 +13,7 @@
 # place with a promised probability, when the model had better not answer, and which one point to answer from a distribution.
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run: files go to data/runs/<run>
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 seed: int = 0  # seed of the resamples and of the random shares of the regions
 own_confidence: bool = False  # also measure the confidence of the last section

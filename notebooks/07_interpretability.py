@@ -13,7 +13,7 @@
 # than its name says. This page takes one picture apart by hand, then holds all explanations of the run against what is known to be true.
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run: files go to data/runs/<run>
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 examples: int = 4  # test pictures that are shown one by one
 neighbours: int = 4  # similar training pictures shown for each of them
 pictures: int = 30  # test pictures whose patches are blurred and encoded anew (150 in demo); 0: none

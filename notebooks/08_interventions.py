@@ -13,7 +13,7 @@
 # true place, and no concepts at all must lead nowhere. This page intervenes on concepts and looks.
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run: files go to data/runs/<run>
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 examples: int = 3  # pictures whose concepts are edited
 exchanges: int = 4  # most concepts that are put in the place of the one seen, for each picture
 bootstrap: int = 200  # resamples behind each interval (1000 in full)

@@ -13,7 +13,7 @@
 # model, which has learned from them and may have learned something else.
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run: files go to data/runs/<run>
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 countries: int = 60  # most countries with a sheet, those with the most images
 concepts: int = 100  # most concepts with a sheet, those with the most labels
 min_samples: int = 15  # images that a country needs for a sheet

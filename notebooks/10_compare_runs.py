@@ -14,7 +14,7 @@
 # this page belongs to; the others are held against it.
 
 # %% tags=["parameters"]
-run: str = "smoke"  # name of the run: this page is stored with it, and the others are held against it
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 runs: list[str] = []  # runs to compare; empty: every run that has figures
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 seed: int = 0  # seed of the resamples

@@ -40,3 +40,8 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, folders: Callable[[str
 def copied_run(trained_run: TinyRun, tmp_path: Path) -> TinyRun:
     """A copy of the trained run that a test may damage; the feature stores are copied too."""
     return trained_run.copy(tmp_path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the chain begin first: with two workers its minutes are not added to those of the other tests."""
+    items.sort(key=lambda item: item.get_closest_marker("chain") is None)

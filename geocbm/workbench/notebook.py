@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, paths, sha256_file, write_json
-from geocbm.workbench import html, keys, profiles, records, rerun_command, settings, state
+from geocbm.workbench import html, keys, lab, profiles, records, rerun_command, settings, state
 from geocbm.workbench.parameters import Parameter, read_parameters, unknown
 from geocbm.workbench.stages import Chain, Stage, number_of, read_chain
 
@@ -55,14 +55,36 @@ def start(name: str, variables: dict[str, Any]) -> "Notebook":
         if given not in declared:
             raise unknown(given, declared, name)
     values = settings.complete(number, declared, {key: variables[key] for key in declared if key in variables}, name)
-    paths.check_run_name(values.get("run", "smoke"))
+    values, remark = _choose_run(name, values, declared)
     for value in values.values():
         _need_world(value)
     variables.update({key: _located(value) for key, value in values.items()})
     notebook = Notebook(name, values, declared)
+    if remark:
+        notebook.note(remark)
+        lab.picker()
     notebook.introduce()
     notebook.warn_of_other_parameters()
     return notebook
+
+
+def _choose_run(name: str, values: dict[str, Any], declared: Mapping[str, Parameter]) -> tuple[dict[str, Any], str]:
+    """Fill in the run of a notebook that was opened without one, with what must be said of it."""
+    if values.get("run"):
+        paths.check_run_name(values["run"])
+        return values, ""
+    if given := os.environ.get(lab.RUN):
+        return values | {"run": paths.check_run_name(given)}, ""
+    run = lab.chosen_run()
+    copy = lab.open_copy(run)
+    used = lab.parameters_to_use(name, run, values, declared) | {"run": copy}
+    changed = state.difference(state.recorded_parameters(paths.run_folder(run), number_of(name)), used)
+    remark = (
+        f"This page looks at run {run!r} through {copy!r}, a copy made of links: nothing done here changes {run!r}. "
+    )
+    return used, remark + (
+        f"Changed in the parameters cell: {changed}." if changed else f"Parameters are those of {run!r}."
+    )
 
 
 class Notebook:
@@ -79,7 +101,7 @@ class Notebook:
     def __init__(self, name: str, values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> None:
         self.name, self.number = name, number_of(name)
         self.parameters, self.declared = dict(values), dict(declared)
-        self.run: str = values.get("run", "smoke")
+        self.run: str = values["run"]
         self.writes: list[Path] = []
         self._chain: Chain = read_chain()
         self._records: dict[str, Any] = {}
@@ -272,7 +294,7 @@ class Notebook:
             return
         recorded = state.recorded_parameters(paths.run_folder(self.run), self.number)
         if how := state.difference(recorded, self.parameters):
-            self._note(f"Run {self.run!r} was made with other parameters; this notebook has {how}.")
+            self.note(f"Run {self.run!r} was made with other parameters; this notebook has {how}.")
 
     def _say_if_by_hand(self) -> None:
         """Mark a run that was changed outside of the chain, and say how it is made right."""
@@ -284,12 +306,13 @@ class Notebook:
         if how:
             changes = {f"{self.number}.{name}": value for name, value in self.parameters.items() if name != "run"}
             anew = rerun_command.command_like(folder, self.run, changes) + f" --from {self.number}"
-            self._note(
+            self.note(
                 f"Run {self.run!r} was changed by hand ({how}), and what was made from it is stale. "
                 f"As it was: {rerun_command.remedy(folder, self.number)} . All of it like this page: {anew}"
             )
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Show one sentence that a user must see."""
         html.put(f"<p><strong>{escape(text)}</strong></p>", text)
 
 

@@ -91,17 +91,24 @@ def read_parameters(py_file: str | Path) -> dict[str, Parameter]:
         MissingInputError: If the file does not exist.
     """
     path = Path(py_file)
+    cells = [cell for cell in read_cells(path) if cell.kind == "code" and "parameters" in cell.tags]
+    return {name: one for cell in cells for name, one in parameters_of_source(cell.source, path.name).items()}
+
+
+def parameters_of_source(source: str, where: str) -> dict[str, Parameter]:
+    """Parameters that the text of a parameters cell declares; `where` names its file in messages.
+
+    Raises:
+        ParameterError: If a line is not ``name: type = literal``, or its default does not fit its type.
+    """
     found: dict[str, Parameter] = {}
-    for cell in read_cells(path):
-        if cell.kind != "code" or "parameters" not in cell.tags:
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
             continue
-        for statement in ast.parse(cell.source).body:
-            if isinstance(statement, ast.Import | ast.ImportFrom):
-                continue
-            where = f"{path.name}, parameters cell, line {statement.lineno}"
-            comment = _comment(cell.source, statement.lineno, statement.end_lineno or statement.lineno)
-            parameter = _declared(statement, where, comment)
-            found[parameter.name] = parameter
+        place = f"{where}, parameters cell, line {statement.lineno}"
+        comment = _comment(source, statement.lineno, statement.end_lineno or statement.lineno)
+        parameter = _declared(statement, place, comment)
+        found[parameter.name] = parameter
     return found
 
 
