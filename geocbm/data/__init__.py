@@ -14,10 +14,7 @@ _NAMES = {
     "quality": ("quality_report",),
     "samples": ("PanoramaCBMDataset", "collate_panoramas"),
     "simulated": ("picture_noun",),
-    "splits": (
-        *("KINDS", "SPLIT_NAMES", "linked_groups", "load_splits", "make_splits", "nearest_train_km"),
-        *("require_test_split", "save_splits", "spatial_blocks", "split_rows"),
-    ),
+    "splits": ("load_splits", "make_splits", "nearest_train_km", "require_test_split", "save_splits", "split_rows"),
     "table": ("SCHEMA", "image_files", "load_table", "read_table", "save_table"),
 }
 

@@ -18,10 +18,7 @@ def has_ground_truth(folder: str | Path) -> bool:
 
 
 def load_ground_truth(folder_or_csv: str | Path) -> dict[str, dict[str, Any]]:
-    """Read what can really be seen in each picture.
-
-    Args:
-        folder_or_csv: the folder of a data set, or the CSV in it.
+    """Read what can really be seen in each picture of a data set, from its folder or the folder of its CSV.
 
     Returns:
         `pano_id` -> `{"country", "region", "labelled", "concepts"}`, where `concepts` lists

@@ -42,28 +42,23 @@ class PanoramaCBMDataset:
             raise ParameterError(
                 f"cell_label has {len(cell_label)} entries for {len(table)} rows; give one for each row."
             )
-        self.table = table
-        self.concepts = concepts
-        self.cell_label = None if cell_label is None else np.asarray(cell_label, dtype=np.int64)
         self.transform = transform
-        self._files = image_files(table)
-        self._meta_idx, self._parent_idx = concepts.encode(table)
-        self._columns = {name: table[name].to_numpy() for name in SCHEMA}
+        columns: dict[str, list[Any]] = {name: table[name].tolist() for name in SCHEMA}
+        columns["image_path"] = image_files(table)
+        columns["concept_idx"], columns["parent_idx"] = (index.tolist() for index in concepts.encode(table))
+        if cell_label is not None:
+            columns["cell_label"] = np.asarray(cell_label, dtype=np.int64).tolist()
+        self._columns = columns
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self._columns["pano_id"])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index is {index}; the data set has {len(self)} samples.")
-        sample: dict[str, Any] = {name: values[index] for name, values in self._columns.items()}
-        sample["image_path"] = self._files[index]
-        sample["lat"], sample["lng"] = float(sample["lat"]), float(sample["lng"])
-        sample["concept_idx"], sample["parent_idx"] = int(self._meta_idx[index]), int(self._parent_idx[index])
-        if self.cell_label is not None:
-            sample["cell_label"] = int(self.cell_label[index])
+        sample = {name: values[index] for name, values in self._columns.items()}
         if self.transform is not None:
-            sample["image"] = self.transform(open_picture(self._files[index]))
+            sample["image"] = self.transform(open_picture(sample["image_path"]))
         return sample
 
 

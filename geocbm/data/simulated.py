@@ -24,11 +24,8 @@ TRAINED_ON = "this run was trained on drawn scenes of a simulated world; its ans
 def from_simulator(folder: str | Path, image_paths: Iterable[str]) -> bool:
     """Whether a table, or any of its pictures, lies in the folder of a simulated world.
 
-    A table that somebody made of the pictures of such a world is recognised too, wherever it lies.
-
-    Args:
-        folder: of the table.
-        image_paths: of the pictures, absolute or seen from the folder.
+    A table that somebody made of the pictures of such a world is recognised too, wherever it lies; paths of pictures
+    are absolute or seen from the folder of the table.
     """
     home = Path(folder)
     homes = {home}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geocbm.data import (
+from geocbm.data.splits import (
     SPLIT_NAMES,
     linked_groups,
     load_splits,
@@ -275,8 +275,6 @@ def test_bad_arguments(arguments, message):
 
 
 def test_the_country_left_out_may_be_spelt_in_any_way():
-    from geocbm.data import make_splits
-
     table = pd.DataFrame(
         {
             "pano_id": [f"p{i}" for i in range(12)],

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,31 +16,29 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class PhotoFolder:
-    """A folder, as far as it was looked into.
-
-    Attributes:
-        folder: the folder.
-        photographs: files that are taken for photographs, by name.
-        left_out: names of all other entries; those of folders end with a slash.
-    """
+    """A folder, as far as it was looked into."""
 
     folder: Path
-    photographs: tuple[Path, ...]
-    left_out: tuple[str, ...] = ()
+    photographs: tuple[Path, ...]  # files that are taken for photographs, by name
+    left_out: tuple[str, ...] = ()  # names of all other entries; those of folders end with a slash
 
     def remark(self) -> str:
-        """A sentence that counts what was left out by suffix and names some of it; empty where nothing was."""
-        if not self.left_out:
-            return ""
-        groups: dict[str, list[str]] = {}
-        for name in self.left_out:
-            groups.setdefault(kind_of(name), []).append(name)
-        parts = [f"{len(names)} {kind} ({_some(names)})" for kind, names in sorted(groups.items())]
-        return f"left out of {quoted(self.folder)}: {'; '.join(parts)}"
+        """A sentence that counts what was left out by kind and names some of it; empty where nothing was."""
+        parts = []
+        for kind, names in self._by_kind().items():
+            listed = ", ".join(printable(name) for name in names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+            parts.append(f"{len(names)} {kind} ({listed})")
+        return f"left out of {quoted(self.folder)}: {'; '.join(parts)}" if parts else ""
 
     def counts(self) -> dict[str, int]:
         """How many entries were left out, by kind."""
-        return dict(sorted(Counter(kind_of(name) for name in self.left_out).items()))
+        return {kind: len(names) for kind, names in self._by_kind().items()}
+
+    def _by_kind(self) -> dict[str, list[str]]:
+        groups: dict[str, list[str]] = defaultdict(list)
+        for name in self.left_out:
+            groups[_kind(name)].append(name)
+        return dict(sorted(groups.items()))
 
 
 def look_into(folder: Path) -> PhotoFolder:
@@ -54,9 +51,15 @@ def look_into(folder: Path) -> PhotoFolder:
         entries = [(file, file.is_dir()) for file in sorted(folder.iterdir())]
     except OSError as error:
         raise UserError(f"the folder {quoted(folder)} cannot be read ({error.strerror}); check it") from None
-    taken = tuple(file for file, inner in entries if not inner and _is_photograph(file))
-    others = tuple(f"{file.name}/" if inner else file.name for file, inner in entries if file not in set(taken))
-    found = PhotoFolder(folder, taken, others)
+    # Files that begin with "._" are what a Mac writes beside each file of a foreign disk.
+    taken = [
+        file
+        for file, inner in entries
+        if not inner and file.suffix.lower() in ENDINGS and not file.name.startswith("._")
+    ]
+    chosen = set(taken)
+    others = [f"{file.name}/" if inner else file.name for file, inner in entries if file not in chosen]
+    found = PhotoFolder(folder, tuple(taken), tuple(others))
     if not taken:
         remark = f" ({found.remark()})" if others else ""
         raise UserError(
@@ -66,7 +69,7 @@ def look_into(folder: Path) -> PhotoFolder:
     return found
 
 
-def kind_of(name: str) -> str:
+def _kind(name: str) -> str:
     """What is counted together: hidden files, folders, sidecars, and the rest by suffix."""
     if name.startswith("."):
         return "hidden"
@@ -74,13 +77,3 @@ def kind_of(name: str) -> str:
         return "folder"
     suffix = Path(name).suffix.lower()
     return "sidecar" if suffix in SIDECARS else printable(suffix) or "without suffix"
-
-
-def _is_photograph(file: Path) -> bool:
-    # Files that begin with "._" are what a Mac writes beside each file of a foreign disk.
-    return file.suffix.lower() in ENDINGS and not file.name.startswith("._")
-
-
-def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(printable(name) for name in names[:_NAMED])
-    return listed + (", ..." if len(names) > _NAMED else "")

@@ -38,13 +38,12 @@ def open_heif(stream: IO[bytes], name: str) -> Any:
 
     content = stream.read()
     stream.seek(0)
-    problem = UserError(f"{name} is a HEIF picture that cannot be read, or it is damaged; save it as JPEG")
-    if not _names_are_text(content):
-        raise problem
     try:
-        return HeifImageFile(stream)
+        if _names_are_text(content):
+            return HeifImageFile(stream)
     except SyntaxError:  # what Pillow's readers raise when a file is not theirs
-        raise problem from None
+        pass
+    raise UserError(f"{name} is a HEIF picture that cannot be read, or it is damaged; save it as JPEG")
 
 
 def _names_are_text(content: bytes) -> bool:

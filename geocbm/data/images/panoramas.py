@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocbm.data.images import xmp
+from geocbm.data.images.metadata import Sphere
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,78 +33,19 @@ _EVEN, _SEAM = 6.0, 3.0
 
 
 @dataclass(frozen=True)
-class Sphere:
-    """The part of a sphere that an equirectangular picture shows.
-
-    Attributes:
-        width: degrees of longitude, 360 for the full horizon.
-        top: degrees above the horizon of the upper edge.
-        bottom: the same of the lower edge; negative below the horizon.
-        stated: whether the file says so, or it was told from the pixels.
-    """
-
-    width: float = 360.0
-    top: float = 90.0
-    bottom: float = -90.0
-    stated: bool = True
-
-
-@dataclass(frozen=True)
 class Views:
-    """What is looked at of a picture.
+    """What is looked at of a picture."""
 
-    Attributes:
-        pictures: the views in order, from left to right or from top to bottom; the picture itself where it is no
-            panorama.
-        upright: whether they stand one below the other.
-        share: part of the picture, or of the sphere it shows, that lies in the views.
-        note: a sentence on how they were cut; empty for a plain picture.
-    """
-
-    pictures: tuple[Image, ...]
-    upright: bool = False
-    share: float = 1.0
-    note: str = ""
-
-
-def described_sphere(image: Any) -> Sphere | None:
-    """The part of a sphere that a file says it shows (Photo Sphere XMP Metadata), or None.
-
-    Args:
-        image: a picture as opened, before it is converted.
-    """
-    entries = xmp.properties(image, xmp.PANORAMA)
-    if entries.get("ProjectionType", "").lower() != "equirectangular":
-        return None
-    try:
-        full_width, full_height, width, height, top = (
-            float(entries.get(name, default))
-            for name, default in (
-                ("FullPanoWidthPixels", image.width),
-                ("FullPanoHeightPixels", image.height),
-                ("CroppedAreaImageWidthPixels", image.width),
-                ("CroppedAreaImageHeightPixels", image.height),
-                ("CroppedAreaTopPixels", 0),
-            )
-        )
-        whole = all(math.isfinite(one) and one > 0 for one in (full_width, full_height, width, height))
-        if not whole or not 0 <= top <= full_height - height + 1 or width > full_width + 1:
-            return None
-    except ValueError:
-        return None
-    upper = 90.0 - 180.0 * top / full_height
-    return Sphere(min(360.0, 360.0 * width / full_width), upper, max(-90.0, upper - 180.0 * height / full_height))
+    pictures: tuple[Image, ...]  # from left to right or from top to bottom; the picture itself if it is no panorama
+    upright: bool = False  # whether they stand one below the other
+    share: float = 1.0  # part of the picture, or of the sphere it shows, that lies in the views
+    note: str = ""  # a sentence on how they were cut; empty for a plain picture
 
 
 def cut_views(picture: Image, sphere: Sphere | None = None) -> Views:
-    """Cut the views of a picture.
+    """Cut the views of an upright RGB picture, of which its file may say that it is a sphere.
 
-    Args:
-        picture: upright RGB.
-        sphere: what the file says of it.
-
-    Returns:
-        The picture itself where its longer side is less than `PANORAMA` times the shorter one and it is no sphere.
+    A picture is left whole where its longer side is less than `PANORAMA` times the shorter one and it is no sphere.
     """
     width, height = picture.size
     if sphere is None and abs(width - 2 * height) <= 2 and _closes(picture):
@@ -136,19 +77,17 @@ def _flat(picture: Image) -> Views:
 
 
 def _spherical(picture: Image, sphere: Sphere, field: float) -> Views:
-    """Views in the direction of the horizon, as a plain lens would show them."""
+    """Views of `field` degrees in the direction of the horizon, as a plain lens would show them."""
     count = min(MOST_VIEWS, math.ceil(sphere.width / field - _SLACK))
-    whole = sphere.width >= 360.0 - 1e-6
     step = sphere.width / count
-    if whole:
+    if sphere.width >= 360.0 - 1e-6:
         # The middle of the picture is where a camera looks: the middle of the second view of four.
         middles = (np.arange(count) - (count - 1) // 2) * step
     else:
         middles = np.linspace(-0.5, 0.5, count) * (sphere.width - field)
-    views = tuple(_rectilinear(picture, sphere, float(middle), field, whole) for middle in middles)
-    half = math.radians(field / 2)
+    views = tuple(_rectilinear(picture, sphere, float(middle), field) for middle in middles)
     # A view of field f covers the solid angle 4 asin(sin²(f / 2)) of the sphere; overlaps count once.
-    seen = count * 4 * math.asin(math.sin(half) ** 2) * min(1.0, step / field)
+    seen = count * 4 * math.asin(math.sin(math.radians(field / 2)) ** 2) * min(1.0, step / field)
     shown = math.radians(sphere.width) * (math.sin(math.radians(sphere.top)) - math.sin(math.radians(sphere.bottom)))
     share = min(1.0, seen / shown)
     why = "" if sphere.stated else ", as its edges tell"
@@ -159,58 +98,42 @@ def _spherical(picture: Image, sphere: Sphere, field: float) -> Views:
     return Views(views, False, share, note)
 
 
-def _rectilinear(picture: Image, sphere: Sphere, middle: float, field: float, whole: bool) -> Image:
-    """One view of a sphere.
-
-    Args:
-        picture: equirectangular.
-        sphere: what it shows.
-        middle: direction of the view, degrees to the right of the picture's middle.
-        field: of the view, degrees.
-        whole: whether left and right edge are neighbours.
-    """
+def _rectilinear(picture: Image, sphere: Sphere, middle: float, field: float) -> Image:
+    """One view of a sphere, `middle` degrees to the right of the picture's middle, by bilinear interpolation."""
     from PIL import Image as pillow
 
+    pixels = np.asarray(picture)  # (H, W, 3)
+    height, width = pixels.shape[:2]
     half = math.tan(math.radians(field / 2))
     # As many pixels as the panorama has in the middle of the view.
-    side = max(2, round(2 * half * picture.width / math.radians(sphere.width)))
+    side = max(2, round(2 * half * width / math.radians(sphere.width)))
     across = (np.arange(side) + 0.5) / side * 2 * half - half  # tangents from left to right
     right, down = np.meshgrid(across, across)  # (S, S) each
     lng = np.degrees(np.arctan(right)) + middle
     lat = np.degrees(np.arctan(-down / np.sqrt(1 + right**2)))
-    column = (lng / sphere.width + 0.5) * picture.width - 0.5
-    row = (sphere.top - lat) / (sphere.top - sphere.bottom) * picture.height - 0.5
-    return pillow.fromarray(_sample(np.asarray(picture), column, row, whole))
-
-
-def _sample(pixels: np.ndarray, column: np.ndarray, row: np.ndarray, wraps: bool) -> np.ndarray:
-    """Values `(S, S, 3)` between the pixels `(H, W, 3)`, by bilinear interpolation."""
-    height, width = pixels.shape[:2]
+    column = (lng / sphere.width + 0.5) * width - 0.5
+    row = (sphere.top - lat) / (sphere.top - sphere.bottom) * height - 0.5
     left, upper = np.floor(column).astype(int), np.floor(row).astype(int)
     x, y = (column - left)[..., None], (row - upper)[..., None]
+    whole = sphere.width >= 360.0 - 1e-6  # left and right edge are neighbours
 
     def at(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        columns = columns % width if wraps else columns.clip(0, width - 1)
+        columns = columns % width if whole else columns.clip(0, width - 1)
         return pixels[rows.clip(0, height - 1), columns].astype(np.float32)
 
     above = at(upper, left) * (1 - x) + at(upper, left + 1) * x
     below = at(upper + 1, left) * (1 - x) + at(upper + 1, left + 1) * x
-    return np.rint(above * (1 - y) + below * y).clip(0, 255).astype(np.uint8)
+    return pillow.fromarray(np.rint(above * (1 - y) + below * y).clip(0, 255).astype(np.uint8))
 
 
 def _closes(picture: Image) -> bool:
     """Whether a picture of 2 to 1 is a sphere: its poles are one colour each, and its left edge goes on at its right.
 
-    In an equirectangular picture the whole first row is one point, the zenith, and the last one another.
+    In an equirectangular picture the whole first row is one point, the zenith, and the last one another. Means of
+    sixteen parts of a row leave noise and compression aside.
     """
     pixels = np.asarray(picture, dtype=np.float32)  # (H, W, 3)
-    poles = max(float(np.ptp(_smooth(pixels[edge]), axis=0).max()) for edge in (0, -1))
+    poles = [[part.mean(axis=0) for part in np.array_split(pixels[edge], min(16, pixels.shape[1]))] for edge in (0, -1)]
     seam = float(np.abs(pixels[:, 0] - pixels[:, -1]).mean())
     inside = float(np.abs(np.diff(pixels, axis=1)).mean())
-    spread = float(pixels.std())
-    return spread > _EVEN and poles <= _EVEN and seam <= _SEAM * inside + 1
-
-
-def _smooth(row: np.ndarray) -> np.ndarray:
-    """Means `(16, 3)` of the parts of a row of pixels `(W, 3)`: noise and compression aside."""
-    return np.stack([part.mean(axis=0) for part in np.array_split(row, min(16, len(row)))])
+    return bool(pixels.std() > _EVEN and np.ptp(poles, axis=1).max() <= _EVEN and seam <= _SEAM * inside + 1)

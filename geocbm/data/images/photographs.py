@@ -1,8 +1,7 @@
 """Photographs that people bring along: any common kind of file, read in bounded memory, with a word on how.
 
-Tables of a run are read by `data.images.pictures`, which refuses what is odd. Here a file comes from a stranger's
-camera: it may be huge, animated, cut off or no picture at all. Each of these is either read, with a note that says
-how, or refused with one sentence.
+A file comes from a stranger's camera: it may be huge, animated, cut off or no picture at all. Each of these is either
+read, with a note that says how, or refused with one sentence.
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from geocbm.data.images.exif import own_position
 from geocbm.data.images.heif import AVIF_BRANDS, brands, is_heif, open_heif
-from geocbm.data.images.panoramas import Sphere, described_sphere
+from geocbm.data.images.metadata import Sphere, described_sphere, own_position
 from geocbm.data.images.pictures import to_rgb
 from geocbm.data.images.raw import ENDINGS as RAW_ENDINGS
-from geocbm.data.images.raw import check_whole, copy_metadata, develop, is_raw
+from geocbm.data.images.raw import check_whole, copy_metadata, develop, is_preview, is_raw
 from geocbm.errors import MissingInputError, UserError
 
 if TYPE_CHECKING:
@@ -51,26 +49,19 @@ MOST_BYTES = 1 << 30
 
 _ORIENTATION = 0x0112
 _HEAD = 512
-_SUBFILE, _MOST_PAGES = 254, 64
+_MOST_PAGES = 64
 _KNOWN = "give JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or a camera's raw file"
 _limit = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph that has been read.
+    """A photograph that has been read."""
 
-    Attributes:
-        picture: upright 8-bit RGB, reduced where the file is huge.
-        notes: sentences on how it was read, where that is not plain.
-        own_place: latitude and longitude that the file carries, degrees; never used for a prediction.
-        sphere: the part of a sphere that the picture shows, if the file says that it shows one.
-    """
-
-    picture: Image
-    notes: tuple[str, ...] = ()
-    own_place: tuple[float, float] | None = None
-    sphere: Sphere | None = None
+    picture: Image  # upright 8-bit RGB, reduced where the file is huge
+    notes: tuple[str, ...] = ()  # sentences on how it was read, where that is not plain
+    own_place: tuple[float, float] | None = None  # its own latitude and longitude, degrees; never used to predict
+    sphere: Sphere | None = None  # the part of a sphere that it shows, if the file says that it shows one
 
 
 def read_photograph(source: str | Path | bytes | Image, name: str = "", least_side: int = REDUCED_SIDE) -> Photograph:
@@ -100,11 +91,11 @@ def read_photograph(source: str | Path | bytes | Image, name: str = "", least_si
             raise UserError(f"{called} is no file; give a picture, or a folder of pictures")
         with path.open("rb") as stream:
             return _read(stream, path.stat().st_size, called, least_side)
+    except UserError:
+        raise
     except PermissionError:
         raise UserError(f"{called} may not be read; change its permissions") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{called} cannot be opened ({type(error).__name__}); check the name") from None
 
 
@@ -159,7 +150,11 @@ def _read(stream: IO[bytes], size: int, name: str, least_side: int) -> Photograp
     except MemoryError:
         raise UserError(f"{name} needs more memory than there is; give a smaller copy") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
-        reason = "is cut off" if _is_truncation(error) else f"is damaged ({type(error).__name__})"
+        words = str(error).lower()
+        cut = isinstance(error, EOFError) or any(
+            word in words for word in ("truncated", "broken", "end of file", "eof")
+        )
+        reason = "is cut off" if cut else f"is damaged ({type(error).__name__})"
         raise UserError(f"{name} {reason}; fetch it again") from None
 
 
@@ -181,11 +176,6 @@ def _open(stream: IO[bytes], head: bytes, name: str) -> Any:
         pillow.init()  # formats that Pillow has not loaded yet would be unknown names
         stream.seek(0)
         return pillow.open(stream, formats=[known for known in FORMATS if known in pillow.OPEN])
-
-
-def _is_truncation(error: Exception) -> bool:
-    words = str(error).lower()
-    return isinstance(error, EOFError) or any(word in words for word in ("truncated", "broken", "end of file", "eof"))
 
 
 def _convert(image: Any, head: bytes, name: str, least_side: int) -> Photograph:
@@ -215,9 +205,9 @@ def _convert(image: Any, head: bytes, name: str, least_side: int) -> Photograph:
         notes.append(f"it has {pixels / 1e6:,.0f} megapixels and was read as {picture.width} x {picture.height}")
     if _has_transparency(image):
         notes.append("it has transparent parts, which were taken as white")
-    if own is not None:
-        notes.extend(own.remarks)
-    return Photograph(picture, tuple(notes), None if own is None else own.place, sphere)
+    if own is None:
+        return Photograph(picture, tuple(notes), None, sphere)
+    return Photograph(picture, (*notes, *own.remarks), own.place, sphere)
 
 
 def _reduced(image: Any, least_side: int) -> Any:
@@ -251,18 +241,13 @@ def _frame_notes(image: Any) -> list[str]:
         return ["it holds several pictures; the main one was used"]
     if image.format != "TIFF":
         return ["it is animated; the first frame was used"]
-    if _is_preview(image):
+    if is_preview(image.tag_v2):
         for page in range(1, min(frames, _MOST_PAGES)):
             image.seek(page)
-            if not _is_preview(image):
+            if not is_preview(image.tag_v2):
                 return [f"its first page is a preview; page {page + 1} was used"]
         image.seek(first)
     return ["it has several pages; the first was used"]
-
-
-def _is_preview(image: Any) -> bool:
-    kind = image.tag_v2.get(_SUBFILE, 0)
-    return isinstance(kind, int) and bool(kind & 1)
 
 
 def _colour_notes(image: Any, head: bytes) -> list[str]:

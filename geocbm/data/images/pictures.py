@@ -17,11 +17,8 @@ def to_rgb(image: Image) -> Image:
     The EXIF orientation is applied, transparent areas become white, palettes are resolved, and greyscale of 16 bits or
     in floating point is scaled to 8 bits instead of being cut off at 255.
 
-    Args:
-        image: a picture in any mode of Pillow.
-
     Returns:
-        A new picture in mode RGB.
+        A picture in mode RGB.
     """
     import numpy as np
     from PIL import Image as pillow

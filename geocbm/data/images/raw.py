@@ -21,20 +21,15 @@ ENDINGS = (
 _MAGIC = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", b"FOVb", b"II\x1a\0\0\0HEAPCCDR")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tags of TIFF 6.0, TIFF/EP and DNG 1.7.
-_SUBFILE, _PHOTOMETRIC, _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _SUB_IFDS = 254, 262, 273, 279, 324, 325, 330
-_XMP, _DNG_VERSION, _ORIENTATION = 700, 50706, 274
+_SUBFILE, _PHOTOMETRIC, _SUB_IFDS, _XMP, _DNG_VERSION, _ORIENTATION = 254, 262, 330, 700, 50706, 274
+_STRIPS, _TILES = (273, 279), (324, 325)  # where they begin, and how many bytes they have
 _CFA, _LINEAR_RAW = 32803, 34892
 _MOST_DIRECTORIES, _MOST_HEADER, _GPS = 64, 1 << 20, 0x8825
 _EXPORT = "export it as JPEG"
 
 
 def is_raw(stream: IO[bytes], head: bytes) -> bool:
-    """Whether a file is a camera's raw file; the stream is left at its beginning.
-
-    Args:
-        stream: the file.
-        head: at least its first 16 bytes.
-    """
+    """Whether a file, of which `head` is the beginning, is a camera's raw file; the stream is left at its beginning."""
     if head.startswith(_MAGIC) or head[4:12] == b"ftypcrx ":
         return True
     if not head.startswith(_TIFF):
@@ -50,24 +45,46 @@ def is_raw(stream: IO[bytes], head: bytes) -> bool:
     if any(_DNG_VERSION in page or page.get(_PHOTOMETRIC) in (_CFA, _LINEAR_RAW) for page, _ in pages):
         return True
     # All that other readers would find is a preview; the picture itself is in a form that only LibRaw may know.
-    return all(_is_preview(page) for page, main in pages if main) and any(not main for _, main in pages)
+    return all(is_preview(page) for page, main in pages if main) and any(not main for _, main in pages)
+
+
+def is_preview(page: Any) -> bool:
+    """Whether the entries of a page of a TIFF call it a reduced copy of another one."""
+    kind = page.get(_SUBFILE, 0)
+    return isinstance(kind, int) and bool(kind & 1)
+
+
+def check_whole(stream: IO[bytes], name: str) -> None:
+    """Refuse a raw file that ends before its pixels do; LibRaw would fill up the rest.
+
+    Raises:
+        UserError: it is cut off.
+    """
+    size = stream.seek(0, 2)
+    stream.seek(0)
+    if not stream.read(4).startswith(_TIFF):
+        return
+    try:
+        ends = [
+            start + count
+            for page, _ in _directories(stream)
+            for places, lengths in (_STRIPS, _TILES)
+            for start, count in zip(_tuple(page.get(places, ())), _tuple(page.get(lengths, ())), strict=False)
+        ]
+        cut = max(ends, default=0) > size
+    except Exception:  # odd entries of a camera's own; LibRaw decides
+        return
+    if cut:
+        raise UserError(f"{name} is cut off; fetch it again")
 
 
 def develop(stream: IO[bytes], name: str, most_pixels: int) -> Any:
-    """Develop a raw file to an upright picture at half its size, with the white balance of the camera.
+    """Develop a raw file to an upright RGB picture at half its size, with the white balance of the camera.
 
     Half the size takes each colour where the sensor measured it, without interpolation.
 
-    Args:
-        stream: the file, at its beginning.
-        name: what messages call it.
-        most_pixels: a larger sensor is refused.
-
-    Returns:
-        A picture of Pillow in RGB.
-
     Raises:
-        UserError: LibRaw cannot read it, or it is too large; the sentence says to export a JPEG.
+        UserError: LibRaw cannot read it, or its sensor has more than `most_pixels`; the sentence says what to do.
     """
     import rawpy
     from PIL import Image as pillow
@@ -97,69 +114,6 @@ def develop(stream: IO[bytes], name: str, most_pixels: int) -> Any:
     return picture
 
 
-def _directories(stream: IO[bytes]) -> Iterator[tuple[Any, bool]]:
-    """Directories of a TIFF, each with whether it is a page of its own (and no directory below one)."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    stream.seek(0)
-    header = stream.read(8)
-    if header[2] == 43 or header[3] == 43:  # BigTIFF
-        header += stream.read(8)
-    directory = ImageFileDirectory_v2(header)
-    seen: set[int] = set()
-    following = directory.next
-    while following and following not in seen and len(seen) < _MOST_DIRECTORIES:
-        seen.add(following)
-        below = _directory_at(stream, header, following)
-        following = below.next
-        yield below, True
-        inner = below.get(_SUB_IFDS, ())
-        for place in inner if isinstance(inner, tuple) else (inner,):
-            if place not in seen and len(seen) < _MOST_DIRECTORIES:
-                seen.add(place)
-                yield _directory_at(stream, header, place), False
-
-
-def _directory_at(stream: IO[bytes], header: bytes, place: int) -> Any:
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    directory = ImageFileDirectory_v2(header)
-    stream.seek(place)
-    directory.load(stream)
-    return directory
-
-
-def _is_preview(page: Any) -> bool:
-    kind = page.get(_SUBFILE, 0)
-    return isinstance(kind, int) and bool(kind & 1)
-
-
-def check_whole(stream: IO[bytes], name: str) -> None:
-    """Refuse a raw file that ends before its pixels do; LibRaw would fill up the rest.
-
-    Raises:
-        UserError: it is cut off.
-    """
-    size = stream.seek(0, 2)
-    stream.seek(0)
-    if not stream.read(4).startswith(_TIFF):
-        return
-    try:
-        for page, _ in _directories(stream):
-            for places, lengths in ((_STRIPS, _STRIP_BYTES), (_TILES, _TILE_BYTES)):
-                starts, counts = (_tuple(page.get(tag, ())) for tag in (places, lengths))
-                if any(start + count > size for start, count in zip(starts, counts, strict=False)):
-                    raise UserError(f"{name} is cut off; fetch it again")
-    except UserError:
-        raise
-    except Exception:  # odd entries of a camera's own; LibRaw decides
-        return
-
-
-def _tuple(value: Any) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
 def copy_metadata(stream: IO[bytes], picture: Any) -> None:
     """Give a developed picture the EXIF and XMP data of its file, without the orientation that was applied already."""
     exif = picture.getexif()
@@ -179,8 +133,9 @@ def copy_metadata(stream: IO[bytes], picture: Any) -> None:
         if isinstance(packet, bytes):
             picture.info["xmp"] = packet
         exif.get_ifd(_GPS)  # read now, while the file is there
-        exif.pop(_ORIENTATION, None)
     except Exception:  # files that are no TIFF inside, or damaged entries; the pixels are fine
+        return
+    finally:
         exif.pop(_ORIENTATION, None)
 
 
@@ -197,8 +152,38 @@ def _canon_gps(header: bytes) -> dict[int, Any]:
 
     at = header.index(b"CMT4")
     box = header[at + 4 : at - 4 + int.from_bytes(header[at - 4 : at], "big")]
-    directory = ImageFileDirectory_v2(box[:8])
-    stream = BytesIO(box)
-    stream.seek(directory.next)
+    return dict(_directory_at(BytesIO(box), box[:8], ImageFileDirectory_v2(box[:8]).next))
+
+
+def _directories(stream: IO[bytes]) -> Iterator[tuple[Any, bool]]:
+    """Directories of a TIFF, each with whether it is a page of its own (and no directory below one)."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    stream.seek(0)
+    header = stream.read(8)
+    if header[2] == 43 or header[3] == 43:  # BigTIFF
+        header += stream.read(8)
+    seen: set[int] = set()
+    following = ImageFileDirectory_v2(header).next
+    while following and following not in seen and len(seen) < _MOST_DIRECTORIES:
+        seen.add(following)
+        page = _directory_at(stream, header, following)
+        following = page.next
+        yield page, True
+        for place in _tuple(page.get(_SUB_IFDS, ())):
+            if place not in seen and len(seen) < _MOST_DIRECTORIES:
+                seen.add(place)
+                yield _directory_at(stream, header, place), False
+
+
+def _directory_at(stream: IO[bytes], header: bytes, place: int) -> Any:
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    directory = ImageFileDirectory_v2(header)
+    stream.seek(place)
     directory.load(stream)
-    return dict(directory)
+    return directory
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)

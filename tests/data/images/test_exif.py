@@ -7,9 +7,14 @@ import io
 import pytest
 from PIL import Image
 
-from geocbm.data.images.exif import own_coordinates, own_position
+from geocbm.data.images.metadata import own_position
 
 LAT_REF, LAT, LNG_REF, LNG = 1, 2, 3, 4
+
+
+def own_coordinates(image: Image.Image) -> tuple[float, float] | None:
+    found = own_position(image)
+    return found and found.place
 
 
 def reopened(entries: dict, kind: str = "JPEG") -> Image.Image:

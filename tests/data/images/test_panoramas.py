@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geocbm.data.images.panoramas import Sphere, cut_views, described_sphere
+from geocbm.data.images.metadata import Sphere, described_sphere
+from geocbm.data.images.panoramas import cut_views
 from geocbm.data.images.photographs import read_photograph
 
 DESCRIPTION = (

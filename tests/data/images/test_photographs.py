@@ -13,8 +13,8 @@ from camera_files import HEIC, HEIC_TEN_BITS, dng
 from PIL import Image, TiffImagePlugin
 
 from geocbm.data.images import photographs
-from geocbm.data.images.exif import own_coordinates
 from geocbm.data.images.folders import look_into
+from geocbm.data.images.metadata import own_position
 from geocbm.data.images.photographs import printable, read_photograph
 from geocbm.errors import MissingInputError, UserError
 
@@ -290,7 +290,7 @@ def test_positions_of_raw_files_that_are_no_tiff(kind):
         content = tiff[:2] + number + tiff[4:]
     picture = Image.new("RGB", (8, 8))
     copy_metadata(io.BytesIO(content), picture)
-    assert own_coordinates(picture) == pytest.approx((-10.5, 20.0))
+    assert own_position(picture).place == pytest.approx((-10.5, 20.0))
     assert picture.getexif().get(0x0112) is None  # LibRaw turns the pixels itself
 
 
