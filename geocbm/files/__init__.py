@@ -17,13 +17,9 @@ from geocbm.files.makers import first_to_run
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that takes its place only if the block succeeds.
+    """Give a temporary path beside `path`, with its suffix, that takes its place only if the block succeeds.
 
-    Args:
-        path: the final file; its folder is created.
-
-    Yields:
-        A path with the same suffix in the same folder, to be written by the block.
+    The folder is created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,13 +39,9 @@ COMMAND_FILE = "command.json"
 
 
 def run_command(path: str | Path, notebook: str) -> str:
-    """Command that makes what a notebook writes, and all that depends on it, with the options of the run.
+    """Command that makes a file of a run, and all that depends on it, with the options of the run.
 
-    It begins with an earlier notebook where that must be run first.
-
-    Args:
-        path: a file in the folder of the run.
-        notebook: number of the notebook that writes it, e.g. "01".
+    It begins with an earlier notebook than the one that writes the file where that must be run first.
     """
     folder = Path(path).absolute().parent
     return f"{_whole_command(folder)} --from {first_to_run(folder, notebook)}"
@@ -73,12 +65,7 @@ def _whole_command(folder: Path) -> str:
 
 
 def remake_advice(path: str | Path, notebook: str) -> str:
-    """Say which command makes a file of a run again.
-
-    Args:
-        path: the file, in the folder of its run.
-        notebook: number of the notebook that writes it, e.g. "01".
-    """
+    """Say which command makes a file of a run, which the notebook of that number writes, again."""
     return f"Run notebook {notebook} again: {run_command(path, notebook)}."
 
 

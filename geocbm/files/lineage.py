@@ -29,7 +29,7 @@ COLUMNS = ("pano_id", "image_sha256", "lat", "lng", "country", "meta_name", "par
 """What of a table can change a model; notes and paths cannot."""
 
 _STAGE = ("table", "splits", "names", "prototypes")
-_PARTS: dict[str, tuple[str, ...]] = {
+_PARTS = {
     "geocells": ("table", "splits"),
     "prototypes": ("names",),
     "stage0": _STAGE,
@@ -41,13 +41,6 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "cell_scores": ("table", "splits", "cells", "stage2"),
     "novelty": ("table", "splits", "stage0"),
     "stage1_floor": ("table", "splits", "stage1"),
-}
-WORDS = {
-    "table": "another table",
-    "splits": "other splits",
-    "names": "other names of concepts or parents",
-    "cells": "other geocells",
-    "prototypes": "other text prototypes",
 }
 FILES = {"cells": "geocells.npz", "prototypes": "prototypes.safetensors"}
 """Files of the parts that are files and no checkpoints."""
@@ -62,11 +55,7 @@ def plain_stem(name: str) -> str:
 
 
 def parts_of(name: str) -> tuple[str, ...]:
-    """Parts of a run that a file is made from; none for a file that is not checked.
-
-    Args:
-        name: such as `stage1.safetensors`, `stage2_image_only.json` or `stage2_neighbours.safetensors`.
-    """
+    """Parts of a run that a file such as `stage2_image_only.json` is made from; none for one that is not checked."""
     stem = plain_stem(name)
     if stem in _PARTS:
         return _PARTS[stem]
@@ -89,7 +78,14 @@ def is_checkpoint(name: str) -> bool:
 
 def spoken(part: str) -> str:
     """A part that differs, in words."""
-    return WORDS.get(part) or f"another {part}.safetensors"
+    words = {
+        "table": "another table",
+        "splits": "other splits",
+        "names": "other names of concepts or parents",
+        "cells": "other geocells",
+        "prototypes": "other text prototypes",
+    }
+    return words.get(part, f"another {part}.safetensors")
 
 
 def table_digest(table: pd.DataFrame) -> str:
@@ -125,14 +121,13 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, s
 
 
 def read_record(path: Path) -> Record | None:
-    """The record of a file; None where it has none, as files of before there were records.
+    """The record of a JSON, npz, safetensors or parquet file; None where it has none, as files of before there were.
 
-    Args:
-        path: a JSON, npz, safetensors or parquet file; of a checkpoint its JSON.
+    Of a checkpoint the record stands in its JSON.
     """
     try:
-        found = _READERS[path.suffix](path)
-        content = json.loads(found) if isinstance(found, str | bytes) else found
+        found = _stored(path)
+        content = json.loads(found) if isinstance(found, str) else found
     except _DAMAGE:
         return None
     return {str(name): str(value) for name, value in content.items()} if isinstance(content, dict) else None
@@ -141,39 +136,33 @@ def read_record(path: Path) -> Record | None:
 def is_readable(path: Path) -> bool:
     """Whether a file is of the kind that its suffix says; whoever reads the content of a damaged one says so."""
     try:
-        _READERS[path.suffix](path)
+        _stored(path)
     except _DAMAGE:
         return False
     return True
 
 
-def _of_json(path: Path) -> Any:
-    content = read_json(path)
-    return content.get("labels", content).get(KEY)
+def _stored(path: Path) -> Any:
+    """What a file holds as its record, text or object, if anything."""
+    if path.suffix == ".json":
+        content = read_json(path)
+        return content.get("labels", content).get(KEY)
+    if path.suffix == ".npz":
+        import numpy as np
 
+        with np.load(path, allow_pickle=False) as stored:
+            return str(stored[KEY]) if KEY in stored else None
+    if path.suffix == ".safetensors":
+        with path.open("rb") as stream:  # the header alone, which needs no torch
+            (length,) = struct.unpack("<Q", stream.read(8))
+            return json.loads(stream.read(min(length, 100_000_000))).get("__metadata__", {}).get(KEY)
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
 
-def _of_npz(path: Path) -> Any:
-    import numpy as np
-
-    with np.load(path, allow_pickle=False) as stored:
-        return str(stored[KEY]) if KEY in stored else None
-
-
-def _of_safetensors(path: Path) -> Any:
-    with path.open("rb") as stream:  # the header alone, which needs no torch
-        (length,) = struct.unpack("<Q", stream.read(8))
-        return json.loads(stream.read(min(length, 100_000_000))).get("__metadata__", {}).get(KEY)
-
-
-def _of_parquet(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    try:
-        metadata = parquet.read_schema(path).metadata or {}
-    except pa.ArrowException as problem:
-        raise ValueError(str(problem)) from problem
-    return json.loads(metadata.get(b"PANDAS_ATTRS", b"{}")).get(KEY)
-
-
-_READERS = {".json": _of_json, ".npz": _of_npz, ".safetensors": _of_safetensors, ".parquet": _of_parquet}
+        try:
+            metadata = parquet.read_schema(path).metadata or {}
+        except pa.ArrowException as problem:
+            raise ValueError(str(problem)) from problem
+        return json.loads(metadata.get(b"PANDAS_ATTRS", b"{}")).get(KEY)
+    raise KeyError(path.suffix)

@@ -7,26 +7,18 @@ from pathlib import Path
 ADOPTED = "_adopted"
 """Ends the stem of a file that a run took from another run in place of its own."""
 
-MADE_BY = {
-    "table.parquet": "01",
-    "concepts.json": "01",
-    "splits.json": "01",
-    "geocells.npz": "02",
-    "prototypes.safetensors": "03",
-    "features.json": "03",
-    "stage0.safetensors": "03",
-    "stage1.safetensors": "04",
-    "concept_scores.npz": "04",
-    "stage1_floor.json": "04",
-    "stage2.safetensors": "05",
-    "predictions.parquet": "05",
-    "cell_scores.npz": "05",
-    "novelty.safetensors": "05",
-    "evaluation.parquet": "06",
-    "trust.parquet": "07",
-    "interventions.parquet": "08",
-    "field_guide.parquet": "09",
+_WRITES = {
+    "01": ("table.parquet", "concepts.json", "splits.json"),
+    "02": ("geocells.npz",),
+    "03": ("prototypes.safetensors", "features.json", "stage0.safetensors"),
+    "04": ("stage1.safetensors", "concept_scores.npz", "stage1_floor.json"),
+    "05": ("stage2.safetensors", "predictions.parquet", "cell_scores.npz", "novelty.safetensors"),
+    "06": ("evaluation.parquet",),
+    "07": ("trust.parquet",),
+    "08": ("interventions.parquet",),
+    "09": ("field_guide.parquet",),
 }
+MADE_BY = {file: number for number, files in _WRITES.items() for file in files}
 """Which notebook writes which file of a run; the files beside a checkpoint and its variants begin with its stem."""
 
 _BEFORE = {"01": (), "02": ("01",), "03": ("01",), "04": ("01", "03"), "05": ("01", "02", "03", "04")}
@@ -44,15 +36,7 @@ def in_use(folder: Path, name: str) -> Path:
 
 
 def first_to_run(folder: Path, notebook: str) -> str:
-    """The notebook with which to begin so that another one finds what it reads.
-
-    Args:
-        folder: of the run.
-        notebook: number of the notebook that is wanted.
-
-    Returns:
-        The earliest notebook before it that has not left its files yet, else the number itself.
-    """
+    """The earliest notebook before a wanted one that has not left its files in a run's folder, else the wanted one."""
     before = _BEFORE.get(notebook, ("01", "02", "03", "04", "05"))
     needed = [(file, number) for file, number in MADE_BY.items() if number in before and file not in _BY_THE_WAY]
     return min([notebook, *(number for file, number in needed if not in_use(folder, file).exists())])

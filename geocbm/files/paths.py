@@ -1,4 +1,7 @@
-"""Where a run's files lie: every folder of the project, found from three roots that the environment may move."""
+"""Where a run's files lie: every folder of the project, found from three roots that the environment may move.
+
+No folder is created here.
+"""
 
 import os
 import re
@@ -9,32 +12,30 @@ from geocbm.errors import ParameterError
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
+def _named(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value).expanduser().resolve() if value else None
+
+
 def project_root() -> Path:
     """Folder that holds ``notebooks/``.
 
     The environment variable ``GEOCBM_ROOT`` names it; else the nearest folder at or above the working folder
     with a ``notebooks/chain.toml``; else the folder that holds the package.
     """
-    named = os.environ.get("GEOCBM_ROOT")
-    if named:
-        return Path(named).expanduser().resolve()
     here = Path.cwd().resolve()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks" / "chain.toml").is_file():
-            return folder
-    return Path(__file__).resolve().parents[2]
+    above = (folder for folder in (here, *here.parents) if (folder / "notebooks" / "chain.toml").is_file())
+    return _named("GEOCBM_ROOT") or next(above, Path(__file__).resolve().parents[2])
 
 
 def data_root() -> Path:
     """Folder of data and runs: ``GEOCBM_DATA``, or ``data/`` of the project."""
-    named = os.environ.get("GEOCBM_DATA")
-    return Path(named).expanduser().resolve() if named else project_root() / "data"
+    return _named("GEOCBM_DATA") or project_root() / "data"
 
 
 def reports_root() -> Path:
     """Folder of the rendered reports: ``GEOCBM_REPORTS``, or ``reports/`` of the project."""
-    named = os.environ.get("GEOCBM_REPORTS")
-    return Path(named).expanduser().resolve() if named else project_root() / "reports"
+    return _named("GEOCBM_REPORTS") or project_root() / "reports"
 
 
 def notebooks_folder() -> Path:
@@ -58,36 +59,35 @@ def check_run_name(run: str) -> str:
 
 
 def run_folder(run: str) -> Path:
-    """Folder of one run's artifacts, ``data/runs/<run>``; it is not created."""
+    """Folder of one run's artifacts, ``data/runs/<run>``."""
     return data_root() / "runs" / check_run_name(run)
 
 
 def report_folder(run: str) -> Path:
-    """Folder of one run's rendered notebooks, ``reports/<run>``; it is not created."""
+    """Folder of one run's rendered notebooks, ``reports/<run>``."""
     return reports_root() / check_run_name(run)
 
 
 def atlas_folder(profile: str) -> Path:
-    """Folder of the generated atlas of one profile, ``data/atlas/<profile>``; it is not created."""
+    """Folder of the generated atlas of one profile, ``data/atlas/<profile>``."""
     return data_root() / "atlas" / check_run_name(profile)
 
 
 def cache_folder() -> Path:
-    """Folder of the encoded features, ``data/cache``, shared by all runs; it is not created."""
+    """Folder of the encoded features, ``data/cache``, shared by all runs."""
     return data_root() / "cache"
 
 
 def portable(path: Path | str) -> str:
     """Name of ``path`` that does not tell where this machine keeps the project.
 
-    Returns POSIX text relative to the root when the path lies under one of the three roots (the data and reports
-    roots read ``data/...`` and ``reports/...`` wherever they are), else only the file's name behind ``.../``.
+    POSIX text relative to the root when the path lies under one of the three roots (the data and reports roots read
+    ``data/...`` and ``reports/...`` wherever they are), else only the file's name behind ``.../``.
     """
     resolved = Path(path).resolve()
     for prefix, root in (("data", data_root()), ("reports", reports_root()), ("", project_root())):
-        root = root.resolve()
-        if resolved.is_relative_to(root):
-            return (Path(prefix) / resolved.relative_to(root)).as_posix()
+        if resolved.is_relative_to(root.resolve()):
+            return (Path(prefix) / resolved.relative_to(root.resolve())).as_posix()
     return f".../{resolved.name}"
 
 
@@ -107,8 +107,5 @@ def locate(path: str | Path) -> Path:
 
 def as_environment() -> dict[str, str]:
     """The three roots as environment variables, so that a child process means the same folders."""
-    return {
-        "GEOCBM_ROOT": str(project_root()),
-        "GEOCBM_DATA": str(data_root()),
-        "GEOCBM_REPORTS": str(reports_root()),
-    }
+    roots = {"GEOCBM_ROOT": project_root(), "GEOCBM_DATA": data_root(), "GEOCBM_REPORTS": reports_root()}
+    return {variable: str(root) for variable, root in roots.items()}
