@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,11 +60,7 @@ class ConceptVocabulary:
 
     @classmethod
     def from_table(cls, table: pd.DataFrame) -> ConceptVocabulary:
-        """Collect the vocabulary of a table.
-
-        Raises:
-            BadTableError: a meta stands under two parents.
-        """
+        """Collect the vocabulary of a table; a `BadTableError` lists metas under two parents."""
         pairs = table[["meta_name", "parent_concept"]].drop_duplicates()
         double = pairs[pairs["meta_name"].duplicated(keep=False)].groupby("meta_name")["parent_concept"]
         problems = [f"{meta!r} is under {', '.join(map(repr, sorted(parents)))}" for meta, parents in double]
@@ -111,10 +107,7 @@ class ConceptVocabulary:
         return sha256_text(json.dumps([self.metas, self.parents, self.parent_index.tolist()], ensure_ascii=False))
 
     def encode(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the metas and parents of a table's rows.
-
-        Returns:
-            `(meta_idx, parent_idx)`, both `[n]` int64.
+        """Indices of the metas and of the parents of a table's rows, both `[n]` int64.
 
         Raises:
             MismatchError: the table has a name that the vocabulary lacks.
@@ -133,8 +126,7 @@ class ConceptVocabulary:
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary as JSON."""
-        content = {"metas": self.metas, "parents": self.parents, "meta_to_parent": self.meta_to_parent}
-        write_json(path, content)
+        write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> ConceptVocabulary:

@@ -68,60 +68,61 @@ class _Findings:
     def note(
         self, check: str, mask: Any, why: str, names: Sequence[Any] | None = None, distinct: str = "pano_id"
     ) -> None:
-        """Note the rows of a mask.
-
-        Args:
-            check: what was looked for.
-            mask: `[n]` booleans.
-            why: why it matters.
-            names: the things that are found, by default the panoramas.
-            distinct: column whose values are counted as things, where there are no names.
-        """
+        """Note the rows of a mask `[n]`, and the things found in them: `names`, or distinct values of a column."""
         found = self.table[np.asarray(mask, dtype=bool)]
+        shown = found["pano_id"] if names is None else names
         self.rows.append(
             {
                 "check": check,
                 "rows": len(found),
                 "share": len(found) / max(1, len(self.table)),
                 "groups": found[distinct].nunique() if names is None else len(names),
-                "examples": ", ".join(map(str, (found["pano_id"] if names is None else names)[:EXAMPLES])),
+                "examples": ", ".join(map(str, shown[:EXAMPLES])),
                 "why": why,
             }
         )
 
 
 def quality_report(table: pd.DataFrame) -> pd.DataFrame:
-    """Count oddities that are legal but that a reader of results should know; every image is read.
-
-    Args:
-        table: as `load_table` gives it.
+    """Count oddities of a validated table that are legal but that a reader of results should know; images are read.
 
     Returns:
         A row per check: `check`, `rows` (how many rows are concerned), `share` of all rows, `groups` (how many distinct
         things, such as metas or shared images), `examples` and `why` it matters.
     """
     found = _Findings(table)
+    panorama, country = table["pano_id"], table["country"]
     digest = table["image_sha256"].where(table["image_sha256"] != "")
-    sharing = table.groupby(digest)["pano_id"].nunique()
-    sharing = sharing[sharing > 1].sort_values(ascending=False, kind="stable")
-    first = table.groupby(digest)["pano_id"].first()
-    found.note(
-        "identical images",
-        digest.isin(sharing.index),
-        "Several panoramas show the same bytes: often a placeholder, which says nothing of the place.",
-        [f"{pano} (x{count})" for pano, count in zip(first[sharing.index], sharing, strict=True)],
-    )
-    repeated = table["pano_id"].duplicated(keep=False)
+    by_image = panorama.groupby(digest).agg(["nunique", "first"])
+    sharing = by_image[by_image["nunique"] > 1].sort_values("nunique", ascending=False, kind="stable")
+    first = [f"{pano} (x{count})" for count, pano in sharing.to_numpy()]
+    why = "Several panoramas show the same bytes: often a placeholder, which says nothing of the place."
+    found.note("identical images", digest.isin(sharing.index), why, first)
+    repeated = panorama.duplicated(keep=False)
     why = "One panorama has several rows; they stay in one split."
-    found.note("repeated pano_id", repeated, why, table["pano_id"][repeated].unique().tolist())
+    found.note("repeated pano_id", repeated, why, panorama[repeated].unique().tolist())
     same = table.duplicated(subset=["pano_id", "meta_name", "image_path"], keep=False)
     found.note("repeated rows", same, "The same sample counts more than once.")
     _note_pictures(found)
-    for column, thing in (("meta_name", "metas"), ("country", "countries")):
-        _note_rare_names(found, column, thing)
-    _note_places(found)
+    _note_rare_names(found, "meta_name", "metas", "It goes to train only.")
+    _note_rare_names(found, "country", "countries", "Too few for a figure of its own.")
+    why = "Near-duplicate cameras leak from train to test in a stratified split; a spatial split keeps blocks together."
+    found.note("places less than 50 m apart", _twins(table), why)
+    whole = (table["lat"] == table["lat"].round()) & (table["lng"] == table["lng"].round())
+    found.note("whole degrees", whole, "Rounded coordinates are wrong by up to 79 km.")
+    nowhere = (table["lat"] == 0) & (table["lng"] == 0)
+    found.note("at 0, 0", nowhere, "Usually a missing position, in the Gulf of Guinea.")
+    held = pd.Series(country_of(table["lat"], table["lng"]), table.index)
+    apart = (held != country) & country.map(lambda name: country_name(name) is not None)
+    odd = zip(panorama[apart], country[apart], held[apart], strict=True)
+    there = {pano: f"{pano} ({name}, lies in {place or 'no country'})" for pano, name, place in odd}
+    why = (
+        "By country polygons drawn to about a kilometre. A few beside borders and coasts are nothing; many are "
+        "coordinates that are wrong or exchanged."
+    )
+    found.note("in another country than the table says", apart, why, list(there.values()))
     empty = table["note"] == ""
-    found.note("empty notes", empty, "No text describes these samples.", table["pano_id"][empty].tolist())
+    found.note("empty notes", empty, "No text describes these samples.", panorama[empty].tolist())
     return pd.DataFrame(found.rows)
 
 
@@ -131,62 +132,44 @@ def _note_pictures(found: _Findings) -> None:
     with ThreadPoolExecutor() as pool:  # each file is read once
         known = dict(zip(distinct, pool.map(look_at, distinct), strict=True))
     looks = pd.DataFrame([known[path] for path in files], index=found.table.index)
-
-    def note(check: str, mask: pd.Series, why: str) -> None:
-        found.note(check, mask, why, distinct="image_sha256")
-
-    below = f"Mean brightness below {BLACK_LUMINANCE:g} of 255: nothing can be seen."
-    note("nearly black images", looks["mean"] < BLACK_LUMINANCE, below)
-    below = f"Mean brightness below {DARK_LUMINANCE:g} of 255, the nearly black ones included: little can be seen."
-    note("very dark images", looks["mean"] < DARK_LUMINANCE, below)
-    flat = f"Brightness varies by less than {CONSTANT_SPREAD:g} of 255: an empty or failed frame."
-    note("nearly constant images", looks["spread"] < CONSTANT_SPREAD, flat)
     cropped = "An encoder that crops to the middle square does not see the rest in training."
     cut = (
         "Training sees their middle square only, whereas geocbm predict cuts views from all of a panorama: cut them "
         "into pictures of their own before the table is made."
     )
+    black, dark = (f"Mean brightness below {level:g} of 255" for level in (BLACK_LUMINANCE, DARK_LUMINANCE))
+    flat = f"Brightness varies by less than {CONSTANT_SPREAD:g} of 255: an empty or failed frame."
+    checks = [
+        ("nearly black images", looks["mean"] < BLACK_LUMINANCE, f"{black}: nothing can be seen."),
+        (
+            "very dark images",
+            looks["mean"] < DARK_LUMINANCE,
+            f"{dark}, the nearly black ones included: little can be seen.",
+        ),
+        ("nearly constant images", looks["spread"] < CONSTANT_SPREAD, flat),
+    ]
     wide = ~looks["panorama"] & (looks["lost"] > LITTLE)
     for check, mask, why in (("wider or higher than a square", wide, cropped), ("panoramas", looks["panorama"], cut)):
         share = f"On average {looks['lost'][mask].mean():.0%} of these lies outside. " if mask.any() else ""
-        note(check, mask, share + why)
-    for remark in sorted({remark for remarks in looks["notes"] for remark in remarks}):
-        read = looks["notes"].map(lambda remarks, remark=remark: remark in remarks)
-        note(f"read with a remark: {remark}", read, "The pictures are used; this is how they were read.")
+        checks.append((check, mask, share + why))
+    remarks = looks["notes"].explode()
+    for remark in sorted(remarks.dropna().unique()):
+        read = looks.index.isin(remarks.index[remarks == remark])
+        why = "The pictures are used; this is how they were read."
+        checks.append((f"read with a remark: {remark}", pd.Series(read, looks.index), why))
+    for check, mask, why in checks:
+        found.note(check, mask, why, distinct="image_sha256")
 
 
-def _note_rare_names(found: _Findings, column: str, thing: str) -> None:
+def _note_rare_names(found: _Findings, column: str, thing: str, alone: str) -> None:
     names = found.table[column]
     counts = names.value_counts().sort_index()
-    for limit, words in ((1, "one sample"), (2, "two samples")):
-        few = counts.index[counts == limit].tolist()
-        alone = limit == 1 and column == "meta_name"
-        why = "It goes to train only." if alone else "Too few for a figure of its own."
-        found.note(f"{thing} with {words}", names.isin(few), why, few)
+    once, twice = (counts.index[counts == n].tolist() for n in (1, 2))
+    found.note(f"{thing} with one sample", names.isin(once), alone, once)
+    found.note(f"{thing} with two samples", names.isin(twice), "Too few for a figure of its own.", twice)
     folded = counts.index.to_series().str.casefold()
     alike = sorted(folded.index[folded.duplicated(keep=False)])
-    why = "Probably one name spelt in two ways."
-    found.note(f"{thing} that differ in case only", names.isin(alike), why, alike)
-
-
-def _note_places(found: _Findings) -> None:
-    table = found.table
-    lat, lng = table["lat"].to_numpy(), table["lng"].to_numpy()
-    why = "Near-duplicate cameras leak from train to test in a stratified split; a spatial split keeps blocks together."
-    found.note("places less than 50 m apart", _twins(table), why)
-    whole = (lat == np.round(lat)) & (lng == np.round(lng))
-    found.note("whole degrees", whole, "Rounded coordinates are wrong by up to 79 km.")
-    found.note("at 0, 0", (lat == 0) & (lng == 0), "Usually a missing position, in the Gulf of Guinea.")
-    held, said = country_of(lat, lng), table["country"].to_numpy(dtype=object)
-    apart = (held != said) & [country_name(name) is not None for name in said]
-    odd = zip(table["pano_id"][apart], said[apart], held[apart], strict=True)
-    found.note(
-        "in another country than the table says",
-        apart,
-        "By country polygons drawn to about a kilometre. A few beside borders and coasts are nothing; many are "
-        "coordinates that are wrong or exchanged.",
-        list({pano: f"{pano} ({name}, lies in {place or 'no country'})" for pano, name, place in odd}.values()),
-    )
+    found.note(f"{thing} that differ in case only", names.isin(alike), "Probably one name spelt in two ways.", alike)
 
 
 def _twins(table: pd.DataFrame) -> np.ndarray:

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 class PanoramaCBMDataset:
     """Samples one by one, for torch's `DataLoader` or a plain loop (specification, section Sample Format).
 
-    A sample is a dict with `pano_id`, `image_path` (the file), `meta_name`, `parent_concept`, `country`, `lat`, `lng`
-    (degrees), `note`, the indices `concept_idx` and `parent_idx`, with cells also `cell_label`, and with a transform
-    also `image`.
+    A sample is a dict with the columns of the schema (`image_path` is the file, `lat` and `lng` are degrees), the
+    indices `concept_idx` and `parent_idx`, with cells also `cell_label`, and with a transform also `image`.
 
     Args:
         table: as `load_table` gives it.
@@ -63,21 +62,16 @@ class PanoramaCBMDataset:
 
 
 def collate_panoramas(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Join samples to a batch: numbers and tensors are stacked, text, paths and pictures stay lists.
+    """Join samples to a batch: floats (to float32), integers and tensors are stacked, all else stays a list.
 
-    torch's own collation refuses paths. Coordinates are float32, indices int64.
+    torch's own collation refuses paths.
     """
     import torch
 
-    batch: dict[str, Any] = {}
-    for name in samples[0]:
-        values = [sample[name] for sample in samples]
+    batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
+    for name, values in batch.items():
         if isinstance(values[0], torch.Tensor):
             batch[name] = torch.stack(values)
-        elif isinstance(values[0], float):
-            batch[name] = torch.tensor(values, dtype=torch.float32)
-        elif isinstance(values[0], int):
-            batch[name] = torch.tensor(values, dtype=torch.int64)
-        else:
-            batch[name] = values
+        elif isinstance(values[0], int | float):
+            batch[name] = torch.tensor(values)
     return batch

@@ -21,57 +21,44 @@ from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian, spatial_blocks
 from geocbm.metrics.country_names import country_name
 
 KINDS = ("stratified", "spatial", "leave_country_out")
-"""Kinds of split that `make_splits` knows."""
-
 SPLIT_NAMES = ("train", "val", "test", "pretrain_train", "pretrain_val")
 
 
 def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> pd.Series:
-    """Groups of rows that are linked by a `pano_id`, by identical image content or by a block, so that links chain.
+    """Groups of rows that are linked by a `pano_id`, by identical image content or by a block; links chain.
 
     Args:
         table: needs `pano_id`; `image_sha256` is used where it is filled.
-        block: `[n]` block of each row, or None.
+        block: `[n]` block of each row.
 
     Returns:
-        `[n]` name of the group of each row: its smallest `pano_id`, whatever the order of rows.
+        `[n]` name of the group of each row: its smallest `pano_id`.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    n = len(table)
     pano, names = pd.factorize(table["pano_id"], sort=True)
-    keys = [pano]
-    if "image_sha256" in table:
-        keys.append(pd.factorize(table["image_sha256"].replace("", None))[0])
-    if block is not None:
-        keys.append(block)
-    rows, nodes, first = [], [], n
-    for key in keys:
-        known = key >= 0
-        rows.append(np.flatnonzero(known))
-        nodes.append(key[known] + first)
-        first += int(key.max(initial=-1)) + 1
+    image = pd.factorize(table["image_sha256"].replace("", None))[0] if "image_sha256" in table else None
+    rows, nodes, first = [], [], len(table)  # a graph of rows and of what they share
+    for key in (pano, image, block):
+        if key is not None:
+            rows.append(np.flatnonzero(key >= 0))
+            nodes.append(key[key >= 0] + first)
+            first += int(key.max(initial=-1)) + 1
     left, right = np.concatenate(rows), np.concatenate(nodes)
     graph = coo_matrix((np.ones(len(left), dtype=np.int8), (left, right)), shape=(first, first))
-    component = connected_components(graph, directed=False)[1][:n]
+    component = connected_components(graph, directed=False)[1][: len(table)]
     smallest = pd.Series(pano).groupby(component).transform("min")
     return pd.Series(np.asarray(names)[smallest], index=table.index)
 
 
 def _draw(seed: int, purpose: str, name: str) -> str:
-    """A reproducible lottery ticket for a name, independent of every other name."""
+    """A reproducible lottery ticket for a name."""
     return hashlib.sha256(f"{seed}|{purpose}|{name}".encode()).hexdigest()
 
 
 class _Allocation:
-    """Groups handed to parts so far; plain lists, for a call of NumPy per group would take most of the time.
-
-    Args:
-        group: `[n]` group of each row.
-        meta: `[n]` meta of each row.
-        fractions: share of each part.
-    """
+    """Groups of rows handed to parts so far; plain lists, for a call of NumPy per group would take most of the time."""
 
     def __init__(self, group: pd.Series, meta: pd.Series, fractions: Sequence[float], seed: int, purpose: str) -> None:
         self.rows: dict[str, dict[str, int]] = {}  # group -> meta -> rows
@@ -143,11 +130,7 @@ def _allocate(group: pd.Series, meta: pd.Series, fractions: Sequence[float], see
 
 
 def _linked_to_country(table: pd.DataFrame, group: pd.Series, country: str) -> np.ndarray:
-    """Whether each row belongs to a group with a row of the country, `[n]`.
-
-    Raises:
-        ParameterError: the table has no such country, or nothing else.
-    """
+    """Whether each row belongs to a group with a row of the country, `[n]`."""
     names = sorted(set(table["country"].astype(str)))
     if country not in names:
         country = country_name(country) or country  # "USA" is "United States" in every table
@@ -179,8 +162,7 @@ def make_splits(
     """Split panoramas 70/15/15 by meta (specification, section Train/Val/Test Splits).
 
     Rows that share a `pano_id` or byte-identical images are never parted. A meta with a single such group of rows goes
-    to train, with two to train and val, and every meta is in train. The answer depends on the seed and on the content
-    of the table, not on the order of its rows.
+    to train, with two to train and val, and every meta is in train. The answer does not depend on the order of rows.
 
     With "leave_country_out", test is the country: all its rows, and rows elsewhere that share a panorama or a picture
     with one of them. The rest is divided between train and val in the proportion of their shares. Metas of that
@@ -190,10 +172,10 @@ def make_splits(
         table: as `load_table` gives it.
         kind: "stratified", "spatial" to keep blocks of ground together as well, or "leave_country_out".
         seed: of the draw.
-        block_km: side of a block in km, for "spatial".
+        block_km: side of a block, for "spatial".
         fractions: shares of train, val and test; they sum to 1.
         pretrain_fraction: share of train that Stage 0 trains on; the rest is its validation split.
-        country: the country that makes the test split, for "leave_country_out".
+        country: for "leave_country_out".
 
     Returns:
         Sorted `pano_id`s of `train`, `val`, `test`, `pretrain_train`, `pretrain_val`. Parts can be empty only where
@@ -237,11 +219,7 @@ def make_splits(
 
 
 def require_test_split(splits: Mapping[str, Sequence[str]], training_only: bool = False) -> None:
-    """Refuse splits on which nothing could be measured, unless the run is to train and no more.
-
-    Raises:
-        ParameterError: val or test is empty.
-    """
+    """Raise `ParameterError` when val or test is empty, unless the run is to train and no more."""
     empty = [name for name in ("val", "test") if not splits[name]]
     if empty and not training_only:
         raise ParameterError(
@@ -261,15 +239,10 @@ def save_splits(
 ) -> None:
     """Write splits and the settings of `make_splits` as JSON, with the hash of the CSV they belong to."""
     held_out = {"held_out_country": held_out_country} if held_out_country else {}
-    content = {
-        "csv_sha256": table.attrs["csv_sha256"],
-        "kind": kind,
-        "seed": seed,
-        "settings": {"block_km": block_km} | held_out,
-        "counts": {name: len(splits[name]) for name in SPLIT_NAMES},
-        "splits": {name: list(splits[name]) for name in SPLIT_NAMES},
-    }
-    write_json(path, content)
+    content = {"kind": kind, "seed": seed, "settings": {"block_km": block_km} | held_out}
+    content["csv_sha256"] = table.attrs["csv_sha256"]
+    content["counts"] = {name: len(splits[name]) for name in SPLIT_NAMES}
+    write_json(path, content | {"splits": {name: list(splits[name]) for name in SPLIT_NAMES}})
 
 
 def load_splits(path: str | Path, table: pd.DataFrame) -> dict[str, list[str]]:
@@ -305,28 +278,20 @@ def split_rows(splits: Mapping[str, Sequence[str]], table: pd.DataFrame) -> dict
     """
     ids = table["pano_id"]
     known = set(ids)
+    again = "Make the splits again from this table with notebook 01."
     for name, members in splits.items():
         absent = [pano for pano in members if pano not in known]
         if absent:
-            raise MismatchError(
-                f"Split {name!r} names {len(absent)} pano_ids that the table lacks, such as {absent[0]!r}. "
-                "Make the splits again from this table with notebook 01."
-            )
-    unplaced = known.difference(*splits.values())
-    if {"train", "val", "test"} <= set(splits) and unplaced:
-        raise MismatchError(
-            f"{len(unplaced)} pano_ids of the table are in no split, such as {min(unplaced)!r}. "
-            "Make the splits again from this table with notebook 01."
-        )
+            lacks = f"names {len(absent)} pano_ids that the table lacks, such as {absent[0]!r}"
+            raise MismatchError(f"Split {name!r} {lacks}. {again}")
+    left = known.difference(*splits.values())
+    if left and {"train", "val", "test"} <= set(splits):
+        raise MismatchError(f"{len(left)} pano_ids of the table are in no split, such as {min(left)!r}. {again}")
     return {name: np.flatnonzero(ids.isin(set(members))) for name, members in splits.items()}
 
 
 def nearest_train_km(table: pd.DataFrame, splits: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """Distance from each row of test, in the order of the table, to the nearest row of train: how much a split leaks.
-
-    Returns:
-        `[rows of test]` km.
-    """
+    """Distance from each row of test to the nearest row of train, `[rows of test]` km: how much a split leaks."""
     from scipy.spatial import cKDTree
 
     rows = split_rows(splits, table)
