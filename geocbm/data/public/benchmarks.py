@@ -45,9 +45,7 @@ def convert_benchmark(
         csv: the benchmark's CSV, where it does not lie in `folder` under a usual name.
 
     Raises:
-        MissingInputError: a folder or file is not there.
-        BadTableError: a column is missing, rows are bad, or nothing is left.
-        ParameterError: an argument has an impossible value, or `out` cannot be written.
+        UserError: something is missing, rows are bad, nothing is left, or an argument has an impossible value.
     """
     reading.check_choice("name", name, BENCHMARKS)
     folder = Path(folder)

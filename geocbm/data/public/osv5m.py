@@ -95,10 +95,6 @@ def with_legend(legend: Path | None) -> dict[str, ConceptColumn]:
     Args:
         legend: JSON such as `{"land_cover": {"4": "grassland"}, "dist_sea": {"edges": [1], "names": ["coast",
             "inland"]}}`: names of codes, or edges and names of bands.
-
-    Raises:
-        MissingInputError: there is no such file.
-        ParameterError: it names another column, or its bands do not fit.
     """
     if legend is None:
         return COLUMNS
@@ -143,9 +139,8 @@ def convert_osv5m(
     """Write the CSV of this project for a split of OSV-5M.
 
     One row stands for one picture and one parent, so `parent="all"` gives up to six rows a picture under the same
-    `pano_id`. A picture without a value for a parent has no row for it. `country` is the name of
-    `metrics.country_names`, the code is kept in `country_code`; `data_set` and `split` say where a row comes from; the
-    other columns are kept.
+    `pano_id`; without a value for a parent there is no row for it. `country` is the name of `metrics.country_names`,
+    `country_code` the code; `data_set` and `split` say where a row comes from; the other columns are kept.
 
     Args:
         folder: the unpacked data set.
@@ -156,9 +151,7 @@ def convert_osv5m(
         legend: names for codes and bands, see `with_legend`.
 
     Raises:
-        MissingInputError: a folder or file is not there.
-        BadTableError: a column is missing, rows are bad, or nothing is left.
-        ParameterError: an argument has an impossible value, or `out` cannot be written.
+        UserError: something is missing, rows are bad, nothing is left, or an argument has an impossible value.
     """
     reading.check_choice("split", split, SPLITS)
     reading.check_choice("parent", parent, PARENTS)

@@ -41,9 +41,6 @@ class Source:
         target: the CSV to write.
         pictures: path of each picture by its name, see `index_pictures`.
         on_bad: "error" refuses a source with bad rows or missing pictures, "drop" leaves those rows out.
-
-    Raises:
-        ParameterError: `target` is the source, or `on_bad` is neither.
     """
 
     def __init__(self, path: Path, target: Path, pictures: dict[str, str], on_bad: str) -> None:
@@ -65,8 +62,7 @@ class Source:
             lng: `[n]` longitudes.
 
         Returns:
-            `pano_id`, `image_path` (relative to the folder of the target where it lies below it), `lat` and `lng`, with
-            the index of the rows that are kept.
+            `pano_id`, `image_path` (relative to the target where it lies below its folder), `lat` and `lng`.
         """
         north, east = number(lat), number(lng)
         nameless = is_empty(ids).to_numpy()
@@ -93,12 +89,7 @@ class Source:
             listed.extend(names[: NAMES_LISTED - len(listed)])
 
     def write(self, chunks: Iterable[pd.DataFrame], in_schema: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-        """Write the target, a chunk of the source at a time; `in_schema` calls `located`.
-
-        Raises:
-            BadTableError: rows are bad, or nothing is left.
-            ParameterError: the target cannot be written.
-        """
+        """Write the target, a chunk of the source at a time; `in_schema` calls `located`."""
         try:
             with atomic_path(self.target) as temporary:
                 for chunk in chunks:
@@ -134,11 +125,10 @@ class Source:
         return Conversion(self.target, self.n_written, self.n_images, self.n_dropped, said)
 
 
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise `ParameterError` when `value` is none of `choices`."""
-    listed = list(choices)
-    if value not in listed:
-        raise ParameterError(f"{name} is {value!r}; choose one of {', '.join(listed)}.")
+    if value not in choices:
+        raise ParameterError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
 
 
 def check_folder(folder: Path, expected: str) -> None:
@@ -159,11 +149,7 @@ def check_columns(path: Path, header: Sequence[str], missing: Sequence[str], of:
 
 
 def read_header(path: Path) -> list[str]:
-    """Names of the columns of a CSV.
-
-    Raises:
-        BadTableError: the file is empty or no CSV in UTF-8.
-    """
+    """Names of the columns of a CSV."""
     try:
         return [str(name) for name in pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns]
     except pd.errors.EmptyDataError:
@@ -187,7 +173,7 @@ def read_text(path: Path) -> Iterator[pd.DataFrame]:
 
 
 def index_pictures(roots: Iterable[Path]) -> dict[str, str]:
-    """Absolute path (text, for there may be millions) of every picture below some folders, by name without ending.
+    """Absolute path, as text, of every picture below some folders, by name without ending.
 
     Of two with the same name the first in alphabetical order of folders is taken.
     """
@@ -208,10 +194,9 @@ def number(text: pd.Series) -> np.ndarray:
 
 
 def named_countries(codes: pd.Series, lat: pd.Series, lng: pd.Series) -> tuple[pd.Series, int]:
-    """Turn ISO 3166 codes in any case, or names, to the project's names; what is neither is found by coordinates.
+    """Turn ISO 3166 codes in any case, or names, to the project's names ("unknown" where nothing helps).
 
-    Returns:
-        `[n]` names ("unknown" where nothing helps), and how many came from the coordinates.
+    What is neither is found by its coordinates; how many, is the second answer.
     """
     names = codes.map({code: country_name(code) or country_name(code.upper()) or "" for code in codes.unique()})
     rows = np.flatnonzero(names == "")

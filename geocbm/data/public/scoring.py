@@ -44,10 +44,6 @@ def read_predictions(path: str | Path) -> dict[str, tuple[float, float]]:
 
     Returns:
         Latitude and longitude by name of the photograph, NaN for no answer.
-
-    Raises:
-        MissingInputError: there is no such file.
-        ParameterError: it is no such list, or names a photograph twice with different answers.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,9 +70,7 @@ def _content(path: Path) -> Any:
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
-            import pyarrow.parquet as parquet
-
-            return parquet.read_table(path, columns=["photo", "lat", "lng"]).to_pylist()
+            return pd.read_parquet(path, columns=["photo", "lat", "lng"]).to_dict("records")
         if suffix == ".jsonl":
             return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return read_json(path)
@@ -102,14 +96,13 @@ def score_predictions(
 
     Args:
         table: `image_path`, `lat` and `lng` in degrees; several rows of one picture count once.
-        answers: latitude and longitude by file name, as from `read_predictions`.
+        answers: latitude and longitude by file name.
         resamples: of the bootstrap by spatial blocks of 100 km.
 
     Returns:
         `median_km`, `mean_km`, `acc_1km` ... `acc_2500km`, `geoscore`, and `country_acc`, `region_acc`, `city_acc` (see
-        `metrics.place_accuracy`), each with `value`, `low` and `high`; then `n` (photographs), `n_missing` (without an
-        answer) and `n_unused` (answers to other photographs). A table with the columns `unique_country` and so on has
-        the metrics of `administrative_accuracy` too.
+        `metrics.place_accuracy`), each with `value`, `low` and `high`, and those of `administrative_accuracy`; then
+        `n` (photographs), `n_missing` (without an answer) and `n_unused` (answers to other photographs).
 
     Raises:
         MismatchError: no answer belongs to the table, or two of its pictures share a file name.
@@ -148,9 +141,9 @@ def administrative_accuracy(
     region, ...) of our list is what most of its own pictures there are called.
 
     Args:
-        table: `lat`, `lng` in degrees and some of the columns of `OSV_LEVELS`, a row per picture.
+        table: `lat`, `lng` in degrees and any columns of `OSV_LEVELS`, a row per picture.
         lat: `[n]` answered latitudes in degrees, NaN where there is no answer, which is a miss.
-        lng: `[n]` answered longitudes in degrees.
+        lng: `[n]` answered longitudes.
         resamples: of the bootstrap by spatial blocks of 100 km.
 
     Returns:
