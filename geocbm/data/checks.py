@@ -71,13 +71,7 @@ def check_names(rows: pd.DataFrame) -> Iterator[Problem]:
 
 
 def check_coordinates(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> Iterator[Problem]:
-    """Find coordinates that are no finite numbers or lie outside their range.
-
-    Args:
-        rows: the text of the table.
-        lat: `[n]` latitudes parsed from it, degrees, NaN where the text is no number.
-        lng: `[n]` longitudes, likewise.
-    """
+    """Find coordinates, `[n]` degrees each (NaN where the text is no number), that lie outside their range."""
     for column, values in (("lat", lat), ("lng", lng)):
         details = rows[column][np.isnan(values)].map(lambda text: repr(text) if text else "empty").to_dict()
         remedy = "Give decimal degrees with a point, such as 46.2260, or remove the row."
@@ -135,10 +129,9 @@ def check_identity(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> Iter
 
 
 def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
-    """Read one image file, as training will if `decode`, else only for its hash.
+    """SHA-256 of an image file (empty if it cannot be read) and what is wrong with it (empty if nothing is).
 
-    Returns:
-        Its SHA-256 (empty if it cannot be read) and what is wrong with it (empty if nothing is).
+    With `decode` it is read as training will, if smaller.
     """
     from geocbm.data.images.photographs import read_photograph
 
@@ -161,12 +154,7 @@ def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
 
 
 def check_images(paths: pd.Series, folder: Path, decode: bool) -> tuple[list[str], list[Problem]]:
-    """Read every image once, in a pool of threads.
-
-    Args:
-        paths: image paths as the table gives them.
-        folder: the folder relative paths start from.
-        decode: decode the images and report those that fail; otherwise they are hashed where they exist.
+    """Read every image once, in a pool of threads; without `decode` they are only hashed where they exist.
 
     Returns:
         The SHA-256 of each row's image (empty where there is none) and the problems found.

@@ -91,13 +91,9 @@ def _gazetteer() -> dict[Words, str]:
 
 
 def known_places(table: pd.DataFrame) -> dict[Words, str]:
-    """Names of places: those in the table's own columns, and countries, regions and large cities of the world.
+    """Spelling of each place by its words in lower case without accents.
 
-    Args:
-        table: needs `country`; columns such as `region`, `state` or `city` are used where there are any.
-
-    Returns:
-        Spelling of each place by its words in lower case without accents.
+    Those are in the table's `country` and columns such as `region`, and the places of the world.
     """
     known = dict(_gazetteer())
     for column in ("country", *(column for column in table.columns if str(column).casefold() in REGION_COLUMNS)):

@@ -22,10 +22,8 @@ DARK_LUMINANCE = 40.0
 CONSTANT_SPREAD = 4.0
 TWIN_KM = 0.05
 EXAMPLES = 5
-SIDE = 96
-"""Shorter side in pixels of the copy that is looked at."""
-LITTLE = 0.2
-"""Part of a picture that a square crop may lose without being named: 5 to 4 loses so much."""
+SIDE = 96  # shorter side in pixels of the copy that is looked at
+LITTLE = 0.2  # part of a picture that a square crop may lose without being named: 5 to 4 loses so much
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,7 @@ class PhotoFolder:
 
 
 def look_into(folder: Path) -> PhotoFolder:
-    """Tell the photographs of a folder from its other files; folders inside it are not looked into.
-
-    Raises:
-        UserError: there is no photograph, or the folder may not be read.
-    """
+    """Tell the photographs of a folder from its other files; folders inside it are not looked into."""
     try:
         entries = [(file, file.is_dir()) for file in sorted(folder.iterdir())]
     except OSError as error:

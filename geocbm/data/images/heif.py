@@ -6,9 +6,7 @@ from typing import IO, Any
 
 from geocbm.errors import UserError
 
-AVIF_BRANDS = frozenset((b"avif", b"avis"))
-"""Brands of files that Pillow reads."""
-
+AVIF_BRANDS = frozenset((b"avif", b"avis"))  # of files that Pillow reads
 _HEIF_BRANDS = frozenset(
     (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf")
 )
@@ -29,11 +27,7 @@ def is_heif(head: bytes) -> bool:
 
 
 def open_heif(stream: IO[bytes], name: str) -> Any:
-    """Open a HEIF file as a picture of Pillow; libheif applies the turns that the container asks for.
-
-    Raises:
-        UserError: it is damaged, or of a kind that libheif does not decode.
-    """
+    """Open a HEIF file as a picture of Pillow; libheif applies the turns that the container asks for."""
     from pi_heif import HeifImageFile
 
     content = stream.read()

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MOST_BYTES = 1 << 20
-"""Longest packet of XMP that is read; a longer one is taken for none."""
+MOST_BYTES = 1 << 20  # longest packet of XMP that is read; a longer one is taken for none
 _EXIF = "{http://ns.adobe.com/exif/1.0/}"
 _PANORAMA = "{http://ns.google.com/photos/1.0/panorama/}"
 _GPS_IFD = 0x8825
@@ -162,11 +161,9 @@ def _position(lat: list[float], north: str, lng: list[float], east: str, status:
 
 
 def _angle(numbers: list[float], letter: str, letters: str, limit: float) -> tuple[float, int] | None:
-    """Degrees, minutes and seconds with a hemisphere as signed degrees.
+    """Signed degrees, and 3 where they are exact, 2 where seconds and 1 where minutes are unknown.
 
-    Returns:
-        The angle and 3 where it is exact, 2 where seconds and 1 where minutes are unknown; None where it makes no
-        sense: no number, no hemisphere, outside the globe, or a sign that contradicts the hemisphere.
+    None where the angle makes no sense: no number, no hemisphere, outside the globe, or a sign that contradicts it.
     """
     if not 1 <= len(numbers) <= 3 or not letter or letter not in letters:
         return None

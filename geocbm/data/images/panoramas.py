@@ -18,18 +18,14 @@ from geocbm.data.images.metadata import Sphere
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PANORAMA = 2.0
-"""Longer side by shorter side from which views are cut: a square crop would lose half of the picture or more."""
-MOST_VIEWS = 8
-"""Views of one picture; of a longer one they leave gaps, and it is said how much was seen."""
-FIELD = 90.0
-"""Widest field of a view of a sphere, degrees: four of them are the horizon."""
-LEAST_FIELD = 25.0
-"""A spherical strip so narrow that its views would be smaller is cut as a flat one, degrees."""
+PANORAMA = 2.0  # longer side by shorter side from which views are cut: a crop would lose half of the picture or more
+MOST_VIEWS = 8  # of a longer picture they leave gaps, and it is said how much was seen
+FIELD = 90.0  # widest field of a view of a sphere, degrees: four of them are the horizon
+LEAST_FIELD = 25.0  # degrees; a spherical strip so narrow that its views would be smaller is cut as a flat one
 
 _SLACK = 0.05
-_EVEN, _SEAM = 6.0, 3.0
-"""Levels of 255 by which a pole may vary, and the difference across the seam in usual differences of neighbours."""
+_EVEN = 6.0  # levels of 255 by which a pole may vary
+_SEAM = 3.0  # difference across the seam in usual differences of neighbours
 
 
 @dataclass(frozen=True)

@@ -32,24 +32,15 @@ ENDINGS = (
     *(".dib", ".jp2", ".j2k", ".jpx", ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm", *RAW_ENDINGS),
 )
 """Files of a folder that are taken for photographs; what a file is, its content says."""
-HUGE_PIXELS = 40_000_000
-"""Above it a note says that the picture was reduced while it was read."""
-MOST_PIXELS = 500_000_000
-"""Largest picture that is read where the file can be reduced while it is decoded (baseline JPEG)."""
-MOST_WHOLE_PIXELS = 200_000_000
-"""Largest picture that is read where all pixels must be in memory once."""
-WHOLE = 1 << 30
-"""As `least_side`: the picture is not reduced."""
-REDUCED_SIDE = 1500
-"""A reduced picture keeps at least so many pixels along its shorter side, unless the reader wants another number."""
-LONGEST_SHAPE = 40
-"""Longer side by shorter side of the narrowest picture that is read; preprocessing would blow up a narrower one."""
-MOST_BYTES = 1 << 30
-"""Longest file that is read from standard input."""
+HUGE_PIXELS = 40_000_000  # above it a note says that the picture was reduced while it was read
+MOST_PIXELS = 500_000_000  # where the file can be reduced while it is decoded (baseline JPEG)
+MOST_WHOLE_PIXELS = 200_000_000  # where all pixels must be in memory once
+WHOLE = 1 << 30  # as `least_side`: the picture is not reduced
+REDUCED_SIDE = 1500  # pixels that a reduced picture keeps at least along its shorter side
+LONGEST_SHAPE = 40  # longer side by shorter side that is read at most; preprocessing would blow up a narrower picture
+MOST_BYTES = 1 << 30  # of a file that is read from standard input
 
-_ORIENTATION = 0x0112
-_HEAD = 512
-_MOST_PAGES = 64
+_ORIENTATION, _HEAD, _MOST_PAGES = 0x0112, 512, 64
 _KNOWN = "give JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or a camera's raw file"
 _limit = threading.Lock()
 
@@ -75,8 +66,7 @@ def read_photograph(source: str | Path | bytes | Image, name: str = "", least_si
         least_side: pixels that the shorter side keeps at least.
 
     Raises:
-        MissingInputError: there is no such file.
-        UserError: it cannot be read; one sentence with the name and a remedy.
+        UserError: it cannot be read; one sentence with the name and a remedy. `MissingInputError` where there is none.
     """
     if hasattr(source, "convert"):
         return _convert(source, b"", f"the picture {name}".strip(), least_side)

@@ -16,9 +16,6 @@ def to_rgb(image: Image) -> Image:
 
     The EXIF orientation is applied, transparent areas become white, palettes are resolved, and greyscale of 16 bits or
     in floating point is scaled to 8 bits instead of being cut off at 255.
-
-    Returns:
-        A picture in mode RGB.
     """
     import numpy as np
     from PIL import Image as pillow
@@ -48,12 +45,10 @@ def open_picture(path: str | Path, least_side: int | None = None) -> Image:
 
     Args:
         path: the file.
-        least_side: reduce the picture by a whole factor as long as its shorter side keeps so many pixels; None leaves
-            it as it is.
+        least_side: reduce the picture by a whole factor as long as its shorter side keeps so many pixels.
 
     Raises:
-        MissingInputError: the file does not exist.
-        UserError: the file is not a picture that can be read; the message names it.
+        UserError: it cannot be read; the message names it. `MissingInputError` where it does not exist.
     """
     from geocbm.data.images.photographs import WHOLE, read_photograph
 

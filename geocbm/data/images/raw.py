@@ -55,11 +55,7 @@ def is_preview(page: Any) -> bool:
 
 
 def check_whole(stream: IO[bytes], name: str) -> None:
-    """Refuse a raw file that ends before its pixels do; LibRaw would fill up the rest.
-
-    Raises:
-        UserError: it is cut off.
-    """
+    """Refuse a raw file that ends before its pixels do; LibRaw would fill up the rest."""
     size = stream.seek(0, 2)
     stream.seek(0)
     if not stream.read(4).startswith(_TIFF):
@@ -81,10 +77,8 @@ def check_whole(stream: IO[bytes], name: str) -> None:
 def develop(stream: IO[bytes], name: str, most_pixels: int) -> Any:
     """Develop a raw file to an upright RGB picture at half its size, with the white balance of the camera.
 
-    Half the size takes each colour where the sensor measured it, without interpolation.
-
-    Raises:
-        UserError: LibRaw cannot read it, or its sensor has more than `most_pixels`; the sentence says what to do.
+    Half the size takes each colour where the sensor measured it, without interpolation. A `UserError` says what to do
+    where LibRaw cannot read the file, or its sensor has more than `most_pixels`.
     """
     import rawpy
     from PIL import Image as pillow
