@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import PARENT_OF, STAGE1, N, write_cells
+from tiny_run import PARENT_OF, STAGE1, STAGE2, N, write_cells
 
 from geocbm import data
 from geocbm.data.concepts import META_TEMPLATES
@@ -124,3 +124,15 @@ def test_only_settings_of_the_stage_are_taken_from_parameters():
     fields = config_fields(Stage2Config, parameters)
     assert fields == {"epochs": 7, "lr": 0.5}
     assert Stage2Config(**fields).epochs == 7
+
+
+def test_later_stages_take_the_layers_of_stage0_without_its_encoder(trained_run, monkeypatch):
+    files = trained_run.files
+    whole, features = encoding.load_stage0(files)[0], files.features("adapted")
+    monkeypatch.setattr(encoding, "load_encoder", lambda name: pytest.fail("the image encoder was built"))
+    stage1 = stages.prepare_stage1(files, STAGE1, features, name=None).model
+    for mine, theirs in zip(stage1.bottleneck.parameters(), whole.bottleneck.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert torch.equal(stage1.prototype_projection.weight, whole.prototype_projection.weight)
+    stage2 = stages.prepare_stage2(files, STAGE2, stages.predict_concepts(files, features), features, name=None).model
+    assert torch.equal(stage2.attention.patch_projection.weight, whole.patch_projection.weight)

@@ -328,6 +328,31 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
     return model
 
 
+class Stage0Layers(nn.Module):
+    """The small layers of a trained Stage 0 that later stages start from; the image encoder is not needed for them.
+
+    Args:
+        path: `stage0.safetensors`.
+
+    Raises:
+        MissingInputError: when the checkpoint is not there.
+        MismatchError: when it is no whole checkpoint of Stage 0.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        made_by = partial(run_command, path, NOTEBOOK)
+        tensors, metadata = load_checkpoint(path, made_by, stage=0)
+        self.config = read_config(Stage0Config, metadata, path, made_by)
+        pooled_dim, (gps_dim, token_dim) = len(tensors["gps_adapter.bias"]), tensors["patch_projection.weight"].shape
+        self.gps_adapter = nn.Linear(gps_dim, pooled_dim)
+        self.bottleneck = build_bottleneck(self.config, pooled_dim, token_dim)
+        self.prototype_projection = nn.Linear(tensors["meta_base"].shape[1], self.config.concept_emb_dim)
+        self.patch_projection = nn.Linear(token_dim, gps_dim)
+        parts = tuple(f"{name}." for name, _ in self.named_children())
+        restore(self, {name: value for name, value in tensors.items() if name.startswith(parts)}, path)
+
+
 def read_base_prototypes(path: str | Path) -> dict[str, Tensor]:
     """Base prototypes of a checkpoint, `meta (k_m, t)` and `parent (k_p, t)`: the ones Stage 1 builds upon.
 

@@ -21,7 +21,7 @@ from geocbm.models.bottlenecks import (
     pool_scores,
     score_patches,
 )
-from geocbm.models.stage0 import Stage0PretrainingModel
+from geocbm.models.stage0 import Stage0Layers, Stage0PretrainingModel
 from geocbm.models.stage1_config import Stage1Config
 from geocbm.training.checkpoints import load_checkpoint, read_config, restore
 from geocbm.training.loader import RowSource, row_reader
@@ -126,13 +126,15 @@ class Stage1ConceptModel(nn.Module):
         """What a checkpoint's JSON must say, so that the model can be built again."""
         return {"stage": 1, "config": asdict(self.config), "in_dim": self.in_dim, "token_dim": self.token_dim}
 
-    def start_from(self, stage0: Stage0PretrainingModel, report: Callable[[str], None] = print) -> list[str]:
+    def start_from(
+        self, stage0: Stage0PretrainingModel | Stage0Layers, report: Callable[[str], None] = print
+    ) -> list[str]:
         """Take over the bottleneck and the prototype projection that Stage 0 trained.
 
         A bottleneck of another kind than Stage 0's starts afresh; the prototype projection is taken over all the same.
 
         Args:
-            stage0: the trained model.
+            stage0: the trained model, or its small layers alone.
             report: told where the bottleneck starts afresh.
 
         Returns:

@@ -17,7 +17,7 @@ from geocbm.metrics import geoscore
 from geocbm.models.attention import ConceptCrossAttention
 from geocbm.models.offsets import decode_offsets
 from geocbm.models.retrieval import place_columns
-from geocbm.models.stage0 import Stage0PretrainingModel
+from geocbm.models.stage0 import Stage0Layers, Stage0PretrainingModel
 from geocbm.models.stage2_config import Stage2Config
 
 LEAST_PROBABILITY = 1e-6
@@ -159,7 +159,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
             self.patch_projection = nn.Linear(token_dim, width)
             self.image_pool = nn.Linear(width, width)
 
-    def start_from(self, stage0: Stage0PretrainingModel) -> None:
+    def start_from(self, stage0: Stage0PretrainingModel | Stage0Layers) -> None:
         """Take over the patch projection that Stage 0 trained; nothing to do without patches.
 
         Raises:

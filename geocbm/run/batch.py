@@ -68,17 +68,14 @@ class Batch(dict[str, Any]):
         return str(self.shapes().to_html())
 
 
-def feature_reader(store: FeatureStore, name: str) -> Callable[[np.ndarray], torch.Tensor]:
-    """A function from row positions to one of `FEATURES`, `(B, ...)` in single precision.
+def feature_reader(store: FeatureStore, name: str, half: bool = False) -> Callable[[np.ndarray], torch.Tensor]:
+    """A function from row positions to one of `FEATURES`, `(B, ...)` in single precision, or half as it is stored."""
+    import torch
 
-    Args:
-        store: features of all rows.
-        name: of `FEATURES`.
-    """
     kind = {"patch_tokens": "tokens"}.get(name, name)
     if name == "hidden":  # kept as "hidden:N" for the last N blocks
         kind = next(each for each in store.kinds if each.startswith("hidden:"))
-    return lambda rows: store.read(kind, rows)
+    return lambda rows: store.read(kind, rows, torch.float16 if half else torch.float32)
 
 
 def _kind(values: list[Any]) -> str:

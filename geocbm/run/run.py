@@ -19,7 +19,6 @@ from geocbm.run.batch import FEATURES, LABELS, STAGE_FEATURES, Batch, feature_re
 from geocbm.run.files import RunFiles
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from geocbm.encoders.features import FeatureStore
@@ -96,11 +95,13 @@ class Run(RunFiles):
         texts = {
             name: chosen[name].astype(str).tolist() for name in ("pano_id", "meta_name", "parent_concept", "country")
         }
-        readers = {name: read for name in (*LABELS, *FEATURES) if (read := self._reader(name))}
+        labels = {name: values[rows] for name in LABELS if (values := self._label(name)) is not None}
+        stores = {name: store for name in FEATURES if (store := self._store_of(name)) is not None}
         return Batch(
             {"image": [data.open_picture(pictures[row]) for row in rows]}
             | texts
-            | {name: read(rows) for name, read in readers.items()}
+            | labels
+            | {name: feature_reader(store, name)(rows) for name, store in stores.items()}
         )
 
     def loader(
@@ -108,61 +109,74 @@ class Run(RunFiles):
         split: str,
         batch_size: int = 32,
         columns: str | nn.Module | Iterable[str] = ("pooled",),
+        features: FeatureStore | None = None,
+        half: bool = False,
         **own: Tensor,
     ) -> RowLoader:
         """Batches of a split for `training.fit`: all labels that the run has, and the features that are asked for.
 
         Args:
             split: train, val, test, pretrain_train or pretrain_val.
-            batch_size: rows at a time.
+            batch_size: rows at a time when it is iterated by hand; `fit` takes that of its settings.
             columns: features to read (`pooled`, `patch_tokens`, `hidden`); or a model, for those that its `forward`
                 names; or `stage0`, `stage1`, `stage2`, for those that the stage may read.
+            features: a store to read them from; by default the run's own.
+            half: leave patch tokens in the half precision in which they are stored.
             own: further tensors of all rows of the table `(n, ...)`, such as `concept_emb`.
 
         Raises:
             MissingInputError: a feature is not there yet.
             ParameterError: an unknown split or column, or a tensor of one's own that has not a row for each image.
         """
-        from geocbm.training.loader import RowLoader
+        from geocbm.training.loader import RowLoader, digest_of
 
+        held = {name: values for name in LABELS if (values := self._label(name)) is not None} | own
+        for name, values in held.items():
+            if len(values) != len(self.table):
+                raise ParameterError(f"{name} has {len(values)} rows for a table of {len(self.table)}; give all rows")
+        content: list[object] = [each for pair in sorted(held.items()) for each in pair]
         readers: dict[str, Callable[[np.ndarray], Tensor]] = {}
-        for name in (*LABELS, *_feature_names(columns)):
-            if read := self._reader(name):
-                readers[name] = read
-            elif name in FEATURES:
+        for name in _feature_names(columns):
+            store = features or self._store_of(name)
+            if store is None:
                 raise MissingInputError(
                     f"run {self.name!r} has no {name} yet; make them with: {self.remedy('features.json')}"
                 )
-        for name, values in own.items():
-            if len(values) != len(self.table):
-                raise ParameterError(f"{name} has {len(values)} rows for a table of {len(self.table)}; give all rows")
-            readers[name] = values.__getitem__
-        return RowLoader(
-            self._rows_of(split), lambda rows: {name: read(rows) for name, read in readers.items()}, batch_size
-        )
+            content += [name, store]
+            if name == "pooled":  # small, and a store that encodes on the fly would encode it again for each batch
+                held[name] = store.read_all("pooled").float()
+            else:
+                readers[name] = feature_reader(store, name, half and name == "patch_tokens")
+
+        def read(rows: np.ndarray) -> dict[str, Tensor]:
+            return {name: values[rows] for name, values in held.items()} | {
+                name: reader(rows) for name, reader in readers.items()
+            }
+
+        names = self.table["pano_id"].tolist()
+        return RowLoader(self._rows_of(split), read, batch_size, names, digest_of(*content))
 
     def _rows_of(self, split: str) -> np.ndarray:
         if split not in self.rows:
             raise ParameterError(f"there is no split {split!r}; the splits are {', '.join(self.rows)}")
         return self.rows[split]
 
-    def _reader(self, name: str) -> Callable[[np.ndarray], torch.Tensor] | None:
-        """A function from row positions to one of `LABELS` or `FEATURES`; None where the run has it not yet."""
+    def _label(self, name: str) -> Tensor | None:
+        """One of `LABELS` for all rows `(n,)`; None where the run has it not yet."""
         import torch
 
-        if name in FEATURES:
-            store = self._stored("vanilla" if name == "hidden" else "adapted")
-            if store is None and name == "pooled":  # before Stage 0 those of the encoder as it came
-                store = self._stored("vanilla")
-            return feature_reader(store, name) if store is not None else None
         if name == "cell_label" and not self.in_use("geocells.npz").exists():
             return None
         if name in ("concept_idx", "parent_idx"):
-            column = self.meta_and_parent[name == "parent_idx"]
-        else:
-            column = np.arange(len(self.table)) if name == "row" else getattr(self, name)
-        held = torch.from_numpy(column)
-        return lambda rows: held[torch.as_tensor(rows, dtype=torch.long)]
+            return torch.from_numpy(self.meta_and_parent[name == "parent_idx"])
+        return torch.from_numpy(np.arange(len(self.table)) if name == "row" else getattr(self, name))
+
+    def _store_of(self, name: str) -> FeatureStore | None:
+        """The store that holds one of `FEATURES`; None where the run has it not yet."""
+        store = self._stored("vanilla" if name == "hidden" else "adapted")
+        if store is None and name == "pooled":  # before Stage 0 those of the encoder as it came
+            store = self._stored("vanilla")
+        return store
 
     def _stored(self, kind: str) -> FeatureStore | None:
         """Features that need not be encoded first."""

@@ -13,9 +13,8 @@ from torch import Tensor
 from geocbm.encoders.processes import is_main_process, on_main
 from geocbm.files import lineage, write_json
 from geocbm.run import Run
-from geocbm.run.encoding import EncoderConfig, encode_adapted, load_stage0, read_prototypes
+from geocbm.run.encoding import EncoderConfig, encode_adapted, read_prototypes
 from geocbm.training import Checkpoint, FitResult, RowLoader, TrainingSettings, fit, seeded
-from geocbm.training.loader import digest_of, row_reader
 
 if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
@@ -51,40 +50,6 @@ class PreparedStage:
         return fit(self.model, self.loss, self.train, self.val, self.settings, self.checkpoint, report=report)
 
 
-def stage_loaders(
-    files: Run, splits: tuple[str, str], features: FeatureStore, kinds: dict[str, str], **columns: Tensor
-) -> tuple[RowLoader, RowLoader]:
-    """Loaders of two splits of a run, with labels and places in each batch.
-
-    Args:
-        files: the run.
-        splits: names of the training and the validation split.
-        features: a store.
-        kinds: what a batch holds of the store, by the name of the entry: `patch_tokens` keep half precision, and
-            `pooled` is held in memory.
-        columns: further entries, `(n, ...)` of all rows of the table.
-    """
-    meta, parent = files.meta_and_parent
-    held = {"concept_idx": meta, "parent_idx": parent, "lat": files.lat, "lng": files.lng}
-    columns = {name: torch.as_tensor(values) for name, values in held.items()} | columns
-    if "pooled" in kinds:
-        columns["pooled"] = features.read_all("pooled").float()
-    readers = {
-        name: row_reader(features, kind, half=name == "patch_tokens")
-        for name, kind in kinds.items()
-        if name != "pooled"
-    }
-
-    def read(rows: np.ndarray) -> dict[str, Tensor]:
-        batch = {name: values[rows] for name, values in columns.items()}
-        return batch | {name: reader(rows) for name, reader in readers.items()}
-
-    digest = digest_of(features, *(each for pair in sorted(columns.items()) for each in pair))
-    names = files.table["pano_id"].tolist()
-    train, val = (RowLoader(files.rows[split], read, names=names, digest=digest) for split in splits)
-    return train, val
-
-
 def prepare_stage0(
     files: Run, config: Stage0Config, encoders: EncoderConfig, encoder: ImageEncoder, vanilla: FeatureStore
 ) -> PreparedStage:
@@ -114,8 +79,10 @@ def prepare_stage0(
         model = Stage0PretrainingModel(
             encoder, location_encoder, base["meta"], base["parent"], config, gps.shape[1], prompts
         )
-    kinds = {"pooled": "pooled", "hidden": f"hidden:{config.unfreeze_layers}"}
-    train, val = stage_loaders(files, ("pretrain_train", "pretrain_val"), vanilla, kinds, gps=gps)
+    train, val = (
+        files.loader(split, columns=("pooled", "hidden"), features=vanilla, gps=gps)
+        for split in ("pretrain_train", "pretrain_val")
+    )
     checkpoint = _checkpoint(files, "stage0", model.description)
     return PreparedStage(model, Stage0Loss(config), train, val, config, checkpoint)
 
@@ -162,15 +129,15 @@ def prepare_stage1(
         report: told where the bottleneck cannot start from Stage 0's.
     """
     from geocbm.models.bottlenecks import BOTTLENECKS
+    from geocbm.models.stage0 import Stage0Layers
     from geocbm.models.stage1 import Stage1ConceptModel
     from geocbm.models.stage1_loss import Stage1Loss
 
     base = read_prototypes(files)
-    kinds = {"pooled": "pooled"}
-    if BOTTLENECKS[config.bottleneck].needs_tokens:
-        kinds["patch_tokens"] = "tokens"
-    train, val = stage_loaders(files, ("train", "val"), features, kinds)
-    widths = {key: value.shape[-1] for key, value in train.read(train.rows[:1]).items() if key in kinds}
+    columns = ("pooled", "patch_tokens") if BOTTLENECKS[config.bottleneck].needs_tokens else ("pooled",)
+    train, val = (files.loader(split, columns=columns, features=features, half=True) for split in ("train", "val"))
+    first = train.read(train.rows[:1])
+    widths = {name: first[name].shape[-1] for name in columns}
     with seeded(config.seed):
         model = Stage1ConceptModel(
             widths["pooled"],
@@ -181,7 +148,7 @@ def prepare_stage1(
             widths.get("patch_tokens"),
         )
     if config.init_from_stage0:
-        model.start_from(load_stage0(files)[0], report)
+        model.start_from(Stage0Layers(files.need("stage0.safetensors")), report)
     meta, parent = (torch.as_tensor(labels)[train.rows] for labels in files.meta_and_parent)
     checkpoint = _checkpoint(files, name, model.description)
     return PreparedStage(model, Stage1Loss(model, meta, parent), train, val, config, checkpoint)
@@ -234,15 +201,17 @@ def prepare_stage2(
         name: stem of the checkpoint, variants take a name of their own; None writes none.
         report: called with one line per epoch.
     """
+    from geocbm.models.stage0 import Stage0Layers
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
     from geocbm.models.stage2_inference import concept_input
     from geocbm.models.stage2_loss import Stage2Loss
 
     concept_emb = concept_input(config, concepts).detach().cpu().float()
-    kinds = {"patch_tokens": "tokens"} if config.reads_tokens else {}
-    cell_label = torch.as_tensor(files.cell_label, dtype=torch.long)
-    columns = {"cell_label": cell_label, "concept_emb": concept_emb}
-    train, val = stage_loaders(files, ("train", "val"), features, kinds, **columns)
+    columns = ("patch_tokens",) if config.reads_tokens else ()
+    train, val = (
+        files.loader(split, columns=columns, features=features, half=True, concept_emb=concept_emb)
+        for split in ("train", "val")
+    )
     cells = files.cells
     token_dim = features.read("tokens", train.rows[:1]).shape[-1]
     scale_km = cells.scale_km if config.offset_kind == "tangent" else None
@@ -251,7 +220,7 @@ def prepare_stage2(
             concept_emb.shape[1], token_dim, len(cells.centers), cells.centers, config, scale_km
         )
     if config.init_from_stage0:
-        model.start_from(load_stage0(files)[0])
+        model.start_from(Stage0Layers(files.need("stage0.safetensors")))
     if config.ablation_mode == "concept_scores":
         model.standardise_by(concept_emb[train.rows])
     elif config.ablation_mode == "hybrid":

@@ -12,16 +12,13 @@ from geocbm import training
 from geocbm.models.stage1 import Stage1ConceptModel, load_stage1
 from geocbm.models.stage1_loss import Stage1Loss
 from geocbm.run import encoding
-from geocbm.run.stages import stage_loaders
 
 
 @pytest.fixture
 def parts(trained_run):
     """Loaders of the tiny run, and what Stage 1 is built of."""
     files = trained_run.files
-    features = files.features("adapted")
-    kinds = {"pooled": "pooled", "patch_tokens": "tokens"}
-    train, val = stage_loaders(files, ("train", "val"), features, kinds)
+    train, val = (files.loader(split, columns="stage1") for split in ("train", "val"))
     base = encoding.read_prototypes(files)
     batch = next(iter(train))
     widths = batch["pooled"].shape[1], batch["patch_tokens"].shape[2]

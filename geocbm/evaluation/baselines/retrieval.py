@@ -75,11 +75,11 @@ def stage0_galleries(run: Run, cache: Path) -> list[Gallery]:
     """
     from geocbm import encoders
     from geocbm.encoders.gallery import adapted_gallery, gallery_embeddings
-    from geocbm.run.encoding import load_stage0
+    from geocbm.models.stage0 import Stage0Layers
 
     train = run.rows["train"]
     own = np.unique(np.stack([run.lat[train], run.lng[train]], axis=1), axis=0)
-    adapter, encoder = load_stage0(run)[0].gps_adapter, encoders.load_location_encoder()
+    adapter, encoder = Stage0Layers(run.need("stage0.safetensors")).gps_adapter, encoders.load_location_encoder()
     return [
         Gallery(name, adapted_gallery(adapter, gallery_embeddings(encoder, cache, places)), places)
         for name, places in (("gallery", encoders.load_gallery()), ("training_gallery", own))
