@@ -249,3 +249,37 @@ def test_a_model_gets_the_entries_of_a_batch_that_its_forward_names():
     other = RowLoader(rows, lambda chosen: {"z": X[chosen]})
     with pytest.raises(ParameterError, match="forward reads x, extra, but the batch has z"):
         fit(model, squared, other, other, settings)
+
+
+class Looked(nn.Module):
+    """A vector per class, looked up by many rows: the gradient of a class is a sum over rows in any order."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.linspace(-1, 1, 20 * 64).reshape(20, 64))
+
+    def forward(self, label):
+        return self.table[label]
+
+
+def test_the_same_training_gives_the_same_weights_on_several_threads():
+    generator = torch.Generator().manual_seed(0)
+    label, wanted = torch.randint(20, (8000,), generator=generator), torch.randn(8000, 64, generator=generator)
+
+    def trained():
+        model = Looked()
+        read = lambda rows: {"label": label[rows], "wanted": wanted[rows]}  # noqa: E731
+        loss = lambda found, batch: {"loss": (found - batch["wanted"]).square().mean()}  # noqa: E731
+        train, val = RowLoader(np.arange(7900), read), RowLoader(np.arange(7900, 8000), read)
+        settings = TrainingSettings(batch_size=7900, epochs=5, lr=0.01)
+        fit(model, loss, train, val, settings, report=lambda line: None)
+        return model.table.detach()
+
+    threads, first = torch.get_num_threads(), None
+    try:
+        torch.set_num_threads(4)
+        first = trained()
+        assert all(torch.equal(trained(), first) for _ in range(5))
+    finally:
+        torch.set_num_threads(threads)
+    assert not torch.are_deterministic_algorithms_enabled()
