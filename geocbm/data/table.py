@@ -16,7 +16,7 @@ import pandas as pd
 from geocbm.data import checks
 from geocbm.data.simulated import from_simulator
 from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
-from geocbm.files import atomic_path, sha256_file
+from geocbm.files import atomic_path, remake_advice, sha256_file
 from geocbm.metrics.country_names import country_names
 
 SCHEMA = ("pano_id", "image_path", "meta_name", "parent_concept", "country", "lat", "lng", "note")
@@ -47,16 +47,14 @@ def load_table(
         csv: file in UTF-8 with the columns of `SCHEMA`; usual other names of a column are accepted and printed.
         on_bad: "error" raises when any row is bad; "drop" leaves bad rows out and writes them, with the reason, to
             `rejected_csv`. A problem of the file as a whole always raises.
-        rejected_csv: where dropped rows go; by default `rejected.csv` beside the CSV, or in the current folder when
-            that one cannot be written.
+        rejected_csv: by default `rejected.csv` beside the CSV, or in the current folder where that cannot be written.
         check_images: decode every image; if false, images are only hashed where they exist.
         columns: own names of columns, `{"name in the file": "name in the schema"}`.
 
     Returns:
         The schema's columns, then extra columns, then `image_sha256`; `lat` and `lng` are floats in degrees, other
         columns text; countries are spelt as in `metrics.country_names`, unknown ones as they are. `attrs` holds `csv`,
-        `folder`, `csv_sha256`, `n_rejected`, `notices` (what was normalised) and `simulated`
-        (whether the pictures come from a simulated world).
+        `folder`, `csv_sha256`, `n_rejected`, `notices` (what was normalised) and `simulated`.
 
     Raises:
         MissingInputError: there is no such file.
@@ -94,9 +92,13 @@ def load_table(
     table["lat"], table["lng"], table["image_sha256"] = lat + 0.0, lng + 0.0, digests  # never -0.0
     table = _plain_text(table)
     if reasons:
-        every = "Every row is rejected. " if on_bad == "drop" else ""
         if on_bad == "error" or len(reasons) == len(raw):
-            raise BadTableError(every + _summary(path, sentences, len(reasons), len(raw)), sentences)
+            every = "Every row is rejected. " if on_bad == "drop" else ""
+            count = "1 problem" if len(sentences) == 1 else f"{len(sentences)} problems"
+            found = f"{count} in {len(reasons)} of {len(raw)} rows (the header is line 1)"
+            remedy = "Mend the file, or load it with on_bad='drop' to leave these rows out."
+            what = f"{every}{path} breaks the schema: {found}.\n{_numbered(sentences)}\n  {remedy}"
+            raise BadTableError(what, sentences)
         rejected = [[lines[row], "; ".join(reasons[row]), *raw[row]] for row in sorted(reasons)]
         written = _write_rejected(path, rejected_csv, [["line", "reason", *header], *rejected])
         notices.append(f"{len(reasons)} of {len(raw)} rows were rejected, see {written}")
@@ -112,14 +114,6 @@ def load_table(
         "simulated": from_simulator(folder, table["image_path"]),
     }
     return table
-
-
-def _summary(path: Path, sentences: list[str], n_bad: int, n_rows: int) -> str:
-    kinds = "1 problem" if len(sentences) == 1 else f"{len(sentences)} problems"
-    return (
-        f"{path} breaks the schema: {kinds} in {n_bad} of {n_rows} rows (the header is line 1).\n"
-        f"{_numbered(sentences)}\n  Mend the file, or load it with on_bad='drop' to leave these rows out."
-    )
 
 
 def _numbered(sentences: list[str]) -> str:
@@ -200,11 +194,11 @@ def _map_columns(path: Path, header: list[str], own: Mapping[str, str]) -> tuple
         what = f"{path} breaks the schema; it has the columns {', '.join(header)}.{hint}\n{_numbered(problems)}"
         raise BadTableError(what, problems)
     renamed = [f"{old} -> {new}" for old, new in zip(header, names, strict=True) if old != new]
-    return names, ["columns read as " + ", ".join(renamed)] if renamed else []
+    return names, [f"columns read as {', '.join(renamed)}"] if renamed else []
 
 
 def _normalise(rows: pd.DataFrame) -> list[str]:
-    """Strip the text of the schema's columns and compose the letters of names, in place; say what changed."""
+    """Strip text, compose the letters of names and spell each country in one way, in place; say what changed."""
     notices = []
     for column in SCHEMA:
         before = rows[column]
@@ -216,24 +210,13 @@ def _normalise(rows: pd.DataFrame) -> list[str]:
         if changed and column not in ("lat", "lng", "note"):
             notices.append(f"{column}: surrounding or repeated space, or split accents, normalised in {changed} rows")
         rows[column] = after
-    return notices + _name_countries(rows)
-
-
-def _name_countries(rows: pd.DataFrame) -> list[str]:
-    """Give every country its one spelling, in place, and say which were spelt otherwise and which are not known.
-
-    Two spellings of a country would be two countries with cells of their own; and pages name places from coordinates,
-    in the same spelling.
-    """
+    # Two spellings of a country would be two countries with cells of their own.
     names, unknown = country_names(rows["country"])
-    count = rows["country"].value_counts()
-    changed = [
-        f"{text!r} -> {name!r} ({count[text]:,} row{'s' if count[text] > 1 else ''})"
-        for text, name in sorted(names.items())
-        if text != name
-    ]
+    count = {text: f"{n:,} row{'s' if n > 1 else ''}" for text, n in rows["country"].value_counts().items()}
+    spelt = [f"{text!r} -> {name!r} ({count[text]})" for text, name in sorted(names.items()) if text != name]
     rows["country"] = rows["country"].map(names)
-    notices = [f"country read as {', '.join(changed)}"] if changed else []
+    if spelt:
+        notices.append(f"country read as {', '.join(spelt)}")
     if unknown:
         shown = ", ".join(map(repr, unknown[:UNKNOWN_SHOWN]))
         more = f" and {len(unknown) - UNKNOWN_SHOWN} more" if len(unknown) > UNKNOWN_SHOWN else ""
@@ -283,23 +266,19 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
     Raises:
         MissingInputError: there is no such file.
-        MismatchError: the file was not written by `save_table`.
+        MismatchError: it is another one.
     """
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     path = Path(path)
     if not path.exists():
-        raise MissingInputError(
-            f"There is no table at {path}: notebook 01 writes it (geocbm run --run NAME --from 01)."
-        )
+        raise MissingInputError(f"There is no table at {path}. {remake_advice(path, '01')}")
     try:
         content = parquet.read_table(path)
         attributes = json.loads((content.schema.metadata or {})[b"geocbm"])
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
-        raise MismatchError(
-            f"{path} is not a validated table: make it again with notebook 01 (geocbm run --run NAME --from 01)."
-        ) from error
+        raise MismatchError(f"{path} is not a validated table. {remake_advice(path, '01')}") from error
     table = _plain_text(content.to_pandas())
     table.attrs = attributes
     return table
