@@ -28,11 +28,8 @@ def from_simulator(folder: str | Path, image_paths: Iterable[str]) -> bool:
     are absolute or seen from the folder of the table.
     """
     home = Path(folder)
-    homes = {home}
-    for parent in {str(Path(path).parent) for path in image_paths}:
-        place = (home / parent).resolve()
-        homes |= {place, place.parent}
-    return any(_marked(place / MARK) for place in homes)
+    places = {(home / parent).resolve() for parent in {Path(path).parent for path in image_paths}}
+    return any(_marked(place / MARK) for place in {home, *places, *(place.parent for place in places)})
 
 
 def _marked(file: Path) -> bool:

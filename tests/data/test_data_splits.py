@@ -44,6 +44,18 @@ def table_of(metas, panos=None, images=None, lat=None, lng=None):
     return table
 
 
+def table_of_rows(rows):
+    """A table of tuples as `ROW` draws them; the place is a function of the panorama, as in a valid table."""
+    place = {pano: at for pano, _, _, at in reversed(rows)}
+    return table_of(
+        [f"m{meta}" for _, meta, _, _ in rows],
+        panos=[pano for pano, _, _, _ in rows],
+        images=[f"own{number}" if image is None else f"i{image}" for number, (_, _, image, _) in enumerate(rows)],
+        lat=[place[pano] for pano, _, _, _ in rows],
+        lng=[place[pano] / 2 for pano, _, _, _ in rows],
+    )
+
+
 def share_of(splits, name):
     return len(splits[name]) / sum(len(splits[part]) for part in ("train", "val", "test"))
 
@@ -51,15 +63,7 @@ def share_of(splits, name):
 @given(st.lists(ROW, min_size=1, max_size=60), st.sampled_from(["stratified", "spatial"]), st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
 def test_splits_never_leak_and_lose_nothing(rows, kind, seed):
-    # the place is a function of the panorama, as in a valid table
-    place = {pano: at for pano, _, _, at in reversed(rows)}
-    table = table_of(
-        [f"m{meta}" for _, meta, _, _ in rows],
-        panos=[pano for pano, _, _, _ in rows],
-        images=[f"own{number}" if image is None else f"i{image}" for number, (_, _, image, _) in enumerate(rows)],
-        lat=[place[pano] for pano, _, _, _ in rows],
-        lng=[place[pano] / 2 for pano, _, _, _ in rows],
-    )
+    table = table_of_rows(rows)
     splits = make_splits(table, kind=kind, seed=seed)
     assert tuple(splits) == SPLIT_NAMES
     # disjoint and complete, as panoramas
@@ -83,13 +87,8 @@ def test_splits_never_leak_and_lose_nothing(rows, kind, seed):
 @given(st.lists(ROW, min_size=1, max_size=60), st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
 def test_leaving_a_country_out_gives_test_all_of_it_and_what_is_linked_to_it(rows, seed):
-    place = {pano: at for pano, _, _, at in reversed(rows)}
-    table = table_of(
-        [f"m{meta}" for _, meta, _, _ in rows],
-        panos=[pano for pano, _, _, _ in rows],
-        images=[f"own{number}" if image is None else f"i{image}" for number, (_, _, image, _) in enumerate(rows)],
-    )
-    table["country"] = [f"c{place[pano]}" for pano, _, _, _ in rows]
+    table = table_of_rows(rows)
+    table["country"] = "c" + table["lat"].astype(str)
     country = table["country"].iloc[0]
     groups = linked_groups(table)
     expected = groups.isin(groups[table["country"] == country]).to_numpy()
@@ -275,18 +274,9 @@ def test_bad_arguments(arguments, message):
 
 
 def test_the_country_left_out_may_be_spelt_in_any_way():
-    table = pd.DataFrame(
-        {
-            "pano_id": [f"p{i}" for i in range(12)],
-            "meta_name": "gate",
-            "country": ["United States"] * 4 + ["Chile"] * 8,
-            "lat": np.linspace(-30, 40, 12),
-            "lng": np.linspace(-90, -70, 12),
-            "image_sha256": [f"{i:064x}" for i in range(12)],
-        }
-    )
+    table = table_of(["gate"] * 12).assign(country=["United States"] * 4 + ["Chile"] * 8)
     splits = [make_splits(table, "leave_country_out", country=name) for name in ("USA", "United States")]
-    assert splits[0] == splits[1] and splits[0]["test"] == ["p0", "p1", "p2", "p3"]
+    assert splits[0] == splits[1] and splits[0]["test"] == ["p00000", "p00001", "p00002", "p00003"]
 
 
 def test_a_run_without_a_test_split_must_say_so():

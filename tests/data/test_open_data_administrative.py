@@ -9,13 +9,8 @@ import pytest
 from geocbm.cli import main
 from geocbm.data.public.scoring import administrative_accuracy, score_predictions, scores_in_words
 
-PARIS, LYON, VILLEURBANNE, BERLIN, WINDHOEK = (
-    (48.85, 2.35),
-    (45.76, 4.84),
-    (45.77, 4.88),
-    (52.52, 13.40),
-    (-22.57, 17.08),
-)
+PARIS, LYON, VILLEURBANNE = (48.85, 2.35), (45.76, 4.84), (45.77, 4.88)
+BERLIN, WINDHOEK = (52.52, 13.40), (-22.57, 17.08)
 
 
 def table(places, **columns):
@@ -79,11 +74,7 @@ def test_score_has_the_lines_of_the_owners_table():
 
 def test_a_table_without_the_columns_has_country_region_and_city(tmp_path, capsys):
     scores = score_predictions(table([PARIS, LYON]), {"0.jpg": PARIS, "1.jpg": BERLIN}, resamples=10)
-    assert {name: scores[f"{name}_acc"]["value"] for name in ("country", "region", "city")} == {
-        "country": 0.5,
-        "region": 0.5,
-        "city": 0.5,
-    }
+    assert all(scores[f"{level}_acc"]["value"] == 0.5 for level in ("country", "region", "city"))
     assert not any(name.startswith("osv5m") for name in scores) and "OSV-5M" not in scores_in_words(scores)
 
 
