@@ -173,6 +173,7 @@ parts = {name: table.iloc[rows] for name, rows in data.split_rows(splits, table)
 counted = ["pano_id", "meta_name", "country"]
 sizes = pd.DataFrame({name: {"rows": len(part), **part[counted].nunique()} for name, part in parts.items()}).T
 sizes.insert(1, "share", (sizes["rows"] / len(table)).round(3))
+sizes = sizes.rename(columns={"pano_id": "panoramas", "meta_name": "metas", "country": "countries"})
 nb.table(sizes, caption="Sizes of the splits")
 
 # %%
