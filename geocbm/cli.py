@@ -158,7 +158,8 @@ def answer_photographs(
       geocbm predict holiday.jpg --html page.html
       geocbm predict photos/ --run demo --json answers.jsonl
     """
-    from geocbm.predict.command import PredictRequest, predict
+    from geocbm.predict.command import predict
+    from geocbm.predict.inputs import PredictRequest
     from geocbm.workbench import state
 
     folder = paths.run_folder(_known(run))

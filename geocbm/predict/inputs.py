@@ -1,14 +1,19 @@
-"""The photographs that `geocbm predict` is given, and the places where it shall write."""
+"""What `geocbm predict` is asked for: photographs, options, and the places where it shall write."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import ParameterError, UserError
+from geocbm.files import sha256_text
 
 if TYPE_CHECKING:
     from geocbm.data.images.folders import PhotoFolder
@@ -17,8 +22,66 @@ STANDARD = "-"
 """Standard input as a photograph, standard output as a file."""
 
 
+@dataclass(frozen=True)
+class PredictRequest:
+    """What the command is asked for."""
+
+    photos: Sequence[str]  # pictures, folders of pictures, or "-" for one from standard input
+    run: str = "demo"  # the trained run that answers
+    top: int = 5  # how many places, countries and concepts to name
+    json: Path | None = None  # a list, or one answer a line (.jsonl); "-" is standard output, instead of text
+    parquet: Path | None = None
+    html: Path | None = None  # page with maps and pictures, complete in itself
+    remarks: tuple[str, ...] = ()  # sentences on the run that go with every answer
+
+    @property
+    def in_text(self) -> bool:
+        """Whether standard output takes sentences, not a JSON list."""
+        return self.json != Path(STANDARD)
+
+    @property
+    def json_file(self) -> Path | None:
+        """The file of `json`; None for standard output."""
+        return self.json if self.in_text else None
+
+    def check(self, is_launched: bool) -> None:
+        """Refuse what cannot be carried out, before anything is computed.
+
+        Args:
+            is_launched: whether this is one of several processes.
+
+        Raises:
+            ParameterError: an option has an impossible value, or its file cannot be written.
+        """
+        if self.top < 1:
+            raise ParameterError(f"--top={self.top} names nothing; give at least 1")
+        if self.json is not None and self.json.suffix.lower() == ".parquet":
+            raise ParameterError(f"--json={self.json} is the name of a table; give it as --parquet")
+        if is_launched and STANDARD in self.photos:
+            raise ParameterError("- is a picture for one process; give files or folders to several")
+        for option, place in (("json", self.json_file), ("parquet", self.parquet), ("html", self.html)):
+            if place == Path(STANDARD):
+                raise ParameterError(f"--{option}=- would be a file of that name; standard output takes --json only")
+            if place is not None:
+                _check_output(f"--{option}={place}", place)
+
+
+def _check_output(named: str, path: Path) -> None:
+    if path.is_dir():
+        raise ParameterError(f"{named} is a folder; give the name of a file in it")
+    if path.exists() and not path.is_file():
+        raise ParameterError(f"{named} is no file; give the name of one")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Files are written beside their place and then moved there.
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as problem:
+        raise ParameterError(f"{named} cannot be written ({problem.strerror}); give another place") from None
+
+
 def photographs(
-    names: list[str], folders: list[PhotoFolder], say: Callable[[str, str], None]
+    names: Sequence[str], folders: list[PhotoFolder], say: Callable[[str, str], None]
 ) -> Iterator[str | Path | bytes]:
     """The named files, the photographs inside the named folders, and what comes on standard input.
 
@@ -57,31 +120,21 @@ def _standard_input() -> bytes:
     return content
 
 
-def names_of(source: Any) -> tuple[str, str]:
-    """Name of a photograph and its whole path as it was given."""
-    if isinstance(source, bytes):
-        return STANDARD, STANDARD
-    # A name that is no text in the file system's encoding is written with question marks.
-    path = str(source).encode("utf-8", "replace").decode("utf-8")
-    return Path(path).name, path
+def path_of(source: Any) -> str:
+    """Path of a photograph as it was given; what is no text in the file system's encoding becomes question marks."""
+    return STANDARD if isinstance(source, bytes) else str(source).encode("utf-8", "replace").decode("utf-8")
 
 
-def check_output(option: str, path: Path | None) -> None:
-    """Refuse a place where no file can be written, before anything is computed.
+def photo_key(source: Any) -> str | None:
+    """What tells a photograph from any other, and from itself once it has changed: path, size and time of change.
 
-    Raises:
-        ParameterError: it is a folder, no file, or cannot be written.
+    Returns:
+        16 hexadecimal digits; None where there is no such file.
     """
-    if path is None:
-        return
-    if path.is_dir():
-        raise ParameterError(f"--{option}={path} is a folder; give the name of a file in it")
-    if path.exists() and not path.is_file():
-        raise ParameterError(f"--{option}={path} is no file; give the name of one")
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()[:16]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Files are written beside their place and then moved there.
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as problem:
-        raise ParameterError(f"--{option}={path} cannot be written ({problem.strerror}); give another place") from None
+        state = os.stat(source)
+    except (OSError, ValueError):
+        return None
+    return sha256_text(json.dumps([path_of(source), state.st_size, state.st_mtime_ns]))[:16]

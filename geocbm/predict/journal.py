@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from geocbm.errors import ParameterError, UserError
-from geocbm.files import atomic_path, hold_lock, sha256_text
+from geocbm.files import atomic_path, hold_lock, write_json
 
 KEY, MADE_BY = "key", ("model", "top")
 """Entries of a line: which photograph it answers, and what answered it."""
+LINES = ".jsonl"
+"""Suffix of a file that holds one answer a line; it is its own journal."""
+SHARE = ".process"
+"""Suffix, before the number of a process, of the journal of its share."""
 _ROWS = 500
 _PAIRS = ("concepts", "parents", "countries")
 
 
 class AnswerFileError(UserError, OSError):
     """Answers cannot be written; what was written before is kept."""
-
-
-def photo_key(source: Any, path: str) -> str | None:
-    """What tells a photograph from any other, and from itself once it has changed: path, size and time of change.
-
-    Args:
-        source: a file, or the content of one.
-        path: what it is called.
-
-    Returns:
-        16 hexadecimal digits; None where there is no such file.
-    """
-    if isinstance(source, bytes):
-        import hashlib
-
-        return hashlib.sha256(source).hexdigest()[:16]
-    try:
-        state = os.stat(source)
-    except (OSError, ValueError):
-        return None
-    return sha256_text(json.dumps([path, state.st_size, state.st_mtime_ns]))[:16]
 
 
 class Journal:
@@ -56,8 +38,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, made_by: Mapping[str, Any]) -> None:
-        self.path = path
-        self._made_by = dict(made_by)
+        self.path, self.made_by = path, dict(made_by)
         self._starts: dict[str, int] = {}
         self._key_of: dict[str, str] = {}
         self._stream: IO[bytes] | None = None
@@ -74,10 +55,11 @@ class Journal:
         end = 0
         with self.path.open("rb") as stream:
             for number, line in enumerate(stream, 1):
-                entry = _parsed(line)
-                if not line.endswith(b"\n") and (entry is not None or (line.startswith(b'{"') and not _is_json(line))):
+                entry, is_json = _parsed(line)
+                is_answer = isinstance(entry, dict) and isinstance(entry.get(KEY), str)
+                if not line.endswith(b"\n") and (is_answer or (line.startswith(b'{"') and not is_json)):
                     break  # cut off while it was written
-                if entry is None:
+                if not is_answer:
                     raise ParameterError(f"line {number} of {self.path} is no answer of geocbm; give another file")
                 self._check(entry)
                 self._starts[entry[KEY]] = end
@@ -89,43 +71,34 @@ class Journal:
 
     def _check(self, entry: dict[str, Any]) -> None:
         for name in MADE_BY:
-            if entry.get(name) != self._made_by[name]:
+            if entry.get(name) != self.made_by[name]:
                 what = {"model": "another model", "top": f"--top {entry.get('top')}"}[name]
                 raise ParameterError(
                     f"{self.path} holds answers of {what} (run {entry.get('run')!r}); give another file, or remove it"
                 )
 
-    def forget_changed(self, keys: Mapping[str, str | None]) -> int:
+    def forget_changed(self, keys: Mapping[str, str | None]) -> None:
         """Remove answers for photographs that have changed since.
 
         Args:
-            keys: the key that each path has now.
-
-        Returns:
-            How many were removed.
+            keys: the key that each path has now; a file that is gone (None) was answered all the same.
         """
-        stale = {
-            old for path, old in self._key_of.items() if keys.get(path) is not None and keys[path] != old
-        }  # a file that is gone now was answered all the same
-        if stale:
-            with (
-                atomic_path(self.path) as temporary,
-                temporary.open("wb") as stream,
-                self.path.open("rb") as old_stream,
-            ):
-                stream.writelines(line for line in old_stream if json.loads(line)[KEY] not in stale)
-            self._starts.clear()
-            self._key_of.clear()
-            self._read()
-        return len(stale)
+        stale = {old for path, old in self._key_of.items() if keys.get(path) not in (None, old)}
+        if not stale:
+            return
+        with atomic_path(self.path) as temporary, temporary.open("wb") as new, self.path.open("rb") as old_lines:
+            new.writelines(line for line in old_lines if json.loads(line)[KEY] not in stale)
+        self._starts.clear()
+        self._key_of.clear()
+        self._read()
 
-    def add(self, key: str | None, entry: Mapping[str, Any]) -> None:
+    def add(self, key: str, entry: Mapping[str, Any]) -> None:
         """Append an answer and hand it to the operating system at once.
 
         Raises:
             AnswerFileError: it cannot be written.
         """
-        content = {**entry, KEY: key, **self._made_by}
+        content = {**entry, KEY: key, **self.made_by}
         line = (json.dumps(content, ensure_ascii=False, sort_keys=True) + "\n").encode("utf-8", "replace")
         try:
             if self._stream is None:
@@ -141,9 +114,8 @@ class Journal:
                 f"{self.path} cannot be written ({problem.strerror or problem}); what was answered before is kept: "
                 "make room and start the same command again"
             ) from None
-        if key is not None:
-            self._starts[key] = start
-            self._key_of[str(entry.get("path"))] = key
+        self._starts[key] = start
+        self._key_of[str(entry.get("path"))] = key
 
     def _lock(self, stream: IO[bytes]) -> None:
         """Keep other commands from writing into the file as long as it is open here."""
@@ -152,20 +124,14 @@ class Journal:
                 f"{self.path} is being written by another geocbm predict; wait for it, or give another file"
             )
 
-    def absorb(self, other: Path) -> None:
-        """Take over the answers of another file that this one lacks, and remove it."""
-        journal = Journal(other, self._made_by)
-        for key in journal._starts:
-            if key not in self:
-                entry = journal.entry(key)
+    def absorb_shares(self) -> None:
+        """Take over the answers that the processes of an interrupted launch left beside this file."""
+        for file in sorted(self.path.parent.glob(f"{self.path.name}{SHARE}*")):
+            share = Journal(file, self.made_by)
+            keys = [key for key in share._starts if key not in self]
+            for key, entry in zip(keys, share.entries(keys), strict=True):
                 self.add(key, {name: value for name, value in entry.items() if not name.startswith("_")})
-        journal.remove()
-
-    def entry(self, key: str) -> dict[str, Any]:
-        """The answer for a photograph."""
-        with self.path.open("rb") as stream:
-            stream.seek(self._starts[key])
-            return json.loads(stream.readline())
+            share.remove()
 
     def entries(self, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
         """Answers in the order of `keys`, one at a time; keys without an answer are passed over."""
@@ -189,24 +155,45 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def _is_json(line: bytes) -> bool:
+def _parsed(line: bytes) -> tuple[Any, bool]:
+    """The content of a line, and whether it is JSON at all."""
     try:
-        json.loads(line)
+        return json.loads(line), True
     except ValueError:
-        return False
-    return True
+        return None, False
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get(KEY), str) else None
+def journal_place(to_json: Path | None, to_parquet: Path | None) -> Path | None:
+    """Where answers are written as they come; None where no file was asked for."""
+    final = to_json or to_parquet
+    if final is None or (to_json is not None and to_json.suffix.lower() == LINES):
+        return final
+    return final.with_name(final.name + ".partial")
 
 
-def write_list(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Write answers as a JSON list, atomically."""
+def write_answers(
+    journal: Journal,
+    to_json: Path | None,
+    to_parquet: Path | None,
+    keys: Sequence[str | None],
+    summary: Mapping[str, Any],
+) -> None:
+    """Make the files that were asked for out of the journal, in the order of the photographs."""
+    journal.close()
+    asked = [key for key in keys if key is not None and key in journal]
+    if to_parquet is not None:
+        if asked:
+            _write_parquet(to_parquet, journal, asked)
+        write_json(to_parquet.with_name(f"{to_parquet.stem}.summary.json"), summary)
+    if to_json is not None:
+        if to_json != journal.path:
+            _write_list(to_json, journal.entries(asked))
+        write_json(to_json.with_name(f"{to_json.stem}.summary.json"), summary)
+    if to_json != journal.path:
+        journal.remove()
+
+
+def _write_list(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write("[")
         for number, entry in enumerate(entries):
@@ -214,8 +201,8 @@ def write_list(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
         stream.write("\n]\n")
 
 
-def write_parquet(path: Path, journal: Journal, keys: Iterable[str]) -> None:
-    """Write answers as a parquet table, a row each, atomically and in bounded memory.
+def _write_parquet(path: Path, journal: Journal, keys: Sequence[str]) -> None:
+    """Write a row for each answer, in bounded memory.
 
     Lists of name and probability become lists of structures with these two fields, maps of concepts lists of
     structures with `name` and `map`.
@@ -223,7 +210,6 @@ def write_parquet(path: Path, journal: Journal, keys: Iterable[str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    keys = list(keys)
     parts = [keys[start : start + _ROWS] for start in range(0, len(keys), _ROWS)]
     # A column may hold nothing in one part and text in another: all parts are looked at before the first is written.
     tables = (pa.Table.from_pylist([_row(entry) for entry in journal.entries(part)]) for part in parts)
@@ -234,8 +220,6 @@ def write_parquet(path: Path, journal: Journal, keys: Iterable[str]) -> None:
 
 
 def _row(entry: Mapping[str, Any]) -> dict[str, Any]:
-    row = dict(entry)
-    for name in _PAIRS:
-        row[name] = [{"name": what, "probability": share} for what, share in row.get(name, ())]
-    row["concept_maps"] = [{"name": name, "map": grid} for name, grid in row.get("concept_maps", {}).items()]
-    return row
+    pairs = {name: [{"name": what, "probability": share} for what, share in entry.get(name, ())] for name in _PAIRS}
+    maps = [{"name": name, "map": grid} for name, grid in entry.get("concept_maps", {}).items()]
+    return {**entry, **pairs, "concept_maps": maps}

@@ -7,7 +7,6 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,75 +38,6 @@ _OUTLINES = 2
 _QUALITY = 82
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A name with a probability, drawn as a bar."""
-
-    name: str
-    detail: str
-    share: float
-
-
-@dataclass(frozen=True)
-class Term:
-    """What a concept adds to the explained score, drawn to the left or the right of 0.
-
-    Attributes:
-        name: the concept.
-        value: what it adds, nats.
-        width: length of its bar, from 0 to 50 % of the track.
-    """
-
-    name: str
-    value: float
-    width: float
-
-
-@dataclass(frozen=True)
-class Reasons:
-    """What spoke for a country, and what against.
-
-    Attributes:
-        target: the country.
-        quantity: what the terms belong to, "log odds".
-        exact: whether the terms add up to it.
-        total: the quantity.
-        terms: the largest ones.
-    """
-
-    target: str
-    quantity: str
-    exact: bool
-    total: float
-    terms: tuple[Term, ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the page says of one photograph; texts are plain and are escaped by the template."""
-
-    name: str = ""
-    problem: str = ""
-    coordinates: str = ""
-    near: str = ""
-    seen: str = ""
-    views: int = 1
-    wide: bool = False
-    attention: str = ""
-    attention_alt: str = ""
-    concept_maps: tuple[tuple[str, str, str], ...] = ()
-    places: tuple[Bar, ...] = ()
-    countries: tuple[Bar, ...] = ()
-    concepts: tuple[Bar, ...] = ()
-    parents: tuple[Bar, ...] = ()
-    regions: tuple[tuple[str, int, str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-    warning: str = ""
-    alt: str = ""
-    differ: str = ""
-    reasons: tuple[Reasons, ...] = ()
-
-
 class PhotoPage:
     """Collects answers and writes the page.
 
@@ -115,14 +45,13 @@ class PhotoPage:
         model: the run that answers.
 
     Attributes:
-        shown: photographs on the page.
         left_out: photographs beyond `MOST_PHOTOS`.
     """
 
     def __init__(self, model: GeoCBM) -> None:
         self._model = model
         self._paths: list[str] = []
-        self._sections: list[Section] = []
+        self._sections: list[dict[str, Any]] = []  # what the template shows of each photograph
         self._figures: list[dict[str, Any] | None] = []
         self._outlines: list[Any] = []
         self.left_out = 0
@@ -144,39 +73,47 @@ class PhotoPage:
             self.left_out += 1
             return
         self._paths.append(path)
-        if reply.answer is None or reply.seen is None:
-            self._sections.append(Section(problem=problem))
-            self._figures.append(None)
-        else:
-            figure, alt = self._map(reply.answer)
-            section = self._section(reply.answer, reply.seen, alt)
-            self._sections.append(replace(section, reasons=tuple(self._reasons(reply))))
-            self._figures.append(figure)
+        section: dict[str, Any] = {"problem": problem, "answer": reply.answer, "warning": ""}
+        figure = None
+        if reply.answer is not None and reply.seen is not None:
+            figure = self._map(reply.answer)
+            section |= self._pictures(reply.answer, reply.seen) | self._sentences(reply.answer)
+            section |= {"alt": figure["layout"]["meta"]["alt"], "reasons": list(self._reasons(reply, reply.answer))}
+        self._sections.append(section)
+        self._figures.append(figure)
 
     def write(self, path: Path) -> None:
         """Write the page."""
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
         from plotly.offline import get_plotlyjs
+        from scipy.stats import binom
 
-        loader = PackageLoader("geocbm.predict")
         pages = Environment(
-            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+            loader=PackageLoader("geocbm.predict"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
-        unlike = sum(bool(section.warning) for section in self._sections)
+        model = self._model
+        unlike = sum(bool(section["warning"]) for section in self._sections)
+        answered = sum(not section["problem"] for section in self._sections)
         text = pages.get_template("photo.html.j2").render(
             sections=[
-                replace(section, name=name, problem=section.problem.replace(printable(path), name))
+                section | {"name": name, "problem": section["problem"].replace(printable(path), name)}
                 for section, path, name in zip(self._sections, self._paths, _short_names(self._paths), strict=True)
             ],
-            run=self._model.context.run,
-            calibration=self._model.calibration,
-            cells=len(self._model.cells),
+            run=model.context.run,
+            calibration=model.calibration,
+            cells=len(model.cells),
+            country_of=model.cells.country,
             left_out=self.left_out,
-            simulated=TRAINED_ON if self._model.context.simulated else "",
+            simulated=TRAINED_ON if model.context.simulated else "",
             unlike=unlike,
-            too_many=self._too_many(unlike),
-            novelty=self._model.novelty,
+            # More photographs are unlike the training pictures than false alarms of like ones would explain.
+            too_many=model.novelty and unlike and binom.sf(unlike - 1, answered, model.novelty.level) < UNLIKELY,
+            novelty=model.novelty,
             version=__version__,
             plotly=Markup(get_plotlyjs()),
             outlines=Markup(_script_json(self._outlines)),
@@ -185,48 +122,32 @@ class PhotoPage:
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-    def _too_many(self, unlike: int) -> bool:
-        """Whether more photographs are unlike the training pictures than false alarms of like ones would explain."""
-        from scipy.stats import binom
-
-        novelty, answered = self._model.novelty, sum(not section.problem for section in self._sections)
-        return novelty is not None and unlike > 0 and float(binom.sf(unlike - 1, answered, novelty.level)) < UNLIKELY
-
-    def _map(self, answer: Answer) -> tuple[dict[str, Any], str]:
-        """A map without its outlines, which the page holds once, and its description."""
+    def _map(self, answer: Answer) -> dict[str, Any]:
+        """A map without its outlines, which the page holds once."""
         from geocbm.plots.answer import answer_map
 
         calibration, cells = self._model.calibration, self._model.cells
         land = None if calibration is None else calibration.cell_km2
         figure = json.loads(answer_map(answer, cells.centers, cells.country, land).to_json())
         self._outlines = figure["data"][:_OUTLINES]
-        return {"data": figure["data"][_OUTLINES:], "layout": figure["layout"]}, figure["layout"]["meta"]["alt"]
+        return {"data": figure["data"][_OUTLINES:], "layout": figure["layout"]}
 
-    def _reasons(self, reply: Reply) -> Iterator[Reasons]:
+    def _reasons(self, reply: Reply, answer: Answer) -> Iterator[dict[str, Any]]:
         """What led to the country of the point, and to the likeliest one where that is another."""
-        from geocbm.explain.attribution import EXACT
-
-        if reply.answer is None:
-            return
         countries = self._model.cells.country
-        for country in dict.fromkeys((reply.answer.country, reply.answer.countries[0][0])):
+        for country in dict.fromkeys((answer.country, answer.countries[0][0])):
             if country not in countries:
                 continue
             try:
                 why = self._model.explain(reply, country=country)
             except UserError:  # a run of one country, or one that cannot say what it is without a concept
                 continue
-            largest = why.largest(MOST_TERMS)
-            top = float(largest["term"].abs().max())
-            if not top > 0:  # a head that reads no concepts
-                continue
-            terms = tuple(
-                Term(str(row["name"]), float(row["term"]), 50 * abs(float(row["term"])) / top)
-                for row in largest.to_dict("records")
-            )
-            yield Reasons(why.target, why.quantity, why.method == EXACT, why.total, terms)
+            terms = why.largest(MOST_TERMS)
+            if terms["term"].abs().max() > 0:  # not so of a head that reads no concepts
+                terms["width"] = 50 * terms["term"].abs() / terms["term"].abs().max()  # % of the track, from its middle
+                yield {"why": why, "terms": terms.to_dict("records")}
 
-    def _section(self, answer: Answer, seen: Image, alt: str) -> Section:
+    def _pictures(self, answer: Answer, seen: Image) -> dict[str, Any]:
         wide = seen.width > seen.height
         times = answer.views if wide else 1  # views side by side
         attention, attention_alt = "", ""
@@ -238,38 +159,26 @@ class PhotoPage:
                 f"column {column + 1} of {answer.attention.shape[1]}"
             )
         shares = dict(answer.concepts)
-        warning = "" if answer.unlike is None else answer.unlike.sentence()
-        country = self._model.cells.country
-        return Section(
-            coordinates=in_degrees(answer.lat, answer.lng),
-            near=answer.place.label(),
-            seen=_data_uri(seen, times * WIDTH),
-            views=answer.views,
-            wide=wide and answer.views > 1,
-            attention=attention,
-            attention_alt=attention_alt,
-            concept_maps=tuple(
-                (concept, f"{100 * shares[concept]:.0f}", _heat(seen, grid, times * MAP_WIDTH))
+        return {
+            "seen": _data_uri(seen, times * WIDTH),
+            "wide": wide and answer.views > 1,
+            "attention": attention,
+            "attention_alt": attention_alt,
+            "concept_maps": [
+                (concept, shares[concept], _heat(seen, grid, times * MAP_WIDTH))
                 for concept, grid in answer.concept_maps
-            ),
-            places=tuple(Bar(cell.country, cell.place.label(False), cell.best) for cell in answer.cells),
-            countries=_bars(answer.countries),
-            concepts=_bars(answer.concepts),
-            parents=_bars(answer.parents),
-            regions=tuple(
-                (
-                    f"{100 * region.coverage:.0f}",
-                    len(region.cells),
-                    f"{region.area_km2:,.0f} km²",
-                    "; ".join(dict.fromkeys(str(country[cell]) for cell in region.cells)),
-                )
-                for region in answer.regions
-            ),
-            notes=tuple(note for note in answer.notes if note != warning),
-            differ=answer.countries_differ,
-            warning=warning,
-            alt=alt,
-        )
+            ],
+        }
+
+    def _sentences(self, answer: Answer) -> dict[str, Any]:
+        warning = "" if answer.unlike is None else answer.unlike.sentence()
+        return {
+            "coordinates": in_degrees(answer.lat, answer.lng),
+            "near": answer.place.label(),
+            "warning": warning,
+            "places": [(cell.country, cell.best, cell.place.label(False)) for cell in answer.cells],
+            "notes": [note for note in answer.notes if note != warning],
+        }
 
 
 def _short_names(paths: list[str]) -> list[str]:
@@ -282,10 +191,6 @@ def _short_names(paths: list[str]) -> list[str]:
         return [printable(Path(path).relative_to(common)) for path in paths]
     except ValueError:  # some from the root, some from here
         return [printable(path) for path in paths]
-
-
-def _bars(shares: tuple[tuple[str, float], ...]) -> tuple[Bar, ...]:
-    return tuple(Bar(name, "", share) for name, share in shares)
 
 
 def _heat(seen: Image, grid: np.ndarray, width: int) -> str:
