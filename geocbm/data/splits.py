@@ -25,11 +25,7 @@ SPLIT_NAMES = ("train", "val", "test", "pretrain_train", "pretrain_val")
 
 
 def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> pd.Series:
-    """Groups of rows that are linked by a `pano_id`, by identical image content or by a block; links chain.
-
-    Args:
-        table: needs `pano_id`; `image_sha256` is used where it is filled.
-        block: `[n]` block of each row.
+    """Groups of rows that are linked by a `pano_id`, by a filled `image_sha256` or by a block `[n]`; links chain.
 
     Returns:
         `[n]` name of the group of each row: its smallest `pano_id`.
@@ -178,8 +174,7 @@ def make_splits(
         country: for "leave_country_out".
 
     Returns:
-        Sorted `pano_id`s of `train`, `val`, `test`, `pretrain_train`, `pretrain_val`. Parts can be empty only where
-        metas are too rare to fill them.
+        Sorted `pano_id`s by `SPLIT_NAMES`. Parts can be empty only where metas are too rare to fill them.
 
     Raises:
         ParameterError: an argument has an impossible value, or the table lacks the country.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from typing import IO, Any
 
@@ -60,16 +61,12 @@ def check_whole(stream: IO[bytes], name: str) -> None:
     stream.seek(0)
     if not stream.read(4).startswith(_TIFF):
         return
-    try:
-        ends = [
-            start + count
-            for page, _ in _directories(stream)
-            for places, lengths in (_STRIPS, _TILES)
-            for start, count in zip(_tuple(page.get(places, ())), _tuple(page.get(lengths, ())), strict=False)
-        ]
-        cut = max(ends, default=0) > size
-    except Exception:  # odd entries of a camera's own; LibRaw decides
-        return
+    cut = False
+    with suppress(Exception):  # odd entries of a camera's own; LibRaw decides
+        for page, _ in _directories(stream):
+            for places, lengths in (_STRIPS, _TILES):
+                parts = zip(_tuple(page.get(places, ())), _tuple(page.get(lengths, ())), strict=False)
+                cut = cut or any(start + count > size for start, count in parts)
     if cut:
         raise UserError(f"{name} is cut off; fetch it again")
 

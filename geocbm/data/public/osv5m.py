@@ -90,11 +90,9 @@ PARENTS = (*COLUMNS, "all")
 
 
 def with_legend(legend: Path | None) -> dict[str, ConceptColumn]:
-    """The columns, with names a user brings.
+    """The columns, with names of codes, or edges and names of bands, that a user brings in a JSON file.
 
-    Args:
-        legend: JSON such as `{"land_cover": {"4": "grassland"}, "dist_sea": {"edges": [1], "names": ["coast",
-            "inland"]}}`: names of codes, or edges and names of bands.
+    Such as `{"land_cover": {"4": "grassland"}, "dist_sea": {"edges": [1], "names": ["coast", "inland"]}}`.
     """
     if legend is None:
         return COLUMNS

@@ -34,11 +34,9 @@ class Conversion:
 
 
 class Source:
-    """A CSV of a public data set on its way into the schema of `geocbm.data.table`.
+    """A CSV of a public data set on its way into a target, a CSV in the schema of `geocbm.data.table`.
 
     Args:
-        path: the CSV.
-        target: the CSV to write.
         pictures: path of each picture by its name, see `index_pictures`.
         on_bad: "error" refuses a source with bad rows or missing pictures, "drop" leaves those rows out.
     """
@@ -55,11 +53,7 @@ class Source:
     def located(self, ids: pd.Series, names: pd.Series, lat: pd.Series, lng: pd.Series) -> pd.DataFrame:
         """Keep the rows with an identifier, a place on the globe and a picture; count the others.
 
-        Args:
-            ids: `[n]` identifiers.
-            names: `[n]` names of the pictures, without ending.
-            lat: `[n]` latitudes in degrees, as text.
-            lng: `[n]` longitudes.
+        All are texts `[n]`: identifiers, names of pictures without ending, degrees.
 
         Returns:
             `pano_id`, `image_path` (relative to the target where it lies below its folder), `lat` and `lng`.

@@ -36,14 +36,11 @@ _INSTEAD = "give the file that geocbm predict --json or --parquet wrote"
 
 
 def read_predictions(path: str | Path) -> dict[str, tuple[float, float]]:
-    """Read the answers of `geocbm predict --json`.
+    """Read the answers of `geocbm predict`: latitude and longitude by name of the photograph, NaN for no answer.
 
     Args:
         path: a JSON list of objects with `photo`, `lat` and `lng` (degrees; null for no answer), the same one a line
             (`.jsonl`), or a table with these columns (`.parquet`).
-
-    Returns:
-        Latitude and longitude by name of the photograph, NaN for no answer.
     """
     path = Path(path)
     if not path.is_file():
@@ -95,7 +92,7 @@ def score_predictions(
     """Compare answers with the true places of a table; a photograph without an answer is a miss.
 
     Args:
-        table: `image_path`, `lat` and `lng` in degrees; several rows of one picture count once.
+        table: `image_path`, `lat` and `lng`; several rows of one picture count once.
         answers: latitude and longitude by file name.
         resamples: of the bootstrap by spatial blocks of 100 km.
 
@@ -135,21 +132,15 @@ def score_predictions(
 def administrative_accuracy(
     table: pd.DataFrame, lat: np.ndarray, lng: np.ndarray, resamples: int = 1000
 ) -> dict[str, Any]:
-    """Share of answers whose administrative names are those in the table's own columns.
+    """Share of answers, `[n]` degrees each (NaN is a miss), whose names are those in the table's own columns.
 
     The spelling and the edition of the list play little part: what the table calls the places around a town (or a
     region, ...) of our list is what most of its own pictures there are called.
 
-    Args:
-        table: `lat`, `lng` in degrees and any columns of `OSV_LEVELS`, a row per picture.
-        lat: `[n]` answered latitudes in degrees, NaN where there is no answer, which is a miss.
-        lng: `[n]` answered longitudes.
-        resamples: of the bootstrap by spatial blocks of 100 km.
-
     Returns:
-        For each level whose column is there and has a name: `osv5m_<level>_acc` with `value`, `low` and `high` over the
-        pictures with a name, and `osv5m_<level>_agreement`, the share that the true places themselves would get. What
-        it lacks from 1 is owed to the two editions of the list and cannot be reached.
+        For each of `OSV_LEVELS` whose column is there and has a name: `osv5m_<level>_acc` with `value`, `low` and
+        `high` over the pictures with a name, and `osv5m_<level>_agreement`, the share that the true places themselves
+        would get. What it lacks from 1 is owed to the two editions of the list and cannot be reached.
     """
     present = [(level, *rest) for level, rest in OSV_LEVELS.items() if rest[0] in table]
     if not present:
