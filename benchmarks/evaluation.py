@@ -157,7 +157,7 @@ def measure_evaluation(n: int, resamples: int, metas: int) -> dict[str, Any]:
     draws = metrics.Resamples(metrics.spatial_blocks(answers.lat, answers.lng), resamples)
     metrics.geolocation_intervals(*places, blocks=draws)
     meter.lap("places")
-    draws.figure(metrics.country_of(*places[:2]) == metrics.country_of(*places[2:]))
+    draws.estimate(metrics.country_of(*places[:2]) == metrics.country_of(*places[2:]))
     meter.lap("country by polygon")
     metrics.concept_intervals(logits, meta, draws, parents, meta_to_parent=owner, similarity=words @ words.T)
     meter.lap("concepts")

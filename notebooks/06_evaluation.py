@@ -85,7 +85,7 @@ tail = norm.sf(t.ppf(0.975, n_blocks - 1) * np.sqrt(n_blocks / (n_blocks - 1)))
 ends = means[int(np.floor(tail * (bootstrap - 1)))], means[int(np.ceil((1 - tail) * (bootstrap - 1)))]
 
 draws = metrics.Resamples(blocks, bootstrap, seed)
-by_package = draws.figure(score)
+by_package = draws.estimate(score)
 if n_blocks >= metrics.FEWEST_BLOCKS:  # with fewer the package gives no interval
     np.testing.assert_allclose(ends, (by_package["low"], by_package["high"]))
 print(f"GeoScore {metric('stage2.geoscore').entry(by_package)}: {len(test):,} images in {n_blocks:,} blocks")

@@ -46,7 +46,7 @@ from geocbm.explain import (
 from geocbm.explain.concept_labels import read_concept_labels
 from geocbm.explain.examples import example_rows, similar_rows
 from geocbm.explain.faithfulness import LINEAR, MAIN
-from geocbm.metrics import figure_text, readable, verdict
+from geocbm.metrics import estimate_text, readable, verdict
 from geocbm.metrics.table import metric
 from geocbm.models.stage2_inference import concept_input, predict_stage2
 from geocbm.run import Run, encoding, stages
@@ -194,7 +194,7 @@ if own_map:
     if located is not None:
         maps_and_mine = shown | {"my map": mine[pairs.position]}
         tested = localization.measure_localization(files, pairs, maps_and_mine, named, bootstrap, seed)
-        print("pointing game:", figure_text(tested.figure("my map"), "{:.0%}"))
+        print("pointing game:", estimate_text(tested.estimate("my map"), "{:.0%}"))
     lost = faithfulness.measure_faithfulness(model, test, {"my map": mine}, pictures, bootstrap, seed)
     nb.table(readable(faithfulness.gain_table(lost), {"gain": metric("truth.deletion_gain")}), caption="My map")
 
@@ -257,7 +257,7 @@ leakage = information.leakage
 if leakage is not None:
     nulls = {"concepts-task leakage": leakage.concepts_task_null, "interconcept leakage": leakage.interconcept_null}
     for (name, null), own in zip(nulls.items(), (leakage.concepts_task, leakage.interconcept), strict=True):
-        print(f"{name}: {figure_text(own, '{:.4f}')}, {null:.4f} where nothing leaks")
+        print(f"{name}: {estimate_text(own, '{:.4f}')}, {null:.4f} where nothing leaks")
     kept_names = [information.names[i] for i in leakage.kept]
     nb.show(plots.told_by_concepts(kept_names, leakage.truth, leakage.predicted, leakage.beyond))
 nb.table(readable(information.probe_table()), caption="The country, read by logistic regression, 95 % intervals")
@@ -293,7 +293,7 @@ nb.show(plots.forest(changes, "change of the GeoScore", "What is lost (left is m
 nb.table(changes.round(0), caption="Change of the GeoScore with its 95 % interval, and median errors")
 print("Random directions against the named concepts:", verdict(changes.iloc[0], more_is_better=True))
 for mode, gain in controls.mode_gains(tested, bootstrap, seed).items():
-    print(f"{mode} beyond the linear CBM: {figure_text(gain['geoscore'], '{:+z,.0f}')} GeoScore")
+    print(f"{mode} beyond the linear CBM: {estimate_text(gain['geoscore'], '{:+z,.0f}')} GeoScore")
 
 # %% [markdown]
 # ## Is it the same explanation after training again?

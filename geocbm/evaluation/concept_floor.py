@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geocbm.files import lineage, read_json, write_json
-from geocbm.metrics import Resamples, figure_text, spatial_blocks
+from geocbm.metrics import Resamples, estimate_text, spatial_blocks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,11 +66,11 @@ class ConceptFloor:
             f"concept is right in {self.frequent:.1%}{probe}"
         )
         if self.names_nothing:
-            by = figure_text(self.over_frequent, "{:+z.1f}", 100)
+            by = estimate_text(self.over_frequent, "{:+z.1f}", 100)
             said = f"Stage 1 names nothing beyond the most frequent concept ({by} points): {shares}"
         else:
             assert self.over_probe is not None
-            by = figure_text(self.over_probe, "{:+z.1f}", 100)
+            by = estimate_text(self.over_probe, "{:+z.1f}", 100)
             said = f"Stage 1 names fewer concepts than a linear classifier does ({by} points): {shares}"
         return f"{said}. {self.advice}"
 

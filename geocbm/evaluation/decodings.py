@@ -60,9 +60,9 @@ def measure_decodings(run: Run, answers: Sequence[Prediction], n: int = 1000, se
             row: dict[str, Any] = {"name": name, "method": label_of(name, answer.detail), "point": point}
             row |= {"chosen": choice is not None and choice.point == point}
             row |= {"val_geoscore": seen.get("geoscore", np.nan)}
-            row |= columns_of("geoscore", draws.figure(geoscore(km)))
-            row |= columns_of("median_km", draws.figure(km, "median"))
-            rows.append(row | columns_of("country_acc", draws.figure((country == truth) & (country != ""))))
+            row |= columns_of("geoscore", draws.estimate(geoscore(km)))
+            row |= columns_of("median_km", draws.estimate(km, "median"))
+            rows.append(row | columns_of("country_acc", draws.estimate((country == truth) & (country != ""))))
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -52,8 +52,8 @@ def measure_retrieval(
     lat, lng = files.lat[rows], files.lng[rows]
     rank, km = retrieval_by_row(torch.from_numpy(pooled[rows]), model.embed_places(lat, lng), lat, lng)
     drawn = Resamples(spatial_blocks(lat, lng), n_resamples, seed)
-    found = {f"recall_{k}": drawn.figure((rank < k).numpy()) for k in (1, 5, 10)}
-    return found | {"retrieval_km": drawn.figure(km, "median")}
+    found = {f"recall_{k}": drawn.estimate((rank < k).numpy()) for k in (1, 5, 10)}
+    return found | {"retrieval_km": drawn.estimate(km, "median")}
 
 
 def measure_class_means(files: Run, pooled: np.ndarray, n_resamples: int = 200, seed: int = 0) -> dict[str, float]:

@@ -245,7 +245,7 @@ def measure(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 
         for metric in METRICS:
             told = metric not in values or TOLD.get(name) == metric
             statistic = "median" if metric == "median_km" else "mean"
-            row |= columns_of(metric, nothing if told or draws is None else draws.figure(values[metric], statistic))
+            row |= columns_of(metric, nothing if told or draws is None else draws.estimate(values[metric], statistic))
         rows.append(row | {"n_missing": int(np.isinf(values["median_km"]).sum()) if "median_km" in values else 0})
     return pd.DataFrame(rows)
 

@@ -144,7 +144,7 @@ def level_metrics(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, di
         return {}
     draws = Resamples(found.blocks, n, seed)
     return {
-        method: {f"{level}_acc": draws.figure(found.right(method, level)) for level in LEVELS}
+        method: {f"{level}_acc": draws.estimate(found.right(method, level)) for level in LEVELS}
         for method in found.answered
     }
 

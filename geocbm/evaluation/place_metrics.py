@@ -52,8 +52,8 @@ def measure_places(
     counts = geolocation_metrics(*answered, *true)
     country, right_country = country_of(*answered), country_of(*true)
     return geolocation_intervals(*answered, *true, drawn) | {
-        "cell_top1": drawn.figure(predicted["cell"][:, 0] == files.cell_label[rows]),
-        "country_acc": drawn.figure((country == right_country) & (right_country != "")),
+        "cell_top1": drawn.estimate(predicted["cell"][:, 0] == files.cell_label[rows]),
+        "country_acc": drawn.estimate((country == right_country) & (right_country != "")),
         "n": counts["n"],
         "n_missing": counts["n_missing"],
     }

@@ -58,9 +58,9 @@ def by_distance(
         draws = Resamples(blocks[inside], n, seed)
         for method, km in errors.items():
             own = {"low_km": low, "high_km": high, "bin": label, "n": int(inside.sum()), "method": method}
-            own |= columns_of("median_km", draws.figure(km[inside], "median"))
-            own |= columns_of("geoscore", draws.figure(geoscore(km[inside])))
-            rows.append(own | columns_of("acc_25km", draws.figure(km[inside] <= 25)))
+            own |= columns_of("median_km", draws.estimate(km[inside], "median"))
+            own |= columns_of("geoscore", draws.estimate(geoscore(km[inside])))
+            rows.append(own | columns_of("acc_25km", draws.estimate(km[inside] <= 25)))
     return pd.DataFrame(rows)
 
 
@@ -83,7 +83,7 @@ def without_near(
             score = geoscore(km)
             kept = np.where(far, score, np.nan)
             own = {"limit_km": limit, "left": int(far.sum()), "method": method}
-            own |= columns_of("geoscore", draws.figure(score)) | columns_of("geoscore_far", draws.figure(kept))
+            own |= columns_of("geoscore", draws.estimate(score)) | columns_of("geoscore_far", draws.estimate(kept))
             rows.append(own | columns_of("geoscore_change", draws.difference(kept, score)))
     return pd.DataFrame(rows)
 

@@ -75,11 +75,11 @@ def ablate_all_concepts(
     for method, answer_lat, answer_lng, of_cells in answers:
         km = haversine_km(answer_lat, answer_lng, lat, lng)
         row: dict[str, object] = {"method": method}
-        row |= columns_of("median_km", resamples.figure(km, "median"))
-        row |= columns_of("geoscore", resamples.figure(geoscore(km)))
+        row |= columns_of("median_km", resamples.estimate(km, "median"))
+        row |= columns_of("geoscore", resamples.estimate(geoscore(km)))
         for name in CELL_FIGURES:
             values = of_cells.get(name)
-            row |= columns_of(name, UNKNOWN if values is None else resamples.figure(values))
+            row |= columns_of(name, UNKNOWN if values is None else resamples.estimate(values))
             change = UNKNOWN if values is None else resamples.difference(values, prior[name])
             row |= columns_of(f"{name}_change", change)
         table.append(row)
@@ -149,7 +149,7 @@ def intervention_effect_by_mode(
         for name, edited in (("seen", None), ("told", corrected), ("removed", model.baseline.expand(len(rows), -1))):
             places = model.predict(rows, edited)
             km = haversine_km(places.lat, places.lng, lat, lng)
-            row |= columns_of(f"{name}_km", resamples.figure(km, "median"))
+            row |= columns_of(f"{name}_km", resamples.estimate(km, "median"))
         table.append(row)
     return pd.DataFrame(table)
 

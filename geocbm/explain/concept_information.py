@@ -22,14 +22,13 @@ from geocbm.explain.sparsity import (
     effective_concepts,
     kept_share,
 )
-from geocbm.metrics import Resamples, columns_of, recordables, spatial_blocks
+from geocbm.metrics import Estimate, Resamples, columns_of, recordables, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.explain.concept_labels import ConceptLabels
     from geocbm.explain.interventions import InterventionModel
     from geocbm.run import Run
 
-Figure = dict[str, float]
 READ_AT_ONCE = 5
 """Contributions that a person reads: so many are asked to carry a decision."""
 
@@ -47,7 +46,7 @@ class Completeness(NamedTuple):
     concepts: float
     full: float
     prior: float
-    ratio: Figure
+    ratio: Estimate
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class ConceptInformation:
     names: tuple[str, ...]
     leakage: Leakage | None
     probes: dict[str, ProbeResult]
-    gains: dict[str, Figure]
+    gains: dict[str, Estimate]
     effective: EffectiveConcepts
     completeness: dict[str, Completeness]
     prior_right: np.ndarray
@@ -82,7 +81,7 @@ class ConceptInformation:
 
     def probe_table(self) -> pd.DataFrame:
         """What each probe reads: `input` and `country_acc` with its interval."""
-        shares = {name: self.drawn.figure(own.right) for name, own in self.probes.items()}
+        shares = {name: self.drawn.estimate(own.right) for name, own in self.probes.items()}
         return pd.DataFrame([{"input": name} | columns_of("country_acc", own) for name, own in shares.items()])
 
     def gain_table(self) -> pd.DataFrame:
@@ -103,7 +102,7 @@ class ConceptInformation:
         return pd.DataFrame(rows)
 
     @property
-    def kept(self) -> tuple[int, Figure]:
+    def kept(self) -> tuple[int, Estimate]:
         """How many contributions a person is taken to read, and the part of the accuracy that they keep."""
         count = max(count for count in self.effective.counts if count <= READ_AT_ONCE)
         return count, kept_share(self.effective, count, self.drawn)
@@ -209,9 +208,9 @@ def measure_completeness(
     }
 
 
-def concept_information_metrics(found: ConceptInformation) -> dict[str, float | Figure]:
+def concept_information_metrics(found: ConceptInformation) -> dict[str, float | Estimate]:
     """Metrics to keep, under `truth.`; those that could not be measured are left out."""
-    figures: dict[str, float | Figure] = {}
+    figures: dict[str, float | Estimate] = {}
     if found.leakage is not None:
         figures |= {
             "leakage_concepts_task": found.leakage.concepts_task,
@@ -231,6 +230,6 @@ def concept_information_metrics(found: ConceptInformation) -> dict[str, float | 
     figures[f"top{count}_accuracy_kept"] = share
     figures[f"top{count}_kept_above_prior"] = found.carried.share
     figures["nec_average_accuracy"] = average_accuracy(found.effective, "weights", found.drawn)
-    figures["effective_contributions"] = found.drawn.figure(found.effective.number)
+    figures["effective_contributions"] = found.drawn.estimate(found.effective.number)
     figures["contribution_gap"] = found.effective.gap
     return recordables(figures)

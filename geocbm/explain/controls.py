@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geocbm.metrics import Resamples, error_km, geoscore, recordables, spatial_blocks
+from geocbm.metrics import Estimate, Resamples, error_km, geoscore, recordables, spatial_blocks
 from geocbm.models.bottlenecks import pool_scores
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from geocbm.models.stage1 import Stage1ConceptModel
     from geocbm.run import Run
 
-Figure = dict[str, float]
 SCORES = "concept_scores"
 SAMPLE = 512
 """Training images from which the centre and the spread of random concepts are taken."""
@@ -260,7 +259,7 @@ def _fit_linear(model: MapModel, linear: InterventionModel, concepts: dict[str, 
     return predict_stage2(head, given, model.features, model.run.rows["test"], decoder=decoder)
 
 
-def control_changes(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Figure]]:
+def control_changes(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Estimate]]:
     """By control the metrics under it and their paired changes: `median_km`, `geoscore` and each with `_change`.
 
     Args:
@@ -273,15 +272,15 @@ def control_changes(found: Controls, n_resamples: int = 1000, seed: int = 0) -> 
         drawn = Resamples(np.tile(found.blocks, len(control.km)), n_resamples, seed)
         km, own = control.km.ravel(), np.broadcast_to(control.own_km, control.km.shape).ravel()
         changes[control.name] = {
-            "median_km": drawn.figure(km, "median"),
-            "geoscore": drawn.figure(geoscore(km)),
+            "median_km": drawn.estimate(km, "median"),
+            "geoscore": drawn.estimate(geoscore(km)),
             "median_km_change": drawn.difference(km, own, "median"),
             "geoscore_change": drawn.difference(geoscore(km), geoscore(own)),
         }
     return changes
 
 
-def mode_gains(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Figure]]:
+def mode_gains(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Estimate]]:
     """By mode what heads that also see the patches gain over the linear CBM, which sees the concepts alone.
 
     Returns:
@@ -301,7 +300,7 @@ def mode_gains(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[
     }
 
 
-def control_metrics(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, float | Figure]:
+def control_metrics(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, float | Estimate]:
     """Metrics to keep, without the prefix `control.`: those of `control_changes` and `mode_gains`.
 
     They are called `<control>.median_km`, `<control>.median_km_change`, `gain_<mode>.geoscore` and so on;
@@ -313,7 +312,7 @@ def control_metrics(found: Controls, n_resamples: int = 1000, seed: int = 0) -> 
     gains = {f"gain_{mode}": own for mode, own in mode_gains(found, n_resamples, seed).items()}
     kept = {f"{name}.{key}": figure for name, own in (changes | gains).items() for key, figure in own.items()}
     if found.residual_share is not None:
-        kept["hybrid.residual_share"] = Resamples(found.blocks, n_resamples, seed).figure(found.residual_share)
+        kept["hybrid.residual_share"] = Resamples(found.blocks, n_resamples, seed).estimate(found.residual_share)
     return recordables(kept)
 
 

@@ -22,10 +22,9 @@ from torch.nn import functional
 
 from geocbm.errors import ParameterError
 from geocbm.explain.maps import MapModel, random_maps
-from geocbm.metrics import Resamples, columns_of, recordables, spatial_blocks
+from geocbm.metrics import Estimate, Resamples, columns_of, recordables, spatial_blocks
 from geocbm.models.stage2_inference import concept_input
 
-Figure = dict[str, float]
 TOKENS, PIXELS = "tokens", "pixels"
 DELETION, INSERTION = "deletion", "insertion"
 RANDOM = "random patches"
@@ -79,7 +78,7 @@ class DeletionInsertion:
     probability: dict[str, dict[str, np.ndarray]]
     resamples: Resamples
 
-    def gain(self, order: str, against: str = RANDOM, curve: str = DELETION) -> Figure:
+    def gain(self, order: str, against: str = RANDOM, curve: str = DELETION) -> Estimate:
         """How much more the true cell loses by one order than by another (for insertion: gains), with its interval.
 
         The area between two curves: the mean over the counts of the difference of the probabilities, averaged over
@@ -87,7 +86,7 @@ class DeletionInsertion:
         """
         by_order = self.probability[curve]
         one, other = by_order[order].mean(axis=1), by_order[against].mean(axis=1)
-        return self.resamples.figure(other - one if curve == DELETION else one - other)
+        return self.resamples.estimate(other - one if curve == DELETION else one - other)
 
     def curves(self) -> pd.DataFrame:
         """A row for each curve, order and count: `curve, order, count, share, value, low, high`."""
@@ -96,7 +95,7 @@ class DeletionInsertion:
             for order, values in by_order.items():
                 for i, count in enumerate(self.counts):
                     line = {"curve": curve, "order": order, "count": count, "share": count / self.n_patches}
-                    lines.append(line | self.resamples.figure(values[:, i]))
+                    lines.append(line | self.resamples.estimate(values[:, i]))
         return pd.DataFrame(lines)
 
 
@@ -298,7 +297,7 @@ def gain_table(found: Mapping[tuple[str, str], DeletionInsertion]) -> pd.DataFra
     return pd.DataFrame(lines)
 
 
-def faithfulness_metrics(found: Mapping[tuple[str, str], DeletionInsertion]) -> dict[str, float | Figure]:
+def faithfulness_metrics(found: Mapping[tuple[str, str], DeletionInsertion]) -> dict[str, float | Estimate]:
     """Metrics to keep: `deletion_gain`, the headline, and one for each head, way and curve.
 
     Those are called `deletion_gain_strict_pixels`, `insertion_gain_main_tokens` and so on, with `attention_` in front

@@ -220,8 +220,8 @@ def intervention_curve(
             km = np.concatenate([cases.errors_km(mask, values) for mask in masks])
             points = geoscore(km)
             row: dict[str, object] = {"unit": unit, "policy": name, "n": n}
-            row |= columns_of("median_km", resamples.figure(km, "median"))
-            row |= columns_of("geoscore", resamples.figure(points))
+            row |= columns_of("median_km", resamples.estimate(km, "median"))
+            row |= columns_of("geoscore", resamples.estimate(points))
             change = UNKNOWN if best is None else resamples.difference(points, best, level=jointly)
             rows.append(row | columns_of("change", change))
             best = points if best is None or points.mean() > best.mean() else best

@@ -13,9 +13,9 @@ from functools import cached_property
 import numpy as np
 
 from geocbm.errors import ParameterError
+from geocbm.metrics import Estimate
 from geocbm.metrics.resamples import FEWEST_BLOCKS
 
-Figure = dict[str, float]
 LEVELS = 8
 """Quantile bins of a continuous score: about ninety of the demo's 750 test pictures in each."""
 FEWEST_SHOWN = 5
@@ -169,9 +169,9 @@ class Leakage:
     predicted: np.ndarray
     truth: np.ndarray
     beyond: np.ndarray
-    concepts_task: Figure
+    concepts_task: Estimate
     concepts_task_null: float
-    interconcept: Figure
+    interconcept: Estimate
     interconcept_null: float
 
 
@@ -232,10 +232,10 @@ def measure_leakage(
         predicted=task.of(predicted, task.predicted_bias),
         truth=task.of(truth, task.truth_bias),
         beyond=_beyond(predicted, blind, target),
-        concepts_task=_jackknife(task.figure, len(scores), blocks, seed),
-        concepts_task_null=float(np.mean([task.figure(shuffled_scores=one) for one in blind])),
-        interconcept=_jackknife(pairs.figure, len(scores), blocks, seed),
-        interconcept_null=float(np.mean([pairs.figure(shuffled_scores=one) for one in blind[:fewer]])),
+        concepts_task=_jackknife(task.estimate, len(scores), blocks, seed),
+        concepts_task_null=float(np.mean([task.estimate(shuffled_scores=one) for one in blind])),
+        interconcept=_jackknife(pairs.estimate, len(scores), blocks, seed),
+        interconcept_null=float(np.mean([pairs.estimate(shuffled_scores=one) for one in blind[:fewer]])),
     )
 
 
@@ -260,7 +260,7 @@ class _Excess:
         found = (information_between(some) - bias) / np.sqrt(entropy[:, None] * entropy)  # (k, k)
         return found[np.triu_indices(len(entropy), 1)]
 
-    def figure(self, rows: np.ndarray | None = None, shuffled_scores: Codes | None = None) -> float:
+    def estimate(self, rows: np.ndarray | None = None, shuffled_scores: Codes | None = None) -> float:
         scores = self.of(shuffled_scores or self.predicted, self.predicted_bias, rows)
         excess = np.maximum(scores - self.of(self.truth, self.truth_bias, rows), 0)
         return float(excess.mean()) if len(excess) else 0.0
@@ -276,7 +276,7 @@ def _beyond(predicted: Codes, blind: list[Codes], target: Codes) -> np.ndarray:
     return (information_with(predicted, target) - kept) / target.entropy()[0]
 
 
-def _jackknife(figure: Callable[[np.ndarray], float], n: int, blocks: np.ndarray, seed: int) -> Figure:
+def _jackknife(figure: Callable[[np.ndarray], float], n: int, blocks: np.ndarray, seed: int) -> Estimate:
     """A figure with the interval of a jackknife that leaves out groups of blocks (Shao & Tu 1995, chapter 2.3)."""
     number = np.unique(blocks, return_inverse=True)[1].reshape(-1)
     group = np.random.default_rng(seed).permutation(number.max() + 1) % GROUPS

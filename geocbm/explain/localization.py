@@ -18,12 +18,11 @@ import pandas as pd
 from geocbm.errors import ParameterError
 from geocbm.explain.boxes import ConceptBoxes, concept_boxes
 from geocbm.explain.maps import MAP_KINDS, SHARE, MapModel, concept_maps
-from geocbm.metrics import Resamples, recordables, spatial_blocks
+from geocbm.metrics import Estimate, Resamples, recordables, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.run import Run
 
-Figure = dict[str, float]
 SMALL = 0.15
 """Concepts that chance would hit more often than this do not count in the headline."""
 
@@ -51,7 +50,7 @@ class Localization:
     table: pd.DataFrame
     concepts: pd.DataFrame
 
-    def figure(self, way: str, group: str = HEADLINE, name: str = "hit") -> Figure | None:
+    def estimate(self, way: str, group: str = HEADLINE, name: str = "hit") -> Estimate | None:
         """A figure with its interval, NaN where blocks are too few for one; None where nothing was measured."""
         own = self.table[(self.table["group"] == group) & (self.table["way"] == way)]
         if not len(own) or not np.isfinite(float(own.iloc[0][name])):
@@ -165,7 +164,7 @@ def _group_table(
             for name, by_way in figures.items():
                 interval = dict.fromkeys(("value", "low", "high"), float("nan"))
                 if way in by_way and np.isfinite(by_way[way][mask]).any():
-                    interval = resamples.figure(np.where(mask, by_way[way], np.nan))
+                    interval = resamples.estimate(np.where(mask, by_way[way], np.nan))
                 line |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
             lines.append(line)
     return pd.DataFrame(lines)
@@ -185,18 +184,18 @@ def _by_concept(run: Run, boxes: ConceptBoxes, named: np.ndarray, hits: Mapping[
     return pd.DataFrame(lines)
 
 
-def localization_metrics(found: Localization | None) -> dict[str, float | Figure]:
+def localization_metrics(found: Localization | None) -> dict[str, float | Estimate]:
     """Metrics to keep: `pointing_game`, `pointing_chance`, `attention_pointing`, `centre_pointing` and more."""
     if found is None:
         return {}
     kept = {
-        "pointing_game": found.figure(CONCEPT),
-        "pointing_chance": found.figure(CHANCE),
-        "attention_pointing": found.figure(ATTENTION),
-        "centre_pointing": found.figure(CENTRE),
-        "pointing_strict": found.figure(CONCEPT, name="strict"),
-        "pointing_named": found.figure(CONCEPT, "labelled, small, named"),
-        "pointing_visible": found.figure(CONCEPT, "visible, small"),
-        "mass_ratio": found.figure(CONCEPT, name="mass"),
+        "pointing_game": found.estimate(CONCEPT),
+        "pointing_chance": found.estimate(CHANCE),
+        "attention_pointing": found.estimate(ATTENTION),
+        "centre_pointing": found.estimate(CENTRE),
+        "pointing_strict": found.estimate(CONCEPT, name="strict"),
+        "pointing_named": found.estimate(CONCEPT, "labelled, small, named"),
+        "pointing_visible": found.estimate(CONCEPT, "visible, small"),
+        "mass_ratio": found.estimate(CONCEPT, name="mass"),
     }
     return recordables({name: figure for name, figure in kept.items() if figure is not None})

@@ -19,13 +19,12 @@ import numpy as np
 from geocbm.errors import ParameterError
 from geocbm.explain.concept_labels import ConceptLabels
 from geocbm.explain.controls import random_directions
-from geocbm.metrics import spatial_blocks
+from geocbm.metrics import Estimate, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.metrics import Resamples
     from geocbm.run import Run
 
-Figure = dict[str, float]
 
 STRENGTHS = tuple(float(value) for value in np.round(10.0 ** np.arange(-3, 2, 0.5), 6))
 """Inverse strengths of the penalty (scikit-learn's C) between which one is looked for."""
@@ -277,7 +276,7 @@ GAINS = {
 """Differences of two probes: what is read instead of what."""
 
 
-def probe_gains(probes: Mapping[str, ProbeResult], drawn: Resamples) -> dict[str, Figure]:
+def probe_gains(probes: Mapping[str, ProbeResult], drawn: Resamples) -> dict[str, Estimate]:
     """Differences in the share of countries told right, paired, with intervals; those that can be had."""
     gains = {}
     for name, (first, second) in GAINS.items():

@@ -14,10 +14,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from geocbm.metrics import Resamples
+    from geocbm.metrics import Estimate, Resamples
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 
-Figure = dict[str, float]
 NEC_COUNTS = (5, 10, 15, 20, 25, 30)
 """Counts whose mean is the ANEC of Srivastava et al. 2024."""
 COUNTS = (1, 2, 3, *NEC_COUNTS)
@@ -122,13 +121,13 @@ def _ranks(values: torch.Tensor) -> torch.Tensor:
     return values.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
 
 
-def average_accuracy(found: EffectiveConcepts, way: str, drawn: Resamples) -> Figure:
+def average_accuracy(found: EffectiveConcepts, way: str, drawn: Resamples) -> Estimate:
     """ANEC: the mean over 5, 10, 15, 20, 25 and 30 concepts (those that were asked) of the share of right cells."""
     chosen = [i for i, count in enumerate(found.counts) if count in NEC_COUNTS] or [len(found.counts) - 1]
-    return drawn.figure(found.right[way][chosen].mean(axis=0))
+    return drawn.estimate(found.right[way][chosen].mean(axis=0))
 
 
-def completeness_ratio(concepts: np.ndarray, full: np.ndarray, prior: np.ndarray, drawn: Resamples) -> Figure:
+def completeness_ratio(concepts: np.ndarray, full: np.ndarray, prior: np.ndarray, drawn: Resamples) -> Estimate:
     """Accuracy of the concepts above that of guessing, as a part of the full model's (Yeh et al. 2020, definition 3.1).
 
     Args:
@@ -154,7 +153,7 @@ def completeness_ratio(concepts: np.ndarray, full: np.ndarray, prior: np.ndarray
     return {"value": value, "low": low, "high": high}
 
 
-def kept_share(found: EffectiveConcepts, count: int, drawn: Resamples) -> Figure:
+def kept_share(found: EffectiveConcepts, count: int, drawn: Resamples) -> Estimate:
     """Accuracy with the largest contributions of each decision alone, as a part of that with all, with its interval."""
     some, every = found.right["decision"][found.counts.index(count)], found.all_right
     if not every.any():
@@ -179,9 +178,9 @@ class Carried:
     """
 
     count: int
-    share: Figure
-    over_prior: Figure
-    over_random: Figure
+    share: Estimate
+    over_prior: Estimate
+    over_random: Estimate
     right: dict[str, float]
 
 
@@ -215,5 +214,5 @@ def effective_curves(found: EffectiveConcepts, drawn: Resamples) -> pd.DataFrame
     rows = []
     for way in WAYS:
         for i, count in enumerate(found.counts):
-            rows.append({"way": way, "count": count} | drawn.figure(found.right[way][i]))
+            rows.append({"way": way, "count": count} | drawn.estimate(found.right[way][i]))
     return pd.DataFrame(rows)

@@ -170,7 +170,7 @@ def measure_stability(
             values = np.mean([rank_correlation(one, two[moved]) for one, two in pairs], axis=0)
             if words == "different":  # a picture that is alone in its group has no other to be compared with
                 values = np.where(moved == np.arange(len(rows)), np.nan, values)
-            figure = resamples.figure(values)
+            figure = resamples.estimate(values)
             line |= {words: figure["value"], f"{words}_low": figure["low"], f"{words}_high": figure["high"]}
         lines.append(line)
     table = pd.DataFrame(lines)

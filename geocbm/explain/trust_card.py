@@ -18,12 +18,11 @@ from geocbm.explain.faithfulness import CONCEPTS, MIDDLE, DeletionInsertion, hea
 from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE, CONCEPT, Localization
 from geocbm.explain.sparsity import Carried
 from geocbm.explain.stability import stability_figures
-from geocbm.metrics import columns_of
+from geocbm.metrics import Estimate, columns_of
 
 if TYPE_CHECKING:
     from geocbm.explain.concept_information import ConceptInformation
 
-Figure = Mapping[str, float]
 YES, PARTLY, NO, CANNOT, UNKNOWN = "yes", "partly", "no", "cannot be said", "not measured"
 VERDICTS = (YES, PARTLY, NO, CANNOT, UNKNOWN)
 """`CANNOT`: it was measured, but what it is held against lies within the noise, or the question does not arise."""
@@ -51,16 +50,16 @@ class Criterion:
 
     question: str
     verdict: str
-    measured: Figure = field(default_factory=lambda: NOT_MEASURED)
+    measured: Estimate = field(default_factory=lambda: NOT_MEASURED)
     against: Mapping[str, float] = field(default_factory=dict)
 
 
-def _measured(figure: Figure | None) -> bool:
+def _measured(figure: Estimate | None) -> bool:
     return figure is not None and bool(np.isfinite([figure["value"], figure["low"], figure["high"]]).all())
 
 
 def judge_localization(
-    pointing: Figure | None, controls: Mapping[str, float], of_seeds: Sequence[float] = ()
+    pointing: Estimate | None, controls: Mapping[str, float], of_seeds: Sequence[float] = ()
 ) -> Criterion:
     """Does the map of a concept point at the concept? Yes: at least `POINTS_WELL`, and above chance and the middle.
 
@@ -77,7 +76,7 @@ def judge_localization(
     return Criterion("localization", verdict, pointing, dict(controls))
 
 
-def judge_faithfulness(gain: Figure | None, beyond_middle: Figure | None = None) -> Criterion:
+def judge_faithfulness(gain: Estimate | None, beyond_middle: Estimate | None = None) -> Criterion:
     """Does it hurt the answer to remove the patches that the map names? Yes: both intervals lie above 0.
 
     Args:
@@ -126,10 +125,10 @@ def judge_sparsity(found: Carried | None) -> Criterion:
 
 
 def no_leakage(
-    beyond_truth: Figure | None,
-    concepts_task: Figure | None = None,
+    beyond_truth: Estimate | None,
+    concepts_task: Estimate | None = None,
     concepts_task_null: float | None = None,
-    hidden: Figure | None = None,
+    hidden: Estimate | None = None,
 ) -> Criterion:
     """Do the scores tell of the place only what the concepts tell?
 
@@ -158,7 +157,7 @@ def no_leakage(
 
 
 def judge_completeness(
-    ratio: Figure | None, seen: Figure | None, right: Mapping[str, float], by_name: Figure | None = None
+    ratio: Estimate | None, seen: Estimate | None, right: Mapping[str, float], by_name: Estimate | None = None
 ) -> Criterion:
     """Do the concepts suffice, and is it the concepts that do?
 
@@ -184,7 +183,7 @@ def judge_completeness(
     return Criterion("completeness", verdict, ratio, against)
 
 
-def judge_dependence(removed: Mapping[str, Figure], prior: Mapping[str, Figure], stands: str) -> Criterion:
+def judge_dependence(removed: Mapping[str, Estimate], prior: Mapping[str, Estimate], stands: str) -> Criterion:
     """Does the answer fall to the prior when all concepts are removed?
 
     Yes: cells named and belief in the true cell are the prior's. Partly: below it. No: better than it.
@@ -200,7 +199,7 @@ def judge_dependence(removed: Mapping[str, Figure], prior: Mapping[str, Figure],
     return Criterion("dependence", verdict, removed["log_loss"], against)
 
 
-def judge_stability(correlation: Figure | None, between: float | None = None) -> Criterion:
+def judge_stability(correlation: Estimate | None, between: float | None = None) -> Criterion:
     """Is it the same explanation when the model is trained again? Yes from `STABLE`, partly from `UNSTABLE` on.
 
     Args:
@@ -232,7 +231,7 @@ def trust_card(
         seeds: of `measure_stability`, where the run was trained with several seeds.
     """
     of_seeds = [] if seeds is None else [float(one) for one in seeds.attrs.get("pointing", [])]
-    pointing = {} if located is None else {way: located.figure(way) for way in (CONCEPT, CHANCE, CENTRE, ATTENTION)}
+    pointing = {} if located is None else {way: located.estimate(way) for way in (CONCEPT, CHANCE, CENTRE, ATTENTION)}
     controls = {way: figure["value"] for way, figure in pointing.items() if figure and way != CONCEPT}
     own, same = headline(removed or {}), stability_figures(seeds) or {}
     leakage, complete = information.leakage, information.completeness.get("probe_country")

@@ -26,7 +26,7 @@ from geocbm.metrics.formatting import (
     NOISE,
     columns_of,
     entry_of,
-    figure_text,
+    estimate_text,
     interval_frame,
     interval_text,
     metric_table,
@@ -37,7 +37,7 @@ from geocbm.metrics.formatting import (
 )
 from geocbm.metrics.geolocation import THRESHOLDS_KM, error_km, geoguessr_points, geolocation_metrics, geoscore
 from geocbm.metrics.places import country_accuracy, country_of, place_accuracy, places_of
-from geocbm.metrics.resamples import FEWEST_BLOCKS, Resamples
+from geocbm.metrics.resamples import FEWEST_BLOCKS, Estimate, Resamples
 from geocbm.metrics.table import metric
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "NOISE",
     "NO_INTERVAL",
     "THRESHOLDS_KM",
+    "Estimate",
     "Resamples",
     "bootstrap",
     "calibration_error_by_chance",
@@ -55,8 +56,8 @@ __all__ = [
     "country_of",
     "entry_of",
     "error_km",
+    "estimate_text",
     "expected_calibration_error",
-    "figure_text",
     "fit_temperature",
     "geoguessr_points",
     "geolocation_intervals",

@@ -49,7 +49,7 @@ def bootstrap(
     """A statistic with its bootstrap interval. For several metrics of the same photographs, `Resamples` draws once.
 
     Args:
-        values: `[n_rows]` one value per photograph (see `Resamples.figure`).
+        values: `[n_rows]` one value per photograph (see `Resamples.estimate`).
         blocks: `[n_rows]` block of each photograph (see `spatial_blocks`), or `Resamples` of the blocks, whose draws
             are then used. None: every photograph is its own block.
         statistic: `"mean"` or `"median"`.
@@ -61,7 +61,7 @@ def bootstrap(
     Returns:
         `value`, `low` and `high`; the last two are NaN with fewer than `FEWEST_BLOCKS` blocks that have a value.
     """
-    return _resamples(column(values, "values"), blocks, n, seed).figure(values, statistic, groups, level)
+    return _resamples(column(values, "values"), blocks, n, seed).estimate(values, statistic, groups, level)
 
 
 def paired_difference(
@@ -112,11 +112,11 @@ def geolocation_intervals(
     km = error_km(pred_lat, pred_lng, true_lat, true_lng)
     drawn = _resamples(km, spatial_blocks(true_lat, true_lng) if blocks is None else blocks, n, seed)
     found = {
-        "median_km": drawn.figure(km, "median", level=level),
-        "mean_km": drawn.figure(np.where(np.isfinite(km), km, np.nan), level=level),
+        "median_km": drawn.estimate(km, "median", level=level),
+        "mean_km": drawn.estimate(np.where(np.isfinite(km), km, np.nan), level=level),
     }
-    found |= {f"acc_{limit}km": drawn.figure(km <= limit, level=level) for limit in THRESHOLDS_KM}
-    return found | {"geoscore": drawn.figure(geoscore(km), level=level)}
+    found |= {f"acc_{limit}km": drawn.estimate(km <= limit, level=level) for limit in THRESHOLDS_KM}
+    return found | {"geoscore": drawn.estimate(geoscore(km), level=level)}
 
 
 def over_seeds(

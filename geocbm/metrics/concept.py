@@ -160,7 +160,7 @@ def concept_intervals(
     """
     hits = _hits(meta_logits, meta, parent_logits, meta_to_parent, similarity, probabilities, close)
     drawn = blocks if isinstance(blocks, Resamples) else Resamples(blocks)
-    return {name: drawn.figure(values, groups=classes) for name, (values, classes) in hits.items()}
+    return {name: drawn.estimate(values, groups=classes) for name, (values, classes) in hits.items()}
 
 
 def _mean(values: np.ndarray, classes: np.ndarray | None) -> float:

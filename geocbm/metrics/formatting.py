@@ -42,7 +42,7 @@ def interval_text(entry: float | Mapping[Any, Any], write: Callable[[float], str
     return in_brackets(finite(value), finite(low), finite(high))
 
 
-def figure_text(figure: Mapping[Any, Any], form: str = "{:,.0f}", factor: float = 1.0) -> str:
+def estimate_text(figure: Mapping[Any, Any], form: str = "{:,.0f}", factor: float = 1.0) -> str:
     """`interval_text` with a format string, and a factor such as 100 for percentages."""
     return interval_text(figure, lambda value: form.format(factor * value))
 

@@ -1,4 +1,4 @@
-"""Bootstrap resamples of whole spatial blocks, drawn once and used for many figures."""
+"""Bootstrap resamples of whole spatial blocks, drawn once and used for many metrics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from geocbm.metrics.inputs import array, column, same_length
 
 _NUMBERS_AT_ONCE = 4_000_000  # bounds the memory of a table in double precision
 _EXACT_IN_SINGLE = 2**24  # whole numbers up to here are exact in single precision
+
+Estimate = dict[str, float]
+"""A metric with its interval: `value`, `low` and `high`."""
 
 FEWEST_BLOCKS = 8
 """Blocks below which there is no interval.
@@ -24,7 +27,7 @@ class Resamples:
     """How often each resample draws each block of photographs (block bootstrap: Davison & Hinkley 1997, chapter 8.3).
 
     A resample draws as many blocks as there are, with replacement, and all photographs of a block together; only these
-    counts are kept, so that 100,000 photographs in 5,000 blocks with 1,000 resamples take 5 MB. Figures that share the
+    counts are kept, so that 100,000 photographs in 5,000 blocks with 1,000 resamples take 5 MB. Metrics that share the
     object share the draws: their differences are paired. The draws depend on the seed and on the number of blocks.
 
     Args:
@@ -122,7 +125,7 @@ class Resamples:
         """`means` or `medians`, by name."""
         return self.means(values) if statistic == "mean" else self.medians(values)
 
-    def figure(
+    def estimate(
         self, values: Any, statistic: str = "mean", groups: Any | None = None, level: float = 0.95
     ) -> dict[str, float]:
         """Value of a statistic of all photographs with its bootstrap interval.
@@ -174,14 +177,14 @@ class Resamples:
             return {"value": float(np.subtract(*values)), "low": low, "high": high}
 
     def interval(self, draws: np.ndarray, level: float = 0.95, values: np.ndarray | None = None) -> tuple[float, float]:
-        """Ends of the interval of a figure, from its resamples.
+        """Ends of the interval of a metric, from its resamples.
 
         The ends are percentiles, so far apart that few blocks do not pass for many: the normal quantile behind `level`
         is replaced by Student's with one degree of freedom per block but one, times `sqrt(B / (B - 1))` (Hesterberg
         2015, section 5.3). With 300 blocks the 95 % become 95.1 %, with 10 blocks 98.3 %.
 
         Args:
-            draws: `[n]` the figure in each resample (see `draws`), NaN where it has no value.
+            draws: `[n]` the metric in each resample (see `draws`), NaN where it has no value.
             level: share of such intervals that should hold the true value.
             values: `[n_rows]` what was resampled: blocks without any value (all NaN) do not count. None: all blocks do.
 

@@ -70,7 +70,7 @@ class Metric:
 
     @property
     def form(self) -> str:
-        """Format string of a value that was multiplied by the unit's factor, for `metrics.figure_text`."""
+        """Format string of a value that was multiplied by the unit's factor, for `metrics.estimate_text`."""
         sign = "+" if self.change else ""
         return f"{{:{sign},.4g}}" if self.unit.digits is None else f"{{:{sign},.{self.unit.digits}f}}"
 

@@ -106,7 +106,7 @@ def test_a_run_with_ground_truth(told_run: TinyRun) -> None:
     assert "labelled, small, not named" not in table.index
     assert found.concepts["pairs"].sum() == len(test) and (found.concepts["named"] == 1).all()
     metrics = localization_metrics(found)
-    assert metrics["attention_pointing"] == found.figure(ATTENTION) and "pointing_game" in metrics
+    assert metrics["attention_pointing"] == found.estimate(ATTENTION) and "pointing_game" in metrics
     missed = found.concepts.loc[found.concepts[f"hit {CONCEPT}"] == 0, "concept"].tolist()
     assert found.astray() == missed
     kind, share = choose_map_kind(model)

@@ -64,15 +64,15 @@ def test_too_few_blocks_have_no_interval():
     ):
         assert np.isfinite(figure["value"]) and np.isnan(figure["low"]) and np.isnan(figure["high"])
         assert metrics.recordable(figure) == figure["value"]
-        assert metrics.figure_text(figure).endswith("(no interval)")
+        assert metrics.estimate_text(figure).endswith("(no interval)")
 
 
 def test_blocks_without_a_value_do_not_count():
     values = np.arange(90.0)
     kept = np.where(np.arange(90) // 3 < FEWEST_BLOCKS - 1, values, np.nan)
     draws = Resamples(np.arange(90) // 3)
-    assert np.isfinite(draws.figure(values)["low"])
-    assert np.isnan(draws.figure(kept)["low"])
+    assert np.isfinite(draws.estimate(values)["low"])
+    assert np.isnan(draws.estimate(kept)["low"])
     assert np.isnan(draws.difference(values, kept)["low"])
 
 
@@ -85,7 +85,7 @@ def test_intervals_of_shares_cover(blocks, share):
         size = generator.geometric(1 / 4, blocks)
         chance = generator.beta(2 * share, 2 * (1 - share), blocks)
         owner = np.repeat(np.arange(blocks), size)
-        figure = Resamples(owner, 400, trial).figure(generator.random(len(owner)) < chance[owner])
+        figure = Resamples(owner, 400, trial).estimate(generator.random(len(owner)) < chance[owner])
         inside += figure["low"] <= share <= figure["high"]
     assert inside / trials >= 0.91
 
@@ -95,7 +95,7 @@ def test_intervals_of_medians_cover():
     for trial in range(trials):
         owner = np.repeat(np.arange(10), generator.geometric(1 / 4, 10))
         values = generator.normal(size=10)[owner] + generator.normal(size=len(owner))
-        figure = Resamples(owner, 400, trial).figure(values, "median")
+        figure = Resamples(owner, 400, trial).estimate(values, "median")
         inside += figure["low"] <= 0 <= figure["high"]
     assert 0.90 <= inside / trials <= 0.99
 

@@ -73,10 +73,10 @@ def test_functions_and_shared_draws_agree():
     assert len(draws) == 90 and draws.n_blocks == 23
     for statistic in ("mean", "median"):
         alone = metrics.bootstrap(first, blocks, statistic, n=300, seed=5)
-        assert alone == draws.figure(first, statistic) == metrics.bootstrap(first, draws, statistic)
+        assert alone == draws.estimate(first, statistic) == metrics.bootstrap(first, draws, statistic)
         paired = metrics.paired_difference(first, second, blocks, statistic, n=300, seed=5)
         assert paired == draws.difference(first, second, statistic)
-    assert metrics.bootstrap(first > 0, blocks, groups=blocks % 3, n=300, seed=5) == draws.figure(
+    assert metrics.bootstrap(first > 0, blocks, groups=blocks % 3, n=300, seed=5) == draws.estimate(
         first > 0, groups=blocks % 3
     )
 
@@ -109,7 +109,7 @@ def test_a_share_of_none_or_all_is_not_certain():
 
 
 def test_an_infinite_mean_is_infinite():
-    figure = Resamples(range(10)).figure([*np.arange(9.0), np.inf])
+    figure = Resamples(range(10)).estimate([*np.arange(9.0), np.inf])
     assert (figure["value"], figure["high"]) == (np.inf, np.inf) and np.isfinite(figure["low"])
 
 
@@ -119,9 +119,9 @@ def test_bad_resamples_are_named():
     with pytest.raises(ValueError, match="blocks is empty"):
         Resamples([])
     with pytest.raises(ValueError, match="blocks has 2"):
-        Resamples([0, 1]).figure([1.0, 2.0, 3.0])
+        Resamples([0, 1]).estimate([1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="level must lie between 0 and 1"):
-        Resamples([0, 1]).figure([1.0, 2.0], level=95)
+        Resamples([0, 1]).estimate([1.0, 2.0], level=95)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_bad_resamples_are_named():
 )
 def test_words_and_records_of_figures(figure, text, kept):
     named = dict(zip(("value", "low", "high"), figure, strict=True))
-    assert metrics.figure_text(named) == text
+    assert metrics.estimate_text(named) == text
     assert metrics.recordable(named) == kept
 
 

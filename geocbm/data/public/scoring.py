@@ -123,7 +123,7 @@ def score_predictions(
     scores: dict[str, Any] = dict(geolocation_intervals(lat, lng, true_lat, true_lng, n=resamples, seed=0))
     if len(rows):
         draws = Resamples(spatial_blocks(true_lat, true_lng), resamples, 0)
-        scores |= {name: draws.figure(right) for name, right in places_right(lat, lng, true_lat, true_lng).items()}
+        scores |= {name: draws.estimate(right) for name, right in places_right(lat, lng, true_lat, true_lng).items()}
         scores |= administrative_accuracy(rows, lat, lng, resamples)
     missing = int((~np.isfinite(places).all(axis=1)).sum())
     return scores | {"n": len(rows), "n_missing": missing, "n_unused": len(unused)}

@@ -83,8 +83,8 @@ def measure(found: Assessment, n: int = 1000, seed: int = 0) -> UncertaintyMetri
     draws = Resamples(found.blocks, n, seed)
     named: list[dict[str, Any]] = [
         {"level": level}
-        | columns_of("single", draws.figure(right["single"]))
-        | columns_of("summed", draws.figure(right["summed"]))
+        | columns_of("single", draws.estimate(right["single"]))
+        | columns_of("summed", draws.estimate(right["summed"]))
         | columns_of("change", draws.difference(right["summed"], right["single"]))
         for level, right in found.named.items()
     ]
@@ -118,9 +118,9 @@ def _coverage(found: Assessment, one: Regions, draws: Resamples) -> dict[str, fl
     low, median, high = np.quantile(one.area_km2, (0.1, 0.5, 0.9))
     return (
         {"coverage": one.coverage}
-        | columns_of("label", draws.figure(one.holds["label"]))
+        | columns_of("label", draws.estimate(one.holds["label"]))
         | {"spread": float(np.sqrt(one.coverage * (1 - one.coverage) / (found.n_val + 2)))}
-        | columns_of("nearest", draws.figure(one.holds["nearest"]))
+        | columns_of("nearest", draws.estimate(one.holds["nearest"]))
         | {"cells": float(np.median(one.cells)), "area_km2": median, "area_10_km2": low, "area_90_km2": high}
     )
 
@@ -129,8 +129,8 @@ def _point(found: Assessment, name: str, draws: Resamples) -> dict[str, Any]:
     km = found.km(name)
     return (
         {"point": name, "val_geoscore": found.choice.figures.get(name, {}).get("geoscore", np.nan)}
-        | columns_of("median_km", draws.figure(km, "median"))
-        | columns_of("geoscore", draws.figure(geoscore(km)))
+        | columns_of("median_km", draws.estimate(km, "median"))
+        | columns_of("geoscore", draws.estimate(geoscore(km)))
         | columns_of("geoscore_change", draws.difference(geoscore(km), geoscore(found.km())))
         | {"acc_25km": float((km <= CITY_KM).mean()), "acc_750km": float((km <= FAR_KM).mean())}
     )
@@ -234,5 +234,5 @@ def coverage_by_novelty(
             "distance": float(np.median(distance[inside])),
             "right": float(found.right[inside].mean()),
         }
-        rows += [own | {"coverage": one.coverage} | draws.figure(one.holds["label"][inside]) for one in found.regions]
+        rows += [own | {"coverage": one.coverage} | draws.estimate(one.holds["label"][inside]) for one in found.regions]
     return pd.DataFrame(rows, columns=["bin", "n", "distance", "right", "coverage", "value", "low", "high"])
