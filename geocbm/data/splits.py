@@ -45,7 +45,7 @@ def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> pd.Se
     graph = coo_matrix((np.ones(len(left), dtype=np.int8), (left, right)), shape=(first, first))
     component = connected_components(graph, directed=False)[1][: len(table)]
     smallest = pd.Series(pano).groupby(component).transform("min")
-    return pd.Series(np.asarray(names)[smallest], index=table.index)
+    return pd.Series(np.asarray(names, dtype=object)[smallest], index=table.index, dtype=object)
 
 
 def _draw(seed: int, purpose: str, name: str) -> str:
@@ -60,7 +60,7 @@ class _Allocation:
         self.rows: dict[str, dict[str, int]] = {}  # group -> meta -> rows
         self.groups: dict[str, list[str]] = {}  # meta -> its groups
         counts = pd.DataFrame({"group": group, "meta": meta}).groupby(["group", "meta"]).size().reset_index(name="n")
-        for name, concept, count in zip(counts["group"], counts["meta"], counts["n"].tolist(), strict=True):
+        for name, concept, count in zip(*(counts[column].tolist() for column in counts), strict=True):
             self.rows.setdefault(name, {})[concept] = count
             self.groups.setdefault(concept, []).append(name)
         self.fractions = fractions
@@ -192,7 +192,7 @@ def make_splits(
     if table.empty:
         raise ParameterError("table has no rows: there is nothing to split.")
     block = spatial_blocks(table["lat"].to_numpy(), table["lng"].to_numpy(), block_km) if kind == "spatial" else None
-    ids, meta, group = table["pano_id"], table["meta_name"], linked_groups(table, block)
+    ids, meta, group = table["pano_id"].astype(object), table["meta_name"], linked_groups(table, block)
     part = np.full(len(table), 2)
     shared = np.ones(len(table), dtype=bool)  # rows that are handed out by share
     if kind == "leave_country_out":
