@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,29 +57,20 @@ def look_at(path: Path) -> Look:
     return Look(float(values.mean()), float(values.std()), 1 - min(width, height) / max(width, height), panorama, notes)
 
 
-class _Findings:
-    """The report as it grows, a row per check."""
-
-    def __init__(self, table: pd.DataFrame) -> None:
-        self.table = table
-        self.rows: list[dict[str, Any]] = []
-
-    def note(
-        self, check: str, mask: Any, why: str, names: Sequence[Any] | None = None, distinct: str = "pano_id"
-    ) -> None:
-        """Note the rows of a mask `[n]`, and the things found in them: `names`, or distinct values of a column."""
-        found = self.table[np.asarray(mask, dtype=bool)]
-        shown = found["pano_id"] if names is None else names
-        self.rows.append(
-            {
-                "check": check,
-                "rows": len(found),
-                "share": len(found) / max(1, len(self.table)),
-                "groups": found[distinct].nunique() if names is None else len(names),
-                "examples": ", ".join(map(str, shown[:EXAMPLES])),
-                "why": why,
-            }
-        )
+def _finding(
+    table: pd.DataFrame, check: str, mask: Any, why: str, names: Sequence[Any] | None = None, distinct: str = "pano_id"
+) -> dict[str, Any]:
+    """A row of the report: the rows of a mask `[n]`, and the `names` or distinct values of a column found in them."""
+    found = table[np.asarray(mask, dtype=bool)]
+    shown = found["pano_id"] if names is None else names
+    return {
+        "check": check,
+        "rows": len(found),
+        "share": len(found) / max(1, len(table)),
+        "groups": found[distinct].nunique() if names is None else len(names),
+        "examples": ", ".join(map(str, shown[:EXAMPLES])),
+        "why": why,
+    }
 
 
 def quality_report(table: pd.DataFrame) -> pd.DataFrame:
@@ -88,86 +80,84 @@ def quality_report(table: pd.DataFrame) -> pd.DataFrame:
         A row per check: `check`, `rows` (how many rows are concerned), `share` of all rows, `groups` (how many distinct
         things, such as metas or shared images), `examples` and `why` it matters.
     """
-    found = _Findings(table)
+    find = partial(_finding, table)
     panorama, country = table["pano_id"], table["country"]
     digest = table["image_sha256"].where(table["image_sha256"] != "")
     by_image = panorama.groupby(digest).agg(["nunique", "first"])
     sharing = by_image[by_image["nunique"] > 1].sort_values("nunique", ascending=False, kind="stable")
     first = [f"{pano} (x{count})" for count, pano in sharing.to_numpy()]
-    why = "Several panoramas show the same bytes: often a placeholder, which says nothing of the place."
-    found.note("identical images", digest.isin(sharing.index), why, first)
+    shared = "Several panoramas show the same bytes: often a placeholder, which says nothing of the place."
     repeated = panorama.duplicated(keep=False)
-    why = "One panorama has several rows; they stay in one split."
-    found.note("repeated pano_id", repeated, why, panorama[repeated].unique().tolist())
+    several = "One panorama has several rows; they stay in one split."
     same = table.duplicated(subset=["pano_id", "meta_name", "image_path"], keep=False)
-    found.note("repeated rows", same, "The same sample counts more than once.")
-    _note_pictures(found)
-    _note_rare_names(found, "meta_name", "metas", "It goes to train only.")
-    _note_rare_names(found, "country", "countries", "Too few for a figure of its own.")
-    why = "Near-duplicate cameras leak from train to test in a stratified split; a spatial split keeps blocks together."
-    found.note("places less than 50 m apart", _twins(table), why)
+    near = (
+        "Near-duplicate cameras leak from train to test in a stratified split; a spatial split keeps blocks together."
+    )
     whole = (table["lat"] == table["lat"].round()) & (table["lng"] == table["lng"].round())
-    found.note("whole degrees", whole, "Rounded coordinates are wrong by up to 79 km.")
     nowhere = (table["lat"] == 0) & (table["lng"] == 0)
-    found.note("at 0, 0", nowhere, "Usually a missing position, in the Gulf of Guinea.")
     held = pd.Series(country_of(table["lat"], table["lng"]), table.index)
     apart = (held != country) & country.map(lambda name: country_name(name) is not None)
     odd = zip(panorama[apart], country[apart], held[apart], strict=True)
     there = {pano: f"{pano} ({name}, lies in {place or 'no country'})" for pano, name, place in odd}
-    why = (
+    elsewhere = (
         "By country polygons drawn to about a kilometre. A few beside borders and coasts are nothing; many are "
         "coordinates that are wrong or exchanged."
     )
-    found.note("in another country than the table says", apart, why, list(there.values()))
     empty = table["note"] == ""
-    found.note("empty notes", empty, "No text describes these samples.", panorama[empty].tolist())
-    return pd.DataFrame(found.rows)
+    findings = [
+        find("identical images", digest.isin(sharing.index), shared, first),
+        find("repeated pano_id", repeated, several, panorama[repeated].unique().tolist()),
+        find("repeated rows", same, "The same sample counts more than once."),
+        *_pictures(table),
+        *_rare_names(table, "meta_name", "metas", "It goes to train only."),
+        *_rare_names(table, "country", "countries", "Too few for a figure of its own."),
+        find("places less than 50 m apart", _twins(table), near),
+        find("whole degrees", whole, "Rounded coordinates are wrong by up to 79 km."),
+        find("at 0, 0", nowhere, "Usually a missing position, in the Gulf of Guinea."),
+        find("in another country than the table says", apart, elsewhere, list(there.values())),
+        find("empty notes", empty, "No text describes these samples.", panorama[empty].tolist()),
+    ]
+    return pd.DataFrame(findings)
 
 
-def _note_pictures(found: _Findings) -> None:
-    files = image_files(found.table)
+def _pictures(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    files = image_files(table)
     distinct = list(dict.fromkeys(files))
     with ThreadPoolExecutor() as pool:  # each file is read once
         known = dict(zip(distinct, pool.map(look_at, distinct), strict=True))
-    looks = pd.DataFrame([known[path] for path in files], index=found.table.index)
+    looks = pd.DataFrame([known[path] for path in files], index=table.index)
+    find = partial(_finding, table, distinct="image_sha256")
+    black, dark = (f"Mean brightness below {level:g} of 255" for level in (BLACK_LUMINANCE, DARK_LUMINANCE))
+    little = f"{dark}, the nearly black ones included: little can be seen."
+    flat = f"Brightness varies by less than {CONSTANT_SPREAD:g} of 255: an empty or failed frame."
+    yield find("nearly black images", looks["mean"] < BLACK_LUMINANCE, f"{black}: nothing can be seen.")
+    yield find("very dark images", looks["mean"] < DARK_LUMINANCE, little)
+    yield find("nearly constant images", looks["spread"] < CONSTANT_SPREAD, flat)
     cropped = "An encoder that crops to the middle square does not see the rest in training."
     cut = (
         "Training sees their middle square only, whereas geocbm predict cuts views from all of a panorama: cut them "
         "into pictures of their own before the table is made."
     )
-    black, dark = (f"Mean brightness below {level:g} of 255" for level in (BLACK_LUMINANCE, DARK_LUMINANCE))
-    flat = f"Brightness varies by less than {CONSTANT_SPREAD:g} of 255: an empty or failed frame."
-    checks = [
-        ("nearly black images", looks["mean"] < BLACK_LUMINANCE, f"{black}: nothing can be seen."),
-        (
-            "very dark images",
-            looks["mean"] < DARK_LUMINANCE,
-            f"{dark}, the nearly black ones included: little can be seen.",
-        ),
-        ("nearly constant images", looks["spread"] < CONSTANT_SPREAD, flat),
-    ]
     wide = ~looks["panorama"] & (looks["lost"] > LITTLE)
     for check, mask, why in (("wider or higher than a square", wide, cropped), ("panoramas", looks["panorama"], cut)):
         share = f"On average {looks['lost'][mask].mean():.0%} of these lies outside. " if mask.any() else ""
-        checks.append((check, mask, share + why))
+        yield find(check, mask, share + why)
     remarks = looks["notes"].explode()
     for remark in sorted(remarks.dropna().unique()):
         read = looks.index.isin(remarks.index[remarks == remark])
-        why = "The pictures are used; this is how they were read."
-        checks.append((f"read with a remark: {remark}", pd.Series(read, looks.index), why))
-    for check, mask, why in checks:
-        found.note(check, mask, why, distinct="image_sha256")
+        yield find(f"read with a remark: {remark}", read, "The pictures are used; this is how they were read.")
 
 
-def _note_rare_names(found: _Findings, column: str, thing: str, alone: str) -> None:
-    names = found.table[column]
+def _rare_names(table: pd.DataFrame, column: str, thing: str, alone: str) -> Iterator[dict[str, Any]]:
+    names = table[column]
     counts = names.value_counts().sort_index()
     once, twice = (counts.index[counts == n].tolist() for n in (1, 2))
-    found.note(f"{thing} with one sample", names.isin(once), alone, once)
-    found.note(f"{thing} with two samples", names.isin(twice), "Too few for a figure of its own.", twice)
+    yield _finding(table, f"{thing} with one sample", names.isin(once), alone, once)
+    yield _finding(table, f"{thing} with two samples", names.isin(twice), "Too few for a figure of its own.", twice)
     folded = counts.index.to_series().str.casefold()
     alike = sorted(folded.index[folded.duplicated(keep=False)])
-    found.note(f"{thing} that differ in case only", names.isin(alike), "Probably one name spelt in two ways.", alike)
+    why = "Probably one name spelt in two ways."
+    yield _finding(table, f"{thing} that differ in case only", names.isin(alike), why, alike)
 
 
 def _twins(table: pd.DataFrame) -> np.ndarray:
