@@ -21,7 +21,7 @@ seed: int = 0  # seed of the resamples
 
 # %%
 from geocbm import plots
-from geocbm.evaluation import compare_runs as compare
+from geocbm.evaluation.compare_runs import differences, load_runs, parameters, places, seeds
 from geocbm.files import paths
 from geocbm.metrics import metric, readable
 from geocbm.workbench import html as words
@@ -29,10 +29,10 @@ from geocbm.workbench import notebook
 
 nb = notebook.start("10_compare_runs", globals())
 reports, run_root = paths.reports_root(), paths.data_root() / "runs"
-compared = compare.read_runs(reports, run_root, compare.runs_to_compare(reports, run_root, runs, run))
+compared = load_runs.read_runs(reports, run_root, load_runs.runs_to_compare(reports, run_root, runs, run))
 first = compared[0]
-nb.table(compare.overview(compared), caption="The runs", index=False)
-print(*compare.problems(compared), sep="\n")
+nb.table(load_runs.overview(compared), caption="The runs", index=False)
+print(*load_runs.problems(compared), sep="\n")
 
 # %% [markdown]
 # ## In short
@@ -40,8 +40,8 @@ print(*compare.problems(compared), sep="\n")
 # Each run against the first, in words: "better" and "worse" are said of the run in the row. The sections below hold the numbers.
 
 # %%
-differences = compare.differences(compared, bootstrap, seed)
-nb.table(compare.conclusions(differences, compared), caption=f"Each run against {first.name}", index=False)
+table = differences.differences(compared, bootstrap, seed)
+nb.table(differences.conclusions(table, compared), caption=f"Each run against {first.name}", index=False)
 
 # %% [markdown]
 # ## What was set differently?
@@ -50,8 +50,8 @@ nb.table(compare.conclusions(differences, compared), caption=f"Each run against 
 # the first. Other code than that of the first run makes a difference hard to blame on a parameter, and is named below the table.
 
 # %%
-nb.table(compare.different_parameters(compared), caption="Parameters that differ", index=False)
-print(*compare.made_otherwise(compared), sep="\n")
+nb.table(parameters.different_parameters(compared), caption="Parameters that differ", index=False)
+print(*parameters.made_otherwise(compared), sep="\n")
 
 # %% [markdown]
 # ## Which figures differ?
@@ -60,7 +60,7 @@ print(*compare.made_otherwise(compared), sep="\n")
 # stand at the end of this page.
 
 # %%
-nb.table(compare.headlines(compared), caption="The figures that matter most", index=False)
+nb.table(load_runs.headlines(compared), caption="The figures that matter most", index=False)
 
 # %% [markdown]
 # ## By more than noise?
@@ -74,13 +74,13 @@ nb.table(compare.headlines(compared), caption="The figures that matter most", in
 # figures of a run vary together and Holm's rule, which does not know that, would see less.
 
 # %%
-nb.table(compare.verdicts(differences, compared), caption=f"Verdicts, each run against {first.name}", index=False)
-print(*compare.how_many(differences), sep="\n")
+nb.table(differences.verdicts(table, compared), caption=f"Verdicts, each run against {first.name}", index=False)
+print(*differences.how_many(table), sep="\n")
 
 # %%
-if len(differences):
-    nb.show(plots.compare_differences(compare.drawable(differences), first.name, f"Difference to {first.name}"))
-    nb.table(compare.detail(differences), caption="The numbers behind the verdicts", index=False)
+if len(table):
+    nb.show(plots.compare_differences(differences.drawable(table), first.name, f"Difference to {first.name}"))
+    nb.table(differences.detail(table), caption="The numbers behind the verdicts", index=False)
 
 # %% [markdown]
 # ## Where is it better?
@@ -90,18 +90,18 @@ if len(differences):
 # for all countries with at least ten test images. Only runs with the same test images have such a map.
 
 # %%
-print(compare.other_images(compared))
-paired = compare.same_images(compared)
-if gains := {other.name: compare.gain_by_region(first, other) for other in paired}:
+print(differences.other_images(compared))
+paired = differences.same_images(compared)
+if gains := {other.name: places.gain_by_region(first, other) for other in paired}:
     nb.show(plots.gain_map(gains, first.name, f"Where is it better than {first.name}?"), preview=True)
 
 # %%
-by_country = {other.name: compare.country_gains(first, other, n=bootstrap, seed=seed) for other in paired}
-print(*compare.changed_beyond_noise(by_country, "countries"), sep="\n")
+by_country = {other.name: places.country_gains(first, other, n=bootstrap, seed=seed) for other in paired}
+print(*places.changed_beyond_noise(by_country, "countries"), sep="\n")
 ends = {"gain": "geoscore_change", "low": "geoscore_change_low", "high": "geoscore_change_high"}
 score = metric("stage2.geoscore")
 shown = {"first": score.relabelled("GeoScore of the first run"), "this": score.relabelled("of this run")}
-if len(changes := compare.top_changes(by_country)):
+if len(changes := places.top_changes(by_country)):
     nb.table(readable(changes.rename(columns=ends), shown), caption="Countries that change most", index=False)
 
 # %% [markdown]
@@ -112,15 +112,15 @@ if len(changes := compare.top_changes(by_country)):
 # could have shown a difference at all (McNemar's test by Holm's rule, with Tarone's count). It takes images as independent.
 
 # %%
-confusions = {other.name: compare.confusion_changes(first, other) for other in paired}
-print(*compare.changed_beyond_noise(confusions, "confusions of countries"), sep="\n")
-if len(changes := compare.top_changes(confusions)):
+confusions = {other.name: places.confusion_changes(first, other) for other in paired}
+print(*places.changed_beyond_noise(confusions, "confusions of countries"), sep="\n")
+if len(changes := places.top_changes(confusions)):
     nb.table(changes, caption="Confusions that change most", index=False)
 
 # %%
-concepts = {other.name: compare.concept_changes(first, other) for other in paired}
-print(*compare.changed_beyond_noise(concepts, "concepts"), sep="\n")
-if len(changes := compare.top_changes(concepts)):
+concepts = {other.name: places.concept_changes(first, other) for other in paired}
+print(*places.changed_beyond_noise(concepts, "concepts"), sep="\n")
+if len(changes := places.top_changes(concepts)):
     nb.table(changes, caption="Concepts that change most", index=False)
 
 # %% [markdown]
@@ -130,16 +130,16 @@ if len(changes := compare.top_changes(concepts)):
 # taken together here, with intervals over images and seeds.
 
 # %%
-groups = compare.seed_groups(compared)
-print(compare.seeds_remark(groups))
-pooled = compare.pooled(groups, bootstrap, seed)
+groups = seeds.seed_groups(compared)
+print(seeds.seeds_remark(groups))
+pooled = seeds.pooled(groups, bootstrap, seed)
 if len(pooled):
-    nb.table(compare.pooled_table(pooled), caption="Over seeds of training", index=False)
+    nb.table(seeds.pooled_table(pooled), caption="Over seeds of training", index=False)
 
 # %%
-between = compare.group_differences(groups, bootstrap, seed)
+between = seeds.group_differences(groups, bootstrap, seed)
 if len(between):
-    nb.table(compare.group_difference_table(between), caption="Between groups, over images and seeds", index=False)
+    nb.table(seeds.group_difference_table(between), caption="Between groups, over images and seeds", index=False)
 
 # %% [markdown]
 # ## How did they learn?
@@ -147,7 +147,7 @@ if len(between):
 # A loss can be compared only between runs that weigh its terms alike; what was measured beside it always can, on the same split.
 
 # %%
-nb.show(plots.compare_histories(compare.learning_curves(compared)))
+nb.show(plots.compare_histories(load_runs.learning_curves(compared)))
 
 # %% [markdown]
 # ## All figures
@@ -155,7 +155,7 @@ nb.show(plots.compare_histories(compare.learning_curves(compared)))
 # Everything that any of the runs has measured, by the name it has in `metrics.json`.
 
 # %%
-everything = compare.all_figures(compared)
+everything = load_runs.all_figures(compared)
 folded = (
     f"<details><summary>{len(everything):,} figures</summary>{words.table_html(everything, '', 2000, False)}</details>"
 )
@@ -164,10 +164,10 @@ nb.html(folded, everything.to_string())
 # %% tags=["nbval-check-output"]
 nb.contract(
     this_run_is_compared=first.name == run,
-    no_run_is_compared_with_itself=run not in set(differences["run"]),
+    no_run_is_compared_with_itself=run not in set(table["run"]),
     intervals_hold_the_difference=bool(
-        (differences["low"].fillna(-1e9) <= differences["difference"]).all()
-        and (differences["difference"] <= differences["high"].fillna(1e9)).all()
+        (table["low"].fillna(-1e9) <= table["difference"]).all()
+        and (table["difference"] <= table["high"].fillna(1e9)).all()
     ),
 )
 

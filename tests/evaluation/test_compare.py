@@ -12,12 +12,27 @@ import pytest
 from run_files import METAS, N, write_manifest, write_run
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.evaluation import compare_runs as compare
+from geocbm.evaluation.compare_runs.differences import conclusions, differences
+from geocbm.evaluation.compare_runs.load_runs import (
+    all_figures,
+    headlines,
+    learning_curves,
+    overview,
+    problems,
+    read_runs,
+    runs_to_compare,
+)
+from geocbm.evaluation.compare_runs.parameters import (
+    different_parameters,
+    made_otherwise,
+    only_seeds_differ,
+    what_differs,
+)
 from geocbm.files import write_json
 
 
 def read(root, *names):
-    return compare.read_runs(root / "reports", root / "runs", names)
+    return read_runs(root / "reports", root / "runs", names)
 
 
 @pytest.fixture
@@ -29,12 +44,12 @@ def root(tmp_path):
 
 def test_the_asking_run_comes_first(root):
     def chosen(names, run):
-        return compare.runs_to_compare(root / "reports", root / "runs", names, run)
+        return runs_to_compare(root / "reports", root / "runs", names, run)
 
     assert chosen([], "second") == ["second", "first"]
     assert chosen([], "new") == ["new", "first", "second"]
     assert chosen(["first", "first", "new"], "new") == ["new", "first"]
-    assert compare.runs_to_compare(root / "a", root / "b", [], "new") == ["new"]
+    assert runs_to_compare(root / "a", root / "b", [], "new") == ["new"]
     (root / "reports" / "second" / "metrics.json").unlink()
     assert chosen([], "first") == ["first", "second"]  # it still has predictions
     with pytest.raises(ParameterError, match=r"'third' has no figures; runs with figures: first, second"):
@@ -54,8 +69,8 @@ def test_a_whole_run_is_read_without_a_problem(root):
     np.testing.assert_allclose(images["km"], 6371 * np.pi / 180, rtol=1e-6)
     assert images["meta_right"].all()
     assert images["cell_right"].sum() == 4 * N / 20  # numbers modulo 4 and 5 agree for 4 of 20
-    overview = compare.overview([run, *read(root, "new")])
-    assert overview.to_numpy().tolist() == [["first", "smoke", "01 02 03 04 05", 52, N, 2], ["new", "", "", 0, 0, 0]]
+    table = overview([run, *read(root, "new")])
+    assert table.to_numpy().tolist() == [["first", "smoke", "01 02 03 04 05", 52, N, 2], ["new", "", "", 0, 0, 0]]
 
 
 def test_a_missing_answer_is_as_wrong_as_an_answer_can_be(tmp_path):
@@ -70,7 +85,7 @@ def test_a_missing_answer_is_as_wrong_as_an_answer_can_be(tmp_path):
 
 def test_a_run_that_left_nothing_says_so(tmp_path):
     (run,) = read(tmp_path, "new")
-    assert compare.problems([run]) == [
+    assert problems([run]) == [
         "new: no manifest.json: its parameters are not known",
         "new: no metrics.json: it has no figures",
         "new: no predictions.parquet: Stage 2 has not run to its end",
@@ -95,12 +110,12 @@ def test_a_run_that_left_nothing_says_so(tmp_path):
 def test_a_damaged_file_costs_a_sentence_and_nothing_else(root, file, content, said):
     (root / file).write_bytes(content)
     runs = read(root, "first", "second")
-    (problem,) = compare.problems(runs)
+    (problem,) = problems(runs)
     assert problem.startswith(f"first: {said}")
     assert problem.endswith("and is left out")
-    table = compare.differences(runs, n=50)
-    compare.conclusions(table, runs)
-    assert set(compare.learning_curves(runs)["run"]) == {"first", "second"}
+    table = differences(runs, n=50)
+    conclusions(table, runs)
+    assert set(learning_curves(runs)["run"]) == {"first", "second"}
 
 
 @pytest.mark.parametrize(
@@ -113,9 +128,7 @@ def test_a_damaged_file_costs_a_sentence_and_nothing_else(root, file, content, s
 def test_predictions_of_another_form_cost_a_sentence(root, change, said):
     path = root / "runs" / "first" / "predictions.parquet"
     change(pd.read_parquet(path)).to_parquet(path)
-    assert compare.problems(read(root, "first")) == [
-        f"first: predictions.parquet cannot be read ({said}) and is left out"
-    ]
+    assert problems(read(root, "first")) == [f"first: predictions.parquet cannot be read ({said}) and is left out"]
 
 
 def test_scores_of_another_vocabulary_are_not_taken_for_concepts(root):
@@ -135,14 +148,14 @@ def test_only_parameters_that_change_an_answer_and_differ_are_listed(tmp_path):
     write_run(tmp_path, "one", settings={"04.examples": 3})
     write_run(tmp_path, "two", settings={"04.bottleneck": "patch", "05.new": 7, "05.name": ""})
     write_run(tmp_path, "three", settings={"05.name": "x" * 60})
-    table = compare.different_parameters(read(tmp_path, "one", "two", "three", "new"))
+    table = different_parameters(read(tmp_path, "one", "two", "three", "new"))
     assert list(table.columns) == ["parameter", "one", "two", "three", "new"]
     assert table.to_numpy().tolist() == [
         ["04.bottleneck", "mlp", "patch", "", "–"],
         ["05.name", "–", "(empty)", f"{'x' * 20} … {'x' * 20}", "–"],
     ]  # a parameter that one run alone has recorded cannot be compared
-    assert compare.different_parameters(read(tmp_path, "one")).empty
-    assert compare.different_parameters([]).empty
+    assert different_parameters(read(tmp_path, "one")).empty
+    assert different_parameters([]).empty
 
 
 def test_a_file_of_the_same_name_and_other_content_is_a_difference(tmp_path):
@@ -150,8 +163,8 @@ def test_a_file_of_the_same_name_and_other_content_is_a_difference(tmp_path):
     write_run(tmp_path, "two", content="b")
     write_run(tmp_path, "three", content="c", settings={"01.csv": "other.csv"})
     one, two, three = read(tmp_path, "one", "two", "three")
-    assert compare.what_differs(one, two) == "only 01.csv (content) is b instead of a"
-    assert compare.what_differs(one, three) == "only 01.csv is other.csv instead of data/table.csv"
+    assert what_differs(one, two) == "only 01.csv (content) is b instead of a"
+    assert what_differs(one, three) == "only 01.csv is other.csv instead of data/table.csv"
 
 
 @pytest.mark.parametrize(
@@ -181,15 +194,15 @@ def test_what_differs_in_words(tmp_path, settings, words):
     write_run(tmp_path, "one")
     write_run(tmp_path, "two", settings=settings)
     one, two = read(tmp_path, "one", "two")
-    assert compare.what_differs(one, two) == words
-    assert compare.only_seeds_differ(one, two) == words.startswith("only the seed")
+    assert what_differs(one, two) == words
+    assert only_seeds_differ(one, two) == words.startswith("only the seed")
 
 
 def test_unknown_parameters_are_not_taken_for_equal_ones(tmp_path):
     write_run(tmp_path, "one")
     one, new = read(tmp_path, "one", "new")
-    assert compare.what_differs(one, new) == "the parameters of new are not known"
-    assert not compare.only_seeds_differ(one, new)
+    assert what_differs(one, new) == "the parameters of new are not known"
+    assert not only_seeds_differ(one, new)
 
 
 def test_other_code_and_stages_that_did_not_run_are_named(tmp_path):
@@ -197,34 +210,34 @@ def test_other_code_and_stages_that_did_not_run_are_named(tmp_path):
     write_manifest(tmp_path, "two", sources={"geocbm.data": "2", "geocbm.plots": "2"}, device="cuda")
     runs = read(tmp_path, "one", "two")
     del runs[1].stages["05"]
-    assert compare.made_otherwise(runs) == [
+    assert made_otherwise(runs) == [
         "two has not run 05, which one has.",
         "The code of two is another than that of one in 01, 02, 03, 04: geocbm.data.",
         "They ran on other devices: cpu, and cuda.",
     ]
-    assert compare.made_otherwise(runs[:1]) == []
-    assert compare.made_otherwise([runs[0], runs[0]]) == []
+    assert made_otherwise(runs[:1]) == []
+    assert made_otherwise([runs[0], runs[0]]) == []
 
 
 def test_figures_with_and_without_interval(root):
     write_json(root / "reports" / "second" / "metrics.json", {"stage2.cell_top1": 0.25})
     runs = read(root, "second", "first", "new")
-    assert compare.headlines(runs).to_numpy().tolist() == [
+    assert headlines(runs).to_numpy().tolist() == [
         ["second", "–", "25.0"],
         ["first", "123 [100, 150]", "–"],
         ["new", "–", "–"],
     ]
-    assert compare.all_figures(runs).to_numpy().tolist() == [
+    assert all_figures(runs).to_numpy().tolist() == [
         ["cells.n", "geocells", "–", "12", "–"],
         ["stage2.cell_top1", "cell right", "25.0 %", "–", "–"],
         ["stage2.median_km", "median error", "–", "123 km [100, 150]", "–"],
     ]
-    assert list(compare.all_figures(read(root, "new")).columns) == ["key", "metric", "new"]
-    assert list(compare.headlines(read(root, "new")).columns) == ["run"]
+    assert list(all_figures(read(root, "new")).columns) == ["key", "metric", "new"]
+    assert list(headlines(read(root, "new")).columns) == ["run"]
 
 
 def test_learning_curves_take_what_each_stage_has_measured(root):
-    table = compare.learning_curves(read(root, "first", "new"))
+    table = learning_curves(read(root, "first", "new"))
     assert table[table["stage"] == "Stage 2"].to_numpy().tolist() == [
         ["first", "Stage 2", "loss", 1, 2.5],
         ["first", "Stage 2", "loss", 2, 2.25],
@@ -232,15 +245,16 @@ def test_learning_curves_take_what_each_stage_has_measured(root):
         ["first", "Stage 2", "median error, km", 2, 800.0],
     ]
     assert set(table.loc[table["stage"] == "Stage 1", "quantity"]) == {"loss"}  # the other one was not measured
-    assert list(compare.learning_curves([]).columns) == ["run", "stage", "quantity", "epoch", "value"]
+    assert list(learning_curves([]).columns) == ["run", "stage", "quantity", "epoch", "value"]
 
 
 def test_runs_are_compared_without_loading_torch(root):
     code = (
         "import sys, json, pathlib; from geocbm import plots; "
-        "from geocbm.evaluation import compare_runs as compare; root = pathlib.Path(sys.argv[1]);"
-        "runs = compare.read_runs(root / 'reports', root / 'runs', ['first', 'second']);"
-        "found = compare.conclusions(compare.differences(runs, 50), runs).to_numpy().tolist();"
+        "from geocbm.evaluation.compare_runs.differences import conclusions, differences; "
+        "from geocbm.evaluation.compare_runs.load_runs import read_runs; root = pathlib.Path(sys.argv[1]);"
+        "runs = read_runs(root / 'reports', root / 'runs', ['first', 'second']);"
+        "found = conclusions(differences(runs, 50), runs).to_numpy().tolist();"
         "print(json.dumps([found, 'torch' in sys.modules]))"
     )
     out = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True).stdout

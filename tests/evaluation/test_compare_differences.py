@@ -7,14 +7,23 @@ import pytest
 from run_files import DEGREE_KM, LAT, METAS, N, write_manifest, write_run
 
 from geocbm import metrics
-from geocbm.evaluation import compare_runs as compare
-from geocbm.evaluation.compare_runs.load_runs import ComparedRun
+from geocbm.evaluation.compare_runs.differences import (
+    conclusions,
+    detail,
+    differences,
+    drawable,
+    how_many,
+    other_images,
+    same_images,
+    verdicts,
+)
+from geocbm.evaluation.compare_runs.load_runs import ComparedRun, read_runs
 
 HALF = np.arange(N) % 2 == 0
 
 
 def read(root, *names):
-    return compare.read_runs(root / "reports", root / "runs", names)
+    return read_runs(root / "reports", root / "runs", names)
 
 
 def row_of(table, run, key):
@@ -34,7 +43,7 @@ def row_of(table, run, key):
 def test_a_difference_is_held_against_noise(tmp_path, error, difference, verdict, better):
     write_run(tmp_path, "own", 1.0)
     write_run(tmp_path, "other", error)
-    table = compare.differences(read(tmp_path, "own", "other"), n=200)
+    table = differences(read(tmp_path, "own", "other"), n=200)
     row = row_of(table, "other", "stage2.median_km")
     assert (row["images"], row["paired"], row["verdict"], row["better"]) == (N, True, verdict, better)
     assert row["difference"] == pytest.approx(difference * DEGREE_KM, abs=0.5)
@@ -46,7 +55,7 @@ def test_a_difference_is_held_against_noise(tmp_path, error, difference, verdict
 def test_more_is_better_but_for_a_distance(tmp_path):
     write_run(tmp_path, "own", 1.0, right=HALF)
     write_run(tmp_path, "other", 3.0, right=True)
-    table = compare.differences(read(tmp_path, "own", "other"), n=500)
+    table = differences(read(tmp_path, "own", "other"), n=500)
     assert [row_of(table, "other", key)["better"] for key in ("stage2.median_km", "stage2.geoscore")] == [-1, -1]
     concept = row_of(table, "other", "stage1.meta_top1")
     assert (concept["reference"], concept["value"], concept["better"]) == (0.5, 1.0, 1)
@@ -63,7 +72,7 @@ def test_the_order_of_the_images_does_not_matter(tmp_path):
     own, other = read(tmp_path, "own", "other")
     shuffled = ComparedRun("other", images=other.answers.sample(frac=1, random_state=0), metas=METAS)
     columns = ["difference", "low", "high"]
-    tables = [compare.differences([own, each], n=100)[columns].to_numpy() for each in (other, shuffled)]
+    tables = [differences([own, each], n=100)[columns].to_numpy() for each in (other, shuffled)]
     np.testing.assert_allclose(*tables)
 
 
@@ -72,10 +81,10 @@ def test_more_comparisons_make_wider_intervals(tmp_path):
     for name in ("own", "a", "b", "c", "d", "e"):
         write_run(tmp_path, name, generator.uniform(0, 5, N), right=generator.uniform(size=N) < 0.5)
     runs = read(tmp_path, "own", "a", "b", "c", "d", "e")
-    few, many = (row_of(compare.differences(some, n=500), "a", "stage2.geoscore") for some in (runs[:2], runs))
+    few, many = (row_of(differences(some, n=500), "a", "stage2.geoscore") for some in (runs[:2], runs))
     assert few["difference"] == many["difference"]
     assert many["high"] - many["low"] > 1.1 * (few["high"] - few["low"])
-    assert compare.how_many(compare.differences(runs, n=100))[0] == (
+    assert how_many(differences(runs, n=100))[0] == (
         "25 comparisons on the same images; all 25 intervals hold together with a probability of 95 %."
     )
 
@@ -95,7 +104,7 @@ def test_equal_runs_are_rarely_called_different(tmp_path):
             return ComparedRun(name, images=drawn.astype({"country_right": float}), metas=METAS)
 
         runs = [luck("own"), luck("a"), luck("b")]
-        found += bool((compare.differences(runs, n=300, seed=case)["better"] != 0).any())
+        found += bool((differences(runs, n=300, seed=case)["better"] != 0).any())
     assert found <= 12  # ten comparisons each, all quiet in 95 of 100 cases; without the correction about 40 are found
 
 
@@ -110,14 +119,14 @@ def test_other_test_images_are_compared_unpaired_and_said_to_be(tmp_path, change
     write_run(tmp_path, "own", np.linspace(0, 2, N))
     write_run(tmp_path, "other", np.linspace(0, 2, N), content=content, **changes)
     runs = read(tmp_path, "own", "other")
-    table = compare.differences(runs, n=300)
+    table = differences(runs, n=300)
     assert not table["paired"].any()
     assert "stage2.cell_top1" not in set(table["figure"])  # cells of another split are other cells
-    assert said in compare.conclusions(table, runs)["found"][0]
-    assert compare.other_images(runs) == "Not on the same test images, and left out here: other."
-    assert compare.same_images(runs) == []
-    assert compare.how_many(table)[0].startswith("4 comparisons between other images")
-    (row,) = compare.verdicts(table, runs).to_dict("records")
+    assert said in conclusions(table, runs)["found"][0]
+    assert other_images(runs) == "Not on the same test images, and left out here: other."
+    assert same_images(runs) == []
+    assert how_many(table)[0].startswith("4 comparisons between other images")
+    (row,) = verdicts(table, runs).to_dict("records")
     assert row["test images"] == f"{N}, others"
     assert row["cell right"] == "not comparable"
 
@@ -127,7 +136,7 @@ def test_unpaired_intervals_are_wider_than_paired_ones(tmp_path):
     write_run(tmp_path, "own", error)
     write_run(tmp_path, "paired", error + 0.5)
     write_run(tmp_path, "unpaired", error + 0.5, pano_id=[f"q{number}" for number in range(N)])
-    table = compare.differences(read(tmp_path, "own", "paired", "unpaired"), n=300)
+    table = differences(read(tmp_path, "own", "paired", "unpaired"), n=300)
     paired, unpaired = (row_of(table, name, "stage2.geoscore") for name in ("paired", "unpaired"))
     assert paired["difference"] == pytest.approx(unpaired["difference"])
     assert paired["better"] == -1
@@ -139,7 +148,7 @@ def test_other_cells_and_concepts_are_not_compared(tmp_path):
     write_run(tmp_path, "own")
     write_run(tmp_path, "cells", true_cell=np.arange(N) % 6)
     write_run(tmp_path, "concepts", metas=("gate", "pole", "road"), meta_name=np.array(METAS)[np.arange(N) % 3])
-    table = compare.differences(read(tmp_path, "own", "cells", "concepts"), n=50)
+    table = differences(read(tmp_path, "own", "cells", "concepts"), n=50)
     keys = {name: set(table.loc[table["run"] == name, "figure"]) for name in ("cells", "concepts")}
     assert "stage2.cell_top1" not in keys["cells"]
     assert "stage1.meta_top1" in keys["cells"]
@@ -150,35 +159,35 @@ def test_a_single_block_gives_no_verdict(tmp_path):
     near = {"true_lat": 10 + LAT / 1e4, "true_lng": 20.0, "lng": 20.0}
     write_run(tmp_path, "own", lat=11.0, **near)
     write_run(tmp_path, "other", lat=15.0, **near)
-    table = compare.differences(read(tmp_path, "own", "other"), n=50)
+    table = differences(read(tmp_path, "own", "other"), n=50)
     row = row_of(table, "other", "stage2.median_km")
     assert (row["better"], row["verdict"]) == (0, metrics.NO_INTERVAL)
-    assert compare.how_many(table) == []
-    assert set(compare.detail(table)["interval"]) == {"–"}
+    assert how_many(table) == []
+    assert set(detail(table)["interval"]) == {"–"}
 
 
 def test_what_could_not_have_been_seen_is_said(tmp_path):
     write_run(tmp_path, "own", np.where(HALF, 1.0, 2.0))
     write_run(tmp_path, "other", np.where(HALF, 2.0, 1.0))
     runs = read(tmp_path, "own", "other")
-    table = compare.differences(runs, n=500)
+    table = differences(runs, n=500)
     row = row_of(table, "other", "stage2.geoscore")
     half = (row["high"] - row["low"]) / 2
-    assert f"{half:,.0f} of GeoScore" in compare.how_many(table)[1]
-    assert compare.conclusions(table, runs).to_numpy().tolist() == [
+    assert f"{half:,.0f} of GeoScore" in how_many(table)[1]
+    assert conclusions(table, runs).to_numpy().tolist() == [
         ["other", "no parameter differs", "There is no difference beyond noise in any of 5 figures."]
     ]
-    detail = compare.detail(table).set_index("figure").loc["GeoScore, points"]
-    assert detail["difference"] == "0"
-    assert detail["smallest it could show"] == f"{half:,.0f}"
+    shown = detail(table).set_index("figure").loc["GeoScore, points"]
+    assert shown["difference"] == "0"
+    assert shown["smallest it could show"] == f"{half:,.0f}"
 
 
 def test_conclusions_say_what_stage_0_is_worth_from_either_side(tmp_path):
     write_run(tmp_path, "whole", 1.0)
     write_run(tmp_path, "skipped", 3.0, settings={"03.epochs": 0})
     runs = read(tmp_path, "whole", "skipped")
-    one = compare.conclusions(compare.differences(runs, n=100), runs)
-    other = compare.conclusions(compare.differences(runs[::-1], n=100), runs[::-1])
+    one = conclusions(differences(runs, n=100), runs)
+    other = conclusions(differences(runs[::-1], n=100), runs[::-1])
     assert one["set differently"].tolist() == ["only Stage 0 differs: skipped skips it"]
     assert one["found"][0].startswith("Beyond noise: median error worse by 222 km [222, 222]; GeoScore worse by")
     assert other["found"][0].startswith("Beyond noise: median error better by 222 km [222, 222]")
@@ -193,8 +202,8 @@ def test_a_difference_of_one_seed_each_is_called_so(tmp_path):
     write_run(tmp_path, "other", 3.0, settings={"04.bottleneck": "patch"})
     write_run(tmp_path, "seed", 3.0, settings={"05.seed": 1})
     runs = read(tmp_path, "own", "other", "seed")
-    option, seed = compare.conclusions(compare.differences(runs, n=100), runs)["found"]
-    assert compare.other_images(runs) == "All 2 others have answered the same test images."
+    option, seed = conclusions(differences(runs, n=100), runs)["found"]
+    assert other_images(runs) == "All 2 others have answered the same test images."
     assert "Another seed of training may move these figures too" in option
     assert "Another seed" not in seed
 
@@ -203,31 +212,29 @@ def test_runs_without_predictions_are_named(tmp_path):
     write_run(tmp_path, "own")
     write_manifest(tmp_path, "half")
     own, half = read(tmp_path, "own", "half")
-    table = compare.differences([own, half])
+    table = differences([own, half])
     assert table.empty
-    found = compare.conclusions(table, [own, half]).to_numpy().tolist()
+    found = conclusions(table, [own, half]).to_numpy().tolist()
     assert found == [["half", "no parameter differs", "half has no predictions to compare."]]
-    assert compare.verdicts(table, [own, half]).empty
-    assert compare.drawable(table).empty
-    found = compare.conclusions(compare.differences([half, own]), [half, own]).to_numpy().tolist()
+    assert verdicts(table, [own, half]).empty
+    assert drawable(table).empty
+    found = conclusions(differences([half, own]), [half, own]).to_numpy().tolist()
     assert found == [["own", "no parameter differs", "half has no predictions to compare."]]
 
 
 def test_a_run_may_stand_alone(tmp_path):
     write_run(tmp_path, "own")
     (own,) = read(tmp_path, "own")
-    table = compare.differences([own])
-    assert compare.conclusions(table, [own]).to_numpy().tolist() == [
-        ["own", "–", "There is no other run to hold it against."]
-    ]
-    assert compare.how_many(table) == []
-    assert compare.other_images([own]) == "There is no other run."
-    assert compare.conclusions(compare.differences([]), []).empty
+    table = differences([own])
+    assert conclusions(table, [own]).to_numpy().tolist() == [["own", "–", "There is no other run to hold it against."]]
+    assert how_many(table) == []
+    assert other_images([own]) == "There is no other run."
+    assert conclusions(differences([]), []).empty
 
 
 def test_figures_are_drawn_in_the_units_they_are_written_in(tmp_path):
     write_run(tmp_path, "own", 1.0, right=HALF)
     write_run(tmp_path, "other", 3.0, right=True)
-    drawn = compare.drawable(compare.differences(read(tmp_path, "own", "other"), n=100)).set_index("panel")
+    drawn = drawable(differences(read(tmp_path, "own", "other"), n=100)).set_index("panel")
     assert drawn.loc["concept right, %", "value"] == pytest.approx(50)
     assert drawn.loc["median error, km", "value"] == pytest.approx(2 * DEGREE_KM, abs=0.1)

@@ -7,15 +7,30 @@ import pandas as pd
 import pytest
 from run_files import LAT, LNG, METAS, N, write_run
 
-from geocbm.evaluation import compare_runs as compare
-from geocbm.evaluation.compare_runs.load_runs import ComparedRun
-from geocbm.evaluation.compare_runs.places import _chance
+from geocbm.evaluation.compare_runs.load_runs import ComparedRun, read_runs
+from geocbm.evaluation.compare_runs.places import (
+    _chance,
+    changed_beyond_noise,
+    concept_changes,
+    confusion_changes,
+    country_gains,
+    gain_by_region,
+    top_changes,
+)
+from geocbm.evaluation.compare_runs.seeds import (
+    group_difference_table,
+    group_differences,
+    pooled,
+    pooled_table,
+    seed_groups,
+    seeds_remark,
+)
 
 HALF = np.arange(N) % 2 == 0
 
 
 def read(root, *names):
-    return compare.read_runs(root / "reports", root / "runs", names)
+    return read_runs(root / "reports", root / "runs", names)
 
 
 @pytest.fixture
@@ -36,10 +51,10 @@ def test_gains_are_averaged_where_images_lie(pair):
     places = {"true_lat": np.where(far, 0.0, LAT), "true_lng": np.where(far, [179.9, *[-179.9] * (N - 1)], LNG)}
     one = changed(one, geoscore=1000.0, true_country="Fiji", **places)
     other = changed(other, geoscore=np.where(far, [1200.0] + [1600.0] * (N - 1), 900.0), true_country="Fiji", **places)
-    table = compare.gain_by_region(one, other, side_km=20_000)
+    table = gain_by_region(one, other, side_km=20_000)
     assert table["images"].sum() == N
     assert (table["gain"] * table["images"]).sum() == pytest.approx(200 + 600 - 100 * (N - 2))
-    small = compare.gain_by_region(one, other, side_km=100)
+    small = gain_by_region(one, other, side_km=100)
     west, east = small[small["lng"] < -179], small[small["lng"] > 179]
     assert (west["gain"].tolist(), east["gain"].tolist()) == ([600], [200])
     one_country = small.iloc[0]
@@ -52,17 +67,17 @@ def test_a_country_counts_only_beyond_noise_of_all_countries(pair):
     noise = np.random.default_rng(0).normal(0, 300, N)
     one = changed(one, geoscore=2000.0, true_country=country)
     other = changed(other, geoscore=2000 + noise + np.where(country == "Japan", -1000, 0), true_country=country)
-    table = compare.country_gains(one, other, n=500)
+    table = country_gains(one, other, n=500)
     assert table["country"].iloc[0] == "Japan"
     assert table.set_index("country")["better"].to_dict() == {"Japan": -1, "Chile": 0, "Kenya": 0}
     assert table["images"].sum() == N
-    assert compare.country_gains(one, other, fewest=11)["country"].tolist() == ["Japan", "Chile"]
-    sentences = compare.changed_beyond_noise({"other": table, "none": table[:0]}, "countries")
+    assert country_gains(one, other, fewest=11)["country"].tolist() == ["Japan", "Chile"]
+    sentences = changed_beyond_noise({"other": table, "none": table[:0]}, "countries")
     assert sentences == ["other: of 3 countries, 0 better and 1 worse beyond noise.", "none: no countries to compare."]
-    top = compare.top_changes({"other": table}, limit=2)
+    top = top_changes({"other": table}, limit=2)
     assert top["verdict"].tolist()[0] == "worse" and len(top) == 2
     assert top["first"].iloc[0] == pytest.approx(2000, abs=1)
-    quiet = compare.changed_beyond_noise({"other": table.assign(better=0)}, "countries")
+    quiet = changed_beyond_noise({"other": table.assign(better=0)}, "countries")
     assert quiet == ["other: no difference beyond noise in any of 3 countries."]
 
 
@@ -73,13 +88,13 @@ def test_confusions_are_counted_on_the_images_on_which_the_runs_disagree(pair):
     before = np.where(np.arange(N) < 12, "Peru", truth)
     after = np.where(np.arange(N) < 2, "Peru", truth)
     after[-1] = ""
-    table = compare.confusion_changes(
+    table = confusion_changes(
         changed(one, true_country=truth, answered=before), changed(other, true_country=truth, answered=after)
     )
     assert table["answered"].tolist() == ["Peru", "(no answer)"]
     assert table.iloc[0][["first", "this", "better"]].tolist() == [12, 2, 1]
     assert table["chance"].tolist() == [pytest.approx(2 * 0.5**10), 1]  # ten coins that all fall on one side
-    assert compare.top_changes({"other": table})["first"].tolist() == [12, 0]
+    assert top_changes({"other": table})["first"].tolist() == [12, 0]
 
 
 def test_concepts_gained_and_lost(pair):
@@ -87,16 +102,16 @@ def test_concepts_gained_and_lost(pair):
     pole = one.answers.index.get_level_values("meta_name") == "pole"
     number = np.cumsum(pole) * pole  # 1 to 20 among the poles
     before, after = (number > 0) & (number <= 4), (number > 2) & (number <= 16)
-    table = compare.concept_changes(
+    table = concept_changes(
         changed(one, meta_right=before.astype(float)), changed(other, meta_right=after.astype(float))
     )
     row = table.iloc[0]
     assert row[["concept", "images", "first", "this", "gained", "lost"]].tolist() == ["pole", 20, 4, 14, 12, 2]
     assert row["chance"] == pytest.approx(2 * (1 + 14 + 91) * 0.5**14)  # at most two of fourteen
     assert table["better"].tolist() == [1, 0, 0]
-    top = compare.top_changes({"other": table}, 1)
+    top = top_changes({"other": table}, 1)
     assert top.iloc[0].tolist() == ["other", "pole", 20, 4, 14, 12, 2, "better"]
-    assert compare.top_changes({"other": table[:0]}).empty
+    assert top_changes({"other": table[:0]}).empty
 
 
 def test_holms_rule_counts_only_what_could_have_shown_a_difference():
@@ -112,10 +127,10 @@ def test_without_common_images_there_is_nothing_to_place(tmp_path):
     own, other, new = read(tmp_path, "own", "other", "new")
     for run in (other, new):
         for find in (
-            compare.gain_by_region,
-            compare.country_gains,
-            compare.confusion_changes,
-            compare.concept_changes,
+            gain_by_region,
+            country_gains,
+            confusion_changes,
+            concept_changes,
         ):
             assert find(own, run).empty
 
@@ -133,18 +148,18 @@ def seeds(tmp_path):
 
 def test_runs_are_gathered_by_what_they_have_in_common_apart_from_seeds(seeds):
     runs = read(seeds, "mlp2", "patch0", "alone", "mlp0", "patch1", "mlp1", "new")
-    groups = compare.seed_groups(runs)
+    groups = seed_groups(runs)
     assert [[run.name for run in group.runs] for group in groups] == [
         ["mlp0", "mlp1", "mlp2"],
         ["patch0", "patch1"],
         ["alone"],
     ]
     assert groups[0].seeds == ("0", "1", "2")
-    assert compare.seeds_remark(groups) == (
+    assert seeds_remark(groups) == (
         "Taken together: mlp0, mlp1, mlp2 (seeds 0, 1, 2); patch0, patch1 (seeds 0, 1). With 2 seeds the intervals "
         "understate how far another seed may lie off."
     )
-    assert compare.seeds_remark(groups[2:]).startswith("No two of these runs differ in the seed of training alone")
+    assert seeds_remark(groups[2:]).startswith("No two of these runs differ in the seed of training alone")
 
 
 def test_a_run_of_another_split_is_no_other_seed(tmp_path):
@@ -152,21 +167,21 @@ def test_a_run_of_another_split_is_no_other_seed(tmp_path):
     write_run(tmp_path, "split", settings={"01.seed": 1})
     write_run(tmp_path, "images", settings={"05.seed": 1}, pano_id=[f"q{number}" for number in range(N)])
     write_run(tmp_path, "again")
-    groups = compare.seed_groups(read(tmp_path, "one", "split", "images", "again"))
+    groups = seed_groups(read(tmp_path, "one", "split", "images", "again"))
     assert [len(group.runs) for group in groups] == [1, 1, 1]  # the last one has the seed of the first
 
 
 def test_seeds_of_the_stages_are_written_out_where_they_differ(tmp_path):
     write_run(tmp_path, "one")
     write_run(tmp_path, "two", settings={"04.seed": 1, "02.seed": 3})
-    (group,) = compare.seed_groups(read(tmp_path, "one", "two"))
+    (group,) = seed_groups(read(tmp_path, "one", "two"))
     assert group.seeds == ("0", "0/1/0 (cells 3)")
     assert group.name == "one and 1 more"
 
 
 def test_mean_and_spread_over_seeds(seeds):
     runs = read(seeds, "mlp0", "mlp1", "mlp2", "alone")
-    table = compare.pooled(compare.seed_groups(runs), n=300)
+    table = pooled(seed_groups(runs), n=300)
     assert set(table["group"]) == {"mlp0 and 2 more"}
     row = table.set_index("figure").loc["stage2.median_km"]
     single = [float(np.median(run.answers["km"])) for run in runs[:3]]
@@ -174,23 +189,23 @@ def test_mean_and_spread_over_seeds(seeds):
     assert row["spread"] == pytest.approx(np.std(single, ddof=1))
     assert (row["least"], row["most"]) == (pytest.approx(min(single)), pytest.approx(max(single)))
     assert row["low"] < row["value"] < row["high"]
-    words = compare.pooled_table(table).set_index("figure").loc["median error"]
+    words = pooled_table(table).set_index("figure").loc["median error"]
     assert words["from worst to best"] == f"{max(single):,.0f} to {min(single):,.0f}"
-    assert compare.pooled(compare.seed_groups(runs[3:])).empty
+    assert pooled(seed_groups(runs[3:])).empty
 
 
 def test_groups_are_compared_over_the_seeds_they_share(seeds):
     runs = read(seeds, "mlp0", "mlp1", "mlp2", "patch1", "patch2", "alone")
-    table = compare.group_differences(compare.seed_groups(runs), n=300)
+    table = group_differences(seed_groups(runs), n=300)
     row = table.set_index("figure").loc["stage2.median_km"]
     medians = {run.name: float(np.median(run.answers["km"])) for run in runs}
     expected = (medians["patch1"] + medians["patch2"] - medians["mlp1"] - medians["mlp2"]) / 2
     assert row["value"] == pytest.approx(expected)
     assert (row["seeds"], row["verdict"]) == (2, "better")
     assert table.set_index("figure").loc["stage1.meta_top1", "verdict"] == "no difference beyond noise"
-    words = compare.group_difference_table(table)
+    words = group_difference_table(table)
     assert words["runs"].iloc[0] == "patch1 and 1 more against mlp0 and 2 more"
-    assert compare.group_differences(compare.seed_groups(read(seeds, "mlp0", "mlp1", "patch2", "patch0"))).empty
+    assert group_differences(seed_groups(read(seeds, "mlp0", "mlp1", "patch2", "patch0"))).empty
 
 
 def test_a_different_order_of_images_does_not_matter_to_seeds(seeds):
@@ -199,5 +214,5 @@ def test_a_different_order_of_images_does_not_matter_to_seeds(seeds):
         ComparedRun(run.name, stages=run.stages, images=run.answers.sample(frac=1, random_state=3), metas=METAS)
         for run in runs[1:]
     ]
-    tables = [compare.group_differences(compare.seed_groups(each), n=100) for each in (runs, [runs[0], *mixed])]
+    tables = [group_differences(seed_groups(each), n=100) for each in (runs, [runs[0], *mixed])]
     pd.testing.assert_frame_equal(*tables)

@@ -3,7 +3,7 @@
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from geocbm.evaluation import compare_runs as compare
+from geocbm.evaluation.compare_runs.load_runs import HEADLINES
 from geocbm.metrics.table import known
 from geocbm.workbench import overview, site
 
@@ -34,7 +34,7 @@ def test_tiles_put_baselines_beside_the_figure() -> None:
 
 def test_every_headline_is_in_the_table_of_metrics() -> None:
     assert set(site.TILES) <= set(site.CARDS)
-    assert all(known(key) for key in (*site.CARDS, *overview.HEADLINES, *compare.HEADLINES))
+    assert all(known(key) for key in (*site.CARDS, *overview.HEADLINES, *HEADLINES))
 
 
 def test_the_entry_of_a_stage() -> None:

@@ -15,7 +15,8 @@ from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import lineage, read_json
 from geocbm.geodesy import KM_PER_DEGREE
-from geocbm.metrics import error_km, geoscore, places_of
+from geocbm.metrics import error_km, geoscore, metric, places_of
+from geocbm.metrics.table import Metric, in_brackets
 from geocbm.run import Run
 
 FARTHEST_KM = 180 * KM_PER_DEGREE
@@ -30,18 +31,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One run as far as it can be read.
+    """One run as far as it can be read; what is not known is empty.
 
     Attributes:
-        name: name of the run.
-        profile: its profile; empty when not known.
         stages: by notebook number, what `manifest.json` says of it (`parameters`, `seconds`, `inputs`, ...).
         figures: its flat `metrics.json`.
         images: a row per test image of the main mode, indexed by `pano_id, meta_name`: `true_lat, true_lng, lat, lng,
             cell, true_cell, km` (a missing answer counts as half way round the Earth), `geoscore, true_country,
-            answered, country_right, cell_right` and, where the concepts are stored, `named_meta, meta_right`. None
-            without predictions.
-        metas: names of its concepts; empty when not known.
+            answered, country_right, cell_right` and, where the concepts are stored, `named_meta, meta_right`.
+        metas: names of its concepts.
         history: `stage, epoch` and what was measured in each epoch on validation.
         problems: a sentence for everything that is missing or cannot be read.
     """
@@ -69,13 +67,7 @@ class ComparedRun:
 
 
 def runs_to_compare(reports: Path, run_root: Path, names: Sequence[str], run: str) -> list[str]:
-    """The runs to put side by side, the asking run first.
-
-    Args:
-        reports: folder of all reports.
-        run_root: folder of all runs' data.
-        names: runs to compare; empty means every run with figures or predictions.
-        run: the run that asks; it is always part of the comparison.
+    """The runs to put side by side, the asking `run` first; empty `names` mean every run with figures or predictions.
 
     Raises:
         ParameterError: a named run has left nothing; the message lists the runs that have.
@@ -91,13 +83,7 @@ def runs_to_compare(reports: Path, run_root: Path, names: Sequence[str], run: st
 
 
 def read_runs(reports: Path, run_root: Path, names: Sequence[str]) -> list[ComparedRun]:
-    """Read runs in the given order; what is missing or damaged becomes a sentence in `problems`.
-
-    Args:
-        reports: folder of all reports.
-        run_root: folder of all runs' data.
-        names: the runs.
-    """
+    """Read runs in the given order; what is missing or damaged becomes a sentence in `problems`."""
     return [_read_run(reports / name, run_root / name, name) for name in names]
 
 
@@ -228,3 +214,72 @@ def _history(path: Path) -> pd.DataFrame:
         raise ValueError("its column epoch or val_loss is missing")
     measured = [column for column in history if str(column).startswith("val_")]
     return history[["epoch", *measured]].assign(stage=f"Stage {path.stem.removeprefix('history_stage')}")
+
+
+HEADLINES = (
+    "stage2.median_km",
+    "stage2.geoscore",
+    "stage2.acc_25km",
+    "stage2.acc_200km",
+    "stage2.acc_750km",
+    "stage2.country_acc",
+    "stage2.cell_top1",
+    "stage1.meta_top1",
+)
+"""Keys of the first table."""
+
+
+def headlines(runs: Sequence[ComparedRun]) -> pd.DataFrame:
+    """The figures that matter most, a row per run, with the intervals that the run has measured.
+
+    Figures that no run has are left out.
+    """
+    keys = [key for key in HEADLINES if any(key in run.figures for run in runs)]
+    rows = [[run.name, *(_headline(metric(key), run.figures.get(key)) for key in keys)] for run in runs]
+    return pd.DataFrame(rows, columns=["run", *(metric(key).axis for key in keys)])
+
+
+def _headline(own: Metric, entry: Any) -> str:
+    if entry is None:
+        return "–"
+    parts = entry if isinstance(entry, dict) else {"value": entry}
+    ends = [own.write(parts[end]) for end in ("low", "high")] if {"low", "high"} <= set(parts) else []
+    return in_brackets(own.write(parts["value"]), *ends)
+
+
+def all_figures(runs: Sequence[ComparedRun]) -> pd.DataFrame:
+    """Every metric with its unit: one row per key, what it is called, and one column per run, intervals in brackets."""
+    keys = sorted({key for run in runs for key in run.figures})
+    rows = [
+        {"key": key, "metric": metric(key).label}
+        | {run.name: metric(key).entry(run.figures[key]) if key in run.figures else "–" for run in runs}
+        for key in keys
+    ]
+    return pd.DataFrame(rows, columns=["key", "metric", *(run.name for run in runs)])
+
+
+CURVES = {
+    "Stage 0": ("val_loss", "val_retrieval_km"),
+    "Stage 1": ("val_loss", "val_meta_top1"),
+    "Stage 2": ("val_loss", "val_median_km"),
+}
+"""What is drawn of each stage: columns of its history."""
+
+
+def learning_curves(runs: Sequence[ComparedRun]) -> pd.DataFrame:
+    """What was measured on validation in each epoch: columns `run, stage, quantity, epoch, value`.
+
+    Values are in the unit that the name of the quantity says.
+    """
+    parts = []
+    for run in runs:
+        for stage, shown in CURVES.items():
+            own = run.history[run.history["stage"] == stage] if len(run.history) else run.history
+            for column in shown:
+                if len(own) and column in own:
+                    chosen = own[["epoch", column]].rename(columns={column: "value"}).dropna()
+                    drawn = metric(f"epoch.{column.removeprefix('val_')}")
+                    chosen["value"] *= drawn.unit.factor
+                    parts.append(chosen.assign(run=run.name, stage=stage, quantity=drawn.axis))
+    columns = ["run", "stage", "quantity", "epoch", "value"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)

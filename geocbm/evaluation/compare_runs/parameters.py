@@ -13,16 +13,7 @@ STAGES = ("01", "02", "03", "04", "05")
 """Notebooks that make the answers of a run; the others measure or show them."""
 
 WITHOUT_EFFECT = frozenset(
-    (
-        "run",
-        "tracking",
-        "examples",
-        "gallery_columns",
-        "encode_batch_size",
-        "max_cache_gb",
-        "bootstrap",
-        "variants",
-    )
+    ["run", "tracking", "examples", "gallery_columns", "encode_batch_size", "max_cache_gb", "bootstrap", "variants"]
 )
 """Parameters of these notebooks that change pages, further models or the use of memory, and no answer of the run."""
 
@@ -38,7 +29,7 @@ def settings(run: ComparedRun) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for number in STAGES:
         stage = run.stages.get(number, {})
-        parameters = {name: value for name, value in dict(stage.get("parameters") or {}).items()}
+        parameters = dict(stage.get("parameters") or {})
         found |= {f"{number}.{name}": value for name, value in parameters.items() if name not in WITHOUT_EFFECT}
         for name, digest in dict(stage.get("inputs") or {}).items():
             parameter = str(name).removeprefix("parameter:")
@@ -70,13 +61,12 @@ def different_parameters(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     A place is empty where the value is that of the first run, and a dash stands where a run has not recorded the
     parameter; long values are cut in the middle.
     """
+    names = [run.name for run in runs]
     rows = []
     for key, values in differing(runs).items():
-        shown = [_shown(value) for value in values]
-        same = [value is not _UNKNOWN and value == values[0] for value in values[1:]]
-        kept = [shown[0], *("" if equal else text for equal, text in zip(same, shown[1:], strict=True))]
-        rows.append({"parameter": key} | dict(zip((run.name for run in runs), kept, strict=True)))
-    return pd.DataFrame(rows, columns=["parameter", *(run.name for run in runs)])
+        same = [False, *(value is not _UNKNOWN and value == values[0] for value in values[1:])]
+        rows.append([key, *("" if equal else _shown(value) for equal, value in zip(same, values, strict=True))])
+    return pd.DataFrame(rows, columns=["parameter", *names])
 
 
 def _shown(value: Any) -> str:
@@ -133,43 +123,31 @@ def made_otherwise(runs: Sequence[ComparedRun]) -> list[str]:
 
     Other code makes a difference between two runs hard to blame on a parameter.
     """
-    return [sentence for other in runs[1:] for sentence in _made_otherwise(runs[0], other)]
-
-
-def _made_otherwise(one: ComparedRun, other: ComparedRun) -> list[str]:
-    sentences = []
-    for run, against in ((one, other), (other, one)):
-        lacking = [number for number in STAGES if number in against.stages and number not in run.stages]
-        if lacking and run.stages:
-            sentences.append(f"{run.name} has not run {', '.join(lacking)}, which {against.name} has.")
-    both = [number for number in STAGES if number in one.stages and number in other.stages]
-    modules: dict[str, None] = {}
-    changed = []
-    for number in both:
-        now, before = (_code(run.stages[number]) for run in (other, one))
-        names = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
-        modules |= dict.fromkeys(names)
-        changed += [number] if names else []
-    if changed:
-        shown = ", ".join(list(modules)[:4]) + (f" and {len(modules) - 4} more" if len(modules) > 4 else "")
-        sentences.append(
-            f"The code of {other.name} is another than that of {one.name} in {', '.join(changed)}: {shown}."
-        )
-    devices = [{str(run.stages[number].get("device", "")) for number in both} for run in (one, other)]
-    if both and devices[0] != devices[1]:
-        sentences.append(f"They ran on other devices: {_listed(devices[0])}, and {_listed(devices[1])}.")
+    sentences, one = [], runs[0]
+    for other in runs[1:]:
+        for run, against in ((one, other), (other, one)):
+            lacking = [number for number in STAGES if number in against.stages and number not in run.stages]
+            if lacking and run.stages:
+                sentences.append(f"{run.name} has not run {', '.join(lacking)}, which {against.name} has.")
+        both = [number for number in STAGES if number in one.stages and number in other.stages]
+        changed = {}
+        for number in both:
+            before, now = (_code(run.stages[number]) for run in (one, other))
+            if before != now:
+                changed[number] = [name for name in sorted(now | before) if now.get(name) != before.get(name)]
+        if changed:
+            modules = list(dict.fromkeys(name for names in changed.values() for name in names))
+            shown = ", ".join(modules[:4]) + (f" and {len(modules) - 4} more" if len(modules) > 4 else "")
+            where = ", ".join(changed)
+            sentences.append(f"The code of {other.name} is another than that of {one.name} in {where}: {shown}.")
+        devices = [{str(run.stages[number].get("device") or "not recorded") for number in both} for run in (one, other)]
+        if devices[0] != devices[1]:
+            first, this = (" and ".join(sorted(names)) for names in devices)
+            sentences.append(f"They ran on other devices: {first}, and {this}.")
     return sentences
 
 
 def _code(stage: dict[str, Any]) -> dict[str, Any]:
     """Digests of the code behind a stage that can change an answer, without pages and pictures."""
-    sources = dict(stage.get("sources") or {})
-    return {
-        name: digest
-        for name, digest in sources.items()
-        if not str(name).startswith(("geocbm.plots", "geocbm.workbench"))
-    }
-
-
-def _listed(names: set[str]) -> str:
-    return " and ".join(sorted(name or "not recorded" for name in names))
+    pages = ("geocbm.plots", "geocbm.workbench")
+    return {name: digest for name, digest in dict(stage.get("sources") or {}).items() if not name.startswith(pages)}

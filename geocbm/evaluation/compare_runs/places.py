@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm import geodesy
-from geocbm.evaluation.compare_runs.differences import NOISE, aligned
+from geocbm.evaluation.compare_runs.differences import LEVEL, NOISE, aligned
 from geocbm.evaluation.compare_runs.load_runs import ComparedRun
 from geocbm.metrics import FEWEST_BLOCKS, Resamples, simultaneous_intervals, spatial_blocks
 
@@ -21,12 +21,7 @@ FEWEST = 10
 
 
 def gain_by_region(one: ComparedRun, other: ComparedRun, side_km: float = REGION_KM) -> pd.DataFrame:
-    """Mean gain in GeoScore of `other` over `one` by regions of the ground.
-
-    Args:
-        one: the run it is held against.
-        other: the run.
-        side_km: side of a region in km.
+    """Mean gain in GeoScore of `other` over `one` by regions of the ground with sides of `side_km`.
 
     Returns:
         `lat, lng` (the middle of the images of a region), `images`, `country` (the most frequent one) and `gain`, the
@@ -37,37 +32,27 @@ def gain_by_region(one: ComparedRun, other: ComparedRun, side_km: float = REGION
     if pair is None:
         return pd.DataFrame(columns=columns)
     images = pair[0]
-    gain = pair[1]["geoscore"].to_numpy() - images["geoscore"].to_numpy()
-    region = geodesy.spatial_blocks(images["true_lat"], images["true_lng"], side_km)
-    vectors = geodesy.latlng_to_cartesian(images["true_lat"].to_numpy(float), images["true_lng"].to_numpy(float))
-    count = np.bincount(region)
-    middle = np.stack([np.bincount(region, weights=axis) / count for axis in vectors.T], axis=1)
-    lat, lng = geodesy.cartesian_to_latlng(middle)
-    country = images["true_country"].groupby(region).agg(lambda names: names.value_counts().index[0])
-    table = pd.DataFrame(
-        {
-            "lat": lat,
-            "lng": lng,
-            "images": count,
-            "country": country.to_numpy(),
-            "gain": np.bincount(region, weights=gain) / count,
-        }
-    )
+    lat, lng = images["true_lat"].to_numpy(float), images["true_lng"].to_numpy(float)
+    frame = pd.DataFrame(geodesy.latlng_to_cartesian(lat, lng), columns=["x", "y", "z"])
+    frame["gain"] = pair[1]["geoscore"].to_numpy() - images["geoscore"].to_numpy()
+    groups = frame.groupby(geodesy.spatial_blocks(lat, lng, side_km))
+    means = groups.mean()
+    middle = geodesy.cartesian_to_latlng(means[["x", "y", "z"]].to_numpy())
+    country = images["true_country"].groupby(groups.ngroup().to_numpy()).agg(_most_frequent)
+    table = means[["gain"]].assign(lat=middle[0], lng=middle[1], images=groups.size(), country=country)
     return table.sort_values("images", ascending=False, kind="stable").reset_index(drop=True)[columns]
 
 
-def country_gains(
-    one: ComparedRun, other: ComparedRun, fewest: int = FEWEST, n: int = 1000, seed: int = 0, level: float = 0.95
-) -> pd.DataFrame:
-    """Gain in mean GeoScore of `other` over `one` in each country, with intervals that hold together.
+def _most_frequent(names: pd.Series) -> str:
+    return names.value_counts().index[0]
 
-    Args:
-        one: the run it is held against.
-        other: the run.
-        fewest: countries with fewer test images, or with images in too few spatial blocks, are left out.
-        n: number of resamples.
-        seed: seed of the draws.
-        level: probability that all intervals hold.
+
+def country_gains(
+    one: ComparedRun, other: ComparedRun, fewest: int = FEWEST, n: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Gain in mean GeoScore of `other` over `one` in each country, with 95 % intervals that hold together.
+
+    Countries with fewer than `fewest` test images, or with images in too few spatial blocks, are left out.
 
     Returns:
         `country, images, first, this, gain, low, high, better` (1, -1 or 0), the greatest differences first; empty when
@@ -93,7 +78,7 @@ def country_gains(
         draws.append(Resamples(blocks[inside], n, seed + len(rows)).means((after - before)[inside]))
     table = pd.DataFrame(rows, columns=columns)
     if rows:
-        table["low"], table["high"] = simultaneous_intervals(table["gain"], np.stack(draws), level)
+        table["low"], table["high"] = simultaneous_intervals(table["gain"], np.stack(draws), LEVEL)
         # Where every image is answered alike there is nothing to be sure of.
         table["better"] = np.where(table["low"] > 0, 1, np.where(table["high"] < 0, -1, 0))
     order = table["gain"].abs().sort_values(ascending=False, kind="stable").index
@@ -120,16 +105,13 @@ def confusion_changes(one: ComparedRun, other: ComparedRun) -> pd.DataFrame:
         }
     )
     frame = frame[frame["country"] != ""]
-    sides = []
-    for side in ("before", "after"):
-        wrong = frame[frame[side] != frame["country"]]
-        sides.append(wrong.groupby(["country", side]).size().rename_axis(["country", "answered"]))
-    both = frame[(frame["before"] == frame["after"]) & (frame["before"] != frame["country"])]
-    shared = both.groupby(["country", "before"]).size().rename_axis(["country", "answered"])
-    table = pd.concat([*sides, shared], axis=1, keys=["first", "this", "shared"]).fillna(0).astype(int).reset_index()
-    table["chance"] = _chance(
-        (table["first"] - table["shared"]).to_numpy(), (table["this"] - table["shared"]).to_numpy()
-    )
+    first, this = frame["before"] != frame["country"], frame["after"] != frame["country"]
+    shared = first & (frame["before"] == frame["after"])
+    sides = [("before", first), ("after", this), ("before", shared)]
+    counts = [frame[wrong].groupby(["country", side]).size() for side, wrong in sides]
+    counts = [count.rename_axis(["country", "answered"]) for count in counts]
+    table = pd.concat(counts, axis=1, keys=["first", "this", "shared"]).fillna(0).astype(int).reset_index()
+    table["chance"] = _chance(*(table[["first", "this"]].sub(table["shared"], axis=0)).to_numpy().T)
     table["better"] = np.where(table["chance"] < 0.05, np.sign(table["first"] - table["this"]), 0)
     table["answered"] = table["answered"].replace("", "(no answer)")
     return _by_difference(table, ["country", "answered"])[columns]
@@ -189,14 +171,9 @@ def _chance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def top_changes(tables: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFrame:
-    """The greatest changes of each run in one table.
+    """The `limit` greatest changes of each run in one table, with the `verdict` in words; empty without rows.
 
-    Args:
-        tables: of `country_gains`, `confusion_changes` or `concept_changes`, by name of the run.
-        limit: at most so many rows of each run.
-
-    Returns:
-        The same columns with `run` in front and the `verdict` in words instead of `better`; empty without rows.
+    `tables` are those of `country_gains`, `confusion_changes` or `concept_changes` by name of the run.
     """
     shown = [table.head(limit).assign(run=run) for run, table in tables.items() if len(table)]
     if not shown:
@@ -208,12 +185,7 @@ def top_changes(tables: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFr
 
 
 def changed_beyond_noise(tables: Mapping[str, pd.DataFrame], noun: str) -> list[str]:
-    """In a sentence for each run, how many rows changed beyond noise.
-
-    Args:
-        tables: by name of the run, with a column `better`.
-        noun: what the rows are, in the plural.
-    """
+    """In a sentence for each run, how many rows (a `noun` in the plural) changed beyond noise."""
     sentences = []
     for run, table in tables.items():
         better, worse = (int((table["better"] == sign).sum()) for sign in (1, -1))

@@ -9,35 +9,29 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from geocbm.evaluation.compare_runs.differences import NOISE, aligned, comparable
-from geocbm.evaluation.compare_runs.figures import FIGURES, Figure
+from geocbm.evaluation.compare_runs.differences import FIGURES, NOISE, aligned, comparable
 from geocbm.evaluation.compare_runs.load_runs import ComparedRun
 from geocbm.evaluation.compare_runs.parameters import TRAINING_SEEDS, differing, settings
-from geocbm.metrics import over_seeds, spatial_blocks
+from geocbm.metrics import metric, over_seeds, spatial_blocks
+from geocbm.metrics.table import LOWER
 
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs on the same test images that differ in the seed of training alone.
-
-    Attributes:
-        runs: the runs, in the order of their seeds.
-        seeds: what tells them apart: a seed, or the seeds of the notebooks where these differ.
-    """
+    """Runs on the same test images that differ in the seed of training alone, in the order of their seeds."""
 
     runs: tuple[ComparedRun, ...]
-    seeds: tuple[str, ...]
+    seeds: tuple[str, ...]  # a seed, or the seeds of the notebooks where these differ
 
     @property
     def name(self) -> str:
         """The first run, and how many others."""
         return self.runs[0].name if len(self.runs) == 1 else f"{self.runs[0].name} and {len(self.runs) - 1} more"
 
-    def values(self, figure: Figure, seeds: Sequence[str]) -> np.ndarray:
-        """Values `[n_seeds, n_images]` of a figure, images in the order of the group's first run."""
-        index = self.runs[0].answers.index
+    def values(self, key: str, seeds: Sequence[str], images: pd.DataFrame) -> np.ndarray:
+        """Values `[n_seeds, n_images]` of a figure, in the order of `images`."""
         chosen = [self.runs[self.seeds.index(seed)] for seed in seeds]
-        return np.stack([run.answers.loc[index, figure.column].to_numpy(float) for run in chosen])
+        return np.stack([run.answers.loc[images.index, FIGURES[key][0]].to_numpy(float) for run in chosen])
 
 
 def seed_groups(runs: Sequence[ComparedRun]) -> list[SeedGroup]:
@@ -45,59 +39,46 @@ def seed_groups(runs: Sequence[ComparedRun]) -> list[SeedGroup]:
 
     Runs without predictions or without known parameters are left out, and so is a second run with the same seed.
     """
-    gathered: list[list[ComparedRun]] = []
+    gathered: list[dict[str, ComparedRun]] = []
     for run in runs:
         if run.images is None or not settings(run):
             continue
         for group in gathered:
-            different = differing([group[0], run])
-            if all(key in TRAINING_SEEDS for key in different) and aligned(group[0], run) is not None:
-                if _seed(run) not in [_seed(each) for each in group]:
-                    group.append(run)
+            one = next(iter(group.values()))
+            if set(differing([one, run])) <= set(TRAINING_SEEDS) and aligned(one, run) is not None:
+                group.setdefault(_seed(run), run)
                 break
         else:
-            gathered.append([run])
-    return [
-        SeedGroup(tuple(ordered), tuple(_seed(run) for run in ordered))
-        for ordered in (sorted(group, key=_seed) for group in gathered)
-    ]
+            gathered.append({_seed(run): run})
+    return [SeedGroup(tuple(group[seed] for seed in sorted(group)), tuple(sorted(group))) for group in gathered]
 
 
 def _seed(run: ComparedRun) -> str:
     # The cells come from 02; their seed is worth naming only where it is not the usual one.
-    seeds = [str(settings(run).get(key, "")) for key in TRAINING_SEEDS[1:]]
-    cells = str(settings(run).get(TRAINING_SEEDS[0], "0"))
+    cells, *seeds = (str(settings(run).get(key, "")) for key in TRAINING_SEEDS)
     text = seeds[0] if len(set(seeds)) == 1 else "/".join(seeds)
-    return text if cells == "0" else f"{text} (cells {cells})"
+    return text if cells in ("", "0") else f"{text} (cells {cells})"
 
 
 def pooled(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Mean over seeds of each figure, with its interval over images and seeds, and the spread over seeds.
-
-    Args:
-        groups: of `seed_groups`; those of a single run are left out.
-        n: number of resamples.
-        seed: seed of the draws.
+    """Mean over seeds of each figure, with its interval over images and seeds (`n` resamples), and the spread.
 
     Returns:
-        A row per group and figure: `group, seeds` (how many), `figure` (key), `value, low, high`, and the standard
-        deviation `spread`, `least` and `most` over its seeds.
+        A row per group of several runs and figure: `group, seeds` (how many), `figure` (key), `value, low, high`, and
+        the standard deviation `spread`, `least` and `most` over its seeds.
     """
     rows = []
-    for group in groups:
-        if len(group.runs) < 2:
-            continue
+    for group in (group for group in groups if len(group.runs) > 1):
         images = group.runs[0].answers
         blocks = spatial_blocks(images["true_lat"], images["true_lng"])
-        for figure in FIGURES:
-            if not all(comparable(figure, group.runs[0], run) for run in group.runs):
+        for key, (_, statistic) in FIGURES.items():
+            if not all(comparable(key, group.runs[0], run) for run in group.runs):
                 continue
-            values = group.values(figure, group.seeds)
-            own = over_seeds(values, None, blocks, figure.statistic, n, seed)
-            single = np.median(values, axis=1) if figure.statistic == "median" else values.mean(axis=1)
+            values = group.values(key, group.seeds, images)
+            single = np.median(values, axis=1) if statistic == "median" else values.mean(axis=1)
             rows.append(
-                {"group": group.name, "seeds": len(group.runs), "figure": figure.key}
-                | own
+                {"group": group.name, "seeds": len(group.runs), "figure": key}
+                | over_seeds(values, None, blocks, statistic, n, seed)
                 | {"spread": float(single.std(ddof=1)), "least": float(single.min()), "most": float(single.max())}
             )
     columns = ["group", "seeds", "figure", "value", "low", "high", "spread", "least", "most"]
@@ -106,34 +87,26 @@ def pooled(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0) -> pd.Data
 
 def pooled_table(table: pd.DataFrame) -> pd.DataFrame:
     """The pooled figures in words."""
-    words = {figure.key: figure for figure in FIGURES}
     rows = []
     for row in table.to_dict("records"):
-        figure = words[row["figure"]]
-        interval = f" {figure.bracketed(row['low'], row['high'])}" if np.isfinite(row["low"]) else ""
+        own = metric(row["figure"])
+        ends = (row["least"], row["most"]) if own.better != LOWER else (row["most"], row["least"])
+        interval = f" [{own.write(row['low'])}, {own.write(row['high'])}]" if np.isfinite(row["low"]) else ""
         rows.append(
             {
                 "runs": row["group"],
                 "seeds": row["seeds"],
-                "figure": figure.words,
-                "mean over seeds": figure.write(row["value"]) + interval,
-                "standard deviation over seeds": figure.write(row["spread"]),
-                "from worst to best": " to ".join(
-                    figure.write(value) for value in sorted((row["least"], row["most"]), reverse=figure.less_is_better)
-                ),
+                "figure": own.label,
+                "mean over seeds": own.write(row["value"]) + interval,
+                "standard deviation over seeds": own.write(row["spread"]),
+                "from worst to best": " to ".join(own.write(value) for value in ends),
             }
         )
-    columns = ["runs", "seeds", "figure", "mean over seeds", "standard deviation over seeds", "from worst to best"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows)
 
 
 def group_differences(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Differences between groups that share at least two seeds, over images and seeds.
-
-    Args:
-        groups: of `seed_groups`; each is held against the ones before it.
-        n: number of resamples.
-        seed: seed of the draws.
 
     Returns:
         `first, second` (groups), `seeds` (shared), `figure` (key), `value, low, high` (second minus first), `verdict`.
@@ -145,36 +118,33 @@ def group_differences(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0)
             continue
         images = one.runs[0].answers
         blocks = spatial_blocks(images["true_lat"], images["true_lng"])
-        again = SeedGroup((one.runs[0], *two.runs), ("", *two.seeds))  # the images in the order of the first group
-        for figure in FIGURES:
-            if not all(comparable(figure, one.runs[0], run) for run in (*one.runs, *two.runs)):
+        for key, (_, statistic) in FIGURES.items():
+            if not all(comparable(key, one.runs[0], run) for run in (*one.runs, *two.runs)):
                 continue
-            own = over_seeds(
-                again.values(figure, shared), one.values(figure, shared), blocks, figure.statistic, n, seed
-            )
-            better = (own["value"] < 0) == figure.less_is_better
+            values, than = two.values(key, shared, images), one.values(key, shared, images)
+            own = over_seeds(values, than, blocks, statistic, n, seed)
+            better = (own["value"] < 0) == (metric(key).better == LOWER)
             noise = not own["high"] < 0 and not own["low"] > 0
-            verdict = NOISE if noise else "better" if better else "worse"
-            row = {"first": one.name, "second": two.name, "seeds": len(shared), "figure": figure.key}
-            rows.append(row | own | {"verdict": verdict})
+            row = {"first": one.name, "second": two.name, "seeds": len(shared), "figure": key} | own
+            rows.append(row | {"verdict": NOISE if noise else "better" if better else "worse"})
     return pd.DataFrame(rows, columns=["first", "second", "seeds", "figure", "value", "low", "high", "verdict"])
 
 
 def group_difference_table(table: pd.DataFrame) -> pd.DataFrame:
     """The differences between groups in words."""
-    words = {figure.key: figure for figure in FIGURES}
-    rows = [
-        {
-            "runs": f"{row['second']} against {row['first']}",
-            "seeds": row["seeds"],
-            "figure": words[row["figure"]].words,
-            "difference": words[row["figure"]].write(row["value"], sign=True)
-            + f" {words[row['figure']].bracketed(row['low'], row['high'], sign=True)}",
-            "verdict": row["verdict"],
-        }
-        for row in table.to_dict("records")
-    ]
-    return pd.DataFrame(rows, columns=["runs", "seeds", "figure", "difference", "verdict"])
+    rows = []
+    for row in table.to_dict("records"):
+        value, low, high = (metric(row["figure"]).write(row[name], sign=True) for name in ("value", "low", "high"))
+        rows.append(
+            {
+                "runs": f"{row['second']} against {row['first']}",
+                "seeds": row["seeds"],
+                "figure": metric(row["figure"]).label,
+                "difference": f"{value} [{low}, {high}]",
+                "verdict": row["verdict"],
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def seeds_remark(groups: Sequence[SeedGroup]) -> str:
