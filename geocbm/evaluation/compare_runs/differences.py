@@ -100,13 +100,13 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0) -> pd
     if not runs or runs[0].images is None:
         return pd.DataFrame(columns=COLUMNS)
     one, rows = runs[0], []
-    of_first = _resamples(runs[0].images, n, seed)
+    of_first = _resamples(one.answers, n, seed)
     first_draws: dict[str, np.ndarray] = {}
     for position, other in enumerate(runs[1:], 1):
         if other.images is None:
             continue
         pair = aligned(one, other)
-        before, after = pair or (one.images, other.images)
+        before, after = pair or (one.answers, other.images)
         # The draws of another split's images must not go along with those of the first run.
         resamples = of_first if pair else _resamples(after, n, seed + position)
         for key, (column, statistic) in FIGURES.items():
@@ -215,7 +215,7 @@ def how_many(table: pd.DataFrame) -> list[str]:
     half = (seen["high"] - seen["low"]).groupby(seen["figure"]).agg(["min", "max"]) / 2
     parts = []
     for key in (key for key in FIGURES if key in half.index):
-        least, most = (metric(key).write(value) for value in half.loc[key])
+        least, most = (metric(key).write(value) for value in half.loc[key].tolist())
         span = least if least == most else f"{least} to {most}"
         parts.append(f"{span} {metric(key).unit.difference}".rstrip() + f" of {metric(key).label}")
     if parts:
@@ -277,7 +277,8 @@ def _worth_of_stage0(own: pd.DataFrame, flip: int) -> str:
         key = row["figure"]
         change = f"{metric(key).label} {_with_unit(key, flip * row['difference'], sign=True)}"
         if np.isfinite(row["low"]) and row["verdict"] != SAME:
-            change += f" {_bracketed(key, *sorted((flip * row['low'], flip * row['high'])), sign=True)}"
+            low, high = sorted((flip * row["low"], flip * row["high"]))
+            change += f" {_bracketed(key, low, high, sign=True)}"
         parts.append(change)
     sure = [metric(key).label for key in own["figure"][own["better"] != 0]]
     beyond = f"beyond noise: {', '.join(sure)}" if sure else "none of it is beyond noise"
