@@ -12,7 +12,7 @@ import pandas as pd
 from geocbm.data import image_files
 from geocbm.data.ground_truth import has_ground_truth, load_ground_truth
 from geocbm.errors import MismatchError, ParameterError
-from geocbm.evaluation.baselines import base, linear, neighbours, oracles, retrieval, trivial, zero_shot
+from geocbm.evaluation.baselines import base, linear, neighbours, retrieval, simple
 from geocbm.evaluation.baselines.base import Prediction, Task
 from geocbm.files import read_json
 from geocbm.metrics import Resamples, columns_of, country_of, entry_of, error_km, geoscore, recordable, spatial_blocks
@@ -39,7 +39,7 @@ METHOD_LABELS = {
     "true_concepts": "true concepts (oracle)",
 }
 """What methods are called, in the order of the page; modes of Stage 2 and baselines of one's own stand before the
-oracles."""
+simple."""
 
 ORACLES = ("country_centroid", "true_meta", "true_concepts")
 TOLD = {"country_centroid": "country_acc", "true_meta": "meta_top1"}
@@ -86,10 +86,10 @@ def all_baselines(run: Run, cache: Path, seed: int = 0, geoclip_backbone: str = 
     train, test = task.split("train"), task.split("test")
     vanilla = run.features("vanilla").read_all("pooled").numpy()
     adapted = run.features("adapted").read_all("pooled").numpy()
-    colours = trivial.mean_colours(image_files(run.table))
+    colours = simple.mean_colours(image_files(run.table))
     asked: list[tuple[base.Baseline, np.ndarray]] = [
-        (trivial.Chance(seed), vanilla),
-        (trivial.Prior(seed), vanilla),
+        (simple.Chance(seed), vanilla),
+        (simple.Prior(seed), vanilla),
         (neighbours.NearestNeighbour("mean_colour", "euclidean"), colours),
         *((gallery, adapted) for gallery in retrieval.stage0_galleries(run, cache)),
         (neighbours.NearestNeighbour(), vanilla),
@@ -100,7 +100,7 @@ def all_baselines(run: Run, cache: Path, seed: int = 0, geoclip_backbone: str = 
     if geoclip_backbone:
         asked.append(retrieval.geoclip(run, cache, geoclip_backbone))
     answers = [task.answer(method, features) for method, features in asked]
-    answers += [oracles.country_centroid(train, test.country), oracles.true_meta(train, test.meta, seed)]
+    answers += [simple.country_centroid(train, test.country), simple.true_meta(train, test.meta, seed)]
     concepts = visible_concepts(run)
     return answers if concepts is None else [*answers, task.answer(linear.TrueConcepts(seed), concepts)]
 
@@ -139,8 +139,8 @@ def prompted(run: Run, width: int) -> list[base.Baseline]:
         return []
     countries = sorted(set(run.country[run.rows["train"]].tolist()))
     return [
-        zero_shot.ZeroShotCountry(prototypes(text, countries, zero_shot.COUNTRY_TEMPLATES), countries),
-        zero_shot.ZeroShotConcept(prototypes(text, run.concepts.metas, META_TEMPLATES)),
+        simple.ZeroShotCountry(prototypes(text, countries, simple.COUNTRY_TEMPLATES), countries),
+        simple.ZeroShot(prototypes(text, run.concepts.metas, META_TEMPLATES)),
     ]
 
 

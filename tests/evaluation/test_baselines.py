@@ -9,8 +9,7 @@ from notebook_cells import NOTEBOOKS
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from geocbm.evaluation import baselines
-from geocbm.evaluation.baselines import Labels, Prediction, Task, linear
+from geocbm.evaluation.baselines import Labels, Prediction, Task, linear, neighbours, simple
 from geocbm.evaluation.baselines.retrieval import Gallery
 from geocbm.geocells import Geocells
 from geocbm.geocells.geometric_median import medoid, spherical_mean
@@ -49,7 +48,7 @@ def blobs(n: int, noise: float, seed: int = 0, d: int = 30):
 
 def test_chance_copies_training_rows_whole_and_repeats_for_a_seed() -> None:
     known = labels([1, 2, 3], [10, 20, 30], ["a", "b", "c"])
-    chance = baselines.Chance(seed=4).fit(np.zeros((3, 1)), known, ONE_CELL)
+    chance = simple.Chance(seed=4).fit(np.zeros((3, 1)), known, ONE_CELL)
     first, again = (chance.predict(np.zeros((3000, 1))) for _ in range(2))
     np.testing.assert_array_equal(first.lat, again.lat)
     np.testing.assert_array_equal(first.lng, first.lat * 10)
@@ -60,7 +59,7 @@ def test_chance_copies_training_rows_whole_and_repeats_for_a_seed() -> None:
 
 def test_prior_is_the_best_constant():
     known = labels([0, 0, 0, 50, 0.1], [0, 1, 2, 50, 1], ["b", "a", "b", "c", "b"], [4, 4, 1, 1, 4], [0, 0, 0, 1, 0])
-    prior = baselines.Prior().fit(np.zeros((5, 1)), known, cells_at([0, 50], [1, 50])).predict(np.zeros((3, 1)))
+    prior = simple.Prior().fit(np.zeros((5, 1)), known, cells_at([0, 50], [1, 50])).predict(np.zeros((3, 1)))
     assert set(prior.lat) <= {0.0, 0.1} and prior.lng.tolist() == [1] * 3
     assert prior.country.tolist() == ["b"] * 3 and prior.meta.tolist() == [4] * 3
     assert np.exp(prior.cell_logits[0]) == pytest.approx([4, 1])
@@ -69,35 +68,37 @@ def test_prior_is_the_best_constant():
 def test_nearest_neighbour_by_cosine_and_by_distance():
     train, query = np.array([[1.0, 0.0], [0.0, 10.0]]), np.array([[2.0, 3.0]])
     known = labels([10, 20], [30, 40], ["x", "y"], [0, 1])
-    cosine = baselines.NearestNeighbour().fit(train, known, ONE_CELL).predict(query)
+    cosine = neighbours.NearestNeighbour().fit(train, known, ONE_CELL).predict(query)
     assert (cosine.lat[0], cosine.lng[0], cosine.country[0], cosine.meta[0]) == (20, 40, "y", 1)
-    euclidean = baselines.NearestNeighbour(metric="euclidean").fit(train, known, ONE_CELL).predict(query)
+    euclidean = neighbours.NearestNeighbour(metric="euclidean").fit(train, known, ONE_CELL).predict(query)
     assert euclidean.country[0] == "x"
 
 
 def test_nearest_rows_are_those_of_the_highest_cosine_and_chunks_change_nothing():
     base = np.array([[1, 0], [0, 2], [3, 3]], dtype=np.float32)
-    rows, cosine = baselines.nearest(np.array([[1, 0.1]], dtype=np.float32), base, 3)
+    rows, cosine = neighbours.nearest(np.array([[1, 0.1]], dtype=np.float32), base, 3)
     assert rows.tolist() == [[0, 2, 1]]
     np.testing.assert_allclose(cosine[0], np.array([1, 1.1 / np.sqrt(2), 0.1]) / np.sqrt(1.01), rtol=1e-5)
     generator = np.random.default_rng(0)
     base, queries = generator.normal(size=(40, 5)), generator.normal(size=(23, 5))
     unit = base / np.linalg.norm(base, axis=1, keepdims=True)
     for chunk in (4, 1024):
-        assert np.array_equal(baselines.nearest(queries, base, chunk=chunk)[0][:, 0], (queries @ unit.T).argmax(axis=1))
+        assert np.array_equal(
+            neighbours.nearest(queries, base, chunk=chunk)[0][:, 0], (queries @ unit.T).argmax(axis=1)
+        )
 
 
 def test_of_equally_similar_neighbours_the_earlier_comes_first():
     base = np.ones((8, 2), dtype=np.float32)
     base[5] = [1, 0]
-    assert baselines.nearest(np.ones((1, 2)), base, 8)[0][0, -1] == 5
-    assert baselines.nearest(np.array([[1.0, 0.1]]), base, 8)[0][0].tolist() == [5, 0, 1, 2, 3, 4, 6, 7]
+    assert neighbours.nearest(np.ones((1, 2)), base, 8)[0][0, -1] == 5
+    assert neighbours.nearest(np.array([[1.0, 0.1]]), base, 8)[0][0].tolist() == [5, 0, 1, 2, 3, 4, 6, 7]
 
 
 def test_several_neighbours_vote_and_meet_in_the_middle():
     train = np.array([[1.0, 0.0], [1.0, 0.01], [1.0, 0.02], [-1.0, 0.0]])
     known = labels([0, 0, 0, 80], [0, 50, 52, 0], ["a", "b", "b", "c"])
-    answer = baselines.KNearest(candidates=(3,)).fit(train, known, ONE_CELL).predict(np.array([[1.0, 0.0]]))
+    answer = neighbours.KNearest(candidates=(3,)).fit(train, known, ONE_CELL).predict(np.array([[1.0, 0.0]]))
     assert (answer.country[0], answer.lng[0], answer.detail) == ("b", 50, "k = 3")
 
 
@@ -109,15 +110,15 @@ def test_k_is_the_best_on_validation():
     lat = np.array([0.0, 20, 40, 60])[group]
     noisy = np.where(generator.uniform(size=600) < 0.3, -50.0, lat)
     for known, candidates, best in ((noisy, (1, 15), 15), (lat, (15, 5), 5)):  # of equals the smaller number
-        knn = baselines.KNearest(candidates=candidates).fit(features[:500], labels(known[:500]), ONE_CELL)
+        knn = neighbours.KNearest(candidates=candidates).fit(features[:500], labels(known[:500]), ONE_CELL)
         knn.tune(features[500:], labels(lat[500:]))
         assert knn.k_ == best
     for candidates, most in (((5, 10), 3), ((2, 9), 2)):  # bounded by the training rows
-        assert baselines.KNearest(candidates=candidates).fit(np.eye(3), labels([0, 0, 0]), ONE_CELL).k_ == most
+        assert neighbours.KNearest(candidates=candidates).fit(np.eye(3), labels([0, 0, 0]), ONE_CELL).k_ == most
 
 
 def test_votes_are_weighted_by_the_kernel_and_mixed_with_the_prior() -> None:
-    votes = baselines.Votes(3, 0.1, np.array([0.5, 0.25, 0.25]))
+    votes = neighbours.Votes(3, 0.1, np.array([0.5, 0.25, 0.25]))
     # Similarities 0.9, 0.8 and 0.8 - ln 2 / 10: weights 1, 1/e and 1/(2 e); the fourth has no vote.
     similarity = np.array([[0.9, 0.8, 0.8 - np.log(2) / 10, 0.0]])
     logits = votes.logits(similarity, np.array([[0, 1, 1, 2]]))
@@ -133,11 +134,11 @@ def test_as_many_neighbours_vote_as_the_validation_images_like_best() -> None:
     true, cell, prior = generator.integers(4, size=n), generator.integers(4, size=(n, 50)), np.full(4, 0.25)
     near = cell.copy()
     near[:, :10] = true[:, None]  # the ten nearest know, the others guess
-    assert baselines.choose_votes(similarity, near, true, prior).k == 10
+    assert neighbours.choose_votes(similarity, near, true, prior).k == 10
     far = np.where(generator.random((n, 50)) < 0.4, true[:, None], cell)  # all know a little
-    assert baselines.choose_votes(similarity, far, true, prior).k == 50
-    assert baselines.choose_votes(similarity[:0], near[:0], true[:0], prior).k in (10, 20, 50)
-    assert baselines.choose_votes(similarity[:, :4], near[:, :4], true, prior).k == 4
+    assert neighbours.choose_votes(similarity, far, true, prior).k == 50
+    assert neighbours.choose_votes(similarity[:0], near[:0], true[:0], prior).k in (10, 20, 50)
+    assert neighbours.choose_votes(similarity[:, :4], near[:, :4], true, prior).k == 4
 
 
 def test_a_gallery_answers_with_a_place_of_the_gallery_or_lets_places_vote():
@@ -153,7 +154,7 @@ def test_a_gallery_answers_with_a_place_of_the_gallery_or_lets_places_vote():
 def test_mean_colours(tmp_path):
     Image.new("RGB", (40, 30), (255, 0, 51)).save(tmp_path / "red.png")
     Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
-    colours = baselines.mean_colours([tmp_path / "red.png", tmp_path / "white.png"])
+    colours = simple.mean_colours([tmp_path / "red.png", tmp_path / "white.png"])
     assert colours == pytest.approx(np.array([[1, 0, 0.2], [1, 1, 1]]))
 
 
@@ -163,12 +164,12 @@ def test_concept_features_by_hand():
         [],
         [{"meta_name": "elsewhere", "box": [0, 0, 1, 1]}],
     ]
-    features = baselines.concept_features(visible, ["a", "b"])
+    features = linear.concept_features(visible, ["a", "b"])
     assert features[0].tolist() == [1, 1, 0.5, 0.25, 1, 0.5]
     assert not features[1:].any()
 
 
-@pytest.mark.parametrize("method", [baselines.LinearProbe(), linear.TrueConcepts(trees=20)])
+@pytest.mark.parametrize("method", [linear.LinearProbe(), linear.TrueConcepts(trees=20)])
 def test_classifiers_learn_what_is_there(method):
     x, label = blobs(150, 0.1, d=3)
     known = labels(np.array([0.0, 10, 20])[label], country=np.array(["x", "y", "z"])[label], meta=label, cell=label)
@@ -184,7 +185,7 @@ def test_classifiers_learn_what_is_there(method):
 
 def test_the_penalty_is_that_of_the_best_calibrated_likelihood_of_the_whole_grid() -> None:
     (x, label), (val, true) = blobs(90, 1.0), blobs(60, 1.0, 1)
-    probe = baselines.fit_probe(x, label, val, true)
+    probe = linear.fit_probe(x, label, val, true)
     mean, spread = x.mean(axis=0), x.std(axis=0)
     losses = {}
     for strength in linear.STRENGTHS:
@@ -199,24 +200,24 @@ def test_the_penalty_is_that_of_the_best_calibrated_likelihood_of_the_whole_grid
 
 def test_what_tells_all_wants_a_weak_penalty_and_what_tells_nothing_a_strong_one() -> None:
     clear, noise = blobs(200, 0.35), np.random.default_rng(0).normal(size=(200, 30)).astype(np.float32)
-    weak = baselines.fit_probe(*clear, *blobs(100, 0.35, 1))
-    strong = baselines.fit_probe(noise[:120], clear[1][:120], noise[120:], clear[1][120:])
+    weak = linear.fit_probe(*clear, *blobs(100, 0.35, 1))
+    strong = linear.fit_probe(noise[:120], clear[1][:120], noise[120:], clear[1][120:])
     assert strong.strength < weak.strength
     assert (weak.names(clear[0]) == clear[1]).mean() > 0.95
 
 
 def test_a_probe_without_validation_or_with_a_single_label() -> None:
     x, label = blobs(30, 1.0)
-    assert baselines.fit_probe(x, label, x[:0], label[:0]).strength == 0.1
-    unknown = baselines.fit_probe(x, label, x, np.full(30, 9))  # labels that training never showed say nothing
+    assert linear.fit_probe(x, label, x[:0], label[:0]).strength == 0.1
+    unknown = linear.fit_probe(x, label, x, np.full(30, 9))  # labels that training never showed say nothing
     assert unknown.strength == 0.1 and unknown.loss == {}
-    alone = baselines.fit_probe(x, np.full(30, "only"), x, np.full(30, "only"))
+    alone = linear.fit_probe(x, np.full(30, "only"), x, np.full(30, "only"))
     assert alone.names(x).tolist() == ["only"] * 30
 
 
 def test_cells_that_training_never_showed_get_next_to_nothing() -> None:
     x, label = blobs(60, 0.3)
-    logits = baselines.fit_probe(x, label * 2, x, label * 2).cell_logits(x, 6)
+    logits = linear.fit_probe(x, label * 2, x, label * 2).cell_logits(x, 6)
     assert logits.shape == (60, 6)
     assert np.exp(logits[:, [1, 3, 5]]).max() < 1e-12
     assert np.exp(logits).sum(axis=1) == pytest.approx(1)
@@ -226,13 +227,13 @@ def test_zero_shot_names_the_most_alike_prompt_and_answers_its_training_places()
     prompts = np.array([[2.0, 0, 0], [0, 1, 0], [0, 0, 5]])
     pictures = np.array([[0, 0.3, 0.1], [7, 0, 1]])
     known = labels([0, 0, 60], [178, -178, 5], ["Fiji", "Fiji", "Norway"])
-    answer = baselines.ZeroShotCountry(prompts, ["Fiji", "Norway", "Peru"]).fit(pictures, known, ONE_CELL)
+    answer = simple.ZeroShotCountry(prompts, ["Fiji", "Norway", "Peru"]).fit(pictures, known, ONE_CELL)
     answer = answer.predict(pictures)
     assert answer.country.tolist() == ["Norway", "Fiji"] and answer.meta is None
     assert answer.lat == pytest.approx([60, 0])
-    assert baselines.ZeroShotConcept(prompts).predict(pictures).meta.tolist() == [1, 0]
+    assert simple.ZeroShot(prompts).predict(pictures).meta.tolist() == [1, 0]
     with pytest.raises(ValueError, match="features have width 3, prototypes 2"):
-        baselines.ZeroShotConcept(prompts[:, :2]).predict(pictures)
+        simple.ZeroShot(prompts[:, :2]).predict(pictures)
 
 
 def test_mean_and_medoid_of_places_by_hand():
@@ -252,7 +253,7 @@ def test_mean_and_medoid_of_places_by_hand():
 
 def test_country_oracle_answers_the_mean_of_the_training_places():
     known = labels([0, 0, 60], [178, -178, 5], ["Fiji", "Fiji", "Norway"])
-    oracle = baselines.country_centroid(known, np.array(["Norway", "Fiji", "Chad", "Fiji"]))
+    oracle = simple.country_centroid(known, np.array(["Norway", "Fiji", "Chad", "Fiji"]))
     assert oracle.lat[[0, 1, 3]] == pytest.approx([60, 0, 0])
     assert np.abs(oracle.lng[[1, 3]]) == pytest.approx([180, 180])
     assert np.isnan(oracle.lat[2]) and np.isnan(oracle.lng[2])  # no training place: a miss
@@ -260,14 +261,14 @@ def test_country_oracle_answers_the_mean_of_the_training_places():
     generator = np.random.default_rng(0)
     radius, angle = 5 * np.sqrt(generator.uniform(size=4000)), generator.uniform(0, 2 * np.pi, 4000)
     lat, lng = radius * np.sin(angle), radius * np.cos(angle)
-    disc = baselines.country_centroid(labels(lat[:2000], lng[:2000]), np.full(2000, "x"))
+    disc = simple.country_centroid(labels(lat[:2000], lng[:2000]), np.full(2000, "x"))
     km = haversine_km(disc.lat, disc.lng, lat[2000:], lng[2000:])
     assert km.mean() == pytest.approx(2 / 3 * 5 * 111.19, rel=0.03)
 
 
 def test_label_oracle_answers_the_medoid_and_the_most_frequent_country():
     known = labels([0, 0, 0, 40, 41], [0, 10, 11, 0, 0], ["a", "b", "b", "d", "c"], [0, 0, 0, 1, 1])
-    oracle = baselines.true_meta(known, np.array([1, 0, 2]))
+    oracle = simple.true_meta(known, np.array([1, 0, 2]))
     assert (oracle.lat[1], oracle.lng[1]) == (0, 10)
     assert oracle.lat[0] in (40, 41) and np.isnan(oracle.lat[2])
     assert oracle.country.tolist() == ["c", "b", ""]  # of equals the first by name; a label without training rows
@@ -277,14 +278,14 @@ def test_label_oracle_answers_the_medoid_and_the_most_frequent_country():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: baselines.Prior().fit(np.eye(2), labels([]), ONE_CELL), "at least one"),
-        (lambda: baselines.Chance().fit(np.eye(2), labels([]), ONE_CELL), "at least one"),
-        (lambda: baselines.NearestNeighbour().fit(np.eye(2), labels([0]), ONE_CELL), "2 rows but .* 1 photographs"),
-        (lambda: baselines.nearest(np.eye(3), np.eye(2)), "width: 3 against 2"),
-        (lambda: baselines.nearest(np.eye(2), np.eye(2), k=3), "k must lie"),
-        (lambda: baselines.nearest(np.eye(2), np.eye(2), metric="l1"), "'l1'"),
-        (lambda: baselines.nearest(np.eye(2), np.full((1, 2), np.nan)), "base must be finite, but row 0"),
-        (lambda: baselines.fit_probe(np.eye(3), [0, 1], np.eye(3), [0, 1, 2]), "2 labels for 3 rows"),
+        (lambda: simple.Prior().fit(np.eye(2), labels([]), ONE_CELL), "at least one"),
+        (lambda: simple.Chance().fit(np.eye(2), labels([]), ONE_CELL), "at least one"),
+        (lambda: neighbours.NearestNeighbour().fit(np.eye(2), labels([0]), ONE_CELL), "2 rows but .* 1 photographs"),
+        (lambda: neighbours.nearest(np.eye(3), np.eye(2)), "width: 3 against 2"),
+        (lambda: neighbours.nearest(np.eye(2), np.eye(2), k=3), "k must lie"),
+        (lambda: neighbours.nearest(np.eye(2), np.eye(2), metric="l1"), "'l1'"),
+        (lambda: neighbours.nearest(np.eye(2), np.full((1, 2), np.nan)), "base must be finite, but row 0"),
+        (lambda: linear.fit_probe(np.eye(3), [0, 1], np.eye(3), [0, 1, 2]), "2 labels for 3 rows"),
         (lambda: Gallery("gallery", torch.eye(2), np.zeros((1, 2))), "2 embeddings but 1 places"),
     ],
 )

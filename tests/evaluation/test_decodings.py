@@ -7,9 +7,9 @@ import pytest
 from tiny_run import PLACES
 
 from geocbm import metrics
-from geocbm.evaluation import baselines, decodings
+from geocbm.evaluation import decodings
 from geocbm.evaluation import methods as evaluation
-from geocbm.evaluation.baselines import Prediction, Task
+from geocbm.evaluation.baselines import Prediction, Task, linear
 from geocbm.models.decoder import PointChoice
 from geocbm.workbench.records import check_key, check_value
 
@@ -144,6 +144,6 @@ def test_the_probe_of_a_run_is_that_of_its_features(trained_run, files, answers)
 
     vanilla = files.features("vanilla").read_all("pooled").numpy()
     train, val, test = (files.rows[split] for split in ("train", "val", "test"))
-    probe = baselines.fit_probe(vanilla[train], files.country[train], vanilla[val], files.country[val])
+    probe = linear.fit_probe(vanilla[train], files.country[train], vanilla[val], files.country[val])
     answer = next(answer for answer in answers if answer.name == "linear_probe")
     assert answer.country.tolist() == probe.names(vanilla[test]).tolist()

@@ -10,9 +10,10 @@ import pytest
 import tiny_run
 
 from geocbm import plots
-from geocbm.evaluation import baselines, proximity
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import metrics_by_place as breakdown
+from geocbm.evaluation import proximity
+from geocbm.evaluation.baselines import Task, linear, neighbours
 from geocbm.evaluation.uncertainty import assessment
 from geocbm.geodesy import haversine_km
 
@@ -52,8 +53,8 @@ def answers(run):
     """Methods that need no gallery."""
     files = run.files
     vanilla = files.features("vanilla").read_all("pooled").numpy()
-    asked = (baselines.NearestNeighbour(), baselines.LinearProbe())
-    return [baselines.Task.of(files).answer(one, vanilla) for one in asked] + evaluation.stage_answers(files)
+    asked = (neighbours.NearestNeighbour(), linear.LinearProbe())
+    return [Task.of(files).answer(one, vanilla) for one in asked] + evaluation.stage_answers(files)
 
 
 def test_test_is_the_country_and_nothing_else_has_seen_it(run):

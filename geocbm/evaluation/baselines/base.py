@@ -17,29 +17,17 @@ from geocbm.run import Run
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a method says about `[n]` photographs; None for what it does not predict.
+    """What a method says about `[n]` photographs; None for what it does not predict."""
 
-    Attributes:
-        name: short name, used in keys such as `baseline.<name>.median_km`.
-        lat: latitudes in degrees.
-        lng: longitudes in degrees.
-        country: countries.
-        meta: metas.
-        cell_logits: `[n, N]` log probabilities of the cells, up to a constant per row.
-        detail: what was chosen for the method, such as `k = 10`, for its name on a page.
-        points: places it might have answered instead, by the names of `decoder.POINT_WORDS`.
-        choice: which of them `lat` and `lng` are, and why.
-    """
-
-    name: str
-    lat: np.ndarray | None = None
+    name: str  # used in keys such as `baseline.<name>.median_km`
+    lat: np.ndarray | None = None  # degrees
     lng: np.ndarray | None = None
     country: np.ndarray | None = None
     meta: np.ndarray | None = None
-    cell_logits: np.ndarray | None = None
-    detail: str = ""
-    points: Mapping[str, Points] = field(default_factory=dict)
-    choice: PointChoice | None = None
+    cell_logits: np.ndarray | None = None  # [n, N] log probabilities of the cells, up to a constant per row
+    detail: str = ""  # what was chosen for the method, such as `k = 10`, for its name on a page
+    points: Mapping[str, Points] = field(default_factory=dict)  # other possible answers, names of `POINT_WORDS`
+    choice: PointChoice | None = None  # which of them `lat` and `lng` are, and why
 
 
 @dataclass(frozen=True)
@@ -76,17 +64,11 @@ class Baseline(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """What baselines learn from and are asked: the splits of a table with their labels.
-
-    Attributes:
-        cells: fitted on the training split.
-        rows: row positions of `train`, `val` and `test`.
-        labels: of all rows of the table.
-    """
+    """What baselines learn from and are asked: the splits of a table with their labels."""
 
     cells: Geocells
-    rows: Mapping[str, np.ndarray]
-    labels: Labels
+    rows: Mapping[str, np.ndarray]  # of `train`, `val` and `test`
+    labels: Labels  # of all rows of the table
 
     @classmethod
     def of(cls, run: Run) -> Task:
@@ -107,9 +89,7 @@ class Task:
     def answer(self, baseline: Baseline, features: np.ndarray) -> Prediction:
         """Fit a baseline on the training split and answer for the test split by the point that is best on validation.
 
-        Args:
-            baseline: the method.
-            features: `[n, ...]` what it reads, of all rows of the table.
+        `features` `[n, ...]` are what it reads, of all rows of the table.
         """
         train, val, test = (self.rows[split] for split in ("train", "val", "test"))
         baseline.fit(features[train], self.split("train"), self.cells)
@@ -122,11 +102,7 @@ class Task:
         """Answer with the point that has the best GeoScore on validation.
 
         A method that names a place and nothing else has that point alone. One with a distribution over cells has others
-        besides (`Decoder.points`), with its own temperature from the validation split.
-
-        Args:
-            val: what the method says of the validation images, None where there are none.
-            test: what it says of the test images.
+        besides (`Decoder.points`), with its own temperature from the validation split; `val` is None without images.
         """
         known, own = self.split("val"), _own_points(test)
         if test.cell_logits is None:
@@ -134,11 +110,10 @@ class Task:
                 return test
             return replace(test, points=own, choice=choose_point(_own_points(val), known.lat, known.lng))
         if val is None:
-            logits: Any = np.zeros((0, test.cell_logits.shape[1]))
-            own_of_val: dict[str, Points] = {name: (np.zeros(0), np.zeros(0)) for name in own}
-        else:
-            logits, own_of_val = val.cell_logits, _own_points(val)
-        decoder = fit_decoder(logits, own_of_val, self.places, known.cell, known.lat, known.lng)
+            points_of_val = dict.fromkeys(own, (np.zeros(0), np.zeros(0)))
+            val = Prediction(test.name, points=points_of_val, cell_logits=test.cell_logits[:0])
+        assert val.cell_logits is not None
+        decoder = fit_decoder(val.cell_logits, _own_points(val), self.places, known.cell, known.lat, known.lng)
         points = decoder.points(test.cell_logits, own)
         lat, lng = points[decoder.choice.point]
         return replace(test, lat=lat, lng=lng, points=points, choice=decoder.choice, cell_logits=None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,12 @@ from geocbm.models.point_estimates import Points
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Inverse strengths of the penalty (scikit-learn's C) from which one is chosen."""
 
-MIDDLE = 0.1
+MIDDLE = STRENGTHS.index(0.1)
 """Where the search begins, and what is taken without validation photographs."""
 
+ITERATIONS = 200
 _LEAST_LOGIT = -30.0
 _AT_ONCE = 256
-ITERATIONS = 200
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class Probe:
     spread: np.ndarray
     model: Any
 
+    def standardise(self, features: Any) -> np.ndarray:
+        """Features `[n, d]` in units of their spread over the training photographs."""
+        return (matrix(features, "features") - self.mean) / self.spread
+
     def logits(self, features: Any) -> np.ndarray:
         """Log probabilities `[n, k]` of the labels."""
-        x = (matrix(features, "features") - self.mean) / self.spread
-        if self.model is None:
-            return np.zeros((len(x), 1))
-        return self.model.predict_log_proba(x)
+        x = self.standardise(features)
+        return np.zeros((len(x), 1)) if self.model is None else self.model.predict_log_proba(x)
 
     def names(self, features: Any) -> np.ndarray:
         """The likeliest label of each row, `[n]`."""
@@ -63,21 +66,13 @@ class Probe:
         return full
 
 
-def fit_probe(
-    train_features: Any, label: Any, val_features: Any, val_label: Any, strengths: Sequence[float] = STRENGTHS
-) -> Probe:
-    """Fit a probe to standardised features and choose the strength of its penalty.
+def fit_probe(train_features: Any, label: Any, val_features: Any, val_label: Any) -> Probe:
+    """Fit a probe to standardised features `[m, d]` and choose its penalty on validation photographs `[v, d]`.
 
     The criterion is the log likelihood of the validation photographs after a temperature was fitted to them, as
     decoding does: it moves with every photograph, where the share of right answers moves in steps. It has one valley
-    along C, which is walked down from the middle, so that few of the strengths are fitted.
-
-    Args:
-        train_features: `[m, d]` features of the training photographs.
-        label: `[m]` what is to be named.
-        val_features: `[v, d]` features of the validation photographs.
-        val_label: `[v]` their labels; those that training never showed are left out.
-        strengths: values of C, rising.
+    along C, which is walked down from the middle, so that few of the strengths are fitted. Validation labels that
+    training never showed are left out.
 
     Raises:
         ValueError: labels and rows differ in number.
@@ -85,43 +80,35 @@ def fit_probe(
     base, target = matrix(train_features, "train_features"), np.asarray(label)
     if len(target) != len(base):
         raise ValueError(f"one label per training row is needed: {len(target)} labels for {len(base)} rows")
-    mean, spread = base.mean(axis=0), np.maximum(base.std(axis=0), 1e-6)
-    x, labels = (base - mean) / spread, np.unique(target)
+    labels, asked = np.unique(target), np.asarray(val_label)
+    bare = Probe(STRENGTHS[MIDDLE], labels, {}, base.mean(axis=0), np.maximum(base.std(axis=0), 1e-6), None)
     if len(labels) == 1:
-        return Probe(MIDDLE, labels, {}, mean, spread, None)
-    asked = np.asarray(val_label)
-    column = np.minimum(np.searchsorted(labels, asked), len(labels) - 1)
-    known = labels[column] == asked if len(asked) else np.zeros(0, dtype=bool)
-    grid = sorted(strengths)
-    fitted: dict[int, Any] = {}
+        return bare
+    x, known = bare.standardise(base), np.isin(asked, labels)
+    if not known.any():
+        return replace(bare, model=logistic(x, target, bare.strength))
+    column = np.searchsorted(labels, asked[known])
+    seen = matrix(val_features, "val_features")[known]
+    fitted: dict[int, Probe] = {}
     loss: dict[int, float] = {}
 
     def tried(number: int) -> float:
         if number not in fitted:
-            fitted[number] = logistic(x, target, grid[number])
-            loss[number] = 0.0
-            if known.any():
-                seen = (matrix(val_features, "val_features")[known] - mean) / spread
-                logits = fitted[number].predict_log_proba(seen)
-                loss[number] = negative_log_likelihood(logits, column[known], fit_temperature(logits, column[known]))
+            fitted[number] = replace(bare, strength=STRENGTHS[number], model=logistic(x, target, STRENGTHS[number]))
+            logits = fitted[number].logits(seen)
+            loss[number] = negative_log_likelihood(logits, column, fit_temperature(logits, column))
         return loss[number]
 
-    at = int(np.abs(np.log(grid) - np.log(MIDDLE)).argmin())
-    tried(at)
-    while known.any():
-        near = [number for number in (at - 1, at + 1) if 0 <= number < len(grid)]
-        best = min(near, key=tried, default=at)
+    at = MIDDLE
+    while True:
+        best = min((number for number in (at - 1, at + 1) if 0 <= number < len(STRENGTHS)), key=tried)
         if not tried(best) < tried(at):
-            break
+            return replace(fitted[at], loss={STRENGTHS[number]: value for number, value in sorted(loss.items())})
         at = best
-    by_strength = {grid[number]: value for number, value in sorted(loss.items())} if known.any() else {}
-    return Probe(grid[at], labels, by_strength, mean, spread, fitted[at])
 
 
 def logistic(x: np.ndarray, target: np.ndarray, strength: float) -> Any:
     """Logistic regression of at most `ITERATIONS` steps on features `[m, d]` and their labels `[m]`."""
-    import warnings
-
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
@@ -138,26 +125,22 @@ class LinearProbe:
 
     Among the places it may answer is the mean of the most similar training pictures inside the likeliest cell, as
     Stage 2 refines its answer in the recipe `refined`.
-
-    Args:
-        name: name of the method.
-        targets: what is named, of `cell`, `country` and `meta`.
     """
 
-    def __init__(self, name: str = "linear_probe", targets: Sequence[str] = ("cell", "country", "meta")) -> None:
-        self.name, self.targets = name, tuple(targets)
+    name = "linear_probe"
+    targets: tuple[str, ...] = ("cell", "country", "meta")
 
     def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> LinearProbe:
         """Keep the training photographs; the probes are fitted in `tune`, with the validation photographs at hand."""
         self.features_, self.labels_, self.cells_ = features, labels, cells
-        self.probes_: dict[str, Probe] = {}
         return self
 
     def tune(self, features: np.ndarray, labels: Labels) -> None:
         """Fit a probe for each target, its penalty chosen on these photographs."""
-        for target in self.targets:
-            known, asked = getattr(self.labels_, target), getattr(labels, target)
-            self.probes_[target] = fit_probe(self.features_, known, features, asked)
+        self.probes_ = {
+            target: fit_probe(self.features_, getattr(self.labels_, target), features, getattr(labels, target))
+            for target in self.targets
+        }
 
     def predict(self, features: np.ndarray) -> Prediction:
         """Distribution over cells, countries and metas."""
@@ -166,8 +149,7 @@ class LinearProbe:
         country, meta = (
             self.probes_[target].names(features) if target in self.targets else None for target in ("country", "meta")
         )
-        near = {"neighbours": self._inside(features, logits)}
-        detail = f"C = {cell.strength:g}"
+        detail, near = f"C = {cell.strength:g}", {"neighbours": self._inside(features, logits)}
         return Prediction(self.name, None, None, country, meta, logits, detail, near)
 
     def _inside(self, features: np.ndarray, logits: np.ndarray) -> Points:
@@ -192,40 +174,28 @@ class LinearProbe:
 class TrueConcepts(LinearProbe):
     """Oracle that is told the true list of visible concepts: about what perfect eyes for concepts would reach.
 
-    Countries and cells add up evidence, so logistic regression names them; which of the visible concepts a scene is
-    labelled with depends on how they compare in size, so a random forest names the meta.
-
-    Args:
-        seed: of the forest.
-        trees: of the forest.
+    It reads `concept_features`. Countries and cells add up evidence, so logistic regression names them; which of the
+    visible concepts a scene is labelled with depends on how they compare in size, so a random forest names the meta.
     """
 
+    name, targets = "true_concepts", ("cell", "country")
+
     def __init__(self, seed: int = 0, trees: int = 200) -> None:
-        super().__init__("true_concepts", ("cell", "country"))
         self.seed, self.trees = seed, trees
 
-    def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> TrueConcepts:
-        """Fit the forest.
-
-        Args:
-            features: `[m, 3 k]` of `concept_features`.
-            labels: of the training photographs.
-            cells: the geocells.
-        """
+    def tune(self, features: np.ndarray, labels: Labels) -> None:
+        """Fit the probes, their penalties chosen on these photographs, and the forest."""
         from sklearn.ensemble import RandomForestClassifier
 
-        super().fit(features, labels, cells)
-        x = matrix(features, "features")
-        self.mean_, self.spread_ = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+        super().tune(features, labels)
+        x = self.probes_["cell"].standardise(self.features_)
         forest = RandomForestClassifier(self.trees, n_jobs=-1, random_state=self.seed)
-        self.forest_ = forest.fit((x - self.mean_) / self.spread_, labels.meta)
-        return self
+        self.forest_ = forest.fit(x, self.labels_.meta)
 
     def predict(self, features: np.ndarray) -> Prediction:
         """Distribution over cells, countries and metas."""
-        from dataclasses import replace
-
-        return replace(super().predict(features), meta=self.forest_.predict((features - self.mean_) / self.spread_))
+        x = self.probes_["cell"].standardise(features)
+        return replace(super().predict(features), meta=self.forest_.predict(x))
 
 
 def concept_features(visible: Sequence[Sequence[Mapping[str, Any]]], metas: Sequence[str]) -> np.ndarray:
@@ -244,9 +214,7 @@ def concept_features(visible: Sequence[Sequence[Mapping[str, Any]]], metas: Sequ
     present = np.zeros((len(visible), len(metas)), dtype=np.float32)
     root = np.zeros_like(present)
     for row, concepts in enumerate(visible):
-        for concept in concepts:
-            if concept["meta_name"] not in index:
-                continue
+        for concept in (each for each in concepts if each["meta_name"] in index):
             column = index[concept["meta_name"]]
             x0, y0, x1, y1 = concept["box"]
             area = float(concept.get("area", (x1 - x0) * (y1 - y0)))

@@ -35,14 +35,10 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
 def nearest(
     queries: np.ndarray, base: np.ndarray, k: int = 1, metric: str = "cosine", chunk: int = 1024
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of `base` most like each query, the most similar first; of equals the earlier row.
+    """The `k` rows of `base` `[m, d]` most like each query `[n, d]`, the most similar first; of equals the earlier row.
 
-    Args:
-        queries: `[n, d]`.
-        base: `[m, d]`.
-        k: how many, 1 to `m`.
-        metric: `"cosine"`, or `"euclidean"`: minus half the squared distance, up to a constant per query.
-        chunk: queries compared at once; bounds the memory.
+    The likeness is the cosine, or for `"euclidean"` minus half the squared distance, up to a constant per query. As many
+    queries as `chunk` are compared at once, which bounds the memory.
 
     Returns:
         `[n, k]` rows and `[n, k]` likenesses.
@@ -74,14 +70,14 @@ def nearest(
     return found, likeness
 
 
-def vote(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
+def _majority(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Most frequent label `[n]` among neighbours `[n, k]`; of equals that of the nearer neighbour."""
-    named = np.asarray(labels)[found]
+    named = labels[found]
     votes = (named[:, :, None] == named[:, None, :]).sum(axis=2)
     return named[np.arange(len(named)), votes.argmax(axis=1)]
 
 
-def middle(lat: np.ndarray, lng: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _middle(lat: np.ndarray, lng: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of places `[n, k]` in each row the one with the smallest summed distance to the others, `[n]` each."""
     n, k = lat.shape
     best = np.zeros(n, dtype=np.int64)
@@ -95,12 +91,7 @@ def middle(lat: np.ndarray, lng: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class NearestNeighbour:
-    """The answer of the most similar training photograph.
-
-    Args:
-        name: name of the method.
-        metric: `"cosine"` or `"euclidean"`.
-    """
+    """The answer of the most similar training photograph, by `metric` (`"cosine"` or `"euclidean"`)."""
 
     def __init__(self, name: str = "nearest_neighbour", metric: str = "cosine") -> None:
         self.name, self.metric = name, metric
@@ -120,13 +111,7 @@ class NearestNeighbour:
 
 @dataclass(frozen=True)
 class Votes:
-    """How neighbours vote for cells.
-
-    Attributes:
-        k: number of neighbours.
-        width: of the kernel `exp(similarity / width)`.
-        prior: `[N]` share of the training photographs in each cell.
-    """
+    """How `k` neighbours vote for cells: by the kernel `exp(similarity / width)`, mixed with the prior `[N]`."""
 
     k: int
     width: float
@@ -142,9 +127,7 @@ class Votes:
         return np.log(np.maximum((1 - PRIOR_SHARE) * votes + PRIOR_SHARE * self.prior, 1e-12))
 
 
-def choose_votes(
-    similarity: np.ndarray, cell: np.ndarray, true_cell: np.ndarray, prior: np.ndarray, voters: Sequence[int] = VOTERS
-) -> Votes:
+def choose_votes(similarity: np.ndarray, cell: np.ndarray, true_cell: np.ndarray, prior: np.ndarray) -> Votes:
     """Number of neighbours and kernel with the highest calibrated log likelihood of the validation photographs.
 
     Args:
@@ -152,39 +135,33 @@ def choose_votes(
         cell: `[v, K]` their cells.
         true_cell: `[v]` cells of the validation photographs.
         prior: `[N]` share of the training photographs in each cell.
-        voters: numbers to try; those above `K` are left out.
 
     Returns:
-        The best of them; without validation photographs the middle ones.
+        The best of them, with at most `K` voters; without validation photographs the middle ones.
     """
-    numbers = [k for k in voters if k <= similarity.shape[1]] or [similarity.shape[1]]
+    numbers = [k for k in VOTERS if k <= similarity.shape[1]] or [similarity.shape[1]]
     if not len(true_cell):
         return Votes(numbers[len(numbers) // 2], WIDTHS[len(WIDTHS) // 2] * 0.1, prior)
-    tried = []
-    for k in numbers:
-        fall = float((similarity[:, 0] - similarity[:, k - 1]).mean())
-        for share in WIDTHS:
-            one = Votes(k, max(share * fall, 1e-6), prior)
-            logits = one.logits(similarity, cell)
-            tried.append((negative_log_likelihood(logits, true_cell, fit_temperature(logits, true_cell)), one))
-    return min(tried, key=lambda each: each[0])[1]
+    falls = {k: float((similarity[:, 0] - similarity[:, k - 1]).mean()) for k in numbers}
+    tried = [Votes(k, max(share * fall, 1e-6), prior) for k, fall in falls.items() for share in WIDTHS]
+
+    def loss(votes: Votes) -> float:
+        logits = votes.logits(similarity, cell)
+        return negative_log_likelihood(logits, true_cell, fit_temperature(logits, true_cell))
+
+    return min(tried, key=loss)
 
 
 def cell_prior(labels: Labels, cells: Geocells) -> np.ndarray:
     """Share of the training photographs in each cell, `[N]`."""
-    counts = np.bincount(labels.cell, minlength=len(cells)).astype(float)
-    return counts / counts.sum()
+    return np.bincount(labels.cell, minlength=len(cells)) / len(labels)
 
 
 class KNearest(NearestNeighbour):
     """Several nearest neighbours: the place in their middle, their majority, and their votes for cells.
 
     `tune` chooses the number whose middle has the best GeoScore on validation, of equals the smaller, and how many vote
-    for cells with which kernel.
-
-    Args:
-        name: name of the method.
-        candidates: numbers of neighbours to try; those above the number of training photographs are left out.
+    for cells with which kernel. Of the `candidates` those above the number of training photographs are left out.
     """
 
     def __init__(self, name: str = "knn", candidates: Sequence[int] = CANDIDATES) -> None:
@@ -208,7 +185,7 @@ class KNearest(NearestNeighbour):
         found, similarity = nearest(features, self.features_, self.most_)
         self.votes_ = choose_votes(similarity, self.labels_.cell[found], labels.cell, self.prior_)
         if len(self.possible_) > 1:
-            places = [middle(self.labels_.lat[found[:, :k]], self.labels_.lng[found[:, :k]]) for k in self.possible_]
+            places = [_middle(self.labels_.lat[found[:, :k]], self.labels_.lng[found[:, :k]]) for k in self.possible_]
             scores = [geoscore(error_km(*place, labels.lat, labels.lng)).mean() for place in places]
             self.k_ = self.possible_[int(np.argmax(scores))]
 
@@ -216,7 +193,7 @@ class KNearest(NearestNeighbour):
         """Place in the middle, votes for countries, metas and cells."""
         found, similarity = nearest(features, self.features_, self.most_)
         near, known = found[:, : self.k_], self.labels_
-        lat, lng = middle(known.lat[near], known.lng[near])
+        lat, lng = _middle(known.lat[near], known.lng[near])
         logits = self.votes_.logits(similarity, known.cell[found])
-        named, shown = vote(known.country, near), vote(known.meta, near)
-        return Prediction(self.name, lat, lng, named, shown, logits, detail=f"k = {self.k_}")
+        country, meta = _majority(known.country, near), _majority(known.meta, near)
+        return Prediction(self.name, lat, lng, country, meta, logits, detail=f"k = {self.k_}")

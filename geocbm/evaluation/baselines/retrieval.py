@@ -21,13 +21,9 @@ GEOCLIP_BACKBONE = "openai/clip-vit-large-patch14"
 
 
 class Gallery:
-    """The most similar place of a gallery, or what the most similar places say together.
+    """The most similar place `[g, 2]` (degrees) of a gallery, or the `votes` of the most similar ones for cells.
 
-    Args:
-        name: name of the method.
-        embeddings: `(g, d)` of the places, of any length, in the space of the features.
-        places: `[g, 2]` latitudes and longitudes, degrees.
-        votes: whether the places vote for cells; else the most similar one is the answer.
+    `embeddings` `(g, d)` of the places may have any length; they lie in the space of the features.
     """
 
     def __init__(self, name: str, embeddings: Tensor, places: np.ndarray, votes: bool = True) -> None:
@@ -89,13 +85,8 @@ def stage0_galleries(run: Run, cache: Path) -> list[Gallery]:
 def geoclip(run: Run, cache: Path, backbone: str) -> tuple[Gallery, np.ndarray]:
     """GeoCLIP as published: its own backbone, head and gallery of 100,000 places; nothing is learned from this run.
 
-    The backbone's features of the validation and test images are kept in a feature store of their own. Nothing is
-    downloaded, and only safetensors are read.
-
-    Args:
-        run: the run.
-        cache: folder of the feature stores.
-        backbone: folder of `openai/clip-vit-large-patch14`, or its name if the local model cache holds it.
+    The features of the validation and test images are kept in a store of their own under `cache`. `backbone` is a
+    folder of `openai/clip-vit-large-patch14`, or its name if the local model cache holds it; nothing is downloaded.
 
     Returns:
         The method and what it reads, `[n, d]` of all rows (zeros for the training split, which it does not look at).

@@ -212,10 +212,10 @@ def how_many(table: pd.DataFrame) -> list[str]:
             together = f"all {count} intervals hold together with a probability of {100 * LEVEL:.0f} %"
             sentences.append(f"{count} comparisons {words}; {together}.")
     seen = table[table["paired"].astype(bool) & (table["high"] > table["low"])]
-    half = (seen["high"] - seen["low"]).groupby(seen["figure"]).agg(["min", "max"]) / 2
+    half = {key: (own["high"] - own["low"]).to_numpy() / 2 for key, own in seen.groupby("figure")}
     parts = []
-    for key in (key for key in FIGURES if key in half.index):
-        least, most = (metric(key).write(value) for value in half.loc[key].tolist())
+    for key in (key for key in FIGURES if key in half):
+        least, most = metric(key).write(half[key].min()), metric(key).write(half[key].max())
         span = least if least == most else f"{least} to {most}"
         parts.append(f"{span} {metric(key).unit.difference}".rstrip() + f" of {metric(key).label}")
     if parts:

@@ -14,7 +14,7 @@ from geocbm.data.checks import inspect_image
 from geocbm.data.images.pictures import open_picture, to_rgb
 from geocbm.data.quality import look_at
 from geocbm.errors import MissingInputError, UserError
-from geocbm.evaluation.baselines import mean_colours
+from geocbm.evaluation.baselines.simple import mean_colours
 from geocbm.plots import contact_sheet
 
 
