@@ -9,6 +9,7 @@ from notebook_cells import NOTEBOOKS
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
+from geocbm.evaluation import baselines
 from geocbm.evaluation.baselines import Labels, Prediction, Task, linear, neighbours, simple
 from geocbm.evaluation.baselines.retrieval import Gallery
 from geocbm.geocells import Geocells
