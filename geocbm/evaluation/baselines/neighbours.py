@@ -37,8 +37,8 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `k` rows of `base` `[m, d]` most like each query `[n, d]`, the most similar first; of equals the earlier row.
 
-    The likeness is the cosine, or for `"euclidean"` minus half the squared distance, up to a constant per query; `chunk`
-    queries are compared at once, which bounds the memory.
+    The likeness is the cosine, or for `"euclidean"` minus half the squared distance, up to a constant per query. The
+    memory is bounded by `chunk` queries that are compared at once.
 
     Returns:
         `[n, k]` rows and `[n, k]` likenesses.
