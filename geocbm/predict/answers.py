@@ -24,25 +24,15 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class CellProbability:
-    """One of the most probable cells.
+    """One of the most probable cells."""
 
-    Attributes:
-        cell: its index.
-        country: its country, as the run's table spells it.
-        lat: latitude of its centre, degrees.
-        lng: longitude of its centre, degrees.
-        probability: as the model was trained to give it.
-        calibrated: the same with the temperature that was fitted on the validation split; None where there is none.
-        place: town nearest to the training photograph in the middle of the cell.
-    """
-
-    cell: int
-    country: str
-    lat: float
+    cell: int  # its index
+    country: str  # as the run's table spells it
+    lat: float  # of its centre, degrees
     lng: float
-    probability: float
-    calibrated: float | None = None
-    place: Place = NOWHERE
+    probability: float  # as the model was trained to give it
+    calibrated: float | None = None  # with the temperature fitted on the validation split, if there is one
+    place: Place = NOWHERE  # town nearest to the training photograph in the middle of the cell
 
     @property
     def best(self) -> float:
@@ -52,17 +42,11 @@ class CellProbability:
 
 @dataclass(frozen=True)
 class Region:
-    """Cells that hold the true one with a probability that was chosen beforehand (`uncertainty.conformal`).
+    """Cells that hold the true one with a probability that was chosen beforehand (`uncertainty.conformal`)."""
 
-    Attributes:
-        coverage: the probability, for photographs like those of the run.
-        cells: their indices, the most probable first.
-        area_km2: land in them, km².
-    """
-
-    coverage: float
-    cells: tuple[int, ...]
-    area_km2: float
+    coverage: float  # that probability, for photographs like those of the run
+    cells: tuple[int, ...]  # their indices, the most probable first
+    area_km2: float  # land in them
 
 
 @dataclass(frozen=True)
@@ -70,29 +54,25 @@ class Answer:
     """What the model says of one picture.
 
     Attributes:
-        lat: predicted latitude in degrees.
-        lng: predicted longitude in degrees.
-        cells: the most probable cells, best first.
-        concepts: fine concepts with their probability, best first.
-        parents: coarse concepts with their probability, best first.
+        lat, lng: predicted coordinates, degrees.
+        cells, concepts, parents, countries: the most probable ones, best first, with their probabilities; those of
+            countries are sums over their cells, calibrated where that is possible.
         attention: `(rows, columns)` mean attention of the heads on the picture as the model saw it (its views side by
-            side, see `views`); sums to one, or is
-            zero where the head was trained without the picture (`concept_only`).
-        place: what lies nearest to the predicted coordinates; its country is spelled as the run's table spells it.
-        countries: countries with the sum of their cells' probabilities, calibrated where that is possible, best first.
+            side, see `views`); sums to one, or is zero where the head was trained without the picture
+            (`concept_only`).
+        place: what lies nearest to the coordinates; its country is spelled as the run's table spells it.
         temperature: divisor of the logits behind the calibrated figures; None where the run has no calibration.
         regions: conformal regions by rising coverage; none where the run has no calibration.
         concept_maps: for the concepts named in `concepts`, where they are seen: `(rows, columns)`, not negative, sums
             to one; none where the bottleneck does not look at patches.
         notes: sentences on how the file was read and what the run lacks.
         own_place: latitude and longitude that the file itself carries, degrees; never used for the answer.
-        own_place_km: how far the answer lies from them, km; None also where they are 0, 0.
-        views: number of views that were answered as one; more than 1 for a panorama. The maps show them in a row, or
-            one below the other.
-        seen_share: part of the picture that lies in what the model saw.
+        own_place_km: how far the answer lies from them; None also where they are 0, 0.
         unlike: how unlike the training pictures the photograph is; None where the run cannot tell.
-        country: the country that holds the predicted coordinates, as the run's table spells it; empty in none.
+        country: the country that holds the coordinates, as the run's table spells it; empty in none.
         countries_differ: why that is not the most probable country; empty where it is.
+        views: number of views that were answered as one; more than 1 for a panorama.
+        seen_share: part of the picture that lies in what the model saw.
     """
 
     lat: float
@@ -119,8 +99,8 @@ class Answer:
     def promise_holds(self) -> bool | None:
         """Whether the coverage of the regions is promised for this photograph.
 
-        False where it is unlike the training pictures, and where several views of it were answered as one; None where
-        there are no regions, or nothing tells how unlike it is.
+        Not so of one that is unlike the training pictures, or of several views answered as one; None where there are
+        no regions, or nothing tells how unlike it is.
         """
         if not self.regions:
             return None
@@ -155,21 +135,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of one of many photographs.
+    """What became of one of many photographs."""
 
-    Attributes:
-        source: the photograph as it was given.
-        answer: what the model says of it, or None.
-        problem: the sentence that says why there is no answer, or None.
-        seen: the picture as the model saw it, if it was asked to be kept.
-        output: what the model says of its views, the same; `GeoCBM.explain` goes on from it.
-    """
-
-    source: Any
+    source: Any  # the photograph as it was given
     answer: Answer | None = None
-    problem: Exception | None = None
-    seen: Image | None = None
-    output: GeoCBMOutput | None = None
+    problem: Exception | None = None  # why there is no answer
+    seen: Image | None = None  # the picture as the model saw it, if it was asked to be kept
+    output: GeoCBMOutput | None = None  # what the network says of its views, the same; `GeoCBM.explain` starts there
 
 
 def answer_text(name: str, answer: Answer) -> str:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FILE = "answer_context.safetensors"
 _CELLS = ("centers", "sample_to_cell", "counts", "scale_km")
+_PLAIN = ("run", "simulated", "has_novelty", "remarks", "cell_places")
 _SOURCES = (
     *("stage?.safetensors", "stage?.json", "stage2_neighbours.safetensors", "stage2_decoding.json", "*_adopted.*"),
     *("table.parquet", "splits.json", "concepts.json", "geocells.npz", "features.json", "prototypes.safetensors"),
@@ -48,17 +49,12 @@ class Calibration:
     those of a new one count the whole probability of a cell, not a random share of it. The same photograph then always
     gets the same region, and the coverage is at least the one that was asked for.
 
-    Attributes:
-        temperature: divisor of the logits.
-        thresholds: of the score, by coverage.
-        cell_km2: `[N]` land of each cell, km².
-        n: validation photographs behind it.
     """
 
-    temperature: float
-    thresholds: dict[float, float]
-    cell_km2: np.ndarray
-    n: int
+    temperature: float  # divisor of the logits
+    thresholds: dict[float, float]  # of the score, by coverage
+    cell_km2: np.ndarray  # (N,): land of each cell
+    n: int  # validation photographs behind it
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities `[m, N]` of logits `[m, N]`."""
@@ -77,53 +73,33 @@ class Calibration:
 
 @dataclass(frozen=True)
 class AnswerContext:
-    """What answers need to know of a run.
+    """What answers need to know of a run."""
 
-    Attributes:
-        key: digest of the files it was made from.
-        run: name of the run.
-        simulated: whether its pictures come from a simulated world.
-        cells: its geocells.
-        concepts: its metas and parents.
-        cell_places: for each cell the town nearest to the training photograph in its middle.
-        country_names: finds the country of a point in the table's spelling.
-        calibration: temperature and regions; None where the run has none.
-        decoder: which point is answered; None for the argmax.
-        baseline: `[k]` scores of metas and parents that say nothing, for heads that read embeddings; None where the
-            run has no stored scores or needs none.
-        has_novelty: whether the run tells how unlike the training pictures a photograph is.
-        remarks: sentences that go with every answer, such as why there is no calibration.
-    """
-
-    key: str
+    key: str  # digest of the files it was made from
     run: str
-    simulated: bool
+    simulated: bool  # whether its pictures come from a simulated world
     cells: Geocells
     concepts: ConceptVocabulary
-    cell_places: tuple[Place, ...]
+    cell_places: tuple[Place, ...]  # for each cell the town nearest to the training photograph in its middle
     country_names: CountryNames
     calibration: Calibration | None
-    decoder: Decoder | None
-    baseline: np.ndarray | None
-    has_novelty: bool
-    remarks: tuple[str, ...]
+    decoder: Decoder | None  # which point is answered; None for the argmax
+    baseline: np.ndarray | None  # (k,): scores of metas and parents that say nothing, where the head reads embeddings
+    has_novelty: bool  # whether the run tells how unlike the training pictures a photograph is
+    remarks: tuple[str, ...]  # sentences that go with every answer, such as why there is no calibration
 
     def save(self, path: Path) -> None:
         """Write it as safetensors, whole or not at all."""
         from safetensors.numpy import save_file
 
         tensors: dict[str, np.ndarray] = {name: getattr(self.cells, name) for name in _CELLS}
-        content: dict[str, Any] = {name: getattr(self, name) for name in ("run", "simulated", "has_novelty", "remarks")}
+        content: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
         content |= {"cell_countries": self.cells.country.tolist(), "cell_settings": self.cells.settings}
-        content |= {"concepts": asdict(self.concepts), "cell_places": self.cell_places}
-        content["called"] = self.country_names.called
+        content |= {"concepts": asdict(self.concepts), "called": self.country_names.called}
         if self.calibration is not None:
-            tensors["cell_km2"] = self.calibration.cell_km2
-            content["calibration"] = {
-                "temperature": self.calibration.temperature,
-                "thresholds": list(self.calibration.thresholds.items()),
-                "n": self.calibration.n,
-            }
+            calibration = asdict(self.calibration)
+            tensors["cell_km2"] = calibration.pop("cell_km2")
+            content["calibration"] = calibration | {"thresholds": list(self.calibration.thresholds.items())}
         if self.decoder is not None:
             tensors["training"] = self.decoder.places.training
             content["decoder"] = {"temperature": self.decoder.temperature, "bandwidth_km": self.decoder.bandwidth_km}
@@ -155,25 +131,22 @@ class AnswerContext:
         )
         names, calibration, decoder = content["concepts"], content.get("calibration"), content.get("decoder")
         if calibration:
-            calibration = Calibration(
-                **calibration | {"thresholds": dict(calibration["thresholds"])}, cell_km2=tensors["cell_km2"]
-            )
+            calibration["thresholds"] = dict(calibration["thresholds"])
+            calibration = Calibration(**calibration, cell_km2=tensors["cell_km2"])
         if decoder:
             places = Places(cells.centers, tensors["training"], cells.sample_to_cell)
             decoder = Decoder(PointChoice(**content["choice"]), **decoder, places=places)
+        plain = {name: content[name] for name in _PLAIN}
+        plain["cell_places"] = tuple(Place(*place) for place in content["cell_places"])
         return cls(
+            **plain | {"remarks": tuple(content["remarks"])},
             key=noted["key"],
-            run=content["run"],
-            simulated=content["simulated"],
             cells=cells,
             concepts=ConceptVocabulary(tuple(names["metas"]), tuple(names["parents"]), names["meta_to_parent"]),
-            cell_places=tuple(Place(*place) for place in content["cell_places"]),
             country_names=CountryNames(content["called"]),
             calibration=calibration,
             decoder=decoder,
             baseline=tensors.get("baseline"),
-            has_novelty=content["has_novelty"],
-            remarks=tuple(content["remarks"]),
         )
 
 
@@ -186,12 +159,7 @@ def context_key(folder: Path) -> str:
 
 
 def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> AnswerContext:
-    """Work out the context of a run.
-
-    Args:
-        files: the run.
-        head: Stage 2 as it answers now; stored logits of another one calibrate nothing.
-        key: of `context_key`.
+    """Work out the context of a run whose Stage 2 is now `head`.
 
     Raises:
         UserError: a file that an answer cannot do without is missing or belongs to another run.
@@ -204,13 +172,19 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
     novelty, lacks_too = read_novelty(files)
     train = files.rows["train"]
     lat, lng = files.lat[train], files.lng[train]
+    # The town is that of the photograph in the middle of a cell: its centre may lie in the sea.
+    points, cell = latlng_to_cartesian(lat, lng), files.cells.sample_to_cell
+    order = np.lexsort(((points * files.cells.centers[cell]).sum(axis=1), cell))
+    nearest = order[np.diff(cell[order], append=-1) != 0]  # the last of each cell
+    middle = np.array(files.cells.centers, dtype=float)
+    middle[cell[nearest]] = points[nearest]
     return AnswerContext(
         key=key,
         run=files.name,
         simulated=files.simulated,
         cells=files.cells,
         concepts=files.concepts,
-        cell_places=tuple(_cell_places(files.cells, latlng_to_cartesian(lat, lng))),
+        cell_places=tuple(places_at(*cartesian_to_latlng(middle))),
         country_names=CountryNames.fit(lat, lng, files.country[train]),
         calibration=calibration,
         decoder=decoding.load_decoder(files, head),
@@ -221,11 +195,7 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
 
 
 def fit_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None) -> tuple[Calibration | None, str]:
-    """Fit temperature and thresholds to the stored logits of the validation split.
-
-    Args:
-        files: the run.
-        head: Stage 2 as it answers now; logits of another one calibrate nothing.
+    """Fit temperature and thresholds to the logits that `head` gave of the validation split.
 
     Returns:
         The calibration and an empty text, or None and the sentence that says why there is none.
@@ -281,17 +251,3 @@ def _baseline(files: Run, head: Stage2CrossAttentionGeoHead) -> np.ndarray | Non
         rows = files.rows["train"]
         train = np.concatenate([stored["meta"][rows], stored["parent"][rows]], axis=1).astype(np.float32)
     return baseline_scores(head, torch.from_numpy(train)).numpy()
-
-
-def _cell_places(cells: Geocells, points: np.ndarray) -> list[Place]:
-    """For each cell the town nearest to the training photograph in its middle; the centre may lie in the sea.
-
-    Args:
-        cells: the cells.
-        points: `[n, 3]` training photographs on the unit sphere.
-    """
-    near = (points * cells.centers[cells.sample_to_cell]).sum(axis=1)
-    middle = np.array(cells.centers, dtype=float)
-    for row in np.argsort(near, kind="stable"):  # the last one written is the nearest
-        middle[cells.sample_to_cell[row]] = points[row]
-    return places_at(*cartesian_to_latlng(middle))

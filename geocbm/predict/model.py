@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -50,9 +51,9 @@ class GeoCBM:
     Args:
         network: pixels to concepts to place.
         context: names, calibration and all else that answers need of the run.
+        folder: holds the training pictures that move the answer inside the most probable cells, and what tells how
+            unlike them a photograph is, as far as the run uses them.
         device: where to compute; None takes what Accelerate finds.
-        refiner: training pictures that move the answer inside the most probable cells, if the run uses them.
-        novelty: tells how unlike the training pictures a photograph is, if the run knows.
         files: the run; None for a model that was saved apart from it.
     """
 
@@ -60,20 +61,21 @@ class GeoCBM:
         self,
         network: geocbm.GeoCBM,
         context: AnswerContext,
+        folder: Path,
         device: str | None = None,
-        refiner: NeighbourRefiner | None = None,
-        novelty: NoveltyDetector | None = None,
         files: Run | None = None,
     ) -> None:
         from accelerate import Accelerator
 
         self.device = device or Accelerator().device
         self.network = network.to(self.device)
-        self.context, self.refiner, self.novelty = context, refiner, novelty
-        self.decoder, self.calibration, self.remarks = context.decoder, context.calibration, context.remarks
+        neighbours = folder / "stage2_neighbours.safetensors"
+        self.refiner = NeighbourRefiner.load(neighbours) if network.geo_head.config.refines else None
+        self.novelty = NoveltyDetector.load(folder / NOVELTY) if context.has_novelty else None
+        self.context, self.remarks = context, context.remarks
+        self.decoder, self.calibration = context.decoder, context.calibration
         self.prepare = Preparation(self.encoder)
         self._files = files
-        self._countries = self.cells.countries
 
     @classmethod
     def load(cls, run: str | Path, device: str | None = None) -> GeoCBM:
@@ -104,7 +106,8 @@ class GeoCBM:
             context = make_context(files, geo_head, key)
             with suppress(OSError):  # the run lies where nothing can be written; the next start works it out again
                 context.save(files.path(CONTEXT))
-        return cls._assembled(files.folder, encoder, concept_model, geo_head, context, device, files)
+        network = geocbm.GeoCBM(encoder, concept_model, geo_head)
+        return cls(network, context, files.folder, device, files)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> GeoCBM:
@@ -121,15 +124,13 @@ class GeoCBM:
             raise MissingInputError(f"{folder} holds no model; write one with GeoCBM.load(run).save_pretrained(folder)")
         concept_model = stage1.load_stage1(folder / "stage1.safetensors")
         geo_head = stage2_inference.load_stage2(folder / "stage2.safetensors")
-        encoder = load_image_encoder(folder / _ENCODER)
-        return cls._assembled(folder, encoder, concept_model, geo_head, context, device)
+        network = geocbm.GeoCBM(load_image_encoder(folder / _ENCODER), concept_model, geo_head)
+        return cls(network, context, folder, device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write all that answers need into a folder: safetensors and JSON, nothing of the table's pictures.
 
-        Args:
-            folder: the image encoder with its adapted blocks goes into a folder below it, in the layout of
-                transformers.
+        The image encoder with its adapted blocks goes into a folder below it, in the layout of transformers.
         """
         folder = Path(folder)
         (folder / _ENCODER).mkdir(parents=True, exist_ok=True)
@@ -141,22 +142,6 @@ class GeoCBM:
             for file in (self.files.in_use(name), self.files.in_use(name).with_suffix(".json")):
                 if file.exists():
                     shutil.copyfile(file, folder / f"{Path(name).stem}{file.suffix}")
-
-    @classmethod
-    def _assembled(
-        cls,
-        folder: Path,
-        encoder: ImageEncoder,
-        concept_model: stage1.Stage1ConceptModel,
-        geo_head: stage2_inference.Stage2CrossAttentionGeoHead,
-        context: AnswerContext,
-        device: str | None,
-        files: Run | None = None,
-    ) -> GeoCBM:
-        neighbours = folder / "stage2_neighbours.safetensors"
-        refiner = NeighbourRefiner.load(neighbours) if geo_head.config.refines else None
-        novelty = NoveltyDetector.load(folder / NOVELTY) if context.has_novelty else None
-        return cls(geocbm.GeoCBM(encoder, concept_model, geo_head), context, device, refiner, novelty, files)
 
     @property
     def files(self) -> Run:
@@ -192,17 +177,13 @@ class GeoCBM:
         return sha256_text(f"{self.context.key} {self.encoder.fingerprint()}")[:16]
 
     def predict(
-        self,
-        images: Sequence[str | Path | Image.Image] | str | Path | Image.Image,
-        top_k: int = 5,
-        batch_size: int | None = None,
+        self, images: Sequence[str | Path | Image.Image] | str | Path | Image.Image, top_k: int = 5
     ) -> list[Answer]:
         """Say where pictures were taken, and through which concepts.
 
         Args:
             images: files or PIL images; a single one is taken as a list of one.
             top_k: how many cells, countries and concepts to name.
-            batch_size: pictures per forward pass; None takes what suits the device.
 
         Returns:
             One answer per picture, in order.
@@ -210,10 +191,9 @@ class GeoCBM:
         Raises:
             UserError: a picture cannot be read; `predict_each` goes on with the others.
         """
-        if isinstance(images, (str, Path)) or hasattr(images, "convert"):
-            images = [images]  # type: ignore[list-item]
+        several: Any = [images] if isinstance(images, (str, Path)) or hasattr(images, "convert") else images
         answers = []
-        for reply in self.predict_each(images, top_k, batch_size):  # type: ignore[arg-type]
+        for reply in self.predict_each(several, top_k):
             if reply.answer is None:
                 raise reply.problem or UserError(f"{reply.source} has no answer")
             answers.append(reply.answer)
@@ -231,7 +211,7 @@ class GeoCBM:
 
         Several threads take a batch each, read it and answer for it, so that some read while others compute. On a
         processor they share its cores: one core each is faster than all of them on one batch after the other. A few
-        batches are held at a time, however many photographs there are.
+        batches are held at a time.
 
         Args:
             photographs: files, contents of files (bytes) or PIL images.
@@ -279,21 +259,18 @@ class GeoCBM:
 
     def _reply(self, sources: Sequence[Any], top_k: int, keep_seen: bool, keep_output: bool) -> list[Reply]:
         """Read a batch and answer for what could be read."""
-        read: list[Prepared | UserError] = []
+        replies, photos = [], []
         for source in sources:
             try:
-                read.append(self.prepare(source, keep_seen))
+                photos.append(self.prepare(source, keep_seen))
+                replies.append(Reply(source, seen=photos[-1].seen))
             except UserError as problem:
-                read.append(problem)
-        photos = [found for found in read if not isinstance(found, UserError)]
+                replies.append(Reply(source, problem=problem))
         found = iter(self._answer(photos, top_k) if photos else [])
-        replies = []
-        for source, photo in zip(sources, read, strict=True):
-            if isinstance(photo, UserError):
-                replies.append(Reply(source, problem=photo))
-            else:
+        for i, reply in enumerate(replies):
+            if reply.problem is None:
                 answer, output = next(found)
-                replies.append(Reply(source, answer, seen=photo.seen, output=output if keep_output else None))
+                replies[i] = replace(reply, answer=answer, output=output if keep_output else None)
         return replies
 
     def _answer(self, photos: Sequence[Prepared], top_k: int) -> list[tuple[Answer, geocbm.GeoCBMOutput]]:
@@ -302,35 +279,31 @@ class GeoCBM:
         with torch.inference_mode():
             seen = self.network(torch.cat([photo.pixels for photo in photos]).to(self.device))  # V views of B pictures
             pooled = pool_views(counts, seen)
-            lat, lng = (
-                values.double().cpu().numpy()
-                for values in stage2_inference.locate(
-                    self.network.geo_head, pooled.place, self.refiner, pooled.pooled, self.decoder
-                )
+            points = stage2_inference.locate(
+                self.network.geo_head, pooled.place, self.refiner, pooled.pooled, self.decoder
             )
-        logits = _numpy(pooled.cell_logits)  # (B, N)
-        cells = _numpy(pooled.cell_logits.softmax(-1))
+            lat, lng = (values.double().cpu().numpy() for values in points)
+        cells = _numpy(pooled.cell_logits.softmax(-1))  # (B, N)
         calibrated: np.ndarray | None = None
-        regions: list[tuple[Region, ...]] = [()] * len(photos)
+        regions: Sequence[tuple[Region, ...]] = [()] * len(photos)
         if self.calibration is not None:
-            calibrated = self.calibration.probabilities(logits)
+            calibrated = self.calibration.probabilities(_numpy(pooled.cell_logits))
             regions = self.calibration.regions(calibrated)
         unlike: Sequence[Novelty | None] = [None] * len(photos)
         if self.novelty is not None:
             unlike = middle_views(self.novelty.judge(_numpy(seen.pooled)), counts)
         places = self._places(lat, lng)
         metas, parents = _numpy(pooled.meta_probabilities), _numpy(pooled.parent_probabilities)  # (B, k_m), (B, k_p)
+        countries, ends = self.cells.countries.tolist(), np.cumsum(counts)
         found = []
-        ends = np.cumsum(counts)
         for i, photo in enumerate(photos):
             output = seen.rows(slice(ends[i] - counts[i], ends[i]))
             chance = cells[i] if calibrated is None else calibrated[i]
             by_country = self.cells.by_country(chance)
             named = best_names(self.concepts.metas, metas[i], top_k)
-            shares = dict(zip(self._countries.tolist(), by_country.tolist(), strict=True))
+            shares = dict(zip(countries, by_country.tolist(), strict=True))
             likeliest = str(self.cells.country[chance.argmax()])
             own = unlike[i]
-            warning = "" if own is None else own.sentence()
             answer = Answer(
                 lat=float(lat[i]) + 0.0,  # never -0.0
                 lng=float(lng[i]) + 0.0,
@@ -339,11 +312,11 @@ class GeoCBM:
                 parents=best_names(self.concepts.parents, parents[i], top_k),
                 attention=joined_maps(_numpy(output.attention.mean(1)), self.encoder.grid, photo.upright),
                 place=places[i],
-                countries=best_names(self._countries.tolist(), by_country, top_k),
+                countries=best_names(countries, by_country, top_k),
                 temperature=None if self.calibration is None else self.calibration.temperature,
                 regions=regions[i],
                 concept_maps=self._maps(output, [name for name, _ in named], photo.upright),
-                notes=(*([warning] if warning else []), *photo.notes, *self.remarks),
+                notes=tuple(note for note in (own and own.sentence(), *photo.notes, *self.remarks) if note),
                 unlike=own,
                 country=places[i].country,
                 countries_differ=why_countries_differ(places[i].country, shares, likeliest),

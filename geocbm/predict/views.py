@@ -35,42 +35,25 @@ POOLED = "probabilities and regions were calibrated on single pictures, so that 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A photograph ready for the encoder.
+    """A photograph ready for the encoder."""
 
-    Attributes:
-        notes: sentences on how it was read and what was seen of it.
-        own_place: latitude and longitude that the file carries, degrees.
-        pixels: `(V, 3, H, W)` its views, one for an ordinary picture.
-        upright: whether the views stand one below the other.
-        share: part of the picture that lies in what the encoder sees.
-        seen: the views as the encoder sees them, in one picture, if it was asked for.
-    """
-
-    notes: tuple[str, ...]
-    own_place: tuple[float, float] | None
-    pixels: Tensor
-    upright: bool = False
-    share: float = 1.0
-    seen: Image | None = None
+    notes: tuple[str, ...]  # sentences on how it was read and what was seen of it
+    own_place: tuple[float, float] | None  # latitude and longitude that the file carries, degrees
+    pixels: Tensor  # (V, 3, H, W): its views, one for an ordinary picture
+    upright: bool = False  # whether the views stand one below the other
+    share: float = 1.0  # part of the picture that lies in what the encoder sees
+    seen: Image | None = None  # the views as the encoder sees them, in one picture, if it was asked for
 
 
 class Preparation:
-    """Reads photographs for an encoder; may be used by several threads.
-
-    Args:
-        encoder: whose preprocessing decides what is seen.
-    """
+    """Reads photographs for an encoder, whose preprocessing decides what is seen; several threads may use it."""
 
     def __init__(self, encoder: ImageEncoder) -> None:
         self._encoder = encoder
         self._shares: dict[float, float] = {}
 
     def __call__(self, source: Any, keep_seen: bool = False) -> Prepared:
-        """Read a photograph and bring its views to the encoder's size; the picture itself is not kept.
-
-        Args:
-            source: a file, its content or a PIL image.
-            keep_seen: return what the encoder sees as a picture too.
+        """Read a photograph (a file, its content or a PIL image) and bring its views to the encoder's size.
 
         Raises:
             UserError: it cannot be read.
@@ -100,16 +83,16 @@ class Preparation:
 
 
 def pool_views(counts: Sequence[int], output: GeoCBMOutput) -> GeoCBMOutput:
-    """Make one row of each picture out of the rows of its views.
+    """Make one row of each of `B` pictures out of the rows of its views, `V` in all.
 
     Args:
-        counts: number of views of each of `B` pictures, in order; `V` in all.
+        counts: number of views of each picture, in order.
         output: of the network for `V` rows.
 
     Returns:
-        The same with `B` rows: cell log probabilities, shares of concepts and features averaged. An offset that the
-        head gives for its most probable cell only is that of the view that is surest of the pooled best cell. Patch
-        tokens and maps of concepts stay as they are, view by view.
+        `B` rows: cell log probabilities, shares of concepts and features averaged. An offset that the head gives for
+        its most probable cell only is that of the view that is surest of the pooled best cell. Patch tokens and maps
+        of concepts stay as they are, view by view.
     """
     if all(count == 1 for count in counts):
         return output
@@ -144,18 +127,10 @@ def pool_views(counts: Sequence[int], output: GeoCBMOutput) -> GeoCBMOutput:
 
 
 def middle_views(judged: Sequence[Novelty], counts: Sequence[int]) -> list[Novelty]:
-    """Of each picture the view in the middle: half of its views are at least as like the training pictures.
-
-    Args:
-        judged: how unlike them each of all views is.
-        counts: number of views of each picture, in order.
-    """
-    found, end = [], 0
-    for count in counts:
-        of_picture = sorted(judged[end : end + count], key=lambda one: one.distance)
-        found.append(of_picture[(count - 1) // 2])
-        end += count
-    return found
+    """Of the views of each picture the one in the middle: half of them are at least as like the training pictures."""
+    views = iter(judged)
+    ranked = (sorted(itertools.islice(views, count), key=lambda one: one.distance) for count in counts)
+    return [of_picture[(len(of_picture) - 1) // 2] for of_picture in ranked]
 
 
 def joined(pictures: Sequence[Image], upright: bool) -> Image:

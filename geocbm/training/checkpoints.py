@@ -1,13 +1,20 @@
-"""Checkpoints: safetensors and the JSON that describes them; nothing is ever unpickled."""
+"""Checkpoints: what a training leaves at its end, and after each epoch so that it goes on where it was interrupted.
+
+Both are safetensors: the end with a JSON beside it, the state of an epoch with its JSON in the header, so that one
+rename puts it in place and an interruption never leaves half of it. Nothing is ever unpickled.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -44,20 +51,11 @@ class FitResult:
 
 @dataclass
 class TrainingState:
-    """How far a training has come.
-
-    Attributes:
-        initial: the validation values before the first step.
-        best_values: the validation values at the best epoch.
-        best_weights: trainable parameters and buffers at the best epoch, on the CPU.
-        history: one row per epoch.
-        best_epoch: the best epoch, from 1; 0 before the first.
-        best_metric: the monitored value at that epoch.
-    """
+    """How far a training has come; the names are those of `FitResult`."""
 
     initial: dict[str, float]
     best_values: dict[str, float]
-    best_weights: dict[str, Tensor]
+    best_weights: dict[str, Tensor]  # trainable parameters and buffers at the best epoch, on the CPU
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_metric: float = float("nan")
@@ -95,10 +93,36 @@ IDENTITY = "training"
 """Entry of a checkpoint's JSON: the identity of the training (`identity.training_identity`), and of its history."""
 
 
-def history_file(path: str | Path) -> Path:
-    """The history beside a checkpoint."""
-    path = Path(path)
+_DIGESTS = ("training rows", "validation rows", "data", "labels", "first weights", "learning rates", "program")
+
+
+def _history_file(path: Path) -> Path:
     return path.with_name(f"history_{path.stem}.parquet")
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """The trainable parameters and the buffers (frozen parameters never change), where they are."""
+    kept: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    return {name: value.detach() for name, value in (kept | dict(model.named_buffers())).items()}
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the trainable state on the CPU."""
+    return {name: value.to("cpu", copy=True) for name, value in trainable_state(model).items()}
+
+
+@contextmanager
+def restored_on_failure(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give a model these first weights back when the block fails or is interrupted.
+
+    A notebook's cell can then be run again as it stands: the model is what the training began with, and the state on
+    the disk continues it.
+    """
+    try:
+        yield
+    except BaseException:  # an interrupt leaves a half-trained model too; raised again
+        model.load_state_dict(dict(weights), strict=False)
+        raise
 
 
 def save_checkpoint(
@@ -122,7 +146,7 @@ def save_checkpoint(
         for name, value in model.state_dict().items()
         if name in trainable or (name not in frozen and not name.startswith(elsewhere))
     }
-    with atomic_path(history_file(path)) as temporary:
+    with atomic_path(_history_file(path)) as temporary:
         result.history.to_parquet(temporary, index=False)
     with atomic_path(path) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in kept.items()}, str(temporary))
@@ -130,7 +154,7 @@ def save_checkpoint(
     content: dict[str, Any] = {"metric": metric, "initial": result.initial, "best": result.best}
     content["tensors_sha256"] = sha256_file(path)
     if identity is not None:
-        content[IDENTITY] = {"identity": dict(identity), "history_sha256": sha256_file(history_file(path))}
+        content[IDENTITY] = {"identity": dict(identity), "history_sha256": sha256_file(_history_file(path))}
     write_json(path.with_suffix(".json"), checkpoint.content | content)
 
 
@@ -153,24 +177,26 @@ def load_checkpoint(
             another.
     """
     path = Path(path)
-    for file in (path, path.with_suffix(".json")):
+    described = path.with_suffix(".json")
+    for file in (path, described):
         if not file.is_file():
-            raise MissingInputError(f"{file} is not there; make it with `{_said(made_by)}`")
+            raise MissingInputError(f"{file} is not there; make it with `{_command(made_by)}`")
     try:
-        metadata = dict(read_json(path.with_suffix(".json")).items())
+        metadata = dict(read_json(described).items())
     except (ValueError, AttributeError) as error:
-        raise MismatchError(f"{path.with_suffix('.json')} is damaged; make it again with `{_said(made_by)}`") from error
+        raise MismatchError(f"{described} is damaged; make it again with `{_command(made_by)}`") from error
     if stage is not None and metadata.get("stage") != stage:
-        raise MismatchError(
-            f"{path} is a checkpoint of stage {metadata.get('stage')}, not of stage {stage}; make that with "
-            f"`{_said(made_by)}`"
-        )
+        found = f"{path} is a checkpoint of stage {metadata.get('stage')}, not of stage {stage}"
+        raise MismatchError(f"{found}; make that with `{_command(made_by)}`")
     if metadata.get("tensors_sha256") != sha256_file(path):
-        raise MismatchError(
-            f"{path} is not the file that {path.with_suffix('.json').name} describes; make both again with "
-            f"`{_said(made_by)}`"
-        )
+        found = f"{path} is not the file that {described.name} describes"
+        raise MismatchError(f"{found}; make both again with `{_command(made_by)}`")
     return load_file(str(path)), metadata
+
+
+def _command(made_by: str | Callable[[], str]) -> str:
+    """The command; to find it out takes a look at the whole run, which only a message is worth."""
+    return made_by if isinstance(made_by, str) else made_by()
 
 
 def read_config(
@@ -191,13 +217,8 @@ def read_config(
         return kind(**metadata["config"])
     except (KeyError, TypeError, ParameterError) as error:
         raise MismatchError(
-            f"the settings in the JSON of {path} do not fit ({error}); train with `{_said(made_by)}`"
+            f"the settings in the JSON of {path} do not fit ({error}); train with `{_command(made_by)}`"
         ) from error
-
-
-def _said(made_by: str | Callable[[], str]) -> str:
-    """The command; to find it out takes a look at the whole run, which only a message is worth."""
-    return made_by if isinstance(made_by, str) else made_by()
 
 
 def restore(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -235,9 +256,9 @@ def read_finished(path: str | Path, identity: Mapping[str, Any], model: nn.Modul
     try:
         tensors, metadata = load_checkpoint(path, "")
         known = metadata[IDENTITY]
-        if known["identity"] != dict(identity) or known["history_sha256"] != sha256_file(history_file(path)):
+        if known["identity"] != dict(identity) or known["history_sha256"] != sha256_file(_history_file(path)):
             return None
-        history = pd.read_parquet(history_file(path)).to_dict("records")
+        history = pd.read_parquet(_history_file(path)).to_dict("records")
         state = model.state_dict()
         trained = [name for name, value in model.named_parameters() if value.requires_grad]
         if not set(trained) <= set(tensors) or any(state[name].shape != tensors[name].shape for name in tensors):
@@ -252,3 +273,128 @@ def read_finished(path: str | Path, identity: Mapping[str, Any], model: nn.Modul
         )
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return None  # an older or a damaged checkpoint: the training begins anew
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Say in what a training differs from the one that left a state, or None when it is the same."""
+    if before.get("epochs") != now.get("epochs"):
+        pace = "so the learning rate would fall at another pace"
+        return f"epochs was {before.get('epochs')} and is {now.get('epochs')}, {pace}"
+    changed = [name for name in dict.fromkeys([*now, *before]) if before.get(name) != now.get(name)]
+    if not changed:
+        return None
+    told = [
+        f"the {name} changed" if name in _DIGESTS else f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in changed
+    ]
+    return ", ".join(told[:3])
+
+
+class ResumeFile:
+    """The state beside a checkpoint, `<stem>.resume.safetensors`; gone when the training has ended.
+
+    Args:
+        checkpoint: `*.safetensors` that the training will write.
+        identity: of the training (`identity.training_identity`).
+    """
+
+    def __init__(self, checkpoint: str | Path, identity: Mapping[str, Any]) -> None:
+        checkpoint = Path(checkpoint)
+        self.path = checkpoint.with_name(f"{checkpoint.stem}.resume.safetensors")
+        self.identity = dict(identity)
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+        """Write the state at the end of an epoch, whole or not at all."""
+        tensors = {f"model.{name}": value.cpu().contiguous() for name, value in trainable_state(model).items()}
+        best_is_current = state.best_epoch == len(state.history)
+        if not best_is_current:
+            tensors |= {f"best.{name}": value for name, value in state.best_weights.items()}
+        plain: dict[str, dict[str, Any]] = {}
+        for index, entries in optimizer.state_dict()["state"].items():
+            for name, value in entries.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().contiguous()
+                else:
+                    plain.setdefault(str(index), {})[name] = value
+        content = {
+            "identity": self.identity,
+            "history": state.history,
+            "initial": state.initial,
+            "best": state.best_values,
+            "best_epoch": state.best_epoch,
+            "best_metric": state.best_metric,
+            "best_is_current": best_is_current,
+            "optimizer": plain,
+        }
+        with atomic_path(self.path) as temporary:
+            save_file(_clone_shared(tensors), str(temporary), metadata={"state": json.dumps(content)})
+
+    def read(self) -> tuple[dict[str, Any] | None, str | None]:
+        """Read the state without its tensors.
+
+        Returns:
+            The JSON, and None; or None, and why it cannot be continued; or twice None when there is none.
+        """
+        if not self.path.is_file():
+            return None, None
+        try:
+            with safe_open(str(self.path), "pt") as stored:
+                content = json.loads(stored.metadata()["state"])
+            reason = difference(content["identity"], self.identity)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None, "the file is damaged"
+        return (content, None) if reason is None else (None, reason)
+
+    def restore(self, content: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
+        """Put weights and the optimiser's moments back.
+
+        Args:
+            content: of `read`.
+            model: changed in place.
+            optimizer: changed in place; keeps its own groups and learning rates.
+
+        Returns:
+            The state after the last complete epoch.
+        """
+        current: dict[str, Tensor] = {}
+        best: dict[str, Tensor] = {}
+        moments: dict[int, dict[str, Any]] = {int(index): dict(each) for index, each in content["optimizer"].items()}
+        with safe_open(str(self.path), "pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - a file of safetensors is no mapping
+                part, _, rest = name.partition(".")
+                if part == "optimizer":
+                    index, _, entry = rest.partition(".")
+                    moments.setdefault(int(index), {})[entry] = stored.get_tensor(name)
+                else:
+                    (current if part == "model" else best)[rest] = stored.get_tensor(name)
+        model.load_state_dict(current, strict=False)
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        return TrainingState(
+            dict(content["initial"]),
+            dict(content["best"]),
+            current if content["best_is_current"] else best,
+            list(content["history"]),
+            content["best_epoch"],
+            content["best_metric"],
+        )
+
+    def remove(self) -> None:
+        """Remove the state and what an interruption in the middle of writing left of one."""
+        self.path.unlink(missing_ok=True)
+        self.remove_leftovers()
+
+    def remove_leftovers(self) -> None:
+        """Remove what an interruption in the middle of writing left."""
+        for half in self.path.parent.glob(f".{self.path.stem}.*{self.path.suffix}"):
+            half.unlink(missing_ok=True)
+
+
+def _clone_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, none of which shares memory with another; the format refuses those that do."""
+    held: set[int] = set()
+    result: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        result[name] = value.clone() if place in held else value
+        held.add(place)
+    return result

@@ -44,10 +44,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_rows(value: Tensor) -> Tensor:
-    """Bring together the rows of all processes, in the order of the processes.
-
-    Args:
-        value: `(b, ...)` of this process; `b` may differ between processes and may be 0.
+    """Bring together the rows `(b, ...)` of all processes, in their order; `b` may differ between them and may be 0.
 
     Returns:
         `(B, ...)`, the same in every process; the tensor itself in a single process. Differentiable where `value` is,
@@ -64,9 +61,6 @@ class GatheredBatch(dict[str, Any]):
     """A share of a batch whose entries become those of the global batch where a loss asks for them.
 
     Every process computes the same loss, hence asks for the same entries in the same order.
-
-    Args:
-        batch: of this process.
     """
 
     def __init__(self, batch: Mapping[str, Any]) -> None:
@@ -95,12 +89,9 @@ def gather_batch(output: Output, batch: Batch) -> tuple[Output, Mapping[str, Any
     Args:
         output: what the model gave: a tensor, a dictionary, or a named tuple, whose attribute `per_row` names the
             fields that have a row for each row of the batch and enter the loss. Without it all fields of that length
-            count as such.
+            count as such. Other fields stay as they are, for they are equal in all processes (prototypes) or not used
+            by the loss.
         batch: of this process.
-
-    Returns:
-        The same kind of output, and the batch; other fields stay as they are, for they are equal in all processes
-        (prototypes) or not used by the loss.
     """
     if process_count() == 1 or not torch.is_grad_enabled():
         return output, batch
@@ -133,13 +124,9 @@ def own_share(rows: np.ndarray) -> np.ndarray:
 
 
 def shared(batch: Callable[[np.ndarray], Batch]) -> Callable[[np.ndarray], Batch]:
-    """Make a function that reads this process' share of the global batch it is asked for.
+    """Make of `read(rows)` a function that reads this process' share of the global rows it is asked for.
 
-    Args:
-        batch: `rows -> dict of tensors`.
-
-    Returns:
-        The same for global rows; a borrowed share is marked with the entry `BORROWED`.
+    A borrowed share is marked with the entry `BORROWED`.
     """
     index, count = process_index(), process_count()
     if count == 1:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,6 @@ _UNATTENDED = ("CI", "PYTEST_VERSION")
 
 def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
     """Group the trainable parameters for AdamW: weight decay on matrices only, a learning rate per prefix.
-
-    Args:
-        model: the model; frozen parameters are left out.
-        settings: `lr`, `weight_decay` and `lr_by_prefix`.
 
     Returns:
         Groups for an optimiser, none of them empty; `name` is the prefix without its dot, or "" for all the rest.
@@ -80,12 +77,7 @@ def forward_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def forward_batch(model: nn.Module, names: Iterable[str], batch: Batch) -> Any:
-    """Call a model with the entries of a batch that its forward's signature names.
-
-    Args:
-        model: the model, or what an accelerator made of it.
-        names: of `forward_names`.
-        batch: on the device of the model.
+    """Call a model, or what an accelerator made of it, with those entries of a batch that `names` its forward reads.
 
     Raises:
         ParameterError: when the batch has no such entry at all.
@@ -107,45 +99,27 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: value.to(device) for name, value in tensors.items()}
 
 
+@dataclass
 class EpochTrainer:
-    """Takes the steps of an epoch.
+    """Takes the steps of an epoch."""
 
-    Args:
-        accelerator: of Accelerate.
-        model: the model as the accelerator prepared it.
-        optimizer: the optimiser as the accelerator prepared it.
-        names: entries of the batch that the model's forward reads.
-        loss: `(output, batch) -> terms`.
-        train: the training rows.
-        settings: of the training.
-    """
+    accelerator: Any
+    model: nn.Module  # as the accelerator prepared it
+    optimizer: torch.optim.Optimizer  # as the accelerator prepared it
+    names: Sequence[str]  # entries of the batch that the model's forward reads
+    loss: Loss
+    train: RowLoader
+    settings: TrainingSettings
 
-    def __init__(
-        self,
-        accelerator: Any,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        names: Sequence[str],
-        loss: Loss,
-        train: RowLoader,
-        settings: TrainingSettings,
-    ) -> None:
-        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
-        self.names, self.loss, self.train, self.settings = names, loss, train, settings
-        self.base_rates = [group["lr"] for group in optimizer.param_groups]
-        self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    def __post_init__(self) -> None:
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def run(self, epoch: int) -> dict[str, float]:
-        """Take the steps of an epoch.
+        """Take the steps of an epoch, numbered from 1, and return the mean losses over its rows.
 
         Each epoch draws from the seed and its own number alone, so that a training that goes on after an interruption
         draws what it would have drawn without.
-
-        Args:
-            epoch: its number, from 1.
-
-        Returns:
-            Mean losses, weighted by the number of rows.
 
         Raises:
             UserError: when a loss or gradient is not finite; names the rows. The optimiser has not used it.
@@ -161,26 +135,21 @@ class EpochTrainer:
         is_shown = is_watched() and self.accelerator.is_main_process
         with progress_bar(len(steps), f"epoch {epoch}/{settings.epochs}", is_shown) as bar:
             for number, parts in enumerate(steps, start=(epoch - 1) * len(steps)):
-                self._set_learning_rates(number, settings.epochs * len(steps))
+                n_steps = settings.epochs * len(steps)
+                factor = learning_rate_factor(number, n_steps, int(settings.warmup * n_steps))
+                for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+                    group["lr"] = rate * factor
                 for name, total in self._step(parts, content, epoch).items():
                     sums[name] = sums.get(name, 0.0) + total
                 bar.update()
         n_seen = sum(len(part) for parts in steps for part in parts)
         return {name: total / n_seen for name, total in sums.items()}
 
-    def _set_learning_rates(self, step: int, n_steps: int) -> None:
-        factor = learning_rate_factor(step, n_steps, int(self.settings.warmup * n_steps))
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
-
     def _step(self, parts: list[np.ndarray], contents: Any, epoch: int) -> dict[str, float]:
-        """Take one step of the optimiser on rows that go through the model part by part.
+        """Take one step of the optimiser on rows that go through the model part by part; returns losses times rows.
 
         The loss of a part counts by its share of the rows, so that the gradient of a mean over rows is the one of the
         whole step. A contrast within the batch sees the rows of its own part only.
-
-        Returns:
-            Losses times the number of rows.
         """
         self.optimizer.zero_grad()
         n_rows = sum(len(part) for part in parts)
@@ -196,13 +165,13 @@ class EpochTrainer:
                 stacked = torch.stack([term.detach().float() for term in losses.values()])
                 values = dict(zip(losses, stacked.tolist(), strict=True))
                 if not math.isfinite(values["loss"]):
-                    raise diverged("loss", epoch, rows, content, self.train.names)
+                    raise _diverged("loss", epoch, rows, content, self.train.names)
                 self.accelerator.backward(losses["loss"] * (len(rows) / n_rows))
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value * len(rows)
         norm = self.accelerator.clip_grad_norm_(self.trainable, self.settings.gradient_clip)
         if norm is not None and not math.isfinite(float(norm)):
-            raise diverged("gradient", epoch, np.concatenate(parts), {}, self.train.names)
+            raise _diverged("gradient", epoch, np.concatenate(parts), {}, self.train.names)
         self.optimizer.step()
         return sums
 
@@ -213,12 +182,12 @@ def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
     return int(state[0] >> np.uint64(1))
 
 
-def diverged(what: str, epoch: int, rows: np.ndarray, content: Batch, row_names: Sequence[str] | None) -> UserError:
+def _diverged(what: str, epoch: int, rows: np.ndarray, content: Batch, row_names: Sequence[str] | None) -> UserError:
     """Describe what is not finite: the rows whose inputs are to blame, or else all of them.
 
     Args:
         what: "loss" or "gradient".
-        epoch: number of the epoch.
+        epoch: its number.
         rows: positions of the rows that took part, of all processes.
         content: this process' share of their batch; empty when its inputs are known to be finite.
         row_names: `pano_id` of each row of the table.
@@ -241,16 +210,13 @@ def diverged(what: str, epoch: int, rows: np.ndarray, content: Batch, row_names:
     )
 
 
-def is_watched(environment: Mapping[str, str] | None = None) -> bool:
+def is_watched() -> bool:
     """Whether somebody sees a bar move: at a terminal, or in a notebook that JupyterLab opened.
 
     A kernel of papermill or nbval looks like one of JupyterLab from within, but only a server that has a page for it
     tells it the name of its session.
-
-    Args:
-        environment: environment variables; those of the process by default.
     """
-    environment = os.environ if environment is None else environment
+    environment = os.environ
     if any(environment.get(name) for name in _UNATTENDED):
         return False
     interactive_python = sys.modules.get("IPython")
@@ -261,13 +227,7 @@ def is_watched(environment: Mapping[str, str] | None = None) -> bool:
 
 
 def progress_bar(n_steps: int, title: str, shown: bool) -> Any:
-    """A bar of tqdm over the steps of an epoch, to be used as a context; it leaves no trace when it ends.
-
-    Args:
-        n_steps: steps until it is full.
-        title: what stands before it.
-        shown: whether there is one at all.
-    """
+    """A bar of tqdm over the steps of an epoch, to be used as a context; it leaves no trace when it ends."""
     from tqdm import auto, std
 
     # Where nothing is shown the plain class serves: the one for notebooks would look for widgets.

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geocbm.training.checkpoints import Checkpoint
+from geocbm.training.checkpoints import Checkpoint, trainable_state
 from geocbm.training.loader import RowLoader, digest_of
 from geocbm.training.settings import TrainingSettings
 
@@ -34,12 +34,6 @@ _NO_MATTER = (
 _LIBRARIES = ("accelerate", "numpy", "transformers")
 _PACKAGE = __name__.partition(".")[0]
 _PLAIN = (bool, int, float, str, bytes, tuple, list, dict, type(None), Tensor, np.ndarray)
-
-
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters and the buffers (frozen parameters never change), where they are."""
-    kept: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    return {name: value.detach() for name, value in (kept | dict(model.named_buffers())).items()}
 
 
 def code_files(model: nn.Module, loss: Callable[..., Any]) -> list[Path | None]:
@@ -77,11 +71,7 @@ def code_digest(model: nn.Module, loss: Callable[..., Any]) -> str:
     """Digest of the program that a training runs through: what another one left is not continued.
 
     Of what stands in cells of a notebook, which has no file, the source counts that IPython keeps, with the functions
-    and the plain values that it names.
-
-    Args:
-        model: the model; its classes count.
-        loss: see `code_files`; of an object also its plain values, such as weights.
+    and the plain values that it names; of a loss that is an object also its plain values, such as weights.
     """
     files = [file.read_text(encoding="utf-8") for file in code_files(model, loss) if file]
     cells = sorted({text for each in (loss, *model.modules()) for text in _cell_sources(each, set())})
@@ -89,12 +79,7 @@ def code_digest(model: nn.Module, loss: Callable[..., Any]) -> str:
 
 
 def code_is_known(model: nn.Module, loss: Callable[..., Any]) -> bool:
-    """Whether the program on the disk is the one that runs: all of it has files, none was edited since the start.
-
-    Args:
-        model: the model; its classes count.
-        loss: see `code_files`.
-    """
+    """Whether the program on the disk is the one that runs: all of it has files, none was edited since the start."""
     import psutil
 
     began = psutil.Process().create_time()
@@ -187,9 +172,6 @@ def training_identity(
         checkpoint: the entries of its metadata's `config` count as settings, the rest as labels.
         groups: parameter groups of the optimiser.
         machine: kind of device and number of processes.
-
-    Returns:
-        Values by the name that `difference` calls them.
     """
     rows = np.concatenate([train.rows, val.rows])
     sample = train.read(rows[np.linspace(0, len(rows) - 1, min(len(rows), 32)).astype(int)])
@@ -215,21 +197,3 @@ def training_identity(
         "libraries": {name: version(name) for name in _LIBRARIES},
     }
     return json.loads(json.dumps(identity, default=str))
-
-
-_DIGESTS = ("training rows", "validation rows", "data", "labels", "first weights", "learning rates", "program")
-
-
-def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Say in what a training differs from the one that left a state, or None when it is the same."""
-    if before.get("epochs") != now.get("epochs"):
-        pace = "so the learning rate would fall at another pace"
-        return f"epochs was {before.get('epochs')} and is {now.get('epochs')}, {pace}"
-    changed = [name for name in dict.fromkeys([*now, *before]) if before.get(name) != now.get(name)]
-    if not changed:
-        return None
-    told = [
-        f"the {name} changed" if name in _DIGESTS else f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-        for name in changed
-    ]
-    return ", ".join(told[:3])

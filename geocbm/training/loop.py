@@ -19,7 +19,16 @@ from torch import Tensor, nn
 
 from geocbm.encoders.processes import all_gather_object, is_main_process, join_processes, on_main
 from geocbm.errors import ParameterError
-from geocbm.training.checkpoints import Checkpoint, FitResult, TrainingState, read_finished, save_checkpoint
+from geocbm.training.checkpoints import (
+    Checkpoint,
+    FitResult,
+    ResumeFile,
+    TrainingState,
+    read_finished,
+    restored_on_failure,
+    save_checkpoint,
+    snapshot,
+)
 from geocbm.training.distributed import agreed, merge_batches, own_batches
 from geocbm.training.epoch import (
     EpochTrainer,
@@ -33,9 +42,8 @@ from geocbm.training.epoch import (
 )
 from geocbm.training.identity import code_is_known, training_identity
 from geocbm.training.loader import RowLoader, batches_of, prefetched, seeded
-from geocbm.training.resume import ResumeFile, restored_on_failure, snapshot
 from geocbm.training.settings import TrainingSettings
-from geocbm.training.tracking import tracked, trackers_of
+from geocbm.training.tracking import tracked, tracking_mode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,19 +54,10 @@ N_EXAMPLES = 32
 
 
 def evaluate(model: nn.Module, loss: Loss, rows: RowLoader, settings: TrainingSettings) -> dict[str, float]:
-    """Terms of the loss and the model's own measures, without dropout or gradients.
+    """Terms of the loss (means weighted by batch length) and the model's own measures, without dropout or gradients.
 
     A model that has `predictions(output, batch)`, per-row tensors, and `measure(predictions)`, values by name, is
     measured by them. Several processes divide whole batches among them, so that the values are those of one process.
-
-    Args:
-        model: the model, on its device.
-        loss: `(output, batch) -> terms`.
-        rows: the rows to evaluate.
-        settings: batch size and precision.
-
-    Returns:
-        Mean losses (weighted by batch length) and the measured values.
     """
     device, names = next(model.parameters()).device, forward_names(model)
     predict: Callable[..., Mapping[str, Tensor]] | None = getattr(model, "predictions", None)
@@ -77,7 +76,9 @@ def evaluate(model: nn.Module, loss: Loss, rows: RowLoader, settings: TrainingSe
                 predictions = predict(output, batch) if predict is not None else {}
             losses.append({name: float(value) for name, value in terms.items()})
             for name, value in predictions.items():
-                collected.setdefault(name, []).append(_kept(value))
+                kept = value.detach().cpu()
+                half = kept.dtype in (torch.float16, torch.bfloat16)
+                collected.setdefault(name, []).append(kept.float() if half else kept)
     model.train(was_training)
     of_all = all_gather_object(losses)  # per process its batches, which are every n-th of all
     sums: dict[str, float] = {}
@@ -89,12 +90,6 @@ def evaluate(model: nn.Module, loss: Loss, rows: RowLoader, settings: TrainingSe
         whole = {name: torch.cat(merge_batches(held, parts, device)) for name, held in collected.items()}
         values |= measure(whole)
     return agreed({name: float(value) for name, value in values.items()})
-
-
-def _kept(value: Tensor) -> Tensor:
-    """A prediction on the CPU, of at least single precision."""
-    value = value.detach().cpu()
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def fit(
@@ -146,13 +141,7 @@ def fit(
 
 @dataclass
 class Training:
-    """A training on its way: what `fit` was given, and how far it has come.
-
-    Attributes:
-        model, loss, train, val, settings, checkpoint, tracker, report: see `fit`.
-        state: history and best weights so far.
-        has_ended: whether this very training ended before and is only taken over.
-    """
+    """A training on its way: what `fit` was given, the state so far, and whether it is only taken over."""
 
     model: nn.Module
     loss: Loss
@@ -166,10 +155,17 @@ class Training:
     has_ended: bool = False
 
     def __post_init__(self) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+
         settings, model = self.settings, self.model
-        self.say = self.report if is_main_process() else _silent
-        self.mode, log_with = trackers_of(settings.tracking if self.tracker is None else self.tracker, self.say)
-        self.accelerator = _accelerator(log_with)
+        self.say = self.report if is_main_process() else lambda _: None
+        self.mode = "given" if self.tracker is not None else tracking_mode(settings.tracking, self.say)
+        join_processes()
+        self.accelerator = Accelerator(
+            log_with={"given": [self.tracker], "disabled": None}.get(self.mode, "wandb"),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
         device = self.accelerator.device.type
         groups = parameter_groups(model, settings)
         self.keeper = None
@@ -179,21 +175,22 @@ class Training:
             given = (model, self.loss, self.train, self.val, settings, self.checkpoint)
             self.keeper = ResumeFile(self.checkpoint.path, training_identity(*given, groups, machine))
             self.is_known = code_is_known(model, self.loss)
-        names = forward_names(model)
         # The fused kernel updates all parameters in one pass, which a small model feels even on a CPU.
         optimizer = torch.optim.AdamW(groups, fused=device in ("cpu", "cuda"))
         wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.trainer = EpochTrainer(self.accelerator, wrapped, self.optimizer, names, self.loss, self.train, settings)
+        self.trainer = EpochTrainer(
+            self.accelerator, wrapped, self.optimizer, forward_names(model), self.loss, self.train, settings
+        )
 
     def begin(self) -> None:
         """Take over a training that has ended, go on with one that was interrupted, or measure the first weights."""
-        self.first = snapshot(self.model)
-        settings, monitor = self.settings, self.settings.monitor
+        model, settings, monitor = self.model, self.settings, self.settings.monitor
+        self.first = snapshot(model)
         state = self._ended() if self.is_known else None
         self.has_ended = state is not None
         state = state or self._resumed()
         if state is None:
-            initial = self._validate()
+            initial = evaluate(model, self.loss, self.val, settings)
             state = TrainingState(initial, initial, self.first)
             if settings.epochs == 0:
                 state.history.append({"epoch": 0} | {f"val_{name}": value for name, value in initial.items()})
@@ -217,10 +214,10 @@ class Training:
 
     def epoch(self, epoch: int) -> None:
         """Train an epoch, validate, and keep what it came to."""
-        settings, state = self.settings, self.state
+        model, settings, state = self.model, self.settings, self.state
         started = time.perf_counter()
         losses = self.trainer.run(epoch)
-        values = self._validate()
+        values = evaluate(model, self.loss, self.val, settings)
         row = {"epoch": epoch} | {f"train_{name}": value for name, value in losses.items()}
         row |= {f"val_{name}": value for name, value in values.items()}
         row |= learning_rates(self.optimizer.param_groups)
@@ -229,10 +226,10 @@ class Training:
         metric = values[settings.monitor]
         if state.best_epoch == 0 or self._is_better(metric, losses) or np.isnan(state.best_metric):
             state.best_epoch, state.best_metric, state.best_values = epoch, metric, values
-            state.best_weights = snapshot(self.model)
+            state.best_weights = snapshot(model)
         keeper = self.keeper
         if keeper is not None and self._is_patient(epoch) and epoch < settings.epochs:
-            on_main(lambda: keeper.save(self.model, self.optimizer, state))
+            on_main(lambda: keeper.save(model, self.optimizer, state))
         extra = "" if settings.monitor == "loss" else f"  {settings.monitor} {metric:.4g}"
         self.say(
             f"epoch {epoch}/{settings.epochs}  train {row['train_loss']:.3f}  val {values['loss']:.3f}{extra}  "
@@ -269,9 +266,6 @@ class Training:
             on_main(self.keeper.remove)
         self.tracked.conclude(result, self._examples if hasattr(self.model, "examples") else None)
         return result
-
-    def _validate(self) -> dict[str, float]:
-        return evaluate(self.model, self.loss, self.val, self.settings)
 
     def _is_better(self, metric: float, terms: Mapping[str, float]) -> bool:
         """Terms of the loss and distances are better when lower, other values when higher."""
@@ -327,15 +321,3 @@ class Training:
         state = keeper.restore(content, self.model, self.optimizer)
         self.say(f"continuing at epoch {len(state.history) + 1} of {self.settings.epochs}")
         return state
-
-
-def _accelerator(log_with: Any) -> Any:
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
-
-    join_processes()
-    return Accelerator(log_with=log_with, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-
-
-def _silent(_: str) -> None:
-    """What the other processes report."""

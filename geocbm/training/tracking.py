@@ -2,30 +2,41 @@
 
 All files go beside the checkpoint, and nothing leaves the machine unless the user asked for it and gave a key. The same
 curves are in the history that every training writes, so nothing is lost without tracking.
+
+An offline run is a folder per start, `offline-run-<time>-<id>`; folders of one id are sent as one run, in their order.
+An interrupted training therefore goes on under its id, and sends only epochs that no folder has.
 """
 
 from __future__ import annotations
 
+import json
 import netrc
 import os
+import struct
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from geocbm.errors import ParameterError, first_line
+from geocbm.files import read_json, write_json
+from geocbm.training.loader import digest_of
 from geocbm.training.settings import TRACKING, check_choice
-from geocbm.training.wandb_files import RunRecord, find_run
 
 if TYPE_CHECKING:
     import pandas as pd
-    from accelerate.tracking import GeneralTracker
 
     from geocbm.training.checkpoints import FitResult
 
 PROJECT = "geocbm"
+_PATIENCE_SECONDS = 10.0
+_BLOCK = 32768
+_FILE_HEADER = 7
+_WHOLE, _FIRST, _LAST = 1, 2, 4
 _SERVER = "https://api.wandb.ai"
 
 
@@ -42,47 +53,8 @@ def has_key() -> bool:
         return False
 
 
-def tracking_mode(tracking: str, report: Callable[[str], None]) -> str:
-    """Return the mode that is possible: "online" without a key becomes "offline", with a sentence that says so.
-
-    Args:
-        tracking: "disabled", "offline" or "online".
-        report: called with the sentence.
-
-    Raises:
-        ParameterError: for another mode.
-    """
-    check_choice("tracking", tracking, TRACKING)
-    if tracking != "online" or has_key():
-        return tracking
-    report("tracking offline: there is no key of Weights & Biases (WANDB_API_KEY or `wandb login`)")
-    return "offline"
-
-
-def wandb_arguments(folder: Path, run: str, kind: str, mode: str) -> dict[str, Any]:
-    """Arguments of `wandb.init`: quiet, and with all files below `<folder>/wandb`.
-
-    Args:
-        folder: folder of the run.
-        run: name of the run; what belongs to it is shown as a group.
-        kind: stage, or "report".
-        mode: "offline" or "online".
-    """
-    import wandb
-
-    return {
-        "mode": mode,
-        "dir": str(folder),
-        "name": f"{run} {kind}",
-        "group": run,
-        "job_type": kind,
-        # Coloured lines of the client would end up in executed notebooks; its console capture costs a thread.
-        "settings": wandb.Settings(silent=True, console="off"),
-    }
-
-
 @contextmanager
-def wandb_folders(folder: Path) -> Iterator[None]:
+def _wandb_folders(folder: Path) -> Iterator[None]:
     """Let wandb keep its cache and the copies it is about to send below `<folder>/wandb`, inside the block."""
     wanted = {
         name: str(folder / "wandb" / place)
@@ -103,6 +75,87 @@ def spoken(row: Mapping[str, float]) -> dict[str, float]:
         f"{name.split('_')[0]}/{name.partition('_')[2]}" if name.startswith(("train_", "val_", "lr_")) else name: value
         for name, value in row.items()
     }
+
+
+@dataclass
+class RunRecord:
+    """The run that a training writes to, kept as `<folder>/wandb/<stem>.json`."""
+
+    path: Path  # of the file
+    training: str  # digest of all that the training depends on
+    id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    sent: int = 0  # last epoch that was sent; 0 before the first
+    is_finished: bool = False  # whether the training has ended
+    epochs: frozenset[int] = frozenset()  # those that the folders of the run hold already
+
+    def save(self) -> None:
+        """Write the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"training": self.training, "id": self.id, "sent": self.sent, "is_finished": self.is_finished}
+        write_json(self.path, content)
+
+
+def find_run(out: Path, identity: Mapping[str, Any] | None, has_ended: bool) -> RunRecord:
+    """Find the run that a training goes on with, or name a new one.
+
+    Args:
+        out: the checkpoint.
+        identity: all that the training depends on; None never goes on.
+        has_ended: whether this very training ended before and is only taken over; without, one that has ended gets a
+            new run.
+    """
+    path = out.resolve().parent / "wandb" / f"{out.stem}.json"
+    training = "" if identity is None else digest_of(dict(identity))
+    try:
+        before = read_json(path)
+        run = RunRecord(path, str(before["training"]), str(before["id"]), int(before["sent"]), before["is_finished"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return RunRecord(path, training)
+    if not training or run.training != training or (run.is_finished and not has_ended):
+        return RunRecord(path, training)
+    # The client's own process writes a moment after it was told to; one that was killed as well never will.
+    run.epochs = frozenset(written_epochs(path.parent, run.id))
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while run.sent not in (0, *run.epochs) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        run.epochs = frozenset(written_epochs(path.parent, run.id))
+    # Folders are named by the second: a start within the same one would write into the folder of the last.
+    while any(path.parent.glob(f"*run-{time.strftime('%Y%m%d_%H%M%S')}-{run.id}")):
+        time.sleep(0.1)
+    return run
+
+
+def written_epochs(folder: Path, run_id: str) -> list[int]:
+    """Epochs in the files of a run, as they were written; `folder` is `wandb` beside a checkpoint."""
+    from wandb.proto import wandb_internal_pb2
+
+    messages: Any = wandb_internal_pb2
+    epochs = []
+    for file in sorted(folder.glob(f"*run-*-{run_id}/run-{run_id}.wandb")):
+        for content in _records(file.read_bytes()):
+            record = messages.Record()
+            record.ParseFromString(content)
+            items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+            if "epoch" in items:
+                epochs.append(int(json.loads(items["epoch"])))
+    return epochs
+
+
+def _records(content: bytes) -> Iterator[bytes]:
+    """Records of a file in the format of LevelDB's log, up to where an interruption cut it off."""
+    place, parts = _FILE_HEADER, b""
+    while place + 7 <= len(content):
+        if _BLOCK - place % _BLOCK < 7:  # no header begins so late in a block
+            place += _BLOCK - place % _BLOCK
+            continue
+        _, length, kind = struct.unpack("<IHB", content[place : place + 7])
+        body = content[place + 7 : place + 7 + length]
+        if len(body) < length or kind == 0:
+            return
+        place += 7 + length
+        parts = body if kind in (_WHOLE, _FIRST) else parts + body
+        if kind in (_WHOLE, _LAST):
+            yield parts
 
 
 class Tracking:
@@ -152,20 +205,13 @@ class Tracking:
         self._note(is_finished=True)
 
 
-def trackers_of(tracking: str | GeneralTracker, report: Callable[[str], None]) -> tuple[str, Any]:
-    """What Accelerate is to log with.
-
-    Args:
-        tracking: a mode, or a tracker that is used as it is.
-        report: see `tracking_mode`.
-
-    Returns:
-        The mode and the argument `log_with` of an `Accelerator`.
-    """
-    if not isinstance(tracking, str):
-        return "given", [tracking]
-    mode = tracking_mode(tracking, report)
-    return mode, None if mode == "disabled" else "wandb"
+def tracking_mode(tracking: str, report: Callable[[str], None]) -> str:
+    """The mode that is possible: "online" without a key becomes "offline", which `report` is told."""
+    check_choice("tracking", tracking, TRACKING)
+    if tracking != "online" or has_key():
+        return tracking
+    report("tracking offline: there is no key of Weights & Biases (WANDB_API_KEY or `wandb login`)")
+    return "offline"
 
 
 @contextmanager
@@ -184,8 +230,8 @@ def tracked(
     over sends nothing that it has sent before.
 
     Args:
-        accelerator: of Accelerate, made with `trackers_of`.
-        mode: of `trackers_of`.
+        accelerator: of Accelerate, made to log with the tracker that was given, or wandb.
+        mode: of `tracking_mode`, or "given".
         out: the checkpoint: the folder's name is the run, the file's stem the stage.
         config: settings to keep with the curves.
         report: called with a sentence when the server cannot be reached, and tracking goes on offline.
@@ -213,7 +259,7 @@ def tracked(
     if run.is_finished:
         yield Tracking(accelerator)
         return
-    with wandb_folders(folder):
+    with _wandb_folders(folder):
         try:
             _start_wandb(accelerator, mode, Path(out), run.id, config, report)
         except Exception as error:  # wandb raises kinds of errors that have no base in common
@@ -234,11 +280,22 @@ def tracked(
 def _start_wandb(
     accelerator: Any, mode: str, out: Path, run_id: str, config: Mapping[str, Any], report: Callable[[str], None]
 ) -> None:
+    import wandb
     from wandb.errors import Error
 
     folder = out.resolve().parent
     for attempt in dict.fromkeys((mode, "offline")):
-        arguments = wandb_arguments(folder, folder.name, out.stem, attempt) | {"id": run_id, "resume": "allow"}
+        arguments = {
+            "mode": attempt,
+            "dir": str(folder),
+            "name": f"{folder.name} {out.stem}",
+            "group": folder.name,
+            "job_type": out.stem,
+            # Coloured lines of the client would end up in executed notebooks; its console capture costs a thread.
+            "settings": wandb.Settings(silent=True, console="off"),
+            "id": run_id,
+            "resume": "allow",
+        }
         try:
             accelerator.init_trackers(PROJECT, config=dict(config), init_kwargs={"wandb": arguments})
             return

@@ -75,7 +75,7 @@ def test_one_picture_may_come_as_text_path_or_picture(model, pictures):
 
 def test_batches_change_nothing_and_keep_the_order(model, pictures):
     whole = model.predict(pictures[:7])
-    parts = model.predict(pictures[:7], batch_size=3)
+    parts = [reply.answer for reply in model.predict_each(pictures[:7], batch_size=3)]
     for one, other in zip(whole, parts, strict=True):
         assert (one.lat, one.lng) == pytest.approx((other.lat, other.lng), abs=1e-3)
     (last,) = model.predict(pictures[6])
@@ -279,7 +279,7 @@ def test_the_threads_of_torch_stay_as_they_were(model, pictures, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # also where there is one core
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    assert len(model.predict(pictures[:9], batch_size=2)) == 9
+    assert len(list(model.predict_each(pictures[:9], batch_size=2))) == 9
     assert asked[-1] == 2 and set(asked[:-1]) == {1}
     monkeypatch.undo()
     assert torch.get_num_threads() == before
@@ -305,7 +305,7 @@ def test_endlessly_many_photographs_are_answered_a_few_at_a_time(model, pictures
 def test_numbers_that_name_nothing_are_refused(model, pictures):
     for name in ("top_k", "batch_size"):
         with pytest.raises(ParameterError, match=f"{name} is 0; give at least 1"):
-            model.predict(pictures[:1], **{name: 0})
+            list(model.predict_each(pictures[:1], **{name: 0}))
 
 
 def test_an_answer_as_json_says_the_same(model, pictures):

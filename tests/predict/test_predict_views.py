@@ -76,7 +76,7 @@ def test_the_middle_of_a_panorama_does_not_decide_alone(model, squares):
 def test_panoramas_and_plain_pictures_in_one_batch_keep_their_own(model, squares, tmp_path):
     wide = side_by_side(squares[:2])
     given = [squares[4], wide, squares[3], side_by_side(squares[2:5], upright=True)]
-    together = model.predict(given, batch_size=4)
+    together = [reply.answer for reply in model.predict_each(given, batch_size=4)]
     for picture, answer in zip(given, together, strict=True):
         (alone,) = model.predict(picture)
         assert (answer.lat, answer.lng) == pytest.approx((alone.lat, alone.lng), abs=1e-3)

@@ -141,16 +141,21 @@ def test_a_bar_is_for_those_who_watch(monkeypatch):
     class Kernel:
         kernel = object()
 
+    def watched(**environment):
+        with monkeypatch.context() as patch:
+            patch.setattr("os.environ", environment)
+            return is_watched()
+
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
-    assert is_watched({})
-    assert not is_watched({"CI": "true"})
-    assert not is_watched({"PYTEST_VERSION": "9"})  # nbval's kernels inherit it
+    assert watched()
+    assert not watched(CI="true")
+    assert not watched(PYTEST_VERSION="9")  # nbval's kernels inherit it
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert not is_watched({})
+    assert not watched()
     monkeypatch.setitem(sys.modules, "IPython", type("IPython", (), {"get_ipython": staticmethod(Kernel)}))
-    assert is_watched({"JPY_SESSION_NAME": "notebook.ipynb"})
-    assert not is_watched({})  # papermill starts a kernel without a session
+    assert watched(JPY_SESSION_NAME="notebook.ipynb")
+    assert not watched()  # papermill starts a kernel without a session
 
 
 def test_a_bar_counts_the_steps_and_leaves_the_reported_lines_alone(monkeypatch, capsys):

@@ -15,12 +15,11 @@ from torch import nn
 
 from geocbm.errors import UserError
 from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, seeded
-from geocbm.training import resume as resume_module
-from geocbm.training.checkpoints import TrainingState, load_checkpoint
+from geocbm.training import checkpoints as checkpoints_module
+from geocbm.training.checkpoints import ResumeFile, TrainingState, difference, load_checkpoint
 from geocbm.training.epoch import epoch_seed, parameter_groups
-from geocbm.training.identity import code_digest, difference, training_identity
+from geocbm.training.identity import code_digest, training_identity
 from geocbm.training.loader import digest_of
-from geocbm.training.resume import ResumeFile
 
 X = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
 Y = (X[:, :2].prod(1, keepdim=True) + X[:, 2:3]).tanh()
@@ -176,7 +175,7 @@ def test_patience_counts_on_after_an_interruption(tmp_path):
 def killed_while_writing(out):
     """Train, and kill this process when half of the third state is on the disk."""
     states = 0
-    save = resume_module.save_file
+    save = checkpoints_module.save_file
 
     def half(tensors, path, metadata):
         nonlocal states
@@ -187,7 +186,7 @@ def killed_while_writing(out):
                 stream.truncate(Path(path).stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    resume_module.save_file = half
+    checkpoints_module.save_file = half
     train(Path(out))
 
 

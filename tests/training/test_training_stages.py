@@ -14,7 +14,7 @@ from tiny_run import STAGE0, STAGE1, STAGE2, TinyRun
 
 from geocbm.run import encoding, stages
 from geocbm.training import loop
-from geocbm.training.resume import ResumeFile
+from geocbm.training.checkpoints import ResumeFile
 
 
 @pytest.fixture

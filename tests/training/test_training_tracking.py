@@ -18,7 +18,7 @@ from torch import nn
 from wandb.proto import wandb_internal_pb2
 
 from geocbm.errors import ParameterError, UserError
-from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, loop, seeded, wandb_files
+from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, loop, seeded, tracking
 from geocbm.training.epoch import learning_rates
 from geocbm.training.tracking import has_key, spoken, tracking_mode
 
@@ -214,7 +214,7 @@ def recorded(folder):
     runs = {}
     for file in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
         steps = runs.setdefault(file.stem.removeprefix("run-"), [])
-        for content in wandb_files._records(file.read_bytes()):
+        for content in tracking._records(file.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(content)
             items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
@@ -314,14 +314,14 @@ def test_files_that_an_interruption_cut_are_read_up_to_there(tmp_path, no_key):
     settle(tmp_path / "r")
     content = file.read_bytes()
     run = file.stem.removeprefix("run-")
-    assert wandb_files.written_epochs(tmp_path / "r" / "wandb", run) == list(range(1, 41))
+    assert tracking.written_epochs(tmp_path / "r" / "wandb", run) == list(range(1, 41))
     assert len(content) > 32768  # several blocks of the format
     for length in (0, 7, 100, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:length])
-        epochs = wandb_files.written_epochs(tmp_path / "r" / "wandb", run)
+        epochs = tracking.written_epochs(tmp_path / "r" / "wandb", run)
         assert epochs == list(range(1, len(epochs) + 1))
     file.write_bytes(b"no such format" * 100)
-    assert wandb_files.written_epochs(tmp_path / "r" / "wandb", run) == []
+    assert tracking.written_epochs(tmp_path / "r" / "wandb", run) == []
 
 
 def test_online_without_a_key_goes_on_offline(tmp_path, no_key):
