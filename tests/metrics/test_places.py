@@ -99,7 +99,7 @@ def test_the_geocoder_agrees_about_its_own_towns():
 
 def coast_by_brute_force(lat, lng, within=5.0):
     """Nearest point of any border, by points every 0.002 degrees along all edges near by; distance and country."""
-    _, country, rings, corners, points = borders._rings()
+    _, country, rings, corners, points = borders.read_rings()
     owner = np.repeat(np.repeat(country, rings), corners + 1)
     ends = np.cumsum(corners + 1) - 1
     edge = np.setdiff1d(np.arange(len(points) - 1), ends)
@@ -113,7 +113,7 @@ def coast_by_brute_force(lat, lng, within=5.0):
         km = haversine_km(lat, lng, start[1] + along * step[1], start[0] + along * step[0]).min()
         if km < best:
             best, whose = km, owner[one]
-    return best, borders._rings().codes[whose]
+    return best, borders.read_rings().codes[whose]
 
 
 @settings(max_examples=12, deadline=None)
@@ -158,11 +158,11 @@ def test_borders_are_whole():
 
     polygons, _ = borders._polygons()
     assert shapely.is_valid(polygons).all() and len(polygons) > 4000
-    codes = borders._rings().codes
+    codes = borders.read_rings().codes
     assert len(codes) == 251  # 249 of ISO 3166-1, Kosovo, and no country
     # France without its overseas parts is 549,000 km2 large, Iceland 103,000, Lesotho 30,400.
     for code, area in (("FR", 549e3), ("IS", 103e3), ("LS", 30.4e3)):
-        own = polygons[borders._rings().country == codes.tolist().index(code)]
+        own = polygons[borders.read_rings().country == codes.tolist().index(code)]
         equal = shapely.transform(
             own,
             lambda xy: np.column_stack([np.deg2rad(xy[:, 0]) * 6371, np.sin(np.deg2rad(xy[:, 1])) * 6371]),
