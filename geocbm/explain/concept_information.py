@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from geocbm.errors import ParameterError
+from geocbm.explain import sparsity
 from geocbm.explain.leakage import Leakage, measure_leakage
 from geocbm.explain.probes import GAINS, ProbeResult, probe_country, probe_gains
-from geocbm.explain.sparsity import (
-    Carried,
-    EffectiveConcepts,
-    average_accuracy,
-    carried,
-    completeness_ratio,
-    effective_concepts,
-    kept_share,
-)
-from geocbm.metrics import Estimate, Resamples, columns_of, recordables, spatial_blocks
+from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.explain.concept_labels import ConceptLabels
@@ -33,46 +25,18 @@ READ_AT_ONCE = 5
 """Contributions that a person reads: so many are asked to carry a decision."""
 
 
-class Completeness(NamedTuple):
-    """Accuracy from concepts as a part of the accuracy from everything (Yeh et al. 2020).
-
-    Attributes:
-        concepts: share of right answers from concepts alone.
-        full: the same from everything that the picture tells.
-        prior: the same by guessing.
-        ratio: of `sparsity.completeness_ratio`.
-    """
-
-    concepts: float
-    full: float
-    prior: float
-    ratio: Estimate
-
-
 @dataclass(frozen=True)
 class ConceptInformation:
-    """What scores tell of the place on the test split.
+    """What scores tell of the place on the test split."""
 
-    Attributes:
-        drawn: resamples of the test split, shared by all figures.
-        names: `k` concepts and families, in the order of the scores.
-        leakage: information beyond the true concepts; None where these are not known.
-        probes: what a classifier reads of the country, by the names of `probes.INPUTS`.
-        gains: differences of probes, by the names of `probes.GAINS`.
-        effective: decisions with few concepts.
-        completeness: of the country by a linear classifier (`probe_country`), and of the country and the cell by the
-            linear CBM against the main mode (`model_country`, `model_cell`).
-        prior_right: `[m]` whether the most frequent cell of the training split is the right one.
-    """
-
-    drawn: Resamples
-    names: tuple[str, ...]
-    leakage: Leakage | None
-    probes: dict[str, ProbeResult]
-    gains: dict[str, Estimate]
-    effective: EffectiveConcepts
-    completeness: dict[str, Completeness]
-    prior_right: np.ndarray
+    drawn: Resamples  # of the test split, shared by all metrics
+    names: tuple[str, ...]  # k concepts and families, in the order of the scores
+    leakage: Leakage | None  # information beyond the true concepts; None where these are not known
+    probes: dict[str, ProbeResult]  # what a classifier reads of the country, by the names of `probes.INPUTS`
+    gains: dict[str, Estimate]  # differences of probes, by the names of `probes.GAINS`
+    effective: sparsity.EffectiveConcepts  # decisions with few concepts
+    completeness: dict[str, dict[str, float]]  # rows of `measure_completeness`
+    prior_right: np.ndarray  # [m] whether the most frequent cell of the training split is the right one
 
     @property
     def answerable(self) -> bool:
@@ -94,23 +58,17 @@ class ConceptInformation:
 
     def completeness_table(self) -> pd.DataFrame:
         """Accuracies behind each completeness, shares, and `completeness` with its interval."""
-        rows = [
-            {"what": name, "from concepts": own.concepts, "from everything": own.full, "by guessing": own.prior}
-            | columns_of("completeness", own.ratio)
-            for name, own in self.completeness.items()
-        ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame([{"what": name} | own for name, own in self.completeness.items()])
 
     @property
-    def kept(self) -> tuple[int, Estimate]:
-        """How many contributions a person is taken to read, and the part of the accuracy that they keep."""
-        count = max(count for count in self.effective.counts if count <= READ_AT_ONCE)
-        return count, kept_share(self.effective, count, self.drawn)
+    def read_count(self) -> int:
+        """How many contributions a person is taken to read."""
+        return max(count for count in self.effective.counts if count <= READ_AT_ONCE)
 
     @property
-    def carried(self) -> Carried:
+    def carried(self) -> sparsity.Carried:
         """What the contributions that a person reads carry, held against the prior and random concepts."""
-        return carried(self.effective, self.kept[0], self.prior_right, self.drawn)
+        return sparsity.carried(self.effective, self.read_count, self.prior_right, self.drawn)
 
 
 def measure_concept_information(
@@ -131,33 +89,25 @@ def measure_concept_information(
         pooled: `[n, d]` adapted features of all pictures.
         main_cells: `[m]` cells that the run's main mode names for the test pictures.
         n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: of resamples, random orders and random directions.
+        seed: source of resamples, random orders and random directions.
     """
     test, scores = run.rows["test"], linear.scores.numpy()
     blocks = spatial_blocks(run.lat[test], run.lng[test])
     drawn = Resamples(blocks, n_resamples, seed)
+    effective = sparsity.effective_concepts(linear.head, linear.scores[test], run.cell_label[test], seed=seed)
+    rights = right_answers(run, {"main": main_cells, "concept_scores": effective.named})
+    leakage = None
     # Hundreds of small products: with several threads on a busy machine they take ten times as long.
     with threadpool_limits(limits=1):
         probes = probe_country(run, scores, labels, pooled, seed)
-    effective = effective_concepts(linear.head, linear.scores[test], run.cell_label[test], seed=seed)
-    rights = right_answers(run, {"main": main_cells, "concept_scores": effective.named})
-    leakage = None
-    if labels.complete and len(np.unique(run.country[test])) > 1:
-        try:
-            with threadpool_limits(limits=1):
+        if labels.complete and len(np.unique(run.country[test])) > 1:
+            try:
                 leakage = measure_leakage(scores[test], labels.present[test], run.country[test], blocks, seed=seed)
-        except ParameterError:  # of a handful of pictures nothing can be said
-            leakage = None
-    return ConceptInformation(
-        drawn,
-        (*run.concepts.metas, *run.concepts.parents),
-        leakage,
-        probes,
-        probe_gains(probes, drawn),
-        effective,
-        measure_completeness(probes, rights, drawn),
-        rights["prior"]["cell"],
-    )
+            except ParameterError:  # of a handful of pictures nothing can be said
+                leakage = None
+    names, gains = (*run.concepts.metas, *run.concepts.parents), probe_gains(probes, drawn)
+    completeness = measure_completeness(probes, rights, drawn)
+    return ConceptInformation(drawn, names, leakage, probes, gains, effective, completeness, rights["prior"]["cell"])
 
 
 def right_answers(run: Run, named: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -186,13 +136,18 @@ def right_answers(run: Run, named: Mapping[str, np.ndarray]) -> dict[str, dict[s
 
 def measure_completeness(
     probes: Mapping[str, ProbeResult], rights: Mapping[str, Mapping[str, np.ndarray]], drawn: Resamples
-) -> dict[str, Completeness]:
-    """Completeness by the names of `ConceptInformation.completeness`; those that can be had.
+) -> dict[str, dict[str, float]]:
+    """Accuracy from concepts as a part of the accuracy from everything (Yeh et al. 2020).
 
     Args:
         probes: of `probes.probe_country`.
         rights: of `right_answers`, with the names `concept_scores`, `main` and `prior`; the first may be missing.
         drawn: resamples of the test split.
+
+    Returns:
+        Those that can be had: of the country by a linear classifier (`probe_country`), and of country and cell by the
+        linear CBM against the main mode (`model_country`, `model_cell`). Each has the shares `from concepts`,
+        `from everything` and `by guessing`, and `completeness` with `_low` and `_high`.
     """
     compared = {}
     if "scores" in probes:
@@ -201,18 +156,19 @@ def measure_completeness(
         for label in ("country", "cell"):
             compared[f"model_{label}"] = [rights[name][label] for name in ("concept_scores", "main", "prior")]
     return {
-        name: Completeness(
-            float(own.mean()), float(full.mean()), float(prior.mean()), completeness_ratio(own, full, prior, drawn)
+        name: dict(
+            zip(("from concepts", "from everything", "by guessing"), (float(x.mean()) for x in own), strict=True)
         )
-        for name, (own, full, prior) in compared.items()
+        | columns_of("completeness", sparsity.completeness_ratio(*own, drawn))
+        for name, own in compared.items()
     }
 
 
 def concept_information_metrics(found: ConceptInformation) -> dict[str, float | Estimate]:
     """Metrics to keep, under `truth.`; those that could not be measured are left out."""
-    figures: dict[str, float | Estimate] = {}
+    kept: dict[str, float | Estimate] = {}
     if found.leakage is not None:
-        figures |= {
+        kept |= {
             "leakage_concepts_task": found.leakage.concepts_task,
             "leakage_concepts_task_null": found.leakage.concepts_task_null,
             "leakage_interconcept": found.leakage.interconcept,
@@ -224,12 +180,16 @@ def concept_information_metrics(found: ConceptInformation) -> dict[str, float | 
         "soft_gain": "scores_beyond_yes_or_no",
         "by_name": "scores_beyond_random",
     }
-    figures |= {name: found.gains[gain] for gain, name in names.items() if gain in found.gains}
-    figures |= {f"completeness_{name}": own.ratio for name, own in found.completeness.items()}
-    count, share = found.kept
-    figures[f"top{count}_accuracy_kept"] = share
-    figures[f"top{count}_kept_above_prior"] = found.carried.share
-    figures["nec_average_accuracy"] = average_accuracy(found.effective, "weights", found.drawn)
-    figures["effective_contributions"] = found.drawn.estimate(found.effective.number)
-    figures["contribution_gap"] = found.effective.gap
-    return recordables(figures)
+    kept |= {name: found.gains[gain] for gain, name in names.items() if gain in found.gains}
+    kept |= {f"completeness_{name}": entry_of(own, "completeness") for name, own in found.completeness.items()}
+    effective, drawn, count = found.effective, found.drawn, found.read_count
+    return recordables(
+        kept
+        | {
+            f"top{count}_accuracy_kept": sparsity.kept_share(effective, count, drawn),
+            f"top{count}_kept_above_prior": found.carried.share,
+            "nec_average_accuracy": sparsity.average_accuracy(effective, "weights", drawn),
+            "effective_contributions": drawn.estimate(effective.number),
+            "contribution_gap": effective.gap,
+        }
+    )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
 from geocbm.errors import ParameterError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from geocbm.metrics import Estimate, Resamples
@@ -19,34 +19,21 @@ if TYPE_CHECKING:
 
 NEC_COUNTS = (5, 10, 15, 20, 25, 30)
 """Counts whose mean is the ANEC of Srivastava et al. 2024."""
+
 COUNTS = (1, 2, 3, *NEC_COUNTS)
-WAYS = ("decision", "weights", "random")
-"""Which concepts are kept: the largest contributions of each decision, the largest weights of each cell, or as many
-random ones."""
 _NUMBERS_AT_ONCE = 8_000_000  # bounds the memory of the contributions
 
 
 @dataclass(frozen=True)
 class EffectiveConcepts:
-    """What is left of the decisions of a head that sums concepts, when only some concepts count.
+    """What is left of the decisions of a head that sums concepts, when only some concepts count."""
 
-    Attributes:
-        counts: how many concepts are kept.
-        named: `[m]` cells that are named with all concepts.
-        right: of each way of keeping, `[counts, m]` whether the right cell is named.
-        same: of each way of keeping, `[counts, m]` whether the same cell is named as with all concepts.
-        all_right: `[m]` whether the right cell is named with all concepts.
-        number: `[m]` effective number of contributions to the named cell.
-        gap: largest difference between a logit of the head and the sum of its contributions.
-    """
-
-    counts: tuple[int, ...]
-    named: np.ndarray
-    right: dict[str, np.ndarray]
-    same: dict[str, np.ndarray]
-    all_right: np.ndarray
-    number: np.ndarray
-    gap: float
+    counts: tuple[int, ...]  # how many concepts are kept
+    named: np.ndarray  # [m] cells named with all concepts
+    right: dict[str, np.ndarray]  # by way of keeping, [counts, m] whether the right cell is named
+    all_right: np.ndarray  # [m] the same with all concepts
+    number: np.ndarray  # [m] effective number of contributions to the named cell
+    gap: float  # largest difference between a logit of the head and the sum of its contributions
 
 
 def effective_concepts(
@@ -57,66 +44,53 @@ def effective_concepts(
     "weights" keeps in each cell's sum the concepts with the largest weights (on scores of spread 1) and asks every
     picture: the number of effective concepts of Srivastava et al. (2024, "VLG-CBM", arXiv 2408.01432), here without
     training the remaining weights anew, so that it is a lower bound. "decision" keeps for each picture the concepts
-    that add or take most to the cell it names, in the sums of all cells. A concept that does not count has the value
-    of an average training picture. The effective number of contributions is the exponential of the entropy of their
-    magnitudes: as many equal contributions would be as spread out.
+    that add or take most to the cell it names, in the sums of all cells; "random" as many random ones. A concept that
+    does not count has the value of an average training picture. The effective number of contributions is the
+    exponential of the entropy of their magnitudes: as many equal contributions would be as spread out.
 
     Args:
         head: a head in mode `concept_scores`.
         scores: `(m, k)` probabilities of metas and then parents.
         cell: `[m]` true cells.
         counts: how many concepts may count; those above `k` are left out.
-        seed: of the random concepts.
+        seed: source of the random concepts.
 
     Raises:
         ParameterError: the head's logits are no sum over concepts, or no count fits.
     """
-    import torch
-
     m, k = scores.shape
     counts = tuple(count for count in counts if count < k)
     if not counts:
         raise ParameterError(f"no count lies below the {k} concepts there are; give counts such as (1,)")
     rank_of_weight = _ranks(head.cell_head.weight.detach().abs().cpu())  # (N, k)
     generator = np.random.default_rng(seed)
-    kept: dict[str, list[np.ndarray]] = {way: [] for way in WAYS}
-    full, number, gap = [], [], 0.0
+    named, number, gap = np.zeros(m, dtype=np.int64), np.zeros(m, dtype=np.float32), 0.0
+    right = {way: np.zeros((len(counts), m), dtype=bool) for way in ("decision", "weights", "random")}
     size = max(1, _NUMBERS_AT_ONCE // (head.n_cells * k))
     with torch.no_grad():
         for start in range(0, m, size):
-            some = scores[start : start + size].to(head.cell_head.weight)
-            terms, constant = head.concept_contributions(some)
-            terms, constant = terms.cpu(), constant.cpu()  # (b, N, k), (N,)
+            part = slice(start, start + size)
+            some = scores[part].to(head.cell_head.weight)
+            terms, constant = (one.cpu() for one in head.concept_contributions(some))  # (b, N, k), (N,)
             total = terms.sum(-1) + constant  # (b, N)
             gap = max(gap, float((head(some).cell_logits.cpu() - total).abs().max()))
-            named = total.argmax(-1)  # (b,)
-            own = terms[torch.arange(len(named)), named].abs()  # (b, k)
+            best = total.argmax(-1)  # (b,)
+            own = terms[torch.arange(len(best)), best].abs()  # (b, k)
             share = own / own.sum(-1, keepdim=True).clamp_min(1e-12)
-            number.append(torch.special.entr(share).sum(-1).exp().numpy())
-            full.append(named.numpy())
-            order = torch.as_tensor(generator.random((len(named), k)))
+            named[part], number[part] = best.numpy(), torch.special.entr(share).sum(-1).exp().numpy()
             ranks = {
                 "decision": _ranks(own)[:, None],
                 "weights": rank_of_weight[None],
-                "random": _ranks(order)[:, None],
+                "random": _ranks(torch.as_tensor(generator.random(own.shape)))[:, None],
             }
             for way, rank in ranks.items():
-                answers = [((terms * (rank < count)).sum(-1) + constant).argmax(-1).numpy() for count in counts]
-                kept[way].append(np.stack(answers))  # (counts, b)
-    every = np.concatenate(full)
-    asked = {way: np.concatenate(parts, axis=1) for way, parts in kept.items()}
-    return EffectiveConcepts(
-        counts=counts,
-        named=every,
-        right={way: own == cell for way, own in asked.items()},
-        same={way: own == every for way, own in asked.items()},
-        all_right=every == cell,
-        number=np.concatenate(number),
-        gap=gap,
-    )
+                for i, count in enumerate(counts):
+                    answer = ((terms * (rank < count)).sum(-1) + constant).argmax(-1).numpy()
+                    right[way][i, part] = answer == cell[part]
+    return EffectiveConcepts(counts, named, right, named == cell, number, gap)
 
 
-def _ranks(values: torch.Tensor) -> torch.Tensor:
+def _ranks(values: Tensor) -> Tensor:
     """Position of each entry of a row when the row is ordered from the largest, from 0."""
     return values.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
 
@@ -137,12 +111,17 @@ def completeness_ratio(concepts: np.ndarray, full: np.ndarray, prior: np.ndarray
         drawn: resamples of the pictures' blocks.
 
     Returns:
-        `value`, `low` and `high`; 1 where concepts are as good, more where they are better. All are NaN where the
-        full model is no better than guessing beyond noise: a ratio with such a denominator says nothing.
+        1 where concepts are as good, more where they are better. NaN where the full model is no better than guessing
+        beyond noise: a ratio with such a denominator says nothing.
     """
     if not drawn.difference(full, prior)["low"] > 0:
         return dict.fromkeys(("value", "low", "high"), float("nan"))
-    parts = [np.asarray(one, dtype=np.float64) for one in (concepts, full, prior)]
+    return _part_above(concepts, full, prior, drawn)
+
+
+def _part_above(some: np.ndarray, every: np.ndarray, floor: np.ndarray, drawn: Resamples) -> Estimate:
+    """`(some - floor) / (every - floor)` of the means of three `[m]`, with its interval."""
+    parts = [np.asarray(one, dtype=np.float64) for one in (some, every, floor)]
 
     def ratio(own: np.ndarray, whole: np.ndarray, guess: np.ndarray) -> np.ndarray:
         gap = whole - guess
@@ -155,64 +134,36 @@ def completeness_ratio(concepts: np.ndarray, full: np.ndarray, prior: np.ndarray
 
 def kept_share(found: EffectiveConcepts, count: int, drawn: Resamples) -> Estimate:
     """Accuracy with the largest contributions of each decision alone, as a part of that with all, with its interval."""
-    some, every = found.right["decision"][found.counts.index(count)], found.all_right
-    if not every.any():
-        return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = drawn.means(some.astype(np.float64)) / drawn.means(every.astype(np.float64))
-    low, high = drawn.interval(np.where(np.isfinite(ratio), ratio, np.nan))
-    return {"value": float(some.mean() / every.mean()), "low": low, "high": high}
+    some = found.right["decision"][found.counts.index(count)]
+    return _part_above(some, found.all_right, np.zeros(len(some)), drawn)
 
 
-@dataclass(frozen=True)
-class Carried:
-    """How much of what a head knows is left with the largest contributions of each decision.
+class Carried(NamedTuple):
+    """How much of what a head knows is left with a few contributions to each decision."""
 
-    Attributes:
-        count: how many contributions are kept.
-        share: right cells with these, as a part of those with all, both counted from the prior's; NaN where the head
-            is no better than the prior.
-        over_prior: how many more cells all concepts name right than the prior does, paired.
-        over_random: how many more cells these contributions name right than as many random concepts, paired.
-        right: share of right cells `with these`, `with all`, of the `prior` and with `random` concepts.
-    """
-
-    count: int
-    share: Estimate
-    over_prior: Estimate
-    over_random: Estimate
-    right: dict[str, float]
+    share: Estimate  # right cells as a part of those with all, both from the prior's; NaN for a head no better than it
+    over_prior: Estimate  # how many more cells all concepts name right than the prior does, paired
+    over_random: Estimate  # how many more cells these contributions name right than as many random concepts, paired
+    right: dict[str, float]  # share of right cells `with these`, `with all`, of the `prior`, and with `random` concepts
 
 
 def carried(found: EffectiveConcepts, count: int, prior: np.ndarray, drawn: Resamples) -> Carried:
-    """Hold a few contributions against all, against the prior, and against as many random concepts.
-
-    Args:
-        found: of `effective_concepts`.
-        count: how many contributions, one of `found.counts`.
-        prior: `[m]` whether the most frequent cell is the right one.
-        drawn: resamples of the pictures' blocks.
-    """
+    """Hold `count` contributions against all, random ones, and the prior `[m]`: is the most frequent cell right?"""
     at = found.counts.index(count)
     some, random = found.right["decision"][at], found.right["random"][at]
+    rights = {"with these": some, "with all": found.all_right, "prior": prior, "random": random}
     return Carried(
-        count=count,
-        share=completeness_ratio(some, found.all_right, prior, drawn),
-        over_prior=drawn.difference(found.all_right, prior),
-        over_random=drawn.difference(some, random),
-        right={
-            "with these": float(some.mean()),
-            "with all": float(found.all_right.mean()),
-            "prior": float(np.mean(prior)),
-            "random": float(random.mean()),
-        },
+        completeness_ratio(some, found.all_right, prior, drawn),
+        drawn.difference(found.all_right, prior),
+        drawn.difference(some, random),
+        {name: float(np.mean(own)) for name, own in rights.items()},
     )
 
 
 def effective_curves(found: EffectiveConcepts, drawn: Resamples) -> pd.DataFrame:
     """What `plots.kept_concepts` draws: columns `way, count, value, low, high`, all as shares."""
-    rows = []
-    for way in WAYS:
-        for i, count in enumerate(found.counts):
-            rows.append({"way": way, "count": count} | drawn.estimate(found.right[way][i]))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"way": way, "count": count} | drawn.estimate(own)
+        for way, right in found.right.items()
+        for count, own in zip(found.counts, right, strict=True)
+    )

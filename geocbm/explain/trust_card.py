@@ -18,7 +18,7 @@ from geocbm.explain.faithfulness import CONCEPTS, MIDDLE, DeletionInsertion, hea
 from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE, CONCEPT, Localization
 from geocbm.explain.sparsity import Carried
 from geocbm.explain.stability import stability_figures
-from geocbm.metrics import Estimate, columns_of
+from geocbm.metrics import Estimate, columns_of, entry_of
 
 if TYPE_CHECKING:
     from geocbm.explain.concept_information import ConceptInformation
@@ -248,7 +248,7 @@ def trust_card(
             information.gains.get("hidden"),
         ),
         judge_completeness(
-            None if complete is None else complete.ratio,
+            None if complete is None else entry_of(complete, "completeness"),
             information.gains.get("seen"),
             right,
             information.gains.get("by_name"),

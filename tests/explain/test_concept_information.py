@@ -32,7 +32,7 @@ def test_completeness_of_a_run(trained_run: TinyRun) -> None:
     drawn = Resamples(np.arange(len(test)), 20)
     figures = measure_completeness({"scores": right, "features": right, "prior": prior}, rights, drawn)
     assert list(figures) == ["probe_country", "model_country", "model_cell"]
-    assert figures["probe_country"].ratio["value"] == 1
+    assert figures["probe_country"]["completeness"] == 1
     del rights["concept_scores"]
     alone = measure_completeness({"scores": right, "features": right, "prior": prior}, rights, drawn)
     assert list(alone) == ["probe_country"]

@@ -84,7 +84,7 @@ def test_smuggling(beyond: dict | None, task: dict | None, verdict: str) -> None
 
 def kept(share: float, over_prior: dict, over_random: dict | None = None) -> Carried:
     rates = {"with these": 0.141, "with all": 0.141, "prior": 0.127, "random": 0.128}
-    return Carried(5, figure(share), over_prior, over_random or figure(0.2), rates)
+    return Carried(figure(share), over_prior, over_random or figure(0.2), rates)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,6 @@ def test_a_few_concepts_are_counted_from_the_prior() -> None:
         counts=(3,),
         named=np.zeros(20),
         right={"decision": rights["some"][None], "random": rights["random"][None], "weights": rights["some"][None]},
-        same={},
         all_right=rights["all"],
         number=np.ones(20),
         gap=0.0,
