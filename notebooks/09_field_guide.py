@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 
 from geocbm import plots
-from geocbm.explain.field_guide import evidence, examples
-from geocbm.explain.field_guide.guide import FieldGuide
+from geocbm.explain.field_guide import evidence
+from geocbm.explain.field_guide.guide import FieldGuide, example_pairs, example_pictures
 from geocbm.explain.maps import MapModel
 from geocbm.run import Run, encoding, stages
 from geocbm.workbench import field_guide_html, notebook
@@ -123,8 +123,8 @@ if heads := guide.agreement_of_heads():
 
 # %%
 country_sheets, concept_sheets = guide.country_sheets(countries), guide.concept_sheets(concepts)
-pairs = examples.example_pairs([*country_sheets, *concept_sheets])
-crops = examples.example_pictures(model, pairs)
+pairs = example_pairs([*country_sheets, *concept_sheets])
+crops = example_pictures(model, pairs)
 page = field_guide_html.sheets_html(country_sheets, files.concepts, crops, noun=noun)
 nb.html(page, field_guide_html.sheets_text(country_sheets, metas, noun))
 

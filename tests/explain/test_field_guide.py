@@ -11,8 +11,14 @@ from PIL import Image
 
 from geocbm import plots
 from geocbm.errors import ParameterError
-from geocbm.explain.field_guide import evidence, examples
-from geocbm.explain.field_guide.guide import FieldGuide
+from geocbm.explain.field_guide import evidence
+from geocbm.explain.field_guide.guide import (
+    CUT_SHARE,
+    FieldGuide,
+    cut_around_peak,
+    example_pairs,
+    example_pictures,
+)
 from geocbm.explain.maps import MapModel
 from geocbm.geocells.distribution import CellDistribution
 from geocbm.run import encoding, stages
@@ -112,8 +118,8 @@ def test_cut_is_around_the_peak_and_inside_the_picture():
     pixels[80:, 80:] = 255
     grid = np.zeros((5, 5))
     grid[4, 4] = 1
-    cut = np.asarray(examples.cut_around_peak(Image.fromarray(pixels), grid, share=0.4))
-    assert cut.shape == (40, 40, 3)
+    cut = np.asarray(cut_around_peak(Image.fromarray(pixels), grid))
+    assert CUT_SHARE == 0.45 and cut.shape == (45, 45, 3)
     assert cut[-1, -1].tolist() == [255, 255, 255] and cut[0, 0].tolist() == [0, 0, 0]
 
 
@@ -181,7 +187,7 @@ def test_contributions_are_those_of_the_head(trained_run):
         head.cell_head.weight.copy_(torch.arange(2.0 * len(cells)).reshape(len(cells), 2))
     scores = torch.tensor([[0.5, 0.2], [0.1, 0.3]])
     country = np.array([cells.country[0], cells.country[0]])
-    names, means = evidence.country_contributions(head, scores, country, cells, chunk=1)
+    names, means = evidence.country_contributions(head, scores, country, cells)
     logits = head(scores).cell_logits.detach().numpy()
     own = cells.country == names[0]
     bias = head.cell_head.bias.detach().numpy()
@@ -214,7 +220,7 @@ def test_a_sheet_shows_what_the_guide_knows(guide):
 
 def test_every_picture_of_a_sheet_is_described(guide):
     country_sheets = guide.country_sheets(2)
-    pairs = examples.example_pairs(country_sheets)
+    pairs = example_pairs(country_sheets)
     pictures = dict.fromkeys(pairs, Image.new("RGB", (8, 8)))
     page = field_guide_html.sheets_html(country_sheets, guide.run.concepts, pictures)
     sources, undescribed = workbench_html.pictures(page)
@@ -226,9 +232,9 @@ def test_example_pictures_are_square_and_of_every_pair(trained_run):
     features = files.features("adapted")
     model = MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files))
     pairs = [(3, 0), (4, 1)]
-    pictures = examples.example_pictures(model, pairs, 32)
-    assert list(pictures) == pairs and all(picture.size == (32, 32) for picture in pictures.values())
-    assert examples.example_pictures(model, []) == {}
+    pictures = example_pictures(model, pairs)
+    assert list(pictures) == pairs and all(picture.size == (112, 112) for picture in pictures.values())
+    assert example_pictures(model, []) == {}
 
 
 def test_locator_draws_points_where_they_are():

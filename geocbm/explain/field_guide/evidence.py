@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import entr
 
 from geocbm.errors import ParameterError
 
@@ -21,25 +22,14 @@ MIN_Z = 1.64
 
 
 def count_table(country: np.ndarray, meta: np.ndarray, countries: np.ndarray, n_metas: int) -> np.ndarray:
-    """How often each concept is labelled in each country, `[C, k_m]`.
-
-    Args:
-        country: `[n]` names of countries, each one of `countries`.
-        meta: `[n]` indices of the labelled metas.
-        countries: `[C]` sorted names.
-        n_metas: number of metas, `k_m`.
-    """
+    """How often each meta `[n]` is the label in each country `[n]`, `[C, k_m]`; `countries` are sorted names `[C]`."""
     counts = np.zeros((len(countries), n_metas))
     np.add.at(counts, (np.searchsorted(countries, country), meta), 1.0)
     return counts
 
 
 def lift(counts: np.ndarray) -> np.ndarray:
-    """How many times more frequent a concept is in a country than in all data, `[C, k_m]`.
-
-    The share of the country's labels divided by the share of all labels; 1 means that it tells nothing, NaN that the
-    country or the concept has no labels.
-    """
+    """How many times more frequent a concept is in a country than in all data, `[C, k_m]`; NaN without labels."""
     with np.errstate(invalid="ignore", divide="ignore"):
         of_country = counts / counts.sum(axis=1, keepdims=True)
         of_all = counts.sum(axis=0, keepdims=True) / counts.sum()
@@ -78,15 +68,9 @@ def log_odds_z(counts: np.ndarray, others: np.ndarray | None = None, prior: floa
 
 
 def effective_number(counts: np.ndarray) -> np.ndarray:
-    """Over how many countries a concept is spread: the exponential of the entropy of its labels, `[k_m]`.
-
-    1 means one country only, C that all countries have equally many; NaN without labels.
-    """
-    total = counts.sum(axis=0, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = counts / total
-        terms = np.where(share > 0, share * np.log(share), 0.0)
-    return np.where(total[0] > 0, np.exp(-terms.sum(axis=0)), np.nan)
+    """Over how many countries a concept is spread, `[k_m]`: the exponential of the entropy; NaN without labels."""
+    with np.errstate(invalid="ignore"):
+        return np.exp(entr(counts / counts.sum(axis=0)).sum(axis=0))
 
 
 def wilson_interval(right: int, n: int) -> tuple[float, float]:
@@ -116,19 +100,22 @@ def concept_reliability(
         the model names so; NaN without any), `precision` (share of the pictures so named that carry the label), and
         `confused_with` (the meta that is named instead most often, -1 for none).
     """
+    total = counts.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        spread = {
+            "labels": total.astype(int),
+            "top_country": np.where(total > 0, countries[counts.argmax(axis=0)], ""),
+            "top_share": counts.max(axis=0) / total,
+            "effective_countries": effective_number(counts),
+        }
     rows = []
-    spread = effective_number(counts)
     for meta in range(counts.shape[1]):
-        own, so_named, total = true_meta == meta, named == meta, counts[:, meta].sum()
-        n, right = int(own.sum()), int((named[own] == meta).sum())
+        own, so_named = true_meta == meta, named == meta
+        n, right = int(own.sum()), int((own & so_named).sum())
         low, high = wilson_interval(right, n)
         wrong = named[own & ~so_named]
         rows.append(
             {
-                "labels": int(total),
-                "top_country": str(countries[counts[:, meta].argmax()]) if total else "",
-                "top_share": counts[:, meta].max() / total if total else np.nan,
-                "effective_countries": spread[meta],
                 "n_test": n,
                 "recall": right / n if n else np.nan,
                 "recall_low": low,
@@ -137,30 +124,19 @@ def concept_reliability(
                 "confused_with": int(np.bincount(wrong).argmax()) if len(wrong) else -1,
             }
         )
-    return pd.DataFrame(rows)
+    return pd.concat([pd.DataFrame(spread), pd.DataFrame(rows)], axis=1)
 
 
 class Agreement(NamedTuple):
-    """How far labels and model agree on what speaks for a country.
+    """How far labels and model agree on what speaks for a country."""
 
-    Attributes:
-        correlation: rank correlation (Spearman) of log odds and contribution; NaN where the model is not heard.
-        n: pairs of country and concept it rests on; those that are labelled there.
-        unsupported: of the 20 largest contributions, how many belong to concepts that the labels do not show to be more
-            frequent there.
-    """
-
-    correlation: float
-    n: int
-    unsupported: int
+    correlation: float  # Spearman's, of log odds and contribution; NaN where the model is not heard
+    n: int  # pairs of country and concept it rests on: those that are labelled there
+    unsupported: int  # of the 20 largest contributions, those the labels do not show to be more frequent there
 
 
 def agreement(evidence: pd.DataFrame) -> Agreement:
-    """Compare labels and model.
-
-    Args:
-        evidence: of `FieldGuide.evidence`: columns `labels`, `log_odds_z`, `contribution`.
-    """
+    """Compare labels and model in the columns `labels`, `log_odds_z` and `contribution` of `FieldGuide.evidence`."""
     known = evidence[np.isfinite(evidence["contribution"])]
     labelled = known[known["labels"] > 0]
     if len(labelled) < 3:
@@ -171,7 +147,7 @@ def agreement(evidence: pd.DataFrame) -> Agreement:
 
 
 def country_contributions(
-    head: Stage2CrossAttentionGeoHead, scores: torch.Tensor, country: np.ndarray, cells: Geocells, chunk: int = 64
+    head: Stage2CrossAttentionGeoHead, scores: torch.Tensor, country: np.ndarray, cells: Geocells
 ) -> tuple[np.ndarray, np.ndarray]:
     """What each concept adds to the score of a country, on average over the pictures taken there.
 
@@ -184,7 +160,6 @@ def country_contributions(
         scores: `(n, k_m + k_p)` probabilities of metas and parents.
         country: `[n]` true countries of these pictures.
         cells: the cells of the head.
-        chunk: pictures at once.
 
     Returns:
         `[C]` sorted names of the countries that have cells and pictures, and `[C, k_m + k_p]` mean contributions in
@@ -198,7 +173,7 @@ def country_contributions(
         for number, name in enumerate(names):
             inside = torch.from_numpy(np.flatnonzero(cells.country == name))
             own = scores[np.flatnonzero(country == name)]
-            for part in own.split(chunk):
+            for part in own.split(64):
                 terms = head.concept_contributions(part)[0]  # (B, N, k)
                 gap = terms[:, inside].mean(1) - terms.mean(1)  # (B, k)
                 means[number] += gap.sum(0).cpu().numpy() / len(own)
@@ -208,11 +183,6 @@ def country_contributions(
 def mean_country_belief(belief: CellDistribution, country: np.ndarray, cells: Geocells) -> pd.DataFrame:
     """Mean probability of each country over the pictures of each country.
 
-    Args:
-        belief: distributions over cells of `n` pictures.
-        country: `[n]` their true countries.
-        cells: the cells.
-
     Returns:
         `[C, C]` over the countries that have cells: row the true country (NaN where it has no picture), column the
         predicted one.
@@ -221,34 +191,21 @@ def mean_country_belief(belief: CellDistribution, country: np.ndarray, cells: Ge
     return believed.groupby(np.asarray(country, dtype=str)).mean().reindex(cells.countries)
 
 
-def look_alikes(table: pd.DataFrame, country: str, most: int = 3) -> list[tuple[str, float]]:
-    """The countries that pictures of one country are believed to lie in instead, with their mean probability.
+def look_alikes(table: pd.DataFrame, country: str) -> list[tuple[str, float]]:
+    """The three countries that pictures of one are believed to lie in instead, with their mean probability.
 
     Args:
         table: of `mean_country_belief`.
-        country: the country.
-        most: how many.
-
-    Returns:
-        Pairs, likeliest first; none for a country without cells or pictures.
+        country: none is believed in instead of a country without cells or pictures.
     """
     if country not in table.index or table.loc[country].isna().any():
         return []
-    others = [name for name in table.columns if name != country]
-    row = table.loc[[country], others].to_numpy()[0]
-    order = np.argsort(-row, kind="stable")[:most]
-    return [(str(others[at]), float(row[at])) for at in order if row[at] > 0]
+    others = table.loc[country].drop(country).sort_values(ascending=False, kind="stable")[:3]
+    return [(str(name), float(share)) for name, share in others.items() if share > 0]
 
 
 def best_rows(rows: np.ndarray, probability: np.ndarray, pano_id: np.ndarray, most: int) -> np.ndarray:
-    """The rows with the highest probability of a concept, each panorama once.
-
-    Args:
-        rows: `[m]` candidates.
-        probability: `[n]` probability of the concept for every row of the table.
-        pano_id: `[n]` panoramas.
-        most: how many.
-    """
+    """The rows with the highest probability `[n]` of a concept among the candidates `[m]`, each panorama once."""
     order = rows[np.argsort(-probability[rows], kind="stable")]
     _, first = np.unique(pano_id[order], return_index=True)
     return order[np.sort(first)][:most]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
+from PIL.Image import Image, Resampling
 
 from geocbm.errors import ParameterError
 from geocbm.evaluation.uncertainty.assessment import read_cell_scores
@@ -23,6 +25,7 @@ from geocbm.explain.field_guide.evidence import (
     look_alikes,
     mean_country_belief,
 )
+from geocbm.explain.maps import SCORE, MapModel, concept_maps
 from geocbm.files import read_json
 from geocbm.geocells.distribution import CellDistribution
 
@@ -33,98 +36,60 @@ if TYPE_CHECKING:
 MIN_LABELS = 3
 """A concept labelled less often than this in a country is no clue, however rare it is elsewhere."""
 
+CUT_SHARE = 0.45
+"""Sides of an example, as a share of the picture's, where it is cut to the place that the map points at."""
+
+EXAMPLE_SIDE = 112  # pixels
+
 
 @dataclass(frozen=True)
 class Clue:
-    """A concept that speaks for a country.
-
-    Attributes:
-        meta: index of the concept.
-        labels: images of the country that carry it as their label.
-        lift: how many times more frequent than in all data.
-        log_odds_z: log odds ratio against elsewhere, in standard deviations.
-        contribution: what it adds to the country's score in the model, in logits; NaN where the run has no exact sums.
-        of_labels: True for one of the surest clues of the labels, False for one of the model's.
-        rows: rows of the table to show.
-    """
+    """A concept that speaks for a country."""
 
     meta: int
-    labels: int
-    lift: float
-    log_odds_z: float
-    contribution: float
-    of_labels: bool
-    rows: tuple[int, ...]
-
-    @property
-    def shown_by_labels(self) -> bool:
-        """Whether the labels show the concept to be more frequent here than elsewhere."""
-        return self.labels >= MIN_LABELS and self.log_odds_z >= MIN_Z
+    labels: int  # images of the country that carry it as their label
+    lift: float  # how many times more frequent than in all data
+    log_odds_z: float  # log odds ratio against elsewhere, in standard deviations
+    contribution: float  # to the country's score in the model, logits; NaN where the run has no exact sums
+    of_labels: bool  # one of the surest clues of the labels, else one of the model's
+    rows: tuple[int, ...]  # of the table, to show
 
 
 @dataclass(frozen=True)
 class LookAlike:
-    """A country that images are believed to lie in instead, and what tells the two apart.
-
-    Attributes:
-        country: its name.
-        probability: mean probability that the model gives it.
-        here: metas that speak for the sheet's own country against it.
-        there: metas that speak for it.
-    """
+    """A country that images are believed to lie in instead, and what tells the two apart."""
 
     country: str
-    probability: float
-    here: tuple[int, ...]
-    there: tuple[int, ...]
+    probability: float  # mean over the images
+    here: tuple[int, ...]  # metas that speak for the sheet's own country against it
+    there: tuple[int, ...]  # metas that speak for it
 
 
 @dataclass(frozen=True)
 class CountrySheet:
-    """What gives a country away.
-
-    Attributes:
-        country: its name.
-        n: images of it in all data.
-        lat: `[n]` where they were taken, degrees.
-        lng: `[n]` degrees.
-        clues: the surest first.
-        look_alikes: the likeliest first.
-        named: of how many images of validation and test split the model names the country.
-        n_held_out: how many there are.
-    """
+    """What gives a country away."""
 
     country: str
-    n: int
-    lat: np.ndarray
-    lng: np.ndarray
-    clues: tuple[Clue, ...]
-    look_alikes: tuple[LookAlike, ...]
-    named: int
-    n_held_out: int
+    n: int  # images of it in all data
+    lat: np.ndarray  # [n] where they were taken, degrees
+    lng: np.ndarray  # [n] degrees
+    clues: tuple[Clue, ...]  # the surest first
+    look_alikes: tuple[LookAlike, ...]  # the likeliest first
+    named: int  # of how many images of validation and test split the model names the country
+    n_held_out: int  # how many there are
 
 
 @dataclass(frozen=True)
 class ConceptSheet:
-    """Where a concept leads, and how well the model sees it.
-
-    Attributes:
-        meta: its index.
-        lat: where its labels lie, degrees.
-        lng: degrees.
-        countries: the countries with most of its labels and their shares.
-        reliability: its row of `concept_reliability`.
-        rows: rows of the table to show.
-        note: what the data says of it, HTML from strangers; empty where it says nothing.
-    """
+    """Where a concept leads, and how well the model sees it."""
 
     meta: int
-    lat: np.ndarray
-    lng: np.ndarray
-    countries: tuple[tuple[str, float], ...]
-    reliability: pd.Series
-    rows: tuple[int, ...]
-    note: str
+    lat: np.ndarray  # where its labels lie, degrees
+    lng: np.ndarray  # degrees
+    countries: tuple[tuple[str, float], ...]  # those with most of its labels and their shares
+    reliability: pd.Series  # its row of `concept_reliability`
+    rows: tuple[int, ...]  # of the table, to show
+    note: str  # what the data says of it, HTML from strangers; empty where it says nothing
 
 
 class FieldGuide:
@@ -324,3 +289,33 @@ class FieldGuide:
             }
         )
         return table[(table["labels"] > 0) | table["contribution"].notna()].reset_index(drop=True)
+
+
+def cut_around_peak(picture: Image, grid: np.ndarray) -> Image:
+    """The part of a picture, `CUT_SHARE` of its sides, around the highest place of a map `(rows, columns)`."""
+    row, column = np.unravel_index(int(grid.argmax()), grid.shape)
+    width, height = CUT_SHARE * picture.width, CUT_SHARE * picture.height
+    left = (column + 0.5) / grid.shape[1] * picture.width - width / 2
+    top = (row + 0.5) / grid.shape[0] * picture.height - height / 2
+    left, top = min(max(left, 0), picture.width - width), min(max(top, 0), picture.height - height)
+    return picture.crop((round(left), round(top), round(left + width), round(top + height)))
+
+
+def example_pairs(sheets: Iterable[CountrySheet | ConceptSheet]) -> list[tuple[int, int]]:
+    """All examples that sheets ask for: row of the table and index of the concept, each pair once."""
+    owners = (owner for sheet in sheets for owner in (sheet.clues if isinstance(sheet, CountrySheet) else (sheet,)))
+    return list(dict.fromkeys((row, owner.meta) for owner in owners for row in owner.rows))
+
+
+def example_pictures(model: MapModel, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Image]:
+    """A small square picture for each of `example_pairs`: the place its map points at, or all that the model saw."""
+    rows, metas = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    # Only the "patch" bottleneck has maps of its own; with another the whole picture is shown.
+    maps = concept_maps(model, rows, metas, SCORE) if SCORE in model.kinds else None
+    found = {}
+    for number, (row, meta) in enumerate(pairs):
+        picture = model.picture(row)
+        if maps is not None:
+            picture = cut_around_peak(picture, maps[number].reshape(model.encoder.grid))
+        found[row, meta] = picture.resize((EXAMPLE_SIDE, EXAMPLE_SIDE), Resampling.LANCZOS)
+    return found
