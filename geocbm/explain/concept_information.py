@@ -156,11 +156,13 @@ def measure_completeness(
         for label in ("country", "cell"):
             compared[f"model_{label}"] = [rights[name][label] for name in ("concept_scores", "main", "prior")]
     return {
-        name: dict(
-            zip(("from concepts", "from everything", "by guessing"), (float(x.mean()) for x in own), strict=True)
-        )
-        | columns_of("completeness", sparsity.completeness_ratio(*own, drawn))
-        for name, own in compared.items()
+        name: {
+            "from concepts": float(own.mean()),
+            "from everything": float(full.mean()),
+            "by guessing": float(prior.mean()),
+        }
+        | columns_of("completeness", sparsity.completeness_ratio(own, full, prior, drawn))
+        for name, (own, full, prior) in compared.items()
     }
 
 

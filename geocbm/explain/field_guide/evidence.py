@@ -200,7 +200,7 @@ def look_alikes(table: pd.DataFrame, country: str) -> list[tuple[str, float]]:
     """
     if country not in table.index or table.loc[country].isna().any():
         return []
-    others = table.loc[country].drop(country).sort_values(ascending=False, kind="stable")[:3]
+    others = table.T[country].drop(country).sort_values(ascending=False, kind="stable")[:3]
     return [(str(name), float(share)) for name, share in others.items() if share > 0]
 
 
