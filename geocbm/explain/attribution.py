@@ -42,26 +42,18 @@ EXACT, BY_ABLATION = "exact", "by ablation"
 class Explanation:
     """How an answer for one picture came about.
 
-    Attributes:
-        target: the place that is explained, in words.
-        quantity: "logit" (of a cell) or "log odds" (of a country).
-        method: `EXACT`: terms and `others` add up to the total; `BY_ABLATION`: each term is what the total loses
-            without the concept, and the terms need not add up.
-        concepts: `k` names, metas and then parents.
-        n_metas: how many of them are metas.
-        terms: `[k]` what each concept adds; NaN where the mode does not read it.
-        others: further summands: "constant", "spread" and, in mode `hybrid`, "patches".
-        total: the logit or the log odds as the model gives them.
+    With `EXACT` terms and `others` add up to the total; with `BY_ABLATION` each term is what the total loses without
+    the concept, and the terms need not add up.
     """
 
-    target: str
-    quantity: str
+    target: str  # the place that is explained, in words
+    quantity: str  # "logit" (of a cell) or "log odds" (of a country)
     method: str
-    concepts: tuple[str, ...]
-    n_metas: int
-    terms: np.ndarray
-    total: float
-    others: dict[str, float] = field(default_factory=dict)
+    concepts: tuple[str, ...]  # k names, metas and then parents
+    n_metas: int  # how many of them are metas
+    terms: np.ndarray  # [k] what each concept adds; NaN where the mode does not read it
+    total: float  # the logit or the log odds as the model gives them
+    others: dict[str, float] = field(default_factory=dict)  # "constant", "spread" and, in mode `hybrid`, "patches"
 
     @property
     def gap(self) -> float:
@@ -88,21 +80,13 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be explained.
+    """What is to be explained."""
 
-    Attributes:
-        place: the place in words.
-        inside: `[N]` booleans: the cells of a country, or one cell.
-        odds: explain the log odds of the cells; otherwise the logit of the one cell.
-        metas: names of the fine concepts.
-        parents: names of the coarse ones.
-    """
-
-    place: str
-    inside: np.ndarray
-    odds: bool
-    metas: Sequence[str]
-    parents: Sequence[str]
+    place: str  # in words
+    inside: np.ndarray  # [N] booleans: the cells of a country, or one cell
+    odds: bool  # explain the log odds of the cells; otherwise the logit of the one cell
+    metas: Sequence[str]  # names of the fine concepts
+    parents: Sequence[str]  # names of the coarse ones
 
 
 def country_weights(logits: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,23 +114,14 @@ def country_weights(logits: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Ten
     return shares[0] - shares[1], entropies[0] - entropies[1], totals[0] - totals[1]
 
 
-def weighted_terms(
-    head: Stage2CrossAttentionGeoHead, scores: Tensor, weights: Tensor, chunk: int = 64
-) -> tuple[Tensor, Tensor]:
-    """Terms of concepts in a weighted sum of logits.
+def weighted_terms(head: Stage2CrossAttentionGeoHead, scores: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Terms of concepts `(B, k)` in a sum of logits weighted by `(B, N)`, and constants `(B,)`, in double precision.
 
-    Args:
-        head: a head of mode `concept_scores` or `hybrid`.
-        scores: `(B, k)`.
-        weights: `(B, N)` weight of each cell's logit.
-        chunk: pictures at once.
-
-    Returns:
-        `(B, k)` terms and `(B,)` constants, in double precision.
+    The head is of mode `concept_scores` or `hybrid`.
     """
     terms, constants = [], []
     with torch.inference_mode():
-        for some, weight in zip(scores.split(chunk), weights.double().split(chunk), strict=True):
+        for some, weight in zip(scores.split(64), weights.double().split(64), strict=True):
             each, bias = head.concept_contributions(some)  # (B, N, k), (N,)
             terms.append(torch.einsum("bn,bnk->bk", weight, each.double()))
             constants.append(weight @ bias.double())
@@ -237,6 +212,9 @@ def country_terms(
 
     Returns:
         `[B]` the most probable country and `[B, k]` terms.
+
+    Raises:
+        ParameterError: all cells lie in one country.
     """
     names, by_country = sum_by_place(logits.cpu().double().softmax(-1).numpy(), cell_country)
     if len(names) < 2:
@@ -261,11 +239,6 @@ def named_countries(model: InterventionModel, rows: np.ndarray, run: Run) -> np.
 
     Where the point lies in no country of the run it is the one whose cells have the most probability together, and
     where all cells lie in one country it is the likeliest cell.
-
-    Args:
-        model: Stage 2 in any mode.
-        rows: the pictures.
-        run: the run.
     """
     places, cells = model.predict(np.asarray(rows)), run.cells
     names, believed = sum_by_place(places.probabilities, place_of_cells(cells))
@@ -281,14 +254,7 @@ def named_countries(model: InterventionModel, rows: np.ndarray, run: Run) -> np.
 
 
 def explain_country(model: InterventionModel, row: int, run: Run, caption: str) -> Explanation:
-    """The country that the model names for a picture of the table, explained.
-
-    Args:
-        model: Stage 2 in any mode.
-        row: the picture.
-        run: the run.
-        caption: what the picture truly is.
-    """
+    """The country that the model names for a picture of the table, explained; `caption` is what it truly is."""
     country = str(named_countries(model, np.array([row]), run)[0])
     inside, concepts, tokens = place_of_cells(run.cells) == country, run.concepts, None
     if model.head.config.ablation_mode == "hybrid" and model.features is not None:

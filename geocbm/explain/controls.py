@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from geocbm.run import Run
 
 SCORES = "concept_scores"
+DRAWS = 3
 SAMPLE = 512
 """Training images from which the centre and the spread of random concepts are taken."""
 _NUMBERS_AT_ONCE = 20_000_000  # bounds the memory of the scores of a batch
@@ -72,12 +73,6 @@ def random_concepts(
     factor, chosen so that scores spread over images and patches as much as Stage 1's do; pooling over the patches and
     the two softmaxes are Stage 1's. No label, no name and no weight of the bottleneck plays a part.
 
-    Args:
-        model: the run's Stage 1, for its numbers of concepts, its pooling and the spread of its scores.
-        features: the adapted features of all rows.
-        train_rows: row positions of the training split.
-        seeds: one for each set of directions.
-
     Yields:
         `meta_probabilities (n, k_m)` and `parent_probabilities (n, k_p)` of all rows, in the order of the seeds.
     """
@@ -105,38 +100,23 @@ def random_concepts(
 
 @dataclass(frozen=True)
 class Control:
-    """A head with something taken from it, held against the same head as it is.
+    """A head with something taken from it, held against the same head as it is."""
 
-    Attributes:
-        name: `random_concepts`, or `shuffled_concepts_`, `shuffled_patches_` or `patch_order_` and the mode.
-        mode: ablation mode of the head.
-        km: `[draws, n]` errors under the control.
-        own_km: `[n]` errors of the run itself.
-    """
-
-    name: str
-    mode: str
-    km: np.ndarray
-    own_km: np.ndarray
+    name: str  # `random_concepts`, or `shuffled_concepts_`, `shuffled_patches_` or `patch_order_` and the mode
+    mode: str  # ablation mode of the head
+    km: np.ndarray  # [draws, n] errors under the control
+    own_km: np.ndarray  # [n] errors of the run itself
 
 
 @dataclass(frozen=True)
 class Controls:
-    """All controls of a run on its test split.
+    """All controls of a run on its test split."""
 
-    Attributes:
-        main: ablation mode of the run.
-        controls: random concepts first.
-        blocks: `[n]` spatial blocks of the test images.
-        km: `[n]` errors of the run by ablation mode.
-        residual_share: `[n]` part of the logits of `hybrid` that comes from the patches; None without that variant.
-    """
-
-    main: str
-    controls: tuple[Control, ...]
-    blocks: np.ndarray
-    km: Mapping[str, np.ndarray]
-    residual_share: np.ndarray | None
+    main: str  # ablation mode of the run
+    controls: tuple[Control, ...]  # random concepts first
+    blocks: np.ndarray  # [n] spatial blocks of the test images
+    km: Mapping[str, np.ndarray]  # [n] errors of the run by ablation mode
+    residual_share: np.ndarray | None  # [n] part of the logits of `hybrid` from the patches; None without that mode
 
     def __getitem__(self, name: str) -> Control:
         return next(control for control in self.controls if control.name == name)
@@ -158,25 +138,11 @@ class ExchangedFeatures:
         return found.gather(1, order[..., None].expand_as(found))
 
 
-def derangement(n: int, seed: int) -> np.ndarray:
-    """Positions `[n]` of other rows, drawn at random: no row keeps its own, each is used once; needs two rows."""
-    if n < 2:
-        raise ValueError(f"n is {n}: with fewer than two rows none can take the place of another")
-    order = np.random.default_rng(seed).permutation(n)
-    other = np.empty(n, dtype=np.int64)
-    other[order] = np.roll(order, 1)
-    return other
-
-
-def exchange_rows(run: Run, positions: np.ndarray) -> np.ndarray:
-    """For every row of the table the row that stands for it: test rows are exchanged, others keep their place.
-
-    Args:
-        run: the run.
-        positions: `[n]` of `derangement`, positions in the test split.
-    """
-    source = np.arange(len(run.table))
-    source[run.rows["test"]] = run.rows["test"][positions]
+def exchange_rows(run: Run, seed: int) -> np.ndarray:
+    """For every row of the table the row that stands for it, `[n]`: no test row keeps its place, all others do."""
+    source, test = np.arange(len(run.table)), run.rows["test"]
+    order = np.random.default_rng(seed).permutation(len(test))
+    source[test[order]] = np.roll(test[order], 1)
     return source
 
 
@@ -190,9 +156,6 @@ def predict_exchanged(
         model: the head, with its refiner and decoder.
         concepts_of: of `exchange_rows`: rows whose concepts are used instead.
         pictures: features that are read instead: patch tokens, and pooled features for the refiner.
-
-    Returns:
-        As `stage2_inference.predict_stage2`.
     """
     from geocbm.models.stage2_inference import predict_stage2
 
@@ -204,22 +167,19 @@ def predict_exchanged(
     )
 
 
-def measure_controls(
-    model: MapModel, modes: Mapping[str, InterventionModel], draws: int = 3, seed: int = 0
-) -> Controls:
+def measure_controls(model: MapModel, modes: Mapping[str, InterventionModel], seed: int = 0) -> Controls:
     """Measure all controls that the trained heads of a run allow, on its test split; none without two test images.
 
     Args:
         model: the run, its features and Stage 1.
         modes: trained heads by ablation mode, the main mode first; among them the linear CBM (`SCORES`).
-        draws: sets of random directions, and exchanges between test images.
-        seed: seed of the first draw.
+        seed: source of the first of `DRAWS` sets of random directions, and of exchanges between test images.
     """
     run, test = model.run, model.run.rows["test"]
     main, blocks = next(iter(modes)), spatial_blocks(run.lat[test], run.lng[test])
     if len(test) < 2:
         return Controls(main, (), blocks, {}, None)
-    seeds = range(seed, seed + draws)
+    seeds = range(seed, seed + DRAWS)
 
     def errors(places: Mapping[str, np.ndarray]) -> np.ndarray:
         return error_km(places["lat"], places["lng"], run.lat[test], run.lng[test])
@@ -230,7 +190,7 @@ def measure_controls(
     def control(name: str, mode: str, answers: Iterable[Mapping[str, np.ndarray]]) -> Control:
         return Control(name, mode, np.stack([errors(each) for each in answers]), km[mode])
 
-    others = [exchange_rows(run, derangement(len(test), each)) for each in seeds]
+    others = [exchange_rows(run, each) for each in seeds]
     in_order = [ExchangedFeatures(model.features, order_seed=seed)]
     random = random_concepts(model.stage1, model.features, run.rows["train"], seeds)
     found = [control("random_concepts", SCORES, (_fit_linear(model, modes[SCORES], concepts) for concepts in random))]
@@ -262,10 +222,7 @@ def _fit_linear(model: MapModel, linear: InterventionModel, concepts: dict[str, 
 def control_changes(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Estimate]]:
     """By control the metrics under it and their paired changes: `median_km`, `geoscore` and each with `_change`.
 
-    Args:
-        found: of `measure_controls`.
-        n_resamples: resamples behind each interval, by blocks of 100 km; all draws of an image lie in its block.
-        seed: of the resamples.
+    Resamples behind the intervals take blocks of 100 km; all draws of an image lie in its block.
     """
     changes = {}
     for control in found.controls:
@@ -286,11 +243,10 @@ def mode_gains(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[
     Returns:
         Paired differences `median_km` and `geoscore` of the main mode and of `hybrid`, where they are others.
     """
-    drawn = Resamples(found.blocks, n_resamples, seed)
-    modes = [mode for mode in dict.fromkeys([found.main, "hybrid"]) if mode in found.km and mode != SCORES]
-    linear = found.km.get(SCORES)
-    if linear is None:
+    if SCORES not in found.km:
         return {}
+    drawn, linear = Resamples(found.blocks, n_resamples, seed), found.km[SCORES]
+    modes = [mode for mode in dict.fromkeys([found.main, "hybrid"]) if mode in found.km and mode != SCORES]
     return {
         mode: {
             "median_km": drawn.difference(found.km[mode], linear, "median"),

@@ -37,15 +37,10 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit of one picture.
-
-    Attributes:
-        label: what is edited.
-        target: `[k]` scores at full strength; NaN where a score stays.
-    """
+    """One edit of one picture."""
 
     label: str
-    target: np.ndarray
+    target: np.ndarray  # [k] scores at full strength; NaN where a score stays
 
     def at(self, scores: np.ndarray, strengths: Sequence[float] = STRENGTHS) -> torch.Tensor:
         """Edited scores `(S, k)` of a picture with `scores` `[k]`, evenly spaced in their logarithms."""
@@ -59,19 +54,12 @@ class Edit:
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """A picture and what the model answers to edits of it.
-
-    Attributes:
-        row: the picture.
-        caption: what it truly is.
-        edits: the edits.
-        answers: for each edit the places at all `STRENGTHS`.
-    """
+    """A picture and what the model answers to edits of it."""
 
     row: int
-    caption: str
+    caption: str  # what it truly is
     edits: tuple[Edit, ...]
-    answers: tuple[PlacePredictions, ...]
+    answers: tuple[PlacePredictions, ...]  # for each edit the places at all `STRENGTHS`
 
 
 def exchange(
@@ -100,15 +88,8 @@ def edits_of(
 ) -> tuple[Edit, ...]:
     """Telling edits of one picture.
 
-    The most probable meta is exchanged for the siblings that move the answer most (by the total variation of the cells'
-    probabilities), ablated, ablated with its whole family; the second most probable is ablated; all are.
-
-    Args:
-        model: Stage 2.
-        row: the picture.
-        values: scores that stand for "present" and "absent".
-        vocabulary: names and hierarchy.
-        exchanges: siblings that are kept.
+    The most probable meta is exchanged for the `exchanges` siblings that move the answer most (by the total variation
+    of the cells' probabilities), ablated, ablated with its whole family; the second most probable is ablated; all are.
     """
     n, parents = len(vocabulary.metas), vocabulary.parent_index
     scores, baseline = model.scores[row].numpy(), model.baseline.numpy()
@@ -133,18 +114,10 @@ def edits_of(
 def find_counterfactuals(
     run: Run, model: InterventionModel, rows: np.ndarray, values: InterventionValues, count: int = 3, exchanges: int = 4
 ) -> list[Counterfactual]:
-    """Choose pictures and edit them.
+    """Choose `count` of some pictures and edit them.
 
     Right answers of middling certainty whose labelled concept is seen, of different parents and countries: what is
     certain hangs on no single concept. Where too few answers are right, others follow.
-
-    Args:
-        run: the run.
-        model: Stage 2.
-        rows: pictures to choose from.
-        values: scores that stand for "present" and "absent".
-        count: how many pictures.
-        exchanges: siblings that are kept for each.
     """
     found = []
     for row in _telling_rows(run, model, rows, count):
@@ -174,10 +147,6 @@ def _telling_rows(run: Run, model: InterventionModel, rows: np.ndarray, count: i
 
 def edit_table(found: Sequence[Counterfactual], run: Run) -> pd.DataFrame:
     """Every edit at full strength: the most probable country before and after, and how far the answer moved.
-
-    Args:
-        found: of `find_counterfactuals`.
-        run: the run.
 
     Returns:
         Columns `picture`, `edit`, `before`, `before_probability`, `after`, `after_probability`, `moved_km`, and

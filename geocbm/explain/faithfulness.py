@@ -33,6 +33,7 @@ LINEAR, MAIN = "linear CBM", "main mode"
 SHARES = {TOKENS: (1 / 36, 1 / 18, 1 / 9, 2 / 9, 4 / 9), PIXELS: (1 / 18, 1 / 9, 2 / 9)}
 """Parts of the patches that are taken away or left; doubled from step to step, because the first ones matter most."""
 
+BATCH_SIZE = 64  # pictures at a time
 BLUR = 12
 """A blurred picture is the picture reduced to that many pixels a side, and enlarged again."""
 
@@ -41,17 +42,13 @@ BLUR = 12
 class PatchAnswer:
     """Pictures of which some patches can be asked alone.
 
-    Attributes:
-        way: `TOKENS` or `PIXELS`: how the other patches are taken away.
-        rows: `[n]` pictures.
-        blocks: `[n]` their spatial blocks.
-        probability: of positions `(b,)` among the rows and the patches that are kept `(b, q)`, the probability of the
-            true cell `(b,)` by head.
+    `probability` takes positions `(b,)` among the rows and the patches that are kept `(b, q)`, and gives the
+    probability of the true cell `(b,)` by head.
     """
 
-    way: str
-    rows: np.ndarray
-    blocks: np.ndarray
+    way: str  # `TOKENS` or `PIXELS`: how the other patches are taken away
+    rows: np.ndarray  # [n] pictures
+    blocks: np.ndarray  # [n] their spatial blocks
     probability: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
@@ -59,24 +56,16 @@ class PatchAnswer:
 class DeletionInsertion:
     """What the true cell's probability does when patches go.
 
-    Attributes:
-        way: `TOKENS` or `PIXELS`.
-        rows: `[n]` pictures.
-        n_patches: patches of a picture.
-        counts: numbers of patches that were taken away or left.
-        whole: `[n]` probability of the true cell with all patches.
-        probability: by curve (`DELETION`, `INSERTION`) and order (maps by name, and `RANDOM`, the mean of its draws),
-            `[n, counts]`.
-        resamples: of the pictures.
+    `probability` is `[n, counts]` by curve (`DELETION`, `INSERTION`) and order (maps by name, and `RANDOM`).
     """
 
-    way: str
-    rows: np.ndarray
-    n_patches: int
-    counts: tuple[int, ...]
-    whole: np.ndarray
+    way: str  # `TOKENS` or `PIXELS`
+    rows: np.ndarray  # [n] pictures
+    n_patches: int  # of a picture
+    counts: tuple[int, ...]  # how many patches were taken away or left
+    whole: np.ndarray  # [n] probability of the true cell with all patches
     probability: dict[str, dict[str, np.ndarray]]
-    resamples: Resamples
+    resamples: Resamples  # of the pictures
 
     def gain(self, order: str, against: str = RANDOM, curve: str = DELETION) -> Estimate:
         """How much more the true cell loses by one order than by another (for insertion: gains), with its interval.
@@ -160,14 +149,7 @@ def pixel_answer(model: MapModel, rows: np.ndarray) -> PatchAnswer:
 
 
 def true_cell_probability(model: MapModel, rows: np.ndarray, pooled: Tensor, tokens: Tensor) -> dict[str, np.ndarray]:
-    """By head the probability of the true cell `(b,)`, from given features of the pictures.
-
-    Args:
-        model: what is asked.
-        rows: `[b]` pictures, for their true cells.
-        pooled: `(b, d)`.
-        tokens: `(b, q, w)` of as many patches as are left.
-    """
+    """By head the probability of the true cell `(b,)` from pooled features `(b, d)` and the tokens left `(b, q, w)`."""
     cell, found = torch.as_tensor(model.run.cell_label[rows]), {}
     with torch.inference_mode():
         said = model.stage1.eval()(pooled.to(model.device), tokens.to(model.device))
@@ -184,8 +166,6 @@ def deletion_insertion(
     answer: PatchAnswer,
     maps: Mapping[str, np.ndarray],
     curves: Sequence[str] = (DELETION, INSERTION),
-    draws: int = 1,
-    batch_size: int = 64,
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, DeletionInsertion]:
@@ -195,10 +175,8 @@ def deletion_insertion(
         answer: of `token_answer` or `pixel_answer`.
         maps: by name `[n, P]`, or `[P]` for all pictures.
         curves: which curves.
-        draws: random orders of each picture; more make the control steadier.
-        batch_size: pictures at a time.
         n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: of resamples and random orders.
+        seed: source of resamples and random orders.
 
     Returns:
         By head what was measured; all of them saw the same patches.
@@ -211,28 +189,26 @@ def deletion_insertion(
         raise ParameterError(f"way is {answer.way!r}; use {TOKENS!r} or {PIXELS!r}")
     if not shape[0] or shape[1] < 2:
         raise ParameterError(f"there are {shape[0]} pictures and {len(maps)} maps; give one of each, of two patches")
-    orders: dict[str, list[np.ndarray]] = {}
+    orders = {}
     for name, own in maps.items():
         if np.shape(own) not in (shape, shape[1:]):
             raise ParameterError(f"the map {name!r} has the shape {np.shape(own)}; give {shape} or {shape[1:]}")
-        orders[name] = [np.argsort(-np.broadcast_to(own, shape), axis=1, kind="stable")]
-    orders[RANDOM] = [np.argsort(random_maps(*shape, seed=seed + draw), axis=1) for draw in range(draws)]
+        orders[name] = np.argsort(-np.broadcast_to(own, shape), axis=1, kind="stable")
+    orders[RANDOM] = np.argsort(random_maps(*shape, seed=seed), axis=1)
     counts = patch_counts(shape[1], answer.way)
 
-    def run(kept: np.ndarray) -> dict[str, np.ndarray]:
-        starts, positions = range(0, shape[0], batch_size), np.arange(shape[0])
-        slices = [slice(start, start + batch_size) for start in starts]
-        parts = [answer.probability(positions[some], kept[some]) for some in slices]
+    def ask(kept: np.ndarray) -> dict[str, np.ndarray]:
+        slices = [slice(start, start + BATCH_SIZE) for start in range(0, shape[0], BATCH_SIZE)]
+        parts = [answer.probability(np.arange(shape[0])[some], kept[some]) for some in slices]
         return {head: np.concatenate([part[head] for part in parts]) for head in parts[0]}
 
-    whole = run(np.tile(np.arange(shape[1]), (shape[0], 1)))
+    whole = ask(np.tile(np.arange(shape[1]), (shape[0], 1)))
     probability: dict[str, dict[str, dict[str, np.ndarray]]] = {head: {curve: {} for curve in curves} for head in whole}
     for curve in curves:
-        for name, several in orders.items():
-            answers = [[run(kept_patches(order, count, curve)) for count in counts] for order in several]
+        for name, order in orders.items():
+            answers = [ask(kept_patches(order, count, curve)) for count in counts]
             for head in whole:
-                values = np.array([[one[head] for one in line] for line in answers])  # (draws, counts, n)
-                probability[head][curve][name] = values.mean(axis=0).T  # (n, counts)
+                probability[head][curve][name] = np.stack([one[head] for one in answers]).T  # (n, counts)
     drawn = Resamples(answer.blocks, n_resamples, seed)
     return {
         head: DeletionInsertion(answer.way, answer.rows, shape[1], counts, own, probability[head], drawn)

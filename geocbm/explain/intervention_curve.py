@@ -40,36 +40,19 @@ RANDOM_ORDERS = 5
 
 @dataclass(frozen=True)
 class Cases:
-    """Pictures whose concepts are corrected.
+    """Pictures whose concepts are corrected."""
 
-    Attributes:
-        scores: `[B, k]` of Stage 1.
-        labels: what is known of their concepts.
-        parent_index: `[k_m]` parent of each meta.
-        lat: `[B]` true latitudes, degrees.
-        lng: `[B]` true longitudes, degrees.
-        locate: from edited scores `(B, k)` to latitudes and longitudes `[B]`, degrees.
-        contribution: `[B, k]` terms in the logit of the predicted cell; None where logits are no sums over concepts.
-    """
-
-    scores: np.ndarray
+    scores: np.ndarray  # [B, k] of Stage 1
     labels: ConceptLabels
-    parent_index: np.ndarray
-    lat: np.ndarray
-    lng: np.ndarray
-    locate: Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
-    contribution: np.ndarray | None = None
+    parent_index: np.ndarray  # [k_m] parent of each meta
+    lat: np.ndarray  # [B] true latitudes, degrees
+    lng: np.ndarray  # [B] true longitudes, degrees
+    locate: Callable[[Tensor], tuple[np.ndarray, np.ndarray]]  # from edited scores (B, k) to places [B], degrees
+    contribution: np.ndarray | None = None  # [B, k] terms in the logit of the predicted cell, where it is their sum
 
     @classmethod
     def of_run(cls, run: Run, model: InterventionModel, labels: ConceptLabels, rows: np.ndarray) -> Cases:
-        """Some pictures of a run.
-
-        Args:
-            run: the run.
-            model: Stage 2.
-            labels: concept labels of all pictures.
-            rows: `[B]` which.
-        """
+        """Some pictures of a run; `labels` are those of all."""
 
         def locate(edited: Tensor) -> tuple[np.ndarray, np.ndarray]:
             places = model.predict(rows, edited, chunk=1024)
@@ -200,7 +183,7 @@ def intervention_curve(
         policies: intervention policies by name; "random" is averaged over `RANDOM_ORDERS`.
         unit: one of `UNITS`.
         n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: of the policies and the resamples.
+        seed: source of the policies and the resamples.
 
     Returns:
         A row per policy and step: `unit`, `policy`, `n`, `median_km` and `geoscore` with `_low` and `_high`, and what
@@ -233,24 +216,17 @@ def non_monotone_steps(curve: pd.DataFrame) -> pd.DataFrame:
     return curve[curve["change_high"] < 0]
 
 
-def choose_values(
-    cases: Cases, candidates: Sequence[InterventionValues], seed: int = 0
-) -> tuple[InterventionValues, pd.DataFrame]:
+def choose_values(cases: Cases, candidates: Sequence[InterventionValues]) -> tuple[InterventionValues, pd.DataFrame]:
     """Choose the intervention values by the mean GeoScore of the curves on validation pictures.
 
     Both units count, in random order: values that suit only a model that is told everything would be of little use.
-
-    Args:
-        cases: validation pictures.
-        candidates: values of several percentiles.
-        seed: of the random orders.
 
     Returns:
         The best values, and a row per candidate with its `percentile` and the mean `geoscore` of its curves.
     """
     tried = []
     for values in candidates:
-        priority = policy_priority(random_order, cases, values, seed)
+        priority = policy_priority(random_order, cases, values)
         points = [
             float(geoscore(cases.errors_km(corrected_mask(priority, n, unit, cases), values)).mean())
             for unit in UNITS
@@ -261,11 +237,11 @@ def choose_values(
     return best, pd.DataFrame({"percentile": [one.percentile for one in candidates], "geoscore": tried})
 
 
-def predicted_cell_terms(head: Stage2CrossAttentionGeoHead, scores: np.ndarray, chunk: int = 64) -> np.ndarray:
+def predicted_cell_terms(head: Stage2CrossAttentionGeoHead, scores: np.ndarray) -> np.ndarray:
     """Terms `[B, k]` of each concept in the logit of the predicted cell, for heads whose logits are sums."""
     found = []
     with torch.inference_mode():
-        for some in torch.from_numpy(scores).split(chunk):
+        for some in torch.from_numpy(scores).split(64):
             terms, constants = head.concept_contributions(some.to(head.cell_head.weight.device))
             best = (terms.sum(-1) + constants).argmax(-1)
             found.append(terms[torch.arange(len(some)), best].cpu().numpy())

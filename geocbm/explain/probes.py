@@ -47,36 +47,25 @@ cut to yes or no; `random`: as many random directions of the features; `features
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a classifier made of one kind of input.
+    """What a classifier made of one kind of input."""
 
-    Attributes:
-        right: `[m]` whether each test picture got its true label.
-        log_likelihood: `[m]` log probability of the true label, NaN where training never showed that label.
-        strength: inverse strength of the penalty (scikit-learn's C); NaN where nothing was fitted.
-    """
-
-    right: np.ndarray
-    log_likelihood: np.ndarray
-    strength: float = float("nan")
+    right: np.ndarray  # [m] whether each test picture got its true label
+    log_likelihood: np.ndarray  # [m] log probability of the true label, NaN where training never showed that label
+    strength: float = float("nan")  # inverse, of the penalty (scikit-learn's C); NaN where nothing was fitted
 
 
-def block_folds(blocks: np.ndarray, folds: int = FOLDS, seed: int = 0) -> np.ndarray:
-    """Folds of about equal size that keep the pictures of a block together.
-
-    Args:
-        blocks: `[n]` block of each picture.
-        folds: how many.
-        seed: of the order in which blocks are dealt out.
+def block_folds(blocks: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Deal blocks out to `FOLDS` folds of about equal size, which keep the pictures of a block together.
 
     Returns:
         `[n]` fold of each picture, from 0; with fewer blocks than folds the pictures are dealt out one by one.
     """
     names, block = np.unique(blocks, return_inverse=True)
-    if len(names) < folds:
+    if len(names) < FOLDS:
         block = np.arange(len(blocks))
     counts = np.bincount(block)
     generator = np.random.default_rng(seed)
-    fold, filled = np.empty(len(counts), dtype=np.int64), np.zeros(folds)
+    fold, filled = np.empty(len(counts), dtype=np.int64), np.zeros(FOLDS)
     order = generator.permutation(len(counts))
     for one in order[np.argsort(-counts[order], kind="stable")]:  # the largest first, each to the emptiest fold
         fold[one] = filled.argmin()
@@ -102,19 +91,18 @@ def fit_quietly(model: Any, x: np.ndarray, label: np.ndarray) -> Any:
         return model.fit(x, label)
 
 
-def choose_strength(x: np.ndarray, label: np.ndarray, blocks: np.ndarray, seed: int = 0) -> float:
+def choose_strength(x: np.ndarray, label: np.ndarray, blocks: np.ndarray) -> float:
     """Strength with the highest cross-validated log likelihood.
 
     Args:
         x: `[n, d]` standardised inputs of training and validation pictures.
         label: `[n]` what is asked.
         blocks: `[n]` spatial block of each picture; a block is never in two folds.
-        seed: of the folds.
 
     Returns:
         Between the ends of `STRENGTHS`, not only one of them; where nothing can be held out, 0.1.
     """
-    fold = block_folds(blocks, seed=seed)
+    fold = block_folds(blocks)
     held = []
     for number in range(fold.max() + 1):
         own = fold == number
@@ -209,12 +197,7 @@ def hard_scores(scores: np.ndarray, present: np.ndarray, train: np.ndarray) -> n
 
 
 def named_only(scores: np.ndarray, n_metas: int) -> np.ndarray:
-    """Which meta and which parent have the highest score, as yes or no, `[n, k]`.
-
-    Args:
-        scores: `[n, k]` of metas and then parents.
-        n_metas: how many of the columns are metas.
-    """
+    """Which of the `n_metas` first columns and which of the others has the highest score, as yes or no, `[n, k]`."""
     named = np.zeros(scores.shape, dtype=bool)
     for start, end in ((0, n_metas), (n_metas, scores.shape[1])):
         if end > start:

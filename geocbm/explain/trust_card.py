@@ -39,19 +39,12 @@ NOT_MEASURED = dict.fromkeys(("value", "low", "high"), float("nan"))
 
 @dataclass(frozen=True)
 class Criterion:
-    """One line of the card.
+    """One line of the card."""
 
-    Attributes:
-        question: one of `QUESTIONS`.
-        verdict: one of `VERDICTS`.
-        measured: what the verdict is about, `value`, `low` and `high`; NaN where it was not measured.
-        against: what it is held against, by name.
-    """
-
-    question: str
-    verdict: str
-    measured: Estimate = field(default_factory=lambda: NOT_MEASURED)
-    against: Mapping[str, float] = field(default_factory=dict)
+    question: str  # one of `QUESTIONS`
+    verdict: str  # one of `VERDICTS`
+    measured: Estimate = field(default_factory=lambda: NOT_MEASURED)  # what the verdict is about
+    against: Mapping[str, float] = field(default_factory=dict)  # what it is held against, by name
 
 
 def _measured(figure: Estimate | None) -> bool:
@@ -93,11 +86,7 @@ def judge_faithfulness(gain: Estimate | None, beyond_middle: Estimate | None = N
 
 
 def judge_additivity(gap: float | None) -> Criterion:
-    """Do the contributions of the concepts add up to the answer, to `ADDS_UP`?
-
-    Args:
-        gap: largest gap between a logit and the sum of its contributions; None where the run has no such head.
-    """
+    """Do the contributions of the concepts add up to the answer, to `ADDS_UP`? `gap` is the largest difference."""
     if gap is None or not np.isfinite(gap):
         return Criterion("additivity", UNKNOWN)
     measured = {"value": gap, "low": float("nan"), "high": float("nan")}
@@ -108,10 +97,7 @@ def judge_sparsity(found: Carried | None) -> Criterion:
     """Can the reasons be read: do a few concepts keep `SUFFICES` of what the head knows beyond the prior?
 
     Partly: at least half. No: less, or no more than as many random concepts keep. Of a head no better than the prior it
-    cannot be said.
-
-    Args:
-        found: of `sparsity.carried`; None where the run has no head that sums concepts.
+    cannot be said, and nothing without a head that sums concepts.
     """
     if found is None or not _measured(found.over_prior):
         return Criterion("sparsity", UNKNOWN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from geocbm.explain.controls import (
     Control,
     Controls,
     ExchangedFeatures,
-    derangement,
     exchange_rows,
     measure_controls,
     predict_exchanged,
@@ -63,17 +63,17 @@ def parts(run: TinyRun) -> tuple[MapModel, dict]:
 
 @pytest.fixture(scope="module")
 def found(parts: tuple[MapModel, dict]) -> Controls:
-    return measure_controls(*parts, draws=2)
+    return measure_controls(*parts)
 
 
-def test_a_derangement_moves_every_row_and_uses_each_once():
-    for n in (2, 3, 50):
-        other = derangement(n, seed=n)
-        assert sorted(other) == list(range(n))
-        assert (other != np.arange(n)).all()
-    assert derangement(50, 0).tolist() != derangement(50, 1).tolist()
-    with pytest.raises(ValueError, match="n is 1"):
-        derangement(1, 0)
+@pytest.mark.parametrize("n", [2, 3, 50])
+def test_an_exchange_moves_every_test_row_and_uses_each_once(n):
+    run = SimpleNamespace(table=range(n + 7), rows={"test": np.arange(5, n + 5)})
+    source, test = exchange_rows(run, seed=n), run.rows["test"]
+    assert sorted(source[test]) == test.tolist() and (source[test] != test).all()
+    rest = np.setdiff1d(np.arange(n + 7), test)
+    assert source[rest].tolist() == rest.tolist()
+    assert n < 50 or source.tolist() != exchange_rows(run, 0).tolist()
 
 
 def test_every_control_that_the_heads_allow_is_measured(run, found):
@@ -89,7 +89,7 @@ def test_every_control_that_the_heads_allow_is_measured(run, found):
         "patch_order_hybrid",
     ]
     for control in found.controls:
-        assert control.km.shape == ((1, n) if control.name.startswith("patch_order") else (2, n))
+        assert control.km.shape == ((1, n) if control.name.startswith("patch_order") else (controls.DRAWS, n))
         assert control.own_km.shape == (n,)
     assert found.residual_share.shape == (n,)
     assert found.main == "both"
@@ -110,8 +110,8 @@ def test_the_order_of_patches_changes_nothing_but_the_attention(parts, found):
 
 def test_swapped_concepts_of_the_linear_cbm_are_the_answers_of_the_other_image(parts):
     model, modes = parts
-    other = derangement(len(model.run.rows["test"]), 0)
-    linear, rows = modes["concept_scores"], exchange_rows(model.run, other)
+    linear, rows, test = modes["concept_scores"], exchange_rows(model.run, 0), model.run.rows["test"]
+    other = np.searchsorted(test, rows[test])
     own, swapped = predict_exchanged(model.run, linear), predict_exchanged(model.run, linear, concepts_of=rows)
     np.testing.assert_allclose(swapped["lat"], own["lat"][other], atol=1e-5)
     np.testing.assert_allclose(swapped["lng"], own["lng"][other], atol=1e-5)
@@ -119,20 +119,12 @@ def test_swapped_concepts_of_the_linear_cbm_are_the_answers_of_the_other_image(p
 
 def test_swapping_both_sides_gives_the_answer_of_the_other_image(parts):
     model, modes = parts
-    other = derangement(len(model.run.rows["test"]), 1)
-    rows = exchange_rows(model.run, other)
+    rows, test = exchange_rows(model.run, 1), model.run.rows["test"]
+    other = np.searchsorted(test, rows[test])
     for mode in ("both", "hybrid"):
         own = predict_exchanged(model.run, modes[mode])
         swapped = predict_exchanged(model.run, modes[mode], rows, ExchangedFeatures(model.features, rows))
         np.testing.assert_allclose(swapped["lat"], own["lat"][other], atol=1e-4)
-
-
-def test_only_test_images_are_exchanged(run):
-    test = run.files.rows["test"]
-    source = exchange_rows(run.files, derangement(len(test), 0))
-    assert set(source[test]) == set(test)
-    rest = np.setdiff1d(np.arange(len(run.files.table)), test)
-    assert source[rest].tolist() == rest.tolist()
 
 
 @pytest.mark.parametrize("bottleneck", ["mlp", "patch"])
@@ -158,7 +150,7 @@ def test_random_concepts_read_no_row_but_their_own(run):
     adapted = files.features("adapted")
     model = stages.load_stage1(files)
     whole = next(iter(controls.random_concepts(model, adapted, files.rows["train"], [0])))
-    exchanged = ExchangedFeatures(adapted, exchange_rows(files, derangement(len(files.rows["test"]), 0)))
+    exchanged = ExchangedFeatures(adapted, exchange_rows(files, 0))
     moved = next(iter(controls.random_concepts(model, exchanged, files.rows["train"], [0])))
     train, test = files.rows["train"], files.rows["test"]
     name = "meta_probabilities"
@@ -178,7 +170,7 @@ def test_metrics_of_the_tiny_run(found):
 
 
 def test_a_run_without_the_linear_cbm_trains_it_for_the_comparison(trained_run):
-    found = measure_controls(*pieces(trained_run), draws=1)
+    found = measure_controls(*pieces(trained_run))
     assert found["random_concepts"].own_km is found.km["concept_scores"]
     assert np.isfinite(found.km["concept_scores"]).all()
     assert found.residual_share is None
