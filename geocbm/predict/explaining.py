@@ -36,7 +36,14 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
             their place.
     """
     countries = model.cells.country.astype(str)
-    _check(countries, country, cell)
+    if country is not None and cell is not None:
+        raise ParameterError(f"country={country!r} and cell={cell} are both given; explain one of them at a time")
+    if country is not None and country not in countries:
+        names = np.unique(countries).tolist()
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        raise ParameterError(f"country={country!r} has no cell in this run; it knows {', '.join(names[:8])}{more}")
+    if cell is not None and not 0 <= cell < len(countries):
+        raise ParameterError(f"cell={cell} is none of the run's; give 0 to {len(countries) - 1}")
     reply = image if isinstance(image, Reply) else Reply(image)
     if reply.output is None:
         (reply,) = model.predict_each([reply.source], top_k=1, keep_output=True)
@@ -63,15 +70,3 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
     place = f"cell {cell}, {countries[cell]}" if cell is not None else str(country)
     target = Target(place, inside, cell is None, vocabulary.metas, vocabulary.parents)
     return explain_scores(head, scores, target, seen.patch_tokens, with_scores, baseline)
-
-
-def _check(countries: np.ndarray, country: str | None, cell: int | None) -> None:
-    """Refuse a country or a cell that the run has not, or both at a time."""
-    if country is not None and cell is not None:
-        raise ParameterError(f"country={country!r} and cell={cell} are both given; explain one of them at a time")
-    if country is not None and country not in countries:
-        names = np.unique(countries).tolist()
-        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        raise ParameterError(f"country={country!r} has no cell in this run; it knows {', '.join(names[:8])}{more}")
-    if cell is not None and not 0 <= cell < len(countries):
-        raise ParameterError(f"cell={cell} is none of the run's; give 0 to {len(countries) - 1}")

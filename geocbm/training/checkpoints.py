@@ -91,8 +91,6 @@ class Checkpoint:
 
 IDENTITY = "training"
 """Entry of a checkpoint's JSON: the identity of the training (`identity.training_identity`), and of its history."""
-
-
 _DIGESTS = ("training rows", "validation rows", "data", "labels", "first weights", "learning rates", "program")
 
 
@@ -130,9 +128,11 @@ def save_checkpoint(
 ) -> None:
     """Write what was trained as safetensors, its JSON and its history, each of them whole or not at all.
 
+    Trainable parameters and persistent buffers are written; frozen weights come from elsewhere, as do the buffers of
+    the submodules whose prefixes the model's attribute `frozen_parts` lists.
+
     Args:
-        model: its trainable parameters and persistent buffers are written; frozen weights come from elsewhere, as do
-            the buffers of the submodules whose prefixes its attribute `frozen_parts` lists.
+        model: what was trained.
         checkpoint: where to, and what the JSON says.
         result: what the training run did.
         identity: of the training, by which it is recognised; None where it is not fully known.
@@ -202,13 +202,7 @@ def _command(made_by: str | Callable[[], str]) -> str:
 def read_config(
     kind: type[Config], metadata: Mapping[str, Any], path: str | Path, made_by: str | Callable[[], str]
 ) -> Config:
-    """Rebuild the settings that a checkpoint was trained with; settings it does not know take their defaults.
-
-    Args:
-        kind: the stage's dataclass.
-        metadata: content of the JSON.
-        path: the checkpoint, for the message.
-        made_by: command that writes it, for the message.
+    """Rebuild the stage's settings that a checkpoint was trained with; those it does not know take their defaults.
 
     Raises:
         MismatchError: when the JSON holds a setting that this version does not know, or an impossible one.
@@ -330,11 +324,7 @@ class ResumeFile:
             save_file(_clone_shared(tensors), str(temporary), metadata={"state": json.dumps(content)})
 
     def read(self) -> tuple[dict[str, Any] | None, str | None]:
-        """Read the state without its tensors.
-
-        Returns:
-            The JSON, and None; or None, and why it cannot be continued; or twice None when there is none.
-        """
+        """The JSON of the state, or None; and why it cannot be continued, or None where there is nothing to say."""
         if not self.path.is_file():
             return None, None
         try:
@@ -346,15 +336,9 @@ class ResumeFile:
         return (content, None) if reason is None else (None, reason)
 
     def restore(self, content: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-        """Put weights and the optimiser's moments back.
+        """Put weights and the optimiser's moments back, and give the state after the last complete epoch.
 
-        Args:
-            content: of `read`.
-            model: changed in place.
-            optimizer: changed in place; keeps its own groups and learning rates.
-
-        Returns:
-            The state after the last complete epoch.
+        The optimiser keeps its own groups and learning rates; `content` is that of `read`.
         """
         current: dict[str, Tensor] = {}
         best: dict[str, Tensor] = {}

@@ -26,15 +26,12 @@ class RowSource(Protocol):
 def row_reader(
     source: Tensor | np.ndarray | RowSource, kind: str, half: bool = False
 ) -> Callable[[np.ndarray], Tensor]:
-    """Make a function from row positions to features, for a tensor in memory or a feature store.
+    """Make a function `rows -> (len(rows), ...)` on the CPU of a tensor or array `(n, ...)`, or of a feature store.
 
     Args:
-        source: `(n, ...)` tensor or array, or an object with `read(kind, rows, dtype)`.
+        source: what is read.
         kind: kind of feature to ask a store for.
         half: leave numbers of half precision, such as those of a store, as they are; else everything is float32.
-
-    Returns:
-        A function `rows -> (len(rows), ...)` on the CPU.
     """
     if isinstance(source, np.ndarray):
         source = torch.from_numpy(source)
@@ -79,11 +76,7 @@ class RowLoader:
             yield self.read(part)
 
     def with_columns(self, **columns: Tensor) -> RowLoader:
-        """The same loader with further entries in each batch.
-
-        Args:
-            columns: `(n, ...)` of all rows of the table, such as the concept embeddings that Stage 2 reads.
-        """
+        """The same loader with further entries in each batch: columns `(n, ...)` of all rows of the table."""
         read = self.read
         digest = self.digest and digest_of(self.digest, *(each for pair in sorted(columns.items()) for each in pair))
 
@@ -98,11 +91,9 @@ class RowLoader:
 
 
 def digest_of(*values: Any) -> str:
-    """Digest of what a training reads (hexadecimal SHA-256).
+    """Digest of what a training reads (hexadecimal SHA-256): tensors and arrays of any type, and whatever JSON holds.
 
-    Args:
-        values: tensors and arrays of any type, objects with a `key` that stands for their content (feature stores),
-            and whatever JSON holds.
+    Objects with a `key` (feature stores) count by that.
     """
     total = hashlib.sha256()
     for value in values:

@@ -239,14 +239,13 @@ class Training:
 
     def stops(self, epoch: int) -> bool:
         """Whether the training ends after an epoch because it has not become better for too long."""
-        if self._is_patient(epoch):
-            return False
-        if epoch < self.settings.epochs:
+        is_over = not self._is_patient(epoch)
+        if is_over and epoch < self.settings.epochs:
             self.say(
                 f"stopped: no better {self.settings.monitor} for {self.settings.patience} epochs, "
                 f"best was epoch {self.state.best_epoch}"
             )
-        return True
+        return is_over
 
     def conclude(self) -> FitResult:
         """Put the best weights in place and write checkpoint and history."""
