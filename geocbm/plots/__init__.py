@@ -4,10 +4,9 @@ Every function that returns a figure puts one sentence about its data, with the 
 `figure.layout.meta["alt"]`. Figures stay light: at most 5000 points, numbers rounded, pictures as JPEG.
 """
 
-from geocbm.plots.cells import CELL_COLOURS, cell_colours, cell_map, cell_picture
-from geocbm.plots.comparison import compare_differences, compare_histories, gain_map
-from geocbm.plots.concepts import confusion, per_meta_accuracy, per_parent_accuracy, prototype_drift
-from geocbm.plots.curves import loss_curves, retrieval_bars
+from geocbm.plots.cells import cell_map, cell_picture
+from geocbm.plots.concepts import confusion, per_meta_accuracy, prototype_drift, prototype_similarity
+from geocbm.plots.counterfactuals import edit_map, what_if
 from geocbm.plots.dataset import (
     cell_sizes,
     country_bars,
@@ -18,25 +17,27 @@ from geocbm.plots.dataset import (
     split_distances,
 )
 from geocbm.plots.evaluation import errors_by_distance, forest, method_forest, place_breakdown
-from geocbm.plots.explanations import kept_concepts, pointing_by_concept, removal_curves, told_by_concepts
-from geocbm.plots.field_guide import clue_agreement
+from geocbm.plots.explanations import (
+    clue_agreement,
+    kept_concepts,
+    pointing_by_concept,
+    removal_curves,
+    told_by_concepts,
+)
 from geocbm.plots.interventions import concept_sankey, contribution_bars, intervention_curves
 from geocbm.plots.locator import locator
-from geocbm.plots.maps import base_map, error_map, world_map
+from geocbm.plots.maps import base_map, error_map, gain_map, world_map
 from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet
-from geocbm.plots.prototypes import prototype_similarity
-from geocbm.plots.runs import chain_status
-from geocbm.plots.style import PALETTE, finish, template
-from geocbm.plots.sure import coverage_by_novelty, region_areas, reliability_before_after, risk_coverage
-from geocbm.plots.what_if import edit_map, what_if
+from geocbm.plots.runs import chain_status, compare_differences
+from geocbm.plots.theme import PALETTE, finish, template
+from geocbm.plots.training import compare_histories, loss_curves, retrieval_bars
+from geocbm.plots.uncertainty import coverage_by_novelty, region_areas, reliability_before_after, risk_coverage
 
 __all__ = [
-    "CELL_COLOURS",
     "PALETTE",
     "attention_overlay",
     "base_map",
     "blend_heat",
-    "cell_colours",
     "cell_map",
     "cell_picture",
     "cell_sizes",
@@ -65,7 +66,6 @@ __all__ = [
     "loss_curves",
     "method_forest",
     "per_meta_accuracy",
-    "per_parent_accuracy",
     "place_breakdown",
     "pointing_by_concept",
     "prototype_drift",

@@ -1,4 +1,4 @@
-"""Figures of concepts: accuracy by concept, confusion, drift of prototypes."""
+"""Figures of concepts: likeness of their words, accuracy by concept, confusion, drift of prototypes."""
 
 from __future__ import annotations
 
@@ -7,65 +7,79 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from geocbm.plots.style import GRID, PALETTE, columns_of, escape, finish, labels, numbers, percent, plural
+from geocbm.plots.theme import GRID, PALETTE, columns_of, escape, finish, labels, numbers, percent, plural
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
+    from geocbm.data.concepts import ConceptVocabulary
+
+MOST_PAIRS = 12
 
 
-def _by_class(names: Any, correct: Any) -> pd.DataFrame:
-    name, hit = columns_of(names=names, correct=correct)
-    frame = pd.DataFrame({"name": name.astype(str), "accuracy": hit.astype(float)})
-    table = frame.groupby("name")["accuracy"].agg(["mean", "size"]).reset_index()
-    return table.sort_values(["mean", "size", "name"], ascending=[False, False, True], kind="stable")
+def prototype_similarity(prototypes: Any, concepts: ConceptVocabulary) -> go.Figure:
+    """Cosine between the text prototypes `[k_m, t]` of all pairs of metas, grouped by parent, as a heat map."""
+    unit = np.asarray(prototypes, dtype=float)
+    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    order = np.argsort(concepts.parent_index, kind="stable")
+    similarity, owner = (unit @ unit.T)[np.ix_(order, order)], concepts.parent_index[order]
+    names = [concepts.metas[i] for i in order]
+    same = owner[:, None] == owner[None, :]
+    off = ~np.eye(len(names), dtype=bool)
+    within, across = similarity[same & off], similarity[~same]
+    parts = [f"Cosine between the words of {plural(len(names), 'meta')}, grouped by parent."]
+    if len(within) and len(across):
+        parts.append(f"Mean within a parent {within.mean():.2f}, across parents {across.mean():.2f}.")
+    if len(names) > 1:
+        first, second = np.unravel_index(np.where(off, similarity, -2).argmax(), similarity.shape)
+        parts.append(f"Most alike: {names[first]} and {names[second]} ({similarity[first, second]:.2f}).")
+    heat = {"colorscale": "Cividis", "colorbar": {"title": {"text": "cosine"}, "thickness": 12}}
+    hover = "%{x}<br>%{y}<br>cosine %{z}<extra></extra>"
+    fig = go.Figure(go.Heatmap(z=np.round(similarity, 3).tolist(), x=names, y=names, hovertemplate=hover, **heat))
+    for edge in np.flatnonzero(np.diff(owner)) + 0.5:
+        fig.add_vline(x=edge, line_width=0.6, line_color="white")
+        fig.add_hline(y=edge, line_width=0.6, line_color="white")
+    fig.update_xaxes(showticklabels=len(names) <= 40, tickangle=-60)
+    fig.update_yaxes(autorange="reversed", showticklabels=len(names) <= 80, tickfont={"size": 8})
+    title = "How alike are the words of two concepts?"
+    return finish(fig, title, " ".join(parts), height=max(420, 9 * len(names) + 120))
 
 
-def per_meta_accuracy(
-    meta: Any, correct: Any, parent: Any | None = None, title: str = "Which metas are recognised?"
-) -> go.Figure:
+def per_meta_accuracy(meta: Any, correct: Any, parent: Any) -> go.Figure:
     """Accuracy of each meta as a dot, best first, as large as its number of images, coloured by parent.
 
     Args:
         meta: `[n]` name of the true meta.
         correct: `[n]` whether it was named rightly.
-        parent: `[n]` name of the parent, for the colours; the largest seven have a colour of their own.
-        title: headline.
+        parent: `[n]` name of the parent; the largest seven have a colour of their own.
     """
-    import plotly.graph_objects as go
-
-    table = _by_class(meta, correct)
+    meta, correct, parent = columns_of(meta=meta, correct=correct, parent=parent)
+    frame = pd.DataFrame({"name": meta.astype(str), "hit": correct.astype(float), "parent": parent.astype(str)})
+    table = frame.groupby("name").agg(mean=("hit", "mean"), size=("hit", "size"), parent=("parent", "last"))
+    table = table.reset_index().sort_values(["mean", "size", "name"], ascending=[False, False, True], kind="stable")
     table["place"] = np.arange(1, len(table) + 1)
-    owner = (
-        dict(zip(map(str, np.asarray(meta)), map(str, np.asarray(parent)), strict=True)) if parent is not None else {}
-    )
-    table["parent"] = [owner.get(name, "") for name in table["name"]]
     ranked = table.groupby("parent")["size"].sum().sort_values(ascending=False, kind="stable").index
-    own = list(ranked[: len(PALETTE) - 1])
+    own, others = list(ranked[: len(PALETTE) - 1]), list(ranked[len(PALETTE) - 1 :])
+    groups = [(name, [name], colour) for name, colour in zip(own, PALETTE, strict=False)]
+    groups += [(f"{len(others)} other parents", others, PALETTE[-1])] if others else []
     fig = go.Figure()
-    groups = [(name, table[table["parent"] == name], PALETTE[i]) for i, name in enumerate(own)]
-    rest = table[~table["parent"].isin(own)]
-    if len(rest):
-        groups.append((f"{rest['parent'].nunique()} other parents", rest, PALETTE[-1]))
-    for name, part, colour in groups:
-        fig.add_trace(
-            go.Scatter(
-                x=part["place"].tolist(),
-                y=numbers(part["mean"]),
-                mode="markers",
-                marker={
-                    "size": numbers(np.clip(4 + 2 * np.sqrt(part["size"]), 5, 24), 3),
-                    "color": colour,
-                    "opacity": 0.8,
-                    "line": {"width": 0.6, "color": "white"},
-                },
-                customdata=[
-                    [escape(meta_name), int(n)] for meta_name, n in zip(part["name"], part["size"], strict=True)
-                ],
-                hovertemplate="%{customdata[0]}: %{y:.0%} of %{customdata[1]}<extra></extra>",
-                name=escape(name),
-                showlegend=bool(owner),
-            )
+    for name, members, colour in groups:
+        part = table[table["parent"].isin(members)]
+        fig.add_scatter(
+            x=part["place"].tolist(),
+            y=numbers(part["mean"]),
+            mode="markers",
+            marker={
+                "size": numbers(np.clip(4 + 2 * np.sqrt(part["size"]), 5, 24), 3),
+                "color": colour,
+                "opacity": 0.8,
+                "line": {"width": 0.6, "color": "white"},
+            },
+            customdata=[[escape(each), int(n)] for each, n in zip(part["name"], part["size"], strict=True)],
+            hovertemplate="%{customdata[0]}: %{y:.0%} of %{customdata[1]}<extra></extra>",
+            name=escape(name),
+            showlegend=True,
         )
     fig.update_yaxes(title_text="accuracy", tickformat=".0%", range=[-0.04, 1.04])
     fig.update_xaxes(title_text="meta, best first (larger dot: more images)", showgrid=False)
@@ -75,49 +89,11 @@ def per_meta_accuracy(
         f"{best['size']}, {worst['name']} {percent(worst['mean'])} of {worst['size']}; the mean over metas is "
         f"{percent(table['mean'].mean())}, and {int((table['mean'] == 0).sum())} are never named rightly."
     )
-    return finish(fig, title, alt, 420)
-
-
-def per_parent_accuracy(parent: Any, correct: Any, title: str = "Which parents are recognised?") -> go.Figure:
-    """Accuracy of each parent as a bar, best on top, with its number of images.
-
-    Args:
-        parent: `[n]` name of the true parent.
-        correct: `[n]` whether the parent was named rightly.
-        title: headline.
-    """
-    import plotly.graph_objects as go
-
-    table = _by_class(parent, correct)
-    fig = go.Figure(
-        go.Bar(
-            x=numbers(table["mean"]),
-            y=labels(table["name"].tolist()),
-            orientation="h",
-            text=[f"{100 * mean:.0f} %  (n = {n})" for mean, n in zip(table["mean"], table["size"], strict=True)],
-            textposition="auto",
-            marker_color=PALETTE[0],
-            hovertemplate="%{y}: %{x:.1%}<extra></extra>",
-        )
-    )
-    fig.update_xaxes(title_text="accuracy", tickformat=".0%", range=[0, 1])
-    fig.update_yaxes(autorange="reversed", showgrid=False, ticks="", dtick=1)
-    best, worst = table.iloc[0], table.iloc[-1]
-    alt = (
-        f"Bars of accuracy for {plural(len(table), 'parent')}: {best['name']} {percent(best['mean'])} is best, "
-        f"{worst['name']} {percent(worst['mean'])} is worst."
-    )
-    return finish(fig, title, alt, 130 + 26 * len(table), bargap=0.25)
+    return finish(fig, "Which metas are recognised?", alt, 420)
 
 
 def confusion(
-    true_meta: Any,
-    predicted_meta: Any,
-    metas: Sequence[str],
-    meta_to_parent: Any,
-    parents: Sequence[str],
-    pairs: int = 12,
-    title: str = "What is taken for what?",
+    true_meta: Any, predicted_meta: Any, metas: Sequence[str], meta_to_parent: Any, parents: Sequence[str]
 ) -> go.Figure:
     """Confusion of parents as a heat map, beside the pairs of metas that are most often confused.
 
@@ -127,24 +103,14 @@ def confusion(
         metas: `[k_m]` names of the metas.
         meta_to_parent: `[k_m]` index of each meta's parent.
         parents: `[k_p]` names of the parents.
-        pairs: how many pairs of metas are listed.
-        title: headline.
     """
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
     true, named = (values.astype(int) for values in columns_of(true_meta=true_meta, predicted_meta=predicted_meta))
     owner = np.asarray(meta_to_parent).astype(int)
-    counts = np.zeros((len(parents), len(parents)), dtype=int)
-    np.add.at(counts, (owner[true], owner[named]), 1)
-    total = counts.sum(axis=1, keepdims=True)
-    share = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
-    wrong = true != named
-    within = wrong & (owner[true] == owner[named])
-    across = wrong & ~within
-    mixed = pd.Series(list(zip(true[wrong].tolist(), named[wrong].tolist(), strict=True)), dtype=object)
-    top = mixed.value_counts(sort=False)
-    top = top.iloc[np.lexsort((np.array([str(pair) for pair in top.index], dtype=str), -top.to_numpy()))][:pairs]
+    wrong, same = true != named, owner[true] == owner[named]
+    pairs = pd.DataFrame({"true": true[wrong], "named": named[wrong], "same": same[wrong]})
+    pairs = pairs.groupby(["true", "named", "same"]).size().rename("count").reset_index()
+    pairs["order"] = [str(pair) for pair in zip(pairs["true"].tolist(), pairs["named"].tolist(), strict=True)]
+    top = pairs.sort_values(["count", "order"], ascending=[False, True]).head(MOST_PAIRS).reset_index(drop=True)
     fig = make_subplots(
         rows=1,
         cols=2,
@@ -152,96 +118,84 @@ def confusion(
         horizontal_spacing=0.06,
         subplot_titles=["parents (share of each row)", "most confused metas"],
     )
-    short = labels(list(parents), 22)
-    fig.add_trace(
-        go.Heatmap(
-            z=[numbers(row, 3) for row in share],
-            x=short,
-            y=short,
-            customdata=counts.tolist(),
-            colorscale=[[0, "#FFFFFF"], [1, PALETTE[0]]],
-            zmin=0,
-            zmax=1,
-            showscale=False,
-            xgap=1,
-            ygap=1,
-            hovertemplate="%{y} named %{x}: %{z:.0%} (%{customdata})<extra></extra>",
-        ),
-        row=1,
-        col=1,
-    )
-
-    pair_names = [" → ".join(labels([metas[index] for index in pair], 32)) for pair in top.index]
-    same_parent = np.array([owner[true_one] == owner[named_one] for true_one, named_one in top.index], dtype=bool)
-    for same, name, colour in ((True, "within a parent", PALETTE[0]), (False, "across parents", PALETTE[1])):
-        chosen = np.flatnonzero(same_parent == same)
-        if not len(chosen):
-            continue
-        fig.add_trace(
-            go.Bar(
-                x=[int(top.iloc[i]) for i in chosen],
+    _add_parents(fig, owner[true], owner[named], parents)
+    names = [" → ".join(labels([metas[i] for i in pair], 32)) for pair in top[["true", "named"]].to_numpy()]
+    for is_same, name, colour in ((True, "within a parent", PALETTE[0]), (False, "across parents", PALETTE[1])):
+        chosen = np.flatnonzero(top["same"] == is_same)
+        if len(chosen):
+            fig.add_bar(
+                x=top["count"].iloc[chosen].tolist(),
                 y=chosen.tolist(),
                 width=0.4,
                 orientation="h",
                 marker_color=colour,
                 name=name,
-                customdata=[pair_names[i] for i in chosen],
+                customdata=[names[i] for i in chosen],
                 hovertemplate="%{customdata}: %{x}<extra></extra>",
-            ),
-            row=1,
-            col=2,
-        )
+                row=1,
+                col=2,
+            )
     # Names stand above their bars: beside them, two of them would take half of the figure.
-    fig.add_trace(
-        go.Scatter(
-            x=[0] * len(top),
-            y=[i - 0.42 for i in range(len(top))],
-            mode="text",
-            text=pair_names,
-            textposition="middle right",
-            textfont={"size": 11},
-            cliponaxis=False,
-            hoverinfo="skip",
-            showlegend=False,
-        ),
+    fig.add_scatter(
+        x=[0] * len(top),
+        y=[i - 0.42 for i in range(len(top))],
+        mode="text",
+        text=names,
+        textposition="middle right",
+        textfont={"size": 11},
+        cliponaxis=False,
+        hoverinfo="skip",
+        showlegend=False,
         row=1,
         col=2,
     )
-    fig.update_yaxes(autorange="reversed", tickfont_size=11, row=1, col=1, showgrid=False)
-    fig.update_xaxes(tickangle=-45, tickfont_size=11, row=1, col=1, showgrid=False)
     fig.update_yaxes(range=[len(top) - 0.5, -0.8], showticklabels=False, showgrid=False, ticks="", row=1, col=2)
     fig.update_xaxes(title_text="images", rangemode="tozero", row=1, col=2)
     alt = (
         f"Confusion of {plural(len(parents), 'parent')} and the most confused metas: of "
         f"{plural(len(true), 'image')} {percent(float((~wrong).mean()))} get the right meta, "
-        f"{percent(float(within.mean()))} another meta of the same parent, "
-        f"{percent(float(across.mean()))} one of another parent"
+        f"{percent(float((wrong & same).mean()))} another meta of the same parent, "
+        f"{percent(float((~same).mean()))} one of another parent"
     )
     if len(top):
-        first = top.index[0]
-        alt += f"; the most frequent mistake is {metas[first[0]]} named {metas[first[1]]}, {top.iloc[0]} times"
+        first = top.iloc[0]
+        alt += f"; the most frequent mistake is {metas[first['true']]} named {metas[first['named']]}, "
+        alt += f"{first['count']} times"
     fig.update_annotations(font_size=13)
-    return finish(
-        fig,
-        title,
-        alt + ".",
-        220 + 30 * max(len(parents), len(top), 8),
-        bargap=0.3,
-        legend={"x": 1, "xanchor": "right"},
-        margin={"l": 48, "r": 16, "t": 84, "b": 60},
+    height = 220 + 30 * max(len(parents), len(top), 8)
+    margin = {"l": 48, "r": 16, "t": 84, "b": 60}
+    legend = {"x": 1, "xanchor": "right"}
+    return finish(fig, "What is taken for what?", alt + ".", height, bargap=0.3, legend=legend, margin=margin)
+
+
+def _add_parents(fig: go.Figure, true: np.ndarray, named: np.ndarray, parents: Sequence[str]) -> None:
+    """The confusion of parents, a row for each true one, in the first panel."""
+    counts = np.zeros((len(parents), len(parents)), dtype=int)
+    np.add.at(counts, (true, named), 1)
+    total = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
+    short = labels(list(parents), 22)
+    fig.add_heatmap(
+        z=[numbers(row, 3) for row in share],
+        x=short,
+        y=short,
+        customdata=counts.tolist(),
+        colorscale=[[0, "#FFFFFF"], [1, PALETTE[0]]],
+        zmin=0,
+        zmax=1,
+        showscale=False,
+        xgap=1,
+        ygap=1,
+        hovertemplate="%{y} named %{x}: %{z:.0%} (%{customdata})<extra></extra>",
+        row=1,
+        col=1,
     )
+    fig.update_yaxes(autorange="reversed", tickfont_size=11, row=1, col=1, showgrid=False)
+    fig.update_xaxes(tickangle=-45, tickfont_size=11, row=1, col=1, showgrid=False)
 
 
-def prototype_drift(names: Sequence[str], cosine: Any, title: str = "How far did the prototypes move?") -> go.Figure:
-    """Cosine between each concept's text prototype and the learned one, most moved on the left.
-
-    Args:
-        names: `[k]` names of the concepts.
-        cosine: `[k]` cosine similarity between base and learned prototype; 1 is unmoved.
-        title: headline.
-    """
-    import plotly.graph_objects as go
-
+def prototype_drift(names: Sequence[str], cosine: Any) -> go.Figure:
+    """Cosine `[k]` between each concept's text prototype and the learned one (1: unmoved), most moved on the left."""
     name, values = columns_of(names=list(names), cosine=cosine)
     order = np.argsort(values, kind="stable")
     fig = go.Figure(
@@ -261,4 +215,4 @@ def prototype_drift(names: Sequence[str], cosine: Any, title: str = "How far did
         f"{name[order[-1]]} least, to {values[order[-1]]:.3f}; "
         f"the median cosine is {np.median(values):.3f}."
     )
-    return finish(fig, title, alt, 360, bargap=0.15)
+    return finish(fig, "How far did the prototypes move?", alt, 360, bargap=0.15)

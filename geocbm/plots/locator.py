@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
-from geocbm.plots.maps import outline
+from geocbm.plots.maps import LINES, outline
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
 
-_SEA, _COAST, _BORDER, _POINT = (247, 249, 251), (130, 144, 160), (203, 210, 217), (213, 94, 0)
+GROUND, _POINT = "#F7F9FB", "#D55E00"
 _WORLD = (-180.0, -60.0, 180.0, 84.0)
 
 
@@ -42,14 +44,36 @@ def frame_of(lat: np.ndarray, lng: np.ndarray, aspect: float, least_degrees: flo
     return middle, x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
-def locator(lat: Any, lng: Any, width: int = 300, height: int = 200) -> Image:
-    """A map around points, with coast lines and borders, drawn without a network or a browser.
+def draw_lines(
+    draw: ImageDraw,
+    place: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    width: int,
+    thickness: int = 1,
+) -> None:
+    """Draw borders and, twice as thick, coasts on a picture `width` pixels wide.
 
     Args:
-        lat: `[n]` latitudes in degrees, at least one; points without a coordinate are left out.
-        lng: `[n]` longitudes in degrees.
-        width: pixels.
-        height: pixels; a map of the whole world is flatter.
+        draw: of the picture.
+        place: pixels across and down of longitudes and latitudes in degrees.
+        width: pixels of the picture.
+        thickness: pixels of a border.
+    """
+    for (kind, colour, _), times in zip(reversed(LINES), (1, 2), strict=True):
+        lng, lat = (np.array(part, dtype=float) for part in outline(kind))
+        ends = np.flatnonzero(np.isnan(lng))
+        for start, end in zip(np.r_[0, ends[:-1] + 1], ends, strict=True):
+            x, y = place(lng[start:end], lat[start:end])
+            # A line that leaves on one side and comes back on the other would be drawn right across the map.
+            for piece in np.split(np.arange(len(x)), np.flatnonzero(np.abs(np.diff(x)) > width / 2) + 1):
+                if len(piece) > 1:
+                    corners = list(zip(x[piece].tolist(), y[piece].tolist(), strict=True))
+                    draw.line(corners, fill=colour, width=times * thickness)
+
+
+def locator(lat: Any, lng: Any, width: int = 300, height: int = 200) -> Image:
+    """A map around points `[n]` in degrees, with coast lines and borders, drawn without a network or a browser.
+
+    Points without a coordinate are left out; a map of the whole world is flatter than `height` pixels.
 
     Raises:
         ValueError: there is no point.
@@ -66,24 +90,15 @@ def locator(lat: Any, lng: Any, width: int = 300, height: int = 200) -> Image:
     if (west, south, east, north) == _WORLD:
         height = round(width * (north - south) / (east - west) * 1.15)
     scale = 2  # drawn larger and reduced, which smooths the lines
-    picture = pillow.new("RGB", (scale * width, scale * height), _SEA)
+    picture = pillow.new("RGB", (scale * width, scale * height), GROUND)
     draw = ImageDraw.Draw(picture)
 
     def place(longitude: np.ndarray, latitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = ((longitude - middle + 180) % 360 - 180 - west) / (east - west) * scale * width
         return x, (north - latitude) / (north - south) * scale * height
 
-    for kind, colour, thick in (("borders", _BORDER, 1), ("coast", _COAST, 2)):
-        line_lng, line_lat = (np.array(part, dtype=float) for part in outline(kind))
-        ends = np.flatnonzero(np.isnan(line_lng))
-        for start, end in zip(np.r_[0, ends[:-1] + 1], ends, strict=True):
-            x, y = place(line_lng[start:end], line_lat[start:end])
-            # A line that leaves the frame's back side would be drawn right across it.
-            for piece in np.split(np.arange(len(x)), np.flatnonzero(np.abs(np.diff(x)) > scale * width / 2) + 1):
-                if len(piece) > 1:
-                    draw.line(list(zip(x[piece].tolist(), y[piece].tolist(), strict=True)), fill=colour, width=thick)
-    x, y = place(lng, lat)
+    draw_lines(draw, place, scale * width)
     radius = scale * (2.4 if len(lat) < 200 else 1.8)
-    for across, down in zip(x.tolist(), y.tolist(), strict=True):
-        draw.ellipse((across - radius, down - radius, across + radius, down + radius), fill=_POINT)
+    for x, y in zip(*place(lng, lat), strict=True):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_POINT)
     return picture.resize((width, height), pillow.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Maps that draw without a network.
+"""Maps that draw without a network: places, errors, and where one run is better than another.
 
 Plotly fetches its base map from a server, and draws nothing at all when that fails. It does not ask for one when the
 base map is switched off and the first trace consists of lines; so the coast line, from a file of the package, is that
@@ -8,31 +8,43 @@ first trace.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
 
 from geocbm.geodesy import haversine_km
-from geocbm.plots.style import (
+from geocbm.plots.theme import (
     INK,
+    MUTED,
     PALETTE,
     columns_of,
     degrees,
     escape,
     finish,
     km_text,
-    log_ticks,
     numbers,
     percent,
     plural,
     thin,
 )
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+LINES = (("coast", "#8290A0", 0.9), ("borders", "#CBD2D9", 0.4))
+"""Kind, colour and width of the lines of every map."""
+MOST_ERRORS = 400
+_ERROR_BANDS = (
+    (25, "up to 25 km", "#009E73"),
+    (200, "up to 200 km", "#56B4E9"),
+    (750, "up to 750 km", "#E69F00"),
+    (2500, "up to 2,500 km", "#D55E00"),
+    (np.inf, "beyond 2,500 km", "#882255"),
+)
+# From worse to better: told apart with every common kind of colour blindness.
+_GAIN_SCALE = [[0.0, PALETTE[1]], [0.5, "#F4F1EC"], [1.0, PALETTE[0]]]
 
 
 @cache
@@ -50,26 +62,14 @@ def outline(kind: str) -> tuple[tuple[float | None, ...], tuple[float | None, ..
     return tuple(lng), tuple(lat)
 
 
-def base_map(borders: bool = True) -> go.Figure:
-    """Return a world map with coast lines (first trace) and country borders, for traces to be added to."""
-    import plotly.graph_objects as go
-
+def base_map() -> go.Figure:
+    """A world map with coast lines (first trace) and country borders, for traces to be added to."""
     fig = go.Figure()
-    for kind, width, colour in (("coast", 0.9, "#8290A0"), ("borders", 0.4, "#CBD2D9")):
-        if kind == "borders" and not borders:
-            continue
+    for kind, colour, width in LINES:
         lng, lat = outline(kind)
-        fig.add_trace(
-            go.Scattergeo(
-                lon=list(lng),
-                lat=list(lat),
-                mode="lines",
-                line={"width": width, "color": colour},
-                hoverinfo="skip",
-                showlegend=False,
-                name=kind,
-            )
-        )
+        line = {"width": width, "color": colour}
+        shown = {"mode": "lines", "line": line, "hoverinfo": "skip", "showlegend": False, "name": kind}
+        fig.add_scattergeo(lon=list(lng), lat=list(lat), **shown)
     fig.update_geos(
         visible=False,
         fitbounds=False,
@@ -81,175 +81,122 @@ def base_map(borders: bool = True) -> go.Figure:
     return fig
 
 
-def finish_map(fig: go.Figure, title: str, alt: str, height: int = 460) -> go.Figure:
-    """Give a map its headline, its alternative text and the room it needs."""
-    return finish(
-        fig,
-        title,
-        alt,
-        height,
-        margin={"l": 8, "r": 8, "t": 48, "b": 34},
-        legend={"x": 0.01, "y": -0.01, "itemsizing": "constant"},
+def map_points(lat: Any, lng: Any, texts: Sequence[str], marker: Mapping[str, Any], name: str) -> go.Scattergeo:
+    """Points `[n]` in degrees that show their texts under the pointer."""
+    return go.Scattergeo(
+        lat=degrees(lat),
+        lon=degrees(lng),
+        mode="markers",
+        marker=dict(marker),
+        text=list(texts),
+        hovertemplate="%{text}<extra></extra>",
+        name=name,
     )
 
 
-def _colour_bar(title: str) -> dict[str, Any]:
-    return {"title": {"text": title, "side": "right"}, "thickness": 12, "len": 0.75, "outlinewidth": 0}
+def finish_map(fig: go.Figure, title: str, alt: str, height: int = 460) -> go.Figure:
+    """Give a map its headline, its alternative text and the room it needs."""
+    legend = {"x": 0.01, "y": -0.01, "itemsizing": "constant"}
+    return finish(fig, title, alt, height, margin={"l": 8, "r": 8, "t": 48, "b": 34}, legend=legend)
 
 
-def _marker_size(count: int) -> float:
-    return float(np.clip(14 - 2.5 * np.log10(count + 1), 3.5, 9))
-
-
-def _spread(lat: np.ndarray, lng: np.ndarray) -> str:
-    south, north = np.min(lat), np.max(lat)
-    return f"latitudes {south:.0f} to {north:.0f} and longitudes {np.min(lng):.0f} to {np.max(lng):.0f} degrees"
-
-
-def world_map(
-    lat: Any,
-    lng: Any,
-    color: Any | None = None,
-    hover: Sequence[Any] | None = None,
-    title: str = "",
-    color_title: str = "",
-    log_color: bool = False,
-    noun: str = "image",
-) -> go.Figure:
-    """Points on a world map.
-
-    Args:
-        lat: `[n]` latitudes in degrees.
-        lng: `[n]` longitudes in degrees.
-        color: `[n]` numbers (a colour scale) or names (a colour each for the most frequent seven, grey for the rest).
-        hover: `[n]` texts to show under the pointer.
-        title: headline.
-        color_title: what the colours mean, with the unit.
-        log_color: spread the colour scale over powers of ten.
-        noun: what one point is called.
-    """
-    import plotly.graph_objects as go
-
-    lat, lng = columns_of(lat=lat, lng=lng)
-    title = title or f"Where the {noun}s lie"
+def world_map(lat: Any, lng: Any, hover: Any, noun: str = "image") -> go.Figure:
+    """Points `[n]` in degrees on a world map, with texts `[n]` under the pointer; `noun`: what one point is called."""
+    lat, lng, hover = columns_of(lat=lat, lng=lng, hover=hover)
     rows = thin(len(lat))
-    texts = None if hover is None else np.array([escape(text) for text in columns_of(lat=lat, hover=hover)[1]])
-    fig = base_map()
-    size = _marker_size(len(rows))
-
-    def points(chosen: np.ndarray, **trace: Any) -> None:
-        fig.add_trace(
-            go.Scattergeo(
-                lat=degrees(lat[chosen]),
-                lon=degrees(lng[chosen]),
-                mode="markers",
-                text=None if texts is None else texts[chosen].tolist(),
-                hovertemplate=("%{text}<br>" if texts is not None else "") + "%{lat:.2f}, %{lon:.2f}<extra></extra>",
-                **trace,
-            )
-        )
-
-    alt = f"World map of {plural(len(lat), noun)}, {_spread(lat, lng)}"
-    if color is None:
-        points(rows, marker={"size": size, "color": PALETTE[0], "opacity": 0.65}, name=noun, showlegend=False)
-    elif np.asarray(color).dtype.kind in "fiub":
-        values = columns_of(lat=lat, color=color)[1].astype(float)
-        shown = np.log10(np.maximum(values, 1e-3)) if log_color else values
-        bar = _colour_bar(color_title)
-        if log_color:
-            bar |= log_ticks(np.nanmin(shown), np.nanmax(shown))
-        marker = {"size": size, "color": numbers(shown[rows], 3), "colorscale": "Cividis", "colorbar": bar}
-        points(rows, marker=marker | {"opacity": 0.8, "showscale": True}, showlegend=False, name=color_title)
-        alt += f", coloured by {color_title or 'value'} from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}"
-    else:
-        names = columns_of(lat=lat, color=color)[1].astype(str)
-        kinds, counts = np.unique(names, return_counts=True)
-        frequent = [str(kind) for kind in kinds[np.argsort(-counts, kind="stable")][: len(PALETTE) - 1]]
-        for kind, colour in zip(frequent, PALETTE, strict=False):
-            chosen = rows[names[rows] == kind]
-            points(chosen, marker={"size": size, "color": colour, "opacity": 0.75}, name=escape(kind))
-        rest = rows[~np.isin(names[rows], frequent)]
-        if len(rest):
-            other = f"{len(kinds) - len(frequent)} others"
-            points(rest, marker={"size": size, "color": PALETTE[-1], "opacity": 0.5}, name=other)
-        alt += f", in {plural(len(kinds), 'group')}; the largest is {frequent[0]} with {counts.max():,}"
-    if len(rows) < len(lat):
-        alt += f" ({len(rows):,} of them drawn)"
-    return finish_map(fig, title, alt + ".")
+    size = float(np.clip(14 - 2.5 * np.log10(len(rows) + 1), 3.5, 9))
+    marker = {"size": size, "color": PALETTE[0], "opacity": 0.65}
+    points = map_points(lat[rows], lng[rows], [escape(text) for text in hover[rows]], marker, noun)
+    hovered = "%{text}<br>%{lat:.2f}, %{lon:.2f}<extra></extra>"
+    fig = base_map().add_trace(points.update(hovertemplate=hovered, showlegend=False))
+    drawn = f" ({len(rows):,} of them drawn)" if len(rows) < len(lat) else ""
+    alt = (
+        f"World map of {plural(len(lat), noun)}, latitudes {np.min(lat):.0f} to {np.max(lat):.0f} and longitudes "
+        f"{np.min(lng):.0f} to {np.max(lng):.0f} degrees{drawn}."
+    )
+    return finish_map(fig, f"Where the {noun}s lie", alt)
 
 
-def error_map(
-    pred_lat: Any,
-    pred_lng: Any,
-    true_lat: Any,
-    true_lng: Any,
-    hover: Sequence[Any] | None = None,
-    limit: int = 400,
-    title: str = "From the truth to the guess",
-) -> go.Figure:
-    """Lines from true places to predicted ones, coloured by their length.
+def error_map(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> go.Figure:
+    """Lines from true places to predicted ones, coloured by their length; all `[n]` degrees.
 
-    Args:
-        pred_lat: `[n]` predicted latitudes in degrees; NaN is left out and counted in the alt text.
-        pred_lng: `[n]` predicted longitudes in degrees.
-        true_lat: `[n]` true latitudes in degrees.
-        true_lng: `[n]` true longitudes in degrees.
-        hover: `[n]` texts to show at the predicted place.
-        limit: at most so many images are drawn, an even random choice.
-        title: headline.
+    A missing prediction (NaN) is left out and counted in the alt text; of more than `MOST_ERRORS` an even random choice
+    is drawn.
     """
-    import plotly.graph_objects as go
-
     pred_lat, pred_lng, true_lat, true_lng = columns_of(
         pred_lat=pred_lat, pred_lng=pred_lng, true_lat=true_lat, true_lng=true_lng
     )
     km = haversine_km(pred_lat, pred_lng, true_lat, true_lng)
     present = np.flatnonzero(np.isfinite(km))
-    rows = present[thin(len(present), limit)]
+    rows = present[thin(len(present), MOST_ERRORS)]
+    band = np.searchsorted([limit for limit, _, _ in _ERROR_BANDS], km)
     fig = base_map()
-    bands = (
-        (0, 25, "up to 25 km"),
-        (25, 200, "up to 200 km"),
-        (200, 750, "up to 750 km"),
-        (750, 2500, "up to 2,500 km"),
-    )
-    colours = ("#009E73", "#56B4E9", "#E69F00", "#D55E00", "#882255")
-    for (low, high, name), colour in zip((*bands, (2500, np.inf, "beyond 2,500 km")), colours, strict=True):
-        chosen = rows[(km[rows] <= high) & ((km[rows] > low) | (low == 0))]
+    for number, (_, name, colour) in enumerate(_ERROR_BANDS):
+        chosen = rows[band[rows] == number]
         if not len(chosen):
             continue
-        gap = [None] * len(chosen)
-        lat = [v for trio in zip(degrees(true_lat[chosen]), degrees(pred_lat[chosen]), gap, strict=True) for v in trio]
-        lng = [v for trio in zip(degrees(true_lng[chosen]), degrees(pred_lng[chosen]), gap, strict=True) for v in trio]
-        style = {"width": 1.1, "color": colour}
-        fig.add_trace(
-            go.Scattergeo(
-                lat=lat, lon=lng, mode="lines", line=style, opacity=0.55, hoverinfo="skip", name=name, legendgroup=name
-            )
-        )
-        texts = [
-            (f"{escape(hover[row])}<br>" if hover is not None else "") + f"off by {km_text(km[row])}" for row in chosen
-        ]
-        fig.add_trace(
-            go.Scattergeo(
-                lat=degrees(pred_lat[chosen]),
-                lon=degrees(pred_lng[chosen]),
-                mode="markers",
-                marker={"size": 4.5, "color": colour, "line": {"width": 0.4, "color": INK}},
-                text=texts,
-                hovertemplate="%{text}<extra></extra>",
-                name=name,
-                legendgroup=name,
-                showlegend=False,
-            )
-        )
-    missing = len(km) - len(present)
+        gap = np.full(len(chosen), np.nan)
+        lat = np.stack([true_lat[chosen], pred_lat[chosen], gap], axis=1)
+        lng = np.stack([true_lng[chosen], pred_lng[chosen], gap], axis=1)
+        line = {"width": 1.1, "color": colour}
+        lines = {"mode": "lines", "line": line, "opacity": 0.55, "hoverinfo": "skip", "legendgroup": name}
+        fig.add_scattergeo(lat=degrees(lat.ravel()), lon=degrees(lng.ravel()), name=name, **lines)
+        marker = {"size": 4.5, "color": colour, "line": {"width": 0.4, "color": INK}}
+        texts = [f"off by {km_text(each)}" for each in km[chosen]]
+        ends = map_points(pred_lat[chosen], pred_lng[chosen], texts, marker, name)
+        fig.add_trace(ends.update(legendgroup=name, showlegend=False))
     alt = f"World map with lines from {len(rows):,} of {plural(len(km), 'true place')} to the predicted places"
     if len(present):
-        reached = float((km[present] <= 200).sum() / len(km))
-        alt += (
-            f"; the median error is {km_text(float(np.median(km[present])))} and {percent(reached)} lie within 200 km"
-        )
-    if missing:
+        near = percent(float((km[present] <= 200).sum() / len(km)))
+        alt += f"; the median error is {km_text(float(np.median(km[present])))} and {near} lie within 200 km"
+    if missing := len(km) - len(present):
         alt += f"; {plural(missing, 'prediction')} missing"
-    return finish_map(fig, title, alt + ".")
+    return finish_map(fig, "From the truth to the guess", alt + ".")
+
+
+def gain_map(gains: Mapping[str, pd.DataFrame], reference: str, title: str = "Where is it better?") -> go.Figure:
+    """Regions of the world, coloured by how much better a run is there than another, with a menu of the runs.
+
+    Args:
+        gains: by name of the run, a row per region with `lat, lng, images, country, gain` (in GeoScore).
+        reference: the run they are held against.
+        title: headline.
+    """
+    fig = base_map()
+    scenery = len(fig.data)
+    parts = []
+    for number, (run, table) in enumerate(gains.items()):
+        gain = table["gain"].to_numpy(float)
+        # Regions of one or two images would stretch the colours beyond use.
+        limit = max(1.0, float(np.quantile(np.abs(gain), 0.9))) if len(gain) else 1.0
+        bar = {"title": {"text": "gain in GeoScore", "side": "right"}, "thickness": 12, "len": 0.75, "outlinewidth": 0}
+        marker = {
+            "size": numbers(5 + 3.2 * np.sqrt(table["images"].to_numpy(float))),
+            "color": numbers(gain, 3),
+            "colorscale": _GAIN_SCALE,
+            "cmin": -limit,
+            "cmax": limit,
+            "line": {"width": 0.6, "color": MUTED},
+            "opacity": 0.9,
+            "colorbar": bar,
+        }
+        regions = zip(table["country"], table["images"], strict=True)
+        texts = [f"{escape(country)}, {plural(int(images), 'image')}" for country, images in regions]
+        points = map_points(table["lat"], table["lng"], texts, marker, escape(run))
+        points.hovertemplate = "%{text}<br>GeoScore %{marker.color:+,.0f}<extra></extra>"
+        fig.add_trace(points.update(visible=number == 0, showlegend=False))
+        better, worse = int((gain > 0).sum()), int((gain < 0).sum())
+        parts.append(f"{run} gains in {better} of {plural(len(gain), 'region')} and loses in {worse}")
+    if len(gains) > 1:
+        shown = {run: [True] * scenery + [other == run for other in gains] for run in gains}
+        buttons = [
+            {"label": escape(run), "method": "restyle", "args": [{"visible": visible}]}
+            for run, visible in shown.items()
+        ]
+        # Inside the frame, in the corner that the projection leaves empty.
+        place = {"x": 0.01, "xanchor": "left", "y": 0.99, "yanchor": "top", "showactive": True}
+        fig.update_layout(updatemenus=[{"buttons": buttons} | place])
+    alt = f"World map of mean gain in GeoScore over {reference}, by region: {'; '.join(parts)}."
+    if not parts:
+        alt = f"World map without regions: no run has its test images in common with {reference}."
+    return finish_map(fig, title, alt, height=500)

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import plotly.graph_objects as go
 
 from geocbm.data.images.pictures import open_picture, to_rgb
 from geocbm.errors import UserError
-from geocbm.plots.style import escape, finish, plural, shorten
+from geocbm.plots.theme import INK, escape, finish, plural, shorten
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
     from PIL import Image
 
 # Black through red and yellow to near white, so that more attention is also lighter.
 _HEAT = np.array([[20, 11, 52], [120, 28, 109], [207, 68, 70], [251, 155, 6], [252, 255, 164]], dtype=float)
+
+_WIDTH, _PAIRS_IN_A_ROW = 140, 3  # pixels of one picture of an overlay
 
 
 def _heat_colours(level: np.ndarray) -> np.ndarray:
@@ -30,7 +32,8 @@ def _heat_colours(level: np.ndarray) -> np.ndarray:
     return _HEAT[lower] * (1 - part) + _HEAT[lower + 1] * part
 
 
-def _as_image(picture: Any) -> Image.Image:
+def as_image(picture: Any) -> Image.Image:
+    """An RGB image of a PIL image or of uint8 `(H, W, 3)`."""
     from PIL import Image
 
     if isinstance(picture, Image.Image):
@@ -54,7 +57,7 @@ def blend_heat(picture: Any, attention: Any, width: int | None = None) -> Image.
     """
     from PIL import Image
 
-    image = _as_image(picture)
+    image = as_image(picture)
     size = (width or image.width, round((width or image.width) * image.height / image.width))
     grid = np.asarray(attention, dtype=np.float32)
     if grid.ndim != 2 or not grid.size or not np.isfinite(grid).all() or (grid < 0).any():
@@ -66,19 +69,18 @@ def blend_heat(picture: Any, attention: Any, width: int | None = None) -> Image.
     return Image.fromarray((base * (1 - weight) + _heat_colours(smooth) * weight).round().astype(np.uint8))
 
 
-def _data_uri(image: Image.Image, quality: int = 80) -> str:
+def data_uri(image: Image.Image) -> str:
+    """A picture as text, for a figure."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def attention_overlay(
     images: Sequence[Any],
     attention: Sequence[Any],
-    captions: Sequence[str] | None = None,
-    boxes: Sequence[Any] | None = None,
-    columns: int = 3,
-    width: int = 140,
+    captions: Sequence[str] = (),
+    boxes: Sequence[Any] = (),
     title: str = "Where does it look?",
     noun: str = "attention",
 ) -> go.Figure:
@@ -87,114 +89,76 @@ def attention_overlay(
     Args:
         images: uint8 `(H, W, 3)` arrays or PIL images; what the model saw, so that the grid fits.
         attention: for each picture a grid `(rows, columns)`, not negative.
-        captions: a line of text below each pair; `<br>` is not understood, text only.
+        captions: a line of text below each pair, or none at all; `<br>` is not understood, text only.
         boxes: for each picture None or `(x0, y0, x1, y1)` from 0 to 1, drawn on both pictures (the true place of the
-            concept).
-        columns: pairs in a row.
-        width: width of one picture in pixels.
+            concept), or none at all.
         title: headline.
         noun: what the map is of.
     """
-    import plotly.graph_objects as go
-
     count = len(images)
-    if not count or count != len(attention) or any(x is not None and len(x) != count for x in (captions, boxes)):
+    if not count or count != len(attention) or any(len(each) not in (0, count) for each in (captions, boxes)):
         raise ValueError(
             f"attention_overlay needs as many grids, captions and boxes as images: "
             f"{count} images, {len(attention)} grids"
         )
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    ratios = [_as_image(image).height / _as_image(image).width for image in images]
-    tall = max(ratios)
-    step_x, step_y = 2.12, tall + 0.3
+    columns = min(_PAIRS_IN_A_ROW, count)
+    ratios = [as_image(image).height / as_image(image).width for image in images]
+    step_x, step_y = 2.12, max(ratios) + 0.3
     fig = go.Figure()
-    centres_x, centres_y, texts, ratios_text = [], [], [], []
-    for i, (picture, grid) in enumerate(zip(images, attention, strict=True)):
+    centres, texts, peaks = [], [], []
+    for i, (picture, grid, ratio) in enumerate(zip(images, attention, ratios, strict=True)):
         left, top = (i % columns) * step_x, -(i // columns) * step_y
-        small = _as_image(picture).resize((width, round(width * ratios[i])))
-        for offset, shown in ((0.0, small), (1.02, blend_heat(picture, grid, width))):
-            fig.add_layout_image(
-                source=_data_uri(shown),
-                x=left + offset,
-                y=top,
-                sizex=1,
-                sizey=ratios[i],
-                xref="x",
-                yref="y",
-                sizing="stretch",
-                layer="below",
-            )
-            if boxes is not None and boxes[i] is not None:
+        small = as_image(picture).resize((_WIDTH, round(_WIDTH * ratio)))
+        for x, shown in ((left, small), (left + 1.02, blend_heat(picture, grid, _WIDTH))):
+            place = {"x": x, "y": top, "sizex": 1, "sizey": ratio, "xref": "x", "yref": "y"}
+            fig.add_layout_image(source=data_uri(shown), sizing="stretch", layer="below", **place)
+            if len(boxes) and boxes[i] is not None:
                 x0, y0, x1, y1 = (float(value) for value in boxes[i])
-                fig.add_shape(
-                    type="rect",
-                    x0=left + offset + x0,
-                    x1=left + offset + x1,
-                    y0=top - y0 * ratios[i],
-                    y1=top - y1 * ratios[i],
-                    line={"color": "#FFFFFF", "width": 1.6, "dash": "dot"},
-                )
-        caption = "" if captions is None else str(captions[i])
+                corners = {"x0": x + x0, "x1": x + x1, "y0": top - y0 * ratio, "y1": top - y1 * ratio}
+                fig.add_shape(type="rect", line={"color": "#FFFFFF", "width": 1.6, "dash": "dot"}, **corners)
+        caption = str(captions[i]) if len(captions) else ""
         if caption:
+            text, below = escape(shorten(caption, _WIDTH // 3)), top - ratio - 0.02
             fig.add_annotation(
-                x=left,
-                y=top - ratios[i] - 0.02,
-                text=escape(shorten(caption, max(20, width // 3))),
-                showarrow=False,
-                xanchor="left",
-                yanchor="top",
-                font={"size": 12},
+                x=left, y=below, text=text, showarrow=False, xanchor="left", yanchor="top", font={"size": 12}
             )
         values = np.asarray(grid, dtype=float)
-        ratios_text.append(float(values.max() / max(values.mean(), 1e-12)))
-        centres_x.append(left + 1.52)
-        centres_y.append(top - ratios[i] / 2)
-        texts.append(f"{escape(caption)}<br>peak {ratios_text[-1]:.1f} times the mean")
-    stops = [[i / (len(_HEAT) - 1), f"rgb({c[0]:.0f},{c[1]:.0f},{c[2]:.0f})"] for i, c in enumerate(_HEAT)]
-    fig.add_trace(
-        go.Scatter(
-            x=centres_x,
-            y=centres_y,
-            mode="markers",
-            text=texts,
-            hovertemplate="%{text}<extra></extra>",
-            marker={
-                "size": 28,
-                "opacity": 0,
-                "color": [0.5] * count,
-                "cmin": 0,
-                "cmax": 1,
-                "colorscale": stops,
-                "showscale": True,
-                "colorbar": {
-                    "title": {"text": noun, "side": "right"},
-                    "tickvals": [0, 1],
-                    "ticktext": ["none", "most"],
-                    "thickness": 10,
-                    "len": 0.9,
-                    "outlinewidth": 0,
-                },
-            },
-            showlegend=False,
-        )
+        peaks.append(float(values.max() / max(values.mean(), 1e-12)))
+        centres.append((left + 1.52, top - ratio / 2))
+        texts.append(f"{escape(caption)}<br>peak {peaks[-1]:.1f} times the mean")
+    # Points without a mark carry the texts under the pointer, and the colour bar.
+    across, down = zip(*centres, strict=True)
+    fig.add_scatter(
+        x=across,
+        y=down,
+        mode="markers",
+        text=texts,
+        hovertemplate="%{text}<extra></extra>",
+        marker={"size": 28, "opacity": 0, "color": [0.5] * count, "cmin": 0, "cmax": 1, "showscale": True},
+        marker_colorscale=[[i / 4, f"rgb({r:.0f},{g:.0f},{b:.0f})"] for i, (r, g, b) in enumerate(_HEAT)],
+        marker_colorbar={
+            "title": {"text": noun, "side": "right"},
+            "tickvals": [0, 1],
+            "ticktext": ["none", "most"],
+            "thickness": 10,
+            "len": 0.9,
+            "outlinewidth": 0,
+        },
+        showlegend=False,
     )
-    wide = columns * step_x - 0.1
-    high = rows * step_y
+    wide, high = columns * step_x - 0.1, -(-count // columns) * step_y
     fig.update_xaxes(visible=False, range=[0, wide])
     fig.update_yaxes(visible=False, range=[-high, 0.0], scaleanchor="x", scaleratio=1)
-    first = f"; the first is “{captions[0]}”" if captions else ""
+    first = f"; the first is “{captions[0]}”" if len(captions) else ""
     alt = (
         f"{plural(count, 'image')}, each beside itself with the model's {noun} laid over it; the peak is "
-        f"{np.median(ratios_text):.1f} times the mean {noun} in the median picture{first}."
+        f"{np.median(peaks):.1f} times the mean {noun} in the median picture{first}."
     )
     margin = {"l": 16, "r": 16, "t": 52, "b": 8}
-    return finish(fig, title, alt, 60 + round(high * width), margin=margin, width=round(wide * width) + 110)
+    return finish(fig, title, alt, 60 + round(high * _WIDTH), margin=margin, width=round(wide * _WIDTH) + 110)
 
 
-def contact_sheet(
-    files: Sequence[Any], captions: Sequence[str] | None = None, columns: int = 6, width: int = 150
-) -> Image.Image:
+def contact_sheet(files: Sequence[Any], captions: Sequence[str], columns: int = 6, width: int = 150) -> Image.Image:
     """Arrange pictures in rows, cropped to squares, with a line of text below each.
 
     Args:
@@ -209,24 +173,23 @@ def contact_sheet(
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     count = len(files)
-    if not count or (captions is not None and len(captions) != count):
+    if not count or len(captions) != count:
         raise ValueError(f"a contact sheet needs pictures and a caption for each: {count} pictures")
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
-    gap, line = 8, 18 if captions is not None else 0
+    gap, line = 8, 18
     sheet = Image.new("RGB", (gap + columns * (width + gap), gap + rows * (width + line + gap)), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=11)
-    for i, file in enumerate(files):
+    for i, (file, caption) in enumerate(zip(files, captions, strict=True)):
         left, top = gap + (i % columns) * (width + gap), gap + (i // columns) * (width + line + gap)
         try:
-            picture = open_picture(file) if isinstance(file, str | Path) else _as_image(file)
+            picture = open_picture(file) if isinstance(file, str | Path) else as_image(file)
         except (OSError, UserError):
             picture = Image.new("RGB", (width, width), "#C4CAD0")
         sheet.paste(ImageOps.fit(picture, (width, width)), (left, top))
-        if captions is not None:
-            text = " ".join(str(captions[i]).split())
-            while text and draw.textlength(text, font=font) > width:
-                text = text[:-2].rstrip() + "…" if len(text) > 2 else ""
-            draw.text((left, top + width + 3), text, fill="#1F2933", font=font)
+        text = " ".join(str(caption).split())
+        while text and draw.textlength(text, font=font) > width:
+            text = text[:-2].rstrip() + "…" if len(text) > 2 else ""
+        draw.text((left, top + width + 3), text, fill=INK, font=font)
     return sheet

@@ -1,16 +1,14 @@
-"""Runs as pictures: what a run has so far, and several runs side by side."""
+"""Runs as pictures: what a run has so far, and by how much several runs differ."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from geocbm.plots.style import INK, LAND, PALETTE, finish
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from geocbm.plots.primitives import legend_once, whiskers
+from geocbm.plots.theme import INK, LAND, MUTED, PALETTE, escape, finish, labels, numbers, plural
 
 STATE_COLOURS = {
     "done": PALETTE[2],
@@ -19,57 +17,98 @@ STATE_COLOURS = {
     "stale": PALETTE[3],
     "not yet": LAND,
 }
+_VERDICTS = {1: ("better", PALETTE[0]), -1: ("worse", PALETTE[1]), 0: ("no difference beyond noise", MUTED)}
 
 
-def chain_status(status: pd.DataFrame, title: str = "The notebooks of this run") -> go.Figure:
+def chain_status(status: pd.DataFrame) -> go.Figure:
     """The chain as a row of discs, coloured by whether a notebook has run.
 
     Args:
         status: a row per notebook with `number`, `notebook`, `question` and `state`.
-        title: headline.
     """
-    import plotly.graph_objects as go
-
-    place = np.arange(len(status))
-    size = min(46, 320 // max(len(status), 1))  # so that they stand apart in the small preview too
-    names = [name[3:].replace("_", "<br>") for name in status["notebook"]]
-    fig = go.Figure(
-        go.Scatter(
-            x=place,
-            y=[0] * len(status),
-            mode="lines",
-            line={"color": LAND, "width": 2},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    )
+    count = len(status)
+    size = min(46, 320 // max(count, 1))  # so that they stand apart in the small preview too
+    line = {"color": LAND, "width": 2}
+    fig = go.Figure()
+    fig.add_scatter(x=np.arange(count), y=[0] * count, mode="lines", line=line, hoverinfo="skip", showlegend=False)
     for state, colour in STATE_COLOURS.items():
-        chosen = np.flatnonzero((status["state"] == state).to_numpy())
-        if not len(chosen):
-            continue
-        fig.add_trace(
-            go.Scatter(
-                x=place[chosen],
+        chosen = np.flatnonzero(status["state"] == state)
+        if len(chosen):
+            fig.add_scatter(
+                x=chosen,
                 y=[0] * len(chosen),
                 mode="markers+text",
                 name=state,
                 marker={"size": size, "color": colour, "line": {"color": "white", "width": 2}},
-                text=[f"<b>{status['number'].iloc[i]}</b>" for i in chosen],
+                text=[f"<b>{number}</b>" for number in status["number"].iloc[chosen]],
                 textfont={"color": "white", "size": max(9, size // 3)},
-                customdata=[status["question"].iloc[i] for i in chosen],
+                customdata=status["question"].iloc[chosen].tolist(),
                 hovertemplate="%{customdata}<extra></extra>",
             )
-        )
-    for i, name in enumerate(names):
+    for i, notebook in enumerate(status["notebook"]):
+        name = notebook[3:].replace("_", "<br>")
         fig.add_annotation(x=i, y=-0.55, text=name, showarrow=False, yanchor="top", font={"size": 11, "color": INK})
-    counts = status["state"].value_counts()
-    done = status.loc[status["state"] == "done", "number"].tolist()
-    alt = f"{len(status)} notebooks in a row; {counts.get('done', 0)} have run" + (
-        f": {', '.join(done)}." if done else "."
-    )
+    by_state = status.groupby("state")["number"].agg(list)
+    done = by_state.get("done", [])
+    alt = f"{count} notebooks in a row; {len(done)} have run" + (f": {', '.join(done)}." if done else ".")
     for state in ("changed by hand", "stale"):
-        if wrong := status.loc[status["state"] == state, "number"].tolist():
-            alt += f" {state.capitalize()}: {', '.join(wrong)}."
-    fig.update_xaxes(visible=False, range=[-0.6, len(status) - 0.4])
+        if state in by_state:
+            alt += f" {state.capitalize()}: {', '.join(by_state[state])}."
+    fig.update_xaxes(visible=False, range=[-0.6, count - 0.4])
     fig.update_yaxes(visible=False, range=[-2.2, 1])
-    return finish(fig, title, alt, height=260, legend={"y": 0.02, "yanchor": "bottom", "x": 0})
+    return finish(fig, "The notebooks of this run", alt, 260, legend={"y": 0.02, "yanchor": "bottom", "x": 0})
+
+
+def compare_differences(table: pd.DataFrame, reference: str, title: str = "By more than noise?") -> go.Figure:
+    """Differences of runs to one run, a panel per metric, a row per run, with a line at no difference.
+
+    Args:
+        table: columns `run, panel, value, low, high` and `better` (1, -1, or 0 for no difference beyond noise).
+        reference: the run they are held against.
+        title: headline.
+    """
+    panels, runs = list(dict.fromkeys(table["panel"])), list(dict.fromkeys(table["run"]))
+    across = min(3, max(1, len(panels)))
+    down = max(1, -(-len(panels) // across))
+    high = 26 * max(1, len(runs)) + 90  # pixels of a panel
+    fig = make_subplots(
+        rows=down,
+        cols=across,
+        subplot_titles=[escape(panel) for panel in panels] or None,
+        shared_yaxes=True,
+        horizontal_spacing=0.05,
+        vertical_spacing=min(0.5, 90 / (down * high)),
+    )
+    short = dict(zip(runs, labels(runs, 26), strict=True))
+    for number, panel in enumerate(panels):
+        place = {"row": number // across + 1, "col": number % across + 1}
+        for sign, (word, colour) in _VERDICTS.items():
+            own = table[(table["panel"] == panel) & (table["better"] == sign)]
+            if own.empty:
+                continue
+            ends = (own[name].to_numpy(float) for name in ("value", "low", "high"))
+            fig.add_scatter(
+                x=numbers(own["value"]),
+                y=[short[run] for run in own["run"]],
+                mode="markers",
+                name=word,
+                marker={"size": 10, "color": colour},
+                error_x=whiskers(*ends) | {"color": colour, "thickness": 1.8, "width": 5},
+                hovertemplate="%{y}: %{x:+.3~f}<extra>%{fullData.name}</extra>",
+                **place,
+            )
+        fig.add_vline(x=0, line={"color": LAND, "dash": "dot", "width": 1}, **place)
+    legend_once(fig)
+    order = [short[run] for run in reversed(runs)]
+    fig.update_yaxes(type="category", categoryorder="array", categoryarray=order, ticks="")
+    fig.update_yaxes(range=[-0.6, max(1, len(runs)) - 0.4])
+    fig.update_annotations(font={"size": 13, "color": INK})
+    listed = []
+    for entry in table.to_dict("records"):
+        interval = f" [{entry['low']:+.3g}, {entry['high']:+.3g}]" if np.isfinite(entry["low"]) else ""
+        listed.append(f"{entry['run']} {entry['panel']} {entry['value']:+.3g}{interval}")
+    alt = f"Differences of {plural(len(runs), 'run')} to {reference}, intervals in brackets: {'; '.join(listed)}."
+    if not listed:
+        alt = f"No other run can be held against {reference}."
+    legend = {"x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
+    return finish(fig, title, alt, 110 + down * high, legend=legend, margin={"l": 56, "r": 24, "t": 84, "b": 76})

@@ -162,7 +162,7 @@ def test_country_terms_explain_the_named_country():
 def test_figures_say_what_they_show():
     head, scores = make_head(), some_scores(3)
     ones = [explain_scores(head, scores[[i]], target(COUNTRY == "A", place=f"A {i}")) for i in range(2)]
-    fig = plots.contribution_bars(ones, most=3)
+    fig = plots.contribution_bars(ones)
     assert (
         len(fig.data) == 2
         and "exact" in fig.layout.meta["alt"]

@@ -22,7 +22,7 @@ from geocbm.explain.counterfactuals import (
     find_counterfactuals,
     is_live,
 )
-from geocbm.plots.what_if import ANSWER, BARS, CELLS, TRUTH
+from geocbm.plots.counterfactuals import ANSWER, BARS, CELLS, TRUTH
 from geocbm.run import stages
 
 PICTURE = Image.new("RGB", (48, 48), (90, 140, 90))

@@ -55,11 +55,9 @@ FOREST = pd.DataFrame(
 )
 
 MAPS = {
-    "plain": lambda: plots.world_map(LAT, LNG, hover=TABLE["meta_name"]),
-    "numbers": lambda: plots.world_map(LAT, LNG, color=KM, log_color=True, color_title="error in km"),
-    "names": lambda: plots.world_map(LAT, LNG, color=TABLE["country"]),
+    "plain": lambda: plots.world_map(LAT, LNG, TABLE["meta_name"]),
     "cells": lambda: plots.cell_map(CELLS, TABLE),
-    "errors": lambda: plots.error_map(*PREDICTED, LAT, LNG, hover=TABLE["country"]),
+    "errors": lambda: plots.error_map(*PREDICTED, LAT, LNG),
 }
 FIGURES = MAPS | {
     "hierarchy": lambda: plots.hierarchy(TABLE),
@@ -67,11 +65,10 @@ FIGURES = MAPS | {
     "countries": lambda: plots.country_bars(TABLE["country"]),
     "splits": lambda: plots.split_distances({"stratified": KM, "spatial": KM * 3}),
     "sizes": lambda: plots.cell_sizes(CELLS.counts),
-    "quantization": lambda: plots.quantization_error(KM),
+    "quantization": lambda: plots.quantization_error({"centre of the true cell": KM}),
     "losses": lambda: plots.loss_curves(HISTORY),
     "retrieval": lambda: plots.retrieval_bars({"recall_1": 0.1, "x_km": 0.5}, {"recall_1": 0.3, "x_km": 0.4}),
     "metas": lambda: plots.per_meta_accuracy(TABLE["meta_name"], META == NAMED, TABLE["parent_concept"]),
-    "parents": lambda: plots.per_parent_accuracy(TABLE["parent_concept"], META == NAMED),
     "confusion": lambda: plots.confusion(META, NAMED, METAS, OWNER, PARENTS),
     "drift": lambda: plots.prototype_drift(METAS, np.linspace(0.5, 1, 6)),
     "curves": lambda: plots.error_curves({"ours": KM, "prior": np.full(N, np.nan)}),
@@ -122,7 +119,7 @@ def test_outline_lies_on_the_earth_and_knows_some_coasts():
 
 def test_world_map_is_thinned_but_counts_everything():
     lat = np.linspace(-60, 60, 8000)
-    figure = plots.world_map(lat, lat)
+    figure = plots.world_map(lat, lat, lat)
     assert len(figure.data[-1].lat) == 5000
     assert "8,000 images" in figure.layout.meta["alt"]
 
@@ -140,11 +137,9 @@ def test_loss_curves_start_with_the_total_and_name_its_course():
     figure = plots.loss_curves(HISTORY)
     assert [note.text for note in figure.layout.annotations] == ["loss", "meta"]
     assert "from 6 to 2" in figure.layout.meta["alt"]
-    assert list(plots.loss_curves(HISTORY, terms=["meta"]).data[0].y) == [3, 2, 1]
+    assert list(figure.data[2].y) == [3, 2, 1]
     with pytest.raises(ValueError, match="its columns are: epoch"):
         plots.loss_curves(HISTORY[["epoch"]])
-    with pytest.raises(ValueError, match="no term 'offset'"):
-        plots.loss_curves(HISTORY, terms=["offset"])
 
 
 def test_a_loss_between_0_and_1_is_no_rate():
@@ -188,10 +183,10 @@ def test_confusion_by_hand():
 
 
 def test_accuracy_is_sorted_and_counts_its_images():
-    figure = plots.per_parent_accuracy(["a", "a", "b"], [1, 0, 1])
-    assert list(figure.data[0].y) == ["b", "a"]
-    assert list(figure.data[0].x) == [1, 0.5]
-    alt = plots.per_meta_accuracy(["x", "x", "y"], [0, 0, 1]).layout.meta["alt"]
+    figure = plots.per_meta_accuracy(["x", "x", "y", "z", "z"], [0, 0, 1, 1, 0], ["p"] * 5)
+    assert [name for name, _ in figure.data[0].customdata] == ["y", "z", "x"]
+    assert list(figure.data[0].y) == [1, 0.5, 0]
+    alt = figure.layout.meta["alt"]
     assert "y 100.0 % of 1" in alt
     assert "1 are never named rightly" in alt
 
@@ -206,8 +201,8 @@ def test_forest_has_a_bar_only_where_there_is_an_interval():
 
 
 def test_country_bars_say_what_is_left_out():
-    figure = plots.country_bars(["a", "a", "b", "c"], limit=1)
-    assert list(figure.data[0].x) == [2]
+    figure = plots.country_bars([f"land {i}" for i in range(42)] + ["land 0"])
+    assert list(figure.data[0].x) == [2] + [1] * 39
     assert "2 more countries, 2 images" in figure.layout.xaxis.title.text
 
 
@@ -242,9 +237,8 @@ def test_contact_sheet_shows_what_it_can(tmp_path):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: plots.world_map([], []),
-        lambda: plots.world_map([1, 2], [1]),
-        lambda: plots.world_map([1], [1], color=[1, 2]),
+        lambda: plots.world_map([], [], []),
+        lambda: plots.world_map([1, 2], [1], ["a"]),
         lambda: plots.imbalance([]),
         lambda: plots.error_curves({}),
         lambda: plots.split_distances({}),

@@ -10,7 +10,7 @@ from PIL import ImageColor
 from geocbm import plots
 from geocbm.geocells import build_geocells
 from geocbm.geodesy import cartesian_to_latlng
-from geocbm.plots.cells import NORTH, SOUTH, STAR
+from geocbm.plots.cells import CELL_COLOURS, NORTH, SOUTH, STAR, cell_colours
 
 # Two cells in one country, one in another; the centres lie apart from the samples.
 LAT = np.array([10.0, 14.0, 40.0, 44.0, -30.0, -34.0])
@@ -27,18 +27,18 @@ def test_neighbours_differ_and_few_cells_have_colours_of_their_own() -> None:
     generator = np.random.default_rng(0)
     centers = generator.normal(size=(400, 3))
     centers /= np.linalg.norm(centers, axis=1, keepdims=True)
-    colours = plots.cell_colours(centers)
+    colours = cell_colours(centers)
     cosine = centers @ centers.T - 3 * np.eye(400)
     nearest = cosine.argsort(axis=1)[:, ::-1][:, :2]
     assert (colours[nearest] == colours[:, None]).mean() < 0.01
-    assert len(set(plots.cell_colours(centers[:10]))) == 10
-    assert set(colours) == set(range(len(plots.CELL_COLOURS)))
+    assert len(set(cell_colours(centers[:10]))) == 10
+    assert set(colours) == set(range(len(CELL_COLOURS)))
 
 
 def test_the_interactive_map_has_a_colour_per_cell_and_red_stars(cells) -> None:
     fig = plots.cell_map(cells, TABLE)
     samples, centres = fig.data[-2], fig.data[-1]
-    of_cell = np.asarray(plots.CELL_COLOURS)[plots.cell_colours(cells.centers)]
+    of_cell = np.asarray(CELL_COLOURS)[cell_colours(cells.centers)]
     assert list(samples.marker.color) == of_cell[cells.sample_to_cell].tolist()
     assert len(set(samples.marker.color)) == len(cells.centers) == 3
     assert (centres.marker.symbol, centres.marker.color) == ("star", STAR)
@@ -55,7 +55,7 @@ def test_the_picture_shows_the_same_colours_at_the_same_places(cells) -> None:
     def at(lat: float, lng: float) -> tuple[int, ...]:
         return picture.getpixel((round((lng + 180) * scale), round((NORTH - lat) * scale)))
 
-    of_cell = np.asarray(plots.CELL_COLOURS)[plots.cell_colours(cells.centers)]
+    of_cell = np.asarray(CELL_COLOURS)[cell_colours(cells.centers)]
     for lat, lng, cell in zip(LAT, LNG, cells.sample_to_cell, strict=True):
         assert np.abs(np.subtract(at(lat, lng), ImageColor.getrgb(of_cell[cell]))).max() < 40
     for lat, lng in zip(*cartesian_to_latlng(cells.centers), strict=True):

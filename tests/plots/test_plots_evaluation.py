@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from geocbm import plots
+from geocbm.plots import evaluation
 
 
 def places():
@@ -39,8 +40,9 @@ def test_places_smallest_error_on_top_and_pooled_ones_last():
     assert "3 rows, a country each" in alt and "20.0 km (Fiji & co <b>)" in alt and "0.0 % to 100.0 %" in alt
 
 
-def test_only_the_places_with_the_most_images_are_drawn():
-    fig = plots.place_breakdown(places(), "region", limit=1)
+def test_only_the_places_with_the_most_images_are_drawn(monkeypatch):
+    monkeypatch.setattr(evaluation, "MOST_PLACES", 1)
+    fig = plots.place_breakdown(places(), "region")
     assert [text.split(" (")[0] for text in fig.data[0].y] == ["Chile", "2 countries with fewer than 5 images each"]
     assert fig.layout.title.text == "How good is it, region by region?"
     assert plots.place_breakdown(places().iloc[:1]).layout.height == 240

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from geocbm.plots.explanations import pointing_by_concept, removal_curves
+from geocbm.plots.explanations import MOST_CONCEPTS, pointing_by_concept, removal_curves
 
 
 def concepts() -> pd.DataFrame:
@@ -28,7 +28,8 @@ def test_pointing() -> None:
     alt = fig.layout.meta["alt"]
     assert "2 concepts" in alt and "50.0 %" in alt and "no better than chance for red <pole>" in alt
     assert list(fig.data[0].x) == [1, 0] and list(fig.data[2].x) == [0.9, 0.1]
-    assert len(pointing_by_concept(concepts(), most=1).data[0].y) == 1
+    many = pd.concat([concepts().iloc[:1].assign(concept=f"pole {i}") for i in range(MOST_CONCEPTS + 2)])
+    assert len(pointing_by_concept(many).data[0].y) == MOST_CONCEPTS
     with pytest.raises(ValueError, match="at least one concept"):
         pointing_by_concept(concepts().iloc[:0])
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+import plotly.graph_objects as go
 
 # Okabe and Ito (2008): told apart with every common kind of colour blindness. Their yellow is too pale for lines.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B4B8A", "#6B6B6B")
@@ -21,8 +19,6 @@ FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 @cache
 def template() -> go.layout.Template:
     """Return the template `geocbm`: white ground, dark text, thin grid, colour-blind safe colours."""
-    import plotly.graph_objects as go
-
     axis = {
         "gridcolor": GRID,
         "linecolor": LAND,
@@ -53,43 +49,13 @@ def template() -> go.layout.Template:
 
 
 def finish(fig: go.Figure, title: str, alt: str, height: int = 420, **layout: Any) -> go.Figure:
-    """Give a figure its template, title, height and alt text.
+    """Give a figure its template, title, height in pixels and alt text, in place.
 
-    Args:
-        fig: the figure, changed in place.
-        title: a short headline.
-        alt: one sentence that tells someone who cannot see the figure what it shows, with its key numbers.
-        height: pixels.
-        **layout: further entries of the layout.
+    `alt` is a sentence that tells someone who cannot see the figure what it shows, with its key numbers.
     """
     fig.update_layout(template=template(), title_text=title, height=height, meta={"alt": " ".join(alt.split())})
     fig.update_layout(**layout)
     return fig
-
-
-def band(x: Sequence[Any], low: Any, high: Any, colour: str, opacity: float) -> go.Scatter:
-    """The area between two curves, pale, without a legend entry of its own.
-
-    Args:
-        x: `[n]` places.
-        low: `[n]` lower ends.
-        high: `[n]` upper ends.
-        colour: `#RRGGBB`.
-        opacity: from 0 to 1.
-    """
-    import plotly.graph_objects as go
-
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return go.Scatter(
-        x=[*x, *x[::-1]],
-        y=[*numbers(high), *numbers(low)[::-1]],
-        mode="lines",
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},{opacity:.2f})",
-        line={"width": 0},
-        hoverinfo="skip",
-        showlegend=False,
-    )
 
 
 def numbers(values: Any, digits: int = 4) -> list[float | None]:
@@ -112,23 +78,20 @@ def thin(count: int, limit: int = MAX_POINTS) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(count, size=limit, replace=False))
 
 
-def thin_curve(count: int, limit: int = 400) -> np.ndarray:
-    """Positions of at most `limit` evenly spaced points of a curve, both ends included."""
-    return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(int))
-
-
 def columns_of(**columns: Any) -> tuple[np.ndarray, ...]:
-    """Check that columns have one common length above zero; return them as arrays.
-
-    Raises:
-        ValueError: naming the columns and their lengths.
-    """
+    """Columns as arrays, refused where they have no rows or different lengths."""
     arrays = {name: np.asarray(values) for name, values in columns.items()}
     lengths = {name: array.shape[0] if array.ndim else 0 for name, array in arrays.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise ValueError(f"a figure needs columns of one length with at least one row, but {listed}")
     return tuple(arrays.values())
+
+
+def refuse_empty(name: str, rows: Any, what: str) -> None:
+    """Refuse a table or mapping without rows: `name` is empty, pass at least one `what`."""
+    if not len(rows):
+        raise ValueError(f"{name} is empty: pass at least one {what}")
 
 
 def km_text(km: float) -> str:
@@ -165,26 +128,3 @@ def labels(texts: Sequence[Any], limit: int = 34) -> list[str]:
     """Shorten and escape labels; those that would coincide stay whole."""
     short = [shorten(text, limit) for text in texts]
     return [escape(text if short.count(cut) > 1 else cut) for text, cut in zip(texts, short, strict=True)]
-
-
-def log_ticks(low: float, high: float) -> dict[str, Any]:
-    """Ticks at whole powers of ten for a colour bar or axis whose values are log10 km."""
-    powers = range(int(np.floor(low)), int(np.ceil(high)) + 1)
-    return {"tickvals": list(powers), "ticktext": [f"{10.0**power:,g}" for power in powers]}
-
-
-def log_ticks_of(low: float, high: float) -> dict[str, Any]:
-    """Ticks 1, 2, 5, 10, ... from below `low` to above `high` for an axis of type `log`."""
-    powers = range(int(np.floor(np.log10(max(low, 1e-9)))), int(np.ceil(np.log10(max(high, 1e-9)))) + 1)
-    ticks = [step * 10.0**power for power in powers for step in (1, 2, 5)]
-    return {"tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
-
-
-def whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
-    """Error bars from a value to its interval's ends; one that reaches to infinity ends at the largest finite end."""
-    ends = np.concatenate([value, low, high])
-    top = float(ends[np.isfinite(ends)].max(initial=0.0))
-    with np.errstate(invalid="ignore"):
-        up, down = np.minimum(high, top) - value, value - low
-    parts = {name: numbers(np.nan_to_num(bar, posinf=0.0, neginf=0.0)) for name, bar in (("up", up), ("down", down))}
-    return {"type": "data", "symmetric": False, "array": parts["up"], "arrayminus": parts["down"]}

@@ -1,0 +1,141 @@
+"""Figures of uncertainty: calibration before and after, sizes of regions, error against what is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from geocbm.metrics.calibration import expected_calibration_error, reliability_bins
+from geocbm.plots.primitives import DASHES, dots_by_bin
+from geocbm.plots.theme import LAND, PALETTE, escape, finish, km_text, numbers, percent, plural, refuse_empty
+
+
+def reliability_before_after(before: Any, after: Any, correct: Any) -> go.Figure:
+    """Reliability diagrams of the same answers with two sets of probabilities, beside the line of perfect calibration.
+
+    Args:
+        before: `[n]` probability of the named class as trained.
+        after: `[n]` the same after calibration.
+        correct: `[n]` whether the named class was the true one.
+    """
+    diagonal = {"line": {"color": LAND, "dash": "dot"}, "hoverinfo": "skip", "name": "perfect calibration"}
+    fig = go.Figure(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", **diagonal))
+    parts = []
+    for name, confidence, colour in (("as trained", before, PALETTE[1]), ("calibrated", after, PALETTE[0])):
+        table = reliability_bins(confidence, correct)
+        error = expected_calibration_error(confidence, correct)
+        fig.add_scatter(
+            x=numbers(table["confidence"]),
+            y=numbers(table["accuracy"]),
+            mode="lines+markers",
+            marker={"size": numbers(6 + 10 * np.sqrt(table["n"] / table["n"].max())), "color": colour},
+            line={"color": colour, "width": 2},
+            customdata=[int(count) for count in table["n"]],
+            hovertemplate="confidence %{x:.0%}, right %{y:.0%} of %{customdata}<extra>%{fullData.name}</extra>",
+            name=f"{name} (ECE {error:.3f})",
+        )
+        sure = float(np.mean(np.asarray(confidence, dtype=float)))
+        parts.append(f"{name} the mean confidence is {percent(sure)} and the expected calibration error {error:.3f}")
+    fig.update_xaxes(title_text="confidence", range=[0, 1], tickformat=".0%")
+    fig.update_yaxes(title_text="accuracy", range=[0, 1.02], tickformat=".0%")
+    right = np.asarray(correct, dtype=float)
+    alt = (
+        f"Reliability diagram of {plural(len(right), 'image')}, of which {percent(float(right.mean()))} have the "
+        f"right cell: {'; '.join(parts)}."
+    )
+    return finish(fig, "Does a probability mean what it says?", alt, 440)
+
+
+def region_areas(areas: Mapping[str, Any]) -> go.Figure:
+    """Share of images whose region is at most so large, a line for each coverage: its name -> areas `[n]` in km²."""
+    refuse_empty("areas", areas, "coverage with its areas in km²")
+    fig, parts, ends = go.Figure(), [], []
+    shares = np.linspace(0, 1, 101)
+    for i, (name, values) in enumerate(areas.items()):
+        km2 = np.quantile(np.asarray(values, dtype=float), shares)
+        ends += [max(km2[0], 1.0), max(km2[-1], 1.0)]
+        fig.add_scatter(
+            x=numbers(np.log10(np.maximum(km2, 1.0))),
+            y=numbers(shares),
+            mode="lines",
+            line={"width": 2.2, "color": PALETTE[i % len(PALETTE)]},
+            name=escape(name),
+            customdata=[f"{value:,.0f} km²" for value in km2],
+            hovertemplate="%{y:.0%} have at most %{customdata}<extra>%{fullData.name}</extra>",
+        )
+        parts.append(f"{name}: median {np.median(values):,.0f} km², largest {km2[-1]:,.0f} km²")
+    powers = range(int(np.floor(np.log10(min(ends)))), int(np.ceil(np.log10(max(ends)))) + 1)
+    ticks = {"tickvals": list(powers), "ticktext": [f"{10**power:,}" for power in powers]}
+    fig.update_xaxes(title_text="area of the region, km²", **ticks)
+    fig.update_yaxes(title_text="share of images", tickformat=".0%", range=[0, 1.005])
+    alt = "Curves of the areas of the regions by coverage: " + "; ".join(parts) + "."
+    return finish(fig, "How large are the regions?", alt, 400)
+
+
+def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Median error and share of far misses among the answered images, a line for each order.
+
+    Args:
+        curves: name of the order -> columns `kept`, `median_km` and `beyond_750km` (see `uncertainty.risk_coverage`).
+    """
+    refuse_empty("curves", curves, "order with its curve")
+    panels = {"median_km": ("median error, km", ",.0f"), "beyond_750km": ("share beyond 750 km", ".1%")}
+    fig = make_subplots(cols=2, subplot_titles=[head for head, _ in panels.values()], horizontal_spacing=0.1)
+    parts = []
+    for i, (name, curve) in enumerate(curves.items()):
+        best = i == len(curves) - 1 and name.startswith("true error")
+        colour = LAND if best else PALETTE[i % len(PALETTE)]
+        for column, (metric, (_, form)) in enumerate(panels.items(), start=1):
+            fig.add_scatter(
+                x=numbers(curve["kept"]),
+                y=numbers(curve[metric]),
+                mode="lines",
+                line={"color": colour, "width": 2, "dash": DASHES[i % len(DASHES)]},
+                name=escape(name),
+                legendgroup=name,
+                showlegend=column == 1,
+                hovertemplate=f"%{{x:.0%}} answered: %{{y:{form}}}<extra>%{{fullData.name}}</extra>",
+                row=1,
+                col=column,
+            )
+        half = curve.iloc[(curve["kept"] - 0.5).abs().argmin()]
+        parts.append(f"{name} {km_text(half['median_km'])} and {percent(half['beyond_750km'])}")
+    whole = next(iter(curves.values())).iloc[-1]
+    fig.update_xaxes(title_text="share of images answered", tickformat=".0%", range=[0, 1.01])
+    fig.update_yaxes(rangemode="tozero")
+    fig.update_yaxes(tickformat=".0%", col=2)
+    fig.update_annotations(font_size=13)
+    alt = (
+        f"Curves of median error and of the share beyond 750 km against the share of images answered: all of them "
+        f"{km_text(whole['median_km'])} and {percent(whole['beyond_750km'])}; the surer half by {'; by '.join(parts)}."
+    )
+    return finish(fig, "What if the least sure are not answered?", alt, 430, legend={"y": -0.22})
+
+
+def coverage_by_novelty(table: pd.DataFrame) -> go.Figure:
+    """Measured coverage of the regions by how far an image lies from the training pictures, beside the wanted one.
+
+    Args:
+        table: columns `bin` (in order), `n`, `coverage` (wanted), `value`, `low` and `high`.
+    """
+    refuse_empty("table", table, "bin")
+    fig = dots_by_bin(
+        table, "coverage", ("value", "low", "high"), 0.2, lambda coverage: f"{100 * coverage:.0f} % region"
+    )
+    fig.update_traces(hovertemplate="%{y:.0%}<extra>%{fullData.name}</extra>")
+    bins = list(dict.fromkeys(table["bin"]))
+    sentences = []
+    for coverage, trace in zip(dict.fromkeys(table["coverage"]), fig.data, strict=True):
+        line = {"color": trace.marker.color, "dash": "dot"}
+        fig.add_shape(type="line", x0=-0.5, x1=len(bins) - 0.5, y0=coverage, y1=coverage, line=line)
+        own = table[table["coverage"] == coverage].set_index("bin")["value"].reindex(bins)
+        sentences.append(f"{trace.name}s hold the true cell in " + ", ".join(percent(share) for share in own))
+    fig.update_yaxes(title_text="region holds the true cell", tickformat=".0%", range=[0, 1.04])
+    fig.update_xaxes(title_text="share of validation images at least as far")
+    alt = f"Coverage in {plural(len(bins), 'bin')} from near to far ({'; '.join(bins)}): {'; '.join(sentences)}."
+    return finish(fig, "Does the promise hold far from the training pictures?", alt, 440, legend={"y": -0.26})
