@@ -26,25 +26,15 @@ MOST_ROWS = 10_000
 
 @dataclass(frozen=True)
 class ConceptFloor:
-    """Shares of validation pictures whose labelled concept is named first, and paired differences.
+    """Shares of validation pictures whose labelled concept is named first, and paired differences."""
 
-    Attributes:
-        n: validation pictures.
-        bottleneck: kind of the bottleneck.
-        named: share that Stage 1 names.
-        frequent: share of the concept that is most frequent in training.
-        probe: share of a logistic regression on the same features; NaN where none can be fitted.
-        over_frequent: `named` less `frequent`, `value`, `low` and `high`.
-        over_probe: `named` less `probe`, the same; None where there is no probe.
-    """
-
-    n: int
+    n: int  # validation pictures
     bottleneck: str
-    named: float
-    frequent: float
-    probe: float
-    over_frequent: dict[str, float]
-    over_probe: dict[str, float] | None
+    named: float  # share that Stage 1 names
+    frequent: float  # share of the concept that is most frequent in training
+    probe: float  # share of a logistic regression on the same features; NaN where none can be fitted
+    over_frequent: dict[str, float]  # `named` less `frequent`: `value`, `low` and `high`
+    over_probe: dict[str, float] | None  # `named` less `probe`
 
     @property
     def names_nothing(self) -> bool:
@@ -97,13 +87,7 @@ def measure_floor(
 ) -> ConceptFloor:
     """Hold Stage 1 against the most frequent concept and a probe, on the validation split.
 
-    Args:
-        files: the run.
-        bottleneck: kind of the bottleneck.
-        meta_probabilities: `[n, k_m]` of all rows.
-        features: the adapted features.
-        n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: of the resamples.
+    `meta_probabilities` `[n, k_m]` are those of all rows, `features` the adapted ones.
     """
     meta, (train, val) = files.meta_and_parent[0], (files.rows["train"], files.rows["val"])
     nothing = dict.fromkeys(("value", "low", "high"), float("nan"))

@@ -32,13 +32,8 @@ def measure_concepts(
 ) -> dict[str, dict[str, float]]:
     """Accuracy of the concepts on some rows (specification, section Evaluation Metrics, Stage 1).
 
-    Args:
-        files: the run.
-        model: its concept model, for the base prototypes and the cosine from which two metas are close.
-        predicted: of `run.predictions.concept_probabilities`.
-        rows: the rows that are measured.
-        n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: of the resamples.
+    `predicted` is that of `run.predictions.concept_probabilities`; the model gives the base prototypes and the cosine
+    from which two metas are close.
 
     Returns:
         `value`, `low` and `high` by the name of the metric; nothing without rows.
@@ -60,13 +55,7 @@ def measure_concepts(
 
 
 def concept_table(files: Run, measured: Mapping[str, Any], rows: np.ndarray) -> pd.DataFrame:
-    """Metrics with their labels, beside what naming the most frequent concept of the training split would get.
-
-    Args:
-        files: the run.
-        measured: of `measure_concepts`.
-        rows: the rows that were measured.
-    """
+    """Metrics of `measure_concepts`, beside what naming the most frequent concept of the training split would get."""
     meta, parent = files.meta_and_parent
     train = files.rows["train"]
     frequent = {

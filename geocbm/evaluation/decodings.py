@@ -31,13 +31,7 @@ METRICS = ("geoscore", "median_km", "country_acc")
 
 
 def measure_decodings(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Every point of every method on the test split.
-
-    Args:
-        run: the run.
-        answers: with their points; methods without are left out.
-        n: resamples behind each interval.
-        seed: of the resamples.
+    """Every point of every method on the test split; methods without points are left out.
 
     Returns:
         A row per method and point, methods in the order of the page: `name`, `method` (its label), `point`, `chosen`
@@ -67,12 +61,7 @@ def measure_decodings(run: Run, answers: Sequence[Prediction], n: int = 1000, se
 
 
 def decoding_table(measured: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One metric of every method that has several points: a row per method, a column per point.
-
-    Args:
-        measured: of `measure_decodings`.
-        metric: `geoscore`, `median_km` or `country_acc`.
-    """
+    """One metric of `METRICS` of every method that has several points: a row per method, a column per point."""
     several = measured[measured.groupby("name")["point"].transform("size") > 1]
     table = several.pivot(index="method", columns="point", values=metric)
     kept = [point for point in POINT_COLUMNS if point in table]
@@ -96,13 +85,6 @@ def over_baseline(
     run: Run, answers: Sequence[Prediction], baseline: Prediction | None, n: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Interval]]:
     """What Stage 2 and each of its modes gain over a baseline on the same test images, paired, with intervals.
-
-    Args:
-        run: the run.
-        answers: of all methods; those of Stage 2 and its modes are taken.
-        baseline: the other answers; None gives nothing.
-        n: resamples of spatial blocks behind each interval.
-        seed: of the resamples.
 
     Returns:
         By name of the head, `geoscore_change` and `median_km_change`, head minus baseline: above 0 is better for the
@@ -130,11 +112,6 @@ def records(
     """Metrics to keep by key: `decode.<method>.<point>.*`, `baseline.<name>.strongest` and `over_baseline.*`.
 
     The run's own head has the keys `over_baseline.<metric>_change`, another `over_baseline.<head>.<metric>_change`.
-
-    Args:
-        measured: of `measure_decodings`.
-        answers: the same methods.
-        gains: of `over_baseline`.
     """
     kept: dict[str, float | Interval | None] = {}
     several = measured.groupby("name")["point"].transform("size") > 1

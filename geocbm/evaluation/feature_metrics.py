@@ -32,13 +32,7 @@ def measure_retrieval(
 ) -> dict[str, dict[str, float]]:
     """How well held-out images find their own place among those of all of them, with intervals.
 
-    Args:
-        files: the run.
-        model: Stage 0, with its location encoder.
-        pooled: `(n, d)` adapted features of all rows, as they are stored.
-        rows: the rows that are ranked against one another.
-        n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: of the resamples.
+    `pooled` `(n, d)` are the adapted features of all rows, of which `rows` are ranked against one another.
 
     Returns:
         `recall_1`, `recall_5`, `recall_10` and `retrieval_km`; nothing without rows.
@@ -57,14 +51,7 @@ def measure_retrieval(
 
 
 def measure_class_means(files: Run, pooled: np.ndarray, n_resamples: int = 200, seed: int = 0) -> dict[str, float]:
-    """Share of the validation split whose concept the nearest class mean names right, with its interval.
-
-    Args:
-        files: the run, with a validation split.
-        pooled: `(n, d)` features of all rows.
-        n_resamples: resamples behind the interval, by blocks of 100 km.
-        seed: of the resamples.
-    """
+    """Share of the validation split whose concept the nearest class mean of `pooled` `(n, d)` names right."""
     from geocbm.models.retrieval import nearest_class_mean
 
     meta, val = files.meta_and_parent[0], files.rows["val"]

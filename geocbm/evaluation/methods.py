@@ -75,9 +75,9 @@ def all_baselines(run: Run, cache: Path, seed: int = 0, geoclip_backbone: str = 
     and the classifier on the true concepts where the data comes without ground truth.
 
     Args:
-        run: the run, with Stage 0 trained.
+        run: with Stage 0 trained.
         cache: folder of the feature stores.
-        seed: seed of the fitted baselines.
+        seed: of the fitted baselines.
         geoclip_backbone: folder or hub name of GeoCLIP's backbone; empty leaves its own model out.
     """
     if not len(run.rows["test"]):
@@ -118,11 +118,8 @@ def visible_concepts(run: Run) -> np.ndarray | None:
 def prompted(run: Run, width: int) -> list[base.Baseline]:
     """Zero-shot country and concept by prompts, with the untouched model; none where it has no joint space.
 
-    Only countries of the training split can be named, as by every other method.
-
-    Args:
-        run: the run.
-        width: of the untouched encoder's pooled features.
+    Only countries of the training split can be named, as by every other method. `width` is that of the untouched
+    encoder's pooled features.
     """
     from geocbm.data.concepts import META_TEMPLATES
     from geocbm.encoders import load_text_encoder, prototypes
@@ -218,12 +215,6 @@ def measure(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 
 
     A method that names no country but a place is given the country of its place by country polygons, and is held
     against the country of the true place by the same polygons.
-
-    Args:
-        run: the run.
-        answers: what the methods say of the test split.
-        n: resamples of spatial blocks behind each interval.
-        seed: of the resamples.
 
     Returns:
         A row per method: `name`, `method` (its label), `answered` (which point of its distribution), `median_km`,

@@ -37,34 +37,22 @@ _NOWHERE = "(no answer)"
 
 @dataclass(frozen=True)
 class Geocoded:
-    """Test images and the answers for them, with the names of their places.
+    """Test images and the answers for them, with the names of their places."""
 
-    Attributes:
-        country: `[n]` countries of the images as the table has them.
-        true: `[n]` rows `country, region, city` of the true places, of `geocbm.metrics.places_of`.
-        answered: the same of each method's places, by name of the method.
-        km: `[n]` errors of each method, infinite where it does not answer.
-        blocks: `[n]` spatial blocks, for intervals.
-    """
-
-    country: np.ndarray
-    true: pd.DataFrame
-    answered: dict[str, pd.DataFrame]
-    km: dict[str, np.ndarray]
-    blocks: np.ndarray
+    country: np.ndarray  # [n] as the table has them
+    true: pd.DataFrame  # [n] `country, region, city` of the true places, of `metrics.places_of`
+    answered: dict[str, pd.DataFrame]  # the same of each method's places, by its name
+    km: dict[str, np.ndarray]  # [n] errors of each method, infinite where it does not answer
+    blocks: np.ndarray  # [n] spatial blocks, for intervals
 
     def __len__(self) -> int:
         return len(self.true)
 
     def right(self, method: str, level: str) -> np.ndarray:
-        """Whether a method names the place of each image right, `[n]`.
+        """Whether a method names the place of each image right at a level of `LEVELS`, `[n]`.
 
         A region counts only within the right country, a city only within the right region (as in
         `geocbm.metrics.place_accuracy`); a place without a name is a miss.
-
-        Args:
-            method: name of the method.
-            level: "country", "region" or "city".
 
         Raises:
             ParameterError: there is no such level.
@@ -90,13 +78,7 @@ class Geocoded:
 
 
 def geocode(files: Run, answers: Sequence[Prediction], methods: Sequence[str] = METHODS) -> Geocoded:
-    """Look up the names of the true places and of those that methods answer.
-
-    Args:
-        files: the run.
-        answers: what methods say for the test split; those that name no place are passed over.
-        methods: which of them to take.
-    """
+    """Look up the names of the true places of the test split and of those that methods answer, if they name places."""
     test = files.rows["test"]
     lat, lng = files.lat[test], files.lng[test]
     named = [answer for answer in answers if answer.name in methods]
@@ -109,14 +91,7 @@ def geocode(files: Run, answers: Sequence[Prediction], methods: Sequence[str] = 
 def geocode_points(
     country: np.ndarray, lat: np.ndarray, lng: np.ndarray, answers: Mapping[str, tuple[Any, Any]]
 ) -> Geocoded:
-    """The same for points.
-
-    Args:
-        country: `[n]` true countries as a table has them.
-        lat: `[n]` true latitudes, degrees.
-        lng: `[n]` true longitudes, degrees.
-        answers: latitudes and longitudes `[n]` that each method answers, NaN where it does not.
-    """
+    """The same for `n` points in degrees and the places `answers` that each method gives, NaN where it does not."""
     if not len(lat):
         none = pd.DataFrame({level: pd.Series(dtype=object) for level in LEVELS})
         nothing = np.zeros(0)
@@ -133,13 +108,7 @@ def geocode_points(
 
 
 def level_metrics(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, dict[str, Interval]]:
-    """Shares of countries, regions and cities named right with intervals: method -> `country_acc`, ...
-
-    Args:
-        found: of `geocode`.
-        n: resamples behind each interval.
-        seed: of the resamples.
-    """
+    """Shares of countries, regions and cities named right with intervals: method -> `country_acc`, ..."""
     if not len(found):
         return {}
     draws = Resamples(found.blocks, n, seed)
@@ -152,11 +121,7 @@ def level_metrics(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, di
 def stage2_metrics(places: pd.DataFrame, found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, Interval]:
     """What Stage 2 is measured by, each with its interval: distances, GeoScore, and levels as `<level>_acc`.
 
-    Args:
-        places: of `methods.main_predictions`.
-        found: of `geocode`.
-        n: resamples behind each interval.
-        seed: of the resamples.
+    `places` are those of `methods.main_predictions`.
     """
     if not len(places):
         return {}
@@ -174,13 +139,8 @@ def by_place(
 ) -> pd.DataFrame:
     """Median error and share named right for every place by itself, the places with the most images first.
 
-    Args:
-        found: of `geocode`.
-        level: "country" (as the table has them) or "region" (of `geocbm.metrics.places_of`, with its country).
-        method: name of the method.
-        fewest: places with fewer images are pooled into one last row.
-        n: resamples behind each interval.
-        seed: of the resamples.
+    Countries are those of the table, regions those of `metrics.places_of` with their country. Places with fewer images
+    than `fewest` are pooled into one last row.
 
     Returns:
         Columns `place, n, pooled` (how many places the row stands for) and `median_km` and `right`, each followed by
@@ -222,14 +182,9 @@ def by_place(
 def confusions(found: Geocoded, method: str = "stage2", limit: int = 15) -> pd.DataFrame:
     """The countries that are most often taken for one another, by country polygons.
 
-    Args:
-        found: of `geocode`.
-        method: name of the method.
-        limit: at most so many pairs.
-
     Returns:
-        Columns `country, answered, images, share` (of all test images of the country, 0 to 1) and `median_km` of these
-        images, the most frequent first. Images whose true place has no country are left out.
+        At most `limit` rows, the most frequent first: `country, answered, images, share` (of all test images of the
+        country, 0 to 1) and `median_km` of these images. Images whose true place has no country are left out.
     """
     frame = pd.DataFrame(
         {

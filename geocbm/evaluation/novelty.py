@@ -41,20 +41,12 @@ _NUMBERS_AT_ONCE = 20_000_000
 
 @dataclass(frozen=True)
 class Novelty:
-    """How unlike the training pictures one photograph is.
+    """How unlike the training pictures one photograph is."""
 
-    Attributes:
-        distance: of its features to the nearest training pictures, standardised (`NoveltyDetector.distances`).
-        usual_distance: median of the same over the validation photographs.
-        p_value: share of validation photographs that are at least as far, the photograph counted among them.
-        level: p-value from which downward a photograph counts as unlike: the highest rate of false alarms on
-            photographs like those of the run.
-    """
-
-    distance: float
-    usual_distance: float
-    p_value: float
-    level: float
+    distance: float  # of its features to the nearest training pictures, standardised (`NoveltyDetector.distances`)
+    usual_distance: float  # median of the same over the validation photographs
+    p_value: float  # share of validation photographs that are at least as far, the photograph counted among them
+    level: float  # p-value from which downward it counts as unlike: the rate of false alarms on usual photographs
 
     @property
     def unlike(self) -> bool:
@@ -75,26 +67,15 @@ class Novelty:
 
 @dataclass(frozen=True)
 class NoveltyDetector:
-    """Training pictures in the metric of their covariance, and the distances of the validation photographs.
+    """Training pictures in the metric of their covariance, and the distances of the validation photographs."""
 
-    Attributes:
-        mean: `[d]` of the training features.
-        whiten: `[d, d]` takes centred features to where the training pictures have the identity as covariance.
-        references: `[n, d]` training pictures there.
-        directions: `[n, d]` unit vectors of the training features.
-        scales: `[2, 2]` median and standard deviation of the Mahalanobis and of the cosine distances of the validation
-            photographs.
-        val_distance: `[v]` distances of the validation photographs, rising.
-        n_train: training pictures there were to choose from.
-    """
-
-    mean: np.ndarray
-    whiten: np.ndarray
-    references: np.ndarray
-    directions: np.ndarray
-    scales: np.ndarray
-    val_distance: np.ndarray
-    n_train: int
+    mean: np.ndarray  # [d] of the training features
+    whiten: np.ndarray  # [d, d] takes centred features to where the training pictures have the identity as covariance
+    references: np.ndarray  # [n, d] training pictures there
+    directions: np.ndarray  # [n, d] unit vectors of the training features
+    scales: np.ndarray  # [2, 2] median and standard deviation of the validation distances: Mahalanobis, cosine
+    val_distance: np.ndarray  # [v] distances of the validation photographs, rising
+    n_train: int  # training pictures there were to choose from
 
     @classmethod
     def fit(cls, train: np.ndarray, val: np.ndarray, seed: int = 0) -> NoveltyDetector:
@@ -158,13 +139,9 @@ class NoveltyDetector:
         return max(LEVEL, min(HIGHEST_LEVEL, FEWEST_BEYOND / n), 1 / n)
 
     def distances(self, features: np.ndarray) -> np.ndarray:
-        """Distance of each photograph from the training pictures: the larger of the two standardised ones.
+        """Distance `[m]` of photographs with pooled features `[m, d]`: the larger of the two standardised ones.
 
-        Args:
-            features: `[m, d]` pooled features.
-
-        Returns:
-            `[m]`, about 0 for a usual validation photograph, in standard deviations over these.
+        It is about 0 for a usual validation photograph, in standard deviations over these.
         """
         middle, spread = self.scales.T
         return np.asarray(((self.both_distances(features) - middle) / spread).max(axis=1))
@@ -211,11 +188,6 @@ def _nearest(values: np.ndarray) -> np.ndarray:
 def fit_novelty(files: Run, features: FeatureStore, seed: int = 0) -> NoveltyDetector:
     """Fit the detector of a run on its adapted features; no picture counts twice, and none in two splits.
 
-    Args:
-        files: the run.
-        features: the adapted features.
-        seed: of the draw where there are many training pictures.
-
     Raises:
         ParameterError: the training or the validation split is too small.
     """
@@ -230,13 +202,7 @@ def picture_rows(files: Run, rows: np.ndarray) -> np.ndarray:
 
 
 def save_novelty(path: str | Path, files: Run, features: FeatureStore, seed: int = 0) -> str:
-    """Fit the detector of a run and write it; where the splits are too small, the file says so.
-
-    Args:
-        path: the file, `novelty.safetensors`.
-        files: the run.
-        features: the adapted features.
-        seed: of the draw where there are many training pictures.
+    """Fit the detector of a run on its adapted features and write it; where the splits are too small, the file says so.
 
     Returns:
         A sentence on what it rests on, or why there is none.

@@ -35,12 +35,7 @@ def measure_places(
 ) -> dict[str, Any]:
     """Metrics of predicted places (specification, section Evaluation Metrics, Stage 2).
 
-    Args:
-        files: the run.
-        predicted: of `run.predictions.predict_places`.
-        rows: the rows that were predicted.
-        n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: of the resamples.
+    `predicted` is that of `run.predictions.predict_places` for `rows`; intervals are over blocks of 100 km.
 
     Returns:
         `value`, `low` and `high` by the name of the metric, and the numbers `n` and `n_missing`; nothing without rows.
@@ -92,12 +87,7 @@ def place_records(
 ) -> dict[str, float | dict[str, float]]:
     """Metrics to keep: `stage2.*` of the first mode, and median and GeoScore of every mode; no infinite ones.
 
-    Args:
-        files: the run.
-        by_mode: of `run.predictions.predict_places`, by name; those of another recipe are called `recipe NAME`.
-        rows: the rows that were predicted.
-        n_resamples: resamples behind each interval.
-        seed: of the resamples.
+    `by_mode` holds those of `run.predictions.predict_places` by name; those of another recipe are called `recipe NAME`.
     """
     kept: dict[str, Any] = {}
     for number, (mode, places) in enumerate(by_mode.items()):
@@ -110,13 +100,7 @@ def place_records(
 
 
 def mode_table(files: Run, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> pd.DataFrame:
-    """Metrics of several answers for the same rows, a row each.
-
-    Args:
-        files: the run.
-        by_mode: of `run.predictions.predict_places`, by name.
-        rows: the rows that were predicted.
-    """
+    """Metrics of several answers for the same rows, a row each."""
     shown = ("median_km", "acc_25km", "acc_200km", "acc_750km", "geoscore")
     lines = []
     for mode, places in by_mode.items() if len(rows) else ():
@@ -137,12 +121,7 @@ def attention_examples(
     Half are the nearest answers among the most certain, half the farthest, so that a reader sees both; the choice
     does not depend on how the maps look.
 
-    Args:
-        files: the run.
-        encoder: the encoder, for its crop and its grid.
-        predicted: of `run.predictions.predict_places`.
-        rows: the rows that were predicted.
-        count: how many examples.
+    `encoder` gives the crop and the grid, `predicted` is that of `run.predictions.predict_places` for `rows`.
     """
     from geocbm.encoders import open_picture
 

@@ -38,12 +38,7 @@ def by_distance(
 ) -> pd.DataFrame:
     """Error by the distance to the nearest training place.
 
-    Args:
-        nearest_km: `[n_rows]` distance from each test image to the nearest training place.
-        errors: `[n_rows]` errors in km of each method, by name.
-        blocks: `[n_rows]` spatial blocks.
-        n: resamples behind each interval.
-        seed: of the resamples.
+    `nearest_km`, the `errors` in km of each method and the spatial `blocks` are `[n_rows]`, one for each test image.
 
     Returns:
         A row per bin that has images and method: `low_km, high_km, bin` (range), `n, method`, and `median_km`,

@@ -43,45 +43,27 @@ def read_cell_scores(files: Run) -> dict[str, np.ndarray]:
 class Assessment:
     """What is known of the distributions over cells of the test split, `n` images and `N` cells.
 
-    Attributes:
-        n_val: images of the validation split, from which temperature and regions come.
-        temperature: fitted divisor of the logits; 1 without validation images.
-        raw: distributions as trained.
-        calibrated: the same with the temperature.
-        true_cell: `[n]` cells of the images.
-        lat: `[n]` true latitudes, degrees.
-        lng: `[n]` true longitudes, degrees.
-        blocks: `[n]` spatial blocks, for intervals.
-        cell_km2: `[N]` ground of each cell.
-        regions: one entry for each wanted coverage; none without validation or test images.
-        points: possible answers by name, in the order of `decoder.POINT_WORDS`.
-        choice: which of them the run answers, and why.
-        named_probability: `[n]` probability of the named cell, `raw` and `calibrated`.
-        right: `[n]` whether the named cell is the true one.
-        bandwidth_km: width of the bells behind `mode`.
-        confidence: `[n]` by name, the higher the more certain.
-        expected_km: `[n]` how far off the run's answer lies by the calibrated distribution.
-        named: for `country` and `region`, whether each image's is named right, `[n]`: `single` by the most
-            probable cell (country) or the place answered (region), `summed` by the highest sum over cells.
+    `named` says for `country` and `region` whether each image's is named right, `[n]`: `single` by the most probable
+    cell (country) or the place answered (region), `summed` by the highest sum over cells.
     """
 
-    n_val: int
-    temperature: float
-    raw: CellDistribution
-    calibrated: CellDistribution
-    true_cell: np.ndarray
-    lat: np.ndarray
+    n_val: int  # images of the validation split, from which temperature and regions come
+    temperature: float  # fitted divisor of the logits; 1 without validation images
+    raw: CellDistribution  # as trained
+    calibrated: CellDistribution  # with the temperature
+    true_cell: np.ndarray  # [n]
+    lat: np.ndarray  # [n] true place, degrees
     lng: np.ndarray
-    blocks: np.ndarray
-    cell_km2: np.ndarray
-    regions: list[Regions]
-    points: dict[str, Points]
-    choice: PointChoice
-    named_probability: dict[str, np.ndarray]
-    right: np.ndarray
-    bandwidth_km: float
-    confidence: dict[str, np.ndarray]
-    expected_km: np.ndarray
+    blocks: np.ndarray  # [n] spatial blocks, for intervals
+    cell_km2: np.ndarray  # [N] ground of each cell
+    regions: list[Regions]  # one for each wanted coverage; none without validation or test images
+    points: dict[str, Points]  # possible answers by name, in the order of `decoder.POINT_WORDS`
+    choice: PointChoice  # which of them the run answers, and why
+    named_probability: dict[str, np.ndarray]  # [n] of the named cell, `raw` and `calibrated`
+    right: np.ndarray  # [n] whether the named cell is the true one
+    bandwidth_km: float  # width of the bells behind `mode`
+    confidence: dict[str, np.ndarray]  # [n] by name, the higher the more certain
+    expected_km: np.ndarray  # [n] how far off the run's answer lies by the calibrated distribution
     named: dict[str, dict[str, np.ndarray]]
 
     @property

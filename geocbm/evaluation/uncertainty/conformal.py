@@ -38,17 +38,7 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
 def calibrate_regions(
     belief: CellDistribution, true_cell: np.ndarray, coverages: Sequence[float] = COVERAGES, seed: int = 0
 ) -> dict[float, float]:
-    """Thresholds of the score for each wanted coverage, from photographs with known cells.
-
-    Args:
-        belief: of the calibration photographs, `n` rows.
-        true_cell: `[n]` their cells.
-        coverages: wanted probabilities.
-        seed: of the random shares.
-
-    Returns:
-        A threshold for each coverage.
-    """
+    """Thresholds of the score for each wanted coverage, from `n` photographs with known cells `true_cell` `[n]`."""
     if len(true_cell) != len(belief):
         raise ParameterError(f"true_cell has {len(true_cell)} entries for {len(belief)} photographs; give one for each")
     share = np.random.default_rng(seed).random(len(belief))
@@ -61,21 +51,13 @@ def calibrate_regions(
 
 @dataclass(frozen=True)
 class Regions:
-    """What is known of the regions of one coverage.
+    """What is known of the regions of one coverage."""
 
-    Attributes:
-        coverage: wanted probability.
-        threshold: of the score.
-        cells: `[n]` number of cells in each region.
-        area_km2: `[n]` ground in each region, km².
-        holds: for each kind of truth, `[n]` whether the region holds that cell.
-    """
-
-    coverage: float
-    threshold: float
-    cells: np.ndarray
-    area_km2: np.ndarray
-    holds: dict[str, np.ndarray]
+    coverage: float  # wanted probability
+    threshold: float  # of the score
+    cells: np.ndarray  # [n] number of cells in each region
+    area_km2: np.ndarray  # [n] ground in each region
+    holds: dict[str, np.ndarray]  # for each kind of truth, [n] whether the region holds that cell
 
 
 def region_mask(probabilities: np.ndarray, share: np.ndarray, threshold: float) -> np.ndarray:

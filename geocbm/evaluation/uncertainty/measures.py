@@ -68,13 +68,7 @@ class UncertaintyMetrics:
 
 
 def measure(found: Assessment, n: int = 1000, seed: int = 0) -> UncertaintyMetrics:
-    """Measure an assessment; all intervals share their draws of spatial blocks.
-
-    Args:
-        found: of `assess`.
-        n: resamples behind each interval.
-        seed: of the resamples.
-    """
+    """Measure an assessment; all intervals share their `n` draws of spatial blocks."""
     if not len(found.right):
         nothing = pd.DataFrame()
         return UncertaintyMetrics(
@@ -173,10 +167,7 @@ def risk_curves(found: Assessment) -> dict[str, pd.DataFrame]:
 def abstention(found: Assessment, by: str = "", shares: tuple[float, ...] = (1, 0.8, 0.6, 0.4, 0.2)) -> pd.DataFrame:
     """What is left when the least certain images are not answered: `kept, n, median_km, beyond_750km, geoscore`.
 
-    Args:
-        found: of `assess`.
-        by: name of the order; by default the area of the region, and the probability where there is none.
-        shares: of the images that are answered.
+    Without a name in `by`, the order is that of the area of the region, and of the probability where there is none.
     """
     km, rows = found.km(), []
     order = confidence_order(found.confidence[by or ("area" if found.regions else "probability")])
@@ -208,12 +199,7 @@ def coverage_by_novelty(
 ) -> pd.DataFrame:
     """How often regions hold the true cell, among test images ever farther from the training pictures.
 
-    Args:
-        found: the assessment of the test split.
-        detector: of the run.
-        distance: `[m]` distances of the test images (`NoveltyDetector.distances`).
-        n: resamples behind each interval.
-        seed: of the resamples.
+    `distance` `[m]` is that of the test images (`NoveltyDetector.distances`).
 
     Returns:
         A row per bin that has images and per wanted coverage: `bin` (range of p-values), `n`, `distance` (median),

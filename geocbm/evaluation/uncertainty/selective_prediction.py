@@ -11,12 +11,7 @@ FAR_KM = 750.0
 
 
 def confidence_order(confidence: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Rows from the surest to the least sure; equally sure ones in random order, so that ties gain nothing.
-
-    Args:
-        confidence: `[n]`, the higher the more certain; NaN counts as least sure.
-        seed: of the random order.
-    """
+    """Rows from the surest to the least sure, NaN last; ties stand in random order, so that they gain nothing."""
     lot = np.random.default_rng(seed).random(len(confidence))
     return np.lexsort((lot, -np.where(np.isnan(confidence), -np.inf, confidence)))
 
@@ -24,11 +19,8 @@ def confidence_order(confidence: np.ndarray, seed: int = 0) -> np.ndarray:
 def risk_coverage(confidence: np.ndarray, km: np.ndarray, points: int = 100, seed: int = 0) -> pd.DataFrame:
     """Error among the photographs that are kept when the least sure ones are left out (El-Yaniv & Wiener 2010).
 
-    Args:
-        confidence: `[n]`, the higher the more certain; minus the error gives the best possible order.
-        km: `[n]` errors of the answers in km, infinite where there is none.
-        points: shares that are tried, evenly spaced from 1 / points to 1.
-        seed: of the order of ties.
+    `points` evenly spaced shares are tried. Minus the error as `confidence` `[n]` gives the best possible order; `km`
+    `[n]` is infinite where there is no answer.
 
     Returns:
         Columns `kept` (share of the photographs), `n`, `median_km` and `beyond_750km` (share of the kept).
@@ -59,13 +51,7 @@ def _kept(confidence: np.ndarray, km: np.ndarray, points: int, seed: int) -> tup
 
 
 def risk_areas(orders: dict[str, np.ndarray], km: np.ndarray, points: int = 100, seed: int = 0) -> pd.DataFrame:
-    """Area under the curve of the share beyond 750 km, for several ways to be sure.
-
-    Args:
-        orders: confidence `[n]` by name.
-        km: `[n]` errors in km.
-        points: shares that are tried, as in `risk_coverage`.
-        seed: of the order of ties.
+    """Area under the curve of the share beyond 750 km, for several `orders` by confidence `[n]`, by name.
 
     Returns:
         Columns `name`, `area` (mean share beyond 750 km over all shares kept) and `gain`: how much of the way from a
