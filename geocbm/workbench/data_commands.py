@@ -131,8 +131,10 @@ def make_atlas(
     Example:
       geocbm atlas make --out data/worlds/small --scenes 500
     """
+    from geocbm.workbench import process
     from geocbm_atlas.dataset import write_atlas
 
+    process.end_with_parent()
     for name, value, least in (("scenes", scenes, 1), ("seed", seed, 0), ("size", size, 48)):
         if value < least:
             raise ParameterError(f"--{name}={value} is too small; give at least {least}")

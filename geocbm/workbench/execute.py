@@ -213,6 +213,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Read the job, execute it, and write ``<job>.result.json``."""
+    process.end_with_parent()
     job_file = Path(arguments[0])
     write_json(job_file.with_suffix(".result.json"), run_job(read_json(job_file)))
     return 0

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import psutil
 
 from geocbm.files import hold_lock
 
+_WATCHES = "GEOCBM_ENDS_WITH_PARENT"  # set for the children of `run_limited`
 _TICK = 0.2  # seconds between looks at the memory
 
 
@@ -43,7 +45,8 @@ def run_limited(
     """Run a command; when it ends, for whatever reason, all of its descendants are gone.
 
     A kernel starts a session of its own, so killing the process group alone would leave it running; descendants are
-    therefore looked up while the child lives. An interrupt of this process kills them as well.
+    therefore looked up while the child lives. An interrupt of this process kills them as well; when it is killed
+    itself, the pipe on the child's standard input closes (see `end_with_parent`).
     """
     began = time.monotonic()
     peak, timed_out = 0, False
@@ -51,8 +54,8 @@ def run_limited(
         child = subprocess.Popen(
             command,
             cwd=cwd,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
+            env={**environment, _WATCHES: "1"},
+            stdin=subprocess.PIPE,  # never written to
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -72,6 +75,26 @@ def run_limited(
         log.seek(max(0, log.seek(0, os.SEEK_END) - tail_bytes))
         tail = log.read().decode("utf-8", errors="replace")
     return Outcome(child.returncode, time.monotonic() - began, peak, timed_out, tail)
+
+
+def end_with_parent() -> None:
+    """End this process and all that it started as soon as the process that runs it with `run_limited` is gone.
+
+    Whatever ends that one, the operating system then closes the pipe that is our standard input. Processes that were
+    started in another way go on.
+    """
+    if not os.environ.pop(_WATCHES, ""):
+        return
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _look_around(pid: int, family: dict[int, psutil.Process]) -> int:
@@ -95,6 +118,8 @@ def _kill(child: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) -
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+    if child.stdin is not None:
+        child.stdin.close()
 
 
 def child_environment(roots: Mapping[str, str]) -> dict[str, str]:

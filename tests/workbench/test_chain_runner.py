@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -371,6 +372,31 @@ def test_with_kernels_a_timeout_and_a_users_error(project: Path, capsys: pytest.
     assert wrong.stderr.startswith("geocbm: 01_numbers: 'absent.json' of run 'smoke' is not there yet")
     slow = call("--set", "seconds=60", "--timeout", "2")
     assert slow.returncode == 1 and "took more than 2" in slow.stderr
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGHUP"])
+def test_nothing_outlives_a_chain_that_is_killed(project: Path, signal_name: str) -> None:
+    environment = os.environ | {"GEOCBM_ROOT": str(project), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "geocbm", "run", "--profile", "smoke", "--no-render", "--only", "01"]
+    chain = subprocess.Popen(
+        [*command, "--set", "seconds=600"], cwd=project, env=environment, stdout=subprocess.DEVNULL
+    )
+
+    def family(least: int, patience: float) -> list[psutil.Process]:
+        """The chain's notebook process and its kernel, once there are so many."""
+        for _ in range(int(patience / 0.1)):
+            found = psutil.Process(chain.pid).children(recursive=True)
+            if len(found) >= least:
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"only {found} after {patience} s")
+
+    children = family(2, 60)
+    chain.send_signal(getattr(signal, signal_name))
+    chain.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_the_command_line_answers_in_sentences(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
