@@ -14,6 +14,7 @@ from geocbm.errors import ParameterError
 from geocbm.explain.field_guide import evidence
 from geocbm.explain.field_guide.guide import (
     CUT_SHARE,
+    Clue,
     FieldGuide,
     cut_around_peak,
     example_pairs,
@@ -216,6 +217,14 @@ def test_a_sheet_shows_what_the_guide_knows(guide):
     for sheet in guide.concept_sheets():
         page = field_guide_html.sheets_html([sheet], concepts, {})
         assert all(name in page for name, _ in sheet.countries)
+
+
+@pytest.mark.parametrize(("z", "unsupported"), [(1.0, True), (3.0, False)])
+def test_a_clue_of_the_model_says_whether_the_labels_show_it(guide, z, unsupported):
+    clue = Clue(0, labels=5, lift=2.0, log_odds_z=z, contribution=0.4, of_labels=False, rows=())
+    sheet = replace(guide.country_sheets(1)[0], clues=(clue,))
+    page = field_guide_html.sheets_html([sheet], guide.run.concepts, {})
+    assert "the model leans on it" in page and ("the labels do not show it" in page) == unsupported
 
 
 def test_every_picture_of_a_sheet_is_described(guide):

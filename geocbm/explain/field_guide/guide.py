@@ -54,6 +54,11 @@ class Clue:
     of_labels: bool  # one of the surest clues of the labels, else one of the model's
     rows: tuple[int, ...]  # of the table, to show
 
+    @property
+    def shown_by_labels(self) -> bool:
+        """Whether the labels show the concept to be more frequent here than elsewhere; the page asks."""
+        return self.labels >= MIN_LABELS and self.log_odds_z >= MIN_Z
+
 
 @dataclass(frozen=True)
 class LookAlike:
