@@ -21,10 +21,13 @@ OSV5M_TEST_IMAGES = 210_122
 """Pictures of the test split of OSV-5M, on which its published figures were taken."""
 
 WITHIN = tuple(f"acc_{limit}km" for limit in THRESHOLDS_KM)
-NAMES = {"im2gps3k": "Im2GPS3k", "yfcc4k": "YFCC4k", "osv5m test": "OSV-5M, test split"}
-"""Public test sets as they are called on a page."""
+"""Columns of shares of pictures within a distance, between 0 and 1 as in `geocbm.metrics`."""
 
-_PLACES = {"country": "country_acc", "region": "region_acc", "city": "city_acc"}
+_PERCENT = {
+    **{"country": "country_acc", "region": "region_acc", "city": "city_acc"},
+    **{name: name for name in ("meta_top1", "meta_top5", "parent_top1", "parent_top5")},
+}
+"""Columns by the names that their percentages have in the file."""
 
 
 @cache
@@ -32,81 +35,50 @@ def _content() -> dict[str, list[dict[str, Any]]]:
     return json.loads((files("geocbm") / "evaluation" / "published.json").read_text(encoding="utf-8"))
 
 
-def _frame(part: str, columns: tuple[str, ...]) -> pd.DataFrame:
-    """A part of the file, its percentages as shares; NaN where a source gives no figure."""
+def _frame(part: str, *columns: str) -> pd.DataFrame:
+    """A part of the file with `source`, its percentages as shares; NaN where a source gives none."""
+    names = ["data_set", "system", *columns, "source"]
     rows = []
     for entry in _content()[part]:
-        percent = entry.get("percent", [None] * len(WITHIN))
-        shares = dict(zip(WITHIN, percent, strict=True)) | {new: entry.get(old) for old, new in _PLACES.items()}
-        known = {name: round(value / 100, 4) for name, value in shares.items() if value is not None}
-        rows.append({name: (entry | known).get(name, math.nan) for name in columns})
-    return pd.DataFrame(rows, columns=list(columns))
+        percent = dict(zip(WITHIN, entry.get("percent", [None] * len(WITHIN)), strict=True))
+        percent |= {column: entry.get(name) for name, column in _PERCENT.items()}
+        shares = {name: round(value / 100, 4) for name, value in percent.items() if value is not None}
+        rows.append({name: (entry | shares).get(name, math.nan) for name in names})
+    return pd.DataFrame(rows, columns=names)
 
 
 def photo_benchmarks(data_set: str | None = None) -> pd.DataFrame:
-    """Published figures on Im2GPS3k and YFCC4k.
-
-    Args:
-        data_set: "im2gps3k" or "yfcc4k"; both by default.
-
-    Returns:
-        Columns `data_set, system, year`, the shares `acc_1km` ... `acc_2500km` between 0 and 1 as in
-        `geocbm.metrics` (NaN where none was published), and `source`.
-    """
-    table = _whole_years(_frame("photo_benchmarks", ("data_set", "system", "year", *WITHIN, "source")))
+    """Published metrics on "im2gps3k" and "yfcc4k", or one of them: `data_set, system, year`, `WITHIN`, `source`."""
+    table = _whole_years(_frame("photo_benchmarks", "year", *WITHIN))
     return table if data_set is None else table[table["data_set"] == data_set].reset_index(drop=True)
 
 
 def street_view() -> pd.DataFrame:
-    """Published figures on the test split of OSV-5M.
-
-    Returns:
-        Columns `data_set, system, geoscore, mean_km, country_acc, region_acc, city_acc`, the shares `acc_1km` ...
-        `acc_2500km`, and `source`.
-    """
-    return _frame("street_view", ("data_set", "system", "geoscore", "mean_km", *_PLACES.values(), *WITHIN, "source"))
+    """Published metrics on the test split of OSV-5M."""
+    return _frame("street_view", "geoscore", "mean_km", "country_acc", "region_acc", "city_acc", *WITHIN)
 
 
 def own_data() -> pd.DataFrame:
-    """Figures that projects published on data of their own, which nobody else can be compared with.
-
-    Returns:
-        Columns `data_set, system, median_km`, the shares `acc_1km` ... `acc_2500km`, and `source`.
-    """
-    return _frame("own_data", ("data_set", "system", "median_km", *WITHIN, "source"))
+    """Metrics that projects published on data of their own, which nobody else can be compared with."""
+    return _frame("own_data", "median_km", *WITHIN)
 
 
 def concepts() -> pd.DataFrame:
-    """Concept figures that a public implementation of the method published on data of its own.
-
-    Returns:
-        Columns `data_set, system`, the shares `meta_top1, meta_top5, parent_top1, parent_top5`, and `source`.
-    """
-    shares = ("meta_top1", "meta_top5", "parent_top1", "parent_top5")
-    rows = [
-        entry | {name: round(entry[name] / 100, 4) for name in shares if name in entry}
-        for entry in _content()["concepts"]
-    ]
-    return pd.DataFrame(rows, columns=["data_set", "system", *shares, "source"])
+    """Concept metrics that a public implementation of the method published on data of its own."""
+    return _frame("concepts", "meta_top1", "meta_top5", "parent_top1", "parent_top5")
 
 
 def data_set_of(table: pd.DataFrame) -> str | None:
     """Which published data set a table is, as `geocbm data` marks it in the columns `data_set` and `split`.
 
-    Args:
-        table: in the schema; any table, such as the demonstration's.
-
-    Returns:
-        "im2gps3k", "yfcc4k" or "osv5m test" when every row is of that data set's test pictures; else None (so for the
-        training part of OSV-5M, on which nothing was published).
+    None unless every row is of that data set's test pictures: on the training part of OSV-5M nothing was published.
     """
     if not len(table) or not {"data_set", "split"} <= set(table.columns):
         return None
     names, splits = set(table["data_set"]), set(table["split"])
     if len(names) != 1 or splits != {"test"}:
         return None
-    name = {"im2gps3k": "im2gps3k", "yfcc4k": "yfcc4k", "osv5m": "osv5m test"}
-    return name.get(str(names.pop()))
+    return {"im2gps3k": "im2gps3k", "yfcc4k": "yfcc4k", "osv5m": "osv5m test"}.get(str(names.pop()))
 
 
 def with_ours(
@@ -116,7 +88,7 @@ def with_ours(
 
     Args:
         published: from `photo_benchmarks` or `street_view`.
-        table: the table whose pictures were predicted, with the rows that were scored.
+        table: the rows that were scored.
         figures: as `geocbm.metrics` or `score_predictions` of `geocbm.data.public.scoring` give them: a number, or an
             object with `value`; those with a column in `published` are shown.
         system: what the row is called.

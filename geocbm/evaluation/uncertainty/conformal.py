@@ -60,11 +60,6 @@ class Regions:
     holds: dict[str, np.ndarray]  # for each kind of truth, [n] whether the region holds that cell
 
 
-def region_mask(probabilities: np.ndarray, share: np.ndarray, threshold: float) -> np.ndarray:
-    """Which cells belong to the region of each photograph, `[m, N]` (arguments as in `rank_scores`)."""
-    return rank_scores(probabilities, share) <= threshold
-
-
 def measure_regions(
     belief: CellDistribution,
     thresholds: Mapping[float, float],
@@ -80,9 +75,6 @@ def measure_regions(
         cell_km2: `[N]` ground of each cell, km².
         truths: `[n]` true cells, by kind of truth.
         seed: of the random shares, another than that of the calibration.
-
-    Returns:
-        One entry for each coverage, in the order given.
     """
     if len(cell_km2) != belief.n_cells:
         raise ParameterError(f"cell_km2 has {len(cell_km2)} entries for {belief.n_cells} cells; give one for each")
