@@ -34,9 +34,7 @@ def label(stage: Stage) -> str:
 def forget_trainings(stage: Stage, run: str) -> None:
     """Let the checkpoints of a stage be what no training takes over, so that it trains again.
 
-    Args:
-        stage: the notebook; what it writes tells which checkpoints are its own.
-        run: name of the run.
+    What the stage writes tells which checkpoints are its own.
     """
     folder = paths.run_folder(run)
     own = {name.split(".")[0].rstrip("*_") for name in stage.writes if name.startswith("stage")}
@@ -44,11 +42,8 @@ def forget_trainings(stage: Stage, run: str) -> None:
         for file in folder.glob(f"{stem}*.json"):
             if file.stem.endswith(lineage.ADOPTED):
                 continue  # of another run
-            try:
-                content = read_json(file)
-            except (OSError, ValueError):
-                continue  # what is damaged is never taken over
-            if isinstance(content, dict) and content.pop("training", None) is not None:
+            content = keys.read_json_or_empty(file)  # what is damaged is never taken over
+            if content.pop("training", None) is not None:
                 write_json(file, content)
 
 

@@ -20,7 +20,6 @@ def sheets_html(
     sheets: Sequence[CountrySheet | ConceptSheet],
     concepts: ConceptVocabulary,
     pictures: Mapping[tuple[int, int], Image],
-    side: int = 84,
     noun: str = "image",
 ) -> str:
     """Sheets one below the other; every text of the table is escaped.
@@ -32,7 +31,6 @@ def sheets_html(
         sheets: of `FieldGuide.country_sheets` or `FieldGuide.concept_sheets`.
         concepts: names and hierarchy.
         pictures: examples by row of the table and index of the concept.
-        side: width of an example on the page, CSS pixels.
         noun: what one image is called.
     """
     from markupsafe import Markup
@@ -42,7 +40,6 @@ def sheets_html(
         metas=list(concepts.metas),
         parents=concepts.meta_to_parent,
         pictures=pictures,
-        side=side,
         noun=noun,
         image=lambda picture, alt, width: Markup(image_html(picture, alt, width)),
         locator=lambda lat, lng: locator(lat, lng, 330, 220),

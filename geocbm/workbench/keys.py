@@ -111,13 +111,22 @@ def stamp_file(stage: Stage, run: str) -> Path:
     return paths.run_folder(run) / "stamps" / f"{stage.number}.json"
 
 
+def read_json_or_empty(file: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent file reads as empty, since a run grows notebook by notebook.
+
+    So does a damaged one: it must not keep the pages of all other runs from being made (page 10 names it).
+    """
+    try:
+        content = read_json(file)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def read_stamp(stage: Stage, run: str) -> dict[str, Any] | None:
     """The stamp of a stage's last success, or None when there is none that can be read."""
-    try:
-        stamp = read_json(stamp_file(stage, run))
-    except (OSError, ValueError):
-        return None
-    return stamp if isinstance(stamp, dict) and isinstance(stamp.get("key"), dict) else None
+    stamp = read_json_or_empty(stamp_file(stage, run))
+    return stamp if isinstance(stamp.get("key"), dict) else None
 
 
 def written_files(stage: Stage, folder: Path) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from typing import Any
 from geocbm.errors import UserError
 from geocbm.files import sha256_text
 
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 DIFF_LINES = 16
 """Lines of a difference that are shown; the rest is counted."""
 
@@ -48,6 +49,14 @@ class Content:
         tags = f" tags={json.dumps(list(self.tags))}" if self.tags else ""
         attached = [f"(attached picture {self.attached})"] if self.attached else []
         return [f"# %%{kind}{tags}", *self.source.split("\n"), *attached]
+
+    def as_nbformat(self) -> Any:
+        """The cell as a new one of a notebook, without what is attached and with an id by chance."""
+        import nbformat
+
+        others = {"code": nbformat.v4.new_code_cell, "raw": nbformat.v4.new_raw_cell}
+        make = others.get(self.kind, nbformat.v4.new_markdown_cell)
+        return make(self.source, metadata={"tags": list(self.tags)} if self.tags else {})
 
 
 def contents(notebook: Any) -> tuple[Content, ...]:
@@ -210,7 +219,7 @@ class Pair:
             before = read_script(self.script.read_text(encoding="utf-8"))
             new.metadata, old = before.metadata, before.cells
         else:
-            new.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+            new.metadata["kernelspec"] = KERNEL
         # The settings of pyproject.toml, which jupytext finds for files of the project only.
         new.metadata["jupytext"] = {
             "notebook_metadata_filter": "kernelspec,-jupytext",
@@ -222,11 +231,7 @@ class Pair:
             if tag == "equal":
                 new.cells += old[first:last]
                 continue
-            for cell in self.ipynb_cells[start:stop]:
-                make = {"code": nbformat.v4.new_code_cell, "raw": nbformat.v4.new_raw_cell}.get(
-                    cell.kind, nbformat.v4.new_markdown_cell
-                )
-                new.cells.append(make(cell.source, metadata={"tags": list(cell.tags)} if cell.tags else {}))
+            new.cells += [cell.as_nbformat() for cell in self.ipynb_cells[start:stop]]
         return new
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from geocbm import __version__
 from geocbm.errors import ParameterError
 from geocbm.files import atomic_path, paths, read_json, write_json
+from geocbm.workbench import keys
 from geocbm.workbench.stages import NUMBER_GLOB, Stage
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
@@ -203,10 +204,7 @@ def write_stage(run: str, profile: str, number: str, entry: Mapping[str, Any] | 
         reason: why it ran or did not.
     """
     file = paths.report_folder(run) / "manifest.json"
-    try:
-        manifest = read_json(file)
-    except (OSError, ValueError):
-        manifest = {}
+    manifest = keys.read_json_or_empty(file)
     stages = dict(manifest.get("stages") or {})
     old = dict(entry) if entry is not None else dict(stages.get(number) or {})
     stages[number] = old | {"status": status, "reason": reason}

@@ -23,6 +23,7 @@ from geocbm.files import atomic_path, paths, sha256_file
 from geocbm.workbench import site
 from geocbm.workbench.formulas import markdown_html
 from geocbm.workbench.html import clean_html, pictures
+from geocbm.workbench.keys import read_json_or_empty
 from geocbm.workbench.pairs import PairError, read_ipynb
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, figure_html, online_map_problem
 from geocbm.workbench.stages import NUMBER
@@ -225,7 +226,7 @@ def render_run(run: str) -> Path:
     if not found:
         raise MissingInputError(f"run {run!r} has no executed notebook; make them with: geocbm run --run {run}")
     assets = fill_assets()
-    manifest = site.read_json_or_empty(folder / "manifest.json")
+    manifest = read_json_or_empty(folder / "manifest.json")
     pages = [(path, path.with_suffix(".html")) for path in found]
     links = [PageLink(html.name, site.opening(read_notebook(path)).title or path.stem) for path, html in pages]
     for position, (path, html) in enumerate(pages):

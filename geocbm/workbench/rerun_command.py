@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from geocbm.files import COMMAND_FILE, read_json, write_json
+from geocbm.files import COMMAND_FILE, write_json
 from geocbm.workbench import keys, profiles, settings, state
 from geocbm.workbench.stages import NUMBER_GLOB, read_chain
 
@@ -49,15 +49,8 @@ def remedy(folder: Path, number: str, profile: str | None = None) -> str:
 
 def _read_all(folder: Path) -> dict[str, dict[str, Any]]:
     """Readable notes on stages, by their numbers."""
-    found = {}
-    for file in sorted(folder.glob(f"{NUMBER_GLOB}.json")):
-        try:
-            content = read_json(file)
-        except (OSError, ValueError):
-            continue
-        if isinstance(content, dict):
-            found[file.stem] = content
-    return found
+    files = sorted(folder.glob(f"{NUMBER_GLOB}.json"))
+    return {file.stem: note for file in files if (note := keys.read_json_or_empty(file))}
 
 
 def command_like(folder: Path, run: str, changes: Mapping[str, Any], profile: str | None = None) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 from geocbm.data.simulated import BANNER
 from geocbm.errors import UserError
-from geocbm.files import paths, read_json
+from geocbm.files import paths
 from geocbm.metrics.table import metric
 from geocbm.run import Run
 from geocbm.workbench import stages, state
 from geocbm.workbench.html import clean_html, pictures, plain_text
+from geocbm.workbench.keys import read_json_or_empty
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, is_preview, preview_html
 
 _PREVIEW_BYTES = 1_500_000  # a heavier figure would make the index slow to open
@@ -125,18 +126,6 @@ def template(name: str) -> Any:
     return Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).get_template(name)
-
-
-def read_json_or_empty(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an absent file reads as empty, since a run grows notebook by notebook.
-
-    So does a damaged one: it must not keep the pages of all other runs from being made (page 10 names it).
-    """
-    try:
-        content = read_json(path) if path.is_file() else {}
-    except ValueError:
-        content = {}
-    return content if isinstance(content, dict) else {}
 
 
 def simulated_banner(folder: Path) -> str:

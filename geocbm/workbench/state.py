@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import UserError
-from geocbm.files import read_json, write_json
+from geocbm.files import write_json
 from geocbm.workbench import keys
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
@@ -120,12 +120,9 @@ def note_by_hand(stage: Stage, folder: Path, values: Mapping[str, Any], inputs: 
 
 def recorded_parameters(folder: Path, number: str) -> dict[str, Any]:
     """Parameters with which the chain has run a stage, or has begun to; empty when it has not."""
-    try:
-        stamp = read_json(folder / "stamps" / f"{number}.json")
-        found = stamp.get("key", {}).get("parameters") or stamp.get("asked") or {}
-    except (OSError, ValueError, AttributeError):
-        return {}
-    return dict(found)
+    stamp = keys.read_json_or_empty(folder / "stamps" / f"{number}.json")
+    key = stamp.get("key", {})
+    return dict(key.get("parameters") or stamp.get("asked") or {}) if isinstance(key, dict) else {}
 
 
 def _own_state(stage: Stage, folder: Path, any_stamp: bool) -> StageState:
@@ -135,7 +132,7 @@ def _own_state(stage: Stage, folder: Path, any_stamp: bool) -> StageState:
         return StageState(PARTLY if any(present) else NOT_YET)
     if not stage.promised:
         return StageState(DONE)
-    stamp, hand = _stamp(folder, stage.number), _read(hand_file(folder, stage.number))
+    stamp, hand = _stamp(folder, stage.number), keys.read_json_or_empty(hand_file(folder, stage.number))
     outputs = _digests(stage, folder)
     if stamp and _kept(stamp, stage) == outputs:
         origin = stamp["key"]
@@ -175,13 +172,5 @@ def _kept(stamp: Mapping[str, Any], stage: Stage) -> dict[str, str]:
 
 
 def _stamp(folder: Path, number: str) -> dict[str, Any]:
-    stamp = _read(folder / "stamps" / f"{number}.json")
+    stamp = keys.read_json_or_empty(folder / "stamps" / f"{number}.json")
     return stamp if isinstance(stamp.get("key"), dict) and isinstance(stamp.get("outputs"), dict) else {}
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

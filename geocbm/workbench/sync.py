@@ -12,11 +12,10 @@ from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path, paths
-from geocbm.workbench.pairs import Pair, PairError, cell_ids, contents, read_script
+from geocbm.workbench.pairs import KERNEL, Pair, PairError, cell_ids, contents, read_script
 from geocbm.workbench.stages import NUMBER_GLOB, number_of
 
 CONTRACT_TAG = "nbval-check-output"
-KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SIDES = ("py", "ipynb")
 
 
@@ -42,15 +41,11 @@ def pair_text(source: Path) -> str:
     """
     import nbformat
 
-    make = {
-        "code": nbformat.v4.new_code_cell,
-        "raw": nbformat.v4.new_raw_cell,
-        "markdown": nbformat.v4.new_markdown_cell,
-    }
     read = contents(read_script(source.read_text(encoding="utf-8")))
     cells = []
     for cell, identity in zip(read, cell_ids(read), strict=True):
-        made = make[cell.kind](cell.source, metadata={"tags": list(cell.tags)} if cell.tags else {}, id=identity)
+        made = cell.as_nbformat()
+        made["id"] = identity
         if cell.kind == "code" and CONTRACT_TAG in cell.tags:
             made["outputs"] = expected_output(cell.source)
         cells.append(made)

@@ -5,7 +5,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from geocbm.evaluation.compare_runs.load_runs import HEADLINES
 from geocbm.metrics.table import known
-from geocbm.workbench import overview, site
+from geocbm.workbench import keys, overview, site
 
 
 def test_a_card_writes_a_metric_by_its_key_and_not_by_its_value() -> None:
@@ -79,4 +79,4 @@ def test_a_damaged_file_of_one_run_reads_as_empty(tmp_path, content: str | None,
     path = tmp_path / "metrics.json"
     if content is not None:
         path.write_text(content)
-    assert site.read_json_or_empty(path) == read
+    assert keys.read_json_or_empty(path) == read
