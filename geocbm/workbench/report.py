@@ -24,9 +24,9 @@ from geocbm.workbench import site
 from geocbm.workbench.formulas import markdown_html
 from geocbm.workbench.html import clean_html, pictures
 from geocbm.workbench.keys import read_json_or_empty
-from geocbm.workbench.pairs import PairError, read_ipynb
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, figure_html, online_map_problem
 from geocbm.workbench.stages import NUMBER
+from geocbm.workbench.sync import PairError, read_ipynb
 
 NOTEBOOK_FILE = re.compile(rf"^(?P<number>{NUMBER})_(?P<name>.+?)(?P<failed>\.failed)?\.ipynb$")
 _OWN_ASSETS = ("site.css", "site.js")

@@ -1,22 +1,245 @@
 """Pairs of notebooks: the ``.ipynb`` is made from the percent script, and brought back into it when that is asked for.
 
-No side is ever overwritten while it has changes that the other lacks, unless the user names the side to keep.
+No side is ever overwritten while it has changes that the other lacks, unless the user names the side to keep. Only what
+a reader would call the notebook counts: kind, source and tags of the cells, in order, and pictures attached to prose.
+Outputs, execution counts, cell ids and other metadata, which JupyterLab writes as it likes, are no changes.
 """
 
 import ast
+import difflib
+import json
 import re
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import atomic_path, paths
-from geocbm.workbench.pairs import KERNEL, Pair, PairError, cell_ids, contents, read_script
+from geocbm.errors import MissingInputError, ParameterError, UserError
+from geocbm.files import atomic_path, paths, sha256_text
 from geocbm.workbench.stages import NUMBER_GLOB, number_of
 
 CONTRACT_TAG = "nbval-check-output"
-SIDES = ("py", "ipynb")
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+_DIFF_LINES = 16
+
+
+class PairError(UserError, ValueError):
+    """One side of a pair cannot be read or cannot be made from the other; the message names file and remedy."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """One cell as far as it counts."""
+
+    kind: str  # "code", "markdown" or "raw"
+    source: str  # without blank lines at its ends, which a script does not keep
+    tags: tuple[str, ...] = ()
+    attached: str = ""  # digest of the pictures attached to it
+
+    def lines(self) -> list[str]:
+        """The cell as a percent script would hold it, for a difference."""
+        kind = "" if self.kind == "code" else f" [{self.kind}]"
+        tags = f" tags={json.dumps(list(self.tags))}" if self.tags else ""
+        attached = [f"(attached picture {self.attached})"] if self.attached else []
+        return [f"# %%{kind}{tags}", *self.source.split("\n"), *attached]
+
+    def as_nbformat(self) -> Any:
+        """The cell as a new one of a notebook, without what is attached and with an id by chance."""
+        import nbformat
+
+        others = {"code": nbformat.v4.new_code_cell, "raw": nbformat.v4.new_raw_cell}
+        make = others.get(self.kind, nbformat.v4.new_markdown_cell)
+        return make(self.source, metadata={"tags": list(self.tags)} if self.tags else {})
+
+
+def contents(notebook: Any) -> tuple[Content, ...]:
+    """What counts of a notebook object."""
+    return tuple(
+        Content(
+            cell.cell_type,
+            re.sub(r"\A([^\S\n]*\n)+|(\n[^\S\n]*)+\Z", "", cell.source) if cell.source.strip() else "",
+            tuple(cell.metadata.get("tags") or ()),
+            sha256_text(json.dumps(cell["attachments"], sort_keys=True))[:8] if cell.get("attachments") else "",
+        )
+        for cell in notebook.cells
+    )
+
+
+def cell_ids(cells: Sequence[Content]) -> list[str]:
+    """Ids that tell what a notebook held when it was made.
+
+    JupyterLab keeps the id of a cell whose source is edited, so that ids which no longer fit betray an edit, without a
+    second file and without a trace in what is committed. The first also stands for kind, number and tags of all.
+    """
+    frame = json.dumps([[cell.kind, cell.tags, cell.attached] for cell in cells])
+    return [
+        sha256_text(f"{position}\n{cell.source}" + ("" if position else f"\n{frame}"))[:8]
+        for position, cell in enumerate(cells)
+    ]
+
+
+def read_script(text: str) -> Any:
+    """A percent script as a notebook object."""
+    import jupytext
+
+    notebook = jupytext.reads(text, fmt="py:percent")
+    # jupytext takes prose such as "# Why?" for IPython's help and uncomments it once more (seen in 1.19).
+    plain = jupytext.reads(text, fmt={"extension": ".py", "format_name": "percent", "comment_magics": False})
+    for cell, own in zip(notebook.cells, plain.cells, strict=True):
+        if cell.cell_type != "code":
+            cell.source = own.source
+    return notebook
+
+
+def read_ipynb(text: str, name: str) -> Any:
+    """An ``.ipynb`` as a notebook object.
+
+    Raises:
+        PairError: If it is none, such as one with the marks of a merge.
+    """
+    import nbformat
+
+    try:
+        return nbformat.reads(text, as_version=4)
+    except (ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as problem:
+        reason = (str(problem).splitlines() or [""])[0][:80]
+        raise PairError(f"{name} cannot be read as a notebook ({reason}); is it in the middle of a merge?") from None
+
+
+class Pair:
+    """A percent script, which need not exist, and its ``.ipynb``, which need not either."""
+
+    def __init__(self, script: Path) -> None:
+        self.script, self.ipynb = script, script.with_suffix(".ipynb")
+        self.number = number_of(script.stem)
+
+    @cached_property
+    def script_cells(self) -> tuple[Content, ...]:
+        """What the script says."""
+        return contents(read_script(self.script.read_text(encoding="utf-8")))
+
+    @cached_property
+    def ipynb_notebook(self) -> Any:
+        """The ``.ipynb`` as an object."""
+        return read_ipynb(self.ipynb.read_text(encoding="utf-8"), self.ipynb.name)
+
+    @cached_property
+    def ipynb_cells(self) -> tuple[Content, ...]:
+        """What the ``.ipynb`` says."""
+        return contents(self.ipynb_notebook)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the ``.ipynb`` says what it said when it was made, by the ids of its cells; no script is parsed."""
+        return [cell.get("id") for cell in self.ipynb_notebook.cells] == cell_ids(self.ipynb_cells)
+
+    def _committed(self) -> tuple[Content, ...] | None:
+        """What both sides said in the last commit; None outside git, or where they differed there or were not yet."""
+        try:
+            script, ipynb = (
+                subprocess.run(
+                    ["git", "show", f"HEAD:./{path.name}"], cwd=path.parent, capture_output=True, timeout=20, check=True
+                ).stdout.decode("utf-8")
+                for path in (self.script, self.ipynb)
+            )
+            cells = contents(read_script(script))
+            return cells if cells == contents(read_ipynb(ipynb, self.ipynb.name)) else None
+        except (OSError, subprocess.SubprocessError, UnicodeDecodeError, PairError):
+            return None
+
+    def state(self) -> str:
+        """What has changed since both sides said the same: "missing" (no ``.ipynb``), "same", "py", "ipynb", "both".
+
+        Where nothing tells what they had in common, both count as changed.
+
+        Raises:
+            PairError: If the ``.ipynb`` cannot be read.
+        """
+        if not self.ipynb.is_file():
+            return "missing"
+        if self.script_cells == self.ipynb_cells:
+            return "same"
+        if self.untouched:
+            return "py"
+        if (common := self._committed()) is not None:
+            changed = [self.script_cells != common, self.ipynb_cells != common]
+            return "both" if all(changed) else "py" if changed[0] else "ipynb"
+        # An edited cell keeps its id, which still names the source that an unchanged script has; a changed script would
+        # lack an id of the .ipynb and have one of its own.
+        own, ids = cell_ids(self.script_cells), [cell.get("id") for cell in self.ipynb_notebook.cells]
+        first_kept = own[:1] == [each for each in ids if each in own[:1]]
+        return "ipynb" if first_kept and (set(own) <= set(ids) or set(ids) <= set(own)) else "both"
+
+    def ways(self) -> str:
+        """Both ways out of a difference, by name."""
+        return (
+            f"to bring the changes into the script: geocbm sync --take ipynb {self.number}; to drop them and make the "
+            f".ipynb from the script: geocbm sync --take py {self.number}"
+        )
+
+    def refusal(self) -> str:
+        """Why the pair must be left alone; empty when its ``.ipynb`` can be made from the script."""
+        if not self.script.is_file():
+            return f"{self.ipynb.name} has no script; make it with: geocbm sync --take ipynb {self.number}"
+        try:
+            state = self.state()
+        except PairError as problem:
+            return (
+                f"{problem}\nIf nothing in it is needed, make it from the script: geocbm sync --take py {self.number}"
+            )
+        said = {
+            "ipynb": f"{self.ipynb.name} has changes that {self.script.name} lacks; nothing was overwritten",
+            "both": f"{self.ipynb.name} and {self.script.name} differ, and each may have changes of its own; nothing "
+            "was overwritten",
+        }
+        return "\n".join([said[state], *self._difference(), self.ways()]) if state in said else ""
+
+    def _difference(self) -> list[str]:
+        """A few lines of what differs, ``-`` for the script and ``+`` for the ``.ipynb``."""
+        old, new = (
+            [line for cell in cells for line in cell.lines()] for cells in (self.script_cells, self.ipynb_cells)
+        )
+        lines = list(difflib.unified_diff(old, new, self.script.name, self.ipynb.name, n=1, lineterm=""))
+        more = len(lines) - _DIFF_LINES
+        shown = lines if more <= 1 else [*lines[:_DIFF_LINES], f"... and {more} more lines"]
+        return [f"  {line}" for line in shown]
+
+    def script_text(self) -> str:
+        """The script that the ``.ipynb`` makes; what it has in common with the old one keeps its text.
+
+        Raises:
+            PairError: If a percent script cannot hold one of the cells.
+        """
+        import jupytext
+
+        made = jupytext.writes(self._merged(), fmt="py:percent").rstrip("\n") + "\n"
+        back = contents(read_script(made))
+        if back != self.ipynb_cells:
+            at = next((i for i, (one, two) in enumerate(zip(back, self.ipynb_cells, strict=False)) if one != two), -1)
+            raise PairError(
+                f"{self.ipynb.name}, cell {at % len(self.ipynb_cells) + 1} cannot be kept in {self.script.name} (an "
+                "attached picture, or a line that begins a cell); save the picture as a file, or change the line"
+            )
+        return made
+
+    def _merged(self) -> Any:
+        """Cells of the ``.ipynb`` in a notebook with the script's header; unchanged cells are the script's own."""
+        import nbformat
+
+        new = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL})
+        old: list[Any] = []
+        if self.script.is_file():
+            before = read_script(self.script.read_text(encoding="utf-8"))
+            new.metadata, old = before.metadata, before.cells
+        # The settings of pyproject.toml, which jupytext finds for files of the project only.
+        new.metadata["jupytext"] = {"notebook_metadata_filter": "kernelspec,-jupytext", "cell_metadata_filter": "tags"}
+        matcher = difflib.SequenceMatcher(a=self.script_cells if old else (), b=self.ipynb_cells, autojunk=False)
+        for tag, first, last, start, stop in matcher.get_opcodes():
+            equal = tag == "equal"
+            new.cells += old[first:last] if equal else [cell.as_nbformat() for cell in self.ipynb_cells[start:stop]]
+        return new
 
 
 def sources() -> list[Path]:
@@ -46,25 +269,17 @@ def pair_text(source: Path) -> str:
     for cell, identity in zip(read, cell_ids(read), strict=True):
         made = cell.as_nbformat()
         made["id"] = identity
-        if cell.kind == "code" and CONTRACT_TAG in cell.tags:
-            made["outputs"] = expected_output(cell.source)
+        if cell.kind == "code" and CONTRACT_TAG in cell.tags and (names := contract_names(cell.source)):
+            holds = "".join(f"{name}: holds\n" for name in names)
+            made["outputs"] = [nbformat.v4.new_output("stream", name="stdout", text=holds)]
         cells.append(made)
     new = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
     nbformat.validate(new)
     return nbformat.writes(new, version=4).rstrip("\n") + "\n"
 
 
-def expected_output(source: str) -> list[Any]:
-    """What a contract cell prints when everything holds, read from its call ``nb.contract(name=...)``."""
-    import nbformat
-
-    names = contract_names(source)
-    text = "".join(f"{name}: holds\n" for name in names)
-    return [nbformat.v4.new_output("stream", name="stdout", text=text)] if names else []
-
-
 def contract_names(source: str) -> list[str]:
-    """Names that the calls of ``contract`` in a cell state; none of a cell that is not Python yet."""
+    """Names that calls of ``nb.contract(name=...)`` in a cell state; none of a cell that is not Python yet."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -78,15 +293,12 @@ def contract_names(source: str) -> list[str]:
 
 
 def write_pair(source: Path, target: Path) -> bool:
-    """Write the ``.ipynb`` of a percent script over whatever is there.
-
-    Returns:
-        True when the file changed; one that is right already is left alone, its time included.
-    """
+    """Write the ``.ipynb`` of a percent script over whatever is there; True when the file changed."""
     return _write(target, pair_text(source))
 
 
 def _write(target: Path, text: str) -> bool:
+    """Write a text; a file that is right already is left alone, its time included."""
     if target.is_file() and target.read_text(encoding="utf-8") == text:
         return False
     with atomic_path(target) as temporary:
@@ -94,38 +306,12 @@ def _write(target: Path, text: str) -> bool:
     return True
 
 
-def state(pair: Pair) -> str:
-    """One word for a pair: "missing" (no ``.ipynb``), "same", "py", "ipynb" or "both" (what has changed).
-
-    Raises:
-        PairError: If the ``.ipynb`` cannot be read.
-    """
-    if not pair.ipynb.is_file():
-        return "missing"
-    changed = pair.changed()
-    return "both" if len(changed) == 2 else next(iter(changed), "same")
-
-
-def ways(pair: Pair) -> str:
-    """Both ways out of a difference, by name."""
-    number = number_of(pair.script.stem)
-    return (
-        f"to bring the changes into the script: geocbm sync --take ipynb {number}; to drop them and make the .ipynb "
-        f"from the script: geocbm sync --take py {number}"
-    )
-
-
 @dataclass
 class Outcome:
-    """What a synchronisation did.
-
-    Attributes:
-        changed: files that were written.
-        refused: for each pair that was left alone, what differs and both ways out.
-    """
+    """What a synchronisation did."""
 
     changed: list[Path] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  # for each pair left alone, what differs and both ways out
 
 
 def synchronise(names: Sequence[str] = (), take: str | None = None) -> Outcome:
@@ -144,23 +330,16 @@ def synchronise(names: Sequence[str] = (), take: str | None = None) -> Outcome:
             f"--take {take} drops changes of the other side; name the notebooks, as in: geocbm sync --take {take} 03"
         )
     done = Outcome()
-    for script in _chosen(names):
-        pair = Pair(script)
+    for pair in map(Pair, _chosen(names) if names else sources()):
         if take == "ipynb":
             if not pair.ipynb.is_file():
-                raise MissingInputError(
-                    f"{pair.ipynb.name} is not there; make it with: geocbm sync {number_of(script.stem)}"
-                )
-            if _write(script, pair.script_text()):
-                done.changed.append(script)
-        elif not script.is_file():
-            remedy = f"geocbm sync --take ipynb {number_of(script.stem)}"
-            done.refused.append(f"{pair.ipynb.name} has no script; make it with: {remedy}")
-            continue
-        elif take is None and (why := _refusal(pair)):
+                raise MissingInputError(f"{pair.ipynb.name} is not there; make it with: geocbm sync {pair.number}")
+            if _write(pair.script, pair.script_text()):
+                done.changed.append(pair.script)
+        elif (take is None or not pair.script.is_file()) and (why := pair.refusal()):
             done.refused.append(why)
             continue
-        if write_pair(script, pair.ipynb):
+        if write_pair(pair.script, pair.ipynb):
             done.changed.append(pair.ipynb)
     return done
 
@@ -170,40 +349,20 @@ def unheard() -> list[str]:
     found = []
     for pair in map(Pair, sources()):
         try:
-            # The ids are asked first: they need no parser of scripts.
-            if not pair.ipynb.is_file() or pair.untouched or state(pair) not in ("ipynb", "both"):
-                continue
+            changed = pair.ipynb.is_file() and not pair.untouched and pair.state() in ("ipynb", "both")
         except PairError:
             continue  # `geocbm check` names it; the script can be run all the same
-        found.append(
-            f"{pair.ipynb.name} has changes that {pair.script.name} lacks, and the script is run; {ways(pair)}"
-        )
+        if changed:
+            found.append(
+                f"{pair.ipynb.name} has changes that {pair.script.name} lacks, and the script is run; {pair.ways()}"
+            )
     return found
-
-
-def _refusal(pair: Pair) -> str:
-    """Why a pair must be left alone; empty when its ``.ipynb`` can be made from the script."""
-    try:
-        found = state(pair)
-    except PairError as problem:
-        number = number_of(pair.script.stem)
-        return f"{problem}\nIf nothing in it is needed, make it from the script: geocbm sync --take py {number}"
-    if found in ("missing", "same", "py"):
-        return ""
-    said = {
-        "ipynb": f"{pair.ipynb.name} has changes that {pair.script.name} lacks; nothing was overwritten",
-        "both": f"{pair.ipynb.name} and {pair.script.name} differ, and each may have changes of its own; nothing was "
-        "overwritten",
-    }
-    return "\n".join([said[found], *(f"  {line}" for line in pair.difference()), ways(pair)])
 
 
 def _chosen(names: Sequence[str]) -> list[Path]:
     """Scripts of the named notebooks; one that exists as an ``.ipynb`` only is named by the script it would have."""
-    folder = paths.notebooks_folder()
-    if not names:
-        return sources()
-    known = sorted({path.with_suffix(".py") for suffix in SIDES for path in folder.glob(f"{NUMBER_GLOB}_*.{suffix}")})
+    files = paths.notebooks_folder().glob(f"{NUMBER_GLOB}_*.*")
+    known = sorted({path.with_suffix(".py") for path in files if path.suffix in (".py", ".ipynb")})
     chosen = []
     for name in names:
         wanted = re.sub(r"\.(py|ipynb)$", "", Path(name).name)

@@ -8,7 +8,7 @@ from geocbm.errors import ParameterError
 from geocbm.files import paths
 from geocbm.workbench.formulas import formula_html, markdown_html
 from geocbm.workbench.html import clean_html
-from geocbm.workbench.pairs import read_script
+from geocbm.workbench.sync import read_script
 
 INFO_NCE = (
     r"\mathcal{L} = -\frac{1}{B} \sum_{i=1}^{B} \log "

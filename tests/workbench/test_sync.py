@@ -13,7 +13,7 @@ from tiny_project import HEADER, make_project
 from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.workbench import check, sync
-from geocbm.workbench.pairs import Pair, PairError
+from geocbm.workbench.sync import Pair, PairError
 
 
 @pytest.fixture
