@@ -287,12 +287,12 @@ nb.table(readable(left), caption="Without concepts, against two priors, with 95 
 # concepts** and **patches** are those of another test image. **Patch order** must change nothing, for the heads know no positions.
 
 # %%
-tested = controls.measure_controls(model, modes, seed=seed)
-changes = controls.control_table(tested, bootstrap, seed)
+tested = controls.measure_controls(model, modes, bootstrap, seed)
+changes = tested.table()
 nb.show(plots.forest(changes, "change of the GeoScore", "What is lost (left is more)"))
 nb.table(changes.round(0), caption="Change of the GeoScore with its 95 % interval, and median errors")
 print("Random directions against the named concepts:", verdict(changes.iloc[0], more_is_better=True))
-for mode, gain in controls.mode_gains(tested, bootstrap, seed).items():
+for mode, gain in tested.gains.items():
     print(f"{mode} beyond the linear CBM: {estimate_text(gain['geoscore'], '{:+z,.0f}')} GeoScore")
 
 # %% [markdown]
@@ -339,7 +339,7 @@ print(f"Of {len(card)} questions:", ", ".join(f"{counts[one]} {one}" for one in 
 nb.record_all("truth", concept_information.concept_information_metrics(information))
 nb.record_all("truth", localization.localization_metrics(located) | faithfulness.faithfulness_metrics(removed))
 nb.record_all("truth", stability.stability_metrics(seeds))
-nb.record_all("control", controls.control_metrics(tested, bootstrap, seed))
+nb.record_all("control", tested.metrics())
 with nb.output("trust.parquet") as path:
     table.to_parquet(path)
 

@@ -16,7 +16,7 @@ from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
 from geocbm.explain.interventions import correct_concepts
 from geocbm.geocells.geometric_median import medoid
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.metrics import Resamples, columns_of, entry_of, geoscore, recordables, spatial_blocks
+from geocbm.metrics import NOT_MEASURED, Resamples, columns_of, entry_of, geoscore, recordables, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.explain.interventions import InterventionModel
@@ -28,8 +28,6 @@ CELL_FIGURES = ("cell_acc", "log_loss")
 AT, BETTER, WORSE = "at the prior", "better than the prior", "below the prior"
 MARGIN_NATS = 0.1
 """By so much may the log loss lie above the prior's before "below" is said: a tenth of the true cell's probability."""
-
-UNKNOWN = dict.fromkeys(("value", "low", "high"), float("nan"))
 
 
 def interval_of(ablated: pd.DataFrame, method: str, name: str) -> dict[str, float]:
@@ -79,8 +77,8 @@ def ablate_all_concepts(
         row |= columns_of("geoscore", resamples.estimate(geoscore(km)))
         for name in CELL_FIGURES:
             values = of_cells.get(name)
-            row |= columns_of(name, UNKNOWN if values is None else resamples.estimate(values))
-            change = UNKNOWN if values is None else resamples.difference(values, prior[name])
+            row |= columns_of(name, NOT_MEASURED if values is None else resamples.estimate(values))
+            change = NOT_MEASURED if values is None else resamples.difference(values, prior[name])
             row |= columns_of(f"{name}_change", change)
         table.append(row)
     return pd.DataFrame(table)

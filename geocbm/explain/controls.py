@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,16 +111,69 @@ class Control:
 
 @dataclass(frozen=True)
 class Controls:
-    """All controls of a run on its test split."""
+    """All controls of a run on its test split; metrics take paired resamples of spatial blocks."""
 
     main: str  # ablation mode of the run
     controls: tuple[Control, ...]  # random concepts first
     blocks: np.ndarray  # [n] spatial blocks of the test images
     km: Mapping[str, np.ndarray]  # [n] errors of the run by ablation mode
     residual_share: np.ndarray | None  # [n] part of the logits of `hybrid` from the patches; None without that mode
+    n_resamples: int = 1000
+    seed: int = 0  # of the resamples
 
     def __getitem__(self, name: str) -> Control:
         return next(control for control in self.controls if control.name == name)
+
+    @cached_property
+    def changes(self) -> dict[str, dict[str, Estimate]]:
+        """By control `median_km` and `geoscore` under it, and their paired changes, each with `_change`."""
+        found = {}
+        for control in self.controls:  # all draws of an image lie in its block
+            drawn = Resamples(np.tile(self.blocks, len(control.km)), self.n_resamples, self.seed)
+            km, own = control.km.ravel(), np.broadcast_to(control.own_km, control.km.shape).ravel()
+            now = {"median_km": drawn.estimate(km, "median"), "geoscore": drawn.estimate(geoscore(km))}
+            found[control.name] = now | _paired(drawn, km, own, "_change")
+        return found
+
+    @cached_property
+    def gains(self) -> dict[str, dict[str, Estimate]]:
+        """By mode that also sees patches (the main one, `hybrid`) what it gains over the linear CBM, which does not."""
+        if SCORES not in self.km:
+            return {}
+        drawn = Resamples(self.blocks, self.n_resamples, self.seed)
+        modes = [mode for mode in dict.fromkeys([self.main, "hybrid"]) if mode in self.km and mode != SCORES]
+        return {mode: _paired(drawn, self.km[mode], self.km[SCORES]) for mode in modes}
+
+    def metrics(self) -> dict[str, float | Estimate]:
+        """Metrics to keep, without the prefix `control.`.
+
+        They are called `<control>.median_km`, `<control>.median_km_change`, `gain_<mode>.geoscore` and so on;
+        `hybrid.residual_share` is the part of hybrid's logits that comes from the patches.
+        """
+        gains = {f"gain_{mode}": own for mode, own in self.gains.items()}
+        kept = {f"{name}.{key}": one for name, own in (self.changes | gains).items() for key, one in own.items()}
+        if self.residual_share is not None:
+            drawn = Resamples(self.blocks, self.n_resamples, self.seed)
+            kept["hybrid.residual_share"] = drawn.estimate(self.residual_share)
+        return recordables(kept)
+
+    def table(self) -> pd.DataFrame:
+        """Columns `name`, change of the GeoScore `value`, `low`, `high`, and `median_km` and `own_median_km`."""
+        rows: list[dict[str, object]] = []
+        for control, own in zip(self.controls, self.changes.values(), strict=True):
+            what = control.name.removesuffix(f"_{control.mode}").replace("_", " ")
+            row: dict[str, object] = {"name": f"{what}, {control.mode}", **own["geoscore_change"]}
+            row |= {"median_km": own["median_km"]["value"], "own_median_km": float(np.median(control.own_km))}
+            rows.append(row)
+        return pd.DataFrame(rows, columns=["name", "value", "low", "high", "median_km", "own_median_km"])
+
+
+def _paired(drawn: Resamples, km: np.ndarray, own: np.ndarray, suffix: str = "") -> dict[str, Estimate]:
+    """Paired differences of both figures between two sets of errors."""
+    return {
+        f"median_km{suffix}": drawn.difference(km, own, "median"),
+        f"geoscore{suffix}": drawn.difference(geoscore(km), geoscore(own)),
+    }
 
 
 class ExchangedFeatures:
@@ -167,18 +221,21 @@ def predict_exchanged(
     )
 
 
-def measure_controls(model: MapModel, modes: Mapping[str, InterventionModel], seed: int = 0) -> Controls:
+def measure_controls(
+    model: MapModel, modes: Mapping[str, InterventionModel], n_resamples: int = 1000, seed: int = 0
+) -> Controls:
     """Measure all controls that the trained heads of a run allow, on its test split; none without two test images.
 
     Args:
         model: the run, its features and Stage 1.
         modes: trained heads by ablation mode, the main mode first; among them the linear CBM (`SCORES`).
-        seed: source of the first of `DRAWS` sets of random directions, and of exchanges between test images.
+        n_resamples: behind each interval.
+        seed: of the resamples, the first of `DRAWS` sets of random directions, and exchanges between test images.
     """
     run, test = model.run, model.run.rows["test"]
     main, blocks = next(iter(modes)), spatial_blocks(run.lat[test], run.lng[test])
     if len(test) < 2:
-        return Controls(main, (), blocks, {}, None)
+        return Controls(main, (), blocks, {}, None, n_resamples, seed)
     seeds = range(seed, seed + DRAWS)
 
     def errors(places: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -204,7 +261,8 @@ def measure_controls(model: MapModel, modes: Mapping[str, InterventionModel], se
             for name, sources in (("shuffled_patches", exchanged), ("patch_order", in_order)):
                 moved = (predict_exchanged(run, modes[mode], pictures=each) for each in sources)
                 found.append(control(f"{name}_{mode}", mode, moved))
-    return Controls(main, tuple(found), blocks, km, own.get("hybrid", {}).get("residual_share"))
+    residual = own.get("hybrid", {}).get("residual_share")
+    return Controls(main, tuple(found), blocks, km, residual, n_resamples, seed)
 
 
 def _fit_linear(model: MapModel, linear: InterventionModel, concepts: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -217,67 +275,3 @@ def _fit_linear(model: MapModel, linear: InterventionModel, concepts: dict[str, 
     decoder = decoding.make_decoder(model.run, head, concepts, model.features)
     given = concept_input(config, concepts)
     return predict_stage2(head, given, model.features, model.run.rows["test"], decoder=decoder)
-
-
-def control_changes(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Estimate]]:
-    """By control the metrics under it and their paired changes: `median_km`, `geoscore` and each with `_change`.
-
-    Resamples behind the intervals take blocks of 100 km; all draws of an image lie in its block.
-    """
-    changes = {}
-    for control in found.controls:
-        drawn = Resamples(np.tile(found.blocks, len(control.km)), n_resamples, seed)
-        km, own = control.km.ravel(), np.broadcast_to(control.own_km, control.km.shape).ravel()
-        changes[control.name] = {
-            "median_km": drawn.estimate(km, "median"),
-            "geoscore": drawn.estimate(geoscore(km)),
-            "median_km_change": drawn.difference(km, own, "median"),
-            "geoscore_change": drawn.difference(geoscore(km), geoscore(own)),
-        }
-    return changes
-
-
-def mode_gains(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Estimate]]:
-    """By mode what heads that also see the patches gain over the linear CBM, which sees the concepts alone.
-
-    Returns:
-        Paired differences `median_km` and `geoscore` of the main mode and of `hybrid`, where they are others.
-    """
-    if SCORES not in found.km:
-        return {}
-    drawn, linear = Resamples(found.blocks, n_resamples, seed), found.km[SCORES]
-    modes = [mode for mode in dict.fromkeys([found.main, "hybrid"]) if mode in found.km and mode != SCORES]
-    return {
-        mode: {
-            "median_km": drawn.difference(found.km[mode], linear, "median"),
-            "geoscore": drawn.difference(geoscore(found.km[mode]), geoscore(linear)),
-        }
-        for mode in modes
-    }
-
-
-def control_metrics(found: Controls, n_resamples: int = 1000, seed: int = 0) -> dict[str, float | Estimate]:
-    """Metrics to keep, without the prefix `control.`: those of `control_changes` and `mode_gains`.
-
-    They are called `<control>.median_km`, `<control>.median_km_change`, `gain_<mode>.geoscore` and so on;
-    `hybrid.residual_share` is the part of hybrid's logits that comes from the patches.
-    """
-    if not len(found.blocks):
-        return {}
-    changes = control_changes(found, n_resamples, seed)
-    gains = {f"gain_{mode}": own for mode, own in mode_gains(found, n_resamples, seed).items()}
-    kept = {f"{name}.{key}": figure for name, own in (changes | gains).items() for key, figure in own.items()}
-    if found.residual_share is not None:
-        kept["hybrid.residual_share"] = Resamples(found.blocks, n_resamples, seed).estimate(found.residual_share)
-    return recordables(kept)
-
-
-def control_table(found: Controls, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """The controls as numbers: `name`, change of the GeoScore `value`, `low`, `high`, and both median errors, km."""
-    rows: list[dict[str, object]] = []
-    for control, own in zip(found.controls, control_changes(found, n_resamples, seed).values(), strict=True):
-        what = control.name.removesuffix(f"_{control.mode}").replace("_", " ")
-        row: dict[str, object] = {"name": f"{what}, {control.mode}", **own["geoscore_change"]}
-        row |= {"median_km": own["median_km"]["value"], "own_median_km": float(np.median(control.own_km))}
-        rows.append(row)
-    return pd.DataFrame(rows, columns=["name", "value", "low", "high", "median_km", "own_median_km"])

@@ -17,12 +17,8 @@ if TYPE_CHECKING:
 def example_rows(run: Run, places: pd.DataFrame, count: int) -> list[int]:
     """Test pictures to explain: of the quarter with the surest answers, the nearest and the farthest in turn.
 
-    No two have the same labelled concept, as long as there are enough concepts.
-
-    Args:
-        run: the run.
-        places: stored predictions of the test split (`evaluation.main_predictions`).
-        count: how many.
+    No two have the same labelled concept, as long as there are enough concepts. `places` are the stored predictions of
+    the test split (`evaluation.main_predictions`).
     """
     km = haversine_km(*(places[name].to_numpy() for name in ("true_lat", "true_lng", "lat", "lng")))
     sure = np.argsort(-places["confidence"].to_numpy(), kind="stable")[: max(count, len(places) // 4)]
@@ -36,18 +32,13 @@ def example_rows(run: Run, places: pd.DataFrame, count: int) -> list[int]:
 
 
 def similar_rows(pooled: np.ndarray, row: int, candidates: np.ndarray, pano_id: np.ndarray, most: int) -> np.ndarray:
-    """The candidates with the most similar features (cosine), each panorama once, the most similar first.
-
-    Args:
-        pooled: `[n, d]` features of all pictures.
-        row: the picture.
-        candidates: `[m]` rows to choose from.
-        pano_id: `[n]` panoramas.
-        most: how many.
-    """
+    """The `most` candidates `[m]` with the most similar features (cosine, of `[n, d]`), each panorama `[n]` once."""
     own, theirs = pooled[row], pooled[candidates]
     lengths = np.linalg.norm(theirs, axis=1) * max(float(np.linalg.norm(own)), 1e-12)
     order = candidates[np.argsort(-(theirs @ own) / np.maximum(lengths, 1e-12), kind="stable")]
-    order = order[pano_id[order] != pano_id[row]]
-    _, first = np.unique(pano_id[order], return_index=True)
-    return order[np.sort(first)][:most]
+    return each_panorama_once(order[pano_id[order] != pano_id[row]], pano_id)[:most]
+
+
+def each_panorama_once(rows: np.ndarray, pano_id: np.ndarray) -> np.ndarray:
+    """Rows `[m]` in their order, of each panorama `[n]` the first."""
+    return rows[np.sort(np.unique(pano_id[rows], return_index=True)[1])]

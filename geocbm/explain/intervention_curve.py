@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from geocbm.errors import ParameterError
-from geocbm.explain.ablation import UNKNOWN
 from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
 from geocbm.explain.interventions import MIN_SCORE, correct_concepts
 from geocbm.geodesy import haversine_km
-from geocbm.metrics import Resamples, columns_of, entry_of, geoscore, recordables, spatial_blocks
+from geocbm.metrics import NOT_MEASURED, Resamples, columns_of, entry_of, geoscore, recordables, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.explain.interventions import InterventionModel
@@ -205,7 +204,7 @@ def intervention_curve(
             row: dict[str, object] = {"unit": unit, "policy": name, "n": n}
             row |= columns_of("median_km", resamples.estimate(km, "median"))
             row |= columns_of("geoscore", resamples.estimate(points))
-            change = UNKNOWN if best is None else resamples.difference(points, best, level=jointly)
+            change = NOT_MEASURED if best is None else resamples.difference(points, best, level=jointly)
             rows.append(row | columns_of("change", change))
             best = points if best is None or points.mean() > best.mean() else best
     return pd.DataFrame(rows)

@@ -22,25 +22,15 @@ FEWEST_SHOWN = 5
 """Concepts that fewer pictures truly show (or lack) are left out: nothing can be said of them."""
 GROUPS = 20
 """Groups of blocks that the jackknife leaves out in turn."""
+PERMUTATIONS, PERMUTATIONS_OF_PAIRS = 20, 5
+"""Random orders behind bias and nulls; pairs of concepts are many."""
 
 
 def quantile_codes(values: np.ndarray, levels: int = LEVELS) -> np.ndarray:
-    """Number the quantile bins of each column from 0; equal values always share a bin.
+    """Number the quantile bins of each column `[n, k]` densely from 0; equal values always share a bin.
 
     A column with no more values than `levels`, such as one of yes and no, keeps them as they are.
-
-    Args:
-        values: `[n, k]` numbers or booleans.
-        levels: bins of a column, at least 2.
-
-    Returns:
-        `[n, k]` integers; the bins of a column are numbered densely.
-
-    Raises:
-        ParameterError: fewer than two levels.
     """
-    if levels < 2:
-        raise ParameterError(f"levels is {levels}; with fewer than 2 bins nothing can be told from them")
     codes = np.empty(values.shape, dtype=np.int64)
     for column, numbers in enumerate(np.asarray(values, dtype=np.float64).T):
         distinct = np.unique(numbers)
@@ -55,15 +45,10 @@ def quantile_codes(values: np.ndarray, levels: int = LEVELS) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Codes:
-    """Columns of levels, ready to be counted.
+    """Columns of levels, ready to be counted."""
 
-    Attributes:
-        values: `[n, k]` levels from 0.
-        sizes: `[k]` levels of each column.
-    """
-
-    values: np.ndarray
-    sizes: np.ndarray
+    values: np.ndarray  # [n, k] levels from 0
+    sizes: np.ndarray  # [k] levels of each column
 
     @classmethod
     def of(cls, values: np.ndarray) -> Codes:
@@ -98,14 +83,9 @@ def _surprise(p: np.ndarray) -> np.ndarray:
 
 
 def information_with(codes: Codes, label: Codes) -> np.ndarray:
-    """Plug-in mutual information of each column with one label.
+    """Plug-in mutual information of `k` columns with a single one, the label, `[k]` nats.
 
-    Args:
-        codes: `k` columns.
-        label: a single column of the same rows.
-
-    Returns:
-        `[k]` nats; too high by about `(levels - 1) (classes - 1) / 2n` (Miller 1955).
+    It is too high by about `(levels - 1) (classes - 1) / 2n` (Miller 1955).
     """
     joint = _surprise(codes.one_hot.T @ label.one_hot / len(codes.values)).sum(axis=1)  # (K,)
     return codes.entropy() + label.entropy()[0] - np.add.reduceat(joint, codes.starts)
@@ -122,11 +102,8 @@ def information_between(codes: Codes) -> np.ndarray:
 def shuffled(codes: Codes, generator: np.random.Generator, within: np.ndarray | None = None) -> Codes:
     """Each column in an order of its own.
 
-    Args:
-        codes: `k` columns.
-        generator: source of the orders.
-        within: `[n, k]` groups: a value moves only among the rows of its own group of its column. What a column tells
-            of anything is then what its groups tell, and no more.
+    With groups `[n, k]` a value moves only `within` the rows of its own group of its column: what a column tells of
+    anything is then what its groups tell, and no more.
     """
     keys = generator.random(codes.values.shape)
     if within is None:
@@ -154,34 +131,22 @@ def bias_between(codes: Codes, n: int = 5, seed: int = 0) -> np.ndarray:
 class Leakage:
     """Information-theoretic leakage of a set of scores (Parisini et al. 2025, arXiv 2504.14094).
 
-    Attributes:
-        kept: `[m]` columns that were measured.
-        predicted: `[m]` information of each score with the label, as a part of the label's entropy.
-        truth: `[m]` the same of the true concept.
-        beyond: `[m]` information of the score with the label given the true concept, as a part of the label's entropy.
-        concepts_task: mean over the concepts of what the score tells more than the concept (CTL).
-        concepts_task_null: mean of the same for scores that know the concept and nothing more.
-        interconcept: mean over the pairs of what two scores share more than the two concepts do (ICL).
-        interconcept_null: mean of the same for scores that know their own concept and nothing more.
+    Information is a part of the label's entropy; a null is the same figure for scores that know their own concept and
+    nothing more.
     """
 
-    kept: np.ndarray
-    predicted: np.ndarray
-    truth: np.ndarray
-    beyond: np.ndarray
-    concepts_task: Estimate
+    kept: np.ndarray  # [m] columns that were measured
+    predicted: np.ndarray  # [m] information of each score with the label
+    truth: np.ndarray  # [m] the same of the true concept
+    beyond: np.ndarray  # [m] information of the score with the label given the true concept
+    concepts_task: Estimate  # mean over concepts of what the score tells more than the concept (CTL)
     concepts_task_null: float
-    interconcept: Estimate
+    interconcept: Estimate  # mean over pairs of what two scores share more than the two concepts do (ICL)
     interconcept_null: float
 
 
 def measure_leakage(
-    scores: np.ndarray,
-    present: np.ndarray,
-    label: np.ndarray,
-    blocks: np.ndarray,
-    permutations: int = 20,
-    seed: int = 0,
+    scores: np.ndarray, present: np.ndarray, label: np.ndarray, blocks: np.ndarray, seed: int = 0
 ) -> Leakage:
     """Concepts-task and interconcept leakage of scores for which the truth is known.
 
@@ -202,7 +167,6 @@ def measure_leakage(
         present: `[n, k]` whether the concept can truly be seen.
         label: `[n]` what should be told, such as the country.
         blocks: `[n]` spatial blocks of the pictures.
-        permutations: random orders behind bias and nulls.
         seed: of the random orders.
 
     Raises:
@@ -223,10 +187,10 @@ def measure_leakage(
     target = Codes.of(np.unique(label, return_inverse=True)[1].reshape(-1, 1))
     predicted, truth = Codes.of(quantile_codes(scores[:, kept])), Codes.of(present[:, kept].astype(np.int64))
     generator = np.random.default_rng(seed)
-    blind = [shuffled(predicted, generator, truth.values) for _ in range(permutations)]
-    fewer = max(1, permutations // 4)  # pairs are many
-    task = _Excess(predicted, truth, target, permutations, seed)
-    pairs = _Excess(predicted, truth, None, fewer, seed)
+    blind = [shuffled(predicted, generator, truth.values) for _ in range(PERMUTATIONS)]
+    few = blind[:PERMUTATIONS_OF_PAIRS]
+    task = _Excess(predicted, truth, target, PERMUTATIONS, seed)
+    pairs = _Excess(predicted, truth, None, PERMUTATIONS_OF_PAIRS, seed)
     return Leakage(
         kept=kept,
         predicted=task.of(predicted, task.predicted_bias),
@@ -235,7 +199,7 @@ def measure_leakage(
         concepts_task=_jackknife(task.estimate, len(scores), blocks, seed),
         concepts_task_null=float(np.mean([task.estimate(shuffled_scores=one) for one in blind])),
         interconcept=_jackknife(pairs.estimate, len(scores), blocks, seed),
-        interconcept_null=float(np.mean([pairs.estimate(shuffled_scores=one) for one in blind[:fewer]])),
+        interconcept_null=float(np.mean([pairs.estimate(shuffled_scores=one) for one in few])),
     )
 
 

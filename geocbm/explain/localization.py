@@ -18,7 +18,7 @@ import pandas as pd
 from geocbm.errors import ParameterError
 from geocbm.explain.boxes import ConceptBoxes, concept_boxes
 from geocbm.explain.maps import MAP_KINDS, SHARE, MapModel, concept_maps
-from geocbm.metrics import Estimate, Resamples, recordables, spatial_blocks
+from geocbm.metrics import NOT_MEASURED, Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
 
 if TYPE_CHECKING:
     from geocbm.run import Run
@@ -35,18 +35,12 @@ class Localization:
     """What maps point at.
 
     Attributes:
-        boxes: pictures and concepts that can be seen in them, `n` pairs.
-        named: `[n]` whether the model named the concept of the pair first.
-        hits: by map, `[n]` shares: whether the maximum is a hit; for chance its probability.
         table: a row for each group and map: `group, way, pairs, concepts`, and `hit`, `strict` (shares) and `mass`
             (times the concept's area) with `_low` and `_high`.
         concepts: a row for each concept that is a label: `concept, parent, pairs`, `named` (share named first), and
             hits by map as `hit CONCEPT` and so on; labelled pairs only.
     """
 
-    boxes: ConceptBoxes
-    named: np.ndarray
-    hits: dict[str, np.ndarray]
     table: pd.DataFrame
     concepts: pd.DataFrame
 
@@ -55,8 +49,7 @@ class Localization:
         own = self.table[(self.table["group"] == group) & (self.table["way"] == way)]
         if not len(own) or not np.isfinite(float(own.iloc[0][name])):
             return None
-        row = own.iloc[0]
-        return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
+        return {end: float(number) for end, number in entry_of(own.iloc[0].to_dict(), name).items()}
 
     def astray(self) -> list[str]:
         """Concepts whose map hits no more often than a random patch does, where chance is below `SMALL`."""
@@ -65,14 +58,11 @@ class Localization:
 
 
 def points(touched: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Whether the maximum of each map is a hit; the first of several equal ones counts.
+    """Whether the maximum of each map is a hit, `[n]` 0 or 1; the first of several equal ones counts.
 
     Args:
         touched: `[n, P]` which patches are hits.
         maps: `[n, P]`, or `[P]` for all.
-
-    Returns:
-        `[n]` 0 or 1.
 
     Raises:
         ParameterError: the shapes differ, or a map is not finite.
@@ -84,14 +74,10 @@ def points(touched: np.ndarray, maps: np.ndarray) -> np.ndarray:
 
 
 def mass_ratio(inside: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Share of each map's mass in the boxes, by their share of the picture; 1 is what an even map has.
+    """Share of each map's mass in the boxes, by their share of the picture `[n]`; 1 is what an even map has.
 
-    Args:
-        inside: `[n, P]` share of each patch in the boxes.
-        maps: `[n, P]` or `[P]`, not negative.
-
-    Returns:
-        `[n]`; NaN for a map without mass or a box without area.
+    `inside` `[n, P]` is the share of each patch in the boxes, `maps` `[n, P]` or `[P]` are not negative. NaN for a map
+    without mass or a box without area.
     """
     maps = np.broadcast_to(maps, inside.shape) if np.ndim(maps) == 1 else np.asarray(maps)
     total, area = maps.sum(axis=1), inside.mean(axis=1)
@@ -126,14 +112,14 @@ def measure_localization(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> Localization:
-    """Ask every map where it points, and hold it against chance.
+    """Ask every map where it points, and hold it against chance; intervals by blocks of 100 km.
 
     Args:
         run: the run.
         boxes: where concepts are in `n` pairs of picture and concept.
         maps: by name `[n, P]`, or `[P]` for all pairs; not negative.
         named: `[n]` whether the model named the concept of the pair first.
-        n_resamples: resamples behind each interval, by blocks of 100 km.
+        n_resamples: behind each interval.
         seed: of the resamples.
     """
     hits = {way: points(boxes.touched, own) for way, own in maps.items()} | {CHANCE: boxes.chance}
@@ -141,7 +127,7 @@ def measure_localization(
     mass = {way: mass_ratio(boxes.inside, own) for way, own in maps.items()}
     resamples = Resamples(spatial_blocks(run.lat[boxes.row], run.lng[boxes.row]), n_resamples, seed)
     table = _group_table(boxes, named, {"hit": hits, "strict": strict, "mass": mass}, resamples)
-    return Localization(boxes, named, hits, table, _by_concept(run, boxes, named, hits))
+    return Localization(table, _by_concept(run, boxes, named, hits))
 
 
 def _group_table(
@@ -162,10 +148,9 @@ def _group_table(
             concepts = len(np.unique(boxes.meta[mask]))
             line: dict[str, object] = {"group": group, "way": way, "pairs": int(mask.sum()), "concepts": concepts}
             for name, by_way in figures.items():
-                interval = dict.fromkeys(("value", "low", "high"), float("nan"))
-                if way in by_way and np.isfinite(by_way[way][mask]).any():
-                    interval = resamples.estimate(np.where(mask, by_way[way], np.nan))
-                line |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+                measured = way in by_way and np.isfinite(by_way[way][mask]).any()
+                chosen = np.where(mask, by_way[way], np.nan) if measured else None
+                line |= columns_of(name, NOT_MEASURED if chosen is None else resamples.estimate(chosen))
             lines.append(line)
     return pd.DataFrame(lines)
 

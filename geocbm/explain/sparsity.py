@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from geocbm.errors import ParameterError
+from geocbm.metrics import NOT_MEASURED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +116,7 @@ def completeness_ratio(concepts: np.ndarray, full: np.ndarray, prior: np.ndarray
         beyond noise: a ratio with such a denominator says nothing.
     """
     if not drawn.difference(full, prior)["low"] > 0:
-        return dict.fromkeys(("value", "low", "high"), float("nan"))
+        return NOT_MEASURED
     return _part_above(concepts, full, prior, drawn)
 
 

@@ -7,7 +7,7 @@ different pictures: what any two pictures share is no explanation of one of them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +18,7 @@ from geocbm.errors import ParameterError
 from geocbm.explain.boxes import concept_boxes
 from geocbm.explain.localization import SMALL, points
 from geocbm.explain.maps import MapModel, concept_maps
-from geocbm.metrics import Resamples, recordables, spatial_blocks
+from geocbm.metrics import Resamples, columns_of, entry_of, recordables, spatial_blocks
 from geocbm.models.stage2_inference import concept_input, predict_stage2
 
 if TYPE_CHECKING:
@@ -33,84 +33,43 @@ CONCEPTS, MAPS, ATTENTION = "order of the concepts", "map of the named concept",
 
 
 class SeedExplanation(NamedTuple):
-    """What one seed says of some pictures.
+    """What one seed says of some pictures."""
 
-    Attributes:
-        scores: `[m, k_m]` probabilities of the concepts.
-        maps: `[m, P]` maps of the concepts that the first seed names.
-        attention: `[m, P]`, mean over the heads.
-        pointing: share of the labelled small concepts at which their map points; None where the data does not know
-            where concepts are.
-    """
-
-    scores: np.ndarray
-    maps: np.ndarray
-    attention: np.ndarray
-    pointing: float | None = None
+    scores: np.ndarray  # [m, k_m] probabilities of the concepts
+    maps: np.ndarray  # [m, P] of the concepts that the first seed names
+    attention: np.ndarray  # [m, P], mean over the heads
+    pointing: float | None = None  # share of labelled small concepts that their map hits; None without ground truth
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation of each row of two tables, ties at their mean rank.
-
-    Args:
-        one: `[m, k]`.
-        other: `[m, k]`.
-
-    Returns:
-        `[m]`; NaN where a row is constant.
-
-    Raises:
-        ParameterError: the shapes differ.
-    """
+    """Spearman's rank correlation of each row of two `[m, k]`, ties at their mean rank; NaN where a row is constant."""
     from scipy.stats import rankdata
 
-    if one.shape != other.shape or one.ndim != 2:
-        raise ParameterError(f"tables have the shapes {one.shape} and {other.shape}; give two of the same (m, k)")
     first, second = (rankdata(table, axis=1) for table in (one, other))
     first, second = first - first.mean(axis=1, keepdims=True), second - second.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (first * second).sum(axis=1) / np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
 
 
-def train_seed(
+def _train_seed(
     run: Run, features: FeatureStore, seed: int
 ) -> tuple[Stage1ConceptModel, Stage2CrossAttentionGeoHead, dict[str, Tensor]]:
-    """Train Stages 1 and 2 of a run again with another seed, all else equal; no checkpoint is written.
-
-    Args:
-        run: the run, with both stages trained.
-        features: the adapted features.
-        seed: of initialisation, order and dropout.
-
-    Returns:
-        Both models, and what Stage 1 says of every row.
-    """
+    """Both stages trained again, and what Stage 1 says of every row; no checkpoint is written."""
     from geocbm.models import stage1
     from geocbm.run import stages
 
     config1 = replace(stages.load_stage1(run).config, seed=seed, tracking="disabled")
     config2 = replace(stages.load_stage2(run).config, seed=seed, tracking="disabled")
-    model, _ = stages.fit_stage1(run, config1, features, None, _silent)
+    model, _ = stages.fit_stage1(run, config1, features, None, report=lambda line: None)
     concepts = stage1.predict_stage1(model, features.read_all("pooled"), tokens=features)
-    head, _ = stages.fit_stage2(run, config2, concepts, features, None, _silent)
+    head, _ = stages.fit_stage2(run, config2, concepts, features, None, report=lambda line: None)
     return model, head, concepts
 
 
 def explain_seeds(
-    model: MapModel,
-    rows: np.ndarray,
-    seeds: Sequence[int],
-    kind: str | None = None,
-    log: Callable[[str], None] = print,
+    model: MapModel, rows: np.ndarray, seeds: Sequence[int], kind: str | None = None
 ) -> list[SeedExplanation]:
-    """Train with each seed and explain the same pictures.
-
-    Args:
-        model: the run, its encoder and its features.
-        rows: `[m]` the pictures.
-        seeds: at least two different ones.
-        kind: of the concept maps.
-        log: called with one line per seed.
+    """Train with each seed and explain the same pictures `[m]` by concept maps of a kind; prints a line per seed.
 
     Raises:
         ParameterError: fewer than two seeds, or one twice.
@@ -122,7 +81,7 @@ def explain_seeds(
     boxes = concept_boxes(model.run, model.encoder, rows)
     boxes = None if boxes is None else boxes.at(boxes.labelled & (boxes.chance < SMALL))
     for seed in seeds:
-        stage1, head, concepts = train_seed(model.run, model.features, seed)
+        stage1, head, concepts = _train_seed(model.run, model.features, seed)
         seeded = replace(model, stage1=stage1)
         scores = concepts["meta_probabilities"].numpy()[rows]
         named = named if found else scores.argmax(axis=1)
@@ -132,7 +91,7 @@ def explain_seeds(
         if boxes is not None and len(boxes):
             pointing = float(points(boxes.touched, concept_maps(seeded, boxes.row, boxes.meta, kind)).mean())
         found.append(SeedExplanation(scores, maps, attention, pointing))
-        log(f"seed {seed}: trained and explained")
+        print(f"seed {seed}: trained and explained")
     return found
 
 
@@ -142,14 +101,7 @@ def measure_stability(
     """Rank correlation of the explanations of the same picture over pairs of seeds, and of different pictures.
 
     For the maps of the named concept, different pictures are pictures of the same concept where there are others, so
-    that the yardstick also knows where such a concept usually stands.
-
-    Args:
-        run: the run.
-        rows: `[m]` the pictures.
-        seeded: of `explain_seeds`.
-        n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: of the resamples.
+    that the yardstick also knows where such a concept usually stands. Intervals are by blocks of 100 km.
 
     Returns:
         A row for each explanation: `explanation`, and `same` and `different` with `_low` and `_high`; none that is
@@ -170,8 +122,7 @@ def measure_stability(
             values = np.mean([rank_correlation(one, two[moved]) for one, two in pairs], axis=0)
             if words == "different":  # a picture that is alone in its group has no other to be compared with
                 values = np.where(moved == np.arange(len(rows)), np.nan, values)
-            figure = resamples.estimate(values)
-            line |= {words: figure["value"], f"{words}_low": figure["low"], f"{words}_high": figure["high"]}
+            line |= columns_of(words, resamples.estimate(values))
         lines.append(line)
     table = pd.DataFrame(lines)
     pointing = [own.pointing for own in seeded if own.pointing is not None]
@@ -193,11 +144,7 @@ def stability_figures(measured: pd.DataFrame | None, name: str = MAPS) -> dict[s
     own = None if measured is None else measured[measured["explanation"] == name]
     if own is None or not len(own):
         return None
-    row: pd.Series = own.iloc[0]
-    return {
-        kind: {end or "value": float(row[f"{kind}{'_' if end else ''}{end}"]) for end in ("", "low", "high")}
-        for kind in ("same", "different")
-    }
+    return {kind: entry_of(own.iloc[0].to_dict(), kind) for kind in ("same", "different")}
 
 
 def stability_metrics(measured: pd.DataFrame | None) -> dict[str, float | dict[str, float]]:
@@ -207,7 +154,3 @@ def stability_metrics(measured: pd.DataFrame | None) -> dict[str, float | dict[s
         for kind, figure in (stability_figures(measured, name) or {}).items():
             figures[f"stability_{key}" + ("" if kind == "same" else "_between")] = figure
     return recordables(figures)
-
-
-def _silent(_: str) -> None:
-    """Report nothing."""

@@ -7,8 +7,8 @@ for the explanation. What the questions and the rules are in words stands on the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from geocbm.explain.faithfulness import CONCEPTS, MIDDLE, DeletionInsertion, hea
 from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE, CONCEPT, Localization
 from geocbm.explain.sparsity import Carried
 from geocbm.explain.stability import stability_figures
-from geocbm.metrics import Estimate, columns_of, entry_of
+from geocbm.metrics import NOT_MEASURED, Estimate, columns_of, entry_of
 
 if TYPE_CHECKING:
     from geocbm.explain.concept_information import ConceptInformation
@@ -34,7 +34,6 @@ ADDS_UP = 1e-4  # largest gap between a logit and the sum of its contributions
 SUFFICES = 0.9  # part of the accuracy beyond the prior
 BEYOND_RANDOM = 0.05  # countries that scores tell more than random directions, as a share
 STABLE, UNSTABLE = 0.7, 0.4  # rank correlations over seeds
-NOT_MEASURED = dict.fromkeys(("value", "low", "high"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Criterion:
     against: Mapping[str, float] = field(default_factory=dict)  # what it is held against, by name
 
 
-def _measured(figure: Estimate | None) -> bool:
+def _measured(figure: Estimate | None) -> TypeGuard[Estimate]:
     return figure is not None and bool(np.isfinite([figure["value"], figure["low"], figure["high"]]).all())
 
 
@@ -61,7 +60,7 @@ def judge_localization(
         controls: the share for `CHANCE` and `CENTRE`, above which the interval must lie; others are shown.
         of_seeds: the share in models trained with other seeds; the lowest one decides.
     """
-    if pointing is None or not _measured(pointing) or CHANCE not in controls:
+    if not _measured(pointing) or CHANCE not in controls:
         return Criterion("localization", UNKNOWN, pointing or NOT_MEASURED)
     least, lowest = min([pointing["low"], *of_seeds]), min([pointing["value"], *of_seeds])
     floor = max(controls[name] for name in (CHANCE, CENTRE) if name in controls)
@@ -72,14 +71,13 @@ def judge_localization(
 def judge_faithfulness(gain: Estimate | None, beyond_middle: Estimate | None = None) -> Criterion:
     """Does it hurt the answer to remove the patches that the map names? Yes: both intervals lie above 0.
 
-    Args:
-        gain: mean fall of the true cell's probability beyond that of as many random patches, paired.
-        beyond_middle: the same beyond patches from the middle outwards; alone not above 0, it makes a "partly".
+    `gain` is how much more probability the true cell loses than with as many random patches, `beyond_middle` than with
+    patches from the middle outwards; the latter alone not above 0 makes a "partly".
     """
-    if gain is None or not _measured(gain):
+    if not _measured(gain):
         return Criterion("faithfulness", UNKNOWN, gain or NOT_MEASURED)
     verdict, against = (YES if gain["low"] > 0 else NO), {"random patches": 0.0}
-    if beyond_middle is not None and _measured(beyond_middle):
+    if _measured(beyond_middle):
         against["beyond the middle"] = beyond_middle["value"]
         verdict = PARTLY if verdict == YES and beyond_middle["low"] <= 0 else verdict
     return Criterion("faithfulness", verdict, gain, against)
@@ -89,24 +87,24 @@ def judge_additivity(gap: float | None) -> Criterion:
     """Do the contributions of the concepts add up to the answer, to `ADDS_UP`? `gap` is the largest difference."""
     if gap is None or not np.isfinite(gap):
         return Criterion("additivity", UNKNOWN)
-    measured = {"value": gap, "low": float("nan"), "high": float("nan")}
-    return Criterion("additivity", YES if gap <= ADDS_UP else NO, measured, {"rounding": ADDS_UP})
+    return Criterion("additivity", YES if gap <= ADDS_UP else NO, NOT_MEASURED | {"value": gap}, {"rounding": ADDS_UP})
 
 
 def judge_sparsity(found: Carried | None) -> Criterion:
     """Can the reasons be read: do a few concepts keep `SUFFICES` of what the head knows beyond the prior?
 
     Partly: at least half. No: less, or no more than as many random concepts keep. Of a head no better than the prior it
-    cannot be said, and nothing without a head that sums concepts.
+    cannot be said.
     """
     if found is None or not _measured(found.over_prior):
         return Criterion("sparsity", UNKNOWN)
-    if found.over_prior["low"] <= 0 or not _measured(found.share):
-        return Criterion("sparsity", CANNOT, found.share, found.right)
     kept = found.share["value"]
-    verdict = YES if kept >= SUFFICES else PARTLY if kept >= 0.5 else NO
-    if not (_measured(found.over_random) and found.over_random["low"] > 0):
+    if found.over_prior["low"] <= 0 or not _measured(found.share):
+        verdict = CANNOT
+    elif not (_measured(found.over_random) and found.over_random["low"] > 0):
         verdict = NO
+    else:
+        verdict = YES if kept >= SUFFICES else PARTLY if kept >= 0.5 else NO
     return Criterion("sparsity", verdict, found.share, found.right)
 
 
@@ -126,15 +124,15 @@ def no_leakage(
         beyond_truth: how many more countries are told right by scores beside the true concepts; None without truth.
         concepts_task: concepts-task leakage of single scores.
         concepts_task_null: the same of scores that know their concept and nothing more.
-        hidden: how many more countries are told right by the features beside the true concepts: the most that can leak.
+        hidden: how many more the features tell right beside the true concepts: the most that can leak.
     """
-    if beyond_truth is None or not _measured(beyond_truth):
+    if not _measured(beyond_truth):
         return Criterion("leakage", UNKNOWN, beyond_truth or NOT_MEASURED)
     verdict, against = (NO if beyond_truth["low"] > 0 else YES), {"nothing": 0.0}
-    if concepts_task is not None and _measured(concepts_task) and concepts_task_null is not None:
+    if _measured(concepts_task) and concepts_task_null is not None:
         against |= {"single scores (CTL)": concepts_task["value"], "CTL where nothing leaks": concepts_task_null}
         verdict = PARTLY if verdict == YES and concepts_task["low"] > concepts_task_null else verdict
-    if hidden is not None and _measured(hidden):
+    if _measured(hidden):
         against["features add"] = hidden["value"]
         # A test that could not find what is there to be found has found nothing out.
         if verdict == YES and not (hidden["low"] > 0 and beyond_truth["high"] < hidden["value"]):
@@ -156,28 +154,23 @@ def judge_completeness(
         right: share of countries told right by `scores` and by as many `random` directions of the features.
         by_name: the difference of the two, paired.
     """
-    if seen is None or not _measured(seen):
+    if not _measured(seen):
         return Criterion("completeness", UNKNOWN)
-    if seen["low"] <= 0 or ratio is None or not _measured(ratio):
+    if seen["low"] <= 0 or not _measured(ratio):
         return Criterion("completeness", CANNOT, ratio or NOT_MEASURED, {"features beyond guessing": seen["value"]})
     verdict = NO
     if ratio["value"] >= SUFFICES:
         beyond = right["scores"] - right["random"] >= BEYOND_RANDOM
-        certain = by_name is None or not _measured(by_name) or by_name["low"] > 0
-        verdict = YES if beyond and certain else PARTLY
+        verdict = YES if beyond and not (_measured(by_name) and by_name["low"] <= 0) else PARTLY
     against = {"countries by scores": right["scores"], "by random directions": right["random"]}
     return Criterion("completeness", verdict, ratio, against)
 
 
 def judge_dependence(removed: Mapping[str, Estimate], prior: Mapping[str, Estimate], stands: str) -> Criterion:
-    """Does the answer fall to the prior when all concepts are removed?
+    """Does the answer fall to the prior when all concepts are removed? Yes: at it; partly: below; no: better.
 
-    Yes: cells named and belief in the true cell are the prior's. Partly: below it. No: better than it.
-
-    Args:
-        removed: what is left without concepts: `cell_acc`, the share of right cells, and `log_loss`, in nats.
-        prior: the same of the most frequent cell and of the frequencies of the cells.
-        stands: of `ablation.against_prior`.
+    `removed` and `prior` hold `cell_acc`, the share of right cells, and `log_loss` in nats, without concepts and by the
+    frequencies of the cells; `stands` is of `ablation.against_prior`.
     """
     measured = all(_measured(figure) for one in (removed, prior) for figure in one.values())
     verdict = {AT: YES, WORSE: PARTLY, BETTER: NO}[stands] if measured else UNKNOWN
@@ -188,11 +181,10 @@ def judge_dependence(removed: Mapping[str, Estimate], prior: Mapping[str, Estima
 def judge_stability(correlation: Estimate | None, between: float | None = None) -> Criterion:
     """Is it the same explanation when the model is trained again? Yes from `STABLE`, partly from `UNSTABLE` on.
 
-    Args:
-        correlation: mean rank correlation of the explanations of the same picture over seeds.
-        between: the same between different pictures, above which the interval must lie.
+    `correlation` is the mean rank correlation of explanations of the same picture over seeds; its interval must lie
+    above that of different pictures, `between`.
     """
-    if correlation is None or not _measured(correlation):
+    if not _measured(correlation):
         return Criterion("stability", UNKNOWN, correlation or NOT_MEASURED)
     above = between is None or correlation["low"] > between
     verdict = YES if correlation["value"] >= STABLE else PARTLY if correlation["value"] >= UNSTABLE else NO
@@ -207,50 +199,41 @@ def trust_card(
     removed: Mapping[tuple[str, str], DeletionInsertion] | None = None,
     seeds: pd.DataFrame | None = None,
 ) -> list[Criterion]:
-    """Every question of the card with its verdict, in the order of `QUESTIONS`.
+    """Every question of the card with its verdict, in the order of `QUESTIONS`; None stands for "not measured".
 
     Args:
         information: of `measure_concept_information`.
         left: of `ablation.ablate_all_concepts`.
-        located: what maps point at; None where nobody knows where concepts are.
+        located: of `measure_localization`.
         removed: of `measure_faithfulness`.
-        seeds: of `measure_stability`, where the run was trained with several seeds.
+        seeds: of `measure_stability`.
     """
     of_seeds = [] if seeds is None else [float(one) for one in seeds.attrs.get("pointing", [])]
     pointing = {} if located is None else {way: located.estimate(way) for way in (CONCEPT, CHANCE, CENTRE, ATTENTION)}
     controls = {way: figure["value"] for way, figure in pointing.items() if figure and way != CONCEPT}
     own, same = headline(removed or {}), stability_figures(seeds) or {}
-    leakage, complete = information.leakage, information.completeness.get("probe_country")
+    gains, leakage, complete = information.gains, information.leakage, information.completeness.get("probe_country")
+    task = None if leakage is None else leakage.concepts_task
+    task_null = None if leakage is None else leakage.concepts_task_null
+    ratio = None if complete is None else entry_of(complete, "completeness")
     right = {name: float(probe.right.mean()) for name, probe in information.probes.items()}
     without, prior = (
         {name: interval_of(left, method, name) for name in ("cell_acc", "log_loss")} for method in (REMOVED, FREQUENT)
     )
     about_places = [
         judge_sparsity(information.carried),
-        no_leakage(
-            information.gains.get("beyond_truth"),
-            None if leakage is None else leakage.concepts_task,
-            None if leakage is None else leakage.concepts_task_null,
-            information.gains.get("hidden"),
-        ),
-        judge_completeness(
-            None if complete is None else entry_of(complete, "completeness"),
-            information.gains.get("seen"),
-            right,
-            information.gains.get("by_name"),
-        ),
+        no_leakage(gains.get("beyond_truth"), task, task_null, gains.get("hidden")),
+        judge_completeness(ratio, gains.get("seen"), right, gains.get("by_name")),
         judge_dependence(without, prior, against_prior(left)),
     ]
     if not information.answerable:  # of a left-out country nothing could be told right
-        about_places = [replace(line, verdict=UNKNOWN, measured=NOT_MEASURED, against={}) for line in about_places]
+        about_places = [Criterion(line.question, UNKNOWN) for line in about_places]
     return [
         judge_localization(pointing.get(CONCEPT), controls, of_seeds),
-        judge_faithfulness(
-            None if own is None else own.gain(CONCEPTS), None if own is None else own.gain(CONCEPTS, MIDDLE)
-        ),
+        judge_faithfulness(*((None, None) if own is None else (own.gain(CONCEPTS), own.gain(CONCEPTS, MIDDLE)))),
         judge_additivity(information.effective.gap),
         *about_places,
-        judge_stability(same.get("same"), same["different"]["value"] if "different" in same else None),
+        judge_stability(same.get("same"), same["different"]["value"] if same else None),
     ]
 
 

@@ -37,12 +37,13 @@ from geocbm.metrics.formatting import (
 )
 from geocbm.metrics.geolocation import THRESHOLDS_KM, error_km, geoguessr_points, geolocation_metrics, geoscore
 from geocbm.metrics.places import country_accuracy, country_of, place_accuracy, places_of
-from geocbm.metrics.resamples import FEWEST_BLOCKS, Estimate, Resamples
+from geocbm.metrics.resamples import FEWEST_BLOCKS, NOT_MEASURED, Estimate, Resamples
 from geocbm.metrics.table import metric
 
 __all__ = [
     "FEWEST_BLOCKS",
     "NOISE",
+    "NOT_MEASURED",
     "NO_INTERVAL",
     "THRESHOLDS_KM",
     "Estimate",

@@ -14,6 +14,8 @@ _EXACT_IN_SINGLE = 2**24  # whole numbers up to here are exact in single precisi
 Estimate = dict[str, float]
 """A metric with its interval: `value`, `low` and `high`."""
 
+NOT_MEASURED: Estimate = dict.fromkeys(("value", "low", "high"), float("nan"))
+
 FEWEST_BLOCKS = 8
 """Blocks below which there is no interval.
 

@@ -63,7 +63,7 @@ def parts(run: TinyRun) -> tuple[MapModel, dict]:
 
 @pytest.fixture(scope="module")
 def found(parts: tuple[MapModel, dict]) -> Controls:
-    return measure_controls(*parts)
+    return measure_controls(*parts, n_resamples=30)
 
 
 @pytest.mark.parametrize("n", [2, 3, 50])
@@ -159,11 +159,11 @@ def test_random_concepts_read_no_row_but_their_own(run):
 
 
 def test_metrics_of_the_tiny_run(found):
-    table = controls.control_table(found, n_resamples=30)
+    table = found.table()
     assert len(table) == len(found.controls)
     assert table["name"].tolist()[:2] == ["random concepts, concept_scores", "shuffled concepts, both"]
-    assert list(controls.mode_gains(found, n_resamples=30)) == ["both", "hybrid"]
-    kept = controls.control_metrics(found, n_resamples=30)
+    assert list(found.gains) == ["both", "hybrid"]
+    kept = found.metrics()
     for key, value in kept.items():
         check_value(check_key(f"control.{key}"), value)
     assert {"random_concepts.geoscore_change", "gain_both.median_km", "hybrid.residual_share"} <= set(kept)
@@ -182,7 +182,9 @@ def test_a_run_without_the_linear_cbm_trains_it_for_the_comparison(trained_run):
 N = 40
 
 
-def known(own: float, random: float, swapped: float, patches: float, spread: float = 0.0) -> Controls:
+def known(
+    own: float, random: float, swapped: float, patches: float, spread: float = 0.0, n_resamples: int = 20
+) -> Controls:
     """Controls whose errors in km are constants, with some spread between images."""
     noise = spread * np.random.default_rng(0).uniform(-1, 1, N)
 
@@ -197,16 +199,16 @@ def known(own: float, random: float, swapped: float, patches: float, spread: flo
         Control("patch_order_both", "both", np.full((1, N), own), np.full(N, own)),
     )
     km = {"both": np.full(N, own), "concept_scores": np.full(N, own)}
-    return Controls("both", listed, np.arange(N), km, np.full(N, 0.25))
+    return Controls("both", listed, np.arange(N), km, np.full(N, 0.25), n_resamples)
 
 
 def test_changes_by_hand():
     found = known(100.0, 300.0, 5000.0, 100.0)
-    row = controls.control_table(found, n_resamples=20).iloc[0]
+    row = found.table().iloc[0]
     assert (row["own_median_km"], row["median_km"]) == (100, 300)
     lost = 5000 * (np.exp(-300 / 1492.7) - np.exp(-100 / 1492.7))
     assert row["value"] == pytest.approx(lost) == pytest.approx(geoscore(300.0) - geoscore(100.0))
-    kept = controls.control_metrics(found, n_resamples=20)
+    kept = found.metrics()
     assert kept["random_concepts.median_km_change"] == {"value": 200.0, "low": 200.0, "high": 200.0}
     assert kept["hybrid.residual_share"]["value"] == 0.25
 
@@ -216,20 +218,19 @@ def test_changes_by_hand():
     [(300.0, 10.0, "worse"), (20.0, 10.0, "better"), (100.0, 90.0, "no difference beyond noise")],
 )
 def test_the_verdict_on_random_directions_follows_the_figures(random, spread, said):
-    changes = controls.control_changes(known(100.0, random, 5000.0, 100.0, spread), n_resamples=200)
+    changes = known(100.0, random, 5000.0, 100.0, spread, 200).changes
     assert verdict(changes["random_concepts"]["geoscore_change"], more_is_better=True) == said
 
 
 def test_one_block_has_no_intervals():
     found = replace(known(100.0, 300.0, 5000.0, 100.0), blocks=np.zeros(N))
-    assert np.isnan(controls.control_table(found, n_resamples=20)["low"]).all()
-    assert controls.control_metrics(found, n_resamples=20)["random_concepts.median_km_change"] == 200.0
+    assert np.isnan(found.table()["low"]).all()
+    assert found.metrics()["random_concepts.median_km_change"] == 200.0
 
 
 def test_without_two_test_images_nothing_is_exchanged(parts):
     nothing = Controls("both", (), np.zeros(1), {}, None)
-    assert controls.control_table(nothing).empty
-    assert controls.control_metrics(nothing) == {}
+    assert nothing.table().empty and nothing.metrics() == {}
 
 
 def test_a_run_with_an_empty_test_split_has_no_controls(copied_run):
@@ -239,4 +240,4 @@ def test_a_run_with_an_empty_test_split_has_no_controls(copied_run):
     splits["splits"]["test"] = []
     write_json(copied_run.folder / "splits.json", splits)
     found = measure_controls(replace(model, run=copied_run.files), modes)
-    assert found.controls == () and controls.control_metrics(found) == {}
+    assert found.controls == () and found.metrics() == {}

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.special import entr
 
 from geocbm.errors import ParameterError
+from geocbm.explain.examples import each_panorama_once
 
 if TYPE_CHECKING:
     import torch
@@ -206,6 +207,4 @@ def look_alikes(table: pd.DataFrame, country: str) -> list[tuple[str, float]]:
 
 def best_rows(rows: np.ndarray, probability: np.ndarray, pano_id: np.ndarray, most: int) -> np.ndarray:
     """The rows with the highest probability `[n]` of a concept among the candidates `[m]`, each panorama once."""
-    order = rows[np.argsort(-probability[rows], kind="stable")]
-    _, first = np.unique(pano_id[order], return_index=True)
-    return order[np.sort(first)][:most]
+    return each_panorama_once(rows[np.argsort(-probability[rows], kind="stable")], pano_id)[:most]
