@@ -19,7 +19,8 @@ import torch
 
 from benchmarks import timing
 from geocbm.encoders.features import FeatureStore
-from geocbm.encoders.features.writing import StoreContent, open_or_write
+from geocbm.encoders.features.store import manifest_of
+from geocbm.encoders.features.writing import open_or_write
 
 TARGET = 5.0
 BLOCK = 8 * 2**20
@@ -77,8 +78,8 @@ class Sides:
             for start in range(0, len(rows), self.batch):
                 yield {"tokens": self.numbers[rows[start : start + self.batch]]}
 
-        content = StoreContent({"tokens": self.numbers.shape[1:]}, self.digests, name)
-        return open_or_write(None, batches, content, self.root / "cache", 1e6, False)
+        manifest = manifest_of({"tokens": self.numbers.shape[1:]}, self.digests, name)
+        return open_or_write(None, batches, manifest, self.root / "cache", 1e6, False)
 
     def write_files(self) -> None:
         """Write one file per image."""

@@ -25,8 +25,8 @@ import torch
 from torch.nn import functional
 
 from benchmarks import timing
-from geocbm.encoders.features import FeatureStore, store_key
-from geocbm.encoders.features.store import BYTES_PER_NUMBER, DTYPE, file_of
+from geocbm.encoders.features import FeatureStore
+from geocbm.encoders.features.store import BYTES_PER_NUMBER, file_of, manifest_of
 from geocbm.files import write_json
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
 from geocbm.models.stage2_loss import Stage2Loss
@@ -49,13 +49,12 @@ class RandomCells:
 def sparse_store(folder: Path, n: int, patches: int, width: int) -> FeatureStore:
     """A finished store of `n` images whose tokens are zeros that take no room on the disk."""
     digests = [f"{row:064x}" for row in range(n)]
-    key = store_key("sparse", ["tokens"], digests)
-    path = folder / key[:32]
+    manifest = manifest_of({"tokens": (patches, width)}, digests, "sparse")
+    path = folder / manifest["key"][:32]
     path.mkdir(parents=True)
     file_of(path, "tokens").touch()
     os.truncate(file_of(path, "tokens"), n * patches * width * BYTES_PER_NUMBER)
-    manifest = {"key": key, "fingerprint": "sparse", "lower_fingerprints": {}, "dtype": DTYPE, "digests": digests}
-    write_json(path / "manifest.json", manifest | {"shapes": {"tokens": [patches, width]}})
+    write_json(path / "manifest.json", manifest)
     return FeatureStore.open(path)
 
 

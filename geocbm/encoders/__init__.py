@@ -6,8 +6,8 @@ embedding that images are aligned with. All of them are frozen and in evaluation
 """
 
 from geocbm.data.images.pictures import open_picture, to_rgb
-from geocbm.encoders.hub import find_model_folder
 from geocbm.encoders.image import ImageEncoder, ImageFeatures, load_image_encoder
+from geocbm.encoders.loading import find_model_folder
 from geocbm.encoders.location import load_gallery, load_geoclip_head, load_location_encoder
 from geocbm.encoders.text import TextEncoder, load_text_encoder, prototypes
 

@@ -19,15 +19,10 @@ from geocbm.errors import ParameterError
 
 
 class ImageFeatures(NamedTuple):
-    """What an image encoder gives for a batch of pictures.
+    """What an image encoder gives for a batch of pictures."""
 
-    Attributes:
-        pooled: one vector per picture, (B, d).
-        tokens: one vector per position, row by row from the top left, (B, P, w).
-    """
-
-    pooled: Tensor
-    tokens: Tensor
+    pooled: Tensor  # (B, d)
+    tokens: Tensor  # one per position, row by row from the top left, (B, P, w)
 
 
 class Backbone(ABC):
@@ -55,14 +50,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def examine(self, dark: Tensor, bright: Tensor) -> ImageFeatures:
-        """Look at what the model gives for a plain picture, and set what depends on the size of pictures.
-
-        Args:
-            dark: a plain picture, (3, H, W).
-            bright: a plain picture of another colour, (3, H, W).
-
-        Returns:
-            Features of one picture.
+        """Features of one picture, given two plain ones (3, H, W); sets what depends on the size of pictures.
 
         Raises:
             ParameterError: the tokens lie on no grid over the picture.
@@ -84,13 +72,15 @@ class Backbone(ABC):
 class DividedBackbone(Backbone):
     """A family whose stem, blocks and head are known by name.
 
-    Attributes:
-        head_modules: modules after the last block that are trained along with the last blocks.
+    Args:
+        model: of transformers.
+        blocks: from the first to the last.
+        head_modules: modules after the last block, trained along with the last blocks; None for those it lacks.
     """
 
     def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], head_modules: Sequence[nn.Module | None]) -> None:
         super().__init__(model, blocks)
-        self.head_modules = [module for module in head_modules if isinstance(module, nn.Module)]
+        self.head_modules = [module for module in head_modules if module is not None]
 
     def examine(self, dark: Tensor, bright: Tensor) -> ImageFeatures:
         """See `Backbone.examine`."""
@@ -98,15 +88,15 @@ class DividedBackbone(Backbone):
         hidden = self.lower(dark[None], len(self.blocks) if self.keeps_shape else 0)
         features = self.head(hidden)
         height, width = dark.shape[-2:]
-        self.grid = self.find_grid(hidden, height, width)
-        if self.grid[0] * self.grid[1] != features.tokens.shape[1]:
+        self.grid = rows, columns = self._find_grid(hidden, height, width)
+        if rows * columns != features.tokens.shape[1]:
             raise ParameterError(
                 f"a model of type '{self.kind}' gives {features.tokens.shape[1]} tokens, which lie "
-                f"on no grid of {self.grid[0]} x {self.grid[1]} over {height} x {width} pixels; name another encoder"
+                f"on no grid of {rows} x {columns} over {height} x {width} pixels; name another encoder"
             )
         return features
 
-    def find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
+    def _find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tokens that a picture is cut into."""
         config: Any = self.model.config
         patch = getattr(config, "vision_config", config).patch_size
@@ -115,16 +105,11 @@ class DividedBackbone(Backbone):
 
     def lower(self, pixel_values: Tensor, top_blocks: int) -> Tensor:
         """See `Backbone.lower`."""
-        hidden = self.stem(pixel_values)
-        for block in self.blocks[: len(self.blocks) - top_blocks]:
-            hidden = self.run(block, hidden)
-        return hidden
+        return self._run(self.blocks[: len(self.blocks) - top_blocks], self.stem(pixel_values))
 
     def upper(self, hidden: Tensor, top_blocks: int) -> ImageFeatures:
         """See `Backbone.upper`."""
-        for block in self.blocks[len(self.blocks) - top_blocks :]:
-            hidden = self.run(block, hidden)
-        return self.head(hidden)
+        return self.head(self._run(self.blocks[len(self.blocks) - top_blocks :], hidden))
 
     def upper_parameters(self, top_blocks: int) -> list[nn.Parameter]:
         """See `Backbone.upper_parameters`."""
@@ -139,12 +124,14 @@ class DividedBackbone(Backbone):
     def head(self, hidden: Tensor) -> ImageFeatures:
         """Everything after the last block: activations (B, ...) to features."""
 
-    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """Apply one block."""
-        # Blocks of transformers take a mask, some of them without a default; no picture is ever masked.
-        options = {"attention_mask": None} if "attention_mask" in inspect.signature(block.forward).parameters else {}
-        output = block(hidden, **options)
-        return output[0] if isinstance(output, tuple) else output
+    @staticmethod
+    def _run(blocks: Sequence[nn.Module], hidden: Tensor) -> Tensor:
+        for block in blocks:
+            # Blocks of transformers take a mask, some of them without a default; no picture is ever masked.
+            takes_mask = "attention_mask" in inspect.signature(block.forward).parameters
+            output = block(hidden, attention_mask=None) if takes_mask else block(hidden)
+            hidden = output[0] if isinstance(output, tuple) else output
+        return hidden
 
 
 class ClipBackbone(DividedBackbone):
@@ -168,7 +155,7 @@ class ClipBackbone(DividedBackbone):
 
 
 class SiglipBackbone(DividedBackbone):
-    """SigLIP: no class token; a pooling head attends to all tokens."""
+    """SigLIP: no class token; a pooling head attends to all tokens, which are taken before the last normalisation."""
 
     keeps_shape = True
 
@@ -181,7 +168,7 @@ class SiglipBackbone(DividedBackbone):
         return self.vision.embeddings(pixel_values)
 
     def head(self, hidden: Tensor) -> ImageFeatures:
-        """Attention-pooled vector and the tokens before the last normalisation."""
+        """Attention-pooled vector and all tokens."""
         return ImageFeatures(self.vision.head(self.vision.post_layernorm(hidden)), hidden)
 
 
@@ -191,12 +178,10 @@ class VitBackbone(DividedBackbone):
     keeps_shape = True
 
     def __init__(self, model: Any) -> None:
+        self.vision = model
         self.pooler = getattr(model, "pooler", None)
         layers = getattr(model, "layers", None)
-        if layers is None:
-            layers = model.encoder.layer
-        super().__init__(model, layers, [model.layernorm, self.pooler])
-        self.vision = model
+        super().__init__(model, model.encoder.layer if layers is None else layers, [model.layernorm, self.pooler])
         config = model.config
         self.n_extra = 1 + int(getattr(config, "num_register_tokens", 0) or 0) + int(config.model_type == "deit")
 
@@ -215,21 +200,18 @@ class ConvolutionalBackbone(DividedBackbone):
     """Convolutional networks made of stages or blocks: a feature map and its mean."""
 
     def __init__(self, model: Any) -> None:
-        self.is_mobilenet = hasattr(model, "conv_stem")
+        is_mobilenet = hasattr(model, "conv_stem")
+        self.first = model.conv_stem if is_mobilenet else getattr(model, "embedder", None) or model.embeddings
         self.last_convolution = getattr(model, "conv_1x1", None)
         self.layernorm = getattr(model, "layernorm", None)
-        self.vision = model
-        blocks = model.layer if self.is_mobilenet else model.encoder.stages
+        blocks = model.layer if is_mobilenet else model.encoder.stages
         super().__init__(model, blocks, [self.last_convolution, self.layernorm])
 
     def stem(self, pixel_values: Tensor) -> Tensor:
         """First convolution, (B, C, H, W)."""
-        vision = self.vision
-        first = vision.conv_stem if self.is_mobilenet else getattr(vision, "embedder", None) or vision.embeddings
-        return first(pixel_values)
+        return self.first(pixel_values)
 
-    def find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the last map."""
+    def _find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
         return int(hidden.shape[-2]), int(hidden.shape[-1])
 
     def head(self, hidden: Tensor) -> ImageFeatures:
@@ -251,14 +233,11 @@ _TEXT_PARTS = ("text_model", "text_projection", "logit_scale", "logit_bias")
 
 
 def make_backbone(model: Any, missing: set[str]) -> Backbone:
-    """Choose the family of a model.
+    """Choose the family of a model and take it apart.
 
     Args:
         model: a model of transformers; a text tower in it is dropped.
         missing: names of weights that the checkpoint lacks (those keep random values).
-
-    Returns:
-        The model taken apart.
 
     Raises:
         ParameterError: weights that the features need are missing, or the model reads no pictures.

@@ -1,12 +1,18 @@
 """Any vision model of transformers, understood by watching it instead of by its name.
 
-Its patches are found with `layout.find_layout`, its blocks with `tracing.chains`. Both are verified on the loaded model
-itself: a model whose patches cannot be placed is refused, and a model that cannot be cut is used as a whole.
+Its patches are found with `layout.find_layout`, its blocks by the order in which modules are called. Both are verified
+on the loaded model itself: a model whose patches cannot be placed is refused, and a model that cannot be cut is used as
+a whole. To run one side of a cut the whole model runs, with blocks on the other side replaced: what stands in for them
+gives zeros of the right shape, and the block behind the cut reads stored activations instead of its input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import groupby, takewhile
 from typing import Any
 
 import torch
@@ -14,17 +20,18 @@ from torch import Tensor, nn
 
 from geocbm.encoders.backbones import Backbone, ImageFeatures
 from geocbm.encoders.layout import TokenLayout, find_layout, noise_between
-from geocbm.encoders.tracing import (
-    chains,
-    first_tensor,
-    mapped,
-    one_picture,
-    placeholder,
-    replaced,
-    traced,
-    with_first_tensor,
-)
 from geocbm.errors import ParameterError, first_line
+
+_LISTS = (nn.ModuleList, nn.Sequential)
+
+Forward = Callable[..., Any]
+
+
+class _ReachedError(Exception):
+    """The pass has come to the cut with these activations; what is above need not run."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.hidden = hidden
 
 
 class GenericBackbone(Backbone):
@@ -38,8 +45,8 @@ class GenericBackbone(Backbone):
         super().__init__(model, [])
         self.layout = TokenLayout(1, 1)
         self.size = (0, 0)
+        self._calls: Counter[nn.Module] = Counter()
         self._shapes: list[Any] = []  # output of each block for one picture, on the meta device
-        self._started: dict[nn.Module, int] = {}
         self._trainable: dict[int, list[nn.Parameter]] = {}
         self._split = (0, 0)  # sizes of pooled vector and token, where there are no blocks
 
@@ -51,14 +58,15 @@ class GenericBackbone(Backbone):
             output = self._output(torch.stack([dark, dark]))
             hidden = output.last_hidden_state
             finite = bool(torch.isfinite(hidden).all())
-            same = torch.equal(hidden[0], hidden[1]) if hidden.shape[0] == 2 else None
+            one_each = hidden.shape[0] == 2
+            steady = one_each and torch.allclose(hidden[0], hidden[1], atol=1e-4, rtol=1e-3)
         except Exception as error:  # a stranger's model may raise anything when it wants more than pictures
             raise ParameterError(
                 f"a model of type '{kind}' gives no features for a picture of {self.size[0]} x {self.size[1]} pixels "
                 f"alone ({first_line(error)}); name an image encoder, or correct preprocessor_config.json"
             ) from error
-        if same is None or not finite or not torch.allclose(hidden[0], hidden[1], atol=1e-4, rtol=1e-3):
-            flaw = "features that are not one per picture" if same is None else "other features at each pass"
+        if not finite or not steady:
+            flaw = "other features at each pass" if one_each else "features that are not one per picture"
             raise ParameterError(
                 f"a model of type '{kind}' gives {flaw if finite else 'features that are not numbers'}; name another "
                 "image encoder"
@@ -70,47 +78,46 @@ class GenericBackbone(Backbone):
                 f"{self.size[0]} x {self.size[1]} pixels, lie on no grid over the picture: a bright patch does not "
                 "light up at its own place, so that maps would mean nothing; name another image encoder or another size"
             )
-        self.layout = layout
-        self.grid = (layout.rows, layout.columns)
+        self.layout, self.grid = layout, (layout.rows, layout.columns)
         noise = noise_between(dark, bright)
         self._find_blocks(torch.stack([noise, noise.flip(-2, -1).contiguous()]))
-        features = self._features(output)
-        self._split = (int(features.pooled.shape[-1]), int(features.tokens.shape[-1]))
-        return ImageFeatures(features.pooled[:1], features.tokens[:1])
+        pooled, tokens = self._features(output)
+        self._split = (pooled.shape[-1], tokens.shape[-1])
+        return ImageFeatures(pooled[:1], tokens[:1])
 
     def lower(self, pixel_values: Tensor, top_blocks: int) -> Tensor:
         """The activations that enter the last blocks; for 0 blocks what leaves the last one."""
         if not self.blocks:
             pooled, tokens = self._features(self._output(pixel_values))
             return torch.cat([pooled, tokens.flatten(1)], dim=1)  # (B, d + P * w)
-        n, kept = len(pixel_values), len(self.blocks) - top_blocks
-        caught: list[Tensor] = []
-        forwards: dict[nn.Module, Callable[..., Any]] = {}
-        for position in range(max(kept, 0), len(self.blocks)):
-            forwards[self.blocks[position]] = self._skip(position, n, pixel_values.device)
-        if top_blocks == 0:
-            forwards[self.blocks[-1]] = self._caught_output(self.blocks[-1].forward, caught)
-        else:
-            forwards[self.blocks[kept]] = self._caught_input(forwards[self.blocks[kept]], caught)
-        with replaced(forwards):
-            self._output(pixel_values)
-        return caught[0]
+        block = self.blocks[-max(top_blocks, 1)]
+        forward = block.forward
+
+        def stop(*args: Any, **options: Any) -> Any:
+            raise _ReachedError(_activations(args, options) if top_blocks else _first_tensor(forward(*args, **options)))
+
+        try:
+            with _replaced({block: stop}):
+                self._output(pixel_values)
+        except _ReachedError as reached:
+            return reached.hidden
+        raise RuntimeError("a block was not called")
 
     def upper(self, hidden: Tensor, top_blocks: int) -> ImageFeatures:
         """Features from the activations that `lower` gave."""
         if not self.blocks:
             pooled, tokens = hidden[:, : self._split[0]], hidden[:, self._split[0] :]
             return ImageFeatures(pooled, tokens.unflatten(1, (self.layout.size, self._split[1])))
-        n, kept = len(hidden), len(self.blocks) - top_blocks
-        forwards = {self.blocks[position]: self._skip(position, n, hidden.device) for position in range(kept)}
-        if top_blocks == 0:
-            given = with_first_tensor(forwards[self.blocks[-1]](), hidden)
-            forwards[self.blocks[-1]] = lambda *_, **__: given
-        else:
+        kept = len(self.blocks) - top_blocks
+        forwards = {self.blocks[position]: self._stand_in(position, hidden) for position in range(kept)}
+        if top_blocks:
             entrance = self.blocks[kept].forward
             forwards[self.blocks[kept]] = lambda *args, **options: _call_with(entrance, hidden, args, options)
-        with replaced(forwards):
-            return self._features(self._output(hidden.new_zeros((n, 3, *self.size))))
+        else:
+            given = _with_first_tensor(forwards[self.blocks[-1]](), hidden)
+            forwards[self.blocks[-1]] = lambda *_, **__: given
+        with _replaced(forwards):
+            return self._features(self._output(hidden.new_zeros((len(hidden), 3, *self.size))))
 
     def upper_parameters(self, top_blocks: int) -> list[nn.Parameter]:
         """Parameters that only the last blocks and what comes after them use."""
@@ -122,13 +129,13 @@ class GenericBackbone(Backbone):
         """What the model gives for pictures."""
         model: Any = self.model
         forward = getattr(model, "get_image_features", model)
-        options: dict[str, Any] = {}
-        if self.kind == "vit_mae":  # it hides and shuffles patches unless told otherwise
-            n_patches = model.embeddings.patch_embeddings.num_patches
-            model.config.mask_ratio = 0.0
-            order = torch.arange(n_patches, device=pixel_values.device, dtype=pixel_values.dtype)
-            options["noise"] = order.expand(len(pixel_values), n_patches)
-        return forward(pixel_values=pixel_values, **options)
+        if self.kind != "vit_mae":
+            return forward(pixel_values=pixel_values)
+        # It hides and shuffles patches unless told otherwise.
+        n_patches = model.embeddings.patch_embeddings.num_patches
+        model.config.mask_ratio = 0.0
+        order = torch.arange(n_patches, device=pixel_values.device, dtype=pixel_values.dtype)
+        return forward(pixel_values=pixel_values, noise=order.expand(len(pixel_values), n_patches))
 
     def _features(self, output: Any) -> ImageFeatures:
         """Patches of an output, and the vector that stands for the picture."""
@@ -143,36 +150,19 @@ class GenericBackbone(Backbone):
             pooled = pooled[:, 0]
         return ImageFeatures(pooled.flatten(1), tokens)
 
-    def _skip(self, position: int, n: int, device: torch.device) -> Callable[..., Any]:
-        """A forward function that gives zeros in the shape of a block's output."""
-        return lambda *_, **__: placeholder(self._shapes[position], n, device)
+    def _stand_in(self, position: int, like: Tensor) -> Forward:
+        """A forward function that gives zeros in the shape of a block's output, for as many pictures as `like`."""
 
-    @staticmethod
-    def _caught_input(forward: Callable[..., Any], caught: list[Tensor]) -> Callable[..., Any]:
-        def catch(*args: Any, **options: Any) -> Any:
-            caught.append(_first_argument(args, options))
-            return forward(*args, **options)
+        def zeros(each: Tensor) -> Tensor:
+            shape = (each.shape[0] * len(like), *each.shape[1:])
+            return torch.zeros(shape, dtype=each.dtype, device=like.device)
 
-        return catch
-
-    @staticmethod
-    def _caught_output(forward: Callable[..., Any], caught: list[Tensor]) -> Callable[..., Any]:
-        def catch(*args: Any, **options: Any) -> Any:
-            output = forward(*args, **options)
-            tensor = first_tensor(output)
-            if tensor is None:
-                raise ValueError("a block gives no tensor")
-            caught.append(tensor)
-            return output
-
-        return catch
+        return lambda *_, **__: _mapped(self._shapes[position], zeros)
 
     def _find_blocks(self, pixel_values: Tensor) -> None:
         """Take the finest sequence of blocks of which every cut gives what the whole model gives."""
-        with traced(self.model) as trace:
-            self._output(pixel_values)
-        self._started = trace.started
-        for blocks in chains(self.model, trace):
+        self._calls = _calls_of(self.model, lambda: self._output(pixel_values))
+        for blocks in _chains(self.model, self._calls):
             self.blocks = blocks
             try:
                 if self._can_be_cut(pixel_values):
@@ -187,43 +177,33 @@ class GenericBackbone(Backbone):
         Every block is given the activations it had for `pixel_values` in a run on an empty picture, and what it gives
         is compared and thrown away. A skip connection around a cut would carry the zeros that stand for it.
         """
-        n = len(pixel_values)
-        inputs: list[list[Tensor]] = [[] for _ in self.blocks]
-        outputs: list[list[Any]] = [[] for _ in self.blocks]
-
-        def watch(position: int) -> Callable[..., Any]:
-            forward = self.blocks[position].forward
-
-            def run(*args: Any, **options: Any) -> Any:
-                inputs[position].append(_first_argument(args, options).clone())
-                output = forward(*args, **options)
-                outputs[position].append(mapped(output, torch.clone))
-                return output
-
-            return run
-
-        with replaced({block: watch(position) for position, block in enumerate(self.blocks)}):
-            expected = self._features(self._output(pixel_values))
-        self._shapes = [one_picture(output[0], n) for output in outputs]
+        forwards = [block.forward for block in self.blocks]
+        inputs: dict[int, Tensor] = {}
+        outputs: dict[int, Any] = {}
         agreed: list[bool] = []
 
-        def repeat(position: int) -> Callable[..., Any]:
-            forward = self.blocks[position].forward
+        def watch(position: int, *args: Any, **options: Any) -> Any:
+            inputs[position] = _activations(args, options).clone()
+            output = forwards[position](*args, **options)
+            outputs[position] = _mapped(output, torch.clone)
+            return output
 
-            def run(*args: Any, **options: Any) -> Any:
-                output = _call_with(forward, inputs[position][0], args, options)
-                agreed.append(_close(first_tensor(output), first_tensor(outputs[position][0])))
-                is_last = position == len(self.blocks) - 1
-                return output if is_last else placeholder(self._shapes[position], n, pixel_values.device)
+        def repeat(position: int, *args: Any, **options: Any) -> Any:
+            output = _call_with(forwards[position], inputs[position], args, options)
+            agreed.append(_close(_first_tensor(output), _first_tensor(outputs[position])))
+            return output if position == len(forwards) - 1 else self._stand_in(position, pixel_values)()
 
-            return run
+        def each_block(act: Forward) -> dict[nn.Module, Forward]:
+            return {block: partial(act, position) for position, block in enumerate(self.blocks)}
 
-        with replaced({block: repeat(position) for position, block in enumerate(self.blocks)}):
+        with _replaced(each_block(watch)):
+            expected = self._features(self._output(pixel_values))
+        self._shapes = [_one_picture(outputs[position], len(pixel_values)) for position in range(len(forwards))]
+        with _replaced(each_block(repeat)):
             features = self._features(self._output(torch.zeros_like(pixel_values)))
-        last = first_tensor(outputs[-1][0])
-        if last is None or not all(agreed) or len(agreed) != len(self.blocks):
+        if not all(agreed) or len(agreed) != len(forwards):
             return False
-        from_last = self.upper(last, 0)
+        from_last = self.upper(_first_tensor(outputs[len(forwards) - 1]), 0)
         return all(_close(*pair) for got in (features, from_last) for pair in zip(got, expected, strict=True))
 
     def _find_parameters(self, top_blocks: int) -> list[nn.Parameter]:
@@ -231,12 +211,11 @@ class GenericBackbone(Backbone):
         device = next(self.model.parameters()).device
         with torch.no_grad():
             hidden = self.lower(torch.rand(1, 3, *self.size, device=device), top_blocks)
-        cut = self._started[self.blocks[len(self.blocks) - top_blocks]]
-        inside = set(self.blocks[len(self.blocks) - top_blocks :])
+        behind = self.blocks[len(self.blocks) - top_blocks :]
         before = {
-            id(parameter)
-            for module, started in self._started.items()
-            if started < cut and not inside.intersection(module.modules())
+            parameter
+            for module in takewhile(lambda called: called is not behind[0], self._calls)
+            if not set(behind).intersection(module.modules())
             for parameter in module.parameters(recurse=False)
         }
         parameters = list(self.model.parameters())
@@ -253,11 +232,11 @@ class GenericBackbone(Backbone):
         return [
             parameter
             for parameter, gradient in zip(parameters, gradients, strict=True)
-            if gradient is not None and id(parameter) not in before
+            if gradient is not None and parameter not in before
         ]
 
 
-def _first_argument(args: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+def _activations(args: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
     """The activations among the arguments of a block."""
     value = args[0] if args else options.get("hidden_states", next(iter(options.values()), None))
     if not isinstance(value, Tensor):
@@ -265,7 +244,7 @@ def _first_argument(args: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
     return value
 
 
-def _call_with(forward: Callable[..., Any], hidden: Tensor, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def _call_with(forward: Forward, hidden: Tensor, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Call a block with other activations."""
     if args:
         return forward(hidden, *args[1:], **options)
@@ -273,9 +252,131 @@ def _call_with(forward: Callable[..., Any], hidden: Tensor, args: tuple[Any, ...
     return forward(**{**options, name: hidden})
 
 
-def _close(one: Tensor | None, other: Tensor | None) -> bool:
+def _close(one: Tensor, other: Tensor) -> bool:
     """Whether two results agree but for rounding."""
-    if one is None or other is None or one.shape != other.shape:
+    if one.shape != other.shape:
         return False
     scale = float(other.abs().max()) if other.numel() else 0.0
     return bool(torch.isfinite(one).all()) and float((one - other).abs().max()) <= 1e-4 * scale + 1e-7
+
+
+@contextmanager
+def _replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+    """Let modules compute something else inside the block."""
+    before = {module: module.__dict__.get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for module, own in before.items():
+            del module.__dict__["forward"]
+            if own is not None:
+                module.__dict__["forward"] = own
+
+
+def _calls_of(model: nn.Module, act: Callable[[], Any]) -> Counter[nn.Module]:
+    """How often an act calls each module of a model, in the order of their first calls."""
+    calls: Counter[nn.Module] = Counter()
+    hooks = [module.register_forward_pre_hook(lambda called, _: calls.update([called])) for module in model.modules()]
+    try:
+        act()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _chains(model: nn.Module, calls: Counter[nn.Module]) -> list[list[nn.Module]]:
+    """Sequences of blocks in a model, the finest first.
+
+    A chain is a run of siblings of one class, each called once, one after the other, with most of the model's weights
+    in them: blocks of a transformer, or stages of a network in stages. Lists of blocks inside the stages make the
+    finer chains.
+    """
+    found: list[list[nn.Module]] = []
+    chain = _longest_run(model, list(model.modules()), calls, shortest=2)
+    while len(chain) > 1:
+        found.insert(0, chain)
+        finer: list[nn.Module] = []
+        for stage in chain:
+            lists = [each for each in stage.modules() if isinstance(each, _LISTS)]
+            inner = _longest_run(stage, lists, calls, shortest=1)
+            single_layers = not any(any(module.children()) for module in inner)  # convolutions rather than blocks
+            finer += [stage] if single_layers else inner
+        chain = finer if len(finer) > len(chain) else []
+    return found
+
+
+def _longest_run(
+    model: nn.Module, parents: Sequence[nn.Module], calls: Counter[nn.Module], shortest: int
+) -> list[nn.Module]:
+    """The run of siblings that holds the most weights, the outermost of equals; empty if most weights lie elsewhere."""
+    runs = [run for parent in parents for run in _runs(parent, calls) if len(run) >= shortest]
+    best = max(runs, key=_n_weights, default=[])
+    used = [module for module in model.modules() if module in calls and not any(module.children())]
+    return best if 3 * _n_weights(best) > _n_weights(used) else []
+
+
+def _runs(parent: nn.Module, calls: Counter[nn.Module]) -> list[list[nn.Module]]:
+    """Children with weights that were called once, in the order of their calls.
+
+    The children of a list belong together; those of any other module are cut where the class changes.
+    """
+    is_list = isinstance(parent, _LISTS)
+    children = set(_flat(parent) if is_list else parent.children())
+    called = [module for module in calls if module in children and calls[module] == 1 and _n_weights([module])]
+    return [list(run) for _, run in groupby(called, key=lambda module: is_list or type(module))]
+
+
+def _flat(modules: nn.Module) -> list[nn.Module]:
+    """Children of a list, those of lists inside it in their place."""
+    nested = [_flat(child) if isinstance(child, nn.ModuleList) else [child] for child in modules.children()]
+    return [module for part in nested for module in part]
+
+
+def _n_weights(modules: Sequence[nn.Module]) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def _first_tensor(value: Any) -> Tensor:
+    """The first tensor in nested tuples, lists and mappings."""
+    found: list[Tensor] = []
+
+    def note(each: Tensor) -> Tensor:
+        found.append(each)
+        return each
+
+    _mapped(value, note)
+    if not found:
+        raise ValueError("a block gives no tensor")
+    return found[0]
+
+
+def _with_first_tensor(value: Any, tensor: Tensor) -> Any:
+    """The same nesting with another first tensor."""
+    rest = iter([tensor])
+    return _mapped(value, lambda each: next(rest, each))
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Nested tuples, lists and mappings with every tensor changed; whatever else is in them stays."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return type(value)(**{key: _mapped(item, change) for key, item in value.items()})
+    if isinstance(value, (tuple, list)):
+        items = [_mapped(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+def _one_picture(value: Any, n: int) -> Any:
+    """An output of `n` pictures as that of one, without its memory."""
+
+    def shrunk(each: Tensor) -> Tensor:
+        if each.dim() == 0 or each.shape[0] % n:
+            raise ValueError("a block gives a tensor without a batch dimension")
+        return torch.empty((each.shape[0] // n, *each.shape[1:]), dtype=each.dtype, device="meta")
+
+    return _mapped(value, shrunk)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geocbm.encoders.backbones import Backbone, ImageFeatures, make_backbone
-from geocbm.encoders.hub import find_model_folder
-from geocbm.encoders.loading import config_text, hash_weights, read_model, weights_state
+from geocbm.encoders.loading import Fingerprint, config_text, find_model_folder, hash_weights, read_model
 from geocbm.encoders.preprocessing import Preprocessing
 from geocbm.errors import ParameterError, UserError, first_line
 from geocbm.files import sha256_text
@@ -33,20 +32,22 @@ class ImageEncoder(nn.Module):
 
     Attributes:
         name: what it was loaded as.
+        processor: the image processor of transformers.
+        image_size: height in pixels of the picture that the model sees.
+        n_blocks: how many blocks can be trained apart; 0 if the model is used as a whole.
         pooled_dim: size d of the pooled vector.
         token_dim: size w of a token.
         grid: rows and columns of tokens.
-        image_size: height in pixels of the picture that the model sees.
-        n_blocks: how many blocks can be trained apart; 0 if the model is used as a whole.
     """
 
     def __init__(self, backbone: Backbone, processor: Any, name: str) -> None:
         super().__init__()
         self.model = backbone.model
         self.name = name
+        self.processor = processor
         self._backbone = backbone
         self._preprocessing = Preprocessing(processor, name)
-        self._fingerprint: tuple[tuple[object, ...], str] | None = None
+        self._weights = Fingerprint()
         self._preprocessing_fingerprint: str | None = None
         self.image_size, width = self._preprocessing.height, self._preprocessing.width
         self.eval()
@@ -75,28 +76,16 @@ class ImageEncoder(nn.Module):
         return next(self.parameters()).device
 
     @property
-    def processor(self) -> Any:
-        """The image processor of transformers."""
-        return self._preprocessing.processor
-
-    @property
     def preprocessing_name(self) -> str:
-        """Implementation of the preprocessing, such as "CLIPImageProcessor"."""
-        return self._preprocessing.kind
+        """Class of the image processor, which tells its implementation: those on Pillow end in "Pil"."""
+        return type(self.processor).__name__
 
     def train(self, mode: bool = True) -> ImageEncoder:
         """Stay in evaluation mode, whatever `mode` says."""
         return super().train(False)
 
     def preprocess(self, images: Sequence[Image]) -> Tensor:
-        """Turn pictures into the input of the model.
-
-        Args:
-            images: pictures in any mode and size.
-
-        Returns:
-            Float tensor (B, 3, H, W) on the CPU.
-        """
+        """Pictures in any mode and size to the input of the model, float (B, 3, H, W) on the CPU."""
         return self._preprocessing(images)
 
     def crop(self, image: Image) -> Image:
@@ -108,15 +97,7 @@ class ImageEncoder(nn.Module):
         return self.upper(self.lower(pixel_values, 0), 0)
 
     def lower(self, pixel_values: Tensor, top_blocks: int) -> Tensor:
-        """Run everything below the last blocks.
-
-        Args:
-            pixel_values: pictures, (B, 3, H, W).
-            top_blocks: how many blocks are left out at the end.
-
-        Returns:
-            The activations that enter the first block left out, (B, ...).
-        """
+        """The activations (B, ...) that enter the last `top_blocks` blocks, of pictures (B, 3, H, W)."""
         self._check_top_blocks(top_blocks)
         return self._backbone.lower(pixel_values, top_blocks)
 
@@ -140,39 +121,34 @@ class ImageEncoder(nn.Module):
         """Shape of what `lower` gives for one picture, without the batch dimension."""
         self._check_top_blocks(top_blocks)
         below = self.n_blocks if self._backbone.keeps_shape else top_blocks
+        blank = torch.zeros(1, 3, self._preprocessing.height, self._preprocessing.width, device=self.device)
         with torch.no_grad():
-            size = (self._preprocessing.height, self._preprocessing.width)
-            return tuple(self.lower(torch.zeros(1, 3, *size, device=self.device), below).shape[1:])
+            return tuple(self.lower(blank, below).shape[1:])
 
     def fingerprint(self) -> str:
         """SHA-256 over all that features depend on: weights, architecture, preprocessing and what it does to pixels."""
-        return sha256_text(f"{self.weights_fingerprint()} {self.preprocessing_fingerprint()}")
+        return sha256_text(f"{self.weights_fingerprint()} {self._pixels_fingerprint()}")
 
     def weights_fingerprint(self) -> str:
         """SHA-256 over weights, architecture and configured preprocessing; it changes when any weight changes."""
-        tensors = dict(self.state_dict())
-        state = weights_state(tensors.values())
-        if self._fingerprint is None or self._fingerprint[0] != state:
-            self._fingerprint = (state, hash_weights(tensors.items(), *self._settings()))
-        return self._fingerprint[1]
-
-    def preprocessing_fingerprint(self) -> str:
-        """SHA-256 over the preprocessing and over what it makes of a few drawn pictures."""
-        if self._preprocessing_fingerprint is None:
-            self._preprocessing_fingerprint = self._preprocessing.fingerprint()
-        return self._preprocessing_fingerprint
+        return self._weights.of(self, self._settings)
 
     def lower_fingerprint(self, top_blocks: int) -> str:
         """The same as `fingerprint` without the parameters that training the last blocks changes."""
         trained = self.upper_parameters(top_blocks)
         tensors = [(name, tensor) for name, tensor in self.state_dict().items() if name not in trained]
-        return hash_weights(tensors, *self._settings(), str(top_blocks), self.preprocessing_fingerprint())
+        return hash_weights(tensors, *self._settings(), str(top_blocks), self._pixels_fingerprint())
+
+    def _pixels_fingerprint(self) -> str:
+        if self._preprocessing_fingerprint is None:
+            self._preprocessing_fingerprint = self._preprocessing.fingerprint()
+        return self._preprocessing_fingerprint
 
     def _settings(self) -> tuple[str, str]:
         """Architecture and preprocessing as text."""
         config: Any = self.model.config
         vision = getattr(config, "vision_config", config)
-        return config_text(vision.to_dict()), self._preprocessing.settings()
+        return config_text(vision.to_dict()), config_text(self.processor.to_dict())
 
     def _check_top_blocks(self, top_blocks: int) -> None:
         if 0 <= top_blocks <= self.n_blocks:
@@ -188,33 +164,25 @@ class ImageEncoder(nn.Module):
         )
 
 
-def load_image_encoder(name_or_folder: str | Path, attention: str = "sdpa") -> ImageEncoder:
+def load_image_encoder(name_or_folder: str | Path) -> ImageEncoder:
     """Load an image encoder, frozen, in float32, on the CPU.
 
     Args:
         name_or_folder: "atlas" for the packaged backbone, a local folder, or a name on the model hub.
-        attention: implementation of attention, "sdpa" or "eager".
-
-    Returns:
-        The encoder.
 
     Raises:
         MissingInputError: the model is neither local nor cached nor within reach.
         ParameterError: the model has no safetensors, reads no pictures or cannot be understood.
     """
-    folder = find_model_folder(name_or_folder)
-    model, missing = read_model(folder, attention)
-    backbone = make_backbone(model, missing)
-    return ImageEncoder(backbone, _read_processor(folder, str(name_or_folder)), str(name_or_folder))
-
-
-def _read_processor(folder: Path, name: str) -> Any:
     from transformers import AutoImageProcessor
 
+    name, folder = str(name_or_folder), find_model_folder(name_or_folder)
+    backbone = make_backbone(*read_model(folder))
     try:
-        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a damaged configuration makes each kind of processor fail in its own way
         raise ParameterError(
             f"the encoder '{name}' has no usable preprocessor_config.json: {first_line(error)}; save its image "
             "processor into the same folder"
         ) from error
+    return ImageEncoder(backbone, processor, name)

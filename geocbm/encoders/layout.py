@@ -35,19 +35,12 @@ _NEAR_SHARE = 0.5
 
 
 class TokenLayout(NamedTuple):
-    """Where the patches are in the output of a model.
-
-    Attributes:
-        rows: of the grid.
-        columns: of the grid.
-        first: tokens in front of the patches; 0 for maps.
-        form: "sequence" (B, N, w), "channels_first" (B, w, H, W) or "channels_last" (B, H, W, w).
-    """
+    """Where the patches are in the output of a model."""
 
     rows: int
     columns: int
-    first: int = 0
-    form: str = "sequence"
+    first: int = 0  # tokens in front of the patches; 0 for maps
+    form: str = "sequence"  # (B, N, w); "channels_first" (B, w, H, W) or "channels_last" (B, H, W, w)
 
     @property
     def size(self) -> int:
@@ -63,20 +56,13 @@ class TokenLayout(NamedTuple):
         return hidden[:, self.first : self.first + self.size]
 
 
-def possible_layouts(shape: Sequence[int], height: int, width: int) -> list[TokenLayout]:
-    """Every layout that an output of this shape could have, the likeliest first.
-
-    Args:
-        shape: of the output, with the batch first.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
-    """
+def _possible_layouts(shape: Sequence[int], height: int, width: int) -> list[TokenLayout]:
+    """Every layout that an output of this shape could have for a picture of this size, the likeliest first."""
     if len(shape) == 4:
-        maps = (
-            TokenLayout(shape[2], shape[3], 0, "channels_first"),
-            TokenLayout(shape[1], shape[2], 0, "channels_last"),
-        )
-        return [layout for layout in maps if _is_proportional(layout, height, width)]
+        first = TokenLayout(shape[2], shape[3], 0, "channels_first")
+        last = TokenLayout(shape[1], shape[2], 0, "channels_last")
+        # Cells of a map are about as tall as they are wide.
+        return [map_ for map_ in (first, last) if abs(map_.columns - map_.rows * width / height) <= 1]
     if len(shape) != 3:
         return []
     n = shape[1]
@@ -92,15 +78,8 @@ def possible_layouts(shape: Sequence[int], height: int, width: int) -> list[Toke
         if others and rows * columns < _FEWEST_TO_TELL:
             continue
         # Tokens that are no patches stand in front, or one of them does and the rest behind.
-        for first in dict.fromkeys((others, 0, min(others, 1))):
-            layouts.append(TokenLayout(rows, columns, first))
+        layouts += [TokenLayout(rows, columns, first) for first in dict.fromkeys((others, 0, min(others, 1)))]
     return layouts
-
-
-def _is_proportional(layout: TokenLayout, height: int, width: int) -> bool:
-    """Whether the cells of a map are about as tall as they are wide."""
-    wanted = layout.rows * width / height
-    return abs(layout.columns - wanted) <= 1
 
 
 def find_layout(
@@ -117,27 +96,25 @@ def find_layout(
     Returns:
         The layout, or None when no layout fits: tokens that lie on no grid, or in another order.
     """
-    layouts = possible_layouts(shape, *dark.shape[-2:])
+    layouts = _possible_layouts(shape, *dark.shape[-2:])
     for _, alike in itertools.groupby(layouts, key=lambda layout: (layout.rows, layout.columns, layout.form)):
         group = list(alike)
-        cells = spread_cells(group[0].rows, group[0].columns)
-        pictures = bright_patches(dark, bright, group[0], cells)
+        rows, columns = group[0][:2]
+        cells = list(dict.fromkeys((int(y * rows), int(x * columns)) for y, x in _SPOTS))
+        pictures = _bright_patches(dark, bright, group[0], cells)
         hidden = encode(torch.cat([dark[None], pictures, noise_between(dark, bright)[None]]))
         changes = (hidden[1:] - hidden[:1]).float()
         for layout in group:
             has_others = layout.form == "sequence" and shape[1] > layout.size
             moved = layout.patches(changes).norm(dim=-1)  # (n + 1, P)
-            if _is_alive(moved[-1]) and passes(layout, moved[:-1], cells, has_others):
+            # Every patch must answer to noise: cells that a model never fills stay as they are.
+            is_alive = bool(moved[-1].min() > 1e-5 * moved[-1].max())
+            if is_alive and _passes(layout, moved[:-1], cells, has_others):
                 return layout
     return None
 
 
-def spread_cells(rows: int, columns: int) -> list[Cell]:
-    """A few cells all over a grid."""
-    return list(dict.fromkeys((int(y * rows), int(x * columns)) for y, x in _SPOTS))
-
-
-def bright_patches(dark: Tensor, bright: Tensor, layout: TokenLayout, cells: Sequence[Cell]) -> Tensor:
+def _bright_patches(dark: Tensor, bright: Tensor, layout: TokenLayout, cells: Sequence[Cell]) -> Tensor:
     """Pictures that are bright in one cell each and dark elsewhere, (len(cells), 3, H, W)."""
     height, width = dark.shape[-2:]
     pictures = dark.repeat(len(cells), 1, 1, 1)
@@ -154,12 +131,7 @@ def noise_between(dark: Tensor, bright: Tensor) -> Tensor:
     return dark + share * (bright - dark)
 
 
-def _is_alive(moved: Tensor) -> bool:
-    """Whether every patch of (P,) answers to the picture; cells that a model never fills stay as they are."""
-    return bool(moved.min() > 1e-5 * moved.max())
-
-
-def passes(layout: TokenLayout, changes: Tensor, cells: Sequence[Cell], has_others: bool = False) -> bool:
+def _passes(layout: TokenLayout, changes: Tensor, cells: Sequence[Cell], has_others: bool) -> bool:
     """Whether bright patches light up at their own places.
 
     A token that answers to every patch says nothing about places: changes count in relation to what a token does on

@@ -1,11 +1,17 @@
-"""Reading a model folder with transformers: safetensors only, in float32, frozen, without chatter."""
+"""Models of transformers: where their weights are, and reading them without chatter.
+
+Weights are in a local folder, in the local cache of the model hub, or on the hub itself. Only safetensors are accepted,
+because reading them cannot execute code. A model that cannot be had is reported in one sentence with the ways out,
+within seconds and without a stack of retries.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +19,137 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocbm.errors import ParameterError, first_line
+from geocbm.errors import MissingInputError, ParameterError, first_line
+
+PROBE_SECONDS = 5.0
+"""How long the hub may take to answer the first request before it counts as out of reach."""
+
+PACKAGED_BACKBONE = "atlas"
+"""Alias of the small CLIP that comes with the package."""
+
+SAFETENSORS_REVISIONS = {"geolocal/StreetCLIP": "refs/pr/1"}
+"""Revisions that carry safetensors for models whose main branch has only a pickle."""
+
+# Nested folders hold other formats (ONNX, TensorFlow); pickles are never fetched.
+_WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_UNWANTED_FILES = ["*/*"]
 
 # Entries of a configuration that do not change what the model computes.
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "_attn_implementation"}
+
+
+def packaged_backbone_folder() -> Path:
+    """Folder of the backbone that comes with the package."""
+    return Path(__file__).resolve().parents[2] / "geocbm_atlas" / "backbone"
+
+
+def find_model_folder(name: str | Path, download: bool = True) -> Path:
+    """Find the folder with the configuration and the safetensors of a model.
+
+    Args:
+        name: "atlas" for the packaged backbone, a local folder, a hub name (`owner/model`), or a hub name with a
+            revision (`owner/model@revision`). The hub is asked only if its local cache lacks the model.
+        download: whether the hub may be asked at all.
+
+    Raises:
+        MissingInputError: there is no such folder, or the hub model is neither cached nor within reach.
+        ParameterError: the folder has weights in another format only, or the name is empty.
+    """
+    text = str(name).strip()
+    if not text:
+        raise ParameterError("the name of the encoder is empty; give a model name, a local folder or 'atlas'")
+    folder = packaged_backbone_folder() if text == PACKAGED_BACKBONE else Path(text).expanduser()
+    if text == PACKAGED_BACKBONE and not (folder / "config.json").is_file():
+        raise MissingInputError(
+            f"the packaged backbone 'atlas' is not built; make it with `python -m tools.atlas_backbone --out {folder}`"
+        )
+    if folder.is_dir():
+        return _checked_folder(folder, text)
+    if isinstance(name, Path) or text.startswith((".", "~", os.sep)) or (text.count("/") > 1 and "@" not in text):
+        raise MissingInputError(f"the encoder folder '{text}' does not exist; give a folder with config.json in it")
+    repository, _, revision = text.partition("@")
+    return _from_hub(repository, revision or None, download)
+
+
+def _checked_folder(folder: Path, name: str) -> Path:
+    """Give `folder` back if it is complete and safe to read."""
+    if not (folder / "config.json").is_file():
+        raise MissingInputError(
+            f"the encoder folder '{name}' has no config.json; give a folder written by `save_pretrained`"
+        )
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+        found = f"only {', '.join(pickles)}, which could execute code when read" if pickles else "no weights"
+        raise ParameterError(
+            f"the encoder '{name}' has {found}; only safetensors are loaded: save it again with "
+            "`save_pretrained(folder)` of a recent transformers on a machine that trusts it, or name a revision that "
+            "has safetensors as 'owner/model@revision'"
+        )
+    return folder
+
+
+def _from_hub(repository: str, revision: str | None, download: bool) -> Path:
+    """Find a hub model in the local cache, or fetch it if that is allowed."""
+    from huggingface_hub import constants, snapshot_download
+
+    revisions = [revision]
+    if revision is None and repository in SAFETENSORS_REVISIONS:
+        revisions.append(SAFETENSORS_REVISIONS[repository])
+
+    cached = None
+    for candidate in revisions:
+        try:
+            folder = Path(snapshot_download(repository, revision=candidate, local_files_only=True))
+        except (OSError, ValueError):  # an empty cache (LocalEntryNotFoundError), or a name the hub does not allow
+            continue
+        if _is_complete(folder):
+            return folder
+        cached = folder
+    if not download:
+        raise _unavailable(repository, "it is not in the local cache, and nothing is downloaded here", cached)
+    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+        raise _unavailable(repository, "offline mode is set and the model is not in the local cache", cached)
+    for candidate in revisions:
+        try:
+            _probe(repository, candidate)
+            cached = Path(
+                snapshot_download(
+                    repository,
+                    revision=candidate,
+                    allow_patterns=_WANTED_FILES,
+                    ignore_patterns=_UNWANTED_FILES,
+                    etag_timeout=PROBE_SECONDS,
+                )
+            )
+        except Exception as error:  # errors of httpx, of the xet downloader and of files have no base in common
+            kind = type(error).__name__
+            is_unknown = any(word in kind for word in ("NotFound", "Gated", "Validation"))
+            what = "the hub knows no such public model" if is_unknown else "the hub is out of reach"
+            raise _unavailable(repository, f"{what} ({kind})", cached) from None
+        if _is_complete(cached):
+            return cached
+    raise _unavailable(repository, "it has no safetensors", cached)
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
+def _unavailable(repository: str, reason: str, cached: Path | None) -> MissingInputError:
+    if cached is not None and any(cached.glob("*.bin")):
+        reason += "; the cached copy has only a pickle, which is never loaded"
+    return MissingInputError(
+        f"the encoder '{repository}' could not be loaded: {reason}; give a local folder with its config.json and "
+        f"safetensors, set HF_HOME to a cache that holds it, connect once to download it, or use the packaged backbone "
+        f"'{PACKAGED_BACKBONE}'"
+    )
+
+
+def _probe(repository: str, revision: str | None) -> None:
+    """Ask the hub once for the configuration, with a short timeout."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), timeout=PROBE_SECONDS)
 
 
 @contextmanager
@@ -36,28 +169,36 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def _one_sentence(folder: Path, otherwise: str) -> Iterator[None]:
+    """Report what transformers raises inside the block as one sentence: a missing package, or `otherwise`."""
+    try:
+        with _quiet():
+            yield
+    except ImportError as error:  # see `requires_backends` in transformers
+        match = re.search(r"requires the (\S+) library", str(error))
+        package = (match.group(1) if match else error.name) or ""
+        advice = f"needs the package {package}, which is not installed; run `pip install {package}`"
+        what = advice if package else f"cannot be read: {first_line(error)}"
+        raise ParameterError(f"the encoder '{folder.name}' {what}") from error
+    except Exception as error:  # a damaged folder makes each family fail in its own way
+        raise ParameterError(otherwise.replace("{}", first_line(error))) from error
+
+
 def read_config(folder: Path) -> Any:
     """Read `config.json` of a model folder as the configuration object of transformers."""
     from transformers import AutoConfig
 
-    try:
-        with _quiet():
-            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except ImportError as error:
-        raise ParameterError(_missing_package(folder.name, error)) from error
-    except Exception as error:  # a damaged configuration makes each family fail in its own way
-        raise ParameterError(
-            f"the configuration of the encoder '{folder.name}' is not understood by transformers: "
-            f"{first_line(error)}; save the model again with `save_pretrained`"
-        ) from error
+    sentence = (
+        f"the configuration of the encoder '{folder.name}' is not understood by transformers: {{}}; save the model "
+        "again with `save_pretrained`"
+    )
+    with _one_sentence(folder, sentence):
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def read_model(folder: Path, attention: str = "sdpa") -> tuple[nn.Module, set[str]]:
-    """Read a model in float32, frozen and in evaluation mode.
-
-    Args:
-        folder: a folder with `config.json` and safetensors.
-        attention: implementation of attention ("sdpa" or "eager"); ignored by models without attention.
+def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
+    """Read a model from a folder with `config.json` and safetensors, in float32, frozen and in evaluation mode.
 
     Returns:
         The model and the names of its weights that the folder lacks.
@@ -71,6 +212,7 @@ def read_model(folder: Path, attention: str = "sdpa") -> tuple[nn.Module, set[st
     factory: Any = transformers.AutoModel
     if architecture.endswith(("VisionModelWithProjection", "TextModelWithProjection")):
         factory = getattr(transformers, architecture)
+        options["attn_implementation"] = "sdpa"
     else:
         model_class: Any = transformers.MODEL_MAPPING.get(type(config), None)
         if isinstance(model_class, (list, tuple)):
@@ -79,51 +221,33 @@ def read_model(folder: Path, attention: str = "sdpa") -> tuple[nn.Module, set[st
             raise ParameterError(
                 f"the encoder '{folder.name}' is of type '{config.model_type}', which gives no features"
             )
-        if not getattr(model_class, "_supports_sdpa", False):
-            attention = ""
-    if attention:
-        options["attn_implementation"] = attention
-    try:
-        with _quiet():
-            model, report = factory.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **options,
-            )
-    except ImportError as error:
-        raise ParameterError(_missing_package(folder.name, error)) from error
-    except Exception as error:  # a damaged folder makes each family fail in its own way
-        raise ParameterError(
-            f"the encoder '{folder.name}' (type '{config.model_type}') cannot be read: {first_line(error)}; fetch it "
-            "again, or save it again with `save_pretrained`"
-        ) from error
-    _check_depth(folder.name, set(model.state_dict()), report["unexpected_keys"])
-    return model.requires_grad_(False).eval(), set(report["missing_keys"])
-
-
-def _check_depth(name: str, own: set[str], unused: Iterable[str]) -> None:
-    """Refuse a folder with weights of more blocks than its configuration has: they would be left out in silence."""
-    for key in sorted(unused):
+        if getattr(model_class, "_supports_sdpa", False):
+            options["attn_implementation"] = "sdpa"
+    sentence = (
+        f"the encoder '{folder.name}' (type '{config.model_type}') cannot be read: {{}}; fetch it again, or save it "
+        "again with `save_pretrained`"
+    )
+    with _one_sentence(folder, sentence):
+        model, report = factory.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    # Weights of more blocks than the configuration has would be left out in silence.
+    own = set(model.state_dict())
+    for key in sorted(report["unexpected_keys"]):
         first = re.sub(r"\.\d+\.", ".0.", key, count=1)
         if first != key and (first in own or first.partition(".")[2] in own):
             raise ParameterError(
-                f"the encoder '{name}' has weights of more blocks than its config.json names, such as '{key}'; use the "
-                "config.json that was saved with them"
+                f"the encoder '{folder.name}' has weights of more blocks than its config.json names, such as '{key}'; "
+                "use the config.json that was saved with them"
             )
-
-
-def _missing_package(name: str, error: ImportError) -> str:
-    """One sentence on a package that transformers wants for a model; see `requires_backends` there."""
-    match = re.search(r"requires the (\S+) library", str(error))
-    package = (match.group(1) if match else error.name) or ""
-    if not package:
-        return f"the encoder '{name}' cannot be read: {first_line(error)}"
-    return f"the encoder '{name}' needs the package {package}, which is not installed; run `pip install {package}`"
+    return model.requires_grad_(False).eval(), set(report["missing_keys"])
 
 
 def hash_weights(tensors: Iterable[tuple[str, Tensor]], *texts: str) -> str:
@@ -138,16 +262,22 @@ def hash_weights(tensors: Iterable[tuple[str, Tensor]], *texts: str) -> str:
     return digest.hexdigest()
 
 
-def weights_state(tensors: Iterable[Tensor]) -> tuple[object, ...]:
-    """A cheap value that changes whenever weights change; it decides whether a stored fingerprint still holds.
+class Fingerprint:
+    """SHA-256 over the weights of a module and what belongs to them, computed anew only when weights have changed."""
 
-    Sums catch what the version counters miss: writes through `.data`, as some optimisers and libraries do.
-    """
-    tensors = [tensor.detach() for tensor in tensors]
-    if not tensors:
-        return ()
-    sums = torch.stack([tensor.sum(dtype=torch.float64).cpu() for tensor in tensors])
-    return (*((tensor.data_ptr(), tensor._version) for tensor in tensors), tuple(sums.tolist()))
+    def __init__(self) -> None:
+        self._state: tuple[object, ...] | None = None
+        self._value = ""
+
+    def of(self, module: nn.Module, texts: Callable[[], Iterable[str]]) -> str:
+        """The fingerprint of the module as it is now, with texts that do not change."""
+        tensors = {name: tensor.detach() for name, tensor in module.state_dict().items()}
+        # Sums catch what the version counters miss: writes through `.data`, as some optimisers and libraries do.
+        sums = torch.stack([tensor.sum(dtype=torch.float64).cpu() for tensor in tensors.values()])
+        state = (*((tensor.data_ptr(), tensor._version) for tensor in tensors.values()), tuple(sums.tolist()))
+        if state != self._state:
+            self._state, self._value = state, hash_weights(tensors.items(), *texts())
+        return self._value
 
 
 def config_text(content: Mapping[str, Any]) -> str:

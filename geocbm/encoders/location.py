@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+CHUNK = 8192
+"""Places that are embedded at a time."""
+
+
 def _bundled(*parts: str) -> Path:
     """Path of a file inside the installed geoclip package, found without importing it."""
     spec = find_spec("geoclip")
@@ -77,14 +81,13 @@ def load_gallery() -> np.ndarray:
     return table[["LAT", "LON"]].to_numpy(dtype=np.float64)
 
 
-def location_embeddings(location_encoder: nn.Module, lat: np.ndarray, lng: np.ndarray, chunk: int = 8192) -> Tensor:
+def location_embeddings(location_encoder: nn.Module, lat: np.ndarray, lng: np.ndarray) -> Tensor:
     """Embed coordinates once with the frozen location encoder.
 
     Args:
         location_encoder: module `(B, 2)` of `[lat, lng]` degrees -> `(B, g)`.
         lat: `(n,)` degrees.
         lng: `(n,)` degrees.
-        chunk: places at a time.
 
     Returns:
         `(n, g)` float32 on the CPU.
@@ -94,4 +97,4 @@ def location_embeddings(location_encoder: nn.Module, lat: np.ndarray, lng: np.nd
     device = next((parameter.device for parameter in location_encoder.parameters()), torch.device("cpu"))
     coordinates = torch.from_numpy(np.stack([np.asarray(lat), np.asarray(lng)], axis=1).astype(np.float32))  # (n, 2)
     with torch.no_grad():
-        return torch.cat([location_encoder(part.to(device)).float().cpu() for part in coordinates.split(chunk)])
+        return torch.cat([location_encoder(part.to(device)).float().cpu() for part in coordinates.split(CHUNK)])

@@ -35,14 +35,10 @@ class Colours(NamedTuple):
 
     Measured rather than read from a configuration: it covers rescaling, normalisation and a change of the order of
     channels, under whatever name.
-
-    Attributes:
-        matrix: (3, 3), per 8-bit level.
-        offset: (3,), the pixel values of black.
     """
 
-    matrix: Tensor
-    offset: Tensor
+    matrix: Tensor  # (3, 3), per 8-bit level
+    offset: Tensor  # (3,), the pixel values of black
 
     def pixels(self, level: float) -> Tensor:
         """Pixel values of a grey of 0 to 255, (3,)."""
@@ -73,8 +69,7 @@ class Preprocessing:
 
     def __call__(self, images: Sequence[Image]) -> Tensor:
         """Pictures in any mode and size to a float tensor (B, 3, H, W) on the CPU."""
-        content = self._run(images)
-        return content["pixel_values"].float()
+        return self._run(images)["pixel_values"].float()
 
     def picture(self, image: Image) -> Image:
         """The picture that the model sees: resized and cropped, in colours."""
@@ -83,21 +78,12 @@ class Preprocessing:
         levels = self.colours.levels(self([image])[0])
         return pillow.fromarray(np.rint(levels.clip(0, 255)).astype(np.uint8).transpose(1, 2, 0))
 
-    @property
-    def kind(self) -> str:
-        """Class of the image processor, which tells its implementation: those on Pillow end in "Pil"."""
-        return type(self.processor).__name__
-
-    def settings(self) -> str:
-        """The configuration as text."""
-        return config_text(self.processor.to_dict())
-
     def fingerprint(self) -> str:
         """SHA-256 over implementation and configuration, and over what they make of a few drawn pictures.
 
         Pixels are compared in 8-bit levels, so that the last bit of a floating-point number makes no difference.
         """
-        total = hashlib.sha256(f"{self.kind} {self.settings()}".encode())
+        total = hashlib.sha256(f"{type(self.processor).__name__} {config_text(self.processor.to_dict())}".encode())
         for numbers in self.colours:
             total.update(np.rint(numbers.numpy() * 1e4).astype(np.int64).tobytes())
         with tempfile.TemporaryDirectory() as folder:

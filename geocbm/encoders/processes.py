@@ -75,9 +75,6 @@ def leave_processes(status: int = 0) -> None:
 
     The process ends here, after what is registered for the exit: threads of the backend may still run, and the C++
     clean-up of an ordinary exit now and then aborts a process whose work is done.
-
-    Args:
-        status: exit status of the process.
     """
     if not _joined():
         return
@@ -89,38 +86,22 @@ def leave_processes(status: int = 0) -> None:
 
 
 def gather_parts(value: Tensor) -> list[Tensor]:
-    """Bring together the rows of all processes, which may differ in number.
-
-    Args:
-        value: `(n, ...)` on the device of the process; `n` may be 0, the other lengths and the type are the same in
-            every process.
-
-    Returns:
-        The tensor of each process, in their order; no gradient flows back.
-    """
+    """The rows `(n, ...)` of each process, in their order; n may differ and be 0, and no gradient flows back."""
     value = value.detach().contiguous()
     if process_count() == 1:
         return [value]
-    own = torch.tensor([len(value)], device=value.device)
-    counts = [torch.zeros_like(own) for _ in range(process_count())]
-    distributed.all_gather(counts, own)
-    lengths = [int(count) for count in counts]
+    from accelerate.utils import gather
+
+    counts = gather(torch.tensor([len(value)], device=value.device)).tolist()
     # A collective needs equal shapes: shorter parts are filled up and cut again.
-    padded = value.new_zeros((max(lengths), *value.shape[1:]))
+    padded = value.new_zeros((max(counts), *value.shape[1:]))
     padded[: len(value)] = value
-    parts = [torch.empty_like(padded) for _ in lengths]
-    distributed.all_gather(parts, padded)
-    return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+    parts = gather(padded).view(len(counts), *padded.shape)
+    return [part[:count] for part, count in zip(parts, counts, strict=True)]
 
 
 def all_gather_object(message: Any) -> list[Any]:
-    """Tell every process something and hear what the others say.
-
-    Args:
-        message: anything that can be pickled.
-
-    Returns:
-        The messages of all processes, in their order.
+    """Messages that can be pickled, of all processes in their order.
 
     Raises:
         LostProcessError: one of them has ended.
@@ -144,10 +125,7 @@ def broadcast_object(message: Any) -> Any:
 
 
 def raise_together(act: Callable[[], Result]) -> Result:
-    """Do something in every process; if it fails in one, it fails in all instead of leaving them waiting.
-
-    Args:
-        act: what to do; it must not wait for other processes itself.
+    """Do something that waits for nobody in every process; if it fails in one, it fails in all.
 
     Raises:
         UserError: what went wrong in another process. What went wrong in this one is raised as it is.
@@ -167,11 +145,7 @@ def raise_together(act: Callable[[], Result]) -> Result:
 
 
 def on_main(act: Callable[[], Result]) -> Result | None:
-    """Do something in the main process while the others wait; its failure is theirs.
-
-    Returns:
-        The result in the main process, None in the others.
-    """
+    """Do something in the main process while the others wait and get None; its failure is theirs."""
     return raise_together(lambda: act() if is_main_process() else None)
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from geocbm.encoders.hub import find_model_folder
-from geocbm.encoders.loading import config_text, hash_weights, read_config, read_model, weights_state
+from geocbm.encoders.loading import Fingerprint, config_text, find_model_folder, read_model
 from geocbm.errors import ParameterError
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
@@ -34,7 +33,7 @@ class TextEncoder(nn.Module):
         self.name = name
         self.is_tower = hasattr(model, "get_text_features")
         self.tokenizer = tokenizer
-        self._fingerprint: tuple[tuple[object, ...], str] | None = None
+        self._weights = Fingerprint()
         config = getattr(model.config, "text_config", model.config)
         positions = int(getattr(config, "max_position_embeddings", 512))
         # RoBERTa-style models lose the positions up to their padding index.
@@ -50,23 +49,13 @@ class TextEncoder(nn.Module):
         return super().train(False)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Encode texts with gradients.
-
-        Args:
-            texts: n texts; those beyond the model's length are cut.
-
-        Returns:
-            Vectors (n, dim) on the device of the weights, not normalised.
-        """
+        """Encode n texts with gradients into vectors (n, dim) on the device of the weights, not normalised."""
         tokens = self.tokenize(texts)
         device = next(self.parameters()).device
         return self.embed({name: value.to(device) for name, value in tokens.items()})
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Turn texts into what `embed` reads, padded to one length.
-
-        Args:
-            texts: n texts; those beyond the model's length are cut.
+        """Turn n texts into what `embed` reads, padded to one length; those beyond the model's length are cut.
 
         Returns:
             `input_ids`, `attention_mask` and what else the model wants, each (n, T), on the CPU.
@@ -109,15 +98,7 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Encode texts without gradients.
-
-        Args:
-            texts: n texts.
-            batch_size: texts per pass.
-
-        Returns:
-            Vectors (n, dim), float32, on the CPU.
-        """
+        """Encode n texts without gradients into vectors (n, dim), float32, on the CPU."""
         if batch_size < 1:
             raise ParameterError(f"batch_size is {batch_size}; use at least 1")
         texts = list(texts)
@@ -133,15 +114,14 @@ class TextEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 over weights, architecture, vocabulary and what the tokenizer makes of a few texts."""
-        tensors = dict(self.state_dict())
-        state = weights_state(tensors.values())
-        if self._fingerprint is None or self._fingerprint[0] != state:
+
+        def texts() -> tuple[str, ...]:
             config = getattr(self.model.config, "text_config", self.model.config)
             # A vocabulary does not tell how texts are cut: case, accents, special tokens, padding, the longest text.
             cut = {name: value.tolist() for name, value in self.tokenize(_SPOKEN).items()}
-            texts = (config_text(config.to_dict()), config_text(self.tokenizer.get_vocab()), config_text(cut))
-            self._fingerprint = (state, hash_weights(tensors.items(), *texts))
-        return self._fingerprint[1]
+            return config_text(config.to_dict()), config_text(self.tokenizer.get_vocab()), config_text(cut)
+
+        return self._weights.of(self, texts)
 
 
 def load_text_encoder(
@@ -153,9 +133,6 @@ def load_text_encoder(
         name_or_folder: "atlas", a local folder or a hub name; without it the text tower of the image model is used.
         image_encoder_name: the image model whose text tower is the default.
 
-    Returns:
-        The encoder.
-
     Raises:
         MissingInputError: the model is neither local nor cached nor within reach.
         ParameterError: the model has no text tower, or neither name is given.
@@ -164,13 +141,12 @@ def load_text_encoder(
     if not name:
         raise ParameterError("neither a text encoder nor an image encoder is named; set text_encoder")
     folder = find_model_folder(name)
-    kind = str(read_config(folder).model_type)
     model: Any
     model, missing = read_model(folder)
     if getattr(model, "main_input_name", "") == "pixel_values" and not hasattr(model, "get_text_features"):
         raise ParameterError(
-            f"the image encoder '{name}' (type '{kind}') has no text tower; set text_encoder to a CLIP-family model or "
-            "to a sentence encoder"
+            f"the image encoder '{name}' (type '{model.config.model_type}') has no text tower; set text_encoder to a "
+            "CLIP-family model or to a sentence encoder"
         )
     for vision_part in ("vision_model", "visual_projection"):
         if hasattr(model, vision_part):

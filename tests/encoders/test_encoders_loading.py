@@ -8,8 +8,7 @@ import torch
 import transformers
 from tiny_models import FAMILIES, SIZE, VIT, pixels, save_model, save_processor
 
-from geocbm.encoders import find_model_folder, load_image_encoder, load_text_encoder
-from geocbm.encoders import hub as resolve
+from geocbm.encoders import find_model_folder, load_image_encoder, load_text_encoder, loading
 from geocbm.errors import MissingInputError, ParameterError, UserError
 
 
@@ -47,7 +46,7 @@ def test_a_model_out_of_reach_is_reported_in_one_sentence_at_once(tmp_path, monk
     def refuse(repository, revision):
         raise ConnectionError("no route to the network")
 
-    monkeypatch.setattr(resolve, "_probe", refuse)
+    monkeypatch.setattr(loading, "_probe", refuse)
     with pytest.raises(MissingInputError, match=r"out of reach \(ConnectionError\)"):
         load_image_encoder("somebody/some-clip")
 
@@ -77,10 +76,10 @@ def test_a_cached_hub_model_is_found_without_a_network(tmp_path, monkeypatch):
 
 
 def test_the_alias_of_the_packaged_backbone(folders, monkeypatch, tmp_path):
-    monkeypatch.setattr(resolve, "packaged_backbone_folder", lambda: folders("clip"))
+    monkeypatch.setattr(loading, "packaged_backbone_folder", lambda: folders("clip"))
     assert load_image_encoder("atlas").name == "atlas"
     assert load_text_encoder(image_encoder_name="atlas").dim == 12
-    monkeypatch.setattr(resolve, "packaged_backbone_folder", lambda: tmp_path)
+    monkeypatch.setattr(loading, "packaged_backbone_folder", lambda: tmp_path)
     with pytest.raises(MissingInputError, match=r"python -m tools\.atlas_backbone"):
         load_image_encoder("atlas")
 

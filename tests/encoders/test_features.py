@@ -19,9 +19,8 @@ from PIL import Image
 from geocbm.encoders import ImageEncoder
 from geocbm.encoders.backbones import make_backbone
 from geocbm.encoders.features import FeatureStore, OnTheFlyFeatures, encode_features, re_encode
-from geocbm.encoders.features.progress import DoneRows, missing_rows, runs_of
 from geocbm.errors import MismatchError, MissingInputError, NoSpaceError, ParameterError, UserError
-from geocbm.files import sha256_file, write_json
+from geocbm.files import read_json, sha256_file, write_json
 
 SIZE = 16
 N = 11
@@ -172,10 +171,16 @@ def test_an_interrupted_encoding_is_resumed(pictures, tmp_path, capsys):
     (unfinished,) = tmp_path.iterdir()
     with pytest.raises(MissingInputError, match="no finished feature store"):
         FeatureStore.open(unfinished)
+    assert read_json(unfinished / "progress_0.json") == {"done": [[0, 6]]}
+    encoder = make_encoder()
+    encoder.fail_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        encode_features(encoder, files, digests, tmp_path, batch_size=2, progress=False)
+    assert read_json(unfinished / "progress_0.json") == {"done": [[0, 8]]}  # ranges that touch are one
     encoder = make_encoder()
     store = encode_features(encoder, files, digests, tmp_path, batch_size=3)
-    assert encoder.n_encoded == N - 6
-    assert "6 of them are there already" in capsys.readouterr().out
+    assert encoder.n_encoded == N - 8
+    assert "8 of them are there already" in capsys.readouterr().out
     torch.testing.assert_close(store.read_all("tokens"), directly(encoder, files)["tokens"], atol=2e-3, rtol=1e-3)
     assert sorted(path.name for path in store.path.iterdir()) == ["manifest.json", "pooled.float16", "tokens.float16"]
 
@@ -198,17 +203,6 @@ def test_only_the_gaps_that_several_processes_left_are_encoded(pictures, tmp_pat
     torch.testing.assert_close(store.read_all("pooled"), whole.read_all("pooled"), atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(store.read_all("tokens"), whole.read_all("tokens"), atol=2e-3, rtol=1e-3)
     assert not list(begun.glob("progress*"))
-
-
-def test_finished_rows_are_kept_as_ranges(tmp_path):
-    rows = DoneRows(tmp_path, 0)
-    rows.add(np.array([4, 5, 9]))
-    rows.add(np.array([6, 7, 8]))
-    assert rows.ranges == [(4, 10)]
-    DoneRows(tmp_path, 1).add(np.array([0]))
-    DoneRows(tmp_path, 0).add(np.array([2]))  # a later process of this number adds to what is there
-    assert missing_rows(tmp_path, 12).tolist() == [1, 3, 10, 11]
-    assert runs_of(np.zeros(0, dtype=np.int64)) == []
 
 
 # Light enough for a second process: no model of transformers.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +24,22 @@ Batches = Iterator[dict[str, np.ndarray]]
 
 
 class FeatureStore:
-    """Features of n pictures on disk, read through memory maps.
+    """Features of n pictures on disk, read through memory maps; pictures with the same content share a stored row.
 
-    Pictures with the same content share one stored row.
-
-    Attributes:
+    Args:
         path: folder of the store.
-        key: hash that names it.
-        kinds: kinds of features in it.
-        digests: content hash of each picture, in the order of the rows.
-        fingerprint: of the weights that made it.
-        lower_fingerprints: for each kind "hidden:N" the fingerprint of what lies below the last N blocks.
+        manifest: of `manifest_of`.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.key: str = manifest["key"]
-        self.kinds: tuple[str, ...] = tuple(manifest["shapes"])
-        self.digests: list[str] = manifest["digests"]
+        self.digests: list[str] = manifest["digests"]  # content hash of each picture, in the order of the rows
         self.fingerprint: str = manifest["fingerprint"]
         self.lower_fingerprints: dict[str, str] = manifest["lower_fingerprints"]
         self._shapes = {kind: tuple(shape) for kind, shape in manifest["shapes"].items()}
-        self._slots, self._n_unique = unique_rows(self.digests)
+        self.kinds = tuple(self._shapes)
+        self.slots, self.n_unique = unique_rows(self.digests)
         self._maps: dict[str, np.ndarray] = {}
 
     @property
@@ -71,8 +65,7 @@ class FeatureStore:
         path = Path(path)
         if not (path / "manifest.json").is_file():
             raise MissingInputError(f"there is no finished feature store in '{path}'; encode the pictures first")
-        manifest = read_json(path / "manifest.json")
-        store = cls(path, manifest)
+        store = cls(path, read_json(path / "manifest.json"))
         if fingerprint is not None and fingerprint != store.fingerprint:
             raise MismatchError(
                 f"the feature store '{path.name}' was made by weights {store.fingerprint[:12]}, not "
@@ -85,8 +78,8 @@ class FeatureStore:
                 f"the feature store '{path.name}' was made from other pictures: {differing} of {len(digests)} differ "
                 "or stand in another order; encode the pictures again"
             )
-        for kind in store.kinds:
-            file, expected = file_of(path, kind), store._n_unique * n_bytes(store._shapes[kind])
+        for kind, shape in store._shapes.items():
+            file, expected = file_of(path, kind), store.n_unique * n_bytes(shape)
             size = file.stat().st_size if file.is_file() else 0
             if size != expected:
                 raise MismatchError(
@@ -96,43 +89,61 @@ class FeatureStore:
         return store
 
     def shape(self, kind: str) -> tuple[int, ...]:
-        """Shape of one picture's features of a kind."""
-        return self._shapes[known_kind(kind, self.kinds)]
+        """Shape of one picture's features of a kind.
+
+        Raises:
+            ParameterError: the store lacks the kind.
+        """
+        if kind not in self.kinds:
+            kinds = ", ".join(self.kinds)
+            raise ParameterError(f"the feature store has no '{kind}', only {kinds}; encode with that kind")
+        return self._shapes[kind]
 
     def read(self, kind: str, rows: Sequence[int] | np.ndarray | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Read features of some pictures.
 
         Args:
             kind: kind of features.
-            rows: positions of pictures, in any order, with repeats if wanted.
+            rows: positions of pictures, in any order, with repeats if wanted; or a mask of all.
             dtype: type of the result.
 
         Returns:
             Tensor (len(rows), ...) on the CPU.
         """
-        numbers = self._map(known_kind(kind, self.kinds))
-        slots = self._slots[_positions(rows, self.n)]
+        numbers = self._map(kind)
+        slots = self.slots[self._positions(rows)]
         if dtype == torch.float16:
             return torch.from_numpy(_copied(numbers, slots))
         # Fresh memory costs more than the conversion: what is stored passes through a small buffer, and numpy asks the
         # system for large pages where torch does not.
-        shape = (len(slots), *numbers.shape[1:])
-        wide = (
-            torch.from_numpy(np.empty(shape, np.float32)) if dtype == torch.float32 else torch.empty(shape, dtype=dtype)
-        )
-        step = max(1, _PART_BYTES // max(1, n_bytes(shape[1:])))
+        wide = torch.from_numpy(np.empty((len(slots), *numbers.shape[1:]), np.float32))
+        step = max(1, _PART_BYTES // max(1, n_bytes(numbers.shape[1:])))
         for start in range(0, len(slots), step):
-            part = _copied(numbers, slots[start : start + step])
-            wide[start : start + step].copy_(torch.from_numpy(part))
-        return wide
+            wide[start : start + step].copy_(torch.from_numpy(_copied(numbers, slots[start : start + step])))
+        return wide.to(dtype)
 
-    def read_all(self, kind: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    def read_all(self, kind: str) -> Tensor:
         """Read features of all pictures, (n, ...)."""
-        return self.read(kind, np.arange(self.n), dtype)
+        return self.read(kind, np.arange(self.n))
+
+    def _positions(self, rows: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:
+        """Row numbers as an array, checked; a mask becomes the rows it marks."""
+        positions = np.asarray(rows)
+        if positions.dtype == bool:
+            if len(positions) != self.n:
+                raise ParameterError(
+                    f"the mask of rows has {len(positions)} entries; the feature store has {self.n} rows"
+                )
+            return np.flatnonzero(positions)
+        positions = positions.astype(np.int64).reshape(-1)
+        outside = positions[(positions < 0) | (positions >= self.n)]
+        if len(outside):
+            raise ParameterError(f"row {outside[0]} is outside the feature store, which has rows 0 to {self.n - 1}")
+        return positions
 
     def _map(self, kind: str) -> np.ndarray:
+        shape = (self.n_unique, *self.shape(kind))
         if kind not in self._maps:
-            shape = (self._n_unique, *self._shapes[kind])
             empty = math.prod(shape) == 0
             self._maps[kind] = (
                 np.zeros(shape, DTYPE) if empty else np.memmap(file_of(self.path, kind), DTYPE, "r", shape=shape)
@@ -155,47 +166,37 @@ class OnTheFlyFeatures(FeatureStore):
 
     def read(self, kind: str, rows: Sequence[int] | np.ndarray | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Encode some pictures and give their features, (len(rows), ...)."""
-        positions = _positions(rows, self.n)
-        shape = self.shape(kind)
-        unique, inverse = np.unique(self._slots[positions], return_inverse=True)
+        positions, shape = self._positions(rows), self.shape(kind)
+        unique, inverse = np.unique(self.slots[positions], return_inverse=True)
         # The first picture of each content stands for its duplicates.
-        first = np.unique(self._slots, return_index=True)[1][unique]
+        first = np.unique(self.slots, return_index=True)[1][unique]
         blocks = [batch[kind] for batch in self._encode(first, (kind,))]
         block = np.concatenate(blocks) if blocks else np.zeros((0, *shape), DTYPE)
         return torch.from_numpy(block[inverse]).to(dtype)
 
 
-def store_key(fingerprint: str, kinds: Sequence[str], digests: Sequence[str]) -> str:
-    """Hash that names a store: weights, kinds, type of number and the pictures in their order."""
-    return sha256_text(json.dumps([fingerprint, sorted(kinds), DTYPE, list(digests)]))
+def manifest_of(
+    shapes: Mapping[str, Sequence[int]],
+    digests: Sequence[str],
+    fingerprint: str,
+    lower_fingerprints: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What a store says of itself; its key hashes weights, kinds, type of number and the pictures in their order.
 
-
-def known_kind(kind: str, kinds: Sequence[str]) -> str:
-    """Give `kind` back if the store has it."""
-    if kind not in kinds:
-        raise ParameterError(f"the feature store has no '{kind}', only {', '.join(kinds)}; encode with that kind")
-    return kind
-
-
-def _positions(rows: Sequence[int] | np.ndarray | Tensor, n: int) -> np.ndarray:
-    """Row numbers as an array, checked; a mask becomes the rows it marks."""
-    positions = np.asarray(rows)
-    if positions.dtype == bool:
-        if len(positions) != n:
-            raise ParameterError(f"the mask of rows has {len(positions)} entries; the feature store has {n} rows")
-        return np.flatnonzero(positions)
-    positions = positions.astype(np.int64).reshape(-1)
-    if len(positions) and (positions.min() < 0 or positions.max() >= n):
-        worst = positions.min() if positions.min() < 0 else positions.max()
-        raise ParameterError(f"row {worst} is outside the feature store, which has rows 0 to {n - 1}")
-    return positions
-
-
-def _copied(numbers: np.ndarray, slots: np.ndarray) -> np.ndarray:
-    """Some rows of a memory map in memory; a run of neighbours is a single copy."""
-    if len(slots) > 1 and bool((np.diff(slots) == 1).all()):
-        return np.array(numbers[slots[0] : slots[-1] + 1])
-    return numbers[slots]
+    Args:
+        shapes: shape of one picture's features per kind.
+        digests: content hash of each picture.
+        fingerprint: of the weights and the preprocessing.
+        lower_fingerprints: for each kind "hidden:N" the fingerprint of what lies below the last N blocks.
+    """
+    return {
+        "key": sha256_text(json.dumps([fingerprint, sorted(shapes), DTYPE, list(digests)])),
+        "dtype": DTYPE,
+        "shapes": dict(shapes),
+        "digests": list(digests),
+        "fingerprint": fingerprint,
+        "lower_fingerprints": dict(lower_fingerprints or {}),
+    }
 
 
 def unique_rows(digests: Sequence[str]) -> tuple[np.ndarray, int]:
@@ -213,3 +214,10 @@ def n_bytes(shape: Sequence[int]) -> int:
 def file_of(path: Path, kind: str) -> Path:
     """File of a kind inside the folder of a store."""
     return path / f"{kind.replace(':', '_')}.{DTYPE}"
+
+
+def _copied(numbers: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """Some rows of a memory map in memory; a run of neighbours is a single copy."""
+    if len(slots) > 1 and bool((np.diff(slots) == 1).all()):
+        return np.array(numbers[slots[0] : slots[-1] + 1])
+    return numbers[slots]

@@ -5,24 +5,29 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from geocbm.encoders.features.progress import DoneRows, ProgressBar, forget_progress, missing_rows, runs_of
+from geocbm.data.images.pictures import open_picture
 from geocbm.encoders.features.store import (
-    DTYPE,
     Batches,
     FeatureStore,
     OnTheFlyFeatures,
     file_of,
+    manifest_of,
     n_bytes,
-    store_key,
     unique_rows,
 )
 from geocbm.encoders.processes import (
@@ -34,40 +39,118 @@ from geocbm.encoders.processes import (
     process_index,
     raise_together,
 )
-from geocbm.errors import MismatchError, NoSpaceError
-from geocbm.files import write_json
+from geocbm.errors import MismatchError, NoSpaceError, ParameterError, UserError
+from geocbm.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from geocbm.encoders import ImageEncoder
 
 Encoder = TypeVar("Encoder")
 
+READERS = 2
+"""Threads that read and preprocess pictures."""
+
+HALF_MAX = 65504.0
+"""Largest finite number in half precision."""
+
 _GIGABYTE = 1e9
+_PROGRESS = "progress_{}.json"
+"""File in which a process keeps the ranges of rows that it has finished: what any of them says is done is done."""
 
 
-@dataclass(frozen=True)
-class StoreContent:
-    """What a store holds, before it is written.
+def encode_features(
+    encoder: ImageEncoder,
+    files: Sequence[str | Path],
+    digests: Sequence[str],
+    cache_dir: str | Path,
+    kinds: Sequence[str] = ("pooled", "tokens"),
+    batch_size: int = 64,
+    max_cache_gb: float = 60.0,
+    progress: bool = True,
+) -> FeatureStore:
+    """Encode pictures once, or open what an earlier call stored.
 
-    Attributes:
-        shapes: shape of one picture's features per kind.
-        digests: content hash of each picture.
-        fingerprint: of the weights and the preprocessing.
-        lower_fingerprints: for each kind "hidden:N" the fingerprint of what lies below the last N blocks.
+    A call that was interrupted is resumed where its last whole batch ended.
+
+    Args:
+        encoder: frozen image encoder, on the device that computes.
+        files: n picture files.
+        digests: content hash of each file.
+        cache_dir: folder of all stores.
+        kinds: any of "pooled", "tokens", "hidden:N".
+        batch_size: pictures per pass.
+        max_cache_gb: above this size (in 10^9 bytes) nothing is stored and every read encodes again.
+        progress: print the size before, and the progress during the encoding.
+
+    Raises:
+        NoSpaceError: the disk cannot hold the store; nothing has been written.
+        UserError: a picture cannot be read or gives features that are not numbers.
     """
+    if len(files) != len(digests):
+        raise ParameterError(f"there are {len(files)} files but {len(digests)} digests; give one digest per file")
+    shapes = _checked_shapes(encoder, kinds, batch_size)
 
-    shapes: dict[str, tuple[int, ...]]
-    digests: list[str]
-    fingerprint: str
-    lower_fingerprints: dict[str, str] = field(default_factory=dict)
+    def encode(encoder: ImageEncoder, rows: np.ndarray, wanted: Sequence[str]) -> Batches:
+        return _encode_files(encoder, [files[row] for row in rows], wanted, batch_size)
 
-    def manifest(self) -> dict[str, Any]:
-        """The manifest of the store, its key with it."""
-        key = store_key(self.fingerprint, list(self.shapes), self.digests)
-        return {"key": key, "dtype": DTYPE} | asdict(self)
+    lower = {kind: encoder.lower_fingerprint(int(kind.split(":")[1])) for kind in shapes if kind.startswith("hidden:")}
+    manifest = manifest_of(shapes, digests, encoder.fingerprint(), lower)
+    return open_or_write(encoder, encode, manifest, Path(cache_dir), max_cache_gb, progress)
+
+
+def re_encode(
+    hidden_store: FeatureStore,
+    encoder: ImageEncoder,
+    top_blocks: int,
+    kinds: Sequence[str] = ("pooled", "tokens"),
+    cache_dir: str | Path = "data/cache",
+    batch_size: int = 64,
+    max_cache_gb: float = 60.0,
+    progress: bool = True,
+) -> FeatureStore:
+    """Features of an encoder whose last blocks were trained, from the stored activations that enter them.
+
+    Args:
+        hidden_store: a store with the kind "hidden:N" for N = `top_blocks`, made before the training.
+        encoder: the encoder with its trained blocks, on the device that computes.
+        top_blocks: how many last blocks were trained.
+        kinds: "pooled", "tokens" or both.
+        cache_dir: folder of all stores.
+        batch_size: pictures per pass.
+        max_cache_gb: above this size nothing is stored and every read computes again.
+        progress: print the size before, and the progress during the encoding.
+
+    Raises:
+        MismatchError: the activations were made by an encoder whose lower blocks differ.
+        ParameterError: the store lacks them, or a kind is impossible.
+    """
+    source = f"hidden:{top_blocks}"
+    hidden_store.shape(source)
+    shapes = _checked_shapes(encoder, kinds, batch_size)
+    if not set(kinds) <= {"pooled", "tokens"}:
+        raise ParameterError(f"kinds is {list(kinds)}; stored activations give only 'pooled' and 'tokens'")
+    if hidden_store.lower_fingerprints[source] != encoder.lower_fingerprint(top_blocks):
+        raise MismatchError(
+            f"the stored activations '{source}' were made by other lower blocks than those of '{encoder.name}'; encode "
+            "the pictures again with this encoder"
+        )
+
+    def encode(encoder: ImageEncoder, rows: np.ndarray, wanted: Sequence[str]) -> Batches:
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            hidden = hidden_store.read(source, part).to(encoder.device)
+            with torch.inference_mode(), _single_precision(hidden.device):
+                features = encoder.upper(hidden, top_blocks)._asdict()
+            yield _in_half({kind: features[kind] for kind in wanted}, [f"row {row}" for row in part], encoder.name)
+
+    manifest = manifest_of(shapes, hidden_store.digests, encoder.fingerprint())
+    return open_or_write(encoder, encode, manifest, Path(cache_dir), max_cache_gb, progress)
 
 
 def open_or_write(
     encoder: Encoder,
     encode: Callable[[Encoder, np.ndarray, Sequence[str]], Batches],
-    content: StoreContent,
+    manifest: dict[str, Any],
     cache_dir: Path,
     max_cache_gb: float,
     progress: bool,
@@ -80,7 +163,7 @@ def open_or_write(
     Args:
         encoder: what `encode` works with.
         encode: encodes the pictures in some rows into some kinds, batch by batch, in order.
-        content: what the store is to hold.
+        manifest: of `manifest_of`, what the store is to hold.
         cache_dir: folder of all stores.
         max_cache_gb: above this size (in 10^9 bytes) nothing is written.
         progress: print the size before, and the progress.
@@ -88,93 +171,91 @@ def open_or_write(
     Returns:
         A store on disk, or one that encodes at every read if it would be larger than `max_cache_gb`.
     """
-    manifest, shapes, digests = content.manifest(), content.shapes, content.digests
-    key = manifest["key"]
-    path = cache_dir / key[:32]
-    if len(set(all_gather_object(key))) > 1:
+    path, shapes = cache_dir / manifest["key"][:32], manifest["shapes"]
+    if len(set(all_gather_object(manifest["key"]))) > 1:
         raise MismatchError("the processes hold other weights or pictures than each other; start them all afresh")
     # Only the main process looks: on a network disk another could see an older state and go another way.
     if broadcast_object(is_main_process() and (path / "manifest.json").is_file()):
-        return FeatureStore.open(path, digests, content.fingerprint)
-    slots, n_unique = unique_rows(digests)
-    total = n_unique * sum(n_bytes(shape) for shape in shapes.values())
+        return FeatureStore.open(path, manifest["digests"], manifest["fingerprint"])
+    slots, n = unique_rows(manifest["digests"])
+    row_bytes = sum(map(n_bytes, shapes.values()))
+    gigabytes = n * row_bytes / _GIGABYTE
     progress = progress and is_main_process()
-    if total > max_cache_gb * _GIGABYTE:
+    if gigabytes > max_cache_gb:
         if progress:
             print(
-                f"features of {n_unique} pictures would take {total / _GIGABYTE:.2f} GB, more than max_cache_gb = "
-                f"{max_cache_gb:g}: they are encoded at every read"
+                f"features of {n} pictures would take {gigabytes:.2f} GB, more than max_cache_gb = {max_cache_gb:g}: "
+                "they are encoded at every read"
             )
         # Training changes the encoder in place; these features stay those of the weights as they are now.
         return OnTheFlyFeatures(manifest, partial(encode, copy.deepcopy(encoder)))
 
-    gaps = broadcast_object(runs_of(missing_rows(path, n_unique)) if is_main_process() else None)
-    missing = np.concatenate([np.zeros(0, np.int64), *(np.arange(start, stop) for start, stop in gaps)])
-    on_main(lambda: _check_space(cache_dir, len(missing) * (total // n_unique if n_unique else 0)))
+    done = broadcast_object(finished_rows(path.glob(_PROGRESS.format("*")), n) if is_main_process() else None)
+    missing = np.flatnonzero(~done)
+    on_main(lambda: _check_space(cache_dir, len(missing) * row_bytes))
     if progress:
-        n_done = n_unique - len(missing)
-        begun = f", {n_done} of them are there already" if n_done else ""
-        print(f"encoding {n_unique} pictures ({', '.join(shapes)}): {total / _GIGABYTE:.3f} GB{begun}")
-    on_main(lambda: _allocate(path, shapes, n_unique))
+        begun = f", {n - len(missing)} of them are there already" if len(missing) < n else ""
+        print(f"encoding {n} pictures ({', '.join(shapes)}): {gigabytes:.3f} GB{begun}")
+    on_main(lambda: _allocate(path, shapes, n))
     started = time.monotonic()
     first = np.unique(slots, return_index=True)[1]  # the first picture of each content, in the order of the slots
     share = np.array_split(missing, process_count())[process_index()]
-    bar = ProgressBar(n_unique, n_unique - len(missing), progress, process_count())
-    raise_together(lambda: _write(path, shapes, share, encode(encoder, first[share], tuple(shapes)), bar))
+    batches = _counted(encode(encoder, first[share], tuple(shapes)), n, n - len(missing), progress)
+    raise_together(lambda: _write(path, shapes, n, share, batches))
     if progress:
         seconds = max(time.monotonic() - started, 1e-9)
         print(f"encoded {len(missing)} pictures in {seconds:.1f} s ({len(missing) / seconds:.1f} per second)")
     on_main(lambda: _finish(path, manifest))
-    return FeatureStore.open(path, digests, content.fingerprint)
+    return FeatureStore.open(path, manifest["digests"], manifest["fingerprint"])
+
+
+def finished_rows(files: Iterable[Path], n: int) -> np.ndarray:
+    """Which of n rows are safely on disk, `(n,)` bool, by the files in which processes keep what they have finished."""
+    done = np.zeros(n, dtype=bool)
+    for file in files:
+        for start, stop in read_json(file)["done"]:
+            done[start:stop] = True
+    return done
+
+
+def _runs(rows: np.ndarray) -> list[np.ndarray]:
+    """Ascending rows cut where there is a gap."""
+    return [run for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(run)]
 
 
 def _allocate(path: Path, shapes: dict[str, tuple[int, ...]], n: int) -> None:
     """Give every file its final size, so that each process can write its own range of it."""
     path.mkdir(parents=True, exist_ok=True)
     for kind, shape in shapes.items():
-        file = file_of(path, kind)
-        file.touch()
-        os.truncate(file, n * n_bytes(shape))
+        file_of(path, kind).touch()
+        os.truncate(file_of(path, kind), n * n_bytes(shape))
 
 
-def _write(
-    path: Path, shapes: dict[str, tuple[int, ...]], rows: np.ndarray, batches: Batches, bar: ProgressBar
-) -> None:
-    """Write the features of ascending rows, batch by batch; the progress follows what is safely on disk.
-
-    Args:
-        path: folder of the store, its files allocated.
-        shapes: shape of one picture's features per kind.
-        rows: rows of the files.
-        batches: their features, in this order.
-        bar: counts them.
-    """
-    streams = {kind: file_of(path, kind).open("r+b") for kind in shapes}
-    done, position = DoneRows(path, process_index()), 0
-    try:
+def _write(path: Path, shapes: dict[str, tuple[int, ...]], n: int, rows: np.ndarray, batches: Batches) -> None:
+    """Write the features of ascending rows, batch by batch; the progress follows what is safely on disk."""
+    progress = path / _PROGRESS.format(process_index())
+    done = finished_rows([progress] if progress.is_file() else [], n)  # of an earlier process with this number
+    with ExitStack() as stack:
+        streams = {kind: stack.enter_context(file_of(path, kind).open("r+b")) for kind in shapes}
         for batch in batches:
-            chosen = rows[position : position + len(next(iter(batch.values())))]
+            chosen, rows = np.split(rows, [len(next(iter(batch.values())))])
             for kind, numbers in batch.items():
                 written = 0
-                for start, stop in runs_of(chosen):
-                    streams[kind].seek(start * n_bytes(shapes[kind]))
-                    streams[kind].write(np.ascontiguousarray(numbers[written : written + stop - start]).data)
-                    written += stop - start
+                for run in _runs(chosen):
+                    streams[kind].seek(int(run[0]) * n_bytes(shapes[kind]))
+                    streams[kind].write(np.ascontiguousarray(numbers[written : written + len(run)]).data)
+                    written += len(run)
                 streams[kind].flush()
                 os.fsync(streams[kind].fileno())
-            done.add(chosen)
-            position += len(chosen)
-            bar.step(len(chosen))
-    finally:
-        bar.close()
-        for stream in streams.values():
-            stream.close()
+            done[chosen] = True
+            write_json(progress, {"done": [[int(run[0]), int(run[-1]) + 1] for run in _runs(np.flatnonzero(done))]})
 
 
 def _finish(path: Path, manifest: dict[str, Any]) -> None:
     """Declare the store whole."""
     write_json(path / "manifest.json", manifest)
-    forget_progress(path)
+    for file in path.glob(_PROGRESS.format("*")):
+        file.unlink(missing_ok=True)
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -188,3 +269,116 @@ def _check_space(folder: Path, needed: int) -> None:
             f"the features need {needed / _GIGABYTE:.2f} GB but the disk has {free / _GIGABYTE:.2f} GB free; set "
             "GEOCBM_DATA to a larger disk, or lower max_cache_gb to encode at every read"
         )
+
+
+def _counted(batches: Batches, n: int, done: int, shown: bool) -> Batches:
+    """Pass batches on and say how far they are: a bar on a terminal; elsewhere a line a minute, for a notebook's sake.
+
+    Several processes count in steps of all of them, as if they were equally fast.
+    """
+    from tqdm import tqdm
+
+    processes, last_line = process_count(), time.monotonic()
+    on_terminal = shown and sys.stderr.isatty()
+    with tqdm(total=n, initial=done, unit="picture", mininterval=0.5, leave=False, disable=not on_terminal) as bar:
+        for batch in batches:
+            yield batch
+            size = min(len(next(iter(batch.values()))) * processes, n - done)
+            done += size
+            bar.update(size)
+            if shown and not on_terminal and time.monotonic() - last_line > 60:
+                last_line = time.monotonic()
+                print(f"encoded {'about ' if processes > 1 else ''}{done} of {n} pictures")
+
+
+def _encode_files(encoder: ImageEncoder, files: Sequence[str | Path], kinds: Sequence[str], batch_size: int) -> Batches:
+    """Encode files batch by batch while threads read the next ones."""
+
+    def load(batch: Sequence[str | Path]) -> Tensor:
+        return encoder.preprocess([open_picture(file) for file in batch])
+
+    batches = deque(files[start : start + batch_size] for start in range(0, len(files), batch_size))
+    with ThreadPoolExecutor(max_workers=READERS) as pool:
+        waiting: deque[tuple[Sequence[str | Path], Future[Tensor]]] = deque()
+        try:
+            while batches or waiting:
+                while batches and len(waiting) <= READERS:
+                    batch = batches.popleft()
+                    waiting.append((batch, pool.submit(load, batch)))
+                batch, future = waiting.popleft()
+                features = _encode_batch(encoder, future.result().to(encoder.device), kinds)
+                yield _in_half(features, [str(file) for file in batch], encoder.name)
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _encode_batch(encoder: ImageEncoder, pixels: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
+    """All kinds of features of one batch."""
+    depths = sorted((int(kind.split(":")[1]) for kind in kinds if kind.startswith("hidden:")), reverse=True) or [0]
+    with torch.inference_mode(), _single_precision(pixels.device):
+        result = {f"hidden:{depth}": encoder.lower(pixels, depth) for depth in depths}
+        if "pooled" in kinds or "tokens" in kinds:
+            result |= encoder.upper(result[f"hidden:{depths[0]}"], depths[0])._asdict()
+    return {kind: result[kind] for kind in kinds}
+
+
+@contextmanager
+def _single_precision(device: torch.device) -> Iterator[None]:
+    """Compute in float32 whatever is set around, so that one key names one set of numbers.
+
+    Mixed precision is off inside the block, and so is TF32, which cuDNN uses for convolutions unless told otherwise.
+    """
+    backends: Any = torch.backends
+    switches = (backends.cudnn.conv, backends.cuda.matmul) if device.type == "cuda" else ()
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
+
+
+def _in_half(features: dict[str, Tensor], names: Sequence[str], encoder_name: str) -> dict[str, np.ndarray]:
+    """Features of the pictures of these names in half precision, clipped to its range with a warning.
+
+    Raises:
+        UserError: they are not numbers; the message names the first picture.
+    """
+    halves = {}
+    for kind, numbers in features.items():
+        if bool((numbers.abs() > HALF_MAX).any()):
+            warnings.warn(
+                f"some features exceed {HALF_MAX:g}, the range of half precision, and are clipped", stacklevel=2
+            )
+        halves[kind] = numbers.clamp(-HALF_MAX, HALF_MAX).half().cpu().numpy()
+        bad = np.isnan(halves[kind].reshape(len(names), -1)).any(axis=1)
+        if bad.any():
+            raise UserError(
+                f"the {kind} features of '{names[int(bad.argmax())]}' are not numbers; the encoder '{encoder_name}' "
+                "is damaged"
+            )
+    return halves
+
+
+def _checked_shapes(encoder: ImageEncoder, kinds: Sequence[str], batch_size: int) -> dict[str, tuple[int, ...]]:
+    """Shape of one picture's features per kind, the kinds sorted and without repeats."""
+    if batch_size < 1:
+        raise ParameterError(f"batch_size is {batch_size}; use at least 1")
+    if not kinds:
+        raise ParameterError("kinds is empty; use 'pooled', 'tokens' or 'hidden:N'")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for kind in sorted(set(kinds)):
+        name, _, depth = kind.partition(":")
+        if kind == "pooled":
+            shapes[kind] = (encoder.pooled_dim,)
+        elif kind == "tokens":
+            shapes[kind] = (encoder.grid[0] * encoder.grid[1], encoder.token_dim)
+        elif name == "hidden" and depth.isdecimal():
+            shapes[kind] = encoder.hidden_shape(int(depth))
+        else:
+            raise ParameterError(f"the kind of features '{kind}' is unknown; use 'pooled', 'tokens' or 'hidden:N'")
+    return shapes
