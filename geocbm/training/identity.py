@@ -10,13 +10,14 @@ from dataclasses import asdict, is_dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geocbm.files import source
 from geocbm.training.checkpoints import Checkpoint, trainable_state
 from geocbm.training.loader import RowLoader, digest_of
 from geocbm.training.settings import TrainingSettings
@@ -36,35 +37,26 @@ _PACKAGE = __name__.partition(".")[0]
 _PLAIN = (bool, int, float, str, bytes, tuple, list, dict, type(None), Tensor, np.ndarray)
 
 
-def code_files(model: nn.Module, loss: Callable[..., Any]) -> list[Path | None]:
-    """Source files of the program that a training runs through; None for a module without one, such as a notebook.
+def code_files(model: nn.Module, loss: Callable[..., Any]) -> dict[Path, str]:
+    """Digest of each source file of the program that a training runs through.
 
-    Args:
-        model: the model; its classes count.
-        loss: its module counts, and every module of this package that is reached from there.
+    It begins with the loop and the modules of the loss and of the model's classes, and follows their imports through
+    this package; a module without a file, such as a notebook, has none.
     """
-    home = _module_of(loss)
-    waiting = {home, __name__, f"{_PACKAGE}.training.loop", *(type(each).__module__ for each in model.modules())}
-    reached: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        reached.add(name)
-        waiting |= {each for each in _modules_named_in(name) if each.partition(".")[0] == _PACKAGE} - reached
-    top = (_PACKAGE, home.partition(".")[0], "__main__")
-    own = sorted(name for name in reached if name.partition(".")[0] in top)
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in own]
-    return [Path(file) if file else None for file in files]
+    files = [Path(file).resolve() for name in _own_modules(model, loss) if (file := _file_of(name))]
+    return dict(sorted(source.module_digests(files).items()))
 
 
-def _modules_named_in(name: str) -> Iterator[str]:
-    """Modules that a module has imported, and those of the functions and classes that it has imported."""
-    for value in list(vars(sys.modules[name]).values()) if name in sys.modules else ():
-        if isinstance(value, ModuleType):
-            # A package holds each of its submodules that anybody has imported, which says nothing of this program.
-            if not value.__name__.startswith(f"{name}."):
-                yield value.__name__
-        elif isinstance(module := getattr(value, "__module__", None), str):
-            yield module
+def _own_modules(model: nn.Module, loss: Callable[..., Any]) -> set[str]:
+    """Modules of the loop, the loss and the model's classes, those of libraries left out."""
+    home = str(_unwrapped(loss).__module__)
+    own = (_PACKAGE, home.partition(".")[0], "__main__")
+    named = {home, f"{_PACKAGE}.training.loop", *(type(each).__module__ for each in model.modules())}
+    return {name for name in named if name.partition(".")[0] in own}
+
+
+def _file_of(module: str) -> str | None:
+    return getattr(sys.modules.get(module), "__file__", None)
 
 
 def code_digest(model: nn.Module, loss: Callable[..., Any]) -> str:
@@ -73,9 +65,9 @@ def code_digest(model: nn.Module, loss: Callable[..., Any]) -> str:
     Of what stands in cells of a notebook, which has no file, the source counts that IPython keeps, with the functions
     and the plain values that it names; of a loss that is an object also its plain values, such as weights.
     """
-    files = [file.read_text(encoding="utf-8") for file in code_files(model, loss) if file]
     cells = sorted({text for each in (loss, *model.modules()) for text in _cell_sources(each, set())})
-    return digest_of(*files, *cells, *_plain_state(loss))
+    names = [_unwrapped(each).__qualname__ for each in (loss, *model.modules())]
+    return digest_of(*code_files(model, loss).values(), *names, *cells, *_plain_state(loss))
 
 
 def code_is_known(model: nn.Module, loss: Callable[..., Any]) -> bool:
@@ -83,14 +75,15 @@ def code_is_known(model: nn.Module, loss: Callable[..., Any]) -> bool:
     import psutil
 
     began = psutil.Process().create_time()
-    return all(file is not None and file.stat().st_mtime < began for file in code_files(model, loss))
+    has_files = all(_file_of(name) for name in _own_modules(model, loss))
+    return has_files and all(file.stat().st_mtime < began for file in code_files(model, loss))
 
 
-def _module_of(value: Any) -> str:
-    """Module that a function, or the class of an object, is written in."""
+def _unwrapped(value: Any) -> Any:
+    """The function that was called in the end, or the class of an object."""
     while isinstance(value, partial):
         value = value.func
-    return str(getattr(value, "__module__", None) or type(value).__module__)
+    return value if hasattr(value, "__qualname__") else type(value)
 
 
 def _cell_sources(value: Any, seen: set[int]) -> Iterator[str]:
@@ -100,7 +93,7 @@ def _cell_sources(value: Any, seen: set[int]) -> Iterator[str]:
         value = value.func
     value = inspect.unwrap(value) if callable(value) and not isinstance(value, nn.Module) else value
     code = value if isinstance(value, type | FunctionType) else type(value)
-    if id(code) in seen or getattr(sys.modules.get(code.__module__), "__file__", None):
+    if id(code) in seen or _file_of(code.__module__):
         return
     seen.add(id(code))
     try:

@@ -1,6 +1,5 @@
 """Digests of code, packages, files, folders and tables: what a notebook depends on, told without running it."""
 
-import ast
 import csv
 import functools
 import glob
@@ -11,7 +10,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from geocbm.files import sha256_file, sha256_text
+from geocbm.files import sha256_file, sha256_text, source
 from geocbm.workbench.parameters import read_cells
 
 LIBRARIES = (
@@ -40,63 +39,8 @@ def code_digest(py_file: Path) -> str:
     texts = []
     for cell in read_cells(py_file):
         if cell.kind == "code" and "parameters" not in cell.tags and cell.source.strip():
-            texts.append(_syntax(cell.source))
+            texts.append(source.syntax(cell.source))
     return sha256_text("\n".join(texts))
-
-
-def _syntax(source: str) -> str:
-    """The syntax tree as text, without comments, layout and docstrings; the source itself where it cannot be parsed."""
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        return source
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:
-            first = body[0]
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = body[1:]
-    return ast.dump(tree)
-
-
-@functools.lru_cache(maxsize=512)
-def _module(file: Path, _size: int, _changed: int, package: Path) -> tuple[str, tuple[Path, ...]]:
-    """Digest of a module's code and the files of the package's modules that it imports, also inside functions."""
-    source = file.read_text(encoding="utf-8")
-    return sha256_text(_syntax(source)), tuple(_imports(source, file, package))
-
-
-def _imports(source: str, file: Path, package: Path) -> list[Path]:
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        return []
-    names: list[str] = []
-    root = package.parent
-    inside = file.relative_to(root).with_suffix("").parts if file.is_relative_to(root) else ()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            # Level 1 is the module's own package, whether the file is a module or an __init__.
-            base = list(inside[: len(inside) - node.level]) if node.level else []
-            stem = ".".join([*base, *([node.module] if node.module else [])])
-            names += [stem, *(f"{stem}.{alias.name}" for alias in node.names)]
-    found: list[Path] = []
-    for name in names:
-        parts = name.split(".")
-        if parts[0] not in (package.name, f"{package.name}_atlas"):
-            continue
-        for length in range(1, len(parts) + 1):
-            place = package.parent.joinpath(*parts[:length])
-            for candidate in (place.with_suffix(".py"), place / "__init__.py"):
-                if candidate.is_file():
-                    found.append(candidate)
-    return found
 
 
 def source_digests(py_file: Path, package: Path | None = None) -> dict[str, str]:
@@ -111,29 +55,21 @@ def source_digests(py_file: Path, package: Path | None = None) -> dict[str, str]
     """
     # Cell by cell, so that one cell that is no pure Python does not hide the imports of the others.
     code = [cell.source for cell in read_cells(py_file) if cell.kind == "code"]
-    return _closure(code, py_file, package or Path(__file__).resolve().parents[1])
+    return _closure(code, py_file, package or source.PACKAGE)
 
 
 def module_digests(module: str) -> dict[str, str]:
     """Digests of one module of this package and of all it imports from the package."""
-    return _closure([f"import {module}"], Path(), Path(__file__).resolve().parents[1])
+    return _closure([f"import {module}"], Path(), source.PACKAGE)
 
 
 def _closure(code: Iterable[str], file: Path, package: Path) -> dict[str, str]:
     """Follow the imports of pieces of code through the package."""
-    waiting = [each for source in code for each in _imports(source, file, package)]
-    digests: dict[str, str] = {}
-    seen: set[Path] = set()
-    while waiting:
-        file = waiting.pop()
-        if file in seen:
-            continue
-        seen.add(file)
-        status = file.stat()
-        digest, further = _module(file, status.st_size, status.st_mtime_ns, package)
-        name = ".".join(file.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
-        digests[name] = digest
-        waiting += further
+    first = [each for text in code for each in source.imported_files(text, file, package)]
+    digests = {
+        ".".join(found.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): digest
+        for found, digest in source.module_digests(first, package).items()
+    }
     if digests:
         digests["package data"] = _package_data(package)
     return dict(sorted(digests.items()))
