@@ -9,17 +9,19 @@
 # %% [markdown]
 # # Which run is better, where, and by more than noise?
 #
-# Every run leaves its parameters, its figures and its answers behind. This page puts runs side by side: what was set differently,
-# which figures differ, and whether a difference is more than the luck of the test images. The first run of the list is the one
+# Every run leaves its parameters, its metrics and its answers behind. This page puts runs side by side: what was set differently,
+# which metrics differ, and whether a difference is more than the luck of the test images. The first run of the list is the one
 # this page belongs to; the others are held against it.
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
-runs: list[str] = []  # runs to compare; empty: every run that has figures
+runs: list[str] = []  # runs to compare; empty: every run that has metrics
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 seed: int = 0  # seed of the resamples
 
 # %%
+import pandas as pd
+
 from geocbm import plots
 from geocbm.evaluation.compare_runs import differences, load_runs, parameters, places, seeds
 from geocbm.files import paths
@@ -37,11 +39,26 @@ print(*load_runs.problems(compared), sep="\n")
 # %% [markdown]
 # ## In short
 #
-# Each run against the first, in words: "better" and "worse" are said of the run in the row. The sections below hold the numbers.
+# Each run against the first: "better" and "worse" are said of the run in the row, beyond noise. The sections below hold the numbers.
+# Metrics on other test images say as much of the images as of the runs.
 
 # %%
 table = differences.differences(compared, bootstrap, seed)
-nb.table(differences.conclusions(table, compared), caption=f"Each run against {first.name}", index=False)
+in_short = []
+for other in compared[1:]:
+    own = table[table["run"] == other.name]
+    changed = parameters.different_parameters([first, other]).to_numpy()
+    known = parameters.settings(first) and parameters.settings(other)
+    named = {sign: ", ".join(metric(key).label for key in own.loc[own["better"] == sign, "metric"]) for sign in (1, -1)}
+    in_short.append({
+        "run": other.name,
+        "set differently": "; ".join(f"{key}: {now} instead of {was}" for key, was, now in changed) if known else "not known",
+        "better": named[1],
+        "worse": named[-1],
+        "metrics compared": len(own),
+        "test images": "none" if own.empty else "the same" if own["paired"].all() else "others",
+    })  # fmt: skip
+nb.table(pd.DataFrame(in_short), caption=f"Each run against {first.name}", index=False)
 
 # %% [markdown]
 # ## What was set differently?
@@ -54,13 +71,13 @@ nb.table(parameters.different_parameters(compared), caption="Parameters that dif
 print(*parameters.made_otherwise(compared), sep="\n")
 
 # %% [markdown]
-# ## Which figures differ?
+# ## Which metrics differ?
 #
-# As each run has measured them, on its own test split, with 95 % intervals where it has measured one. All figures of all runs
+# As each run has measured them, on its own test split, with 95 % intervals where it has measured one. All metrics of all runs
 # stand at the end of this page.
 
 # %%
-nb.table(load_runs.headlines(compared), caption="The figures that matter most", index=False)
+nb.table(load_runs.headlines(compared), caption="The metrics that matter most", index=False)
 
 # %% [markdown]
 # ## By more than noise?
@@ -71,11 +88,17 @@ nb.table(load_runs.headlines(compared), caption="The figures that matter most", 
 #
 # Who compares often finds differences by luck. So the intervals are **simultaneous**: all of them hold together in 95 of 100 cases,
 # and a difference counts when its interval excludes 0. They are taken from the bootstrap of the largest deviation, because the
-# figures of a run vary together and Holm's rule, which does not know that, would see less.
+# metrics of a run vary together and Holm's rule, which does not know that, would see less.
+# A difference smaller than "smallest it could show" could not have been seen with these images: "no difference beyond noise" does not
+# say that the runs are equal. Intervals are over images alone; another seed of training may move these metrics too.
 
 # %%
 nb.table(differences.verdicts(table, compared), caption=f"Verdicts, each run against {first.name}", index=False)
-print(*differences.how_many(table), sep="\n")
+for paired, images in ((True, "on the same images"), (False, "between other images")):
+    count = (table["low"].notna() & (table["paired"] == paired)).sum()
+    print(
+        f"Comparisons {images}: {count}, whose intervals hold together with a probability of {differences.LEVEL:.0%}."
+    )
 
 # %%
 if len(table):
@@ -90,14 +113,23 @@ if len(table):
 # for all countries with at least ten test images. Only runs with the same test images have such a map.
 
 # %%
-print(differences.other_images(compared))
 paired = differences.same_images(compared)
+left_out = {other.name for other in compared[1:]} - {other.name for other in paired}
+print(f"Not on the same test images, and left out here: {', '.join(sorted(left_out)) or 'none'}.")
 if gains := {other.name: places.gain_by_region(first, other) for other in paired}:
     nb.show(plots.gain_map(gains, first.name, f"Where is it better than {first.name}?"), preview=True)
 
+
 # %%
+def count_changes(tables, noun):
+    """Print for each run how many rows of its table changed beyond noise."""
+    for name, changes in tables.items():
+        better, worse = (changes["better"] == 1).sum(), (changes["better"] == -1).sum()
+        print(f"{name}: of {len(changes):,} {noun}, {better} better and {worse} worse beyond noise.")
+
+
 by_country = {other.name: places.country_gains(first, other, n=bootstrap, seed=seed) for other in paired}
-print(*places.changed_beyond_noise(by_country, "countries"), sep="\n")
+count_changes(by_country, "countries")
 ends = {"gain": "geoscore_change", "low": "geoscore_change_low", "high": "geoscore_change_high"}
 score = metric("stage2.geoscore")
 shown = {"first": score.relabelled("GeoScore of the first run"), "this": score.relabelled("of this run")}
@@ -113,13 +145,13 @@ if len(changes := places.top_changes(by_country)):
 
 # %%
 confusions = {other.name: places.confusion_changes(first, other) for other in paired}
-print(*places.changed_beyond_noise(confusions, "confusions of countries"), sep="\n")
+count_changes(confusions, "confusions of countries")
 if len(changes := places.top_changes(confusions)):
     nb.table(changes, caption="Confusions that change most", index=False)
 
 # %%
 concepts = {other.name: places.concept_changes(first, other) for other in paired}
-print(*places.changed_beyond_noise(concepts, "concepts"), sep="\n")
+count_changes(concepts, "concepts")
 if len(changes := places.top_changes(concepts)):
     nb.table(changes, caption="Concepts that change most", index=False)
 
@@ -127,11 +159,15 @@ if len(changes := places.top_changes(concepts)):
 # ## How much is luck of the seed?
 #
 # The intervals above are over test images: they say nothing of another seed of training. Runs that differ in that seed alone are
-# taken together here, with intervals over images and seeds.
+# taken together here, with intervals over images and seeds. With fewer than five seeds these understate how far another may lie off.
 
 # %%
 groups = seeds.seed_groups(compared)
-print(seeds.seeds_remark(groups))
+several = [group for group in groups if len(group.runs) > 1]
+for group in several:
+    print(f"Taken together: {', '.join(one.name for one in group.runs)} (seeds {', '.join(group.seeds)}).")
+if not several:
+    print("No two of these runs differ in the seed of training alone: nothing can be said of the luck of a seed.")
 pooled = seeds.pooled(groups, bootstrap, seed)
 if len(pooled):
     nb.table(seeds.pooled_table(pooled), caption="Over seeds of training", index=False)
@@ -150,15 +186,14 @@ if len(between):
 nb.show(plots.compare_histories(load_runs.learning_curves(compared)))
 
 # %% [markdown]
-# ## All figures
+# ## All metrics
 #
 # Everything that any of the runs has measured, by the name it has in `metrics.json`.
 
 # %%
-everything = load_runs.all_figures(compared)
-folded = (
-    f"<details><summary>{len(everything):,} figures</summary>{words.table_html(everything, '', 2000, False)}</details>"
-)
+everything = load_runs.all_metrics(compared)
+listed = words.table_html(everything, "", 2000, False)
+folded = f"<details><summary>{len(everything):,} metrics</summary>{listed}</details>"
 nb.html(folded, everything.to_string())
 
 # %% tags=["nbval-check-output"]

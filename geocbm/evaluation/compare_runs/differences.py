@@ -8,17 +8,10 @@ import numpy as np
 import pandas as pd
 
 from geocbm.evaluation.compare_runs.load_runs import ComparedRun
-from geocbm.evaluation.compare_runs.parameters import (
-    only_seeds_differ,
-    only_stage0_differs,
-    settings,
-    skips_stage0,
-    what_differs,
-)
 from geocbm.metrics import FEWEST_BLOCKS, NO_INTERVAL, Resamples, metric, simultaneous_intervals, spatial_blocks
-from geocbm.metrics.table import LOWER
+from geocbm.metrics.table import LOWER, Metric
 
-FIGURES = {
+COMPARED = {
     "stage2.median_km": ("km", "median"),
     "stage2.geoscore": ("geoscore", "mean"),
     "stage2.country_acc": ("country_right", "mean"),
@@ -33,7 +26,7 @@ LEVEL = 0.95
 """Probability with which all intervals of a kind hold together."""
 
 COLUMNS = [
-    "run", "figure", "images", "paired", "reference", "value", "difference", "low", "high", "better", "verdict"
+    "run", "metric", "images", "paired", "reference", "value", "difference", "low", "high", "better", "verdict"
 ]  # fmt: skip
 
 
@@ -56,19 +49,8 @@ def same_images(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     return [other for other in runs[1:] if aligned(runs[0], other) is not None]
 
 
-def other_images(runs: Sequence[ComparedRun]) -> str:
-    """In a sentence, which runs cannot be compared with the first image by image."""
-    shared = [run.name for run in same_images(runs)]
-    names = [run.name for run in runs[1:] if run.name not in shared]
-    if len(runs) == 1:
-        return "There is no other run."
-    if not names:
-        return f"All {len(shared)} others have answered the same test images." if len(shared) > 1 else ""
-    return f"Not on the same test images, and left out here: {', '.join(names)}."
-
-
 def comparable(key: str, one: ComparedRun, other: ComparedRun) -> bool:
-    """Whether a figure means the same in two runs: cells must be the same cells, concepts the same vocabulary."""
+    """Whether a metric means the same in two runs: cells must be the same cells, concepts the same vocabulary."""
     if one.images is None or other.images is None:
         return False
     if key == "stage1.meta_top1":
@@ -80,7 +62,7 @@ def comparable(key: str, one: ComparedRun, other: ComparedRun) -> bool:
 
 
 def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Each run against the first, in every figure that means the same in both.
+    """Each run against the first, in every metric that means the same in both.
 
     Runs with the same test images are compared image by image: both are resampled with the same draws of spatial
     blocks. Others are compared by two independent bootstraps, which is less sharp and mixes the difference of the runs
@@ -93,8 +75,8 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0) -> pd
         seed: of the draws.
 
     Returns:
-        A row per run and figure: `run, figure` (key), `images` (of the run), `paired`, `reference` and `value` (the
-        figure of the first run and of this one), `difference` (this one minus the first), its interval `low, high`,
+        A row per run and metric: `run, metric` (key), `images` (of the run), `paired`, `reference` and `value` (of
+        the first run and of this one), `difference` (this one minus the first), its interval `low, high`,
         `better` (1: this run is, -1: the first is, 0: neither beyond noise) and the `verdict` in words.
     """
     if not runs or runs[0].images is None:
@@ -109,7 +91,7 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0) -> pd
         before, after = pair or (one.answers, other.images)
         # The draws of another split's images must not go along with those of the first run.
         resamples = of_first if pair else _resamples(after, n, seed + position)
-        for key, (column, statistic) in FIGURES.items():
+        for key, (column, statistic) in COMPARED.items():
             if not comparable(key, one, other):
                 continue
             values = before[column].to_numpy(float), after[column].to_numpy(float)
@@ -119,7 +101,7 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0) -> pd
             rows.append(
                 {
                     "run": other.name,
-                    "figure": key,
+                    "metric": key,
                     "images": len(after),
                     "paired": pair is not None,
                     "reference": first,
@@ -138,7 +120,7 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0) -> pd
             ends = simultaneous_intervals(chosen["difference"], np.stack(chosen["draws"].tolist()), LEVEL)
             table.loc[family, "low"], table.loc[family, "high"] = ends
     table[["low", "high"]] = table[["low", "high"]].astype(float)
-    lower = table["figure"].map(lambda key: metric(key).better == LOWER).astype(bool)
+    lower = table["metric"].map(lambda key: metric(key).better == LOWER).astype(bool)
     beyond = ~table["same"].astype(bool) & ((table["low"] > 0) | (table["high"] < 0))
     table["better"] = np.where(beyond, np.where((table["difference"] < 0) == lower, 1, -1), 0)
     table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
@@ -157,142 +139,55 @@ def _verdict(row: pd.Series) -> str:
     if not row["better"]:
         return NOISE
     size = sorted((abs(row["low"]), abs(row["high"])))
-    amount = f"{_with_unit(row['figure'], abs(row['difference']))} {_bracketed(row['figure'], *size)}"
+    own = metric(row["metric"])
+    amount = f"{own.write(abs(row['difference']))} {own.unit.difference}".rstrip() + f" {_bracketed(own, *size)}"
     return f"{'better' if row['better'] > 0 else 'worse'} by {amount}"
 
 
-def _with_unit(key: str, difference: float, sign: bool = False) -> str:
-    return f"{metric(key).write(difference, sign)} {metric(key).unit.difference}".rstrip()
-
-
-def _bracketed(key: str, low: float, high: float, sign: bool = False) -> str:
-    return f"[{metric(key).write(low, sign)}, {metric(key).write(high, sign)}]"
+def _bracketed(own: Metric, low: float, high: float, sign: bool = False) -> str:
+    return f"[{own.write(low, sign)}, {own.write(high, sign)}]"
 
 
 def verdicts(table: pd.DataFrame, runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    """The verdicts of `differences` in words: a row per run, a column per figure."""
+    """The verdicts of `differences` in words: a row per run, a column per metric."""
     rows = []
     for run in runs[1:]:
         own = table[table["run"] == run.name]
         if len(own):
             images = f"{own['images'].iloc[0]:,}, " + ("the same" if own["paired"].iloc[0] else "others")
-            words = own.set_index("figure")["verdict"].reindex(list(FIGURES), fill_value="not comparable")
+            words = own.set_index("metric")["verdict"].reindex(list(COMPARED), fill_value="not comparable")
             rows.append([run.name, images, *words])
-    return pd.DataFrame(rows, columns=["run", "test images", *(metric(key).label for key in FIGURES)])
+    return pd.DataFrame(rows, columns=["run", "test images", *(metric(key).label for key in COMPARED)])
 
 
 def detail(table: pd.DataFrame) -> pd.DataFrame:
-    """The numbers behind the verdicts, a row per run and figure."""
+    """The numbers behind the verdicts, a row per run and metric."""
     rows = []
     for row in table.to_dict("records"):
-        key, own = row["figure"], metric(row["figure"])
+        own = metric(row["metric"])
         half = (row["high"] - row["low"]) / 2
         rows.append(
             {
                 "run": row["run"],
-                "figure": own.axis,
+                "metric": own.axis,
                 "first run": own.write(row["reference"]),
                 "this run": own.write(row["value"]),
                 "difference": own.write(row["difference"], sign=True),
-                "interval": _bracketed(key, row["low"], row["high"], sign=True) if np.isfinite(half) else "–",
+                "interval": _bracketed(own, row["low"], row["high"], sign=True) if np.isfinite(half) else "–",
                 "smallest it could show": own.write(half) if np.isfinite(half) and half else "–",
             }
         )
     return pd.DataFrame(rows)
 
 
-def how_many(table: pd.DataFrame) -> list[str]:
-    """Sentences on the number of comparisons, and on what they could not have seen."""
-    sentences = []
-    for paired, words in ((True, "on the same images"), (False, "between other images")):
-        count = int(((table["paired"] == paired) & table["low"].notna()).sum())
-        if count == 1:
-            sentences.append(f"One comparison {words}; its interval holds with a probability of {100 * LEVEL:.0f} %.")
-        elif count:
-            together = f"all {count} intervals hold together with a probability of {100 * LEVEL:.0f} %"
-            sentences.append(f"{count} comparisons {words}; {together}.")
-    seen = table[table["paired"].astype(bool) & (table["high"] > table["low"])]
-    half = {key: (own["high"] - own["low"]).to_numpy() / 2 for key, own in seen.groupby("figure")}
-    parts = []
-    for key in (key for key in FIGURES if key in half):
-        least, most = metric(key).write(half[key].min()), metric(key).write(half[key].max())
-        span = least if least == most else f"{least} to {most}"
-        parts.append(f"{span} {metric(key).unit.difference}".rstrip() + f" of {metric(key).label}")
-    if parts:
-        sentences.append(
-            f"A smaller difference than {', '.join(parts)} could not have been seen with these images: where the "
-            f'verdict is "{NOISE}", the runs may still differ by less.'
-        )
-    return sentences
-
-
-def conclusions(table: pd.DataFrame, runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    """What may be concluded of each run against the first, in sentences: `run, set differently, found`.
-
-    A single row for a run that stands alone.
-    """
-    rows = [
-        (other.name, what_differs(runs[0], other), _found(table[table["run"] == other.name], runs[0], other))
-        for other in runs[1:]
-    ]
-    if len(runs) == 1:
-        rows = [(runs[0].name, "–", "There is no other run to hold it against.")]
-    return pd.DataFrame(rows, columns=["run", "set differently", "found"])
-
-
-def _found(own: pd.DataFrame, one: ComparedRun, other: ComparedRun) -> str:
-    if own.empty:
-        lacking = " and ".join(run.name for run in (one, other) if run.images is None)
-        return f"{lacking} has no predictions to compare."
-    paired = bool(own["paired"].iloc[0])
-    label = own["figure"].map(lambda key: metric(key).label)
-    changed = own["better"] != 0
-    sentences = []
-    if not paired:
-        tables = [settings(run).get("01.csv (content)") for run in (one, other)]
-        sentences.append(
-            "The test images are others, so that part of a difference is luck with the images."
-            if tables[0] is not None and tables[0] == tables[1]
-            else "The images come from another table: the figures say as much of the images as of the runs."
-        )
-    if (own["verdict"] == SAME).all():
-        sentences.append(f"The runs are {SAME}, in {len(own)} figures.")
-    elif not changed.any():
-        sentences.append(f"There is {NOISE} in any of {len(own)} figures.")
-    else:
-        sentences.append(f"Beyond noise: {'; '.join(label[changed] + ' ' + own['verdict'][changed])}.")
-        if not changed.all():
-            sentences.append(f"There is {NOISE} in: {', '.join(label[~changed])}.")
-    if paired and only_stage0_differs(one, other):
-        sentences.append(_worth_of_stage0(own, 1 if skips_stage0(one) else -1))
-    if paired and changed.any() and not only_seeds_differ(one, other):
-        sentences.append("Another seed of training may move these figures too; the intervals are over images alone.")
-    return " ".join(sentences)
-
-
-def _worth_of_stage0(own: pd.DataFrame, flip: int) -> str:
-    """The same differences seen from the run with Stage 0: `flip` is 1 where that is the second one, else -1."""
-    parts = []
-    for row in own.to_dict("records"):
-        key = row["figure"]
-        change = f"{metric(key).label} {_with_unit(key, flip * row['difference'], sign=True)}"
-        if np.isfinite(row["low"]) and row["verdict"] != SAME:
-            low, high = sorted((flip * row["low"], flip * row["high"]))
-            change += f" {_bracketed(key, low, high, sign=True)}"
-        parts.append(change)
-    sure = [metric(key).label for key in own["figure"][own["better"] != 0]]
-    beyond = f"beyond noise: {', '.join(sure)}" if sure else "none of it is beyond noise"
-    return f"What Stage 0 is worth (with it minus without it): {'; '.join(parts)}; {beyond}."
-
-
 def drawable(table: pd.DataFrame) -> pd.DataFrame:
     """The differences in the units in which they are written: columns `run, panel, value, low, high, better`."""
-    factor = table["figure"].map(lambda key: metric(key).unit.factor).astype(float)
+    factor = table["metric"].map(lambda key: metric(key).unit.factor).astype(float)
     scaled = (
         table[["difference", "low", "high"]]
         .astype(float)
         .mul(factor, axis=0)
         .set_axis(["value", "low", "high"], axis=1)
     )
-    panel = table["figure"].map(lambda key: metric(key).axis).rename("panel")
+    panel = table["metric"].map(lambda key: metric(key).axis).rename("panel")
     return pd.concat([table["run"], panel, scaled.rename(columns={"difference": "value"}), table["better"]], axis=1)

@@ -35,7 +35,7 @@ class ComparedRun:
 
     Attributes:
         stages: by notebook number, what `manifest.json` says of it (`parameters`, `seconds`, `inputs`, ...).
-        figures: its flat `metrics.json`.
+        metrics: its flat `metrics.json`.
         images: a row per test image of the main mode, indexed by `pano_id, meta_name`: `true_lat, true_lng, lat, lng,
             cell, true_cell, km` (a missing answer counts as half way round the Earth), `geoscore, true_country,
             answered, country_right, cell_right` and, where the concepts are stored, `named_meta, meta_right`.
@@ -47,7 +47,7 @@ class ComparedRun:
     name: str
     profile: str = ""
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
     images: pd.DataFrame | None = None
     metas: tuple[str, ...] = ()
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -67,7 +67,7 @@ class ComparedRun:
 
 
 def runs_to_compare(reports: Path, run_root: Path, names: Sequence[str], run: str) -> list[str]:
-    """The runs to put side by side, the asking `run` first; empty `names` mean every run with figures or predictions.
+    """The runs to put side by side, the asking `run` first; empty `names` mean every run with metrics or predictions.
 
     Raises:
         ParameterError: a named run has left nothing; the message lists the runs that have.
@@ -77,7 +77,7 @@ def runs_to_compare(reports: Path, run_root: Path, names: Sequence[str], run: st
     missing = [name for name in names if name not in known and name != run]
     if missing:
         raise ParameterError(
-            f"runs={list(names)!r}: {missing[0]!r} has no figures; runs with figures: {', '.join(known) or 'none'}"
+            f"runs={list(names)!r}: {missing[0]!r} has no metrics; runs with metrics: {', '.join(known) or 'none'}"
         )
     return list(dict.fromkeys([run, *(names or known)]))
 
@@ -93,7 +93,7 @@ def problems(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def overview(runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    """One row per run: profile, stages that ran, seconds they took, test images, number of figures."""
+    """One row per run: profile, stages that ran, seconds they took, test images, number of metrics."""
     rows = [
         {
             "run": run.name,
@@ -101,11 +101,11 @@ def overview(runs: Sequence[ComparedRun]) -> pd.DataFrame:
             "stages": " ".join(sorted(run.stages)),
             "seconds": round(sum(float(stage.get("seconds") or 0) for stage in run.stages.values())),
             "test images": 0 if run.images is None else len(run.images),
-            "figures": len(run.figures),
+            "metrics": len(run.metrics),
         }
         for run in runs
     ]
-    return pd.DataFrame(rows, columns=["run", "profile", "stages", "seconds", "test images", "figures"])
+    return pd.DataFrame(rows, columns=["run", "profile", "stages", "seconds", "test images", "metrics"])
 
 
 def _read_run(report: Path, folder: Path, name: str) -> ComparedRun:
@@ -125,7 +125,7 @@ def _read_run(report: Path, folder: Path, name: str) -> ComparedRun:
 
     nothing: dict[str, Any] = {}
     manifest = attempt(report / "manifest.json", _mapping, nothing, "no manifest.json: its parameters are not known")
-    figures = attempt(report / "metrics.json", _figures, nothing, "no metrics.json: it has no figures")
+    measured = attempt(report / "metrics.json", _numbers, nothing, "no metrics.json: it has no metrics")
     images = attempt(
         folder / "predictions.parquet", _own(_images), None, "no predictions.parquet: Stage 2 has not run to its end"
     )
@@ -144,7 +144,7 @@ def _read_run(report: Path, folder: Path, name: str) -> ComparedRun:
         name=name,
         profile=str(manifest.get("profile") or ""),
         stages={number: stage for number, stage in stages.items() if isinstance(stage, dict)},
-        figures=figures,
+        metrics=measured,
         images=images,
         metas=metas,
         history=pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(),
@@ -164,8 +164,8 @@ def _mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def _figures(path: Path) -> dict[str, Any]:
-    """Figures that are numbers or intervals; others would break every table."""
+def _numbers(path: Path) -> dict[str, Any]:
+    """Metrics that are numbers or intervals; others would break every table."""
     kept: dict[str, Any] = {}
     for key, entry in _mapping(path).items():
         parts = entry if isinstance(entry, dict) else {"value": entry}
@@ -230,12 +230,12 @@ HEADLINES = (
 
 
 def headlines(runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    """The figures that matter most, a row per run, with the intervals that the run has measured.
+    """The metrics that matter most, a row per run, with the intervals that the run has measured.
 
-    Figures that no run has are left out.
+    Metrics that no run has are left out.
     """
-    keys = [key for key in HEADLINES if any(key in run.figures for run in runs)]
-    rows = [[run.name, *(_headline(metric(key), run.figures.get(key)) for key in keys)] for run in runs]
+    keys = [key for key in HEADLINES if any(key in run.metrics for run in runs)]
+    rows = [[run.name, *(_headline(metric(key), run.metrics.get(key)) for key in keys)] for run in runs]
     return pd.DataFrame(rows, columns=["run", *(metric(key).axis for key in keys)])
 
 
@@ -247,12 +247,12 @@ def _headline(own: Metric, entry: Any) -> str:
     return in_brackets(own.write(parts["value"]), *ends)
 
 
-def all_figures(runs: Sequence[ComparedRun]) -> pd.DataFrame:
+def all_metrics(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     """Every metric with its unit: one row per key, what it is called, and one column per run, intervals in brackets."""
-    keys = sorted({key for run in runs for key in run.figures})
+    keys = sorted({key for run in runs for key in run.metrics})
     rows = [
         {"key": key, "metric": metric(key).label}
-        | {run.name: metric(key).entry(run.figures[key]) if key in run.figures else "–" for run in runs}
+        | {run.name: metric(key).entry(run.metrics[key]) if key in run.metrics else "–" for run in runs}
         for key in keys
     ]
     return pd.DataFrame(rows, columns=["key", "metric", *(run.name for run in runs)])

@@ -77,47 +77,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:half]} … {text[-half:]}"
 
 
-def only_seeds_differ(one: ComparedRun, other: ComparedRun) -> bool:
-    """Whether two runs with known parameters differ in seeds of training, and in nothing else that is recorded."""
-    different = differing([one, other])
-    both = bool(settings(one)) and bool(settings(other))
-    return both and bool(different) and all(key in TRAINING_SEEDS for key in different)
-
-
-def skips_stage0(run: ComparedRun) -> bool:
-    """Whether Stage 0 of a run was not trained (`03.epochs=0`)."""
-    return settings(run).get("03.epochs") == 0
-
-
-def only_stage0_differs(one: ComparedRun, other: ComparedRun) -> bool:
-    """Whether one of two runs skips Stage 0, and they differ in nothing else that has an effect then."""
-    different = differing([one, other])
-    return skips_stage0(one) != skips_stage0(other) and all(key.startswith("03.") for key in different)
-
-
-def what_differs(one: ComparedRun, other: ComparedRun) -> str:
-    """In a clause, how `other` was set differently from `one`."""
-    unknown = [run.name for run in (one, other) if not settings(run)]
-    if unknown:
-        return f"the parameters of {' and '.join(unknown)} are not known"
-    different = differing([one, other])
-    if not different:
-        return "no parameter differs"
-    if only_seeds_differ(one, other):
-        pairs = dict.fromkeys((_shown(values[0]), _shown(values[1])) for values in different.values())
-        stages = ", ".join(key.partition(".")[0] for key in different)
-        return f"only the seed differs ({'; '.join(f'{b} instead of {a}' for a, b in pairs)}, in {stages})"
-    if only_stage0_differs(one, other):
-        return f"only Stage 0 differs: {other.name if skips_stage0(other) else one.name} skips it"
-    listed = [f"{key} is {_shown(b)} instead of {_shown(a)}" for key, (a, b) in different.items()]
-    if len(listed) == 1:
-        return f"only {listed[0]}"
-    if len(listed) <= 4:
-        return f"{len(listed)} parameters differ: {'; '.join(listed)}"
-    stages = ", ".join(dict.fromkeys(key.partition(".")[0] for key in different))
-    return f"{len(listed)} parameters differ, in {stages}"
-
-
 def made_otherwise(runs: Sequence[ComparedRun]) -> list[str]:
     """Sentences on what is no parameter and differs too from the first run: stages that only one has run, code, device.
 

@@ -182,17 +182,3 @@ def top_changes(tables: Mapping[str, pd.DataFrame], limit: int = 5) -> pd.DataFr
     verdict = joined["better"].astype(int).map({1: "better", -1: "worse"}).fillna(NOISE)
     kept = [name for name in joined if name not in ("run", "better", "chance")]
     return joined[["run", *kept]].assign(verdict=verdict)
-
-
-def changed_beyond_noise(tables: Mapping[str, pd.DataFrame], noun: str) -> list[str]:
-    """In a sentence for each run, how many rows (a `noun` in the plural) changed beyond noise."""
-    sentences = []
-    for run, table in tables.items():
-        better, worse = (int((table["better"] == sign).sum()) for sign in (1, -1))
-        if table.empty:
-            sentences.append(f"{run}: no {noun} to compare.")
-        elif better or worse:
-            sentences.append(f"{run}: of {len(table):,} {noun}, {better} better and {worse} worse beyond noise.")
-        else:
-            sentences.append(f"{run}: {NOISE} in any of {len(table):,} {noun}.")
-    return sentences

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from geocbm.evaluation.compare_runs.differences import FIGURES, NOISE, aligned, comparable
+from geocbm.evaluation.compare_runs.differences import COMPARED, NOISE, aligned, comparable
 from geocbm.evaluation.compare_runs.load_runs import ComparedRun
 from geocbm.evaluation.compare_runs.parameters import TRAINING_SEEDS, differing, settings
 from geocbm.metrics import metric, over_seeds, spatial_blocks
@@ -29,9 +29,9 @@ class SeedGroup:
         return self.runs[0].name if len(self.runs) == 1 else f"{self.runs[0].name} and {len(self.runs) - 1} more"
 
     def values(self, key: str, seeds: Sequence[str], images: pd.DataFrame) -> np.ndarray:
-        """Values `[n_seeds, n_images]` of a figure, in the order of `images`."""
+        """Values `[n_seeds, n_images]` of a metric, in the order of `images`."""
         chosen = [self.runs[self.seeds.index(seed)] for seed in seeds]
-        return np.stack([run.answers.loc[images.index, FIGURES[key][0]].to_numpy(float) for run in chosen])
+        return np.stack([run.answers.loc[images.index, COMPARED[key][0]].to_numpy(float) for run in chosen])
 
 
 def seed_groups(runs: Sequence[ComparedRun]) -> list[SeedGroup]:
@@ -61,42 +61,42 @@ def _seed(run: ComparedRun) -> str:
 
 
 def pooled(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Mean over seeds of each figure, with its interval over images and seeds (`n` resamples), and the spread.
+    """Mean over seeds of each metric, with its interval over images and seeds (`n` resamples), and the spread.
 
     Returns:
-        A row per group of several runs and figure: `group, seeds` (how many), `figure` (key), `value, low, high`, and
+        A row per group of several runs and metric: `group, seeds` (how many), `metric` (key), `value, low, high`, and
         the standard deviation `spread`, `least` and `most` over its seeds.
     """
     rows = []
     for group in (group for group in groups if len(group.runs) > 1):
         images = group.runs[0].answers
         blocks = spatial_blocks(images["true_lat"], images["true_lng"])
-        for key, (_, statistic) in FIGURES.items():
+        for key, (_, statistic) in COMPARED.items():
             if not all(comparable(key, group.runs[0], run) for run in group.runs):
                 continue
             values = group.values(key, group.seeds, images)
             single = np.median(values, axis=1) if statistic == "median" else values.mean(axis=1)
             rows.append(
-                {"group": group.name, "seeds": len(group.runs), "figure": key}
+                {"group": group.name, "seeds": len(group.runs), "metric": key}
                 | over_seeds(values, None, blocks, statistic, n, seed)
                 | {"spread": float(single.std(ddof=1)), "least": float(single.min()), "most": float(single.max())}
             )
-    columns = ["group", "seeds", "figure", "value", "low", "high", "spread", "least", "most"]
+    columns = ["group", "seeds", "metric", "value", "low", "high", "spread", "least", "most"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def pooled_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The pooled figures in words."""
+    """The pooled metrics in words."""
     rows = []
     for row in table.to_dict("records"):
-        own = metric(row["figure"])
+        own = metric(row["metric"])
         ends = (row["least"], row["most"]) if own.better != LOWER else (row["most"], row["least"])
         interval = f" [{own.write(row['low'])}, {own.write(row['high'])}]" if np.isfinite(row["low"]) else ""
         rows.append(
             {
                 "runs": row["group"],
                 "seeds": row["seeds"],
-                "figure": own.label,
+                "metric": own.label,
                 "mean over seeds": own.write(row["value"]) + interval,
                 "standard deviation over seeds": own.write(row["spread"]),
                 "from worst to best": " to ".join(own.write(value) for value in ends),
@@ -109,7 +109,7 @@ def group_differences(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0)
     """Differences between groups that share at least two seeds, over images and seeds.
 
     Returns:
-        `first, second` (groups), `seeds` (shared), `figure` (key), `value, low, high` (second minus first), `verdict`.
+        `first, second` (groups), `seeds` (shared), `metric` (key), `value, low, high` (second minus first), `verdict`.
     """
     rows = []
     for one, two in combinations([group for group in groups if len(group.runs) > 1], 2):
@@ -118,43 +118,30 @@ def group_differences(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0)
             continue
         images = one.runs[0].answers
         blocks = spatial_blocks(images["true_lat"], images["true_lng"])
-        for key, (_, statistic) in FIGURES.items():
+        for key, (_, statistic) in COMPARED.items():
             if not all(comparable(key, one.runs[0], run) for run in (*one.runs, *two.runs)):
                 continue
             values, than = two.values(key, shared, images), one.values(key, shared, images)
             own = over_seeds(values, than, blocks, statistic, n, seed)
             better = (own["value"] < 0) == (metric(key).better == LOWER)
             noise = not own["high"] < 0 and not own["low"] > 0
-            row = {"first": one.name, "second": two.name, "seeds": len(shared), "figure": key} | own
+            row = {"first": one.name, "second": two.name, "seeds": len(shared), "metric": key} | own
             rows.append(row | {"verdict": NOISE if noise else "better" if better else "worse"})
-    return pd.DataFrame(rows, columns=["first", "second", "seeds", "figure", "value", "low", "high", "verdict"])
+    return pd.DataFrame(rows, columns=["first", "second", "seeds", "metric", "value", "low", "high", "verdict"])
 
 
 def group_difference_table(table: pd.DataFrame) -> pd.DataFrame:
     """The differences between groups in words."""
     rows = []
     for row in table.to_dict("records"):
-        value, low, high = (metric(row["figure"]).write(row[name], sign=True) for name in ("value", "low", "high"))
+        value, low, high = (metric(row["metric"]).write(row[name], sign=True) for name in ("value", "low", "high"))
         rows.append(
             {
                 "runs": f"{row['second']} against {row['first']}",
                 "seeds": row["seeds"],
-                "figure": metric(row["figure"]).label,
+                "metric": metric(row["metric"]).label,
                 "difference": f"{value} [{low}, {high}]",
                 "verdict": row["verdict"],
             }
         )
     return pd.DataFrame(rows)
-
-
-def seeds_remark(groups: Sequence[SeedGroup]) -> str:
-    """In sentences, which runs are taken together, and what the intervals over few seeds are worth."""
-    several = [group for group in groups if len(group.runs) > 1]
-    if not several:
-        return "No two of these runs differ in the seed of training alone: nothing can be said of the luck of a seed."
-    parts = [f"{', '.join(run.name for run in group.runs)} (seeds {', '.join(group.seeds)})" for group in several]
-    text = f"Taken together: {'; '.join(parts)}."
-    fewest = min(len(group.runs) for group in several)
-    if fewest < 5:
-        text += f" With {fewest} seeds the intervals understate how far another seed may lie off."
-    return text
