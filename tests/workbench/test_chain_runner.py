@@ -379,8 +379,13 @@ def test_with_kernels_a_timeout_and_a_users_error(project: Path, capsys: pytest.
 def test_nothing_outlives_a_chain_that_is_killed(project: Path, signal_name: str) -> None:
     environment = os.environ | {"GEOCBM_ROOT": str(project), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "geocbm", "run", "--profile", "smoke", "--no-render", "--only", "01"]
+    # Whoever runs the tests under `nohup` has the signal ignored, and every child with it.
     chain = subprocess.Popen(
-        [*command, "--set", "seconds=600"], cwd=project, env=environment, stdout=subprocess.DEVNULL
+        [*command, "--set", "seconds=600"],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
 
     def family(least: int, patience: float) -> list[psutil.Process]:
@@ -394,7 +399,7 @@ def test_nothing_outlives_a_chain_that_is_killed(project: Path, signal_name: str
 
     children = family(2, 60)
     chain.send_signal(getattr(signal, signal_name))
-    chain.wait()
+    chain.wait(30)
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 

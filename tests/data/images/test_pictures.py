@@ -29,7 +29,7 @@ def test_sixteen_bits_mean_the_same_wherever_a_picture_is_looked_at(sixteen_bits
     assert np.unique(np.asarray(open_picture(sixteen_bits))).tolist() == [51]
     assert mean_colours([sixteen_bits])[0] == pytest.approx([0.2, 0.2, 0.2])
     assert look_at(sixteen_bits).mean == pytest.approx(51)
-    sheet = np.asarray(contact_sheet([sixteen_bits, to_rgb(Image.open(sixteen_bits))], width=32))
+    sheet = np.asarray(contact_sheet([sixteen_bits, to_rgb(Image.open(sixteen_bits))], ["", ""], width=32))
     assert sheet[24, 24].tolist() == [51, 51, 51] and sheet[24, 64].tolist() == [51, 51, 51]
 
 
@@ -45,7 +45,7 @@ def test_what_cannot_be_opened_is_named(tmp_path, sixteen_bits):
     with pytest.raises(UserError, match=r"deep\.png' cannot be read"):
         open_picture(sixteen_bits)
     assert np.isnan(look_at(sixteen_bits).mean)
-    assert contact_sheet([sixteen_bits], width=32).size == (48, 48)
+    assert contact_sheet([sixteen_bits], [""], width=32).size == (48, 66)  # gaps of 8, a line of 18
 
 
 def test_a_table_may_name_whatever_a_camera_writes(tmp_path):
