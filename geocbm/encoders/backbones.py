@@ -9,7 +9,6 @@ name; any other model is watched while it runs (`generic.GenericBackbone`).
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,21 +24,29 @@ class ImageFeatures(NamedTuple):
     tokens: Tensor  # one per position, row by row from the top left, (B, P, w)
 
 
-class Backbone(ABC):
+class Backbone:
     """A vision model of transformers, cut between the blocks that stay frozen and those that may train.
 
-    Attributes:
+    A family whose stem, blocks and head are known by name says what they are; `GenericBackbone` finds them out.
+
+    Args:
         model: the module that holds all weights in use.
         blocks: the repeated part, from the first to the last; empty if the model cannot be divided.
+        head_modules: modules after the last block, trained along with the last blocks; None for those it lacks.
+
+    Attributes:
         keeps_shape: whether every block gives the shape that it takes, as those of transformers do.
         grid: rows and columns of the tokens; known after `examine`.
     """
 
-    keeps_shape = False
+    keeps_shape = True
 
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, model: nn.Module, blocks: Sequence[nn.Module], head_modules: Sequence[nn.Module | None] = ()
+    ) -> None:
         self.model = model
         self.blocks = list(blocks)
+        self.head_modules = [module for module in head_modules if module is not None]
         self.grid = (0, 0)
 
     @property
@@ -48,47 +55,32 @@ class Backbone(ABC):
         config: Any = self.model.config
         return str(config.model_type)
 
-    @abstractmethod
+    def stem(self, pixel_values: Tensor) -> Tensor:
+        """Everything before the first block: pixels (B, 3, H, W) to activations (B, ...)."""
+        raise NotImplementedError
+
+    def head(self, hidden: Tensor) -> ImageFeatures:
+        """Everything after the last block: activations (B, ...) to features."""
+        raise NotImplementedError
+
+    def find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens that a picture of this size is cut into; `hidden` enters the head."""
+        config: Any = self.model.config
+        patch = getattr(config, "vision_config", config).patch_size
+        rows, columns = (patch, patch) if isinstance(patch, int) else patch
+        return height // int(rows), width // int(columns)
+
     def examine(self, dark: Tensor, bright: Tensor) -> ImageFeatures:
         """Features of one picture, given two plain ones (3, H, W); sets what depends on the size of pictures.
 
         Raises:
             ParameterError: the tokens lie on no grid over the picture.
         """
-
-    @abstractmethod
-    def lower(self, pixel_values: Tensor, top_blocks: int) -> Tensor:
-        """Everything below the last blocks: pixels (B, 3, H, W) to activations (B, ...)."""
-
-    @abstractmethod
-    def upper(self, hidden: Tensor, top_blocks: int) -> ImageFeatures:
-        """The last blocks and the head: activations (B, ...) to features."""
-
-    @abstractmethod
-    def upper_parameters(self, top_blocks: int) -> list[nn.Parameter]:
-        """Parameters of the last blocks, the last normalisation and the projection."""
-
-
-class DividedBackbone(Backbone):
-    """A family whose stem, blocks and head are known by name.
-
-    Args:
-        model: of transformers.
-        blocks: from the first to the last.
-        head_modules: modules after the last block, trained along with the last blocks; None for those it lacks.
-    """
-
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], head_modules: Sequence[nn.Module | None]) -> None:
-        super().__init__(model, blocks)
-        self.head_modules = [module for module in head_modules if module is not None]
-
-    def examine(self, dark: Tensor, bright: Tensor) -> ImageFeatures:
-        """See `Backbone.examine`."""
         # Where blocks keep the shape they are skipped: loading a large model must not cost a pass through it.
         hidden = self.lower(dark[None], len(self.blocks) if self.keeps_shape else 0)
         features = self.head(hidden)
         height, width = dark.shape[-2:]
-        self.grid = rows, columns = self._find_grid(hidden, height, width)
+        self.grid = rows, columns = self.find_grid(hidden, height, width)
         if rows * columns != features.tokens.shape[1]:
             raise ParameterError(
                 f"a model of type '{self.kind}' gives {features.tokens.shape[1]} tokens, which lie "
@@ -96,33 +88,18 @@ class DividedBackbone(Backbone):
             )
         return features
 
-    def _find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of tokens that a picture is cut into."""
-        config: Any = self.model.config
-        patch = getattr(config, "vision_config", config).patch_size
-        rows, columns = (patch, patch) if isinstance(patch, int) else patch
-        return height // int(rows), width // int(columns)
-
     def lower(self, pixel_values: Tensor, top_blocks: int) -> Tensor:
-        """See `Backbone.lower`."""
+        """Everything below the last blocks: pixels (B, 3, H, W) to activations (B, ...)."""
         return self._run(self.blocks[: len(self.blocks) - top_blocks], self.stem(pixel_values))
 
     def upper(self, hidden: Tensor, top_blocks: int) -> ImageFeatures:
-        """See `Backbone.upper`."""
+        """The last blocks and the head: activations (B, ...) to features."""
         return self.head(self._run(self.blocks[len(self.blocks) - top_blocks :], hidden))
 
     def upper_parameters(self, top_blocks: int) -> list[nn.Parameter]:
-        """See `Backbone.upper_parameters`."""
+        """Parameters of the last blocks, the last normalisation and the projection."""
         modules = [*self.blocks[len(self.blocks) - top_blocks :], *self.head_modules]
         return [parameter for module in modules for parameter in module.parameters()]
-
-    @abstractmethod
-    def stem(self, pixel_values: Tensor) -> Tensor:
-        """Everything before the first block: pixels (B, 3, H, W) to activations (B, ...)."""
-
-    @abstractmethod
-    def head(self, hidden: Tensor) -> ImageFeatures:
-        """Everything after the last block: activations (B, ...) to features."""
 
     @staticmethod
     def _run(blocks: Sequence[nn.Module], hidden: Tensor) -> Tensor:
@@ -134,10 +111,8 @@ class DividedBackbone(Backbone):
         return hidden
 
 
-class ClipBackbone(DividedBackbone):
+class ClipBackbone(Backbone):
     """CLIP: the class token is projected; tokens are taken before the last normalisation."""
-
-    keeps_shape = True
 
     def __init__(self, model: Any) -> None:
         self.vision = getattr(model, "vision_model", model)
@@ -154,10 +129,8 @@ class ClipBackbone(DividedBackbone):
         return ImageFeatures(pooled if self.projection is None else self.projection(pooled), hidden[:, 1:])
 
 
-class SiglipBackbone(DividedBackbone):
+class SiglipBackbone(Backbone):
     """SigLIP: no class token; a pooling head attends to all tokens, which are taken before the last normalisation."""
-
-    keeps_shape = True
 
     def __init__(self, model: Any) -> None:
         self.vision = getattr(model, "vision_model", model)
@@ -172,10 +145,8 @@ class SiglipBackbone(DividedBackbone):
         return ImageFeatures(self.vision.head(self.vision.post_layernorm(hidden)), hidden)
 
 
-class VitBackbone(DividedBackbone):
+class VitBackbone(Backbone):
     """ViT, DeiT and DINOv2: class token, then extra tokens (registers, distillation), then patches."""
-
-    keeps_shape = True
 
     def __init__(self, model: Any) -> None:
         self.vision = model
@@ -196,8 +167,10 @@ class VitBackbone(DividedBackbone):
         return ImageFeatures(pooled, hidden[:, self.n_extra :])
 
 
-class ConvolutionalBackbone(DividedBackbone):
+class ConvolutionalBackbone(Backbone):
     """Convolutional networks made of stages or blocks: a feature map and its mean."""
+
+    keeps_shape = False
 
     def __init__(self, model: Any) -> None:
         is_mobilenet = hasattr(model, "conv_stem")
@@ -211,7 +184,8 @@ class ConvolutionalBackbone(DividedBackbone):
         """First convolution, (B, C, H, W)."""
         return self.first(pixel_values)
 
-    def _find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
+    def find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the last map."""
         return int(hidden.shape[-2]), int(hidden.shape[-1])
 
     def head(self, hidden: Tensor) -> ImageFeatures:

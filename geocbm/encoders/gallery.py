@@ -7,7 +7,6 @@ through a memory map. What a run trains is one linear layer, which is applied on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -112,15 +111,10 @@ def nearest_places(image_features: Tensor, embeddings: Tensor, k: int = 1, chunk
         raise ParameterError(f"k={k} is impossible with {len(embeddings)} places; give 1 to {len(embeddings)}")
     rows, likeness = [], []
     with torch.no_grad():
-        for similarity in _similarities(image_features, embeddings, chunk):
+        for start in range(0, max(len(image_features), 1), chunk):
+            part = image_features[start : start + chunk].to(embeddings)
+            similarity = functional.normalize(part, dim=-1) @ embeddings.T  # (chunk, g)
             best = similarity.max(dim=-1, keepdim=True) if k == 1 else similarity.topk(k, dim=-1)
             rows.append(best.indices)
             likeness.append(best.values)
     return torch.cat(rows), torch.cat(likeness)
-
-
-def _similarities(image_features: Tensor, embeddings: Tensor, chunk: int) -> Iterator[Tensor]:
-    """Cosine similarities `(chunk, g)`, chunk after chunk; one empty chunk where there are no images."""
-    for start in range(0, max(len(image_features), 1), chunk):
-        part = image_features[start : start + chunk].to(embeddings)
-        yield functional.normalize(part, dim=-1) @ embeddings.T

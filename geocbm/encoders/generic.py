@@ -41,6 +41,8 @@ class GenericBackbone(Backbone):
         model: of transformers; its output has `last_hidden_state`, alone or through `get_image_features`.
     """
 
+    keeps_shape = False
+
     def __init__(self, model: Any) -> None:
         super().__init__(model, [])
         self.layout = TokenLayout(1, 1)

@@ -6,16 +6,16 @@ Taken files lie beside the run's own, marked `_adopted`; `Run.need` gives them t
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geocbm.encoders.processes import on_main
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm.files import atomic_path, lineage, read_json, write_json
+from geocbm.files import atomic_path, lineage, read_json
 from geocbm.run import Run
-from geocbm.run.encoding import EncoderConfig, encode_adapted, encode_vanilla, load_encoder
+from geocbm.run.encoding import EncoderConfig, encode_adapted, encode_vanilla, load_encoder, write_features
 
 if TYPE_CHECKING:
     from geocbm.encoders.features import FeatureStore
@@ -47,16 +47,10 @@ def take_stage0(files: Run, checkpoint: str | Path) -> None:
     vanilla = encode_vanilla(files, encoders, encoder)
     stage0.load_stage0(path, encoder)
     adapted = encode_adapted(files, vanilla, encoders, encoder)
-    content = {
-        "encoders": asdict(encoders),
-        "vanilla": {"folder": vanilla.path.name, "key": vanilla.key},
-        "adapted": {"folder": adapted.path.name, "key": adapted.key},
-    }
 
     def write() -> None:
         _copy(files, path, "stage0")
-        record = {lineage.KEY: files.made_from("features.json")}
-        write_json(files.path(f"features{lineage.ADOPTED}.json"), content | record)
+        write_features(files, f"features{lineage.ADOPTED}.json", encoders, vanilla, adapted)
 
     on_main(write)
 

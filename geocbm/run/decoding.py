@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geocbm.errors import MismatchError
 from geocbm.files import lineage, read_json, write_json
@@ -46,7 +46,7 @@ def make_decoder(
     Args:
         files: the run.
         head: a trained head.
-        concepts: of `predict_concepts`.
+        concepts: of `stages.predict_concepts`.
         features: the adapted features.
         refiner: training pictures that move the answer, if the head uses them.
     """
@@ -91,13 +91,13 @@ def load_decoder(files: Run, head: Stage2CrossAttentionGeoHead, name: str = "sta
     file = decoding_file(name)
     if head.config.answer_point == "argmax" and not files.path(file).exists():
         return None
-    content = _read(files, file)
-    if content["labels"]["head_digest"] != _digest(head):
+    choice, temperature, bandwidth_km, digest = _read(files, file)
+    if digest != _digest(head):
         raise MismatchError(
             f"{file} of run {files.name!r} was chosen for another head than {name}.safetensors holds; make it again "
             f"with: {files.remedy(file)}"
         )
-    return Decoder(_choice(content), content["temperature"], content["bandwidth_km"], answer_places(files))
+    return Decoder(choice, temperature, bandwidth_km, answer_places(files))
 
 
 def read_choice(files: Run, name: str = "stage2") -> PointChoice | None:
@@ -107,30 +107,26 @@ def read_choice(files: Run, name: str = "stage2") -> PointChoice | None:
         MismatchError: it was made from another table, other splits or cells.
     """
     file = decoding_file(name)
-    return _choice(_read(files, file)) if files.path(file).exists() else None
+    return _read(files, file)[0] if files.path(file).exists() else None
 
 
-def _read(files: Run, file: str) -> dict[str, Any]:
+def _read(files: Run, file: str) -> tuple[PointChoice, float, float, str]:
+    """Choice, temperature, bandwidth in km and digest of the head for which they were chosen."""
+    from geocbm.models.decoder import POINT_WORDS, PointChoice
+
     files.need(file)
     content = read_json(files.path(file))
     try:
-        _choice(content)
-        float(content["temperature"]), float(content["bandwidth_km"]), content["labels"]["head_digest"]
+        choice = PointChoice(**content["choice"])
+        if choice.point not in POINT_WORDS:
+            raise ValueError(f"an unknown point {choice.point!r}")
+        # JSON is written with its keys sorted; the order of the page is another.
+        choice = replace(choice, figures={name: choice.figures[name] for name in POINT_WORDS if name in choice.figures})
+        return choice, float(content["temperature"]), float(content["bandwidth_km"]), content["labels"]["head_digest"]
     except (KeyError, TypeError, ValueError) as error:
         raise MismatchError(
             f"{file} of run {files.name!r} is not whole ({error}); make it again with: {files.remedy(file)}"
         ) from error
-    return dict(content)
-
-
-def _choice(content: dict[str, Any]) -> PointChoice:
-    from geocbm.models.decoder import POINT_WORDS, PointChoice
-
-    choice = PointChoice(**content["choice"])
-    if choice.point not in POINT_WORDS:
-        raise ValueError(f"an unknown point {choice.point!r}")
-    # JSON is written with its keys sorted; the order of the page is another.
-    return replace(choice, figures={name: choice.figures[name] for name in POINT_WORDS if name in choice.figures})
 
 
 def _digest(head: Stage2CrossAttentionGeoHead) -> str:

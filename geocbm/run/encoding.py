@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from geocbm.data import image_files
 from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.encoders.processes import join_processes
 from geocbm.errors import MismatchError
-from geocbm.files import atomic_path, lineage, read_json
+from geocbm.files import atomic_path, lineage, read_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -56,16 +56,7 @@ def compute_device() -> torch.device:
 
 
 def encode_vanilla(files: Run, config: EncoderConfig, encoder: ImageEncoder) -> FeatureStore:
-    """Encode every image once with the untouched encoder.
-
-    Args:
-        files: the run.
-        config: how to encode.
-        encoder: the image encoder as it came.
-
-    Returns:
-        A store with the pooled features and the activations that enter the trainable blocks.
-    """
+    """Pooled features of every image, and the activations that enter the trainable blocks, of the untouched encoder."""
     from geocbm.encoders.features import encode_features
 
     files.stores["vanilla"] = encode_features(
@@ -81,29 +72,28 @@ def encode_vanilla(files: Run, config: EncoderConfig, encoder: ImageEncoder) -> 
 
 
 def encode_adapted(files: Run, vanilla: FeatureStore, config: EncoderConfig, encoder: ImageEncoder) -> FeatureStore:
-    """Encode every image with the adapted encoder, from the stored activations that enter its trained blocks.
-
-    Args:
-        files: the run.
-        vanilla: of `encode_vanilla`.
-        config: how to encode.
-        encoder: the image encoder with the blocks of Stage 0 in place.
-
-    Returns:
-        A store with the pooled features and the patch tokens.
-    """
+    """Pooled features and patch tokens of every image, from the stored activations that enter the blocks of Stage 0."""
     from geocbm.encoders.features import re_encode
 
     files.stores["adapted"] = re_encode(
         vanilla,
         encoder.to(compute_device()),
         config.unfreeze_layers,
-        ("pooled", "tokens"),
-        files.cache,
+        cache_dir=files.cache,
         batch_size=config.batch_size,
         max_cache_gb=config.max_cache_gb,
     )
     return files.stores["adapted"]
+
+
+def write_features(
+    files: Run, name: str, encoders: EncoderConfig, vanilla: FeatureStore, adapted: FeatureStore
+) -> None:
+    """Note in a file of the run where its features lie, and by which encoders they were made."""
+    content: dict[str, Any] = {"encoders": asdict(encoders), lineage.KEY: files.made_from("features.json")}
+    for kind, store in (("vanilla", vanilla), ("adapted", adapted)):
+        content[kind] = {"folder": store.path.name, "key": store.key}
+    write_json(files.path(name), content)
 
 
 def write_prototypes(files: Run, config: EncoderConfig) -> dict[str, torch.Tensor]:
@@ -130,10 +120,7 @@ def write_prototypes(files: Run, config: EncoderConfig) -> dict[str, torch.Tenso
 def read_prototypes(files: Run, trained: bool = True) -> dict[str, torch.Tensor]:
     """Read the base prototypes: `meta [k_m, text_dim]`, `parent [k_p, text_dim]`.
 
-    Args:
-        files: the run.
-        trained: where Stage 0 trained the text encoder, read the prototypes it came to instead of the first ones
-            (DECISIONS E4).
+    Where Stage 0 trained the text encoder, `trained` reads those it came to instead of the first ones (DECISIONS E4).
     """
     from safetensors.torch import load_file
 
@@ -165,12 +152,7 @@ def open_features(files: Run, kind: str) -> FeatureStore:
 
 
 def load_stage0(files: Run, location_encoder: nn.Module | None = None) -> tuple[Stage0PretrainingModel, ImageEncoder]:
-    """Load Stage 0 and the encoder with its adapted blocks in place.
-
-    Args:
-        files: the run.
-        location_encoder: needed only to embed places.
-    """
+    """Load Stage 0 and the encoder with its adapted blocks in place; only embedding places needs `location_encoder`."""
     from geocbm.models import stage0
 
     files.need("stage0.safetensors")  # before the encoder is loaded, which takes a while

@@ -21,15 +21,7 @@ if TYPE_CHECKING:
 
 
 class RunFiles:
-    """The files in the folder of one run, loaded on first use.
-
-    Args:
-        folder: `data/runs/<run>`.
-
-    Attributes:
-        folder: the same.
-        name: name of the run, the folder's own name.
-    """
+    """The files in the folder of one run, `data/runs/<run>`, loaded on first use."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

@@ -35,12 +35,9 @@ def concept_probabilities(model: Stage1ConceptModel, features: FeatureStore) -> 
 
 
 def save_concept_scores(path: str | Path, predicted: Arrays, made_from: Mapping[str, str] | None = None) -> None:
-    """Write concept probabilities of every row, for pages that do not load the model.
+    """Write `concept_probabilities` to `concept_scores.npz`, for pages that do not load the model.
 
-    Args:
-        path: the file, `concept_scores.npz`.
-        predicted: of `concept_probabilities`.
-        made_from: of `Run.made_from`, by which a run knows that they are its own.
+    By `made_from` (of `Run.made_from`) a run knows that they are its own.
     """
     content = {name: predicted[name].astype(np.float32) for name in ("meta", "parent")}
     if made_from is not None:
@@ -72,25 +69,23 @@ def save_predictions(path: str | Path, files: Run, by_mode: Mapping[str, Arrays]
     `lat` and `lng` are the answer, `lat_<point>` and `lng_<point>` the points it was chosen from, NaN where a mode has
     no such point.
     """
-    parts = []
-    for number, (mode, places) in enumerate(by_mode.items()):
-        part = files.table.iloc[rows][["pano_id", "meta_name", "country"]].reset_index(drop=True)
-        parts.append(
-            part.assign(
-                row=rows,
-                mode=mode,
-                main=number == 0,
-                true_lat=files.lat[rows],
-                true_lng=files.lng[rows],
-                lat=places["lat"],
-                lng=places["lng"],
-                cell=places["cell"][:, 0],
-                confidence=places["cell_probability"][:, 0],
-                true_cell=files.cell_label[rows],
-            )
+    labels = files.table.iloc[rows][["pano_id", "meta_name", "country"]].reset_index(drop=True)
+    parts = [
+        labels.assign(
+            row=rows,
+            mode=mode,
+            main=number == 0,
+            true_lat=files.lat[rows],
+            true_lng=files.lng[rows],
+            lat=places["lat"],
+            lng=places["lng"],
+            cell=places["cell"][:, 0],
+            confidence=places["cell_probability"][:, 0],
+            true_cell=files.cell_label[rows],
+            **{name: values for name, values in places.items() if name.startswith(("lat_", "lng_"))},
         )
-        named = {name: values for name, values in places.items() if name.startswith(("lat_", "lng_"))}
-        parts[-1] = parts[-1].assign(**named)
+        for number, (mode, places) in enumerate(by_mode.items())
+    ]
     others = [f"stage2_{mode.replace(' ', '_')}" for mode in list(by_mode)[1:]]
     kept = [name for name in others if files.path(f"{name}.safetensors").exists()]
     whole = pd.concat(parts, ignore_index=True)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,14 +15,68 @@ from geocbm import data
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import paths, read_json
 from geocbm.geocells import Geocells, oracle_error_km
-from geocbm.run.batch import FEATURES, LABELS, STAGE_FEATURES, Batch, feature_reader
 from geocbm.run.files import RunFiles
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import torch
     from torch import Tensor, nn
 
     from geocbm.encoders.features import FeatureStore
     from geocbm.training.loader import RowLoader
+
+
+LABELS = {
+    "row": "position in the table",
+    "lat": "latitude, degrees",
+    "lng": "longitude, degrees",
+    "concept_idx": "labelled concept (meta)",
+    "parent_idx": "its parent concept",
+    "cell_label": "geocell that holds the place",
+}
+"""Targets and what each means; every loader reads those that the run has."""
+
+FEATURES = {
+    "pooled": "pooled features of the image encoder",
+    "patch_tokens": "patch features of the adapted encoder",
+    "hidden": "activations that enter the blocks which Stage 0 trains",
+}
+TEXTS = {
+    "pano_id": "name of the panorama",
+    "meta_name": "labelled concept",
+    "parent_concept": "its parent concept",
+    "country": "country of the label",
+}
+MEANING = {"image": "picture as it lies on disk, upright RGB", **TEXTS, **LABELS, **FEATURES}
+STAGE_FEATURES = {"stage0": ("hidden",), "stage1": ("pooled", "patch_tokens"), "stage2": ("patch_tokens",)}
+"""Features that the model of a stage may read."""
+
+
+class Batch(dict[str, Any]):
+    """Rows of a run by name: tensors `(B, ...)`, lists of texts and pictures."""
+
+    def shapes(self) -> pd.DataFrame:
+        """Shape, dtype and meaning of each entry, by its name."""
+        import pandas as pd
+
+        lines = []
+        for name, value in self.items():
+            if hasattr(value, "dtype"):
+                shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+            else:
+                shape, dtype = (len(value),), f"list of {type(value[0]).__name__ if value else 'nothing'}"
+            lines.append((name, shape, dtype, MEANING.get(name, "")))
+        return pd.DataFrame(lines, columns=["name", "shape", "dtype", "meaning"]).set_index("name")
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on a device."""
+        return Batch({name: value.to(device) if hasattr(value, "to") else value for name, value in self.items()})
+
+    def __repr__(self) -> str:
+        return f"Batch\n{self.shapes().to_string()}"
+
+    def _repr_html_(self) -> str:
+        return str(self.shapes().to_html())
 
 
 class Run(RunFiles):
@@ -101,7 +155,7 @@ class Run(RunFiles):
             {"image": [data.open_picture(pictures[row]) for row in rows]}
             | texts
             | labels
-            | {name: feature_reader(store, name)(rows) for name, store in stores.items()}
+            | {name: _feature_reader(store, name)(rows) for name, store in stores.items()}
         )
 
     def loader(
@@ -146,7 +200,7 @@ class Run(RunFiles):
             if name == "pooled":  # small, and a store that encodes on the fly would encode it again for each batch
                 held[name] = store.read_all("pooled").float()
             else:
-                readers[name] = feature_reader(store, name, half and name == "patch_tokens")
+                readers[name] = _feature_reader(store, name, half and name == "patch_tokens")
 
         def read(rows: np.ndarray) -> dict[str, Tensor]:
             return {name: values[rows] for name, values in held.items()} | {
@@ -188,6 +242,16 @@ class Run(RunFiles):
         if kind == "vanilla" and not (self.cache / folder / "manifest.json").exists():
             return None  # encoding all images again, for a batch, would take long
         return self.features(kind)
+
+
+def _feature_reader(store: FeatureStore, name: str, half: bool = False) -> Callable[[np.ndarray], Tensor]:
+    """A function from row positions to one of `FEATURES`, `(B, ...)` in single precision, or half as it is stored."""
+    import torch
+
+    kind = {"patch_tokens": "tokens"}.get(name, name)
+    if name == "hidden":  # kept as "hidden:N" for the last N blocks
+        kind = next(each for each in store.kinds if each.startswith("hidden:"))
+    return lambda rows: store.read(kind, rows, torch.float16 if half else torch.float32)
 
 
 def _feature_names(columns: str | nn.Module | Iterable[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from geocbm.encoders.processes import is_main_process, on_main
-from geocbm.files import lineage, write_json
 from geocbm.run import Run
-from geocbm.run.encoding import EncoderConfig, encode_adapted, read_prototypes
+from geocbm.run.encoding import EncoderConfig, encode_adapted, read_prototypes, write_features
 from geocbm.training import Checkpoint, FitResult, RowLoader, TrainingSettings, fit, seeded
 
 if TYPE_CHECKING:
@@ -27,23 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedStage:
-    """A stage as its settings say, ready for `training.fit`.
+    """A stage as its settings say, ready for `training.fit`."""
 
-    Attributes:
-        model: with its first weights.
-        loss: `(output, batch) -> terms`.
-        train: rows to train on.
-        val: rows for early stopping.
-        settings: of the stage.
-        checkpoint: where it is written; None writes nothing.
-    """
-
-    model: Any
-    loss: Any
+    model: Any  # with its first weights
+    loss: Any  # (output, batch) -> terms
     train: RowLoader
-    val: RowLoader
+    val: RowLoader  # for early stopping
     settings: TrainingSettings
-    checkpoint: Checkpoint | None
+    checkpoint: Checkpoint | None  # where it is written; None writes nothing
 
     def fit(self, report: Callable[[str], None] = print) -> FitResult:
         """Train it; the model holds its best weights afterwards."""
@@ -88,18 +78,9 @@ def prepare_stage0(
 
 
 def write_adapted(files: Run, encoders: EncoderConfig, encoder: ImageEncoder, vanilla: FeatureStore) -> FeatureStore:
-    """Encode the whole table with the encoder that Stage 0 has trained, and note where its features lie.
-
-    Returns:
-        The adapted features (`pooled`, `tokens`).
-    """
+    """Encode the whole table with the encoder that Stage 0 has trained, and note where its features lie."""
     adapted = encode_adapted(files, vanilla, encoders, encoder)
-    content = {
-        "encoders": asdict(encoders),
-        "vanilla": {"folder": vanilla.path.name, "key": vanilla.key},
-        "adapted": {"folder": adapted.path.name, "key": adapted.key},
-    }
-    on_main(lambda: write_json(files.path("features.json"), content | {lineage.KEY: files.made_from("features.json")}))
+    on_main(lambda: write_features(files, "features.json", encoders, vanilla, adapted))
     return adapted
 
 
