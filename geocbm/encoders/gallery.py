@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geocbm.encoders.location import location_embeddings
+from geocbm.encoders.location import in_chunks, location_embeddings
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import atomic_path
 
@@ -69,21 +69,17 @@ def _digest(location_encoder: nn.Module, places: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def adapted_gallery(gps_adapter: nn.Module, embeddings: Tensor, chunk: int = 8192) -> Tensor:
+def adapted_gallery(gps_adapter: nn.Module, embeddings: Tensor) -> Tensor:
     """Bring the places into the space of a run's image features, at length 1, ready for `nearest_places`.
 
     Args:
         gps_adapter: of Stage 0, `(B, g)` -> `(B, d)`.
         embeddings: `(n, g)` of `gallery_embeddings`.
-        chunk: places at a time.
 
     Returns:
         `(n, d)` float32 on the CPU.
     """
-    device = next((parameter.device for parameter in gps_adapter.parameters()), embeddings.device)
-    with torch.no_grad():
-        parts = (gps_adapter(part.to(device)).float() for part in embeddings.split(chunk))
-        return torch.cat([functional.normalize(part, dim=-1).cpu() for part in parts])
+    return functional.normalize(in_chunks(gps_adapter, embeddings), dim=-1)
 
 
 def nearest_places(image_features: Tensor, embeddings: Tensor, k: int = 1, chunk: int = 256) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from geocbm.encoders.backbones import Backbone, ImageFeatures
 from geocbm.encoders.layout import TokenLayout, find_layout, noise_between
+from geocbm.encoders.loading import used_parameters
 from geocbm.errors import ParameterError, first_line
 
 _LISTS = (nn.ModuleList, nn.Sequential)
@@ -220,22 +221,12 @@ class GenericBackbone(Backbone):
             if not set(behind).intersection(module.modules())
             for parameter in module.parameters(recurse=False)
         }
-        parameters = list(self.model.parameters())
-        trained = [parameter.requires_grad for parameter in parameters]
-        try:
-            self.model.requires_grad_(True)
-            with torch.enable_grad():
-                features = self.upper(hidden.clone(), top_blocks)
-                total = features.pooled.square().sum() + features.tokens.square().sum()
-                gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-        finally:
-            for parameter, was in zip(parameters, trained, strict=True):
-                parameter.requires_grad_(was)
-        return [
-            parameter
-            for parameter, gradient in zip(parameters, gradients, strict=True)
-            if gradient is not None and parameter not in before
-        ]
+
+        def total() -> Tensor:
+            features = self.upper(hidden.clone(), top_blocks)
+            return features.pooled.square().sum() + features.tokens.square().sum()
+
+        return [parameter for parameter in used_parameters(self.model, total).values() if parameter not in before]
 
 
 def _activations(args: tuple[Any, ...], options: dict[str, Any]) -> Tensor:

@@ -262,6 +262,20 @@ def hash_weights(tensors: Iterable[tuple[str, Tensor]], *texts: str) -> str:
     return digest.hexdigest()
 
 
+def used_parameters(module: nn.Module, output: Callable[[], Tensor]) -> dict[str, nn.Parameter]:
+    """The parameters of a module, by name, that a scalar output depends on; models carry others too."""
+    named = dict(module.named_parameters())
+    trained = [parameter.requires_grad for parameter in named.values()]
+    try:
+        module.requires_grad_(True)
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(output(), list(named.values()), allow_unused=True)
+    finally:
+        for parameter, was in zip(named.values(), trained, strict=True):
+            parameter.requires_grad_(was)
+    return {name: named[name] for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
+
+
 class Fingerprint:
     """SHA-256 over the weights of a module and what belongs to them, computed anew only when weights have changed."""
 

@@ -94,7 +94,14 @@ def location_embeddings(location_encoder: nn.Module, lat: np.ndarray, lng: np.nd
     """
     import torch
 
-    device = next((parameter.device for parameter in location_encoder.parameters()), torch.device("cpu"))
     coordinates = torch.from_numpy(np.stack([np.asarray(lat), np.asarray(lng)], axis=1).astype(np.float32))  # (n, 2)
+    return in_chunks(location_encoder, coordinates)
+
+
+def in_chunks(module: nn.Module, rows: Tensor) -> Tensor:
+    """What a module gives for rows `(n, ...)`, some at a time on its device: `(n, ...)` float32 on the CPU."""
+    import torch
+
+    device = next((parameter.device for parameter in module.parameters()), rows.device)
     with torch.no_grad():
-        return torch.cat([location_encoder(part.to(device)).float().cpu() for part in coordinates.split(CHUNK)])
+        return torch.cat([module(part.to(device)).float().cpu() for part in rows.split(CHUNK)])

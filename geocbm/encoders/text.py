@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from geocbm.encoders.loading import Fingerprint, config_text, find_model_folder, read_model
+from geocbm.encoders.loading import Fingerprint, config_text, find_model_folder, read_model, used_parameters
 from geocbm.errors import ParameterError
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
@@ -85,16 +85,7 @@ class TextEncoder(nn.Module):
 
     def used_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that vectors depend on, by name; models carry others too, such as the scale of CLIP."""
-        named = dict(self.named_parameters())
-        trained = {name: parameter.requires_grad for name, parameter in named.items()}
-        try:
-            self.requires_grad_(True)
-            with torch.enable_grad():
-                gradients = torch.autograd.grad(self(["a road"]).sum(), list(named.values()), allow_unused=True)
-        finally:
-            for name, parameter in named.items():
-                parameter.requires_grad_(trained[name])
-        return {name: named[name] for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
+        return used_parameters(self, lambda: self(["a road"]).sum())
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:

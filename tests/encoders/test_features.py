@@ -348,8 +348,6 @@ def test_activations_of_other_lower_blocks_are_refused(pictures, tmp_path):
         re_encode(hidden, make_encoder(1), 1, cache_dir=tmp_path)
     with pytest.raises(ParameterError, match="has no 'hidden:2'"):
         re_encode(hidden, make_encoder(), 2, cache_dir=tmp_path)
-    with pytest.raises(ParameterError, match="give only 'pooled' and 'tokens'"):
-        re_encode(hidden, make_encoder(), 1, kinds=("hidden:1",), cache_dir=tmp_path)
 
 
 def test_numbers_beyond_half_precision_are_clipped_with_a_warning(pictures, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from geocbm.encoders import location
 from geocbm.encoders.gallery import adapted_gallery, gallery_embeddings, nearest_places
 from geocbm.encoders.location import location_embeddings
 from geocbm.errors import MismatchError, ParameterError
@@ -68,13 +69,15 @@ def test_writing_to_the_embeddings_does_not_reach_the_file(tmp_path):
     assert torch.equal(gallery_embeddings(encoder, tmp_path, PLACES), expected)
 
 
-def test_adapted_places_have_length_one_whatever_the_chunk():
+def test_adapted_places_have_length_one_whatever_the_chunk(monkeypatch):
     torch.manual_seed(0)
     adapter, embeddings = nn.Linear(6, 3), torch.randn(10, 6)
-    adapted = adapted_gallery(adapter, embeddings, chunk=4)
+    whole = adapted_gallery(adapter, embeddings)
+    monkeypatch.setattr(location, "CHUNK", 4)
+    adapted = adapted_gallery(adapter, embeddings)
     assert not adapted.requires_grad
     torch.testing.assert_close(adapted.norm(dim=-1), torch.ones(10))
-    torch.testing.assert_close(adapted, adapted_gallery(adapter, embeddings))
+    torch.testing.assert_close(adapted, whole)
     raw = adapter(embeddings).detach()
     torch.testing.assert_close(adapted * raw.norm(dim=-1, keepdim=True), raw)
 

@@ -102,19 +102,17 @@ def re_encode(
     hidden_store: FeatureStore,
     encoder: ImageEncoder,
     top_blocks: int,
-    kinds: Sequence[str] = ("pooled", "tokens"),
     cache_dir: str | Path = "data/cache",
     batch_size: int = 64,
     max_cache_gb: float = 60.0,
     progress: bool = True,
 ) -> FeatureStore:
-    """Features of an encoder whose last blocks were trained, from the stored activations that enter them.
+    """Pooled features and tokens of an encoder whose last blocks were trained, from the activations that enter them.
 
     Args:
         hidden_store: a store with the kind "hidden:N" for N = `top_blocks`, made before the training.
         encoder: the encoder with its trained blocks, on the device that computes.
         top_blocks: how many last blocks were trained.
-        kinds: "pooled", "tokens" or both.
         cache_dir: folder of all stores.
         batch_size: pictures per pass.
         max_cache_gb: above this size nothing is stored and every read computes again.
@@ -122,13 +120,11 @@ def re_encode(
 
     Raises:
         MismatchError: the activations were made by an encoder whose lower blocks differ.
-        ParameterError: the store lacks them, or a kind is impossible.
+        ParameterError: the store lacks them.
     """
     source = f"hidden:{top_blocks}"
     hidden_store.shape(source)
-    shapes = _checked_shapes(encoder, kinds, batch_size)
-    if not set(kinds) <= {"pooled", "tokens"}:
-        raise ParameterError(f"kinds is {list(kinds)}; stored activations give only 'pooled' and 'tokens'")
+    shapes = _checked_shapes(encoder, ("pooled", "tokens"), batch_size)
     if hidden_store.lower_fingerprints[source] != encoder.lower_fingerprint(top_blocks):
         raise MismatchError(
             f"the stored activations '{source}' were made by other lower blocks than those of '{encoder.name}'; encode "
