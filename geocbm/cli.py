@@ -5,8 +5,8 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType, SimpleNamespace
@@ -17,7 +17,7 @@ import typer
 from geocbm import __version__
 from geocbm.errors import ParameterError, UserError
 from geocbm.files import paths
-from geocbm.workbench import data_commands
+from geocbm.workbench import chain, data_commands
 
 app = typer.Typer(
     help="Image geolocation that explains itself through concepts.",
@@ -28,78 +28,8 @@ app = typer.Typer(
 app.add_typer(data_commands.app, name="data")
 app.add_typer(data_commands.atlas_app, name="atlas")
 
-Settings = Annotated[
-    list[str], typer.Option("--set", metavar="[NN.]NAME=VALUE", help="Set a parameter; may be repeated.")
-]
-Profile = Annotated[str, typer.Option(help="Parameter file in notebooks/params.")]
-Recipe = Annotated[str | None, typer.Option(help="Options from notebooks/recipes; by default the profile's.")]
 
-
-def _above_zero(value: float | None) -> float | None:
-    if value is not None and not 0 < value < 1e9:
-        raise typer.BadParameter(f"{value:g} is no number of seconds above 0")
-    return value
-
-
-@dataclass
-class RunOptions:
-    """Options of ``geocbm run``, by the names of `chain.Request`."""
-
-    profile: Profile = "demo"
-    recipe: Recipe = None
-    run: Annotated[
-        str | None, typer.Option(help="Name of the run (files: data/runs/NAME); by default the profile's.")
-    ] = None
-    settings: Settings = field(default_factory=list)
-    grid: Annotated[
-        list[str], typer.Option(metavar="[NN.]NAME=A,B", help="One run for each value; repeated: all combinations.")
-    ] = field(default_factory=list)
-    only: Annotated[list[str], typer.Option(metavar="NN[,NN]", help="Look at these stages only.")] = field(
-        default_factory=list
-    )
-    start: Annotated[
-        str | None, typer.Option("--from", metavar="NN", help="Look at this stage and the ones after it.")
-    ] = None
-    reuse: Annotated[
-        list[str], typer.Option(metavar="RUN", help="Take over what RUN has made from the same things.")
-    ] = field(default_factory=list)
-    force: Annotated[bool, typer.Option("--force", help="Run stages whether or not anything changed.")] = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why, and do nothing.")] = False
-    timeout: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", callback=_above_zero, help="Limit of a stage; 1800 unless the profile says."),
-    ] = None
-    no_render: Annotated[bool, typer.Option("--no-render", help="Leave the pages alone.")] = False
-
-
-def _takes(options: type[Any]) -> Callable[[Callable[[Any], int]], Callable[..., int]]:
-    """Let a command take the fields of a dataclass as its options, and hand it the filled dataclass."""
-
-    def decorate(act: Callable[[Any], int]) -> Callable[..., int]:
-        def command(**values: Any) -> int:
-            return act(options(**values))
-
-        command.__doc__ = act.__doc__
-        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                inspect.Parameter(
-                    each.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=each.default if each.default is not MISSING else [],
-                    annotation=each.type,
-                )
-                for each in fields(options)
-            ]
-        )
-        command.__annotations__ = {each.name: each.type for each in fields(options)}
-        return command
-
-    return decorate
-
-
-@app.command("run")
-@_takes(RunOptions)
-def run_notebooks(options: RunOptions) -> int:
+def _run(**options: Any) -> int:
     r"""Execute the notebooks in order and render the pages.
 
     \b
@@ -109,24 +39,36 @@ def run_notebooks(options: RunOptions) -> int:
       geocbm run --grid 05.ablation_mode=both,concept_only --from 05
       geocbm run --run demo --only 05,06 --dry-run
     """
-    from geocbm.workbench.chain import Request, run_chain
     from geocbm.workbench.sync import unheard
 
     for sentence in unheard():
         print(f"geocbm: {sentence}", file=sys.stderr)
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in vars(options).items()
-    }
-    return run_chain(Request(render=not values.pop("no_render"), **values))
+    return chain.run_chain(chain.Request(**options))
+
+
+# Its options are the fields of the request.
+_run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=[] if each.default is MISSING else each.default,
+            annotation=each.type,
+        )
+        for each in fields(chain.Request)
+    ]
+)
+_run.__annotations__ = {each.name: each.type for each in fields(chain.Request)}
+app.command("run")(_run)
 
 
 @app.command("fit")
 def fit_stage(
     stage: Annotated[Literal["stage0", "stage1", "stage2"], typer.Argument(help="Which stage to train.")],
     run: Annotated[str, typer.Option(help="Name of the run; its earlier files must exist.")],
-    profile: Profile = "demo",
-    recipe: Recipe = None,
-    settings: Settings = [],  # noqa: B006 (typer copies it)
+    profile: chain.Profile = "demo",
+    recipe: chain.Recipe = None,
+    settings: chain.Settings = [],  # noqa: B006 (typer copies it)
 ) -> int:
     r"""Train one stage of a run outside a notebook, on one process or on those of a launch.
 

@@ -3,50 +3,63 @@
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path, paths, read_json, write_json
-from geocbm.workbench import demo_data, execute, keys, process, profiles, records, settings, state
-from geocbm.workbench.parameters import Parameter, did_you_mean
+from geocbm.workbench import demo_data, execute, keys, process, profiles, records, settings
+from geocbm.workbench.parameters import did_you_mean
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
 DEFAULT_TIMEOUT = 1800.0
 
+Profile = Annotated[str, typer.Option(help="Parameter file in notebooks/params.")]
+Recipe = Annotated[str | None, typer.Option(help="Options from notebooks/recipes; by default the profile's.")]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="[NN.]NAME=VALUE", help="Set a parameter; may be repeated.")
+]
+
+
+def _above_zero(value: float | None) -> float | None:
+    if value is not None and not 0 < value < 1e9:
+        raise typer.BadParameter(f"{value:g} is no number of seconds above 0")
+    return value
+
 
 @dataclass(frozen=True)
 class Request:
-    """What ``geocbm run`` was asked for.
+    """What ``geocbm run`` was asked for; the fields are the options of the command."""
 
-    Attributes:
-        profile: name of a profile.
-        recipe: name of a recipe; by default the one that the profile names, if any.
-        run: name of the run; by default the profile's, with the recipe's behind it when one is given.
-        settings: ``[NN.]name=value``.
-        grid: ``[NN.]name=value,value``; every combination is a run of its own that takes over unchanged stages.
-        only: numbers of the stages to look at; all when empty.
-        start: number of the first stage to look at.
-        reuse: runs whose results are taken over for every stage that depends on the very same things.
-        force: run them whether or not anything changed.
-        dry_run: say what would run and why, and do nothing.
-        timeout: limit of a stage in seconds; by default the chain file's, the profile's, or half an hour.
-        render: make the pages at the end.
-    """
-
-    profile: str = "demo"
-    recipe: str | None = None
-    run: str | None = None
-    settings: tuple[str, ...] = ()
-    grid: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-    start: str | None = None
-    reuse: tuple[str, ...] = ()
-    force: bool = False
-    dry_run: bool = False
-    timeout: float | None = None
-    render: bool = True
+    profile: Profile = "demo"
+    recipe: Recipe = None
+    run: Annotated[
+        str | None, typer.Option(help="Name of the run (files: data/runs/NAME); by default the profile's.")
+    ] = None
+    settings: Settings = field(default_factory=list)
+    grid: Annotated[
+        list[str],
+        typer.Option(metavar="[NN.]NAME=A,B", help="One run for each value; repeated: all combinations."),
+    ] = field(default_factory=list)
+    only: Annotated[list[str], typer.Option(metavar="NN[,NN]", help="Look at these stages only.")] = field(
+        default_factory=list
+    )
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="NN", help="Look at this stage and the ones after it.")
+    ] = None
+    reuse: Annotated[
+        list[str], typer.Option(metavar="RUN", help="Take over what RUN has made from the same things.")
+    ] = field(default_factory=list)
+    force: Annotated[bool, typer.Option("--force", help="Run stages whether or not anything changed.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why, and do nothing.")] = False
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", callback=_above_zero, help="Limit of a stage; 1800 unless the profile says."),
+    ] = None
+    no_render: Annotated[bool, typer.Option("--no-render", help="Leave the pages alone.")] = False
 
 
 @dataclass
@@ -58,17 +71,37 @@ class _Run:
     chain: Chain
     values: dict[str, dict[str, Any]]
     request: Request
-    siblings: Sequence[str] = ()
+    siblings: Sequence[str] = ()  # runs whose results may be taken over
     ran: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run's files."""
+        return paths.run_folder(self.name)
 
     @property
     def csv(self) -> str | None:
         """The table that the first notebook reads."""
         return self.values[self.chain.stages[0].number].get("csv")
 
-    def timeout(self, stage: Stage) -> float:
-        """Limit of a stage in seconds."""
-        return self.request.timeout or stage.timeout or self.profile.timeout or DEFAULT_TIMEOUT
+    def timeout(self, own: float | None = None) -> float:
+        """Limit in seconds of a stage that may have one of its own."""
+        return self.request.timeout or own or self.profile.timeout or DEFAULT_TIMEOUT
+
+    def decide(self, stage: Stage) -> tuple[dict[str, Any], str | None, str | None]:
+        """The stage's key, why it must run (None when it need not), and the run that has the same result whole.
+
+        Raises:
+            MissingInputError: If a file that it reads is not there.
+        """
+        key = keys.compute(self.chain, stage, self.folder, self.profile.name, self.values[stage.number])
+        if self.request.force:
+            return key, "forced", None
+        reason = keys.stale_reason(stage, self.folder, key)
+        for name in self.siblings if reason else ():
+            if name != self.name and keys.stale_reason(stage, paths.run_folder(name), key) is None:
+                return key, reason, name
+        return key, reason, None
 
 
 def run_chain(request: Request) -> int:
@@ -88,32 +121,31 @@ def run_chain(request: Request) -> int:
         profile = replace(profile, recipe=request.recipe)
     declared = settings.read_declared(chain)
     selected = _selected(chain, request)
-    wanted = settings.grid_runs(request.grid, name) or [(name, [])]
     # Everything is resolved before anything starts, so that a mistyped value of the last run costs no time.
-    runs = [
-        _Run(each, profile, chain, _values(chain, declared, profile, request, each, extra), request)
-        for each, extra in wanted
-    ]
+    runs = []
+    for each, extra in settings.grid_runs(request.grid, name) or [(name, [])]:
+        values = settings.resolve_all(chain, declared, profile, [*request.settings, *extra], each)
+        runs.append(_Run(each, profile, chain, values, request))
     # Another recipe shares what comes before its options with the profile's own run.
     done: list[str] = [name] if request.grid else [request.profile] if request.recipe else []
     done += _reused(request.reuse, {run.name for run in runs})
     failed = False
     index: Path | None = None
     for run in runs:
-        run = replace(run, siblings=tuple(done))
+        run.siblings = tuple(done)
         if len(runs) > 1:
             print(f"run {run.name}")
         if request.dry_run:
             _explain(run, selected)
             continue
-        with process.only_one(paths.run_folder(run.name) / ".lock", f"run {run.name!r}"):
+        with process.only_one(run.folder / ".lock", f"run {run.name!r}"):
             try:
                 _execute_all(run, selected)
             except execute.StageFailed:
                 failed = True
             records.merge(run.name)
             done.append(run.name)
-            if request.render:
+            if not request.no_render:
                 index = _render(run, failed)
         if failed:
             break
@@ -122,33 +154,18 @@ def run_chain(request: Request) -> int:
     return 1 if failed else 0
 
 
-def _values(
-    chain: Chain,
-    declared: dict[str, dict[str, Parameter]],
-    profile: profiles.Profile,
-    request: Request,
-    run: str,
-    extra: Sequence[str],
-) -> dict[str, dict[str, Any]]:
-    return settings.resolve_all(chain, declared, profile, [*request.settings, *extra], run)
-
-
 def _selected(chain: Chain, request: Request) -> list[Stage]:
     """Stages to look at, in order of execution."""
     if request.only and request.start:
         raise ParameterError("--only and --from exclude one another; give one of them")
-    only = [number.strip() for text in request.only for number in text.split(",") if number.strip()]
-    for number in [*only, *([request.start] if request.start else [])]:
+    only = {number.strip() for text in request.only for number in text.split(",") if number.strip()}
+    for number in only:
         chain.stage(number)
-    if only:
-        return [stage for stage in chain.stages if stage.number in only]
-    if request.start:
-        first = chain.stages.index(chain.stage(request.start))
-        return list(chain.stages[first:])
-    return list(chain.stages)
+    first = chain.stages.index(chain.stage(request.start)) if request.start else 0
+    return [stage for stage in chain.stages[first:] if not only or stage.number in only]
 
 
-def _reused(names: Sequence[str], own: set[str]) -> list[str]:
+def _reused(names: Sequence[str], own: set[str]) -> Sequence[str]:
     """The runs whose results may be taken over.
 
     Raises:
@@ -161,99 +178,82 @@ def _reused(names: Sequence[str], own: set[str]) -> list[str]:
         if name not in known:
             hint = did_you_mean(name, known)
             raise ParameterError(f"--reuse {name}: there is no such run; {hint}Runs: {', '.join(known) or 'none'}")
-    return list(names)
+    return names
 
 
 def _explain(run: _Run, selected: Sequence[Stage]) -> None:
     """Say for each stage whether it would run, and why."""
+    first = run.chain.stages[0]
+    atlas = demo_data.why(run.chain, run.csv) if first in selected else None
+    if atlas:
+        print(f"[--] {'atlas':<22} would run   ({atlas})")
     dirty: set[str] = set()
     for stage in selected:
-        if stage is run.chain.stages[0] and (atlas := demo_data.why(run.chain, run.csv)):
-            print(f"[--] {'atlas':<22} would run   ({atlas})")
-            dirty.add("atlas")
-        waits = [
-            other.number for other in run.chain.stages if other.number in dirty and keys.feeds(run.chain, other, stage)
-        ]
-        if "atlas" in dirty and stage is run.chain.stages[0]:
-            waits.append("atlas")
+        feeders = {each.number for each in run.chain.feeders(stage)}
+        waits = ", ".join([each.number for each in run.chain.stages if each.number in dirty & feeders])
+        if atlas and stage is first:
+            waits = "atlas"
         try:
-            key = keys.compute(run.chain, stage, run.name, run.profile.name, run.values[stage.number])
-            reason = keys.stale_reason(keys.read_stamp(stage, run.name), key, keys.output_digests(stage, run.name))
+            _, reason, source = run.decide(stage)
         except MissingInputError as missing:
-            reason = f"after {', '.join(waits)}" if waits else str(missing)
+            said = f"would run   (after {waits})" if waits else f"cannot run  ({missing})"
             dirty.add(stage.number)
-            print(f"{execute.label(stage)} {'would run  ' if waits else 'cannot run '} ({reason})")
-            continue
-        if run.request.force:
-            reason = "forced"
-        if reason and not run.request.force and (source := _twin(run, stage, key)):
-            dirty.add(stage.number)
-            print(f"{execute.label(stage)} would be taken over from run {source} (the same key)")
-        elif reason:
-            dirty.add(stage.number)
-            print(f"{execute.label(stage)} would run   ({reason})")
-        elif waits:
-            dirty.add(stage.number)
-            print(f"{execute.label(stage)} may run     (if {', '.join(waits)} makes something else than before)")
         else:
-            print(f"{execute.label(stage)} would be skipped (unchanged)")
+            if reason:
+                dirty.add(stage.number)
+            if source:
+                said = f"would be taken over from run {source} (the same key)"
+            elif reason:
+                said = f"would run   ({reason})"
+            elif waits:
+                said = f"may run     (if {waits} makes something else than before)"
+            else:
+                said = "would be skipped (unchanged)"
+        print(f"{execute.label(stage)} {said}")
 
 
 def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
     """Bring every selected stage up to date, in order."""
     for stage in selected:
-        limit = run.request.timeout or run.profile.timeout or DEFAULT_TIMEOUT
-        if stage is run.chain.stages[0] and not demo_data.make(run.chain, run.csv, limit):
+        if stage is run.chain.stages[0] and not demo_data.make(run.chain, run.csv, run.timeout()):
             raise execute.StageFailed("atlas")
-        key = keys.compute(run.chain, stage, run.name, run.profile.name, run.values[stage.number])
-        stamp = keys.read_stamp(stage, run.name)
-        reason = keys.stale_reason(stamp, key, keys.output_digests(stage, run.name))
+        key, reason, source = run.decide(stage)
         if run.request.force:
-            reason = "forced"
             execute.forget_trainings(stage, run.name)
         if reason is None:
             print(f"{execute.label(stage)} skipped (unchanged)", flush=True)
             records.write_stage(run.name, run.profile.name, stage.number, None, "skipped", "unchanged")
-        elif not run.request.force and (source := _twin(run, stage, key)):
+        elif source:
             _take_over(run, stage, source)
             print(f"{execute.label(stage)} taken over from run {source} (the same key)", flush=True)
             execute.say_remarks(stage, run.name)
         else:
-            values, limit = run.values[stage.number], run.timeout(stage)
-            execute.execute(stage, run.name, run.profile.name, values, limit, key, reason)
+            values, limit = run.values[stage.number], run.timeout(stage.timeout)
+            execute.execute(stage, run.name, values, limit, key, reason)
             run.ran += 1
-
-
-def _twin(run: _Run, stage: Stage, key: dict[str, Any]) -> str | None:
-    """Another run of the same grid whose result for this stage has the very same key and is still whole."""
-    for name in run.siblings:
-        if name == run.name:
-            continue
-        if keys.stale_reason(keys.read_stamp(stage, name), key, keys.output_digests(stage, name)) is None:
-            return name
-    return None
 
 
 def _take_over(run: _Run, stage: Stage, source: str) -> None:
     """Copy what another run made (hard links where the disk allows: files are replaced, never changed in place)."""
-    taken = keys.output_files(stage, source)
-    for name, file in keys.output_files(stage, run.name).items():
+    other = paths.run_folder(source)
+    taken = keys.output_files(stage, other)
+    for name, file in keys.output_files(stage, run.folder).items():
         if name not in taken:
             file.unlink()  # left by an execution with other parameters
     for name, file in taken.items():
-        folder = paths.report_folder if name == f"{stage.notebook}.ipynb" else paths.run_folder
-        with atomic_path(folder(run.name) / name) as temporary:
+        target = paths.report_folder(run.name) if name == f"{stage.notebook}.ipynb" else run.folder
+        with atomic_path(target / name) as temporary:
             temporary.unlink()
             try:
                 os.link(file, temporary)
             except OSError:
                 shutil.copyfile(file, temporary)
-    stamp = keys.read_stamp(stage, source) or {}
     manifest = read_json(paths.report_folder(source) / "manifest.json")
     entry = dict(manifest.get("stages", {}).get(stage.number) or {})
     records.write_stage(run.name, run.profile.name, stage.number, entry, "taken over", f"the same as in run {source}")
-    state.hand_file(paths.run_folder(run.name), stage.number).unlink(missing_ok=True)
-    write_json(keys.stamp_file(stage, run.name), stamp)
+    keys.hand_file(run.folder, stage.number).unlink(missing_ok=True)
+    stamp = keys.read_json_or_empty(keys.stamp_file(other, stage.number))
+    write_json(keys.stamp_file(run.folder, stage.number), stamp)
 
 
 def _render(run: _Run, failed: bool) -> Path | None:

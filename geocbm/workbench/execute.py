@@ -13,7 +13,7 @@ from typing import Any
 from geocbm import errors
 from geocbm.errors import UserError
 from geocbm.files import lineage, paths, read_json, write_json
-from geocbm.workbench import keys, process, records, rerun_command, state
+from geocbm.workbench import keys, process, records, rerun_command
 from geocbm.workbench.notebook import IN_CHAIN
 from geocbm.workbench.stages import Stage
 from geocbm.workbench.sync import write_pair
@@ -47,39 +47,36 @@ def forget_trainings(stage: Stage, run: str) -> None:
                 write_json(file, content)
 
 
-def execute(
-    stage: Stage, run: str, profile: str, values: dict[str, Any], limit: float, key: dict[str, Any], reason: str
-) -> None:
+def execute(stage: Stage, run: str, values: dict[str, Any], limit: float, key: dict[str, Any], reason: str) -> None:
     """Execute one notebook; on success leave page, stamp and manifest, on failure the failed copy and its traceback.
 
     Args:
         stage: the notebook.
         run: name of the run.
-        profile: name of its profile.
         values: parameters by name.
         limit: seconds after which it is ended.
-        key: what the result depends on, for the stamp.
+        key: what the result depends on, from `keys.compute`.
         reason: why it is executed, for the reader.
 
     Raises:
         StageFailed: If it failed, took too long or did not write what it promised.
     """
-    report = paths.report_folder(run)
+    folder, report, profile = paths.run_folder(run), paths.report_folder(run), key["profile"]
     report.mkdir(parents=True, exist_ok=True)
     temporary = report / f".{stage.notebook}.running.ipynb"
     failed_copy = report / f"{stage.notebook}.failed.ipynb"
     # From here until success the stage counts as never run, whatever happens to this process; what was asked for is
     # kept, so that a message can name the command that asks for it again.
-    write_json(keys.stamp_file(stage, run), {"profile": profile, "asked": key["parameters"]})
-    rerun_command.record(paths.run_folder(run), profile)
+    write_json(keys.stamp_file(folder, stage.number), {"profile": profile, "asked": key["parameters"]})
+    rerun_command.record(folder, profile)
     started = records.now()
     print(f"{label(stage)} running ... ", end="", flush=True)
     try:
-        with tempfile.TemporaryDirectory(prefix="geocbm-") as folder:
-            job = Path(folder) / "job.json"
+        with tempfile.TemporaryDirectory(prefix="geocbm-") as place:
+            job = Path(place) / "job.json"
             content = {
                 "source": str(stage.source),
-                "notebook": str(Path(folder) / f"{stage.notebook}.ipynb"),
+                "notebook": str(Path(place) / f"{stage.notebook}.ipynb"),
                 "output": str(temporary),
                 "parameters": values,
                 "cwd": str(paths.project_root()),
@@ -108,11 +105,10 @@ def execute(
     finally:
         temporary.unlink(missing_ok=True)
     failed_copy.unlink(missing_ok=True)
-    made = keys.output_digests(stage, run)
-    stamp["outputs"] = made
-    records.write_stage(run, profile, stage.number, stamp, "fresh", reason)
-    state.hand_file(paths.run_folder(run), stage.number).unlink(missing_ok=True)
-    write_json(keys.stamp_file(stage, run), {"key": key, "outputs": made, "profile": profile})
+    made = keys.digests(keys.output_files(stage, folder))
+    records.write_stage(run, profile, stage.number, stamp | {"outputs": made}, "fresh", reason)
+    keys.hand_file(folder, stage.number).unlink(missing_ok=True)
+    write_json(keys.stamp_file(folder, stage.number), {"key": key, "outputs": made, "profile": profile})
     print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
     say_remarks(stage, run)
 
@@ -142,7 +138,7 @@ def _result(file: Path, outcome: process.Outcome, limit: float) -> dict[str, Any
 def _promised(run: str, stage: Stage) -> dict[str, Any] | None:
     """A failure when the notebook ended well without writing what it promised."""
     folder = paths.run_folder(run)
-    missing = [name for name in (*stage.promised, f"records/{stage.number}.json") if not (folder / name).is_file()]
+    missing = [name for name in (*stage.promised, stage.record) if not (folder / name).is_file()]
     if not missing:
         return None
     message = f"it ended without writing {', '.join(missing)}; does it call nb.finish()?"

@@ -135,8 +135,7 @@ class Notebook:
         """
         path = self.path(name)
         if not path.exists():
-            writer = self._chain.writer(name)
-            command = rerun_command.remedy(self.run_folder, writer.number if writer else self.number)
+            command = rerun_command.remedy(self.run_folder, self._chain.writer(name, self.number))
             raise MissingInputError(f"{name!r} of run {self.run!r} is not there yet; make it with: {command}")
         return path
 

@@ -32,7 +32,7 @@ def remedy(folder: Path, number: str, profile: str | None = None) -> str:
     chain = read_chain()
     wanted = chain.stage(number)
     states = state.run_states(folder, chain)
-    needed = [stage for stage in chain.stages if wanted.number in keys.downstream(chain, [stage])]
+    needed = [stage for stage in chain.stages if wanted.number in chain.downstream(stage.number)]
     read = {name for stage in needed for name in stage.reads}
     first = next(
         stage.number
@@ -81,8 +81,9 @@ def command_like(folder: Path, run: str, changes: Mapping[str, Any], profile: st
         base = settings.resolve_all(chain, declared, own, [], run)
         target = {number: dict(values) for number, values in base.items()}
         for number, stamp in (by_hand | stamps).items():
-            old = stamp.get("key", {}).get("parameters") or stamp.get("asked") or stamp.get("parameters", {})
-            target.get(number, {}).update({key: value for key, value in old.items() if key in base.get(number, {})})
+            known = base.get(number, {})
+            old = {key: value for key, value in keys.parameters_of(stamp).items() if key in known}
+            target.get(number, {}).update(old)
         for key, value in changes.items():
             number, _, parameter = key.partition(".")
             if parameter in target.get(number, {}):

@@ -48,11 +48,6 @@ class Stage:
         return tuple(name for name in self.writes if "*" not in name)
 
     @property
-    def optional(self) -> tuple[str, ...]:
-        """Patterns of files that it writes with some parameters only."""
-        return tuple(name for name in self.writes if "*" in name)
-
-    @property
     def number(self) -> str:
         """What the notebook's name begins with: two digits, and a letter where one page became two."""
         return number_of(self.notebook)
@@ -68,9 +63,18 @@ class Stage:
         return paths.notebooks_folder() / f"{self.notebook}.py"
 
     @property
-    def pair(self) -> Path:
-        """The notebook that papermill and JupyterLab open."""
-        return paths.notebooks_folder() / f"{self.notebook}.ipynb"
+    def record(self) -> str:
+        """File of the run with what the notebook has measured."""
+        return f"records/{self.number}.json"
+
+    def writes_what(self, read: str) -> bool:
+        """Whether it writes what another stage reads under this name or pattern."""
+        if any(fnmatch.fnmatch(read, each) for each in self.writes):
+            return True
+        pattern = read.removeprefix("runs/*/")
+        return bool({"*", "["} & set(read)) and any(
+            fnmatch.fnmatch(each, pattern) for each in (*self.writes, self.record)
+        )
 
 
 @dataclass(frozen=True)
@@ -97,19 +101,34 @@ class Chain:
         known = ", ".join(sorted(stage.number for stage in self.stages))
         raise ParameterError(f"there is no stage {number!r}; the stages are: {known}")
 
-    def writer(self, name: str) -> Stage | None:
-        """Stage that writes a file of the run, or None."""
-        return next((stage for stage in self.stages if any(fnmatch.fnmatch(name, each) for each in stage.writes)), None)
+    def writer(self, name: str, otherwise: str) -> str:
+        """Number of the stage that writes a file of the run, or the given one."""
+        for stage in self.stages:
+            if any(fnmatch.fnmatch(name, each) for each in stage.writes):
+                return stage.number
+        return otherwise
+
+    def feeders(self, reader: Stage) -> list[Stage]:
+        """Stages on whose files another depends directly."""
+        return [stage for stage in self.stages if any(stage.writes_what(name) for name in reader.reads)]
+
+    def downstream(self, number: str) -> set[str]:
+        """Numbers of a stage and of those that read, directly or through others, what it writes."""
+        found = {number}
+        for stage in self.stages:  # in order of execution, so one pass is enough
+            if any(feeder.number in found for feeder in self.feeders(stage)):
+                found.add(stage.number)
+        return found
 
 
-def read_chain(file: Path | None = None) -> Chain:
+def read_chain() -> Chain:
     """Read ``chain.toml``.
 
     Raises:
         MissingInputError: If there is no such file.
         ParameterError: If it is not what the chain understands; the message says where.
     """
-    file = file or paths.notebooks_folder() / "chain.toml"
+    file = paths.notebooks_folder() / "chain.toml"
     if not file.is_file():
         raise MissingInputError(
             f"there is no notebooks/chain.toml in {file.parent.parent.name}/; start the command in the project's "

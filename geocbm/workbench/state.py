@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,6 @@ class StageState:
         return self.state in (CHANGED, STALE)
 
 
-def hand_file(folder: Path, number: str) -> Path:
-    """Where a notebook notes that it was run outside of the chain."""
-    return folder / "by_hand" / f"{number}.json"
-
-
 def run_states(folder: Path, chain: Chain | None = None) -> dict[str, StageState]:
     """State of every stage, by its number, in the order of execution.
 
@@ -49,18 +44,10 @@ def run_states(folder: Path, chain: Chain | None = None) -> dict[str, StageState
     """
     chain = chain or read_chain()
     any_stamp = any((folder / "stamps").glob(f"{NUMBER_GLOB}.json"))
-    states: dict[str, StageState] = {}
+    states = {stage.number: _own_state(stage, folder, any_stamp) for stage in chain.stages}
     for stage in chain.stages:
-        states[stage.number] = _own_state(stage, folder, any_stamp)
-    for stage in chain.stages:
-        if states[stage.number].state != DONE:
-            continue
-        wrong = [
-            other.number
-            for other in chain.stages
-            if other is not stage and states[other.number].state == STALE and keys.feeds(chain, other, stage)
-        ]
-        if wrong:
+        wrong = [each.number for each in chain.feeders(stage) if each != stage and states[each.number].state == STALE]
+        if wrong and states[stage.number].state == DONE:
             states[stage.number] = StageState(STALE, f"{', '.join(wrong)} is stale")
     return states
 
@@ -104,15 +91,14 @@ def note_by_hand(stage: Stage, folder: Path, values: Mapping[str, Any], inputs: 
     Returns:
         In what its result differs from the one that the chain left; empty when in nothing, or when there was none.
     """
-    stamp = _stamp(folder, stage.number)
-    outputs = _digests(stage, folder)
-    file = hand_file(folder, stage.number)
+    file = keys.hand_file(folder, stage.number)
+    stamp = _success(folder, stage.number)
+    outputs = keys.digests(keys.written_files(stage, folder))
     if stamp and _kept(stamp, stage) == outputs:
         file.unlink(missing_ok=True)
         return ""
-    asked = recorded_parameters(folder, stage.number)
     # Where the chain's own execution never ended, the same parameters by hand make up for it.
-    how = difference(asked, values) or ("other files than before" if stamp else "")
+    how = difference(recorded_parameters(folder, stage.number), values) or ("other files than before" if stamp else "")
     content = {"parameters": dict(values), "inputs": dict(inputs), "outputs": outputs}
     write_json(file, content | ({"differs": how} if how else {}))
     return how
@@ -120,37 +106,34 @@ def note_by_hand(stage: Stage, folder: Path, values: Mapping[str, Any], inputs: 
 
 def recorded_parameters(folder: Path, number: str) -> dict[str, Any]:
     """Parameters with which the chain has run a stage, or has begun to; empty when it has not."""
-    stamp = keys.read_json_or_empty(folder / "stamps" / f"{number}.json")
-    key = stamp.get("key", {})
-    return dict(key.get("parameters") or stamp.get("asked") or {}) if isinstance(key, dict) else {}
+    return keys.parameters_of(keys.read_json_or_empty(keys.stamp_file(folder, number)))
 
 
 def _own_state(stage: Stage, folder: Path, any_stamp: bool) -> StageState:
-    present = [(folder / name).exists() for name in stage.promised]
-    present += [(folder / "records" / f"{stage.number}.json").exists()] if not stage.promised else []
+    present = [(folder / name).exists() for name in stage.promised or (stage.record,)]
     if not all(present):
         return StageState(PARTLY if any(present) else NOT_YET)
     if not stage.promised:
         return StageState(DONE)
-    stamp, hand = _stamp(folder, stage.number), keys.read_json_or_empty(hand_file(folder, stage.number))
-    outputs = _digests(stage, folder)
+    stamp = _success(folder, stage.number)
+    hand = keys.read_json_or_empty(keys.hand_file(folder, stage.number))
+    outputs = keys.digests(keys.written_files(stage, folder))
     if stamp and _kept(stamp, stage) == outputs:
-        origin = stamp["key"]
+        origin, note = stamp["key"], keys.stamp_file(folder, stage.number)
     elif hand and hand.get("outputs") == outputs:
+        origin, note = hand, keys.hand_file(folder, stage.number)
         if how := hand.get("differs"):
             return StageState(CHANGED, f"its notebook was run with {how}")
-        origin = hand
     elif stamp or hand:
         before = _kept(stamp, stage) if stamp else hand.get("outputs", {})
         changed = [name for name in sorted({*before, *outputs}) if before.get(name) != outputs.get(name)]
         return StageState(CHANGED, f"{_listed(changed)} changed since")
     else:
         return StageState(STALE, "its last run did not end") if any_stamp else StageState(DONE)
-    now = keys.own_inputs(stage, folder)
-    recorded = {name: value for name, value in origin.get("inputs", {}).items() if keys.is_own_input(stage, name)}
+    now, own = keys.own_inputs(stage, folder), keys.own_reads(stage)
+    recorded = {name: digest for name, digest in origin.get("inputs", {}).items() if _matches(name, own)}
     changed = [name for name in recorded if now.get(name) != recorded[name]]
     # What is new behind a pattern counts when it is younger than the result; else it is the pattern that is new.
-    note = hand_file(folder, stage.number) if origin is hand else folder / "stamps" / f"{stage.number}.json"
     made = note.stat().st_mtime
     new = [name for name in now if name not in recorded and name not in stage.reads]
     changed += [name for name in new if (folder / name).stat().st_mtime > made]
@@ -161,16 +144,17 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _digests(stage: Stage, folder: Path) -> dict[str, str]:
-    return {name: keys.digest_file(file) for name, file in keys.written_files(stage, folder).items() if file.is_file()}
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def _kept(stamp: Mapping[str, Any], stage: Stage) -> dict[str, str]:
     """Digests that a stamp has of the run's files; the page, and what the stage no longer writes, are none of them."""
-    own = (*stage.writes, f"records/{stage.number}.json", f"remarks/{stage.number}.json")
-    return {name: value for name, value in stamp["outputs"].items() if any(fnmatch.fnmatch(name, each) for each in own)}
+    own = (*stage.writes, stage.record, f"remarks/{stage.number}.json")
+    return {name: digest for name, digest in stamp["outputs"].items() if _matches(name, own)}
 
 
-def _stamp(folder: Path, number: str) -> dict[str, Any]:
-    stamp = keys.read_json_or_empty(folder / "stamps" / f"{number}.json")
+def _success(folder: Path, number: str) -> dict[str, Any]:
+    """The stamp of a stage that has come to its end; else empty."""
+    stamp = keys.read_json_or_empty(keys.stamp_file(folder, number))
     return stamp if isinstance(stamp.get("key"), dict) and isinstance(stamp.get("outputs"), dict) else {}

@@ -14,7 +14,7 @@ from tiny_project import make_project
 from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import paths, read_json, write_json
-from geocbm.workbench import chain, keys, process, sync
+from geocbm.workbench import chain, process, sync
 from geocbm.workbench.chain import Request, run_chain
 from geocbm.workbench.parameters import read_cells
 
@@ -62,7 +62,7 @@ def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(chain.process, "run_limited", run_in_process)
 
     def call(*settings: str, profile: str = "smoke", **more: object) -> int:
-        return run_chain(Request(profile=profile, settings=settings, render=False, **more))  # type: ignore[arg-type]
+        return run_chain(Request(profile=profile, settings=settings, no_render=True, **more))  # type: ignore[arg-type]
 
     return call
 
@@ -304,8 +304,8 @@ def test_two_chains_do_not_write_the_same_run(run: Run) -> None:
 
 def test_downstream_follows_files_through_the_stages(project: Path) -> None:
     stages = chain.read_chain()
-    assert keys.downstream(stages, [stages.stage("01")]) == {"01", "02"}
-    assert keys.downstream(stages, [stages.stage("02")]) == {"02"}
+    assert stages.downstream("01") == {"01", "02"}
+    assert stages.downstream("02") == {"02"}
 
 
 def test_no_grandchild_outlives_the_limit(tmp_path: Path) -> None:
@@ -446,14 +446,14 @@ def test_options_may_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
         Request(
             recipe="seed",
             run="r",
-            settings=("a=1", "06b.b=2"),
-            grid=("c=1,2",),
-            only=("01,02", "03"),
-            reuse=("x",),
+            settings=["a=1", "06b.b=2"],
+            grid=["c=1,2"],
+            only=["01,02", "03"],
+            reuse=["x"],
             force=True,
             dry_run=True,
             timeout=5.0,
-            render=False,
+            no_render=True,
         )
     ]
 

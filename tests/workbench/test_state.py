@@ -29,7 +29,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(**more: object) -> int:
-    return run_chain(Request(render=False, **more))  # type: ignore[arg-type]
+    return run_chain(Request(no_render=True, **more))  # type: ignore[arg-type]
 
 
 def by_hand(project: Path, name: str, **parameters: object) -> None:
