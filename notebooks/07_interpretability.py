@@ -45,7 +45,6 @@ from geocbm.explain import (
 )
 from geocbm.explain.concept_labels import read_concept_labels
 from geocbm.explain.examples import example_rows, similar_rows
-from geocbm.explain.faithfulness import LINEAR, MAIN
 from geocbm.metrics import estimate_text, readable, verdict
 from geocbm.metrics.table import metric
 from geocbm.models.stage2_inference import concept_input, predict_stage2
@@ -58,11 +57,10 @@ test, metas = files.rows["test"], files.concepts.metas
 features = files.features("adapted")
 encoder, stage1 = encoding.load_stage0(files)[1], stages.load_stage1(files)
 concepts = stages.predict_concepts(files, features)  # of all rows, by name
-# The linear CBM is the head in which nothing but concepts reaches the answer.
-linear = interventions.linear_cbm(files, features, concepts)
+linear = interventions.linear_cbm(files, features, concepts)  # the head in which concepts alone reach the answer
 modes = interventions.trained_modes(files, features, concepts) | {"concept_scores": linear}
 main = next(iter(modes.values()))
-heads = {LINEAR: linear.head} | ({} if main.head.config.ablation_mode == "concept_scores" else {MAIN: main.head})
+heads = {faithfulness.LINEAR: linear.head} | ({} if main is linear else {faithfulness.MAIN: main.head})
 model = maps.MapModel(files, encoder, features, stage1, heads)
 kind, tried = localization.choose_map_kind(model)
 
@@ -76,9 +74,7 @@ kind, tried = localization.choose_map_kind(model)
 batch = files.batch("test", 8)
 where = boxes.concept_boxes(files, encoder, test)  # None: the data does not say where concepts are
 nb.table(batch.shapes(), caption="A batch of the run", index=True)
-print(
-    f"scores {tuple(linear.scores[batch['row']].shape)}; {0 if where is None else len(where):,} pairs in the test split"
-)
+print(f"{linear.scores.shape[1]} scores each; {0 if where is None else len(where):,} pairs in the test split")
 seen = [model.picture(int(row)) for row in batch["row"]]
 nb.show_images(seen, [f"Labelled {name}" for name in batch["meta_name"]], batch["meta_name"])
 
@@ -113,38 +109,38 @@ nb.show(plots.attention_overlay([model.picture(row)], grids, [metas[meta]], [box
 # %% [markdown]
 # **Deletion** takes patches away in the order of the map and watches the probability of the true cell $y$; as many patches at random are
 # the control. With $X_S$ the tokens of the patches $S$, and $S_k$ all but the $k$ highest of the map (a bottleneck that reads pooled
-# features only, such as `mlp`, loses nothing with a token: see the pixels below),
+# features only, such as `mlp`, loses nothing with a token),
 #
 # $$p(S) = \operatorname{softmax}\big(W\, c(X_S) + b\big)_y, \qquad
 # \text{gain} = \frac{1}{|K|} \sum_{k \in K} \big[\, p(S_k^{\text{random}}) - p(S_k) \,\big]$$
 
 # %%
 order, cell = np.argsort(-heat, kind="stable"), files.cell_label[row]
-picture_pooled, picture_tokens = model.read(np.array([row]))
-answer = faithfulness.token_answer(model, np.array([row]))
+(pooled, tokens), answer = model.read(np.array([row])), faithfulness.token_answer(model, np.array([row]))
 steps = []
 for k in (0, *faithfulness.patch_counts(model.n_patches, "tokens")):
     kept = np.sort(order[k:])
     with torch.inference_mode():
-        said = stage1(picture_pooled, picture_tokens[:, kept])
+        said = stage1(pooled, tokens[:, kept])
         scores = torch.cat([said.meta_logits.softmax(-1), said.parent_logits.softmax(-1)], dim=1)  # (1, k_m + k_p)
-        p = linear.head(scores, picture_tokens[:, kept]).cell_logits.softmax(-1)[0, cell]
-    np.testing.assert_allclose(p, answer.probability(np.array([0]), kept[None])[LINEAR][0], rtol=1e-4)
+        p = linear.head(scores, tokens[:, kept]).cell_logits.softmax(-1)[0, cell]
+    np.testing.assert_allclose(p, answer.probability(np.array([0]), kept[None])[faithfulness.LINEAR][0], rtol=1e-4)
     steps.append({"patches taken away": k, metas[meta]: float(scores[0, meta]), "true cell": float(p)})
 nb.table(pd.DataFrame(steps).round(4), caption="Deletion by hand, in the order of the map (tokens, linear CBM)")
 
 # %% [markdown]
 # ## Over the test split: does the map point at the concept?
 #
-# The same rule holds for attention, for the middle of the picture, and for chance. Large concepts such as the sky are hit by chance, so
-# the headline ("labelled, small") counts only those that chance hits in less than 15 %. Attention is not asked about one concept; what
-# it points at is what the place was read from. The kind of map is chosen on the validation split.
+# The same rule holds for attention (which is asked about no single concept), for the middle of the picture, and for chance. The headline
+# ("labelled, small") counts concepts that chance hits in less than 15 %. The kind of map is chosen on the validation split.
 
 # %%
 probabilities = concepts["meta_probabilities"].numpy()
 attention = predict_stage2(main.head, concept_input(main.head.config, concepts), features, test)["attention"]
 looks = {"attention": attention} if attention.size and np.ptp(attention) > 0 else {}
-print(f"Concept maps are of the kind {kind!r}" + "".join(f"; {name} hits {share:.0%}" for name, share in tried.items()))
+print(
+    f"Concept maps are of the kind {kind!r}", *(f"{name} hits {share:.0%}" for name, share in tried.items()), sep="; "
+)
 located = None
 if where is not None and len(where):
     pairs = where if model.kinds == maps.MAP_KINDS else where.at(where.labelled)  # gradients are dear
@@ -162,10 +158,9 @@ if where is not None and len(where):
 # %% [markdown]
 # ## Do the patches it names matter?
 #
-# **Insertion** leaves patches alone instead. Of **tokens**, what Stages 1 and 2 read of the patch is left out, but the encoder has mixed
-# the patches before; of **pixels**, a patch is blurred in the picture and everything is computed anew: the honest way. The map is the sum
-# over the three likeliest concepts. Concept maps explain the linear CBM; the main mode may look elsewhere, and there its attention should
-# matter more. Insertion asks for more than deletion: that the patches alone suffice.
+# **Insertion** leaves patches alone instead, and asks whether they suffice. Of **tokens**, what Stages 1 and 2 read of the patch is left
+# out, but the encoder has mixed the patches before; of **pixels**, a patch is blurred and everything is computed anew: the honest way. The
+# map is the sum over the three likeliest concepts; it explains the linear CBM, while in the main mode attention should matter more.
 
 # %%
 orders = {faithfulness.CONCEPTS: maps.named_map(model, probabilities, test, kind=kind)} | looks
@@ -174,7 +169,8 @@ removed = faithfulness.measure_faithfulness(model, test, orders, pictures, boots
 for (head, way), measured in removed.items():
     title = f"What is lost with the patches? ({head}, {way})"
     nb.show(plots.removal_curves(measured.curves(), float(measured.whole.mean()), title))
-gains = readable(faithfulness.gain_table(removed), {"gain": metric("truth.deletion_gain")})
+unit = {"gain": metric("truth.deletion_gain")}
+gains = readable(faithfulness.gain_table(removed), unit)
 nb.table(gains, caption="How much more the true cell loses (has) than with random patches, 95 % intervals")
 
 # %% [markdown]
@@ -192,19 +188,18 @@ def my_map(tokens, scores):
 if own_map:
     mine = my_map(features.read("tokens", test), linear.scores[test]).numpy()
     if located is not None:
-        maps_and_mine = shown | {"my map": mine[pairs.position]}
-        tested = localization.measure_localization(files, pairs, maps_and_mine, named, bootstrap, seed)
-        print("pointing game:", estimate_text(tested.estimate("my map"), "{:.0%}"))
+        shown["my map"] = mine[pairs.position]
+        own = localization.measure_localization(files, pairs, shown, named, bootstrap, seed)
+        print("pointing game:", estimate_text(own.estimate("my map"), "{:.0%}"))
     lost = faithfulness.measure_faithfulness(model, test, {"my map": mine}, pictures, bootstrap, seed)
-    nb.table(readable(faithfulness.gain_table(lost), {"gain": metric("truth.deletion_gain")}), caption="My map")
+    nb.table(readable(faithfulness.gain_table(lost), unit), caption="My map")
 
 # %% [markdown]
 # ## Pictures, one by one
 #
-# The nearest and the farthest answers among those the model is surest of, so that right and wrong ones are seen. First attention of the
-# main mode, then the maps of the three likeliest concepts (dotted: where the concept truly is), what each concept adds to the log odds of
-# the country that the linear CBM names (the terms are exact), and the training pictures of the named concept that are most alike. If
-# they show something else than the name says, so will the score.
+# The nearest and the farthest answers among those the model is surest of. First attention of the main mode, then the maps of the three
+# likeliest concepts (dotted: where the concept truly is), what each adds to the log odds of the country that the linear CBM names, and
+# the training pictures of the named concept that are most alike: if they show something else than the name says, so will the score.
 
 # %%
 places = main_predictions(files)
@@ -223,41 +218,36 @@ thrice = [one for one in seen for _ in range(3)]
 nb.show(plots.attention_overlay(thrice, grids, words, truth, title="Where are the concepts?", noun="concept map"))
 why = [attribution.explain_country(linear, row, files, caption) for row, caption in zip(rows, captions, strict=True)]
 nb.show(plots.contribution_bars(why, title="What each concept adds (linear CBM, exact)"))
-
-# %%
-everything, pano_id = features.read_all("pooled").numpy(), files.table["pano_id"].to_numpy(str)
+everything, train = features.read_all("pooled").numpy(), files.rows["train"]
+pano_id = files.table["pano_id"].to_numpy(str)
+notes = files.table.get("note", pd.Series("", files.table.index)).fillna("")
 for row, caption, picture, (meta, *_) in zip(rows, captions, seen, first, strict=True):
-    train = files.rows["train"]
     alike = similar_rows(everything, row, train[files.meta_and_parent[0][train] == meta], pano_id, neighbours)
-    notes = files.table.get("note", pd.Series("", files.table.index)).fillna("").iloc[alike]
-    below = [f"{files.country[i]}. {nb.clean_text(note)}" for i, note in zip(alike, notes, strict=True)]
+    below = [f"{files.country[i]}. {nb.clean_text(notes.iloc[i])}" for i in alike]
     alts = [f"Picture of {metas[meta]}"] * (1 + len(alike))
     nb.show_images([picture, *map(model.picture, alike)], alts, [f"{caption}: named {metas[meta]}", *below])
 
 # %% [markdown]
 # ## Do the scores tell only what their concepts tell?
 #
-# A score is learned from pictures, and may rise with anything that goes with its concept. With $I$ the mutual information, $H$ the
-# entropy, $s_i$ scores, $c_i$ the concepts that can truly be seen and $y$ the country, **concepts-task leakage** (Parisini et al. 2025) is
+# A score may rise with anything that goes with its concept. With $I$ the mutual information, $H$ the entropy, $s_i$ scores, $c_i$ the
+# concepts that can truly be seen and $y$ the country, **concepts-task leakage** (Parisini et al. 2025) is
 #
 # $$\text{CTL} = \frac{1}{k} \sum_i \max\Big(0, \frac{I(s_i; y) - I(c_i; y)}{H(y)}\Big)$$
 #
-# and interconcept leakage compares $I(s_i; s_j)$ with $I(c_i; c_j)$. The same question to a classifier of the country: what do scores add
-# when all concepts are known (`beyond_truth`), and do they tell more than as many random directions (`by_name`)? **Completeness**
-# $(a - a_0) / (a_1 - a_0)$ is the accuracy from concepts above guessing, as a part of that from everything (Yeh et al. 2020).
-# In the table `prior` reads nothing, `named` which concept has the highest score, `hard` scores cut to yes or no, `true` the concepts that
-# can truly be seen.
+# and interconcept leakage compares $I(s_i; s_j)$ with $I(c_i; c_j)$. A classifier of the country is asked too: what do scores add when all
+# concepts are known (`beyond_truth`), and do they tell more than random directions (`by_name`)? **Completeness** $(a - a_0) / (a_1 - a_0)$
+# is the accuracy from concepts above guessing, as a part of that from everything (Yeh et al. 2020). In the table `prior` reads nothing,
+# `named` which concept has the highest score, `hard` scores cut to yes or no, `true` the concepts that can truly be seen.
 
 # %%
-known = read_concept_labels(files)
-information = concept_information.measure_concept_information(
-    files, linear, known, everything, places["cell"].to_numpy(), bootstrap, seed
-)
+known, cells = read_concept_labels(files), places["cell"].to_numpy()
+information = concept_information.measure_concept_information(files, linear, known, everything, cells, bootstrap, seed)
 leakage = information.leakage
 if leakage is not None:
-    nulls = {"concepts-task leakage": leakage.concepts_task_null, "interconcept leakage": leakage.interconcept_null}
-    for (name, null), own in zip(nulls.items(), (leakage.concepts_task, leakage.interconcept), strict=True):
-        print(f"{name}: {estimate_text(own, '{:.4f}')}, {null:.4f} where nothing leaks")
+    for name in ("concepts_task", "interconcept"):
+        own, null = getattr(leakage, name), getattr(leakage, f"{name}_null")
+        print(f"{name} leakage: {estimate_text(own, '{:.4f}')}, {null:.4f} where nothing leaks")
     kept_names = [information.names[i] for i in leakage.kept]
     nb.show(plots.told_by_concepts(kept_names, leakage.truth, leakage.predicted, leakage.beyond))
 nb.table(readable(information.probe_table()), caption="The country, read by logistic regression, 95 % intervals")
@@ -268,9 +258,9 @@ nb.table(readable(information.completeness_table().round(3), units), caption="Co
 # %% [markdown]
 # ## How many concepts does a decision need, and what is left without any?
 #
-# Only the largest contributions to each decision may count ("decision"), or the largest weights of each cell ("weights", the number of
-# effective concepts of Srivastava et al. 2024), or as many at random; the others have the value of an average training picture. With all
-# concepts ablated like that, the model must know no more than how often each cell occurs.
+# Only the largest contributions to each decision may count ("decision"), or the largest weights of each cell ("weights", Srivastava et al.
+# 2024), or as many at random; the others have the value of an average training picture. With all concepts ablated like that, the model
+# must know no more than how often each cell occurs.
 
 # %%
 effective, drawn = information.effective, information.drawn
@@ -282,9 +272,9 @@ nb.table(readable(left), caption="Without concepts, against two priors, with 95 
 # %% [markdown]
 # ## Controls that can embarrass us
 #
-# That a head reads concepts does not show that it needs them. **Random concepts**: as many random directions, scaled and pooled as Stage
-# 1's, with the linear CBM trained on them; where they do as well, the names are decoration (Srivastava, Yan & Weng 2024). **Shuffled
-# concepts** and **patches** are those of another test image. **Patch order** must change nothing, for the heads know no positions.
+# **Random concepts**: as many random directions, scaled and pooled as Stage 1's, with the linear CBM trained on them; where they do as
+# well, the names are decoration (Srivastava, Yan & Weng 2024). **Shuffled concepts** and **patches** are those of another test image.
+# **Patch order** must change nothing, for the heads know no positions.
 
 # %%
 tested = controls.measure_controls(model, modes, bootstrap, seed)
@@ -298,8 +288,8 @@ for mode, gain in tested.gains.items():
 # %% [markdown]
 # ## Is it the same explanation after training again?
 #
-# Stages 1 and 2 are trained again with each seed, and explanations of the same picture are compared by their rank correlation; the
-# yardstick is that of different pictures: `geocbm run --profile demo --only 07 --set '07.stability_seeds=[0,1,2]'`.
+# Explanations of a picture after training with each seed, by rank correlation, against those of different pictures: for example
+# `geocbm run --profile demo --only 07 --set '07.stability_seeds=[0,1,2]'`.
 
 # %%
 seeds = None
@@ -312,9 +302,8 @@ if stability_seeds:
 # %% [markdown]
 # ## The trust card
 #
-# Each line asks for one way in which the explanation could be untrue; "yes" speaks for it. The verdict follows from the metrics by the
-# rule. Brackets hold what other pictures would change; what another training would change they do not hold. "Cannot be said" stands
-# where a metric has nothing to be held against.
+# Each line asks for one way in which the explanation could be untrue; "yes" speaks for it. Brackets hold what other pictures would change,
+# not what another training would. "Cannot be said" stands where a metric has nothing to be held against.
 
 # %%
 QUESTIONS = {  # the question, and when the verdict is yes; a partly is less, see geocbm.explain.trust_card
@@ -336,9 +325,9 @@ counts = table["verdict"].value_counts()
 print(f"Of {len(card)} questions:", ", ".join(f"{counts[one]} {one}" for one in trust_card.VERDICTS if one in counts))
 
 # %%
-nb.record_all("truth", concept_information.concept_information_metrics(information))
-nb.record_all("truth", localization.localization_metrics(located) | faithfulness.faithfulness_metrics(removed))
-nb.record_all("truth", stability.stability_metrics(seeds))
+kept = localization.localization_metrics(located) | faithfulness.faithfulness_metrics(removed)
+kept |= concept_information.concept_information_metrics(information) | stability.stability_metrics(seeds)
+nb.record_all("truth", kept)
 nb.record_all("control", tested.metrics())
 with nb.output("trust.parquet") as path:
     table.to_parquet(path)

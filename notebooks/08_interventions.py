@@ -50,7 +50,6 @@ batch = files.batch("test", 4)
 rows, head = batch["row"].numpy(), model.head
 scores = model.scores[rows]  # (B, k)
 print(f"scores {tuple(scores.shape)}: {model.n_metas} concepts, {scores.shape[1] - model.n_metas} families")
-print(f"cell logits {tuple(head(scores).cell_logits.shape)}")
 captions = [f"{meta}, {country}" for meta, country in zip(batch["meta_name"], batch["country"], strict=True)]
 top = scores[:, : model.n_metas].argmax(1).tolist()
 seen = [f"{one}. Seen: {metas[j]} {own[j]:.0%}" for one, own, j in zip(captions, scores, top, strict=True)]
@@ -60,7 +59,7 @@ nb.show_images([encoder.crop(image) for image in batch["image"]], captions, seen
 # ## The idea: an edit of one score
 #
 # The linear layer reads each score $s_j$ through a transform $t$ (the logarithm, by `score_transform`), standardised over the training
-# pictures. The logit of cell $c$ is a sum of one term per concept, and an edit $s_j \to s_j'$ changes it by one term alone:
+# pictures. The logit of cell $c$ is a sum of one term per concept, of which an edit $s_j \to s_j'$ changes one:
 #
 # $$z_c(s) = b_c + \sum_j W_{cj}\,\frac{t(s_j) - \mu_j}{\sigma_j} \qquad\qquad z_c(s') - z_c(s) = W_{cj}\,\frac{t(s_j') - t(s_j)}{\sigma_j}$$
 #
@@ -70,29 +69,22 @@ nb.show_images([encoder.crop(image) for image in batch["image"]], captions, seen
 t = {"log": lambda s: s.clamp_min(1e-6).log(), "sqrt": torch.sqrt, "none": lambda s: s}[head.config.score_transform]
 j = top[0]  # the concept seen in the first picture
 edited = interventions.set_scores(scores, [j], model.baseline[j])  # (B, k): ablated in all four
-
 with torch.no_grad():
     change = (t(edited[:, j]) - t(scores[:, j])) / head.score_spread[j]  # (B,)
     by_hand = change[:, None] * head.cell_head.weight[:, j]  # (B, N)
     before, after = head(scores).cell_logits, head(edited).cell_logits
 torch.testing.assert_close(by_hand, after - before, rtol=1e-3, atol=1e-4)
-
-# %% [markdown]
-# What that edit does to the first picture: the cells that lose and gain most.
-
-# %%
 order = torch.cat([by_hand[0].argsort()[:3], by_hand[0].argsort()[-3:]]).numpy()
-moved = pd.DataFrame({"cell": [f"{cell}, {files.cells.country[cell]}" for cell in order]})
-moved["logit"], moved["change"] = before[0, order].numpy(), by_hand[0, order].numpy()
-moved["probability before"], moved["probability after"] = (z[0].softmax(-1)[order].numpy() for z in (before, after))
-nb.table(moved, caption=f"{metas[j]} ablated: its score {scores[0, j]:.3f} becomes {model.baseline[j]:.3f}")
+moved = {"cell": [f"{cell}, {files.cells.country[cell]}" for cell in order], "change of logit": by_hand[0, order]}
+moved |= {f"probability {when}": z[0].softmax(-1)[order] for when, z in (("before", before), ("after", after))}
+says = f"{metas[j]} ablated: its score {scores[0, j]:.3f} becomes {model.baseline[j]:.3f}; the cells that change most"
+nb.table(pd.DataFrame(moved), caption=says)
 
 # %% [markdown]
 # ## Correcting concepts to the truth
 #
-# To **correct** a concept that is there its score is raised to one that is usual for pictures that show it; one that is not there is
-# lowered to what is usual for the others; a score that lies beyond already stays. What is usual is a percentile over the validation
-# split, and which percentile serves best is chosen there too (Koh et al. 2020 take the 95th; scores of one softmax want another).
+# To **correct** a concept, its score is raised (or lowered) to what is usual for pictures that show it (or do not), unless it lies beyond
+# already: a percentile over the validation split, chosen there too (Koh et al. 2020 take the 95th; scores of one softmax want another).
 
 # %%
 labels = concept_labels.read_concept_labels(files)
@@ -102,16 +94,13 @@ candidates = [
     for percentile in curves.PERCENTILES
 ]
 values, tried = curves.choose_values(curves.Cases.of_run(files, model, labels, files.rows["val"]), candidates)
-nb.table(
-    readable(tried),
-    caption=f"Percentile {values.percentile:.0f} is taken: mean over the curves of the validation split",
-)
+nb.table(readable(tried), caption=f"Mean over the validation split's curves: {values.percentile:.0f} is taken")
 
 # %% [markdown]
 # ## One curve by hand
 #
-# The **intervention curve** corrects concepts one after the other and follows the error. In which order is the policy; here the least
-# certain score first. A family follows from its concepts: it is there once one of them is known to be, and not once all are known not to be.
+# The **intervention curve** corrects concepts one after the other and follows the error, in the order of a policy; here the least certain
+# first. A family follows from its concepts: it is there once one is known to be, and not once all are known not to be.
 
 # %%
 cases = curves.Cases.of_run(files, model, labels, rows)
@@ -133,49 +122,42 @@ nb.table(pd.DataFrame(errors, pd.Index(steps, name="corrected"), captions), capt
 # %% [markdown]
 # ## How far off when it is told the truth?
 #
-# The same for all test pictures, in several orders: single concepts first, then whole families at once, which is what a person would tell
-# the model (which bollard, if any?). Scores of one softmax are read against one another, so that a few right ones among many wrong ones may
-# help little. Real data knows only the labelled concept: there the curve has two points and one order.
+# The same for all test pictures: by single concepts, and by whole families, which is what a person would tell the model (which bollard, if
+# any?). A few right ones among many wrong ones may help little, since scores of one softmax are read against one another. Real data
+# knows only the labelled concept: there the curve has two points and one order.
 
 # %%
 cases = curves.Cases.of_run(files, model, labels, test)
 policies = curves.POLICIES if labels.complete else {"random": curves.random_order}
 units = curves.UNITS if labels.complete else ("concepts",)
-parts = [curves.intervention_curve(cases, values, policies, unit, bootstrap, seed) for unit in units]
+parts = {unit: curves.intervention_curve(cases, values, policies, unit, bootstrap, seed) for unit in units}
 names = {"random": "in random order", "uncertain": "the least certain first", "contribution": "the largest term first"}
 names |= {"error": "the largest error first (needs the truth)", "mine": "my policy"}
-for unit, part in zip(units, parts, strict=True):
+for unit, part in parts.items():
     nb.show(plots.intervention_curves(part, names, unit, f"How far off when it is told the truth, by {unit}?"))
-
-# %%
 curve = pd.concat(parts, ignore_index=True)
 summary = curves.curve_table(curve)
 summary["non_monotone"] = [", ".join(map(str, steps)) or "none" for steps in summary["non_monotone"]]
 ends = {"first_km": Metric("first", "nothing corrected", KM), "last_km": Metric("last", "all that is known", KM)}
 ends |= {"mean_geoscore": "mean GeoScore", "non_monotone": "steps worse than an earlier one"}
-nb.table(
-    readable(summary, ends), caption="Intervention policies: from nothing to all that is known, with 95 % intervals"
-)
-first, last = curve["median_km"].iloc[[0, -1]]
-print(f"Told all that is known, the median error goes from {first:,.0f} to {last:,.0f} km.")
+nb.table(readable(summary, ends), caption="Policies: from nothing to all that is known, with 95 % intervals")
 
 # %% [markdown]
 # ## What if it saw something else?
 #
-# Choose an edit from the list and move the slider. The blue circles are the belief, the star is the answer and the cross the true
-# place. Right answers of middling certainty (a country with about 60 %) come first, of different concepts and countries, since what is
-# certain seldom hangs on a single concept. What is put in the place of the concept seen are the siblings that move the answer most.
+# Choose an edit and move the slider: the blue circles are the belief, the star is the answer and the cross the true place. Pictures are
+# right answers of middling certainty (a country with about 60 %), since what is certain seldom hangs on a single concept; what is put in
+# the place of the concept seen are the siblings that move the answer most.
 
 # %%
 found = counterfactuals.find_counterfactuals(files, model, test, values, examples, exchanges)
 places = [(files.lat[one.row], files.lng[one.row]) for one in found]
 pictures = [maps.seen_picture(files, encoder, one.row) for one in found]
 nb.show(plots.what_if(found, counterfactuals.STRENGTHS, files.cells, places, pictures), preview=True)
-table = counterfactuals.edit_table(found, files).round({"moved_km": 0})
-nb.table(table.round(2), caption="Each edit at full strength (moved: total variation of the cells' probabilities)")
+table = counterfactuals.edit_table(found, files).round({"moved_km": 0}).round(2)
+nb.table(table, caption="Each edit at full strength (moved: total variation of the cells' probabilities)")
 
 
-# %%
 def draw(row, places, label):
     """The map of one answer, for the live controls."""
     picture, true_place = maps.seen_picture(files, encoder, row), (files.lat[row], files.lng[row])
@@ -195,21 +177,20 @@ nb.show(plots.concept_sankey(flows.flows_to_countries(model, test, files.cells, 
 # %% [markdown]
 # ## What is left when all concepts are ablated?
 #
-# Every term is then 0, and the answer is the same for all pictures. It must know no more than how often each cell occurs in the training
-# split. Where several cells are nearly equal, which of them is named, and so the distance in km, says little.
+# Every term is then 0, and the one answer for all pictures must know no more than how often each cell occurs in the training split.
+# Where several cells are nearly equal, which of them is named, and so the distance in km, says little.
 
 # %%
 ablated = ablation.ablate_all_concepts(files, model, test, bootstrap, seed)
-shown = readable(ablated.loc[:, [name for name in ablated if "change" not in name]])
+shown = readable(ablated[[name for name in ablated if "change" not in name]])
 nb.table(shown, caption="Without concepts, against two priors, with 95 % intervals; log loss of the true cell in nats")
 print(f"Without concepts the model stands {ablation.against_prior(ablated)}.")
 
 # %% [markdown]
 # ## Does an edit arrive in the other modes?
 #
-# The same edits in the main mode of the run, and in the others it has trained. There Stage 2 reads an embedding: it is mixed again from
-# the prototypes (`patch` bottleneck) or moved along them until Stage 1 reads the wanted scores from it. What stays near when all concepts
-# are ablated went past the concepts: through the patches, which no edit of a concept reaches.
+# The other modes read an embedding: it is mixed again from the prototypes (`patch` bottleneck) or moved along them until Stage 1 reads the
+# wanted scores from it. What stays near when all concepts are ablated went past them, through patches, which no edit reaches.
 
 # %%
 modes = interventions.trained_modes(files, features, concepts) | {"concept_scores": model}
@@ -221,8 +202,7 @@ nb.table(readable(effect, heads), caption="Median error by mode of Stage 2, with
 # %% [markdown]
 # ## Make it yours: an intervention policy
 #
-# A policy is a function of the cases and the intervention values that gives every concept of every picture a priority. Change the one
-# below and run this page with `-p own_policy True`.
+# A policy gives every concept of every picture a priority. Change this one and run the page with `-p own_policy True`.
 
 
 # %%
@@ -238,18 +218,18 @@ if own_policy:
 
 # %%
 gap = max(abs(attribution.explain_country(model, one.row, files, one.caption).gap) for one in found)
+kept = {"percentile": values.percentile, "contribution_gap": gap} | curves.curve_metrics(curve)
+nb.record_all("intervene", kept | ablation.ablation_metrics(ablated, effect))
 nb.record("truth.removed_all_median_km", ablation.interval_of(ablated, ablation.REMOVED, "median_km"))
-nb.record_all("intervene", {"percentile": values.percentile, "contribution_gap": gap})
-nb.record_all("intervene", curves.curve_metrics(curve) | ablation.ablation_metrics(ablated, effect))
 with nb.output("interventions.parquet") as path:
     curve.to_parquet(path)
 
 # %% tags=["nbval-check-output"]
 again = model.predict(test, model.scores[test]).logits  # an edit to the same scores
+rest = (head(model.baseline[None]).cell_logits - head.cell_head.bias).abs().max()
 nb.contract(
     contributions_add_up=gap < 1e-4,
-    removing_all_leaves_the_constants=(head(model.baseline[None]).cell_logits - head.cell_head.bias).abs().max().item()
-    < 1e-4,
+    removing_all_leaves_the_constants=float(rest) < 1e-4,
     no_edit_changes_nothing=bool((again == model.predict(test).logits).all()),
     every_picture_can_be_edited=all(len(one.edits) > 0 for one in found),
 )

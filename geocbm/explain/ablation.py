@@ -42,14 +42,7 @@ def ablate_all_concepts(
 
     `FREQUENT` answers with the centre of the most frequent cell and believes in each cell as often as training
     pictures lie in it. `CENTRAL` is the training place with the smallest median distance to the others; it names no
-    cell.
-
-    Args:
-        run: the run.
-        model: Stage 2.
-        rows: pictures to predict.
-        n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: of the resamples.
+    cell. Intervals are by blocks of 100 km.
 
     Returns:
         A row per method: `method`, `median_km`, `geoscore`, `cell_acc` (share of right cells) and `log_loss` (mean of
@@ -95,10 +88,7 @@ def against_prior(ablated: pd.DataFrame) -> str:
 
     It is better where it names the true cell more often than the most frequent cell does, or believes more in it than
     its frequency says, and worse where it believes less in it by more than `MARGIN_NATS`: each beyond the interval of
-    the paired difference, or of both metrics where there is no paired one.
-
-    Args:
-        ablated: of `ablate_all_concepts`.
+    the paired difference, or of both metrics where there is no paired one. `ablated` is of `ablate_all_concepts`.
     """
     by_method = ablated.set_index("method")
     without, prior = by_method.loc[REMOVED], by_method.loc[FREQUENT]
@@ -123,16 +113,9 @@ def intervention_effect_by_mode(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How far an edit of all concepts reaches in each mode: what bypasses the concepts no edit can change.
+    """How far an edit of all concepts reaches in each mode (`models`): what bypasses the concepts no edit can change.
 
-    Args:
-        run: the run.
-        models: modes of Stage 2 by name.
-        labels: concept labels of all pictures.
-        values: scores that stand for "present" and "absent".
-        rows: pictures to predict.
-        n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: of the resamples.
+    `labels` are those of all pictures; intervals are by blocks of 100 km.
 
     Returns:
         A row per mode: `mode`, and `seen_km`, `told_km` (all that is known is corrected) and `removed_km`, median
@@ -153,12 +136,7 @@ def intervention_effect_by_mode(
 
 
 def ablation_metrics(ablated: pd.DataFrame, effect: pd.DataFrame) -> dict[str, float | dict[str, float]]:
-    """Metrics of both tables, keys below `intervene`.
-
-    Args:
-        ablated: of `ablate_all_concepts`.
-        effect: of `intervention_effect_by_mode`.
-    """
+    """Metrics of `ablate_all_concepts` and `intervention_effect_by_mode`, keys below `intervene`."""
     found: dict[str, float | dict[str, float]] = {}
     for method, key in ((REMOVED, "removed_all"), (FREQUENT, "prior")):
         for name in CELL_FIGURES:

@@ -28,27 +28,16 @@ SAMPLES = 8  # places per side of a patch at which the covered area is looked up
 
 @dataclass(frozen=True)
 class ConceptBoxes:
-    """Pictures and concepts that can truly be seen in them, one pair a line.
+    """Pictures and concepts that can truly be seen in them, one pair a line."""
 
-    Attributes:
-        position: `[n]` position of the picture among the rows that were asked for.
-        row: `[n]` its row of the table.
-        meta: `[n]` the concept.
-        labelled: `[n]` whether it is the picture's label.
-        largest: `[n, 4]` its largest box `x0, y0, x1, y1` in parts of what the model sees.
-        touched: `[n, P]` patches that a box of the concept meets.
-        centred: `[n, P]` patches whose middle lies in a box.
-        inside: `[n, P]` share of each patch that lies in the boxes.
-    """
-
-    position: np.ndarray
-    row: np.ndarray
-    meta: np.ndarray
-    labelled: np.ndarray
-    largest: np.ndarray
-    touched: np.ndarray
-    centred: np.ndarray
-    inside: np.ndarray
+    position: np.ndarray  # [n] of the picture among the rows that were asked for
+    row: np.ndarray  # [n] of the table
+    meta: np.ndarray  # [n] the concept
+    labelled: np.ndarray  # [n] whether it is the picture's label
+    largest: np.ndarray  # [n, 4] its largest box x0, y0, x1, y1 in parts of what the model sees
+    touched: np.ndarray  # [n, P] patches that a box of the concept meets
+    centred: np.ndarray  # [n, P] patches whose middle lies in a box
+    inside: np.ndarray  # [n, P] share of each patch that lies in the boxes
 
     def __len__(self) -> int:
         return len(self.row)
@@ -78,15 +67,7 @@ def boxes_in_window(boxes: Sequence[Sequence[float]], window: Box) -> np.ndarray
 
 
 def covered_patches(boxes: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Patches that boxes meet, whose middle they hold, and the share of each patch that lies in them.
-
-    Args:
-        boxes: `[m, 4]` in parts of what the model sees.
-        grid: rows and columns of patches.
-
-    Returns:
-        Booleans `[P]`, booleans `[P]` and shares `[P]`, patches row by row.
-    """
+    """Patches `[P]` that boxes `[m, 4]` meet, whose middle they hold, and the share of each patch that lies in them."""
     n_rows, n_columns = grid
     touched, centred = np.zeros(grid, dtype=bool), np.zeros(grid, dtype=bool)
     fine = np.zeros((n_rows * SAMPLES, n_columns * SAMPLES), dtype=bool)
@@ -113,15 +94,7 @@ def _holds(low: float, high: float, count: int) -> np.ndarray:
 
 
 def concept_boxes(run: Run, encoder: ImageEncoder, rows: np.ndarray) -> ConceptBoxes | None:
-    """Every picture with every concept that can be seen in the part of it that the model sees.
-
-    Args:
-        run: the run.
-        encoder: for its crop and its grid.
-        rows: the pictures.
-
-    Returns:
-        The pairs; None where the data does not know where concepts are.
+    """Some pictures with every concept in the part that the model sees; None without ground truth of where they are.
 
     Raises:
         ParameterError: a box has no four ends.

@@ -12,21 +12,16 @@ if TYPE_CHECKING:
     from geocbm.models.stage1 import Stage1ConceptModel
 
 LEAST = 1e-6
+STEPS = 20  # most steps of a move
 SURE = 0.999
 """No probability above it is sought: certainty lies infinitely far along a prototype."""
 
 
 def edited_embedding(model: Stage1ConceptModel, concept_emb: Tensor, scores: Tensor, edited: Tensor) -> Tensor:
-    """The concept embedding that stands for edited scores of metas.
+    """The concept embedding `(B, c)` that stands for edited scores `(B, k)` of metas; rows without an edit stay.
 
-    Args:
-        model: Stage 1.
-        concept_emb: `(B, c)` as it gave them.
-        scores: `(B, k)` as it gave them, metas first.
-        edited: `(B, k)` as they shall be; scaled so that the metas sum to 1. Parents are not part of an embedding.
-
-    Returns:
-        `(B, c)`; rows whose metas were not edited stay as they are.
+    `concept_emb` and `scores` are as Stage 1 gave them; edited metas are scaled to sum to 1. Parents are not part of an
+    embedding.
     """
     from geocbm.models.bottlenecks import mix_prototypes
 
@@ -43,9 +38,7 @@ def edited_embedding(model: Stage1ConceptModel, concept_emb: Tensor, scores: Ten
     return torch.where(touched, moved.to(concept_emb), concept_emb)
 
 
-def move_embedding(
-    model: Stage1ConceptModel, concept_emb: Tensor, target: Tensor, metas: Tensor, steps: int = 20
-) -> Tensor:
+def move_embedding(model: Stage1ConceptModel, concept_emb: Tensor, target: Tensor, metas: Tensor) -> Tensor:
     """Move embeddings along the prototypes of some metas until Stage 1 reads the wanted probabilities from them.
 
     The shortest such way is found by damped least squares (Levenberg, 1944; Marquardt, 1963) on the logarithms of the
@@ -57,10 +50,6 @@ def move_embedding(
         concept_emb: `(B, c)`.
         target: `(B, k_m)` wanted probabilities; scaled to sum to 1.
         metas: `(E,)` the metas whose probabilities are held to the target; the others follow.
-        steps: most steps.
-
-    Returns:
-        `(B, c)`.
     """
     meta, parent = (values.detach() for values in model.prototypes())
     length = concept_emb.norm(dim=-1, keepdim=True).clamp_min(LEAST)
@@ -78,7 +67,7 @@ def move_embedding(
     damping = start.new_full((len(start), 1, 1), 1.0)
     gap = wanted - values(way, start)
     eye = torch.eye(len(metas), device=start.device, dtype=start.dtype)
-    for _ in range(steps):
+    for _ in range(STEPS):
         slope = slopes(way, start)  # (B, E, E)
         normal = slope.mT @ slope + damping * eye
         step = torch.linalg.solve(normal, slope.mT @ gap[..., None])[..., 0]

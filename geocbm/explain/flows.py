@@ -21,17 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Flows:
-    """How much goes from metas through parents to countries.
+    """How much goes from metas through parents to countries."""
 
-    Attributes:
-        meta_to_parent: columns `meta`, `parent`, `value`.
-        parent_to_country: columns `parent`, `country`, `value`.
-        what: what the value is.
-    """
-
-    meta_to_parent: pd.DataFrame
-    parent_to_country: pd.DataFrame
-    what: str
+    meta_to_parent: pd.DataFrame  # columns meta, parent, value
+    parent_to_country: pd.DataFrame  # columns parent, country, value
+    what: str  # what the value is
 
 
 def concept_flows(

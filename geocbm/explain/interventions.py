@@ -67,16 +67,8 @@ def set_scores(scores: Tensor, concepts: Sequence[int], values: Tensor | np.ndar
 def correct_concepts(scores: Tensor, corrected: np.ndarray, present: np.ndarray, values: InterventionValues) -> Tensor:
     """Correct concepts to the truth: scores of present ones are raised to their value, those of absent ones lowered.
 
-    A score that lies beyond its value already stays: telling the model what it knows must not make it less sure.
-
-    Args:
-        scores: `(B, k)`.
-        corrected: `[B, k]` which concepts are corrected.
-        present: `[B, k]` which are there.
-        values: scores that stand for either; a concept without one stays as it is.
-
-    Returns:
-        `(B, k)`.
+    A score that lies beyond its value already stays: telling the model what it knows must not make it less sure. So
+    does one without a value. Scores, which are `corrected`, and which are `present`: all `(B, k)`.
     """
     high, low = (torch.as_tensor(ends).to(scores) for ends in (values.present, values.absent))
     right = torch.where(torch.from_numpy(present).to(scores.device), scores.fmax(high), scores.fmin(low))
@@ -136,17 +128,11 @@ def predict_with_scores(
 
 
 class PlacePredictions(NamedTuple):
-    """What a model answers for `m` pictures.
+    """What a model answers for `m` pictures."""
 
-    Attributes:
-        lat: `[m]` degrees.
-        lng: `[m]` degrees.
-        logits: `[m, N]` of the cells, float32.
-    """
-
-    lat: np.ndarray
-    lng: np.ndarray
-    logits: np.ndarray
+    lat: np.ndarray  # [m] degrees
+    lng: np.ndarray  # [m] degrees
+    logits: np.ndarray  # [m, N] of the cells, float32
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -215,13 +201,7 @@ class InterventionModel:
             yield chosen, output
 
     def predict(self, rows: np.ndarray, edited: Tensor | None = None, chunk: int = 128) -> PlacePredictions:
-        """Places of some pictures.
-
-        Args:
-            rows: `[m]` which.
-            edited: `(m, k)` scores to use instead of Stage 1's; None for Stage 1's own.
-            chunk: pictures at once.
-        """
+        """Places of some pictures `[m]`, from Stage 1's scores or edited ones `(m, k)`, `chunk` at once."""
         from geocbm.models.stage2_inference import locate
 
         pooled = None
@@ -248,14 +228,7 @@ class InterventionModel:
 def load_intervention_model(
     run: Run, features: FeatureStore, concepts: Mapping[str, Tensor], name: str = "stage2"
 ) -> InterventionModel:
-    """Stage 2 of a run as it was trained.
-
-    Args:
-        run: the run.
-        features: the adapted features.
-        concepts: of `stages.predict_concepts`.
-        name: stem of the checkpoint.
-    """
+    """Stage 2 of a run as it was trained, from the checkpoint `name`; `concepts` are of `stages.predict_concepts`."""
     from geocbm.run import decoding, stages
 
     head = stages.load_stage2(run, name)

@@ -31,25 +31,19 @@ SCORE, SHARE, GRADIENT = "score", "share", "gradient x input"
 MAP_KINDS = (SCORE, SHARE)
 CENTRE_SPREAD = 0.25
 """Standard deviation of the map that prefers the middle, in sides of the picture."""
+BATCH_SIZE = 64  # pictures at a time
+NAMED = 3  # likeliest concepts whose maps are added up
 
 
 @dataclass(frozen=True)
 class MapModel:
-    """The trained pieces of a run that its maps come from.
-
-    Attributes:
-        run: the run, for its table.
-        encoder: the adapted encoder.
-        features: its features of all pictures.
-        stage1: the concept model.
-        heads: Stage 2 by name, for what asks what an answer loses.
-    """
+    """The trained pieces of a run that its maps come from."""
 
     run: Run
-    encoder: ImageEncoder
-    features: FeatureStore
+    encoder: ImageEncoder  # adapted
+    features: FeatureStore  # its features of all pictures
     stage1: Stage1ConceptModel
-    heads: Mapping[str, Stage2CrossAttentionGeoHead] = field(default_factory=dict)
+    heads: Mapping[str, Stage2CrossAttentionGeoHead] = field(default_factory=dict)  # for what asks what an answer loses
 
     @property
     def device(self) -> torch.device:
@@ -90,20 +84,10 @@ def seen_picture(run: Run, encoder: ImageEncoder, row: int) -> Image:
     return encoder.crop(open_picture(image_files(run.table.iloc[[row]])[0]))
 
 
-def concept_maps(
-    model: MapModel, rows: np.ndarray, metas: np.ndarray, kind: str | None = None, batch_size: int = 64
-) -> np.ndarray:
-    """The map of a concept for each pair of picture and concept.
+def concept_maps(model: MapModel, rows: np.ndarray, metas: np.ndarray, kind: str | None = None) -> np.ndarray:
+    """The map of a concept for each pair of picture `[n]` and concept `[n]`, `[n, P]` float32, not negative.
 
-    Args:
-        model: what is asked.
-        rows: `[n]` rows of the table; the pairs of one picture should follow each other.
-        metas: `[n]` concepts.
-        kind: one of `model.kinds`; None takes the last of them.
-        batch_size: pictures at a time.
-
-    Returns:
-        `[n, P]` float32, not negative.
+    The pairs of one picture should follow each other. `kind` is one of `model.kinds`; None takes the last of them.
 
     Raises:
         ParameterError: the model has no map of that kind, or rows and concepts differ in number.
@@ -120,22 +104,20 @@ def concept_maps(
     maps = np.zeros((len(rows), model.n_patches), dtype=np.float32)
     model.stage1.eval()
     if kind != GRADIENT:
-        return _own_maps(model, rows, metas, kind, batch_size, maps)
+        return _own_maps(model, rows, metas, kind, maps)
     gradient = _token_gradient if model.stage1.needs_tokens else _pixel_gradient
-    for start in range(0, len(rows), batch_size):
-        some = slice(start, start + batch_size)
+    for start in range(0, len(rows), BATCH_SIZE):
+        some = slice(start, start + BATCH_SIZE)
         maps[some] = gradient(model, rows[some], metas[some])
     return maps
 
 
-def _own_maps(
-    model: MapModel, rows: np.ndarray, metas: np.ndarray, kind: str, batch_size: int, maps: np.ndarray
-) -> np.ndarray:
+def _own_maps(model: MapModel, rows: np.ndarray, metas: np.ndarray, kind: str, maps: np.ndarray) -> np.ndarray:
     """Maps of the "patch" bottleneck, `[n, P]`; every picture passes once however many concepts are asked of it."""
     pictures, owner = np.unique(rows, return_inverse=True)
     with torch.inference_mode():
-        for start in range(0, len(pictures), batch_size):
-            part = pictures[start : start + batch_size]
+        for start in range(0, len(pictures), BATCH_SIZE):
+            part = pictures[start : start + BATCH_SIZE]
             scores = model.stage1(*model.read(part)).meta_maps.float()  # (B, P, k_m)
             scores = scores.softmax(-1) if kind == SHARE else (scores - scores.amax(1, keepdim=True)).exp()
             asked = np.flatnonzero((owner >= start) & (owner < start + len(part)))
@@ -170,23 +152,13 @@ def _pixel_gradient(model: MapModel, rows: np.ndarray, metas: np.ndarray) -> np.
     return functional.adaptive_avg_pool2d(heat, model.encoder.grid).flatten(1).detach().cpu().numpy()
 
 
-def named_map(
-    model: MapModel, scores: np.ndarray, rows: np.ndarray, most: int = 3, kind: str | None = None
-) -> np.ndarray:
-    """One map of each picture: those of its likeliest concepts, each with the sum 1, weighted by their probabilities.
+def named_map(model: MapModel, scores: np.ndarray, rows: np.ndarray, kind: str | None = None) -> np.ndarray:
+    """One map of each picture `[m]`: those of its likeliest concepts, each with the sum 1, weighted by probability.
 
-    Args:
-        model: what is asked.
-        scores: `[n, k_m]` probabilities of the concepts of all pictures.
-        rows: `[m]` the pictures.
-        most: concepts of each.
-        kind: of the maps.
-
-    Returns:
-        `[m, P]`, each with the sum 1.
+    `scores` `[n, k_m]` are the probabilities of the concepts of all pictures; the result `[m, P]` has rows of sum 1.
     """
     rows = np.asarray(rows, dtype=np.int64)
-    first = np.argsort(-scores[rows], axis=1, kind="stable")[:, :most]  # (m, most)
+    first = np.argsort(-scores[rows], axis=1, kind="stable")[:, :NAMED]  # (m, NAMED)
     maps = concept_maps(model, np.repeat(rows, first.shape[1]), first.reshape(-1), kind).reshape(
         *first.shape, model.n_patches
     )
@@ -196,11 +168,11 @@ def named_map(
     return mixed / np.maximum(mixed.sum(-1, keepdims=True), 1e-30)
 
 
-def centre_map(grid: tuple[int, int], spread: float = CENTRE_SPREAD) -> np.ndarray:
+def centre_map(grid: tuple[int, int]) -> np.ndarray:
     """A map that prefers the middle of every picture: a Gaussian, `[P]` with the sum 1."""
     n_rows, n_columns = grid
     y, x = (np.arange(n_rows) + 0.5) / n_rows - 0.5, (np.arange(n_columns) + 0.5) / n_columns - 0.5
-    heat = np.exp(-(y[:, None] ** 2 + x**2) / (2 * spread**2)).reshape(-1)
+    heat = np.exp(-(y[:, None] ** 2 + x**2) / (2 * CENTRE_SPREAD**2)).reshape(-1)
     return heat / heat.sum()
 
 

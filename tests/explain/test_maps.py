@@ -11,6 +11,7 @@ import torch
 from tiny_run import STAGE1
 
 from geocbm.errors import ParameterError
+from geocbm.explain import maps
 from geocbm.explain.maps import GRADIENT, SCORE, SHARE, MapModel, centre_map, concept_maps, named_map, random_maps
 from geocbm.run import encoding
 
@@ -43,14 +44,15 @@ def test_kinds(trained_run: TinyRun, bottleneck: str, kinds: tuple[str, ...]) ->
     assert _model(trained_run, bottleneck).kinds == kinds
 
 
-def test_native_maps(trained_run: TinyRun) -> None:
+def test_native_maps(trained_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "BATCH_SIZE", 1)
     model = _model(trained_run, "patch")
     rows, metas = np.array([7, 2, 7]), np.array([0, 3, 5])
     with torch.no_grad():
         scores = model.stage1(*model.read(rows)).meta_maps.numpy()  # (3, P, k_m)
     exponentials = np.exp(scores.astype(np.float64))
     wanted = exponentials / exponentials.sum(-1, keepdims=True)
-    share = concept_maps(model, rows, metas, batch_size=1)
+    share = concept_maps(model, rows, metas)
     assert share == pytest.approx(np.stack([wanted[i, :, metas[i]] for i in range(3)]), rel=1e-4)
     score = concept_maps(model, rows, metas, SCORE)
     own = np.stack([scores[i, :, metas[i]] for i in range(3)])
@@ -59,14 +61,15 @@ def test_native_maps(trained_run: TinyRun) -> None:
 
 
 @pytest.mark.parametrize("bottleneck", ["mlp", "transformer"])
-def test_gradient_maps(trained_run: TinyRun, bottleneck: str) -> None:
+def test_gradient_maps(trained_run: TinyRun, bottleneck: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "BATCH_SIZE", 2)
     model = _model(trained_run, bottleneck)
-    maps = concept_maps(model, np.array([3, 3, 5]), np.array([0, 1, 0]), batch_size=2)
-    assert maps.shape == (3, model.n_patches) and (maps >= 0).all() and np.isfinite(maps).all()
-    assert not np.allclose(maps[0], maps[1])  # two concepts of one picture
-    assert maps.max() > 0
+    found = concept_maps(model, np.array([3, 3, 5]), np.array([0, 1, 0]))
+    assert found.shape == (3, model.n_patches) and (found >= 0).all() and np.isfinite(found).all()
+    assert not np.allclose(found[0], found[1])  # two concepts of one picture
+    assert found.max() > 0
     alone = concept_maps(model, np.array([5]), np.array([0]))
-    assert alone[0] == pytest.approx(maps[2], rel=1e-3, abs=1e-7)  # the batch does not matter
+    assert alone[0] == pytest.approx(found[2], rel=1e-3, abs=1e-7)  # the batch does not matter
 
 
 def test_refusals_and_nothing(trained_run: TinyRun) -> None:
@@ -82,9 +85,9 @@ def test_named_map_weighs_by_probability(trained_run: TinyRun) -> None:
     model = _model(trained_run, "patch")
     scores = np.zeros((len(trained_run.files.table), 6))
     scores[4, [1, 2, 5]] = 0.6, 0.3, 0.05
-    one, two = concept_maps(model, np.array([4, 4]), np.array([1, 2]))
-    wanted = (0.6 * one / one.sum() + 0.3 * two / two.sum()) / 0.9
-    mixed = named_map(model, scores, np.array([4]), most=2)
+    one, two, three = concept_maps(model, np.array([4, 4, 4]), np.array([1, 2, 5]))
+    wanted = (0.6 * one / one.sum() + 0.3 * two / two.sum() + 0.05 * three / three.sum()) / 0.95
+    mixed = named_map(model, scores, np.array([4]))
     assert mixed[0] == pytest.approx(wanted, rel=1e-4) and mixed.sum() == pytest.approx(1)
 
 
