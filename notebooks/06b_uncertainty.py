@@ -19,6 +19,8 @@ seed: int = 0  # seed of the resamples and of the random shares of the regions
 own_confidence: bool = False  # also measure the confidence of the last section
 
 # %%
+import itertools
+
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
@@ -26,6 +28,7 @@ from scipy.optimize import minimize_scalar
 from geocbm import metrics, plots
 from geocbm.evaluation import methods, novelty, proximity
 from geocbm.evaluation.uncertainty import assessment, measures, selective_prediction
+from geocbm.geodesy import haversine_km
 from geocbm.metrics import metric, readable
 from geocbm.models.decoder import POINT_WORDS
 from geocbm.run import Run
@@ -53,7 +56,7 @@ captions = [
     for country, own in zip(batch["country"], p, strict=True)
 ]
 nb.show_images(batch["image"], captions, captions)
-print(f"logits {logits['test'].shape}: {len(test):,} test images, {len(cells):,} cells; {len(val):,} validation images")
+print(f"logits of the test images {logits['test'].shape}, of the validation images {logits['val'].shape}")
 
 # %% [markdown]
 # ## Calibration: temperature and expected calibration error
@@ -98,8 +101,8 @@ np.testing.assert_allclose(ece, metrics.expected_calibration_error(confidence, r
 #
 # $$s(c) = \sum_{p_k > p_c} p_k + u\, p_c, \qquad \hat q = s_{(\lceil (n+1)(1-\alpha) \rceil)}, \qquad \mathcal{C} = \{c : s(c) \le \hat q\}.$$
 #
-# The promise is one on average over images that are exchangeable with the validation split: drawn from the same countries in the same
-# way. It does not need the probabilities to be right.
+# The promise is one on average over images that are exchangeable with the validation split, and does not need the probabilities to
+# be right.
 
 # %%
 places = methods.main_predictions(files)
@@ -124,21 +127,18 @@ i = asked[0]
 order = np.argsort(-p[i])[:6]
 gathered = np.cumsum(p[i, order]) - p[i, order]  # before each cell
 lat, lng = cells.latlng
-worth = metrics.geoscore(
-    metrics.error_km(*(np.repeat(x, len(cells)) for x in (lat, lng)), *(np.tile(x, len(cells)) for x in (lat, lng)))
-)
-expected = worth.reshape(len(cells), -1) @ p[i]  # (N,) what answering each centre promises
+worth = metrics.geoscore(haversine_km(lat[:, None], lng[:, None], lat, lng))  # (N, N)
+expected = worth @ p[i]  # (N,) what answering each centre promises
 nb.show_image(batch["image"][0], f"The picture, from {batch['country'][0]}", 200)
-nb.table(
-    pd.DataFrame({
-        "cell": [f"{c}, {cells.country[c]}" for c in order],
-        "probability": [rate.write(x) for x in p[i, order]],
-        "gathered before": [rate.write(x) for x in gathered],
-        "in the 90 % region": gathered <= by_hand[0.9],
-        "expected GeoScore of its centre": expected[order].round(),
-    }),
-    caption=f"Likely cells; the best centre is that of cell {expected.argmax()}, {cells.country[expected.argmax()]}",
-)  # fmt: skip
+likely = pd.DataFrame({
+    "cell": [f"{c}, {cells.country[c]}" for c in order],
+    "probability": [rate.write(x) for x in p[i, order]],
+    "gathered before": [rate.write(x) for x in gathered],
+    "in the 90 % region": gathered <= by_hand[0.9],
+    "expected GeoScore of its centre": expected[order].round(),
+})  # fmt: skip
+best = expected.argmax()
+nb.table(likely, caption=f"Likely cells; the best centre is that of cell {best}, {cells.country[best]}")
 
 # %% [markdown]
 # ## The test split: do probabilities mean what they say?
@@ -147,49 +147,35 @@ nb.table(
 
 # %%
 measured = measures.measure(found, bootstrap, seed)
-shares = {
-    "ece_by_chance": share("the same by chance"),
-    "confidence": share("mean probability of the named cell"),
-    "accuracy": rate,
-}
+shares = {"ece_by_chance": share("the same by chance"), "confidence": share("mean confidence"), "accuracy": rate}
 nb.table(readable(measured.calibration, shares), caption=f"Probabilities of cells; temperature {found.temperature:.3f}")
-nb.show(
-    plots.reliability_before_after(found.named_probability["raw"], found.named_probability["calibrated"], found.right),
-    preview=True,
-)
+named = found.named_probability
+nb.show(plots.reliability_before_after(named["raw"], named["calibrated"], found.right), preview=True)
 
 # %% [markdown]
 # ### Do regions keep their promise?
 #
 # The label of an image is the nearest cell *of its own country*; the second measured column asks for the cell whose centre is nearest of
-# all. The area of a cell is its share of the country's land, counted on a grid of 50 km. The validation split has also chosen the epoch
-# and the temperature, so that it may be easier than the test split. Where the split leaves a country out, the promise is void.
+# all. The area of a cell is its share of the country's land. Where the split leaves a country out, the promise is void.
 
 # %%
 wanted = {
     "coverage": share("wanted"),
     "label": share("holds the true cell"),
-    "nearest": share("holds the cell nearest to the place"),
+    "nearest": share("holds the nearest cell"),
 }
-area = metric("sure.area_90_km2")
-wanted |= {
-    "spread": share("spread over calibration images"),
-    "area_km2": area.relabelled("median area"),
-    "area_10_km2": area.relabelled("area, 10 %"),
-    "area_90_km2": area.relabelled("area, 90 %"),
-}
-nb.table(
-    readable(measured.coverage, wanted),
-    caption=f"Regions on the test split; the split is {proximity.split_settings(files)['kind']}",
-)
+wanted["spread"] = share("spread over calibration images")
+areas = {"area_km2": "median area", "area_10_km2": "area, 10 %", "area_90_km2": "area, 90 %"}
+wanted |= {name: metric("sure.area_90_km2").relabelled(label) for name, label in areas.items()}
+kind = proximity.split_settings(files)["kind"]
+nb.table(readable(measured.coverage, wanted), caption=f"Regions on the test split; the split is {kind}")
 nb.show(plots.region_areas({f"{100 * one.coverage:.0f} % region": one.area_km2 for one in found.regions}))
 
 # %% [markdown]
 # ### Images unlike the training pictures
 #
 # How unlike an image is, is measured by the distance of its features to the ten nearest training pictures (Sun et al. 2022), and **p**
-# is the share of validation images that are at least as far. `geocbm predict` withdraws the promise where p is small. The bins to the
-# right are where the promise would break first.
+# is the share of validation images that are at least as far. `geocbm predict` withdraws the promise where p is small.
 
 # %%
 detector, lacks = novelty.read_novelty(files)
@@ -198,7 +184,7 @@ if detector is None:
 else:
     pooled = files.features("adapted").read("pooled", test).numpy()
     distance = detector.distances(pooled)
-    unlike = float(np.mean(detector.p_values(distance) <= detector.level))
+    unlike = np.mean(detector.p_values(distance) <= detector.level)
     print(f"{unlike:.1%} of the test images are called unlike; of images like validation at most {detector.level:.1%}.")
     nb.show(plots.coverage_by_novelty(measures.coverage_by_novelty(found, detector, distance, bootstrap, seed)))
 
@@ -213,39 +199,25 @@ nb.show(plots.risk_coverage(measures.risk_curves(found)))
 risk = {"name": "order", "area": share("mean share beyond 750 km"), "gain": share("of the way from random to best")}
 nb.table(readable(measured.risk, risk), caption="How well each order puts the far misses last")
 kept = {"kept": share("answered"), "beyond_750km": share("beyond 750 km")}
-nb.table(
-    readable(measures.abstention(found), kept), caption="Answering only the most certain, by the area of the region"
-)
+nb.table(readable(measures.abstention(found), kept), caption="Answering only the most certain, by area of the region")
 parts = {"part": "quarter", "expected_km": metric("stage2.mean_km").relabelled("expected distance")}
-nb.table(
-    readable(measures.localizability(found), parts),
-    caption="Expected and measured distance, from most to least localizable",
-)
+nb.table(readable(measures.localizability(found), parts), caption="Distances, from most to least localizable")
 
 # %% [markdown]
 # ### Which point to answer?
 #
 # The specification answers the likeliest cell, moved inside it by the **offset**; a run may move it by the nearest training pictures in
 # that cell. The **mode** climbs to the top of the smoothed distribution; **expected GeoScore** answers the cell centre, or training
-# place, that promises most. Where test images lie on the same roads as training images, answering a training place can be rewarded for
-# memory of the road. `answer_point` fixes the point or has it chosen on the validation split; the test split takes no part.
+# place, that promises most. `answer_point` fixes the point or has it chosen on the validation split; the test split takes no part.
 
 # %%
 points = measured.points.assign(point=measured.points["point"].map(POINT_WORDS))
-nb.table(
-    readable(points, {"val_geoscore": metric("decode.x.y.val_geoscore").relabelled("GeoScore on validation")}),
-    caption=f"One point from the same distribution; the run answers: {POINT_WORDS[found.choice.point]}",
-)
-change = points.rename(
-    columns={"point": "name", "geoscore_change": "value", "geoscore_change_low": "low", "geoscore_change_high": "high"}
-)
-nb.show(
-    plots.forest(
-        change[measured.points["point"] != found.choice.point],
-        "change of the GeoScore",
-        "Which point? (right is better)",
-    )
-)
+chosen = POINT_WORDS[found.choice.point]
+validated = {"val_geoscore": metric("decode.x.y.val_geoscore").relabelled("GeoScore on validation")}
+nb.table(readable(points, validated), caption=f"One point from the same distribution; the run answers: {chosen}")
+heads = {"point": "name", "geoscore_change": "value", "geoscore_change_low": "low", "geoscore_change_high": "high"}
+change = points[points["point"] != chosen].rename(columns=heads)
+nb.show(plots.forest(change, "change of the GeoScore", "Which point? (right is better)"))
 
 # %% [markdown]
 # ### Country and region, for free
@@ -254,18 +226,14 @@ nb.show(
 # cell may reach over several regions; its probability is divided among them as its training images are.
 
 # %%
-sums = {
-    "single": share("by the likeliest cell or the place answered"),
-    "summed": share("by sums over cells"),
-    "change": metric("truth.scores_beyond_x").relabelled("change"),
-}
+sums = {"single": share("by the likeliest cell or the place answered"), "summed": share("by sums over cells")}
+sums["change"] = metric("truth.scores_beyond_x").relabelled("change")
 nb.table(readable(measured.named, sums), caption="Larger places named right, without and with sums over cells")
 
 # %% [markdown]
 # ## Make it yours: a confidence of one's own
 #
-# Any number per image that is higher where the model is more certain can order them. This one is the gap between the two most likely
-# cells.
+# Any number per image that is higher where the model is more certain can order them, such as the gap between the two likeliest cells.
 
 # %%
 if own_confidence:
@@ -279,9 +247,7 @@ nb.record_all("sure", measures.records(measured))
 
 # %% tags=["nbval-check-output"]
 nb.contract(
-    regions_grow_with_coverage=all(
-        bool((low.cells <= high.cells).all()) for low, high in zip(found.regions[:-1], found.regions[1:], strict=True)
-    ),
+    regions_grow_with_coverage=all((low.cells <= high.cells).all() for low, high in itertools.pairwise(found.regions)),
     probabilities_sum_to_one=bool(np.allclose(p.sum(axis=1), 1)),
 )
 

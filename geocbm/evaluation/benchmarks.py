@@ -23,11 +23,9 @@ OSV5M_TEST_IMAGES = 210_122
 WITHIN = tuple(f"acc_{limit}km" for limit in THRESHOLDS_KM)
 """Columns of shares of pictures within a distance, between 0 and 1 as in `geocbm.metrics`."""
 
-_PERCENT = {
-    **{"country": "country_acc", "region": "region_acc", "city": "city_acc"},
-    **{name: name for name in ("meta_top1", "meta_top5", "parent_top1", "parent_top5")},
-}
-"""Columns by the names that their percentages have in the file."""
+_PERCENT_OF_PLACES = {"country_acc": "country", "region_acc": "region", "city_acc": "city"}
+_PERCENT_OF_CONCEPTS = {name: name for name in ("meta_top1", "meta_top5", "parent_top1", "parent_top5")}
+"""Names of percentages in the file, by column."""
 
 
 @cache
@@ -41,31 +39,26 @@ def _frame(part: str, *columns: str) -> pd.DataFrame:
     rows = []
     for entry in _content()[part]:
         percent = dict(zip(WITHIN, entry.get("percent", [None] * len(WITHIN)), strict=True))
-        percent |= {column: entry.get(name) for name, column in _PERCENT.items()}
+        percent |= {column: entry.get(name) for column, name in (_PERCENT_OF_PLACES | _PERCENT_OF_CONCEPTS).items()}
         shares = {name: round(value / 100, 4) for name, value in percent.items() if value is not None}
         rows.append({name: (entry | shares).get(name, math.nan) for name in names})
     return pd.DataFrame(rows, columns=names)
 
 
-def photo_benchmarks(data_set: str | None = None) -> pd.DataFrame:
-    """Published metrics on "im2gps3k" and "yfcc4k", or one of them: `data_set, system, year`, `WITHIN`, `source`."""
-    table = _whole_years(_frame("photo_benchmarks", "year", *WITHIN))
-    return table if data_set is None else table[table["data_set"] == data_set].reset_index(drop=True)
+def tables() -> dict[str, pd.DataFrame]:
+    """Published metrics by what they are of: photographs, the test split of OSV-5M, and data sets of the projects' own.
 
-
-def street_view() -> pd.DataFrame:
-    """Published metrics on the test split of OSV-5M."""
-    return _frame("street_view", "geoscore", "mean_km", "country_acc", "region_acc", "city_acc", *WITHIN)
-
-
-def own_data() -> pd.DataFrame:
-    """Metrics that projects published on data of their own, which nobody else can be compared with."""
-    return _frame("own_data", "median_km", *WITHIN)
-
-
-def concepts() -> pd.DataFrame:
-    """Concept metrics that a public implementation of the method published on data of its own."""
-    return _frame("concepts", "meta_top1", "meta_top5", "parent_top1", "parent_top5")
+    Columns are `data_set, system`, `year` of photographs, metrics between 0 and 1 or in km, and `source`.
+    """
+    photographs = _whole_years(_frame("photo_benchmarks", "year", *WITHIN))
+    of = {name: photographs[photographs["data_set"] == name].reset_index(drop=True) for name in ("im2gps3k", "yfcc4k")}
+    return {
+        "photographs, Im2GPS3k": of["im2gps3k"],
+        "photographs, YFCC4k": of["yfcc4k"],
+        "street view, OSV-5M": _frame("street_view", "geoscore", "mean_km", *_PERCENT_OF_PLACES, *WITHIN),
+        "places, own data": _frame("own_data", "median_km", *WITHIN),
+        "concepts, own data": _frame("concepts", *_PERCENT_OF_CONCEPTS),
+    }
 
 
 def data_set_of(table: pd.DataFrame) -> str | None:
@@ -87,7 +80,7 @@ def with_ours(
     """Add a row of ours to a published table, if and only if it was measured on that data set.
 
     Args:
-        published: from `photo_benchmarks` or `street_view`.
+        published: one of `tables`.
         table: the rows that were scored.
         figures: as `geocbm.metrics` or `score_predictions` of `geocbm.data.public.scoring` give them: a number, or an
             object with `value`; those with a column in `published` are shown.

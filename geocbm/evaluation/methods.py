@@ -284,9 +284,3 @@ def records(table: pd.DataFrame) -> dict[str, float | dict[str, float]]:
             if entry is not None:
                 kept[f"{own}.{metric}"] = entry
     return kept
-
-
-def without_answer(answers: Sequence[Prediction]) -> dict[str, int]:
-    """How many test images a method that names places has no answer for, by its label; only where there are any."""
-    missing = {label_of(one.name): int(np.isnan(one.lat).sum()) for one in answers if one.lat is not None}
-    return {label: count for label, count in missing.items() if count}

@@ -84,15 +84,15 @@ def without_near(
 
 
 def records(nearest_km: np.ndarray, km: np.ndarray, blocks: np.ndarray, n: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Metrics to keep under `memory.`: nearness of the test split, and what the GeoScore loses without near images."""
+    """Metrics to keep, as `memory.*`: nearness of the test split, and what the GeoScore loses without near images."""
     if not len(nearest_km):
         return {}
     kept: dict[str, Any] = {
-        "nearest_train_km": float(np.median(nearest_km)),
-        "test_within_1km": float((nearest_km < 1).mean()),
+        "memory.nearest_train_km": float(np.median(nearest_km)),
+        "memory.test_within_1km": float((nearest_km < 1).mean()),
     }
     for row in without_near(nearest_km, {"": km}, blocks, n, seed).to_dict("records"):
         change = recordable(entry_of(row, "geoscore_change"))
         if change is not None:
-            kept[f"geoscore_change_without_{row['limit_km']:.0f}km"] = change
+            kept[f"memory.geoscore_change_without_{row['limit_km']:.0f}km"] = change
     return kept

@@ -45,10 +45,10 @@ def test_scores_that_do_not_depend_on_nearness_do_not_change_beyond_noise():
 
 def test_metrics_to_keep():
     kept = proximity.records(NEAREST, KM, BLOCKS, n=50)
-    assert kept["nearest_train_km"] == pytest.approx((1.0 + 24.9) / 2)
-    assert kept["test_within_1km"] == pytest.approx(1 / 3)
-    changes = {f"geoscore_change_without_{limit}km" for limit in (1, 25)}
-    assert set(kept) == {"nearest_train_km", "test_within_1km"} | changes
+    assert kept["memory.nearest_train_km"] == pytest.approx((1.0 + 24.9) / 2)
+    assert kept["memory.test_within_1km"] == pytest.approx(1 / 3)
+    changes = {f"memory.geoscore_change_without_{limit}km" for limit in (1, 25)}
+    assert set(kept) == {"memory.nearest_train_km", "memory.test_within_1km"} | changes
     assert proximity.records(np.zeros(0), np.zeros(0), np.zeros(0)) == {}
 
 
