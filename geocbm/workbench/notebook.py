@@ -343,7 +343,7 @@ def _located(value: Any) -> Any:
 
 def _injected_names() -> list[str]:
     """Names that papermill assigned in the cell it puts behind the parameters cell."""
-    shell = _shell()
+    shell = html.shell()
     names: list[str] = []
     for source in shell.user_ns.get("In", []) if shell else []:
         if not source.startswith(_INJECTED):
@@ -358,14 +358,9 @@ def _injected_names() -> list[str]:
     return names
 
 
-def _shell() -> Any:
-    """The running IPython shell, or None in plain Python; IPython is not imported for the question."""
-    return html.shell()
-
-
 def _read_errors_as_sentences() -> None:
     """Let a `UserError` show its sentence instead of a traceback; every other error keeps its own."""
-    shell = _shell()
+    shell = html.shell()
     if shell is None:
         return
 

@@ -48,15 +48,10 @@ def status(run: str) -> pd.DataFrame:
     chain = stages.read_chain()
     states = state.run_states(paths.run_folder(run), chain)
     rows = [
-        {
-            "number": stage.number,
-            "notebook": stage.notebook,
-            "question": question(stage),
-            "state": states[stage.number].state,
-        }
+        (stage.number, stage.notebook, question(stage), states[stage.number].state)
         for stage in sorted(chain.stages, key=lambda stage: stage.number)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["number", "notebook", "question", "state"])
 
 
 def records(run: str) -> dict[str, Any]:

@@ -13,23 +13,14 @@ from geocbm.workbench.stages import NUMBER
 
 @dataclass(frozen=True)
 class Profile:
-    """One file of ``notebooks/params``.
-
-    Attributes:
-        name: its name; ``smoke`` has no file, it is what the notebooks say themselves.
-        common: values for every notebook that declares the parameter.
-        stages: values by the stage's number.
-        atlas: ``scenes``, ``seed`` and ``size`` of the generated world.
-        timeout: limit of a stage in seconds, or None.
-        recipe: name of the recipe in ``notebooks/recipes`` whose options the stages take, or None.
-    """
+    """One file of ``notebooks/params``; ``smoke`` has no file, it is what the notebooks say themselves."""
 
     name: str
-    common: dict[str, Any] = field(default_factory=dict)
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    atlas: dict[str, Any] = field(default_factory=dict)
-    timeout: float | None = None
-    recipe: str | None = None
+    common: dict[str, Any] = field(default_factory=dict)  # for every notebook that declares the parameter
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)  # by the stage's number
+    atlas: dict[str, Any] = field(default_factory=dict)  # `scenes`, `seed` and `size` of the generated world
+    timeout: float | None = None  # limit of a stage in seconds
+    recipe: str | None = None  # of `notebooks/recipes`, whose options the stages take
 
 
 def recipe_names() -> list[str]:
@@ -98,26 +89,18 @@ def read_profile(name: str) -> Profile:
         hint = did_you_mean(name, profile_names())
         raise ParameterError(f"there is no profile {name!r}; {hint}the profiles are: {', '.join(profile_names())}")
     where = f"notebooks/params/{file.name}"
-    common: dict[str, Any] = {}
-    stages: dict[str, dict[str, Any]] = {}
-    atlas: dict[str, Any] = {}
-    timeout: float | None = None
-    recipe: str | None = None
-    for label, entry in _read_yaml(file).items():
-        if label == "timeout":
-            timeout = coerce(entry, Parameter("timeout", "float", 600.0, ""))
-        elif label == "recipe":
-            recipe = coerce(entry, Parameter("recipe", "str", "seed", ""))
-        elif not isinstance(entry, dict | None):
+    content = _read_yaml(file)
+    timeout, recipe = (
+        coerce(content.pop(each.name), each) if each.name in content else None
+        for each in (Parameter("timeout", "float", 600.0, ""), Parameter("recipe", "str", "seed", ""))
+    )
+    for label, entry in content.items():
+        if not isinstance(entry, dict | None):
             raise ParameterError(f"{where}: {label!r} must hold parameters, one a line, as `name: value`")
-        elif label == "all":
-            common = dict(entry or {})
-        elif label == "atlas":
-            atlas = dict(entry or {})
-        elif re.fullmatch(NUMBER, label):
-            stages[label] = dict(entry or {})
-        else:
+        if label not in ("all", "atlas") and not re.fullmatch(NUMBER, label):
             raise ParameterError(
                 f"{where}: {label!r} is neither a stage number, nor `all`, `atlas`, `recipe` or `timeout`"
             )
-    return Profile(name, common, stages, atlas, timeout, recipe)
+    values = {label: dict(entry or {}) for label, entry in content.items()}
+    common, atlas = values.pop("all", {}), values.pop("atlas", {})
+    return Profile(name, common, values, atlas, timeout, recipe)

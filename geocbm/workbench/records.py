@@ -102,36 +102,24 @@ def commit() -> str | None:
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True
-        )
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
+        head, changes = (
+            subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=20, check=True).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+    return head.strip() + ("+changes" if changes.strip() else "")
 
 
-def portable_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters without the folders of this machine."""
-    return {name: portable_value(value) for name, value in values.items()}
-
-
-def portable_value(value: Any) -> Any:
+def _portable(value: Any) -> Any:
     """A value, or only what is portable of it when it is an absolute path."""
     return paths.portable(value) if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def places(values: Mapping[str, Any]) -> dict[str, str]:
+def _places(values: Mapping[str, Any]) -> dict[str, str]:
     """Folders of this machine and what stands for them in a page, longest first."""
     known = {
-        str(value): str(portable_value(value))
+        value: str(_portable(value))
         for value in values.values()
         if isinstance(value, str) and Path(value).is_absolute() and len(Path(value).parts) > 2
     }
@@ -153,7 +141,7 @@ def stamp_notebook(executed: Path, target: Path, stamp: Mapping[str, Any], value
         values: the resolved parameters; absolute paths among them are replaced in the text.
     """
     text = executed.read_text(encoding="utf-8")
-    for folder, name in places(values).items():
+    for folder, name in _places(values).items():
         # Inside JSON a path reads as JSON writes it; the folder must not be cut out of a longer name.
         written = json.dumps(folder, ensure_ascii=False)[1:-1]
         for end in ("/", '"', "'", '\\"', " ", "\\n"):
@@ -185,7 +173,7 @@ def stage_stamp(
         "geocbm": __version__,
         "commit": commit(),
         "code": key["code"],
-        "parameters": portable_values(values),
+        "parameters": {name: _portable(value) for name, value in values.items()},
         "inputs": dict(key["inputs"]),
         "sources": dict(key["sources"]),
         "libraries": dict(key["libraries"]),

@@ -35,7 +35,7 @@ def read_declared(chain: Chain) -> dict[str, dict[str, Parameter]]:
     return {stage.number: read_parameters(stage.source) for stage in chain.stages}
 
 
-def split_assignment(text: str, option: str) -> tuple[str | None, str, str]:
+def _split_assignment(text: str, option: str) -> tuple[str | None, str, str]:
     """Split ``[NN.]name=value``.
 
     Raises:
@@ -50,12 +50,7 @@ def split_assignment(text: str, option: str) -> tuple[str | None, str, str]:
 
 
 def settings_of(number: str, declared: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    """All fields of the dataclass behind a notebook; none where the notebook takes no options.
-
-    Args:
-        number: number of the notebook.
-        declared: its parameters.
-    """
+    """All fields of the dataclass behind a notebook of a number; none where the notebook takes no options."""
     return read_config(CONFIGS[number]) if OPTIONS in declared and number in CONFIGS else {}
 
 
@@ -70,50 +65,8 @@ def read_config(class_name: str) -> dict[str, Parameter]:
     return {}
 
 
-def checked_options(
-    number: str, declared: Mapping[str, Parameter], options: Mapping[str, Any], where: str
-) -> dict[str, Any]:
-    """Options at the types of the dataclass; those that say what is the default anyway are left out.
-
-    Args:
-        number: number of the notebook.
-        declared: its parameters.
-        options: values by name.
-        where: who gave them, for messages.
-
-    Raises:
-        ParameterError: If a name is no setting of the stage or a parameter of its own, or a value has the wrong type.
-    """
-    known = settings_of(number, declared)
-    found: dict[str, Any] = {}
-    for name, value in options.items():
-        if name in declared:
-            raise ParameterError(f"{where}: {name!r} is a parameter of its own; set {name}, not options")
-        if name not in known:
-            raise unknown(name, [each for each in known if each not in declared], f"{where}: options")
-        value = coerce(value, known[name])
-        if value != known[name].default:
-            found[name] = value
-    return found
-
-
-def check_parameters(number: str, declared: Mapping[str, Parameter], values: Mapping[str, Any]) -> None:
-    """Refuse values of parameters that the dataclass does not take: it names the choices where a notebook says `str`.
-
-    Raises:
-        ParameterError: If there is one.
-    """
-    for name, setting in settings_of(number, declared).items():
-        if name in values:
-            coerce(values[name], setting)
-
-
-def check_agreement(declared: Declared, resolved: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_agreement(declared: Declared, resolved: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse settings of stages that cannot start from one another, before any of them trains.
-
-    Args:
-        declared: parameters of each notebook.
-        resolved: their values.
 
     Raises:
         ParameterError: If Stage 1 is to start from a bottleneck, or Stage 2 from a patch projection, of another shape.
@@ -174,7 +127,7 @@ def resolve_all(
     for source, by_stage in ((where, profile.stages), (f"recipe {profile.recipe!r}", recipe)):
         wanted += [(number, name, value, source) for number in by_stage for name, value in by_stage[number].items()]
     for text in settings:
-        stage_number, name, value = split_assignment(text, "--set")
+        stage_number, name, value = _split_assignment(text, "--set")
         wanted.append((stage_number, name, anchored(value), "--set"))
     given: dict[str, dict[str, Any]] = {stage.number: {} for stage in chain.stages}
     for number, name, value, source in wanted:
@@ -189,7 +142,7 @@ def resolve_all(
         names = declared[stage.number]
         own = given[stage.number] | ({"run": run} if "run" in names else {})
         resolved[stage.number] = complete(stage.number, names, own, stage.notebook)
-    check_agreement(declared, resolved)
+    _check_agreement(declared, resolved)
     return resolved
 
 
@@ -203,10 +156,21 @@ def complete(number: str, declared: Mapping[str, Parameter], given: Mapping[str,
         where: who gave them, for messages.
     """
     values = resolve(declared, given, where)
-    if OPTIONS in values:
-        check_parameters(number, declared, values)
-        values[OPTIONS] = checked_options(number, declared, values[OPTIONS], where)
-    return values
+    if OPTIONS not in values:
+        return values
+    known = settings_of(number, declared)
+    for name in known:
+        if name in values:
+            coerce(values[name], known[name])  # it names the choices where a notebook says `str`
+    options = {}
+    for name, value in values[OPTIONS].items():
+        if name in declared:
+            raise ParameterError(f"{where}: {name!r} is a parameter of its own; set {name}, not options")
+        if name not in known:
+            raise unknown(name, [each for each in known if each not in declared], f"{where}: options")
+        options[name] = coerce(value, known[name])
+    # Those that say what is the default anyway are left out.
+    return values | {OPTIONS: {name: value for name, value in options.items() if value != known[name].default}}
 
 
 def _takers(chain: Chain, declared: Declared, number: str | None, name: str, source: str) -> list[str]:
@@ -256,31 +220,28 @@ def grid_runs(texts: Sequence[str], run: str) -> list[tuple[str, list[str]]]:
     """
     axes: list[list[tuple[str, str]]] = []
     for text in texts:
-        number, name, values = split_assignment(text, "--grid")
-        choices = _choices(values)
+        number, name, values = _split_assignment(text, "--grid")
+        parts = re.findall(r"(?:\[[^\]]*\]|[^,\[\]])+", values)  # at commas outside of brackets
+        choices = [part.strip() for part in parts if part.strip()]
         if not choices:
             raise ParameterError(f"--grid {text!r} names no value; write --grid {name}=first,second")
         prefix = f"{number}." if number else ""
+        labels = [re.sub("[^A-Za-z0-9._-]+", "_", each).strip("_") for each in choices]
         axes.append(
-            [
-                (f"{name}-{re.sub('[^A-Za-z0-9._-]+', '_', each).strip('_')}", f"{prefix}{name}={each}")
-                for each in choices
-            ]
+            [(f"{name}-{label}", f"{prefix}{name}={each}") for label, each in zip(labels, choices, strict=True)]
         )
-    runs = []
-    for combination in itertools.product(*axes) if axes else ():
-        suffix = "-".join(label for label, _ in combination)
-        runs.append((paths.check_run_name(f"{run}-{suffix}"), [assignment for _, assignment in combination]))
+    runs = [
+        (
+            paths.check_run_name("-".join([run, *(label for label, _ in combination)])),
+            [assignment for _, assignment in combination],
+        )
+        for combination in itertools.product(*axes)
+        if combination
+    ]
     names = [name for name, _ in runs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ParameterError(f"--grid gives two runs the name {twice[0]!r}; leave out the doubled value")
     return runs
-
-
-def _choices(text: str) -> list[str]:
-    """Split at commas outside of brackets."""
-    parts = re.findall(r"(?:\[[^\]]*\]|[^,\[\]])+", text)
-    return [part.strip() for part in parts if part.strip()]
 
 
 def config_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
