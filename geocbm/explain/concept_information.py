@@ -111,14 +111,9 @@ def measure_concept_information(
 
 
 def right_answers(run: Run, named: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Whether models name the right cell, and a cell in the right country, on the test split.
+    """Whether models that name cells `[m]` are right on the test split: `name -> {"cell": [m], "country": [m]}`.
 
-    Args:
-        run: the run.
-        named: `[m]` the cells that each model names.
-
-    Returns:
-        `name -> {"cell": [m], "country": [m]}`, and under `prior` what the most frequent cell and country get.
+    Under `prior` stands what the most frequent cell and country get.
     """
     train, test = run.rows["train"], run.rows["test"]
     cell, country = run.cell_label, run.country

@@ -21,15 +21,10 @@ MIN_EXAMPLES = 5
 
 @dataclass(frozen=True)
 class ConceptLabels:
-    """What is known of the concepts of each picture.
+    """What is known of the concepts of each picture."""
 
-    Attributes:
-        present: `[n, k]` whether the concept can be seen; False where it is not known.
-        known: `[n, k]` whether that is known.
-    """
-
-    present: np.ndarray
-    known: np.ndarray
+    present: np.ndarray  # [n, k] whether the concept can be seen; False where it is not known
+    known: np.ndarray  # [n, k] whether that is known
 
     @property
     def complete(self) -> bool:
@@ -66,17 +61,11 @@ def read_concept_labels(run: Run) -> ConceptLabels:
 
 @dataclass(frozen=True)
 class InterventionValues:
-    """Scores that stand for "present" and "absent"; NaN where a concept was never seen.
+    """Scores that stand for "present" and "absent"; NaN where a concept was never seen."""
 
-    Attributes:
-        present: `[k]` score of a concept that is there.
-        absent: `[k]` score of one that is not.
-        percentile: from which `present` was read; `absent` is the mirrored one.
-    """
-
-    present: np.ndarray
-    absent: np.ndarray
-    percentile: float
+    present: np.ndarray  # [k] score of a concept that is there
+    absent: np.ndarray  # [k] score of one that is not
+    percentile: float  # from which `present` was read; `absent` is the mirrored one
 
 
 def intervention_values(

@@ -120,15 +120,7 @@ def corrected_mask(priority: np.ndarray, n: int, unit: str, cases: Cases) -> np.
 
     With single concepts a parent follows from its metas: it is there once one of them is known to be, and it is not
     once all of them are known not to be. With families the highest priority among a family's metas and parent counts.
-
-    Args:
-        priority: `[B, k]` of `policy_priority`.
-        n: steps.
-        unit: one of `UNITS`.
-        cases: the pictures.
-
-    Returns:
-        `[B, k]` booleans; at most the known ones.
+    `priority` `[B, k]` is of `policy_priority`, `unit` one of `UNITS`; the mask `[B, k]` holds at most the known ones.
     """
     if unit not in UNITS:
         raise ParameterError(f"unit={unit!r} is unknown; known: {', '.join(UNITS)}")

@@ -105,15 +105,9 @@ def average_accuracy(found: EffectiveConcepts, way: str, drawn: Resamples) -> Es
 def completeness_ratio(concepts: np.ndarray, full: np.ndarray, prior: np.ndarray, drawn: Resamples) -> Estimate:
     """Accuracy of the concepts above that of guessing, as a part of the full model's (Yeh et al. 2020, definition 3.1).
 
-    Args:
-        concepts: `[m]` whether each picture is answered right from concepts alone.
-        full: `[m]` the same with everything that the picture tells.
-        prior: `[m]` the same without any picture: the most frequent label of the training split.
-        drawn: resamples of the pictures' blocks.
-
-    Returns:
-        1 where concepts are as good, more where they are better. NaN where the full model is no better than guessing
-        beyond noise: a ratio with such a denominator says nothing.
+    Each `[m]` says whether pictures are answered right: from concepts alone, from everything that the picture tells,
+    and by the most frequent label of the training split. NaN where the full model is no better than guessing beyond
+    noise: a ratio with such a denominator says nothing.
     """
     if not drawn.difference(full, prior)["low"] > 0:
         return NOT_MEASURED
