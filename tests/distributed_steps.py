@@ -6,6 +6,7 @@ As a program it takes a folder: there lie the inputs, and there each process lea
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import stage_training
 import torch
 from PIL import Image
+from stage_training import Stage0Training, Stage1Training, Stage2Training, StageTraining
 from torch import Tensor, nn
 
 from geocbm.encoders import ImageFeatures
@@ -91,14 +93,14 @@ def one_step(rows: np.ndarray) -> Any:
     return step
 
 
-def stage_arguments(stage: str, clip: Path) -> tuple[Any, ...]:
-    """Inputs of a stage's `fit_*`, the same in every process."""
+def training_of(stage: str, clip: Path) -> StageTraining:
+    """A stage and its inputs, the same in every process."""
     generator = np.random.default_rng(5)
     lat, lng = generator.uniform(-60, 60, N), generator.uniform(-170, 170, N)
     meta = generator.permutation(np.arange(N) % 4)
     parent = meta // 2
     rows = np.arange(N)
-    prototypes = (draw(4, TEXT, seed=1), draw(2, TEXT, seed=2))
+    prototypes = {"meta_prototypes": draw(4, TEXT, seed=1), "parent_prototypes": draw(2, TEXT, seed=2)}
     if stage == "stage0":
         from geocbm.encoders import load_image_encoder
 
@@ -110,29 +112,44 @@ def stage_arguments(stage: str, clip: Path) -> tuple[Any, ...]:
         config = Stage0Config(
             dropout=0.0, unfreeze_layers=2, symmetric=True, false_negative_km=500.0, learn_temperature=True
         )
-        return config, encoder, places, *prototypes, hidden, vanilla, lat, lng, meta, parent, rows, rows
+        return Stage0Training(
+            config,
+            rows,
+            rows,
+            encoder=encoder,
+            location_encoder=places,
+            **prototypes,
+            hidden_features=hidden,
+            vanilla_features=vanilla,
+            lat=lat,
+            lng=lng,
+            meta=meta,
+            parent=parent,
+        )
     if stage == "stage1":
         config = Stage1Config(dropout=0.0, lambda_meta_guided=0.5)
-        return config, draw(N, WIDTH, seed=6), meta, parent, *prototypes, np.array([0, 0, 1, 1]), rows, rows
+        labels = {"meta": meta, "parent": parent, "meta_to_parent": np.array([0, 0, 1, 1])}
+        return Stage1Training(config, rows, rows, features=draw(N, WIDTH, seed=6), **labels, **prototypes)
     centers = latlng_to_cartesian(np.array([0.0, 45.0, -30.0]), np.array([0.0, 90.0, 179.9]))
     cells = SimpleNamespace(centers=centers, digest="cells")
     config = Stage2Config(dropout=0.0, embed_dim=32, heads=4)
-    return config, draw(N, 16, seed=7), draw(N, 5, 12, seed=8), cells, meta % 3, lat, lng, rows, rows
+    inputs = {"concept_emb": draw(N, 16, seed=7), "tokens": draw(N, 5, 12, seed=8)}
+    return Stage2Training(config, rows, rows, cells=cells, cell_label=meta % 3, lat=lat, lng=lng, **inputs)
 
 
 def step_of_stage(stage: str, rows: np.ndarray, clip: Path) -> dict[str, Any]:
     """Losses and gradients of one batch of a stage, computed by the very function that its training uses."""
     with patch.object(stage_training, "fit", one_step(rows)):
-        return getattr(stage_training, f"fit_{stage}")(*stage_arguments(stage, clip))[1]
+        return training_of(stage, clip).fit()[1]
 
 
 def few_epochs(accumulation: int) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
     """History and weights of a whole training of Stage 1 without dropout, in batches of nine rows or parts of them."""
-    from stage_training import fit_stage1
-
-    config, *arguments, train, _ = stage_arguments("stage1", Path())
+    stage1 = training_of("stage1", Path())
     config = Stage1Config(dropout=0.0, batch_size=9, accumulation_steps=accumulation, epochs=3, monitor="loss", lr=3e-3)
-    model, result = fit_stage1(config, *arguments, train[:17], train[17:], report=print)
+    model, result = replace(
+        stage1, config=config, train_rows=stage1.train_rows[:17], val_rows=stage1.train_rows[17:]
+    ).fit()
     history = result.history.drop(columns="seconds")
     return history.to_dict("list"), dict(model.named_parameters())
 

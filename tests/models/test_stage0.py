@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from stage_training import fit_stage0
+from stage_training import Stage0Training
 from torch import nn
 
 from geocbm.encoders.location import location_embeddings
@@ -71,22 +71,22 @@ def world():
     config = Stage0Config(epochs=3, batch_size=20, lr=3e-3, encoder_lr=1e-3, concept_emb_dim=16, unfreeze_layers=1)
     with torch.no_grad():
         vanilla = encoder.upper(hidden, 1)[0]
-    return {
-        "config": config,
-        "encoder": encoder,
-        "location_encoder": location,
-        "meta_prototypes": torch.randn(4, TEXT, generator=generator),
-        "parent_prototypes": torch.randn(2, TEXT, generator=generator),
-        "hidden_features": hidden,
-        "vanilla_features": vanilla,
-        "lat": lat,
-        "lng": lng,
-        "meta": meta,
-        "parent": parent,
-        "train_rows": np.arange(45),
-        "val_rows": np.arange(45, N),
-        "report": lambda line: None,
-    }
+    return Stage0Training(
+        config=config,
+        encoder=encoder,
+        location_encoder=location,
+        meta_prototypes=torch.randn(4, TEXT, generator=generator),
+        parent_prototypes=torch.randn(2, TEXT, generator=generator),
+        hidden_features=hidden,
+        vanilla_features=vanilla,
+        lat=lat,
+        lng=lng,
+        meta=meta,
+        parent=parent,
+        train_rows=np.arange(45),
+        val_rows=np.arange(45, N),
+        report=lambda line: None,
+    )
 
 
 def test_defaults_are_the_specification():
@@ -100,9 +100,9 @@ def test_defaults_are_the_specification():
 
 
 def test_training_lowers_every_trained_term_and_touches_the_last_block_only(world):
-    encoder = world["encoder"]
+    encoder = world.encoder
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    _, result = fit_stage0(**world)
+    _, result = world.fit()
     changed = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {
         "blocks.2.weight",
@@ -120,20 +120,20 @@ def test_training_lowers_every_trained_term_and_touches_the_last_block_only(worl
 
 def test_the_total_is_the_weighted_sum_of_six_terms(world):
     model = Stage0PretrainingModel(
-        world["encoder"], None, world["meta_prototypes"], world["parent_prototypes"], world["config"], GPS
+        world.encoder, None, world.meta_prototypes, world.parent_prototypes, world.config, GPS
     ).eval()
     rows = np.arange(12)
-    gps = location_embeddings(world["location_encoder"], world["lat"][rows], world["lng"][rows])
-    output = model(world["hidden_features"][rows], gps)
+    gps = location_embeddings(world.location_encoder, world.lat[rows], world.lng[rows])
+    output = model(world.hidden_features[rows], gps)
     assert output.pooled.shape == output.gps.shape == (12, POOLED)
     assert output.concept_emb.shape == (12, 16) and output.patch_emb.shape == (12, GPS)
     batch = {
         "gps": gps,
-        "pooled": world["vanilla_features"][rows] + 2.0,
-        "concept_idx": torch.from_numpy(world["meta"][rows]),
-        "parent_idx": torch.from_numpy(world["parent"][rows]),
-        "lat": torch.from_numpy(world["lat"][rows]),
-        "lng": torch.from_numpy(world["lng"][rows]),
+        "pooled": world.vanilla_features[rows] + 2.0,
+        "concept_idx": torch.from_numpy(world.meta[rows]),
+        "parent_idx": torch.from_numpy(world.parent[rows]),
+        "lat": torch.from_numpy(world.lat[rows]),
+        "lng": torch.from_numpy(world.lng[rows]),
     }
     terms = Stage0Loss(Stage0Config())(output, batch)
     total = (
@@ -153,26 +153,26 @@ def test_the_total_is_the_weighted_sum_of_six_terms(world):
 
 def test_pooled_patch_projection_is_the_mean_of_projected_patches(world):
     model = Stage0PretrainingModel(
-        world["encoder"], None, world["meta_prototypes"], world["parent_prototypes"], world["config"], GPS
+        world.encoder, None, world.meta_prototypes, world.parent_prototypes, world.config, GPS
     ).eval()
-    hidden = world["hidden_features"][:5]
-    tokens = world["encoder"].upper(hidden, 1)[1]
+    hidden = world.hidden_features[:5]
+    tokens = world.encoder.upper(hidden, 1)[1]
     torch.testing.assert_close(model(hidden, torch.zeros(5, GPS)).patch_emb, model.patch_projection(tokens).mean(1))
 
 
 @pytest.mark.parametrize("kind", BOTTLENECKS)
 def test_a_checkpoint_puts_the_trained_blocks_into_a_fresh_encoder(world, tmp_path, kind):
     path = tmp_path / "stage0.safetensors"
-    world["config"] = dataclasses.replace(world["config"], bottleneck=kind, transformer_width=16, top_patches=2)
+    world.config = dataclasses.replace(world.config, bottleneck=kind, transformer_width=16, top_patches=2)
     torch.manual_seed(1)
     fresh = TinyEncoder().eval()
-    model, _ = fit_stage0(**world, out=path, labels={"metas": ["a", "b", "c", "d"]})
-    loaded = load_stage0(path, fresh, world["location_encoder"])
-    hidden, gps = world["hidden_features"], torch.randn(N, GPS)
+    model, _ = world.fit(path, labels={"metas": ["a", "b", "c", "d"]})
+    loaded = load_stage0(path, fresh, world.location_encoder)
+    hidden, gps = world.hidden_features, torch.randn(N, GPS)
     for ours, theirs in zip(loaded(hidden, gps), model(hidden, gps), strict=True):
         assert torch.equal(ours, theirs) if theirs is not None else ours is None
-    assert torch.equal(fresh.blocks[2].weight, world["encoder"].blocks[2].weight)
-    places = loaded.embed_places(world["lat"], world["lng"])
+    assert torch.equal(fresh.blocks[2].weight, world.encoder.blocks[2].weight)
+    places = loaded.embed_places(world.lat, world.lng)
     assert places.shape == (N, POOLED)
     with pytest.raises(MismatchError, match="trained from the encoder 'tiny' with other weights"):
         load_stage0(path, TinyEncoder())
@@ -180,7 +180,7 @@ def test_a_checkpoint_puts_the_trained_blocks_into_a_fresh_encoder(world, tmp_pa
     other = TinyEncoder().eval()
     other.preprocessing_name = "TinyImageProcessorPil"
     with pytest.raises(MismatchError, match=r"that TinyImageProcessor prepared.* TinyImageProcessorPil.*`geocbm run"):
-        load_stage0(path, other, world["location_encoder"])
+        load_stage0(path, other, world.location_encoder)
     with pytest.raises(MissingInputError, match=r"geocbm run --run .* --from 01"):
         load_stage0(tmp_path / "none.safetensors", fresh)
 
@@ -188,10 +188,10 @@ def test_a_checkpoint_puts_the_trained_blocks_into_a_fresh_encoder(world, tmp_pa
 @pytest.mark.parametrize("kind", BOTTLENECKS)
 def test_every_kind_of_bottleneck_learns_the_concepts_and_is_handed_on(world, kind):
     settings = {"bottleneck": kind, "concept_emb_dim": 16, "transformer_width": 32, "hidden_dim": 24}
-    world["config"] = dataclasses.replace(world["config"], dropout=0.0, epochs=6, top_patches=2, **settings)
-    stage0, result = fit_stage0(**world)
+    world.config = dataclasses.replace(world.config, dropout=0.0, epochs=6, top_patches=2, **settings)
+    stage0, result = world.fit()
     assert result.history["train_child"].iloc[-1] < 0.7 * result.history["train_child"].iloc[0]
-    given = (POOLED, world["meta_prototypes"], world["parent_prototypes"], torch.tensor([0, 1, 0, 1]))
+    given = (POOLED, world.meta_prototypes, world.parent_prototypes, torch.tensor([0, 1, 0, 1]))
     model = Stage1ConceptModel(*given, Stage1Config(**settings), WIDTH)
     assert model.start_from(stage0) == ["bottleneck", "prototype_projection"]
     for name in ("bottleneck", "prototype_projection"):
@@ -205,12 +205,12 @@ def test_every_kind_of_bottleneck_learns_the_concepts_and_is_handed_on(world, ki
 
 
 def test_the_patch_bottleneck_is_trained_on_the_scores_that_stage_1_classifies_by(world):
-    config = dataclasses.replace(world["config"], bottleneck="patch", top_patches=1, temperature=0.5)
-    prototypes = (world["meta_prototypes"], world["parent_prototypes"])
-    model = Stage0PretrainingModel(world["encoder"], None, *prototypes, config, GPS).eval()
-    hidden = world["hidden_features"][:3]
+    config = dataclasses.replace(world.config, bottleneck="patch", top_patches=1, temperature=0.5)
+    prototypes = (world.meta_prototypes, world.parent_prototypes)
+    model = Stage0PretrainingModel(world.encoder, None, *prototypes, config, GPS).eval()
+    hidden = world.hidden_features[:3]
     output = model(hidden, torch.zeros(3, GPS))
-    tokens = world["encoder"].upper(hidden, 1)[1]
+    tokens = world.encoder.upper(hidden, 1)[1]
     embedded = model.bottleneck.projection(model.bottleneck.norm(tokens))  # (3, P, 16)
     cosines = torch.nn.functional.cosine_similarity(embedded[:, :, None], output.meta_prototypes, dim=-1)
     best = cosines.amax(1)  # of a single patch, so that nothing is averaged
@@ -223,7 +223,7 @@ def test_the_patch_bottleneck_is_trained_on_the_scores_that_stage_1_classifies_b
 
 def test_places_need_a_location_encoder(world, tmp_path):
     model = Stage0PretrainingModel(
-        world["encoder"], None, world["meta_prototypes"], world["parent_prototypes"], world["config"], GPS
+        world.encoder, None, world.meta_prototypes, world.parent_prototypes, world.config, GPS
     )
     with pytest.raises(MismatchError, match="without a location encoder"):
         model.embed_places(np.zeros(1), np.zeros(1))
@@ -246,15 +246,13 @@ def test_retrieval_gives_a_constant_encoder_no_credit():
 
 
 def test_training_may_see_some_patches_but_validation_sees_all(world):
-    config = dataclasses.replace(world["config"], patch_keep=0.5)
-    model = Stage0PretrainingModel(
-        world["encoder"], None, world["meta_prototypes"], world["parent_prototypes"], config, GPS
-    )
+    config = dataclasses.replace(world.config, patch_keep=0.5)
+    model = Stage0PretrainingModel(world.encoder, None, world.meta_prototypes, world.parent_prototypes, config, GPS)
     seen = []
-    upper = world["encoder"].upper
-    world["encoder"].upper = lambda hidden, top_blocks: seen.append(hidden) or upper(hidden, top_blocks)
+    upper = world.encoder.upper
+    world.encoder.upper = lambda hidden, top_blocks: seen.append(hidden) or upper(hidden, top_blocks)
     prefix = torch.full((3, 1, WIDTH), 7.0)  # a class token before the patches
-    hidden = torch.cat([prefix, world["hidden_features"][:3]], dim=1)
+    hidden = torch.cat([prefix, world.hidden_features[:3]], dim=1)
     model.train()(hidden, torch.zeros(3, GPS))
     model.eval()(hidden, torch.zeros(3, GPS))
     assert [each.shape[1] for each in seen] == [1 + 2, 1 + 4]
@@ -264,8 +262,8 @@ def test_training_may_see_some_patches_but_validation_sees_all(world):
 
 
 def test_a_run_on_some_patches_trains(world):
-    world["config"] = dataclasses.replace(world["config"], patch_keep=0.5)
-    result = fit_stage0(**world)[1]
+    world.config = dataclasses.replace(world.config, patch_keep=0.5)
+    result = world.fit()[1]
     assert result.best["loss"] < result.initial["loss"]
 
 
@@ -286,18 +284,18 @@ def test_impossible_settings_are_named(settings):
 
 
 def test_without_concept_losses_the_encoder_learns_places_and_the_concept_heads_stay(world, tmp_path):
-    world["config"] = dataclasses.replace(world["config"], concept_losses=False)
+    world.config = dataclasses.replace(world.config, concept_losses=False)
     path = tmp_path / "stage0.safetensors"
     torch.manual_seed(1)
     untouched = TinyEncoder().eval()
-    model, result = fit_stage0(**world, out=path)
-    fresh = fit_stage0(**world | {"config": dataclasses.replace(world["config"], lr=0.0, epochs=1)})[0]
+    model, result = world.fit(path)
+    fresh = dataclasses.replace(world, config=dataclasses.replace(world.config, lr=0.0, epochs=1)).fit()[0]
     for part in ("bottleneck", "prototype_projection"):
         for name, value in getattr(model, part).state_dict().items():
             assert torch.equal(value, getattr(fresh, part).state_dict()[name])
-    assert not torch.equal(world["encoder"].blocks[2].weight, untouched.blocks[2].weight)
+    assert not torch.equal(world.encoder.blocks[2].weight, untouched.blocks[2].weight)
     assert result.history["train_gps"].iloc[-1] < result.history["train_gps"].iloc[0]
-    config = world["config"]
+    config = world.config
     for values in (result.initial, result.best):
         assert "meta_top1" not in values  # of untrained heads it would say nothing
         assert all(np.isfinite(values[name]) for name in ("child", "parent", "hierarchy"))
@@ -309,15 +307,15 @@ def test_without_concept_losses_the_encoder_learns_places_and_the_concept_heads_
 
 
 def test_concept_heads_get_no_gradient_and_no_decay_without_concept_losses(world):
-    config = dataclasses.replace(world["config"], concept_losses=False)
+    config = dataclasses.replace(world.config, concept_losses=False)
     model = Stage0PretrainingModel(
-        world["encoder"], None, world["meta_prototypes"], world["parent_prototypes"], config, GPS
+        world.encoder, None, world.meta_prototypes, world.parent_prototypes, config, GPS
     ).train()
     rows = np.arange(12)
-    gps = location_embeddings(world["location_encoder"], world["lat"][rows], world["lng"][rows])
-    output = model(world["hidden_features"][rows], gps)
-    batch = {"gps": gps, "pooled": world["vanilla_features"][rows], "lat": torch.zeros(12), "lng": torch.zeros(12)}
-    labels = {"concept_idx": world["meta"], "parent_idx": world["parent"]}
+    gps = location_embeddings(world.location_encoder, world.lat[rows], world.lng[rows])
+    output = model(world.hidden_features[rows], gps)
+    batch = {"gps": gps, "pooled": world.vanilla_features[rows], "lat": torch.zeros(12), "lng": torch.zeros(12)}
+    labels = {"concept_idx": world.meta, "parent_idx": world.parent}
     batch |= {name: torch.from_numpy(values[rows]) for name, values in labels.items()}
     Stage0Loss(config)(output, batch)["loss"].backward()
     assert model.gps_adapter.weight.grad.abs().sum() > 0
@@ -326,11 +324,11 @@ def test_concept_heads_get_no_gradient_and_no_decay_without_concept_losses(world
 
 
 def test_a_learned_temperature_starts_where_it_is_told_and_is_recorded(world, tmp_path):
-    world["config"] = dataclasses.replace(world["config"], learn_temperature=True, temperature=0.2, lr=0.05)
+    world.config = dataclasses.replace(world.config, learn_temperature=True, temperature=0.2, lr=0.05)
     path = tmp_path / "stage0.safetensors"
     torch.manual_seed(1)
     fresh = TinyEncoder().eval()
-    model, result = fit_stage0(**world, out=path)
+    model, result = world.fit(path)
     assert result.initial["temperature"] == pytest.approx(0.2)
     assert result.history["val_temperature"].nunique() > 1
     assert result.best["temperature"] == pytest.approx(model.temperature().item()) != pytest.approx(0.2)
@@ -338,10 +336,8 @@ def test_a_learned_temperature_starts_where_it_is_told_and_is_recorded(world, tm
 
 
 def test_a_learned_temperature_keeps_within_its_limits_and_can_come_back(world):
-    config = dataclasses.replace(world["config"], learn_temperature=True)
-    model = Stage0PretrainingModel(
-        world["encoder"], None, world["meta_prototypes"], world["parent_prototypes"], config, GPS
-    )
+    config = dataclasses.replace(world.config, learn_temperature=True)
+    model = Stage0PretrainingModel(world.encoder, None, world.meta_prototypes, world.parent_prototypes, config, GPS)
     for raw, limit in ((-9.0, 0.01), (3.0, 0.5)):
         with torch.no_grad():
             model.log_temperature.fill_(raw)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from stage_training import fit_stage0
+from stage_training import Stage0Training
 from torch import nn
 
 from geocbm.encoders import load_image_encoder, load_text_encoder
@@ -42,29 +42,32 @@ def moved(module: nn.Module, before: dict[str, torch.Tensor]) -> dict[str, float
 
 @pytest.fixture
 def train(folders):
-    """Train the tiny CLIP on random pictures: `train(config, **changes) -> (model, result, encoder, before)`."""
+    """Train the tiny CLIP on random pictures: `train(config, out, **changes) -> (model, result, encoder, before)`."""
 
-    def run(config: Stage0Config, **changes):
+    def run(config: Stage0Config, out=None, **changes):
         torch.manual_seed(0)
         encoder, places = load_image_encoder(folders("clip")), Places()
         with torch.no_grad():
             hidden = encoder.lower(torch.randn(N, 3, 32, 32), config.unfreeze_layers)
             vanilla = encoder.upper(hidden, config.unfreeze_layers).pooled
         before = {"encoder": state(encoder), "places": state(places)}
-        values = {
-            "meta_prototypes": torch.randn(3, 12),
-            "parent_prototypes": torch.randn(2, 12),
-            "hidden_features": hidden,
-            "vanilla_features": vanilla,
-            "lat": np.linspace(-60, 60, N),
-            "lng": np.linspace(-170, 170, N),
-            "meta": np.arange(N) % 3,
-            "parent": np.arange(N) % 2,
-            "train_rows": np.arange(N),
-            "val_rows": np.arange(N),
-            "report": lambda line: None,
-        } | changes
-        model, result = fit_stage0(config, encoder, places, **values)
+        training = Stage0Training(
+            config=config,
+            encoder=encoder,
+            location_encoder=places,
+            meta_prototypes=torch.randn(3, 12),
+            parent_prototypes=torch.randn(2, 12),
+            hidden_features=hidden,
+            vanilla_features=vanilla,
+            lat=np.linspace(-60, 60, N),
+            lng=np.linspace(-170, 170, N),
+            meta=np.arange(N) % 3,
+            parent=np.arange(N) % 2,
+            train_rows=np.arange(N),
+            val_rows=np.arange(N),
+            report=lambda line: None,
+        )
+        model, result = replace(training, **changes).fit(out)
         assert not moved(places, before["places"])
         return model, result, encoder, before["encoder"]
 

@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from stage_training import fit_stage1
+from stage_training import Stage1Training
 from test_stage0 import GPS, POOLED, TEXT, TinyEncoder
 from torch.nn import functional
 
@@ -21,25 +22,25 @@ def world():
     meta = np.arange(120) % 4
     features = torch.randn(120, POOLED, generator=generator) * 0.5
     features[:, :4] += 2 * torch.eye(4)[meta]
-    return {
-        "config": Stage1Config(epochs=12, batch_size=32, lr=3e-3, concept_emb_dim=16, dropout=0.1),
-        "features": features,
-        "meta": meta,
-        "parent": META_TO_PARENT.numpy()[meta],
-        "meta_prototypes": torch.randn(4, TEXT, generator=generator),
-        "parent_prototypes": torch.randn(2, TEXT, generator=generator),
-        "meta_to_parent": META_TO_PARENT,
-        "train_rows": np.arange(0, 90),
-        "val_rows": np.arange(90, 120),
-        "report": lambda line: None,
-    }
+    return Stage1Training(
+        config=Stage1Config(epochs=12, batch_size=32, lr=3e-3, concept_emb_dim=16, dropout=0.1),
+        features=features,
+        meta=meta,
+        parent=META_TO_PARENT.numpy()[meta],
+        meta_prototypes=torch.randn(4, TEXT, generator=generator),
+        parent_prototypes=torch.randn(2, TEXT, generator=generator),
+        meta_to_parent=META_TO_PARENT,
+        train_rows=np.arange(0, 90),
+        val_rows=np.arange(90, 120),
+        report=lambda line: None,
+    )
 
 
 def model_of(world, **settings):
     return Stage1ConceptModel(
         POOLED,
-        world["meta_prototypes"],
-        world["parent_prototypes"],
+        world.meta_prototypes,
+        world.parent_prototypes,
         META_TO_PARENT,
         Stage1Config(concept_emb_dim=16, **settings),
     )
@@ -67,7 +68,7 @@ def test_logits_are_scaled_cosines_plus_bias(world):
     with torch.no_grad():
         model.meta_bias.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))
         model.logit_scale_meta.fill_(35.0)  # above the limit of 20
-    output = model(world["features"][:6])
+    output = model(world.features[:6])
     moved = model.prototype_projection(model.meta_base + model.delta_meta)
     cosine = functional.cosine_similarity(output.concept_emb[:, None], moved[None], dim=-1)
     torch.testing.assert_close(output.meta_logits, 20 * cosine + torch.arange(4.0))
@@ -84,9 +85,9 @@ def test_residuals_start_small_and_bases_do_not_train(world):
 
 def test_the_total_is_the_weighted_sum_of_nine_terms(world):
     model = model_of(world, lambda_meta_guided=0.7).eval()
-    meta = torch.from_numpy(world["meta"][:20])
+    meta = torch.from_numpy(world.meta[:20])
     batch = {"concept_idx": meta, "parent_idx": META_TO_PARENT[meta]}
-    terms = Stage1Loss(model)(model(world["features"][:20]), batch)
+    terms = Stage1Loss(model)(model(world.features[:20]), batch)
     assert set(terms) - {"loss"} == {
         "meta", "parent", "consistency", "meta_guided", "parent_contrastive", "contrastive", "reg", "intra_parent",
         "semantic",
@@ -97,33 +98,33 @@ def test_the_total_is_the_weighted_sum_of_nine_terms(world):
 
 def test_every_trained_part_gets_a_gradient(world):
     model = model_of(world)
-    meta = torch.from_numpy(world["meta"][:20])
+    meta = torch.from_numpy(world.meta[:20])
     batch = {"concept_idx": meta, "parent_idx": META_TO_PARENT[meta]}
-    Stage1Loss(model)(model(world["features"][:20]), batch)["loss"].backward()
+    Stage1Loss(model)(model(world.features[:20]), batch)["loss"].backward()
     assert [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()] == []
 
 
 def test_training_recognises_concepts_and_comes_back_from_disk(world, tmp_path):
     path = tmp_path / "stage1.safetensors"
-    model, result = fit_stage1(**world, out=path)
+    model, result = world.fit(path)
     assert result.best["meta_top1"] > 0.8 > 0.5 > result.initial["meta_top1"]
     loaded = load_stage1(path)
     rows = np.array([5, 2, 77])
-    ours, theirs = (predict_stage1(each, world["features"], rows) for each in (model, loaded))
+    ours, theirs = (predict_stage1(each, world.features, rows) for each in (model, loaded))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     torch.testing.assert_close(ours["meta_probabilities"].sum(1), torch.ones(3))
-    torch.testing.assert_close(predict_stage1(loaded, world["features"])["concept_emb"][rows], ours["concept_emb"])
+    torch.testing.assert_close(predict_stage1(loaded, world.features)["concept_emb"][rows], ours["concept_emb"])
 
 
 def test_a_store_and_a_tensor_train_alike(world):
     class Store:
         def read(self, kind, rows):
             assert kind == "pooled"
-            return world["features"][rows]
+            return world.features[rows]
 
-    world["config"] = Stage1Config(epochs=2, batch_size=32, concept_emb_dim=16)
-    tensor = fit_stage1(**world)[1].history.drop(columns="seconds")
-    store = fit_stage1(**(world | {"features": Store()}))[1].history.drop(columns="seconds")
+    world.config = Stage1Config(epochs=2, batch_size=32, concept_emb_dim=16)
+    tensor = world.fit()[1].history.drop(columns="seconds")
+    store = replace(world, features=Store()).fit()[1].history.drop(columns="seconds")
     assert tensor.equals(store)
     with pytest.raises(ParameterError, match="rows=None"):
         predict_stage1(model_of(world), Store())
@@ -131,17 +132,17 @@ def test_a_store_and_a_tensor_train_alike(world):
 
 def test_stage1_starts_from_stage0(world):
     stage0 = Stage0PretrainingModel(
-        TinyEncoder(), None, world["meta_prototypes"], world["parent_prototypes"], Stage0Config(concept_emb_dim=16), GPS
+        TinyEncoder(), None, world.meta_prototypes, world.parent_prototypes, Stage0Config(concept_emb_dim=16), GPS
     )
     settings = {"epochs": 1, "lr": 0.0, "weight_decay": 0.0, "concept_emb_dim": 16}
-    model, _ = fit_stage1(**(world | {"config": Stage1Config(**settings)}), stage0=stage0)
+    model, _ = replace(world, config=Stage1Config(**settings)).fit(stage0=stage0)
     for part in ("bottleneck", "prototype_projection"):
         for name, value in getattr(stage0, part).state_dict().items():
             assert torch.equal(getattr(model, part).state_dict()[name], value)
-    fresh, _ = fit_stage1(**(world | {"config": Stage1Config(init_from_stage0=False, **settings)}), stage0=stage0)
+    fresh, _ = replace(world, config=Stage1Config(init_from_stage0=False, **settings)).fit(stage0=stage0)
     assert not torch.equal(fresh.prototype_projection.weight, stage0.prototype_projection.weight)
     with pytest.raises(MismatchError, match="init_from_stage0=False"):
-        Stage1ConceptModel(POOLED + 1, world["meta_prototypes"], world["parent_prototypes"], META_TO_PARENT).start_from(
+        Stage1ConceptModel(POOLED + 1, world.meta_prototypes, world.parent_prototypes, META_TO_PARENT).start_from(
             stage0
         )
 
@@ -163,11 +164,11 @@ def test_impossible_settings_are_named(settings):
 def test_empty_splits_and_lists_of_rows(world):
     class Store:
         def read(self, kind, rows):
-            return world["features"][torch.as_tensor(rows)]
+            return world.features[torch.as_tensor(rows)]
 
-    world["config"] = Stage1Config(epochs=1, batch_size=32, concept_emb_dim=16)
-    for features in (world["features"], Store()):
-        model, _ = fit_stage1(**(world | {"features": features, "train_rows": list(range(40)), "val_rows": []}))
+    world.config = Stage1Config(epochs=1, batch_size=32, concept_emb_dim=16)
+    for features in (world.features, Store()):
+        model, _ = replace(world, features=features, train_rows=list(range(40)), val_rows=[]).fit()
         nothing = predict_stage1(model, features, [])
         assert [tuple(value.shape) for value in nothing.values()] == [(0, 16), (0, 4), (0, 2)]
         few = predict_stage1(model, features, [3])
@@ -176,15 +177,15 @@ def test_empty_splits_and_lists_of_rows(world):
 
 def test_features_of_another_precision_give_the_same_answer(world):
     model = model_of(world).eval()
-    expected = model(world["features"][:3].half().float()).meta_logits
-    torch.testing.assert_close(model(world["features"][:3].half()).meta_logits, expected)
-    torch.testing.assert_close(model.double()(world["features"][:3].half()).meta_logits.float(), expected)
+    expected = model(world.features[:3].half().float()).meta_logits
+    torch.testing.assert_close(model(world.features[:3].half()).meta_logits, expected)
+    torch.testing.assert_close(model.double()(world.features[:3].half()).meta_logits.float(), expected)
 
 
 def test_checkpoints_that_are_damaged_or_of_another_stage_are_refused(world, tmp_path):
     path = tmp_path / "myrun" / "stage1.safetensors"
-    world["config"] = Stage1Config(epochs=1, concept_emb_dim=16)
-    fit_stage1(**world, out=path)
+    world.config = Stage1Config(epochs=1, concept_emb_dim=16)
+    world.fit(path)
     described = json.loads(path.with_suffix(".json").read_text())
     for content, message in (
         ("{", "stage1.json is damaged"),
@@ -206,11 +207,15 @@ def test_checkpoints_that_are_damaged_or_of_another_stage_are_refused(world, tmp
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_model_of_another_precision_predicts_single_precision(world, dtype):
-    found = predict_stage1(model_of(world).to(dtype), world["features"], np.arange(3))
+    found = predict_stage1(model_of(world).to(dtype), world.features, np.arange(3))
     assert {value.dtype for value in found.values()} == {torch.float32}
 
 
 TOKEN = 6
+
+
+PLACE = torch.arange(120) % 9
+"""Patch of nine that shows the concept of each row."""
 
 
 @pytest.fixture
@@ -218,42 +223,39 @@ def patchy(world):
     """The same labels, seen in one patch of nine and not in the pooled features."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randn(120, 9, TOKEN, generator=generator) * 0.3
-    place = torch.arange(120) % 9
-    tokens[torch.arange(120), place, world["meta"]] += 3.0
+    tokens[torch.arange(120), PLACE, world.meta] += 3.0
     features = torch.randn(120, POOLED, generator=generator)
-    return world | {"features": features, "tokens": tokens, "place": place}
+    return replace(world, features=features, tokens=tokens)
 
 
 @pytest.mark.parametrize("kind", ["transformer", "patch"])
 def test_bottlenecks_that_read_patches_see_what_the_pooled_features_do_not(patchy, tmp_path, kind):
-    place = patchy.pop("place")
     options = {"epochs": 40, "batch_size": 16, "lr": 5e-3, "concept_emb_dim": 64, "dropout": 0.0, "patience": 40}
-    patchy["config"] = Stage1Config(bottleneck=kind, transformer_width=32, top_patches=2, **options)
+    patchy.config = Stage1Config(bottleneck=kind, transformer_width=32, top_patches=2, **options)
     path = tmp_path / "stage1.safetensors"
-    model, result = fit_stage1(**patchy, out=path)
+    model, result = patchy.fit(path)
     assert result.best["meta_top1"] > 0.8  # chance is 0.25
     with pytest.raises(ParameterError, match=f"bottleneck='{kind}' reads patch tokens, but tokens is None"):
-        predict_stage1(model, patchy["features"], np.arange(3))
+        predict_stage1(model, patchy.features, np.arange(3))
     loaded, rows = load_stage1(path), np.array([119, 3, 50])
-    ours = predict_stage1(model, patchy["features"], rows, tokens=patchy["tokens"])
-    theirs = predict_stage1(loaded, patchy["features"], rows, batch_size=2, tokens=patchy["tokens"])
+    ours = predict_stage1(model, patchy.features, rows, tokens=patchy.tokens)
+    theirs = predict_stage1(loaded, patchy.features, rows, batch_size=2, tokens=patchy.tokens)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
     if kind == "patch":
-        output = loaded(patchy["features"], patchy["tokens"])
+        output = loaded(patchy.features, patchy.tokens)
         assert output.meta_maps.shape == (120, 9, 4) and output.concept_emb.shape == (120, 64)
-        own = output.meta_maps[torch.arange(120), :, torch.as_tensor(patchy["meta"])]  # map of the true meta
-        assert (own.argmax(1) == place).float().mean() > 0.9
+        own = output.meta_maps[torch.arange(120), :, torch.as_tensor(patchy.meta)]  # map of the true meta
+        assert (own.argmax(1) == PLACE).float().mean() > 0.9
 
 
 def test_another_kind_of_bottleneck_than_stage0s_starts_afresh_and_says_so(patchy):
-    patchy.pop("place")
     stage0 = Stage0PretrainingModel(
-        TinyEncoder(), None, patchy["meta_prototypes"], patchy["parent_prototypes"],
+        TinyEncoder(), None, patchy.meta_prototypes, patchy.parent_prototypes,
         Stage0Config(concept_emb_dim=16, unfreeze_layers=1), GPS,
     )  # fmt: skip
     said = []
-    patchy["config"] = Stage1Config(bottleneck="patch", epochs=1, lr=0.0, concept_emb_dim=16)
-    model, _ = fit_stage1(**(patchy | {"report": said.append}), stage0=stage0)
+    patchy.config = Stage1Config(bottleneck="patch", epochs=1, lr=0.0, concept_emb_dim=16)
+    model, _ = replace(patchy, report=said.append).fit(stage0=stage0)
     assert torch.equal(model.prototype_projection.weight, stage0.prototype_projection.weight)
     assert "bottleneck='patch' starts afresh: Stage 0 trained 'mlp'" in said[0]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage_training import fit_stage2
+from stage_training import Stage2Training
 from torch import nn
 from torch.nn import functional
 
@@ -243,28 +244,28 @@ def world():
     random = np.random.default_rng(0)
     tokens = torch.randn(n, 9, 20, generator=generator) * 0.5
     tokens[:, 3, :3] += 3 * torch.eye(3)[label]
-    return {
-        "config": Stage2Config(epochs=10, batch_size=16, lr=2e-3, embed_dim=32, heads=4),
-        "concept_emb": torch.randn(n, 32, generator=generator) + 4 * torch.eye(32)[label],
-        "tokens": tokens,
-        "cells": SimpleNamespace(centers=CENTERS, digest="abc", scale_km=SCALES, country=np.array(["A", "A", "B"])),
-        "cell_label": label,
-        "lat": np.array([0.0, 45.0, -30.0])[label] + random.normal(0, 1, n),
-        "lng": np.array([0.0, 90.0, 179.9])[label] + random.normal(0, 1, n),
-        "train_rows": np.arange(110),
-        "val_rows": np.arange(110, n),
-        "report": lambda line: None,
-    }
+    return Stage2Training(
+        config=Stage2Config(epochs=10, batch_size=16, lr=2e-3, embed_dim=32, heads=4),
+        concept_emb=torch.randn(n, 32, generator=generator) + 4 * torch.eye(32)[label],
+        tokens=tokens,
+        cells=SimpleNamespace(centers=CENTERS, digest="abc", scale_km=SCALES, country=np.array(["A", "A", "B"])),
+        cell_label=label,
+        lat=np.array([0.0, 45.0, -30.0])[label] + random.normal(0, 1, n),
+        lng=np.array([0.0, 90.0, 179.9])[label] + random.normal(0, 1, n),
+        train_rows=np.arange(110),
+        val_rows=np.arange(110, n),
+        report=lambda line: None,
+    )
 
 
 def test_training_finds_places_and_comes_back_from_disk(world, tmp_path):
     path = tmp_path / "stage2.safetensors"
-    model, result = fit_stage2(**world, out=path)
+    model, result = world.fit(path)
     assert result.best["cell_top1"] > 0.9
     assert result.best["median_km"] < 400 < result.initial["median_km"]
     loaded = load_stage2(path, "abc")
     rows = np.array([149, 3])
-    ours, theirs = (predict_stage2(each, world["concept_emb"], world["tokens"], rows) for each in (model, loaded))
+    ours, theirs = (predict_stage2(each, world.concept_emb, world.tokens, rows) for each in (model, loaded))
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     assert ours["cell"].shape == ours["cell_probability"].shape == (2, 3)
     assert ours["attention"].shape == (2, 9)
@@ -287,21 +288,21 @@ def test_training_finds_places_and_comes_back_from_disk(world, tmp_path):
     ids=str,
 )
 def test_other_variants_train(world, options):
-    world["config"] = Stage2Config(epochs=1, batch_size=32, embed_dim=32, heads=4, **options)
-    model, result = fit_stage2(**world)
+    world.config = Stage2Config(epochs=1, batch_size=32, embed_dim=32, heads=4, **options)
+    model, result = world.fit()
     assert np.isfinite(result.best["median_km"])
-    assert model(world["concept_emb"], world["tokens"]).offsets.shape[1] == model.config.coord_output_dim
+    assert model(world.concept_emb, world.tokens).offsets.shape[1] == model.config.coord_output_dim
 
 
 def test_stage2_starts_from_the_patch_projection_of_stage0(world):
     stage0 = SimpleNamespace(patch_projection=nn.Linear(20, 32))
     frozen = {"epochs": 1, "lr": 0.0, "weight_decay": 0.0, "embed_dim": 32, "heads": 4}
     for mode in ("both", "image_only"):
-        model, _ = fit_stage2(**(world | {"config": Stage2Config(ablation_mode=mode, **frozen)}), stage0=stage0)
+        model, _ = replace(world, config=Stage2Config(ablation_mode=mode, **frozen)).fit(stage0=stage0)
         carried = model.attention.patch_projection if mode == "both" else model.patch_projection
         assert torch.equal(carried.weight, stage0.patch_projection.weight)
         assert torch.equal(carried.bias, stage0.patch_projection.bias)
-    fresh, _ = fit_stage2(**(world | {"config": Stage2Config(init_from_stage0=False, **frozen)}), stage0=stage0)
+    fresh, _ = replace(world, config=Stage2Config(init_from_stage0=False, **frozen)).fit(stage0=stage0)
     assert not torch.equal(fresh.attention.patch_projection.weight, stage0.patch_projection.weight)
     with pytest.raises(MismatchError, match="init_from_stage0=False"):
         head(token_dim=21).start_from(stage0)

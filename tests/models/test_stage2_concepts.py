@@ -1,9 +1,10 @@
 """The modes that read probabilities of concepts: exact sums, and a residual on top of what is frozen."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from stage_training import fit_stage2
 from test_stage2 import head, world  # noqa: F401  (a fixture)
 from torch import nn
 
@@ -68,16 +69,16 @@ def test_hybrid_keeps_the_linear_part_and_the_residual_adds_what_patches_know(wo
     scores = torch.full((150, 4), 0.25) + 0.01 * torch.rand(150, 4, generator=torch.Generator().manual_seed(1))
     said, path = [], tmp_path / "stage2.safetensors"
     options = {"epochs": 10, "batch_size": 16, "lr": 2e-3, "score_epochs": 5} | SMALL
-    world |= {"concept_emb": scores, "report": said.append}
-    alone, _ = fit_stage2(**(world | {"config": Stage2Config(ablation_mode="concept_scores", **options)}))
-    hybrid, result = fit_stage2(**(world | {"config": Stage2Config(ablation_mode="hybrid", **options)}), out=path)
+    world = replace(world, concept_emb=scores, report=said.append)
+    alone, _ = replace(world, config=Stage2Config(ablation_mode="concept_scores", **options)).fit()
+    hybrid, result = replace(world, config=Stage2Config(ablation_mode="hybrid", **options)).fit(path)
     assert torch.equal(alone.cell_head.weight, hybrid.cell_head.weight)
     assert torch.equal(alone.offset_head.bias, hybrid.offset_head.bias)
     assert torch.equal(alone.score_mean, hybrid.score_mean)
     rows = np.arange(110, 150)
-    truth = world["cell_label"][rows]
+    truth = world.cell_label[rows]
     figures = {
-        name: predict_stage2(model, scores, world["tokens"], rows)
+        name: predict_stage2(model, scores, world.tokens, rows)
         for name, model in (("alone", alone), ("hybrid", load_stage2(path)))
     }
     accuracy = {name: float((said["cell"][:, 0] == truth).mean()) for name, said in figures.items()}
@@ -89,11 +90,11 @@ def test_hybrid_keeps_the_linear_part_and_the_residual_adds_what_patches_know(wo
 
 
 def test_concept_scores_learn_places_from_telling_concepts(world):  # noqa: F811
-    scores = scores_of(world["cell_label"])
+    scores = scores_of(world.cell_label)
     options = {"batch_size": 16, "score_epochs": 40} | SMALL
     for transform in ("none", "sqrt", "log"):
         config = Stage2Config(ablation_mode="concept_scores", score_transform=transform, score_lr=0.03, **options)
-        _, result = fit_stage2(**(world | {"config": config, "concept_emb": scores}))
+        _, result = replace(world, config=config, concept_emb=scores).fit()
         assert result.best["cell_top1"] > 0.75
 
 

@@ -56,9 +56,9 @@ def loss(output, batch):
     return {"loss": (output - batch["y"]).square().mean()}
 
 
-def train(out, x=X, report=None, lines=None, loss=loss, model=None, measure=None, digest="", rows=ROWS, **settings):
+def train(out, x=X, report=None, loss=loss, model=None, measure=None, digest="", rows=ROWS, **settings):
     """Train from the same start; returns the model, the result and what was reported."""
-    lines = [] if lines is None else lines
+    lines = []
     if model is None:
         with seeded(1):
             model = Wavy()
