@@ -43,7 +43,7 @@ from geocbm.models.attention import ConceptCrossAttention
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
 from geocbm.models.stage2_inference import concept_input
 from geocbm.models.stage2_loss import Stage2Loss
-from geocbm.run import Run, adoption, decoding, encoding, leftovers, predictions, stages
+from geocbm.run import Run, adoption, encoding, predictions, stages
 from geocbm.workbench import notebook
 from geocbm.workbench.settings import config_fields
 
@@ -152,7 +152,7 @@ nb.show(plots.loss_curves(result.history, title="Stage 2 by epoch"))
 
 # %%
 test = files.rows["test"]
-refiner, decoder = stages.load_refiner(files, config), decoding.load_decoder(files, model)
+refiner, decoder = stages.load_refiner(files, config), predictions.load_decoder(files, model)
 predicted = predictions.predict_places(files, model, concepts, features, test, refiner, decoder)
 print(f"The test split has {len(files.rows['test']):,} images.")
 if len(test):
@@ -246,7 +246,7 @@ if own_attention:
     )
 
 # %%
-leftovers.remove_leftovers(files, "stage2", by_mode)  # heads that an earlier execution trained and this one did not
+adoption.remove_leftovers(files, "stage2", by_mode)  # heads that an earlier execution trained and this one did not
 for key, value in place_metrics.place_records(files, by_mode, test, bootstrap, seed).items():
     nb.record(key, value)
 with nb.output("predictions.parquet") as path:

@@ -12,7 +12,7 @@ from tiny_run import STAGE1, TinyRun
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json, sha256_file
-from geocbm.run import adoption, encoding, leftovers, stages
+from geocbm.run import Run, adoption, encoding, stages
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_stage_1_of_another_run_takes_the_place_of_the_own(copied_run, trained
     assert files.need("concept_scores.npz").name == "concept_scores_adopted.npz"
     with pytest.raises(MismatchError, match="another stage1"):
         stages.load_stage2(files)
-    leftovers.remove_leftovers(files, "stage1", [])
+    adoption.remove_leftovers(files, "stage1", [])
     assert files.need("stage1.safetensors").name == "stage1_adopted.safetensors"
     adoption.take_stage1(files, "", features)
     stages.load_stage2(files)
@@ -93,3 +93,35 @@ def test_what_is_no_checkpoint_is_named(copied_run, other):
     (other.folder / "stage0.json").unlink()
     with pytest.raises(MissingInputError, match=r"stage0\.json does not exist"):
         adoption.take_stage0(files, other.folder / "stage0.safetensors")
+
+
+LEFT = (
+    "stage2_both.safetensors",
+    "stage2_both.json",
+    "stage2_both_neighbours.safetensors",
+    "history_stage2_both.parquet",
+    "stage2_recipe_seed.safetensors",
+    "stage2_recipe_seed_decoding.json",
+    "stage2_hybrid.resume.safetensors",
+)
+KEPT = (
+    "stage2.safetensors",
+    "stage2.json",
+    "stage2_neighbours.safetensors",
+    "stage2_decoding.json",
+    "history_stage2.parquet",
+    "stage2.resume.safetensors",
+    "stage2_concept_scores.safetensors",
+    "history_stage2_concept_scores.parquet",
+    "stage2_recipe_refined.json",
+    "stage1_recipe_seed.safetensors",
+    "geocells.npz",
+)
+
+
+def test_only_the_heads_of_this_execution_stay(tmp_path: Path) -> None:
+    for name in (*LEFT, *KEPT):
+        (tmp_path / name).touch()
+    trained = ["hybrid_", "concept_scores", "recipe refined"]
+    assert adoption.remove_leftovers(Run(tmp_path), "stage2", trained) == sorted(LEFT)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(KEPT)

@@ -16,7 +16,7 @@ from geocbm.evaluation import novelty
 from geocbm.models.stage0 import Stage0Config
 from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import Stage2Config
-from geocbm.run import Run, decoding, encoding, predictions, stages
+from geocbm.run import Run, encoding, predictions, stages
 
 PLACES = {  # a city in each country
     "France": (48.86, 2.35),
@@ -140,7 +140,7 @@ def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: s
     embeddings = stages.predict_concepts(files, adapted)
     stage2, _ = stages.fit_stage2(files, STAGE2, embeddings, adapted)
     test = files.rows["test"]
-    decoder = decoding.load_decoder(files, stage2)
+    decoder = predictions.load_decoder(files, stage2)
     by_mode = {"both": predictions.predict_places(files, stage2, embeddings, adapted, test, None, decoder)}
     by_mode["concept_only"] = stages.fit_variant(files, STAGE2, "concept_only", embeddings, adapted, test)
     predictions.save_predictions(files.path("predictions.parquet"), files, by_mode, test)

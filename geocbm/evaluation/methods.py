@@ -18,7 +18,7 @@ from geocbm.files import read_json
 from geocbm.metrics import Resamples, columns_of, country_of, entry_of, error_km, geoscore, recordable, spatial_blocks
 from geocbm.models.decoder import POINT_WORDS
 from geocbm.models.point_estimates import Points
-from geocbm.run import Run, decoding
+from geocbm.run import Run, predictions
 
 METHOD_LABELS = {
     "chance": "chance (a random training image)",
@@ -162,7 +162,7 @@ def stage_answers(run: Run) -> list[Prediction]:
                 places["lat"].to_numpy(),
                 places["lng"].to_numpy(),
                 points=stored_points(places),
-                choice=decoding.read_choice(run, stem),
+                choice=predictions.read_choice(run, stem),
             )
         )
     return answers

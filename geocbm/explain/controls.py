@@ -268,10 +268,10 @@ def measure_controls(
 def _fit_linear(model: MapModel, linear: InterventionModel, concepts: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """What the linear CBM answers, trained as the run trains it but on other probabilities of concepts."""
     from geocbm.models.stage2_inference import concept_input, predict_stage2
-    from geocbm.run import decoding, stages
+    from geocbm.run import predictions, stages
 
     config = linear.head.config.in_mode(SCORES, init_from_stage0=False, tracking="disabled")
     head, _ = stages.fit_stage2(model.run, config, concepts, model.features, name=None, report=lambda line: None)
-    decoder = decoding.make_decoder(model.run, head, concepts, model.features)
+    decoder = predictions.make_decoder(model.run, head, concepts, model.features)
     given = concept_input(config, concepts)
     return predict_stage2(head, given, model.features, model.run.rows["test"], decoder=decoder)

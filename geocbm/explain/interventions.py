@@ -229,26 +229,26 @@ def load_intervention_model(
     run: Run, features: FeatureStore, concepts: Mapping[str, Tensor], name: str = "stage2"
 ) -> InterventionModel:
     """Stage 2 of a run as it was trained, from the checkpoint `name`; `concepts` are of `stages.predict_concepts`."""
-    from geocbm.run import decoding, stages
+    from geocbm.run import predictions, stages
 
     head = stages.load_stage2(run, name)
     refiner = stages.load_refiner(run, head.config, name)
     concept_model = None if head.config.reads_scores else stages.load_stage1(run)
-    decoder = decoding.load_decoder(run, head, name)
+    decoder = predictions.load_decoder(run, head, name)
     return InterventionModel(head, concepts, concept_model, features, refiner, run.rows["train"], decoder)
 
 
 def linear_cbm(run: Run, features: FeatureStore, concepts: dict[str, Tensor]) -> InterventionModel:
     """The run's head in mode `concept_scores`; one is trained, and not kept, where the run has none."""
-    from geocbm.run import decoding, stages
+    from geocbm.run import predictions, stages
 
     head = stages.load_concept_head(run)
     if head is None:
         config = stages.load_stage2(run).config.in_mode("concept_scores", tracking="disabled")
         head = stages.fit_stage2(run, config, concepts, features, name=None)[0]
-        return InterventionModel(head, concepts, decoder=decoding.make_decoder(run, head, concepts, features))
+        return InterventionModel(head, concepts, decoder=predictions.make_decoder(run, head, concepts, features))
     name = "stage2" if stages.load_stage2(run).config.ablation_mode == "concept_scores" else "stage2_concept_scores"
-    return InterventionModel(head, concepts, decoder=decoding.load_decoder(run, head, name))
+    return InterventionModel(head, concepts, decoder=predictions.load_decoder(run, head, name))
 
 
 def trained_modes(run: Run, features: FeatureStore, concepts: Mapping[str, Tensor]) -> dict[str, InterventionModel]:

@@ -166,7 +166,7 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
     """
     from geocbm.evaluation.concept_floor import read_floor
     from geocbm.evaluation.novelty import read_novelty
-    from geocbm.run import decoding
+    from geocbm.run import predictions
 
     calibration, lacks = fit_calibration(files, head)
     novelty, lacks_too = read_novelty(files)
@@ -187,7 +187,7 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
         cell_places=tuple(places_at(*cartesian_to_latlng(middle))),
         country_names=CountryNames.fit(lat, lng, files.country[train]),
         calibration=calibration,
-        decoder=decoding.load_decoder(files, head),
+        decoder=predictions.load_decoder(files, head),
         baseline=_baseline(files, head),
         has_novelty=novelty is not None,
         remarks=tuple(remark for remark in (lacks, lacks_too, read_floor(files)) if remark),

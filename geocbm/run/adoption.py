@@ -1,4 +1,4 @@
-"""A checkpoint of another run in place of the run's own, after the same checks.
+"""Checkpoints beside those that a run trains: taken from another run, after the same checks, or left from before.
 
 Taken files lie beside the run's own, marked `_adopted`; `Run.need` gives them to whoever asks for the own ones.
 """
@@ -6,6 +6,7 @@ Taken files lie beside the run's own, marked `_adopted`; `Run.need` gives them t
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -122,3 +123,27 @@ def _copy(files: Run, path: Path, stem: str) -> None:
     for file in (path.with_suffix(".json"), path):
         with atomic_path(files.path(f"{stem}{lineage.ADOPTED}{file.suffix}")) as temporary:
             shutil.copyfile(file, temporary)
+
+
+def remove_leftovers(files: Run, stage: str, trained: Iterable[str]) -> list[str]:
+    """Remove the further checkpoints of a stage that were not trained this time, so that no page reads them.
+
+    Args:
+        files: the run.
+        stage: stem of the run's own checkpoint, such as `stage2`; it stays.
+        trained: what was trained beside it: ablation modes, and `recipe NAME` for those of a recipe.
+
+    Returns:
+        Names of the removed files.
+    """
+    kept = {stage} | {f"{stage}_{name.replace(' ', '_')}" for name in trained}
+    removed = []
+    for file in sorted(files.folder.glob(f"*{stage}_*")):
+        # history_<stem>.parquet, <stem>.resume.safetensors and these two companions belong to a checkpoint.
+        stem = file.name.partition(".")[0].removeprefix("history_")
+        stem = stem.removesuffix("_neighbours").removesuffix("_decoding")
+        taken = stem.endswith(lineage.ADOPTED)  # from another run, by another notebook
+        if stem.startswith(f"{stage}_") and stem not in kept and not taken and file.is_file():
+            file.unlink()
+            removed.append(file.name)
+    return removed

@@ -221,7 +221,7 @@ def write_decoder(
     name: str = "stage2",
 ) -> None:
     """Choose the point that a trained head answers, and write it beside the checkpoint, with what it refines by."""
-    from geocbm.run.decoding import decoding_file, make_decoder, save_decoder
+    from geocbm.run.predictions import decoding_file, make_decoder, save_decoder
 
     if not is_main_process():
         return
@@ -270,8 +270,7 @@ def fit_variant(
     Returns:
         As `predictions.predict_places`; the checkpoint is `stage2_<mode>.safetensors`.
     """
-    from geocbm.run.decoding import load_decoder
-    from geocbm.run.predictions import predict_places
+    from geocbm.run.predictions import load_decoder, predict_places
 
     config, name = config.in_mode(mode), f"stage2_{mode}"
     model, _ = fit_stage2(files, config, concepts, features, name)

@@ -31,22 +31,16 @@ Config = TypeVar("Config")
 class FitResult:
     """What a training run did.
 
-    Attributes:
-        history: one row per epoch: `epoch`, `train_<term>`, `val_<term>`, `lr`, `lr_<group>` of each named group of
-            parameters, `seconds`.
-        best_epoch: epoch (from 1) whose weights were kept; 0 without training.
-        best_metric: the monitored value at that epoch.
-        monitor: name of the monitored value.
-        initial: the validation values before the first step.
-        best: the validation values at the best epoch.
+    The history has one row per epoch: `epoch`, `train_<term>`, `val_<term>`, `lr`, `lr_<group>` of each named group of
+    parameters, `seconds`.
     """
 
     history: pd.DataFrame
-    best_epoch: int
-    best_metric: float
+    best_epoch: int  # from 1, whose weights were kept; 0 without training
+    best_metric: float  # the monitored value at that epoch
     monitor: str
-    initial: dict[str, float] = field(default_factory=dict)
-    best: dict[str, float] = field(default_factory=dict)
+    initial: dict[str, float] = field(default_factory=dict)  # validation values before the first step
+    best: dict[str, float] = field(default_factory=dict)  # validation values at the best epoch
 
 
 @dataclass
@@ -111,11 +105,7 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def restored_on_failure(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Give a model these first weights back when the block fails or is interrupted.
-
-    A notebook's cell can then be run again as it stands: the model is what the training began with, and the state on
-    the disk continues it.
-    """
+    """Give a model its first weights back when the block fails, so that a notebook's cell can be run again."""
     try:
         yield
     except BaseException:  # an interrupt leaves a half-trained model too; raised again
@@ -131,11 +121,7 @@ def save_checkpoint(
     Trainable parameters and persistent buffers are written; frozen weights come from elsewhere, as do the buffers of
     the submodules whose prefixes the model's attribute `frozen_parts` lists.
 
-    Args:
-        model: what was trained.
-        checkpoint: where to, and what the JSON says.
-        result: what the training run did.
-        identity: of the training, by which it is recognised; None where it is not fully known.
+    By `identity` the training is recognised; None where that is not fully known.
     """
     path = Path(checkpoint.path)
     trainable = {name for name, value in model.named_parameters() if value.requires_grad}
@@ -165,8 +151,8 @@ def load_checkpoint(
 
     Args:
         path: `*.safetensors`.
-        made_by: command that writes it, for the message when it is missing, or what finds that command out.
-        stage: stage that it must be of, where that matters.
+        made_by: command that writes it, for messages, or what finds that command out.
+        stage: that it must be of, where that matters.
 
     Returns:
         Tensors by name, and the content of the JSON.
@@ -235,13 +221,7 @@ def restore(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
 
 
 def read_finished(path: str | Path, identity: Mapping[str, Any], model: nn.Module) -> TrainingState | None:
-    """The end of the very same training, or None where there is none, or its files are not whole.
-
-    Args:
-        path: `*.safetensors` that the training would write.
-        identity: of the training that is about to begin.
-        model: before its first step.
-    """
+    """The end of the very same training at `path`, or None where there is none, or its files are not whole."""
     import pandas as pd
 
     path = Path(path)
@@ -285,12 +265,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 
 class ResumeFile:
-    """The state beside a checkpoint, `<stem>.resume.safetensors`; gone when the training has ended.
-
-    Args:
-        checkpoint: `*.safetensors` that the training will write.
-        identity: of the training (`identity.training_identity`).
-    """
+    """The state beside a checkpoint, `<stem>.resume.safetensors`; gone when the training has ended."""
 
     def __init__(self, checkpoint: str | Path, identity: Mapping[str, Any]) -> None:
         checkpoint = Path(checkpoint)

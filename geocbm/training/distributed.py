@@ -146,15 +146,9 @@ def own_batches(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def merge_batches(values: Sequence[Tensor], parts: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
-    """Bring together what the processes computed of their `own_batches`, in the order of all batches.
+    """Bring together what the processes computed of their `own_batches`: per batch of `parts` a tensor, on the CPU.
 
-    Args:
-        values: per own batch a tensor with the rows first, on the CPU.
-        parts: all batches.
-        device: where the processes exchange tensors.
-
-    Returns:
-        Per batch of `parts` its tensor, on the CPU, in every process.
+    They exchange them on `device`.
     """
     if process_count() == 1:
         return list(values)

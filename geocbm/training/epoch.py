@@ -183,14 +183,9 @@ def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
 
 
 def _diverged(what: str, epoch: int, rows: np.ndarray, content: Batch, row_names: Sequence[str] | None) -> UserError:
-    """Describe what is not finite: the rows whose inputs are to blame, or else all of them.
+    """Describe a loss or gradient that is not finite: the rows whose inputs are to blame, or else all of them.
 
-    Args:
-        what: "loss" or "gradient".
-        epoch: its number.
-        rows: positions of the rows that took part, of all processes.
-        content: this process' share of their batch; empty when its inputs are known to be finite.
-        row_names: `pano_id` of each row of the table.
+    `content` is this process' share of the batch, empty when its inputs are known to be finite.
     """
     own = own_share(rows)
     bad = np.zeros(len(own), dtype=bool)

@@ -156,15 +156,8 @@ def training_identity(
 ) -> dict[str, Any]:
     """All that the result of a training depends on: settings as they are, everything large as a digest.
 
-    Args:
-        model: before its first step.
-        loss: `(output, batch) -> terms`.
-        train: training rows; a few rows of both loaders are looked at.
-        val: validation rows.
-        settings: of the training; those that are no field of `TrainingSettings` count too.
-        checkpoint: the entries of its metadata's `config` count as settings, the rest as labels.
-        groups: parameter groups of the optimiser.
-        machine: kind of device and number of processes.
+    The model is that before its first step; a few rows of both loaders are looked at. Of the checkpoint's metadata
+    `config` counts as settings, the rest as labels. `machine` names kind of device and number of processes.
     """
     rows = np.concatenate([train.rows, val.rows])
     sample = train.read(rows[np.linspace(0, len(rows) - 1, min(len(rows), 32)).astype(int)])

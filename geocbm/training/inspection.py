@@ -14,12 +14,7 @@ if TYPE_CHECKING:
 def loss_terms(terms: Mapping[str, Tensor], settings: Any) -> pd.DataFrame:
     """Terms of a loss with their weights, and what each adds to the sum.
 
-    Args:
-        terms: of a loss, "loss" among them.
-        settings: with a weight `lambda_<term>` for each term; a term without one has no weight.
-
-    Returns:
-        Columns `value`, `weight` and `share` (value times weight), by term.
+    Weights are the fields `lambda_<term>` of `settings`, NaN where there is none; columns `value`, `weight`, `share`.
     """
     import pandas as pd
 

@@ -26,12 +26,9 @@ class RowSource(Protocol):
 def row_reader(
     source: Tensor | np.ndarray | RowSource, kind: str, half: bool = False
 ) -> Callable[[np.ndarray], Tensor]:
-    """Make a function `rows -> (len(rows), ...)` on the CPU of a tensor or array `(n, ...)`, or of a feature store.
+    """Make a function `rows -> (len(rows), ...)` on the CPU of a tensor or array `(n, ...)`, or of a kind of a store.
 
-    Args:
-        source: what is read.
-        kind: kind of feature to ask a store for.
-        half: leave numbers of half precision, such as those of a store, as they are; else everything is float32.
+    Everything is read as float32; with `half`, numbers of half precision stay as they are.
     """
     if isinstance(source, np.ndarray):
         source = torch.from_numpy(source)

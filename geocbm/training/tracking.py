@@ -96,14 +96,7 @@ class RunRecord:
 
 
 def find_run(out: Path, identity: Mapping[str, Any] | None, has_ended: bool) -> RunRecord:
-    """Find the run that a training goes on with, or name a new one.
-
-    Args:
-        out: the checkpoint.
-        identity: all that the training depends on; None never goes on.
-        has_ended: whether this very training ended before and is only taken over; without, one that has ended gets a
-            new run.
-    """
+    """Find the run that a training goes on with, or name a new one, as for one that has ended and is trained again."""
     path = out.resolve().parent / "wandb" / f"{out.stem}.json"
     training = "" if identity is None else digest_of(dict(identity))
     try:
@@ -159,12 +152,7 @@ def _records(content: bytes) -> Iterator[bytes]:
 
 
 class Tracking:
-    """Where the figures of one training go besides its history.
-
-    Args:
-        accelerator: of Accelerate, its trackers started.
-        run: that is written to, if it is one of wandb on this machine.
-    """
+    """Where the figures of one training go besides its history; `run` is given where it is one of wandb's."""
 
     def __init__(self, accelerator: Any, run: RunRecord | None = None) -> None:
         self.accelerator = accelerator
@@ -185,12 +173,7 @@ class Tracking:
             self.run.save()
 
     def conclude(self, result: FitResult, examples: Callable[[], pd.DataFrame] | None) -> None:
-        """Send example predictions and the values of the checkpoint.
-
-        Args:
-            result: what the training did.
-            examples: gives the table of examples; asked only if somebody wants it.
-        """
+        """Send the values of the checkpoint and example predictions, which are made only if somebody wants them."""
         if not (self.accelerator.trackers and self.accelerator.is_main_process):
             return
         values = {"best/epoch": result.best_epoch, f"best/{result.monitor}": result.best_metric}
@@ -233,8 +216,8 @@ def tracked(
         accelerator: of Accelerate, made to log with the tracker that was given, or wandb.
         mode: of `tracking_mode`, or "given".
         out: the checkpoint: the folder's name is the run, the file's stem the stage.
-        config: settings to keep with the curves.
-        report: called with a sentence when the server cannot be reached, and tracking goes on offline.
+        config: kept with the curves.
+        report: told when the server cannot be reached, and tracking goes on offline.
         identity: all that the training depends on; None where it is never continued.
         has_ended: whether this very training ended before.
 

@@ -17,7 +17,7 @@ from geocbm.geodesy import haversine_km
 from geocbm.metrics import geolocation_metrics, geoscore
 from geocbm.models.stage2_config import ABLATION_MODES
 from geocbm.predict import GeoCBM
-from geocbm.run import Run, decoding, predictions, stages
+from geocbm.run import Run, predictions, stages
 
 
 def fit(run: TinyRun, rows: str = "test", **settings):
@@ -27,7 +27,7 @@ def fit(run: TinyRun, rows: str = "test", **settings):
     concepts = stages.predict_concepts(files, features)
     config = replace(STAGE2, **settings)
     head, _ = stages.fit_stage2(files, config, concepts, features)
-    refiner, decoder = stages.load_refiner(files, config), decoding.load_decoder(files, head)
+    refiner, decoder = stages.load_refiner(files, config), predictions.load_decoder(files, head)
     places = predictions.predict_places(files, head, concepts, features, files.rows[rows], refiner, decoder)
     return head, decoder, places
 
@@ -55,7 +55,7 @@ def test_the_specification_answers_cell_and_offset(trained_run) -> None:
     assert STAGE2.answer_point == "argmax"
     places = evaluation.main_predictions(trained_run.files)
     np.testing.assert_array_equal(places["lat"], places["lat_offset"])
-    assert decoding.read_choice(trained_run.files).point == "offset"
+    assert predictions.read_choice(trained_run.files).point == "offset"
 
 
 def test_stored_page_and_new_photographs_are_answered_alike(copied_run) -> None:
@@ -82,7 +82,7 @@ def test_the_file_says_what_was_chosen_and_why(copied_run) -> None:
     files = copied_run.files
     _, decoder, _ = fit(copied_run, answer_point="validation")
     content = read_json(files.path("stage2_decoding.json"))
-    assert content["choice"]["point"] == decoder.choice.point == decoding.read_choice(files).point
+    assert content["choice"]["point"] == decoder.choice.point == predictions.read_choice(files).point
     assert content["choice"]["n"] == len(files.rows["val"])
     assert set(content["labels"]) == {"made_from", "head_digest"}
     assert set(content["labels"]["made_from"]) == {"table", "splits", "cells", "stage0", "stage2"}
@@ -102,21 +102,21 @@ def test_a_choice_for_another_head_or_other_splits_is_refused(copied_run) -> Non
     good = path.read_text()
     write_json(path, json.loads(good) | {"labels": json.loads(good)["labels"] | {"head_digest": "else"}})
     with pytest.raises(MismatchError, match=r"another head .* geocbm run --run tiny --from 05"):
-        decoding.load_decoder(files, head)
+        predictions.load_decoder(files, head)
     made_from = json.loads(good)["labels"]["made_from"] | {"splits": "else"}
     write_json(path, json.loads(good) | {"labels": json.loads(good)["labels"] | {"made_from": made_from}})
     with pytest.raises(MismatchError, match="other splits"):
-        decoding.load_decoder(files, head)
+        predictions.load_decoder(files, head)
     write_json(path, {"choice": {"point": "middle"}, "labels": json.loads(good)["labels"]})
     with pytest.raises(MismatchError, match="not whole"):
-        decoding.load_decoder(files, head)
+        predictions.load_decoder(files, head)
 
 
 def test_a_run_of_before_answers_the_argmax(copied_run) -> None:
     copied_run.files.path("stage2_decoding.json").unlink()
     files = Run(copied_run.folder)
     head = stages.load_stage2(files)
-    assert decoding.load_decoder(files, head) is None and decoding.read_choice(files) is None
+    assert predictions.load_decoder(files, head) is None and predictions.read_choice(files) is None
     assert GeoCBM.load(copied_run.folder).decoder is None
 
 
@@ -124,7 +124,7 @@ def test_a_run_that_chose_needs_its_choice(copied_run) -> None:
     head, _, _ = fit(copied_run, answer_point="validation")
     copied_run.files.path("stage2_decoding.json").unlink()
     with pytest.raises(MissingInputError, match=r"stage2_decoding.json .* --from 05"):
-        decoding.load_decoder(copied_run.files, head)
+        predictions.load_decoder(copied_run.files, head)
 
 
 def test_without_a_validation_split_the_argmax_is_answered(copied_run) -> None:
@@ -134,7 +134,7 @@ def test_without_a_validation_split_the_argmax_is_answered(copied_run) -> None:
     head = stages.load_stage2(files)
     head.config = replace(head.config, answer_point="validation")
     files.rows["val"] = np.zeros(0, dtype=np.int64)
-    decoder = decoding.make_decoder(files, head, concepts, features)
+    decoder = predictions.make_decoder(files, head, concepts, features)
     assert decoder.choice.point == "offset" and "empty" in decoder.choice.remark
     places = predictions.predict_places(files, head, concepts, features, files.rows["test"], None, decoder)
     np.testing.assert_array_equal(places["lat"], places["lat_offset"])

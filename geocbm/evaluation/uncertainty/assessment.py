@@ -90,7 +90,7 @@ def assess(
         own: points that do not come from the distribution (`Decoder.points`, `evaluation.own_points`); None for runs
             of before there was a choice, whose answer is the argmax.
     """
-    from geocbm.run.decoding import answer_places, read_choice
+    from geocbm.run.predictions import answer_places, read_choice
 
     logits, cells, train = read_cell_scores(files), files.cells, files.rows["train"]
     val, test = files.rows["val"], files.rows["test"]
