@@ -40,7 +40,7 @@ from torch.nn.functional import cross_entropy, logsigmoid, normalize
 from geocbm import data, metrics, plots, training
 from geocbm.data.concepts import META_TEMPLATES
 from geocbm.encoders import load_text_encoder
-from geocbm.evaluation import feature_metrics
+from geocbm.evaluation import stage_metrics
 from geocbm.models import losses
 from geocbm.models.retrieval import class_mean_accuracy
 from geocbm.models.stage0 import Stage0Config
@@ -193,7 +193,7 @@ after = adapted.read_all("pooled").numpy()
 val = files.rows["val"]
 sides = {"untouched": before, "after Stage 0": after}
 if len(val):
-    km = {name: feature_metrics.nearest_neighbour_km(side, files, val) for name, side in sides.items()}
+    km = {name: stage_metrics.nearest_neighbour_km(side, files, val) for name, side in sides.items()}
     nb.show(plots.error_curves(km, title="Error of the nearest training picture, validation split"))
 else:
     print("The validation split is empty: nothing can be compared on it.")
@@ -211,11 +211,11 @@ probe = class_mean_accuracy(sides, {"meta": meta, "parent": parent}, files.rows[
 nb.table((100 * probe).round(1), caption="Named right by the nearest class mean, validation split, %")
 
 # %%
-found = feature_metrics.measure_retrieval(files, model, after, held_out, bootstrap, seed)
+found = stage_metrics.measure_retrieval(files, model, after, held_out, bootstrap, seed)
 nb.record_all("stage0", metrics.recordables(found))
 nb.record("stage0.best_epoch", result.best_epoch)
 for name, features in (("class_mean_meta", after), ("class_mean_meta_untouched", before)) if len(val) else ():
-    figure = feature_metrics.measure_class_means(files, features, bootstrap, seed)
+    figure = stage_metrics.measure_class_means(files, features, bootstrap, seed)
     nb.record(f"stage0.{name}", metrics.recordable(figure))
 
 # %% [markdown]

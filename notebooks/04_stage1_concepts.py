@@ -33,7 +33,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize, one_hot
 
 from geocbm import metrics, plots, training
-from geocbm.evaluation import concept_floor, concept_metrics
+from geocbm.evaluation import concept_floor, stage_metrics
 from geocbm.models import losses
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
 from geocbm.run import Run, adoption, encoding, predictions, stages
@@ -151,8 +151,8 @@ nb.show(plots.loss_curves(result.history, title="Stage 1 by epoch"))
 # %%
 predicted = predictions.concept_probabilities(model, features)
 test = files.rows["test"]
-figures = concept_metrics.measure_concepts(files, model, predicted, test, bootstrap, seed)
-nb.table(concept_metrics.concept_table(files, figures, test), caption="Concepts on the test split")
+figures = stage_metrics.measure_concepts(files, model, predicted, test, bootstrap, seed)
+nb.table(stage_metrics.concept_table(files, figures, test), caption="Concepts on the test split")
 print(f"The test split has {len(test):,} images.")
 floor = concept_floor.measure_floor(files, config.bottleneck, predicted["meta"], features, bootstrap, seed)
 nb.remark(floor.sentence())
@@ -188,7 +188,7 @@ if len(test):
 
 # %%
 encoder = encoding.load_stage0(files)[1]
-pictures, grids, captions = concept_metrics.concept_map_examples(files, encoder, model, features, examples)
+pictures, grids, captions = stage_metrics.concept_map_examples(files, encoder, model, features, examples)
 if pictures:
     nb.show(
         plots.attention_overlay(pictures, grids, captions, title="Where is the labelled concept?", noun="concept map")
@@ -201,7 +201,7 @@ if pictures:
 # may no longer mean what its name says.
 
 # %%
-nb.show(plots.prototype_drift(files.concepts.metas, concept_metrics.prototype_cosine(model)))
+nb.show(plots.prototype_drift(files.concepts.metas, stage_metrics.prototype_cosine(model)))
 
 # %% [markdown]
 # ## Make it yours: another loss

@@ -37,7 +37,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from geocbm import plots, training
-from geocbm.evaluation import novelty, place_metrics
+from geocbm.evaluation import novelty, stage_metrics
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
 from geocbm.models.attention import ConceptCrossAttention
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
@@ -160,11 +160,11 @@ if len(test):
 
 # %%
 print(decoder.choice.remark)
-nb.table(place_metrics.choice_table(decoder.choice), caption="Which point to answer? On the validation split")
+nb.table(stage_metrics.choice_table(decoder.choice), caption="Which point to answer? On the validation split")
 
 # %%
-figures = place_metrics.measure_places(files, predicted, test, bootstrap, seed)
-nb.table(place_metrics.place_table(figures), caption="Places on the test split")
+figures = stage_metrics.measure_places(files, predicted, test, bootstrap, seed)
+nb.table(stage_metrics.place_table(figures), caption="Places on the test split")
 
 # %% [markdown]
 # ## Does the offset help?
@@ -173,7 +173,7 @@ nb.table(place_metrics.place_table(figures), caption="Places on the test split")
 # run refines (`refine_cells`); and the place that was answered.
 
 # %%
-moved = place_metrics.moved_km(files, predicted, test)
+moved = stage_metrics.moved_km(files, predicted, test)
 if len(test):
     nb.show(plots.error_curves(moved, title="With and without the correction inside the cell"))
 
@@ -186,7 +186,7 @@ if len(test):
 # %%
 encoder = encoding.load_stage0(files)[1]
 if config.reads_tokens:
-    pictures, grids, captions = place_metrics.attention_examples(files, encoder, predicted, test, examples)
+    pictures, grids, captions = stage_metrics.attention_examples(files, encoder, predicted, test, examples)
 else:
     pictures = []
     print(f"The mode {ablation_mode!r} asks no patch: there is no attention to show.")
@@ -211,7 +211,7 @@ if len(test):
     nb.show(plots.error_curves(errors, title="Error by ablation mode"))
 
 # %%
-nb.table(place_metrics.mode_table(files, by_mode, test), caption="Ablation modes on the test split")
+nb.table(stage_metrics.mode_table(files, by_mode, test), caption="Ablation modes on the test split")
 
 # %% [markdown]
 # ## Make it yours: another attention
@@ -247,7 +247,7 @@ if own_attention:
 
 # %%
 adoption.remove_leftovers(files, "stage2", by_mode)  # heads that an earlier execution trained and this one did not
-for key, value in place_metrics.place_records(files, by_mode, test, bootstrap, seed).items():
+for key, value in stage_metrics.place_records(files, by_mode, test, bootstrap, seed).items():
     nb.record(key, value)
 with nb.output("predictions.parquet") as path:
     predictions.save_predictions(path, files, by_mode, test)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tiny_run import N
 
-from geocbm.evaluation import concept_metrics, feature_metrics, place_metrics
+from geocbm.evaluation import stage_metrics
 from geocbm.geodesy import haversine_km
 from geocbm.run import encoding, predictions, stages
 
@@ -42,7 +42,7 @@ def test_nearest_neighbour_takes_the_place_of_the_most_similar_training_image(fi
     pooled = np.zeros((N, N))
     pooled[train, train] = 1.0
     pooled[test, train[5]] = 3.0  # longer, but of the same direction
-    km = feature_metrics.nearest_neighbour_km(pooled, files, test)
+    km = stage_metrics.nearest_neighbour_km(pooled, files, test)
     expected = haversine_km(files.lat[test], files.lng[test], files.lat[train[5]], files.lng[train[5]])
     np.testing.assert_allclose(km, expected)
 
@@ -55,7 +55,7 @@ def test_concept_probabilities_of_every_row(files, features, trained_run):
     with np.load(trained_run.folder / "concept_scores.npz") as stored:
         np.testing.assert_allclose(stored["meta"], concepts["meta"], atol=1e-5)
     test = files.rows["test"]
-    figures = concept_metrics.measure_concepts(files, model, concepts, test)
+    figures = stage_metrics.measure_concepts(files, model, concepts, test)
     assert set(figures) == METRICS
     assert figures["meta_top1"]["value"] == pytest.approx(
         (concepts["meta"][test].argmax(axis=1) == files.meta_and_parent[0][test]).mean()
@@ -66,7 +66,7 @@ def test_concepts_stand_beside_the_most_frequent_class(files):
     rows = files.rows["test"]
     meta = files.meta_and_parent[0]
     frequent = np.bincount(meta[files.rows["train"]]).argmax()
-    table = concept_metrics.concept_table(files, {"meta_top1": 0.125, "meta_top5": 1.0}, rows)
+    table = stage_metrics.concept_table(files, {"meta_top1": 0.125, "meta_top5": 1.0}, rows)
     assert table["value"].tolist() == ["12.5 %", "100.0 %"]
     assert table["most frequent class"].tolist() == [f"{100 * (meta[rows] == frequent).mean():.1f} %", ""]
 
@@ -76,7 +76,7 @@ def test_a_prototype_without_residual_did_not_move(files):
     with torch.no_grad():
         model.delta_meta.zero_()
         model.delta_meta[2] = -2 * model.meta_base[2]
-    cosine = concept_metrics.prototype_cosine(model)
+    cosine = stage_metrics.prototype_cosine(model)
     assert np.delete(cosine, 2) == pytest.approx([1.0] * 5, abs=1e-5)
     assert cosine[2] < 0.99
 
@@ -95,13 +95,13 @@ def test_places_lie_on_the_sphere_and_attention_sums_to_one(files, predicted):
 def test_the_centre_of_the_right_cell_has_the_oracle_error(files):
     rows = files.rows["val"]
     named = {"cell": files.cell_label[rows][:, None]}
-    km = place_metrics.cell_centre_km(files, named, rows)
+    km = stage_metrics.cell_centre_km(files, named, rows)
     np.testing.assert_allclose(km, files.oracle_error_km(files.cells, rows), atol=1e-6)
 
 
 def test_metrics_of_places_with_their_labels():
     measured = {"median_km": 1234.4, "acc_1km": 0.125, "geoscore": 4999.6, "n": 1500, "n_missing": 0}
-    table = place_metrics.place_table(measured)
+    table = stage_metrics.place_table(measured)
     assert dict(table.to_numpy().tolist()) == {
         "median error": "1,234 km",
         "within 1 km": "12.5 %",
@@ -118,7 +118,7 @@ def test_examples_are_the_best_and_the_worst_of_the_most_certain(files):
         "km": np.r_[30.0, 10.0, 40.0, 20.0, np.zeros(6), np.full(6, 9e3)],
         "attention": np.full((16, 16), 1 / 16),
     }
-    pictures, grids, captions = place_metrics.attention_examples(files, encoder, places, rows, 4)
+    pictures, grids, captions = stage_metrics.attention_examples(files, encoder, places, rows, 4)
     assert [caption.split(": ")[1] for caption in captions] == ["10 km off", "20 km off", "30 km off", "40 km off"]
     assert captions[0].startswith(f"{files.table['meta_name'].iloc[rows[1]]}, {files.country[rows[1]]}")
     assert all(isinstance(picture, Image.Image) and picture.size == (32, 32) for picture in pictures)
@@ -133,7 +133,7 @@ def test_few_images_are_not_shown_twice(files, rows):
         "km": np.arange(1.0, rows + 1) * 100,
         "attention": np.full((rows, 16), 1 / 16),
     }
-    captions = place_metrics.attention_examples(files, encoding.load_stage0(files)[1], places, chosen, 6)[2]
+    captions = stage_metrics.attention_examples(files, encoding.load_stage0(files)[1], places, chosen, 6)[2]
     assert [caption.split(": ")[1] for caption in captions] == [f"{100 * (i + 1)} km off" for i in range(rows)]
 
 

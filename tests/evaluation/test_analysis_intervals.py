@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from geocbm import metrics
-from geocbm.evaluation import concept_metrics, feature_metrics, place_metrics
+from geocbm.evaluation import stage_metrics
 
 METRICS = {
     *("meta_top1", "meta_top5", "meta_macro_recall", "semantic_close", "semantic_close_random"),
@@ -37,15 +37,15 @@ def test_places_by_hand() -> None:
     cell = np.where(ROWS < 30, ROWS, 0)[:, None]  # a quarter names cell 0 instead of its own
     files = run(cell_label=ROWS)
     places = {"lat": lat, "lng": LNG, "cell": cell}
-    figures = place_metrics.measure_places(files, places, ROWS, 200)
+    figures = stage_metrics.measure_places(files, places, ROWS, 200)
     assert with_interval(figures["cell_top1"]) == 30 / 40
     assert with_interval(figures["acc_25km"]) == 30 / 40
     assert with_interval(figures["mean_km"]) == pytest.approx(90 * 10 / 40, rel=1e-6)
     assert (figures["n"], figures["n_missing"]) == (40, 0)
-    kept = place_metrics.place_records(files, {"both": places, "recipe mine": places}, ROWS, 200)
+    kept = stage_metrics.place_records(files, {"both": places, "recipe mine": places}, ROWS, 200)
     assert {"stage2.cell_top1", "stage2.country_acc", "variant.both.geoscore", "recipe.mine.geoscore"} <= set(kept)
     assert all(isinstance(figure, dict) for figure in kept.values())
-    words = place_metrics.place_table(figures).set_index("metric")["value"]
+    words = stage_metrics.place_table(figures).set_index("metric")["value"]
     low, high = (100 * figures["cell_top1"][end] for end in ("low", "high"))
     assert words["cell right"] == f"75.0 % [{low:.1f}, {high:.1f}]"
 
@@ -60,7 +60,7 @@ def test_concepts_by_hand() -> None:
     model = SimpleNamespace(meta_base=base, config=SimpleNamespace(semantic_threshold=0.7))
     files = run(meta_and_parent=(meta, meta // 2), concepts=SimpleNamespace(parent_index=np.array([0, 0, 1, 1])))
     predicted = {"meta": np.eye(4)[said], "parent": np.eye(2)[said // 2]}
-    figures = concept_metrics.measure_concepts(files, model, predicted, ROWS, 200)
+    figures = stage_metrics.measure_concepts(files, model, predicted, ROWS, 200)
     assert set(figures) == METRICS
     assert with_interval(figures["meta_top1"]) == np.mean(said == meta) == 15 / 40
     assert with_interval(figures["parent_top1"]) == np.mean(said // 2 == meta // 2) == 35 / 40
@@ -69,7 +69,7 @@ def test_concepts_by_hand() -> None:
     # A random answer is close in 2 of 4 cases for metas 0 and 1, else in 1 of 4.
     assert with_interval(figures["semantic_close_random"]) == pytest.approx(3 / 8)
     strict = SimpleNamespace(meta_base=base, config=SimpleNamespace(semantic_threshold=0.9))
-    assert concept_metrics.measure_concepts(files, strict, predicted, ROWS, 50)["semantic_close"]["value"] == 15 / 40
+    assert stage_metrics.measure_concepts(files, strict, predicted, ROWS, 50)["semantic_close"]["value"] == 15 / 40
     kept = metrics.recordables(figures)
     assert all(isinstance(kept[name], dict) for name in ("meta_top5", "parent_top5", "parent_macro_recall"))
 
@@ -78,12 +78,12 @@ def test_retrieval_and_class_means_by_hand() -> None:
     image = np.eye(N, dtype=np.float32)
     image[0] = image[1]  # the first picture looks like the second place
     model = SimpleNamespace(embed_places=lambda lat, lng: torch.eye(N))
-    found = feature_metrics.measure_retrieval(run(), model, image, ROWS, 200)  # type: ignore[arg-type]
+    found = stage_metrics.measure_retrieval(run(), model, image, ROWS, 200)  # type: ignore[arg-type]
     assert with_interval(found["recall_1"]) == 39 / 40
     assert found["retrieval_km"]["value"] == 0
-    assert feature_metrics.measure_retrieval(run(), model, image, ROWS[:0]) == {}  # type: ignore[arg-type]
+    assert stage_metrics.measure_retrieval(run(), model, image, ROWS[:0]) == {}  # type: ignore[arg-type]
     labels = ROWS % 2
     features = np.where(labels[:, None] == 0, [[1.0, 0.0]], [[0.0, 1.0]])
     features[20:30] = features[20:30, ::-1]  # half of the validation pictures look like the other class
     files = run(meta_and_parent=(labels, labels))
-    assert with_interval(feature_metrics.measure_class_means(files, features)) == 0.5  # type: ignore[arg-type]
+    assert with_interval(stage_metrics.measure_class_means(files, features)) == 0.5  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from geocbm import geocells, metrics, plots
-from geocbm.evaluation import concept_metrics, place_metrics
+from geocbm.evaluation import stage_metrics
 from geocbm.evaluation.uncertainty import assessment, measures
 from geocbm.metrics import readable
 from geocbm.workbench.records import check_value
@@ -118,7 +118,7 @@ def test_missing_answers_are_counted_and_written_in_words():
     lat, lng = np.array([10.0, 20.0, 30.0, 40.0] * 3), np.arange(12.0)
     half_lat = np.array([10.0, np.nan, np.nan, np.nan] * 3)
     figures = metrics.geolocation_metrics(half_lat, lng, lat, lng) | {"cell_top1": 0.0, "country_acc": 0.25}
-    words = place_metrics.place_table(figures).set_index("metric")["value"]
+    words = stage_metrics.place_table(figures).set_index("metric")["value"]
     assert words["median error"] == "no answer" and words["images without an answer"] == "9"
 
 
@@ -134,11 +134,11 @@ def test_pages_without_test_images_have_nothing_to_keep(copied_run):
     files.rows["test"] = np.zeros(0, dtype=np.int64)
     rows = files.rows["test"]
     places = {"lat": np.zeros(0), "lng": np.zeros(0), "cell": np.zeros((0, 1), int)}
-    assert place_metrics.measure_places(files, places, rows) == {}
-    assert place_metrics.place_records(files, {"both": places, "recipe mine": places}, rows) == {}
-    assert place_metrics.place_table({}).empty and place_metrics.mode_table(files, {"both": places}, rows).empty
-    assert concept_metrics.measure_concepts(files, None, {}, rows) == {}  # type: ignore[arg-type]
-    assert concept_metrics.concept_table(files, {}, rows).empty
+    assert stage_metrics.measure_places(files, places, rows) == {}
+    assert stage_metrics.place_records(files, {"both": places, "recipe mine": places}, rows) == {}
+    assert stage_metrics.place_table({}).empty and stage_metrics.mode_table(files, {"both": places}, rows).empty
+    assert stage_metrics.measure_concepts(files, None, {}, rows) == {}  # type: ignore[arg-type]
+    assert stage_metrics.concept_table(files, {}, rows).empty
 
 
 def test_records_of_places_have_the_names_others_read(trained_run):
@@ -146,7 +146,7 @@ def test_records_of_places_have_the_names_others_read(trained_run):
     rows = files.rows["test"]
     places = {"lat": files.lat[rows], "lng": files.lng[rows], "cell": files.cell_label[rows][:, None]}
     nowhere = places | {"lat": np.full(len(rows), np.nan)}
-    kept = place_metrics.place_records(files, {"both": places, "concept_only": nowhere, "recipe mine": places}, rows)
+    kept = stage_metrics.place_records(files, {"both": places, "concept_only": nowhere, "recipe mine": places}, rows)
     value = {key: figure["value"] if isinstance(figure, dict) else figure for key, figure in kept.items()}
     assert (value["stage2.median_km"], value["stage2.cell_top1"], value["stage2.country_acc"]) == (0, 1, 1)
     assert value["variant.both.geoscore"] == value["recipe.mine.geoscore"] == 5000
