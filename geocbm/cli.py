@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from io import TextIOWrapper
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -79,7 +79,7 @@ def fit_stage(
     """
     from geocbm.workbench.model_commands import fit
 
-    return fit(SimpleNamespace(stage=stage, run=_known(run), profile=profile, recipe=recipe, set=settings))
+    return fit(stage, _known(run), profile, recipe, settings)
 
 
 @app.command("predict")

@@ -279,8 +279,7 @@ def main(folder: Path) -> None:
     for stage in STAGES:
         settings = ["epochs=2", "batch_size=13", *(encoder if stage == "stage0" else [])]
         settings += ["ablation_mode=hybrid", "patience=1"] if stage == "stage2" else []
-        wanted = SimpleNamespace(stage=stage, run="tiny", profile="demo", recipe=None, set=settings)
-        assert fit_command(wanted) == 0
+        assert fit_command(stage, "tiny", "demo", None, settings) == 0
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / f"tensors_{index}.safetensors")
     write_json(folder / f"told_{index}.json", told)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -182,14 +181,14 @@ def test_the_command_fit_refuses_what_does_not_belong_and_waits_for_nobody(whole
     whole_run.cache.rename(root / "cache")
     run = TinyRun(root / "runs" / "tiny", root / "cache", whole_run.images)
     monkeypatch.setenv("GEOCBM_DATA", str(root))
-    wanted = Namespace(stage="stage2", run="tiny", profile="smoke", recipe=None, set=["epochs=1", "variants=[]"])
+    wanted = ("stage2", "tiny", "smoke", None, ["epochs=1", "variants=[]"])
     with process.only_one(run.folder / ".lock", "run 'tiny'"), pytest.raises(UserError, match="another process"):
-        model_commands.train_stage(wanted)
-    model_commands.train_stage(wanted)
+        model_commands.train_stage(*wanted)
+    model_commands.train_stage(*wanted)
     assert run.files.belongs("stage2.safetensors") and not run.files.belongs("cell_scores.npz")
     change(run, "splits")
     with pytest.raises(MismatchError, match="other splits"):
-        model_commands.train_stage(wanted)
+        model_commands.train_stage(*wanted)
 
 
 def drop_records(run: TinyRun, *names: str) -> None:

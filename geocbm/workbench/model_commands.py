@@ -7,7 +7,6 @@ import time
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from io import StringIO
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import UserError
@@ -24,7 +23,7 @@ STAGES = {"stage0": "03", "stage1": "04", "stage2": "05"}
 _SECONDS_TO_BE_ENDED = 10
 
 
-def fit(arguments: SimpleNamespace) -> int:
+def fit(stage: str, run: str, profile: str, recipe: str | None, assignments: list[str]) -> int:
     """Train one stage of a run with the parameters its notebook would have, on all processes of a launch.
 
     `accelerate launch --multi_gpu --num_processes N -m geocbm fit stage0 --run NAME` trains on N accelerators, or in N
@@ -37,7 +36,7 @@ def fit(arguments: SimpleNamespace) -> int:
     index = launched_index()
     try:
         with redirect_stdout(StringIO()) if index else nullcontext():
-            train_stage(arguments)
+            train_stage(stage, run, profile, recipe, assignments)
     except Exception as problem:  # whatever it is, it is raised again, and only when to do so is decided here
         if index is not None and not (index == 0 and isinstance(problem, UserError)):
             # The launcher ends all processes when one has failed. Whoever stumbles over that, or knows no more than
@@ -47,11 +46,15 @@ def fit(arguments: SimpleNamespace) -> int:
     return 0
 
 
-def train_stage(arguments: SimpleNamespace) -> None:
+def train_stage(stage: str, run: str, profile: str, recipe: str | None, assignments: list[str]) -> None:
     """Train a stage in this process and those launched with it, and say so.
 
     Args:
-        arguments: `stage`, `run`, `profile`, `recipe` and `set`, a list of `name=value`.
+        stage: "stage0", "stage1" or "stage2".
+        run: name of the run.
+        profile: name of the profile.
+        recipe: by default the profile's.
+        assignments: texts `name=value`.
 
     Raises:
         UserError: when a file, a parameter or a picture is not as it must be.
@@ -63,18 +66,18 @@ def train_stage(arguments: SimpleNamespace) -> None:
     from geocbm.workbench.stages import read_chain
 
     chain = read_chain()
-    number = STAGES[arguments.stage]
-    settings = [f"{number}.{text}" for text in arguments.set]
+    number = STAGES[stage]
+    settings = [f"{number}.{text}" for text in assignments]
     declared = read_declared(chain)
-    profile = read_profile(arguments.profile)
-    profile = replace(profile, recipe=arguments.recipe or profile.recipe)
-    values = resolve_all(chain, declared, profile, settings, arguments.run)[number]
-    files = Run(paths.run_folder(arguments.run))
+    own = read_profile(profile)
+    own = replace(own, recipe=recipe or own.recipe)
+    values = resolve_all(chain, declared, own, settings, run)[number]
+    files = Run(paths.run_folder(run))
     # Of several processes the main one holds the run for all.
     alone = process.only_one(files.folder / ".lock", f"run {files.name!r}") if not launched_index() else nullcontext()
     with alone:
-        result = _train(arguments.stage, files, values)
-    written = paths.portable(files.path(f"{arguments.stage}.safetensors"))
+        result = _train(stage, files, values)
+    written = paths.portable(files.path(f"{stage}.safetensors"))
     print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")
 
 

@@ -193,7 +193,7 @@ def test_the_command_trains_all_stages_and_one_process_speaks(pair):
     [(0, UserError("no table"), []), (1, UserError("no table"), [10]), (0, RuntimeError("peer gone"), [10])],
 )
 def test_whoever_has_nothing_to_say_waits_to_be_ended(monkeypatch, rank: int, problem: Exception, seconds: list[int]):
-    def fail(_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise problem
 
     waited: list[float] = []
@@ -203,5 +203,5 @@ def test_whoever_has_nothing_to_say_waits_to_be_ended(monkeypatch, rank: int, pr
     monkeypatch.setattr(model_commands, "train_stage", fail)
     monkeypatch.setattr(model_commands.time, "sleep", waited.append)
     with pytest.raises(type(problem)):
-        model_commands.fit(SimpleNamespace())
+        model_commands.fit("stage2", "tiny", "demo", None, [])
     assert waited == seconds
