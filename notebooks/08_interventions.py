@@ -226,10 +226,10 @@ with nb.output("interventions.parquet") as path:
 
 # %% tags=["nbval-check-output"]
 again = model.predict(test, model.scores[test]).logits  # an edit to the same scores
-rest = (head(model.baseline[None]).cell_logits - head.cell_head.bias).abs().max()
+rest = (head(model.baseline[None]).cell_logits - head.cell_head.bias).abs().max().item()
 nb.contract(
     contributions_add_up=gap < 1e-4,
-    removing_all_leaves_the_constants=float(rest) < 1e-4,
+    removing_all_leaves_the_constants=rest < 1e-4,
     no_edit_changes_nothing=bool((again == model.predict(test).logits).all()),
     every_picture_can_be_edited=all(len(one.edits) > 0 for one in found),
 )
