@@ -30,7 +30,7 @@ app.add_typer(data_commands.atlas_app, name="atlas")
 
 
 def _run(**options: Any) -> int:
-    r"""Execute the notebooks in order and render the pages.
+    """Execute the notebooks in order and render the pages.
 
     \b
     Examples:
@@ -38,7 +38,7 @@ def _run(**options: Any) -> int:
       geocbm run --profile demo --set 05.lr=0.0003 --run slower
       geocbm run --grid 05.ablation_mode=both,concept_only --from 05
       geocbm run --run demo --only 05,06 --dry-run
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
     from geocbm.workbench.sync import unheard
 
     for sentence in unheard():
@@ -70,13 +70,13 @@ def fit_stage(
     recipe: chain.Recipe = None,
     settings: chain.Settings = [],  # noqa: B006 (typer copies it)
 ) -> int:
-    r"""Train one stage of a run outside a notebook, on one process or on those of a launch.
+    """Train one stage of a run outside a notebook, on one process or on those of a launch.
 
     \b
     Examples:
       geocbm fit stage2 --run demo --set lr=0.0003
       accelerate launch --multi_gpu --num_processes 2 -m geocbm fit stage0 --run demo
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
     from geocbm.workbench.model_commands import fit
 
     return fit(stage, _known(run), profile, recipe, settings)
@@ -93,13 +93,13 @@ def answer_photographs(
     parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers to this table too.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with maps and pictures too.")] = None,
 ) -> int:
-    r"""Say where photographs were taken, and through which concepts.
+    """Say where photographs were taken, and through which concepts.
 
     \b
     Examples:
       geocbm predict holiday.jpg --html page.html
       geocbm predict photos/ --run demo --json answers.jsonl
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
     from geocbm.predict.command import predict
     from geocbm.predict.inputs import PredictRequest
     from geocbm.workbench import state
@@ -143,13 +143,13 @@ def sync_pairs(
         typer.Option(help="Keep this side, whatever the other one says."),
     ] = None,
 ) -> int:
-    r"""Make each .ipynb from its .py, or bring it back with --take.
+    """Make each .ipynb from its .py, or bring it back with --take.
 
     \b
     Examples:
       geocbm sync
       geocbm sync --take ipynb 03
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
     from geocbm.workbench.sync import synchronise
 
     done = synchronise(notebooks, take)

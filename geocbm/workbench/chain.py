@@ -158,7 +158,7 @@ def _selected(chain: Chain, request: Request) -> list[Stage]:
     """Stages to look at, in order of execution."""
     if request.only and request.start:
         raise ParameterError("--only and --from exclude one another; give one of them")
-    only = {number.strip() for text in request.only for number in text.split(",") if number.strip()}
+    only = [number.strip() for text in request.only for number in text.split(",") if number.strip()]
     for number in only:
         chain.stage(number)
     first = chain.stages.index(chain.stage(request.start)) if request.start else 0

@@ -84,12 +84,12 @@ def score(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the scores to this file too; - prints them.")
     ] = None,
 ) -> int:
-    r"""Score predictions against a table.
+    """Score predictions against a table.
 
     \b
     Example:
       geocbm data score --csv data/mine/table.csv --predictions answers.jsonl
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
     from geocbm.data import load_table
     from geocbm.data.public.scoring import read_predictions, score_predictions, scores_in_words
     from geocbm.files import write_json
@@ -125,12 +125,12 @@ def make_atlas(
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 144,
     force: Annotated[bool, typer.Option("--force", help="Replace a world that is there already.")] = False,
 ) -> int:
-    r"""Draw a simulated world.
+    """Draw a simulated world.
 
     \b
     Example:
       geocbm atlas make --out data/worlds/small --scenes 500
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
     from geocbm.workbench import process
     from geocbm_atlas.dataset import write_atlas
 
