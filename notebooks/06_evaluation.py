@@ -178,7 +178,7 @@ nb.table(left, caption="GeoScore without the images that have a training place n
 stage2 = metrics_by_place.stage2_metrics(places, named, bootstrap, seed)
 for name, published in benchmarks.tables().items():
     ours = benchmarks.with_ours(published, files.table.iloc[test], stage2, f"run {run}")
-    nb.table(readable(ours.dropna(axis=1, how="all")), caption=f"Published: {name}")
+    nb.table(readable(ours.dropna(axis=1, how="all")), caption=f"{name}, as published")
 
 # %% [markdown]
 # ## Make it yours: a baseline of one's own

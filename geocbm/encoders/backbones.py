@@ -9,6 +9,7 @@ name; any other model is watched while it runs (`generic.GenericBackbone`).
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ class ImageFeatures(NamedTuple):
     tokens: Tensor  # one per position, row by row from the top left, (B, P, w)
 
 
-class Backbone:
+class Backbone(ABC):
     """A vision model of transformers, cut between the blocks that stay frozen and those that may train.
 
     A family whose stem, blocks and head are known by name says what they are; `GenericBackbone` finds them out.
@@ -55,13 +56,13 @@ class Backbone:
         config: Any = self.model.config
         return str(config.model_type)
 
+    @abstractmethod
     def stem(self, pixel_values: Tensor) -> Tensor:
         """Everything before the first block: pixels (B, 3, H, W) to activations (B, ...)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(self, hidden: Tensor) -> ImageFeatures:
         """Everything after the last block: activations (B, ...) to features."""
-        raise NotImplementedError
 
     def find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tokens that a picture of this size is cut into; `hidden` enters the head."""

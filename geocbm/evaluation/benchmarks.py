@@ -53,11 +53,11 @@ def tables() -> dict[str, pd.DataFrame]:
     photographs = _whole_years(_frame("photo_benchmarks", "year", *WITHIN))
     of = {name: photographs[photographs["data_set"] == name].reset_index(drop=True) for name in ("im2gps3k", "yfcc4k")}
     return {
-        "photographs, Im2GPS3k": of["im2gps3k"],
-        "photographs, YFCC4k": of["yfcc4k"],
-        "street view, OSV-5M": _frame("street_view", "geoscore", "mean_km", *_PERCENT_OF_PLACES, *WITHIN),
-        "places, own data": _frame("own_data", "median_km", *WITHIN),
-        "concepts, own data": _frame("concepts", *_PERCENT_OF_CONCEPTS),
+        "Photographs: Im2GPS3k": of["im2gps3k"],
+        "Photographs: YFCC4k": of["yfcc4k"],
+        "Street view: OSV-5M": _frame("street_view", "geoscore", "mean_km", *_PERCENT_OF_PLACES, *WITHIN),
+        "Places: own data": _frame("own_data", "median_km", *WITHIN),
+        "Concepts: own data": _frame("concepts", *_PERCENT_OF_CONCEPTS),
     }
 
 

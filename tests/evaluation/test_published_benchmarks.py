@@ -8,8 +8,8 @@ from geocbm.evaluation.benchmarks import WITHIN, data_set_of, tables, with_ours
 from geocbm.metrics import readable
 
 TABLES = tables()
-PHOTOS = pd.concat([TABLES["photographs, Im2GPS3k"], TABLES["photographs, YFCC4k"]], ignore_index=True)
-STREET, OWN = TABLES["street view, OSV-5M"], TABLES["places, own data"]
+PHOTOS = pd.concat([TABLES["Photographs: Im2GPS3k"], TABLES["Photographs: YFCC4k"]], ignore_index=True)
+STREET, OWN = TABLES["Street view: OSV-5M"], TABLES["Places: own data"]
 METRICS = {"acc_1km": {"value": 0.05, "low": 0.0, "high": 0.1}, "acc_25km": 0.2, "geoscore": {"value": 3000.0}, "n": 3}
 
 
@@ -86,13 +86,13 @@ def test_no_row_for_any_other_table(other):
 
 
 def test_concept_figures_by_hand():
-    assert TABLES["concepts, own data"][
+    assert TABLES["Concepts: own data"][
         ["meta_top1", "meta_top5", "parent_top1", "parent_top5"]
     ].to_numpy().tolist() == [[0.461, 0.716, 0.48, 0.725]]
 
 
 def test_tables_in_words_have_percentages_and_empty_cells():
-    shown = readable(TABLES["photographs, Im2GPS3k"]).set_index("system")
+    shown = readable(TABLES["Photographs: Im2GPS3k"]).set_index("system")
     assert shown.loc["StreetCLIP, zero-shot", [f"within {km} km, %" for km in (1, 25, 200)]].tolist() == [
         "",
         "22.4",
