@@ -9,6 +9,8 @@ from pathlib import Path
 
 from geocbm.errors import ParameterError
 
+COPY_MARK = "lab.json"
+"""In the folder of a copy of a run, made to look at the run without changing it."""
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -61,6 +63,12 @@ def check_run_name(run: str) -> str:
 def run_folder(run: str) -> Path:
     """Folder of one run's artifacts, ``data/runs/<run>``."""
     return data_root() / "runs" / check_run_name(run)
+
+
+def finished_runs() -> list[str]:
+    """Names of the runs that were trained to their end, the newest first; copies are none of them."""
+    found = sorted(data_root().glob("runs/*/predictions.parquet"), key=lambda file: -file.stat().st_mtime)
+    return [file.parent.name for file in found if not (file.parent / COPY_MARK).exists()]
 
 
 def report_folder(run: str) -> Path:

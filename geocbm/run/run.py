@@ -282,10 +282,9 @@ def open_run(name: str | Path | None = None) -> Run:
     """
     root = paths.data_root() / "runs"
     if name is None:
-        finished = sorted(root.glob("*/predictions.parquet"), key=lambda file: file.stat().st_mtime)
-        if not finished:
+        if not (finished := paths.finished_runs()):
             raise MissingInputError(f"there is no finished run in {paths.portable(root)}; make one with: geocbm run")
-        return Run(finished[-1].parent)
+        return Run(root / finished[0])
     folder = Path(name).expanduser()
     if len(folder.parts) == 1 and not (folder / "table.parquet").is_file():
         folder = paths.run_folder(str(name))

@@ -69,10 +69,8 @@ def prepare_stage0(
         model = Stage0PretrainingModel(
             encoder, location_encoder, base["meta"], base["parent"], config, gps.shape[1], prompts
         )
-    train, val = (
-        files.loader(split, columns=("pooled", "hidden"), features=vanilla, gps=gps)
-        for split in ("pretrain_train", "pretrain_val")
-    )
+    train = files.loader("pretrain_train", columns=("pooled", "hidden"), features=vanilla, gps=gps)
+    val = train.of(files.rows["pretrain_val"])
     checkpoint = _checkpoint(files, "stage0", model.description)
     return PreparedStage(model, Stage0Loss(config), train, val, config, checkpoint)
 
@@ -116,7 +114,8 @@ def prepare_stage1(
 
     base = read_prototypes(files)
     columns = ("pooled", "patch_tokens") if BOTTLENECKS[config.bottleneck].needs_tokens else ("pooled",)
-    train, val = (files.loader(split, columns=columns, features=features, half=True) for split in ("train", "val"))
+    train = files.loader("train", columns=columns, features=features, half=True)
+    val = train.of(files.rows["val"])
     first = train.read(train.rows[:1])
     widths = {name: first[name].shape[-1] for name in columns}
     with seeded(config.seed):
@@ -189,10 +188,8 @@ def prepare_stage2(
 
     concept_emb = concept_input(config, concepts).detach().cpu().float()
     columns = ("patch_tokens",) if config.reads_tokens else ()
-    train, val = (
-        files.loader(split, columns=columns, features=features, half=True, concept_emb=concept_emb)
-        for split in ("train", "val")
-    )
+    train = files.loader("train", columns=columns, features=features, half=True, concept_emb=concept_emb)
+    val = train.of(files.rows["val"])
     cells = files.cells
     token_dim = features.read("tokens", train.rows[:1]).shape[-1]
     scale_km = cells.scale_km if config.offset_kind == "tangent" else None

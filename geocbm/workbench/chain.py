@@ -1,7 +1,5 @@
 """The chain: every notebook headless, in order, skipped when nothing it depends on has changed."""
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import atomic_path, paths, read_json, write_json
+from geocbm.files import atomic_path, link_or_copy, paths, read_json, write_json
 from geocbm.workbench import demo_data, execute, keys, process, profiles, records, settings
 from geocbm.workbench.parameters import did_you_mean
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
@@ -244,10 +242,7 @@ def _take_over(run: _Run, stage: Stage, source: str) -> None:
         target = paths.report_folder(run.name) if name == f"{stage.notebook}.ipynb" else run.folder
         with atomic_path(target / name) as temporary:
             temporary.unlink()
-            try:
-                os.link(file, temporary)
-            except OSError:
-                shutil.copyfile(file, temporary)
+            link_or_copy(file, temporary)
     manifest = read_json(paths.report_folder(source) / "manifest.json")
     entry = dict(manifest.get("stages", {}).get(stage.number) or {})
     records.write_stage(run.name, run.profile.name, stage.number, entry, "taken over", f"the same as in run {source}")

@@ -6,29 +6,21 @@ place, what a notebook writes there is its own. `publish` makes a run of its own
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import paths, read_json, write_json
+from geocbm.files import link_or_copy, paths, read_json, write_json
 from geocbm.workbench import html, state
 from geocbm.workbench.parameters import parameters_of_source
 from geocbm.workbench.stages import number_of
 
 RUN = "GEOCBM_RUN"
 """Environment variable: the run of notebooks that are opened without one. nbval sets it; no copy is made then."""
-MARK = "lab.json"
 _CHOSEN = ".lab.json"  # beside the runs: what was picked in a notebook
 _SUFFIX = "-lab"
-
-
-def finished_runs() -> list[str]:
-    """Names of the runs that were trained to their end, the newest first; copies are none of them."""
-    found = sorted(paths.data_root().glob("runs/*/predictions.parquet"), key=lambda file: -file.stat().st_mtime)
-    return [file.parent.name for file in found if not (file.parent / MARK).exists()]
 
 
 def chosen_run() -> str:
@@ -37,7 +29,7 @@ def chosen_run() -> str:
     Raises:
         MissingInputError: there is no finished run.
     """
-    runs = finished_runs()
+    runs = paths.finished_runs()
     if not runs:
         raise MissingInputError(
             "there is no finished run to look at; make one with: geocbm run (or name yours in the parameters cell)"
@@ -55,7 +47,7 @@ def open_copy(run: str) -> str:
     Args:
         run: a finished run.
     """
-    source, name = paths.run_folder(run), f"{run[: 80 - len(_SUFFIX)]}{_SUFFIX}"
+    source, name = paths.run_folder(run), _copy_name(run)
     folder = paths.run_folder(name)
     made = _made_from(folder)
     if made == _files(source):
@@ -73,13 +65,13 @@ def open_copy(run: str) -> str:
 
 def reset(run: str) -> str:
     """Make the copy of a run anew, dropping what was changed in it; its name."""
-    source, name = paths.run_folder(run), f"{run[: 80 - len(_SUFFIX)]}{_SUFFIX}"
+    source, name = paths.run_folder(run), _copy_name(run)
     folder = paths.run_folder(name)
-    if folder.exists() and not (folder / MARK).is_file():
+    if folder.exists() and not (folder / paths.COPY_MARK).is_file():
         raise ParameterError(f"run {name!r} is no copy of {run!r} but a run of its own; rename or remove it")
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(source, folder, copy_function=_link)
-    write_json(folder / MARK, {"from": run, "files": _files(source)})
+    shutil.copytree(source, folder, copy_function=link_or_copy)
+    write_json(folder / paths.COPY_MARK, {"from": run, "files": _files(source)})
     return name
 
 
@@ -94,11 +86,11 @@ def publish(copy: str, run: str) -> Path:
         ParameterError: there is no such copy, or there is a run of this name.
     """
     folder, target = paths.run_folder(copy), paths.run_folder(run)
-    if not (folder / MARK).is_file():
+    if not (folder / paths.COPY_MARK).is_file():
         raise ParameterError(f"copy={copy!r} is no copy of a run; copies are called <run>{_SUFFIX}")
     if target.exists():
         raise ParameterError(f"run={run!r} is there already; choose another name, or remove {paths.portable(target)}")
-    (folder / MARK).unlink()
+    (folder / paths.COPY_MARK).unlink()
     return folder.rename(target)
 
 
@@ -123,7 +115,7 @@ def parameters_to_use(name: str, run: str, values: Mapping[str, Any], declared: 
 
 def picker() -> None:
     """Show from which run the notebooks open, with a choice; the next "Run All" takes it."""
-    runs = finished_runs()
+    runs = paths.finished_runs()
     if not html.interactive() or len(runs) < 2:
         return
     import ipywidgets
@@ -147,12 +139,8 @@ def _declared_in(executed: Path) -> dict[str, Any]:
     return {}
 
 
-def _link(source: str, target: str) -> str:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copy2(source, target)
-    return target
+def _copy_name(run: str) -> str:
+    return f"{run[: 80 - len(_SUFFIX)]}{_SUFFIX}"
 
 
 def _files(folder: Path) -> dict[str, list[int]]:
@@ -163,11 +151,11 @@ def _files(folder: Path) -> dict[str, list[int]]:
 
 def _made_from(folder: Path) -> dict[str, list[int]]:
     try:
-        return dict(read_json(folder / MARK)["files"])
+        return dict(read_json(folder / paths.COPY_MARK)["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
 def _changed(folder: Path, made: Mapping[str, list[int]]) -> list[str]:
     now = _files(folder)
-    return [name for name in {*now, *made} - {MARK} if now.get(name) != made.get(name)]
+    return [name for name in {*now, *made} - {paths.COPY_MARK} if now.get(name) != made.get(name)]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import atomic_path
+from geocbm.files import atomic_path, paths
+from geocbm.run import open_run
 from geocbm.workbench import lab
 
 CELL = "run: str = ''  # name\nepochs: int = 15  # passes\nlr: float = 0.1  # rate\n"
@@ -47,7 +48,8 @@ def test_the_newest_finished_run_is_taken_and_a_choice_is_kept(project: Path) ->
     finished(project, "new", 2_000)
     (project / "data" / "runs" / "begun").mkdir()
     lab.open_copy("new")
-    assert lab.finished_runs() == ["new", "old"] and lab.chosen_run() == "new"
+    assert paths.finished_runs() == ["new", "old"] and lab.chosen_run() == "new"
+    assert open_run().name == "new"
     (project / "data" / "runs" / ".lab.json").write_text(json.dumps({"run": "old"}))
     assert lab.chosen_run() == "old"
     (project / "data" / "runs" / ".lab.json").write_text(json.dumps({"run": "gone"}))
@@ -98,7 +100,7 @@ def test_what_was_changed_is_published_as_a_run_of_its_own(project: Path) -> Non
     with pytest.raises(ParameterError, match="demo"):
         lab.publish("demo-lab", "demo")
     assert lab.publish("demo-lab", "mine") == source.with_name("mine")
-    assert set(lab.finished_runs()) == {"demo", "mine"} and not source.with_name("demo-lab").exists()
+    assert set(paths.finished_runs()) == {"demo", "mine"} and not source.with_name("demo-lab").exists()
 
 
 @pytest.mark.parametrize(
