@@ -16,8 +16,7 @@ from geocbm.evaluation.baselines import base, linear, neighbours, retrieval, sim
 from geocbm.evaluation.baselines.base import Prediction, Task
 from geocbm.files import read_json
 from geocbm.metrics import Resamples, columns_of, country_of, entry_of, error_km, geoscore, recordable, spatial_blocks
-from geocbm.models.decoder import POINT_WORDS
-from geocbm.models.point_estimates import Points
+from geocbm.models.decoder import POINT_WORDS, Points
 from geocbm.run import Run, predictions
 
 METHOD_LABELS = {

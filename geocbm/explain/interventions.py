@@ -29,9 +29,9 @@ from geocbm.training.loader import row_reader
 if TYPE_CHECKING:
     from geocbm.encoders.features import FeatureStore
     from geocbm.models.decoder import Decoder
-    from geocbm.models.refinement import NeighbourRefiner
     from geocbm.models.stage1 import Stage1ConceptModel
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
+    from geocbm.models.stage2_inference import NeighbourRefiner
     from geocbm.run import Run
 
 MIN_SCORE = 1e-6

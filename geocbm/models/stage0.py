@@ -17,12 +17,7 @@ from torch.nn import functional
 from geocbm.encoders.location import location_embeddings
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import run_command
-from geocbm.models.bottlenecks import (
-    build_bottleneck,
-    mix_prototypes,
-    pool_scores,
-    score_patches,
-)
+from geocbm.models.bottlenecks import build_bottleneck, mix_prototypes, pool_scores, score_patches
 from geocbm.models.prompts import PromptPrototypes
 from geocbm.models.retrieval import place_columns, retrieval_metrics
 from geocbm.models.stage0_config import TEMPERATURE_RANGE, Stage0Config
@@ -36,29 +31,16 @@ _TEXT = "prompts.text_encoder."
 
 
 class Stage0Output(NamedTuple):
-    """What Stage 0 computes for a batch.
+    """What Stage 0 computes for a batch; no embedding is normalised."""
 
-    Attributes:
-        pooled: `(B, d)` image features.
-        gps: `(B, d)` place embeddings brought to the width of the image features.
-        concept_emb: `(B, c)`.
-        patch_emb: `(B, g)` projected patches, averaged.
-        meta_prototypes: `(k_m, c)` projected.
-        parent_prototypes: `(k_p, c)` projected.
-        temperature: scalar, of the contrasts with places.
-        meta_logits: `(B, k_m)` similarity with each meta prototype over the temperature, pooled over the patches, of
-            the "patch" bottleneck; else None: it is that of the concept embedding.
-        parent_logits: `(B, k_p)` the same of the parents.
-    """
-
-    pooled: Tensor
-    gps: Tensor
-    concept_emb: Tensor
-    patch_emb: Tensor
-    meta_prototypes: Tensor
-    parent_prototypes: Tensor
-    temperature: Tensor
-    meta_logits: Tensor | None = None
+    pooled: Tensor  # (B, d) image features
+    gps: Tensor  # (B, d) place embeddings at the width of the image features
+    concept_emb: Tensor  # (B, c)
+    patch_emb: Tensor  # (B, g) projected patches, averaged
+    meta_prototypes: Tensor  # (k_m, c) projected
+    parent_prototypes: Tensor  # (k_p, c) projected
+    temperature: Tensor  # scalar, of the contrasts with places
+    meta_logits: Tensor | None = None  # (B, k_m) and (B, k_p), pooled over the patches by the "patch" bottleneck only
     parent_logits: Tensor | None = None
 
     @property
@@ -77,9 +59,8 @@ class Stage0PretrainingModel(nn.Module):
         meta_prototypes: `(k_m, t)` base prototypes, kept as they are unless `prompts` are trained.
         parent_prototypes: `(k_p, t)`.
         config: settings.
-        gps_dim: width of the place embeddings.
-        prompts: prompts and text encoder to train; the base prototypes are then those of its present weights. A
-            trained model may be loaded without, from the prototypes it came to.
+        gps_dim: width g of the place embeddings.
+        prompts: prompts and text encoder to train. A trained model may be loaded without, from its prototypes.
 
     Raises:
         MismatchError: when prompts and prototypes differ in number or width.
@@ -130,7 +111,7 @@ class Stage0PretrainingModel(nn.Module):
     def train(self, mode: bool = True) -> Stage0PretrainingModel:
         """Set the mode of the heads; the encoders stay in evaluation mode (running statistics must not drift).
 
-        Entering evaluation mode, the base prototypes are brought up to date with a trained text encoder.
+        Entering it, the base prototypes are brought up to date with a trained text encoder.
 
         Raises:
             ParameterError: when the text encoder is to be trained but there are no prompts.
@@ -149,15 +130,7 @@ class Stage0PretrainingModel(nn.Module):
         return self
 
     def forward(self, hidden: Tensor, gps: Tensor) -> Stage0Output:
-        """Embed a batch.
-
-        Args:
-            hidden: activations that enter the unfrozen blocks, as `encoder.lower` gives them.
-            gps: `(B, g)` embeddings of the frozen location encoder.
-
-        Returns:
-            All embeddings, none of them normalised.
-        """
+        """Embed a batch of activations that enter the unfrozen blocks (of `encoder.lower`) and `(B, g)` places."""
         if self.training and self.config.patch_keep < 1:
             hidden = self._some_patches(hidden)
         pooled, tokens = self.encoder.upper(hidden, self.config.unfreeze_layers)  # (B, d), (B, P, w)
@@ -188,10 +161,7 @@ class Stage0PretrainingModel(nn.Module):
     def _look_for(
         self, tokens: Tensor, meta_prototypes: Tensor, parent_prototypes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Concept embedding `(B, c)` and logits of metas `(B, k_m)` and parents `(B, k_p)`, patch by patch.
-
-        The cosines are pooled over the patches as Stage 1 does, so that what is handed on was trained for that use.
-        """
+        """Concept embedding `(B, c)`, logits of metas `(B, k_m)` and parents `(B, k_p)`, pooled over the patches."""
         meta_unit, parent_unit = (functional.normalize(each, dim=-1) for each in (meta_prototypes, parent_prototypes))
         meta, parent = (
             pool_scores(cosines.float() / self.config.temperature, self.config.top_patches)
@@ -226,15 +196,7 @@ class Stage0PretrainingModel(nn.Module):
         return hidden[:, torch.cat([torch.arange(n_prefix), kept]).to(hidden.device)]
 
     def embed_places(self, lat: np.ndarray, lng: np.ndarray) -> Tensor:
-        """Place embeddings comparable with the image features (for retrieval).
-
-        Args:
-            lat: `(n,)` degrees.
-            lng: `(n,)` degrees.
-
-        Returns:
-            `(n, d)` float32 on the CPU, not normalised.
-        """
+        """Place embeddings `(n, d)` comparable with the image features, float32 on the CPU, of `(n,)` degrees."""
         if self.location_encoder is None:
             raise MismatchError("this Stage 0 model was loaded without a location encoder; pass one to load_stage0")
         device = self.gps_adapter.weight.device
@@ -244,14 +206,17 @@ class Stage0PretrainingModel(nn.Module):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a checkpoint's JSON must say, so that the model can be built again; before the first step."""
-        encoder = self.encoder
-        described = {
-            "name": encoder.name,
-            "fingerprint": encoder.weights_fingerprint(),
-            "preprocessing": encoder.preprocessing_name,
+        """What a checkpoint's JSON must say, so that the model can be built again; read before the first step."""
+        content = {
+            "stage": 0,
+            "config": asdict(self.config),
+            "gps_dim": self.gps_dim,
+            "encoder": {
+                "name": self.encoder.name,
+                "fingerprint": self.encoder.weights_fingerprint(),
+                "preprocessing": self.encoder.preprocessing_name,
+            },
         }
-        content = {"stage": 0, "config": asdict(self.config), "gps_dim": self.gps_dim, "encoder": described}
         if self.prompts is not None:
             text = self.prompts.text_encoder
             content["text_encoder"] = {"name": text.name, "fingerprint": text.fingerprint()}
@@ -286,22 +251,18 @@ class Stage0PretrainingModel(nn.Module):
         image, place = (functional.normalize(each.float().cpu(), dim=-1) for each in (output.pooled, output.gps))
         cosine, first = (image @ place.T).max(1)  # (n,)
         lat, lng = (batch[name].cpu().numpy() for name in ("lat", "lng"))
-        found = first.numpy()
-        return place_columns((lat, lng), (lat[found], lng[found])) | {"similarity": cosine.numpy()}
+        return place_columns((lat, lng), (lat[first.numpy()], lng[first.numpy()])) | {"similarity": cosine.numpy()}
 
 
 def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | None = None) -> Stage0PretrainingModel:
-    """Load a checkpoint and put its trained blocks into the encoder.
+    """Load a checkpoint in evaluation mode and put its trained blocks into the encoder, which is changed in place.
 
     A text encoder that was trained too is not needed: the model has the prototypes it came to.
 
     Args:
         path: `stage0.safetensors`.
-        encoder: the image encoder as it was before training; changed in place.
+        encoder: the image encoder as it was before training.
         location_encoder: needed only for `embed_places`.
-
-    Returns:
-        The model in evaluation mode.
 
     Raises:
         MissingInputError: when the checkpoint is not there.
@@ -329,10 +290,7 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
 
 
 class Stage0Layers(nn.Module):
-    """The small layers of a trained Stage 0 that later stages start from; the image encoder is not needed for them.
-
-    Args:
-        path: `stage0.safetensors`.
+    """The small layers of a trained Stage 0 that later stages start from, without its image encoder.
 
     Raises:
         MissingInputError: when the checkpoint is not there.
@@ -367,12 +325,7 @@ def read_base_prototypes(path: str | Path) -> dict[str, Tensor]:
 def restore_text_encoder(path: str | Path, text_encoder: TextEncoder) -> bool:
     """Put the weights that Stage 0 trained into a text encoder, so that it can encode other words than the concepts.
 
-    Args:
-        path: `stage0.safetensors`.
-        text_encoder: as it was before training; changed in place.
-
-    Returns:
-        Whether Stage 0 trained it; if not, it stays as it is.
+    It must be as it was before training and is changed in place. Says whether Stage 0 trained it; if not, it stays.
 
     Raises:
         MissingInputError: when the checkpoint is not there.

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from geocbm.models import losses
-from geocbm.models.stage0_config import CONCEPT_TERMS, Stage0Config
-
-if TYPE_CHECKING:
-    pass
 from geocbm.models.stage0 import Stage0Output
+from geocbm.models.stage0_config import CONCEPT_TERMS, Stage0Config
 
 
 class Stage0Loss:
     """All terms of Stage 0 and their weighted sum (specification, section "Stage 0", Total Loss).
 
-    Without `config.concept_losses` the child, parent and hierarchy terms are given but not part of the sum.
-
-    Args:
-        config: weights `lambda_...` and options.
+    Called with an output of the model and a batch with `gps` `(B, g)` of the location encoder, `pooled` `(B, d)` of the
+    untouched image encoder, `concept_idx` and `parent_idx` `(B,)`, `lat` and `lng` `(B,)` degrees. It gives scalars:
+    `loss`, and without their weights `gps`, `child`, `parent`, `hierarchy`, `patch_gps` and `anchor`.
     """
 
     def __init__(self, config: Stage0Config) -> None:
         self.config = config
 
     def __call__(self, output: Stage0Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the terms.
-
-        Args:
-            output: of the model.
-            batch: with `gps` `(B, g)` of the location encoder, `pooled` `(B, d)` of the untouched image encoder,
-                `concept_idx` and `parent_idx` `(B,)`, `lat` and `lng` `(B,)` degrees.
-
-        Returns:
-            Scalars `loss`, `gps`, `child`, `parent`, `hierarchy`, `patch_gps`, `anchor`; terms without their weights.
-        """
+        """Compute the terms; without `config.concept_losses` some of them are no part of the sum."""
         config, meta, parent = self.config, batch["concept_idx"], batch["parent_idx"]
         near = None
         if config.false_negative_km > 0:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,38 +15,69 @@ from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import run_command
-from geocbm.models.bottlenecks import (
-    build_bottleneck,
-    mix_prototypes,
-    pool_scores,
-    score_patches,
-)
+from geocbm.models.bottlenecks import BottleneckSettings, build_bottleneck, mix_prototypes, pool_scores, score_patches
 from geocbm.models.stage0 import Stage0Layers, Stage0PretrainingModel
-from geocbm.models.stage1_config import Stage1Config
 from geocbm.training.checkpoints import load_checkpoint, read_config, restore
 from geocbm.training.loader import RowSource, row_reader
+from geocbm.training.settings import check_choice, check_number
+
+
+@dataclass(frozen=True)
+class Stage1Config(BottleneckSettings):
+    """Settings of Stage 1; the defaults are the specification's, those shared with Stage 0 see `BottleneckSettings`."""
+
+    batch_size: int = 256
+    lr: float = 3e-4
+    epochs: int = 50
+    label_smoothing: float = 0.2  # of both focal losses
+    gamma: float = 2.0  # focusing exponent of both
+    lambda_meta: float = 1.0  # weights of the terms: focal loss over metas,
+    lambda_parent: float = 0.5  # and over parents,
+    lambda_consistency: float = 0.3  # divergence between implied and predicted parents,
+    lambda_parent_contrastive: float = 0.2  # contrast between parents within the batch,
+    lambda_contrastive: float = 0.5  # concept embedding against meta prototypes,
+    lambda_reg: float = 0.001  # squared residuals,
+    lambda_intra_parent: float = 0.01  # distances between sibling prototypes,
+    lambda_semantic: float = 0.15  # soft targets on similar metas,
+    lambda_meta_guided: float = 0.0  # meta among the children of its true parent, not in the specification's total
+    intra_parent_reduction: Literal["sum", "mean"] = "sum"  # over sibling pairs; "sum" is the specification's
+    detach_expected: bool = False  # keep the consistency loss from moving the metas
+    residual_std: float = 0.01  # spread of the initial residuals
+    logit_scale_init: float = 14.0  # first and largest value of both logit scales
+    logit_scale_max: float = 20.0
+    temperature: float = 0.07  # of the prototype contrast
+    parent_temperature: float = 0.1  # of the contrast between parents
+    semantic_threshold: float = 0.7  # cosine from which two metas count as close; measured with, not trained with
+    init_from_stage0: bool = True  # start from Stage 0's bottleneck and prototype projection
+    patience: int = 10
+    monitor: Literal["meta_top1", "parent_top1", "loss"] = "meta_top1"  # validation value that decides
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("epochs", self.epochs, 1)
+        for name in ("gamma", "residual_std"):
+            check_number(name, getattr(self, name), 0)
+        for name in ("temperature", "parent_temperature", "logit_scale_init", "logit_scale_max"):
+            check_number(name, getattr(self, name), 0, above=True)
+        if not -1 <= self.semantic_threshold <= 1:
+            raise ParameterError(f"semantic_threshold={self.semantic_threshold!r} is no cosine; give -1 to 1")
+        check_number("label_smoothing", self.label_smoothing, 0, below=1)
+        check_choice("monitor", self.monitor, ("meta_top1", "parent_top1", "loss"))
+        check_choice("intra_parent_reduction", self.intra_parent_reduction, ("sum", "mean"))
+
 
 NOTEBOOK = "04"
 
 
 class Stage1Output(NamedTuple):
-    """What Stage 1 computes for a batch.
+    """What Stage 1 computes for a batch."""
 
-    Attributes:
-        concept_emb: `(B, c)`, not normalised.
-        meta_logits: `(B, k_m)`.
-        parent_logits: `(B, k_p)`.
-        meta_prototypes: `(k_m, c)` projected, of length 1.
-        parent_prototypes: `(k_p, c)` projected, of length 1.
-        meta_maps: `(B, P, k_m)` score of each meta on each patch, of the "patch" bottleneck; else None.
-    """
-
-    concept_emb: Tensor
-    meta_logits: Tensor
-    parent_logits: Tensor
-    meta_prototypes: Tensor
-    parent_prototypes: Tensor
-    meta_maps: Tensor | None = None
+    concept_emb: Tensor  # (B, c), not normalised
+    meta_logits: Tensor  # (B, k_m)
+    parent_logits: Tensor  # (B, k_p)
+    meta_prototypes: Tensor  # (k_m, c) projected, of length 1
+    parent_prototypes: Tensor  # (k_p, c) projected, of length 1
+    meta_maps: Tensor | None = None  # (B, P, k_m) score of each meta on each patch, of the "patch" bottleneck only
 
     def probabilities(self) -> dict[str, Tensor]:
         """In float32: `concept_emb` `(B, c)`, `meta_probabilities` `(B, k_m)`, `parent_probabilities` `(B, k_p)`."""
@@ -131,7 +162,7 @@ class Stage1ConceptModel(nn.Module):
     ) -> list[str]:
         """Take over the bottleneck and the prototype projection that Stage 0 trained.
 
-        A bottleneck of another kind than Stage 0's starts afresh; the prototype projection is taken over all the same.
+        A bottleneck of another kind than Stage 0's starts afresh, which `report` is told; the projection is taken over.
 
         Args:
             stage0: the trained model, or its small layers alone.
@@ -179,9 +210,6 @@ class Stage1ConceptModel(nn.Module):
         Args:
             pooled: `(B, in_dim)` image features of any precision.
             patch_tokens: `(B, P, w)`, for a bottleneck that reads them.
-
-        Returns:
-            Concept embeddings and the logits of metas and parents.
         """
         meta, parent = self.prototypes()
         seen = self.bottleneck(pooled.to(self.meta_bias.dtype), patch_tokens)  # (B, c), or (B, P, w) with maps
@@ -272,7 +300,7 @@ def predict_stage1(
     batch_size: int = 256,
     tokens: Tensor | RowSource | None = None,
 ) -> dict[str, Tensor]:
-    """Concepts of many images.
+    """Concepts of many images, float32 on the CPU in the order of `rows`.
 
     Args:
         model: the trained model.
@@ -283,8 +311,7 @@ def predict_stage1(
             the features.
 
     Returns:
-        float32 tensors on the CPU in the order of `rows`: `concept_emb (n, c)`, `meta_probabilities (n, k_m)`,
-        `parent_probabilities (n, k_p)`.
+        `concept_emb (n, c)`, `meta_probabilities (n, k_m)` and `parent_probabilities (n, k_p)`.
     """
     if rows is None:
         if not isinstance(features, Tensor):
@@ -307,12 +334,7 @@ def predict_stage1(
 def token_reader(
     model: Stage1ConceptModel, features: Tensor | RowSource, tokens: Tensor | RowSource | None
 ) -> Callable[[np.ndarray], Tensor] | None:
-    """Reader of patch tokens for a bottleneck that needs them, else None.
-
-    Args:
-        model: of Stage 1.
-        features: a store with kind `tokens`, or pooled features in memory.
-        tokens: a store with kind `tokens`, or `(n, P, w)`; None takes the store of the features.
+    """Reader of patch tokens for a bottleneck that needs them, else None; arguments as in `predict_stage1`.
 
     Raises:
         ParameterError: when it needs them and there are none.

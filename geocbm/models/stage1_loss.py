@@ -14,6 +14,9 @@ from geocbm.models.stage1 import Stage1ConceptModel, Stage1Output
 class Stage1Loss:
     """All nine terms of Stage 1 and their weighted sum (specification, section "Stage 1").
 
+    Called with an output of the model and a batch with `concept_idx` and `parent_idx`, `(B,)` true metas and parents.
+    It gives scalars: `loss`, and the terms without their weights.
+
     Args:
         model: for residuals, hierarchy, similarity of the prototypes and the weights `lambda_...` of the terms.
         meta: `(n,)` meta of each training row, for the weights of rare classes; None weighs all alike.
@@ -26,16 +29,7 @@ class Stage1Loss:
         self.parent_weights = None if parent is None else losses.inverse_frequency(parent, len(model.parent_base))
 
     def __call__(self, output: Stage1Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the terms.
-
-        Args:
-            output: of the model.
-            batch: with `concept_idx` and `parent_idx`, `(B,)` true metas and parents.
-
-        Returns:
-            Scalars `loss`, `meta`, `parent`, `consistency`, `meta_guided`, `parent_contrastive`, `contrastive`, `reg`,
-            `intra_parent`, `semantic`; terms without their weights.
-        """
+        """Compute the terms."""
         model, config, hierarchy = self.model, self.config, self.model.meta_to_parent
         meta, parent = batch["concept_idx"], batch["parent_idx"]
         meta_logits, parent_logits = output.meta_logits, output.parent_logits

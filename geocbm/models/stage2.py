@@ -25,22 +25,13 @@ LEAST_PROBABILITY = 1e-6
 
 
 class Stage2Output(NamedTuple):
-    """What Stage 2 computes for a batch.
+    """What Stage 2 computes for a batch."""
 
-    Attributes:
-        cell_logits: `(B, N)`.
-        offsets: `(B, 3)` or `(B, 2)`, from the centre of the most probable cell.
-        attention: `(B, heads, P)`: sums to 1 over the patches; uniform for `image_only`, 0 for `concept_only` and
-            `concept_scores`.
-        cell_offsets: `(B, N, 3)` or `(B, N, 2)`, an offset for every cell, if the head predicts them.
-        residual_logits: `(B, N)`, the part of `cell_logits` that comes from the patches, in mode `hybrid`.
-    """
-
-    cell_logits: Tensor
-    offsets: Tensor
-    attention: Tensor
-    cell_offsets: Tensor | None = None
-    residual_logits: Tensor | None = None
+    cell_logits: Tensor  # (B, N)
+    offsets: Tensor  # (B, 3) or (B, 2), from the centre of the most probable cell
+    attention: Tensor  # (B, heads, P), sums to 1; uniform for `image_only`, 0 for `concept_only` and `concept_scores`
+    cell_offsets: Tensor | None = None  # (B, N, 3) or (B, N, 2), an offset for every cell, if the head predicts them
+    residual_logits: Tensor | None = None  # (B, N), the part of `cell_logits` from the patches, in mode `hybrid`
 
     @property
     def per_row(self) -> tuple[str, ...]:
@@ -51,8 +42,7 @@ class Stage2Output(NamedTuple):
     def residual_share(self) -> Tensor:
         """How much of the logits of mode `hybrid` comes from the patches, `(B,)` from 0 (nothing) to 1 (everything).
 
-        The spread over the cells of the residual, divided by the sum of its spread and that of the concepts' part: a
-        constant that is added to all logits moves no probability and counts for nothing.
+        The spread of the residual over the cells, divided by the sum of its spread and that of the concepts' part.
         """
         assert self.residual_logits is not None
         residual = self.residual_logits.float()
@@ -68,11 +58,10 @@ class Stage2Output(NamedTuple):
 class Stage2CrossAttentionGeoHead(nn.Module):
     """Geocell and offset from a concept embedding that attends to the patches (specification, section "Stage 2").
 
-    The concept embedding may come with any length: a layer norm at the entrance (`entrance_norm`) gives query and
-    residual branch one scale, whatever scale the frozen bottleneck happens to have. In the modes `concept_scores` and
-    `hybrid` the concept input is the probabilities of metas and parents. They are brought to mean 0 and spread 1 over
-    the training rows and pass one linear layer, so that each logit is a sum of one term per concept (Koh et al., 2020);
-    `hybrid` adds a residual from the patches (Yuksekgonul et al., 2023, "Post-hoc concept bottleneck models").
+    In the modes `concept_scores` and `hybrid` the concept input is the probabilities of metas and parents. They are
+    brought to mean 0 and spread 1 over the training rows and pass one linear layer, so that each logit is a sum of one
+    term per concept (Koh et al., 2020); `hybrid` adds a residual from the patches (Yuksekgonul et al., 2023, "Post-hoc
+    concept bottleneck models").
 
     Args:
         concept_dim: width of the concept input.
@@ -125,14 +114,14 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         self.cell_head = nn.Linear(features, n_cells)
         self.offset_head = nn.Linear(features, n_offsets)
         # Cells are small, so the first guess is the centre: a random offset would be wrong by thousands of km.
-        _zero(self.offset_head)
-        if config.reads_scores:
-            _zero(self.cell_head)
+        start_at_zero = [self.offset_head, self.cell_head] if config.reads_scores else [self.offset_head]
         if mode == "hybrid":
             self.residual_cell_head = nn.Linear(width, n_cells)
             self.residual_offset_head = nn.Linear(width, n_offsets)
-            _zero(self.residual_cell_head)
-            _zero(self.residual_offset_head)
+            start_at_zero += [self.residual_cell_head, self.residual_offset_head]
+        for layer in start_at_zero:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def _add_features(self, concept_dim: int, token_dim: int) -> None:
         """Add the layers in front of the heads that the mode has."""
@@ -200,9 +189,6 @@ class Stage2CrossAttentionGeoHead(nn.Module):
             patch_tokens: `(B, P, token_dim)`; not read by `concept_only` and `concept_scores`, where it may be None.
             key_mask: `(B, P)` booleans, True where a patch must be ignored.
 
-        Returns:
-            Logits, offsets and attention.
-
         Raises:
             ParameterError: when the mode needs patch tokens and there are none, or shapes do not fit.
         """
@@ -214,7 +200,9 @@ class Stage2CrossAttentionGeoHead(nn.Module):
             cell_logits, offsets = _linear(self.cell_head, scores, mode), _linear(self.offset_head, scores, mode)
             attention = self._no_attention(scores, patch_tokens)
             if mode == "hybrid":
-                features, attention = self._residual(concept_emb, patch_tokens, key_mask)
+                query = self.concept_projection(self.concept_norm(concept_emb))
+                attended, attention = self.attention(query, patch_tokens, key_mask)
+                features = self.drop(self.attention_norm(attended))  # (B, E) what the probabilities ask the patches for
                 residual = self.residual_cell_head(features)
                 cell_logits, offsets = cell_logits + residual, offsets + self.residual_offset_head(features)
         else:
@@ -233,11 +221,10 @@ class Stage2CrossAttentionGeoHead(nn.Module):
             scores: `(B, concept_dim)` probabilities of metas and parents.
 
         Returns:
-            `(B, N, concept_dim)` terms and `(N,)` constants: the sum of a cell's terms and its constant is its logit
-            in mode `concept_scores`, and the part of its logit that the concepts give in mode `hybrid`.
+            `(B, N, concept_dim)` terms and `(N,)` constants, whose sum is the part of a cell's logit from concepts.
 
         Raises:
-            ParameterError: in another mode, where logits are no sum over concepts.
+            ParameterError: in another mode than `concept_scores` and `hybrid`.
         """
         if not self.config.reads_scores:
             raise ParameterError(
@@ -282,15 +269,6 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         n_patches = 0 if patch_tokens is None else patch_tokens.shape[1]
         return concept.new_zeros(len(concept), self.config.heads, n_patches)
 
-    def _residual(
-        self, concept_emb: Tensor, patch_tokens: Tensor | None, key_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Patches that the probabilities ask for, `(B, E)`, and the attention `(B, heads, P)`."""
-        assert patch_tokens is not None
-        query = self.concept_projection(self.concept_norm(concept_emb))
-        attended, attention = self.attention(query, patch_tokens, key_mask)
-        return self.drop(self.attention_norm(attended)), attention
-
     def _features(
         self, concept_emb: Tensor, patch_tokens: Tensor | None, key_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
@@ -319,27 +297,21 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         return fused, attention
 
     def decode(self, output: Stage2Output) -> tuple[Tensor, Tensor]:
-        """Coordinates of the most probable cell, moved by the offset; always a place on the sphere.
-
-        Args:
-            output: of `forward`.
-
-        Returns:
-            `(B,)` latitudes in [-90, 90] and `(B,)` longitudes in [-180, 180), degrees.
-        """
+        """Latitudes in [-90, 90] and longitudes in [-180, 180), `(B,)` degrees: the likeliest cell and its offset."""
         best = output.cell_logits.argmax(-1)
         kind = self.config.offset_kind
         scale = self.cell_scale_km[best] if kind == "tangent" else None
         return decode_offsets(self.cell_centers[best], output.offsets, kind, scale)
 
     def description(self, cells_digest: str) -> dict[str, Any]:
-        """What a checkpoint's JSON must say, so that the head can be built again.
-
-        Args:
-            cells_digest: of the geocells whose logits it gives.
-        """
-        widths = {"concept_dim": self.concept_dim, "token_dim": self.token_dim}
-        return {"stage": 2, "config": asdict(self.config), "cells_digest": cells_digest} | widths
+        """What a checkpoint's JSON must say, so that the head can be built again for the cells of this digest."""
+        return {
+            "stage": 2,
+            "config": asdict(self.config),
+            "cells_digest": cells_digest,
+            "concept_dim": self.concept_dim,
+            "token_dim": self.token_dim,
+        }
 
     def predictions(self, output: Stage2Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whether the cell is right, the answered place and the true one, degrees, `(B,)` each."""
@@ -378,8 +350,3 @@ def _linear(layer: nn.Linear, scores: Tensor, mode: str) -> Tensor:
     if mode == "hybrid":
         return functional.linear(scores, layer.weight.detach(), layer.bias.detach())
     return layer(scores)
-
-
-def _zero(layer: nn.Linear) -> None:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)

@@ -22,69 +22,48 @@ class Stage2Config(TrainingSettings):
     """Settings of Stage 2; the defaults are the specification's, those of the training see `TrainingSettings`.
 
     Attributes:
-        lambda_cell: weight of the cell classification.
-        lambda_offset: weight of the offset regression.
-        lambda_country: weight of the cross-entropy over countries, whose probability is the sum over their cells
-            (Astruc et al., 2024, "OSV-5M"); the specification has none.
         ablation_mode: what reaches the heads: "both", "concept_only", "image_only", "concept_scores" (probabilities of
-            metas and parents through one linear layer) or "hybrid" (the same, frozen, plus a residual from the
-            patches).
-        offset_kind: "cartesian" (differences of unit vectors), "latlng" (degrees) or "tangent" (east and north km in
-            units of the cell's own scale, Huber loss).
-        per_cell_offsets: predict an offset for every cell instead of one for the image.
+            metas and parents through one linear layer) or "hybrid" (the same, frozen, and a residual from the patches).
         smooth_km: distance over which the label of the true cell spreads to its neighbours (Haas et al., 2024,
             "PIGEON", there 65 to 75 km); 0 keeps one cell.
         refine_cells: most probable cells inside which the nearest training pictures move the answer; 0 is off. Modes
             that do not look at the picture never do it, for it would go past their concepts.
-        refine_neighbours: training pictures that are averaged in the chosen cell.
-        refine_temperature: divisor of the similarity when the neighbours of different cells compete.
         answer_point: which point of the distribution over cells is answered: "argmax" (the specification's likeliest
             cell and offset, moved by neighbours where `refine_cells` is on), "center" (that cell's centre), "mode" (of
             the smoothed distribution), "expected_centers" or "expected_places" (the cell centre, or the training place
-            too, with the highest expected GeoScore), or "validation" (of all these the one with the best GeoScore on
-            the validation split, of equals the one with the smallest median error).
+            too, with the highest expected GeoScore), or "validation" (the best of these on the validation split).
         score_transform: what the linear layer reads of each probability: "none" (itself), "sqrt" or "log" (not below
-            1e-6). Both make room between the small probabilities, by which several concepts of a picture are told from
-            the absent ones; a logit stays a sum of one term per concept.
+            1e-6), which make room between small probabilities; a logit stays a sum of one term per concept.
         score_lr: learning rate of the linear layer on the probabilities. The problem is convex, so it may be large.
         score_epochs: most passes over the training rows for that layer, each a fraction of a second; it stops after
             a fifth of them without improvement.
-        embed_dim: width inside the head.
-        entrance_norm: put a layer norm on the concept embedding at the entrance, which gives it one scale whatever the
-            frozen bottleneck's is; without it the embedding enters as it is.
-        heads: attention heads.
-        dropout: on attention weights and inside the residual branches.
-        gating: mix concept and attended patches by a sigmoid per dimension.
-        explicit_fusion: give the heads the concept embedding beside the fused one, through one linear layer.
-        init_from_stage0: start from Stage 0's patch projection.
-        monitor: validation value that decides: "median_km", "cell_top1", "geoscore" or "loss".
     """
 
     batch_size: int = 32
     epochs: int = 30
-    lambda_cell: float = 1.0
-    lambda_offset: float = 5.0
-    lambda_country: float = 0.0
+    lambda_cell: float = 1.0  # weights of the terms: cell classification,
+    lambda_offset: float = 5.0  # offset regression,
+    lambda_country: float = 0.0  # cross-entropy over countries (Astruc et al., 2024, "OSV-5M"), not the specification's
     ablation_mode: Literal["both", "concept_only", "image_only", "concept_scores", "hybrid"] = "both"
-    offset_kind: Literal["cartesian", "latlng", "tangent"] = "cartesian"
-    per_cell_offsets: bool = False
+    offset_kind: Literal["cartesian", "latlng", "tangent"] = "cartesian"  # see `models.offsets`
+    per_cell_offsets: bool = False  # an offset for every cell instead of one for the image
     smooth_km: float = 0.0
     refine_cells: int = 0
-    refine_neighbours: int = 5
-    refine_temperature: float = 0.05
+    refine_neighbours: int = 5  # training pictures that are averaged in the chosen cell
+    refine_temperature: float = 0.05  # divisor of the similarity when neighbours of different cells compete
     answer_point: Literal["argmax", "center", "mode", "expected_centers", "expected_places", "validation"] = "argmax"
     score_transform: Literal["none", "sqrt", "log"] = "none"
     score_lr: float = 0.003
     score_epochs: int = 100
-    embed_dim: int = 512
-    entrance_norm: bool = True
-    heads: int = 8
-    dropout: float = 0.1
-    gating: bool = True
-    explicit_fusion: bool = True
-    init_from_stage0: bool = True
+    embed_dim: int = 512  # width inside the head
+    entrance_norm: bool = True  # layer norm on the concept embedding, whatever scale the frozen bottleneck gives it
+    heads: int = 8  # attention heads
+    dropout: float = 0.1  # on attention weights and inside the residual branches
+    gating: bool = True  # mix concept and attended patches by a sigmoid per dimension
+    explicit_fusion: bool = True  # give the heads the concept embedding beside the fused one, by one linear layer
+    init_from_stage0: bool = True  # start from Stage 0's patch projection
     patience: int = 8
-    monitor: Literal["median_km", "cell_top1", "geoscore", "loss"] = "median_km"
+    monitor: Literal["median_km", "cell_top1", "geoscore", "loss"] = "median_km"  # validation value that decides
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Inference of Stage 2: load a checkpoint, answer places, give the logits of all cells."""
+"""Inference of Stage 2: load a checkpoint, answer places, refine them by training pictures, give logits."""
 
 from __future__ import annotations
 
@@ -9,30 +9,113 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
-from geocbm.errors import MismatchError, ParameterError
-from geocbm.files import run_command
-from geocbm.models.refinement import NeighbourRefiner
+from geocbm.errors import MismatchError, MissingInputError, ParameterError
+from geocbm.files import atomic_path, lineage, run_command
+from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead, Stage2Output
 from geocbm.training.checkpoints import load_checkpoint, read_config, restore
 from geocbm.training.loader import RowSource, row_reader
 
 if TYPE_CHECKING:
-    from geocbm.models.decoder import Decoder
-    from geocbm.models.point_estimates import Points
+    from geocbm.models.decoder import Decoder, Points
 
 NOTEBOOK = "05"
 
 ROWS_AT_A_TIME = 64
 
 
-def concept_input(config: Stage2Config, concepts: Mapping[str, Tensor]) -> Tensor:
-    """What Stage 2 reads of the concepts in its mode.
+class NeighbourRefiner:
+    """Places of training pictures, looked up by the similarity of their features inside given cells.
+
+    Each of the most probable cells proposes the mean place of its most similar training pictures. The proposal with the
+    highest `log p(cell) + similarity / temperature` wins, so that a cell of second rank can win by a picture that is
+    almost the same. A cell without training pictures proposes nothing.
 
     Args:
-        config: settings of Stage 2.
-        concepts: of `stage1.predict_stage1`: `concept_emb`, `meta_probabilities`, `parent_probabilities`.
+        features: `(n, d)` pooled features of the training pictures.
+        lat: `(n,)` degrees.
+        lng: `(n,)` degrees.
+        cell: `(n,)` cell of each.
+
+    Raises:
+        ParameterError: when there are no training pictures, or lengths differ.
+    """
+
+    def __init__(
+        self, features: Tensor, lat: np.ndarray | Tensor, lng: np.ndarray | Tensor, cell: np.ndarray | Tensor
+    ) -> None:
+        lengths = {len(values) for values in (features, lat, lng, cell)}
+        if lengths == {0} or len(lengths) > 1:
+            raise ParameterError(
+                f"features, lat, lng and cell have {sorted(lengths)} rows; give one each for at least one picture"
+            )
+        self.features = functional.normalize(features.float(), dim=-1)  # (n, d)
+        self.lat, self.lng = (torch.as_tensor(values, dtype=torch.float64) for values in (lat, lng))
+        self.cell = torch.as_tensor(cell, dtype=torch.long)
+
+    def refine(
+        self, features: Tensor, cells: Tensor, probabilities: Tensor, config: Stage2Config
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Places of pictures from their nearest training pictures.
+
+        Args:
+            features: `(B, d)` pooled features.
+            cells: `(B, k)` candidate cells.
+            probabilities: `(B, k)` of the candidates.
+            config: number of neighbours and temperature.
+
+        Returns:
+            `(B,)` latitudes and longitudes in degrees, float32, NaN where no candidate has a training picture, and
+            `(B,)` the cell that won.
+        """
+        similarity = functional.normalize(features.float().cpu(), dim=-1) @ self.features.T  # (B, n)
+        cells, probabilities = cells.cpu(), probabilities.float().cpu()
+        own = cells[:, :, None] == self.cell  # (B, k, n)
+        inside = similarity[:, None].masked_fill(~own, -torch.inf)
+        nearest = inside.topk(min(config.refine_neighbours, len(self.cell)), dim=-1)  # (B, k, m)
+        score = probabilities.clamp_min(1e-12).log() + nearest.values[..., 0] / config.refine_temperature  # (B, k)
+        best = score.argmax(1)
+        row = torch.arange(len(cells))
+        # The winner's neighbours, each weighted by its similarity; a cell may have fewer than m pictures.
+        weight = (nearest.values[row, best] / config.refine_temperature).softmax(-1)[..., None].double()  # (B, m, 1)
+        members = nearest.indices[row, best]  # (B, m)
+        place = latlng_to_cartesian(self.lat[members], self.lng[members])  # (B, m, 3)
+        lat, lng = cartesian_to_latlng(torch.where(weight > 0, weight * place, 0.0).sum(1))
+        nobody = ~torch.isfinite(score[row, best])
+        lat, lng = (values.masked_fill(nobody, torch.nan).float() for values in (lat, lng))
+        return lat, lng, cells[row, best]
+
+    def save(self, path: str | Path, made_from: Mapping[str, str] | None = None) -> None:
+        """Write features (in half precision) and places as safetensors, with the `Run.made_from` they rest on."""
+        metadata = None if made_from is None else {lineage.KEY: lineage.as_text(made_from)}
+        tensors = {"features": self.features.half(), "lat": self.lat, "lng": self.lng, "cell": self.cell}
+        with atomic_path(path) as temporary:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, str(temporary), metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> NeighbourRefiner:
+        """Read what `save` wrote.
+
+        Raises:
+            MissingInputError: when it is not there.
+            MismatchError: when it is another kind of file.
+        """
+        if not Path(path).is_file():
+            raise MissingInputError(f"{path} is not there; make it with `{run_command(path, NOTEBOOK)}`")
+        tensors = load_file(str(path))
+        try:
+            return cls(tensors["features"], tensors["lat"], tensors["lng"], tensors["cell"])
+        except (KeyError, ParameterError) as error:
+            made_by = run_command(path, NOTEBOOK)
+            raise MismatchError(f"{path} holds no training pictures ({error}); make it with `{made_by}`") from error
+
+
+def concept_input(config: Stage2Config, concepts: Mapping[str, Tensor]) -> Tensor:
+    """What Stage 2 reads of the concepts (of `stage1.predict_stage1`) in its mode.
 
     Returns:
         `(n, c)` concept embeddings, or `(n, k_m + k_p)` probabilities of metas and then parents.
@@ -78,7 +161,7 @@ def own_points(
     refiner: NeighbourRefiner | None = None,
     pooled: Tensor | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Places of a batch that do not look at the whole distribution.
+    """Places of a batch that do not look at the whole distribution, `(B,)` latitudes and longitudes in degrees each.
 
     Args:
         model: the head.
@@ -88,7 +171,7 @@ def own_points(
 
     Returns:
         `offset`, the likeliest cell's centre and offset, and where the head refines `neighbours`, the refiner's place
-        or, where it has none, the same; `(B,)` latitudes and longitudes each, degrees.
+        or, where it has none, the same.
 
     Raises:
         ParameterError: when there is a refiner to use but no pooled features.
@@ -116,17 +199,7 @@ def locate(
     pooled: Tensor | None = None,
     decoder: Decoder | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Coordinates of a batch: the decoder's point, else the refiner's answer where it has one, else cell and offset.
-
-    Args:
-        model: the head.
-        output: of the head.
-        refiner: training pictures; used where `config.refines`.
-        pooled: `(B, d)` pooled features of the batch, for the refiner.
-        decoder: which point to answer (`config.answer_point`); None for the argmax.
-
-    Returns:
-        `(B,)` latitudes and `(B,)` longitudes, degrees.
+    """Coordinates `(B,)` of a batch, degrees: the decoder's point, else the refiner's, else cell and offset.
 
     Raises:
         ParameterError: when there is a refiner to use but no pooled features.
@@ -181,8 +254,7 @@ def predict_stage2(
         tokens: a store with kind `tokens`, or `(n, P, w)`.
         rows: row positions to predict.
         top_k: cells to keep per image (at most all of them).
-        refiner: training pictures that move the answer inside the `config.refine_cells` most probable cells; None
-            leaves cell centre and offset.
+        refiner: training pictures that move the answer inside the `config.refine_cells` most probable cells.
         pooled: a store with kind `pooled`, or `(n, d)`, for the refiner.
         decoder: which point to answer; None for the argmax.
 
@@ -190,7 +262,7 @@ def predict_stage2(
         In the order of `rows`: `lat` and `lng` `(m,)` degrees, `cell` `(m, k)` the most probable cells and
         `cell_probability` `(m, k)` with the first the highest, `attention` `(m, P)` averaged over the heads, in mode
         `hybrid` `residual_share` `(m,)`, and `lat_<point>`, `lng_<point>` `(m,)` of every point that might be answered
-        (`geocbm.models.decoder.POINT_WORDS`; without a decoder those that do not look at the distribution).
+        (`decoder.POINT_WORDS`; without a decoder those of `own_points`).
     """
     read_pooled = None if refiner is None or pooled is None else row_reader(pooled, "pooled")
     rows = np.asarray(rows, dtype=np.int64)
@@ -224,18 +296,10 @@ def undecoded(
     refiner: NeighbourRefiner | None = None,
     batch_size: int = 64,
 ) -> tuple[np.ndarray, dict[str, Points]]:
-    """What a decoder is fitted to: logits of all cells, and the places that do not look at the distribution.
-
-    Args:
-        model: the trained head.
-        concept_emb: `(n, c)` of all rows of the table, as for `predict_stage2`.
-        source: a store with the kinds `tokens` and `pooled`.
-        rows: row positions.
-        refiner: training pictures that move the answer, if the head uses them.
-        batch_size: rows at a time.
+    """What a decoder is fitted to, arguments as in `predict_stage2`; the source has the kinds `tokens` and `pooled`.
 
     Returns:
-        `(m, N)` float32, in the order of `rows`, and the points of `own_points`, `(m,)` degrees each.
+        `(m, N)` float32 logits of all cells, in the order of `rows`, and the points of `own_points`.
     """
     read_pooled = None if refiner is None else row_reader(source, "pooled")
     rows = np.asarray(rows, dtype=np.int64)
@@ -257,18 +321,7 @@ def cell_logits(
     rows: np.ndarray,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """Logits of all cells for many images, for pages that ask how sure the model is.
-
-    Args:
-        model: the trained head.
-        concept_emb: `(n, c)` of all rows of the table, as for `predict_stage2`.
-        tokens: a store with kind `tokens`, or `(n, P, w)`.
-        rows: row positions to predict.
-        batch_size: rows at a time.
-
-    Returns:
-        `(m, N)` float32, in the order of `rows`.
-    """
+    """Logits `(m, N)` of all cells for many images, float32; arguments as in `predict_stage2`."""
     rows = np.asarray(rows, dtype=np.int64)
     found = np.empty((len(rows), model.cell_head.out_features), dtype=np.float32)
     done = 0

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from geocbm.geodesy import cartesian_to_latlng
-from geocbm.models.losses import group_cross_entropy, smoothed_cell_labels
+from geocbm.models import losses
 from geocbm.models.offsets import offset_targets
 from geocbm.models.stage2 import Stage2Output
 from geocbm.models.stage2_config import Stage2Config
 
 
 class Cells(Protocol):
-    """What Stage 2 needs to know of geocells."""
+    """What the loss needs to know of geocells."""
 
     @property
     def centers(self) -> np.ndarray:
@@ -32,20 +32,14 @@ class Cells(Protocol):
     def scale_km(self) -> np.ndarray:
         """Scale of each cell `(N,)`, km; read only for the offset kind "tangent"."""
 
-    @property
-    def digest(self) -> str:
-        """Hash of the cells."""
-
 
 class Stage2Loss:
     """Cell cross-entropy, offset error and their weighted sum (specification, section "Stage 2", Loss Functions).
 
     The offset of the true cell is compared with the difference between its centre and the true place: mean squared
-    error, or Huber for "tangent".
-
-    Args:
-        config: weights, kind of offset, and how far the label spreads to cells nearby (`smooth_km`).
-        cells: the geocells.
+    error, or Huber for "tangent". Called with an output of the head and a batch with `cell_label` `(B,)`, the true
+    cells, and `lat` and `lng` `(B,)` degrees, float64. It gives scalars: `loss`, and without their weights `cell`,
+    `offset` and, where `lambda_country` is above 0, `country`.
     """
 
     def __init__(self, config: Stage2Config, cells: Cells) -> None:
@@ -62,32 +56,26 @@ class Stage2Loss:
         if config.lambda_country:
             self.country_of_cell = torch.from_numpy(np.unique(cells.country, return_inverse=True)[1].reshape(-1))
 
-    def target_offsets(self, cell: Tensor, lat: Tensor, lng: Tensor) -> Tensor:
+    def _target_offsets(self, cell: Tensor, lat: Tensor, lng: Tensor) -> Tensor:
         """Offsets `(B, 2 or 3)` of places from the centres of their cells `(B,)`; see `offset_targets`."""
         scale_km = None if self.scale_km is None else self.scale_km.to(lat)[cell]
         return offset_targets(self.centers.to(lat)[cell], lat, lng, self.config.offset_kind, scale_km).float()
 
     def __call__(self, output: Stage2Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the terms.
-
-        Args:
-            output: of the head.
-            batch: with `cell_label` `(B,)`, the true cells, and `lat` and `lng` `(B,)` degrees, float64.
-
-        Returns:
-            Scalars `loss`, `cell`, `offset` and, with a weight above 0, `country`; terms without their weights.
-        """
+        """Compute the terms."""
         config, cell, lat, lng = self.config, batch["cell_label"], batch["lat"], batch["lng"]
         label = cell
         if config.smooth_km:
             places = self.center_places.to(output.cell_logits.device)
-            label = smoothed_cell_labels(lat, lng, places[0], places[1], config.smooth_km)  # (B, N) share of each cell
+            # (B, N) share of each cell
+            label = losses.smoothed_cell_labels(lat, lng, places[0], places[1], config.smooth_km)
         distance = functional.huber_loss if config.offset_kind == "tangent" else functional.mse_loss
-        cell_loss = functional.cross_entropy(output.cell_logits, label)
-        offset_loss = distance(output.offsets_at(cell).float(), self.target_offsets(cell, lat, lng))
-        terms = {"cell": cell_loss, "offset": offset_loss}
-        loss = config.lambda_cell * cell_loss + config.lambda_offset * offset_loss
+        terms = {
+            "cell": functional.cross_entropy(output.cell_logits, label),
+            "offset": distance(output.offsets_at(cell).float(), self._target_offsets(cell, lat, lng)),
+        }
+        loss = config.lambda_cell * terms["cell"] + config.lambda_offset * terms["offset"]
         if self.country_of_cell is not None:
-            terms["country"] = group_cross_entropy(output.cell_logits.float(), cell, self.country_of_cell)
+            terms["country"] = losses.group_cross_entropy(output.cell_logits.float(), cell, self.country_of_cell)
             loss = loss + config.lambda_country * terms["country"]
         return {"loss": loss, **terms}

@@ -24,7 +24,7 @@ from geocbm.files import read_json, sha256_text
 from geocbm.geodesy import cartesian_to_latlng
 from geocbm.metrics.country_spelling import Place, places_at
 from geocbm.models import geocbm, stage0, stage1, stage2_inference
-from geocbm.models.refinement import NeighbourRefiner
+from geocbm.models.stage2_inference import NeighbourRefiner
 from geocbm.predict.answers import Answer, CellProbability, Region, Reply, best_names, why_countries_differ
 from geocbm.predict.context import FILE as CONTEXT
 from geocbm.predict.context import AnswerContext, context_key, make_context

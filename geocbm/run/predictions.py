@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from geocbm.encoders.features import FeatureStore
     from geocbm.models.decoder import Decoder, Places, PointChoice
-    from geocbm.models.refinement import NeighbourRefiner
     from geocbm.models.stage1 import Stage1ConceptModel
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
+    from geocbm.models.stage2_inference import NeighbourRefiner
 
 Arrays = dict[str, np.ndarray]
 

@@ -18,10 +18,10 @@ from geocbm.training import Checkpoint, FitResult, RowLoader, TrainingSettings, 
 if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
     from geocbm.encoders.features import FeatureStore
-    from geocbm.models.refinement import NeighbourRefiner
     from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
     from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
     from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
+    from geocbm.models.stage2_inference import NeighbourRefiner
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def load_concept_head(files: Run) -> Stage2CrossAttentionGeoHead | None:
 
 def make_refiner(files: Run, features: FeatureStore) -> NeighbourRefiner:
     """Training pictures of the run, for the refinement inside the most probable cells."""
-    from geocbm.models.refinement import NeighbourRefiner
+    from geocbm.models.stage2_inference import NeighbourRefiner
 
     train = files.rows["train"]
     return NeighbourRefiner(features.read("pooled", train), files.lat[train], files.lng[train], files.cell_label[train])
@@ -302,6 +302,6 @@ def make_refiner(files: Run, features: FeatureStore) -> NeighbourRefiner:
 
 def load_refiner(files: Run, config: Stage2Config, name: str = "stage2") -> NeighbourRefiner | None:
     """Training pictures that refine the places of a checkpoint; None where its settings use none."""
-    from geocbm.models.refinement import NeighbourRefiner
+    from geocbm.models.stage2_inference import NeighbourRefiner
 
     return NeighbourRefiner.load(files.need(f"{name}_neighbours.safetensors")) if config.refines else None

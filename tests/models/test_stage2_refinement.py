@@ -4,9 +4,8 @@ import torch
 from test_stage2 import head
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm.models.refinement import NeighbourRefiner
 from geocbm.models.stage2 import Stage2Config
-from geocbm.models.stage2_inference import locate, predict_stage2
+from geocbm.models.stage2_inference import NeighbourRefiner, locate, predict_stage2
 
 FEATURES = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 0.0]])
 LAT, LNG = np.array([10.0, 20.0, 30.0, -40.0]), np.array([179.0, -179.0, 5.0, 7.0])

@@ -11,7 +11,7 @@ from geocbm.evaluation.uncertainty import cell_area, selective_prediction
 from geocbm.geocells.distribution import CellDistribution
 from geocbm.geodesy import haversine_km, latlng_to_cartesian
 from geocbm.metrics import geoscore
-from geocbm.models import point_estimates as points
+from geocbm.models import decoder as points
 
 
 def believed(*rows):

@@ -10,8 +10,7 @@ import numpy as np
 
 from geocbm.geocells import Geocells
 from geocbm.geodesy import latlng_to_cartesian
-from geocbm.models.decoder import Places, PointChoice, choose_point, fit_decoder
-from geocbm.models.point_estimates import Points
+from geocbm.models.decoder import Places, PointChoice, Points, choose_point, fit_decoder
 from geocbm.run import Run
 
 

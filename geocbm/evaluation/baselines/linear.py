@@ -12,7 +12,7 @@ import numpy as np
 from geocbm.evaluation.baselines.base import Labels, Prediction, matrix
 from geocbm.geocells import Geocells
 from geocbm.metrics import fit_temperature, negative_log_likelihood
-from geocbm.models.point_estimates import Points
+from geocbm.models.decoder import Points
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Inverse strengths of the penalty (scikit-learn's C) from which one is chosen."""
@@ -156,8 +156,8 @@ class LinearProbe:
         """Mean place of the most similar training pictures in the likeliest cell, `[n]` degrees each."""
         import torch
 
-        from geocbm.models.refinement import NeighbourRefiner
         from geocbm.models.stage2 import Stage2Config
+        from geocbm.models.stage2_inference import NeighbourRefiner
 
         config = Stage2Config(refine_cells=1, refine_neighbours=10, refine_temperature=0.1)
         known = self.labels_

@@ -12,8 +12,7 @@ from geocbm.evaluation.uncertainty.cell_area import cell_areas
 from geocbm.evaluation.uncertainty.conformal import Regions, calibrate_regions, measure_regions
 from geocbm.geocells.distribution import CellDistribution, argmax_region, cell_shares, entropy
 from geocbm.metrics import error_km, fit_temperature, places_of, spatial_blocks
-from geocbm.models.decoder import ARGMAX, POINT_WORDS, Decoder, PointChoice
-from geocbm.models.point_estimates import Points, choose_bandwidth, expected_km
+from geocbm.models.decoder import ARGMAX, POINT_WORDS, Decoder, PointChoice, Points, choose_bandwidth, expected_km
 from geocbm.run import Run
 
 
