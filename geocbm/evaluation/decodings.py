@@ -50,7 +50,7 @@ def measure_decodings(run: Run, answers: Sequence[Prediction], n: int = 1000, se
         answer, choice = by_name[name], by_name[name].choice
         for point, (lat, lng) in answer.points.items():
             km, country = error_km(lat, lng, run.lat[test], run.lng[test]), country_of(lat, lng)
-            seen = choice.figures.get(point, {}) if choice else {}
+            seen = choice.val_metrics.get(point, {}) if choice else {}
             row: dict[str, Any] = {"name": name, "method": label_of(name, answer.detail), "point": point}
             row |= {"chosen": choice is not None and choice.point == point}
             row |= {"val_geoscore": seen.get("geoscore", np.nan)}
@@ -74,9 +74,9 @@ def strongest_baseline(answers: Sequence[Prediction]) -> Prediction | None:
     None without validation images: the test split must not choose what it is compared with.
     """
     scores = {
-        answer.name: (answer.choice.figures[answer.choice.point]["geoscore"], answer)
+        answer.name: (answer.choice.val_metrics[answer.choice.point]["geoscore"], answer)
         for answer in answers
-        if is_baseline(answer.name) and answer.choice is not None and answer.choice.point in answer.choice.figures
+        if is_baseline(answer.name) and answer.choice is not None and answer.choice.point in answer.choice.val_metrics
     }
     return max(scores.values(), key=lambda each: each[0])[1] if scores else None
 

@@ -219,7 +219,7 @@ def moved_km(files: Run, predicted: Arrays, rows: np.ndarray) -> dict[str, np.nd
 
 def choice_table(choice: PointChoice) -> pd.DataFrame:
     """Validation metrics of every point that might be answered; the one that is answered is marked."""
-    table = pd.DataFrame.from_dict(choice.figures, orient="index").rename_axis("point").round()
+    table = pd.DataFrame.from_dict(choice.val_metrics, orient="index").rename_axis("point").round()
     return table.assign(answered=table.index == choice.point)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 AS_SEEN, REMOVED = "with its concepts", "all concepts removed"
 FREQUENT, CENTRAL = "prior: the most frequent cell", "prior: the place in the middle"
-CELL_FIGURES = ("cell_acc", "log_loss")
+CELL_METRICS = ("cell_acc", "log_loss")
 AT, BETTER, WORSE = "at the prior", "better than the prior", "below the prior"
 MARGIN_NATS = 0.1
 """By so much may the log loss lie above the prior's before "below" is said: a tenth of the true cell's probability."""
@@ -68,7 +68,7 @@ def ablate_all_concepts(
         row: dict[str, object] = {"method": method}
         row |= columns_of("median_km", resamples.estimate(km, "median"))
         row |= columns_of("geoscore", resamples.estimate(geoscore(km)))
-        for name in CELL_FIGURES:
+        for name in CELL_METRICS:
             values = of_cells.get(name)
             row |= columns_of(name, NOT_MEASURED if values is None else resamples.estimate(values))
             change = NOT_MEASURED if values is None else resamples.difference(values, prior[name])
@@ -139,7 +139,7 @@ def ablation_metrics(ablated: pd.DataFrame, effect: pd.DataFrame) -> dict[str, f
     """Metrics of `ablate_all_concepts` and `intervention_effect_by_mode`, keys below `intervene`."""
     found: dict[str, float | dict[str, float]] = {}
     for method, key in ((REMOVED, "removed_all"), (FREQUENT, "prior")):
-        for name in CELL_FIGURES:
+        for name in CELL_METRICS:
             found[f"{key}.{name}"] = interval_of(ablated, method, name)
     found["prior.median_km"] = interval_of(ablated, FREQUENT, "median_km")
     for row in effect.to_dict("records"):

@@ -103,7 +103,7 @@ class AnswerContext:
         if self.decoder is not None:
             tensors["training"] = self.decoder.places.training
             content["decoder"] = {"temperature": self.decoder.temperature, "bandwidth_km": self.decoder.bandwidth_km}
-            content["choice"] = asdict(self.decoder.choice)
+            content["choice"] = self.decoder.choice.record()
         if self.baseline is not None:
             tensors["baseline"] = self.baseline
         with atomic_path(path) as temporary:
@@ -135,7 +135,7 @@ class AnswerContext:
             calibration = Calibration(**calibration, cell_km2=tensors["cell_km2"])
         if decoder:
             places = Places(cells.centers, tensors["training"], cells.sample_to_cell)
-            decoder = Decoder(PointChoice(**content["choice"]), **decoder, places=places)
+            decoder = Decoder(PointChoice.read(content["choice"]), **decoder, places=places)
         plain = {name: content[name] for name in _PLAIN}
         plain["cell_places"] = tuple(Place(*place) for place in content["cell_places"])
         return cls(

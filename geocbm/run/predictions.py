@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,12 +173,12 @@ def make_decoder(
 
 
 def save_decoder(path: str | Path, files: Run, head: Stage2CrossAttentionGeoHead, decoder: Decoder) -> None:
-    """Write what was chosen and fitted, the validation figures of every candidate, and what they were made from."""
+    """Write what was chosen and fitted, the validation metrics of every candidate, and what they were made from."""
     write_json(
         path,
         {
             "labels": {lineage.KEY: files.made_from(Path(path).name), "head_digest": _digest(head)},
-            "choice": asdict(decoder.choice),
+            "choice": decoder.choice.record(),
             "temperature": decoder.temperature,
             "bandwidth_km": decoder.bandwidth_km,
         },
@@ -219,16 +218,12 @@ def read_choice(files: Run, name: str = "stage2") -> PointChoice | None:
 
 def _read(files: Run, file: str) -> tuple[PointChoice, float, float, str]:
     """Choice, temperature, bandwidth in km and digest of the head for which they were chosen."""
-    from geocbm.models.decoder import POINT_WORDS, PointChoice
+    from geocbm.models.decoder import PointChoice
 
     files.need(file)
     content = read_json(files.path(file))
     try:
-        choice = PointChoice(**content["choice"])
-        if choice.point not in POINT_WORDS:
-            raise ValueError(f"an unknown point {choice.point!r}")
-        # JSON is written with its keys sorted; the order of the page is another.
-        choice = replace(choice, figures={name: choice.figures[name] for name in POINT_WORDS if name in choice.figures})
+        choice = PointChoice.read(content["choice"])
         return choice, float(content["temperature"]), float(content["bandwidth_km"]), content["labels"]["head_digest"]
     except (KeyError, TypeError, ValueError) as error:
         raise MismatchError(

@@ -52,7 +52,7 @@ def test_baselines_answer_the_point_with_the_best_geoscore_on_validation(files, 
     ]
     for name, answer in several.items():
         np.testing.assert_array_equal(answer.lat, answer.points[answer.choice.point][0])
-        scores = {point: own["geoscore"] for point, own in answer.choice.figures.items()}
+        scores = {point: own["geoscore"] for point, own in answer.choice.val_metrics.items()}
         assert set(scores) == set(answer.points)
         if not name.startswith(("stage", "variant")):
             assert scores[answer.choice.point] == pytest.approx(max(scores.values()))
@@ -74,7 +74,7 @@ def test_a_method_that_names_places_has_its_validation_metrics(files) -> None:
     known = task.split("val")
     exact, test = Prediction("chance", known.lat, known.lng), Prediction("chance", np.ones(3), np.ones(3))
     answer = task.decode(exact, test)
-    assert answer.choice.figures == {"own": {"geoscore": 5000, "median_km": 0}}
+    assert answer.choice.val_metrics == {"own": {"geoscore": 5000, "median_km": 0}}
     assert answer.lat.tolist() == [1, 1, 1] and answer.points["own"][0].tolist() == [1, 1, 1]
     assert task.decode(None, Prediction("stage1", meta=np.zeros(3))).choice is None
 

@@ -40,13 +40,13 @@ def test_every_mode_answers_the_point_that_is_best_on_validation(copied_run, mod
     names = ["center", "offset", "neighbours", "mode", "expected_centers", "expected_places"]
     if mode in ("concept_only", "concept_scores"):  # they do not look at the picture, so at no neighbours
         names.remove("neighbours")
-    assert list(choice.figures) == names
+    assert list(choice.val_metrics) == names
     scores = {}
     for name in names:
         km = haversine_km(places[f"lat_{name}"], places[f"lng_{name}"], files.lat[val], files.lng[val])
         scores[name] = geoscore(km).mean()
-        assert choice.figures[name]["geoscore"] == pytest.approx(scores[name], rel=1e-5)
-        assert choice.figures[name]["median_km"] == pytest.approx(np.median(km), rel=1e-4)
+        assert choice.val_metrics[name]["geoscore"] == pytest.approx(scores[name], rel=1e-5)
+        assert choice.val_metrics[name]["median_km"] == pytest.approx(np.median(km), rel=1e-4)
     assert scores[choice.point] == pytest.approx(max(scores.values()))
     np.testing.assert_array_equal(places["lat"], places[f"lat_{choice.point}"])
 

@@ -57,9 +57,9 @@ def test_the_best_point_is_that_of_the_highest_mean_geoscore() -> None:
     points = {"offset": (np.zeros(2), np.array([0.0, 80.0])), "mode": (np.zeros(2), np.array([20.0, 20.0]))}
     choice = choose_point(points, *truth)
     far, middle = 40 * np.pi / 180 * 6371, 20 * np.pi / 180 * 6371
-    assert choice.figures["offset"]["geoscore"] == pytest.approx((5000 + 5000 * np.exp(-far / 1492.7)) / 2)
-    assert choice.figures["mode"]["geoscore"] == pytest.approx(5000 * np.exp(-middle / 1492.7))
-    assert choice.figures["mode"]["median_km"] == pytest.approx(middle)
+    assert choice.val_metrics["offset"]["geoscore"] == pytest.approx((5000 + 5000 * np.exp(-far / 1492.7)) / 2)
+    assert choice.val_metrics["mode"]["geoscore"] == pytest.approx(5000 * np.exp(-middle / 1492.7))
+    assert choice.val_metrics["mode"]["median_km"] == pytest.approx(middle)
     assert (choice.point, choice.n, choice.setting) == ("offset", 2, "validation")  # 2,627 against 1,127
 
 
@@ -73,15 +73,15 @@ def test_of_equal_scores_the_smaller_median_wins_and_then_the_order() -> None:
     even = np.rad2deg(km / 6371)
     points = {"center": at(even, 3), "offset": (np.zeros(3), np.array([0.0, 0.0, 120.0]))}
     choice = choose_point(points, *truth)
-    assert choice.figures["center"]["geoscore"] == pytest.approx(choice.figures["offset"]["geoscore"])
+    assert choice.val_metrics["center"]["geoscore"] == pytest.approx(choice.val_metrics["offset"]["geoscore"])
     assert choice.point == "offset"
 
 
-def test_a_setting_fixes_the_point_and_keeps_the_figures_of_all() -> None:
+def test_a_setting_fixes_the_point_and_keeps_the_metrics_of_all() -> None:
     points = {"center": at(0.0), "offset": at(1.0), "neighbours": at(2.0), "mode": at(3.0)}
     for setting, expected in (("argmax", "neighbours"), ("mode", "mode"), ("validation", "center")):
         choice = choose_point(points, *at(0.0), setting)
-        assert choice.point == expected and set(choice.figures) == set(points)
+        assert choice.point == expected and set(choice.val_metrics) == set(points)
     assert choose_point({name: points[name] for name in ("center", "offset")}, *at(0.0), "argmax").point == "offset"
     with pytest.raises(ParameterError, match="answer_point='best'"):
         choose_point(points, *at(0.0), "best")
@@ -89,7 +89,7 @@ def test_a_setting_fixes_the_point_and_keeps_the_figures_of_all() -> None:
 
 def test_without_validation_the_argmax_is_answered_and_the_remark_says_so() -> None:
     choice = choose_point({"center": (NOWHERE, NOWHERE), "offset": (NOWHERE, NOWHERE)}, NOWHERE, NOWHERE)
-    assert (choice.point, choice.n, choice.figures, choice.optimism) == ("offset", 0, {}, None)
+    assert (choice.point, choice.n, choice.val_metrics, choice.optimism) == ("offset", 0, {}, None)
     assert "empty" in choice.remark
     fitted = fit_decoder(
         np.empty((0, 3)), {"offset": (NOWHERE, NOWHERE)}, PLACES, NOWHERE.astype(int), NOWHERE, NOWHERE
@@ -109,7 +109,7 @@ def test_optimism_is_what_choosing_among_equals_pretends() -> None:
             for name in POINT_WORDS
         }
         choice = choose_point(noisy, lat, lng)
-        scores = [own["geoscore"] for own in choice.figures.values()]
+        scores = [own["geoscore"] for own in choice.val_metrics.values()]
         told.append(choice.optimism)
         true.append(max(scores) - np.mean(scores))  # all are equally good in truth
     assert 0.3 * np.mean(true) < np.mean(told) < np.mean(true)
@@ -126,7 +126,7 @@ def test_temperature_and_choice_come_from_validation() -> None:
     fitted = fit_decoder(logits, {"offset": (np.zeros(60), lng)}, PLACES, cell, np.zeros(60), lng)
     assert fitted.temperature == fit_temperature(distribution.in_half_precision(logits), cell)
     assert fitted.choice.point == "offset"  # which is told the truth here
-    assert fitted.choice.figures["offset"] == {"geoscore": 5000, "median_km": 0}
+    assert fitted.choice.val_metrics["offset"] == {"geoscore": 5000, "median_km": 0}
     center = fitted.points(logits, {})["center"]
     km = haversine_km(*center, np.zeros(60), lng)
-    assert fitted.choice.figures["center"]["median_km"] == pytest.approx(float(np.median(km)))
+    assert fitted.choice.val_metrics["center"]["median_km"] == pytest.approx(float(np.median(km)))

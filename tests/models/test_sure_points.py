@@ -22,9 +22,9 @@ def believed(*rows):
 def test_two_neighbours_beat_a_likelier_cell_far_away():
     centers = latlng_to_cartesian([0.0, 0.0, 40.0], [0.0, 2.0, 100.0])
     belief = believed([0.3, 0.3, 0.4])
-    lat, lng = points.mode_points(belief, centers, 400.0)
+    lat, lng = points.ModeSearch(centers, 400.0).points(belief)
     assert (lat[0], lng[0]) == pytest.approx((0.0, 1.0), abs=1e-3)
-    narrow_lat, narrow_lng = points.mode_points(belief, centers, 20.0)
+    narrow_lat, narrow_lng = points.ModeSearch(centers, 20.0).points(belief)
     assert (narrow_lat[0], narrow_lng[0]) == pytest.approx((40.0, 100.0), abs=1e-6)
 
 
@@ -37,7 +37,7 @@ def test_two_neighbours_beat_a_likelier_cell_far_away():
     ],
 )
 def test_modes_across_the_antimeridian_and_the_poles(places, expected):
-    lat, lng = points.mode_points(believed([0.5, 0.5]), latlng_to_cartesian(*places), 500.0, steps=60)
+    lat, lng = points.ModeSearch(latlng_to_cartesian(*places), 500.0, steps=60).points(believed([0.5, 0.5]))
     assert haversine_km(lat[0], lng[0], *expected) < 1.0
 
 
@@ -45,17 +45,17 @@ def test_one_single_cell_answers_its_centre():
     centers = latlng_to_cartesian([12.0], [34.0])
     belief = CellDistribution(np.zeros((3, 1)))
     found = (
-        points.mode_points(belief, centers, 400.0),
-        points.best_points(belief, points.candidates(centers, centers, [0])),
+        points.ModeSearch(centers, 400.0).points(belief),
+        points.Places(centers, centers, np.array([0])).among.points(belief),
     )
-    for lat, lng, *_ in found:
+    for lat, lng in found:
         np.testing.assert_allclose(lat, 12)
         np.testing.assert_allclose(lng, 34)
 
 
 def test_opposite_cells_do_not_pull_to_nowhere():
     centers = latlng_to_cartesian([0.0, 0.0], [0.0, 180.0])
-    lat, lng = points.mode_points(believed([0.5, 0.5]), centers, 1e6)
+    lat, lng = points.ModeSearch(centers, 1e6).points(believed([0.5, 0.5]))
     assert np.isfinite([*lat, *lng]).all()
 
 
@@ -69,30 +69,32 @@ def test_bandwidth_is_chosen_by_the_score_on_known_places():
         == 2
     )
     with pytest.raises(ParameterError, match="bandwidth_km is 0"):
-        points.mode_points(belief, centers, 0.0)
+        points.ModeSearch(centers, 0.0)
 
 
-def test_worth_of_candidates_by_hand():
+def test_worth_of_candidates_by_hand(monkeypatch):
     centers = latlng_to_cartesian([0.0, 0.0], [0.0, 60.0])
     places = latlng_to_cartesian([0.0, 0.0], [1.0, -1.0])  # both in cell 0; cell 1 has no photograph
-    found = points.candidates(centers, places, np.array([0, 0]))
+    found = points.Places(centers, places, np.array([0, 0])).among
     degree = geoscore(haversine_km(0, 0, 0, 1))
     assert found.worth.shape == (4, 2)
     assert found.worth[0, 0] == pytest.approx(degree)
     assert found.worth[1, 1] == pytest.approx(5000, abs=0.1)  # taken to lie at its centre
     assert found.worth[2, 0] == pytest.approx((5000 + geoscore(haversine_km(0, 0, 0, 2))) / 2, abs=0.1)
-    assert points.candidates(centers, places, np.array([0, 0]), with_places=False).worth.shape == (2, 2)
-    assert points.candidates(centers, np.tile(places, (50, 1)), np.zeros(100, int), most=7).worth.shape == (9, 2)
+    assert points.Places(centers, places, np.array([0, 0])).centers_only.worth.shape == (2, 2)
+    monkeypatch.setattr(points, "MOST_CANDIDATES", 7)
+    assert points.Places(centers, np.tile(places, (50, 1)), np.zeros(100, int)).among.worth.shape == (9, 2)
 
 
 def test_no_candidate_promises_more_than_the_one_that_is_answered():
     generator = np.random.default_rng(0)
     centers = latlng_to_cartesian(generator.uniform(-60, 60, 8), generator.uniform(-180, 180, 8))
     places = latlng_to_cartesian(generator.uniform(-60, 60, 40), generator.uniform(-180, 180, 40))
-    among = points.candidates(centers, places, generator.integers(0, 8, 40))
+    among = points.Places(centers, places, generator.integers(0, 8, 40)).among
     belief = CellDistribution(generator.standard_normal((30, 8)))
-    lat, lng, score = points.best_points(belief, among)
-    np.testing.assert_allclose(score, (belief.probabilities(slice(None)) @ among.worth.T).max(axis=1))
+    expected = belief.probabilities(slice(None)) @ among.worth.T  # (30, candidates)
+    np.testing.assert_allclose(expected[np.arange(30), among.best(belief)], expected.max(axis=1))
+    lat, lng = among.points(belief)
     assert (np.abs(lat) <= 90).all() and (np.abs(lng) <= 180).all()
 
 

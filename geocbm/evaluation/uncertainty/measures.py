@@ -122,7 +122,7 @@ def _coverage(found: Assessment, one: Regions, draws: Resamples) -> dict[str, fl
 def _point(found: Assessment, name: str, draws: Resamples) -> dict[str, Any]:
     km = found.km(name)
     return (
-        {"point": name, "val_geoscore": found.choice.figures.get(name, {}).get("geoscore", np.nan)}
+        {"point": name, "val_geoscore": found.choice.val_metrics.get(name, {}).get("geoscore", np.nan)}
         | columns_of("median_km", draws.estimate(km, "median"))
         | columns_of("geoscore", draws.estimate(geoscore(km)))
         | columns_of("geoscore_change", draws.difference(geoscore(km), geoscore(found.km())))
