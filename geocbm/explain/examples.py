@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geocbm.explain.maps import NAMED, MapModel, concept_maps
 from geocbm.geodesy import haversine_km
 
 if TYPE_CHECKING:
     import pandas as pd
+    from PIL.Image import Image
 
+    from geocbm.explain.boxes import Box, ConceptBoxes
     from geocbm.run import Run
 
 
@@ -31,12 +34,35 @@ def example_rows(run: Run, places: pd.DataFrame, count: int) -> list[int]:
     return [int(row) for row in [*rows[fresh], *rows[~fresh]][:count]]
 
 
-def similar_rows(pooled: np.ndarray, row: int, candidates: np.ndarray, pano_id: np.ndarray, most: int) -> np.ndarray:
-    """The `most` candidates `[m]` with the most similar features (cosine, of `[n, d]`), each panorama `[n]` once."""
-    own, theirs = pooled[row], pooled[candidates]
-    lengths = np.linalg.norm(theirs, axis=1) * max(float(np.linalg.norm(own)), 1e-12)
-    order = candidates[np.argsort(-(theirs @ own) / np.maximum(lengths, 1e-12), kind="stable")]
-    return each_panorama_once(order[pano_id[order] != pano_id[row]], pano_id)[:most]
+def likeliest_maps(
+    model: MapModel, rows: np.ndarray, probabilities: np.ndarray, kind: str, where: ConceptBoxes | None
+) -> tuple[list[Image], np.ndarray, list[str], list[Box | None]]:
+    """Maps of the likeliest concepts of some pictures, as `plots.attention_overlay` takes them.
+
+    `probabilities` `[n, k_m]` are those of all pictures; `where` says where concepts are, if that is known.
+
+    Returns:
+        For each of `3 m` pairs the picture, the map `[3 m, *grid]`, the concept with its probability, and its box.
+    """
+    first = np.argsort(-probabilities[rows], axis=1, kind="stable")[:, :NAMED]  # (m, 3)
+    asked = list(zip(rows.repeat(first.shape[1]).tolist(), first.reshape(-1).tolist(), strict=True))
+    maps = concept_maps(model, *np.array(asked).T, kind).reshape(-1, *model.encoder.grid)
+    pictures = {row: model.picture(row) for row in rows.tolist()}
+    captions = [f"{model.run.concepts.metas[meta]} {probabilities[row, meta]:.0%}" for row, meta in asked]
+    boxes = [where.box(row, meta) if where else None for row, meta in asked]
+    return [pictures[row] for row, _ in asked], maps, captions, boxes
+
+
+def similar_rows(run: Run, pooled: np.ndarray, row: int, meta: int, most: int) -> np.ndarray:
+    """The `most` training pictures `[m]` of a meta with the most similar features (cosine, of `[n, d]`).
+
+    Of each panorama there is one, and none of the picture's own.
+    """
+    pano_id, train = run.table["pano_id"].to_numpy(str), run.rows["train"]
+    others = train[(run.meta_and_parent[0][train] == meta) & (pano_id[train] != pano_id[row])]
+    lengths = np.linalg.norm(pooled[others], axis=1) * np.linalg.norm(pooled[row])
+    alike = pooled[others] @ pooled[row] / np.maximum(lengths, 1e-12)
+    return each_panorama_once(others[np.argsort(-alike, kind="stable")], pano_id)[:most]
 
 
 def each_panorama_once(rows: np.ndarray, pano_id: np.ndarray) -> np.ndarray:

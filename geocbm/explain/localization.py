@@ -27,6 +27,9 @@ SMALL = 0.15
 """Concepts that chance would hit more often than this do not count in the headline."""
 
 HEADLINE = "labelled, small"
+KEYS = {"hit": "pointing_game", "strict": "pointing_strict", "mass": "mass_ratio"}
+"""Columns of a table of hits and the metrics of the headline that they give."""
+
 CONCEPT, ATTENTION, CENTRE, CHANCE = "concept map", "attention", "middle of the picture", "a random patch"
 
 
@@ -174,13 +177,11 @@ def localization_metrics(found: Localization | None) -> dict[str, float | Estima
     if found is None:
         return {}
     kept = {
-        "pointing_game": found.estimate(CONCEPT),
         "pointing_chance": found.estimate(CHANCE),
         "attention_pointing": found.estimate(ATTENTION),
         "centre_pointing": found.estimate(CENTRE),
-        "pointing_strict": found.estimate(CONCEPT, name="strict"),
         "pointing_named": found.estimate(CONCEPT, "labelled, small, named"),
         "pointing_visible": found.estimate(CONCEPT, "visible, small"),
-        "mass_ratio": found.estimate(CONCEPT, name="mass"),
     }
+    kept |= {key: found.estimate(CONCEPT, name=column) for column, key in KEYS.items()}
     return recordables({name: figure for name, figure in kept.items() if figure is not None})

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.explain.ablation import AT, BETTER, FREQUENT, REMOVED, WORSE, against_prior, interval_of
-from geocbm.explain.faithfulness import CONCEPTS, MIDDLE, DeletionInsertion, headline
+from geocbm.explain.faithfulness import CONCEPTS, DELETION, MIDDLE, DeletionInsertion, headline
 from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE, CONCEPT, Localization
 from geocbm.explain.sparsity import Carried
 from geocbm.explain.stability import stability_figures
@@ -34,6 +34,7 @@ ADDS_UP = 1e-4  # largest gap between a logit and the sum of its contributions
 SUFFICES = 0.9  # part of the accuracy beyond the prior
 BEYOND_RANDOM = 0.05  # countries that scores tell more than random directions, as a share
 STABLE, UNSTABLE = 0.7, 0.4  # rank correlations over seeds
+BEYOND_MIDDLE = "deletion beyond the middle"
 
 
 @dataclass(frozen=True)
@@ -192,26 +193,33 @@ def judge_stability(correlation: Estimate | None, between: float | None = None) 
     return Criterion("stability", verdict if above else NO, correlation, against)
 
 
+def map_tests(located: Localization | None, removed: Mapping[tuple[str, str], DeletionInsertion]) -> pd.DataFrame:
+    """What the card asks of the maps: `value, low, high` by what was tested; no row for what was not measured.
+
+    `located` is of `measure_localization`, `removed` of `measure_faithfulness`.
+    """
+    found = {} if located is None else {way: located.estimate(way) for way in (CONCEPT, CHANCE, CENTRE, ATTENTION)}
+    if own := headline(removed):
+        found |= {DELETION: own.gain(CONCEPTS), BEYOND_MIDDLE: own.gain(CONCEPTS, MIDDLE)}
+    measured = {name: figure for name, figure in found.items() if figure is not None}
+    return pd.DataFrame.from_dict(measured, orient="index", columns=["value", "low", "high"])
+
+
 def trust_card(
-    information: ConceptInformation,
-    left: pd.DataFrame,
-    located: Localization | None = None,
-    removed: Mapping[tuple[str, str], DeletionInsertion] | None = None,
-    seeds: pd.DataFrame | None = None,
+    information: ConceptInformation, left: pd.DataFrame, maps: pd.DataFrame, seeds: pd.DataFrame | None = None
 ) -> list[Criterion]:
-    """Every question of the card with its verdict, in the order of `QUESTIONS`; None stands for "not measured".
+    """Every question of the card with its verdict, in the order of `QUESTIONS`.
 
     Args:
         information: of `measure_concept_information`.
         left: of `ablation.ablate_all_concepts`.
-        located: of `measure_localization`.
-        removed: of `measure_faithfulness`.
-        seeds: of `measure_stability`.
+        maps: of `map_tests`.
+        seeds: of `measure_stability`; None: not measured.
     """
     of_seeds = [] if seeds is None else [float(one) for one in seeds.attrs.get("pointing", [])]
-    pointing = {} if located is None else {way: located.estimate(way) for way in (CONCEPT, CHANCE, CENTRE, ATTENTION)}
-    controls = {way: figure["value"] for way, figure in pointing.items() if figure and way != CONCEPT}
-    own, same = headline(removed or {}), stability_figures(seeds) or {}
+    of_maps: dict[str, Estimate] = maps.to_dict("index")
+    controls = {way: of_maps[way]["value"] for way in (CHANCE, CENTRE, ATTENTION) if way in of_maps}
+    same = stability_figures(seeds) or {}
     gains, leakage, complete = information.gains, information.leakage, information.completeness.get("probe_country")
     task = None if leakage is None else leakage.concepts_task
     task_null = None if leakage is None else leakage.concepts_task_null
@@ -229,8 +237,8 @@ def trust_card(
     if not information.answerable:  # of a left-out country nothing could be told right
         about_places = [Criterion(line.question, UNKNOWN) for line in about_places]
     return [
-        judge_localization(pointing.get(CONCEPT), controls, of_seeds),
-        judge_faithfulness(*((None, None) if own is None else (own.gain(CONCEPTS), own.gain(CONCEPTS, MIDDLE)))),
+        judge_localization(of_maps.get(CONCEPT), controls, of_seeds),
+        judge_faithfulness(of_maps.get(DELETION), of_maps.get(BEYOND_MIDDLE)),
         judge_additivity(information.effective.gap),
         *about_places,
         judge_stability(same.get("same"), same["different"]["value"] if same else None),

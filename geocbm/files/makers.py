@@ -14,7 +14,8 @@ _WRITES = {
     "04": ("stage1.safetensors", "concept_scores.npz", "stage1_floor.json"),
     "05": ("stage2.safetensors", "predictions.parquet", "cell_scores.npz", "novelty.safetensors"),
     "06": ("evaluation.parquet",),
-    "07": ("trust.parquet",),
+    "07": ("map_tests.parquet",),
+    "07b": ("trust.parquet",),
     "08": ("interventions.parquet",),
     "09": ("field_guide.parquet",),
 }

@@ -240,12 +240,13 @@ def test_the_card_of_a_run_has_every_question(trained_run) -> None:
     cells = files.cell_label[test]
     information = measure_concept_information(files, model, read_concept_labels(files), pooled, cells, n_resamples=20)
     without = removal.ablate_all_concepts(files, model, test, 20)
-    lines = card.trust_card(information, without)
+    unknown = card.map_tests(None, {})
+    lines = card.trust_card(information, without, unknown)
     assert [line.question for line in lines] == list(card.QUESTIONS)
     by_question = {line.question: line.verdict for line in lines}
     assert by_question["additivity"] == card.YES
     for question in ("localization", "faithfulness", "leakage", "stability"):
         assert by_question[question] == card.UNKNOWN
     unseen = {"prior": ProbeResult(np.zeros(len(test), bool), np.full(len(test), np.nan))}
-    left_out = card.trust_card(replace(information, probes=unseen), without)
+    left_out = card.trust_card(replace(information, probes=unseen), without, unknown)
     assert {line.verdict for line in left_out if line.question != "additivity"} == {card.UNKNOWN}

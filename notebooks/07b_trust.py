@@ -1,0 +1,239 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Can the explanation be trusted?
+#
+# An answer that is a sum over concepts explains something only if each score holds what its name says, if a few concepts carry the answer,
+# and if nothing else would do as well. This page measures what the scores hold, tests them against controls, and ends with a trust card
+# that also takes in the maps of page 07.
+
+# %% tags=["parameters"]
+run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
+stability_seeds: list[int] = []  # seeds with which Stages 1 and 2 are trained again (slow); empty: not measured
+bootstrap: int = 200  # resamples behind each interval (1000 in full)
+own_probe: bool = False  # also ask the classifier of the section "Make it yours"
+seed: int = 0  # seed of the resamples and of the random controls
+
+# %%
+import numpy as np
+import pandas as pd
+import torch
+
+from geocbm import plots
+from geocbm.evaluation.methods import main_predictions
+from geocbm.explain import ablation, concept_information, controls, interventions, leakage, localization, maps
+from geocbm.explain.concept_labels import read_concept_labels
+from geocbm.explain.sparsity import effective_curves
+from geocbm.explain.stability import explain_seeds, measure_stability, stability_metrics
+from geocbm.explain.trust_card import VERDICTS, card_table, trust_card
+from geocbm.metrics import estimate_text, metric, readable, verdict
+from geocbm.run import Run, encoding, stages
+from geocbm.workbench import notebook
+
+nb = notebook.start("07b_trust", globals())
+files = Run(nb.run_folder)
+test, features, country = files.rows["test"], files.features("adapted"), files.country
+concepts = stages.predict_concepts(files, features)  # of all rows, by name
+linear = interventions.linear_cbm(files, features, concepts)  # the head that sees nothing but scores
+known = read_concept_labels(files)  # which concepts can be seen in each picture
+
+# %% [markdown]
+# ## A batch
+#
+# Stage 1 gives each picture a **score** for every concept (meta), then one for every parent: `(B, k)` probabilities. The **linear CBM**
+# (mode `concept_scores`) turns them into cells by one linear layer, so that each logit is a sum of one term per concept.
+
+# %%
+batch = files.batch("test", 6)
+scores, present = linear.scores[batch["row"]], known.present[batch["row"].numpy()]  # (B, k) each
+print(f"scores {tuple(scores.shape)}; present {present.shape}, {present.sum(axis=1).mean():.1f} per picture")
+names = np.array([*files.concepts.metas, *files.concepts.parents])
+highest = names[scores[:, : linear.n_metas].argmax(dim=1)]
+captions = [f"Labelled {own}. Highest: {other}" for own, other in zip(batch["meta_name"], highest, strict=True)]
+nb.show_images(batch["image"], captions, captions)
+
+# %% [markdown]
+# ## Do scores hold only what their concepts hold?
+#
+# A score may rise with anything that goes along with its concept. With $s_i$ the scores, $c_i$ the concepts that can truly be seen and $y$ the
+# country, information $I$ and entropy $H$ are
+#
+# $$I(s; y) = \sum_{s, y} p(s, y) \log \frac{p(s, y)}{p(s)\, p(y)}, \qquad H(y) = -\sum_y p(y) \log p(y),$$
+#
+# with scores cut into eight bins of equal size. **Concepts-task leakage** (Parisini et al. 2025) is what a score tells of the country
+# beyond its concept, and interconcept leakage compares $I(s_i; s_j)$ with $I(c_i; c_j)$ in the same way:
+#
+# $$\text{CTL} = \frac{1}{k} \sum_i \max\Big(0, \frac{I(s_i; y) - I(c_i; y)}{H(y)}\Big)$$
+
+# %%
+everything, cells = features.read_all("pooled").numpy(), main_predictions(files)["cell"].to_numpy()
+information = concept_information.measure_concept_information(files, linear, known, everything, cells, bootstrap, seed)
+leaked = information.leakage  # None: the data does not say which concepts can be seen
+j = int(linear.scores[test].std(dim=0).argmax())  # the score that varies most
+code = leakage.quantile_codes(linear.scores[test].numpy()[:, [j]])  # (m, 1) bins
+p = pd.crosstab(code[:, 0], country[test], normalize=True).to_numpy()  # (bins, countries)
+independent = p.sum(axis=1, keepdims=True) * p.sum(axis=0, keepdims=True)
+told = (p * np.log(np.where(p > 0, p / independent, 1))).sum()
+label = leakage.Codes.of(np.unique(country[test], return_inverse=True)[1].reshape(-1, 1))
+np.testing.assert_allclose(told, leakage.information_with(leakage.Codes.of(code), label)[0], atol=1e-6)
+print(f"{names[j]}: {told:.2f} of {label.entropy()[0]:.2f} nats, before the bias of counting is taken off")
+if leaked is not None:
+    by_hand = np.maximum(leaked.predicted - leaked.truth, 0).mean()
+    np.testing.assert_allclose(by_hand, leaked.concepts_task["value"])
+    for name in ("concepts_task", "interconcept"):
+        own, null = getattr(leaked, name), getattr(leaked, f"{name}_null")
+        print(f"{name} leakage: {estimate_text(own, '{:.4f}')}; {null:.4f} where nothing leaks")
+    nb.show(plots.told_by_concepts(names[leaked.kept].tolist(), leaked.truth, leaked.predicted, leaked.beyond))
+
+# %% [markdown]
+# ## What does a classifier read from them?
+#
+# A logistic regression reads the country from several inputs: `prior` is no input at all, `named` the concept with the highest score, `hard`
+# the scores cut to yes or no, `random` as many random directions of the features, `true` the concepts that can be seen. Do scores add
+# anything once all concepts are known (`beyond_truth`), and do they tell more than random directions (`by_name`)? **Completeness**
+# $(a - a_0) / (a_1 - a_0)$ is the accuracy $a$ from concepts above guessing $a_0$, as a part of that from everything, $a_1$ (Yeh et al. 2020).
+
+# %%
+nb.table(readable(information.probe_table()), caption="Country read by logistic regression, with 95 % intervals")
+nb.table(readable(information.gain_table()), caption="Paired differences on the test split, with 95 % intervals")
+units = {"completeness": metric("truth.completeness_model_cell")}
+nb.table(readable(information.completeness_table().round(3), units), caption="Completeness, with 95 % intervals")
+
+# %% [markdown]
+# ## One decision by hand
+#
+# The linear CBM names a cell by the sum of its terms. Which terms count most there, and is the answer the same with the five largest
+# alone? The others then have the value of an average training picture, which adds nothing.
+
+# %%
+effective, few = information.effective, information.read_count
+with torch.no_grad():
+    terms, constant = linear.head.concept_contributions(linear.scores[test[:1]])  # (1, N, k), (N,)
+logits = terms[0].sum(dim=-1) + constant  # (N,)
+named = logits.argmax()
+largest = terms[0, named].abs().argsort(descending=True)[:few]
+short = terms[0][:, largest].sum(dim=-1) + constant  # (N,) with the largest terms alone
+right = effective.right["decision"][effective.counts.index(few), 0]
+assert (int(short.argmax()) == files.cell_label[test[0]]) == right
+share = terms[0, named].abs() / terms[0, named].abs().sum()  # (k,)
+np.testing.assert_allclose(torch.special.entr(share).sum().exp(), effective.number[0], rtol=1e-3)
+decision = {"concept": names[largest], "score": linear.scores[test[0], largest], "adds": terms[0, named, largest]}
+says = f"Cell {named}, {files.cells.country[named]}; with these {few} terms alone: cell {short.argmax()}"
+nb.table(pd.DataFrame(decision).round(3), caption=says)
+
+# %% [markdown]
+# ## How many concepts does a decision need, and what is left without any?
+#
+# The same for the test split: only the largest terms of each decision count ("decision"), or the largest weights of each cell ("weights",
+# Srivastava et al. 2024), or as many at random. With all concepts ablated in this way, the model must know no more than how often each
+# cell occurs.
+
+# %%
+drawn = information.drawn
+nb.show(plots.kept_concepts(effective_curves(effective, drawn), float(effective.all_right.mean())))
+print(f"A decision is as spread out as {effective.number.mean():.0f} equal contributions.")
+left = ablation.ablate_all_concepts(files, linear, test, bootstrap, seed)
+nb.table(readable(left), caption="Without concepts, beside two priors, with 95 % intervals")
+
+# %% [markdown]
+# ## Controls that the concepts must beat
+#
+# **Random concepts**: as many random directions, scaled and pooled like those of Stage 1, with the linear CBM trained on them; where they
+# do as well, the names are decoration (Srivastava, Yan & Weng 2024). **Shuffled concepts** and **shuffled patches** are those of another
+# test picture. **Patch order** must change nothing, because the heads know no positions.
+
+# %%
+model = maps.MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files))
+modes = interventions.trained_modes(files, features, concepts) | {"concept_scores": linear}
+tested = controls.measure_controls(model, modes, bootstrap, seed)
+changes = tested.table()
+nb.show(plots.forest(changes, "change of the GeoScore", "What is lost (left is more)"))
+nb.table(changes.round(0), caption="Change of the GeoScore with its 95 % interval, and median errors")
+print("Random directions beside the named concepts:", verdict(changes.iloc[0], more_is_better=True))
+for mode, gain in tested.gains.items():
+    print(f"{mode} beyond the linear CBM: {estimate_text(gain['geoscore'], '{:+z,.0f}')} GeoScore")
+
+# %% [markdown]
+# ## Is it the same explanation after training again?
+#
+# Rank correlation between the explanations of one picture under different seeds of training, beside that of different pictures. For
+# example `geocbm run --profile demo --only 07b --set '07b.stability_seeds=[0,1,2]'`.
+
+# %%
+seeds = None
+if stability_seeds:
+    kind = localization.choose_map_kind(model)[0]
+    explained = explain_seeds(model, test, stability_seeds, kind)
+    seeds = measure_stability(files, test, explained, bootstrap, seed)
+    nb.table(seeds.round(2), caption="Rank correlation over seeds, with 95 % intervals")
+    print("Pointing game by seed:", ", ".join(f"{share:.0%}" for share in seeds.attrs["pointing"]))
+
+# %% [markdown]
+# ## The trust card
+#
+# Each line asks about one way in which the explanation could be untrue; "yes" speaks for it. Intervals cover other test pictures, not
+# another training. "Cannot be said" stands where there is nothing to compare a metric with.
+
+# %%
+QUESTIONS = {  # the question, and when the verdict is yes; for "partly" see geocbm.explain.trust_card
+    "localization": ("Does a concept's map point at the concept?", "80 % hits, above chance and the middle"),
+    "faithfulness": ("Does it hurt to remove the patches it marks?", "more than random patches and the middle"),
+    "additivity": ("Do the contributions add up to the answer?", "each logit is their sum to 0.0001"),
+    "sparsity": ("Do 5 concepts carry the answer?", "90 % of what lies beyond the prior, more than random ones"),
+    "leakage": ("Do scores hold only what the concepts hold?", "nothing beside all true concepts, nor singly"),
+    "completeness": ("Do the concepts suffice, and is it due to them?", "0.9, 5 points above random directions"),
+    "dependence": ("Without concepts, is only the prior left?", "right cells and log loss are the prior's"),
+    "stability": ("Is it the same after training again?", "rank correlation 0.7, above different pictures"),
+}
+map_tests = pd.read_parquet(files.need("map_tests.parquet"))  # of page 07
+card = card_table(trust_card(information, left, map_tests, seeds))
+asked = pd.DataFrame(QUESTIONS, index=["question", "yes if"]).T.loc[card["question"]].reset_index(drop=True)
+shown = readable(card, {"measured": metric("measured")}).assign(**asked)
+nb.table(shown, caption="Can I trust this explanation? For one training seed, unless seeds are given")
+counts = card["verdict"].value_counts()
+print(f"Of {len(card)} questions:", ", ".join(f"{counts[one]} {one}" for one in VERDICTS if one in counts))
+
+# %% [markdown]
+# ## Make it yours: another probe
+#
+# A probe answers the country of the pictures it is asked about from scores. Change this one, set `own_probe = True` and run the cell; it is
+# compared with the logistic regression picture by picture.
+
+
+# %%
+def my_probe(x, label, asked):
+    """The country whose mean scores are nearest: (n, k), (n,), (m, k) -> (m,)."""
+    choices = np.unique(label)
+    means = np.stack([x[label == choice].mean(axis=0) for choice in choices])  # (C, k)
+    return choices[((asked[:, None] - means) ** 2).sum(axis=-1).argmin(axis=1)]
+
+
+if own_probe:
+    x, train = linear.scores.clamp_min(1e-6).log().numpy(), files.rows["train"]
+    mine = my_probe(x[train], country[train], x[test]) == country[test]
+    print("my probe:", estimate_text(drawn.estimate(mine), "{:.1%}"))
+    beyond = drawn.difference(mine, information.probes["scores"].right)
+    print("beyond logistic regression:", estimate_text(beyond, "{:+.1%}"))
+
+# %%
+kept = concept_information.concept_information_metrics(information) | stability_metrics(seeds)
+nb.record_all("truth", kept)
+nb.record_all("control", tested.metrics())
+with nb.output("trust.parquet") as path:
+    card.to_parquet(path)
+
+# %% tags=["nbval-check-output"]
+nb.contract(
+    contributions_add_up=effective.gap < 1e-4,
+    every_question_has_a_verdict=set(card["verdict"]) <= set(VERDICTS),
+    fewer_concepts_are_not_all=max(effective.counts) < len(information.names),
+)
+
+# %%
+nb.finish()
