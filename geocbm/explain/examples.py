@@ -45,12 +45,12 @@ def likeliest_maps(
         For each of `3 m` pairs the picture, the map `[3 m, *grid]`, the concept with its probability, and its box.
     """
     first = np.argsort(-probabilities[rows], axis=1, kind="stable")[:, :NAMED]  # (m, 3)
-    asked = list(zip(rows.repeat(first.shape[1]).tolist(), first.reshape(-1).tolist(), strict=True))
-    maps = concept_maps(model, *np.array(asked).T, kind).reshape(-1, *model.encoder.grid)
-    pictures = {row: model.picture(row) for row in rows.tolist()}
+    of, metas = rows.repeat(first.shape[1]), first.reshape(-1)  # (3 m,) each
+    maps, pictures = concept_maps(model, of, metas, kind), {row: model.picture(row) for row in rows.tolist()}
+    asked = list(zip(of.tolist(), metas.tolist(), strict=True))
     captions = [f"{model.run.concepts.metas[meta]} {probabilities[row, meta]:.0%}" for row, meta in asked]
     boxes = [where.box(row, meta) if where else None for row, meta in asked]
-    return [pictures[row] for row, _ in asked], maps, captions, boxes
+    return [pictures[row] for row, _ in asked], maps.reshape(-1, *model.encoder.grid), captions, boxes
 
 
 def similar_rows(run: Run, pooled: np.ndarray, row: int, meta: int, most: int) -> np.ndarray:

@@ -194,15 +194,15 @@ def judge_stability(correlation: Estimate | None, between: float | None = None) 
 
 
 def map_tests(located: Localization | None, removed: Mapping[tuple[str, str], DeletionInsertion]) -> pd.DataFrame:
-    """What the card asks of the maps: `value, low, high` by what was tested; no row for what was not measured.
+    """What the card asks of the maps: `value` with `_low` and `_high` by what was tested; no row for what was not measured.
 
     `located` is of `measure_localization`, `removed` of `measure_faithfulness`.
     """
     found = {} if located is None else {way: located.estimate(way) for way in (CONCEPT, CHANCE, CENTRE, ATTENTION)}
     if own := headline(removed):
         found |= {DELETION: own.gain(CONCEPTS), BEYOND_MIDDLE: own.gain(CONCEPTS, MIDDLE)}
-    measured = {name: figure for name, figure in found.items() if figure is not None}
-    return pd.DataFrame.from_dict(measured, orient="index", columns=["value", "low", "high"])
+    measured = {name: columns_of("value", figure) for name, figure in found.items() if figure is not None}
+    return pd.DataFrame.from_dict(measured, orient="index", columns=list(columns_of("value", NOT_MEASURED)))
 
 
 def trust_card(
@@ -217,7 +217,7 @@ def trust_card(
         seeds: of `measure_stability`; None: not measured.
     """
     of_seeds = [] if seeds is None else [float(one) for one in seeds.attrs.get("pointing", [])]
-    of_maps: dict[str, Estimate] = maps.to_dict("index")
+    of_maps: dict[str, Estimate] = {str(name): entry_of(row, "value") for name, row in maps.iterrows()}
     controls = {way: of_maps[way]["value"] for way in (CHANCE, CENTRE, ATTENTION) if way in of_maps}
     same = stability_figures(seeds) or {}
     gains, leakage, complete = information.gains, information.leakage, information.completeness.get("probe_country")
