@@ -194,7 +194,7 @@ def judge_stability(correlation: Estimate | None, between: float | None = None) 
 
 
 def map_tests(located: Localization | None, removed: Mapping[tuple[str, str], DeletionInsertion]) -> pd.DataFrame:
-    """What the card asks of the maps: `value` with `_low` and `_high` by what was tested; no row for what was not measured.
+    """What the card asks of the maps: `value` with `_low` and `_high` by test; no row for one that was not made.
 
     `located` is of `measure_localization`, `removed` of `measure_faithfulness`.
     """
@@ -217,7 +217,7 @@ def trust_card(
         seeds: of `measure_stability`; None: not measured.
     """
     of_seeds = [] if seeds is None else [float(one) for one in seeds.attrs.get("pointing", [])]
-    of_maps: dict[str, Estimate] = {str(name): entry_of(row, "value") for name, row in maps.iterrows()}
+    of_maps = {str(test): entry_of(row, "value") for test, row in maps.to_dict("index").items()}
     controls = {way: of_maps[way]["value"] for way in (CHANCE, CENTRE, ATTENTION) if way in of_maps}
     same = stability_figures(seeds) or {}
     gains, leakage, complete = information.gains, information.leakage, information.completeness.get("probe_country")
