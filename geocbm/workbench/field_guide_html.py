@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from geocbm.plots.locator import locator
-from geocbm.workbench.html import clean_text, image_html
-from geocbm.workbench.site import template
+from geocbm.workbench.html import clean_text, image_html, template
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,13 +21,10 @@ def sheets_html(
     pictures: Mapping[tuple[int, int], Image],
     noun: str = "image",
 ) -> str:
-    """Sheets one below the other; every text of the table is escaped.
-
-    A country has its place, its clues with examples, and what it is taken for; a concept has its places, the countries
-    it speaks for, and how well the model sees it.
+    """Sheets of `FieldGuide`, one below the other; every text of the table is escaped.
 
     Args:
-        sheets: of `FieldGuide.country_sheets` or `FieldGuide.concept_sheets`.
+        sheets: of countries or of concepts.
         concepts: names and hierarchy.
         pictures: examples by row of the table and index of the concept.
         noun: what one image is called.

@@ -28,11 +28,7 @@ MATHML_ATTRIBUTES = {
 
 
 def formula_html(latex: str, display: bool) -> str:
-    """A LaTeX formula as MathML.
-
-    Args:
-        latex: what stands between the dollar signs.
-        display: on a line of its own.
+    """A LaTeX formula as MathML, for a line of its own or within one.
 
     Raises:
         ParameterError: it holds a command that the converter does not know; names it.

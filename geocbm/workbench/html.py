@@ -7,6 +7,8 @@ import re
 import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import ParameterError
@@ -14,7 +16,7 @@ from geocbm.errors import ParameterError
 if TYPE_CHECKING:
     import pandas as pd
 
-_BREAKS = re.compile(r"<\s*(?:br|/p|/div|/li|/h\d|/tr)\b[^>]*>", re.IGNORECASE)
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def shell() -> Any:
@@ -25,8 +27,7 @@ def shell() -> Any:
 
 def interactive() -> bool:
     """True when there is a page to show things on: a kernel, not a terminal."""
-    running = shell()
-    return running is not None and getattr(running, "kernel", None) is not None
+    return getattr(shell(), "kernel", None) is not None
 
 
 def put(page: str, plain: str) -> None:
@@ -37,6 +38,16 @@ def put(page: str, plain: str) -> None:
         display({"text/html": page, "text/plain": plain}, raw=True)
     else:
         print(plain)
+
+
+def template(name: str) -> Any:
+    """Load one of the package's page templates; everything it prints is escaped unless marked safe."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(TEMPLATES)
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template(name)
 
 
 def needed_alt(alt: str | None) -> str:
@@ -51,31 +62,21 @@ def needed_alt(alt: str | None) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Plain text of a stranger's HTML: scripts and styles are dropped, tags removed, entities resolved.
-
-    Ends of paragraphs, items and lines become spaces, so that words do not run together.
-    """
+    """One line of plain text of a stranger's HTML: scripts and styles are dropped, tags removed, entities resolved."""
     import nh3
 
-    spaced = _BREAKS.sub(lambda match: f"{match[0]} ", str(text))
+    # Ends of paragraphs, items and lines become spaces, so that words do not run together.
+    spaced = re.sub(r"(?i)<\s*(?:br|/p|/div|/li|/h\d|/tr)\b[^>]*>", r"\g<0> ", str(text))
     return " ".join(html.unescape(nh3.clean(spaced, tags=set())).split())
 
 
-def cell_text(value: Any) -> str:
+def _cell_text(value: Any) -> str:
     """A value as a reader wants it: four significant digits, no NaN, no Python quotes."""
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or (isinstance(value, Real) and value != value):
         return "–"
-    kind = type(value).__name__
-    if kind.startswith(("bool", "str")):
+    if isinstance(value, bool | Integral) or not isinstance(value, Real):
         return str(value)
-    if kind.startswith(("int", "uint")):
-        return str(int(value))
-    if kind.startswith("float"):
-        number = float(value)
-        if number != number:
-            return "–"
-        return f"{number:,.0f}" if 1e4 <= abs(number) < 1e15 else f"{number:.4g}"
-    return str(value)
+    return f"{value:,.0f}" if 1e4 <= abs(float(value)) < 1e15 else f"{value:.4g}"
 
 
 def rows_html(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
@@ -96,11 +97,11 @@ def table_html(frame: "pd.DataFrame", caption: str, max_rows: int = 200, index: 
     if index is None:
         index = bool(frame.index.name) or any(isinstance(label, str | tuple) for label in frame.index[:1])
     header = [str(column) for column in shown.columns]
-    rows = [[cell_text(value) for value in row] for row in shown.itertuples(index=False, name=None)]
+    rows = [[_cell_text(value) for value in row] for row in shown.itertuples(index=False, name=None)]
     if index:
         header = [str(frame.index.name or ""), *header]
         labels = [
-            " / ".join(map(str, label)) if isinstance(label, tuple) else cell_text(label) for label in shown.index
+            " / ".join(map(str, label)) if isinstance(label, tuple) else _cell_text(label) for label in shown.index
         ]
         rows = [[label, *row] for label, row in zip(labels, rows, strict=True)]
     if len(frame) > max_rows:
@@ -109,26 +110,28 @@ def table_html(frame: "pd.DataFrame", caption: str, max_rows: int = 200, index: 
 
 
 def image_html(image: Any, alt: str, width: int | None = None) -> str:
-    """An ``<img>`` with the picture inside as a JPEG of quality 85."""
+    """An ``<img>`` with the picture inside as a JPEG of quality 85; see `Notebook.show_image`."""
     from PIL import Image
 
-    if not isinstance(image, Image.Image):
-        import numpy as np
-
-        pixels = np.asarray(image)
-        if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
-            raise ParameterError(f"an image of shape {pixels.shape} cannot be shown; it must be (H, W) or (H, W, 3)")
-        if pixels.ndim == 3 and pixels.shape[2] == 1:
-            pixels = pixels[:, :, 0]
-        if pixels.dtype != np.uint8:
-            scale = 255.0 if np.issubdtype(pixels.dtype, np.floating) else 1.0
-            pixels = (np.nan_to_num(pixels) * scale).round().clip(0, 255).astype(np.uint8)
-        image = Image.fromarray(pixels)
+    picture = image if isinstance(image, Image.Image) else _picture(image)
     stream = io.BytesIO()
-    image.convert("RGB").save(stream, format="JPEG", quality=85)
+    picture.convert("RGB").save(stream, format="JPEG", quality=85)
     data = base64.b64encode(stream.getvalue()).decode("ascii")
     size = f' width="{int(width)}"' if width else ""
     return f'<img alt="{html.escape(alt, quote=True)}"{size} src="data:image/jpeg;base64,{data}">'
+
+
+def _picture(array: Any) -> Any:
+    """A PIL image of an array of shape (H, W) or (H, W, 3); floats lie between 0 and 1."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(array)
+    if pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,)):
+        raise ParameterError(f"an image of shape {pixels.shape} cannot be shown; it must be (H, W) or (H, W, 3)")
+    if np.issubdtype(pixels.dtype, np.floating):
+        pixels = (255 * np.nan_to_num(pixels)).round()
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def gallery_html(images: Sequence[Any], alts: Sequence[str], captions: Sequence[str] | None, width: int) -> str:
@@ -147,22 +150,15 @@ def gallery_html(images: Sequence[Any], alts: Sequence[str], captions: Sequence[
     return f'<div class="gallery" style="display:flex;flex-wrap:wrap;gap:8px">{figures}</div>'
 
 
-_TAG_NAMES = """
-    a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr
-    i img ins kbd li mark meter ol p pre progress q s samp section small span strong sub summary sup table tbody td
-    tfoot th thead tr u ul var
-"""
-_ATTRIBUTES = {
+_MORE_TAGS = {"meter", "progress", "section", "tfoot"}
+_MORE_ATTRIBUTES = {
     "*": {"class", "id", "style", "title", "lang", "dir", "role", "aria-label", "aria-hidden"},
-    "a": {"href"},
     "img": {"src", "alt", "width", "height", "loading"},
-    "td": {"colspan", "rowspan", "align"},
-    "th": {"colspan", "rowspan", "align", "scope"},
-    "ol": {"start"},
     "details": {"open"},
     "meter": {"min", "max", "low", "high", "optimum", "value"},
     "progress": {"max", "value"},
 }
+"""What a page keeps beside the tags and attributes that nh3 takes for harmless."""
 # None of these can name an address, so no style of a cell output can reach for the network.
 _STYLE_NAMES = """
     color background-color text-align vertical-align width height max-width max-height min-width min-height margin
@@ -175,29 +171,20 @@ _STYLE_NAMES = """
 """
 
 
-def _keep_attribute(tag: str, attribute: str, value: str) -> str | None:
+def _keep_attribute(_tag: str, attribute: str, value: str) -> str | None:
     """Drop addresses that would make the page fetch something, or run something on a click."""
     address = value.strip().lower()
     if attribute == "src":
-        inline = address.startswith("data:image/")
-        relative = not re.match(r"[a-z][a-z0-9+.-]*:|//|\\\\", address)
-        return value if inline or relative else None
-    if attribute == "href":
-        return None if address.startswith("data:") else value
-    return value
+        local = address.startswith("data:image/") or not re.match(r"[a-z][a-z0-9+.-]*:|//|\\\\", address)
+        return value if local else None
+    return None if attribute == "href" and address.startswith("data:") else value
 
 
 def clean_html(text: str) -> str:
-    """Keep the harmless part of an HTML fragment.
+    """Keep the harmless part of an HTML fragment, possibly written by strangers.
 
     Scripts, style sheets, forms, frames, event handlers and every address that a browser would fetch from a network
     are removed; pictures stay when their data is inline or beside the page; ordinary links stay.
-
-    Args:
-        text: an HTML fragment, possibly written by strangers.
-
-    Returns:
-        The cleaned fragment.
     """
     import nh3
 
@@ -205,9 +192,9 @@ def clean_html(text: str) -> str:
 
     return nh3.clean(
         text,
-        tags={*_TAG_NAMES.split(), *MATHML_TAGS.split()},
+        tags={*nh3.ALLOWED_TAGS, *_MORE_TAGS, *MATHML_TAGS.split()},
         clean_content_tags={"script", "style"},
-        attributes=_ATTRIBUTES | MATHML_ATTRIBUTES,
+        attributes=nh3.ALLOWED_ATTRIBUTES | _MORE_ATTRIBUTES | MATHML_ATTRIBUTES,
         attribute_filter=_keep_attribute,
         filter_style_properties=set(_STYLE_NAMES.split()),
         url_schemes={"http", "https", "mailto", "data"},
@@ -215,39 +202,21 @@ def clean_html(text: str) -> str:
     )
 
 
-class _PictureReader(HTMLParser):
-    """Collects the pictures of a fragment and whether each is described."""
+class _Pictures(HTMLParser):
+    """Collects source and alternative text of each picture of a fragment."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.sources: list[str] = []
-        self.undescribed: list[str] = []
+        self.found: list[tuple[str, str]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag != "img":
-            return
-        values = dict(attrs)
-        source = values.get("src") or ""
-        self.sources.append(source)
-        if not (values.get("alt") or "").strip():
-            self.undescribed.append(source[:60])
+        if tag == "img":
+            values = dict(attrs)
+            self.found.append((values.get("src") or "", (values.get("alt") or "").strip()))
 
 
-def pictures(text: str) -> tuple[list[str], list[str]]:
-    """Find the pictures of an HTML fragment.
-
-    Args:
-        text: an HTML fragment.
-
-    Returns:
-        The sources of all pictures in order, and the beginnings of the sources of those without alternative text.
-    """
-    reader = _PictureReader()
+def pictures(text: str) -> list[tuple[str, str]]:
+    """Source and alternative text of every picture of an HTML fragment, in order; either may be empty."""
+    reader = _Pictures()
     reader.feed(text)
-    return reader.sources, reader.undescribed
-
-
-def plain_text(markup: str) -> str:
-    """Reduce HTML, or the pseudo-HTML of plot labels, to one line of text."""
-    spaced = re.sub(r"<\s*(br|/p|/div|/li)\b[^>]*>", ", ", markup, flags=re.IGNORECASE)
-    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", "", spaced))).strip(" ,")
+    return reader.found

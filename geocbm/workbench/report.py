@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,14 +20,13 @@ from geocbm.errors import MissingInputError, UserError
 from geocbm.files import atomic_path, paths, sha256_file
 from geocbm.workbench import site
 from geocbm.workbench.formulas import markdown_html
-from geocbm.workbench.html import clean_html, pictures
+from geocbm.workbench.html import TEMPLATES, clean_html, pictures
 from geocbm.workbench.keys import read_json_or_empty
-from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, figure_html, online_map_problem
+from geocbm.workbench.report_figures import PLOTLY_MIME, figure_html, figure_meta, online_map_problem
 from geocbm.workbench.stages import NUMBER
 from geocbm.workbench.sync import PairError, read_ipynb
 
-NOTEBOOK_FILE = re.compile(rf"^(?P<number>{NUMBER})_(?P<name>.+?)(?P<failed>\.failed)?\.ipynb$")
-_OWN_ASSETS = ("site.css", "site.js")
+_NOTEBOOK_FILE = re.compile(rf"{NUMBER}_.+\.ipynb")
 _SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")
 
 
@@ -37,23 +34,11 @@ class ReportError(UserError, ValueError):
     """An executed notebook cannot become a page; the message names the notebook, the cell and the remedy."""
 
 
-@dataclass(frozen=True)
-class PageLink:
-    """A neighbour in a run's row of pages.
-
-    Attributes:
-        href: address relative to the page that links.
-        title: what the reader sees.
-    """
-
-    href: str
-    title: str
-
-
 def read_notebook(path: Path) -> Any:
     """Read an executed notebook.
 
     Raises:
+        MissingInputError: If there is no such file.
         ReportError: If the file is not a notebook.
     """
     try:
@@ -67,12 +52,13 @@ def read_notebook(path: Path) -> Any:
 class _Accessible(Preprocessor):
     """Make every output one piece of harmless HTML, and hold it to the rules of the reports.
 
-    A figure becomes a `figure` element with its description; live controls go, for they are dead in a page.
+    A figure becomes a `figure` element with its description; live controls go, for they are dead in a page. What a
+    notebook that failed shows is not refused.
     """
 
-    def __init__(self, name: str, strict: bool) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self._name, self._strict = name, strict
+        self._name, self._strict = name, ".failed" not in name
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
         where = f"{self._name}, cell {index + 1}"
@@ -81,7 +67,7 @@ class _Accessible(Preprocessor):
                 prose = markdown_html(cell.source).replace("&#182;", "#")
             except UserError as problem:
                 raise ReportError(f"{where}: {problem}") from None
-            if self._strict and pictures(prose)[1]:
+            if self._strict and not all(alt for _, alt in pictures(prose)):
                 raise ReportError(f"{where}: an image has no alternative text; write ![what it shows](...)")
             cell.html = clean_html(prose)
         elif cell.cell_type == "code":
@@ -94,60 +80,51 @@ class _Accessible(Preprocessor):
         """HTML of the best form of a displayed object: figure, HTML, image, Markdown or text."""
         bundle = output.data
         if PLOTLY_MIME in bundle:
-            alt = figure_alt(bundle[PLOTLY_MIME])
-            if self._strict and not alt:
-                raise ReportError(f"{where}: a figure has no alternative text; show it with nb.show(figure, alt=...)")
-            if self._strict and (problem := online_map_problem(bundle[PLOTLY_MIME])):
-                raise ReportError(f"{where}: {problem}")
-            return figure_html(bundle[PLOTLY_MIME], identifier, alt or "A figure of a notebook that failed.")
-        if "application/vnd.jupyter.widget-view+json" in bundle:
-            return ""
+            return self._figure(bundle[PLOTLY_MIME], identifier, where)
         kind = next((mime for mime in _SHOWN if mime in bundle), None)
-        if kind is None:
+        if kind is None or "application/vnd.jupyter.widget-view+json" in bundle:
             return ""
         if kind == "text/plain":
             return f"<pre>{ansi2html(bundle[kind])}</pre>"
         if kind.startswith("image/"):
             own = output.metadata.get(kind) or {}
             alt = str(own.get("alt") or output.metadata.get("alt") or "").strip()
-            data = bundle[kind].replace("\n", "")
-            data = base64.b64encode(bundle[kind].encode()).decode() if kind == "image/svg+xml" else data
+            drawing = kind == "image/svg+xml"
+            data = base64.b64encode(bundle[kind].encode()).decode() if drawing else bundle[kind].replace("\n", "")
             markup = f'<img src="data:{kind};base64,{data}" alt="{escape(alt)}">'
         else:
             text = bundle[kind] if kind == "text/html" else markdown_html(bundle[kind])
             markup = f'<div class="rich">{clean_html(text)}</div>'
-        if self._strict and (undescribed := pictures(markup)[1]):
+        undescribed = [source[:60] for source, alt in pictures(markup) if not alt]
+        if self._strict and undescribed:
             raise ReportError(
                 f"{where}: an image ({undescribed[0]}) has no alternative text; show it with nb.show_image(image, "
                 "alt=...) or give its img an alt"
             )
         return markup
 
+    def _figure(self, figure: dict[str, Any], identifier: str, where: str) -> str:
+        alt, _ = figure_meta(figure)
+        if self._strict and not alt:
+            raise ReportError(f"{where}: a figure has no alternative text; show it with nb.show(figure, alt=...)")
+        if self._strict and (problem := online_map_problem(figure)):
+            raise ReportError(f"{where}: {problem}")
+        return figure_html(figure, identifier, alt or "A figure of a notebook that failed.")
+
 
 def render_notebook(
     executed: Path,
-    html: Path,
-    assets: Path | None = None,
-    *,
-    run: str = "",
-    previous: PageLink | None = None,
-    following: PageLink | None = None,
+    previous: Mapping[str, str] | None = None,
+    following: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
-    strict: bool = True,
 ) -> Path:
-    """Write one executed notebook as a page.
+    """Write one executed notebook of a run as a page beside it.
 
     Args:
-        executed: the executed ``.ipynb``.
-        html: the page to write, atomically.
-        assets: folder of plotly.js and the site's own style and script; ``reports/_assets`` by default. It is filled
-            when something is missing.
-        run: name of the run, shown in the header.
-        previous: the page before this one.
-        following: the page after this one.
+        executed: the executed ``.ipynb`` in ``reports/<run>``.
+        previous: `href` and `title` of the page before this one.
+        following: the same of the page after it.
         provenance: what the manifest knows of this stage; joined with the stamp in the notebook's metadata.
-        strict: refuse figures and images without alternative text and maps that need a network. A failed
-            notebook is rendered without this.
 
     Returns:
         The path of the page.
@@ -155,50 +132,45 @@ def render_notebook(
     Raises:
         ReportError: If a figure or image is not described, or a map would stay empty offline.
     """
-    executed, html = Path(executed), Path(html)
-    assets = fill_assets(assets)
     notebook = read_notebook(executed)
-    exporter = HTMLExporter(extra_loaders=[FileSystemLoader(site.TEMPLATES)], template_file="notebook.html.j2")
+    exporter = HTMLExporter(extra_loaders=[FileSystemLoader(TEMPLATES)], template_file="notebook.html.j2")
     exporter.register_preprocessor(CoalesceStreamsPreprocessor(), enabled=True)
-    exporter.register_preprocessor(_Accessible(executed.name, strict), enabled=True)
+    exporter.register_preprocessor(_Accessible(executed.name), enabled=True)
     exporter.environment.autoescape = True
     exporter.environment.globals |= {
-        "title": site.opening(notebook).title or executed.stem,
-        "run": run,
-        "assets": Path(os.path.relpath(assets, html.parent)).as_posix(),
+        "title": site.opening(notebook)[0] or executed.stem,
+        "run": executed.parent.name,
+        "assets": "../_assets",
         "previous": previous,
         "following": following,
         "failed": ".failed" in executed.name,
         "facts": site.provenance_facts(dict(notebook.metadata.get("geocbm") or {}) | dict(provenance or {})),
         "simulated": site.simulated_banner(executed.parent),
-        "source": executed.name if executed.parent.resolve() == html.parent.resolve() else None,
+        "source": executed.name,
     }
     exporter.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python"))
     # HTMLExporter's own method would parse the whole page once more to add alternative texts, which are there already.
     page, _ = super(HTMLExporter, exporter).from_notebook_node(notebook)
-    with atomic_path(html) as temporary:
+    return _write(executed.with_suffix(".html"), page)
+
+
+def _write(path: Path, page: str) -> Path:
+    with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return html
+    return path
 
 
-def fill_assets(folder: Path | None = None) -> Path:
-    """Copy plotly.js of the installed package and the site's style and script into the assets folder.
+def fill_assets() -> Path:
+    """Copy plotly.js of the installed package and the site's style and script into ``reports/_assets``, its path.
 
-    Args:
-        folder: the folder; ``reports/_assets`` by default. Files that are already the same are left alone.
-
-    Returns:
-        The folder.
+    Files that are already the same are left alone.
     """
-    folder = Path(folder) if folder is not None else paths.reports_root() / "_assets"
+    folder = paths.reports_root() / "_assets"
     plotly = find_spec("plotly")
     if plotly is None or plotly.origin is None:
         raise ReportError("plotly is not installed; install the project's dependencies (make lab) and render again")
-    sources = [
-        Path(plotly.origin).parent / "package_data" / "plotly.min.js",
-        *(site.TEMPLATES / name for name in _OWN_ASSETS),
-    ]
-    for source in sources:
+    script = Path(plotly.origin).parent / "package_data" / "plotly.min.js"
+    for source in (script, TEMPLATES / "site.css", TEMPLATES / "site.js"):
         target = folder / source.name
         if not target.is_file() or sha256_file(target) != sha256_file(source):
             with atomic_path(target) as temporary:
@@ -207,48 +179,32 @@ def fill_assets(folder: Path | None = None) -> Path:
 
 
 def render_run(run: str) -> Path:
-    """Render every executed notebook of a run and its index.
+    """Render every executed notebook of a run and its index, ``reports/<run>/index.html``, whose path is returned.
 
     A stage whose last execution failed gets a page of the failed notebook, and of the earlier success if there is one.
-
-    Args:
-        run: name of the run.
-
-    Returns:
-        ``reports/<run>/index.html``.
 
     Raises:
         MissingInputError: If the run has no executed notebook.
         ReportError: If a notebook breaks a rule of the reports.
     """
     folder = paths.report_folder(run)
-    found = sorted(path for path in folder.glob("*.ipynb") if NOTEBOOK_FILE.match(path.name)) if folder.is_dir() else []
+    found = [path for path in sorted(folder.glob("*.ipynb")) if _NOTEBOOK_FILE.fullmatch(path.name)]
     if not found:
         raise MissingInputError(f"run {run!r} has no executed notebook; make them with: geocbm run --run {run}")
-    assets = fill_assets()
+    fill_assets()
     manifest = read_json_or_empty(folder / "manifest.json")
-    pages = [(path, path.with_suffix(".html")) for path in found]
-    links = [PageLink(html.name, site.opening(read_notebook(path)).title or path.stem) for path, html in pages]
-    for position, (path, html) in enumerate(pages):
-        number = path.name.split("_")[0]
-        render_notebook(
-            path,
-            html,
-            assets,
-            run=run,
-            previous=links[position - 1] if position else None,
-            following=links[position + 1] if position + 1 < len(links) else None,
-            provenance=site.stage_entry(manifest, number),
-            strict=".failed" not in path.name,
-        )
-    wanted = {html.name for _, html in pages}
-    for stale in folder.glob("*.html"):
-        if NOTEBOOK_FILE.match(stale.with_suffix(".ipynb").name) and stale.name not in wanted:
-            stale.unlink()  # a page whose notebook is gone would tell of a run that is no more
-    page = site.run_index(run, [(path, read_notebook(path)) for path in found], manifest, folder)
-    with atomic_path(folder / "index.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return folder / "index.html"
+    notebooks = [(path, read_notebook(path)) for path in found]
+    links = [
+        {"href": path.with_suffix(".html").name, "title": site.opening(notebook)[0] or path.stem}
+        for path, notebook in notebooks
+    ]
+    for path, previous, following in zip(found, [None, *links[:-1]], [*links[1:], None], strict=True):
+        render_notebook(path, previous, following, site.stage_entry(manifest, path.name.split("_")[0]))
+    for page in folder.glob("*.html"):
+        source = page.with_suffix(".ipynb")
+        if _NOTEBOOK_FILE.fullmatch(source.name) and source not in found:
+            page.unlink()  # a page whose notebook is gone would tell of a run that is no more
+    return _write(folder / "index.html", site.run_index(run, notebooks, manifest, folder))
 
 
 def render_site() -> Path:
@@ -257,9 +213,5 @@ def render_site() -> Path:
     Returns:
         The path of the page. It is written, and says so, also when there is no run yet.
     """
-    root = paths.reports_root()
     fill_assets()
-    page = site.site_index(root)
-    with atomic_path(root / "index.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return root / "index.html"
+    return _write(paths.reports_root() / "index.html", site.site_index(paths.reports_root()))

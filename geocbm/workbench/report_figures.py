@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from html import escape
 from typing import Any
 
@@ -19,17 +18,15 @@ _CONFIG = {
 }
 
 
-def figure_alt(bundle: dict[str, Any]) -> str:
-    """Read the sentence that describes a figure from ``layout.meta.alt`` (empty when there is none)."""
-    meta = (bundle.get("layout") or {}).get("meta")
-    alt = meta.get("alt") if isinstance(meta, dict) else None
-    return alt.strip() if isinstance(alt, str) else ""
+def figure_meta(bundle: dict[str, Any]) -> tuple[str, bool]:
+    """What `Notebook.show` put into a figure's ``layout.meta``: its alt text (or nothing), and whether it is a preview.
 
-
-def is_preview(bundle: dict[str, Any]) -> bool:
-    """Say whether the notebook chose this figure for its card (``layout.meta.preview``)."""
+    Args:
+        bundle: the figure as JSON, as a notebook stores it.
+    """
     meta = (bundle.get("layout") or {}).get("meta")
-    return isinstance(meta, dict) and bool(meta.get("preview"))
+    meta = meta if isinstance(meta, dict) else {}
+    return str(meta.get("alt") or "").strip(), bool(meta.get("preview"))
 
 
 def online_map_problem(bundle: dict[str, Any]) -> str | None:
@@ -46,26 +43,14 @@ def online_map_problem(bundle: dict[str, Any]) -> str | None:
             continue
         subplot = trace.get("geo", "geo")
         visible = (layout.get(subplot) or {}).get("visible", template.get("visible", True))
-        first = subplot not in seen
-        seen.add(subplot)
         lines_first = trace["type"] == "scattergeo" and "lines" in str(trace.get("mode", ""))
-        if visible is not False or (first and not lines_first):
+        if visible is not False or (subplot not in seen and not lines_first):
             return (
                 f"its map ({subplot}) needs a base map from the network and would stay empty; begin it with a "
                 "coastline lines trace and set visible=False on it, as geocbm.plots does"
             )
+        seen.add(subplot)
     return None
-
-
-def _script(identifier: str, figure: dict[str, Any]) -> str:
-    """Queue a figure for drawing; the page's own script draws the queue once plotly.js is there."""
-    text = json.dumps(figure, separators=(",", ":"), ensure_ascii=True)
-    for character, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
-        text = text.replace(character, code)  # nothing in a figure can close the script element
-    return (
-        "<script>(window.geocbmPlots=window.geocbmPlots||[]).push("
-        f'["{identifier}",function(place){{return Plotly.newPlot(place,{text});}}]);</script>'
-    )
 
 
 def figure_html(bundle: dict[str, Any], identifier: str, alt: str) -> str:
@@ -84,12 +69,47 @@ def figure_html(bundle: dict[str, Any], identifier: str, alt: str) -> str:
     width = layout.pop("width", None)
     layout["autosize"] = True
     figure["config"] = {**(bundle.get("config") or {}), **_CONFIG}
-    height = int(layout.setdefault("height", 450))
-    style = f"height:{height}px" + (f";max-width:{int(width)}px" if width else "")
+    style = f"height:{int(layout.setdefault('height', 450))}px" + (f";max-width:{int(width)}px" if width else "")
+    place, script = _drawn(figure, identifier, alt, style)
     return (
-        f'<figure class="plot"><div id="{identifier}" class="plotly-graph-div" style="{style}" role="img" '
-        f'aria-label="{escape(alt)}"></div><figcaption><details><summary>Description</summary>'
-        f"<p>{escape(alt)}</p></details></figcaption></figure>{_script(identifier, figure)}"
+        f'<figure class="plot">{place}<figcaption><details><summary>Description</summary>'
+        f"<p>{escape(alt)}</p></details></figcaption></figure>{script}"
+    )
+
+
+def preview_html(bundle: dict[str, Any], identifier: str, alt: str) -> str:
+    """The same as a small still picture without titles, legends or axis labels."""
+    figure: dict[str, Any] = copy.deepcopy({key: bundle[key] for key in ("data", "layout") if key in bundle})
+    layout = figure.setdefault("layout", {})
+    for key in ("title", "annotations", "updatemenus", "sliders", "width", "legend"):
+        layout.pop(key, None)
+    margin = {"l": 8, "r": 8, "t": 8, "b": 8}
+    layout.update(height=190, autosize=True, showlegend=False, margin=margin, hovermode=False, dragmode=False)
+    for name, part in layout.items():
+        if isinstance(part, dict) and name.startswith("coloraxis"):
+            part["showscale"] = False
+        elif isinstance(part, dict) and name.startswith(("xaxis", "yaxis")):
+            part.pop("title", None)
+            part.update(showticklabels=False, ticks="", automargin=False)
+    for axis in ("xaxis", "yaxis"):
+        layout.setdefault(axis, {"showticklabels": False, "ticks": ""})
+    for trace in figure.get("data", []):
+        _bare(trace)
+    figure["config"] = {**_CONFIG, "staticPlot": True}
+    return "".join(_drawn(figure, identifier, alt, "height:190px"))
+
+
+def _drawn(figure: dict[str, Any], identifier: str, alt: str, style: str) -> tuple[str, str]:
+    """A figure's element, and the script that queues it; the page's own script draws the queue once plotly.js is there.
+
+    Nothing in a figure can close the script element, for jinja2 writes JSON without angle brackets.
+    """
+    from jinja2.utils import htmlsafe_json_dumps
+
+    return (
+        f'<div id="{identifier}" class="plotly-graph-div" style="{style}" role="img" aria-label="{escape(alt)}"></div>',
+        f'<script>(window.geocbmPlots=window.geocbmPlots||[]).push(["{identifier}",function(place){{return '
+        f"Plotly.newPlot(place,{htmlsafe_json_dumps(figure, separators=(',', ':'))});}}]);</script>",
     )
 
 
@@ -102,38 +122,3 @@ def _bare(trace: dict[str, Any]) -> None:
         marker["showscale"] = False
         if trace.get("type") == "scattergeo" and isinstance(marker.get("size"), int | float):
             marker["size"] = max(2, marker["size"] / 2)
-
-
-def preview_html(bundle: dict[str, Any], identifier: str, alt: str, height: int = 190) -> str:
-    """Draw a figure as a small still picture without titles, legends or axis labels.
-
-    Args:
-        bundle: the figure as JSON, as a notebook stores it.
-        identifier: the id of the plot's element, unique in the page.
-        alt: the figure's description.
-        height: height of the picture in pixels.
-
-    Returns:
-        HTML that draws once the page's scripts have been loaded.
-    """
-    figure: dict[str, Any] = copy.deepcopy({key: bundle[key] for key in ("data", "layout") if key in bundle})
-    layout = figure.setdefault("layout", {})
-    for key in ("title", "annotations", "updatemenus", "sliders", "width", "legend"):
-        layout.pop(key, None)
-    margin = {"l": 8, "r": 8, "t": 8, "b": 8}
-    layout.update(height=height, autosize=True, showlegend=False, margin=margin, hovermode=False, dragmode=False)
-    for name, part in layout.items():
-        if isinstance(part, dict) and name.startswith("coloraxis"):
-            part["showscale"] = False
-        elif isinstance(part, dict) and name.startswith(("xaxis", "yaxis")):
-            part.pop("title", None)
-            part.update(showticklabels=False, ticks="", automargin=False)
-    for axis in ("xaxis", "yaxis"):
-        layout.setdefault(axis, {"showticklabels": False, "ticks": ""})
-    for trace in figure.get("data", []):
-        _bare(trace)
-    figure["config"] = {**_CONFIG, "staticPlot": True}
-    return (
-        f'<div id="{identifier}" class="plotly-graph-div" style="height:{height}px" role="img" '
-        f'aria-label="{escape(alt)}"></div>{_script(identifier, figure)}'
-    )

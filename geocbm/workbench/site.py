@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -17,9 +16,9 @@ from geocbm.files import paths
 from geocbm.metrics.table import metric
 from geocbm.run import Run
 from geocbm.workbench import stages, state
-from geocbm.workbench.html import clean_html, pictures, plain_text
+from geocbm.workbench.html import clean_html, clean_text, pictures, template
 from geocbm.workbench.keys import read_json_or_empty
-from geocbm.workbench.report_figures import PLOTLY_MIME, figure_alt, is_preview, preview_html
+from geocbm.workbench.report_figures import PLOTLY_MIME, figure_meta, preview_html
 
 _PREVIEW_BYTES = 1_500_000  # a heavier figure would make the index slow to open
 # What a reader asks first comes first; anything else follows as the stamp has it.
@@ -27,9 +26,6 @@ _FACT_ORDER = (
     "notebook run profile status reason started seconds peak_memory_mib device seed geocbm commit "
     "parameters inputs outputs libraries sources"
 )
-_NUMBERED = re.compile(rf"^{stages.NUMBER}_")
-
-
 _SOME_SIMULATED = (
     "Runs marked “simulated” were trained and measured on scenes drawn by the atlas simulator; their figures say "
     "nothing about real streets."
@@ -62,30 +58,6 @@ _COMPARED = {
     "true_concepts": "ceiling, true concepts known",
     "prior": "always the same answer",
 }
-TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How a notebook begins: its question and the first sentence after it."""
-
-    title: str
-    sentence: str
-
-
-@dataclass
-class Card:
-    """What an index says about one notebook."""
-
-    number: str
-    title: str
-    sentence: str
-    href: str
-    status: str
-    seconds: str
-    preview: str
-    earlier: str | None = None
-    figures: list[tuple[str, str]] = field(default_factory=list)
 
 
 def label(key: str) -> str:
@@ -104,28 +76,12 @@ def format_metric(key: str, entry: Any) -> tuple[str, str]:
 def tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Headline figures of a run with the baselines that put them in their place."""
     result = []
-    for key in TILES:
-        if key not in metrics:
-            continue
+    for key in (key for key in TILES if key in metrics):
         value, span = format_metric(key, metrics[key])
-        name = key.split(".", 1)[1]
-        beside = [
-            (words, format_metric(key, metrics[f"baseline.{baseline}.{name}"])[0])
-            for baseline, words in _COMPARED.items()
-            if f"baseline.{baseline}.{name}" in metrics
-        ]
+        others = {f"baseline.{baseline}.{key.split('.', 1)[1]}": words for baseline, words in _COMPARED.items()}
+        beside = [(words, format_metric(own, metrics[own])[0]) for own, words in others.items() if own in metrics]
         result.append({"label": label(key), "value": value, "span": span, "beside": beside})
     return result
-
-
-def template(name: str) -> Any:
-    """Load one of the package's page templates; everything it prints is escaped unless marked safe."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(TEMPLATES)
-    return Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template(name)
 
 
 def simulated_banner(folder: Path) -> str:
@@ -137,28 +93,26 @@ def simulated_banner(folder: Path) -> str:
     """
     said = read_json_or_empty(folder / "metrics.json").get("data.simulated")
     if said is None:
-        files = Run(paths.data_root() / "runs" / folder.name)
         try:
-            said = files.simulated
+            said = Run(paths.data_root() / "runs" / folder.name).simulated
         except UserError:
             return ""  # there is no table yet, and so there are no pictures
     return BANNER if said else ""
 
 
-def opening(notebook: Any) -> Opening:
-    """Read the question (first heading) and the first sentence of a notebook."""
+def opening(notebook: Any) -> tuple[str, str]:
+    """The question of a notebook (its first heading) and the first sentence after it; empty where there is none."""
     from nbconvert.filters import markdown2html_mistune
 
     for cell in notebook.cells:
         if cell.cell_type != "markdown" or not (heading := re.search(r"^#\s+(.+)$", cell.source, re.MULTILINE)):
             continue
-        title = plain_text(markdown2html_mistune(heading.group(1)))
         rest = cell.source[heading.end() :].strip()
         paragraph = next((part for part in re.split(r"\n\s*\n", rest) if part and not part.startswith("#")), "")
-        prose = plain_text(markdown2html_mistune(paragraph)) if paragraph else ""
+        title, prose = (clean_text(markdown2html_mistune(text)) for text in (heading[1], paragraph))
         sentence = re.match(r".+?[.?!](?=\s|$)", prose)
-        return Opening(title, sentence.group(0) if sentence else prose)
-    return Opening("", "")
+        return title, sentence[0] if sentence else prose
+    return "", ""
 
 
 def stage_entry(manifest: Mapping[str, Any], number: str) -> dict[str, Any]:
@@ -176,53 +130,46 @@ def _fact(value: Any) -> str:
 
 
 def provenance_facts(stamp: Mapping[str, Any]) -> list[tuple[str, str | list[tuple[str, str]]]]:
-    """Lay a provenance stamp out as labels with a text or a list of named texts.
+    """Lay a provenance stamp out: labels with a text, and behind them labels with a list of named texts.
 
     Args:
         stamp: parameters, inputs, outputs, versions, durations and so on, nested at most once.
-
-    Returns:
-        Plain facts first, then the groups.
     """
-    plain: list[tuple[str, str | list[tuple[str, str]]]] = []
-    groups: list[tuple[str, str | list[tuple[str, str]]]] = []
-    order = _FACT_ORDER.split()
-    for key, value in sorted(stamp.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)):
-        name = str(key).replace("_", " ")
-        if value in (None, "", [], {}):
-            continue
-        if isinstance(value, Mapping):
-            groups.append((name, [(str(part), _fact(entry)) for part, entry in value.items()]))
-        else:
-            plain.append((name, _fact(value)))
-    return plain + groups
+    facts = {key: value for key, value in stamp.items() if value not in (None, "", [], {})}
+    ordered = dict.fromkeys([*(key for key in _FACT_ORDER.split() if key in facts), *facts])
+    named = [(key.replace("_", " "), facts[key]) for key in ordered]
+    plain = [(name, _fact(value)) for name, value in named if not isinstance(value, Mapping)]
+    groups = [
+        (name, [(str(part), _fact(entry)) for part, entry in value.items()])
+        for name, value in named
+        if isinstance(value, Mapping)
+    ]
+    return [*plain, *groups]
 
 
-def _bundles(notebook: Any) -> Iterator[dict[str, Any]]:
-    """Displayed objects of a notebook, in order."""
+def _shown(notebook: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Displayed objects of a notebook with their metadata, in order."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "data" in output:
-                yield output["data"] | {"_metadata": output.get("metadata") or {}}
+                yield output["data"], output.get("metadata") or {}
 
 
 def preview(notebook: Any, identifier: str) -> str:
     """A small still picture of a notebook: its marked figure, else its first figure, else its first image."""
-    figures = [bundle[PLOTLY_MIME] for bundle in _bundles(notebook) if PLOTLY_MIME in bundle]
+    figures = [data[PLOTLY_MIME] for data, _ in _shown(notebook) if PLOTLY_MIME in data]
     light = [figure for figure in figures if len(json.dumps(figure)) < _PREVIEW_BYTES]
-    chosen = next((figure for figure in light if is_preview(figure)), light[0] if light else None)
+    chosen = next((figure for figure in light if figure_meta(figure)[1]), light[0] if light else None)
     if chosen is not None:
-        return preview_html(chosen, identifier, figure_alt(chosen) or "The first figure of the notebook")
-    for bundle in _bundles(notebook):
+        return preview_html(chosen, identifier, figure_meta(chosen)[0] or "The first figure of the notebook")
+    for data, metadata in _shown(notebook):
         for mime in ("image/png", "image/jpeg"):
-            if mime in bundle and len(bundle[mime]) < _PREVIEW_BYTES:
-                alt = str((bundle["_metadata"].get(mime) or {}).get("alt") or "The first image of the notebook")
-                data = bundle[mime].replace("\n", "")
-                return f'<img src="data:{mime};base64,{data}" alt="{escape(alt)}">'
-        markup = bundle.get("text/html", "")
-        image = re.search(r"<img\b[^>]*>", markup)
-        if image and len(image.group(0)) < _PREVIEW_BYTES and pictures(image.group(0))[0][0].startswith("data:"):
-            return clean_html(image.group(0))
+            if mime in data and len(data[mime]) < _PREVIEW_BYTES:
+                alt = str((metadata.get(mime) or {}).get("alt") or "The first image of the notebook")
+                return f'<img src="data:{mime};base64,{data[mime].replace(chr(10), "")}" alt="{escape(alt)}">'
+        image = re.search(r"<img\b[^>]*>", data.get("text/html", ""))
+        if image and len(image[0]) < _PREVIEW_BYTES and pictures(image[0])[0][0].startswith("data:"):
+            return clean_html(image[0])
     return ""
 
 
@@ -234,78 +181,67 @@ def _seconds(entry: Mapping[str, Any]) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
-def date_text(moment: Any) -> str:
-    """Show an ISO date, or seconds since 1970, as ``23 November 2026, 15:24 UTC``; other text as it is."""
+def run_date(manifest: Mapping[str, Any], folder: Path) -> str:
+    """When a run was last touched, as ``23 November 2026, 15:24 UTC``: the newest start, else the time of its pages."""
+    starts = [str(entry["started"]) for entry in (manifest.get("stages") or {}).values() if entry.get("started")]
     try:
-        when = (
-            datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else datetime.fromisoformat(moment)
-        )
-    except (TypeError, ValueError):
-        return str(moment or "")
+        newest = max(starts) if starts else max(path.stat().st_mtime for path in folder.glob("*.ipynb"))
+        when = datetime.fromisoformat(newest) if isinstance(newest, str) else datetime.fromtimestamp(newest, UTC)
+    except ValueError:  # no notebooks, or a start that somebody has edited
+        return max(starts, default="")
     when = when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
     return f"{when.day} {when:%B %Y, %H:%M} UTC"
 
 
-def run_moment(manifest: Mapping[str, Any], folder: Path) -> Any:
-    """When a run was last touched: the newest start of a stage, else the time of its pages."""
-    starts = [str(entry["started"]) for entry in (manifest.get("stages") or {}).values() if entry.get("started")]
-    return max(starts) if starts else max((path.stat().st_mtime for path in folder.glob("*.ipynb")), default=0.0)
-
-
-def _run_states(run: str) -> tuple[dict[str, str], str]:
+def _wrong_states(run: str) -> tuple[dict[str, str], str]:
     """By number the stages whose files are no longer what the pages were made from, and a sentence that says so."""
-    if not paths.run_folder(run).is_dir():  # pages without their run, as copied from elsewhere
+    folder = paths.run_folder(run)
+    if not folder.is_dir():  # pages without their run, as copied from elsewhere
         return {}, ""
     try:
-        found = state.run_states(paths.run_folder(run))
+        found = state.run_states(folder)
     except UserError:  # no notebooks here
         return {}, ""
-    return {number: each.state for number, each in found.items() if each.wrong}, state.remark(paths.run_folder(run))
+    return {number: each.state for number, each in found.items() if each.wrong}, state.remark(folder)
 
 
 def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str, Any], folder: Path) -> str:
-    """Make the index page of one run.
+    """The index page of one run.
 
     Args:
         run: name of the run.
         notebooks: executed notebooks with their paths, in order; a failed one ends in ``.failed.ipynb``.
         manifest: the run's manifest, or nothing.
         folder: the run's report folder.
-
-    Returns:
-        The page.
     """
     metrics = read_json_or_empty(folder / "metrics.json")
-    states, warning = _run_states(run)
-    cards: dict[str, Card] = {}
+    states, warning = _wrong_states(run)
+    cards: dict[str, dict[str, Any]] = {}
     # A failed execution sorts after the success it follows, and takes over its card.
     for path, notebook in sorted(notebooks, key=lambda item: (item[0].name.split(".")[0], ".failed" in item[0].name)):
         name = path.name.split(".")[0]
         number = name.split("_")[0]
         entry = stage_entry(manifest, number)
         failed = ".failed" in path.name
-        status = "failed" if failed else states.get(number) or str(entry.get("status") or "fresh")
-        first = opening(notebook)
+        title, sentence = opening(notebook)
         recorded = read_json_or_empty(paths.run_folder(run) / "records" / f"{number}.json")
-        figures = [
-            (label(key), format_metric(key, metrics[key])[0]) for key in CARDS if key in metrics and key in recorded
-        ]
-        cards[name] = Card(
-            number=number,
-            title=first.title or name,
-            sentence=first.sentence,
-            href=path.with_suffix(".html").name,
-            status=status,
-            seconds=_seconds(entry),
-            preview=preview(notebook, f"preview-{number}"),
-            earlier=cards[name].href if failed and name in cards else None,
-            figures=[] if failed else figures,
-        )
+        shown = [key for key in CARDS if key in metrics and key in recorded and not failed]
+        cards[name] = {
+            "number": number,
+            "title": title or name,
+            "sentence": sentence,
+            "href": path.with_suffix(".html").name,
+            "status": "failed" if failed else states.get(number) or str(entry.get("status") or "fresh"),
+            "seconds": _seconds(entry),
+            "preview": preview(notebook, f"preview-{number}"),
+            "earlier": cards[name]["href"] if failed and name in cards else None,
+            "figures": [(label(key), format_metric(key, metrics[key])[0]) for key in shown],
+        }
     return template("run.html.j2").render(
         run=run,
         title=f"Run {run}",
         assets="../_assets",
-        date=date_text(run_moment(manifest, folder)),
+        date=run_date(manifest, folder),
         profile=str(manifest.get("profile") or ""),
         tiles=tiles(metrics),
         simulated=simulated_banner(folder),
@@ -316,29 +252,26 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
 
 
 def site_index(root: Path) -> str:
-    """Make the page that lists all runs under the reports folder, the latest first."""
+    """The page that lists all runs under the reports folder, the latest first."""
     rows: list[dict[str, Any]] = []
-    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    for folder in folders:
-        notebooks = [path.name for path in folder.glob("*.ipynb") if _NUMBERED.match(path.name)]
-        if folder.name.startswith(("_", ".")) or not notebooks or not (folder / "index.html").is_file():
+    for folder in root.glob("[!_.]*"):
+        notebooks = [path for path in folder.glob("*.ipynb") if re.match(rf"{stages.NUMBER}_", path.name)]
+        if not notebooks or not (folder / "index.html").is_file():
             continue
         manifest = read_json_or_empty(folder / "manifest.json")
         metrics = read_json_or_empty(folder / "metrics.json")
-        failed = sorted({name.split("_")[0] for name in notebooks if ".failed" in name})
-        shown = [format_metric(key, metrics[key]) if key in metrics else ("", "") for key in TILES]
         rows.append(
             {
                 "run": folder.name,
                 "href": f"{folder.name}/index.html",
-                "date": date_text(run_moment(manifest, folder)),
-                "order": max(path.stat().st_mtime for path in folder.glob("*.ipynb")),
+                "date": run_date(manifest, folder),
+                "order": max(path.stat().st_mtime for path in notebooks),
                 "profile": str(manifest.get("profile") or ""),
-                "stages": len({name.split(".")[0] for name in notebooks}),
-                "failed": failed,
-                "warning": _run_states(folder.name)[1],
+                "stages": len({path.name.split(".")[0] for path in notebooks}),
+                "failed": sorted({path.name.split("_")[0] for path in notebooks if ".failed" in path.name}),
+                "warning": _wrong_states(folder.name)[1],
                 "simulated": bool(simulated_banner(folder)),
-                "figures": shown,
+                "figures": [format_metric(key, metrics[key]) if key in metrics else ("", "") for key in TILES],
             }
         )
     rows.sort(key=lambda row: (-row["order"], row["run"]))

@@ -213,7 +213,7 @@ def test_what_cannot_be_described_or_drawn_is_refused(output: object, words: str
     source = write(reports / "smoke" / "03_stage0.ipynb", output)
     page = source.with_suffix(".html")
     with pytest.raises(UserError, match=words) as caught:
-        report.render_notebook(source, page)
+        report.render_notebook(source)
     assert "03_stage0.ipynb, cell 3" in str(caught.value)
     assert not page.exists()
 
@@ -221,7 +221,7 @@ def test_what_cannot_be_described_or_drawn_is_refused(output: object, words: str
 def test_a_live_control_leaves_no_trace(reports: Path) -> None:
     widget = shown({"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "HBox(children=())"})
     source = write(reports / "smoke" / "03_stage0.ipynb", widget)
-    assert "HBox" not in report.render_notebook(source, source.with_suffix(".html")).read_text(encoding="utf-8")
+    assert "HBox" not in report.render_notebook(source).read_text(encoding="utf-8")
 
 
 def test_missing_and_broken_notebooks_are_one_sentence(reports: Path) -> None:
@@ -233,14 +233,15 @@ def test_missing_and_broken_notebooks_are_one_sentence(reports: Path) -> None:
     with pytest.raises(report.ReportError, match=r"01_data\.ipynb is not a readable notebook"):
         report.render_run("smoke")
     with pytest.raises(MissingInputError, match=r"02_gone\.ipynb"):
-        report.render_notebook(broken.with_name("02_gone.ipynb"), broken.with_name("x.html"))
+        report.render_notebook(broken.with_name("02_gone.ipynb"))
 
 
-def test_assets_are_copied_once_and_mended(tmp_path: Path) -> None:
-    folder = report.fill_assets(tmp_path / "_assets")
+def test_assets_are_copied_once_and_mended(reports: Path) -> None:
+    folder = report.fill_assets()
+    assert folder == reports / "_assets"
     assert (folder / "plotly.min.js").stat().st_size > 1_000_000
     os.utime(folder / "plotly.min.js", (1, 1))
     (folder / "site.css").write_text("broken")
-    report.fill_assets(folder)
+    report.fill_assets()
     assert (folder / "plotly.min.js").stat().st_mtime == 1
     assert (folder / "site.css").read_text(encoding="utf-8") != "broken"

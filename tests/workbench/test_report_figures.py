@@ -3,20 +3,15 @@
 import json
 import re
 
-from geocbm.workbench.report_figures import (
-    figure_alt,
-    figure_html,
-    online_map_problem,
-    preview_html,
-)
+from geocbm.workbench.report_figures import figure_html, figure_meta, online_map_problem, preview_html
 
 COAST = {"type": "scattergeo", "mode": "lines", "hoverinfo": "skip", "lat": [0, 1, None], "lon": [0, 1, None]}
 POINTS = {"type": "scattergeo", "mode": "markers", "name": "tests", "lat": [10.5], "lon": [-3.25]}
 
 
-def test_alt_is_read_from_the_layout() -> None:
-    assert figure_alt({"layout": {"meta": {"alt": " Two bars. "}}}) == "Two bars."
-    assert figure_alt({"layout": {"meta": "words"}}) == figure_alt({}) == ""
+def test_words_are_read_from_the_layout() -> None:
+    assert figure_meta({"layout": {"meta": {"alt": " Two bars. ", "preview": True}}}) == ("Two bars.", True)
+    assert figure_meta({"layout": {"meta": "words"}}) == figure_meta({}) == ("", False)
 
 
 def test_figure_carries_its_description_and_cannot_close_the_script() -> None:

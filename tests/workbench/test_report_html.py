@@ -2,7 +2,7 @@
 
 import pytest
 
-from geocbm.workbench.html import clean_html, pictures, plain_text
+from geocbm.workbench.html import clean_html, pictures
 
 DOT = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
 
@@ -41,10 +41,5 @@ def test_what_a_report_needs_survives() -> None:
 
 
 def test_pictures_without_description_are_found() -> None:
-    sources, undescribed = pictures('<img src="a.png" alt="a"><p><img src="b.png"><img src="c.png" alt="  "></p>')
-    assert sources == ["a.png", "b.png", "c.png"]
-    assert undescribed == ["b.png", "c.png"]
-
-
-def test_plain_text_drops_tags_and_entities() -> None:
-    assert plain_text("<b>Peru</b><br>12&nbsp;km &amp; more") == "Peru, 12 km & more"
+    found = pictures('<img src="a.png" alt="a"><p><img src="b.png"><img src="c.png" alt="  "></p>')
+    assert found == [("a.png", "a"), ("b.png", ""), ("c.png", "")]

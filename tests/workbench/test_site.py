@@ -1,11 +1,14 @@
 """What the index pages say of numbers, stages, dates and notebooks."""
 
+import os
+from pathlib import Path
+
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from geocbm.evaluation.compare_runs.load_runs import HEADLINES
 from geocbm.metrics.table import known
-from geocbm.workbench import keys, overview, site
+from geocbm.workbench import html, keys, overview, site
 
 
 def test_a_card_writes_a_metric_by_its_key_and_not_by_its_value() -> None:
@@ -48,8 +51,8 @@ def test_the_opening_of_a_notebook() -> None:
         new_markdown_cell("# What is in `data`?\n\nA look, 1.5 times over, at *everything*. And more.\n\nNot this."),
     ]
     first = site.opening(new_notebook(cells=cells))
-    assert first == site.Opening("What is in data?", "A look, 1.5 times over, at everything.")
-    assert site.opening(new_notebook(cells=[new_code_cell("x")])) == site.Opening("", "")
+    assert first == ("What is in data?", "A look, 1.5 times over, at everything.")
+    assert site.opening(new_notebook(cells=[new_code_cell("x")])) == ("", "")
 
 
 def test_facts_come_plain_first_and_digests_short() -> None:
@@ -59,16 +62,22 @@ def test_facts_come_plain_first_and_digests_short() -> None:
     assert facts == [("seconds", "3.142"), ("device", "cpu"), ("seed", "0"), ("inputs", [("a.csv", "bbbbbbbbbbbb...")])]
 
 
-def test_dates_are_in_words_and_utc() -> None:
-    assert site.date_text("2026-11-23T16:04:00+01:00") == "23 November 2026, 15:04 UTC"
-    assert site.date_text(0.0) == "1 January 1970, 00:00 UTC"
-    assert site.date_text("yesterday") == "yesterday" and site.date_text(None) == ""
+def test_dates_are_in_words_and_utc(tmp_path: Path) -> None:
+    def said(*starts: str | None) -> str:
+        stages = {str(number): {"started": start} for number, start in enumerate(starts)}
+        return site.run_date({"stages": stages}, tmp_path)
+
+    assert said("2026-11-23T16:04:00+01:00", "2026-11-22T16:04:00+01:00") == "23 November 2026, 15:04 UTC"
+    assert said("yesterday") == "yesterday" and said(None) == said() == ""
+    (tmp_path / "01_x.ipynb").touch()
+    os.utime(tmp_path / "01_x.ipynb", (0, 0))
+    assert said() == "1 January 1970, 00:00 UTC"
 
 
 def test_templates_escape_what_they_print() -> None:
     row = {"run": "<b>", "href": "x", "date": "", "profile": "", "stages": 1, "failed": [], "figures": []}
-    row["simulated"] = False
-    page = site.template("site.html.j2").render(
+    row |= {"simulated": False, "warning": ""}
+    page = html.template("site.html.j2").render(
         title="R", run="", assets="_assets", runs=[row], columns=[], simulated=""
     )
     assert "&lt;b&gt;" in page and "<b></a>" not in page
