@@ -29,7 +29,7 @@ import torch
 
 from geocbm import plots
 from geocbm.evaluation.methods import main_predictions
-from geocbm.explain import attribution, boxes, faithfulness, interventions, localization, maps, trust_card
+from geocbm.explain import attribution, faithfulness, interventions, localization, maps, trust_card
 from geocbm.explain.examples import example_rows, likeliest_maps, similar_rows
 from geocbm.metrics import estimate_text, metric, readable
 from geocbm.models.stage2_inference import concept_input, predict_stage2
@@ -58,7 +58,7 @@ kind, tried = localization.choose_map_kind(model)
 
 # %%
 batch = files.batch("test", 8)
-where = boxes.concept_boxes(files, encoder, test)  # None: the data does not say where concepts are
+where = localization.concept_boxes(files, encoder, test)  # None: the data does not say where concepts are
 nb.table(batch.shapes(), caption="A batch of the test split")
 print(f"{linear.scores.shape[1]} scores per picture; {0 if where is None else len(where):,} pairs in the test split")
 seen = [model.picture(int(row)) for row in batch["row"]]

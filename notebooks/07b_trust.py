@@ -29,7 +29,6 @@ from geocbm import plots
 from geocbm.evaluation.methods import main_predictions
 from geocbm.explain import ablation, concept_information, controls, interventions, leakage, localization, maps
 from geocbm.explain.concept_labels import read_concept_labels
-from geocbm.explain.sparsity import effective_curves
 from geocbm.explain.stability import explain_seeds, measure_stability, stability_metrics
 from geocbm.explain.trust_card import VERDICTS, card_table, trust_card
 from geocbm.metrics import estimate_text, metric, readable, verdict
@@ -136,7 +135,7 @@ nb.table(pd.DataFrame(decision).round(3), caption=says)
 
 # %%
 drawn = information.drawn
-nb.show(plots.kept_concepts(effective_curves(effective, drawn), float(effective.all_right.mean())))
+nb.show(plots.kept_concepts(effective.curves(drawn), float(effective.all_right.mean())))
 print(f"A decision is as spread out as {effective.number.mean():.0f} equal contributions.")
 left = ablation.ablate_all_concepts(files, linear, test, bootstrap, seed)
 nb.table(readable(left), caption="Without concepts, beside two priors, with 95 % intervals")

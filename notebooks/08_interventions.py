@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 
 from geocbm import plots
-from geocbm.explain import ablation, attribution, concept_labels, counterfactuals, flows, interventions, maps
+from geocbm.explain import ablation, attribution, concept_labels, counterfactuals, interventions, maps
 from geocbm.explain import intervention_curve as curves
 from geocbm.metrics import readable
 from geocbm.metrics.table import KM, Metric
@@ -172,7 +172,7 @@ counterfactuals.WhatIfExplorer(files, model, values, test[:50], draw).show()
 # Over all test pictures: the terms in favour of the predicted country, gathered by families. Each picture counts the same.
 
 # %%
-nb.show(plots.concept_sankey(flows.flows_to_countries(model, test, files.cells, files.concepts)))
+nb.show(plots.concept_sankey(attribution.flows_to_countries(model, test, files.cells, files.concepts)))
 
 # %% [markdown]
 # ## What is left when all concepts are ablated?

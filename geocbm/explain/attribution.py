@@ -30,12 +30,15 @@ from geocbm.geocells.distribution import sum_by_place
 from geocbm.metrics.country_spelling import CountryNames, places_at
 
 if TYPE_CHECKING:
+    from geocbm.data.concepts import ConceptVocabulary
     from geocbm.explain.interventions import InterventionModel
     from geocbm.geocells import Geocells
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
     from geocbm.run import Run
 
 EXACT, BY_ABLATION = "exact", "by ablation"
+FLOW_CONCEPTS, FLOW_COUNTRIES = 26, 12
+"""Concepts and countries with a node of their own in a picture of flows."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,11 @@ class Explanation:
         """
         present = np.flatnonzero(~np.isnan(self.terms))
         order = present[np.argsort(-np.abs(self.terms[present]), kind="stable")]
-        rows: list[tuple[str, str, float]] = [
+        rows = [
             (self.concepts[i], "meta" if i < self.n_metas else "parent", float(self.terms[i])) for i in order[:most]
         ]
         if len(order) > most:
-            rest = f"{len(order) - most} further concepts"
-            rows.append((rest, "rest", float(self.terms[order[most:]].sum())))
+            rows.append((f"{len(order) - most} further concepts", "rest", float(self.terms[order[most:]].sum())))
         rows += [(name, "other", value) for name, value in self.others.items()]
         return pd.DataFrame(rows, columns=["name", "kind", "term"])
 
@@ -90,11 +92,9 @@ class Target:
 
 
 def country_weights(logits: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The log odds of a set of cells as a linear function of the logits, at these logits.
+    """The log odds of a set of cells as a linear function of the logits `(B, N)`, at these logits.
 
-    Args:
-        logits: `(B, N)`.
-        inside: `(N,)` or `(B, N)` booleans, the cells of the country; at least one inside and one outside.
+    `inside` is `(N,)` or `(B, N)`.
 
     Returns:
         `(B, N)` weights, `(B,)` spread and `(B,)` log odds: weights times logits, summed, plus spread are the odds.
@@ -105,13 +105,10 @@ def country_weights(logits: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Ten
     inside = inside.expand_as(logits)
     if not (inside.any(-1) & (~inside).any(-1)).all():
         raise ParameterError("inside names no cell or all of them; the odds of a country need cells on both sides")
-    z = logits.double()
-    none = torch.full_like(z, -torch.inf)
-    parts = [torch.where(mask, z, none) for mask in (inside, ~inside)]
-    totals = [part.logsumexp(-1) for part in parts]  # (B,) each
-    shares = [part.softmax(-1) for part in parts]  # (B, N) each: pi and rho
-    entropies = [torch.special.entr(share).sum(-1) for share in shares]
-    return shares[0] - shares[1], entropies[0] - entropies[1], totals[0] - totals[1]
+    within, without = (logits.double().masked_fill(~mask, -torch.inf) for mask in (inside, ~inside))
+    pi, rho = within.softmax(-1), without.softmax(-1)
+    spread = torch.special.entr(pi).sum(-1) - torch.special.entr(rho).sum(-1)
+    return pi - rho, spread, within.logsumexp(-1) - without.logsumexp(-1)
 
 
 def weighted_terms(head: Stage2CrossAttentionGeoHead, scores: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,14 +165,13 @@ def explain_scores(
         return Explanation(target.place, quantity, BY_ABLATION, names, n_metas, terms, lost)
     with torch.inference_mode():
         output = head(scores, tokens)
-    logits, others = output.cell_logits.double().cpu().mean(0, keepdim=True), {}  # (1, N)
-    weights, spread, total = mask[None].double(), torch.zeros(0), logits[:, mask].sum()
+    logits = output.cell_logits.double().cpu().mean(0, keepdim=True)  # (1, N)
+    weights, total, spread = mask[None].double(), logits[0, mask].sum(), {}
     if target.odds:
-        weights, spread, total = country_weights(logits, mask)
+        weights, entropies, total = country_weights(logits, mask)
+        spread = {"spread": float(entropies)}
     exact, constants = weighted_terms(head, scores, weights.expand(views, -1).to(scores.device))
-    others["constant"] = float(constants.mean())
-    if target.odds:
-        others["spread"] = float(spread)
+    others = {"constant": float(constants.mean())} | spread
     if output.residual_logits is not None:
         others["patches"] = float((weights * output.residual_logits.double().cpu().mean(0)).sum())
     terms = exact.mean(0).cpu().numpy()
@@ -208,7 +204,7 @@ def country_terms(
         head: a head of mode `concept_scores` or `hybrid`.
         scores: `(B, k)`.
         logits: `(B, N)` of the head.
-        cell_country: `[N]` country of each cell.
+        cell_country: `[N]`.
 
     Returns:
         `[B]` the most probable country and `[B, k]` terms.
@@ -267,3 +263,54 @@ def explain_country(model: InterventionModel, row: int, run: Run, caption: str) 
         lambda edited: model.forward_one(row, edited),
         model.baseline,
     )
+
+
+@dataclass(frozen=True)
+class Flows:
+    """How much goes from metas through parents to countries (a Sankey diagram)."""
+
+    meta_to_parent: pd.DataFrame  # columns meta, parent, value
+    parent_to_country: pd.DataFrame  # columns parent, country, value
+    what: str  # what the value is
+
+
+def concept_flows(amount: np.ndarray, country: np.ndarray, concepts: ConceptVocabulary, what: str) -> Flows:
+    """Sum over pictures what concepts give, `[n, k]` not negative, to the countries `[n]` that it goes to.
+
+    The columns are metas and then parents, or metas alone. The `FLOW_CONCEPTS` largest concepts and `FLOW_COUNTRIES`
+    largest countries stand alone; the other concepts of a parent share a node, and so do the other countries.
+    """
+    k, parents = amount.shape[1], np.array(concepts.parents, dtype=object)
+    owner = np.concatenate([concepts.parent_index, np.arange(len(parents))])[:k]
+    names = np.array([*concepts.metas, *(f"{name} (as a family)" for name in parents)], dtype=object)[:k]
+    large = np.isin(np.arange(k), np.argsort(-amount.sum(axis=0), kind="stable")[:FLOW_CONCEPTS])
+    node = np.where(large, names, [f"other concepts: {name}" for name in parents[owner]])
+    first = pd.DataFrame({"meta": node, "parent": parents[owner], "value": amount.sum(axis=0)})
+    first = first.groupby(["meta", "parent"], sort=False, as_index=False)[["value"]].sum()
+    totals = pd.Series(amount.sum(axis=1)).groupby(np.asarray(country)).sum()
+    largest = totals.sort_values(ascending=False, kind="stable").index[:FLOW_COUNTRIES]
+    of_parent = np.stack([amount[:, owner == p].sum(axis=1) for p in range(len(parents))], axis=1)
+    given = pd.DataFrame(of_parent, columns=list(parents))
+    given["country"] = np.where(np.isin(country, largest), country, "other countries")
+    second = given.groupby("country").sum().reset_index().melt("country", var_name="parent")
+    return Flows(first[first["value"] > 0], second[second["value"] > 0], what)
+
+
+def flows_to_countries(
+    model: InterventionModel, rows: np.ndarray, cells: Geocells, concepts: ConceptVocabulary
+) -> Flows:
+    """Which concepts speak for the predicted countries of some pictures; each picture counts the same.
+
+    In the modes `concept_scores` and `hybrid` by the positive terms of the log odds, scaled to sum to 1 in each
+    picture; in other modes, without exact terms, by the probabilities of the metas, scaled likewise.
+    """
+    places, place = model.predict(rows), place_of_cells(cells)
+    if model.head.config.reads_scores:
+        country, terms = country_terms(model.head, model.scores[rows], torch.from_numpy(places.logits), place)
+        amount, what = np.maximum(terms, 0.0), "terms in favour of the predicted country"
+    else:
+        names, by_place = sum_by_place(places.probabilities, place)
+        country, amount = names[by_place.argmax(axis=1)], model.scores[rows].numpy()[:, : model.n_metas]
+        what = "probabilities of concepts by predicted country"
+    share = amount / np.maximum(amount.sum(axis=1, keepdims=True), 1e-12)
+    return concept_flows(share, country, concepts, what)

@@ -11,9 +11,9 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from geocbm.errors import ParameterError
-from geocbm.explain import sparsity
 from geocbm.explain.leakage import Leakage, measure_leakage
 from geocbm.explain.probes import GAINS, ProbeResult, probe_country, probe_gains
+from geocbm.explain.sparsity import Carried, EffectiveConcepts, carried, completeness_ratio, effective_concepts
 from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ class ConceptInformation:
     leakage: Leakage | None  # information beyond the true concepts; None where these are not known
     probes: dict[str, ProbeResult]  # what a classifier reads of the country, by the names of `probes.INPUTS`
     gains: dict[str, Estimate]  # differences of probes, by the names of `probes.GAINS`
-    effective: sparsity.EffectiveConcepts  # decisions with few concepts
+    effective: EffectiveConcepts  # decisions with few concepts
     completeness: dict[str, dict[str, float]]  # rows of `measure_completeness`
-    prior_right: np.ndarray  # [m] whether the most frequent cell of the training split is the right one
+    read_count: int  # how many contributions a person is taken to read
+    carried: Carried  # what these carry, held against the prior and random concepts
 
     @property
     def answerable(self) -> bool:
@@ -59,16 +60,6 @@ class ConceptInformation:
     def completeness_table(self) -> pd.DataFrame:
         """Accuracies behind each completeness, shares, and `completeness` with its interval."""
         return pd.DataFrame([{"what": name} | own for name, own in self.completeness.items()])
-
-    @property
-    def read_count(self) -> int:
-        """How many contributions a person is taken to read."""
-        return max(count for count in self.effective.counts if count <= READ_AT_ONCE)
-
-    @property
-    def carried(self) -> sparsity.Carried:
-        """What the contributions that a person reads carry, held against the prior and random concepts."""
-        return sparsity.carried(self.effective, self.read_count, self.prior_right, self.drawn)
 
 
 def measure_concept_information(
@@ -94,7 +85,7 @@ def measure_concept_information(
     test, scores = run.rows["test"], linear.scores.numpy()
     blocks = spatial_blocks(run.lat[test], run.lng[test])
     drawn = Resamples(blocks, n_resamples, seed)
-    effective = sparsity.effective_concepts(linear.head, linear.scores[test], run.cell_label[test], seed=seed)
+    effective = effective_concepts(linear.head, linear.scores[test], run.cell_label[test], seed)
     rights = right_answers(run, {"main": main_cells, "concept_scores": effective.named})
     leakage = None
     # Hundreds of small products: with several threads on a busy machine they take ten times as long.
@@ -105,9 +96,18 @@ def measure_concept_information(
                 leakage = measure_leakage(scores[test], labels.present[test], run.country[test], blocks, seed=seed)
             except ParameterError:  # of a handful of pictures nothing can be said
                 leakage = None
-    names, gains = (*run.concepts.metas, *run.concepts.parents), probe_gains(probes, drawn)
-    completeness = measure_completeness(probes, rights, drawn)
-    return ConceptInformation(drawn, names, leakage, probes, gains, effective, completeness, rights["prior"]["cell"])
+    read_count = max(count for count in effective.counts if count <= READ_AT_ONCE)
+    return ConceptInformation(
+        drawn=drawn,
+        names=(*run.concepts.metas, *run.concepts.parents),
+        leakage=leakage,
+        probes=probes,
+        gains=probe_gains(probes, drawn),
+        effective=effective,
+        completeness=measure_completeness(probes, rights, drawn),
+        read_count=read_count,
+        carried=carried(effective, read_count, rights["prior"]["cell"], drawn),
+    )
 
 
 def right_answers(run: Run, named: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -132,31 +132,26 @@ def right_answers(run: Run, named: Mapping[str, np.ndarray]) -> dict[str, dict[s
 def measure_completeness(
     probes: Mapping[str, ProbeResult], rights: Mapping[str, Mapping[str, np.ndarray]], drawn: Resamples
 ) -> dict[str, dict[str, float]]:
-    """Accuracy from concepts as a part of the accuracy from everything (Yeh et al. 2020).
-
-    Args:
-        probes: of `probes.probe_country`.
-        rights: of `right_answers`, with the names `concept_scores`, `main` and `prior`; the first may be missing.
-        drawn: resamples of the test split.
+    """Accuracy from concepts as a part of the accuracy from everything (Yeh et al. 2020), of the test split.
 
     Returns:
-        Those that can be had: of the country by a linear classifier (`probe_country`), and of country and cell by the
-        linear CBM against the main mode (`model_country`, `model_cell`). Each has the shares `from concepts`,
-        `from everything` and `by guessing`, and `completeness` with `_low` and `_high`.
+        Those that can be had of `probes`: of the country by a linear classifier (`probe_country`), and of `rights`
+        (`right_answers` with `concept_scores` and `main`): of country and cell by the linear CBM against the main mode
+        (`model_country`, `model_cell`). Each has the shares `from concepts`, `from everything` and `by guessing`, and
+        `completeness` with `_low` and `_high`.
     """
     compared = {}
     if "scores" in probes:
         compared["probe_country"] = [probes[name].right for name in ("scores", "features", "prior")]
-    if "concept_scores" in rights:
-        for label in ("country", "cell"):
-            compared[f"model_{label}"] = [rights[name][label] for name in ("concept_scores", "main", "prior")]
+    for label in ("country", "cell"):
+        compared[f"model_{label}"] = [rights[name][label] for name in ("concept_scores", "main", "prior")]
     return {
         name: {
             "from concepts": float(own.mean()),
             "from everything": float(full.mean()),
             "by guessing": float(prior.mean()),
         }
-        | columns_of("completeness", sparsity.completeness_ratio(own, full, prior, drawn))
+        | columns_of("completeness", completeness_ratio(own, full, prior, drawn))
         for name, (own, full, prior) in compared.items()
     }
 
@@ -165,28 +160,22 @@ def concept_information_metrics(found: ConceptInformation) -> dict[str, float | 
     """Metrics to keep, under `truth.`; those that could not be measured are left out."""
     kept: dict[str, float | Estimate] = {}
     if found.leakage is not None:
-        kept |= {
-            "leakage_concepts_task": found.leakage.concepts_task,
-            "leakage_concepts_task_null": found.leakage.concepts_task_null,
-            "leakage_interconcept": found.leakage.interconcept,
-            "leakage_interconcept_null": found.leakage.interconcept_null,
-            "leakage_beyond_own_concept": float(found.leakage.beyond.mean()),
-        }
-    names = {
+        names = ("concepts_task", "concepts_task_null", "interconcept", "interconcept_null")
+        kept |= {f"leakage_{name}": getattr(found.leakage, name) for name in names}
+        kept["leakage_beyond_own_concept"] = float(found.leakage.beyond.mean())
+    gains = {
         "beyond_truth": "leakage_beyond_truth",
         "soft_gain": "scores_beyond_yes_or_no",
         "by_name": "scores_beyond_random",
     }
-    kept |= {name: found.gains[gain] for gain, name in names.items() if gain in found.gains}
+    kept |= {name: found.gains[gain] for gain, name in gains.items() if gain in found.gains}
     kept |= {f"completeness_{name}": entry_of(own, "completeness") for name, own in found.completeness.items()}
     effective, drawn, count = found.effective, found.drawn, found.read_count
-    return recordables(
-        kept
-        | {
-            f"top{count}_accuracy_kept": sparsity.kept_share(effective, count, drawn),
-            f"top{count}_kept_above_prior": found.carried.share,
-            "nec_average_accuracy": sparsity.average_accuracy(effective, "weights", drawn),
-            "effective_contributions": drawn.estimate(effective.number),
-            "contribution_gap": effective.gap,
-        }
-    )
+    kept |= {
+        f"top{count}_accuracy_kept": effective.kept_share(count, drawn),
+        f"top{count}_kept_above_prior": found.carried.share,
+        "nec_average_accuracy": effective.average_accuracy(drawn),
+        "effective_contributions": drawn.estimate(effective.number),
+        "contribution_gap": effective.gap,
+    }
+    return recordables(kept)

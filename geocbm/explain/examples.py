@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL.Image import Image
 
-    from geocbm.explain.boxes import Box, ConceptBoxes
+    from geocbm.explain.localization import Box, ConceptBoxes
     from geocbm.run import Run
 
 

@@ -8,7 +8,7 @@ it does to the answer depends on the mode of Stage 2:
 - `both` and `concept_only` read the concept embedding. With the `patch` bottleneck that is a mixture of prototypes by
   the scores of the metas (`bottlenecks.mix_prototypes`), which is mixed again: exact as well. With `mlp` and
   `transformer` it is moved along the prototypes of the edited metas until Stage 1 itself reads the wanted scores from
-  it (`explain.embedding`). Neither embedding knows of parents, so an edit of a parent alone does nothing.
+  it (`move_embedding`). Neither embedding knows of parents, so an edit of a parent alone does nothing.
 - `image_only` reads no concepts: no edit has an effect.
 """
 
@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from geocbm.errors import ParameterError
 from geocbm.explain.concept_labels import InterventionValues
-from geocbm.explain.embedding import edited_embedding
 from geocbm.training.loader import row_reader
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 MIN_SCORE = 1e-6
 """Scores are held above it before their logarithm is taken."""
+
+MOVES = 20  # most steps of a move of an embedding
+SURE = 0.999
+"""No probability above it is sought: certainty lies infinitely far along a prototype."""
 
 
 def set_scores(scores: Tensor, concepts: Sequence[int], values: Tensor | np.ndarray | float) -> Tensor:
@@ -52,10 +56,9 @@ def set_scores(scores: Tensor, concepts: Sequence[int], values: Tensor | np.ndar
     Raises:
         ParameterError: an unknown concept.
     """
-    columns = [int(concept) for concept in concepts]
+    columns, k = [int(concept) for concept in concepts], scores.shape[1]
     for column in columns:
-        if not 0 <= column < scores.shape[1]:
-            k = scores.shape[1]
+        if not 0 <= column < k:
             raise ParameterError(f"concept {column} is none of the {k} columns; give 0 to {k - 1}")
     old = scores[:, columns]
     new = torch.as_tensor(values, dtype=scores.dtype, device=scores.device).expand_as(old)
@@ -127,6 +130,69 @@ def predict_with_scores(
     return head(edited_embedding(concept_model, concept_emb, scores, edited), tokens)
 
 
+def edited_embedding(model: Stage1ConceptModel, concept_emb: Tensor, scores: Tensor, edited: Tensor) -> Tensor:
+    """The concept embedding `(B, c)` that stands for edited scores `(B, k)` of metas; rows without an edit stay.
+
+    `concept_emb` and `scores` are as Stage 1 gave them; edited metas are scaled to sum to 1.
+    """
+    from geocbm.models.bottlenecks import mix_prototypes
+
+    n = len(model.meta_bias)
+    before, after = scores[:, :n], edited[:, :n]
+    touched = (before != after).any(1, keepdim=True)  # (B, 1)
+    if not touched.any():
+        return concept_emb
+    with torch.no_grad():
+        if model.has_maps:
+            moved = mix_prototypes(after.clamp_min(MIN_SCORE).log(), model.prototypes()[0])
+        else:
+            moved = move_embedding(model, concept_emb, after, (before != after).any(0).nonzero()[:, 0])
+    return torch.where(touched, moved.to(concept_emb), concept_emb)
+
+
+def move_embedding(model: Stage1ConceptModel, concept_emb: Tensor, target: Tensor, metas: Tensor) -> Tensor:
+    """Move embeddings along the prototypes of some metas until Stage 1 reads the wanted probabilities from them.
+
+    The shortest such way is found by damped least squares (Levenberg, 1944; Marquardt, 1963) on the logarithms of the
+    probabilities. Prototypes that are alike cannot be told apart by any amount; the move then ends where it comes
+    nearest.
+
+    Args:
+        model: Stage 1 with a bottleneck whose embedding is compared with the prototypes ("mlp" or "transformer").
+        concept_emb: `(B, c)`.
+        target: `(B, k_m)` wanted probabilities; scaled to sum to 1.
+        metas: `(E,)` the metas whose probabilities are held to the target; the others follow.
+    """
+    meta, parent = (values.detach() for values in model.prototypes())
+    length = concept_emb.norm(dim=-1, keepdim=True).clamp_min(MIN_SCORE)
+    start = concept_emb / length  # only directions matter, and so all steps have one scale
+    along = meta[metas]  # (E, c)
+    wanted = (target / target.sum(1, keepdim=True)).clamp(MIN_SCORE, SURE).log()[:, metas]  # (B, E)
+
+    def read(way: Tensor, origin: Tensor) -> Tensor:
+        """Log-probabilities `(E,)` after a move of one embedding by `way` `(E,)`."""
+        moved = functional.normalize(origin + way @ along, dim=-1)
+        return model.classify(moved[None], meta, parent).meta_logits[0].log_softmax(-1)[metas]
+
+    values, slopes = torch.func.vmap(read), torch.func.vmap(torch.func.jacrev(read))
+    way = start.new_zeros(len(start), len(metas))
+    damping = start.new_full((len(start), 1, 1), 1.0)
+    gap = wanted - values(way, start)
+    eye = torch.eye(len(metas), device=start.device, dtype=start.dtype)
+    for _ in range(MOVES):
+        slope = slopes(way, start)  # (B, E, E)
+        normal = slope.mT @ slope + damping * eye
+        step = torch.linalg.solve(normal, slope.mT @ gap[..., None])[..., 0]
+        tried = wanted - values(way + step, start)
+        better = tried.square().sum(1) < gap.square().sum(1)
+        way = torch.where(better[:, None], way + step, way)
+        gap = torch.where(better[:, None], tried, gap)
+        damping = torch.where(better[:, None, None], damping / 4, damping * 4).clamp(1e-6, 1e6)
+        if gap.abs().max() < 1e-3:
+            break
+    return (start + way @ along) * length
+
+
 class PlacePredictions(NamedTuple):
     """What a model answers for `m` pictures."""
 
@@ -181,24 +247,23 @@ class InterventionModel:
         self, rows: np.ndarray, edited: Tensor | None, chunk: int
     ) -> Iterator[tuple[np.ndarray, Stage2Output]]:
         """Rows and the output of Stage 2 for them, a chunk at a time."""
-        scores = self.scores[rows]
+        rows, scores = np.asarray(rows), self.scores[rows]
         edited = scores if edited is None else edited.float()
-        reads = self.head.config.reads_tokens and self.features is not None
-        tokens = row_reader(self.features, "tokens", half=True) if reads and self.features is not None else None
-        device = self.head.cell_head.weight.device
+        tokens, device = None, self.head.cell_head.weight.device
+        if self.head.config.reads_tokens and self.features is not None:
+            tokens = row_reader(self.features, "tokens", half=True)
         for start in range(0, max(len(rows), 1), chunk):
             some = slice(start, start + chunk)
-            chosen = np.asarray(rows)[some]
             with torch.no_grad():
                 output = predict_with_scores(
                     self.head,
                     scores[some].to(device),
                     edited[some].to(device),
-                    self.concept_emb[chosen].to(device),
-                    None if tokens is None else tokens(chosen).to(device),
+                    self.concept_emb[rows[some]].to(device),
+                    None if tokens is None else tokens(rows[some]).to(device),
                     self.concept_model,
                 )
-            yield chosen, output
+            yield rows[some], output
 
     def predict(self, rows: np.ndarray, edited: Tensor | None = None, chunk: int = 128) -> PlacePredictions:
         """Places of some pictures `[m]`, from Stage 1's scores or edited ones `(m, k)`, `chunk` at once."""
@@ -256,9 +321,8 @@ def trained_modes(run: Run, features: FeatureStore, concepts: Mapping[str, Tenso
     from geocbm.models.stage2_config import ABLATION_MODES
 
     main = load_intervention_model(run, features, concepts)
-    mode = main.head.config.ablation_mode
-    found: dict[str, InterventionModel] = {mode: main}
-    for other in ABLATION_MODES:
-        if other != mode and run.belongs(f"stage2_{other}.safetensors"):
-            found[other] = load_intervention_model(run, features, concepts, f"stage2_{other}")
+    found: dict[str, InterventionModel] = {main.head.config.ablation_mode: main}
+    for mode in ABLATION_MODES:
+        if mode not in found and run.belongs(f"stage2_{mode}.safetensors"):
+            found[mode] = load_intervention_model(run, features, concepts, f"stage2_{mode}")
     return found

@@ -8,29 +8,144 @@ box.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from geocbm.data import image_files
+from geocbm.data.ground_truth import has_ground_truth, load_ground_truth
+from geocbm.data.images.pictures import open_picture
+from geocbm.encoders.preprocessing import crop_window
 from geocbm.errors import ParameterError
-from geocbm.explain.boxes import ConceptBoxes, concept_boxes
 from geocbm.explain.maps import MAP_KINDS, SHARE, MapModel, concept_maps
 from geocbm.metrics import NOT_MEASURED, Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
 
 if TYPE_CHECKING:
+    from geocbm.encoders import ImageEncoder
     from geocbm.run import Run
+
+Box = tuple[float, float, float, float]
 
 SMALL = 0.15
 """Concepts that chance would hit more often than this do not count in the headline."""
 
+EDGE = 0.02
+"""A box must reach this far into a patch, in sides of a patch, to meet it: boxes are stored with four decimals."""
+
+SAMPLES = 8  # places per side of a patch at which the covered area is looked up
 HEADLINE = "labelled, small"
 KEYS = {"hit": "pointing_game", "strict": "pointing_strict", "mass": "mass_ratio"}
 """Columns of a table of hits and the metrics of the headline that they give."""
 
 CONCEPT, ATTENTION, CENTRE, CHANCE = "concept map", "attention", "middle of the picture", "a random patch"
+
+
+@dataclass(frozen=True)
+class ConceptBoxes:
+    """Pictures and concepts that can truly be seen in them, one pair a line, as the model's crop and grid see them."""
+
+    position: np.ndarray  # [n] of the picture among the rows that were asked for
+    row: np.ndarray  # [n] of the table
+    meta: np.ndarray  # [n] the concept
+    labelled: np.ndarray  # [n] whether it is the picture's label
+    largest: np.ndarray  # [n, 4] its largest box x0, y0, x1, y1 in parts of what the model sees
+    touched: np.ndarray  # [n, P] patches that a box of the concept meets
+    centred: np.ndarray  # [n, P] patches whose middle lies in a box
+    inside: np.ndarray  # [n, P] share of each patch that lies in the boxes
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def chance(self) -> np.ndarray:
+        """`[n]` probability that a patch drawn at random is met by a box."""
+        return self.touched.mean(axis=1)
+
+    def at(self, chosen: np.ndarray) -> ConceptBoxes:
+        """Some of the pairs, by mask or position."""
+        return ConceptBoxes(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+    def box(self, row: int, meta: int) -> Box | None:
+        """The largest box of a concept in a picture; None where the model sees none."""
+        found = self.largest[(self.row == row) & (self.meta == meta)]
+        return tuple(found[0].tolist()) if len(found) else None
+
+
+def boxes_in_window(boxes: Sequence[Sequence[float]], window: Box) -> np.ndarray:
+    """Boxes in parts of a picture as boxes in parts of a window of it, `[m, 4]`; those outside are left out."""
+    x0, y0, x1, y1 = window
+    given = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    moved = ((given - [x0, y0, x0, y0]) / [x1 - x0, y1 - y0, x1 - x0, y1 - y0]).clip(0.0, 1.0)
+    return moved[(moved[:, 2:] > moved[:, :2]).all(axis=1)]
+
+
+def covered_patches(boxes: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Patches `[P]` that boxes `[m, 4]` meet, whose middle they hold, and the share of each patch that lies in them."""
+    n_rows, n_columns = grid
+    x0, y0, x1, y1 = boxes.T
+    touched = _in_any_box(_meets(y0, y1, n_rows), _meets(x0, x1, n_columns))
+    centred = _in_any_box(_holds(y0, y1, n_rows), _holds(x0, x1, n_columns))
+    fine = _in_any_box(_holds(y0, y1, n_rows * SAMPLES), _holds(x0, x1, n_columns * SAMPLES))
+    inside = fine.reshape(n_rows, SAMPLES, n_columns, SAMPLES).mean(axis=(1, 3))
+    return touched.reshape(-1), centred.reshape(-1), inside.reshape(-1)
+
+
+def _in_any_box(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Cells of a grid `[h, w]` that are in any of m boxes, from the rows `[m, h]` and columns `[m, w]` of each."""
+    return (rows[:, :, None] & columns[:, None, :]).any(axis=0)
+
+
+def _meets(low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:
+    """Which of `count` equal steps from 0 to 1 intervals `[m]` meet by more than `EDGE` of a step, `[m, count]`."""
+    steps = np.arange(count)
+    # What is thinner than the edge still meets the step that holds it.
+    edge = np.minimum(EDGE, (high - low) * count / 4)[:, None]
+    return (low[:, None] * count < steps + 1 - edge) & (high[:, None] * count > steps + edge)
+
+
+def _holds(low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:
+    """Of which of `count` equal steps from 0 to 1 intervals `[m]` hold the middle, `[m, count]`."""
+    middles = (np.arange(count) + 0.5) / count
+    return (low[:, None] <= middles) & (middles <= high[:, None])
+
+
+def concept_boxes(run: Run, encoder: ImageEncoder, rows: np.ndarray) -> ConceptBoxes | None:
+    """Some pictures with every concept in the part that the model sees; None without ground truth of where they are.
+
+    Raises:
+        ParameterError: a box has no four ends.
+    """
+    folder = run.table.attrs["folder"]
+    if not has_ground_truth(folder):
+        return None
+    truth, names = load_ground_truth(folder), {name: i for i, name in enumerate(run.concepts.metas)}
+    pano_id, label, paths = run.table["pano_id"].to_numpy(), run.meta_and_parent[0], image_files(run.table)
+    windows: dict[tuple[int, int], Box] = {}
+    found, largest, covers = [], [], []
+    for position, row in enumerate(np.asarray(rows, dtype=np.int64).tolist()):
+        size = open_picture(paths[row]).size
+        if size not in windows:
+            windows[size] = crop_window(encoder, size)
+        for concept in truth[pano_id[row]]["concepts"]:
+            meta = names.get(concept["meta_name"])
+            boxes = concept.get("boxes") or [concept["box"]]
+            if any(len(box) != 4 for box in boxes):
+                raise ParameterError(
+                    f"{pano_id[row]}: a box of {concept['meta_name']!r} has no four ends; give x0 y0 x1 y1"
+                )
+            seen = boxes_in_window(boxes, windows[size])
+            if meta is not None and len(seen):
+                found.append((position, row, meta, label[row] == meta))
+                largest.append(seen[np.prod(seen[:, 2:] - seen[:, :2], axis=1).argmax()])
+                covers.append(covered_patches(seen, encoder.grid))
+    columns = np.array(found, dtype=np.int64).reshape(-1, 4).T
+    n_patches = encoder.grid[0] * encoder.grid[1]
+    touched, centred, inside = (np.array([cover[i] for cover in covers]).reshape(-1, n_patches) for i in range(3))
+    corners = np.array(largest).reshape(-1, 4)
+    return ConceptBoxes(columns[0], columns[1], columns[2], columns[3] > 0, corners, touched > 0, centred > 0, inside)
 
 
 @dataclass(frozen=True)
@@ -48,7 +163,7 @@ class Localization:
     concepts: pd.DataFrame
 
     def estimate(self, way: str, group: str = HEADLINE, name: str = "hit") -> Estimate | None:
-        """A figure with its interval, NaN where blocks are too few for one; None where nothing was measured."""
+        """A metric with its interval, NaN where blocks are too few for one; None where nothing was measured."""
         own = self.table[(self.table["group"] == group) & (self.table["way"] == way)]
         if not len(own) or not np.isfinite(float(own.iloc[0][name])):
             return None
@@ -61,14 +176,10 @@ class Localization:
 
 
 def points(touched: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Whether the maximum of each map is a hit, `[n]` 0 or 1; the first of several equal ones counts.
-
-    Args:
-        touched: `[n, P]` which patches are hits.
-        maps: `[n, P]`, or `[P]` for all.
+    """Whether the maximum of each map `[n, P]`, or `[P]` for all, is a hit, `[n]` 0 or 1; of equal ones the first.
 
     Raises:
-        ParameterError: the shapes differ, or a map is not finite.
+        ParameterError: the maps do not have the shape of `touched`, or are not finite.
     """
     maps = np.broadcast_to(maps, touched.shape) if np.ndim(maps) == 1 else np.asarray(maps)
     if maps.shape != touched.shape or not np.isfinite(maps).all():
@@ -82,7 +193,7 @@ def mass_ratio(inside: np.ndarray, maps: np.ndarray) -> np.ndarray:
     `inside` `[n, P]` is the share of each patch in the boxes, `maps` `[n, P]` or `[P]` are not negative. NaN for a map
     without mass or a box without area.
     """
-    maps = np.broadcast_to(maps, inside.shape) if np.ndim(maps) == 1 else np.asarray(maps)
+    maps = np.broadcast_to(maps, inside.shape)
     total, area = maps.sum(axis=1), inside.mean(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where((total > 0) & (area > 0), (maps * inside).sum(axis=1) / total / area, np.nan)
@@ -100,10 +211,8 @@ def choose_map_kind(model: MapModel) -> tuple[str, dict[str, float]]:
     boxes = None if boxes is None else boxes.at(boxes.chance < SMALL)
     if boxes is None or not len(boxes):
         return SHARE, {}
-    share = {
-        kind: float(points(boxes.touched, concept_maps(model, boxes.row, boxes.meta, kind)).mean())
-        for kind in model.kinds
-    }
+    maps = {kind: concept_maps(model, boxes.row, boxes.meta, kind) for kind in model.kinds}
+    share = {kind: float(points(boxes.touched, own).mean()) for kind, own in maps.items()}
     return max(share, key=lambda kind: share[kind]), share
 
 
@@ -119,7 +228,7 @@ def measure_localization(
 
     Args:
         run: the run.
-        boxes: where concepts are in `n` pairs of picture and concept.
+        boxes: `n` pairs of picture and concept.
         maps: by name `[n, P]`, or `[P]` for all pairs; not negative.
         named: `[n]` whether the model named the concept of the pair first.
         n_resamples: behind each interval.
@@ -128,16 +237,9 @@ def measure_localization(
     hits = {way: points(boxes.touched, own) for way, own in maps.items()} | {CHANCE: boxes.chance}
     strict = {way: points(boxes.centred, own) for way, own in maps.items()} | {CHANCE: boxes.centred.mean(axis=1)}
     mass = {way: mass_ratio(boxes.inside, own) for way, own in maps.items()}
-    resamples = Resamples(spatial_blocks(run.lat[boxes.row], run.lng[boxes.row]), n_resamples, seed)
-    table = _group_table(boxes, named, {"hit": hits, "strict": strict, "mass": mass}, resamples)
-    return Localization(table, _by_concept(run, boxes, named, hits))
-
-
-def _group_table(
-    boxes: ConceptBoxes, named: np.ndarray, figures: Mapping[str, Mapping[str, np.ndarray]], resamples: Resamples
-) -> pd.DataFrame:
+    drawn = Resamples(spatial_blocks(run.lat[boxes.row], run.lng[boxes.row]), n_resamples, seed)
     small = boxes.chance < SMALL
-    masks = {
+    groups = {
         HEADLINE: boxes.labelled & small,
         "labelled, small, named": boxes.labelled & small & named,
         "labelled, small, not named": boxes.labelled & small & ~named,
@@ -146,30 +248,27 @@ def _group_table(
         "visible": np.ones(len(boxes), dtype=bool),
     }
     lines = []
-    for group, mask in masks.items():
-        for way in figures["hit"] if mask.any() else ():
-            concepts = len(np.unique(boxes.meta[mask]))
-            line: dict[str, object] = {"group": group, "way": way, "pairs": int(mask.sum()), "concepts": concepts}
-            for name, by_way in figures.items():
-                measured = way in by_way and np.isfinite(by_way[way][mask]).any()
-                chosen = np.where(mask, by_way[way], np.nan) if measured else None
-                line |= columns_of(name, NOT_MEASURED if chosen is None else resamples.estimate(chosen))
+    for group, mask in groups.items():
+        size = {"pairs": int(mask.sum()), "concepts": len(np.unique(boxes.meta[mask]))}
+        for way in hits if mask.any() else ():
+            line: dict[str, object] = {"group": group, "way": way, **size}
+            for name, by_way in (("hit", hits), ("strict", strict), ("mass", mass)):
+                own = np.where(mask, by_way[way], np.nan) if way in by_way else np.full(len(mask), np.nan)
+                line |= columns_of(name, drawn.estimate(own) if np.isfinite(own).any() else NOT_MEASURED)
             lines.append(line)
-    return pd.DataFrame(lines)
+    return Localization(pd.DataFrame(lines), _by_concept(run, boxes, named, hits))
 
 
 def _by_concept(run: Run, boxes: ConceptBoxes, named: np.ndarray, hits: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    lines = []
-    for meta in np.unique(boxes.meta[boxes.labelled]):
-        own = boxes.labelled & (boxes.meta == meta)
-        line = {
-            "concept": run.concepts.metas[meta],
-            "parent": run.concepts.parents[run.concepts.parent_index[meta]],
-            "pairs": int(own.sum()),
-            "named": float(named[own].mean()),
-        }
-        lines.append(line | {f"hit {way}": float(values[own].mean()) for way, values in hits.items()})
-    return pd.DataFrame(lines)
+    """Means over the labelled pairs of each concept, see `Localization.concepts`."""
+    pairs = pd.DataFrame({"meta": boxes.meta, "named": named} | {f"hit {way}": own for way, own in hits.items()})
+    groups = pairs[boxes.labelled].groupby("meta")
+    means = groups.mean().astype(float)
+    metas, parents = (np.array(names, dtype=object) for names in (run.concepts.metas, run.concepts.parents))
+    means.insert(0, "pairs", groups.size())
+    means.insert(0, "parent", parents[run.concepts.parent_index[means.index]])
+    means.insert(0, "concept", metas[means.index])
+    return means.reset_index(drop=True)
 
 
 def localization_metrics(found: Localization | None) -> dict[str, float | Estimate]:
@@ -184,4 +283,4 @@ def localization_metrics(found: Localization | None) -> dict[str, float | Estima
         "pointing_visible": found.estimate(CONCEPT, "visible, small"),
     }
     kept |= {key: found.estimate(CONCEPT, name=column) for column, key in KEYS.items()}
-    return recordables({name: figure for name, figure in kept.items() if figure is not None})
+    return recordables({name: own for name, own in kept.items() if own is not None})

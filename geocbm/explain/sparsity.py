@@ -36,11 +36,29 @@ class EffectiveConcepts:
     number: np.ndarray  # [m] effective number of contributions to the named cell
     gap: float  # largest difference between a logit of the head and the sum of its contributions
 
+    def average_accuracy(self, drawn: Resamples) -> Estimate:
+        """ANEC: the mean over those of `NEC_COUNTS` that were asked of the share of right cells, by "weights"."""
+        chosen = [i for i, count in enumerate(self.counts) if count in NEC_COUNTS] or [len(self.counts) - 1]
+        return drawn.estimate(self.right["weights"][chosen].mean(axis=0))
+
+    def kept_share(self, count: int, drawn: Resamples) -> Estimate:
+        """Accuracy with the largest contributions of each decision alone, as a part of that with all."""
+        some = self.right["decision"][self.counts.index(count)]
+        return _part_above(some, self.all_right, np.zeros(len(some)), drawn)
+
+    def curves(self, drawn: Resamples) -> pd.DataFrame:
+        """Shares of right cells with their intervals: columns `way, count, value, low, high`."""
+        return pd.DataFrame(
+            {"way": way, "count": count} | drawn.estimate(own)
+            for way, right in self.right.items()
+            for count, own in zip(self.counts, right, strict=True)
+        )
+
 
 def effective_concepts(
-    head: Stage2CrossAttentionGeoHead, scores: Tensor, cell: np.ndarray, counts: tuple[int, ...] = COUNTS, seed: int = 0
+    head: Stage2CrossAttentionGeoHead, scores: Tensor, cell: np.ndarray, seed: int = 0
 ) -> EffectiveConcepts:
-    """Ask a head that sums concepts with only some of them.
+    """Ask a head in mode `concept_scores` for the true cells `[m]` with only some of its concepts, `COUNTS` of them.
 
     "weights" keeps in each cell's sum the concepts with the largest weights (on scores of spread 1) and asks every
     picture: the number of effective concepts of Srivastava et al. (2024, "VLG-CBM", arXiv 2408.01432), here without
@@ -49,20 +67,15 @@ def effective_concepts(
     does not count has the value of an average training picture. The effective number of contributions is the
     exponential of the entropy of their magnitudes: as many equal contributions would be as spread out.
 
-    Args:
-        head: a head in mode `concept_scores`.
-        scores: `(m, k)` probabilities of metas and then parents.
-        cell: `[m]` true cells.
-        counts: how many concepts may count; those above `k` are left out.
-        seed: source of the random concepts.
+    `scores` `(m, k)` are the probabilities of metas and then parents.
 
     Raises:
-        ParameterError: the head's logits are no sum over concepts, or no count fits.
+        ParameterError: the head's logits are no sum over concepts, or there is a single concept.
     """
     m, k = scores.shape
-    counts = tuple(count for count in counts if count < k)
+    counts = tuple(count for count in COUNTS if count < k)
     if not counts:
-        raise ParameterError(f"no count lies below the {k} concepts there are; give counts such as (1,)")
+        raise ParameterError(f"there are {k} concepts; to leave some out takes at least 2")
     rank_of_weight = _ranks(head.cell_head.weight.detach().abs().cpu())  # (N, k)
     generator = np.random.default_rng(seed)
     named, number, gap = np.zeros(m, dtype=np.int64), np.zeros(m, dtype=np.float32), 0.0
@@ -96,12 +109,6 @@ def _ranks(values: Tensor) -> Tensor:
     return values.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
 
 
-def average_accuracy(found: EffectiveConcepts, way: str, drawn: Resamples) -> Estimate:
-    """ANEC: the mean over 5, 10, 15, 20, 25 and 30 concepts (those that were asked) of the share of right cells."""
-    chosen = [i for i, count in enumerate(found.counts) if count in NEC_COUNTS] or [len(found.counts) - 1]
-    return drawn.estimate(found.right[way][chosen].mean(axis=0))
-
-
 def completeness_ratio(concepts: np.ndarray, full: np.ndarray, prior: np.ndarray, drawn: Resamples) -> Estimate:
     """Accuracy of the concepts above that of guessing, as a part of the full model's (Yeh et al. 2020, definition 3.1).
 
@@ -127,12 +134,6 @@ def _part_above(some: np.ndarray, every: np.ndarray, floor: np.ndarray, drawn: R
     return {"value": value, "low": low, "high": high}
 
 
-def kept_share(found: EffectiveConcepts, count: int, drawn: Resamples) -> Estimate:
-    """Accuracy with the largest contributions of each decision alone, as a part of that with all, with its interval."""
-    some = found.right["decision"][found.counts.index(count)]
-    return _part_above(some, found.all_right, np.zeros(len(some)), drawn)
-
-
 class Carried(NamedTuple):
     """How much of what a head knows is left with a few contributions to each decision."""
 
@@ -152,13 +153,4 @@ def carried(found: EffectiveConcepts, count: int, prior: np.ndarray, drawn: Resa
         drawn.difference(found.all_right, prior),
         drawn.difference(some, random),
         {name: float(np.mean(own)) for name, own in rights.items()},
-    )
-
-
-def effective_curves(found: EffectiveConcepts, drawn: Resamples) -> pd.DataFrame:
-    """What `plots.kept_concepts` draws: columns `way, count, value, low, high`, all as shares."""
-    return pd.DataFrame(
-        {"way": way, "count": count} | drawn.estimate(own)
-        for way, right in found.right.items()
-        for count, own in zip(found.counts, right, strict=True)
     )

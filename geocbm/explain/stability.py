@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
-from geocbm.explain.boxes import concept_boxes
-from geocbm.explain.localization import SMALL, points
+from geocbm.explain.localization import SMALL, concept_boxes, points
 from geocbm.explain.maps import MapModel, concept_maps
 from geocbm.metrics import Resamples, columns_of, entry_of, recordables, spatial_blocks
 from geocbm.models.stage2_inference import concept_input, predict_stage2

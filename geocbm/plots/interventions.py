@@ -60,7 +60,7 @@ def contribution_bars(explanations: Sequence[Any], title: str = "") -> go.Figure
 
 
 def concept_sankey(flows: Any) -> go.Figure:
-    """Flows from metas through parents to countries (`explain.flows.Flows`)."""
+    """Flows from metas through parents to countries (`explain.attribution.Flows`)."""
     title = "From concepts through families to countries"
     first, second = flows.meta_to_parent, flows.parent_to_country
     if not len(first) or not len(second):

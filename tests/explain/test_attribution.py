@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,15 +10,19 @@ import torch
 
 from geocbm import plots
 from geocbm.errors import ParameterError
+from geocbm.explain import attribution
 from geocbm.explain.attribution import (
     BY_ABLATION,
     EXACT,
     Target,
+    concept_flows,
     country_terms,
     country_weights,
     explain_country,
     explain_scores,
+    flows_to_countries,
     named_countries,
+    place_of_cells,
     weighted_terms,
 )
 from geocbm.explain.interventions import baseline_scores, linear_cbm, load_intervention_model
@@ -29,6 +34,7 @@ N_METAS, N_PARENTS, N_CELLS, WIDTH = 4, 2, 5, 16
 PARENTS = np.array([0, 0, 1, 1])
 NAMES = ("red pole", "blue pole", "stop sign", "blue sign", "poles", "signs")
 COUNTRY = np.array(["A", "A", "B", "C", "C"])
+VOCABULARY = SimpleNamespace(metas=NAMES[:N_METAS], parents=NAMES[N_METAS:], parent_index=PARENTS)
 
 
 def make_head(mode: str = "concept_scores", transform: str = "log") -> Stage2CrossAttentionGeoHead:
@@ -231,3 +237,43 @@ def test_a_run_of_one_country_names_cells(trained_run, heads):
     files = trained_run.files
     files.__dict__["cells"] = replace(files.cells, country=np.full(len(files.cells), "France"))
     assert all(name.startswith("cell ") for name in named_countries(heads[1], files.rows["test"], files))
+
+
+def test_flows_conserve_what_they_carry(monkeypatch):
+    monkeypatch.setattr(attribution, "FLOW_CONCEPTS", 2)
+    monkeypatch.setattr(attribution, "FLOW_COUNTRIES", 2)
+    amount = np.random.default_rng(0).random((6, 6))
+    country = np.array(["A", "B", "A", "C", "A", "D"])
+    flows = concept_flows(amount, country, VOCABULARY, "terms")
+    first = flows.meta_to_parent.groupby("parent")["value"].sum()
+    second = flows.parent_to_country.groupby("parent")["value"].sum()
+    assert first["poles"] == pytest.approx(amount[:, [0, 1, 4]].sum())
+    assert first.to_dict() == pytest.approx(second.to_dict())
+    by_country = flows.parent_to_country.groupby("country")["value"].sum()
+    assert by_country["A"] == pytest.approx(amount[[0, 2, 4]].sum())
+    assert set(by_country.index) - {"A", "other countries"} < {"B", "C", "D"} and len(by_country) == 3
+    own = [name for name in flows.meta_to_parent["meta"] if not name.startswith("other concepts")]
+    assert len(own) == 2
+
+
+def test_the_figure_shows_shares():
+    country = np.array(["A", "B"])
+    sankey = plots.concept_sankey(concept_flows(np.ones((2, 6)), country, VOCABULARY, "terms"))
+    assert sum(sankey.data[0].link.value) == pytest.approx(2, abs=1e-3)
+    empty = concept_flows(np.zeros((2, 6)), country, VOCABULARY, "terms")
+    assert "all of them are 0" in plots.concept_sankey(empty).layout.meta["alt"]
+
+
+def test_exact_terms_where_the_logits_are_sums_and_probabilities_elsewhere(trained_run, heads):
+    files, test = trained_run.files, trained_run.files.rows["test"]
+    for model in heads:
+        flows = flows_to_countries(model, test, files.cells, files.concepts)
+        assert flows.meta_to_parent["value"].sum() == pytest.approx(flows.parent_to_country["value"].sum())
+    assert flows.meta_to_parent["value"].sum() == pytest.approx(len(test))
+
+
+def test_a_run_of_one_country_is_explained_by_cells(trained_run):
+    cells = trained_run.files.cells
+    one = replace(cells, country=np.full(len(cells), "France"))
+    assert place_of_cells(one)[:2].tolist() == ["cell 0", "cell 1"]
+    assert place_of_cells(cells).tolist() == cells.country.tolist()

@@ -6,8 +6,13 @@ import torch
 from torch.nn import functional
 
 from geocbm.errors import ParameterError
-from geocbm.explain.embedding import edited_embedding, move_embedding
-from geocbm.explain.interventions import baseline_scores, predict_with_scores, set_scores
+from geocbm.explain.interventions import (
+    baseline_scores,
+    edited_embedding,
+    move_embedding,
+    predict_with_scores,
+    set_scores,
+)
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
 

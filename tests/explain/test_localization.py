@@ -1,4 +1,4 @@
-"""The pointing game, mass on the object, and their tables, by hand."""
+"""Boxes as the model's crop and grid see them, the pointing game, mass on the object, and their tables, by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_run import STAGE1
 
+from geocbm.encoders.preprocessing import crop_window
 from geocbm.errors import ParameterError
-from geocbm.explain.boxes import concept_boxes
 from geocbm.explain.localization import (
     ATTENTION,
     CENTRE,
@@ -20,7 +21,10 @@ from geocbm.explain.localization import (
     CONCEPT,
     HEADLINE,
     SMALL,
+    boxes_in_window,
     choose_map_kind,
+    concept_boxes,
+    covered_patches,
     localization_metrics,
     mass_ratio,
     measure_localization,
@@ -31,6 +35,100 @@ from geocbm.run import encoding, stages
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
+
+
+class Cutter:
+    """Resizes the short side to 40 pixels and keeps the square in the middle, as CLIP's preprocessing does."""
+
+    grid = (4, 4)
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        scale = 40 / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        left, top = (image.width - 40) // 2, (image.height - 40) // 2
+        return image.crop((left, top, left + 40, top + 40))
+
+
+@pytest.mark.parametrize(
+    ("size", "window"),
+    [
+        ((80, 80), (0, 0, 1, 1)),
+        ((160, 80), (0.25, 0, 0.75, 1)),  # the middle half of a wide picture
+        ((60, 240), (0, 0.375, 1, 0.625)),
+    ],
+)
+def test_window_of_a_central_crop(size: tuple[int, int], window: tuple[float, ...]) -> None:
+    assert crop_window(Cutter(), size) == pytest.approx(window, abs=3e-3)  # type: ignore[arg-type]
+
+
+def test_a_square_picture_is_seen_whole_by_a_real_encoder(trained_run: TinyRun) -> None:
+    encoder = encoding.load_stage0(trained_run.files)[1]
+    assert crop_window(encoder, (96, 96)) == (0.0, 0.0, 1.0, 1.0)
+
+
+def test_boxes_move_into_the_window_and_are_cut_at_its_border() -> None:
+    moved = boxes_in_window([[0.5, 0.5, 0.75, 1.0], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.2, 1.0]], (0.25, 0, 0.75, 1))
+    # 0.5 is the middle of the window; the second box loses what lies left of it; the third lies outside.
+    assert moved == pytest.approx(np.array([[0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 0.5, 0.5]]))
+
+
+def test_patches_of_a_box() -> None:
+    touched, centred, inside = covered_patches(np.array([[0.25, 0.25, 0.625, 0.5]]), (4, 4))
+    # The second row; the second column whole, half of the third, whose middle is the end of the box.
+    assert np.flatnonzero(touched).tolist() == [5, 6]
+    assert np.flatnonzero(centred).tolist() == [5, 6]
+    assert inside.reshape(4, 4)[1].tolist() == [0, 1, 0.5, 0] and inside.sum() == 1.5
+    touched, centred, _ = covered_patches(np.array([[0.25, 0.25, 0.6, 0.5]]), (4, 4))
+    assert np.flatnonzero(touched).tolist() == [5, 6] and np.flatnonzero(centred).tolist() == [5]
+
+
+def test_touching_the_border_of_a_patch_is_not_meeting_it_and_boxes_unite() -> None:
+    touched, _, inside = covered_patches(np.array([[0.0, 0.0, 0.2503, 0.25], [0.0, 0.0, 0.25, 0.5]]), (4, 4))
+    assert np.flatnonzero(touched).tolist() == [0, 4]
+    assert inside.sum() == 2  # what both cover counts once
+
+
+def test_a_box_thinner_than_the_tolerance_meets_its_patch() -> None:
+    assert np.flatnonzero(covered_patches(np.array([[0.3, 0.3, 0.301, 0.301]]), (4, 4))[0]).tolist() == [5]
+
+
+def _tell(run: TinyRun, boxes: list) -> None:
+    """Write a ground truth in which every picture shows its label in the given boxes."""
+    table = run.files.table
+    with gzip.open(run.images / "ground_truth.jsonl.gz", "wt", encoding="utf-8") as stream:
+        for pano_id, meta in zip(table["pano_id"], table["meta_name"], strict=True):
+            seen = [{"meta_name": meta, "box": boxes[0], "boxes": boxes}, {"meta_name": "unheard of", "box": boxes[0]}]
+            stream.write(json.dumps({"pano_id": pano_id, "concepts": seen}) + "\n")
+
+
+def test_pairs_of_a_run(copied_run: TinyRun, request: pytest.FixtureRequest) -> None:
+    files, truth = copied_run.files, copied_run.images / "ground_truth.jsonl.gz"
+    encoder = encoding.load_stage0(files)[1]
+    assert concept_boxes(files, encoder, files.rows["test"]) is None
+    request.addfinalizer(lambda: truth.unlink(missing_ok=True))
+    _tell(copied_run, [[0.0, 0.0, 1.0, 1.0]])
+    rows = files.rows["test"][:3]
+    pairs = concept_boxes(files, encoder, rows)
+    assert pairs is not None and pairs.row.tolist() == rows.tolist() and pairs.position.tolist() == [0, 1, 2]
+    assert pairs.largest == pytest.approx(np.tile([0, 0, 1, 1], (3, 1)))
+    assert pairs.labelled.all() and (pairs.chance == 1).all() and (pairs.inside == 1).all()
+    assert pairs.meta.tolist() == files.meta_and_parent[0][rows].tolist()
+    assert len(pairs.at(np.array([True, False, False]))) == 1
+    assert len(concept_boxes(files, encoder, rows[:0]) or []) == 0
+    assert pairs.box(int(rows[0]), int(pairs.meta[0])) == pytest.approx((0, 0, 1, 1))
+    assert pairs.box(int(rows[0]), 99) is None
+    # Of several boxes the largest one in the window is shown.
+    _tell(copied_run, [[0.1, 0.0, 0.2, 0.1], [0.5, 0.2, 0.9, 0.4]])
+    found = concept_boxes(files, encoder, rows)
+    assert found is not None and found.largest[0] == pytest.approx(
+        [(0.5 * 48 - 4) / 40, 0.2, (0.9 * 48 - 4) / 40, 0.4], abs=0.02
+    )
+    # The pictures are 48 x 40: of the 48 columns the model sees the middle 40, and no strip of 3 at the left.
+    _tell(copied_run, [[0.0, 0.0, 3 / 48, 1.0]])
+    assert len(concept_boxes(files, encoder, rows) or []) == 0
+    _tell(copied_run, [[0.0, 0.0, 1.0]])
+    with pytest.raises(ParameterError, match="has no four ends"):
+        concept_boxes(files, encoder, rows)
 
 
 def test_points() -> None:

@@ -27,26 +27,26 @@ def linear_head() -> Stage2CrossAttentionGeoHead:
 
 def test_effective_concepts_by_hand() -> None:
     scores = torch.tensor([[1.0, 0, 0, 0], [0.8, 0.8, 0.8, 0.8]])
-    found = sparsity.effective_concepts(linear_head(), scores, np.array([0, 2]), counts=(1, 2, 4, 9))
-    assert found.counts == (1, 2)  # 4 are all of them
+    found = sparsity.effective_concepts(linear_head(), scores, np.array([0, 2]))
+    assert found.counts == (1, 2, 3)  # 5 and more are too many
     assert found.named.tolist() == [0, 2] and found.all_right.all()
     assert found.gap < 1e-6
     assert found.number == pytest.approx([1, 4])  # one contribution; four equal ones
     # With one concept kept the second picture's best is 3 x 0.8 for cell 0 against 0.8 for cell 2.
-    assert found.right["decision"].tolist() == [[True, False], [True, False]]
+    assert found.right["decision"].tolist() == [[True, False], [True, False], [True, False]]
     assert found.right["weights"][0].tolist() == [True, False]
 
 
 def test_figures_of_effective_concepts() -> None:
     scores = torch.rand(30, 4, generator=torch.Generator().manual_seed(0))
     cell = np.arange(30) % 3
-    found = sparsity.effective_concepts(linear_head(), scores, cell, counts=(1, 2, 3))
+    found = sparsity.effective_concepts(linear_head(), scores, cell)
     drawn = Resamples(np.arange(30), 100)
-    share = sparsity.kept_share(found, 3, drawn)
+    share = found.kept_share(3, drawn)
     assert share["value"] == pytest.approx(found.right["decision"][2].mean() / found.all_right.mean())
     assert share["low"] <= share["value"] <= share["high"]
-    assert sparsity.average_accuracy(found, "weights", drawn)["value"] == found.right["weights"][2].mean()
-    curves = sparsity.effective_curves(found, drawn)
+    assert found.average_accuracy(drawn)["value"] == found.right["weights"][2].mean()
+    curves = found.curves(drawn)
     assert len(curves) == 9 and ((curves["low"] <= curves["value"]) & (curves["value"] <= curves["high"])).all()
     fig = plots.kept_concepts(curves, float(found.all_right.mean()))
     assert "with all" in fig.layout.meta["alt"] and len(fig.data) == 6
@@ -56,8 +56,8 @@ def test_effective_concepts_need_a_sum() -> None:
     head = Stage2CrossAttentionGeoHead(4, 5, 3, np.eye(3), Stage2Config(embed_dim=8))
     with pytest.raises(ParameterError, match="use 'concept_scores' or 'hybrid'"):
         sparsity.effective_concepts(head, torch.zeros(1, 4), np.zeros(1))
-    with pytest.raises(ParameterError, match="no count lies below the 4 concepts"):
-        sparsity.effective_concepts(linear_head(), torch.zeros(1, 4), np.zeros(1), counts=(4,))
+    with pytest.raises(ParameterError, match="takes at least 2"):
+        sparsity.effective_concepts(linear_head(), torch.zeros(1, 1), np.zeros(1))
 
 
 def test_completeness_by_hand() -> None:
