@@ -2,7 +2,7 @@
 
 Run `python -m benchmarks.gallery`. The straightforward way is what `geoclip`'s `predict` does once the image is
 encoded: location encoder over the whole gallery, both sides normalised, all similarities, softmax, `topk`. Ours reads
-the embeddings that `geocbm.encoders.gallery` keeps on disk. The image encoder is left out on both sides.
+the embeddings that `geocbm.encoders.location` keeps on disk. The image encoder is left out on both sides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from benchmarks import timing
 from geocbm.encoders import load_gallery, load_location_encoder
-from geocbm.encoders.gallery import adapted_gallery, gallery_embeddings, nearest_places
+from geocbm.encoders.location import adapted_gallery, gallery_embeddings, nearest_places
 
 TARGET = 100.0
 SCALE = 1 / 0.07

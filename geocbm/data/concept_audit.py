@@ -33,9 +33,6 @@ Words = tuple[str, ...]
 def audit_concepts(table: pd.DataFrame) -> pd.DataFrame:
     """Ask of each meta whether it is a concept or a code word for a place.
 
-    Args:
-        table: as `load_table` gives it.
-
     Returns:
         A row per meta, alphabetically: `meta_name`, `parent_concept`, `n` samples, `n_countries`, `entropy_bits` (of
         the country given the meta; 0 if the meta gives the country away), `top_country` and its share `top_share`,

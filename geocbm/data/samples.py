@@ -24,8 +24,6 @@ class PanoramaCBMDataset:
     indices `concept_idx` and `parent_idx`, with cells also `cell_label`, and with a transform also `image`.
 
     Args:
-        table: as `load_table` gives it.
-        concepts: vocabulary that numbers the names of the table.
         cell_label: `[n]` geocell of each row, once there are cells.
         transform: turns the picture, upright 8-bit RGB, into what `image` holds; without it no image is opened.
     """

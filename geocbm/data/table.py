@@ -57,7 +57,6 @@ def load_table(
         `folder`, `csv_sha256`, `n_rejected`, `notices` (what was normalised) and `simulated`.
 
     Raises:
-        MissingInputError: there is no such file.
         BadTableError: with one sentence per problem in `problems`.
     """
     if on_bad not in ("error", "drop"):
@@ -165,11 +164,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
 
 
 def _map_columns(path: Path, header: list[str], own: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Give each column its name in the schema.
-
-    Returns:
-        The new names in the order of the file, and sentences that say which were renamed.
-    """
+    """Give each column its name in the schema."""
     unknown = [f"{name!r} (not in the file)" for name in own if name not in header]
     unknown += [f"{name!r} (not in the schema)" for name in own.values() if name not in SCHEMA]
     if unknown:

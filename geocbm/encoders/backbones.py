@@ -26,21 +26,9 @@ class ImageFeatures(NamedTuple):
 
 
 class Backbone(ABC):
-    """A vision model of transformers, cut between the blocks that stay frozen and those that may train.
+    """A vision model of transformers, cut between the blocks that stay frozen and those that may train."""
 
-    A family whose stem, blocks and head are known by name says what they are; `GenericBackbone` finds them out.
-
-    Args:
-        model: the module that holds all weights in use.
-        blocks: the repeated part, from the first to the last; empty if the model cannot be divided.
-        head_modules: modules after the last block, trained along with the last blocks; None for those it lacks.
-
-    Attributes:
-        keeps_shape: whether every block gives the shape that it takes, as those of transformers do.
-        grid: rows and columns of the tokens; known after `examine`.
-    """
-
-    keeps_shape = True
+    keeps_shape = True  # whether every block gives the shape that it takes
 
     def __init__(
         self, model: nn.Module, blocks: Sequence[nn.Module], head_modules: Sequence[nn.Module | None] = ()
@@ -48,7 +36,7 @@ class Backbone(ABC):
         self.model = model
         self.blocks = list(blocks)
         self.head_modules = [module for module in head_modules if module is not None]
-        self.grid = (0, 0)
+        self.grid = (0, 0)  # rows and columns of the tokens, known after `examine`
 
     @property
     def kind(self) -> str:
@@ -210,9 +198,7 @@ _TEXT_PARTS = ("text_model", "text_projection", "logit_scale", "logit_bias")
 def make_backbone(model: Any, missing: set[str]) -> Backbone:
     """Choose the family of a model and take it apart.
 
-    Args:
-        model: a model of transformers; a text tower in it is dropped.
-        missing: names of weights that the checkpoint lacks (those keep random values).
+    `missing`: names of weights that the checkpoint lacks (those keep random values).
 
     Raises:
         ParameterError: weights that the features need are missing, or the model reads no pictures.

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from geocbm.encoders.backbones import Backbone, ImageFeatures
 from geocbm.encoders.layout import TokenLayout, find_layout, noise_between
@@ -29,18 +30,11 @@ Forward = Callable[..., Any]
 
 
 class _ReachedError(Exception):
-    """The pass has come to the cut with these activations; what is above need not run."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        self.hidden = hidden
+    """The pass has come to the cut with the activations in `args`; what is above need not run."""
 
 
 class GenericBackbone(Backbone):
-    """A model that is run as it is; see the module.
-
-    Args:
-        model: of transformers; its output has `last_hidden_state`, alone or through `get_image_features`.
-    """
+    """A model that is run as it is; see the module."""
 
     keeps_shape = False
 
@@ -111,7 +105,7 @@ class GenericBackbone(Backbone):
             with _replaced({block: stop}):
                 self._output(pixel_values)
         except _ReachedError as reached:
-            return reached.hidden
+            return reached.args[0]
         raise RuntimeError("a block was not called")
 
     def upper(self, hidden: Tensor, top_blocks: int) -> ImageFeatures:
@@ -125,8 +119,9 @@ class GenericBackbone(Backbone):
             entrance = self.blocks[kept].forward
             forwards[self.blocks[kept]] = lambda *args, **options: _call_with(entrance, hidden, args, options)
         else:
-            given = _with_first_tensor(forwards[self.blocks[-1]](), hidden)
-            forwards[self.blocks[-1]] = lambda *_, **__: given
+            leaves, nesting = tree_flatten(forwards[self.blocks[-1]]())
+            leaves[next(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))] = hidden
+            forwards[self.blocks[-1]] = lambda *_, **__: tree_unflatten(leaves, nesting)
         with _replaced(forwards):
             return self._features(self._output(hidden.new_zeros((len(hidden), 3, *self.size))))
 
@@ -168,7 +163,7 @@ class GenericBackbone(Backbone):
             shape = (each.shape[0] * len(like), *each.shape[1:])
             return torch.zeros(shape, dtype=each.dtype, device=like.device)
 
-        return lambda *_, **__: _mapped(self._shapes[position], zeros)
+        return lambda *_, **__: tree_map_only(Tensor, zeros, self._shapes[position])
 
     def _find_blocks(self, pixel_values: Tensor) -> None:
         """Take the finest sequence of blocks of which every cut gives what the whole model gives."""
@@ -196,7 +191,7 @@ class GenericBackbone(Backbone):
         def watch(position: int, *args: Any, **options: Any) -> Any:
             inputs[position] = _activations(args, options).clone()
             output = forwards[position](*args, **options)
-            outputs[position] = _mapped(output, torch.clone)
+            outputs[position] = tree_map_only(Tensor, torch.clone, output)
             return output
 
         def repeat(position: int, *args: Any, **options: Any) -> Any:
@@ -254,11 +249,10 @@ def _call_with(forward: Forward, hidden: Tensor, args: tuple[Any, ...], options:
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
-    """Whether two results agree but for rounding."""
-    if one.shape != other.shape:
+    """Whether two results agree but for rounding, which counts in relation to the largest number."""
+    if one.shape != other.shape or not other.numel():
         return False
-    scale = float(other.abs().max()) if other.numel() else 0.0
-    return bool(torch.isfinite(one).all()) and float((one - other).abs().max()) <= 1e-4 * scale + 1e-7
+    return torch.allclose(one, other, rtol=0.0, atol=1e-4 * float(other.abs().max()) + 1e-7)
 
 
 @contextmanager
@@ -342,34 +336,10 @@ def _n_weights(modules: Sequence[nn.Module]) -> int:
 
 def _first_tensor(value: Any) -> Tensor:
     """The first tensor in nested tuples, lists and mappings."""
-    found: list[Tensor] = []
-
-    def note(each: Tensor) -> Tensor:
-        found.append(each)
-        return each
-
-    _mapped(value, note)
-    if not found:
+    found = next((leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)), None)
+    if found is None:
         raise ValueError("a block gives no tensor")
-    return found[0]
-
-
-def _with_first_tensor(value: Any, tensor: Tensor) -> Any:
-    """The same nesting with another first tensor."""
-    rest = iter([tensor])
-    return _mapped(value, lambda each: next(rest, each))
-
-
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Nested tuples, lists and mappings with every tensor changed; whatever else is in them stays."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return type(value)(**{key: _mapped(item, change) for key, item in value.items()})
-    if isinstance(value, (tuple, list)):
-        items = [_mapped(item, change) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value
+    return found
 
 
 def _one_picture(value: Any, n: int) -> Any:
@@ -380,4 +350,4 @@ def _one_picture(value: Any, n: int) -> Any:
             raise ValueError("a block gives a tensor without a batch dimension")
         return torch.empty((each.shape[0] // n, *each.shape[1:]), dtype=each.dtype, device="meta")
 
-    return _mapped(value, shrunk)
+    return tree_map_only(Tensor, shrunk, value)

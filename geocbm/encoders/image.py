@@ -29,15 +29,6 @@ class ImageEncoder(nn.Module):
 
     Evaluation mode is kept even while blocks are trained: running statistics and dropout stay off, so that stored
     activations and fresh ones agree.
-
-    Attributes:
-        name: what it was loaded as.
-        processor: the image processor of transformers.
-        image_size: height in pixels of the picture that the model sees.
-        n_blocks: how many blocks can be trained apart; 0 if the model is used as a whole.
-        pooled_dim: size d of the pooled vector.
-        token_dim: size w of a token.
-        grid: rows and columns of tokens.
     """
 
     def __init__(self, backbone: Backbone, processor: Any, name: str) -> None:
@@ -49,7 +40,7 @@ class ImageEncoder(nn.Module):
         self._preprocessing = Preprocessing(processor, name)
         self._weights = Fingerprint()
         self._preprocessing_fingerprint: str | None = None
-        self.image_size, width = self._preprocessing.height, self._preprocessing.width
+        self.image_size, width = self._preprocessing.height, self._preprocessing.width  # of what the model sees
         self.eval()
         dark, bright = (
             self._preprocessing.colours.pixels(level)[:, None, None].expand(3, self.image_size, width).contiguous()
@@ -65,10 +56,10 @@ class ImageEncoder(nn.Module):
                     f"the encoder '{name}' does not accept the pictures its preprocessing makes "
                     f"({self.image_size} x {width} pixels): {first_line(error)}; correct preprocessor_config.json"
                 ) from error
-        self.n_blocks = len(backbone.blocks)
-        self.pooled_dim = int(features.pooled.shape[-1])
-        self.token_dim = int(features.tokens.shape[-1])
-        self.grid = backbone.grid
+        self.n_blocks = len(backbone.blocks)  # that can be trained apart; 0 if the model is used as a whole
+        self.pooled_dim = int(features.pooled.shape[-1])  # d
+        self.token_dim = int(features.tokens.shape[-1])  # w
+        self.grid = backbone.grid  # rows and columns of tokens
 
     @property
     def device(self) -> torch.device:

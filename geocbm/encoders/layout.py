@@ -85,16 +85,9 @@ def _possible_layouts(shape: Sequence[int], height: int, width: int) -> list[Tok
 def find_layout(
     encode: Callable[[Tensor], Tensor], shape: Sequence[int], dark: Tensor, bright: Tensor
 ) -> TokenLayout | None:
-    """Choose the layout that passes the position test.
+    """Choose the layout of an output that passes the position test; None for tokens on no grid, or in another order.
 
-    Args:
-        encode: pixels (B, 3, H, W) to the output of the model.
-        shape: of that output.
-        dark: a plain picture, (3, H, W).
-        bright: a plain picture of another colour, (3, H, W).
-
-    Returns:
-        The layout, or None when no layout fits: tokens that lie on no grid, or in another order.
+    `encode` makes the output of pixels (B, 3, H, W); `dark` and `bright` are plain pictures (3, H, W).
     """
     layouts = _possible_layouts(shape, *dark.shape[-2:])
     for _, alike in itertools.groupby(layouts, key=lambda layout: (layout.rows, layout.columns, layout.form)):
@@ -132,21 +125,15 @@ def noise_between(dark: Tensor, bright: Tensor) -> Tensor:
 
 
 def _passes(layout: TokenLayout, changes: Tensor, cells: Sequence[Cell], has_others: bool) -> bool:
-    """Whether bright patches light up at their own places.
+    """Whether bright patches light up at their own places, told by how far the tokens moved, (n, rows * columns).
 
-    A token that answers to every patch says nothing about places: changes count in relation to what a token does on
-    average. In a sequence with other tokens most patches must light up at their very cell, lest one token too many be
-    skipped; in a sequence of patches alone a neighbour will do, because receptive fields overlap. A map keeps its order
-    by construction, and its fields may cover the whole picture: there the centre of the light must follow the patch.
-
-    Args:
-        layout: the grid.
-        changes: (n, rows * columns), how far the token of every patch moved.
-        cells: where the bright patch was, n cells.
-        has_others: whether there are tokens that are no patches.
+    In a sequence with other tokens most patches must light up at their very cell, lest one token too many be skipped;
+    in a sequence of patches alone a neighbour will do, because receptive fields overlap. A map keeps its order by
+    construction, and its fields may cover the whole picture: there the centre of the light must follow the patch.
     """
     if not bool(torch.isfinite(changes).all()) or not bool((changes.amax(dim=1) > 0).all()):
         return False
+    # A token that answers to every patch says nothing about places.
     relative = changes / (changes.mean(dim=0) + 0.1 * changes.mean())
     light = relative.unflatten(1, (layout.rows, layout.columns))
     if layout.form != "sequence":

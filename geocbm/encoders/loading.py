@@ -25,7 +25,8 @@ PROBE_SECONDS = 5.0
 """How long the hub may take to answer the first request before it counts as out of reach."""
 
 PACKAGED_BACKBONE = "atlas"
-"""Alias of the small CLIP that comes with the package."""
+PACKAGED_FOLDER = Path(__file__).resolve().parents[2] / "geocbm_atlas" / "backbone"
+"""The small CLIP that comes with the package, and its alias."""
 
 SAFETENSORS_REVISIONS = {"geolocal/StreetCLIP": "refs/pr/1"}
 """Revisions that carry safetensors for models whose main branch has only a pickle."""
@@ -38,18 +39,11 @@ _UNWANTED_FILES = ["*/*"]
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "_attn_implementation"}
 
 
-def packaged_backbone_folder() -> Path:
-    """Folder of the backbone that comes with the package."""
-    return Path(__file__).resolve().parents[2] / "geocbm_atlas" / "backbone"
-
-
 def find_model_folder(name: str | Path, download: bool = True) -> Path:
     """Find the folder with the configuration and the safetensors of a model.
 
-    Args:
-        name: "atlas" for the packaged backbone, a local folder, a hub name (`owner/model`), or a hub name with a
-            revision (`owner/model@revision`). The hub is asked only if its local cache lacks the model.
-        download: whether the hub may be asked at all.
+    `name`: "atlas" for the packaged backbone, a local folder, a hub name (`owner/model`), or a hub name with a revision
+    (`owner/model@revision`). The hub is asked only if its local cache lacks the model.
 
     Raises:
         MissingInputError: there is no such folder, or the hub model is neither cached nor within reach.
@@ -58,7 +52,7 @@ def find_model_folder(name: str | Path, download: bool = True) -> Path:
     text = str(name).strip()
     if not text:
         raise ParameterError("the name of the encoder is empty; give a model name, a local folder or 'atlas'")
-    folder = packaged_backbone_folder() if text == PACKAGED_BACKBONE else Path(text).expanduser()
+    folder = PACKAGED_FOLDER if text == PACKAGED_BACKBONE else Path(text).expanduser()
     if text == PACKAGED_BACKBONE and not (folder / "config.json").is_file():
         raise MissingInputError(
             f"the packaged backbone 'atlas' is not built; make it with `python -m tools.atlas_backbone --out {folder}`"
@@ -90,7 +84,7 @@ def _checked_folder(folder: Path, name: str) -> Path:
 
 def _from_hub(repository: str, revision: str | None, download: bool) -> Path:
     """Find a hub model in the local cache, or fetch it if that is allowed."""
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
 
     revisions = [revision]
     if revision is None and repository in SAFETENSORS_REVISIONS:
@@ -99,33 +93,31 @@ def _from_hub(repository: str, revision: str | None, download: bool) -> Path:
     cached = None
     for candidate in revisions:
         try:
-            folder = Path(snapshot_download(repository, revision=candidate, local_files_only=True))
+            cached = Path(snapshot_download(repository, revision=candidate, local_files_only=True))
         except (OSError, ValueError):  # an empty cache (LocalEntryNotFoundError), or a name the hub does not allow
             continue
-        if _is_complete(folder):
-            return folder
-        cached = folder
+        if _is_complete(cached):
+            return cached
     if not download:
         raise _unavailable(repository, "it is not in the local cache, and nothing is downloaded here", cached)
     if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         raise _unavailable(repository, "offline mode is set and the model is not in the local cache", cached)
     for candidate in revisions:
-        try:
-            _probe(repository, candidate)
-            cached = Path(
-                snapshot_download(
-                    repository,
-                    revision=candidate,
-                    allow_patterns=_WANTED_FILES,
-                    ignore_patterns=_UNWANTED_FILES,
-                    etag_timeout=PROBE_SECONDS,
-                )
+        try:  # one request with a short timeout before the rest
+            get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=candidate), timeout=PROBE_SECONDS)
+            folder = snapshot_download(
+                repository,
+                revision=candidate,
+                allow_patterns=_WANTED_FILES,
+                ignore_patterns=_UNWANTED_FILES,
+                etag_timeout=PROBE_SECONDS,
             )
         except Exception as error:  # errors of httpx, of the xet downloader and of files have no base in common
             kind = type(error).__name__
             is_unknown = any(word in kind for word in ("NotFound", "Gated", "Validation"))
             what = "the hub knows no such public model" if is_unknown else "the hub is out of reach"
             raise _unavailable(repository, f"{what} ({kind})", cached) from None
+        cached = Path(folder)
         if _is_complete(cached):
             return cached
     raise _unavailable(repository, "it has no safetensors", cached)
@@ -145,36 +137,19 @@ def _unavailable(repository: str, reason: str, cached: Path | None) -> MissingIn
     )
 
 
-def _probe(repository: str, revision: str | None) -> None:
-    """Ask the hub once for the configuration, with a short timeout."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), timeout=PROBE_SECONDS)
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence load reports and progress bars of transformers inside the block."""
+def _one_sentence(folder: Path, otherwise: str) -> Iterator[None]:
+    """Report what transformers raises inside the block as one sentence: a missing package, or `otherwise`.
+
+    Its load reports and progress bars are silenced meanwhile.
+    """
     from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextmanager
-def _one_sentence(folder: Path, otherwise: str) -> Iterator[None]:
-    """Report what transformers raises inside the block as one sentence: a missing package, or `otherwise`."""
-    try:
-        with _quiet():
-            yield
     except ImportError as error:  # see `requires_backends` in transformers
         match = re.search(r"requires the (\S+) library", str(error))
         package = (match.group(1) if match else error.name) or ""
@@ -183,18 +158,10 @@ def _one_sentence(folder: Path, otherwise: str) -> Iterator[None]:
         raise ParameterError(f"the encoder '{folder.name}' {what}") from error
     except Exception as error:  # a damaged folder makes each family fail in its own way
         raise ParameterError(otherwise.replace("{}", first_line(error))) from error
-
-
-def read_config(folder: Path) -> Any:
-    """Read `config.json` of a model folder as the configuration object of transformers."""
-    from transformers import AutoConfig
-
-    sentence = (
-        f"the configuration of the encoder '{folder.name}' is not understood by transformers: {{}}; save the model "
-        "again with `save_pretrained`"
-    )
-    with _one_sentence(folder, sentence):
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
@@ -205,24 +172,23 @@ def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
     """
     import transformers
 
-    config = read_config(folder)
-    options: dict[str, Any] = {}
+    sentence = (
+        f"the configuration of the encoder '{folder.name}' is not understood by transformers: {{}}; save the model "
+        "again with `save_pretrained`"
+    )
+    with _one_sentence(folder, sentence):
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    factory: Any = transformers.AutoModel
+    model_class: Any = transformers.MODEL_MAPPING.get(type(config), None)
     # A vision-only checkpoint of CLIP would otherwise lose its projection.
     architecture = (getattr(config, "architectures", None) or [""])[0]
-    factory: Any = transformers.AutoModel
     if architecture.endswith(("VisionModelWithProjection", "TextModelWithProjection")):
-        factory = getattr(transformers, architecture)
-        options["attn_implementation"] = "sdpa"
-    else:
-        model_class: Any = transformers.MODEL_MAPPING.get(type(config), None)
-        if isinstance(model_class, (list, tuple)):
-            model_class = model_class[0]
-        if model_class is None:
-            raise ParameterError(
-                f"the encoder '{folder.name}' is of type '{config.model_type}', which gives no features"
-            )
-        if getattr(model_class, "_supports_sdpa", False):
-            options["attn_implementation"] = "sdpa"
+        factory = model_class = getattr(transformers, architecture)
+    if isinstance(model_class, (list, tuple)):
+        model_class = model_class[0]
+    if model_class is None:
+        raise ParameterError(f"the encoder '{folder.name}' is of type '{config.model_type}', which gives no features")
+    attention = {"attn_implementation": "sdpa"} if getattr(model_class, "_supports_sdpa", False) else {}
     sentence = (
         f"the encoder '{folder.name}' (type '{config.model_type}') cannot be read: {{}}; fetch it again, or save it "
         "again with `save_pretrained`"
@@ -236,7 +202,7 @@ def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **options,
+            **attention,
         )
     # Weights of more blocks than the configuration has would be left out in silence.
     own = set(model.state_dict())

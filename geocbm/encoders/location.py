@@ -1,21 +1,27 @@
-"""What the package of GeoCLIP brings along: encoder of places, head of pictures, gallery (Vivanco et al., 2023)."""
+"""Places: GeoCLIP's location encoder, head and gallery, embedded once and searched (Vivanco et al., 2023).
+
+The location encoder is frozen and the places of a gallery are fixed, so their embeddings are computed once, kept on
+disk and read through a memory map. What a run trains is one linear layer, which is applied once per evaluation.
+"""
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from geocbm.errors import MissingInputError
+from geocbm.encoders.loading import hash_weights
+from geocbm.errors import MismatchError, MissingInputError, ParameterError
+from geocbm.files import atomic_path
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-
-CHUNK = 8192
-"""Places that are embedded at a time."""
+PLACES_AT_ONCE = 8192
+IMAGES_AT_ONCE = 256
+"""Images that are compared with a gallery at once: with 100,000 places that takes 100 MB."""
 
 
 def _bundled(*parts: str) -> Path:
@@ -29,14 +35,13 @@ def _bundled(*parts: str) -> Path:
     return path
 
 
+def _bundled_weights(file: str) -> dict[str, Tensor]:
+    """Weights that come with geoclip; nothing in the file can be executed, for the reader is restricted to tensors."""
+    return torch.load(_bundled("weights", file), map_location="cpu", weights_only=True)
+
+
 def load_location_encoder() -> nn.Module:
-    """Load GeoCLIP's location encoder with its bundled weights, frozen and in evaluation mode.
-
-    Returns:
-        A module from coordinates (B, 2), latitude and longitude in degrees, float32, to embeddings (B, 512).
-    """
-    import warnings
-
+    """GeoCLIP's location encoder, frozen: `(B, 2)` float32 `[lat, lng]` degrees -> `(B, 512)`."""
     with warnings.catch_warnings():
         # geoclip imports torchvision, which compiles with torch.jit and is told that this is deprecated.
         warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
@@ -49,14 +54,12 @@ def load_location_encoder() -> nn.Module:
 
 
 def load_geoclip_head() -> nn.Module:
-    """Load the two layers that bring pictures from CLIP into GeoCLIP's space of places, with bundled weights, frozen.
+    """The two layers that bring pictures from CLIP into GeoCLIP's space of places, frozen.
 
     Returns:
         A module from projected features `(B, 768)` of `openai/clip-vit-large-patch14` to embeddings `(B, 512)`, which
         are compared by cosine with those of `load_location_encoder`.
     """
-    from torch import nn
-
     weights = _bundled_weights("image_encoder_mlp_weights.pth")
     inner, outer = weights["0.weight"], weights["2.weight"]  # (h, d), (512, h)
     head = nn.Sequential(
@@ -64,13 +67,6 @@ def load_geoclip_head() -> nn.Module:
     )
     head.load_state_dict(weights)
     return head.requires_grad_(False).eval()
-
-
-def _bundled_weights(file: str) -> dict[str, Tensor]:
-    """Weights that come with geoclip; nothing in the file can be executed, for the reader is restricted to tensors."""
-    import torch
-
-    return torch.load(_bundled("weights", file), map_location="cpu", weights_only=True)
 
 
 def load_gallery() -> np.ndarray:
@@ -82,26 +78,90 @@ def load_gallery() -> np.ndarray:
 
 
 def location_embeddings(location_encoder: nn.Module, lat: np.ndarray, lng: np.ndarray) -> Tensor:
-    """Embed coordinates once with the frozen location encoder.
-
-    Args:
-        location_encoder: module `(B, 2)` of `[lat, lng]` degrees -> `(B, g)`.
-        lat: `(n,)` degrees.
-        lng: `(n,)` degrees.
-
-    Returns:
-        `(n, g)` float32 on the CPU.
-    """
-    import torch
-
-    coordinates = torch.from_numpy(np.stack([np.asarray(lat), np.asarray(lng)], axis=1).astype(np.float32))  # (n, 2)
-    return in_chunks(location_encoder, coordinates)
+    """Embed coordinates `(n,)` degrees each with a frozen location encoder: `(n, g)` float32 on the CPU."""
+    coordinates = torch.from_numpy(np.stack([lat, lng], axis=1).astype(np.float32))  # (n, 2)
+    return _in_chunks(location_encoder, coordinates)
 
 
-def in_chunks(module: nn.Module, rows: Tensor) -> Tensor:
+def _in_chunks(module: nn.Module, rows: Tensor) -> Tensor:
     """What a module gives for rows `(n, ...)`, some at a time on its device: `(n, ...)` float32 on the CPU."""
-    import torch
-
     device = next((parameter.device for parameter in module.parameters()), rows.device)
     with torch.no_grad():
-        return torch.cat([module(part.to(device)).float().cpu() for part in rows.split(CHUNK)])
+        return torch.cat([module(part.to(device)).float().cpu() for part in rows.split(PLACES_AT_ONCE)])
+
+
+def gallery_embeddings(location_encoder: nn.Module, cache_folder: str | Path, places: np.ndarray) -> Tensor:
+    """Embeddings of the places of a gallery, from disk if this encoder has embedded these places before.
+
+    Args:
+        location_encoder: frozen module `(B, 2)` of `[lat, lng]` degrees -> `(B, g)`.
+        cache_folder: the file in it is named after weights and coordinates.
+        places: `(n, 2)` latitudes and longitudes, degrees.
+
+    Returns:
+        `(n, g)` float32 on the CPU, backed by the file: what is not read takes no memory.
+
+    Raises:
+        ParameterError: `places` is no table of coordinates.
+    """
+    places = np.ascontiguousarray(places, dtype=np.float64)
+    if places.ndim != 2 or places.shape[1] != 2 or not len(places):
+        raise ParameterError(f"places has shape {places.shape}; give a row of latitude and longitude per place, (n, 2)")
+    held = {**location_encoder.state_dict(), "places": torch.from_numpy(places)}
+    key = hash_weights(held.items(), type(location_encoder).__qualname__)
+    file = Path(cache_folder) / f"gallery-{key[:32]}.npy"
+    stored = _opened(file, len(places))
+    if stored is None:
+        embedded = location_embeddings(location_encoder, *places.T)  # (n, g)
+        with atomic_path(file) as temporary:
+            np.save(temporary, embedded.numpy(), allow_pickle=False)
+        stored = _opened(file, len(places))
+        assert stored is not None
+    return torch.from_numpy(stored)
+
+
+def _opened(file: Path, n: int) -> np.ndarray | None:
+    """The memory map of a stored gallery; None if there is none, or only one that a full disk cut short."""
+    try:
+        # Copy on write: torch warns of maps that cannot be written; nobody writes to this one.
+        stored = np.load(file, mmap_mode="c", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return stored if stored.ndim == 2 and len(stored) == n and stored.dtype == np.float32 else None
+
+
+def adapted_gallery(gps_adapter: nn.Module, embeddings: Tensor) -> Tensor:
+    """Bring places `(n, g)` by Stage 0's adapter into the space of a run's image features: `(n, d)` at length 1."""
+    return normalize(_in_chunks(gps_adapter, embeddings), dim=-1)
+
+
+def nearest_places(image_features: Tensor, embeddings: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """The places most like each image.
+
+    Args:
+        image_features: `(n, d)` of any length.
+        embeddings: `(g, d)` places at length 1.
+        k: places per image.
+
+    Returns:
+        `(n, k)` rows of the gallery, best first, and their `(n, k)` cosine similarities.
+
+    Raises:
+        MismatchError: features and places differ in width.
+        ParameterError: `k` is below 1 or above the number of places.
+    """
+    if image_features.shape[-1] != embeddings.shape[-1]:
+        raise MismatchError(
+            f"image_features have width {image_features.shape[-1]}, the places {embeddings.shape[-1]}; adapt the "
+            "gallery with the GPS adapter of the run that made the features"
+        )
+    if not 1 <= k <= len(embeddings):
+        raise ParameterError(f"k={k} is impossible with {len(embeddings)} places; give 1 to {len(embeddings)}")
+    rows, likeness = [], []
+    with torch.no_grad():
+        for part in image_features.split(IMAGES_AT_ONCE):
+            similarity = normalize(part.to(embeddings), dim=-1) @ embeddings.T  # (chunk, g)
+            best = similarity.max(dim=-1, keepdim=True) if k == 1 else similarity.topk(k, dim=-1)
+            rows.append(best.indices)
+            likeness.append(best.values)
+    return torch.cat(rows), torch.cat(likeness)

@@ -53,10 +53,6 @@ class Colours(NamedTuple):
 class Preprocessing:
     """An image processor of transformers, checked to give pictures of one size.
 
-    Args:
-        processor: the image processor.
-        name: of the encoder, for messages.
-
     Raises:
         ParameterError: it gives something else than colour pictures of one size.
     """
@@ -175,9 +171,7 @@ def crop_window(encoder: Any, size: tuple[int, int]) -> tuple[float, float, floa
 
     That holds for any resizing and cropping that keeps straight lines straight, whatever the settings are called.
 
-    Args:
-        encoder: for its `crop`.
-        size: width and height of the picture in pixels.
+    `size`: width and height of the picture in pixels.
 
     Returns:
         `(x0, y0, x1, y1)` in parts of the picture.

@@ -24,21 +24,14 @@ Result = TypeVar("Result")
 _PATIENCE = timedelta(hours=24)
 
 
-class LostProcessError(UserError):
-    """A process of the launch has died."""
-
-
 def join_processes() -> None:
-    """Join the other processes of a launch, once; does nothing in a single process.
-
-    Accelerate chooses device and backend, and must be told so before anything else asks it: left alone it overlooks
-    the processes of a machine without accelerator.
-    """
+    """Join the other processes of a launch, once; does nothing in a single process."""
     if not _launched() or _joined():
         return
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
+    # Left alone, Accelerate overlooks the processes of a machine without accelerator.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     PartialState(cpu=on_cpu, timeout=_PATIENCE)
 
@@ -63,11 +56,6 @@ def is_main_process() -> bool:
 def launched_index() -> int | None:
     """Number that a launcher gave this process among several, known without joining them; None without launcher."""
     return int(os.environ.get("RANK", "0")) if _launched() else None
-
-
-def wait_for_everyone() -> None:
-    """Return when every process has come here; a process that died is reported, as a barrier would not."""
-    all_gather_object(None)
 
 
 def leave_processes(status: int = 0) -> None:
@@ -101,11 +89,7 @@ def gather_parts(value: Tensor) -> list[Tensor]:
 
 
 def all_gather_object(message: Any) -> list[Any]:
-    """Messages that can be pickled, of all processes in their order.
-
-    Raises:
-        LostProcessError: one of them has ended.
-    """
+    """Messages that can be pickled, of all processes in their order; `UserError` when one of them has ended."""
     if process_count() == 1:
         return [message]
     from accelerate.utils import gather_object
@@ -113,7 +97,7 @@ def all_gather_object(message: Any) -> list[Any]:
     try:
         return gather_object([message])
     except RuntimeError as problem:  # of the backend: nobody answers any more
-        raise LostProcessError(
+        raise UserError(
             "another of the processes has ended before its work was done; start the same command again, what was "
             f"finished is kept ({str(problem).splitlines()[0][:80]})"
         ) from None
@@ -125,11 +109,7 @@ def broadcast_object(message: Any) -> Any:
 
 
 def raise_together(act: Callable[[], Result]) -> Result:
-    """Do something that waits for nobody in every process; if it fails in one, it fails in all.
-
-    Raises:
-        UserError: what went wrong in another process. What went wrong in this one is raised as it is.
-    """
+    """Do something that waits for nobody in every process; if it fails in one, it fails in all as `UserError`."""
     problem: Exception | None = None
     try:
         result = act()

@@ -20,12 +20,7 @@ _SPOKEN = ("a photo of a road sign, in Brazil.", "A PHOTO  of Curaçao's  street
 
 
 class TextEncoder(nn.Module):
-    """A text model with one interface: the text tower of a CLIP, or a BERT-style encoder with mean pooling.
-
-    Attributes:
-        name: what it was loaded as.
-        dim: size of a vector.
-    """
+    """A text model with one interface: the text tower of a CLIP, or a BERT-style encoder with mean pooling."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         super().__init__()
@@ -120,9 +115,7 @@ def load_text_encoder(
 ) -> TextEncoder:
     """Load a text encoder, frozen, in float32, on the CPU.
 
-    Args:
-        name_or_folder: "atlas", a local folder or a hub name; without it the text tower of the image model is used.
-        image_encoder_name: the image model whose text tower is the default.
+    `name_or_folder`: "atlas", a local folder or a hub name; without it the text tower of the image model is used.
 
     Raises:
         MissingInputError: the model is neither local nor cached nor within reach.
@@ -175,10 +168,7 @@ def _read_tokenizer(folder: Path, name: str) -> Any:
 def prototypes(text_encoder: TextEncoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Base prototypes: per name the mean of its normalised prompt embeddings, normalised again.
 
-    Args:
-        text_encoder: encoder of the prompts.
-        names: k names of concepts.
-        templates: prompts with `{}` where the name goes.
+    `templates`: prompts with `{}` where the name goes.
 
     Returns:
         Unit vectors (k, dim), float32, on the CPU.

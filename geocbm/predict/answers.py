@@ -179,11 +179,6 @@ def why_countries_differ(country: str, shares: Mapping[str, float], cell_country
     Point and likeliest country come from one distribution over cells and need not agree: the likeliest single cell may
     lie in a country whose cells together have less than another's, and a point that keeps the expected error small
     lies between the likely places.
-
-    Args:
-        country: country of the point, see `CountryNames.country`; empty where the point lies in none.
-        shares: probability of every country of the run.
-        cell_country: country of the most probable cell.
     """
     likeliest = max(shares, key=lambda name: shares[name])
     if country == likeliest:

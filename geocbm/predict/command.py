@@ -40,10 +40,6 @@ def predict(request: PredictRequest, folder: Path) -> int:
     `accelerate launch -m geocbm predict` each process answers a share of the photographs; the main one prints and
     writes for all.
 
-    Args:
-        request: what to do.
-        folder: of the run.
-
     Returns:
         The exit status: 1 where a picture got no answer.
     """
@@ -185,7 +181,6 @@ class _Prediction:
             on_main,
             process_count,
             process_index,
-            wait_for_everyone,
         )
 
         journal: Journal | None = None
@@ -216,7 +211,7 @@ class _Prediction:
             if not self.index:
                 self._put_together(journal, shares, [Journal(place, made_by) for place in places])
                 self._finish(journal)
-            wait_for_everyone()
+            all_gather_object(None)  # a process that died is reported, as a barrier would not
 
     def _put_together(self, journal: Journal | None, positions: list[list[int]], shares: list[Journal]) -> None:
         """Print the answers of all processes in the order of the photographs, and take them into the journal."""

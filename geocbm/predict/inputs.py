@@ -47,9 +47,6 @@ class PredictRequest:
     def check(self, is_launched: bool) -> None:
         """Refuse what cannot be carried out, before anything is computed.
 
-        Args:
-            is_launched: whether this is one of several processes.
-
         Raises:
             ParameterError: an option has an impossible value, or its file cannot be written.
         """
@@ -85,10 +82,8 @@ def photographs(
 ) -> Iterator[str | Path | bytes]:
     """The named files, the photographs inside the named folders, and what comes on standard input.
 
-    Args:
-        names: as they were given.
-        folders: takes the folders that were looked into.
-        say: takes a name and the sentence that says why it gives no photograph.
+    `folders`: takes the folders that were looked into; `say`: takes a name and the sentence that says why it gives no
+    photograph.
     """
     from geocbm.data.images.folders import look_into
 

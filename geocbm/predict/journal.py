@@ -30,7 +30,6 @@ class Journal:
     A last line that was cut off is removed; lines of another model are refused.
 
     Args:
-        path: the file; it need not exist.
         made_by: what answers now, written into each line: an entry for each of `MADE_BY`, and the name of the run.
 
     Raises:
@@ -78,11 +77,7 @@ class Journal:
                 )
 
     def forget_changed(self, keys: Mapping[str, str | None]) -> None:
-        """Remove answers for photographs that have changed since.
-
-        Args:
-            keys: the key that each path has now; a file that is gone (None) was answered all the same.
-        """
+        """Remove answers for photographs that have changed since."""
         stale = {old for path, old in self._key_of.items() if keys.get(path) not in (None, old)}
         if not stale:
             return

@@ -49,12 +49,8 @@ class GeoCBM:
     """The three trained stages of a run as one callable.
 
     Args:
-        network: pixels to concepts to place.
-        context: names, calibration and all else that answers need of the run.
         folder: holds the training pictures that move the answer inside the most probable cells, and what tells how
             unlike them a photograph is, as far as the run uses them.
-        device: where to compute; None takes what Accelerate finds.
-        files: the run; None for a model that was saved apart from it.
     """
 
     def __init__(
@@ -80,10 +76,6 @@ class GeoCBM:
     @classmethod
     def load(cls, run: str | Path, device: str | None = None) -> GeoCBM:
         """Load a trained run.
-
-        Args:
-            run: name of the run, or the folder of its data.
-            device: where to compute; None takes what Accelerate finds.
 
         Raises:
             MissingInputError: a stage of the run is not trained yet; the message names the command that trains it.
@@ -181,9 +173,7 @@ class GeoCBM:
     ) -> list[Answer]:
         """Say where pictures were taken, and through which concepts.
 
-        Args:
-            images: files or PIL images; a single one is taken as a list of one.
-            top_k: how many cells, countries and concepts to name.
+        `images`: files or PIL images; a single one is taken as a list of one.
 
         Returns:
             One answer per picture, in order.
@@ -213,12 +203,8 @@ class GeoCBM:
         processor they share its cores: one core each is faster than all of them on one batch after the other. A few
         batches are held at a time.
 
-        Args:
-            photographs: files, contents of files (bytes) or PIL images.
-            top_k: how many cells, countries and concepts to name.
-            batch_size: photographs per forward pass; None takes what suits the device.
-            keep_seen: return each picture as the model saw it.
-            keep_output: return what the network says of each picture, for `explain`.
+        `photographs`: files, contents of files (bytes) or PIL images; `keep_seen`: return each picture as the model saw
+        it; `keep_output`: return what the network says of each picture, for `explain`.
 
         Yields:
             A reply for each photograph, in order.

@@ -41,9 +41,6 @@ _QUALITY = 82
 class PhotoPage:
     """Collects answers and writes the page.
 
-    Args:
-        model: the run that answers.
-
     Attributes:
         left_out: photographs beyond `MOST_PHOTOS`.
     """
@@ -62,13 +59,7 @@ class PhotoPage:
         return len(self._sections)
 
     def add(self, path: str, reply: Reply, problem: str = "") -> None:
-        """Add a photograph.
-
-        Args:
-            path: where it lies; the page shows of it what tells the photographs apart.
-            reply: of `predict_each`, with the picture kept.
-            problem: why it has no answer.
-        """
+        """Add a photograph."""
         if self.shown >= MOST_PHOTOS:
             self.left_out += 1
             return

@@ -53,11 +53,7 @@ class Preparation:
         self._shares: dict[float, float] = {}
 
     def __call__(self, source: Any, keep_seen: bool = False) -> Prepared:
-        """Read a photograph (a file, its content or a PIL image) and bring its views to the encoder's size.
-
-        Raises:
-            UserError: it cannot be read.
-        """
+        """Read a photograph (a file, its content or a PIL image) and bring its views to the encoder's size."""
         photo = read_photograph(source, least_side=OVERSAMPLED * self._encoder.image_size)
         views = cut_views(photo.picture, photo.sphere)
         notes = [*photo.notes, *([views.note, POOLED] if len(views.pictures) > 1 else [])]
@@ -84,10 +80,6 @@ class Preparation:
 
 def pool_views(counts: Sequence[int], output: GeoCBMOutput) -> GeoCBMOutput:
     """Make one row of each of `B` pictures out of the rows of its views, `V` in all.
-
-    Args:
-        counts: number of views of each picture, in order.
-        output: of the network for `V` rows.
 
     Returns:
         `B` rows: cell log probabilities, shares of concepts and features averaged. An offset that the head gives for
@@ -146,11 +138,8 @@ def joined_maps(
 ) -> np.ndarray:
     """Maps of the views as one map over `joined` pictures.
 
-    Args:
-        maps: `(V, P)`.
-        grid: rows and columns of `P`.
-        upright: as in `joined`.
-        weights: `(V,)` part of each view; by default all have the same.
+    `maps`: `(V, P)`; `grid`: rows and columns of `P`; `weights`: `(V,)` part of each view; by default all have the
+    same.
 
     Returns:
         `(rows, V * columns)`, or `(V * rows, columns)`; its sum is the mean of the sums of the maps by the weights.

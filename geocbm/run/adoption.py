@@ -28,9 +28,7 @@ def take_stage0(files: Run, checkpoint: str | Path) -> None:
     Notebook 03 must have been run, with `epochs=0` where its training is not wanted: it makes the text prototypes and
     the features of the untouched encoder.
 
-    Args:
-        files: the run.
-        checkpoint: `stage0.safetensors` of another run, its JSON beside it; empty for the run's own.
+    `checkpoint`: `stage0.safetensors` of another run, its JSON beside it; empty for the run's own.
 
     Raises:
         MissingInputError: the checkpoint or its JSON is not there.
@@ -59,10 +57,7 @@ def take_stage0(files: Run, checkpoint: str | Path) -> None:
 def take_stage1(files: Run, checkpoint: str | Path, features: FeatureStore) -> None:
     """Use a Stage 1 of another run from here on, with what it says of every row; or the run's own again.
 
-    Args:
-        files: the run.
-        checkpoint: `stage1.safetensors` of another run, its JSON beside it; empty for the run's own.
-        features: the adapted features.
+    `checkpoint`: `stage1.safetensors` of another run, its JSON beside it; empty for the run's own.
 
     Raises:
         MissingInputError: the checkpoint or its JSON is not there.
@@ -128,13 +123,8 @@ def _copy(files: Run, path: Path, stem: str) -> None:
 def remove_leftovers(files: Run, stage: str, trained: Iterable[str]) -> list[str]:
     """Remove the further checkpoints of a stage that were not trained this time, so that no page reads them.
 
-    Args:
-        files: the run.
-        stage: stem of the run's own checkpoint, such as `stage2`; it stays.
-        trained: what was trained beside it: ablation modes, and `recipe NAME` for those of a recipe.
-
-    Returns:
-        Names of the removed files.
+    `stage`: stem of the run's own checkpoint, such as `stage2`; it stays; `trained`: what was trained beside it:
+    ablation modes, and `recipe NAME` for those of a recipe.
     """
     kept = {stage} | {f"{stage}_{name.replace(' ', '_')}" for name in trained}
     removed = []

@@ -74,9 +74,7 @@ class RunFiles:
     def made_from(self, name: str, *more: str) -> lineage.Record:
         """What a file that is about to be written is made from; everything it is made from must fit together.
 
-        Args:
-            name: the file, such as `stage1.safetensors`.
-            more: stems of further checkpoints that it is made from.
+        `more`: stems of further checkpoints that it is made from.
         """
         return {part: self.digest(part) for part in dict.fromkeys((*lineage.parts_of(name), *more))}
 
@@ -242,11 +240,7 @@ class RunFiles:
         return cells
 
     def labels(self, name: str) -> dict[str, Any]:
-        """What a checkpoint says of its run: the names of its classes, and digests of what it is made from.
-
-        Args:
-            name: the checkpoint that is about to be written, such as `stage1.safetensors`.
-        """
+        """What a checkpoint says of its run: the names of its classes, and digests of what it is made from."""
         return {
             "metas": list(self.concepts.metas),
             "parents": list(self.concepts.parents),

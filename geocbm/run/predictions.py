@@ -105,12 +105,7 @@ def save_cell_scores(
 
     `geocbm.evaluation.uncertainty.read_cell_scores` reads the file.
 
-    Args:
-        path: the file, `cell_scores.npz`.
-        files: the run.
-        model: the trained head of the main mode.
-        concepts: of `stages.predict_concepts`.
-        features: the adapted features.
+    `concepts`: of `stages.predict_concepts`.
     """
     from geocbm.models.stage2_inference import cell_logits, concept_input
 
@@ -149,12 +144,7 @@ def make_decoder(
 ) -> Decoder:
     """Fit temperature and bandwidth of a head on the validation split and choose its point (`config.answer_point`).
 
-    Args:
-        files: the run.
-        head: a trained head.
-        concepts: of `stages.predict_concepts`.
-        features: the adapted features.
-        refiner: training pictures that move the answer, if the head uses them.
+    `concepts`: of `stages.predict_concepts`; `refiner`: training pictures that move the answer, if the head uses them.
     """
     from geocbm.models.decoder import fit_decoder
     from geocbm.models.stage2_inference import concept_input, undecoded

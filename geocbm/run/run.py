@@ -83,7 +83,6 @@ class Run(RunFiles):
     """A run: what its notebooks wrote, read on first use and checked.
 
     Args:
-        folder: `data/runs/<run>`.
         cache: folder of all feature stores; by default `cache` beside the folder `runs`, else beside the run.
     """
 
@@ -132,10 +131,7 @@ class Run(RunFiles):
     def batch(self, split: str = "train", n: int = 8, seed: int = 0) -> Batch:
         """Some rows of a split with pictures, texts, features and labels; what the run has not yet is left out.
 
-        Args:
-            split: train, val, test, pretrain_train or pretrain_val.
-            n: rows at most.
-            seed: which rows are drawn.
+        `n`: rows at most.
 
         Returns:
             `image` (list of PIL images), `pano_id`, `meta_name`, `parent_concept`, `country` (lists of texts) and

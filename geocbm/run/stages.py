@@ -45,12 +45,8 @@ def prepare_stage0(
 ) -> PreparedStage:
     """Stage 0 on stored activations: the frozen trunk of the encoder is never computed in training.
 
-    Args:
-        files: the run.
-        config: the settings.
-        encoders: names of the encoders, for prompts whose text encoder is trained too.
-        encoder: the image encoder, whose last blocks will be trained in place.
-        vanilla: features of the encoder as it came.
+    `encoders`: names of the encoders, for prompts whose text encoder is trained too; `encoder`: the image encoder,
+    whose last blocks will be trained in place; `vanilla`: features of the encoder as it came.
     """
     from geocbm.encoders import load_location_encoder, load_text_encoder
     from geocbm.encoders.location import location_embeddings
@@ -100,12 +96,7 @@ def prepare_stage1(
 ) -> PreparedStage:
     """Stage 1 on the stored features of the adapted encoder.
 
-    Args:
-        files: the run.
-        config: the settings.
-        features: the adapted features.
-        name: stem of the checkpoint; None writes none.
-        report: told where the bottleneck cannot start from Stage 0's.
+    `name`: stem of the checkpoint; None writes none; `report`: told where the bottleneck cannot start from Stage 0's.
     """
     from geocbm.models.bottlenecks import BOTTLENECKS
     from geocbm.models.stage0 import Stage0Layers
@@ -173,13 +164,8 @@ def prepare_stage2(
     Mode `hybrid` trains twice: first the linear layers on the probabilities, as mode `concept_scores` does, then,
     with these frozen, the residual from the patches.
 
-    Args:
-        files: the run.
-        config: the settings, with the ablation mode.
-        concepts: of `predict_concepts`.
-        features: the adapted features.
-        name: stem of the checkpoint, variants take a name of their own; None writes none.
-        report: called with one line per epoch.
+    `concepts`: of `predict_concepts`; `name`: stem of the checkpoint, variants take a name of their own; None writes
+    none.
     """
     from geocbm.models.stage0 import Stage0Layers
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead

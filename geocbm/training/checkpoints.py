@@ -149,10 +149,7 @@ def load_checkpoint(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint and check that its two files belong together.
 
-    Args:
-        path: `*.safetensors`.
-        made_by: command that writes it, for messages, or what finds that command out.
-        stage: that it must be of, where that matters.
+    `made_by`: command that writes it, for messages, or what finds that command out.
 
     Returns:
         Tensors by name, and the content of the JSON.

@@ -86,12 +86,9 @@ def gather_batch(output: Output, batch: Batch) -> tuple[Output, Mapping[str, Any
     In evaluation nothing is gathered: there a process has whole batches of its own (see `loop.evaluate`), which is
     told by the absence of gradients.
 
-    Args:
-        output: what the model gave: a tensor, a dictionary, or a named tuple, whose attribute `per_row` names the
-            fields that have a row for each row of the batch and enter the loss. Without it all fields of that length
-            count as such. Other fields stay as they are, for they are equal in all processes (prototypes) or not used
-            by the loss.
-        batch: of this process.
+    `output`: what the model gave: a tensor, a dictionary, or a named tuple, whose attribute `per_row` names the fields
+    that have a row for each row of the batch and enter the loss. Without it all fields of that length count as such.
+    Other fields stay as they are, for they are equal in all processes (prototypes) or not used by the loss.
     """
     if process_count() == 1 or not torch.is_grad_enabled():
         return output, batch

@@ -46,7 +46,6 @@ class RowLoader:
     """Batches of table rows, in the order of the rows; `fit` draws an order of its own for each epoch.
 
     Args:
-        rows: `(n,)` row positions in the table.
         read: `rows -> dict of tensors` with the rows first, on the CPU; called from a second thread in training.
         batch_size: rows at a time when it is iterated by hand; `fit` takes that of its settings.
         names: `pano_id` of each row of the table, for messages.

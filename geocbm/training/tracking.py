@@ -212,14 +212,9 @@ def tracked(
     A training that was interrupted goes on as the same run, each epoch in it once. One that ended and is only taken
     over sends nothing that it has sent before.
 
-    Args:
-        accelerator: of Accelerate, made to log with the tracker that was given, or wandb.
-        mode: of `tracking_mode`, or "given".
-        out: the checkpoint: the folder's name is the run, the file's stem the stage.
-        config: kept with the curves.
-        report: told when the server cannot be reached, and tracking goes on offline.
-        identity: all that the training depends on; None where it is never continued.
-        has_ended: whether this very training ended before.
+    `accelerator`: of Accelerate, made to log with the tracker that was given, or wandb; `mode`: of `tracking_mode`, or
+    "given"; `out`: the checkpoint: the folder's name is the run, the file's stem the stage; `identity`: all that the
+    training depends on; None where it is never continued; `has_ended`: whether this very training ended before.
 
     Raises:
         ParameterError: when there is no folder for the files of wandb.

@@ -43,10 +43,10 @@ def test_a_model_out_of_reach_is_reported_in_one_sentence_at_once(tmp_path, monk
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
-    def refuse(repository, revision):
+    def refuse(url, timeout):
         raise ConnectionError("no route to the network")
 
-    monkeypatch.setattr(loading, "_probe", refuse)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
     with pytest.raises(MissingInputError, match=r"out of reach \(ConnectionError\)"):
         load_image_encoder("somebody/some-clip")
 
@@ -76,10 +76,10 @@ def test_a_cached_hub_model_is_found_without_a_network(tmp_path, monkeypatch):
 
 
 def test_the_alias_of_the_packaged_backbone(folders, monkeypatch, tmp_path):
-    monkeypatch.setattr(loading, "packaged_backbone_folder", lambda: folders("clip"))
+    monkeypatch.setattr(loading, "PACKAGED_FOLDER", folders("clip"))
     assert load_image_encoder("atlas").name == "atlas"
     assert load_text_encoder(image_encoder_name="atlas").dim == 12
-    monkeypatch.setattr(loading, "packaged_backbone_folder", lambda: tmp_path)
+    monkeypatch.setattr(loading, "PACKAGED_FOLDER", tmp_path)
     with pytest.raises(MissingInputError, match=r"python -m tools\.atlas_backbone"):
         load_image_encoder("atlas")
 

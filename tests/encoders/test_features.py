@@ -331,7 +331,7 @@ def test_trained_blocks_are_run_on_stored_activations(pictures, tmp_path, limit)
         for parameter in encoder.upper_parameters(1).values():
             parameter.mul_(1.3)
     encoder.n_encoded = 0
-    adapted = re_encode(hidden, encoder, 1, cache_dir=tmp_path, batch_size=3, max_cache_gb=limit, progress=False)
+    adapted = re_encode(hidden, encoder, 1, cache_dir=tmp_path, batch_size=3, max_cache_gb=limit)
     assert encoder.n_encoded == 0
     assert isinstance(adapted, OnTheFlyFeatures) == (limit == 0.0)
     assert adapted.fingerprint == encoder.fingerprint() != hidden.fingerprint

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from geocbm.encoders import location
-from geocbm.encoders.gallery import adapted_gallery, gallery_embeddings, nearest_places
-from geocbm.encoders.location import location_embeddings
+from geocbm.encoders.location import adapted_gallery, gallery_embeddings, location_embeddings, nearest_places
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.evaluation.baselines.retrieval import Gallery
 
@@ -73,7 +72,7 @@ def test_adapted_places_have_length_one_whatever_the_chunk(monkeypatch):
     torch.manual_seed(0)
     adapter, embeddings = nn.Linear(6, 3), torch.randn(10, 6)
     whole = adapted_gallery(adapter, embeddings)
-    monkeypatch.setattr(location, "CHUNK", 4)
+    monkeypatch.setattr(location, "PLACES_AT_ONCE", 4)
     adapted = adapted_gallery(adapter, embeddings)
     assert not adapted.requires_grad
     torch.testing.assert_close(adapted.norm(dim=-1), torch.ones(10))
@@ -90,11 +89,12 @@ def test_nearest_places_by_hand():
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_chunks_and_precision_of_the_features_change_nothing(k):
+def test_chunks_and_precision_of_the_features_change_nothing(k, monkeypatch):
+    monkeypatch.setattr(location, "IMAGES_AT_ONCE", 4)
     torch.manual_seed(0)
     places = nn.functional.normalize(torch.randn(50, 8), dim=-1)
     images = torch.randn(11, 8).half()
-    rows, likeness = nearest_places(images, places, k=k, chunk=4)
+    rows, likeness = nearest_places(images, places, k=k)
     assert rows.shape == likeness.shape == (11, k)
     similarity = nn.functional.normalize(images.float(), dim=-1) @ places.T
     torch.testing.assert_close(likeness, similarity.sort(descending=True, dim=-1).values[:, :k])

@@ -60,10 +60,8 @@ def read_photograph(source: str | Path | bytes | Image, name: str = "", least_si
 
     A file of JPEG is decoded at that size at once, which takes a fraction of the time and of the memory.
 
-    Args:
-        source: a file, its content, or a picture that is open already.
-        name: what messages call it; by default the file.
-        least_side: pixels that the shorter side keeps at least.
+    `source`: a file, its content, or a picture that is open already; `name`: what messages call it; by default the
+    file.
 
     Raises:
         UserError: it cannot be read; one sentence with the name and a remedy. `MissingInputError` where there is none.

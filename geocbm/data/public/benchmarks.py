@@ -37,12 +37,8 @@ def convert_benchmark(
     The photographs have no concepts: every row has the meta and the parent "unlabelled", and `split` is "test". Such a
     table is for evaluation only, because one meta teaches nothing. `country` comes from the coordinates.
 
-    Args:
-        name: "im2gps3k" or "yfcc4k".
-        folder: holds the CSV and, at any depth, the pictures.
-        out: the CSV to write; by default `geocbm_<name>.csv` in `folder`.
-        on_bad: "error" refuses a source with bad rows or missing pictures, "drop" leaves those rows out.
-        csv: the benchmark's CSV, where it does not lie in `folder` under a usual name.
+    `on_bad`: "error" refuses a source with bad rows or missing pictures, "drop" leaves those rows out; `csv`: the
+    benchmark's CSV, where it does not lie in `folder` under a usual name.
 
     Raises:
         UserError: something is missing, rows are bad, nothing is left, or an argument has an impossible value.

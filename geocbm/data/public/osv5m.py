@@ -140,13 +140,8 @@ def convert_osv5m(
     `pano_id`; without a value for a parent there is no row for it. `country` is the name of `metrics.country_names`,
     `country_code` the code; `data_set` and `split` say where a row comes from; the other columns are kept.
 
-    Args:
-        folder: the unpacked data set.
-        split: "train" or "test", as published.
-        parent: the column whose values become metas, or "all".
-        out: the CSV to write; by default `osv5m_<split>_<parent>.csv` in `folder`.
-        on_bad: "error" refuses a source with bad rows or missing pictures, "drop" leaves those rows out.
-        legend: names for codes and bands, see `with_legend`.
+    `parent`: the column whose values become metas, or "all"; `on_bad`: "error" refuses a source with bad rows or
+    missing pictures, "drop" leaves those rows out; `legend`: names for codes and bands, see `with_legend`.
 
     Raises:
         UserError: something is missing, rows are bad, nothing is left, or an argument has an impossible value.

@@ -24,12 +24,7 @@ Batches = Iterator[dict[str, np.ndarray]]
 
 
 class FeatureStore:
-    """Features of n pictures on disk, read through memory maps; pictures with the same content share a stored row.
-
-    Args:
-        path: folder of the store.
-        manifest: of `manifest_of`.
-    """
+    """Features of n pictures on disk, read through memory maps; pictures with the same content share a stored row."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
@@ -51,12 +46,7 @@ class FeatureStore:
     def open(
         cls, path: str | Path, digests: Sequence[str] | None = None, fingerprint: str | None = None
     ) -> FeatureStore:
-        """Open a finished store.
-
-        Args:
-            path: its folder.
-            digests: content hashes that the pictures must have, in this order.
-            fingerprint: of the weights that must have made it.
+        """Open a finished store, of pictures with these digests in their order and of weights with this fingerprint.
 
         Raises:
             MissingInputError: there is no finished store in the folder.
@@ -100,16 +90,7 @@ class FeatureStore:
         return self._shapes[kind]
 
     def read(self, kind: str, rows: Sequence[int] | np.ndarray | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Read features of some pictures.
-
-        Args:
-            kind: kind of features.
-            rows: positions of pictures, in any order, with repeats if wanted; or a mask of all.
-            dtype: type of the result.
-
-        Returns:
-            Tensor (len(rows), ...) on the CPU.
-        """
+        """Read features (len(rows), ...) of pictures in any order, with repeats if wanted; or of a mask of all."""
         numbers = self._map(kind)
         slots = self.slots[self._positions(rows)]
         if dtype == torch.float16:
@@ -183,11 +164,7 @@ def manifest_of(
 ) -> dict[str, Any]:
     """What a store says of itself; its key hashes weights, kinds, type of number and the pictures in their order.
 
-    Args:
-        shapes: shape of one picture's features per kind.
-        digests: content hash of each picture.
-        fingerprint: of the weights and the preprocessing.
-        lower_fingerprints: for each kind "hidden:N" the fingerprint of what lies below the last N blocks.
+    `lower_fingerprints`: for each kind "hidden:N" the fingerprint of what lies below the last N blocks.
     """
     return {
         "key": sha256_text(json.dumps([fingerprint, sorted(shapes), DTYPE, list(digests)])),

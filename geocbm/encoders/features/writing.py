@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from geocbm.data.images.pictures import open_picture
+from geocbm.encoders import processes
 from geocbm.encoders.features.store import (
     Batches,
     FeatureStore,
@@ -29,15 +30,6 @@ from geocbm.encoders.features.store import (
     manifest_of,
     n_bytes,
     unique_rows,
-)
-from geocbm.encoders.processes import (
-    all_gather_object,
-    broadcast_object,
-    is_main_process,
-    on_main,
-    process_count,
-    process_index,
-    raise_together,
 )
 from geocbm.errors import MismatchError, NoSpaceError, ParameterError, UserError
 from geocbm.files import read_json, write_json
@@ -102,21 +94,13 @@ def re_encode(
     hidden_store: FeatureStore,
     encoder: ImageEncoder,
     top_blocks: int,
-    cache_dir: str | Path = "data/cache",
+    cache_dir: str | Path,
     batch_size: int = 64,
     max_cache_gb: float = 60.0,
-    progress: bool = True,
 ) -> FeatureStore:
     """Pooled features and tokens of an encoder whose last blocks were trained, from the activations that enter them.
 
-    Args:
-        hidden_store: a store with the kind "hidden:N" for N = `top_blocks`, made before the training.
-        encoder: the encoder with its trained blocks, on the device that computes.
-        top_blocks: how many last blocks were trained.
-        cache_dir: folder of all stores.
-        batch_size: pictures per pass.
-        max_cache_gb: above this size nothing is stored and every read computes again.
-        progress: print the size before, and the progress during the encoding.
+    `hidden_store`: a store with the kind "hidden:N" for N = `top_blocks`, made before the training.
 
     Raises:
         MismatchError: the activations were made by an encoder whose lower blocks differ.
@@ -140,7 +124,7 @@ def re_encode(
             yield _in_half({kind: features[kind] for kind in wanted}, [f"row {row}" for row in part], encoder.name)
 
     manifest = manifest_of(shapes, hidden_store.digests, encoder.fingerprint())
-    return open_or_write(encoder, encode, manifest, Path(cache_dir), max_cache_gb, progress)
+    return open_or_write(encoder, encode, manifest, Path(cache_dir), max_cache_gb, True)
 
 
 def open_or_write(
@@ -151,32 +135,20 @@ def open_or_write(
     max_cache_gb: float,
     progress: bool,
 ) -> FeatureStore:
-    """Open the store if it is whole, finish it if it was begun, otherwise write it.
+    """Open the store if it is whole, finish it if it was begun, otherwise write it, unless it is too large.
 
     Several processes each encode an equal share of the missing rows into their own ranges of the files; the main one
-    declares the store whole when all are done. All of them get the same store.
-
-    Args:
-        encoder: what `encode` works with.
-        encode: encodes the pictures in some rows into some kinds, batch by batch, in order.
-        manifest: of `manifest_of`, what the store is to hold.
-        cache_dir: folder of all stores.
-        max_cache_gb: above this size (in 10^9 bytes) nothing is written.
-        progress: print the size before, and the progress.
-
-    Returns:
-        A store on disk, or one that encodes at every read if it would be larger than `max_cache_gb`.
+    declares the store whole when all are done. `encode` encodes the pictures in some rows into some kinds, in batches.
     """
     path, shapes = cache_dir / manifest["key"][:32], manifest["shapes"]
-    if len(set(all_gather_object(manifest["key"]))) > 1:
+    if len(set(processes.all_gather_object(manifest["key"]))) > 1:
         raise MismatchError("the processes hold other weights or pictures than each other; start them all afresh")
     # Only the main process looks: on a network disk another could see an older state and go another way.
-    if broadcast_object(is_main_process() and (path / "manifest.json").is_file()):
+    if processes.broadcast_object(processes.is_main_process() and (path / "manifest.json").is_file()):
         return FeatureStore.open(path, manifest["digests"], manifest["fingerprint"])
     slots, n = unique_rows(manifest["digests"])
-    row_bytes = sum(map(n_bytes, shapes.values()))
-    gigabytes = n * row_bytes / _GIGABYTE
-    progress = progress and is_main_process()
+    gigabytes = n * sum(map(n_bytes, shapes.values())) / _GIGABYTE
+    progress = progress and processes.is_main_process()
     if gigabytes > max_cache_gb:
         if progress:
             print(
@@ -186,26 +158,31 @@ def open_or_write(
         # Training changes the encoder in place; these features stay those of the weights as they are now.
         return OnTheFlyFeatures(manifest, partial(encode, copy.deepcopy(encoder)))
 
-    done = broadcast_object(finished_rows(path.glob(_PROGRESS.format("*")), n) if is_main_process() else None)
-    missing = np.flatnonzero(~done)
-    on_main(lambda: _check_space(cache_dir, len(missing) * row_bytes))
+    done = processes.on_main(lambda: _finished_rows(path.glob(_PROGRESS.format("*")), n))
+    missing = np.flatnonzero(~processes.broadcast_object(done))
+    processes.on_main(lambda: _allocate(path, shapes, n, len(missing)))
     if progress:
         begun = f", {n - len(missing)} of them are there already" if len(missing) < n else ""
         print(f"encoding {n} pictures ({', '.join(shapes)}): {gigabytes:.3f} GB{begun}")
-    on_main(lambda: _allocate(path, shapes, n))
     started = time.monotonic()
     first = np.unique(slots, return_index=True)[1]  # the first picture of each content, in the order of the slots
-    share = np.array_split(missing, process_count())[process_index()]
+    share = np.array_split(missing, processes.process_count())[processes.process_index()]
     batches = _counted(encode(encoder, first[share], tuple(shapes)), n, n - len(missing), progress)
-    raise_together(lambda: _write(path, shapes, n, share, batches))
+    processes.raise_together(lambda: _write(path, shapes, n, share, batches))
     if progress:
         seconds = max(time.monotonic() - started, 1e-9)
         print(f"encoded {len(missing)} pictures in {seconds:.1f} s ({len(missing) / seconds:.1f} per second)")
-    on_main(lambda: _finish(path, manifest))
+
+    def finish() -> None:
+        write_json(path / "manifest.json", manifest)
+        for file in path.glob(_PROGRESS.format("*")):
+            file.unlink(missing_ok=True)
+
+    processes.on_main(finish)
     return FeatureStore.open(path, manifest["digests"], manifest["fingerprint"])
 
 
-def finished_rows(files: Iterable[Path], n: int) -> np.ndarray:
+def _finished_rows(files: Iterable[Path], n: int) -> np.ndarray:
     """Which of n rows are safely on disk, `(n,)` bool, by the files in which processes keep what they have finished."""
     done = np.zeros(n, dtype=bool)
     for file in files:
@@ -219,8 +196,20 @@ def _runs(rows: np.ndarray) -> list[np.ndarray]:
     return [run for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(run)]
 
 
-def _allocate(path: Path, shapes: dict[str, tuple[int, ...]], n: int) -> None:
-    """Give every file its final size, so that each process can write its own range of it."""
+def _allocate(path: Path, shapes: dict[str, tuple[int, ...]], n: int, n_missing: int) -> None:
+    """Give every file its final size, so that each process can write its own range of it.
+
+    What the disk cannot hold is not begun.
+    """
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    needed, free = n_missing * sum(map(n_bytes, shapes.values())), shutil.disk_usage(existing).free
+    if needed > free:
+        raise NoSpaceError(
+            f"the features need {needed / _GIGABYTE:.2f} GB but the disk has {free / _GIGABYTE:.2f} GB free; set "
+            "GEOCBM_DATA to a larger disk, or lower max_cache_gb to encode at every read"
+        )
     path.mkdir(parents=True, exist_ok=True)
     for kind, shape in shapes.items():
         file_of(path, kind).touch()
@@ -229,8 +218,8 @@ def _allocate(path: Path, shapes: dict[str, tuple[int, ...]], n: int) -> None:
 
 def _write(path: Path, shapes: dict[str, tuple[int, ...]], n: int, rows: np.ndarray, batches: Batches) -> None:
     """Write the features of ascending rows, batch by batch; the progress follows what is safely on disk."""
-    progress = path / _PROGRESS.format(process_index())
-    done = finished_rows([progress] if progress.is_file() else [], n)  # of an earlier process with this number
+    progress = path / _PROGRESS.format(processes.process_index())
+    done = _finished_rows([progress] if progress.is_file() else [], n)  # of an earlier process with this number
     with ExitStack() as stack:
         streams = {kind: stack.enter_context(file_of(path, kind).open("r+b")) for kind in shapes}
         for batch in batches:
@@ -247,44 +236,21 @@ def _write(path: Path, shapes: dict[str, tuple[int, ...]], n: int, rows: np.ndar
             write_json(progress, {"done": [[int(run[0]), int(run[-1]) + 1] for run in _runs(np.flatnonzero(done))]})
 
 
-def _finish(path: Path, manifest: dict[str, Any]) -> None:
-    """Declare the store whole."""
-    write_json(path / "manifest.json", manifest)
-    for file in path.glob(_PROGRESS.format("*")):
-        file.unlink(missing_ok=True)
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold."""
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise NoSpaceError(
-            f"the features need {needed / _GIGABYTE:.2f} GB but the disk has {free / _GIGABYTE:.2f} GB free; set "
-            "GEOCBM_DATA to a larger disk, or lower max_cache_gb to encode at every read"
-        )
-
-
 def _counted(batches: Batches, n: int, done: int, shown: bool) -> Batches:
-    """Pass batches on and say how far they are: a bar on a terminal; elsewhere a line a minute, for a notebook's sake.
-
-    Several processes count in steps of all of them, as if they were equally fast.
-    """
+    """Pass batches on and say how far all processes are, as if they were equally fast: in a bar, or in lines."""
     from tqdm import tqdm
 
-    processes, last_line = process_count(), time.monotonic()
+    n_processes, last_line = processes.process_count(), time.monotonic()
     on_terminal = shown and sys.stderr.isatty()
     with tqdm(total=n, initial=done, unit="picture", mininterval=0.5, leave=False, disable=not on_terminal) as bar:
         for batch in batches:
             yield batch
-            size = min(len(next(iter(batch.values()))) * processes, n - done)
+            size = min(len(next(iter(batch.values()))) * n_processes, n - done)
             done += size
             bar.update(size)
-            if shown and not on_terminal and time.monotonic() - last_line > 60:
+            if shown and not on_terminal and time.monotonic() - last_line > 60:  # a line a minute
                 last_line = time.monotonic()
-                print(f"encoded {'about ' if processes > 1 else ''}{done} of {n} pictures")
+                print(f"encoded {'about ' if n_processes > 1 else ''}{done} of {n} pictures")
 
 
 def _encode_files(encoder: ImageEncoder, files: Sequence[str | Path], kinds: Sequence[str], batch_size: int) -> Batches:
@@ -321,10 +287,7 @@ def _encode_batch(encoder: ImageEncoder, pixels: Tensor, kinds: Sequence[str]) -
 
 @contextmanager
 def _single_precision(device: torch.device) -> Iterator[None]:
-    """Compute in float32 whatever is set around, so that one key names one set of numbers.
-
-    Mixed precision is off inside the block, and so is TF32, which cuDNN uses for convolutions unless told otherwise.
-    """
+    """Compute without mixed precision and TF32 whatever is set around, so that one key names one set of numbers."""
     backends: Any = torch.backends
     switches = (backends.cudnn.conv, backends.cuda.matmul) if device.type == "cuda" else ()
     before = [switch.fp32_precision for switch in switches]
@@ -339,11 +302,7 @@ def _single_precision(device: torch.device) -> Iterator[None]:
 
 
 def _in_half(features: dict[str, Tensor], names: Sequence[str], encoder_name: str) -> dict[str, np.ndarray]:
-    """Features of the pictures of these names in half precision, clipped to its range with a warning.
-
-    Raises:
-        UserError: they are not numbers; the message names the first picture.
-    """
+    """Features of the pictures of these names in half precision, clipped to its range; NaN raises `UserError`."""
     halves = {}
     for kind, numbers in features.items():
         if bool((numbers.abs() > HALF_MAX).any()):

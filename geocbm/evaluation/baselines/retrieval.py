@@ -58,7 +58,7 @@ class Gallery:
     def _nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
-        from geocbm.encoders.gallery import nearest_places
+        from geocbm.encoders.location import nearest_places
 
         found, similarity = nearest_places(torch.from_numpy(np.asarray(features)).float(), self.units_, self.k_)
         return found.numpy(), similarity.numpy()
@@ -70,7 +70,7 @@ def stage0_galleries(run: Run, cache: Path) -> list[Gallery]:
     The pictures of the second gallery are never looked at, which makes it another method than the nearest neighbour.
     """
     from geocbm import encoders
-    from geocbm.encoders.gallery import adapted_gallery, gallery_embeddings
+    from geocbm.encoders.location import adapted_gallery, gallery_embeddings
     from geocbm.models.stage0 import Stage0Layers
 
     train = run.rows["train"]
@@ -99,7 +99,7 @@ def geoclip(run: Run, cache: Path, backbone: str) -> tuple[Gallery, np.ndarray]:
 
     from geocbm import encoders
     from geocbm.encoders.features import encode_features
-    from geocbm.encoders.gallery import gallery_embeddings
+    from geocbm.encoders.location import gallery_embeddings
     from geocbm.run.encoding import compute_device
 
     head = encoders.load_geoclip_head()
