@@ -1,12 +1,9 @@
 """The command ``geocbm``: what can be asked on the command line, and how errors become one sentence and a status."""
 
-import difflib
-import inspect
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
@@ -17,55 +14,50 @@ import typer
 from geocbm import __version__
 from geocbm.errors import ParameterError, UserError
 from geocbm.files import paths
-from geocbm.workbench import chain, data_commands
+from geocbm.workbench import chain, data_commands, names
+from geocbm.workbench.parameters import did_you_mean
+
+FIRST_STEPS = """geocbm: image geolocation that explains itself through concepts.
+
+  make a run        geocbm run                                      the demonstration world
+                    geocbm run --profile smoke                      the same in small, in a few minutes
+  explore it        make lab                                        notebooks in JupyterLab, on a copy of the run
+  change something  geocbm run --run wide --set geocells.min_samples_per_cell=60
+                    geocbm run --grid stage2.ablation_mode=both,concept_only --dry-run
+  look at results   geocbm list                                     runs, metrics and links to their pages
+  ask it            geocbm predict holiday.jpg --html answer.html   also --json, --csv, --geojson
+
+All commands: geocbm --help. One of them: geocbm run --help. Completion by the tab key: geocbm --install-completion."""
+"""What one does with the command, said when it is called alone."""
+
+
+def _carry_out(result: Any, **_options: Any) -> int:
+    """The status of a command; the request that `geocbm run` comes to is carried out first."""
+    if not isinstance(result, chain.Request):
+        return result or 0
+    from geocbm.workbench.sync import unheard
+
+    for sentence in unheard():
+        print(f"geocbm: {sentence}", file=sys.stderr)
+    return chain.run_chain(result)
+
 
 app = typer.Typer(
     help="Image geolocation that explains itself through concepts.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
+    invoke_without_command=True,
+    result_callback=_carry_out,
 )
 app.add_typer(data_commands.app, name="data")
 app.add_typer(data_commands.atlas_app, name="atlas")
-
-
-def _run(**options: Any) -> int:
-    """Execute the notebooks in order and render the pages.
-
-    \b
-    Examples:
-      geocbm run --profile smoke
-      geocbm run --profile demo --set 05.lr=0.0003 --run slower
-      geocbm run --grid 05.ablation_mode=both,concept_only --from 05
-      geocbm run --run demo --only 05,06 --dry-run
-    """  # noqa: D301 (click's mark for lines that stay as they are)
-    from geocbm.workbench.sync import unheard
-
-    for sentence in unheard():
-        print(f"geocbm: {sentence}", file=sys.stderr)
-    return chain.run_chain(chain.Request(**options))
-
-
-# Its options are the fields of the request.
-_run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [
-        inspect.Parameter(
-            each.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=[] if each.default is MISSING else each.default,
-            annotation=each.type,
-        )
-        for each in fields(chain.Request)
-    ]
-)
-_run.__annotations__ = {each.name: each.type for each in fields(chain.Request)}
-app.command("run")(_run)
+app.command("run")(chain.Request)  # its fields are the options, its text the help
 
 
 @app.command("fit")
 def fit_stage(
     stage: Annotated[Literal["stage0", "stage1", "stage2"], typer.Argument(help="Which stage to train.")],
-    run: Annotated[str, typer.Option(help="Name of the run; its earlier files must exist.")],
+    run: Annotated[str, typer.Option(help="Name of the run; its earlier files must exist.", autocompletion=names.runs)],
     profile: chain.Profile = "demo",
     recipe: chain.Recipe = None,
     settings: chain.Settings = [],  # noqa: B006 (typer copies it)
@@ -85,7 +77,7 @@ def fit_stage(
 @app.command("predict")
 def answer_photographs(
     photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Pictures, folders, or - .")],
-    run: Annotated[str, typer.Option(help="The trained run that answers.")] = "demo",
+    run: Annotated[str, typer.Option(help="The trained run that answers.", autocompletion=names.runs)] = "demo",
     top: Annotated[int, typer.Option(help="How many places, countries and concepts to name.")] = 5,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the answers too: .json, .jsonl (one a line), or - .")
@@ -110,7 +102,11 @@ def answer_photographs(
 
 
 @app.command("render")
-def render_pages(run: Annotated[str | None, typer.Option(help="Render this run only; by default all.")] = None) -> int:
+def render_pages(
+    run: Annotated[
+        str | None, typer.Option(help="Render this run only; by default all.", autocompletion=names.runs)
+    ] = None,
+) -> int:
     """Make the pages again from the executed notebooks."""
     from geocbm.workbench import report
     from geocbm.workbench.stages import NUMBER_GLOB
@@ -124,14 +120,11 @@ def render_pages(run: Annotated[str | None, typer.Option(help="Render this run o
 
 @app.command("list")
 def list_runs() -> int:
-    """Name the runs and their headline metrics."""
-    from geocbm.workbench.overview import summary
+    """Show the runs: how far they are, their headline metrics and where their pages are."""
+    from geocbm.workbench.overview import table_of_runs
 
-    folders = sorted(folder for folder in (paths.data_root() / "runs").glob("*") if folder.is_dir())
-    if not folders:
-        print("there is no run yet; make one with: geocbm run")
-    for folder in folders:
-        print("\n  ".join(summary(folder)))
+    lines = table_of_runs()
+    print("\n".join(lines) or "there is no run yet; make one with: geocbm run")
     return 0
 
 
@@ -180,10 +173,9 @@ def _known(run: str) -> str:
     Raises:
         ParameterError: If there is none of this name, but one of a similar name.
     """
-    runs = sorted({path.name for root in (paths.data_root() / "runs", paths.reports_root()) for path in root.glob("*")})
-    near = difflib.get_close_matches(run, runs, n=1, cutoff=0.75)
-    if near and run not in runs:
-        raise ParameterError(f"there is no run {run!r}; did you mean {near[0]!r}?")
+    runs = names.runs()
+    if run not in runs and (hint := did_you_mean(run, runs)):
+        raise ParameterError(f"there is no run {run!r}; {hint}The runs are: {', '.join(runs)}")
     return run
 
 
@@ -195,11 +187,13 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(FIRST_STEPS)
 
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -219,7 +213,7 @@ def _invoke(arguments: Sequence[str]) -> int:
     except _UsageError as problem:
         asked = problem.ctx.command_path if problem.ctx else "geocbm"
         message = problem.format_message().replace("Value error, ", "").rstrip(".")
-        if message.startswith("Usage:"):  # no command at all: the help is the answer
+        if message.startswith("Usage:"):  # a group without its command: the help is the answer
             print(message, file=sys.stderr)
             return 2
         raise ParameterError(f"{message}; see {asked} --help") from None

@@ -14,10 +14,16 @@
 # ones are, what dirt there is, and how far the test images are from the nearest training image.
 
 # %% tags=["parameters"]
+from typing import Literal
+
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 csv: str = "data/atlas/smoke/atlas.csv"  # the table of images, one row per image and labelled concept
-on_bad: str = "error"  # "error" stops at the first look, "drop" drops offending rows and lists them in rejected.csv
-split: str = "stratified"  # "stratified" by concept, "spatial" (whole blocks of ground together) or "leave_country_out"
+on_bad: Literal["error", "drop"] = (
+    "error"  # stop at the first look, or drop offending rows and list them in rejected.csv
+)
+split: Literal["stratified", "spatial", "leave_country_out"] = (
+    "stratified"  # by concept, by blocks of ground, or a country
+)
 held_out_country: str = ""  # the country that makes the test split of "leave_country_out"; empty for other kinds
 block_km: float = 1.0  # side of a block in km, for the spatial split
 training_only: bool = False  # allow a table too small for validation and test; pages 06 to 09 then measure nothing

@@ -14,12 +14,19 @@
 # main mode and in the ablations, and shows where it goes wrong and where it looks.
 
 # %% tags=["parameters"]
+from typing import Literal
+
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 epochs: int = 6  # passes over the training split (30 in full)
 batch_size: int = 32  # images per step
 lr: float = 1e-4  # learning rate
 ablation_mode: str = "both"  # what reaches the heads: "both", "concept_only", "image_only", "concept_scores", "hybrid"
-variants: list[str] = ["concept_only", "image_only", "concept_scores", "hybrid"]  # further modes, for comparison
+variants: list[Literal["both", "concept_only", "image_only", "concept_scores", "hybrid"]] = [
+    "concept_only",
+    "image_only",
+    "concept_scores",
+    "hybrid",
+]  # further modes, for comparison
 stage1_checkpoint: str = ""  # stage1.safetensors of another run, used in place of this run's; empty: its own
 own_attention: bool = False  # also train one epoch with the attention of the last section
 examples: int = 6  # pictures in the attention figure

@@ -1,24 +1,37 @@
 """The chain: every notebook headless, in order, skipped when nothing it depends on has changed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path, link_or_copy, paths, read_json, write_json
-from geocbm.workbench import demo_data, execute, keys, process, profiles, records, settings
+from geocbm.workbench import demo_data, execute, keys, names, process, profiles, records, settings
 from geocbm.workbench.parameters import did_you_mean
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
 DEFAULT_TIMEOUT = 1800.0
 
-Profile = Annotated[str, typer.Option(help="Parameter file in notebooks/params.")]
-Recipe = Annotated[str | None, typer.Option(help="Options from notebooks/recipes; by default the profile's.")]
+Profile = Annotated[
+    str, typer.Option(help="Parameter file in notebooks/params.", autocompletion=profiles.profile_names)
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        help="Options from notebooks/recipes; by default the profile's.", autocompletion=profiles.recipe_names
+    ),
+]
 Settings = Annotated[
-    list[str], typer.Option("--set", metavar="[NN.]NAME=VALUE", help="Set a parameter; may be repeated.")
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="[STAGE.]NAME=VALUE",
+        help="Set a parameter; may be repeated.",
+        autocompletion=names.assignments,
+    ),
 ]
 
 
@@ -28,34 +41,63 @@ def _above_zero(value: float | None) -> float | None:
     return value
 
 
-@dataclass(frozen=True)
-class Request:
-    """What ``geocbm run`` was asked for; the fields are the options of the command."""
+class Request(NamedTuple):
+    """Execute the notebooks in order and render the pages.
+
+    \b
+    Examples:
+      geocbm run --profile smoke
+      geocbm run --profile demo --set stage2.lr=0.0003 --run slower
+      geocbm run --grid 05.ablation_mode=both,concept_only --from 05
+      geocbm run --run demo --only geocells,06 --dry-run
+    """  # noqa: D301 (the fields are the options of the command, this is its help: \b keeps lines as they are)
 
     profile: Profile = "demo"
     recipe: Recipe = None
     run: Annotated[
-        str | None, typer.Option(help="Name of the run (files: data/runs/NAME); by default the profile's.")
+        str | None,
+        typer.Option(
+            help="Name of the run (files: data/runs/NAME); by default the profile's.", autocompletion=names.runs
+        ),
     ] = None
-    settings: Settings = field(default_factory=list)
+    settings: Settings = []  # noqa: RUF012 (never changed)
     grid: Annotated[
         list[str],
-        typer.Option(metavar="[NN.]NAME=A,B", help="One run for each value; repeated: all combinations."),
-    ] = field(default_factory=list)
-    only: Annotated[list[str], typer.Option(metavar="NN[,NN]", help="Look at these stages only.")] = field(
-        default_factory=list
-    )
+        typer.Option(
+            metavar="[STAGE.]NAME=A,B",
+            help="One run for each value; repeated: all combinations.",
+            autocompletion=names.assignments,
+        ),
+    ] = []  # noqa: RUF012
+    only: Annotated[
+        list[str],
+        typer.Option(
+            metavar="STAGE[,STAGE]",
+            help="Look at these stages only, by number or name.",
+            autocompletion=names.stages,
+        ),
+    ] = []  # noqa: RUF012
     start: Annotated[
-        str | None, typer.Option("--from", metavar="NN", help="Look at this stage and the ones after it.")
+        str | None,
+        typer.Option(
+            "--from", metavar="STAGE", help="Look at this stage and the ones after it.", autocompletion=names.stages
+        ),
     ] = None
     reuse: Annotated[
-        list[str], typer.Option(metavar="RUN", help="Take over what RUN has made from the same things.")
-    ] = field(default_factory=list)
+        list[str],
+        typer.Option(
+            metavar="RUN", help="Take over what RUN has made from the same things.", autocompletion=names.runs
+        ),
+    ] = []  # noqa: RUF012
     force: Annotated[bool, typer.Option("--force", help="Run stages whether or not anything changed.")] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why, and do nothing.")] = False
     timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", callback=_above_zero, help="Limit of a stage; 1800 unless the profile says."),
+        typer.Option(
+            metavar="SECONDS",
+            callback=_above_zero,
+            help="Limit of a stage, in place of half an hour without a sign of life.",
+        ),
     ] = None
     no_render: Annotated[bool, typer.Option("--no-render", help="Leave the pages alone.")] = False
 
@@ -156,11 +198,10 @@ def _selected(chain: Chain, request: Request) -> list[Stage]:
     """Stages to look at, in order of execution."""
     if request.only and request.start:
         raise ParameterError("--only and --from exclude one another; give one of them")
-    only = [number.strip() for text in request.only for number in text.split(",") if number.strip()]
-    for number in only:
-        chain.stage(number)
+    named = [name.strip() for text in request.only for name in text.split(",") if name.strip()]
+    only = [chain.stage(name) for name in named]
     first = chain.stages.index(chain.stage(request.start)) if request.start else 0
-    return [stage for stage in chain.stages[first:] if not only or stage.number in only]
+    return [stage for stage in chain.stages[first:] if not only or stage in only]
 
 
 def _reused(names: Sequence[str], own: set[str]) -> Sequence[str]:

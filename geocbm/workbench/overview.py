@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from geocbm.files import paths, read_json
 from geocbm.metrics.table import metric
-from geocbm.workbench import stages, state
+from geocbm.workbench import keys, stages, state
 
 HEADLINES = (
     "data.images",
@@ -25,6 +26,8 @@ HEADLINES = (
     "baseline.true_concepts.median_km",
 )
 """Keys in the records of a run, in the order in which they are shown."""
+SHORT = ("stage2.median_km", "stage2.country_acc", "stage2.geoscore", "stage1.meta_top1")
+"""Those that `geocbm list` shows."""
 
 
 def question(stage: stages.Stage) -> str:
@@ -75,17 +78,34 @@ def headlines(run: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["figure", "value", "95 % interval"])
 
 
-def summary(folder: Path) -> list[str]:
-    """Lines of `geocbm list` on one run: how far it is, its headline metrics, and what of it is stale.
+def table_of_runs() -> list[str]:
+    """Lines of `geocbm list`: a table of the runs, the newest last, and what of them is not as it was made."""
+    rows, remarks = [], []
+    for folder in (paths.data_root() / "runs").glob("*/"):
+        made = max((file.stat().st_mtime for file in folder.glob("records/*.json")), default=folder.stat().st_mtime)
+        when = datetime.fromtimestamp(made).isoformat(" ", "minutes")
+        stamps = sorted((folder / "stamps").glob("*.json"))
+        profile = read_json(stamps[-1]).get("profile", "?") if stamps else "?"
+        figures = headlines(folder.name).set_index("figure")["value"]
+        shown = "; ".join(f"{label} {figures[label]}" for label in map(_label, SHORT) if label in figures)
+        page = paths.report_folder(folder.name) / "index.html"
+        rows.append((when, folder.name, profile, _state_of(folder), shown or "-", page))
+        remarks.append((when, state.remark(folder)))
+    titles = ("when", "run", "profile", "state", "headline", "page")
+    table = [titles, *((*row[:5], row[5].as_uri() if row[5].is_file() else "-") for row in sorted(rows))]
+    widths = [max(len(row[column]) for row in table) for column in range(len(titles))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return [*lines, *(f"beware: {remark}" for _, remark in sorted(remarks) if remark)] if rows else []
 
-    Args:
-        folder: folder of the run's files.
-    """
-    stamps = sorted((folder / "stamps").glob("*.json"))
-    profile = read_json(stamps[-1]).get("profile", "?") if stamps else "?"
-    figures = "; ".join(f"{row.figure} {row.value}" for row in headlines(folder.name).itertuples())
+
+def _label(key: str) -> str:
+    return metric(key).label
+
+
+def _state_of(folder: Path) -> str:
+    """How far a run is, in a few words."""
     states = [each.state for each in state.run_states(folder).values()]
-    counts = [f"{states.count(state.DONE)} stages done"]
+    counts = [f"{states.count(state.DONE)} of {len(states)} done"]
     counts += [f"{states.count(each)} {each}" for each in (state.CHANGED, state.STALE) if each in states]
-    line = f"{folder.name}  (profile {profile}, {', '.join(counts)})  {figures}".rstrip()
-    return [line, warning] if (warning := state.remark(folder)) else [line]
+    copied = keys.read_json_or_empty(folder / paths.COPY_MARK).get("from")
+    return ", ".join(([f"copy of {copied}"] if copied else []) + counts)

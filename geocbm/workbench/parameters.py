@@ -169,9 +169,8 @@ def coerce(value: Any, parameter: Parameter) -> Any:
         return adapter.validate_python(value)
     except ValidationError:
         expected = parameter.type.replace("Literal[", "one of [")
-        raise ParameterError(
-            f"parameter {parameter.name}={value!r} does not fit: it takes {expected}, such as {parameter.default!r}"
-        ) from None
+        takes = f"it takes {expected}, such as {parameter.default!r}{_nearest_choice(value, parameter.type)}"
+        raise ParameterError(f"parameter {parameter.name}={value!r} does not fit: {takes}") from None
 
 
 @functools.cache
@@ -240,6 +239,16 @@ def unknown(name: str, known: Iterable[str], where: str) -> ParameterError:
     known = list(known)
     listed = ", ".join(known) if known else "none"
     return ParameterError(f"{where} has no parameter {name!r}; {did_you_mean(name, known)}Its parameters are: {listed}")
+
+
+def _nearest_choice(value: Any, annotation: str) -> str:
+    """The question after the choice that a wrong value, or the first wrong one of a list, may stand for."""
+    groups = [node for node in ast.walk(ast.parse(annotation)) if isinstance(node, ast.Subscript)]
+    groups = [node for node in groups if ast.unparse(node.value) == "Literal"]
+    choices = [str(each.value) for node in groups for each in ast.walk(node.slice) if isinstance(each, ast.Constant)]
+    given = _as_list(value)
+    wrong = [str(each) for each in (given if isinstance(given, list) else [given]) if str(each) not in choices]
+    return f"; {did_you_mean(wrong[0], choices)}".rstrip("; ") if wrong else ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from geocbm.errors import ParameterError
 from geocbm.files import paths
 from geocbm.workbench.parameters import Parameter, coerce, read_fields, read_parameters, resolve, unknown
 from geocbm.workbench.profiles import Profile, recipe_values
-from geocbm.workbench.stages import NUMBER, Chain
+from geocbm.workbench.stages import Chain
 
 OPTIONS = "options"
 """Parameter of a notebook that holds the settings of its stage which it does not declare one by one."""
@@ -23,7 +23,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 GPS_DIM = 512
 """Width of GeoCLIP's place embeddings, to which Stage 0 projects the patches."""
 
-_ASSIGNMENT = re.compile(rf"(?:(?P<number>{NUMBER})\.)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)", re.DOTALL)
+_ASSIGNMENT = re.compile(r"(?:(?P<stage>\w+)\.)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)", re.DOTALL)
 
 
 Declared = Mapping[str, Mapping[str, Parameter]]
@@ -36,7 +36,7 @@ def read_declared(chain: Chain) -> dict[str, dict[str, Parameter]]:
 
 
 def _split_assignment(text: str, option: str) -> tuple[str | None, str, str]:
-    """Split ``[NN.]name=value``.
+    """Split ``[stage.]name=value``.
 
     Raises:
         ParameterError: If the text is not of that form.
@@ -46,7 +46,7 @@ def _split_assignment(text: str, option: str) -> tuple[str | None, str, str]:
         raise ParameterError(
             f"{option} {text!r} is not understood; write {option} name=value or {option} 05.name=value"
         )
-    return match["number"], match["name"], match["value"]
+    return match["stage"], match["name"], match["value"]
 
 
 def settings_of(number: str, declared: Mapping[str, Parameter]) -> dict[str, Parameter]:
@@ -173,7 +173,7 @@ def complete(number: str, declared: Mapping[str, Parameter], given: Mapping[str,
     return values | {OPTIONS: {name: value for name, value in options.items() if value != known[name].default}}
 
 
-def _takers(chain: Chain, declared: Declared, number: str | None, name: str, source: str) -> list[str]:
+def _takers(chain: Chain, declared: Declared, stage: str | None, name: str, source: str) -> list[str]:
     """Numbers of the notebooks that take a name, as a parameter or as a setting of their stage."""
     if name == "run":
         raise ParameterError(f"{source} sets 'run'; name the run with --run")
@@ -181,11 +181,11 @@ def _takers(chain: Chain, declared: Declared, number: str | None, name: str, sou
         each.number: dict.fromkeys([*declared[each.number], *settings_of(each.number, declared[each.number])])
         for each in chain.stages
     }
-    if number is not None:
-        notebook = chain.stage(number).notebook
-        if name not in known[number]:
-            raise unknown(name, known[number], f"{source}: {notebook}")
-        return [number]
+    if stage is not None:
+        asked = chain.stage(stage)
+        if name not in known[asked.number]:
+            raise unknown(name, known[asked.number], f"{source}: {asked.notebook}")
+        return [asked.number]
     takers = [each for each, names in known.items() if name in names]
     if not takers:
         everything = dict.fromkeys(each for names in known.values() for each in names if each != "run")

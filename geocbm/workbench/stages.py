@@ -9,6 +9,7 @@ from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import paths
+from geocbm.workbench.parameters import did_you_mean
 
 NUMBER = r"\d\d[a-z]?"
 """Pattern of a notebook's number: two digits, and a letter where one page became two (06, 06b)."""
@@ -89,17 +90,23 @@ class Chain:
     stages: tuple[Stage, ...]
     atlas: dict[str, Any] = field(default_factory=dict)
 
-    def stage(self, number: str) -> Stage:
-        """Stage of a number.
+    def stage(self, name: str) -> Stage:
+        """Stage of a number, a notebook's name, or a part of its title that no other has, such as ``geocells``.
 
         Raises:
-            ParameterError: If no stage has it.
+            ParameterError: If no stage is called so, or several are.
         """
-        for stage in self.stages:
-            if stage.number == number:
-                return stage
-        known = ", ".join(sorted(stage.number for stage in self.stages))
-        raise ParameterError(f"there is no stage {number!r}; the stages are: {known}")
+        found = [stage for stage in self.stages if name in (stage.number, stage.notebook, stage.title)]
+        found = found or [
+            stage for stage in self.stages if name and (stage.title.startswith(name) or name in stage.title.split("_"))
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ParameterError(f"stage {name!r} may be {' or '.join(stage.notebook for stage in found)}; say which")
+        parts = [part for stage in self.stages for part in (stage.title, *stage.title.split("_"))]
+        listed = ", ".join(sorted(f"{stage.number} {stage.title}" for stage in self.stages))
+        raise ParameterError(f"there is no stage {name!r}; {did_you_mean(name, parts)}the stages are: {listed}")
 
     def writer(self, name: str, otherwise: str) -> str:
         """Number of the stage that writes a file of the run, or the given one."""

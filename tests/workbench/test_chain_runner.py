@@ -170,7 +170,7 @@ def test_force_only_and_from(run: Run, capsys: pytest.CaptureFixture[str]) -> No
     assert reasons(capsys) == ["unchanged"]
     with pytest.raises(ParameterError, match="exclude one another"):
         run(only=("02",), start="01")
-    with pytest.raises(ParameterError, match="there is no stage '09'; the stages are: 01, 02"):
+    with pytest.raises(ParameterError, match="there is no stage '09'; the stages are: 01 numbers, 02 total"):
         run(only=("09",))
 
 

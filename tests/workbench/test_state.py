@@ -64,7 +64,7 @@ def test_another_name_of_the_run_in_a_notebook_leaves_a_mark_and_a_way_back(
     assert overview.status("demo")["state"].tolist() == ["changed by hand", "stale"]
     assert cli.main(["list"]) == 0
     told = capsys.readouterr().out
-    assert "(profile demo, 0 stages done, 1 changed by hand, 1 stale)" in told
+    assert "  0 of 2 done, 1 changed by hand, 1 stale  " in told
     assert "01 changed by hand (its notebook was run with count=3 instead of 4)" in told
     assert "make it right with: geocbm run --profile demo --run demo --from 01" in told
     run(profile="demo", start="01")

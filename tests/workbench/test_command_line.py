@@ -1,0 +1,164 @@
+"""The command line as one types it: first steps, names of stages, choices, the table of runs, completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_project import make_project
+
+from geocbm import cli
+from geocbm.errors import ParameterError
+from geocbm.files import paths, write_json
+from geocbm.workbench import overview
+from geocbm.workbench.parameters import Parameter, coerce
+from geocbm.workbench.stages import Chain, Stage
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("GEOCBM_DATA", "GEOCBM_REPORTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GEOCBM_ROOT", str(tmp_path))
+    return make_project(tmp_path)
+
+
+def test_alone_it_says_what_one_does_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    said = capsys.readouterr().out
+    examples = [part.split("  ")[0] for part in said.replace("make lab", "geocbm lab").split("geocbm ")[1:]]
+    for words in ("run", "run --profile smoke", "lab", "list", "predict holiday.jpg --html answer.html"):
+        assert words in examples
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("02", "02"), ("02_geocells", "02"), ("geocells", "02"), ("stage2", "05"), ("guide", "09"), ("06b", "06b")],
+)
+def test_a_stage_has_a_number_and_names(name: str, number: str) -> None:
+    notebooks = ("02_geocells", "05_stage2_geolocation", "06b_uncertainty", "09_field_guide")
+    assert Chain(tuple(map(Stage, notebooks))).stage(name).number == number
+
+
+def test_a_name_that_fits_no_stage_or_several_is_refused() -> None:
+    chain = Chain((Stage("07_interpretability"), Stage("08_interventions")))
+    with pytest.raises(ParameterError, match="may be 07_interpretability or 08_interventions"):
+        chain.stage("inter")
+    with pytest.raises(ParameterError, match="did you mean 'interventions'"):
+        chain.stage("nterventions")
+    with pytest.raises(ParameterError, match="there is no stage ''"):
+        chain.stage("")
+
+
+def test_stages_are_named_in_options(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dry = ["run", "--profile", "smoke", "--dry-run"]
+    assert cli.main([*dry, "--only", "numbers,02"]) == 0
+    assert [line[:4] for line in capsys.readouterr().out.splitlines()] == ["[01]", "[02]"]
+    assert cli.main([*dry, "--from", "total"]) == 0
+    assert [line[:4] for line in capsys.readouterr().out.splitlines()] == ["[02]"]
+    assert cli.main([*dry, "--set", "numbers.factor=2"]) == 2  # a parameter of the other stage
+    assert "01_numbers has no parameter 'factor'" in capsys.readouterr().err
+    assert cli.main([*dry, "--grid", "numbers.count=1,2"]) == 0
+    assert "run smoke-count-2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "said"),
+    [
+        (
+            "Literal['both', 'concept_only']",
+            "bth",
+            "one of ['both', 'concept_only'], such as 'both'; did you mean 'both'?",
+        ),
+        ("list[Literal['both', 'hybrid']]", "[both,hybird]", "did you mean 'hybrid'?"),
+        ("Literal['mlp', 'patch'] | None", "xyz", "one of ['mlp', 'patch'] | None, such as 'both'"),
+    ],
+)
+def test_a_wrong_choice_is_answered_with_the_choices(annotation: str, value: str, said: str) -> None:
+    with pytest.raises(ParameterError) as refused:
+        coerce(value, Parameter("mode", annotation, "both", ""))
+    assert said in str(refused.value)
+    assert ("did you mean" in str(refused.value)) is ("did you mean" in said)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "05.ablation_mode=bth",
+        "variants=[hybird]",
+        "01.split=spacial",
+        "on_bad=dorp",
+        "04.bottleneck=mpl",
+        "03.tracking=on",
+    ],
+)
+def test_choices_of_the_notebooks_are_known_before_anything_runs(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GEOCBM_ROOT", str(ROOT))
+    monkeypatch.setenv("GEOCBM_DATA", str(tmp_path))
+    assert cli.main(["run", "--dry-run", "--set", text]) == 2
+    said = capsys.readouterr()
+    assert "one of [" in said.err and "did you mean" in said.err and not said.out
+
+
+def test_the_runs_are_a_table_with_links(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = paths.run_folder("mine")
+    write_json(run / "records" / "05.json", {"stage2.median_km": {"value": 468.4, "low": 1, "high": 2}})
+    write_json(run / "stamps" / "01.json", {"profile": "demo"})
+    os.utime(run / "records" / "05.json", (0, 86400 * 365))
+    write_json(paths.run_folder("mine-lab") / paths.COPY_MARK, {"from": "mine"})
+    page = paths.report_folder("mine") / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("")
+    assert cli.main(["list"]) == 0
+    title, first, second = capsys.readouterr().out.splitlines()
+    assert title.split() == ["when", "run", "profile", "state", "headline", "page"]
+    columns = [title.index(name) for name in ("when", "run", "profile", "state", "headline", "page")]
+    own, copy = ([line[at:].split("  ")[0] for at in columns] for line in (first, second))
+    assert own[0].startswith("1971-01-01") and own[1:5] == ["mine", "demo", "0 of 2 done", "median error 468 km"]
+    assert own[5] == page.as_uri()
+    assert copy[1:] == ["mine-lab", "?", "copy of mine, 0 of 2 done", "-", "-"]
+
+
+def test_without_runs_there_is_no_table(project: Path) -> None:
+    assert overview.table_of_runs() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("geocbm run --run mi", {"mine", "mine-lab"}),
+        ("geocbm predict a.jpg --run ", {"mine", "mine-lab", "other"}),
+        ("geocbm run --only 01,t", {"01,total"}),
+        ("geocbm run --from nu", {"numbers"}),
+        ("geocbm run --set nu", {"numbers."}),
+        ("geocbm run --set numbers.c", {"numbers.count="}),
+        ("geocbm run --profile sm", {"smoke"}),
+        ("geocbm ren", {"render"}),
+    ],
+)
+def test_a_shell_completes_names(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, offered: set[str]
+) -> None:
+    for name in ("mine", "mine-lab", "other"):
+        paths.run_folder(name).mkdir(parents=True)
+    words = line.split(" ")
+    monkeypatch.setenv("_GEOCBM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+    with pytest.raises(SystemExit):
+        cli.main([])
+    assert set(capsys.readouterr().out.split()) == offered
+
+
+def test_completion_waits_for_nothing_heavy() -> None:
+    """A shell asks at every press of the tab key."""
+    code = "import sys, geocbm.cli; print([m for m in ('torch', 'pandas', 'numpy', 'IPython') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
