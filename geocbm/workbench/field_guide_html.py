@@ -20,6 +20,7 @@ def sheets_html(
     concepts: ConceptVocabulary,
     pictures: Mapping[tuple[int, int], Image],
     noun: str = "image",
+    simulated: bool = False,
 ) -> str:
     """Sheets of `FieldGuide`, one below the other; every text of the table is escaped.
 
@@ -28,6 +29,7 @@ def sheets_html(
         concepts: names and hierarchy.
         pictures: examples by row of the table and index of the concept.
         noun: what one image is called.
+        simulated: every sheet says that its facts are invented.
     """
     from markupsafe import Markup
 
@@ -37,6 +39,7 @@ def sheets_html(
         parents=concepts.meta_to_parent,
         pictures=pictures,
         noun=noun,
+        simulated=simulated,
         image=lambda picture, alt, width: Markup(image_html(picture, alt, width)),
         locator=lambda lat, lng: locator(lat, lng, 330, 220),
         plain=clean_text,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEMPLATES = Path(__file__).parent / "templates"
+ANSWER_MIME = "application/vnd.geocbm.answer+json"
+"""Marks the output of `Notebook.answer`, which a page shows first."""
 
 
 def shell() -> Any:
@@ -30,12 +32,12 @@ def interactive() -> bool:
     return getattr(shell(), "kernel", None) is not None
 
 
-def put(page: str, plain: str) -> None:
-    """Show HTML on a page, or print the plain form."""
+def put(page: str, plain: str, mark: str = "") -> None:
+    """Show HTML on a page, or print the plain form; `mark` is a MIME type of its own, for the reports."""
     if interactive():
         from IPython.display import display
 
-        display({"text/html": page, "text/plain": plain}, raw=True)
+        display({"text/html": page, "text/plain": plain} | ({mark: {}} if mark else {}), raw=True)
     else:
         print(plain)
 

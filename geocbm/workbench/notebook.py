@@ -174,6 +174,14 @@ class Notebook:
         for name, value in values.items():
             self.record(f"{prefix}.{name}", value)
 
+    def answer(self, sentence: str) -> None:
+        """Say in one sentence what the notebook has found; its page begins with it and with the preview figure.
+
+        Args:
+            sentence: plain text.
+        """
+        html.put(f"<p><strong>{escape(sentence)}</strong></p>", sentence, html.ANSWER_MIME)
+
     def show(self, fig: Any, alt: str | None = None, preview: bool = False) -> None:
         """Show a plotly figure, with the sentence that says what is to be seen for those who do not see it.
 
@@ -263,6 +271,7 @@ class Notebook:
         if stage := self.stage:
             flow = [("reads", _plain(stage.reads)), ("writes", _plain(stage.writes))]
             page += html.rows_html(("", "files of the run"), flow, "What this page reads and writes")
+        page = f"<details><summary>Parameters and files</summary>{page}</details>"
         html.put(page, "\n".join(f"{name} = {value}" for name, value, _ in rows))
 
     def finish(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,13 +20,14 @@ from geocbm.errors import MissingInputError, UserError
 from geocbm.files import atomic_path, paths, sha256_file
 from geocbm.workbench import site
 from geocbm.workbench.formulas import markdown_html
-from geocbm.workbench.html import TEMPLATES, clean_html, pictures
+from geocbm.workbench.html import ANSWER_MIME, TEMPLATES, clean_html, pictures, plain_text
 from geocbm.workbench.keys import read_json_or_empty
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_html, figure_meta, online_map_problem
 from geocbm.workbench.stages import NUMBER
 from geocbm.workbench.sync import PairError, read_ipynb
 
 _NOTEBOOK_FILE = re.compile(rf"{NUMBER}_.+\.ipynb")
+_HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
 _SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")
 
 
@@ -60,6 +61,19 @@ class _Accessible(Preprocessor):
         super().__init__()
         self._name, self._strict = name, ".failed" not in name
 
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """All cells, and what the page's first screen is made of: see `notebook.html.j2`."""
+        self._answer = self._picture = ""
+        nb, resources = super().preprocess(nb, resources)
+        prose = [index for index, cell in enumerate(nb.cells) if cell.cell_type == "markdown"]
+        headings = "".join(nb.cells[index].html for index in prose)
+        nb.metadata["page"] = {
+            "opening": prose[1] if prose[1:] else len(nb.cells),  # title, parameters and `notebook.start`
+            "answer": self._answer + self._picture if self._answer else "",
+            "contents": [(anchor, plain_text(text).rstrip("# ,")) for anchor, text in _HEADING.findall(headings)],
+        }
+        return nb, resources
+
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
         where = f"{self._name}, cell {index + 1}"
         if cell.cell_type == "markdown":
@@ -81,6 +95,9 @@ class _Accessible(Preprocessor):
         bundle = output.data
         if PLOTLY_MIME in bundle:
             return self._figure(bundle[PLOTLY_MIME], identifier, where)
+        if ANSWER_MIME in bundle:
+            self._answer = clean_html(bundle["text/html"])
+            return ""
         kind = next((mime for mime in _SHOWN if mime in bundle), None)
         if kind is None or "application/vnd.jupyter.widget-view+json" in bundle:
             return ""
@@ -104,26 +121,27 @@ class _Accessible(Preprocessor):
         return markup
 
     def _figure(self, figure: dict[str, Any], identifier: str, where: str) -> str:
-        alt, _ = figure_meta(figure)
+        alt, preview = figure_meta(figure)
         if self._strict and not alt:
             raise ReportError(f"{where}: a figure has no alternative text; show it with nb.show(figure, alt=...)")
         if self._strict and (problem := online_map_problem(figure)):
             raise ReportError(f"{where}: {problem}")
-        return figure_html(figure, identifier, alt or "A figure of a notebook that failed.")
+        markup = figure_html(figure, identifier, alt or "A figure of a notebook that failed.")
+        if preview and not self._picture:
+            self._picture = markup.partition("<script")[0]  # the same place once more; its data stand further down
+        return markup
 
 
 def render_notebook(
     executed: Path,
-    previous: Mapping[str, str] | None = None,
-    following: Mapping[str, str] | None = None,
+    siblings: Sequence[Mapping[str, str]] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one executed notebook of a run as a page beside it.
 
     Args:
         executed: the executed ``.ipynb`` in ``reports/<run>``.
-        previous: `href` and `title` of the page before this one.
-        following: the same of the page after it.
+        siblings: `href` and `title` of the pages of the run in order, this one among them.
         provenance: what the manifest knows of this stage; joined with the stamp in the notebook's metadata.
 
     Returns:
@@ -141,8 +159,8 @@ def render_notebook(
         "title": site.opening(notebook)[0] or executed.stem,
         "run": executed.parent.name,
         "assets": "../_assets",
-        "previous": previous,
-        "following": following,
+        "siblings": siblings,
+        "place": next((at for at, page in enumerate(siblings) if page["href"] == f"{executed.stem}.html"), None),
         "failed": ".failed" in executed.name,
         "facts": site.provenance_facts(dict(notebook.metadata.get("geocbm") or {}) | dict(provenance or {})),
         "simulated": site.simulated_banner(executed.parent),
@@ -198,8 +216,8 @@ def render_run(run: str) -> Path:
         {"href": path.with_suffix(".html").name, "title": site.opening(notebook)[0] or path.stem}
         for path, notebook in notebooks
     ]
-    for path, previous, following in zip(found, [None, *links[:-1]], [*links[1:], None], strict=True):
-        render_notebook(path, previous, following, site.stage_entry(manifest, path.name.split("_")[0]))
+    for path in found:
+        render_notebook(path, links, site.stage_entry(manifest, path.name.split("_")[0]))
     for page in folder.glob("*.html"):
         source = page.with_suffix(".ipynb")
         if _NOTEBOOK_FILE.fullmatch(source.name) and source not in found:

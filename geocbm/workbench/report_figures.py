@@ -10,6 +10,7 @@ PLOTLY_MIME = "application/vnd.plotly.v1+json"
 _CONFIG = {
     "responsive": True,
     "displaylogo": False,
+    "scrollZoom": False,  # the wheel scrolls the page
     "showLink": False,
     "showSendToCloud": False,
     "plotlyServerURL": "",
@@ -54,15 +55,12 @@ def online_map_problem(bundle: dict[str, Any]) -> str | None:
 
 
 def figure_html(bundle: dict[str, Any], identifier: str, alt: str) -> str:
-    """Turn a figure into a `figure` element: the plot and its description.
+    """Turn a figure into a `figure` element, the plot and its description, followed by the figure's data.
 
     Args:
         bundle: the figure as JSON, as a notebook stores it.
-        identifier: the id of the plot's element, unique in the page.
+        identifier: name of the figure, unique in the page.
         alt: one sentence that says what the figure shows.
-
-    Returns:
-        HTML that draws once the page's scripts have been loaded.
     """
     figure: dict[str, Any] = copy.deepcopy({key: bundle[key] for key in ("data", "layout", "frames") if key in bundle})
     layout = figure.setdefault("layout", {})
@@ -70,10 +68,10 @@ def figure_html(bundle: dict[str, Any], identifier: str, alt: str) -> str:
     layout["autosize"] = True
     figure["config"] = {**(bundle.get("config") or {}), **_CONFIG}
     style = f"height:{int(layout.setdefault('height', 450))}px" + (f";max-width:{int(width)}px" if width else "")
-    place, script = _drawn(figure, identifier, alt, style)
+    place, data = _drawn(figure, identifier, alt, style)
     return (
         f'<figure class="plot">{place}<figcaption><details><summary>Description</summary>'
-        f"<p>{escape(alt)}</p></details></figcaption></figure>{script}"
+        f"<p>{escape(alt)}</p></details></figcaption></figure>{data}"
     )
 
 
@@ -100,16 +98,18 @@ def preview_html(bundle: dict[str, Any], identifier: str, alt: str) -> str:
 
 
 def _drawn(figure: dict[str, Any], identifier: str, alt: str, style: str) -> tuple[str, str]:
-    """A figure's element, and the script that queues it; the page's own script draws the queue once plotly.js is there.
+    """An empty element, and the figure as data, which the page's script draws into every element that names it.
 
     Nothing in a figure can close the script element, for jinja2 writes JSON without angle brackets.
     """
     from jinja2.utils import htmlsafe_json_dumps
 
+    role = "img" if figure["config"].get("staticPlot") else "figure"  # the buttons of a live figure can be reached
     return (
-        f'<div id="{identifier}" class="plotly-graph-div" style="{style}" role="img" aria-label="{escape(alt)}"></div>',
-        f'<script>(window.geocbmPlots=window.geocbmPlots||[]).push(["{identifier}",function(place){{return '
-        f"Plotly.newPlot(place,{htmlsafe_json_dumps(figure, separators=(',', ':'))});}}]);</script>",
+        f'<div data-figure="{identifier}" class="plotly-graph-div" style="{style}" role="{role}" '
+        f'aria-label="{escape(alt)}"></div>',
+        f'<script type="application/json" data-of="{identifier}">'
+        f"{htmlsafe_json_dumps(figure, separators=(',', ':'))}</script>",
     )
 
 
