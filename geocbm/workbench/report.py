@@ -6,7 +6,7 @@ import base64
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape, unescape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from geocbm.errors import MissingInputError, UserError
 from geocbm.files import atomic_path, paths, sha256_file
 from geocbm.workbench import site
 from geocbm.workbench.formulas import markdown_html
-from geocbm.workbench.html import ANSWER_MIME, TEMPLATES, clean_html, pictures, plain_text
+from geocbm.workbench.html import ANSWER_MIME, TEMPLATES, clean_html, clean_text, pictures
 from geocbm.workbench.keys import read_json_or_empty
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_html, figure_meta, online_map_problem
 from geocbm.workbench.stages import NUMBER
@@ -70,7 +70,9 @@ class _Accessible(Preprocessor):
         nb.metadata["page"] = {
             "opening": prose[1] if prose[1:] else len(nb.cells),  # title, parameters and `notebook.start`
             "answer": self._answer + self._picture if self._answer else "",
-            "contents": [(anchor, plain_text(text).rstrip("# ,")) for anchor, text in _HEADING.findall(headings)],
+            "contents": [
+                (unescape(anchor), clean_text(text).rstrip("# ,")) for anchor, text in _HEADING.findall(headings)
+            ],
         }
         return nb, resources
 

@@ -204,7 +204,7 @@ def test_sheets_show_strangers_texts_as_text(guide):
     concepts = SimpleNamespace(metas=(evil,) * len(guide.run.concepts.metas), meta_to_parent={evil: evil})
     page = field_guide_html.sheets_html([sheet, country], concepts, {})
     assert "<script" not in page and "seen here" in page and "&lt;script&gt;" in page
-    assert workbench_html.clean_html(page).count("<section") == 2
+    assert workbench_html.clean_html(page).count("<details") == 2
 
 
 def test_a_sheet_shows_what_the_guide_knows(guide):

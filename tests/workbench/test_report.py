@@ -15,6 +15,7 @@ from geocbm.data import table as tables
 from geocbm.data.simulated import BANNER
 from geocbm.errors import MissingInputError, UserError
 from geocbm.workbench import report, site
+from geocbm.workbench.html import ANSWER_MIME
 from geocbm.workbench.report_figures import PLOTLY_MIME
 
 DOT = "R0lGODlhAQABAAAAACw="
@@ -145,13 +146,45 @@ def test_the_page_of_a_notebook(run: Path) -> None:
     report.render_run("smoke")
     page = (run / "05_stage2_geolocation.html").read_text(encoding="utf-8")
     assert "Where does it think it is?" in page and "epoch 1\nepoch 2" in page
-    assert page.count("Plotly.newPlot") == 2 and 'aria-label="The chosen one."' in page
+    assert page.count("data-of=") == 2 and 'aria-label="The chosen one."' in page
     assert 'alt="A dot"' in page and "<td>safe</td>" in page
     assert 'rel="prev"' in page and 'href="01_data_exploration.html"' in page and 'rel="next"' in page
     assert "2.14.1" in page and "aaaaaaaaaaaa..." in page and "cpu" in page
     assert '<details class="code">' in page
-    identifiers = re.findall(r'id="(plot-[^"]+)"', page)
+    identifiers = re.findall(r'data-of="(plot-[^"]+)"', page)
     assert len(identifiers) == len(set(identifiers)) == 2
+
+
+def test_a_page_begins_with_its_answer_and_folds_its_set_up(reports: Path) -> None:
+    said = {ANSWER_MIME: {}, "text/html": "<p><strong>Half &lt;b&gt; of them.</strong></p>", "text/plain": "Half."}
+    path = write(
+        reports / "smoke" / "05_stage2_geolocation.ipynb",
+        shown({PLOTLY_MIME: figure("The first.")}),
+        shown({PLOTLY_MIME: figure("The chosen one.", preview=True)}),
+        shown(said),
+    )
+    notebook = nbformat.read(path, 4)
+    notebook.cells[2:2] = [new_markdown_cell("## A batch\n\nEight."), new_markdown_cell("## The $x$ & the `y`")]
+    nbformat.write(notebook, path)
+    report.render_run("smoke")
+    page = path.with_suffix(".html").read_text(encoding="utf-8")
+    order = ("<h1", "Half &lt;b&gt; of them.", 'aria-label="The chosen one."', "<summary>Parameters, files", "<h2 id")
+    assert sorted(order, key=page.index) == list(order)
+    assert page.count("Half &lt;b&gt; of them.") == 1
+    assert page.count('data-figure="plot-5-1"') == 2 and page.count('data-of="plot-5-1"') == 1
+    for anchor in re.findall(r'<li><a href="#([^"]+)"', page):
+        assert f'id="{anchor}"' in page
+    assert "On this page" in page and page.index('<details class="setup">') < page.index("epochs")
+
+
+def test_nothing_but_the_scripts_of_the_site_can_run(run: Path, reports: Path) -> None:
+    report.render_run("smoke")
+    report.render_site()
+    for page in reports.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)
+        assert policy and "default-src 'none'" in policy[1] and "unsafe" not in policy[1].split("script-src")[1]
+        assert all("src=" in tag or "application/json" in tag for tag in re.findall(r"<script[^>]*>", text))
 
 
 def test_rendering_again_gives_the_same_bytes_and_forgets_stale_pages(run: Path) -> None:

@@ -20,7 +20,7 @@ def test_figure_carries_its_description_and_cannot_close_the_script() -> None:
     html = figure_html(bundle, "plot-3-0", 'Says "hello" & <more>.')
     assert 'aria-label="Says &quot;hello&quot; &amp; &lt;more&gt;."' in html
     assert html.count("</script>") == 1 and "alert(1)</script>" not in html
-    drawn = json.loads(re.search(r"Plotly\.newPlot\(place,(.*)\);}\]\);</script>", html).group(1))
+    drawn = json.loads(re.search(r'data-of="[^"]+">(.*)</script>', html).group(1))
     assert drawn["data"][0]["y"] == [hostile]
     assert "width" not in drawn["layout"] and "max-width:500px" in html
     assert drawn["config"]["plotlyServerURL"] == "" and drawn["config"]["displaylogo"] is False
@@ -31,7 +31,7 @@ def test_figure_carries_its_description_and_cannot_close_the_script() -> None:
 def test_preview_is_still_and_bare() -> None:
     bundle = {"data": [{"type": "heatmap", "z": [[1]]}], "layout": {"title": {"text": "T"}, "xaxis": {"title": "x"}}}
     html = preview_html(bundle, "preview-05", "One square.")
-    drawn = json.loads(re.search(r"Plotly\.newPlot\(place,(.*)\);}\]\);</script>", html).group(1))
+    drawn = json.loads(re.search(r'data-of="[^"]+">(.*)</script>', html).group(1))
     assert drawn["config"]["staticPlot"] is True and drawn["data"][0]["showscale"] is False
     assert "title" not in drawn["layout"] and "title" not in drawn["layout"]["xaxis"]
 
