@@ -3,20 +3,19 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import paths, read_json, write_json
-from geocbm.workbench import fingerprint, process
+from geocbm.workbench import keys, process
 from geocbm.workbench.parameters import Parameter, coerce
 from geocbm.workbench.profiles import profile_names, read_profile
 from geocbm.workbench.stages import Chain
 
-ATLAS_KEYS = ("scenes", "seed", "size")
+_ATLAS_KEYS = ("scenes", "seed", "size")
 _LABEL = f"[--] {'atlas':<22}"
 
 
-def atlas_request(chain: Chain, csv: str) -> tuple[str, dict[str, Any]] | None:
+def atlas_request(chain: Chain, csv: str | None) -> tuple[Path, dict[str, int]] | None:
     """The generated world of a profile that a table belongs to.
 
     A world of one's own in the same place, drawn with ``geocbm atlas make``, is a table like any other.
@@ -26,44 +25,32 @@ def atlas_request(chain: Chain, csv: str) -> tuple[str, dict[str, Any]] | None:
         csv: resolved parameter of the first notebook.
 
     Returns:
-        Name of the profile and the world's ``scenes``, ``seed`` and ``size``; None when the table is the user's own.
+        Folder of the world and its ``scenes``, ``seed`` and ``size``; None when the table is the user's own.
 
     Raises:
         MissingInputError: If the table is not there and no profile says how to draw it.
     """
-    place = paths.locate(csv)
-    home = paths.data_root() / "atlas"
-    if place.name != "atlas.csv" or place.parent.parent != home:
+    if not csv or (place := paths.locate(csv)).name != "atlas.csv" or place.parents[1] != paths.data_root() / "atlas":
         return None
-    name = place.parent.name
-    draw = f"geocbm atlas make --out {paths.portable(place.parent)}"
+    folder, name = place.parent, place.parent.name
+    draw = f"geocbm atlas make --out {paths.portable(folder)}"
     if name not in profile_names():
-        if place.exists():
-            return None
-        raise MissingInputError(f"{paths.portable(place)} does not exist; draw a world of your own there with: {draw}")
-    own = read_profile(name).atlas
-    request = chain.atlas | own
-    if strange := set(request) - set(ATLAS_KEYS):
-        raise ParameterError(f"atlas of profile {name!r}: {min(strange)!r} is unknown; known: {', '.join(ATLAS_KEYS)}")
-    if "scenes" not in request:
-        if place.exists():
-            return None
-        raise MissingInputError(
+        missing = f"{paths.portable(place)} does not exist; draw a world of your own there with: {draw}"
+    else:
+        world = chain.atlas | read_profile(name).atlas
+        if strange := set(world) - set(_ATLAS_KEYS):
+            known = ", ".join(_ATLAS_KEYS)
+            raise ParameterError(f"atlas of profile {name!r}: {min(strange)!r} is unknown; known: {known}")
+        if "scenes" in world:
+            numbers = {key: Parameter(f"atlas.{key}", "int", value, "") for key, value in sorted(world.items())}
+            return folder, {key: coerce(number.default, number) for key, number in numbers.items()}
+        missing = (
             f"profile {name!r} does not say how many scenes its atlas has; add `atlas: scenes:` to it, or draw the "
             f"world with: {draw}"
         )
-    return name, {
-        key: coerce(value, Parameter(f"atlas.{key}", "int", value, "")) for key, value in sorted(request.items())
-    }
-
-
-def _wanted(chain: Chain, csv: str | None) -> tuple[Path, dict[str, Any]] | None:
-    """Folder of the world a table belongs to and what it is made from, or None for the user's own table."""
-    found = atlas_request(chain, csv) if csv else None
-    if found is None:
-        return None
-    name, request = found
-    return paths.atlas_folder(name), {"world": request, "sources": fingerprint.module_digests("geocbm_atlas.dataset")}
+    if not place.exists():
+        raise MissingInputError(missing)
+    return None
 
 
 def why(chain: Chain, csv: str | None) -> str | None:
@@ -76,25 +63,30 @@ def why(chain: Chain, csv: str | None) -> str | None:
     Raises:
         ParameterError: If another world was drawn by hand in the place of the profile's; it is not replaced.
     """
-    found = _wanted(chain, csv)
+    found = atlas_request(chain, csv)
     if found is None:
         return None
-    folder, wanted = found
+    folder, world = found
     try:
         stamp = read_json(folder / "made.json")
     except (OSError, ValueError):
-        _keep_own(folder, wanted["world"])
+        _keep_own(folder, world)
         return "there is no atlas yet"
-    if not (folder / "atlas.csv").is_file() or fingerprint.digest_file(folder / "atlas.csv") != stamp.get("csv"):
+    if not (folder / "atlas.csv").is_file() or keys.digest_file(folder / "atlas.csv") != stamp.get("csv"):
         return "its table is gone or was changed"
     if len(list((folder / "images").glob("*"))) != stamp.get("images"):
         return "images were added or removed"
-    if stamp.get("world") != wanted["world"]:
-        return f"it was made with {json.dumps(stamp.get('world'))}, now it is {json.dumps(wanted['world'])}"
-    return "the simulator's code changed" if stamp.get("sources") != wanted["sources"] else None
+    if stamp.get("world") != world:
+        return f"it was made with {json.dumps(stamp.get('world'))}, now it is {json.dumps(world)}"
+    return "the simulator's code changed" if stamp.get("sources") != _simulator() else None
 
 
-def _keep_own(folder: Path, wanted: dict[str, Any]) -> None:
+def _simulator() -> dict[str, str]:
+    """Digests of the code that draws a world."""
+    return keys.source_digests(["import geocbm_atlas.dataset"])
+
+
+def _keep_own(folder: Path, wanted: dict[str, int]) -> None:
     """Refuse to draw over a world that the chain has not made, unless it is the very one that is wanted."""
     try:
         there = read_json(folder / "atlas.json")
@@ -102,11 +94,10 @@ def _keep_own(folder: Path, wanted: dict[str, Any]) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return  # there is no whole world
     if own != wanted:
-        place = paths.portable(folder)
         raise ParameterError(
-            f"{place} holds a world that was drawn by hand with {json.dumps(own)}, where the profile wants "
-            f"{json.dumps(wanted)}; move it to another folder and name its table with --set 01.csv=FOLDER/atlas.csv, "
-            "or remove it"
+            f"{paths.portable(folder)} holds a world that was drawn by hand with {json.dumps(own)}, where the profile "
+            f"wants {json.dumps(wanted)}; move it to another folder and name its table with --set "
+            "01.csv=FOLDER/atlas.csv, or remove it"
         )
 
 
@@ -121,17 +112,17 @@ def make(chain: Chain, csv: str | None, limit: float) -> bool:
     Returns:
         False when it failed; what the process said is on the terminal then.
     """
-    found = _wanted(chain, csv)
+    found = atlas_request(chain, csv)
     if found is None:
         return True
-    folder, wanted = found
+    folder, world = found
     with process.only_one(folder.parent / f".{folder.name}.lock", f"the atlas {folder.name!r}"):
         reason = why(chain, csv)
         if reason is None:
             print(f"{_LABEL} skipped (unchanged)", flush=True)
             return True
         print(f"{_LABEL} running ... ", end="", flush=True)
-        arguments = [f"--{key}={value}" for key, value in wanted["world"].items()]
+        arguments = [f"--{key}={value}" for key, value in world.items()]
         outcome = process.run_limited(
             process.python("-m", "geocbm", "atlas", "make", "--out", str(folder), "--force", *arguments),
             paths.project_root(),
@@ -143,9 +134,11 @@ def make(chain: Chain, csv: str | None, limit: float) -> bool:
             print(outcome.tail.rstrip(), file=sys.stderr)
             return False
         made = {
-            "csv": fingerprint.digest_file(folder / "atlas.csv"),
+            "world": world,
+            "sources": _simulator(),
+            "csv": keys.digest_file(folder / "atlas.csv"),
             "images": len(list((folder / "images").glob("*"))),
         }
-        write_json(folder / "made.json", wanted | made)
+        write_json(folder / "made.json", made)
         print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
         return True

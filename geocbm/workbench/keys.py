@@ -1,27 +1,199 @@
 """When a stage may be skipped: a key over all that its result depends on, and a sentence that says what changed.
 
 The key covers the code cells (not the prose), the resolved parameters, the contents of the inputs, the package's
-modules that the notebook imports, however indirectly, the versions of the libraries, the profile and the device.
+modules that the notebook imports, however indirectly, the versions of the libraries, the profile and the device. All
+of it is told without running the notebook and without importing what it imports.
 """
 
-from collections.abc import Mapping
+import csv
+import functools
+import glob
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from geocbm.errors import MissingInputError
-from geocbm.files import paths, read_json
-from geocbm.workbench.fingerprint import (
-    code_digest,
-    device_class,
-    digest_file,
-    folder_digest,
-    library_versions,
-    source_digests,
-    table_digest,
-)
+from geocbm.files import paths, read_json, sha256_file, sha256_text, source
+from geocbm.workbench.parameters import Cell, read_cells
 from geocbm.workbench.stages import Chain, Stage
 
+LIBRARIES = (
+    "accelerate",
+    "geoclip",
+    "numpy",
+    "pandas",
+    "pillow",
+    "plotly",
+    "pyarrow",
+    "reverse-geocode",
+    "safetensors",
+    "scikit-learn",
+    "tokenizers",
+    "torch",
+    "torchvision",
+    "transformers",
+)
+"""Libraries whose versions can change a result."""
+
+_HASH_UP_TO = 256 * 2**20  # larger files of a model folder count by size and time of change
 _FILES = {".csv", ".parquet", ".json", ".safetensors"}
+
+
+def compute(chain: Chain, stage: Stage, folder: Path, profile: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything a stage's result depends on, by subject, JSON-ready; the run's name is no part of it.
+
+    Raises:
+        MissingInputError: If a file that it reads is not there; the message names the command that makes it.
+    """
+    cells = [cell for cell in read_cells(stage.source) if cell.kind == "code"]
+    return {
+        "code": code_digest(cells),
+        "parameters": {name: value for name, value in values.items() if name != "run"},
+        "inputs": _input_digests(chain, stage, folder, profile, values),
+        # Cell by cell, so that one cell that is no pure Python does not hide the imports of the others.
+        "sources": source_digests([cell.source for cell in cells], stage.source),
+        "libraries": library_versions(),
+        "profile": profile,
+        "device": device_class(),
+    }
+
+
+def code_digest(cells: Iterable[Cell]) -> str:
+    """Digest of a notebook's code: comments, layout and the parameters cell do not count."""
+    counted = [cell.source for cell in cells if "parameters" not in cell.tags and cell.source.strip()]
+    return sha256_text("\n".join(map(source.syntax, counted)))
+
+
+def source_digests(code: Iterable[str], file: Path = Path()) -> dict[str, str]:
+    """Digests of the package's modules that pieces of code depend on, directly or through other modules.
+
+    Args:
+        code: the pieces.
+        file: where they stand, for relative imports.
+
+    Returns:
+        Dotted module name to digest, and ``package data`` for the files that are not Python.
+    """
+    first = [found for text in code for found in source.imported_files(text, file, source.PACKAGE)]
+    root = source.PACKAGE.parent
+    digests = {
+        ".".join(found.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): digest
+        for found, digest in source.module_digests(first, source.PACKAGE).items()
+    }
+    if digests:
+        digests["package data"] = _package_data()
+    return dict(sorted(digests.items()))
+
+
+def _package_data() -> str:
+    """Digest of the package's files that are not Python, such as bundled weights; page templates do not count."""
+    entries = []
+    for file in sorted([*source.PACKAGE.rglob("*"), *source.PACKAGE.with_name("geocbm_atlas").rglob("*")]):
+        inside = file.relative_to(source.PACKAGE.parent).parts
+        if file.is_file() and file.suffix not in {".py", ".pyc"} and "templates" not in inside:
+            entries.append(f"{'/'.join(inside)} {digest_file(file)}")
+    return sha256_text("\n".join(entries))
+
+
+def digest_file(file: Path) -> str:
+    """Hash of a file's content, computed once per process for as long as size and time of change stay."""
+    status = file.stat()
+    return _digest(file, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest(file: Path, _size: int, _changed: int) -> str:
+    return sha256_file(file)
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can change a result."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def device_class() -> str:
+    """``cuda``, ``mps`` or ``cpu``, told without importing torch (which takes seconds)."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden not in {"", "-1"} and glob.glob("/dev/nvidia[0-9]*"):
+        return "cuda"
+    return "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"
+
+
+def _input_digests(chain: Chain, stage: Stage, folder: Path, profile: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of everything that a stage of the run in `folder` reads."""
+    found: dict[str, str] = {}
+    for name in stage.reads:
+        if name.startswith("parameter:"):
+            parameter = name.removeprefix("parameter:")
+            if values.get(parameter) not in (None, ""):
+                found[name] = _named_input(stage, parameter, str(values[parameter]))
+        elif "*" in name or "[" in name:
+            base = paths.data_root() / "runs" if name.startswith("runs/") else folder
+            for file in sorted(base.glob(name.removeprefix("runs/"))):
+                found[file.relative_to(base).as_posix()] = digest_file(file)
+        elif (folder / name).is_file():
+            found[name] = digest_file(folder / name)
+        else:
+            from geocbm.workbench import rerun_command
+
+            raise rerun_command.not_there(folder, name, chain.writer(name, stage.number), profile)
+    return found
+
+
+def _named_input(stage: Stage, parameter: str, value: str) -> str:
+    """Digest of the file or folder that a parameter names; the name itself where it is a model on a hub."""
+    place = paths.locate(value)
+    if place.is_dir():
+        return folder_digest(place)
+    if place.is_file():
+        return digest_file(place) if place.suffix.lower() != ".csv" else table_digest(place)
+    if value.startswith(("/", ".", "~", "data/")) or place.suffix.lower() in _FILES:
+        raise MissingInputError(
+            f"{parameter}={value!r} of {stage.notebook} does not exist; give the path of a file or folder that is there"
+        )
+    return f"name {value}"
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of a folder such as a model's: names and contents of all files below it."""
+    entries = []
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        content = digest_file(file) if file.stat().st_size <= _HASH_UP_TO else _size_and_time(file)
+        entries.append(f"{file.relative_to(folder).as_posix()} {content}")
+    return sha256_text("\n".join(entries))
+
+
+def table_digest(table: Path) -> str:
+    """Digest of a CSV and of the sizes and times of the images it names."""
+    entries = [digest_file(table)]
+    # The table's own reader says what is wrong with a damaged one; its content is in the digest all the same.
+    with table.open(newline="", encoding="utf-8-sig", errors="replace") as stream, suppress(csv.Error):
+        rows = csv.reader(stream)
+        header = [name.strip().lower() for name in next(rows, [])]
+        columns = [at for at, name in enumerate(header) if any(word in name for word in ("image", "path", "file"))]
+        for row in rows:
+            entries += [_size_and_time(table.parent / row[at]) for at in columns if at < len(row) and row[at]]
+    return sha256_text("\n".join(entries))
+
+
+def _size_and_time(file: Path) -> str:
+    try:
+        status = file.stat()
+    except (OSError, ValueError):
+        return "absent"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def read_json_or_empty(file: Path) -> dict[str, Any]:
@@ -46,81 +218,6 @@ def hand_file(folder: Path, number: str) -> Path:
     return folder / "by_hand" / f"{number}.json"
 
 
-def parameters_of(note: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters in a stamp, which may be of a stage that was only begun, or in a note of `hand_file`."""
-    key = note.get("key")
-    finished = key.get("parameters") if isinstance(key, dict) else None
-    return dict(finished or note.get("asked") or note.get("parameters") or {})
-
-
-def input_digests(chain: Chain, stage: Stage, folder: Path, profile: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of everything that a stage of the run in `folder` reads.
-
-    Raises:
-        MissingInputError: If a file is not there; the message names the command that makes it.
-    """
-    found: dict[str, str] = {}
-    for name in stage.reads:
-        if name.startswith("parameter:"):
-            parameter = name.removeprefix("parameter:")
-            if values.get(parameter) not in (None, ""):
-                found[name] = _named_input(stage, parameter, str(values[parameter]))
-        elif "*" in name or "[" in name:
-            base = paths.data_root() / "runs" if name.startswith("runs/") else folder
-            for file in sorted(base.glob(name.removeprefix("runs/"))):
-                found[file.relative_to(base).as_posix()] = digest_file(file)
-        elif (folder / name).is_file():
-            found[name] = digest_file(folder / name)
-        else:
-            from geocbm.workbench import rerun_command
-
-            command = rerun_command.remedy(folder, chain.writer(name, stage.number), profile)
-            raise MissingInputError(f"{name!r} of run {folder.name!r} is not there yet; make it with: {command}")
-    return found
-
-
-def own_inputs(stage: Stage, folder: Path) -> dict[str, str]:
-    """Digests of what a stage reads of its own run, as far as it is there."""
-    files = {file.relative_to(folder).as_posix(): file for name in own_reads(stage) for file in folder.glob(name)}
-    return {name: digest_file(file) for name, file in sorted(files.items()) if file.is_file()}
-
-
-def own_reads(stage: Stage) -> list[str]:
-    """Names and patterns of the files of its own run that a stage reads."""
-    return [name for name in stage.reads if not name.startswith(("parameter:", "runs/"))]
-
-
-def _named_input(stage: Stage, parameter: str, value: str) -> str:
-    """Digest of the file or folder that a parameter names; the name itself where it is a model on a hub."""
-    place = paths.locate(value)
-    if place.is_dir():
-        return folder_digest(place)
-    if place.is_file():
-        return digest_file(place) if place.suffix.lower() != ".csv" else table_digest(place)
-    if value.startswith(("/", ".", "~", "data/")) or place.suffix.lower() in _FILES:
-        raise MissingInputError(
-            f"{parameter}={value!r} of {stage.notebook} does not exist; give the path of a file or folder that is there"
-        )
-    return f"name {value}"
-
-
-def compute(chain: Chain, stage: Stage, folder: Path, profile: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything a stage's result depends on, by subject; the run's name is no part of it.
-
-    Returns:
-        ``code``, ``parameters``, ``inputs``, ``sources``, ``libraries``, ``profile``, ``device``: JSON-ready.
-    """
-    return {
-        "code": code_digest(stage.source),
-        "parameters": {name: value for name, value in values.items() if name != "run"},
-        "inputs": input_digests(chain, stage, folder, profile, values),
-        "sources": source_digests(stage.source),
-        "libraries": library_versions(),
-        "profile": profile,
-        "device": device_class(),
-    }
-
-
 def written_files(stage: Stage, folder: Path) -> dict[str, Path]:
     """What a stage writes into the folder of a run, by portable name; what it promises need not exist."""
     files = {name: folder / name for name in (*stage.promised, stage.record)}
@@ -143,13 +240,7 @@ def digests(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def stale_reason(stage: Stage, folder: Path, key: Mapping[str, Any]) -> str | None:
-    """One sentence on why a stage of a run must run again, or None when it may be skipped.
-
-    Args:
-        stage: the notebook.
-        folder: folder of the run's files.
-        key: what `compute` says now.
-    """
+    """One sentence on why a stage whose key is now `key` must run again, or None when it may be skipped."""
     stamp = read_json_or_empty(stamp_file(folder, stage.number))
     old = stamp.get("key")
     if not isinstance(old, dict):
@@ -169,13 +260,13 @@ def stale_reason(stage: Stage, folder: Path, key: Mapping[str, Any]) -> str | No
 
 def _changed_output(before: Mapping[str, str], files: Mapping[str, Path]) -> str | None:
     """Which output is not as the last success left it."""
-    for name, file in files.items():
-        if not file.is_file():
+    now = digests(files)
+    for name in (*files, *sorted(before)):
+        if name not in now:
             return f"output {name} is missing"
-        if before.get(name) != digest_file(file):
+        if before.get(name) != now[name]:
             return f"output {name} was changed since"
-    gone = sorted(set(before) - set(files))
-    return f"output {gone[0]} is missing" if gone else None
+    return None
 
 
 def _difference(label: str, old: Mapping[str, Any], new: Mapping[str, Any], values: bool) -> str | None:
@@ -184,16 +275,14 @@ def _difference(label: str, old: Mapping[str, Any], new: Mapping[str, Any], valu
     if not changed:
         return None
     name = changed[0]
-    spoken = name.removeprefix("parameter:")
     if name not in old:
-        text = f"{label} {spoken} is new"
+        how = "is new"
     elif name not in new:
-        text = f"{label} {spoken} is gone"
-    elif values:
-        text = f"{label} {spoken} changed {_short(old[name])} -> {_short(new[name])}"
+        how = "is gone"
     else:
-        text = f"{label} {spoken} changed"
-    return text + (f" (and {len(changed) - 1} more)" if len(changed) > 1 else "")
+        how = f"changed {_short(old[name])} -> {_short(new[name])}" if values else "changed"
+    more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+    return f"{label} {name.removeprefix('parameter:')} {how}{more}"
 
 
 def _short(value: Any) -> str:

@@ -7,7 +7,6 @@ executed notebook and kept in ``manifest.json``.
 import json
 import math
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,8 +20,6 @@ from geocbm.files import atomic_path, paths, read_json, write_json
 from geocbm.workbench import keys
 from geocbm.workbench.stages import NUMBER_GLOB, Stage
 
-_KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
-
 
 def check_key(key: str) -> str:
     """Return a dotted key.
@@ -30,7 +27,7 @@ def check_key(key: str) -> str:
     Raises:
         ParameterError: If it has no dot or holds anything but letters, digits, dashes and underscores between dots.
     """
-    if not _KEY.fullmatch(key):
+    if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+", key):
         raise ParameterError(f"record {key!r} needs a dotted name such as 'stage2.median_km'")
     return key
 
@@ -60,7 +57,6 @@ def write_remarks(run: str, number: str, remarks: Sequence[str]) -> None:
     """Keep what a notebook says to whoever runs it; without remarks those of an earlier execution are removed."""
     file = _remarks_file(run, number)
     if remarks:
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, list(remarks))
     else:
         file.unlink(missing_ok=True)
@@ -77,12 +73,9 @@ def _remarks_file(run: str, number: str) -> Path:
 
 
 def merge(run: str) -> dict[str, Any]:
-    """Merge the records of a run's notebooks into ``reports/<run>/metrics.json``.
+    """Merge the records of a run's notebooks into ``reports/<run>/metrics.json``, whose content is returned.
 
     A notebook that ran again replaces its own figures; the ones it no longer measures vanish.
-
-    Returns:
-        The flat mapping from dotted key to figure.
     """
     merged: dict[str, Any] = {}
     for file in sorted((paths.run_folder(run) / "records").glob(f"{NUMBER_GLOB}.json")):
@@ -99,7 +92,7 @@ def now() -> str:
 def commit() -> str | None:
     """The project's git commit, with ``+changes`` when the working tree differs from it; None outside git."""
     root = paths.project_root()
-    if not (root / ".git").exists() or shutil.which("git") is None:
+    if not (root / ".git").exists():
         return None
     try:
         head, changes = (
@@ -116,21 +109,6 @@ def _portable(value: Any) -> Any:
     return paths.portable(value) if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _places(values: Mapping[str, Any]) -> dict[str, str]:
-    """Folders of this machine and what stands for them in a page, longest first."""
-    known = {
-        value: str(_portable(value))
-        for value in values.values()
-        if isinstance(value, str) and Path(value).is_absolute() and len(Path(value).parts) > 2
-    }
-    for root, name in ((paths.data_root(), "data"), (paths.reports_root(), "reports"), (paths.project_root(), ".")):
-        known.setdefault(str(root), name)
-    home = str(Path.home())
-    if len(Path(home).parts) > 1:
-        known.setdefault(home, "~")
-    return dict(sorted(known.items(), key=lambda pair: -len(pair[0])))
-
-
 def stamp_notebook(executed: Path, target: Path, stamp: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Move an executed notebook to its place, with its provenance in the metadata and no folder of this machine in it.
 
@@ -141,17 +119,22 @@ def stamp_notebook(executed: Path, target: Path, stamp: Mapping[str, Any], value
         values: the resolved parameters; absolute paths among them are replaced in the text.
     """
     text = executed.read_text(encoding="utf-8")
-    for folder, name in _places(values).items():
+    roots = {Path.home(): "~", paths.project_root(): ".", paths.reports_root(): "reports", paths.data_root(): "data"}
+    places = {str(root): name for root, name in roots.items() if root.name}
+    for value in values.values():
+        if _portable(value) != value and len(Path(value).parts) > 2:
+            places[value] = _portable(value)
+    for folder in sorted(places, key=len, reverse=True):
         # Inside JSON a path reads as JSON writes it; the folder must not be cut out of a longer name.
         written = json.dumps(folder, ensure_ascii=False)[1:-1]
         for end in ("/", '"', "'", '\\"', " ", "\\n"):
-            text = text.replace(written + end, name + end)
+            text = text.replace(written + end, places[folder] + end)
     content = json.loads(text)
     content["metadata"]["geocbm"] = dict(stamp)
-    content["metadata"].pop("papermill", None)  # times and paths of the execution; the stamp says it better
-    for cell in content["cells"]:
-        cell.get("metadata", {}).pop("papermill", None)
-        cell.get("metadata", {}).pop("execution", None)
+    # Times and paths of the execution, of which the stamp says more.
+    for metadata in (content["metadata"], *(cell.get("metadata", {}) for cell in content["cells"])):
+        metadata.pop("papermill", None)
+        metadata.pop("execution", None)
     with atomic_path(target) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
     executed.unlink(missing_ok=True)
@@ -160,7 +143,7 @@ def stamp_notebook(executed: Path, target: Path, stamp: Mapping[str, Any], value
 def stage_stamp(
     stage: Stage, run: str, key: Mapping[str, Any], values: Mapping[str, Any], started: str, seconds: float, peak: int
 ) -> dict[str, Any]:
-    """What the manifest and the executed notebook say of one execution."""
+    """What the manifest and the executed notebook say of one execution; ``peak`` is its memory in bytes."""
     return {
         "notebook": stage.notebook,
         "run": run,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from geocbm.errors import MissingInputError
 from geocbm.files import COMMAND_FILE, write_json
 from geocbm.workbench import keys, profiles, settings, state
 from geocbm.workbench.stages import NUMBER_GLOB, read_chain
@@ -41,16 +42,21 @@ def remedy(folder: Path, number: str, profile: str | None = None) -> str:
         or states[stage.number].wrong
         or any(name in read and not (folder / name).exists() for name in stage.promised)
     )
-    known = profile or _read_all(folder / "stamps") or _read_all(folder / "by_hand")
+    known = profile or _notes(folder / "stamps") or _notes(folder / "by_hand")
     if not known and folder.name not in profiles.profile_names():
         return shlex.join(["geocbm", "run", "--run", folder.name, "--from", first])
     return f"{command_like(folder, folder.name, {}, profile)} --from {first}"
 
 
-def _read_all(folder: Path) -> dict[str, dict[str, Any]]:
-    """Readable notes on stages, by their numbers."""
-    files = sorted(folder.glob(f"{NUMBER_GLOB}.json"))
-    return {file.stem: note for file in files if (note := keys.read_json_or_empty(file))}
+def not_there(folder: Path, name: str, number: str, profile: str | None = None) -> MissingInputError:
+    """Error for a file of a run that the stage of this number has not written yet, with the command that makes it."""
+    command = remedy(folder, number, profile)
+    return MissingInputError(f"{name!r} of run {folder.name!r} is not there yet; make it with: {command}")
+
+
+def record(folder: Path, profile: str | None = None) -> None:
+    """Write into the folder of a run which command makes it, for `geocbm.files.run_command` to read."""
+    write_json(folder / COMMAND_FILE, {"command": command_like(folder, folder.name, {}, profile)})
 
 
 def command_like(folder: Path, run: str, changes: Mapping[str, Any], profile: str | None = None) -> str:
@@ -67,70 +73,53 @@ def command_like(folder: Path, run: str, changes: Mapping[str, Any], profile: st
     """
     chain = read_chain()
     declared = settings.read_declared(chain)
-    stamps = _read_all(folder / "stamps")
-    by_hand = _read_all(folder / "by_hand")
-    named = [profile] + [stamp.get("profile") for stamp in stamps.values()] + [folder.name]
-    name = next((each for each in named if each in profiles.profile_names()), "smoke")
+    stamps, by_hand = _notes(folder / "stamps"), _notes(folder / "by_hand")
+    named = [profile, *(stamp.get("profile") for stamp in stamps.values()), folder.name]
+    likely = next((each for each in named if each in profiles.profile_names()), "smoke")
     # Whoever runs notebooks by hand begins with their own defaults, which are those of smoke, whatever the run's name.
-    names: Iterable[str] = [name] if stamps or profile or not by_hand else dict.fromkeys([name, "smoke"])
-    best: tuple[list[str], list[str]] | None = None
+    names: Iterable[str] = [likely] if stamps or profile or not by_hand else dict.fromkeys([likely, "smoke"])
+    commands = []
     # The profile's own recipe first; another one where it says the same with fewer words.
     for name, recipe in itertools.product(names, [None, *profiles.recipe_names()]):
         own = profiles.read_profile(name)
-        own = replace(own, recipe=recipe) if recipe else own
-        base = settings.resolve_all(chain, declared, own, [], run)
+        base = settings.resolve_all(chain, declared, replace(own, recipe=recipe or own.recipe), [], run)
         target = {number: dict(values) for number, values in base.items()}
-        for number, stamp in (by_hand | stamps).items():
-            known = base.get(number, {})
-            old = {key: value for key, value in keys.parameters_of(stamp).items() if key in known}
-            target.get(number, {}).update(old)
+        for number, note in (by_hand | stamps).items():
+            if number in base:
+                old = state.parameters_of(note)
+                target[number] |= {key: value for key, value in old.items() if key in base[number]}
         for key, value in changes.items():
             number, _, parameter = key.partition(".")
             if parameter in target.get(number, {}):
                 target[number][parameter] = value
-        found = (["--profile", name, *(["--recipe", recipe] if recipe else [])], _assignments(base, target))
-        if best is None or len(found[1]) + len(found[0]) / 2 < len(best[1]) + len(best[0]) / 2:
-            best = found
-    assert best is not None
-    words = ["geocbm", "run", *best[0], "--run", run]
-    return shlex.join([*words, *(part for text in best[1] for part in ("--set", text))])
+        given = ["--profile", name, *(["--recipe", recipe] if recipe else [])]
+        commands.append((given, _assignments(declared, base, target)))
+    given, texts = min(commands, key=lambda command: len(command[1]) + len(command[0]) / 2)
+    return shlex.join(["geocbm", "run", *given, "--run", run, *(word for text in texts for word in ("--set", text))])
 
 
-def record(folder: Path, profile: str | None = None) -> None:
-    """Write into the folder of a run which command makes it, for `geocbm.files.run_command` to read."""
-    write_json(folder / COMMAND_FILE, {"command": command_like(folder, folder.name, {}, profile)})
+def _notes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Readable notes on stages, by their numbers."""
+    files = sorted(folder.glob(f"{NUMBER_GLOB}.json"))
+    return {file.stem: note for file in files if (note := keys.read_json_or_empty(file))}
 
 
-def _assignments(base: Values, target: Values) -> list[str]:
+def _assignments(declared: settings.Declared, base: Values, target: Values) -> list[str]:
     """Texts for `--set` that turn one set of values into another; one for all stages where all have the same value."""
-    differ = [
-        (number, name)
-        for number, values in target.items()
-        for name, value in values.items()
-        if name != "run" and value != base[number][name]
-    ]
-    texts: dict[str, None] = {}
-    for number, name in differ:
-        value = target[number][name]
-        if name == settings.OPTIONS:
-            texts |= dict.fromkeys(_option_texts(number, base[number][name], value))
-            continue
-        everywhere = [values[name] for values in target.values() if name in values]
-        alike = len(everywhere) > 1 and all(each == value for each in everywhere)
-        texts[("" if alike else f"{number}.") + f"{name}={_written(value)}"] = None
-    return list(texts)
-
-
-def _option_texts(number: str, base: Mapping[str, Any], target: Mapping[str, Any]) -> list[str]:
-    """Texts for `--set` that turn the options of a stage into others; one that is gone has its default again."""
-    chain = read_chain()
-    known = settings.settings_of(number, settings.read_declared(chain)[number])
-    defaults = {name: field.default for name, field in known.items()}
-    return [
-        f"{number}.{name}={_written(target.get(name, defaults.get(name)))}"
-        for name in sorted({*base, *target})
-        if base.get(name, ...) != target.get(name, ...)
-    ]
+    texts: list[str] = []
+    for number, values in target.items():
+        for name in [name for name in values if name != "run" and values[name] != base[number][name]]:
+            if name == settings.OPTIONS:
+                old, new = base[number][name], values[name]
+                known = settings.settings_of(number, declared[number])
+                defaults = {each: setting.default for each, setting in known.items()}  # of an option that is gone
+                differ = [each for each in sorted({*old, *new}) if old.get(each, ...) != new.get(each, ...)]
+                texts += [f"{number}.{each}={_written(new.get(each, defaults.get(each)))}" for each in differ]
+                continue
+            everywhere = [each[name] for each in target.values() if name in each]
+            alike = len(everywhere) > 1 and all(each == values[name] for each in everywhere)
+            texts.append(("" if alike else f"{number}.") + f"{name}={_written(values[name])}")
+    return list(dict.fromkeys(texts))
 
 
 def _written(value: Any) -> str:

@@ -49,8 +49,13 @@ class Stage:
         return tuple(name for name in self.writes if "*" not in name)
 
     @property
+    def own_reads(self) -> tuple[str, ...]:
+        """Names and patterns of the files of its own run that it reads."""
+        return tuple(name for name in self.reads if not name.startswith(("parameter:", "runs/")))
+
+    @property
     def number(self) -> str:
-        """What the notebook's name begins with: two digits, and a letter where one page became two."""
+        """What the notebook's name begins with."""
         return number_of(self.notebook)
 
     @property
@@ -68,13 +73,15 @@ class Stage:
         """File of the run with what the notebook has measured."""
         return f"records/{self.number}.json"
 
-    def writes_what(self, read: str) -> bool:
+    def writes_file(self, name: str) -> bool:
+        """Whether a file of the run is among those it writes."""
+        return any(fnmatch.fnmatch(name, each) for each in self.writes)
+
+    def feeds(self, read: str) -> bool:
         """Whether it writes what another stage reads under this name or pattern."""
-        if any(fnmatch.fnmatch(read, each) for each in self.writes):
-            return True
         pattern = read.removeprefix("runs/*/")
-        return bool({"*", "["} & set(read)) and any(
-            fnmatch.fnmatch(each, pattern) for each in (*self.writes, self.record)
+        return self.writes_file(read) or (
+            bool({"*", "["} & set(read)) and bool(fnmatch.filter([*self.writes, self.record], pattern))
         )
 
 
@@ -110,14 +117,11 @@ class Chain:
 
     def writer(self, name: str, otherwise: str) -> str:
         """Number of the stage that writes a file of the run, or the given one."""
-        for stage in self.stages:
-            if any(fnmatch.fnmatch(name, each) for each in stage.writes):
-                return stage.number
-        return otherwise
+        return next((stage.number for stage in self.stages if stage.writes_file(name)), otherwise)
 
     def feeders(self, reader: Stage) -> list[Stage]:
         """Stages on whose files another depends directly."""
-        return [stage for stage in self.stages if any(stage.writes_what(name) for name in reader.reads)]
+        return [stage for stage in self.stages if any(stage.feeds(name) for name in reader.reads)]
 
     def downstream(self, number: str) -> set[str]:
         """Numbers of a stage and of those that read, directly or through others, what it writes."""

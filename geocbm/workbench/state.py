@@ -36,12 +36,7 @@ class StageState:
 
 
 def run_states(folder: Path, chain: Chain | None = None) -> dict[str, StageState]:
-    """State of every stage, by its number, in the order of execution.
-
-    Args:
-        folder: folder of the run's files, which need not exist.
-        chain: the stages; read from ``chain.toml`` when left out.
-    """
+    """State of every stage of the run in a folder, which need not exist, by its number, in the order of execution."""
     chain = chain or read_chain()
     any_stamp = any((folder / "stamps").glob(f"{NUMBER_GLOB}.json"))
     states = {stage.number: _own_state(stage, folder, any_stamp) for stage in chain.stages}
@@ -75,8 +70,7 @@ def difference(recorded: Mapping[str, Any], values: Mapping[str, Any]) -> str:
         for name, value in values.items()
         if name != "run" and name in recorded and recorded[name] != value
     ]
-    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-    return ", ".join(changed[:4]) + more
+    return _listed(changed, 4)
 
 
 def note_by_hand(stage: Stage, folder: Path, values: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -86,7 +80,7 @@ def note_by_hand(stage: Stage, folder: Path, values: Mapping[str, Any], inputs: 
         stage: the notebook.
         folder: folder of the run's files.
         values: its parameters.
-        inputs: digests of what it read, as they were when it began.
+        inputs: `own_inputs` as they were when it began.
 
     Returns:
         In what its result differs from the one that the chain left; empty when in nothing, or when there was none.
@@ -104,9 +98,22 @@ def note_by_hand(stage: Stage, folder: Path, values: Mapping[str, Any], inputs: 
     return how
 
 
+def parameters_of(note: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters in a stamp, which may be of a stage that was only begun, or in a note of a run by hand."""
+    key = note.get("key")
+    finished = key.get("parameters") if isinstance(key, dict) else None
+    return dict(finished or note.get("asked") or note.get("parameters") or {})
+
+
 def recorded_parameters(folder: Path, number: str) -> dict[str, Any]:
     """Parameters with which the chain has run a stage, or has begun to; empty when it has not."""
-    return keys.parameters_of(keys.read_json_or_empty(keys.stamp_file(folder, number)))
+    return parameters_of(keys.read_json_or_empty(keys.stamp_file(folder, number)))
+
+
+def own_inputs(stage: Stage, folder: Path) -> dict[str, str]:
+    """Digests of what a stage reads of its own run, as far as it is there."""
+    files = sorted(file for name in stage.own_reads for file in folder.glob(name))
+    return keys.digests({file.relative_to(folder).as_posix(): file for file in files})
 
 
 def _own_state(stage: Stage, folder: Path, any_stamp: bool) -> StageState:
@@ -119,29 +126,31 @@ def _own_state(stage: Stage, folder: Path, any_stamp: bool) -> StageState:
     hand = keys.read_json_or_empty(keys.hand_file(folder, stage.number))
     outputs = keys.digests(keys.written_files(stage, folder))
     if stamp and _kept(stamp, stage) == outputs:
-        origin, note = stamp["key"], keys.stamp_file(folder, stage.number)
-    elif hand and hand.get("outputs") == outputs:
-        origin, note = hand, keys.hand_file(folder, stage.number)
+        return _fed_state(stage, folder, stamp["key"], keys.stamp_file(folder, stage.number))
+    if hand and hand.get("outputs") == outputs:
         if how := hand.get("differs"):
             return StageState(CHANGED, f"its notebook was run with {how}")
-    elif stamp or hand:
+        return _fed_state(stage, folder, hand, keys.hand_file(folder, stage.number))
+    if stamp or hand:
         before = _kept(stamp, stage) if stamp else hand.get("outputs", {})
         changed = [name for name in sorted({*before, *outputs}) if before.get(name) != outputs.get(name)]
         return StageState(CHANGED, f"{_listed(changed)} changed since")
-    else:
-        return StageState(STALE, "its last run did not end") if any_stamp else StageState(DONE)
-    now, own = keys.own_inputs(stage, folder), keys.own_reads(stage)
-    recorded = {name: digest for name, digest in origin.get("inputs", {}).items() if _matches(name, own)}
+    return StageState(STALE, "its last run did not end") if any_stamp else StageState(DONE)
+
+
+def _fed_state(stage: Stage, folder: Path, origin: Mapping[str, Any], note: Path) -> StageState:
+    """State of a stage whose files are as it left them, by what it has read of the run: `origin`, written to `note`."""
+    now = own_inputs(stage, folder)
+    recorded = {name: digest for name, digest in origin.get("inputs", {}).items() if _matches(name, stage.own_reads)}
     changed = [name for name in recorded if now.get(name) != recorded[name]]
     # What is new behind a pattern counts when it is younger than the result; else it is the pattern that is new.
-    made = note.stat().st_mtime
     new = [name for name in now if name not in recorded and name not in stage.reads]
-    changed += [name for name in new if (folder / name).stat().st_mtime > made]
+    changed += [name for name in new if (folder / name).stat().st_mtime > note.stat().st_mtime]
     return StageState(STALE, f"made from another {_listed(changed)}") if changed else StageState(DONE)
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _listed(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -4,10 +4,8 @@ import pytest
 from tiny_project import make_project
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import write_json
-from geocbm.workbench import check, demo_data, settings, stages, sync
-from geocbm.workbench import demo_data as world
-from geocbm.workbench import fingerprint as digests
+from geocbm.files import source, write_json
+from geocbm.workbench import check, demo_data, keys, settings, stages, sync
 
 
 @pytest.fixture
@@ -73,7 +71,7 @@ def test_the_chain_file_is_held_against_the_notebooks(project: Path) -> None:
     assert any("did you mean 'factor'" in problem for problem in check.check_all())
 
 
-def test_imports_are_followed_through_the_package(tmp_path: Path) -> None:
+def test_imports_are_followed_through_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "pack"
     (package / "deep").mkdir(parents=True)
     for name, text in {
@@ -85,14 +83,13 @@ def test_imports_are_followed_through_the_package(tmp_path: Path) -> None:
         "deep/c.py": "from .. import b\n",
     }.items():
         (package / name).write_text(text)
-    script = tmp_path / "01_x.py"
-    script.write_text("# %%\nfrom pack import a\n")
-    first = digests.source_digests(script, package)
+    monkeypatch.setattr(source, "PACKAGE", package)
+    first = keys.source_digests(["%time", "from pack import a"])
     assert set(first) == {"pack", "pack.a", "pack.b", "pack.deep", "pack.deep.c", "package data"}
     (package / "b.py").write_text('"""A docstring."""\n\nx = 1  # a comment\n')
-    assert digests.source_digests(script, package) == first
+    assert keys.source_digests(["from pack import a"]) == first
     (package / "b.py").write_text("x = 22\n")
-    changed = digests.source_digests(script, package)
+    changed = keys.source_digests(["from pack import a"])
     assert {name for name in first if first[name] != changed[name]} == {"pack.b"}
 
 
@@ -100,10 +97,10 @@ def test_a_table_counts_with_its_images(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("one")
     table = tmp_path / "t.csv"
     table.write_text("pano_id,image_path\n1,a.jpg\n2,absent.jpg\n")
-    first = digests.table_digest(table)
-    assert digests.table_digest(table) == first
+    first = keys.table_digest(table)
+    assert keys.table_digest(table) == first
     (tmp_path / "a.jpg").write_text("three")
-    assert digests.table_digest(table) != first
+    assert keys.table_digest(table) != first
 
 
 def test_a_grid_names_its_runs() -> None:
@@ -128,10 +125,8 @@ def test_a_path_of_the_callers_folder_reads_from_the_project(project: Path, monk
 
 def test_the_atlas_of_a_profile_is_found_by_its_table(project: Path) -> None:
     chain = stages.Chain((), {"scenes": 10, "seed": 1, "size": 96})
-    assert demo_data.atlas_request(chain, "data/atlas/demo/atlas.csv") == (
-        "demo",
-        {"scenes": 10, "seed": 1, "size": 96},
-    )
+    world = project / "data" / "atlas" / "demo", {"scenes": 10, "seed": 1, "size": 96}
+    assert demo_data.atlas_request(chain, "data/atlas/demo/atlas.csv") == world
     assert demo_data.atlas_request(chain, "data/photos/manifest.csv") is None
 
 
@@ -145,15 +140,15 @@ def test_a_world_of_ones_own_beside_those_of_profiles_is_a_table_like_any_other(
         (project / "data" / "atlas" / name).mkdir(parents=True)
         (project / "data" / "atlas" / name / "atlas.csv").write_text("pano_id\n")
         assert demo_data.atlas_request(chain, f"data/atlas/{name}/atlas.csv") is None
-        assert world.why(chain, f"data/atlas/{name}/atlas.csv") is None
+        assert demo_data.why(chain, f"data/atlas/{name}/atlas.csv") is None
 
 
 def test_a_world_drawn_by_hand_is_not_drawn_over(project: Path) -> None:
     chain = stages.Chain((), {"scenes": 10, "seed": 1, "size": 96})
     folder = project / "data" / "atlas" / "demo"
-    assert world.why(chain, "data/atlas/demo/atlas.csv") == "there is no atlas yet"
+    assert demo_data.why(chain, "data/atlas/demo/atlas.csv") == "there is no atlas yet"
     write_json(folder / "atlas.json", {"n": 7, "seed": 1, "size": 96})
     with pytest.raises(ParameterError, match=r"drawn by hand"):
-        world.why(chain, "data/atlas/demo/atlas.csv")
+        demo_data.why(chain, "data/atlas/demo/atlas.csv")
     write_json(folder / "atlas.json", {"n": 10, "seed": 1, "size": 96})  # of a draw that was interrupted at its end
-    assert world.why(chain, "data/atlas/demo/atlas.csv") == "there is no atlas yet"
+    assert demo_data.why(chain, "data/atlas/demo/atlas.csv") == "there is no atlas yet"
