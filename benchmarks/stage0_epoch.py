@@ -27,7 +27,7 @@ from geocbm.encoders.backbones import ImageFeatures, make_backbone
 from geocbm.encoders.features import encode_features
 from geocbm.encoders.image import ImageEncoder
 from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
-from geocbm.models.stage0_loss import Stage0Loss
+from geocbm.models.stage_losses import Stage0Loss
 from geocbm.training.epoch import parameter_groups
 from geocbm.training.loader import batches_of
 

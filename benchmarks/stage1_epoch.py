@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import timing
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
-from geocbm.models.stage1_loss import Stage1Loss
+from geocbm.models.stage_losses import Stage1Loss
 from geocbm.training import FitResult, RowLoader, fit
 
 TARGET = 0.6

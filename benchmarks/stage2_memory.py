@@ -29,7 +29,7 @@ from geocbm.encoders.features import FeatureStore
 from geocbm.encoders.features.store import BYTES_PER_NUMBER, file_of, manifest_of
 from geocbm.files import write_json
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
-from geocbm.models.stage2_loss import Stage2Loss
+from geocbm.models.stage_losses import Stage2Loss
 from geocbm.training import RowLoader, fit
 from geocbm.training.loader import row_reader
 

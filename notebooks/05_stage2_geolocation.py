@@ -49,7 +49,7 @@ from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
 from geocbm.models.attention import ConceptCrossAttention
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
 from geocbm.models.stage2_inference import concept_input
-from geocbm.models.stage2_loss import Stage2Loss
+from geocbm.models.stage_losses import Stage2Loss
 from geocbm.run import Run, adoption, encoding, predictions, stages
 from geocbm.workbench import notebook
 from geocbm.workbench.settings import config_fields

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from geocbm.encoders.location import location_embeddings
 from geocbm.models.stage0 import Stage0PretrainingModel
-from geocbm.models.stage0_loss import Stage0Loss
-from geocbm.models.stage1 import Stage1ConceptModel, token_reader
-from geocbm.models.stage1_loss import Stage1Loss
+from geocbm.models.stage1 import Stage1ConceptModel
 from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
-from geocbm.models.stage2_loss import Stage2Loss
+from geocbm.models.stage_losses import Stage0Loss, Stage1Loss, Stage2Loss
 from geocbm.training import Checkpoint, RowLoader, fit, seeded
 from geocbm.training.loader import digest_of, row_reader
 
@@ -104,8 +102,10 @@ class Stage1Training(StageTraining):
         if config.init_from_stage0 and stage0 is not None:
             model.start_from(stage0, self.report)
         columns = {"concept_idx": torch.as_tensor(self.meta), "parent_idx": torch.as_tensor(self.parent)}
-        reader = token_reader(model, self.features, self.tokens)
-        train, val = self.loaders(columns, {"pooled": read} | ({"patch_tokens": reader} if reader else {}))
+        readers = {"pooled": read}
+        if model.needs_tokens:
+            readers["patch_tokens"] = row_reader(self.tokens, "tokens")
+        train, val = self.loaders(columns, readers)
         loss = Stage1Loss(model, columns["concept_idx"][train.rows], columns["parent_idx"][train.rows])
         checkpoint = checkpoint_of(out, model.description, None)
         return model, fit(model, loss, train, val, config, checkpoint, report=self.report)

@@ -272,13 +272,13 @@ class InterventionModel:
         pooled = None
         if self.refiner is not None and self.features is not None:
             pooled = row_reader(self.features, "pooled")
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for chosen, output in self._outputs(rows, edited, chunk):
             with torch.no_grad():
                 near = None if pooled is None else pooled(chosen)
                 lat, lng = locate(self.head, output, self.refiner, near, self.decoder)
-            parts.append((lat.cpu().double(), lng.cpu().double(), output.cell_logits.cpu().float()))
-        return PlacePredictions(*(torch.cat(values).numpy() for values in zip(*parts, strict=True)))
+            parts.append((lat.astype(np.float64), lng.astype(np.float64), output.cell_logits.cpu().float().numpy()))
+        return PlacePredictions(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
     def forward_one(self, row: int, edited: Tensor) -> Stage2Output:
         """Output of Stage 2 for one picture under many edits `(m, k)`."""

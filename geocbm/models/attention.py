@@ -22,8 +22,8 @@ def attend_tokens(
         query: `(B, H, E)`, scaled.
         weight: `(E, D)` projection of the patches.
         tokens: `(B, P, D)` of any precision.
-        key_mask: `(B, P)` booleans, True where a patch must not be attended, or None.
-        keep: `(B, H, P)` factors of dropout on the attention, or None.
+        key_mask: `(B, P)` booleans, True where a patch must not be attended.
+        keep: `(B, H, P)` factors of dropout on the attention.
 
     Returns:
         `(B, H, E)` attended projected patches without their bias, `(B, H, P)` attention before dropout, and
@@ -108,13 +108,7 @@ class ConceptCrossAttention(nn.Module):
     With linear projections `q . (W_k W_p x) = (W_p^T W_k^T q) . x` and `sum_j a_j W_v W_p x_j = W_v W_p sum_j a_j x_j`:
     the query is carried into the space of the tokens and only the attended mean is projected. Outputs and gradients
     are those of projecting every patch and applying `nn.MultiheadAttention`. A bias of the keys would shift all scores
-    of a query alike, so that the softmax removes it; there is none.
-
-    Args:
-        token_dim: width of the patch tokens.
-        embed_dim: width of query and output.
-        heads: attention heads.
-        dropout: on the attention weights.
+    of a query alike, so that the softmax removes it; there is none. Dropout acts on the attention weights.
     """
 
     def __init__(self, token_dim: int, embed_dim: int = 512, heads: int = 8, dropout: float = 0.1) -> None:
@@ -129,15 +123,10 @@ class ConceptCrossAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, query: Tensor, tokens: Tensor, key_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Attend.
+        """Attend with queries `(B, E)` to patch tokens `(B, P, D)` of any precision, not projected.
 
-        Args:
-            query: `(B, E)`.
-            tokens: `(B, P, D)` patch tokens of any precision, not projected.
-            key_mask: `(B, P)` booleans, True where a patch must not be attended.
-
-        Returns:
-            `(B, E)` attended patches, and `(B, heads, P)` attention before dropout.
+        `key_mask (B, P)` is True where a patch must not be attended. Gives `(B, E)` attended patches, and
+        `(B, heads, P)` attention before dropout.
         """
         h, e = self.heads, self.head_dim
         projection = self.patch_projection

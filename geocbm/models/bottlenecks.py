@@ -2,9 +2,12 @@
 
 Three kinds. `mlp` and `transformer` are the specification's two options (section "Stage 1"): one embedding per image,
 compared with the prototypes. `patch` scores each concept on each patch; the scores are pooled over the patches
-by `pool_scores`, and what they leave behind is a map per concept. Any `nn.Module` called with `(pooled, patch_tokens)`
-can take their place; it says of itself by `needs_tokens` whether it reads the tokens, and by `has_maps` whether it
-scores concepts on patches, by a method `cosines` (see `PatchBottleneck`).
+by `pool_scores`, and what they leave behind is a map per concept.
+
+Each is called with `pooled (B, in_dim)` and `tokens (B, P, token_dim)` of any precision, and gives `(B, out_dim)`
+embeddings that are not normalised, or normalised tokens `(B, P, token_dim)` for "patch". Any `nn.Module` called so can
+take their place; it says of itself by `needs_tokens` whether it reads the tokens, and by `has_maps` whether it scores
+concepts on patches, by a method `cosines` (see `PatchBottleneck`).
 """
 
 from __future__ import annotations
@@ -26,23 +29,11 @@ TINY = 1e-12
 
 
 class MLPBottleneck(nn.Module):
-    """Two linear layers with dropout between them (specification, section "Stage 1", option 1).
-
-    Args:
-        in_dim: width of the pooled features.
-        out_dim: width of the concept embedding.
-        hidden_dim: width between the layers.
-        dropout: probability of dropping a hidden unit in training.
-    """
+    """Two linear layers with dropout between them (specification, section "Stage 1", option 1)."""
 
     needs_tokens = False
     has_maps = False
     shape_settings = ("hidden_dim",)
-
-    @classmethod
-    def build(cls, settings: BottleneckSettings, in_dim: int, token_dim: int) -> MLPBottleneck:
-        """Make one as the settings of Stage 0 or 1 say."""
-        return cls(in_dim, settings.concept_emb_dim, settings.hidden_dim, settings.dropout)
 
     def __init__(self, in_dim: int, out_dim: int = 512, hidden_dim: int = 1024, dropout: float = 0.4) -> None:
         super().__init__()
@@ -55,51 +46,27 @@ class MLPBottleneck(nn.Module):
         )
 
     def forward(self, pooled: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Embed pooled features.
-
-        Args:
-            pooled: `(B, in_dim)`.
-            tokens: patch tokens, not used by this kind.
-
-        Returns:
-            `(B, out_dim)` concept embeddings, not normalised.
-        """
+        """Embed pooled features; tokens are not used."""
         return self.layers(pooled)
 
 
 class TransformerBottleneck(nn.Module):
-    """Two transformer layers over the patches, a class token and attention pooling (section "Stage 1", option 2).
+    """Transformer layers over the patches, a class token and attention pooling (section "Stage 1", option 2).
 
     The class token starts from the pooled features. After the layers a learned query attends to the patches; its answer
     and the class token together give the embedding.
-
-    Args:
-        in_dim: width of the pooled features.
-        token_dim: width of the patch tokens.
-        out_dim: width of the concept embedding.
-        width: width inside the layers.
-        layers: number of layers.
-        heads: attention heads of each.
-        dropout: before the last projection.
     """
 
     needs_tokens = True
     has_maps = False
     shape_settings = ("transformer_width", "transformer_layers", "transformer_heads")
 
-    @classmethod
-    def build(cls, settings: BottleneckSettings, in_dim: int, token_dim: int) -> TransformerBottleneck:
-        """Make one as the settings of Stage 0 or 1 say."""
-        out_dim, width = settings.concept_emb_dim, settings.transformer_width
-        layers, heads = settings.transformer_layers, settings.transformer_heads
-        return cls(in_dim, token_dim, out_dim, width, layers, heads, settings.dropout)
-
     def __init__(
         self,
         in_dim: int,
         token_dim: int,
         out_dim: int = 512,
-        width: int = 512,
+        width: int = 512,  # inside the layers
         layers: int = 2,
         heads: int = 8,
         dropout: float = 0.4,
@@ -120,18 +87,7 @@ class TransformerBottleneck(nn.Module):
         self.out = nn.Linear(2 * width, out_dim)
 
     def forward(self, pooled: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Embed pooled features and patches.
-
-        Args:
-            pooled: `(B, in_dim)`.
-            tokens: `(B, P, token_dim)` of any precision.
-
-        Returns:
-            `(B, out_dim)` concept embeddings, not normalised.
-
-        Raises:
-            ParameterError: without tokens.
-        """
+        """Embed pooled features and patches; a ParameterError without the latter."""
         tokens = _given(tokens, "transformer").to(pooled.dtype)
         first = (self.class_token + self.pooled_projection(pooled))[:, None]  # (B, 1, W)
         hidden = self.encoder(torch.cat([first, self.token_projection(tokens)], dim=1))  # (B, 1 + P, W)
@@ -142,22 +98,11 @@ class TransformerBottleneck(nn.Module):
 
 
 class PatchBottleneck(nn.Module):
-    """Every patch becomes a point among the prototypes; concepts are looked for patch by patch.
-
-    Args:
-        token_dim: width of the patch tokens.
-        out_dim: width of the embeddings.
-        dropout: on the normalised tokens.
-    """
+    """Every patch becomes a point among the prototypes; concepts are looked for patch by patch."""
 
     needs_tokens = True
     has_maps = True
     shape_settings = ()
-
-    @classmethod
-    def build(cls, settings: BottleneckSettings, in_dim: int, token_dim: int) -> PatchBottleneck:
-        """Make one as the settings of Stage 0 or 1 say."""
-        return cls(token_dim, settings.concept_emb_dim, settings.dropout)
 
     def __init__(self, token_dim: int, out_dim: int = 512, dropout: float = 0.4) -> None:
         super().__init__()
@@ -166,22 +111,11 @@ class PatchBottleneck(nn.Module):
         self.projection = nn.Linear(token_dim, out_dim)
 
     def forward(self, pooled: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Normalise the tokens; `cosines` and `embed` do the rest.
-
-        Args:
-            pooled: pooled features; only their precision is used.
-            tokens: `(B, P, token_dim)` of any precision.
-
-        Returns:
-            `(B, P, token_dim)`.
-
-        Raises:
-            ParameterError: without tokens.
-        """
+        """Normalise the tokens in the precision of `pooled`; `cosines` does the rest. A ParameterError without them."""
         return self.drop(self.norm(_given(tokens, "patch").to(pooled.dtype)))
 
     def cosines(self, tokens: Tensor, prototypes: Tensor) -> Tensor:
-        """Similarity of every patch with every prototype.
+        """Similarity `(B, P, k)` of every patch with every prototype.
 
         The embeddings `e = W x + b` are formed only where they are narrower than the tokens. Else `e . t` is taken as
         `x . (W^T t) + b . t` and `|e|^2` from `W^T W`: the same numbers for a third of the work.
@@ -189,9 +123,6 @@ class PatchBottleneck(nn.Module):
         Args:
             tokens: `(B, P, token_dim)`, of `forward`.
             prototypes: `(k, out_dim)` of length 1.
-
-        Returns:
-            `(B, P, k)` cosines.
         """
         weight, bias = self.projection.weight, self.projection.bias  # (c, D), (c,)
         if len(bias) < tokens.shape[-1]:
@@ -205,34 +136,20 @@ class PatchBottleneck(nn.Module):
 
 
 def pool_scores(scores: Tensor, top_k: int) -> Tensor:
-    """Score of a concept in an image from its scores on the patches: a soft mean of the highest ones.
+    """Score `(B, k)` of a concept in an image from its scores `(B, P, k)` on the patches: a soft mean of the highest.
 
     `log(mean(exp(s)))` over the `top_k` highest scores lies between their mean and their maximum: one clear patch is
     enough, and several that agree say more than one alone.
-
-    Args:
-        scores: `(B, P, k)`.
-        top_k: patches that count; all of them where there are fewer.
-
-    Returns:
-        `(B, k)`.
     """
     top_k = min(top_k, scores.shape[1])
     return scores.topk(top_k, dim=1).values.logsumexp(1) - math.log(top_k)
 
 
 def mix_prototypes(logits: Tensor, prototypes: Tensor) -> Tensor:
-    """Embedding of an image from the concepts found in it.
+    """Embedding `(B, c)` of an image from its logits `(B, k)` of the concepts: `sum_i sqrt(p_i) t_i`.
 
     The square root keeps the several concepts of a picture visible beside the most probable one: a probability of 4 %
-    still has a fifth of the weight of certainty.
-
-    Args:
-        logits: `(B, k)` of each concept in the image.
-        prototypes: `(k, c)` of length 1.
-
-    Returns:
-        `(B, c)`: the sum of the prototypes, each times the square root of its probability.
+    still has a fifth of the weight of certainty. The prototypes `(k, c)` have length 1.
     """
     # Half the log-probability: the square root itself has no slope at 0.
     return (logits.log_softmax(-1) / 2).exp() @ prototypes
@@ -253,26 +170,16 @@ class BottleneckSettings(TrainingSettings):
     """What Stages 0 and 1 have in common: their training, and their bottleneck.
 
     Stage 1 starts from Stage 0's bottleneck where it has the same kind and shape.
-
-    Attributes:
-        bottleneck: kind of concept bottleneck: "mlp", "transformer" or "patch".
-        concept_emb_dim: width of the concept embedding.
-        dropout: dropout in the bottleneck.
-        hidden_dim: width between the layers of the "mlp" bottleneck.
-        transformer_width: width inside the layers of the "transformer" bottleneck.
-        transformer_layers: their number.
-        transformer_heads: attention heads of each.
-        top_patches: patches that make up the score of a concept in the "patch" bottleneck.
     """
 
     bottleneck: Literal["mlp", "transformer", "patch"] = "mlp"
-    concept_emb_dim: int = 512
-    dropout: float = 0.4
-    hidden_dim: int = 1024
-    transformer_width: int = 512
+    concept_emb_dim: int = 512  # width of the concept embedding
+    dropout: float = 0.4  # in the bottleneck
+    hidden_dim: int = 1024  # width between the layers of "mlp"
+    transformer_width: int = 512  # inside the layers of "transformer"
     transformer_layers: int = 2
     transformer_heads: int = 8
-    top_patches: int = 8
+    top_patches: int = 8  # patches that make up the score of a concept in "patch"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -293,42 +200,32 @@ class BottleneckSettings(TrainingSettings):
         return {name: getattr(self, name) for name in ("concept_emb_dim", *BOTTLENECKS[self.bottleneck].shape_settings)}
 
 
-def build_bottleneck(settings: BottleneckSettings, in_dim: int, token_dim: int | None = None) -> nn.Module:
-    """Make a bottleneck by name.
-
-    Args:
-        settings: of Stage 0 or Stage 1.
-        in_dim: width of the pooled features.
-        token_dim: width of the patch tokens, for the kinds that read them.
-
-    Returns:
-        A module called with `(pooled, patch_tokens=None)`. It gives `(B, concept_emb_dim)`, and for "patch" the
-        normalised tokens `(B, P, token_dim)`.
+def build_bottleneck(settings: BottleneckSettings, in_dim: int, token_dim: int | None = None) -> Any:
+    """The bottleneck that settings name, for pooled features and patch tokens of these widths.
 
     Raises:
-        ParameterError: for tokens of unknown width.
+        ParameterError: it reads tokens, but their width is None.
     """
-    kind = BOTTLENECKS[settings.bottleneck]
-    if kind.needs_tokens and token_dim is None:
-        raise ParameterError(f"bottleneck={settings.bottleneck!r} reads patch tokens; give token_dim, their width")
-    return kind.build(settings, in_dim, token_dim)
+    kind, out_dim, dropout = settings.bottleneck, settings.concept_emb_dim, settings.dropout
+    if kind == "mlp":
+        return MLPBottleneck(in_dim, out_dim, settings.hidden_dim, dropout)
+    if token_dim is None:
+        raise ParameterError(f"bottleneck={kind!r} reads patch tokens; give token_dim, their width")
+    if kind == "patch":
+        return PatchBottleneck(token_dim, out_dim, dropout)
+    layers, heads = settings.transformer_layers, settings.transformer_heads
+    return TransformerBottleneck(in_dim, token_dim, out_dim, settings.transformer_width, layers, heads, dropout)
 
 
-def score_patches(
-    bottleneck: nn.Module, tokens: Tensor, meta_prototypes: Tensor, parent_prototypes: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Cosine of every concept on every patch, by a bottleneck that `has_maps`.
+def score_patches(bottleneck: Any, tokens: Tensor, metas: Tensor, parents: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines of metas `(B, P, k_m)` and parents `(B, P, k_p)` on every patch, by a bottleneck that `has_maps`.
 
     Args:
         bottleneck: with a method `cosines`.
         tokens: `(B, P, w)`, what it made of the patches.
-        meta_prototypes: `(k_m, c)` of length 1.
-        parent_prototypes: `(k_p, c)` of length 1.
-
-    Returns:
-        Cosines of metas `(B, P, k_m)` and parents `(B, P, k_p)`.
+        metas: `(k_m, c)` prototypes of length 1.
+        parents: `(k_p, c)`.
     """
-    measure: Any = bottleneck.cosines
-    cosines = measure(tokens, torch.cat([meta_prototypes, parent_prototypes]))
-    meta, parent = cosines.split([len(meta_prototypes), len(parent_prototypes)], dim=-1)
+    cosines: Tensor = bottleneck.cosines(tokens, torch.cat([metas, parents]))
+    meta, parent = cosines.split([len(metas), len(parents)], dim=-1)
     return meta, parent

@@ -16,22 +16,13 @@ if TYPE_CHECKING:
 
 
 class ConceptScores(NamedTuple):
-    """What Stage 1 says of a batch, as Stage 2 reads it.
+    """What Stage 1 says of a batch, as Stage 2 reads it."""
 
-    Attributes:
-        concept_input: what the head reads of the concepts in its mode: `(B, c)` embeddings, or `(B, k_m + k_p)`
-            probabilities of metas and then parents.
-        concept_emb: `(B, c)`.
-        meta_probabilities: `(B, k_m)`.
-        parent_probabilities: `(B, k_p)`.
-        meta_maps: `(B, P, k_m)` scores of each meta on each patch, of the "patch" bottleneck; else None.
-    """
-
-    concept_input: Tensor
-    concept_emb: Tensor
-    meta_probabilities: Tensor
-    parent_probabilities: Tensor
-    meta_maps: Tensor | None = None
+    concept_input: Tensor  # what the head reads in its mode: (B, c) embeddings, or (B, k_m + k_p) probabilities
+    concept_emb: Tensor  # (B, c)
+    meta_probabilities: Tensor  # (B, k_m)
+    parent_probabilities: Tensor  # (B, k_p)
+    meta_maps: Tensor | None = None  # (B, P, k_m) score of each meta on each patch, of the "patch" bottleneck only
 
     @property
     def probabilities(self) -> Tensor:
@@ -40,53 +31,16 @@ class ConceptScores(NamedTuple):
 
 
 class GeoCBMOutput(NamedTuple):
-    """What the whole model says of a batch of pictures.
+    """What the whole model says of a batch of pictures."""
 
-    Attributes:
-        pooled: `(B, d)` image features.
-        patch_tokens: `(B, P, w)`.
-        concepts: what Stage 1 says.
-        place: what Stage 2 says: `cell_logits (B, N)`, `offsets`, `attention (B, heads, P)`.
-    """
-
-    pooled: Tensor
-    patch_tokens: Tensor
+    pooled: Tensor  # (B, d) image features
+    patch_tokens: Tensor  # (B, P, w)
     concepts: ConceptScores
     place: Stage2Output
 
     def rows(self, chosen: slice) -> GeoCBMOutput:
         """The same of some of the pictures."""
         return _rows(self, chosen)
-
-    @property
-    def concept_emb(self) -> Tensor:
-        """`(B, c)` concept embeddings."""
-        return self.concepts.concept_emb
-
-    @property
-    def meta_probabilities(self) -> Tensor:
-        """`(B, k_m)`."""
-        return self.concepts.meta_probabilities
-
-    @property
-    def parent_probabilities(self) -> Tensor:
-        """`(B, k_p)`."""
-        return self.concepts.parent_probabilities
-
-    @property
-    def cell_logits(self) -> Tensor:
-        """`(B, N)`."""
-        return self.place.cell_logits
-
-    @property
-    def offsets(self) -> Tensor:
-        """`(B, 2 or 3)` from the centre of the most probable cell."""
-        return self.place.offsets
-
-    @property
-    def attention(self) -> Tensor:
-        """`(B, heads, P)`."""
-        return self.place.attention
 
 
 class GeoCBM(nn.Module):
@@ -108,20 +62,10 @@ class GeoCBM(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.cell_centers.device
-
-    @property
-    def cell_centers(self) -> Tensor:
-        """`(N, 3)` unit vectors, the buffer of the head."""
-        return self.geo_head.cell_centers
+        return self.geo_head.cell_centers.device
 
     def scores(self, pooled: Tensor, tokens: Tensor | None = None) -> ConceptScores:
-        """Stage 1, and of it what Stage 2 reads.
-
-        Args:
-            pooled: `(B, d)` image features.
-            tokens: `(B, P, w)` patch tokens, for a bottleneck that reads them.
-        """
+        """Stage 1 of features `(B, d)`, and of patch tokens `(B, P, w)` for a bottleneck that reads them."""
         output = self.concept_model(pooled, tokens)
         said = output.probabilities()
         return ConceptScores(concept_input(self.geo_head.config, said), **said, meta_maps=output.meta_maps)

@@ -1,8 +1,10 @@
 """The loss functions of the three stages: pure functions of tensors, mean over the batch, without their weights.
 
-Formulas are those of the specification, sections "Stage 0" to "Stage 2" and "Loss Functions"; embeddings need not be
-normalised, cosine similarity is taken inside. Labels and `meta_to_parent` may be integers of any width, as a tensor, an
-array or a list.
+Formulas are those of the specification, sections "Stage 0" to "Stage 2" and "Loss Functions". Unless a function says
+otherwise, it returns a scalar and takes, by these names: `logits (B, k)` and the true classes `target (B,)`; embeddings
+`z (B, d)`, which need not be normalised (cosine similarity is taken inside), and a `temperature` that divides the
+similarity; `meta_to_parent (k_m,)`, the parent index of each meta. Indices may be integers of any width, as a tensor,
+an array or a list; other numbers are refused with a `ParameterError`.
 """
 
 from __future__ import annotations
@@ -38,20 +40,8 @@ def focal_loss(
     """Cross-entropy that turns away from examples the model already gets right (Lin et al., 2017).
 
     `alpha[y] * (1 - p_y)**gamma * CE(logits, y)`, where `p_y` is the probability of the true class and only the
-    cross-entropy factor is smoothed, so that `label_smoothing=0` is the specification's formula.
-
-    Args:
-        logits: `(B, k)`.
-        target: `(B,)` class indices.
-        gamma: focusing exponent; 0 gives the weighted cross-entropy.
-        alpha: `(k,)` class weights, or None for equal weights.
-        label_smoothing: share of the target spread over all classes, in [0, 1).
-
-    Returns:
-        Scalar.
-
-    Raises:
-        ParameterError: when `alpha` has not one weight per class, or `target` holds no indices.
+    cross-entropy factor is smoothed, so that `label_smoothing=0` is the specification's formula. Of `alpha (k,)` there
+    must be one weight per class (`ParameterError`); None weighs all alike.
     """
     target = _indices(target, "target", logits.device)
     cross_entropy = functional.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)  # (B,)
@@ -68,17 +58,10 @@ def focal_loss(
 
 
 def inverse_frequency(target: Tensor, n_classes: int) -> Tensor:
-    """Class weights proportional to 1 / count, with mean 1 over the classes that are present.
+    """Class weights `(n_classes,)` proportional to 1 / count, with mean 1 over the classes that are present.
 
-    Args:
-        target: `(n,)` class indices of the training rows.
-        n_classes: number of classes.
-
-    Returns:
-        `(n_classes,)` float weights; a class without a row has weight 1.
-
-    Raises:
-        ParameterError: when an index is `n_classes` or larger.
+    `target (n,)` are the classes of the training rows; a class without a row has weight 1. An index that is not below
+    `n_classes` raises a `ParameterError`.
     """
     target = _indices(target, "target")
     counts = torch.bincount(target, minlength=n_classes).to(torch.float32)
@@ -92,15 +75,9 @@ def inverse_frequency(target: Tensor, n_classes: int) -> Tensor:
 
 
 def near_pairs(lat: Tensor, lng: Tensor, km: float) -> Tensor:
-    """Mark pairs of places nearer than `km`, which are no negatives of one another.
+    """Pairs of places `(B,)`, degrees, nearer than `km`, which are no negatives of one another.
 
-    Args:
-        lat: `(B,)` degrees.
-        lng: `(B,)` degrees.
-        km: distance below which a pair is near.
-
-    Returns:
-        `(B, B)` booleans; the diagonal is False.
+    `(B, B)` booleans; the diagonal is False.
     """
     near = haversine_km(lat[:, None], lng[:, None], lat[None], lng[None]) < km
     return near & ~torch.eye(len(lat), dtype=torch.bool, device=lat.device)
@@ -118,12 +95,9 @@ def info_nce(
     Args:
         z: `(B, d)` anchors.
         z_pos: `(B, d)`; row i is the partner of anchor i.
-        temperature: divisor of the cosine similarity; a tensor may be learned.
+        temperature: may be a tensor that is learned.
         symmetric: also contrast each partner against all anchors and average both directions.
         not_negative: `(B, B)` booleans, pairs left out of the denominator (see `near_pairs`).
-
-    Returns:
-        Scalar.
 
     Raises:
         ParameterError: when `z` and `z_pos` differ in shape.
@@ -142,17 +116,7 @@ def info_nce(
 
 
 def prototype_info_nce(z: Tensor, prototypes: Tensor, target: Tensor, temperature: float | Tensor = 0.07) -> Tensor:
-    """Contrast each embedding with the prototype of its class against all prototypes.
-
-    Args:
-        z: `(B, d)`.
-        prototypes: `(k, d)`.
-        target: `(B,)` index of each row's prototype.
-        temperature: divisor of the cosine similarity.
-
-    Returns:
-        Scalar.
-    """
+    """Contrast each embedding with the prototype of its class against all prototypes `(k, d)`."""
     logits = _similarity(z, prototypes, temperature)  # (B, k)
     return functional.cross_entropy(logits, _indices(target, "target", z.device))
 
@@ -161,15 +125,8 @@ def supervised_contrastive(z: Tensor, labels: Tensor, temperature: float = 0.1) 
     """Draw rows with one label together and push the others away (Khosla et al., 2020, positives outside the log).
 
     Serves as the intra-batch hierarchy loss of Stage 0 and the inter-parent contrastive loss of Stage 1. The anchor
-    itself is in neither numerator nor denominator; anchors without a positive are skipped.
-
-    Args:
-        z: `(B, d)`.
-        labels: `(B,)`.
-        temperature: divisor of the cosine similarity.
-
-    Returns:
-        Scalar, 0 when no anchor has a positive.
+    itself is in neither numerator nor denominator; anchors without a positive are skipped, and it is 0 without any
+    other. `labels (B,)` may be of any kind.
     """
     labels = torch.as_tensor(labels, device=z.device)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
@@ -189,19 +146,12 @@ def hierarchy_consistency(
 ) -> Tensor:
     """KL divergence from the parents that the metas imply to the parents predicted, `KL(expected || actual)`.
 
-    Args:
-        meta_logits: `(B, k_m)`.
-        parent_logits: `(B, k_p)`.
-        meta_to_parent: `(k_m,)` parent index of each meta.
-        detach_expected: let the gradient flow into the parent logits only.
-
-    Returns:
-        Scalar, mean over the batch.
+    `meta_logits (B, k_m)` against `parent_logits (B, k_p)`; with `detach_expected` the gradient flows into the latter
+    only.
     """
     meta_to_parent = _indices(meta_to_parent, "meta_to_parent", meta_logits.device)
-    expected = meta_logits.new_zeros(parent_logits.shape).index_add(
-        1, meta_to_parent, meta_logits.softmax(-1)
-    )  # (B, k_p)
+    implied = meta_logits.softmax(-1)
+    expected = meta_logits.new_zeros(parent_logits.shape).index_add(1, meta_to_parent, implied)  # (B, k_p)
     if detach_expected:
         expected = expected.detach()
     # A parent without metas is expected with probability 0 and adds 0 * log(tiny) = 0.
@@ -210,16 +160,7 @@ def hierarchy_consistency(
 
 
 def parent_guided_meta(meta_logits: Tensor, target: Tensor, meta_to_parent: Tensor) -> Tensor:
-    """`-log P(meta | true parent)`: cross-entropy among the children of the true parent only.
-
-    Args:
-        meta_logits: `(B, k_m)`.
-        target: `(B,)` meta indices.
-        meta_to_parent: `(k_m,)` parent index of each meta.
-
-    Returns:
-        Scalar.
-    """
+    """`-log P(meta | true parent)`: cross-entropy among the children of the true parent only."""
     target = _indices(target, "target", meta_logits.device)
     meta_to_parent = _indices(meta_to_parent, "meta_to_parent", meta_logits.device)
     stranger = meta_to_parent[None] != meta_to_parent[target][:, None]  # (B, k_m)
@@ -227,33 +168,17 @@ def parent_guided_meta(meta_logits: Tensor, target: Tensor, meta_to_parent: Tens
 
 
 def prototype_regularization(delta_meta: Tensor, delta_parent: Tensor) -> Tensor:
-    """Squared length of all prototype residuals, `||delta_meta||^2 + ||delta_parent||^2`.
-
-    Args:
-        delta_meta: `(k_m, d)`.
-        delta_parent: `(k_p, d)`.
-
-    Returns:
-        Scalar.
-    """
+    """Squared length of all prototype residuals `(k_m, d)` and `(k_p, d)`, `||delta_meta||^2 + ||delta_parent||^2`."""
     return delta_meta.square().sum() + delta_parent.square().sum()
 
 
 def intra_parent_consistency(
     prototypes: Tensor, meta_to_parent: Tensor, reduction: Literal["sum", "mean"] = "sum"
 ) -> Tensor:
-    """Squared distances between the prototypes of siblings, over unordered pairs.
+    """Squared distances between the projected prototypes `(k_m, d)` of siblings, over unordered pairs; 0 without any.
 
-    Args:
-        prototypes: `(k_m, d)` projected meta prototypes.
-        meta_to_parent: `(k_m,)` parent index of each meta.
-        reduction: "sum" over pairs as in the specification, or "mean", which does not grow with the vocabulary.
-
-    Returns:
-        Scalar, 0 when no parent has two children.
-
-    Raises:
-        ParameterError: for another reduction.
+    The specification takes the "sum" over pairs; the "mean" does not grow with the vocabulary. Another reduction raises
+    a `ParameterError`.
     """
     if reduction not in ("sum", "mean"):
         raise ParameterError(f"reduction={reduction!r} is unknown; use 'sum' or 'mean'")
@@ -267,16 +192,8 @@ def intra_parent_consistency(
 def semantic_soft_cross_entropy(logits: Tensor, target: Tensor, similarity: Tensor) -> Tensor:
     """Cross-entropy towards the classes that resemble the true one, the true one left out.
 
-    Soft targets are `S[y, j] / sum_{k != y} S[y, k]` for `j != y`, with negative similarities set to 0. A class that
-    resembles no other adds 0.
-
-    Args:
-        logits: `(B, k)`.
-        target: `(B,)`.
-        similarity: `(k, k)` cosine similarity of the base prototypes.
-
-    Returns:
-        Scalar.
+    Soft targets are `S[y, j] / sum_{k != y} S[y, k]` for `j != y`, with `S (k, k)` the cosine similarity of the base
+    prototypes, negative ones set to 0. A class that resembles no other adds 0.
     """
     target = _indices(target, "target", logits.device)
     similarity = torch.as_tensor(similarity, dtype=logits.dtype, device=logits.device)
@@ -286,35 +203,15 @@ def semantic_soft_cross_entropy(logits: Tensor, target: Tensor, similarity: Tens
 
 
 def anchor_loss(features: Tensor, vanilla: Tensor) -> Tensor:
-    """Mean squared difference from the features of the untrained encoder.
-
-    Args:
-        features: `(B, d)` of the encoder in training.
-        vanilla: `(B, d)` of the encoder as it was loaded.
-
-    Returns:
-        Scalar.
-    """
+    """Mean squared difference of features `(B, d)` in training from those of the untrained encoder."""
     return functional.mse_loss(features, vanilla)
 
 
 def smoothed_cell_labels(lat: Tensor, lng: Tensor, center_lat: Tensor, center_lng: Tensor, smooth_km: float) -> Tensor:
     """Share of each cell in the label of a place, falling with its distance (Haas et al., 2024, "PIGEON").
 
-    `exp(-d_j / smooth_km)`, divided by the sum over all cells, so that each row is a distribution.
-
-    Args:
-        lat: `(B,)` degrees.
-        lng: `(B,)` degrees.
-        center_lat: `(N,)` degrees.
-        center_lng: `(N,)` degrees.
-        smooth_km: distance at which a share has fallen to 1/e, above 0.
-
-    Returns:
-        `(B, N)` in single precision.
-
-    Raises:
-        ParameterError: when `smooth_km` is not above 0.
+    `exp(-d_j / smooth_km)`, divided by the sum over all cells: `(B, N)` rows of sum 1 in single precision, for places
+    `(B,)` and centres `(N,)` in degrees. A `smooth_km` that is not above 0 raises a `ParameterError`.
     """
     if not smooth_km > 0:
         raise ParameterError(f"smooth_km={smooth_km} is impossible; give a distance above 0 km")
@@ -323,20 +220,12 @@ def smoothed_cell_labels(lat: Tensor, lng: Tensor, center_lat: Tensor, center_ln
 
 
 def group_cross_entropy(logits: Tensor, target: Tensor, group: Tensor) -> Tensor:
-    """Cross-entropy over groups of classes, a group's probability being the sum of its members'.
+    """Cross-entropy over groups of classes: `-log sum_{j in group of target} p_j`, for groups `(k,)` counted from 0.
 
-    As OSV-5M trains its hierarchy of places (Astruc et al., 2024).
-    With cells as classes and countries as groups, a wrong cell of the right country costs less than one abroad.
-
-    Args:
-        logits: `(B, N)` of the classes.
-        target: `(B,)` true classes.
-        group: `(N,)` group of each class, counted from 0.
-
-    Returns:
-        Scalar: `-log sum_{j in group of target} p_j`, mean over the batch.
+    As OSV-5M trains its hierarchy of places (Astruc et al., 2024): with cells as classes and countries as groups, a
+    wrong cell of the right country costs less than one abroad.
     """
     target, group = _indices(target, "target", logits.device), _indices(group, "group", logits.device)
     log_p = logits.log_softmax(-1)
-    own = group[None] == group[target][:, None]  # (B, N)
+    own = group[None] == group[target][:, None]  # (B, k)
     return -log_p.masked_fill(~own, -torch.inf).logsumexp(-1).mean()

@@ -21,7 +21,7 @@ OFFSET_DIM = {"cartesian": 3, "latlng": 2, "tangent": 2}
 def offset_targets(
     centers: Tensor, lat: Tensor, lng: Tensor, kind: str = "cartesian", scale_km: Tensor | None = None
 ) -> Tensor:
-    """Offsets from the centres of the true cells to the true places.
+    """Offsets `(B, 3)` or `(B, 2)` from the centres of the true cells to the true places.
 
     Args:
         centers: `(B, 3)` unit vectors.
@@ -29,12 +29,6 @@ def offset_targets(
         lng: `(B,)` degrees.
         kind: a key of `OFFSET_DIM`; the longitude of "latlng" goes the short way round.
         scale_km: `(B,)` scale of each cell, for "tangent".
-
-    Returns:
-        `(B, 3)` or `(B, 2)`.
-
-    Raises:
-        ParameterError: for another kind, or "tangent" without scales.
     """
     _check(kind, scale_km)
     if kind == "latlng":
@@ -56,19 +50,9 @@ def offset_targets(
 def decode_offsets(
     centers: Tensor, offsets: Tensor, kind: str = "cartesian", scale_km: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Move cell centres by predicted offsets; the answer always lies on the sphere.
+    """Move cell centres by offsets, the inverse of `offset_targets`; the answer always lies on the sphere.
 
-    Args:
-        centers: `(B, 3)` unit vectors.
-        offsets: `(B, 3)` or `(B, 2)`, see `offset_targets`.
-        kind: a key of `OFFSET_DIM`.
-        scale_km: `(B,)` scale of each cell, for "tangent".
-
-    Returns:
-        `(B,)` latitudes in [-90, 90] and longitudes in [-180, 180), degrees, float32.
-
-    Raises:
-        ParameterError: for another kind, or "tangent" without scales.
+    Gives `(B,)` latitudes in [-90, 90] and longitudes in [-180, 180), degrees, float32.
     """
     _check(kind, scale_km)
     centers, offsets = centers.float(), offsets.float()

@@ -26,16 +26,12 @@ class PromptPrototypes(nn.Module):
 
     Args:
         text_encoder: encoder of the prompts; the parameters its vectors depend on are unfrozen here.
-        metas: `k_m` names.
-        parents: `k_p` names.
+        metas: names.
+        parents: names.
         meta_templates: sentences with `{}` where the name goes.
         parent_templates: the same for parents.
         chunk: prompts per pass; activations of a pass are computed again for the gradient, so that memory does not
             grow with the vocabulary, at 4/3 of the work. 0 encodes all at once and keeps them.
-
-    Attributes:
-        dim: width of a prototype.
-        counts: number of metas and of parents.
     """
 
     def __init__(
@@ -56,7 +52,7 @@ class PromptPrototypes(nn.Module):
         self.text_encoder = text_encoder
         for parameter in text_encoder.used_parameters().values():
             parameter.requires_grad_(True)
-        self.dim = text_encoder.dim
+        self.dim = text_encoder.dim  # width of a prototype
         self.counts = (len(metas), len(parents))
         self.chunk = chunk
         self._n_templates = (len(meta_templates), len(parent_templates))
@@ -68,11 +64,7 @@ class PromptPrototypes(nn.Module):
             self._token_names.append(name)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Encode all prompts.
-
-        Returns:
-            Unit vectors of the metas `(k_m, dim)` and of the parents `(k_p, dim)`.
-        """
+        """Unit vectors of the metas `(k_m, dim)` and of the parents `(k_p, dim)`."""
         tokens = {name: getattr(self, f"tokens_{name}") for name in self._token_names}
         n_prompts = len(next(iter(tokens.values())))
         vectors = []

@@ -16,24 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def retrieval_metrics(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.ndarray) -> dict[str, float]:
-    """How well images find their own place among all given places, by cosine similarity.
-
-    Args:
-        image: `(n, d)` image features.
-        place: `(n, d)` place embeddings of the same rows.
-        lat: `(n,)` degrees of the rows.
-        lng: `(n,)` degrees.
-
-    Returns:
-        `recall_1`, `recall_5`, `recall_10` (a tie counts against the model) and `retrieval_km`, the median distance
-        to the place retrieved first.
-    """
-    rank, km = retrieval_by_row(image, place, lat, lng)
-    values = {f"recall_{k}": float((rank < k).float().mean()) for k in (1, 5, 10)}
-    return values | {"retrieval_km": float(np.median(km))}
-
-
 def retrieval_by_row(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.ndarray) -> tuple[Tensor, np.ndarray]:
     """How many places are at least as similar to each image as its own, and how far off the most similar one lies.
 
@@ -44,26 +26,25 @@ def retrieval_by_row(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.ndar
         lng: `(n,)` degrees.
 
     Returns:
-        `(n,)` ranks from 0, and `(n,)` distances in km.
+        `(n,)` ranks from 0 by cosine similarity (a tie counts against the model), and `(n,)` distances in km.
     """
     similarity = functional.normalize(image.float(), dim=-1) @ functional.normalize(place.float(), dim=-1).T  # (n, n)
     own = similarity.diagonal()[:, None]
-    rank = (similarity >= own).sum(1) - 1  # (n,) places at least as similar as the own one
+    rank = (similarity >= own).sum(1) - 1  # (n,)
     first = similarity.argmax(1).numpy()
     lat, lng = np.asarray(lat), np.asarray(lng)
     return rank, haversine_km(lat, lng, lat[first], lng[first])
 
 
+def retrieval_metrics(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.ndarray) -> dict[str, float]:
+    """`recall_1`, `recall_5`, `recall_10` and `retrieval_km`, the median distance, of `retrieval_by_row`."""
+    rank, km = retrieval_by_row(image, place, lat, lng)
+    values = {f"recall_{k}": float((rank < k).float().mean()) for k in (1, 5, 10)}
+    return values | {"retrieval_km": float(np.median(km))}
+
+
 def place_columns(true: Any, predicted: Any) -> dict[str, Any]:
-    """Columns of a table of places and predictions.
-
-    Args:
-        true: pair of latitudes and longitudes `(n,)`, degrees.
-        predicted: the same of the predictions.
-
-    Returns:
-        `lat`, `lng`, `predicted_lat`, `predicted_lng`, and `km` between them.
-    """
+    """Columns of a table of places and predictions, from pairs of latitudes and longitudes `(n,)`, degrees."""
     return {
         "lat": true[0],
         "lng": true[1],
@@ -84,14 +65,11 @@ def nearest_class_mean(
     Args:
         features: `(n, d)` of all rows.
         labels: `(n,)` class indices.
-        train_rows: row positions that the means are taken over.
+        train_rows: row positions that the means are taken over, at least one.
         rows: row positions to name a class for.
 
     Returns:
         `(len(rows),)` class indices; a class without a training row is never named.
-
-    Raises:
-        ParameterError: when there are no training rows, or not one label per row of features.
     """
     features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels)
     if len(train_rows) == 0:
@@ -113,11 +91,7 @@ def class_mean_accuracy(
 ) -> pd.DataFrame:
     """Share of rows whose class `nearest_class_mean` names right, and of the most frequent class for comparison.
 
-    Args:
-        features: `(n, d)` of all rows, by the name of their encoder.
-        labels: `(n,)` class indices, by the name of the label.
-        train_rows: row positions that the means are taken over.
-        rows: row positions that are measured.
+    Features `(n, d)` go by the name of their encoder, labels `(n,)` of all rows by theirs.
 
     Returns:
         A row per encoder and a last one for the most frequent class, a column per label; shares from 0 to 1. No rows

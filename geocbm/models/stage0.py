@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +14,74 @@ from torch.nn import functional
 
 from geocbm.encoders.location import location_embeddings
 from geocbm.errors import MismatchError, ParameterError
-from geocbm.files import run_command
-from geocbm.models.bottlenecks import build_bottleneck, mix_prototypes, pool_scores, score_patches
+from geocbm.models.bottlenecks import BottleneckSettings, build_bottleneck, mix_prototypes, pool_scores, score_patches
 from geocbm.models.prompts import PromptPrototypes
 from geocbm.models.retrieval import place_columns, retrieval_metrics
-from geocbm.models.stage0_config import TEMPERATURE_RANGE, Stage0Config
-from geocbm.training.checkpoints import load_checkpoint, read_config, restore
+from geocbm.training.settings import check_number
 
-if TYPE_CHECKING:
-    from geocbm.encoders import TextEncoder
+TEMPERATURE_RANGE = (0.01, 0.5)
+"""Between which a learned temperature stays."""
 
-NOTEBOOK = "03"
-_TEXT = "prompts.text_encoder."
+CONCEPT_TERMS = ("child", "parent", "hierarchy")
+"""Loss terms that `concept_losses` turns on and off."""
+
+
+@dataclass(frozen=True)
+class Stage0Config(BottleneckSettings):
+    """Settings of Stage 0; the defaults are the specification's, those shared with Stage 1 see `BottleneckSettings`.
+
+    With `epochs=0` the stage is skipped: the encoder stays as it came, and later stages start from untrained heads.
+
+    Attributes:
+        concept_losses: train the child, parent and hierarchy terms. Without them the encoder learns from places alone:
+            they are measured but weigh nothing, bottleneck and prototype projection stay as initialised.
+        train_text_encoder: train the text encoder too, at the encoder's rate (DECISIONS E4): the prompts are encoded
+            anew at each step and Stage 1 gets the prototypes of the best epoch.
+        text_chunk: prompts per pass of a trained text encoder, computed twice to save memory; 0 takes all at once.
+        patch_keep: share of the patches that a training step sees, drawn anew each step (Li et al., 2023, "FLIP");
+            validation always sees all.
+    """
+
+    encoder_lr: float = 3e-5  # of the unfrozen encoder blocks; `lr` is that of everything else
+    unfreeze_layers: int = 2  # last blocks of the encoder that train
+    lambda_gps: float = 1.0  # weights of the terms: image against place,
+    lambda_child: float = 1.0  # concept embedding against meta prototypes,
+    lambda_parent: float = 0.5  # against parent prototypes,
+    lambda_hierarchy: float = 0.3  # contrast between parents within the batch,
+    lambda_patch_gps: float = 0.2  # pooled patches against place,
+    lambda_anchor: float = 0.01  # staying near the encoder's original features
+    concept_losses: bool = True
+    train_text_encoder: bool = False
+    text_chunk: int = 0
+    temperature: float = 0.07  # divisor of all cosine similarities
+    learn_temperature: bool = False  # that of the two contrasts with places, between 0.01 and 0.5
+    symmetric: bool = False  # contrast places against images too
+    false_negative_km: float = 0.0  # places nearer than this are not negatives; 0 leaves every pair in
+    patch_keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("patience", self.patience, 1)
+        for name in ("encoder_lr", "unfreeze_layers", "false_negative_km", "text_chunk"):
+            check_number(name, getattr(self, name), 0)
+        check_number("temperature", self.temperature, 0, above=True)
+        low, high = TEMPERATURE_RANGE
+        if self.learn_temperature and not low <= self.temperature <= high:
+            raise ParameterError(
+                f"temperature={self.temperature} is impossible with learn_temperature=True; give {low:g} to {high:g}"
+            )
+        if self.train_text_encoder and not self.concept_losses:
+            raise ParameterError(
+                "train_text_encoder=True is useless with concept_losses=False, which leaves the words out of the loss; "
+                "use only one of them"
+            )
+        if not 0 < self.patch_keep <= 1:
+            raise ParameterError(f"patch_keep={self.patch_keep} is impossible; give a share above 0 and at most 1")
+
+    @property
+    def lr_by_prefix(self) -> Mapping[str, float]:
+        """The encoders train at a rate of their own."""
+        return {"encoder.": self.encoder_lr, "prompts.": self.encoder_lr}
 
 
 class Stage0Output(NamedTuple):
@@ -111,10 +165,8 @@ class Stage0PretrainingModel(nn.Module):
     def train(self, mode: bool = True) -> Stage0PretrainingModel:
         """Set the mode of the heads; the encoders stay in evaluation mode (running statistics must not drift).
 
-        Entering it, the base prototypes are brought up to date with a trained text encoder.
-
-        Raises:
-            ParameterError: when the text encoder is to be trained but there are no prompts.
+        Leaving training, the base prototypes are brought up to date with a trained text encoder. A ParameterError where
+        one is to be trained but there are no prompts.
         """
         if mode and self.config.train_text_encoder and self.prompts is None:
             raise ParameterError("train_text_encoder=True needs the prompts; give prompts=PromptPrototypes(...)")
@@ -136,15 +188,16 @@ class Stage0PretrainingModel(nn.Module):
         pooled, tokens = self.encoder.upper(hidden, self.config.unfreeze_layers)  # (B, d), (B, P, w)
         # Without gradients the heads of the concepts stay as they are, and so does the encoder under their terms.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.concept_losses):
-            meta_base, parent_base = self.base_prototypes()
-            meta_prototypes = self.prototype_projection(meta_base)
-            parent_prototypes = self.prototype_projection(parent_base)
+            meta_prototypes, parent_prototypes = map(self.prototype_projection, self._base_prototypes())
             concept_emb = self.bottleneck(pooled, tokens)  # (B, c), or (B, P, w) for "patch"
             meta_logits = parent_logits = None
             if self.bottleneck.has_maps:
-                concept_emb, meta_logits, parent_logits = self._look_for(
-                    concept_emb, meta_prototypes, parent_prototypes
+                metas, parents = (functional.normalize(each, dim=-1) for each in (meta_prototypes, parent_prototypes))
+                meta_logits, parent_logits = (
+                    pool_scores(cosines.float() / self.config.temperature, self.config.top_patches)
+                    for cosines in score_patches(self.bottleneck, concept_emb, metas, parents)
                 )
+                concept_emb = mix_prototypes(meta_logits, metas)
         return Stage0Output(
             pooled=pooled,
             gps=self.gps_adapter(gps),
@@ -158,18 +211,7 @@ class Stage0PretrainingModel(nn.Module):
             parent_logits=parent_logits,
         )
 
-    def _look_for(
-        self, tokens: Tensor, meta_prototypes: Tensor, parent_prototypes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Concept embedding `(B, c)`, logits of metas `(B, k_m)` and parents `(B, k_p)`, pooled over the patches."""
-        meta_unit, parent_unit = (functional.normalize(each, dim=-1) for each in (meta_prototypes, parent_prototypes))
-        meta, parent = (
-            pool_scores(cosines.float() / self.config.temperature, self.config.top_patches)
-            for cosines in score_patches(self.bottleneck, tokens, meta_unit, parent_unit)
-        )
-        return mix_prototypes(meta, meta_unit), meta, parent
-
-    def base_prototypes(self) -> tuple[Tensor, Tensor]:
+    def _base_prototypes(self) -> tuple[Tensor, Tensor]:
         """Base prototypes of metas `(k_m, t)` and parents `(k_p, t)`, with gradients if the text encoder trains."""
         if self.prompts is not None and (self.training or torch.is_grad_enabled()):
             return self.prompts()
@@ -252,98 +294,3 @@ class Stage0PretrainingModel(nn.Module):
         cosine, first = (image @ place.T).max(1)  # (n,)
         lat, lng = (batch[name].cpu().numpy() for name in ("lat", "lng"))
         return place_columns((lat, lng), (lat[first.numpy()], lng[first.numpy()])) | {"similarity": cosine.numpy()}
-
-
-def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | None = None) -> Stage0PretrainingModel:
-    """Load a checkpoint in evaluation mode and put its trained blocks into the encoder, which is changed in place.
-
-    A text encoder that was trained too is not needed: the model has the prototypes it came to.
-
-    Args:
-        path: `stage0.safetensors`.
-        encoder: the image encoder as it was before training.
-        location_encoder: needed only for `embed_places`.
-
-    Raises:
-        MissingInputError: when the checkpoint is not there.
-        MismatchError: when it was trained from another encoder, or is no whole checkpoint of Stage 0.
-    """
-    made_by = partial(run_command, path, NOTEBOOK)
-    tensors, metadata = load_checkpoint(path, made_by, stage=0)
-    _check_start(encoder, encoder.weights_fingerprint(), "encoder", path, metadata)
-    before = metadata["encoder"].get("preprocessing", encoder.preprocessing_name)
-    if before != encoder.preprocessing_name:
-        raise MismatchError(
-            f"{path} was trained on pictures that {before} prepared, but {encoder.name!r} prepares them with "
-            f"{encoder.preprocessing_name}, which gives other pixels; use the same, or train again with `{made_by()}`"
-        )
-    model = Stage0PretrainingModel(
-        encoder,
-        location_encoder,
-        tensors["meta_base"],
-        tensors["parent_base"],
-        read_config(Stage0Config, metadata, path, made_by),
-        metadata["gps_dim"],
-    )
-    restore(model, {name: value for name, value in tensors.items() if not name.startswith(_TEXT)}, path)
-    return model
-
-
-class Stage0Layers(nn.Module):
-    """The small layers of a trained Stage 0 that later stages start from, without its image encoder.
-
-    Raises:
-        MissingInputError: when the checkpoint is not there.
-        MismatchError: when it is no whole checkpoint of Stage 0.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        super().__init__()
-        made_by = partial(run_command, path, NOTEBOOK)
-        tensors, metadata = load_checkpoint(path, made_by, stage=0)
-        self.config = read_config(Stage0Config, metadata, path, made_by)
-        pooled_dim, (gps_dim, token_dim) = len(tensors["gps_adapter.bias"]), tensors["patch_projection.weight"].shape
-        self.gps_adapter = nn.Linear(gps_dim, pooled_dim)
-        self.bottleneck = build_bottleneck(self.config, pooled_dim, token_dim)
-        self.prototype_projection = nn.Linear(tensors["meta_base"].shape[1], self.config.concept_emb_dim)
-        self.patch_projection = nn.Linear(token_dim, gps_dim)
-        parts = tuple(f"{name}." for name, _ in self.named_children())
-        restore(self, {name: value for name, value in tensors.items() if name.startswith(parts)}, path)
-
-
-def read_base_prototypes(path: str | Path) -> dict[str, Tensor]:
-    """Base prototypes of a checkpoint, `meta (k_m, t)` and `parent (k_p, t)`: the ones Stage 1 builds upon.
-
-    Raises:
-        MissingInputError: when the checkpoint is not there.
-        MismatchError: when its two files do not belong together or are of another stage.
-    """
-    tensors, _ = load_checkpoint(path, partial(run_command, path, NOTEBOOK), stage=0)
-    return {"meta": tensors["meta_base"], "parent": tensors["parent_base"]}
-
-
-def restore_text_encoder(path: str | Path, text_encoder: TextEncoder) -> bool:
-    """Put the weights that Stage 0 trained into a text encoder, so that it can encode other words than the concepts.
-
-    It must be as it was before training and is changed in place. Says whether Stage 0 trained it; if not, it stays.
-
-    Raises:
-        MissingInputError: when the checkpoint is not there.
-        MismatchError: when another text encoder was trained.
-    """
-    tensors, metadata = load_checkpoint(path, partial(run_command, path, NOTEBOOK), stage=0)
-    if "text_encoder" not in metadata:
-        return False
-    _check_start(text_encoder, text_encoder.fingerprint(), "text_encoder", path, metadata)
-    trained = {name.removeprefix(_TEXT): value for name, value in tensors.items() if name.startswith(_TEXT)}
-    text_encoder.load_state_dict(trained, strict=False)
-    return True
-
-
-def _check_start(model: Any, fingerprint: str, part: str, path: str | Path, metadata: Mapping[str, Any]) -> None:
-    """Refuse an encoder whose weights are not those that training began with."""
-    if fingerprint != metadata[part]["fingerprint"]:
-        raise MismatchError(
-            f"{path} was trained from the {part.replace('_', ' ')} {metadata[part]['name']!r} with other weights than "
-            f"those of {model.name!r}; load that encoder afresh, or train again with `{run_command(path, NOTEBOOK)}`"
-        )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
-from geocbm.files import run_command
 from geocbm.models.bottlenecks import BottleneckSettings, build_bottleneck, mix_prototypes, pool_scores, score_patches
-from geocbm.models.stage0 import Stage0Layers, Stage0PretrainingModel
-from geocbm.training.checkpoints import load_checkpoint, read_config, restore
 from geocbm.training.loader import RowSource, row_reader
 from geocbm.training.settings import check_choice, check_number
+
+if TYPE_CHECKING:
+    from geocbm.models.loading import Stage0Layers
+    from geocbm.models.stage0 import Stage0PretrainingModel
+
+ROWS_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,6 @@ class Stage1Config(BottleneckSettings):
         check_number("label_smoothing", self.label_smoothing, 0, below=1)
         check_choice("monitor", self.monitor, ("meta_top1", "parent_top1", "loss"))
         check_choice("intra_parent_reduction", self.intra_parent_reduction, ("sum", "mean"))
-
-
-NOTEBOOK = "04"
 
 
 class Stage1Output(NamedTuple):
@@ -162,17 +160,8 @@ class Stage1ConceptModel(nn.Module):
     ) -> list[str]:
         """Take over the bottleneck and the prototype projection that Stage 0 trained.
 
-        A bottleneck of another kind than Stage 0's starts afresh, which `report` is told; the projection is taken over.
-
-        Args:
-            stage0: the trained model, or its small layers alone.
-            report: told where the bottleneck starts afresh.
-
-        Returns:
-            Names of the parts taken over.
-
-        Raises:
-            MismatchError: when parts of the same kind differ in shape.
+        A bottleneck of another kind than Stage 0's starts afresh, which `report` is told. Gives the names of the parts
+        taken over; a `MismatchError` where parts of the same kind differ in shape.
         """
         same_kind = type(stage0.bottleneck) is type(self.bottleneck)
         taken = ["bottleneck", "prototype_projection"] if same_kind else ["prototype_projection"]
@@ -205,12 +194,7 @@ class Stage1ConceptModel(nn.Module):
         return meta, parent
 
     def forward(self, pooled: Tensor, patch_tokens: Tensor | None = None) -> Stage1Output:
-        """Recognise concepts.
-
-        Args:
-            pooled: `(B, in_dim)` image features of any precision.
-            patch_tokens: `(B, P, w)`, for a bottleneck that reads them.
-        """
+        """Recognise concepts in image features `(B, in_dim)` and, where they are read, patch tokens `(B, P, w)`."""
         meta, parent = self.prototypes()
         seen = self.bottleneck(pooled.to(self.meta_bias.dtype), patch_tokens)  # (B, c), or (B, P, w) with maps
         if not self.has_maps:
@@ -267,81 +251,36 @@ class Stage1ConceptModel(nn.Module):
         }
 
 
-def load_stage1(path: str | Path, bottleneck: nn.Module | None = None) -> Stage1ConceptModel:
-    """Load a checkpoint of Stage 1 in evaluation mode.
-
-    Args:
-        path: `stage1.safetensors`.
-        bottleneck: a module of one's own that it was trained with; None builds the one that its settings name.
-
-    Raises:
-        MissingInputError: when it is not there.
-        MismatchError: when its two files do not belong together, or are no whole checkpoint of Stage 1.
-    """
-    made_by = partial(run_command, path, NOTEBOOK)
-    tensors, metadata = load_checkpoint(path, made_by, stage=1)
-    model = Stage1ConceptModel(
-        metadata["in_dim"],
-        tensors["meta_base"],
-        tensors["parent_base"],
-        tensors["meta_to_parent"],
-        read_config(Stage1Config, metadata, path, made_by),
-        metadata["token_dim"],
-        bottleneck,
-    )
-    restore(model, tensors, path)
-    return model
-
-
 def predict_stage1(
-    model: Stage1ConceptModel,
-    features: Tensor | RowSource,
-    rows: np.ndarray | None = None,
-    batch_size: int = 256,
-    tokens: Tensor | RowSource | None = None,
+    model: Stage1ConceptModel, features: Tensor, tokens: Tensor | RowSource | None = None
 ) -> dict[str, Tensor]:
-    """Concepts of many images, float32 on the CPU in the order of `rows`.
+    """Concepts of many images, float32 on the CPU.
 
     Args:
         model: the trained model.
-        features: a store with kind `pooled`, or `(n, d)`.
-        rows: row positions; None means all rows of a tensor.
-        batch_size: rows at a time.
-        tokens: a store with kind `tokens`, or `(n, P, w)`, for a bottleneck that reads them; by default the store of
-            the features.
+        features: `(n, d)`.
+        tokens: a store with kind `tokens`, or `(n, P, w)`, for a bottleneck that reads them.
 
     Returns:
         `concept_emb (n, c)`, `meta_probabilities (n, k_m)` and `parent_probabilities (n, k_p)`.
+
+    Raises:
+        ParameterError: the bottleneck needs tokens and there are none.
     """
-    if rows is None:
-        if not isinstance(features, Tensor):
-            raise ParameterError("rows=None needs features in memory; give the row positions to read from the store")
-        rows = np.arange(len(features))
-    rows = np.asarray(rows, dtype=np.int64)
-    read, read_tokens = row_reader(features, "pooled"), token_reader(model, features, tokens)
-    device = model.meta_bias.device
+    read_tokens = None
+    if model.needs_tokens:
+        if tokens is None:
+            kind = model.config.bottleneck
+            raise ParameterError(f"bottleneck={kind!r} reads patch tokens, but tokens is None; give a store")
+        read_tokens = row_reader(tokens, "tokens")
+    device, rows = model.meta_bias.device, np.arange(len(features))
     parts: dict[str, list[Tensor]] = {}
     model.eval()
     with torch.no_grad():
-        for start in range(0, max(len(rows), 1), batch_size):  # no rows give empty tensors of the usual shape
-            chosen = rows[start : start + batch_size]
-            said = model(read(chosen).to(device), read_tokens(chosen).to(device) if read_tokens else None)
+        for start in range(0, max(len(rows), 1), ROWS_AT_A_TIME):  # no rows give empty tensors of the usual shape
+            chosen = rows[start : start + ROWS_AT_A_TIME]
+            pooled = features[start : start + ROWS_AT_A_TIME].float().to(device)
+            said = model(pooled, read_tokens(chosen).to(device) if read_tokens else None)
             for name, value in said.probabilities().items():
                 parts.setdefault(name, []).append(value.cpu())
     return {name: torch.cat(values) for name, values in parts.items()}
-
-
-def token_reader(
-    model: Stage1ConceptModel, features: Tensor | RowSource, tokens: Tensor | RowSource | None
-) -> Callable[[np.ndarray], Tensor] | None:
-    """Reader of patch tokens for a bottleneck that needs them, else None; arguments as in `predict_stage1`.
-
-    Raises:
-        ParameterError: when it needs them and there are none.
-    """
-    if not model.needs_tokens:
-        return None
-    if tokens is None and isinstance(features, Tensor):
-        kind = model.config.bottleneck
-        raise ParameterError(f"bottleneck={kind!r} reads patch tokens, but tokens is None; give a store")
-    return row_reader(features if tokens is None else tokens, "tokens")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,11 @@ from geocbm.metrics import geoscore
 from geocbm.models.attention import ConceptCrossAttention
 from geocbm.models.offsets import decode_offsets
 from geocbm.models.retrieval import place_columns
-from geocbm.models.stage0 import Stage0Layers, Stage0PretrainingModel
 from geocbm.models.stage2_config import Stage2Config
+
+if TYPE_CHECKING:
+    from geocbm.models.loading import Stage0Layers
+    from geocbm.models.stage0 import Stage0PretrainingModel
 
 LEAST_PROBABILITY = 1e-6
 """Below it the logarithm of a probability is not followed."""
@@ -70,9 +73,6 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         cell_centers: `(n_cells, 3)` unit vectors.
         config: settings.
         cell_scale_km: `(n_cells,)` scale of each cell, needed by the offset kind "tangent".
-
-    Raises:
-        ParameterError: when centres or scales do not fit.
     """
 
     cell_centers: Tensor
@@ -149,11 +149,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
             self.image_pool = nn.Linear(width, width)
 
     def start_from(self, stage0: Stage0PretrainingModel | Stage0Layers) -> None:
-        """Take over the patch projection that Stage 0 trained; nothing to do without patches.
-
-        Raises:
-            MismatchError: when its shape differs.
-        """
+        """Take over the patch projection that Stage 0 trained, if there is one; a `MismatchError` if shapes differ."""
         if not self.config.reads_tokens:
             return
         mine = self.patch_projection if self.config.ablation_mode == "image_only" else self.attention.patch_projection
@@ -188,9 +184,6 @@ class Stage2CrossAttentionGeoHead(nn.Module):
                 `hybrid` the probabilities of metas and parents; only its length is read by `image_only`.
             patch_tokens: `(B, P, token_dim)`; not read by `concept_only` and `concept_scores`, where it may be None.
             key_mask: `(B, P)` booleans, True where a patch must be ignored.
-
-        Raises:
-            ParameterError: when the mode needs patch tokens and there are none, or shapes do not fit.
         """
         concept_emb, patch_tokens = self._checked(concept_emb, patch_tokens)
         mode = self.config.ablation_mode
@@ -217,14 +210,8 @@ class Stage2CrossAttentionGeoHead(nn.Module):
     def concept_contributions(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """What each concept adds to each cell's logit, compared with an average training picture.
 
-        Args:
-            scores: `(B, concept_dim)` probabilities of metas and parents.
-
-        Returns:
-            `(B, N, concept_dim)` terms and `(N,)` constants, whose sum is the part of a cell's logit from concepts.
-
-        Raises:
-            ParameterError: in another mode than `concept_scores` and `hybrid`.
+        Of probabilities `(B, concept_dim)` in the modes `concept_scores` and `hybrid`: `(B, N, concept_dim)` terms and
+        `(N,)` constants, whose sum is the part of a cell's logit from concepts.
         """
         if not self.config.reads_scores:
             raise ParameterError(
@@ -314,7 +301,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         }
 
     def predictions(self, output: Stage2Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whether the cell is right, the answered place and the true one, degrees, `(B,)` each."""
+        """Whether the cell is right, the answered and the true place in degrees, `(B,)` each."""
         pred_lat, pred_lng = self.decode(output)
         right = output.cell_logits.argmax(-1) == batch["cell_label"]
         found = {"cell": right, "pred_lat": pred_lat, "pred_lng": pred_lng, "lat": batch["lat"], "lng": batch["lng"]}

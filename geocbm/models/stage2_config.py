@@ -83,11 +83,7 @@ class Stage2Config(TrainingSettings):
             raise ParameterError(f"heads={self.heads} does not divide embed_dim={self.embed_dim}; choose a divisor")
 
     def in_mode(self, mode: str, **changes: Any) -> Stage2Config:
-        """The same settings in another ablation mode, and with other changes.
-
-        Raises:
-            ParameterError: for an unknown mode.
-        """
+        """The same settings in another ablation mode, and with other changes."""
         return replace(self, **{"ablation_mode": mode, **changes})
 
     @property

@@ -1,9 +1,8 @@
-"""Inference of Stage 2: load a checkpoint, answer places, refine them by training pictures, give logits."""
+"""Inference of Stage 2: answer places, refine them by training pictures, give logits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +16,14 @@ from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, lineage, run_command
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead, Stage2Output
-from geocbm.training.checkpoints import load_checkpoint, read_config, restore
 from geocbm.training.loader import RowSource, row_reader
 
 if TYPE_CHECKING:
     from geocbm.models.decoder import Decoder, Points
 
-NOTEBOOK = "05"
-
 ROWS_AT_A_TIME = 64
+TOP_K = 5
+"""Cells that predictions keep of each image."""
 
 
 class NeighbourRefiner:
@@ -36,13 +34,10 @@ class NeighbourRefiner:
     almost the same. A cell without training pictures proposes nothing.
 
     Args:
-        features: `(n, d)` pooled features of the training pictures.
+        features: `(n, d)` pooled features of the training pictures, at least one.
         lat: `(n,)` degrees.
         lng: `(n,)` degrees.
         cell: `(n,)` cell of each.
-
-    Raises:
-        ParameterError: when there are no training pictures, or lengths differ.
     """
 
     def __init__(
@@ -101,95 +96,55 @@ class NeighbourRefiner:
         """Read what `save` wrote.
 
         Raises:
-            MissingInputError: when it is not there.
-            MismatchError: when it is another kind of file.
+            MissingInputError: it is not there.
+            MismatchError: it is another kind of file.
         """
         if not Path(path).is_file():
-            raise MissingInputError(f"{path} is not there; make it with `{run_command(path, NOTEBOOK)}`")
+            raise MissingInputError(f"{path} is not there; make it with `{run_command(path, '05')}`")
         tensors = load_file(str(path))
         try:
             return cls(tensors["features"], tensors["lat"], tensors["lng"], tensors["cell"])
         except (KeyError, ParameterError) as error:
-            made_by = run_command(path, NOTEBOOK)
+            made_by = run_command(path, "05")
             raise MismatchError(f"{path} holds no training pictures ({error}); make it with `{made_by}`") from error
 
 
 def concept_input(config: Stage2Config, concepts: Mapping[str, Tensor]) -> Tensor:
     """What Stage 2 reads of the concepts (of `stage1.predict_stage1`) in its mode.
 
-    Returns:
-        `(n, c)` concept embeddings, or `(n, k_m + k_p)` probabilities of metas and then parents.
+    `(n, c)` concept embeddings, or `(n, k_m + k_p)` probabilities of metas and then parents.
     """
     if config.reads_scores:
         return torch.cat([concepts["meta_probabilities"], concepts["parent_probabilities"]], dim=1)
     return concepts["concept_emb"]
 
 
-def load_stage2(path: str | Path, cells_digest: str | None = None) -> Stage2CrossAttentionGeoHead:
-    """Load a checkpoint of Stage 2 in evaluation mode.
-
-    Args:
-        path: `stage2.safetensors`.
-        cells_digest: digest of the geocells in use, to be sure that they are the ones it was trained on.
-
-    Raises:
-        MissingInputError: when it is not there.
-        MismatchError: when it was trained on other geocells, or is no whole checkpoint of Stage 2.
-    """
-    made_by = partial(run_command, path, NOTEBOOK)
-    tensors, metadata = load_checkpoint(path, made_by, stage=2)
-    if cells_digest is not None and cells_digest != metadata["cells_digest"]:
-        raise MismatchError(
-            f"{path} was trained on other geocells than the ones in use; train again with `{made_by()}`"
-        )
-    centers = tensors["cell_centers"]
-    model = Stage2CrossAttentionGeoHead(
-        metadata["concept_dim"],
-        metadata["token_dim"],
-        len(centers),
-        centers,
-        read_config(Stage2Config, metadata, path, made_by),
-        tensors.get("cell_scale_km"),
-    )
-    restore(model, tensors, path)
-    return model
+def _numpy(values: Tensor) -> np.ndarray:
+    return (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
 
 
 def own_points(
-    model: Stage2CrossAttentionGeoHead,
-    output: Stage2Output,
-    refiner: NeighbourRefiner | None = None,
-    pooled: Tensor | None = None,
-) -> dict[str, tuple[Tensor, Tensor]]:
+    model: Stage2CrossAttentionGeoHead, output: Stage2Output, refiner: NeighbourRefiner | None, pooled: Tensor | None
+) -> dict[str, Points]:
     """Places of a batch that do not look at the whole distribution, `(B,)` latitudes and longitudes in degrees each.
 
-    Args:
-        model: the head.
-        output: of the head.
-        refiner: training pictures; used where `config.refines`.
-        pooled: `(B, d)` pooled features of the batch, for the refiner.
-
     Returns:
-        `offset`, the likeliest cell's centre and offset, and where the head refines `neighbours`, the refiner's place
-        or, where it has none, the same.
+        `offset`, the likeliest cell's centre and offset; and where `config.refines`, with a refiner, `neighbours`, the
+        refiner's place by the pooled features `(B, d)` or, where it has none, the same.
 
     Raises:
-        ParameterError: when there is a refiner to use but no pooled features.
+        ParameterError: there is a refiner to use but no pooled features.
     """
-    lat, lng = model.decode(output)
-    points = {"offset": (lat, lng)}
+    lat, lng = map(_numpy, model.decode(output))
     if refiner is None or not model.config.refines:
-        return points
+        return {"offset": (lat, lng)}
     if pooled is None:
         raise ParameterError("pooled is None, but the refiner looks pictures up by their pooled features; give them")
     best = output.cell_logits.softmax(-1).topk(min(model.config.refine_cells, output.cell_logits.shape[1]), dim=-1)
-    near_lat, near_lng, _ = refiner.refine(pooled, best.indices, best.values, model.config)
-    near_lat, near_lng = near_lat.to(lat), near_lng.to(lng)
-    points["neighbours"] = (
-        torch.where(near_lat.isnan(), lat, near_lat),
-        torch.where(near_lng.isnan(), lng, near_lng),
-    )
-    return points
+    near_lat, near_lng, _ = map(_numpy, refiner.refine(pooled, best.indices, best.values, model.config))
+    nowhere = np.isnan(near_lat)
+    neighbours = np.where(nowhere, lat, near_lat), np.where(nowhere, lng, near_lng)
+    return {"offset": (lat, lng), "neighbours": neighbours}
 
 
 def locate(
@@ -198,41 +153,27 @@ def locate(
     refiner: NeighbourRefiner | None = None,
     pooled: Tensor | None = None,
     decoder: Decoder | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Points:
     """Coordinates `(B,)` of a batch, degrees: the decoder's point, else the refiner's, else cell and offset.
 
-    Raises:
-        ParameterError: when there is a refiner to use but no pooled features.
+    The refiner needs `pooled (B, d)`, else it raises a `ParameterError`.
     """
     points = own_points(model, output, refiner, pooled)
     if decoder is None:
         return points.get("neighbours", points["offset"])
-    lat, lng = decoder.answer(_numpy(output.cell_logits), _own(points))
-    return torch.from_numpy(np.ascontiguousarray(lat)), torch.from_numpy(np.ascontiguousarray(lng))
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return (values.float() if values.is_floating_point() else values).cpu().numpy()
-
-
-def _own(points: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Points]:
-    return {name: (_numpy(lat), _numpy(lng)) for name, (lat, lng) in points.items()}
+    return decoder.answer(_numpy(output.cell_logits), points)
 
 
 def _outputs(
-    model: Stage2CrossAttentionGeoHead,
-    concept_emb: Tensor,
-    tokens: Tensor | RowSource,
-    rows: np.ndarray,
-    batch_size: int,
+    model: Stage2CrossAttentionGeoHead, concept_emb: Tensor, tokens: Tensor | RowSource, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, Stage2Output]]:
     """Rows and what the head says of them, a batch at a time; of no rows once, so that shapes stay the same."""
     read = row_reader(tokens, "tokens", half=True)
     device = model.cell_head.weight.device
     model.eval()
     with torch.no_grad():
-        for start in range(0, max(len(rows), 1), batch_size):
-            chosen = rows[start : start + batch_size]
+        for start in range(0, max(len(rows), 1), ROWS_AT_A_TIME):
+            chosen = rows[start : start + ROWS_AT_A_TIME]
             yield chosen, model(concept_emb[chosen].float().to(device), read(chosen).to(device))
 
 
@@ -241,7 +182,6 @@ def predict_stage2(
     concept_emb: Tensor,
     tokens: Tensor | RowSource,
     rows: np.ndarray,
-    top_k: int = 5,
     refiner: NeighbourRefiner | None = None,
     pooled: Tensor | RowSource | None = None,
     decoder: Decoder | None = None,
@@ -252,30 +192,26 @@ def predict_stage2(
         model: the trained head.
         concept_emb: `(n, c)` of all rows of the table.
         tokens: a store with kind `tokens`, or `(n, P, w)`.
-        rows: row positions to predict.
-        top_k: cells to keep per image (at most all of them).
+        rows: row positions to predict, `(m,)`.
         refiner: training pictures that move the answer inside the `config.refine_cells` most probable cells.
         pooled: a store with kind `pooled`, or `(n, d)`, for the refiner.
         decoder: which point to answer; None for the argmax.
 
     Returns:
-        In the order of `rows`: `lat` and `lng` `(m,)` degrees, `cell` `(m, k)` the most probable cells and
-        `cell_probability` `(m, k)` with the first the highest, `attention` `(m, P)` averaged over the heads, in mode
-        `hybrid` `residual_share` `(m,)`, and `lat_<point>`, `lng_<point>` `(m,)` of every point that might be answered
-        (`decoder.POINT_WORDS`; without a decoder those of `own_points`).
+        In the order of `rows`: `lat` and `lng` `(m,)` degrees, `cell` `(m, k)` the most probable `TOP_K` cells (or all)
+        and `cell_probability` `(m, k)` with the first the highest, `attention` `(m, P)` averaged over the heads, in
+        mode `hybrid` `residual_share` `(m,)`, and `lat_<point>`, `lng_<point>` `(m,)` of every point that might be
+        answered (`decoder.POINT_WORDS`; without a decoder those of `own_points`).
     """
     read_pooled = None if refiner is None or pooled is None else row_reader(pooled, "pooled")
-    rows = np.asarray(rows, dtype=np.int64)
-    top_k = min(top_k, model.cell_head.out_features)
+    top_k = min(TOP_K, model.cell_head.out_features)
     parts: dict[str, list[np.ndarray]] = {}
-    for chosen, output in _outputs(model, concept_emb, tokens, rows, ROWS_AT_A_TIME):
-        own = own_points(model, output, refiner, read_pooled(chosen) if read_pooled else None)
-        points = _own(own)
+    for chosen, output in _outputs(model, concept_emb, tokens, np.asarray(rows, dtype=np.int64)):
+        points = own_points(model, output, refiner, read_pooled(chosen) if read_pooled else None)
+        answer = points.get("neighbours", points["offset"])
         if decoder is not None:
             points = decoder.points(_numpy(output.cell_logits), points)
             answer = points[decoder.choice.point]
-        else:
-            answer = points.get("neighbours", points["offset"])
         probability, cell = output.cell_logits.softmax(-1).topk(top_k, dim=-1)
         values = {"cell": cell, "cell_probability": probability, "attention": output.attention.mean(1)}
         if output.residual_logits is not None:
@@ -294,7 +230,6 @@ def undecoded(
     source: RowSource,
     rows: np.ndarray,
     refiner: NeighbourRefiner | None = None,
-    batch_size: int = 64,
 ) -> tuple[np.ndarray, dict[str, Points]]:
     """What a decoder is fitted to, arguments as in `predict_stage2`; the source has the kinds `tokens` and `pooled`.
 
@@ -302,30 +237,12 @@ def undecoded(
         `(m, N)` float32 logits of all cells, in the order of `rows`, and the points of `own_points`.
     """
     read_pooled = None if refiner is None else row_reader(source, "pooled")
-    rows = np.asarray(rows, dtype=np.int64)
     logits, parts = [], []
-    for chosen, output in _outputs(model, concept_emb, source, rows, batch_size):
+    for chosen, output in _outputs(model, concept_emb, source, np.asarray(rows, dtype=np.int64)):
         logits.append(_numpy(output.cell_logits))
-        parts.append(_own(own_points(model, output, refiner, read_pooled(chosen) if read_pooled else None)))
-    own = {
-        name: (np.concatenate([part[name][0] for part in parts]), np.concatenate([part[name][1] for part in parts]))
-        for name in parts[0]
-    }
+        parts.append(own_points(model, output, refiner, read_pooled(chosen) if read_pooled else None))
+    own: dict[str, Points] = {}
+    for name in parts[0]:
+        lat, lng = zip(*(part[name] for part in parts), strict=True)
+        own[name] = np.concatenate(lat), np.concatenate(lng)
     return np.concatenate(logits), own
-
-
-def cell_logits(
-    model: Stage2CrossAttentionGeoHead,
-    concept_emb: Tensor,
-    tokens: Tensor | RowSource,
-    rows: np.ndarray,
-    batch_size: int = 64,
-) -> np.ndarray:
-    """Logits `(m, N)` of all cells for many images, float32; arguments as in `predict_stage2`."""
-    rows = np.asarray(rows, dtype=np.int64)
-    found = np.empty((len(rows), model.cell_head.out_features), dtype=np.float32)
-    done = 0
-    for chosen, output in _outputs(model, concept_emb, tokens, rows, batch_size):
-        found[done : done + len(chosen)] = _numpy(output.cell_logits)
-        done += len(chosen)
-    return found

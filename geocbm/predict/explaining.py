@@ -55,7 +55,7 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
 
     def with_scores(edited: torch.Tensor) -> Any:
         n = len(edited) // views
-        embeddings, tokens = seen.concept_emb.repeat(n, 1), seen.patch_tokens.repeat(n, 1, 1)
+        embeddings, tokens = seen.concepts.concept_emb.repeat(n, 1), seen.patch_tokens.repeat(n, 1, 1)
         return predict_with_scores(head, scores.repeat(n, 1), edited, embeddings, tokens, model.network.concept_model)
 
     baseline = None

@@ -23,7 +23,7 @@ from geocbm.evaluation.novelty import Novelty, NoveltyDetector
 from geocbm.files import read_json, sha256_text
 from geocbm.geodesy import cartesian_to_latlng
 from geocbm.metrics.country_spelling import Place, places_at
-from geocbm.models import geocbm, stage0, stage1, stage2_inference
+from geocbm.models import geocbm, loading, stage2_inference
 from geocbm.models.stage2_inference import NeighbourRefiner
 from geocbm.predict.answers import Answer, CellProbability, Region, Reply, best_names, why_countries_differ
 from geocbm.predict.context import FILE as CONTEXT
@@ -89,11 +89,11 @@ class GeoCBM:
         context = AnswerContext.load(files.path(CONTEXT), key)
         # The context was written after every check of the run, and no file has changed since.
         find = files.need if context is None else files.in_use
-        geo_head = stage2_inference.load_stage2(find("stage2.safetensors"))
-        concept_model = stage1.load_stage1(find("stage1.safetensors"))
+        geo_head = loading.load_stage2(find("stage2.safetensors"))
+        concept_model = loading.load_stage1(find("stage1.safetensors"))
         adapted = find("stage0.safetensors")  # before the encoder is loaded, which takes a while
         encoder = load_image_encoder(read_json(find("features.json"))["encoders"][_ENCODER])
-        stage0.load_stage0(adapted, encoder)
+        loading.load_stage0(adapted, encoder)
         if context is None:
             context = make_context(files, geo_head, key)
             with suppress(OSError):  # the run lies where nothing can be written; the next start works it out again
@@ -114,8 +114,8 @@ class GeoCBM:
         context = AnswerContext.load(folder / CONTEXT)
         if context is None:
             raise MissingInputError(f"{folder} holds no model; write one with GeoCBM.load(run).save_pretrained(folder)")
-        concept_model = stage1.load_stage1(folder / "stage1.safetensors")
-        geo_head = stage2_inference.load_stage2(folder / "stage2.safetensors")
+        concept_model = loading.load_stage1(folder / "stage1.safetensors")
+        geo_head = loading.load_stage2(folder / "stage2.safetensors")
         network = geocbm.GeoCBM(load_image_encoder(folder / _ENCODER), concept_model, geo_head)
         return cls(network, context, folder, device)
 
@@ -268,18 +268,19 @@ class GeoCBM:
             points = stage2_inference.locate(
                 self.network.geo_head, pooled.place, self.refiner, pooled.pooled, self.decoder
             )
-            lat, lng = (values.double().cpu().numpy() for values in points)
-        cells = _numpy(pooled.cell_logits.softmax(-1))  # (B, N)
+            lat, lng = (values.astype(np.float64) for values in points)
+        cells = _numpy(pooled.place.cell_logits.softmax(-1))  # (B, N)
         calibrated: np.ndarray | None = None
         regions: Sequence[tuple[Region, ...]] = [()] * len(photos)
         if self.calibration is not None:
-            calibrated = self.calibration.probabilities(_numpy(pooled.cell_logits))
+            calibrated = self.calibration.probabilities(_numpy(pooled.place.cell_logits))
             regions = self.calibration.regions(calibrated)
         unlike: Sequence[Novelty | None] = [None] * len(photos)
         if self.novelty is not None:
             unlike = middle_views(self.novelty.judge(_numpy(seen.pooled)), counts)
         places = self._places(lat, lng)
-        metas, parents = _numpy(pooled.meta_probabilities), _numpy(pooled.parent_probabilities)  # (B, k_m), (B, k_p)
+        metas = _numpy(pooled.concepts.meta_probabilities)  # (B, k_m)
+        parents = _numpy(pooled.concepts.parent_probabilities)  # (B, k_p)
         countries, ends = self.cells.countries.tolist(), np.cumsum(counts)
         found = []
         for i, photo in enumerate(photos):
@@ -296,7 +297,7 @@ class GeoCBM:
                 cells=self._best_cells(cells[i], None if calibrated is None else calibrated[i], top_k),
                 concepts=named,
                 parents=best_names(self.concepts.parents, parents[i], top_k),
-                attention=joined_maps(_numpy(output.attention.mean(1)), self.encoder.grid, photo.upright),
+                attention=joined_maps(_numpy(output.place.attention.mean(1)), self.encoder.grid, photo.upright),
                 place=places[i],
                 countries=best_names(countries, by_country, top_k),
                 temperature=None if self.calibration is None else self.calibration.temperature,
@@ -327,7 +328,7 @@ class GeoCBM:
         """Maps of some concepts from the views of a picture; a view counts as much as it shows the concept."""
         if output.concepts.meta_maps is None:
             return ()
-        index, shares = self.concepts.concept_to_idx, _numpy(output.meta_probabilities)  # (V, k_m)
+        index, shares = self.concepts.concept_to_idx, _numpy(output.concepts.meta_probabilities)  # (V, k_m)
         maps = _numpy(output.concepts.meta_maps.softmax(1))  # (V, P, k_m)
         return tuple(
             (name, joined_maps(maps[..., index[name]], self.encoder.grid, upright, shares[:, index[name]]))

@@ -34,7 +34,7 @@ def take_stage0(files: Run, checkpoint: str | Path) -> None:
         MissingInputError: the checkpoint or its JSON is not there.
         MismatchError: it was trained on another table, other splits, names or prototypes, or from another encoder.
     """
-    from geocbm.models import stage0
+    from geocbm.models import loading
 
     _drop(files, "stage0.*", "features.*")
     if not str(checkpoint):
@@ -44,7 +44,7 @@ def take_stage0(files: Run, checkpoint: str | Path) -> None:
     encoders = replace(encoders, unfreeze_layers=read_json(path.with_suffix(".json"))["config"]["unfreeze_layers"])
     encoder = load_encoder(encoders.image_encoder)
     vanilla = encode_vanilla(files, encoders, encoder)
-    stage0.load_stage0(path, encoder)
+    loading.load_stage0(path, encoder)
     adapted = encode_adapted(files, vanilla, encoders, encoder)
 
     def write() -> None:

@@ -124,7 +124,7 @@ def read_prototypes(files: Run, trained: bool = True) -> dict[str, torch.Tensor]
     """
     from safetensors.torch import load_file
 
-    from geocbm.models import stage0
+    from geocbm.models import loading
 
     base = load_file(files.need("prototypes.safetensors"))
     described = files.in_use("stage0.json")
@@ -132,7 +132,7 @@ def read_prototypes(files: Run, trained: bool = True) -> dict[str, torch.Tensor]
         return base
     if not read_json(described).get("config", {}).get("train_text_encoder", False):
         return base
-    return stage0.read_base_prototypes(files.need("stage0.safetensors"))
+    return loading.read_base_prototypes(files.need("stage0.safetensors"))
 
 
 def open_features(files: Run, kind: str) -> FeatureStore:
@@ -153,19 +153,19 @@ def open_features(files: Run, kind: str) -> FeatureStore:
 
 def load_stage0(files: Run, location_encoder: nn.Module | None = None) -> tuple[Stage0PretrainingModel, ImageEncoder]:
     """Load Stage 0 and the encoder with its adapted blocks in place; only embedding places needs `location_encoder`."""
-    from geocbm.models import stage0
+    from geocbm.models import loading
 
     files.need("stage0.safetensors")  # before the encoder is loaded, which takes a while
     encoder = load_encoder(read_json(files.need("features.json"))["encoders"]["image_encoder"])
-    return stage0.load_stage0(files.need("stage0.safetensors"), encoder, location_encoder), encoder
+    return loading.load_stage0(files.need("stage0.safetensors"), encoder, location_encoder), encoder
 
 
 def load_words(files: Run) -> TextEncoder:
     """Load the text encoder of a run, with the weights of Stage 0 if that trained it, to encode other words."""
     from geocbm.encoders import load_text_encoder
-    from geocbm.models import stage0
+    from geocbm.models import loading
 
     encoders = EncoderConfig(**read_json(files.need("features.json"))["encoders"])
     text = load_text_encoder(encoders.text_encoder or None, encoders.image_encoder)
-    stage0.restore_text_encoder(files.need("stage0.safetensors"), text)
+    loading.restore_text_encoder(files.need("stage0.safetensors"), text)
     return text

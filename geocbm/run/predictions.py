@@ -107,7 +107,7 @@ def save_cell_scores(
 
     `concepts`: of `stages.predict_concepts`.
     """
-    from geocbm.models.stage2_inference import cell_logits, concept_input
+    from geocbm.models.stage2_inference import concept_input, undecoded
 
     content: Arrays = {
         "cells_digest": np.asarray(files.cells.digest),
@@ -115,7 +115,7 @@ def save_cell_scores(
         "head_digest": np.asarray(_digest(model)),
     }
     for split in ("val", "test"):
-        logits = cell_logits(model, concept_input(model.config, concepts), features, files.rows[split])
+        logits, _ = undecoded(model, concept_input(model.config, concepts), features, files.rows[split])
         content[f"{split}_rows"] = files.rows[split]
         content[f"{split}_logits"] = in_half_precision(logits)  # (n, N)
     np.savez_compressed(path, **content)  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ def prepare_stage0(
     from geocbm.encoders.location import location_embeddings
     from geocbm.models.prompts import PromptPrototypes
     from geocbm.models.stage0 import Stage0PretrainingModel
-    from geocbm.models.stage0_loss import Stage0Loss
+    from geocbm.models.stage_losses import Stage0Loss
 
     base = read_prototypes(files, trained=False)
     prompts = None
@@ -99,9 +99,9 @@ def prepare_stage1(
     `name`: stem of the checkpoint; None writes none; `report`: told where the bottleneck cannot start from Stage 0's.
     """
     from geocbm.models.bottlenecks import BOTTLENECKS
-    from geocbm.models.stage0 import Stage0Layers
+    from geocbm.models.loading import Stage0Layers
     from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.models.stage1_loss import Stage1Loss
+    from geocbm.models.stage_losses import Stage1Loss
 
     base = read_prototypes(files)
     columns = ("pooled", "patch_tokens") if BOTTLENECKS[config.bottleneck].needs_tokens else ("pooled",)
@@ -139,9 +139,9 @@ def fit_stage1(
 
 def load_stage1(files: Run, name: str = "stage1") -> Stage1ConceptModel:
     """Load a concept model, refused if it was trained on anything else than the run has."""
-    from geocbm.models import stage1
+    from geocbm.models import loading
 
-    return stage1.load_stage1(files.need(f"{name}.safetensors"))
+    return loading.load_stage1(files.need(f"{name}.safetensors"))
 
 
 def predict_concepts(files: Run, features: FeatureStore, name: str = "stage1") -> dict[str, Tensor]:
@@ -167,10 +167,10 @@ def prepare_stage2(
     `concepts`: of `predict_concepts`; `name`: stem of the checkpoint, variants take a name of their own; None writes
     none.
     """
-    from geocbm.models.stage0 import Stage0Layers
+    from geocbm.models.loading import Stage0Layers
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
     from geocbm.models.stage2_inference import concept_input
-    from geocbm.models.stage2_loss import Stage2Loss
+    from geocbm.models.stage_losses import Stage2Loss
 
     concept_emb = concept_input(config, concepts).detach().cpu().float()
     columns = ("patch_tokens",) if config.reads_tokens else ()
@@ -263,9 +263,9 @@ def fit_variant(
 
 def load_stage2(files: Run, name: str = "stage2") -> Stage2CrossAttentionGeoHead:
     """Load the geolocation head, refused if it was trained on anything else than the run has."""
-    from geocbm.models.stage2_inference import load_stage2 as load
+    from geocbm.models import loading
 
-    return load(files.need(f"{name}.safetensors"))
+    return loading.load_stage2(files.need(f"{name}.safetensors"))
 
 
 def load_concept_head(files: Run) -> Stage2CrossAttentionGeoHead | None:

@@ -139,7 +139,7 @@ def test_random_concepts_are_probabilities_spread_as_those_of_stage1(run, bottle
         assert torch.allclose(own.sum(1), torch.ones(len(own)), atol=1e-5)
     assert torch.equal(first["meta_probabilities"], again["meta_probabilities"])
     assert not torch.allclose(first["meta_probabilities"], second["meta_probabilities"], atol=1e-3)
-    said = stage1.predict_stage1(model, adapted, np.arange(len(files.table)))["meta_probabilities"]
+    said = stage1.predict_stage1(model, adapted.read_all("pooled"), adapted)["meta_probabilities"]
     spreads = [own.clamp_min(1e-9).log().std(0).mean() for own in (first["meta_probabilities"], said)]
     assert 0.3 < float(spreads[0] / spreads[1]) < 3
 

@@ -113,12 +113,12 @@ def parts(trained_run: TinyRun) -> tuple:
 
 @pytest.mark.parametrize("mode", ["both", "concept_scores"])
 def test_with_all_patches_the_answer_is_the_models_own(parts: tuple, mode: str) -> None:
-    from geocbm.models.stage2_inference import cell_logits, concept_input
+    from geocbm.models.stage2_inference import concept_input, undecoded
 
     model, concepts = parts
     head, rows = model.heads[mode], model.run.rows["test"]
     everything = np.tile(np.arange(model.n_patches), (len(rows), 1))
-    logits = torch.as_tensor(cell_logits(head, concept_input(head.config, concepts), model.features, rows))
+    logits = torch.as_tensor(undecoded(head, concept_input(head.config, concepts), model.features, rows)[0])
     wanted = logits.softmax(-1).numpy()[np.arange(len(rows)), model.run.cell_label[rows]]
     by_tokens = faithfulness.token_answer(model, rows).probability
     assert by_tokens(np.arange(len(rows)), everything)[mode] == pytest.approx(wanted, abs=1e-4)

@@ -291,8 +291,8 @@ def test_clue_agreement_says_how_far_they_agree():
 def test_a_sheet_says_which_head_speaks(trained_run):
     import torch
 
+    from geocbm.models.loading import load_stage2
     from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
-    from geocbm.models.stage2_inference import load_stage2
 
     files = trained_run.files
     main = load_stage2(files.path("stage2.safetensors"))

@@ -10,10 +10,11 @@ from geocbm.encoders.location import location_embeddings
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.models import losses
 from geocbm.models.bottlenecks import BOTTLENECKS
+from geocbm.models.loading import load_stage0
 from geocbm.models.retrieval import retrieval_metrics
-from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel, load_stage0
-from geocbm.models.stage0_loss import Stage0Loss
+from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
+from geocbm.models.stage_losses import Stage0Loss
 
 N, P, WIDTH, POOLED, GPS, TEXT = 60, 4, 12, 10, 8, 6
 

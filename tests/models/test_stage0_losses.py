@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from geocbm.models.stage0 import Stage0Config, Stage0Output
-from geocbm.models.stage0_loss import Stage0Loss
+from geocbm.models.stage_losses import Stage0Loss
 
 E = math.e
 LN2, LN3 = math.log(2), math.log(3)

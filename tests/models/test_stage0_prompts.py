@@ -13,14 +13,9 @@ from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.encoders import load_image_encoder, load_text_encoder, prototypes
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files import read_json, write_json
+from geocbm.models.loading import load_stage0, read_base_prototypes, restore_text_encoder
 from geocbm.models.prompts import PromptPrototypes
-from geocbm.models.stage0 import (
-    Stage0Config,
-    Stage0PretrainingModel,
-    load_stage0,
-    read_base_prototypes,
-    restore_text_encoder,
-)
+from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
 from geocbm.run import encoding, stages
 
 METAS, PARENTS = ["red pole", "a road", "road sign"], ["pole", "road"]

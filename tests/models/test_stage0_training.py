@@ -11,8 +11,9 @@ from stage_training import Stage0Training
 from torch import nn
 
 from geocbm.encoders import load_image_encoder, load_text_encoder
+from geocbm.models.loading import load_stage0
 from geocbm.models.prompts import PromptPrototypes
-from geocbm.models.stage0 import Stage0Config, load_stage0
+from geocbm.models.stage0 import Stage0Config
 
 N, BLOCKS, GPS = 24, 3, 8
 METAS, PARENTS = ["red pole", "a road", "road sign"], ["pole", "road"]

@@ -9,9 +9,11 @@ from test_stage0 import GPS, POOLED, TEXT, TinyEncoder
 from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
+from geocbm.models import stage1
+from geocbm.models.loading import load_stage1
 from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
-from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config, load_stage1, predict_stage1
-from geocbm.models.stage1_loss import Stage1Loss
+from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config, predict_stage1
+from geocbm.models.stage_losses import Stage1Loss
 
 META_TO_PARENT = torch.tensor([0, 0, 1, 1])
 
@@ -110,7 +112,7 @@ def test_training_recognises_concepts_and_comes_back_from_disk(world, tmp_path):
     assert result.best["meta_top1"] > 0.8 > 0.5 > result.initial["meta_top1"]
     loaded = load_stage1(path)
     rows = np.array([5, 2, 77])
-    ours, theirs = (predict_stage1(each, world.features, rows) for each in (model, loaded))
+    ours, theirs = (predict_stage1(each, world.features[rows]) for each in (model, loaded))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     torch.testing.assert_close(ours["meta_probabilities"].sum(1), torch.ones(3))
     torch.testing.assert_close(predict_stage1(loaded, world.features)["concept_emb"][rows], ours["concept_emb"])
@@ -126,8 +128,6 @@ def test_a_store_and_a_tensor_train_alike(world):
     tensor = world.fit()[1].history.drop(columns="seconds")
     store = replace(world, features=Store()).fit()[1].history.drop(columns="seconds")
     assert tensor.equals(store)
-    with pytest.raises(ParameterError, match="rows=None"):
-        predict_stage1(model_of(world), Store())
 
 
 def test_stage1_starts_from_stage0(world):
@@ -169,10 +169,8 @@ def test_empty_splits_and_lists_of_rows(world):
     world.config = Stage1Config(epochs=1, batch_size=32, concept_emb_dim=16)
     for features in (world.features, Store()):
         model, _ = replace(world, features=features, train_rows=list(range(40)), val_rows=[]).fit()
-        nothing = predict_stage1(model, features, [])
+        nothing = predict_stage1(model, world.features[:0])
         assert [tuple(value.shape) for value in nothing.values()] == [(0, 16), (0, 4), (0, 2)]
-        few = predict_stage1(model, features, [3])
-        assert few["meta_probabilities"].shape == (1, 4)
 
 
 def test_features_of_another_precision_give_the_same_answer(world):
@@ -207,7 +205,7 @@ def test_checkpoints_that_are_damaged_or_of_another_stage_are_refused(world, tmp
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_model_of_another_precision_predicts_single_precision(world, dtype):
-    found = predict_stage1(model_of(world).to(dtype), world.features, np.arange(3))
+    found = predict_stage1(model_of(world).to(dtype), world.features[:3])
     assert {value.dtype for value in found.values()} == {torch.float32}
 
 
@@ -229,17 +227,18 @@ def patchy(world):
 
 
 @pytest.mark.parametrize("kind", ["transformer", "patch"])
-def test_bottlenecks_that_read_patches_see_what_the_pooled_features_do_not(patchy, tmp_path, kind):
+def test_bottlenecks_that_read_patches_see_what_the_pooled_features_do_not(patchy, tmp_path, monkeypatch, kind):
     options = {"epochs": 40, "batch_size": 16, "lr": 5e-3, "concept_emb_dim": 64, "dropout": 0.0, "patience": 40}
     patchy.config = Stage1Config(bottleneck=kind, transformer_width=32, top_patches=2, **options)
     path = tmp_path / "stage1.safetensors"
     model, result = patchy.fit(path)
     assert result.best["meta_top1"] > 0.8  # chance is 0.25
     with pytest.raises(ParameterError, match=f"bottleneck='{kind}' reads patch tokens, but tokens is None"):
-        predict_stage1(model, patchy.features, np.arange(3))
-    loaded, rows = load_stage1(path), np.array([119, 3, 50])
-    ours = predict_stage1(model, patchy.features, rows, tokens=patchy.tokens)
-    theirs = predict_stage1(loaded, patchy.features, rows, batch_size=2, tokens=patchy.tokens)
+        predict_stage1(model, patchy.features)
+    loaded = load_stage1(path)
+    ours = predict_stage1(model, patchy.features, patchy.tokens)
+    monkeypatch.setattr(stage1, "ROWS_AT_A_TIME", 7)
+    theirs = predict_stage1(loaded, patchy.features, patchy.tokens)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
     if kind == "patch":

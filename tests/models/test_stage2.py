@@ -13,10 +13,11 @@ from torch.nn import functional
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
 from geocbm.models.attention import ConceptCrossAttention
+from geocbm.models.loading import load_stage2
 from geocbm.models.offsets import decode_offsets, offset_targets
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead, Stage2Output
-from geocbm.models.stage2_inference import load_stage2, predict_stage2
-from geocbm.models.stage2_loss import Stage2Loss
+from geocbm.models.stage2_inference import predict_stage2
+from geocbm.models.stage_losses import Stage2Loss
 
 CENTERS = latlng_to_cartesian(np.array([0.0, 45.0, -30.0]), np.array([0.0, 90.0, 179.9]))
 MODES = ("both", "concept_only", "image_only", "concept_scores", "hybrid")

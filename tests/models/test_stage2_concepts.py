@@ -9,8 +9,9 @@ from test_stage2 import head, world  # noqa: F401  (a fixture)
 from torch import nn
 
 from geocbm.errors import ParameterError
+from geocbm.models.loading import load_stage2
 from geocbm.models.stage2 import Stage2Config
-from geocbm.models.stage2_inference import concept_input, load_stage2, predict_stage2
+from geocbm.models.stage2_inference import concept_input, predict_stage2
 
 SMALL = {"embed_dim": 32, "heads": 4}
 

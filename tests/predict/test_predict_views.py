@@ -126,18 +126,16 @@ def test_pooling_by_hand():
     shares, features = torch.tensor([[1.0], [0.2], [0.4]]), torch.tensor([[1.0], [2.0], [4.0]])
     seen = GeoCBMOutput(features, torch.zeros(3, 4, 2), ConceptScores(*[shares] * 4), output)
     pooled = pool_views([1, 2], seen)
-    chance = pooled.cell_logits.softmax(-1)
+    chance = pooled.place.cell_logits.softmax(-1)
     # sqrt(4/5 * 1/10) against sqrt(1/5 * 9/10): 0.2828 to 0.4243
     assert chance[0].tolist() == pytest.approx([0.5, 0.5]) and chance[1].tolist() == pytest.approx([0.4, 0.6])
-    assert pooled.offsets.tolist() == [[1.0, 0.0], [3.0, 0.0]]  # of the view that is surest of the second cell
-    assert pooled.meta_probabilities.flatten().tolist() == pytest.approx([1.0, 0.3])
+    assert pooled.place.offsets.tolist() == [[1.0, 0.0], [3.0, 0.0]]  # of the view that is surest of the second cell
+    assert pooled.concepts.meta_probabilities.flatten().tolist() == pytest.approx([1.0, 0.3])
     assert pooled.pooled.flatten().tolist() == [1.0, 3.0]
     every = torch.arange(12.0).reshape(3, 2, 2)
     pooled = pool_views([1, 2], seen._replace(place=output._replace(cell_offsets=every)))
-    assert pooled.place.cell_offsets[1].tolist() == [[6.0, 7.0], [8.0, 9.0]] and pooled.offsets[1].tolist() == [
-        8.0,
-        9.0,
-    ]
+    assert pooled.place.cell_offsets[1].tolist() == [[6.0, 7.0], [8.0, 9.0]]
+    assert pooled.place.offsets[1].tolist() == [8.0, 9.0]
 
 
 def test_maps_of_views_stand_as_the_views_do():

@@ -51,9 +51,11 @@ def test_the_network_goes_from_pixels_to_places(trained_run, pictures):
     pixels = model.prepare(pictures[0]).pixels
     output = model.network(pixels)
     n_metas, n_parents = len(model.concepts.metas), len(model.concepts.parents)
-    assert (output.meta_probabilities.shape, output.parent_probabilities.shape) == ((1, n_metas), (1, n_parents))
-    assert output.patch_tokens.shape[:2] == (1, 16) and output.cell_logits.shape == (1, len(model.cells))
-    assert output.attention.shape[2] == 16 and output.concept_emb.shape[0] == output.offsets.shape[0] == 1
+    shapes = [getattr(output.concepts, f"{level}_probabilities").shape for level in ("meta", "parent")]
+    assert shapes == [(1, n_metas), (1, n_parents)]
+    assert output.patch_tokens.shape[:2] == (1, 16) and output.place.cell_logits.shape == (1, len(model.cells))
+    assert output.place.attention.shape[2] == 16
+    assert output.concepts.concept_emb.shape[0] == output.place.offsets.shape[0] == 1
     said = model.network.scores(output.pooled, output.patch_tokens)
     assert said.concept_input is said.concept_emb and said.probabilities.shape == (1, n_metas + n_parents)
 

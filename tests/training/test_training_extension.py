@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geocbm import training
-from geocbm.models.stage1 import Stage1ConceptModel, load_stage1
-from geocbm.models.stage1_loss import Stage1Loss
+from geocbm.models.loading import load_stage1
+from geocbm.models.stage1 import Stage1ConceptModel
+from geocbm.models.stage_losses import Stage1Loss
 from geocbm.run import encoding
 
 

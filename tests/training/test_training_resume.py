@@ -320,7 +320,7 @@ def test_a_digest_tells_values_types_and_shapes_apart():
 
 def test_the_program_of_a_training_is_what_it_runs_through():
     from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
-    from geocbm.models.stage2_loss import Stage2Loss
+    from geocbm.models.stage_losses import Stage2Loss
 
     head = object.__new__(Stage2CrossAttentionGeoHead)
     nn.Module.__init__(head)

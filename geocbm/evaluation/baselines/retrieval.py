@@ -71,7 +71,7 @@ def stage0_galleries(run: Run, cache: Path) -> list[Gallery]:
     """
     from geocbm import encoders
     from geocbm.encoders.location import adapted_gallery, gallery_embeddings
-    from geocbm.models.stage0 import Stage0Layers
+    from geocbm.models.loading import Stage0Layers
 
     train = run.rows["train"]
     own = np.unique(np.stack([run.lat[train], run.lng[train]], axis=1), axis=0)

@@ -62,7 +62,7 @@ def test_logits_of_no_rows_have_a_column_for_each_cell(files, trained_run):
     features = files.features("adapted")
     model = stages.load_stage2(files)
     inputs = stage2_inference.concept_input(model.config, stages.predict_concepts(files, features))
-    assert stage2_inference.cell_logits(model, inputs, features, np.array([], int)).shape == (0, len(files.cells))
+    assert stage2_inference.undecoded(model, inputs, features, np.array([], int))[0].shape == (0, len(files.cells))
 
 
 def test_logits_of_another_run_are_refused(copied_run):
