@@ -11,7 +11,7 @@ encoding each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,7 @@ from geocbm.models.stage2_inference import concept_input
 
 TOKENS, PIXELS = "tokens", "pixels"
 DELETION, INSERTION = "deletion", "insertion"
+CURVES = {TOKENS: (DELETION, INSERTION), PIXELS: (DELETION,)}
 RANDOM = "random patches"
 CONCEPTS, ATTENTION, MIDDLE = "maps of the named concepts", "attention", "from the middle outwards"
 LINEAR, MAIN = "linear CBM", "main mode"
@@ -37,19 +38,9 @@ BATCH_SIZE = 64  # pictures at a time
 BLUR = 12
 """A blurred picture is the picture reduced to that many pixels a side, and enlarged again."""
 
-
-@dataclass(frozen=True)
-class PatchAnswer:
-    """Pictures of which some patches can be asked alone.
-
-    `probability` takes positions `(b,)` among the rows and the patches that are kept `(b, q)`, and gives the
-    probability of the true cell `(b,)` by head.
-    """
-
-    way: str  # `TOKENS` or `PIXELS`: how the other patches are taken away
-    rows: np.ndarray  # [n] pictures
-    blocks: np.ndarray  # [n] their spatial blocks
-    probability: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+PatchAnswer = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+"""From positions `(b,)` among some pictures and the patches that are kept `(b, q)` to the probability of the true cell
+`(b,)` by head."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +50,6 @@ class DeletionInsertion:
     `probability` is `[n, counts]` by curve (`DELETION`, `INSERTION`) and order (maps by name, and `RANDOM`).
     """
 
-    way: str  # `TOKENS` or `PIXELS`
-    rows: np.ndarray  # [n] pictures
     n_patches: int  # of a picture
     counts: tuple[int, ...]  # how many patches were taken away or left
     whole: np.ndarray  # [n] probability of the true cell with all patches
@@ -79,39 +68,18 @@ class DeletionInsertion:
 
     def curves(self) -> pd.DataFrame:
         """A row for each curve, order and count: `curve, order, count, share, value, low, high`."""
-        lines = []
-        for curve, by_order in self.probability.items():
-            for order, values in by_order.items():
-                for i, count in enumerate(self.counts):
-                    line = {"curve": curve, "order": order, "count": count, "share": count / self.n_patches}
-                    lines.append(line | self.resamples.estimate(values[:, i]))
-        return pd.DataFrame(lines)
+        return pd.DataFrame(
+            {"curve": curve, "order": order, "count": count, "share": count / self.n_patches}
+            | self.resamples.estimate(own)
+            for curve, by_order in self.probability.items()
+            for order, values in by_order.items()
+            for count, own in zip(self.counts, values.T, strict=True)
+        )
 
 
 def patch_counts(n_patches: int, way: str) -> tuple[int, ...]:
     """The numbers of patches to take away: the `SHARES` of all, at least 1 and never all of them, each once."""
     return tuple(sorted({min(max(1, round(share * n_patches)), n_patches - 1) for share in SHARES[way]}))
-
-
-def kept_patches(order: np.ndarray, count: int, curve: str) -> np.ndarray:
-    """Patches that are left, in ascending order.
-
-    Args:
-        order: `[n, P]` patches, the first to go first.
-        count: how many go (deletion), or alone are left (insertion).
-        curve: `DELETION` or `INSERTION`.
-
-    Returns:
-        `[n, P - count]` or `[n, count]`.
-
-    Raises:
-        ParameterError: nothing would be left, or the curve is unknown.
-    """
-    if curve not in (DELETION, INSERTION):
-        raise ParameterError(f"curve is {curve!r}; use {DELETION!r} or {INSERTION!r}")
-    if not 0 < count < order.shape[1]:
-        raise ParameterError(f"count is {count}; of {order.shape[1]} patches take 1 to {order.shape[1] - 1}")
-    return np.sort(order[:, count:] if curve == DELETION else order[:, :count], axis=1)
 
 
 def token_answer(model: MapModel, rows: np.ndarray) -> PatchAnswer:
@@ -124,9 +92,9 @@ def token_answer(model: MapModel, rows: np.ndarray) -> PatchAnswer:
 
     def probability(positions: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
         index = torch.as_tensor(kept)[..., None].expand(-1, -1, tokens.shape[2])  # (b, q, w)
-        return true_cell_probability(model, rows[positions], pooled[positions], tokens[positions].gather(1, index))
+        return _true_cell(model, rows[positions], pooled[positions], tokens[positions].gather(1, index))
 
-    return PatchAnswer(TOKENS, rows, spatial_blocks(model.run.lat[rows], model.run.lng[rows]), probability)
+    return probability
 
 
 def pixel_answer(model: MapModel, rows: np.ndarray) -> PatchAnswer:
@@ -143,12 +111,12 @@ def pixel_answer(model: MapModel, rows: np.ndarray) -> PatchAnswer:
         shown = mask * pixels[positions] + (1 - mask) * blurred[positions]
         with torch.inference_mode():
             seen = encoder(shown.to(encoder.device))
-        return true_cell_probability(model, rows[positions], seen.pooled, seen.tokens)
+        return _true_cell(model, rows[positions], seen.pooled, seen.tokens)
 
-    return PatchAnswer(PIXELS, rows, spatial_blocks(model.run.lat[rows], model.run.lng[rows]), probability)
+    return probability
 
 
-def true_cell_probability(model: MapModel, rows: np.ndarray, pooled: Tensor, tokens: Tensor) -> dict[str, np.ndarray]:
+def _true_cell(model: MapModel, rows: np.ndarray, pooled: Tensor, tokens: Tensor) -> dict[str, np.ndarray]:
     """By head the probability of the true cell `(b,)` from pooled features `(b, d)` and the tokens left `(b, q, w)`."""
     cell, found = torch.as_tensor(model.run.cell_label[rows]), {}
     with torch.inference_mode():
@@ -164,56 +132,57 @@ def true_cell_probability(model: MapModel, rows: np.ndarray, pooled: Tensor, tok
 
 def deletion_insertion(
     answer: PatchAnswer,
+    way: str,
+    blocks: np.ndarray,
     maps: Mapping[str, np.ndarray],
-    curves: Sequence[str] = (DELETION, INSERTION),
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, DeletionInsertion]:
     """Take patches away in the order of each map and at random, and watch several heads at once.
 
     Args:
-        answer: of `token_answer` or `pixel_answer`.
+        answer: for `n` pictures.
+        way: `TOKENS` or `PIXELS`: how the other patches are taken away.
+        blocks: `[n]` spatial blocks of the pictures.
         maps: by name `[n, P]`, or `[P]` for all pictures.
-        curves: which curves.
-        n_resamples: resamples behind each interval, by blocks of 100 km.
+        n_resamples: resamples behind each interval.
         seed: source of resamples and random orders.
 
     Returns:
         By head what was measured; all of them saw the same patches.
 
     Raises:
-        ParameterError: an unknown way, no pictures, or a map of another shape.
+        ParameterError: no pictures, or a map of another shape.
     """
-    shape = (len(answer.rows), max(np.shape(own)[-1] for own in maps.values()) if maps else 0)
-    if answer.way not in SHARES:
-        raise ParameterError(f"way is {answer.way!r}; use {TOKENS!r} or {PIXELS!r}")
-    if not shape[0] or shape[1] < 2:
-        raise ParameterError(f"there are {shape[0]} pictures and {len(maps)} maps; give one of each, of two patches")
+    n, n_patches = len(blocks), max((np.shape(own)[-1] for own in maps.values()), default=0)
+    if not n or n_patches < 2:
+        raise ParameterError(f"there are {n} pictures and {len(maps)} maps; give one of each, of two patches")
     orders = {}
     for name, own in maps.items():
-        if np.shape(own) not in (shape, shape[1:]):
-            raise ParameterError(f"the map {name!r} has the shape {np.shape(own)}; give {shape} or {shape[1:]}")
-        orders[name] = np.argsort(-np.broadcast_to(own, shape), axis=1, kind="stable")
-    orders[RANDOM] = np.argsort(random_maps(*shape, seed=seed), axis=1)
-    counts = patch_counts(shape[1], answer.way)
+        if np.shape(own) not in ((n, n_patches), (n_patches,)):
+            raise ParameterError(
+                f"the map {name!r} has the shape {np.shape(own)}; give {(n, n_patches)} or {(n_patches,)}"
+            )
+        orders[name] = np.argsort(-np.broadcast_to(own, (n, n_patches)), axis=1, kind="stable")
+    orders[RANDOM] = np.argsort(random_maps(n, n_patches, seed), axis=1)
 
     def ask(kept: np.ndarray) -> dict[str, np.ndarray]:
-        slices = [slice(start, start + BATCH_SIZE) for start in range(0, shape[0], BATCH_SIZE)]
-        parts = [answer.probability(np.arange(shape[0])[some], kept[some]) for some in slices]
+        kept = np.sort(kept, axis=1)  # (n, q)
+        positions = [np.arange(start, min(start + BATCH_SIZE, n)) for start in range(0, n, BATCH_SIZE)]
+        parts = [answer(some, kept[some]) for some in positions]
         return {head: np.concatenate([part[head] for part in parts]) for head in parts[0]}
 
-    whole = ask(np.tile(np.arange(shape[1]), (shape[0], 1)))
-    probability: dict[str, dict[str, dict[str, np.ndarray]]] = {head: {curve: {} for curve in curves} for head in whole}
-    for curve in curves:
+    whole, counts = ask(np.tile(np.arange(n_patches), (n, 1))), patch_counts(n_patches, way)
+    probability: dict[str, dict[str, dict[str, np.ndarray]]] = {
+        head: {curve: {} for curve in CURVES[way]} for head in whole
+    }
+    for curve in CURVES[way]:
         for name, order in orders.items():
-            answers = [ask(kept_patches(order, count, curve)) for count in counts]
+            answers = [ask(order[:, count:] if curve == DELETION else order[:, :count]) for count in counts]
             for head in whole:
                 probability[head][curve][name] = np.stack([one[head] for one in answers]).T  # (n, counts)
-    drawn = Resamples(answer.blocks, n_resamples, seed)
-    return {
-        head: DeletionInsertion(answer.way, answer.rows, shape[1], counts, own, probability[head], drawn)
-        for head, own in whole.items()
-    }
+    drawn = Resamples(blocks, n_resamples, seed)
+    return {head: DeletionInsertion(n_patches, counts, own, probability[head], drawn) for head, own in whole.items()}
 
 
 def measure_faithfulness(
@@ -231,24 +200,27 @@ def measure_faithfulness(
         rows: `[n]` pictures.
         maps: by name `[n, P]`, or `[P]` for all pictures.
         pictures: pictures whose pixels are blurred and encoded anew; 0 leaves that out.
-        n_resamples: resamples behind each interval.
+        n_resamples: resamples behind each interval, by blocks of 100 km.
         seed: of the resamples, the random patches and the choice of pictures.
 
     Returns:
         By head and way.
     """
     found: dict[tuple[str, str], DeletionInsertion] = {}
+    blocks = spatial_blocks(model.run.lat[rows], model.run.lng[rows])
     # Without tokens in the bottleneck none reaches a head that reads nothing but scores.
     heads = {name: head for name, head in model.heads.items() if model.stage1.needs_tokens or name == MAIN}
     if heads:
-        by_tokens = token_answer(replace(model, heads=heads), rows)
-        measured = deletion_insertion(by_tokens, maps, n_resamples=n_resamples, seed=seed)
+        answer = token_answer(replace(model, heads=heads), rows)
+        measured = deletion_insertion(answer, TOKENS, blocks, maps, n_resamples, seed)
         found |= {(name, TOKENS): own for name, own in measured.items()}
     if pictures:
-        chosen = np.flatnonzero(np.isin(rows, sample_rows(rows, pictures, seed)))
+        chosen = np.arange(len(rows))
+        if pictures < len(rows):
+            chosen = np.sort(np.random.default_rng(seed).choice(chosen, size=pictures, replace=False))
         few = {name: own[chosen] if own.ndim == 2 else own for name, own in maps.items()}
-        by_pixels = pixel_answer(model, rows[chosen])
-        measured = deletion_insertion(by_pixels, few, (DELETION,), n_resamples=n_resamples, seed=seed)
+        blocks = spatial_blocks(model.run.lat[rows[chosen]], model.run.lng[rows[chosen]])
+        measured = deletion_insertion(pixel_answer(model, rows[chosen]), PIXELS, blocks, few, n_resamples, seed)
         found |= {(name, PIXELS): own for name, own in measured.items()}
     return found
 
@@ -261,14 +233,13 @@ def headline(found: Mapping[tuple[str, str], DeletionInsertion]) -> DeletionInse
 def gain_table(found: Mapping[tuple[str, str], DeletionInsertion]) -> pd.DataFrame:
     """How much more than with random patches the true cell loses (deletion) or has (insertion), for each order.
 
-    Returns:
-        Columns `head, way, curve, order, pictures`, and `gain` with `gain_low` and `gain_high`.
+    Columns `head, way, curve, order, pictures`, and `gain` with its interval.
     """
     lines = []
     for (head, way), measured in found.items():
         for curve, by_order in measured.probability.items():
             for order in (name for name in by_order if name != RANDOM):
-                line = {"head": head, "way": way, "curve": curve, "order": order, "pictures": len(measured.rows)}
+                line = {"head": head, "way": way, "curve": curve, "order": order, "pictures": len(measured.whole)}
                 lines.append(line | columns_of("gain", measured.gain(order, curve=curve)))
     return pd.DataFrame(lines)
 
@@ -290,10 +261,3 @@ def faithfulness_metrics(found: Mapping[tuple[str, str], DeletionInsertion]) -> 
     if (LINEAR, TOKENS) in found:  # insertion is only done with tokens
         kept["insertion_gain"] = found[LINEAR, TOKENS].gain(CONCEPTS, curve=INSERTION)
     return recordables(kept)
-
-
-def sample_rows(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most so many of some rows, drawn evenly, in their order."""
-    if most >= len(rows):
-        return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, size=most, replace=False))

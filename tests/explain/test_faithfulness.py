@@ -24,7 +24,6 @@ from geocbm.explain.faithfulness import (
     RANDOM,
     TOKENS,
     DeletionInsertion,
-    PatchAnswer,
 )
 from geocbm.explain.maps import MapModel, centre_map, named_map
 from geocbm.metrics import Resamples
@@ -34,24 +33,10 @@ if TYPE_CHECKING:
     from tiny_run import TinyRun
 
 
-def test_kept_patches() -> None:
-    order = np.array([[3, 0, 2, 1], [1, 2, 3, 0]])
-    assert faithfulness.kept_patches(order, 1, DELETION).tolist() == [[0, 1, 2], [0, 2, 3]]
-    assert faithfulness.kept_patches(order, 3, INSERTION).tolist() == [[0, 2, 3], [1, 2, 3]]
-    with pytest.raises(ParameterError, match="take 1 to 3"):
-        faithfulness.kept_patches(order, 4, DELETION)
-    with pytest.raises(ParameterError, match="curve is 'erase'"):
-        faithfulness.kept_patches(order, 1, "erase")
-
-
-def test_counts_and_samples() -> None:
+def test_counts() -> None:
     assert faithfulness.patch_counts(144, TOKENS) == (4, 8, 16, 32, 64)
     assert faithfulness.patch_counts(144, PIXELS) == (8, 16, 32)
     assert faithfulness.patch_counts(4, TOKENS) == (1, 2)
-    rows = np.arange(10, 30)
-    some = faithfulness.sample_rows(rows, 5, 0)
-    assert len(some) == 5 and set(some) <= set(rows) and (np.diff(some) > 0).all()
-    assert faithfulness.sample_rows(rows, 50, 0) is rows
 
 
 def test_gains_of_an_answer_that_is_the_number_of_good_patches() -> None:
@@ -63,7 +48,7 @@ def test_gains_of_an_answer_that_is_the_number_of_good_patches() -> None:
 
     best = np.arange(36)[::-1].astype(float)  # the good patches first
     maps = {"best": best, "worst": np.tile(-best, (len(rows), 1))}
-    both = faithfulness.deletion_insertion(PatchAnswer(TOKENS, rows, rows // 2, answer), maps, n_resamples=50)
+    both = faithfulness.deletion_insertion(answer, TOKENS, rows // 2, maps, n_resamples=50)
     found = both["head"]
     assert both["half as sure"].gain("best")["value"] == pytest.approx(found.gain("best")["value"] / 2)
     assert found.counts == (1, 2, 4, 8, 16) and (found.whole == 1).all()
@@ -87,12 +72,10 @@ def test_refusals() -> None:
     def answer(positions: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
         return {"head": np.ones(len(positions))}
 
-    with pytest.raises(ParameterError, match="way is 'smoke'"):
-        faithfulness.deletion_insertion(PatchAnswer("smoke", rows, rows, answer), {"map": np.ones(9)})
     with pytest.raises(ParameterError, match="0 pictures"):
-        faithfulness.deletion_insertion(PatchAnswer(TOKENS, rows[:0], rows[:0], answer), {"map": np.ones(9)})
+        faithfulness.deletion_insertion(answer, TOKENS, rows[:0], {"map": np.ones(9)})
     with pytest.raises(ParameterError, match="the map 'map' has the shape"):
-        faithfulness.deletion_insertion(PatchAnswer(TOKENS, rows, rows, answer), {"map": np.ones((1, 9))})
+        faithfulness.deletion_insertion(answer, TOKENS, rows, {"map": np.ones((1, 9))})
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +103,9 @@ def test_with_all_patches_the_answer_is_the_models_own(parts: tuple, mode: str) 
     everything = np.tile(np.arange(model.n_patches), (len(rows), 1))
     logits = torch.as_tensor(undecoded(head, concept_input(head.config, concepts), model.features, rows)[0])
     wanted = logits.softmax(-1).numpy()[np.arange(len(rows)), model.run.cell_label[rows]]
-    by_tokens = faithfulness.token_answer(model, rows).probability
+    by_tokens = faithfulness.token_answer(model, rows)
     assert by_tokens(np.arange(len(rows)), everything)[mode] == pytest.approx(wanted, abs=1e-4)
-    by_pixels = faithfulness.pixel_answer(model, rows).probability
+    by_pixels = faithfulness.pixel_answer(model, rows)
     # The store keeps half precision.
     assert by_pixels(np.arange(len(rows)), everything)[mode] == pytest.approx(wanted, abs=5e-3)
 
@@ -131,7 +114,7 @@ def test_patches_that_are_gone_are_not_read(parts: tuple) -> None:
     model, _ = parts
     rows, n_patches = model.run.rows["test"][:2], model.n_patches
     kept = np.tile(np.arange(1, n_patches), (2, 1))
-    before = faithfulness.token_answer(model, rows).probability(np.arange(2), kept)["both"]
+    before = faithfulness.token_answer(model, rows)(np.arange(2), kept)["both"]
 
     class Spoiled:
         """The same features, with other numbers in the patch that goes."""
@@ -142,7 +125,7 @@ def test_patches_that_are_gone_are_not_read(parts: tuple) -> None:
                 values[:, 0] = 100.0
             return values
 
-    after = faithfulness.token_answer(replace(model, features=Spoiled()), rows).probability  # type: ignore[arg-type]
+    after = faithfulness.token_answer(replace(model, features=Spoiled()), rows)  # type: ignore[arg-type]
     assert after(np.arange(2), kept)["both"] == pytest.approx(before)
     everything = np.tile(np.arange(n_patches), (2, 1))
     assert after(np.arange(2), everything)["both"] != pytest.approx(before, abs=1e-6)
@@ -150,7 +133,7 @@ def test_patches_that_are_gone_are_not_read(parts: tuple) -> None:
 
 def test_blurred_patches_change_the_answer(parts: tuple) -> None:
     model, _ = parts
-    answer = faithfulness.pixel_answer(model, model.run.rows["test"][:3]).probability
+    answer = faithfulness.pixel_answer(model, model.run.rows["test"][:3])
     one = answer(np.arange(3), np.zeros((3, 1), dtype=int))["both"]
     whole = answer(np.arange(3), np.tile(np.arange(model.n_patches), (3, 1)))["both"]
     assert ((one >= 0) & (one <= 1)).all() and not np.allclose(one, whole, atol=1e-7)
@@ -175,8 +158,8 @@ def removed(trained_run: TinyRun) -> dict:
 def test_a_run_whose_bottleneck_reads_no_tokens_loses_only_pixels(removed: dict, trained_run: TinyRun) -> None:
     # The "mlp" bottleneck reads pooled features: no token can be taken from the linear CBM.
     assert set(removed) == {(LINEAR, PIXELS), (MAIN, TOKENS), (MAIN, PIXELS)}
-    assert len(removed[MAIN, TOKENS].rows) == len(trained_run.files.rows["test"])
-    assert len(removed[LINEAR, PIXELS].rows) == 3
+    assert len(removed[MAIN, TOKENS].whole) == len(trained_run.files.rows["test"])
+    assert len(removed[LINEAR, PIXELS].whole) == 3
 
 
 def test_metrics_of_removals(removed: dict) -> None:
@@ -186,17 +169,17 @@ def test_metrics_of_removals(removed: dict) -> None:
     assert {"insertion_gain_main_tokens", "attention_deletion_gain_main_pixels"} <= set(metrics)
 
 
-def removal(way: str, by_maps: float, by_random: float, by_middle: float) -> DeletionInsertion:
+def removal(by_maps: float, by_random: float, by_middle: float) -> DeletionInsertion:
     """Two pictures whose true cell has these probabilities when one patch is gone."""
     orders = {CONCEPTS: by_maps, RANDOM: by_random, MIDDLE: by_middle}
     probability = {
         curve: {name: np.full((2, 1), value) for name, value in orders.items()} for curve in (DELETION, INSERTION)
     }
-    return DeletionInsertion(way, np.arange(2), 4, (1,), np.full(2, 0.9), probability, Resamples(np.arange(2), 10))
+    return DeletionInsertion(4, (1,), np.full(2, 0.9), probability, Resamples(np.arange(2), 10))
 
 
 def test_the_headline_is_of_the_linear_cbm_and_of_pixels_first() -> None:
-    tokens, pixels = removal(TOKENS, 0.5, 0.6, 0.7), removal(PIXELS, 0.1, 0.4, 0.2)
+    tokens, pixels = removal(0.5, 0.6, 0.7), removal(0.1, 0.4, 0.2)
     both = {(LINEAR, TOKENS): tokens, (LINEAR, PIXELS): pixels}
     assert faithfulness.headline(both) is pixels
     assert pixels.gain(CONCEPTS)["value"] == pytest.approx(0.3)
