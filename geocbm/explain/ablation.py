@@ -55,32 +55,33 @@ def ablate_all_concepts(
     counts = np.bincount(run.cell_label[train], minlength=len(cells))
     centre = [float(values[0]) for values in cartesian_to_latlng(cells.centers[[counts.argmax()]])]
     middle = train[medoid(run.lat[train], run.lng[train], seed)]
-    frequency = np.tile(counts / counts.sum(), (len(rows), 1))
-    prior = _cell_metrics(frequency, cell)
-    answers: list[tuple[str, Any, Any, dict[str, np.ndarray]]] = []
-    for method, edited in ((AS_SEEN, None), (REMOVED, model.baseline.expand(len(rows), -1))):
-        places = model.predict(rows, edited)
-        answers.append((method, places.lat, places.lng, _cell_metrics(places.probabilities, cell)))
-    answers += [(FREQUENT, centre[0], centre[1], prior), (CENTRAL, run.lat[middle], run.lng[middle], {})]
+
+    def of_cells(probabilities: np.ndarray) -> dict[str, np.ndarray]:
+        """`CELL_METRICS` `[m]` of probabilities `[m, N]`."""
+        of_truth = np.maximum(probabilities[np.arange(len(cell)), cell], 1e-12)
+        return {"cell_acc": (probabilities.argmax(1) == cell).astype(float), "log_loss": -np.log(of_truth)}
+
+    prior = of_cells(np.tile(counts / counts.sum(), (len(rows), 1)))
+    seen, without = model.predict(rows), model.predict(rows, model.baseline.expand(len(rows), -1))
+    answers: list[tuple[str, Any, Any, dict[str, np.ndarray]]] = [
+        (AS_SEEN, seen.lat, seen.lng, of_cells(seen.probabilities)),
+        (REMOVED, without.lat, without.lng, of_cells(without.probabilities)),
+        (FREQUENT, *centre, prior),
+        (CENTRAL, run.lat[middle], run.lng[middle], {}),
+    ]
     table = []
-    for method, answer_lat, answer_lng, of_cells in answers:
+    for method, answer_lat, answer_lng, measured in answers:
         km = haversine_km(answer_lat, answer_lng, lat, lng)
         row: dict[str, object] = {"method": method}
         row |= columns_of("median_km", resamples.estimate(km, "median"))
         row |= columns_of("geoscore", resamples.estimate(geoscore(km)))
         for name in CELL_METRICS:
-            values = of_cells.get(name)
-            row |= columns_of(name, NOT_MEASURED if values is None else resamples.estimate(values))
-            change = NOT_MEASURED if values is None else resamples.difference(values, prior[name])
+            own = measured.get(name)
+            row |= columns_of(name, NOT_MEASURED if own is None else resamples.estimate(own))
+            change = NOT_MEASURED if own is None else resamples.difference(own, prior[name])
             row |= columns_of(f"{name}_change", change)
         table.append(row)
     return pd.DataFrame(table)
-
-
-def _cell_metrics(probabilities: np.ndarray, cell: np.ndarray) -> dict[str, np.ndarray]:
-    """Whether the true cell `[m]` is named, and minus the logarithm of its probability, of rows `[m, N]`."""
-    of_truth = np.maximum(probabilities[np.arange(len(cell)), cell], 1e-12)
-    return {"cell_acc": (probabilities.argmax(1) == cell).astype(float), "log_loss": -np.log(of_truth)}
 
 
 def against_prior(ablated: pd.DataFrame) -> str:
@@ -88,20 +89,13 @@ def against_prior(ablated: pd.DataFrame) -> str:
 
     It is better where it names the true cell more often than the most frequent cell does, or believes more in it than
     its frequency says, and worse where it believes less in it by more than `MARGIN_NATS`: each beyond the interval of
-    the paired difference, or of both metrics where there is no paired one. `ablated` is of `ablate_all_concepts`.
+    the paired difference. `ablated` is of `ablate_all_concepts`.
     """
     by_method = ablated.set_index("method")
     without, prior = by_method.loc[REMOVED], by_method.loc[FREQUENT]
-    paired = "cell_acc_change" in ablated
-    if paired and np.isfinite([without["cell_acc_change_low"], without["log_loss_change_low"]]).all():
-        better = without["cell_acc_change_low"] > 0 or without["log_loss_change_high"] < 0
-        worse = without["log_loss_change_low"] > 0
-    else:
-        better = without["cell_acc_low"] > prior["cell_acc_high"] or without["log_loss_high"] < prior["log_loss_low"]
-        worse = without["log_loss_low"] > prior["log_loss_high"]
-    if better:
+    if without["cell_acc_change_low"] > 0 or without["log_loss_change_high"] < 0:
         return BETTER
-    return WORSE if worse and without["log_loss"] - prior["log_loss"] > MARGIN_NATS else AT
+    return WORSE if without["log_loss_change_low"] > 0 and without["log_loss"] - prior["log_loss"] > MARGIN_NATS else AT
 
 
 def intervention_effect_by_mode(

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geocbm.errors import ParameterError
-from geocbm.explain.maps import MapModel, random_maps
+from geocbm.explain.maps import MapModel
 from geocbm.metrics import Estimate, Resamples, columns_of, recordables, spatial_blocks
 from geocbm.models.stage2_inference import concept_input
 
@@ -164,7 +164,7 @@ def deletion_insertion(
                 f"the map {name!r} has the shape {np.shape(own)}; give {(n, n_patches)} or {(n_patches,)}"
             )
         orders[name] = np.argsort(-np.broadcast_to(own, (n, n_patches)), axis=1, kind="stable")
-    orders[RANDOM] = np.argsort(random_maps(n, n_patches, seed), axis=1)
+    orders[RANDOM] = np.argsort(np.random.default_rng(seed).random((n, n_patches)), axis=1)
 
     def ask(kept: np.ndarray) -> dict[str, np.ndarray]:
         kept = np.sort(kept, axis=1)  # (n, q)

@@ -174,8 +174,3 @@ def centre_map(grid: tuple[int, int]) -> np.ndarray:
     y, x = (np.arange(n_rows) + 0.5) / n_rows - 0.5, (np.arange(n_columns) + 0.5) / n_columns - 0.5
     heat = np.exp(-(y[:, None] ** 2 + x**2) / (2 * CENTRE_SPREAD**2)).reshape(-1)
     return heat / heat.sum()
-
-
-def random_maps(count: int, n_patches: int, seed: int) -> np.ndarray:
-    """Maps of independent random numbers, `[count, P]`: every order of the patches is equally probable."""
-    return np.random.default_rng(seed).random((count, n_patches))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,15 +18,10 @@ import pandas as pd
 from geocbm.errors import ParameterError
 from geocbm.explain.localization import SMALL, concept_boxes, points
 from geocbm.explain.maps import MapModel, concept_maps
-from geocbm.metrics import Resamples, columns_of, entry_of, recordables, spatial_blocks
+from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
 from geocbm.models.stage2_inference import concept_input, predict_stage2
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from geocbm.encoders.features import FeatureStore
-    from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
     from geocbm.run import Run
 
 CONCEPTS, MAPS, ATTENTION = "order of the concepts", "map of the named concept", "attention"
@@ -50,42 +46,37 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         return (first * second).sum(axis=1) / np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
 
 
-def _train_seed(
-    run: Run, features: FeatureStore, seed: int
-) -> tuple[Stage1ConceptModel, Stage2CrossAttentionGeoHead, dict[str, Tensor]]:
-    """Both stages trained again, and what Stage 1 says of every row; no checkpoint is written."""
-    from geocbm.models import stage1
-    from geocbm.run import stages
-
-    config1 = replace(stages.load_stage1(run).config, seed=seed, tracking="disabled")
-    config2 = replace(stages.load_stage2(run).config, seed=seed, tracking="disabled")
-    model, _ = stages.fit_stage1(run, config1, features, None, report=lambda line: None)
-    concepts = stage1.predict_stage1(model, features.read_all("pooled"), tokens=features)
-    head, _ = stages.fit_stage2(run, config2, concepts, features, None, report=lambda line: None)
-    return model, head, concepts
-
-
 def explain_seeds(
     model: MapModel, rows: np.ndarray, seeds: Sequence[int], kind: str | None = None
 ) -> list[SeedExplanation]:
-    """Train with each seed and explain the same pictures `[m]` by concept maps of a kind; prints a line per seed.
+    """Train both stages with each seed and explain the same pictures `[m]` by concept maps of a kind.
+
+    No checkpoint is written; a line is printed per seed.
 
     Raises:
         ParameterError: fewer than two seeds, or one twice.
     """
+    from geocbm.models.stage1 import predict_stage1
+    from geocbm.run import stages
+
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ParameterError(f"stability_seeds is {list(seeds)}; give at least two different seeds, or none")
+    run, features = model.run, model.features
     found: list[SeedExplanation] = []
     named = np.zeros(0, dtype=np.int64)
-    boxes = concept_boxes(model.run, model.encoder, rows)
+    boxes = concept_boxes(run, model.encoder, rows)
     boxes = None if boxes is None else boxes.at(boxes.labelled & (boxes.chance < SMALL))
     for seed in seeds:
-        stage1, head, concepts = _train_seed(model.run, model.features, seed)
+        config1 = replace(stages.load_stage1(run).config, seed=seed, tracking="disabled")
+        config2 = replace(stages.load_stage2(run).config, seed=seed, tracking="disabled")
+        stage1, _ = stages.fit_stage1(run, config1, features, None, report=lambda line: None)
+        concepts = predict_stage1(stage1, features.read_all("pooled"), tokens=features)
+        head, _ = stages.fit_stage2(run, config2, concepts, features, None, report=lambda line: None)
         seeded = replace(model, stage1=stage1)
         scores = concepts["meta_probabilities"].numpy()[rows]
         named = named if found else scores.argmax(axis=1)
         maps = concept_maps(seeded, rows, named, kind)
-        attention = predict_stage2(head, concept_input(head.config, concepts), model.features, rows)["attention"]
+        attention = predict_stage2(head, concept_input(head.config, concepts), features, rows)["attention"]
         pointing = None
         if boxes is not None and len(boxes):
             pointing = float(points(boxes.touched, concept_maps(seeded, boxes.row, boxes.meta, kind)).mean())
@@ -108,21 +99,23 @@ def measure_stability(
         shares of hits in the pointing game (`seeds`, `pointing`).
     """
     resamples = Resamples(spatial_blocks(run.lat[rows], run.lng[rows]), n_resamples, seed)
-    named = seeded[0].scores.argmax(axis=1)
-    others = {CONCEPTS: _next(np.zeros(len(rows))), MAPS: _next(named), ATTENTION: _next(np.zeros(len(rows)))}
+    all_alike = np.zeros(len(rows))
+    compared = (
+        (CONCEPTS, [one.scores for one in seeded], all_alike),
+        (MAPS, [one.maps for one in seeded], seeded[0].scores.argmax(axis=1)),
+        (ATTENTION, [one.attention for one in seeded], all_alike),
+    )
     lines = []
-    for number, name in enumerate((CONCEPTS, MAPS, ATTENTION)):
-        tables = [np.asarray(own[number]) for own in seeded]
+    for name, tables, groups in compared:
         if not tables[0].size or np.ptp(tables[0]) == 0:
             continue
-        pairs = [(one, two) for i, one in enumerate(tables) for two in tables[i + 1 :]]
-        line: dict[str, object] = {"explanation": name}
-        for words, moved in (("same", np.arange(len(rows))), ("different", others[name])):
-            values = np.mean([rank_correlation(one, two[moved]) for one, two in pairs], axis=0)
-            if words == "different":  # a picture that is alone in its group has no other to be compared with
-                values = np.where(moved == np.arange(len(rows)), np.nan, values)
-            line |= columns_of(words, resamples.estimate(values))
-        lines.append(line)
+        pairs, other = list(combinations(tables, 2)), _next(groups)
+        same = np.mean([rank_correlation(one, two) for one, two in pairs], axis=0)
+        different = np.mean([rank_correlation(one, two[other]) for one, two in pairs], axis=0)
+        # A picture that is alone in its group has no other to be compared with.
+        different = np.where(other == np.arange(len(rows)), np.nan, different)
+        line: dict[str, object] = {"explanation": name} | columns_of("same", resamples.estimate(same))
+        lines.append(line | columns_of("different", resamples.estimate(different)))
     table = pd.DataFrame(lines)
     pointing = [own.pointing for own in seeded if own.pointing is not None]
     table.attrs |= {"seeds": len(seeded), "pointing": pointing}
@@ -138,18 +131,18 @@ def _next(groups: np.ndarray) -> np.ndarray:
     return following
 
 
-def stability_figures(measured: pd.DataFrame | None, name: str = MAPS) -> dict[str, dict[str, float]] | None:
-    """Figures `same` and `different` of one explanation, as the trust card takes them; None where not measured."""
+def stability_estimates(measured: pd.DataFrame | None, name: str = MAPS) -> dict[str, Estimate]:
+    """`same` and `different` of one explanation; nothing where it was not measured."""
     own = None if measured is None else measured[measured["explanation"] == name]
     if own is None or not len(own):
-        return None
+        return {}
     return {kind: entry_of(own.iloc[0].to_dict(), kind) for kind in ("same", "different")}
 
 
-def stability_metrics(measured: pd.DataFrame | None) -> dict[str, float | dict[str, float]]:
+def stability_metrics(measured: pd.DataFrame | None) -> dict[str, float | Estimate]:
     """Metrics to keep: `stability_concepts`, `stability_map` and `stability_attention`, each also `..._between`."""
-    figures = {}
+    kept = {}
     for name, key in ((CONCEPTS, "concepts"), (MAPS, "map"), (ATTENTION, "attention")):
-        for kind, figure in (stability_figures(measured, name) or {}).items():
-            figures[f"stability_{key}" + ("" if kind == "same" else "_between")] = figure
-    return recordables(figures)
+        for kind, one in stability_estimates(measured, name).items():
+            kept[f"stability_{key}" + ("" if kind == "same" else "_between")] = one
+    return recordables(kept)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, TypeGuard
 import numpy as np
 import pandas as pd
 
-from geocbm.explain.ablation import AT, BETTER, FREQUENT, REMOVED, WORSE, against_prior, interval_of
+from geocbm.explain.ablation import AT, BETTER, CELL_METRICS, FREQUENT, REMOVED, WORSE, against_prior, interval_of
 from geocbm.explain.faithfulness import CONCEPTS, DELETION, MIDDLE, DeletionInsertion, headline
 from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE, CONCEPT, Localization
 from geocbm.explain.sparsity import Carried
-from geocbm.explain.stability import stability_figures
+from geocbm.explain.stability import stability_estimates
 from geocbm.metrics import NOT_MEASURED, Estimate, columns_of, entry_of
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class Criterion:
     against: Mapping[str, float] = field(default_factory=dict)  # what it is held against, by name
 
 
-def _measured(figure: Estimate | None) -> TypeGuard[Estimate]:
-    return figure is not None and bool(np.isfinite([figure["value"], figure["low"], figure["high"]]).all())
+def _measured(estimate: Estimate | None) -> TypeGuard[Estimate]:
+    return estimate is not None and bool(np.isfinite([estimate["value"], estimate["low"], estimate["high"]]).all())
 
 
 def judge_localization(
@@ -56,10 +56,9 @@ def judge_localization(
 ) -> Criterion:
     """Does the map of a concept point at the concept? Yes: at least `POINTS_WELL`, and above chance and the middle.
 
-    Args:
-        pointing: share of maps whose maximum lies on the concept; None where nobody knows where concepts are.
-        controls: the share for `CHANCE` and `CENTRE`, above which the interval must lie; others are shown.
-        of_seeds: the share in models trained with other seeds; the lowest one decides.
+    `pointing` is the share of maps whose maximum lies on the concept, None where nobody knows where concepts are;
+    `controls` the share for `CHANCE` and `CENTRE`, above which the interval must lie (others are shown); `of_seeds`
+    the share in models trained with other seeds, of which the lowest one decides.
     """
     if not _measured(pointing) or CHANCE not in controls:
         return Criterion("localization", UNKNOWN, pointing or NOT_MEASURED)
@@ -84,25 +83,23 @@ def judge_faithfulness(gain: Estimate | None, beyond_middle: Estimate | None = N
     return Criterion("faithfulness", verdict, gain, against)
 
 
-def judge_additivity(gap: float | None) -> Criterion:
+def judge_additivity(gap: float) -> Criterion:
     """Do the contributions of the concepts add up to the answer, to `ADDS_UP`? `gap` is the largest difference."""
-    if gap is None or not np.isfinite(gap):
-        return Criterion("additivity", UNKNOWN)
     return Criterion("additivity", YES if gap <= ADDS_UP else NO, NOT_MEASURED | {"value": gap}, {"rounding": ADDS_UP})
 
 
-def judge_sparsity(found: Carried | None) -> Criterion:
+def judge_sparsity(found: Carried) -> Criterion:
     """Can the reasons be read: do a few concepts keep `SUFFICES` of what the head knows beyond the prior?
 
     Partly: at least half. No: less, or no more than as many random concepts keep. Of a head no better than the prior it
     cannot be said.
     """
-    if found is None or not _measured(found.over_prior):
+    if not _measured(found.over_prior):
         return Criterion("sparsity", UNKNOWN)
     kept = found.share["value"]
     if found.over_prior["low"] <= 0 or not _measured(found.share):
         verdict = CANNOT
-    elif not (_measured(found.over_random) and found.over_random["low"] > 0):
+    elif not found.over_random["low"] > 0:
         verdict = NO
     else:
         verdict = YES if kept >= SUFFICES else PARTLY if kept >= 0.5 else NO
@@ -112,7 +109,7 @@ def judge_sparsity(found: Carried | None) -> Criterion:
 def no_leakage(
     beyond_truth: Estimate | None,
     concepts_task: Estimate | None = None,
-    concepts_task_null: float | None = None,
+    concepts_task_null: float = 0.0,
     hidden: Estimate | None = None,
 ) -> Criterion:
     """Do the scores tell of the place only what the concepts tell?
@@ -130,7 +127,7 @@ def no_leakage(
     if not _measured(beyond_truth):
         return Criterion("leakage", UNKNOWN, beyond_truth or NOT_MEASURED)
     verdict, against = (NO if beyond_truth["low"] > 0 else YES), {"nothing": 0.0}
-    if _measured(concepts_task) and concepts_task_null is not None:
+    if _measured(concepts_task):
         against |= {"single scores (CTL)": concepts_task["value"], "CTL where nothing leaks": concepts_task_null}
         verdict = PARTLY if verdict == YES and concepts_task["low"] > concepts_task_null else verdict
     if _measured(hidden):
@@ -146,14 +143,12 @@ def judge_completeness(
 ) -> Criterion:
     """Do the concepts suffice, and is it the concepts that do?
 
-    Yes: completeness is at least `SUFFICES`, and random directions tell less than the scores by `BEYOND_RANDOM`, beyond
-    the interval. Partly: the first alone. Where the features tell no more than guessing it cannot be said.
+    Yes: completeness (`ratio`) is at least `SUFFICES`, and random directions tell less than the scores by
+    `BEYOND_RANDOM`, beyond the interval. Partly: the first alone. Where the features tell no more than guessing it
+    cannot be said.
 
-    Args:
-        ratio: completeness of the scores.
-        seen: how many more countries the features tell than guessing does.
-        right: share of countries told right by `scores` and by as many `random` directions of the features.
-        by_name: the difference of the two, paired.
+    `seen` is how many more countries the features tell than guessing does, `right` the share of countries told right by
+    `scores` and by as many `random` directions of the features, `by_name` the difference of the two, paired.
     """
     if not _measured(seen):
         return Criterion("completeness", UNKNOWN)
@@ -173,13 +168,13 @@ def judge_dependence(removed: Mapping[str, Estimate], prior: Mapping[str, Estima
     `removed` and `prior` hold `cell_acc`, the share of right cells, and `log_loss` in nats, without concepts and by the
     frequencies of the cells; `stands` is of `ablation.against_prior`.
     """
-    measured = all(_measured(figure) for one in (removed, prior) for figure in one.values())
+    measured = all(_measured(estimate) for one in (removed, prior) for estimate in one.values())
     verdict = {AT: YES, WORSE: PARTLY, BETTER: NO}[stands] if measured else UNKNOWN
     against = {"log loss of the prior": prior["log_loss"]["value"], "cells right": removed["cell_acc"]["value"]}
     return Criterion("dependence", verdict, removed["log_loss"], against)
 
 
-def judge_stability(correlation: Estimate | None, between: float | None = None) -> Criterion:
+def judge_stability(correlation: Estimate | None, between: float = -1.0) -> Criterion:
     """Is it the same explanation when the model is trained again? Yes from `STABLE`, partly from `UNSTABLE` on.
 
     `correlation` is the mean rank correlation of explanations of the same picture over seeds; its interval must lie
@@ -187,10 +182,9 @@ def judge_stability(correlation: Estimate | None, between: float | None = None) 
     """
     if not _measured(correlation):
         return Criterion("stability", UNKNOWN, correlation or NOT_MEASURED)
-    above = between is None or correlation["low"] > between
     verdict = YES if correlation["value"] >= STABLE else PARTLY if correlation["value"] >= UNSTABLE else NO
-    against = {} if between is None else {"different pictures": between}
-    return Criterion("stability", verdict if above else NO, correlation, against)
+    verdict = verdict if correlation["low"] > between else NO
+    return Criterion("stability", verdict, correlation, {"different pictures": between})
 
 
 def map_tests(located: Localization | None, removed: Mapping[tuple[str, str], DeletionInsertion]) -> pd.DataFrame:
@@ -216,32 +210,31 @@ def trust_card(
         maps: of `map_tests`.
         seeds: of `measure_stability`; None: not measured.
     """
-    of_seeds = [] if seeds is None else [float(one) for one in seeds.attrs.get("pointing", [])]
+    of_seeds = [] if seeds is None else seeds.attrs["pointing"]
     of_maps = {str(test): entry_of(row, "value") for test, row in maps.to_dict("index").items()}
     controls = {way: of_maps[way]["value"] for way in (CHANCE, CENTRE, ATTENTION) if way in of_maps}
-    same = stability_figures(seeds) or {}
     gains, leakage, complete = information.gains, information.leakage, information.completeness.get("probe_country")
-    task = None if leakage is None else leakage.concepts_task
-    task_null = None if leakage is None else leakage.concepts_task_null
+    leaked = (None, 0.0) if leakage is None else (leakage.concepts_task, leakage.concepts_task_null)
     ratio = None if complete is None else entry_of(complete, "completeness")
     right = {name: float(probe.right.mean()) for name, probe in information.probes.items()}
     without, prior = (
-        {name: interval_of(left, method, name) for name in ("cell_acc", "log_loss")} for method in (REMOVED, FREQUENT)
+        {name: interval_of(left, method, name) for name in CELL_METRICS} for method in (REMOVED, FREQUENT)
     )
     about_places = [
         judge_sparsity(information.carried),
-        no_leakage(gains.get("beyond_truth"), task, task_null, gains.get("hidden")),
+        no_leakage(gains.get("beyond_truth"), *leaked, gains.get("hidden")),
         judge_completeness(ratio, gains.get("seen"), right, gains.get("by_name")),
         judge_dependence(without, prior, against_prior(left)),
     ]
     if not information.answerable:  # of a left-out country nothing could be told right
         about_places = [Criterion(line.question, UNKNOWN) for line in about_places]
+    same = stability_estimates(seeds)
     return [
         judge_localization(of_maps.get(CONCEPT), controls, of_seeds),
         judge_faithfulness(of_maps.get(DELETION), of_maps.get(BEYOND_MIDDLE)),
         judge_additivity(information.effective.gap),
         *about_places,
-        judge_stability(same.get("same"), same["different"]["value"] if same else None),
+        judge_stability(same["same"], same["different"]["value"]) if same else judge_stability(None),
     ]
 
 

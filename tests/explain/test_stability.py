@@ -35,9 +35,8 @@ def test_same_and_different_pictures(trained_run: TinyRun) -> None:
     assert measured["explanation"].tolist() == [CONCEPTS, MAPS]  # constant attention is no explanation
     assert measured["same"].tolist() == pytest.approx([1, 1])
     assert measured["different"].abs().max() < 0.15
-    figures = stability.stability_figures(measured)
-    assert figures is not None and figures["same"] == pytest.approx({"value": 1, "low": 1, "high": 1})
-    assert stability.stability_figures(measured, ATTENTION) is None and stability.stability_figures(None) is None
+    assert stability.stability_estimates(measured)["same"] == pytest.approx({"value": 1, "low": 1, "high": 1})
+    assert stability.stability_estimates(measured, ATTENTION) == stability.stability_estimates(None) == {}
     records = stability.stability_metrics(measured)
     assert set(records) == {
         "stability_concepts", "stability_concepts_between", "stability_map", "stability_map_between"
