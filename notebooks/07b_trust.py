@@ -80,7 +80,7 @@ p = pd.crosstab(code[:, 0], country[test], normalize=True).to_numpy()  # (bins, 
 independent = p.sum(axis=1, keepdims=True) * p.sum(axis=0, keepdims=True)
 told = (p * np.log(np.where(p > 0, p / independent, 1))).sum()
 label = leakage.Codes.of(np.unique(country[test], return_inverse=True)[1].reshape(-1, 1))
-np.testing.assert_allclose(told, leakage.information_with(leakage.Codes.of(code), label)[0], atol=1e-6)
+np.testing.assert_allclose(told, leakage.information(leakage.Codes.of(code), label)[0, 0], atol=1e-6)
 print(f"{names[j]}: {told:.2f} of {label.entropy()[0]:.2f} nats, before the bias of counting is taken off")
 if leaked is not None:
     by_hand = np.maximum(leaked.predicted - leaked.truth, 0).mean()

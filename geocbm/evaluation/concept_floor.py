@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geocbm.evaluation.baselines.linear import fit_quietly
 from geocbm.files import lineage, read_json, write_json
-from geocbm.metrics import Resamples, estimate_text, spatial_blocks
+from geocbm.metrics import NOT_MEASURED, Estimate, Resamples, estimate_text, spatial_blocks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +33,8 @@ class ConceptFloor:
     named: float  # share that Stage 1 names
     frequent: float  # share of the concept that is most frequent in training
     probe: float  # share of a logistic regression on the same features; NaN where none can be fitted
-    over_frequent: dict[str, float]  # `named` less `frequent`: `value`, `low` and `high`
-    over_probe: dict[str, float] | None  # `named` less `probe`
+    over_frequent: Estimate  # `named` less `frequent`
+    over_probe: Estimate  # `named` less `probe`
 
     @property
     def names_nothing(self) -> bool:
@@ -44,37 +44,32 @@ class ConceptFloor:
     @property
     def below_probe(self) -> bool:
         """Whether a plain classifier names more, beyond noise."""
-        return self.over_probe is not None and self.over_probe["high"] < 0
+        return self.over_probe["high"] < 0
 
     def sentence(self) -> str:
-        """What a user must know; empty where Stage 1 is better than the floor and no worse than the probe."""
-        if not (self.names_nothing or self.below_probe):
-            return ""
-        probe = f", a linear classifier on the same features in {self.probe:.1%}" if np.isfinite(self.probe) else ""
-        shares = (
-            f"on {self.n:,} validation pictures the labelled concept is named in {self.named:.1%}, the most frequent "
-            f"concept is right in {self.frequent:.1%}{probe}"
-        )
+        """What a user must know and set; empty where Stage 1 is better than the floor and no worse than the probe."""
         if self.names_nothing:
             by = estimate_text(self.over_frequent, "{:+z.1f}", 100)
-            said = f"Stage 1 names nothing beyond the most frequent concept ({by} points): {shares}"
-        else:
-            assert self.over_probe is not None
+            said = f"Stage 1 names nothing beyond the most frequent concept ({by} points)"
+        elif self.below_probe:
             by = estimate_text(self.over_probe, "{:+z.1f}", 100)
-            said = f"Stage 1 names fewer concepts than a linear classifier does ({by} points): {shares}"
-        return f"{said}. {self.advice}"
-
-    @property
-    def advice(self) -> str:
-        """What to set."""
+            said = f"Stage 1 names fewer concepts than a linear classifier does ({by} points)"
+        else:
+            return ""
+        probe = f", a linear classifier on the same features in {self.probe:.1%}" if np.isfinite(self.probe) else ""
         if self.bottleneck != "mlp":
-            return (
+            advice = (
                 f"The {self.bottleneck!r} bottleneck needs more pictures of each concept, or concepts that stand at "
                 "one place of the picture; try --set 04.bottleneck=mlp"
             )
-        if self.below_probe:
-            return "Train longer or with less dropout, such as --set 04.epochs=100 --set 04.dropout=0.1"
-        return "Give more pictures of each concept, or another encoder (--set image_encoder=NAME)"
+        elif self.below_probe:
+            advice = "Train longer or with less dropout, such as --set 04.epochs=100 --set 04.dropout=0.1"
+        else:
+            advice = "Give more pictures of each concept, or another encoder (--set image_encoder=NAME)"
+        return (
+            f"{said}: on {self.n:,} validation pictures the labelled concept is named in {self.named:.1%}, the most "
+            f"frequent concept is right in {self.frequent:.1%}{probe}. {advice}"
+        )
 
 
 def measure_floor(
@@ -90,9 +85,9 @@ def measure_floor(
     `meta_probabilities` `[n, k_m]` are those of all rows, `features` the adapted ones.
     """
     meta, (train, val) = files.meta_and_parent[0], (files.rows["train"], files.rows["val"])
-    nothing = dict.fromkeys(("value", "low", "high"), float("nan"))
     if not len(val):
-        return ConceptFloor(0, bottleneck, float("nan"), float("nan"), float("nan"), nothing, None)
+        unknown = float("nan")
+        return ConceptFloor(0, bottleneck, unknown, unknown, unknown, NOT_MEASURED, NOT_MEASURED)
     named = meta_probabilities[val].argmax(axis=1) == meta[val]
     frequent = np.bincount(meta[train]).argmax() == meta[val]
     draws = Resamples(spatial_blocks(files.lat[val], files.lng[val]), n_resamples, seed)
@@ -104,17 +99,15 @@ def measure_floor(
         frequent=float(frequent.mean()),
         probe=float("nan") if probe is None else float(probe.mean()),
         over_frequent=draws.difference(named, frequent),
-        over_probe=None if probe is None else draws.difference(named, probe),
+        over_probe=NOT_MEASURED if probe is None else draws.difference(named, probe),
     )
 
 
 def _probe(files: Run, features: FeatureStore, seed: int) -> np.ndarray | None:
     """Whether a logistic regression on the pooled features names the concept of each validation picture, `[v]`."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
 
     meta, (train, val) = files.meta_and_parent[0], (files.rows["train"], files.rows["val"])
     if len(train) > MOST_ROWS:
@@ -122,10 +115,8 @@ def _probe(files: Run, features: FeatureStore, seed: int) -> np.ndarray | None:
     if len(np.unique(meta[train])) < 2:
         return None
     model = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_STRENGTH, max_iter=100, tol=1e-3))
-    with warnings.catch_warnings(), threadpool_limits(limits=1):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # that the last digits still move is no news
-        model.fit(features.read("pooled", train).numpy(), meta[train])
-        return np.asarray(model.predict(features.read("pooled", val).numpy()) == meta[val])
+    fit_quietly(model, features.read("pooled", train).numpy(), meta[train])
+    return np.asarray(model.predict(features.read("pooled", val).numpy()) == meta[val])
 
 
 def save_floor(path: str | Path, files: Run, found: ConceptFloor) -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.special import entr
 
 from geocbm.errors import ParameterError
-from geocbm.metrics import Estimate
+from geocbm.metrics import NOT_MEASURED, Estimate
 from geocbm.metrics.resamples import FEWEST_BLOCKS
 
 LEVELS = 8
@@ -26,20 +27,17 @@ PERMUTATIONS, PERMUTATIONS_OF_PAIRS = 20, 5
 """Random orders behind bias and nulls; pairs of concepts are many."""
 
 
-def quantile_codes(values: np.ndarray, levels: int = LEVELS) -> np.ndarray:
-    """Number the quantile bins of each column `[n, k]` densely from 0; equal values always share a bin.
+def quantile_codes(values: np.ndarray) -> np.ndarray:
+    """Number the `LEVELS` quantile bins of each column `[n, k]` densely from 0; equal values always share a bin.
 
-    A column with no more values than `levels`, such as one of yes and no, keeps them as they are.
+    A column with no more values than levels, such as one of yes and no, keeps them as they are.
     """
     codes = np.empty(values.shape, dtype=np.int64)
     for column, numbers in enumerate(np.asarray(values, dtype=np.float64).T):
-        distinct = np.unique(numbers)
-        if len(distinct) > levels:
-            inner = np.quantile(numbers, np.linspace(0, 1, levels + 1)[1:-1], method="lower")
-            binned = np.searchsorted(np.unique(inner), numbers, side="left")
-        else:
-            binned = np.searchsorted(distinct, numbers)
-        codes[:, column] = np.unique(binned, return_inverse=True)[1].reshape(-1)
+        if len(np.unique(numbers)) > LEVELS:
+            inner = np.quantile(numbers, np.linspace(0, 1, LEVELS + 1)[1:-1], method="lower")
+            numbers = np.searchsorted(np.unique(inner), numbers, side="left")
+        codes[:, column] = np.unique(numbers, return_inverse=True)[1].reshape(-1)
     return codes
 
 
@@ -73,30 +71,17 @@ class Codes:
 
     def entropy(self) -> np.ndarray:
         """`[k]` entropy of each column in nats."""
-        return np.add.reduceat(_surprise(self.one_hot.sum(axis=0) / len(self.values)), self.starts)
+        return np.add.reduceat(entr((self.one_hot.sum(axis=0) / len(self.values)).astype(np.float64)), self.starts)
 
 
-def _surprise(p: np.ndarray) -> np.ndarray:
-    """`-p log p`, 0 where `p` is 0."""
-    p = p.astype(np.float64)
-    return -p * np.log(np.where(p > 0, p, 1.0))
+def information(one: Codes, other: Codes) -> np.ndarray:
+    """Plug-in mutual information of every column of one with every column of the other, `[k, k']`, nats.
 
-
-def information_with(codes: Codes, label: Codes) -> np.ndarray:
-    """Plug-in mutual information of `k` columns with a single one, the label, `[k]` nats.
-
-    It is too high by about `(levels - 1) (classes - 1) / 2n` (Miller 1955).
+    It is about `(levels - 1) (levels' - 1) / 2n` too high (Miller 1955); that of a column with itself is its entropy.
     """
-    joint = _surprise(codes.one_hot.T @ label.one_hot / len(codes.values)).sum(axis=1)  # (K,)
-    return codes.entropy() + label.entropy()[0] - np.add.reduceat(joint, codes.starts)
-
-
-def information_between(codes: Codes) -> np.ndarray:
-    """Plug-in mutual information of every two columns, `[k, k]` nats; the diagonal is the entropy."""
-    joint = _surprise(codes.one_hot.T @ codes.one_hot / len(codes.values))  # (K, K)
-    pairs = np.add.reduceat(np.add.reduceat(joint, codes.starts, axis=0), codes.starts, axis=1)
-    entropy = codes.entropy()
-    return entropy[:, None] + entropy[None, :] - pairs
+    joint = entr((one.one_hot.T @ other.one_hot / len(one.values)).astype(np.float64))  # (K, K')
+    pairs = np.add.reduceat(np.add.reduceat(joint, one.starts, axis=0), other.starts, axis=1)
+    return one.entropy()[:, None] + other.entropy() - pairs
 
 
 def shuffled(codes: Codes, generator: np.random.Generator, within: np.ndarray | None = None) -> Codes:
@@ -115,23 +100,18 @@ def shuffled(codes: Codes, generator: np.random.Generator, within: np.ndarray | 
     return Codes(values, codes.sizes)
 
 
-def bias_with(codes: Codes, label: Codes, n: int = 20, seed: int = 0) -> np.ndarray:
-    """`[k]` what `information_with` finds on average in columns whose order is random, which tell nothing."""
+def bias(codes: Codes, label: Codes | None, n: int, seed: int = 0) -> np.ndarray:
+    """What `information` with the label (None: with one another) finds on average in `n` random orders, `[k, k']`."""
     generator = np.random.default_rng(seed)
-    return np.mean([information_with(shuffled(codes, generator), label) for _ in range(n)], axis=0)
-
-
-def bias_between(codes: Codes, n: int = 5, seed: int = 0) -> np.ndarray:
-    """`[k, k]` what `information_between` finds on average in columns whose orders are random."""
-    generator = np.random.default_rng(seed)
-    return np.mean([information_between(shuffled(codes, generator)) for _ in range(n)], axis=0)
+    orders = [shuffled(codes, generator) for _ in range(n)]
+    return np.mean([information(one, label or one) for one in orders], axis=0)
 
 
 @dataclass(frozen=True)
 class Leakage:
     """Information-theoretic leakage of a set of scores (Parisini et al. 2025, arXiv 2504.14094).
 
-    Information is a part of the label's entropy; a null is the same figure for scores that know their own concept and
+    Information is a part of the label's entropy; a null is the same number for scores that know their own concept and
     nothing more.
     """
 
@@ -157,10 +137,10 @@ def measure_leakage(
         ICL = mean over i < j of max(0, I(s_i; s_j) / sqrt(H(s_i) H(s_j)) - I(c_i; c_j) / sqrt(H(c_i) H(c_j)))
 
     The paper estimates information by nearest neighbours. Here scores are cut into eight quantile bins, and the mean
-    that columns in random order give is subtracted. Because of `max` neither figure is 0 where nothing leaks: the
-    nulls are the same figures for scores that are exchanged among the pictures that agree on the concept, so that a
-    score tells its own concept and no more. Intervals are those of a jackknife that leaves out groups of blocks, for a
-    bootstrap repeats pictures and thereby raises information.
+    that columns in random order give is subtracted. Because of `max` neither is 0 where nothing leaks: the nulls are
+    the same for scores that are exchanged among the pictures that agree on the concept, so that a score tells its own
+    concept and no more. Intervals are those of a jackknife that leaves out groups of blocks, for a bootstrap repeats
+    pictures and thereby raises information.
 
     Args:
         scores: `[n, k]` scores of pictures that the model was not trained on.
@@ -170,13 +150,8 @@ def measure_leakage(
         seed: of the random orders.
 
     Raises:
-        ParameterError: shapes do not fit, or no concept is shown by enough pictures.
+        ParameterError: no concept is shown by enough pictures.
     """
-    if scores.shape != present.shape or len(label) != len(scores) or len(blocks) != len(scores):
-        raise ParameterError(
-            f"scores {scores.shape}, present {present.shape}, label ({len(label)},) and blocks ({len(blocks)},) do not "
-            "fit: give a row per picture and a column per concept"
-        )
     shown = present.sum(axis=0)
     kept = np.flatnonzero((shown >= FEWEST_SHOWN) & (shown <= len(present) - FEWEST_SHOWN))
     if not len(kept):
@@ -188,18 +163,22 @@ def measure_leakage(
     predicted, truth = Codes.of(quantile_codes(scores[:, kept])), Codes.of(present[:, kept].astype(np.int64))
     generator = np.random.default_rng(seed)
     blind = [shuffled(predicted, generator, truth.values) for _ in range(PERMUTATIONS)]
-    few = blind[:PERMUTATIONS_OF_PAIRS]
     task = _Excess(predicted, truth, target, PERMUTATIONS, seed)
     pairs = _Excess(predicted, truth, None, PERMUTATIONS_OF_PAIRS, seed)
+    # Exchanging scores among pictures that agree on a concept keeps what the concept tells and the bias of counting.
+    by_concept = np.mean([information(one, target) for one in blind], axis=0)
+    beyond = (information(predicted, target) - by_concept)[:, 0] / target.entropy()[0]
     return Leakage(
         kept=kept,
         predicted=task.of(predicted, task.predicted_bias),
         truth=task.of(truth, task.truth_bias),
-        beyond=_beyond(predicted, blind, target),
-        concepts_task=_jackknife(task.estimate, len(scores), blocks, seed),
+        beyond=beyond,
+        concepts_task=_jackknife(task.estimate, blocks, seed),
         concepts_task_null=float(np.mean([task.estimate(shuffled_scores=one) for one in blind])),
-        interconcept=_jackknife(pairs.estimate, len(scores), blocks, seed),
-        interconcept_null=float(np.mean([pairs.estimate(shuffled_scores=one) for one in few])),
+        interconcept=_jackknife(pairs.estimate, blocks, seed),
+        interconcept_null=float(
+            np.mean([pairs.estimate(shuffled_scores=one) for one in blind[:PERMUTATIONS_OF_PAIRS]])
+        ),
     )
 
 
@@ -208,20 +187,17 @@ class _Excess:
 
     def __init__(self, predicted: Codes, truth: Codes, target: Codes | None, n: int, seed: int) -> None:
         self.predicted, self.truth, self.target = predicted, truth, target
-        self.predicted_bias, self.truth_bias = (
-            bias_between(codes, n, seed) if target is None else bias_with(codes, target, n, seed)
-            for codes in (predicted, truth)
-        )
+        self.predicted_bias, self.truth_bias = (bias(codes, target, n, seed) for codes in (predicted, truth))
 
-    def of(self, codes: Codes, bias: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    def of(self, codes: Codes, own_bias: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Information as a part of entropy, of all pictures or some; with fewer of them the bias grows."""
         rows = np.arange(len(codes.values)) if rows is None else rows
-        some, bias = codes.only(rows), bias * len(codes.values) / len(rows)
+        some, own_bias = codes.only(rows), own_bias * len(codes.values) / len(rows)
         if self.target is not None:
             target = self.target.only(rows)
-            return (information_with(some, target) - bias) / target.entropy()[0]  # (k,)
+            return (information(some, target) - own_bias)[:, 0] / target.entropy()[0]  # (k,)
         entropy = np.maximum(some.entropy(), 1e-12)
-        found = (information_between(some) - bias) / np.sqrt(entropy[:, None] * entropy)  # (k, k)
+        found = (information(some, some) - own_bias) / np.sqrt(entropy[:, None] * entropy)  # (k, k)
         return found[np.triu_indices(len(entropy), 1)]
 
     def estimate(self, rows: np.ndarray | None = None, shuffled_scores: Codes | None = None) -> float:
@@ -230,24 +206,14 @@ class _Excess:
         return float(excess.mean()) if len(excess) else 0.0
 
 
-def _beyond(predicted: Codes, blind: list[Codes], target: Codes) -> np.ndarray:
-    """Information of scores with the label given the true concept, as a part of the label's entropy.
-
-    Exchanging scores among the pictures that agree on a concept keeps what the concept tells and destroys the rest, so
-    that the mean over such exchanges is what the concept and the bias give together.
-    """
-    kept = np.mean([information_with(one, target) for one in blind], axis=0)
-    return (information_with(predicted, target) - kept) / target.entropy()[0]
-
-
-def _jackknife(figure: Callable[[np.ndarray], float], n: int, blocks: np.ndarray, seed: int) -> Estimate:
-    """A figure with the interval of a jackknife that leaves out groups of blocks (Shao & Tu 1995, chapter 2.3)."""
+def _jackknife(estimate: Callable[[np.ndarray], float], blocks: np.ndarray, seed: int) -> Estimate:
+    """The interval of a jackknife that leaves out groups of blocks (Shao & Tu 1995, chapter 2.3)."""
     number = np.unique(blocks, return_inverse=True)[1].reshape(-1)
     group = np.random.default_rng(seed).permutation(number.max() + 1) % GROUPS
     present = np.unique(group)
-    value = figure(np.arange(n))
+    value = estimate(np.arange(len(blocks)))
     if number.max() + 1 < FEWEST_BLOCKS:
-        return {"value": value, "low": float("nan"), "high": float("nan")}
-    left = np.array([figure(np.flatnonzero(group[number] != one)) for one in present])
+        return NOT_MEASURED | {"value": value}
+    left = np.array([estimate(np.flatnonzero(group[number] != one)) for one in present])
     error = np.sqrt((len(present) - 1) / len(present) * ((left - left.mean()) ** 2).sum())
     return {"value": value, "low": max(0.0, float(value - 1.96 * error)), "high": float(value + 1.96 * error)}

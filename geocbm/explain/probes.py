@@ -9,7 +9,6 @@ through the best value and its neighbours.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocbm.errors import ParameterError
+from geocbm.evaluation.baselines.linear import fit_quietly, walk_down
 from geocbm.explain.concept_labels import ConceptLabels
 from geocbm.explain.controls import random_directions
 from geocbm.metrics import Estimate, spatial_blocks
@@ -31,8 +31,6 @@ STRENGTHS = tuple(float(value) for value in np.round(10.0 ** np.arange(-3, 2, 0.
 
 FOLDS = 3
 LEAST_PROBABILITY = 1e-6
-_START = STRENGTHS.index(0.1)
-_STEPS, _TOLERANCE = 100, 1e-3
 
 INPUTS = (
     "prior", "named", "hard", "scores", "random", "features", "true", "true_and_scores", "true_and_features"
@@ -54,7 +52,7 @@ class ProbeResult:
     strength: float = float("nan")  # inverse, of the penalty (scikit-learn's C); NaN where nothing was fitted
 
 
-def block_folds(blocks: np.ndarray, seed: int = 0) -> np.ndarray:
+def block_folds(blocks: np.ndarray) -> np.ndarray:
     """Deal blocks out to `FOLDS` folds of about equal size, which keep the pictures of a block together.
 
     Returns:
@@ -64,7 +62,7 @@ def block_folds(blocks: np.ndarray, seed: int = 0) -> np.ndarray:
     if len(names) < FOLDS:
         block = np.arange(len(blocks))
     counts = np.bincount(block)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     fold, filled = np.empty(len(counts), dtype=np.int64), np.zeros(FOLDS)
     order = generator.permutation(len(counts))
     for one in order[np.argsort(-counts[order], kind="stable")]:  # the largest first, each to the emptiest fold
@@ -77,22 +75,11 @@ def logistic(strength: float) -> Any:
     """Multinomial logistic regression with so many steps as a comparison needs."""
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=strength, max_iter=_STEPS, tol=_TOLERANCE, warm_start=True)
-
-
-def fit_quietly(model: Any, x: np.ndarray, label: np.ndarray) -> Any:
-    """Fit a model whose note that the last step was not the optimum is no news: the limit is meant."""
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
-
-    # On one thread sums have one order, whatever the machine; for fits as small as these it is also the fastest.
-    with warnings.catch_warnings(), threadpool_limits(limits=1):
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(x, label)
+    return LogisticRegression(C=strength, max_iter=100, tol=1e-3, warm_start=True)
 
 
 def choose_strength(x: np.ndarray, label: np.ndarray, blocks: np.ndarray) -> float:
-    """Strength with the highest cross-validated log likelihood.
+    """Strength with the highest cross-validated log likelihood, between the ends of `STRENGTHS`.
 
     Args:
         x: `[n, d]` standardised inputs of training and validation pictures.
@@ -100,39 +87,29 @@ def choose_strength(x: np.ndarray, label: np.ndarray, blocks: np.ndarray) -> flo
         blocks: `[n]` spatial block of each picture; a block is never in two folds.
 
     Returns:
-        Between the ends of `STRENGTHS`, not only one of them; where nothing can be held out, 0.1.
+        The bottom of the parabola through the best value and its neighbours; where nothing can be held out, 0.1.
     """
-    fold = block_folds(blocks)
+    fold, start = block_folds(blocks), STRENGTHS.index(0.1)
     held = []
     for number in range(fold.max() + 1):
         own = fold == number
         known_labels = np.unique(label[~own])
         known = own & np.isin(label, known_labels)
         if len(known_labels) > 1 and known.any():
-            held.append((~own, known, logistic(STRENGTHS[_START])))
+            held.append((~own, known, logistic(STRENGTHS[start])))
     if not held:
-        return STRENGTHS[_START]
-    losses: dict[int, float] = {}
+        return STRENGTHS[start]
 
     def loss(number: int) -> float:
-        if number not in losses:
-            parts = []
-            for fitted, asked, model in held:
-                model.set_params(C=STRENGTHS[number])
-                fit_quietly(model, x[fitted], label[fitted])
-                probability = model.predict_proba(x[asked])
-                own = probability[np.arange(len(probability)), np.searchsorted(model.classes_, label[asked])]
-                parts.append(-np.log(np.maximum(own, LEAST_PROBABILITY)))
-            losses[number] = float(np.concatenate(parts).mean())
-        return losses[number]
+        parts = []
+        for fitted, asked, model in held:
+            fit_quietly(model.set_params(C=STRENGTHS[number]), x[fitted], label[fitted])
+            probability = model.predict_proba(x[asked])
+            own = probability[np.arange(len(probability)), np.searchsorted(model.classes_, label[asked])]
+            parts.append(-np.log(np.maximum(own, LEAST_PROBABILITY)))
+        return float(np.concatenate(parts).mean())
 
-    best = _START
-    while True:
-        near = [number for number in (best - 1, best + 1) if 0 <= number < len(STRENGTHS)]
-        lowest = min(near, key=loss)
-        if not loss(lowest) < loss(best):
-            break
-        best = lowest
+    best, losses = walk_down(loss, start, len(STRENGTHS))
     if not 0 < best < len(STRENGTHS) - 1:
         return STRENGTHS[best]
     below, here, above = (losses[number] for number in (best - 1, best, best + 1))
@@ -181,12 +158,9 @@ def probe_label(
 
 
 def hard_scores(scores: np.ndarray, present: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Scores as yes or no: above the threshold that says yes as often as is true in the training pictures.
+    """Scores `[n, k]` as yes or no: above the threshold that says yes as often as is true in the training pictures.
 
-    Args:
-        scores: `[n, k]` of all pictures.
-        present: `[n, k]` the truth.
-        train: rows that set the thresholds.
+    `present` `[n, k]` is the truth, `train` are the rows that set the thresholds.
     """
     hard = np.zeros(scores.shape, dtype=bool)
     for column in range(scores.shape[1]):
@@ -216,12 +190,7 @@ def probe_country(
     the truth is left out where the data has no complete list of visible concepts, and all but the prior where the
     training split has a single country.
 
-    Args:
-        run: the run.
-        scores: `[n, k]` probabilities of metas and then parents.
-        labels: what is known of the concepts.
-        pooled: `[n, d]` features of the adapted encoder.
-        seed: of the random directions.
+    `scores` `[n, k]` are probabilities of metas and then parents, `pooled` `[n, d]` features of the adapted encoder.
     """
     train, test = run.rows["train"], run.rows["test"]
     soft = np.log(np.maximum(scores, LEAST_PROBABILITY))

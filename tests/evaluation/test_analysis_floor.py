@@ -11,6 +11,7 @@ from geocbm import data
 from geocbm.evaluation import concept_floor
 from geocbm.evaluation.concept_floor import ConceptFloor
 from geocbm.files import lineage
+from geocbm.metrics import NOT_MEASURED
 from geocbm.predict import GeoCBM
 
 
@@ -18,7 +19,7 @@ def figure(value: float, low: float, high: float) -> dict[str, float]:
     return {"value": value, "low": low, "high": high}
 
 
-def floor(over: dict, probe: dict | None, bottleneck: str = "patch") -> ConceptFloor:
+def floor(over: dict, probe: dict, bottleneck: str = "patch") -> ConceptFloor:
     return ConceptFloor(76, bottleneck, 0.38, 0.38 - over["value"], 0.662, over, probe)
 
 
@@ -29,7 +30,7 @@ def test_at_the_majority_class_the_sentence_says_what_to_set():
     said = found.sentence()
     for words in ("names nothing beyond", "+0.0 [-3.0, +3.0] points", "38.0%", "66.2%", "--set 04.bottleneck=mlp"):
         assert words in said
-    assert "04.bottleneck" not in floor(figure(0.0, -0.03, 0.03), None, "mlp").sentence()
+    assert "04.bottleneck" not in floor(figure(0.0, -0.03, 0.03), NOT_MEASURED, "mlp").sentence()
 
 
 def test_below_a_probe_is_another_finding():
@@ -38,15 +39,15 @@ def test_below_a_probe_is_another_finding():
     assert "fewer concepts than a linear classifier does (-28.0 [-40.0, -16.0] points)" in found.sentence()
 
 
-@pytest.mark.parametrize("probe", [figure(0.02, -0.05, 0.09), figure(-0.02, -0.09, 0.05), None])
+@pytest.mark.parametrize("probe", [figure(0.02, -0.05, 0.09), figure(-0.02, -0.09, 0.05), NOT_MEASURED])
 def test_nothing_is_said_of_a_stage_that_is_better_than_its_floor(probe):
     assert floor(figure(0.2, 0.1, 0.3), probe).sentence() == ""
 
 
 def test_blocks_too_few_for_an_interval_prove_nothing():
     nan = float("nan")
-    assert "(no interval)" in floor(figure(0.1, nan, nan), None).sentence()
-    assert ConceptFloor(0, "mlp", nan, nan, nan, figure(nan, nan, nan), None).sentence() == ""
+    assert "(no interval)" in floor(figure(0.1, nan, nan), NOT_MEASURED).sentence()
+    assert ConceptFloor(0, "mlp", nan, nan, nan, figure(nan, nan, nan), NOT_MEASURED).sentence() == ""
 
 
 def test_the_floor_of_a_run_by_hand(trained_run, monkeypatch):
@@ -62,13 +63,13 @@ def test_the_floor_of_a_run_by_hand(trained_run, monkeypatch):
     perfect = concept_floor.measure_floor(files, "mlp", np.eye(6)[meta], features, n_resamples=50)
     assert perfect.named == 1 and perfect.over_frequent["value"] == pytest.approx(1 - found.frequent)
     assert not perfect.names_nothing and perfect.sentence() == ""
-    assert found.over_probe is not None and 0 <= found.probe <= 1
+    assert 0 <= found.probe <= 1
     assert found.over_probe["value"] == pytest.approx(found.named - found.probe)
 
 
 def test_prediction_says_it_again_of_this_stage_only(copied_run):
     files = copied_run.files
-    found = floor(figure(0.0, -0.03, 0.03), None)
+    found = floor(figure(0.0, -0.03, 0.03), NOT_MEASURED)
     concept_floor.save_floor(files.path(concept_floor.FILE), files, found)
     model = GeoCBM.load(copied_run.folder)
     (answer,) = model.predict(data.image_files(files.table)[0])

@@ -10,6 +10,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from geocbm.errors import ParameterError
+from geocbm.evaluation.baselines.linear import fit_quietly
 from geocbm.explain import probes
 from geocbm.explain.concept_labels import read_concept_labels
 from geocbm.metrics import Resamples
@@ -72,7 +73,7 @@ def test_the_strength_is_near_the_best_of_the_whole_grid() -> None:
         parts = []
         for number in range(3):
             own = fold == number
-            model = probes.fit_quietly(probes.logistic(strength), x[~own], label[~own])
+            model = fit_quietly(probes.logistic(strength), x[~own], label[~own])
             probability = model.predict_proba(x[own])
             parts.append(-np.log(probability[np.arange(own.sum()), np.searchsorted(model.classes_, label[own])]))
         losses[strength] = np.concatenate(parts).mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,30 +20,48 @@ STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 MIDDLE = STRENGTHS.index(0.1)
 """Where the search begins, and what is taken without validation photographs."""
 
-ITERATIONS = 200
 _LEAST_LOGIT = -30.0
 _AT_ONCE = 256
 
 
+def fit_quietly(model: Any, x: np.ndarray, label: np.ndarray) -> Any:
+    """Fit a model of scikit-learn whose note that the last step was not the optimum is no news: the limit is meant."""
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    # On one thread sums have one order, whatever the machine; for fits as small as these it is also the fastest.
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(x, label)
+
+
+def walk_down(loss: Callable[[int], float], start: int, count: int) -> tuple[int, dict[int, float]]:
+    """The number below `count` at the bottom of a loss with one valley, and the losses tried on the way there."""
+    losses: dict[int, float] = {}
+
+    def tried(number: int) -> float:
+        if number not in losses:
+            losses[number] = loss(number)
+        return losses[number]
+
+    at = start
+    while True:
+        lower = min((number for number in (at - 1, at + 1) if 0 <= number < count), key=tried)
+        if not tried(lower) < tried(at):
+            return at, losses
+        at = lower
+
+
 @dataclass(frozen=True)
 class Probe:
-    """A fitted linear classifier.
+    """A fitted linear classifier."""
 
-    Attributes:
-        strength: the chosen C.
-        labels: `[k]` what it can name, sorted.
-        loss: for each C that was tried, mean minus log likelihood of the validation photographs in nats, calibrated.
-        mean: `[d]` of the training features.
-        spread: `[d]` their standard deviation.
-        model: of scikit-learn; None where there is a single label.
-    """
-
-    strength: float
-    labels: np.ndarray
-    loss: dict[float, float]
-    mean: np.ndarray
-    spread: np.ndarray
-    model: Any
+    strength: float  # the chosen C
+    labels: np.ndarray  # [k] what it can name, sorted
+    loss: dict[float, float]  # for each C tried, mean -log likelihood of the validation photographs, nats, calibrated
+    mean: np.ndarray  # [d] of the training features
+    spread: np.ndarray  # [d] their standard deviation
+    model: Any  # of scikit-learn; None where there is a single label
 
     def standardise(self, features: Any) -> np.ndarray:
         """Features `[n, d]` in units of their spread over the training photographs."""
@@ -77,6 +95,8 @@ def fit_probe(train_features: Any, label: Any, val_features: Any, val_label: Any
     Raises:
         ValueError: labels and rows differ in number.
     """
+    from sklearn.linear_model import LogisticRegression
+
     base, target = matrix(train_features, "train_features"), np.asarray(label)
     if len(target) != len(base):
         raise ValueError(f"one label per training row is needed: {len(target)} labels for {len(base)} rows")
@@ -85,39 +105,23 @@ def fit_probe(train_features: Any, label: Any, val_features: Any, val_label: Any
     if len(labels) == 1:
         return bare
     x, known = bare.standardise(base), np.isin(asked, labels)
+
+    def fitted(number: int) -> Probe:
+        model = LogisticRegression(C=STRENGTHS[number], max_iter=200, tol=1e-3)
+        return replace(bare, strength=STRENGTHS[number], model=fit_quietly(model, x, target))
+
     if not known.any():
-        return replace(bare, model=logistic(x, target, bare.strength))
-    column = np.searchsorted(labels, asked[known])
-    seen = matrix(val_features, "val_features")[known]
-    fitted: dict[int, Probe] = {}
-    loss: dict[int, float] = {}
+        return fitted(MIDDLE)
+    column, seen = np.searchsorted(labels, asked[known]), matrix(val_features, "val_features")[known]
+    probes: dict[int, Probe] = {}
 
-    def tried(number: int) -> float:
-        if number not in fitted:
-            fitted[number] = replace(bare, strength=STRENGTHS[number], model=logistic(x, target, STRENGTHS[number]))
-            logits = fitted[number].logits(seen)
-            loss[number] = negative_log_likelihood(logits, column, fit_temperature(logits, column))
-        return loss[number]
+    def loss(number: int) -> float:
+        probes[number] = fitted(number)
+        logits = probes[number].logits(seen)
+        return negative_log_likelihood(logits, column, fit_temperature(logits, column))
 
-    at = MIDDLE
-    while True:
-        best = min((number for number in (at - 1, at + 1) if 0 <= number < len(STRENGTHS)), key=tried)
-        if not tried(best) < tried(at):
-            return replace(fitted[at], loss={STRENGTHS[number]: value for number, value in sorted(loss.items())})
-        at = best
-
-
-def logistic(x: np.ndarray, target: np.ndarray, strength: float) -> Any:
-    """Logistic regression of at most `ITERATIONS` steps on features `[m, d]` and their labels `[m]`."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
-    # On one thread sums have one order, and fits of this size are the fastest.
-    with warnings.catch_warnings(), threadpool_limits(limits=1):
-        # The limit of steps is meant; that the last one was not the optimum is no news.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=strength, max_iter=ITERATIONS, tol=1e-3).fit(x, target)
+    best, losses = walk_down(loss, MIDDLE, len(STRENGTHS))
+    return replace(probes[best], loss={STRENGTHS[number]: value for number, value in sorted(losses.items())})
 
 
 class LinearProbe:
