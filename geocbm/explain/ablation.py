@@ -66,7 +66,7 @@ def ablate_all_concepts(
     answers: list[tuple[str, Any, Any, dict[str, np.ndarray]]] = [
         (AS_SEEN, seen.lat, seen.lng, of_cells(seen.probabilities)),
         (REMOVED, without.lat, without.lng, of_cells(without.probabilities)),
-        (FREQUENT, *centre, prior),
+        (FREQUENT, centre[0], centre[1], prior),
         (CENTRAL, run.lat[middle], run.lng[middle], {}),
     ]
     table = []

@@ -114,7 +114,7 @@ def measure_stability(
         different = np.mean([rank_correlation(one, two[other]) for one, two in pairs], axis=0)
         # A picture that is alone in its group has no other to be compared with.
         different = np.where(other == np.arange(len(rows)), np.nan, different)
-        line: dict[str, object] = {"explanation": name} | columns_of("same", resamples.estimate(same))
+        line: dict[str, object] = {"explanation": name, **columns_of("same", resamples.estimate(same))}
         lines.append(line | columns_of("different", resamples.estimate(different)))
     table = pd.DataFrame(lines)
     pointing = [own.pointing for own in seeded if own.pointing is not None]

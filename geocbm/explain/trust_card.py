@@ -214,7 +214,7 @@ def trust_card(
     of_maps = {str(test): entry_of(row, "value") for test, row in maps.to_dict("index").items()}
     controls = {way: of_maps[way]["value"] for way in (CHANCE, CENTRE, ATTENTION) if way in of_maps}
     gains, leakage, complete = information.gains, information.leakage, information.completeness.get("probe_country")
-    leaked = (None, 0.0) if leakage is None else (leakage.concepts_task, leakage.concepts_task_null)
+    task, task_null = (None, 0.0) if leakage is None else (leakage.concepts_task, leakage.concepts_task_null)
     ratio = None if complete is None else entry_of(complete, "completeness")
     right = {name: float(probe.right.mean()) for name, probe in information.probes.items()}
     without, prior = (
@@ -222,7 +222,7 @@ def trust_card(
     )
     about_places = [
         judge_sparsity(information.carried),
-        no_leakage(gains.get("beyond_truth"), *leaked, gains.get("hidden")),
+        no_leakage(gains.get("beyond_truth"), task, task_null, gains.get("hidden")),
         judge_completeness(ratio, gains.get("seen"), right, gains.get("by_name")),
         judge_dependence(without, prior, against_prior(left)),
     ]
