@@ -10,9 +10,8 @@
 # # Does the encoder learn where?
 #
 # Stage 0 takes an image encoder that knows street scenes in general and aligns it with three things at once: the place
-# (GeoCLIP's frozen location encoder), the fine concept and its parent. Only the top `unfreeze_layers` blocks move. The
-# test of it: does a picture find its own place among many, and is the nearest picture in feature space nearer on the
-# ground than before?
+# (through GeoCLIP's frozen location encoder), the fine concept (meta) and its parent. Only the top `unfreeze_layers`
+# blocks are trained. Does a picture then find its own place among many, and are the features themselves better?
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
@@ -33,31 +32,29 @@ options: dict = {}  # further settings of Stage0Config, such as {"concept_losses
 # %%
 from dataclasses import replace
 
-import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
-from geocbm import data, metrics, plots, training
+from geocbm import metrics, plots, training
 from geocbm.data.concepts import META_TEMPLATES
 from geocbm.encoders import load_text_encoder
 from geocbm.evaluation import stage_metrics
 from geocbm.models import losses
 from geocbm.models.retrieval import class_mean_accuracy
 from geocbm.models.stage0 import Stage0Config
-from geocbm.run import Run, encoding, stages
-from geocbm.workbench import notebook
-from geocbm.workbench.settings import config_fields
+from geocbm.run import Batch, Run, encoding, stages
+from geocbm.workbench import notebook, settings
 
 nb = notebook.start("03_stage0_pretraining", globals())
 files = Run(nb.run_folder)
-config = Stage0Config(**config_fields(Stage0Config, globals()))
+config = Stage0Config(**settings.config_fields(Stage0Config, globals()))
 
 # %% [markdown]
 # ## A batch
 #
-# The encoder is cut in two: a frozen **trunk**, and the **top** of `unfreeze_layers` blocks that trains. What the trunk
-# hands to the top (`hidden`) is the same in every epoch, so it is computed once and stored; an epoch then costs the top
-# alone. Stored beside it are the features of the untouched encoder (`pooled`).
+# The encoder is cut in two: a frozen **trunk**, and the **top** of `unfreeze_layers` blocks that are trained. What the
+# trunk passes to the top (`hidden`) is the same in every epoch, so it is computed once and stored in half precision; an
+# epoch then costs the top alone. From `hidden` the top gives the features of the untouched encoder (`pooled`).
 
 # %%
 encoders = encoding.EncoderConfig(image_encoder, text_encoder, unfreeze_layers, encode_batch_size, max_cache_gb)
@@ -70,19 +67,10 @@ stage = stages.prepare_stage0(files, config, encoders, encoder, vanilla)  # mode
 model = stage.model.cpu().eval()  # for the look at single steps; training moves it to the accelerator
 
 # %%
-rows = stage.train.rows[:: max(1, len(stage.train.rows) // 8)][:8]
-batch, shown = stage.train.read(rows), files.table.iloc[rows]
-pictures = [data.open_picture(data.image_files(files.table)[row]) for row in rows]
-captions = [f"{meta}, {country}" for meta, country in zip(shown["meta_name"], shown["country"], strict=True)]
-nb.show_images([encoder.crop(picture) for picture in pictures], captions, captions)
-shapes = pd.DataFrame({"shape": {name: str(tuple(values.shape)) for name, values in batch.items()}})
-nb.table(shapes.rename_axis("entry"), caption="A batch of Stage 0")
-
-# %% [markdown]
-# Trunk and top together are the whole encoder: from `hidden`, which is stored in half precision, the top gives the
-# stored features.
-
-# %%
+shown = files.batch("pretrain_train", 8)
+nb.show_images([encoder.crop(image) for image in shown["image"]], shown.captions, shown.captions)
+batch = Batch(stage.train.read(shown["row"].numpy()))
+nb.table(batch.shapes(), caption="A batch of Stage 0")
 with torch.no_grad():
     pooled, tokens = encoder.upper(batch["hidden"], unfreeze_layers)  # (B, d), (B, P, w)
 torch.testing.assert_close(pooled, batch["pooled"], rtol=2e-2, atol=2e-2)
@@ -98,8 +86,8 @@ print(f"pooled {tuple(pooled.shape)}; tokens {tuple(tokens.shape)}, one for each
 # $$\mathcal{L}_{\mathrm{gps}} = -\frac{1}{B} \sum_{i=1}^{B} \log
 # \frac{\exp(\cos(z_i, A g_i) / \tau)}{\sum_{j=1}^{B} \exp(\cos(z_i, A g_j) / \tau)}$$
 #
-# It is the cross-entropy of a classification whose classes are the places of the batch. The layer $A$ is new, so the
-# loss begins near $\log B$, which is chance.
+# This is the cross-entropy of a classification whose classes are the places of the batch. The layer $A$ is new, so the
+# loss starts near $\log B$, which is chance.
 
 # %%
 with torch.no_grad():
@@ -113,8 +101,8 @@ print(f"InfoNCE {by_hand:.2f}, chance {torch.tensor(float(len(z))).log():.2f}")
 # %% [markdown]
 # ## The words: a concept is the mean of its prompts
 #
-# A concept $k$ is put into $T$ sentences; the text encoder $\phi$ makes a vector of each. The mean of their directions
-# is the **prototype** $b_k$ of the concept:
+# A concept $k$ is put into $T$ sentences, and the text encoder $\phi$ turns each into a vector. The mean of their
+# directions is its **prototype** $b_k$. What lies close together is the same to the text encoder; images must separate it.
 #
 # $$m_k = \frac{1}{T} \sum_{t=1}^{T} \frac{\phi(\mathrm{prompt}_t(k))}{\lVert \phi(\mathrm{prompt}_t(k)) \rVert}, \qquad
 # b_k = \frac{m_k}{\lVert m_k \rVert}$$
@@ -126,25 +114,17 @@ phi = load_text_encoder(text_encoder or None, image_encoder).encode(prompts)  # 
 prototype = normalize(normalize(phi, dim=-1).mean(0), dim=-1)  # (t,)
 torch.testing.assert_close(prototype, base["meta"][concept], rtol=1e-3, atol=1e-4)
 print("\n".join(prompts))
-
-# %% [markdown]
-# Concepts whose prototypes lie close together are the same to the text encoder; images have to pull them apart.
-
-# %%
 nb.show(plots.prototype_similarity(base["meta"].numpy(), files.concepts))
 
 # %% [markdown]
 # ## One step by hand
 #
-# The concept embedding $e_i$ of a picture (features through a **bottleneck**) is contrasted with the projected
-# prototypes of all concepts (`child`) and of all parents (`parent`), and with the pictures of the batch that share its
-# parent (`hierarchy`); the mean patch with the place (`patch_gps`); and an `anchor` keeps the features near those of
-# the untouched encoder:
+# The concept embedding of a picture (its features after a **bottleneck**) is contrasted with the projected prototypes of
+# all metas (`child`) and of all parents (`parent`), and with the pictures of the batch that share its parent
+# (`hierarchy`); the mean patch with the place (`patch_gps`); `anchor` keeps the features near the untouched ones:
 #
 # $$\mathcal{L} = \sum_{x} \lambda_x \mathcal{L}_x, \qquad
 # x \in \{\mathrm{gps}, \mathrm{child}, \mathrm{parent}, \mathrm{hierarchy}, \mathrm{patch\_gps}, \mathrm{anchor}\}$$
-#
-# With the option `concept_losses` off, the three terms of the concepts are measured and add nothing.
 
 # %%
 output = model(batch["hidden"], batch["gps"])
@@ -157,74 +137,49 @@ model.zero_grad()
 # %% [markdown]
 # ## The run
 #
-# The same step for all batches, in a new order each epoch, with AdamW, warm-up and cosine decay. Each term has a panel
-# of its own, beside what is measured without being trained; the epoch with the best validation loss is kept, and the
-# whole table is encoded with it. With `epochs=0` nothing is trained: the encoder stays as it came, Stages 1 and 2 start
-# from untrained heads, and the panels show the one value before training. Held against such a run, page 10 says what
-# Stage 0 is worth.
+# The same step for every batch, in a new order each epoch, with AdamW, warm-up and cosine decay. The epoch with the
+# lowest validation loss is kept, and the whole table is encoded with it. With `epochs=0` the encoder stays as it came
+# and Stages 1 and 2 start from untrained heads; page 10 compares such a run with this one.
 
 # %%
 result = training.fit(model, stage.loss, stage.train, stage.val, stage.settings, stage.checkpoint)
 adapted = stages.write_adapted(files, encoders, encoder, vanilla)
-
-# %%
 nb.show(plots.loss_curves(result.history, title="Stage 0 by epoch"))
 
 # %% [markdown]
 # ## Does a picture find its place?
 #
-# Each held-out image of `pretrain_val` ranks the places of all others by similarity. Recall@k counts how often its own
-# place is among the first k. Before training the GPS side is untrained; what chance would get is printed below.
+# Each held-out image of `pretrain_val` ranks the places of all others by similarity. Recall@k is how often its own place
+# is among the first k. Before training, the GPS side is random.
 
 # %%
 nb.show(plots.retrieval_bars(result.initial, result.best))
 held_out = files.rows["pretrain_val"] if len(files.rows["pretrain_val"]) else files.rows["pretrain_train"]
-chance = ", ".join(f"recall@{k} {min(k / len(held_out), 1):.1%}" for k in (1, 5, 10))
-print(f"By chance, among {len(held_out):,} places: {chance}")
+print(f"By chance, recall@k would be k / {len(held_out):,}")
 
 # %% [markdown]
-# ## Is the nearest picture nearer on the ground?
+# ## Are the features themselves better?
 #
-# Take the place of the most similar training image, first with the untouched features, then with the adapted ones. This
-# needs no GPS side and is a fair comparison of the two encoders on the validation split.
+# Two tests that train nothing on top of the features, for the untouched encoder and for the adapted one, on the
+# validation split: take the place of the most similar training image, and name the concept whose mean training feature
+# is nearest. With the option `concept_losses` off no concept label took part, so any gain there comes from the places.
 
 # %%
-after = adapted.read_all("pooled").numpy()
-val = files.rows["val"]
+after, val = adapted.read_all("pooled").numpy(), files.rows["val"]
 sides = {"untouched": before, "after Stage 0": after}
 if len(val):
     km = {name: stage_metrics.nearest_neighbour_km(side, files, val) for name, side in sides.items()}
-    nb.show(plots.error_curves(km, title="Error of the nearest training picture, validation split"))
-else:
-    print("The validation split is empty: nothing can be compared on it.")
-
-# %% [markdown]
-# ## Does the encoder learn the concepts before the bottleneck?
-#
-# Name the concept whose mean training feature is nearest, with nothing trained on top of the features. A gain comes
-# from the encoder alone. With the option `concept_losses` off no label of a concept took part, so that a gain, if there
-# is one, comes with the places.
-
-# %%
-meta, parent = files.meta_and_parent
-probe = class_mean_accuracy(sides, {"meta": meta, "parent": parent}, files.rows["train"], val)
+    nb.show(plots.error_curves(km, title="Error of the nearest training image, validation split"))
+labels = dict(zip(("meta", "parent"), files.meta_and_parent, strict=True))
+probe = class_mean_accuracy(sides, labels, files.rows["train"], val)
 nb.table((100 * probe).round(1), caption="Named right by the nearest class mean, validation split, %")
-
-# %%
-found = stage_metrics.measure_retrieval(files, model, after, held_out, bootstrap, seed)
-nb.record_all("stage0", metrics.recordables(found))
-nb.record("stage0.best_epoch", result.best_epoch)
-for name, features in (("class_mean_meta", after), ("class_mean_meta_untouched", before)) if len(val) else ():
-    figure = stage_metrics.measure_class_means(files, features, bootstrap, seed)
-    nb.record(f"stage0.{name}", metrics.recordable(figure))
 
 # %% [markdown]
 # ## Make it yours: another contrast
 #
-# A loss is a function of what the model gives and the batch; it returns terms by name, of which `loss` is minimised.
-# Change it, set `own_loss = True` and run the cell. Here **SigLIP's** sigmoid (Zhai et al., 2023) takes the place of
-# InfoNCE: each pair of a picture and a place is a question of its own, yes ($y_{ij} = 1$) for $i = j$ and no
-# ($y_{ij} = -1$) for all others, so that no softmax ties the batch together:
+# A loss is a function of output and batch that returns terms by name, of which `loss` is minimised. Change it, set
+# `own_loss = True` and run the cell. Here **SigLIP's** sigmoid (Zhai et al., 2023) replaces InfoNCE: each pair of a
+# picture and a place is a question of its own, yes ($y_{ij} = 1$) for $i = j$ and no ($y_{ij} = -1$) otherwise:
 #
 # $$\mathcal{L}_{\mathrm{sig}} = -\frac{1}{B} \sum_{i,j} \log \sigma\left(y_{ij}\,(s \cos(z_i, A g_j) + c)\right),
 # \qquad s = 10,\ c = -10$$
@@ -232,7 +187,7 @@ for name, features in (("class_mean_meta", after), ("class_mean_meta_untouched",
 
 # %%
 def my_loss(output, batch):
-    """All terms as before, with the sigmoid in the place of `gps`."""
+    """All terms as before, with the sigmoid in place of `gps`."""
     terms = stage.loss(output, batch)
     logits = 10 * normalize(output.pooled, dim=-1) @ normalize(output.gps, dim=-1).T - 10  # (B, B)
     y = 2 * torch.eye(len(logits), device=logits.device) - 1
@@ -245,14 +200,20 @@ if own_loss:
     fresh = encoding.load_encoder(image_encoder)  # the blocks of the other one have been trained
     own = stages.prepare_stage0(files, short, encoders, fresh, vanilla)
     mine = training.fit(own.model, my_loss, own.train, own.val, own.settings)  # no checkpoint: nothing is written
-    nb.show(plots.retrieval_bars(mine.initial, mine.best, title="One epoch with the loss of one's own"))
+    nb.show(plots.retrieval_bars(mine.initial, mine.best, title="One epoch with your own loss"))
+
+# %%
+found = stage_metrics.measure_retrieval(files, model, after, held_out, bootstrap, seed)
+nb.record_all("stage0", metrics.recordables(found))
+nb.record("stage0.best_epoch", result.best_epoch)
+for name, side in {"class_mean_meta": after, "class_mean_meta_untouched": before}.items() if len(val) else ():
+    nb.record(f"stage0.{name}", metrics.recordable(stage_metrics.measure_class_means(files, side, bootstrap, seed)))
 
 # %% tags=["nbval-check-output"]
 nb.contract(
     one_feature_per_row=len(after) == len(files.table),
     features_move_if_the_encoder_trains=bool(abs(after - before).max() > 1e-2) == (unfreeze_layers > 0 and epochs > 0),
     features_finite=bool((abs(after) < 1e4).all()),
-    checkpoint_written=nb.path("stage0.safetensors").exists(),
 )
 
 # %%

@@ -11,7 +11,7 @@
 #
 # Stage 1 freezes the encoder and learns a **concept bottleneck**: features become an embedding, and the cosine of the embedding to the
 # text prototype of a concept is the score of that concept. All later pages read these scores. This one shows what a score is, trains the
-# bottleneck, and asks how often the labelled concept is named, what it is confused with, and how far the prototypes moved from their words.
+# bottleneck, and asks how often the labelled concept is named, what it is confused with, and how far prototypes drift from their words.
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
@@ -20,15 +20,14 @@ batch_size: int = 256  # stored features per step
 lr: float = 3e-4  # learning rate
 bottleneck: str = "mlp"  # kind of bottleneck: "mlp", "transformer" or "patch" (every concept on every patch)
 stage0_checkpoint: str = ""  # stage0.safetensors of another run, used in place of this run's; empty: its own
-own_loss: bool = False  # also train with the loss of the last section
-examples: int = 6  # pictures in the figure of concept maps
+own_loss: bool = False  # also train with the loss of the section "Make it yours"
+examples: int = 6  # pictures with a concept map
 seed: int = 0  # seed of weights and batches
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
 options: dict = {}  # further settings of Stage1Config, such as {"lambda_semantic": 0.0, "dropout": 0.2}
 
 # %%
-import pandas as pd
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize, one_hot
 
@@ -37,25 +36,23 @@ from geocbm.evaluation import concept_floor, stage_metrics
 from geocbm.models import losses
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
 from geocbm.run import Run, adoption, encoding, predictions, stages
-from geocbm.workbench import notebook
-from geocbm.workbench.settings import config_fields
+from geocbm.workbench import notebook, settings
 
 nb = notebook.start("04_stage1_concepts", globals())
 files = Run(nb.run_folder)
 adoption.take_stage0(files, stage0_checkpoint)
 features = files.features("adapted")
-config = Stage1Config(**config_fields(Stage1Config, globals()))
+config = Stage1Config(**settings.config_fields(Stage1Config, globals()))
 
 # %% [markdown]
 # ## A batch
 #
-# Stage 1 opens no picture: it reads what the encoder of Stage 0 left in the feature store. `concept_idx` and `parent_idx` are its targets.
+# Stage 1 opens no picture: it reads the features that the encoder of Stage 0 has stored. Its targets are `concept_idx` and `parent_idx`.
 
 # %%
 batch = files.batch("val", 8)
-nb.table(batch.shapes(), caption="One batch of the validation split", index=True)
-captions = [f"{meta}, {country}" for meta, country in zip(batch["meta_name"], batch["country"], strict=True)]
-nb.show_images(batch["image"], captions, captions)
+nb.table(batch.shapes(), caption="A batch of the validation split")
+nb.show_images(batch["image"], batch.captions, batch.captions)
 
 # %% [markdown]
 # ## The idea: cosines to prototypes that may move a little
@@ -79,8 +76,8 @@ logits = fresh.logit_scale_meta * normalize(z, dim=-1) @ t.T + fresh.meta_bias  
 torch.testing.assert_close(logits, fresh(batch["pooled"]).meta_logits)
 
 # %% [markdown]
-# The `patch` bottleneck asks every patch instead. A concept's score is a soft maximum over the $m$ patches that resemble it most, and what
-# it leaves behind is a **map** of the concept. With $e_p = W \operatorname{LN}(x_p) + a$ for patch $p$:
+# The `patch` bottleneck compares every patch instead. A concept's score is a soft maximum over the $m$ patches that resemble it most, and
+# the patch scores are a **map** of the concept. With $e_p = W \operatorname{LN}(x_p) + a$ for patch $p$:
 #
 # $$\ell_k = c_k + \log \frac{1}{m} \sum_{p \in \text{best } m} \exp \left( s \cos(e_p, t_k) \right)$$
 
@@ -93,14 +90,13 @@ t = patchy.prototypes()[0]  # (k_m, c)
 maps = patchy.logit_scale_meta * normalize(e, dim=-1) @ t.T  # (B, P, k_m)
 best = maps.topk(min(by_patch.top_patches, maps.shape[1]), dim=1).values  # (B, m, k_m)
 logits = best.exp().mean(1).log() + patchy.meta_bias  # (B, k_m)
-by_package = patchy(batch["pooled"], batch["patch_tokens"]).meta_logits
-torch.testing.assert_close(logits, by_package, rtol=1e-4, atol=1e-4)
+torch.testing.assert_close(logits, patchy(batch["pooled"], batch["patch_tokens"]).meta_logits, rtol=1e-4, atol=1e-4)
 
 # %% [markdown]
 # ## The loss
 #
-# The main term is a **focal loss** (Lin et al., 2017): cross-entropy that turns away from what is right already. $\alpha_y$ is the inverse
-# frequency of the label, $\gamma$ the focus, and the target of the cross-entropy is smoothed by $\varepsilon$:
+# The main term is a **focal loss** (Lin et al., 2017): cross-entropy that puts less weight on what is right already. $\alpha_y$ is the
+# inverse frequency of the label, $\gamma$ the focus, and the target of the cross-entropy is smoothed by $\varepsilon$:
 #
 # $$\mathcal{L}_{\text{meta}} = \frac{1}{B} \sum_i \alpha_{y_i} (1 - p_{i, y_i})^{\gamma} \operatorname{CE}_{\varepsilon}(\ell_i, y_i)$$
 
@@ -115,27 +111,24 @@ by_hand = (alpha[y] * (1 - p) ** gamma * smoothed).mean()
 torch.testing.assert_close(by_hand, losses.focal_loss(logits, y, gamma, alpha, smoothing))
 
 # %% [markdown]
-# Eight more terms keep the two heads in agreement, push parents apart, hold siblings and residuals together, and spread the label
-# over concepts whose words mean nearly the same: one function each in `models/losses.py`.
-#
 # ## One step by hand
 #
-# The model of this run before its training. Which terms make up the loss, and how much gradient does their sum send to each part?
+# The model of this run before training. Beside the focal loss, eight terms keep the two heads in agreement, push parents apart, hold
+# siblings and residuals together, and spread the label over metas with nearly the same words: one function each in `models/losses.py`.
 
 # %%
 stage = stages.prepare_stage1(files, config, features)  # model, loss, loaders and checkpoint, as the settings say
 model = stage.model.eval()
 terms = stage.loss(model(batch["pooled"], batch["patch_tokens"]), batch)
 terms["loss"].backward()
-nb.table(training.loss_terms(terms, config).round(4), caption="Terms of the loss on this batch", index=True)
-nb.table(training.gradient_norms(model).round(4), caption="Gradient by part of the model", index=True)
+nb.table(training.loss_terms(terms, config).round(4), caption="Terms of the loss on this batch")
+nb.table(training.gradient_norms(model).round(4), caption="Gradient by part of the model")
 model.zero_grad()
 
 # %% [markdown]
 # ## The run
 #
-# The same step many times, in a new order each epoch, with AdamW, warm-up and cosine decay; the epoch that is best on the validation
-# split (by `monitor`) is kept. Each term has a panel, beside what is measured on validation.
+# The same step for every batch, shuffled anew each epoch, with AdamW, warm-up and cosine decay; the best epoch on validation is kept.
 
 # %%
 result = training.fit(model, stage.loss, stage.train, stage.val, config, stage.checkpoint)
@@ -144,61 +137,45 @@ nb.show(plots.loss_curves(result.history, title="Stage 1 by epoch"))
 # %% [markdown]
 # ## How often is the labelled concept named?
 #
-# On the test split, beside what chance and the most frequent class would get. Parent accuracy is given twice: by the parent
-# head, and by summing the probabilities of a parent's metas. A sentence below the table says so where Stage 1 names nothing beyond the
-# most frequent concept, or less than a linear classifier on the same features, judged on the validation split.
+# On the test split, beside the most frequent class. Parents are named in two ways: by the parent head, and by summing the probabilities of
+# a parent's metas. A sentence below says so if Stage 1 is no better than the most frequent concept or a linear classifier on validation.
 
 # %%
 predicted = predictions.concept_probabilities(model, features)
 test = files.rows["test"]
-figures = stage_metrics.measure_concepts(files, model, predicted, test, bootstrap, seed)
-nb.table(stage_metrics.concept_table(files, figures, test), caption="Concepts on the test split")
-print(f"The test split has {len(test):,} images.")
+measured = stage_metrics.measure_concepts(files, model, predicted, test, bootstrap, seed)
+nb.table(stage_metrics.concept_table(files, measured, test), caption=f"Concepts, {len(test):,} test images")
 floor = concept_floor.measure_floor(files, config.bottleneck, predicted["meta"], features, bootstrap, seed)
 nb.remark(floor.sentence())
 
-# %%
-names = files.table.iloc[test]
-right = predicted["meta"][test].argmax(axis=1) == files.meta_and_parent[0][test]
-if len(test):
-    nb.show(plots.per_meta_accuracy(names["meta_name"], right, names["parent_concept"]))
-
-# %%
-if len(test):
-    nb.record(f"bottleneck.{config.bottleneck}.meta_top1", metrics.recordable(figures["meta_top1"]))
-
 # %% [markdown]
-# ## What is confused with what?
+# ## Which concepts, and what is confused with what?
 #
-# A confusion inside a parent (one bollard for another) is a lesser mistake than one across parents. The heat map shows parents;
-# the bars name the pairs of metas that are confused most.
+# Confusing two metas of one parent (one bollard with another) is a smaller mistake than confusing two parents. The heat map shows parents;
+# the bars below it show the pairs of metas that are confused most.
 
 # %%
-true_meta = files.meta_and_parent[0][test]
-named_meta = predicted["meta"][test].argmax(axis=1)
-words = files.concepts
+shown, true, named = files.table.iloc[test], files.meta_and_parent[0][test], predicted["meta"][test].argmax(axis=1)
 if len(test):
-    nb.show(plots.confusion(true_meta, named_meta, words.metas, words.parent_index, words.parents))
+    nb.record(f"bottleneck.{config.bottleneck}.meta_top1", metrics.recordable(measured["meta_top1"]))
+    nb.show(plots.per_meta_accuracy(shown["meta_name"], named == true, shown["parent_concept"]))
+    nb.show(plots.confusion(true, named, files.concepts.metas, files.concepts.parent_index, files.concepts.parents))
 
 # %% [markdown]
 # ## Where does it see a concept?
 #
-# The `patch` bottleneck scores every concept on every patch, so that each concept has a map. One test picture for each of a few
-# concepts, the first of its kind, right or wrong. The other kinds look at the whole picture and have no such map.
+# The `patch` bottleneck has a map of every concept; the other kinds look at the whole picture and have none. One test picture for each of a
+# few concepts: the first with that label, whether it was named right or wrong.
 
 # %%
-encoder = encoding.load_stage0(files)[1]
-pictures, grids, captions = stage_metrics.concept_map_examples(files, encoder, model, features, examples)
-if pictures:
-    nb.show(
-        plots.attention_overlay(pictures, grids, captions, title="Where is the labelled concept?", noun="concept map")
-    )
+shown = stage_metrics.concept_map_examples(files, encoding.load_stage0(files)[1], model, features, examples)
+if shown[0]:
+    nb.show(plots.attention_overlay(*shown, title="Where is the labelled concept?", noun="concept map"))
 
 # %% [markdown]
 # ## How far did the prototypes move from their words?
 #
-# Cosine between the prototype of the words alone and the learned one, both after projection. A concept far to the left
-# may no longer mean what its name says.
+# Cosine between the prototype of the words alone and the learned one, both projected. A concept far to the left may have lost its meaning.
 
 # %%
 nb.show(plots.prototype_drift(files.concepts.metas, stage_metrics.prototype_cosine(model)))
@@ -206,9 +183,9 @@ nb.show(plots.prototype_drift(files.concepts.metas, stage_metrics.prototype_cosi
 # %% [markdown]
 # ## Make it yours: another loss
 #
-# A loss is a function `(output, batch) -> terms` with an entry "loss"; `training.fit` asks for no more. This one takes a label as what it is,
-# one of several concepts that can be seen: a sigmoid for each concept, unnamed ones taken as absent, in place of one softmax over all.
-# Change it, set `own_loss` and run from here on.
+# A loss is a function `(output, batch) -> terms` with an entry "loss"; `training.fit` needs no more. This one treats the label as one of
+# several visible concepts: a sigmoid for each concept, with unlabelled ones taken as absent, replaces the softmax over all of them. Change
+# it, set `own_loss = True` and run from here on.
 
 
 # %%
@@ -223,19 +200,14 @@ if own_loss:
     mine = stages.prepare_stage1(files, config, features, name=None)
     own_result = training.fit(mine.model, sigmoid_loss, mine.train, mine.val, config)
     accuracy = {"this run": result.best["meta_top1"], "own loss": own_result.best["meta_top1"]}
-    nb.table(
-        pd.DataFrame({"loss": accuracy.keys(), "named right, validation split": accuracy.values()}),
-        caption="The same model under two losses",
-    )
+    print("meta top-1, validation split:", ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items()))
 
 # %%
-nb.record_all("stage1", metrics.recordables(figures))
+nb.record_all("stage1", metrics.recordables(measured | {"val_over_most_frequent": floor.over_frequent["value"]}))
 with nb.output("concept_scores.npz") as path:
     predictions.save_concept_scores(path, predicted, files.made_from("concept_scores.npz"))
 with nb.output("stage1_floor.json") as path:
     concept_floor.save_floor(path, files, floor)
-if floor.n:
-    nb.record("stage1.val_over_most_frequent", floor.over_frequent["value"])
 
 # %% tags=["nbval-check-output"]
 nb.contract(

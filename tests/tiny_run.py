@@ -142,8 +142,8 @@ def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: s
     test = files.rows["test"]
     decoder = predictions.load_decoder(files, stage2)
     by_mode = {"both": predictions.predict_places(files, stage2, embeddings, adapted, test, None, decoder)}
-    by_mode["concept_only"] = stages.fit_variant(files, STAGE2, "concept_only", embeddings, adapted, test)
+    by_mode |= stages.fit_variants(files, STAGE2, ["concept_only"], embeddings, adapted, test)
     predictions.save_predictions(files.path("predictions.parquet"), files, by_mode, test)
     predictions.save_cell_scores(files.path("cell_scores.npz"), files, stage2, embeddings, adapted)
-    novelty.save_novelty(files.path(novelty.FILE), files, adapted)
+    novelty.save_novelty(files, adapted)
     return run

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geocbm.errors import MismatchError, ParameterError, UserError
-from geocbm.files import lineage, read_json
+from geocbm.files import atomic_path, lineage, read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,7 +201,7 @@ def picture_rows(files: Run, rows: np.ndarray) -> np.ndarray:
     return rows[np.sort(first)]
 
 
-def save_novelty(path: str | Path, files: Run, features: FeatureStore, seed: int = 0) -> str:
+def save_novelty(files: Run, features: FeatureStore, seed: int = 0) -> str:
     """Fit the detector of a run on its adapted features and write it; where the splits are too small, the file says so.
 
     Returns:
@@ -212,10 +212,12 @@ def save_novelty(path: str | Path, files: Run, features: FeatureStore, seed: int
     try:
         found = fit_novelty(files, features, seed)
     except ParameterError as problem:
-        save_file({}, path, _made_from(files) | {"lacks": str(problem)})
+        with atomic_path(files.path(FILE)) as path:
+            save_file({}, path, _made_from(files) | {"lacks": str(problem)})
         return f"What is unlike the training pictures cannot be told: {problem}."
     tensors = {name: np.ascontiguousarray(np.atleast_1d(getattr(found, name))) for name in TENSORS}
-    save_file(tensors, path, _made_from(files))
+    with atomic_path(files.path(FILE)) as path:
+        save_file(tensors, path, _made_from(files))
     kept = f" ({len(found.references):,} of {found.n_train:,} kept)" if len(found.references) < found.n_train else ""
     return (
         f"An image counts as unlike the {found.n_train:,} training pictures{kept} when it is farther from them "

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from geocbm.encoders import ImageEncoder
     from geocbm.encoders.features import FeatureStore
-    from geocbm.models.decoder import PointChoice
     from geocbm.models.stage0 import Stage0PretrainingModel
     from geocbm.models.stage1 import Stage1ConceptModel
 
@@ -215,12 +214,6 @@ def moved_km(files: Run, predicted: Arrays, rows: np.ndarray) -> dict[str, np.nd
             place = predicted[f"lat_{name}"], predicted[f"lng_{name}"]
             found[words] = haversine_km(*place, files.lat[rows], files.lng[rows])
     return found | {"answer": predicted["km"]}
-
-
-def choice_table(choice: PointChoice) -> pd.DataFrame:
-    """Validation metrics of every point that might be answered; the one that is answered is marked."""
-    table = pd.DataFrame.from_dict(choice.val_metrics, orient="index").rename_axis("point").round()
-    return table.assign(answered=table.index == choice.point)
 
 
 def place_table(measured: Mapping[str, Any]) -> pd.DataFrame:

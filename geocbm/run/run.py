@@ -47,7 +47,11 @@ TEXTS = {
     "parent_concept": "its parent concept",
     "country": "country of the label",
 }
-MEANING = {"image": "picture as it lies on disk, upright RGB", **TEXTS, **LABELS, **FEATURES}
+OF_STAGES = {
+    "gps": "embedding of the place by GeoCLIP's location encoder",
+    "concept_emb": "embedding of the concepts by Stage 1",
+}
+MEANING = {"image": "picture as it lies on disk, upright RGB", **TEXTS, **LABELS, **FEATURES, **OF_STAGES}
 STAGE_FEATURES = {"stage0": ("hidden",), "stage1": ("pooled", "patch_tokens"), "stage2": ("patch_tokens",)}
 """Features that the model of a stage may read."""
 
@@ -67,6 +71,11 @@ class Batch(dict[str, Any]):
                 shape, dtype = (len(value),), f"list of {type(value[0]).__name__ if value else 'nothing'}"
             lines.append((name, shape, dtype, MEANING.get(name, "")))
         return pd.DataFrame(lines, columns=["name", "shape", "dtype", "meaning"]).set_index("name")
+
+    @property
+    def captions(self) -> list[str]:
+        """Labelled concept and country of each picture."""
+        return [f"{meta}, {country}" for meta, country in zip(self["meta_name"], self["country"], strict=True)]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on a device."""

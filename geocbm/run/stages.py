@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from geocbm.encoders.processes import is_main_process, on_main
+from geocbm.files import atomic_path
 from geocbm.run import Run
 from geocbm.run.encoding import EncoderConfig, encode_adapted, read_prototypes, write_features
 from geocbm.training import Checkpoint, FitResult, RowLoader, TrainingSettings, fit, seeded
@@ -240,25 +241,51 @@ def _checkpoint(files: Run, name: str | None, description: dict[str, object]) ->
     return Checkpoint(files.path(file), description, files.labels(file), reuse=True)
 
 
-def fit_variant(
+def fit_variants(
     files: Run,
     config: Stage2Config,
-    mode: str,
+    modes: Sequence[str],
     concepts: dict[str, Tensor],
     features: FeatureStore,
     rows: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Train Stage 2 in another ablation mode, all else equal, and predict some rows.
+) -> dict[str, dict[str, np.ndarray]]:
+    """Train Stage 2 in other ablation modes than that of `config`, all else equal, and predict some rows.
 
     Returns:
-        As `predictions.predict_places`; the checkpoint is `stage2_<mode>.safetensors`.
+        By mode as `predictions.predict_places`; the checkpoints are `stage2_<mode>.safetensors`.
     """
     from geocbm.run.predictions import load_decoder, predict_places
 
-    config, name = config.in_mode(mode), f"stage2_{mode}"
-    model, _ = fit_stage2(files, config, concepts, features, name)
-    refiner, decoder = load_refiner(files, config, name), load_decoder(files, model, name)
-    return predict_places(files, model, concepts, features, rows, refiner, decoder)
+    found = {}
+    for mode in dict.fromkeys(modes):
+        if mode != config.ablation_mode:
+            own, name = config.in_mode(mode), f"stage2_{mode}"
+            model, _ = fit_stage2(files, own, concepts, features, name)
+            refiner, decoder = load_refiner(files, own, name), load_decoder(files, model, name)
+            found[mode] = predict_places(files, model, concepts, features, rows, refiner, decoder)
+    return found
+
+
+def write_answers(
+    files: Run,
+    by_mode: Mapping[str, dict[str, np.ndarray]],
+    rows: np.ndarray,
+    model: Stage2CrossAttentionGeoHead,
+    concepts: dict[str, Tensor],
+    features: FeatureStore,
+) -> None:
+    """Write what the modes answer for some rows and the logits of the main head, and remove heads of other executions.
+
+    `by_mode` holds those of `predictions.predict_places`, the main mode first, whose head is `model`.
+    """
+    from geocbm.run.adoption import remove_leftovers
+    from geocbm.run.predictions import save_cell_scores, save_predictions
+
+    remove_leftovers(files, "stage2", by_mode)
+    with atomic_path(files.path("predictions.parquet")) as path:
+        save_predictions(path, files, by_mode, rows)
+    with atomic_path(files.path("cell_scores.npz")) as path:
+        save_cell_scores(path, files, model, concepts, features)
 
 
 def load_stage2(files: Run, name: str = "stage2") -> Stage2CrossAttentionGeoHead:

@@ -138,9 +138,9 @@ class Notebook:
         self._records[records.check_key(key)] = records.check_value(key, value)
 
     def record_all(self, prefix: str, values: Mapping[str, float | Mapping[str, float]]) -> None:
-        """Record every entry of a mapping under ``<prefix>.<name>``."""
+        """Record every entry of a mapping under ``<prefix>.<name>``, or under its own dotted name without a prefix."""
         for name, value in values.items():
-            self.record(f"{prefix}.{name}", value)
+            self.record(f"{prefix}.{name}" if prefix else name, value)
 
     def answer(self, sentence: str) -> None:
         """Say in one sentence what the notebook has found; its page begins with it and with the preview figure.

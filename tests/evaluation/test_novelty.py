@@ -164,7 +164,7 @@ def test_a_run_with_too_few_validation_photographs_says_so(copied_run, monkeypat
     files = copied_run.files
     features = files.features("adapted")
     monkeypatch.setattr(novelty, "FEWEST_VALIDATION", 10)
-    said = novelty.save_novelty(files.path(novelty.FILE), files, features)
+    said = novelty.save_novelty(files, features)
     assert "9 validation images" in said
     detector, lacks = novelty.read_novelty(files)
     assert detector is None and "9 validation images" in lacks

@@ -38,10 +38,7 @@ def run(trained_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> TinyR
     concepts = stages.predict_concepts(files, adapted)
     test = files.rows["test"]
     config = replace(STAGE2, epochs=2, score_epochs=5)
-    by_mode = {
-        mode: stages.fit_variant(files, config, mode, concepts, adapted, test)
-        for mode in ("concept_only", "concept_scores", "hybrid")
-    }
+    by_mode = stages.fit_variants(files, config, ["concept_only", "concept_scores", "hybrid"], concepts, adapted, test)
     main = predictions.predict_places(files, stages.load_stage2(files), concepts, adapted, test)
     predictions.save_predictions(files.path("predictions.parquet"), files, {"both": main} | by_mode, test)
     return run
