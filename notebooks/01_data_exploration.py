@@ -18,12 +18,8 @@ from typing import Literal
 
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 csv: str = "data/atlas/smoke/atlas.csv"  # the table of images, one row per image and labelled concept
-on_bad: Literal["error", "drop"] = (
-    "error"  # stop at the first look, or drop offending rows and list them in rejected.csv
-)
-split: Literal["stratified", "spatial", "leave_country_out"] = (
-    "stratified"  # by concept, by blocks of ground, or a country
-)
+on_bad: Literal["error", "drop"] = "error"  # stop at the first look, or drop offending rows and list them
+split: Literal["stratified", "spatial", "leave_country_out"] = "stratified"  # by concept, blocks of ground, or country
 held_out_country: str = ""  # the country that makes the test split of "leave_country_out"; empty for other kinds
 block_km: float = 1.0  # side of a block in km, for the spatial split
 training_only: bool = False  # allow a table too small for validation and test; pages 06 to 09 then measure nothing
@@ -34,10 +30,10 @@ gallery_columns: int = 8  # pictures per row of the contact sheet
 import numpy as np
 import pandas as pd
 
-from geocbm import data, plots
+from geocbm import data, open_run, plots
 from geocbm.data.concept_audit import audit_concepts
 from geocbm.data.concepts import ConceptVocabulary
-from geocbm.workbench import notebook
+from geocbm.workbench import explorers, notebook
 
 nb = notebook.start("01_data_exploration", globals())
 
@@ -51,15 +47,12 @@ nb = notebook.start("01_data_exploration", globals())
 table = data.load_table(csv, on_bad=on_bad, rejected_csv=nb.path("rejected.csv"))
 counted = ["pano_id", "image_sha256", "country", "meta_name", "parent_concept"]
 glance = table[counted].nunique().rename({"pano_id": "panoramas", "image_sha256": "distinct pictures"})
-nb.table(
-    pd.concat([pd.Series({"rows": len(table)}), glance]).rename("number").to_frame(), caption="The table at a glance"
-)
+glance = pd.concat([pd.Series({"rows": len(table)}), glance]).rename("number").to_frame()
+nb.table(glance, caption="The table at a glance")
 if table.attrs["n_rejected"]:
     rejected = pd.read_csv(nb.path("rejected.csv"), dtype=str, keep_default_na=False)
-    reasons = (
-        rejected.groupby("reason")["line"].agg(rows="size", first_line="first").sort_values("rows", ascending=False)
-    )
-    nb.table(reasons.head(20), caption="Rows that were dropped, by reason")
+    reasons = rejected.groupby("reason")["line"].agg(rows="size", first_line="first")
+    nb.table(reasons.nlargest(20, "rows"), caption="Rows that were dropped, by reason")
 
 # %% [markdown]
 # ## One sample, one batch
@@ -93,16 +86,12 @@ found = quality[quality["rows"] > 0]
 nb.table(found, caption=f"Findings that are no errors ({len(quality) - len(found)} further checks found nothing)")
 
 # %% [markdown]
-# ## Where do the images lie?
+# ## Which countries are there?
 #
-# Each dot is an image. Of empty ground on this map a model learns nothing.
+# Of a country without images a model learns nothing.
 
 # %%
-noun = data.picture_noun(table)
-nb.show(plots.world_map(table["lat"], table["lng"], hover=table["country"] + ": " + table["meta_name"], noun=noun))
-
-# %%
-nb.show(plots.country_bars(table["country"], noun=noun))
+nb.show(plots.country_bars(table["country"], noun=data.picture_noun(table)))
 
 # %% [markdown]
 # ## How are concepts nested?
@@ -201,13 +190,20 @@ with nb.output("concepts.json") as path:
 with nb.output("splits.json") as path:
     data.save_splits(splits, path, table, kind=split, seed=seed, block_km=block_km, held_out_country=held_out_country)
 
+# %% [markdown]
+# ## Where do the images lie?
+#
+# In JupyterLab: a lasso on the map shows its pictures with labels and notes, a click a picture and its neighbours; filters and
+# oddities stand above. On a page: the map by split, with a menu of what is duplicate or odd.
+
 # %%
-nb.record("data.images", len(table))
-nb.record("data.countries", int(table["country"].nunique()))
-nb.record("data.metas", len(vocabulary.metas))
-nb.record("data.parents", len(vocabulary.parents))
-nb.record("data.rejected", int(table.attrs["n_rejected"]))
-nb.record("data.simulated", int(table.attrs["simulated"]))
+explorers.data(open_run(nb.run_folder))
+
+# %%
+counted = {"images": len(table), "countries": table["country"].nunique()}
+counted |= {"metas": len(vocabulary.metas), "parents": len(vocabulary.parents)}
+counted |= {"rejected": table.attrs["n_rejected"], "simulated": table.attrs["simulated"]}
+nb.record_all("data", {name: int(value) for name, value in counted.items()})
 
 # %% tags=["nbval-check-output"]
 train, test = set(splits["train"]), set(splits["test"])

@@ -70,6 +70,7 @@ def _finding(
         "groups": found[distinct].nunique() if names is None else len(names),
         "examples": ", ".join(map(str, shown[:EXAMPLES])),
         "why": why,
+        "found": np.flatnonzero(mask),
     }
 
 
@@ -80,6 +81,11 @@ def quality_report(table: pd.DataFrame) -> pd.DataFrame:
         A row per check: `check`, `rows` (how many rows are concerned), `share` of all rows, `groups` (how many distinct
         things, such as metas or shared images), `examples` and `why` it matters.
     """
+    return pd.DataFrame(findings(table)).drop(columns="found")
+
+
+def findings(table: pd.DataFrame, images: bool = True) -> list[dict[str, Any]]:
+    """The rows of `quality_report`, each with the positions `found` `[m]`; without `images` no file is read."""
     find = partial(_finding, table)
     panorama, country = table["pano_id"], table["country"]
     digest = table["image_sha256"].where(table["image_sha256"] != "")
@@ -104,11 +110,11 @@ def quality_report(table: pd.DataFrame) -> pd.DataFrame:
         "coordinates that are wrong or exchanged."
     )
     empty = table["note"] == ""
-    findings = [
+    return [
         find("identical images", digest.isin(sharing.index), shared, first),
         find("repeated pano_id", repeated, several, panorama[repeated].unique().tolist()),
         find("repeated rows", same, "The same sample counts more than once."),
-        *_pictures(table),
+        *(_pictures(table) if images else ()),
         *_rare_names(table, "meta_name", "metas", "It goes to train only."),
         *_rare_names(table, "country", "countries", "Too few for a figure of its own."),
         find("places less than 50 m apart", _twins(table), near),
@@ -117,7 +123,6 @@ def quality_report(table: pd.DataFrame) -> pd.DataFrame:
         find("in another country than the table says", apart, elsewhere, list(there.values())),
         find("empty notes", empty, "No text describes these samples.", panorama[empty].tolist()),
     ]
-    return pd.DataFrame(findings)
 
 
 def _pictures(table: pd.DataFrame) -> Iterator[dict[str, Any]]:

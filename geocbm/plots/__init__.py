@@ -26,7 +26,7 @@ from geocbm.plots.explanations import (
 )
 from geocbm.plots.interventions import concept_sankey, contribution_bars, intervention_curves
 from geocbm.plots.locator import locator
-from geocbm.plots.maps import base_map, error_map, gain_map, world_map
+from geocbm.plots.maps import base_map, error_map, gain_map
 from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet
 from geocbm.plots.runs import chain_status, compare_differences
 from geocbm.plots.theme import PALETTE, finish, template
@@ -80,5 +80,4 @@ __all__ = [
     "template",
     "told_by_concepts",
     "what_if",
-    "world_map",
 ]

@@ -100,23 +100,6 @@ def finish_map(fig: go.Figure, title: str, alt: str, height: int = 460) -> go.Fi
     return finish(fig, title, alt, height, margin={"l": 8, "r": 8, "t": 48, "b": 34}, legend=legend)
 
 
-def world_map(lat: Any, lng: Any, hover: Any, noun: str = "image") -> go.Figure:
-    """Points `[n]` in degrees on a world map, with texts `[n]` under the pointer; `noun`: what one point is called."""
-    lat, lng, hover = columns_of(lat=lat, lng=lng, hover=hover)
-    rows = thin(len(lat))
-    size = float(np.clip(14 - 2.5 * np.log10(len(rows) + 1), 3.5, 9))
-    marker = {"size": size, "color": PALETTE[0], "opacity": 0.65}
-    points = map_points(lat[rows], lng[rows], [escape(text) for text in hover[rows]], marker, noun)
-    hovered = "%{text}<br>%{lat:.2f}, %{lon:.2f}<extra></extra>"
-    fig = base_map().add_trace(points.update(hovertemplate=hovered, showlegend=False))
-    drawn = f" ({len(rows):,} of them drawn)" if len(rows) < len(lat) else ""
-    alt = (
-        f"World map of {plural(len(lat), noun)}, latitudes {np.min(lat):.0f} to {np.max(lat):.0f} and longitudes "
-        f"{np.min(lng):.0f} to {np.max(lng):.0f} degrees{drawn}."
-    )
-    return finish_map(fig, f"Where the {noun}s lie", alt)
-
-
 def error_map(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> go.Figure:
     """Lines from true places to predicted ones, coloured by their length; all `[n]` degrees.
 

@@ -5,7 +5,7 @@ import html
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from numbers import Integral, Real
 from pathlib import Path
@@ -40,6 +40,19 @@ def put(page: str, plain: str, mark: str = "") -> None:
         display({"text/html": page, "text/plain": plain} | ({mark: {}} if mark else {}), raw=True)
     else:
         print(plain)
+
+
+def put_figure(fig: Any, alt: str | None = None, preview: bool = False) -> None:
+    """Show a plotly figure with the sentence that describes it, or print that sentence; see `Notebook.show`."""
+    meta = dict(fig.layout.meta) if isinstance(fig.layout.meta, Mapping) else {}
+    text = needed_alt(alt or meta.get("alt"))
+    fig.layout.meta = meta | {"alt": text} | ({"preview": True} if preview else {})
+    if interactive():
+        from IPython.display import display
+
+        display(fig)
+    else:
+        print(f"[figure] {text}")
 
 
 def template(name: str) -> Any:

@@ -164,15 +164,7 @@ class Notebook:
             alt: the sentence; may be left out when the figure's ``layout.meta`` has an ``alt`` already.
             preview: the figure stands for the notebook on the index page.
         """
-        meta = dict(fig.layout.meta) if isinstance(fig.layout.meta, Mapping) else {}
-        text = html.needed_alt(alt or meta.get("alt"))
-        fig.layout.meta = meta | {"alt": text} | ({"preview": True} if preview else {})
-        if html.interactive():
-            from IPython.display import display
-
-            display(fig)
-        else:
-            print(f"[figure] {text}")
+        html.put_figure(fig, alt, preview)
 
     def show_image(self, image: Any, alt: str, width: int | None = None) -> None:
         """Show a picture as a JPEG inside the page.

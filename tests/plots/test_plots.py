@@ -55,7 +55,6 @@ FOREST = pd.DataFrame(
 )
 
 MAPS = {
-    "plain": lambda: plots.world_map(LAT, LNG, TABLE["meta_name"]),
     "cells": lambda: plots.cell_map(CELLS, TABLE),
     "errors": lambda: plots.error_map(*PREDICTED, LAT, LNG),
 }
@@ -115,13 +114,6 @@ def test_outline_lies_on_the_earth_and_knows_some_coasts():
     assert all(-90 <= lat <= 90 and -180 <= lng <= 180 for lat, lng in points)
     for lat, lng in ((-34.4, 18.4), (36.0, -5.6), (-55.0, -66.0)):  # Cape, Gibraltar, Tierra del Fuego
         assert min((lat - a) ** 2 + (lng - b) ** 2 for a, b in points) < 2.5
-
-
-def test_world_map_is_thinned_but_counts_everything():
-    lat = np.linspace(-60, 60, 8000)
-    figure = plots.world_map(lat, lat, lat)
-    assert len(figure.data[-1].lat) == 5000
-    assert "8,000 images" in figure.layout.meta["alt"]
 
 
 def test_error_map_counts_missing_predictions_and_bands():
@@ -237,8 +229,6 @@ def test_contact_sheet_shows_what_it_can(tmp_path):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: plots.world_map([], [], []),
-        lambda: plots.world_map([1, 2], [1], ["a"]),
         lambda: plots.imbalance([]),
         lambda: plots.error_curves({}),
         lambda: plots.split_distances({}),

@@ -1,0 +1,223 @@
+"""The data of a run: pictures chosen on a map, by filters, or by what is odd about them."""
+
+from __future__ import annotations
+
+from threading import Thread
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from geocbm.data import quality
+from geocbm.geodesy import haversine_km
+from geocbm.plots.maps import base_map, finish_map, map_points
+from geocbm.plots.theme import PALETTE, escape, plural, thin
+from geocbm.run import Run
+from geocbm.workbench import html
+from geocbm.workbench.explorers.shared import (
+    ANY,
+    WIDE,
+    WRAP,
+    LiveMap,
+    PictureStrip,
+    choices,
+    dropdown,
+    is_live,
+    said,
+    timed,
+)
+
+SPLITS = ("train", "val", "test")
+COLOURS = dict(zip((*SPLITS, ""), (PALETTE[5], PALETTE[4], PALETTE[1], PALETTE[7]), strict=True))
+DUPLICATES = ("identical images", "repeated pano_id", "repeated rows", "places less than 50 m apart")
+"""Checks of `data.quality` that find pictures which are there more than once."""
+AROUND = 24  # pictures shown for a click: the one clicked and the nearest to it
+
+
+def data(run: Run) -> None:
+    """Look at the pictures of a run by place, country, concept, split and oddity; a page shows a map with a menu."""
+    if is_live():
+        from IPython.display import display
+
+        display(DataExplorer(run).box)
+    else:
+        html.put_figure(map_by_finding(run, look_up(run)))
+
+
+def look_up(run: Run) -> pd.DataFrame:
+    """A row per row of the table: `concept`, `country`, `split` (empty for a row of none)."""
+    frame = pd.DataFrame({"concept": run.table["meta_name"], "country": run.country, "split": ""}).astype(str)
+    for split in SPLITS:
+        frame.loc[run.rows[split], "split"] = split
+    return frame
+
+
+def map_by_finding(run: Run, frame: pd.DataFrame) -> go.Figure:
+    """The pictures on a map, coloured by split, with a menu of what is duplicate or odd among them."""
+    found = {f"{each['check']} ({each['rows']:,})": each["found"] for each in quality.findings(run.table, False)}
+    fig, scenery = base_map(), 2
+    groups = [(split, np.flatnonzero(frame["split"] == split)) for split in SPLITS]
+    groups += [(name, rows) for name, rows in found.items() if len(rows)]
+    for number, (name, rows) in enumerate(groups):
+        shown = rows[thin(len(rows))]
+        texts = [escape(text) for text in frame["concept"].iloc[shown] + ", " + frame["country"].iloc[shown]]
+        marker = {"size": 5, "opacity": 0.7, "color": COLOURS.get(name, PALETTE[1])}
+        points = map_points(run.lat[shown], run.lng[shown], texts, marker, name)
+        fig.add_trace(points.update(visible=number < len(SPLITS)))
+    buttons = [
+        {
+            "label": label,
+            "method": "restyle",
+            "args": [{"visible": [True] * scenery + [name in names for name, _ in groups]}],
+        }
+        for label, names in [("all, by split", SPLITS), *((name, (name,)) for name, _ in groups)]
+    ]
+    fig.update_layout(updatemenus=[{"buttons": buttons, "x": 0.01, "xanchor": "left", "y": 0.99, "yanchor": "top"}])
+    sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in groups[: len(SPLITS)])
+    odd = "; ".join(name for name, _ in groups[len(SPLITS) :]) or "none"
+    alt = f"World map of {plural(len(frame), run.noun)}, coloured by split: {sizes}. Duplicate or odd: {odd}."
+    return finish_map(fig, f"The {run.noun}s by split, and what is odd", alt)
+
+
+class DataExplorer:
+    """Map, filters and pictures of a table.
+
+    A place is chosen by a lasso or a box on the map, or by the two ranges of degrees; a click shows a picture and those
+    nearest to it, which `around` does from the keyboard.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.frame, self.took_ms = run, look_up(run), 0.0
+        self.strip, self.status = PictureStrip(run, self.caption), ipywidgets.HTML()
+        self.split = dropdown("split", [("all", ANY), *zip(SPLITS, SPLITS, strict=True)])
+        self.country = dropdown("country", choices(self.frame["country"]))
+        self.concept = dropdown("concept", choices(self.frame["concept"]))
+        self.check = dropdown("oddity", [("all pictures", ANY)])
+        self._list(quality.findings(run.table, images=False))
+        self.lat, self.lng = (
+            ipywidgets.FloatRangeSlider(
+                value=(-limit, limit),
+                min=-limit,
+                max=limit,
+                step=1.0,
+                description=name,
+                readout_format=".0f",
+                continuous_update=False,
+                style={"description_width": "70px"},
+                layout=ipywidgets.Layout(width="440px"),
+            )
+            for name, limit in (("latitude", 90.0), ("longitude", 180.0))
+        )
+        duplicates, odd, self.read_all, clear = (
+            ipywidgets.Button(description=text, layout=ipywidgets.Layout(width="auto"))
+            for text in ("duplicates", "odd rows", "look for odd pictures too", "begin again")
+        )
+        duplicates.on_click(lambda _: setattr(self.check, "value", "duplicates"))
+        odd.on_click(lambda _: setattr(self.check, "value", "odd rows"))
+        self.read_all.on_click(self._read_all)
+        clear.on_click(self._clear)
+        self.around = ipywidgets.Button(description="nearest to the first", layout=ipywidgets.Layout(width="auto"))
+        self.around.on_click(lambda _: self.look_around(int(self.strip.rows[0])) if len(self.strip.rows) else None)
+        self.map = LiveMap(run, f"Where the {run.noun}s lie", list(COLOURS.values()), self.look_around, self.select)
+        for split in SPLITS:  # entries of the legend
+            self.map.figure.add_scattergeo(
+                lat=[None], lon=[None], mode="markers", marker_color=COLOURS[split], name=split
+            )
+        self._texts = (self.frame["concept"] + ", " + self.frame["country"]).map(escape).to_numpy(dtype=object)
+        self._levels = self.frame["split"].map(list(COLOURS).index).to_numpy()
+        self.filters = [self.split, self.country, self.concept, self.check, self.lat, self.lng]
+        for control in self.filters:
+            control.observe(self.filter, "value")
+        self.filter()
+        buttons = ipywidgets.HBox([duplicates, odd, self.read_all, self.around, clear], layout=WRAP)
+        controls = [ipywidgets.HBox(self.filters[:4], layout=WRAP), ipywidgets.HBox(self.filters[4:], layout=WRAP)]
+        self.box = ipywidgets.VBox([*controls, buttons, self.map.box, self.status, self.strip.box], layout=WIDE)
+
+    @timed
+    def filter(self, _change: Any = None) -> None:
+        """Show the pictures that pass all filters, on the map and side by side."""
+        keep = np.ones(len(self.frame), dtype=bool)
+        for control, column in ((self.split, "split"), (self.country, "country"), (self.concept, "concept")):
+            if control.value != ANY:
+                keep &= (self.frame[column] == control.value).to_numpy()
+        if self.check.value != ANY:
+            keep &= self._found[self.check.value]
+        for control, values in ((self.lat, self.run.lat), (self.lng, self.run.lng)):
+            keep &= (values >= control.value[0]) & (values <= control.value[1])
+        rows = np.flatnonzero(keep)
+        if self.check.value != ANY:  # what is there twice stands side by side
+            rows = rows[np.lexsort((self.run.lng[rows], self.run.lat[rows]))]
+        countries = plural(len(np.unique(self.run.country[rows])), "country", "countries")
+        sentence = f"{plural(len(rows), self.run.noun)} in {countries}, coloured by split."
+        self.map.show(rows, self._texts[rows], self._levels[rows], sentence)
+        self._say("Draw a lasso around places, or click one.", rows)
+
+    @timed
+    def select(self, rows: np.ndarray) -> None:
+        """Show the pictures enclosed on the map; all that pass the filters where there is none."""
+        self.map.mark(rows if len(rows) else None)
+        self._say(f"{plural(len(rows), self.run.noun)} enclosed.", rows if len(rows) else self.map.rows)
+
+    @timed
+    def look_around(self, row: int) -> None:
+        """Show a picture and those nearest to it among the ones on the map, the nearest first."""
+        lat, lng, others = self.run.lat, self.run.lng, self.map.rows
+        km = haversine_km(lat[row], lng[row], lat[others], lng[others])
+        km[others == row] = -1.0  # before another one at the very same place
+        order = np.argsort(km, kind="stable")[:AROUND]
+        self.map.mark(others[order])
+        far = f"{self.caption(row)}, and the {len(order) - 1} nearest, up to {max(km[order[-1]], 0):,.0f} km away."
+        self._say(far, others[order])
+
+    def caption(self, row: int) -> str:
+        """Labels, note and oddities of a picture."""
+        concept, country, split = self.frame.iloc[row]
+        odd = [check for check, found in self._checks.items() if found[row]]
+        note = html.clean_text(self.run.table["note"].iloc[row])
+        return ". ".join(text for text in (f"{concept}, {country} ({split or 'no split'})", note, *odd) if text)
+
+    def _say(self, sentence: str, rows: np.ndarray) -> None:
+        self.strip.show(rows)
+        self.status.value = said(sentence)
+
+    def _clear(self, _button: Any) -> None:
+        for control in self.filters:
+            control.unobserve(self.filter, "value")
+        for control in self.filters[:4]:
+            control.value = ANY
+        self.lat.value, self.lng.value = (-90, 90), (-180, 180)
+        for control in self.filters:
+            control.observe(self.filter, "value")
+        self.filter()
+
+    def _read_all(self, _button: Any) -> None:
+        """Read all picture files beside what a person does, since that takes longer than one waits for a click."""
+        self.read_all.disabled = True
+        self.status.value = said(f"Reading {plural(len(self.frame), self.run.noun)}; what is odd joins the oddities.")
+        self.reading = Thread(target=self._read, daemon=True)
+        self.reading.start()
+
+    def _read(self) -> None:
+        self._list(quality.findings(self.run.table))
+        self.status.value = said(f"All {self.run.noun}s were read: {len(self._checks)} checks found something.")
+
+    def _list(self, findings: list[dict[str, Any]]) -> None:
+        """Offer the checks that found rows, and what they found together."""
+
+        def mask(rows: np.ndarray) -> np.ndarray:
+            return np.isin(np.arange(len(self.frame)), rows)
+
+        self._checks = {each["check"]: mask(each["found"]) for each in findings if each["rows"]}
+        none = np.zeros(len(self.frame), dtype=bool)
+        twice = [found for check, found in self._checks.items() if check in DUPLICATES]
+        others = [found for check, found in self._checks.items() if check not in DUPLICATES]
+        together = {
+            "duplicates": np.logical_or.reduce([none, *twice]),
+            "odd rows": np.logical_or.reduce([none, *others]),
+        }
+        self._found, chosen = together | self._checks, self.check.value
+        options = [(f"{name} ({found.sum():,})", name) for name, found in self._found.items()]
+        self.check.options = [("all pictures", ANY), *options]
+        self.check.value = chosen

@@ -1,0 +1,212 @@
+"""Parts that explorers are made of: who looks at a cell, a live map, pictures side by side, filters, spoken sentences.
+
+An explorer is a function of a run that shows a class's `box` where `is_live()`, and else leaves a figure:
+
+    def places(run):
+        if not is_live():
+            return html.put_figure(plots.cell_map(...))
+        display(PlaceExplorer(run).box)
+
+    class PlaceExplorer:
+        def __init__(self, run):
+            self.country = dropdown("country", choices(run.country))  # filters; ANY lets all pass
+            self.strip = PictureStrip(run, caption=lambda row: run.country[row])  # with buttons to turn pages
+            self.map = LiveMap(run, "Where it is", ["blue"], on_pick=self.look)  # its points are rows of the table
+            self.country.observe(self.filter, "value")
+
+        @timed  # how long an answer took, in `self.took_ms`
+        def filter(self, _change): ...
+
+`LiveMap.show(rows, ...)` draws rows, `on_pick(row)` is told of a click and `on_region(rows)` of a lasso or a box. A map
+cannot be used from the keyboard: whatever is picked on it can be picked from a control beside it. `said(text)` is a
+sentence that a screen reader speaks when it changes; controls take their labels from `description`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import wraps
+from html import escape
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import plotly.graph_objects as go
+
+from geocbm.data import image_files, open_picture
+from geocbm.plots.maps import base_map, finish_map, map_points
+from geocbm.plots.theme import thin
+from geocbm.run import Run
+from geocbm.workbench import html
+
+ANY = ""
+"""Choice of a filter that lets all pass."""
+WIDE = ipywidgets.Layout(width="100%")
+WRAP = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
+SIDE = 150  # pixels of a picture in a strip
+POINTS = 2  # number of the trace of a live map that holds its points; those before are the coast and the borders
+
+
+def is_live() -> bool:
+    """Whether someone sits before the notebook: a kernel whose front end can be asked for input.
+
+    Executions without a front end (papermill, nbclient, nbval) declare that they cannot; controls would be dead there.
+    """
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    kernel = getattr(shell, "kernel", None)
+    return bool(getattr(kernel, "_allow_stdin", False))
+
+
+def timed(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that notes in `took_ms` of its object how long it took."""
+
+    @wraps(callback)
+    def noted(self: Any, *args: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return callback(self, *args)
+        finally:
+            self.took_ms = 1000 * (time.perf_counter() - began)
+
+    return noted
+
+
+def said(text: str) -> str:
+    """A sentence that a screen reader speaks when it changes."""
+    return f'<div role="status" aria-live="polite" style="line-height:1.5">{escape(text)}</div>'
+
+
+def choices(values: Any, all_named: str = "all") -> list[tuple[str, str]]:
+    """Options of a filter: each value with its count, in alphabetical order, after the one that lets all pass."""
+    names, counts = np.unique(np.asarray(values, dtype=str), return_counts=True)
+    return [(all_named, ANY), *((f"{name} ({n:,})", str(name)) for name, n in zip(names, counts, strict=True))]
+
+
+def dropdown(description: str, options: Sequence[Any], **more: Any) -> ipywidgets.Dropdown:
+    """A labelled choice of the width that filters have."""
+    style, layout = {"description_width": "70px"}, ipywidgets.Layout(width="290px")
+    return ipywidgets.Dropdown(options=options, description=description, style=style, layout=layout, **more)
+
+
+class PictureStrip:
+    """Pictures of a run side by side, a page of them at a time, with buttons to turn pages.
+
+    Args:
+        run: the run.
+        caption: text below the picture of a row; it is the picture's alternative text too.
+        picture: of a row; by default the file of the table.
+        at_once: pictures of a page.
+    """
+
+    def __init__(
+        self, run: Run, caption: Callable[[int], str], picture: Callable[[int], Any] | None = None, at_once: int = 12
+    ) -> None:
+        self.caption, self.at_once = caption, at_once
+        self._files, self._picture = image_files(run.table), picture
+        self._made: dict[int, Any] = {}
+        self.rows: np.ndarray = np.zeros(0, dtype=np.int64)
+        self.pictures, self.position = ipywidgets.HTML(layout=WIDE), ipywidgets.HTML()
+        self.back = ipywidgets.Button(description="previous page", icon="arrow-left")
+        self.forward = ipywidgets.Button(description="next page", icon="arrow-right")
+        self.back.on_click(lambda _: self.turn(self.first - self.at_once))
+        self.forward.on_click(lambda _: self.turn(self.first + self.at_once))
+        pages = ipywidgets.HBox([self.back, self.forward, self.position], layout=WRAP)
+        self.box = ipywidgets.VBox([pages, self.pictures])
+        self.show(self.rows)
+
+    def show(self, rows: Sequence[int] | np.ndarray) -> None:
+        """Show the pictures of some rows, the first page of them."""
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.turn(0)
+
+    def turn(self, first: int) -> None:
+        """Show the page that begins with the picture at a position among the rows."""
+        self.first = first
+        shown = self.rows[first : first + self.at_once].tolist()
+        texts = [self.caption(row) for row in shown]
+        self.pictures.value = html.gallery_html([self._thumbnail(row) for row in shown], texts, texts, SIDE)
+        self.back.disabled, self.forward.disabled = first <= 0, first + self.at_once >= len(self.rows)
+        which = f"{first + 1:,} to {first + len(shown):,} of {len(self.rows):,} pictures" if shown else "no picture"
+        self.position.value = said(which)
+
+    def _thumbnail(self, row: int) -> Any:
+        if self._picture:
+            return self._picture(row)
+        if row not in self._made:
+            picture = open_picture(self._files[row], SIDE).copy()
+            picture.thumbnail((2 * SIDE, 2 * SIDE))
+            self._made[row] = picture
+        return self._made[row]
+
+
+class LiveMap:
+    """A world map of pictures, of which one is picked by a click, or many by a lasso or a box.
+
+    Args:
+        run: the run.
+        title: headline.
+        colours: of the levels 0, 1, ... of points; levels between have a colour between.
+        on_pick: told the row of a point that was clicked.
+        on_region: told the rows that were enclosed; without it nothing can be.
+        more: further traces, drawn over the points.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        title: str,
+        colours: Sequence[str],
+        on_pick: Callable[[int], None],
+        on_region: Callable[[np.ndarray], None] | None = None,
+        more: Sequence[go.Scattergeo] = (),
+    ) -> None:
+        self.run, self.rows = run, np.zeros(0, dtype=np.int64)
+        top = max(len(colours) - 1, 1)
+        scale = [[level / top, colour] for level, colour in enumerate(colours)]
+        marker = {"size": 5, "opacity": 0.8, "colorscale": scale, "cmin": 0, "cmax": top}
+        points = map_points([], [], [], marker, "pictures").update(hovertemplate="%{customdata}<extra></extra>")
+        points.update(selected_marker_opacity=1, unselected_marker_opacity=0.15, showlegend=False)
+        drawn = finish_map(base_map().add_traces([points, *more]), title, title, 430)
+        self.figure = go.FigureWidget(drawn)
+        self.figure.update_layout(dragmode="lasso" if on_region else "pan", clickmode="event")
+        self.says = ipywidgets.HTML()
+        self.box = ipywidgets.VBox([self.figure, self.says], layout=WIDE)
+        trace = self.figure.data[POINTS]
+
+        def clicked(_trace: Any, points: Any, _state: Any) -> None:
+            if points.point_inds:
+                on_pick(int(self.rows[points.point_inds[0]]))
+
+        trace.on_click(clicked)
+        if on_region:
+            trace.on_selection(lambda _, points, __: on_region(self.rows[points.point_inds]))
+            trace.on_deselect(lambda _, __: on_region(self.rows[:0]))
+
+    def show(self, rows: np.ndarray, texts: np.ndarray, levels: np.ndarray, sentence: str) -> None:
+        """Draw rows of the table; more than plotly can draw quickly are thinned.
+
+        Args:
+            rows: `[m]` rows.
+            texts: `[m]` what stands under the pointer, escaped.
+            levels: `[m]` of the colours.
+            sentence: what is to be seen, for those who do not see the map.
+        """
+        kept = thin(len(rows))
+        self.rows = np.asarray(rows)[kept]
+        more = f" {len(kept):,} of them are drawn." if len(kept) < len(rows) else ""
+        with self.figure.batch_update():  # arrays: lists would be looked at one by one
+            self.figure.data[POINTS].update(
+                lat=np.round(self.run.lat[self.rows], 3).astype(np.float32),
+                lon=np.round(self.run.lng[self.rows], 3).astype(np.float32),
+                customdata=texts[kept],
+                marker_color=levels[kept].astype(np.float32),
+                selectedpoints=None,
+            )
+        self.says.value = said(sentence + more)
+
+    def mark(self, rows: np.ndarray | None) -> None:
+        """Let all points fade but those of some rows; None lets none fade."""
+        self.figure.data[POINTS].selectedpoints = None if rows is None else np.flatnonzero(np.isin(self.rows, rows))
