@@ -159,7 +159,7 @@ with nb.output("geocells.npz") as path:
 nb.record("cells.n", len(cells))
 test = files.rows["test"]
 blocks = metrics.spatial_blocks(files.lat[test], files.lng[test])
-median = metrics.bootstrap(errors["test"], blocks, "median", n=bootstrap, seed=seed)
+median = metrics.Resamples(blocks, bootstrap, seed).estimate(errors["test"], "median")
 nb.record("cells.oracle_median_km", metrics.recordable(median))
 
 # %% [markdown]

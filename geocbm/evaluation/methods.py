@@ -256,7 +256,7 @@ def _values(answer: Prediction, truth: base.Labels, true_place: np.ndarray) -> d
         values |= {"median_km": km, "geoscore": geoscore(km)}
         if answer.country is None:
             place = country_of(answer.lat, answer.lng)
-            # A place without a country, as in the open sea, is a miss, as in `place_accuracy`.
+            # A place without a country, as in the open sea, is a miss, as in `places_right`.
             values["country_acc"] = (place == true_place) & (place != "")
     return values
 

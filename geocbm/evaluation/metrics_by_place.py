@@ -13,7 +13,6 @@ from geocbm.errors import ParameterError
 from geocbm.evaluation.baselines.base import Prediction
 from geocbm.metrics import (
     Resamples,
-    bootstrap,
     columns_of,
     error_km,
     geolocation_intervals,
@@ -52,7 +51,7 @@ class Geocoded:
         """Whether a method names the place of each image right at a level of `LEVELS`, `[n]`.
 
         A region counts only within the right country, a city only within the right region (as in
-        `geocbm.metrics.place_accuracy`); a place without a name is a miss.
+        `geocbm.metrics.places.places_right`); a place without a name is a miss.
 
         Raises:
             ParameterError: there is no such level.
@@ -173,7 +172,7 @@ def by_place(
     for place, inside, pooled in groups:
         row: dict[str, Any] = {"place": place, "n": int(inside.sum()), "pooled": pooled}
         for figure, values, statistic in (("median_km", found.km[method], "median"), ("right", right, "mean")):
-            own = bootstrap(values[inside], found.blocks[inside], statistic, n=n, seed=seed)
+            own = Resamples(found.blocks[inside], n, seed).estimate(values[inside], statistic)
             row |= columns_of(figure, own)
         rows.append(row)
     return pd.DataFrame(rows, columns=columns)

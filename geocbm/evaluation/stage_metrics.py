@@ -13,7 +13,6 @@ from geocbm.evaluation.baselines.neighbours import nearest
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import (
     Resamples,
-    bootstrap,
     concept_intervals,
     country_of,
     geolocation_intervals,
@@ -77,7 +76,7 @@ def measure_class_means(files: Run, pooled: np.ndarray, n_resamples: int = 200, 
 
     meta, val = files.meta_and_parent[0], files.rows["val"]
     right = nearest_class_mean(pooled, meta, files.rows["train"], val) == meta[val]
-    return bootstrap(right, spatial_blocks(files.lat[val], files.lng[val]), n=n_resamples, seed=seed)
+    return Resamples(spatial_blocks(files.lat[val], files.lng[val]), n_resamples, seed).estimate(right)
 
 
 def measure_concepts(

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from geocbm.errors import ParameterError
 from geocbm.geocells.distribution import sum_by_place
-from geocbm.metrics.country_spelling import CountryNames, places_at
+from geocbm.metrics.places import CountryNames, places_at
 
 if TYPE_CHECKING:
     from geocbm.data.concepts import ConceptVocabulary

@@ -5,14 +5,7 @@ miss everywhere. Intervals are bootstrap intervals that resample whole spatial b
 side are not independent evidence.
 """
 
-from geocbm.metrics.bootstrap import (
-    bootstrap,
-    geolocation_intervals,
-    over_seeds,
-    paired_difference,
-    simultaneous_intervals,
-    spatial_blocks,
-)
+from geocbm.metrics.bootstrap import geolocation_intervals, over_seeds, simultaneous_intervals, spatial_blocks
 from geocbm.metrics.calibration import (
     calibration_error_by_chance,
     expected_calibration_error,
@@ -20,7 +13,7 @@ from geocbm.metrics.calibration import (
     negative_log_likelihood,
     reliability_bins,
 )
-from geocbm.metrics.concept import concept_intervals, concept_metrics, macro_recall
+from geocbm.metrics.concept import concept_intervals
 from geocbm.metrics.formatting import (
     NO_INTERVAL,
     NOISE,
@@ -36,7 +29,7 @@ from geocbm.metrics.formatting import (
     verdict,
 )
 from geocbm.metrics.geolocation import THRESHOLDS_KM, error_km, geoguessr_points, geolocation_metrics, geoscore
-from geocbm.metrics.places import country_accuracy, country_of, place_accuracy, places_of
+from geocbm.metrics.places import country_of, places_of
 from geocbm.metrics.resamples import FEWEST_BLOCKS, NOT_MEASURED, Estimate, Resamples
 from geocbm.metrics.table import metric
 
@@ -48,12 +41,9 @@ __all__ = [
     "THRESHOLDS_KM",
     "Estimate",
     "Resamples",
-    "bootstrap",
     "calibration_error_by_chance",
     "columns_of",
     "concept_intervals",
-    "concept_metrics",
-    "country_accuracy",
     "country_of",
     "entry_of",
     "error_km",
@@ -66,13 +56,10 @@ __all__ = [
     "geoscore",
     "interval_frame",
     "interval_text",
-    "macro_recall",
     "metric",
     "metric_table",
     "negative_log_likelihood",
     "over_seeds",
-    "paired_difference",
-    "place_accuracy",
     "places_of",
     "readable",
     "recordable",

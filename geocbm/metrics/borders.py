@@ -29,21 +29,13 @@ _PAIRS_AT_ONCE = 20_000
 
 
 class _Rings(NamedTuple):
-    """The rings of the world's polygons.
+    """The rings of the world's polygons."""
 
-    Attributes:
-        codes: `[n_countries]` ISO 3166-1 alpha-2 codes, one of them empty (land of no country).
-        country: `[n_polygons]` index of the code of each polygon.
-        rings: `[n_polygons]` rings of each polygon, the outer one first.
-        corners: `[n_rings]` corners of each ring.
-        points: `[n, 2]` degrees east and north of the corners, ring by ring, the first of each ring again as its last.
-    """
-
-    codes: np.ndarray
-    country: np.ndarray
-    rings: np.ndarray
-    corners: np.ndarray
-    points: np.ndarray
+    codes: np.ndarray  # [n_countries] ISO 3166-1 alpha-2 codes, one of them empty (land of no country)
+    country: np.ndarray  # [n_polygons] index of the code of each polygon
+    rings: np.ndarray  # [n_polygons] rings of each polygon, the outer one first
+    corners: np.ndarray  # [n_rings] corners of each ring
+    points: np.ndarray  # [n, 2] degrees east and north, ring by ring, the first corner of each ring again as its last
 
 
 @cache
@@ -81,9 +73,8 @@ def _polygons() -> tuple[np.ndarray, shapely.STRtree]:
 def _coasts() -> tuple[shapely.STRtree, np.ndarray, np.ndarray]:
     """All rings in chains of a few edges.
 
-    Returns:
-        Search tree of the chains' boxes; `[n_chains, _EDGES_TOGETHER + 1, 2]` corners in degrees, short chains filled
-        up with their last one; `[n_chains]` index of the code of each.
+    Search tree of the chains' boxes; `[n_chains, _EDGES_TOGETHER + 1, 2]` corners in degrees, short chains filled up
+    with their last one; `[n_chains]` index of the code of each.
     """
     import shapely
 
@@ -100,15 +91,10 @@ def _coasts() -> tuple[shapely.STRtree, np.ndarray, np.ndarray]:
 
 
 def country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
-    """ISO 3166-1 alpha-2 code of the country of each point.
+    """ISO 3166-1 alpha-2 code of the country of each point `[n]`, degrees, the longitude in any turn.
 
-    Args:
-        lat: `[n]` latitudes in degrees.
-        lng: `[n]` longitudes in degrees, in any turn.
-
-    Returns:
-        `[n]` codes: of the polygon that holds the point, else of the nearest coast on the sphere within `COAST_KM`,
-        else empty; empty where a coordinate is missing.
+    That of the polygon that holds the point, else of the nearest coast on the sphere within `COAST_KM`, else empty;
+    empty where a coordinate is missing.
     """
     import shapely
 
@@ -163,12 +149,8 @@ def _edge_km(lat: np.ndarray, lng: np.ndarray, corners: np.ndarray) -> np.ndarra
     """Distance in km from each point to the nearest of the edges beside it.
 
     Corners are drawn on a plane that keeps distance and direction from the point (azimuthal equidistant), where edges
-    are straight; between neighbouring corners of a coast the difference to the great circle is a few metres.
-
-    Args:
-        lat: `[n]` latitudes in degrees.
-        lng: `[n]` longitudes in degrees.
-        corners: `[n, m, 2]` longitude and latitude of corners in degrees.
+    are straight; between neighbouring corners of a coast the difference to the great circle is a few metres. The
+    corners are `[n, m, 2]` longitudes and latitudes in degrees.
     """
     eye = latlng_to_cartesian(lat, lng)  # (n, 3)
     phi, lam = np.deg2rad(lat), np.deg2rad(lng)

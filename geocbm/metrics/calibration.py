@@ -1,7 +1,8 @@
-"""Whether a probability means what it says."""
+"""Calibration: whether a probability means what it says, and the temperature that makes it so."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 TEMPERATURES = (0.05, 20.0)
 """Between which a temperature is looked for; beyond them a softmax is all certainty or none."""
+
+BINS = 15  # of the calibration error, as in Guo et al. (2017)
 
 _NUMBERS_AT_ONCE = 4_000_000  # bounds the memory of a table of logits in double precision
 
@@ -35,8 +38,6 @@ def reliability_bins(confidence: Any, correct: Any, bins: int = 10) -> pd.DataFr
 
     probability, hit = column(confidence, "confidence"), column(correct, "correct")
     same_length(confidence=probability, correct=hit)
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, it is {bins}")
     bad = np.flatnonzero(~((probability >= -1e-6) & (probability <= 1 + 1e-6)))
     if len(bad):
         raise ValueError(f"confidence must lie between 0 and 1, but row {bad[0]} is {probability[bad[0]]}")
@@ -50,36 +51,25 @@ def reliability_bins(confidence: Any, correct: Any, bins: int = 10) -> pd.DataFr
     return table.reset_index(drop=True)
 
 
-def expected_calibration_error(confidence: Any, correct: Any, bins: int = 15) -> float:
-    """Expected calibration error: mean gap between confidence and accuracy over bins, weighted by their rows.
+def expected_calibration_error(confidence: Any, correct: Any, bins: int = BINS) -> float:
+    """Mean gap between confidence and accuracy over bins, weighted by their rows (Naeini et al. 2015).
 
-    Naeini, Cooper & Hauskrecht (2015); Guo et al. (2017) use 15 bins of equal width.
-
-    Args:
-        confidence: `[n]` probability given to the named class, from 0 to 1.
-        correct: `[n]` whether the named class was the true one.
-        bins: number of bins of equal width.
+    Arguments as in `reliability_bins`.
     """
     table = reliability_bins(confidence, correct, bins)
     return float((table["n"] * (table["confidence"] - table["accuracy"]).abs()).sum() / table["n"].sum())
 
 
-def calibration_error_by_chance(confidence: Any, bins: int = 15, draws: int = 200, seed: int = 0) -> float:
-    """Calibration error that a perfectly calibrated model of the same confidences has on average.
+def calibration_error_by_chance(confidence: Any, draws: int = 200) -> float:
+    """Calibration error that a perfectly calibrated model of the same confidences `[n]` has on average.
 
     It is above 0 because a bin of few photographs is never right exactly as often as it should be; a measured error
-    must be held against it.
-
-    Args:
-        confidence: `[n]` probability given to the named class, from 0 to 1.
-        bins: number of bins of equal width, as in `expected_calibration_error`.
-        draws: how often the right answers are drawn with these probabilities.
-        seed: of the draws.
+    must be held against it. The right answers are drawn with these probabilities, `draws` times.
     """
     probability = column(confidence, "confidence")
-    table = reliability_bins(probability, np.ones(len(probability)), bins)  # refuses what is no probability
+    table = reliability_bins(probability, np.ones(len(probability)), BINS)  # refuses what is no probability
     index = np.searchsorted(table["high"].to_numpy()[:-1], np.clip(probability, 0, 1))
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     errors = []
     for _ in range(draws):
         gap = (generator.random(len(probability)) < probability) - probability
@@ -100,6 +90,15 @@ def _checked(logits: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     return scores, true
 
 
+def _parts(scores: np.ndarray, true: np.ndarray, temperature: float = 1.0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A few rows at a time: logits `[m, k]` counted from the highest, and those of the true classes `[m]`."""
+    at_once = max(1, _NUMBERS_AT_ONCE // scores.shape[1])
+    for start in range(0, len(scores), at_once):
+        part = scores[start : start + at_once].astype(np.float64) / temperature
+        part -= part.max(axis=1, keepdims=True)
+        yield part, part[np.arange(len(part)), true[start : start + at_once]]
+
+
 def negative_log_likelihood(logits: Any, target: Any, temperature: float = 1.0) -> float:
     """Mean of minus the logarithm of the probability given to the true class, in nats.
 
@@ -114,14 +113,8 @@ def negative_log_likelihood(logits: Any, target: Any, temperature: float = 1.0) 
     scores, true = _checked(logits, target)
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, it is {temperature}; 1 leaves the logits as they are")
-    total = 0.0
-    at_once = max(1, _NUMBERS_AT_ONCE // scores.shape[1])
-    for start in range(0, len(scores), at_once):
-        part = scores[start : start + at_once].astype(np.float64) / temperature  # (m, k)
-        part -= part.max(axis=1, keepdims=True)
-        wanted = part[np.arange(len(part)), true[start : start + at_once]]
-        total += float((np.log(np.exp(part).sum(axis=1)) - wanted).sum())
-    return total / len(scores)
+    losses = (np.log(np.exp(part).sum(axis=1)) - wanted for part, wanted in _parts(scores, true, temperature))
+    return sum(float(each.sum()) for each in losses) / len(scores)
 
 
 def fit_temperature(logits: Any, target: Any) -> float:
@@ -136,34 +129,22 @@ def fit_temperature(logits: Any, target: Any) -> float:
 
     Returns:
         The temperature, within `TEMPERATURES`; above 1 the model was too sure of itself.
-
-    Raises:
-        ValueError: as in `negative_log_likelihood`.
     """
     scores, true = _checked(logits, target)
+
+    def gaps(temperature: float) -> Iterator[np.ndarray]:
+        """The true logit minus its expectation: above 0 where a lower temperature makes the truth more likely."""
+        for part, wanted in _parts(scores, true):
+            weight = np.exp(part / temperature)
+            yield wanted - (weight * part).sum(axis=1) / weight.sum(axis=1)
+
+    if not any((np.abs(gap) > 0).any() for gap in gaps(1.0)):
+        return 1.0  # every class is as likely as any other, at any temperature
     low, high = np.log(TEMPERATURES)
-    if (
-        not _steepness(scores, true, 1.0, absolute=True) > 0
-    ):  # every class is as likely as any other, at any temperature
-        return 1.0
     for _ in range(24):  # to a millionth: the loss is convex in 1 / temperature, so its slope changes sign once
         middle = (low + high) / 2
-        if _steepness(scores, true, float(np.exp(middle))) > 0:
+        if sum(float(gap.sum()) for gap in gaps(float(np.exp(middle)))) > 0:
             high = middle
         else:
             low = middle
     return float(np.exp((low + high) / 2))
-
-
-def _steepness(scores: np.ndarray, true: np.ndarray, temperature: float, absolute: bool = False) -> float:
-    """Mean of the true logit minus its expectation: above 0 where a lower temperature makes the truth more likely."""
-    total = 0.0
-    at_once = max(1, _NUMBERS_AT_ONCE // scores.shape[1])
-    for start in range(0, len(scores), at_once):
-        part = scores[start : start + at_once].astype(np.float64)
-        part -= part.max(axis=1, keepdims=True)
-        weight = np.exp(part / temperature)
-        wanted = part[np.arange(len(part)), true[start : start + at_once]]
-        gap = wanted - (weight * part).sum(axis=1) / weight.sum(axis=1)
-        total += float((np.abs(gap) if absolute else gap).sum())
-    return total / len(scores)

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from geocbm.metrics.inputs import array, column, same_length
-from geocbm.metrics.resamples import Resamples
+from geocbm.metrics.resamples import Estimate, Resamples
 
 _NUMBERS_AT_ONCE = 500_000  # a table in double precision that stays in the processor's cache
-
-Hits = dict[str, tuple[np.ndarray, np.ndarray | None]]
 
 
 def _ranks(scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -28,19 +26,6 @@ def _ranks(scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarr
         before[tied] += np.count_nonzero(equal[tied] & (index < true[tied]), axis=1)
         rank[rows], first[rows] = before, part.argmax(axis=1)
     return rank, first
-
-
-def macro_recall(correct: Any, target: Any) -> tuple[float, int]:
-    """Recall averaged over the classes that occur in `target`, and the number of those classes.
-
-    Args:
-        correct: `[n]` whether each row was named rightly.
-        target: `[n]` true class of each row.
-    """
-    hits, classes = column(correct, "correct"), column(target, "target", None)
-    same_length(correct=hits, target=classes)
-    _, index, count = np.unique(classes, return_inverse=True, return_counts=True)
-    return float((np.bincount(index, weights=hits) / count).mean()), len(count)
 
 
 def _scores(values: Any, name: str) -> np.ndarray:
@@ -86,25 +71,24 @@ def _labels(values: Any, n_classes: int, name: str) -> np.ndarray:
     return labels
 
 
-def concept_metrics(
+def concept_intervals(
     meta_logits: Any,
     meta: Any,
+    blocks: Any,
     parent_logits: Any | None = None,
     meta_to_parent: Any | None = None,
     similarity: Any | None = None,
     probabilities: bool = False,
     close: float = 0.7,
-) -> dict[str, float]:
-    """How well metas and parents are named (DECISIONS M3 and M4).
-
-    All figures are shares from 0 to 1 of `n` photographs, or counts.
+) -> dict[str, Estimate]:
+    """How well metas and parents are named, shares from 0 to 1 with their intervals (DECISIONS M3 to M5).
 
     - `meta_top1`, `meta_top5`: the true meta has the highest score, or one of the five highest. Of equal scores the
       meta with the lower index goes first, so that a model which says nothing gains nothing.
     - `meta_macro_recall`: mean over the metas that occur among the true ones of the share of their photographs that are
-      named right, `mean_c (right_c / n_c)`. Rare metas count as much as frequent ones. `n_classes` is the number of
-      metas that occur; a meta without photographs has no recall and is left out.
-    - `parent_top1`, `parent_top5`, `parent_macro_recall`, `n_parents`: the same for the parent head.
+      named right, `mean_c (right_c / n_c)`: rare metas count as much as frequent ones. In a resample that lacks one
+      it is left out.
+    - `parent_top1`, `parent_top5`, `parent_macro_recall`: the same for the parent head.
     - `parent_top1_marginal`: the same as `parent_top1` without that head: the parent with the highest sum of the
       probabilities of its metas, `argmax_p sum_{m in p} softmax(meta_logits)_m`.
     - `semantic_close`: the named meta is the true one, or its base prototype has a cosine of at least `close` with that
@@ -115,65 +99,19 @@ def concept_metrics(
     Args:
         meta_logits: `[n, k_m]` scores of the metas.
         meta: `[n]` true metas.
-        parent_logits: `[n, k_p]` scores of the parents, or None without a parent head.
+        blocks: `Resamples` of the photographs, or `[n]` spatial blocks to resample.
+        parent_logits: `[n, k_p]` scores of the parents; without them there is nothing about a parent head.
         meta_to_parent: `[k_m]` parent of each meta; needed for everything about parents.
         similarity: `[k_m, k_m]` cosine similarity of the base prototypes; needed for semantic closeness.
         probabilities: the scores are probabilities already, not logits.
         close: cosine from which a named meta counts as close to the true one (a meta is close to itself).
 
-    Returns:
-        The figures above and `n`; those whose inputs are None are left out.
-
     Raises:
         ValueError: no rows, shapes or labels that do not fit together, or scores that are NaN.
     """
     hits = _hits(meta_logits, meta, parent_logits, meta_to_parent, similarity, probabilities, close)
-    figures: dict[str, float] = {name: _mean(values, classes) for name, (values, classes) in hits.items()}
-    return figures | _counts(hits)
-
-
-def concept_intervals(
-    meta_logits: Any,
-    meta: Any,
-    blocks: Any,
-    parent_logits: Any | None = None,
-    meta_to_parent: Any | None = None,
-    similarity: Any | None = None,
-    probabilities: bool = False,
-    close: float = 0.7,
-) -> dict[str, dict[str, float]]:
-    """Every share of `concept_metrics` with its bootstrap interval (DECISIONS M5).
-
-    Args:
-        meta_logits: as in `concept_metrics`, and so are the other arguments of the same name.
-        meta: `[n_rows]` true metas.
-        blocks: `Resamples` of the photographs, or `[n_rows]` spatial blocks to resample.
-        parent_logits: `[n_rows, k_p]` or None.
-        meta_to_parent: `[k_m]` or None.
-        similarity: `[k_m, k_m]` or None.
-        probabilities: whether the scores are probabilities.
-        close: cosine of close metas.
-
-    Returns:
-        `value`, `low` and `high` by name; the interval of a macro recall is over resamples in which rare metas may be
-        missing, and they are left out there as they are in the value.
-    """
-    hits = _hits(meta_logits, meta, parent_logits, meta_to_parent, similarity, probabilities, close)
     drawn = blocks if isinstance(blocks, Resamples) else Resamples(blocks)
     return {name: drawn.estimate(values, groups=classes) for name, (values, classes) in hits.items()}
-
-
-def _mean(values: np.ndarray, classes: np.ndarray | None) -> float:
-    return float(values.mean()) if classes is None else macro_recall(values, classes)[0]
-
-
-def _counts(hits: Hits) -> dict[str, float]:
-    counts: dict[str, float] = {"n": len(hits["meta_top1"][0])}
-    for name, recall in (("n_classes", "meta_macro_recall"), ("n_parents", "parent_macro_recall")):
-        classes = hits[recall][1] if recall in hits else None
-        if classes is not None:
-            counts[name] = len(np.unique(classes))
-    return counts
 
 
 def _hits(
@@ -184,18 +122,14 @@ def _hits(
     similarity: Any | None,
     probabilities: bool,
     close: float,
-) -> Hits:
-    """Values `[n]` of every photograph whose mean is a figure, and the classes to average over, if any, by figure."""
+) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """Values `[n]` of every photograph whose mean is a metric, and the classes to average over, if any, by name."""
     meta_scores = _scores(meta_logits, "meta_logits")
     n_metas = meta_scores.shape[1]
     target = _labels(meta, n_metas, "meta")
     same_length(meta_logits=meta_scores, meta=target)
     rank, named = _ranks(meta_scores, target)
-    hits: Hits = {
-        "meta_top1": (rank == 0, None),
-        "meta_top5": (rank < 5, None),
-        "meta_macro_recall": (rank == 0, target),
-    }
+    hits = _of_head("meta", rank, target)
     if meta_to_parent is not None:
         owner = column(meta_to_parent, "meta_to_parent", np.int64)
         if len(owner) != n_metas:
@@ -208,10 +142,7 @@ def _hits(
         hits["parent_top1_marginal"] = (_ranks(marginal, parents)[0] == 0, None)
         if parent_scores is not None:
             same_length(parent_logits=parent_scores, parent=parents)
-            rank, _ = _ranks(parent_scores, parents)
-            hits["parent_top1"] = (rank == 0, None)
-            hits["parent_top5"] = (rank < 5, None)
-            hits["parent_macro_recall"] = (rank == 0, parents)
+            hits |= _of_head("parent", _ranks(parent_scores, parents)[0], parents)
     elif parent_logits is not None:
         raise ValueError("meta_to_parent is needed to judge parent_logits; pass the parent of each meta")
     if similarity is not None:
@@ -222,6 +153,15 @@ def _hits(
         hits["semantic_close"] = (is_close[named, target], None)
         hits["semantic_close_random"] = (is_close.mean(axis=0)[target], None)
     return hits
+
+
+def _of_head(head: str, rank: np.ndarray, target: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """What ranks `[n]` of the true classes `[n]` say of a head."""
+    return {
+        f"{head}_top1": (rank == 0, None),
+        f"{head}_top5": (rank < 5, None),
+        f"{head}_macro_recall": (rank == 0, target),
+    }
 
 
 def _sums_by_parent(scores: np.ndarray, members: np.ndarray, probabilities: bool) -> np.ndarray:

@@ -57,29 +57,17 @@ def _names_by_key() -> dict[str, str]:
 
 
 def country_name(text: str) -> str | None:
-    """The project's name of a country.
+    """The project's name of a country, such as "United States" for "USA", "U.S.A." or "US"; None for an unknown one.
 
-    Args:
-        text: a name in any common English spelling, whatever its case, accents and punctuation, or an ISO 3166-1 code
-            in capital letters.
-
-    Returns:
-        The name, such as "United States" for "USA", "U.S.A.", "United States of America" or "US"; None for what is
-        known as no country.
+    A name is taken in any common English spelling, whatever its case, accents and punctuation, an ISO 3166-1 code in
+    capital letters.
     """
     text = text.strip()
     return _names_by_key().get(_key(text)) or names_by_code().get(text)
 
 
 def country_names(texts: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """The project's name for each of some texts.
-
-    Args:
-        texts: names and codes, as a table has them.
-
-    Returns:
-        What each different text becomes, unknown ones as they are, and the unknown ones in alphabetical order.
-    """
+    """What each different name or code of a table becomes, unknown ones as they are; and the unknown ones, sorted."""
     found = {text: country_name(text) for text in dict.fromkeys(texts)}
     unknown = sorted(text for text, name in found.items() if name is None and text.strip())
     return {text: text if name is None else name for text, name in found.items()}, unknown

@@ -22,11 +22,8 @@ def interval_text(entry: float | Mapping[Any, Any], write: Callable[[float], str
 
     Args:
         entry: a number, or `value`, `low` and `high`. An infinite median, in the value or at an end, is one over
-            missing answers and reads "no answer".
+            missing answers and reads "no answer"; a value that was not measured (NaN) is an empty text.
         write: how a finite number is written.
-
-    Returns:
-        The text, empty where the value was not measured (NaN).
     """
 
     def finite(number: float) -> str:
@@ -42,9 +39,9 @@ def interval_text(entry: float | Mapping[Any, Any], write: Callable[[float], str
     return in_brackets(finite(value), finite(low), finite(high))
 
 
-def estimate_text(figure: Mapping[Any, Any], form: str = "{:,.0f}", factor: float = 1.0) -> str:
+def estimate_text(entry: Mapping[Any, Any], form: str = "{:,.0f}", factor: float = 1.0) -> str:
     """`interval_text` with a format string, and a factor such as 100 for percentages."""
-    return interval_text(figure, lambda value: form.format(factor * value))
+    return interval_text(entry, lambda value: form.format(factor * value))
 
 
 def columns_of(name: str, entry: Mapping[Any, Any]) -> dict[str, float]:
@@ -78,9 +75,6 @@ def readable(frame: pd.DataFrame, labels: Mapping[str, str | Metric] | None = No
             are written in its unit; with `<name>_low` and `<name>_high` beside them they stand with their interval.
             Other columns stay as they are.
         labels: heads of columns; a `Metric` instead says which unit a column has that is not called after one.
-
-    Returns:
-        A table of texts for the metrics, one column each.
     """
     import pandas as pd
 
@@ -103,11 +97,7 @@ def readable(frame: pd.DataFrame, labels: Mapping[str, str | Metric] | None = No
 
 
 def recordable(entry: float | Mapping[Any, Any]) -> float | dict[str, float] | None:
-    """A metric as a run may keep it: with its interval, as a number where an end is not finite, None without a value.
-
-    Args:
-        entry: a number, or `value`, `low` and `high`.
-    """
+    """A metric as a run keeps it: with its interval, as a number where an end is not finite, None without a value."""
     kept = {key: float(entry[key]) for key in ("value", "low", "high")} if isinstance(entry, Mapping) else {}
     value = kept["value"] if isinstance(entry, Mapping) else float(entry)
     if not np.isfinite(value):
@@ -121,39 +111,19 @@ def recordables(entries: Mapping[str, float | Mapping[Any, Any]]) -> dict[str, f
     return {name: entry for name, entry in kept.items() if entry is not None}
 
 
-def written(key: str, entry: Any) -> str:
-    """A metric in its unit, with its interval; a distance over too many missing answers is no number.
-
-    Args:
-        key: dotted key.
-        entry: a number, or `value`, `low` and `high`.
-    """
-    kept = recordable(entry)
-    return "no answer" if kept is None else metric(key).entry(kept)
-
-
 def metric_table(prefix: str, entries: Mapping[str, Any]) -> pd.DataFrame:
-    """Labels and values of some metrics: columns `metric, value`, the names as index.
-
-    Args:
-        prefix: in front of the names, such as `stage1`.
-        entries: numbers or intervals by name.
-    """
+    """Labels and values of some metrics: columns `metric, value`, the names as index; `prefix` stands in their keys."""
     import pandas as pd
 
-    rows = {
-        name: (metric(f"{prefix}.{name}").label, written(f"{prefix}.{name}", entry)) for name, entry in entries.items()
-    }
+    rows = {}
+    for name, entry in entries.items():
+        own, kept = metric(f"{prefix}.{name}"), recordable(entry)
+        rows[name] = (own.label, "no answer" if kept is None else own.entry(kept))
     return pd.DataFrame.from_dict(rows, orient="index", columns=["metric", "value"])
 
 
 def verdict(change: Mapping[Any, Any], more_is_better: bool) -> str:
-    """A paired difference in words: "better" or "worse" only where its interval excludes 0.
-
-    Args:
-        change: `value`, `low` and `high` of a method minus the one it is held against.
-        more_is_better: whether a higher value is better; a distance is not.
-    """
+    """A paired difference, of a method minus another, in words: "better" or "worse" only where it excludes 0."""
     value, low, high = (float(change[key]) for key in ("value", "low", "high"))
     if np.isnan(value):
         return "not comparable: most answers are missing"

@@ -34,26 +34,22 @@ def error_km(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> np.n
     Raises:
         ValueError: different lengths, a true coordinate that is missing, or a latitude outside +-90.
     """
-    columns = {
-        "pred_lat": column(pred_lat, "pred_lat", empty=True),
-        "pred_lng": column(pred_lng, "pred_lng", empty=True),
-        "true_lat": column(true_lat, "true_lat", empty=True),
-        "true_lng": column(true_lng, "true_lng", empty=True),
-    }
+    given = {"pred_lat": pred_lat, "pred_lng": pred_lng, "true_lat": true_lat, "true_lng": true_lng}
+    columns = {name: column(values, name, empty=True) for name, values in given.items()}
     same_length(**columns)
+    finite = {name: np.isfinite(values) for name, values in columns.items()}
     for name in ("true_lat", "true_lng"):
-        bad = np.flatnonzero(~np.isfinite(columns[name]))
+        bad = np.flatnonzero(~finite[name])
         if len(bad):
             raise ValueError(f"{name} must be known everywhere, but row {bad[0]} is {columns[name][bad[0]]}")
     for name in ("pred_lat", "true_lat"):
-        finite = np.isfinite(columns[name])
-        bad = np.flatnonzero(finite & (np.abs(np.where(finite, columns[name], 0.0)) > 90 + 1e-6))
+        bad = np.flatnonzero(finite[name] & (np.abs(columns[name]) > 90 + 1e-6))
         if len(bad):
             raise ValueError(
                 f"{name} must lie within -90 and 90 degrees, but row {bad[0]} is {columns[name][bad[0]]}; "
                 "are latitude and longitude swapped?"
             )
-    missing = ~(np.isfinite(columns["pred_lat"]) & np.isfinite(columns["pred_lng"]))
+    missing = ~(finite["pred_lat"] & finite["pred_lng"])
     lat, lng = np.where(missing, 0.0, columns["pred_lat"]), np.where(missing, 0.0, columns["pred_lng"])
     return np.where(missing, np.inf, haversine_km(lat, lng, columns["true_lat"], columns["true_lng"]))
 
@@ -68,14 +64,8 @@ def _score(km: Any, scale: float) -> np.ndarray:
 def geoscore(km: Any) -> Any:
     """GeoScore `5000 exp(-km / 1492.7)`: 5000 at the true place, 0 far away, half at about 1035 km (DECISIONS M2).
 
-    As the evaluation of OSV-5M (Astruc et al. 2024) and PLONK (Dufour et al. 2025) prints it. A missing (NaN or
-    infinite) distance scores 0.
-
-    Args:
-        km: one distance in km, or any number of them.
-
-    Returns:
-        A float for one distance, else an array of the same shape.
+    As the evaluation of OSV-5M (Astruc et al. 2024) and PLONK (Dufour et al. 2025) prints it. Of one distance a float,
+    of any number of them an array of the same shape; missing ones (NaN or infinite) have 0.
     """
     score = _score(km, GEOSCORE_SCALE_KM)
     return float(score) if score.ndim == 0 else score
@@ -84,13 +74,7 @@ def geoscore(km: Any) -> Any:
 def geoguessr_points(km: Any) -> Any:
     """Whole points as GeoGuessr's servers give them on the world map: `round(5000 exp(-km / 1491.6862))`.
 
-    DECISIONS M2; halves are rounded up.
-
-    Args:
-        km: one distance in km, or any number of them; missing (NaN or infinite) gives 0 points.
-
-    Returns:
-        An int for one distance, else an integer array of the same shape.
+    DECISIONS M2; halves are rounded up. Of one distance an int, else as `geoscore`.
     """
     points = np.floor(_score(km, GEOGUESSR_SCALE_KM) + 0.5).astype(np.int64)
     return int(points) if points.ndim == 0 else points
@@ -108,17 +92,7 @@ def geolocation_metrics(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: A
     - `geoscore`: mean of `geoscore` over all rows, from 0 to 5000, a missing prediction scoring 0.
     - `n`, `n_missing`: all rows, and those without a prediction.
 
-    Args:
-        pred_lat: `[n]` predicted latitudes in degrees, NaN where there is no prediction.
-        pred_lng: `[n]` predicted longitudes in degrees.
-        true_lat: `[n]` true latitudes in degrees.
-        true_lng: `[n]` true longitudes in degrees.
-
-    Returns:
-        The figures above.
-
-    Raises:
-        ValueError: no rows, different lengths, a true coordinate that is missing, or a latitude outside +-90.
+    Arguments and errors are those of `error_km`, and there must be rows.
     """
     km = error_km(column(pred_lat, "pred_lat"), pred_lng, true_lat, true_lng)
     present = np.isfinite(km)

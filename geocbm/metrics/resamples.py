@@ -36,9 +36,6 @@ class Resamples:
         blocks: `[n_rows]` block of each photograph, of any labels.
         n: number of resamples.
         seed: of the draws.
-
-    Raises:
-        ValueError: no rows, or `n` below 1.
     """
 
     def __init__(self, blocks: Any, n: int = 1000, seed: int = 0) -> None:
@@ -102,15 +99,11 @@ class Resamples:
     def group_means(self, values: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """Mean over groups of the mean within each group, `[n]`; groups that are not drawn are left out.
 
-        Args:
-            values: `[n_rows]` finite numbers.
-            groups: `[n_rows]` group of each photograph, of any labels.
+        Values `[n_rows]` are finite, groups `[n_rows]` numbered from 0.
         """
         from scipy.sparse import csr_array
 
-        names, group = np.unique(groups, return_inverse=True)
-        shape = (len(names), self.n_blocks)
-        where = (group.reshape(-1), self.block)
+        shape, where = (int(groups.max()) + 1, self.n_blocks), (groups, self.block)
         total = csr_array((values.astype(np.float64), where), shape=shape)
         count = csr_array((np.ones(len(values)), where), shape=shape)
         at_once = max(1, _NUMBERS_AT_ONCE // max(shape))
@@ -129,7 +122,7 @@ class Resamples:
 
     def estimate(
         self, values: Any, statistic: str = "mean", groups: Any | None = None, level: float = 0.95
-    ) -> dict[str, float]:
+    ) -> Estimate:
         """Value of a statistic of all photographs with its bootstrap interval.
 
         Args:
@@ -144,8 +137,8 @@ class Resamples:
             than a share of none or all would: no upper end lies below `1 - a^(1/B)` and no lower end above `a^(1/B)`,
             with `a` half of `1 - level` and `B` blocks, the exact ends of a binomial share without any hit or miss
             (Clopper & Pearson 1934), each block counting as one trial. Resamples of a share of 0 or 1 do not differ,
-            which would pass for certainty; and as the bounds are the same for every share, of two nested shares (within
-            200 km, within 750 km) the larger one has the larger ends.
+            which would pass for certainty; of two nested shares (within 200 km, within 750 km) the larger one has the
+            larger ends.
 
         Raises:
             ValueError: different lengths, an unknown statistic, or a level that is no share.
@@ -168,8 +161,11 @@ class Resamples:
             low, high = np.fmin(low, reach) + 0 * low, np.fmax(high, 1 - reach) + 0 * high  # NaN stays NaN
         return {"value": value, "low": float(low), "high": float(high)}
 
-    def difference(self, first: Any, second: Any, statistic: str = "mean", level: float = 0.95) -> dict[str, float]:
-        """Paired difference `statistic(first) - statistic(second)` with its interval (see `paired_difference`)."""
+    def difference(self, first: Any, second: Any, statistic: str = "mean", level: float = 0.95) -> Estimate:
+        """Difference `statistic(first) - statistic(second)` of two methods `[n_rows]` with its interval.
+
+        Both are resampled with the same draws; an interval that excludes 0 is a difference beyond noise.
+        """
         one, two = column(first, "first"), column(second, "second")
         same_length(first=one, second=two, blocks=self.block)
         values = statistic_of(one, statistic), statistic_of(two, statistic)
@@ -199,14 +195,10 @@ class Resamples:
 
 
 def _rank_of(drawn: np.ndarray, owner: np.ndarray, until: np.ndarray, width: int, position: np.ndarray) -> np.ndarray:
-    """Rank of the first value up to which more rows were drawn than `position`, `(m,)`; 0 where there are none.
+    """Rank `(m,)` of the first value up to which more rows were drawn than `position (m,)`; 0 where there are none.
 
-    Args:
-        drawn: `(m, n_blocks)` how often each block was drawn.
-        owner: `(n,)` blocks of the values in their order.
-        until: `(m, steps)` rows drawn up to the end of each step of `width` values.
-        width: values in a step.
-        position: `(m,)` rows that must be passed.
+    Of draws `(m, n_blocks)`, the blocks `(n,)` of the values in their order, and the rows `(m, steps)` drawn up to the
+    end of each step of `width` values.
     """
     passed = until > position[:, None]
     step = passed.argmax(axis=1)  # (m,)
@@ -224,11 +216,7 @@ def _rank_of(drawn: np.ndarray, owner: np.ndarray, until: np.ndarray, width: int
 
 
 def statistic_of(values: np.ndarray, statistic: str) -> float:
-    """Mean or median of the values that are not NaN; NaN where there is none.
-
-    Raises:
-        ValueError: an unknown statistic.
-    """
+    """Mean or median of the values that are not NaN; NaN where there is none."""
     if statistic not in ("mean", "median"):
         raise ValueError(f"statistic must be 'mean' or 'median', it is {statistic!r}")
     present = values[~np.isnan(values)]

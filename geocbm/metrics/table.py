@@ -16,21 +16,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Unit:
-    """How values of one kind are written.
+    """How values of one kind are written."""
 
-    Attributes:
-        symbol: on an axis or in the head of a column; empty for a plain number.
-        factor: what a stored value is multiplied by before it is written.
-        digits: decimals; None for four significant digits.
-        suffix: behind a value; empty where the label says what is counted.
-        difference: behind a difference of two values.
-    """
-
-    symbol: str = ""
-    factor: float = 1.0
-    digits: int | None = None
-    suffix: str = ""
-    difference: str = ""
+    symbol: str = ""  # on an axis or in the head of a column; empty for a plain number
+    factor: float = 1.0  # what a stored value is multiplied by before it is written
+    digits: int | None = None  # decimals; None for four significant digits
+    suffix: str = ""  # behind a value; empty where the label says what is counted
+    difference: str = ""  # behind a difference of two values
 
 
 RATE = Unit("%", 100.0, 1, "%", "percentage points")
@@ -46,21 +38,13 @@ HIGHER, LOWER, NEITHER = 1, -1, 0
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        key: dotted key; `*` stands for a part of a name, a leading `**.` for anything in front of the last name.
-        label: what it is called; `{0}`, `{1}` stand for what the stars match.
-        unit: how it is written.
-        better: 1 when more is better, -1 when less is, 0 when neither.
-        change: the value is a difference already, and is written with its sign.
-    """
-
-    key: str
-    label: str
+    key: str  # dotted; `*` stands for a part of a name, a leading `**.` for anything in front of the last name
+    label: str  # what it is called; `{0}`, `{1}` stand for what the stars match
     unit: Unit = NUMBER
-    better: int = NEITHER
-    change: bool = False
+    better: int = NEITHER  # 1 when more is better, -1 when less is
+    change: bool = False  # the value is a difference already, and is written with its sign
 
     @property
     def axis(self) -> str:
@@ -79,21 +63,13 @@ class Metric:
         return replace(self, label=label)
 
     def write(self, value: float, sign: bool = False) -> str:
-        """A value in the metric's unit, without the unit: `0.634` as a rate is `63.4`.
-
-        Args:
-            value: as it is stored.
-            sign: write a plus in front of a positive value, as for a difference.
-        """
+        """A value in the metric's unit, without the unit: `0.634` as a rate is `63.4`; a difference with its `sign`."""
         if value is None or not math.isfinite(value):
             return "none"
-        shown, digits = self.unit.factor * float(value), self.unit.digits
-        if digits is None:
-            text = f"{shown:+z,.4g}" if sign or self.change else f"{shown:z,.4g}"
-        else:
-            # A single-digit distance would lose too much with its decimals.
-            digits = 1 if self.unit is KM and not sign and not self.change and abs(shown) < 9.95 else digits
-            text = f"{shown:+z,.{digits}f}" if sign or self.change else f"{shown:z,.{digits}f}"
+        shown, digits, sign = self.unit.factor * float(value), self.unit.digits, sign or self.change
+        if self.unit is KM and not sign and abs(shown) < 9.95:
+            digits = 1  # a single-digit distance would lose too much with its decimals
+        text = format(shown, ("+" if sign else "") + ("z,.4g" if digits is None else f"z,.{digits}f"))
         if not text.strip("+-0.,"):
             return text.lstrip("+-")  # no minus zero
         return text.replace("-", "−")
@@ -164,13 +140,7 @@ _CHANGES = (
     Metric("control.gain_*.median_km", "median error, {0} minus concept_scores", KM, LOWER, True),
     Metric("control.gain_*.geoscore", "GeoScore, {0} minus concept_scores", SCORE, HIGHER, True),
     Metric("control.hybrid.residual_share", "share of the residual in hybrid", RATE),
-    Metric(
-        "memory.geoscore_change_without_*km",
-        "change of GeoScore without images within {0} km",
-        SCORE,
-        0,
-        True,
-    ),
+    Metric("memory.geoscore_change_without_*km", "change of GeoScore without images within {0} km", SCORE, 0, True),
     Metric("truth.*deletion_gain*", "probability lost by deletion beyond the control, {0}{1}", RATE, HIGHER, True),
     Metric("truth.*insertion_gain*", "probability kept by insertion beyond the control, {0}{1}", RATE, HIGHER, True),
     Metric("truth.leakage_beyond_truth", "country right, scores beside true concepts", RATE, LOWER, True),
@@ -249,9 +219,8 @@ _QUANTITIES = (
         parent_macro_recall="parent concept right, mean over parents",
         semantic_close="concept right or close in meaning",
     ),
-    *_rows(
-        NEITHER, RATE, semantic_close_random="close in meaning by chance", semantic_close_chance="the same by chance"
-    ),
+    Metric("**.semantic_close_random", "close in meaning by chance", RATE),
+    Metric("**.semantic_close_chance", "the same by chance", RATE),
     *_rows(LOWER, RATE, ece="calibration error"),
     *_rows(LOWER, NATS, nll="negative log likelihood", log_loss="log loss"),
     *_rows(NEITHER, COUNT, n="images", n_missing="images without an answer", n_test="test images"),

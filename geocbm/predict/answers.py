@@ -10,7 +10,7 @@ import numpy as np
 
 from geocbm.data.images.photographs import printable
 from geocbm.geodesy import haversine_km
-from geocbm.metrics.country_spelling import NOWHERE, Place
+from geocbm.metrics.places import NOWHERE, Place
 
 if TYPE_CHECKING:
     from PIL.Image import Image

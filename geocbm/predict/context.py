@@ -22,7 +22,7 @@ from geocbm.files import atomic_path, sha256_file
 from geocbm.geocells import Geocells
 from geocbm.geocells.distribution import CellDistribution, rank_scores
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
-from geocbm.metrics.country_spelling import CountryNames, Place, places_at
+from geocbm.metrics.places import CountryNames, Place, places_at
 from geocbm.models.decoder import Decoder, Places, PointChoice
 from geocbm.predict.answers import Region
 

@@ -22,7 +22,7 @@ from geocbm.evaluation.novelty import FILE as NOVELTY
 from geocbm.evaluation.novelty import Novelty, NoveltyDetector
 from geocbm.files import read_json, sha256_text
 from geocbm.geodesy import cartesian_to_latlng
-from geocbm.metrics.country_spelling import Place, places_at
+from geocbm.metrics.places import Place, places_at
 from geocbm.models import geocbm, loading, stage2_inference
 from geocbm.models.stage2_inference import NeighbourRefiner
 from geocbm.predict.answers import Answer, CellProbability, Region, Reply, best_names, why_countries_differ

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from resampled import place_accuracy
 
 from geocbm.errors import ParameterError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import metrics_by_place as breakdown
-from geocbm.metrics import place_accuracy
 
 PARIS, LYON, TOKYO, OSAKA = (48.86, 2.35), (45.76, 4.84), (35.69, 139.69), (34.69, 135.50)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from resampled import bootstrap, paired_difference
 
 from geocbm import metrics
 from geocbm.metrics import FEWEST_BLOCKS, THRESHOLDS_KM, Resamples
@@ -53,13 +54,13 @@ def test_nothing_within_750_km_and_two_of_25_within_2500():
 def test_too_few_blocks_have_no_interval():
     values = np.random.default_rng(0).normal(size=700)
     enough, few = np.arange(700) % FEWEST_BLOCKS, np.arange(700) % (FEWEST_BLOCKS - 1)
-    assert np.isfinite(list(metrics.bootstrap(values, enough).values())).all()
+    assert np.isfinite(list(bootstrap(values, enough).values())).all()
     for figure in (
-        metrics.bootstrap(values, few),
-        metrics.bootstrap(values > 9, few),
-        metrics.bootstrap(values, few, "median"),
-        metrics.bootstrap(values, few, groups=values > 0),
-        metrics.paired_difference(values, -values, few),
+        bootstrap(values, few),
+        bootstrap(values > 9, few),
+        bootstrap(values, few, "median"),
+        bootstrap(values, few, groups=values > 0),
+        paired_difference(values, -values, few),
         metrics.over_seeds([values, values + 1], blocks=few),
     ):
         assert np.isfinite(figure["value"]) and np.isnan(figure["low"]) and np.isnan(figure["high"])

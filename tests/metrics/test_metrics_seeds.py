@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from resampled import bootstrap, paired_difference
 
-from geocbm.metrics import bootstrap, over_seeds, paired_difference
+from geocbm.metrics import over_seeds
 
 
 def test_one_seed_is_the_plain_bootstrap():

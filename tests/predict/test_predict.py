@@ -15,7 +15,7 @@ from geocbm import data
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.evaluation.uncertainty.assessment import read_cell_scores
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.metrics.country_spelling import Place
+from geocbm.metrics.places import Place
 from geocbm.predict import GeoCBM
 from geocbm.predict import model as of_model
 from geocbm.predict import views as of_views

@@ -22,7 +22,7 @@ from PIL import Image
 from geocbm import data
 from geocbm.cli import main
 from geocbm.data.public.scoring import read_predictions
-from geocbm.metrics.country_spelling import Place
+from geocbm.metrics.places import Place
 from geocbm.predict import GeoCBM
 from geocbm.predict.journal import Journal
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from geocbm import data
-from geocbm.metrics.country_spelling import CountryNames, Place
+from geocbm.metrics.places import CountryNames, Place
 from geocbm.predict import GeoCBM
 from geocbm.predict.answers import answer_text, why_countries_differ
 from geocbm.predict.page import PhotoPage

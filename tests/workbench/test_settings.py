@@ -13,7 +13,7 @@ from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.data.splits import make_splits
 from geocbm.errors import ParameterError
 from geocbm.geocells import GeocellsConfig, build_geocells
-from geocbm.metrics import concept_metrics
+from geocbm.metrics import concept_intervals
 from geocbm.models.stage0 import Stage0Config
 from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import Stage2Config
@@ -154,7 +154,7 @@ def test_the_rest_of_the_specification_stands_in_signatures_and_templates() -> N
     assert splits["fractions"].default == (0.7, 0.15, 0.15)
     assert splits["pretrain_fraction"].default == 0.9
     assert splits["kind"].default == "stratified" == resolved(profile="full")["01"]["split"]
-    assert inspect.signature(concept_metrics).parameters["close"].default == Stage1Config.semantic_threshold
+    assert inspect.signature(concept_intervals).parameters["close"].default == Stage1Config.semantic_threshold
     cells = inspect.signature(build_geocells).parameters
     assert {name: cells[name].default for name in defaults("02")} == defaults("02")
     assert META_TEMPLATES == (

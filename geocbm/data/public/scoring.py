@@ -22,7 +22,7 @@ from geocbm.data.checks import is_empty
 from geocbm.data.public.reading import NAMES_LISTED
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json
-from geocbm.metrics import NO_INTERVAL, THRESHOLDS_KM, Resamples, bootstrap, geolocation_intervals, spatial_blocks
+from geocbm.metrics import NO_INTERVAL, THRESHOLDS_KM, Resamples, geolocation_intervals, spatial_blocks
 from geocbm.metrics.places import PLACE_LEVELS, nearest_towns, places_right
 
 OSV_LEVELS = {
@@ -95,7 +95,7 @@ def score_predictions(
 
     Returns:
         `median_km`, `mean_km`, `acc_1km` ... `acc_2500km`, `geoscore`, and `country_acc`, `region_acc`, `city_acc` (see
-        `metrics.place_accuracy`), each with `value`, `low` and `high`, and those of `administrative_accuracy`; then
+        `places.places_right`), each with `value`, `low` and `high`, and those of `administrative_accuracy`; then
         `n` (photographs), `n_missing` (without an answer) and `n_unused` (answers to other photographs).
 
     Raises:
@@ -155,7 +155,7 @@ def administrative_accuracy(
         called = label[named].groupby(keys[named]).agg(lambda texts: texts.value_counts(sort=True).index[0])
         told, own = (called.reindex(index).to_numpy(dtype=object) for index in (asked, keys))
         truth = label.to_numpy(dtype=object)
-        found[f"osv5m_{level}_acc"] = bootstrap((told == truth)[named], blocks[named], n=resamples, seed=0)
+        found[f"osv5m_{level}_acc"] = Resamples(blocks[named], resamples).estimate((told == truth)[named])
         found[f"osv5m_{level}_agreement"] = float((own == truth)[named].mean())
     return found
 

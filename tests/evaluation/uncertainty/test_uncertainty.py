@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from resampled import bootstrap, paired_difference, place_accuracy
 
 from geocbm import metrics
 from geocbm.errors import MismatchError, MissingInputError
@@ -87,7 +88,7 @@ def test_the_assessment_is_of_the_test_split(files, found):
     assert [one.coverage for one in found.regions] == [0.8, 0.9, 0.95]
     country = files.cells.country[places["cell"]] == files.country[test]
     np.testing.assert_array_equal(found.named["country"]["single"], country)
-    region = metrics.place_accuracy(places["lat"], places["lng"], files.lat[test], files.lng[test])["region_acc"]
+    region = place_accuracy(places["lat"], places["lng"], files.lat[test], files.lng[test])["region_acc"]
     assert found.named["region"]["single"].mean() == pytest.approx(region)
 
 
@@ -118,13 +119,13 @@ def test_metrics_are_those_of_the_plain_functions(found, figures):
     for row in figures.points.to_dict("records"):
         name = row["point"]
         km, own = found.km(name), score[found.choice.point]
-        assert metrics.entry_of(row, "median_km") == metrics.bootstrap(km, statistic="median", **options)
-        assert metrics.entry_of(row, "geoscore") == metrics.bootstrap(score[name], **options)
-        assert metrics.entry_of(row, "geoscore_change") == metrics.paired_difference(score[name], own, **options)
+        assert metrics.entry_of(row, "median_km") == bootstrap(km, statistic="median", **options)
+        assert metrics.entry_of(row, "geoscore") == bootstrap(score[name], **options)
+        assert metrics.entry_of(row, "geoscore_change") == paired_difference(score[name], own, **options)
     for one, row in zip(found.regions, figures.coverage.to_dict("records"), strict=True):
-        assert metrics.entry_of(row, "nearest") == metrics.bootstrap(one.holds["nearest"], **options)
+        assert metrics.entry_of(row, "nearest") == bootstrap(one.holds["nearest"], **options)
     right, row = found.named["country"], figures.named.to_dict("records")[0]
-    assert metrics.entry_of(row, "change") == metrics.paired_difference(right["summed"], right["single"], **options)
+    assert metrics.entry_of(row, "change") == paired_difference(right["summed"], right["single"], **options)
     curve = next(iter(measures.risk_curves(found).values()))
     assert figures.risk["area"].iloc[0] == pytest.approx(curve["beyond_750km"].mean())
 
