@@ -8,7 +8,7 @@ from pathlib import Path
 from geocbm.errors import UserError
 from geocbm.files import paths
 from geocbm.workbench import profiles, settings, sync
-from geocbm.workbench.parameters import Cell, read_cells, read_parameters
+from geocbm.workbench.parameters import Cell, read_cells, read_config, read_parameters
 from geocbm.workbench.stages import Chain, number_of, read_chain
 
 MAX_BYTES = 200_000
@@ -112,7 +112,7 @@ def _names_read(nodes: list[ast.AST]) -> set[str]:
     for call in nodes:
         if isinstance(call, ast.Call) and "globals()" in {ast.unparse(each) for each in call.args}:
             for name in set(settings.CONFIGS.values()) & set(re.findall(r"\w+", ast.unparse(call))):
-                used |= {settings.OPTIONS, *settings.read_config(name)}
+                used |= {settings.OPTIONS, *read_config(name)}
     return used
 
 

@@ -8,34 +8,29 @@ import ast
 import difflib
 import functools
 import io
+import operator
 import re
 import tokenize
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from geocbm.errors import MissingInputError, ParameterError
 
-_MARKER = re.compile(r"^# %%(?P<rest>.*)$")
-_TAGS = re.compile(r"tags=(\[[^\]]*\])")
+_MARKER = re.compile(r"^# %%(?P<rest>.*)\n?", re.MULTILINE)
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a percent script.
+    """One cell of a percent script."""
 
-    Attributes:
-        kind: ``"code"``, ``"markdown"`` or ``"raw"``.
-        source: text of the cell; of a markdown cell still with its comment signs.
-        tags: tags of the cell's marker.
-        line: line of the file on which the source begins, counted from 1.
-    """
-
-    kind: str
-    source: str
+    kind: str  # "code", "markdown" or "raw"
+    source: str  # of a markdown cell still with its comment signs
     tags: tuple[str, ...]
-    line: int
+    line: int  # of the file on which the source begins, counted from 1
 
 
 @dataclass(frozen=True)
@@ -49,38 +44,32 @@ class Parameter:
     line: int = 0
 
 
-def read_cells(py_file: str | Path) -> list[Cell]:
+def read_cells(py_file: Path) -> list[Cell]:
     """Split a percent script into its cells; the header before the first marker is left out."""
-    path = Path(py_file)
-    if not path.is_file():
-        raise MissingInputError(f"there is no notebook source {path.name} in {path.parent.name}/; look at the name")
-    cells: list[Cell] = []
-    marker: re.Match[str] | None = None
-    begin = 0
-    lines: list[str] = []
-
-    def close() -> None:
-        if marker is None:
-            return
-        rest = marker["rest"]
-        tags = _TAGS.search(rest)
-        named = re.search(r"\[(markdown|md|raw)\]", rest)
-        kind = {"md": "markdown"}.get(named[1], named[1]) if named else "code"
-        source = "\n".join(lines).strip("\n")
-        blank = next((at for at, line in enumerate(lines) if line.strip()), 0)
-        cells.append(Cell(kind, source, tuple(ast.literal_eval(tags[1])) if tags else (), begin + blank))
-
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if match := _MARKER.match(line):
-            close()
-            marker, begin, lines = match, number + 1, []
-        else:
-            lines.append(line)
-    close()
+    if not py_file.is_file():
+        place = f"{py_file.name} in {py_file.parent.name}/"
+        raise MissingInputError(f"there is no notebook source {place}; look at the name")
+    text = py_file.read_text(encoding="utf-8")
+    markers = list(_MARKER.finditer(text))
+    ends = [marker.start() for marker in markers[1:]] + [len(text)]
+    cells = []
+    for marker, end in zip(markers, ends, strict=True):
+        tags = re.search(r"tags=(\[[^\]]*\])", marker["rest"])
+        kind = re.search(r"\[(markdown|md|raw)\]", marker["rest"])
+        body = text[marker.end() : end]
+        first = marker.end() + len(body) - len(body.lstrip())
+        cells.append(
+            Cell(
+                kind[1].replace("md", "markdown") if kind else "code",
+                body.strip("\n"),
+                tuple(ast.literal_eval(tags[1])) if tags else (),
+                text.count("\n", 0, first) + 1,
+            )
+        )
     return cells
 
 
-def read_parameters(py_file: str | Path) -> dict[str, Parameter]:
+def read_parameters(py_file: Path) -> dict[str, Parameter]:
     """Read the cell tagged ``parameters`` of a notebook's ``.py`` without running it.
 
     Returns:
@@ -90,9 +79,8 @@ def read_parameters(py_file: str | Path) -> dict[str, Parameter]:
         ParameterError: If a line of the cell is not ``name: type = literal``, or its default does not fit its type.
         MissingInputError: If the file does not exist.
     """
-    path = Path(py_file)
-    cells = [cell for cell in read_cells(path) if cell.kind == "code" and "parameters" in cell.tags]
-    return {name: one for cell in cells for name, one in parameters_of_source(cell.source, path.name).items()}
+    cells = [cell.source for cell in read_cells(py_file) if cell.kind == "code" and "parameters" in cell.tags]
+    return {name: one for source in cells for name, one in parameters_of_source(source, py_file.name).items()}
 
 
 def parameters_of_source(source: str, where: str) -> dict[str, Parameter]:
@@ -101,53 +89,46 @@ def parameters_of_source(source: str, where: str) -> dict[str, Parameter]:
     Raises:
         ParameterError: If a line is not ``name: type = literal``, or its default does not fit its type.
     """
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start[0]: token.string for token in tokens if token.type == tokenize.COMMENT}
     found: dict[str, Parameter] = {}
     for statement in ast.parse(source).body:
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            continue
-        place = f"{where}, parameters cell, line {statement.lineno}"
-        comment = _comment(source, statement.lineno, statement.end_lineno or statement.lineno)
-        parameter = _declared(statement, place, comment)
-        found[parameter.name] = parameter
+        if not isinstance(statement, ast.Import | ast.ImportFrom):
+            parameter = _declared(statement, f"{where}, parameters cell, line {statement.lineno}")
+            # A formatter may spread a long one over several lines.
+            own = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
+            comment = " ".join(text.removeprefix("#").strip() for line, text in comments.items() if line in own)
+            found[parameter.name] = replace(parameter, comment=comment)
     return found
 
 
-def read_fields(py_file: Path, class_name: str) -> tuple[list[str], dict[str, Parameter]]:
-    """Read the fields of a dataclass from its source, so that no heavy import is needed.
-
-    Args:
-        py_file: the module that holds it.
-        class_name: the dataclass.
-
-    Returns:
-        Names of its base classes, and its own fields by name, in their order, without comments.
-    """
-    tree = ast.parse(py_file.read_text(encoding="utf-8"))
-    (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
-    fields = [_declared(node, py_file.name, "") for node in found.body if isinstance(node, ast.AnnAssign)]
-    return [base.id for base in found.bases if isinstance(base, ast.Name)], {field.name: field for field in fields}
+@functools.cache
+def read_config(class_name: str) -> dict[str, Parameter]:
+    """Fields of a dataclass of settings, inherited ones first, read from the package's source without importing it."""
+    for file in sorted(path for room in ("geocells", "models", "training") for path in (_PACKAGE / room).rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if re.search(rf"^class {class_name}\b", text, re.MULTILINE):
+            tree = ast.parse(text)
+            (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+            inherited = [read_config(base.id).values() for base in found.bases if isinstance(base, ast.Name)]
+            own = [_declared(node, file.name) for node in found.body if isinstance(node, ast.AnnAssign)]
+            return {field.name: field for fields in (*inherited, own) for field in fields}
+    return {}
 
 
-def _declared(statement: ast.stmt, where: str, comment: str) -> Parameter:
-    """The parameter that ``name: type = literal`` declares."""
+def _declared(statement: ast.stmt, where: str) -> Parameter:
+    """The parameter that ``name: type = literal`` declares, without its comment."""
     if not (
         isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value is not None
     ):
         raise ParameterError(f"{where}: write every parameter as `name: type = value  # what it means`")
-    name, annotation = statement.target.id, ast.unparse(statement.annotation)
+    name = statement.target.id
     try:
         default = ast.literal_eval(statement.value)
     except ValueError:
         raise ParameterError(f"{where}: the default of {name!r} must be a literal, not an expression") from None
-    draft = Parameter(name, annotation, default, comment, statement.lineno)
-    return Parameter(name, annotation, coerce(default, draft), comment, statement.lineno)
-
-
-def _comment(source: str, first: int, last: int) -> str:
-    """The comment on the lines of a statement (a formatter may spread a long one over several)."""
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    found = [token.string for token in tokens if token.type == tokenize.COMMENT and first <= token.start[0] <= last]
-    return " ".join(text.removeprefix("#").strip() for text in found)
+    parameter = Parameter(name, ast.unparse(statement.annotation), default, "", statement.lineno)
+    return replace(parameter, default=coerce(default, parameter))
 
 
 def coerce(value: Any, parameter: Parameter) -> Any:
@@ -161,100 +142,57 @@ def coerce(value: Any, parameter: Parameter) -> Any:
     """
     from pydantic import ValidationError
 
-    adapter, takes_none = _adapter(parameter.type)
+    hint, adapter = _adapter(parameter.type)
     # The text 'None' or 'null' must not be taken for a name where None is allowed.
-    if takes_none and isinstance(value, str) and value.strip().lower() in {"none", "null"}:
+    if NoneType in get_args(hint) and str(value).strip().lower() in {"none", "null"}:
         return None
     try:
         return adapter.validate_python(value)
     except ValidationError:
         expected = parameter.type.replace("Literal[", "one of [")
-        takes = f"it takes {expected}, such as {parameter.default!r}{_nearest_choice(value, parameter.type)}"
+        takes = f"it takes {expected}, such as {parameter.default!r}{_nearest_choice(value, hint)}"
         raise ParameterError(f"parameter {parameter.name}={value!r} does not fit: {takes}") from None
 
 
 @functools.cache
-def _adapter(annotation: str) -> tuple[Any, bool]:
-    """Validator of an annotation, and whether it allows None.
+def _adapter(annotation: str) -> tuple[Any, Any]:
+    """The type that an annotation names, and its validator."""
+    from pydantic import ConfigDict, TypeAdapter
 
-    Pydantic's own leniency is narrowed where it would guess (1 and "yes" for a flag, True for a number) and widened
-    where a command line or papermill brings a text for a list, a mapping or a number of a `Literal`.
-    """
-    from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter
-
-    class List:
-        def __class_getitem__(cls, item: Any) -> Any:
-            return Annotated[list[item], BeforeValidator(_as_list)]
-
-    class Dict:
-        def __class_getitem__(cls, _items: Any) -> Any:
-            return Annotated[dict[str, Any], BeforeValidator(_as_mapping)]
-
-    class Choice:
-        def __class_getitem__(cls, choices: Any) -> Any:
-            choices = choices if isinstance(choices, tuple) else (choices,)
-            return Annotated[Literal[choices], BeforeValidator(lambda value: _as_choice(value, choices))]
-
-    names = {
-        "bool": Annotated[bool, Strict(), BeforeValidator(_as_flag)],
-        "int": Annotated[int, BeforeValidator(_no_flag)],
-        "float": Annotated[float, BeforeValidator(_no_flag)],
-        "str": Annotated[str, Field(coerce_numbers_to_str=True)],  # a run named 2024 arrives as a number
-        "list": List,
-        "dict": Dict,
-        "Literal": Choice,
-        "Any": Any,
-    }
+    names = {kind.__name__: kind for kind in (bool, int, float, str, list, dict)} | {"Literal": Literal, "Any": Any}
     try:
-        kind: Any = eval(annotation, {"__builtins__": {}}, names)
+        hint = eval(annotation, {"__builtins__": {}}, names)
     except (NameError, TypeError, SyntaxError):
         raise ParameterError(
             f"the annotation {annotation!r} is not supported; use bool, int, float, str, list[...], "
             "dict[str, Any], Literal[...] or one of these with | None"
         ) from None
-    if kind in (List, Dict):
-        kind = kind.__class_getitem__(Any)
-    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)), type(None) in get_args(kind)
+    return hint, TypeAdapter(_lenient(hint), config=ConfigDict(allow_inf_nan=False))
 
 
-def resolve(parameters: Mapping[str, Parameter], given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Complete the given values with the defaults.
+def _lenient(hint: Any) -> Any:
+    """A type as pydantic is to read it.
 
-    Args:
-        parameters: what the notebook declares.
-        given: values by name, of whatever type they arrived in.
-        where: the notebook's name, for messages.
-
-    Raises:
-        ParameterError: If a name is unknown or a value does not fit its type.
+    Its own leniency is narrowed where it would guess (1 and "yes" for a flag, True for a number) and widened where a
+    command line or papermill brings a text for a list, a mapping or a number of a `Literal`.
     """
-    for name in given:
-        if name not in parameters:
-            raise unknown(name, parameters, where)
-    return {name: coerce(given.get(name, each.default), each) for name, each in parameters.items()}
+    from pydantic import BeforeValidator, Field, Strict
 
-
-def unknown(name: str, known: Iterable[str], where: str) -> ParameterError:
-    """Error for a name that the notebook does not declare, with the nearest name and the list of all."""
-    known = list(known)
-    listed = ", ".join(known) if known else "none"
-    return ParameterError(f"{where} has no parameter {name!r}; {did_you_mean(name, known)}Its parameters are: {listed}")
-
-
-def _nearest_choice(value: Any, annotation: str) -> str:
-    """The question after the choice that a wrong value, or the first wrong one of a list, may stand for."""
-    groups = [node for node in ast.walk(ast.parse(annotation)) if isinstance(node, ast.Subscript)]
-    groups = [node for node in groups if ast.unparse(node.value) == "Literal"]
-    choices = [str(each.value) for node in groups for each in ast.walk(node.slice) if isinstance(each, ast.Constant)]
-    given = _as_list(value)
-    wrong = [str(each) for each in (given if isinstance(given, list) else [given]) if str(each) not in choices]
-    return f"; {did_you_mean(wrong[0], choices)}".rstrip("; ") if wrong else ""
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The question after the nearest known name, with a space behind it; empty when none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}? " if near else ""
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, UnionType):
+        return functools.reduce(operator.or_, map(_lenient, inner))
+    if origin is Literal:
+        return Annotated[hint, BeforeValidator(functools.partial(_as_choice, choices=inner))]
+    if origin is list:
+        return Annotated[list[_lenient(inner[0]) if inner else Any], BeforeValidator(_as_list)]  # type: ignore[misc]
+    read = {
+        bool: Annotated[bool, Strict(), BeforeValidator(_as_flag)],
+        int: Annotated[int, BeforeValidator(_no_flag)],
+        float: Annotated[float, BeforeValidator(_no_flag)],
+        str: Annotated[str, Field(coerce_numbers_to_str=True)],  # a run named 2024 arrives as a number
+        dict: Annotated[dict[str, Any], BeforeValidator(_as_mapping)],
+    }
+    return read.get(origin, hint)
 
 
 def _as_flag(value: Any) -> Any:
@@ -294,3 +232,42 @@ def _as_mapping(value: Any) -> Any:
         return yaml.safe_load(value)
     except yaml.YAMLError as problem:
         raise ValueError(str(problem)) from None
+
+
+def resolve(parameters: Mapping[str, Parameter], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Complete the given values, of whatever type they arrived in, with the defaults of what a notebook declares.
+
+    Raises:
+        ParameterError: If a name is unknown to `where`, the notebook, or a value does not fit its type.
+    """
+    for name in given:
+        if name not in parameters:
+            raise unknown(name, parameters, where)
+    return {name: coerce(given.get(name, each.default), each) for name, each in parameters.items()}
+
+
+def unknown(name: str, known: Iterable[str], where: str) -> ParameterError:
+    """Error for a name that the notebook does not declare, with the nearest name and the list of all."""
+    known = list(known)
+    listed = ", ".join(known) or "none"
+    return ParameterError(f"{where} has no parameter {name!r}; {did_you_mean(name, known)}Its parameters are: {listed}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The question after the nearest known name, with a space behind it; empty when none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def _nearest_choice(value: Any, hint: Any) -> str:
+    """The question after the choice that a wrong value, or the first wrong one of a list, may stand for."""
+    choices = [str(choice) for choice in _choices(hint)]
+    given = _as_list(value)
+    wrong = [str(each) for each in (given if isinstance(given, list) else [given]) if str(each) not in choices]
+    return f"; {did_you_mean(wrong[0], choices)}".rstrip("; ") if wrong else ""
+
+
+def _choices(hint: Any) -> list[Any]:
+    """What the `Literal` types within a type allow."""
+    inner = get_args(hint)
+    return list(inner) if get_origin(hint) is Literal else [choice for each in inner for choice in _choices(each)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geocbm.errors import MissingInputError, ParameterError
+from geocbm.errors import ParameterError
 from geocbm.files import paths
 from geocbm.workbench.parameters import Parameter, coerce, did_you_mean
 from geocbm.workbench.stages import NUMBER
@@ -23,6 +23,11 @@ class Profile:
     recipe: str | None = None  # of `notebooks/recipes`, whose options the stages take
 
 
+def profile_names() -> list[str]:
+    """Names of all profiles."""
+    return sorted({"smoke", *(file.stem for file in (paths.notebooks_folder() / "params").glob("*.yaml"))})
+
+
 def recipe_names() -> list[str]:
     """Names of all recipes."""
     return sorted(file.stem for file in (paths.notebooks_folder() / "recipes").glob("*.yaml"))
@@ -32,30 +37,47 @@ def recipe_values(name: str) -> dict[str, dict[str, Any]]:
     """Parameters of a recipe by the stage's number.
 
     Raises:
-        ParameterError: If there is no such recipe.
+        ParameterError: If there is no such recipe, or its file is none.
     """
-    if name not in recipe_names():
-        hint = did_you_mean(name, recipe_names())
-        raise ParameterError(f"there is no recipe {name!r}; {hint}the recipes are: {', '.join(recipe_names())}")
-    return read_recipe(paths.notebooks_folder() / "recipes" / f"{name}.yaml")
-
-
-def read_recipe(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Read a file of `notebooks/recipes`: parameters by the number of a notebook.
-
-    Raises:
-        MissingInputError: If there is no such file.
-        ParameterError: If it is no recipe.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingInputError(f"there is no recipe {path}; the ones that come along are in notebooks/recipes")
+    _known("recipe", name, recipe_names())
     recipe = {}
-    for label, entry in _read_yaml(path).items():
+    for label, entry in _read_yaml(paths.notebooks_folder() / "recipes" / f"{name}.yaml").items():
         if not re.fullmatch(NUMBER, label) or not isinstance(entry, dict):
-            raise ParameterError(f'{path.name}: {label!r} is no number of a notebook with parameters, as in "05": ...')
+            raise ParameterError(f'{name}.yaml: {label!r} is no number of a notebook with parameters, as in "05": ...')
         recipe[label] = dict(entry)
     return recipe
+
+
+def read_profile(name: str) -> Profile:
+    """Read a profile.
+
+    Raises:
+        ParameterError: If there is no such profile or its file is not understood.
+    """
+    _known("profile", name, profile_names())
+    file = paths.notebooks_folder() / "params" / f"{name}.yaml"
+    content = _read_yaml(file) if file.is_file() else {}
+    timeout, recipe = (
+        coerce(content.pop(each.name), each) if each.name in content else None
+        for each in (Parameter("timeout", "float", 600.0, ""), Parameter("recipe", "str", "seed", ""))
+    )
+    where = f"notebooks/params/{file.name}"
+    for label, entry in content.items():
+        if not isinstance(entry, dict | None):
+            raise ParameterError(f"{where}: {label!r} must hold parameters, one a line, as `name: value`")
+        if label not in ("all", "atlas") and not re.fullmatch(NUMBER, label):
+            raise ParameterError(
+                f"{where}: {label!r} is neither a stage number, nor `all`, `atlas`, `recipe` or `timeout`"
+            )
+    values = {label: dict(entry or {}) for label, entry in content.items()}
+    common, atlas = values.pop("all", {}), values.pop("atlas", {})
+    return Profile(name, common, values, atlas, timeout, recipe)
+
+
+def _known(kind: str, name: str, names: list[str]) -> None:
+    if name not in names:
+        hint = did_you_mean(name, names)
+        raise ParameterError(f"there is no {kind} {name!r}; {hint}the {kind}s are: {', '.join(names)}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -69,38 +91,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ParameterError(f"{path.name} must map numbers of notebooks to parameters")
     return {f"{key:02d}" if isinstance(key, int) else str(key): entry for key, entry in content.items()}
-
-
-def profile_names() -> list[str]:
-    """Names of all profiles."""
-    return sorted({"smoke", *(file.stem for file in (paths.notebooks_folder() / "params").glob("*.yaml"))})
-
-
-def read_profile(name: str) -> Profile:
-    """Read a profile.
-
-    Raises:
-        ParameterError: If there is no such profile or its file is not understood.
-    """
-    file = paths.notebooks_folder() / "params" / f"{name}.yaml"
-    if not file.is_file():
-        if name == "smoke":
-            return Profile(name)
-        hint = did_you_mean(name, profile_names())
-        raise ParameterError(f"there is no profile {name!r}; {hint}the profiles are: {', '.join(profile_names())}")
-    where = f"notebooks/params/{file.name}"
-    content = _read_yaml(file)
-    timeout, recipe = (
-        coerce(content.pop(each.name), each) if each.name in content else None
-        for each in (Parameter("timeout", "float", 600.0, ""), Parameter("recipe", "str", "seed", ""))
-    )
-    for label, entry in content.items():
-        if not isinstance(entry, dict | None):
-            raise ParameterError(f"{where}: {label!r} must hold parameters, one a line, as `name: value`")
-        if label not in ("all", "atlas") and not re.fullmatch(NUMBER, label):
-            raise ParameterError(
-                f"{where}: {label!r} is neither a stage number, nor `all`, `atlas`, `recipe` or `timeout`"
-            )
-    values = {label: dict(entry or {}) for label, entry in content.items()}
-    common, atlas = values.pop("all", {}), values.pop("atlas", {})
-    return Profile(name, common, values, atlas, timeout, recipe)

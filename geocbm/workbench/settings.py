@@ -1,6 +1,5 @@
 """Parameters of all stages of a run: notebook defaults, the profile's file, its recipe, then the command line."""
 
-import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from geocbm.errors import ParameterError
 from geocbm.files import paths
-from geocbm.workbench.parameters import Parameter, coerce, read_fields, read_parameters, resolve, unknown
+from geocbm.workbench.parameters import Parameter, coerce, read_config, read_parameters, resolve, unknown
 from geocbm.workbench.profiles import Profile, recipe_values
 from geocbm.workbench.stages import Chain
 
@@ -18,13 +17,9 @@ OPTIONS = "options"
 """Parameter of a notebook that holds the settings of its stage which it does not declare one by one."""
 CONFIGS = {"02": "GeocellsConfig", "03": "Stage0Config", "04": "Stage1Config", "05": "Stage2Config"}
 """Dataclass whose fields are the settings of a notebook's stage."""
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 GPS_DIM = 512
 """Width of GeoCLIP's place embeddings, to which Stage 0 projects the patches."""
-
-_ASSIGNMENT = re.compile(r"(?:(?P<stage>\w+)\.)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)", re.DOTALL)
-
 
 Declared = Mapping[str, Mapping[str, Parameter]]
 """Parameters of each notebook, by its number."""
@@ -35,73 +30,13 @@ def read_declared(chain: Chain) -> dict[str, dict[str, Parameter]]:
     return {stage.number: read_parameters(stage.source) for stage in chain.stages}
 
 
-def _split_assignment(text: str, option: str) -> tuple[str | None, str, str]:
-    """Split ``[stage.]name=value``.
-
-    Raises:
-        ParameterError: If the text is not of that form.
-    """
-    match = _ASSIGNMENT.fullmatch(text)
-    if not match:
-        raise ParameterError(
-            f"{option} {text!r} is not understood; write {option} name=value or {option} 05.name=value"
-        )
-    return match["stage"], match["name"], match["value"]
-
-
 def settings_of(number: str, declared: Mapping[str, Parameter]) -> dict[str, Parameter]:
     """All fields of the dataclass behind a notebook of a number; none where the notebook takes no options."""
     return read_config(CONFIGS[number]) if OPTIONS in declared and number in CONFIGS else {}
 
 
-@functools.cache
-def read_config(class_name: str) -> dict[str, Parameter]:
-    """Fields of a dataclass of settings, inherited ones first, read from the package's source without importing it."""
-    for file in sorted(path for room in ("geocells", "models", "training") for path in (_PACKAGE / room).rglob("*.py")):
-        if re.search(rf"^class {class_name}\b", file.read_text(encoding="utf-8"), re.MULTILINE):
-            bases, own = read_fields(file, class_name)
-            inherited = [read_config(base) for base in bases]
-            return {name: setting for fields in (*inherited, own) for name, setting in fields.items()}
-    return {}
-
-
-def _check_agreement(declared: Declared, resolved: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse settings of stages that cannot start from one another, before any of them trains.
-
-    Raises:
-        ParameterError: If Stage 1 is to start from a bottleneck, or Stage 2 from a patch projection, of another shape.
-    """
-    stages = {}
-    for number in ("03", "04", "05"):
-        if number not in resolved or not (fields := settings_of(number, declared[number])):
-            return
-        values = {name: field.default for name, field in fields.items()} | dict(resolved[number])
-        stages[number] = values | resolved[number][OPTIONS]
-    first, second, third = stages.values()
-    shape = {"mlp": ("hidden_dim",), "transformer": ("transformer_width", "transformer_layers", "transformer_heads")}
-    names = ["concept_emb_dim"]
-    if first["bottleneck"] == second["bottleneck"]:
-        names += shape.get(first["bottleneck"], ())
-    for name in names if second["init_from_stage0"] else ():
-        if first[name] != second[name]:
-            raise ParameterError(
-                f"04.{name}={second[name]} does not fit 03.{name}={first[name]}, from which Stage 1 starts; give both "
-                f"the same with {name}=..., or set 04.init_from_stage0=false"
-            )
-    reads = third["ablation_mode"] not in ("concept_only", "concept_scores")
-    if third["init_from_stage0"] and reads and third["embed_dim"] != GPS_DIM:
-        raise ParameterError(
-            f"05.embed_dim={third['embed_dim']} does not fit the patch projection of Stage 0, {GPS_DIM} wide, from "
-            "which Stage 2 starts; set 05.init_from_stage0=false too"
-        )
-
-
 def resolve_all(
-    chain: Chain,
-    declared: Declared,
-    profile: Profile,
-    settings: Sequence[str],
-    run: str,
+    chain: Chain, declared: Declared, profile: Profile, settings: Sequence[str], run: str
 ) -> dict[str, dict[str, Any]]:
     """Values of all parameters of all stages.
 
@@ -120,23 +55,21 @@ def resolve_all(
             stage is to start from one of another shape.
     """
     where = f"profile {profile.name!r}"
-    wanted: list[tuple[str | None, str, Any, str]] = [
-        (None, name, value, where) for name, value in profile.common.items()
-    ]
+    wanted: list[tuple[str | None, str, Any, str]] = [(None, *item, where) for item in profile.common.items()]
     recipe = recipe_values(profile.recipe) if profile.recipe else {}
     for source, by_stage in ((where, profile.stages), (f"recipe {profile.recipe!r}", recipe)):
-        wanted += [(number, name, value, source) for number in by_stage for name, value in by_stage[number].items()]
+        wanted += [(number, *item, source) for number in by_stage for item in by_stage[number].items()]
     for text in settings:
-        stage_number, name, value = _split_assignment(text, "--set")
-        wanted.append((stage_number, name, anchored(value), "--set"))
+        stage_name, name, value = _split_assignment(text, "--set")
+        wanted.append((stage_name, name, anchored(value), "--set"))
     given: dict[str, dict[str, Any]] = {stage.number: {} for stage in chain.stages}
-    for number, name, value, source in wanted:
-        for each in _takers(chain, declared, number, name, source):
-            if name in declared[each] and name != OPTIONS:
-                given[each][name] = value
+    for asked, name, value, source in wanted:
+        for number in _takers(chain, declared, asked, name, source):
+            if name in declared[number] and name != OPTIONS:
+                given[number][name] = value
             else:
-                more = coerce(value, declared[each][OPTIONS]) if name == OPTIONS else {name: value}
-                given[each][OPTIONS] = given[each].get(OPTIONS, {}) | more
+                more = coerce(value, declared[number][OPTIONS]) if name == OPTIONS else {name: value}
+                given[number][OPTIONS] = given[number].get(OPTIONS, {}) | more
     resolved = {}
     for stage in chain.stages:
         names = declared[stage.number]
@@ -144,6 +77,33 @@ def resolve_all(
         resolved[stage.number] = complete(stage.number, names, own, stage.notebook)
     _check_agreement(declared, resolved)
     return resolved
+
+
+def _split_assignment(text: str, option: str) -> tuple[str | None, str, str]:
+    """Split ``[stage.]name=value``."""
+    match = re.fullmatch(r"(?:(?P<stage>\w+)\.)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)", text, re.DOTALL)
+    if not match:
+        raise ParameterError(
+            f"{option} {text!r} is not understood; write {option} name=value or {option} 05.name=value"
+        )
+    return match["stage"], match["name"], match["value"]
+
+
+def _takers(chain: Chain, declared: Declared, stage: str | None, name: str, source: str) -> list[str]:
+    """Numbers of the notebooks that take a name, as a parameter or as a setting of their stage."""
+    if name == "run":
+        raise ParameterError(f"{source} sets 'run'; name the run with --run")
+    known = {number: {**names, **settings_of(number, names)} for number, names in declared.items()}
+    if stage is not None:
+        asked = chain.stage(stage)
+        if name not in known[asked.number]:
+            raise unknown(name, known[asked.number], f"{source}: {asked.notebook}")
+        return [asked.number]
+    takers = [number for number, names in known.items() if name in names]
+    if not takers:
+        everything = dict.fromkeys(each for names in known.values() for each in names if each != "run")
+        raise unknown(name, everything, f"{source}: the chain")
+    return takers
 
 
 def complete(number: str, declared: Mapping[str, Parameter], given: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -159,9 +119,8 @@ def complete(number: str, declared: Mapping[str, Parameter], given: Mapping[str,
     if OPTIONS not in values:
         return values
     known = settings_of(number, declared)
-    for name in known:
-        if name in values:
-            coerce(values[name], known[name])  # it names the choices where a notebook says `str`
+    for name in [each for each in known if each in values]:
+        coerce(values[name], known[name])  # it names the choices where a notebook says `str`
     options = {}
     for name, value in values[OPTIONS].items():
         if name in declared:
@@ -173,24 +132,33 @@ def complete(number: str, declared: Mapping[str, Parameter], given: Mapping[str,
     return values | {OPTIONS: {name: value for name, value in options.items() if value != known[name].default}}
 
 
-def _takers(chain: Chain, declared: Declared, stage: str | None, name: str, source: str) -> list[str]:
-    """Numbers of the notebooks that take a name, as a parameter or as a setting of their stage."""
-    if name == "run":
-        raise ParameterError(f"{source} sets 'run'; name the run with --run")
-    known = {
-        each.number: dict.fromkeys([*declared[each.number], *settings_of(each.number, declared[each.number])])
-        for each in chain.stages
-    }
-    if stage is not None:
-        asked = chain.stage(stage)
-        if name not in known[asked.number]:
-            raise unknown(name, known[asked.number], f"{source}: {asked.notebook}")
-        return [asked.number]
-    takers = [each for each, names in known.items() if name in names]
-    if not takers:
-        everything = dict.fromkeys(each for names in known.values() for each in names if each != "run")
-        raise unknown(name, everything, f"{source}: the chain")
-    return takers
+def _check_agreement(declared: Declared, resolved: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse settings of stages that cannot start from one another, before any of them trains.
+
+    Raises:
+        ParameterError: If Stage 1 is to start from a bottleneck, or Stage 2 from a patch projection, of another shape.
+    """
+    stages = []
+    for number in ("03", "04", "05"):
+        if number not in resolved or not (known := settings_of(number, declared[number])):
+            return
+        defaults = {name: setting.default for name, setting in known.items()}
+        stages.append(defaults | dict(resolved[number]) | resolved[number][OPTIONS])
+    first, second, third = stages
+    shape = {"mlp": ["hidden_dim"], "transformer": ["transformer_width", "transformer_layers", "transformer_heads"]}
+    same = shape.get(first["bottleneck"], []) if first["bottleneck"] == second["bottleneck"] else []
+    for name in ["concept_emb_dim", *same] if second["init_from_stage0"] else []:
+        if first[name] != second[name]:
+            raise ParameterError(
+                f"04.{name}={second[name]} does not fit 03.{name}={first[name]}, from which Stage 1 starts; give both "
+                f"the same with {name}=..., or set 04.init_from_stage0=false"
+            )
+    reads = third["ablation_mode"] not in ("concept_only", "concept_scores")
+    if third["init_from_stage0"] and reads and third["embed_dim"] != GPS_DIM:
+        raise ParameterError(
+            f"05.embed_dim={third['embed_dim']} does not fit the patch projection of Stage 0, {GPS_DIM} wide, from "
+            "which Stage 2 starts; set 05.init_from_stage0=false too"
+        )
 
 
 def anchored(value: str) -> str:
@@ -198,13 +166,10 @@ def anchored(value: str) -> str:
 
     A text counts as a path when it holds a slash or ends in ``.csv``, and something is there.
     """
-    if "/" not in value and not value.lower().endswith(".csv"):
-        return value
     place = Path(value).expanduser()
-    if not place.exists():
+    if ("/" not in value and not value.lower().endswith(".csv")) or not place.exists():
         return value
-    place = place.resolve()
-    root = paths.project_root()
+    place, root = place.resolve(), paths.project_root()
     return place.relative_to(root).as_posix() if place.is_relative_to(root) else str(place)
 
 
@@ -218,7 +183,7 @@ def grid_runs(texts: Sequence[str], run: str) -> list[tuple[str, list[str]]]:
     Returns:
         Pairs of a run name such as ``demo-lr-0.001`` and its ``[NN.]name=value`` texts; none without a grid.
     """
-    axes: list[list[tuple[str, str]]] = []
+    axes = []
     for text in texts:
         number, name, values = _split_assignment(text, "--grid")
         parts = re.findall(r"(?:\[[^\]]*\]|[^,\[\]])+", values)  # at commas outside of brackets
@@ -226,22 +191,20 @@ def grid_runs(texts: Sequence[str], run: str) -> list[tuple[str, list[str]]]:
         if not choices:
             raise ParameterError(f"--grid {text!r} names no value; write --grid {name}=first,second")
         prefix = f"{number}." if number else ""
-        labels = [re.sub("[^A-Za-z0-9._-]+", "_", each).strip("_") for each in choices]
-        axes.append(
-            [(f"{name}-{label}", f"{prefix}{name}={each}") for label, each in zip(labels, choices, strict=True)]
-        )
-    runs = [
-        (
-            paths.check_run_name("-".join([run, *(label for label, _ in combination)])),
-            [assignment for _, assignment in combination],
-        )
-        for combination in itertools.product(*axes)
-        if combination
-    ]
-    names = [name for name, _ in runs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ParameterError(f"--grid gives two runs the name {twice[0]!r}; leave out the doubled value")
-    return runs
+        axes.append([(_label(name, each), f"{prefix}{name}={each}") for each in choices])
+    runs: dict[str, list[str]] = {}
+    for combination in itertools.product(*axes) if axes else ():
+        labels, assignments = zip(*combination, strict=True)
+        named = paths.check_run_name("-".join([run, *labels]))
+        if named in runs:
+            raise ParameterError(f"--grid gives two runs the name {named!r}; leave out the doubled value")
+        runs[named] = list(assignments)
+    return list(runs.items())
+
+
+def _label(name: str, value: str) -> str:
+    """What a value of a grid adds to the name of its run."""
+    return f"{name}-{re.sub('[^A-Za-z0-9._-]+', '_', value).strip('_')}"
 
 
 def config_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
@@ -255,7 +218,7 @@ def config_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
         ParameterError: when `options` names no setting of the stage.
     """
     known = [field.name for field in fields(config_class)]
-    options = dict(values.get("options", {}))
+    options = dict(values.get(OPTIONS, {}))
     for name in options:
         if name not in known:
             raise ParameterError(f"options: {name!r} is no setting of {config_class.__name__}; its settings: {known}")

@@ -3,23 +3,21 @@ from pathlib import Path
 
 import pytest
 
-from geocbm.errors import MissingInputError, ParameterError
+from geocbm.errors import ParameterError
 from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import Stage2Config
-from geocbm.workbench.profiles import read_recipe
+from geocbm.workbench.profiles import recipe_values
 from geocbm.workbench.settings import config_fields
 
-RECIPES = Path(__file__).resolve().parents[2] / "notebooks" / "recipes"
 
-
-def test_the_recipe_seed_is_the_specification():
-    seed = read_recipe(RECIPES / "seed.yaml")
+def test_the_recipe_seed_is_the_specification() -> None:
+    seed = recipe_values("seed")
     assert Stage1Config(**config_fields(Stage1Config, seed["04"])) == Stage1Config()
     assert Stage2Config(**config_fields(Stage2Config, seed["05"])) == Stage2Config()
 
 
-def test_refined_differs_from_seed_in_named_settings_only():
-    seed, refined = read_recipe(RECIPES / "seed.yaml"), read_recipe(RECIPES / "refined.yaml")
+def test_refined_differs_from_seed_in_named_settings_only() -> None:
+    seed, refined = recipe_values("seed"), recipe_values("refined")
     for number, config in (("04", Stage1Config()), ("05", Stage2Config())):
         known = {field.name for field in fields(config)}
         assert set(refined[number]) <= known
@@ -32,9 +30,13 @@ def test_refined_differs_from_seed_in_named_settings_only():
     ("text", "message"),
     [("- a\n- b", "must map numbers"), ("stage1:\n  lr: 1", "'stage1' is no number"), ("04: [", "is no YAML")],
 )
-def test_files_that_are_no_recipe_are_named(tmp_path, text, message):
-    (tmp_path / "mine.yaml").write_text(text)
+def test_files_that_are_no_recipe_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.setenv("GEOCBM_ROOT", str(tmp_path))
+    (tmp_path / "notebooks" / "recipes").mkdir(parents=True)
+    (tmp_path / "notebooks" / "recipes" / "mine.yaml").write_text(text)
     with pytest.raises(ParameterError, match=message):
-        read_recipe(tmp_path / "mine.yaml")
-    with pytest.raises(MissingInputError, match="notebooks/recipes"):
-        read_recipe(tmp_path / "yours.yaml")
+        recipe_values("mine")
+    with pytest.raises(ParameterError, match=r"there is no recipe 'mina'; did you mean 'mine'\?"):
+        recipe_values("mina")
