@@ -55,6 +55,9 @@ def build_geocells(
 ) -> Geocells:
     """Cut each country into `n // min_samples_per_cell` cells, at least one.
 
+    A country with one cell has the normalised mean of its unit vectors as centre, or, where that mean has no direction,
+    the sample with the smallest sum of distances.
+
     Args:
         lat: `[n]` latitudes of training samples, degrees.
         lng: `[n]` longitudes, degrees.
@@ -64,10 +67,6 @@ def build_geocells(
         merge_below: in samples.
         partition: `(points [m, 3] of one country, k, seed)` to at most k centres `[K, 3]`, all unit vectors; k-means by
             default. Samples then belong to the nearest centre of their country. Not asked for k = 1.
-
-    Returns:
-        The cells. A country with one cell has the normalised mean of its unit vectors as centre, or, where that mean
-        has no direction, the sample with the smallest sum of distances.
     """
     lat, lng = checked_points(lat, lng)
     config = GeocellsConfig(min_samples_per_cell, merge_below, seed)
@@ -94,22 +93,19 @@ def build_geocells(
     # Countries are independent, and nearly all of the work is in compiled code that lets other threads run.
     with ThreadPoolExecutor(max_workers=threads()) as pool:
         found = dict(zip(largest_first, pool.map(cells_of, largest_first), strict=True))
-    centers, owners, sample_to_cell = [], [], np.empty(len(lat), dtype=np.int64)
-    first = 0
-    for number, name in enumerate(names):
-        rows, own_centers, label = found[number]
-        sample_to_cell[rows] = first + label
-        centers.append(own_centers)
-        owners += [name] * len(own_centers)
-        first += len(own_centers)
-    stacked = np.concatenate(centers)  # (N, 3)
-    counts = np.bincount(sample_to_cell, minlength=first)
-    center_lat, center_lng = cartesian_to_latlng(stacked)
+    in_order = [found[number] for number in range(len(names))]
+    centers = np.concatenate([own for _, own, _ in in_order])  # (N, 3)
+    cells_per_country = [len(own) for _, own, _ in in_order]
+    sample_to_cell = np.empty(len(lat), dtype=np.int64)
+    for first, (rows, own, label) in zip(np.cumsum(cells_per_country), in_order, strict=True):
+        sample_to_cell[rows] = first - len(own) + label
+    counts = np.bincount(sample_to_cell, minlength=len(centers))
+    center_lat, center_lng = cartesian_to_latlng(centers)
     km = haversine_km(lat, lng, center_lat[sample_to_cell], center_lng[sample_to_cell])
-    square = np.bincount(sample_to_cell, weights=km**2, minlength=first) / np.maximum(counts, 1)
+    square = np.bincount(sample_to_cell, weights=km**2, minlength=len(centers)) / np.maximum(counts, 1)
     return Geocells(
-        centers=stacked,
-        country=np.asarray(owners, dtype=np.str_),
+        centers=centers,
+        country=np.repeat(np.asarray(names, dtype=np.str_), cells_per_country),
         sample_to_cell=sample_to_cell,
         counts=counts,
         scale_km=np.maximum(np.sqrt(square), SMALLEST_SCALE_KM),
@@ -148,14 +144,8 @@ def spherical_center(points: np.ndarray) -> np.ndarray:
 def _merge_small(centers: np.ndarray, points: np.ndarray, label: np.ndarray, merge_below: int) -> np.ndarray:
     """Merge cells with fewer than `merge_below` points into the nearest cell, the smallest first.
 
-    Args:
-        centers: `[k, 3]`.
-        points: `[n, 3]`.
-        label: `[n]` cell of each point.
-        merge_below: 0 merges cells without points only.
-
-    Returns:
-        The centres left, at least one. Those that took a cell in are the centres of all their points.
+    0 merges only those that are the `label [n]` of no point. Of the centres `[k, 3]` at least one is left; those that
+    took a cell in are the centres of all their points.
     """
     k = len(centers)
     centers, alive, into = centers.copy(), np.ones(k, dtype=bool), np.arange(k)

@@ -18,26 +18,19 @@ from geocbm.geocells.distribution import CellDistribution, sum_by_place
 from geocbm.geocells.kmeans import nearest
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 
+_ARRAYS = ("centers", "country", "sample_to_cell", "counts", "scale_km")
+
 
 @dataclass(frozen=True)
 class Geocells:
-    """Cells numbered by country, then by latitude and longitude of the centre.
+    """Cells numbered by country, then by latitude and longitude of the centre."""
 
-    Attributes:
-        centers: `[N, 3]` unit vectors.
-        country: `[N]` country of each cell.
-        sample_to_cell: `[n]` cell of each point the cells were fitted on.
-        counts: `[N]` points of each cell.
-        scale_km: `[N]` root mean square distance of a cell's points to its centre, at least 1 km.
-        settings: arguments the cells were built with.
-    """
-
-    centers: np.ndarray
-    country: np.ndarray
-    sample_to_cell: np.ndarray
-    counts: np.ndarray
-    scale_km: np.ndarray
-    settings: dict[str, Any]
+    centers: np.ndarray  # [N, 3] unit vectors
+    country: np.ndarray  # [N] country of each cell
+    sample_to_cell: np.ndarray  # [n] cell of each point the cells were fitted on
+    counts: np.ndarray  # [N] points of each cell
+    scale_km: np.ndarray  # [N] root mean square distance of a cell's points to its centre, at least 1 km
+    settings: dict[str, Any]  # arguments the cells were built with
 
     def __len__(self) -> int:
         return len(self.centers)
@@ -55,16 +48,9 @@ class Geocells:
         return parts.hexdigest()
 
     def assign(self, lat: Any, lng: Any, country: Sequence[str] | np.ndarray | None = None) -> np.ndarray:
-        """Find the cell of points.
+        """Find the cells `[n]` of points `[n]`, degrees: the nearest centre within the own country, where it has one.
 
-        Args:
-            lat: `[n]` latitudes, degrees.
-            lng: `[n]` longitudes, degrees.
-            country: `[n]` countries: the nearest centre within the own country is taken, and for a country without
-                cells the nearest anywhere. Without countries, the nearest anywhere for all.
-
-        Returns:
-            `[n]` int64 cells.
+        For a country without cells, or without countries `[n]`, it is the nearest anywhere.
         """
         lat, lng = checked_points(lat, lng)
         points = latlng_to_cartesian(lat, lng)  # (n, 3)
@@ -74,9 +60,8 @@ class Geocells:
         names, group = grouped(country, len(points))
         for name, rows in zip(names, rows_by_group(group, len(names)), strict=True):
             own = np.flatnonzero(self.country == name)
-            cells[rows] = (
-                own[nearest(self.centers[own], points[rows])] if len(own) else nearest(self.centers, points[rows])
-            )
+            own = own if len(own) else np.arange(len(self))
+            cells[rows] = own[nearest(self.centers[own], points[rows])]
         return cells
 
     @property
@@ -93,25 +78,15 @@ class Geocells:
         return self.countries[belief.gather(self.by_country).argmax(axis=1)]
 
     def save(self, path: str | Path, made_from: Mapping[str, str] | None = None) -> None:
-        """Write the cells as `.npz` without pickled objects.
-
-        Args:
-            path: the file.
-            made_from: of `Run.made_from`, by which a run knows that they are its own.
-        """
-        record = {} if made_from is None else {lineage.KEY: np.asarray(lineage.as_text(made_from))}
+        """Write the cells as `.npz` without pickled objects, with the `Run.made_from` by which a run knows its own."""
+        content = {name: getattr(self, name) for name in _ARRAYS}
+        content["country"] = np.asarray(self.country, dtype=np.str_)
+        content["settings"] = np.asarray(json.dumps(self.settings, sort_keys=True))
+        content["digest"] = np.asarray(self.digest)
+        if made_from is not None:
+            content[lineage.KEY] = np.asarray(lineage.as_text(made_from))
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez(
-                stream,
-                centers=self.centers,
-                country=np.asarray(self.country, dtype=np.str_),
-                sample_to_cell=self.sample_to_cell,
-                counts=self.counts,
-                scale_km=self.scale_km,
-                settings=np.asarray(json.dumps(self.settings, sort_keys=True)),
-                digest=np.asarray(self.digest),
-                **record,  # type: ignore[arg-type]
-            )
+            np.savez(stream, **content)
 
     @classmethod
     def load(cls, path: str | Path) -> Geocells:
@@ -127,9 +102,7 @@ class Geocells:
         try:
             with np.load(path, allow_pickle=False) as content:
                 settings, digest = json.loads(str(content["settings"])), str(content["digest"])
-                arrays = {
-                    name: content[name] for name in ("centers", "country", "sample_to_cell", "counts", "scale_km")
-                }
+                arrays = {name: content[name] for name in _ARRAYS}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise MismatchError(f"{path} is not a file of geocells ({error}). {remake_advice(path, '02')}") from error
         cells = cls(settings=settings, **arrays)
@@ -143,16 +116,9 @@ class Geocells:
 def oracle_error_km(
     cells: Geocells, lat: Any, lng: Any, country: Sequence[str] | np.ndarray | None = None
 ) -> np.ndarray:
-    """Error that a perfect classifier of cells would still make: the distance to the assigned centre.
+    """Error in km `[n]` that a perfect classifier of cells would still make: the distance to the assigned centre.
 
-    Args:
-        cells: the cells.
-        lat: `[n]` latitudes, degrees.
-        lng: `[n]` longitudes, degrees.
-        country: `[n]` countries, as for `Geocells.assign`.
-
-    Returns:
-        `[n]` km.
+    Arguments as in `Geocells.assign`.
     """
     lat, lng = checked_points(lat, lng)
     cell = cells.assign(lat, lng, country)
@@ -161,11 +127,7 @@ def oracle_error_km(
 
 
 def checked_points(lat: Any, lng: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Latitudes and longitudes as float64 vectors `[n]` of one length.
-
-    Raises:
-        ParameterError: another shape, a NaN, or a coordinate that is nowhere.
-    """
+    """Latitudes and longitudes as float64 vectors `[n]` of one length; a ParameterError for what is nowhere."""
     lat, lng = np.asarray(lat, dtype=np.float64), np.asarray(lng, dtype=np.float64)
     if lat.ndim != 1 or lat.shape != lng.shape:
         raise ParameterError(

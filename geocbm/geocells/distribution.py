@@ -26,15 +26,10 @@ def in_half_precision(logits: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CellDistribution:
-    """Logits of cells, and the temperature that turns them into probabilities.
+    """Logits of cells, and the temperature that turns them into probabilities."""
 
-    Attributes:
-        logits: `[n, N]` in any precision; a row is defined up to a constant.
-        temperature: divisor of the logits.
-    """
-
-    logits: np.ndarray
-    temperature: float = 1.0
+    logits: np.ndarray  # [n, N] in any precision; a row is defined up to a constant
+    temperature: float = 1.0  # divisor of the logits
 
     def __post_init__(self) -> None:
         if self.logits.ndim != 2 or not self.logits.shape[1]:
@@ -95,9 +90,6 @@ def cell_shares(cell: np.ndarray, label: np.ndarray, n_cells: int) -> tuple[np.n
     Returns:
         `[R]` sorted names and `[N, R]` shares. Rows sum to 1, or to less where photographs of the cell have no name;
         a cell without photographs has a row of zeros.
-
-    Raises:
-        ParameterError: the labels are not one for each photograph.
     """
     if len(cell) != len(label):
         raise ParameterError(f"label has {len(label)} entries for {len(cell)} photographs; give one for each")
@@ -109,17 +101,9 @@ def cell_shares(cell: np.ndarray, label: np.ndarray, n_cells: int) -> tuple[np.n
 
 
 def sum_by_place(probabilities: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of larger places, each the sum over its cells (`Geocells.by_country` for countries).
+    """Sorted names `[C]` of larger places and their probabilities `[..., C]`, each the sum over its cells.
 
-    Args:
-        probabilities: `[..., N]` of cells.
-        place: `[N]` name of the larger place in which each cell lies.
-
-    Returns:
-        `[C]` sorted names and `[..., C]` sums.
-
-    Raises:
-        ParameterError: the places are not one for each cell.
+    Of probabilities `[..., N]` of cells and the place `[N]` in which each lies; for countries `Geocells.by_country`.
     """
     if len(place) != probabilities.shape[-1]:
         raise ParameterError(f"place has {len(place)} entries for {probabilities.shape[-1]} cells; give one for each")
@@ -140,13 +124,9 @@ def argmax_region(belief: CellDistribution, names: np.ndarray, shares: np.ndarra
 def rank_scores(probabilities: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Score of every cell: how much probability must be gathered before it belongs to the region.
 
-    Args:
-        probabilities: `[m, N]`.
-        share: `[m]` uniform random numbers from 0 to 1, one per photograph, which make the coverage exact instead of
-            too high; 1 leaves chance out.
-
-    Returns:
-        `[m, N]`, 0 for the first cell of each row; of equal probabilities the lower cell comes first.
+    Of probabilities `[m, N]` scores `[m, N]`, 0 for the first cell of each row; of equal probabilities the lower cell
+    comes first. The `share [m]` are uniform random numbers from 0 to 1, one per photograph, which make the coverage
+    exact instead of too high; 1 leaves chance out.
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")  # (m, N)
     ranked = np.take_along_axis(probabilities, order, axis=1)

@@ -16,12 +16,8 @@ MOST_MEASURED = 20_000
 def medoid(lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> int:
     """Row of the place with the smallest median distance to all of them, of equals the smallest mean distance.
 
-    It is sought among at most 1000 candidates and measured on at most 20,000 rows.
-
-    Args:
-        lat: `[m]` latitudes in degrees, at least one.
-        lng: `[m]` longitudes in degrees.
-        seed: seed of the choice of candidates.
+    Of places `[m]` in degrees, at least one; sought among at most `MOST_CANDIDATES`, measured on at most
+    `MOST_MEASURED`.
     """
     generator = np.random.default_rng(seed)
     rows = np.arange(len(lat))
@@ -41,11 +37,7 @@ def medoid(lat: np.ndarray, lng: np.ndarray, seed: int = 0) -> int:
 def spherical_mean(lat: Any, lng: Any) -> tuple[float, float]:
     """Latitude and longitude of the normalised mean of unit vectors; right across the antimeridian and at the poles.
 
-    Places whose mean has no direction, such as two antipodes, have their medoid instead.
-
-    Args:
-        lat: `[m]` latitudes in degrees, at least one.
-        lng: `[m]` longitudes in degrees.
+    Places `[m]` in degrees whose mean has no direction, such as two antipodes, have their medoid instead.
     """
     latitude, longitude = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float)
     if not len(latitude):

@@ -51,15 +51,9 @@ def nearest(centers: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def cluster(points: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Centres of k-means on unit vectors.
+    """Centres `[K, 3]` of k-means on unit vectors `[n, 3]`; K is less than k where there are fewer distinct points.
 
-    Args:
-        points: `[n, 3]` unit vectors in spatial order; the answer depends on it, so it must belong to the points.
-        k: number of centres, at least 2.
-        seed: of the draws.
-
-    Returns:
-        `[K, 3]` unit vectors with K = k, or less where there are fewer than k distinct points.
+    The points are in spatial order, on which the answer depends, so it must belong to them; `k` is at least 2.
     """
     generator = np.random.default_rng(seed)
     centers = points[[generator.integers(len(points))]]  # (1, 3)
@@ -121,15 +115,9 @@ def _settled(points: np.ndarray, centers: np.ndarray, rounds: int) -> tuple[np.n
     """Move centres by Lloyd's rounds.
 
     All rounds but the last overshoot the mean by half the way, which settles in fewer of them and cannot make things
-    worse before points change sides (steps below 2 do not).
-
-    Args:
-        points: `[n, 3]`.
-        centers: `[k, 3]`.
-        rounds: at least 1, and fewer than so many once a round wins a share of less than `SETTLED`.
-
-    Returns:
-        Centres `[k, 3]`, and the number of points `[k]` each had in the last round; one without points stays.
+    worse before points change sides (steps below 2 do not). There are fewer rounds once one wins a share of less than
+    `SETTLED`. Gives centres `[k, 3]`, and the number of points `[k]` each had in the last round; one without points
+    stays.
     """
     k = len(centers)
     counts = np.zeros(k, dtype=np.int64)
@@ -150,13 +138,7 @@ def _settled(points: np.ndarray, centers: np.ndarray, rounds: int) -> tuple[np.n
 def _relocated(points: np.ndarray, centers: np.ndarray, attempts: int) -> np.ndarray:
     """Move centres from where they are least missed to cells worth splitting, while that lowers the sum of squares.
 
-    Args:
-        points: `[n, 3]`.
-        centers: `[k, 3]`.
-        attempts: at most so many times.
-
-    Returns:
-        The best centres met, `[k, 3]`.
+    At most `attempts` times; gives the best centres met, `[k, 3]`.
     """
     best, least = centers, np.inf
     for _ in range(attempts):
@@ -175,14 +157,8 @@ def _proposal(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray | Non
 
     Taking a centre away costs what its points have further to the second nearest one. Splitting a cell wins the squares
     between the two halves along its longest axis, or more once they settle: a pair is taken when the gain is above
-    `EXPECTED_GAIN` of the cost.
-
-    Args:
-        points: `[n, 3]`.
-        centers: `[k, 3]`.
-
-    Returns:
-        Proposed centres `[k, 3]`, None where there is nothing to win, and the sum of squared chords of those given.
+    `EXPECTED_GAIN` of the cost. Gives proposed centres `[k, 3]`, None where there is nothing to win, and the sum of
+    squared chords of those given.
     """
     k = len(centers)
     if k == 1:
@@ -214,15 +190,10 @@ def _proposal(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray | Non
 
 
 def _pairs(cost: np.ndarray, gain: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pair cheap centres with cells worth splitting.
+    """Centres to take away and cells to split, of one length, at most a quarter of all.
 
-    Args:
-        cost: `[k]` of taking each centre away.
-        gain: `[k]` of splitting each cell.
-        neighbours: `[k, 2]` each centre's nearest, itself among them; the cost holds only while its neighbour stays.
-
-    Returns:
-        Centres to take away and cells to split, of one length, at most a quarter of all.
+    By the cost `[k]` of taking each centre away and the gain `[k]` of splitting each cell. Of the `neighbours [k, 2]`,
+    each centre's nearest, itself among them, one must stay, or the cost does not hold.
     """
     k = len(cost)
     split = np.argsort(-gain, kind="stable")[: max(1, k // 4)]
