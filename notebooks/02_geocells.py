@@ -29,9 +29,9 @@ from dataclasses import asdict
 
 import numpy as np
 
-from geocbm import data, geocells, metrics, plots
+from geocbm import data, geocells, metrics, open_run, plots
 from geocbm.run import Run
-from geocbm.workbench import notebook, settings
+from geocbm.workbench import explorers, notebook, settings
 
 nb = notebook.start("02_geocells", globals())
 files = Run(nb.run_folder)
@@ -161,6 +161,15 @@ test = files.rows["test"]
 blocks = metrics.spatial_blocks(files.lat[test], files.lng[test])
 median = metrics.Resamples(blocks, bootstrap, seed).estimate(errors["test"], "median")
 nb.record("cells.oracle_median_km", metrics.recordable(median))
+
+# %% [markdown]
+# ## More cells, or fewer?
+#
+# The slider cuts the world anew, and borders show where a cell ends (a spherical Voronoi diagram for each country). In JupyterLab a click
+# on a star or a picture opens its cell: its pictures, its size and its error.
+
+# %%
+explorers.cells(open_run(nb.run_folder))
 
 # %% [markdown]
 # ## Make it yours: another way to place the centres

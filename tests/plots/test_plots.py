@@ -2,7 +2,6 @@
 
 import json
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 
 from geocbm import plots
+from geocbm.geocells import Geocells
 from geocbm.geodesy import latlng_to_cartesian
 
 GENERATOR = np.random.default_rng(0)
@@ -30,12 +30,13 @@ TABLE = pd.DataFrame(
         "parent_concept": np.array(PARENTS)[OWNER[META]],
     }
 )
-CELLS = SimpleNamespace(
+CELLS = Geocells(
     centers=latlng_to_cartesian(LAT[:7], LNG[:7]),
     country=np.array(["Japan"] * 7),
     counts=np.arange(1, 8),
     sample_to_cell=np.arange(N) % 7,
     scale_km=np.linspace(5, 50, 7),
+    settings={},
 )
 PREDICTED = (np.where(np.arange(N) == 0, np.nan, np.clip(LAT + GENERATOR.normal(0, 8, N), -90, 90)), LNG)
 KM = np.abs(GENERATOR.normal(0, 900, N))

@@ -37,7 +37,8 @@ def test_neighbours_differ_and_few_cells_have_colours_of_their_own() -> None:
 
 def test_the_interactive_map_has_a_colour_per_cell_and_red_stars(cells) -> None:
     fig = plots.cell_map(cells, TABLE)
-    samples, centres = fig.data[-2], fig.data[-1]
+    samples, borders, centres = fig.data[-3:]
+    assert borders.mode == "lines" and borders.name == "borders of cells"
     of_cell = np.asarray(CELL_COLOURS)[cell_colours(cells.centers)]
     assert list(samples.marker.color) == of_cell[cells.sample_to_cell].tolist()
     assert len(set(samples.marker.color)) == len(cells.centers) == 3
