@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 
 from geocbm.evaluation.baselines.base import Prediction
-from geocbm.evaluation.methods import in_order, is_baseline, label_of
-from geocbm.metrics import Resamples, columns_of, country_of, entry_of, error_km, geoscore, recordable, spatial_blocks
+from geocbm.evaluation.methods import ORACLES, TruePlaces, in_order, label_of
+from geocbm.metrics import Estimate, entry_of, recordables
 from geocbm.run import Run
-
-Interval = dict[str, float]
 
 POINT_COLUMNS = {
     "own": "own place",
@@ -38,25 +36,20 @@ def measure_decodings(run: Run, answers: Sequence[Prediction], n: int = 1000, se
         (whether the method answers it), `val_geoscore` (NaN where unknown), and `geoscore`, `median_km` and
         `country_acc` (from 0 to 1), each with `_low` and `_high`. Empty without test images.
     """
-    test = run.rows["test"]
     columns = ["name", "method", "point", "chosen", "val_geoscore"]
     columns += [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
-    if not len(test):
+    if not len(run.rows["test"]):
         return pd.DataFrame(columns=columns)
-    draws = Resamples(spatial_blocks(run.lat[test], run.lng[test]), n, seed)
-    truth = country_of(run.lat[test], run.lng[test])
-    by_name, rows = {answer.name: answer for answer in answers if answer.points}, []
-    for name in in_order(list(by_name)):
-        answer, choice = by_name[name], by_name[name].choice
-        for point, (lat, lng) in answer.points.items():
-            km, country = error_km(lat, lng, run.lat[test], run.lng[test]), country_of(lat, lng)
-            seen = choice.val_metrics.get(point, {}) if choice else {}
-            row: dict[str, Any] = {"name": name, "method": label_of(name, answer.detail), "point": point}
-            row |= {"chosen": choice is not None and choice.point == point}
-            row |= {"val_geoscore": seen.get("geoscore", np.nan)}
-            row |= columns_of("geoscore", draws.estimate(geoscore(km)))
-            row |= columns_of("median_km", draws.estimate(km, "median"))
-            rows.append(row | columns_of("country_acc", draws.estimate((country == truth) & (country != ""))))
+    truth, rows = TruePlaces(run, n, seed), []
+    for answer in in_order(answers):
+        choice = answer.choice
+        for point, place in answer.points.items():
+            row: dict[str, Any] = {"name": answer.name, "method": label_of(answer.name, answer.detail), "point": point}
+            row["chosen"] = choice is not None and choice.point == point
+            row["val_geoscore"] = choice.val_metrics.get(point, {}).get("geoscore", np.nan) if choice else np.nan
+            for metric, values in truth.values(*place).items():
+                row |= truth.columns(metric, values)
+            rows.append(row)
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -69,65 +62,61 @@ def decoding_table(measured: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def strongest_baseline(answers: Sequence[Prediction]) -> Prediction | None:
-    """The baseline with the best GeoScore on the validation split, by its own best point; no oracle is one.
+    """The baseline with the best GeoScore on the validation split, by its own best point; no oracle or stage is one.
 
     None without validation images: the test split must not choose what it is compared with.
     """
-    scores = {
-        answer.name: (answer.choice.val_metrics[answer.choice.point]["geoscore"], answer)
-        for answer in answers
-        if is_baseline(answer.name) and answer.choice is not None and answer.choice.point in answer.choice.val_metrics
-    }
+    scores = {}
+    for answer in answers:
+        seen = answer.choice.val_metrics.get(answer.choice.point) if answer.choice else None
+        if seen and answer.name not in ORACLES and not answer.name.startswith(("stage", "variant_")):
+            scores[answer.name] = (seen["geoscore"], answer)
     return max(scores.values(), key=lambda each: each[0])[1] if scores else None
 
 
 def over_baseline(
     run: Run, answers: Sequence[Prediction], baseline: Prediction | None, n: int = 1000, seed: int = 0
-) -> dict[str, dict[str, Interval]]:
+) -> dict[str, dict[str, Estimate]]:
     """What Stage 2 and each of its modes gain over a baseline on the same test images, paired, with intervals.
 
     Returns:
         By name of the head, `geoscore_change` and `median_km_change`, head minus baseline: above 0 is better for the
         GeoScore, below 0 for the median error. Nothing without test images.
     """
-    test = run.rows["test"]
-    if baseline is None or not len(test):
+    if baseline is None or not len(run.rows["test"]):
         return {}
-    draws = Resamples(spatial_blocks(run.lat[test], run.lng[test]), n, seed)
-    theirs = error_km(baseline.lat, baseline.lng, run.lat[test], run.lng[test])
-    gains = {}
-    for head in answers:
+    truth = TruePlaces(run, n, seed)
+    theirs, gains = truth.values(baseline.lat, baseline.lng), {}
+    for head in in_order(answers):
         if head.name.startswith(("stage2", "variant_")):
-            ours = error_km(head.lat, head.lng, run.lat[test], run.lng[test])
+            ours = truth.values(head.lat, head.lng)
             gains[head.name] = {
-                "geoscore_change": draws.difference(geoscore(ours), geoscore(theirs)),
-                "median_km_change": draws.difference(ours, theirs, "median"),
+                "geoscore_change": truth.draws.difference(ours["geoscore"], theirs["geoscore"]),
+                "median_km_change": truth.draws.difference(ours["median_km"], theirs["median_km"], "median"),
             }
-    return {name: gains[name] for name in in_order(list(gains))}
+    return gains
 
 
 def records(
-    measured: pd.DataFrame, answers: Sequence[Prediction], gains: Mapping[str, Mapping[str, Interval]]
-) -> dict[str, float | Interval]:
+    measured: pd.DataFrame, answers: Sequence[Prediction], gains: Mapping[str, Mapping[str, Estimate]]
+) -> dict[str, float | Estimate]:
     """Metrics to keep by key: `decode.<method>.<point>.*`, `baseline.<name>.strongest` and `over_baseline.*`.
 
     The run's own head has the keys `over_baseline.<metric>_change`, another `over_baseline.<head>.<metric>_change`.
     """
-    kept: dict[str, float | Interval | None] = {}
+    kept: dict[str, float | Estimate] = {}
     several = measured.groupby("name")["point"].transform("size") > 1
     for row in measured.assign(several=several).to_dict("records"):
         key = f"decode.{row['name']}.{row['point']}"
         # A single point stands among the baselines.
-        kept |= {f"{key}.{metric}": recordable(entry_of(row, metric)) for metric in METRICS if row["several"]}
-        kept[f"{key}.val_geoscore"] = recordable(row["val_geoscore"])
-        kept[f"{key}.chosen"] = float(row["chosen"])
+        kept |= {f"{key}.{metric}": entry_of(row, metric) for metric in METRICS if row["several"]}
+        kept |= {f"{key}.val_geoscore": row["val_geoscore"], f"{key}.chosen": float(row["chosen"])}
     for answer in answers:
         if answer.name == "stage2" and answer.choice is not None and answer.choice.optimism is not None:
             kept["decode.stage2.optimism"] = answer.choice.optimism
-    strongest = strongest_baseline(answers)
-    if strongest is not None:
+    if strongest := strongest_baseline(answers):
         kept[f"baseline.{strongest.name}.strongest"] = 1.0
     for head, own in gains.items():
         prefix = "over_baseline" if head == "stage2" else f"over_baseline.{head}"
-        kept |= {f"{prefix}.{name}": recordable(change) for name, change in own.items()}
-    return {key: value for key, value in kept.items() if value is not None}
+        kept |= {f"{prefix}.{name}": change for name, change in own.items()}
+    return recordables(kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,18 @@ from geocbm.errors import MismatchError, ParameterError
 from geocbm.evaluation.baselines import base, linear, neighbours, retrieval, simple
 from geocbm.evaluation.baselines.base import Prediction, Task
 from geocbm.files import read_json
-from geocbm.metrics import Resamples, columns_of, country_of, entry_of, error_km, geoscore, recordable, spatial_blocks
+from geocbm.metrics import (
+    NOT_MEASURED,
+    Estimate,
+    Resamples,
+    columns_of,
+    country_of,
+    entry_of,
+    error_km,
+    geoscore,
+    recordables,
+    spatial_blocks,
+)
 from geocbm.models.decoder import POINT_WORDS, Points
 from geocbm.run import Run, predictions
 
@@ -55,29 +66,20 @@ def label_of(name: str, detail: str = "") -> str:
     return METHOD_LABELS.get(name, name.replace("_", " ")) + (f", {detail}" if detail else "")
 
 
-def is_baseline(name: str) -> bool:
-    """Whether a method is one to be held against: no stage of a run, and no oracle."""
-    return name not in ORACLES and not name.startswith(("stage", "variant_"))
-
-
-def in_order(names: Sequence[str]) -> list[str]:
-    """Names of methods in the order of the page."""
-    known = [name for name in METHOD_LABELS if name in names and name not in ORACLES]
-    own = [name for name in names if name not in METHOD_LABELS]
-    return known + own + [name for name in ORACLES if name in names]
+def in_order(answers: Iterable[Prediction]) -> list[Prediction]:
+    """Methods in the order of the page, of two with one name the last."""
+    by_name = {answer.name: answer for answer in answers}
+    known = [name for name in METHOD_LABELS if name in by_name and name not in ORACLES]
+    own = [name for name in by_name if name not in METHOD_LABELS]
+    return [by_name[name] for name in (*known, *own, *(name for name in ORACLES if name in by_name))]
 
 
 def all_baselines(run: Run, cache: Path, seed: int = 0, geoclip_backbone: str = "") -> list[Prediction]:
     """Answers of all baselines and oracles for the test split, learned from the training split alone.
 
     Left out are zero-shot prompts where texts and pictures share no space, GeoCLIP's own model without its backbone,
-    and the classifier on the true concepts where the data comes without ground truth.
-
-    Args:
-        run: with Stage 0 trained.
-        cache: folder of the feature stores.
-        seed: of the fitted baselines.
-        geoclip_backbone: folder or hub name of GeoCLIP's backbone; empty leaves its own model out.
+    and the classifier on the true concepts where the data comes without ground truth. `cache` is the folder of the
+    feature stores, `geoclip_backbone` a folder or hub name.
     """
     if not len(run.rows["test"]):
         return []
@@ -195,18 +197,43 @@ def main_predictions(run: Run) -> pd.DataFrame:
     return stored_predictions(run)[""]
 
 
-def stored_points(places: pd.DataFrame) -> dict[str, Points]:
-    """All points that a mode might have answered, by the names of `decoder.POINT_WORDS`; none in files of before."""
+def stored_points(places: pd.DataFrame, names: Iterable[str] = POINT_WORDS) -> dict[str, Points]:
+    """Those points of some `names` that a mode might have answered; none in files of before."""
     return {
         name: (places[f"lat_{name}"].to_numpy(), places[f"lng_{name}"].to_numpy())
-        for name in POINT_WORDS
+        for name in names
         if f"lat_{name}" in places and (not len(places) or places[f"lat_{name}"].notna().any())
     }
 
 
 def own_points(places: pd.DataFrame) -> dict[str, Points]:
-    """The stored points of a mode that do not come from its distribution over cells; none in files of before."""
-    return {name: points for name, points in stored_points(places).items() if name in ("offset", "neighbours")}
+    """The stored points of a mode that do not come from its distribution over cells."""
+    return stored_points(places, ("offset", "neighbours"))
+
+
+class TruePlaces:
+    """The true places of the test split with their countries, against which every answer is measured alike."""
+
+    def __init__(self, run: Run, n: int, seed: int) -> None:
+        test = run.rows["test"]
+        self.lat, self.lng = run.lat[test], run.lng[test]
+        self.country = country_of(self.lat, self.lng)
+        self.draws = Resamples(spatial_blocks(self.lat, self.lng), n, seed)
+
+    def values(self, lat: Any, lng: Any) -> dict[str, np.ndarray]:
+        """`median_km`, `geoscore` and `country_acc` of places answered, `[n]` each.
+
+        The country is that of the place by polygons; a place without one, as in the open sea, is a miss.
+        """
+        km, country = error_km(lat, lng, self.lat, self.lng), country_of(lat, lng)
+        right = (country == self.country) & (country != "")
+        return {"median_km": km, "geoscore": geoscore(km), "country_acc": right}
+
+    def columns(self, metric: str, values: np.ndarray | None) -> dict[str, float]:
+        """A metric of `values` `[n]` as columns with its interval; NaN without values."""
+        if values is None:
+            return columns_of(metric, NOT_MEASURED)
+        return columns_of(metric, self.draws.estimate(values, "median" if metric == "median_km" else "mean"))
 
 
 def measure(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -222,27 +249,24 @@ def measure(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 
         (`TOLD`), or there is no photograph, and an interval of NaN where too few blocks hold photographs.
     """
     truth = Task.of(run).split("test")
-    by_name = {answer.name: answer for answer in answers}
-    nothing = {"value": np.nan, "low": np.nan, "high": np.nan}
-    draws = Resamples(spatial_blocks(truth.lat, truth.lng), n, seed) if len(truth) else None
-    true_place = country_of(truth.lat, truth.lng) if len(truth) else np.zeros(0, dtype=str)
+    places = TruePlaces(run, n, seed) if len(truth) else None
     rows = []
-    for name in in_order(list(by_name)):
-        answer = by_name[name]
-        values = {} if draws is None else _values(answer, truth, true_place)
-        row: dict[str, Any] = {"name": name, "method": label_of(name, answer.detail)}
+    for answer in in_order(answers):
+        values = {} if places is None else _values(answer, truth, places)
+        row: dict[str, Any] = {"name": answer.name, "method": label_of(answer.name, answer.detail)}
         row["answered"] = POINT_WORDS[answer.choice.point] if answer.choice else ""
         for metric in METRICS:
-            told = metric not in values or TOLD.get(name) == metric
-            statistic = "median" if metric == "median_km" else "mean"
-            row |= columns_of(metric, nothing if told or draws is None else draws.estimate(values[metric], statistic))
+            own = None if TOLD.get(answer.name) == metric else values.get(metric)
+            row |= columns_of(metric, NOT_MEASURED) if places is None else places.columns(metric, own)
         rows.append(row | {"n_missing": int(np.isinf(values["median_km"]).sum()) if "median_km" in values else 0})
     return pd.DataFrame(rows)
 
 
-def _values(answer: Prediction, truth: base.Labels, true_place: np.ndarray) -> dict[str, np.ndarray]:
+def _values(answer: Prediction, truth: base.Labels, places: TruePlaces) -> dict[str, np.ndarray]:
     """Values `[n]` of each metric that a method has."""
     values: dict[str, np.ndarray] = {}
+    if answer.lat is not None:
+        values = places.values(answer.lat, answer.lng)
     for metric, named, known in (
         ("country_acc", answer.country, truth.country),
         ("meta_top1", answer.meta, truth.meta),
@@ -251,35 +275,27 @@ def _values(answer: Prediction, truth: base.Labels, true_place: np.ndarray) -> d
             if len(named) != len(known):
                 raise ValueError(f"{answer.name} has {len(named)} answers for {len(known)} rows")
             values[metric] = np.asarray(named) == known
-    if answer.lat is not None and answer.lng is not None:
-        km = error_km(answer.lat, answer.lng, truth.lat, truth.lng)
-        values |= {"median_km": km, "geoscore": geoscore(km)}
-        if answer.country is None:
-            place = country_of(answer.lat, answer.lng)
-            # A place without a country, as in the open sea, is a miss, as in `places_right`.
-            values["country_acc"] = (place == true_place) & (place != "")
     return values
 
 
 def errors_km(run: Run, answers: Sequence[Prediction]) -> dict[str, np.ndarray]:
     """Error of every method that names a place, by image of the test split, under its label."""
     test = run.rows["test"]
-    by_name = {answer.name: answer for answer in answers if answer.lat is not None}
-    ordered = [by_name[name] for name in in_order(list(by_name))]
-    return {label_of(one.name, one.detail): error_km(one.lat, one.lng, run.lat[test], run.lng[test]) for one in ordered}
+    return {
+        label_of(one.name, one.detail): error_km(one.lat, one.lng, run.lat[test], run.lng[test])
+        for one in in_order(answers)
+        if one.lat is not None
+    }
 
 
-def records(table: pd.DataFrame) -> dict[str, float | dict[str, float]]:
+def records(table: pd.DataFrame) -> dict[str, float | Estimate]:
     """Metrics to keep of `measure`, by key of `metrics.json`; what was not measured or is infinite is left out.
 
     A stage's own metrics, such as `stage1.meta_top1`, take the place of those its page recorded without an interval.
     """
-    kept: dict[str, float | dict[str, float]] = {}
+    kept = {}
     for row in table.to_dict("records"):
         name = str(row["name"])
         own = name.replace("variant_", "variant.", 1) if name.startswith(("stage", "variant_")) else f"baseline.{name}"
-        for metric in METRICS:
-            entry = recordable(entry_of(row, metric))
-            if entry is not None:
-                kept[f"{own}.{metric}"] = entry
-    return kept
+        kept |= {f"{own}.{metric}": entry_of(row, metric) for metric in METRICS}
+    return recordables(kept)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -188,8 +187,9 @@ def test_errors_are_given_for_methods_that_name_a_place(files, test_rows):
 def test_an_answer_in_the_open_sea_names_no_country(files, test_rows):
     # Even where the true place has no country either: nothing is not the name of nothing.
     sea = Prediction("stage2", np.zeros(len(test_rows)), np.full(len(test_rows), -150.0))
-    truth = SimpleNamespace(lat=sea.lat, lng=sea.lng, country=np.full(len(test_rows), ""), meta=None)
-    values = evaluation._values(sea, truth, country_of(sea.lat, sea.lng))
+    places = evaluation.TruePlaces(files, 20, 0)
+    places.lat, places.lng, places.country = sea.lat, sea.lng, country_of(sea.lat, sea.lng)
+    values = places.values(sea.lat, sea.lng)
     assert (values["median_km"] == 0).all() and not values["country_acc"].any()
 
 
