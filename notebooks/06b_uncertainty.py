@@ -27,7 +27,7 @@ from scipy.optimize import minimize_scalar
 
 from geocbm import metrics, plots
 from geocbm.evaluation import methods, novelty, proximity
-from geocbm.evaluation.uncertainty import assessment, measures, selective_prediction
+from geocbm.evaluation.uncertainty import assessment, measures
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import metric, readable
 from geocbm.models.decoder import POINT_WORDS
@@ -239,7 +239,7 @@ nb.table(readable(measured.named, sums), caption="Larger places named right, wit
 if own_confidence:
     ranked = np.sort(p, axis=1)
     margin = ranked[:, -1] - ranked[:, -2]  # (n,)
-    own_risk = selective_prediction.risk_areas({"margin": margin} | found.confidence, found.km())
+    own_risk = measures.risk_areas({"margin": margin} | found.confidence, found.km())
     nb.table(readable(own_risk, risk), caption="With a confidence of one's own")
 
 # %%

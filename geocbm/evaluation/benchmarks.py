@@ -75,26 +75,19 @@ def data_set_of(table: pd.DataFrame) -> str | None:
 
 
 def with_ours(
-    published: pd.DataFrame, table: pd.DataFrame, figures: Mapping[str, Any], system: str = "this run"
+    published: pd.DataFrame, table: pd.DataFrame, measured: Mapping[str, Any], system: str = "this run"
 ) -> pd.DataFrame:
-    """Add a row of ours to a published table, if and only if it was measured on that data set.
+    """One of `tables` with a row of ours, if and only if it was measured on that data set.
 
-    Args:
-        published: one of `tables`.
-        table: the rows that were scored.
-        figures: as `geocbm.metrics` or `score_predictions` of `geocbm.data.public.scoring` give them: a number, or an
-            object with `value`; those with a column in `published` are shown.
-        system: what the row is called.
-
-    Returns:
-        A new table. The row's `source` says how many pictures were scored, since a part of a test set, or a split that
-        a run made of it for itself, is not the published protocol.
+    `table` are the rows that were scored, `measured` numbers or objects with `value`, of which those with a column are
+    shown. The row's `source` says how many pictures were scored, since a part of a test set, or a split that a run made
+    of it for itself, is not the published protocol.
     """
     name = data_set_of(table)
     of_same = (published["data_set"] == name).to_numpy()
     if name is None or not of_same.any():
         return published.copy()
-    values = {key: figure["value"] if isinstance(figure, Mapping) else figure for key, figure in figures.items()}
+    values = {key: own["value"] if isinstance(own, Mapping) else own for key, own in measured.items()}
     n = table["image_path"].nunique()
     part = f" of {OSV5M_TEST_IMAGES:,}" if name == "osv5m test" and n != OSV5M_TEST_IMAGES else ""
     row: dict[str, Any] = {column: values.get(column, math.nan) for column in published.columns}

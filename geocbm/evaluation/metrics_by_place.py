@@ -9,17 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geocbm import metrics
 from geocbm.errors import ParameterError
 from geocbm.evaluation.baselines.base import Prediction
-from geocbm.metrics import (
-    Resamples,
-    columns_of,
-    error_km,
-    geolocation_intervals,
-    places_of,
-    recordables,
-    spatial_blocks,
-)
+from geocbm.metrics import Estimate, Resamples
 from geocbm.metrics.country_names import country_name
 from geocbm.run import Run
 
@@ -30,8 +23,7 @@ METHODS = ("stage2", "nearest_neighbour", "linear_probe")
 FEWEST = 5
 """Places with fewer test images are pooled: a median of four says nothing about a country."""
 
-Interval = dict[str, float]
-_NOWHERE = "(no answer)"
+MOST_CONFUSIONS = 15
 
 
 @dataclass(frozen=True)
@@ -51,13 +43,8 @@ class Geocoded:
         """Whether a method names the place of each image right at a level of `LEVELS`, `[n]`.
 
         A region counts only within the right country, a city only within the right region (as in
-        `geocbm.metrics.places.places_right`); a place without a name is a miss.
-
-        Raises:
-            ParameterError: there is no such level.
+        `metrics.places.places_right`); a place without a name is a miss.
         """
-        if level not in LEVELS:
-            raise ParameterError(f"level is {level!r}; choose one of {', '.join(LEVELS)}.")
         right = np.ones(len(self), dtype=bool)
         for each in LEVELS[: LEVELS.index(level) + 1]:
             known = (self.true[each] != "").to_numpy()
@@ -76,15 +63,12 @@ class Geocoded:
         return int((known & (self.true["country"].to_numpy() != self.country)).sum())
 
 
-def geocode(files: Run, answers: Sequence[Prediction], methods: Sequence[str] = METHODS) -> Geocoded:
-    """Look up the names of the true places of the test split and of those that methods answer, if they name places."""
+def geocode(files: Run, answers: Sequence[Prediction]) -> Geocoded:
+    """Look up the names of the true places of the test split and of those that `METHODS` answer."""
     test = files.rows["test"]
-    lat, lng = files.lat[test], files.lng[test]
-    named = [answer for answer in answers if answer.name in methods]
-    found: dict[str, tuple[Any, Any]] = {
-        answer.name: (answer.lat, answer.lng) for answer in named if answer.lat is not None
-    }
-    return geocode_points(files.country[test], lat, lng, {name: found[name] for name in methods if name in found})
+    by_name = {answer.name: answer for answer in answers}
+    found = {name: (by_name[name].lat, by_name[name].lng) for name in METHODS if name in by_name}
+    return geocode_points(files.country[test], files.lat[test], files.lng[test], found)
 
 
 def geocode_points(
@@ -93,20 +77,18 @@ def geocode_points(
     """The same for `n` points in degrees and the places `answers` that each method gives, NaN where it does not."""
     if not len(lat):
         none = pd.DataFrame({level: pd.Series(dtype=object) for level in LEVELS})
-        nothing = np.zeros(0)
-        return Geocoded(
-            np.asarray(country), none, dict.fromkeys(answers, none), dict.fromkeys(answers, nothing), nothing
-        )
+        km = dict.fromkeys(answers, np.zeros(0))
+        return Geocoded(np.asarray(country), none, dict.fromkeys(answers, none), km, np.zeros(0))
     return Geocoded(
         country=np.asarray(country, dtype=str),
-        true=places_of(lat, lng),
-        answered={name: places_of(*points) for name, points in answers.items()},
-        km={name: error_km(*points, lat, lng) for name, points in answers.items()},
-        blocks=spatial_blocks(lat, lng),
+        true=metrics.places_of(lat, lng),
+        answered={name: metrics.places_of(*points) for name, points in answers.items()},
+        km={name: metrics.error_km(*points, lat, lng) for name, points in answers.items()},
+        blocks=metrics.spatial_blocks(lat, lng),
     )
 
 
-def level_metrics(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, dict[str, Interval]]:
+def level_metrics(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, dict[str, Estimate]]:
     """Shares of countries, regions and cities named right with intervals: method -> `country_acc`, ..."""
     if not len(found):
         return {}
@@ -117,7 +99,7 @@ def level_metrics(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, di
     }
 
 
-def stage2_metrics(places: pd.DataFrame, found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, Interval]:
+def stage2_metrics(places: pd.DataFrame, found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, Estimate]:
     """What Stage 2 is measured by, each with its interval: distances, GeoScore, and levels as `<level>_acc`.
 
     `places` are those of `methods.main_predictions`.
@@ -125,88 +107,76 @@ def stage2_metrics(places: pd.DataFrame, found: Geocoded, n: int = 1000, seed: i
     if not len(places):
         return {}
     answered, true = (places["lat"], places["lng"]), (places["true_lat"], places["true_lng"])
-    return geolocation_intervals(*answered, *true, n=n, seed=seed) | level_metrics(found, n, seed).get("stage2", {})
+    distances = metrics.geolocation_intervals(*answered, *true, n=n, seed=seed)
+    return distances | level_metrics(found, n, seed).get("stage2", {})
 
 
 def by_place(
-    found: Geocoded,
-    level: str = "country",
-    method: str = "stage2",
-    fewest: int = FEWEST,
-    n: int = 1000,
-    seed: int = 0,
+    found: Geocoded, level: str = "country", fewest: int = FEWEST, n: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Median error and share named right for every place by itself, the places with the most images first.
+    """Median error of Stage 2 and share named right for every place by itself, those with the most images first.
 
     Countries are those of the table, regions those of `metrics.places_of` with their country. Places with fewer images
     than `fewest` are pooled into one last row.
 
     Returns:
         Columns `place, n, pooled` (how many places the row stands for) and `median_km` and `right`, each followed by
-        its interval `<figure>_low` and `<figure>_high`, NaN where they lie in too few spatial blocks. `right` is
-        the share of images whose place of that level was named.
+        its interval `_low` and `_high`, NaN where they lie in too few spatial blocks. `right` is the share of images
+        whose place of that level was named.
 
     Raises:
         ParameterError: the level is neither.
     """
     if level not in ("country", "region"):
         raise ParameterError(f"level is {level!r}; choose 'country' or 'region'.")
-    figures = [f"{name}{end}" for name in ("median_km", "right") for end in ("", "_low", "_high")]
-    columns = ["place", "n", "pooled", *figures]
+    columns = ["place", "n", "pooled"]
+    columns += [f"{name}{end}" for name in ("median_km", "right") for end in ("", "_low", "_high")]
     if not len(found):
         return pd.DataFrame(columns=columns)
     name = pd.Series(found.country, dtype=object)
     if level == "region":
         region = found.true["region"].where(found.true["region"] != "", "(no region)")
         name = found.true["country"] + ", " + region
-    counts = name.value_counts()
-    rare = set(counts[counts < fewest].index)
-    right = found.right(method, level)
-    groups = [(place, (name == place).to_numpy(), 1) for place in sorted(set(counts.index) - rare)]
-    groups.sort(key=lambda group: -group[1].sum())
-    if rare:
+    counts = name.value_counts().sort_index()
+    counts = counts.sort_values(ascending=False, kind="stable")
+    rare = counts.index[counts < fewest]
+    groups = [(place, name == place, 1) for place in counts.index[counts >= fewest]]
+    if len(rare):
         noun = {"country": "countries", "region": "regions"}[level] if len(rare) > 1 else level
         label = f"{len(rare)} {noun} with fewer than {fewest} images{' each' if len(rare) > 1 else ''}"
-        groups.append((label, name.isin(rare).to_numpy(), len(rare)))
-    rows = []
-    for place, inside, pooled in groups:
+        groups.append((label, name.isin(rare), len(rare)))
+    rows, right = [], found.right("stage2", level)
+    for place, mask, pooled in groups:
+        inside = mask.to_numpy()
+        drawn = Resamples(found.blocks[inside], n, seed)
         row: dict[str, Any] = {"place": place, "n": int(inside.sum()), "pooled": pooled}
-        for figure, values, statistic in (("median_km", found.km[method], "median"), ("right", right, "mean")):
-            own = Resamples(found.blocks[inside], n, seed).estimate(values[inside], statistic)
-            row |= columns_of(figure, own)
-        rows.append(row)
+        row |= metrics.columns_of("median_km", drawn.estimate(found.km["stage2"][inside], "median"))
+        rows.append(row | metrics.columns_of("right", drawn.estimate(right[inside])))
     return pd.DataFrame(rows, columns=columns)
 
 
-def confusions(found: Geocoded, method: str = "stage2", limit: int = 15) -> pd.DataFrame:
-    """The countries that are most often taken for one another, by country polygons.
+def confusions(found: Geocoded) -> pd.DataFrame:
+    """The countries that Stage 2 most often takes for one another, by country polygons.
 
     Returns:
-        At most `limit` rows, the most frequent first: `country, answered, images, share` (of all test images of the
-        country, 0 to 1) and `median_km` of these images. Images whose true place has no country are left out.
+        At most `MOST_CONFUSIONS` rows, the most frequent first: `country, answered, images, share` (of all test images
+        of the country, 0 to 1) and `median_km` of these images. Images whose true place has no country are left out.
     """
-    frame = pd.DataFrame(
-        {
-            "country": found.true["country"].to_numpy(),
-            "answered": np.where(
-                found.answered[method]["country"] == "", _NOWHERE, found.answered[method]["country"].to_numpy()
-            ),
-            "km": found.km[method],
-        }
-    )
+    frame = pd.DataFrame({"country": found.true["country"].to_numpy(), "km": found.km["stage2"]})
+    frame["answered"] = found.answered["stage2"]["country"].replace("", "(no answer)").to_numpy()
     frame = frame[frame["country"] != ""]
-    size = frame.groupby("country").size()
     wrong = frame[frame["country"] != frame["answered"]]
     pairs = wrong.groupby(["country", "answered"]).agg(images=("km", "size"), median_km=("km", "median")).reset_index()
-    pairs["share"] = pairs["images"] / pairs["country"].map(size).astype(float)
+    pairs["share"] = pairs["images"] / pairs["country"].map(frame.groupby("country").size()).astype(float)
     pairs = pairs.sort_values(["images", "share", "country", "answered"], ascending=[False, False, True, True])
-    return pairs[["country", "answered", "images", "share", "median_km"]].head(limit).reset_index(drop=True)
+    shown = pairs[["country", "answered", "images", "share", "median_km"]]
+    return shown.head(MOST_CONFUSIONS).reset_index(drop=True)
 
 
-def records(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, float | Interval]:
+def records(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, float | Estimate]:
     """Metrics to keep: `stage2.region_acc`, `stage2.city_acc` and the same of the other methods under `baseline.`."""
-    kept: dict[str, Interval] = {}
+    kept: dict[str, Estimate] = {}
     for method, own in level_metrics(found, n, seed).items():
         prefix = method if method.startswith("stage") else f"baseline.{method}"
         kept |= {f"{prefix}.{name}": own[name] for name in ("region_acc", "city_acc")}
-    return recordables(kept)
+    return metrics.recordables(kept)

@@ -79,12 +79,9 @@ class NoveltyDetector:
 
     @classmethod
     def fit(cls, train: np.ndarray, val: np.ndarray, seed: int = 0) -> NoveltyDetector:
-        """Learn the metric from training pictures and the usual distances from validation photographs.
+        """Learn the metric from training pictures `[n, d]`, the usual distances from validation photographs `[v, d]`.
 
-        Args:
-            train: `[n, d]` features of training pictures, each picture once.
-            val: `[v, d]` features of validation photographs, none of which is a training picture.
-            seed: of the draw where there are more than `MOST_REFERENCES` training pictures.
+        Each picture stands there once, and none in both. `seed` draws where there are more than `MOST_REFERENCES`.
 
         Raises:
             ParameterError: there are too few of either.
@@ -99,25 +96,23 @@ class NoveltyDetector:
         values, vectors = np.linalg.eigh(np.cov((train - mean).T).reshape(train.shape[1], -1))
         values = np.maximum(values, 0.0) + max(FLOOR * float(values.max()), 1e-12)
         whiten = vectors / np.sqrt(values)  # (d, d)
-        chosen = np.arange(len(train))
+        kept = train
         if len(train) > MOST_REFERENCES:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(train), MOST_REFERENCES, replace=False))
-        # What a file keeps in half precision is compared in half precision, so that stored and new distances agree.
-        references = ((train[chosen] - mean) @ whiten).astype(np.float16)
-        directions = _units(train[chosen]).astype(np.float16)
+            chosen = np.random.default_rng(seed).choice(len(train), MOST_REFERENCES, replace=False)
+            kept = train[np.sort(chosen)]
         bare = cls(
-            mean.astype(np.float32),
-            whiten.astype(np.float32),
-            references,
-            directions,
-            np.array([[0.0, 1.0]] * 2),
-            np.zeros(0),
-            len(train),
+            mean=mean.astype(np.float32),
+            whiten=whiten.astype(np.float32),
+            # What a file keeps in half precision is compared in half precision: stored and new distances agree.
+            references=((kept - mean) @ whiten).astype(np.float16),
+            directions=_units(kept).astype(np.float16),
+            scales=np.zeros((2, 2)),
+            val_distance=np.zeros(0),
+            n_train=len(train),
         )
         both = bare.both_distances(val)
         scales = np.stack([np.median(both, axis=0), np.maximum(both.std(axis=0), 1e-9)], axis=1)  # (2, 2)
-        bare = replace(bare, scales=scales)
-        return replace(bare, val_distance=np.sort(bare.distances(val)))
+        return replace(bare, scales=scales, val_distance=np.sort(_standardised(both, scales)))
 
     @classmethod
     def load(cls, path: str | Path) -> NoveltyDetector:
@@ -143,8 +138,7 @@ class NoveltyDetector:
 
         It is about 0 for a usual validation photograph, in standard deviations over these.
         """
-        middle, spread = self.scales.T
-        return np.asarray(((self.both_distances(features) - middle) / spread).max(axis=1))
+        return _standardised(self.both_distances(features), self.scales)
 
     def both_distances(self, features: np.ndarray) -> np.ndarray:
         """Mean Mahalanobis and mean cosine distance of each photograph to its nearest training pictures, `[m, 2]`."""
@@ -175,6 +169,11 @@ class NoveltyDetector:
         ]
 
 
+def _standardised(both: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    middle, spread = scales.T
+    return np.asarray(((both - middle) / spread).max(axis=1))
+
+
 def _units(features: np.ndarray) -> np.ndarray:
     return np.asarray(features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12))
 
@@ -183,16 +182,6 @@ def _nearest(values: np.ndarray) -> np.ndarray:
     """The smallest values of each row, as many as there are neighbours to ask."""
     k = min(NEIGHBOURS, values.shape[1])
     return np.partition(values, k - 1, axis=1)[:, :k]
-
-
-def fit_novelty(files: Run, features: FeatureStore, seed: int = 0) -> NoveltyDetector:
-    """Fit the detector of a run on its adapted features; no picture counts twice, and none in two splits.
-
-    Raises:
-        ParameterError: the training or the validation split is too small.
-    """
-    train, val = (picture_rows(files, files.rows[split]) for split in ("train", "val"))
-    return NoveltyDetector.fit(features.read("pooled", train).numpy(), features.read("pooled", val).numpy(), seed)
 
 
 def picture_rows(files: Run, rows: np.ndarray) -> np.ndarray:
@@ -209,8 +198,10 @@ def save_novelty(files: Run, features: FeatureStore, seed: int = 0) -> str:
     """
     from safetensors.numpy import save_file
 
+    # No picture counts twice, and none in two splits.
+    train, val = (features.read("pooled", picture_rows(files, files.rows[split])).numpy() for split in ("train", "val"))
     try:
-        found = fit_novelty(files, features, seed)
+        found = NoveltyDetector.fit(train, val, seed)
     except ParameterError as problem:
         with atomic_path(files.path(FILE)) as path:
             save_file({}, path, _made_from(files) | {"lacks": str(problem)})

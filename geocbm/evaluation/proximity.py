@@ -11,7 +11,7 @@ import pandas as pd
 
 from geocbm import data
 from geocbm.files import read_json
-from geocbm.metrics import Resamples, columns_of, entry_of, geoscore, recordable
+from geocbm.metrics import Resamples, columns_of, entry_of, geoscore, recordables
 from geocbm.run import Run
 
 BINS_KM = (0.0, 1.0, 25.0, 50.0, 200.0, np.inf)
@@ -92,7 +92,5 @@ def records(nearest_km: np.ndarray, km: np.ndarray, blocks: np.ndarray, n: int =
         "memory.test_within_1km": float((nearest_km < 1).mean()),
     }
     for row in without_near(nearest_km, {"": km}, blocks, n, seed).to_dict("records"):
-        change = recordable(entry_of(row, "geoscore_change"))
-        if change is not None:
-            kept[f"memory.geoscore_change_without_{row['limit_km']:.0f}km"] = change
-    return kept
+        kept[f"memory.geoscore_change_without_{row['limit_km']:.0f}km"] = entry_of(row, "geoscore_change")
+    return recordables(kept)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from geocbm import plots
-from geocbm.evaluation.uncertainty.selective_prediction import risk_coverage
+from geocbm.evaluation.uncertainty.measures import risk_coverage
 
 
 def test_reliability_before_and_after():
@@ -32,7 +32,7 @@ def test_areas_of_regions():
 
 def test_curves_of_risk():
     km = np.array([100.0, 2000.0, 300.0, 900.0])
-    curves = {"probability": risk_coverage(-km, km, 4), "true error (best possible)": risk_coverage(-km, km, 4)}
+    curves = {"probability": risk_coverage(-km, km), "true error (best possible)": risk_coverage(-km, km)}
     fig = plots.risk_coverage(curves)
     assert len(fig.data) == 4
     alt = fig.layout.meta["alt"]

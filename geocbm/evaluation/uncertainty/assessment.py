@@ -79,15 +79,10 @@ class Assessment:
 def assess(
     files: Run, lat: np.ndarray, lng: np.ndarray, seed: int = 0, own: Mapping[str, Points] | None = None
 ) -> Assessment:
-    """Calibrate on the validation split and look at the test split.
+    """Calibrate on the validation split and look at the test split, for which the run answers `lat` and `lng` `[n]`.
 
-    Args:
-        files: the run.
-        lat: `[n]` latitudes that the run answers for the test split, degrees.
-        lng: `[n]` longitudes, degrees.
-        seed: of the random shares of the regions.
-        own: points that do not come from the distribution (`Decoder.points`, `evaluation.own_points`); None for runs
-            of before there was a choice, whose answer is the argmax.
+    `seed` is that of the random shares of the regions, `own` the points that do not come from the distribution
+    (`methods.own_points`); None for runs of before there was a choice, whose answer is the argmax.
     """
     from geocbm.run.predictions import answer_places, read_choice
 

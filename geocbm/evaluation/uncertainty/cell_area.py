@@ -9,7 +9,6 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 
-from geocbm.errors import ParameterError
 from geocbm.geocells import Geocells
 from geocbm.geodesy import EARTH_RADIUS_KM, KM_PER_DEGREE
 
@@ -31,14 +30,9 @@ def land_grid(step_km: float = 50.0) -> tuple[np.ndarray, np.ndarray, float]:
 
     A point is on land when the parallel from a meridian in the sea crosses the coast an odd number of times before it.
 
-    Args:
-        step_km: distance between neighbouring points, km.
-
     Returns:
         Latitudes and longitudes in degrees, and the area of one point in km².
     """
-    if not step_km > 0:
-        raise ParameterError(f"step_km is {step_km}; give a distance in km above 0, such as 50.0")
     step = step_km / KM_PER_DEGREE
     bands = int(np.ceil((_NORTH - _SOUTH) / step))
     lat_of_band = _SOUTH + (np.arange(bands) + 0.5) * step
@@ -64,14 +58,8 @@ def cell_areas(
 
     This is the rule by which photographs are labelled. Countries without cells belong to none, as no photograph from
     there could be expected. Countries of the land are those of `metrics.country_of`; what the table calls them is
-    learned from the places of its photographs.
-
-    Args:
-        cells: the cells.
-        lat: `[n]` latitudes of photographs with known countries (the training split), degrees.
-        lng: `[n]` longitudes, degrees.
-        country: `[n]` countries as the table spells them.
-        step_km: distance between the grid points that are counted, km.
+    learned from the places of its photographs: `lat`, `lng` and `country` `[n]` of the training split. `step_km` lies
+    between the grid points that are counted.
 
     Returns:
         `[N]` km². A cell that holds no grid point gets the area of one: its ground is below the grain of the grid.

@@ -9,7 +9,7 @@ for the photographs the model knows least about. The first cell has score 0, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +23,8 @@ COVERAGES = (0.80, 0.90, 0.95)
 def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
     """Threshold below which the score of a further exchangeable photograph lies with probability `coverage`.
 
-    Of n scores it is the one of rank `ceil((n + 1) coverage)`; with too few scores for such a rank it is infinite.
-
-    Args:
-        scores: `[n]` of the calibration photographs.
-        coverage: wanted probability, above 0 and below 1.
+    Of the scores `[n]` of the calibration photographs it is the one of rank `ceil((n + 1) coverage)`; with too few for
+    such a rank it is infinite.
     """
     if not 0 < coverage < 1:
         raise ParameterError(f"coverage is {coverage}; give a probability between 0 and 1, such as 0.9")
@@ -35,18 +32,14 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
     return float(np.partition(scores, rank - 1)[rank - 1]) if rank <= len(scores) else float("inf")
 
 
-def calibrate_regions(
-    belief: CellDistribution, true_cell: np.ndarray, coverages: Sequence[float] = COVERAGES, seed: int = 0
-) -> dict[float, float]:
-    """Thresholds of the score for each wanted coverage, from `n` photographs with known cells `true_cell` `[n]`."""
-    if len(true_cell) != len(belief):
-        raise ParameterError(f"true_cell has {len(true_cell)} entries for {len(belief)} photographs; give one for each")
+def calibrate_regions(belief: CellDistribution, true_cell: np.ndarray, seed: int = 0) -> dict[float, float]:
+    """Thresholds of the score for each of `COVERAGES`, from `n` photographs with known cells `true_cell` `[n]`."""
     share = np.random.default_rng(seed).random(len(belief))
     scores = np.empty(len(belief))
     for rows in belief.chunks():
         table = rank_scores(belief.probabilities(rows), share[rows])
         scores[rows] = table[np.arange(len(table)), true_cell[rows]]
-    return {coverage: conformal_quantile(scores, coverage) for coverage in coverages}
+    return {coverage: conformal_quantile(scores, coverage) for coverage in COVERAGES}
 
 
 @dataclass(frozen=True)
@@ -69,15 +62,9 @@ def measure_regions(
 ) -> list[Regions]:
     """Size of the region of every photograph for each coverage, and whether it holds the truth.
 
-    Args:
-        belief: of `n` photographs.
-        thresholds: of `calibrate_regions`.
-        cell_km2: `[N]` ground of each cell, km².
-        truths: `[n]` true cells, by kind of truth.
-        seed: of the random shares, another than that of the calibration.
+    `thresholds` are of `calibrate_regions`, `cell_km2` `[N]` the ground of each cell, `truths` `[n]` true cells by kind
+    of truth; the `seed` of the random shares is another than that of the calibration.
     """
-    if len(cell_km2) != belief.n_cells:
-        raise ParameterError(f"cell_km2 has {len(cell_km2)} entries for {belief.n_cells} cells; give one for each")
     n = len(belief)
     share = np.random.default_rng(seed).random(n)
     found = [

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geocbm.errors import ParameterError
 from geocbm.evaluation.novelty import NoveltyDetector
 from geocbm.evaluation.uncertainty.assessment import Assessment
 from geocbm.evaluation.uncertainty.conformal import Regions
-from geocbm.evaluation.uncertainty.selective_prediction import FAR_KM, confidence_order, risk_areas, risk_coverage
 from geocbm.metrics import (
+    Estimate,
     Resamples,
     calibration_error_by_chance,
     columns_of,
@@ -21,7 +22,7 @@ from geocbm.metrics import (
     expected_calibration_error,
     geoscore,
     negative_log_likelihood,
-    recordable,
+    recordables,
 )
 
 CONFIDENCE_LABELS = {
@@ -38,8 +39,13 @@ P_VALUES = (0.5, 0.25, 0.1, 0.05)
 POINT_KEYS = {"mode": "mode", "expected_centers": "expected_centre", "expected_places": "expected"}
 """Points by the names that their keys have; the argmax is called so, whichever point it is."""
 
-CITY_KM = 25.0
-Interval = dict[str, float]
+CITY_KM, FAR_KM = 25.0, 750.0
+SHARES_KEPT = (1, 0.8, 0.6, 0.4, 0.2)
+PARTS = 4
+"""Parts of the test split from most to least localizable."""
+
+STEPS = 100
+"""Evenly spaced shares of images that are kept, from the surest on."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +88,13 @@ def measure(found: Assessment, n: int = 1000, seed: int = 0) -> UncertaintyMetri
         | columns_of("change", draws.difference(right["summed"], right["single"]))
         for level, right in found.named.items()
     ]
-    risk = risk_areas(found.confidence, found.km())
-    risk["name"] = [*found.confidence, "random", "oracle"]
     return UncertaintyMetrics(
         found,
         _calibration(found),
         pd.DataFrame([_coverage(found, one, draws) for one in found.regions]),
         pd.DataFrame([_point(found, name, draws) for name in found.points]),
         pd.DataFrame(named),
-        risk,
+        risk_areas(found.confidence, found.km()),
     )
 
 
@@ -130,10 +134,10 @@ def _point(found: Assessment, name: str, draws: Resamples) -> dict[str, Any]:
     )
 
 
-def records(measured: UncertaintyMetrics) -> dict[str, float | Interval]:
+def records(measured: UncertaintyMetrics) -> dict[str, float | Estimate]:
     """Metrics to keep, each under `sure.<name>`; what was not measured or is infinite is left out."""
     found = measured.found
-    kept: dict[str, float | Interval | None] = {}
+    kept: dict[str, float | Estimate] = {}
     if len(measured.calibration):
         raw, calibrated = measured.calibration.to_dict("records")
         kept |= {"ece": raw["ece"], "nll": raw["nll"]}
@@ -143,18 +147,64 @@ def records(measured: UncertaintyMetrics) -> dict[str, float | Interval]:
         kept["temperature"] = found.temperature
     for row in measured.coverage.to_dict("records"):
         name = f"{100 * row['coverage']:.0f}"
-        kept |= {f"coverage_{name}": recordable(entry_of(row, "label")), f"area_{name}_km2": float(row["area_km2"])}
+        kept |= {f"coverage_{name}": entry_of(row, "label"), f"area_{name}_km2": float(row["area_km2"])}
     keys = POINT_KEYS | {found.argmax: "argmax"}
     for row in measured.points.to_dict("records"):
         if row["point"] in keys:
-            kept |= {
-                f"point_{keys[row['point']]}.{name}": recordable(entry_of(row, name))
-                for name in ("geoscore", "median_km")
-            }
+            kept |= {f"point_{keys[row['point']]}.{name}": entry_of(row, name) for name in ("geoscore", "median_km")}
     kept |= {f"risk_{row['name']}": float(row["area"]) for row in measured.risk.to_dict("records")}
     for row in measured.named.to_dict("records"):
-        kept |= {f"{row['level']}_{name}": recordable(entry_of(row, name)) for name in ("single", "summed")}
-    return {name: value for name, value in kept.items() if value is not None}
+        kept |= {f"{row['level']}_{name}": entry_of(row, name) for name in ("single", "summed")}
+    return recordables(kept)
+
+
+def confidence_order(confidence: np.ndarray) -> np.ndarray:
+    """Rows from the surest to the least sure, NaN last; ties stand in random order, so that they gain nothing."""
+    lot = np.random.default_rng(0).random(len(confidence))
+    return np.lexsort((lot, -np.where(np.isnan(confidence), -np.inf, confidence)))
+
+
+def risk_coverage(confidence: np.ndarray, km: np.ndarray) -> pd.DataFrame:
+    """Error among the photographs that are kept when the least sure ones are left out (El-Yaniv & Wiener 2010).
+
+    Minus the error as `confidence` `[n]` gives the best possible order; `km` `[n]` is infinite where there is no
+    answer.
+
+    Returns:
+        Columns `kept` (share of the photographs), `n`, `median_km` and `beyond_750km` (share of the kept).
+
+    Raises:
+        ParameterError: no photographs, or different lengths.
+    """
+    ordered, counts, far = _kept(confidence, km)
+    medians = [float(np.median(ordered[:count])) for count in counts]
+    kept = np.arange(1, STEPS + 1) / STEPS
+    return pd.DataFrame({"kept": kept, "n": counts, "median_km": medians, "beyond_750km": far})
+
+
+def _kept(confidence: np.ndarray, km: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Errors from the surest on, how many are kept at each share, and the share of far ones among them."""
+    if not len(km) or len(km) != len(confidence):
+        raise ParameterError(
+            f"confidence has {len(confidence)} and km has {len(km)} entries; give one for each photograph"
+        )
+    ordered = np.asarray(km, dtype=float)[confidence_order(np.asarray(confidence, dtype=float))]
+    counts = np.maximum(1, np.ceil(np.arange(1, STEPS + 1) / STEPS * len(km) - 1e-9)).astype(int)
+    return ordered, counts, np.cumsum(~(ordered <= FAR_KM))[counts - 1] / counts
+
+
+def risk_areas(orders: dict[str, np.ndarray], km: np.ndarray) -> pd.DataFrame:
+    """Area under the curve of the share beyond 750 km, for several `orders` by confidence `[n]`, by name.
+
+    Returns:
+        Columns `name`, `area` (mean share beyond 750 km over all shares kept) and `gain`: how much of the way from a
+        random order (0) to the order by the true error (1) it goes; NaN where both are the same. The last two rows
+        are these two, `random` and `oracle`.
+    """
+    random, oracle = float((~(km <= FAR_KM)).mean()), float(_kept(-km, km)[2].mean())
+    rows = [(name, float(_kept(sure, km)[2].mean())) for name, sure in orders.items()]
+    table = pd.DataFrame([*rows, ("random", random), ("oracle", oracle)], columns=["name", "area"])
+    return table.assign(gain=(random - table["area"]) / (random - oracle if random > oracle else np.nan))
 
 
 def risk_curves(found: Assessment) -> dict[str, pd.DataFrame]:
@@ -164,14 +214,14 @@ def risk_curves(found: Assessment) -> dict[str, pd.DataFrame]:
     return curves | {"true error (best possible)": risk_coverage(-km, km)}
 
 
-def abstention(found: Assessment, by: str = "", shares: tuple[float, ...] = (1, 0.8, 0.6, 0.4, 0.2)) -> pd.DataFrame:
+def abstention(found: Assessment) -> pd.DataFrame:
     """What is left when the least certain images are not answered: `kept, n, median_km, beyond_750km, geoscore`.
 
-    Without a name in `by`, the order is that of the area of the region, and of the probability where there is none.
+    The order is that of the area of the region, and of the probability where there is none.
     """
     km, rows = found.km(), []
-    order = confidence_order(found.confidence[by or ("area" if found.regions else "probability")])
-    for share in shares if len(order) else ():
+    order = confidence_order(found.confidence["area" if found.regions else "probability"])
+    for share in SHARES_KEPT if len(order) else ():
         kept = km[order[: max(1, int(np.ceil(share * len(order) - 1e-9)))]]
         far = float((~(kept <= FAR_KM)).mean())
         own = {"kept": share, "n": len(kept), "median_km": float(np.median(kept)), "beyond_750km": far}
@@ -179,15 +229,15 @@ def abstention(found: Assessment, by: str = "", shares: tuple[float, ...] = (1, 
     return pd.DataFrame(rows)
 
 
-def localizability(found: Assessment, parts: int = 4) -> pd.DataFrame:
-    """Expected against measured distance, for parts of the test split from most to least localizable.
+def localizability(found: Assessment) -> pd.DataFrame:
+    """Expected against measured distance, for `PARTS` of the test split from most to least localizable.
 
     Returns:
         A row per part: `part` from 1, `n`, `expected_km` (mean), `mean_km` and `median_km`. An image without an answer
         has no expected distance: it stands in the last part, whose means are then infinite or unknown.
     """
     km, rows = found.km(), []
-    for part, own in enumerate(np.array_split(np.argsort(found.expected_km, kind="stable"), parts), start=1):
+    for part, own in enumerate(np.array_split(np.argsort(found.expected_km, kind="stable"), PARTS), start=1):
         if len(own):
             measured = {"mean_km": float(km[own].mean()), "median_km": float(np.median(km[own]))}
             rows.append({"part": part, "n": len(own), "expected_km": float(found.expected_km[own].mean())} | measured)
