@@ -293,7 +293,7 @@ def records(table: pd.DataFrame) -> dict[str, float | Estimate]:
 
     A stage's own metrics, such as `stage1.meta_top1`, take the place of those its page recorded without an interval.
     """
-    kept = {}
+    kept: dict[str, Estimate] = {}
     for row in table.to_dict("records"):
         name = str(row["name"])
         own = name.replace("variant_", "variant.", 1) if name.startswith(("stage", "variant_")) else f"baseline.{name}"

@@ -109,7 +109,7 @@ def concept_table(files: Run, measured: Mapping[str, Any], rows: np.ndarray) -> 
         if name in measured:
             share = float((labels[rows] == np.bincount(labels[train]).argmax()).mean())
             frequent[name] = metric(f"stage1.{name}").text(share)
-    return table.assign(**{"most frequent class": frequent}).reset_index(drop=True)
+    return table.assign(**{"most frequent class": list(frequent.values())}).reset_index(drop=True)
 
 
 def concept_map_examples(
