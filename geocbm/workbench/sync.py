@@ -11,10 +11,11 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, paths, sha256_text
@@ -29,29 +30,13 @@ class PairError(UserError, ValueError):
     """One side of a pair cannot be read or cannot be made from the other; the message names file and remedy."""
 
 
-@dataclass(frozen=True)
-class Content:
+class Content(NamedTuple):
     """One cell as far as it counts."""
 
     kind: str  # "code", "markdown" or "raw"
     source: str  # without blank lines at its ends, which a script does not keep
-    tags: tuple[str, ...] = ()
-    attached: str = ""  # digest of the pictures attached to it
-
-    def lines(self) -> list[str]:
-        """The cell as a percent script would hold it, for a difference."""
-        kind = "" if self.kind == "code" else f" [{self.kind}]"
-        tags = f" tags={json.dumps(list(self.tags))}" if self.tags else ""
-        attached = [f"(attached picture {self.attached})"] if self.attached else []
-        return [f"# %%{kind}{tags}", *self.source.split("\n"), *attached]
-
-    def as_nbformat(self) -> Any:
-        """The cell as a new one of a notebook, without what is attached and with an id by chance."""
-        import nbformat
-
-        others = {"code": nbformat.v4.new_code_cell, "raw": nbformat.v4.new_raw_cell}
-        make = others.get(self.kind, nbformat.v4.new_markdown_cell)
-        return make(self.source, metadata={"tags": list(self.tags)} if self.tags else {})
+    tags: tuple[str, ...]
+    attached: str  # digest of the pictures attached to it
 
 
 def contents(notebook: Any) -> tuple[Content, ...]:
@@ -114,6 +99,10 @@ class Pair:
     def __init__(self, script: Path) -> None:
         self.script, self.ipynb = script, script.with_suffix(".ipynb")
         self.number = number_of(script.stem)
+        self.ways = (
+            f"to bring the changes into the script: geocbm sync --take ipynb {self.number}; to drop them and make the "
+            f".ipynb from the script: geocbm sync --take py {self.number}"
+        )
 
     @cached_property
     def script_cells(self) -> tuple[Content, ...]:
@@ -123,7 +112,11 @@ class Pair:
     @cached_property
     def ipynb_notebook(self) -> Any:
         """The ``.ipynb`` as an object."""
-        return read_ipynb(self.ipynb.read_text(encoding="utf-8"), self.ipynb.name)
+        try:
+            return read_ipynb(self.ipynb.read_text(encoding="utf-8"), self.ipynb.name)
+        except PairError as problem:
+            way = f"geocbm sync --take py {self.number}"
+            raise PairError(f"{problem} If nothing in it is needed, make it from the script: {way}") from None
 
     @cached_property
     def ipynb_cells(self) -> tuple[Content, ...]:
@@ -131,23 +124,13 @@ class Pair:
         return contents(self.ipynb_notebook)
 
     @property
+    def _ids(self) -> list[str | None]:
+        return [cell.get("id") for cell in self.ipynb_notebook.cells]
+
+    @property
     def untouched(self) -> bool:
         """Whether the ``.ipynb`` says what it said when it was made, by the ids of its cells; no script is parsed."""
-        return [cell.get("id") for cell in self.ipynb_notebook.cells] == cell_ids(self.ipynb_cells)
-
-    def _committed(self) -> tuple[Content, ...] | None:
-        """What both sides said in the last commit; None outside git, or where they differed there or were not yet."""
-        try:
-            script, ipynb = (
-                subprocess.run(
-                    ["git", "show", f"HEAD:./{path.name}"], cwd=path.parent, capture_output=True, timeout=20, check=True
-                ).stdout.decode("utf-8")
-                for path in (self.script, self.ipynb)
-            )
-            cells = contents(read_script(script))
-            return cells if cells == contents(read_ipynb(ipynb, self.ipynb.name)) else None
-        except (OSError, subprocess.SubprocessError, UnicodeDecodeError, PairError):
-            return None
+        return self._ids == cell_ids(self.ipynb_cells)
 
     def state(self) -> str:
         """What has changed since both sides said the same: "missing" (no ``.ipynb``), "same", "py", "ipynb", "both".
@@ -168,40 +151,50 @@ class Pair:
             return "both" if all(changed) else "py" if changed[0] else "ipynb"
         # An edited cell keeps its id, which still names the source that an unchanged script has; a changed script would
         # lack an id of the .ipynb and have one of its own.
-        own, ids = cell_ids(self.script_cells), [cell.get("id") for cell in self.ipynb_notebook.cells]
+        own, ids = cell_ids(self.script_cells), self._ids
         first_kept = own[:1] == [each for each in ids if each in own[:1]]
         return "ipynb" if first_kept and (set(own) <= set(ids) or set(ids) <= set(own)) else "both"
 
-    def ways(self) -> str:
-        """Both ways out of a difference, by name."""
-        return (
-            f"to bring the changes into the script: geocbm sync --take ipynb {self.number}; to drop them and make the "
-            f".ipynb from the script: geocbm sync --take py {self.number}"
-        )
+    def _committed(self) -> tuple[Content, ...] | None:
+        """What both sides said in the last commit; None outside git, or where they differed there or were not yet."""
+        with suppress(OSError, subprocess.SubprocessError, UnicodeDecodeError, PairError):
+            script, ipynb = (
+                subprocess.run(
+                    ["git", "show", f"HEAD:./{path.name}"], cwd=path.parent, capture_output=True, timeout=20, check=True
+                ).stdout.decode("utf-8")
+                for path in (self.script, self.ipynb)
+            )
+            cells = contents(read_script(script))
+            return cells if cells == contents(read_ipynb(ipynb, self.ipynb.name)) else None
+        return None
+
+    def unique(self) -> str:
+        """That the ``.ipynb`` says what the script does not, in words; empty when nothing is lost without it.
+
+        Raises:
+            PairError: If the ``.ipynb`` cannot be read.
+        """
+        return {
+            "ipynb": f"{self.ipynb.name} has changes that {self.script.name} lacks",
+            "both": f"{self.ipynb.name} and {self.script.name} differ, and each may have changes of its own",
+        }.get(self.state(), "")
 
     def refusal(self) -> str:
         """Why the pair must be left alone; empty when its ``.ipynb`` can be made from the script."""
         if not self.script.is_file():
             return f"{self.ipynb.name} has no script; make it with: geocbm sync --take ipynb {self.number}"
         try:
-            state = self.state()
+            unique = self.unique()
         except PairError as problem:
-            return (
-                f"{problem}\nIf nothing in it is needed, make it from the script: geocbm sync --take py {self.number}"
-            )
-        said = {
-            "ipynb": f"{self.ipynb.name} has changes that {self.script.name} lacks; nothing was overwritten",
-            "both": f"{self.ipynb.name} and {self.script.name} differ, and each may have changes of its own; nothing "
-            "was overwritten",
-        }
-        return "\n".join([said[state], *self._difference(), self.ways()]) if state in said else ""
+            return str(problem)
+        return "\n".join([f"{unique}; nothing was overwritten", *self._difference(), self.ways]) if unique else ""
 
     def _difference(self) -> list[str]:
         """A few lines of what differs, ``-`` for the script and ``+`` for the ``.ipynb``."""
-        old, new = (
-            [line for cell in cells for line in cell.lines()] for cells in (self.script_cells, self.ipynb_cells)
-        )
+        old, new = self.script.read_text(encoding="utf-8").splitlines(), self._merged().splitlines()
         lines = list(difflib.unified_diff(old, new, self.script.name, self.ipynb.name, n=1, lineterm=""))
+        if any(cell.attached for cell in self.ipynb_cells):
+            lines.append("+(a picture attached to prose, which a script cannot keep)")
         more = len(lines) - _DIFF_LINES
         shown = lines if more <= 1 else [*lines[:_DIFF_LINES], f"... and {more} more lines"]
         return [f"  {line}" for line in shown]
@@ -212,9 +205,7 @@ class Pair:
         Raises:
             PairError: If a percent script cannot hold one of the cells.
         """
-        import jupytext
-
-        made = jupytext.writes(self._merged(), fmt="py:percent").rstrip("\n") + "\n"
+        made = self._merged()
         back = contents(read_script(made))
         if back != self.ipynb_cells:
             at = next((i for i, (one, two) in enumerate(zip(back, self.ipynb_cells, strict=False)) if one != two), -1)
@@ -224,12 +215,12 @@ class Pair:
             )
         return made
 
-    def _merged(self) -> Any:
-        """Cells of the ``.ipynb`` in a notebook with the script's header; unchanged cells are the script's own."""
+    def _merged(self) -> str:
+        """Cells of the ``.ipynb`` as a script with the old one's header; unchanged cells are the script's own."""
+        import jupytext
         import nbformat
 
-        new = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL})
-        old: list[Any] = []
+        new, old = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL}), []
         if self.script.is_file():
             before = read_script(self.script.read_text(encoding="utf-8"))
             new.metadata, old = before.metadata, before.cells
@@ -237,9 +228,16 @@ class Pair:
         new.metadata["jupytext"] = {"notebook_metadata_filter": "kernelspec,-jupytext", "cell_metadata_filter": "tags"}
         matcher = difflib.SequenceMatcher(a=self.script_cells if old else (), b=self.ipynb_cells, autojunk=False)
         for tag, first, last, start, stop in matcher.get_opcodes():
-            equal = tag == "equal"
-            new.cells += old[first:last] if equal else [cell.as_nbformat() for cell in self.ipynb_cells[start:stop]]
-        return new
+            new.cells += old[first:last] if tag == "equal" else _new_cells(self.ipynb_cells[start:stop])
+        return jupytext.writes(new, fmt="py:percent").rstrip("\n") + "\n"
+
+
+def _new_cells(cells: Sequence[Content]) -> list[Any]:
+    """New cells of a notebook, without what is attached and with ids by chance."""
+    from nbformat import v4
+
+    make = {"code": v4.new_code_cell, "raw": v4.new_raw_cell, "markdown": v4.new_markdown_cell}
+    return [make[cell.kind](cell.source, metadata={"tags": list(cell.tags)} if cell.tags else {}) for cell in cells]
 
 
 def sources() -> list[Path]:
@@ -265,14 +263,12 @@ def pair_text(source: Path) -> str:
     import nbformat
 
     read = contents(read_script(source.read_text(encoding="utf-8")))
-    cells = []
-    for cell, identity in zip(read, cell_ids(read), strict=True):
-        made = cell.as_nbformat()
+    cells = _new_cells(read)
+    for made, cell, identity in zip(cells, read, cell_ids(read), strict=True):
         made["id"] = identity
         if cell.kind == "code" and CONTRACT_TAG in cell.tags and (names := contract_names(cell.source)):
             holds = "".join(f"{name}: holds\n" for name in names)
             made["outputs"] = [nbformat.v4.new_output("stream", name="stdout", text=holds)]
-        cells.append(made)
     new = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
     nbformat.validate(new)
     return nbformat.writes(new, version=4).rstrip("\n") + "\n"
@@ -281,15 +277,11 @@ def pair_text(source: Path) -> str:
 def contract_names(source: str) -> list[str]:
     """Names that calls of ``nb.contract(name=...)`` in a cell state; none of a cell that is not Python yet."""
     try:
-        tree = ast.parse(source)
+        calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     except SyntaxError:
         return []
-    calls = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "contract"
-    ]
-    return [keyword.arg for call in calls for keyword in call.keywords if keyword.arg]
+    contracts = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "contract"]
+    return [keyword.arg for call in contracts for keyword in call.keywords if keyword.arg]
 
 
 def write_pair(source: Path, target: Path) -> bool:
@@ -348,14 +340,10 @@ def unheard() -> list[str]:
     """Sentences on pairs whose ``.ipynb`` has changes that a run would not see, since it executes the script."""
     found = []
     for pair in map(Pair, sources()):
-        try:
-            changed = pair.ipynb.is_file() and not pair.untouched and pair.state() in ("ipynb", "both")
-        except PairError:
-            continue  # `geocbm check` names it; the script can be run all the same
-        if changed:
-            found.append(
-                f"{pair.ipynb.name} has changes that {pair.script.name} lacks, and the script is run; {pair.ways()}"
-            )
+        # `geocbm check` names one that cannot be read; the script can be run all the same.
+        with suppress(PairError):
+            if pair.ipynb.is_file() and not pair.untouched and (unique := pair.unique()):
+                found.append(f"{unique}, and the script is run; {pair.ways}")
     return found
 
 
@@ -363,12 +351,12 @@ def _chosen(names: Sequence[str]) -> list[Path]:
     """Scripts of the named notebooks; one that exists as an ``.ipynb`` only is named by the script it would have."""
     files = paths.notebooks_folder().glob(f"{NUMBER_GLOB}_*.*")
     known = sorted({path.with_suffix(".py") for path in files if path.suffix in (".py", ".ipynb")})
-    chosen = []
+    chosen: dict[Path, None] = {}
     for name in names:
         wanted = re.sub(r"\.(py|ipynb)$", "", Path(name).name)
         found = [path for path in known if wanted in (path.stem, number_of(path.stem))]
         if len(found) != 1:
             listed = ", ".join(path.stem for path in known) or "none"
             raise ParameterError(f"{name!r} names {len(found) or 'no'} notebooks; there are: {listed}")
-        chosen += found
-    return list(dict.fromkeys(chosen))
+        chosen[found[0]] = None
+    return list(chosen)
