@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocbm.errors import ParameterError
-
 if TYPE_CHECKING:
     from geocbm.run import Run
 
@@ -38,8 +36,7 @@ class ConceptLabels:
 
 def with_parents(metas: np.ndarray, parent_index: np.ndarray) -> np.ndarray:
     """Append parents to metas `[n, k_m]` -> `[n, k_m + k_p]`: a parent is there if any of its metas is."""
-    parents = np.stack([metas[:, parent_index == p].any(axis=1) for p in range(parent_index.max() + 1)], axis=1)
-    return np.concatenate([metas, parents], axis=1)
+    return np.hstack([metas, metas @ (parent_index[:, None] == np.arange(parent_index.max() + 1))])
 
 
 def read_concept_labels(run: Run) -> ConceptLabels:
@@ -76,20 +73,9 @@ def intervention_values(
     Koh et al. (2020, "Concept bottleneck models") take the 95th percentile of a concept's logit for "present" and the
     5th for "absent". The scores here share one softmax, where another percentile serves better
     (`intervention_curve.choose_values`). Where only labels are known, "absent" is read from all pictures with another
-    label.
-
-    Args:
-        scores: `[n, k]` probabilities of all pictures.
-        labels: of all pictures.
-        rows: pictures to read from, those of the validation split.
-        more_rows: pictures to add for concepts with fewer than `MIN_EXAMPLES` of them.
-        percentile: from 50 to 100.
-
-    Raises:
-        ParameterError: the percentile lies elsewhere.
+    label. `scores` `[n, k]` and `labels` are those of all pictures, `rows` the ones to read from (validation), and
+    `more_rows` are added for concepts with fewer than `MIN_EXAMPLES` of them; the percentile lies from 50 to 100.
     """
-    if not 50 <= percentile <= 100:
-        raise ParameterError(f"percentile is {percentile}; give a number from 50 to 100")
     all_rows = np.union1d(rows, more_rows)
     k = scores.shape[1]
     present, absent = np.full(k, np.nan), np.full(k, np.nan)

@@ -21,7 +21,16 @@ from geocbm.errors import ParameterError
 from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
 from geocbm.explain.interventions import MIN_SCORE, correct_concepts
 from geocbm.geodesy import haversine_km
-from geocbm.metrics import NOT_MEASURED, Resamples, columns_of, entry_of, geoscore, recordables, spatial_blocks
+from geocbm.metrics import (
+    NOT_MEASURED,
+    Estimate,
+    Resamples,
+    columns_of,
+    entry_of,
+    geoscore,
+    recordables,
+    spatial_blocks,
+)
 
 if TYPE_CHECKING:
     from geocbm.explain.interventions import InterventionModel
@@ -122,21 +131,16 @@ def corrected_mask(priority: np.ndarray, n: int, unit: str, cases: Cases) -> np.
     once all of them are known not to be. With families the highest priority among a family's metas and parent counts.
     `priority` `[B, k]` is of `policy_priority`, `unit` one of `UNITS`; the mask `[B, k]` holds at most the known ones.
     """
-    if unit not in UNITS:
-        raise ParameterError(f"unit={unit!r} is unknown; known: {', '.join(UNITS)}")
     labels, parent_index = cases.labels, cases.parent_index
     n_metas, n_parents = len(parent_index), int(parent_index.max()) + 1
-    corrected = np.zeros_like(labels.known)
     if unit == "families":
         owner = np.concatenate([parent_index, np.arange(n_parents)])
         highest = np.stack([priority[:, owner == p].max(axis=1) for p in range(n_parents)], axis=1)
         return _first(highest, n)[:, owner] & labels.known
-    corrected[:, :n_metas] = _first(priority[:, :n_metas], n)
-    for p in range(n_parents):
-        children = np.flatnonzero(parent_index == p)
-        found = (corrected[:, children] & labels.present[:, children]).any(axis=1)
-        corrected[:, n_metas + p] = found | corrected[:, children].all(axis=1)
-    return corrected & labels.known
+    told, child = _first(priority[:, :n_metas], n), parent_index[:, None] == np.arange(n_parents)  # [k_m, k_p]
+    found = (told & labels.present[:, :n_metas]) @ child
+    empty = told.astype(int) @ child == child.sum(axis=0)
+    return np.hstack([told, found | empty]) & labels.known
 
 
 def _first(priority: np.ndarray, n: int) -> np.ndarray:
@@ -168,13 +172,8 @@ def intervention_curve(
 ) -> pd.DataFrame:
     """Error against the number of corrected concepts.
 
-    Args:
-        cases: the pictures.
-        values: scores that stand for "present" and "absent", read from other pictures.
-        policies: intervention policies by name; "random" is averaged over `RANDOM_ORDERS`.
-        unit: one of `UNITS`.
-        n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: source of the policies and the resamples.
+    `values` are read from other pictures than the `cases`, `policies` are those by name ("random" is averaged over
+    `RANDOM_ORDERS`), and `unit` is one of `UNITS`. Intervals are by blocks of 100 km.
 
     Returns:
         A row per policy and step: `unit`, `policy`, `n`, `median_km` and `geoscore` with `_low` and `_high`, and what
@@ -200,11 +199,6 @@ def intervention_curve(
             rows.append(row | columns_of("change", change))
             best = points if best is None or points.mean() > best.mean() else best
     return pd.DataFrame(rows)
-
-
-def non_monotone_steps(curve: pd.DataFrame) -> pd.DataFrame:
-    """Steps at which the GeoScore lies below an earlier one by more than the interval: a curve should have none."""
-    return curve[curve["change_high"] < 0]
 
 
 def choose_values(cases: Cases, candidates: Sequence[InterventionValues]) -> tuple[InterventionValues, pd.DataFrame]:
@@ -240,21 +234,24 @@ def predicted_cell_terms(head: Stage2CrossAttentionGeoHead, scores: np.ndarray) 
 
 
 def curve_table(curve: pd.DataFrame) -> pd.DataFrame:
-    """A row per unit and policy: `unit`, `policy`, errors at both ends, mean GeoScore, and `non_monotone` steps."""
+    """A row per unit and policy: `unit`, `policy`, errors at both ends, mean GeoScore, and `non_monotone` steps.
+
+    At these the GeoScore lies below an earlier one by more than the interval: a curve should have none.
+    """
     rows = []
     for (unit, policy), points in curve.groupby(["unit", "policy"], sort=False):
         row: dict[str, object] = {"unit": unit, "policy": policy}
         row |= columns_of("first_km", entry_of(points.iloc[0].to_dict(), "median_km"))
         row |= columns_of("last_km", entry_of(points.iloc[-1].to_dict(), "median_km"))
         row["mean_geoscore"] = float(points["geoscore"].mean())
-        row["non_monotone"] = non_monotone_steps(points)["n"].tolist()
+        row["non_monotone"] = points.loc[points["change_high"] < 0, "n"].tolist()
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def curve_metrics(curve: pd.DataFrame) -> dict[str, float | dict[str, float]]:
+def curve_metrics(curve: pd.DataFrame) -> dict[str, float | Estimate]:
     """Metrics of curves, keys below `intervene`."""
-    found: dict[str, float | dict[str, float]] = {}
+    found: dict[str, float | Estimate] = {}
     for row in curve_table(curve).to_dict("records"):
         found[f"{row['unit']}.{row['policy']}.mean_geoscore"] = row["mean_geoscore"]
         found[f"{row['unit']}.{row['policy']}.setbacks"] = len(row["non_monotone"])

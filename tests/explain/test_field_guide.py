@@ -43,12 +43,12 @@ def test_lift_is_share_here_by_share_everywhere():
 
 
 def test_log_odds_z_by_hand():
-    prior = 4.0
+    prior = evidence.PRIOR
     believed = prior * np.array([10, 20, 10]) / 40
     own, elsewhere = COUNTS[0], COUNTS[1] + COUNTS[2]
     odds = [math.log((y[0] + believed[0]) / (y.sum() + prior - y[0] - believed[0])) for y in (own, elsewhere)]
     expected = (odds[0] - odds[1]) / math.sqrt(1 / (own[0] + believed[0]) + 1 / (elsewhere[0] + believed[0]))
-    assert evidence.log_odds_z(COUNTS, prior=prior)[0, 0] == pytest.approx(expected)
+    assert evidence.log_odds_z(COUNTS)[0, 0] == pytest.approx(expected)
 
 
 def test_a_concept_seen_twice_is_less_sure_than_one_seen_often_at_the_same_lift():
@@ -64,26 +64,6 @@ def test_log_odds_z_changes_sign_when_two_countries_change_places():
     np.testing.assert_allclose(table[0], -table[1], atol=1e-12)
 
 
-def test_log_odds_z_refuses_nonsense():
-    with pytest.raises(ParameterError, match="prior is 0"):
-        evidence.log_odds_z(COUNTS, prior=0)
-    with pytest.raises(ParameterError, match="no labels"):
-        evidence.log_odds_z(np.zeros((2, 2)))
-
-
-def test_effective_number_counts_equal_countries():
-    spread = evidence.effective_number(np.array([[5.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 2.0, 0.0]]))
-    assert spread[0] == pytest.approx(1.0)
-    assert spread[1] == pytest.approx(math.exp(1.5 * math.log(2)))
-    assert np.isnan(spread[2])
-
-
-def test_wilson_interval():
-    low, high = evidence.wilson_interval(5, 10)
-    assert (low, high) == (pytest.approx(0.2366, abs=1e-3), pytest.approx(0.7634, abs=1e-3))
-    assert all(np.isnan(evidence.wilson_interval(0, 0)))
-
-
 def test_reliability_of_concepts_by_hand():
     table = evidence.concept_reliability(
         COUNTS, np.array(["A", "B", "C"]), true_meta=np.array([0, 0, 0, 1]), named=np.array([0, 1, 1, 1])
@@ -93,6 +73,12 @@ def test_reliability_of_concepts_by_hand():
     assert table.loc[1, "confused_with"] == -1
     assert table.loc[2, "n_test"] == 0 and np.isnan(table.loc[2, "recall"]) and np.isnan(table.loc[2, "precision"])
     assert (table.loc[0, "top_country"], table.loc[0, "top_share"]) == ("A", 0.8)
+    counts = np.array([[5.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 2.0, 0.0]])
+    asked = evidence.concept_reliability(counts, np.array(["A", "B", "C"]), np.repeat(0, 10), np.arange(10) // 5)
+    assert asked["effective_countries"][:2].tolist() == pytest.approx([1, math.exp(1.5 * math.log(2))])
+    assert np.isnan(asked["effective_countries"][2])
+    assert asked.loc[0, ["recall_low", "recall_high"]].tolist() == pytest.approx([0.2366, 0.7634], abs=1e-3)
+    assert asked.loc[1, ["recall_low", "recall_high"]].isna().all()
 
 
 def test_agreement_counts_what_the_labels_do_not_support():

@@ -26,7 +26,6 @@ from geocbm.explain.intervention_curve import (
     curve_metrics,
     curve_table,
     intervention_curve,
-    non_monotone_steps,
     policy_priority,
     steps_for,
 )
@@ -64,8 +63,6 @@ def test_values_are_percentiles_of_pictures_that_show_a_concept():
         scores, ConceptLabels(np.zeros_like(present), labels.known), np.arange(11), np.arange(11), 50
     )
     assert np.isnan(never.present[0]) and never.absent[0] == pytest.approx(0.5)
-    with pytest.raises(ParameterError, match="percentile is 5"):
-        intervention_values(scores, labels, np.arange(11), np.arange(11), 5)
 
 
 def test_a_correction_never_makes_a_right_score_less_sure():
@@ -91,8 +88,6 @@ def test_what_is_corrected_first():
     assert corrected[4] == [True] * 6
     largest = corrected_mask(np.array([[0.1, 0.4, 0.3, 0.2, 0.0, 0.9]]), 1, "families", cases)
     assert largest[0].tolist() == [False, False, True, True, False, True]
-    with pytest.raises(ParameterError, match="unit='words'"):
-        corrected_mask(priority, 1, "words", cases)
 
 
 def test_where_only_labels_are_known_nothing_else_is_corrected():
@@ -145,7 +140,7 @@ def test_the_curve_falls_to_zero_where_concepts_are_all_there_is():
     assert (curve[curve["n"] == 0]["geoscore"] < 4000).all()
     for _, points in curve.groupby("policy"):
         assert points["geoscore"].is_monotonic_increasing
-    assert not len(non_monotone_steps(curve)) and curve["change"].isna().sum() == 3
+    assert curve["change"].isna().sum() == 3
     first = curve.set_index(["policy", "n"])["geoscore"]
     assert first["error", 1] > first["random", 1]
     table = curve_table(curve)
@@ -177,7 +172,7 @@ def test_a_model_that_the_truth_misleads_has_non_monotone_steps():
     far = ConceptLabels(np.ones_like(world.labels.present), world.labels.known)
     misled = replace(world, locate=contrary, labels=far)
     curve = intervention_curve(misled, VALUES, {"random": POLICIES["random"]}, n_resamples=50)
-    assert len(non_monotone_steps(curve)) == len(curve_table(curve)["non_monotone"][0]) > 0
+    assert len(curve_table(curve)["non_monotone"][0]) == (curve["change_high"] < 0).sum() > 0
     assert curve_metrics(curve)["concepts.random.setbacks"] > 0
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from scipy.special import entr
 
-from geocbm.errors import ParameterError
 from geocbm.explain.examples import each_panorama_once
 
 if TYPE_CHECKING:
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
 
 MIN_Z = 1.64
 """Standard deviations above which a concept counts as a clue: 95 % on one side."""
+
+PRIOR = 20.0
+"""Weight of the prior of the log odds, in labels."""
 
 
 def count_table(country: np.ndarray, meta: np.ndarray, countries: np.ndarray, n_metas: int) -> np.ndarray:
@@ -37,51 +39,24 @@ def lift(counts: np.ndarray) -> np.ndarray:
         return of_country / of_all
 
 
-def log_odds_z(counts: np.ndarray, others: np.ndarray | None = None, prior: float = 20.0) -> np.ndarray:
+def log_odds_z(counts: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
     """Log odds ratio of a concept in a country against elsewhere, in standard deviations, `[C, k_m]`.
 
     With an informative Dirichlet prior in the proportions of all data (Monroe, Colaresi & Quinn 2008, "Fightin'
-    Words", eq. 16 to 22). Unlike the lift it does not make much of a concept that was seen twice.
-
-    Args:
-        counts: `[C, k_m]` of `count_table`.
-        others: `[C, k_m]` counts to compare with; by default those of all other countries together.
-        prior: weight of the prior in labels.
-
-    Raises:
-        ParameterError: the prior is not positive, or there are no labels.
+    Words", eq. 16 to 22). Unlike the lift it does not make much of a concept that was seen twice. `others` are the
+    counts to compare with, `[C, k_m]`; by default those of all other countries together.
     """
-    if not prior > 0:
-        raise ParameterError(f"prior is {prior}; give a number of labels above 0")
-    if not counts.sum():
-        raise ParameterError("counts are all 0: there are no labels to compare")
     everywhere = counts.sum(axis=0, keepdims=True)
     elsewhere = everywhere - counts if others is None else others
     # A concept without any label gets a little, so that its odds are defined.
-    pseudo = prior * np.maximum(everywhere / everywhere.sum(), 1e-9)
+    pseudo = PRIOR * np.maximum(everywhere / everywhere.sum(), 1e-9)
 
     def log_odds(own: np.ndarray) -> np.ndarray:
-        total = own.sum(axis=1, keepdims=True) + prior
+        total = own.sum(axis=1, keepdims=True) + PRIOR
         return np.log(own + pseudo) - np.log(total - own - pseudo)
 
     variance = 1 / (counts + pseudo) + 1 / (elsewhere + pseudo)
     return (log_odds(counts) - log_odds(elsewhere)) / np.sqrt(variance)
-
-
-def effective_number(counts: np.ndarray) -> np.ndarray:
-    """Over how many countries a concept is spread, `[k_m]`: the exponential of the entropy; NaN without labels."""
-    with np.errstate(invalid="ignore"):
-        return np.exp(entr(counts / counts.sum(axis=0)).sum(axis=0))
-
-
-def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927); NaN without trials."""
-    from scipy.stats import binomtest
-
-    if not n:
-        return float("nan"), float("nan")
-    found = binomtest(int(right), int(n)).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
 
 
 def concept_reliability(
@@ -89,31 +64,31 @@ def concept_reliability(
 ) -> pd.DataFrame:
     """How reliable each concept is as a clue, and how well the model sees it.
 
-    Args:
-        counts: `[C, k_m]` of `count_table`.
-        countries: `[C]` names.
-        true_meta: `[n]` labelled metas of pictures the model was not trained on.
-        named: `[n]` metas that the model names for them.
+    `counts` `[C, k_m]` are of `count_table` for `countries` `[C]`; `true_meta` `[n]` are the labels of pictures the
+    model was not trained on and `named` `[n]` the metas that it names for them.
 
     Returns:
         A row per meta: `labels` (count in all data), `top_country` and `top_share` (the country with most of its
-        labels), `effective_countries`, `n_test`, `recall` with `recall_low`, `recall_high` (share of its pictures that
-        the model names so; NaN without any), `precision` (share of the pictures so named that carry the label), and
-        `confused_with` (the meta that is named instead most often, -1 for none).
+        labels), `effective_countries` (over how many it is spread: the exponential of the entropy), `n_test`, `recall`
+        with the interval of Wilson (1927) `recall_low`, `recall_high` (share of its pictures that the model names so;
+        NaN without any), `precision` (share of the pictures so named that carry the label), and `confused_with` (the
+        meta that is named instead most often, -1 for none).
     """
+    from scipy.stats import binomtest
+
     total = counts.sum(axis=0)
     with np.errstate(invalid="ignore"):
         spread = {
             "labels": total.astype(int),
             "top_country": np.where(total > 0, countries[counts.argmax(axis=0)], ""),
             "top_share": counts.max(axis=0) / total,
-            "effective_countries": effective_number(counts),
+            "effective_countries": np.exp(entr(counts / total).sum(axis=0)),
         }
     rows = []
     for meta in range(counts.shape[1]):
         own, so_named = true_meta == meta, named == meta
         n, right = int(own.sum()), int((own & so_named).sum())
-        low, high = wilson_interval(right, n)
+        low, high = binomtest(right, n).proportion_ci(method="wilson") if n else (np.nan, np.nan)
         wrong = named[own & ~so_named]
         rows.append(
             {
@@ -154,17 +129,11 @@ def country_contributions(
 
     The score of a country is the mean logit of its cells minus the mean logit of all cells; in the modes
     `concept_scores` and `hybrid` both are exact sums over concepts
-    (`Stage2CrossAttentionGeoHead.concept_contributions`).
-
-    Args:
-        head: a head of one of these modes.
-        scores: `(n, k_m + k_p)` probabilities of metas and parents.
-        country: `[n]` true countries of these pictures.
-        cells: the cells of the head.
+    (`Stage2CrossAttentionGeoHead.concept_contributions`). `scores` `(n, k)` are those of pictures of a true `country`
+    `[n]`.
 
     Returns:
-        `[C]` sorted names of the countries that have cells and pictures, and `[C, k_m + k_p]` mean contributions in
-        logits.
+        `[C]` sorted names of the countries that have cells and pictures, and `[C, k]` mean contributions in logits.
     """
     import torch
 
@@ -195,9 +164,7 @@ def mean_country_belief(belief: CellDistribution, country: np.ndarray, cells: Ge
 def look_alikes(table: pd.DataFrame, country: str) -> list[tuple[str, float]]:
     """The three countries that pictures of one are believed to lie in instead, with their mean probability.
 
-    Args:
-        table: of `mean_country_belief`.
-        country: none is believed in instead of a country without cells or pictures.
+    `table` is of `mean_country_belief`. None is believed in instead of a country without cells or pictures.
     """
     if country not in table.index or table.loc[country].isna().any():
         return []
