@@ -40,27 +40,12 @@ def random_directions(count: int, width: int, seed: int) -> Tensor:
     return functional.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def _read(features: FeatureStore, by_patch: bool, rows: np.ndarray) -> Tensor:
-    """Vectors `(B, P, w)` that directions are compared with, normalised each by itself; one per image has P = 1."""
-    vectors = features.read("tokens", rows) if by_patch else features.read("pooled", rows)[:, None]
-    return functional.layer_norm(vectors, vectors.shape[-1:])
-
-
 def _spread(values: Tensor) -> float:
     """Spread over images and patches of the scores `(B, P, k)` of a concept, averaged over the concepts.
 
     What all concepts have in common in a place is taken off first: the softmax does not see it.
     """
     return float((values - values.mean(-1, keepdim=True)).flatten(0, 1).std(0).mean())
-
-
-def _stage1_spread(model: Stage1ConceptModel, features: FeatureStore, rows: np.ndarray) -> float:
-    """The same of Stage 1's own scores: on the patches where it has maps, else on the images."""
-    device = model.meta_bias.device
-    with torch.no_grad():
-        tokens = features.read("tokens", rows).to(device) if model.needs_tokens else None
-        output = model.eval()(features.read("pooled", rows).to(device), tokens)
-        return _spread(output.meta_logits[:, None] if output.meta_maps is None else output.meta_maps)
 
 
 def random_concepts(
@@ -77,25 +62,34 @@ def random_concepts(
     Yields:
         `meta_probabilities (n, k_m)` and `parent_probabilities (n, k_p)` of all rows, in the order of the seeds.
     """
-    by_patch = model.has_maps
-    counts = (len(model.meta_base), len(model.parent_base))
+    counts, device = (len(model.meta_base), len(model.parent_base)), model.meta_bias.device
+
+    def read(rows: np.ndarray) -> Tensor:
+        """Vectors `(B, P, w)` that directions are compared with; one per image has P = 1."""
+        vectors = features.read("tokens", rows) if model.has_maps else features.read("pooled", rows)[:, None]
+        return functional.layer_norm(vectors, vectors.shape[-1:])
+
     sample = np.asarray(train_rows)[np.linspace(0, len(train_rows) - 1, min(SAMPLE, len(train_rows))).astype(int)]
-    read = _read(features, by_patch, sample)
-    centre = read.mean((0, 1))  # (w,)
+    seen = read(sample)
+    centre = seen.mean((0, 1))  # (w,)
     directions = torch.cat([random_directions(sum(counts), len(centre), seed) for seed in seeds])  # (draws * k, w)
 
-    def cosines(vectors: Tensor) -> Tensor:
-        return functional.normalize(vectors - centre, dim=-1) @ directions.T  # (B, P, draws * k)
+    def cosines(rows: np.ndarray) -> Tensor:
+        return functional.normalize(read(rows) - centre, dim=-1) @ directions.T  # (B, P, draws * k)
 
     few = sample[:: max(1, len(sample) // 64)]
-    factor = _stage1_spread(model, features, few) / max(_spread(cosines(_read(features, by_patch, few))), 1e-12)
-    step = max(1, _NUMBERS_AT_ONCE // (read.shape[1] * len(directions)))
+    with torch.no_grad():
+        tokens = features.read("tokens", few).to(device) if model.needs_tokens else None
+        said = model.eval()(features.read("pooled", few).to(device), tokens)
+    own = said.meta_logits[:, None] if said.meta_maps is None else said.meta_maps
+    factor = _spread(own) / max(_spread(cosines(few)), 1e-12)
+    step = max(1, _NUMBERS_AT_ONCE // (seen.shape[1] * len(directions)))
     parts = []
     for start in range(0, features.n, step):
-        scores = factor * cosines(_read(features, by_patch, np.arange(start, min(start + step, features.n))))
-        parts.append(pool_scores(scores, model.config.top_patches) if by_patch else scores[:, 0])
-    for own in torch.cat(parts).split(sum(counts), dim=1):
-        meta, parent = own.split(counts, dim=1)
+        scores = factor * cosines(np.arange(start, min(start + step, features.n)))
+        parts.append(pool_scores(scores, model.config.top_patches) if model.has_maps else scores[:, 0])
+    for drawn in torch.cat(parts).split(sum(counts), dim=1):
+        meta, parent = drawn.split(counts, dim=1)
         yield {"meta_probabilities": meta.softmax(-1), "parent_probabilities": parent.softmax(-1)}
 
 
@@ -145,9 +139,8 @@ class Controls:
         return {mode: _paired(drawn, self.km[mode], self.km[SCORES]) for mode in modes}
 
     def metrics(self) -> dict[str, float | Estimate]:
-        """Metrics to keep, without the prefix `control.`.
+        """Metrics to keep below `control`: `<control>.median_km_change`, `gain_<mode>.geoscore` and so on.
 
-        They are called `<control>.median_km`, `<control>.median_km_change`, `gain_<mode>.geoscore` and so on;
         `hybrid.residual_share` is the part of hybrid's logits that comes from the patches.
         """
         gains = {f"gain_{mode}": own for mode, own in self.gains.items()}
@@ -205,11 +198,8 @@ def predict_exchanged(
 ) -> dict[str, np.ndarray]:
     """What a head answers on the test split when concepts, or all that comes from the picture, are of other images.
 
-    Args:
-        run: the run.
-        model: the head, with its refiner and decoder.
-        concepts_of: of `exchange_rows`: rows whose concepts are used instead.
-        pictures: features that are read instead: patch tokens, and pooled features for the refiner.
+    `concepts_of` (`exchange_rows`) are the rows whose concepts are used instead, `pictures` the features that are read
+    instead: patch tokens, and pooled features for the refiner.
     """
     from geocbm.models.stage2_inference import predict_stage2
 
@@ -226,11 +216,8 @@ def measure_controls(
 ) -> Controls:
     """Measure all controls that the trained heads of a run allow, on its test split; none without two test images.
 
-    Args:
-        model: the run, its features and Stage 1.
-        modes: trained heads by ablation mode, the main mode first; among them the linear CBM (`SCORES`).
-        n_resamples: behind each interval.
-        seed: of the resamples, the first of `DRAWS` sets of random directions, and exchanges between test images.
+    `modes` are the heads by ablation mode, the main mode first; among them the linear CBM (`SCORES`). The seed is that
+    of the resamples and of the first of `DRAWS` sets of random directions, and exchanges between test images.
     """
     run, test = model.run, model.run.rows["test"]
     main, blocks = next(iter(modes)), spatial_blocks(run.lat[test], run.lng[test])

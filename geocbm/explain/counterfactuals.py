@@ -84,7 +84,7 @@ def ablate(concepts: Sequence[int], baseline: np.ndarray, label: str) -> Edit:
 
 
 def edits_of(
-    model: InterventionModel, row: int, values: InterventionValues, vocabulary: ConceptVocabulary, exchanges: int = 4
+    model: InterventionModel, row: int, values: InterventionValues, vocabulary: ConceptVocabulary, exchanges: int
 ) -> tuple[Edit, ...]:
     """Telling edits of one picture.
 
@@ -112,23 +112,13 @@ def edits_of(
 
 
 def find_counterfactuals(
-    run: Run, model: InterventionModel, rows: np.ndarray, values: InterventionValues, count: int = 3, exchanges: int = 4
+    run: Run, model: InterventionModel, rows: np.ndarray, values: InterventionValues, count: int, exchanges: int
 ) -> list[Counterfactual]:
-    """Choose `count` of some pictures and edit them.
+    """Choose `count` of some pictures and edit them (`edits_of`).
 
     Right answers of middling certainty whose labelled concept is seen, of different parents and countries: what is
     certain hangs on no single concept. Where too few answers are right, others follow.
     """
-    found = []
-    for row in _telling_rows(run, model, rows, count):
-        edits = edits_of(model, row, values, run.concepts, exchanges)
-        scores = model.scores[row].numpy()
-        answers = tuple(model.predict_one(row, edit.at(scores)) for edit in edits)
-        found.append(Counterfactual(row, _caption(run, row), edits, answers))
-    return found
-
-
-def _telling_rows(run: Run, model: InterventionModel, rows: np.ndarray, count: int) -> list[int]:
     meta, parent = run.meta_and_parent
     probabilities = model.predict(rows).probabilities
     inside = run.cells.country.astype(str)[None] == run.country[rows].astype(str)[:, None]  # (m, N)
@@ -142,7 +132,12 @@ def _telling_rows(run: Run, model: InterventionModel, rows: np.ndarray, count: i
             new = parent[row] not in known[0] and run.country[row] not in known[1]
             if row not in chosen and len(chosen) < count and (new or not only_new):
                 chosen.append(row)
-    return chosen
+    found = []
+    for row in chosen:
+        edits, scores = edits_of(model, row, values, run.concepts, exchanges), model.scores[row].numpy()
+        answers = tuple(model.predict_one(row, edit.at(scores)) for edit in edits)
+        found.append(Counterfactual(row, _caption(run, row), edits, answers))
+    return found
 
 
 def edit_table(found: Sequence[Counterfactual], run: Run) -> pd.DataFrame:
@@ -157,20 +152,11 @@ def edit_table(found: Sequence[Counterfactual], run: Run) -> pd.DataFrame:
         for edit, places in zip(one.edits, one.answers, strict=True):
             cells = places.probabilities[[0, -1]]
             names, by_place = sum_by_place(cells, place_of_cells(run.cells))
-            before, after = by_place.argmax(axis=1)
-            moved_km = haversine_km(places.lat[0], places.lng[0], places.lat[-1], places.lng[-1])
-            rows.append(
-                {
-                    "picture": one.caption,
-                    "edit": edit.label,
-                    "before": names[before],
-                    "before_probability": by_place[0, before],
-                    "after": names[after],
-                    "after_probability": by_place[1, after],
-                    "moved_km": float(moved_km),
-                    "moved": float(np.abs(cells[1] - cells[0]).sum()) / 2,
-                }
-            )
+            row: dict[str, Any] = {"picture": one.caption, "edit": edit.label}
+            for when, shares in zip(("before", "after"), by_place, strict=True):
+                row |= {when: names[shares.argmax()], f"{when}_probability": shares.max()}
+            row["moved_km"] = float(haversine_km(places.lat[0], places.lng[0], places.lat[-1], places.lng[-1]))
+            rows.append(row | {"moved": float(np.abs(cells[1] - cells[0]).sum()) / 2})
     return pd.DataFrame(rows)
 
 
@@ -197,13 +183,7 @@ class WhatIfExplorer:
     """Live controls: a picture, a concept to take away, one to put in its place, and how strongly.
 
     Nothing here captures output in a widget: the map is a displayed figure that is replaced by its display id.
-
-    Args:
-        run: the run.
-        model: Stage 2.
-        values: scores that stand for "present" and "absent".
-        rows: pictures to choose from.
-        draw: the figure of an answer: `draw(row, places, label)`.
+    `rows` are the pictures to choose from, and `draw(row, places, label)` makes the figure of an answer.
 
     Raises:
         ParameterError: there is no picture.
@@ -233,7 +213,6 @@ class WhatIfExplorer:
         )
         self.box = ipywidgets.VBox([self.picture, self.take, self.put, self.strength])
         self._shown: Any = None
-        self._still = False
         self._offer_concepts()
         self.picture.observe(self._on_picture, "value")
         for control in (self.take, self.put, self.strength):
@@ -281,15 +260,13 @@ class WhatIfExplorer:
         self.take.value = int(order[0])
 
     def _on_picture(self, change: Any) -> None:
-        self._still = True  # one drawing for all that changes with the picture
-        try:
-            self._offer_concepts()
-        finally:
-            self._still = False
+        shown, self._shown = self._shown, None  # one drawing for all that changes with the picture
+        self._offer_concepts()
+        self._shown = shown
         self._on_change(change)
 
     def _on_change(self, _change: Any) -> None:
-        if self._shown is not None and not self._still:
+        if self._shown is not None:
             bundle = self._bundle()
             # JupyterLab's drawer of figures keeps the one it has; another kind of output in between makes a new one.
             self._shown.update({"text/plain": ""}, raw=True)

@@ -98,14 +98,10 @@ class ConceptSheet:
 
 
 class FieldGuide:
-    """All that the sheets are made of, from the files of a run.
+    """All that the sheets are made of, from the files of a run with Stages 1 and 2 done.
 
-    Args:
-        run: the run, with Stages 1 and 2 done.
-        head: a head whose logits are sums over concepts, for contributions; None leaves them out.
-        clues: most clues of a sheet.
-        pictures: most pictures beside a clue or on a sheet of a concept.
-        min_samples: images that a country needs for a sheet.
+    `head` is one whose logits are sums over concepts, for contributions; None leaves them out. A sheet has so many
+    `clues` and `pictures` beside each at most, and a country needs `min_samples` images for a sheet.
 
     Attributes:
         countries: `[C]` sorted names of the countries in the data.
