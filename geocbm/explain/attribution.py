@@ -200,11 +200,7 @@ def country_terms(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What each concept adds to the log odds of the country that is named, for many pictures.
 
-    Args:
-        head: a head of mode `concept_scores` or `hybrid`.
-        scores: `(B, k)`.
-        logits: `(B, N)` of the head.
-        cell_country: `[N]`.
+    `scores` are `(B, k)`, `logits` `(B, N)` of a head of mode `concept_scores` or `hybrid`, `cell_country` `[N]`.
 
     Returns:
         `[B]` the most probable country and `[B, k]` terms.

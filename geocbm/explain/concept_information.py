@@ -73,14 +73,8 @@ def measure_concept_information(
 ) -> ConceptInformation:
     """Measure on the test split how much goes through the concepts, and how much beside them.
 
-    Args:
-        run: the run.
-        linear: its linear CBM.
-        labels: what is known of the true concepts.
-        pooled: `[n, d]` adapted features of all pictures.
-        main_cells: `[m]` cells that the run's main mode names for the test pictures.
-        n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: source of resamples, random orders and random directions.
+    `linear` is the run's linear CBM, `pooled` `[n, d]` are the adapted features of all pictures, and `main_cells` `[m]`
+    the cells that the main mode names for the test pictures. Intervals are by blocks of 100 km.
     """
     test, scores = run.rows["test"], linear.scores.numpy()
     blocks = spatial_blocks(run.lat[test], run.lng[test])

@@ -140,13 +140,8 @@ def deletion_insertion(
 ) -> dict[str, DeletionInsertion]:
     """Take patches away in the order of each map and at random, and watch several heads at once.
 
-    Args:
-        answer: for `n` pictures.
-        way: `TOKENS` or `PIXELS`: how the other patches are taken away.
-        blocks: `[n]` spatial blocks of the pictures.
-        maps: by name `[n, P]`, or `[P]` for all pictures.
-        n_resamples: resamples behind each interval.
-        seed: source of resamples and random orders.
+    `answer` is for `n` pictures in `blocks` `[n]`, from which patches are taken in a `way` (`TOKENS`, `PIXELS`); `maps`
+    are by name `[n, P]`, or `[P]` for all pictures.
 
     Returns:
         By head what was measured; all of them saw the same patches.
@@ -195,13 +190,8 @@ def measure_faithfulness(
 ) -> dict[tuple[str, str], DeletionInsertion]:
     """Take patches away from the tokens of all pictures, and from the pixels of some of them.
 
-    Args:
-        model: what is asked; its heads are called `LINEAR` and `MAIN`.
-        rows: `[n]` pictures.
-        maps: by name `[n, P]`, or `[P]` for all pictures.
-        pictures: pictures whose pixels are blurred and encoded anew; 0 leaves that out.
-        n_resamples: resamples behind each interval, by blocks of 100 km.
-        seed: of the resamples, the random patches and the choice of pictures.
+    The heads of the model are called `LINEAR` and `MAIN`; `maps` are by name `[n, P]`, or `[P]` for all pictures. So
+    many `pictures` are blurred and encoded anew; 0 leaves that out.
 
     Returns:
         By head and way.

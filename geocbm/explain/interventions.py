@@ -45,10 +45,8 @@ SURE = 0.999
 def set_scores(scores: Tensor, concepts: Sequence[int], values: Tensor | np.ndarray | float) -> Tensor:
     """Give concepts other scores; all others stay, so that an edit touches the terms of the edited concepts only.
 
-    Args:
-        scores: `(B, k)`.
-        concepts: columns to change.
-        values: their new scores, `(B, len(concepts))` or what broadcasts to it; NaN leaves a score as it is.
+    `values` are `(B, len(concepts))` or what broadcasts to it; NaN leaves a score as it is. The new scores need not sum
+    to 1, which no mode requires.
 
     Returns:
         `(B, k)` new scores; they need not sum to 1, which no mode requires.
@@ -107,13 +105,8 @@ def predict_with_scores(
 ) -> Stage2Output:
     """Forward pass of Stage 2 with edited concepts.
 
-    Args:
-        head: Stage 2 in any mode.
-        scores: `(B, k)` as Stage 1 gave them.
-        edited: `(B, k)` as they shall be.
-        concept_emb: `(B, c)` of Stage 1, for the modes that read it.
-        tokens: `(B, P, w)` patch tokens, for the modes that look at the patches.
-        concept_model: Stage 1, for the modes that read its embedding.
+    `scores` `(B, k)` are as Stage 1 gave them, `edited` `(B, k)` as they shall be. The modes that read the embedding
+    need `concept_emb` `(B, c)` and Stage 1, those that look at the patches `tokens` `(B, P, w)`.
 
     Raises:
         ParameterError: the mode needs what was not given.
@@ -157,11 +150,8 @@ def move_embedding(model: Stage1ConceptModel, concept_emb: Tensor, target: Tenso
     probabilities. Prototypes that are alike cannot be told apart by any amount; the move then ends where it comes
     nearest.
 
-    Args:
-        model: Stage 1 with a bottleneck whose embedding is compared with the prototypes ("mlp" or "transformer").
-        concept_emb: `(B, c)`.
-        target: `(B, k_m)` wanted probabilities; scaled to sum to 1.
-        metas: `(E,)` the metas whose probabilities are held to the target; the others follow.
+    For the bottlenecks whose embedding `(B, c)` is compared with the prototypes ("mlp" and "transformer"). `target`
+    `(B, k_m)` are the wanted probabilities, scaled to sum to 1, to which the `metas` `(E,)` are held; others follow.
     """
     meta, parent = (values.detach() for values in model.prototypes())
     length = concept_emb.norm(dim=-1, keepdim=True).clamp_min(MIN_SCORE)
@@ -209,14 +199,9 @@ class PlacePredictions(NamedTuple):
 class InterventionModel:
     """Stage 2 of a run in one mode, answering for the run's pictures with edited concepts.
 
-    Args:
-        head: Stage 2.
-        concepts: what Stage 1 says of all pictures (`stages.predict_concepts`).
-        concept_model: Stage 1, for modes that read its embedding.
-        features: adapted features of all pictures, for modes that look at the patches.
-        refiner: training pictures that move the answer, if the mode uses them.
-        train_rows: training pictures, whose mean is the baseline in modes that read the embedding.
-        decoder: which point of the distribution is answered; None for the argmax.
+    `concepts` is what Stage 1 says of all pictures (`stages.predict_concepts`). Modes that read its embedding need
+    Stage 1 and the training rows, whose mean is the baseline; those that look at the patches need the features, and
+    refined answers the refiner. Without a decoder the argmax is answered.
 
     Attributes:
         scores: `(n, k)` of all pictures.

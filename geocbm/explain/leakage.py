@@ -142,12 +142,8 @@ def measure_leakage(
     concept and no more. Intervals are those of a jackknife that leaves out groups of blocks, for a bootstrap repeats
     pictures and thereby raises information.
 
-    Args:
-        scores: `[n, k]` scores of pictures that the model was not trained on.
-        present: `[n, k]` whether the concept can truly be seen.
-        label: `[n]` what should be told, such as the country.
-        blocks: `[n]` spatial blocks of the pictures.
-        seed: of the random orders.
+    `scores` `[n, k]` are of pictures that the model was not trained on, `present` `[n, k]` says whether the concept can
+    truly be seen, and `label` `[n]` is what should be told, such as the country.
 
     Raises:
         ParameterError: no concept is shown by enough pictures.

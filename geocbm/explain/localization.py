@@ -226,13 +226,8 @@ def measure_localization(
 ) -> Localization:
     """Ask every map where it points, and hold it against chance; intervals by blocks of 100 km.
 
-    Args:
-        run: the run.
-        boxes: `n` pairs of picture and concept.
-        maps: by name `[n, P]`, or `[P]` for all pairs; not negative.
-        named: `[n]` whether the model named the concept of the pair first.
-        n_resamples: behind each interval.
-        seed: of the resamples.
+    `maps` are by name `[n, P]`, or `[P]` for all `n` pairs, not negative; `named` `[n]` says whether the model
+    named the concept of the pair first.
     """
     hits = {way: points(boxes.touched, own) for way, own in maps.items()} | {CHANCE: boxes.chance}
     strict = {way: points(boxes.centred, own) for way, own in maps.items()} | {CHANCE: boxes.centred.mean(axis=1)}

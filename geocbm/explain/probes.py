@@ -81,10 +81,7 @@ def logistic(strength: float) -> Any:
 def choose_strength(x: np.ndarray, label: np.ndarray, blocks: np.ndarray) -> float:
     """Strength with the highest cross-validated log likelihood, between the ends of `STRENGTHS`.
 
-    Args:
-        x: `[n, d]` standardised inputs of training and validation pictures.
-        label: `[n]` what is asked.
-        blocks: `[n]` spatial block of each picture; a block is never in two folds.
+    `x` `[n, d]` are standardised inputs of training and validation pictures; a block is never in two folds.
 
     Returns:
         The bottom of the parabola through the best value and its neighbours; where nothing can be held out, 0.1.
@@ -129,13 +126,8 @@ def probe_label(
 ) -> ProbeResult:
     """Multinomial logistic regression, its penalty cross-validated over training and validation (`choose_strength`).
 
-    Args:
-        features: `[n, d]` of all pictures; they are brought to mean 0 and spread 1 over the training rows.
-        label: `[n]` what is asked.
-        train: rows to fit.
-        val: rows that choose the penalty together with those to fit.
-        test: rows that are answered.
-        blocks: `[n]` spatial block of every picture, never in two folds; without, every picture is its own.
+    `features` `[n, d]` of all pictures are brought to mean 0 and spread 1 over the training rows, and `blocks` `[n]`
+    are never in two folds; without, every picture is its own.
 
     Raises:
         ParameterError: the training rows have a single label.

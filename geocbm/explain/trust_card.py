@@ -118,11 +118,9 @@ def no_leakage(
     scores tell more than their own concept. Yes: neither, and the interval excludes what the features would add; where
     that is nothing, it cannot be said.
 
-    Args:
-        beyond_truth: how many more countries are told right by scores beside the true concepts; None without truth.
-        concepts_task: concepts-task leakage of single scores.
-        concepts_task_null: the same of scores that know their concept and nothing more.
-        hidden: how many more the features tell right beside the true concepts: the most that can leak.
+    `beyond_truth` is how many more countries are told right by scores beside the true concepts, None without truth;
+    `hidden` how many more the features tell right there, the most that can leak. `concepts_task` is the concepts-task
+    leakage of single scores, and its null that of scores that know their concept and nothing more.
     """
     if not _measured(beyond_truth):
         return Criterion("leakage", UNKNOWN, beyond_truth or NOT_MEASURED)
@@ -204,11 +202,7 @@ def trust_card(
 ) -> list[Criterion]:
     """Every question of the card with its verdict, in the order of `QUESTIONS`.
 
-    Args:
-        information: of `measure_concept_information`.
-        left: of `ablation.ablate_all_concepts`.
-        maps: of `map_tests`.
-        seeds: of `measure_stability`; None: not measured.
+    `left` is of `ablation.ablate_all_concepts`, `maps` of `map_tests` and `seeds` of `measure_stability`, if measured.
     """
     of_seeds = [] if seeds is None else seeds.attrs["pointing"]
     of_maps = {str(test): entry_of(row, "value") for test, row in maps.to_dict("index").items()}

@@ -205,10 +205,8 @@ class TrueConcepts(LinearProbe):
 def concept_features(visible: Sequence[Sequence[Mapping[str, Any]]], metas: Sequence[str]) -> np.ndarray:
     """The true list of visible concepts as numbers.
 
-    Args:
-        visible: for each photograph its visible concepts, each with `meta_name` and `box` (x0, y0, x1, y1
-            from 0 to 1) and, if known, its `area` as a part of the picture.
-        metas: `[k]` names of all metas.
+    `visible` holds for each photograph its visible concepts, each with `meta_name` and `box` (x0, y0, x1, y1 from 0 to
+    1) and, if known, its `area` as a part of the picture.
 
     Returns:
         `[n, 3 k]`: whether each meta is visible, the square root of the largest area it takes, and that root as a

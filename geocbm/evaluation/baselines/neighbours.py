@@ -130,11 +130,8 @@ class Votes:
 def choose_votes(similarity: np.ndarray, cell: np.ndarray, true_cell: np.ndarray, prior: np.ndarray) -> Votes:
     """Number of neighbours and kernel with the highest calibrated log likelihood of the validation photographs.
 
-    Args:
-        similarity: `[v, K]` of the neighbours of the validation photographs, the most similar first.
-        cell: `[v, K]` their cells.
-        true_cell: `[v]` cells of the validation photographs.
-        prior: `[N]` share of the training photographs in each cell.
+    Of the neighbours of the validation photographs, the most similar first, `similarity` and `cell` are `[v, K]`;
+    `true_cell` is `[v]` and `prior` `[N]`.
 
     Returns:
         The best of them, with at most `K` voters; without validation photographs the middle ones.

@@ -91,8 +91,7 @@ def mean_colours(files: Iterable[str | Path]) -> np.ndarray:
 class ZeroShot:
     """The class whose prompts are most like the picture (Radford et al., 2021, "CLIP"); nothing is fitted to it.
 
-    Args:
-        prototypes: `[k, d]` of the prompts, in one space with the pictures.
+    `prototypes` `[k, d]` of the prompts lie in one space with the pictures.
     """
 
     name = "zero_shot_concept"

@@ -69,11 +69,6 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0) -> pd
     with that of the images. The intervals of all paired comparisons hold together with the probability `LEVEL`, and so
     do those of all unpaired ones (see `metrics.simultaneous_intervals`).
 
-    Args:
-        runs: as read; the first is the one the others are held against.
-        n: resamples.
-        seed: of the draws.
-
     Returns:
         A row per run and metric: `run, metric` (key), `images` (of the run), `paired`, `reference` and `value` (of
         the first run and of this one), `difference` (this one minus the first), its interval `low, high`,
