@@ -31,8 +31,8 @@ import numpy as np
 import pandas as pd
 
 from geocbm import data, open_run, plots
-from geocbm.data.concept_audit import audit_concepts
 from geocbm.data.concepts import ConceptVocabulary
+from geocbm.data.quality import audit_concepts
 from geocbm.workbench import explorers, notebook
 
 nb = notebook.start("01_data_exploration", globals())

@@ -1,11 +1,14 @@
-"""Whether pictures come from a simulated world, by the mark that its maker leaves beside them."""
+"""Simulated worlds: known by the mark that their maker leaves beside the pictures, and the truth of what these show."""
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from geocbm.errors import MissingInputError
 from geocbm.files import read_json
 
 if TYPE_CHECKING:
@@ -51,3 +54,36 @@ def is_simulated(table: pd.DataFrame) -> bool:
 def picture_noun(table: pd.DataFrame) -> str:
     """What a picture of the table is called: "scene" in a simulated world, else "photograph"."""
     return "scene" if is_simulated(table) else "photograph"
+
+
+GROUND_TRUTH = "ground_truth.jsonl.gz"
+"""File of what can really be seen in each picture, and where."""
+
+
+def has_ground_truth(folder: str | Path) -> bool:
+    """Whether a data set comes with ground truth; no real one does."""
+    return (Path(folder) / GROUND_TRUTH).is_file()
+
+
+def load_ground_truth(folder_or_csv: str | Path) -> dict[str, dict[str, Any]]:
+    """Read what can really be seen in each picture of a data set, from its folder or the folder of its CSV.
+
+    Returns:
+        `pano_id` -> `{"country", "region", "labelled", "concepts"}`, where `concepts` lists
+        `{"meta_name", "parent_concept", "box", "area", "boxes"}` with boxes in parts of the picture.
+
+    Raises:
+        MissingInputError: if there is no ground truth, as for any real data set.
+    """
+    path = Path(folder_or_csv)
+    file = (path if path.is_dir() else path.parent) / GROUND_TRUTH
+    if not file.is_file():
+        raise MissingInputError(
+            f"{file} is missing: only a data set made by `geocbm atlas make` knows what can be seen in its pictures"
+        )
+    truth = {}
+    with gzip.open(file, "rt", encoding="utf-8") as stream:
+        for line in stream:
+            entry = json.loads(line)
+            truth[entry.pop("pano_id")] = entry
+    return truth

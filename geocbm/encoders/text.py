@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from geocbm.data.concepts import prompts
 from geocbm.encoders.loading import Fingerprint, config_text, find_model_folder, read_model, used_parameters
 from geocbm.errors import ParameterError
 
@@ -176,8 +177,8 @@ def prototypes(text_encoder: TextEncoder, names: Sequence[str], templates: Seque
     Raises:
         ParameterError: there is no template, or one has no place for the name.
     """
-    if not templates or any("{}" not in template for template in templates):
-        raise ParameterError(f"templates is {list(templates)!r}; give at least one, each with {{}} for the name")
-    texts = [template.replace("{}", name) for name in names for template in templates]
+    if not templates:
+        raise ParameterError("templates is empty; give at least one, with {} for the name")
+    texts = [text for name in names for text in prompts(name, templates)]
     vectors = normalize(text_encoder.encode(texts), dim=-1).view(len(names), len(templates), text_encoder.dim)
     return normalize(vectors.mean(dim=1), dim=-1)  # (k, dim)

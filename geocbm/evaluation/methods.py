@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data import image_files
-from geocbm.data.ground_truth import has_ground_truth, load_ground_truth
+from geocbm.data.simulated import has_ground_truth, load_ground_truth
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.evaluation.baselines import base, linear, neighbours, retrieval, simple
 from geocbm.evaluation.baselines.base import Prediction, Task

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data import image_files
-from geocbm.data.ground_truth import has_ground_truth, load_ground_truth
 from geocbm.data.images.pictures import open_picture
+from geocbm.data.simulated import has_ground_truth, load_ground_truth
 from geocbm.encoders.preprocessing import crop_window
 from geocbm.errors import ParameterError
 from geocbm.explain.maps import MAP_KINDS, SHARE, MapModel, concept_maps

@@ -20,11 +20,10 @@ from geocbm.files import sha256_text
 from geocbm.metrics.borders import read_rings
 from geocbm.metrics.places import read_towns
 from geocbm.predict.answers import Reply, answer_text
-from geocbm.predict.inputs import PredictRequest, path_of, photo_key, photographs
+from geocbm.predict.inputs import PhotoFolder, PredictRequest, path_of, photo_key, photographs
 from geocbm.predict.journal import SHARE, AnswerFileError, Journal, journal_place, write_answers
 
 if TYPE_CHECKING:
-    from geocbm.data.images.folders import PhotoFolder
     from geocbm.predict.model import GeoCBM
     from geocbm.predict.page import PhotoPage
 
@@ -271,7 +270,11 @@ class _Prediction:
             "answered_before": sum(key in self.kept for key in self.keys),
             "failed": [{"path": path, "problem": sentence} for path, sentence in self.failed],
             "left_out": [
-                {"folder": path_of(folder.folder), "counts": folder.counts(), "names": list(folder.left_out)}
+                {
+                    "folder": path_of(folder.folder),
+                    "counts": {kind: len(names) for kind, names in folder.by_kind().items()},
+                    "names": list(folder.left_out),
+                }
                 for folder in self.folders
                 if folder.left_out
             ],

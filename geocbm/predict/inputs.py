@@ -7,19 +7,21 @@ import json
 import os
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from geocbm.data.images.photographs import ENDINGS, MOST_BYTES, printable, quoted
 from geocbm.errors import ParameterError, UserError
 from geocbm.files import sha256_text
 
-if TYPE_CHECKING:
-    from geocbm.data.images.folders import PhotoFolder
-
 STANDARD = "-"
 """Standard input as a photograph, standard output as a file."""
+SIDECARS = (".xmp", ".aae", ".thm", ".json", ".ini", ".db")
+"""Files that cameras, phones and file managers put beside pictures."""
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,7 @@ class PredictRequest:
         return self.json if self.in_text else None
 
     def check(self, is_launched: bool) -> None:
-        """Refuse what cannot be carried out, before anything is computed.
-
-        Raises:
-            ParameterError: an option has an impossible value, or its file cannot be written.
-        """
+        """Refuse what cannot be carried out (`ParameterError`), before anything is computed."""
         if self.top < 1:
             raise ParameterError(f"--top={self.top} names nothing; give at least 1")
         if self.json is not None and self.json.suffix.lower() == ".parquet":
@@ -77,16 +75,62 @@ def _check_output(named: str, path: Path) -> None:
         raise ParameterError(f"{named} cannot be written ({problem.strerror}); give another place") from None
 
 
+@dataclass(frozen=True)
+class PhotoFolder:
+    """A folder, as far as it was looked into: folders inside it are not."""
+
+    folder: Path
+    photographs: tuple[Path, ...]  # files that are taken for photographs, by name
+    left_out: tuple[str, ...]  # names of all other entries; those of folders end with a slash
+
+    @classmethod
+    def look_into(cls, folder: Path) -> PhotoFolder:
+        """Tell the photographs of a folder from its other files; `UserError` if there is none."""
+        try:
+            entries = [(file, file.is_dir()) for file in sorted(folder.iterdir())]
+        except OSError as error:
+            raise UserError(f"the folder {quoted(folder)} cannot be read ({error.strerror}); check it") from None
+        taken, others = [], []
+        for file, inner in entries:
+            # Files that begin with "._" are what a Mac writes beside each file of a foreign disk.
+            if inner or file.suffix.lower() not in ENDINGS or file.name.startswith("._"):
+                others.append(f"{file.name}/" if inner else file.name)
+            else:
+                taken.append(file)
+        found = cls(folder, tuple(taken), tuple(others))
+        if not taken:
+            remark = f" ({found.remark()})" if others else ""
+            raise UserError(
+                f"the folder {quoted(folder)} holds no picture{remark}, and folders inside it are not looked into; "
+                f"name a folder with files such as {', '.join(ENDINGS[:4])}, or the files themselves"
+            )
+        return found
+
+    def by_kind(self) -> dict[str, list[str]]:
+        """Names of what was left out, by kind: hidden files, folders, sidecars, and the rest by suffix."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for name in self.left_out:
+            suffix = Path(name).suffix.lower()
+            kind = "sidecar" if suffix in SIDECARS else printable(suffix) or "without suffix"
+            groups["hidden" if name.startswith(".") else "folder" if name.endswith("/") else kind].append(name)
+        return dict(sorted(groups.items()))
+
+    def remark(self) -> str:
+        """A sentence that counts what was left out by kind and names some of it; empty where nothing was."""
+        parts = []
+        for kind, names in self.by_kind().items():
+            listed = ", ".join(printable(name) for name in names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+            parts.append(f"{len(names)} {kind} ({listed})")
+        return f"left out of {quoted(self.folder)}: {'; '.join(parts)}" if parts else ""
+
+
 def photographs(
     names: Sequence[str], folders: list[PhotoFolder], say: Callable[[str, str], None]
 ) -> Iterator[str | Path | bytes]:
     """The named files, the photographs inside the named folders, and what comes on standard input.
 
-    `folders`: takes the folders that were looked into; `say`: takes a name and the sentence that says why it gives no
-    photograph.
+    `folders` takes the folders that were looked into, `say` the names that give no photograph, each with the reason.
     """
-    from geocbm.data.images.folders import look_into
-
     taken = False
     for name in names:
         try:
@@ -96,7 +140,7 @@ def photographs(
                 taken = True
                 yield _standard_input()
             elif Path(name).is_dir():
-                folders.append(look_into(Path(name)))
+                folders.append(PhotoFolder.look_into(Path(name)))
                 yield from folders[-1].photographs
             else:
                 yield name
@@ -105,8 +149,6 @@ def photographs(
 
 
 def _standard_input() -> bytes:
-    from geocbm.data.images.photographs import MOST_BYTES
-
     if sys.stdin.isatty():
         raise ParameterError("- reads a picture from standard input, but none comes; pipe one into geocbm predict -")
     content = sys.stdin.buffer.read(MOST_BYTES + 1)
@@ -121,11 +163,7 @@ def path_of(source: Any) -> str:
 
 
 def photo_key(source: Any) -> str | None:
-    """What tells a photograph from any other, and from itself once it has changed: path, size and time of change.
-
-    Returns:
-        16 hexadecimal digits; None where there is no such file.
-    """
+    """16 hexadecimal digits of a photograph's path, size and time of change; None where there is no such file."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()[:16]
     try:

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geocbm.data.concept_audit import audit_concepts, find_place, known_places
 from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES, ConceptVocabulary, prompts
+from geocbm.data.quality import audit_concepts, find_place, known_places
 from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
 
 

@@ -103,7 +103,7 @@ def test_prototypes_are_means_of_normalised_prompts(folders):
     torch.testing.assert_close(result.norm(dim=1), torch.ones(2))
     assert torch.equal(result, prototypes(encoder, ["road", "pole"], ["a photo of {}", "{}"]))
     for templates in ([], ["a photo"]):
-        with pytest.raises(ParameterError, match="templates is"):
+        with pytest.raises(ParameterError, match=r"templates (is empty|must hold)"):
             prototypes(encoder, ["road"], templates)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geocbm.data.ground_truth import load_ground_truth
+from geocbm.data.simulated import load_ground_truth
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import sha256_file
 from geocbm_atlas.dataset import COLUMNS, write_atlas

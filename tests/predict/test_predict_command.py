@@ -22,8 +22,10 @@ from PIL import Image
 from geocbm import data
 from geocbm.cli import main
 from geocbm.data.public.scoring import read_predictions
+from geocbm.errors import UserError
 from geocbm.metrics.places import Place
 from geocbm.predict import GeoCBM
+from geocbm.predict.inputs import PhotoFolder
 from geocbm.predict.journal import Journal
 
 
@@ -347,3 +349,28 @@ def test_a_terminated_command_keeps_what_it_has(trained_run, pictures, tmp_path)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["photo"] for line in lines] == [f"{number:03}.jpg" for number in range(400)]
     assert b"photographs were answered before" in last.stderr
+
+
+def test_a_folder_gives_its_photographs_by_name_and_names_the_rest(tmp_path):
+    taken = ["a.png", "b.JPG", "c.heic", "d.HIF", "e.ppm", "f.NEF", "g.dng", "h.j2k"]
+    for name in (*taken, "notes.txt", ".hidden", "clip.mov", "b.xmp", "z.MOV", "._b.JPG", "README"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+    found = PhotoFolder.look_into(tmp_path)
+    assert [file.name for file in found.photographs] == taken
+    assert sorted(found.left_out) == sorted(
+        ["notes.txt", ".hidden", "clip.mov", "b.xmp", "z.MOV", "._b.JPG", "README", "folder.jpg/"]
+    )
+    counts = {kind: len(names) for kind, names in found.by_kind().items()}
+    assert counts == {".mov": 2, ".txt": 1, "folder": 1, "hidden": 2, "sidecar": 1, "without suffix": 1}
+    assert "2 .mov (clip.mov, z.MOV)" in found.remark() and "1 folder (folder.jpg/)" in found.remark()
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.png").touch()
+    assert PhotoFolder.look_into(tmp_path / "plain").remark() == ""
+    with pytest.raises(UserError, match=r"holds no picture, and .* name a folder with files such as \.jpg"):
+        PhotoFolder.look_into(tmp_path / "folder.jpg")
+    (tmp_path / "folder.jpg" / "clip.mov").touch()
+    with pytest.raises(UserError, match=r"holds no picture \(left out .*: 1 \.mov \(clip\.mov\)\)"):
+        PhotoFolder.look_into(tmp_path / "folder.jpg")
+    with pytest.raises(UserError, match="cannot be read"):
+        PhotoFolder.look_into(tmp_path / "gone")

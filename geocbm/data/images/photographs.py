@@ -15,11 +15,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from geocbm.data.images.heif import AVIF_BRANDS, brands, is_heif, open_heif
+from geocbm.data.images import containers
+from geocbm.data.images.containers import AVIF_BRANDS, RAW_ENDINGS, brands
 from geocbm.data.images.metadata import Sphere, described_sphere, own_position
 from geocbm.data.images.pictures import to_rgb
-from geocbm.data.images.raw import ENDINGS as RAW_ENDINGS
-from geocbm.data.images.raw import check_whole, copy_metadata, develop, is_preview, is_raw
 from geocbm.errors import MissingInputError, UserError
 
 if TYPE_CHECKING:
@@ -126,9 +125,9 @@ def _read(stream: IO[bytes], size: int, name: str, least_side: int) -> Photograp
         with _no_pixel_limit():
             image = _open(stream, head, name)
         if image is None:
-            image = develop(stream, name, MOST_WHOLE_PIXELS)
+            image = containers.develop(stream, name, MOST_WHOLE_PIXELS)
             with _no_pixel_limit():
-                copy_metadata(stream, image)
+                containers.copy_metadata(stream, image)
         with image:
             return _convert(image, head, name, least_side)
     except UserError:
@@ -150,11 +149,11 @@ def _open(stream: IO[bytes], head: bytes, name: str) -> Any:
     """Open a file with the reader that its content asks for; None for a raw file, which is known to be whole."""
     from PIL import Image as pillow
 
-    if is_raw(stream, head):
-        check_whole(stream, name)
+    if containers.is_raw(stream, head):
+        containers.check_whole(stream, name)
         return None
-    if is_heif(head):
-        return open_heif(stream, name)
+    if containers.is_heif(head):
+        return containers.open_heif(stream, name)
     if head[8:12] not in AVIF_BRANDS and brands(head) & AVIF_BRANDS:
         stream = BytesIO(head[:8] + b"avif" + stream.read()[12:])  # Pillow goes by the major brand
     pillow.preinit()
@@ -229,10 +228,10 @@ def _frame_notes(image: Any) -> list[str]:
         return ["it holds several pictures; the main one was used"]
     if image.format != "TIFF":
         return ["it is animated; the first frame was used"]
-    if is_preview(image.tag_v2):
+    if containers.is_preview(image.tag_v2):
         for page in range(1, min(frames, _MOST_PAGES)):
             image.seek(page)
-            if not is_preview(image.tag_v2):
+            if not containers.is_preview(image.tag_v2):
                 return [f"its first page is a preview; page {page + 1} was used"]
         image.seek(first)
     return ["it has several pages; the first was used"]

@@ -13,7 +13,6 @@ from camera_files import HEIC, HEIC_TEN_BITS, dng
 from PIL import Image, TiffImagePlugin
 
 from geocbm.data.images import photographs
-from geocbm.data.images.folders import look_into
 from geocbm.data.images.metadata import own_position
 from geocbm.data.images.photographs import printable, read_photograph
 from geocbm.errors import MissingInputError, UserError
@@ -166,30 +165,6 @@ def test_paths_that_are_no_files(tmp_path):
     assert printable("tab\there") == "tab?here"
 
 
-def test_a_folder_gives_its_photographs_by_name_and_names_the_rest(tmp_path):
-    taken = ["a.png", "b.JPG", "c.heic", "d.HIF", "e.ppm", "f.NEF", "g.dng", "h.j2k"]
-    for name in (*taken, "notes.txt", ".hidden", "clip.mov", "b.xmp", "z.MOV", "._b.JPG", "README"):
-        (tmp_path / name).write_bytes(written())
-    (tmp_path / "folder.jpg").mkdir()
-    found = look_into(tmp_path)
-    assert [file.name for file in found.photographs] == taken
-    assert sorted(found.left_out) == sorted(
-        ["notes.txt", ".hidden", "clip.mov", "b.xmp", "z.MOV", "._b.JPG", "README", "folder.jpg/"]
-    )
-    assert found.counts() == {".mov": 2, ".txt": 1, "folder": 1, "hidden": 2, "sidecar": 1, "without suffix": 1}
-    assert "2 .mov (clip.mov, z.MOV)" in found.remark() and "1 folder (folder.jpg/)" in found.remark()
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "plain" / "a.png").touch()
-    assert look_into(tmp_path / "plain").remark() == ""
-    with pytest.raises(UserError, match=r"holds no picture, and .* name a folder with files such as \.jpg"):
-        look_into(tmp_path / "folder.jpg")
-    (tmp_path / "folder.jpg" / "clip.mov").touch()
-    with pytest.raises(UserError, match=r"holds no picture \(left out .*: 1 \.mov \(clip\.mov\)\)"):
-        look_into(tmp_path / "folder.jpg")
-    with pytest.raises(UserError, match="cannot be read"):
-        look_into(tmp_path / "gone")
-
-
 def test_a_pipe_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(UserError, match="is no file"):
@@ -272,7 +247,7 @@ def gps_directory(at: int = 8) -> bytes:
 @pytest.mark.parametrize("kind", ["CR3", "RAF", "RW2", "ORF", "DNG"])
 def test_positions_of_raw_files_that_are_no_tiff(kind):
     """Only where the position stands differs between makers; LibRaw reads the pixels of all."""
-    from geocbm.data.images.raw import copy_metadata
+    from geocbm.data.images.containers import copy_metadata
 
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,6 +1,7 @@
-"""Raw files of cameras (DNG, NEF, CR2, CR3, ARW, ORF, RW2, RAF, PEF ...): told by their content, developed by LibRaw.
+"""Files that Pillow does not read: raw files of cameras, developed by LibRaw, and HEIC of phones, opened by libheif.
 
-Most of them look like TIFF to other readers, whose first page is a small preview: that preview is never the answer.
+Both are told by their content. Most raw files (DNG, NEF, CR2, ARW ...) look like TIFF to other readers, whose first
+page is a small preview: that preview is never the answer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import IO, Any
 
 from geocbm.errors import UserError
 
-ENDINGS = (
+RAW_ENDINGS = (
     *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raw", ".raf", ".pef"),
     *(".srw", ".3fr", ".fff", ".iiq", ".rwl", ".x3f", ".mrw", ".mef", ".mos", ".erf", ".kdc", ".dcr", ".gpr"),
 )
@@ -27,6 +28,10 @@ _STRIPS, _TILES = (273, 279), (324, 325)  # where they begin, and how many bytes
 _CFA, _LINEAR_RAW = 32803, 34892
 _MOST_DIRECTORIES, _MOST_HEADER, _GPS = 64, 1 << 20, 0x8825
 _EXPORT = "export it as JPEG"
+AVIF_BRANDS = frozenset((b"avif", b"avis"))  # of files that Pillow reads
+_HEIF_BRANDS = frozenset(
+    (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf")
+)
 
 
 def is_raw(stream: IO[bytes], head: bytes) -> bool:
@@ -178,3 +183,60 @@ def _directory_at(stream: IO[bytes], header: bytes, place: int) -> Any:
 
 def _tuple(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
+
+
+def brands(head: bytes) -> set[bytes]:
+    """Major and compatible brands of a file in ISO's base format (ISO/IEC 14496-12, section 4.3); none for others."""
+    if head[4:8] != b"ftyp":
+        return set()
+    listed = head[16 : int.from_bytes(head[:4], "big")]
+    return {head[8:12], *(listed[start : start + 4] for start in range(0, len(listed), 4))}
+
+
+def is_heif(head: bytes) -> bool:
+    """Whether a file is HEIF without being AVIF; brands such as `mif1` say neither, the compatible ones do."""
+    found = brands(head)
+    return not found & AVIF_BRANDS and bool(found & _HEIF_BRANDS)
+
+
+def open_heif(stream: IO[bytes], name: str) -> Any:
+    """Open a HEIF file as a picture of Pillow; libheif applies the turns that the container asks for."""
+    from pi_heif import HeifImageFile
+
+    content = stream.read()
+    stream.seek(0)
+    try:
+        if _names_are_text(content):
+            return HeifImageFile(stream)
+    except SyntaxError:  # what Pillow's readers raise when a file is not theirs
+        pass
+    raise UserError(f"{name} is a HEIF picture that cannot be read, or it is damaged; save it as JPEG")
+
+
+def _names_are_text(content: bytes) -> bool:
+    """Whether types and names of items are UTF-8, as ISO/IEC 14496-12 wants it; pi_heif 1.4 crashes on others."""
+    meta = _box(content, b"meta")
+    at = meta.find(b"infe")
+    while at >= 4:
+        length = int.from_bytes(meta[at - 4 : at], "big")
+        try:
+            meta[at + 12 : at - 4 + length].decode()  # behind version, flags, number and protection
+        except UnicodeDecodeError:
+            return False
+        at = meta.find(b"infe", at + 4)
+    return True
+
+
+def _box(content: bytes, kind: bytes) -> bytes:
+    """The first box of a kind among those that are not inside of others; empty where there is none."""
+    at = 0
+    while at + 8 <= len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        if content[at + 4 : at + 8] == kind:
+            return content[at : at + length] if length else content[at:]
+        if length == 1:
+            length = int.from_bytes(content[at + 8 : at + 16], "big")
+        if length < 8:
+            return b""
+        at += length
+    return b""
