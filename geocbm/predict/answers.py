@@ -51,56 +51,38 @@ class Region:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of one picture.
+    """What the model says of one picture; names come with probabilities, the most probable first.
 
-    Attributes:
-        lat, lng: predicted coordinates, degrees.
-        cells, concepts, parents, countries: the most probable ones, best first, with their probabilities; those of
-            countries are sums over their cells, calibrated where that is possible.
-        attention: `(rows, columns)` mean attention of the heads on the picture as the model saw it (its views side by
-            side, see `views`); sums to one, or is zero where the head was trained without the picture
-            (`concept_only`).
-        place: what lies nearest to the coordinates; its country is spelled as the run's table spells it.
-        temperature: divisor of the logits behind the calibrated figures; None where the run has no calibration.
-        regions: conformal regions by rising coverage; none where the run has no calibration.
-        concept_maps: for the concepts named in `concepts`, where they are seen: `(rows, columns)`, not negative, sums
-            to one; none where the bottleneck does not look at patches.
-        notes: sentences on how the file was read and what the run lacks.
-        own_place: latitude and longitude that the file itself carries, degrees; never used for the answer.
-        own_place_km: how far the answer lies from them; None also where they are 0, 0.
-        unlike: how unlike the training pictures the photograph is; None where the run cannot tell.
-        country: the country that holds the coordinates, as the run's table spells it; empty in none.
-        countries_differ: why that is not the most probable country; empty where it is.
-        views: number of views that were answered as one; more than 1 for a panorama.
-        seen_share: part of the picture that lies in what the model saw.
+    `attention` is the heads' mean on the picture as the model saw it (its views side by side): `(rows, columns)` that
+    sum to one, or zero where the head was trained without the picture (`concept_only`). So are the `concept_maps` of
+    the named concepts, of which there is none where the bottleneck does not look at patches.
     """
 
-    lat: float
+    lat: float  # degrees
     lng: float
     cells: tuple[CellProbability, ...]
     concepts: tuple[tuple[str, float], ...]
     parents: tuple[tuple[str, float], ...]
     attention: np.ndarray
-    place: Place = NOWHERE
-    countries: tuple[tuple[str, float], ...] = ()
-    temperature: float | None = None
-    regions: tuple[Region, ...] = ()
+    place: Place = NOWHERE  # what lies nearest to the coordinates; its country as the run's table spells it
+    countries: tuple[tuple[str, float], ...] = ()  # sums over their cells, calibrated where that is possible
+    temperature: float | None = None  # divisor of the logits behind the calibrated figures, if the run has one
+    regions: tuple[Region, ...] = ()  # by rising coverage, if the run has a calibration
     concept_maps: tuple[tuple[str, np.ndarray], ...] = ()
-    notes: tuple[str, ...] = ()
-    own_place: tuple[float, float] | None = None
-    own_place_km: float | None = None
-    unlike: Novelty | None = None
-    country: str = ""
-    countries_differ: str = ""
-    views: int = 1
-    seen_share: float = 1.0
+    notes: tuple[str, ...] = ()  # sentences on how the file was read and what the run lacks
+    own_place: tuple[float, float] | None = None  # degrees that the file itself carries; never used for the answer
+    own_place_km: float | None = None  # how far the answer lies from them; None also where they are 0, 0
+    unlike: Novelty | None = None  # how unlike the training pictures it is; None where the run cannot tell
+    country: str = ""  # that holds the coordinates, as the run's table spells it; empty in none
+    countries_differ: str = ""  # why that is not the most probable country; empty where it is
+    views: int = 1  # that were answered as one; more than 1 for a panorama
+    seen_share: float = 1.0  # part of the picture that lies in what the model saw
 
     @property
     def promise_holds(self) -> bool | None:
-        """Whether the coverage of the regions is promised for this photograph.
+        """Whether the regions' coverage is promised for this photograph: one view, like the training pictures.
 
-        Not so of one that is unlike the training pictures, or of several views answered as one; None where there are
-        no regions, or nothing tells how unlike it is.
+        None where there are no regions, or nothing tells how unlike it is.
         """
         if not self.regions:
             return None
@@ -176,9 +158,8 @@ def answer_text(name: str, answer: Answer) -> str:
 def why_countries_differ(country: str, shares: Mapping[str, float], cell_country: str) -> str:
     """The sentence that says why the point does not lie in the likeliest country; empty where it does.
 
-    Point and likeliest country come from one distribution over cells and need not agree: the likeliest single cell may
-    lie in a country whose cells together have less than another's, and a point that keeps the expected error small
-    lies between the likely places.
+    Both come from one distribution over cells, `shares` by country, and need not agree: the likeliest single cell may
+    lie in another country, and a point that keeps the expected error small lies between the likely places.
     """
     likeliest = max(shares, key=lambda name: shares[name])
     if country == likeliest:

@@ -9,10 +9,10 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import UserError
@@ -33,14 +33,11 @@ _SECONDS_TO_BE_ENDED = 10
 
 
 def predict(request: PredictRequest, folder: Path) -> int:
-    """Answer for pictures; a picture that cannot be read gets one sentence, the others are still answered.
+    """Answer for pictures and give the exit status: 1 where a picture got no answer, which stops none of the others.
 
     What is answered is on disk at once, and the same command goes on after an interruption. Under
     `accelerate launch -m geocbm predict` each process answers a share of the photographs; the main one prints and
     writes for all.
-
-    Returns:
-        The exit status: 1 where a picture got no answer.
     """
     # Torch's own messages about processes that come and go say nothing that a sentence of ours does not.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -61,22 +58,15 @@ def predict(request: PredictRequest, folder: Path) -> int:
 
 
 class _Prediction:
-    """One call of the command in one process.
-
-    Attributes:
-        index: number of the process; None where there is one only.
-        failed: path and sentence of what could not be answered.
-        photos, keys: the photographs, and of each its key (`photo_key`).
-        kept: keys that were answered before.
-    """
+    """One call of the command in one process, of which `index` is the number; None where there is one only."""
 
     def __init__(self, request: PredictRequest, folder: Path, index: int | None) -> None:
         self.request, self.folder, self.index = request, folder, index
-        self.failed: list[tuple[str, str]] = []
+        self.failed: list[tuple[str, str]] = []  # path and sentence of what could not be answered
         self.folders: list[PhotoFolder] = []
         self.photos: list[Any] = []
-        self.keys: list[str | None] = []
-        self.kept: set[str] = set()
+        self.keys: list[str | None] = []  # of each photograph, see `photo_key`
+        self.kept: set[str] = set()  # keys that were answered before
         self.page: PhotoPage | None = None
 
     def run(self) -> int:
@@ -91,10 +81,12 @@ class _Prediction:
         if not self.photos:
             return 1
         warnings.filterwarnings("ignore", module="PIL")  # what matters in an odd file is said in a note
-        # Unpacked (by zlib, which leaves Python to others) while torch is imported: an answer names its place.
-        for read in (read_towns, read_rings):
-            Thread(target=read, daemon=True).start()
-        from geocbm.predict.model import GeoCBM
+        # Unpacked (by zlib, which leaves Python to others) while torch is imported: an answer names its place. The end
+        # of the block waits for both, so that neither list is read twice.
+        with ThreadPoolExecutor() as pool:
+            for read in (read_towns, read_rings):
+                pool.submit(read)
+            from geocbm.predict.model import GeoCBM
 
         model = GeoCBM.load(self.request.run)
         model.remarks = tuple(dict.fromkeys((*model.remarks, *self.request.remarks)))
@@ -174,13 +166,7 @@ class _Prediction:
 
     def _together(self, model: GeoCBM) -> None:
         """Answer for a share of the photographs; the main process puts together what all of them got."""
-        from geocbm.encoders.processes import (
-            all_gather_object,
-            broadcast_object,
-            on_main,
-            process_count,
-            process_index,
-        )
+        from geocbm.encoders import processes
 
         journal: Journal | None = None
         with ExitStack() as stack:
@@ -189,28 +175,28 @@ class _Prediction:
                 nonlocal journal
                 journal = self._open(model)
                 shown, rest = self._positions()
-                shares = [rest[number :: process_count()] for number in range(process_count())]
+                shares = [rest[number :: processes.process_count()] for number in range(processes.process_count())]
                 shares[0] = [*shown, *shares[0]]  # the page is made by this process
                 if journal is None:
                     made_by = {"run": self.request.run, "top": self.request.top, "model": ""}
                     base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="geocbm_"))) / "answers"
                 else:
                     made_by, base = journal.made_by, journal.path
-                places = [base.with_name(f"{base.name}{SHARE}{number}") for number in range(process_count())]
+                places = [base.with_name(f"{base.name}{SHARE}{number}") for number in range(processes.process_count())]
                 return self.keys, shares, places, made_by
 
-            self.keys, shares, places, made_by = broadcast_object(on_main(prepare))
-            share = Journal(places[process_index()], made_by)
+            self.keys, shares, places, made_by = processes.broadcast_object(processes.on_main(prepare))
+            share = Journal(places[processes.process_index()], made_by)
             try:
-                for key, entry, text in self._answers(model, shares[process_index()]):
+                for key, entry, text in self._answers(model, shares[processes.process_index()]):
                     share.add(key, entry | {_TEXT: text})
             finally:
                 share.close()
-            self.failed = [failure for failures in all_gather_object(self.failed) for failure in failures]
+            self.failed = [failure for failures in processes.all_gather_object(self.failed) for failure in failures]
             if not self.index:
                 self._put_together(journal, shares, [Journal(place, made_by) for place in places])
                 self._finish(journal)
-            all_gather_object(None)  # a process that died is reported, as a barrier would not
+            processes.all_gather_object(None)  # a process that died is reported, as a barrier would not
 
     def _put_together(self, journal: Journal | None, positions: list[list[int]], shares: list[Journal]) -> None:
         """Print the answers of all processes in the order of the photographs, and take them into the journal."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from geocbm import __version__
 from geocbm.data.concepts import ConceptVocabulary
-from geocbm.errors import MismatchError, UserError
+from geocbm.errors import UserError
 from geocbm.files import atomic_path, sha256_file
 from geocbm.geocells import Geocells
 from geocbm.geocells.distribution import CellDistribution, rank_scores
@@ -45,10 +45,8 @@ _SOURCES = (
 class Calibration:
     """Temperature and conformal thresholds of a run, fitted on its validation photographs.
 
-    The regions are those of `uncertainty.conformal` with chance left out: the scores of the validation photographs and
-    those of a new one count the whole probability of a cell, not a random share of it. The same photograph then always
-    gets the same region, and the coverage is at least the one that was asked for.
-
+    The regions are those of `uncertainty.conformal` with chance left out: scores count the whole probability of a cell,
+    not a random share of it, so that a photograph always gets the same region, of at least the coverage asked for.
     """
 
     temperature: float  # divisor of the logits
@@ -159,11 +157,7 @@ def context_key(folder: Path) -> str:
 
 
 def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> AnswerContext:
-    """Work out the context of a run whose Stage 2 is now `head`.
-
-    Raises:
-        UserError: a file that an answer cannot do without is missing or belongs to another run.
-    """
+    """Work out the context of a run whose Stage 2 is now `head`."""
     from geocbm.evaluation.concept_floor import read_floor
     from geocbm.evaluation.novelty import read_novelty
     from geocbm.run import predictions
@@ -195,11 +189,8 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
 
 
 def fit_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None) -> tuple[Calibration | None, str]:
-    """Fit temperature and thresholds to the logits that `head` gave of the validation split.
-
-    Returns:
-        The calibration and an empty text, or None and the sentence that says why there is none.
-    """
+    """Fit temperature and thresholds to the logits that `head` gave of the validation split, or say why not."""
+    from geocbm.encoders.loading import hash_weights
     from geocbm.evaluation.uncertainty.assessment import read_cell_scores
     from geocbm.evaluation.uncertainty.cell_area import cell_areas
     from geocbm.evaluation.uncertainty.conformal import COVERAGES, conformal_quantile
@@ -208,8 +199,10 @@ def fit_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None)
     lacks = "there are no conformal regions and the probabilities are not calibrated: "
     try:
         logits = read_cell_scores(files)["val"]
-        if head is not None:
-            _check_head(files, head)
+        with np.load(files.need("cell_scores.npz"), allow_pickle=False) as stored:
+            noted = str(stored["head_digest"]) if "head_digest" in stored else None  # not so in older files
+        if head is not None and noted not in (None, hash_weights(head.state_dict().items())):
+            raise files.mismatch("cell_scores.npz", "was made by another Stage 2 than stage2.safetensors holds")
     except UserError as problem:
         return None, lacks + str(problem)
     if not len(logits):
@@ -224,19 +217,6 @@ def fit_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None)
     areas = cell_areas(files.cells, files.lat[train], files.lng[train], files.country[train])
     thresholds = {coverage: conformal_quantile(scores, coverage) for coverage in COVERAGES}
     return Calibration(belief.temperature, thresholds, areas, len(belief)), ""
-
-
-def _check_head(files: Run, head: Stage2CrossAttentionGeoHead) -> None:
-    """Refuse logits that another Stage 2 gave; files of before heads were noted are taken as they are."""
-    from geocbm.encoders.loading import hash_weights
-
-    with np.load(files.need("cell_scores.npz"), allow_pickle=False) as stored:
-        noted = str(stored["head_digest"]) if "head_digest" in stored else None
-    if noted is not None and noted != hash_weights(head.state_dict().items()):
-        raise MismatchError(
-            f"cell_scores.npz of run {files.name!r} was made by another Stage 2 than stage2.safetensors holds; make it "
-            f"again with: {files.remedy('cell_scores.npz')}"
-        )
 
 
 def _baseline(files: Run, head: Stage2CrossAttentionGeoHead) -> np.ndarray | None:

@@ -10,8 +10,8 @@ from typing import IO, Any
 from geocbm.errors import ParameterError, UserError
 from geocbm.files import atomic_path, hold_lock, write_json
 
-KEY, MADE_BY = "key", ("model", "top")
-"""Entries of a line: which photograph it answers, and what answered it."""
+KEY = "key"
+"""Entry of a line that says which photograph it answers."""
 LINES = ".jsonl"
 """Suffix of a file that holds one answer a line; it is its own journal."""
 SHARE = ".process"
@@ -30,7 +30,7 @@ class Journal:
     A last line that was cut off is removed; lines of another model are refused.
 
     Args:
-        made_by: what answers now, written into each line: an entry for each of `MADE_BY`, and the name of the run.
+        made_by: what answers now, written into each line: `model`, `top` and the name of the `run`.
 
     Raises:
         ParameterError: the file holds something else, or answers of another model.
@@ -54,27 +54,27 @@ class Journal:
         end = 0
         with self.path.open("rb") as stream:
             for number, line in enumerate(stream, 1):
-                entry, is_json = _parsed(line)
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    entry = None
                 is_answer = isinstance(entry, dict) and isinstance(entry.get(KEY), str)
-                if not line.endswith(b"\n") and (is_answer or (line.startswith(b'{"') and not is_json)):
+                if not line.endswith(b"\n") and (is_answer or (line.startswith(b'{"') and entry is None)):
                     break  # cut off while it was written
                 if not is_answer:
                     raise ParameterError(f"line {number} of {self.path} is no answer of geocbm; give another file")
-                self._check(entry)
+                for name, what in (("model", "another model"), ("top", f"--top {entry.get('top')}")):
+                    if entry.get(name) != self.made_by[name]:
+                        raise ParameterError(
+                            f"{self.path} holds answers of {what} (run {entry.get('run')!r}); give another file, or "
+                            "remove it"
+                        )
                 self._starts[entry[KEY]] = end
                 self._key_of[str(entry.get("path"))] = entry[KEY]
                 end += len(line)
         if end < self.path.stat().st_size:
             with self.path.open("r+b") as stream:
                 stream.truncate(end)
-
-    def _check(self, entry: dict[str, Any]) -> None:
-        for name in MADE_BY:
-            if entry.get(name) != self.made_by[name]:
-                what = {"model": "another model", "top": f"--top {entry.get('top')}"}[name]
-                raise ParameterError(
-                    f"{self.path} holds answers of {what} (run {entry.get('run')!r}); give another file, or remove it"
-                )
 
     def forget_changed(self, keys: Mapping[str, str | None]) -> None:
         """Remove answers for photographs that have changed since."""
@@ -88,17 +88,16 @@ class Journal:
         self._read()
 
     def add(self, key: str, entry: Mapping[str, Any]) -> None:
-        """Append an answer and hand it to the operating system at once.
-
-        Raises:
-            AnswerFileError: it cannot be written.
-        """
+        """Append an answer and hand it to the operating system at once; `AnswerFileError` if it cannot be written."""
         content = {**entry, KEY: key, **self.made_by}
         line = (json.dumps(content, ensure_ascii=False, sort_keys=True) + "\n").encode("utf-8", "replace")
         try:
             if self._stream is None:
                 self._stream = self.path.open("ab")
-                self._lock(self._stream)
+                if not hold_lock(self._stream):
+                    raise AnswerFileError(
+                        f"{self.path} is being written by another geocbm predict; wait for it, or give another file"
+                    )
             start = self._stream.tell()
             self._stream.write(line)
             self._stream.flush()
@@ -111,13 +110,6 @@ class Journal:
             ) from None
         self._starts[key] = start
         self._key_of[str(entry.get("path"))] = key
-
-    def _lock(self, stream: IO[bytes]) -> None:
-        """Keep other commands from writing into the file as long as it is open here."""
-        if not hold_lock(stream):
-            raise AnswerFileError(
-                f"{self.path} is being written by another geocbm predict; wait for it, or give another file"
-            )
 
     def absorb_shares(self) -> None:
         """Take over the answers that the processes of an interrupted launch left beside this file."""
@@ -148,14 +140,6 @@ class Journal:
         """Close and remove the file."""
         self.close()
         self.path.unlink(missing_ok=True)
-
-
-def _parsed(line: bytes) -> tuple[Any, bool]:
-    """The content of a line, and whether it is JSON at all."""
-    try:
-        return json.loads(line), True
-    except ValueError:
-        return None, False
 
 
 def journal_place(to_json: Path | None, to_parquet: Path | None) -> Path | None:
@@ -197,11 +181,7 @@ def _write_list(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _write_parquet(path: Path, journal: Journal, keys: Sequence[str]) -> None:
-    """Write a row for each answer, in bounded memory.
-
-    Lists of name and probability become lists of structures with these two fields, maps of concepts lists of
-    structures with `name` and `map`.
-    """
+    """Write a row for each answer, in bounded memory; pairs become structures of `name` with `probability` or `map`."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 

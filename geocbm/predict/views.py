@@ -81,10 +81,8 @@ class Preparation:
 def pool_views(counts: Sequence[int], output: GeoCBMOutput) -> GeoCBMOutput:
     """Make one row of each of `B` pictures out of the rows of its views, `V` in all.
 
-    Returns:
-        `B` rows: cell log probabilities, shares of concepts and features averaged. An offset that the head gives for
-        its most probable cell only is that of the view that is surest of the pooled best cell. Patch tokens and maps
-        of concepts stay as they are, view by view.
+    Cell log probabilities, shares of concepts and features are averaged; patch tokens and maps of concepts stay view by
+    view. An offset that the head gives for its most probable cell only is that of the view surest of the pooled best.
     """
     if all(count == 1 for count in counts):
         return output
@@ -136,13 +134,9 @@ def joined(pictures: Sequence[Image], upright: bool) -> Image:
 def joined_maps(
     maps: np.ndarray, grid: tuple[int, int], upright: bool, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """Maps of the views as one map over `joined` pictures.
+    """Maps `(V, P)` of the views, `grid` rows by columns each, as one map over `joined` pictures.
 
-    `maps`: `(V, P)`; `grid`: rows and columns of `P`; `weights`: `(V,)` part of each view; by default all have the
-    same.
-
-    Returns:
-        `(rows, V * columns)`, or `(V * rows, columns)`; its sum is the mean of the sums of the maps by the weights.
+    Its sum is the mean of their sums, weighted by `(V,)`, by default evenly.
     """
     share = np.full(len(maps), 1 / len(maps)) if weights is None else weights / max(float(weights.sum()), 1e-30)
     return np.concatenate(

@@ -44,13 +44,16 @@ class RunFiles:
             MismatchError: it, or what it was made from, was made from something else; the same.
         """
         path = self.in_use(name)
+        self._exists(path, name)
+        if parts := lineage.parts_of(name):
+            self._check(path, parts)
+        return path
+
+    def _exists(self, path: Path, name: str) -> None:
         if not path.exists():
             raise MissingInputError(
                 f"{path.name} of run {self.name!r} does not exist yet; make it with: {self.remedy(name)}"
             )
-        if parts := lineage.parts_of(name):
-            self._check(path, parts)
-        return path
 
     def belongs(self, name: str) -> bool:
         """Whether a file exists and was made from the run as it is now."""
@@ -72,26 +75,19 @@ class RunFiles:
         return run_command(self.path(name), notebook)
 
     def made_from(self, name: str, *more: str) -> lineage.Record:
-        """What a file that is about to be written is made from; everything it is made from must fit together.
-
-        `more`: stems of further checkpoints that it is made from.
-        """
+        """What a file that is about to be written is made from, `more` checkpoints too; all of it must fit together."""
         return {part: self.digest(part) for part in dict.fromkeys((*lineage.parts_of(name), *more))}
 
     def digest(self, part: str) -> str:
         """Digest of a part of the run, see `files.lineage`; a part that is a file must itself belong to the run."""
-        if part == "table":
-            return self._table_digest
-        if part == "splits":
-            return self._splits_digest
+        if part in ("table", "splits"):
+            return self._table_digest if part == "table" else self._splits_digest
         if part == "names":
             return lineage.names_digest(self.concepts.metas, self.concepts.parents, self.concepts.meta_to_parent)
         if part == "cells":
             self.need("geocells.npz")
             return self.cells.digest
-        return self._file_digest(self.need(f"{part}.safetensors"))
-
-    def _file_digest(self, path: Path) -> str:
+        path = self.need(f"{part}.safetensors")
         status = path.stat()
         mark = (str(path), status.st_size, status.st_mtime_ns)
         if mark not in self._digests:
@@ -101,10 +97,7 @@ class RunFiles:
     def _check(self, path: Path, parts: tuple[str, ...]) -> None:
         """Hold the record of a file against the run, what it was made from first."""
         holder = path.with_suffix(".json") if lineage.is_checkpoint(path.name) else path
-        if not holder.exists():
-            raise MissingInputError(
-                f"{holder.name} of run {self.name!r} does not exist yet; make it with: {self.remedy(path.name)}"
-            )
+        self._exists(holder, path.name)
         now = {part: self.digest(part) for part in parts}
         record = lineage.read_record(holder)
         if record is None and lineage.is_readable(holder):
@@ -121,30 +114,27 @@ class RunFiles:
             if record.get(part) != digest:
                 raise self._other(path, part)
 
+    def mismatch(self, name: str, what: str) -> MismatchError:
+        """What to raise of a file of this run that `what` is wrong with: says how to make it again."""
+        return MismatchError(f"{name} of run {self.name!r} {what}; make it again with: {self.remedy(name)}")
+
     def _other(self, path: Path, part: str) -> MismatchError:
-        return MismatchError(
-            f"{path.name} of run {self.name!r} was made from {lineage.spoken(part)} than the run has now; make it "
-            f"again with: {self.remedy(path.name)}"
-        )
+        return self.mismatch(path.name, f"was made from {lineage.spoken(part)} than the run has now")
 
     def _check_age(self, path: Path) -> None:
         """Refuse a file of before there were records where what it is made from has one, and so is newer."""
         for part in lineage.parts_of(path.name):
             source = self.in_use(f"{part}.json" if lineage.is_checkpoint(part) else lineage.FILES.get(part, part))
             if part not in lineage.CHECKED_BY_CONTENT and lineage.read_record(source) is not None:
-                raise MismatchError(
-                    f"{path.name} of run {self.name!r} is older than the {source.with_suffix('.safetensors').name} "
-                    f"that the run has now; make it again with: {self.remedy(path.name)}"
-                )
+                newer = source.with_suffix(".safetensors").name
+                raise self.mismatch(path.name, f"is older than the {newer} that the run has now")
 
     def _check_labels(self, path: Path, holder: Path, old: bool) -> None:
         """Hold the labels of a checkpoint against the run; of one without a record also the digests of that time."""
         try:
             labels = dict(read_json(holder)["labels"])
         except (ValueError, KeyError, TypeError):
-            raise MismatchError(
-                f"{holder.name} of run {self.name!r} is damaged; make it again with: {self.remedy(path.name)}"
-            ) from None
+            raise self.mismatch(holder.name, "is damaged") from None
         expected: dict[str, tuple[str, Any]] = {
             "metas": ("names", list(self.concepts.metas)),
             "parents": ("names", list(self.concepts.parents)),
@@ -226,17 +216,12 @@ class RunFiles:
         cells = Geocells.load(self.need("geocells.npz"))
         train = self.rows["train"]
         if len(cells.sample_to_cell) != len(train):
-            raise MismatchError(
-                f"geocells.npz of run {self.name!r} was made from {len(cells.sample_to_cell)} training rows, the table "
-                f"has {len(train)}; make it again with: {self.remedy('geocells.npz')}"
-            )
+            found = f"{len(cells.sample_to_cell)} training rows, the table has {len(train)}"
+            raise self.mismatch("geocells.npz", f"was made from {found}")
         now = cells.assign(self.lat[train], self.lng[train], self.country[train])
         if not np.array_equal(now, cells.sample_to_cell):
-            raise MismatchError(
-                f"geocells.npz of run {self.name!r} was made from other training rows: "
-                f"{int((now != cells.sample_to_cell).sum())} of {len(train)} lie in another cell now; make it again "
-                f"with: {self.remedy('geocells.npz')}"
-            )
+            moved = f"{int((now != cells.sample_to_cell).sum())} of {len(train)} lie in another cell now"
+            raise self.mismatch("geocells.npz", f"was made from other training rows: {moved}")
         return cells
 
     def labels(self, name: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from geocbm.errors import MismatchError
 from geocbm.files import lineage, read_json, write_json
 from geocbm.geocells.distribution import in_half_precision
 from geocbm.geodesy import haversine_km, latlng_to_cartesian
@@ -36,10 +35,7 @@ def concept_probabilities(model: Stage1ConceptModel, features: FeatureStore) -> 
 
 
 def save_concept_scores(path: str | Path, predicted: Arrays, made_from: Mapping[str, str] | None = None) -> None:
-    """Write `concept_probabilities` to `concept_scores.npz`, for pages that do not load the model.
-
-    By `made_from` (of `Run.made_from`) a run knows that they are its own.
-    """
+    """Write `concept_probabilities` to `concept_scores.npz`; by `made_from` a run knows that they are its own."""
     content = {name: predicted[name].astype(np.float32) for name in ("meta", "parent")}
     if made_from is not None:
         content[lineage.KEY] = np.asarray(lineage.as_text(made_from))
@@ -101,11 +97,9 @@ def save_cell_scores(
     concepts: dict[str, torch.Tensor],
     features: FeatureStore,
 ) -> None:
-    """Write the logits of all cells for the validation and the test split, for pages that ask how sure the model is.
+    """Write the logits of all cells for validation and test, which `uncertainty.read_cell_scores` reads.
 
-    `geocbm.evaluation.uncertainty.read_cell_scores` reads the file.
-
-    `concepts`: of `stages.predict_concepts`.
+    `concepts` are those of `stages.predict_concepts`.
     """
     from geocbm.models.stage2_inference import concept_input, undecoded
 
@@ -144,7 +138,7 @@ def make_decoder(
 ) -> Decoder:
     """Fit temperature and bandwidth of a head on the validation split and choose its point (`config.answer_point`).
 
-    `concepts`: of `stages.predict_concepts`; `refiner`: training pictures that move the answer, if the head uses them.
+    `concepts` are those of `stages.predict_concepts`; a `refiner` moves the answer, if the head uses one.
     """
     from geocbm.models.decoder import fit_decoder
     from geocbm.models.stage2_inference import concept_input, undecoded
@@ -189,10 +183,7 @@ def load_decoder(files: Run, head: Stage2CrossAttentionGeoHead, name: str = "sta
         return None
     choice, temperature, bandwidth_km, digest = _read(files, file)
     if digest != _digest(head):
-        raise MismatchError(
-            f"{file} of run {files.name!r} was chosen for another head than {name}.safetensors holds; make it again "
-            f"with: {files.remedy(file)}"
-        )
+        raise files.mismatch(file, f"was chosen for another head than {name}.safetensors holds")
     return Decoder(choice, temperature, bandwidth_km, answer_places(files))
 
 
@@ -216,9 +207,7 @@ def _read(files: Run, file: str) -> tuple[PointChoice, float, float, str]:
         choice = PointChoice.read(content["choice"])
         return choice, float(content["temperature"]), float(content["bandwidth_km"]), content["labels"]["head_digest"]
     except (KeyError, TypeError, ValueError) as error:
-        raise MismatchError(
-            f"{file} of run {files.name!r} is not whole ({error}); make it again with: {files.remedy(file)}"
-        ) from error
+        raise files.mismatch(file, f"is not whole ({error})") from error
 
 
 def _digest(head: Stage2CrossAttentionGeoHead) -> str:

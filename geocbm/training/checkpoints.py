@@ -29,13 +29,9 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training run did.
+    """What a training run did."""
 
-    The history has one row per epoch: `epoch`, `train_<term>`, `val_<term>`, `lr`, `lr_<group>` of each named group of
-    parameters, `seconds`.
-    """
-
-    history: pd.DataFrame
+    history: pd.DataFrame  # a row per epoch: `epoch`, `train_<term>`, `val_<term>`, `lr`, `lr_<group>`, `seconds`
     best_epoch: int  # from 1, whose weights were kept; 0 without training
     best_metric: float  # the monitored value at that epoch
     monitor: str
@@ -59,21 +55,16 @@ class TrainingState:
 class Checkpoint:
     """Where a training writes what it comes to, and what its JSON says beside that.
 
-    Attributes:
-        path: `*.safetensors`; a JSON of the same name and `history_<name>.parquet` are written beside it.
-        metadata: entries of the JSON, `config` among them.
-        labels: names of the classes and digests of what the training reads, the JSON's entry `labels`.
-        resume: keep the state beside `path` after each epoch, and go on from one that an interrupted training of the
-            same settings, rows, data and program left there. The result is that of a training without interruption:
-            to the last bit on a CPU.
-        reuse: take over `path` where the very same training has ended before, instead of training again. For callers
-            whose metadata and loaders' `digest` hold all that the result depends on; a training whose program is not
-            on the disk (a notebook's own loss) or was edited since this process began is never taken over.
+    With `resume` the state is kept beside `path` after each epoch, and a training goes on from one that an interrupted
+    training of the same settings, rows, data and program left there: on a CPU its result is that of a training without
+    interruption, to the last bit. With `reuse` the end of the very same training at `path` is taken over instead of
+    training again, but never where its program is not on the disk (a notebook's own loss) or was edited meanwhile;
+    metadata and the loaders' `digest` must then hold all that the result depends on.
     """
 
-    path: str | Path
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    labels: Mapping[str, Any] | None = None
+    path: str | Path  # `*.safetensors`; beside it go a JSON of the same name and `history_<name>.parquet`
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # entries of the JSON, `config` among them
+    labels: Mapping[str, Any] | None = None  # names of the classes and digests of what the training reads
     resume: bool = True
     reuse: bool = False
 
@@ -119,18 +110,13 @@ def save_checkpoint(
     """Write what was trained as safetensors, its JSON and its history, each of them whole or not at all.
 
     Trainable parameters and persistent buffers are written; frozen weights come from elsewhere, as do the buffers of
-    the submodules whose prefixes the model's attribute `frozen_parts` lists.
-
-    By `identity` the training is recognised; None where that is not fully known.
+    the submodules whose prefixes the model's attribute `frozen_parts` lists. By `identity` the training is recognised.
     """
     path = Path(checkpoint.path)
-    trainable = {name for name, value in model.named_parameters() if value.requires_grad}
-    frozen = {name for name, _ in model.named_parameters()} - trainable
+    trains = {name: value.requires_grad for name, value in model.named_parameters()}
     elsewhere = tuple(getattr(model, "frozen_parts", ()))
     kept = {
-        name: value
-        for name, value in model.state_dict().items()
-        if name in trainable or (name not in frozen and not name.startswith(elsewhere))
+        name: value for name, value in model.state_dict().items() if trains.get(name, not name.startswith(elsewhere))
     }
     with atomic_path(_history_file(path)) as temporary:
         result.history.to_parquet(temporary, index=False)
@@ -147,17 +133,11 @@ def save_checkpoint(
 def load_checkpoint(
     path: str | Path, made_by: str | Callable[[], str], stage: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a checkpoint and check that its two files belong together.
-
-    `made_by`: command that writes it, for messages, or what finds that command out.
-
-    Returns:
-        Tensors by name, and the content of the JSON.
+    """Read the tensors of a checkpoint and its JSON; `made_by` is, or finds out, the command that writes it.
 
     Raises:
         MissingInputError: when a file is not there.
-        MismatchError: when the tensors are not the ones that the JSON describes, the JSON is damaged, or the stage is
-            another.
+        MismatchError: when the tensors are not those that the JSON describes, it is damaged or of another stage.
     """
     path = Path(path)
     described = path.with_suffix(".json")
@@ -185,11 +165,7 @@ def _command(made_by: str | Callable[[], str]) -> str:
 def read_config(
     kind: type[Config], metadata: Mapping[str, Any], path: str | Path, made_by: str | Callable[[], str]
 ) -> Config:
-    """Rebuild the stage's settings that a checkpoint was trained with; those it does not know take their defaults.
-
-    Raises:
-        MismatchError: when the JSON holds a setting that this version does not know, or an impossible one.
-    """
+    """Rebuild the settings that a checkpoint was trained with, defaults where it has none; else `MismatchError`."""
     try:
         return kind(**metadata["config"])
     except (KeyError, TypeError, ParameterError) as error:
@@ -199,11 +175,7 @@ def read_config(
 
 
 def restore(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Put checkpoint tensors into a model built from the same configuration.
-
-    Raises:
-        MismatchError: when names or shapes differ from the trainable part of the model.
-    """
+    """Put checkpoint tensors into a model of the same configuration; other names or shapes raise `MismatchError`."""
     expected = {name: value.shape for name, value in model.named_parameters() if value.requires_grad}
     state = model.state_dict()
     wrong = [name for name in expected if name not in tensors]
@@ -275,13 +247,8 @@ class ResumeFile:
         best_is_current = state.best_epoch == len(state.history)
         if not best_is_current:
             tensors |= {f"best.{name}": value for name, value in state.best_weights.items()}
-        plain: dict[str, dict[str, Any]] = {}
-        for index, entries in optimizer.state_dict()["state"].items():
-            for name, value in entries.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().contiguous()
-                else:
-                    plain.setdefault(str(index), {})[name] = value
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": each.cpu().contiguous() for name, each in moments.items()}
         content = {
             "identity": self.identity,
             "history": state.history,
@@ -290,7 +257,6 @@ class ResumeFile:
             "best_epoch": state.best_epoch,
             "best_metric": state.best_metric,
             "best_is_current": best_is_current,
-            "optimizer": plain,
         }
         with atomic_path(self.path) as temporary:
             save_file(_clone_shared(tensors), str(temporary), metadata={"state": json.dumps(content)})
@@ -308,27 +274,21 @@ class ResumeFile:
         return (content, None) if reason is None else (None, reason)
 
     def restore(self, content: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-        """Put weights and the optimiser's moments back, and give the state after the last complete epoch.
-
-        The optimiser keeps its own groups and learning rates; `content` is that of `read`.
-        """
-        current: dict[str, Tensor] = {}
-        best: dict[str, Tensor] = {}
-        moments: dict[int, dict[str, Any]] = {int(index): dict(each) for index, each in content["optimizer"].items()}
-        with safe_open(str(self.path), "pt") as stored:
-            for name in stored.keys():  # noqa: SIM118 - a file of safetensors is no mapping
-                part, _, rest = name.partition(".")
-                if part == "optimizer":
-                    index, _, entry = rest.partition(".")
-                    moments.setdefault(int(index), {})[entry] = stored.get_tensor(name)
-                else:
-                    (current if part == "model" else best)[rest] = stored.get_tensor(name)
-        model.load_state_dict(current, strict=False)
+        """Put weights and the optimiser's moments back, and give the state that `read` found as `content`."""
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        for name, value in load_file(self.path).items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            index, _, entry = name.partition(".")
+            moments.setdefault(int(index), {})[entry] = value
+        model.load_state_dict(parts["model"], strict=False)
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         return TrainingState(
             dict(content["initial"]),
             dict(content["best"]),
-            current if content["best_is_current"] else best,
+            parts["model" if content["best_is_current"] else "best"],
             list(content["history"]),
             content["best_epoch"],
             content["best_metric"],

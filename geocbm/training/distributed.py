@@ -44,11 +44,9 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_rows(value: Tensor) -> Tensor:
-    """Bring together the rows `(b, ...)` of all processes, in their order; `b` may differ between them and may be 0.
+    """Bring together the rows `(b, ...)` of all processes, in their order, as `(B, ...)`; `b` may differ and be 0.
 
-    Returns:
-        `(B, ...)`, the same in every process; the tensor itself in a single process. Differentiable where `value` is,
-        provided that every process computes the same scalar from the result.
+    Differentiable where `value` is, provided that every process computes the same scalar from the result.
     """
     if process_count() == 1:
         return value
@@ -84,11 +82,9 @@ def gather_batch(output: Output, batch: Batch) -> tuple[Output, Mapping[str, Any
     """Make of a share's output and batch those of the global batch, for its loss.
 
     In evaluation nothing is gathered: there a process has whole batches of its own (see `loop.evaluate`), which is
-    told by the absence of gradients.
-
-    `output`: what the model gave: a tensor, a dictionary, or a named tuple, whose attribute `per_row` names the fields
-    that have a row for each row of the batch and enter the loss. Without it all fields of that length count as such.
-    Other fields stay as they are, for they are equal in all processes (prototypes) or not used by the loss.
+    told by the absence of gradients. An output is a tensor, a dictionary, or a named tuple, whose attribute `per_row`
+    names the fields that have a row for each row of the batch and enter the loss; without it all fields of that length
+    do. Other fields stay as they are, for they are equal in all processes (prototypes) or not used by the loss.
     """
     if process_count() == 1 or not torch.is_grad_enabled():
         return output, batch
@@ -121,10 +117,7 @@ def own_share(rows: np.ndarray) -> np.ndarray:
 
 
 def shared(batch: Callable[[np.ndarray], Batch]) -> Callable[[np.ndarray], Batch]:
-    """Make of `read(rows)` a function that reads this process' share of the global rows it is asked for.
-
-    A borrowed share is marked with the entry `BORROWED`.
-    """
+    """Make of `read(rows)` a function that reads this process' share of them, with `BORROWED` if it has none."""
     index, count = process_index(), process_count()
     if count == 1:
         return batch
@@ -143,10 +136,7 @@ def own_batches(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def merge_batches(values: Sequence[Tensor], parts: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
-    """Bring together what the processes computed of their `own_batches`: per batch of `parts` a tensor, on the CPU.
-
-    They exchange them on `device`.
-    """
+    """Bring together on `device` what the processes computed of their `own_batches`: a CPU tensor per batch."""
     if process_count() == 1:
         return list(values)
     own = values if process_index() < len(parts) else [values[0][:0]]

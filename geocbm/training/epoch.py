@@ -29,11 +29,7 @@ _UNATTENDED = ("CI", "PYTEST_VERSION")
 
 
 def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """Group the trainable parameters for AdamW: weight decay on matrices only, a learning rate per prefix.
-
-    Returns:
-        Groups for an optimiser, none of them empty; `name` is the prefix without its dot, or "" for all the rest.
-    """
+    """Group the trainable parameters for AdamW: weight decay on matrices only, a learning rate per prefix (`name`)."""
     rates = settings.lr_by_prefix
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -49,10 +45,7 @@ def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[
 
 
 def learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Learning rates as the history names them: `lr`, and `lr_<name>` of each group with a name.
-
-    Where every group has a name, `lr` is the first one's.
-    """
+    """Learning rates as the history names them: `lr_<name>` of each group, `lr` of that without, or of the first."""
     rates = {"lr": next((group for group in groups if not group.get("name")), groups[0])["lr"]}
     return rates | {f"lr_{group['name']}": group["lr"] for group in groups if group.get("name")}
 
@@ -77,11 +70,7 @@ def forward_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def forward_batch(model: nn.Module, names: Iterable[str], batch: Batch) -> Any:
-    """Call a model, or what an accelerator made of it, with those entries of a batch that `names` its forward reads.
-
-    Raises:
-        ParameterError: when the batch has no such entry at all.
-    """
+    """Call a model, or what an accelerator made of it, with those entries of a batch that `names` its forward reads."""
     given = {name: batch[name] for name in names if name in batch}
     if not given:
         raise ParameterError(
@@ -119,10 +108,7 @@ class EpochTrainer:
         """Take the steps of an epoch, numbered from 1, and return the mean losses over its rows.
 
         Each epoch draws from the seed and its own number alone, so that a training that goes on after an interruption
-        draws what it would have drawn without.
-
-        Raises:
-            UserError: when a loss or gradient is not finite; names the rows. The optimiser has not used it.
+        draws what it would have drawn without. A loss or gradient that is not finite raises `UserError`, unused.
         """
         settings = self.settings
         order = np.random.default_rng([settings.seed, epoch]).permutation(self.train.rows)
@@ -146,11 +132,7 @@ class EpochTrainer:
         return {name: total / n_seen for name, total in sums.items()}
 
     def _step(self, parts: list[np.ndarray], contents: Any, epoch: int) -> dict[str, float]:
-        """Take one step of the optimiser on rows that go through the model part by part; returns losses times rows.
-
-        The loss of a part counts by its share of the rows, so that the gradient of a mean over rows is the one of the
-        whole step. A contrast within the batch sees the rows of its own part only.
-        """
+        """Take one step of the optimiser on rows that go through the model part by part; returns losses times rows."""
         self.optimizer.zero_grad()
         n_rows = sum(len(part) for part in parts)
         sums: dict[str, float] = {}
@@ -166,6 +148,7 @@ class EpochTrainer:
                 values = dict(zip(losses, stacked.tolist(), strict=True))
                 if not math.isfinite(values["loss"]):
                     raise _diverged("loss", epoch, rows, content, self.train.names)
+                # By its share of the rows, so that the gradient of a mean over rows is the one of the whole step.
                 self.accelerator.backward(losses["loss"] * (len(rows) / n_rows))
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value * len(rows)
@@ -206,18 +189,13 @@ def _diverged(what: str, epoch: int, rows: np.ndarray, content: Batch, row_names
 
 
 def is_watched() -> bool:
-    """Whether somebody sees a bar move: at a terminal, or in a notebook that JupyterLab opened.
-
-    A kernel of papermill or nbval looks like one of JupyterLab from within, but only a server that has a page for it
-    tells it the name of its session.
-    """
-    environment = os.environ
-    if any(environment.get(name) for name in _UNATTENDED):
+    """Whether somebody sees a bar move: at a terminal, or in a notebook that JupyterLab opened."""
+    if any(os.environ.get(name) for name in _UNATTENDED):
         return False
     interactive_python = sys.modules.get("IPython")
     shell = interactive_python.get_ipython() if interactive_python is not None else None
-    if getattr(shell, "kernel", None) is not None:
-        return bool(environment.get("JPY_SESSION_NAME"))
+    if getattr(shell, "kernel", None) is not None:  # the name of a session tells JupyterLab from papermill and nbval
+        return bool(os.environ.get("JPY_SESSION_NAME"))
     return sys.stderr is not None and sys.stderr.isatty()
 
 

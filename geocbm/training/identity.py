@@ -38,11 +38,7 @@ _PLAIN = (bool, int, float, str, bytes, tuple, list, dict, type(None), Tensor, n
 
 
 def code_files(model: nn.Module, loss: Callable[..., Any]) -> dict[Path, str]:
-    """Digest of each source file of the program that a training runs through.
-
-    It begins with the loop and the modules of the loss and of the model's classes, and follows their imports through
-    this package; a module without a file, such as a notebook, has none.
-    """
+    """Digest of each source file that loop, loss and the model's classes stand in, or import from this package."""
     files = [Path(file).resolve() for name in _own_modules(model, loss) if (file := _file_of(name))]
     return dict(sorted(source.module_digests(files).items()))
 
@@ -156,8 +152,8 @@ def training_identity(
 ) -> dict[str, Any]:
     """All that the result of a training depends on: settings as they are, everything large as a digest.
 
-    The model is that before its first step; a few rows of both loaders are looked at. Of the checkpoint's metadata
-    `config` counts as settings, the rest as labels. `machine` names kind of device and number of processes.
+    The model is that before its first step; a few rows of both loaders are looked at. `machine` names kind of device
+    and number of processes.
     """
     rows = np.concatenate([train.rows, val.rows])
     sample = train.read(rows[np.linspace(0, len(rows) - 1, min(len(rows), 32)).astype(int)])

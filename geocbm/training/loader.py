@@ -109,11 +109,8 @@ def digest_of(*values: Any) -> str:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch and choose its reproducible algorithms inside the block, and put both back afterwards.
-
-    Without the latter the gradient of an index (a prototype that many rows look up) is summed in another order each
-    time, on several threads or a GPU, and the same training ends in other last digits.
-    """
+    """Seed torch and choose its reproducible algorithms inside the block, and put both back afterwards."""
+    # Otherwise the gradient of an index is summed in another order each time, on several threads or a GPU.
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)

@@ -209,15 +209,9 @@ def tracked(
 ) -> Iterator[Tracking]:
     """Track a training inside the block; the trackers are closed however it ends.
 
-    A training that was interrupted goes on as the same run, each epoch in it once. One that ended and is only taken
-    over sends nothing that it has sent before.
-
-    `accelerator`: of Accelerate, made to log with the tracker that was given, or wandb; `mode`: of `tracking_mode`, or
-    "given"; `out`: the checkpoint: the folder's name is the run, the file's stem the stage; `identity`: all that the
-    training depends on; None where it is never continued; `has_ended`: whether this very training ended before.
-
-    Raises:
-        ParameterError: when there is no folder for the files of wandb.
+    A training that was interrupted goes on as the same run, each epoch in it once, unless it has no `identity`. One
+    that ended and is only taken over sends nothing that it has sent before. `mode` is that of `tracking_mode`, or
+    "given"; of the checkpoint `out` the folder's name is the run, the file's stem the stage.
     """
     if mode == "disabled":
         yield Tracking(accelerator)

@@ -120,7 +120,7 @@ def test_standard_input(predict, pictures, monkeypatch, capsys):
     pipe(monkeypatch, b"", terminal=True)
     assert predict("-") == 1
     assert "pipe one into geocbm predict -" in capsys.readouterr().err
-    monkeypatch.setattr("geocbm.data.images.photographs.MOST_BYTES", 10)
+    monkeypatch.setattr("geocbm.predict.inputs.MOST_BYTES", 10)
     pipe(monkeypatch, b"x" * 11)
     assert predict("-") == 1
     assert "give the name of the file" in capsys.readouterr().err
