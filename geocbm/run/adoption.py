@@ -10,16 +10,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from geocbm.encoders.features import FeatureStore
 from geocbm.encoders.processes import on_main
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, lineage, read_json
-from geocbm.run import Run
+from geocbm.models import loading
+from geocbm.run import Run, predictions
 from geocbm.run.encoding import EncoderConfig, encode_adapted, encode_vanilla, load_encoder, write_features
-
-if TYPE_CHECKING:
-    from geocbm.encoders.features import FeatureStore
+from geocbm.training.checkpoints import load_checkpoint
 
 
 def take_stage0(files: Run, checkpoint: str | Path) -> None:
@@ -34,8 +33,6 @@ def take_stage0(files: Run, checkpoint: str | Path) -> None:
         MissingInputError: the checkpoint or its JSON is not there.
         MismatchError: it was trained on another table, other splits, names or prototypes, or from another encoder.
     """
-    from geocbm.models import loading
-
     _drop(files, "stage0.*", "features.*")
     if not str(checkpoint):
         return
@@ -63,9 +60,6 @@ def take_stage1(files: Run, checkpoint: str | Path, features: FeatureStore) -> N
         MissingInputError: the checkpoint or its JSON is not there.
         MismatchError: it was trained on another table, other splits, names or prototypes, or on another Stage 0.
     """
-    from geocbm.run import predictions
-    from geocbm.run.stages import load_stage1
-
     _drop(files, "stage1.*", "concept_scores.*")
     if not str(checkpoint):
         return
@@ -73,7 +67,7 @@ def take_stage1(files: Run, checkpoint: str | Path, features: FeatureStore) -> N
 
     def write() -> None:
         _copy(files, path, "stage1")
-        said = predictions.concept_probabilities(load_stage1(files), features)
+        said = predictions.concept_probabilities(loading.load_stage1(files.need("stage1.safetensors")), features)
         with atomic_path(files.path(f"concept_scores{lineage.ADOPTED}.npz")) as temporary:
             predictions.save_concept_scores(temporary, said, files.made_from("concept_scores.npz"))
 
@@ -91,8 +85,6 @@ def _drop(files: Run, *patterns: str) -> None:
 
 def _checked(files: Run, checkpoint: str | Path, stage: int) -> Path:
     """The checkpoint, made from what the run has."""
-    from geocbm.training.checkpoints import load_checkpoint
-
     path, own = Path(checkpoint).expanduser(), f"stage{stage}.safetensors"
     if path.suffix != ".safetensors" or path.is_dir():
         raise ParameterError(

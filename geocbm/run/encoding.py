@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from geocbm.data import image_files
 from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES
+from geocbm.encoders import ImageEncoder, TextEncoder, load_image_encoder, load_text_encoder, prototypes
+from geocbm.encoders.features import FeatureStore, encode_features, re_encode
 from geocbm.encoders.processes import join_processes
 from geocbm.errors import MismatchError
 from geocbm.files import atomic_path, lineage, read_json, write_json
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from geocbm.encoders import ImageEncoder, TextEncoder
-    from geocbm.encoders.features import FeatureStore
-    from geocbm.models.stage0 import Stage0PretrainingModel
-    from geocbm.run.run import Run
+from geocbm.models import loading
+from geocbm.models.stage0 import Stage0PretrainingModel
+from geocbm.run.run import Run
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,17 @@ class EncoderConfig:
 
 def load_encoder(name: str) -> ImageEncoder:
     """Load the image encoder of a run, frozen."""
-    from geocbm.encoders import load_image_encoder
-
     return load_image_encoder(name)
 
 
 def compute_device() -> torch.device:
     """The accelerator that training uses too, or the CPU where there is none."""
-    from accelerate import Accelerator
-
     join_processes()
     return Accelerator().device
 
 
 def encode_vanilla(files: Run, config: EncoderConfig, encoder: ImageEncoder) -> FeatureStore:
     """Pooled features of every image, and the activations that enter the trainable blocks, of the untouched encoder."""
-    from geocbm.encoders.features import encode_features
-
     files.stores["vanilla"] = encode_features(
         encoder.to(compute_device()),
         image_files(files.table),
@@ -73,8 +68,6 @@ def encode_vanilla(files: Run, config: EncoderConfig, encoder: ImageEncoder) -> 
 
 def encode_adapted(files: Run, vanilla: FeatureStore, config: EncoderConfig, encoder: ImageEncoder) -> FeatureStore:
     """Pooled features and patch tokens of every image, from the stored activations that enter the blocks of Stage 0."""
-    from geocbm.encoders.features import re_encode
-
     files.stores["adapted"] = re_encode(
         vanilla,
         encoder.to(compute_device()),
@@ -102,10 +95,6 @@ def write_prototypes(files: Run, config: EncoderConfig) -> dict[str, torch.Tenso
     Returns:
         `meta [k_m, text_dim]` and `parent [k_p, text_dim]`, also written to `prototypes.safetensors`.
     """
-    from safetensors.torch import save_file
-
-    from geocbm.encoders import load_text_encoder, prototypes
-
     text = load_text_encoder(config.text_encoder or None, config.image_encoder)
     base = {
         "meta": prototypes(text, files.concepts.metas, META_TEMPLATES).contiguous(),
@@ -122,10 +111,6 @@ def read_prototypes(files: Run, trained: bool = True) -> dict[str, torch.Tensor]
 
     Where Stage 0 trained the text encoder, `trained` reads those it came to instead of the first ones (DECISIONS E4).
     """
-    from safetensors.torch import load_file
-
-    from geocbm.models import loading
-
     base = load_file(files.need("prototypes.safetensors"))
     described = files.in_use("stage0.json")
     if not trained or not described.exists():
@@ -137,8 +122,6 @@ def read_prototypes(files: Run, trained: bool = True) -> dict[str, torch.Tensor]
 
 def open_features(files: Run, kind: str) -> FeatureStore:
     """Open the features of a run, see `Run.features`."""
-    from geocbm.encoders.features import FeatureStore
-
     content = read_json(files.need("features.json"))
     folder = files.cache / content[kind]["folder"]
     if content[kind]["folder"] and (folder / "manifest.json").exists():
@@ -153,8 +136,6 @@ def open_features(files: Run, kind: str) -> FeatureStore:
 
 def load_stage0(files: Run, location_encoder: nn.Module | None = None) -> tuple[Stage0PretrainingModel, ImageEncoder]:
     """Load Stage 0 and the encoder with its adapted blocks in place; only embedding places needs `location_encoder`."""
-    from geocbm.models import loading
-
     files.need("stage0.safetensors")  # before the encoder is loaded, which takes a while
     encoder = load_encoder(read_json(files.need("features.json"))["encoders"]["image_encoder"])
     return loading.load_stage0(files.need("stage0.safetensors"), encoder, location_encoder), encoder
@@ -162,9 +143,6 @@ def load_stage0(files: Run, location_encoder: nn.Module | None = None) -> tuple[
 
 def load_words(files: Run) -> TextEncoder:
     """Load the text encoder of a run, with the weights of Stage 0 if that trained it, to encode other words."""
-    from geocbm.encoders import load_text_encoder
-    from geocbm.models import loading
-
     encoders = EncoderConfig(**read_json(files.need("features.json"))["encoders"])
     text = load_text_encoder(encoders.text_encoder or None, encoders.image_encoder)
     loading.restore_text_encoder(files.need("stage0.safetensors"), text)

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
 
+from geocbm.encoders.features import FeatureStore
+from geocbm.encoders.loading import hash_weights
 from geocbm.files import lineage, read_json, write_json
 from geocbm.geocells.distribution import in_half_precision
 from geocbm.geodesy import haversine_km, latlng_to_cartesian
+from geocbm.models.decoder import Decoder, Places, PointChoice, fit_decoder
+from geocbm.models.stage1 import Stage1ConceptModel, predict_stage1
+from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
+from geocbm.models.stage2_inference import NeighbourRefiner, concept_input, predict_stage2, undecoded
 from geocbm.run.run import Run
-
-if TYPE_CHECKING:
-    import torch
-
-    from geocbm.encoders.features import FeatureStore
-    from geocbm.models.decoder import Decoder, Places, PointChoice
-    from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
-    from geocbm.models.stage2_inference import NeighbourRefiner
 
 Arrays = dict[str, np.ndarray]
 
 
 def concept_probabilities(model: Stage1ConceptModel, features: FeatureStore) -> Arrays:
     """Concept probabilities of every row: `meta [n, k_m]`, `parent [n, k_p]`."""
-    from geocbm.models.stage1 import predict_stage1
-
     out = predict_stage1(model, features.read_all("pooled"), tokens=features)
     return {"meta": out["meta_probabilities"].numpy(), "parent": out["parent_probabilities"].numpy()}
 
@@ -52,8 +47,6 @@ def predict_places(
     decoder: Decoder | None = None,
 ) -> Arrays:
     """Places of some rows: `km` and what `stage2.predict_stage2` returns; cells best first, `[m, k]`."""
-    from geocbm.models.stage2_inference import concept_input, predict_stage2
-
     given = concept_input(model.config, concepts)
     predicted = predict_stage2(model, given, features, rows, refiner=refiner, pooled=features, decoder=decoder)
     predicted["km"] = haversine_km(predicted["lat"], predicted["lng"], files.lat[rows], files.lng[rows])
@@ -101,8 +94,6 @@ def save_cell_scores(
 
     `concepts` are those of `stages.predict_concepts`.
     """
-    from geocbm.models.stage2_inference import concept_input, undecoded
-
     content: Arrays = {
         "cells_digest": np.asarray(files.cells.digest),
         lineage.KEY: np.asarray(lineage.as_text(files.made_from("cell_scores.npz"))),
@@ -122,8 +113,6 @@ def decoding_file(name: str = "stage2") -> str:
 
 def answer_places(files: Run) -> Places:
     """Cell centres and training places of a run, as a decoder needs them."""
-    from geocbm.models.decoder import Places
-
     train = files.rows["train"]
     training = latlng_to_cartesian(files.lat[train], files.lng[train])
     return Places(files.cells.centers, training, files.cells.sample_to_cell)
@@ -140,9 +129,6 @@ def make_decoder(
 
     `concepts` are those of `stages.predict_concepts`; a `refiner` moves the answer, if the head uses one.
     """
-    from geocbm.models.decoder import fit_decoder
-    from geocbm.models.stage2_inference import concept_input, undecoded
-
     val = files.rows["val"]
     logits, own = undecoded(head, concept_input(head.config, concepts), features, val, refiner)
     return fit_decoder(
@@ -176,8 +162,6 @@ def load_decoder(files: Run, head: Stage2CrossAttentionGeoHead, name: str = "sta
         MissingInputError: the head's settings ask for a choice, but it is not there.
         MismatchError: it was made from another table, other splits or cells, or for another head.
     """
-    from geocbm.models.decoder import Decoder
-
     file = decoding_file(name)
     if head.config.answer_point == "argmax" and not files.path(file).exists():
         return None
@@ -199,8 +183,6 @@ def read_choice(files: Run, name: str = "stage2") -> PointChoice | None:
 
 def _read(files: Run, file: str) -> tuple[PointChoice, float, float, str]:
     """Choice, temperature, bandwidth in km and digest of the head for which they were chosen."""
-    from geocbm.models.decoder import PointChoice
-
     files.need(file)
     content = read_json(files.path(file))
     try:
@@ -211,6 +193,4 @@ def _read(files: Run, file: str) -> tuple[PointChoice, float, float, str]:
 
 
 def _digest(head: Stage2CrossAttentionGeoHead) -> str:
-    from geocbm.encoders.loading import hash_weights
-
     return hash_weights(head.state_dict().items())

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from geocbm.encoders import ImageEncoder, load_location_encoder, load_text_encoder
+from geocbm.encoders.features import FeatureStore
+from geocbm.encoders.location import location_embeddings
 from geocbm.encoders.processes import is_main_process, on_main
 from geocbm.files import atomic_path
+from geocbm.models import loading, stage1
+from geocbm.models.bottlenecks import BOTTLENECKS
+from geocbm.models.loading import Stage0Layers
+from geocbm.models.prompts import PromptPrototypes
+from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
+from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
+from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
+from geocbm.models.stage2_inference import NeighbourRefiner, concept_input
+from geocbm.models.stage_losses import Stage0Loss, Stage1Loss, Stage2Loss
 from geocbm.run import Run
+from geocbm.run.adoption import remove_leftovers
 from geocbm.run.encoding import EncoderConfig, encode_adapted, read_prototypes, write_features
+from geocbm.run.predictions import (
+    decoding_file,
+    load_decoder,
+    make_decoder,
+    predict_places,
+    save_cell_scores,
+    save_decoder,
+    save_predictions,
+)
 from geocbm.training import Checkpoint, FitResult, RowLoader, TrainingSettings, fit, seeded
-
-if TYPE_CHECKING:
-    from geocbm.encoders import ImageEncoder
-    from geocbm.encoders.features import FeatureStore
-    from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
-    from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
-    from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
-    from geocbm.models.stage2_inference import NeighbourRefiner
 
 
 @dataclass(frozen=True)
@@ -49,12 +63,6 @@ def prepare_stage0(
     `encoders`: names of the encoders, for prompts whose text encoder is trained too; `encoder`: the image encoder,
     whose last blocks will be trained in place; `vanilla`: features of the encoder as it came.
     """
-    from geocbm.encoders import load_location_encoder, load_text_encoder
-    from geocbm.encoders.location import location_embeddings
-    from geocbm.models.prompts import PromptPrototypes
-    from geocbm.models.stage0 import Stage0PretrainingModel
-    from geocbm.models.stage_losses import Stage0Loss
-
     base = read_prototypes(files, trained=False)
     prompts = None
     if config.train_text_encoder:
@@ -99,11 +107,6 @@ def prepare_stage1(
 
     `name`: stem of the checkpoint; None writes none; `report`: told where the bottleneck cannot start from Stage 0's.
     """
-    from geocbm.models.bottlenecks import BOTTLENECKS
-    from geocbm.models.loading import Stage0Layers
-    from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.models.stage_losses import Stage1Loss
-
     base = read_prototypes(files)
     columns = ("pooled", "patch_tokens") if BOTTLENECKS[config.bottleneck].needs_tokens else ("pooled",)
     train = files.loader("train", columns=columns, features=features, half=True)
@@ -140,15 +143,11 @@ def fit_stage1(
 
 def load_stage1(files: Run, name: str = "stage1") -> Stage1ConceptModel:
     """Load a concept model, refused if it was trained on anything else than the run has."""
-    from geocbm.models import loading
-
     return loading.load_stage1(files.need(f"{name}.safetensors"))
 
 
 def predict_concepts(files: Run, features: FeatureStore, name: str = "stage1") -> dict[str, Tensor]:
     """What Stage 1 says of every row, see `stage1.predict_stage1`; on the CPU."""
-    from geocbm.models import stage1
-
     return stage1.predict_stage1(load_stage1(files, name), features.read_all("pooled"), tokens=features)
 
 
@@ -168,11 +167,6 @@ def prepare_stage2(
     `concepts`: of `predict_concepts`; `name`: stem of the checkpoint, variants take a name of their own; None writes
     none.
     """
-    from geocbm.models.loading import Stage0Layers
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
-    from geocbm.models.stage2_inference import concept_input
-    from geocbm.models.stage_losses import Stage2Loss
-
     concept_emb = concept_input(config, concepts).detach().cpu().float()
     columns = ("patch_tokens",) if config.reads_tokens else ()
     train = files.loader("train", columns=columns, features=features, half=True, concept_emb=concept_emb)
@@ -205,8 +199,6 @@ def write_decoder(
     name: str = "stage2",
 ) -> None:
     """Choose the point that a trained head answers, and write it beside the checkpoint, with what it refines by."""
-    from geocbm.run.predictions import decoding_file, make_decoder, save_decoder
-
     if not is_main_process():
         return
     refiner = make_refiner(files, features) if model.config.refines else None
@@ -254,8 +246,6 @@ def fit_variants(
     Returns:
         By mode as `predictions.predict_places`; the checkpoints are `stage2_<mode>.safetensors`.
     """
-    from geocbm.run.predictions import load_decoder, predict_places
-
     found = {}
     for mode in dict.fromkeys(modes):
         if mode != config.ablation_mode:
@@ -278,9 +268,6 @@ def write_answers(
 
     `by_mode` holds those of `predictions.predict_places`, the main mode first, whose head is `model`.
     """
-    from geocbm.run.adoption import remove_leftovers
-    from geocbm.run.predictions import save_cell_scores, save_predictions
-
     remove_leftovers(files, "stage2", by_mode)
     with atomic_path(files.path("predictions.parquet")) as path:
         save_predictions(path, files, by_mode, rows)
@@ -290,8 +277,6 @@ def write_answers(
 
 def load_stage2(files: Run, name: str = "stage2") -> Stage2CrossAttentionGeoHead:
     """Load the geolocation head, refused if it was trained on anything else than the run has."""
-    from geocbm.models import loading
-
     return loading.load_stage2(files.need(f"{name}.safetensors"))
 
 
@@ -307,14 +292,10 @@ def load_concept_head(files: Run) -> Stage2CrossAttentionGeoHead | None:
 
 def make_refiner(files: Run, features: FeatureStore) -> NeighbourRefiner:
     """Training pictures of the run, for the refinement inside the most probable cells."""
-    from geocbm.models.stage2_inference import NeighbourRefiner
-
     train = files.rows["train"]
     return NeighbourRefiner(features.read("pooled", train), files.lat[train], files.lng[train], files.cell_label[train])
 
 
 def load_refiner(files: Run, config: Stage2Config, name: str = "stage2") -> NeighbourRefiner | None:
     """Training pictures that refine the places of a checkpoint; None where its settings use none."""
-    from geocbm.models.stage2_inference import NeighbourRefiner
-
     return NeighbourRefiner.load(files.need(f"{name}_neighbours.safetensors")) if config.refines else None

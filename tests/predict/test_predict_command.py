@@ -24,9 +24,8 @@ from geocbm.cli import main
 from geocbm.data.public.scoring import read_predictions
 from geocbm.errors import UserError
 from geocbm.metrics.places import Place
-from geocbm.predict import GeoCBM
+from geocbm.predict import GeoCBM, journal
 from geocbm.predict.inputs import PhotoFolder
-from geocbm.predict.journal import Journal
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +248,7 @@ def test_a_file_that_another_command_writes_is_left_alone(predict, pictures, tmp
 def test_a_disk_that_is_full_keeps_what_was_written(predict, pictures, tmp_path, monkeypatch, capsys):
     out = tmp_path / "lines.jsonl"
     assert predict(pictures[0], "--json", out) == 0
-    monkeypatch.setattr(Journal, "_lock", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(journal, "hold_lock", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     assert predict(pictures[1], "--json", out) == 2
     assert "No space left on device" in capsys.readouterr().err and len(out.read_text().splitlines()) == 1
 
