@@ -198,10 +198,8 @@ _TEXT_PARTS = ("text_model", "text_projection", "logit_scale", "logit_bias")
 def make_backbone(model: Any, missing: set[str]) -> Backbone:
     """Choose the family of a model and take it apart.
 
-    `missing`: names of weights that the checkpoint lacks (those keep random values).
-
     Raises:
-        ParameterError: weights that the features need are missing, or the model reads no pictures.
+        ParameterError: the model reads no pictures, or weights that the features need are `missing` and thus random.
     """
     from geocbm.encoders.generic import GenericBackbone
 

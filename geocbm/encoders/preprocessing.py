@@ -167,14 +167,10 @@ def _draw_pictures(folder: Path) -> list[Path]:
 
 
 def crop_window(encoder: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of a picture that the model sees, found by sending two ramps through its preprocessing.
+    """The part `(x0, y0, x1, y1)` of a picture of `size` (width, height in pixels) that the model sees.
 
-    That holds for any resizing and cropping that keeps straight lines straight, whatever the settings are called.
-
-    `size`: width and height of the picture in pixels.
-
-    Returns:
-        `(x0, y0, x1, y1)` in parts of the picture.
+    It is found by sending two ramps through the preprocessing, which holds for any resizing and cropping that keeps
+    straight lines straight, whatever the settings are called.
     """
     from PIL import Image as pillow
 

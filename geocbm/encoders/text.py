@@ -167,15 +167,10 @@ def _read_tokenizer(folder: Path, name: str) -> Any:
 
 
 def prototypes(text_encoder: TextEncoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Base prototypes: per name the mean of its normalised prompt embeddings, normalised again.
+    """Base prototypes: unit vectors (k, dim), float32, on the CPU.
 
-    `templates`: prompts with `{}` where the name goes.
-
-    Returns:
-        Unit vectors (k, dim), float32, on the CPU.
-
-    Raises:
-        ParameterError: there is no template, or one has no place for the name.
+    Each is the mean of its name's normalised prompt embeddings, normalised again. `ParameterError` says that there is
+    no template, or that one has no single `{}` for the name.
     """
     if not templates:
         raise ParameterError("templates is empty; give at least one, with {} for the name")

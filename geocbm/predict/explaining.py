@@ -19,13 +19,10 @@ if TYPE_CHECKING:
 def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | None = None) -> Explanation:
     """What each concept adds to the log odds of a country or to the logit of a cell.
 
-    `image`: a file, its content or a PIL image; or a `Reply` with its output, which is not encoded again; `country`:
-    the country to explain; without it and without a cell, the one that holds the answered point, or the most probable
-    one where the point lies in no country of the run; `cell`: the cell to explain instead.
-
-    Returns:
-        Exact terms in the modes `concept_scores` and `hybrid`; else what the answer loses without each concept
-        (`geocbm.explain.attribution`).
+    `image` is a file, its content or a PIL image; or a `Reply` with its output, which is not encoded again. Without
+    country and cell, the country that holds the answered point is explained, or the most probable one where the point
+    lies in none of the run. Terms are exact in the modes `concept_scores` and `hybrid`; else they are what the answer
+    loses without each concept (`geocbm.explain.attribution`).
 
     Raises:
         ParameterError: there is no such country or cell, or both are given.

@@ -171,12 +171,7 @@ class GeoCBM:
     def predict(
         self, images: Sequence[str | Path | Image.Image] | str | Path | Image.Image, top_k: int = 5
     ) -> list[Answer]:
-        """Say where pictures were taken, and through which concepts.
-
-        `images`: files or PIL images; a single one is taken as a list of one.
-
-        Returns:
-            One answer per picture, in order.
+        """Say where pictures (files or PIL images, or a single one) were taken, and through which concepts, in order.
 
         Raises:
             UserError: a picture cannot be read; `predict_each` goes on with the others.
@@ -197,17 +192,13 @@ class GeoCBM:
         keep_seen: bool = False,
         keep_output: bool = False,
     ) -> Iterator[Reply]:
-        """Answer for any number of photographs, one after the other; one that cannot be read stops none of the others.
+        """Yield a reply for each photograph, in order; one that cannot be read stops none of the others.
 
         Several threads take a batch each, read it and answer for it, so that some read while others compute. On a
-        processor they share its cores: one core each is faster than all of them on one batch after the other. A few
-        batches are held at a time.
+        processor they share its cores: one core each is faster than all of them on one batch after the other.
 
-        `photographs`: files, contents of files (bytes) or PIL images; `keep_seen`: return each picture as the model saw
-        it; `keep_output`: return what the network says of each picture, for `explain`.
-
-        Yields:
-            A reply for each photograph, in order.
+        Photographs are files, contents of files (bytes) or PIL images. A reply keeps each picture as the model saw it
+        with `keep_seen`, and what the network says of it, for `explain`, with `keep_output`.
         """
         on_processor = torch.device(self.device).type == "cpu"
         if batch_size is None:

@@ -24,21 +24,13 @@ from geocbm.run.run import Run
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Which encoders a run uses and how their features are kept.
+    """Which encoders a run uses and how their features are kept."""
 
-    Attributes:
-        image_encoder: a Hugging Face name, a local folder, or `atlas` for the embedded demonstration backbone.
-        text_encoder: the same for the text side; empty means the image model's own text tower.
-        unfreeze_layers: top vision blocks that Stage 0 trains (specification, section Stage 0: 2).
-        batch_size: images per forward pass of the frozen encoder.
-        max_cache_gb: above this size features are encoded on the fly instead of stored, GB.
-    """
-
-    image_encoder: str = "geolocal/StreetCLIP"
-    text_encoder: str = ""
-    unfreeze_layers: int = 2
-    batch_size: int = 64
-    max_cache_gb: float = 60.0
+    image_encoder: str = "geolocal/StreetCLIP"  # a Hugging Face name, a local folder, or `atlas` for the embedded one
+    text_encoder: str = ""  # the same for the text side; empty means the image model's own text tower
+    unfreeze_layers: int = 2  # top vision blocks that Stage 0 trains (specification, section Stage 0)
+    batch_size: int = 64  # images per forward pass of the frozen encoder
+    max_cache_gb: float = 60.0  # above this size features are encoded on the fly instead of stored
 
 
 def load_encoder(name: str) -> ImageEncoder:

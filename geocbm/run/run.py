@@ -138,9 +138,7 @@ class Run(RunFiles):
         return open_features(self, kind)
 
     def batch(self, split: str = "train", n: int = 8, seed: int = 0) -> Batch:
-        """Some rows of a split with pictures, texts, features and labels; what the run has not yet is left out.
-
-        `n`: rows at most.
+        """Up to `n` rows of a split with pictures, texts, features and labels; what the run has not yet is left out.
 
         Returns:
             `image` (list of PIL images), `pano_id`, `meta_name`, `parent_concept`, `country` (lists of texts) and

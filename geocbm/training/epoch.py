@@ -166,13 +166,10 @@ def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
 
 
 def _diverged(what: str, epoch: int, rows: np.ndarray, content: Batch, row_names: Sequence[str] | None) -> UserError:
-    """Describe a loss or gradient that is not finite: the rows whose inputs are to blame, or else all of them.
-
-    `content` is this process' share of the batch, empty when its inputs are known to be finite.
-    """
+    """Describe a loss or gradient that is not finite: the rows whose inputs are to blame, or else all of them."""
     own = own_share(rows)
     bad = np.zeros(len(own), dtype=bool)
-    for value in content.values():
+    for value in content.values():  # this process' share, empty when its inputs are known to be finite
         if value.is_floating_point() and len(value) == len(own):
             bad |= (~torch.isfinite(value)).reshape(len(value), -1).any(1).numpy()
     found = sorted({row for share in all_gather_object(own[bad].tolist()) for row in share})

@@ -45,12 +45,9 @@ def row_reader(
 class RowLoader:
     """Batches of table rows, in the order of the rows; `fit` draws an order of its own for each epoch.
 
-    Args:
-        read: `rows -> dict of tensors` with the rows first, on the CPU; called from a second thread in training.
-        batch_size: rows at a time when it is iterated by hand; `fit` takes that of its settings.
-        names: `pano_id` of each row of the table, for messages.
-        digest: of all that `read` gives (see `digest_of`); without it a training that goes on after an
-            interruption compares a few rows only.
+    `read(rows)` gives tensors with the rows first, on the CPU; in training a second thread calls it. `batch_size` is
+    for iteration by hand; `names` of all rows are for messages. Without the `digest` of all that `read` gives (see
+    `digest_of`) a training that goes on after an interruption compares a few rows only.
     """
 
     def __init__(

@@ -32,35 +32,23 @@ def check_number(name: str, value: float, least: float, below: float = float("in
 class TrainingSettings:
     """How a model is trained; the settings of each stage inherit these, some with another default.
 
-    Attributes:
-        batch_size: rows of a step, over all processes together.
-        accumulation_steps: parts in which the rows of a step go through the model, to save memory. A loss that is a
-            mean over rows keeps its gradient; a contrast within the batch sees only the rows of its part.
-        lr: learning rate of AdamW.
-        weight_decay: decay of parameters with two or more dimensions.
-        epochs: most passes over the training rows; 0 leaves the model as it is.
-        warmup: share of the steps with a rising learning rate.
-        gradient_clip: largest norm of the gradient.
-        patience: epochs without improvement before stopping; 0 never stops.
-        monitor: validation value that decides which epoch is kept. Terms of the loss and distances (`..._km`) are
-            better when lower, other measured values when higher.
-        seed: fixes initialisation, order and dropout.
-        tracking: Weights & Biases mode, "disabled", "offline" or "online".
-        precision: "auto" (bfloat16 where the accelerator has it), "bf16" or "no".
+    With `accumulation_steps` a loss that is a mean over rows keeps its gradient; a contrast within the batch sees only
+    the rows of its part. Of what `monitor` may name, terms of the loss and distances (`..._km`) are better when lower,
+    other measured values when higher.
     """
 
-    batch_size: int = 128
-    accumulation_steps: int = 1
+    batch_size: int = 128  # rows of a step, over all processes together
+    accumulation_steps: int = 1  # parts in which the rows of a step go through the model, to save memory
     lr: float = 1e-4
-    weight_decay: float = 0.01
-    epochs: int = 20
-    warmup: float = 0.05
-    gradient_clip: float = 1.0
-    patience: int = 5
-    monitor: str = "loss"
-    seed: int = 0
-    tracking: Literal["disabled", "offline", "online"] = "disabled"
-    precision: Literal["auto", "bf16", "no"] = "auto"
+    weight_decay: float = 0.01  # of parameters with two or more dimensions
+    epochs: int = 20  # most passes over the training rows; 0 leaves the model as it is
+    warmup: float = 0.05  # share of the steps with a rising learning rate
+    gradient_clip: float = 1.0  # largest norm of the gradient
+    patience: int = 5  # epochs without improvement before stopping; 0 never stops
+    monitor: str = "loss"  # validation value that decides which epoch is kept
+    seed: int = 0  # of initialisation, order and dropout
+    tracking: Literal["disabled", "offline", "online"] = "disabled"  # mode of Weights & Biases
+    precision: Literal["auto", "bf16", "no"] = "auto"  # "auto" is bfloat16 where the accelerator has it
 
     def __post_init__(self) -> None:
         weights = [field.name for field in fields(self) if field.name.startswith("lambda_")]

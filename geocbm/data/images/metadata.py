@@ -79,10 +79,7 @@ def described_sphere(image: Any) -> Sphere | None:
 
 
 def _properties(image: Any, prefix: str) -> dict[str, str]:
-    """Simple properties of one name space in XMP, whether written as attributes or as elements.
-
-    None where there is no packet, or where it is damaged, too long or declares entities.
-    """
+    """Simple properties of one name space in XMP, as attributes or as elements; none where the packet is unsound."""
     import defusedxml.ElementTree as xml
     from defusedxml import DefusedXmlException
 

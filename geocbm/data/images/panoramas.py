@@ -123,12 +123,9 @@ def _rectilinear(picture: Image, sphere: Sphere, middle: float, field: float) ->
 
 
 def _closes(picture: Image) -> bool:
-    """Whether a picture of 2 to 1 is a sphere: its poles are one colour each, and its left edge goes on at its right.
-
-    In an equirectangular picture the whole first row is one point, the zenith, and the last one another. Means of
-    sixteen parts of a row leave noise and compression aside.
-    """
-    pixels = np.asarray(picture, dtype=np.float32)  # (H, W, 3)
+    """Whether a picture of 2 to 1 is a sphere: its poles are one colour each, its left edge goes on at its right."""
+    pixels = np.asarray(picture, dtype=np.float32)  # (H, W, 3); the first row is one point, the zenith
+    # Means of sixteen parts of a row leave noise and compression aside.
     poles = [[part.mean(axis=0) for part in np.array_split(pixels[edge], min(16, pixels.shape[1]))] for edge in (0, -1)]
     seam = float(np.abs(pixels[:, 0] - pixels[:, -1]).mean())
     inside = float(np.abs(np.diff(pixels, axis=1)).mean())

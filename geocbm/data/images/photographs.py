@@ -55,12 +55,9 @@ class Photograph:
 
 
 def read_photograph(source: str | Path | bytes | Image, name: str = "", least_side: int = REDUCED_SIDE) -> Photograph:
-    """Read a photograph, reduced by a whole factor where it has pixels to spare.
+    """Read a photograph, reduced by a whole factor where its shorter side has twice `least_side` pixels or more.
 
-    A file of JPEG is decoded at that size at once, which takes a fraction of the time and of the memory.
-
-    `source`: a file, its content, or a picture that is open already; `name`: what messages call it; by default the
-    file.
+    The source is a file, its content, or a picture that is open already; messages call it by its `name`.
 
     Raises:
         UserError: it cannot be read; one sentence with the name and a remedy. `MissingInputError` where there is none.
@@ -98,10 +95,7 @@ def printable(name: str | Path) -> str:
 
 @contextmanager
 def _no_pixel_limit() -> Iterator[None]:
-    """Lift Pillow's own limit while a header is read; ours follows at once, and knows what can be reduced.
-
-    Pillow's warnings of odd entries are silenced meanwhile: the notes say what matters.
-    """
+    """Lift Pillow's limit, and its warnings of odd entries, while a header is read; our limit and notes follow."""
     from PIL import Image as pillow
 
     with _limit:

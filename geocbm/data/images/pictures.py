@@ -43,7 +43,7 @@ def to_rgb(image: Image) -> Image:
 def open_picture(path: str | Path, least_side: int | None = None) -> Image:
     """Read a picture file of a table as upright 8-bit RGB; any kind that `geocbm.data.images.photographs` reads.
 
-    `least_side`: reduce the picture by a whole factor as long as its shorter side keeps so many pixels.
+    It is reduced by a whole factor as long as its shorter side keeps `least_side` pixels.
 
     Raises:
         UserError: it cannot be read; the message names it. `MissingInputError` where it does not exist.
