@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from run_files import LAT, LNG, METAS, N, write_run
 
+from geocbm.errors import ParameterError
+from geocbm.evaluation.compare_runs import places as places_of_change
 from geocbm.evaluation.compare_runs.load_runs import ComparedRun, read_runs
 from geocbm.evaluation.compare_runs.places import (
-    _chance,
+    _judged,
     concept_changes,
     confusion_changes,
     country_gains,
@@ -43,23 +45,25 @@ def changed(run: ComparedRun, **columns) -> ComparedRun:
     return ComparedRun(run.name, stages=run.stages, images=run.answers.assign(**columns), metas=run.metas)
 
 
-def test_gains_are_averaged_where_images_lie(pair):
+def test_gains_are_averaged_where_images_lie(pair, monkeypatch):
     one, other = pair
     far = np.arange(N) < 2
     places = {"true_lat": np.where(far, 0.0, LAT), "true_lng": np.where(far, [179.9, *[-179.9] * (N - 1)], LNG)}
     one = changed(one, geoscore=1000.0, true_country="Fiji", **places)
     other = changed(other, geoscore=np.where(far, [1200.0] + [1600.0] * (N - 1), 900.0), true_country="Fiji", **places)
-    table = gain_by_region(one, other, side_km=20_000)
+    monkeypatch.setattr(places_of_change, "REGION_KM", 20_000)
+    table = gain_by_region(one, other)
     assert table["images"].sum() == N
     assert (table["gain"] * table["images"]).sum() == pytest.approx(200 + 600 - 100 * (N - 2))
-    small = gain_by_region(one, other, side_km=100)
+    monkeypatch.setattr(places_of_change, "REGION_KM", 100)
+    small = gain_by_region(one, other)
     west, east = small[small["lng"] < -179], small[small["lng"] > 179]
     assert (west["gain"].tolist(), east["gain"].tolist()) == ([600], [200])
     one_country = small.iloc[0]
     assert (one_country["country"], one_country["images"]) == ("Fiji", 1)
 
 
-def test_a_country_counts_only_beyond_noise_of_all_countries(pair):
+def test_a_country_counts_only_beyond_noise_of_all_countries(pair, monkeypatch):
     one, other = pair
     country = np.array(["Chile", "Japan", "Kenya"])[np.minimum(np.arange(N) // 25, 2)]  # 25, 25 and 10 images
     noise = np.random.default_rng(0).normal(0, 300, N)
@@ -69,10 +73,12 @@ def test_a_country_counts_only_beyond_noise_of_all_countries(pair):
     assert table["country"].iloc[0] == "Japan"
     assert table.set_index("country")["better"].to_dict() == {"Japan": -1, "Chile": 0, "Kenya": 0}
     assert table["images"].sum() == N
-    assert country_gains(one, other, fewest=11)["country"].tolist() == ["Japan", "Chile"]
-    top = top_changes({"other": table}, limit=2)
+    monkeypatch.setattr(places_of_change, "MOST_SHOWN", 2)
+    top = top_changes({"other": table})
     assert top["verdict"].tolist()[0] == "worse" and len(top) == 2
     assert top["first"].iloc[0] == pytest.approx(2000, abs=1)
+    monkeypatch.setattr(places_of_change, "FEWEST", 11)
+    assert country_gains(one, other)["country"].tolist() == ["Japan", "Chile"]
 
 
 def test_confusions_are_counted_on_the_images_on_which_the_runs_disagree(pair):
@@ -103,7 +109,7 @@ def test_concepts_gained_and_lost(pair):
     assert row[["concept", "images", "first", "this", "gained", "lost"]].tolist() == ["pole", 20, 4, 14, 12, 2]
     assert row["chance"] == pytest.approx(2 * (1 + 14 + 91) * 0.5**14)  # at most two of fourteen
     assert table["better"].tolist() == [1, 0, 0]
-    top = top_changes({"other": table}, 1)
+    top = top_changes({"other": table}).head(1)
     assert top.iloc[0].tolist() == ["other", "pole", 20, 4, 14, 12, 2, "better"]
     assert top_changes({"other": table[:0]}).empty
 
@@ -111,11 +117,14 @@ def test_concepts_gained_and_lost(pair):
 def test_holms_rule_counts_only_what_could_have_shown_a_difference():
     one, other = np.array([10, 8, 5, 0, 3]), np.array([0, 0, 0, 0, 3])
     alone = np.array([2 * 0.5**10, 2 * 0.5**8, 1.0])  # the last one is an even split of six
-    np.testing.assert_allclose(_chance(one, other), [3 * alone[0], 2 * alone[1], 1, 1, 1])
-    assert _chance(np.array([], dtype=int), np.array([], dtype=int)).tolist() == []
+    table = pd.DataFrame({"name": list("abcde"), "first": one, "this": other})
+    judged = _judged(table, table["first"], table["this"], ["name"]).set_index("name")
+    np.testing.assert_allclose(judged["chance"][list("abcde")], [3 * alone[0], 2 * alone[1], 1, 1, 1])
+    none = table.iloc[:0]
+    assert _judged(none, none["first"], none["this"], ["name"]).empty
 
 
-def test_without_common_images_there_is_nothing_to_place(tmp_path):
+def test_without_common_images_nothing_is_placed(tmp_path):
     write_run(tmp_path, "own")
     write_run(tmp_path, "other", pano_id=[f"q{number}" for number in range(N)])
     own, other, new = read(tmp_path, "own", "other", "new")
@@ -126,7 +135,8 @@ def test_without_common_images_there_is_nothing_to_place(tmp_path):
             confusion_changes,
             concept_changes,
         ):
-            assert find(own, run).empty
+            with pytest.raises(ParameterError, match="other test images"):
+                find(own, run)
 
 
 @pytest.fixture

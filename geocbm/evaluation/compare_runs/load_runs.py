@@ -16,7 +16,7 @@ from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import lineage, read_json
 from geocbm.geodesy import KM_PER_DEGREE
 from geocbm.metrics import error_km, geoscore, metric, places_of
-from geocbm.metrics.table import Metric, in_brackets
+from geocbm.metrics.table import in_brackets
 from geocbm.run import Run
 
 FARTHEST_KM = 180 * KM_PER_DEGREE
@@ -235,16 +235,16 @@ def headlines(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     Metrics that no run has are left out.
     """
     keys = [key for key in HEADLINES if any(key in run.metrics for run in runs)]
-    rows = [[run.name, *(_headline(metric(key), run.metrics.get(key)) for key in keys)] for run in runs]
-    return pd.DataFrame(rows, columns=["run", *(metric(key).axis for key in keys)])
-
-
-def _headline(own: Metric, entry: Any) -> str:
-    if entry is None:
-        return "–"
-    parts = entry if isinstance(entry, dict) else {"value": entry}
-    ends = [own.write(parts[end]) for end in ("low", "high")] if {"low", "high"} <= set(parts) else []
-    return in_brackets(own.write(parts["value"]), *ends)
+    rows = []
+    for run in runs:
+        row = {"run": run.name}
+        for key in keys:
+            own, entry = metric(key), run.metrics.get(key)
+            parts = entry if isinstance(entry, dict) else {} if entry is None else {"value": entry}
+            written = [own.write(parts[end]) for end in ("value", "low", "high") if end in parts]
+            row[own.axis] = in_brackets(*written) if written else "–"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def all_metrics(runs: Sequence[ComparedRun]) -> pd.DataFrame:

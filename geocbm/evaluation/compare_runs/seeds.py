@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -60,6 +60,13 @@ def _seed(run: ComparedRun) -> str:
     return text if cells in ("", "0") else f"{text} (cells {cells})"
 
 
+def _shared_metrics(one: SeedGroup, others: Sequence[ComparedRun]) -> Iterator[tuple[str, str]]:
+    """Keys and statistics of the metrics that mean the same in a group and other runs."""
+    for key, (_, statistic) in COMPARED.items():
+        if all(comparable(key, one.runs[0], run) for run in (*one.runs, *others)):
+            yield key, statistic
+
+
 def pooled(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Mean over seeds of each metric, with its interval over images and seeds (`n` resamples), and the spread.
 
@@ -71,9 +78,7 @@ def pooled(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0) -> pd.Data
     for group in (group for group in groups if len(group.runs) > 1):
         images = group.runs[0].answers
         blocks = spatial_blocks(images["true_lat"], images["true_lng"])
-        for key, (_, statistic) in COMPARED.items():
-            if not all(comparable(key, group.runs[0], run) for run in group.runs):
-                continue
+        for key, statistic in _shared_metrics(group, ()):
             values = group.values(key, group.seeds, images)
             single = np.median(values, axis=1) if statistic == "median" else values.mean(axis=1)
             rows.append(
@@ -118,9 +123,7 @@ def group_differences(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0)
             continue
         images = one.runs[0].answers
         blocks = spatial_blocks(images["true_lat"], images["true_lng"])
-        for key, (_, statistic) in COMPARED.items():
-            if not all(comparable(key, one.runs[0], run) for run in (*one.runs, *two.runs)):
-                continue
+        for key, statistic in _shared_metrics(one, two.runs):
             values, than = two.values(key, shared, images), one.values(key, shared, images)
             own = over_seeds(values, than, blocks, statistic, n, seed)
             better = (own["value"] < 0) == (metric(key).better == LOWER)
