@@ -34,19 +34,9 @@ def geolocation_intervals(
 ) -> dict[str, Estimate]:
     """Every metric of `geolocation_metrics` with its interval (DECISIONS M5); the coordinates are as there.
 
-    Args:
-        pred_lat: `[n_rows]`.
-        pred_lng: `[n_rows]`.
-        true_lat: `[n_rows]`.
-        true_lng: `[n_rows]`.
-        blocks: `[n_rows]` blocks to resample, or `Resamples` of them; by default those of 100 km of the true places.
-        n: number of resamples.
-        seed: seed of the draws, the same for all metrics.
-        level: share of resamples inside an interval.
-
-    Returns:
-        `median_km`, `mean_km`, `acc_1km` ... `acc_2500km` and `geoscore`, each with `value`, `low` and `high`. The ends
-        of a larger threshold never lie below those of a smaller.
+    Resampled are `blocks [n_rows]`, of which there may be `Resamples` already; by default those of 100 km of the true
+    places. Gives `median_km`, `mean_km`, `acc_1km` ... `acc_2500km` and `geoscore`, each with `value`, `low` and
+    `high`. The ends of a larger threshold never lie below those of a smaller.
     """
     km = error_km(pred_lat, pred_lng, true_lat, true_lng)
     drawn = blocks

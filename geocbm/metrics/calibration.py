@@ -102,13 +102,8 @@ def _parts(scores: np.ndarray, true: np.ndarray, temperature: float = 1.0) -> It
 def negative_log_likelihood(logits: Any, target: Any, temperature: float = 1.0) -> float:
     """Mean of minus the logarithm of the probability given to the true class, in nats.
 
-    Args:
-        logits: `[n, k]` unnormalised log probabilities.
-        target: `[n]` true classes.
-        temperature: the logits are divided by it before the softmax.
-
-    Raises:
-        ValueError: no rows, different lengths, an unknown class, or a temperature that is not above 0.
+    Of logits `[n, k]`, divided by the temperature before the softmax, and true classes `[n]`; what does not fit is a
+    ValueError.
     """
     scores, true = _checked(logits, target)
     if not temperature > 0:
@@ -120,15 +115,9 @@ def negative_log_likelihood(logits: Any, target: Any, temperature: float = 1.0) 
 def fit_temperature(logits: Any, target: Any) -> float:
     """The one number by which to divide logits so that the true classes become most likely (Guo et al. 2017).
 
-    It changes how sure the model is, never which class it names. Where no temperature changes anything, as with a
-    single class, it is 1.
-
-    Args:
-        logits: `[n, k]` of photographs that the model was not trained on.
-        target: `[n]` their true classes.
-
-    Returns:
-        The temperature, within `TEMPERATURES`; above 1 the model was too sure of itself.
+    It changes how sure the model is, never which class it names; above 1 the model was too sure of itself. Logits `[n,
+    k]` and true classes `[n]` are of photographs that it was not trained on. Where no temperature changes anything, as
+    with a single class, it is 1.
     """
     scores, true = _checked(logits, target)
 

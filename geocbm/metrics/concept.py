@@ -30,10 +30,6 @@ def _ranks(scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _scores(values: Any, name: str) -> np.ndarray:
     """Scores `[n, classes]` in their own precision: in double precision 100,000 rows of 1,000 metas are 800 MB."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        # NumPy does not know bfloat16, whose numbers are all exact in single precision.
-        values = values.float() if str(values.dtype) == "torch.bfloat16" else values
     scores = array(values, name, None)
     scores = scores if scores.dtype.kind in "fiub" else array(values, name)
     if scores.ndim != 2 or not scores.size:

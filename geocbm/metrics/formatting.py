@@ -70,11 +70,9 @@ def interval_frame(rows: Mapping[str, Mapping[str, Mapping[Any, Any]]], head: st
 def readable(frame: pd.DataFrame, labels: Mapping[str, str | Metric] | None = None) -> pd.DataFrame:
     """A table of numbers as a page shows it: each metric under its label and unit, with its interval in brackets.
 
-    Args:
-        frame: columns named after a quantity of the table of metrics (`median_km`, `country_acc`, `geoscore_change`)
-            are written in its unit; with `<name>_low` and `<name>_high` beside them they stand with their interval.
-            Other columns stay as they are.
-        labels: heads of columns; a `Metric` instead says which unit a column has that is not called after one.
+    Columns named after a quantity of the table of metrics (`median_km`, `country_acc`, `geoscore_change`) are written
+    in its unit; with `<name>_low` and `<name>_high` beside them they stand with their interval. Other columns stay as
+    they are. Labels are heads of columns; a `Metric` instead says which unit a column has that is not called after one.
     """
     import pandas as pd
 

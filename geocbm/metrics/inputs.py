@@ -8,10 +8,11 @@ import numpy as np
 
 
 def array(values: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
-    """Bring numbers, arrays, series or tensors to a NumPy array."""
+    """Bring numbers, arrays, series or tensors to a NumPy array; with None for the type each keeps its own."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
-        values = values.double() if values.is_floating_point() else values  # NumPy does not know bfloat16
+        # NumPy does not know bfloat16, whose numbers are all exact in single precision.
+        values = values.float() if str(values.dtype) == "torch.bfloat16" else values
     try:
         return np.asarray(values, dtype=dtype)
     except (TypeError, ValueError) as error:

@@ -183,12 +183,8 @@ class BottleneckSettings(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bottleneck not in BOTTLENECKS:
-            known = ", ".join(sorted(BOTTLENECKS))
-            raise ParameterError(f"bottleneck={self.bottleneck!r} is unknown; known: {known}")
         for name in ("concept_emb_dim", "hidden_dim", "top_patches", *TransformerBottleneck.shape_settings):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"{name}={getattr(self, name)!r} is impossible; give at least 1")
+            check_number(name, getattr(self, name), 1)
         width, heads = self.transformer_width, self.transformer_heads
         if width % heads:
             raise ParameterError(f"transformer_width={width} is no multiple of transformer_heads={heads}; choose one")

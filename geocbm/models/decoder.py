@@ -166,17 +166,8 @@ def expected_km(
 ) -> np.ndarray:
     """How far off an answer lies if the distribution is right: our measure of how localizable a photograph is.
 
-    The distance to a cell is that to its centre and the cell's own extent, joined like the legs of a right triangle.
-
-    Args:
-        belief: of `n` photographs, calibrated.
-        centers: `(N, 3)` unit vectors of the cells' centres.
-        scale_km: `(N,)` root mean square distance of a cell's places to its centre, km.
-        lat: `(n,)` answered latitudes, degrees.
-        lng: `(n,)` answered longitudes, degrees.
-
-    Returns:
-        `(n,)` km.
+    The distance to a cell is that to its centre `(N, 3)` and the cell's own extent `scale_km (N,)`, joined like the
+    legs of a right triangle. Of a calibrated distribution and answers `(n,)` in degrees; `(n,)` km.
     """
     center_lat, center_lng = cartesian_to_latlng(centers)
     found = np.empty(len(belief))
@@ -252,10 +243,7 @@ def choose_point(
         points: each possible point, by the names of `POINT_WORDS`.
         lat: `[n]` true latitudes of the validation split, degrees.
         lng: `[n]` true longitudes, degrees.
-        setting: "validation", "argmax", or the name of a point.
-
-    Raises:
-        ParameterError: `setting` names a point that is not among them.
+        setting: "validation", "argmax", or the name of a point among them.
     """
     names = [name for name in POINT_WORDS if name in points]
     argmax = next(name for name in ARGMAX if name in points)
@@ -337,14 +325,8 @@ def fit_decoder(
 ) -> Decoder:
     """Fit temperature and bandwidth on the validation split and choose the point that is answered.
 
-    Args:
-        logits: `(n, N)` of the validation photographs, perhaps none.
-        own: as in `Decoder.points`.
-        places: what may be answered.
-        cell: `[n]` true cells.
-        lat: `[n]` true latitudes, degrees.
-        lng: `[n]` true longitudes, degrees.
-        setting: as in `choose_point`.
+    Logits `(n, N)` are of the validation photographs, perhaps none, whose true cells and places `[n]` are given; `own`
+    is as in `Decoder.points`, `setting` as in `choose_point`.
     """
     half = in_half_precision(logits)
     temperature = fit_temperature(half, cell) if len(half) else 1.0

@@ -19,14 +19,8 @@ if TYPE_CHECKING:
 def retrieval_by_row(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.ndarray) -> tuple[Tensor, np.ndarray]:
     """How many places are at least as similar to each image as its own, and how far off the most similar one lies.
 
-    Args:
-        image: `(n, d)` image features.
-        place: `(n, d)` place embeddings of the same rows.
-        lat: `(n,)` degrees of the rows.
-        lng: `(n,)` degrees.
-
-    Returns:
-        `(n,)` ranks from 0 by cosine similarity (a tie counts against the model), and `(n,)` distances in km.
+    Of features of images and embeddings of their places, `(n, d)` both, and where these are, `(n,)` degrees: ranks
+    `(n,)` from 0 by cosine similarity (a tie counts against the model), and distances `(n,)` in km.
     """
     similarity = functional.normalize(image.float(), dim=-1) @ functional.normalize(place.float(), dim=-1).T  # (n, n)
     own = similarity.diagonal()[:, None]
@@ -62,14 +56,8 @@ def nearest_class_mean(
     Features are brought to length 1 and centred on their training mean, so that what all images share does not count.
     Nothing is fitted but the means, so a change of accuracy is a change of the features.
 
-    Args:
-        features: `(n, d)` of all rows.
-        labels: `(n,)` class indices.
-        train_rows: row positions that the means are taken over, at least one.
-        rows: row positions to name a class for.
-
-    Returns:
-        `(len(rows),)` class indices; a class without a training row is never named.
+    Of features `(n, d)` and classes `(n,)` of all rows, the means are taken over `train_rows`, at least one. Gives
+    class indices of `rows`; a class without a training row is never named.
     """
     features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels)
     if len(train_rows) == 0:
@@ -91,11 +79,8 @@ def class_mean_accuracy(
 ) -> pd.DataFrame:
     """Share of rows whose class `nearest_class_mean` names right, and of the most frequent class for comparison.
 
-    Features `(n, d)` go by the name of their encoder, labels `(n,)` of all rows by theirs.
-
-    Returns:
-        A row per encoder and a last one for the most frequent class, a column per label; shares from 0 to 1. No rows
-        where nothing is measured.
+    Features `(n, d)` go by the name of their encoder, labels `(n,)` of all rows by theirs. A row per encoder and a last
+    one for the most frequent class, a column per label; shares from 0 to 1. No rows where nothing is measured.
     """
     import pandas as pd
 

@@ -115,9 +115,6 @@ class Stage0PretrainingModel(nn.Module):
         config: settings.
         gps_dim: width g of the place embeddings.
         prompts: prompts and text encoder to train. A trained model may be loaded without, from its prototypes.
-
-    Raises:
-        MismatchError: when prompts and prototypes differ in number or width.
     """
 
     frozen_parts = ("encoder.", "location_encoder.", "prompts.")

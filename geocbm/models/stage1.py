@@ -14,7 +14,7 @@ from torch.nn import functional
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.models.bottlenecks import BottleneckSettings, build_bottleneck, mix_prototypes, pool_scores, score_patches
 from geocbm.training.loader import RowSource, row_reader
-from geocbm.training.settings import check_choice, check_number
+from geocbm.training.settings import check_number
 
 if TYPE_CHECKING:
     from geocbm.models.loading import Stage0Layers
@@ -63,8 +63,6 @@ class Stage1Config(BottleneckSettings):
         if not -1 <= self.semantic_threshold <= 1:
             raise ParameterError(f"semantic_threshold={self.semantic_threshold!r} is no cosine; give -1 to 1")
         check_number("label_smoothing", self.label_smoothing, 0, below=1)
-        check_choice("monitor", self.monitor, ("meta_top1", "parent_top1", "loss"))
-        check_choice("intra_parent_reduction", self.intra_parent_reduction, ("sum", "mean"))
 
 
 class Stage1Output(NamedTuple):
@@ -254,18 +252,9 @@ class Stage1ConceptModel(nn.Module):
 def predict_stage1(
     model: Stage1ConceptModel, features: Tensor, tokens: Tensor | RowSource | None = None
 ) -> dict[str, Tensor]:
-    """Concepts of many images, float32 on the CPU.
+    """`Stage1Output.probabilities` of many images `(n, d)`, on the CPU.
 
-    Args:
-        model: the trained model.
-        features: `(n, d)`.
-        tokens: a store with kind `tokens`, or `(n, P, w)`, for a bottleneck that reads them.
-
-    Returns:
-        `concept_emb (n, c)`, `meta_probabilities (n, k_m)` and `parent_probabilities (n, k_p)`.
-
-    Raises:
-        ParameterError: the bottleneck needs tokens and there are none.
+    A bottleneck that reads tokens needs a store with kind `tokens`, or `(n, P, w)`; a ParameterError without.
     """
     read_tokens = None
     if model.needs_tokens:

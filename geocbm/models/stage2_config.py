@@ -8,13 +8,9 @@ from typing import Any, Literal
 
 from geocbm.errors import ParameterError
 from geocbm.models.offsets import OFFSET_DIM
-from geocbm.training.settings import TrainingSettings, check_choice, check_number
+from geocbm.training.settings import TrainingSettings, check_number
 
 ABLATION_MODES = ("both", "concept_only", "image_only", "concept_scores", "hybrid")
-SCORE_TRANSFORMS = ("none", "sqrt", "log")
-ANSWER_POINTS = ("argmax", "center", "mode", "expected_centers", "expected_places", "validation")
-SCORE_MODES = ("concept_scores", "hybrid")
-"""Modes whose concept input is the probabilities of metas and parents rather than the concept embedding."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +65,6 @@ class Stage2Config(TrainingSettings):
         super().__post_init__()
         check_number("epochs", self.epochs, 1)
         check_number("dropout", self.dropout, 0, below=1)
-        check_choice("ablation_mode", self.ablation_mode, ABLATION_MODES)
-        check_choice("offset_kind", self.offset_kind, tuple(OFFSET_DIM))
-        check_choice("answer_point", self.answer_point, ANSWER_POINTS)
-        check_choice("score_transform", self.score_transform, SCORE_TRANSFORMS)
-        check_choice("monitor", self.monitor, ("median_km", "cell_top1", "geoscore", "loss"))
         for name in ("embed_dim", "refine_neighbours", "score_epochs"):
             check_number(name, getattr(self, name), 1)
         for name in ("lambda_country", "smooth_km", "refine_cells", "score_lr"):
@@ -93,8 +84,8 @@ class Stage2Config(TrainingSettings):
 
     @property
     def reads_scores(self) -> bool:
-        """Whether the concept input is the probabilities of metas and parents."""
-        return self.ablation_mode in SCORE_MODES
+        """Whether the concept input is the probabilities of metas and parents rather than the concept embedding."""
+        return self.ablation_mode in ("concept_scores", "hybrid")
 
     @property
     def refines(self) -> bool:

@@ -57,15 +57,8 @@ class NeighbourRefiner:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Places of pictures from their nearest training pictures.
 
-        Args:
-            features: `(B, d)` pooled features.
-            cells: `(B, k)` candidate cells.
-            probabilities: `(B, k)` of the candidates.
-            config: number of neighbours and temperature.
-
-        Returns:
-            `(B,)` latitudes and longitudes in degrees, float32, NaN where no candidate has a training picture, and
-            `(B,)` the cell that won.
+        Of pooled features `(B, d)`, and candidate cells `(B, k)` with their probabilities: `(B,)` latitudes and
+        longitudes in degrees, float32, NaN where no candidate has a training picture, and `(B,)` the cell that won.
         """
         similarity = functional.normalize(features.float().cpu(), dim=-1) @ self.features.T  # (B, n)
         cells, probabilities = cells.cpu(), probabilities.float().cpu()
@@ -93,12 +86,7 @@ class NeighbourRefiner:
 
     @classmethod
     def load(cls, path: str | Path) -> NeighbourRefiner:
-        """Read what `save` wrote.
-
-        Raises:
-            MissingInputError: it is not there.
-            MismatchError: it is another kind of file.
-        """
+        """Read what `save` wrote; a MissingInputError where there is none, a MismatchError for another kind of file."""
         if not Path(path).is_file():
             raise MissingInputError(f"{path} is not there; make it with `{run_command(path, '05')}`")
         tensors = load_file(str(path))
@@ -128,12 +116,8 @@ def own_points(
 ) -> dict[str, Points]:
     """Places of a batch that do not look at the whole distribution, `(B,)` latitudes and longitudes in degrees each.
 
-    Returns:
-        `offset`, the likeliest cell's centre and offset; and where `config.refines`, with a refiner, `neighbours`, the
-        refiner's place by the pooled features `(B, d)` or, where it has none, the same.
-
-    Raises:
-        ParameterError: there is a refiner to use but no pooled features.
+    `offset`, the likeliest cell's centre and offset; and where `config.refines`, with a refiner, `neighbours`, the
+    refiner's place by the pooled features `(B, d)`, which must be given then, or, where it has none, the same.
     """
     lat, lng = map(_numpy, model.decode(output))
     if refiner is None or not model.config.refines:
@@ -154,10 +138,7 @@ def locate(
     pooled: Tensor | None = None,
     decoder: Decoder | None = None,
 ) -> Points:
-    """Coordinates `(B,)` of a batch, degrees: the decoder's point, else the refiner's, else cell and offset.
-
-    The refiner needs `pooled (B, d)`, else it raises a `ParameterError`.
-    """
+    """Coordinates `(B,)` of a batch, degrees: the decoder's point, else the refiner's, else cell and offset."""
     points = own_points(model, output, refiner, pooled)
     if decoder is None:
         return points.get("neighbours", points["offset"])
@@ -231,10 +212,9 @@ def undecoded(
     rows: np.ndarray,
     refiner: NeighbourRefiner | None = None,
 ) -> tuple[np.ndarray, dict[str, Points]]:
-    """What a decoder is fitted to, arguments as in `predict_stage2`; the source has the kinds `tokens` and `pooled`.
+    """What a decoder is fitted to, in the order of `rows`: logits `(m, N)` of all cells, and `own_points`.
 
-    Returns:
-        `(m, N)` float32 logits of all cells, in the order of `rows`, and the points of `own_points`.
+    Arguments as in `predict_stage2`; the source has the kinds `tokens` and `pooled`.
     """
     read_pooled = None if refiner is None else row_reader(source, "pooled")
     logits, parts = [], []

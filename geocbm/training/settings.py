@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from geocbm.errors import ParameterError
 
@@ -58,8 +58,9 @@ class TrainingSettings:
             check_number(name, getattr(self, name), 1)
         check_number("gradient_clip", self.gradient_clip, 0, above=True)
         check_number("warmup", self.warmup, 0, below=1)
-        check_choice("tracking", self.tracking, TRACKING)
-        check_choice("precision", self.precision, PRECISIONS)
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal:
+                check_choice(name, getattr(self, name), get_args(kind))
 
     @property
     def lr_by_prefix(self) -> Mapping[str, float]:

@@ -31,7 +31,7 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bottleneck": "cnn"}, r"bottleneck='cnn' is unknown; known: .*mlp"),
+        ({"bottleneck": "cnn"}, r"bottleneck='cnn' is unknown; use 'mlp', 'transformer' or 'patch'"),
         ({"transformer_width": 20}, "transformer_width=20 is no multiple of transformer_heads=8"),
         ({"transformer_layers": 0}, "transformer_layers=0 is impossible"),
         ({"hidden_dim": 0}, "hidden_dim=0 is impossible"),

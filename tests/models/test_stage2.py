@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stage_training import Stage2Training
 from torch import nn
-from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
-from geocbm.models.attention import ConceptCrossAttention
 from geocbm.models.loading import load_stage2
 from geocbm.models.offsets import decode_offsets, offset_targets
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead, Stage2Output
@@ -28,68 +26,6 @@ def head(concept_dim=32, token_dim=20, **options):
     return Stage2CrossAttentionGeoHead(
         concept_dim, token_dim, 3, CENTERS, Stage2Config(**({"embed_dim": 32, "heads": 4} | options)), SCALES
     )
-
-
-def naive(attention: ConceptCrossAttention):
-    """The same parameters in `nn.MultiheadAttention` over patches that are projected one by one."""
-    width = attention.query.in_features
-    reference = nn.MultiheadAttention(width, attention.heads, batch_first=True)
-    with torch.no_grad():
-        layers = (attention.query, attention.key, attention.value)
-        reference.in_proj_weight.copy_(torch.cat([layer.weight for layer in layers]))
-        # A key bias of any value is removed by the softmax.
-        biases = (attention.query.bias, torch.randn(width), attention.value.bias)
-        reference.in_proj_bias.copy_(torch.cat(biases))
-        reference.out_proj.load_state_dict(attention.out.state_dict())
-    projection = nn.Linear(attention.patch_projection.in_features, width)
-    projection.load_state_dict(attention.patch_projection.state_dict())
-    return projection, reference
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_absorbed_attention_equals_multihead_attention_with_gradients(masked):
-    torch.manual_seed(0)
-    attention = ConceptCrossAttention(20, 32, 4, dropout=0.1).eval()
-    for parameter in attention.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    projection, reference = naive(attention)
-    query, tokens = torch.randn(5, 32, requires_grad=True), torch.randn(5, 9, 20)
-    mask = torch.rand(5, 9) < 0.4 if masked else None
-    ours, weights = attention(query, tokens, mask)
-    projected = projection(tokens)
-    theirs, their_weights = reference(
-        query[:, None], projected, projected, key_padding_mask=mask, average_attn_weights=False
-    )
-    torch.testing.assert_close(ours, theirs[:, 0], rtol=0, atol=1e-5)
-    torch.testing.assert_close(weights, their_weights[:, :, 0], rtol=0, atol=1e-5)
-    goal = torch.randn(5, 32)
-    (query_gradient,) = torch.autograd.grad((ours * goal).sum(), query, retain_graph=True)
-    (their_query_gradient,) = torch.autograd.grad((theirs[:, 0] * goal).sum(), query, retain_graph=True)
-    torch.testing.assert_close(query_gradient, their_query_gradient, rtol=1e-4, atol=1e-5)
-    (ours * goal).sum().backward()
-    (theirs[:, 0] * goal).sum().backward()
-    for mine, other in ((attention.patch_projection, projection), (attention.out, reference.out_proj)):
-        torch.testing.assert_close(mine.weight.grad, other.weight.grad, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(mine.bias.grad, other.bias.grad, rtol=1e-4, atol=1e-5)
-    gradients = [attention.query.weight.grad, attention.key.weight.grad, attention.value.weight.grad]
-    torch.testing.assert_close(torch.cat(gradients), reference.in_proj_weight.grad, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(attention.value.bias.grad, reference.in_proj_bias.grad[64:], rtol=1e-4, atol=1e-5)
-
-
-def test_absorbed_attention_equals_the_naive_form_under_dropout():
-    torch.manual_seed(0)
-    attention = ConceptCrossAttention(20, 32, 4, dropout=0.5).train()
-    for parameter in attention.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    query, tokens = torch.randn(3, 32), torch.randn(3, 9, 20)
-    torch.manual_seed(7)
-    ours, weights = attention(query, tokens)
-    torch.manual_seed(7)
-    dropped = functional.dropout(weights, 0.5, True)
-    values = attention.value(attention.patch_projection(tokens)).unflatten(-1, (4, 8))  # (B, P, H, e)
-    theirs = attention.out(torch.einsum("bhp,bphe->bhe", dropped, values).flatten(1))
-    assert not torch.allclose(dropped.sum(-1), torch.ones(3, 4))
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)
