@@ -112,7 +112,7 @@ def edits_of(
 
 
 def find_counterfactuals(
-    run: Run, model: InterventionModel, rows: np.ndarray, values: InterventionValues, count: int, exchanges: int
+    run: Run, model: InterventionModel, rows: np.ndarray, values: InterventionValues, count: int = 3, exchanges: int = 4
 ) -> list[Counterfactual]:
     """Choose `count` of some pictures and edit them (`edits_of`).
 

@@ -25,10 +25,9 @@ from geocbm.explain.attribution import (
     place_of_cells,
     weighted_terms,
 )
-from geocbm.explain.interventions import baseline_scores, linear_cbm, load_intervention_model
+from geocbm.explain.interventions import baseline_scores, load_intervention_model
 from geocbm.metrics import places_of
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
-from geocbm.run import stages
 
 N_METAS, N_PARENTS, N_CELLS, WIDTH = 4, 2, 5, 16
 PARENTS = np.array([0, 0, 1, 1])
@@ -200,11 +199,8 @@ def test_terms_of_several_views_add_up_to_the_pooled_answer(mode, odds):
 
 
 @pytest.fixture(scope="module")
-def heads(trained_run):
-    files = trained_run.files
-    features = files.features("adapted")
-    concepts = stages.predict_concepts(files, features)
-    return [linear_cbm(files, features, concepts), load_intervention_model(files, features, concepts)]
+def heads(trained_run, features, concepts, linear):
+    return [linear, load_intervention_model(trained_run.files, features, concepts)]
 
 
 def test_each_explanation_is_of_the_country_its_head_answers(trained_run, heads):

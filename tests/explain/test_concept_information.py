@@ -14,9 +14,7 @@ from geocbm.explain.concept_information import (
     right_answers,
 )
 from geocbm.explain.concept_labels import ConceptLabels, read_concept_labels
-from geocbm.explain.interventions import linear_cbm
 from geocbm.metrics import Resamples
-from geocbm.run import stages
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -35,14 +33,12 @@ def test_completeness_of_a_run(trained_run: TinyRun) -> None:
     assert figures["probe_country"]["completeness"] == 1
 
 
-def test_what_a_run_without_ground_truth_tells(trained_run: TinyRun) -> None:
+def test_what_a_run_without_ground_truth_tells(trained_run: TinyRun, features, linear) -> None:
     files = trained_run.files
-    features = files.features("adapted")
-    model = linear_cbm(files, features, stages.predict_concepts(files, features))
     cells = np.zeros(len(files.rows["test"]), dtype=int)
     pooled = features.read_all("pooled").numpy()
-    found = measure_concept_information(files, model, read_concept_labels(files), pooled, cells, n_resamples=20)
-    assert found.leakage is None and len(found.names) == model.scores.shape[1]
+    found = measure_concept_information(files, linear, read_concept_labels(files), pooled, cells, n_resamples=20)
+    assert found.leakage is None and len(found.names) == linear.scores.shape[1]
     assert found.effective.gap < 1e-4
     records = concept_information_metrics(found)
     assert "leakage_concepts_task" not in records and records["contribution_gap"] < 1e-4
@@ -52,16 +48,14 @@ def test_what_a_run_without_ground_truth_tells(trained_run: TinyRun) -> None:
     )
 
 
-def test_what_a_run_with_ground_truth_tells(trained_run: TinyRun) -> None:
+def test_what_a_run_with_ground_truth_tells(trained_run: TinyRun, features, linear) -> None:
     files = trained_run.files
-    features = files.features("adapted")
-    model = linear_cbm(files, features, stages.predict_concepts(files, features))
     generator = np.random.default_rng(0)
-    shown = generator.random(model.scores.shape) < 0.5
+    shown = generator.random(linear.scores.shape) < 0.5
     presence = ConceptLabels(shown, np.ones_like(shown))
     cells = np.zeros(len(files.rows["test"]), dtype=int)
     found = measure_concept_information(
-        files, model, presence, features.read_all("pooled").numpy(), cells, n_resamples=20
+        files, linear, presence, features.read_all("pooled").numpy(), cells, n_resamples=20
     )
     assert {"hard", "true", "true_and_scores", "true_and_features"} <= set(found.probes)
     assert {"beyond_truth", "hidden", "over_truth"} <= set(found.gains)

@@ -23,16 +23,13 @@ from geocbm.explain.counterfactuals import (
     is_live,
 )
 from geocbm.plots.counterfactuals import ANSWER, BARS, CELLS, TRUTH
-from geocbm.run import stages
 
 PICTURE = Image.new("RGB", (48, 48), (90, 140, 90))
 
 
 @pytest.fixture(scope="module")
-def world(trained_run):
+def world(trained_run, features, concepts):
     files = trained_run.files
-    features = files.features("adapted")
-    concepts = stages.predict_concepts(files, features)
     model = interventions.linear_cbm(files, features, concepts)
     # One epoch teaches nothing; weights of some size make an edit visible.
     model.head.cell_head.weight.data.copy_(_weights(model.head.cell_head.weight.shape))

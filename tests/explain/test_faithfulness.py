@@ -11,7 +11,7 @@ import torch
 from tiny_run import STAGE1, STAGE2
 
 from geocbm.errors import ParameterError
-from geocbm.explain import faithfulness, interventions
+from geocbm.explain import faithfulness
 from geocbm.explain.faithfulness import (
     ATTENTION,
     CONCEPTS,
@@ -25,6 +25,7 @@ from geocbm.explain.faithfulness import (
     TOKENS,
     DeletionInsertion,
 )
+from geocbm.explain.interventions import InterventionModel
 from geocbm.explain.maps import MapModel, centre_map, named_map
 from geocbm.metrics import Resamples
 from geocbm.run import encoding, stages
@@ -140,12 +141,9 @@ def test_blurred_patches_change_the_answer(parts: tuple) -> None:
 
 
 @pytest.fixture(scope="module")
-def removed(trained_run: TinyRun) -> dict:
+def removed(trained_run: TinyRun, map_model: MapModel, concepts: dict, linear: InterventionModel) -> dict:
     files = trained_run.files
-    features = files.features("adapted")
-    concepts = stages.predict_concepts(files, features)
-    heads = {LINEAR: interventions.linear_cbm(files, features, concepts).head, MAIN: stages.load_stage2(files)}
-    model = MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files), heads)
+    model = replace(map_model, heads={LINEAR: linear.head, MAIN: stages.load_stage2(files)})
     test = files.rows["test"]
     maps = {
         CONCEPTS: named_map(model, concepts["meta_probabilities"].numpy(), test),

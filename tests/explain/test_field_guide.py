@@ -20,9 +20,7 @@ from geocbm.explain.field_guide.guide import (
     example_pairs,
     example_pictures,
 )
-from geocbm.explain.maps import MapModel
 from geocbm.geocells.distribution import CellDistribution
-from geocbm.run import encoding, stages
 from geocbm.workbench import field_guide_html
 from geocbm.workbench import html as workbench_html
 
@@ -222,14 +220,11 @@ def test_every_picture_of_a_sheet_is_described(guide):
     assert len(alts) == len(pictures) + 2 and all(alts)
 
 
-def test_example_pictures_are_square_and_of_every_pair(trained_run):
-    files = trained_run.files
-    features = files.features("adapted")
-    model = MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files))
+def test_example_pictures_are_square_and_of_every_pair(map_model):
     pairs = [(3, 0), (4, 1)]
-    pictures = example_pictures(model, pairs)
+    pictures = example_pictures(map_model, pairs)
     assert list(pictures) == pairs and all(picture.size == (112, 112) for picture in pictures.values())
-    assert example_pictures(model, []) == {}
+    assert example_pictures(map_model, []) == {}
 
 
 def test_locator_draws_points_where_they_are():

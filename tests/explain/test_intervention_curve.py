@@ -31,7 +31,6 @@ from geocbm.explain.intervention_curve import (
 )
 from geocbm.explain.interventions import correct_concepts, trained_modes
 from geocbm.geodesy import haversine_km
-from geocbm.run import stages
 
 PARENTS = np.array([0, 0, 1, 1])
 
@@ -188,11 +187,8 @@ def test_values_are_chosen_by_the_validation_pictures():
 
 
 @pytest.fixture(scope="module")
-def world(trained_run):
-    files = trained_run.files
-    features = files.features("adapted")
-    concepts = stages.predict_concepts(files, features)
-    return files, features, concepts, interventions.linear_cbm(files, features, concepts)
+def world(trained_run, features, concepts, linear):
+    return trained_run.files, features, concepts, linear
 
 
 def test_a_linear_cbm_is_trained_where_the_run_has_none(world):

@@ -211,10 +211,7 @@ def test_a_run_with_ground_truth(told_run: TinyRun) -> None:
     assert set(share) == {"score", "share"} and share[kind] == max(share.values())
 
 
-def test_nothing_to_measure(trained_run: TinyRun) -> None:
-    files = trained_run.files
-    features = files.features("adapted")
-    model = MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files))
-    assert concept_boxes(files, model.encoder, files.rows["test"]) is None
-    assert choose_map_kind(model) == ("gradient x input", {})
+def test_nothing_to_measure(map_model: MapModel) -> None:
+    assert concept_boxes(map_model.run, map_model.encoder, map_model.run.rows["test"]) is None
+    assert choose_map_kind(map_model) == ("gradient x input", {})
     assert localization_metrics(None) == {}

@@ -11,7 +11,6 @@ from geocbm.errors import ParameterError
 from geocbm.explain import stability
 from geocbm.explain.maps import MapModel
 from geocbm.explain.stability import ATTENTION, CONCEPTS, MAPS, SeedExplanation, rank_correlation
-from geocbm.run import encoding, stages
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -55,10 +54,8 @@ def test_a_picture_whose_concept_no_other_has_is_not_compared_with_itself(traine
     assert own["different"] == pytest.approx(rank_correlation(maps[:1], maps[1:2])[0])
 
 
-def test_training_again(trained_run: TinyRun, capsys: pytest.CaptureFixture[str]) -> None:
-    files = trained_run.files
-    features = files.features("adapted")
-    model = MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files))
+def test_training_again(trained_run: TinyRun, map_model: MapModel, capsys: pytest.CaptureFixture[str]) -> None:
+    files, model = trained_run.files, map_model
     before = sorted(path.name for path in trained_run.folder.iterdir())
     rows = files.rows["test"]
     one, two = stability.explain_seeds(model, rows, [0, 1])

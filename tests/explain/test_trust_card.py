@@ -13,12 +13,10 @@ from geocbm.explain import sparsity as effective
 from geocbm.explain import trust_card as card
 from geocbm.explain.concept_information import measure_concept_information
 from geocbm.explain.concept_labels import read_concept_labels
-from geocbm.explain.interventions import linear_cbm
 from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE
 from geocbm.explain.probes import ProbeResult
 from geocbm.explain.sparsity import Carried
 from geocbm.metrics import Resamples
-from geocbm.run import stages
 
 
 def figure(value: float, low: float | None = None, high: float | None = None) -> dict[str, float]:
@@ -223,14 +221,12 @@ def test_the_card_is_a_table_of_numbers() -> None:
     assert table["measured"].tolist() == [0.0, 1.0, 0.9] and table["against"][2] == "different pictures 0.3"
 
 
-def test_the_card_of_a_run_has_every_question(trained_run) -> None:
+def test_the_card_of_a_run_has_every_question(trained_run, features, linear) -> None:
     files = trained_run.files
-    features = files.features("adapted")
-    model = linear_cbm(files, features, stages.predict_concepts(files, features))
     test, pooled = files.rows["test"], features.read_all("pooled").numpy()
     cells = files.cell_label[test]
-    information = measure_concept_information(files, model, read_concept_labels(files), pooled, cells, n_resamples=20)
-    without = removal.ablate_all_concepts(files, model, test, 20)
+    information = measure_concept_information(files, linear, read_concept_labels(files), pooled, cells, n_resamples=20)
+    without = removal.ablate_all_concepts(files, linear, test, 20)
     unknown = card.map_tests(None, {})
     lines = card.trust_card(information, without, unknown)
     assert [line.question for line in lines] == list(card.QUESTIONS)
