@@ -35,6 +35,11 @@ class MLPBottleneck(nn.Module):
     has_maps = False
     shape_settings = ("hidden_dim",)
 
+    @classmethod
+    def build(cls, settings: BottleneckSettings, in_dim: int, token_dim: int) -> MLPBottleneck:
+        """Make one as settings say."""
+        return cls(in_dim, settings.concept_emb_dim, settings.hidden_dim, settings.dropout)
+
     def __init__(self, in_dim: int, out_dim: int = 512, hidden_dim: int = 1024, dropout: float = 0.4) -> None:
         super().__init__()
         self.layers = nn.Sequential(
@@ -60,6 +65,12 @@ class TransformerBottleneck(nn.Module):
     needs_tokens = True
     has_maps = False
     shape_settings = ("transformer_width", "transformer_layers", "transformer_heads")
+
+    @classmethod
+    def build(cls, settings: BottleneckSettings, in_dim: int, token_dim: int) -> TransformerBottleneck:
+        """Make one as settings say."""
+        widths = in_dim, token_dim, settings.concept_emb_dim, settings.transformer_width
+        return cls(*widths, settings.transformer_layers, settings.transformer_heads, settings.dropout)
 
     def __init__(
         self,
@@ -103,6 +114,11 @@ class PatchBottleneck(nn.Module):
     needs_tokens = True
     has_maps = True
     shape_settings = ()
+
+    @classmethod
+    def build(cls, settings: BottleneckSettings, in_dim: int, token_dim: int) -> PatchBottleneck:
+        """Make one as settings say."""
+        return cls(token_dim, settings.concept_emb_dim, settings.dropout)
 
     def __init__(self, token_dim: int, out_dim: int = 512, dropout: float = 0.4) -> None:
         super().__init__()
@@ -191,6 +207,11 @@ class BottleneckSettings(TrainingSettings):
         check_number("dropout", self.dropout, 0, below=1)
 
     @property
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """A bottleneck may be one that was entered in `BOTTLENECKS` later."""
+        return super().choices | {"bottleneck": tuple(BOTTLENECKS)}
+
+    @property
     def bottleneck_shape(self) -> dict[str, int]:
         """The settings on which the weights of the bottleneck and their meaning depend, for its kind."""
         return {name: getattr(self, name) for name in ("concept_emb_dim", *BOTTLENECKS[self.bottleneck].shape_settings)}
@@ -202,15 +223,10 @@ def build_bottleneck(settings: BottleneckSettings, in_dim: int, token_dim: int |
     Raises:
         ParameterError: it reads tokens, but their width is None.
     """
-    kind, out_dim, dropout = settings.bottleneck, settings.concept_emb_dim, settings.dropout
-    if kind == "mlp":
-        return MLPBottleneck(in_dim, out_dim, settings.hidden_dim, dropout)
-    if token_dim is None:
-        raise ParameterError(f"bottleneck={kind!r} reads patch tokens; give token_dim, their width")
-    if kind == "patch":
-        return PatchBottleneck(token_dim, out_dim, dropout)
-    layers, heads = settings.transformer_layers, settings.transformer_heads
-    return TransformerBottleneck(in_dim, token_dim, out_dim, settings.transformer_width, layers, heads, dropout)
+    kind = BOTTLENECKS[settings.bottleneck]
+    if kind.needs_tokens and token_dim is None:
+        raise ParameterError(f"bottleneck={settings.bottleneck!r} reads patch tokens; give token_dim, their width")
+    return kind.build(settings, in_dim, token_dim)
 
 
 def score_patches(bottleneck: Any, tokens: Tensor, metas: Tensor, parents: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,9 +58,14 @@ class TrainingSettings:
             check_number(name, getattr(self, name), 1)
         check_number("gradient_clip", self.gradient_clip, 0, above=True)
         check_number("warmup", self.warmup, 0, below=1)
-        for name, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is Literal:
-                check_choice(name, getattr(self, name), get_args(kind))
+        for name, allowed in self.choices.items():
+            check_choice(name, getattr(self, name), allowed)
+
+    @property
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """The values allowed for settings that have few of them, as their types list them."""
+        kinds = get_type_hints(type(self)).items()
+        return {name: get_args(kind) for name, kind in kinds if get_origin(kind) is Literal}
 
     @property
     def lr_by_prefix(self) -> Mapping[str, float]:

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from geocbm.errors import ParameterError
-from geocbm.models.bottlenecks import build_bottleneck, mix_prototypes, pool_scores
+from geocbm.models.bottlenecks import BOTTLENECKS, MLPBottleneck, build_bottleneck, mix_prototypes, pool_scores
 from geocbm.models.stage0 import Stage0Config
 from geocbm.models.stage1 import Stage1Config
 
@@ -41,6 +41,15 @@ def test_dropout_acts_in_training_only():
 def test_impossible_bottlenecks_are_refused_before_training(config, settings, message):
     with pytest.raises(ParameterError, match=message):
         config(**settings)
+
+
+def test_a_class_that_is_entered_is_built_by_name(monkeypatch):
+    class Halved(MLPBottleneck):
+        def forward(self, pooled, tokens=None):
+            return super().forward(pooled) / 2
+
+    monkeypatch.setitem(BOTTLENECKS, "halved", Halved)
+    assert type(build_bottleneck(Stage1Config(bottleneck="halved"), 8)) is Halved
 
 
 @pytest.mark.parametrize("kind", ["transformer", "patch"])
