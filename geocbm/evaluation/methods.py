@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data import image_files
+from geocbm.data.concepts import META_TEMPLATES
 from geocbm.data.simulated import has_ground_truth, load_ground_truth
+from geocbm.encoders import load_text_encoder, prototypes
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.evaluation.baselines import base, linear, neighbours, retrieval, simple
 from geocbm.evaluation.baselines.base import Prediction, Task
@@ -29,6 +31,7 @@ from geocbm.metrics import (
 )
 from geocbm.models.decoder import POINT_WORDS, Points
 from geocbm.run import Run, predictions
+from geocbm.run.encoding import EncoderConfig
 
 METHOD_LABELS = {
     "chance": "chance (a random training image)",
@@ -122,10 +125,6 @@ def prompted(run: Run, width: int) -> list[base.Baseline]:
     Only countries of the training split can be named, as by every other method. `width` is that of the untouched
     encoder's pooled features.
     """
-    from geocbm.data.concepts import META_TEMPLATES
-    from geocbm.encoders import load_text_encoder, prototypes
-    from geocbm.run.encoding import EncoderConfig
-
     encoders = EncoderConfig(**read_json(run.need("features.json"))["encoders"])
     if encoders.text_encoder not in ("", encoders.image_encoder):
         return []

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from PIL import Image
+from torch.nn import functional
 
 from geocbm import metrics
+from geocbm.encoders import ImageEncoder
+from geocbm.encoders.features import FeatureStore
 from geocbm.evaluation.baselines.neighbours import nearest
+from geocbm.explain.maps import seen_picture
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import Estimate, Resamples, metric, spatial_blocks
+from geocbm.models.retrieval import nearest_class_mean, retrieval_by_row
+from geocbm.models.stage0 import Stage0PretrainingModel
+from geocbm.models.stage1 import Stage1ConceptModel
 from geocbm.run import Run
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from geocbm.encoders import ImageEncoder
-    from geocbm.encoders.features import FeatureStore
-    from geocbm.models.stage0 import Stage0PretrainingModel
-    from geocbm.models.stage1 import Stage1ConceptModel
 
 Arrays = dict[str, np.ndarray]
 Examples = tuple[list["Image.Image"], list[np.ndarray], list[str]]
@@ -49,10 +50,6 @@ def measure_retrieval(
     Returns:
         `recall_1`, `recall_5`, `recall_10` and `retrieval_km`; nothing without rows.
     """
-    import torch
-
-    from geocbm.models.retrieval import retrieval_by_row
-
     if not len(rows):
         return {}
     lat, lng = files.lat[rows], files.lng[rows]
@@ -64,8 +61,6 @@ def measure_retrieval(
 
 def measure_class_means(files: Run, pooled: np.ndarray, n_resamples: int = 200, seed: int = 0) -> Estimate:
     """Share of the validation split whose concept the nearest class mean of `pooled` `(n, d)` names right."""
-    from geocbm.models.retrieval import nearest_class_mean
-
     meta, val = files.meta_and_parent[0], files.rows["val"]
     right = nearest_class_mean(pooled, meta, files.rows["train"], val) == meta[val]
     return Resamples(spatial_blocks(files.lat[val], files.lng[val]), n_resamples, seed).estimate(right)
@@ -120,10 +115,6 @@ def concept_map_examples(
     One picture of each of `count` concepts, spread over the vocabulary: the first of the test split, whether or not it
     was named right. The maps are shares: the score's exponential, divided by its sum over the patches.
     """
-    import torch
-
-    from geocbm.explain.maps import seen_picture
-
     meta, test, metas = files.meta_and_parent[0], files.rows["test"], files.concepts.metas
     if not model.has_maps or not len(test):
         return [], [], []
@@ -143,9 +134,6 @@ def concept_map_examples(
 
 def prototype_cosine(model: Stage1ConceptModel) -> np.ndarray:
     """Cosine between each meta's projected prototype with and without its learned residual, `[k_m]`."""
-    import torch
-    from torch.nn import functional
-
     with torch.no_grad():
         base = functional.normalize(model.prototype_projection(model.meta_base), dim=-1)
         learned = functional.normalize(model.prototype_projection(model.meta_base + model.delta_meta), dim=-1)
@@ -228,8 +216,6 @@ def attention_examples(files: Run, encoder: ImageEncoder, predicted: Arrays, row
 
     The choice does not depend on how the maps look. `predicted` is that of `run.predictions.predict_places` for `rows`.
     """
-    from geocbm.explain.maps import seen_picture
-
     certain = np.argsort(-predicted["cell_probability"][:, 0], kind="stable")[: max(count, len(rows) // 4)]
     by_error = certain[np.argsort(predicted["km"][certain], kind="stable")]
     middle = min((count + 1) // 2, len(by_error))  # of few rows none is shown twice

@@ -7,20 +7,17 @@ all pictures; in mode `concept_scores` it comes from the biases of the linear la
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
-from geocbm.explain.interventions import correct_concepts
+from geocbm.explain.interventions import InterventionModel, correct_concepts
 from geocbm.geocells.geometric_median import medoid
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import NOT_MEASURED, Resamples, columns_of, entry_of, geoscore, recordables, spatial_blocks
-
-if TYPE_CHECKING:
-    from geocbm.explain.interventions import InterventionModel
-    from geocbm.run import Run
+from geocbm.run import Run
 
 AS_SEEN, REMOVED = "with its concepts", "all concepts removed"
 FREQUENT, CENTRAL = "prior: the most frequent cell", "prior: the place in the middle"

@@ -18,23 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import ParameterError
+from geocbm.explain.interventions import InterventionModel
+from geocbm.geocells import Geocells
 from geocbm.geocells.distribution import sum_by_place
 from geocbm.metrics.places import CountryNames, places_at
-
-if TYPE_CHECKING:
-    from geocbm.data.concepts import ConceptVocabulary
-    from geocbm.explain.interventions import InterventionModel
-    from geocbm.geocells import Geocells
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
-    from geocbm.run import Run
+from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
+from geocbm.run import Run
 
 EXACT, BY_ABLATION = "exact", "by ablation"
 FLOW_CONCEPTS, FLOW_COUNTRIES = 26, 12

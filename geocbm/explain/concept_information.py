@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from geocbm.errors import ParameterError
+from geocbm.explain.concept_labels import ConceptLabels
+from geocbm.explain.interventions import InterventionModel
 from geocbm.explain.leakage import Leakage, measure_leakage
 from geocbm.explain.probes import GAINS, ProbeResult, probe_country, probe_gains
 from geocbm.explain.sparsity import Carried, EffectiveConcepts, carried, completeness_ratio, effective_concepts
 from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
-
-if TYPE_CHECKING:
-    from geocbm.explain.concept_labels import ConceptLabels
-    from geocbm.explain.interventions import InterventionModel
-    from geocbm.run import Run
+from geocbm.run import Run
 
 READ_AT_ONCE = 5
 """Contributions that a person reads: so many are asked to carry a decision."""

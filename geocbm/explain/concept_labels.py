@@ -6,12 +6,11 @@ Concepts are counted metas first, then parents: `k = k_m + k_p` columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from geocbm.run import Run
+from geocbm.evaluation.methods import visible_concepts
+from geocbm.run import Run
 
 MIN_EXAMPLES = 5
 """With fewer validation pictures that show a concept, the training pictures are read too."""
@@ -45,8 +44,6 @@ def read_concept_labels(run: Run) -> ConceptLabels:
     With ground truth that is the complete list of visible concepts. A real data set knows only that the labelled meta
     is there; of the others nothing is known.
     """
-    from geocbm.evaluation.methods import visible_concepts
-
     meta, parents = run.meta_and_parent[0], run.concepts.parent_index
     visible = visible_concepts(run)
     if visible is not None:

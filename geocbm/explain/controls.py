@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,15 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from geocbm.encoders.features import FeatureStore
+from geocbm.explain.interventions import InterventionModel
+from geocbm.explain.maps import MapModel
 from geocbm.metrics import Estimate, Resamples, error_km, geoscore, recordables, spatial_blocks
 from geocbm.models.bottlenecks import pool_scores
-
-if TYPE_CHECKING:
-    from geocbm.encoders.features import FeatureStore
-    from geocbm.explain.interventions import InterventionModel
-    from geocbm.explain.maps import MapModel
-    from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.run import Run
+from geocbm.models.stage1 import Stage1ConceptModel
+from geocbm.models.stage2_inference import concept_input, predict_stage2
+from geocbm.run import Run, predictions, stages
 
 SCORES = "concept_scores"
 DRAWS = 3
@@ -201,8 +199,6 @@ def predict_exchanged(
     `concepts_of` (`exchange_rows`) are the rows whose concepts are used instead, `pictures` the features that are read
     instead: patch tokens, and pooled features for the refiner.
     """
-    from geocbm.models.stage2_inference import predict_stage2
-
     given = model.scores if model.head.config.reads_scores else model.concept_emb
     source = pictures or model.features or torch.zeros(len(given), 1, 1)  # a linear CBM reads no patch
     given = given if concepts_of is None else given[concepts_of]
@@ -254,9 +250,6 @@ def measure_controls(
 
 def _fit_linear(model: MapModel, linear: InterventionModel, concepts: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """What the linear CBM answers, trained as the run trains it but on other probabilities of concepts."""
-    from geocbm.models.stage2_inference import concept_input, predict_stage2
-    from geocbm.run import predictions, stages
-
     config = linear.head.config.in_mode(SCORES, init_from_stage0=False, tracking="disabled")
     head, _ = stages.fit_stage2(model.run, config, concepts, model.features, name=None, report=lambda line: None)
     decoder = predictions.make_decoder(model.run, head, concepts, model.features)

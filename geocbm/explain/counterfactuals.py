@@ -9,25 +9,21 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 
+from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import ParameterError
 from geocbm.explain.attribution import place_of_cells
-from geocbm.explain.interventions import MIN_SCORE
+from geocbm.explain.concept_labels import InterventionValues
+from geocbm.explain.interventions import MIN_SCORE, InterventionModel, PlacePredictions
 from geocbm.geocells.distribution import sum_by_place
 from geocbm.geodesy import haversine_km
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-    from geocbm.data.concepts import ConceptVocabulary
-    from geocbm.explain.concept_labels import InterventionValues
-    from geocbm.explain.interventions import InterventionModel, PlacePredictions
-    from geocbm.run import Run
+from geocbm.run import Run
 
 MIDDLING = 0.6
 """Probability of the true country that a chosen picture comes nearest to."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
+from PIL.Image import Image
 
+from geocbm.explain.localization import Box, ConceptBoxes
 from geocbm.explain.maps import NAMED, MapModel, concept_maps
 from geocbm.geodesy import haversine_km
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from PIL.Image import Image
-
-    from geocbm.explain.localization import Box, ConceptBoxes
-    from geocbm.run import Run
+from geocbm.run import Run
 
 
 def example_rows(run: Run, places: pd.DataFrame, count: int) -> list[int]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from geocbm.errors import ParameterError
 from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
-from geocbm.explain.interventions import MIN_SCORE, correct_concepts
+from geocbm.explain.interventions import MIN_SCORE, InterventionModel, correct_concepts
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import (
     NOT_MEASURED,
@@ -31,11 +30,8 @@ from geocbm.metrics import (
     recordables,
     spatial_blocks,
 )
-
-if TYPE_CHECKING:
-    from geocbm.explain.interventions import InterventionModel
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
-    from geocbm.run import Run
+from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
+from geocbm.run import Run
 
 UNITS = ("concepts", "families")
 """What is corrected in one step: a meta, or a parent with all its metas."""

@@ -15,24 +15,24 @@ it does to the answer depends on the mode of Stage 2:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from geocbm.encoders.features import FeatureStore
 from geocbm.errors import ParameterError
 from geocbm.explain.concept_labels import InterventionValues
+from geocbm.models.bottlenecks import mix_prototypes
+from geocbm.models.decoder import Decoder
+from geocbm.models.stage1 import Stage1ConceptModel
+from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
+from geocbm.models.stage2_config import ABLATION_MODES
+from geocbm.models.stage2_inference import NeighbourRefiner, locate
+from geocbm.run import Run, predictions, stages
 from geocbm.training.loader import row_reader
-
-if TYPE_CHECKING:
-    from geocbm.encoders.features import FeatureStore
-    from geocbm.models.decoder import Decoder
-    from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
-    from geocbm.models.stage2_inference import NeighbourRefiner
-    from geocbm.run import Run
 
 MIN_SCORE = 1e-6
 """Scores are held above it before their logarithm is taken."""
@@ -128,8 +128,6 @@ def edited_embedding(model: Stage1ConceptModel, concept_emb: Tensor, scores: Ten
 
     `concept_emb` and `scores` are as Stage 1 gave them; edited metas are scaled to sum to 1.
     """
-    from geocbm.models.bottlenecks import mix_prototypes
-
     n = len(model.meta_bias)
     before, after = scores[:, :n], edited[:, :n]
     touched = (before != after).any(1, keepdim=True)  # (B, 1)
@@ -252,8 +250,6 @@ class InterventionModel:
 
     def predict(self, rows: np.ndarray, edited: Tensor | None = None, chunk: int = 128) -> PlacePredictions:
         """Places of some pictures `[m]`, from Stage 1's scores or edited ones `(m, k)`, `chunk` at once."""
-        from geocbm.models.stage2_inference import locate
-
         pooled = None
         if self.refiner is not None and self.features is not None:
             pooled = row_reader(self.features, "pooled")
@@ -279,8 +275,6 @@ def load_intervention_model(
     run: Run, features: FeatureStore, concepts: Mapping[str, Tensor], name: str = "stage2"
 ) -> InterventionModel:
     """Stage 2 of a run as it was trained, from the checkpoint `name`; `concepts` are of `stages.predict_concepts`."""
-    from geocbm.run import predictions, stages
-
     head = stages.load_stage2(run, name)
     refiner = stages.load_refiner(run, head.config, name)
     concept_model = None if head.config.reads_scores else stages.load_stage1(run)
@@ -290,8 +284,6 @@ def load_intervention_model(
 
 def linear_cbm(run: Run, features: FeatureStore, concepts: dict[str, Tensor]) -> InterventionModel:
     """The run's head in mode `concept_scores`; one is trained, and not kept, where the run has none."""
-    from geocbm.run import predictions, stages
-
     head = stages.load_concept_head(run)
     if head is None:
         config = stages.load_stage2(run).config.in_mode("concept_scores", tracking="disabled")
@@ -303,8 +295,6 @@ def linear_cbm(run: Run, features: FeatureStore, concepts: dict[str, Tensor]) ->
 
 def trained_modes(run: Run, features: FeatureStore, concepts: Mapping[str, Tensor]) -> dict[str, InterventionModel]:
     """The main mode of a run, and the other modes that it has trained, by name."""
-    from geocbm.models.stage2_config import ABLATION_MODES
-
     main = load_intervention_model(run, features, concepts)
     found: dict[str, InterventionModel] = {main.head.config.ablation_mode: main}
     for mode in ABLATION_MODES:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,14 +17,12 @@ import pandas as pd
 from geocbm.data import image_files
 from geocbm.data.images.pictures import open_picture
 from geocbm.data.simulated import has_ground_truth, load_ground_truth
+from geocbm.encoders import ImageEncoder
 from geocbm.encoders.preprocessing import crop_window
 from geocbm.errors import ParameterError
 from geocbm.explain.maps import MAP_KINDS, SHARE, MapModel, concept_maps
 from geocbm.metrics import NOT_MEASURED, Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
-
-if TYPE_CHECKING:
-    from geocbm.encoders import ImageEncoder
-    from geocbm.run import Run
+from geocbm.run import Run
 
 Box = tuple[float, float, float, float]
 

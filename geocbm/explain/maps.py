@@ -7,25 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional
 
 from geocbm.data import image_files
 from geocbm.data.images.pictures import open_picture
+from geocbm.encoders import ImageEncoder
+from geocbm.encoders.features import FeatureStore
 from geocbm.errors import ParameterError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from geocbm.encoders import ImageEncoder
-    from geocbm.encoders.features import FeatureStore
-    from geocbm.models.stage1 import Stage1ConceptModel
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
-    from geocbm.run import Run
+from geocbm.models.stage1 import Stage1ConceptModel
+from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
+from geocbm.run import Run
 
 SCORE, SHARE, GRADIENT = "score", "share", "gradient x input"
 MAP_KINDS = (SCORE, SHARE)

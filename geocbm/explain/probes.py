@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +19,8 @@ from geocbm.errors import ParameterError
 from geocbm.evaluation.baselines.linear import fit_quietly, walk_down
 from geocbm.explain.concept_labels import ConceptLabels
 from geocbm.explain.controls import random_directions
-from geocbm.metrics import Estimate, spatial_blocks
-
-if TYPE_CHECKING:
-    from geocbm.metrics import Resamples
-    from geocbm.run import Run
-
+from geocbm.metrics import Estimate, Resamples, spatial_blocks
+from geocbm.run import Run
 
 STRENGTHS = tuple(float(value) for value in np.round(10.0 ** np.arange(-3, 2, 0.5), 6))
 """Inverse strengths of the penalty (scikit-learn's C) between which one is looked for."""

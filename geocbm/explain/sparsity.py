@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from geocbm.errors import ParameterError
-from geocbm.metrics import NOT_MEASURED
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from geocbm.metrics import Estimate, Resamples
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
+from geocbm.metrics import NOT_MEASURED, Estimate, Resamples
+from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 
 NEC_COUNTS = (5, 10, 15, 20, 25, 30)
 """Counts whose mean is the ANEC of Srivastava et al. 2024."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,9 @@ from geocbm.errors import ParameterError
 from geocbm.explain.localization import SMALL, concept_boxes, points
 from geocbm.explain.maps import MapModel, concept_maps
 from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
+from geocbm.models.stage1 import predict_stage1
 from geocbm.models.stage2_inference import concept_input, predict_stage2
-
-if TYPE_CHECKING:
-    from geocbm.run import Run
+from geocbm.run import Run, stages
 
 CONCEPTS, MAPS, ATTENTION = "order of the concepts", "map of the named concept", "attention"
 
@@ -56,9 +55,6 @@ def explain_seeds(
     Raises:
         ParameterError: fewer than two seeds, or one twice.
     """
-    from geocbm.models.stage1 import predict_stage1
-    from geocbm.run import stages
-
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ParameterError(f"stability_seeds is {list(seeds)}; give at least two different seeds, or none")
     run, features = model.run, model.features

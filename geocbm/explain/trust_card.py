@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 import pandas as pd
 
 from geocbm.explain.ablation import AT, BETTER, CELL_METRICS, FREQUENT, REMOVED, WORSE, against_prior, interval_of
+from geocbm.explain.concept_information import ConceptInformation
 from geocbm.explain.faithfulness import CONCEPTS, DELETION, MIDDLE, DeletionInsertion, headline
 from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE, CONCEPT, Localization
 from geocbm.explain.sparsity import Carried
 from geocbm.explain.stability import stability_estimates
 from geocbm.metrics import NOT_MEASURED, Estimate, columns_of, entry_of
-
-if TYPE_CHECKING:
-    from geocbm.explain.concept_information import ConceptInformation
 
 YES, PARTLY, NO, CANNOT, UNKNOWN = "yes", "partly", "no", "cannot be said", "not measured"
 VERDICTS = (YES, PARTLY, NO, CANNOT, UNKNOWN)

@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from geocbm.evaluation.baselines.base import Labels, Prediction, matrix
 from geocbm.geocells import Geocells
 from geocbm.metrics import fit_temperature, negative_log_likelihood
 from geocbm.models.decoder import Points
+from geocbm.models.stage2 import Stage2Config
+from geocbm.models.stage2_inference import NeighbourRefiner
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Inverse strengths of the penalty (scikit-learn's C) from which one is chosen."""
@@ -158,11 +161,6 @@ class LinearProbe:
 
     def _inside(self, features: np.ndarray, logits: np.ndarray) -> Points:
         """Mean place of the most similar training pictures in the likeliest cell, `[n]` degrees each."""
-        import torch
-
-        from geocbm.models.stage2 import Stage2Config
-        from geocbm.models.stage2_inference import NeighbourRefiner
-
         config = Stage2Config(refine_cells=1, refine_neighbours=10, refine_temperature=0.1)
         known = self.labels_
         refiner = NeighbourRefiner(torch.from_numpy(self.features_), known.lat, known.lng, self.cells_.sample_to_cell)

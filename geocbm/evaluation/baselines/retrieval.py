@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
 
+from geocbm import encoders
 from geocbm.data import image_files
+from geocbm.encoders.features import encode_features
+from geocbm.encoders.location import adapted_gallery, gallery_embeddings, nearest_places
 from geocbm.errors import ParameterError
 from geocbm.evaluation.baselines.base import Labels, Prediction
 from geocbm.evaluation.baselines.neighbours import VOTERS, cell_prior, choose_votes
 from geocbm.geocells import Geocells
+from geocbm.models.loading import Stage0Layers
 from geocbm.run import Run
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from geocbm.run.encoding import compute_device
 
 GEOCLIP_BACKBONE = "openai/clip-vit-large-patch14"
 
@@ -33,8 +37,6 @@ class Gallery:
 
     def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> Gallery:
         """Find the cells of the places; the features are not looked at."""
-        from torch.nn.functional import normalize
-
         self.units_ = normalize(self.embeddings.float(), dim=-1)
         self.k_ = min(VOTERS[-1], len(self.places)) if self.votes else 1
         if self.votes:
@@ -56,10 +58,6 @@ class Gallery:
         return Prediction(self.name, lat, lng, cell_logits=logits)
 
     def _nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        import torch
-
-        from geocbm.encoders.location import nearest_places
-
         found, similarity = nearest_places(torch.from_numpy(np.asarray(features)).float(), self.units_, self.k_)
         return found.numpy(), similarity.numpy()
 
@@ -69,10 +67,6 @@ def stage0_galleries(run: Run, cache: Path) -> list[Gallery]:
 
     The pictures of the second gallery are never looked at, which makes it another method than the nearest neighbour.
     """
-    from geocbm import encoders
-    from geocbm.encoders.location import adapted_gallery, gallery_embeddings
-    from geocbm.models.loading import Stage0Layers
-
     train = run.rows["train"]
     own = np.unique(np.stack([run.lat[train], run.lng[train]], axis=1), axis=0)
     adapter, encoder = Stage0Layers(run.need("stage0.safetensors")).gps_adapter, encoders.load_location_encoder()
@@ -95,13 +89,6 @@ def geoclip(run: Run, cache: Path, backbone: str) -> tuple[Gallery, np.ndarray]:
         MissingInputError: the backbone is not on this machine.
         ParameterError: it gives features of another width than GeoCLIP's head reads.
     """
-    import torch
-
-    from geocbm import encoders
-    from geocbm.encoders.features import encode_features
-    from geocbm.encoders.location import gallery_embeddings
-    from geocbm.run.encoding import compute_device
-
     head = encoders.load_geoclip_head()
     wanted = int(next(head.parameters()).shape[1])
     encoder = encoders.load_image_encoder(encoders.find_model_folder(backbone, download=False))

@@ -14,6 +14,7 @@ from geocbm.geocells.distribution import CellDistribution, argmax_region, cell_s
 from geocbm.metrics import error_km, fit_temperature, places_of, spatial_blocks
 from geocbm.models.decoder import ARGMAX, POINT_WORDS, Decoder, PointChoice, Points, choose_bandwidth, expected_km
 from geocbm.run import Run
+from geocbm.run.predictions import answer_places, read_choice
 
 
 def read_cell_scores(files: Run) -> dict[str, np.ndarray]:
@@ -84,8 +85,6 @@ def assess(
     `seed` is that of the random shares of the regions, `own` the points that do not come from the distribution
     (`methods.own_points`); None for runs of before there was a choice, whose answer is the argmax.
     """
-    from geocbm.run.predictions import answer_places, read_choice
-
     logits, cells, train = read_cell_scores(files), files.cells, files.rows["train"]
     val, test = files.rows["val"], files.rows["test"]
     true_cell = files.cell_label[test]

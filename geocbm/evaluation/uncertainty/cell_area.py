@@ -11,6 +11,7 @@ import pandas as pd
 
 from geocbm.geocells import Geocells
 from geocbm.geodesy import EARTH_RADIUS_KM, KM_PER_DEGREE
+from geocbm.metrics import country_of
 
 _SEA_MERIDIAN = -169.0  # runs through Bering Strait and touches no land north of Antarctica
 _SOUTH, _NORTH = -60.0, 84.0
@@ -64,8 +65,6 @@ def cell_areas(
     Returns:
         `[N]` km². A cell that holds no grid point gets the area of one: its ground is below the grain of the grid.
     """
-    from geocbm.metrics import country_of
-
     grid_lat, grid_lng, area = land_grid(step_km)
     seen = pd.DataFrame({"polygon": country_of(lat, lng), "table": country})
     spelt = seen[seen["polygon"] != ""].groupby("polygon")["table"].agg(lambda names: names.value_counts().index[0])

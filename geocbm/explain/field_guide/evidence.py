@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.special import entr
 
 from geocbm.explain.examples import each_panorama_once
-
-if TYPE_CHECKING:
-    import torch
-
-    from geocbm.geocells import Geocells
-    from geocbm.geocells.distribution import CellDistribution
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
+from geocbm.geocells import Geocells
+from geocbm.geocells.distribution import CellDistribution
+from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 
 MIN_Z = 1.64
 """Standard deviations above which a concept counts as a clue: 95 % on one side."""
@@ -135,8 +132,6 @@ def country_contributions(
     Returns:
         `[C]` sorted names of the countries that have cells and pictures, and `[C, k]` mean contributions in logits.
     """
-    import torch
-
     names = np.array(sorted(set(country) & set(cells.country)))
     means = np.zeros((len(names), scores.shape[1]))
     with torch.inference_mode():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -28,10 +27,8 @@ from geocbm.explain.field_guide.evidence import (
 from geocbm.explain.maps import SCORE, MapModel, concept_maps
 from geocbm.files import read_json
 from geocbm.geocells.distribution import CellDistribution
-
-if TYPE_CHECKING:
-    from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
-    from geocbm.run import Run
+from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
+from geocbm.run import Run
 
 MIN_LABELS = 3
 """A concept labelled less often than this in a country is no clue, however rare it is elsewhere."""
