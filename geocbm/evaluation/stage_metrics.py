@@ -12,10 +12,10 @@ from PIL import Image
 from torch.nn import functional
 
 from geocbm import metrics
+from geocbm.data import image_files, open_picture
 from geocbm.encoders import ImageEncoder
 from geocbm.encoders.features import FeatureStore
 from geocbm.evaluation.baselines.neighbours import nearest
-from geocbm.explain.maps import seen_picture
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import Estimate, Resamples, metric, spatial_blocks
 from geocbm.models.retrieval import nearest_class_mean, retrieval_by_row
@@ -129,7 +129,7 @@ def concept_map_examples(
     wrong = ["" if said == meta[row] else f" (named {metas[said]})" for row, said in zip(rows, named, strict=True)]
     captions = [metas[meta[row]] + words for row, words in zip(rows, wrong, strict=True)]
     grids = [maps[i, :, meta[row]].reshape(encoder.grid) for i, row in enumerate(rows)]
-    return [seen_picture(files, encoder, row) for row in rows], grids, captions
+    return [encoder.crop(open_picture(path)) for path in image_files(files.table.iloc[rows])], grids, captions
 
 
 def prototype_cosine(model: Stage1ConceptModel) -> np.ndarray:
@@ -225,4 +225,5 @@ def attention_examples(files: Run, encoder: ImageEncoder, predicted: Arrays, row
         for i in chosen
     ]
     grids = [predicted["attention"][i].reshape(encoder.grid) for i in chosen]
-    return [seen_picture(files, encoder, rows[i]) for i in chosen], grids, captions
+    pictures = [encoder.crop(open_picture(path)) for path in image_files(files.table.iloc[rows[chosen]])]
+    return pictures, grids, captions
