@@ -46,14 +46,9 @@ def spherical_mean(lat: Any, lng: Any) -> tuple[float, float]:
     return float(middle_lat), float(middle_lng)
 
 
-def centroids(lat: Any, lng: Any, group: Any) -> dict[Any, tuple[float, float]]:
-    """The spherical mean of the places of every group: `group -> (lat, lng)` in degrees."""
-    latitude, longitude, groups = np.asarray(lat, dtype=float), np.asarray(lng, dtype=float), np.asarray(group)
-    if not len(latitude) == len(longitude) == len(groups):
-        raise ValueError(f"there are {len(latitude)} latitudes and {len(longitude)} longitudes of {len(groups)} rows")
-    return {
-        name: spherical_mean(latitude[groups == name], longitude[groups == name]) for name in np.unique(groups).tolist()
-    }
+def centroids(lat: np.ndarray, lng: np.ndarray, group: np.ndarray) -> dict[Any, tuple[float, float]]:
+    """The spherical mean of the places `[n]` of every group `[n]`: `group -> (lat, lng)` in degrees."""
+    return {name: spherical_mean(lat[group == name], lng[group == name]) for name in np.unique(group).tolist()}
 
 
 def places_of_groups(group: Any, middle: dict[Any, tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:

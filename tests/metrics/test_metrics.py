@@ -1,4 +1,4 @@
-"""Figures of merit against values worked out by hand."""
+"""Metrics against values worked out by hand."""
 
 import sys
 

@@ -83,16 +83,16 @@ def test_functions_and_shared_draws_agree():
 
 
 def test_one_block_has_no_interval():
-    figures = metrics.geolocation_intervals([0.0, 1.0], [0.0, 1.0], [0.1, 0.2], [0.1, 0.2])
-    assert all(np.isfinite(figure["value"]) for figure in figures.values())
-    assert all(np.isnan(figure["low"]) and np.isnan(figure["high"]) for figure in figures.values())
-    for figure in (
+    entries = metrics.geolocation_intervals([0.0, 1.0], [0.0, 1.0], [0.1, 0.2], [0.1, 0.2])
+    assert all(np.isfinite(entry["value"]) for entry in entries.values())
+    assert all(np.isnan(entry["low"]) and np.isnan(entry["high"]) for entry in entries.values())
+    for entry in (
         bootstrap([5.0]),
         bootstrap([1, 0], [3, 3], groups=[0, 1]),
         paired_difference([1.0, 3.0], [0.0, 1.0], ["a", "a"]),
         metrics.over_seeds([[1.0, 2.0], [5.0, 6.0]], blocks=[0, 0]),
     ):
-        assert np.isfinite(figure["value"]) and np.isnan(figure["low"]) and np.isnan(figure["high"])
+        assert np.isfinite(entry["value"]) and np.isnan(entry["low"]) and np.isnan(entry["high"])
 
 
 def test_a_share_of_none_or_all_is_not_certain():
@@ -110,8 +110,8 @@ def test_a_share_of_none_or_all_is_not_certain():
 
 
 def test_an_infinite_mean_is_infinite():
-    figure = Resamples(range(10)).estimate([*np.arange(9.0), np.inf])
-    assert (figure["value"], figure["high"]) == (np.inf, np.inf) and np.isfinite(figure["low"])
+    entry = Resamples(range(10)).estimate([*np.arange(9.0), np.inf])
+    assert (entry["value"], entry["high"]) == (np.inf, np.inf) and np.isfinite(entry["low"])
 
 
 def test_bad_resamples_are_named():
@@ -126,7 +126,7 @@ def test_bad_resamples_are_named():
 
 
 @pytest.mark.parametrize(
-    ("figure", "text", "kept"),
+    ("entry", "text", "kept"),
     [
         ((412.3, 380.0, 447.0), "412 [380, 447]", {"value": 412.3, "low": 380.0, "high": 447.0}),
         ((412.3, 380.0, np.inf), "412 [380, no answer]", 412.3),
@@ -135,8 +135,8 @@ def test_bad_resamples_are_named():
         ((np.nan, np.nan, np.nan), "", None),
     ],
 )
-def test_words_and_records_of_figures(figure, text, kept):
-    named = dict(zip(("value", "low", "high"), figure, strict=True))
+def test_words_and_records_of_metrics(entry, text, kept):
+    named = dict(zip(("value", "low", "high"), entry, strict=True))
     assert metrics.estimate_text(named) == text
     assert metrics.recordable(named) == kept
 
@@ -166,7 +166,7 @@ def test_concept_intervals_hold_the_metrics():
     owner, blocks = np.arange(12) % 4, generator.integers(0, 40, 300)
     given_parts = {"parent_logits": generator.normal(size=(300, 4)), "meta_to_parent": owner, "similarity": np.eye(12)}
     found = metrics.concept_intervals(logits, meta, Resamples(blocks, n=100), **given_parts)
-    assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in found.values())
+    assert all(entry["low"] <= entry["value"] <= entry["high"] for entry in found.values())
     hits = logits.argmax(axis=1) == meta
     assert found["meta_top1"] == bootstrap(hits, blocks, n=100)
     assert found["meta_macro_recall"] == bootstrap(hits, blocks, groups=meta, n=100)

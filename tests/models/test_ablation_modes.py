@@ -58,8 +58,8 @@ def test_every_mode_passes_the_whole_chain_as_the_main_mode(base: Path, mode: st
     run_notebook("10_compare_runs", **few, runs=[mode])
     predictions = pd.read_parquet(paths.run_folder(mode) / "predictions.parquet")
     assert set(predictions.loc[predictions["main"], "mode"]) == {mode}
-    figures = json.loads((paths.report_folder(mode) / "metrics.json").read_text())
-    assert {"stage2.median_km", f"variant.{mode}.median_km", "sure.ece"} <= set(figures)
+    metrics = json.loads((paths.report_folder(mode) / "metrics.json").read_text())
+    assert {"stage2.median_km", f"variant.{mode}.median_km", "sure.ece"} <= set(metrics)
     page, photograph = base / f"{mode}.html", next((base / "world" / "images").iterdir())
     assert main(["predict", str(photograph), "--run", mode, "--html", str(page)]) == 0
     assert page.stat().st_size > 10_000

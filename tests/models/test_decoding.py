@@ -91,8 +91,8 @@ def test_the_file_says_what_was_chosen_and_why(copied_run) -> None:
     concepts = stages.predict_concepts(files, features)
     head = stages.load_stage2(files)
     measured = predictions.predict_places(files, head, concepts, features, val, None, decoder)
-    figures = geolocation_metrics(measured["lat"], measured["lng"], files.lat[val], files.lng[val])
-    assert content["choice"]["figures"][decoder.choice.point]["geoscore"] == pytest.approx(figures["geoscore"])
+    metrics = geolocation_metrics(measured["lat"], measured["lng"], files.lat[val], files.lng[val])
+    assert content["choice"]["figures"][decoder.choice.point]["geoscore"] == pytest.approx(metrics["geoscore"])
 
 
 def test_a_choice_for_another_head_or_other_splits_is_refused(copied_run) -> None:

@@ -78,14 +78,14 @@ def test_hybrid_keeps_the_linear_part_and_the_residual_adds_what_patches_know(wo
     assert torch.equal(alone.score_mean, hybrid.score_mean)
     rows = np.arange(110, 150)
     truth = world.cell_label[rows]
-    figures = {
+    answers = {
         name: predict_stage2(model, scores, world.tokens, rows)
         for name, model in (("alone", alone), ("hybrid", load_stage2(path)))
     }
-    accuracy = {name: float((said["cell"][:, 0] == truth).mean()) for name, said in figures.items()}
+    accuracy = {name: float((said["cell"][:, 0] == truth).mean()) for name, said in answers.items()}
     assert accuracy["alone"] < 0.6 < 0.9 < accuracy["hybrid"]
-    assert "residual_share" not in figures["alone"]
-    share = figures["hybrid"]["residual_share"]
+    assert "residual_share" not in answers["alone"]
+    share = answers["hybrid"]["residual_share"]
     assert (share >= 0).all() and (share <= 1).all() and share.mean() > 0.5
     assert result.best["residual_share"] > 0.5 > result.initial["residual_share"]
 
