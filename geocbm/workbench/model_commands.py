@@ -7,11 +7,15 @@ import time
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import UserError
 from geocbm.files import paths
 from geocbm.workbench import process
+from geocbm.workbench.profiles import read_profile
+from geocbm.workbench.settings import config_fields, read_declared, resolve_all
+from geocbm.workbench.stages import read_chain
 
 if TYPE_CHECKING:
     from geocbm.run import Run
@@ -61,63 +65,47 @@ def train_stage(stage: str, run: str, profile: str, recipe: str | None, assignme
     """
     from geocbm.encoders.processes import launched_index
     from geocbm.run import Run
-    from geocbm.workbench.profiles import read_profile
-    from geocbm.workbench.settings import read_declared, resolve_all
-    from geocbm.workbench.stages import read_chain
 
     chain = read_chain()
     number = STAGES[stage]
-    settings = [f"{number}.{text}" for text in assignments]
-    declared = read_declared(chain)
     own = read_profile(profile)
     own = replace(own, recipe=recipe or own.recipe)
-    values = resolve_all(chain, declared, own, settings, run)[number]
+    values = resolve_all(chain, read_declared(chain), own, [f"{number}.{text}" for text in assignments], run)[number]
     files = Run(paths.run_folder(run))
     # Of several processes the main one holds the run for all.
     alone = process.only_one(files.folder / ".lock", f"run {files.name!r}") if not launched_index() else nullcontext()
     with alone:
-        result = _train(stage, files, values)
+        result = _fit_stage0(files, values) if stage == "stage0" else _fit_later_stage(stage, files, values)
     written = paths.portable(files.path(f"{stage}.safetensors"))
     print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")
-
-
-def _train(stage: str, files: Run, values: dict[str, Any]) -> FitResult:
-    from geocbm.run import adoption, stages
-    from geocbm.workbench.settings import config_fields
-
-    if stage == "stage0":
-        result = _fit_stage0(files, values)
-    elif stage == "stage1":
-        from geocbm.models.stage1 import Stage1Config
-
-        adoption.take_stage0(files, paths.locate(given) if (given := values["stage0_checkpoint"]) else "")
-        config = Stage1Config(**config_fields(Stage1Config, values))
-        result = stages.fit_stage1(files, config, files.features("adapted"))[1]
-    else:
-        from geocbm.models.stage2 import Stage2Config
-
-        features = files.features("adapted")
-        adoption.take_stage1(files, paths.locate(given) if (given := values["stage1_checkpoint"]) else "", features)
-        settings_2 = Stage2Config(**config_fields(Stage2Config, values))
-        result = stages.fit_stage2(files, settings_2, stages.predict_concepts(files, features), features)[1]
-    return result
 
 
 def _fit_stage0(files: Run, values: dict[str, Any]) -> FitResult:
     from geocbm.encoders.processes import on_main
     from geocbm.models.stage0 import Stage0Config
     from geocbm.run import encoding, stages
-    from geocbm.workbench.settings import config_fields
 
-    encoders = encoding.EncoderConfig(
-        values["image_encoder"],
-        values["text_encoder"],
-        values["unfreeze_layers"],
-        values["encode_batch_size"],
-        values["max_cache_gb"],
-    )
+    names = ("image_encoder", "text_encoder", "unfreeze_layers", "encode_batch_size", "max_cache_gb")
+    encoders = encoding.EncoderConfig(*(values[name] for name in names))
     encoder = encoding.load_encoder(encoders.image_encoder)
     vanilla = encoding.encode_vanilla(files, encoders, encoder)
     on_main(lambda: encoding.write_prototypes(files, encoders))
     config = Stage0Config(**config_fields(Stage0Config, values))
     return stages.fit_stage0(files, config, encoders, encoder, vanilla)[1]
+
+
+def _fit_later_stage(stage: str, files: Run, values: dict[str, Any]) -> FitResult:
+    from geocbm.models.stage1 import Stage1Config
+    from geocbm.models.stage2 import Stage2Config
+    from geocbm.run import adoption, stages
+
+    given = values["stage0_checkpoint" if stage == "stage1" else "stage1_checkpoint"]
+    before: Path | str = paths.locate(given) if given else ""
+    if stage == "stage1":
+        adoption.take_stage0(files, before)
+        config = Stage1Config(**config_fields(Stage1Config, values))
+        return stages.fit_stage1(files, config, files.features("adapted"))[1]
+    features = files.features("adapted")
+    adoption.take_stage1(files, before, features)
+    concepts = stages.predict_concepts(files, features)
+    return stages.fit_stage2(files, Stage2Config(**config_fields(Stage2Config, values)), concepts, features)[1]
