@@ -9,7 +9,6 @@ name; any other model is watched while it runs (`generic.GenericBackbone`).
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,8 +24,11 @@ class ImageFeatures(NamedTuple):
     tokens: Tensor  # one per position, row by row from the top left, (B, P, w)
 
 
-class Backbone(ABC):
-    """A vision model of transformers, cut between the blocks that stay frozen and those that may train."""
+class Backbone:
+    """A vision model of transformers, cut between the blocks that stay frozen and those that may train.
+
+    A family says what its `head` is, everything after the last block, and its `stem` where that is more than embedding.
+    """
 
     keeps_shape = True  # whether every block gives the shape that it takes
 
@@ -34,6 +36,7 @@ class Backbone(ABC):
         self, model: nn.Module, blocks: Sequence[nn.Module], head_modules: Sequence[nn.Module | None] = ()
     ) -> None:
         self.model = model
+        self.vision: Any = getattr(model, "vision_model", model)
         self.blocks = list(blocks)
         self.head_modules = [module for module in head_modules if module is not None]
         self.grid = (0, 0)  # rows and columns of the tokens, known after `examine`
@@ -44,20 +47,13 @@ class Backbone(ABC):
         config: Any = self.model.config
         return str(config.model_type)
 
-    @abstractmethod
     def stem(self, pixel_values: Tensor) -> Tensor:
         """Everything before the first block: pixels (B, 3, H, W) to activations (B, ...)."""
+        return self.vision.embeddings(pixel_values)
 
-    @abstractmethod
     def head(self, hidden: Tensor) -> ImageFeatures:
         """Everything after the last block: activations (B, ...) to features."""
-
-    def find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of tokens that a picture of this size is cut into; `hidden` enters the head."""
-        config: Any = self.model.config
-        patch = getattr(config, "vision_config", config).patch_size
-        rows, columns = (patch, patch) if isinstance(patch, int) else patch
-        return height // int(rows), width // int(columns)
+        raise NotImplementedError
 
     def examine(self, dark: Tensor, bright: Tensor) -> ImageFeatures:
         """Features of one picture, given two plain ones (3, H, W); sets what depends on the size of pictures.
@@ -69,7 +65,14 @@ class Backbone(ABC):
         hidden = self.lower(dark[None], len(self.blocks) if self.keeps_shape else 0)
         features = self.head(hidden)
         height, width = dark.shape[-2:]
-        self.grid = rows, columns = self.find_grid(hidden, height, width)
+        if hidden.dim() == 4:  # a map
+            rows, columns = hidden.shape[-2:]
+        else:
+            config: Any = self.model.config
+            patch = getattr(config, "vision_config", config).patch_size
+            patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
+            rows, columns = height // int(patch_height), width // int(patch_width)
+        self.grid = (rows, columns)
         if rows * columns != features.tokens.shape[1]:
             raise ParameterError(
                 f"a model of type '{self.kind}' gives {features.tokens.shape[1]} tokens, which lie "
@@ -104,9 +107,9 @@ class ClipBackbone(Backbone):
     """CLIP: the class token is projected; tokens are taken before the last normalisation."""
 
     def __init__(self, model: Any) -> None:
-        self.vision = getattr(model, "vision_model", model)
+        vision = getattr(model, "vision_model", model)
         self.projection = getattr(model, "visual_projection", None)
-        super().__init__(model, self.vision.encoder.layers, [self.vision.post_layernorm, self.projection])
+        super().__init__(model, vision.encoder.layers, [vision.post_layernorm, self.projection])
 
     def stem(self, pixel_values: Tensor) -> Tensor:
         """Class token and patches after the first normalisation, (B, 1 + P, w)."""
@@ -122,12 +125,8 @@ class SiglipBackbone(Backbone):
     """SigLIP: no class token; a pooling head attends to all tokens, which are taken before the last normalisation."""
 
     def __init__(self, model: Any) -> None:
-        self.vision = getattr(model, "vision_model", model)
-        super().__init__(model, self.vision.encoder.layers, [self.vision.post_layernorm, self.vision.head])
-
-    def stem(self, pixel_values: Tensor) -> Tensor:
-        """Patches with their positions, (B, P, w)."""
-        return self.vision.embeddings(pixel_values)
+        vision = getattr(model, "vision_model", model)
+        super().__init__(model, vision.encoder.layers, [vision.post_layernorm, vision.head])
 
     def head(self, hidden: Tensor) -> ImageFeatures:
         """Attention-pooled vector and all tokens."""
@@ -138,16 +137,11 @@ class VitBackbone(Backbone):
     """ViT, DeiT and DINOv2: class token, then extra tokens (registers, distillation), then patches."""
 
     def __init__(self, model: Any) -> None:
-        self.vision = model
         self.pooler = getattr(model, "pooler", None)
         layers = getattr(model, "layers", None)
         super().__init__(model, model.encoder.layer if layers is None else layers, [model.layernorm, self.pooler])
         config = model.config
         self.n_extra = 1 + int(getattr(config, "num_register_tokens", 0) or 0) + int(config.model_type == "deit")
-
-    def stem(self, pixel_values: Tensor) -> Tensor:
-        """Class token, extra tokens and patches, (B, 1 + extra + P, w)."""
-        return self.vision.embeddings(pixel_values)
 
     def head(self, hidden: Tensor) -> ImageFeatures:
         """Pooler output, or the normalised class token where there is no trained pooler."""
@@ -172,10 +166,6 @@ class ConvolutionalBackbone(Backbone):
     def stem(self, pixel_values: Tensor) -> Tensor:
         """First convolution, (B, C, H, W)."""
         return self.first(pixel_values)
-
-    def find_grid(self, hidden: Tensor, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the last map."""
-        return int(hidden.shape[-2]), int(hidden.shape[-1])
 
     def head(self, hidden: Tensor) -> ImageFeatures:
         """Mean over the map (normalised where the network does so) and the map, row by row."""

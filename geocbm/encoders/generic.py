@@ -82,14 +82,6 @@ class GenericBackbone(Backbone):
         self._split = (pooled.shape[-1], tokens.shape[-1])
         return ImageFeatures(pooled[:1], tokens[:1])
 
-    def stem(self, pixel_values: Tensor) -> Tensor:
-        """What enters the first block."""
-        return self.lower(pixel_values, len(self.blocks))
-
-    def head(self, hidden: Tensor) -> ImageFeatures:
-        """Features of what leaves the last block."""
-        return self.upper(hidden, 0)
-
     def lower(self, pixel_values: Tensor, top_blocks: int) -> Tensor:
         """The activations that enter the last blocks; for 0 blocks what leaves the last one."""
         if not self.blocks:

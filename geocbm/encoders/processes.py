@@ -1,4 +1,4 @@
-"""Processes of a distributed launch (`accelerate launch`): who this one is, and how they agree.
+"""Processes of a distributed launch (`accelerate launch`): who this one is, and how they agree; and threads in each.
 
 Everything here works in a single process too, where nobody has to be asked. Processes that belong together call the
 functions of this module in the same order.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -18,7 +20,7 @@ from torch import Tensor, distributed
 
 from geocbm.errors import UserError
 
-Result = TypeVar("Result")
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 # One process may wait for another that still encodes its share of a large table; when one dies, the launcher ends all.
 _PATIENCE = timedelta(hours=24)
@@ -127,6 +129,28 @@ def raise_together(act: Callable[[], Result]) -> Result:
 def on_main(act: Callable[[], Result]) -> Result | None:
     """Do something in the main process while the others wait and get None; its failure is theirs."""
     return raise_together(lambda: act() if is_main_process() else None)
+
+
+def look_ahead(
+    act: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    ahead: int,
+    initializer: Callable[[], None] | None = None,
+) -> Iterator[tuple[Item, Result]]:
+    """Items with what `act` gives of them, in order, while threads already work on up to `ahead` of the next ones."""
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    pool = ThreadPoolExecutor(workers, initializer=initializer)
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(act, item)))
+            if len(waiting) > ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _launched() -> bool:

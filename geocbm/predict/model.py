@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from geocbm.encoders.processes import look_ahead
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.evaluation.novelty import FILE as NOVELTY
 from geocbm.evaluation.novelty import Novelty, NoveltyDetector
@@ -217,15 +216,10 @@ class GeoCBM:
             return
         # The number holds for the thread that sets it.
         share = partial(torch.set_num_threads, max(1, threads // workers))
-        pool = ThreadPoolExecutor(workers, "photographs", initializer=share)
         try:
-            ahead = deque(pool.submit(reply, batch) for batch in first)
-            while ahead:
-                for batch in islice(batches, workers + 1 - len(ahead)):
-                    ahead.append(pool.submit(reply, batch))
-                yield from ahead.popleft().result()
+            for _, replies in look_ahead(reply, chain(first, batches), workers, workers, share):
+                yield from replies
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
             torch.set_num_threads(threads)  # for threads that are yet to come
 
     def explain(self, image: Any, country: str | None = None, cell: int | None = None) -> Explanation:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from geocbm.encoders.processes import look_ahead
 
 Batch = dict[str, Tensor]
 
@@ -131,12 +133,4 @@ def parts_of(rows: np.ndarray, n_parts: int) -> list[np.ndarray]:
 def prefetched(batch: Callable[[np.ndarray], Batch], parts: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Batch]]:
     """Read the next batch from disk while the current one is computed."""
     # A second team of threads would contend with the first for the cores: small steps then take nearly twice as long.
-    with ThreadPoolExecutor(max_workers=1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = None
-        for rows in parts:
-            upcoming = (rows, pool.submit(batch, rows))
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = upcoming
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+    return look_ahead(batch, parts, 1, 1, partial(torch.set_num_threads, 1))

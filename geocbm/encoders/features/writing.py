@@ -8,9 +8,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -259,20 +257,10 @@ def _encode_files(encoder: ImageEncoder, files: Sequence[str | Path], kinds: Seq
     def load(batch: Sequence[str | Path]) -> Tensor:
         return encoder.preprocess([open_picture(file) for file in batch])
 
-    batches = deque(files[start : start + batch_size] for start in range(0, len(files), batch_size))
-    with ThreadPoolExecutor(max_workers=READERS) as pool:
-        waiting: deque[tuple[Sequence[str | Path], Future[Tensor]]] = deque()
-        try:
-            while batches or waiting:
-                while batches and len(waiting) <= READERS:
-                    batch = batches.popleft()
-                    waiting.append((batch, pool.submit(load, batch)))
-                batch, future = waiting.popleft()
-                features = _encode_batch(encoder, future.result().to(encoder.device), kinds)
-                yield _in_half(features, [str(file) for file in batch], encoder.name)
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+    for batch, pixels in processes.look_ahead(load, batches, READERS, READERS):
+        features = _encode_batch(encoder, pixels.to(encoder.device), kinds)
+        yield _in_half(features, [str(file) for file in batch], encoder.name)
 
 
 def _encode_batch(encoder: ImageEncoder, pixels: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
