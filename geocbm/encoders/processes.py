@@ -20,7 +20,8 @@ from torch import Tensor, distributed
 
 from geocbm.errors import UserError
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # One process may wait for another that still encodes its share of a large table; when one dies, the launcher ends all.
 _PATIENCE = timedelta(hours=24)

@@ -240,9 +240,8 @@ class _Prediction:
         """Write the page, the files that were asked for, and beside them what became of everything that was named."""
         page, html = self.page, self.request.html
         if page is not None and html is not None:
-            page.left_out = len(self.photos) - page.shown
-            page.write(html)
-            if page.left_out:
+            page.write(html, len(self.photos) - page.shown)
+            if page.shown < len(self.photos):
                 _warn(f"{html} shows the first {page.shown} of {len(self.photos)}")
         if journal is None:
             return

@@ -39,11 +39,7 @@ _QUALITY = 82
 
 
 class PhotoPage:
-    """Collects answers and writes the page.
-
-    Attributes:
-        left_out: photographs beyond `MOST_PHOTOS`.
-    """
+    """Collects answers of up to `MOST_PHOTOS` photographs and writes the page."""
 
     def __init__(self, model: GeoCBM) -> None:
         self._model = model
@@ -51,7 +47,6 @@ class PhotoPage:
         self._sections: list[dict[str, Any]] = []  # what the template shows of each photograph
         self._figures: list[dict[str, Any] | None] = []
         self._outlines: list[Any] = []
-        self.left_out = 0
 
     @property
     def shown(self) -> int:
@@ -61,7 +56,6 @@ class PhotoPage:
     def add(self, path: str, reply: Reply, problem: str = "") -> None:
         """Add a photograph."""
         if self.shown >= MOST_PHOTOS:
-            self.left_out += 1
             return
         self._paths.append(path)
         section: dict[str, Any] = {"problem": problem, "answer": reply.answer, "warning": ""}
@@ -73,8 +67,8 @@ class PhotoPage:
         self._sections.append(section)
         self._figures.append(figure)
 
-    def write(self, path: Path) -> None:
-        """Write the page."""
+    def write(self, path: Path, left_out: int = 0) -> None:
+        """Write the page, which says how many photographs were left out."""
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
         from plotly.offline import get_plotlyjs
@@ -99,7 +93,7 @@ class PhotoPage:
             calibration=model.calibration,
             cells=len(model.cells),
             country_of=model.cells.country,
-            left_out=self.left_out,
+            left_out=left_out,
             simulated=TRAINED_ON if model.context.simulated else "",
             unlike=unlike,
             # More photographs are unlike the training pictures than false alarms of like ones would explain.

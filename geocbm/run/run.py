@@ -149,9 +149,7 @@ class Run(RunFiles):
         rows = np.sort(np.random.default_rng(seed).choice(rows, min(n, len(rows)), replace=False))
         chosen = self.table.iloc[rows]
         pictures = data.image_files(self.table)
-        texts = {
-            name: chosen[name].astype(str).tolist() for name in ("pano_id", "meta_name", "parent_concept", "country")
-        }
+        texts = {name: chosen[name].astype(str).tolist() for name in TEXTS}
         labels = {name: values[rows] for name in LABELS if (values := self._label(name)) is not None}
         stores = {name: store for name in FEATURES if (store := self._store_of(name)) is not None}
         return Batch(
@@ -249,12 +247,12 @@ class Run(RunFiles):
 
 def _feature_reader(store: FeatureStore, name: str, half: bool = False) -> Callable[[np.ndarray], Tensor]:
     """A function from row positions to one of `FEATURES`, `(B, ...)` in single precision, or half as it is stored."""
-    import torch
+    from geocbm.training.loader import row_reader
 
     kind = {"patch_tokens": "tokens"}.get(name, name)
     if name == "hidden":  # kept as "hidden:N" for the last N blocks
         kind = next(each for each in store.kinds if each.startswith("hidden:"))
-    return lambda rows: store.read(kind, rows, torch.float16 if half else torch.float32)
+    return row_reader(store, kind, half)
 
 
 def _feature_names(columns: str | nn.Module | Iterable[str]) -> list[str]:
