@@ -42,7 +42,7 @@ _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "a
 def find_model_folder(name: str | Path, download: bool = True) -> Path:
     """Find the folder with the configuration and the safetensors of a model.
 
-    `name`: "atlas" for the packaged backbone, a local folder, a hub name (`owner/model`), or a hub name with a revision
+    Its name is "atlas" for the packaged backbone, a local folder, or a hub name, which may end in a revision
     (`owner/model@revision`). The hub is asked only if its local cache lacks the model.
 
     Raises:

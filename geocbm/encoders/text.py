@@ -116,7 +116,7 @@ def load_text_encoder(
 ) -> TextEncoder:
     """Load a text encoder, frozen, in float32, on the CPU.
 
-    `name_or_folder`: "atlas", a local folder or a hub name; without it the text tower of the image model is used.
+    Its name is "atlas", a local folder or a hub name; without one the text tower of the image model is used.
 
     Raises:
         MissingInputError: the model is neither local nor cached nor within reach.

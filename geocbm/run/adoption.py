@@ -27,7 +27,7 @@ def take_stage0(files: Run, checkpoint: str | Path) -> None:
     Notebook 03 must have been run, with `epochs=0` where its training is not wanted: it makes the text prototypes and
     the features of the untouched encoder.
 
-    `checkpoint`: `stage0.safetensors` of another run, its JSON beside it; empty for the run's own.
+    The checkpoint is a `stage0.safetensors` with its JSON beside it; empty for the run's own.
 
     Raises:
         MissingInputError: the checkpoint or its JSON is not there.
@@ -54,7 +54,7 @@ def take_stage0(files: Run, checkpoint: str | Path) -> None:
 def take_stage1(files: Run, checkpoint: str | Path, features: FeatureStore) -> None:
     """Use a Stage 1 of another run from here on, with what it says of every row; or the run's own again.
 
-    `checkpoint`: `stage1.safetensors` of another run, its JSON beside it; empty for the run's own.
+    The checkpoint is a `stage1.safetensors` with its JSON beside it; empty for the run's own.
 
     Raises:
         MissingInputError: the checkpoint or its JSON is not there.
@@ -115,8 +115,7 @@ def _copy(files: Run, path: Path, stem: str) -> None:
 def remove_leftovers(files: Run, stage: str, trained: Iterable[str]) -> list[str]:
     """Remove the further checkpoints of a stage that were not trained this time, so that no page reads them.
 
-    `stage`: stem of the run's own checkpoint, such as `stage2`; it stays; `trained`: what was trained beside it:
-    ablation modes, and `recipe NAME` for those of a recipe.
+    The run's own, of the stem `stage`, stays with what was trained beside it: ablation modes, and `recipe NAME`.
     """
     kept = {stage} | {f"{stage}_{name.replace(' ', '_')}" for name in trained}
     removed = []

@@ -60,8 +60,8 @@ def prepare_stage0(
 ) -> PreparedStage:
     """Stage 0 on stored activations: the frozen trunk of the encoder is never computed in training.
 
-    `encoders`: names of the encoders, for prompts whose text encoder is trained too; `encoder`: the image encoder,
-    whose last blocks will be trained in place; `vanilla`: features of the encoder as it came.
+    The last blocks of `encoder` will be trained in place; `vanilla` are its features as it came. The names in
+    `encoders` are for prompts whose text encoder is trained too.
     """
     base = read_prototypes(files, trained=False)
     prompts = None
@@ -103,10 +103,7 @@ def prepare_stage1(
     name: str | None = "stage1",
     report: Callable[[str], None] = print,
 ) -> PreparedStage:
-    """Stage 1 on the stored features of the adapted encoder.
-
-    `name`: stem of the checkpoint; None writes none; `report`: told where the bottleneck cannot start from Stage 0's.
-    """
+    """Stage 1 on the stored features of the adapted encoder; `name` is the checkpoint's stem, None writes none."""
     base = read_prototypes(files)
     columns = ("pooled", "patch_tokens") if BOTTLENECKS[config.bottleneck].needs_tokens else ("pooled",)
     train = files.loader("train", columns=columns, features=features, half=True)
@@ -159,13 +156,10 @@ def prepare_stage2(
     name: str | None = "stage2",
     report: Callable[[str], None] = print,
 ) -> PreparedStage:
-    """Stage 2 on what Stage 1 says of the concepts and on stored patch tokens.
+    """Stage 2 on what Stage 1 says of the concepts (`predict_concepts`) and on stored patch tokens.
 
     Mode `hybrid` trains twice: first the linear layers on the probabilities, as mode `concept_scores` does, then,
-    with these frozen, the residual from the patches.
-
-    `concepts`: of `predict_concepts`; `name`: stem of the checkpoint, variants take a name of their own; None writes
-    none.
+    with these frozen, the residual from the patches. Variants take a name, the checkpoint's stem, of their own.
     """
     concept_emb = concept_input(config, concepts).detach().cpu().float()
     columns = ("patch_tokens",) if config.reads_tokens else ()

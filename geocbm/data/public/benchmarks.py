@@ -37,11 +37,8 @@ def convert_benchmark(
     The photographs have no concepts: every row has the meta and the parent "unlabelled", and `split` is "test". Such a
     table is for evaluation only, because one meta teaches nothing. `country` comes from the coordinates.
 
-    `on_bad`: "error" refuses a source with bad rows or missing pictures, "drop" leaves those rows out; `csv`: the
-    benchmark's CSV, where it does not lie in `folder` under a usual name.
-
-    Raises:
-        UserError: something is missing, rows are bad, nothing is left, or an argument has an impossible value.
+    With `on_bad="drop"` rows that are bad or have no picture are left out. A `csv` is named where it does not lie in
+    `folder` under a usual name. A `UserError` says what is missing, bad or impossible.
     """
     reading.check_choice("name", name, BENCHMARKS)
     folder = Path(folder)

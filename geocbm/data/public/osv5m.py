@@ -140,11 +140,8 @@ def convert_osv5m(
     `pano_id`; without a value for a parent there is no row for it. `country` is the name of `metrics.country_names`,
     `country_code` the code; `data_set` and `split` say where a row comes from; the other columns are kept.
 
-    `parent`: the column whose values become metas, or "all"; `on_bad`: "error" refuses a source with bad rows or
-    missing pictures, "drop" leaves those rows out; `legend`: names for codes and bands, see `with_legend`.
-
-    Raises:
-        UserError: something is missing, rows are bad, nothing is left, or an argument has an impossible value.
+    With `on_bad="drop"` rows that are bad or have no picture are left out. A `legend` names codes and bands, see
+    `with_legend`. A `UserError` says what is missing, bad or impossible.
     """
     reading.check_choice("split", split, SPLITS)
     reading.check_choice("parent", parent, PARENTS)

@@ -91,7 +91,7 @@ def score_predictions(
 ) -> dict[str, Any]:
     """Compare answers with the true places of a table; a photograph without an answer is a miss.
 
-    `table`: `image_path`, `lat` and `lng`; several rows of one picture count once.
+    Several rows of one picture (`image_path`) count once.
 
     Returns:
         `median_km`, `mean_km`, `acc_1km` ... `acc_2500km`, `geoscore`, and `country_acc`, `region_acc`, `city_acc` (see

@@ -164,7 +164,7 @@ def manifest_of(
 ) -> dict[str, Any]:
     """What a store says of itself; its key hashes weights, kinds, type of number and the pictures in their order.
 
-    `lower_fingerprints`: for each kind "hidden:N" the fingerprint of what lies below the last N blocks.
+    A kind "hidden:N" has in `lower_fingerprints` that of what lies below the last N blocks.
     """
     return {
         "key": sha256_text(json.dumps([fingerprint, sorted(shapes), DTYPE, list(digests)])),

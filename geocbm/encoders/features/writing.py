@@ -58,19 +58,10 @@ def encode_features(
     max_cache_gb: float = 60.0,
     progress: bool = True,
 ) -> FeatureStore:
-    """Encode pictures once, or open what an earlier call stored.
+    """Encode picture files once, or open what an earlier call stored; one that was interrupted is resumed.
 
-    A call that was interrupted is resumed where its last whole batch ended.
-
-    Args:
-        encoder: frozen image encoder, on the device that computes.
-        files: n picture files.
-        digests: content hash of each file.
-        cache_dir: folder of all stores.
-        kinds: any of "pooled", "tokens", "hidden:N".
-        batch_size: pictures per pass.
-        max_cache_gb: above this size (in 10^9 bytes) nothing is stored and every read encodes again.
-        progress: print the size before, and the progress during the encoding.
+    The content hash of each file is its digest; kinds are "pooled", "tokens" and "hidden:N". Above `max_cache_gb`
+    (10^9 bytes) nothing is stored and every read encodes again.
 
     Raises:
         NoSpaceError: the disk cannot hold the store; nothing has been written.
@@ -98,7 +89,7 @@ def re_encode(
 ) -> FeatureStore:
     """Pooled features and tokens of an encoder whose last blocks were trained, from the activations that enter them.
 
-    `hidden_store`: a store with the kind "hidden:N" for N = `top_blocks`, made before the training.
+    Those are the kind "hidden:N", for N = `top_blocks`, of a store that was made before the training.
 
     Raises:
         MismatchError: the activations were made by an encoder whose lower blocks differ.
