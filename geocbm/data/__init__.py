@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the fingerprint of a stage follows imports as they are written
     from geocbm.data import quality, samples, simulated, splits, table  # noqa: F401
-    from geocbm.data.images import pictures  # noqa: F401
+    from geocbm.data.images import photographs  # noqa: F401
 
 _NAMES = {
-    "images.pictures": ("open_picture",),
+    "images.photographs": ("open_picture",),
     "quality": ("quality_report",),
     "samples": ("PanoramaCBMDataset", "collate_panoramas"),
     "simulated": ("picture_noun",),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geocbm.data.images.pictures import open_picture
+from geocbm.data.images.photographs import open_picture
 from geocbm.data.table import SCHEMA, image_files
 from geocbm.errors import ParameterError
 

@@ -5,7 +5,7 @@ architecture. The text encoder turns prompts into base prototypes; the location 
 embedding that images are aligned with. All of them are frozen and in evaluation mode as loaded.
 """
 
-from geocbm.data.images.pictures import open_picture, to_rgb
+from geocbm.data.images.photographs import open_picture, to_rgb
 from geocbm.encoders.image import ImageEncoder, ImageFeatures, load_image_encoder
 from geocbm.encoders.loading import find_model_folder
 from geocbm.encoders.location import load_gallery, load_geoclip_head, load_location_encoder

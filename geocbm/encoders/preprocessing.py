@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocbm.data.images.pictures import open_picture, to_rgb
+from geocbm.data.images.photographs import open_picture, to_rgb
 from geocbm.encoders.loading import config_text
 from geocbm.errors import ParameterError, first_line
 

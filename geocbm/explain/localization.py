@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data import image_files
-from geocbm.data.images.pictures import open_picture
+from geocbm.data.images.photographs import open_picture
 from geocbm.data.simulated import has_ground_truth, load_ground_truth
 from geocbm.encoders import ImageEncoder
 from geocbm.encoders.preprocessing import crop_window

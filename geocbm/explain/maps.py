@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geocbm.data import image_files
-from geocbm.data.images.pictures import open_picture
+from geocbm.data.images.photographs import open_picture
 from geocbm.encoders import ImageEncoder
 from geocbm.encoders.features import FeatureStore
 from geocbm.errors import ParameterError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from geocbm.data.images.pictures import open_picture, to_rgb
+from geocbm.data.images.photographs import open_picture, to_rgb
 from geocbm.errors import UserError
 from geocbm.plots.theme import INK, escape, finish, plural, shorten
 

@@ -10,7 +10,7 @@ import torch
 from tiny_models import clip_config, save_processor, save_tokenizer
 
 from geocbm.data import image_files
-from geocbm.data.images.pictures import open_picture
+from geocbm.data.images.photographs import open_picture
 from geocbm.encoders import find_model_folder, load_geoclip_head
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.evaluation import methods as evaluation

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocbm.data.images.pictures import open_picture
+from geocbm.data.images.photographs import open_picture
 from geocbm.encoders import processes
 from geocbm.encoders.features.store import (
     Batches,

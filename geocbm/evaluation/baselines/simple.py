@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from geocbm.data.images.pictures import open_picture
+from geocbm.data.images.photographs import open_picture
 from geocbm.evaluation.baselines.base import Labels, Prediction, matrix
 from geocbm.evaluation.baselines.neighbours import unit_rows
 from geocbm.geocells import Geocells

@@ -11,7 +11,7 @@ from PIL import Image
 
 from geocbm.data import load_table, quality_report
 from geocbm.data.checks import inspect_image
-from geocbm.data.images.pictures import open_picture, to_rgb
+from geocbm.data.images.photographs import open_picture, to_rgb
 from geocbm.data.quality import look_at
 from geocbm.errors import MissingInputError, UserError
 from geocbm.evaluation.baselines.simple import mean_colours
@@ -82,5 +82,5 @@ def test_what_a_crop_loses_of_a_table_is_counted(tmp_path):
 
 
 def test_pictures_are_opened_without_torch():
-    code = "import sys, geocbm.data.images.pictures, geocbm.data; print('torch' in sys.modules)"
+    code = "import sys, geocbm.data.images.photographs, geocbm.data; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
