@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geocbm import metrics
 from geocbm.data import image_files
 from geocbm.data.concepts import META_TEMPLATES
 from geocbm.data.simulated import has_ground_truth, load_ground_truth
@@ -17,18 +18,7 @@ from geocbm.errors import MismatchError, ParameterError
 from geocbm.evaluation.baselines import base, linear, neighbours, retrieval, simple
 from geocbm.evaluation.baselines.base import Prediction, Task
 from geocbm.files import read_json
-from geocbm.metrics import (
-    NOT_MEASURED,
-    Estimate,
-    Resamples,
-    columns_of,
-    country_of,
-    entry_of,
-    error_km,
-    geoscore,
-    recordables,
-    spatial_blocks,
-)
+from geocbm.metrics import NOT_MEASURED, Estimate, Resamples, columns_of, entry_of, geoscore
 from geocbm.models.decoder import POINT_WORDS, Points
 from geocbm.run import Run, predictions
 from geocbm.run.encoding import EncoderConfig
@@ -216,15 +206,15 @@ class TruePlaces:
     def __init__(self, run: Run, n: int, seed: int) -> None:
         test = run.rows["test"]
         self.lat, self.lng = run.lat[test], run.lng[test]
-        self.country = country_of(self.lat, self.lng)
-        self.draws = Resamples(spatial_blocks(self.lat, self.lng), n, seed)
+        self.country = metrics.country_of(self.lat, self.lng)
+        self.draws = Resamples(metrics.spatial_blocks(self.lat, self.lng), n, seed)
 
     def values(self, lat: Any, lng: Any) -> dict[str, np.ndarray]:
         """`median_km`, `geoscore` and `country_acc` of places answered, `[n]` each.
 
         The country is that of the place by polygons; a place without one, as in the open sea, is a miss.
         """
-        km, country = error_km(lat, lng, self.lat, self.lng), country_of(lat, lng)
+        km, country = metrics.error_km(lat, lng, self.lat, self.lng), metrics.country_of(lat, lng)
         right = (country == self.country) & (country != "")
         return {"median_km": km, "geoscore": geoscore(km), "country_acc": right}
 
@@ -281,7 +271,7 @@ def errors_km(run: Run, answers: Sequence[Prediction]) -> dict[str, np.ndarray]:
     """Error of every method that names a place, by image of the test split, under its label."""
     test = run.rows["test"]
     return {
-        label_of(one.name, one.detail): error_km(one.lat, one.lng, run.lat[test], run.lng[test])
+        label_of(one.name, one.detail): metrics.error_km(one.lat, one.lng, run.lat[test], run.lng[test])
         for one in in_order(answers)
         if one.lat is not None
     }
@@ -297,4 +287,4 @@ def records(table: pd.DataFrame) -> dict[str, float | Estimate]:
         name = str(row["name"])
         own = name.replace("variant_", "variant.", 1) if name.startswith(("stage", "variant_")) else f"baseline.{name}"
         kept |= {f"{own}.{metric}": entry_of(row, metric) for metric in METRICS}
-    return recordables(kept)
+    return metrics.recordables(kept)

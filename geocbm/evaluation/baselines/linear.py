@@ -94,15 +94,10 @@ def fit_probe(train_features: Any, label: Any, val_features: Any, val_label: Any
     decoding does: it moves with every photograph, where the share of right answers moves in steps. It has one valley
     along C, which is walked down from the middle, so that few of the strengths are fitted. Validation labels that
     training never showed are left out.
-
-    Raises:
-        ValueError: labels and rows differ in number.
     """
     from sklearn.linear_model import LogisticRegression
 
     base, target = matrix(train_features, "train_features"), np.asarray(label)
-    if len(target) != len(base):
-        raise ValueError(f"one label per training row is needed: {len(target)} labels for {len(base)} rows")
     labels, asked = np.unique(target), np.asarray(val_label)
     bare = Probe(STRENGTHS[MIDDLE], labels, {}, base.mean(axis=0), np.maximum(base.std(axis=0), 1e-6), None)
     if len(labels) == 1:

@@ -24,6 +24,7 @@ WIDTHS = (0.1, 0.2, 0.5, 1.0)
 PRIOR_SHARE = 0.05
 """Part of the distribution that is the training split's own, so that no cell is impossible."""
 
+_QUERIES_AT_ONCE = 1024
 _PAIRS_AT_ONCE = 4_000_000  # bounds the memory of distances between neighbours
 
 
@@ -32,38 +33,26 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def nearest(
-    queries: np.ndarray, base: np.ndarray, k: int = 1, metric: str = "cosine", chunk: int = 1024
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest(queries: np.ndarray, base: np.ndarray, k: int = 1, metric: str = "cosine") -> tuple[np.ndarray, np.ndarray]:
     """The `k` rows of `base` `[m, d]` most like each query `[n, d]`, the most similar first; of equals the earlier row.
 
-    The likeness is the cosine, or for `"euclidean"` minus half the squared distance, up to a constant per query. The
-    memory is bounded by `chunk` queries that are compared at once.
+    The likeness is the cosine, or for `"euclidean"` minus half the squared distance, up to a constant per query.
 
     Returns:
         `[n, k]` rows and `[n, k]` likenesses.
-
-    Raises:
-        ValueError: widths that differ, an unknown metric or an impossible `k`.
     """
     base, queries = matrix(base, "base"), matrix(queries, "queries")
-    if queries.shape[1] != base.shape[1]:
-        raise ValueError(f"features differ in width: {queries.shape[1]} against {base.shape[1]}")
-    if metric not in ("cosine", "euclidean"):
-        raise ValueError(f"metric must be 'cosine' or 'euclidean', it is {metric!r}")
-    if not 1 <= k <= len(base):
-        raise ValueError(f"k must lie between 1 and the {len(base)} rows to choose from, it is {k}")
     if metric == "cosine":
         queries, base = unit_rows(queries), unit_rows(base)
     half_norm = (base**2).sum(axis=1) / 2 if metric == "euclidean" else np.zeros(len(base), dtype=np.float32)
     found, likeness = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k), dtype=np.float32)
-    for start in range(0, len(queries), chunk):
-        rows = slice(start, start + chunk)
-        alike = queries[rows] @ base.T - half_norm  # (chunk, m), monotone in the distance
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        rows = slice(start, start + _QUERIES_AT_ONCE)
+        alike = queries[rows] @ base.T - half_norm  # (b, m), monotone in the distance
         if k == 1:
             best = alike.argmax(axis=1)[:, None]
         else:
-            some = np.sort(np.argpartition(-alike, k - 1, axis=1)[:, :k], axis=1)  # (chunk, k)
+            some = np.sort(np.argpartition(-alike, k - 1, axis=1)[:, :k], axis=1)  # (b, k)
             order = np.argsort(-np.take_along_axis(alike, some, axis=1), axis=1, kind="stable")
             best = np.take_along_axis(some, order, axis=1)
         found[rows], likeness[rows] = best, np.take_along_axis(alike, best, axis=1)
@@ -98,8 +87,6 @@ class NearestNeighbour:
 
     def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> NearestNeighbour:
         """Keep the training photographs."""
-        if len(features) != len(labels):
-            raise ValueError(f"features has {len(features)} rows but there are labels of {len(labels)} photographs")
         self.features_, self.labels_ = matrix(features, "features"), labels
         return self
 

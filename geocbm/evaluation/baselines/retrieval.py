@@ -31,8 +31,6 @@ class Gallery:
     """
 
     def __init__(self, name: str, embeddings: Tensor, places: np.ndarray, votes: bool = True) -> None:
-        if len(embeddings) != len(places):
-            raise ValueError(f"the gallery has {len(embeddings)} embeddings but {len(places)} places")
         self.name, self.embeddings, self.places, self.votes = name, embeddings, places, votes
 
     def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> Gallery:

@@ -37,8 +37,6 @@ class Chance:
 
     def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> Chance:
         """Keep the training labels; the features are not looked at."""
-        if not len(labels):
-            raise ValueError("chance needs at least one training photograph, the training split is empty")
         self.labels_ = labels
         return self
 
@@ -62,8 +60,6 @@ class Prior:
 
     def fit(self, features: np.ndarray, labels: Labels, cells: Geocells) -> Prior:
         """Count the training labels; the features are not looked at."""
-        if not len(labels):
-            raise ValueError("the prior needs at least one training photograph, the training split is empty")
         best = medoid(labels.lat, labels.lng, self.seed)
         self.place_ = labels.lat[best], labels.lng[best]
         self.country_, self.meta_ = _most_frequent(labels.country), _most_frequent(labels.meta)
@@ -109,13 +105,7 @@ class ZeroShot:
 
     def most_alike(self, features: np.ndarray) -> np.ndarray:
         """Row of the prototype with the highest cosine for each picture `[n, d]`, `[n]`; of equals the first."""
-        pictures, texts = matrix(features, "features"), self.prototypes
-        if pictures.shape[1] != texts.shape[1]:
-            raise ValueError(
-                f"features have width {pictures.shape[1]}, prototypes {texts.shape[1]}: pictures and texts must come "
-                "from one model with a joint space"
-            )
-        return (pictures @ unit_rows(texts).T).argmax(axis=1)
+        return (matrix(features, "features") @ unit_rows(self.prototypes).T).argmax(axis=1)
 
 
 class ZeroShotCountry(ZeroShot):

@@ -9,21 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geocbm import metrics
 from geocbm.errors import ParameterError
 from geocbm.evaluation.novelty import NoveltyDetector
 from geocbm.evaluation.uncertainty.assessment import Assessment
 from geocbm.evaluation.uncertainty.conformal import Regions
-from geocbm.metrics import (
-    Estimate,
-    Resamples,
-    calibration_error_by_chance,
-    columns_of,
-    entry_of,
-    expected_calibration_error,
-    geoscore,
-    negative_log_likelihood,
-    recordables,
-)
+from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, geoscore
 
 CONFIDENCE_LABELS = {
     "probability": "probability of the named cell",
@@ -103,9 +94,9 @@ def _calibration(found: Assessment) -> pd.DataFrame:
     for name, belief in (("raw", found.raw), ("calibrated", found.calibrated)):
         probability = found.named_probability[name]
         rows[name] = {
-            "nll": negative_log_likelihood(belief.logits, found.true_cell, belief.temperature),
-            "ece": expected_calibration_error(probability, found.right),
-            "ece_by_chance": calibration_error_by_chance(probability),
+            "nll": metrics.negative_log_likelihood(belief.logits, found.true_cell, belief.temperature),
+            "ece": metrics.expected_calibration_error(probability, found.right),
+            "ece_by_chance": metrics.calibration_error_by_chance(probability),
             "confidence": float(probability.mean()),
             "accuracy": float(found.right.mean()),
         }
@@ -155,7 +146,7 @@ def records(measured: UncertaintyMetrics) -> dict[str, float | Estimate]:
     kept |= {f"risk_{row['name']}": float(row["area"]) for row in measured.risk.to_dict("records")}
     for row in measured.named.to_dict("records"):
         kept |= {f"{row['level']}_{name}": entry_of(row, name) for name in ("single", "summed")}
-    return recordables(kept)
+    return metrics.recordables(kept)
 
 
 def confidence_order(confidence: np.ndarray) -> np.ndarray:
