@@ -161,7 +161,7 @@ nb.table(pairs, caption="Country of the place answered by Stage 2, where it is w
 
 # %%
 nearest = proximity.nearest_train_km(files)
-nb.show(plots.split_distances({proximity.split_settings(files)["kind"]: nearest}))
+nb.show(plots.split_distances({proximity.split_kind(files): nearest}))
 by_label = {methods.label_of(name): own for name, own in named.km.items()}
 nb.show(plots.errors_by_distance(proximity.by_distance(nearest, by_label, named.blocks, bootstrap, seed)))
 far = {"limit_km": "nearer than, km", "geoscore_far": metric("stage2.geoscore").relabelled("GeoScore of those left")}

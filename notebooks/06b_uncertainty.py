@@ -167,7 +167,7 @@ wanted = {
 wanted["spread"] = share("spread over calibration images")
 areas = {"area_km2": "median area", "area_10_km2": "area, 10 %", "area_90_km2": "area, 90 %"}
 wanted |= {name: metric("sure.area_90_km2").relabelled(label) for name, label in areas.items()}
-kind = proximity.split_settings(files)["kind"]
+kind = proximity.split_kind(files)
 nb.table(readable(measured.coverage, wanted), caption=f"Regions on the test split; the split is {kind}")
 nb.show(plots.region_areas({f"{100 * one.coverage:.0f} % region": one.area_km2 for one in found.regions}))
 

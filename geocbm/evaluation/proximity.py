@@ -21,11 +21,9 @@ LIMITS_KM = (1.0, 25.0)
 """Images nearer than this to a training place are left out: the same road, the same town."""
 
 
-def split_settings(run: Run) -> dict[str, Any]:
-    """Kind, seed and settings of a run's split: `kind, seed, block_km, held_out_country`."""
-    stored = read_json(run.need("splits.json"))
-    settings = {"block_km": 1.0, "held_out_country": ""} | stored.get("settings", {})
-    return {"kind": stored.get("kind", "stratified"), "seed": stored.get("seed", 0)} | settings
+def split_kind(run: Run) -> str:
+    """How a run's table was split, such as `stratified`."""
+    return str(read_json(run.need("splits.json")).get("kind", "stratified"))
 
 
 def nearest_train_km(run: Run) -> np.ndarray:
@@ -38,7 +36,7 @@ def by_distance(
 ) -> pd.DataFrame:
     """Error by the distance to the nearest training place.
 
-    `nearest_km`, the `errors` in km of each method and the spatial `blocks` are `[n_rows]`, one for each test image.
+    `nearest_km`, the `errors` in km of each method and the spatial `blocks` are `[n]`, one for each test image.
 
     Returns:
         A row per bin that has images and method: `low_km, high_km, bin` (range), `n, method`, and `median_km`,

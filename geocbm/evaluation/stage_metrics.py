@@ -185,15 +185,14 @@ def place_records(
 ) -> dict[str, float | Estimate]:
     """Metrics to keep: `stage2.*` of the first mode, and median and GeoScore of every mode; no infinite ones.
 
-    `by_mode` holds those of `run.predictions.predict_places` by name; those of another recipe are called `recipe NAME`.
+    `by_mode` holds those of `run.predictions.predict_places` by name.
     """
     kept: dict[str, Any] = {}
     for number, (mode, places) in enumerate(by_mode.items()):
         measured = measure_places(files, places, rows, n_resamples, seed)
         if number == 0:
             kept |= {f"stage2.{name}": value for name, value in measured.items() if name not in ("n", "n_missing")}
-        key = mode.replace("recipe ", "recipe.") if mode.startswith("recipe ") else f"variant.{mode}"
-        kept |= {f"{key}.{name}": measured[name] for name in ("median_km", "geoscore") if measured}
+        kept |= {f"variant.{mode}.{name}": measured[name] for name in ("median_km", "geoscore") if measured}
     return metrics.recordables(kept)
 
 

@@ -42,8 +42,8 @@ def test_places_by_hand() -> None:
     assert with_interval(figures["acc_25km"]) == 30 / 40
     assert with_interval(figures["mean_km"]) == pytest.approx(90 * 10 / 40, rel=1e-6)
     assert (figures["n"], figures["n_missing"]) == (40, 0)
-    kept = stage_metrics.place_records(files, {"both": places, "recipe mine": places}, ROWS, 200)
-    assert {"stage2.cell_top1", "stage2.country_acc", "variant.both.geoscore", "recipe.mine.geoscore"} <= set(kept)
+    kept = stage_metrics.place_records(files, {"both": places, "hybrid": places}, ROWS, 200)
+    assert {"stage2.cell_top1", "stage2.country_acc", "variant.both.geoscore", "variant.hybrid.geoscore"} <= set(kept)
     assert all(isinstance(figure, dict) for figure in kept.values())
     words = stage_metrics.place_table(figures).set_index("metric")["value"]
     low, high = (100 * figures["cell_top1"][end] for end in ("low", "high"))

@@ -134,7 +134,7 @@ def test_pages_without_test_images_have_nothing_to_keep(copied_run):
     rows = files.rows["test"]
     places = {"lat": np.zeros(0), "lng": np.zeros(0), "cell": np.zeros((0, 1), int)}
     assert stage_metrics.measure_places(files, places, rows) == {}
-    assert stage_metrics.place_records(files, {"both": places, "recipe mine": places}, rows) == {}
+    assert stage_metrics.place_records(files, {"both": places}, rows) == {}
     assert stage_metrics.place_table({}).empty and stage_metrics.mode_table(files, {"both": places}, rows).empty
     assert stage_metrics.measure_concepts(files, None, {}, rows) == {}  # type: ignore[arg-type]
     assert stage_metrics.concept_table(files, {}, rows).empty
@@ -145,8 +145,8 @@ def test_records_of_places_have_the_names_others_read(trained_run):
     rows = files.rows["test"]
     places = {"lat": files.lat[rows], "lng": files.lng[rows], "cell": files.cell_label[rows][:, None]}
     nowhere = places | {"lat": np.full(len(rows), np.nan)}
-    kept = stage_metrics.place_records(files, {"both": places, "concept_only": nowhere, "recipe mine": places}, rows)
+    kept = stage_metrics.place_records(files, {"both": places, "concept_only": nowhere}, rows)
     value = {key: figure["value"] if isinstance(figure, dict) else figure for key, figure in kept.items()}
     assert (value["stage2.median_km"], value["stage2.cell_top1"], value["stage2.country_acc"]) == (0, 1, 1)
-    assert value["variant.both.geoscore"] == value["recipe.mine.geoscore"] == 5000
+    assert value["variant.both.geoscore"] == 5000
     assert value["variant.concept_only.geoscore"] == 0 and "variant.concept_only.median_km" not in kept

@@ -54,5 +54,5 @@ def test_metrics_to_keep():
 
 def test_a_run_knows_its_split_and_how_near_its_training_places_are(trained_run):
     files = trained_run.files
-    assert proximity.split_settings(files)["kind"] == "stratified"
+    assert proximity.split_kind(files) == "stratified"
     assert proximity.nearest_train_km(files).shape == files.rows["test"].shape
