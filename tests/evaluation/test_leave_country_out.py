@@ -101,8 +101,7 @@ def test_regions_are_measured_against_the_nearest_cell_abroad(found):
 
 def test_memory_of_a_road_is_out_of_the_question(run, answers):
     files = run.files
-    settings = proximity.split_settings(files)
-    assert (settings["kind"], settings["held_out_country"]) == ("leave_country_out", OUT)
+    assert proximity.split_kind(files) == "leave_country_out"
     named, nearest = breakdown.geocode(files, answers), proximity.nearest_train_km(files)
     near = proximity.by_distance(nearest, {"Stage 2": named.km["stage2"]}, named.blocks, n=30)
     assert near["bin"].tolist() == ["200 km and more"]
