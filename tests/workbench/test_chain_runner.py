@@ -1,3 +1,5 @@
+"""The chain over two small notebooks: what runs, what is skipped, and what is said of it."""
+
 import json
 import os
 import subprocess
@@ -6,58 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_project import make_project
 
 from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import paths, read_json, write_json
+from geocbm.files import paths, read_json
 from geocbm.workbench import chain, process, sync
 from geocbm.workbench.chain import Request, run_chain
-from geocbm.workbench.parameters import read_cells
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., int]
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("GEOCBM_DATA", "GEOCBM_REPORTS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GEOCBM_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return make_project(tmp_path)
-
-
-def run_in_process(
-    command: list[str], cwd: Path, environment: dict[str, str], limit: float, tail_bytes: int = 0
-) -> process.Outcome:
-    """Stand-in for papermill and a kernel: the cells of the script in this process."""
-    job = read_json(command[-1])
-    result = {"status": "ok"}
-    variables: dict[str, object] = {}
-    try:
-        for cell in read_cells(Path(job["source"])):
-            if cell.kind == "code":
-                exec(cell.source, variables)
-            if "parameters" in cell.tags:
-                variables.update(job["parameters"])
-    except Exception as problem:  # a cell may raise anything, and a kernel reports it
-        text = f"{type(problem).__name__}: {problem}"
-        result = {
-            "status": "failed",
-            "kind": type(problem).__name__,
-            "message": str(problem),
-            "traceback": ["at", text],
-        }
-    write_json(job["output"], {"cells": [{"metadata": {}, "source": str(cwd)}], "metadata": {"papermill": {}}})
-    write_json(Path(command[-1]).with_suffix(".result.json"), result)
-    return process.Outcome(0, 0.1, 2**20, False, "")
-
-
-@pytest.fixture
-def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(chain.process, "run_limited", run_in_process)
-
+def run(project: Path, in_process: None) -> Run:
     def call(*settings: str, profile: str = "smoke", **more: object) -> int:
         return run_chain(Request(profile=profile, settings=settings, no_render=True, **more))  # type: ignore[arg-type]
 
@@ -335,71 +298,6 @@ def test_with_kernels_a_timeout_and_a_users_error(project: Path, capsys: pytest.
     assert wrong.stderr.startswith("geocbm: 01_numbers: 'absent.json' of run 'smoke' is not there yet")
     slow = call("--set", "seconds=60", "--timeout", "2")
     assert slow.returncode == 1 and "took more than 2" in slow.stderr
-
-
-def test_the_command_line_answers_in_sentences(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", "--profile", "smoke", "--set", "cuont=1"]) == 2
-    assert capsys.readouterr().err.startswith(
-        "geocbm: --set: the chain has no parameter 'cuont'; did you mean 'count'?"
-    )
-    assert cli.main(["list"]) == 0
-    assert "there is no run yet" in capsys.readouterr().out
-    assert cli.main(["run", "--timeout", "0"]) == 2
-    assert "above 0" in capsys.readouterr().err
-    assert cli.main(["run", "--prfile", "smoke"]) == 2
-    said = capsys.readouterr().err
-    assert "--profile" in said and said.startswith("geocbm: ") and said.count("\n") == 1
-    assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("geocbm ")
-
-
-def test_a_run_that_is_nearly_one_is_asked_about(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (project / "data" / "runs" / "demo").mkdir(parents=True)
-    for command in (["predict", "a.jpg", "--run", "demoo"], ["render", "--run", "demoo"]):
-        assert cli.main(command) == 2
-        assert "there is no run 'demoo'; did you mean 'demo'?" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "words", ["run", "fit", "predict", "render", "list", "sync", "check", "data score", "data osv5m", "atlas make"]
-)
-def test_every_command_has_help_and_no_traceback(words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*words.split(), "--help"]) == 0
-    said = capsys.readouterr().out
-    assert f"Usage: geocbm {words}" in said and "\\b" not in said
-    assert words != "run" or "\n    geocbm run --profile smoke\n" in said  # an example has a line of its own
-    assert cli.main([*words.split(), "--no-such-option"]) == 2
-    assert "no-such-option" in capsys.readouterr().err
-
-
-def test_options_may_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Request] = []
-    monkeypatch.setattr(chain, "run_chain", lambda request: asked.append(request) or 0)
-    words = "run --set a=1 --set 06b.b=2 --grid c=1,2 --only 01,02 --only 03 --reuse x --force --dry-run --timeout 5"
-    assert cli.main([*words.split(), "--no-render", "--run", "r", "--recipe", "seed"]) == 0
-    assert asked == [
-        Request(
-            recipe="seed",
-            run="r",
-            settings=["a=1", "06b.b=2"],
-            grid=["c=1,2"],
-            only=["01,02", "03"],
-            reuse=["x"],
-            force=True,
-            dry_run=True,
-            timeout=5.0,
-            no_render=True,
-        )
-    ]
-
-
-def test_an_atlas_does_not_replace_something_else(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (project / "photos").mkdir()
-    (project / "photos" / "a.jpg").write_text("x")
-    assert cli.main(["atlas", "make", "--out", "photos", "--scenes", "5"]) == 2
-    assert "holds something else" in capsys.readouterr().err
-    assert cli.main(["atlas", "make", "--out", "new", "--scenes", "0"]) == 2
-    assert "--scenes=0" in capsys.readouterr().err
 
 
 def test_pages_are_rendered_when_something_ran_and_only_then(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,24 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_project import make_project
 
 from geocbm import cli
 from geocbm.errors import ParameterError
 from geocbm.files import paths, write_json
-from geocbm.workbench import overview
+from geocbm.workbench import chain, overview
+from geocbm.workbench.chain import Request
 from geocbm.workbench.parameters import Parameter, coerce
 from geocbm.workbench.stages import Chain, Stage
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("GEOCBM_DATA", "GEOCBM_REPORTS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GEOCBM_ROOT", str(tmp_path))
-    return make_project(tmp_path)
 
 
 def test_alone_it_says_what_one_does_with_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,3 +154,68 @@ def test_completion_waits_for_nothing_heavy() -> None:
     code = "import sys, geocbm.cli; print([m for m in ('torch', 'pandas', 'numpy', 'IPython') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_command_line_answers_in_sentences(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--profile", "smoke", "--set", "cuont=1"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "geocbm: --set: the chain has no parameter 'cuont'; did you mean 'count'?"
+    )
+    assert cli.main(["list"]) == 0
+    assert "there is no run yet" in capsys.readouterr().out
+    assert cli.main(["run", "--timeout", "0"]) == 2
+    assert "above 0" in capsys.readouterr().err
+    assert cli.main(["run", "--prfile", "smoke"]) == 2
+    said = capsys.readouterr().err
+    assert "--profile" in said and said.startswith("geocbm: ") and said.count("\n") == 1
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("geocbm ")
+
+
+def test_a_run_that_is_nearly_one_is_asked_about(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "data" / "runs" / "demo").mkdir(parents=True)
+    for command in (["predict", "a.jpg", "--run", "demoo"], ["render", "--run", "demoo"]):
+        assert cli.main(command) == 2
+        assert "there is no run 'demoo'; did you mean 'demo'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", ["run", "fit", "predict", "render", "list", "sync", "check", "data score", "data osv5m", "atlas make"]
+)
+def test_every_command_has_help_and_no_traceback(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words.split(), "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"Usage: geocbm {words}" in said and "\\b" not in said
+    assert words != "run" or "\n    geocbm run --profile smoke\n" in said  # an example has a line of its own
+    assert cli.main([*words.split(), "--no-such-option"]) == 2
+    assert "no-such-option" in capsys.readouterr().err
+
+
+def test_options_may_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+    monkeypatch.setattr(chain, "run_chain", lambda request: asked.append(request) or 0)
+    words = "run --set a=1 --set 06b.b=2 --grid c=1,2 --only 01,02 --only 03 --reuse x --force --dry-run --timeout 5"
+    assert cli.main([*words.split(), "--no-render", "--run", "r", "--recipe", "seed"]) == 0
+    assert asked == [
+        Request(
+            recipe="seed",
+            run="r",
+            settings=["a=1", "06b.b=2"],
+            grid=["c=1,2"],
+            only=["01,02", "03"],
+            reuse=["x"],
+            force=True,
+            dry_run=True,
+            timeout=5.0,
+            no_render=True,
+        )
+    ]
+
+
+def test_an_atlas_does_not_replace_something_else(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "photos").mkdir()
+    (project / "photos" / "a.jpg").write_text("x")
+    assert cli.main(["atlas", "make", "--out", "photos", "--scenes", "5"]) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert cli.main(["atlas", "make", "--out", "new", "--scenes", "0"]) == 2
+    assert "--scenes=0" in capsys.readouterr().err

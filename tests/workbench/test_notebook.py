@@ -6,20 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_project import make_project
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import paths
 from geocbm.workbench import html as words
 from geocbm.workbench import notebook, records
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("GEOCBM_DATA", "GEOCBM_REPORTS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GEOCBM_ROOT", str(tmp_path))
-    return make_project(tmp_path)
 
 
 def test_start_coerces_and_writes_back(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

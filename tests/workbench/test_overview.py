@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_project import make_project
 
 from geocbm.files import paths, write_json
 from geocbm.workbench import overview
@@ -24,12 +23,8 @@ writes = []
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("GEOCBM_DATA", "GEOCBM_REPORTS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GEOCBM_ROOT", str(tmp_path))
-    make_project(tmp_path)
-    (tmp_path / "notebooks" / "chain.toml").write_text(CHAIN)
+def run(project: Path) -> Path:
+    (project / "notebooks" / "chain.toml").write_text(CHAIN)
     return paths.run_folder("mine")
 
 

@@ -1,19 +1,10 @@
 from pathlib import Path
 
 import pytest
-from tiny_project import make_project
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import source, write_json
 from geocbm.workbench import check, demo_data, keys, settings, stages, sync
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("GEOCBM_DATA", "GEOCBM_REPORTS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GEOCBM_ROOT", str(tmp_path))
-    return make_project(tmp_path)
 
 
 def test_a_pair_holds_nothing_but_the_expected_contract(project: Path) -> None:

@@ -6,26 +6,16 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from test_chain_runner import run_in_process
-from tiny_project import make_project
 
 from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import paths, read_json, write_json
-from geocbm.workbench import chain, notebook, overview, site, state
+from geocbm.workbench import overview, site, state
 from geocbm.workbench import rerun_command as again
 from geocbm.workbench.chain import Request, run_chain
 from geocbm.workbench.parameters import read_cells
 
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("GEOCBM_DATA", "GEOCBM_REPORTS", notebook.IN_CHAIN):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GEOCBM_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(chain.process, "run_limited", run_in_process)
-    return make_project(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def run(**more: object) -> int:

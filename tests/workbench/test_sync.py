@@ -8,7 +8,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from tiny_project import HEADER, make_project
+from tiny_project import HEADER
 
 from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
@@ -17,13 +17,9 @@ from geocbm.workbench.sync import Pair, PairError
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("GEOCBM_DATA", "GEOCBM_REPORTS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GEOCBM_ROOT", str(tmp_path))
-    make_project(tmp_path)
+def project(project: Path) -> Path:
     assert [file.name for file in sync.synchronise().changed] == ["01_numbers.ipynb", "02_total.ipynb"]
-    return tmp_path
+    return project
 
 
 @pytest.fixture
