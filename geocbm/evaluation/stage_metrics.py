@@ -24,7 +24,7 @@ from geocbm.models.stage1 import Stage1ConceptModel
 from geocbm.run import Run
 
 Arrays = dict[str, np.ndarray]
-Examples = tuple[list["Image.Image"], list[np.ndarray], list[str]]
+Examples = tuple[list[Image.Image], list[np.ndarray], list[str]]
 """Pictures as the model saw them, a grid of patches for each, and captions."""
 
 

@@ -257,8 +257,10 @@ class WhatIfExplorer:
 
     def _on_picture(self, change: Any) -> None:
         shown, self._shown = self._shown, None  # one drawing for all that changes with the picture
-        self._offer_concepts()
-        self._shown = shown
+        try:
+            self._offer_concepts()
+        finally:
+            self._shown = shown
         self._on_change(change)
 
     def _on_change(self, _change: Any) -> None:

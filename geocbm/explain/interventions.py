@@ -45,8 +45,7 @@ SURE = 0.999
 def set_scores(scores: Tensor, concepts: Sequence[int], values: Tensor | np.ndarray | float) -> Tensor:
     """Give concepts other scores; all others stay, so that an edit touches the terms of the edited concepts only.
 
-    `values` are `(B, len(concepts))` or what broadcasts to it; NaN leaves a score as it is. The new scores need not sum
-    to 1, which no mode requires.
+    `values` are `(B, len(concepts))` or what broadcasts to it; NaN leaves a score as it is.
 
     Returns:
         `(B, k)` new scores; they need not sum to 1, which no mode requires.
