@@ -111,13 +111,11 @@ def stage2_metrics(places: pd.DataFrame, found: Geocoded, n: int = 1000, seed: i
     return distances | level_metrics(found, n, seed).get("stage2", {})
 
 
-def by_place(
-    found: Geocoded, level: str = "country", fewest: int = FEWEST, n: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def by_place(found: Geocoded, level: str = "country", n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Median error of Stage 2 and share named right for every place by itself, those with the most images first.
 
     Countries are those of the table, regions those of `metrics.places_of` with their country. Places with fewer images
-    than `fewest` are pooled into one last row.
+    than `FEWEST` are pooled into one last row.
 
     Returns:
         Columns `place, n, pooled` (how many places the row stands for) and `median_km` and `right`, each followed by
@@ -139,11 +137,11 @@ def by_place(
         name = found.true["country"] + ", " + region
     counts = name.value_counts().sort_index()
     counts = counts.sort_values(ascending=False, kind="stable")
-    rare = counts.index[counts < fewest]
-    groups = [(place, name == place, 1) for place in counts.index[counts >= fewest]]
+    rare = counts.index[counts < FEWEST]
+    groups = [(place, name == place, 1) for place in counts.index[counts >= FEWEST]]
     if len(rare):
         noun = {"country": "countries", "region": "regions"}[level] if len(rare) > 1 else level
-        label = f"{len(rare)} {noun} with fewer than {fewest} images{' each' if len(rare) > 1 else ''}"
+        label = f"{len(rare)} {noun} with fewer than {FEWEST} images{' each' if len(rare) > 1 else ''}"
         groups.append((label, name.isin(rare), len(rare)))
     rows, right = [], found.right("stage2", level)
     for place, mask, pooled in groups:

@@ -113,9 +113,6 @@ class Controls:
     n_resamples: int = 1000
     seed: int = 0  # of the resamples
 
-    def __getitem__(self, name: str) -> Control:
-        return next(control for control in self.controls if control.name == name)
-
     @cached_property
     def changes(self) -> dict[str, dict[str, Estimate]]:
         """By control `median_km` and `geoscore` under it, and their paired changes, each with `_change`."""

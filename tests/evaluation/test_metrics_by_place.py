@@ -108,8 +108,9 @@ def test_by_country_pools_what_is_rare():
     assert alone["place"].tolist()[-1] == "1 country with fewer than 5 images"
 
 
-def test_by_region_names_the_country_too(four):
-    table = breakdown.by_place(four, "region", fewest=1, n=50)
+def test_by_region_names_the_country_too(four, monkeypatch):
+    monkeypatch.setattr(breakdown, "FEWEST", 1)
+    table = breakdown.by_place(four, "region", n=50)
     assert table["place"].tolist()[0].startswith("France, ") and table["n"].tolist() == [2, 1, 1]
     with pytest.raises(ParameterError, match="level is 'city'; choose 'country' or 'region'"):
         breakdown.by_place(four, "city")

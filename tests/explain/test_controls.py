@@ -94,7 +94,7 @@ def test_every_control_that_the_heads_allow_is_measured(run, found):
 
 def test_the_order_of_patches_changes_nothing_but_the_attention(parts, found):
     for mode in ("both", "hybrid"):
-        control = found[f"patch_order_{mode}"]
+        (control,) = (one for one in found.controls if one.name == f"patch_order_{mode}")
         # A float32 coordinate is exact to about a metre.
         assert control.km[0] == pytest.approx(control.own_km, abs=0.1)
     model, modes = parts
@@ -168,7 +168,7 @@ def test_metrics_of_the_tiny_run(found):
 
 def test_a_run_without_the_linear_cbm_trains_it_for_the_comparison(trained_run):
     found = measure_controls(*pieces(trained_run))
-    assert found["random_concepts"].own_km is found.km["concept_scores"]
+    assert found.controls[0].own_km is found.km["concept_scores"]
     assert np.isfinite(found.km["concept_scores"]).all()
     assert found.residual_share is None
     assert {control.name for control in found.controls[1:]} == {
