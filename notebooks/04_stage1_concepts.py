@@ -21,7 +21,7 @@ lr: float = 3e-4  # learning rate
 bottleneck: str = "mlp"  # kind of bottleneck: "mlp", "transformer" or "patch" (every concept on every patch)
 stage0_checkpoint: str = ""  # stage0.safetensors of another run, used in place of this run's; empty: its own
 own_loss: bool = False  # also train with the loss of the section "Make it yours"
-examples: int = 6  # pictures with a concept map
+examples: int = 6  # concepts with a map and pictures
 seed: int = 0  # seed of weights and batches
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 tracking: str = "disabled"  # wandb: "disabled", "offline" or "online"
@@ -31,12 +31,12 @@ options: dict = {}  # further settings of Stage1Config, such as {"lambda_semanti
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize, one_hot
 
-from geocbm import metrics, plots, training
+from geocbm import metrics, open_run, plots, training
 from geocbm.evaluation import concept_floor, stage_metrics
 from geocbm.models import losses
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
 from geocbm.run import Run, adoption, encoding, predictions, stages
-from geocbm.workbench import notebook, settings
+from geocbm.workbench import explorers, notebook, settings
 
 nb = notebook.start("04_stage1_concepts", globals())
 files = Run(nb.run_folder)
@@ -162,17 +162,6 @@ if len(test):
     nb.show(plots.confusion(true, named, files.concepts.metas, files.concepts.parent_index, files.concepts.parents))
 
 # %% [markdown]
-# ## Where does it see a concept?
-#
-# The `patch` bottleneck has a map of every concept; the other kinds look at the whole picture and have none. One test picture for each of a
-# few concepts: the first with that label, whether it was named right or wrong.
-
-# %%
-shown = stage_metrics.concept_map_examples(files, encoding.load_stage0(files)[1], model, features, examples)
-if shown[0]:
-    nb.show(plots.attention_overlay(*shown, title="Where is the labelled concept?", noun="concept map"))
-
-# %% [markdown]
 # ## How far did the prototypes move from their words?
 #
 # Cosine between the prototype of the words alone and the learned one, both projected. A concept far to the left may have lost its meaning.
@@ -208,6 +197,15 @@ with nb.output("concept_scores.npz") as path:
     predictions.save_concept_scores(path, predicted, files.made_from("concept_scores.npz"))
 with nb.output("stage1_floor.json") as path:
     concept_floor.save_floor(path, files, floor)
+
+# %% [markdown]
+# ## Look into one concept
+#
+# Its pictures by score, with its map where the bottleneck has one (`patch`), how reliable it is, its nearest prototypes, and where in the
+# world it scores high: in JupyterLab for any concept, on a page a table of all and `examples` of them.
+
+# %%
+explorers.concepts(open_run(nb.run_folder), examples)
 
 # %% tags=["nbval-check-output"]
 nb.contract(

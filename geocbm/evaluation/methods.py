@@ -134,13 +134,7 @@ def prompted(run: Run, width: int) -> list[base.Baseline]:
 def stage_answers(run: Run) -> list[Prediction]:
     """What Stage 1 says of concepts and Stage 2 and its modes of places, for the test split, as 04 and 05 stored it."""
     test = run.rows["test"]
-    with np.load(run.need("concept_scores.npz"), allow_pickle=False) as stored:
-        scores = stored["meta"]  # (n, k_m)
-    if scores.shape != (len(run.table), len(run.concepts.metas)):
-        raise MismatchError(
-            f"concept_scores.npz of run {run.name!r} has the shape {scores.shape}, its table has {len(run.table)} "
-            f"rows and {len(run.concepts.metas)} metas; make it again with: {run.remedy('concept_scores.npz')}"
-        )
+    scores = predictions.read_concept_scores(run)["meta"]  # (n, k_m)
     answers = [Prediction("stage1", meta=scores[test].argmax(axis=1))]
     for mode, places in stored_predictions(run).items():
         if mode.startswith("recipe "):  # of runs of before: another recipe is a run of its own

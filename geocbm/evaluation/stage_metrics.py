@@ -14,7 +14,6 @@ from torch.nn import functional
 from geocbm import metrics
 from geocbm.data import image_files, open_picture
 from geocbm.encoders import ImageEncoder
-from geocbm.encoders.features import FeatureStore
 from geocbm.evaluation.baselines.neighbours import nearest
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import Estimate, Resamples, metric, spatial_blocks
@@ -105,31 +104,6 @@ def concept_table(files: Run, measured: Mapping[str, Any], rows: np.ndarray) -> 
             share = float((labels[rows] == np.bincount(labels[train]).argmax()).mean())
             frequent[name] = metric(f"stage1.{name}").text(share)
     return table.assign(**{"most frequent class": list(frequent.values())}).reset_index(drop=True)
-
-
-def concept_map_examples(
-    files: Run, encoder: ImageEncoder, model: Stage1ConceptModel, features: FeatureStore, count: int
-) -> Examples:
-    """Test pictures, each with the map of its labelled concept; nothing without the "patch" bottleneck.
-
-    One picture of each of `count` concepts, spread over the vocabulary: the first of the test split, whether or not it
-    was named right. The maps are shares: the score's exponential, divided by its sum over the patches.
-    """
-    meta, test, metas = files.meta_and_parent[0], files.rows["test"], files.concepts.metas
-    if not model.has_maps or not len(test):
-        return [], [], []
-    first = test[np.unique(meta[test], return_index=True)[1]]  # a row of each concept in the test split
-    rows = first[np.linspace(0, len(first) - 1, min(count, len(first))).astype(int)]
-    device = model.meta_bias.device
-    with torch.no_grad():
-        output = model(features.read("pooled", rows).to(device), features.read("tokens", rows).to(device))
-    assert output.meta_maps is not None
-    maps = output.meta_maps.softmax(1).cpu().numpy()  # (m, P, k_m)
-    named = output.meta_logits.argmax(1).cpu().numpy()
-    wrong = ["" if said == meta[row] else f" (named {metas[said]})" for row, said in zip(rows, named, strict=True)]
-    captions = [metas[meta[row]] + words for row, words in zip(rows, wrong, strict=True)]
-    grids = [maps[i, :, meta[row]].reshape(encoder.grid) for i, row in enumerate(rows)]
-    return [encoder.crop(open_picture(path)) for path in image_files(files.table.iloc[rows])], grids, captions
 
 
 def prototype_cosine(model: Stage1ConceptModel) -> np.ndarray:

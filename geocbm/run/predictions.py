@@ -11,6 +11,7 @@ import torch
 
 from geocbm.encoders.features import FeatureStore
 from geocbm.encoders.loading import hash_weights
+from geocbm.errors import MismatchError
 from geocbm.files import lineage, read_json, write_json
 from geocbm.geocells.distribution import in_half_precision
 from geocbm.geodesy import haversine_km, latlng_to_cartesian
@@ -35,6 +36,23 @@ def save_concept_scores(path: str | Path, predicted: Arrays, made_from: Mapping[
     if made_from is not None:
         content[lineage.KEY] = np.asarray(lineage.as_text(made_from))
     np.savez_compressed(path, **content)  # type: ignore[arg-type]
+
+
+def read_concept_scores(files: Run) -> Arrays:
+    """Read what `save_concept_scores` wrote: `meta [n, k_m]`, `parent [n, k_p]`.
+
+    Raises:
+        MismatchError: they are of another table or of other concepts.
+    """
+    with np.load(files.need("concept_scores.npz"), allow_pickle=False) as stored:
+        scores = {name: stored[name] for name in ("meta", "parent")}
+    shape = scores["meta"].shape
+    if shape != (len(files.table), len(files.concepts.metas)):
+        raise MismatchError(
+            f"concept_scores.npz of run {files.name!r} has the shape {shape}, its table has {len(files.table)} rows "
+            f"and {len(files.concepts.metas)} metas; make it again with: {files.remedy('concept_scores.npz')}"
+        )
+    return scores
 
 
 def predict_places(

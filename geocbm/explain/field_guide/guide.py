@@ -28,7 +28,7 @@ from geocbm.explain.maps import SCORE, MapModel, concept_maps
 from geocbm.files import read_json
 from geocbm.geocells.distribution import CellDistribution
 from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
-from geocbm.run import Run
+from geocbm.run import Run, predictions
 
 MIN_LABELS = 3
 """A concept labelled less often than this in a country is no clue, however rare it is elsewhere."""
@@ -147,8 +147,7 @@ class FieldGuide:
     @cached_property
     def scores(self) -> np.ndarray:
         """Probabilities of metas and then parents of every row, `[n, k_m + k_p]`."""
-        with np.load(self.run.need("concept_scores.npz"), allow_pickle=False) as stored:
-            return np.concatenate([stored["meta"], stored["parent"]], axis=1)
+        return np.concatenate(list(predictions.read_concept_scores(self.run).values()), axis=1)
 
     @cached_property
     def contributions(self) -> dict[str, np.ndarray]:

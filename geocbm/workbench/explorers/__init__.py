@@ -10,6 +10,7 @@ from typing import Any
 _FILES = {
     "data": "pictures_by_place",
     "cells": "cells_by_size",
+    "concepts": "concepts_by_score",
 }
 
 

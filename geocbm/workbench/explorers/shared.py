@@ -97,15 +97,19 @@ class PictureStrip:
     Args:
         run: the run.
         caption: text below the picture of a row; it is the picture's alternative text too.
-        picture: of a row; by default the file of the table.
+        pictures: of some rows; by default the files of the table.
         at_once: pictures of a page.
     """
 
     def __init__(
-        self, run: Run, caption: Callable[[int], str], picture: Callable[[int], Any] | None = None, at_once: int = 12
+        self,
+        run: Run,
+        caption: Callable[[int], str],
+        pictures: Callable[[list[int]], list[Any]] | None = None,
+        at_once: int = 12,
     ) -> None:
         self.caption, self.at_once = caption, at_once
-        self._files, self._picture = image_files(run.table), picture
+        self._files, self._open = image_files(run.table), pictures or self.thumbnails
         self._made: dict[int, Any] = {}
         self.rows: np.ndarray = np.zeros(0, dtype=np.int64)
         self.pictures, self.position = ipywidgets.HTML(layout=WIDE), ipywidgets.HTML()
@@ -127,19 +131,18 @@ class PictureStrip:
         self.first = first
         shown = self.rows[first : first + self.at_once].tolist()
         texts = [self.caption(row) for row in shown]
-        self.pictures.value = html.gallery_html([self._thumbnail(row) for row in shown], texts, texts, SIDE)
+        self.pictures.value = html.gallery_html(self._open(shown) if shown else [], texts, texts, SIDE)
         self.back.disabled, self.forward.disabled = first <= 0, first + self.at_once >= len(self.rows)
         which = f"{first + 1:,} to {first + len(shown):,} of {len(self.rows):,} pictures" if shown else "no picture"
         self.position.value = said(which)
 
-    def _thumbnail(self, row: int) -> Any:
-        if self._picture:
-            return self._picture(row)
-        if row not in self._made:
-            picture = open_picture(self._files[row], SIDE).copy()
-            picture.thumbnail((2 * SIDE, 2 * SIDE))
-            self._made[row] = picture
-        return self._made[row]
+    def thumbnails(self, rows: list[int]) -> list[Any]:
+        """The files of some pictures, each made small once."""
+        for row in rows:
+            if row not in self._made:
+                self._made[row] = open_picture(self._files[row], SIDE).copy()
+                self._made[row].thumbnail((2 * SIDE, 2 * SIDE))
+        return [self._made[row] for row in rows]
 
 
 class LiveMap:
