@@ -21,11 +21,8 @@ class PanoramaCBMDataset:
     """Samples one by one, for torch's `DataLoader` or a plain loop (specification, section Sample Format).
 
     A sample is a dict with the columns of the schema (`image_path` is the file, `lat` and `lng` are degrees), the
-    indices `concept_idx` and `parent_idx`, with cells also `cell_label`, and with a transform also `image`.
-
-    Args:
-        cell_label: `[n]` geocell of each row, once there are cells.
-        transform: turns the picture, upright 8-bit RGB, into what `image` holds; without it no image is opened.
+    indices `concept_idx` and `parent_idx`, with `[n]` cells also `cell_label`, and with a transform also `image`: what
+    it makes of the picture, upright 8-bit RGB. Without a transform no image is opened.
     """
 
     def __init__(

@@ -306,14 +306,11 @@ def _longest_run(
 
 
 def _runs(parent: nn.Module, calls: Counter[nn.Module]) -> list[list[nn.Module]]:
-    """Children with weights that were called once, in the order of their calls.
-
-    The children of a list belong together; those of any other module are cut where the class changes.
-    """
+    """Children with weights that were called once, in the order of their calls, cut where the class changes."""
     is_list = isinstance(parent, _LISTS)
     children = set(_flat(parent) if is_list else parent.children())
     called = [module for module in calls if module in children and calls[module] == 1 and _n_weights([module])]
-    return [list(run) for _, run in groupby(called, key=lambda module: is_list or type(module))]
+    return [list(run) for _, run in groupby(called, key=lambda module: is_list or type(module))]  # a list is one run
 
 
 def _flat(modules: nn.Module) -> list[nn.Module]:

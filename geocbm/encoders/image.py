@@ -98,10 +98,7 @@ class ImageEncoder(nn.Module):
         return self._backbone.upper(hidden, top_blocks)
 
     def upper_parameters(self, top_blocks: int) -> dict[str, nn.Parameter]:
-        """Parameters of the last blocks, the last normalisation and the projection, by their names in this module.
-
-        With `top_blocks` 0 nothing is trained and the dictionary is empty.
-        """
+        """Parameters of the last blocks, the last normalisation and the projection, by name; none for 0 blocks."""
         self._check_top_blocks(top_blocks)
         if top_blocks == 0:
             return {}
@@ -156,10 +153,7 @@ class ImageEncoder(nn.Module):
 
 
 def load_image_encoder(name_or_folder: str | Path) -> ImageEncoder:
-    """Load an image encoder, frozen, in float32, on the CPU.
-
-    Args:
-        name_or_folder: "atlas" for the packaged backbone, a local folder, or a name on the model hub.
+    """Load an image encoder, frozen, in float32, on the CPU; see `find_model_folder` for its name.
 
     Raises:
         MissingInputError: the model is neither local nor cached nor within reach.

@@ -25,15 +25,9 @@ class AnswerFileError(UserError, OSError):
 
 
 class Journal:
-    """A file of answers, one a line.
+    """A file of answers, one a line, with what they were `made_by`: `model`, `top` and the name of the `run`.
 
-    A last line that was cut off is removed; lines of another model are refused.
-
-    Args:
-        made_by: what answers now, written into each line: `model`, `top` and the name of the `run`.
-
-    Raises:
-        ParameterError: the file holds something else, or answers of another model.
+    A last line that was cut off is removed; a file of something else, or of another model, is a `ParameterError`.
     """
 
     def __init__(self, path: Path, made_by: Mapping[str, Any]) -> None:

@@ -272,10 +272,7 @@ def _feature_names(columns: str | nn.Module | Iterable[str]) -> list[str]:
 
 
 def open_run(name: str | Path | None = None) -> Run:
-    """Open a run.
-
-    Args:
-        name: its name under the data root, or its folder; None for the newest run that has been trained to its end.
+    """Open a run by its name under the data root or its folder; without, the newest that was trained to its end.
 
     Raises:
         MissingInputError: there is no finished run.

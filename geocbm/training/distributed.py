@@ -56,10 +56,7 @@ def gather_rows(value: Tensor) -> Tensor:
 
 
 class GatheredBatch(dict[str, Any]):
-    """A share of a batch whose entries become those of the global batch where a loss asks for them.
-
-    Every process computes the same loss, hence asks for the same entries in the same order.
-    """
+    """A share of a batch whose entries become those of the global batch where a loss asks, in each process alike."""
 
     def __init__(self, batch: Mapping[str, Any]) -> None:
         super().__init__(batch)
@@ -108,10 +105,7 @@ def gather_batch(output: Output, batch: Batch) -> tuple[Output, Mapping[str, Any
 
 
 def own_share(rows: np.ndarray) -> np.ndarray:
-    """Rows of a global batch that this process computes; the first one is borrowed where there are too few.
-
-    Without any row a process could not take part in the average of the gradients.
-    """
+    """Rows of a global batch that this process computes; where there is none, one is borrowed for the average."""
     share = rows[process_index() :: process_count()]
     return share if len(share) else rows[:1]
 

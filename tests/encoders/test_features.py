@@ -19,6 +19,7 @@ from PIL import Image
 from geocbm.encoders import ImageEncoder
 from geocbm.encoders.backbones import make_backbone
 from geocbm.encoders.features import FeatureStore, OnTheFlyFeatures, encode_features, re_encode
+from geocbm.encoders.processes import look_ahead
 from geocbm.errors import MismatchError, MissingInputError, NoSpaceError, ParameterError, UserError
 from geocbm.files import read_json, sha256_file, write_json
 
@@ -396,3 +397,23 @@ def test_impossible_arguments_are_refused(pictures, tmp_path, options, text):
 def test_an_empty_table_gives_an_empty_store(tmp_path):
     store = encode_features(make_encoder(), [], [], tmp_path, progress=False)
     assert store.read_all("tokens").shape == (0, 4, 16)
+
+
+def test_threads_look_no_further_ahead_than_asked_and_keep_the_order():
+    taken: list[int] = []
+
+    def items():
+        for number in range(6):
+            taken.append(number)
+            yield number
+
+    answers = look_ahead(lambda number: number**2, items(), workers=2, ahead=2)
+    assert next(answers) == (0, 0)
+    assert taken == [0, 1, 2]  # the one that was given, and two further ones
+    assert list(answers) == [(number, number**2) for number in range(1, 6)]
+
+    def fail(number):
+        raise UserError(f"{number} is bad")
+
+    with pytest.raises(UserError, match="0 is bad"):
+        list(look_ahead(fail, range(3), workers=1, ahead=1))

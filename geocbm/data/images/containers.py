@@ -77,10 +77,9 @@ def check_whole(stream: IO[bytes], name: str) -> None:
 
 
 def develop(stream: IO[bytes], name: str, most_pixels: int) -> Any:
-    """Develop a raw file to an upright RGB picture at half its size, with the white balance of the camera.
+    """Develop a raw file to an upright RGB picture with the white balance of the camera.
 
-    Half the size takes each colour where the sensor measured it, without interpolation. A `UserError` says what to do
-    where LibRaw cannot read the file, or its sensor has more than `most_pixels`.
+    It has half the size, which takes each colour where the sensor measured it, without interpolation.
     """
     import rawpy
     from PIL import Image as pillow

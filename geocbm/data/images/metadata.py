@@ -158,10 +158,7 @@ def _position(lat: list[float], north: str, lng: list[float], east: str, status:
 
 
 def _angle(numbers: list[float], letter: str, letters: str, limit: float) -> tuple[float, int] | None:
-    """Signed degrees, and 3 where they are exact, 2 where seconds and 1 where minutes are unknown.
-
-    None where the angle makes no sense: no number, no hemisphere, outside the globe, or a sign that contradicts it.
-    """
+    """Signed degrees, and 3 where they are exact, 2 without seconds, 1 without minutes; None for no sound angle."""
     if not 1 <= len(numbers) <= 3 or not letter or letter not in letters:
         return None
     south = letter == letters[1]

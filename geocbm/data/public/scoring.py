@@ -38,9 +38,8 @@ _INSTEAD = "give the file that geocbm predict --json or --parquet wrote"
 def read_predictions(path: str | Path) -> dict[str, tuple[float, float]]:
     """Read the answers of `geocbm predict`: latitude and longitude by name of the photograph, NaN for no answer.
 
-    Args:
-        path: a JSON list of objects with `photo`, `lat` and `lng` (degrees; null for no answer), the same one a line
-            (`.jsonl`), or a table with these columns (`.parquet`).
+    The file is a JSON list of objects with `photo`, `lat` and `lng` (degrees; null for no answer), the same one a line
+    (`.jsonl`), or a table with these columns (`.parquet`).
     """
     path = Path(path)
     if not path.is_file():

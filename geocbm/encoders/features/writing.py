@@ -113,7 +113,7 @@ def re_encode(
             yield _in_half({kind: features[kind] for kind in wanted}, [f"row {row}" for row in part], encoder.name)
 
     manifest = manifest_of(shapes, hidden_store.digests, encoder.fingerprint())
-    return open_or_write(encoder, encode, manifest, Path(cache_dir), max_cache_gb, True)
+    return open_or_write(encoder, encode, manifest, Path(cache_dir), max_cache_gb, progress=True)
 
 
 def open_or_write(
