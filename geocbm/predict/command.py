@@ -19,7 +19,7 @@ from geocbm.errors import UserError
 from geocbm.files import sha256_text
 from geocbm.metrics.borders import read_rings
 from geocbm.metrics.places import read_towns
-from geocbm.predict.answers import Reply, answer_text
+from geocbm.predict.answers import answer_text
 from geocbm.predict.inputs import PhotoFolder, PredictRequest, path_of, photo_key, photographs
 from geocbm.predict.journal import SHARE, AnswerFileError, Journal, journal_place, write_answers
 
@@ -225,7 +225,8 @@ class _Prediction:
         hidden = not sys.stderr.isatty() or sys.stdout.isatty() or bool(self.index)
         bar = tqdm(replies, total=len(positions), unit="photo", disable=hidden)
         for position, reply in zip(positions, bar, strict=True):
-            path, problem = path_of(reply.source), _problem(reply)
+            path, is_piped = path_of(reply.source), isinstance(reply.source, bytes)
+            problem = str(reply.problem or "").replace("the picture", "standard input", int(is_piped))
             if self.page is not None:
                 self.page.add(path, reply, problem)
             if reply.answer is None:
@@ -269,13 +270,6 @@ class _Prediction:
 
 def _warn(sentence: str) -> None:
     print(f"geocbm: {sentence}", file=sys.stderr, flush=True)
-
-
-def _problem(reply: Reply) -> str:
-    """Why a photograph has no answer, else empty; content from standard input is called by that name."""
-    if reply.answer is not None:
-        return ""
-    return str(reply.problem).replace("the picture", "standard input", 1 if isinstance(reply.source, bytes) else 0)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class PhotoPage:
         figure = None
         if reply.answer is not None and reply.seen is not None:
             figure = self._map(reply.answer)
-            section |= self._pictures(reply.answer, reply.seen) | self._sentences(reply.answer)
+            section |= self._pictures(reply.answer, reply.seen) | _sentences(reply.answer)
             section |= {"alt": figure["layout"]["meta"]["alt"], "reasons": list(self._reasons(reply, reply.answer))}
         self._sections.append(section)
         self._figures.append(figure)
@@ -155,15 +155,16 @@ class PhotoPage:
             ],
         }
 
-    def _sentences(self, answer: Answer) -> dict[str, Any]:
-        warning = "" if answer.unlike is None else answer.unlike.sentence()
-        return {
-            "coordinates": in_degrees(answer.lat, answer.lng),
-            "near": answer.place.label(),
-            "warning": warning,
-            "places": [(cell.country, cell.best, cell.place.label(False)) for cell in answer.cells],
-            "notes": [note for note in answer.notes if note != warning],
-        }
+
+def _sentences(answer: Answer) -> dict[str, Any]:
+    warning = "" if answer.unlike is None else answer.unlike.sentence()
+    return {
+        "coordinates": in_degrees(answer.lat, answer.lng),
+        "near": answer.place.label(),
+        "warning": warning,
+        "places": [(cell.country, cell.best, cell.place.label(False)) for cell in answer.cells],
+        "notes": [note for note in answer.notes if note != warning],
+    }
 
 
 def _short_names(paths: list[str]) -> list[str]:
