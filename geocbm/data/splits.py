@@ -85,10 +85,8 @@ class _Allocation:
         few = len(self.groups[meta]) < len(self.fractions)
         waiting = [group for group in self.groups[meta] if group not in self.part]
         for group in sorted(waiting, key=lambda group: (-self.rows[group][meta], self.ticket[group])):
-            if self.held[meta][0] == 0:
-                self.give(group, 0, chosen=not few)
-            else:
-                self.give(group, 1 if few else self._most_wanting(meta, total), chosen=not few)
+            to = 0 if self.held[meta][0] == 0 else 1 if few else self._most_wanting(meta, total)
+            self.give(group, to, chosen=not few)
 
     def _most_wanting(self, meta: str, total: int) -> int:
         """The part that lacks most of its share of a meta with `total` rows."""

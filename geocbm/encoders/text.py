@@ -33,7 +33,7 @@ class TextEncoder(nn.Module):
         config = getattr(model.config, "text_config", model.config)
         positions = int(getattr(config, "max_position_embeddings", 512))
         # RoBERTa-style models lose the positions up to their padding index.
-        self.max_tokens = min(positions if positions <= 512 else 512, int(min(tokenizer.model_max_length, 10**6)))
+        self.max_tokens = int(min(positions, 512, tokenizer.model_max_length))
         # SigLIP was trained on texts padded to the full length, and reads its last position.
         self.pads_fully = str(model.config.model_type).startswith("siglip")
         self.eval()

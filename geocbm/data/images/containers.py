@@ -111,13 +111,16 @@ def develop(stream: IO[bytes], name: str, most_pixels: int) -> Any:
 
 def copy_metadata(stream: IO[bytes], picture: Any) -> None:
     """Give a developed picture the EXIF and XMP data of its file, without the orientation that was applied already."""
+    from PIL import Image as pillow
+
     exif = picture.getexif()
     try:
         stream.seek(0)
         content = stream.read()
         if content.startswith(b"FUJIFILMCCD-RAW"):  # the data are those of the preview, whose place stands at byte 84
             start, length = struct.unpack(">II", content[84:92])
-            content = _exif_of_jpeg(content[start : start + length])
+            with pillow.open(BytesIO(content[start : start + length]), formats=["JPEG"]) as preview:
+                content = preview.info["exif"].removeprefix(b"Exif\0\0")
         if content[4:12] == b"ftypcrx ":
             exif.get_ifd(_GPS).update(_canon_gps(content[:_MOST_HEADER]))
             return
@@ -132,13 +135,6 @@ def copy_metadata(stream: IO[bytes], picture: Any) -> None:
         return
     finally:
         exif.pop(_ORIENTATION, None)
-
-
-def _exif_of_jpeg(content: bytes) -> bytes:
-    from PIL import Image as pillow
-
-    with pillow.open(BytesIO(content), formats=["JPEG"]) as preview:
-        return preview.info["exif"].removeprefix(b"Exif\0\0")
 
 
 def _canon_gps(header: bytes) -> dict[int, Any]:
