@@ -8,7 +8,7 @@ import numpy as np
 
 from geocbm import geodesy
 from geocbm.metrics.geolocation import THRESHOLDS_KM, error_km, geoscore
-from geocbm.metrics.inputs import column, same_length
+from geocbm.metrics.inputs import column, coordinates, same_length
 from geocbm.metrics.resamples import Estimate, Resamples, checked_level, statistic_of
 
 
@@ -17,9 +17,7 @@ def spatial_blocks(lat: Any, lng: Any, km: float = 100.0) -> np.ndarray:
 
     Latitudes and longitudes `[n]` are in degrees, the latter in any turn.
     """
-    latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
-    same_length(lat=latitude, lng=longitude)
-    return geodesy.spatial_blocks(latitude, longitude, km)
+    return geodesy.spatial_blocks(*coordinates(lat, lng), km)
 
 
 def geolocation_intervals(

@@ -29,6 +29,13 @@ def column(values: Any, name: str, dtype: Any = np.float64, empty: bool = False)
     return checked
 
 
+def coordinates(lat: Any, lng: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes as columns of one length, perhaps without rows."""
+    latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
+    same_length(lat=latitude, lng=longitude)
+    return latitude, longitude
+
+
 def same_length(**columns: np.ndarray) -> None:
     """Refuse columns of different lengths."""
     lengths = {name: len(column) for name, column in columns.items()}

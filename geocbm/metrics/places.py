@@ -25,7 +25,7 @@ import numpy as np
 from geocbm.geodesy import latlng_to_cartesian
 from geocbm.metrics.borders import country_codes
 from geocbm.metrics.country_names import names_by_code
-from geocbm.metrics.inputs import column, same_length
+from geocbm.metrics.inputs import coordinates, same_length
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,15 +78,9 @@ def _towns(code: str | None = None) -> _Towns | None:
     )
 
 
-def _columns(lat: Any, lng: Any) -> tuple[np.ndarray, np.ndarray]:
-    latitude, longitude = column(lat, "lat", empty=True), column(lng, "lng", empty=True)
-    same_length(lat=latitude, lng=longitude)
-    return latitude, longitude
-
-
 def place_names(lat: Any, lng: Any) -> np.ndarray:
     """Country (spelt as in `metrics.country_names`), region and city of points, texts `[n, 3]`."""
-    latitude, longitude = _columns(lat, lng)
+    latitude, longitude = coordinates(lat, lng)
     codes = country_codes(latitude, longitude)
     names = np.full((len(codes), 3), "", dtype=object)
     by_code = names_by_code()
@@ -114,7 +108,7 @@ def nearest_towns(lat: Any, lng: Any) -> pd.DataFrame:
     """
     import pandas as pd
 
-    latitude, longitude = _columns(lat, lng)
+    latitude, longitude = coordinates(lat, lng)
     known = np.flatnonzero(np.isfinite(latitude) & np.isfinite(longitude))
     town = np.full(len(latitude), -1)
     names = np.full((len(latitude), 4), "", dtype=object)
@@ -129,7 +123,7 @@ def nearest_towns(lat: Any, lng: Any) -> pd.DataFrame:
 
 def country_of(lat: Any, lng: Any) -> np.ndarray:
     """Country of each point, texts `[n]`."""
-    codes, row = np.unique(country_codes(*_columns(lat, lng)), return_inverse=True)
+    codes, row = np.unique(country_codes(*coordinates(lat, lng)), return_inverse=True)
     by_code = names_by_code()
     return np.array([by_code[code] if code else "" for code in codes.tolist()], dtype=object)[row.reshape(-1)]
 
