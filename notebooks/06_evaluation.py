@@ -9,15 +9,15 @@
 # %% [markdown]
 # # How good is it, against what, and where?
 #
-# A median error is neither good nor bad until it stands beside what a simple method gets from the same images, and beside what
-# could be had at all. All methods on this page see the same splits and, where they use features, the same features.
+# A median error is neither good nor bad until it stands beside what a simple method gets from the same images, and beside the best that is
+# possible at all. All methods on this page see the same splits and, where they use features, the same features.
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
 seed: int = 0  # seed of the resamples and of the fitted baselines
 geoclip_backbone: str = ""  # folder of openai/clip-vit-large-patch14, or that name if it is cached: GeoCLIP's own model
-own_baseline: bool = False  # also measure the baseline of the last section
+own_baseline: bool = False  # also measure the baseline of the section "Make it yours"
 
 # %%
 import numpy as np
@@ -38,7 +38,7 @@ lat, lng = files.lat[test], files.lng[test]
 # %% [markdown]
 # ## A batch
 #
-# Eight test images, and how far off the answers of Stage 2 are that notebook 05 stored.
+# Eight test images, and how far off the answers are that Stage 2 gave in notebook 05.
 
 # %%
 batch = files.batch("test", 8, seed)
@@ -57,14 +57,11 @@ nb.show_images(batch["image"], captions, captions)
 # \mathrm{GeoScore} = 5000\, e^{-d / 1492.7}$$
 
 # %%
-answered = places[["lat", "lng"]].to_numpy()  # (n, 2)
-phi, lam = np.deg2rad(np.stack([answered, np.column_stack([lat, lng])])).transpose(
-    2, 0, 1
-)  # (2, n) each: answer, truth
+phi, lam = np.deg2rad([[places["lat"], lat], [places["lng"], lng]])  # (2, n) each: answer, truth
 half = np.sin((phi[1] - phi[0]) / 2) ** 2 + np.cos(phi[0]) * np.cos(phi[1]) * np.sin((lam[1] - lam[0]) / 2) ** 2
 km = 2 * 6371.0 * np.arcsin(np.sqrt(half))  # (n,)
 score = 5000 * np.exp(-km / 1492.7)
-np.testing.assert_allclose(km, metrics.error_km(*answered.T, lat, lng), rtol=1e-6, atol=1e-6)
+np.testing.assert_allclose(km, metrics.error_km(places["lat"], places["lng"], lat, lng), rtol=1e-6, atol=1e-6)
 np.testing.assert_allclose(score, metrics.geoscore(km))
 
 # %% [markdown]
@@ -76,7 +73,7 @@ np.testing.assert_allclose(score, metrics.geoscore(km))
 # $$\bar s^{*} = \frac{\sum_b w_b S_b}{\sum_b w_b n_b}, \qquad w \sim \mathrm{Multinomial}(B;\, 1/B, \dots, 1/B).$$
 #
 # The ends of the interval are percentiles of these means, a little wider than 2.5 and 97.5 %: Student's quantile with $B - 1$ degrees of
-# freedom stands for the normal one, so that few blocks do not pass for many. Two methods share their draws: a difference is paired.
+# freedom replaces the normal one, so that few blocks do not pass for many. Two methods share their draws, so differences are paired.
 
 # %%
 blocks = metrics.spatial_blocks(lat, lng)
@@ -93,57 +90,53 @@ if n_blocks >= metrics.FEWEST_BLOCKS:  # with fewer the package gives no interva
 # %% [markdown]
 # ## What simple methods get
 #
-# **chance** copies a training image drawn at random; **prior** always answers the training place in the middle. **mean colour** and
-# **nearest neighbour** copy the training picture most similar in colour, or in the untouched encoder's features; several **nearest
-# neighbours** vote. A **gallery** asks Stage 0 which place fits the picture best: one of 100,000 on Earth, or one of the training
-# images. **zero-shot** takes the country, or the concept, whose name in a few sentences is most similar to the picture. **linear
-# probe** is a linear classifier on the untouched features. **Oracles** are told what no method knows: the true country, the labelled
-# concept, or the visible concepts; what they are told is not measured. What is chosen is chosen on validation.
+# **chance** copies a random training image; **prior** always answers the most central training place. **mean colour** and
+# **nearest neighbour** copy the training image that is most similar in colour, or in the features of the untouched encoder; several
+# **nearest neighbours** vote. A **gallery** asks Stage 0 which of 100,000 places on Earth, or of the training images, fits best. **zero-shot**
+# takes the country, or the concept, whose name in a few sentences is most similar to the image. **linear probe** is a linear classifier on
+# the untouched features. **Oracles** are given what no method knows (the true country, the labelled concept, or the visible concepts),
+# which is then not measured. Every choice is made on the validation split.
 
 # %%
 simple = methods.all_baselines(files, paths.cache_folder(), seed, geoclip_backbone)
 answers = simple + methods.stage_answers(files)
 table = methods.measure(files, answers, bootstrap, seed)
-compared = readable(table.drop(columns="name"), {"answered": "place answered", "n_missing": "without an answer"})
+compared = readable(table.drop(columns="name"), {"answered": "answer", "n_missing": "without an answer"})
 nb.table(compared, caption="All methods on the test split, with 95 % intervals")
 for measured in ("median_km", "country_acc", "meta_top1"):
     nb.show(plots.method_forest(table, measured), preview=measured == "median_km")
 
 # %% [markdown]
-# ### Against the strongest baseline, and with the same care for every method
+# ### Against the strongest baseline, with the same care for every method
 #
-# The baseline with the best GeoScore on validation is held against every head of Stage 2 image by image. A distribution over cells can
-# be answered by more than one point (notebook 06b): every method that has one is decoded in every way, with its own temperature.
+# The baseline with the best GeoScore on validation is compared image by image with every head of Stage 2. A distribution over cells can be
+# decoded into more than one point (page 06b): every method that has one is decoded in every way, with its own temperature.
 
 # %%
 strongest = decodings.strongest_baseline(simple)
 gains = decodings.over_baseline(files, answers, strongest, bootstrap, seed)
-heads = interval_frame({methods.label_of(name): own for name, own in gains.items()}, "head")
+heads = interval_frame(methods.by_label(gains), "head")
 against = methods.label_of(strongest.name, strongest.detail) if strongest else "none: there is no validation split"
 nb.table(readable(heads), caption=f"Heads of Stage 2 minus the strongest baseline ({against})")
 decoded = decodings.measure_decodings(files, answers, bootstrap, seed)
 for name in decodings.METRICS:
     points = decodings.decoding_table(decoded, name).map(metric(f"stage2.{name}").write, na_action="ignore")
-    nb.table(points.fillna(""), caption=f"Every method under every decoding: {metric(f'stage2.{name}').axis}")
+    nb.table(points.fillna(""), caption=f"Every method with every decoding: {metric(f'stage2.{name}').axis}")
 
 # %% [markdown]
 # ## Where is it good: within a street, a city, a country?
 #
-# A country is a polygon of Natural Earth (a point in the open sea has none), region and city are those of the nearest town in that
-# country; a region counts only within the right country, a city only within the right region. Places with fewer than five test
-# images are pooled. The best and the worst of many countries are partly so by luck.
+# A country is a polygon of Natural Earth (points in the open sea have none); region and city are those of the nearest town in that country.
+# A region counts only in the right country, a city only in the right region. Places with fewer than five test images are pooled.
 
 # %%
 drawn_methods = {"chance", "prior", "gallery", "nearest_neighbour", "linear_probe", "stage2", "true_concepts"}
 errors = methods.errors_km(files, [answer for answer in answers if answer.name in drawn_methods])
 nb.show(plots.error_curves(errors, title="Share of images within a distance"))
 named = metrics_by_place.geocode(files, answers)
-levels = metrics_by_place.level_metrics(named, bootstrap, seed)
-shares = interval_frame({methods.label_of(name): own for name, own in levels.items()}, "method")
-nb.table(readable(shares), caption="Country, region and city of the place answered, with 95 % intervals")
-print(
-    f"True places without a name, misses: {named.unnamed}; in another country than the table says: {named.elsewhere:,}."
-)
+shares = readable(interval_frame(methods.by_label(metrics_by_place.level_metrics(named, bootstrap, seed)), "method"))
+nb.table(shares, caption="Country, region and city of the answer, with 95 % intervals")
+print(f"True places without a name (misses): {named.unnamed}; outside the country in the table: {named.elsewhere:,}.")
 countries = metrics_by_place.by_place(named, "country", n=bootstrap, seed=seed)
 nb.show(plots.place_breakdown(countries, "country", title="Where is it good?"))
 right = {"place": "region", "right": metric("stage2.region_acc"), "pooled": "places"}
@@ -151,28 +144,28 @@ regions = metrics_by_place.by_place(named, "region", n=bootstrap, seed=seed)
 nb.table(readable(regions, right), caption="Stage 2 by region, with 95 % intervals", max_rows=40)
 share = {"share": metric("stage2.country_acc").relabelled("of the country's images")}
 pairs = readable(metrics_by_place.confusions(named), share)
-nb.table(pairs, caption="Country of the place answered by Stage 2, where it is wrong")
+nb.table(pairs, caption="Country that Stage 2 answers where it is wrong")
 
 # %% [markdown]
-# ## Is it memory of the same road?
+# ## Does it remember the same road?
 #
-# With memory of the road errors would be small where a training place is near. Without the near images, the change is at most what
-# memory is worth. The clean answer is a second run with the other kind of split (`--set 01.split=...`), held against this one by 10.
+# If it did, errors would be small where a training place is near. How much the score drops without such images is the most that memory can
+# be worth. The clean test is a second run with the other kind of split (`--set 01.split=...`), compared with this one on page 10.
 
 # %%
 nearest = proximity.nearest_train_km(files)
 nb.show(plots.split_distances({proximity.split_kind(files): nearest}))
-by_label = {methods.label_of(name): own for name, own in named.km.items()}
+by_label = methods.by_label(named.km)
 nb.show(plots.errors_by_distance(proximity.by_distance(nearest, by_label, named.blocks, bootstrap, seed)))
-far = {"limit_km": "nearer than, km", "geoscore_far": metric("stage2.geoscore").relabelled("GeoScore of those left")}
+far = {"limit_km": "nearer than, km", "geoscore_far": metric("stage2.geoscore").relabelled("GeoScore of the rest")}
 left = readable(proximity.without_near(nearest, by_label, named.blocks, bootstrap, seed), far)
 nb.table(left, caption="GeoScore without the images that have a training place nearby")
 
 # %% [markdown]
 # ## Published results beside ours
 #
-# None of these values was measured here. "Secondary source" means a survey or the table of another team. A run stands among them only
-# if its test images are those of the data set; rows on data of one's own are comparable only where they share a data set.
+# None of these values was measured here. "Secondary source" means a survey or another team's table. This run appears among them only if its
+# test images are those of the data set; rows on a team's own data are comparable only where they share a data set.
 
 # %%
 stage2 = metrics_by_place.stage2_metrics(places, named, bootstrap, seed)
@@ -181,10 +174,10 @@ for name, published in benchmarks.tables().items():
     nb.table(readable(ours.dropna(axis=1, how="all")), caption=f"{name}, as published")
 
 # %% [markdown]
-# ## Make it yours: a baseline of one's own
+# ## Make it yours: your own baseline
 #
-# A baseline has a `name`, learns with `fit` and answers with `predict`: places, countries, metas, or a distribution over cells, which
-# is then decoded like all others. This one compares a picture with the mean picture of each cell.
+# A baseline has a `name`, learns with `fit` and answers with `predict`: places, countries, metas, or a distribution over cells, which is
+# then decoded like all others. This one compares an image with the mean image of each cell.
 
 
 # %%
@@ -205,15 +198,14 @@ class CellMeans:
 
 if own_baseline:
     own = baselines.Task.of(files).answer(CellMeans(), files.features("vanilla").read_all("pooled").numpy())
-    nb.table(readable(methods.measure(files, [own, *answers], bootstrap, seed)), caption="With a baseline of one's own")
+    nb.table(readable(methods.measure(files, [own, *answers], bootstrap, seed)), caption="With your own baseline")
 
 # %%
+nb.record_all("stage2", metrics.recordables(stage2))
 kept = methods.records(table) | decodings.records(decoded, answers, gains)
 kept |= metrics_by_place.records(named, bootstrap, seed)
 kept |= proximity.records(nearest, named.km["stage2"], named.blocks, bootstrap, seed)
-nb.record_all("stage2", metrics.recordables(stage2))
-for key, value in kept.items():
-    nb.record(key, value)
+nb.record_all("", kept)
 with nb.output("evaluation.parquet") as path:
     table.to_parquet(path)
 

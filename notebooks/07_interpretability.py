@@ -44,9 +44,8 @@ encoder, stage1 = encoding.load_stage0(files)[1], stages.load_stage1(files)
 concepts = stages.predict_concepts(files, features)  # of all rows, by name
 linear = interventions.linear_cbm(files, features, concepts)  # the head that sees nothing but scores
 main = interventions.load_intervention_model(files, features, concepts)
-heads = {faithfulness.LINEAR: linear.head}
-if main.head.config.ablation_mode != "concept_scores":
-    heads[faithfulness.MAIN] = main.head
+others = {} if main.head.config.ablation_mode == "concept_scores" else {faithfulness.MAIN: main.head}
+heads = {faithfulness.LINEAR: linear.head} | others
 model = maps.MapModel(files, encoder, features, stage1, heads)
 kind, tried = localization.choose_map_kind(model)
 
@@ -67,10 +66,10 @@ nb.show_images(seen, [f"Labelled {name}" for name in batch["meta_name"]], batch[
 # %% [markdown]
 # ## The idea, for one picture
 #
-# A map $m$ gives each of the $P$ patches a number that is not negative. In the `patch` bottleneck every patch has a score $s_{pc}$ for
-# every concept, and the map of concept $c$ is $m_p = e^{s_{pc}}$ ("score") or its share $e^{s_{pc}} / \sum_{c'} e^{s_{pc'}}$; for the
-# other bottlenecks it is gradient times input. The **pointing game** asks whether the maximum lies in the set $B$ of patches that a box
-# touches; **mass** compares the part of the map inside the boxes, which cover the share $b_p$ of patch $p$, with their area:
+# A map $m$ gives each of the $P$ patches a number $m_p \ge 0$. In the `patch` bottleneck every patch has a score $s_{pc}$ for every concept,
+# and the map of concept $c$ is $e^{s_{pc}}$ ("score") or its share $e^{s_{pc}} / \sum_{c'} e^{s_{pc'}}$; elsewhere it is gradient times input.
+# The **pointing game** asks whether the maximum lies in the set $B$ of patches that a box touches; **mass** compares the part of the map
+# inside the boxes, which cover the share $b_p$ of patch $p$, with their area:
 #
 # $$\text{hit} = \mathbb{1}\left[\operatorname{argmax}_p m_p \in B\right], \qquad \text{chance} = \frac{|B|}{P}, \qquad
 # \text{mass} = \frac{\sum_p m_p\, b_p \big/ \sum_p m_p}{\frac{1}{P} \sum_p b_p}$$
@@ -124,9 +123,7 @@ nb.table(pd.DataFrame(steps).round(4), caption="Deletion in the order of the map
 probabilities = concepts["meta_probabilities"].numpy()
 attention = predict_stage2(main.head, concept_input(main.head.config, concepts), features, test)["attention"]
 looks = {"attention": attention} if attention.size and np.ptp(attention) > 0 else {}
-print(
-    f"Kind of map: {kind!r}", *(f"{name!r} hits {share:.0%} on validation" for name, share in tried.items()), sep="; "
-)
+print(f"Kind of map: {kind}", *(f"{name} hits {share:.0%} on validation" for name, share in tried.items()), sep="; ")
 located = None
 if where:
     pairs = where if model.kinds == maps.MAP_KINDS else where.at(where.labelled)  # gradients are expensive
@@ -143,10 +140,9 @@ if where:
 # %% [markdown]
 # ## Do the marked patches matter?
 #
-# **Insertion** is the reverse: only the marked patches stay, and the question is whether they suffice. With **tokens**, what Stages 1 and
-# 2 read of a patch is left out, although the encoder has mixed the patches before; with **pixels**, the patch is blurred and everything is
-# computed anew, which is the stricter test. The map is the sum over the three likeliest concepts; it explains the linear CBM, while in the
-# main mode attention should matter more.
+# **Insertion** is the reverse: only the marked patches stay. Do they suffice? With **tokens**, what Stages 1 and 2 read of a patch is left
+# out, although the encoder has mixed the patches before; with **pixels**, the stricter test, the patch is blurred and all is computed anew.
+# The map is the sum over the three likeliest concepts; it explains the linear CBM. In the main mode attention should matter more.
 
 # %%
 orders = {faithfulness.CONCEPTS: maps.named_map(model, probabilities, test, kind=kind)} | looks
@@ -156,8 +152,7 @@ for (head, way), measured in removed.items():
     title = f"What do the patches contribute? ({head}, {way})"
     nb.show(plots.removal_curves(measured.curves(), float(measured.whole.mean()), title))
 unit = {"gain": metric("truth.deletion_gain")}
-caption = "Probability of the true cell: loss (deletion) or gain (insertion) beyond random patches"
-nb.table(readable(faithfulness.gain_table(removed), unit), caption=caption)
+nb.table(readable(faithfulness.gain_table(removed), unit), caption="Loss or gain beyond that with random patches")
 
 # %% [markdown]
 # ## Pictures, one by one
@@ -202,8 +197,8 @@ def my_map(tokens, scores):
 if own_map:
     mine = my_map(features.read("tokens", test), linear.scores[test]).numpy()
     if located is not None:
-        shown["my map"] = mine[pairs.position]
-        own = localization.measure_localization(files, pairs, shown, named, bootstrap, seed)
+        both = shown | {"my map": mine[pairs.position]}
+        own = localization.measure_localization(files, pairs, both, named, bootstrap, seed)
         print("pointing game:", estimate_text(own.estimate("my map"), "{:.0%}"))
     lost = faithfulness.measure_faithfulness(model, test, {"my map": mine}, pictures, bootstrap, seed)
     nb.table(readable(faithfulness.gain_table(lost), unit), caption="My map")

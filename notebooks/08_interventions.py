@@ -9,15 +9,15 @@
 # %% [markdown]
 # # What if this bollard were another?
 #
-# If the model reasons through its concepts, then other concepts must lead to another place, the truth about them must lead nearer to the
-# true place, and no concepts at all must lead nowhere. This page intervenes on concepts and looks.
+# If the model reasons through its concepts, then other concepts must lead to another place, true concepts must lead nearer to the true
+# place, and no concepts at all must lead nowhere. This page intervenes on concepts and looks.
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 examples: int = 3  # pictures whose concepts are edited
-exchanges: int = 4  # most concepts that are put in the place of the one seen, for each picture
+exchanges: int = 4  # most concepts that replace the one seen, for each picture
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
-own_policy: bool = False  # also run the intervention policy of the last section
+own_policy: bool = False  # also run the intervention policy of the section "Make it yours"
 seed: int = 0  # seed of the resamples and of the random orders
 
 # %%
@@ -42,15 +42,14 @@ model = interventions.linear_cbm(files, features, concepts)
 # %% [markdown]
 # ## A batch
 #
-# Stage 1 turns every picture into **scores**: one probability for each concept (meta), then one for each family (parent), `(B, k)`. The
-# model of this page is the linear CBM (`concept_scores`): its Stage 2 is one linear layer on these scores.
+# Stage 1 turns every picture into **scores**: one probability for each concept (meta), then one for each parent, `(B, k)`. The model of
+# this page is the linear CBM (`concept_scores`), whose Stage 2 is one linear layer on these scores.
 
 # %%
 batch = files.batch("test", 4)
-rows, head = batch["row"].numpy(), model.head
+rows, head, captions = batch["row"].numpy(), model.head, batch.captions
 scores = model.scores[rows]  # (B, k)
-print(f"scores {tuple(scores.shape)}: {model.n_metas} concepts, {scores.shape[1] - model.n_metas} families")
-captions = [f"{meta}, {country}" for meta, country in zip(batch["meta_name"], batch["country"], strict=True)]
+print(f"scores {tuple(scores.shape)}: {model.n_metas} metas, {scores.shape[1] - model.n_metas} parents")
 top = scores[:, : model.n_metas].argmax(1).tolist()
 seen = [f"{one}. Seen: {metas[j]} {own[j]:.0%}" for one, own, j in zip(captions, scores, top, strict=True)]
 nb.show_images([encoder.crop(image) for image in batch["image"]], captions, seen)
@@ -63,7 +62,7 @@ nb.show_images([encoder.crop(image) for image in batch["image"]], captions, seen
 #
 # $$z_c(s) = b_c + \sum_j W_{cj}\,\frac{t(s_j) - \mu_j}{\sigma_j} \qquad\qquad z_c(s') - z_c(s) = W_{cj}\,\frac{t(s_j') - t(s_j)}{\sigma_j}$$
 #
-# The **baseline** $t(s_j) = \mu_j$ is the score at which a concept adds nothing to any cell: to set it there is to *ablate* the concept.
+# At the **baseline**, $t(s_j) = \mu_j$, a concept adds nothing to any cell: setting its score to that value *ablates* the concept.
 
 # %%
 t = {"log": lambda s: s.clamp_min(1e-6).log(), "sqrt": torch.sqrt, "none": lambda s: s}[head.config.score_transform]
@@ -77,30 +76,28 @@ torch.testing.assert_close(by_hand, after - before, rtol=1e-3, atol=1e-4)
 order = torch.cat([by_hand[0].argsort()[:3], by_hand[0].argsort()[-3:]]).numpy()
 moved = {"cell": [f"{cell}, {files.cells.country[cell]}" for cell in order], "change of logit": by_hand[0, order]}
 moved |= {f"probability {when}": z[0].softmax(-1)[order] for when, z in (("before", before), ("after", after))}
-says = f"{metas[j]} ablated: its score {scores[0, j]:.3f} becomes {model.baseline[j]:.3f}; the cells that change most"
+says = f"{metas[j]} ablated (score {scores[0, j]:.3f} to {model.baseline[j]:.3f}): the cells that change most"
 nb.table(pd.DataFrame(moved), caption=says)
 
 # %% [markdown]
 # ## Correcting concepts to the truth
 #
 # To **correct** a concept, its score is raised (or lowered) to what is usual for pictures that show it (or do not), unless it lies beyond
-# already: a percentile over the validation split, chosen there too (Koh et al. 2020 take the 95th; scores of one softmax want another).
+# already: a percentile over the validation split, also chosen there (Koh et al. 2020 take the 95th; scores of one softmax need another).
 
 # %%
 labels = concept_labels.read_concept_labels(files)
 print(f"Ground truth on {labels.known.mean():.0%} of all pairs; {labels.present.sum(1).mean():.1f} are present.")
-candidates = [
-    concept_labels.intervention_values(model.scores.numpy(), labels, files.rows["val"], files.rows["train"], percentile)
-    for percentile in curves.PERCENTILES
-]
-values, tried = curves.choose_values(curves.Cases.of_run(files, model, labels, files.rows["val"]), candidates)
-nb.table(readable(tried), caption=f"Mean over the validation split's curves: {values.percentile:.0f} is taken")
+val, own = files.rows["val"], (model.scores.numpy(), labels, files.rows["val"], files.rows["train"])
+candidates = [concept_labels.intervention_values(*own, percentile) for percentile in curves.PERCENTILES]
+values, tried = curves.choose_values(curves.Cases.of_run(files, model, labels, val), candidates)
+nb.table(readable(tried), caption=f"Means over validation curves; percentile {values.percentile:.0f} is taken")
 
 # %% [markdown]
 # ## One curve by hand
 #
-# The **intervention curve** corrects concepts one after the other and follows the error, in the order of a policy; here the least certain
-# first. A family follows from its concepts: it is there once one is known to be, and not once all are known not to be.
+# The **intervention curve** corrects one concept after the other, in the order of a policy, and follows the error; here the least certain
+# first. A parent follows from its metas: it is present once one of them is known to be, and absent once all are known to be absent.
 
 # %%
 cases = curves.Cases.of_run(files, model, labels, rows)
@@ -112,7 +109,7 @@ for n in steps:
     told = np.zeros_like(order, dtype=bool)
     np.put_along_axis(told, order[:, :n], True, axis=1)  # the first n concepts of each picture
     told &= cases.labels.known[:, : model.n_metas]
-    found = (told & cases.labels.present[:, : model.n_metas]) @ is_child  # a family with a concept known to be there
+    found = (told & cases.labels.present[:, : model.n_metas]) @ is_child  # a parent with a meta known to be present
     empty = told.astype(int) @ is_child == is_child.sum(axis=0)
     mask = np.hstack([told, found | empty]) & cases.labels.known
     assert (mask == curves.corrected_mask(priority, n, "concepts", cases)).all()
@@ -120,42 +117,35 @@ for n in steps:
 nb.table(pd.DataFrame(errors, pd.Index(steps, name="corrected"), captions), caption="Error of the four pictures, km")
 
 # %% [markdown]
-# ## How far off when it is told the truth?
+# ## How far off when its concepts are corrected?
 #
-# The same for all test pictures: by single concepts, and by whole families, which is what a person would tell the model (which bollard, if
-# any?). A few right ones among many wrong ones may help little, since scores of one softmax are read against one another. Real data
-# knows only the labelled concept: there the curve has two points and one order.
+# The same for all test pictures: by single metas, and by parents with all their metas, which is what a person would tell the model (which
+# bollard, if any?). A few right scores among many wrong ones may help little, since scores of one softmax are relative to one another. Real
+# data knows only the labelled concept: there the curve has two points and one order.
 
 # %%
-cases = curves.Cases.of_run(files, model, labels, test)
+cases, nouns = curves.Cases.of_run(files, model, labels, test), {"concepts": "metas", "families": "parents"}
 policies = curves.POLICIES if labels.complete else {"random": curves.random_order}
 units = curves.UNITS if labels.complete else ("concepts",)
 parts = {unit: curves.intervention_curve(cases, values, policies, unit, bootstrap, seed) for unit in units}
 names = {"random": "in random order", "uncertain": "the least certain first", "contribution": "the largest term first"}
 names |= {"error": "the largest error first (needs the truth)", "mine": "my policy"}
 for unit, part in parts.items():
-    nb.show(plots.intervention_curves(part, names, unit, f"How far off when it is told the truth, by {unit}?"))
-curve = pd.concat(parts, ignore_index=True)
-summary = curves.curve_table(curve)
-summary["non_monotone"] = [", ".join(map(str, steps)) or "none" for steps in summary["non_monotone"]]
-ends = {"first_km": Metric("first", "nothing corrected", KM), "last_km": Metric("last", "all that is known", KM)}
-ends |= {"mean_geoscore": "mean GeoScore", "non_monotone": "steps worse than an earlier one"}
-nb.table(readable(summary, ends), caption="Policies: from nothing to all that is known, with 95 % intervals")
+    nb.show(plots.intervention_curves(part, names, nouns[unit], f"How far off when {nouns[unit]} are corrected?"))
 
 # %% [markdown]
 # ## What if it saw something else?
 #
-# Choose an edit and move the slider: the blue circles are the belief, the star is the answer and the cross the true place. Pictures are
-# right answers of middling certainty (a country with about 60 %), since what is certain seldom hangs on a single concept; what is put in
-# the place of the concept seen are the siblings that move the answer most.
+# Choose an edit and move the slider: blue circles are the probabilities of the cells, the star is the answer, the cross the true place. The
+# pictures are right answers of medium confidence (about 60 % for the country), since a confident answer seldom hangs on one concept. The
+# concept seen is replaced by those of its siblings that move the answer most.
 
 # %%
 found = counterfactuals.find_counterfactuals(files, model, test, values, examples, exchanges)
 places = [(files.lat[one.row], files.lng[one.row]) for one in found]
 pictures = [maps.seen_picture(files, encoder, one.row) for one in found]
 nb.show(plots.what_if(found, counterfactuals.STRENGTHS, files.cells, places, pictures), preview=True)
-table = counterfactuals.edit_table(found, files).round({"moved_km": 0}).round(2)
-nb.table(table, caption="Each edit at full strength (moved: total variation of the cells' probabilities)")
+nb.table(counterfactuals.edit_table(found, files).round(2), caption="Edits at full strength (moved: total variation)")
 
 
 def draw(row, places, label):
@@ -169,40 +159,31 @@ counterfactuals.WhatIfExplorer(files, model, values, test[:50], draw).show()
 # %% [markdown]
 # ## Which concepts speak for which country?
 #
-# Over all test pictures: the terms in favour of the predicted country, gathered by families. Each picture counts the same.
+# Over all test pictures: the terms in favour of the predicted country, grouped by parent. Each picture counts the same.
 
 # %%
 nb.show(plots.concept_sankey(attribution.flows_to_countries(model, test, files.cells, files.concepts)))
 
 # %% [markdown]
-# ## What is left when all concepts are ablated?
+# ## Does an edit reach the other modes, and what is left without concepts?
 #
-# Every term is then 0, and the one answer for all pictures must know no more than how often each cell occurs in the training split.
-# Where several cells are nearly equal, which of them is named, and so the distance in km, says little.
-
-# %%
-ablated = ablation.ablate_all_concepts(files, model, test, bootstrap, seed)
-shown = readable(ablated[[name for name in ablated if "change" not in name]])
-nb.table(shown, caption="Without concepts, against two priors, with 95 % intervals; log loss of the true cell in nats")
-print(f"Without concepts the model stands {ablation.against_prior(ablated)}.")
-
-# %% [markdown]
-# ## Does an edit arrive in the other modes?
-#
-# The other modes read an embedding: it is mixed again from the prototypes (`patch` bottleneck) or moved along them until Stage 1 reads the
-# wanted scores from it. What stays near when all concepts are ablated went past them, through patches, which no edit reaches.
+# The other modes read an embedding, which is mixed again from the prototypes (`patch` bottleneck) or moved along them until Stage 1 reads
+# the wanted scores from it. With all concepts ablated, every term of the linear CBM is 0, and it must know no more than how often each cell
+# occurs (table on page 07b). If another mode still errs little, information went past its concepts, through patches that no edit reaches.
 
 # %%
 modes = interventions.trained_modes(files, features, concepts) | {"concept_scores": model}
 effect = ablation.intervention_effect_by_mode(files, modes, labels, values, test, bootstrap, seed)
-heads = {"seen_km": "as it sees them", "told_km": "all that is known corrected", "removed_km": "all concepts ablated"}
-heads = {name: Metric(name, label, KM) for name, label in heads.items()}
+ablated = ablation.ablate_all_concepts(files, model, test, bootstrap, seed)
+print(f"Without concepts the linear CBM stands {ablation.against_prior(ablated)}.")
+ways = {"seen_km": "as it sees them", "told_km": "all concepts corrected", "removed_km": "all concepts ablated"}
+heads = {name: Metric(name, label, KM) for name, label in ways.items()}
 nb.table(readable(effect, heads), caption="Median error by mode of Stage 2, with 95 % intervals")
 
 # %% [markdown]
 # ## Make it yours: an intervention policy
 #
-# A policy gives every concept of every picture a priority. Change this one and run the page with `-p own_policy True`.
+# A policy gives every concept of every picture a priority. Change this one, set `own_policy = True` and run the cell.
 
 
 # %%
@@ -214,9 +195,10 @@ def my_policy(cases, values, generator):
 if own_policy:
     both = {"random": curves.random_order, "mine": my_policy}
     mine = curves.intervention_curve(cases, values, both, "concepts", bootstrap, seed)
-    nb.show(plots.intervention_curves(mine, names, title="My policy against random order"))
+    nb.show(plots.intervention_curves(mine, names, title="My policy beside random order"))
 
 # %%
+curve = pd.concat(parts, ignore_index=True)
 gap = max(abs(attribution.explain_country(model, one.row, files, one.caption).gap) for one in found)
 kept = {"percentile": values.percentile, "contribution_gap": gap} | curves.curve_metrics(curve)
 nb.record_all("intervene", kept | ablation.ablation_metrics(ablated, effect))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ METHOD_LABELS = {
     "stage2": "Stage 2",
     "country_centroid": "true country (oracle)",
     "true_meta": "true label alone (oracle)",
-    "true_concepts": "true concepts (oracle)",
+    "true_concepts": "all concepts known (oracle)",
 }
 """What methods are called, in the order of the page; modes of Stage 2 and baselines of one's own stand before the
 simple."""
@@ -57,6 +57,11 @@ def label_of(name: str, detail: str = "") -> str:
     if name.startswith("variant_"):
         return f"Stage 2, {name.removeprefix('variant_')}"
     return METHOD_LABELS.get(name, name.replace("_", " ")) + (f", {detail}" if detail else "")
+
+
+def by_label(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of methods by what these are called."""
+    return {label_of(name): value for name, value in values.items()}
 
 
 def in_order(answers: Iterable[Prediction]) -> list[Prediction]:

@@ -205,7 +205,7 @@ def save_novelty(files: Run, features: FeatureStore, seed: int = 0) -> str:
     except ParameterError as problem:
         with atomic_path(files.path(FILE)) as path:
             save_file({}, path, _made_from(files) | {"lacks": str(problem)})
-        return f"What is unlike the training pictures cannot be told: {problem}."
+        return f"What is unlike the training pictures cannot be judged: {problem}."
     tensors = {name: np.ascontiguousarray(np.atleast_1d(getattr(found, name))) for name in TENSORS}
     with atomic_path(files.path(FILE)) as path:
         save_file(tensors, path, _made_from(files))

@@ -19,7 +19,7 @@ from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import NOT_MEASURED, Resamples, columns_of, entry_of, geoscore, recordables, spatial_blocks
 from geocbm.run import Run
 
-AS_SEEN, REMOVED = "with its concepts", "all concepts removed"
+AS_SEEN, REMOVED = "with its concepts", "all concepts ablated"
 FREQUENT, CENTRAL = "prior: the most frequent cell", "prior: the place in the middle"
 CELL_METRICS = ("cell_acc", "log_loss")
 AT, BETTER, WORSE = "at the prior", "better than the prior", "below the prior"

@@ -275,7 +275,7 @@ def concept_flows(amount: np.ndarray, country: np.ndarray, concepts: ConceptVoca
     """
     k, parents = amount.shape[1], np.array(concepts.parents, dtype=object)
     owner = np.concatenate([concepts.parent_index, np.arange(len(parents))])[:k]
-    names = np.array([*concepts.metas, *(f"{name} (as a family)" for name in parents)], dtype=object)[:k]
+    names = np.array([*concepts.metas, *(f"{name} (parent)" for name in parents)], dtype=object)[:k]
     large = np.isin(np.arange(k), np.argsort(-amount.sum(axis=0), kind="stable")[:FLOW_CONCEPTS])
     node = np.where(large, names, [f"other concepts: {name}" for name in parents[owner]])
     first = pd.DataFrame({"meta": node, "parent": parents[owner], "value": amount.sum(axis=0)})

@@ -159,23 +159,23 @@ _EXPLANATIONS = (
     Metric("truth.stability_*", "rank correlation over seeds, {0}", NUMBER, HIGHER),
     Metric("truth.leakage_concepts_task*", "concepts-task leakage{0}, part of the country's entropy", RATE, LOWER),
     Metric("truth.leakage_interconcept*", "interconcept leakage{0}", NUMBER, LOWER),
-    Metric("truth.leakage_beyond_own_concept", "told beyond the own concept, part of the entropy", RATE, LOWER),
+    Metric("truth.leakage_beyond_own_concept", "information beyond its own concept, part of the entropy", RATE, LOWER),
     Metric("truth.completeness_*", "completeness, {0}", RATE, HIGHER),
-    Metric("truth.top*_kept_above_prior", "of what lies beyond the prior, kept by {0} concepts", RATE, HIGHER),
+    Metric("truth.top*_kept_above_prior", "accuracy beyond the prior, kept by {0} concepts", RATE, HIGHER),
     Metric("stage1.val_over_most_frequent", "concept right beyond the most frequent, validation", RATE, HIGHER, True),
     Metric("truth.top*_accuracy_kept", "accuracy kept by {0} concepts", RATE, HIGHER),
     Metric("truth.nec_average_accuracy", "mean accuracy over numbers of effective concepts", RATE, HIGHER),
     Metric("truth.effective_contributions", "effective concepts of a decision"),
     Metric("**.contribution_gap", "largest gap between contributions and log odds", NUMBER, LOWER),
-    Metric("truth.removed_all_median_km", "median error, all concepts removed", KM),
-    Metric("intervene.percentile", "percentile of a usual score"),
+    Metric("truth.removed_all_median_km", "median error, all concepts ablated", KM),
+    Metric("intervene.percentile", "percentile to which a score is corrected"),
     Metric("intervene.*.*.setbacks", "steps that made it worse, {0} by {1}", COUNT, LOWER),
     Metric("intervene.*.*.mean_geoscore", "mean GeoScore of the curve, {0} by {1}", SCORE, HIGHER),
-    Metric("intervene.removed_all.falls_to_prior", "falls to the prior without concepts (1: yes)", COUNT),
+    Metric("intervene.removed_all.falls_to_prior", "at the prior without concepts (1: yes)", COUNT),
     Metric("intervene.none.median_km", "median error, concepts as seen", KM, LOWER),
-    Metric("intervene.all.median_km", "median error, told the truth about its concepts", KM, LOWER),
-    Metric("intervene.*.told_median_km", "median error of {0}, told the truth", KM, LOWER),
-    Metric("intervene.*.removed_median_km", "median error of {0}, concepts removed", KM),
+    Metric("intervene.all.median_km", "median error, all concepts corrected", KM, LOWER),
+    Metric("intervene.*.told_median_km", "median error of {0}, all concepts corrected", KM, LOWER),
+    Metric("intervene.*.removed_median_km", "median error of {0}, all concepts ablated", KM),
     Metric("guide.agreement", "rank correlation of labels and model", NUMBER, HIGHER),
 )
 _SURE = (
@@ -192,7 +192,7 @@ _SURE = (
 )
 _DECODING = (
     Metric("decode.*.*.chosen", "{0} answers {1} (1: yes)", COUNT),
-    Metric("decode.*.optimism", "what choosing pretends on validation, {0}", SCORE),
+    Metric("decode.*.optimism", "optimism of the choice on validation, {0}", SCORE),
     Metric("decode.*.*.val_geoscore", "GeoScore on validation, {0} decoded by {1}", SCORE, HIGHER),
     Metric("baseline.*.strongest", "strongest baseline on validation: {0} (1: yes)", COUNT),
 )
@@ -231,7 +231,7 @@ TABLE: tuple[Metric, ...] = (*_COUNTS, *_STAGE0, *_EPOCHS, *_CHANGES, *_EXPLANAT
 # What stands in front of a quantity that every method has.
 _SOURCES = (
     (re.compile(r"stage[012]"), ""),
-    (re.compile(r"baseline\.true_concepts"), "true concepts known"),
+    (re.compile(r"baseline\.true_concepts"), "all concepts known"),
     (re.compile(r"baseline\.(.+)"), "{0}"),
     (re.compile(r"variant\.(.+)"), "mode {0}"),
     (re.compile(r"decode\.(.+)"), "decoded by {0}"),

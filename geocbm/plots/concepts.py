@@ -42,7 +42,7 @@ def prototype_similarity(prototypes: Any, concepts: ConceptVocabulary) -> go.Fig
         fig.add_hline(y=edge, line_width=0.6, line_color="white")
     fig.update_xaxes(showticklabels=len(names) <= 40, tickangle=-60)
     fig.update_yaxes(autorange="reversed", showticklabels=len(names) <= 80, tickfont={"size": 8})
-    title = "How alike are the words of two concepts?"
+    title = "How similar are the words of two concepts?"
     return finish(fig, title, " ".join(parts), height=max(420, 9 * len(names) + 120))
 
 
@@ -165,7 +165,7 @@ def confusion(
     height = 220 + 30 * max(len(parents), len(top), 8)
     margin = {"l": 48, "r": 16, "t": 84, "b": 60}
     legend = {"x": 1, "xanchor": "right"}
-    return finish(fig, "What is taken for what?", alt + ".", height, bargap=0.3, legend=legend, margin=margin)
+    return finish(fig, "What is confused with what?", alt + ".", height, bargap=0.3, legend=legend, margin=margin)
 
 
 def _add_parents(fig: go.Figure, true: np.ndarray, named: np.ndarray, parents: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ def _drawn(frames: _Frames, true_place: tuple[float, float]) -> go.Figure:
         mode="markers",
         marker={"size": now["marker.size"][0], "color": PALETTE[0], "opacity": 0.6, "line": {"width": 0}},
         hovertemplate="%{text}: %{customdata:.1%}<extra></extra>",
-        name="belief (area: probability of a cell)",
+        name="probability of a cell (area)",
     )
     star = {"symbol": "star", "size": 15, "color": PALETTE[1], "line": {"width": 1, "color": "white"}}
     cross = {"symbol": "x-thin", "size": 11, "color": INK, "line": {"width": 2.5, "color": INK}}
@@ -104,7 +104,7 @@ def _beside(picture: Any, caption: str) -> dict[str, list[dict[str, Any]]]:
     centred = {"xref": "paper", "yref": "paper", "x": 0.85, "xanchor": "center", "yanchor": "top"}
     source = {"source": data_uri(small), "layer": "above", "y": 1.0, "sizex": 0.30, "sizey": 0.40}
     text = centred | {"showarrow": False, "font": {"size": 12, "color": INK}}
-    captions = ((escape(shorten(caption, 44)), 0.585), ("Where it believes to be", 0.52))
+    captions = ((escape(shorten(caption, 44)), 0.585), ("Where it thinks it is", 0.52))
     return {"images": [centred | source], "annotations": [text | {"text": words, "y": y} for words, y in captions]}
 
 
@@ -124,8 +124,8 @@ def edit_map(
     frames = _frames(places, cells)
     name, chance = frames.best[0]
     alt = (
-        f"World map of the model's belief for a picture of {caption}, after the edit: {title}. The likeliest country "
-        f"is {name} with {percent(chance)}."
+        f"World map of the probabilities of cells for a picture of {caption}, after the edit: {title}. The likeliest "
+        f"country is {name} with {percent(chance)}."
     )
     fig = finish(_drawn(frames, true_place), escape(title), alt, 470)
     return fig.update_layout(**_beside(picture, caption), margin={"t": 56, "b": 24})
@@ -166,11 +166,14 @@ def what_if(
             buttons.append({"label": label, "method": "update", "args": arguments})
             (before, was), (after, now) = frames.best[0], frames.best[-1]
             if after != before:
-                moved.append(f"{edit.label} moves the belief from {before} ({was:.0%}) to {after} ({now:.0%})")
+                moved.append(
+                    f"{edit.label} moves the likeliest country from {before} ({was:.0%}) to {after} ({now:.0%})"
+                )
     told = f"For example, {moved[0]}." if moved else "None of them changes the likeliest country."
     alt = (
-        f"World map of the model's belief about {len(counterfactuals)} pictures, with a list of {len(buttons)} edits "
-        f"of their concepts and a slider for their strength; {len(moved)} edits change the likeliest country. {told}"
+        f"World map of the probabilities of cells for {len(counterfactuals)} pictures, with a list of {len(buttons)} "
+        f"edits of their concepts and a slider for their strength; {len(moved)} edits change the likeliest country. "
+        f"{told}"
     )
     finish(fig, "What if it saw something else?", alt, 580)
     menu = {"x": 0.0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "pad": {"l": 0}, "font": {"size": 12}}

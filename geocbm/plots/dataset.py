@@ -173,7 +173,7 @@ def cell_sizes(counts: Any) -> go.Figure:
     return finish(fig, "Training images per cell", alt, 340, bargap=0)
 
 
-def error_curves(errors: Mapping[str, Any], title: str = "How many guesses lie within a distance?") -> go.Figure:
+def error_curves(errors: Mapping[str, Any], title: str = "How many answers lie within a distance?") -> go.Figure:
     """Share of images within each distance, one line per method; higher and further left is better.
 
     Args:
@@ -212,7 +212,7 @@ def error_curves(errors: Mapping[str, Any], title: str = "How many guesses lie w
             line={"color": LAND, "dash": "dot", "width": 1},
             annotation={"text": f"{name}<br>{limit:,} km", "font": {"size": 10}, "yanchor": "bottom", "y": 1.0},
         )
-    fig.update_xaxes(title_text="distance between guess and truth", **_powers_of_km(np.log10(_FLOOR_KM), top))
+    fig.update_xaxes(title_text="distance from answer to true place", **_powers_of_km(np.log10(_FLOOR_KM), top))
     fig.update_yaxes(title_text="share of images", tickformat=".0%", range=[0, 1.005])
     alt = "Curves of the share of images within a distance: " + "; ".join(parts) + "."
     return finish(fig, title, alt, 460, margin={"l": 56, "r": 24, "t": 96, "b": 48})

@@ -80,7 +80,7 @@ def pointing_by_concept(concepts: pd.DataFrame) -> go.Figure:
     return fig.update_layout(title_y=1 - 14 / height, title_yanchor="top")
 
 
-def removal_curves(curves: pd.DataFrame, whole: float, title: str = "What is lost with the patches?") -> go.Figure:
+def removal_curves(curves: pd.DataFrame, whole: float, title: str = "What do the patches contribute?") -> go.Figure:
     """Probability of the true cell against the share of patches that are gone (or alone left), a panel for each curve.
 
     Args:
@@ -90,7 +90,7 @@ def removal_curves(curves: pd.DataFrame, whole: float, title: str = "What is los
         title: headline.
     """
     refuse_empty("curves", curves, "curve")
-    words = {"deletion": "taken away", "insertion": "alone left"}
+    words = {"deletion": "removed", "insertion": "left alone"}
     kinds, orders = list(dict.fromkeys(curves["curve"])), list(dict.fromkeys(curves["order"]))
     fig = make_subplots(cols=len(kinds), shared_yaxes=True, horizontal_spacing=0.05)
     parts, ticks = [], sorted(set(curves["share"]))
@@ -160,16 +160,16 @@ def told_by_concepts(names: Sequence[str], truth: Any, predicted: Any, beyond: A
         customdata=numbers(more),
         hovertemplate="%{text}<br>concept %{x:.1%}, score %{y:.1%}, beyond %{customdata:.1%}<extra></extra>",
     )
-    fig.update_xaxes(title_text="told by the true concept, of the country's entropy", tickformat=".0%")
-    fig.update_yaxes(title_text="told by its score", tickformat=".0%")
+    fig.update_xaxes(title_text="information in the true concept, part of the country's entropy", tickformat=".0%")
+    fig.update_yaxes(title_text="information in its score", tickformat=".0%")
     most = int(more.argmax())
     alt = (
         f"What {plural(len(names), 'concept')} tell of the country: on average {percent(float(x.mean()))} of its "
         f"entropy by the true concept and {percent(float(y.mean()))} by its score, which is higher for "
-        f"{int((y > x).sum())} of them; most beyond its concept is told by the score of "
+        f"{int((y > x).sum())} of them; most beyond its concept is in the score of "
         f"{names[most]}, {percent(float(more[most]))}."
     )
-    return finish(fig, "What does one concept tell?", alt, 480, showlegend=False)
+    return finish(fig, "How much does one concept say about the country?", alt, 480, showlegend=False)
 
 
 def clue_agreement(evidence: pd.DataFrame) -> go.Figure:

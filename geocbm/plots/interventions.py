@@ -32,7 +32,7 @@ def contribution_bars(explanations: Sequence[Any], title: str = "") -> go.Figure
         fig.add_bar(
             x=numbers(panel["term"]),
             y=[
-                escape(shorten(name)) + (" (family)" if kind == "parent" else "")
+                escape(shorten(name)) + (" (parent)" if kind == "parent" else "")
                 for name, kind in zip(panel["name"], panel["kind"], strict=True)
             ],
             orientation="h",
@@ -61,7 +61,7 @@ def contribution_bars(explanations: Sequence[Any], title: str = "") -> go.Figure
 
 def concept_sankey(flows: Any) -> go.Figure:
     """Flows from metas through parents to countries (`explain.attribution.Flows`)."""
-    title = "From concepts through families to countries"
+    title = "From metas through parents to countries"
     first, second = flows.meta_to_parent, flows.parent_to_country
     if not len(first) or not len(second):
         alt = f"No diagram of {flows.what}: all of them are 0."
@@ -108,7 +108,7 @@ def concept_sankey(flows: Any) -> go.Figure:
     by_country = second.groupby("country")["value"].sum().sort_values(ascending=False)
     alt = (
         f"Sankey diagram of {flows.what} from {first['meta'].nunique()} groups of concepts through "
-        f"{len(by_parent)} families to {len(by_country)} countries or groups of countries; the largest family is "
+        f"{len(by_parent)} parents to {len(by_country)} countries or groups of countries; the largest parent is "
         f"{by_parent.index[0]} with {by_parent.iloc[0] / total:.0%}, the largest country {by_country.index[0]} with "
         f"{by_country.iloc[0] / total:.0%}."
     )
@@ -120,7 +120,7 @@ def intervention_curves(
     curve: pd.DataFrame,
     names: Mapping[str, str],
     noun: str = "concepts",
-    title: str = "How far off when it is told the truth?",
+    title: str = "How far off when concepts are corrected?",
 ) -> go.Figure:
     """Median error against the number of corrected concepts, a line with its 95 % band per policy.
 

@@ -134,7 +134,7 @@ def error_map(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> go.
         alt += f"; the median error is {km_text(float(np.median(km[present])))} and {near} lie within 200 km"
     if missing := len(km) - len(present):
         alt += f"; {plural(missing, 'prediction')} missing"
-    return finish_map(fig, "From the truth to the guess", alt + ".")
+    return finish_map(fig, "From the true place to the answer", alt + ".")
 
 
 def gain_map(gains: Mapping[str, pd.DataFrame], reference: str, title: str = "Where is it better?") -> go.Figure:

@@ -109,6 +109,6 @@ def compare_differences(table: pd.DataFrame, reference: str, title: str = "By mo
         listed.append(f"{entry['run']} {entry['panel']} {entry['value']:+.3g}{interval}")
     alt = f"Differences of {plural(len(runs), 'run')} to {reference}, intervals in brackets: {'; '.join(listed)}."
     if not listed:
-        alt = f"No other run can be held against {reference}."
+        alt = f"No other run can be compared with {reference}."
     legend = {"x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
     return finish(fig, title, alt, 110 + down * high, legend=legend, margin={"l": 56, "r": 24, "t": 84, "b": 76})

@@ -112,9 +112,10 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
     fig.update_annotations(font_size=13)
     alt = (
         f"Curves of median error and of the share beyond 750 km against the share of images answered: all of them "
-        f"{km_text(whole['median_km'])} and {percent(whole['beyond_750km'])}; the surer half by {'; by '.join(parts)}."
+        f"{km_text(whole['median_km'])} and {percent(whole['beyond_750km'])}; the more "
+        f"certain half by {'; by '.join(parts)}."
     )
-    return finish(fig, "What if the least sure are not answered?", alt, 430, legend={"y": -0.22})
+    return finish(fig, "What if the least certain are not answered?", alt, 430, legend={"y": -0.22})
 
 
 def coverage_by_novelty(table: pd.DataFrame) -> go.Figure:

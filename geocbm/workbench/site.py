@@ -55,7 +55,7 @@ CARDS = (
 TILES = ("stage2.median_km", "stage2.country_acc", "stage2.geoscore", "stage1.meta_top1", "stage1.parent_top1")
 _COMPARED = {
     "nearest_neighbour": "nearest neighbour",
-    "true_concepts": "ceiling, true concepts known",
+    "true_concepts": "ceiling, all concepts known",
     "prior": "always the same answer",
 }
 

@@ -65,7 +65,7 @@ def test_differences_have_a_panel_per_figure_and_a_colour_per_verdict():
         "Differences of 2 runs to base, intervals in brackets: a median error, km -40 [-60, -20]; a GeoScore, points "
         "+10 [-10, +30]; b median error, km +30 [+10, +50]; b GeoScore, points -5."
     )
-    assert alt(plots.compare_differences(DIFFERENCES[:0], "base")) == "No other run can be held against base."
+    assert alt(plots.compare_differences(DIFFERENCES[:0], "base")) == "No other run can be compared with base."
 
 
 def test_the_first_run_stands_on_top():

@@ -46,7 +46,7 @@ def test_removal() -> None:
     assert len(named) == 4 and [trace.showlegend for trace in named] == [True, True, False, False]
     assert len(fig.data) == 8  # a band for each
     alt = fig.layout.meta["alt"]
-    assert "31.0 % with all patches" in alt and "10.0 % (map, 20.0 % taken away)" in alt and "alone left" in alt
+    assert "31.0 % with all patches" in alt and "10.0 % (map, 20.0 % removed)" in alt and "left alone" in alt
     one = pd.DataFrame(lines).query("curve == 'deletion'").assign(low=float("nan"), high=float("nan"))
     assert len(removal_curves(one, 0.31).data) == 2
     with pytest.raises(ValueError, match="at least one curve"):

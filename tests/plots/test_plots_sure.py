@@ -37,6 +37,6 @@ def test_curves_of_risk():
     assert len(fig.data) == 4
     alt = fig.layout.meta["alt"]
     assert "all of them 600 km and 50.0 %" in alt
-    assert "the surer half by probability 200 km and 0.0 %" in alt
+    assert "the more certain half by probability 200 km and 0.0 %" in alt
     with pytest.raises(ValueError, match="curves is empty"):
         plots.risk_coverage({})

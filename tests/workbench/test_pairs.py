@@ -62,6 +62,12 @@ def test_the_chain_file_is_held_against_the_notebooks(project: Path) -> None:
     assert any("did you mean 'factor'" in problem for problem in check.check_all())
 
 
+def test_no_notebook_is_longer_than_one_sitting() -> None:
+    scripts = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9][0-9]*.py"))
+    lengths = {script.name: len(script.read_text(encoding="utf-8").splitlines()) for script in scripts}
+    assert len(lengths) > 10 and {name: lines for name, lines in lengths.items() if lines > 220} == {}
+
+
 def test_imports_are_followed_through_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "pack"
     (package / "deep").mkdir(parents=True)

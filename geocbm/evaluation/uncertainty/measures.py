@@ -14,7 +14,8 @@ from geocbm.errors import ParameterError
 from geocbm.evaluation.novelty import NoveltyDetector
 from geocbm.evaluation.uncertainty.assessment import Assessment
 from geocbm.evaluation.uncertainty.conformal import Regions
-from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, geoscore
+from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, geoscore, metric
+from geocbm.metrics.table import Metric
 
 CONFIDENCE_LABELS = {
     "probability": "probability of the named cell",
@@ -23,6 +24,32 @@ CONFIDENCE_LABELS = {
     "expected_km": "expected distance",
 }
 """Ways to order images from the most to the least certain."""
+
+_SHARE = metric("stage2.cell_top1").relabelled
+LABELS: dict[str, str | Metric] = {
+    "ece_by_chance": _SHARE("the same by chance"),
+    "confidence": _SHARE("mean confidence"),
+    "accuracy": metric("stage2.cell_top1"),
+    "coverage": _SHARE("wanted"),
+    "label": _SHARE("holds the true cell"),
+    "nearest": _SHARE("holds the nearest cell"),
+    "spread": _SHARE("spread over calibration images"),
+    "area_km2": metric("sure.area_90_km2").relabelled("median area"),
+    "area_10_km2": metric("sure.area_90_km2").relabelled("area, 10 %"),
+    "area_90_km2": metric("sure.area_90_km2").relabelled("area, 90 %"),
+    "name": "order",
+    "area": _SHARE("mean share beyond 750 km"),
+    "gain": _SHARE("of the way from random to best"),
+    "kept": _SHARE("answered"),
+    "beyond_750km": _SHARE("beyond 750 km"),
+    "part": "quarter",
+    "expected_km": metric("stage2.mean_km").relabelled("expected distance"),
+    "val_geoscore": metric("stage2.geoscore").relabelled("GeoScore on validation"),
+    "single": _SHARE("by the likeliest cell or the answer"),
+    "summed": _SHARE("by sums over cells"),
+    "change": metric("truth.scores_beyond_x").relabelled("change"),
+}
+"""What the columns of these tables are called and how they are written, for `metrics.readable`."""
 
 P_VALUES = (0.5, 0.25, 0.1, 0.05)
 """Ends of bins by novelty: shares of validation images that are at least as far from the training pictures."""
