@@ -193,18 +193,6 @@ def run_date(manifest: Mapping[str, Any], folder: Path) -> str:
     return f"{when.day} {when:%B %Y, %H:%M} UTC"
 
 
-def _wrong_states(run: str) -> tuple[dict[str, str], str]:
-    """By number the stages whose files are no longer what the pages were made from, and a sentence that says so."""
-    folder = paths.run_folder(run)
-    if not folder.is_dir():  # pages without their run, as copied from elsewhere
-        return {}, ""
-    try:
-        found = state.run_states(folder)
-    except UserError:  # no notebooks here
-        return {}, ""
-    return {number: each.state for number, each in found.items() if each.wrong}, state.remark(folder)
-
-
 def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str, Any], folder: Path) -> str:
     """The index page of one run.
 
@@ -215,7 +203,7 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
         folder: the run's report folder.
     """
     metrics = read_json_or_empty(folder / "metrics.json")
-    states, warning = _wrong_states(run)
+    wrong = state.wrong_states(paths.run_folder(run))
     cards: dict[str, dict[str, Any]] = {}
     # A failed execution sorts after the success it follows, and takes over its card.
     for path, notebook in sorted(notebooks, key=lambda item: (item[0].name.split(".")[0], ".failed" in item[0].name)):
@@ -224,6 +212,7 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
         entry = stage_entry(manifest, number)
         failed = ".failed" in path.name
         title, sentence = opening(notebook)
+        status = wrong[number].state if number in wrong else str(entry.get("status") or "fresh")
         recorded = read_json_or_empty(paths.run_folder(run) / "records" / f"{number}.json")
         shown = [key for key in CARDS if key in metrics and key in recorded and not failed]
         cards[name] = {
@@ -231,7 +220,7 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
             "title": title or name,
             "sentence": sentence,
             "href": path.with_suffix(".html").name,
-            "status": "failed" if failed else states.get(number) or str(entry.get("status") or "fresh"),
+            "status": "failed" if failed else status,
             "seconds": _seconds(entry),
             "preview": preview(notebook, f"preview-{number}"),
             "earlier": cards[name]["href"] if failed and name in cards else None,
@@ -246,7 +235,7 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
         tiles=tiles(metrics),
         simulated=simulated_banner(folder),
         cards=list(cards.values()),
-        warning=warning,
+        warning=state.remark(paths.run_folder(run)),
         files=[name for name in ("manifest.json", "metrics.json") if (folder / name).is_file()],
     )
 
@@ -269,7 +258,7 @@ def site_index(root: Path) -> str:
                 "profile": str(manifest.get("profile") or ""),
                 "stages": len({path.name.split(".")[0] for path in notebooks}),
                 "failed": sorted({path.name.split("_")[0] for path in notebooks if ".failed" in path.name}),
-                "warning": _wrong_states(folder.name)[1],
+                "warning": state.remark(paths.run_folder(folder.name)),
                 "simulated": bool(simulated_banner(folder)),
                 "figures": [format_metric(key, metrics[key]) if key in metrics else ("", "") for key in TILES],
             }

@@ -47,13 +47,17 @@ def run_states(folder: Path, chain: Chain | None = None) -> dict[str, StageState
     return states
 
 
+def wrong_states(folder: Path) -> dict[str, StageState]:
+    """Stages of a run that were changed by hand or are stale, by their numbers; none where there are no notebooks."""
+    try:
+        return {number: each for number, each in run_states(folder).items() if each.wrong}
+    except UserError:
+        return {}
+
+
 def remark(folder: Path) -> str:
     """One sentence on what of a run was changed by hand or is stale, with the command that mends it; or nothing."""
-    try:
-        states = run_states(folder)
-    except UserError:  # no notebooks here
-        return ""
-    wrong = {number: each for number, each in states.items() if each.wrong}
+    wrong = wrong_states(folder)
     if not wrong:
         return ""
     from geocbm.workbench import rerun_command
