@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from geocbm.errors import ParameterError
 from geocbm.files import sha256_file, sha256_text, write_json
+from geocbm.files.progress import track
 from geocbm_atlas.draw import LARGEST_SIZE, SMALLEST_SIZE, VisibleConcept, render
 from geocbm_atlas.facts import META_TO_SLOT
 from geocbm_atlas.scene import Scene
@@ -29,6 +31,7 @@ VERSION = 1
 
 COLUMNS = ("pano_id", "image_path", "meta_name", "parent_concept", "country", "lat", "lng", "note", "region")
 ATTEMPTS = 12
+_TITLE = "drawing scenes, 64 at a time:"
 
 _NOTES: dict[str, str] = {
     "centre line": "Look at the paint: a <b>{meta}</b> runs down the road. {place}",
@@ -157,12 +160,14 @@ def write_atlas(folder: str | Path, n_scenes: int, seed: int = 0, size: int = 14
         world = World.create(seed)
         shares = [range(start, min(start + 64, n_scenes)) for start in range(0, n_scenes, 64)]
         if workers == 1 or len(shares) == 1:
-            parts = [_write_share(world, temporary, seed, share, size) for share in shares]
+            made: Iterable[Any] = (_write_share(world, temporary, seed, share, size) for share in shares)
+            parts = list(track(made, _TITLE, len(shares)))
         else:
             n = len(shares)
             # Processes are spawned, not forked: forking a process that runs torch threads can hang.
             with ProcessPoolExecutor(min(workers, n), mp_context=get_context("spawn")) as pool:
-                parts = list(pool.map(_write_share, [world] * n, [temporary] * n, [seed] * n, shares, [size] * n))
+                made = pool.map(_write_share, [world] * n, [temporary] * n, [seed] * n, shares, [size] * n)
+                parts = list(track(made, _TITLE, n))
         _write_tables(temporary, [entry for part in parts for entry in part], seed, size)
         temporary.chmod(0o755)
         _replace(temporary, folder)

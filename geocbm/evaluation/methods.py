@@ -18,6 +18,7 @@ from geocbm.errors import MismatchError, ParameterError
 from geocbm.evaluation.baselines import base, linear, neighbours, retrieval, simple
 from geocbm.evaluation.baselines.base import Prediction, Task
 from geocbm.files import read_json
+from geocbm.files.progress import track
 from geocbm.metrics import NOT_MEASURED, Estimate, Resamples, columns_of, entry_of, geoscore
 from geocbm.models.decoder import POINT_WORDS, Points
 from geocbm.run import Run, predictions
@@ -85,7 +86,7 @@ def all_baselines(run: Run, cache: Path, seed: int = 0, geoclip_backbone: str = 
     train, test = task.split("train"), task.split("test")
     vanilla = run.features("vanilla").read_all("pooled").numpy()
     adapted = run.features("adapted").read_all("pooled").numpy()
-    colours = simple.mean_colours(image_files(run.table))
+    colours = simple.mean_colours(track(image_files(run.table), "mean colours", unit="picture"))
     asked: list[tuple[base.Baseline, np.ndarray]] = [
         (simple.Chance(seed), vanilla),
         (simple.Prior(seed), vanilla),
@@ -98,7 +99,7 @@ def all_baselines(run: Run, cache: Path, seed: int = 0, geoclip_backbone: str = 
     ]
     if geoclip_backbone:
         asked.append(retrieval.geoclip(run, cache, geoclip_backbone))
-    answers = [task.answer(method, features) for method, features in asked]
+    answers = [task.answer(method, features) for method, features in track(asked, "baselines")]
     answers += [simple.country_centroid(train, test.country), simple.true_meta(train, test.meta, seed)]
     concepts = visible_concepts(run)
     return answers if concepts is None else [*answers, task.answer(linear.TrueConcepts(seed), concepts)]

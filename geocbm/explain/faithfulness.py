@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from geocbm.errors import ParameterError
 from geocbm.explain.maps import MapModel
+from geocbm.files.progress import track
 from geocbm.metrics import Estimate, Resamples, columns_of, recordables, spatial_blocks
 from geocbm.models.stage2_inference import concept_input
 
@@ -164,18 +165,18 @@ def deletion_insertion(
     def ask(kept: np.ndarray) -> dict[str, np.ndarray]:
         kept = np.sort(kept, axis=1)  # (n, q)
         positions = [np.arange(start, min(start + BATCH_SIZE, n)) for start in range(0, n, BATCH_SIZE)]
-        parts = [answer(some, kept[some]) for some in positions]
+        parts = [answer(some, kept[some]) for some in track(positions, "pictures", unit="batch")]
         return {head: np.concatenate([part[head] for part in parts]) for head in parts[0]}
 
     whole, counts = ask(np.tile(np.arange(n_patches), (n, 1))), patch_counts(n_patches, way)
     probability: dict[str, dict[str, dict[str, np.ndarray]]] = {
         head: {curve: {} for curve in CURVES[way]} for head in whole
     }
-    for curve in CURVES[way]:
-        for name, order in orders.items():
-            answers = [ask(order[:, count:] if curve == DELETION else order[:, :count]) for count in counts]
-            for head in whole:
-                probability[head][curve][name] = np.stack([one[head] for one in answers]).T  # (n, counts)
+    pairs = [(curve, name, order) for curve in CURVES[way] for name, order in orders.items()]
+    for curve, name, order in track(pairs, f"{' and '.join(CURVES[way])} of {way}"):
+        answers = [ask(order[:, count:] if curve == DELETION else order[:, :count]) for count in counts]
+        for head in whole:
+            probability[head][curve][name] = np.stack([one[head] for one in answers]).T  # (n, counts)
     drawn = Resamples(blocks, n_resamples, seed)
     return {head: DeletionInsertion(n_patches, counts, own, probability[head], drawn) for head, own in whole.items()}
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from geocbm.errors import ParameterError
 from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
 from geocbm.explain.interventions import MIN_SCORE, InterventionModel, correct_concepts
+from geocbm.files.progress import track
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import (
     NOT_MEASURED,
@@ -179,7 +180,7 @@ def intervention_curve(
     blocks, steps = spatial_blocks(cases.lat, cases.lng), steps_for(cases, unit)
     jointly = 1 - 0.05 / max(1, len(steps) - 1)
     rows = []
-    for name, policy in policies.items():
+    for name, policy in track(policies.items(), f"corrections by {unit}", unit="policy"):
         orders = RANDOM_ORDERS if name == "random" else 1
         priorities = [policy_priority(policy, cases, values, seed + order) for order in range(orders)]
         resamples = Resamples(np.tile(blocks, orders), n_resamples, seed)

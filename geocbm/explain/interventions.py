@@ -25,6 +25,7 @@ from torch.nn import functional
 from geocbm.encoders.features import FeatureStore
 from geocbm.errors import ParameterError
 from geocbm.explain.concept_labels import InterventionValues
+from geocbm.files.progress import track
 from geocbm.models.bottlenecks import mix_prototypes
 from geocbm.models.decoder import Decoder
 from geocbm.models.stage1 import Stage1ConceptModel
@@ -234,7 +235,7 @@ class InterventionModel:
         tokens, device = None, self.head.cell_head.weight.device
         if self.head.config.reads_tokens and self.features is not None:
             tokens = row_reader(self.features, "tokens", half=True)
-        for start in range(0, max(len(rows), 1), chunk):
+        for start in track(range(0, max(len(rows), 1), chunk), "edited places", unit="batch"):
             some = slice(start, start + chunk)
             with torch.no_grad():
                 output = predict_with_scores(

@@ -19,6 +19,7 @@ from geocbm.data.images.photographs import open_picture
 from geocbm.encoders import ImageEncoder
 from geocbm.encoders.features import FeatureStore
 from geocbm.errors import ParameterError
+from geocbm.files.progress import track
 from geocbm.models.stage1 import Stage1ConceptModel
 from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 from geocbm.run import Run
@@ -102,7 +103,7 @@ def concept_maps(model: MapModel, rows: np.ndarray, metas: np.ndarray, kind: str
     if kind != GRADIENT:
         return _own_maps(model, rows, metas, kind, maps)
     gradient = _token_gradient if model.stage1.needs_tokens else _pixel_gradient
-    for start in range(0, len(rows), BATCH_SIZE):
+    for start in track(range(0, len(rows), BATCH_SIZE), "maps", unit="batch"):
         some = slice(start, start + BATCH_SIZE)
         maps[some] = gradient(model, rows[some], metas[some])
     return maps
@@ -112,7 +113,7 @@ def _own_maps(model: MapModel, rows: np.ndarray, metas: np.ndarray, kind: str, m
     """Maps of the "patch" bottleneck, `[n, P]`; every picture passes once however many concepts are asked of it."""
     pictures, owner = np.unique(rows, return_inverse=True)
     with torch.inference_mode():
-        for start in range(0, len(pictures), BATCH_SIZE):
+        for start in track(range(0, len(pictures), BATCH_SIZE), "maps", unit="batch"):
             part = pictures[start : start + BATCH_SIZE]
             scores = model.stage1(*model.read(part)).meta_maps.float()  # (B, P, k_m)
             scores = scores.softmax(-1) if kind == SHARE else (scores - scores.amax(1, keepdim=True)).exp()

@@ -18,6 +18,7 @@ import pandas as pd
 from geocbm.errors import ParameterError
 from geocbm.explain.localization import SMALL, concept_boxes, points
 from geocbm.explain.maps import MapModel, concept_maps
+from geocbm.files.progress import track
 from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
 from geocbm.models.stage1 import predict_stage1
 from geocbm.models.stage2_inference import concept_input, predict_stage2
@@ -62,7 +63,7 @@ def explain_seeds(
     named = np.zeros(0, dtype=np.int64)
     boxes = concept_boxes(run, model.encoder, rows)
     boxes = None if boxes is None else boxes.at(boxes.labelled & (boxes.chance < SMALL))
-    for seed in seeds:
+    for seed in track(seeds, "trainings with other seeds"):
         config1 = replace(stages.load_stage1(run).config, seed=seed, tracking="disabled")
         config2 = replace(stages.load_stage2(run).config, seed=seed, tracking="disabled")
         stage1, _ = stages.fit_stage1(run, config1, features, None, report=lambda line: None)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
+from geocbm.files.progress import track
 from geocbm.models.bottlenecks import BottleneckSettings, build_bottleneck, mix_prototypes, pool_scores, score_patches
 from geocbm.training.loader import RowSource, row_reader
 from geocbm.training.settings import check_number
@@ -266,7 +267,8 @@ def predict_stage1(
     parts: dict[str, list[Tensor]] = {}
     model.eval()
     with torch.no_grad():
-        for start in range(0, max(len(rows), 1), ROWS_AT_A_TIME):  # no rows give empty tensors of the usual shape
+        starts = range(0, max(len(rows), 1), ROWS_AT_A_TIME)  # no rows give empty tensors of the usual shape
+        for start in track(starts, "concepts", unit="batch"):
             chosen = rows[start : start + ROWS_AT_A_TIME]
             pooled = features[start : start + ROWS_AT_A_TIME].float().to(device)
             said = model(pooled, read_tokens(chosen).to(device) if read_tokens else None)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, lineage, run_command
+from geocbm.files.progress import track
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead, Stage2Output
 from geocbm.training.loader import RowSource, row_reader
@@ -153,7 +154,7 @@ def _outputs(
     device = model.cell_head.weight.device
     model.eval()
     with torch.no_grad():
-        for start in range(0, max(len(rows), 1), ROWS_AT_A_TIME):
+        for start in track(range(0, max(len(rows), 1), ROWS_AT_A_TIME), "places", unit="batch"):
             chosen = rows[start : start + ROWS_AT_A_TIME]
             yield chosen, model(concept_emb[chosen].float().to(device), read(chosen).to(device))
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,9 +21,6 @@ from geocbm.training.settings import PRECISIONS, TrainingSettings, check_choice
 
 Loss = Callable[[Any, Mapping[str, Any]], Mapping[str, Tensor]]
 """`(output of the model, batch) -> terms`, scalars by name; `loss` is the one that is minimised."""
-
-_UNATTENDED = ("CI", "PYTEST_VERSION")
-"""Set where tests run; a kernel that nbval starts inherits them."""
 
 
 def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
@@ -104,8 +99,8 @@ class EpochTrainer:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def run(self, epoch: int) -> dict[str, float]:
-        """Take the steps of an epoch, numbered from 1, and return the mean losses over its rows.
+    def run(self, epoch: int, stepped: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Take the steps of an epoch, numbered from 1, each told by `stepped`; return the mean losses over its rows.
 
         Each epoch draws from the seed and its own number alone, so that a training that goes on after an interruption
         draws what it would have drawn without. A loss or gradient that is not finite raises `UserError`, unused.
@@ -118,16 +113,14 @@ class EpochTrainer:
         self.model.train()
         sums: dict[str, float] = {}
         content = prefetched(shared(self.train.read), [part for parts in steps for part in parts])
-        is_shown = is_watched() and self.accelerator.is_main_process
-        with progress_bar(len(steps), f"epoch {epoch}/{settings.epochs}", is_shown) as bar:
-            for number, parts in enumerate(steps, start=(epoch - 1) * len(steps)):
-                n_steps = settings.epochs * len(steps)
-                factor = learning_rate_factor(number, n_steps, int(settings.warmup * n_steps))
-                for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-                    group["lr"] = rate * factor
-                for name, total in self._step(parts, content, epoch).items():
-                    sums[name] = sums.get(name, 0.0) + total
-                bar.update()
+        for number, parts in enumerate(steps, start=(epoch - 1) * len(steps)):
+            n_steps = settings.epochs * len(steps)
+            factor = learning_rate_factor(number, n_steps, int(settings.warmup * n_steps))
+            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+                group["lr"] = rate * factor
+            for name, total in self._step(parts, content, epoch).items():
+                sums[name] = sums.get(name, 0.0) + total
+            stepped()
         n_seen = sum(len(part) for parts in steps for part in parts)
         return {name: total / n_seen for name, total in sums.items()}
 
@@ -183,23 +176,3 @@ def _diverged(what: str, epoch: int, rows: np.ndarray, content: Batch, row_names
         f"the {what} of epoch {epoch} is not finite in the batch of pano_id {names}; "
         "lower the learning rate or look at these rows"
     )
-
-
-def is_watched() -> bool:
-    """Whether somebody sees a bar move: at a terminal, or in a notebook that JupyterLab opened."""
-    if any(os.environ.get(name) for name in _UNATTENDED):
-        return False
-    interactive_python = sys.modules.get("IPython")
-    shell = interactive_python.get_ipython() if interactive_python is not None else None
-    if getattr(shell, "kernel", None) is not None:  # the name of a session tells JupyterLab from papermill and nbval
-        return bool(os.environ.get("JPY_SESSION_NAME"))
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
-def progress_bar(n_steps: int, title: str, shown: bool) -> Any:
-    """A bar of tqdm over the steps of an epoch, to be used as a context; it leaves no trace when it ends."""
-    from tqdm import auto, std
-
-    # Where nothing is shown the plain class serves: the one for notebooks would look for widgets.
-    bar = auto.tqdm if shown else std.tqdm
-    return bar(total=n_steps, desc=title, leave=False, disable=not shown, unit="step")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from geocbm.encoders.processes import all_gather_object, is_main_process, join_processes, on_main
 from geocbm.errors import ParameterError
+from geocbm.files import progress
 from geocbm.training.checkpoints import (
     Checkpoint,
     FitResult,
@@ -208,6 +209,13 @@ class Training:
         self.tracked = stack.enter_context(
             tracked(self.accelerator, self.mode, out, config, self.say, identity, self.has_ended)
         )
+        if not self.has_ended:
+            steps, done = len(batches_of(self.train.rows, self.settings.batch_size)), len(self.state.history)
+            title, hidden = self._title(), not is_main_process()
+            self.task = stack.enter_context(
+                progress.task(title, steps * self.settings.epochs, "step", steps * done, hidden)
+            )
+            self.task.rows += self.state.history
         stack.enter_context(seeded(self.settings.seed))
         for row in self.state.history:
             self.tracked.epoch(row)
@@ -216,7 +224,8 @@ class Training:
         """Train an epoch, validate, and keep what it came to."""
         model, settings, state = self.model, self.settings, self.state
         started = time.perf_counter()
-        losses = self.trainer.run(epoch)
+        self.task.note = f"epoch {epoch}/{settings.epochs}"
+        losses = self.trainer.run(epoch, self.task.update)
         values = evaluate(model, self.loss, self.val, settings)
         row = {"epoch": epoch} | {f"train_{name}": value for name, value in losses.items()}
         row |= {f"val_{name}": value for name, value in values.items()}
@@ -236,6 +245,7 @@ class Training:
             f"{row['seconds']:.1f} s"
         )
         self.tracked.epoch(row)
+        self.task.add(row)
 
     def stops(self, epoch: int) -> bool:
         """Whether the training ends after an epoch because it has not become better for too long."""
@@ -265,6 +275,13 @@ class Training:
             on_main(self.keeper.remove)
         self.tracked.conclude(result, self._examples if hasattr(self.model, "examples") else None)
         return result
+
+    def _title(self) -> str:
+        """Stage, variant and mode, as far as the training has them: "stage2, both"."""
+        config = getattr(self.model, "config", None)
+        mode = getattr(config, "ablation_mode", "") or getattr(config, "bottleneck", "")
+        name = type(self.model).__name__ if self.checkpoint is None else Path(self.checkpoint.path).stem
+        return f"{name}, {mode}" if mode and mode not in name else name
 
     def _is_better(self, metric: float, terms: Mapping[str, float]) -> bool:
         """Terms of the loss and distances are better when lower, other values when higher."""

@@ -13,8 +13,6 @@ from geocbm.workbench import demo_data, execute, keys, names, process, profiles,
 from geocbm.workbench.parameters import did_you_mean
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
-DEFAULT_TIMEOUT = 1800.0
-
 Profile = Annotated[
     str, typer.Option(help="Parameter file in notebooks/params.", autocompletion=profiles.profile_names)
 ]
@@ -124,9 +122,9 @@ class _Run:
         """The table that the first notebook reads."""
         return self.values[self.chain.stages[0].number].get("csv")
 
-    def timeout(self, own: float | None = None) -> float:
-        """Limit in seconds of a stage that may have one of its own."""
-        return self.request.timeout or own or self.profile.timeout or DEFAULT_TIMEOUT
+    def timeout(self, own: float | None = None) -> float | None:
+        """Limit in seconds of a stage that may have one of its own; None where only silence is limited."""
+        return self.request.timeout or own or self.profile.timeout
 
     def decide(self, stage: Stage) -> tuple[dict[str, Any], str | None, str | None]:
         """The stage's key, why it must run (None when it need not), and the run that has the same result whole.

@@ -1,15 +1,18 @@
 """The generated world of a profile as the chain's first step: drawn when its table is missing or out of date."""
 
 import json
+import math
 import sys
+import tempfile
 from pathlib import Path
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import paths, read_json, write_json
+from geocbm.files import paths, progress, read_json, write_json
 from geocbm.workbench import keys, process
 from geocbm.workbench.parameters import Parameter, coerce
 from geocbm.workbench.profiles import profile_names, read_profile
 from geocbm.workbench.stages import Chain
+from geocbm.workbench.status_line import StatusLine
 
 _ATLAS_KEYS = ("scenes", "seed", "size")
 _LABEL = f"[--] {'atlas':<22}"
@@ -101,13 +104,13 @@ def _keep_own(folder: Path, wanted: dict[str, int]) -> None:
         )
 
 
-def make(chain: Chain, csv: str | None, limit: float) -> bool:
+def make(chain: Chain, csv: str | None, limit: float | None) -> bool:
     """Draw the world of a table in a process of its own when it must be drawn.
 
     Args:
         chain: has the defaults of the world.
         csv: the table that the first notebook reads.
-        limit: seconds after which the process is ended.
+        limit: seconds after which the process is ended; None for no limit.
 
     Returns:
         False when it failed; what the process said is on the terminal then.
@@ -121,16 +124,19 @@ def make(chain: Chain, csv: str | None, limit: float) -> bool:
         if reason is None:
             print(f"{_LABEL} skipped (unchanged)", flush=True)
             return True
-        print(f"{_LABEL} running ... ", end="", flush=True)
         arguments = [f"--{key}={value}" for key, value in world.items()]
-        outcome = process.run_limited(
-            process.python("-m", "geocbm", "atlas", "make", "--out", str(folder), "--force", *arguments),
-            paths.project_root(),
-            process.child_environment(paths.as_environment()),
-            limit,
-        )
+        with tempfile.TemporaryDirectory(prefix="geocbm-") as place:
+            status = Path(place) / "status.json"
+            line = StatusLine(_LABEL, "[--]", status)
+            outcome = process.run_limited(
+                process.python("-m", "geocbm", "atlas", "make", "--out", str(folder), "--force", *arguments),
+                paths.project_root(),
+                process.child_environment(paths.as_environment() | {progress.STATUS: str(status)}),
+                limit or math.inf,
+                line,
+            )
         if outcome.code != 0 or outcome.timed_out:
-            print(f"failed after {outcome.seconds:.1f} s", flush=True)
+            line.end(f"failed after {outcome.seconds:.1f} s")
             print(outcome.tail.rstrip(), file=sys.stderr)
             return False
         made = {
@@ -140,5 +146,5 @@ def make(chain: Chain, csv: str | None, limit: float) -> bool:
             "images": len(list((folder / "images").glob("*"))),
         }
         write_json(folder / "made.json", made)
-        print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
+        line.end(f"{outcome.seconds:6.1f} s  (ran: {reason})")
         return True

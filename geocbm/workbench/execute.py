@@ -4,6 +4,7 @@ The child is ``python -m geocbm.workbench.execute JOB.json``. The job names the 
 the limit; the outcome is written beside it, so that the parent needs neither papermill nor a kernel in its own process.
 """
 
+import math
 import re
 import sys
 import tempfile
@@ -12,14 +13,17 @@ from typing import Any
 
 from geocbm import errors
 from geocbm.errors import UserError
-from geocbm.files import lineage, paths, read_json, write_json
+from geocbm.files import lineage, paths, progress, read_json, write_json
 from geocbm.workbench import keys, process, records, rerun_command
 from geocbm.workbench.notebook import IN_CHAIN
 from geocbm.workbench.stages import Stage
+from geocbm.workbench.status_line import StatusLine, last_seconds
 from geocbm.workbench.sync import write_pair
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _TRACEBACK_LINES = 30
+SILENCE = 1800.0
+"""Seconds without a finished cell, an output or a step of progress after which a stage counts as hanging."""
 
 
 class StageFailed(Exception):
@@ -47,14 +51,16 @@ def forget_trainings(stage: Stage, run: str) -> None:
                 write_json(file, content)
 
 
-def execute(stage: Stage, run: str, values: dict[str, Any], limit: float, key: dict[str, Any], reason: str) -> None:
+def execute(
+    stage: Stage, run: str, values: dict[str, Any], limit: float | None, key: dict[str, Any], reason: str
+) -> None:
     """Execute one notebook; on success leave page, stamp and manifest, on failure the failed copy and its traceback.
 
     Args:
         stage: the notebook.
         run: name of the run.
         values: parameters by name.
-        limit: seconds after which it is ended.
+        limit: seconds after which it is ended; None ends it only when it says nothing for `SILENCE` seconds.
         key: what the result depends on, from `keys.compute`.
         reason: why it is executed, for the reader.
 
@@ -70,10 +76,9 @@ def execute(stage: Stage, run: str, values: dict[str, Any], limit: float, key: d
     write_json(keys.stamp_file(folder, stage.number), {"profile": profile, "asked": key["parameters"]})
     rerun_command.record(folder, profile)
     started = records.now()
-    print(f"{label(stage)} running ... ", end="", flush=True)
     try:
         with tempfile.TemporaryDirectory(prefix="geocbm-") as place:
-            job = Path(place) / "job.json"
+            job, status = Path(place) / "job.json", Path(place) / "status.json"
             content = {
                 "source": str(stage.source),
                 "notebook": str(Path(place) / f"{stage.notebook}.ipynb"),
@@ -83,11 +88,14 @@ def execute(stage: Stage, run: str, values: dict[str, Any], limit: float, key: d
                 "timeout": limit,
             }
             write_json(job, content)
+            silence, last = math.inf if limit else SILENCE, last_seconds(run, profile, stage.number)
+            line = StatusLine(label(stage), f"[{stage.number}]", status, [temporary], silence, last)
             outcome = process.run_limited(
                 process.python("-m", "geocbm.workbench.execute", str(job)),
                 paths.project_root(),
-                process.child_environment(paths.as_environment() | {IN_CHAIN: "1"}),
-                limit + 60,  # the cell's own limit comes first: it leaves a better message
+                process.child_environment(paths.as_environment() | {IN_CHAIN: "1", progress.STATUS: str(status)}),
+                limit + 60 if limit else math.inf,  # the cell's own limit comes first: it leaves a better message
+                line,
             )
             result = _result(job.with_suffix(".result.json"), outcome, limit)
         if result["status"] == "ok":
@@ -99,7 +107,7 @@ def execute(stage: Stage, run: str, values: dict[str, Any], limit: float, key: d
         if result["status"] != "ok":
             stamp |= {"error": f"{result['kind']}: {result['message']}"}
             records.write_stage(run, profile, stage.number, stamp, "failed", reason)
-            print(f"failed after {outcome.seconds:.1f} s  (ran: {reason})", flush=True)
+            line.end(f"failed after {outcome.seconds:.1f} s  (ran: {reason})")
             _tell(stage, result, failed_copy)
             raise StageFailed(stage.notebook)
     finally:
@@ -109,7 +117,7 @@ def execute(stage: Stage, run: str, values: dict[str, Any], limit: float, key: d
     records.write_stage(run, profile, stage.number, stamp | {"outputs": made}, "fresh", reason)
     keys.hand_file(folder, stage.number).unlink(missing_ok=True)
     write_json(keys.stamp_file(folder, stage.number), {"key": key, "outputs": made, "profile": profile})
-    print(f"{outcome.seconds:6.1f} s  (ran: {reason})", flush=True)
+    line.end(f"{outcome.seconds:6.1f} s  (ran: {reason})")
     say_remarks(stage, run)
 
 
@@ -119,10 +127,12 @@ def say_remarks(stage: Stage, run: str) -> None:
         print(f"     beware: {remark}", flush=True)
 
 
-def _result(file: Path, outcome: process.Outcome, limit: float) -> dict[str, Any]:
+def _result(file: Path, outcome: process.Outcome, limit: float | None) -> dict[str, Any]:
     """What the child said, or what must have happened when it could not say anything."""
     if outcome.timed_out:
-        return {"status": "timeout", "kind": "timeout", "message": f"it took more than {limit:g} s and was ended"}
+        said = f"it took more than {limit:g} s" if limit else f"it gave no sign of life for {SILENCE:g} s"
+        advice = "" if limit else "; if it needs so long for one step, give it a limit of its own: --timeout SECONDS"
+        return {"status": "timeout", "kind": "timeout", "message": f"{said} and was ended{advice}"}
     try:
         return dict(read_json(file))
     except (OSError, ValueError):
@@ -163,7 +173,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: ``source`` (the percent script), ``notebook`` (where its form for papermill is written), ``output``,
-            ``parameters``, ``cwd`` and ``timeout`` (seconds for each cell).
+            ``parameters``, ``cwd`` and ``timeout`` (seconds for each cell, or None).
 
     Returns:
         ``status`` (``ok``, ``failed`` or ``timeout``) and, unless it is ok, ``kind``, ``message`` and ``traceback``.
@@ -184,7 +194,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
             kernel_name="python3",
             cwd=job["cwd"],
             progress_bar=False,
-            execution_timeout=int(job["timeout"]),
+            execution_timeout=int(job["timeout"]) if job["timeout"] else None,
             start_timeout=120,
         )
     except papermill.PapermillExecutionError as failure:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Outcome:
         code: exit status; negative when a signal ended it.
         seconds: wall-clock time.
         peak_bytes: largest resident memory of the process and its descendants together, as sampled.
-        timed_out: it ran into the limit and was killed.
+        timed_out: it ran into a limit and was killed.
         tail: end of what it wrote to the terminal.
     """
 
@@ -40,13 +40,20 @@ class Outcome:
 
 
 def run_limited(
-    command: Sequence[str], cwd: Path, environment: Mapping[str, str], limit: float, tail_bytes: int = 8000
+    command: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    limit: float,
+    watch: Callable[[float], bool] = lambda _seconds: True,
+    tail_bytes: int = 8000,
 ) -> Outcome:
     """Run a command; when it ends, for whatever reason, all of its descendants are gone.
 
     A kernel starts a session of its own, so killing the process group alone would leave it running; descendants are
     therefore looked up while the child lives. An interrupt of this process kills them as well; when it is killed
     itself, the pipe on the child's standard input closes (see `end_with_parent`).
+
+    It is ended after `limit` seconds, or when `watch`, asked at each look with the seconds so far, says False.
     """
     began = time.monotonic()
     peak, timed_out = 0, False
@@ -67,7 +74,8 @@ def run_limited(
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(_TICK)
                     break
-                if time.monotonic() - began > limit:
+                seconds = time.monotonic() - began
+                if not watch(seconds) or seconds > limit:
                     timed_out = True
                     break
         finally:

@@ -1,8 +1,5 @@
 """The steps of an epoch: accumulated gradients, mixed precision, losses that are not finite, progress."""
 
-import io
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +8,6 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from geocbm.errors import UserError
 from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, seeded
-from geocbm.training.epoch import is_watched, progress_bar
 from geocbm.training.loader import batches_of, parts_of
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -131,43 +127,3 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_p
         train(model, loss=loss, out=tmp_path / "a.safetensors")
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), line().parameters(), strict=True))
     assert not list(tmp_path.iterdir())
-
-
-def test_a_bar_is_for_those_who_watch(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    class Kernel:
-        kernel = object()
-
-    def watched(**environment):
-        with monkeypatch.context() as patch:
-            patch.setattr("os.environ", environment)
-            return is_watched()
-
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.delitem(sys.modules, "IPython", raising=False)
-    assert watched()
-    assert not watched(CI="true")
-    assert not watched(PYTEST_VERSION="9")  # nbval's kernels inherit it
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert not watched()
-    monkeypatch.setitem(sys.modules, "IPython", type("IPython", (), {"get_ipython": staticmethod(Kernel)}))
-    assert watched(JPY_SESSION_NAME="notebook.ipynb")
-    assert not watched()  # papermill starts a kernel without a session
-
-
-def test_a_bar_counts_the_steps_and_leaves_the_reported_lines_alone(monkeypatch, capsys):
-    lines = []
-    with monkeypatch.context() as patch:
-        patch.setattr("geocbm.training.epoch.is_watched", lambda: True)
-        train(line(), epochs=2, report=lines.append)
-    shown = capsys.readouterr().err
-    assert "epoch 1/2" in shown and "/4" in shown  # 30 rows in batches of at most 8
-    assert [text.split("  ")[0] for text in lines] == ["epoch 1/2", "epoch 2/2"]
-    train(line(), epochs=1, report=lines.append)
-    assert capsys.readouterr().err == ""
-    with progress_bar(3, "quiet", shown=False) as bar:
-        bar.update()
-    assert capsys.readouterr().err == ""

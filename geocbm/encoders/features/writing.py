@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +30,7 @@ from geocbm.encoders.features.store import (
 )
 from geocbm.errors import MismatchError, NoSpaceError, ParameterError, UserError
 from geocbm.files import read_json, write_json
+from geocbm.files.progress import task
 
 if TYPE_CHECKING:
     from geocbm.encoders import ImageEncoder
@@ -226,20 +226,11 @@ def _write(path: Path, shapes: dict[str, tuple[int, ...]], n: int, rows: np.ndar
 
 
 def _counted(batches: Batches, n: int, done: int, shown: bool) -> Batches:
-    """Pass batches on and say how far all processes are, as if they were equally fast: in a bar, or in lines."""
-    from tqdm import tqdm
-
-    n_processes, last_line = processes.process_count(), time.monotonic()
-    on_terminal = shown and sys.stderr.isatty()
-    with tqdm(total=n, initial=done, unit="picture", mininterval=0.5, leave=False, disable=not on_terminal) as bar:
+    """Pass batches on and say how far all processes are, as if they were equally fast."""
+    with task("encoding", n, "picture", done, hidden=not shown) as encoding:
         for batch in batches:
             yield batch
-            size = min(len(next(iter(batch.values()))) * n_processes, n - done)
-            done += size
-            bar.update(size)
-            if shown and not on_terminal and time.monotonic() - last_line > 60:  # a line a minute
-                last_line = time.monotonic()
-                print(f"encoded {'about ' if n_processes > 1 else ''}{done} of {n} pictures")
+            encoding.update(min(len(next(iter(batch.values()))) * processes.process_count(), n - encoding.done))
 
 
 def _encode_files(encoder: ImageEncoder, files: Sequence[str | Path], kinds: Sequence[str], batch_size: int) -> Batches:
