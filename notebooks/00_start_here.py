@@ -14,7 +14,7 @@
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
-figures: int = 12  # headline figures to list, at most
+headlines: int = 12  # headline metrics to list, at most
 
 # %%
 from geocbm import plots
@@ -38,10 +38,10 @@ nb.table(status, caption=f"Notebooks of run {run}")
 # %% [markdown]
 # ## What came out
 #
-# The headline figures of this run, as far as it has come. A run that is still empty has an empty table.
+# The headline metrics of this run so far. A run that is still empty has an empty table.
 
 # %%
-nb.table(overview.headlines(run).head(figures), caption="Headline figures")
+nb.table(overview.headlines(run).head(headlines), caption="Headline metrics")
 
 # %% [markdown]
 # ## How it works, in five lines

@@ -11,7 +11,7 @@
 #
 # Before a model learns anything, this page reads the table of images, checks every row against the schema, and shows what a
 # model could learn from it and what it could cheat with: where the images lie, how concepts are nested, how rare the rare
-# ones are, what dirt there is, and how far the test images are from the nearest training image.
+# ones are, what is wrong with them, and how far the test images are from the nearest training image.
 
 # %% tags=["parameters"]
 from typing import Literal
@@ -38,7 +38,7 @@ from geocbm.workbench import explorers, notebook
 nb = notebook.start("01_data_exploration", globals())
 
 # %% [markdown]
-# ## Does every row keep the schema?
+# ## Does every row satisfy the schema?
 #
 # One pass collects all problems with their line numbers: missing columns, impossible coordinates, unreadable images,
 # identifiers at two places, concepts with two parents, garbled names. With `on_bad="drop"` the offending rows are listed below.
@@ -57,7 +57,7 @@ if table.attrs["n_rejected"]:
 # %% [markdown]
 # ## One sample, one batch
 #
-# What a stage is given. Names become indices of the vocabulary: of the fine concept (a *meta*) and of the one parent it lies under.
+# What a stage is given. Names become indices of the vocabulary: of the fine concept (a *meta*) and of its parent.
 
 # %%
 vocabulary = ConceptVocabulary.from_table(table)
@@ -75,15 +75,15 @@ for name in ("concept_idx", "parent_idx", "lat", "lng"):
     print(f"{name}: {tuple(batch[name].shape)} {batch[name].dtype}, {batch[name][:4].tolist()} ...")
 
 # %% [markdown]
-# ## What dirt is in it all the same?
+# ## What is valid and still worth knowing?
 #
-# A row can keep the schema and still be worth little: a placeholder picture that several cameras share, a nearly black frame,
-# a concept with a single example. Nothing here is removed; it is named, so that a figure later on can be read with it in mind.
+# A row can satisfy the schema and still be worth little: a placeholder picture that several cameras share, a nearly black frame,
+# a concept with a single example. Nothing here is removed; it is reported, so that later results can be read with it in mind.
 
 # %%
 quality = data.quality_report(table)
 found = quality[quality["rows"] > 0]
-nb.table(found, caption=f"Findings that are no errors ({len(quality) - len(found)} further checks found nothing)")
+nb.table(found, caption=f"Findings that are not errors ({len(quality) - len(found)} further checks found nothing)")
 
 # %% [markdown]
 # ## Which countries are there?
@@ -96,7 +96,7 @@ nb.show(plots.country_bars(table["country"], noun=data.picture_noun(table)))
 # %% [markdown]
 # ## How are concepts nested?
 #
-# Each meta lies under exactly one parent. Area is the number of images.
+# Each meta has exactly one parent. Area is the number of images.
 
 # %%
 nb.show(plots.hierarchy(table))
@@ -104,7 +104,7 @@ nb.show(plots.hierarchy(table))
 # %% [markdown]
 # ## How rare are the rare ones?
 #
-# The loss of Stage 1 weighs classes by inverse frequency; this is what it has to even out. In the stratified split a concept
+# The loss of Stage 1 weights classes by inverse frequency; this is what it has to even out. In the stratified split a concept
 # with one example goes to the training split, one with two to training and validation.
 
 # %%
@@ -128,7 +128,7 @@ bits = -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)  # (metas,)
 audit = audit_concepts(table)
 np.testing.assert_allclose(bits, audit["entropy_bits"], atol=1e-9)
 telling = audit.sort_values("entropy_bits").head(12).drop(columns="place")
-nb.table(telling.round(2), caption="The concepts that give most away")
+nb.table(telling.round(2), caption="The concepts that give the most away")
 
 # %% [markdown]
 # ## What do the images look like?

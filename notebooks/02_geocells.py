@@ -40,7 +40,7 @@ train = files.table.iloc[files.rows["train"]]
 # %% [markdown]
 # ## The images of one country
 #
-# The country with the most training images. All that its cells depend on is where its images lie.
+# The country with the most training images. Its cells depend only on where its images lie.
 
 # %%
 country = train["country"].value_counts().index[0]
@@ -55,8 +55,8 @@ nb.show_image(
 # %% [markdown]
 # ## The idea: k-means on the sphere
 #
-# Degrees are no distances: at 60 degrees north one of longitude is half as wide as at the equator, and 179.9 lies beside -179.9.
-# So each place becomes a point $x$ on the unit sphere, and the distance is the straight one through the ground, which orders
+# Degrees are not distances: at 60 degrees north a degree of longitude is half as wide as at the equator, and 179.9 lies beside -179.9.
+# So each place becomes a point $x$ on the unit sphere, and the distance is the straight line through the ground, which orders
 # pairs of places as the great circle does:
 #
 # $$x = (\cos\varphi\cos\lambda,\ \cos\varphi\sin\lambda,\ \sin\varphi), \qquad
@@ -92,9 +92,9 @@ def cost(points, centers):
 
 
 # %% [markdown]
-# The package gets there faster (centres drawn in batches, a k-d tree for the nearest one, and centres moved away from where they are
-# least missed), but must find the same thing. Three cells of this country: twenty more rounds of the plain algorithm from where
-# the package stopped win less than one per cent, and each image has the cell of its nearest centre.
+# The package gets there faster (centres drawn in batches, a k-d tree for the nearest one, and centres moved away from where they
+# are needed least), but must find the same thing. Three cells of this country: twenty more rounds of the plain algorithm from where
+# the package stopped gain less than one per cent, and each image has the cell of its nearest centre.
 
 # %%
 points = unit_vectors(batch["lat"].to_numpy(), batch["lng"].to_numpy())  # (n, 3)
@@ -111,7 +111,7 @@ nb.show(plots.cell_map(three, batch, title=f"{country} in {len(three)} cells"))
 # %% [markdown]
 # ## One picture by hand
 #
-# A picture belongs to the nearest centre of its own country. What is left to Stage 2 is the offset from there.
+# A picture belongs to the nearest centre of its own country. What remains for Stage 2 is the offset from it.
 
 # %%
 picture = batch.iloc[0]

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # What gives a country away?
 #
-# A study sheet for every country and every concept, made to be printed. Two witnesses are heard: the labels of the data, and the
+# A study sheet for every country and every concept, made to be printed. It draws on two sources: the labels of the data, and the
 # model, which has learned from them and may have learned something else.
 
 # %% tags=["parameters"]
@@ -19,7 +19,7 @@ concepts: int = 100  # most concepts with a sheet, those with the most labels
 min_samples: int = 15  # images that a country needs for a sheet
 clues: int = 5  # most clues of a country from the labels
 pictures: int = 2  # examples beside each clue
-own_statistic: bool = False  # also show the statistic of the last section
+own_statistic: bool = False  # also show the statistic of the section "Make it yours"
 
 # %%
 import numpy as np
@@ -95,9 +95,9 @@ nb.table(pd.DataFrame(table), caption=f"{country}: the concepts with the largest
 # %% [markdown]
 # ## What the model makes of it
 #
-# The other witness is the linear CBM: the **contribution** of a concept is what it adds to the mean logit of the country's cells minus the
+# The other source is the linear CBM: the **contribution** of a concept is what it adds to the mean logit of the country's cells minus the
 # mean logit of all cells, on images the model was not trained on. Each dot is a concept in a country where it is labelled. Dots to the
-# upper left are concepts the model leans on without the labels' support.
+# upper left are concepts the model relies on without support from the labels.
 
 # %%
 found = guide.evidence()
@@ -115,10 +115,10 @@ if heads := guide.agreement_of_heads():
 # %% [markdown]
 # ## Countries
 #
-# A concept is a clue if it is surely more frequent here than elsewhere ($z \geq 1.64$: 95 % on one side) and was labelled at least three
-# times; the surest come first. Up to two concepts follow that the model leans on most among the others. Examples are the images in which the
-# model is surest of the concept, cut to the place where its map is highest (only the `patch` bottleneck has such maps; else the whole
-# picture is shown). **Taken for** names the countries that the model believes in instead, with their mean probability, and what tells the
+# A concept is a clue if it is significantly more frequent here than elsewhere ($z \geq 1.64$: one-sided 95 %) and was labelled at least three
+# times; the most certain come first. Up to two others follow on which the model relies most. Examples are the images in which the model is
+# most confident of the concept, cropped to where its map is highest (only the `patch` bottleneck has such maps; else the whole
+# picture is shown). **Taken for** names the countries that the model answers instead, with their mean probability, and what tells the
 # two apart.
 
 # %%

@@ -11,7 +11,7 @@
 #
 # Every run leaves its parameters, its metrics and its answers behind. This page puts runs side by side: what was set differently,
 # which metrics differ, and whether a difference is more than the luck of the test images. The first run of the list is the one
-# this page belongs to; the others are held against it.
+# this page belongs to; the others are compared with it.
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
@@ -39,8 +39,8 @@ print(*load_runs.problems(compared), sep="\n")
 # %% [markdown]
 # ## In short
 #
-# Each run against the first: "better" and "worse" are said of the run in the row, beyond noise. The sections below hold the numbers.
-# Metrics on other test images say as much of the images as of the runs.
+# Each run against the first: "better" and "worse" describe the run in the row, beyond noise. The sections below hold the numbers.
+# Metrics on other test images say as much about the images as about the runs.
 
 # %%
 table = differences.differences(compared, bootstrap, seed)
@@ -64,7 +64,7 @@ nb.table(pd.DataFrame(in_short), caption=f"Each run against {first.name}", index
 # ## What was set differently?
 #
 # Only parameters that can change an answer and are not the same in all runs; a place is left empty where a run has the value of
-# the first. Other code than that of the first run makes a difference hard to blame on a parameter, and is named below the table.
+# the first. Code other than that of the first run makes a difference hard to put down to a parameter, and is named below the table.
 
 # %%
 nb.table(parameters.different_parameters(compared), caption="Parameters that differ", index=False)
@@ -86,7 +86,7 @@ nb.table(load_runs.headlines(compared), caption="The metrics that matter most", 
 # both, so that what makes an image hard for both cancels out. Runs with other test images, such as those of another split, are
 # compared by two independent bootstraps, which is less sharp and cannot tell the run from its images.
 #
-# Who compares often finds differences by luck. So the intervals are **simultaneous**: all of them hold together in 95 of 100 cases,
+# Whoever compares often finds differences by chance. So the intervals are **simultaneous**: all of them hold together in 95 of 100 cases,
 # and a difference counts when its interval excludes 0. They are taken from the bootstrap of the largest deviation, because the
 # metrics of a run vary together and Holm's rule, which does not know that, would see less.
 # A difference smaller than "smallest it could show" could not have been seen with these images: "no difference beyond noise" does not
@@ -158,7 +158,7 @@ if len(changes := places.top_changes(concepts)):
 # %% [markdown]
 # ## How much is luck of the seed?
 #
-# The intervals above are over test images: they say nothing of another seed of training. Runs that differ in that seed alone are
+# The intervals above are over test images: they say nothing about another seed of training. Runs that differ in that seed alone are
 # taken together here, with intervals over images and seeds. With fewer than five seeds these understate how far another may lie off.
 
 # %%
@@ -167,7 +167,7 @@ several = [group for group in groups if len(group.runs) > 1]
 for group in several:
     print(f"Taken together: {', '.join(one.name for one in group.runs)} (seeds {', '.join(group.seeds)}).")
 if not several:
-    print("No two of these runs differ in the seed of training alone: nothing can be said of the luck of a seed.")
+    print("No two of these runs differ in the seed of training alone: nothing can be said about the luck of a seed.")
 pooled = seeds.pooled(groups, bootstrap, seed)
 if len(pooled):
     nb.table(seeds.pooled_table(pooled), caption="Over seeds of training", index=False)

@@ -1,7 +1,7 @@
 """Attribution: what each concept adds to the logit of a cell, or to the odds of a country.
 
 The logit of a cell is a sum of one term per concept in the modes `concept_scores` and `hybrid`. The score of a country
-is not: its probability is a sum of exponentials over its cells. Its log odds can still be taken apart without a rest.
+is not: its probability is a sum of exponentials over its cells. Its log odds can still be taken apart exactly.
 With `pi` the model's own distribution over the cells inside the country and `rho` that over the cells outside,
 
     log(P / (1 - P)) = sum_in pi_i z_i - sum_out rho_i z_i + H(pi) - H(rho)

@@ -43,12 +43,12 @@ ARGMAX = ("neighbours", "offset", "own", "center")
 class ModeSearch:
     """Mean shift on the sphere (Comaniciu & Meer 2002): the highest point of a smoothed distribution over cells.
 
-    Every cell spreads its probability as a bell round its centre (von Mises and Fisher's distribution), so that three
+    Every cell spreads its probability as a kernel round its centre (von Mises and Fisher's distribution), so that three
     likely neighbours beat one slightly likelier cell far away. The climb starts at the highest centre.
     """
 
     centers: np.ndarray  # (N, 3) unit vectors of the cells' centres
-    bandwidth_km: float  # width of the bell
+    bandwidth_km: float  # width of the kernel
     steps: int = 15  # of the climb
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class ModeSearch:
             raise ParameterError(f"bandwidth_km is {self.bandwidth_km}; give a width in km above 0, such as 400.0")
 
     def _bells(self, points: np.ndarray) -> np.ndarray:
-        """Height of the bell of every cell at points `(m, 3)`, `(m, N)`."""
+        """Height of the kernel of every cell at points `(m, 3)`, `(m, N)`."""
         height = points @ self.centers.T
         height -= 1
         height *= (EARTH_RADIUS_KM / self.bandwidth_km) ** 2
@@ -280,7 +280,7 @@ class Decoder:
 
     choice: PointChoice  # which point is answered, and why
     temperature: float  # divisor of the logits; 1 without validation photographs
-    bandwidth_km: float  # width of the bells behind the point `mode`
+    bandwidth_km: float  # width of the kernels behind the point `mode`
     places: Places  # what may be answered
 
     @cached_property

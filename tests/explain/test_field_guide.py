@@ -208,7 +208,7 @@ def test_a_clue_of_the_model_says_whether_the_labels_show_it(guide, z, unsupport
     clue = Clue(0, labels=5, lift=2.0, log_odds_z=z, contribution=0.4, of_labels=False, rows=())
     sheet = replace(guide.country_sheets(1)[0], clues=(clue,))
     page = field_guide_html.sheets_html([sheet], guide.run.concepts, {})
-    assert "the model leans on it" in page and ("the labels do not show it" in page) == unsupported
+    assert "the model relies on it" in page and ("the labels do not show it" in page) == unsupported
 
 
 def test_every_picture_of_a_sheet_is_described(guide):

@@ -61,7 +61,7 @@ class Assessment:
     choice: PointChoice  # which of them the run answers, and why
     named_probability: dict[str, np.ndarray]  # [n] of the named cell, `raw` and `calibrated`
     right: np.ndarray  # [n] whether the named cell is the true one
-    bandwidth_km: float  # width of the bells behind `mode`
+    bandwidth_km: float  # width of the kernels behind `mode`
     confidence: dict[str, np.ndarray]  # [n] by name, the higher the more certain
     expected_km: np.ndarray  # [n] how far off the run's answer lies by the calibrated distribution
     named: dict[str, dict[str, np.ndarray]]

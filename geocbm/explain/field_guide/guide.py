@@ -200,7 +200,7 @@ class FieldGuide:
         )
 
     def _clues(self, at: int, own: np.ndarray) -> tuple[Clue, ...]:
-        """The surest clues of the labels, then up to two that the model leans on most among the others."""
+        """The surest clues of the labels, then up to two that the model relies on most among the others."""
         z, name = self.log_odds_z[at], str(self.countries[at])
         shown = (z >= MIN_Z) & (self.counts[at] >= MIN_LABELS)
         by_labels = [int(meta) for meta in np.argsort(-z, kind="stable") if shown[meta]][: self.most_clues]
