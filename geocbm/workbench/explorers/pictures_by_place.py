@@ -168,7 +168,8 @@ class DataExplorer:
         km[others == row] = -1.0  # before another one at the very same place
         order = np.argsort(km, kind="stable")[:AROUND]
         self.map.mark(others[order])
-        far = f"{self.caption(row)}, and the {len(order) - 1} nearest, up to {max(km[order[-1]], 0):,.0f} km away."
+        concept, country, _ = self.frame.iloc[row]
+        far = f"{concept}, {country}, and the {len(order) - 1} nearest, up to {max(km[order[-1]], 0):,.0f} km away."
         self._say(far, others[order])
 
     def caption(self, row: int) -> str:

@@ -131,7 +131,8 @@ class PictureStrip:
         self.first = first
         shown = self.rows[first : first + self.at_once].tolist()
         texts = [self.caption(row) for row in shown]
-        self.pictures.value = html.gallery_html(self._open(shown) if shown else [], texts, texts, SIDE)
+        gallery = html.gallery_html(self._open(shown) if shown else [], texts, texts, SIDE)
+        self.pictures.value = f'<div style="line-height:1.35">{gallery}</div>'  # widgets stand lines far apart
         self.back.disabled, self.forward.disabled = first <= 0, first + self.at_once >= len(self.rows)
         which = f"{first + 1:,} to {first + len(shown):,} of {len(self.rows):,} pictures" if shown else "no picture"
         self.position.value = said(which)
@@ -174,7 +175,7 @@ class LiveMap:
         points.update(selected_marker_opacity=1, unselected_marker_opacity=0.15, showlegend=False)
         drawn = finish_map(base_map().add_traces([points, *more]), title, title, 430)
         self.figure = go.FigureWidget(drawn)
-        self.figure.update_layout(dragmode="lasso" if on_region else "pan", clickmode="event")
+        self.figure.update_layout(width=900, dragmode="lasso" if on_region else "pan", clickmode="event")
         self.says = ipywidgets.HTML()
         self.box = ipywidgets.VBox([self.figure, self.says], layout=WIDE)
         trace = self.figure.data[POINTS]
