@@ -32,7 +32,8 @@ run: $(STAMP)
 
 lab: $(STAMP)
 	@echo "geocbm: starting JupyterLab; the notebooks are in notebooks/"
-	@$(BIN)/python -m jupyter lab --notebook-dir=. notebooks
+	@PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_CONFIG_PATH="$(CURDIR)/tools/lab" \
+		$(BIN)/python -m jupyter lab --ServerApp.root_dir="$(CURDIR)"
 
 # The smoke chain (tests/test_chain.py reads GEOCBM_TEST_ROOT) and nbval share one scratch folder, so that the world is
 # made once and the user's data/ and reports/ stay untouched.

@@ -25,7 +25,7 @@ FIRST_STEPS = """geocbm: image geolocation that explains itself through concepts
   change something  geocbm run --run wide --set geocells.min_samples_per_cell=60
                     geocbm run --grid stage2.ablation_mode=both,concept_only --dry-run
   look at results   geocbm list                                     runs, metrics and links to their pages
-  ask it            geocbm predict holiday.jpg --html answer.html   also --json, --csv, --geojson
+  ask it            geocbm predict holiday.jpg --html answer.html   also --json, --parquet
 
 All commands: geocbm --help. One of them: geocbm run --help. Completion by the tab key: geocbm --install-completion."""
 """What one does with the command, said when it is called alone."""

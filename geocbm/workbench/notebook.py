@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import MissingInputError, ParameterError, UserError
-from geocbm.files import atomic_path, paths, sha256_file, write_json
+from geocbm.files import atomic_path, paths, progress, sha256_file, write_json
 from geocbm.workbench import html, lab, profiles, records, rerun_command, settings, state
 from geocbm.workbench.parameters import Parameter, read_parameters, unknown
 from geocbm.workbench.stages import number_of, read_chain
@@ -42,6 +42,10 @@ def start(name: str, variables: dict[str, Any]) -> "Notebook":
         MissingInputError: If the notebook's ``.py`` is not in the project's ``notebooks`` folder.
     """
     _read_errors_as_sentences()
+    if progress.is_watched():
+        from geocbm.workbench.live import LiveDisplay
+
+        progress.show_in(LiveDisplay())
     declared = read_parameters(paths.notebooks_folder() / f"{name}.py")
     number = number_of(name)
     for given in [each for each in _injected_names() if each not in declared]:
