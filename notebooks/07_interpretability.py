@@ -87,7 +87,7 @@ if len(small):
     np.testing.assert_allclose(mass, localization.mass_ratio(inside[None], heat[None])[0], rtol=1e-5)
     print(f"{metas[meta]}: hit {hit:.0f}, by chance {chance:.2f}; {mass:.1f} times the mass of an even map")
 shown, box = heat.reshape(encoder.grid), where.box(row, meta) if where else None
-nb.show(plots.attention_overlay([model.picture(row)], [shown], [metas[meta]], [box], noun="concept map"))
+nb.show(plots.attention_overlay([model.picture(row)], [shown], [metas[meta]], [box], "Its map", noun="concept map"))
 
 # %% [markdown]
 # ## One step by hand: deletion
