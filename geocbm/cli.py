@@ -25,7 +25,7 @@ FIRST_STEPS = """geocbm: image geolocation that explains itself through concepts
   change something  geocbm run --run wide --set geocells.min_samples_per_cell=60
                     geocbm run --grid stage2.ablation_mode=both,concept_only --dry-run
   look at results   geocbm list                                     runs, metrics and links to their pages
-  ask it            geocbm predict holiday.jpg --html answer.html   also --json, --parquet
+  ask it            geocbm predict holiday.jpg --html answer.html   also --json, --out answers.geojson
 
 All commands: geocbm --help. One of them: geocbm run --help. Completion by the tab key: geocbm --install-completion."""
 """What one does with the command, said when it is called alone."""
@@ -84,6 +84,10 @@ def answer_photographs(
     ] = None,
     parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers to this table too.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with maps and pictures too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a table (.csv) or points for a map (.geojson) too.")
+    ] = None,
+    attention: Annotated[bool, typer.Option("--attention", help="Keep attention and concept maps in files.")] = False,
 ) -> int:
     """Say where photographs were taken, and through which concepts.
 
@@ -98,7 +102,8 @@ def answer_photographs(
 
     folder = paths.run_folder(_known(run))
     changed = state.remark(folder)
-    return predict(PredictRequest(photos, run, top, json, parquet, html, (changed,) if changed else ()), folder)
+    remarks = (changed,) if changed else ()
+    return predict(PredictRequest(photos, run, top, json, parquet, html, remarks, out, attention), folder)
 
 
 @app.command("render")

@@ -21,7 +21,15 @@ from geocbm.metrics.borders import read_rings
 from geocbm.metrics.places import read_towns
 from geocbm.predict.answers import answer_text
 from geocbm.predict.inputs import PhotoFolder, PredictRequest, path_of, photo_key, photographs
-from geocbm.predict.journal import SHARE, AnswerFileError, Journal, journal_place, write_answers
+from geocbm.predict.journal import (
+    GRIDS,
+    SHARE,
+    AnswerFileError,
+    Journal,
+    journal_place,
+    write_answers,
+    write_points,
+)
 
 if TYPE_CHECKING:
     from geocbm.predict.model import GeoCBM
@@ -123,7 +131,7 @@ class _Prediction:
     def _open(self, model: GeoCBM) -> Journal | None:
         """The journal, if a file was asked for; fills `keys` and `kept`."""
         self.keys = [photo_key(photo) for photo in self.photos]
-        place = journal_place(self.request.json_file, self.request.parquet)
+        place = journal_place(self.request.json_file, self.request.parquet or self.request.out)
         if place is None:
             return None
         journal = Journal(place, {"run": self.request.run, "top": self.request.top, "model": model.digest()})
@@ -235,6 +243,8 @@ class _Prediction:
             # Of a file that came into being meanwhile, the key it has now.
             key = self.keys[position] or photo_key(reply.source) or sha256_text(path)[:16]
             entry = {"photo": Path(path).name, "path": path} | reply.answer.as_json()
+            if not self.request.attention:
+                entry = {name: value for name, value in entry.items() if name not in GRIDS}
             yield key, entry, answer_text(path, reply.answer)
 
     def _finish(self, journal: Journal | None) -> None:
@@ -265,6 +275,8 @@ class _Prediction:
                 if folder.left_out
             ],
         }
+        if self.request.out is not None:
+            write_points(self.request.out, list(journal.entries(key for key in self.keys if key)))
         write_answers(journal, self.request.json_file, self.request.parquet, self.keys, summary)
 
 

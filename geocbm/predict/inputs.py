@@ -35,6 +35,8 @@ class PredictRequest:
     parquet: Path | None = None
     html: Path | None = None  # page with maps and pictures, complete in itself
     remarks: tuple[str, ...] = ()  # sentences on the run that go with every answer
+    out: Path | None = None  # .csv or .geojson, a row or a point for each answer
+    attention: bool = False  # keep the attention and the maps of the concepts in files
 
     @property
     def in_text(self) -> bool:
@@ -54,7 +56,10 @@ class PredictRequest:
             raise ParameterError(f"--json={self.json} is the name of a table; give it as --parquet")
         if is_launched and STANDARD in self.photos:
             raise ParameterError("- is a picture for one process; give files or folders to several")
-        for option, place in (("json", self.json_file), ("parquet", self.parquet), ("html", self.html)):
+        if self.out is not None and self.out.suffix.lower() not in (".csv", ".geojson"):
+            raise ParameterError(f"--out={self.out} is no table and no map; name a .csv or a .geojson")
+        places = {"json": self.json_file, "parquet": self.parquet, "html": self.html, "out": self.out}
+        for option, place in places.items():
             if place == Path(STANDARD):
                 raise ParameterError(f"--{option}=- would be a file of that name; standard output takes --json only")
             if place is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ LINES = ".jsonl"
 SHARE = ".process"
 """Suffix, before the number of a process, of the journal of its share."""
 _ROWS = 500
+GRIDS = ("attention", "concept_maps")
+"""Entries that are left out of files unless they are asked for: most of an answer's length."""
+FLAT = ("lat", "lng", "country", "cell", "cell_country", "cell_probability", "countries", "concepts")
+"""Columns of the table of answers, behind the photograph."""
 _PAIRS = ("concepts", "parents", "countries")
 
 
@@ -164,6 +169,37 @@ def write_answers(
         write_json(to_json.with_name(f"{to_json.stem}.summary.json"), summary)
     if to_json != journal.path:
         journal.remove()
+
+
+def write_points(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Write answers as a table (.csv), or as points on a map (.geojson, RFC 7946: longitude before latitude)."""
+    rows = [_flat(entry) for entry in entries]
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        if path.suffix.lower() == ".csv":
+            writer = csv.DictWriter(stream, ["photo", "path", *FLAT])
+            writer.writeheader()
+            writer.writerows(rows)
+            return
+        features = [
+            {
+                "type": "Feature",
+                "geometry": {"type": "Point", "coordinates": [row["lng"], row["lat"]]},
+                "properties": {name: value for name, value in row.items() if name not in ("lat", "lng")},
+            }
+            for row in rows
+        ]
+        json.dump({"type": "FeatureCollection", "features": features}, stream, ensure_ascii=False, indent=1)
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The best of an answer in one row; pairs of name and probability as text."""
+    best = entry["cells"][0]
+    probability = best["probability"] if best["calibrated"] is None else best["calibrated"]
+    pairs = {
+        name: "; ".join(f"{what} {share:.3f}" for what, share in entry[name]) for name in ("countries", "concepts")
+    }
+    own = {"cell": best["cell"], "cell_country": best["country"], "cell_probability": probability}
+    return {name: entry[name] for name in ("photo", "path", "lat", "lng", "country")} | own | pairs
 
 
 def _write_list(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:

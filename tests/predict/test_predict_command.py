@@ -270,8 +270,17 @@ def test_an_interrupted_list_on_standard_output_is_closed(predict, model, pictur
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
+def test_attention_is_left_out_unless_asked_for_and_points_go_with_the_list(predict, pictures, tmp_path):
+    assert predict(*pictures[:2], "--json", tmp_path / "a.json", "--out", tmp_path / "a.geojson") == 0
+    entries = json.loads((tmp_path / "a.json").read_text())
+    assert not any({"attention", "concept_maps"} & set(entry) for entry in entries)
+    points = json.loads((tmp_path / "a.geojson").read_text())["features"]
+    assert [each["geometry"]["coordinates"] for each in points] == [[entry["lng"], entry["lat"]] for entry in entries]
+
+
 def test_a_table_holds_what_the_list_holds(predict, model, pictures, tmp_path):
-    assert predict(*pictures[:3], "--json", tmp_path / "a.json", "--parquet", tmp_path / "a.parquet") == 0
+    files = ("--json", tmp_path / "a.json", "--parquet", tmp_path / "a.parquet")
+    assert predict(*pictures[:3], *files, "--attention") == 0
     rows = parquet.read_table(tmp_path / "a.parquet").to_pylist()
     entries = json.loads((tmp_path / "a.json").read_text())
     assert len(rows) == len(entries) == 3
