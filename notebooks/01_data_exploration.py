@@ -200,10 +200,10 @@ with nb.output("splits.json") as path:
 explorers.data(open_run(nb.run_folder))
 
 # %%
-counted = {"images": len(table), "countries": table["country"].nunique()}
-counted |= {"metas": len(vocabulary.metas), "parents": len(vocabulary.parents)}
-counted |= {"rejected": table.attrs["n_rejected"], "simulated": table.attrs["simulated"]}
-nb.record_all("data", {name: int(value) for name, value in counted.items()})
+counted = {"images": len(table), "countries": table["country"].nunique(), "metas": len(vocabulary.metas)}
+counted |= {"parents": len(vocabulary.parents), "rejected": table.attrs["n_rejected"]}
+nb.record_all("data", counted | {"simulated": int(table.attrs["simulated"])})
+nb.answer("{data.images} pictures of {data.countries} countries carry {data.metas} concepts of {data.parents} parents.")
 
 # %% tags=["nbval-check-output"]
 train, test = set(splits["train"]), set(splits["test"])

@@ -133,7 +133,7 @@ print(f"cell {nearest}, offset {picture['lat'] - center_lat:+.2f} lat, {picture[
 config = geocells.GeocellsConfig(**settings.config_fields(geocells.GeocellsConfig, globals()))
 places = [train[name].to_numpy() for name in ("lat", "lng", "country")]
 cells = geocells.build_geocells(*places, **asdict(config))
-nb.show(plots.cell_map(cells, train))
+nb.show(plots.cell_map(cells, train), preview=True)
 with nb.output("visualizations/geocells_map.png") as path:
     plots.cell_picture(cells, train).save(path)
 
@@ -161,6 +161,7 @@ test = files.rows["test"]
 blocks = metrics.spatial_blocks(files.lat[test], files.lng[test])
 median = metrics.Resamples(blocks, bootstrap, seed).estimate(errors["test"], "median")
 nb.record("cells.oracle_median_km", metrics.recordable(median))
+nb.answer("Naming the right one of {cells.n} cells leaves a median error of {cells.oracle_median_km}.")
 
 # %% [markdown]
 # ## More cells, or fewer?

@@ -158,7 +158,7 @@ nb.remark(floor.sentence())
 shown, true, named = files.table.iloc[test], files.meta_and_parent[0][test], predicted["meta"][test].argmax(axis=1)
 if len(test):
     nb.record(f"bottleneck.{config.bottleneck}.meta_top1", metrics.recordable(measured["meta_top1"]))
-    nb.show(plots.per_meta_accuracy(shown["meta_name"], named == true, shown["parent_concept"]))
+    nb.show(plots.per_meta_accuracy(shown["meta_name"], named == true, shown["parent_concept"]), preview=True)
     nb.show(plots.confusion(true, named, files.concepts.metas, files.concepts.parent_index, files.concepts.parents))
 
 # %% [markdown]
@@ -197,6 +197,7 @@ with nb.output("concept_scores.npz") as path:
     predictions.save_concept_scores(path, predicted, files.made_from("concept_scores.npz"))
 with nb.output("stage1_floor.json") as path:
     concept_floor.save_floor(path, files, floor)
+nb.answer("Stage 1 names the labelled concept in {stage1.meta_top1} of images, its parent in {stage1.parent_top1}.")
 
 # %% [markdown]
 # ## Look into one concept

@@ -154,9 +154,8 @@ nb.table(stage_metrics.place_table(measured), caption="Places on the test split"
 # %% [markdown]
 # ## Does the offset help, and where does it look?
 #
-# First the errors of the bare centre of the named cell, of the centre moved by the offset (and by the nearest training images in the cell,
-# with the option `refine_cells`), and of the answer. Then the mean attention over the heads for the most confident answers, right ones and
-# wrong ones. The modes `concept_only` and `concept_scores` read no patch and look nowhere.
+# Errors of the bare centre of the named cell, of the centre moved by the offset (with `refine_cells` also by near training images) and of
+# the answer; then the mean attention of the most confident right and wrong answers. `concept_only` and `concept_scores` read no patch.
 
 # %%
 if len(test):
@@ -209,6 +208,7 @@ if own_attention:
 nb.record_all("", stage_metrics.place_records(files, by_mode, test, bootstrap, seed))
 stages.write_answers(files, by_mode, test, model, concepts, features)
 print(novelty.save_novelty(files, features, seed))
+nb.answer("Half of the answers are off by less than {stage2.median_km}; {stage2.country_acc} name the country.")
 
 # %% tags=["nbval-check-output"]
 nb.contract(

@@ -6,6 +6,7 @@ JupyterLab, under papermill, under nbval, in the chain and in plain Python, wher
 
 import ast
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -150,9 +151,18 @@ class Notebook:
         """Say in one sentence what the notebook has found; its page begins with it and with the preview figure.
 
         Args:
-            sentence: plain text.
+            sentence: plain text; `{stage2.median_km}` stands for that metric of the run, which is written with its
+                unit and its interval, or as "not measured".
         """
-        html.put(f"<p><strong>{escape(sentence)}</strong></p>", sentence, html.ANSWER_MIME)
+        from geocbm.metrics.table import metric
+
+        known = records.recorded(self.run) | self._records
+        said = re.sub(
+            r"\{([\w-]+(?:\.[\w-]+)+)\}",
+            lambda key: metric(key[1]).entry(known[key[1]]) if key[1] in known else "(not measured)",
+            sentence,
+        )
+        html.put(f"<p><strong>{escape(said)}</strong></p>", said, html.ANSWER_MIME)
 
     def remark(self, sentence: str) -> None:
         """Print what a user must know of the result, if anything; the terminal of the chain says it too."""

@@ -72,16 +72,20 @@ def _remarks_file(run: str, number: str) -> Path:
     return paths.run_folder(run) / "remarks" / f"{number}.json"
 
 
-def merge(run: str) -> dict[str, Any]:
-    """Merge the records of a run's notebooks into ``reports/<run>/metrics.json``, whose content is returned.
-
-    A notebook that ran again replaces its own figures; the ones it no longer measures vanish.
-    """
+def recorded(run: str) -> dict[str, Any]:
+    """All metrics that the notebooks of a run have recorded."""
     merged: dict[str, Any] = {}
     for file in sorted((paths.run_folder(run) / "records").glob(f"{NUMBER_GLOB}.json")):
         merged.update(read_json(file))
-    write_json(paths.report_folder(run) / "metrics.json", merged)
     return merged
+
+
+def merge(run: str) -> None:
+    """Write the metrics of a run's notebooks into ``reports/<run>/metrics.json``.
+
+    A notebook that ran again replaces its own metrics; the ones it no longer measures vanish.
+    """
+    write_json(paths.report_folder(run) / "metrics.json", recorded(run))
 
 
 def now() -> str:

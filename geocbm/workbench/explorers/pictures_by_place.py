@@ -43,7 +43,7 @@ def data(run: Run) -> None:
 
         display(DataExplorer(run).box)
     else:
-        html.put_figure(map_by_finding(run, look_up(run)))
+        html.put_figure(map_by_finding(run, look_up(run)), preview=True)
 
 
 def look_up(run: Run) -> pd.DataFrame:
