@@ -207,6 +207,7 @@ if own_map:
 nb.record_all("truth", localization.localization_metrics(located) | faithfulness.faithfulness_metrics(removed))
 with nb.output("map_tests.parquet") as path:  # what the trust card of page 07b asks of the maps
     trust_card.map_tests(located, removed).to_parquet(path)
+nb.answer("Maps point at their concept in {truth.pointing_game} of pictures; chance would in {truth.pointing_chance}.")
 
 # %% tags=["nbval-check-output"]
 nb.contract(

@@ -196,6 +196,11 @@ listed = words.table_html(everything, "", 2000, False)
 folded = f"<details><summary>{len(everything):,} metrics</summary>{listed}</details>"
 nb.html(folded, everything.to_string())
 
+# %%
+beyond = ((table["low"] > 0) | (table["high"] < 0)).sum() if len(table) else 0
+found = f"{beyond} of {len(table)} differences to {len(compared) - 1} other runs are beyond noise."
+nb.answer(found if len(table) else f"{run} is the only run; make another with: geocbm run --run NAME --set ...")
+
 # %% tags=["nbval-check-output"]
 nb.contract(
     this_run_is_compared=first.name == run,

@@ -31,7 +31,9 @@ def opened(browser: Browser, page: Path, width: int, scheme: str) -> tuple[Page,
     sheet, wrong = context.new_page(), []
     sheet.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     sheet.on("pageerror", lambda error: wrong.append(str(error)))
-    sheet.on("request", lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else wrong.append(asked.url))
+    sheet.on(
+        "request", lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else wrong.append(asked.url)
+    )
     sheet.goto(page.as_uri())
     waiting = sheet.locator(".plotly-graph-div:not(.js-plotly-plot):not(.undrawn)")
     expect(waiting).to_have_count(0, timeout=60_000)

@@ -169,3 +169,15 @@ def test_starting_a_light_notebook_imports_nothing_heavy() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_answer_is_filled_with_metrics_of_the_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = paths.run_folder("trial") / "records"
+    folder.mkdir(parents=True)
+    (folder / "04.json").write_text(json.dumps({"stage1.meta_top1": {"value": 0.704, "low": 0.671, "high": 0.737}}))
+    nb = notebook.start("01_numbers", {"run": "trial"})
+    nb.record("stage2.median_km", 468.4)
+    capsys.readouterr()
+    nb.answer("Off by {stage2.median_km}, concept {stage1.meta_top1}, score {stage2.geoscore}, {braces} stay.")
+    said = capsys.readouterr().out.strip()
+    assert said == "Off by 468 km, concept 70.4 % [67.1, 73.7], score (not measured), {braces} stay."
