@@ -1,4 +1,4 @@
-"""JupyterLab as a researcher meets it: Run All of every notebook on a finished run, and a save that reaches the `.py`."""
+"""JupyterLab as a researcher meets it: Run All of every notebook on a finished run; a save reaches the script."""
 
 from __future__ import annotations
 

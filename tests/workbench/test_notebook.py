@@ -99,9 +99,9 @@ def test_records_of_a_stage_replace_its_own(project: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "01.json").write_text('{"a.x": 1, "a.y": 2}')
     (folder / "02.json").write_text('{"b.x": 3}')
-    assert records.merge("smoke") == {"a.x": 1, "a.y": 2, "b.x": 3}
+    assert records.recorded("smoke") == {"a.x": 1, "a.y": 2, "b.x": 3}
     (folder / "01.json").write_text('{"a.x": 4}')
-    assert records.merge("smoke") == {"a.x": 4, "b.x": 3}
+    assert records.recorded("smoke") == {"a.x": 4, "b.x": 3}
 
 
 @pytest.mark.parametrize(
