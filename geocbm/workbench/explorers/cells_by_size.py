@@ -103,7 +103,11 @@ class CellExplorer:
             self.map.show(train, texts[train], colour[train], sentence)
             self.map.figure.data[-2].update(lat=lines.lat, lon=lines.lon)
             self.map.figure.data[-1].update(
-                lat=stars.lat, lon=stars.lon, text=stars.text, customdata=stars.customdata, marker=stars.marker
+                lat=stars.lat,
+                lon=stars.lon,
+                text=stars.text,
+                customdata=stars.customdata,
+                marker_size=stars.marker.size,
             )
         order = np.argsort(-cells.counts, kind="stable")
         listed = [(f"cell {each}, {cells.country[each]}: {cells.counts[each]:,} pictures", int(each)) for each in order]
