@@ -70,12 +70,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         "GEOCBM_REPORTS": str(folder / "reports"),
         "GEOCBM_ROOT": str(project),
         "PYTHONPATH": str(project),
+        "JUPYTER_CONFIG_PATH": str(project / "tools" / "lab"),  # as `make lab` has it
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
     }
     environment.pop("GEOCBM_RUN", None)
-    command = ["-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", "--allow-root"]
-    command += ["--LabApp.expose_app_in_browser=True", "--notebook-dir=."]
+    command = ["-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={project}"]
+    command += ["--LabApp.expose_app_in_browser=True"]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen([sys.executable, *command], cwd=project, env=environment, stdout=log, stderr=log)
     try:
@@ -116,6 +117,8 @@ def test_run_all_ends_without_an_error(lab: Lab, browser: Browser, notebook: str
 
 def test_a_save_reaches_the_script_and_leaves_no_outputs_for_git(lab: Lab, browser: Browser) -> None:
     page = lab.open(browser, NOTEBOOKS[0])
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function(DONE, timeout=120_000)
     words = "A sentence that was written in JupyterLab."
     page.evaluate(
         """words => {
@@ -134,4 +137,5 @@ def test_a_save_reaches_the_script_and_leaves_no_outputs_for_git(lab: Lab, brows
     assert words in script.read_text(encoding="utf-8")
     saved = json.loads((lab.project / "notebooks" / NOTEBOOKS[0]).read_text(encoding="utf-8"))
     assert any(words in "".join(cell["source"]) for cell in saved["cells"])
+    assert not any(cell.get("outputs") for cell in saved["cells"] if "tags" not in cell["metadata"])
     page.context.close()
