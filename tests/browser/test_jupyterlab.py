@@ -139,3 +139,39 @@ def test_a_save_reaches_the_script_and_leaves_no_outputs_for_git(lab: Lab, brows
     assert any(words in "".join(cell["source"]) for cell in saved["cells"])
     assert not any(cell.get("outputs") for cell in saved["cells"] if "tags" not in cell["metadata"])
     page.context.close()
+
+
+SHOWN = """() => [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot")].map(
+    plot => JSON.stringify(plot.data.map(trace => [trace.lat, trace.marker && trace.marker.color])))"""
+
+
+@pytest.mark.parametrize(
+    ("notebook", "control"),
+    [
+        ("01_data_exploration.ipynb", '.widget-dropdown:has-text("country") select'),
+        ("02_geocells.ipynb", "[role=slider]"),
+        ("04_stage1_concepts.ipynb", '.widget-dropdown:has-text("concept") select'),
+    ],
+)
+def test_an_explorer_answers(lab: Lab, browser: Browser, notebook: str, control: str) -> None:
+    page = lab.open(browser, notebook)
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function(DONE, timeout=600_000)
+    first = page.locator(f".jupyter-widgets {control}").first
+    first.scroll_into_view_if_needed(timeout=60_000)
+    page.locator(
+        ".jupyter-widgets .js-plotly-plot .scatterlayer, .jupyter-widgets .js-plotly-plot .geo"
+    ).last.wait_for()
+    wrong.clear()
+    before = page.evaluate(SHOWN)
+    if "select" in control:
+        first.select_option(index=1)
+    else:
+        first.focus()
+        page.keyboard.press("Home")
+    page.wait_for_function(f"before => JSON.stringify(({SHOWN})()) !== JSON.stringify(before)", arg=before)
+    assert not wrong, wrong[:3]
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.context.close()
