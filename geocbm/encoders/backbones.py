@@ -53,7 +53,7 @@ class Backbone:
 
     def head(self, hidden: Tensor) -> ImageFeatures:
         """Everything after the last block: activations (B, ...) to features."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say what comes after its blocks")
 
     def examine(self, dark: Tensor, bright: Tensor) -> ImageFeatures:
         """Features of one picture, given two plain ones (3, H, W); sets what depends on the size of pictures.

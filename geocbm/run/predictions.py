@@ -45,13 +45,15 @@ def read_concept_scores(files: Run) -> Arrays:
         MismatchError: they are of another table or of other concepts.
     """
     with np.load(files.need("concept_scores.npz"), allow_pickle=False) as stored:
-        scores = {name: stored[name] for name in ("meta", "parent")}
-    shape = scores["meta"].shape
-    if shape != (len(files.table), len(files.concepts.metas)):
-        raise MismatchError(
-            f"concept_scores.npz of run {files.name!r} has the shape {shape}, its table has {len(files.table)} rows "
-            f"and {len(files.concepts.metas)} metas; make it again with: {files.remedy('concept_scores.npz')}"
-        )
+        scores = {name: stored[name] for name in ("meta", "parent") if name in stored}
+    for name, labels in (("meta", files.concepts.metas), ("parent", files.concepts.parents)):
+        shape = scores[name].shape if name in scores else "nothing"
+        if shape != (len(files.table), len(labels)):
+            raise MismatchError(
+                f"concept_scores.npz of run {files.name!r} has for {name} the shape {shape}, its table has "
+                f"{len(files.table)} rows and {len(labels)} of them; make it again with: "
+                f"{files.remedy('concept_scores.npz')}"
+            )
     return scores
 
 
