@@ -1,7 +1,7 @@
 # Each target needs nothing but Python 3.11 or later and make: the first one you run creates .venv from the lock.
 #   make run      install, build the demonstration world, run the whole demo chain, render the reports
 #   make test     every check: style, types, pairs, unit tests, the smoke chain, its reports, nbval
-#   make browser  the pages of the newest run, and JupyterLab on it, in Chromium; make test does the same on its own run
+#   make browser  the pages of the newest run, and JupyterLab on it, in Chromium (Debian: apt install chromium)
 #   make lab      JupyterLab on the notebooks
 #   make lock     resolve requirements.lock again from pyproject.toml
 # Another interpreter: make run PYTHON=python3.12. Unit tests in more processes (3 GB each): make test WORKERS=4
@@ -49,15 +49,11 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 GEOCBM_TEST_ROOT="$$scratch" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests && \
 	echo "geocbm: nbval over the notebooks" && \
 	GEOCBM_DATA="$$scratch/data" GEOCBM_REPORTS="$$scratch/reports" $(BIN)/python -m pytest -p no:cacheprovider \
-		--nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/sanitize.cfg notebooks && \
-	echo "geocbm: pages and JupyterLab in a browser" && \
-	GEOCBM_DATA="$$scratch/data" GEOCBM_REPORTS="$$scratch/reports" $(BROWSER)
+		--nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 # Two processes: the pages in one, JupyterLab in the other.
-BROWSER = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist loadfile -m browser tests/browser
-
 browser: $(STAMP)
-	@$(BROWSER)
+	@$(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist loadfile -m browser tests/browser
 
 lock: $(STAMP)
 	@echo "geocbm: resolving requirements.lock from pyproject.toml"

@@ -67,7 +67,7 @@ stage = stages.prepare_stage0(files, config, encoders, encoder, vanilla)  # mode
 model = stage.model.cpu().eval()  # for the look at single steps; training moves it to the accelerator
 
 # %%
-shown = files.batch("pretrain_train", 8)
+shown = files.batch("pretrain_train", 8, features=False)  # those of an earlier Stage 0 are not asked for
 nb.show_images([encoder.crop(image) for image in shown["image"]], shown.captions, shown.captions)
 batch = Batch(stage.train.read(shown["row"].numpy()))
 nb.table(batch.shapes(), caption="A batch of Stage 0")

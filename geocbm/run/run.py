@@ -137,8 +137,10 @@ class Run(RunFiles):
             raise ParameterError(f"features({kind!r}): the kinds are 'vanilla' and 'adapted'")
         return open_features(self, kind)
 
-    def batch(self, split: str = "train", n: int = 8, seed: int = 0) -> Batch:
-        """Up to `n` rows of a split with pictures, texts, features and labels; what the run has not yet is left out.
+    def batch(self, split: str = "train", n: int = 8, seed: int = 0, features: bool = True) -> Batch:
+        """Up to `n` rows of a split with pictures, texts, labels and, unless they are not wanted, features.
+
+        What the run has not yet is left out.
 
         Returns:
             `image` (list of PIL images), `pano_id`, `meta_name`, `parent_concept`, `country` (lists of texts) and
@@ -151,7 +153,8 @@ class Run(RunFiles):
         pictures = data.image_files(self.table)
         texts = {name: chosen[name].astype(str).tolist() for name in TEXTS}
         labels = {name: values[rows] for name in LABELS if (values := self._label(name)) is not None}
-        stores = {name: store for name in FEATURES if (store := self._store_of(name)) is not None}
+        wanted = FEATURES if features else ()
+        stores = {name: store for name in wanted if (store := self._store_of(name)) is not None}
         return Batch(
             {"image": [data.open_picture(pictures[row]) for row in rows]}
             | texts
