@@ -122,3 +122,8 @@ def test_the_remedy_is_the_recorded_command_of_the_run(copied_run, tmp_path):
     assert copied_run.files.remedy("stage2.safetensors") == f"{command} --from 05"
     write_json(tmp_path / "old" / "stamps" / "03.json", {"profile": "demo"})
     assert Run(tmp_path / "old").remedy("table.parquet") == "geocbm run --profile demo --run old --from 01"
+
+
+def test_a_batch_without_features_asks_for_none_that_are_out_of_date(copied_run):
+    copied_run.files.path("prototypes.safetensors").write_bytes(b"made anew since Stage 0 was trained")
+    assert set(copied_run.files.batch("train", 2, features=False)) == LABELS | TEXTS
