@@ -50,8 +50,8 @@ def read_concept_scores(files: Run) -> Arrays:
         shape = scores[name].shape if name in scores else "nothing"
         if shape != (len(files.table), len(labels)):
             raise MismatchError(
-                f"concept_scores.npz of run {files.name!r} has for {name} the shape {shape}, its table has "
-                f"{len(files.table)} rows and {len(labels)} of them; make it again with: "
+                f"{name} in concept_scores.npz of run {files.name!r} has the shape {shape}, its table has "
+                f"{len(files.table)} rows and {len(labels)} {name}s; make it again with: "
                 f"{files.remedy('concept_scores.npz')}"
             )
     return scores
