@@ -6,7 +6,6 @@ The page carries the answers to a list of edits; in a running notebook `WhatIfEx
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from geocbm.errors import ParameterError
 from geocbm.explain.attribution import place_of_cells
 from geocbm.explain.concept_labels import InterventionValues
 from geocbm.explain.interventions import MIN_SCORE, InterventionModel, PlacePredictions
+from geocbm.files.progress import is_live
 from geocbm.geocells.distribution import sum_by_place
 from geocbm.geodesy import haversine_km
 from geocbm.run import Run
@@ -162,17 +162,6 @@ def _caption(run: Run, row: int) -> str:
 
 NOTHING = -1
 """Choice of no concept."""
-
-
-def is_live() -> bool:
-    """Whether someone sits before the notebook: a kernel whose front end can be asked for input.
-
-    Executions without a front end (papermill, nbclient, nbval) declare that they cannot; controls would be dead there.
-    """
-    module = sys.modules.get("IPython")
-    shell = module.get_ipython() if module is not None else None
-    kernel = getattr(shell, "kernel", None)
-    return bool(getattr(kernel, "_allow_stdin", False))
 
 
 class WhatIfExplorer:

@@ -147,6 +147,17 @@ def is_watched() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
+def is_live() -> bool:
+    """Whether someone sits before the notebook: a kernel whose front end can be asked for input.
+
+    Executions without a front end (papermill, nbclient, nbval) declare that they cannot; controls would be dead there.
+    """
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    kernel = getattr(shell, "kernel", None)
+    return bool(getattr(kernel, "_allow_stdin", False))
+
+
 def _show(at_once: bool = False) -> None:
     global _shown
     if _open and (at_once or time.monotonic() - _shown >= _SECONDS):

@@ -20,8 +20,8 @@ from geocbm.explain.counterfactuals import (
     edit_table,
     exchange,
     find_counterfactuals,
-    is_live,
 )
+from geocbm.files.progress import is_live
 from geocbm.plots.counterfactuals import ANSWER, BARS, CELLS, TRUTH
 
 PICTURE = Image.new("RGB", (48, 48), (90, 140, 90))

@@ -9,13 +9,14 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 
+from geocbm.files.progress import is_live
 from geocbm.geocells import Geocells, build_geocells
 from geocbm.geodesy import haversine_km
 from geocbm.plots.cells import CELL_COLOURS, border_lines, cell_colours, cell_slider, centre_stars
 from geocbm.plots.theme import escape, km_text, plural
 from geocbm.run import Run
 from geocbm.workbench import html
-from geocbm.workbench.explorers.shared import WIDE, WRAP, LiveMap, PictureStrip, dropdown, is_live, said, timed
+from geocbm.workbench.explorers.shared import WIDE, WRAP, LiveMap, PictureStrip, dropdown, said, timed
 
 SIZES = (5, 10, 20, 30, 40, 60, 80, 120, 200, 300, 500, 1000, 2000, 5000)
 """Values of `min_samples_per_cell` to choose from, beside that of the run."""

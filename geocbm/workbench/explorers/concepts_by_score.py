@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from geocbm.explain import concept_labels
 from geocbm.explain.maps import MapModel, concept_maps
+from geocbm.files.progress import is_live
 from geocbm.metrics.calibration import expected_calibration_error
 from geocbm.plots.maps import base_map, finish_map, map_points
 from geocbm.plots.pictures import blend_heat
@@ -26,7 +27,6 @@ from geocbm.workbench.explorers.shared import (
     LiveMap,
     PictureStrip,
     dropdown,
-    is_live,
     said,
     timed,
 )

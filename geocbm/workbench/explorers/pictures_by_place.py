@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from geocbm.data import quality
+from geocbm.files.progress import is_live
 from geocbm.geodesy import haversine_km
 from geocbm.plots.maps import base_map, finish_map, map_points
 from geocbm.plots.theme import PALETTE, escape, plural, thin
@@ -24,7 +25,6 @@ from geocbm.workbench.explorers.shared import (
     PictureStrip,
     choices,
     dropdown,
-    is_live,
     said,
     timed,
 )

@@ -24,7 +24,6 @@ sentence that a screen reader speaks when it changes; controls take their labels
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -47,17 +46,6 @@ WIDE = ipywidgets.Layout(width="100%")
 WRAP = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
 SIDE = 150  # pixels of a picture in a strip
 POINTS = 2  # number of the trace of a live map that holds its points; those before are the coast and the borders
-
-
-def is_live() -> bool:
-    """Whether someone sits before the notebook: a kernel whose front end can be asked for input.
-
-    Executions without a front end (papermill, nbclient, nbval) declare that they cannot; controls would be dead there.
-    """
-    module = sys.modules.get("IPython")
-    shell = module.get_ipython() if module is not None else None
-    kernel = getattr(shell, "kernel", None)
-    return bool(getattr(kernel, "_allow_stdin", False))
 
 
 def timed(callback: Callable[..., Any]) -> Callable[..., Any]:
