@@ -26,12 +26,12 @@ import pandas as pd
 import torch
 
 from geocbm import plots
-from geocbm.explain import ablation, attribution, concept_labels, counterfactuals, interventions, maps
+from geocbm.explain import ablation, attribution, concept_labels, counterfactuals, interventions
 from geocbm.explain import intervention_curve as curves
 from geocbm.metrics import readable
 from geocbm.metrics.table import KM, Metric
 from geocbm.run import Run, encoding, stages
-from geocbm.workbench import notebook
+from geocbm.workbench import explorers, notebook
 
 nb = notebook.start("08_interventions", globals())
 files = Run(nb.run_folder)
@@ -135,25 +135,17 @@ for unit, part in parts.items():
 # %% [markdown]
 # ## What if it saw something else?
 #
-# Choose an edit and move the slider: blue circles are the probabilities of the cells, the star is the answer, the cross the true place. The
-# pictures are right answers of medium confidence (about 60 % for the country), since a confident answer seldom hangs on one concept. The
-# concept seen is replaced by those of its siblings that move the answer most.
+# In JupyterLab: any picture, a slider for each of its concepts, the answer before and after, in every mode that reads concepts. In the page:
+# a list of edits and their strength, for right answers of medium confidence (about 60 % for the country), since a confident answer seldom
+# hangs on one concept; the one seen is replaced by those of its siblings that move the answer most. Blue circles are the probabilities of
+# the cells, the star is the answer, the cross the true place.
 
 # %%
 found = counterfactuals.find_counterfactuals(files, model, test, values, examples, exchanges)
-places = [(files.lat[one.row], files.lng[one.row]) for one in found]
-pictures = [maps.seen_picture(files, encoder, one.row) for one in found]
-nb.show(plots.what_if(found, counterfactuals.STRENGTHS, files.cells, places, pictures), preview=True)
 nb.table(counterfactuals.edit_table(found, files).round(2), caption="Edits at full strength (moved: total variation)")
 
-
-def draw(row, places, label):
-    """The map of one answer, for the live controls."""
-    picture, true_place = maps.seen_picture(files, encoder, row), (files.lat[row], files.lng[row])
-    return plots.edit_map(places, files.cells, true_place, picture, files.table["meta_name"].iloc[row], label)
-
-
-counterfactuals.WhatIfExplorer(files, model, values, test[:50], draw).show()
+# %%
+explorers.what_if(files, found)
 
 # %% [markdown]
 # ## Which concepts speak for which country?

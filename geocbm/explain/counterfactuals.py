@@ -1,26 +1,22 @@
 """Counterfactuals: what the model would answer for one picture if a concept were another, at several strengths.
 
-The page carries the answers to a list of edits; in a running notebook `WhatIfExplorer` asks for any other.
+A page carries the answers to a list of edits; in JupyterLab `workbench.explorers.what_if` asks for any other.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 
 from geocbm.data.concepts import ConceptVocabulary
-from geocbm.errors import ParameterError
 from geocbm.explain.attribution import place_of_cells
 from geocbm.explain.concept_labels import InterventionValues
 from geocbm.explain.interventions import MIN_SCORE, InterventionModel, PlacePredictions
-from geocbm.files.progress import is_live
 from geocbm.geocells.distribution import sum_by_place
 from geocbm.geodesy import haversine_km
 from geocbm.run import Run
@@ -158,108 +154,3 @@ def edit_table(found: Sequence[Counterfactual], run: Run) -> pd.DataFrame:
 
 def _caption(run: Run, row: int) -> str:
     return f"{run.concepts.metas[run.meta_and_parent[0][row]]}, {run.country[row]}"
-
-
-NOTHING = -1
-"""Choice of no concept."""
-
-
-class WhatIfExplorer:
-    """Live controls: a picture, a concept to take away, one to put in its place, and how strongly.
-
-    Nothing here captures output in a widget: the map is a displayed figure that is replaced by its display id.
-    `rows` are the pictures to choose from, and `draw(row, places, label)` makes the figure of an answer.
-
-    Raises:
-        ParameterError: there is no picture.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        model: InterventionModel,
-        values: InterventionValues,
-        rows: Sequence[int] | np.ndarray,
-        draw: Callable[[int, PlacePredictions, str], go.Figure],
-    ) -> None:
-        import ipywidgets
-
-        if not len(rows):
-            raise ParameterError("rows is empty; give at least one picture to explore")
-        self.run, self.model, self.values, self.draw = run, model, values, draw
-        wide = {"style": {"description_width": "110px"}, "layout": {"width": "430px"}}
-        pictures = [(f"{_caption(run, int(row))} (row {row})", int(row)) for row in rows]
-        self.picture = ipywidgets.Dropdown(options=pictures, description="picture", **wide)
-        self.take = ipywidgets.Dropdown(options=[], description="take away", **wide)
-        choices = [("nothing", NOTHING), *((name, number) for number, name in enumerate(run.concepts.metas))]
-        self.put = ipywidgets.Dropdown(options=choices, value=NOTHING, description="put in its place", **wide)
-        self.strength = ipywidgets.FloatSlider(
-            value=0.0, min=0.0, max=1.0, step=0.05, description="strength", continuous_update=False, **wide
-        )
-        self.box = ipywidgets.VBox([self.picture, self.take, self.put, self.strength])
-        self._shown: Any = None
-        self._offer_concepts()
-        self.picture.observe(self._on_picture, "value")
-        for control in (self.take, self.put, self.strength):
-            control.observe(self._on_change, "value")
-
-    @property
-    def edit(self) -> Edit:
-        """The edit that the controls describe."""
-        take, put, concepts = self.take.value, self.put.value, self.run.concepts
-        scores = self.model.scores[self.picture.value].numpy()
-        if take != NOTHING and put != NOTHING and take != put:
-            return exchange(scores, take, put, self.values, concepts)
-        if take != NOTHING and put == NOTHING:
-            return ablate([take], self.model.baseline.numpy(), f"without {concepts.metas[take]}")
-        target = np.full(len(scores), np.nan)
-        if put == NOTHING:
-            return Edit("as the model sees it", target)
-        for concept in (put, len(concepts.metas) + concepts.parent_index[put]):
-            target[concept] = np.fmax(scores[concept], self.values.present[concept])
-        return Edit(f"with {concepts.metas[put]}", target)
-
-    def figure(self) -> go.Figure:
-        """The map for the present state of the controls."""
-        row, strength, edit = int(self.picture.value), float(self.strength.value), self.edit
-        places = self.model.predict_one(row, edit.at(self.model.scores[row].numpy(), (strength,)))
-        label = f"{edit.label}, strength {strength:.0%}" if strength else "as the model sees it"
-        return self.draw(row, places, label)
-
-    def show(self) -> None:
-        """Show controls and map where someone can move them; else say in one line how to get there."""
-        if not is_live():
-            print("In JupyterLab this cell shows live controls; the figure above works here.")
-            return
-        from IPython.display import display
-
-        display(self.box)
-        self._shown = display(self._bundle(), raw=True, display_id=True)
-
-    def _offer_concepts(self) -> None:
-        """List the metas of the picture, the most probable first."""
-        metas = self.run.concepts.metas
-        scores = self.model.scores[self.picture.value].numpy()[: len(metas)]
-        order = np.argsort(-scores, kind="stable")
-        self.take.options = [("nothing", NOTHING), *((f"{metas[i]} ({scores[i]:.0%})", int(i)) for i in order)]
-        self.take.value = int(order[0])
-
-    def _on_picture(self, change: Any) -> None:
-        shown, self._shown = self._shown, None  # one drawing for all that changes with the picture
-        try:
-            self._offer_concepts()
-        finally:
-            self._shown = shown
-        self._on_change(change)
-
-    def _on_change(self, _change: Any) -> None:
-        if self._shown is not None:
-            bundle = self._bundle()
-            # JupyterLab's drawer of figures keeps the one it has; another kind of output in between makes a new one.
-            self._shown.update({"text/plain": ""}, raw=True)
-            self._shown.update(bundle, raw=True)
-
-    def _bundle(self) -> dict[str, Any]:
-        """The map as a front end draws it: a figure that displays itself would not carry its display id."""
-        figure = self.figure()
-        return {"application/vnd.plotly.v1+json": json.loads(figure.to_json()), "text/plain": figure.layout.meta["alt"]}

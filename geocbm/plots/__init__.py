@@ -6,7 +6,7 @@ Every function that returns a figure puts one sentence about its data, with the 
 
 from geocbm.plots.cells import cell_map, cell_picture
 from geocbm.plots.concepts import confusion, per_meta_accuracy, prototype_drift, prototype_similarity
-from geocbm.plots.counterfactuals import edit_map, what_if
+from geocbm.plots.counterfactuals import before_after_map, distribution_map, what_if
 from geocbm.plots.dataset import (
     cell_sizes,
     country_bars,
@@ -27,16 +27,17 @@ from geocbm.plots.explanations import (
 from geocbm.plots.interventions import concept_sankey, contribution_bars, intervention_curves
 from geocbm.plots.locator import locator
 from geocbm.plots.maps import base_map, error_map, gain_map
-from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet
+from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet, patch_heat
 from geocbm.plots.runs import chain_status, compare_differences
 from geocbm.plots.theme import PALETTE, finish, template
-from geocbm.plots.training import compare_histories, loss_curves, retrieval_bars
+from geocbm.plots.training import compare_histories, loss_and_gradients, loss_curves, retrieval_bars
 from geocbm.plots.uncertainty import coverage_by_novelty, region_areas, reliability_before_after, risk_coverage
 
 __all__ = [
     "PALETTE",
     "attention_overlay",
     "base_map",
+    "before_after_map",
     "blend_heat",
     "cell_map",
     "cell_picture",
@@ -51,7 +52,7 @@ __all__ = [
     "contribution_bars",
     "country_bars",
     "coverage_by_novelty",
-    "edit_map",
+    "distribution_map",
     "error_curves",
     "error_map",
     "errors_by_distance",
@@ -63,8 +64,10 @@ __all__ = [
     "intervention_curves",
     "kept_concepts",
     "locator",
+    "loss_and_gradients",
     "loss_curves",
     "method_forest",
+    "patch_heat",
     "per_meta_accuracy",
     "place_breakdown",
     "pointing_by_concept",

@@ -11,7 +11,20 @@ import plotly.graph_objects as go
 
 from geocbm.plots.maps import base_map
 from geocbm.plots.pictures import as_image, data_uri
-from geocbm.plots.theme import INK, PALETTE, degrees, escape, finish, labels, numbers, percent, refuse_empty, shorten
+from geocbm.plots.theme import (
+    INK,
+    LAND,
+    MUTED,
+    PALETTE,
+    degrees,
+    escape,
+    finish,
+    labels,
+    numbers,
+    percent,
+    refuse_empty,
+    shorten,
+)
 
 CELLS, ANSWER, TRUTH, BARS = 2, 3, 4, 5
 """Traces of the figure; those before are the lines of the base map."""
@@ -56,9 +69,9 @@ def _frames(places: Any, cells: Any) -> _Frames:
     return _Frames(fixed, steps, best)
 
 
-def _drawn(frames: _Frames, true_place: tuple[float, float]) -> go.Figure:
-    """The figure at the first strength, without picture, title and controls."""
-    now, fixed = frames.steps[0], frames.fixed
+def _drawn(frames: _Frames, true_place: tuple[float, float], step: int = 0) -> go.Figure:
+    """The figure at one strength, without picture, title and controls."""
+    now, fixed = frames.steps[step], frames.fixed
     fig = base_map()
     fig.add_scattergeo(
         lat=now["lat"][0],
@@ -108,10 +121,10 @@ def _beside(picture: Any, caption: str) -> dict[str, list[dict[str, Any]]]:
     return {"images": [centred | source], "annotations": [text | {"text": words, "y": y} for words, y in captions]}
 
 
-def edit_map(
+def distribution_map(
     places: Any, cells: Any, true_place: tuple[float, float], picture: Any, caption: str, title: str
 ) -> go.Figure:
-    """The answer to one edit of one picture: belief over the cells, place answered, countries.
+    """The answer for one picture: distribution over the cells, place answered, countries.
 
     Args:
         places: one answer: `lat` and `lng` `[1]`, `probabilities` `[1, N]`.
@@ -119,16 +132,60 @@ def edit_map(
         true_place: latitude and longitude, degrees.
         picture: as the model sees it.
         caption: what it truly is.
-        title: what is edited.
+        title: headline.
     """
     frames = _frames(places, cells)
     name, chance = frames.best[0]
     alt = (
-        f"World map of the probabilities of cells for a picture of {caption}, after the edit: {title}. The likeliest "
+        f"World map of the probabilities of cells for a picture of {caption}. The likeliest "
         f"country is {name} with {percent(chance)}."
     )
     fig = finish(_drawn(frames, true_place), escape(title), alt, 470)
     return fig.update_layout(**_beside(picture, caption), margin={"t": 56, "b": 24})
+
+
+def before_after_map(places: Any, cells: Any, true_place: tuple[float, float], title: str) -> go.Figure:
+    """The answer for one picture before and after an edit of its concepts, on one map.
+
+    Args:
+        places: both answers: `lat` and `lng` `[2]`, `probabilities` `[2, N]`.
+        cells: `Geocells`.
+        true_place: latitude and longitude, degrees.
+        title: headline.
+    """
+    frames = _frames(places, cells)
+    fig, before = _drawn(frames, true_place, step=1), frames.steps[0]
+    fig.data[CELLS].name, fig.data[ANSWER].name, fig.data[BARS].name = "probability now", "answer now", "now"
+    ring: dict[str, Any] = {"color": "rgba(0,0,0,0)", "line": {"width": 1.4, "color": MUTED}}
+    star: dict[str, Any] = {"symbol": "star-open", "size": 15, "color": MUTED}
+    for number, (name, marker) in enumerate((("probability before", ring), ("answer before", star))):
+        fig.add_scattergeo(
+            lat=before["lat"][number],
+            lon=before["lon"][number],
+            text=frames.fixed["text"][number],
+            customdata=before["customdata"][number],
+            mode="markers",
+            marker=marker | {"size": before["marker.size"][number]},
+            hovertemplate=(f"{name}: %{{text}} %{{customdata:.1%}}" if number == 0 else name) + "<extra></extra>",
+            name=name,
+        )
+    fig.add_bar(
+        x=before["x"][2],
+        y=frames.fixed["y"][2],
+        orientation="h",
+        marker={"color": LAND},
+        hovertemplate="%{y} before: %{x:.1%}<extra></extra>",
+        showlegend=False,
+        name="before",
+    )
+    (first, was), (second, now) = frames.best
+    alt = (
+        f"World map of the probabilities of cells before and after an edit. The likeliest country was {first} with "
+        f"{percent(was)} and is {second} with {percent(now)}."
+    )
+    fig = finish(fig, escape(title), alt, 430, barmode="group", bargap=0.3)
+    fig.update_yaxes(domain=[0.1, 0.9])
+    return fig.update_layout(margin={"t": 46, "b": 24})
 
 
 def what_if(

@@ -10,7 +10,19 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from geocbm.plots.primitives import band, faint
-from geocbm.plots.theme import INK, LAND, PALETTE, escape, finish, km_text, labels, numbers, refuse_empty, shorten
+from geocbm.plots.theme import (
+    INK,
+    LAND,
+    PALETTE,
+    escape,
+    finish,
+    km_text,
+    labels,
+    numbers,
+    plural,
+    refuse_empty,
+    shorten,
+)
 
 MOST_TERMS = 10
 _KIND_COLOURS = {"rest": LAND, "other": "#CBD2D9"}
@@ -52,7 +64,7 @@ def contribution_bars(explanations: Sequence[Any], title: str = "") -> go.Figure
     fig.update_xaxes(title_text=f"what it adds to the {first.quantity} ({method})", row=len(panels), col=1)
     largest = panels[0].iloc[0]
     alt = (
-        f"Bars of the contributions ({method}) of concepts to {len(panels)} answers. For {first.target} the "
+        f"Bars of the contributions ({method}) of concepts to {plural(len(panels), 'answer')}. For {first.target} the "
         f"largest is {largest['name']} with {largest['term']:+z.2f} of {first.total:+z.2f}."
     )
     height = 110 + 22 * len(terms) + 36 * len(panels)

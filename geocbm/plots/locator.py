@@ -59,7 +59,7 @@ def draw_lines(
         thickness: pixels of a border.
     """
     for (kind, colour, _), times in zip(reversed(LINES), (1, 2), strict=True):
-        lng, lat = (np.array(part, dtype=float) for part in outline(kind))
+        lng, lat = (part.astype(float) for part in outline(kind))
         ends = np.flatnonzero(np.isnan(lng))
         for start, end in zip(np.r_[0, ends[:-1] + 1], ends, strict=True):
             x, y = place(lng[start:end], lat[start:end])

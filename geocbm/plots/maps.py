@@ -48,18 +48,21 @@ _GAIN_SCALE = [[0.0, PALETTE[1]], [0.5, "#F4F1EC"], [1.0, PALETTE[0]]]
 
 
 @cache
-def outline(kind: str) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
-    """Longitudes and latitudes of the lines `coast` or `borders`, with gaps (None) between lines."""
+def outline(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Longitudes and latitudes of the lines `coast` or `borders`, with gaps (NaN) between lines.
+
+    As arrays they are not looked at one by one whenever a map is made.
+    """
     lines = json.loads(files("geocbm").joinpath("metrics/coastline.json").read_text(encoding="utf-8"))[kind]
-    lng: list[float | None] = []
-    lat: list[float | None] = []
+    lng: list[float] = []
+    lat: list[float] = []
     for line in lines:
         points = [(round(x, 1), round(y, 1)) for x, y in zip(line[::2], line[1::2], strict=True)]
         kept = [point for i, point in enumerate(points) if i == 0 or point != points[i - 1]]
         if len(kept) > 1:
-            lng += [*(x for x, _ in kept), None]
-            lat += [*(y for _, y in kept), None]
-    return tuple(lng), tuple(lat)
+            lng += [*(x for x, _ in kept), np.nan]
+            lat += [*(y for _, y in kept), np.nan]
+    return np.array(lng, dtype=np.float32), np.array(lat, dtype=np.float32)
 
 
 def base_map() -> go.Figure:
@@ -69,7 +72,7 @@ def base_map() -> go.Figure:
         lng, lat = outline(kind)
         line = {"width": width, "color": colour}
         shown = {"mode": "lines", "line": line, "hoverinfo": "skip", "showlegend": False, "name": kind}
-        fig.add_scattergeo(lon=list(lng), lat=list(lat), **shown)
+        fig.add_scattergeo(lon=lng, lat=lat, **shown)
     fig.update_geos(
         visible=False,
         fitbounds=False,

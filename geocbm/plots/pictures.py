@@ -158,6 +158,46 @@ def attention_overlay(
     return finish(fig, title, alt, 60 + round(high * _WIDTH), margin=margin, width=round(wide * _WIDTH) + 110)
 
 
+def patch_heat(picture: Any, grid: np.ndarray, texts: Sequence[str], title: str, noun: str = "attention") -> go.Figure:
+    """One picture with a map over its patches laid over it, which says under the pointer what each patch is.
+
+    Args:
+        picture: uint8 `(H, W, 3)` or a PIL image, as the model saw it.
+        grid: `(rows, columns)`, not negative.
+        texts: for each patch, row by row.
+        title: headline.
+        noun: what the map is of.
+    """
+    image, (rows, columns) = as_image(picture), grid.shape
+    if len(texts) != rows * columns:
+        raise ValueError(f"patch_heat needs a text for each of {rows} x {columns} patches, not {len(texts)}")
+    fig = go.Figure()
+    fig.add_heatmap(
+        z=np.round(grid, 6).tolist(),
+        zmin=0,
+        zmax=max(float(grid.max()), 1e-9),
+        text=np.array([escape(text).replace("\n", "<br>") for text in texts]).reshape(rows, columns).tolist(),
+        hovertemplate="%{text}<extra></extra>",
+        colorscale=[[i / 4, f"rgba({r:.0f},{g:.0f},{b:.0f},{0.2 * i})"] for i, (r, g, b) in enumerate(_HEAT)],
+        showscale=False,
+        name=noun,
+    )
+    place = {"x": -0.5, "y": -0.5, "sizex": columns, "sizey": rows, "xref": "x", "yref": "y"}
+    # Four times the width of an overlay: the picture is looked at, not only compared.
+    small = image.resize((4 * _WIDTH, round(4 * _WIDTH * image.height / image.width)))
+    look = {"source": data_uri(small), "sizing": "stretch", "layer": "below", "yanchor": "top"}
+    fig.update_xaxes(visible=False, range=[-0.5, columns - 0.5], constrain="domain")
+    fig.update_yaxes(visible=False, range=[rows - 0.5, -0.5], scaleanchor="x", constrain="domain")
+    row, column = np.unravel_index(int(grid.argmax()), grid.shape)
+    alt = f"A picture with the {noun} of its {rows} by {columns} patches laid over it"
+    if grid.any():
+        alt += (
+            f"; it is highest in row {row + 1}, column {column + 1}, at {grid.max() / grid.mean():.1f} times the mean"
+        )
+    margin = {"l": 8, "r": 8, "t": 44, "b": 8}
+    return finish(fig, title, alt + ".", 420, images=[place | look], plot_bgcolor="rgba(0,0,0,0)", margin=margin)
+
+
 def contact_sheet(files: Sequence[Any], captions: Sequence[str], columns: int = 6, width: int = 150) -> Image.Image:
     """Arrange pictures in rows, cropped to squares, with a line of text below each.
 

@@ -172,3 +172,42 @@ def compare_histories(curves: pd.DataFrame) -> go.Figure:
     margin = {"l": 56, "r": 24, "t": 84, "b": 96}
     shown = alt if said else "No run has a history yet."
     return finish(fig, "On validation, by epoch", shown, 170 + 200 * down, legend=legend, margin=margin)
+
+
+def loss_and_gradients(terms: pd.DataFrame, parts: pd.DataFrame, title: str) -> go.Figure:
+    """One step taken apart: what each term adds to the loss, and the norm of the gradient of each part of a model.
+
+    Args:
+        terms: of `training.loss_terms`.
+        parts: of `training.gradient_norms`.
+        title: headline.
+    """
+    own, trained = terms.drop(index="loss"), parts[parts["trained"] > 0]
+    whole = float(terms["value"]["loss"])
+    heads = [f"weight × term, {whole:.3g} together", "norm of the gradient by part"]
+    fig = make_subplots(rows=1, cols=2, subplot_titles=heads, horizontal_spacing=0.24)
+    for column, values, texts in (
+        (1, own["share"], own.apply(lambda row: f"{row['value']:.4g} × {row['weight']:g}", axis=1)),
+        (2, trained["gradient"], trained["trained"].map("{:,} weights".format)),
+    ):
+        fig.add_bar(
+            x=numbers(values),
+            y=[escape(name) for name in values.index],
+            text=texts.tolist(),
+            textposition="none",
+            orientation="h",
+            marker_color=PALETTE[column - 1],
+            hovertemplate="%{y}: %{x:.4g} (%{text})<extra></extra>",
+            showlegend=False,
+            row=1,
+            col=column,
+        )
+    fig.update_yaxes(autorange="reversed")
+    fig.update_xaxes(rangemode="tozero", zeroline=True, zerolinecolor=INK)
+    largest = trained["gradient"].fillna(0).idxmax() if len(trained) else "none"
+    alt = (
+        f"Bars of the {plural(len(own), 'term')} of the loss, the largest {own['share'].idxmax()} with "
+        f"{own['share'].max():.3g} of {whole:.3g}, and of the gradients of "
+        f"{plural(len(trained), 'part')} of the model, the largest in {largest}."
+    )
+    return finish(fig, title, alt, 120 + 26 * max(len(own), len(trained)), margin={"t": 84})

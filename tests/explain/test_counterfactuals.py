@@ -1,27 +1,21 @@
-"""What-if: edits of single pictures, the map that follows them, and the live controls."""
+"""What-if: edits of single pictures, and the map that follows them in a page."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from geocbm import plots
-from geocbm.errors import ParameterError
 from geocbm.explain import interventions
 from geocbm.explain.concept_labels import intervention_values, read_concept_labels
 from geocbm.explain.counterfactuals import (
-    NOTHING,
     STRENGTHS,
     Edit,
-    WhatIfExplorer,
-    ablate,
     edit_table,
     exchange,
     find_counterfactuals,
 )
-from geocbm.files.progress import is_live
 from geocbm.plots.counterfactuals import ANSWER, BARS, CELLS, TRUTH
 
 PICTURE = Image.new("RGB", (48, 48), (90, 140, 90))
@@ -42,16 +36,6 @@ def _weights(shape):
     import torch
 
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def explorer(world):
-    files, model, values = world
-
-    def draw(row, places, label):
-        return plots.edit_map(places, files.cells, (files.lat[row], files.lng[row]), PICTURE, "a picture", label)
-
-    return WhatIfExplorer(files, model, values, files.rows["test"], draw)
 
 
 def test_an_edit_moves_scores_evenly_in_their_logarithms():
@@ -116,52 +100,3 @@ def test_the_controls_of_the_figure_hold_what_the_model_answers(world):
     assert "2 pictures" in fig.layout.meta["alt"]
     with pytest.raises(ValueError, match="at least one counterfactual"):
         plots.what_if([], STRENGTHS, files.cells, [], [])
-
-
-def test_controls_describe_edits(explorer, world):
-    metas, parents = world[0].concepts.metas, world[0].concepts.parent_index
-    scores = world[1].scores[explorer.picture.value].numpy()
-    assert explorer.take.value == scores[:6].argmax()
-    explorer.take.value, explorer.put.value = NOTHING, NOTHING
-    assert explorer.edit.label == "as the model sees it" and np.isnan(explorer.edit.target).all()
-    explorer.take.value = 2
-    assert explorer.edit.label == f"without {metas[2]}"
-    assert explorer.edit.target[2] == ablate([2], world[1].baseline.numpy(), "").target[2]
-    explorer.put.value = 3
-    assert explorer.edit.label == f"{metas[2]} → {metas[3]}"
-    explorer.take.value = NOTHING
-    assert explorer.edit.label == f"with {metas[3]}"
-    assert set(np.flatnonzero(~np.isnan(explorer.edit.target))) == {3, 6 + parents[3]}
-
-
-def test_the_map_follows_the_strength(explorer, world):
-    explorer.strength.value = 0.0
-    before = explorer.figure()
-    explorer.strength.value = 1.0
-    after = explorer.figure()
-    assert before.layout.title.text == "as the model sees it" and "strength 100%" in after.layout.title.text
-    assert list(before.data[BARS].x) != list(after.data[BARS].x)
-    assert "likeliest country" in after.layout.meta["alt"]
-
-
-def test_moving_a_control_replaces_the_shown_map_once(explorer):
-    shown = []
-    explorer._shown = SimpleNamespace(update=lambda bundle, raw: shown.append(list(bundle)))
-    explorer.strength.value = 0.5
-    assert shown == [["text/plain"], ["application/vnd.plotly.v1+json", "text/plain"]]
-    shown.clear()
-    explorer.picture.value = explorer.picture.options[1][1]
-    assert len(shown) == 2, "the list of concepts changes with the picture, and the map is still drawn once"
-    first = explorer.model.scores[explorer.picture.value][:6].argmax()
-    assert explorer.take.value == first
-
-
-def test_without_a_reader_a_line_says_where_the_controls_are(explorer, capsys):
-    assert not is_live()
-    explorer.show()
-    assert "In JupyterLab" in capsys.readouterr().out and explorer._shown is None
-
-
-def test_an_explorer_needs_a_picture(world):
-    with pytest.raises(ParameterError, match="rows is empty"):
-        WhatIfExplorer(*world, [], lambda row, places, label: None)

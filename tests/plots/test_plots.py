@@ -111,7 +111,7 @@ def test_maps_draw_without_a_network(name):
 
 def test_outline_lies_on_the_earth_and_knows_some_coasts():
     coast = plots.base_map().data[0]
-    points = [(lat, lng) for lat, lng in zip(coast.lat, coast.lon, strict=True) if lat is not None]
+    points = [(lat, lng) for lat, lng in zip(coast.lat, coast.lon, strict=True) if lat == lat]  # gaps are NaN
     assert all(-90 <= lat <= 90 and -180 <= lng <= 180 for lat, lng in points)
     for lat, lng in ((-34.4, 18.4), (36.0, -5.6), (-55.0, -66.0)):  # Cape, Gibraltar, Tierra del Fuego
         assert min((lat - a) ** 2 + (lng - b) ** 2 for a, b in points) < 2.5

@@ -11,6 +11,11 @@ _FILES = {
     "data": "pictures_by_place",
     "cells": "cells_by_size",
     "concepts": "concepts_by_score",
+    "batch": "training_step",
+    "predictions": "answered_pictures",
+    "what_if": "concept_sliders",
+    "photograph": "own_photograph",
+    "guess": "guessing_game",
 }
 
 

@@ -35,7 +35,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from geocbm.data import image_files, open_picture
-from geocbm.plots.maps import base_map, finish_map, map_points
+from geocbm.plots.maps import LINES, base_map, finish_map, map_points
 from geocbm.plots.theme import thin
 from geocbm.run import Run
 from geocbm.workbench import html
@@ -62,9 +62,33 @@ def timed(callback: Callable[..., Any]) -> Callable[..., Any]:
     return noted
 
 
-def said(text: str) -> str:
-    """A sentence that a screen reader speaks when it changes."""
-    return f'<div role="status" aria-live="polite" style="line-height:1.5">{escape(text)}</div>'
+def page(content: str, attributes: str = "") -> str:
+    """HTML for a widget, whose lines would else stand as far apart as controls."""
+    return f'<div style="line-height:1.4" {attributes}>{content}</div>'
+
+
+def said(*texts: str) -> str:
+    """Lines that a screen reader speaks when they change."""
+    return page("".join(f"<div>{escape(text)}</div>" for text in texts), 'role="status" aria-live="polite"')
+
+
+def figure_widget(figure: go.Figure, width: int) -> go.FigureWidget:
+    """A live figure; its width in pixels is fixed, since it is drawn before it has a place to measure."""
+    shown = go.FigureWidget(figure.update_layout(width=width))
+    shown._config = {"displaylogo": False, "scrollZoom": False}  # the wheel scrolls the notebook
+    return shown
+
+
+def redraw(shown: go.FigureWidget, figure: go.Figure) -> None:
+    """Bring a shown figure to the state of another one with the same traces, in one message of what differs."""
+    layout = figure.layout.to_plotly_json()
+    layout.pop("template", None)
+    scenery = {kind for kind, _, _ in LINES}
+    with shown.batch_update():
+        for old, new in zip(shown.data, figure.data, strict=True):
+            if new.name not in scenery:
+                old.update({name: value for name, value in new.to_plotly_json().items() if name != "type"})
+        shown.update_layout(layout)
 
 
 def choices(values: Any, all_named: str = "all") -> list[tuple[str, str]]:
@@ -120,7 +144,7 @@ class PictureStrip:
         shown = self.rows[first : first + self.at_once].tolist()
         texts = [self.caption(row) for row in shown]
         gallery = html.gallery_html(self._open(shown) if shown else [], texts, texts, SIDE)
-        self.pictures.value = f'<div style="line-height:1.35">{gallery}</div>'  # widgets stand lines far apart
+        self.pictures.value = page(gallery)
         self.back.disabled, self.forward.disabled = first <= 0, first + self.at_once >= len(self.rows)
         which = f"{first + 1:,} to {first + len(shown):,} of {len(self.rows):,} pictures" if shown else "no picture"
         self.position.value = said(which)

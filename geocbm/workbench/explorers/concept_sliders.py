@@ -1,0 +1,203 @@
+"""What if: every concept of a picture as a slider, and the answer before and after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from ipywidgets.widgets.widget_int import SliderStyle
+
+from geocbm import plots
+from geocbm.explain import counterfactuals, interventions, maps
+from geocbm.files.progress import is_live
+from geocbm.geodesy import haversine_km
+from geocbm.run import Run, encoding, stages
+from geocbm.workbench import html
+from geocbm.workbench.explorers.picture_list import PictureList
+from geocbm.workbench.explorers.shared import WIDE, WRAP, figure_widget, page, redraw, said
+
+if TYPE_CHECKING:
+    from geocbm.explain.counterfactuals import Counterfactual
+    from geocbm.explain.interventions import InterventionModel, PlacePredictions
+
+LEAST, STEP = -5, 0.01
+"""The sliders go down to ten to this power, in such steps of its logarithm."""
+
+
+def what_if(run: Run, found: Sequence[Counterfactual] = ()) -> None:
+    """Show all concepts of a picture as sliders; in a page, which has no Python, a list of edits and one slider.
+
+    Args:
+        run: a run with a trained Stage 2.
+        found: the edits of the page, of `counterfactuals.find_counterfactuals`.
+    """
+    if is_live():
+        from IPython.display import display
+
+        display(WhatIfExplorer(run).box)
+    elif not found:
+        print("In JupyterLab this cell has a slider for every concept of any picture.")
+    else:
+        encoder = encoding.load_stage0(run)[1]
+        places = [(run.lat[one.row], run.lng[one.row]) for one in found]
+        pictures = [maps.seen_picture(run, encoder, one.row) for one in found]
+        html.put_figure(plots.what_if(found, counterfactuals.STRENGTHS, run.cells, places, pictures), preview=True)
+
+
+class WhatIfExplorer:
+    """Sliders for the scores of all concepts of any picture, in every trained mode that an edit reaches.
+
+    Args:
+        run: a run with a trained Stage 2.
+
+    Attributes:
+        edited: new scores, by column, of the concepts that are not as the model sees them.
+        places: the answer before and after, of the present picture, mode and edit.
+    """
+
+    places: PlacePredictions
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.encoder = run, encoding.load_stage0(run)[1]
+        features = run.features("adapted")
+        self.models = interventions.trained_modes(run, features, stages.predict_concepts(run, features))
+        self.models.pop("image_only", None)  # reads no concepts
+        self.edited: dict[int, float] = {}
+        self._still = False
+        names = [*run.concepts.metas, *(f"{parent} (family)" for parent in run.concepts.parents)]
+        looks = {"style": SliderStyle(description_width="210px"), "layout": WIDE, "readout_format": ".2%", "step": STEP}
+        self.sliders = [ipywidgets.FloatLogSlider(1.0, min=LEAST, max=0, description=name, **looks) for name in names]
+        self.mode = ipywidgets.Dropdown(options=list(self.models), description="mode")
+        self.search = ipywidgets.Text(description="find", placeholder="part of a concept's name")
+        self.reset = ipywidgets.Button(description="Reset", tooltip="all concepts as the model sees them")
+        self.ablate = ipywidgets.Button(description="No concepts", tooltip="each as in an average training picture")
+        self.list = PictureList(_all_pictures(run), self._on_picture, lines=7, width=620)
+        self.picture, self.status = ipywidgets.HTML(), ipywidgets.HTML()
+        self.shown = ipywidgets.VBox(
+            layout={"width": "400px", "height": "420px", "overflow": "hidden auto", "display": "block"}
+        )
+        self._show_picture()
+        self.map = figure_widget(self._answer(), 560)
+        for control, react in ((self.mode, self._on_mode), (self.search, self._on_search)):
+            control.observe(react, "value")
+        self.reset.on_click(lambda _button: self._edit_all({}))
+        self.ablate.on_click(lambda _button: self._edit_all(dict(enumerate(self.model.baseline.tolist()))))
+        for column, slider in enumerate(self.sliders):
+            slider.observe(lambda change, column=column: self._on_slider(column, change["new"]), "value")
+        self.box = ipywidgets.VBox(
+            [
+                ipywidgets.HBox([self.list.box, self.picture], layout=WRAP),
+                ipywidgets.HBox([self.mode, self.search, self.reset, self.ablate], layout=WRAP),
+                self.status,
+                ipywidgets.HBox([self.shown, self.map], layout=WRAP),
+            ]
+        )
+
+    @property
+    def model(self) -> InterventionModel:
+        """Stage 2 in the chosen mode."""
+        return self.models[self.mode.value]
+
+    @property
+    def row(self) -> int:
+        """The picture."""
+        return self.list.row
+
+    def answer(self, edited: dict[int, float]) -> PlacePredictions:
+        """The answers for the picture as the model sees it and with other scores of some concepts, in this order."""
+        scores = self.model.scores[[self.row]]
+        after = interventions.set_scores(scores, list(edited), torch.tensor([list(edited.values())]))
+        return self.model.predict_one(self.row, torch.cat([scores, after]))
+
+    def _answer(self) -> go.Figure:
+        """The map of the present state, whose sentence is shown too."""
+        run, places = self.run, self.answer(self.edited)
+        self.places, true = places, (run.lat[self.row], run.lng[self.row])
+        names, chance = run.cells.countries, run.cells.by_country(places.probabilities)  # (2, C)
+        best = [f"{names[own.argmax()]} ({own.max():.0%})" for own in chance]
+        moved = float(haversine_km(*(side[i] for i in (0, 1) for side in (places.lat, places.lng))))
+        off = haversine_km(places.lat, places.lng, *true)
+        self.status.value = said(
+            f"Likeliest country: {best[0]} before, {best[1]} now. The answer moved {moved:,.0f} km; it was "
+            f"{off[0]:,.0f} km off and is {off[1]:,.0f} km off. Concepts edited: {len(self.edited)}."
+        )
+        return plots.before_after_map(places, run.cells, true, f"Mode {self.mode.value}: before and now")
+
+    def _redraw(self) -> None:
+        redraw(self.map, self._answer())
+
+    def _show_picture(self) -> None:
+        """Picture and sliders of the chosen picture, the likeliest concepts first."""
+        run, row = self.run, self.row
+        caption = f"{run.table['meta_name'].iloc[row]}, {run.country[row]}"
+        self.picture.value = page(
+            html.gallery_html([maps.seen_picture(run, self.encoder, row)], [caption], [caption], 200)
+        )
+        self.edited = {}
+        self._set_sliders()
+        self._on_search(None)
+
+    def _set_sliders(self) -> None:
+        """Let every slider stand where its concept stands, without a reaction."""
+        scores = self.model.scores[self.row].tolist()
+        self._still = True
+        for column, slider in enumerate(self.sliders):
+            slider.value = on_scale(self.edited.get(column, scores[column]))
+        self._still = False
+        self._set = [slider.value for slider in self.sliders]
+
+    def _edit_all(self, edited: dict[int, float]) -> None:
+        self.edited = edited
+        self._set_sliders()
+        self._redraw()
+
+    def _on_picture(self) -> None:
+        self._show_picture()
+        self._redraw()
+
+    def _on_mode(self, _change: Any) -> None:
+        self._on_search(None)
+        self._redraw()
+
+    def _on_slider(self, column: int, value: float) -> None:
+        # The front end brings values to its own steps and sends them back, which is no edit.
+        if self._still or on_scale(value) == on_scale(self._set[column]):
+            return
+        self._set[column] = value
+        if on_scale(value) == on_scale(float(self.model.scores[self.row, column])):
+            self.edited.pop(column, None)
+        else:
+            self.edited[column] = value
+        self._redraw()
+
+    def _on_search(self, _change: Any) -> None:
+        """Show the sliders whose name has the text, the likeliest first; families where the mode reads them."""
+        text, n_metas = self.search.value.strip().lower(), self.model.n_metas
+        count = len(self.sliders) if self.model.head.config.reads_scores else n_metas
+        order = np.argsort(-self.model.scores[self.row, :count].numpy(), kind="stable")
+        self.shown.children = [self.sliders[i] for i in order if text in self.sliders[i].description.lower()]
+
+
+def on_scale(score: float) -> float:
+    """The value nearest to a score at which a slider can stand."""
+    return float(10 ** (STEP * round(max(math.log10(max(score, 1e-30)), LEAST) / STEP)))
+
+
+def _all_pictures(run: Run) -> pd.DataFrame:
+    """All pictures for a list, those of the test split first."""
+    parts = {name: run.rows[name] for name in ("test", "val", "train")}
+    rows = np.concatenate(list(parts.values()))
+    split = np.repeat(list(parts), [len(part) for part in parts.values()])
+    labels = {"concept": run.table["meta_name"].iloc[rows].astype(str), "country": run.country[rows].astype(str)}
+    frame = pd.DataFrame({name: np.asarray(own) for name, own in labels.items()}, index=pd.Index(rows, name="row"))
+    frame["label"] = [
+        f"{concept}, {country} ({own} split, row {row})"
+        for row, concept, country, own in zip(frame.index, frame["concept"], frame["country"], split, strict=True)
+    ]
+    return frame

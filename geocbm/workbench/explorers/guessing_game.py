@@ -1,0 +1,244 @@
+"""Guess it yourself: a picture first, your place on the map, then the true place and the model's, both scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import plotly.graph_objects as go
+
+from geocbm import data
+from geocbm.files.progress import is_live
+from geocbm.geodesy import haversine_km
+from geocbm.metrics import geoguessr_points
+from geocbm.plots.maps import LINES, outline
+from geocbm.plots.theme import INK, PALETTE, finish, km_text
+from geocbm.run import Run
+from geocbm.workbench import html
+from geocbm.workbench.explorers.answered_pictures import answered
+from geocbm.workbench.explorers.shared import WRAP, figure_widget, redraw, said
+
+STEP = 0.5
+"""Degrees between two places that a click can mean: about 20 km off on average, which costs about 1 % of the points."""
+WIDTH, PAGE_ROUNDS = 340, 3
+YOU, MODEL, TRUTH = "you", "model", "true place"
+
+
+def guess(run: Run, seed: int = 0) -> None:
+    """Play: where was this picture taken? A page shows three pictures whose places unfold.
+
+    Args:
+        run: a run whose test split is predicted.
+        seed: of the order of the pictures.
+    """
+    game = Game(run, seed)
+    if is_live():
+        from IPython.display import display
+
+        display(GuessExplorer(game).box)
+        return
+    page = ""
+    for _ in range(min(PAGE_ROUNDS, len(game.rows))):
+        picture = html.image_html(data.open_picture(game.file), "A picture to be placed", WIDTH)
+        page += (
+            f"<figure>{picture}<details><summary>Where was it taken?</summary>{escape(game.told())}</details></figure>"
+        )
+        game.next()
+    html.put(page, "In JupyterLab this cell is a game.")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One picture and both guesses; distances in km from the true place."""
+
+    row: int
+    place: tuple[float, float]  # of the person, degrees
+    km: float
+    model_km: float
+
+    @property
+    def points(self) -> int:
+        """Of the person, as in GeoGuessr."""
+        return int(geoguessr_points(self.km))
+
+    @property
+    def model_points(self) -> int:
+        """Of the model."""
+        return int(geoguessr_points(self.model_km))
+
+
+class Game:
+    """Test pictures in random order, what was guessed of them, and the points.
+
+    Args:
+        run: a run whose test split is predicted.
+        seed: of the order of the pictures.
+
+    Attributes:
+        rows: of the pictures, in the order of the game.
+        played: the rounds so far.
+    """
+
+    def __init__(self, run: Run, seed: int = 0) -> None:
+        from geocbm.evaluation.methods import main_predictions
+
+        self.run, self.frame = run, answered(run)
+        places = main_predictions(run).set_index("row")
+        self.model_places = dict(zip(places.index, zip(places["lat"], places["lng"], strict=True), strict=True))
+        self.rows = np.random.default_rng(seed).permutation(self.frame.index.to_numpy())
+        self.played: list[Round] = []
+        self._number = 0
+
+    @property
+    def row(self) -> int:
+        """The present picture."""
+        return int(self.rows[self._number % len(self.rows)])
+
+    @property
+    def file(self) -> Any:
+        """File of the present picture."""
+        return data.image_files(self.run.table.iloc[[self.row]])[0]
+
+    @property
+    def true_place(self) -> tuple[float, float]:
+        """Where the present picture was taken, degrees."""
+        return float(self.run.lat[self.row]), float(self.run.lng[self.row])
+
+    @property
+    def model_place(self) -> tuple[float, float]:
+        """Where the model places it, degrees."""
+        return self.model_places[self.row]
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """Points of the person and of the model so far."""
+        return sum(one.points for one in self.played), sum(one.model_points for one in self.played)
+
+    def guess(self, lat: float, lng: float) -> Round:
+        """Score a guess in degrees for the present picture."""
+        km = float(haversine_km(lat, lng, *self.true_place))
+        one = Round(self.row, (lat, lng), km, float(haversine_km(*self.model_place, *self.true_place)))
+        self.played.append(one)
+        return one
+
+    def next(self) -> None:
+        """Go on to the next picture; after the last one the first comes again."""
+        self._number += 1
+
+    def told(self) -> str:
+        """What the present picture truly is, and what the model answered."""
+        one = self.frame.loc[self.row]
+        lat, lng = self.true_place
+        km = float(haversine_km(*self.model_place, lat, lng))
+        return (
+            f"{one['country']} ({lat:.2f}, {lng:.2f}), labelled {one['concept']}. The model answered {one['answer']}, "
+            f"{km_text(km)} off: {int(geoguessr_points(km)):,} points."
+        )
+
+
+def guess_map(places: dict[str, tuple[float, float]], title: str) -> go.Figure:
+    """A flat map of the world that takes clicks everywhere, with some places and lines from the true one.
+
+    Args:
+        places: of `YOU`, `MODEL` and `TRUTH` those that are known, degrees.
+        title: headline.
+    """
+    fig = go.Figure()
+    for kind, colour, width in LINES:
+        lng, lat = outline(kind)
+        # A line that leaves on one side and comes back on the other would be drawn right across the map.
+        lng = np.where(np.abs(np.diff(lng, prepend=lng[:1])) > 180, np.nan, lng)
+        line = {"width": width, "color": colour}
+        fig.add_scatter(x=lng, y=lat, mode="lines", line=line, hoverinfo="skip", showlegend=False, name=kind)
+    # Only a trace takes clicks: this one is everywhere and cannot be seen.
+    x, y = np.arange(-180 + STEP / 2, 180, STEP), np.arange(-90 + STEP / 2, 90, STEP)
+    fig.add_heatmap(
+        x=x.astype(np.float32),
+        y=y.astype(np.float32),
+        z=np.zeros((len(y), len(x)), dtype=np.uint8),
+        opacity=0,
+        showscale=False,
+        hovertemplate="%{y:.1f}, %{x:.1f}<extra></extra>",
+        name="grid",
+    )
+    looks = {YOU: (PALETTE[1], "circle"), MODEL: (PALETTE[0], "star"), TRUTH: (INK, "x")}
+    for name, (colour, symbol) in looks.items():
+        known = [places[name]] if name in places else [(None, None)]
+        marker = {"size": 13, "color": colour, "symbol": symbol, "line": {"width": 1, "color": "white"}}
+        fig.add_scatter(x=[known[0][1]], y=[known[0][0]], mode="markers", marker=marker, name=name, hoverinfo="name")
+    for name in (YOU, MODEL):
+        ends = [places[TRUTH], places[name]] if TRUTH in places and name in places else []
+        line = {"color": looks[name][0], "width": 1.5, "dash": "dot"}
+        along = {"x": [lng for _, lng in ends], "y": [lat for lat, _ in ends]}
+        fig.add_scatter(mode="lines", line=line, hoverinfo="skip", showlegend=False, name=f"{name} to truth", **along)
+    fig.update_xaxes(range=[-180, 180], visible=False, constrain="domain")
+    fig.update_yaxes(range=[-60, 84], visible=False, scaleanchor="x", constrain="domain")
+    told = "; ".join(f"{name} at {lat:.1f}, {lng:.1f}" for name, (lat, lng) in places.items())
+    alt = f"Map of the world that takes a click as a guess{f': {told}' if told else ''}."
+    layout = {"margin": {"l": 8, "r": 8, "t": 44, "b": 8}, "plot_bgcolor": "#F7F9FB", "dragmode": "pan"}
+    return finish(fig, title, alt, 430, legend={"x": 0, "y": 0, "yanchor": "bottom"}, hovermode="closest", **layout)
+
+
+class GuessExplorer:
+    """Picture, map and score of a game.
+
+    Args:
+        game: the game.
+    """
+
+    def __init__(self, game: Game) -> None:
+        self.game = game
+        self.lat = ipywidgets.BoundedFloatText(0.0, min=-90, max=90, step=STEP, description="latitude")
+        self.lng = ipywidgets.BoundedFloatText(0.0, min=-180, max=180, step=STEP, description="longitude")
+        for field in (self.lat, self.lng):
+            field.layout.width = "190px"
+        self.button = ipywidgets.Button(description="Guess", button_style="primary")
+        self.next = ipywidgets.Button(description="Next picture", disabled=True)
+        self.picture, self.status = ipywidgets.HTML(), ipywidgets.HTML()
+        self.map = figure_widget(guess_map({}, "Click where it was taken"), 600)
+        self.map.data[len(LINES)].on_click(self._on_click)
+        self._show_picture()
+        for field in (self.lat, self.lng):
+            field.observe(lambda _change: self._on_place(), "value")
+        self.button.on_click(lambda _button: self._on_guess())
+        self.next.on_click(lambda _button: self._on_next())
+        bar = ipywidgets.HBox([self.lat, self.lng, self.button, self.next], layout=WRAP)
+        sides = ipywidgets.HBox([self.picture, self.map], layout=WRAP)
+        self.box = ipywidgets.VBox([sides, bar, self.status])
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """Where the fields point, degrees."""
+        return self.lat.value, self.lng.value
+
+    def _on_click(self, _trace: Any, points: Any, _state: Any) -> None:
+        if points.xs and points.ys:
+            self.lat.value, self.lng.value = float(points.ys[0]), float(points.xs[0])
+
+    def _on_place(self) -> None:
+        if not self.button.disabled:
+            redraw(self.map, guess_map({YOU: self.place}, "Your place; press Guess"))
+
+    def _on_guess(self) -> None:
+        one = self.game.guess(*self.place)
+        self.button.disabled, self.next.disabled = True, False
+        places = {YOU: one.place, MODEL: self.game.model_place, TRUTH: self.game.true_place}
+        redraw(self.map, guess_map(places, "You, the model and the truth"))
+        mine, models = self.game.totals
+        self.status.value = said(
+            f"{self.game.told()} You: {km_text(one.km)} off, {one.points:,} points. "
+            f"After {len(self.game.played)} rounds: you {mine:,}, the model {models:,}."
+        )
+
+    def _on_next(self) -> None:
+        self.game.next()
+        self.button.disabled, self.next.disabled = False, True
+        redraw(self.map, guess_map({}, "Click where it was taken"))
+        self._show_picture()
+
+    def _show_picture(self) -> None:
+        self.picture.value = html.image_html(data.open_picture(self.game.file), "A picture to be placed", WIDTH)
+        self.status.value = said("Where was it taken? Click the map, or enter degrees; then press Guess.")

@@ -1,0 +1,123 @@
+"""The explorer of one's own photograph, and the game: a file, its answer; a guess, its points and the model's."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from geocbm.data import image_files
+from geocbm.evaluation.methods import main_predictions
+from geocbm.geodesy import haversine_km
+from geocbm.metrics import geoguessr_points
+from geocbm.predict import GeoCBM
+from geocbm.workbench import explorers
+from geocbm.workbench.explorers.guessing_game import MODEL, TRUTH, YOU, Game, GuessExplorer, guess_map
+from geocbm.workbench.explorers.own_photograph import PhotographExplorer
+
+
+def photograph(colour=(200, 30, 30)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 48), colour).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def uploaded(content: bytes, name: str) -> dict[str, object]:
+    file = {"name": name, "type": "image/jpeg", "size": len(content), "content": memoryview(content)}
+    return file | {"last_modified": datetime(2026, 1, 1, tzinfo=UTC)}
+
+
+@pytest.fixture(scope="module")
+def model(trained_run) -> GeoCBM:
+    return GeoCBM.load(trained_run.folder)
+
+
+@pytest.fixture
+def explorer(model) -> PhotographExplorer:
+    return PhotographExplorer(model)
+
+
+def test_an_uploaded_file_is_answered_with_reasons(explorer, model):
+    content = photograph()
+    explorer.upload.value = (uploaded(content, "beach.jpg"),)
+    (answer,) = model.predict([Image.open(io.BytesIO(content))])
+    assert "beach.jpg" in explorer.page.value and answer.cells[0].country in explorer.page.value
+    assert explorer.page.value.count("<img") >= 1 and answer.concepts[0][0] in explorer.page.value
+    world, reasons = explorer.figures.children
+    assert "Map with the answer" in world.layout.meta["alt"] and "contribution" in reasons.layout.meta["alt"].lower()
+    explorer.upload.value = (uploaded(photograph((20, 20, 240)), "sea.jpg"),)
+    assert "sea.jpg" in explorer.page.value and "beach.jpg" not in explorer.page.value
+
+
+@pytest.mark.parametrize("name", ["<b>notes</b>.txt", "evil\x1b[31m.jpg"])
+def test_what_is_no_picture_is_refused_in_one_harmless_sentence(explorer, name):
+    explorer.upload.value = (uploaded(b"not a picture", name),)
+    assert explorer.page.value.startswith('<p role="alert">') and explorer.figures.children == ()
+    assert "<b>" not in explorer.page.value and "\x1b" not in explorer.page.value
+    explorer.upload.value = (uploaded(photograph(), "good.jpg"),)
+    assert "good.jpg" in explorer.page.value and len(explorer.figures.children) == 2
+
+
+def test_a_page_shows_the_answer_for_a_picture_of_the_run(trained_run, capsys):
+    explorers.photograph(trained_run.files)
+    said = capsys.readouterr().out
+    assert "a picture of the test split" in said and said.count("[figure] ") == 2
+
+
+def test_both_guesses_are_scored(trained_run):
+    run = trained_run.files
+    game = Game(run, seed=1)
+    assert sorted(game.rows) == sorted(run.rows["test"]) and game.rows.tolist() == Game(run, 1).rows.tolist()
+    row = game.row
+    one = game.guess(float(run.lat[row]), float(run.lng[row]))
+    assert one.km == pytest.approx(0, abs=1e-6) and one.points == 5000
+    place = main_predictions(run).set_index("row").loc[row]
+    km = float(haversine_km(place["lat"], place["lng"], run.lat[row], run.lng[row]))
+    assert one.model_km == pytest.approx(km, rel=1e-6) and one.model_points == int(geoguessr_points(km))
+    game.next()
+    assert game.row == game.rows[1] != row
+    away = game.guess(-float(run.lat[game.row]), float(run.lng[game.row]) - 180)  # the other side of the world
+    assert away.km == pytest.approx(np.pi * 6371, rel=1e-3) and away.points == 0
+    assert game.totals == (5000, one.model_points + away.model_points)
+    for _ in range(len(game.rows) - 1):
+        game.next()
+    assert game.row == row  # after the last picture the first comes again
+
+
+def test_a_click_or_typed_degrees_are_the_guess_and_the_truth_comes_after(trained_run):
+    explorer = GuessExplorer(Game(trained_run.files))
+    grid = next(number for number, trace in enumerate(explorer.map.data) if trace.name == "grid")
+    sent = {"trace_indexes": [grid], "point_indexes": [[4, 7]], "xs": [12.25], "ys": [48.75]}
+    explorer.map._js2py_pointsCallback = {"event_type": "plotly_click", "points": sent}
+    assert explorer.place == (48.75, 12.25)
+    by_name = {trace.name: trace for trace in explorer.map.data}
+    assert by_name[YOU].x == (12.25,) and by_name[TRUTH].x == (None,) and by_name[MODEL].x == (None,)
+    explorer.lng.value = 20.0
+    assert by_name[YOU].x == (20.0,)
+    explorer.button.click()
+    lat, lng = explorer.game.true_place
+    assert (by_name[TRUTH].y, by_name[TRUTH].x) == ((lat,), (lng,)) and by_name[MODEL].x[0] is not None
+    assert explorer.button.disabled and "After 1 round" in explorer.status.value
+    explorer.lat.value = 1.0  # the guess is given
+    assert by_name[YOU].x == (20.0,)
+    picture = explorer.picture.value
+    explorer.next.click()
+    assert by_name[TRUTH].x == (None,) and explorer.picture.value != picture and not explorer.button.disabled
+
+
+def test_the_map_of_guesses_takes_clicks_everywhere():
+    grid = next(trace for trace in guess_map({}, "x").data if trace.name == "grid")
+    assert min(grid.x) < -179 and max(grid.x) > 179 and grid.z.shape == (len(grid.y), len(grid.x))
+    assert not np.isnan(grid.z.astype(float)).any()
+
+
+def test_a_page_unfolds_three_places(trained_run, capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr("geocbm.workbench.html.put", lambda page, plain: shown.append(page))
+    explorers.guess(trained_run.files)
+    assert shown[0].count("<details>") == 3 and shown[0].count("<img") == 3
+    files = image_files(trained_run.files.table)
+    assert not any(str(file) in shown[0] for file in files)  # the name of a file might tell its place
