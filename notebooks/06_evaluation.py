@@ -101,8 +101,8 @@ if n_blocks >= metrics.FEWEST_BLOCKS:  # with fewer the package gives no interva
 simple = methods.all_baselines(files, paths.cache_folder(), seed, geoclip_backbone)
 answers = simple + methods.stage_answers(files)
 table = methods.measure(files, answers, bootstrap, seed)
-compared = readable(table.drop(columns="name"), {"answered": "answer", "n_missing": "without an answer"})
-nb.table(compared, caption="All methods on the test split, with 95 % intervals")
+heads = {"answered": "answer", "n_missing": "without an answer"}
+nb.table(readable(table.drop(columns="name"), heads), caption="All methods on the test split, with 95 % intervals")
 for measured in ("median_km", "country_acc", "meta_top1"):
     nb.show(plots.method_forest(table, measured), preview=measured == "median_km")
 
@@ -115,9 +115,9 @@ for measured in ("median_km", "country_acc", "meta_top1"):
 # %%
 strongest = decodings.strongest_baseline(simple)
 gains = decodings.over_baseline(files, answers, strongest, bootstrap, seed)
-heads = interval_frame(methods.by_label(gains), "head")
 against = methods.label_of(strongest.name, strongest.detail) if strongest else "none: there is no validation split"
-nb.table(readable(heads), caption=f"Heads of Stage 2 minus the strongest baseline ({against})")
+gained = interval_frame(methods.by_label(gains), "head")
+nb.table(readable(gained), caption=f"Heads of Stage 2 minus the strongest baseline ({against})")
 decoded = decodings.measure_decodings(files, answers, bootstrap, seed)
 for name in decodings.METRICS:
     points = decodings.decoding_table(decoded, name).map(metric(f"stage2.{name}").write, na_action="ignore")
@@ -126,8 +126,8 @@ for name in decodings.METRICS:
 # %% [markdown]
 # ## Where is it good: within a street, a city, a country?
 #
-# A country is a polygon of Natural Earth (points in the open sea have none); region and city are those of the nearest town in that country.
-# A region counts only in the right country, a city only in the right region. Places with fewer than five test images are pooled.
+# Countries are polygons of Natural Earth (the open sea has none); region and city are those of the nearest town in that country, and count
+# only in the right country and region. World regions are the UN's (Russia is Europe, Turkey Asia). Places with fewer than five images are pooled.
 
 # %%
 drawn_methods = {"chance", "prior", "gallery", "nearest_neighbour", "linear_probe", "stage2", "true_concepts"}
@@ -136,15 +136,15 @@ nb.show(plots.error_curves(errors, title="Share of images within a distance"))
 named = metrics_by_place.geocode(files, answers)
 shares = readable(interval_frame(methods.by_label(metrics_by_place.level_metrics(named, bootstrap, seed)), "method"))
 nb.table(shares, caption="Country, region and city of the answer, with 95 % intervals")
-print(f"True places without a name (misses): {named.unnamed}; outside the country in the table: {named.elsewhere:,}.")
-countries = metrics_by_place.by_place(named, "country", n=bootstrap, seed=seed)
-nb.show(plots.place_breakdown(countries, "country", title="Where is it good?"))
-right = {"place": "region", "right": metric("stage2.region_acc"), "pooled": "places"}
-regions = metrics_by_place.by_place(named, "region", n=bootstrap, seed=seed)
-nb.table(readable(regions, right), caption="Stage 2 by region, with 95 % intervals", max_rows=40)
+print(f"Places without a name (misses): {named.unnamed}; not in the table's country: {named.elsewhere:,}.")
+for level in ("continent", "country"):
+    nb.show(plots.place_breakdown(metrics_by_place.by_place(named, level, bootstrap, seed), level))
+for level in ("world_region", "region"):
+    noun, own = level.replace("_", " "), metrics_by_place.by_place(named, level, bootstrap, seed)
+    heads = {"place": noun, "right": metric(f"stage2.{level}_acc"), "pooled": "places"}
+    nb.table(readable(own, heads), caption=f"Stage 2 by {noun}, with 95 % intervals", max_rows=40)
 share = {"share": metric("stage2.country_acc").relabelled("of the country's images")}
-pairs = readable(metrics_by_place.confusions(named), share)
-nb.table(pairs, caption="Country that Stage 2 answers where it is wrong")
+nb.table(readable(metrics_by_place.confusions(named), share), caption="Country that Stage 2 answers where it is wrong")
 
 # %% [markdown]
 # ## Does it remember the same road?

@@ -13,10 +13,13 @@ from geocbm import metrics
 from geocbm.errors import ParameterError
 from geocbm.evaluation.baselines.base import Prediction
 from geocbm.metrics import Estimate, Resamples
-from geocbm.metrics.country_names import country_name
+from geocbm.metrics.country_names import country_name, world_regions
 from geocbm.run import Run
 
 LEVELS = ("country", "region", "city")
+WIDE = ("continent", "world_region")
+"""Larger places that countries make up (see `country_names.world_regions`)."""
+PLURALS = {"country": "countries", "region": "regions", "continent": "continents", "world_region": "world regions"}
 METHODS = ("stage2", "nearest_neighbour", "linear_probe")
 """The methods that are held against one another place by place."""
 
@@ -40,12 +43,15 @@ class Geocoded:
         return len(self.true)
 
     def right(self, method: str, level: str) -> np.ndarray:
-        """Whether a method names the place of each image right at a level of `LEVELS`, `[n]`.
+        """Whether a method names the place of each image right at a level of `LEVELS` or `WIDE`, `[n]`.
 
         A region counts only within the right country, a city only within the right region (as in
         `metrics.places.places_right`); a place without a name is a miss.
         """
         right = np.ones(len(self), dtype=bool)
+        if level in WIDE:
+            true, answered = (_wider(names, level) for names in (self.true, self.answered[method]))
+            return (true != "").to_numpy() & (true == answered).to_numpy()
         for each in LEVELS[: LEVELS.index(level) + 1]:
             known = (self.true[each] != "").to_numpy()
             right &= known & (self.answered[method][each].to_numpy() == self.true[each].to_numpy())
@@ -111,46 +117,51 @@ def stage2_metrics(places: pd.DataFrame, found: Geocoded, n: int = 1000, seed: i
     return distances | level_metrics(found, n, seed).get("stage2", {})
 
 
+def _wider(names: pd.DataFrame, level: str) -> pd.Series:
+    """Continent or world region of places by their country, empty for none."""
+    known = world_regions()
+    return names["country"].map(lambda country: known[country][level] if country in known else "")
+
+
 def by_place(found: Geocoded, level: str = "country", n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Median error of Stage 2 and share named right for every place by itself, those with the most images first.
 
-    Countries are those of the table, regions those of `metrics.places_of` with their country. Places with fewer images
-    than `FEWEST` are pooled into one last row.
+    Countries are those of the table, regions those of `metrics.places_of` with their country, continents and world
+    regions those of the country in which an image lies. Places with fewer images than `FEWEST` are pooled into one last
+    row.
 
     Returns:
         Columns `place, n, pooled` (how many places the row stands for) and `median_km` and `right`, each followed by
         its interval `_low` and `_high`, NaN where they lie in too few spatial blocks. `right` is the share of images
-        whose place of that level was named.
+        whose place of that level was named. At the levels of `WIDE` there are `geoscore` and `country_acc` as well.
 
     Raises:
-        ParameterError: the level is neither.
+        ParameterError: there is no such level.
     """
-    if level not in ("country", "region"):
-        raise ParameterError(f"level is {level!r}; choose 'country' or 'region'.")
-    columns = ["place", "n", "pooled"]
-    columns += [f"{name}{end}" for name in ("median_km", "right") for end in ("", "_low", "_high")]
-    if not len(found):
-        return pd.DataFrame(columns=columns)
+    if level not in PLURALS:
+        raise ParameterError(f"level is {level!r}; choose {', '.join(map(repr, PLURALS))}.")
     name = pd.Series(found.country, dtype=object)
     if level == "region":
         region = found.true["region"].where(found.true["region"] != "", "(no region)")
         name = found.true["country"] + ", " + region
-    counts = name.value_counts().sort_index()
-    counts = counts.sort_values(ascending=False, kind="stable")
+    elif level in WIDE:
+        name = _wider(found.true, level).replace("", "(no country)")
+    counts = name.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     rare = counts.index[counts < FEWEST]
-    groups = [(place, name == place, 1) for place in counts.index[counts >= FEWEST]]
+    groups = {place: (name == place).to_numpy() for place in counts.index[counts >= FEWEST]}
+    standing = [1] * len(groups)
     if len(rare):
-        noun = {"country": "countries", "region": "regions"}[level] if len(rare) > 1 else level
+        noun = PLURALS[level] if len(rare) > 1 else level.replace("_", " ")
         label = f"{len(rare)} {noun} with fewer than {FEWEST} images{' each' if len(rare) > 1 else ''}"
-        groups.append((label, name.isin(rare), len(rare)))
-    rows, right = [], found.right("stage2", level)
-    for place, mask, pooled in groups:
-        inside = mask.to_numpy()
-        drawn = Resamples(found.blocks[inside], n, seed)
-        row: dict[str, Any] = {"place": place, "n": int(inside.sum()), "pooled": pooled}
-        row |= metrics.columns_of("median_km", drawn.estimate(found.km["stage2"][inside], "median"))
-        rows.append(row | metrics.columns_of("right", drawn.estimate(right[inside])))
-    return pd.DataFrame(rows, columns=columns)
+        groups[label] = name.isin(rare).to_numpy()
+        standing.append(len(rare))
+    km = found.km["stage2"]
+    values = {"median_km": km, "right": found.right("stage2", level)}
+    if level in WIDE:
+        values |= {"geoscore": metrics.geoscore(km), "country_acc": found.right("stage2", "country")}
+    table = metrics.estimates_by_group(found.blocks, groups, values, n, seed).rename(columns={"group": "place"})
+    table.insert(2, "pooled", standing)
+    return table
 
 
 def confusions(found: Geocoded) -> pd.DataFrame:
@@ -172,9 +183,17 @@ def confusions(found: Geocoded) -> pd.DataFrame:
 
 
 def records(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, float | Estimate]:
-    """Metrics to keep: `stage2.region_acc`, `stage2.city_acc` and the same of the other methods under `baseline.`."""
-    kept: dict[str, Estimate] = {}
+    """Metrics to keep: `stage2.region_acc`, `stage2.city_acc`, the same of the other methods under `baseline.`.
+
+    And `median_km`, `geoscore`, `country_acc` and `n` of Stage 2 under `continent.<name>.`, such as `North_America`.
+    """
+    kept: dict[str, float | Estimate] = {}
     for method, own in level_metrics(found, n, seed).items():
         prefix = method if method.startswith("stage") else f"baseline.{method}"
         kept |= {f"{prefix}.{name}": own[name] for name in ("region_acc", "city_acc")}
+    for row in by_place(found, "continent", n, seed).to_dict("records"):
+        if row["pooled"] == 1:
+            key = f"continent.{row['place'].replace(' ', '_')}"
+            kept |= {f"{key}.{name}": metrics.entry_of(row, name) for name in ("median_km", "geoscore", "country_acc")}
+            kept[f"{key}.n"] = row["n"]
     return metrics.recordables(kept)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from geocbm import data
 from geocbm.files import read_json
-from geocbm.metrics import Resamples, columns_of, entry_of, geoscore, recordables
+from geocbm.metrics import Resamples, columns_of, entry_of, estimates_by_group, geoscore, recordables
 from geocbm.run import Run
 
 BINS_KM = (0.0, 1.0, 25.0, 50.0, 200.0, np.inf)
@@ -39,22 +39,19 @@ def by_distance(
     `nearest_km`, the `errors` in km of each method and the spatial `blocks` are `[n]`, one for each test image.
 
     Returns:
-        A row per bin that has images and method: `low_km, high_km, bin` (range), `n, method`, and `median_km`,
-        `geoscore`, `acc_25km`, each with `_low` and `_high`.
+        A row per bin that has images and method: `bin` (range), `n`, `method`, and `median_km`, `geoscore`,
+        `acc_25km`, each with `_low` and `_high`.
     """
-    rows = []
+    bins, drawn = {}, Resamples(blocks, n, seed)
     for low, high in itertools.pairwise(BINS_KM):
-        inside = (nearest_km >= low) & (nearest_km < high)
-        if not inside.any():
-            continue
         label = f"{low:g} to {high:g} km" if np.isfinite(high) else f"{low:g} km and more"
-        draws = Resamples(blocks[inside], n, seed)
-        for method, km in errors.items():
-            own = {"low_km": low, "high_km": high, "bin": label, "n": int(inside.sum()), "method": method}
-            own |= columns_of("median_km", draws.estimate(km[inside], "median"))
-            own |= columns_of("geoscore", draws.estimate(geoscore(km[inside])))
-            rows.append(own | columns_of("acc_25km", draws.estimate(km[inside] <= 25)))
-    return pd.DataFrame(rows)
+        bins[label] = (nearest_km >= low) & (nearest_km < high)
+    by_method = []
+    for method, km in errors.items():
+        values = {"median_km": km, "geoscore": geoscore(km), "acc_25km": km <= 25}
+        by_method.append(estimates_by_group(drawn, bins, values).assign(method=method))
+    table = pd.concat(by_method, ignore_index=True).rename(columns={"group": "bin"})
+    return table.sort_values("bin", key=lambda names: names.map(list(bins).index), kind="stable", ignore_index=True)
 
 
 def without_near(

@@ -21,7 +21,7 @@ from geocbm.encoders import ImageEncoder
 from geocbm.encoders.preprocessing import crop_window
 from geocbm.errors import ParameterError
 from geocbm.explain.maps import MAP_KINDS, SHARE, MapModel, concept_maps
-from geocbm.metrics import NOT_MEASURED, Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
+from geocbm.metrics import Estimate, Resamples, entry_of, estimates_by_group, recordables, spatial_blocks
 from geocbm.run import Run
 
 Box = tuple[float, float, float, float]
@@ -239,16 +239,17 @@ def measure_localization(
         "labelled": boxes.labelled,
         "visible": np.ones(len(boxes), dtype=bool),
     }
-    lines = []
-    for group, mask in groups.items():
-        size = {"pairs": int(mask.sum()), "concepts": len(np.unique(boxes.meta[mask]))}
-        for way in hits if mask.any() else ():
-            line: dict[str, object] = {"group": group, "way": way, **size}
-            for name, by_way in (("hit", hits), ("strict", strict), ("mass", mass)):
-                own = np.where(mask, by_way[way], np.nan) if way in by_way else np.full(len(mask), np.nan)
-                line |= columns_of(name, drawn.estimate(own) if np.isfinite(own).any() else NOT_MEASURED)
-            lines.append(line)
-    return Localization(pd.DataFrame(lines), _by_concept(run, boxes, named, hits))
+    unknown = np.full(len(boxes), np.nan)  # nothing is measured of the mass of a random patch
+    by_way = [
+        estimates_by_group(drawn, groups, {"hit": hits[way], "strict": strict[way], "mass": mass.get(way, unknown)})
+        .assign(way=way, concepts=lambda own: [len(np.unique(boxes.meta[groups[group]])) for group in own["group"]])
+        .rename(columns={"n": "pairs"})
+        for way in hits
+    ]
+    table = pd.concat(by_way).sort_values("group", key=lambda own: own.map(list(groups).index), kind="stable")
+    first = ["group", "way", "pairs", "concepts"]
+    table = table[[*first, *table.columns.drop(first)]].reset_index(drop=True)
+    return Localization(table, _by_concept(run, boxes, named, hits))
 
 
 def _by_concept(run: Run, boxes: ConceptBoxes, named: np.ndarray, hits: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -5,7 +5,13 @@ miss everywhere. Intervals are bootstrap intervals that resample whole spatial b
 side are not independent evidence.
 """
 
-from geocbm.metrics.bootstrap import geolocation_intervals, over_seeds, simultaneous_intervals, spatial_blocks
+from geocbm.metrics.bootstrap import (
+    estimates_by_group,
+    geolocation_intervals,
+    over_seeds,
+    simultaneous_intervals,
+    spatial_blocks,
+)
 from geocbm.metrics.calibration import (
     calibration_error_by_chance,
     expected_calibration_error,
@@ -48,6 +54,7 @@ __all__ = [
     "entry_of",
     "error_km",
     "estimate_text",
+    "estimates_by_group",
     "expected_calibration_error",
     "fit_temperature",
     "geoguessr_points",

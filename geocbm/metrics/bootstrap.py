@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geocbm import geodesy
+from geocbm.metrics.formatting import columns_of
 from geocbm.metrics.geolocation import THRESHOLDS_KM, error_km, geoscore
 from geocbm.metrics.inputs import column, coordinates, same_length
 from geocbm.metrics.resamples import Estimate, Resamples, checked_level, statistic_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def spatial_blocks(lat: Any, lng: Any, km: float = 100.0) -> np.ndarray:
@@ -46,6 +51,37 @@ def geolocation_intervals(
     }
     found |= {f"acc_{limit}km": drawn.estimate(km <= limit, level=level) for limit in THRESHOLDS_KM}
     return found | {"geoscore": drawn.estimate(geoscore(km), level=level)}
+
+
+def estimates_by_group(
+    blocks: Any, groups: Mapping[str, np.ndarray], values: Mapping[str, Any], n: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Metrics of groups of rows, each with its interval; groups may overlap and share their draws.
+
+    Args:
+        blocks: `[n_rows]` block of each photograph, or `Resamples` of them; there may be no rows at all.
+        groups: masks `[n_rows]` by name.
+        values: `[n_rows]` by name. What is called `median...` becomes the median of a group, anything else the mean;
+            NaN is left out.
+        n: number of resamples.
+        seed: of the draws.
+
+    Returns:
+        A row per group that has rows, in their order: `group`, `n`, and each metric with `_low` and `_high`.
+    """
+    import pandas as pd
+
+    kept = {group: inside for group, inside in groups.items() if inside.any()}
+    drawn = blocks if isinstance(blocks, Resamples) or not kept else Resamples(blocks, n, seed)
+    table = []
+    for group, inside in kept.items():
+        own, row = drawn.within(inside), {"group": group, "n": int(inside.sum())}
+        for name, value in values.items():
+            statistic = "median" if name.startswith("median") else "mean"
+            row |= columns_of(name, own.estimate(np.asarray(value)[inside], statistic))
+        table.append(row)
+    ends = [f"{name}{end}" for name in values for end in ("", "_low", "_high")]
+    return pd.DataFrame(table, columns=["group", "n", *ends])
 
 
 def over_seeds(

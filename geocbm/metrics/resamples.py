@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,18 @@ class Resamples:
 
     def __len__(self) -> int:
         return len(self.block)
+
+    def within(self, rows: np.ndarray) -> Resamples:
+        """The same draws for some of the rows (a mask `[n_rows]`): what each resample has of their blocks.
+
+        Groups of rows that are made so stay paired with one another and with the whole. A resample without any of their
+        blocks has no value.
+        """
+        own = copy(self)
+        present, own.block = np.unique(self.block[rows], return_inverse=True)
+        own.n_blocks = len(present)
+        own._drawn = [drawn[:, present] for drawn in self._drawn]
+        return own
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """Mean of each resample, `[n]`; NaN values are left out, and a resample without any value is NaN."""

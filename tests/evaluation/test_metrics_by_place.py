@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from resampled import place_accuracy
 
+from geocbm import metrics
 from geocbm.errors import ParameterError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import metrics_by_place as breakdown
+from geocbm.metrics import metric
 
 PARIS, LYON, TOKYO, OSAKA = (48.86, 2.35), (45.76, 4.84), (35.69, 139.69), (34.69, 135.50)
 
@@ -112,7 +114,7 @@ def test_by_region_names_the_country_too(four, monkeypatch):
     monkeypatch.setattr(breakdown, "FEWEST", 1)
     table = breakdown.by_place(four, "region", n=50)
     assert table["place"].tolist()[0].startswith("France, ") and table["n"].tolist() == [2, 1, 1]
-    with pytest.raises(ParameterError, match="level is 'city'; choose 'country' or 'region'"):
+    with pytest.raises(ParameterError, match="level is 'city'; choose"):
         breakdown.by_place(four, "city")
 
 
@@ -169,3 +171,19 @@ def test_metrics_of_stage2_join_distances_and_levels(trained_run):
     assert {"median_km", "geoscore", "acc_25km", "country_acc", "region_acc", "city_acc"} <= set(figures)
     assert figures["region_acc"]["value"] == found.right("stage2", "region").mean()
     assert breakdown.stage2_metrics(places[:0], found) == {}
+
+
+def test_by_continent_and_world_region(monkeypatch):
+    monkeypatch.setattr(breakdown, "FEWEST", 2)
+    berlin, sea = (52.52, 13.4), (0.0, -30.0)
+    one = found([PARIS, LYON, TOKYO, OSAKA, sea], [berlin, TOKYO, TOKYO, PARIS, sea])
+    table = breakdown.by_place(one, "continent", n=20)
+    assert table["place"].tolist() == ["Asia", "Europe", "1 continent with fewer than 2 images"]
+    assert table["right"].tolist() == [0.5, 0.5, 0] and table["country_acc"].tolist() == [0.5, 0, 0]
+    assert table.loc[1, "geoscore"] == pytest.approx(metrics.geoscore(one.km["stage2"][:2]).mean())
+    regions = breakdown.by_place(one, "world_region", n=20)
+    assert regions["place"].tolist() == ["Eastern Asia", "Western Europe", "1 world region with fewer than 2 images"]
+    kept = breakdown.records(one, n=20)
+    assert kept["continent.Europe.n"] == 2 and kept["continent.Asia.country_acc"] == 0.5
+    assert kept["continent.Asia.median_km"] == pytest.approx(one.km["stage2"][2:4].mean())
+    assert metric("continent.North_America.median_km").label == "median error, North America"

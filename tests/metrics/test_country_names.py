@@ -1,8 +1,9 @@
 """One spelling for every country."""
 
+import numpy as np
 import pytest
 
-from geocbm.metrics.country_names import country_name, country_names, names_by_code, spellings
+from geocbm.metrics.country_names import country_name, country_names, names_by_code, spellings, world_regions
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,25 @@ def test_unknown_names_pass_and_are_said():
         "USA": "United States", "Narnia": "Narnia", "Atlantis": "Atlantis", "": "", "Czechia": "Czechia"
     }  # fmt: skip
     assert unknown == ["Atlantis", "Narnia"]
+
+
+def test_world_regions_by_hand():
+    regions = world_regions()
+    assert set(regions) == set(spellings())
+    assert regions["Fiji"] == {"continent": "Oceania", "world_region": "Melanesia"}
+    assert regions["Mexico"] == {"continent": "North America", "world_region": "Central America"}
+    assert regions["Cuba"]["continent"] == "North America" and regions["Chile"]["continent"] == "South America"
+    assert regions["Russia"] == {"continent": "Europe", "world_region": "Eastern Europe"}
+    assert regions["Turkey"]["continent"] == "Asia" and regions["Antarctica"]["continent"] == "Antarctica"
+    # M49 has 22 sub-regions, and Antarctica by itself.
+    assert len({own["world_region"] for own in regions.values()}) == 23
+
+
+def test_continents_are_those_of_gapminder():
+    from plotly.data import gapminder
+
+    table = gapminder().drop_duplicates("country")
+    ours = [world_regions()[names_by_code()[code]]["continent"].split()[-1] for code in table["iso_alpha"]]
+    theirs = table["continent"].replace("Americas", "America").to_numpy()
+    assert len(table) == 142
+    assert table["country"][np.array(ours) != theirs].tolist() == ["Turkey"]  # which Gapminder counts as Europe

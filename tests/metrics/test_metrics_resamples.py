@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from resampled import bootstrap, concept_metrics, paired_difference, place_accuracy
 
 from geocbm import metrics
-from geocbm.metrics import Resamples, resamples
+from geocbm.metrics import Resamples, estimates_by_group, resamples
 
 
 def plain_draws(values, blocks, statistic, n, seed):
@@ -204,3 +204,30 @@ def test_fiji_and_the_poles():
     )
     assert place_accuracy([-17], [179.9], [-17], [-179.9])["country_acc"] == 1
     assert len(metrics.places_of([90, -90], [0, 180])) == 2
+
+
+def test_some_rows_keep_the_draws_of_all():
+    blocks, values = np.array(list("abcabcabd")), np.array([1.0, 2, 3, 4, np.inf, 6, 7, 8, np.nan])
+    inside = np.array([True, True, False, True, True, False, False, False, False])  # blocks a and b only
+    whole = Resamples(blocks, 40, 3)
+    part = whole.within(inside)
+    masked = np.where(inside, values, np.nan)
+    np.testing.assert_array_equal(part.medians(values[inside]), whole.medians(masked))
+    np.testing.assert_array_equal(part.means(values[inside]), whole.means(masked))
+    assert (part.n_blocks, len(part), len(whole)) == (2, 4, 9)
+
+
+def test_groups_by_hand():
+    inside = {"left": np.arange(40) < 20, "one": np.arange(40) == 39, "none": np.zeros(40, bool)}
+    km, right = np.arange(40.0), np.arange(40) < 20
+    table = estimates_by_group(np.arange(40), inside, {"median_km": km, "right": right}, 100)
+    assert table["group"].tolist() == ["left", "one"] and table["n"].tolist() == [20, 1]
+    assert table["median_km"].tolist() == [9.5, 39] and table["right"].tolist() == [1, 0]
+    # Clopper and Pearson: of 20 blocks without a miss the lower end is the 20th root of 0.025; one block says nothing.
+    assert table["right_low"][0] == pytest.approx(0.025 ** (1 / 20)) and table["right_high"][0] == 1
+    assert np.isnan(table["median_km_low"][1]) and table["median_km_low"][0] < 9.5 < table["median_km_high"][0]
+
+
+def test_groups_of_nothing():
+    table = estimates_by_group(np.zeros(0), {"all": np.zeros(0, bool)}, {"right": np.zeros(0)})
+    assert table.columns.tolist() == ["group", "n", "right", "right_low", "right_high"] and table.empty

@@ -14,7 +14,7 @@ from geocbm.errors import ParameterError
 from geocbm.evaluation.novelty import NoveltyDetector
 from geocbm.evaluation.uncertainty.assessment import Assessment
 from geocbm.evaluation.uncertainty.conformal import Regions
-from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, geoscore, metric
+from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, estimates_by_group, geoscore, metric
 from geocbm.metrics.table import Metric
 
 CONFIDENCE_LABELS = {
@@ -276,17 +276,18 @@ def coverage_by_novelty(
     """
     p_value = detector.p_values(distance)
     edges = [1.0, *(p for p in P_VALUES if p > detector.level), detector.level, 0.0]
-    rows = []
+    bins = {}
     for high, low in pairwise(edges):
-        inside = (p_value <= high) & (p_value > low)
-        if not inside.any():
-            continue
-        draws = Resamples(found.blocks[inside], n, seed)
-        own = {
-            "bin": f"p {100 * low:g} to {100 * high:g} %" if low else f"p up to {100 * high:.2g} %: unlike",
-            "n": int(inside.sum()),
-            "distance": float(np.median(distance[inside])),
-            "right": float(found.right[inside].mean()),
-        }
-        rows += [own | {"coverage": one.coverage} | draws.estimate(one.holds["label"][inside]) for one in found.regions]
-    return pd.DataFrame(rows, columns=["bin", "n", "distance", "right", "coverage", "value", "low", "high"])
+        label = f"p {100 * low:g} to {100 * high:g} %" if low else f"p up to {100 * high:.2g} %: unlike"
+        bins[label] = (p_value <= high) & (p_value > low)
+    columns = ["bin", "n", "distance", "right", "coverage", "value", "low", "high"]
+    held = {str(one.coverage): one.holds["label"] for one in found.regions}
+    measured = {"median_distance": distance, "right": found.right, **held}
+    wide = estimates_by_group(found.blocks, bins, measured, n, seed)
+    wide = wide.rename(columns={"group": "bin", "median_distance": "distance"})
+    rows = [
+        {**row, "coverage": one.coverage, **entry_of(row, str(one.coverage))}
+        for row in wide.to_dict("records")
+        for one in found.regions
+    ]
+    return pd.DataFrame(rows, columns=columns)
