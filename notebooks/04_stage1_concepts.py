@@ -58,11 +58,10 @@ nb.show_images(batch["image"], batch.captions, batch.captions)
 # ## The idea: cosines to prototypes that may move a little
 #
 # The base prototype $b_k$ of a concept is the mean of the text embeddings of its prompts. Stage 1 adds a learned residual $\delta_k$,
-# projects the sum into the space of the concepts, and compares the embedding $z$ of the picture with it:
+# projects the sum into the space of the concepts, and compares the embedding $z$ of the picture, of its pooled features $x$, with it. The
+# scale $s$ and the bias $c_k$ are learned. In code, with a model that has not been trained:
 #
 # $$z = W_2 \operatorname{GELU}(\operatorname{LN}(W_1 x)), \qquad t_k = \frac{P(b_k + \delta_k)}{\lVert P(b_k + \delta_k) \rVert}, \qquad \ell_k = s \frac{z^\top t_k}{\lVert z \rVert} + c_k$$
-#
-# $x$ are the pooled features; the scale $s$ and the bias $c_k$ are learned. In code, with a model that has not been trained:
 
 # %%
 base = encoding.read_prototypes(files)  # meta (k_m, text width) and parent (k_p, text width)
@@ -82,13 +81,12 @@ torch.testing.assert_close(logits, fresh(batch["pooled"]).meta_logits)
 # $$\ell_k = c_k + \log \frac{1}{m} \sum_{p \in \text{best } m} \exp \left( s \cos(e_p, t_k) \right)$$
 
 # %%
-by_patch = Stage1Config(bottleneck="patch")
-patchy = Stage1ConceptModel(in_dim, base["meta"], base["parent"], hierarchy, by_patch, token_dim).eval()
+per_patch = Stage1Config(bottleneck="patch")
+patchy = Stage1ConceptModel(in_dim, base["meta"], base["parent"], hierarchy, per_patch, token_dim).eval()
 
 e = patchy.bottleneck.projection(patchy.bottleneck.norm(batch["patch_tokens"]))  # (B, P, c)
-t = patchy.prototypes()[0]  # (k_m, c)
-maps = patchy.logit_scale_meta * normalize(e, dim=-1) @ t.T  # (B, P, k_m)
-best = maps.topk(min(by_patch.top_patches, maps.shape[1]), dim=1).values  # (B, m, k_m)
+maps = patchy.logit_scale_meta * normalize(e, dim=-1) @ patchy.prototypes()[0].T  # (B, P, k_m)
+best = maps.topk(min(patchy.config.top_patches, maps.shape[1]), dim=1).values  # (B, m, k_m)
 logits = best.exp().mean(1).log() + patchy.meta_bias  # (B, k_m)
 torch.testing.assert_close(logits, patchy(batch["pooled"], batch["patch_tokens"]).meta_logits, rtol=1e-4, atol=1e-4)
 
@@ -99,27 +97,34 @@ torch.testing.assert_close(logits, patchy(batch["pooled"], batch["patch_tokens"]
 # inverse frequency of the label, $\gamma$ the focus, and the target of the cross-entropy is smoothed by $\varepsilon$:
 #
 # $$\mathcal{L}_{\text{meta}} = \frac{1}{B} \sum_i \alpha_{y_i} (1 - p_{i, y_i})^{\gamma} \operatorname{CE}_{\varepsilon}(\ell_i, y_i)$$
+#
+# A picture may show several concepts, and a softmax calls all but the label absent. With `concept_target="multi"` every score is a
+# sigmoid $p_k = \sigma(\ell_k)$ of its own; of the concepts that nobody named, with weight $w$ (`unknown_weight`), the loss only supposes it:
+#
+# $$\mathcal{L}_{\text{meta}} = -\frac{1}{B} \sum_i \Bigl( \sum_{k\ \text{named}} \log p_{ik} + w \sum_{k\ \text{unknown}} \log (1 - p_{ik}) \Bigr)$$
 
 # %%
 y, gamma, smoothing = batch["concept_idx"], config.gamma, config.label_smoothing
-train_labels = torch.as_tensor(files.meta_and_parent[0][files.rows["train"]])
-alpha = losses.inverse_frequency(train_labels, len(base["meta"]))  # (k_m,)
+alpha = losses.inverse_frequency(files.meta_and_parent[0][files.rows["train"]], len(base["meta"]))  # (k_m,)
 
 p = logits.softmax(-1)[torch.arange(len(y)), y]  # (B,) probability of the label
-smoothed = cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)  # (B,)
-by_hand = (alpha[y] * (1 - p) ** gamma * smoothed).mean()
+by_hand = (alpha[y] * (1 - p) ** gamma * cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)).mean()
 torch.testing.assert_close(by_hand, losses.focal_loss(logits, y, gamma, alpha, smoothing))
+
+named = torch.from_numpy(files.named_metas[batch["row"]])  # (B, k_m) by all rows of the picture
+supposed = binary_cross_entropy_with_logits(logits, named.float(), reduction="sum") / len(named)  # with w = 1
+torch.testing.assert_close(supposed, losses.positive_unknown(logits, named))
 
 # %% [markdown]
 # ## One step by hand
 #
 # The model of this run before training. Beside the focal loss, eight terms keep the two heads in agreement, push parents apart, hold
-# siblings and residuals together, and spread the label over metas with nearly the same words: one function each in `models/losses.py`.
+# siblings and residuals together, and spread the label over metas with like words (`models/losses.py`); "multi" has four terms.
 
 # %%
 stage = stages.prepare_stage1(files, config, features)  # model, loss, loaders and checkpoint, as the settings say
 model = stage.model.eval()
-terms = stage.loss(model(batch["pooled"], batch["patch_tokens"]), batch)
+terms = stage.loss(model(batch["pooled"], batch["patch_tokens"]), batch | {"named_metas": named})
 terms["loss"].backward()
 nb.table(training.loss_terms(terms, config).round(4), caption="Terms of the loss on this batch")
 nb.table(training.gradient_norms(model).round(4), caption="Gradient by part of the model")
@@ -137,13 +142,13 @@ nb.show(plots.loss_curves(result.history, title="Stage 1 by epoch"))
 # %% [markdown]
 # ## How often is the labelled concept named?
 #
-# On the test split, beside the most frequent class. Parents are named in two ways: by the parent head, and by summing the probabilities of
-# a parent's metas. A sentence below says so if Stage 1 is no better than the most frequent concept or a linear classifier on validation.
+# On the test split, beside the most frequent class. Parents are named by the parent head, or by summing the probabilities of their metas.
 
 # %%
 predicted = predictions.concept_probabilities(model, features)
 test = files.rows["test"]
 measured = stage_metrics.measure_concepts(files, model, predicted, test, bootstrap, seed)
+measured |= stage_metrics.measure_presence(files, predicted, test, bootstrap, seed)
 nb.table(stage_metrics.concept_table(files, measured, test), caption=f"Concepts, {len(test):,} test images")
 floor = concept_floor.measure_floor(files, config.bottleneck, predicted["meta"], features, bootstrap, seed)
 nb.remark(floor.sentence())
@@ -151,15 +156,14 @@ nb.remark(floor.sentence())
 # %% [markdown]
 # ## Which concepts, and what is confused with what?
 #
-# Confusing two metas of one parent (one bollard with another) is a smaller mistake than confusing two parents. The heat map shows parents;
-# the bars below it show the pairs of metas that are confused most.
+# Confusing two metas of one parent is a smaller mistake than confusing two parents. The heat map shows parents, the bars pairs of metas.
 
 # %%
-shown, true, named = files.table.iloc[test], files.meta_and_parent[0][test], predicted["meta"][test].argmax(axis=1)
 if len(test):
+    shown, true, first = files.table.iloc[test], files.meta_and_parent[0][test], predicted["meta"][test].argmax(1)
     nb.record(f"bottleneck.{config.bottleneck}.meta_top1", metrics.recordable(measured["meta_top1"]))
-    nb.show(plots.per_meta_accuracy(shown["meta_name"], named == true, shown["parent_concept"]), preview=True)
-    nb.show(plots.confusion(true, named, files.concepts.metas, files.concepts.parent_index, files.concepts.parents))
+    nb.show(plots.per_meta_accuracy(shown["meta_name"], first == true, shown["parent_concept"]), preview=True)
+    nb.show(plots.confusion(true, first, files.concepts.metas, files.concepts.parent_index, files.concepts.parents))
 
 # %% [markdown]
 # ## How far did the prototypes move from their words?
@@ -173,23 +177,20 @@ nb.show(plots.prototype_drift(files.concepts.metas, stage_metrics.prototype_cosi
 # ## Make it yours: another loss
 #
 # A loss is a function `(output, batch) -> terms` with an entry "loss"; `training.fit` needs no more. This one treats the label as one of
-# several visible concepts: a sigmoid for each concept, with unlabelled ones taken as absent, replaces the softmax over all of them. Change
-# it, set `own_loss = True` and run from here on.
+# several visible concepts, and is sure of the absence of its siblings only. Change it, set `own_loss = True` and run from here on.
 
 
 # %%
-def sigmoid_loss(output, batch):
-    named = one_hot(batch["concept_idx"], output.meta_logits.shape[1]).float()  # (B, k_m)
-    meta = binary_cross_entropy_with_logits(output.meta_logits, named)
-    parent = cross_entropy(output.parent_logits, batch["parent_idx"])
-    return {"loss": 20 * meta + 0.5 * parent, "meta": meta, "parent": parent}
+def sibling_loss(output, batch):
+    label = one_hot(batch["concept_idx"], output.meta_logits.shape[1]).float()  # (B, k_m)
+    sibling = hierarchy[batch["concept_idx"]][:, None] == hierarchy  # (B, k_m)
+    return {"loss": 20 * binary_cross_entropy_with_logits(output.meta_logits, label, 0.1 + 0.9 * sibling)}
 
 
 if own_loss:
     mine = stages.prepare_stage1(files, config, features, name=None)
-    own_result = training.fit(mine.model, sigmoid_loss, mine.train, mine.val, config)
-    accuracy = {"this run": result.best["meta_top1"], "own loss": own_result.best["meta_top1"]}
-    print("meta top-1, validation split:", ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items()))
+    own_result = training.fit(mine.model, sibling_loss, mine.train, mine.val, config)
+    print(f"meta top-1, validation split: {result.best['meta_top1']:.1%}, own loss {own_result.best['meta_top1']:.1%}")
 
 # %%
 nb.record_all("stage1", metrics.recordables(measured | {"val_over_most_frequent": floor.over_frequent["value"]}))
@@ -202,15 +203,15 @@ nb.answer("Stage 1 names the labelled concept in {stage1.meta_top1} of images, i
 # %% [markdown]
 # ## Look into one concept
 #
-# Its pictures by score, with its map where the bottleneck has one (`patch`), how reliable it is, its nearest prototypes, and where in the
-# world it scores high: in JupyterLab for any concept, on a page a table of all and `examples` of them.
+# Its pictures by score, its map (`patch`), how reliable it is, its nearest prototypes, where it scores high: on a page `examples` of them.
 
 # %%
 explorers.concepts(open_run(nb.run_folder), examples)
 
 # %% tags=["nbval-check-output"]
 nb.contract(
-    probabilities_sum_to_one=bool(abs(predicted["meta"].sum(axis=1) - 1).max() < 1e-4),
+    probabilities_sum_to_one=config.concept_target == "multi"
+    or bool(abs(predicted["meta"].sum(axis=1) - 1).max() < 1e-4),
     losses_finite=bool((result.history[["train_loss", "val_loss"]].abs() < 1e6).all(axis=None)),
     one_prediction_per_row=len(predicted["meta"]) == len(files.table),
 )

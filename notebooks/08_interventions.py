@@ -57,7 +57,7 @@ nb.show_images([encoder.crop(image) for image in batch["image"]], captions, seen
 # %% [markdown]
 # ## The idea: an edit of one score
 #
-# The linear layer reads each score $s_j$ through a transform $t$ (the logarithm, by `score_transform`), standardised over the training
+# The linear layer reads each score $s_j$ through a transform $t$ (`score_transform`, such as the logarithm), standardised over the training
 # pictures. The logit of cell $c$ is a sum of one term per concept, of which an edit $s_j \to s_j'$ changes one:
 #
 # $$z_c(s) = b_c + \sum_j W_{cj}\,\frac{t(s_j) - \mu_j}{\sigma_j} \qquad\qquad z_c(s') - z_c(s) = W_{cj}\,\frac{t(s_j') - t(s_j)}{\sigma_j}$$
@@ -65,11 +65,10 @@ nb.show_images([encoder.crop(image) for image in batch["image"]], captions, seen
 # At the **baseline**, $t(s_j) = \mu_j$, a concept adds nothing to any cell: setting its score to that value *ablates* the concept.
 
 # %%
-t = {"log": lambda s: s.clamp_min(1e-6).log(), "sqrt": torch.sqrt, "none": lambda s: s}[head.config.score_transform]
 j = top[0]  # the concept seen in the first picture
 edited = interventions.set_scores(scores, [j], model.baseline[j])  # (B, k): ablated in all four
 with torch.no_grad():
-    change = (t(edited[:, j]) - t(scores[:, j])) / head.score_spread[j]  # (B,)
+    change = (head.transformed(edited) - head.transformed(scores))[:, j] / head.score_spread[j]  # (B,)
     by_hand = change[:, None] * head.cell_head.weight[:, j]  # (B, N)
     before, after = head(scores).cell_logits, head(edited).cell_logits
 torch.testing.assert_close(by_hand, after - before, rtol=1e-3, atol=1e-4)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import PARENT_OF, STAGE1, STAGE2, N, write_cells
+from tiny_run import PARENT_OF, STAGE1, STAGE2, N, prepare, write_cells, write_pictures
 
 from geocbm import data
 from geocbm.data.concepts import META_TEMPLATES
@@ -136,3 +139,28 @@ def test_later_stages_take_the_layers_of_stage0_without_its_encoder(trained_run,
     assert torch.equal(stage1.prototype_projection.weight, whole.prototype_projection.weight)
     stage2 = stages.prepare_stage2(files, STAGE2, stages.predict_concepts(files, features), features, name=None).model
     assert torch.equal(stage2.attention.patch_projection.weight, whole.patch_projection.weight)
+
+
+def test_rows_of_one_picture_share_their_names_and_train_once(tmp_path, folders):
+    """DECISIONS D8: of sixty rows two are a second name of the pictures p00 and p01."""
+    csv = write_pictures(tmp_path / "world")
+    table = pd.read_csv(csv)
+    second = table.iloc[:2].assign(meta_name=["red sign", "red road"], parent_concept=["sign", "road"])
+    pd.concat([table, second]).to_csv(csv, index=False)
+    files = prepare(tmp_path / "run", csv)
+    metas = files.concepts.metas
+    assert len(files.table) == 62 and files.named_metas.sum() == 58 + 4 * 2
+    for row, names in ((0, {"red pole", "red sign"}), (60, {"red pole", "red sign"}), (2, {"red sign"})):
+        assert {metas[k] for k in np.flatnonzero(files.named_metas[row])} == names
+    encoders = encoding.EncoderConfig(str(folders("clip")), unfreeze_layers=1, batch_size=16)
+    vanilla = encoding.encode_vanilla(files, encoders, encoding.load_encoder(encoders.image_encoder))
+    encoding.write_prototypes(files, encoders)
+    for target, times in (("single", 2), ("multi", 1)):
+        config = replace(STAGE1, concept_target=target, init_from_stage0=False)
+        stage = stages.prepare_stage1(files, config, vanilla, name=None)
+        trained = files.table["pano_id"].iloc[np.concatenate([stage.train.rows, stage.val.rows])].value_counts()
+        held = set(files.table["pano_id"].iloc[files.rows["test"]])
+        assert {trained[name] for name in ("p00", "p01") if name not in held} <= {times}
+        stage.fit(lambda line: None)
+        batch = stage.train.read(np.array([0, 2]))
+        assert ("named_metas" in batch) == (target == "multi")

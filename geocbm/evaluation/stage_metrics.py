@@ -15,6 +15,7 @@ from geocbm import metrics
 from geocbm.data import image_files, open_picture
 from geocbm.encoders import ImageEncoder
 from geocbm.evaluation.baselines.neighbours import nearest
+from geocbm.evaluation.methods import visible_concepts
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import Estimate, Resamples, metric, spatial_blocks
 from geocbm.models.retrieval import nearest_class_mean, retrieval_by_row
@@ -92,6 +93,45 @@ def measure_concepts(
         probabilities=True,
         close=model.config.semantic_threshold,
     )
+
+
+def measure_presence(
+    files: Run, predicted: Arrays, rows: np.ndarray, n_resamples: int = 200, seed: int = 0
+) -> dict[str, float | Estimate]:
+    """How well the scores of a concept part pictures that show it from others; nothing without rows.
+
+    `predicted` is that of `run.predictions.concept_probabilities`. Every picture counts once, with all names it has.
+
+    Returns:
+        `mean_ap` with its interval (mean over concepts, macro) and `micro_ap` (all concepts in one ranking) of the
+        named concepts, `macro_f1` at the thresholds that are best on the validation split, and where the data knows all
+        visible concepts, `visible_mean_ap` and `visible_micro_ap` of these.
+    """
+    if not len(rows):
+        return {}
+    repeated = files.table["pano_id"].duplicated().to_numpy()
+    pictures, val = (part[~repeated[part]] for part in (np.asarray(rows), files.rows["val"]))
+    scores, named = predicted["meta"], files.named_metas
+    drawn = Resamples(spatial_blocks(files.lat[pictures], files.lng[pictures]), n_resamples, seed)
+    found = _precision("", scores[pictures], named[pictures], drawn)
+    if len(val):
+        called = scores[pictures] >= metrics.best_thresholds(scores[val], named[val])  # NaN: never called
+        shown = named[pictures].any(axis=0)
+        right, either = ((called & named[pictures]).sum(axis=0), (called * 1 + named[pictures]).sum(axis=0))
+        found["macro_f1"] = float((2 * right[shown] / either[shown]).mean())
+    visible = visible_concepts(files)
+    if visible is not None:
+        found |= _precision("visible_", scores[pictures], visible[pictures, : scores.shape[1]] > 0, drawn)
+    return found
+
+
+def _precision(prefix: str, scores: np.ndarray, there: np.ndarray, drawn: Resamples) -> dict[str, float | Estimate]:
+    """Macro and micro average precision of scores `[n, k]`, by names with a prefix."""
+    means = np.concatenate([np.nanmean(metrics.average_precision(scores, there, part), 1) for part in drawn.counts()])
+    low, high = drawn.interval(means)
+    macro: Estimate = {"value": float(np.nanmean(metrics.average_precision(scores, there))), "low": low, "high": high}
+    micro = float(metrics.average_precision(scores.reshape(-1, 1), there.reshape(-1, 1))[0])
+    return {f"{prefix}mean_ap": macro, f"{prefix}micro_ap": micro}
 
 
 def concept_table(files: Run, measured: Mapping[str, Any], rows: np.ndarray) -> pd.DataFrame:

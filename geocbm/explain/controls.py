@@ -22,7 +22,7 @@ from geocbm.explain.interventions import InterventionModel
 from geocbm.explain.maps import MapModel
 from geocbm.metrics import Estimate, Resamples, error_km, geoscore, recordables, spatial_blocks
 from geocbm.models.bottlenecks import pool_scores
-from geocbm.models.stage1 import Stage1ConceptModel
+from geocbm.models.stage1 import Stage1ConceptModel, log_probabilities
 from geocbm.models.stage2_inference import concept_input, predict_stage2
 from geocbm.run import Run, predictions, stages
 
@@ -55,7 +55,7 @@ def random_concepts(
     features. Each vector is normalised by itself and the mean over training images is taken off, because a random
     direction would else see little but what all images share. The cosine with each direction is multiplied by one
     factor, chosen so that scores spread over images and patches as much as Stage 1's do; pooling over the patches and
-    the two softmaxes are Stage 1's. No label, no name and no weight of the bottleneck plays a part.
+    the softmaxes or sigmoids are Stage 1's. No label, no name and no weight of the bottleneck plays a part.
 
     Yields:
         `meta_probabilities (n, k_m)` and `parent_probabilities (n, k_p)` of all rows, in the order of the seeds.
@@ -88,7 +88,9 @@ def random_concepts(
         parts.append(pool_scores(scores, model.config.top_patches) if model.has_maps else scores[:, 0])
     for drawn in torch.cat(parts).split(sum(counts), dim=1):
         meta, parent = drawn.split(counts, dim=1)
-        yield {"meta_probabilities": meta.softmax(-1), "parent_probabilities": parent.softmax(-1)}
+        kind = model.config.concept_target
+        probabilities = (log_probabilities(scores, kind).exp() for scores in (meta, parent))
+        yield dict(zip(("meta_probabilities", "parent_probabilities"), probabilities, strict=True))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from geocbm.explain.concept_labels import InterventionValues
 from geocbm.files.progress import track
 from geocbm.models.bottlenecks import mix_prototypes
 from geocbm.models.decoder import Decoder
-from geocbm.models.stage1 import Stage1ConceptModel
+from geocbm.models.stage1 import Stage1ConceptModel, log_probabilities
 from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
 from geocbm.models.stage2_config import ABLATION_MODES
 from geocbm.models.stage2_inference import NeighbourRefiner, locate
@@ -87,7 +87,8 @@ def baseline_scores(head: Stage2CrossAttentionGeoHead, train_scores: Tensor | No
     """
     if head.config.reads_scores:
         kind, mean = head.config.score_transform, head.score_mean
-        return mean.exp() if kind == "log" else mean.square() if kind == "sqrt" else mean.clone()
+        undone = {"log": mean.exp(), "sqrt": mean.square(), "logit": mean.sigmoid(), "none": mean.clone()}
+        return undone[kind]
     if train_scores is None:
         raise ParameterError(
             f"ablation_mode={head.config.ablation_mode!r} keeps no mean of the scores; give train_scores (n, k)"
@@ -126,7 +127,7 @@ def predict_with_scores(
 def edited_embedding(model: Stage1ConceptModel, concept_emb: Tensor, scores: Tensor, edited: Tensor) -> Tensor:
     """The concept embedding `(B, c)` that stands for edited scores `(B, k)` of metas; rows without an edit stay.
 
-    `concept_emb` and `scores` are as Stage 1 gave them; edited metas are scaled to sum to 1.
+    `concept_emb` and `scores` are as Stage 1 gave them; edited metas are scaled to sum to 1 where they share a softmax.
     """
     n = len(model.meta_bias)
     before, after = scores[:, :n], edited[:, :n]
@@ -135,7 +136,9 @@ def edited_embedding(model: Stage1ConceptModel, concept_emb: Tensor, scores: Ten
         return concept_emb
     with torch.no_grad():
         if model.has_maps:
-            moved = mix_prototypes(after.clamp_min(MIN_SCORE).log(), model.prototypes()[0])
+            log_after = after.clamp_min(MIN_SCORE).log()
+            log_after = log_after if model.config.concept_target == "multi" else log_after.log_softmax(-1)
+            moved = mix_prototypes(log_after, model.prototypes()[0])
         else:
             moved = move_embedding(model, concept_emb, after, (before != after).any(0).nonzero()[:, 0])
     return torch.where(touched, moved.to(concept_emb), concept_emb)
@@ -149,18 +152,21 @@ def move_embedding(model: Stage1ConceptModel, concept_emb: Tensor, target: Tenso
     nearest.
 
     For the bottlenecks whose embedding `(B, c)` is compared with the prototypes ("mlp" and "transformer"). `target`
-    `(B, k_m)` are the wanted probabilities, scaled to sum to 1, to which the `metas` `(E,)` are held; others follow.
+    `(B, k_m)` are the wanted probabilities, to which the `metas` `(E,)` are held; others follow. Those of a softmax are
+    scaled to sum to 1.
     """
     meta, parent = (values.detach() for values in model.prototypes())
     length = concept_emb.norm(dim=-1, keepdim=True).clamp_min(MIN_SCORE)
     start = concept_emb / length  # only directions matter, and so all steps have one scale
     along = meta[metas]  # (E, c)
-    wanted = (target / target.sum(1, keepdim=True)).clamp(MIN_SCORE, SURE).log()[:, metas]  # (B, E)
+    kind = model.config.concept_target
+    shares = target if kind == "multi" else target / target.sum(1, keepdim=True)
+    wanted = shares.clamp(MIN_SCORE, SURE).log()[:, metas]  # (B, E)
 
     def read(way: Tensor, origin: Tensor) -> Tensor:
         """Log-probabilities `(E,)` after a move of one embedding by `way` `(E,)`."""
         moved = functional.normalize(origin + way @ along, dim=-1)
-        return model.classify(moved[None], meta, parent).meta_logits[0].log_softmax(-1)[metas]
+        return log_probabilities(model.classify(moved[None], meta, parent).meta_logits[0], kind)[metas]
 
     values, slopes = torch.func.vmap(read), torch.func.vmap(torch.func.jacrev(read))
     way = start.new_zeros(len(start), len(metas))

@@ -19,7 +19,7 @@ from geocbm.metrics.calibration import (
     negative_log_likelihood,
     reliability_bins,
 )
-from geocbm.metrics.concept import concept_intervals
+from geocbm.metrics.concept import average_precision, best_thresholds, concept_intervals
 from geocbm.metrics.formatting import (
     NO_INTERVAL,
     NOISE,
@@ -47,6 +47,8 @@ __all__ = [
     "THRESHOLDS_KM",
     "Estimate",
     "Resamples",
+    "average_precision",
+    "best_thresholds",
     "calibration_error_by_chance",
     "columns_of",
     "concept_intervals",

@@ -110,6 +110,51 @@ def concept_intervals(
     return {name: drawn.estimate(values, groups=classes) for name, (values, classes) in hits.items()}
 
 
+def average_precision(scores: Any, named: Any, drawn: np.ndarray | None = None) -> np.ndarray:
+    """Average precision of each concept: the mean, over the pictures that show it, of the precision down to its score.
+
+    Pictures of equal score count as one step. NaN for a concept that no picture shows.
+
+    Args:
+        scores: `[n, k]`.
+        named: `[n, k]` which pictures show which concept.
+        drawn: `[m, n]` how often each picture counts in each of `m` resamples.
+
+    Returns:
+        `[k]`, or with `drawn` `[m, k]`.
+    """
+    given, there = _quick(_scores(scores, "scores")), array(named, "named") > 0
+    if given.shape != there.shape:
+        raise ValueError(f"named must have the shape of scores, {given.shape}, its shape is {there.shape}")
+    weights = np.ones((1, len(given))) if drawn is None else drawn
+    found = np.full((len(weights), given.shape[1]), np.nan)
+    for concept in np.flatnonzero(there.any(axis=0)):
+        order = np.argsort(-given[:, concept], kind="stable")
+        ends = np.append(np.flatnonzero(np.diff(given[order, concept])), len(order) - 1)  # of pictures of equal score
+        above = weights[:, order].astype(np.float64)  # (m, n)
+        right = (above * there[order, concept]).cumsum(axis=1)[:, ends]
+        precision = right / np.maximum(above.cumsum(axis=1)[:, ends], 1)
+        total = right[:, -1]
+        summed = (np.diff(right, axis=1, prepend=0) * precision).sum(axis=1)
+        found[:, concept] = np.divide(summed, total, out=np.full(len(total), np.nan), where=total > 0)
+    return found[0] if drawn is None else found
+
+
+def best_thresholds(scores: Any, named: Any) -> np.ndarray:
+    """Score of each concept from which it is called present, `[k]`: the one with the highest F1 on these pictures.
+
+    Of scores and names `[n, k]`; NaN for a concept that no picture shows.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    best = np.full(np.shape(scores)[1], np.nan)
+    for concept in np.flatnonzero(np.any(named, axis=0)):
+        precision, recall, threshold = precision_recall_curve(named[:, concept], scores[:, concept])
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        best[concept] = threshold[f1[:-1].argmax()]
+    return best
+
+
 def _hits(
     meta_logits: Any,
     meta: Any,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import copy
 from typing import Any
 
@@ -67,6 +68,13 @@ class Resamples:
         own.n_blocks = len(present)
         own._drawn = [drawn[:, present] for drawn in self._drawn]
         return own
+
+    def counts(self) -> Iterator[np.ndarray]:
+        """How often each resample draws each photograph: tables `[m, n_rows]`, `n` rows in all."""
+        at_once = max(1, _NUMBERS_AT_ONCE // len(self.block))
+        for table in self._drawn:
+            for start in range(0, len(table), at_once):
+                yield table[start : start + at_once, self.block]
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """Mean of each resample, `[n]`; NaN values are left out, and a resample without any value is NaN."""

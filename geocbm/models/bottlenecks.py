@@ -161,14 +161,14 @@ def pool_scores(scores: Tensor, top_k: int) -> Tensor:
     return scores.topk(top_k, dim=1).values.logsumexp(1) - math.log(top_k)
 
 
-def mix_prototypes(logits: Tensor, prototypes: Tensor) -> Tensor:
-    """Embedding `(B, c)` of an image from its logits `(B, k)` of the concepts: `sum_i sqrt(p_i) t_i`.
+def mix_prototypes(log_probabilities: Tensor, prototypes: Tensor) -> Tensor:
+    """Embedding `(B, c)` of an image from log probabilities `(B, k)` of the concepts: `sum_i sqrt(p_i) t_i`.
 
     The square root keeps the several concepts of a picture visible beside the most probable one: a probability of 4 %
     still has a fifth of the weight of certainty. The prototypes `(k, c)` have length 1.
     """
     # Half the log-probability: the square root itself has no slope at 0.
-    return (logits.log_softmax(-1) / 2).exp() @ prototypes
+    return (log_probabilities / 2).exp() @ prototypes
 
 
 def _given(tokens: Tensor | None, kind: str) -> Tensor:

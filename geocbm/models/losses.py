@@ -57,6 +57,29 @@ def focal_loss(
     return loss.mean()
 
 
+def positive_unknown(
+    logits: Tensor, positive: Tensor, unknown: Literal["absent", "entropy"] = "absent", weight: float = 1.0
+) -> Tensor:
+    """Sigmoid loss over concepts of which only some that can be seen are named; nothing is known of the others.
+
+    A named concept adds `-log p`, with `p = sigmoid(logit)`. An unknown one is taken as "absent" and adds
+    `-weight * log(1 - p)` (Cole et al., 2021, "Multi-label learning from single positive labels"), or is left undecided
+    by "entropy": `-weight * H(p)`, with `H` the entropy in nats (Zhou et al., 2022, "Acknowledging the unknown"). It is
+    the sum over the concepts; `positive (B, k)` holds booleans.
+    """
+    if positive.shape != logits.shape:
+        raise ParameterError(f"positive has shape {tuple(positive.shape)}; give one of {tuple(logits.shape)}")
+    named = positive.to(logits.dtype)
+    log_p, log_q = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+    if unknown == "absent":
+        of_unknown = -log_q
+    elif unknown == "entropy":
+        of_unknown = log_p.exp() * log_p + log_q.exp() * log_q
+    else:
+        raise ParameterError(f"unknown={unknown!r} is unknown; use 'absent' or 'entropy'")
+    return (weight * (1 - named) * of_unknown - named * log_p).sum(-1).mean()
+
+
 def inverse_frequency(target: Tensor, n_classes: int) -> Tensor:
     """Class weights `(n_classes,)` proportional to 1 / count, with mean 1 over the classes that are present.
 

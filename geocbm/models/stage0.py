@@ -194,7 +194,7 @@ class Stage0PretrainingModel(nn.Module):
                     pool_scores(cosines.float() / self.config.temperature, self.config.top_patches)
                     for cosines in score_patches(self.bottleneck, concept_emb, metas, parents)
                 )
-                concept_emb = mix_prototypes(meta_logits, metas)
+                concept_emb = mix_prototypes(meta_logits.log_softmax(-1), metas)
         return Stage0Output(
             pooled=pooled,
             gps=self.gps_adapter(gps),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.files.progress import track
+from geocbm.metrics.concept import average_precision
 from geocbm.models.bottlenecks import BottleneckSettings, build_bottleneck, mix_prototypes, pool_scores, score_patches
 from geocbm.training.loader import RowSource, row_reader
 from geocbm.training.settings import check_number
@@ -33,7 +35,10 @@ class Stage1Config(BottleneckSettings):
     epochs: int = 50
     label_smoothing: float = 0.2  # of both focal losses
     gamma: float = 2.0  # focusing exponent of both
-    lambda_meta: float = 1.0  # weights of the terms: focal loss over metas,
+    concept_target: Literal["single", "multi"] = "single"  # one label of a softmax (the specification's), or sigmoids
+    unknown: Literal["absent", "entropy"] = "absent"  # what "multi" makes of concepts that are not named
+    unknown_weight: float = 1.0  # weight of each of them, beside 1 of a named one
+    lambda_meta: float = 1.0  # weights of the terms: focal loss (of "multi" the sigmoid loss) over metas,
     lambda_parent: float = 0.5  # and over parents,
     lambda_consistency: float = 0.3  # divergence between implied and predicted parents,
     lambda_parent_contrastive: float = 0.2  # contrast between parents within the batch,
@@ -52,12 +57,12 @@ class Stage1Config(BottleneckSettings):
     semantic_threshold: float = 0.7  # cosine from which two metas count as close; measured with, not trained with
     init_from_stage0: bool = True  # start from Stage 0's bottleneck and prototype projection
     patience: int = 10
-    monitor: Literal["meta_top1", "parent_top1", "loss"] = "meta_top1"  # validation value that decides
+    monitor: Literal["meta_top1", "parent_top1", "mean_ap", "loss"] = "meta_top1"  # validation value that decides
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("epochs", self.epochs, 1)
-        for name in ("gamma", "residual_std"):
+        for name in ("gamma", "residual_std", "unknown_weight"):
             check_number(name, getattr(self, name), 0)
         for name in ("temperature", "parent_temperature", "logit_scale_init", "logit_scale_max"):
             check_number(name, getattr(self, name), 0, above=True)
@@ -75,19 +80,28 @@ class Stage1Output(NamedTuple):
     meta_prototypes: Tensor  # (k_m, c) projected, of length 1
     parent_prototypes: Tensor  # (k_p, c) projected, of length 1
     meta_maps: Tensor | None = None  # (B, P, k_m) score of each meta on each patch, of the "patch" bottleneck only
+    concept_target: str = "single"  # of the settings: what the logits are
 
     def probabilities(self) -> dict[str, Tensor]:
-        """In float32: `concept_emb` `(B, c)`, `meta_probabilities` `(B, k_m)`, `parent_probabilities` `(B, k_p)`."""
+        """In float32: `concept_emb` `(B, c)`, `meta_probabilities` `(B, k_m)`, `parent_probabilities` `(B, k_p)`.
+
+        Of the concept target "single" those of all metas sum to 1, of "multi" each is that of a concept by itself.
+        """
         return {
             "concept_emb": self.concept_emb.float(),
-            "meta_probabilities": self.meta_logits.float().softmax(-1),
-            "parent_probabilities": self.parent_logits.float().softmax(-1),
+            "meta_probabilities": log_probabilities(self.meta_logits.float(), self.concept_target).exp(),
+            "parent_probabilities": log_probabilities(self.parent_logits.float(), self.concept_target).exp(),
         }
 
     @property
     def per_row(self) -> tuple[str, ...]:
         """What the losses read of each row, which several processes gather."""
         return ("concept_emb", "meta_logits", "parent_logits")
+
+
+def log_probabilities(logits: Tensor, concept_target: str) -> Tensor:
+    """Log probabilities `(B, k)`: of a softmax over all concepts ("single"), or of one sigmoid for each ("multi")."""
+    return functional.logsigmoid(logits) if concept_target == "multi" else logits.log_softmax(-1)
 
 
 class Stage1ConceptModel(nn.Module):
@@ -128,8 +142,8 @@ class Stage1ConceptModel(nn.Module):
         self.prototype_projection = nn.Linear(meta_prototypes.shape[1], config.concept_emb_dim)
         self.delta_meta = nn.Parameter(torch.randn(meta_prototypes.shape) * config.residual_std)
         self.delta_parent = nn.Parameter(torch.randn(parent_prototypes.shape) * config.residual_std)
-        self.meta_bias = nn.Parameter(torch.zeros(len(meta_prototypes)))
-        self.parent_bias = nn.Parameter(torch.zeros(len(parent_prototypes)))
+        self.meta_bias = nn.Parameter(torch.full((len(meta_prototypes),), self._first_bias(len(meta_prototypes))))
+        self.parent_bias = nn.Parameter(torch.full((len(parent_prototypes),), self._first_bias(len(parent_prototypes))))
         self.logit_scale_meta = nn.Parameter(torch.tensor(config.logit_scale_init))
         self.logit_scale_parent = nn.Parameter(torch.tensor(config.logit_scale_init))
         base = meta_prototypes.detach().clone().float()
@@ -138,6 +152,10 @@ class Stage1ConceptModel(nn.Module):
         self.register_buffer("meta_to_parent", torch.as_tensor(meta_to_parent, dtype=torch.long).clone())
         unit = functional.normalize(base, dim=-1)
         self.register_buffer("similarity", unit @ unit.T, persistent=False)  # (k_m, k_m)
+
+    def _first_bias(self, count: int) -> float:
+        """Before training every one of `count` sigmoids says one in `count`; a softmax does so without a bias."""
+        return -math.log(max(count - 1, 1)) if self.config.concept_target == "multi" else 0.0
 
     @property
     def needs_tokens(self) -> bool:
@@ -203,12 +221,13 @@ class Stage1ConceptModel(nn.Module):
         parent_maps = self._scale("parent") * parent_cosines
         meta_logits = pool_scores(meta_maps, self.config.top_patches) + self.meta_bias
         return Stage1Output(
-            concept_emb=mix_prototypes(meta_logits, meta),
+            concept_emb=mix_prototypes(log_probabilities(meta_logits, self.config.concept_target), meta),
             meta_logits=meta_logits,
             parent_logits=pool_scores(parent_maps, self.config.top_patches) + self.parent_bias,
             meta_prototypes=meta,
             parent_prototypes=parent,
             meta_maps=meta_maps,
+            concept_target=self.config.concept_target,
         )
 
     def _scale(self, head: str) -> Tensor:
@@ -224,24 +243,41 @@ class Stage1ConceptModel(nn.Module):
             parent_logits=self._scale("parent") * (unit @ parent.T) + self.parent_bias,
             meta_prototypes=meta,
             parent_prototypes=parent,
+            concept_target=self.config.concept_target,
         )
 
+    def named(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Which metas and parents a batch names, `(B, k_m)` and `(B, k_p)` booleans.
+
+        Those of its entry `named_metas` (several of a picture), or without it the labels `concept_idx`.
+        """
+        n_metas, n_parents = len(self.meta_bias), len(self.parent_bias)
+        metas = batch["named_metas"] if "named_metas" in batch else functional.one_hot(batch["concept_idx"], n_metas)
+        parents = metas.float() @ functional.one_hot(self.meta_to_parent, n_parents).float()
+        return metas > 0, parents > 0
+
     def predictions(self, output: Stage1Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whether the labelled meta and parent are named, `(B,)` booleans each."""
-        return {
-            "meta_top1": output.meta_logits.argmax(1) == batch["concept_idx"],
-            "parent_top1": output.parent_logits.argmax(1) == batch["parent_idx"],
-        }
+        """Whether a labelled meta and parent are named first, `(B,)` booleans; what "multi" is measured by beside."""
+        metas, parents = self.named(batch)
+        first = output.meta_logits.argmax(1, keepdim=True), output.parent_logits.argmax(1, keepdim=True)
+        found = {"meta_top1": metas.gather(1, first[0])[:, 0], "parent_top1": parents.gather(1, first[1])[:, 0]}
+        if self.config.concept_target == "multi":
+            found |= {"scores": output.meta_logits, "named": metas}
+        return found
 
     def measure(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
-        """How often that is so, from 0 to 1."""
-        return {name: float(right.float().mean()) for name, right in predictions.items()}
+        """How often that is so, from 0 to 1, and of "multi" the mean average precision over metas that are named."""
+        values = {name: float(predictions[name].float().mean()) for name in ("meta_top1", "parent_top1")}
+        if "scores" in predictions:
+            precision = average_precision(predictions["scores"].numpy(), predictions["named"].numpy())
+            values["mean_ap"] = float(np.nanmean(precision))
+        return values
 
     def examples(
         self, output: Stage1Output, batch: Mapping[str, Tensor], labels: Mapping[str, Any]
     ) -> dict[str, list[Any]]:
         """Columns of a table of examples: the labelled concept, the named one, and how probable that is."""
-        probability, named = output.meta_logits.float().softmax(-1).max(1)
+        probability, named = output.probabilities()["meta_probabilities"].max(1)
         names = labels.get("metas") or range(len(self.meta_base))
         return {
             "truth": [str(names[index]) for index in batch["concept_idx"].tolist()],

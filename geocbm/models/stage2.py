@@ -162,7 +162,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
 
     def standardise_by(self, scores: Tensor) -> None:
         """Take mean and spread of the probabilities `(n, concept_dim)` of the training rows."""
-        spread, mean = torch.std_mean(self._transformed(scores.float()), dim=0, correction=0)
+        spread, mean = torch.std_mean(self.transformed(scores.float()), dim=0, correction=0)
         self.score_mean.copy_(mean)
         # A concept that is always equally probable tells nothing; it must not be divided by 0.
         self.score_spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
@@ -221,16 +221,18 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         standard = self._standardised(scores.to(self.score_mean))
         return standard[:, None] * self.cell_head.weight, self.cell_head.bias
 
-    def _transformed(self, scores: Tensor) -> Tensor:
+    def transformed(self, scores: Tensor) -> Tensor:
         """Probabilities as the linear layer reads them, one by one (`config.score_transform`)."""
         kind = self.config.score_transform
         if kind == "log":
             return scores.clamp_min(LEAST_PROBABILITY).log()
+        if kind == "logit":
+            return scores.logit(LEAST_PROBABILITY)
         return scores.clamp_min(0.0).sqrt() if kind == "sqrt" else scores
 
     def _standardised(self, scores: Tensor) -> Tensor:
         """Transformed probabilities at mean 0 and spread 1 over the training rows."""
-        return (self._transformed(scores) - self.score_mean) / self.score_spread
+        return (self.transformed(scores) - self.score_mean) / self.score_spread
 
     def _checked(self, concept_emb: Tensor, patch_tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The embeddings in the precision of the weights and the tokens as they are, if shapes fit the mode."""

@@ -29,7 +29,8 @@ class Stage2Config(TrainingSettings):
             the smoothed distribution), "expected_centers" or "expected_places" (the cell centre, or the training place
             too, with the highest expected GeoScore), or "validation" (the best of these on the validation split).
         score_transform: what the linear layer reads of each probability: "none" (itself), "sqrt" or "log" (not below
-            1e-6), which make room between small probabilities; a logit stays a sum of one term per concept.
+            1e-6), which make room between small probabilities, or "logit", which makes room between large ones too; a
+            logit of a cell stays a sum of one term per concept.
         score_lr: learning rate of the linear layer on the probabilities. The problem is convex, so it may be large.
         score_epochs: most passes over the training rows for that layer, each a fraction of a second; it stops after
             a fifth of them without improvement.
@@ -48,7 +49,7 @@ class Stage2Config(TrainingSettings):
     refine_neighbours: int = 5  # training pictures that are averaged in the chosen cell
     refine_temperature: float = 0.05  # divisor of the similarity when neighbours of different cells compete
     answer_point: Literal["argmax", "center", "mode", "expected_centers", "expected_places", "validation"] = "argmax"
-    score_transform: Literal["none", "sqrt", "log"] = "none"
+    score_transform: Literal["none", "sqrt", "log", "logit"] = "none"
     score_lr: float = 0.003
     score_epochs: int = 100
     embed_dim: int = 512  # width inside the head

@@ -76,6 +76,9 @@ def _concept_loss(
 class Stage1Loss:
     """Stage 1: nine terms, of a batch with `concept_idx` and `parent_idx`, `(B,)` true metas and parents.
 
+    Of the concept target "multi" four: `meta` and `parent` by sigmoids, of the labels that `model.named` finds in the
+    batch, `reg` and `intra_parent`; the other five take one concept of a picture as the only one.
+
     Args:
         model: for residuals, hierarchy, similarity of the prototypes and the settings.
         meta: `(n,)` meta of each training row, for the weights of rare classes; None weighs all alike.
@@ -89,6 +92,8 @@ class Stage1Loss:
 
     def __call__(self, output: Stage1Output, batch: Batch) -> Terms:
         """Compute the terms."""
+        if self.config.concept_target == "multi":
+            return self._of_several(output, batch)
         model, config, hierarchy = self.model, self.config, self.model.meta_to_parent
         meta, parent = batch["concept_idx"], batch["parent_idx"]
         meta_logits, parent_logits = output.meta_logits, output.parent_logits
@@ -101,9 +106,27 @@ class Stage1Loss:
             "meta_guided": losses.parent_guided_meta(meta_logits, meta, hierarchy),
             "parent_contrastive": losses.supervised_contrastive(concept_emb, parent, config.parent_temperature),
             "contrastive": losses.prototype_info_nce(concept_emb, prototypes, meta, config.temperature),
-            "reg": losses.prototype_regularization(model.delta_meta, model.delta_parent),
-            "intra_parent": losses.intra_parent_consistency(prototypes, hierarchy, config.intra_parent_reduction),
+            **self._of_prototypes(prototypes),
             "semantic": losses.semantic_soft_cross_entropy(meta_logits, meta, model.similarity),
+        }
+        return _with_loss(terms, config)
+
+    def _of_prototypes(self, prototypes: Tensor) -> Terms:
+        """What keeps residuals small and siblings together, of projected prototypes `(k_m, c)`."""
+        model, kind = self.model, self.config.intra_parent_reduction
+        return {
+            "reg": losses.prototype_regularization(model.delta_meta, model.delta_parent),
+            "intra_parent": losses.intra_parent_consistency(prototypes, model.meta_to_parent, kind),
+        }
+
+    def _of_several(self, output: Stage1Output, batch: Batch) -> Terms:
+        """The terms where a picture may show several concepts, of which some are named."""
+        (metas, parents), config = self.model.named(batch), self.config
+        unknown = config.unknown, config.unknown_weight
+        terms = {
+            "meta": losses.positive_unknown(output.meta_logits.float(), metas, *unknown),
+            "parent": losses.positive_unknown(output.parent_logits.float(), parents, *unknown),
+            **self._of_prototypes(output.meta_prototypes),
         }
         return _with_loss(terms, config)
 

@@ -112,6 +112,14 @@ class Run(RunFiles):
         return meta.copy(), parent.copy()
 
     @cached_property
+    def named_metas(self) -> np.ndarray:
+        """Metas that are named of the picture of each row, by all rows with its `pano_id`: `[n, k_m]` booleans."""
+        picture, names = self.table["pano_id"].factorize()
+        named = np.zeros((len(names), len(self.concepts.metas)), dtype=bool)
+        named[picture, self.meta_and_parent[0]] = True
+        return named[picture]
+
+    @cached_property
     def cell_label(self) -> np.ndarray:
         """Index of the cell of each row (`cell_label` of the specification)."""
         return self.cells.assign(self.lat, self.lng, self.country)

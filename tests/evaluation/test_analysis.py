@@ -62,6 +62,20 @@ def test_concept_probabilities_of_every_row(files, features, trained_run):
     )
 
 
+def test_pictures_are_parted_by_their_scores(files):
+    test, named = files.rows["test"], files.named_metas
+    perfect = stage_metrics.measure_presence(files, {"meta": named.astype(float)}, test)
+    assert set(perfect) == {"mean_ap", "micro_ap", "macro_f1"}  # the pictures have no ground truth
+    assert perfect["mean_ap"]["value"] == perfect["micro_ap"] == perfect["macro_f1"] == 1
+    # Where all scores are equal every picture is called, and the precision is the share of pictures that show it.
+    flat = stage_metrics.measure_presence(files, {"meta": np.full(named.shape, 0.5)}, test)
+    share = named[test].mean(axis=0)
+    assert flat["mean_ap"]["value"] == pytest.approx(share[share > 0].mean())
+    assert flat["micro_ap"] == pytest.approx(1 / 6)
+    assert flat["macro_f1"] == pytest.approx((2 * share / (1 + share))[share > 0].mean())
+    assert stage_metrics.measure_presence(files, {}, test[:0]) == {}
+
+
 def test_concepts_stand_beside_the_most_frequent_class(files):
     rows = files.rows["test"]
     meta = files.meta_and_parent[0]

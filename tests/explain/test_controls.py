@@ -141,6 +141,19 @@ def test_random_concepts_are_probabilities_spread_as_those_of_stage1(run, bottle
     assert 0.3 < float(spreads[0] / spreads[1]) < 3
 
 
+def test_random_concepts_of_sigmoids_do_not_share_one(run):
+    files, adapted = run.files, run.files.features("adapted")
+    single, multi = (
+        stages.fit_stage1(files, replace(STAGE1, concept_target=target), adapted, name=None)[0]
+        for target in ("single", "multi")
+    )
+    multi.load_state_dict(single.state_dict())
+    one, several = (next(controls.random_concepts(each, adapted, files.rows["train"], [0])) for each in (single, multi))
+    for name, own in several.items():
+        torch.testing.assert_close(own.logit().softmax(-1), one[name], rtol=1e-3, atol=1e-5)
+        assert (own.sum(1) - 1).abs().min() > 1e-2
+
+
 def test_random_concepts_read_no_row_but_their_own(run):
     # What other splits look like must not change the scores of a row: centre and spread are of training rows.
     files = run.files

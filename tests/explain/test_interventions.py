@@ -31,9 +31,9 @@ def make_head(mode: str = "concept_scores", transform: str = "log", concept_dim:
     return head.eval()
 
 
-def make_concepts(bottleneck: str = "mlp") -> Stage1ConceptModel:
+def make_concepts(bottleneck: str = "mlp", target: str = "single") -> Stage1ConceptModel:
     torch.manual_seed(1)
-    config = Stage1Config(bottleneck=bottleneck, concept_emb_dim=32, top_patches=2)
+    config = Stage1Config(bottleneck=bottleneck, concept_emb_dim=32, top_patches=2, concept_target=target)
     model = Stage1ConceptModel(12, torch.randn(4, 10), torch.randn(2, 10), torch.from_numpy(PARENTS), config, 8)
     return model.eval()
 
@@ -74,7 +74,7 @@ def test_edits_that_cannot_be_are_refused():
 # ---- what an edit does to the answer
 
 
-@pytest.mark.parametrize("transform", ["none", "sqrt", "log"])
+@pytest.mark.parametrize("transform", ["none", "sqrt", "log", "logit"])
 def test_ablating_all_concepts_leaves_the_constants(transform):
     head, scores = make_head(transform=transform), some_scores(3)
     baseline = baseline_scores(head)
@@ -147,6 +147,28 @@ def test_the_embedding_of_patches_is_mixed_again_exactly():
         share = edited[:2, :4] / edited[:2, :4].sum(1, keepdim=True)
         torch.testing.assert_close(moved[:2], share.sqrt() @ said.meta_prototypes, rtol=1e-4, atol=1e-5)
     assert (moved[2] == said.concept_emb[2]).all()
+
+
+def test_sigmoid_scores_are_mixed_as_they_are():
+    """Without a softmax an edit of one concept leaves the others: nothing is scaled to sum to 1."""
+    model = make_concepts("patch", "multi")
+    with torch.inference_mode():
+        said = model(torch.randn(3, 12), torch.randn(3, 9, 8))
+        scores = torch.cat([said.meta_logits.sigmoid(), said.parent_logits.sigmoid()], dim=1)
+        moved = edited_embedding(model, said.concept_emb, scores, set_scores(scores, [1], 0.9))
+        wanted = scores[:, :4].clone()
+        wanted[:, 1] = 0.9
+        torch.testing.assert_close(moved, wanted.sqrt() @ said.meta_prototypes, rtol=1e-4, atol=1e-5)
+
+
+def test_an_embedding_is_moved_until_a_sigmoid_reads_the_wanted_probability():
+    model = make_concepts(target="multi")
+    emb = functional.normalize(torch.randn(4, 32), dim=-1)
+    meta, parent = (values.detach() for values in model.prototypes())
+    before = model.classify(emb, meta, parent).meta_logits.sigmoid().detach()
+    moved = move_embedding(model, emb, set_scores(before, [2], 0.9), torch.tensor([2])).detach()
+    after = model.classify(moved, meta, parent).meta_logits.sigmoid()
+    torch.testing.assert_close(after[:, 2], torch.full((4,), 0.9), rtol=0, atol=5e-3)
 
 
 def test_parents_are_no_part_of_an_embedding():

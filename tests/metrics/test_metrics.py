@@ -301,3 +301,37 @@ def test_labels_that_are_no_whole_numbers_are_named():
     for labels, message in (([0.5, 1, 2], "meta must be whole numbers, but 0.5"), ([np.nan, 1, 2], "but nan")):
         with pytest.raises(ValueError, match=message):
             concept_metrics(np.eye(3), labels)
+
+
+def test_average_precision_by_hand():
+    # Ranked by score: yes, no, yes, then two of equal score of which one shows it: (1 + 2/3 + 3/5) / 3.
+    scores = np.array([[0.9], [0.8], [0.7], [0.1], [0.1]])
+    named = np.array([[1], [0], [1], [0], [1]])
+    assert metrics.average_precision(scores, named) == pytest.approx([(1 + 2 / 3 + 3 / 5) / 3])
+    assert np.isnan(metrics.average_precision(scores, np.zeros((5, 1)))).all()
+    with pytest.raises(ValueError, match="named must have the shape of scores"):
+        metrics.average_precision(scores, named[:4])
+
+
+def test_average_precision_is_sklearns_and_a_resample_is_a_table_of_its_rows():
+    from sklearn.metrics import average_precision_score
+
+    generator = np.random.default_rng(0)
+    scores, named = generator.integers(0, 6, (80, 4)) / 5, generator.random((80, 4)) < 0.2
+    expected = [average_precision_score(named[:, k], scores[:, k]) for k in range(4)]
+    np.testing.assert_allclose(metrics.average_precision(scores, named), expected)
+    resamples = metrics.Resamples(np.arange(80) // 4, 7, seed=1)
+    drawn = np.concatenate(list(resamples.counts()))
+    found = metrics.average_precision(scores, named, drawn)
+    assert drawn.shape == (7, 80) and found.shape == (7, 4)
+    for counts, own in zip(drawn, found, strict=True):
+        rows = np.repeat(np.arange(80), counts)
+        np.testing.assert_allclose(own, metrics.average_precision(scores[rows], named[rows]))
+
+
+def test_thresholds_have_the_best_f1():
+    # From 0.4 on: two right of three, both found: F1 = 2 * 2 / (3 + 2) = 0.8; from 0.9 on 2 * 1 / (1 + 2) = 0.67.
+    scores = np.array([[0.9, 0.1], [0.6, 0.2], [0.4, 0.3], [0.2, 0.4]])
+    named = np.array([[1, 0], [0, 0], [1, 0], [0, 0]], dtype=bool)
+    best = metrics.best_thresholds(scores, named)
+    assert best[0] == pytest.approx(0.4) and np.isnan(best[1])

@@ -301,3 +301,37 @@ def test_group_cross_entropy_has_a_finite_gradient_where_the_group_is_nearly_imp
     loss = losses.group_cross_entropy(logits, torch.tensor([2]), torch.tensor([0, 0, 1]))
     loss.backward()
     assert loss.item() == pytest.approx(400, rel=1e-5) and torch.isfinite(logits.grad).all()
+
+
+def test_unknown_concepts_are_absent_weighted_or_left_undecided():
+    """By hand, with p = 0.8, 0.5, 0.2 of which the first is named: -log 0.8 - w (log 0.5 + log 0.8), or - w (H + H)."""
+    logits = torch.tensor([[math.log(4.0), 0.0, -math.log(4.0)]], requires_grad=True)
+    named = torch.tensor([[True, False, False]])
+    named_term = -math.log(0.8)
+    absent = -math.log(0.5) - math.log(0.8)
+    assert losses.positive_unknown(logits, named).item() == pytest.approx(named_term + absent, rel=1e-5)
+    assert losses.positive_unknown(logits, named, weight=0.1).item() == pytest.approx(named_term + 0.1 * absent)
+    entropy = math.log(2) - 0.2 * math.log(0.2) - 0.8 * math.log(0.8)
+    undecided = losses.positive_unknown(logits, named, "entropy", 0.3)
+    assert undecided.item() == pytest.approx(named_term - 0.3 * entropy, rel=1e-5)
+    undecided.backward()
+    # At p = 0.5 the entropy is at its top; at 0.2 it pulls upwards, towards it.
+    assert logits.grad[0, 1].item() == pytest.approx(0, abs=1e-7) and logits.grad[0, 2] < 0
+
+
+def test_the_sigmoid_loss_is_torchs_over_several_rows_and_finite_far_out():
+    logits = torch.tensor([[120.0, -120.0, 3.0], [-2.0, 0.5, -130.0]], requires_grad=True)
+    named = torch.tensor([[False, True, True], [True, True, False]])
+    ours = losses.positive_unknown(logits, named)
+    theirs = functional.binary_cross_entropy_with_logits(logits, named.float(), reduction="none").sum(1).mean()
+    torch.testing.assert_close(ours, theirs)
+    (ours + losses.positive_unknown(logits, named, "entropy")).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_impossible_sigmoid_losses_are_named():
+    logits, named = torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool)
+    with pytest.raises(ParameterError, match="unknown='present'"):
+        losses.positive_unknown(logits, named, "present")
+    with pytest.raises(ParameterError, match="positive has shape"):
+        losses.positive_unknown(logits, named[:, :2])

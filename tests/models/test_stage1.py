@@ -258,3 +258,60 @@ def test_another_kind_of_bottleneck_than_stage0s_starts_afresh_and_says_so(patch
     model, _ = replace(patchy, report=said.append).fit(stage0=stage0)
     assert torch.equal(model.prototype_projection.weight, stage0.prototype_projection.weight)
     assert "bottleneck='patch' starts afresh: Stage 0 trained 'mlp'" in said[0]
+
+
+def test_sigmoid_scores_are_each_by_themselves(world):
+    model = model_of(world, concept_target="multi").eval()
+    output = model(world.features[:5])
+    said = output.probabilities()
+    torch.testing.assert_close(said["meta_probabilities"], torch.sigmoid(output.meta_logits))
+    torch.testing.assert_close(said["parent_probabilities"], torch.sigmoid(output.parent_logits))
+    assert (said["meta_probabilities"].sum(1) - 1).abs().min() > 1e-3
+    # Without a cosine every one of four concepts is named once in four, of two parents once in two.
+    torch.testing.assert_close(model.meta_bias.sigmoid(), torch.full((4,), 0.25))
+    torch.testing.assert_close(model.parent_bias.sigmoid(), torch.full((2,), 0.5))
+
+
+def test_a_picture_with_several_names_has_them_all_as_targets(world):
+    model = model_of(world, concept_target="multi").eval()
+    several = torch.tensor([[True, False, True, False], [False, True, False, False]])
+    batch = {"concept_idx": torch.tensor([0, 1]), "parent_idx": torch.tensor([0, 0]), "named_metas": several}
+    output = model(world.features[:2])
+    parents = torch.tensor([[True, True], [True, False]])
+    assert [each.tolist() for each in model.named(batch)] == [several.tolist(), parents.tolist()]
+    terms = Stage1Loss(model)(output, batch)
+    assert set(terms) == {"loss", "meta", "parent", "reg", "intra_parent"}
+    for name, logits, there in (("meta", output.meta_logits, several), ("parent", output.parent_logits, parents)):
+        plain = functional.binary_cross_entropy_with_logits(logits, there.float(), reduction="none").sum(1).mean()
+        torch.testing.assert_close(terms[name], plain)
+    lambdas = {name: getattr(model.config, f"lambda_{name}") for name in terms if name != "loss"}
+    torch.testing.assert_close(terms["loss"], sum(lambdas[name] * terms[name] for name in lambdas))
+    first = output._replace(meta_logits=torch.tensor([[0.0, 1, 5, 2], [9.0, 1, 5, 2]]))
+    assert model.predictions(first, batch)["meta_top1"].tolist() == [True, False]
+    batch.pop("named_metas")  # then the label is the only name
+    assert model.named(batch)[0].tolist() == [[True, False, False, False], [False, True, False, False]]
+
+
+def test_sigmoids_are_trained_stopped_by_average_precision_and_read_again(world, tmp_path):
+    world.config = replace(world.config, concept_target="multi", unknown_weight=0.5, monitor="mean_ap")
+    model, result = world.fit(tmp_path / "stage1.safetensors")
+    assert result.best["mean_ap"] > 0.9 and result.best["meta_top1"] > 0.9
+    again = load_stage1(tmp_path / "stage1.safetensors")
+    assert again.config.concept_target == "multi"
+    own, theirs = (predict_stage1(each, world.features) for each in (model, again))
+    assert torch.equal(own["meta_probabilities"], theirs["meta_probabilities"])
+
+
+def test_the_patches_mix_prototypes_by_their_own_probabilities(patchy):
+    config = Stage1Config(bottleneck="patch", concept_emb_dim=16, concept_target="multi")
+    model = Stage1ConceptModel(
+        patchy.features.shape[1],
+        patchy.meta_prototypes,
+        patchy.parent_prototypes,
+        patchy.meta_to_parent,
+        config,
+        patchy.tokens.shape[2],
+    ).eval()
+    output = model(patchy.features[:3], patchy.tokens[:3].float())
+    expected = output.meta_logits.sigmoid().sqrt() @ output.meta_prototypes
+    torch.testing.assert_close(output.concept_emb, expected)

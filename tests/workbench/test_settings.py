@@ -178,6 +178,8 @@ def other_value(field: Any) -> Any:
     choices = {
         "bottleneck": "patch",
         "monitor": "loss",
+        "concept_target": "multi",
+        "unknown": "entropy",
         "intra_parent_reduction": "mean",
         "ablation_mode": "hybrid",
         "offset_kind": "tangent",
