@@ -26,7 +26,7 @@ from scipy.special import log_softmax, softmax
 
 from geocbm import metrics, plots
 from geocbm.evaluation import methods, novelty, proximity
-from geocbm.evaluation.uncertainty import assessment, measures
+from geocbm.evaluation.uncertainty import area_efficiency, assessment, measures
 from geocbm.evaluation.uncertainty.measures import LABELS
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import readable
@@ -51,7 +51,6 @@ p = softmax(logits["test"][asked].astype(float), axis=1)  # (4, N)
 likely = ["; ".join(f"{cells.country[c]} {own[c]:.0%}" for c in np.argsort(-own)[:2]) for own in p]
 captions = [f"{country}. Likely: {two}" for country, two in zip(batch["country"], likely, strict=True)]
 nb.show_images(batch["image"], captions, captions)
-print(f"logits: test {logits['test'].shape}, validation {logits['val'].shape}")
 
 # %% [markdown]
 # ## Calibration: temperature and expected calibration error
@@ -59,7 +58,6 @@ print(f"logits: test {logits['test'].shape}, validation {logits['val'].shape}")
 # One number, the **temperature** $T$, divides all logits $z$. It is fitted on the validation split and changes no named cell:
 #
 # $$p_c = \mathrm{softmax}(z / T)_c, \qquad T = \mathrm{argmin}_T \; -\frac1n \sum_i \log \mathrm{softmax}(z_i / T)_{y_i}.$$
-#
 # The **expected calibration error** sorts images by the probability of the named cell into 15 bins $b$ and averages the gap between
 # how often the model is right and how confident it is: $\mathrm{ECE} = \sum_b \frac{n_b}{n} \left| \mathrm{acc}(b) - \mathrm{conf}(b) \right|$.
 
@@ -89,7 +87,6 @@ np.testing.assert_allclose(ece, metrics.expected_calibration_error(confidence, r
 # sets: Romano, Sesia & Candès 2020), and the threshold is a quantile of the true cells' scores on validation:
 #
 # $$s(c) = \sum_{p_k > p_c} p_k + u\, p_c, \qquad \hat q = s_{(\lceil (n+1)(1-\alpha) \rceil)}, \qquad \mathcal{C} = \{c : s(c) \le \hat q\}.$$
-#
 # The promise holds on average over images exchangeable with the validation split, whether or not the probabilities are right.
 
 # %%
@@ -125,10 +122,8 @@ likely = pd.DataFrame({
     "expected GeoScore of its centre": expected[order].round(),
 })  # fmt: skip
 best = expected.argmax()
-nb.table(
-    likely,
-    caption=f"Likeliest cells of the first picture; the best centre is that of cell {best}, {cells.country[best]}",
-)
+caption = f"Likeliest cells of the first picture; the best centre is that of cell {best}, {cells.country[best]}"
+nb.table(likely, caption=caption)
 
 # %% [markdown]
 # ## The test split: do probabilities mean what they say?
@@ -137,21 +132,27 @@ nb.table(
 
 # %%
 measured = measures.measure(found, bootstrap, seed)
-nb.record_all("sure", measures.records(measured))
 nb.table(readable(measured.calibration, LABELS), caption=f"Probabilities of cells; temperature {found.temperature:.3f}")
-raw, calibrated = found.named_probability["raw"], found.named_probability["calibrated"]
-nb.show(plots.reliability_before_after(raw, calibrated, found.right), preview=True)
+nb.show(plots.reliability_before_after(*found.named_probability.values(), found.right), preview=True)
 
 # %% [markdown]
 # ### Do regions keep their promise?
 #
 # The label of an image is the nearest cell *of its own country*; the second measured column asks for the cell whose centre is nearest of
 # all. The area of a cell is its share of the country's land. If the split leaves a country out, the promise is void.
+#
+# Who searches cell by cell finds image $i$ after $A_i$ km². **Area efficiency** is the area under the curve of recall against searched area,
+# from 1,000 to 150 million km² (all land): $\frac1n \sum_i \log(A_{\max} / A_i) \big/ \log(A_{\max} / A_{\min})$. Baselines search in circles
+# around the answered point, or where most training pictures are. Diamonds are the conformal regions.
 
 # %%
-kind = proximity.split_kind(files)
-nb.table(readable(measured.coverage, LABELS), caption=f"Regions on the test split; the split is {kind}")
-nb.show(plots.region_areas({f"{100 * one.coverage:.0f} % region": one.area_km2 for one in found.regions}))
+nb.table(readable(measured.coverage, LABELS), caption=f"Regions; the split is {proximity.split_kind(files)}")
+searched, areas = area_efficiency.measure_areas(files, found, bootstrap, seed)
+share = np.log(1.5e8 / np.clip(searched["probability"], 1e3, 1.5e8)) / np.log(1.5e8 / 1e3)
+np.testing.assert_allclose(share.mean(), areas["efficiency"][0])
+nb.show(plots.recall_against_area(area_efficiency.recall_curves(searched), measured.coverage))
+nb.record_all("sure", measures.records(measured) | area_efficiency.records(areas))
+nb.table(readable(areas, area_efficiency.LABELS), caption="Ground searched until the place is found")
 
 # %% [markdown]
 # ### Images unlike the training pictures
@@ -184,10 +185,9 @@ nb.table(readable(measures.localizability(found), LABELS), caption="Distances, f
 # %% [markdown]
 # ### Which point, which country and which region to answer?
 #
-# The specification answers the likeliest cell, moved inside it by the **offset**; a run may move it by the nearest training pictures there.
-# The **mode** climbs to the top of the smoothed distribution; **expected GeoScore** answers the cell centre, or training place, that
-# promises most. The option `answer_point` fixes or chooses the point, on the validation split. The probability of a country is the sum over
-# its cells; a cell that spans several regions is divided among them like its training images.
+# The specification answers the likeliest cell, moved by the **offset**; a run may move it by the nearest training pictures in the cell. The
+# **mode** climbs to the top of the smoothed distribution; **expected GeoScore** answers the cell centre, or training place, that promises most.
+# A country has the sum over its cells; a cell in several regions is divided among them like its training images.
 
 # %%
 points = measured.points.assign(point=measured.points["point"].map(POINT_WORDS))

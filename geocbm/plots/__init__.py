@@ -31,7 +31,12 @@ from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet, 
 from geocbm.plots.runs import chain_status, compare_differences
 from geocbm.plots.theme import PALETTE, finish, template
 from geocbm.plots.training import compare_histories, loss_and_gradients, loss_curves, retrieval_bars
-from geocbm.plots.uncertainty import coverage_by_novelty, region_areas, reliability_before_after, risk_coverage
+from geocbm.plots.uncertainty import (
+    coverage_by_novelty,
+    recall_against_area,
+    reliability_before_after,
+    risk_coverage,
+)
 
 __all__ = [
     "PALETTE",
@@ -74,7 +79,7 @@ __all__ = [
     "prototype_drift",
     "prototype_similarity",
     "quantization_error",
-    "region_areas",
+    "recall_against_area",
     "reliability_before_after",
     "removal_curves",
     "retrieval_bars",

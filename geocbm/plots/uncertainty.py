@@ -51,30 +51,44 @@ def reliability_before_after(before: Any, after: Any, correct: Any) -> go.Figure
     return finish(fig, "Does a probability mean what it says?", alt, 440)
 
 
-def region_areas(areas: Mapping[str, Any]) -> go.Figure:
-    """Share of images whose region is at most so large, a line for each coverage: its name -> areas `[n]` in km²."""
-    refuse_empty("areas", areas, "coverage with its areas in km²")
-    fig, parts, ends = go.Figure(), [], []
-    shares = np.linspace(0, 1, 101)
-    for i, (name, values) in enumerate(areas.items()):
-        km2 = np.quantile(np.asarray(values, dtype=float), shares)
-        ends += [max(km2[0], 1.0), max(km2[-1], 1.0)]
+def recall_against_area(curves: pd.DataFrame, regions: pd.DataFrame) -> go.Figure:
+    """Share of images found within a searched area, a line for each order, beside the conformal regions.
+
+    Args:
+        curves: `km2`, and a column of shares for each order (see `area_efficiency.recall_curves`).
+        regions: a row per wanted `coverage`: `label`, the measured one, and `area_km2`, the median area.
+    """
+    refuse_empty("curves", curves, "area")
+    fig, parts = go.Figure(), []
+    for i, name in enumerate(curves.columns.drop("km2")):
         fig.add_scatter(
-            x=numbers(np.log10(np.maximum(km2, 1.0))),
-            y=numbers(shares),
+            x=numbers(curves["km2"]),
+            y=numbers(curves[name]),
             mode="lines",
-            line={"width": 2.2, "color": PALETTE[i % len(PALETTE)]},
+            line={"width": 2.2, "color": PALETTE[i % len(PALETTE)], "dash": DASHES[i % len(DASHES)]},
             name=escape(name),
-            customdata=[f"{value:,.0f} km²" for value in km2],
-            hovertemplate="%{y:.0%} have at most %{customdata}<extra>%{fullData.name}</extra>",
+            hovertemplate="%{y:.0%} within %{x:,.0f} km²<extra>%{fullData.name}</extra>",
         )
-        parts.append(f"{name}: median {np.median(values):,.0f} km², largest {km2[-1]:,.0f} km²")
-    powers = range(int(np.floor(np.log10(min(ends)))), int(np.ceil(np.log10(max(ends)))) + 1)
-    ticks = {"tickvals": list(powers), "ticktext": [f"{10**power:,}" for power in powers]}
-    fig.update_xaxes(title_text="area of the region, km²", **ticks)
-    fig.update_yaxes(title_text="share of images", tickformat=".0%", range=[0, 1.005])
-    alt = "Curves of the areas of the regions by coverage: " + "; ".join(parts) + "."
-    return finish(fig, "How large are the regions?", alt, 400)
+        half = curves.loc[curves[name] >= 0.5, "km2"]
+        parts.append(f"{name} half of the images " + (f"within {half.iloc[0]:,.0f} km²" if len(half) else "nowhere"))
+    if len(regions):
+        fig.add_scatter(
+            x=numbers(regions["area_km2"]),
+            y=numbers(regions["label"]),
+            mode="markers+text",
+            marker={"size": 11, "color": LAND, "symbol": "diamond", "line": {"width": 1, "color": "white"}},
+            text=[f"{coverage:.0%}" for coverage in regions["coverage"]],
+            textposition="top center",
+            name="conformal regions, median area",
+            hovertemplate="%{y:.0%} in regions of %{x:,.0f} km²<extra></extra>",
+        )
+    low, high = np.log10(curves["km2"].iloc[[0, -1]].to_numpy(float))
+    powers = range(int(np.ceil(low)), int(high) + 1)
+    ticks = {"tickvals": [10**power for power in powers], "ticktext": [f"{10**power:,}" for power in powers]}
+    fig.update_xaxes(title_text="searched area, km²", type="log", range=[float(low), float(high)], **ticks)
+    fig.update_yaxes(title_text="share of images found", tickformat=".0%", range=[0, 1.04])
+    alt = f"Curves of the share of images found against the area searched; found are {'; '.join(parts)}."
+    return finish(fig, "How much ground must be searched?", alt, 440, legend={"y": -0.22})
 
 
 def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> go.Figure:

@@ -21,15 +21,6 @@ def test_reliability_before_and_after():
     assert "calibrated the mean confidence is 50.0 %" in alt
 
 
-def test_areas_of_regions():
-    fig = plots.region_areas({"80 % region": [10.0, 1000.0, 100_000.0], "90 % region": [50.0, 50.0, 50.0]})
-    assert len(fig.data) == 2
-    assert "80 % region: median 1,000 km², largest 100,000 km²" in fig.layout.meta["alt"]
-    assert "10,000" in fig.layout.xaxis.ticktext
-    with pytest.raises(ValueError, match="areas is empty"):
-        plots.region_areas({})
-
-
 def test_curves_of_risk():
     km = np.array([100.0, 2000.0, 300.0, 900.0])
     curves = {"probability": risk_coverage(-km, km), "true error (best possible)": risk_coverage(-km, km)}
