@@ -26,7 +26,8 @@ LABELS: dict[str, str | Metric] = {
     "efficiency": metric("sure.area_efficiency"),
     "median_km2": metric("sure.searched_km2"),
     "over_probability": metric("sure.area_efficiency_change").relabelled("minus that by probability"),
-} | {f"recall_{limit:.0f}": metric("stage2.acc_1km").relabelled(f"within {limit:,.0f} km²") for limit in LIMITS_KM2}
+    **{f"recall_{limit:.0f}": metric("stage2.acc_1km").relabelled(f"within {limit:,.0f} km²") for limit in LIMITS_KM2},
+}
 
 
 def searched_km2(scores: np.ndarray, true_cell: np.ndarray, cell_km2: np.ndarray) -> np.ndarray:
