@@ -9,7 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["GeoCBM", "__version__", "open_run"]
 
-_LAZY = {"open_run": "geocbm.run", "GeoCBM": "geocbm.models"}
+_LAZY = {"open_run": "geocbm.run", "GeoCBM": "geocbm.predict"}
 
 
 def __getattr__(name: str) -> Any:

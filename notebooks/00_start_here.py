@@ -10,30 +10,42 @@
 # # What is this, what has run, and where do I click?
 #
 # **geocbm** learns where a street-level picture was taken *through concepts*: a bollard type, a line colour, the side of the
-# road people drive on. Each page asks one question of one run. This page shows what has run so far, and what comes next.
+# road people drive on. Each page asks one question of one run. This one is the door: what has run, where each page and
+# notebook lies, and a run that answers for any picture.
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 headlines: int = 12  # headline metrics to list, at most
 
 # %%
+import geocbm
 from geocbm import plots
-from geocbm.workbench import notebook, overview
+from geocbm.data import image_files
+from geocbm.workbench import explorers, notebook, overview
 
 nb = notebook.start("00_start_here", globals())
 
 # %% [markdown]
 # ## The chain
 #
-# Each notebook reads what the ones before it wrote. Run one from here with "Run all", with papermill, or all of them with
-# `geocbm run`. The picture is coloured by what this run has.
+# Each notebook reads what the ones before it wrote. Run one with "Run All", with papermill, or all of them with
+# `geocbm run`. The picture is coloured by what this run has; a question leads to its page, a number to its notebook.
 
 # %%
 status = overview.status(run)
 nb.show(plots.chain_status(status))
 
 # %%
-nb.table(status, caption=f"Notebooks of run {run}")
+explorable = {
+    "01": "pictures by place (draw a lasso), by filters, by what is odd",
+    "02": "cells of any size, and the pictures of each",
+    "03": "one batch of Stage 0",
+    "04": "one concept: pictures, maps, nearest prototypes; one batch of Stage 1",
+    "05": "one batch of Stage 2",
+    "06": "one prediction: cells, attention of each head, concepts",
+    "08": "what if it saw something else: a slider for each concept",
+}
+nb.html(overview.directory(run, status, explorable), status.to_string(index=False))
 
 # %% [markdown]
 # ## What came out
@@ -42,6 +54,38 @@ nb.table(status, caption=f"Notebooks of run {run}")
 
 # %%
 nb.table(overview.headlines(run).head(headlines), caption="Headline metrics")
+
+# %% [markdown]
+# ## Load a run and ask it
+#
+# A trained run is one callable: pictures in, places with their concepts out.
+
+# %%
+trained = nb.path("predictions.parquet").is_file()
+if trained:
+    files, model = geocbm.open_run(nb.run_folder), geocbm.GeoCBM.load(nb.run_folder)
+    answer = model.predict(image_files(files.table.iloc[files.rows["test"][:1]]))[0]
+    print(f"{answer.lat:.2f}, {answer.lng:.2f}: {answer.cells[0].country}, through {answer.concepts[0][0]}")
+else:
+    print("This run cannot answer yet: its Stage 2 is not trained.")
+
+# %% [markdown]
+# ## Your photograph
+#
+# In JupyterLab: drop a file, and read the answer with its reasons. On a page: the answer for the first test image.
+
+# %%
+if trained:
+    explorers.photograph(files, model)
+
+# %% [markdown]
+# ## Guess it yourself
+#
+# The picture first, then your place on the map, then the true place and the model's, both scored as in the game.
+
+# %%
+if trained:
+    explorers.guess(files)
 
 # %% [markdown]
 # ## How it works, in five lines

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Does the encoder learn where?
 #
-# Stage 0 takes an image encoder that knows street scenes in general and aligns it with three things at once: the place
-# (through GeoCLIP's frozen location encoder), the fine concept (meta) and its parent. Only the top `unfreeze_layers`
-# blocks are trained. Does a picture then find its own place among many, and are the features themselves better?
+# Stage 0 takes an image encoder that knows street scenes in general and aligns it with three things at once: the place (through GeoCLIP's
+# frozen location encoder), the fine concept (meta) and its parent. Only the top `unfreeze_layers` blocks are trained. Does a picture then
+# find its own place among many, and are the features themselves better?
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
@@ -43,7 +43,7 @@ from geocbm.models import losses
 from geocbm.models.retrieval import class_mean_accuracy
 from geocbm.models.stage0 import Stage0Config
 from geocbm.run import Batch, Run, encoding, stages
-from geocbm.workbench import notebook, settings
+from geocbm.workbench import explorers, notebook, settings
 
 nb = notebook.start("03_stage0_pretraining", globals())
 files = Run(nb.run_folder)
@@ -52,9 +52,9 @@ config = Stage0Config(**settings.config_fields(Stage0Config, globals()))
 # %% [markdown]
 # ## A batch
 #
-# The encoder is cut in two: a frozen **trunk**, and the **top** of `unfreeze_layers` blocks that are trained. What the
-# trunk passes to the top (`hidden`) is the same in every epoch, so it is computed once and stored in half precision; an
-# epoch then costs the top alone. From `hidden` the top gives the features of the untouched encoder (`pooled`).
+# The encoder is cut in two: a frozen **trunk**, and the **top** of `unfreeze_layers` blocks that are trained. What the trunk passes to the
+# top (`hidden`) is the same in every epoch, so it is computed once and stored in half precision; an epoch then costs the top alone. From
+# `hidden` the top gives the features of the untouched encoder (`pooled`).
 
 # %%
 encoders = encoding.EncoderConfig(image_encoder, text_encoder, unfreeze_layers, encode_batch_size, max_cache_gb)
@@ -65,8 +65,6 @@ before = vanilla.read_all("pooled").numpy()
 base = encoding.write_prototypes(files, encoders)  # of the concepts' words, see below
 stage = stages.prepare_stage0(files, config, encoders, encoder, vanilla)  # model, loss and loaders, not yet trained
 model = stage.model.cpu().eval()  # for the look at single steps; training moves it to the accelerator
-
-# %%
 shown = files.batch("pretrain_train", 8, features=False)  # those of an earlier Stage 0 are not asked for
 nb.show_images([encoder.crop(image) for image in shown["image"]], shown.captions, shown.captions)
 batch = Batch(stage.train.read(shown["row"].numpy()))
@@ -79,15 +77,14 @@ print(f"pooled {tuple(pooled.shape)}; tokens {tuple(tokens.shape)}, one for each
 # %% [markdown]
 # ## The idea: a picture beside its place
 #
-# GeoCLIP's location encoder has turned `[lat, lng]` into a vector (`gps`); a linear layer $A$ brings it to the width of
-# the features. **InfoNCE** asks each picture $z_i$ to find its own place $g_i$ among those of the batch, at a
-# temperature $\tau$:
+# GeoCLIP's location encoder has turned `[lat, lng]` into a vector (`gps`); a linear layer $A$ brings it to the width of the features.
+# **InfoNCE** asks each picture $z_i$ to find its own place $g_i$ among those of the batch, at a temperature $\tau$:
 #
 # $$\mathcal{L}_{\mathrm{gps}} = -\frac{1}{B} \sum_{i=1}^{B} \log
 # \frac{\exp(\cos(z_i, A g_i) / \tau)}{\sum_{j=1}^{B} \exp(\cos(z_i, A g_j) / \tau)}$$
 #
-# This is the cross-entropy of a classification whose classes are the places of the batch. The layer $A$ is new, so the
-# loss starts near $\log B$, which is chance.
+# This is the cross-entropy of a classification whose classes are the places of the batch. The layer $A$ is new, so the loss starts near
+# $\log B$, which is chance.
 
 # %%
 with torch.no_grad():
@@ -101,11 +98,10 @@ print(f"InfoNCE {by_hand:.2f}, chance {torch.tensor(float(len(z))).log():.2f}")
 # %% [markdown]
 # ## The words: a concept is the mean of its prompts
 #
-# A concept $k$ is put into $T$ sentences, and the text encoder $\phi$ turns each into a vector. The mean of their
-# directions is its **prototype** $b_k$. What lies close together is the same to the text encoder; images must separate it.
+# A concept $k$ is put into $T$ sentences, and the text encoder $\phi$ turns each into a vector. The mean of their directions is its
+# **prototype** $b_k$. What lies close together is the same to the text encoder; images must separate it.
 #
-# $$m_k = \frac{1}{T} \sum_{t=1}^{T} \frac{\phi(\mathrm{prompt}_t(k))}{\lVert \phi(\mathrm{prompt}_t(k)) \rVert}, \qquad
-# b_k = \frac{m_k}{\lVert m_k \rVert}$$
+# $$m_k = \frac{1}{T} \sum_{t=1}^{T} \frac{\phi(\mathrm{prompt}_t(k))}{\lVert \phi(\mathrm{prompt}_t(k)) \rVert}, \qquad b_k = \frac{m_k}{\lVert m_k \rVert}$$
 
 # %%
 concept = int(batch["concept_idx"][0])  # of the first picture
@@ -119,12 +115,11 @@ nb.show(plots.prototype_similarity(base["meta"].numpy(), files.concepts))
 # %% [markdown]
 # ## One step by hand
 #
-# The concept embedding of a picture (its features after a **bottleneck**) is contrasted with the projected prototypes of
-# all metas (`child`) and of all parents (`parent`), and with the pictures of the batch that share its parent
-# (`hierarchy`); the mean patch with the place (`patch_gps`); `anchor` keeps the features near the untouched ones:
+# The concept embedding of a picture (its features after a **bottleneck**) is contrasted with the projected prototypes of all metas
+# (`child`) and of all parents (`parent`), and with the pictures of the batch that share its parent (`hierarchy`); the mean patch with the
+# place (`patch_gps`); `anchor` keeps the features near the untouched ones:
 #
-# $$\mathcal{L} = \sum_{x} \lambda_x \mathcal{L}_x, \qquad
-# x \in \{\mathrm{gps}, \mathrm{child}, \mathrm{parent}, \mathrm{hierarchy}, \mathrm{patch\_gps}, \mathrm{anchor}\}$$
+# $$\mathcal{L} = \sum_{x} \lambda_x \mathcal{L}_x, \qquad x \in \{\mathrm{gps}, \mathrm{child}, \mathrm{parent}, \mathrm{hierarchy}, \mathrm{patch\_gps}, \mathrm{anchor}\}$$
 
 # %%
 output = model(batch["hidden"], batch["gps"])
@@ -137,9 +132,9 @@ model.zero_grad()
 # %% [markdown]
 # ## The run
 #
-# The same step for every batch, in a new order each epoch, with AdamW, warm-up and cosine decay. The epoch with the
-# lowest validation loss is kept, and the whole table is encoded with it. With `epochs=0` the encoder stays as it came
-# and Stages 1 and 2 start from untrained heads; page 10 compares such a run with this one.
+# The same step for every batch, in a new order each epoch, with AdamW, warm-up and cosine decay. The epoch with the lowest validation loss
+# is kept, and the whole table is encoded with it. With `epochs=0` the encoder stays as it came and Stages 1 and 2 start from untrained
+# heads; page 10 compares such a run with this one.
 
 # %%
 result = training.fit(model, stage.loss, stage.train, stage.val, stage.settings, stage.checkpoint)
@@ -149,8 +144,7 @@ nb.show(plots.loss_curves(result.history, title="Stage 0 by epoch"))
 # %% [markdown]
 # ## Does a picture find its place?
 #
-# Each held-out image of `pretrain_val` ranks the places of all others by similarity. Recall@k is how often its own place
-# is among the first k. Before training, the GPS side is random.
+# Each held-out image of `pretrain_val` ranks the places of all; recall@k is how often its own is among the first k.
 
 # %%
 nb.show(plots.retrieval_bars(result.initial, result.best), preview=True)
@@ -160,9 +154,9 @@ print(f"By chance, recall@k would be k / {len(held_out):,}")
 # %% [markdown]
 # ## Are the features themselves better?
 #
-# Two tests that train nothing on top of the features, for the untouched encoder and for the adapted one, on the
-# validation split: take the place of the most similar training image, and name the concept whose mean training feature
-# is nearest. With the option `concept_losses` off no concept label took part, so any gain there comes from the places.
+# Two tests that train nothing on top of the features, for the untouched encoder and for the adapted one, on the validation split: take the
+# place of the most similar training image, and name the concept whose mean training feature is nearest. With the option `concept_losses`
+# off no concept label took part, so any gain there comes from the places.
 
 # %%
 after, val = adapted.read_all("pooled").numpy(), files.rows["val"]
@@ -177,18 +171,16 @@ nb.table((100 * probe).round(1), caption="Named right by the nearest class mean,
 # %% [markdown]
 # ## Make it yours: another contrast
 #
-# A loss is a function of output and batch that returns terms by name, of which `loss` is minimised. Change it, set
-# `own_loss = True` and run the cell. Here **SigLIP's** sigmoid (Zhai et al., 2023) replaces InfoNCE: each pair of a
-# picture and a place is a question of its own, yes ($y_{ij} = 1$) for $i = j$ and no ($y_{ij} = -1$) otherwise:
+# A loss is a function of output and batch that returns terms by name, of which `loss` is minimised. Change it, set `own_loss = True` and
+# run the cell. Here **SigLIP's** sigmoid (Zhai et al., 2023) replaces InfoNCE: each pair of a picture and a place is a question of its
+# own, yes ($y_{ij} = 1$) for $i = j$ and no ($y_{ij} = -1$) otherwise:
 #
-# $$\mathcal{L}_{\mathrm{sig}} = -\frac{1}{B} \sum_{i,j} \log \sigma\left(y_{ij}\,(s \cos(z_i, A g_j) + c)\right),
-# \qquad s = 10,\ c = -10$$
+# $$\mathcal{L}_{\mathrm{sig}} = -\frac{1}{B} \sum_{i,j} \log \sigma\left(y_{ij}\,(s \cos(z_i, A g_j) + c)\right), \qquad s = 10,\ c = -10$$
 
 
 # %%
 def my_loss(output, batch):
-    """All terms as before, with the sigmoid in place of `gps`."""
-    terms = stage.loss(output, batch)
+    terms = stage.loss(output, batch)  # all as before, but for `gps`
     logits = 10 * normalize(output.pooled, dim=-1) @ normalize(output.gps, dim=-1).T - 10  # (B, B)
     y = 2 * torch.eye(len(logits), device=logits.device) - 1
     mine = -logsigmoid(y * logits).sum(1).mean()
@@ -208,6 +200,14 @@ nb.record_all("stage0", metrics.recordables(found) | {"best_epoch": result.best_
 for name, side in {"class_mean_meta": after, "class_mean_meta_untouched": before}.items() if len(val) else ():
     nb.record(f"stage0.{name}", metrics.recordable(stage_metrics.measure_class_means(files, side, bootstrap, seed)))
 nb.answer("A picture ranks its own place first in {stage0.recall_1} and among ten in {stage0.recall_10} of cases.")
+
+# %% [markdown]
+# ## Look into one batch
+#
+# The step by hand once more, after training: terms of the loss and gradients. In JupyterLab for any batch, before and after, term by term.
+
+# %%
+explorers.batch(files, "stage0")
 
 # %% tags=["nbval-check-output"]
 nb.contract(

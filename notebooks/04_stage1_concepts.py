@@ -106,11 +106,9 @@ torch.testing.assert_close(logits, patchy(batch["pooled"], batch["patch_tokens"]
 # %%
 y, gamma, smoothing = batch["concept_idx"], config.gamma, config.label_smoothing
 alpha = losses.inverse_frequency(files.meta_and_parent[0][files.rows["train"]], len(base["meta"]))  # (k_m,)
-
 p = logits.softmax(-1)[torch.arange(len(y)), y]  # (B,) probability of the label
 by_hand = (alpha[y] * (1 - p) ** gamma * cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)).mean()
 torch.testing.assert_close(by_hand, losses.focal_loss(logits, y, gamma, alpha, smoothing))
-
 named = torch.from_numpy(files.named_metas[batch["row"]])  # (B, k_m) by all rows of the picture
 supposed = binary_cross_entropy_with_logits(logits, named.float(), reduction="sum") / len(named)  # with w = 1
 torch.testing.assert_close(supposed, losses.positive_unknown(logits, named))
@@ -176,8 +174,7 @@ nb.show(plots.prototype_drift(files.concepts.metas, stage_metrics.prototype_cosi
 # %% [markdown]
 # ## Make it yours: another loss
 #
-# A loss is a function `(output, batch) -> terms` with an entry "loss"; `training.fit` needs no more. This one treats the label as one of
-# several visible concepts, and is sure of the absence of its siblings only. Change it, set `own_loss = True` and run from here on.
+# A loss is `(output, batch) -> terms` with an entry "loss". This one is sure of the absence of the label's siblings only.
 
 
 # %%
@@ -207,6 +204,9 @@ nb.answer("Stage 1 names the labelled concept in {stage1.meta_top1} of images, i
 
 # %%
 explorers.concepts(open_run(nb.run_folder), examples)
+
+# %%
+explorers.batch(files, "stage1")  # in JupyterLab any batch, before and after training, and each term of the loss
 
 # %% tags=["nbval-check-output"]
 nb.contract(

@@ -10,8 +10,7 @@
 # # Where does it think it is?
 #
 # Stage 2 lets the frozen concept embedding query the patches of the picture: cross-attention gathers what supports the concept, one head
-# names a **geocell**, another predicts the **offset** inside it. This page writes attention, loss and decoding out by hand, trains the head
-# in its main mode and in the ablations, and shows where it goes wrong and where it looks.
+# names a **geocell**, another predicts the **offset** inside it. Here all of it by hand, the training, the ablations, and where it looks.
 
 # %% tags=["parameters"]
 from typing import Literal
@@ -47,7 +46,7 @@ from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
 from geocbm.models.stage2_inference import concept_input
 from geocbm.models.stage_losses import Stage2Loss
 from geocbm.run import Run, adoption, encoding, predictions, stages
-from geocbm.workbench import notebook, settings
+from geocbm.workbench import explorers, notebook, settings
 
 nb = notebook.start("05_stage2_geolocation", globals())
 files = Run(nb.run_folder)
@@ -138,8 +137,7 @@ nb.show(plots.loss_curves(result.history, title="Stage 2 by epoch"))
 # %% [markdown]
 # ## How far off is it?
 #
-# Lines join the true place of a test image with the answer; colour is the error. The option `answer_point` says which point of the
-# distribution over cells is the answer: "argmax" is the likeliest cell moved by its offset, as specified (page 06b compares all points).
+# Lines join true place and answer. The option `answer_point` says how it is decoded: "argmax" is as specified (page 06b compares all).
 
 # %%
 test, encoder = files.rows["test"], encoding.load_stage0(files)[1]
@@ -166,9 +164,8 @@ if len(test) and config.reads_tokens:
 # %% [markdown]
 # ## What does each part contribute?
 #
-# The same head with the concept alone, with the picture alone, with the probabilities of the concepts alone (`concept_scores`, the linear
-# CBM: every logit is a sum of one term per concept), and with these and a residual from the patches (`hybrid`). Where a mode is better
-# than `concept_scores`, information went past the concepts; page 06 says whether the difference is more than noise.
+# The same head with the concept alone, the picture alone, the concepts' probabilities alone (`concept_scores`, the linear CBM: a logit is a
+# sum of one term per concept), and these with a residual from the patches (`hybrid`). What is better than it went past the concepts.
 
 # %%
 by_mode = {ablation_mode: predicted} | stages.fit_variants(files, config, variants, concepts, features, test)
@@ -209,6 +206,9 @@ nb.record_all("", stage_metrics.place_records(files, by_mode, test, bootstrap, s
 stages.write_answers(files, by_mode, test, model, concepts, features)
 print(novelty.save_novelty(files, features, seed))
 nb.answer("Half of the answers are off by less than {stage2.median_km}; {stage2.country_acc} name the country.")
+
+# %%
+explorers.batch(files, "stage2")  # the step by hand once more; in JupyterLab any batch, before and after training
 
 # %% tags=["nbval-check-output"]
 nb.contract(

@@ -9,8 +9,7 @@
 # %% [markdown]
 # # How good is it, against what, and where?
 #
-# A median error is neither good nor bad until it stands beside what a simple method gets from the same images, and beside the best that is
-# possible at all. All methods on this page see the same splits and, where they use features, the same features.
+# An error is good or bad only beside what simple methods get from the same images, features and splits, and beside the best possible.
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
@@ -28,7 +27,7 @@ from geocbm.evaluation import baselines, benchmarks, decodings, methods, metrics
 from geocbm.files import paths
 from geocbm.metrics import interval_frame, metric, readable
 from geocbm.run import Run
-from geocbm.workbench import notebook
+from geocbm.workbench import explorers, notebook
 
 nb = notebook.start("06_evaluation", globals())
 files = Run(nb.run_folder)
@@ -67,8 +66,8 @@ np.testing.assert_allclose(score, metrics.geoscore(km))
 # %% [markdown]
 # ## How sure is the mean? The block bootstrap
 #
-# Images taken side by side are not independent evidence, so whole **blocks** of 100 km are drawn with replacement: $B$ of $B$ blocks,
-# many times. With $w_b$ the times block $b$ was drawn, $S_b$ the sum of its scores and $n_b$ its images, one resample has the mean
+# Neighbouring images are not independent evidence, so whole **blocks** of 100 km are drawn with replacement, $B$ of $B$, many times. With
+# $w_b$ the times block $b$ was drawn, $S_b$ the sum of its scores and $n_b$ its images, one resample has the mean
 #
 # $$\bar s^{*} = \frac{\sum_b w_b S_b}{\sum_b w_b n_b}, \qquad w \sim \mathrm{Multinomial}(B;\, 1/B, \dots, 1/B).$$
 #
@@ -90,12 +89,11 @@ if n_blocks >= metrics.FEWEST_BLOCKS:  # with fewer the package gives no interva
 # %% [markdown]
 # ## What simple methods get
 #
-# **chance** copies a random training image; **prior** always answers the most central training place. **mean colour** and
-# **nearest neighbour** copy the training image that is most similar in colour, or in the features of the untouched encoder; several
-# **nearest neighbours** vote. A **gallery** asks Stage 0 which of 100,000 places on Earth, or of the training images, fits best. **zero-shot**
-# takes the country, or the concept, whose name in a few sentences is most similar to the image. **linear probe** is a linear classifier on
-# the untouched features. **Oracles** are given what no method knows (the true country, the labelled concept, or the visible concepts),
-# which is then not measured. Every choice is made on the validation split.
+# **chance** copies a random training image; **prior** always answers the most central training place. **mean colour** and **nearest
+# neighbour** copy the training image most similar in colour, or in the features of the untouched encoder; several **nearest neighbours**
+# vote. A **gallery** asks Stage 0 which of 100,000 places on Earth, or of the training images, fits best. **zero-shot** takes the country, or
+# the concept, whose name in a few sentences is most similar. **linear probe** is a linear classifier on the untouched features. **Oracles**
+# are given what no method knows (true country, labelled or visible concepts). Every choice is made on the validation split.
 
 # %%
 simple = methods.all_baselines(files, paths.cache_folder(), seed, geoclip_backbone)
@@ -109,8 +107,7 @@ for measured in ("median_km", "country_acc", "meta_top1"):
 # %% [markdown]
 # ### Against the strongest baseline, with the same care for every method
 #
-# The baseline with the best GeoScore on validation is compared image by image with every head of Stage 2. A distribution over cells can be
-# decoded into more than one point (page 06b): every method that has one is decoded in every way, with its own temperature.
+# The baseline with the best GeoScore on validation beside every head of Stage 2, image by image, and every method in every decoding (06b).
 
 # %%
 strongest = decodings.strongest_baseline(simple)
@@ -149,8 +146,7 @@ nb.table(readable(metrics_by_place.confusions(named), share), caption="Country t
 # %% [markdown]
 # ## Does it remember the same road?
 #
-# If it did, errors would be small where a training place is near. How much the score drops without such images is the most that memory can
-# be worth. The clean test is a second run with the other kind of split (`--set 01.split=...`), compared with this one on page 10.
+# What the score drops without images near a training place is the most memory can be worth; a run with another split is the clean test.
 
 # %%
 nearest = proximity.nearest_train_km(files)
@@ -164,8 +160,7 @@ nb.table(left, caption="GeoScore without the images that have a training place n
 # %% [markdown]
 # ## Published results beside ours
 #
-# None of these values was measured here. "Secondary source" means a survey or another team's table. This run appears among them only if its
-# test images are those of the data set; rows on a team's own data are comparable only where they share a data set.
+# None was measured here ("secondary source": by another team). This run stands among them only where its test images are of the data set.
 
 # %%
 stage2 = metrics_by_place.stage2_metrics(places, named, bootstrap, seed)
@@ -174,10 +169,15 @@ for name, published in benchmarks.tables().items():
     nb.table(readable(ours.dropna(axis=1, how="all")), caption=f"{name}, as published")
 
 # %% [markdown]
+# ## Look into one prediction: its cells, the attention of each head, what its concepts add
+
+# %%
+explorers.predictions(files)
+
+# %% [markdown]
 # ## Make it yours: your own baseline
 #
-# A baseline has a `name`, learns with `fit` and answers with `predict`: places, countries, metas, or a distribution over cells, which is
-# then decoded like all others. This one compares an image with the mean image of each cell.
+# A `name`, `fit`, and `predict`, which gives places, countries, metas, or a distribution over cells. This one compares with the mean of each.
 
 
 # %%

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from geocbm.files import paths, read_json
+from geocbm.files.progress import is_live
 from geocbm.metrics.table import metric
 from geocbm.workbench import keys, stages, state
 
@@ -55,6 +59,32 @@ def status(run: str) -> pd.DataFrame:
         for stage in sorted(chain.stages, key=lambda stage: stage.number)
     ]
     return pd.DataFrame(rows, columns=["number", "notebook", "question", "state"])
+
+
+def directory(run: str, status: pd.DataFrame, explorable: Mapping[str, str]) -> str:
+    """The notebooks of a run as an HTML table with links to them and, from their questions, to their pages.
+
+    Links lead from where the reader is: from the folder of the notebooks in JupyterLab, else from that of the pages.
+
+    Args:
+        run: name of the run; a copy made for looking has the pages of the run that it was copied from.
+        status: of `status`.
+        explorable: by number, what can be explored in the notebook.
+    """
+    pages = paths.report_folder(keys.read_json_or_empty(paths.run_folder(run) / paths.COPY_MARK).get("from", run))
+    here = paths.notebooks_folder() if is_live() else pages
+    rows = []
+    for number, name, asked, how in status.itertuples(index=False, name=None):
+        page = escape(asked)
+        if (pages / f"{name}.ipynb").is_file() or here == pages:
+            page = f'<a href="{escape(Path(os.path.relpath(pages / name, here)).as_posix())}.html">{page}</a>'
+        cells = (f'<a href="{name}.ipynb">{number}</a>', page, escape(explorable.get(number, "")), escape(how))
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("notebook", "question", "to explore there", "state"))
+    return (
+        f'<table class="workbench"><caption>Notebooks of run {escape(run)}</caption><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
 
 
 def records(run: str) -> dict[str, Any]:

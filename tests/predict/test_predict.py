@@ -370,3 +370,9 @@ def test_explanations_of_what_is_not_there_are_refused(copied_run, model, pictur
     copied_run.files.path("concept_scores.npz").unlink()
     with pytest.raises(MissingInputError, match=r"concept_scores\.npz of run 'tiny' does not exist yet"):
         GeoCBM.load(copied_run.folder).explain(pictures[0])
+
+
+def test_the_package_gives_the_model_that_loads_runs(trained_run):
+    import geocbm
+
+    assert geocbm.GeoCBM is GeoCBM

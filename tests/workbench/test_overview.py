@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,23 @@ def test_a_title_that_is_missing_is_replaced_by_the_name(run: Path) -> None:
     source = paths.notebooks_folder() / "01_numbers.py"
     source.write_text(source.read_text().replace("# # Which", "# Which"))
     assert overview.status("mine")["question"].tolist() == ["numbers", "What is the total?"]
+
+
+def test_the_directory_leads_to_notebooks_and_pages_from_where_it_is_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(paths.run_folder("mine-lab") / paths.COPY_MARK, {"from": "mine"})
+    write_json(paths.report_folder("mine") / "01_numbers.ipynb", {})
+    status = overview.status("mine")
+    on_a_page = overview.directory("mine", status, {"02": "<sums>"})
+    assert re.findall('href="([^"]*)"', on_a_page) == [
+        "01_numbers.ipynb",
+        "01_numbers.html",
+        "02_total.ipynb",
+        "02_total.html",
+    ]
+    assert "<td>&lt;sums&gt;</td>" in on_a_page and "not yet" in on_a_page
+    monkeypatch.setattr(overview, "is_live", lambda: True)
+    in_lab = re.findall('href="([^"]*)"', overview.directory("mine-lab", status, {}))
+    assert in_lab == ["01_numbers.ipynb", "../reports/mine/01_numbers.html", "02_total.ipynb"]  # 02 has no page yet
+    assert (paths.notebooks_folder() / in_lab[1]).resolve().parent == paths.report_folder("mine").resolve()

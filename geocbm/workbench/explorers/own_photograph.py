@@ -27,9 +27,14 @@ EXAMPLE = "a picture of the test split"
 WIDTH, MAP_WIDTH = 260, 150  # pixels of the picture and of each concept's map
 
 
-def photograph(run: Run) -> None:
-    """Take a photograph and show where it was taken and why; a page shows the answer for a picture of the run."""
-    explorer = PhotographExplorer(GeoCBM.load(run.folder))
+def photograph(run: Run, model: GeoCBM | None = None) -> None:
+    """Take a photograph and show where it was taken and why; a page shows the answer for a picture of the run.
+
+    Args:
+        run: a trained run.
+        model: that of the run where it is loaded already.
+    """
+    explorer = PhotographExplorer(model or GeoCBM.load(run.folder))
     example = image_files(run.table.iloc[run.rows["test"][:1]])[0]
     if is_live():
         from IPython.display import display
