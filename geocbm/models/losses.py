@@ -58,14 +58,14 @@ def focal_loss(
 
 
 def positive_unknown(
-    logits: Tensor, positive: Tensor, unknown: Literal["absent", "entropy"] = "absent", weight: float = 1.0
+    logits: Tensor, positive: Tensor, unknown: Literal["absent", "entropy"] = "absent", weight: float | Tensor = 1.0
 ) -> Tensor:
     """Sigmoid loss over concepts of which only some that can be seen are named; nothing is known of the others.
 
     A named concept adds `-log p`, with `p = sigmoid(logit)`. An unknown one is taken as "absent" and adds
     `-weight * log(1 - p)` (Cole et al., 2021, "Multi-label learning from single positive labels"), or is left undecided
     by "entropy": `-weight * H(p)`, with `H` the entropy in nats (Zhou et al., 2022, "Acknowledging the unknown"). It is
-    the sum over the concepts; `positive (B, k)` holds booleans.
+    the sum over the concepts; `positive (B, k)` holds booleans, and the weight may be one for each, `(B, k)`.
     """
     if positive.shape != logits.shape:
         raise ParameterError(f"positive has shape {tuple(positive.shape)}; give one of {tuple(logits.shape)}")

@@ -37,7 +37,8 @@ class Stage1Config(BottleneckSettings):
     gamma: float = 2.0  # focusing exponent of both
     concept_target: Literal["single", "multi"] = "single"  # one label of a softmax (the specification's), or sigmoids
     unknown: Literal["absent", "entropy"] = "absent"  # what "multi" makes of concepts that are not named
-    unknown_weight: float = 1.0  # weight of each of them, beside 1 of a named one
+    unknown_weight: float = 0.1  # weight of each of them, beside 1 of a named one;
+    sibling_weight: float = 1.0  # of those with the parent of a named one, which they mostly exclude
     lambda_meta: float = 1.0  # weights of the terms: focal loss (of "multi" the sigmoid loss) over metas,
     lambda_parent: float = 0.5  # and over parents,
     lambda_consistency: float = 0.3  # divergence between implied and predicted parents,
@@ -62,7 +63,7 @@ class Stage1Config(BottleneckSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("epochs", self.epochs, 1)
-        for name in ("gamma", "residual_std", "unknown_weight"):
+        for name in ("gamma", "residual_std", "unknown_weight", "sibling_weight"):
             check_number(name, getattr(self, name), 0)
         for name in ("temperature", "parent_temperature", "logit_scale_init", "logit_scale_max"):
             check_number(name, getattr(self, name), 0, above=True)

@@ -122,10 +122,12 @@ class Stage1Loss:
     def _of_several(self, output: Stage1Output, batch: Batch) -> Terms:
         """The terms where a picture may show several concepts, of which some are named."""
         (metas, parents), config = self.model.named(batch), self.config
-        unknown = config.unknown, config.unknown_weight
+        related = parents[:, self.model.meta_to_parent].float()  # (B, k_m) 1 for siblings of the named, and themselves
+        weight = config.unknown_weight + related * (config.sibling_weight - config.unknown_weight)
+        meta_logits, parent_logits = output.meta_logits.float(), output.parent_logits.float()
         terms = {
-            "meta": losses.positive_unknown(output.meta_logits.float(), metas, *unknown),
-            "parent": losses.positive_unknown(output.parent_logits.float(), parents, *unknown),
+            "meta": losses.positive_unknown(meta_logits, metas, config.unknown, weight),
+            "parent": losses.positive_unknown(parent_logits, parents, config.unknown, config.unknown_weight),
             **self._of_prototypes(output.meta_prototypes),
         }
         return _with_loss(terms, config)
