@@ -141,6 +141,25 @@ class ConceptVocabulary:
             raise MismatchError(f"{path} is not a vocabulary ({error}). {remake_advice(path, '01')}") from error
 
 
+def split_names(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
+    """A row for each name in a line of a table, such as "pole | red sign"; parents are one for all or one for each.
+
+    Returns:
+        The rows, each with the index of its line, and what is wrong with the number of parents, by position.
+    """
+    both, kept, unequal = ["meta_name", "parent_concept"], [], {}
+    for texts in rows[both].itertuples(index=False):
+        metas, parents = ([part.strip() for part in text.split("|") if part.strip()] or [""] for text in texts)
+        fits = len(parents) in (1, len(metas))
+        pairs = zip(metas, parents * (len(metas) // len(parents)), strict=True) if fits else [tuple(texts)]
+        kept.append(list(dict.fromkeys(pairs)))
+        if not fits:
+            unequal[sum(map(len, kept)) - 1] = f"{len(metas)} concepts, {len(parents)} parents"
+    split = rows.loc[rows.index.repeat([len(pairs) for pairs in kept])].copy()
+    split[both] = np.array([pair for pairs in kept for pair in pairs], dtype=object)
+    return split, unequal
+
+
 def prompts(name: str, templates: Sequence[str]) -> list[str]:
     """Put the name of a concept into every template, where its `{}` stands."""
     bad = [template for template in templates if template.count("{}") != 1]

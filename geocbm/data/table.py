@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data import checks
+from geocbm.data.concepts import split_names
 from geocbm.data.simulated import from_simulator
 from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, remake_advice, sha256_file
@@ -23,13 +24,15 @@ SCHEMA = ("pano_id", "image_path", "meta_name", "parent_concept", "country", "la
 ALIASES: dict[str, tuple[str, ...]] = {
     "pano_id": ("panoid", "panorama_id", "id", "image_id"),
     "image_path": ("image", "path", "file", "filename", "file_name", "img_path"),
-    "meta_name": ("meta", "concept", "concept_name"),
-    "parent_concept": ("parent", "parent_name", "category"),
+    "meta_name": ("meta", "concept", "concept_name", "concepts"),
+    "parent_concept": ("parent", "parent_name", "category", "parents"),
     "country": ("country_name", "nation"),
     "lat": ("latitude",),
     "lng": ("lon", "long", "longitude"),
     "note": ("notes", "description", "comment"),
 }
+SEVERAL = "concepts"
+"""Name of the column that may hold several concepts."""
 LARGEST_FIELD = 2**27
 UNKNOWN_SHOWN = 5
 
@@ -44,7 +47,9 @@ def load_table(
     """Read and validate a CSV of panoramas (specification, section Dataset Structure).
 
     Args:
-        csv: file in UTF-8 with the columns of `SCHEMA`; usual other names of a column are accepted and printed.
+        csv: file in UTF-8 with the columns of `SCHEMA`; usual other names of a column are accepted and printed. A
+            column `concepts` may hold several names separated by `|`, and that of the parents one for all or one for
+            each: such a line becomes a row for each name.
         on_bad: "error" raises when any row is bad; "drop" leaves bad rows out and writes them, with the reason, to
             `rejected_csv`. A problem of the file as a whole always raises.
         rejected_csv: by default `rejected.csv` beside the CSV, or in the current folder where that cannot be written.
@@ -66,6 +71,11 @@ def load_table(
     names, notices = _map_columns(path, header, columns or {})
     width = len(header)
     rows = pd.DataFrame([(cells + [""] * width)[:width] for cells in raw], columns=names, dtype=object)
+    unequal: dict[int, str] = {}
+    if header[names.index("meta_name")].casefold() == SEVERAL:
+        rows, unequal = split_names(rows)
+        raw, lines = [raw[row] for row in rows.index], [lines[row] for row in rows.index]
+        rows = rows.reset_index(drop=True)
     notices += _normalise(rows)
     lat, lng = (pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=np.float64) for name in ("lat", "lng"))
     folder = path.resolve().parent
@@ -75,6 +85,7 @@ def load_table(
     digests, image_problems = checks.check_images(rows["image_path"], folder, check_images)
     problems = [
         checks.Problem("the number of fields is wrong", ragged, remedy),
+        checks.Problem("concepts and parents differ in number", unequal, "Give one parent for all, or one for each."),
         *checks.check_names(rows),
         *checks.check_coordinates(rows, lat, lng),
         *checks.check_parents(rows),

@@ -354,3 +354,42 @@ def test_a_nul_byte_in_an_image_path_is_a_problem_of_its_row(folder):
     rows[2]["image_path"] = "images/2\0.jpg"
     (problem,) = problems_of(write(folder, rows))
     assert "the image is unreadable in 1 row: line 6" in problem and "null byte" in problem
+
+
+def test_several_concepts_of_a_line_become_rows_of_one_picture(folder, capsys):
+    rows = good_rows(3)
+    for row, concepts, parents in zip(
+        rows, ("pole | red sign|pole", "hill", "a lake|a shore"), ("post | sign | post", "land", "water"), strict=True
+    ):
+        row |= {"concepts": concepts, "parents": parents}
+        del row["meta_name"], row["parent_concept"]
+    table = load_table(write(folder, rows))
+    assert "concepts -> meta_name, parents -> parent_concept" in capsys.readouterr().out
+    found = list(table[["pano_id", "meta_name", "parent_concept"]].itertuples(index=False, name=None))
+    assert found == [
+        ("000", "pole", "post"),
+        ("000", "red sign", "sign"),
+        ("001", "hill", "land"),
+        ("002", "a lake", "water"),
+        ("002", "a shore", "water"),
+    ]
+    assert table["lat"].tolist() == [-30.5, -30.5, -31.5, -32.5, -32.5]
+
+
+def test_parents_that_fit_no_concepts_are_named_with_their_line(folder):
+    rows = good_rows(3)
+    for row, concepts, parents in zip(rows, ("a|b", "a|b|c", ""), ("p", "p|q", "p"), strict=True):
+        row |= {"note": "", "concepts": concepts, "parent_concept": parents}
+        del row["meta_name"]
+    problems = problems_of(write(folder, rows))
+    assert any("differ in number" in each and "line 3" in each and "3 concepts, 2 parents" in each for each in problems)
+    assert any("line 4" in each for each in problems)  # no concept at all
+    kept = load_table(folder / "table.csv", on_bad="drop")
+    assert kept["meta_name"].tolist() == ["a", "b"] and kept["pano_id"].tolist() == ["000", "000"]
+    assert "a|b|c" in (folder / "rejected.csv").read_text(encoding="utf-8")
+
+
+def test_a_mark_in_a_single_name_stays(folder):
+    rows = good_rows(2)
+    rows[0]["meta_name"] = "a|b"
+    assert load_table(write(folder, rows))["meta_name"].tolist() == ["a|b", "meta 1"]
