@@ -99,9 +99,9 @@ torch.testing.assert_close(logits, patchy(batch["pooled"], batch["patch_tokens"]
 # $$\mathcal{L}_{\text{meta}} = \frac{1}{B} \sum_i \alpha_{y_i} (1 - p_{i, y_i})^{\gamma} \operatorname{CE}_{\varepsilon}(\ell_i, y_i)$$
 #
 # A picture may show several concepts, and a softmax calls all but the label absent. With `concept_target="multi"` every score is a
-# sigmoid $p_k = \sigma(\ell_k)$ of its own; of the concepts that nobody named, with weight $w$ (`unknown_weight`), the loss only supposes it:
+# sigmoid $p_k = \sigma(\ell_k)$ of its own. Concepts that nobody named are only supposed absent: $w_k$ is 1 for siblings of the label, else 0.1:
 #
-# $$\mathcal{L}_{\text{meta}} = -\frac{1}{B} \sum_i \Bigl( \sum_{k\ \text{named}} \log p_{ik} + w \sum_{k\ \text{unknown}} \log (1 - p_{ik}) \Bigr)$$
+# $$\mathcal{L}_{\text{meta}} = -\frac{1}{B} \sum_i \Bigl( \sum_{k\ \text{named}} \log p_{ik} + \sum_{k\ \text{unknown}} w_k \log (1 - p_{ik}) \Bigr)$$
 
 # %%
 y, gamma, smoothing = batch["concept_idx"], config.gamma, config.label_smoothing
@@ -110,7 +110,7 @@ p = logits.softmax(-1)[torch.arange(len(y)), y]  # (B,) probability of the label
 by_hand = (alpha[y] * (1 - p) ** gamma * cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)).mean()
 torch.testing.assert_close(by_hand, losses.focal_loss(logits, y, gamma, alpha, smoothing))
 named = torch.from_numpy(files.named_metas[batch["row"]])  # (B, k_m) by all rows of the picture
-supposed = binary_cross_entropy_with_logits(logits, named.float(), reduction="sum") / len(named)  # with w = 1
+supposed = binary_cross_entropy_with_logits(logits, named.float(), reduction="sum") / len(named)  # all w = 1
 torch.testing.assert_close(supposed, losses.positive_unknown(logits, named))
 
 # %% [markdown]
@@ -129,9 +129,7 @@ nb.table(training.gradient_norms(model).round(4), caption="Gradient by part of t
 model.zero_grad()
 
 # %% [markdown]
-# ## The run
-#
-# The same step for every batch, shuffled anew each epoch, with AdamW, warm-up and cosine decay; the best epoch on validation is kept.
+# ## The run: the same step for every batch, and the best epoch on validation is kept
 
 # %%
 result = training.fit(model, stage.loss, stage.train, stage.val, config, stage.checkpoint)
@@ -143,8 +141,7 @@ nb.show(plots.loss_curves(result.history, title="Stage 1 by epoch"))
 # On the test split, beside the most frequent class. Parents are named by the parent head, or by summing the probabilities of their metas.
 
 # %%
-predicted = predictions.concept_probabilities(model, features)
-test = files.rows["test"]
+predicted, test = predictions.concept_probabilities(model, features), files.rows["test"]
 measured = stage_metrics.measure_concepts(files, model, predicted, test, bootstrap, seed)
 measured |= stage_metrics.measure_presence(files, predicted, test, bootstrap, seed)
 nb.table(stage_metrics.concept_table(files, measured, test), caption=f"Concepts, {len(test):,} test images")
@@ -180,14 +177,17 @@ nb.show(plots.prototype_drift(files.concepts.metas, stage_metrics.prototype_cosi
 # %%
 def sibling_loss(output, batch):
     label = one_hot(batch["concept_idx"], output.meta_logits.shape[1]).float()  # (B, k_m)
-    sibling = hierarchy[batch["concept_idx"]][:, None] == hierarchy  # (B, k_m)
-    return {"loss": 20 * binary_cross_entropy_with_logits(output.meta_logits, label, 0.1 + 0.9 * sibling)}
+    sibling = hierarchy == batch["parent_idx"][:, None]  # (B, k_m)
+    meta = binary_cross_entropy_with_logits(output.meta_logits, label, weight=sibling.float())
+    parent = cross_entropy(output.parent_logits, batch["parent_idx"])
+    return {"loss": 20 * meta + 0.5 * parent, "meta": meta, "parent": parent}
 
 
 if own_loss:
     mine = stages.prepare_stage1(files, config, features, name=None)
     own_result = training.fit(mine.model, sibling_loss, mine.train, mine.val, config)
-    print(f"meta top-1, validation split: {result.best['meta_top1']:.1%}, own loss {own_result.best['meta_top1']:.1%}")
+    accuracy = {"this run": result.best["meta_top1"], "own loss": own_result.best["meta_top1"]}
+    print("meta top-1, validation split:", ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items()))
 
 # %%
 nb.record_all("stage1", metrics.recordables(measured | {"val_over_most_frequent": floor.over_frequent["value"]}))
