@@ -3,6 +3,7 @@
 #   make test     every check: style, types, pairs, unit tests, the smoke chain, its reports, nbval
 #   make browser  the pages of the newest run, and JupyterLab on it, in Chromium (Debian: apt install chromium)
 #   make lab      JupyterLab on the notebooks
+#   make screenshots  the README's pictures, from the newest run
 #   make lock     resolve requirements.lock again from pyproject.toml
 # Another interpreter: make run PYTHON=python3.12. Unit tests in more processes (3 GB each): make test WORKERS=4
 
@@ -13,7 +14,7 @@ WORKERS := 2
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test browser lab lock install
+.PHONY: run test browser screenshots lab lock install
 .DEFAULT_GOAL := run
 
 $(STAMP): requirements.lock pyproject.toml
@@ -54,6 +55,9 @@ test: $(STAMP)
 # Two processes: the pages in one, JupyterLab in the other.
 browser: $(STAMP)
 	@$(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist loadfile -m browser tests/browser
+
+screenshots: $(STAMP)
+	@$(BIN)/python -m tools.screenshots
 
 lock: $(STAMP)
 	@echo "geocbm: resolving requirements.lock from pyproject.toml"
