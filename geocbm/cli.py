@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from geocbm import __version__
-from geocbm.errors import ParameterError, UserError
+from geocbm.errors import ParameterError, UserError, did_you_mean
 from geocbm.files import paths
 from geocbm.workbench import chain, data_commands, names
-from geocbm.workbench.parameters import did_you_mean
 
 FIRST_STEPS = """geocbm: image geolocation that explains itself through concepts.
 
@@ -32,7 +31,9 @@ All commands: geocbm --help. One of them: geocbm run --help. Completion by the t
 
 
 def _carry_out(result: Any, **_options: Any) -> int:
-    """The status of a command; the request that `geocbm run` comes to is carried out first."""
+    """The status of a command; the requests that `geocbm run` and `geocbm predict` come to are carried out first."""
+    if isinstance(result, PredictOptions):
+        return result.carry_out()
     if not isinstance(result, chain.Request):
         return result or 0
     from geocbm.workbench.sync import unheard
@@ -74,36 +75,48 @@ def fit_stage(
     return fit(stage, _known(run), profile, recipe, settings)
 
 
-@app.command("predict")
-def answer_photographs(
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Pictures, folders, or - .")],
-    run: Annotated[str, typer.Option(help="The trained run that answers.", autocompletion=names.runs)] = "demo",
-    top: Annotated[int, typer.Option(help="How many places, countries and concepts to name.")] = 5,
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the answers too: .json, .jsonl (one a line), or - .")
-    ] = None,
-    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers to this table too.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with maps and pictures too.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a table (.csv) or points for a map (.geojson) too.")
-    ] = None,
-    attention: Annotated[bool, typer.Option("--attention", help="Keep attention and concept maps in files.")] = False,
-) -> int:
+class PredictOptions(NamedTuple):
     """Say where photographs were taken, and through which concepts.
 
     \b
     Examples:
       geocbm predict holiday.jpg --html page.html
       geocbm predict photos/ --run demo --json answers.jsonl
-    """  # noqa: D301 (click's mark for lines that stay as they are)
-    from geocbm.predict.command import predict
-    from geocbm.predict.inputs import PredictRequest
-    from geocbm.workbench import state
+      geocbm predict holiday.jpg --clue "red-topped bollard" --not-clue "yellow plate"
+    """  # noqa: D301 (the fields are the options of the command, this is its help: \b keeps lines as they are)
 
-    folder = paths.run_folder(_known(run))
-    changed = state.remark(folder)
-    remarks = (changed,) if changed else ()
-    return predict(PredictRequest(photos, run, top, json, parquet, html, remarks, out, attention), folder)
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Pictures, folders, or - .")]
+    run: Annotated[str, typer.Option(help="The trained run that answers.", autocompletion=names.runs)] = "demo"
+    top: Annotated[int, typer.Option(help="How many places, countries and concepts to name.")] = 5
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the answers too: .json, .jsonl (one a line), or - .")
+    ] = None
+    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers to this table too.")] = None
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with maps and pictures too.")] = None
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a table (.csv) or points for a map (.geojson) too.")
+    ] = None
+    attention: Annotated[bool, typer.Option("--attention", help="Keep attention and concept maps in files.")] = False
+    clues: Annotated[
+        list[str],
+        typer.Option("--clue", metavar="NAME", help="A concept or parent that you see in them; may be repeated."),
+    ] = []  # noqa: RUF012 (never changed)
+    not_clues: Annotated[
+        list[str], typer.Option("--not-clue", metavar="NAME", help="One that is not in them; may be repeated.")
+    ] = []  # noqa: RUF012
+
+    def carry_out(self) -> int:
+        """Answer, print and write."""
+        from geocbm.predict.command import predict
+        from geocbm.predict.inputs import PredictRequest
+        from geocbm.workbench import state
+
+        folder = paths.run_folder(_known(self.run))
+        changed = state.remark(folder)
+        return predict(PredictRequest(**self._asdict(), remarks=(changed,) if changed else ()), folder)
+
+
+app.command("predict")(PredictOptions)
 
 
 @app.command("render")

@@ -6,7 +6,8 @@ its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -45,3 +46,9 @@ def first_line(error: BaseException) -> str:
     """What an error says, cut to one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:300].rstrip(".:;")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The question after the nearest known name, with a space behind it; empty when none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}? " if near else ""

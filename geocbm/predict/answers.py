@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from geocbm.evaluation.novelty import Novelty
     from geocbm.models.geocbm import GeoCBMOutput
+    from geocbm.predict.clues import Clue
 
 DIGITS = 6
 """Decimals of probabilities and maps in a file."""
@@ -77,16 +78,19 @@ class Answer:
     countries_differ: str = ""  # why that is not the most probable country; empty where it is
     views: int = 1  # that were answered as one; more than 1 for a panorama
     seen_share: float = 1.0  # part of the picture that lies in what the model saw
+    clues: tuple[Clue, ...] = ()  # what a person said of its concepts; concepts and places are those that follow
+    without_clues: tuple[float, float] | None = None  # degrees that are answered without the clues
+    moved_km: float | None = None  # by which the clues moved the answer
 
     @property
     def promise_holds(self) -> bool | None:
-        """Whether the regions' coverage is promised for this photograph: one view, like the training pictures.
+        """Whether the regions' coverage is promised for this photograph: one view, like the training pictures, no clue.
 
         None where there are no regions, or nothing tells how unlike it is.
         """
         if not self.regions:
             return None
-        if self.views > 1:
+        if self.views > 1 or self.clues:
             return False
         return None if self.unlike is None else not self.unlike.unlike
 
@@ -101,6 +105,14 @@ class Answer:
         distance = f"{km:,.0f} km" if km >= 1 else "less than 1 km"
         note = f"{said}; the answer lies {distance} from them"
         return replace(self, own_place=place, own_place_km=km, notes=(*self.notes, note))
+
+    def clue_sentence(self) -> str:
+        """Which clues were given and how far they moved the answer; empty where there are none."""
+        if self.without_clues is None:
+            return ""
+        listed, before = ", ".join(map(str, self.clues)), in_degrees(*self.without_clues)
+        moved = f"{self.moved_km:,.0f} km" if self.moved_km and self.moved_km >= 1 else "less than 1 km"
+        return f"answered {listed}, as a person says; that moved the answer {moved}, from {before}"
 
     def as_json(self) -> dict[str, Any]:
         """All of it in lists, numbers and texts that JSON knows."""
@@ -152,6 +164,8 @@ def answer_text(name: str, answer: Answer) -> str:
         )
         lines.append(f"  region{' (not promised)' if answer.promise_holds is False else ''}: {sizes}")
     lines.append(f"  concepts: {shares(answer.concepts)}")
+    if answer.clues:
+        lines.append(f"  clues: {answer.clue_sentence()}")
     return "\n".join(lines + [f"  note: {note}" for note in answer.notes])
 
 

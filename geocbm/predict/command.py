@@ -98,6 +98,7 @@ class _Prediction:
 
         model = GeoCBM.load(self.request.run)
         model.remarks = tuple(dict.fromkeys((*model.remarks, *self.request.remarks)))
+        model.set_clues(self.request.clues, self.request.not_clues)
         if model.context.simulated and not self.index:
             from geocbm.data.simulated import TRAINED_ON
 
@@ -134,7 +135,7 @@ class _Prediction:
         place = journal_place(self.request.json_file, self.request.parquet or self.request.out)
         if place is None:
             return None
-        journal = Journal(place, {"run": self.request.run, "top": self.request.top, "model": model.digest()})
+        journal = Journal(place, self.request.made_by(model.digest()))
         journal.absorb_shares()
         journal.forget_changed({path_of(photo): key for photo, key in zip(self.photos, self.keys, strict=True)})
         self.kept = {key for key in self.keys if key is not None and key in journal}
@@ -186,7 +187,7 @@ class _Prediction:
                 shares = [rest[number :: processes.process_count()] for number in range(processes.process_count())]
                 shares[0] = [*shown, *shares[0]]  # the page is made by this process
                 if journal is None:
-                    made_by = {"run": self.request.run, "top": self.request.top, "model": ""}
+                    made_by = self.request.made_by("")
                     base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="geocbm_"))) / "answers"
                 else:
                     made_by, base = journal.made_by, journal.path
@@ -259,6 +260,8 @@ class _Prediction:
         # What was named but is no photograph, such as an empty folder, is no photograph that has no answer.
         without = {path for path, _ in self.failed}
         summary = {
+            "clues": list(self.request.clues),
+            "not_clues": list(self.request.not_clues),
             "run": self.request.run,
             "top": self.request.top,
             "photographs": len(self.photos),

@@ -83,6 +83,7 @@ class AnswerContext:
     calibration: Calibration | None
     decoder: Decoder | None  # which point is answered; None for the argmax
     baseline: np.ndarray | None  # (k,): scores of metas and parents that say nothing, where the head reads embeddings
+    clue_values: np.ndarray | None  # (2, k): scores of what can be seen and of what cannot (`predict.clues`)
     has_novelty: bool  # whether the run tells how unlike the training pictures a photograph is
     remarks: tuple[str, ...]  # sentences that go with every answer, such as why there is no calibration
 
@@ -104,6 +105,8 @@ class AnswerContext:
             content["choice"] = self.decoder.choice.record()
         if self.baseline is not None:
             tensors["baseline"] = self.baseline
+        if self.clue_values is not None:
+            tensors["clue_values"] = self.clue_values
         with atomic_path(path) as temporary:
             held = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
             save_file(held, temporary, {"key": self.key, "content": json.dumps(content)})
@@ -145,12 +148,13 @@ class AnswerContext:
             calibration=calibration,
             decoder=decoder,
             baseline=tensors.get("baseline"),
+            clue_values=tensors.get("clue_values"),
         )
 
 
 def context_key(folder: Path) -> str:
     """Digest of all files of a run that an answer depends on, of its name and of the version of this package."""
-    digest = hashlib.sha256(f"{__version__} {folder.name}\n".encode())
+    digest = hashlib.sha256(f"{__version__} {folder.name} clues\n".encode())
     for file in sorted({file for pattern in _SOURCES for file in folder.glob(pattern)}):
         digest.update(f"{file.name} {sha256_file(file)}\n".encode())
     return digest.hexdigest()
@@ -163,6 +167,7 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
     from geocbm.run import predictions
 
     calibration, lacks = fit_calibration(files, head)
+    baseline, clue_values = _levels(files, head)
     novelty, lacks_too = read_novelty(files)
     train = files.rows["train"]
     lat, lng = files.lat[train], files.lng[train]
@@ -182,7 +187,8 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
         country_names=CountryNames.fit(lat, lng, files.country[train]),
         calibration=calibration,
         decoder=predictions.load_decoder(files, head),
-        baseline=_baseline(files, head),
+        baseline=baseline,
+        clue_values=clue_values,
         has_novelty=novelty is not None,
         remarks=tuple(remark for remark in (lacks, lacks_too, read_floor(files)) if remark),
     )
@@ -219,15 +225,19 @@ def fit_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None)
     return Calibration(belief.temperature, thresholds, areas, len(belief)), ""
 
 
-def _baseline(files: Run, head: Stage2CrossAttentionGeoHead) -> np.ndarray | None:
-    """Scores of an average training picture, `[k]`, where the head keeps none and the run has stored scores."""
+def _levels(files: Run, head: Stage2CrossAttentionGeoHead) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Baseline `[k]` where the head keeps none, and values of clues `[2, k]`; None without stored scores."""
     import torch
 
+    from geocbm.explain.concept_labels import intervention_values, read_concept_labels
     from geocbm.explain.interventions import baseline_scores
+    from geocbm.run import predictions
 
-    if head.config.reads_scores or not files.belongs("concept_scores.npz"):
-        return None
-    with np.load(files.need("concept_scores.npz"), allow_pickle=False) as stored:
-        rows = files.rows["train"]
-        train = np.concatenate([stored["meta"][rows], stored["parent"][rows]], axis=1).astype(np.float32)
-    return baseline_scores(head, torch.from_numpy(train)).numpy()
+    if not files.belongs("concept_scores.npz"):
+        return None, None
+    stored = predictions.read_concept_scores(files)
+    scores = np.concatenate([stored["meta"], stored["parent"]], axis=1).astype(np.float32)
+    rows = files.rows["train"]
+    found = intervention_values(scores, read_concept_labels(files), files.rows["val"], rows)
+    values = np.stack([found.present, found.absent]).astype(np.float32)
+    return None if head.config.reads_scores else baseline_scores(head, torch.from_numpy(scores[rows])).numpy(), values

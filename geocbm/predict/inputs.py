@@ -37,6 +37,14 @@ class PredictRequest:
     remarks: tuple[str, ...] = ()  # sentences on the run that go with every answer
     out: Path | None = None  # .csv or .geojson, a row or a point for each answer
     attention: bool = False  # keep the attention and the maps of the concepts in files
+    clues: Sequence[str] = ()  # concepts that a person sees in the photographs
+    not_clues: Sequence[str] = ()  # and concepts that a person does not see
+
+    def made_by(self, model: str) -> dict[str, Any]:
+        """What answers of this request depend on beside the photographs, by the `model`'s digest."""
+        given = [sorted(map(str.casefold, names)) for names in (self.clues, self.not_clues)]
+        own = {"given_clues": given} if any(given) else {}
+        return {"run": self.run, "top": self.top, "model": model} | own
 
     @property
     def in_text(self) -> bool:

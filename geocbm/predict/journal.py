@@ -62,8 +62,12 @@ class Journal:
                     break  # cut off while it was written
                 if not is_answer:
                     raise ParameterError(f"line {number} of {self.path} is no answer of geocbm; give another file")
-                for name, what in (("model", "another model"), ("top", f"--top {entry.get('top')}")):
-                    if entry.get(name) != self.made_by[name]:
+                for name, what in (
+                    ("model", "another model"),
+                    ("top", f"--top {entry.get('top')}"),
+                    ("given_clues", "other clues"),
+                ):
+                    if entry.get(name) != self.made_by.get(name):
                         raise ParameterError(
                             f"{self.path} holds answers of {what} (run {entry.get('run')!r}); give another file, or "
                             "remove it"

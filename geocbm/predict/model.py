@@ -20,11 +20,12 @@ from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.evaluation.novelty import FILE as NOVELTY
 from geocbm.evaluation.novelty import Novelty, NoveltyDetector
 from geocbm.files import read_json, sha256_text
-from geocbm.geodesy import cartesian_to_latlng
+from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics.places import Place, places_at
 from geocbm.models import geocbm, loading, stage2_inference
 from geocbm.models.stage2_inference import NeighbourRefiner
 from geocbm.predict.answers import Answer, CellProbability, Region, Reply, best_names, why_countries_differ
+from geocbm.predict.clues import Clue, clue_scores, read_clues, with_scores
 from geocbm.predict.context import FILE as CONTEXT
 from geocbm.predict.context import AnswerContext, context_key, make_context
 from geocbm.predict.views import Preparation, Prepared, even_batches, joined_maps, middle_views, pool_views
@@ -71,6 +72,7 @@ class GeoCBM:
         self.decoder, self.calibration = context.decoder, context.calibration
         self.prepare = Preparation(self.encoder)
         self._files = files
+        self.clues: tuple[Clue, ...] = ()
 
     @classmethod
     def load(cls, run: str | Path, device: str | None = None) -> GeoCBM:
@@ -163,6 +165,26 @@ class GeoCBM:
         """The metas and parents that it names, a `ConceptVocabulary`."""
         return self.context.concepts
 
+    def set_clues(self, given: Sequence[str] = (), denied: Sequence[str] = ()) -> None:
+        """Answer from now on as if concepts, or parents, of these names could and could not be seen.
+
+        See `geocbm.predict.clues`; without names the model answers by itself again.
+
+        Raises:
+            ParameterError: a name is unknown or given both ways, or the answer does not depend on concepts.
+            MissingInputError: the run has no scores from which to read what says "can be seen".
+        """
+        mode = self.network.geo_head.config.ablation_mode
+        if (given or denied) and mode == "image_only":
+            raise ParameterError(
+                f"run {self.context.run!r} answers with ablation_mode='image_only', which reads no concept: a clue "
+                "could change nothing; ask a run of another mode"
+            )
+        values = self.context.clue_values
+        if (given or denied) and values is None:
+            self.files.need("concept_scores.npz")
+        self.clues = () if values is None else read_clues(given, denied, self.concepts, values)
+
     def digest(self) -> str:
         """16 hexadecimal digits that change whenever an answer might: of the encoder's weights and the run's files."""
         return sha256_text(f"{self.context.key} {self.encoder.fingerprint()}")[:16]
@@ -250,10 +272,14 @@ class GeoCBM:
         with torch.inference_mode():
             seen = self.network(torch.cat([photo.pixels for photo in photos]).to(self.device))  # V views of B pictures
             pooled = pool_views(counts, seen)
-            points = stage2_inference.locate(
-                self.network.geo_head, pooled.place, self.refiner, pooled.pooled, self.decoder
-            )
-            lat, lng = (values.astype(np.float64) for values in points)
+            lat, lng = self._locate(pooled)
+            before = lat, lng
+        if self.clues:
+            with torch.no_grad():  # not in inference mode: moving an embedding takes derivatives
+                seen = self._with_clues(seen)
+                pooled = pool_views(counts, seen)
+                lat, lng = self._locate(pooled)
+            moved_km = haversine_km(*before, lat, lng)
         cells = _numpy(pooled.place.cell_logits.softmax(-1))  # (B, N)
         calibrated: np.ndarray | None = None
         regions: Sequence[tuple[Region, ...]] = [()] * len(photos)
@@ -295,8 +321,26 @@ class GeoCBM:
                 views=counts[i],
                 seen_share=photo.share,
             )
+            if self.clues:
+                place = float(before[0][i]), float(before[1][i])
+                answer = replace(answer, clues=self.clues, without_clues=place, moved_km=float(moved_km[i]))
             found.append((answer.with_own_place(photo.own_place), output))
         return found
+
+    def _locate(self, pooled: geocbm.GeoCBMOutput) -> tuple[np.ndarray, np.ndarray]:
+        """Latitudes and longitudes of pictures, degrees, `[B]` each."""
+        head = self.network.geo_head
+        lat, lng = stage2_inference.locate(head, pooled.place, self.refiner, pooled.pooled, self.decoder)
+        return lat.astype(np.float64), lng.astype(np.float64)
+
+    def _with_clues(self, seen: geocbm.GeoCBMOutput) -> geocbm.GeoCBMOutput:
+        """What the network says of views with the scores that the clues give them."""
+        concepts = seen.concepts._replace(concept_emb=seen.concepts.concept_emb.clone())
+        scores = concepts.probabilities.clone()
+        assert self.context.clue_values is not None
+        edited = clue_scores(scores, self.clues, self.concepts, self.context.clue_values)
+        tokens = seen.patch_tokens.clone()
+        return with_scores(self.network, seen._replace(concepts=concepts, patch_tokens=tokens), edited)
 
     def _places(self, lat: np.ndarray, lng: np.ndarray) -> list[Place]:
         """The place of each point, its country as the run's table spells it."""

@@ -7,10 +7,9 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from geocbm.errors import MissingInputError, ParameterError
+from geocbm.errors import MissingInputError, ParameterError, did_you_mean
 from geocbm.files import atomic_path, link_or_copy, paths, read_json, write_json
 from geocbm.workbench import demo_data, execute, keys, names, process, profiles, records, settings
-from geocbm.workbench.parameters import did_you_mean
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
 Profile = Annotated[

@@ -5,7 +5,6 @@ text, and an unknown name is only a warning. Here every value is brought to the 
 """
 
 import ast
-import difflib
 import functools
 import io
 import operator
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from geocbm.errors import MissingInputError, ParameterError
+from geocbm.errors import MissingInputError, ParameterError, did_you_mean
 
 _MARKER = re.compile(r"^# %%(?P<rest>.*)\n?", re.MULTILINE)
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -251,12 +250,6 @@ def unknown(name: str, known: Iterable[str], where: str) -> ParameterError:
     known = list(known)
     listed = ", ".join(known) or "none"
     return ParameterError(f"{where} has no parameter {name!r}; {did_you_mean(name, known)}Its parameters are: {listed}")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The question after the nearest known name, with a space behind it; empty when none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def _nearest_choice(value: Any, hint: Any) -> str:

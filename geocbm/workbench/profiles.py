@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geocbm.errors import ParameterError
+from geocbm.errors import ParameterError, did_you_mean
 from geocbm.files import paths
-from geocbm.workbench.parameters import Parameter, coerce, did_you_mean
+from geocbm.workbench.parameters import Parameter, coerce
 from geocbm.workbench.stages import NUMBER
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geocbm.errors import MissingInputError, ParameterError
+from geocbm.errors import MissingInputError, ParameterError, did_you_mean
 from geocbm.files import paths
-from geocbm.workbench.parameters import did_you_mean
 
 NUMBER = r"\d\d[a-z]?"
 """Pattern of a notebook's number: two digits, and a letter where one page became two (06, 06b)."""
