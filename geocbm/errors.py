@@ -42,6 +42,16 @@ class NoSpaceError(UserError, OSError):
     """The disk cannot hold what is about to be written."""
 
 
+def cut_middle(text: str, most: int = 200) -> str:
+    """A text of any length for people: the middle of a longer one is left out."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) + 1 - (most - most // 2) :]}"
+
+
+def printable(name: object, most: int = 200) -> str:
+    """A name from outside for people: cut, and with a question mark for all that is no printable character."""
+    return "".join(letter if letter.isprintable() else "?" for letter in cut_middle(str(name), most))
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, cut to one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

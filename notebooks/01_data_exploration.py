@@ -19,6 +19,7 @@ from typing import Literal
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 csv: str = "data/atlas/smoke/atlas.csv"  # the table of images, one row per image and labelled concept
 on_bad: Literal["error", "drop"] = "error"  # stop at the first look, or drop offending rows and list them
+allow_outside: bool = False  # follow paths of images out of the table's folder; only for a table that you trust
 split: Literal["stratified", "spatial", "leave_country_out"] = "stratified"  # by concept, blocks of ground, or country
 held_out_country: str = ""  # the country that makes the test split of "leave_country_out"; empty for other kinds
 block_km: float = 1.0  # side of a block in km, for the spatial split
@@ -44,7 +45,7 @@ nb = notebook.start("01_data_exploration", globals())
 # identifiers at two places, concepts with two parents, garbled names. With `on_bad="drop"` the offending rows are listed below.
 
 # %%
-table = data.load_table(csv, on_bad=on_bad, rejected_csv=nb.path("rejected.csv"))
+table = data.load_table(csv, on_bad=on_bad, rejected_csv=nb.path("rejected.csv"), allow_outside=allow_outside)
 counted = ["pano_id", "image_sha256", "country", "meta_name", "parent_concept"]
 glance = table[counted].nunique().rename({"pano_id": "panoramas", "image_sha256": "distinct pictures"})
 glance = pd.concat([pd.Series({"rows": len(table)}), glance]).rename("number").to_frame()

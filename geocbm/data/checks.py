@@ -7,6 +7,7 @@ because of the content of a row. Tables are indexed by the position of their row
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,15 +18,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geocbm.errors import UserError
+from geocbm.errors import MissingInputError, UserError, printable
 from geocbm.geodesy import haversine_km
+from geocbm.metrics.borders import degrees_from_country
+from geocbm.metrics.country_names import names_by_code
 
 NAME_COLUMNS = ("meta_name", "parent_concept", "country")
 EMPTY_WORDS = frozenset({"", "nan", "none", "null", "n/a", "<na>"})
 ROWS_LISTED = 20
 SAME_PLACE_KM = 0.001
 
-_CALLED, _SMALL = "the picture", 96
+FAR_DEGREES = 5.0
+"""A place further than this from the borders of its country is reported."""
+
+_CALLED, _SMALL, _OUTSIDE = "the picture", 96, "outside"
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Problem:
     def sentence(self, lines: Sequence[int]) -> str:
         """Say it in one sentence with the lines of the CSV (header = line 1)."""
         n, first = len(self.details), islice(self.details.items(), ROWS_LISTED)
-        listed = [f"{lines[row]} ({text})" if text else str(lines[row]) for row, text in first]
+        listed = [f"{lines[row]} ({printable(text)})" if text else str(lines[row]) for row, text in first]
         where = ("line " if n == 1 else "lines ") + ", ".join(listed)
         where += f" and {n - ROWS_LISTED} more" if n > ROWS_LISTED else ""
         return f"{self.what} in {n} row{'' if n == 1 else 's'}: {where}. {self.remedy}"
@@ -94,6 +100,28 @@ def check_coordinates(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> I
     yield Problem(what, {int(row): f"{lng[row]:g}" for row in outside}, remedy)
 
 
+def check_countries(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> tuple[Problem, Problem]:
+    """Find places far from the country that the row names: those that lie in it once exchanged, and all others."""
+    swapped: dict[Any, str] = {}
+    others: dict[Any, str] = {}
+    sound = np.isfinite(lat) & np.isfinite(lng) & (np.abs(lat) <= 90) & (np.abs(lng) <= 180)
+    codes = {name: code for code, name in names_by_code().items() if len(code) == 2}
+    for name in sorted(set(rows["country"][sound]) & set(codes)):
+        own = np.flatnonzero(sound & (rows["country"] == name).to_numpy())
+        far = own[degrees_from_country(lat[own], lng[own], codes[name]) > FAR_DEGREES]
+        exchanged = np.abs(lng[far]) <= 90
+        exchanged[exchanged] = degrees_from_country(lng[far][exchanged], lat[far][exchanged], codes[name]) == 0
+        for row, is_swapped in zip(far.tolist(), exchanged.tolist(), strict=True):
+            (swapped if is_swapped else others)[row] = f"{name} at {lat[row]:g}, {lng[row]:g}"
+    remedy = "Exchange lat and lng of these rows, or correct the country."
+    return (
+        Problem(
+            "lat and lng look exchanged: the place lies far from its country, the exchanged one in it", swapped, remedy
+        ),
+        Problem("the place lies far from its country", others, "Correct the coordinates or the country."),
+    )
+
+
 def _outvoted(groups: pd.Series, choice: pd.Series) -> pd.Series:
     """Mark rows whose `choice` is not the single most frequent one of their group (all rows of it when tied)."""
     count = choice.groupby([groups, choice]).transform("size")
@@ -133,45 +161,74 @@ def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
 
     With `decode` it is read as training will, if smaller.
     """
+    from geocbm.data.images.bounds import open_regular
     from geocbm.data.images.photographs import read_photograph
 
+    digest = ""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+        with open_regular(path, _CALLED) as (stream, size):
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if decode and not size:
+            return digest, "zero bytes"
+        if decode:
+            read_photograph(path, _CALLED, least_side=_SMALL)
+    except MissingInputError:
         return "", "missing"
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        return "", f"cannot be opened: {getattr(error, 'strerror', None) or error}"
-    digest = hashlib.sha256(content).hexdigest()
-    if not decode:
-        return digest, ""
-    if not content:
-        return digest, "zero bytes"
-    try:
-        read_photograph(content, _CALLED, least_side=_SMALL)
     except UserError as problem:
         return digest, str(problem).removeprefix(_CALLED).partition(";")[0].strip()
     return digest, ""
 
 
-def check_images(paths: pd.Series, folder: Path, decode: bool) -> tuple[list[str], list[Problem]]:
+def _is_outside(path: Path, home: str, folders: dict[Path, str]) -> bool:
+    """Whether a path, links followed, leads out of the folder `home`; `folders` keeps what was found of its parents."""
+    try:
+        if path.parent not in folders:
+            folders[path.parent] = os.path.realpath(path.parent)
+        place = os.path.realpath(path) if path.is_symlink() else os.path.join(folders[path.parent], path.name)
+        return os.path.commonpath([home, place]) != home
+    except (OSError, ValueError):  # no path at all; whoever opens it says so
+        return False
+
+
+def check_images(
+    paths: pd.Series, folder: Path, decode: bool, allow_outside: bool = False
+) -> tuple[list[str], list[Problem]]:
     """Read every image once, in a pool of threads; without `decode` they are only hashed where they exist.
+
+    A path out of the folder is not followed unless that is allowed: a table that somebody sent must not read this disk.
 
     Returns:
         The SHA-256 of each row's image (empty where there is none) and the problems found.
     """
+    home = os.path.realpath(folder)
+    folders: dict[Path, str] = {}
+
+    def inspect(path: str) -> tuple[str, str]:
+        if path.endswith(("/", "/.")):
+            return "", "the path of a folder"
+        if not allow_outside and _is_outside(folder / path, home, folders):
+            return "", _OUTSIDE
+        return inspect_image(folder / path, decode)
+
     distinct = [path for path in paths.unique() if path]
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda path: inspect_image(folder / path, decode), distinct)
-        answers = dict(zip(distinct, found, strict=True)) | {"": ("", "no path given")}
+        answers = dict(zip(distinct, pool.map(inspect, distinct), strict=True)) | {"": ("", "no path given")}
     digests = [answers[path][0] for path in paths]
-    if not decode:
-        return digests, []
     trouble = paths.map(lambda path: answers[path][1])
+    stray = Problem(
+        "the image lies outside of the table's folder",
+        paths[trouble == _OUTSIDE].to_dict(),
+        f"Put the files below {folder}; or, if you trust this table to read your disk, set allow_outside=true "
+        "(geocbm run --set 01.allow_outside=true).",
+    )
+    if not decode:
+        return digests, [stray]
     missing = trouble.isin(["missing", "no path given"])
     absent = paths[missing].replace("", "no path given").to_dict()
-    damaged = (paths + ": " + trouble)[(trouble != "") & ~missing].to_dict()
+    damaged = (paths + ": " + trouble)[(trouble != "") & (trouble != _OUTSIDE) & ~missing].to_dict()
     where = f"Image paths are relative to {folder}: put the files there, or correct image_path."
     return digests, [
         Problem("the image is missing", absent, where),
         Problem("the image is unreadable", damaged, "Fetch the file again or remove the row."),
+        stray,
     ]

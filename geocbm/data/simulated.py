@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MARK = "atlas.json"
 """File that a simulator writes into the folder of its world; its entry `simulated` is true."""
 
+MOST_BYTES = 1 << 20  # of that file; a longer one is no mark
 BANNER = (
     "Simulated world: the pictures of this run are scenes drawn by the atlas simulator. What is measured here says how "
     "the method behaves in that world, and nothing about real streets."
@@ -37,8 +38,10 @@ def from_simulator(folder: str | Path, image_paths: Iterable[str]) -> bool:
 
 def _marked(file: Path) -> bool:
     try:
+        if not file.is_file() or file.stat().st_size > MOST_BYTES:
+            return False
         content = read_json(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("simulated") is True
 

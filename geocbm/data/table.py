@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv as csv_format
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from io import StringIO
@@ -16,7 +17,7 @@ import pandas as pd
 from geocbm.data import checks
 from geocbm.data.concepts import split_names
 from geocbm.data.simulated import from_simulator
-from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
+from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError, cut_middle, printable
 from geocbm.files import atomic_path, remake_advice, sha256_file
 from geocbm.metrics.country_names import country_names
 
@@ -34,6 +35,11 @@ ALIASES: dict[str, tuple[str, ...]] = {
 SEVERAL = "concepts"
 """Name of the column that may hold several concepts."""
 LARGEST_FIELD = 2**27
+_HIDDEN = re.compile(
+    r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
+)
+"""Control characters but for space, and what Unicode calls default ignorable: unseen, they make two of one name."""
 UNKNOWN_SHOWN = 5
 
 
@@ -43,6 +49,7 @@ def load_table(
     rejected_csv: str | Path | None = None,
     check_images: bool = True,
     columns: Mapping[str, str] | None = None,
+    allow_outside: bool = False,
 ) -> pd.DataFrame:
     """Read and validate a CSV of panoramas (specification, section Dataset Structure).
 
@@ -55,6 +62,7 @@ def load_table(
         rejected_csv: by default `rejected.csv` beside the CSV, or in the current folder where that cannot be written.
         check_images: decode every image; if false, images are only hashed where they exist.
         columns: own names of columns, `{"name in the file": "name in the schema"}`.
+        allow_outside: follow paths of images, and links, that lead out of the folder of the CSV.
 
     Returns:
         The schema's columns, then extra columns, then `image_sha256`; `lat` and `lng` are floats in degrees, other
@@ -82,12 +90,14 @@ def load_table(
 
     ragged = {row: f"{len(cells)} fields" for row, cells in enumerate(raw) if len(cells) != width}
     remedy = f"The header has {width} columns: put fields that contain a comma in double quotes."
-    digests, image_problems = checks.check_images(rows["image_path"], folder, check_images)
+    digests, image_problems = checks.check_images(rows["image_path"], folder, check_images, allow_outside)
+    exchanged, elsewhere = checks.check_countries(rows, lat, lng)
     problems = [
         checks.Problem("the number of fields is wrong", ragged, remedy),
         checks.Problem("concepts and parents differ in number", unequal, "Give one parent for all, or one for each."),
         *checks.check_names(rows),
         *checks.check_coordinates(rows, lat, lng),
+        exchanged,
         *checks.check_parents(rows),
         *checks.check_identity(rows, lat, lng),
         *image_problems,
@@ -96,7 +106,9 @@ def load_table(
     reasons: dict[int, list[str]] = {}
     for problem in problems:
         for row, detail in problem.details.items():
-            reasons.setdefault(row, []).append(f"{problem.what} ({detail})" if detail else problem.what)
+            reasons.setdefault(row, []).append(f"{problem.what} ({printable(detail)})" if detail else problem.what)
+    if elsewhere.details:
+        notices.append(elsewhere.sentence(lines))
 
     table = rows[[*SCHEMA, *(name for name in names if name not in SCHEMA and name != "image_sha256")]].copy()
     table["lat"], table["lng"], table["image_sha256"] = lat + 0.0, lng + 0.0, digests  # never -0.0
@@ -114,7 +126,7 @@ def load_table(
         notices.append(f"{len(reasons)} of {len(raw)} rows were rejected, see {written}")
         table = table.drop(index=list(reasons)).reset_index(drop=True)
     for notice in notices:
-        print(f"{path.name}: {notice}")
+        print(f"{printable(path.name)}: {notice}")
     table.attrs = {
         "csv": str(path),
         "folder": str(folder),
@@ -126,6 +138,10 @@ def load_table(
     return table
 
 
+def _short(text: str) -> str:
+    return repr(cut_middle(text, 80))
+
+
 def _numbered(sentences: list[str]) -> str:
     return "\n".join(f"  {number}. {sentence}" for number, sentence in enumerate(sentences, 1))
 
@@ -135,8 +151,11 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     needed = f"the columns {', '.join(SCHEMA)}"
     if not path.exists():
         raise MissingInputError(f"There is no table at {path}: give the path of a CSV with {needed}.")
-    if path.is_dir():
-        raise BadTableError(f"{path} is a folder: give the path of the CSV inside it.")
+    if not path.is_file():
+        kind = (
+            "a folder: give the path of the CSV inside it" if path.is_dir() else "no regular file: give that of a CSV"
+        )
+        raise BadTableError(f"{path} is {kind}.")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -179,7 +198,7 @@ def _map_columns(path: Path, header: list[str], own: Mapping[str, str]) -> tuple
     unknown = [f"{name!r} (not in the file)" for name in own if name not in header]
     unknown += [f"{name!r} (not in the schema)" for name in own.values() if name not in SCHEMA]
     if unknown:
-        raise ParameterError(f"columns maps {', '.join(unknown)}; the file has {', '.join(header)}.")
+        raise ParameterError(f"columns maps {', '.join(unknown)}; the file has {printable(', '.join(header), 2000)}.")
     names = [own.get(name, name) for name in header]
     problems = []
     for target in (name for name in SCHEMA if name not in names):
@@ -192,20 +211,30 @@ def _map_columns(path: Path, header: list[str], own: Mapping[str, str]) -> tuple
         problems.append(f"Column {target!r} is missing (also tried: {', '.join(ALIASES[target])}). {remedy}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        listed = ", ".join(map(repr, twice))
+        listed = ", ".join(map(_short, twice))
         problems.append(f"Column {listed} stands twice in the header. Rename or remove one of them.")
     if problems:
         mark = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), "")
         hint = f" Its fields seem to be separated by {mark!r}: save it with commas." if mark else ""
-        what = f"{path} breaks the schema; it has the columns {', '.join(header)}.{hint}\n{_numbered(problems)}"
+        listed = printable(", ".join(header), 2000)
+        what = f"{path} breaks the schema; it has the columns {listed}.{hint}\n{_numbered(problems)}"
         raise BadTableError(what, problems)
-    renamed = [f"{old} -> {new}" for old, new in zip(header, names, strict=True) if old != new]
+    renamed = [f"{printable(old)} -> {new}" for old, new in zip(header, names, strict=True) if old != new]
     return names, [f"columns read as {', '.join(renamed)}"] if renamed else []
 
 
 def _normalise(rows: pd.DataFrame) -> list[str]:
     """Strip text, compose the letters of names and spell each country in one way, in place; say what changed."""
     notices = []
+    for column in rows.columns.difference(["image_path"]):  # a file may be called as it likes
+        hidden = {text: found for text in rows[column].unique() if (found := _HIDDEN.findall(text))}
+        if hidden:
+            own = rows[column].isin(hidden)
+            kinds = ", ".join(
+                f"U+{ord(letter):04X}" for letter in sorted({each for all_ in hidden.values() for each in all_})
+            )
+            notices.append(f"{printable(column)}: {cut_middle(kinds)} (not to be seen) removed in {own.sum():,} rows")
+            rows.loc[own, column] = rows[column][own].map({text: _HIDDEN.sub("", text) for text in hidden})
     for column in SCHEMA:
         before = rows[column]
         after = before.str.strip()
@@ -219,12 +248,12 @@ def _normalise(rows: pd.DataFrame) -> list[str]:
     # Two spellings of a country would be two countries with cells of their own.
     names, unknown = country_names(rows["country"])
     count = {text: f"{n:,} row{'s' if n > 1 else ''}" for text, n in rows["country"].value_counts().items()}
-    spelt = [f"{text!r} -> {name!r} ({count[text]})" for text, name in sorted(names.items()) if text != name]
+    spelt = [f"{_short(text)} -> {name!r} ({count[text]})" for text, name in sorted(names.items()) if text != name]
     rows["country"] = rows["country"].map(names)
     if spelt:
         notices.append(f"country read as {', '.join(spelt)}")
     if unknown:
-        shown = ", ".join(map(repr, unknown[:UNKNOWN_SHOWN]))
+        shown = ", ".join(map(_short, unknown[:UNKNOWN_SHOWN]))
         more = f" and {len(unknown) - UNKNOWN_SHOWN} more" if len(unknown) > UNKNOWN_SHOWN else ""
         notices.append(f"country: no country is known by the name {shown}{more}; kept as written")
     return notices

@@ -121,6 +121,19 @@ def country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
     return np.where(found < 0, "", codes[found])
 
 
+def degrees_from_country(lat: np.ndarray, lng: np.ndarray, code: str) -> np.ndarray:
+    """Distance of points `[n]` to a country on the plane of degrees, 0 inside; infinite for a code without land."""
+    import shapely
+
+    codes, country = read_rings()[:2]
+    own = _polygons()[0][codes[country] == code]
+    if not len(own):
+        return np.full(len(lat), np.inf)
+    points = shapely.points((np.asarray(lng, dtype=np.float64) + 180) % 360 - 180, lat)
+    nearest = shapely.STRtree(own).query_nearest(points, all_matches=False, return_distance=True)[1]
+    return np.asarray(nearest)
+
+
 def _nearest_coast(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
     """Index of the country of the nearest coast of each point, `[n]`; -1 where none lies within `COAST_KM`."""
     import shapely

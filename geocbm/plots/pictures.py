@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from geocbm.data.images.photographs import open_picture, to_rgb
-from geocbm.errors import UserError
+from geocbm.errors import UserError, cut_middle
 from geocbm.plots.theme import INK, escape, finish, plural, shorten
 
 if TYPE_CHECKING:
@@ -224,12 +224,12 @@ def contact_sheet(files: Sequence[Any], captions: Sequence[str], columns: int = 
     for i, (file, caption) in enumerate(zip(files, captions, strict=True)):
         left, top = gap + (i % columns) * (width + gap), gap + (i // columns) * (width + line + gap)
         try:
-            picture = open_picture(file) if isinstance(file, str | Path) else as_image(file)
+            picture = open_picture(file, width) if isinstance(file, str | Path) else as_image(file)
         except (OSError, UserError):
             picture = Image.new("RGB", (width, width), "#C4CAD0")
         sheet.paste(ImageOps.fit(picture, (width, width)), (left, top))
-        text = " ".join(str(caption).split())
-        while text and draw.textlength(text, font=font) > width:
-            text = text[:-2].rstrip() + "…" if len(text) > 2 else ""
+        text = cut_middle(" ".join(str(caption).split()), width // 2)
+        while len(text) > 2 and draw.textlength(text, font=font) > width:
+            text = cut_middle(text, len(text) - 1)
         draw.text((left, top + width + 3), text, fill=INK, font=font)
     return sheet

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geocbm.data.images.photographs import printable
+from geocbm.errors import printable
 from geocbm.geodesy import haversine_km
 from geocbm.metrics.places import NOWHERE, Place
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geocbm.data.images.photographs import ENDINGS, MOST_BYTES, printable, quoted
-from geocbm.errors import ParameterError, UserError
+from geocbm.data.images.bounds import MOST_BYTES
+from geocbm.data.images.photographs import ENDINGS, quoted
+from geocbm.errors import ParameterError, UserError, printable
 from geocbm.files import sha256_text
 
 STANDARD = "-"

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocbm import __version__
-from geocbm.data.images.photographs import printable
 from geocbm.data.simulated import TRAINED_ON
-from geocbm.errors import UserError
+from geocbm.errors import UserError, printable
 from geocbm.files import atomic_path
 from geocbm.predict.answers import in_degrees
 

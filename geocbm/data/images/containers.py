@@ -12,6 +12,7 @@ from contextlib import suppress
 from io import BytesIO
 from typing import IO, Any
 
+from geocbm.data.images.bounds import room
 from geocbm.errors import UserError
 
 RAW_ENDINGS = (
@@ -94,8 +95,9 @@ def develop(stream: IO[bytes], name: str, most_pixels: int) -> Any:
                 raise UserError(
                     f"{name} has {pixels / 1e6:,.0f} megapixels, at most {most_pixels / 1e6:,.0f} are read; {_EXPORT}"
                 )
-            raw.unpack()
-            developed = raw.postprocess(half_size=True, use_camera_wb=True, output_bps=8)  # (H, W, 3)
+            with room(8 * pixels):
+                raw.unpack()
+                developed = raw.postprocess(half_size=True, use_camera_wb=True, output_bps=8)  # (H, W, 3)
     except rawpy.LibRawIOError:
         raise UserError(f"{name} is cut off; fetch it again") from None
     except rawpy.LibRawUnsufficientMemoryError:

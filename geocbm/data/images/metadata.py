@@ -87,7 +87,7 @@ def _properties(image: Any, prefix: str) -> dict[str, str]:
     packet = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
     if isinstance(packet, str):
         packet = packet.encode("utf-8", "replace")
-    if not isinstance(packet, bytes) or len(packet) > MOST_BYTES:
+    if not packet or not isinstance(packet, bytes) or len(packet) > MOST_BYTES:
         return {}
     try:
         root = xml.fromstring(packet.strip(b"\0 \r\n\t"), forbid_dtd=True)

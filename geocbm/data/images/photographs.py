@@ -6,19 +6,21 @@ read, with a note that says how, or refused with one sentence.
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from geocbm.data.images import containers
+from geocbm.data.images.bounds import open_regular, room
 from geocbm.data.images.containers import AVIF_BRANDS, RAW_ENDINGS, brands
-from geocbm.data.images.metadata import Sphere, described_sphere, own_position
-from geocbm.errors import MissingInputError, UserError
+from geocbm.data.images.metadata import OwnPosition, Sphere, described_sphere, own_position
+from geocbm.errors import MissingInputError, UserError, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,12 +35,14 @@ ENDINGS = (
 HUGE_PIXELS = 40_000_000  # above it a note says that the picture was reduced while it was read
 MOST_PIXELS = 500_000_000  # where the file can be reduced while it is decoded (baseline JPEG)
 MOST_WHOLE_PIXELS = 200_000_000  # where all pixels must be in memory once
-WHOLE = 1 << 30  # as `least_side`: the picture is not reduced
 REDUCED_SIDE = 1500  # pixels that a reduced picture keeps at least along its shorter side
+_MOST_KEPT = 16  # times that side's square are the pixels that a narrow picture keeps at most
 LONGEST_SHAPE = 40  # longer side by shorter side that is read at most; preprocessing would blow up a narrower picture
-MOST_BYTES = 1 << 30  # of a file that is read from standard input
 
 _ORIENTATION, _HEAD, _MOST_PAGES = 0x0112, 512, 64
+_IN_ROWS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "DIB", "PPM")  # decoded without a second copy of all pixels
+_BLOCK = 1 << 26  # bytes of memory that Pillow asks for at a time
+_COSTLY_PIXELS = 64_000_000  # of other kinds, whose decoders hold several copies
 _KNOWN = "give JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or a camera's raw file"
 _limit = threading.Lock()
 
@@ -65,24 +69,12 @@ def read_photograph(source: str | Path | bytes | Image, name: str = "", least_si
         return _convert(source, b"", f"the picture {name}".strip(), least_side)
     if isinstance(source, bytes):
         return _read(BytesIO(source), len(source), name or "the picture", least_side)
-    path = Path(source)
     called = name or quoted(source)
-    try:
-        if not path.exists():
-            raise MissingInputError(f"{called} does not exist; check the name")
-        if not path.is_file():
-            raise UserError(f"{called} is no file; give a picture, or a folder of pictures")
-        with path.open("rb") as stream:
-            return _read(stream, path.stat().st_size, called, least_side)
-    except UserError:
-        raise
-    except PermissionError:
-        raise UserError(f"{called} may not be read; change its permissions") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{called} cannot be opened ({type(error).__name__}); check the name") from None
+    with open_regular(Path(source), called) as (stream, size):
+        return _read(stream, size, called, least_side)
 
 
-def open_picture(path: str | Path, least_side: int = WHOLE) -> Image:
+def open_picture(path: str | Path, least_side: int = REDUCED_SIDE) -> Image:
     """Read a picture file of a table as upright 8-bit RGB; any kind that `read_photograph` reads.
 
     It is reduced by a whole factor as long as its shorter side keeps `least_side` pixels.
@@ -90,7 +82,7 @@ def open_picture(path: str | Path, least_side: int = WHOLE) -> Image:
     Raises:
         UserError: it cannot be read; the message names it. `MissingInputError` where it does not exist.
     """
-    called = f"the picture '{path}'"
+    called = f"the picture {quoted(path)}"
     try:
         return read_photograph(path, called, least_side).picture
     except MissingInputError:
@@ -132,11 +124,6 @@ def to_rgb(image: Image) -> Image:
 def quoted(name: str | Path) -> str:
     """A file's name for people: in quotes, and nothing in it can steer a terminal."""
     return f"'{printable(name)}'"
-
-
-def printable(name: str | Path) -> str:
-    """A file's name with a question mark for all that is no printable character."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(name))
 
 
 @contextmanager
@@ -197,6 +184,7 @@ def _open(stream: IO[bytes], head: bytes, name: str) -> Any:
     if head[8:12] not in AVIF_BRANDS and brands(head) & AVIF_BRANDS:
         stream = BytesIO(head[:8] + b"avif" + stream.read()[12:])  # Pillow goes by the major brand
     pillow.preinit()
+    pillow.core.set_block_size(_BLOCK)  # so large that the C library gives each freed block back to the system at once
     try:
         return pillow.open(stream, formats=[known for known in FORMATS if known in pillow.OPEN])
     except pillow.UnidentifiedImageError:
@@ -207,13 +195,15 @@ def _open(stream: IO[bytes], head: bytes, name: str) -> Any:
 
 def _convert(image: Any, head: bytes, name: str, least_side: int) -> Photograph:
     """Upright RGB of an open picture, with notes; `head` is how its file begins."""
-    with _no_pixel_limit():
-        own, sphere = own_position(image), described_sphere(image)  # both stand beside the first page
+    # Both stand beside the first page; to tell them, a PNG is decoded to its end.
+    described = None if image.format == "PNG" else _described(image)
     notes = _frame_notes(image)
     width, height = image.size
     pixels = width * height
     in_parts = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
     most = MOST_PIXELS if in_parts else MOST_WHOLE_PIXELS
+    if image.format not in (*_IN_ROWS, "RAW", None):
+        most = min(most, _COSTLY_PIXELS)
     if pixels > most:
         raise UserError(
             f"{name} has {pixels / 1e6:,.0f} megapixels, at most {most / 1e6:,.0f} are read; give a smaller copy"
@@ -223,23 +213,49 @@ def _convert(image: Any, head: bytes, name: str, least_side: int) -> Photograph:
             f"{name} is {width} x {height} pixels, too narrow to say anything of; cut out the part that matters"
         )
     notes += _colour_notes(image, head)
-    factor = min(width, height) // least_side
+    factor = _factor(image.size, least_side)
     if factor > 1:
         image.draft(None, (width // factor, height // factor))  # JPEG only; its scales are 1/2, 1/4 and 1/8
-    image.load()
-    picture = to_rgb(_reduced(image, least_side))
+    with room(_bytes_to_decode(image, pixels, least_side)):
+        own, sphere = described or _described(image)
+        image.load()
+        picture = to_rgb(_reduced(image, least_side))
+        if _has_transparency(image):
+            notes.append("it has transparent parts, which were taken as white")
+        if head:  # of a file: its pixels go now, whoever still refers to its reader
+            image.close()
     if pixels > HUGE_PIXELS:
         notes.append(f"it has {pixels / 1e6:,.0f} megapixels and was read as {picture.width} x {picture.height}")
-    if _has_transparency(image):
-        notes.append("it has transparent parts, which were taken as white")
     if own is None:
         return Photograph(picture, tuple(notes), None, sphere)
     return Photograph(picture, (*notes, *own.remarks), own.place, sphere)
 
 
+def _described(image: Any) -> tuple[OwnPosition | None, Sphere | None]:
+    with _no_pixel_limit():
+        return own_position(image), described_sphere(image)
+
+
+def _factor(size: tuple[int, int], least_side: int) -> int:
+    """By how much a picture may be reduced; a narrow one keeps less than its shorter side would allow."""
+    kept = _MOST_KEPT * least_side**2
+    return max(min(size) // least_side, math.isqrt((size[0] * size[1] - 1) // kept) + 1)
+
+
+def _bytes_to_decode(image: Any, pixels: int, least_side: int) -> int:
+    """Memory that decoding and converting takes at most, of a picture of so many `pixels` that is not loaded yet."""
+    if image.format in ("RAW", None):  # decoded already
+        return 0
+    if image.format not in _IN_ROWS:
+        return 24 * pixels
+    coefficients = 2 * len(image.getbands()) * pixels if image.info.get("progressive") else 0
+    each = 5 if _factor(image.size, least_side) > 1 else 16  # a picture that is not reduced is copied to convert it
+    return coefficients + each * image.width * image.height
+
+
 def _reduced(image: Any, least_side: int) -> Any:
     """The picture by a whole factor, before it is converted, so that no second copy of its full size is made."""
-    factor = min(image.size) // least_side
+    factor = _factor(image.size, least_side)
     if factor < 2:
         return image
     if image.mode in ("L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "F", "I"):
@@ -256,23 +272,22 @@ def _reduced(image: Any, least_side: int) -> Any:
 
 def _frame_notes(image: Any) -> list[str]:
     """Choose the frame or page that is the picture, and say so where there are others."""
-    first, frames = image.tell(), 1
-    try:
-        frames = int(getattr(image, "n_frames", 1))
+    first, several = image.tell(), True
+    with suppress(Exception):  # a later frame is damaged, the first may be whole
+        several = bool(getattr(image, "is_animated", False))  # frames are not counted, there may be millions
         image.seek(first)
-    except Exception:  # a later frame is damaged, the first may be whole
-        frames = 2
-    if frames < 2 or image.format == "MPO":  # phones store previews as further pictures
+    if not several or image.format == "MPO":  # phones store previews as further pictures
         return []
     if image.format == "HEIF":
         return ["it holds several pictures; the main one was used"]
     if image.format != "TIFF":
         return ["it is animated; the first frame was used"]
     if containers.is_preview(image.tag_v2):
-        for page in range(1, min(frames, _MOST_PAGES)):
-            image.seek(page)
-            if not containers.is_preview(image.tag_v2):
-                return [f"its first page is a preview; page {page + 1} was used"]
+        with suppress(EOFError):  # behind the last page
+            for page in range(1, _MOST_PAGES):
+                image.seek(page)
+                if not containers.is_preview(image.tag_v2):
+                    return [f"its first page is a preview; page {page + 1} was used"]
         image.seek(first)
     return ["it has several pages; the first was used"]
 

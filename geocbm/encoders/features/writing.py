@@ -237,7 +237,7 @@ def _encode_files(encoder: ImageEncoder, files: Sequence[str | Path], kinds: Seq
     """Encode files batch by batch while threads read the next ones."""
 
     def load(batch: Sequence[str | Path]) -> Tensor:
-        return encoder.preprocess([open_picture(file) for file in batch])
+        return torch.cat([encoder.preprocess([open_picture(file)]) for file in batch])  # one large picture at a time
 
     batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
     for batch, pixels in processes.look_ahead(load, batches, READERS, READERS):

@@ -14,8 +14,8 @@ from PIL import Image, TiffImagePlugin
 
 from geocbm.data.images import photographs
 from geocbm.data.images.metadata import own_position
-from geocbm.data.images.photographs import printable, read_photograph
-from geocbm.errors import MissingInputError, UserError
+from geocbm.data.images.photographs import read_photograph
+from geocbm.errors import MissingInputError, UserError, printable
 
 RED = Image.new("RGB", (64, 48), (200, 30, 30))
 
