@@ -61,13 +61,14 @@ nb.table(overview.headlines(run).head(headlines), caption="Headline metrics")
 # A trained run is one callable: pictures in, places with their concepts out.
 
 # %%
-trained = nb.path("predictions.parquet").is_file()
+files = geocbm.open_run(nb.run_folder) if nb.path("predictions.parquet").is_file() else None
+trained = files is not None and len(files.rows["test"]) > 0
 if trained:
-    files, model = geocbm.open_run(nb.run_folder), geocbm.GeoCBM.load(nb.run_folder)
+    model = geocbm.GeoCBM.load(nb.run_folder)
     answer = model.predict(image_files(files.table.iloc[files.rows["test"][:1]]))[0]
     print(f"{answer.lat:.2f}, {answer.lng:.2f}: {answer.cells[0].country}, through {answer.concepts[0][0]}")
 else:
-    print("This run cannot answer yet: its Stage 2 is not trained.")
+    print("This run cannot be asked yet: its Stage 2 is not trained, or it has no test split.")
 
 # %% [markdown]
 # ## Your photograph

@@ -168,3 +168,12 @@ def test_a_bar_is_for_those_who_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "IPython", type("IPython", (), {"get_ipython": staticmethod(Kernel)}))
     assert watched(JPY_SESSION_NAME="notebook.ipynb")
     assert not watched()  # papermill starts a kernel without a session
+
+
+def test_a_bar_that_was_not_looked_at_lately_ends_full() -> None:
+    bars, task = progress._Bars(), progress.Task("encoding", 20)
+    bars.show([task])
+    bar = bars.bars[id(task)]
+    task.done = 20
+    bars.close(task)
+    assert bar.n == 20 and not bars.bars

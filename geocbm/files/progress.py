@@ -211,6 +211,7 @@ class _Bars:
 
     def close(self, task: Task) -> None:
         if bar := self.bars.pop(id(task), None):
+            bar.n = task.done  # one that ends short of its total stays, in red
             bar.close()
 
 

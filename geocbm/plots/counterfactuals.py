@@ -183,9 +183,9 @@ def before_after_map(places: Any, cells: Any, true_place: tuple[float, float], t
         f"World map of the probabilities of cells before and after an edit. The likeliest country was {first} with "
         f"{percent(was)} and is {second} with {percent(now)}."
     )
-    fig = finish(fig, escape(title), alt, 430, barmode="group", bargap=0.3)
-    fig.update_yaxes(domain=[0.1, 0.9])
-    return fig.update_layout(margin={"t": 46, "b": 24})
+    fig = finish(fig, escape(title), alt, 560, barmode="group", bargap=0.25, legend={"y": 0.39})
+    fig.update_geos(domain={"x": [0, 1], "y": [0.4, 1]}).update_xaxes(domain=[0.2, 1])
+    return fig.update_yaxes(domain=[0, 0.27]).update_layout(margin={"t": 40, "b": 24})
 
 
 def what_if(

@@ -180,6 +180,7 @@ def patch_heat(picture: Any, grid: np.ndarray, texts: Sequence[str], title: str,
         hovertemplate="%{text}<extra></extra>",
         colorscale=[[i / 4, f"rgba({r:.0f},{g:.0f},{b:.0f},{0.2 * i})"] for i, (r, g, b) in enumerate(_HEAT)],
         showscale=False,
+        hoverlabel={"bgcolor": "white", "font": {"color": INK}},
         name=noun,
     )
     place = {"x": -0.5, "y": -0.5, "sizex": columns, "sizey": rows, "xref": "x", "yref": "y"}

@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 
 from geocbm.data import image_files
+from geocbm.errors import ParameterError
 from geocbm.evaluation.methods import main_predictions
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import geoguessr_points
 from geocbm.predict import GeoCBM
 from geocbm.workbench import explorers
+from geocbm.workbench.explorers.answered_pictures import answered
 from geocbm.workbench.explorers.guessing_game import MODEL, TRUTH, YOU, Game, GuessExplorer, guess_map
 from geocbm.workbench.explorers.own_photograph import PhotographExplorer
 
@@ -72,16 +74,15 @@ def test_both_guesses_are_scored(trained_run):
     game = Game(run, seed=1)
     assert sorted(game.rows) == sorted(run.rows["test"]) and game.rows.tolist() == Game(run, 1).rows.tolist()
     row = game.row
-    one = game.guess(float(run.lat[row]), float(run.lng[row]))
-    assert one.km == pytest.approx(0, abs=1e-6) and one.points == 5000
+    assert game.guess(float(run.lat[row]), float(run.lng[row])) == pytest.approx(0, abs=1e-6)
     place = main_predictions(run).set_index("row").loc[row]
     km = float(haversine_km(place["lat"], place["lng"], run.lat[row], run.lng[row]))
-    assert one.model_km == pytest.approx(km, rel=1e-6) and one.model_points == int(geoguessr_points(km))
+    assert game.played == [(0.0, pytest.approx(km, rel=1e-6))] and game.totals == (5000, int(geoguessr_points(km)))
     game.next()
     assert game.row == game.rows[1] != row
     away = game.guess(-float(run.lat[game.row]), float(run.lng[game.row]) - 180)  # the other side of the world
-    assert away.km == pytest.approx(np.pi * 6371, rel=1e-3) and away.points == 0
-    assert game.totals == (5000, one.model_points + away.model_points)
+    assert away == pytest.approx(np.pi * 6371, rel=1e-3)  # 0 points
+    assert game.totals == (5000, sum(int(geoguessr_points(model)) for _, model in game.played))
     for _ in range(len(game.rows) - 1):
         game.next()
     assert game.row == row  # after the last picture the first comes again
@@ -98,7 +99,7 @@ def test_a_click_or_typed_degrees_are_the_guess_and_the_truth_comes_after(traine
     explorer.lng.value = 20.0
     assert by_name[YOU].x == (20.0,)
     explorer.button.click()
-    lat, lng = explorer.game.true_place
+    lat, lng = explorer.game.places[TRUTH]
     assert (by_name[TRUTH].y, by_name[TRUTH].x) == ((lat,), (lng,)) and by_name[MODEL].x[0] is not None
     assert explorer.button.disabled and "After 1 round" in explorer.status.value
     explorer.lat.value = 1.0  # the guess is given
@@ -112,6 +113,13 @@ def test_the_map_of_guesses_takes_clicks_everywhere():
     grid = next(trace for trace in guess_map({}, "x").data if trace.name == "grid")
     assert min(grid.x) < -179 and max(grid.x) > 179 and grid.z.shape == (len(grid.y), len(grid.x))
     assert not np.isnan(grid.z.astype(float)).any()
+
+
+def test_a_run_without_a_test_picture_is_refused(trained_run, monkeypatch):
+    run = trained_run.files
+    monkeypatch.setattr("geocbm.workbench.explorers.guessing_game.answered", lambda run: answered(run)[:0])
+    with pytest.raises(ParameterError, match="has no test picture to guess"):
+        Game(run)
 
 
 def test_a_page_unfolds_three_places(trained_run, capsys, monkeypatch):

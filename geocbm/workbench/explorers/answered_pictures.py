@@ -15,7 +15,7 @@ from geocbm.geodesy import haversine_km
 from geocbm.run import Run, encoding, stages
 from geocbm.workbench import html
 from geocbm.workbench.explorers.picture_list import PictureList, filtered
-from geocbm.workbench.explorers.shared import WRAP, figure_widget, redraw, said
+from geocbm.workbench.explorers.shared import WRAP, figure_widget, redraw, said, show
 
 MEAN = -1
 """Choice of the mean over all heads."""
@@ -30,9 +30,7 @@ SHOWN = 6
 def predictions(run: Run) -> None:
     """Show the test pictures with what was answered and why; a page shows the worst and the surest of them."""
     if is_live():
-        from IPython.display import display
-
-        display(PredictionExplorer(run).box)
+        show(PredictionExplorer(run).box)
         return
     frame, encoder = answered(run), encoding.load_stage0(run)[1]
     for order in ("worst and surest first", "best first"):
@@ -48,7 +46,7 @@ def answered(run: Run) -> pd.DataFrame:
 
     Returns:
         By row of the table: `country` and `concept` as labelled, `answer` (country of the most probable cell), `km`,
-        `confidence` and `label`, a line of text with all of these.
+        `confidence`, `lat` and `lng` answered in degrees, and `label`, a line of text.
     """
     places = main_predictions(run)
     frame = pd.DataFrame(
@@ -58,6 +56,8 @@ def answered(run: Run) -> pd.DataFrame:
             "answer": run.cells.country[places["cell"]].astype(str),
             "km": haversine_km(places["lat"], places["lng"], places["true_lat"], places["true_lng"]),
             "confidence": places["confidence"],
+            "lat": places["lat"],
+            "lng": places["lng"],
         }
     ).set_axis(pd.Index(places["row"], name="row"))
     frame["label"] = [
@@ -137,7 +137,7 @@ class PredictionExplorer:
         mode = self.model.head.config.ablation_mode
         explanation = attribution.explain_country(self.model, self.row, self.run, self.caption)
         figure = plots.contribution_bars([explanation], f"What each concept adds in mode {mode}")
-        return figure.update_annotations(font_size=12)
+        return figure.update_annotations(font_size=12, x=1, xanchor="right")  # a long one would be cut
 
 
 def patch_concepts(model: maps.MapModel, row: int, scores: np.ndarray) -> list[str]:

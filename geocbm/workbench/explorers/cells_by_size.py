@@ -16,7 +16,7 @@ from geocbm.plots.cells import CELL_COLOURS, border_lines, cell_colours, cell_sl
 from geocbm.plots.theme import escape, km_text, plural
 from geocbm.run import Run
 from geocbm.workbench import html
-from geocbm.workbench.explorers.shared import WIDE, WRAP, LiveMap, PictureStrip, dropdown, said, timed
+from geocbm.workbench.explorers.shared import WIDE, WRAP, LiveMap, PictureStrip, dropdown, said, show, timed
 
 SIZES = (5, 10, 20, 30, 40, 60, 80, 120, 200, 300, 500, 1000, 2000, 5000)
 """Values of `min_samples_per_cell` to choose from, beside that of the run."""
@@ -28,9 +28,7 @@ SPLITS = ("train", "val", "test")
 def cells(run: Run) -> None:
     """Cut the world of a run into more or fewer cells and look into each; a page shows a map with a slider."""
     if is_live():
-        from IPython.display import display
-
-        display(CellExplorer(run).box)
+        show(CellExplorer(run).box)
         return
     own = run.cells.settings["min_samples_per_cell"]
     sizes = sizes_of(run)

@@ -20,7 +20,7 @@ from geocbm.geodesy import haversine_km
 from geocbm.run import Run, encoding, stages
 from geocbm.workbench import html
 from geocbm.workbench.explorers.picture_list import PictureList
-from geocbm.workbench.explorers.shared import WIDE, WRAP, figure_widget, page, redraw, said
+from geocbm.workbench.explorers.shared import WIDE, WRAP, figure_widget, page, redraw, said, show
 
 if TYPE_CHECKING:
     from geocbm.explain.counterfactuals import Counterfactual
@@ -38,9 +38,7 @@ def what_if(run: Run, found: Sequence[Counterfactual] = ()) -> None:
         found: the edits of the page, of `counterfactuals.find_counterfactuals`.
     """
     if is_live():
-        from IPython.display import display
-
-        display(WhatIfExplorer(run).box)
+        show(WhatIfExplorer(run).box)
     elif not found:
         print("In JupyterLab this cell has a slider for every concept of any picture.")
     else:

@@ -20,16 +20,7 @@ from geocbm.plots.pictures import blend_heat
 from geocbm.plots.theme import PALETTE, escape, percent, plural
 from geocbm.run import Run, encoding, predictions, stages
 from geocbm.workbench import html
-from geocbm.workbench.explorers.shared import (
-    SIDE,
-    WIDE,
-    WRAP,
-    LiveMap,
-    PictureStrip,
-    dropdown,
-    said,
-    timed,
-)
+from geocbm.workbench.explorers.shared import SIDE, WIDE, WRAP, LiveMap, PictureStrip, dropdown, said, show, timed
 
 SHADES = ("#DDE3EA", PALETTE[5], PALETTE[0], "#00243F")
 """Colours of scores from nothing to the highest score of the concept."""
@@ -51,9 +42,7 @@ def concepts(run: Run, examples: int = 6) -> None:
         examples: concepts that a page shows, spread over the vocabulary.
     """
     if is_live():
-        from IPython.display import display
-
-        display(ConceptExplorer(run).box)
+        show(ConceptExplorer(run).box)
         return
     seen = SeenConcepts(run)
     rows = next((run.rows[split] for split in ("test", "val", "train") if len(run.rows[split])), run.rows["train"])

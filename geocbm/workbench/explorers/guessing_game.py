@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -11,15 +10,16 @@ import numpy as np
 import plotly.graph_objects as go
 
 from geocbm import data
+from geocbm.errors import ParameterError
 from geocbm.files.progress import is_live
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import geoguessr_points
 from geocbm.plots.maps import LINES, outline
-from geocbm.plots.theme import INK, PALETTE, finish, km_text
+from geocbm.plots.theme import INK, PALETTE, finish, km_text, plural
 from geocbm.run import Run
 from geocbm.workbench import html
 from geocbm.workbench.explorers.answered_pictures import answered
-from geocbm.workbench.explorers.shared import WRAP, figure_widget, redraw, said
+from geocbm.workbench.explorers.shared import WRAP, figure_widget, redraw, said, show
 
 STEP = 0.5
 """Degrees between two places that a click can mean: about 20 km off on average, which costs about 1 % of the points."""
@@ -36,38 +36,15 @@ def guess(run: Run, seed: int = 0) -> None:
     """
     game = Game(run, seed)
     if is_live():
-        from IPython.display import display
-
-        display(GuessExplorer(game).box)
+        show(GuessExplorer(game).box)
         return
     page = ""
     for _ in range(min(PAGE_ROUNDS, len(game.rows))):
-        picture = html.image_html(data.open_picture(game.file), "A picture to be placed", WIDTH)
-        page += (
-            f"<figure>{picture}<details><summary>Where was it taken?</summary>{escape(game.told())}</details></figure>"
-        )
+        picture = html.image_html(data.open_picture(game.file), "A picture to be placed", 240)
+        told = f"<details><summary>Where was it taken?</summary>{escape(game.told())}</details>"
+        page += f'<figure style="margin:0;max-width:240px">{picture}{told}</figure>'
         game.next()
-    html.put(page, "In JupyterLab this cell is a game.")
-
-
-@dataclass(frozen=True)
-class Round:
-    """One picture and both guesses; distances in km from the true place."""
-
-    row: int
-    place: tuple[float, float]  # of the person, degrees
-    km: float
-    model_km: float
-
-    @property
-    def points(self) -> int:
-        """Of the person, as in GeoGuessr."""
-        return int(geoguessr_points(self.km))
-
-    @property
-    def model_points(self) -> int:
-        """Of the model."""
-        return int(geoguessr_points(self.model_km))
+    html.put(f'<div style="display:flex;flex-wrap:wrap;gap:8px">{page}</div>', "In JupyterLab this cell is a game.")
 
 
 class Game:
@@ -79,17 +56,18 @@ class Game:
 
     Attributes:
         rows: of the pictures, in the order of the game.
-        played: the rounds so far.
+        played: errors of the person and of the model in each round, km.
+
+    Raises:
+        ParameterError: the run has no test picture.
     """
 
     def __init__(self, run: Run, seed: int = 0) -> None:
-        from geocbm.evaluation.methods import main_predictions
-
         self.run, self.frame = run, answered(run)
-        places = main_predictions(run).set_index("row")
-        self.model_places = dict(zip(places.index, zip(places["lat"], places["lng"], strict=True), strict=True))
+        if not len(self.frame):
+            raise ParameterError(f"run={run.name!r} has no test picture to guess; give one with a test split")
         self.rows = np.random.default_rng(seed).permutation(self.frame.index.to_numpy())
-        self.played: list[Round] = []
+        self.played: list[tuple[float, float]] = []
         self._number = 0
 
     @property
@@ -103,26 +81,23 @@ class Game:
         return data.image_files(self.run.table.iloc[[self.row]])[0]
 
     @property
-    def true_place(self) -> tuple[float, float]:
-        """Where the present picture was taken, degrees."""
-        return float(self.run.lat[self.row]), float(self.run.lng[self.row])
-
-    @property
-    def model_place(self) -> tuple[float, float]:
-        """Where the model places it, degrees."""
-        return self.model_places[self.row]
+    def places(self) -> dict[str, tuple[float, float]]:
+        """Where the present picture was taken and where the model places it, degrees."""
+        true = float(self.run.lat[self.row]), float(self.run.lng[self.row])
+        lat, lng = self.frame.loc[[self.row], ["lat", "lng"]].to_numpy()[0].tolist()
+        return {TRUTH: true, MODEL: (lat, lng)}
 
     @property
     def totals(self) -> tuple[int, int]:
         """Points of the person and of the model so far."""
-        return sum(one.points for one in self.played), sum(one.model_points for one in self.played)
+        mine, models = (sum(int(geoguessr_points(km)) for km in side) for side in zip(*self.played, strict=True))
+        return mine, models
 
-    def guess(self, lat: float, lng: float) -> Round:
-        """Score a guess in degrees for the present picture."""
-        km = float(haversine_km(lat, lng, *self.true_place))
-        one = Round(self.row, (lat, lng), km, float(haversine_km(*self.model_place, *self.true_place)))
-        self.played.append(one)
-        return one
+    def guess(self, lat: float, lng: float) -> float:
+        """Error of a guess in degrees for the present picture, km."""
+        km = float(haversine_km(lat, lng, *self.places[TRUTH]))
+        self.played.append((km, float(haversine_km(*self.places[MODEL], *self.places[TRUTH]))))
+        return km
 
     def next(self) -> None:
         """Go on to the next picture; after the last one the first comes again."""
@@ -131,8 +106,7 @@ class Game:
     def told(self) -> str:
         """What the present picture truly is, and what the model answered."""
         one = self.frame.loc[self.row]
-        lat, lng = self.true_place
-        km = float(haversine_km(*self.model_place, lat, lng))
+        (lat, lng), km = self.places[TRUTH], float(haversine_km(*self.places[MODEL], *self.places[TRUTH]))
         return (
             f"{one['country']} ({lat:.2f}, {lng:.2f}), labelled {one['concept']}. The model answered {one['answer']}, "
             f"{km_text(km)} off: {int(geoguessr_points(km)):,} points."
@@ -179,7 +153,7 @@ def guess_map(places: dict[str, tuple[float, float]], title: str) -> go.Figure:
     told = "; ".join(f"{name} at {lat:.1f}, {lng:.1f}" for name, (lat, lng) in places.items())
     alt = f"Map of the world that takes a click as a guess{f': {told}' if told else ''}."
     layout = {"margin": {"l": 8, "r": 8, "t": 44, "b": 8}, "plot_bgcolor": "#F7F9FB", "dragmode": "pan"}
-    return finish(fig, title, alt, 430, legend={"x": 0, "y": 0, "yanchor": "bottom"}, hovermode="closest", **layout)
+    return finish(fig, title, alt, 350, legend={"x": 0, "y": -0.02, "yanchor": "top"}, hovermode="closest", **layout)
 
 
 class GuessExplorer:
@@ -223,14 +197,14 @@ class GuessExplorer:
             redraw(self.map, guess_map({YOU: self.place}, "Your place; press Guess"))
 
     def _on_guess(self) -> None:
-        one = self.game.guess(*self.place)
+        km = self.game.guess(*self.place)
         self.button.disabled, self.next.disabled = True, False
-        places = {YOU: one.place, MODEL: self.game.model_place, TRUTH: self.game.true_place}
-        redraw(self.map, guess_map(places, "You, the model and the truth"))
+        redraw(self.map, guess_map({YOU: self.place, **self.game.places}, "You, the model and the truth"))
         mine, models = self.game.totals
         self.status.value = said(
-            f"{self.game.told()} You: {km_text(one.km)} off, {one.points:,} points. "
-            f"After {len(self.game.played)} rounds: you {mine:,}, the model {models:,}."
+            self.game.told(),
+            f"You: {km_text(km)} off, {int(geoguessr_points(km)):,} points. "
+            f"After {plural(len(self.game.played), 'round')}: you {mine:,}, the model {models:,}.",
         )
 
     def _on_next(self) -> None:

@@ -19,7 +19,7 @@ from geocbm.predict.answers import Reply, answer_text
 from geocbm.predict.model import GeoCBM
 from geocbm.run import Run
 from geocbm.workbench import html
-from geocbm.workbench.explorers.shared import figure_widget, page, said
+from geocbm.workbench.explorers.shared import figure_widget, page, said, show
 
 TOP = 5
 """Places, countries and concepts that are named."""
@@ -37,10 +37,8 @@ def photograph(run: Run, model: GeoCBM | None = None) -> None:
     explorer = PhotographExplorer(model or GeoCBM.load(run.folder))
     example = image_files(run.table.iloc[run.rows["test"][:1]])[0]
     if is_live():
-        from IPython.display import display
-
         explorer.show(example, EXAMPLE)  # what is read once is read by now, and the first photograph need not wait
-        display(explorer.box)
+        show(explorer.box)
         return
     page, figures = explorer.answer(example, EXAMPLE)
     html.put(page, html.clean_text(page))

@@ -26,6 +26,7 @@ from geocbm.workbench.explorers.shared import (
     choices,
     dropdown,
     said,
+    show,
     timed,
 )
 
@@ -39,9 +40,7 @@ AROUND = 24  # pictures shown for a click: the one clicked and the nearest to it
 def data(run: Run) -> None:
     """Look at the pictures of a run by place, country, concept, split and oddity; a page shows a map with a menu."""
     if is_live():
-        from IPython.display import display
-
-        display(DataExplorer(run).box)
+        show(DataExplorer(run).box)
     else:
         html.put_figure(map_by_finding(run, look_up(run)), preview=True)
 

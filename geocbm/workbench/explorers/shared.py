@@ -5,7 +5,7 @@ An explorer is a function of a run that shows a class's `box` where `is_live()`,
     def places(run):
         if not is_live():
             return html.put_figure(plots.cell_map(...))
-        display(PlaceExplorer(run).box)
+        show(PlaceExplorer(run).box)
 
     class PlaceExplorer:
         def __init__(self, run):
@@ -30,6 +30,7 @@ from functools import wraps
 from html import escape
 from typing import Any
 
+import anywidget
 import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
@@ -46,6 +47,29 @@ WIDE = ipywidgets.Layout(width="100%")
 WRAP = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
 SIDE = 150  # pixels of a picture in a strip
 POINTS = 2  # number of the trace of a live map that holds its points; those before are the coast and the borders
+
+
+class OwnKeys(anywidget.AnyWidget):
+    """Lets the controls beside it have their keys: JupyterLab takes arrows and letters for its own shortcuts."""
+
+    _esm = """
+    export default { render({ el }) {
+        const keep = event => {
+            const output = el.closest(".jp-OutputArea-output");
+            if (output && output.contains(event.target))
+                output.toggleAttribute("data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
+        };
+        window.addEventListener("keydown", keep, true);
+        return () => window.removeEventListener("keydown", keep, true);
+    } };
+    """
+
+
+def show(box: ipywidgets.Box) -> None:
+    """Display an explorer."""
+    from IPython.display import display
+
+    display(ipywidgets.VBox([box, OwnKeys(layout=ipywidgets.Layout(display="none"))]))
 
 
 def timed(callback: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from geocbm.run.run import LABELS, Batch
 from geocbm.training import checkpoints
 from geocbm.training.epoch import forward_batch, forward_names
 from geocbm.workbench import html
-from geocbm.workbench.explorers.shared import WRAP, figure_widget, page, redraw, said
+from geocbm.workbench.explorers.shared import WRAP, figure_widget, page, redraw, said, show
 
 if TYPE_CHECKING:
     from geocbm.run.stages import PreparedStage
@@ -42,9 +42,7 @@ def batch(run: Run, stage: str) -> None:
     """
     step = TrainingStep(run, stage)
     if is_live():
-        from IPython.display import display
-
-        display(BatchExplorer(step).box)
+        show(BatchExplorer(step).box)
         return
     split = step.splits[1]
     html.put_figure(step.figure(step.read(step.draw(split, FIRST, 0)), TRAINED, WHOLE, split))
