@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from tools.lab_server import DONE, ROOT, Lab, lab_server, run_all, shut_down
@@ -63,35 +65,52 @@ def test_a_save_reaches_the_script_and_leaves_no_outputs_for_git(lab: Lab, brows
     page.context.close()
 
 
-SHOWN = """() => [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot")].map(
-    plot => JSON.stringify(plot.data.map(trace => [trace.lat, trace.marker && trace.marker.color])))"""
+SHOWN = """() => [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot")].map(plot => JSON.stringify(
+    plot.data.map(trace => [trace.lat, trace.x, trace.marker && trace.marker.color,
+        trace.z && trace.z.length < 100 && Array.from(trace.z, row => Array.from(row))])))"""
+
+
+def dropdown(name: str) -> str:
+    return f'.widget-dropdown:has-text("{name}") select'
 
 
 @pytest.mark.parametrize(
-    ("notebook", "control"),
+    ("notebook", "control", "key"),
     [
-        ("01_data_exploration.ipynb", '.widget-dropdown:has-text("country") select'),
-        ("02_geocells.ipynb", "[role=slider]"),
-        ("04_stage1_concepts.ipynb", '.widget-dropdown:has-text("concept") select'),
+        ("00_start_here.ipynb", "button:has-text('Choose a photograph')", "file"),
+        ("00_start_here.ipynb", '.widget-text:has-text("latitude") input', "ArrowUp"),
+        ("01_data_exploration.ipynb", dropdown("country"), ""),
+        ("02_geocells.ipynb", "[role=slider]", "Home"),
+        ("03_stage0_pretraining.ipynb", dropdown("weights"), ""),
+        ("04_stage1_concepts.ipynb", dropdown("concept"), ""),
+        ("05_stage2_geolocation.ipynb", dropdown("gradient of"), ""),
+        ("06_evaluation.ipynb", dropdown("head"), ""),
+        ("06_evaluation.ipynb", ".widget-select select", "ArrowDown"),  # a key that JupyterLab has a shortcut for
+        ("08_interventions.ipynb", "[role=slider]", "Home"),
     ],
 )
-def test_an_explorer_answers(lab: Lab, browser: Browser, notebook: str, control: str) -> None:
+def test_an_explorer_answers(lab: Lab, browser: Browser, tmp_path: Path, notebook: str, control: str, key: str) -> None:
     page = lab.open(browser, notebook)
     wrong: list[str] = []
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     run_all(page)
-    first = page.locator(f".jupyter-widgets {control}").first
+    first = page.locator(f".jupyter-widgets {control}, .jupyter-widgets{control}").first
     first.scroll_into_view_if_needed(timeout=60_000)
     page.locator(
         ".jupyter-widgets .js-plotly-plot .scatterlayer, .jupyter-widgets .js-plotly-plot .geo"
     ).last.wait_for()
     wrong.clear()
     before = page.evaluate(SHOWN)
-    if "select" in control:
-        first.select_option(index=1)
-    else:
+    if key == "file":
+        Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "red.jpg")
+        with page.expect_file_chooser() as chooser:
+            first.click()
+        chooser.value.set_files(tmp_path / "red.jpg")
+    elif key:
         first.focus()
-        page.keyboard.press("Home")
+        page.keyboard.press(key)
+    else:
+        first.select_option(index=1)
     page.wait_for_function(f"before => JSON.stringify(({SHOWN})()) !== JSON.stringify(before)", arg=before)
     assert not wrong, wrong[:3]
     shut_down(page)
