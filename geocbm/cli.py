@@ -1,8 +1,10 @@
 """The command ``geocbm``: what can be asked on the command line, and how errors become one sentence and a status."""
 
 import os
+import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from geocbm import __version__
-from geocbm.errors import ParameterError, UserError, did_you_mean
+from geocbm.errors import ParameterError, UserError, did_you_mean, first_line
 from geocbm.files import paths
 from geocbm.workbench import chain, data_commands, names
 
@@ -28,6 +30,10 @@ FIRST_STEPS = """geocbm: image geolocation that explains itself through concepts
 
 All commands: geocbm --help. One of them: geocbm run --help. Completion by the tab key: geocbm --install-completion."""
 """What one does with the command, said when it is called alone."""
+
+
+_DEBUG = "--debug"
+"""Stands before the subcommand."""
 
 
 def _carry_out(result: Any, **_options: Any) -> int:
@@ -209,6 +215,7 @@ def _top(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
     ] = False,
+    debug: Annotated[bool, typer.Option(_DEBUG, help="Show where an error comes from.")] = False,
 ) -> None:
     if context.invoked_subcommand is None:
         print(FIRST_STEPS)
@@ -245,12 +252,27 @@ def _leave_processes(status: int) -> None:
         leave_processes(status)
 
 
+def _say(problem: Exception, arguments: Sequence[str]) -> int:
+    """Say in one sentence what went wrong, with `--debug` also where; the exit status."""
+    if arguments[:1] == [_DEBUG]:
+        traceback.print_exc()
+    for_user = isinstance(problem, UserError)
+    told = str(problem) if for_user else f"{type(problem).__name__}: {first_line(problem)}"
+    if not for_user and arguments[:1] != [_DEBUG]:
+        told += f"; where this comes from is shown by: geocbm {_DEBUG} {' '.join(map(shlex.quote, arguments))}"
+    print(f"geocbm: {told}", file=sys.stderr)
+    status = 2 if for_user else 3
+    _leave_processes(status)
+    return status
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
     Returns:
         0 when all went well, 1 when a stage failed or problems were found, 2 for a request that cannot be carried
-        out (with one sentence on the error stream), 130 after an interrupt.
+        out (with one sentence on the error stream), 130 after an interrupt, 3 for an error that
+        nobody foresaw.
     """
     for stream in (sys.stdout, sys.stderr):
         # Places have letters that a console of another encoding lacks; they are written as escapes, not as an error.
@@ -260,16 +282,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def leave(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)  # so that clean-up runs and no kernel is left behind
 
-    before = signal.signal(signal.SIGTERM, leave)
+    ends = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # What is ignored stays so: under nohup the end of the terminal is none of ours.
+    before = {each: signal.signal(each, leave) for each in ends if signal.getsignal(each) is not signal.SIG_IGN}
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = _invoke(sys.argv[1:] if arguments is None else arguments)
+        status = _invoke(arguments)
         sys.stdout.flush()
         _leave_processes(status)
         return status
-    except UserError as problem:
-        print(f"geocbm: {problem}", file=sys.stderr)
-        _leave_processes(2)
-        return 2
     except (KeyboardInterrupt, typer.Abort):
         print("\ngeocbm: interrupted; what was finished is kept", file=sys.stderr)
         return 130
@@ -277,5 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough; the interpreter must not complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as problem:
+        return _say(problem, arguments)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

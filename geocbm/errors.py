@@ -42,6 +42,10 @@ class NoSpaceError(UserError, OSError):
     """The disk cannot hold what is about to be written."""
 
 
+class UnwritableError(UserError, OSError):
+    """A folder cannot be written, whatever is to be written there."""
+
+
 def cut_middle(text: str, most: int = 200) -> str:
     """A text of any length for people: the middle of a longer one is left out."""
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) + 1 - (most - most // 2) :]}"

@@ -16,7 +16,7 @@ from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import MismatchError, UserError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation.uncertainty.assessment import read_cell_scores
-from geocbm.files import lineage, read_json, sha256_file, write_json
+from geocbm.files import lineage, owners, read_json, sha256_file, write_json
 from geocbm.predict import GeoCBM
 from geocbm.run import encoding, stages
 
@@ -173,7 +173,7 @@ def test_no_stage_is_trained_upon_what_does_not_belong_to_the_run(whole_run, sta
 
 
 def test_the_command_fit_refuses_what_does_not_belong_and_waits_for_nobody(whole_run, monkeypatch, tmp_path):
-    from geocbm.workbench import model_commands, process
+    from geocbm.workbench import model_commands
 
     root = tmp_path / "data"
     (root / "runs").mkdir(parents=True)
@@ -182,7 +182,7 @@ def test_the_command_fit_refuses_what_does_not_belong_and_waits_for_nobody(whole
     run = TinyRun(root / "runs" / "tiny", root / "cache", whole_run.images)
     monkeypatch.setenv("GEOCBM_DATA", str(root))
     wanted = ("stage2", "tiny", "smoke", None, ["epochs=1", "variants=[]"])
-    with process.only_one(run.folder / ".lock", "run 'tiny'"), pytest.raises(UserError, match="another process"):
+    with owners.only_one(run.folder / owners.LOCK, "run 'tiny'"), pytest.raises(UserError, match="another process"):
         model_commands.train_stage(*wanted)
     model_commands.train_stage(*wanted)
     assert run.files.belongs("stage2.safetensors") and not run.files.belongs("cell_scores.npz")

@@ -113,7 +113,7 @@ def gallery_embeddings(location_encoder: nn.Module, cache_folder: str | Path, pl
     stored = _opened(file, len(places))
     if stored is None:
         embedded = location_embeddings(location_encoder, *places.T)  # (n, g)
-        with atomic_path(file) as temporary:
+        with atomic_path(file, embedded.nbytes) as temporary:
             np.save(temporary, embedded.numpy(), allow_pickle=False)
         stored = _opened(file, len(places))
         assert stored is not None

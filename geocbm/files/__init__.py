@@ -2,37 +2,113 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from geocbm.errors import NoSpaceError, UnwritableError, UserError
 from geocbm.files import paths
 from geocbm.files.makers import first_to_run
+from geocbm.files.owners import owner, right_to_replace
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, n_bytes: int = 0) -> Iterator[Path]:
     """Give a temporary path beside `path`, with its suffix, that takes its place only if the block succeeds.
 
-    The folder is created.
+    The folder is created. Inside a run the run's lock is held, or has been handed down, when the file is replaced.
+
+    Args:
+        path: the file.
+        n_bytes: how much will be written at least, where that is known.
+
+    Raises:
+        NoSpaceError: If the disk is full; what was there before is whole.
+        UnwritableError: If the folder cannot be written.
+        MismatchError: If another process makes the run.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    with said_when_unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if n_bytes > (free := shutil.disk_usage(path.parent).free):
+            raise _no_space(path, n_bytes, free)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.{owner()}", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        with said_when_full(path, n_bytes, temporary):
+            yield temporary
+        with right_to_replace(path), said_when_unwritable(path):
+            temporary.chmod(0o644)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EIO}
+# What libraries say that pass no error number on: safetensors, NumPy.
+_FULL_WORDS = re.compile(r"No space left|Not enough free space|File too large|[Qq]uota exceeded|os error (28|27|122)\b")
+
+
+def is_full(problem: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is that of a disk, a quota or a limit of files that is used up."""
+    while problem is not None:
+        if getattr(problem, "errno", None) in _FULL or _FULL_WORDS.search(str(problem)[:2000]):
+            return True
+        problem = problem.__cause__ or problem.__context__
+    return False
+
+
+@contextmanager
+def said_when_full(path: Path, n_bytes: int = 0, temporary: Path | None = None) -> Iterator[None]:
+    """Let a `NoSpaceError` be what a full disk ends in, whichever library was writing `path` or its `temporary`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as problem:
+        if not is_full(problem):
+            raise
+        written = 0
+        with suppress(OSError):
+            written = (temporary or path).stat().st_size
+        before = path.stat().st_size if path.is_file() else 0
+        free = shutil.disk_usage(path.parent).free + (written if temporary else 0)
+        raise _no_space(path, max(n_bytes, written + 1, before), free) from problem
+
+
+def _no_space(path: Path, needed: int, free: int) -> NoSpaceError:
+    found = f"{free / 1e6:,.2f} MB are free" if needed > free else "a quota or limit of file sizes is used up"
+    return NoSpaceError(
+        f"the disk of {path.parent} is full: {path.name} needs at least {needed / 1e6:,.2f} MB, {found}; what was "
+        "there before is whole: make room and start the same command again"
+    )
+
+
+@contextmanager
+def said_when_unwritable(path: Path) -> Iterator[None]:
+    """Let a sentence be what a folder that cannot be written, or a full disk, ends in."""
+    try:
+        with said_when_full(path):
+            yield
+    except UserError:
+        raise
+    except OSError as problem:
+        if problem.errno not in _CLOSED:
+            raise
+        raise UnwritableError(
+            f"{path.name} cannot be written into {path.parent} ({problem.strerror}); make the folder writable, or name "
+            "other folders with GEOCBM_DATA and GEOCBM_REPORTS"
+        ) from problem
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
@@ -94,28 +170,17 @@ def sha256_text(text: str) -> str:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically."""
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text in UTF-8, atomically, and return its path."""
+    content = text.encode("utf-8")
+    with atomic_path(path, len(content)) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
 
 
 def read_json(path: str | Path) -> Any:
     """Read a JSON file in UTF-8."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def hold_lock(stream: IO[Any]) -> bool:
-    """Lock an open file for this process until the file is closed or the process ends, however it ends.
-
-    Returns:
-        False when another process holds the lock. True on Windows, which has no such lock.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

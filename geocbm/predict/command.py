@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import UserError
-from geocbm.files import sha256_text
+from geocbm.files import owners, sha256_text
 from geocbm.metrics.borders import read_rings
 from geocbm.metrics.places import read_towns
 from geocbm.predict.answers import answer_text
@@ -188,7 +187,7 @@ class _Prediction:
                 shares[0] = [*shown, *shares[0]]  # the page is made by this process
                 if journal is None:
                     made_by = self.request.made_by("")
-                    base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="geocbm_"))) / "answers"
+                    base = Path(stack.enter_context(owners.scratch_folder())) / "answers"
                 else:
                     made_by, base = journal.made_by, journal.path
                 places = [base.with_name(f"{base.name}{SHARE}{number}") for number in range(processes.process_count())]

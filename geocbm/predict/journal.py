@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from geocbm.errors import ParameterError, UserError
-from geocbm.files import atomic_path, hold_lock, write_json
+from geocbm.files import atomic_path, write_json
+from geocbm.files.owners import hold_lock
 
 KEY = "key"
 """Entry of a line that says which photograph it answers."""

@@ -15,7 +15,7 @@ import numpy as np
 from geocbm import __version__
 from geocbm.data.simulated import TRAINED_ON
 from geocbm.errors import UserError, printable
-from geocbm.files import atomic_path
+from geocbm.files import write_text
 from geocbm.predict.answers import in_degrees
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ class PhotoPage:
             outlines=Markup(_script_json(self._outlines)),
             figures=Markup(_script_json(self._figures)),
         )
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
     def _map(self, answer: Answer) -> dict[str, Any]:
         """A map without its outlines, which the page holds once."""

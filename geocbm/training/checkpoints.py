@@ -120,7 +120,7 @@ def save_checkpoint(
     }
     with atomic_path(_history_file(path)) as temporary:
         result.history.to_parquet(temporary, index=False)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, _n_bytes(kept)) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in kept.items()}, str(temporary))
     metric = {"name": result.monitor, "value": result.best_metric, "epoch": result.best_epoch}
     content: dict[str, Any] = {"metric": metric, "initial": result.initial, "best": result.best}
@@ -128,6 +128,10 @@ def save_checkpoint(
     if identity is not None:
         content[IDENTITY] = {"identity": dict(identity), "history_sha256": sha256_file(_history_file(path))}
     write_json(path.with_suffix(".json"), checkpoint.content | content)
+
+
+def _n_bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(value.nbytes for value in tensors.values())
 
 
 def load_checkpoint(
@@ -258,7 +262,7 @@ class ResumeFile:
             "best_metric": state.best_metric,
             "best_is_current": best_is_current,
         }
-        with atomic_path(self.path) as temporary:
+        with atomic_path(self.path, _n_bytes(tensors)) as temporary:
             save_file(_clone_shared(tensors), str(temporary), metadata={"state": json.dumps(content)})
 
     def read(self) -> tuple[dict[str, Any] | None, str | None]:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from geocbm.errors import MissingInputError, ParameterError, did_you_mean
-from geocbm.files import atomic_path, link_or_copy, paths, read_json, write_json
-from geocbm.workbench import demo_data, execute, keys, names, process, profiles, records, settings
+from geocbm.files import atomic_path, link_or_copy, owners, paths, read_json, write_json
+from geocbm.workbench import demo_data, execute, keys, names, profiles, records, settings
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
 Profile = Annotated[
@@ -175,7 +175,8 @@ def run_chain(request: Request) -> int:
         if request.dry_run:
             _explain(run, selected)
             continue
-        with process.only_one(run.folder / ".lock", f"run {run.name!r}"):
+        with owners.only_one(run.folder / owners.LOCK, f"run {run.name!r}"):
+            _remove_leftovers(run)
             try:
                 _execute_all(run, selected)
             except execute.StageFailed:
@@ -189,6 +190,22 @@ def run_chain(request: Request) -> int:
     if index is not None:
         print(f"report: {index}")
     return 1 if failed else 0
+
+
+def _remove_leftovers(run: _Run) -> None:
+    """Remove what killed processes have left; as this one holds the run's lock, no notebook of it is under way."""
+    reports = paths.report_folder(run.name)
+    for half in reports.glob(".*.running.ipynb"):
+        half.unlink(missing_ok=True)
+    within = [run.folder / name for name in ("stamps", "records", "remarks", "by_hand", "visualizations")]
+    assets = paths.reports_root() / "_assets"
+    owners.remove_leftovers(run.folder, *within, reports, paths.reports_root(), assets, *_caches())
+
+
+def _caches() -> list[Path]:
+    """The folder of features, those of the stores in it, and that of the worlds."""
+    cache = paths.cache_folder()
+    return [cache, *(folder for folder in cache.glob("*") if folder.is_dir()), paths.data_root() / "atlas"]
 
 
 def _selected(chain: Chain, request: Request) -> list[Stage]:

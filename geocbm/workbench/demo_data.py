@@ -3,11 +3,10 @@
 import json
 import math
 import sys
-import tempfile
 from pathlib import Path
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import paths, progress, read_json, write_json
+from geocbm.files import owners, paths, progress, read_json, write_json
 from geocbm.workbench import keys, process
 from geocbm.workbench.parameters import Parameter, coerce
 from geocbm.workbench.profiles import profile_names, read_profile
@@ -119,13 +118,13 @@ def make(chain: Chain, csv: str | None, limit: float | None) -> bool:
     if found is None:
         return True
     folder, world = found
-    with process.only_one(folder.parent / f".{folder.name}.lock", f"the atlas {folder.name!r}"):
+    with owners.only_one(folder.parent / f".{folder.name}.lock", f"the atlas {folder.name!r}"):
         reason = why(chain, csv)
         if reason is None:
             print(f"{_LABEL} skipped (unchanged)", flush=True)
             return True
         arguments = [f"--{key}={value}" for key, value in world.items()]
-        with tempfile.TemporaryDirectory(prefix="geocbm-") as place:
+        with owners.scratch_folder() as place:
             status = Path(place) / "status.json"
             line = StatusLine(_LABEL, "[--]", status)
             outcome = process.run_limited(

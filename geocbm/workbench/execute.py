@@ -7,13 +7,12 @@ the limit; the outcome is written beside it, so that the parent needs neither pa
 import math
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from geocbm import errors
-from geocbm.errors import UserError
-from geocbm.files import lineage, paths, progress, read_json, write_json
+from geocbm.errors import NoSpaceError, UserError
+from geocbm.files import lineage, owners, paths, progress, read_json, said_when_full, said_when_unwritable, write_json
 from geocbm.workbench import keys, process, records, rerun_command
 from geocbm.workbench.notebook import IN_CHAIN
 from geocbm.workbench.stages import Stage
@@ -68,7 +67,8 @@ def execute(
         StageFailed: If it failed, took too long or did not write what it promised.
     """
     folder, report, profile = paths.run_folder(run), paths.report_folder(run), key["profile"]
-    report.mkdir(parents=True, exist_ok=True)
+    with said_when_unwritable(report):
+        report.mkdir(parents=True, exist_ok=True)
     temporary = report / f".{stage.notebook}.running.ipynb"
     failed_copy = report / f"{stage.notebook}.failed.ipynb"
     # From here until success the stage counts as never run, whatever happens to this process; what was asked for is
@@ -77,7 +77,7 @@ def execute(
     rerun_command.record(folder, profile)
     started = records.now()
     try:
-        with tempfile.TemporaryDirectory(prefix="geocbm-") as place:
+        with owners.scratch_folder() as place:
             job, status = Path(place) / "job.json", Path(place) / "status.json"
             content = {
                 "source": str(stage.source),
@@ -93,7 +93,10 @@ def execute(
             outcome = process.run_limited(
                 process.python("-m", "geocbm.workbench.execute", str(job)),
                 paths.project_root(),
-                process.child_environment(paths.as_environment() | {IN_CHAIN: "1", progress.STATUS: str(status)}),
+                process.child_environment(
+                    # What its kernel leaves in the temporary folder goes with it, whatever ends it.
+                    paths.as_environment() | {IN_CHAIN: "1", progress.STATUS: str(status), "TMPDIR": place}
+                ),
                 limit + 60 if limit else math.inf,  # the cell's own limit comes first: it leaves a better message
                 line,
             )
@@ -103,7 +106,11 @@ def execute(
         stamp = records.stage_stamp(stage, run, key, values, started, outcome.seconds, outcome.peak_bytes)
         final = report / f"{stage.notebook}.ipynb" if result["status"] == "ok" else failed_copy
         if temporary.is_file() and temporary.stat().st_size:
-            records.stamp_notebook(temporary, final, stamp | {"reason": reason}, values)
+            try:
+                records.stamp_notebook(temporary, final, stamp | {"reason": reason}, values)
+            except (ValueError, NoSpaceError):  # only half of it was written: the disk is full
+                if result["status"] == "ok":
+                    raise
         if result["status"] != "ok":
             stamp |= {"error": f"{result['kind']}: {result['message']}"}
             records.write_stage(run, profile, stage.number, stamp, "failed", reason)
@@ -209,6 +216,12 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     except DeadKernelError:
         message = "the kernel died; most often the machine ran out of memory"
         return {"status": "failed", "kind": "DeadKernelError", "message": message, "traceback": [message]}
+    except OSError as problem:
+        try:
+            with said_when_full(Path(job["output"])):
+                raise problem
+        except NoSpaceError as sentence:
+            return {"status": "failed", "kind": "NoSpaceError", "message": str(sentence)}
     return {"status": "ok"}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import link_or_copy, paths, read_json, write_json
+from geocbm.files.owners import LOCK
 from geocbm.workbench import html, state
 from geocbm.workbench.parameters import parameters_of_source
 from geocbm.workbench.stages import number_of
@@ -70,7 +71,7 @@ def reset(run: str) -> str:
     if folder.exists() and not (folder / paths.COPY_MARK).is_file():
         raise ParameterError(f"run {name!r} is no copy of {run!r} but a run of its own; rename or remove it")
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(source, folder, copy_function=link_or_copy)
+    shutil.copytree(source, folder, copy_function=link_or_copy, ignore=shutil.ignore_patterns(LOCK))
     write_json(folder / paths.COPY_MARK, {"from": run, "files": _files(source)})
     return name
 
@@ -145,7 +146,8 @@ def _copy_name(run: str) -> str:
 
 def _files(folder: Path) -> dict[str, list[int]]:
     """Size and time of each file, by its name in the folder."""
-    stats = {path.relative_to(folder).as_posix(): path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK]
+    stats = {path.relative_to(folder).as_posix(): path.stat() for path in files}
     return {name: [one.st_size, one.st_mtime_ns] for name, one in stats.items()}
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import UserError
-from geocbm.files import paths
-from geocbm.workbench import process
+from geocbm.files import owners, paths
 from geocbm.workbench.profiles import read_profile
 from geocbm.workbench.settings import config_fields, read_declared, resolve_all
 from geocbm.workbench.stages import read_chain
@@ -73,8 +72,8 @@ def train_stage(stage: str, run: str, profile: str, recipe: str | None, assignme
     values = resolve_all(chain, read_declared(chain), own, [f"{number}.{text}" for text in assignments], run)[number]
     files = Run(paths.run_folder(run))
     # Of several processes the main one holds the run for all.
-    alone = process.only_one(files.folder / ".lock", f"run {files.name!r}") if not launched_index() else nullcontext()
-    with alone:
+    lock = owners.only_one(files.folder / owners.LOCK, f"run {files.name!r}")
+    with nullcontext() if launched_index() else lock:
         result = _fit_stage0(files, values) if stage == "stage0" else _fit_later_stage(stage, files, values)
     written = paths.portable(files.path(f"{stage}.safetensors"))
     print(f"{written}: epoch {result.best_epoch}, {result.monitor} {result.best_metric:.4g}")

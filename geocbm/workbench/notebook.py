@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import MissingInputError, ParameterError, UserError
-from geocbm.files import atomic_path, paths, progress, sha256_file, write_json
+from geocbm.files import atomic_path, owners, paths, progress, sha256_file, write_json
 from geocbm.workbench import html, lab, profiles, records, rerun_command, settings, state
 from geocbm.workbench.parameters import Parameter, read_parameters, unknown
 from geocbm.workbench.stages import number_of, read_chain
@@ -42,6 +42,8 @@ def start(name: str, variables: dict[str, Any]) -> "Notebook":
         ParameterError: If a value does not fit, or a name was passed that the notebook does not declare.
         MissingInputError: If the notebook's ``.py`` is not in the project's ``notebooks`` folder.
     """
+    if os.environ.get(IN_CHAIN):
+        owners.die_with_parent()
     _read_errors_as_sentences()
     if progress.is_watched():
         from geocbm.workbench.live import LiveDisplay

@@ -8,13 +8,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from geocbm.files import hold_lock
+from geocbm.files.owners import die_with_parent
 
 _WATCHES = "GEOCBM_ENDS_WITH_PARENT"  # set for the children of `run_limited`
 _TICK = 0.2  # seconds between looks at the memory
@@ -93,6 +93,7 @@ def end_with_parent() -> None:
     """
     if not os.environ.pop(_WATCHES, ""):
         return
+    die_with_parent()  # where this is all that is needed, it also ends a process that is stopped
 
     def wait() -> None:
         while os.read(0, 1):
@@ -157,19 +158,3 @@ def child_environment(roots: Mapping[str, str]) -> dict[str, str]:
 def python(*arguments: str) -> list[str]:
     """Command line that runs this very Python."""
     return [sys.executable, *arguments]
-
-
-@contextlib.contextmanager
-def only_one(file: Path, what: str) -> Iterator[None]:
-    """Hold a lock for the block; the operating system lets go of it when the process ends, however it ends.
-
-    Raises:
-        ParameterError: If another process holds it.
-    """
-    from geocbm.errors import ParameterError
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as stream:
-        if not hold_lock(stream):
-            raise ParameterError(f"{what} is being made by another process; wait for it or choose another --run")
-        yield

@@ -16,7 +16,7 @@ from typing import Any
 
 from geocbm import __version__
 from geocbm.errors import ParameterError
-from geocbm.files import atomic_path, paths, read_json, write_json
+from geocbm.files import paths, read_json, write_json, write_text
 from geocbm.workbench import keys
 from geocbm.workbench.stages import NUMBER_GLOB, Stage
 
@@ -139,8 +139,7 @@ def stamp_notebook(executed: Path, target: Path, stamp: Mapping[str, Any], value
     for metadata in (content["metadata"], *(cell.get("metadata", {}) for cell in content["cells"])):
         metadata.pop("papermill", None)
         metadata.pop("execution", None)
-    with atomic_path(target) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(target, json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     executed.unlink(missing_ok=True)
 
 

@@ -17,7 +17,7 @@ from nbconvert.filters import Highlight2HTML, ansi2html
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
 from geocbm.errors import MissingInputError, UserError
-from geocbm.files import atomic_path, paths, sha256_file
+from geocbm.files import atomic_path, paths, sha256_file, write_text
 from geocbm.workbench import site
 from geocbm.workbench.formulas import markdown_html
 from geocbm.workbench.html import ANSWER_MIME, TEMPLATES, clean_html, clean_text, pictures
@@ -171,13 +171,7 @@ def render_notebook(
     exporter.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python"))
     # HTMLExporter's own method would parse the whole page once more to add alternative texts, which are there already.
     page, _ = super(HTMLExporter, exporter).from_notebook_node(notebook)
-    return _write(executed.with_suffix(".html"), page)
-
-
-def _write(path: Path, page: str) -> Path:
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
+    return write_text(executed.with_suffix(".html"), page)
 
 
 def fill_assets() -> Path:
@@ -224,7 +218,7 @@ def render_run(run: str) -> Path:
         source = page.with_suffix(".ipynb")
         if _NOTEBOOK_FILE.fullmatch(source.name) and source not in found:
             page.unlink()  # a page whose notebook is gone would tell of a run that is no more
-    return _write(folder / "index.html", site.run_index(run, notebooks, manifest, folder))
+    return write_text(folder / "index.html", site.run_index(run, notebooks, manifest, folder))
 
 
 def render_site() -> Path:
@@ -234,4 +228,4 @@ def render_site() -> Path:
         The path of the page. It is written, and says so, also when there is no run yet.
     """
     fill_assets()
-    return _write(paths.reports_root() / "index.html", site.site_index(paths.reports_root()))
+    return write_text(paths.reports_root() / "index.html", site.site_index(paths.reports_root()))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geocbm.errors import MissingInputError, ParameterError, UserError
-from geocbm.files import atomic_path, paths, sha256_text
+from geocbm.files import paths, sha256_text, write_text
 from geocbm.workbench.stages import NUMBER_GLOB, number_of
 
 CONTRACT_TAG = "nbval-check-output"
@@ -293,8 +293,7 @@ def _write(target: Path, text: str) -> bool:
     """Write a text; a file that is right already is left alone, its time included."""
     if target.is_file() and target.read_text(encoding="utf-8") == text:
         return False
-    with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(target, text)
     return True
 
 

@@ -6,7 +6,7 @@ import pytest
 from tiny_project import make_project
 
 from geocbm.files import read_json, write_json
-from geocbm.workbench import chain, notebook, process
+from geocbm.workbench import notebook, process
 from geocbm.workbench.parameters import read_cells
 
 
@@ -43,4 +43,4 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         write_json(Path(command[-1]).with_suffix(".result.json"), result)
         return process.Outcome(0, 0.1, 2**20, False, "")
 
-    monkeypatch.setattr(chain.process, "run_limited", run)
+    monkeypatch.setattr(process, "run_limited", run)

@@ -11,8 +11,8 @@ import pytest
 
 from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import paths, read_json
-from geocbm.workbench import chain, process, sync
+from geocbm.files import owners, paths, read_json
+from geocbm.workbench import chain, sync
 from geocbm.workbench.chain import Request, run_chain
 
 ROOT = Path(__file__).parents[2]
@@ -256,7 +256,7 @@ def test_provenance_holds_no_folder_of_this_machine(run: Run, project: Path) -> 
 
 def test_two_chains_do_not_write_the_same_run(run: Run) -> None:
     with (
-        process.only_one(paths.run_folder("smoke") / ".lock", "run 'smoke'"),
+        owners.only_one(paths.run_folder("smoke") / owners.LOCK, "run 'smoke'"),
         pytest.raises(ParameterError, match="run 'smoke' is being made by another process"),
     ):
         run()

@@ -29,7 +29,7 @@ from geocbm.encoders.features.store import (
     unique_rows,
 )
 from geocbm.errors import MismatchError, NoSpaceError, ParameterError, UserError
-from geocbm.files import read_json, write_json
+from geocbm.files import read_json, said_when_full, said_when_unwritable, write_json
 from geocbm.files.progress import task
 
 if TYPE_CHECKING:
@@ -199,10 +199,11 @@ def _allocate(path: Path, shapes: dict[str, tuple[int, ...]], n: int, n_missing:
             f"the features need {needed / _GIGABYTE:.2f} GB but the disk has {free / _GIGABYTE:.2f} GB free; set "
             "GEOCBM_DATA to a larger disk, or lower max_cache_gb to encode at every read"
         )
-    path.mkdir(parents=True, exist_ok=True)
-    for kind, shape in shapes.items():
-        file_of(path, kind).touch()
-        os.truncate(file_of(path, kind), n * n_bytes(shape))
+    with said_when_unwritable(path):
+        path.mkdir(parents=True, exist_ok=True)
+        for kind, shape in shapes.items():
+            file_of(path, kind).touch()
+            os.truncate(file_of(path, kind), n * n_bytes(shape))
 
 
 def _write(path: Path, shapes: dict[str, tuple[int, ...]], n: int, rows: np.ndarray, batches: Batches) -> None:
@@ -210,6 +211,7 @@ def _write(path: Path, shapes: dict[str, tuple[int, ...]], n: int, rows: np.ndar
     progress = path / _PROGRESS.format(processes.process_index())
     done = _finished_rows([progress] if progress.is_file() else [], n)  # of an earlier process with this number
     with ExitStack() as stack:
+        stack.enter_context(said_when_full(progress, len(rows) * sum(map(n_bytes, shapes.values()))))
         streams = {kind: stack.enter_context(file_of(path, kind).open("r+b")) for kind in shapes}
         for batch in batches:
             chosen, rows = np.split(rows, [len(next(iter(batch.values())))])
