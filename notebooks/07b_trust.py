@@ -28,6 +28,7 @@ from geocbm import plots
 from geocbm.evaluation.methods import main_predictions
 from geocbm.explain import ablation, concept_information, controls, interventions, leakage, localization, maps
 from geocbm.explain.concept_labels import read_concept_labels
+from geocbm.explain.randomization import measure_randomization, randomization_metrics
 from geocbm.explain.stability import explain_seeds, measure_stability, stability_metrics
 from geocbm.explain.trust_card import VERDICTS, card_table, trust_card
 from geocbm.metrics import estimate_text, metric, metric_table, readable, verdict
@@ -50,7 +51,6 @@ known = read_concept_labels(files)  # which concepts can be seen in each picture
 # %%
 batch = files.batch("test", 6)
 scores, present = linear.scores[batch["row"]], known.present[batch["row"].numpy()]  # (B, k) each
-print(f"scores {tuple(scores.shape)}; present {present.shape}, {present.sum(axis=1).mean():.1f} per picture")
 names = np.array([*files.concepts.metas, *files.concepts.parents])
 highest = names[scores[:, : linear.n_metas].argmax(dim=1)]
 captions = [f"Labelled {own}. Highest: {other}" for own, other in zip(batch["meta_name"], highest, strict=True)]
@@ -94,8 +94,8 @@ if leaked is not None:
 # %%
 nb.table(readable(information.probe_table()), caption="Country read by logistic regression, with 95 % intervals")
 nb.table(readable(information.gain_table()), caption="Paired differences on the test split, with 95 % intervals")
-units = {"completeness": metric("truth.completeness_model_cell")}
-nb.table(readable(information.completeness_table().round(3), units), caption="Completeness, with 95 % intervals")
+complete = readable(information.completeness_table(), {"completeness": metric("truth.completeness_model_cell")})
+nb.table(complete, caption="Completeness, with 95 % intervals")
 
 # %% [markdown]
 # ## One decision by hand
@@ -110,13 +110,11 @@ with torch.no_grad():
 named = (terms[0].sum(dim=-1) + constant).argmax()
 largest = terms[0, named].abs().argsort(descending=True)[:few]
 short = terms[0][:, largest].sum(dim=-1) + constant  # (N,) with the largest terms alone
-right = int(short.argmax()) == files.cell_label[test[0]]
-assert right == effective.right["decision"][effective.counts.index(few), 0]
+assert (short.argmax() == files.cell_label[test[0]]) == effective.right["decision"][effective.counts.index(few), 0]
 share = terms[0, named].abs() / terms[0, named].abs().sum()  # (k,)
 np.testing.assert_allclose(torch.special.entr(share).sum().exp(), effective.number[0], rtol=1e-3)
 decision = {"concept": names[largest], "score": linear.scores[test[0], largest], "adds": terms[0, named, largest]}
-caption = f"Cell {named}, {files.cells.country[named]}; with these {few} terms alone: cell {short.argmax()}"
-nb.table(pd.DataFrame(decision).round(3), caption=caption)
+nb.table(pd.DataFrame(decision).round(3), caption=f"Cell {named}; with these {few} terms alone: cell {short.argmax()}")
 
 # %% [markdown]
 # ## How many concepts does a decision need, and what is left without any?
@@ -126,7 +124,6 @@ nb.table(pd.DataFrame(decision).round(3), caption=caption)
 
 # %%
 nb.show(plots.kept_concepts(effective.curves(drawn), float(effective.all_right.mean())))
-print(f"A decision is as spread out as {effective.number.mean():.0f} equal contributions.")
 left = ablation.ablate_all_concepts(files, linear, test, bootstrap, seed)
 nb.table(readable(left), caption="Without concepts, beside two priors, with 95 % intervals")
 
@@ -139,27 +136,31 @@ nb.table(readable(left), caption="Without concepts, beside two priors, with 95 %
 
 # %%
 model = maps.MapModel(files, encoding.load_stage0(files)[1], features, stages.load_stage1(files))
+kind = localization.choose_map_kind(model)[0]
 modes = interventions.trained_modes(files, features, concepts) | {"concept_scores": linear}
 tested = controls.measure_controls(model, modes, bootstrap, seed)
-changes = tested.table()
-nb.show(plots.forest(changes, "change of the GeoScore", "What is lost (left is more)"))
-print("Random directions beside the named concepts:", verdict(changes.iloc[0], more_is_better=True))
+nb.show(plots.forest(tested.table(), "change of the GeoScore", "What is lost (left is more)"))
+print("Random directions beside the named concepts:", verdict(tested.table().iloc[0], more_is_better=True))
 for mode, gain in tested.gains.items():
     print(f"{mode} beyond the linear CBM: {estimate_text(gain['geoscore'], '{:+z,.0f}')} GeoScore")
 
 # %% [markdown]
-# ## Is it the same explanation after training again?
+# ## Is it the same explanation after training again, and another one with random weights?
 #
 # Rank correlation between the explanations of one picture under different seeds of training, beside that of different pictures. For
-# example `geocbm run --profile demo --only 07b --set '07b.stability_seeds=[0,1,2]'`.
+# example `geocbm run --profile demo --only 07b --set '07b.stability_seeds=[0,1,2]'`. Then weights are drawn anew from the top of the network
+# down (Adebayo et al. 2018): a map that stays the same shows the picture, not what was learnt.
 
 # %%
 seeds = None
 if stability_seeds:
-    explained = explain_seeds(model, test, stability_seeds, localization.choose_map_kind(model)[0])
+    explained = explain_seeds(model, test, stability_seeds, kind)
     seeds = measure_stability(files, test, explained, bootstrap, seed)
     nb.table(seeds.round(2), caption="Rank correlation over seeds, with 95 % intervals")
     print("Pointing game by seed:", ", ".join(f"{share:.0%}" for share in seeds.attrs["pointing"]))
+drawn_anew = measure_randomization(model, stages.load_stage2(files), test, kind, bootstrap, seed)
+same = readable(drawn_anew, {"similarity": metric("truth.randomized_map")}).round(2)
+nb.table(same, caption=f"With the trained model's map, without sign; {drawn_anew.attrs['n']} pictures")
 
 # %% [markdown]
 # ## The trust card
@@ -171,6 +172,7 @@ if stability_seeds:
 QUESTIONS = {  # the question, and when the verdict is yes; for "partly" see geocbm.explain.trust_card
     "localization": ("Does a concept's map point at the concept?", "80 % hits, above chance and the middle"),
     "faithfulness": ("Does it hurt to remove the patches it marks?", "more than random patches and the middle"),
+    "randomization": ("Do maps change when all weights are random?", "rank correlation below 0.4 for every map"),
     "additivity": ("Do the contributions add up to the answer?", "each logit is their sum to 0.0001"),
     "sparsity": ("Do 5 concepts carry the answer?", "90 % of what lies beyond the prior, more than random ones"),
     "leakage": ("Do scores hold only what the concepts hold?", "nothing beside all true concepts, nor singly"),
@@ -178,7 +180,7 @@ QUESTIONS = {  # the question, and when the verdict is yes; for "partly" see geo
     "dependence": ("Without concepts, is only the prior left?", "right cells and log loss are the prior's"),
     "stability": ("Is it the same after training again?", "rank correlation 0.7, above different pictures"),
 }
-card = card_table(trust_card(information, left, pd.read_parquet(files.need("map_tests.parquet")), seeds))
+card = card_table(trust_card(information, left, pd.read_parquet(files.need("map_tests.parquet")), seeds, drawn_anew))
 asked = pd.DataFrame(QUESTIONS, index=["question", "yes if"]).T.loc[card["question"]].reset_index(drop=True)
 shown = readable(card, {"measured": metric("measured")}).assign(**asked)
 nb.table(shown, caption="Can I trust this explanation? For one training seed, unless seeds are given")
@@ -204,17 +206,15 @@ if own_probe:
     print("beyond it:", estimate_text(drawn.difference(mine, information.probes["scores"].right), "{:+.1%}"))
 
 # %%
-nb.record_all("truth", kept | stability_metrics(seeds))
+nb.record_all("truth", kept | stability_metrics(seeds) | randomization_metrics(drawn_anew))
 nb.record_all("control", tested.metrics())
 with nb.output("trust.parquet") as path:
     card.to_parquet(path)
 nb.answer("Countries named by concepts, against as many random directions: {truth.scores_beyond_random}.")
 
 # %% tags=["nbval-check-output"]
-nb.contract(
-    contributions_add_up=effective.gap < 1e-4,
-    every_question_has_a_verdict=set(card["verdict"]) <= set(VERDICTS),
-)
+judged = set(card["verdict"]) <= set(VERDICTS)
+nb.contract(contributions_add_up=effective.gap < 1e-4, every_question_has_a_verdict=judged)
 
 # %%
 nb.finish()

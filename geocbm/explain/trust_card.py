@@ -17,6 +17,7 @@ from geocbm.explain.ablation import AT, BETTER, CELL_METRICS, FREQUENT, REMOVED,
 from geocbm.explain.concept_information import ConceptInformation
 from geocbm.explain.faithfulness import CONCEPTS, DELETION, MIDDLE, DeletionInsertion, headline
 from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE, CONCEPT, Localization
+from geocbm.explain.randomization import randomized
 from geocbm.explain.sparsity import Carried
 from geocbm.explain.stability import stability_estimates
 from geocbm.metrics import NOT_MEASURED, Estimate, columns_of, entry_of
@@ -25,7 +26,8 @@ YES, PARTLY, NO, CANNOT, UNKNOWN = "yes", "partly", "no", "cannot be said", "not
 VERDICTS = (YES, PARTLY, NO, CANNOT, UNKNOWN)
 """`CANNOT`: it was measured, but what it is held against lies within the noise, or the question does not arise."""
 QUESTIONS = (
-    "localization", "faithfulness", "additivity", "sparsity", "leakage", "completeness", "dependence", "stability"
+    "localization", "faithfulness", "randomization", "additivity", "sparsity", "leakage", "completeness", "dependence",
+    "stability",
 )  # fmt: skip
 POINTS_WELL = 0.8  # share of hits in the pointing game
 ADDS_UP = 1e-4  # largest gap between a logit and the sum of its contributions
@@ -79,6 +81,26 @@ def judge_faithfulness(gain: Estimate | None, beyond_middle: Estimate | None = N
         against["beyond the middle"] = beyond_middle["value"]
         verdict = PARTLY if verdict == YES and beyond_middle["low"] <= 0 else verdict
     return Criterion("faithfulness", verdict, gain, against)
+
+
+def judge_randomization(similarity: Mapping[str, Estimate], chance: float = 0.0) -> Criterion:
+    """Do maps change when all weights are random? Yes: all intervals below `UNSTABLE`; no: one at `STABLE` or above.
+
+    `similarity` is the rank correlation, without its sign, of each map with itself before, `chance` that of unrelated
+    maps; where chance reaches `UNSTABLE`, of a few patches, it cannot be said. The most similar map is shown.
+    """
+    known = {name: one for name, one in similarity.items() if _measured(one)}
+    if not known:
+        return Criterion("randomization", UNKNOWN)
+    worst = max(known.values(), key=lambda one: one["value"])
+    if chance >= UNSTABLE:
+        verdict = CANNOT
+    elif worst["value"] >= STABLE:
+        verdict = NO
+    else:
+        verdict = YES if max(one["high"] for one in known.values()) < UNSTABLE else PARTLY
+    against = {name: one["value"] for name, one in known.items()} | {"unrelated maps": chance}
+    return Criterion("randomization", verdict, worst, against)
 
 
 def judge_additivity(gap: float) -> Criterion:
@@ -196,11 +218,16 @@ def map_tests(located: Localization | None, removed: Mapping[tuple[str, str], De
 
 
 def trust_card(
-    information: ConceptInformation, left: pd.DataFrame, maps: pd.DataFrame, seeds: pd.DataFrame | None = None
+    information: ConceptInformation,
+    left: pd.DataFrame,
+    maps: pd.DataFrame,
+    seeds: pd.DataFrame | None = None,
+    drawn: pd.DataFrame | None = None,
 ) -> list[Criterion]:
     """Every question of the card with its verdict, in the order of `QUESTIONS`.
 
-    `left` is of `ablation.ablate_all_concepts`, `maps` of `map_tests` and `seeds` of `measure_stability`, if measured.
+    `left` is of `ablation.ablate_all_concepts`, `maps` of `map_tests`; `seeds` of `measure_stability` and `drawn` of
+    `measure_randomization`, if measured.
     """
     of_seeds = [] if seeds is None else seeds.attrs["pointing"]
     of_maps = {str(test): entry_of(row, "value") for test, row in maps.to_dict("index").items()}
@@ -224,6 +251,7 @@ def trust_card(
     return [
         judge_localization(of_maps.get(CONCEPT), controls, of_seeds),
         judge_faithfulness(of_maps.get(DELETION), of_maps.get(BEYOND_MIDDLE)),
+        judge_randomization(randomized(drawn), 0.0 if drawn is None or drawn.empty else float(drawn["chance"].iloc[0])),
         judge_additivity(information.effective.gap),
         *about_places,
         judge_stability(same["same"], same["different"]["value"]) if same else judge_stability(None),

@@ -156,6 +156,7 @@ _EXPLANATIONS = (
     Metric("truth.pointing_*", "concept map on the concept, {0}", RATE, HIGHER),
     Metric("truth.*_pointing", "{0} on the concept", RATE, HIGHER),
     Metric("truth.mass_ratio", "mass of the map on the concept, times its area", NUMBER, HIGHER),
+    Metric("truth.randomized_*", "rank correlation with random weights, {0}", NUMBER, LOWER),
     Metric("truth.stability_*", "rank correlation over seeds, {0}", NUMBER, HIGHER),
     Metric("truth.leakage_concepts_task*", "concepts-task leakage{0}, part of the country's entropy", RATE, LOWER),
     Metric("truth.leakage_interconcept*", "interconcept leakage{0}", NUMBER, LOWER),

@@ -232,7 +232,7 @@ def test_the_card_of_a_run_has_every_question(trained_run, features, linear) -> 
     assert [line.question for line in lines] == list(card.QUESTIONS)
     by_question = {line.question: line.verdict for line in lines}
     assert by_question["additivity"] == card.YES
-    for question in ("localization", "faithfulness", "leakage", "stability"):
+    for question in ("localization", "faithfulness", "randomization", "leakage", "stability"):
         assert by_question[question] == card.UNKNOWN
     unseen = {"prior": ProbeResult(np.zeros(len(test), bool), np.full(len(test), np.nan))}
     left_out = card.trust_card(replace(information, probes=unseen), without, unknown)
