@@ -21,6 +21,7 @@ headlines: int = 12  # headline metrics to list, at most
 import geocbm
 from geocbm import plots
 from geocbm.data import image_files
+from geocbm.errors import UserError
 from geocbm.workbench import explorers, notebook, overview
 
 nb = notebook.start("00_start_here", globals())
@@ -61,14 +62,16 @@ nb.table(overview.headlines(run).head(headlines), caption="Headline metrics")
 # A trained run is one callable: pictures in, places with their concepts out.
 
 # %%
-files = geocbm.open_run(nb.run_folder) if nb.path("predictions.parquet").is_file() else None
-trained = files is not None and len(files.rows["test"]) > 0
-if trained:
-    model = geocbm.GeoCBM.load(nb.run_folder)
-    answer = model.predict(image_files(files.table.iloc[files.rows["test"][:1]]))[0]
+try:
+    files = geocbm.open_run(nb.run_folder)
+    model, shown = geocbm.GeoCBM.load(nb.run_folder), files.table.iloc[files.rows["test"][:1]]
+except UserError as problem:  # a stage is not trained yet, or was made from another one; it says what makes it right
+    print(problem)
+    model, shown = None, ()
+can_answer = model is not None and len(shown) > 0
+if can_answer:
+    answer = model.predict(image_files(shown))[0]
     print(f"{answer.lat:.2f}, {answer.lng:.2f}: {answer.cells[0].country}, through {answer.concepts[0][0]}")
-else:
-    print("This run cannot be asked yet: its Stage 2 is not trained, or it has no test split.")
 
 # %% [markdown]
 # ## Your photograph
@@ -76,7 +79,7 @@ else:
 # In JupyterLab: drop a file, and read the answer with its reasons. On a page: the answer for the first test image.
 
 # %%
-if trained:
+if can_answer:
     explorers.photograph(files, model)
 
 # %% [markdown]
@@ -85,7 +88,7 @@ if trained:
 # The picture first, then your place on the map, then the true place and the model's, both scored as in the game.
 
 # %%
-if trained:
+if can_answer:
     explorers.guess(files)
 
 # %% [markdown]
