@@ -18,7 +18,7 @@ from geocbm.data import checks
 from geocbm.data.concepts import split_names
 from geocbm.data.simulated import from_simulator
 from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError, cut_middle, printable
-from geocbm.files import atomic_path, remake_advice, sha256_file
+from geocbm.files import atomic_path, paths, remake_advice, sha256_file
 from geocbm.metrics.country_names import country_names
 
 SCHEMA = ("pano_id", "image_path", "meta_name", "parent_concept", "country", "lat", "lng", "note")
@@ -289,7 +289,8 @@ def save_table(table: pd.DataFrame, path: str | Path) -> None:
     import pyarrow.parquet as parquet
 
     plain = table.copy(deep=False)
-    attributes, plain.attrs = json.dumps(table.attrs, sort_keys=True), {}
+    places = {name: _portable(table.attrs[name]) for name in ("csv", "folder") if name in table.attrs}
+    attributes, plain.attrs = json.dumps(table.attrs | places, sort_keys=True), {}
     content = pa.Table.from_pandas(plain, preserve_index=False)
     content = content.replace_schema_metadata({**(content.schema.metadata or {}), b"geocbm": attributes.encode()})
     with atomic_path(path) as temporary:
@@ -315,5 +316,13 @@ def read_table(path: str | Path) -> pd.DataFrame:
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
         raise MismatchError(f"{path} is not a validated table. {remake_advice(path, '01')}") from error
     table = _plain_text(content.to_pandas())
-    table.attrs = attributes
+    table.attrs = attributes | {
+        name: str(paths.locate(attributes[name])) for name in ("csv", "folder") if name in attributes
+    }
     return table
+
+
+def _portable(place: str) -> str:
+    """A place as seen from the folder of data or of the project, so that both may be moved; others as they are."""
+    text = paths.portable(place)
+    return place if text.startswith(".../") else text

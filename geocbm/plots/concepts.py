@@ -24,7 +24,7 @@ def prototype_similarity(prototypes: Any, concepts: ConceptVocabulary) -> go.Fig
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     order = np.argsort(concepts.parent_index, kind="stable")
     similarity, owner = (unit @ unit.T)[np.ix_(order, order)], concepts.parent_index[order]
-    names = [concepts.metas[i] for i in order]
+    names = [escape(concepts.metas[i]) for i in order]
     same = owner[:, None] == owner[None, :]
     off = ~np.eye(len(names), dtype=bool)
     within, across = similarity[same & off], similarity[~same]

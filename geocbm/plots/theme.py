@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -13,6 +14,8 @@ import plotly.graph_objects as go
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B4B8A", "#6B6B6B")
 INK, MUTED, GRID, LAND = "#1F2933", "#6B7785", "#E5E9EE", "#9AA5B1"
 MAX_POINTS = 5000
+_FOREIGN = re.compile(r"<(?!/?(?:br|b|i|sub|sup)>)")
+"""What begins a tag that no title of this project has, such as a link in somebody's name."""
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -53,7 +56,9 @@ def finish(fig: go.Figure, title: str, alt: str, height: int = 420, **layout: An
 
     `alt` is a sentence that tells someone who cannot see the figure what it shows, with its key numbers.
     """
-    fig.update_layout(template=template(), title_text=title, height=height, meta={"alt": " ".join(alt.split())})
+    fig.update_layout(
+        template=template(), title_text=_FOREIGN.sub("&lt;", title), height=height, meta={"alt": " ".join(alt.split())}
+    )
     fig.update_layout(**layout)
     return fig
 

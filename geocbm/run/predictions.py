@@ -99,6 +99,7 @@ def save_predictions(path: str | Path, files: Run, by_mode: Mapping[str, Arrays]
     others = [f"stage2_{mode.replace(' ', '_')}" for mode in list(by_mode)[1:]]
     kept = [name for name in others if files.path(f"{name}.safetensors").exists()]
     whole = pd.concat(parts, ignore_index=True)
+    whole.attrs = {}  # those of the table name folders of this machine
     whole.attrs[lineage.KEY] = files.made_from("predictions.parquet", *kept)
     whole.to_parquet(path)
 

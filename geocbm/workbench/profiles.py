@@ -7,7 +7,7 @@ from typing import Any
 
 from geocbm.errors import ParameterError, did_you_mean
 from geocbm.files import paths
-from geocbm.workbench.parameters import Parameter, coerce
+from geocbm.workbench.parameters import MOST_YAML, Parameter, coerce, read_yaml
 from geocbm.workbench.stages import NUMBER
 
 
@@ -82,11 +82,10 @@ def _known(kind: str, name: str, names: list[str]) -> None:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     """A file of parameters by its labels; YAML reads 05 as the number 5, and 08 as a text."""
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as problem:
+        with path.open(encoding="utf-8") as stream:
+            content = read_yaml(stream.read(MOST_YAML + 1)) or {}
+    except ValueError as problem:
         raise ParameterError(f"{path.name} is no YAML: {problem}") from None
     if not isinstance(content, dict):
         raise ParameterError(f"{path.name} must map numbers of notebooks to parameters")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
-from geocbm.data import SCHEMA, load_table
+from geocbm.data import SCHEMA, image_files, load_table, read_table, save_table
 from geocbm.data.images import bounds
 from geocbm.data.images.photographs import open_picture, read_photograph
 from geocbm.errors import BadTableError, UserError, cut_middle, printable
@@ -166,3 +166,16 @@ def test_narrow_pictures_are_reduced_too(tmp_path):
     Image.new("RGB", (2000, 100)).save(tmp_path / "a.png")
     assert open_picture(tmp_path / "a.png", 60).size == (1000, 50)  # 200,000 pixels; 16 x 60 x 60 = 57,600 and 2 x 2
     assert open_picture(tmp_path / "a.png").size == (2000, 100)
+
+
+def test_a_stored_table_moves_with_its_data(home, tmp_path, monkeypatch):
+    stored = []
+    for name in ("one", "two"):
+        monkeypatch.setenv("GEOCBM_DATA", str(tmp_path / name))
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (48, 48)).save(tmp_path / name / "a.png")
+        save_table(table(tmp_path / name, {}), tmp_path / name / "table.parquet")
+        stored.append((tmp_path / name / "table.parquet").read_bytes())
+        read = read_table(tmp_path / name / "table.parquet")
+        assert image_files(read) == [tmp_path / name / "a.png"]
+    assert stored[0] == stored[1]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from geocbm import plots
+from geocbm.data.concepts import ConceptVocabulary
 from geocbm.geocells import Geocells
 from geocbm.geodesy import latlng_to_cartesian
 
@@ -245,3 +246,13 @@ def test_template_travels_with_the_figure():
     layout = json.loads(plots.imbalance(["a", "b"]).to_json())["layout"]
     assert layout["template"]["layout"]["colorway"][0] == plots.PALETTE[0]
     assert layout["template"]["layout"]["plot_bgcolor"] == "white"
+
+
+def test_a_link_in_a_name_stays_text():
+    link = '<a href="https://x.example">Bollard</a>'
+    words = ConceptVocabulary((link, "Pole"), ("Posts",), {link: "Posts", "Pole": "Posts"})
+    fig = plots.prototype_similarity(np.eye(2), words)
+    assert fig.data[0].x[0].startswith("&lt;a href") and fig.data[0].y[0].startswith("&lt;a href")
+    from geocbm.plots.theme import finish
+
+    assert finish(go.Figure(), f"<b>{link}</b><br>", "alt").layout.title.text.startswith("<b>&lt;a href")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.workbench.parameters import Parameter, coerce, read_cells, read_parameters, resolve
+from geocbm.workbench.parameters import MOST_YAML, Parameter, coerce, read_cells, read_parameters, read_yaml, resolve
 
 SCRIPT = """# %% [markdown]
 # # Title
@@ -138,3 +138,11 @@ def test_a_bad_parameters_cell_says_what_is_wrong(tmp_path: Path, line: str, mes
 def test_a_missing_script_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"09_nothing\.py"):
         read_parameters(tmp_path / "09_nothing.py")
+
+
+@pytest.mark.parametrize(
+    "text", ["!!python/object/apply:os.system [ls]", "a: &a [1]\nb: [*a, *a]", "[" * 5000, "x" * (MOST_YAML + 1)]
+)
+def test_yaml_that_runs_or_blows_up_is_refused(text):
+    with pytest.raises(ValueError):
+        read_yaml(text)
