@@ -9,7 +9,7 @@ import typer
 
 from geocbm.errors import MissingInputError, ParameterError, did_you_mean
 from geocbm.files import atomic_path, link_or_copy, owners, paths, read_json, write_json
-from geocbm.workbench import demo_data, execute, keys, names, profiles, records, settings
+from geocbm.workbench import demo_data, execute, keys, names, profiles, records, rendered, settings
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
 Profile = Annotated[
@@ -307,9 +307,9 @@ def _take_over(run: _Run, stage: Stage, source: str) -> None:
 
 
 def _render(run: _Run, failed: bool) -> Path | None:
-    """Make the pages when something ran or they are not there; return the index of the run."""
+    """Make the pages when something ran or they are not whole; return the index of the run."""
     index = paths.report_folder(run.name) / "index.html"
-    if not (run.ran or failed or not index.is_file()):
+    if not (run.ran or failed) and rendered.is_made(run.name):
         return index
     if not any(paths.report_folder(run.name).glob(f"{NUMBER_GLOB}_*.ipynb")):
         return None
@@ -317,4 +317,5 @@ def _render(run: _Run, failed: bool) -> Path | None:
 
     index = report.render_run(run.name)
     report.render_site()
+    rendered.mark(run.name)
     return index

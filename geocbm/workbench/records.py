@@ -166,6 +166,14 @@ def stage_stamp(
     }
 
 
+def _stamped(run: str, number: str) -> dict[str, Any]:
+    """What the executed notebook of a stage and its stamp say, for a manifest that was lost."""
+    found = [file for file in paths.report_folder(run).glob(f"{number}_*.ipynb") if ".failed" not in file.name]
+    stamp = dict(keys.read_json_or_empty(found[0]).get("metadata", {}).get("geocbm") or {}) if found else {}
+    outputs = keys.read_json_or_empty(keys.stamp_file(paths.run_folder(run), number)).get("outputs")
+    return stamp | ({"outputs": outputs} if stamp and outputs else {})
+
+
 def write_stage(run: str, profile: str, number: str, entry: Mapping[str, Any] | None, status: str, reason: str) -> None:
     """Put a stage's entry into ``reports/<run>/manifest.json``.
 
@@ -180,7 +188,7 @@ def write_stage(run: str, profile: str, number: str, entry: Mapping[str, Any] | 
     file = paths.report_folder(run) / "manifest.json"
     manifest = keys.read_json_or_empty(file)
     stages = dict(manifest.get("stages") or {})
-    old = dict(entry) if entry is not None else dict(stages.get(number) or {})
+    old = dict(entry) if entry is not None else dict(stages.get(number) or _stamped(run, number))
     stages[number] = old | {"status": status, "reason": reason}
     updated = {"run": run, "profile": profile, "geocbm": __version__, "stages": stages}
     if updated != manifest:

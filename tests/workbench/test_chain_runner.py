@@ -254,6 +254,41 @@ def test_provenance_holds_no_folder_of_this_machine(run: Run, project: Path) -> 
     assert read_json(project / "reports/smoke/metrics.json") == {"numbers.count": 3, "total.value": 3.0}
 
 
+def test_a_page_or_manifest_that_is_lost_is_made_again(
+    in_process: None, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from geocbm.workbench import report
+
+    reports = project / "reports"
+    pages = [reports / name for name in ("smoke/01_numbers.html", "smoke/index.html", "index.html", "_assets/site.css")]
+
+    def render(_run: str) -> Path:
+        for page in pages:
+            page.parent.mkdir(exist_ok=True)
+            page.write_text("whole")
+        rendered.append(1)
+        return pages[1]
+
+    rendered: list[int] = []
+    monkeypatch.setattr(report, "render_run", render)
+    monkeypatch.setattr(report, "render_site", lambda: reports / "index.html")
+    assert run_chain(Request(profile="smoke")) == 0 and len(rendered) == 1
+    manifest = read_json(reports / "smoke/manifest.json")
+    for number, page in enumerate(pages, 2):
+        page.unlink()
+        assert run_chain(Request(profile="smoke")) == 0 and len(rendered) == number and page.exists()
+    (reports / "smoke/manifest.json").unlink()
+    assert run_chain(Request(profile="smoke")) == 0 and len(rendered) == 5
+    again = read_json(reports / "smoke/manifest.json")["stages"]["01"]
+    assert again["seconds"] == manifest["stages"]["01"]["seconds"] and again["outputs"]
+    monkeypatch.setattr(report, "render_site", lambda: 1 / 0)
+    (reports / "smoke/.made.json").unlink()  # killed before the mark was there
+    for number in (6, 7):
+        with pytest.raises(ZeroDivisionError):
+            run_chain(Request(profile="smoke"))
+        assert len(rendered) == number
+
+
 def test_two_chains_do_not_write_the_same_run(run: Run) -> None:
     with (
         owners.only_one(paths.run_folder("smoke") / owners.LOCK, "run 'smoke'"),
@@ -312,7 +347,7 @@ def test_pages_are_rendered_when_something_ran_and_only_then(run: Run, monkeypat
         return index
 
     monkeypatch.setattr(report, "render_run", render)
-    monkeypatch.setattr(report, "render_site", lambda: None)
+    monkeypatch.setattr(report, "render_site", lambda: (paths.reports_root() / "index.html").write_text(""))
     assert run_chain(Request(profile="smoke")) == 0
     assert told == ["rendered smoke"]
     assert run_chain(Request(profile="smoke")) == 0  # nothing ran, so there is nothing new to tell
