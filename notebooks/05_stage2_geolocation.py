@@ -137,7 +137,7 @@ nb.show(plots.loss_curves(result.history, title="Stage 2 by epoch"))
 # %% [markdown]
 # ## How far off is it?
 #
-# Lines join true place and answer. The option `answer_point` says how it is decoded: "argmax" is as specified (page 06b compares all).
+# Lines join true place and answer, by the option `answer_point` ("argmax" is as specified; page 06b compares all).
 
 # %%
 test, encoder = files.rows["test"], encoding.load_stage0(files)[1]
@@ -145,7 +145,7 @@ refiner, decoder = stages.load_refiner(files, config), predictions.load_decoder(
 predicted = predictions.predict_places(files, model, concepts, features, test, refiner, decoder)
 print(f"The test split has {len(test):,} images. {decoder.choice.remark}")
 if len(test):
-    nb.show(plots.error_map(predicted["lat"], predicted["lng"], files.lat[test], files.lng[test]), preview=True)
+    nb.show(plots.error_map(predicted["lat"], predicted["lng"], files.table.iloc[test]), preview=True)
 measured = stage_metrics.measure_places(files, predicted, test, bootstrap, seed)
 nb.table(stage_metrics.place_table(measured), caption="Places on the test split")
 

@@ -115,7 +115,7 @@ def confusion(
         rows=1,
         cols=2,
         column_widths=[0.56, 0.44],
-        horizontal_spacing=0.06,
+        horizontal_spacing=0.1,
         subplot_titles=["parents (share of each row)", "most confused metas"],
     )
     _add_parents(fig, owner[true], owner[named], parents)
@@ -183,7 +183,7 @@ def _add_parents(fig: go.Figure, true: np.ndarray, named: np.ndarray, parents: S
         colorscale=[[0, "#FFFFFF"], [1, PALETTE[0]]],
         zmin=0,
         zmax=1,
-        showscale=False,
+        colorbar={"len": 0.6, "thickness": 8, "x": 0.535, "xanchor": "left", "tickformat": ".0%", "outlinewidth": 0},
         xgap=1,
         ygap=1,
         hovertemplate="%{y} named %{x}: %{z:.0%} (%{customdata})<extra></extra>",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,12 @@ def hierarchy(table: pd.DataFrame) -> go.Figure:
                 "colors": [colour[parent] for parent in [*parents.index, *owners]],
                 "line": {"width": 1, "color": "white"},
             },
-            textinfo="label+value",
+            text=[
+                "<br>".join(escape(line) for line in wrap(name, 80 if above else 13)) + f" {size:,}"
+                for names, above in ((parents, True), (sizes.droplevel(0), False))
+                for name, size in names.items()
+            ],
+            texttemplate="%{text}",
             hovertemplate="%{label}: %{value} images<extra></extra>",
             pathbar={"visible": False},
             tiling={"pad": 2},
@@ -67,7 +73,9 @@ def hierarchy(table: pd.DataFrame) -> go.Figure:
         f"is {parents.index[0]} with {parents.iloc[0]:,} of {plural(int(sizes.sum()), 'image')}, "
         f"the largest meta {sizes.index[int(sizes.to_numpy().argmax())][1]} with {sizes.max():,}."
     )
-    return finish(fig, "Parents and their metas", alt, 520, margin={"l": 8, "r": 8, "t": 48, "b": 8})
+    readable = {"minsize": 10, "mode": "hide"}  # what has no room for its name says it under the pointer
+    margin = {"l": 8, "r": 8, "t": 48, "b": 8}
+    return finish(fig, "Parents and their metas", alt, 680, margin=margin, uniformtext=readable)
 
 
 def imbalance(metas: Any) -> go.Figure:
@@ -94,19 +102,25 @@ def imbalance(metas: Any) -> go.Figure:
 
 
 def country_bars(country: Any, noun: str = "image") -> go.Figure:
-    """Horizontal bars of images per country `[n]`, most frequent on top; the axis says how many are left out."""
+    """Horizontal bars of images per country `[n]`, most frequent on top; a button opens those beyond the first."""
     counts = _counts(country)
     shown, rest = counts.iloc[:MOST_COUNTRIES], counts.iloc[MOST_COUNTRIES:]
     bars = {"orientation": "h", "marker_color": PALETTE[0], "hovertemplate": "%{y}: %{x}<extra></extra>"}
-    fig = go.Figure(go.Bar(x=shown.tolist(), y=labels(list(shown.index)), **bars))
+    fig = go.Figure(go.Bar(x=counts.tolist(), y=labels(list(counts.index)), **bars))
     alt = (
         f"Bars of {plural(int(counts.sum()), noun)} in {plural(len(counts), 'country', 'countries')}: "
         f"{counts.index[0]} has most, {counts.iloc[0]:,} ({percent(counts.iloc[0] / counts.sum())}), "
         f"{counts.index[-1]} fewest, {counts.iloc[-1]:,}."
     )
-    fig.update_yaxes(autorange="reversed", showgrid=False, ticks="", dtick=1)
-    more = f" ({len(rest)} more countries, {plural(int(rest.sum()), noun)}, are not drawn)" if len(rest) else ""
-    fig.update_xaxes(title_text=f"{noun}s" + more)
+    fig.update_yaxes(range=[len(shown) - 0.5, -0.5], showgrid=False, ticks="", dtick=1)
+    fig.update_xaxes(title_text=f"{noun}s")
+    if len(rest):
+        text = f"and {plural(len(rest), 'more country', 'more countries')}, {plural(int(rest.sum()), noun)}"
+        opened = {"yaxis.range": [len(counts) - 0.5, -0.5], "height": 130 + 18 * len(counts)}
+        closed = {"yaxis.range": [len(shown) - 0.5, -0.5], "height": 130 + 18 * len(shown)}
+        button = {"label": text, "method": "relayout", "args": [opened], "args2": [closed]}
+        place = {"x": 1, "xanchor": "right", "y": 0.02, "yanchor": "bottom", "showactive": False, "active": -1}
+        fig.update_layout(updatemenus=[{"type": "buttons", "buttons": [button], **place}])
     return finish(fig, f"{noun.capitalize()}s per country", alt, 130 + 18 * len(shown), bargap=0.25)
 
 

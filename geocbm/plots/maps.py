@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from geocbm.data.table import image_files
 from geocbm.geodesy import haversine_km
+from geocbm.plots.pictures import small_picture
 from geocbm.plots.theme import (
     INK,
     MUTED,
@@ -35,7 +37,7 @@ from geocbm.plots.theme import (
 
 LINES = (("coast", "#8290A0", 0.9), ("borders", "#CBD2D9", 0.4))
 """Kind, colour and width of the lines of every map."""
-MOST_ERRORS = 400
+MOST_ERRORS, HOVER_SIDE = 400, 120
 _ERROR_BANDS = (
     (25, "up to 25 km", "#009E73"),
     (200, "up to 200 km", "#56B4E9"),
@@ -103,14 +105,19 @@ def finish_map(fig: go.Figure, title: str, alt: str, height: int = 460) -> go.Fi
     return finish(fig, title, alt, height, margin={"l": 8, "r": 8, "t": 48, "b": 34}, legend=legend)
 
 
-def error_map(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> go.Figure:
-    """Lines from true places to predicted ones, coloured by their length; all `[n]` degrees.
+def error_map(pred_lat: Any, pred_lng: Any, table: pd.DataFrame) -> go.Figure:
+    """Lines from true places to predicted ones, coloured by their length.
 
     A missing prediction (NaN) is left out and counted in the alt text; of more than `MOST_ERRORS` an even random choice
     is drawn.
+
+    Args:
+        pred_lat: `[n]` latitudes of the answers, degrees.
+        pred_lng: `[n]` their longitudes.
+        table: the `[n]` rows of the images; a page shows the picture of a point under the pointer.
     """
     pred_lat, pred_lng, true_lat, true_lng = columns_of(
-        pred_lat=pred_lat, pred_lng=pred_lng, true_lat=true_lat, true_lng=true_lng
+        pred_lat=pred_lat, pred_lng=pred_lng, true_lat=table["lat"], true_lng=table["lng"]
     )
     km = haversine_km(pred_lat, pred_lng, true_lat, true_lng)
     present = np.flatnonzero(np.isfinite(km))
@@ -128,8 +135,11 @@ def error_map(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> go.
         lines = {"mode": "lines", "line": line, "opacity": 0.55, "hoverinfo": "skip", "legendgroup": name}
         fig.add_scattergeo(lat=degrees(lat.ravel()), lon=degrees(lng.ravel()), name=name, **lines)
         marker = {"size": 4.5, "color": colour, "line": {"width": 0.4, "color": INK}}
-        texts = [f"off by {km_text(each)}" for each in km[chosen]]
+        shown = table.iloc[chosen]
+        of = zip(shown["meta_name"], shown["country"], km[chosen], strict=True)
+        texts = [f"{escape(f'{meta}, {country}')}: off by {km_text(each)}" for meta, country, each in of]
         ends = map_points(pred_lat[chosen], pred_lng[chosen], texts, marker, name)
+        ends.update(customdata=[small_picture(file, HOVER_SIDE) for file in image_files(shown)])
         fig.add_trace(ends.update(legendgroup=name, showlegend=False))
     alt = f"World map with lines from {len(rows):,} of {plural(len(km), 'true place')} to the predicted places"
     if len(present):

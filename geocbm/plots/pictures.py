@@ -76,6 +76,16 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def small_picture(file: Path, side: int) -> str:
+    """A picture file, at most `side` pixels wide and high, as text; empty for one that cannot be read."""
+    try:
+        picture = open_picture(file, side).convert("RGB")
+    except UserError:
+        return ""
+    picture.thumbnail((side, side))
+    return data_uri(picture)
+
+
 def attention_overlay(
     images: Sequence[Any],
     attention: Sequence[Any],

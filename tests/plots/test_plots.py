@@ -1,5 +1,7 @@
 """Figures: what they draw, that maps need no network, and that each says in words what it shows."""
 
+import base64
+import io
 import json
 import re
 
@@ -39,6 +41,15 @@ CELLS = Geocells(
     scale_km=np.linspace(5, 50, 7),
     settings={},
 )
+
+
+def rows_at(lat, lng):
+    """Rows of a table at these places, whose pictures are not there."""
+    rows = pd.DataFrame({"lat": lat, "lng": lng, "country": "Chile", "meta_name": "Bollard", "image_path": "gone.png"})
+    rows.attrs["folder"] = "nowhere"
+    return rows
+
+
 PREDICTED = (np.where(np.arange(N) == 0, np.nan, np.clip(LAT + GENERATOR.normal(0, 8, N), -90, 90)), LNG)
 KM = np.abs(GENERATOR.normal(0, 900, N))
 HISTORY = pd.DataFrame(
@@ -58,7 +69,7 @@ FOREST = pd.DataFrame(
 
 MAPS = {
     "cells": lambda: plots.cell_map(CELLS, TABLE),
-    "errors": lambda: plots.error_map(*PREDICTED, LAT, LNG),
+    "errors": lambda: plots.error_map(*PREDICTED, rows_at(LAT, LNG)),
 }
 FIGURES = MAPS | {
     "hierarchy": lambda: plots.hierarchy(TABLE),
@@ -119,12 +130,24 @@ def test_outline_lies_on_the_earth_and_knows_some_coasts():
 
 
 def test_error_map_counts_missing_predictions_and_bands():
-    figure = plots.error_map([0, 0, np.nan], [0, 30, 0], [0, 0, 0], [0.1, 0, 0])
+    figure = plots.error_map([0, 0, np.nan], [0, 30, 0], rows_at([0, 0, 0], [0.1, 0, 0]))
     assert "1 prediction missing" in figure.layout.meta["alt"]
     names = {trace.name for trace in figure.data if trace.mode == "markers"}
     assert names == {"up to 25 km", "beyond 2,500 km"}
     lines = next(trace for trace in figure.data if trace.name == "beyond 2,500 km" and trace.mode == "lines")
     assert list(lines.lon) == [0, 30, None]
+
+
+def test_points_of_the_error_map_carry_place_and_picture(tmp_path):
+    Image.new("RGB", (400, 200), "red").save(tmp_path / "a.png")
+    table = rows_at([0, 0], [0.1, 0.2]).assign(country=["Chile", "Peru"], meta_name=["Bollard", "<a href=x>"])
+    table["image_path"], table.attrs["folder"] = ["a.png", "gone.png"], str(tmp_path)
+    figure = plots.error_map([0, 0], [0, 0.1], table)
+    (points,) = (trace for trace in figure.data if trace.mode == "markers")
+    assert points.text == ("Bollard, Chile: off by 11.1 km", "&lt;a href=x&gt;, Peru: off by 11.1 km")
+    with Image.open(io.BytesIO(base64.b64decode(points.customdata[0].split(",")[1])), formats=["JPEG"]) as small:
+        assert small.size == (120, 60)
+    assert points.customdata[1] == ""
 
 
 def test_loss_curves_start_with_the_total_and_name_its_course():
@@ -194,10 +217,15 @@ def test_forest_has_a_bar_only_where_there_is_an_interval():
         plots.forest(pd.DataFrame({"value": [1.0]}), "x")
 
 
-def test_country_bars_say_what_is_left_out():
+def test_country_bars_open_to_all_countries():
     figure = plots.country_bars([f"land {i}" for i in range(42)] + ["land 0"])
-    assert list(figure.data[0].x) == [2] + [1] * 39
-    assert "2 more countries, 2 images" in figure.layout.xaxis.title.text
+    assert list(figure.data[0].x) == [2] + [1] * 41
+    assert figure.layout.yaxis.range == (39.5, -0.5)
+    (button,) = figure.layout.updatemenus[0].buttons
+    assert button.label == "and 2 more countries, 2 images"
+    assert button.args[0]["yaxis.range"] == [41.5, -0.5]
+    assert button.args2[0] == {"yaxis.range": [39.5, -0.5], "height": figure.layout.height}
+    assert not plots.country_bars(["Chile", "Peru"]).layout.updatemenus
 
 
 def test_attention_pictures_are_jpeg_and_the_hottest_patch_is_the_lightest():

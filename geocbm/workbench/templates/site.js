@@ -24,6 +24,29 @@
     place.classList.add("undrawn");
   }
 
+  // A point that carries a picture shows it beside the pointer.
+  const picture = document.createElement("img");
+  picture.className = "under-pointer";
+  picture.alt = "";
+  picture.hidden = true;
+  document.body.append(picture);
+
+  function showPictures(place) {
+    if (!place.on) {
+      return;
+    }
+    place.on("plotly_hover", function (happened) {
+      const carried = happened.points[0].customdata;
+      if (typeof carried === "string" && carried.startsWith("data:image/jpeg;base64,")) {
+        picture.src = carried;
+        picture.style.left = Math.min(happened.event.clientX + 16, window.innerWidth - 140) + "px";
+        picture.style.top = Math.min(happened.event.clientY + 22, window.innerHeight - 140) + "px";
+        picture.hidden = false;
+      }
+    });
+    place.on("plotly_unhover", function () { picture.hidden = true; });
+  }
+
   function draw(entry) {
     if (!window.Plotly) {
       fail(entry.place, "_assets/plotly.min.js is missing");
@@ -32,6 +55,7 @@
     try {
       const figure = JSON.parse(entry.data.textContent);
       Promise.resolve(window.Plotly.newPlot(entry.place, dark ? shaded(figure, "") : figure))
+        .then(function () { showPictures(entry.place); })
         .catch(function (error) { fail(entry.place, String(error)); });
     } catch (error) {
       fail(entry.place, String(error));
