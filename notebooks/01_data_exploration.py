@@ -64,9 +64,7 @@ if table.attrs["n_rejected"]:
 vocabulary = ConceptVocabulary.from_table(table)
 samples = data.PanoramaCBMDataset(table, vocabulary, transform=lambda picture: picture)
 first = samples[0]
-nb.show_image(
-    first.pop("image").resize((288, 288)), alt=f"The first picture of the table, labelled {first['meta_name']}"
-)
+nb.show_image(first.pop("image").resize((288, 288)), alt=f"The first picture, labelled {first['meta_name']}")
 first["image_path"] = first["image_path"].name
 nb.table(pd.Series(first, name="value").astype(str).to_frame(), caption="The first sample")
 
