@@ -58,7 +58,7 @@ def hierarchy(table: pd.DataFrame) -> go.Figure:
                 "line": {"width": 1, "color": "white"},
             },
             text=[
-                "<br>".join(escape(line) for line in wrap(name, 80 if above else 13)) + f" {size:,}"
+                "<br>".join(escape(line) for line in wrap(str(name), 80 if above else 13)) + f" {size:,}"
                 for names, above in ((parents, True), (sizes.droplevel(0), False))
                 for name, size in names.items()
             ],
