@@ -152,6 +152,18 @@ def list_runs() -> int:
     return 0
 
 
+@app.command("verify")
+def verify_run(run: Annotated[str, typer.Argument(help="Name of the run.", autocompletion=names.runs)]) -> int:
+    """Compare the files of a run with the digests in its manifest."""
+    from geocbm.workbench.verify import verify
+
+    looked, wrong = verify(_known(paths.check_run_name(run)))
+    for sentence in wrong:
+        print(sentence, file=sys.stderr)
+    print(f"{len(wrong)} of {looked} no longer match" if wrong else f"all {looked} match")
+    return 1 if wrong else 0
+
+
 @app.command("sync")
 def sync_pairs(
     notebooks: Annotated[list[str], typer.Argument(metavar="NN...", help="Numbers or names; by default all.")] = [],  # noqa: B006

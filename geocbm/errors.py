@@ -38,6 +38,10 @@ class MismatchError(UserError, ValueError):
     """A file was made from another table, other weights or other labels than the ones in use."""
 
 
+class DamagedError(MismatchError):
+    """A file is not whole, or is not what was written."""
+
+
 class NoSpaceError(UserError, OSError):
     """The disk cannot hold what is about to be written."""
 

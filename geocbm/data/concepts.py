@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError
-from geocbm.files import read_json, remake_advice, sha256_text, write_json
+from geocbm.errors import BadTableError, MismatchError, ParameterError
+from geocbm.files import SEAL, run_command, sha256_text, write_json
+from geocbm.files.stored import opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,19 +127,13 @@ class ConceptVocabulary:
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary as JSON."""
-        write_json(path, asdict(self))
+        write_json(path, asdict(self) | {SEAL: ""})
 
     @classmethod
     def load(cls, path: str | Path) -> ConceptVocabulary:
         """Read a vocabulary written by `save`."""
-        path = Path(path)
-        if not path.exists():
-            raise MissingInputError(f"There is no vocabulary at {path}. {remake_advice(path, '01')}")
-        try:
-            content = read_json(path)
+        with opened(path, partial(run_command, path, "01")) as content:
             return cls(tuple(content["metas"]), tuple(content["parents"]), dict(content["meta_to_parent"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise MismatchError(f"{path} is not a vocabulary ({error}). {remake_advice(path, '01')}") from error
 
 
 def split_names(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:

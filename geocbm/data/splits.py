@@ -10,13 +10,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm.files import read_json, remake_advice, write_json
+from geocbm.errors import MismatchError, ParameterError
+from geocbm.files import remake_advice, run_command, write_json
+from geocbm.files.stored import opened
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian, spatial_blocks
 from geocbm.metrics.country_names import country_name
 
@@ -245,15 +247,9 @@ def load_splits(path: str | Path, table: pd.DataFrame) -> dict[str, list[str]]:
         MissingInputError: there is no such file.
         MismatchError: it was made from another CSV, or is no such file.
     """
-    path = Path(path)
-    if not path.exists():
-        raise MissingInputError(f"There are no splits at {path}. {remake_advice(path, '01')}")
-    try:
-        content = read_json(path)
+    with opened(path, partial(run_command, path, "01")) as content:
         splits = {name: list(content["splits"][name]) for name in SPLIT_NAMES}
-        made_from = content["csv_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise MismatchError(f"{path} is not a file of splits. {remake_advice(path, '01')}") from error
+        made_from = str(content["csv_sha256"])
     if made_from != table.attrs["csv_sha256"]:
         raise MismatchError(
             f"{path} was made from another CSV (its hash begins {made_from[:12]}, that of the table in use "

@@ -7,6 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import pandas as pd
 from geocbm.data import checks
 from geocbm.data.concepts import split_names
 from geocbm.data.simulated import from_simulator
-from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError, cut_middle, printable
-from geocbm.files import atomic_path, paths, remake_advice, sha256_file
+from geocbm.errors import BadTableError, MissingInputError, ParameterError, cut_middle, printable
+from geocbm.files import atomic_path, paths, run_command, sha256_file
+from geocbm.files.stored import opened
 from geocbm.metrics.country_names import country_names
 
 SCHEMA = ("pano_id", "image_path", "meta_name", "parent_concept", "country", "lat", "lng", "note")
@@ -294,7 +296,7 @@ def save_table(table: pd.DataFrame, path: str | Path) -> None:
     content = pa.Table.from_pandas(plain, preserve_index=False)
     content = content.replace_schema_metadata({**(content.schema.metadata or {}), b"geocbm": attributes.encode()})
     with atomic_path(path) as temporary:
-        parquet.write_table(content, temporary)
+        parquet.write_table(content, temporary, write_page_checksum=True)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -304,22 +306,14 @@ def read_table(path: str | Path) -> pd.DataFrame:
         MissingInputError: there is no such file.
         MismatchError: it is another one.
     """
-    import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    path = Path(path)
-    if not path.exists():
-        raise MissingInputError(f"There is no table at {path}. {remake_advice(path, '01')}")
-    try:
-        content = parquet.read_table(path)
-        attributes = json.loads((content.schema.metadata or {})[b"geocbm"])
-    except (pa.ArrowInvalid, KeyError, ValueError) as error:
-        raise MismatchError(f"{path} is not a validated table. {remake_advice(path, '01')}") from error
-    table = _plain_text(content.to_pandas())
-    table.attrs = attributes | {
-        name: str(paths.locate(attributes[name])) for name in ("csv", "folder") if name in attributes
-    }
-    return table
+    with opened(path, partial(run_command, path, "01")) as table:
+        attributes = dict(json.loads((parquet.read_schema(path).metadata or {})[b"geocbm"]))
+        places = {name: str(paths.locate(attributes[name])) for name in ("csv", "folder") if name in attributes}
+        table = _plain_text(table)
+        table.attrs = attributes | places
+        return table
 
 
 def _portable(place: str) -> str:

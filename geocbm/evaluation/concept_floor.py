@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geocbm.errors import DamagedError
 from geocbm.evaluation.baselines.linear import fit_quietly
-from geocbm.files import lineage, read_json, write_json
+from geocbm.files import SEAL, lineage, write_json
 from geocbm.metrics import NOT_MEASURED, Estimate, Resamples, estimate_text, spatial_blocks
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _probe(files: Run, features: FeatureStore, seed: int) -> np.ndarray | None:
 def save_floor(path: str | Path, files: Run, found: ConceptFloor) -> None:
     """Write the sentence and what it is about; prediction says it again."""
     said = {"sentence": found.sentence(), "names_nothing": found.names_nothing}
-    write_json(path, said | {lineage.KEY: files.made_from(FILE)})
+    write_json(path, said | {SEAL: "", lineage.KEY: files.made_from(FILE)})
 
 
 def read_floor(files: Run) -> str:
@@ -130,7 +131,7 @@ def read_floor(files: Run) -> str:
     if not files.belongs(FILE):
         return ""
     try:
-        content = read_json(files.need(FILE))
-        return str(content["sentence"]) if content["names_nothing"] else ""
-    except (ValueError, KeyError, TypeError):
-        return ""
+        with files.opened(FILE) as content:
+            return str(content["sentence"]) if content["names_nothing"] else ""
+    except DamagedError as problem:
+        return str(problem)

@@ -17,12 +17,11 @@ from geocbm.encoders import load_text_encoder, prototypes
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.evaluation.baselines import base, linear, neighbours, retrieval, simple
 from geocbm.evaluation.baselines.base import Prediction, Task
-from geocbm.files import read_json
 from geocbm.files.progress import track
 from geocbm.metrics import NOT_MEASURED, Estimate, Resamples, columns_of, entry_of, geoscore
 from geocbm.models.decoder import POINT_WORDS, Points
 from geocbm.run import Run, predictions
-from geocbm.run.encoding import EncoderConfig
+from geocbm.run.encoding import read_encoders
 
 METHOD_LABELS = {
     "chance": "chance (a random training image)",
@@ -121,7 +120,7 @@ def prompted(run: Run, width: int) -> list[base.Baseline]:
     Only countries of the training split can be named, as by every other method. `width` is that of the untouched
     encoder's pooled features.
     """
-    encoders = EncoderConfig(**read_json(run.need("features.json"))["encoders"])
+    encoders = read_encoders(run)
     if encoders.text_encoder not in ("", encoders.image_encoder):
         return []
     try:
@@ -164,7 +163,7 @@ def stored_predictions(run: Run) -> dict[str, pd.DataFrame]:
     Raises:
         MismatchError: they are of other images than those of the test split.
     """
-    stored = pd.read_parquet(run.need("predictions.parquet"))
+    stored = run.read("predictions.parquet")
     others = stored.loc[~stored["main"], "mode"].unique()
     by_mode = {"": stored[stored["main"]]} | {mode: stored[stored["mode"] == mode] for mode in others}
     test = run.rows["test"]

@@ -13,12 +13,14 @@ for the standardisation, which sees the same v photographs and moves that by abo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geocbm.errors import MismatchError, ParameterError, UserError
-from geocbm.files import atomic_path, lineage, read_json
+from geocbm.files import lineage, run_command
+from geocbm.files.stored import opened, save_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,11 +119,9 @@ class NoveltyDetector:
     @classmethod
     def load(cls, path: str | Path) -> NoveltyDetector:
         """Read what `save_novelty` wrote."""
-        from safetensors.numpy import load_file
-
-        held = {name: value for name, value in load_file(path).items() if name in TENSORS}
-        n_train = int(held.pop("n_train")[0])
-        return cls(**held, n_train=n_train)
+        with opened(path, partial(run_command, path, "05")) as (tensors, _):
+            held = {name: tensors[name] for name in TENSORS}
+            return cls(**held | {"n_train": int(held["n_train"][0])})
 
     @property
     def level(self) -> float:
@@ -196,19 +196,15 @@ def save_novelty(files: Run, features: FeatureStore, seed: int = 0) -> str:
     Returns:
         A sentence on what it rests on, or why there is none.
     """
-    from safetensors.numpy import save_file
-
     # No picture counts twice, and none in two splits.
     train, val = (features.read("pooled", picture_rows(files, files.rows[split])).numpy() for split in ("train", "val"))
     try:
         found = NoveltyDetector.fit(train, val, seed)
     except ParameterError as problem:
-        with atomic_path(files.path(FILE)) as path:
-            save_file({}, path, _made_from(files) | {"lacks": str(problem)})
+        save_tensors(files.path(FILE), {}, _made_from(files) | {"lacks": str(problem)})
         return f"What is unlike the training pictures cannot be judged: {problem}."
-    tensors = {name: np.ascontiguousarray(np.atleast_1d(getattr(found, name))) for name in TENSORS}
-    with atomic_path(files.path(FILE)) as path:
-        save_file(tensors, path, _made_from(files))
+    tensors = {name: np.atleast_1d(getattr(found, name)) for name in TENSORS}
+    save_tensors(files.path(FILE), tensors, _made_from(files))
     kept = f" ({len(found.references):,} of {found.n_train:,} kept)" if len(found.references) < found.n_train else ""
     return (
         f"An image counts as unlike the {found.n_train:,} training pictures{kept} when it is farther from them "
@@ -222,12 +218,9 @@ def read_novelty(files: Run) -> tuple[NoveltyDetector | None, str]:
     Returns:
         The detector and an empty text, or None and the sentence that says why there is none.
     """
-    from safetensors import SafetensorError, safe_open
-
     lacks = "how unlike the training pictures an image is, is not measured: "
     try:
-        with safe_open(str(files.need(FILE)), "numpy") as stored:
-            noted = stored.metadata() or {}
+        with files.opened(FILE) as (_, noted):
             if noted.get("features_key") != _made_from(files)["features_key"]:
                 raise MismatchError(
                     f"{FILE} of run {files.name!r} was made from other features than the run has now; make it again "
@@ -236,13 +229,11 @@ def read_novelty(files: Run) -> tuple[NoveltyDetector | None, str]:
             if too_few := noted.get("lacks", ""):
                 return None, lacks + too_few
         return NoveltyDetector.load(files.need(FILE)), ""
-    except SafetensorError:
-        return None, f"{lacks}{FILE} of run {files.name!r} is damaged; make it again with: {files.remedy(FILE)}"
     except UserError as problem:
         return None, lacks + str(problem)
 
 
 def _made_from(files: Run) -> dict[str, str]:
     """What the file is made from, for its metadata."""
-    features = str(read_json(files.need("features.json"))["adapted"]["key"])
+    features = str(files.read("features.json")["adapted"]["key"])
     return {lineage.KEY: lineage.as_text(files.made_from(FILE)), "features_key": features}

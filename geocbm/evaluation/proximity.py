@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from geocbm import data
-from geocbm.files import read_json
 from geocbm.metrics import Resamples, columns_of, entry_of, estimates_by_group, geoscore, recordables
 from geocbm.run import Run
 
@@ -23,7 +22,7 @@ LIMITS_KM = (1.0, 25.0)
 
 def split_kind(run: Run) -> str:
     """How a run's table was split, such as `stratified`."""
-    return str(read_json(run.need("splits.json")).get("kind", "stratified"))
+    return str(run.read("splits.json").get("kind", "stratified"))
 
 
 def nearest_train_km(run: Run) -> np.ndarray:

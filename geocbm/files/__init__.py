@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -168,8 +168,21 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+SEAL = "content_sha256"
+"""Entry of a stored file with the digest of all its others."""
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its seal, which `files.stored.opened` holds against it."""
+    bare = {name: value for name, value in content.items() if name != SEAL}
+    plain = json.dumps(json.loads(json.dumps(bare)), sort_keys=True)  # as it will be read: its names are texts
+    return bare | {SEAL: sha256_text(plain)}
+
+
 def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically."""
+    """Write `content` as indented JSON, atomically; a seal in it is made anew."""
+    if isinstance(content, dict) and SEAL in content:
+        content = sealed(content)
     write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
@@ -182,5 +195,8 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file in UTF-8."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file in UTF-8; whatever is wrong with its content raises a ValueError."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

@@ -10,12 +10,14 @@ import hashlib
 import json
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.files import read_json, sha256_text
 from geocbm.files.makers import ADOPTED
+from geocbm.files.stored import own_metadata
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +119,10 @@ def as_text(record: Mapping[str, str]) -> str:
     return json.dumps(dict(record), sort_keys=True)
 
 
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, struct.error, zipfile.BadZipFile)
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
 
 
 def read_record(path: Path) -> Record | None:
@@ -155,7 +160,8 @@ def _stored(path: Path) -> Any:
     if path.suffix == ".safetensors":
         with path.open("rb") as stream:  # the header alone, which needs no torch
             (length,) = struct.unpack("<Q", stream.read(8))
-            return json.loads(stream.read(min(length, 100_000_000))).get("__metadata__", {}).get(KEY)
+            header = json.loads(stream.read(min(length, 100_000_000)))
+            return own_metadata(header.get("__metadata__", {})).get(KEY)
     if path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as parquet

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm.files import atomic_path, lineage, remake_advice
+from geocbm.errors import MismatchError, ParameterError
+from geocbm.files import atomic_path, lineage, remake_advice, run_command
+from geocbm.files.stored import opened
 from geocbm.geocells.distribution import CellDistribution, sum_by_place
 from geocbm.geocells.kmeans import nearest
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
@@ -96,16 +97,9 @@ class Geocells:
             MissingInputError: there is no such file.
             MismatchError: the file is damaged or something else.
         """
-        path = Path(path)
-        if not path.exists():
-            raise MissingInputError(f"There are no geocells at {path}. {remake_advice(path, '02')}")
-        try:
-            with np.load(path, allow_pickle=False) as content:
-                settings, digest = json.loads(str(content["settings"])), str(content["digest"])
-                arrays = {name: content[name] for name in _ARRAYS}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise MismatchError(f"{path} is not a file of geocells ({error}). {remake_advice(path, '02')}") from error
-        cells = cls(settings=settings, **arrays)
+        with opened(path, partial(run_command, path, "02")) as content:
+            digest = str(content["digest"])
+            cells = cls(settings=json.loads(str(content["settings"])), **{name: content[name] for name in _ARRAYS})
         if cells.digest != digest:
             raise MismatchError(
                 f"{path} was changed after it was written: its digest does not fit. {remake_advice(path, '02')}"

@@ -6,7 +6,8 @@ do not belong together a `MismatchError`. Models are given in evaluation mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from geocbm.errors import MismatchError
 from geocbm.files import run_command
+from geocbm.files.stored import of_content
 from geocbm.models.bottlenecks import build_bottleneck
 from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
@@ -34,11 +36,15 @@ def _made_by(path: str | Path, stage: int) -> Callable[[], str]:
     return partial(run_command, path, NOTEBOOKS[stage])
 
 
-def _read(path: str | Path, stage: int, config: type[Config]) -> tuple[dict[str, Tensor], dict[str, Any], Config]:
-    """Tensors, metadata and settings of a checkpoint."""
+@contextmanager
+def _read(
+    path: str | Path, stage: int, config: type[Config]
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Any], Config]]:
+    """Tensors, metadata and settings of a checkpoint; what the block misses in them is damage."""
     made_by = _made_by(path, stage)
     tensors, metadata = load_checkpoint(path, made_by, stage)
-    return tensors, metadata, read_config(config, metadata, path, made_by)
+    with of_content(path, made_by):
+        yield tensors, metadata, read_config(config, metadata, path, made_by)
 
 
 def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | None = None) -> Stage0PretrainingModel:
@@ -51,19 +57,19 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
         encoder: the image encoder as it was before training; a `MismatchError` for another one.
         location_encoder: needed only for `embed_places`.
     """
-    tensors, metadata, config = _read(path, 0, Stage0Config)
-    _check_start(encoder, encoder.weights_fingerprint(), "encoder", path, metadata)
-    before = metadata["encoder"].get("preprocessing", encoder.preprocessing_name)
-    if before != encoder.preprocessing_name:
-        raise MismatchError(
-            f"{path} was trained on pictures that {before} prepared, but {encoder.name!r} prepares them with "
-            f"{encoder.preprocessing_name}, which gives other pixels; use the same, or train again with "
-            f"`{_made_by(path, 0)()}`"
-        )
-    base = tensors["meta_base"], tensors["parent_base"]
-    model = Stage0PretrainingModel(encoder, location_encoder, *base, config, metadata["gps_dim"])
-    restore(model, {name: value for name, value in tensors.items() if not name.startswith(_TEXT)}, path)
-    return model
+    with _read(path, 0, Stage0Config) as (tensors, metadata, config):
+        _check_start(encoder, encoder.weights_fingerprint(), "encoder", path, metadata)
+        before = metadata["encoder"].get("preprocessing", encoder.preprocessing_name)
+        if before != encoder.preprocessing_name:
+            raise MismatchError(
+                f"{path} was trained on pictures that {before} prepared, but {encoder.name!r} prepares them with "
+                f"{encoder.preprocessing_name}, which gives other pixels; use the same, or train again with "
+                f"`{_made_by(path, 0)()}`"
+            )
+        base = tensors["meta_base"], tensors["parent_base"]
+        model = Stage0PretrainingModel(encoder, location_encoder, *base, config, metadata["gps_dim"])
+        restore(model, {name: value for name, value in tensors.items() if not name.startswith(_TEXT)}, path)
+        return model
 
 
 class Stage0Layers(nn.Module):
@@ -71,20 +77,21 @@ class Stage0Layers(nn.Module):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        tensors, _, self.config = _read(path, 0, Stage0Config)
-        pooled_dim, (gps_dim, token_dim) = len(tensors["gps_adapter.bias"]), tensors["patch_projection.weight"].shape
-        self.gps_adapter = nn.Linear(gps_dim, pooled_dim)
-        self.bottleneck = build_bottleneck(self.config, pooled_dim, token_dim)
-        self.prototype_projection = nn.Linear(tensors["meta_base"].shape[1], self.config.concept_emb_dim)
-        self.patch_projection = nn.Linear(token_dim, gps_dim)
-        parts = tuple(f"{name}." for name, _ in self.named_children())
-        restore(self, {name: value for name, value in tensors.items() if name.startswith(parts)}, path)
+        with _read(path, 0, Stage0Config) as (tensors, _, self.config):
+            pooled_dim = len(tensors["gps_adapter.bias"])
+            gps_dim, token_dim = tensors["patch_projection.weight"].shape
+            self.gps_adapter = nn.Linear(gps_dim, pooled_dim)
+            self.bottleneck = build_bottleneck(self.config, pooled_dim, token_dim)
+            self.prototype_projection = nn.Linear(tensors["meta_base"].shape[1], self.config.concept_emb_dim)
+            self.patch_projection = nn.Linear(token_dim, gps_dim)
+            parts = tuple(f"{name}." for name, _ in self.named_children())
+            restore(self, {name: value for name, value in tensors.items() if name.startswith(parts)}, path)
 
 
 def read_base_prototypes(path: str | Path) -> dict[str, Tensor]:
     """Base prototypes of Stage 0, `meta (k_m, t)` and `parent (k_p, t)`: the ones Stage 1 builds upon."""
-    tensors, _ = load_checkpoint(path, _made_by(path, 0), stage=0)
-    return {"meta": tensors["meta_base"], "parent": tensors["parent_base"]}
+    with _read(path, 0, Stage0Config) as (tensors, _, _):
+        return {"meta": tensors["meta_base"], "parent": tensors["parent_base"]}
 
 
 def restore_text_encoder(path: str | Path, text_encoder: TextEncoder) -> bool:
@@ -113,21 +120,21 @@ def _check_start(model: Any, fingerprint: str, part: str, path: str | Path, meta
 
 def load_stage1(path: str | Path, bottleneck: nn.Module | None = None) -> Stage1ConceptModel:
     """Load `stage1.safetensors`, with the module of one's own that was its bottleneck in training, if any."""
-    tensors, metadata, config = _read(path, 1, Stage1Config)
-    base = tensors["meta_base"], tensors["parent_base"], tensors["meta_to_parent"]
-    model = Stage1ConceptModel(metadata["in_dim"], *base, config, metadata["token_dim"], bottleneck)
-    restore(model, tensors, path)
-    return model
+    with _read(path, 1, Stage1Config) as (tensors, metadata, config):
+        base = tensors["meta_base"], tensors["parent_base"], tensors["meta_to_parent"]
+        model = Stage1ConceptModel(metadata["in_dim"], *base, config, metadata["token_dim"], bottleneck)
+        restore(model, tensors, path)
+        return model
 
 
 def load_stage2(path: str | Path, cells_digest: str | None = None) -> Stage2CrossAttentionGeoHead:
     """Load `stage2.safetensors`; a `MismatchError` where it was trained on other geocells than those of the digest."""
-    tensors, metadata, config = _read(path, 2, Stage2Config)
-    if cells_digest is not None and cells_digest != metadata["cells_digest"]:
-        raise MismatchError(
-            f"{path} was trained on other geocells than the ones in use; train again with `{_made_by(path, 2)()}`"
-        )
-    centers, widths = tensors["cell_centers"], (metadata["concept_dim"], metadata["token_dim"])
-    model = Stage2CrossAttentionGeoHead(*widths, len(centers), centers, config, tensors.get("cell_scale_km"))
-    restore(model, tensors, path)
-    return model
+    with _read(path, 2, Stage2Config) as (tensors, metadata, config):
+        if cells_digest is not None and cells_digest != metadata["cells_digest"]:
+            raise MismatchError(
+                f"{path} was trained on other geocells than the ones in use; train again with `{_made_by(path, 2)()}`"
+            )
+        centers, widths = tensors["cell_centers"], (metadata["concept_dim"], metadata["token_dim"])
+        model = Stage2CrossAttentionGeoHead(*widths, len(centers), centers, config, tensors.get("cell_scale_km"))
+        restore(model, tensors, path)
+        return model

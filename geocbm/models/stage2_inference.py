@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm.files import atomic_path, lineage, run_command
+from geocbm.errors import ParameterError
+from geocbm.files import lineage, run_command
 from geocbm.files.progress import track
+from geocbm.files.stored import opened, save_tensors
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead, Stage2Output
 from geocbm.training.loader import RowSource, row_reader
@@ -80,22 +81,16 @@ class NeighbourRefiner:
 
     def save(self, path: str | Path, made_from: Mapping[str, str] | None = None) -> None:
         """Write features (in half precision) and places as safetensors, with the `Run.made_from` they rest on."""
-        metadata = None if made_from is None else {lineage.KEY: lineage.as_text(made_from)}
+        metadata = {} if made_from is None else {lineage.KEY: lineage.as_text(made_from)}
         tensors = {"features": self.features.half(), "lat": self.lat, "lng": self.lng, "cell": self.cell}
-        with atomic_path(path) as temporary:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, str(temporary), metadata)
+        save_tensors(path, {name: value.cpu().numpy() for name, value in tensors.items()}, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> NeighbourRefiner:
         """Read what `save` wrote; a MissingInputError where there is none, a MismatchError for another kind of file."""
-        if not Path(path).is_file():
-            raise MissingInputError(f"{path} is not there; make it with `{run_command(path, '05')}`")
-        tensors = load_file(str(path))
-        try:
-            return cls(tensors["features"], tensors["lat"], tensors["lng"], tensors["cell"])
-        except (KeyError, ParameterError) as error:
-            made_by = run_command(path, "05")
-            raise MismatchError(f"{path} holds no training pictures ({error}); make it with `{made_by}`") from error
+        with opened(path, partial(run_command, path, "05")) as (tensors, _):
+            held = (torch.from_numpy(tensors[name]) for name in ("features", "lat", "lng", "cell"))
+            return cls(*held)
 
 
 def concept_input(config: Stage2Config, concepts: Mapping[str, Tensor]) -> Tensor:

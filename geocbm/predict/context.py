@@ -17,8 +17,9 @@ import numpy as np
 
 from geocbm import __version__
 from geocbm.data.concepts import ConceptVocabulary
-from geocbm.errors import UserError
-from geocbm.files import atomic_path, sha256_file
+from geocbm.errors import DamagedError, MissingInputError, UserError
+from geocbm.files import sha256_file
+from geocbm.files.stored import opened, save_tensors
 from geocbm.geocells import Geocells
 from geocbm.geocells.distribution import CellDistribution, rank_scores
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
@@ -89,8 +90,6 @@ class AnswerContext:
 
     def save(self, path: Path) -> None:
         """Write it as safetensors, whole or not at all."""
-        from safetensors.numpy import save_file
-
         tensors: dict[str, np.ndarray] = {name: getattr(self.cells, name) for name in _CELLS}
         content: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
         content |= {"cell_countries": self.cells.country.tolist(), "cell_settings": self.cells.settings}
@@ -107,24 +106,20 @@ class AnswerContext:
             tensors["baseline"] = self.baseline
         if self.clue_values is not None:
             tensors["clue_values"] = self.clue_values
-        with atomic_path(path) as temporary:
-            held = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-            save_file(held, temporary, {"key": self.key, "content": json.dumps(content)})
+        save_tensors(path, tensors, {"key": self.key, "content": json.dumps(content)})
 
     @classmethod
     def load(cls, path: Path, key: str | None = None) -> AnswerContext | None:
-        """Read it; None where there is no such file, or it was made from other files than `key` says."""
-        from safetensors import SafetensorError, safe_open
-
+        """Read it; None where there is no such file, it is damaged, or it was made from other files than `key` says."""
         try:
-            with safe_open(path, "numpy") as stored:
-                noted = stored.metadata() or {}
-                if key is not None and noted.get("key") != key:
-                    return None
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-            content = json.loads(noted["content"])
-        except (OSError, SafetensorError, KeyError, ValueError):
+            with opened(path, "") as (tensors, noted):
+                return cls._of(tensors, noted) if key in (None, noted["key"]) else None
+        except (DamagedError, MissingInputError):
             return None
+
+    @classmethod
+    def _of(cls, tensors: dict[str, np.ndarray], noted: dict[str, str]) -> AnswerContext:
+        content = json.loads(noted["content"])
         cells = Geocells(
             country=np.array(content["cell_countries"], dtype=np.str_),
             settings=content["cell_settings"],
@@ -155,7 +150,7 @@ class AnswerContext:
 def context_key(folder: Path) -> str:
     """Digest of all files of a run that an answer depends on, of its name and of the version of this package."""
     digest = hashlib.sha256(f"{__version__} {folder.name} clues\n".encode())
-    for file in sorted({file for pattern in _SOURCES for file in folder.glob(pattern)}):
+    for file in sorted({file for pattern in _SOURCES for file in folder.glob(pattern) if file.is_file()}):
         digest.update(f"{file.name} {sha256_file(file)}\n".encode())
     return digest.hexdigest()
 
@@ -205,7 +200,7 @@ def fit_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None)
     lacks = "there are no conformal regions and the probabilities are not calibrated: "
     try:
         logits = read_cell_scores(files)["val"]
-        with np.load(files.need("cell_scores.npz"), allow_pickle=False) as stored:
+        with files.opened("cell_scores.npz") as stored:
             noted = str(stored["head_digest"]) if "head_digest" in stored else None  # not so in older files
         if head is not None and noted not in (None, hash_weights(head.state_dict().items())):
             raise files.mismatch("cell_scores.npz", "was made by another Stage 2 than stage2.safetensors holds")

@@ -19,7 +19,8 @@ from geocbm.encoders.processes import look_ahead
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.evaluation.novelty import FILE as NOVELTY
 from geocbm.evaluation.novelty import Novelty, NoveltyDetector
-from geocbm.files import read_json, sha256_text
+from geocbm.files import sha256_text
+from geocbm.files.stored import opened
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics.places import Place, places_at
 from geocbm.models import geocbm, loading, stage2_inference
@@ -93,7 +94,9 @@ class GeoCBM:
         geo_head = loading.load_stage2(find("stage2.safetensors"))
         concept_model = loading.load_stage1(find("stage1.safetensors"))
         adapted = find("stage0.safetensors")  # before the encoder is loaded, which takes a while
-        encoder = load_image_encoder(read_json(find("features.json"))["encoders"][_ENCODER])
+        with opened(find("features.json"), partial(files.remedy, "features.json")) as content:
+            name = str(content["encoders"][_ENCODER])
+        encoder = load_image_encoder(name)
         loading.load_stage0(adapted, encoder)
         if context is None:
             context = make_context(files, geo_head, key)

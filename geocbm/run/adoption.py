@@ -14,10 +14,16 @@ from pathlib import Path
 from geocbm.encoders.features import FeatureStore
 from geocbm.encoders.processes import on_main
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm.files import atomic_path, lineage, read_json
+from geocbm.files import atomic_path, lineage, stored
 from geocbm.models import loading
 from geocbm.run import Run, predictions
-from geocbm.run.encoding import EncoderConfig, encode_adapted, encode_vanilla, load_encoder, write_features
+from geocbm.run.encoding import (
+    encode_adapted,
+    encode_vanilla,
+    load_encoder,
+    read_encoders,
+    write_features,
+)
 from geocbm.training.checkpoints import load_checkpoint
 
 
@@ -37,8 +43,9 @@ def take_stage0(files: Run, checkpoint: str | Path) -> None:
     if not str(checkpoint):
         return
     path = _checked(files, checkpoint, stage=0)
-    encoders = EncoderConfig(**read_json(files.need("features.json"))["encoders"])
-    encoders = replace(encoders, unfreeze_layers=read_json(path.with_suffix(".json"))["config"]["unfreeze_layers"])
+    encoders = read_encoders(files)
+    with stored.opened(path.with_suffix(".json"), partial(files.remedy, "stage0.safetensors")) as content:
+        encoders = replace(encoders, unfreeze_layers=int(content["config"]["unfreeze_layers"]))
     encoder = load_encoder(encoders.image_encoder)
     vanilla = encode_vanilla(files, encoders, encoder)
     loading.load_stage0(path, encoder)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from geocbm.data import image_files
@@ -15,8 +16,9 @@ from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.encoders import ImageEncoder, TextEncoder, load_image_encoder, load_text_encoder, prototypes
 from geocbm.encoders.features import FeatureStore, encode_features, re_encode
 from geocbm.encoders.processes import join_processes
-from geocbm.errors import MismatchError
-from geocbm.files import atomic_path, lineage, read_json, write_json
+from geocbm.errors import DamagedError, MismatchError, MissingInputError
+from geocbm.files import SEAL, lineage, write_json
+from geocbm.files.stored import opened, save_tensors
 from geocbm.models import loading
 from geocbm.models.stage0 import Stage0PretrainingModel
 from geocbm.run.run import Run
@@ -75,7 +77,7 @@ def write_features(
     files: Run, name: str, encoders: EncoderConfig, vanilla: FeatureStore, adapted: FeatureStore
 ) -> None:
     """Note in a file of the run where its features lie, and by which encoders they were made."""
-    content: dict[str, Any] = {"encoders": asdict(encoders), lineage.KEY: files.made_from("features.json")}
+    content: dict[str, Any] = {SEAL: "", "encoders": asdict(encoders), lineage.KEY: files.made_from("features.json")}
     for kind, store in (("vanilla", vanilla), ("adapted", adapted)):
         content[kind] = {"folder": store.path.name, "key": store.key}
     write_json(files.path(name), content)
@@ -93,8 +95,8 @@ def write_prototypes(files: Run, config: EncoderConfig) -> dict[str, torch.Tenso
         "parent": prototypes(text, files.concepts.parents, PARENT_TEMPLATES).contiguous(),
     }
     made_from = {lineage.KEY: lineage.as_text(files.made_from("prototypes.safetensors"))}
-    with atomic_path(files.path("prototypes.safetensors")) as path:
-        save_file(base, path, made_from)
+    arrays = {name: value.numpy() for name, value in base.items()}
+    save_tensors(files.path("prototypes.safetensors"), arrays, made_from)
     return base
 
 
@@ -103,39 +105,56 @@ def read_prototypes(files: Run, trained: bool = True) -> dict[str, torch.Tensor]
 
     Where Stage 0 trained the text encoder, `trained` reads those it came to instead of the first ones (DECISIONS E4).
     """
-    base = load_file(files.need("prototypes.safetensors"))
+    with files.opened("prototypes.safetensors") as (arrays, _):
+        base = {name: torch.from_numpy(arrays[name]) for name in ("meta", "parent")}
     described = files.in_use("stage0.json")
     if not trained or not described.exists():
         return base
-    if not read_json(described).get("config", {}).get("train_text_encoder", False):
-        return base
+    with opened(described, partial(files.remedy, "stage0.json")) as content:
+        if not content.get("config", {}).get("train_text_encoder", False):
+            return base
     return loading.read_base_prototypes(files.need("stage0.safetensors"))
+
+
+def read_encoders(files: Run) -> EncoderConfig:
+    """The encoders by which the features of a run were made."""
+    with files.opened("features.json") as content:
+        return EncoderConfig(**content["encoders"])
 
 
 def open_features(files: Run, kind: str) -> FeatureStore:
     """Open the features of a run, see `Run.features`."""
-    content = read_json(files.need("features.json"))
-    folder = files.cache / content[kind]["folder"]
-    if content[kind]["folder"] and (folder / "manifest.json").exists():
+    encoders = read_encoders(files)
+    if kind not in files.stores and (folder := store_folder(files, kind)):
         try:
-            return FeatureStore.open(folder, digests=files.table["image_sha256"].tolist())
+            files.stores[kind] = FeatureStore.open(folder, digests=files.table["image_sha256"].tolist())
+        except (DamagedError, MissingInputError):
+            pass  # as one that is not there: it is made again
         except MismatchError as error:
             raise MismatchError(f"{error}; that is done by: {files.remedy('features.json')}") from error
-    encoders = EncoderConfig(**content["encoders"])
+    if kind in files.stores:
+        return files.stores[kind]
     vanilla = encode_vanilla(files, encoders, load_encoder(encoders.image_encoder))
     return vanilla if kind == "vanilla" else encode_adapted(files, vanilla, encoders, load_stage0(files)[1])
+
+
+def store_folder(files: Run, kind: str) -> Path | None:
+    """Folder of a finished feature store of a run; None where there is none, as of features too large to be kept."""
+    with files.opened("features.json") as content:
+        name = str(content[kind]["folder"])
+    return files.cache / name if name and (files.cache / name / "manifest.json").is_file() else None
 
 
 def load_stage0(files: Run, location_encoder: nn.Module | None = None) -> tuple[Stage0PretrainingModel, ImageEncoder]:
     """Load Stage 0 and the encoder with its adapted blocks in place; only embedding places needs `location_encoder`."""
     files.need("stage0.safetensors")  # before the encoder is loaded, which takes a while
-    encoder = load_encoder(read_json(files.need("features.json"))["encoders"]["image_encoder"])
+    encoder = load_encoder(read_encoders(files).image_encoder)
     return loading.load_stage0(files.need("stage0.safetensors"), encoder, location_encoder), encoder
 
 
 def load_words(files: Run) -> TextEncoder:
     """Load the text encoder of a run, with the weights of Stage 0 if that trained it, to encode other words."""
-    encoders = EncoderConfig(**read_json(files.need("features.json"))["encoders"])
+    encoders = read_encoders(files)
     text = load_text_encoder(encoders.text_encoder or None, encoders.image_encoder)
     loading.restore_text_encoder(files.need("stage0.safetensors"), text)
     return text

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from geocbm import data
 from geocbm.data.concepts import ConceptVocabulary
 from geocbm.data.simulated import is_simulated, picture_noun
 from geocbm.errors import MismatchError, MissingInputError
-from geocbm.files import lineage, makers, read_json, run_command, sha256_file, sha256_text
+from geocbm.files import lineage, makers, run_command, sha256_file, sha256_text, stored
 from geocbm.geocells import Geocells
 
 if TYPE_CHECKING:
@@ -49,7 +51,19 @@ class RunFiles:
             self._check(path, parts)
         return path
 
+    @contextmanager
+    def opened(self, name: str) -> Iterator[Any]:
+        """Content of a file that `need` gives, see `files.stored.opened`."""
+        with stored.opened(self.need(name), partial(self.remedy, name)) as content:
+            yield content
+
+    def read(self, name: str) -> Any:
+        """Content of a file, see `opened`."""
+        with self.opened(name) as content:
+            return content
+
     def _exists(self, path: Path, name: str) -> None:
+        stored.refuse_folder(path, partial(self.remedy, name))
         if not path.exists():
             raise MissingInputError(
                 f"{path.name} of run {self.name!r} does not exist yet; make it with: {self.remedy(name)}"
@@ -131,10 +145,8 @@ class RunFiles:
 
     def _check_labels(self, path: Path, holder: Path, old: bool) -> None:
         """Hold the labels of a checkpoint against the run; of one without a record also the digests of that time."""
-        try:
-            labels = dict(read_json(holder)["labels"])
-        except (ValueError, KeyError, TypeError):
-            raise self.mismatch(holder.name, "is damaged") from None
+        with stored.opened(holder, partial(self.remedy, holder.name)) as content:
+            labels = dict(content["labels"])
         expected: dict[str, tuple[str, Any]] = {
             "metas": ("names", list(self.concepts.metas)),
             "parents": ("names", list(self.concepts.parents)),
@@ -142,7 +154,7 @@ class RunFiles:
         }
         if old:
             # As `write_json` lays the file out, so that one that was only laid out anew is the same.
-            text = json.dumps(read_json(self.need("splits.json")), indent=2, sort_keys=True, ensure_ascii=False)
+            text = json.dumps(self.read("splits.json"), indent=2, sort_keys=True, ensure_ascii=False)
             expected["csv_sha256"] = ("table", self.table.attrs["csv_sha256"])
             expected["splits_sha256"] = ("splits", sha256_text(text + "\n"))
         if old and "cells" in lineage.parts_of(path.name):

@@ -12,7 +12,7 @@ import torch
 from geocbm.encoders.features import FeatureStore
 from geocbm.encoders.loading import hash_weights
 from geocbm.errors import MismatchError
-from geocbm.files import lineage, read_json, write_json
+from geocbm.files import SEAL, lineage, write_json
 from geocbm.geocells.distribution import in_half_precision
 from geocbm.geodesy import haversine_km, latlng_to_cartesian
 from geocbm.models.decoder import Decoder, Places, PointChoice, fit_decoder
@@ -44,8 +44,8 @@ def read_concept_scores(files: Run) -> Arrays:
     Raises:
         MismatchError: they are of another table or of other concepts.
     """
-    with np.load(files.need("concept_scores.npz"), allow_pickle=False) as stored:
-        scores = {name: stored[name] for name in ("meta", "parent") if name in stored}
+    stored = files.read("concept_scores.npz")
+    scores = {name: stored[name] for name in ("meta", "parent") if name in stored}
     for name, labels in (("meta", files.concepts.metas), ("parent", files.concepts.parents)):
         shape = scores[name].shape if name in scores else "nothing"
         if shape != (len(files.table), len(labels)):
@@ -101,7 +101,7 @@ def save_predictions(path: str | Path, files: Run, by_mode: Mapping[str, Arrays]
     whole = pd.concat(parts, ignore_index=True)
     whole.attrs = {}  # those of the table name folders of this machine
     whole.attrs[lineage.KEY] = files.made_from("predictions.parquet", *kept)
-    whole.to_parquet(path)
+    whole.to_parquet(path, write_page_checksum=True)
 
 
 def save_cell_scores(
@@ -168,6 +168,7 @@ def save_decoder(path: str | Path, files: Run, head: Stage2CrossAttentionGeoHead
     write_json(
         path,
         {
+            SEAL: "",
             "labels": {lineage.KEY: files.made_from(Path(path).name), "head_digest": _digest(head)},
             "choice": decoder.choice.record(),
             "temperature": decoder.temperature,
@@ -204,13 +205,9 @@ def read_choice(files: Run, name: str = "stage2") -> PointChoice | None:
 
 def _read(files: Run, file: str) -> tuple[PointChoice, float, float, str]:
     """Choice, temperature, bandwidth in km and digest of the head for which they were chosen."""
-    files.need(file)
-    content = read_json(files.path(file))
-    try:
+    with files.opened(file) as content:
         choice = PointChoice.read(content["choice"])
         return choice, float(content["temperature"]), float(content["bandwidth_km"]), content["labels"]["head_digest"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise files.mismatch(file, f"is not whole ({error})") from error
 
 
 def _digest(head: Stage2CrossAttentionGeoHead) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from geocbm import data
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import paths, read_json
+from geocbm.files import paths
 from geocbm.geocells import Geocells, oracle_error_km
 from geocbm.run.files import RunFiles
 
@@ -250,8 +250,9 @@ class Run(RunFiles):
             return self.stores[kind]
         if not self.in_use("features.json").exists():
             return None
-        folder = read_json(self.need("features.json"))[kind]["folder"]
-        if kind == "vanilla" and not (self.cache / folder / "manifest.json").exists():
+        from geocbm.run.encoding import store_folder
+
+        if kind == "vanilla" and store_folder(self, kind) is None:
             return None  # encoding all images again, for a batch, would take long
         return self.features(kind)
 

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError, UserError
-from geocbm.files import atomic_path, read_json, sha256_file, write_json
+from geocbm.files import SEAL, atomic_path, sha256_file, write_json
+from geocbm.files.stored import command_of, opened, refuse_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +120,9 @@ def save_checkpoint(
         name: value for name, value in model.state_dict().items() if trains.get(name, not name.startswith(elsewhere))
     }
     with atomic_path(_history_file(path)) as temporary:
-        result.history.to_parquet(temporary, index=False)
+        # How long an epoch took is shown, and not kept: two trainings of one seed leave the same files.
+        history = result.history.drop(columns="seconds", errors="ignore")
+        history.to_parquet(temporary, index=False, write_page_checksum=True)
     with atomic_path(path, _n_bytes(kept)) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in kept.items()}, str(temporary))
     metric = {"name": result.monitor, "value": result.best_metric, "epoch": result.best_epoch}
@@ -127,7 +130,7 @@ def save_checkpoint(
     content["tensors_sha256"] = sha256_file(path)
     if identity is not None:
         content[IDENTITY] = {"identity": dict(identity), "history_sha256": sha256_file(_history_file(path))}
-    write_json(path.with_suffix(".json"), checkpoint.content | content)
+    write_json(path.with_suffix(".json"), checkpoint.content | content | {SEAL: ""})
 
 
 def _n_bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -145,25 +148,19 @@ def load_checkpoint(
     """
     path = Path(path)
     described = path.with_suffix(".json")
+    refuse_folder(path, made_by)
     for file in (path, described):
-        if not file.is_file():
-            raise MissingInputError(f"{file} is not there; make it with `{_command(made_by)}`")
-    try:
-        metadata = dict(read_json(described).items())
-    except (ValueError, AttributeError) as error:
-        raise MismatchError(f"{described} is damaged; make it again with `{_command(made_by)}`") from error
+        if not file.exists():
+            raise MissingInputError(f"{file} is not there; make it with `{command_of(made_by)}`")
+    with opened(described, made_by) as metadata:
+        expected = str(metadata["tensors_sha256"])
     if stage is not None and metadata.get("stage") != stage:
         found = f"{path} is a checkpoint of stage {metadata.get('stage')}, not of stage {stage}"
-        raise MismatchError(f"{found}; make that with `{_command(made_by)}`")
-    if metadata.get("tensors_sha256") != sha256_file(path):
+        raise MismatchError(f"{found}; make that with `{command_of(made_by)}`")
+    if expected != sha256_file(path):
         found = f"{path} is not the file that {described.name} describes"
-        raise MismatchError(f"{found}; make both again with `{_command(made_by)}`")
+        raise MismatchError(f"{found}; make both again with `{command_of(made_by)}`")
     return load_file(str(path)), metadata
-
-
-def _command(made_by: str | Callable[[], str]) -> str:
-    """The command; to find it out takes a look at the whole run, which only a message is worth."""
-    return made_by if isinstance(made_by, str) else made_by()
 
 
 def read_config(
@@ -174,7 +171,7 @@ def read_config(
         return kind(**metadata["config"])
     except (KeyError, TypeError, ParameterError) as error:
         raise MismatchError(
-            f"the settings in the JSON of {path} do not fit ({error}); train with `{_command(made_by)}`"
+            f"the settings in the JSON of {path} do not fit ({error}); train with `{command_of(made_by)}`"
         ) from error
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from geocbm.errors import MissingInputError, ParameterError, did_you_mean
-from geocbm.files import atomic_path, link_or_copy, owners, paths, read_json, write_json
+from geocbm.files import atomic_path, link_or_copy, owners, paths, write_json
 from geocbm.workbench import demo_data, execute, keys, names, profiles, records, rendered, settings
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
@@ -298,7 +298,7 @@ def _take_over(run: _Run, stage: Stage, source: str) -> None:
         with atomic_path(target / name) as temporary:
             temporary.unlink()
             link_or_copy(file, temporary)
-    manifest = read_json(paths.report_folder(source) / "manifest.json")
+    manifest = keys.read_json_or_empty(paths.report_folder(source) / "manifest.json")
     entry = dict(manifest.get("stages", {}).get(stage.number) or {})
     records.write_stage(run.name, run.profile.name, stage.number, entry, "taken over", f"the same as in run {source}")
     keys.hand_file(run.folder, stage.number).unlink(missing_ok=True)

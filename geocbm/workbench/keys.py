@@ -138,7 +138,7 @@ def _input_digests(chain: Chain, stage: Stage, folder: Path, profile: str, value
         if name.startswith("parameter:"):
             parameter = name.removeprefix("parameter:")
             if values.get(parameter) not in (None, ""):
-                found[name] = _named_input(stage, parameter, str(values[parameter]))
+                found[name] = named_input(stage, parameter, str(values[parameter]))
         elif "*" in name or "[" in name:
             base = paths.data_root() / "runs" if name.startswith("runs/") else folder
             for file in sorted(base.glob(name.removeprefix("runs/"))):
@@ -152,7 +152,7 @@ def _input_digests(chain: Chain, stage: Stage, folder: Path, profile: str, value
     return found
 
 
-def _named_input(stage: Stage, parameter: str, value: str) -> str:
+def named_input(stage: Stage, parameter: str, value: str) -> str:
     """Digest of the file or folder that a parameter names; the name itself where it is a model on a hub."""
     place = paths.locate(value)
     if place.is_dir():

@@ -14,7 +14,7 @@ from typing import Any
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import link_or_copy, paths, read_json, write_json
 from geocbm.files.owners import LOCK
-from geocbm.workbench import html, state
+from geocbm.workbench import html, keys, state
 from geocbm.workbench.parameters import parameters_of_source
 from geocbm.workbench.stages import number_of
 
@@ -133,7 +133,7 @@ def picker() -> None:
 
 def _declared_in(executed: Path) -> dict[str, Any]:
     """Defaults in the parameters cell of an executed notebook."""
-    for cell in read_json(executed).get("cells", []):
+    for cell in keys.read_json_or_empty(executed).get("cells", []):
         if "parameters" in cell.get("metadata", {}).get("tags", []):
             source = "".join(cell["source"])
             return {key: one.default for key, one in parameters_of_source(source, executed.name).items()}

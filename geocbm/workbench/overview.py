@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from geocbm.files import paths, read_json
+from geocbm.files import paths
 from geocbm.files.progress import is_live
 from geocbm.metrics.table import metric
 from geocbm.workbench import keys, stages, state
@@ -91,7 +91,7 @@ def records(run: str) -> dict[str, Any]:
     """All figures the notebooks of a run have recorded so far, by dotted key."""
     figures: dict[str, Any] = {}
     for path in sorted((paths.run_folder(run) / "records").glob("*.json")):
-        content = read_json(path)
+        content = keys.read_json_or_empty(path)
         figures.update(content.get("metrics", content))
     return figures
 
@@ -115,7 +115,7 @@ def table_of_runs() -> list[str]:
         made = max((file.stat().st_mtime for file in folder.glob("records/*.json")), default=folder.stat().st_mtime)
         when = datetime.fromtimestamp(made).isoformat(" ", "minutes")
         stamps = sorted((folder / "stamps").glob("*.json"))
-        profile = read_json(stamps[-1]).get("profile", "?") if stamps else "?"
+        profile = keys.read_json_or_empty(stamps[-1]).get("profile", "?") if stamps else "?"
         figures = headlines(folder.name).set_index("figure")["value"]
         shown = "; ".join(f"{label} {figures[label]}" for label in map(_label, SHORT) if label in figures)
         page = paths.report_folder(folder.name) / "index.html"

@@ -10,13 +10,15 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from geocbm import __version__
 from geocbm.errors import ParameterError
-from geocbm.files import paths, read_json, write_json, write_text
+from geocbm.files import paths, read_json, run_command, write_json, write_text
+from geocbm.files.stored import opened
 from geocbm.workbench import keys
 from geocbm.workbench.stages import NUMBER_GLOB, Stage
 
@@ -65,7 +67,10 @@ def write_remarks(run: str, number: str, remarks: Sequence[str]) -> None:
 def read_remarks(run: str, number: str) -> list[str]:
     """What a notebook said to whoever runs it."""
     file = _remarks_file(run, number)
-    return [str(one) for one in read_json(file)] if file.is_file() else []
+    try:
+        return [str(one) for one in read_json(file)] if file.is_file() else []
+    except (ValueError, TypeError):  # it is said again when the notebook runs again
+        return []
 
 
 def _remarks_file(run: str, number: str) -> Path:
@@ -76,7 +81,9 @@ def recorded(run: str) -> dict[str, Any]:
     """All metrics that the notebooks of a run have recorded."""
     merged: dict[str, Any] = {}
     for file in sorted((paths.run_folder(run) / "records").glob(f"{NUMBER_GLOB}.json")):
-        merged.update(read_json(file))
+        number = file.stem
+        with opened(file, partial(run_command, file.parent, number)) as content:
+            merged.update(content)
     return merged
 
 

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +22,7 @@ from geocbm.encoders import ImageEncoder
 from geocbm.encoders.backbones import make_backbone
 from geocbm.encoders.features import FeatureStore, OnTheFlyFeatures, encode_features, re_encode
 from geocbm.encoders.processes import look_ahead
-from geocbm.errors import MismatchError, MissingInputError, NoSpaceError, ParameterError, UserError
+from geocbm.errors import DamagedError, MismatchError, MissingInputError, NoSpaceError, ParameterError, UserError
 from geocbm.files import read_json, sha256_file, write_json
 
 SIZE = 16
@@ -417,3 +419,63 @@ def test_threads_look_no_further_ahead_than_asked_and_keep_the_order():
 
     with pytest.raises(UserError, match="0 is bad"):
         list(look_ahead(fail, range(3), workers=1, ahead=1))
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-3])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x80
+    file.write_bytes(content)
+
+
+def put_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+EMPTIED = [partial(Path.write_bytes, data=content) for content in (b"", b"null")]
+DAMAGES = (truncate, flip, put_a_folder, Path.unlink, *EMPTIED)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["pooled.float16", "tokens.float16", "manifest.json"])
+def test_a_damaged_store_counts_as_absent_and_is_made_again(pictures, tmp_path, name, damage):
+    files, digests = pictures
+    whole = encode_features(make_encoder(), files, digests, tmp_path, progress=False)
+    before = {kind: whole.read_all(kind) for kind in whole.kinds}
+    damage(whole.path / name)
+    with pytest.raises((DamagedError, MissingInputError)):
+        FeatureStore.open(whole.path)
+    encoder = make_encoder()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = encode_features(encoder, files, digests, tmp_path, progress=False)
+    assert encoder.n_encoded == N
+    assert all(torch.equal(again.read_all(kind), numbers) for kind, numbers in before.items())
+    assert FeatureStore.open(again.path).n == N
+
+
+def test_a_store_without_checksums_is_opened_as_before(pictures, tmp_path):
+    files, digests = pictures
+    store = encode_features(make_encoder(), files, digests, tmp_path, progress=False)
+    content = {name: each for name, each in read_json(store.path / "manifest.json").items() if name != "crc32"}
+    del content["content_sha256"]
+    write_json(store.path / "manifest.json", content)
+    encoder = make_encoder()
+    assert encode_features(encoder, files, digests, tmp_path, progress=False).n == N
+    assert encoder.n_encoded == 0
+
+
+def test_progress_that_cannot_be_read_counts_for_nothing(pictures, tmp_path):
+    files, digests = pictures
+    store = encode_features(make_encoder(), files, digests, tmp_path, progress=False)
+    (store.path / "manifest.json").unlink()
+    for text in ("null", '{"done": 3}', "[" * 100_000):
+        (store.path / "progress_0.json").write_text(text)
+        encoder = make_encoder()
+        encode_features(encoder, files, digests, tmp_path, progress=False)
+        assert encoder.n_encoded == N
+        (store.path / "manifest.json").unlink()

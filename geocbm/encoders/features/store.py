@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocbm.errors import MismatchError, MissingInputError, ParameterError
-from geocbm.files import read_json, sha256_text
+from geocbm.errors import DamagedError, MismatchError, MissingInputError, ParameterError
+from geocbm.files import sha256_text
+from geocbm.files.stored import opened
 
 BYTES_PER_NUMBER = 2
 DTYPE = "float16"
 _PART_BYTES = 8_000_000
+CHECKSUMS = "crc32"
+"""Entry of a manifest: for each kind the checksums of its file, one for each `_BLOCK` of bytes."""
+_BLOCK, _PIECE = 2**26, 2**20
+_READERS = 4
+_AGAIN = "delete the folder and encode the pictures again"
 
 Batches = Iterator[dict[str, np.ndarray]]
 """Per batch of pictures one half-precision array (rows, ...) per kind."""
@@ -48,14 +57,22 @@ class FeatureStore:
     ) -> FeatureStore:
         """Open a finished store, of pictures with these digests in their order and of weights with this fingerprint.
 
+        All of it is read once and held against the checksums in its manifest; stores of before there were some have
+        the sizes of their files checked only.
+
         Raises:
             MissingInputError: there is no finished store in the folder.
-            MismatchError: it was made from other pictures or weights, or its files have the wrong size.
+            MismatchError: it was made from other pictures or weights.
+            DamagedError: its manifest or one of its files is not what was written.
         """
         path = Path(path)
         if not (path / "manifest.json").is_file():
             raise MissingInputError(f"there is no finished feature store in '{path}'; encode the pictures first")
-        store = cls(path, read_json(path / "manifest.json"))
+        with opened(path / "manifest.json", f"encoding the pictures again, without the folder {path}") as manifest:
+            store = cls(path, manifest)
+            sums = {kind: list(manifest[CHECKSUMS][kind]) for kind in store.kinds if CHECKSUMS in manifest}
+            if store.key[:32] != path.name:
+                raise ValueError(f"it is that of the store {store.key[:32]}")
         if fingerprint is not None and fingerprint != store.fingerprint:
             raise MismatchError(
                 f"the feature store '{path.name}' was made by weights {store.fingerprint[:12]}, not "
@@ -72,9 +89,12 @@ class FeatureStore:
             file, expected = file_of(path, kind), store.n_unique * n_bytes(shape)
             size = file.stat().st_size if file.is_file() else 0
             if size != expected:
-                raise MismatchError(
-                    f"'{file.name}' of the feature store '{path.name}' has {size} bytes instead of {expected}; delete "
-                    "the folder and encode the pictures again"
+                raise DamagedError(
+                    f"'{file.name}' of the feature store '{path.name}' has {size} bytes instead of {expected}; {_AGAIN}"
+                )
+            if kind in sums and checksums(file) != sums[kind]:
+                raise DamagedError(
+                    f"'{file.name}' of the feature store '{path.name}' was changed since it was written; {_AGAIN}"
                 )
         return store
 
@@ -191,6 +211,26 @@ def n_bytes(shape: Sequence[int]) -> int:
 def file_of(path: Path, kind: str) -> Path:
     """File of a kind inside the folder of a store."""
     return path / f"{kind.replace(':', '_')}.{DTYPE}"
+
+
+def checksums(file: Path) -> list[int]:
+    """Checksums of the blocks of a file, computed once per process for as long as size and time of change stay."""
+    status = file.stat()
+    return _checksums(file, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _checksums(file: Path, size: int, _changed: int) -> list[int]:
+    def of_block(start: int) -> int:
+        value = 0
+        with file.open("rb", buffering=0) as stream:
+            stream.seek(start)
+            for _ in range(_BLOCK // _PIECE):
+                value = zlib.crc32(stream.read(_PIECE), value)
+        return value
+
+    with ThreadPoolExecutor(_READERS) as pool:  # neither reading nor the sum holds the interpreter's lock
+        return list(pool.map(of_block, range(0, size, _BLOCK)))
 
 
 def _copied(numbers: np.ndarray, slots: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,16 +20,18 @@ from torch import Tensor
 from geocbm.data.images.photographs import open_picture
 from geocbm.encoders import processes
 from geocbm.encoders.features.store import (
+    CHECKSUMS,
     Batches,
     FeatureStore,
     OnTheFlyFeatures,
+    checksums,
     file_of,
     manifest_of,
     n_bytes,
     unique_rows,
 )
-from geocbm.errors import MismatchError, NoSpaceError, ParameterError, UserError
-from geocbm.files import read_json, said_when_full, said_when_unwritable, write_json
+from geocbm.errors import MismatchError, MissingInputError, NoSpaceError, ParameterError, UserError, first_line
+from geocbm.files import SEAL, read_json, said_when_full, said_when_unwritable, write_json
 from geocbm.files.progress import task
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ def open_or_write(
     if len(set(processes.all_gather_object(manifest["key"]))) > 1:
         raise MismatchError("the processes hold other weights or pictures than each other; start them all afresh")
     # Only the main process looks: on a network disk another could see an older state and go another way.
-    if processes.broadcast_object(processes.is_main_process() and (path / "manifest.json").is_file()):
+    if processes.broadcast_object(processes.is_main_process() and _is_whole(path, manifest)):
         return FeatureStore.open(path, manifest["digests"], manifest["fingerprint"])
     slots, n = unique_rows(manifest["digests"])
     gigabytes = n * sum(map(n_bytes, shapes.values())) / _GIGABYTE
@@ -163,7 +165,8 @@ def open_or_write(
         print(f"encoded {len(missing)} pictures in {seconds:.1f} s ({len(missing) / seconds:.1f} per second)")
 
     def finish() -> None:
-        write_json(path / "manifest.json", manifest)
+        sums = {kind: checksums(file_of(path, kind)) for kind in shapes}
+        write_json(path / "manifest.json", {SEAL: "", CHECKSUMS: sums} | manifest)
         for file in path.glob(_PROGRESS.format("*")):
             file.unlink(missing_ok=True)
 
@@ -171,12 +174,31 @@ def open_or_write(
     return FeatureStore.open(path, manifest["digests"], manifest["fingerprint"])
 
 
+def _is_whole(path: Path, manifest: dict[str, Any]) -> bool:
+    """Whether there is a finished store; a damaged one is removed, with what is left of it, as if it never was."""
+    if path.is_file():
+        path.unlink()
+    if not (path / "manifest.json").exists():
+        return False
+    try:
+        FeatureStore.open(path, manifest["digests"], manifest["fingerprint"])
+    except (
+        MismatchError,
+        MissingInputError,
+    ) as problem:  # never of other pictures: its name is their hash
+        warnings.warn(f"{first_line(problem)}; it is made again", stacklevel=2)
+        shutil.rmtree(path)
+        return False
+    return True
+
+
 def _finished_rows(files: Iterable[Path], n: int) -> np.ndarray:
     """Which of n rows are safely on disk, `(n,)` bool, by the files in which processes keep what they have finished."""
     done = np.zeros(n, dtype=bool)
     for file in files:
-        for start, stop in read_json(file)["done"]:
-            done[start:stop] = True
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one counts for nothing
+            for start, stop in read_json(file)["done"]:
+                done[start:stop] = True
     return done
 
 

@@ -30,7 +30,7 @@ def read_cell_scores(files: Run) -> dict[str, np.ndarray]:
             f"cell_scores.npz of run {files.name!r} {what}; make it again with: {files.remedy('cell_scores.npz')}"
         )
 
-    with np.load(files.need("cell_scores.npz"), allow_pickle=False) as stored:
+    with files.opened("cell_scores.npz") as stored:
         if str(stored["cells_digest"]) != files.cells.digest:
             raise other("was made with other geocells")
         for split in ("val", "test"):

@@ -25,7 +25,6 @@ from geocbm.explain.field_guide.evidence import (
     mean_country_belief,
 )
 from geocbm.explain.maps import SCORE, MapModel, concept_maps
-from geocbm.files import read_json
 from geocbm.geocells.distribution import CellDistribution
 from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 from geocbm.run import Run, predictions
@@ -164,7 +163,7 @@ class FieldGuide:
         None where they are one head, or nothing was held out: what concepts add is known of the head whose logits are
         sums over concepts; what a country is taken for is the answer of the run's own head.
         """
-        main = read_json(self.run.need("stage2.json"))["config"]["ablation_mode"]
+        main = self.run.read("stage2.json")["config"]["ablation_mode"]
         if self.head is None or self.head.config.ablation_mode == main or not len(self.held_out):
             return None
         with torch.inference_mode():

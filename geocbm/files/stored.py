@@ -1,0 +1,142 @@
+"""Stored files: the one door through which the files of a run are read, and how they are written for it.
+
+Damage is noticed by a seal, the digest of the content in the file itself (JSON, safetensors), by the checksums of an
+archive (npz) or of the pages (parquet). A checkpoint has its digest in the JSON beside it. Files of before there were
+seals are read without.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geocbm.errors import DamagedError, MismatchError, MissingInputError, first_line
+from geocbm.files import SEAL, atomic_path, read_json, sealed
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+_METADATA = "geocbm"
+"""The only entry of a header's metadata, JSON: the format writes several in a random order."""
+
+
+@contextmanager
+def opened(path: str | Path, remedy: str | Callable[[], str]) -> Iterator[Any]:
+    """Content of a stored file: an object (JSON), arrays by name (npz), tensors and metadata (safetensors), or a frame.
+
+    What the block finds amiss with the content is reported as damage too. `remedy` is the command that makes the file
+    again, or finds it out.
+
+    Raises:
+        MissingInputError: there is no such file.
+        DamagedError: it is not whole, was changed since it was written, or is another kind of file.
+    """
+    path = Path(path)
+    refuse_folder(path, remedy)
+    if not path.exists():
+        raise MissingInputError(f"{path} does not exist; make it with: {command_of(remedy)}")
+    try:
+        content = _READERS[path.suffix](path)
+    except Exception as error:  # four libraries read what may be anything, and each has errors of its own
+        raise _damaged(path, error, remedy) from error
+    with of_content(path, remedy):
+        yield content
+
+
+@contextmanager
+def of_content(path: str | Path, remedy: str | Callable[[], str]) -> Iterator[None]:
+    """Report what a block finds amiss with the content of a file, such as a missing entry, as damage of that file."""
+    try:
+        yield
+    except (MismatchError, MissingInputError):  # of another file
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _damaged(path, error, remedy) from error
+
+
+def _damaged(path: str | Path, error: Exception, remedy: str | Callable[[], str]) -> DamagedError:
+    what = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+    return DamagedError(f"{path} is damaged ({what}); make it again with: {command_of(remedy)}")
+
+
+def refuse_folder(path: Path, remedy: str | Callable[[], str]) -> None:
+    """Raise a DamagedError where a folder stands in place of a file: what is in it is not ours to remove."""
+    if path.is_dir():
+        raise DamagedError(
+            f"{path} is a folder, not a file; move it away, then make the file with: {command_of(remedy)}"
+        )
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write arrays and texts as sealed safetensors, the same to the byte for the same content."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    held = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    noted = dict(metadata) | {SEAL: _tensor_seal(held, metadata)}
+    with atomic_path(path) as temporary:
+        save_file(held, temporary, {_METADATA: json.dumps(noted, sort_keys=True)})
+
+
+def own_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What `save_tensors` noted, out of the metadata in a file's header; of older files all of it."""
+    return dict(json.loads(metadata[_METADATA])) if _METADATA in metadata else dict(metadata)
+
+
+def _tensor_seal(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    import hashlib
+
+    from safetensors.numpy import save
+
+    noted = json.dumps({name: text for name, text in metadata.items() if name != SEAL}, sort_keys=True)
+    return hashlib.sha256(save(dict(tensors)) + noted.encode()).hexdigest()
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {type(content).__name__} instead of an object")
+    if SEAL in content and content != sealed(content):
+        raise ValueError("it was changed since it was written")
+    return content
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        metadata = own_metadata(stored.metadata() or {})
+    if SEAL in metadata and metadata[SEAL] != _tensor_seal(tensors, metadata):
+        raise ValueError("it was changed since it was written")
+    return tensors, metadata
+
+
+def _read_frame(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_parquet(path, page_checksum_verification=True)
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".json": _read_object,
+    ".npz": _read_arrays,
+    ".safetensors": _read_tensors,
+    ".parquet": _read_frame,
+}
+
+
+def command_of(remedy: str | Callable[[], str]) -> str:
+    """The command; to find it out takes a look at the whole run, which only a message is worth."""
+    return remedy if isinstance(remedy, str) else remedy()

@@ -1,0 +1,186 @@
+"""The one door to the files of a run: each kind, damaged in every way, ends in one sentence with the remedy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from geocbm.errors import DamagedError, MissingInputError, UserError
+from geocbm.files import read_json, sealed, sha256_file, write_json
+from geocbm.files.stored import opened, save_tensors
+from geocbm.predict import GeoCBM
+from geocbm.run import Run
+
+TENSORS = {
+    "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b": np.arange(3, dtype=np.float16),
+    "n": np.zeros((0, 2)),
+}
+
+
+def write_object(path: Path) -> None:
+    write_json(path, {"content_sha256": "", "names": ["Ä", "b"], "lr": 0.1, "by": {2: "two"}})
+
+
+def write_frame(path: Path) -> None:
+    pd.DataFrame({"x": np.arange(500), "name": ["a"] * 500}).to_parquet(path, write_page_checksum=True)
+
+
+WRITERS = {
+    "x.json": write_object,
+    "x.npz": lambda path: np.savez_compressed(path, **TENSORS),
+    "x.safetensors": lambda path: save_tensors(path, TENSORS, {"made_from": "{}", "lacks": ""}),
+    "x.parquet": write_frame,
+}
+
+
+def flipped(content: bytes, place: float) -> bytes:
+    changed = bytearray(content)
+    changed[int(len(content) * place)] ^= 1
+    return bytes(changed)
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "one byte": lambda content: content[:1],
+    "half": lambda content: content[: len(content) // 2],
+    "end": lambda content: content[:-1],
+    "null": lambda content: b"null",
+    "list": lambda content: b"[]",
+    "deep": lambda content: b"[" * 200_000,
+    "noise": lambda content: np.random.default_rng(0).bytes(len(content)),
+    "zeros": lambda content: bytes(len(content)),
+    "no text": lambda content: b"\xff" + content,
+    "long header": lambda content: b"\xff" * 8 + content[8:],
+    "flipped": lambda content: flipped(content, 0.3),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", WRITERS)
+def test_damage_is_one_sentence_with_the_remedy(tmp_path, name, damage):
+    path = tmp_path / name
+    WRITERS[name](path)
+    with opened(path, "never") as content:
+        assert content is not None
+    before = path.read_bytes()
+    path.write_bytes(DAMAGES[damage](before))
+    if damage == "end" and name == "x.json":  # the line break
+        return
+    with pytest.raises(DamagedError) as caught, opened(path, lambda: "geocbm run"):
+        pass
+    said = str(caught.value)
+    assert said.startswith(f"{path} is damaged (")
+    assert said.endswith("; make it again with: geocbm run")
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_folder_an_absent_file_and_a_missing_entry(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(MissingInputError, match="does not exist; make it with: geocbm run"), opened(path, "geocbm run"):
+        pass
+    path.mkdir()
+    with pytest.raises(DamagedError, match=r"is a folder, not a file; move it away"), opened(path, "geocbm run"):
+        pass
+    path.rmdir()
+    WRITERS[name](path)
+    with pytest.raises(DamagedError, match="it lacks 'absent'"), opened(path, "geocbm run") as content:
+        raise KeyError("absent") if isinstance(content, tuple) else content["absent"]
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.safetensors"])
+def test_every_flipped_bit_of_sealed_files_is_found_or_changes_nothing(tmp_path, name):
+    path = tmp_path / name
+    WRITERS[name](path)
+    whole = path.read_bytes()
+    with opened(path, "") as content:
+        before = repr(content)
+    # A file whose seal goes by another name reads as one of before there were seals.
+    names = [(whole.find(text), len(text)) for text in (b"content_sha256", b"__metadata__", b"geocbm")]
+    unseen = {at + step for at, length in names if at >= 0 for step in range(length)}
+    found = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            with opened(path, "") as content:
+                assert place in unseen or repr(content) == before
+        except DamagedError:
+            found += 1
+    assert found > 0.8 * len(whole)
+
+
+def test_a_seal_is_the_digest_of_all_else_and_is_made_anew_by_writing(tmp_path):
+    path = tmp_path / "x.json"
+    write_object(path)
+    content = read_json(path)
+    seal = content.pop("content_sha256")
+    assert seal == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    write_json(path, {**content, "lr": 0.2, "content_sha256": seal})
+    with opened(path, "") as read:
+        assert read == sealed(read)
+        assert read["lr"] == 0.2
+
+
+def test_tensors_are_the_same_to_the_byte(tmp_path):
+    digests = set()
+    for number in range(10):
+        content = dict(reversed(TENSORS.items())) if number % 2 else TENSORS
+        save_tensors(tmp_path / "x.safetensors", content, {"a": "1", "b": "2"})
+        digests.add(sha256_file(tmp_path / "x.safetensors"))
+    assert len(digests) == 1
+
+
+READ = (
+    "table.parquet",
+    "concepts.json",
+    "splits.json",
+    "geocells.npz",
+    "features.json",
+    "prototypes.safetensors",
+    *(f"stage{n}.{suffix}" for n in range(3) for suffix in ("json", "safetensors")),
+    "stage2_decoding.json",
+    "cell_scores.npz",
+    "concept_scores.npz",
+    "predictions.parquet",
+)
+
+
+def use(run: Run) -> None:
+    """All that a page or an answer reads of a run."""
+    for name in READ:
+        try:
+            run.need(name)
+        except UserError as problem:
+            assert "geocbm run" in str(problem)
+    GeoCBM.load(run.folder).predict([np_picture()])
+
+
+def np_picture():
+    from PIL import Image
+
+    return Image.fromarray(np.full((40, 48, 3), 99, np.uint8))
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_run_with_a_damaged_file_answers_or_says_what_to_do(copied_run, name):
+    path = copied_run.folder / name
+    whole = path.read_bytes()
+    use(copied_run.files)
+    for damage in ("empty", "half", "null", "deep", "noise", "flipped"):
+        path.write_bytes(DAMAGES[damage](whole))
+        try:
+            use(copied_run.files)
+        except UserError as problem:
+            assert "geocbm run" in str(problem)
+    path.unlink()
+    path.mkdir()
+    try:
+        use(copied_run.files)
+    except UserError as problem:
+        assert "move it away" in str(problem) or "geocbm run" in str(problem)
