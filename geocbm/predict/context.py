@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 FILE = "answer_context.safetensors"
 _CELLS = ("centers", "sample_to_cell", "counts", "scale_km")
-_PLAIN = ("run", "simulated", "has_novelty", "remarks", "cell_places")
+_PLAIN = ("run", "simulated", "has_novelty", "remarks", "cell_places", "files")
 _SOURCES = (
     *("stage?.safetensors", "stage?.json", "stage2_neighbours.safetensors", "stage2_decoding.json", "*_adopted.*"),
     *("table.parquet", "splits.json", "concepts.json", "geocells.npz", "features.json", "prototypes.safetensors"),
@@ -86,6 +87,7 @@ class AnswerContext:
     baseline: np.ndarray | None  # (k,): scores of metas and parents that say nothing, where the head reads embeddings
     clue_values: np.ndarray | None  # (2, k): scores of what can be seen and of what cannot (`predict.clues`)
     has_novelty: bool  # whether the run tells how unlike the training pictures a photograph is
+    files: Mapping[str, str]  # digests of the files of the model that it was saved with; none in the folder of a run
     remarks: tuple[str, ...]  # sentences that go with every answer, such as why there is no calibration
 
     def save(self, path: Path) -> None:
@@ -132,7 +134,7 @@ class AnswerContext:
         if decoder:
             places = Places(cells.centers, tensors["training"], cells.sample_to_cell)
             decoder = Decoder(PointChoice.read(content["choice"]), **decoder, places=places)
-        plain = {name: content[name] for name in _PLAIN}
+        plain = {"files": {}} | {name: content[name] for name in _PLAIN if name in content}
         plain["cell_places"] = tuple(Place(*place) for place in content["cell_places"])
         return cls(
             **plain | {"remarks": tuple(content["remarks"])},
@@ -185,6 +187,7 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
         baseline=baseline,
         clue_values=clue_values,
         has_novelty=novelty is not None,
+        files={},
         remarks=tuple(remark for remark in (lacks, lacks_too, read_floor(files)) if remark),
     )
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from geocbm.encoders.processes import look_ahead
-from geocbm.errors import MissingInputError, ParameterError, UserError
+from geocbm.errors import DamagedError, MissingInputError, ParameterError, UserError
 from geocbm.evaluation.novelty import FILE as NOVELTY
 from geocbm.evaluation.novelty import Novelty, NoveltyDetector
-from geocbm.files import sha256_text
+from geocbm.files import sha256_file, sha256_text
 from geocbm.files.stored import opened
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics.places import Place, places_at
@@ -44,6 +44,7 @@ BATCH, ACCELERATOR_BATCH = 16, 32
 MOST_WORKERS, MOST_ACCELERATOR_WORKERS = 4, 16
 """Threads that answer side by side; with an accelerator most of their time goes into reading."""
 _ENCODER = "image_encoder"
+_SUFFIXES = (".json", ".safetensors")
 
 
 class GeoCBM:
@@ -111,6 +112,7 @@ class GeoCBM:
 
         Raises:
             MissingInputError: the folder holds no such model.
+            DamagedError: a file of it is gone, or is not what was saved.
         """
         from geocbm.encoders import load_image_encoder
 
@@ -118,6 +120,13 @@ class GeoCBM:
         context = AnswerContext.load(folder / CONTEXT)
         if context is None:
             raise MissingInputError(f"{folder} holds no model; write one with GeoCBM.load(run).save_pretrained(folder)")
+        for name, digest in context.files.items():
+            file = folder / name
+            if not file.is_file() or sha256_file(file) != digest:
+                raise DamagedError(
+                    f"{file} is not the file that was saved; write the model again with "
+                    f"GeoCBM.load({context.run!r}).save_pretrained(folder)"
+                )
         concept_model = loading.load_stage1(folder / "stage1.safetensors")
         geo_head = loading.load_stage2(folder / "stage2.safetensors")
         network = geocbm.GeoCBM(load_image_encoder(folder / _ENCODER), concept_model, geo_head)
@@ -133,11 +142,13 @@ class GeoCBM:
         model: Any = self.encoder.model
         model.save_pretrained(folder / _ENCODER)
         self.encoder.processor.save_pretrained(folder / _ENCODER)
-        self.context.save(folder / CONTEXT)
         for name in ("stage1.safetensors", "stage2.safetensors", "stage2_neighbours.safetensors", NOVELTY):
             for file in (self.files.in_use(name), self.files.in_use(name).with_suffix(".json")):
                 if file.exists():
                     shutil.copyfile(file, folder / f"{Path(name).stem}{file.suffix}")
+        saved = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.suffix in _SUFFIXES}
+        digests = {name: sha256_file(file) for name, file in sorted(saved.items()) if name != CONTEXT}
+        replace(self.context, files=digests).save(folder / CONTEXT)
 
     @property
     def files(self) -> Run:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from geocbm import data
-from geocbm.errors import MismatchError, MissingInputError
+from geocbm.errors import DamagedError, MismatchError, MissingInputError
 from geocbm.predict import GeoCBM
 from geocbm.predict import model as of_model
 from geocbm.predict.context import FILE, AnswerContext, context_key
@@ -96,3 +96,19 @@ def test_a_damaged_context_is_made_again(copied_run, pictures):
     assert AnswerContext.load(place, context_key(copied_run.folder)) is None
     same_answers(model, GeoCBM.load(copied_run.folder), pictures)
     assert AnswerContext.load(place, context_key(copied_run.folder)) is not None
+
+
+def test_a_saved_model_with_another_file_is_refused(copied_run, pictures, tmp_path):
+    model = GeoCBM.load(copied_run.folder)
+    folder = tmp_path / "saved"
+    model.save_pretrained(folder)
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix in (".json", ".safetensors")]
+    assert {"stage1.safetensors", "stage2.json", "config.json", "model.safetensors"} <= {file.name for file in files}
+    for file in files:
+        whole = file.read_bytes()
+        for content in (b"", b"null", whole[:-9], bytes([whole[0] ^ 1]) + whole[1:], files[-1].read_bytes() + b" "):
+            file.write_bytes(content)
+            with pytest.raises((DamagedError, MissingInputError)):
+                GeoCBM.from_pretrained(folder)
+        file.write_bytes(whole)
+    same_answers(model, GeoCBM.from_pretrained(folder), pictures)
