@@ -10,7 +10,7 @@ import pytest
 from geocbm import data
 from geocbm.evaluation import concept_floor
 from geocbm.evaluation.concept_floor import ConceptFloor
-from geocbm.files import lineage
+from geocbm.files import lineage, write_json
 from geocbm.metrics import NOT_MEASURED
 from geocbm.predict import GeoCBM
 
@@ -76,9 +76,9 @@ def test_prediction_says_it_again_of_this_stage_only(copied_run):
     assert found.sentence() in answer.notes
     path = files.path(concept_floor.FILE)
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {lineage.KEY: content[lineage.KEY] | {"stage1": "another"}}))
+    write_json(path, content | {lineage.KEY: content[lineage.KEY] | {"stage1": "another"}})
     assert concept_floor.read_floor(copied_run.files) == ""
-    path.write_text(json.dumps(content))
+    write_json(path, content)
     assert concept_floor.read_floor(copied_run.files) == found.sentence()
     path.write_text("[]")
     assert concept_floor.read_floor(copied_run.files) == ""

@@ -12,6 +12,7 @@ from geocbm import data
 from geocbm.errors import ParameterError
 from geocbm.evaluation import novelty
 from geocbm.evaluation.novelty import NoveltyDetector
+from geocbm.files import write_json
 from geocbm.predict import GeoCBM
 
 
@@ -119,9 +120,9 @@ def test_a_detector_of_other_splits_or_features_is_refused(copied_run):
     files = copied_run.files
     path = files.path("features.json")
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"adapted": content["adapted"] | {"key": "other"}}))
+    write_json(path, content | {"adapted": content["adapted"] | {"key": "other"}})
     assert "was made from other features" in novelty.read_novelty(files)[1]
-    path.write_text(json.dumps(content))
+    write_json(path, content)
     assert novelty.read_novelty(files)[1] == ""
     splits = files.path("splits.json")
     before = splits.read_text()

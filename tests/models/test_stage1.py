@@ -9,6 +9,7 @@ from test_stage0 import GPS, POOLED, TEXT, TinyEncoder
 from torch.nn import functional
 
 from geocbm.errors import MismatchError, ParameterError
+from geocbm.files import write_json
 from geocbm.models import stage1
 from geocbm.models.loading import load_stage1
 from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
@@ -125,8 +126,8 @@ def test_a_store_and_a_tensor_train_alike(world):
             return world.features[rows]
 
     world.config = Stage1Config(epochs=2, batch_size=32, concept_emb_dim=16)
-    tensor = world.fit()[1].history.drop(columns="seconds")
-    store = replace(world, features=Store()).fit()[1].history.drop(columns="seconds")
+    tensor = world.fit()[1].history.drop(columns="seconds", errors="ignore")
+    store = replace(world, features=Store()).fit()[1].history.drop(columns="seconds", errors="ignore")
     assert tensor.equals(store)
 
 
@@ -187,19 +188,19 @@ def test_checkpoints_that_are_damaged_or_of_another_stage_are_refused(world, tmp
     described = json.loads(path.with_suffix(".json").read_text())
     for content, message in (
         ("{", "stage1.json is damaged"),
-        ("[]", "stage1.json is damaged"),
-        (json.dumps(described | {"stage": 2}), "is a checkpoint of stage 2, not of stage 1"),
+        ([], "stage1.json is damaged"),
+        (described | {"stage": 2}, "is a checkpoint of stage 2, not of stage 1"),
         (
-            json.dumps(described | {"config": described["config"] | {"magic": 1}}),
+            described | {"config": described["config"] | {"magic": 1}},
             "magic.*geocbm run --run myrun --from 01",
         ),
     ):
-        path.with_suffix(".json").write_text(content)
+        write_json(path.with_suffix(".json"), content)
         with pytest.raises(MismatchError, match=message):
             load_stage1(path)
     # a setting that an older version did not know takes its default
     described["config"].pop("label_smoothing")
-    path.with_suffix(".json").write_text(json.dumps(described))
+    write_json(path.with_suffix(".json"), described)
     assert load_stage1(path).config.label_smoothing == 0.2
 
 

@@ -50,7 +50,7 @@ def test_the_same_training_is_taken_over_without_a_step(done, monkeypatch):
     assert again[2] == [f"{TAKEN}: stage9.safetensors is taken over (epoch {first[1].best_epoch} of 6)"]
     assert_same(again, first)
     assert not again[0].training
-    assert again[1].history["seconds"].equals(first[1].history["seconds"])
+    assert "seconds" in first[1].history and "seconds" not in again[1].history  # files of one seed are the same
     assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
 
 
