@@ -123,10 +123,8 @@ class GeoCBM:
         for name, digest in context.files.items():
             file = folder / name
             if not file.is_file() or sha256_file(file) != digest:
-                raise DamagedError(
-                    f"{file} is not the file that was saved; write the model again with "
-                    f"GeoCBM.load({context.run!r}).save_pretrained(folder)"
-                )
+                again = f"GeoCBM.load({context.run!r}).save_pretrained(folder)"
+                raise DamagedError(f"{file} is not the file that was saved; write the model again with {again}")
         concept_model = loading.load_stage1(folder / "stage1.safetensors")
         geo_head = loading.load_stage2(folder / "stage2.safetensors")
         network = geocbm.GeoCBM(load_image_encoder(folder / _ENCODER), concept_model, geo_head)
