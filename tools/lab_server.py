@@ -81,6 +81,8 @@ def lab_server(folder: Path) -> Iterator[Lab]:
         shutil.copy2(ROOT / name, project / name)
     source, data = paths.data_root(), folder / "data"
     shutil.copytree(source / "runs" / runs[0], data / "runs" / runs[0], copy_function=link_or_copy)
+    pages = folder / "reports" / runs[0]
+    shutil.copytree(paths.report_folder(runs[0]), pages, copy_function=link_or_copy, dirs_exist_ok=True)
     for beside in source.iterdir():
         if beside.name != "runs":
             (data / beside.name).symlink_to(beside)

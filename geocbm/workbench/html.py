@@ -89,15 +89,33 @@ def _cell_text(value: Any) -> str:
     """A value as a reader wants it: four significant digits, no NaN, no Python quotes."""
     if value is None or (isinstance(value, Real) and value != value):
         return "–"
-    if isinstance(value, bool | Integral) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return str(value)
+    if isinstance(value, Integral):
+        return f"{value:,}" if abs(int(value)) >= 1e4 else str(value)
     return f"{value:,.0f}" if 1e4 <= abs(float(value)) < 1e15 else f"{value:.4g}"
 
 
+_NUMBER = re.compile(r"[<≈]?\s*[-+−±]?\.?\d|–$")
+"""How a cell of a column of numbers begins; one of a few words may follow, as in `3.4 km`."""
+
+
 def rows_html(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
-    """A table of texts; everything is escaped."""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    """A table of texts; everything is escaped. Columns of numbers end at the right, all others begin at the left."""
+    sides = [
+        "right" if all(_NUMBER.match(str(cell)) for cell in column) else "left" for column in zip(*rows, strict=True)
+    ]
+    styled = list(zip(header, sides or ["left"] * len(header), strict=True))
+    head = "".join(f'<th scope="col" style="text-align:{side}">{html.escape(name)}</th>' for name, side in styled)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td style="text-align:{side}">{html.escape(str(cell))}</td>'
+            for cell, side in zip(row, sides, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
     return (
         f'<table class="workbench"><caption>{html.escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

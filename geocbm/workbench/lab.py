@@ -15,7 +15,7 @@ from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import link_or_copy, paths, read_json, write_json
 from geocbm.files.owners import LOCK
 from geocbm.workbench import html, keys, state
-from geocbm.workbench.parameters import parameters_of_source
+from geocbm.workbench.parameters import Parameter, parameters_of_source
 from geocbm.workbench.stages import number_of
 
 RUN = "GEOCBM_RUN"
@@ -95,11 +95,13 @@ def publish(copy: str, run: str) -> Path:
     return folder.rename(target)
 
 
-def parameters_to_use(name: str, run: str, values: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
+def parameters_to_use(
+    name: str, run: str, values: Mapping[str, Any], declared: Mapping[str, Parameter]
+) -> dict[str, Any]:
     """Parameters with which a run was made, but for those that the parameters cell now gives otherwise.
 
     What counts as given is what differs from the cell as it stood when the run was made: the executed notebook
-    beside its page keeps it.
+    beside its page keeps it. Where the pages are gone, it is what differs from the script beside the notebook.
 
     Args:
         name: the notebook.
@@ -109,7 +111,8 @@ def parameters_to_use(name: str, run: str, values: Mapping[str, Any], declared: 
     """
     recorded = state.recorded_parameters(paths.run_folder(run), number_of(name))
     executed = paths.report_folder(run) / f"{name}.ipynb"
-    before = _declared_in(executed) if executed.is_file() else {}
+    written = {key: one.default for key, one in declared.items()}
+    before = _declared_in(executed) if executed.is_file() else written
     own = {key: value for key, value in values.items() if key in before and value != before[key]}
     return {**values, **{key: value for key, value in recorded.items() if key in declared}, **own}
 

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from geocbm.files.progress import Task, about, clock, seconds_left
 
@@ -25,9 +26,7 @@ class LiveDisplay:
         self.bar = _put(self.bar, {"text/html": bar_html(tasks)})
         for task in tasks:
             if len(task.rows) > self.epochs.get(id(task), 0):
-                from geocbm.plots import loss_curves
-
-                figure = loss_curves(pd.DataFrame(task.rows), title=task.label)
+                figure = growing_curves(task)
                 bundle = {"application/vnd.plotly.v1+json": figure.to_plotly_json()}
                 self.curves[id(task)] = _put(self.curves.get(id(task)), bundle)
                 self.epochs[id(task)] = len(task.rows)
@@ -37,10 +36,24 @@ class LiveDisplay:
         self.epochs.pop(id(task), None)
         took = clock(time.monotonic() - task.began)
         if (curves := self.curves.pop(id(task), None)) is not None:
-            _put(curves, {"text/html": f"<p>{escape(task.label)}: trained in {took}</p>"})
+            words = f"{escape(task.title)}: {len(task.rows)} epochs, trained in {took}"
+            _put(curves, {"text/html": f"<p>{words}</p>"})
         if self.bar is not None:
             _put(self.bar, {"text/html": ""})
             self.bar = None
+
+
+def growing_curves(task: Task) -> go.Figure:
+    """Loss and metrics of a training so far, on an axis as long as the whole training will be."""
+    from geocbm.plots import loss_curves
+
+    history = pd.DataFrame(task.rows)
+    terms = [name for name in history if name.startswith("train_") and name != "train_loss"]
+    shown = history.drop(columns=[*terms, *(name.replace("train_", "val_", 1) for name in terms)], errors="ignore")
+    figure = loss_curves(shown, title=task.title)
+    epochs = max(len(history), round(len(history) * task.total / max(task.done, 1)))
+    figure.update_xaxes(range=[0.5, epochs + 0.5])
+    return figure
 
 
 def bar_html(tasks: Sequence[Task]) -> str:

@@ -14,6 +14,7 @@ from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import atomic_path, paths
 from geocbm.run import open_run
 from geocbm.workbench import lab
+from geocbm.workbench.parameters import Parameter
 
 CELL = "run: str = ''  # name\nepochs: int = 15  # passes\nlr: float = 0.1  # rate\n"
 
@@ -113,7 +114,11 @@ def test_what_was_changed_is_published_as_a_run_of_its_own(project: Path) -> Non
 )
 def test_parameters_are_the_runs_unless_the_cell_was_changed(project: Path, given: dict, used: dict) -> None:
     finished(project, "demo", 1_000)
-    declared = dict.fromkeys(("run", "epochs", "lr"))
+    cell = {"run": "", "epochs": 15, "lr": 0.1}
+    declared = {name: Parameter(name, "", default, "") for name, default in cell.items()}
+    values = lab.parameters_to_use("04_stage1_concepts", "demo", {"run": ""} | given, declared)
+    assert {name: values[name] for name in used} == used
+    (project / "reports" / "demo" / "04_stage1_concepts.ipynb").unlink()  # pages may be thrown away
     values = lab.parameters_to_use("04_stage1_concepts", "demo", {"run": ""} | given, declared)
     assert {name: values[name] for name in used} == used
 

@@ -32,6 +32,7 @@ def test_a_training_shows_a_bar_and_curves_that_grow(monkeypatch: pytest.MonkeyP
         display.show([task])  # nothing new to draw
     drawn = [bundle["application/vnd.plotly.v1+json"] for _, bundle in shown if "text/html" not in bundle]
     assert [list(figure["data"][0]["x"]) for figure in drawn] == [[1], [1, 2]]
+    assert [tuple(figure["layout"]["xaxis"]["range"]) for figure in drawn] == [(0.5, 2.5), (0.5, 4.5)]  # 4 of 8 steps
     assert len({place for place, bundle in shown if "text/html" not in bundle}) == 1
     display.close(task)
     assert "trained in 0:30" in shown[-2][1]["text/html"] and shown[-1] == (place, {"text/html": ""})

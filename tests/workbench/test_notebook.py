@@ -142,6 +142,14 @@ def test_text_of_strangers_is_harmless() -> None:
     assert "<script>" not in html and "&lt;script&gt;" in html and "c &amp; d" in html and "1235" in html
 
 
+def test_words_begin_at_the_left_and_numbers_end_at_the_right() -> None:
+    frame = pd.DataFrame({"name": ["a", "1st"], "n": [9_449_472, None], "km": ["< 3.4 km", "-2"], "year": [2026, 1999]})
+    html = words.table_html(frame.astype(object), "c")
+    assert html.count('<th scope="col" style="text-align:left">') == 1
+    assert '<td style="text-align:left">1st</td><td style="text-align:right">–</td>' in html
+    assert ">9,449,472<" in html and ">&lt; 3.4 km<" in html and ">2026<" in html
+
+
 def test_long_tables_are_cut_and_say_so() -> None:
     html = words.table_html(pd.DataFrame({"n": range(5)}), "numbers", max_rows=2)
     assert html.count("<tr>") == 3 and "the first 2 of 5 rows" in html
