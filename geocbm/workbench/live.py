@@ -48,8 +48,8 @@ def growing_curves(task: Task) -> go.Figure:
     from geocbm.plots import loss_curves
 
     history = pd.DataFrame(task.rows)
-    terms = [name for name in history if name.startswith("train_") and name != "train_loss"]
-    shown = history.drop(columns=[*terms, *(name.replace("train_", "val_", 1) for name in terms)], errors="ignore")
+    terms = {str(name).removeprefix("train_") for name in history if str(name).startswith("train_")} - {"loss"}
+    shown = history[[name for name in history if str(name).split("_", 1)[-1] not in terms]]
     figure = loss_curves(shown, title=task.title)
     epochs = max(len(history), round(len(history) * task.total / max(task.done, 1)))
     figure.update_xaxes(range=[0.5, epochs + 0.5])
