@@ -125,6 +125,45 @@ class PredictOptions(NamedTuple):
 app.command("predict")(PredictOptions)
 
 
+@app.command("export")
+def export_model(
+    run: Annotated[str, typer.Argument(help="A trained run.", autocompletion=names.runs)],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+) -> int:
+    """Write a trained run as a model with its card, for GeoCBM.from_pretrained and the model hub.
+
+    \b
+    Example:
+      geocbm export demo models/demo
+    """  # noqa: D301 (click's mark for lines that stay as they are)
+    paths.check_new_folder("FOLDER", folder)
+    trained = paths.run_folder(_known(run))
+    if not (trained / "stage2.safetensors").exists():  # before torch is imported
+        from geocbm.run import Run
+
+        Run(trained).need("stage2.safetensors")
+    from geocbm.predict import GeoCBM
+
+    GeoCBM.load(run).save_pretrained(folder)
+    print(f"{folder}: load it with geocbm.GeoCBM.from_pretrained({str(folder)!r})")
+    return 0
+
+
+@app.command("init")
+def init_project(folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.")]) -> int:
+    """Make a project of one's own: notebooks, profiles and settings, on the installed package.
+
+    \b
+    Example:
+      geocbm init work && cd work && geocbm run --profile smoke
+    """  # noqa: D301 (click's mark for lines that stay as they are)
+    from geocbm.workbench.project import make_project
+
+    make_project(folder)
+    print(f"{folder}: begin with cd {shlex.quote(str(folder))} && geocbm run --profile smoke, then jupyter lab")
+    return 0
+
+
 @app.command("render")
 def render_pages(
     run: Annotated[

@@ -60,6 +60,17 @@ def check_run_name(run: str) -> str:
     return run
 
 
+def check_new_folder(name: str, folder: Path) -> None:
+    """Refuse a folder that holds something, or a file in its place.
+
+    Raises:
+        ParameterError: naming the argument and the folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        held = "is not empty" if folder.is_dir() else "is a file"
+        raise ParameterError(f"{name}={folder} {held}, and nothing there is written over; give a new folder")
+
+
 def run_folder(run: str) -> Path:
     """Folder of one run's artifacts, ``data/runs/<run>``."""
     return data_root() / "runs" / check_run_name(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,10 +15,10 @@ import numpy as np
 import torch
 
 from geocbm.encoders.processes import look_ahead
-from geocbm.errors import DamagedError, MissingInputError, ParameterError, UserError
+from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.evaluation.novelty import FILE as NOVELTY
 from geocbm.evaluation.novelty import Novelty, NoveltyDetector
-from geocbm.files import sha256_file, sha256_text
+from geocbm.files import sha256_text
 from geocbm.files.stored import opened
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics.places import Place, places_at
@@ -29,6 +28,7 @@ from geocbm.predict.answers import Answer, CellProbability, Region, Reply, best_
 from geocbm.predict.clues import Clue, clue_scores, read_clues, with_scores
 from geocbm.predict.context import FILE as CONTEXT
 from geocbm.predict.context import AnswerContext, context_key, make_context
+from geocbm.predict.pretrained import ENCODER, Pretrained
 from geocbm.predict.views import Preparation, Prepared, even_batches, joined_maps, middle_views, pool_views
 
 if TYPE_CHECKING:
@@ -43,11 +43,9 @@ BATCH, ACCELERATOR_BATCH = 16, 32
 """Photographs per forward pass on a processor, where larger batches leave its caches, and on an accelerator."""
 MOST_WORKERS, MOST_ACCELERATOR_WORKERS = 4, 16
 """Threads that answer side by side; with an accelerator most of their time goes into reading."""
-_ENCODER = "image_encoder"
-_SUFFIXES = (".json", ".safetensors")
 
 
-class GeoCBM:
+class GeoCBM(Pretrained):
     """The three trained stages of a run as one callable.
 
     Args:
@@ -73,7 +71,7 @@ class GeoCBM:
         self.context, self.remarks = context, context.remarks
         self.decoder, self.calibration = context.decoder, context.calibration
         self.prepare = Preparation(self.encoder)
-        self._files = files
+        self.folder, self._files = folder, files
         self.clues: tuple[Clue, ...] = ()
 
     @classmethod
@@ -96,7 +94,7 @@ class GeoCBM:
         concept_model = loading.load_stage1(find("stage1.safetensors"))
         adapted = find("stage0.safetensors")  # before the encoder is loaded, which takes a while
         with opened(find("features.json"), partial(files.remedy, "features.json")) as content:
-            name = str(content["encoders"][_ENCODER])
+            name = str(content["encoders"][ENCODER])
         encoder = load_image_encoder(name)
         loading.load_stage0(adapted, encoder)
         if context is None:
@@ -105,48 +103,6 @@ class GeoCBM:
                 context.save(files.path(CONTEXT))
         network = geocbm.GeoCBM(encoder, concept_model, geo_head)
         return cls(network, context, files.folder, device, files)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | None = None) -> GeoCBM:
-        """Load what `save_pretrained` wrote; neither the run nor its table is needed.
-
-        Raises:
-            MissingInputError: the folder holds no such model.
-            DamagedError: a file of it is gone, or is not what was saved.
-        """
-        from geocbm.encoders import load_image_encoder
-
-        folder = Path(folder)
-        context = AnswerContext.load(folder / CONTEXT)
-        if context is None:
-            raise MissingInputError(f"{folder} holds no model; write one with GeoCBM.load(run).save_pretrained(folder)")
-        for name, digest in context.files.items():
-            file = folder / name
-            if not file.is_file() or sha256_file(file) != digest:
-                again = f"GeoCBM.load({context.run!r}).save_pretrained(folder)"
-                raise DamagedError(f"{file} is not the file that was saved; write the model again with {again}")
-        concept_model = loading.load_stage1(folder / "stage1.safetensors")
-        geo_head = loading.load_stage2(folder / "stage2.safetensors")
-        network = geocbm.GeoCBM(load_image_encoder(folder / _ENCODER), concept_model, geo_head)
-        return cls(network, context, folder, device)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write all that answers need into a folder: safetensors and JSON, nothing of the table's pictures.
-
-        The image encoder with its adapted blocks goes into a folder below it, in the layout of transformers.
-        """
-        folder = Path(folder)
-        (folder / _ENCODER).mkdir(parents=True, exist_ok=True)
-        model: Any = self.encoder.model
-        model.save_pretrained(folder / _ENCODER)
-        self.encoder.processor.save_pretrained(folder / _ENCODER)
-        for name in ("stage1.safetensors", "stage2.safetensors", "stage2_neighbours.safetensors", NOVELTY):
-            for file in (self.files.in_use(name), self.files.in_use(name).with_suffix(".json")):
-                if file.exists():
-                    shutil.copyfile(file, folder / f"{Path(name).stem}{file.suffix}")
-        saved = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.suffix in _SUFFIXES}
-        digests = {name: sha256_file(file) for name, file in sorted(saved.items()) if name != CONTEXT}
-        replace(self.context, files=digests).save(folder / CONTEXT)
 
     @property
     def files(self) -> Run:

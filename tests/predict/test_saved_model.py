@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from geocbm import data
-from geocbm.errors import DamagedError, MismatchError, MissingInputError
-from geocbm.predict import GeoCBM
+from geocbm.errors import DamagedError, MismatchError, MissingInputError, ParameterError
+from geocbm.files import write_json
+from geocbm.predict import GeoCBM, pretrained
 from geocbm.predict import model as of_model
 from geocbm.predict.context import FILE, AnswerContext, context_key
+from geocbm.predict.pretrained import measured
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +43,95 @@ def test_a_saved_model_answers_as_its_run(copied_run, pictures, tmp_path):
         assert first.as_json() == second.as_json()
     np.testing.assert_allclose(saved.explain(pictures[0], cell=1).terms, why.terms, atol=1e-3)
     kinds = {file.suffix for file in moved.rglob("*") if file.is_file()}
-    assert kinds == {".safetensors", ".json"}
+    assert kinds == {".safetensors", ".json", ".md"}
     with pytest.raises(MissingInputError, match="has no files of its run"):
         _ = saved.files
     with pytest.raises(MissingInputError, match="holds no model"):
         GeoCBM.from_pretrained(tmp_path)
+    again = tmp_path / "again"
+    saved.save_pretrained(again)  # without its run, with the card that it came with
+    assert (again / "README.md").read_text() == (moved / "README.md").read_text()
+    same_answers(saved, GeoCBM.from_pretrained(again, device="cpu"), pictures)
+    with pytest.raises(ParameterError, match="give another folder"):
+        saved.save_pretrained(moved)
+
+
+def test_the_card_says_what_was_measured_on_what_and_under_which_terms(copied_run):
+    write_json(
+        copied_run.folder / "records" / "05.json",
+        {"stage2.median_km": {"value": 468.4, "low": 392.2, "high": 567.0}, "stage2.cell_top1": 0.1},
+    )
+    card = GeoCBM.load(copied_run.folder).generate_model_card()
+    assert "| median error | 468 km [392, 567] |" in card.content
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("stage2.median_km", 468.4)
+    assert card.data.library_name == "geocbm" and card.data.license
+    rows = copied_run.files.rows
+    assert f"| test | {len(rows['test']):,} |" in card.content
+    for title in ("Metrics", "Data", "Intended use", "Limits", "Licences"):
+        assert f"\n## {title}\n" in card.content
+    stored = np.load(copied_run.folder / "geocells.npz")
+    assert f"{len(stored['centers'])} geocells" in card.content
+
+
+def test_metrics_of_another_stage_2_are_not_those_of_the_card(copied_run, monkeypatch):
+    write_json(copied_run.folder / "records" / "05.json", {"stage2.median_km": 468.4})
+    assert measured(copied_run.files) == {"stage2.median_km": 468.4}
+    monkeypatch.setattr(type(copied_run.files), "belongs", lambda _self, _name: False)
+    assert measured(copied_run.files) == {}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "simulated", "licence"),
+    [
+        ("atlas", True, "mit"),
+        ("atlas", False, "other"),
+        ("geolocal/StreetCLIP", False, "cc-by-nc-4.0"),
+        ("facebook/dinov2-small", False, "other"),
+    ],
+)
+def test_a_model_inherits_the_terms_of_its_encoder(trained_run, monkeypatch, encoder, simulated, licence):
+    model = GeoCBM.load(trained_run.folder)
+    model.context = replace(model.context, simulated=simulated)
+    monkeypatch.setattr(pretrained, "encoder_name", lambda _files: encoder)
+    card = model.generate_model_card()
+    assert card.data.license == licence and f"`{encoder}`" in card.content
+    assert ("simulated world" in card.content) == simulated
+    assert ("not for commercial use" in card.content) == (licence == "cc-by-nc-4.0")
+
+
+def test_a_model_is_pushed_as_it_is_saved_and_comes_back_from_the_hub(trained_run, pictures, tmp_path, monkeypatch):
+    class Hub:
+        def __init__(self, token=None):
+            assert token == "of a test"
+
+        def create_repo(self, repo_id, private, exist_ok):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, repo_id, folder_path, **_others):
+            return shutil.copytree(folder_path, tmp_path / repo_id)
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    monkeypatch.setattr(pretrained, "snapshot_download", lambda name, allow_patterns, **asked: tmp_path / name)
+    model = GeoCBM.load(trained_run.folder)
+    model.push_to_hub("somebody/tiny", token="of a test")
+    kinds = {file.suffix for file in (tmp_path / "somebody" / "tiny").rglob("*") if file.is_file()}
+    assert kinds == {".safetensors", ".json", ".md"}
+    same_answers(model, GeoCBM.from_pretrained("somebody/tiny", revision="main"), pictures)
+
+
+@pytest.mark.parametrize("name", ["somebody/there-is-none", "not a name/at all/no", ""])
+def test_a_model_that_is_nowhere_is_one_sentence(name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(MissingInputError, match="geocbm export RUN FOLDER"):
+        GeoCBM.from_pretrained(name, local_files_only=True)
+
+
+def test_what_a_stranger_writes_into_the_configuration_changes_nothing(trained_run, pictures, tmp_path):
+    model = GeoCBM.load(trained_run.folder)
+    model.save_pretrained(tmp_path / "model")
+    write_json(tmp_path / "model" / "config.json", {"folder": "elsewhere", "files": "x", "device": "cuda:7", "a": 1})
+    same_answers(model, GeoCBM.from_pretrained(tmp_path / "model", device="cpu"), pictures)
 
 
 def test_the_network_goes_from_pixels_to_places(trained_run, pictures):

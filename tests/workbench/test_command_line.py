@@ -180,7 +180,21 @@ def test_a_run_that_is_nearly_one_is_asked_about(project: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    "words", ["run", "fit", "predict", "render", "list", "sync", "check", "data score", "data osv5m", "atlas make"]
+    "words",
+    [
+        "run",
+        "fit",
+        "predict",
+        "export",
+        "init",
+        "render",
+        "list",
+        "sync",
+        "check",
+        "data score",
+        "data osv5m",
+        "atlas make",
+    ],
 )
 def test_every_command_has_help_and_no_traceback(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*words.split(), "--help"]) == 0
