@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 
@@ -22,7 +22,6 @@ from geocbm.predict.context import FILE as CONTEXT
 from geocbm.predict.context import AnswerContext
 
 if TYPE_CHECKING:
-    from geocbm.encoders import ImageEncoder
     from geocbm.run import Run
 
 ENCODER = "image_encoder"
@@ -46,10 +45,9 @@ class Pretrained(ModelHubMixin, library_name=KIND, tags=["image-geolocation", "c
     """What `GeoCBM` has of the model hub: `save_pretrained`, `from_pretrained` and `push_to_hub`."""
 
     context: AnswerContext
-    encoder: ImageEncoder
+    network: geocbm.GeoCBM
     folder: Path  # of the run, or of the saved model
     _files: Run | None
-    _hub_mixin_info: ClassVar[Any]
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -105,9 +103,9 @@ class Pretrained(ModelHubMixin, library_name=KIND, tags=["image-geolocation", "c
         """Write all that answers need, nothing of the table's pictures; the adapted encoder in transformers' layout."""
         if save_directory.resolve() == self.folder.resolve():
             raise ParameterError(f"{save_directory} is where this model was loaded from; give another folder")
-        model: Any = self.encoder.model
-        model.save_pretrained(save_directory / ENCODER)
-        self.encoder.processor.save_pretrained(save_directory / ENCODER)
+        encoder: Any = self.network.encoder
+        encoder.model.save_pretrained(save_directory / ENCODER)
+        encoder.processor.save_pretrained(save_directory / ENCODER)
         for name in _STORED:
             held = self._files.in_use(name) if self._files else self.folder / name
             for file in (held, held.with_suffix(".json")):
