@@ -160,7 +160,7 @@ class Pretrained(ModelHubMixin, library_name=KIND, tags=["image-geolocation", "c
         return ModelCardData(
             model_name=f"{KIND}-{self.context.run}",
             library_name=info.library_name,
-            tags=list(info.tags),
+            tags=info.tags,
             license=licence,
             license_name="of-the-image-encoder-and-the-pictures" if licence == "other" else None,
             eval_results=results or None,
