@@ -34,7 +34,7 @@ HEADLINES = (
 )
 """Metrics of a card, as far as the run measured them."""
 
-_SUFFIXES = (".json", ".safetensors")
+_SUFFIXES, _UNSEALED = (".json", ".safetensors"), (CONTEXT, "config.json")
 _STORED = ("stage1.safetensors", "stage2.safetensors", "stage2_neighbours.safetensors", NOVELTY)
 _FETCHED = ["*.safetensors", "*.json", CARD]
 _ENCODER_LICENCES = {"geolocal/StreetCLIP": "cc-by-nc-4.0"}
@@ -78,7 +78,7 @@ class Pretrained(ModelHubMixin, library_name=KIND, tags=["image-geolocation", "c
                 ) from None
         if not (folder / CONTEXT).is_file():
             raise MissingInputError(f"{folder} holds no model; write one with: geocbm export RUN FOLDER")
-        return super().from_pretrained(folder, device=device)
+        return cls._from_pretrained(model_id=str(folder), device=device)  # no need of the hub's config.json
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, device: str | None = None, **_others: Any) -> Self:
@@ -111,10 +111,13 @@ class Pretrained(ModelHubMixin, library_name=KIND, tags=["image-geolocation", "c
             for file in (held, held.with_suffix(".json")):
                 if file.exists():
                     shutil.copyfile(file, save_directory / f"{Path(name).stem}{file.suffix}")
-        write_json(save_directory / "config.json", {"model_type": KIND, f"{KIND}_version": __version__})
         made = {file.relative_to(save_directory).as_posix(): file for file in save_directory.rglob("*")}
         digests = {name: sha256_file(file) for name, file in sorted(made.items()) if file.suffix in _SUFFIXES}
-        replace(self.context, files={k: v for k, v in digests.items() if k != CONTEXT}).save(save_directory / CONTEXT)
+        replace(self.context, files={k: v for k, v in digests.items() if k not in _UNSEALED}).save(
+            save_directory / CONTEXT
+        )
+        # What the hub shows of a model is not read, and so not sealed.
+        write_json(save_directory / "config.json", {"model_type": KIND, f"{KIND}_version": __version__})
         if self._files is None and (self.folder / CARD).is_file() and not (save_directory / CARD).exists():
             shutil.copyfile(self.folder / CARD, save_directory / CARD)
 
