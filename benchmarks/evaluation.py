@@ -25,6 +25,7 @@ import psutil
 from benchmarks.geocells import peak_bytes
 from geocbm import geocells, metrics
 from geocbm.evaluation.uncertainty import assessment, measures
+from geocbm.files.stored import opened
 
 SECONDS, MEMORY_GB = 10.0, 1.0
 PARENTS = 12
@@ -186,6 +187,7 @@ def measure_sure(n: int, resamples: int, cells: int) -> dict[str, Any]:
         run: Any = SimpleNamespace(run="benchmark", cells=world, rows=rows, cell_label=label, country=country)
         run.lat, run.lng, run.need = answers.lat, answers.lng, lambda name: path
         run.remedy, run.path = (lambda name: "geocbm run --only 05"), (lambda name: Path(folder) / name)
+        run.opened = lambda name: opened(path, run.remedy(name))
         lat, lng = world.latlng
         meter = Meter()
         found = assessment.assess(run, lat[named], lng[named])

@@ -349,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough; the interpreter must not complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception as problem:
+    except Exception as problem:  # what nobody foresaw: a sentence, and with --debug its traceback
         return _say(problem, arguments)
     finally:
         for number, handler in before.items():

@@ -74,7 +74,7 @@ if can_answer:
     print(f"{answer.lat:.2f}, {answer.lng:.2f}: {answer.cells[0].country}, through {answer.concepts[0][0]}")
 
 # %% [markdown]
-# ## Your photograph
+# ## A picture of your own
 #
 # In JupyterLab: drop a file, and read the answer with its reasons. On a page: the answer for the first test image.
 

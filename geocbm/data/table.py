@@ -309,7 +309,10 @@ def read_table(path: str | Path) -> pd.DataFrame:
     import pyarrow.parquet as parquet
 
     with opened(path, partial(run_command, path, "01")) as table:
-        attributes = dict(json.loads((parquet.read_schema(path).metadata or {})[b"geocbm"]))
+        noted = (parquet.read_schema(path).metadata or {}).get(b"geocbm")
+        if noted is None:
+            raise ValueError("it is not a validated table")
+        attributes = dict(json.loads(noted))
         places = {name: str(paths.locate(attributes[name])) for name in ("csv", "folder") if name in attributes}
         table = _plain_text(table)
         table.attrs = attributes | places

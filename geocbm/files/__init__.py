@@ -75,7 +75,7 @@ def said_when_full(path: Path, n_bytes: int = 0, temporary: Path | None = None) 
         yield
     except UserError:
         raise
-    except Exception as problem:
+    except Exception as problem:  # each library says in its own way that a disk is full
         if not is_full(problem):
             raise
         written = 0

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from geocbm.data import SCHEMA, image_files, load_table, quality_report, read_table, save_table
-from geocbm.errors import BadTableError, MismatchError, MissingInputError, ParameterError, UserError
+from geocbm.errors import BadTableError, DamagedError, MismatchError, MissingInputError, ParameterError, UserError
 
 
 def picture(seed: int, size: int = 48) -> bytes:
@@ -314,7 +314,7 @@ def test_parquet_keeps_everything(folder):
     with pytest.raises(MissingInputError, match="--from 01"):
         read_table(folder / "gone.parquet")
     (folder / "other.parquet").write_text("no parquet")
-    with pytest.raises(MismatchError, match="not a validated table"):
+    with pytest.raises(DamagedError, match="--from 01"):
         read_table(folder / "other.parquet")
     pd.DataFrame({"a": [1]}).to_parquet(folder / "other.parquet")
     with pytest.raises(MismatchError, match="not a validated table"):

@@ -13,6 +13,7 @@ import pytest
 from geocbm import geocells, metrics, plots
 from geocbm.evaluation import stage_metrics
 from geocbm.evaluation.uncertainty import assessment, measures
+from geocbm.files.stored import opened
 from geocbm.metrics import readable
 from geocbm.workbench.records import check_value
 
@@ -45,6 +46,7 @@ def run_at(
         need=lambda name: folder / name,
         path=lambda name: folder / name,
         remedy=lambda name: "",
+        opened=lambda name: opened(folder / name, ""),
         **places,
     )
 
