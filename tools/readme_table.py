@@ -29,7 +29,7 @@ ROWS = {
     "recipe.seed": "Stage 2, recipe `seed`",
     "baseline.country_centroid": "oracle: told the country",
     "baseline.true_meta": "oracle: told the label alone",
-    "baseline.true_concepts": "oracle: told all visible concepts",
+    "baseline.true_concepts": "oracle: all concepts known",
 }
 """Prefixes of keys, and what the README calls them, in its order."""
 
