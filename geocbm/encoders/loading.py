@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocbm.errors import MissingInputError, ParameterError, first_line
+from geocbm.errors import MissingInputError, ParameterError, first_line, printable
 
 PROBE_SECONDS = 5.0
 """How long the hub may take to answer the first request before it counts as out of reach."""
+
+_LONGEST_NAME = 1000  # letters; a file system takes fewer, and would raise an error of its own
 
 PACKAGED_BACKBONE = "atlas"
 PACKAGED_FOLDER = Path(__file__).resolve().parents[2] / "geocbm_atlas" / "backbone"
@@ -52,6 +54,10 @@ def find_model_folder(name: str | Path, download: bool = True) -> Path:
     text = str(name).strip()
     if not text:
         raise ParameterError("the name of the encoder is empty; give a model name, a local folder or 'atlas'")
+    if len(text) > _LONGEST_NAME:
+        raise ParameterError(
+            f"the encoder {printable(text, 60)!r} has {len(text):,} letters; give a folder or a hub name"
+        )
     folder = PACKAGED_FOLDER if text == PACKAGED_BACKBONE else Path(text).expanduser()
     if text == PACKAGED_BACKBONE and not (folder / "config.json").is_file():
         raise MissingInputError(
@@ -157,6 +163,11 @@ def _one_sentence(folder: Path, otherwise: str) -> Iterator[None]:
         what = advice if package else f"cannot be read: {first_line(error)}"
         raise ParameterError(f"the encoder '{folder.name}' {what}") from error
     except Exception as error:  # a damaged folder makes each family fail in its own way
+        if "trust_remote_code" in str(error):
+            raise ParameterError(
+                f"the configuration of the encoder '{folder.name}' asks for code of its own, which is never run; name one "
+                "whose type transformers knows"
+            ) from None
         raise ParameterError(otherwise.replace("{}", first_line(error))) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -178,6 +189,8 @@ def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
     )
     with _one_sentence(folder, sentence):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if getattr(config, "num_hidden_layers", 1) < 0:
+        raise ParameterError(sentence.replace("{}", f"num_hidden_layers is {config.num_hidden_layers}"))
     factory: Any = transformers.AutoModel
     model_class: Any = transformers.MODEL_MAPPING.get(type(config), None)
     # A vision-only checkpoint of CLIP would otherwise lose its projection.
@@ -204,8 +217,11 @@ def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
             output_loading_info=True,
             **attention,
         )
+    weights = model.state_dict()
+    if lost := next((name for name, tensor in weights.items() if tensor.isnan().any()), None):
+        raise ParameterError(f"the encoder '{folder.name}' has weights that are not numbers: {lost!r}; fetch it again")
     # Weights of more blocks than the configuration has would be left out in silence.
-    own = set(model.state_dict())
+    own = set(weights)
     for key in sorted(report["unexpected_keys"]):
         first = re.sub(r"\.\d+\.", ".0.", key, count=1)
         if first != key and (first in own or first.partition(".")[2] in own):

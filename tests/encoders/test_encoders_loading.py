@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+import re
 import time
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 import transformers
 from tiny_models import FAMILIES, SIZE, VIT, pixels, save_model, save_processor
@@ -148,6 +151,59 @@ def test_damaged_weights_are_one_sentence(tmp_path, load):
         with pytest.raises(ParameterError, match=r"\(type 'clip'\) cannot be read") as caught:
             load(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    weights = save_model(tmp_path, "vit") / "model.safetensors"
+    content = load_file(weights)
+    name = max(content)
+    content[name].view(-1)[0] = torch.nan
+    save_file(content, weights, metadata={"format": "pt"})
+    with pytest.raises(ParameterError, match=f"'{re.escape(name)}'"):
+        load_image_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"hidden_size": -32},
+        {"hidden_size": 2**40},
+        {"hidden_size": "a"},
+        {"num_hidden_layers": -1},
+        {"patch_size": 0},
+        {"model_type": "x" * 5000},
+        {"model_type": "own", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}},
+    ],
+)
+def test_an_impossible_configuration_is_one_short_sentence_and_runs_no_code(tmp_path, entries):
+    config = save_model(tmp_path, "vit") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | entries))
+    (tmp_path / "code.py").write_text("raise SystemExit('code of a stranger ran')")
+    with pytest.raises(ParameterError) as caught:
+        load_image_encoder(tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    if "auto_map" in entries:
+        assert "code of its own" in str(caught.value) and "trust_remote_code" not in str(caught.value)
+
+
+def test_only_safetensors_inside_the_folder_are_read_whatever_an_index_says(tmp_path):
+    weights = save_model(tmp_path / "model", "vit") / "model.safetensors"
+    names = list(safetensors.safe_open(weights, "pt").keys())
+    for target in ("../outside.safetensors", "pytorch_model.bin"):
+        weights.rename(tmp_path / "outside.safetensors") if weights.exists() else None
+        torch.save({name: torch.zeros(1) for name in names}, tmp_path / "model" / "pytorch_model.bin")
+        index = {"metadata": {}, "weight_map": dict.fromkeys(names, target)}
+        (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(ParameterError, match="only safetensors are loaded"):
+            load_image_encoder(tmp_path / "model")
+
+
+def test_a_name_of_any_length_is_one_sentence():
+    with pytest.raises(UserError) as caught:
+        find_model_folder("n" * 5000, download=False)
+    assert len(str(caught.value)) < 600
 
 
 def test_weights_of_more_blocks_than_configured_are_refused(tmp_path):
