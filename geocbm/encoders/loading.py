@@ -165,8 +165,8 @@ def _one_sentence(folder: Path, otherwise: str) -> Iterator[None]:
     except Exception as error:  # a damaged folder makes each family fail in its own way
         if "trust_remote_code" in str(error):
             raise ParameterError(
-                f"the configuration of the encoder '{folder.name}' asks for code of its own, which is never run; name one "
-                "whose type transformers knows"
+                f"the configuration of the encoder '{folder.name}' asks for code of its own, which is never run; name "
+                "one whose type transformers knows"
             ) from None
         raise ParameterError(otherwise.replace("{}", first_line(error))) from error
     finally:
