@@ -21,7 +21,7 @@ PAGES = {  # picture: (page, what is opened and scrolled to)
     "where_it_looks": ("07_interpretability.html", None),
     "field_guide": ("09_field_guide.html", "details.sheet.country"),
 }
-EXPLORERS = {"lab_concepts": "04_stage1_concepts.ipynb", "lab_predictions": "06_evaluation.ipynb"}
+EXPLORERS = {"lab": "02_geocells.ipynb"}  # one that needs no training
 
 
 def keep(name: str, shot: bytes) -> None:
