@@ -7,7 +7,6 @@ out gives all its groups to test beforehand.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from geocbm.errors import MismatchError, ParameterError
+from geocbm.errors import MismatchError, ParameterError, did_you_mean
 from geocbm.files import remake_advice, run_command, write_json
 from geocbm.files.stored import opened
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian, spatial_blocks
@@ -131,11 +130,10 @@ def _linked_to_country(table: pd.DataFrame, group: pd.Series, country: str) -> n
     if country not in names:
         country = country_name(country) or country  # "USA" is "United States" in every table
     if country not in names:
-        near = difflib.get_close_matches(country, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
         raise ParameterError(
-            f"country is {country!r}, which the table does not have; {hint}Its countries are: {listed}."
+            f"country is {country!r}, which the table does not have; {did_you_mean(country, names)}Its countries are: "
+            f"{listed}."
         )
     held_out = group.isin(group[table["country"].astype(str) == country]).to_numpy()
     if held_out.all():

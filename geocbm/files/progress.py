@@ -131,6 +131,17 @@ def about(seconds: float) -> str:
     return f"about {said if minutes < 90 else f'{minutes / 60:.1f} h'} left"
 
 
+def shell() -> Any:
+    """The running IPython shell, or None in plain Python (IPython is not imported for the question)."""
+    module = sys.modules.get("IPython")
+    return module.get_ipython() if module is not None else None
+
+
+def kernel() -> Any:
+    """The kernel of the notebook that this runs in, or None."""
+    return getattr(shell(), "kernel", None)
+
+
 def is_watched() -> bool:
     """Whether somebody sees a bar move: at a terminal, or in a notebook that JupyterLab opened.
 
@@ -140,9 +151,7 @@ def is_watched() -> bool:
     environment = os.environ
     if any(environment.get(name) for name in _UNATTENDED):
         return False
-    interactive_python = sys.modules.get("IPython")
-    shell = interactive_python.get_ipython() if interactive_python is not None else None
-    if getattr(shell, "kernel", None) is not None:
+    if kernel() is not None:
         return bool(environment.get("JPY_SESSION_NAME"))
     return sys.stderr is not None and sys.stderr.isatty()
 
@@ -152,10 +161,7 @@ def is_live() -> bool:
 
     Executions without a front end (papermill, nbclient, nbval) declare that they cannot; controls would be dead there.
     """
-    module = sys.modules.get("IPython")
-    shell = module.get_ipython() if module is not None else None
-    kernel = getattr(shell, "kernel", None)
-    return bool(getattr(kernel, "_allow_stdin", False))
+    return bool(getattr(kernel(), "_allow_stdin", False))
 
 
 def _show(at_once: bool = False) -> None:

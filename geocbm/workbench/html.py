@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from numbers import Integral, Real
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import ParameterError
+from geocbm.files.progress import kernel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,15 +21,9 @@ ANSWER_MIME = "application/vnd.geocbm.answer+json"
 """Marks the output of `Notebook.answer`, which a page shows first."""
 
 
-def shell() -> Any:
-    """The running IPython shell, or None in plain Python (IPython is not imported for the question)."""
-    module = sys.modules.get("IPython")
-    return module.get_ipython() if module is not None else None
-
-
 def interactive() -> bool:
     """True when there is a page to show things on: a kernel, not a terminal."""
-    return getattr(shell(), "kernel", None) is not None
+    return kernel() is not None
 
 
 def put(page: str, plain: str, mark: str = "") -> None:

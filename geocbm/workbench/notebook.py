@@ -325,7 +325,7 @@ def _located(value: Any) -> Any:
 
 def _injected_names() -> list[str]:
     """Names that papermill assigned in the cell it puts behind the parameters cell."""
-    shell = html.shell()
+    shell = progress.shell()
     statements: list[ast.stmt] = []
     for source in shell.user_ns.get("In", []) if shell else []:
         if source.startswith("# Parameters"):
@@ -337,7 +337,7 @@ def _injected_names() -> list[str]:
 
 def _read_errors_as_sentences() -> None:
     """Let a `UserError` show its sentence instead of a traceback; every other error keeps its own."""
-    shell = html.shell()
+    shell = progress.shell()
     if shell is None:
         return
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import paths
+from geocbm.files import paths, progress
 from geocbm.workbench import html as words
 from geocbm.workbench import notebook, records
 
@@ -24,7 +24,7 @@ def test_start_coerces_and_writes_back(project: Path, capsys: pytest.CaptureFixt
 def test_names_that_papermill_injected_must_be_declared(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = ["# Parameters\ncount = 3\ncuont = 4\n", "cuont = 5"]
     monkeypatch.setattr(
-        words, "shell", lambda: SimpleNamespace(user_ns={"In": cells}, set_custom_exc=lambda *a: None, kernel=None)
+        progress, "shell", lambda: SimpleNamespace(user_ns={"In": cells}, set_custom_exc=lambda *a: None, kernel=None)
     )
     with pytest.raises(ParameterError, match=r"no parameter 'cuont'; did you mean 'count'"):
         notebook.start("01_numbers", {})
