@@ -189,7 +189,7 @@ def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
     )
     with _one_sentence(folder, sentence):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if getattr(config, "num_hidden_layers", 1) < 0:
+    if getattr(config, "num_hidden_layers", 1) < 1:
         raise ParameterError(sentence.replace("{}", f"num_hidden_layers is {config.num_hidden_layers}"))
     factory: Any = transformers.AutoModel
     model_class: Any = transformers.MODEL_MAPPING.get(type(config), None)

@@ -172,6 +172,7 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path):
         {"hidden_size": 2**40},
         {"hidden_size": "a"},
         {"num_hidden_layers": -1},
+        {"num_hidden_layers": 0},
         {"patch_size": 0},
         {"model_type": "x" * 5000},
         {"model_type": "own", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}},
