@@ -1,6 +1,7 @@
 # Each target needs nothing but Python 3.11 or later and make: the first one you run creates .venv from the lock.
 #   make run      install, build the demonstration world, run the whole demo chain, render the reports
 #   make test     every check: style, types, pairs, unit tests, the smoke chain, its reports, nbval
+#   make soak     the campaigns of tests/RELIABILITY.md: kills, full disks, damaged files, strangers' tables (over an hour)
 #   make browser  the pages of the newest run, and JupyterLab on it, in Chromium (Debian: apt install chromium)
 #   make lab      JupyterLab on the notebooks
 #   make screenshots  the README's pictures, from the newest run
@@ -14,7 +15,7 @@ WORKERS := 2
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test browser screenshots lab lock install
+.PHONY: run test soak browser screenshots lab lock install
 .DEFAULT_GOAL := run
 
 $(STAMP): requirements.lock pyproject.toml
@@ -51,6 +52,9 @@ test: $(STAMP)
 	echo "geocbm: nbval over the notebooks" && \
 	GEOCBM_DATA="$$scratch/data" GEOCBM_REPORTS="$$scratch/reports" $(BIN)/python -m pytest -p no:cacheprovider \
 		--nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+
+soak: $(STAMP)
+	@$(BIN)/python -m tests.soak
 
 # Two processes: the pages in one, JupyterLab in the other.
 browser: $(STAMP)

@@ -1,0 +1,114 @@
+"""Run the campaigns of reliability: ``python -m tests.soak [NAME ...] [--count N] [--seed S]``.
+
+Each campaign leaves a row in ``tests/soak/results/NAME.json``; ``tests/RELIABILITY.md`` is written from the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import inspect
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.soak.trial import Trial
+
+FULL = {"kills": 65, "disks": 48, "damaged": 336, "tables": 3500, "pictures": 500, "injections": 60}
+"""The campaigns and how many trials each has in full."""
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "RELIABILITY.md"
+_TITLE = """# Reliability
+
+What was tried to break the workbench, and what held. `make soak` runs all of it again (over an hour on two
+cores) and writes this page; a few trials of each campaign are part of `make test` (`tests/soak/test_soak.py`).
+
+| campaign | tried | held | what is promised | made again by | on | minutes |
+|---|--:|--:|---|---|---|--:|
+"""
+
+
+def run(name: str, count: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Carry out a campaign, with a line that moves; what did not hold is printed and kept."""
+    module = importlib.import_module(f"tests.soak.{name}")
+    promise, _, drawn = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
+    began, tried, held, failures = time.monotonic(), Counter[str](), Counter[str](), list[Trial]()
+    for trial in module.campaign(count, seed, folder):
+        tried[trial.kind] += 1
+        held[trial.kind] += trial.held
+        if not trial.held:
+            failures.append(trial)
+            print(f"\r{name}: did not hold: {trial.what}\n    {trial.seen}", file=sys.stderr, flush=True)
+        line = f"{name} {tried.total()}/{count}  held {held.total()}  {trial.what}"[:118]
+        print(f"\r{line:<118}", end="" if sys.stdout.isatty() else "\n", flush=True)
+    print(flush=True)
+    return {
+        "campaign": name,
+        "promise": " ".join(promise.split()),
+        "drawn": " ".join(drawn.split()),
+        "command": f"python -m tests.soak {name} --count {count} --seed {seed}",
+        "tried": tried.total(),
+        "held": held.total(),
+        "kinds": {kind: [tried[kind], held[kind]] for kind in sorted(tried)},
+        "failures": [{"what": trial.what, "seen": trial.seen.replace(str(folder), "FOLDER")} for trial in failures],
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+    }
+
+
+def write_page() -> None:
+    """Write the page from the rows there are."""
+    rows = [json.loads(file.read_text()) for name in FULL if (file := RESULTS / f"{name}.json").is_file()]
+    lines = [
+        f"| {row['campaign']} | {row['tried']:,} | {row['held']:,} | {row['promise']} | `{row['command']}` "
+        f"| {row['date']} | {row['minutes']:g} |\n"
+        for row in rows
+    ]
+    parts = [_TITLE, *lines]
+    for row in rows:
+        kinds = "; ".join(f"{kind} {held} of {tried}" for kind, (tried, held) in row["kinds"].items())
+        parts.append(f"\n## {row['campaign'].capitalize()}\n\n{row['drawn']}\n\nHeld: {kinds}.\n")
+        if row["failures"]:
+            parts.append("\nDid not hold:\n\n")
+            parts += [f"- {each['what']}: {' '.join(each['seen'].split())}\n" for each in row["failures"]]
+    PAGE.write_text("".join(parts))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for.
+
+    Returns:
+        1 if anything did not hold.
+    """
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(FULL)}; by default all")
+    parser.add_argument("--count", type=int, help="trials of each campaign; by default the full number")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    asked = parser.parse_args(arguments)
+    if strange := set(asked.names) - set(FULL):
+        parser.error(f"there is no campaign {min(strange)!r}; the campaigns are: {', '.join(FULL)}")
+    there = [name for name in FULL if (Path(__file__).parent / f"{name}.py").is_file()]
+    lost = 0
+    for name in asked.names or there:
+        folder = Path(tempfile.mkdtemp(prefix="geocbm-soak-"))
+        try:
+            row = run(name, asked.count or FULL[name], asked.seed, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        lost += row["tried"] - row["held"]
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1, sort_keys=True) + "\n")
+        write_page()
+    print(f"{PAGE.name}: {lost} did not hold" if lost else f"{PAGE.name}: everything held")
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""What the campaigns share: a trial and its outcome, and the command line in a child with a project of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.tiny_project import make_project
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILE = "soak"
+"""Profile of `small_project`, and the name of its run."""
+SMALL = """
+atlas:
+  scenes: 200
+  seed: 0
+  size: 64
+all:
+  bootstrap: 20
+  examples: 1
+"01":
+  csv: data/atlas/soak/atlas.csv
+"02":
+  min_samples_per_cell: 20
+"03":
+  epochs: 1
+  unfreeze_layers: 1
+  batch_size: 32
+"04":
+  epochs: 2
+  batch_size: 64
+"05":
+  epochs: 2
+  variants: [concept_only]
+"07":
+  neighbours: 1
+  pictures: 0
+"08":
+  exchanges: 1
+"09":
+  countries: 4
+  concepts: 4
+  min_samples: 5
+  pictures: 1
+"""
+"""The whole chain with as little of everything as its pages take."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One thing that was tried.
+
+    Attributes:
+        what: what was tried, in words; its kind stands before the first colon.
+        held: whether the promise held.
+        seen: exit code and the sentence, or what went wrong.
+    """
+
+    what: str
+    held: bool
+    seen: str
+
+    @property
+    def kind(self) -> str:
+        """By what the trials of a campaign are counted."""
+        return self.what.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended: its status (128 more than the signal that ended it) and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """The last line of the error stream."""
+        return (self.err.strip().splitlines() or [""])[-1]
+
+    def __str__(self) -> str:
+        return f"exit {self.code}: {self.sentence[:400]}"
+
+
+def has_traceback(text: str) -> bool:
+    """Whether somebody at the command line was shown a bare traceback, of a program or of a cell."""
+    return "Traceback (most recent call last)" in text
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project with folders of its own for data, reports and temporary files, whose processes can be told by them.
+
+    Attributes:
+        folder: the project.
+        inside: words before each command, which let it see the disks of a campaign.
+    """
+
+    folder: Path
+    inside: tuple[str, ...] = ()
+    extra: dict[str, str] = field(default_factory=dict)  # environment
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def reports(self) -> Path:
+        return self.folder / "reports"
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "tmp"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of its processes."""
+        roots = {"ROOT": self.folder, "DATA": self.data, "REPORTS": self.reports}
+        for place in (self.data, self.reports, self.scratch):
+            place.mkdir(parents=True, exist_ok=True)
+        own = {f"GEOCBM_{name}": str(place) for name, place in roots.items()}
+        own |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(self.scratch)}
+        return os.environ | own | self.extra
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Begin a command in a session of its own; its output goes to files in the project's folder."""
+        with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
+            return subprocess.Popen(
+                [*self.inside, sys.executable, "-m", "geocbm", *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                text=True,
+                start_new_session=True,
+                # Whoever runs this under `nohup` has the signal ignored, and every child with it.
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+            )
+
+    def said(self, process: subprocess.Popen[str], limit: float = 3600) -> Said:
+        """Wait for a command that was begun.
+
+        Raises:
+            subprocess.TimeoutExpired: it was killed after `limit` seconds.
+        """
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        texts = [(self.folder / name).read_text(errors="replace") for name in ("out", "err")]
+        return Said(code if code >= 0 else 128 - code, *texts)
+
+    def geocbm(self, *arguments: str, limit: float = 3600) -> Said:
+        """Carry out one command line."""
+        return self.said(self.start(*arguments), limit)
+
+
+def small_project(folder: Path) -> Project:
+    """The notebooks with a profile so small that a chain takes little more than the starts of its kernels."""
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    (folder / "notebooks" / "params" / f"{PROFILE}.yaml").write_text(SMALL)
+    return Project(folder)
+
+
+def two_pages(folder: Path) -> Project:
+    """The chain of two notebooks without a model that the tests of the chain have."""
+    make_project(folder)
+    (folder / "notebooks" / "params" / f"{PROFILE}.yaml").write_text('"01":\n  seconds: 1.0\n')
+    return Project(folder)
