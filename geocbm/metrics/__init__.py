@@ -37,10 +37,11 @@ from geocbm.metrics.formatting import (
 from geocbm.metrics.geolocation import THRESHOLDS_KM, error_km, geoguessr_points, geolocation_metrics, geoscore
 from geocbm.metrics.places import country_of, places_of
 from geocbm.metrics.resamples import FEWEST_BLOCKS, NOT_MEASURED, Estimate, Resamples
-from geocbm.metrics.table import metric
+from geocbm.metrics.table import HEADLINES, metric
 
 __all__ = [
     "FEWEST_BLOCKS",
+    "HEADLINES",
     "NOISE",
     "NOT_MEASURED",
     "NO_INTERVAL",

@@ -35,6 +35,9 @@ NUMBER = Unit()
 
 HIGHER, LOWER, NEITHER = 1, -1, 0
 
+HEADLINES = ("stage2.median_km", "stage2.country_acc", "stage2.geoscore", "stage1.meta_top1", "stage1.parent_top1")
+"""What a run is known by, the most important first: lists of runs, comparison and model card begin with it."""
+
 
 @dataclass(frozen=True)
 class Metric:

@@ -16,7 +16,7 @@ from geocbm import __version__
 from geocbm.errors import DamagedError, MissingInputError, ParameterError
 from geocbm.evaluation.novelty import FILE as NOVELTY
 from geocbm.files import paths, read_json, sha256_file, write_json
-from geocbm.metrics.table import metric
+from geocbm.metrics.table import HEADLINES, metric
 from geocbm.models import geocbm, loading
 from geocbm.predict.context import FILE as CONTEXT
 from geocbm.predict.context import AnswerContext
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 ENCODER = "image_encoder"
 CARD = "README.md"
 KIND = "geocbm"
-HEADLINES = (
-    *("stage2.median_km", "stage2.geoscore", "stage2.acc_25km", "stage2.acc_200km", "stage2.acc_750km"),
-    *("stage2.country_acc", "stage2.region_acc", "stage1.meta_top1", "stage1.meta_top5", "stage1.parent_top1"),
+MEASURED = (
+    *HEADLINES,
+    *("stage2.acc_25km", "stage2.acc_200km", "stage2.acc_750km", "stage2.region_acc", "stage1.meta_top5"),
     *("sure.ece", "sure.ece_calibrated", "sure.coverage_80", "sure.coverage_90", "sure.coverage_95"),
 )
 """Metrics of a card, as far as the run measured them."""
@@ -177,7 +177,7 @@ def measured(files: Run) -> dict[str, Any]:
     recorded: dict[str, Any] = {}
     for file in sorted(files.folder.glob("records/*.json")):
         recorded |= read_json(file)
-    return {key: recorded[key] for key in HEADLINES if key in recorded}
+    return {key: recorded[key] for key in MEASURED if key in recorded}
 
 
 def encoder_name(files: Run | None) -> str:

@@ -13,25 +13,15 @@ import pandas as pd
 
 from geocbm.files import paths
 from geocbm.files.progress import is_live
-from geocbm.metrics.table import metric
+from geocbm.metrics.table import HEADLINES, metric
 from geocbm.workbench import keys, stages, state
 
-HEADLINES = (
-    "data.images",
-    "data.countries",
-    "data.metas",
-    "cells.n",
-    "stage1.meta_top1",
-    "stage1.parent_top1",
-    "stage2.median_km",
-    "stage2.country_acc",
-    "stage2.geoscore",
-    "baseline.nearest_neighbour.median_km",
-    "baseline.true_concepts.median_km",
+SHOWN = (
+    *("data.images", "data.countries", "data.metas", "cells.n"),
+    *HEADLINES,
+    *("baseline.nearest_neighbour.median_km", "baseline.true_concepts.median_km"),
 )
-"""Keys in the records of a run, in the order in which they are shown."""
-SHORT = ("stage2.median_km", "stage2.country_acc", "stage2.geoscore", "stage1.meta_top1")
-"""Those that `geocbm list` shows."""
+"""Keys in the records of a run, in the order in which notebook 00 shows them."""
 
 
 def question(stage: stages.Stage) -> str:
@@ -88,7 +78,7 @@ def directory(run: str, status: pd.DataFrame, explorable: Mapping[str, str]) -> 
 
 
 def records(run: str) -> dict[str, Any]:
-    """All figures the notebooks of a run have recorded so far, by dotted key."""
+    """All metrics the notebooks of a run have recorded so far, by dotted key."""
     figures: dict[str, Any] = {}
     for path in sorted((paths.run_folder(run) / "records").glob("*.json")):
         content = keys.read_json_or_empty(path)
@@ -97,15 +87,15 @@ def records(run: str) -> dict[str, Any]:
 
 
 def headlines(run: str) -> pd.DataFrame:
-    """The headline figures of a run in words; an empty table when there are none yet."""
+    """The headline metrics of a run in words; an empty table when there are none yet."""
     figures = records(run)
     rows = []
-    for key in HEADLINES:
+    for key in SHOWN:
         if key in figures:
             own, entry = metric(key), figures[key]
             value = entry["value"] if isinstance(entry, dict) else entry
-            rows.append({"figure": own.label, "value": own.text(value), "95 % interval": own.interval(entry)})
-    return pd.DataFrame(rows, columns=["figure", "value", "95 % interval"])
+            rows.append({"metric": own.label, "value": own.text(value), "95 % interval": own.interval(entry)})
+    return pd.DataFrame(rows, columns=["metric", "value", "95 % interval"])
 
 
 def table_of_runs() -> list[str]:
@@ -116,8 +106,8 @@ def table_of_runs() -> list[str]:
         when = datetime.fromtimestamp(made).isoformat(" ", "minutes")
         stamps = sorted((folder / "stamps").glob("*.json"))
         profile = keys.read_json_or_empty(stamps[-1]).get("profile", "?") if stamps else "?"
-        figures = headlines(folder.name).set_index("figure")["value"]
-        shown = "; ".join(f"{label} {figures[label]}" for label in map(_label, SHORT) if label in figures)
+        measured = headlines(folder.name).set_index("metric")["value"]
+        shown = "; ".join(f"{label} {measured[label]}" for label in map(_label, HEADLINES[:4]) if label in measured)
         page = paths.report_folder(folder.name) / "index.html"
         rows.append((when, folder.name, profile, _state_of(folder), shown or "-", page))
         remarks.append((when, state.remark(folder)))

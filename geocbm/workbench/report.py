@@ -222,7 +222,7 @@ def render_run(run: str) -> Path:
 
 
 def render_site() -> Path:
-    """Write ``reports/index.html``, the list of all runs with their headline figures, and fill ``reports/_assets``.
+    """Write ``reports/index.html``, the list of all runs with their headline metrics, and fill ``reports/_assets``.
 
     Returns:
         The path of the page. It is written, and says so, also when there is no run yet.

@@ -1,4 +1,4 @@
-"""What the index pages say: a card per notebook, headline figures with their intervals, provenance, and all runs."""
+"""What the index pages say: a card per notebook, headline metrics with their intervals, provenance, and all runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from geocbm.data.simulated import BANNER
 from geocbm.errors import UserError
 from geocbm.files import paths
-from geocbm.metrics.table import metric
+from geocbm.metrics.table import HEADLINES, metric
 from geocbm.run import Run
 from geocbm.workbench import stages, state
 from geocbm.workbench.html import clean_html, clean_text, pictures, template
@@ -27,7 +27,7 @@ _FACT_ORDER = (
     "parameters inputs outputs libraries sources"
 )
 _SOME_SIMULATED = (
-    "Runs marked “simulated” were trained and measured on scenes drawn by the atlas simulator; their figures say "
+    "Runs marked “simulated” were trained and measured on scenes drawn by the atlas simulator; their metrics say "
     "nothing about real streets."
 )
 
@@ -52,7 +52,6 @@ CARDS = (
     "truth.removed_all_median_km",
 )
 """Metrics on the cards; each stands on the card of the notebook that has recorded it."""
-TILES = ("stage2.median_km", "stage2.country_acc", "stage2.geoscore", "stage1.meta_top1", "stage1.parent_top1")
 _COMPARED = {
     "nearest_neighbour": "nearest neighbour",
     "true_concepts": "ceiling, all concepts known",
@@ -74,9 +73,9 @@ def format_metric(key: str, entry: Any) -> tuple[str, str]:
 
 
 def tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Headline figures of a run with the baselines that put them in their place."""
+    """Headline metrics of a run with the baselines that put them in their place."""
     result = []
-    for key in (key for key in TILES if key in metrics):
+    for key in (key for key in HEADLINES if key in metrics):
         value, span = format_metric(key, metrics[key])
         others = {f"baseline.{baseline}.{key.split('.', 1)[1]}": words for baseline, words in _COMPARED.items()}
         beside = [(words, format_metric(own, metrics[own])[0]) for own, words in others.items() if own in metrics]
@@ -260,7 +259,7 @@ def site_index(root: Path) -> str:
                 "failed": sorted({path.name.split("_")[0] for path in notebooks if ".failed" in path.name}),
                 "warning": state.remark(paths.run_folder(folder.name)),
                 "simulated": bool(simulated_banner(folder)),
-                "figures": [format_metric(key, metrics[key]) if key in metrics else ("", "") for key in TILES],
+                "figures": [format_metric(key, metrics[key]) if key in metrics else ("", "") for key in HEADLINES],
             }
         )
     rows.sort(key=lambda row: (-row["order"], row["run"]))
@@ -269,6 +268,6 @@ def site_index(root: Path) -> str:
         run="",
         assets="_assets",
         runs=rows,
-        columns=[label(key) for key in TILES],
+        columns=[label(key) for key in HEADLINES],
         simulated=_SOME_SIMULATED if any(row["simulated"] for row in rows) else "",
     )

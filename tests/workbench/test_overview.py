@@ -41,7 +41,7 @@ def test_an_empty_run_has_every_notebook_in_reading_order(run: Path) -> None:
     ]
     assert overview.records("mine") == {}
     headlines = overview.headlines("mine")
-    assert headlines.empty and list(headlines.columns) == ["figure", "value", "95 % interval"]
+    assert headlines.empty and list(headlines.columns) == ["metric", "value", "95 % interval"]
     assert not run.exists(), "looking must not make a run"
 
 
@@ -54,15 +54,15 @@ def test_a_notebook_is_done_when_all_it_writes_is_there(run: Path) -> None:
     assert states() == ["done", "done"]
 
 
-def test_headlines_are_figures_in_words_in_a_fixed_order(run: Path) -> None:
+def test_headlines_are_metrics_in_words_in_a_fixed_order(run: Path) -> None:
     interval = {"value": 1234.4, "low": 1000.0, "high": 2000.0}
     write_json(run / "records" / "05.json", {"stage2.median_km": interval, "stage2.unknown": 3})
     write_json(run / "records" / "01.json", {"data.images": 12345})
     write_json(run / "records" / "04.json", {"stage1.meta_top1": {"value": 0.5, "low": 0.25, "high": 0.625}})
     assert overview.headlines("mine").to_numpy().tolist() == [
         ["images", "12,345", ""],
-        ["concept right", "50.0 %", "25.0 to 62.5 %"],
         ["median error", "1,234 km", "1,000 to 2,000 km"],
+        ["concept right", "50.0 %", "25.0 to 62.5 %"],
     ]
     assert set(overview.records("mine")) == {"data.images", "stage1.meta_top1", "stage2.median_km", "stage2.unknown"}
 

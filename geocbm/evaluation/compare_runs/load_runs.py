@@ -15,7 +15,7 @@ from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import lineage, read_json
 from geocbm.geodesy import KM_PER_DEGREE
-from geocbm.metrics import error_km, geoscore, metric, places_of
+from geocbm.metrics import HEADLINES, error_km, geoscore, metric, places_of
 from geocbm.metrics.table import in_brackets
 from geocbm.run import Run
 
@@ -216,16 +216,7 @@ def _history(path: Path) -> pd.DataFrame:
     return history[["epoch", *measured]].assign(stage=f"Stage {path.stem.removeprefix('history_stage')}")
 
 
-HEADLINES = (
-    "stage2.median_km",
-    "stage2.geoscore",
-    "stage2.acc_25km",
-    "stage2.acc_200km",
-    "stage2.acc_750km",
-    "stage2.country_acc",
-    "stage2.cell_top1",
-    "stage1.meta_top1",
-)
+FIRST_TABLE = (*HEADLINES, "stage2.acc_25km", "stage2.acc_200km", "stage2.acc_750km", "stage2.cell_top1")
 """Keys of the first table."""
 
 
@@ -234,7 +225,7 @@ def headlines(runs: Sequence[ComparedRun]) -> pd.DataFrame:
 
     Metrics that no run has are left out.
     """
-    keys = [key for key in HEADLINES if any(key in run.metrics for run in runs)]
+    keys = [key for key in FIRST_TABLE if any(key in run.metrics for run in runs)]
     rows = []
     for run in runs:
         row = {"run": run.name}
