@@ -1,5 +1,6 @@
 """The command ``geocbm``: what can be asked on the command line, and how errors become one sentence and a status."""
 
+import errno
 import os
 import shlex
 import signal
@@ -15,7 +16,7 @@ import typer
 
 from geocbm import __version__
 from geocbm.errors import ParameterError, UserError, did_you_mean, first_line
-from geocbm.files import paths
+from geocbm.files import is_full, paths, said_when_unwritable
 from geocbm.workbench import chain, data_commands, names
 
 FIRST_STEPS = """geocbm: image geolocation that explains itself through concepts.
@@ -307,6 +308,12 @@ def _say(problem: Exception, arguments: Sequence[str]) -> int:
     """Say in one sentence what went wrong, with `--debug` also where; the exit status."""
     if arguments[:1] == [_DEBUG]:
         traceback.print_exc()
+    if isinstance(problem, OSError) and problem.filename and (problem.errno == errno.EROFS or is_full(problem)):
+        try:  # met by something else than the writing of a file, such as its removal
+            with said_when_unwritable(Path(problem.filename)):
+                raise problem
+        except UserError as sentence:
+            problem = sentence
     for_user = isinstance(problem, UserError)
     told = str(problem) if for_user else f"{type(problem).__name__}: {first_line(problem)}"
     if not for_user and arguments[:1] != [_DEBUG]:
@@ -336,6 +343,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ends = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     # What is ignored stays so: under nohup the end of the terminal is none of ours.
     before = {each: signal.signal(each, leave) for each in ends if signal.getsignal(each) is not signal.SIG_IGN}
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `__main__` leaves it
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _invoke(arguments)

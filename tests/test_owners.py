@@ -117,7 +117,7 @@ def test_a_number_that_another_process_has_got_since_is_no_sign_of_life(tmp_path
 )
 def test_a_full_disk_is_one_sentence_whoever_meets_it(tmp_path: Path, problem: Exception) -> None:
     (tmp_path / "a.bin").write_bytes(b"whole")
-    told = pytest.raises(NoSpaceError, match=f"{tmp_path} is full: a.bin needs at least .* MB.*same command again")
+    told = pytest.raises(NoSpaceError, match=f"{tmp_path} is full: a.bin needs at least 5 bytes, .*same command again")
     with told, atomic_path(tmp_path / "a.bin") as temporary:
         temporary.write_bytes(b"half")
         raise problem
@@ -142,3 +142,21 @@ def test_a_file_in_the_way_of_a_folder_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UnwritableError, match=r"cannot be written into .*file"):
         write_json(tmp_path / "file" / "a.json", 1)
+
+
+def test_a_disk_that_was_closed_meanwhile_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path, *_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    for name in ("replace", "unlink"):
+        monkeypatch.setattr(Path, name, closed)
+    with pytest.raises(UnwritableError, match=f"a.json cannot be written into {tmp_path} "):
+        write_json(tmp_path / "a.json", 1)
+
+
+def test_small_sizes_are_told_in_bytes(tmp_path: Path) -> None:
+    told = pytest.raises(
+        NoSpaceError, match=r"a needs at least 58 bytes, .* are free|a needs at least 58 bytes, a quota"
+    )
+    with told, atomic_path(tmp_path / "a", 58):
+        raise OSError(errno.ENOSPC, "No space left on device")

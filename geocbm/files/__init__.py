@@ -50,7 +50,13 @@ def atomic_path(path: str | Path, n_bytes: int = 0) -> Iterator[Path]:
             temporary.chmod(0o644)
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove_if_possible(temporary)
+
+
+def remove_if_possible(temporary: Path) -> None:
+    """Remove a file; on a disk that was closed meanwhile it stays, for the next start."""
+    with suppress(OSError):
+        temporary.unlink()
 
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -87,11 +93,15 @@ def said_when_full(path: Path, n_bytes: int = 0, temporary: Path | None = None) 
 
 
 def _no_space(path: Path, needed: int, free: int) -> NoSpaceError:
-    found = f"{free / 1e6:,.2f} MB are free" if needed > free else "a quota or limit of file sizes is used up"
+    found = f"{_size(free)} are free" if needed > free else "a quota or limit of file sizes is used up"
     return NoSpaceError(
-        f"the disk of {path.parent} is full: {path.name} needs at least {needed / 1e6:,.2f} MB, {found}; what was "
-        "there before is whole: make room and start the same command again"
+        f"the disk of {path.parent} is full: {path.name} needs at least {_size(needed)}, {found}; what was there "
+        "before is whole: make room and start the same command again"
     )
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.2f} MB" if n_bytes >= 1e5 else f"{n_bytes:,} bytes"
 
 
 @contextmanager

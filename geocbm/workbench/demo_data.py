@@ -136,7 +136,8 @@ def make(chain: Chain, csv: str | None, limit: float | None) -> bool:
             )
         if outcome.code != 0 or outcome.timed_out:
             line.end(f"failed after {outcome.seconds:.1f} s")
-            print(outcome.tail.rstrip(), file=sys.stderr)
+            ended = f"geocbm: the atlas was not drawn: its process ended with {outcome.cause}"
+            print(outcome.tail.strip() or ended, file=sys.stderr)
             return False
         made = {
             "world": world,

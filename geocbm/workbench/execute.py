@@ -6,13 +6,23 @@ the limit; the outcome is written beside it, so that the parent needs neither pa
 
 import math
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from geocbm import errors
-from geocbm.errors import NoSpaceError, UserError
-from geocbm.files import lineage, owners, paths, progress, read_json, said_when_full, said_when_unwritable, write_json
+from geocbm.errors import UserError
+from geocbm.files import (
+    lineage,
+    owners,
+    paths,
+    progress,
+    read_json,
+    remove_if_possible,
+    said_when_unwritable,
+    write_json,
+)
 from geocbm.workbench import keys, process, records, rerun_command
 from geocbm.workbench.notebook import IN_CHAIN
 from geocbm.workbench.stages import Stage
@@ -108,7 +118,7 @@ def execute(
         if temporary.is_file() and temporary.stat().st_size:
             try:
                 records.stamp_notebook(temporary, final, stamp | {"reason": reason}, values)
-            except (ValueError, NoSpaceError):  # only half of it was written: the disk is full
+            except (ValueError, UserError):  # only half of it was written: the disk is full, or closed since
                 if result["status"] == "ok":
                     raise
         if result["status"] != "ok":
@@ -118,7 +128,7 @@ def execute(
             _tell(stage, result, failed_copy)
             raise StageFailed(stage.notebook)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove_if_possible(temporary)
     failed_copy.unlink(missing_ok=True)
     made = keys.digests(keys.output_files(stage, folder))
     records.write_stage(run, profile, stage.number, stamp | {"outputs": made}, "fresh", reason)
@@ -143,12 +153,12 @@ def _result(file: Path, outcome: process.Outcome, limit: float | None) -> dict[s
     try:
         return dict(read_json(file))
     except (OSError, ValueError):
-        cause = f"signal {-outcome.code}" if outcome.code < 0 else f"exit status {outcome.code}"
+        interrupted = outcome.code == -signal.SIGINT
         return {
             "status": "failed",
             "kind": "crash",
-            "message": f"its process ended with {cause}",
-            "traceback": outcome.tail.splitlines(),
+            "message": f"its process ended with {outcome.cause}",
+            "traceback": [] if interrupted else outcome.tail.splitlines(),
         }
 
 
@@ -205,6 +215,8 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
             start_timeout=120,
         )
     except papermill.PapermillExecutionError as failure:
+        if failure.ename == "KeyboardInterrupt":
+            return {"status": "failed", "kind": "interrupt", "message": "its kernel was interrupted"}
         return {
             "status": "failed",
             "kind": failure.ename,
@@ -218,10 +230,10 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         return {"status": "failed", "kind": "DeadKernelError", "message": message, "traceback": [message]}
     except OSError as problem:
         try:
-            with said_when_full(Path(job["output"])):
+            with said_when_unwritable(Path(job["output"])):
                 raise problem
-        except NoSpaceError as sentence:
-            return {"status": "failed", "kind": "NoSpaceError", "message": str(sentence)}
+        except UserError as sentence:
+            return {"status": "failed", "kind": type(sentence).__name__, "message": str(sentence)}
     return {"status": "ok"}
 
 

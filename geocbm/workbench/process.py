@@ -38,6 +38,11 @@ class Outcome:
     timed_out: bool
     tail: str
 
+    @property
+    def cause(self) -> str:
+        """What ended it, in words."""
+        return f"signal {-self.code}" if self.code < 0 else f"exit status {self.code}"
+
 
 def run_limited(
     command: Sequence[str],

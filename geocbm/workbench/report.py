@@ -187,7 +187,7 @@ def fill_assets() -> Path:
     for source in (script, TEMPLATES / "site.css", TEMPLATES / "site.js"):
         target = folder / source.name
         if not target.is_file() or sha256_file(target) != sha256_file(source):
-            with atomic_path(target) as temporary:
+            with atomic_path(target, source.stat().st_size) as temporary:
                 shutil.copyfile(source, temporary)
     return folder
 

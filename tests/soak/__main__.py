@@ -10,7 +10,6 @@ import datetime
 import importlib
 import inspect
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -96,16 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no campaign {min(strange)!r}; the campaigns are: {', '.join(FULL)}")
     there = [name for name in FULL if (Path(__file__).parent / f"{name}.py").is_file()]
     lost = 0
-    for name in asked.names or there:
-        folder = Path(tempfile.mkdtemp(prefix="geocbm-soak-"))
-        try:
-            row = run(name, asked.count or FULL[name], asked.seed, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        lost += row["tried"] - row["held"]
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1, sort_keys=True) + "\n")
-        write_page()
+    RESULTS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="geocbm-soak-", ignore_cleanup_errors=True) as folder:
+        for name in asked.names or there:
+            row = run(name, asked.count or FULL[name], asked.seed, Path(folder) / name)
+            lost += row["tried"] - row["held"]
+            (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1, sort_keys=True) + "\n")
+            write_page()
     print(f"{PAGE.name}: {lost} did not hold" if lost else f"{PAGE.name}: everything held")
     return 1 if lost else 0
 

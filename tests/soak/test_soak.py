@@ -17,7 +17,7 @@ THERE = [name for name in FULL if (Path(__file__).parent / f"{name}.py").is_file
 @pytest.mark.parametrize("name", THERE)
 def test_a_few_trials_of_a_campaign_hold(name: str, tmp_path: Path) -> None:
     count = SHORT.get(name, HANDFUL)
-    trials: Iterator = importlib.import_module(f"tests.soak.{name}").campaign(count, 1, tmp_path)
+    trials: Iterator = importlib.import_module(f"tests.soak.{name}").campaign(count, 1, tmp_path / name)
     seen = list(trials)
     assert len(seen) >= count
     assert not [(trial.what, trial.seen) for trial in seen if not trial.held]

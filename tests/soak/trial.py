@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,18 +38,16 @@ all:
 "05":
   epochs: 2
   variants: [concept_only]
-"07":
-  neighbours: 1
-  pictures: 0
-"08":
-  exchanges: 1
 "09":
   countries: 4
   concepts: 4
   min_samples: 5
   pictures: 1
 """
-"""The whole chain with as little of everything as its pages take."""
+"""As little of everything as the pages take."""
+LEFT_OUT = ("06b_uncertainty", "07_interpretability", "07b_trust", "08_interventions")
+"""Pages that measure much and write nothing that a later page needs."""
+_TRACEBACK = re.compile(r'Traceback \(most recent call last\)|^\s+File ".+", line \d+, in ', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Said:
 
 def has_traceback(text: str) -> bool:
     """Whether somebody at the command line was shown a bare traceback, of a program or of a cell."""
-    return "Traceback (most recent call last)" in text
+    return bool(_TRACEBACK.search(text))
 
 
 @dataclass(frozen=True)
@@ -129,10 +128,14 @@ class Project:
         return os.environ | own | self.extra
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Begin a command in a session of its own; its output goes to files in the project's folder."""
+        """Begin a command line; see `begin`."""
+        return self.begin("-m", "geocbm", *arguments)
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        """Begin a Python in a session of its own; its output goes to files in the project's folder."""
         with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
             return subprocess.Popen(
-                [*self.inside, sys.executable, "-m", "geocbm", *arguments],
+                [*self.inside, sys.executable, *words],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -164,8 +167,14 @@ class Project:
 
 
 def small_project(folder: Path) -> Project:
-    """The notebooks with a profile so small that a chain takes little more than the starts of its kernels."""
+    """The notebooks that write what others read, with a profile so small that kernels take longest to start."""
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    for name in LEFT_OUT:
+        for file in (folder / "notebooks").glob(f"{name}.*"):
+            file.unlink()
+    chain = folder / "notebooks" / "chain.toml"
+    parts = chain.read_text().split("[[stage]]")
+    chain.write_text("[[stage]]".join(part for part in parts if not any(f'"{name}"' in part for name in LEFT_OUT)))
     (folder / "notebooks" / "params" / f"{PROFILE}.yaml").write_text(SMALL)
     return Project(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -233,3 +234,14 @@ def test_an_atlas_does_not_replace_something_else(project: Path, capsys: pytest.
     assert "holds something else" in capsys.readouterr().err
     assert cli.main(["atlas", "make", "--out", "new", "--scenes", "0"]) == 2
     assert "--scenes=0" in capsys.readouterr().err
+
+
+def test_a_disk_that_was_closed_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(_request: Request) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/elsewhere/reports/.half.ipynb")
+
+    monkeypatch.setattr(chain, "run_chain", closed)
+    assert cli.main(["run"]) == 2
+    assert "geocbm: .half.ipynb cannot be written into /elsewhere/reports" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from tiny_project import make_project
 
-from geocbm.workbench import process
+from geocbm.workbench import execute, process
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,3 +85,18 @@ def test_what_a_child_prints_arrives_whatever_the_console(tmp_path, monkeypatch)
         [sys.executable, "-c", "print('Muğla')"], tmp_path, process.child_environment({}), limit=60
     )
     assert "Muğla" in outcome.tail
+
+
+def test_an_interrupt_while_libraries_are_imported_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "geocbm", "list"], cwd=ROOT, env=environment, capture_output=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
+
+
+def test_what_was_interrupted_shows_no_traceback(tmp_path: Path) -> None:
+    ended = process.Outcome(-signal.SIGINT, 1.0, 0, False, "Traceback (most recent call last):\n  ...")
+    said = execute._result(tmp_path / "absent.json", ended, None)
+    assert said["message"] == "its process ended with signal 2" and not said["traceback"]
