@@ -58,22 +58,27 @@ def is_empty(text: pd.Series) -> pd.Series:
 
 def check_names(rows: pd.DataFrame) -> Iterator[Problem]:
     """Find empty identifiers and names, and names whose letters were garbled by a wrong encoding."""
-    from ftfy import fix_encoding
-
     for column in ("pano_id", *NAME_COLUMNS):
         details = rows[column][is_empty(rows[column])].map(lambda text: repr(text) if text else "").to_dict()
         yield Problem(f"{column} is empty", details, f"Fill in {column} or remove the row.")
     remedy = "The text was decoded with the wrong encoding once: write the suggested name, or export it as UTF-8."
     for column in NAME_COLUMNS:
-        suggestion = {}
-        for text in rows[column].unique():
-            repaired = fix_encoding(text)
-            if repaired != text:
-                suggestion[text] = f"{text!r}, perhaps {repaired!r}"
-            elif "\ufffd" in text:
-                suggestion[text] = f"{text!r}, letters are lost"
-        details = rows[column].map(suggestion).dropna().to_dict()
+        details = rows[column].map(_garbled(rows[column])).dropna().to_dict()
         yield Problem(f"{column} holds garbled letters (mojibake)", details, remedy)
+
+
+def _garbled(names: pd.Series) -> dict[str, str]:
+    """What to say of each name whose letters were garbled."""
+    from ftfy import fix_encoding
+
+    suggestion = {}
+    for text in names.unique():
+        repaired = fix_encoding(text)
+        if repaired != text:
+            suggestion[text] = f"{text!r}, perhaps {repaired!r}"
+        elif "\ufffd" in text:
+            suggestion[text] = f"{text!r}, letters are lost"
+    return suggestion
 
 
 def check_coordinates(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> Iterator[Problem]:
@@ -131,8 +136,12 @@ def _outvoted(groups: pd.Series, choice: pd.Series) -> pd.Series:
 
 
 def check_parents(rows: pd.DataFrame) -> Iterator[Problem]:
-    """Find metas under more than one parent; the rows named are those of the rarer parents (of all, when tied)."""
-    filled = rows[~(is_empty(rows["meta_name"]) | is_empty(rows["parent_concept"]))]
+    """Find metas under more than one parent; the rows named are those of the rarer parents (of all, when tied).
+
+    Names that are empty or garbled say nothing.
+    """
+    meta, parent = rows["meta_name"], rows["parent_concept"]
+    filled = rows[~(is_empty(meta) | is_empty(parent) | meta.isin(_garbled(meta)) | parent.isin(_garbled(parent)))]
     losing = filled["meta_name"][_outvoted(filled["meta_name"], filled["parent_concept"])]
     parents = filled[filled["meta_name"].isin(losing)].groupby("meta_name")["parent_concept"]
     listing = {meta: ", ".join(f"{name!r} x{n}" for name, n in group.value_counts().items()) for meta, group in parents}

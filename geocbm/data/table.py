@@ -6,6 +6,7 @@ import csv as csv_format
 import json
 import re
 import unicodedata
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from functools import partial
 from io import StringIO
@@ -162,7 +163,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         content = path.read_bytes()
     except OSError as error:
         raise BadTableError(f"{path} cannot be opened ({error.strerror}): make it readable.") from error
-    if not content.strip():
+    if not content.removeprefix(BOM_UTF8).strip():
         raise BadTableError(f"{path} is empty: it needs a header with {needed}, and rows.")
     try:
         text = content.decode("utf-8-sig")

@@ -175,6 +175,12 @@ def test_meta_under_two_parents_lists_them_and_drops_the_minority(folder):
     assert set(table["meta_name"]) == {"meta 1"}
 
 
+def test_a_garbled_name_does_not_outvote_a_sound_row(folder):
+    rows = good_rows(3)
+    rows[2]["parent_concept"] = "PolÃ©s"  # rows 0 and 2 have one meta
+    assert load_table(write(folder, rows), on_bad="drop")["pano_id"].tolist() == ["000", "001"]
+
+
 def test_drop_counts_and_writes_the_rejected_rows(folder, capsys):
     rows = good_rows()
     rows[1]["lat"], rows[1]["country"] = "100", ""
@@ -247,6 +253,7 @@ def test_files_that_are_no_table(folder):
     path = folder / "x.csv"
     for content, message in [
         (b"", "is empty"),
+        (b"\xef\xbb\xbf \r\n", "is empty"),
         (b",,,\n", "a header but no rows"),
         (",".join(SCHEMA).encode(), "a header but no rows"),
         ("pano_id,café\n".encode("latin-1"), "not UTF-8: byte 0xe9 on line 1"),

@@ -42,6 +42,7 @@ LONGEST_SHAPE = 40  # longer side by shorter side that is read at most; preproce
 _ORIENTATION, _HEAD, _MOST_PAGES = 0x0112, 512, 64
 _IN_ROWS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "DIB", "PPM")  # decoded without a second copy of all pixels
 _BLOCK = 1 << 26  # bytes of memory that Pillow asks for at a time
+_STRIP = 1000  # rows
 _COSTLY_PIXELS = 64_000_000  # of other kinds, whose decoders hold several copies
 _KNOWN = "give JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF, BMP or a camera's raw file"
 _limit = threading.Lock()
@@ -258,7 +259,9 @@ def _reduced(image: Any, least_side: int) -> Any:
     factor = _factor(image.size, least_side)
     if factor < 2:
         return image
-    if image.mode in ("L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "F", "I"):
+    if image.mode in ("LA", "RGBA"):
+        reduced = _reduced_in_strips(image, factor)
+    elif image.mode in ("L", "RGB", "RGBX", "CMYK", "YCbCr", "F", "I"):
         reduced = image.reduce(factor)
     else:  # palettes and 16 bits cannot be averaged; every so many pixels one is taken
         reduced = image.resize((image.width // factor, image.height // factor), 0)
@@ -268,6 +271,18 @@ def _reduced(image: Any, least_side: int) -> Any:
     if turned is not None:
         reduced.getexif()[_ORIENTATION] = turned
     return reduced
+
+
+def _reduced_in_strips(image: Any, factor: int) -> Any:
+    """A reduced picture with transparency, which Pillow would first copy in full to weigh its colours."""
+    from PIL import Image as pillow
+
+    height = -(-_STRIP // factor) * factor
+    whole = pillow.new(image.mode, (-(-image.width // factor), -(-image.height // factor)))
+    for top in range(0, image.height, height):
+        strip = image.crop((0, top, image.width, min(top + height, image.height)))
+        whole.paste(strip.reduce(factor), (0, top // factor))
+    return whole
 
 
 def _frame_notes(image: Any) -> list[str]:

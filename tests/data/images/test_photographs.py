@@ -105,6 +105,14 @@ def test_a_reduced_picture_is_the_mean_of_what_it_replaces():
     np.testing.assert_allclose(np.asarray(jpeg.picture, dtype=float), expected, atol=6)
 
 
+def test_transparency_is_averaged_in_strips_as_in_one_piece(monkeypatch):
+    monkeypatch.setattr(photographs, "_STRIP", 10)
+    pixels = np.random.default_rng(0).integers(0, 255, (101, 67, 4), dtype=np.uint8)
+    for image in (Image.fromarray(pixels, "RGBA"), Image.fromarray(pixels[..., 2:], "LA")):
+        found = photographs._reduced(image, least_side=16)
+        assert found.mode == image.mode and np.array_equal(np.asarray(found), np.asarray(image.reduce(4)))
+
+
 def test_a_hundred_megapixels_are_read_small_and_the_limit_of_pillow_stays():
     before = Image.MAX_IMAGE_PIXELS
     content = written("JPEG", Image.new("L", (12_000, 8_500), 99), quality=30)
