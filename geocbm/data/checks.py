@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geocbm.data.concepts import EMPTY_WORDS
 from geocbm.errors import MissingInputError, UserError, printable
 from geocbm.geodesy import haversine_km
 from geocbm.metrics.borders import degrees_from_country
 from geocbm.metrics.country_names import names_by_code
 
 NAME_COLUMNS = ("meta_name", "parent_concept", "country")
-EMPTY_WORDS = frozenset({"", "nan", "none", "null", "n/a", "<na>"})
 ROWS_LISTED = 20
 SAME_PLACE_KM = 0.001
 

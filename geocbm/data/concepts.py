@@ -34,6 +34,14 @@ PARENT_TEMPLATES = (
     "A {} region",
 )
 
+EMPTY_WORDS = frozenset({"", "nan", "none", "null", "n/a", "<na>"})
+SEPARATOR = "|"
+"""Between several concepts in one cell of a table."""
+UNKNOWN = "(unknown)"
+"""Name, and parent, in a row of a picture of which no concept is known: it has the index -1 and is no concept."""
+GUESSED = "guessed"
+"""Attribute of a table whose labels were guessed, and by what; and its column with all names that a picture got."""
+
 
 @dataclass(frozen=True)
 class ConceptVocabulary:
@@ -63,6 +71,7 @@ class ConceptVocabulary:
     def from_table(cls, table: pd.DataFrame) -> ConceptVocabulary:
         """Collect the vocabulary of a table; a `BadTableError` lists metas under two parents."""
         pairs = table[["meta_name", "parent_concept"]].drop_duplicates()
+        pairs = pairs[pairs["meta_name"] != UNKNOWN]
         double = pairs[pairs["meta_name"].duplicated(keep=False)].groupby("meta_name")["parent_concept"]
         problems = [f"{meta!r} is under {', '.join(map(repr, sorted(parents)))}" for meta, parents in double]
         if problems:
@@ -108,14 +117,14 @@ class ConceptVocabulary:
         return sha256_text(json.dumps([self.metas, self.parents, self.parent_index.tolist()], ensure_ascii=False))
 
     def encode(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the metas and of the parents of a table's rows, both `[n]` int64.
+        """Indices of the metas and of the parents of a table's rows, both `[n]` int64; -1 where none is known.
 
         Raises:
             MismatchError: the table has a name that the vocabulary lacks.
         """
         found = []
         for column, known in (("meta_name", self.concept_to_idx), ("parent_concept", self.parent_to_idx)):
-            index = table[column].map(known)
+            index = table[column].map(known | {UNKNOWN: -1})
             if index.isna().any():
                 strange = sorted(set(table[column][index.isna()]))
                 raise MismatchError(
@@ -144,7 +153,7 @@ def split_names(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
     """
     both, kept, unequal = ["meta_name", "parent_concept"], [], {}
     for texts in rows[both].itertuples(index=False):
-        metas, parents = ([part.strip() for part in text.split("|") if part.strip()] or [""] for text in texts)
+        metas, parents = ([part.strip() for part in text.split(SEPARATOR) if part.strip()] or [""] for text in texts)
         fits = len(parents) in (1, len(metas))
         pairs = zip(metas, parents * (len(metas) // len(parents)), strict=True) if fits else [tuple(texts)]
         kept.append(list(dict.fromkeys(pairs)))

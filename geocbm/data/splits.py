@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from geocbm.data.concepts import GUESSED, UNKNOWN
 from geocbm.errors import MismatchError, ParameterError, did_you_mean
 from geocbm.files import remake_advice, run_command, write_json
 from geocbm.files.stored import opened
@@ -153,7 +154,7 @@ def make_splits(
     pretrain_fraction: float = 0.9,
     country: str = "",
 ) -> dict[str, list[str]]:
-    """Split panoramas 70/15/15 by meta (specification, section Train/Val/Test Splits).
+    """Split panoramas 70/15/15 by meta (specification, section Train/Val/Test Splits), or by country without labels.
 
     Rows that share a `pano_id` or byte-identical images are never parted. A meta with a single such group of rows goes
     to train, with two to train and val, and every meta is in train. The answer does not depend on the order of rows.
@@ -191,6 +192,9 @@ def make_splits(
         raise ParameterError("table has no rows: there is nothing to split.")
     block = spatial_blocks(table["lat"].to_numpy(), table["lng"].to_numpy(), block_km) if kind == "spatial" else None
     ids, meta, group = table["pano_id"].astype(object), table["meta_name"], linked_groups(table, block)
+    unlabelled = (meta == UNKNOWN) | bool(table.attrs.get(GUESSED))
+    if unlabelled.any():  # guesses are made after the split, which they must not change
+        meta = meta.mask(unlabelled, table["country"])
     part = np.full(len(table), 2)
     shared = np.ones(len(table), dtype=bool)  # rows that are handed out by share
     if kind == "leave_country_out":

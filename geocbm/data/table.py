@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data import checks
-from geocbm.data.concepts import split_names
+from geocbm.data.concept_list import ConceptList
+from geocbm.data.concepts import UNKNOWN, split_names
 from geocbm.data.simulated import from_simulator
+from geocbm.data.unlabelled import LEFT_OUT, complete, concept_columns
 from geocbm.errors import BadTableError, MissingInputError, ParameterError, cut_middle, printable
 from geocbm.files import atomic_path, paths, run_command, sha256_file
 from geocbm.files.stored import opened
@@ -53,6 +55,7 @@ def load_table(
     check_images: bool = True,
     columns: Mapping[str, str] | None = None,
     allow_outside: bool = False,
+    concepts: ConceptList | None = None,
 ) -> pd.DataFrame:
     """Read and validate a CSV of panoramas (specification, section Dataset Structure).
 
@@ -66,6 +69,8 @@ def load_table(
         check_images: decode every image; if false, images are only hashed where they exist.
         columns: own names of columns, `{"name in the file": "name in the schema"}`.
         allow_outside: follow paths of images, and links, that lead out of the folder of the CSV.
+        concepts: a list by which a table without `meta_name` and `parent_concept` is read, see `unlabelled.complete`:
+            columns headed by a listed name hold 1, 0 or nothing; of a picture without a 1 both are `UNKNOWN`.
 
     Returns:
         The schema's columns, then extra columns, then `image_sha256`; `lat` and `lng` are floats in degrees, other
@@ -79,15 +84,20 @@ def load_table(
         raise ParameterError(f"on_bad is {on_bad!r}; choose 'error' or 'drop'.")
     path = Path(csv)
     header, raw, lines = _read_rows(path)
-    names, notices = _map_columns(path, header, columns or {})
+    names, notices = _map_columns(path, header, columns or {}, concepts)
     width = len(header)
     rows = pd.DataFrame([(cells + [""] * width)[:width] for cells in raw], columns=names, dtype=object)
     unequal: dict[int, str] = {}
-    if header[names.index("meta_name")].casefold() == SEVERAL:
+    marks: dict[int, str] = {}
+    if "meta_name" not in names and concepts is not None:
+        rows, marks = complete(rows, concepts)
+    if "meta_name" not in names or header[names.index("meta_name")].casefold() == SEVERAL:
         rows, unequal = split_names(rows)
+        marks = {row: marks[line] for row, line in enumerate(rows.index) if line in marks}
         raw, lines = [raw[row] for row in rows.index], [lines[row] for row in rows.index]
         rows = rows.reset_index(drop=True)
     notices += _normalise(rows)
+    rows.loc[rows["meta_name"] == UNKNOWN, "parent_concept"] = UNKNOWN
     lat, lng = (pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=np.float64) for name in ("lat", "lng"))
     folder = path.resolve().parent
 
@@ -97,6 +107,7 @@ def load_table(
     exchanged, elsewhere = checks.check_countries(rows, lat, lng)
     problems = [
         checks.Problem("the number of fields is wrong", ragged, remedy),
+        checks.Problem("the column of a concept is neither 1, 0 nor empty", marks, "Correct the cells."),
         checks.Problem("concepts and parents differ in number", unequal, "Give one parent for all, or one for each."),
         *checks.check_names(rows),
         *checks.check_coordinates(rows, lat, lng),
@@ -113,7 +124,7 @@ def load_table(
     if elsewhere.details:
         notices.append(elsewhere.sentence(lines))
 
-    table = rows[[*SCHEMA, *(name for name in names if name not in SCHEMA and name != "image_sha256")]].copy()
+    table = rows[[*SCHEMA, *(name for name in rows if name not in SCHEMA and name != "image_sha256")]].copy()
     table["lat"], table["lng"], table["image_sha256"] = lat + 0.0, lng + 0.0, digests  # never -0.0
     table = _plain_text(table)
     if reasons:
@@ -196,22 +207,38 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     return [cell.strip() for cell in rows[0]], rows[1:], lines[1:]
 
 
-def _map_columns(path: Path, header: list[str], own: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Give each column its name in the schema."""
+def _map_columns(
+    path: Path, header: list[str], own: Mapping[str, str], concepts: ConceptList | None
+) -> tuple[list[str], list[str]]:
+    """Give each column its name in the schema; by a list of concepts a table may lack those of `LEFT_OUT`."""
     unknown = [f"{name!r} (not in the file)" for name in own if name not in header]
     unknown += [f"{name!r} (not in the schema)" for name in own.values() if name not in SCHEMA]
     if unknown:
         raise ParameterError(f"columns maps {', '.join(unknown)}; the file has {printable(', '.join(header), 2000)}.")
     names = [own.get(name, name) for name in header]
-    problems = []
+    problems, missing = [], []
     for target in (name for name in SCHEMA if name not in names):
         alike = [name.casefold() if name not in SCHEMA else "" for name in names]
         spelling = next((spelling for spelling in (target, *ALIASES[target]) if spelling in alike), None)
         if spelling is not None:
             names[alike.index(spelling)] = target
             continue
-        remedy = "Add the column (it may be empty)." if target == "note" else "Add the column or pass columns={...}."
+        missing.append(target)
+    excused = LEFT_OUT if concepts is not None and {"meta_name", "parent_concept"} <= set(missing) else ()
+    for target in (name for name in missing if name not in excused):
+        remedy = {
+            "note": "Add the column (it may be empty).",
+            "meta_name": "Add the column; or have a column headed by each name of a list of concepts, with 1, 0 or "
+            "nothing; or no labels, and let them be guessed (geocbm run --set 01.guess_with=ENCODER).",
+        }.get(target, "Add the column or pass columns={...}.")
         problems.append(f"Column {target!r} is missing (also tried: {', '.join(ALIASES[target])}). {remedy}")
+    if excused and concepts is not None:
+        listed = list(concept_columns(names, concepts).values())
+        problems += [
+            f"Concept {name!r} has a column twice. Remove one."
+            for name in sorted(set(listed))
+            if listed.count(name) > 1
+        ]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         listed = ", ".join(map(_short, twice))

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from geocbm.errors import NoSpaceError, UnwritableError, UserError
+from geocbm.errors import NoSpaceError, UnwritableError, UserError, first_line
 from geocbm.files import paths
 from geocbm.files.makers import first_to_run
 from geocbm.files.owners import owner, right_to_replace
@@ -210,3 +210,32 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+MOST_YAML = 1 << 20
+"""Characters of a text in YAML that are read."""
+
+
+def read_yaml(text: str) -> Any:
+    """Plain YAML of a person; `ValueError` for tags, aliases (some fill memory), names said twice and a huge text."""
+    import yaml
+
+    if len(text) > MOST_YAML:
+        raise ValueError(f"it has {len(text):,} characters, at most {MOST_YAML:,} are read")
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("aliases (*name) are not read; write the values out")
+        _refuse_twins(yaml.compose(text, Loader=yaml.SafeLoader))
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as problem:
+        raise ValueError(first_line(problem)) from None
+
+
+def _refuse_twins(node: Any) -> None:
+    """Raise `ValueError` for a name that a mapping has twice: YAML keeps the last and drops the rest unsaid."""
+    pairs = node.value if getattr(node, "id", "") == "mapping" else []
+    names = [name.value for name, _ in pairs]
+    if twins := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise ValueError(f"{twins[0]!r} stands twice (line {node.start_mark.line + 1} and below); keep one of them")
+    for child in [value for _, value in pairs] or (node.value if getattr(node, "id", "") == "sequence" else []):
+        _refuse_twins(child)

@@ -75,6 +75,24 @@ def _say(done: "Conversion") -> None:
     print(*done.notices, f"{done.path}: {done.n_rows:,} rows, {done.n_images:,} pictures{dropped}", sep="\n")
 
 
+@app.command("concepts")
+def copy_concepts(file: Annotated[Path, typer.Argument(help="A new file, in YAML.")]) -> int:
+    """Write the starter list of concepts to a file, to edit it; for tables without labels.
+
+    \b
+    Example:
+      geocbm data concepts mine.yaml
+      geocbm run --set csv=TABLE --set 01.guess_with=CLIP --set 01.concepts=mine.yaml
+    """  # noqa: D301 (click's mark for lines that stay as they are)
+    from geocbm.data.concept_list import starter_text
+    from geocbm.files import write_text
+
+    if file.exists():
+        raise ParameterError(f"FILE={file} is there already, and nothing is written over; give a new file")
+    print(f"{write_text(file, starter_text())}: edit it, then name it with --set 01.concepts={file}")
+    return 0
+
+
 @app.command("score")
 def score(
     csv: Annotated[Path, typer.Option(help="A table in the project's schema.")],

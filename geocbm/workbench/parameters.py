@@ -16,10 +16,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from geocbm.errors import MissingInputError, ParameterError, did_you_mean, first_line
+from geocbm.errors import MissingInputError, ParameterError, did_you_mean
+from geocbm.files import read_yaml
 
 _MARKER = re.compile(r"^# %%(?P<rest>.*)\n?", re.MULTILINE)
-MOST_YAML = 1 << 20
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -227,20 +227,6 @@ def _as_mapping(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return read_yaml(value)
-
-
-def read_yaml(text: str) -> Any:
-    """Plain YAML of a person; `ValueError` for tags, for aliases (some fill memory) and for a huge text."""
-    import yaml
-
-    if len(text) > MOST_YAML:
-        raise ValueError(f"it has {len(text):,} characters, at most {MOST_YAML:,} are read")
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("aliases (*name) are not read; write the values out")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as problem:
-        raise ValueError(first_line(problem)) from None
 
 
 def resolve(parameters: Mapping[str, Parameter], given: Mapping[str, Any], where: str) -> dict[str, Any]:

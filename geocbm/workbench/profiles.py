@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import ParameterError, did_you_mean
-from geocbm.files import paths
-from geocbm.workbench.parameters import MOST_YAML, Parameter, coerce, read_yaml
+from geocbm.files import MOST_YAML, paths, read_yaml
+from geocbm.workbench.parameters import Parameter, coerce
 from geocbm.workbench.stages import NUMBER
 
 

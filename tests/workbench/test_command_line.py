@@ -193,6 +193,7 @@ def test_a_run_that_is_nearly_one_is_asked_about(project: Path, capsys: pytest.C
         "sync",
         "check",
         "data score",
+        "data concepts",
         "data osv5m",
         "atlas make",
     ],

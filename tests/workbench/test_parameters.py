@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.workbench.parameters import MOST_YAML, Parameter, coerce, read_cells, read_parameters, read_yaml, resolve
+from geocbm.files import MOST_YAML, read_yaml
+from geocbm.workbench.parameters import Parameter, coerce, read_cells, read_parameters, resolve
 
 SCRIPT = """# %% [markdown]
 # # Title
