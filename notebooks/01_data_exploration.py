@@ -26,14 +26,19 @@ block_km: float = 1.0  # side of a block in km, for the spatial split
 training_only: bool = False  # allow a table too small for validation and test; pages 06 to 09 then measure nothing
 seed: int = 0  # seed of the split
 gallery_columns: int = 8  # pictures per row of the contact sheet
+guess_with: str = ""  # for a table without labels: model of pictures and texts, such as a CLIP, that guesses concepts
+guess_above: float = 2.0  # standardised likeness from which it does; a picture without any such stays unknown
+concepts: str = ""  # list of concepts (YAML) for a table without `meta_name`; empty: the one of the package
 
 # %%
 import numpy as np
 import pandas as pd
 
 from geocbm import data, open_run, plots
-from geocbm.data.concepts import ConceptVocabulary
+from geocbm.data.concept_list import read_concept_list
+from geocbm.data.concepts import GUESSED, UNKNOWN, ConceptVocabulary
 from geocbm.data.quality import audit_concepts
+from geocbm.run import Run, guessing
 from geocbm.workbench import explorers, notebook
 
 nb = notebook.start("01_data_exploration", globals())
@@ -43,17 +48,26 @@ nb = notebook.start("01_data_exploration", globals())
 #
 # One pass collects all problems with their line numbers: missing columns, impossible coordinates, unreadable images,
 # identifiers at two places, concepts with two parents, garbled names. With `on_bad="drop"` the offending rows are listed below.
+#
+# A table without `meta_name` may have a column headed by each concept of a list, with 1, 0 or nothing; or no labels. Then concept
+# $k$ is guessed of picture $i$ where the cosine $s_{ik}$ of picture and words is unusual among the training pictures:
+# $(s_{ik} - \operatorname{mean}_{\mathrm{train}} s_{\cdot k}) / \operatorname{std}_{\mathrm{train}} s_{\cdot k}$ is at least `guess_above`.
 
 # %%
-table = data.load_table(csv, on_bad=on_bad, rejected_csv=nb.path("rejected.csv"), allow_outside=allow_outside)
-counted = ["pano_id", "image_sha256", "country", "meta_name", "parent_concept"]
-glance = table[counted].nunique().rename({"pano_id": "panoramas", "image_sha256": "distinct pictures"})
-glance = pd.concat([pd.Series({"rows": len(table)}), glance]).rename("number").to_frame()
-nb.table(glance, caption="The table at a glance")
+reading = {"on_bad": on_bad, "rejected_csv": nb.path("rejected.csv"), "allow_outside": allow_outside}
+table = data.load_table(csv, **reading, concepts=(listed := read_concept_list(concepts)))
+settings = {"seed": seed, "block_km": block_km}
+splits = data.make_splits(table, kind=split, country=held_out_country, **settings)
+train = data.split_rows(splits, table)["train"]
+table = guessing.guess_concepts(table, train, listed, guess_with, guess_above, Run(nb.run_folder).cache)
+guessed = GUESSED in table.attrs
+counted = {"pano_id": "panoramas", "image_sha256": "pictures", "country": "countries", "meta_name": "metas"}
+glance = table[[*counted, "parent_concept"]].rename(columns=counted).nunique().rename("number").to_frame()
+nb.table(glance, caption=f"The table at a glance, {len(table):,} rows{', its concepts guessed' if guessed else ''}")
 if table.attrs["n_rejected"]:
-    rejected = pd.read_csv(nb.path("rejected.csv"), dtype=str, keep_default_na=False)
-    reasons = rejected.groupby("reason")["line"].agg(rows="size", first_line="first")
-    nb.table(reasons.nlargest(20, "rows"), caption="Rows that were dropped, by reason")
+    rejected = pd.read_csv(nb.path("rejected.csv"), dtype=str, keep_default_na=False).groupby("reason")["line"]
+    reasons = rejected.agg(rows="size", first_line="first").nlargest(20, "rows")
+    nb.table(reasons, caption="Rows that were dropped, by reason")
 
 # %% [markdown]
 # ## One sample, one batch
@@ -67,8 +81,6 @@ first = samples[0]
 nb.show_image(first.pop("image").resize((288, 288)), alt=f"The first picture, labelled {first['meta_name']}")
 first["image_path"] = first["image_path"].name
 nb.table(pd.Series(first, name="value").astype(str).to_frame(), caption="The first sample")
-
-# %%
 batch = data.collate_panoramas([samples[row] for row in range(min(8, len(samples)))])
 for name in ("concept_idx", "parent_idx", "lat", "lng"):
     print(f"{name}: {tuple(batch[name].shape)} {batch[name].dtype}, {batch[name][:4].tolist()} ...")
@@ -86,27 +98,18 @@ nb.table(found, caption=f"Findings that are not errors ({len(quality) - len(foun
 
 # %% [markdown]
 # ## Which countries are there?
-#
-# Of a country without images a model learns nothing.
 
 # %%
 nb.show(plots.country_bars(table["country"], noun=data.picture_noun(table)))
 
 # %% [markdown]
-# ## How are concepts nested?
+# ## How are concepts nested, and how rare are the rare ones?
 #
-# Each meta has exactly one parent. Area is the number of images.
+# Each meta has exactly one parent; area is the number of images. The loss of Stage 1 weights classes by inverse frequency, to even this
+# out. In the stratified split a concept with one example goes to the training split, one with two to training and validation.
 
 # %%
 nb.show(plots.hierarchy(table))
-
-# %% [markdown]
-# ## How rare are the rare ones?
-#
-# The loss of Stage 1 weights classes by inverse frequency; this is what it has to even out. In the stratified split a concept
-# with one example goes to the training split, one with two to training and validation.
-
-# %%
 nb.show(plots.imbalance(table["meta_name"]))
 
 # %% [markdown]
@@ -130,9 +133,7 @@ telling = audit.sort_values("entropy_bits").head(12).drop(columns="place")
 nb.table(telling.round(2), caption="The concepts that give the most away")
 
 # %% [markdown]
-# ## What do the images look like?
-#
-# Some of the images, one row per parent concept, with the concept each is labelled with.
+# ## What do images look like, one row per parent, each with its label?
 
 # %%
 files = data.image_files(table)
@@ -160,15 +161,11 @@ nb.show_image(
 # construction, and concepts that occur there alone cannot be named.
 
 # %%
-settings = {"seed": seed, "block_km": block_km}
-splits = data.make_splits(table, kind=split, country=held_out_country, **settings)
 data.require_test_split(splits, training_only)
 parts = {name: table.iloc[rows] for name, rows in data.split_rows(splits, table).items()}
-counted = ["pano_id", "meta_name", "country"]
-sizes = pd.DataFrame({name: {"rows": len(part), **part[counted].nunique()} for name, part in parts.items()}).T
+sizes = pd.DataFrame({name: {"rows": len(part), **part[list(counted)].nunique()} for name, part in parts.items()}).T
 sizes.insert(1, "share", (sizes["rows"] / len(table)).round(3))
-sizes = sizes.rename(columns={"pano_id": "panoramas", "meta_name": "metas", "country": "countries"})
-nb.table(sizes, caption="Sizes of the splits")
+nb.table(sizes.rename(columns=counted), caption="Sizes of the splits")
 
 # %%
 other = {kind: data.make_splits(table, kind=kind, **settings) for kind in ("stratified", "spatial")} | {split: splits}
@@ -200,9 +197,13 @@ explorers.data(open_run(nb.run_folder))
 
 # %%
 counted = {"images": len(table), "countries": table["country"].nunique(), "metas": len(vocabulary.metas)}
-counted |= {"parents": len(vocabulary.parents), "rejected": table.attrs["n_rejected"]}
+counted |= {"parents": len(vocabulary.parents), "rejected": table.attrs["n_rejected"], "guessed": int(guessed)}
+counted |= {"unknown_share": float((table["meta_name"] == UNKNOWN).mean())}
 nb.record_all("data", counted | {"simulated": int(table.attrs["simulated"])})
-nb.answer("{data.images} pictures of {data.countries} countries carry {data.metas} concepts of {data.parents} parents.")
+guesses = " All are guessed; of {data.unknown_share} of the pictures none is known." if guessed else ""
+nb.answer(
+    "{data.images} pictures of {data.countries} countries; {data.metas} concepts, {data.parents} parents." + guesses
+)
 
 # %% tags=["nbval-check-output"]
 train, test = set(splits["train"]), set(splits["test"])
@@ -211,7 +212,7 @@ elsewhere = table[~(table["pano_id"].isin(test) & bool(held_out_country))]
 nb.contract(
     splits_disjoint=not train & test,
     splits_complete=len(train | test | set(splits["val"])) == table["pano_id"].nunique(),
-    every_meta_in_train=set(table.loc[table["pano_id"].isin(train), "meta_name"]) == set(elsewhere["meta_name"]),
+    every_meta_in_train=set(elsewhere["meta_name"]) <= {UNKNOWN, *table.loc[table["pano_id"].isin(train), "meta_name"]},
     every_meta_has_one_parent=len(vocabulary.meta_to_parent) == len(vocabulary.metas),
 )
 

@@ -104,7 +104,7 @@ print(f"InfoNCE {by_hand:.2f}, chance {torch.tensor(float(len(z))).log():.2f}")
 # $$m_k = \frac{1}{T} \sum_{t=1}^{T} \frac{\phi(\mathrm{prompt}_t(k))}{\lVert \phi(\mathrm{prompt}_t(k)) \rVert}, \qquad b_k = \frac{m_k}{\lVert m_k \rVert}$$
 
 # %%
-concept = int(batch["concept_idx"][0])  # of the first picture
+concept = int(batch["concept_idx"].max())  # of one of the pictures
 prompts = [template.format(files.concepts.metas[concept]) for template in META_TEMPLATES]
 phi = load_text_encoder(text_encoder or None, image_encoder).encode(prompts)  # (T, t)
 prototype = normalize(normalize(phi, dim=-1).mean(0), dim=-1)  # (t,)
@@ -165,7 +165,7 @@ if len(val):
     km = {name: stage_metrics.nearest_neighbour_km(side, files, val) for name, side in sides.items()}
     nb.show(plots.error_curves(km, title="Error of the nearest training image, validation split"))
 labels = dict(zip(("meta", "parent"), files.meta_and_parent, strict=True))
-probe = class_mean_accuracy(sides, labels, files.rows["train"], val)
+probe = class_mean_accuracy(sides, labels, *(files.labelled(rows) for rows in (files.rows["train"], val)))
 nb.table((100 * probe).round(1), caption="Named right by the nearest class mean, validation split, %")
 
 # %% [markdown]

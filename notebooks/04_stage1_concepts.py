@@ -50,7 +50,7 @@ config = Stage1Config(**settings.config_fields(Stage1Config, globals()))
 # Stage 1 opens no picture: it reads the features that the encoder of Stage 0 has stored. Its targets are `concept_idx` and `parent_idx`.
 
 # %%
-batch = files.batch("val", 8)
+batch = files.batch("val", 8, labelled=True)
 nb.table(batch.shapes(), caption="A batch of the validation split")
 nb.show_images(batch["image"], batch.captions, batch.captions)
 
@@ -105,7 +105,7 @@ torch.testing.assert_close(logits, patchy(batch["pooled"], batch["patch_tokens"]
 
 # %%
 y, gamma, smoothing = batch["concept_idx"], config.gamma, config.label_smoothing
-alpha = losses.inverse_frequency(files.meta_and_parent[0][files.rows["train"]], len(base["meta"]))  # (k_m,)
+alpha = losses.inverse_frequency(files.meta_and_parent[0][files.labelled(files.rows["train"])], len(base["meta"]))
 p = logits.softmax(-1)[torch.arange(len(y)), y]  # (B,) probability of the label
 by_hand = (alpha[y] * (1 - p) ** gamma * cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)).mean()
 torch.testing.assert_close(by_hand, losses.focal_loss(logits, y, gamma, alpha, smoothing))
@@ -138,13 +138,13 @@ nb.show(plots.loss_curves(result.history, title="Stage 1 by epoch"))
 # %% [markdown]
 # ## How often is the labelled concept named?
 #
-# On the test split, beside the most frequent class. Parents are named by the parent head, or by summing the probabilities of their metas.
+# On the test split, beside the most frequent class. Parents are named by their head, or by the sum of the probabilities of their metas.
 
 # %%
-predicted, test = predictions.concept_probabilities(model, features), files.rows["test"]
+predicted, test = predictions.concept_probabilities(model, features), files.labelled(files.rows["test"])
 measured = stage_metrics.measure_concepts(files, model, predicted, test, bootstrap, seed)
 measured |= stage_metrics.measure_presence(files, predicted, test, bootstrap, seed)
-nb.table(stage_metrics.concept_table(files, measured, test), caption=f"Concepts, {len(test):,} test images")
+nb.table(stage_metrics.concept_table(files, measured, test), f"{len(test):,} test images, against {files.label_words}")
 floor = concept_floor.measure_floor(files, config.bottleneck, predicted["meta"], features, bootstrap, seed)
 nb.remark(floor.sentence())
 
@@ -195,7 +195,9 @@ with nb.output("concept_scores.npz") as path:
     predictions.save_concept_scores(path, predicted, files.made_from("concept_scores.npz"))
 with nb.output("stage1_floor.json") as path:
     concept_floor.save_floor(path, files, floor)
-nb.answer("Stage 1 names the labelled concept in {stage1.meta_top1} of images, its parent in {stage1.parent_top1}.")
+nb.answer(
+    f"{{stage1.meta_top1}} of concepts are named right, {{stage1.parent_top1}} of parents, by {files.label_words}."
+)
 
 # %% [markdown]
 # ## Look into one concept

@@ -76,7 +76,7 @@ nb.show_images(seen, [f"Labelled {name}" for name in batch["meta_name"]], batch[
 
 # %%
 small = np.flatnonzero(where.labelled & (where.chance < localization.SMALL)) if where else []
-row = int(where.row[small[0]]) if len(small) else int(test[0])
+row = int(where.row[small[0]]) if len(small) else int([*files.labelled(test), test[0]][0])
 meta = int(files.meta_and_parent[0][row])
 heat = maps.concept_maps(model, np.array([row]), np.array([meta]), kind)[0]  # (P,)
 if len(small):

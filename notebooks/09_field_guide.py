@@ -125,7 +125,9 @@ if heads := guide.agreement_of_heads():
 country_sheets, concept_sheets = guide.country_sheets(countries), guide.concept_sheets(concepts)
 pairs = example_pairs([*country_sheets, *concept_sheets])
 crops = example_pictures(model, pairs)
-page = field_guide_html.sheets_html(country_sheets, files.concepts, crops, noun=noun, simulated=files.simulated)
+page = field_guide_html.sheets_html(
+    country_sheets, files.concepts, crops, noun=noun, simulated=files.simulated, guessed=files.guessed
+)
 nb.html(page, field_guide_html.sheets_text(country_sheets, metas, noun))
 
 # %%
@@ -143,7 +145,9 @@ if left > 0:
 # image that shows the concept but is labelled with another one counts as a miss of neither.
 
 # %%
-page = field_guide_html.sheets_html(concept_sheets, files.concepts, crops, noun=noun, simulated=files.simulated)
+page = field_guide_html.sheets_html(
+    concept_sheets, files.concepts, crops, noun=noun, simulated=files.simulated, guessed=files.guessed
+)
 nb.html(page, field_guide_html.sheets_text(concept_sheets, metas, noun))
 
 # %% [markdown]

@@ -85,7 +85,7 @@ def measure_floor(
 
     `meta_probabilities` `[n, k_m]` are those of all rows, `features` the adapted ones.
     """
-    meta, (train, val) = files.meta_and_parent[0], (files.rows["train"], files.rows["val"])
+    meta, (train, val) = files.meta_and_parent[0], (files.labelled(files.rows[split]) for split in ("train", "val"))
     if not len(val):
         unknown = float("nan")
         return ConceptFloor(0, bottleneck, unknown, unknown, unknown, NOT_MEASURED, NOT_MEASURED)
@@ -110,7 +110,7 @@ def _probe(files: Run, features: FeatureStore, seed: int) -> np.ndarray | None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    meta, (train, val) = files.meta_and_parent[0], (files.rows["train"], files.rows["val"])
+    meta, (train, val) = files.meta_and_parent[0], (files.labelled(files.rows[split]) for split in ("train", "val"))
     if len(train) > MOST_ROWS:
         train = np.sort(np.random.default_rng(seed).choice(train, MOST_ROWS, replace=False))
     if len(np.unique(meta[train])) < 2:

@@ -13,8 +13,8 @@ from geocbm import metrics
 from geocbm.data import image_files
 from geocbm.data.concepts import META_TEMPLATES
 from geocbm.data.simulated import has_ground_truth, load_ground_truth
-from geocbm.encoders import load_text_encoder, prototypes
-from geocbm.errors import MismatchError, ParameterError
+from geocbm.encoders import prototypes
+from geocbm.errors import MismatchError
 from geocbm.evaluation.baselines import base, linear, neighbours, retrieval, simple
 from geocbm.evaluation.baselines.base import Prediction, Task
 from geocbm.files.progress import track
@@ -22,6 +22,7 @@ from geocbm.metrics import NOT_MEASURED, Estimate, Resamples, columns_of, entry_
 from geocbm.models.decoder import POINT_WORDS, Points
 from geocbm.run import Run, predictions
 from geocbm.run.encoding import read_encoders
+from geocbm.run.guessing import joint_text_encoder
 
 METHOD_LABELS = {
     "chance": "chance (a random training image)",
@@ -123,11 +124,8 @@ def prompted(run: Run, width: int) -> list[base.Baseline]:
     encoders = read_encoders(run)
     if encoders.text_encoder not in ("", encoders.image_encoder):
         return []
-    try:
-        text = load_text_encoder(encoders.image_encoder)
-    except ParameterError:  # an image encoder without a text tower
-        return []
-    if not text.is_tower or text.dim != width:
+    text = joint_text_encoder(encoders.image_encoder, width)
+    if text is None:
         return []
     countries = sorted(set(run.country[run.rows["train"]].tolist()))
     return [
@@ -262,7 +260,8 @@ def _values(answer: Prediction, truth: base.Labels, places: TruePlaces) -> dict[
         if named is not None:
             if len(named) != len(known):
                 raise ValueError(f"{answer.name} has {len(named)} answers for {len(known)} rows")
-            values[metric] = np.asarray(named) == known
+            right = np.asarray(named) == known
+            values[metric] = np.where(known == -1, np.nan, right) if metric == "meta_top1" else right
     return values
 
 

@@ -61,8 +61,8 @@ def measure_retrieval(
 
 def measure_class_means(files: Run, pooled: np.ndarray, n_resamples: int = 200, seed: int = 0) -> Estimate:
     """Share of the validation split whose concept the nearest class mean of `pooled` `(n, d)` names right."""
-    meta, val = files.meta_and_parent[0], files.rows["val"]
-    right = nearest_class_mean(pooled, meta, files.rows["train"], val) == meta[val]
+    meta, (train, val) = files.meta_and_parent[0], (files.labelled(files.rows[split]) for split in ("train", "val"))
+    right = nearest_class_mean(pooled, meta, train, val) == meta[val]
     return Resamples(spatial_blocks(files.lat[val], files.lng[val]), n_resamples, seed).estimate(right)
 
 
@@ -77,8 +77,9 @@ def measure_concepts(
     """Accuracy of the concepts on some rows (specification, section Evaluation Metrics, Stage 1); nothing without rows.
 
     `predicted` is that of `run.predictions.concept_probabilities`; the model gives the base prototypes and the cosine
-    from which two metas are close.
+    from which two metas are close. Pictures of which no concept is known do not count.
     """
+    rows = files.labelled(rows)
     if not len(rows):
         return {}
     meta = files.meta_and_parent[0]
@@ -110,7 +111,8 @@ def measure_presence(
     if not len(rows):
         return {}
     repeated = files.table["pano_id"].duplicated().to_numpy()
-    pictures, val = (part[~repeated[part]] for part in (np.asarray(rows), files.rows["val"]))
+    known = (files.labelled(part) for part in (np.asarray(rows), files.rows["val"]))
+    pictures, val = (part[~repeated[part]] for part in known)
     scores, named = predicted["meta"], files.named_metas
     drawn = Resamples(spatial_blocks(files.lat[pictures], files.lng[pictures]), n_resamples, seed)
     found = _precision("", scores[pictures], named[pictures], drawn)
@@ -136,7 +138,7 @@ def _precision(prefix: str, scores: np.ndarray, there: np.ndarray, drawn: Resamp
 
 def concept_table(files: Run, measured: Mapping[str, Any], rows: np.ndarray) -> pd.DataFrame:
     """Metrics of `measure_concepts`, beside what naming the most frequent concept of the training split would get."""
-    (meta, parent), train = files.meta_and_parent, files.rows["train"]
+    (meta, parent), train, rows = files.meta_and_parent, files.labelled(files.rows["train"]), files.labelled(rows)
     table = metrics.metric_table("stage1", measured)
     frequent = dict.fromkeys(table.index, "")
     for name, labels in (("meta_top1", meta), ("parent_top1", parent), ("parent_top1_marginal", parent)):

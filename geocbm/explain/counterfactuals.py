@@ -153,4 +153,4 @@ def edit_table(found: Sequence[Counterfactual], run: Run) -> pd.DataFrame:
 
 
 def _caption(run: Run, row: int) -> str:
-    return f"{run.concepts.metas[run.meta_and_parent[0][row]]}, {run.country[row]}"
+    return f"{run.table['meta_name'].iloc[row]}, {run.country[row]}"

@@ -27,7 +27,7 @@ Record = dict[str, str]
 KEY = "made_from"
 """Where the record stands: in JSON, in an npz, in the metadata of safetensors, in the attributes of parquet."""
 
-COLUMNS = ("pano_id", "image_sha256", "lat", "lng", "country", "meta_name", "parent_concept")
+COLUMNS = ("pano_id", "image_sha256", "lat", "lng", "country", "meta_name", "parent_concept", "guessed", "known_absent")
 """What of a table can change a model; notes and paths cannot."""
 
 _STAGE = ("table", "splits", "names", "prototypes")

@@ -113,6 +113,8 @@ _COUNTS = (
     Metric("data.parents", "parent concepts", COUNT),
     Metric("data.rejected", "rows rejected", COUNT),
     Metric("data.simulated", "simulated world (1: yes)", COUNT),
+    Metric("data.guessed", "concepts guessed, not labelled (1: yes)", COUNT),
+    Metric("data.unknown_share", "pictures of which no concept is known", RATE),
     Metric("cells.n", "geocells", COUNT),
     Metric("stage*.best_epoch", "epoch kept by Stage {0}", COUNT),
     Metric("guide.countries", "countries with images", COUNT),

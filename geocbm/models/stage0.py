@@ -272,7 +272,9 @@ class Stage0PretrainingModel(nn.Module):
             "place": output.gps,
             "lat": batch["lat"],
             "lng": batch["lng"],
-            "meta": similarity.argmax(1) == batch["concept_idx"],
+            "meta": (similarity.argmax(1) == batch["concept_idx"])
+            .float()
+            .masked_fill(batch["concept_idx"] < 0, math.nan),
         }
 
     def measure(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
@@ -280,7 +282,7 @@ class Stage0PretrainingModel(nn.Module):
         place = predictions["lat"].numpy(), predictions["lng"].numpy()
         values = retrieval_metrics(predictions["image"], predictions["place"], *place)
         if self.config.concept_losses:  # untrained heads name concepts at random
-            values["meta_top1"] = float(predictions["meta"].float().mean())
+            values["meta_top1"] = float(predictions["meta"].nanmean())
         if self.config.learn_temperature:
             values["temperature"] = float(self.temperature().detach())
         return values

@@ -39,8 +39,8 @@ class Stage0Loss:
     """Stage 0: places (`gps`, `patch_gps`), concepts (`child`, `parent`, `hierarchy`) and an `anchor`.
 
     The batch has `gps` `(B, g)` of the location encoder, `pooled` `(B, d)` of the untouched image encoder,
-    `concept_idx` and `parent_idx` `(B,)`, `lat` and `lng` `(B,)` degrees. Without `config.concept_losses` the terms of
-    the concepts are no part of the sum.
+    `concept_idx` and `parent_idx` `(B,)`, -1 where unknown, `lat` and `lng` `(B,)` degrees. Without
+    `config.concept_losses` the terms of the concepts are no part of the sum.
     """
 
     def __init__(self, config: Stage0Config) -> None:
@@ -49,6 +49,7 @@ class Stage0Loss:
     def __call__(self, output: Stage0Output, batch: Batch) -> Terms:
         """Compute the terms."""
         config, meta, parent = self.config, batch["concept_idx"], batch["parent_idx"]
+        known = meta >= 0  # of other pictures the place alone is known
         near = None
         if config.false_negative_km > 0:
             near = losses.near_pairs(batch["lat"].float(), batch["lng"].float(), config.false_negative_km)
@@ -57,7 +58,7 @@ class Stage0Loss:
             "gps": losses.info_nce(output.pooled, output.gps, t_gps, config.symmetric, near),
             "child": _concept_loss(output.concept_emb, output.meta_prototypes, output.meta_logits, meta, t),
             "parent": _concept_loss(output.concept_emb, output.parent_prototypes, output.parent_logits, parent, t),
-            "hierarchy": losses.supervised_contrastive(output.concept_emb, parent, t),
+            "hierarchy": losses.supervised_contrastive(output.concept_emb[known], parent[known], t),
             "patch_gps": losses.info_nce(output.patch_emb, batch["gps"], t_gps, config.symmetric, near),
             "anchor": losses.anchor_loss(output.pooled, batch["pooled"]),
         }
@@ -67,10 +68,16 @@ class Stage0Loss:
 def _concept_loss(
     concept_emb: Tensor, prototypes: Tensor, logits: Tensor | None, target: Tensor, temperature: float
 ) -> Tensor:
-    """Softmax of the similarities over all prototypes: of the embedding, or of patches where there are logits."""
+    """Softmax of the similarities over all prototypes: of the embedding, or of patches where there are logits.
+
+    Over the pictures whose concept is known (a target of 0 or more), 0 without one.
+    """
+    known = target >= 0
+    if not bool(known.any()):
+        return concept_emb.sum() * 0.0
     if logits is None:
-        return losses.prototype_info_nce(concept_emb, prototypes, target, temperature)
-    return functional.cross_entropy(logits, target)
+        return losses.prototype_info_nce(concept_emb[known], prototypes, target[known], temperature)
+    return functional.cross_entropy(logits[known], target[known])
 
 
 class Stage1Loss:
@@ -124,6 +131,8 @@ class Stage1Loss:
         (metas, parents), config = self.model.named(batch), self.config
         related = parents[:, self.model.meta_to_parent].float()  # (B, k_m) 1 for siblings of the named, and themselves
         weight = config.unknown_weight + related * (config.sibling_weight - config.unknown_weight)
+        if "absent_metas" in batch:
+            weight = weight.masked_fill(batch["absent_metas"], 1.0)
         meta_logits, parent_logits = output.meta_logits.float(), output.parent_logits.float()
         terms = {
             "meta": losses.positive_unknown(meta_logits, metas, config.unknown, weight),

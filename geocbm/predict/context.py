@@ -174,6 +174,7 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
     nearest = order[np.diff(cell[order], append=-1) != 0]  # the last of each cell
     middle = np.array(files.cells.centers, dtype=float)
     middle[cell[nearest]] = points[nearest]
+    guessed = "the concepts it was trained on are guesses of a model, not labels of people" if files.guessed else ""
     return AnswerContext(
         key=key,
         run=files.name,
@@ -188,7 +189,7 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
         clue_values=clue_values,
         has_novelty=novelty is not None,
         files={},
-        remarks=tuple(remark for remark in (lacks, lacks_too, read_floor(files)) if remark),
+        remarks=tuple(remark for remark in (guessed, lacks, lacks_too, read_floor(files)) if remark),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocbm import data
-from geocbm.data.concepts import ConceptVocabulary
+from geocbm.data.concepts import GUESSED, ConceptVocabulary
 from geocbm.data.simulated import is_simulated, picture_noun
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.files import lineage, makers, run_command, sha256_file, sha256_text, stored
@@ -180,6 +180,16 @@ class RunFiles:
     def simulated(self) -> bool:
         """Whether the pictures of the run come from a simulated world."""
         return is_simulated(self.table)
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the concepts of the run are no labels of people but guesses, see `run.guessing`."""
+        return bool(self.table.attrs.get(GUESSED))
+
+    @property
+    def label_words(self) -> str:
+        """What metrics on concepts count against, in words."""
+        return "guesses, not labels" if self.guessed else "labels"
 
     @property
     def noun(self) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocbm import data
+from geocbm.data.concepts import GUESSED, SEPARATOR
+from geocbm.data.unlabelled import ABSENT
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import paths
 from geocbm.geocells import Geocells, oracle_error_km
@@ -106,7 +108,7 @@ class Run(RunFiles):
 
     @cached_property
     def meta_and_parent(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the labelled meta and of its parent, one per row."""
+        """Indices of the labelled meta and of its parent, one per row; -1 where none is known, see `labelled`."""
         meta, parent = self.concepts.encode(self.table)
         # Columns of a table may be read-only views, which torch refuses to share.
         return meta.copy(), parent.copy()
@@ -116,8 +118,25 @@ class Run(RunFiles):
         """Metas that are named of the picture of each row, by all rows with its `pano_id`: `[n, k_m]` booleans."""
         picture, names = self.table["pano_id"].factorize()
         named = np.zeros((len(names), len(self.concepts.metas)), dtype=bool)
-        named[picture, self.meta_and_parent[0]] = True
-        return named[picture]
+        rows = self.labelled(np.arange(len(self.table)))
+        named[picture[rows], self.meta_and_parent[0][rows]] = True
+        return named[picture] | (self._listed(GUESSED) if self.guessed else False)
+
+    @cached_property
+    def absent_metas(self) -> np.ndarray:
+        """Metas that were looked for in the picture of each row and not seen, `[n, k_m]`; others may be there."""
+        return self._listed(ABSENT) & ~self.named_metas
+
+    def _listed(self, column: str) -> np.ndarray:
+        """Which metas a column lists in each row, `[n, k_m]`; none without the column."""
+        index, found = self.concepts.concept_to_idx, np.zeros((len(self.table), len(self.concepts.metas)), dtype=bool)
+        for row, text in enumerate(self.table.get(column, ())):
+            found[row, [index[name] for name in text.split(SEPARATOR) if name in index]] = True
+        return found
+
+    def labelled(self, rows: np.ndarray) -> np.ndarray:
+        """Those of some rows `[m]` whose concept is known; of the others the place alone is."""
+        return rows[self.meta_and_parent[0][rows] >= 0]
 
     @cached_property
     def cell_label(self) -> np.ndarray:
@@ -145,17 +164,19 @@ class Run(RunFiles):
             raise ParameterError(f"features({kind!r}): the kinds are 'vanilla' and 'adapted'")
         return open_features(self, kind)
 
-    def batch(self, split: str = "train", n: int = 8, seed: int = 0, features: bool = True) -> Batch:
+    def batch(
+        self, split: str = "train", n: int = 8, seed: int = 0, features: bool = True, labelled: bool = False
+    ) -> Batch:
         """Up to `n` rows of a split with pictures, texts, labels and, unless they are not wanted, features.
 
-        What the run has not yet is left out.
+        What the run has not yet is left out, and rows without a known concept where only `labelled` ones are wanted.
 
         Returns:
             `image` (list of PIL images), `pano_id`, `meta_name`, `parent_concept`, `country` (lists of texts) and
             tensors of B rows: `row`, `lat`, `lng`, `concept_idx`, `parent_idx`, `cell_label` `(B,)`, `pooled (B, d)`,
             `patch_tokens (B, P, w)`, `hidden (B, 1 + P, w)`.
         """
-        rows = self._rows_of(split)
+        rows = self.labelled(self._rows_of(split)) if labelled else self._rows_of(split)
         rows = np.sort(np.random.default_rng(seed).choice(rows, min(n, len(rows)), replace=False))
         chosen = self.table.iloc[rows]
         pictures = data.image_files(self.table)

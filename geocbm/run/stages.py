@@ -106,9 +106,10 @@ def prepare_stage1(
     """Stage 1 on the stored features of the adapted encoder; `name` is the checkpoint's stem, None writes none."""
     base = read_prototypes(files)
     columns = ("pooled", "patch_tokens") if BOTTLENECKS[config.bottleneck].needs_tokens else ("pooled",)
-    train_rows, val_rows, several = files.rows["train"], files.rows["val"], {}
+    train_rows, val_rows = (files.labelled(files.rows[split]) for split in ("train", "val"))
+    several = {}
     if config.concept_target == "multi":  # all names of a picture are in one row, so that it counts once
-        several = {"named_metas": torch.from_numpy(files.named_metas)}
+        several = {name: torch.from_numpy(getattr(files, name)) for name in ("named_metas", "absent_metas")}
         repeated = files.table["pano_id"].duplicated().to_numpy()
         train_rows, val_rows = train_rows[~repeated[train_rows]], val_rows[~repeated[val_rows]]
     train = files.loader("train", columns=columns, features=features, half=True).with_columns(**several).of(train_rows)

@@ -21,6 +21,7 @@ def sheets_html(
     pictures: Mapping[tuple[int, int], Image],
     noun: str = "image",
     simulated: bool = False,
+    guessed: bool = False,
 ) -> str:
     """Sheets of `FieldGuide`, one below the other; every text of the table is escaped.
 
@@ -30,6 +31,7 @@ def sheets_html(
         pictures: examples by row of the table and index of the concept.
         noun: what one image is called.
         simulated: every sheet says that its facts are invented.
+        guessed: every sheet says that its labels are.
     """
     from markupsafe import Markup
 
@@ -40,6 +42,7 @@ def sheets_html(
         pictures=pictures,
         noun=noun,
         simulated=simulated,
+        guessed=guessed,
         image=lambda picture, alt, width: Markup(image_html(picture, alt, width)),
         locator=lambda lat, lng: locator(lat, lng, 330, 220),
         plain=clean_text,

@@ -165,7 +165,7 @@ def render_notebook(
         "place": next((at for at, page in enumerate(siblings) if page["href"] == f"{executed.stem}.html"), None),
         "failed": ".failed" in executed.name,
         "facts": site.provenance_facts(dict(notebook.metadata.get("geocbm") or {}) | dict(provenance or {})),
-        "simulated": site.simulated_banner(executed.parent),
+        "simulated": site.banner(executed.parent),
         "source": executed.name,
     }
     exporter.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python"))

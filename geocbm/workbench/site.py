@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from geocbm.data.concepts import GUESSED_BANNER
 from geocbm.data.simulated import BANNER
 from geocbm.errors import UserError
 from geocbm.files import paths
@@ -83,20 +84,26 @@ def tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return result
 
 
-def simulated_banner(folder: Path) -> str:
-    """What the pages of a run say on top when its pictures are simulated; empty when they are not.
+def nature(folder: Path) -> tuple[bool, bool]:
+    """Whether the pictures of a run are simulated, and whether its concepts are guessed.
 
     Args:
         folder: the run's report folder; notebook 01 records there what its table says. A run that has not recorded it,
             such as one whose first notebook failed, is asked for its table.
     """
-    said = read_json_or_empty(folder / "metrics.json").get("data.simulated")
-    if said is None:
-        try:
-            said = Run(paths.data_root() / "runs" / folder.name).simulated
-        except UserError:
-            return ""  # there is no table yet, and so there are no pictures
-    return BANNER if said else ""
+    said = read_json_or_empty(folder / "metrics.json")
+    if "data.simulated" in said:
+        return bool(said["data.simulated"]), bool(said.get("data.guessed"))
+    try:
+        run = Run(paths.data_root() / "runs" / folder.name)
+        return run.simulated, run.guessed
+    except UserError:
+        return False, False  # there is no table yet, and so there are no pictures
+
+
+def banner(folder: Path) -> str:
+    """What the pages of a run, by its report folder, say on top: what its `nature` is; empty for a usual one."""
+    return " ".join(text for text, so in zip((BANNER, GUESSED_BANNER), nature(folder), strict=True) if so)
 
 
 def opening(notebook: Any) -> tuple[str, str]:
@@ -232,7 +239,7 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
         date=run_date(manifest, folder),
         profile=str(manifest.get("profile") or ""),
         tiles=tiles(metrics),
-        simulated=simulated_banner(folder),
+        simulated=banner(folder),
         cards=list(cards.values()),
         warning=state.remark(paths.run_folder(run)),
         files=[name for name in ("manifest.json", "metrics.json") if (folder / name).is_file()],
@@ -258,7 +265,8 @@ def site_index(root: Path) -> str:
                 "stages": len({path.name.split(".")[0] for path in notebooks}),
                 "failed": sorted({path.name.split("_")[0] for path in notebooks if ".failed" in path.name}),
                 "warning": state.remark(paths.run_folder(folder.name)),
-                "simulated": bool(simulated_banner(folder)),
+                "simulated": nature(folder)[0],
+                "guessed": nature(folder)[1],
                 "figures": [format_metric(key, metrics[key]) if key in metrics else ("", "") for key in HEADLINES],
             }
         )

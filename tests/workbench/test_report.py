@@ -133,13 +133,27 @@ def test_every_page_of_a_simulated_run_says_so(run: Path, reports: Path) -> None
     assert index.count('<p class="banner simulated"') == 1 and index.count('<span class="tag">simulated</span>') == 1
 
 
+def test_every_page_of_a_run_says_that_its_concepts_are_guessed(run: Path, reports: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    for simulated in (0, 1):
+        said = metrics | {"data.simulated": simulated, "data.guessed": 1}
+        (run / "metrics.json").write_text(json.dumps(said))
+        report.render_run(run.name)
+        report.render_site()
+        for page in run.glob("*.html"):
+            text = page.read_text(encoding="utf-8")
+            assert text.count("Guessed concepts:") == 1 and text.count("Simulated world:") == simulated, page.name
+        index = (reports / "index.html").read_text(encoding="utf-8")
+        assert index.count('<span class="tag">concepts guessed</span>') == 1
+
+
 def test_a_run_that_has_recorded_nothing_is_asked_for_its_table(run: Path, reports: Path, tmp_path: Path) -> None:
-    assert site.simulated_banner(run) == ""  # there is no table yet
+    assert site.banner(run) == ""  # there is no table yet
     table = pd.DataFrame({"pano_id": ["a"], "image_path": ["a.jpg"]})
     table.attrs = {"simulated": True}
     (tmp_path / "data" / "runs" / "smoke").mkdir(parents=True)
     tables.save_table(table, tmp_path / "data" / "runs" / "smoke" / "table.parquet")
-    assert site.simulated_banner(run) == BANNER
+    assert site.banner(run) == BANNER
 
 
 def test_the_page_of_a_notebook(run: Path) -> None:

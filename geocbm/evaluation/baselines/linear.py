@@ -185,9 +185,9 @@ class TrueConcepts(LinearProbe):
         from sklearn.ensemble import RandomForestClassifier
 
         super().tune(features, labels)
-        x = self.probes_["cell"].standardise(self.features_)
+        x, known = self.probes_["cell"].standardise(self.features_), self.labels_.meta >= 0
         forest = RandomForestClassifier(self.trees, n_jobs=-1, random_state=self.seed)
-        self.forest_ = forest.fit(x, self.labels_.meta)
+        self.forest_ = forest.fit(x[known], self.labels_.meta[known])
 
     def predict(self, features: np.ndarray) -> Prediction:
         """Distribution over cells, countries and metas."""

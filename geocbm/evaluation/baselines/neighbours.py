@@ -60,9 +60,9 @@ def nearest(queries: np.ndarray, base: np.ndarray, k: int = 1, metric: str = "co
 
 
 def _majority(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Most frequent label `[n]` among neighbours `[n, k]`; of equals that of the nearer neighbour."""
+    """Most frequent label `[n]` among neighbours `[n, k]`, of equals that of the nearer; -1 where none has one."""
     named = labels[found]
-    votes = (named[:, :, None] == named[:, None, :]).sum(axis=2)
+    votes = (named[:, :, None] == named[:, None, :]).sum(axis=2) * (named != -1)
     return named[np.arange(len(named)), votes.argmax(axis=1)]
 
 

@@ -62,7 +62,7 @@ class Prior:
         """Count the training labels; the features are not looked at."""
         best = medoid(labels.lat, labels.lng, self.seed)
         self.place_ = labels.lat[best], labels.lng[best]
-        self.country_, self.meta_ = _most_frequent(labels.country), _most_frequent(labels.meta)
+        self.country_, self.meta_ = _most_frequent(labels.country), _most_frequent(labels.meta[labels.meta >= 0])
         self.logits_ = np.log(np.maximum(np.bincount(labels.cell, minlength=len(cells)), 1e-3))
         return self
 

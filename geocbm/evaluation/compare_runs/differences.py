@@ -54,7 +54,8 @@ def comparable(key: str, one: ComparedRun, other: ComparedRun) -> bool:
     if one.images is None or other.images is None:
         return False
     if key == "stage1.meta_top1":
-        return one.metas == other.metas and all("meta_right" in run.answers for run in (one, other))
+        alike = one.metas == other.metas and all("meta_right" in run.answers for run in (one, other))
+        return alike and one.metrics.get("data.guessed", 0) == other.metrics.get("data.guessed", 0)
     if key == "stage2.cell_top1":
         pair = aligned(one, other)
         return pair is not None and bool((pair[0]["true_cell"] == pair[1]["true_cell"]).all())
@@ -92,7 +93,7 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0) -> pd
             values = before[column].to_numpy(float), after[column].to_numpy(float)
             if key not in first_draws:
                 first_draws[key] = of_first.draws(values[0], statistic)
-            first, own = (float(np.median(each) if statistic == "median" else each.mean()) for each in values)
+            first, own = (float(np.median(each) if statistic == "median" else np.nanmean(each)) for each in values)
             rows.append(
                 {
                     "run": other.name,
@@ -104,7 +105,7 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0) -> pd
                     "difference": own - first,
                     "draws": resamples.draws(values[1], statistic) - first_draws[key],
                     "known": min(of_first.n_blocks, resamples.n_blocks) >= FEWEST_BLOCKS,
-                    "same": pair is not None and np.array_equal(*values),
+                    "same": pair is not None and np.array_equal(*values, equal_nan=True),
                 }
             )
     table = pd.DataFrame(rows, columns=[*COLUMNS, "draws", "known", "same"])

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from geocbm.data.concepts import ConceptVocabulary
+from geocbm.data.concepts import UNKNOWN, ConceptVocabulary
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import lineage, read_json
 from geocbm.geodesy import KM_PER_DEGREE
@@ -203,8 +203,9 @@ def _with_concepts(images: pd.DataFrame, metas: Sequence[str], path: Path) -> pd
     if scores.ndim != 2 or scores.shape[1] != len(metas) or rows.max() >= len(scores):
         raise ValueError(f"its shape is {scores.shape}, which does not fit the predictions")
     named = np.array(metas, dtype=object)[scores[rows].argmax(axis=1)]
-    right = named == images.index.get_level_values("meta_name").to_numpy()
-    return images.assign(named_meta=named, meta_right=right.astype(float))
+    label = images.index.get_level_values("meta_name")
+    right = (named == label.to_numpy()).astype(float)
+    return images.assign(named_meta=named, meta_right=np.where(label == UNKNOWN, np.nan, right))
 
 
 def _history(path: Path) -> pd.DataFrame:

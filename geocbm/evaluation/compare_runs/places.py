@@ -116,6 +116,7 @@ def concept_changes(one: ComparedRun, other: ComparedRun) -> pd.DataFrame:
     images = _pair(one, other)
     if one.metas != other.metas or not all("meta_right" in own for own in images):
         return pd.DataFrame(columns=columns)
+    images = tuple(own[own["meta_right"].notna()] for own in images)
     before, after = (own["meta_right"].to_numpy(bool) for own in images)
     frame = pd.DataFrame({"first": before, "this": after, "gained": after & ~before, "lost": before & ~after})
     groups = frame.groupby(images[0].index.get_level_values("meta_name").rename("concept"))

@@ -24,7 +24,7 @@ PRIOR = 20.0
 def count_table(country: np.ndarray, meta: np.ndarray, countries: np.ndarray, n_metas: int) -> np.ndarray:
     """How often each meta `[n]` is the label in each country `[n]`, `[C, k_m]`; `countries` are sorted names `[C]`."""
     counts = np.zeros((len(countries), n_metas))
-    np.add.at(counts, (np.searchsorted(countries, country), meta), 1.0)
+    np.add.at(counts, (np.searchsorted(countries, country)[meta >= 0], meta[meta >= 0]), 1.0)
     return counts
 
 

@@ -95,9 +95,7 @@ class SeenConcepts:
         there = ""
         if self.labels.known[row, meta]:
             there = ", is there" if self.labels.present[row, meta] else ", is not there"
-        return (
-            f"{self.scores[row, meta]:.1%}{there}: {self.run.concepts.metas[self.meta[row]]}, {self.run.country[row]}"
-        )
+        return f"{self.scores[row, meta]:.1%}{there}: {self.run.table['meta_name'].iloc[row]}, {self.run.country[row]}"
 
     def pictures(self, rows: list[int], meta: int) -> list[Any]:
         """Pictures with the map of a concept laid over them, where the bottleneck has maps."""

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from geocbm import data, plots, training
+from geocbm.data.concepts import UNKNOWN
 from geocbm.errors import ParameterError
 from geocbm.files import read_json
 from geocbm.files.progress import is_live
@@ -102,7 +103,7 @@ class TrainingStep:
         concepts = self.run.concepts
         frame = pd.DataFrame({name: read[name].numpy() for name in LABELS if name in read})
         for name, names in (("concept_idx", concepts.metas), ("parent_idx", concepts.parents)):
-            frame[name] = [f"{index} ({names[index]})" for index in frame[name]]
+            frame[name] = [f"{index} ({names[index] if index >= 0 else UNKNOWN})" for index in frame[name]]
         return frame.set_index("row")
 
 
