@@ -232,14 +232,9 @@ def _map_columns(
             "nothing; or no labels, and let them be guessed (geocbm run --set 01.guess_with=ENCODER).",
         }.get(target, "Add the column or pass columns={...}.")
         problems.append(f"Column {target!r} is missing (also tried: {', '.join(ALIASES[target])}). {remedy}")
-    if excused and concepts is not None:
-        listed = list(concept_columns(names, concepts).values())
-        problems += [
-            f"Concept {name!r} has a column twice. Remove one."
-            for name in sorted(set(listed))
-            if listed.count(name) > 1
-        ]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    headed = concept_columns(names, concepts) if excused and concepts is not None else {}
+    meant = [headed.get(name, name) for name in names]
+    twice = sorted({name for name in meant if meant.count(name) > 1})
     if twice:
         listed = ", ".join(map(_short, twice))
         problems.append(f"Column {listed} stands twice in the header. Rename or remove one of them.")

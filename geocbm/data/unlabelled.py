@@ -46,7 +46,8 @@ def complete(rows: pd.DataFrame, concepts: ConceptList) -> tuple[pd.DataFrame, d
         rows["country"] = [names_by_code().get(code, "") for code in country_codes(lat, lng)]
     if "note" not in rows:
         rows["note"] = ""
-    own, odd = concept_columns(rows.columns, concepts), {}
+    own = concept_columns(rows.columns, concepts)
+    odd: dict[int, str] = {}
     names = sorted(own.values(), key=list(concepts.parents).index)
     said = {}
     for column, name in own.items():

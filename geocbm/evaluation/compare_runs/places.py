@@ -116,10 +116,10 @@ def concept_changes(one: ComparedRun, other: ComparedRun) -> pd.DataFrame:
     images = _pair(one, other)
     if one.metas != other.metas or not all("meta_right" in own for own in images):
         return pd.DataFrame(columns=columns)
-    images = tuple(own[own["meta_right"].notna()] for own in images)
-    before, after = (own["meta_right"].to_numpy(bool) for own in images)
+    known = [own[own["meta_right"].notna()] for own in images]
+    before, after = (own["meta_right"].to_numpy(bool) for own in known)
     frame = pd.DataFrame({"first": before, "this": after, "gained": after & ~before, "lost": before & ~after})
-    groups = frame.groupby(images[0].index.get_level_values("meta_name").rename("concept"))
+    groups = frame.groupby(known[0].index.get_level_values("meta_name").rename("concept"))
     table = groups.sum().astype(int).assign(images=groups.size()).reset_index()
     return _judged(table, table["lost"], table["gained"], ["concept"])[columns]
 
