@@ -37,7 +37,7 @@ _NOBODY = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 
 def campaign(count: int, seed: int, folder: Path) -> Iterator[Trial]:
     """Let disks run full and be closed."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(seed)
     yield from _quotas(max(1, count // 10), draw, two_pages(folder / "quota"))
     yield from _permissions(two_pages(folder / "permissions"))

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from geocbm.files import sha256_file
-from tests.soak.trial import PROFILE, Project, Said, small_project, two_pages
+from tests.soak.trial import PROFILE, ROOT, Project, Said, has_traceback, small_project, two_pages
 
 RUN = ("run", "--profile", PROFILE)
 RENDERING = "rendering"
@@ -75,6 +75,17 @@ def processes(project: Project) -> list[psutil.Process]:
             if own and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def unlike(said: Said, codes: set[int]) -> list[str]:
+    """What a command that was ended should not have said."""
+    wrong = [] if said.code in codes else [f"exit {said.code} is none of {sorted(codes)}: {said.sentence}"]
+    if 0 < said.code < 128 and not said.sentence.startswith("geocbm: "):
+        wrong.append(f"exit {said.code} without a sentence: {said.err[-200:]}")
+    # Before the first line of the package an interrupt is answered by Python itself.
+    if has_traceback(said.err) and f"{ROOT}/geocbm" in said.err:
+        wrong.append(f"a bare traceback: {said.err[-600:]}")
+    return wrong
 
 
 def survivors(project: Project, patience: float = 15.0) -> list[str]:

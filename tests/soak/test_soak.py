@@ -8,7 +8,7 @@ import pytest
 
 from tests.soak.__main__ import FULL
 
-SHORT = {"kills": 4, "disks": 4}
+SHORT = {"kills": 4, "work": 2, "disks": 4}
 """How many trials of each campaign; of the others a handful."""
 HANDFUL = 8
 THERE = [name for name in FULL if (Path(__file__).parent / f"{name}.py").is_file()]

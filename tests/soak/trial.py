@@ -38,15 +38,11 @@ all:
 "05":
   epochs: 2
   variants: [concept_only]
-"09":
-  countries: 4
-  concepts: 4
-  min_samples: 5
-  pictures: 1
 """
 """As little of everything as the pages take."""
-LEFT_OUT = ("06b_uncertainty", "07_interpretability", "07b_trust", "08_interventions")
-"""Pages that measure much and write nothing that a later page needs."""
+KEPT = ("01", "02", "03", "04", "05")
+"""Notebooks of `small_project`: those that prepare, train and predict; what the others measure nobody needs later."""
+
 _TRACEBACK = re.compile(r'Traceback \(most recent call last\)|^\s+File ".+", line \d+, in ', re.MULTILINE)
 
 
@@ -167,14 +163,15 @@ class Project:
 
 
 def small_project(folder: Path) -> Project:
-    """The notebooks that write what others read, with a profile so small that kernels take longest to start."""
+    """The notebooks from the table to the answers, with so little data that their kernels take longest to start."""
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
-    for name in LEFT_OUT:
-        for file in (folder / "notebooks").glob(f"{name}.*"):
+    for file in (folder / "notebooks").glob("[0-9]*_*"):
+        if not file.name.startswith(KEPT):
             file.unlink()
     chain = folder / "notebooks" / "chain.toml"
-    parts = chain.read_text().split("[[stage]]")
-    chain.write_text("[[stage]]".join(part for part in parts if not any(f'"{name}"' in part for name in LEFT_OUT)))
+    head, *stages = chain.read_text().split("[[stage]]")
+    kept = [stage for stage in stages if stage.partition('"')[2].startswith(KEPT)]
+    chain.write_text("[[stage]]".join([head, *kept]))
     (folder / "notebooks" / "params" / f"{PROFILE}.yaml").write_text(SMALL)
     return Project(folder)
 
