@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from geocbm.files.owners import die_with_parent
 from tests.soak import lives
 from tests.soak.trial import PROFILE, Project, Said, Trial, has_traceback, two_pages
 
@@ -64,7 +65,8 @@ def _holder() -> subprocess.Popen[bytes] | None:
     said = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "try", "/mnt"], capture_output=True)
     if said.returncode != 0:
         return None
-    holder = subprocess.Popen(["unshare", "-rm", "sleep", "infinity"], stdout=subprocess.DEVNULL)
+    words = ["unshare", "-rm", "sleep", "infinity"]
+    holder = subprocess.Popen(words, stdout=subprocess.DEVNULL, preexec_fn=die_with_parent)
     time.sleep(0.5)
     return holder
 
