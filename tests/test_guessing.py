@@ -20,8 +20,8 @@ from geocbm.evaluation import stage_metrics
 from geocbm.evaluation.baselines.neighbours import _majority
 from geocbm.models import losses
 from geocbm.models.stage0 import Stage0Config, Stage0Output
-from geocbm.models.stage1 import Stage1Config
-from geocbm.models.stage_losses import Stage0Loss
+from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
+from geocbm.models.stage_losses import Stage0Loss, Stage1Loss
 from geocbm.run import Run, stages
 from geocbm.run.guessing import MOST, choose, guess_concepts, standardised
 
@@ -205,6 +205,24 @@ def test_stages_train_and_are_measured_on_what_is_known(files: Run, target: str,
     assert stage_metrics.measure_concepts(files, stage.model, predicted, rows)["meta_top1"]["value"] == 1
     assert stage_metrics.measure_presence(files, predicted, rows)["mean_ap"]["value"] > 0.5
     assert 0 <= stage_metrics.measure_class_means(files, vanilla.read_all("pooled").numpy())["value"] <= 1
+
+
+def test_a_concept_known_to_be_absent_weighs_as_much_as_one_that_is_there() -> None:
+    torch.manual_seed(0)
+    config = Stage1Config(concept_target="multi", unknown_weight=0.25, sibling_weight=0.5, lambda_reg=0.0)
+    model = Stage1ConceptModel(4, torch.randn(3, 5), torch.randn(2, 5), torch.tensor([0, 0, 1]), config)
+    output = model.eval()(torch.randn(1, 4))
+    batch = {"named_metas": torch.tensor([[True, False, False]]), "concept_idx": torch.tensor([0])}
+    log_of = torch.nn.functional.logsigmoid
+    there, absent = -log_of(output.meta_logits[0]), -log_of(-output.meta_logits[0])
+    for known, weights in (
+        (None, (0.5, 0.25)),
+        ([False, False, True], (0.5, 1.0)),
+        ([False, True, False], (1.0, 0.25)),
+    ):
+        own = batch if known is None else batch | {"absent_metas": torch.tensor([known])}
+        by_hand = there[0] + weights[0] * absent[1] + weights[1] * absent[2]
+        torch.testing.assert_close(Stage1Loss(model)(output, own)["meta"], by_hand)
 
 
 def test_neighbours_without_a_label_have_no_vote() -> None:

@@ -109,6 +109,7 @@ def score(
       geocbm data score --csv data/mine/table.csv --predictions answers.jsonl
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from geocbm.data import load_table
+    from geocbm.data.concept_list import read_concept_list
     from geocbm.data.public.scoring import read_predictions, score_predictions, scores_in_words
     from geocbm.files import write_json
     from geocbm.metrics import recordable
@@ -118,7 +119,8 @@ def score(
     answers = read_predictions(predictions)
     to_stdout = json_file == Path("-")
     with redirect_stdout(sys.stderr) if to_stdout else nullcontext():  # what the table's reader remarks is no JSON
-        scores = score_predictions(load_table(csv, check_images=False), answers, resamples)
+        table = load_table(csv, check_images=False, concepts=read_concept_list())  # labels are not needed
+        scores = score_predictions(table, answers, resamples)
     # Strict JSON: a metric without an interval is a number, one without a value null.
     written = {name: recordable(value) if isinstance(value, dict) else value for name, value in scores.items()}
     if to_stdout:
