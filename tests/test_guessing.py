@@ -225,6 +225,18 @@ def test_a_concept_known_to_be_absent_weighs_as_much_as_one_that_is_there() -> N
         torch.testing.assert_close(Stage1Loss(model)(output, own)["meta"], by_hand)
 
 
+@pytest.mark.parametrize("target", ["single", "multi"])
+def test_the_loss_of_stage_1_leaves_out_pictures_without_a_concept(target: str) -> None:
+    torch.manual_seed(0)
+    config = Stage1Config(concept_target=target)
+    model = Stage1ConceptModel(4, torch.randn(3, 5), torch.randn(2, 5), torch.tensor([0, 0, 1]), config).eval()
+    pooled, known = torch.randn(5, 4), torch.tensor([0, 2, 3])
+    meta, parent = torch.tensor([0, -1, 2, 1, -1]), torch.tensor([0, -1, 1, 0, -1])
+    terms = Stage1Loss(model)(model(pooled), {"concept_idx": meta, "parent_idx": parent})
+    alone = Stage1Loss(model)(model(pooled[known]), {"concept_idx": meta[known], "parent_idx": parent[known]})
+    torch.testing.assert_close(terms, alone)
+
+
 def test_neighbours_without_a_label_have_no_vote() -> None:
     labels = np.array([-1, -1, 4, 7])
     assert _majority(labels, np.array([[0, 1, 2], [0, 1, 1], [3, 2, 2]])).tolist() == [4, -1, 4]

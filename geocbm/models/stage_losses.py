@@ -98,7 +98,11 @@ class Stage1Loss:
         self.parent_weights = None if parent is None else losses.inverse_frequency(parent, len(model.parent_base))
 
     def __call__(self, output: Stage1Output, batch: Batch) -> Terms:
-        """Compute the terms."""
+        """Compute the terms, of the pictures whose concept is known (an index of 0 or more)."""
+        known = batch["concept_idx"] >= 0
+        if not bool(known.all()):
+            output = output._replace(**{name: getattr(output, name)[known] for name in output.per_row})
+            batch = {name: values[known] for name, values in batch.items()}
         if self.config.concept_target == "multi":
             return self._of_several(output, batch)
         model, config, hierarchy = self.model, self.config, self.model.meta_to_parent
