@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +48,13 @@ class Lab:
     token: str
     project: Path
 
-    def open(self, browser: Browser, notebook: str, **context: Any) -> Page:
-        """A notebook with its kernel, in a window of its own."""
+    def open(
+        self, browser: Browser, notebook: str, watch: Callable[[Page], None] | None = None, **context: Any
+    ) -> Page:
+        """A notebook with its kernel, in a window of its own; `watch` is given the window before it has content."""
         page = browser.new_context(**{"viewport": {"width": 1500, "height": 1000}} | context).new_page()
+        if watch:
+            watch(page)
         page.goto(f"{self.address}lab/tree/notebooks/{notebook}?token={self.token}&reset")
         page.wait_for_function(READY, timeout=120_000)
         return page

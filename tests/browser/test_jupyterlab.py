@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page
 from tools.lab_server import DONE, ROOT, Lab, lab_server, run_all, shut_down
 
 pytestmark = pytest.mark.browser
-NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,61 @@ def cells(page: Page) -> list[dict[str, Any]]:
     return page.evaluate("window.jupyterapp.shell.currentWidget.content.model.toJSON().cells")
 
 
+SHOWN = """() => [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot")].map(plot => JSON.stringify(
+    plot.data.map(trace => [trace.lat, trace.x, trace.marker && trace.marker.color,
+        trace.z && trace.z.length < 100 && Array.from(trace.z, row => Array.from(row))])))"""
+
+
+def dropdown(name: str) -> str:
+    return f'.widget-dropdown:has-text("{name}") select'
+
+
+OPERATED = {  # notebook: a control of each of its explorers, and the key pressed there; a choice needs none
+    "00_start_here": [
+        ("button:has-text('Choose a photograph')", "file"),
+        ('.widget-text:has-text("latitude") input', "ArrowUp"),
+    ],
+    "01_data_exploration": [(dropdown("country"), "")],
+    "02_geocells": [("[role=slider]", "Home")],
+    "03_stage0_pretraining": [(dropdown("weights"), "")],
+    "04_stage1_concepts": [(dropdown("concept"), "")],
+    "05_stage2_geolocation": [(dropdown("gradient of"), "")],
+    "06_evaluation": [
+        (dropdown("head"), ""),
+        (".widget-select select", "ArrowDown"),  # a key that JupyterLab has a shortcut for
+    ],
+    "08_interventions": [("[role=slider]", "Home")],
+}
+
+
+def operate(page: Page, control: str, key: str, folder: Path) -> None:
+    """Use a control of an explorer and wait until a figure is another one."""
+    first = page.locator(f".jupyter-widgets {control}, .jupyter-widgets{control}").first
+    first.scroll_into_view_if_needed(timeout=60_000)
+    page.locator(
+        ".jupyter-widgets .js-plotly-plot .scatterlayer, .jupyter-widgets .js-plotly-plot .geo"
+    ).last.wait_for()
+    before = page.evaluate(SHOWN)
+    if key == "file":
+        Image.new("RGB", (64, 48), (200, 30, 30)).save(folder / "red.jpg")
+        with page.expect_file_chooser() as chooser:
+            first.click()
+        chooser.value.set_files(folder / "red.jpg")
+    elif key:
+        first.focus()
+        page.keyboard.press(key)
+    else:
+        first.select_option(index=1)
+    page.wait_for_function(f"before => JSON.stringify(({SHOWN})()) !== JSON.stringify(before)", arg=before)
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_run_all_ends_without_an_error(lab: Lab, browser: Browser, notebook: str) -> None:
-    page = lab.open(browser, notebook)
+def test_run_all_ends_without_an_error_and_explorers_answer(
+    lab: Lab, browser: Browser, tmp_path: Path, notebook: str
+) -> None:
+    page = lab.open(browser, f"{notebook}.ipynb")
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_function(DONE, timeout=600_000)
@@ -37,11 +89,15 @@ def test_run_all_ends_without_an_error(lab: Lab, browser: Browser, notebook: str
     errors = [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
     assert not errors, f"{notebook}: {errors[0]['ename']}: {errors[0]['evalue']}"
     assert all(cell["execution_count"] for cell in code)
+    wrong.clear()
+    for control, key in OPERATED.get(notebook, []):
+        operate(page, control, key, tmp_path)
+        assert not wrong, f"{notebook}, {control}: {wrong[:3]}"
     shut_down(page)
 
 
 def test_a_save_reaches_the_script_and_leaves_no_outputs_for_git(lab: Lab, browser: Browser) -> None:
-    page = lab.open(browser, NOTEBOOKS[0])
+    page = lab.open(browser, f"{NOTEBOOKS[0]}.ipynb")
     run_all(page, 120)
     words = "A sentence that was written in JupyterLab."
     page.evaluate(
@@ -53,64 +109,13 @@ def test_a_save_reaches_the_script_and_leaves_no_outputs_for_git(lab: Lab, brows
     )
     page.locator(".jp-Notebook").click()
     page.keyboard.press("Control+s")
-    script = lab.project / "notebooks" / NOTEBOOKS[0].replace(".ipynb", ".py")
+    script = lab.project / "notebooks" / f"{NOTEBOOKS[0]}.py"
     for _ in range(100):
         if words in script.read_text(encoding="utf-8"):
             break
         page.wait_for_timeout(100)
     assert words in script.read_text(encoding="utf-8")
-    saved = json.loads((lab.project / "notebooks" / NOTEBOOKS[0]).read_text(encoding="utf-8"))
+    saved = json.loads((lab.project / "notebooks" / f"{NOTEBOOKS[0]}.ipynb").read_text(encoding="utf-8"))
     assert any(words in "".join(cell["source"]) for cell in saved["cells"])
     assert not any(cell.get("outputs") for cell in saved["cells"] if "tags" not in cell["metadata"])
     page.context.close()
-
-
-SHOWN = """() => [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot")].map(plot => JSON.stringify(
-    plot.data.map(trace => [trace.lat, trace.x, trace.marker && trace.marker.color,
-        trace.z && trace.z.length < 100 && Array.from(trace.z, row => Array.from(row))])))"""
-
-
-def dropdown(name: str) -> str:
-    return f'.widget-dropdown:has-text("{name}") select'
-
-
-@pytest.mark.parametrize(
-    ("notebook", "control", "key"),
-    [
-        ("00_start_here.ipynb", "button:has-text('Choose a photograph')", "file"),
-        ("00_start_here.ipynb", '.widget-text:has-text("latitude") input', "ArrowUp"),
-        ("01_data_exploration.ipynb", dropdown("country"), ""),
-        ("02_geocells.ipynb", "[role=slider]", "Home"),
-        ("03_stage0_pretraining.ipynb", dropdown("weights"), ""),
-        ("04_stage1_concepts.ipynb", dropdown("concept"), ""),
-        ("05_stage2_geolocation.ipynb", dropdown("gradient of"), ""),
-        ("06_evaluation.ipynb", dropdown("head"), ""),
-        ("06_evaluation.ipynb", ".widget-select select", "ArrowDown"),  # a key that JupyterLab has a shortcut for
-        ("08_interventions.ipynb", "[role=slider]", "Home"),
-    ],
-)
-def test_an_explorer_answers(lab: Lab, browser: Browser, tmp_path: Path, notebook: str, control: str, key: str) -> None:
-    page = lab.open(browser, notebook)
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    run_all(page)
-    first = page.locator(f".jupyter-widgets {control}, .jupyter-widgets{control}").first
-    first.scroll_into_view_if_needed(timeout=60_000)
-    page.locator(
-        ".jupyter-widgets .js-plotly-plot .scatterlayer, .jupyter-widgets .js-plotly-plot .geo"
-    ).last.wait_for()
-    wrong.clear()
-    before = page.evaluate(SHOWN)
-    if key == "file":
-        Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "red.jpg")
-        with page.expect_file_chooser() as chooser:
-            first.click()
-        chooser.value.set_files(tmp_path / "red.jpg")
-    elif key:
-        first.focus()
-        page.keyboard.press(key)
-    else:
-        first.select_option(index=1)
-    page.wait_for_function(f"before => JSON.stringify(({SHOWN})()) !== JSON.stringify(before)", arg=before)
-    assert not wrong, wrong[:3]
-    shut_down(page)

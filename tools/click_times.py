@@ -1,0 +1,208 @@
+"""How long each explorer takes to answer in JupyterLab, on the newest finished run: `python -m tools.click_times`.
+
+Measured in the browser: from the click, key or choice until nothing of the explorer changes any more and the last
+change is painted. Beside it stands what does not depend on the machine's other work: the processor time that the kernel
+and the page's main thread took, and the bytes that the kernel sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import median
+
+import psutil
+from playwright.sync_api import Locator, Page, WebSocket, sync_playwright
+
+from geocbm.files import paths
+from tools.lab_server import NO_BROWSER, find_browser, lab_server, run_all, shut_down
+
+WATCH = """part => {
+    const area = part.closest(".jp-OutputArea-output"), clock = window.answer = {began: 0, first: 0, last: 0};
+    for (const kind of ["pointerdown", "keydown", "change"])
+        area.addEventListener(kind, () => { clock.began = clock.began || performance.now(); }, true);
+    new MutationObserver(() => requestAnimationFrame(() => setTimeout(() => {  // after the next painting
+        clock.last = performance.now();
+        clock.first = clock.first || clock.last;
+    }))).observe(area, {subtree: true, childList: true, attributes: true, characterData: true});
+}"""
+QUIET = """() => {
+    const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel, clock = window.answer;
+    return clock.last && kernel.status === "idle" && performance.now() - clock.last > 600;
+}"""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control of an explorer and what is done to it.
+
+    Attributes:
+        notebook: beginning of the notebook's name.
+        explorer: its name.
+        name: of the control; a dropdown, slider, field or list is found by it, a button by its text.
+        kind: `dropdown`, `list`, `slider`, `field`, `button` or `map`.
+        actions: options of a dropdown by number, else keys; a button is pressed as often, a map clicked so far across.
+    """
+
+    notebook: str
+    explorer: str
+    name: str
+    kind: str
+    actions: Sequence[str | int]
+
+    def locator(self, page: Page) -> Locator:
+        """The control in an open notebook."""
+        where = {
+            "dropdown": f'.widget-dropdown:has-text("{self.name}") select',
+            "list": f'.widget-select:has-text("{self.name}") select',
+            "slider": f'.widget-slider:has-text("{self.name}") [role=slider]',
+            "field": f'.widget-text:has-text("{self.name}") input',
+            "button": f'button:has-text("{self.name}")',
+            "map": ".js-plotly-plot .nsewdrag",
+        }[self.kind]
+        return page.locator(f".jupyter-widgets {where}, .jupyter-widgets{where}").first
+
+    def act(self, page: Page, action: str | int) -> None:
+        """Do one thing to it."""
+        part = self.locator(page)
+        if self.kind == "dropdown":
+            part.select_option(index=int(action))
+        elif self.kind == "button":
+            part.click()
+        elif self.kind == "map":
+            box = part.bounding_box()
+            assert box is not None
+            page.mouse.click(box["x"] + float(action) * box["width"], box["y"] + 0.4 * box["height"])
+        else:
+            part.focus()
+            page.keyboard.press(str(action))
+
+
+UP, DOWN = ("ArrowUp",) * 3, ("ArrowDown",) * 3
+CONTROLS = (
+    Control("01", "data", "next page", "button", (1, 2, 3)),
+    Control("01", "data", "country", "dropdown", (1, 2, 3)),
+    Control("01", "data", "concept", "dropdown", (1, 2, 3)),
+    Control("02", "cells", "min_samples_per_cell", "slider", ("Home", "ArrowRight", "ArrowRight")),
+    Control("02", "cells", "cell", "dropdown", (1, 2, 3)),
+    Control("04", "concepts", "concept", "dropdown", (1, 2, 3)),
+    Control("04", "concepts", "pictures", "dropdown", (1, 2, 0)),
+    Control("05", "batch", "gradient of", "dropdown", (1, 2, 0)),
+    Control("05", "batch", "draw", "field", UP),
+    Control("06_", "predictions", "picture", "list", DOWN),
+    Control("06_", "predictions", "head", "dropdown", (1, 2, 3)),
+    Control("06_", "predictions", "country", "dropdown", (1, 2, 3)),
+    Control("08", "what_if", "(family)", "slider", ("Home", "End", "Home")),
+    Control("08", "what_if", "No concepts", "button", (1, 2, 3)),
+    Control("08", "what_if", "picture", "list", DOWN),
+    Control("00", "guess", "latitude", "field", UP),
+)
+
+
+@dataclass
+class Cost:
+    """What one action took: ms to first and last change, processor ms of page and kernel, messages, bytes."""
+
+    first: float
+    last: float
+    page: float
+    kernel: float
+    messages: int
+    received: int
+
+
+class Meter:
+    """What an open notebook has cost so far."""
+
+    def __init__(self) -> None:
+        self.messages, self.received = 0, 0
+
+    def watch(self, page: Page) -> None:
+        """Begin with a window that has no content yet."""
+        self._protocol = page.context.new_cdp_session(page)
+        self._protocol.send("Performance.enable", {"timeDomain": "threadTicks"})
+        page.on("websocket", self._listen)
+
+    def _listen(self, socket: WebSocket) -> None:
+        socket.on("framesent", lambda _frame: self._count(0))
+        socket.on("framereceived", lambda frame: self._count(len(frame)))
+
+    def _count(self, size: int) -> None:
+        self.messages, self.received = self.messages + 1, self.received + size
+
+    def read(self) -> tuple[float, float, int, int]:
+        """Processor ms of the page's main thread and of the kernel, messages, and bytes received."""
+        told = self._protocol.send("Performance.getMetrics")["metrics"]
+        page = next(each["value"] for each in told if each["name"] == "TaskDuration")
+        kernel = 0.0
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "ipykernel_launcher" in process.cmdline():
+                    kernel += sum(process.cpu_times()[:2])
+        return 1000 * page, 1000 * kernel, self.messages, self.received
+
+
+def costs(page: Page, control: Control, meter: Meter) -> Iterator[Cost]:
+    """What each action of a control took."""
+    part = control.locator(page)
+    part.scroll_into_view_if_needed(timeout=60_000)
+    part.evaluate(WATCH)
+    page.wait_for_timeout(1500)
+    for action in control.actions:
+        page.evaluate("Object.assign(window.answer, {began: 0, first: 0, last: 0})")
+        before = meter.read()
+        control.act(page, action)
+        page.wait_for_function(QUIET, timeout=60_000)
+        clock = page.evaluate("window.answer")
+        spent = [now - then for now, then in zip(meter.read(), before, strict=True)]
+        yield Cost(clock["first"] - clock["began"], clock["last"] - clock["began"], *spent)  # type: ignore[arg-type]
+
+
+HEADS = ("explorer", "control", "ms", "each", "first", "page", "kernel", "messages", "kB")
+LINE = "{:12} {:22} {:>5} {:>20} {:>6} {:>5} {:>6} {:>8} {:>6}"
+
+
+def told(control: Control, taken: Sequence[Cost]) -> str:
+    """A line of the table: medians, and the time of each action."""
+    middle = [median(getattr(cost, each.name) for cost in taken) for each in fields(Cost)]
+    first, last, page, kernel, messages, received = (round(value) for value in middle)
+    each = ", ".join(f"{cost.last:.0f}" for cost in taken)
+    return LINE.format(
+        control.explorer, control.name, last, each, first, page, kernel, messages, round(received / 1000)
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--only", default="", help="explorers to measure, with commas; all without")
+    wanted = set(filter(None, parser.parse_args().only.split(",")))
+    found, runs = find_browser(), paths.finished_runs()
+    if found is None:
+        sys.exit(NO_BROWSER)
+    if not runs:
+        sys.exit("there is no finished run to measure on; make one with: make run")
+    controls = [control for control in CONTROLS if not wanted or control.explorer in wanted]
+    print(f"Run {runs[0]}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. Medians of {len(UP)} actions:")
+    print("ms until the last change (each) and the first, processor ms of page and kernel, messages, kB received")
+    print(LINE.format(*HEADS))
+    with tempfile.TemporaryDirectory() as folder, lab_server(Path(folder)) as lab, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        for notebook in dict.fromkeys(control.notebook for control in controls):
+            name = next((lab.project / "notebooks").glob(f"{notebook}*.ipynb")).name
+            meter = Meter()
+            page = lab.open(browser, name, watch=meter.watch)
+            run_all(page)
+            for control in (control for control in controls if control.notebook == notebook):
+                print(told(control, list(costs(page, control, meter))), flush=True)
+            shut_down(page)
+
+
+if __name__ == "__main__":
+    main()
