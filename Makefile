@@ -1,8 +1,9 @@
 # Each target needs nothing but Python 3.11 or later and make: the first one you run creates .venv from the lock.
 #   make run      install, build the demonstration world, run the whole demo chain, render the reports
-#   make test     every check: style, types, pairs, unit tests, the smoke chain, its reports, nbval
+#   make test     every check: style, types, pairs, unit tests, the smoke chain, its reports, nbval, Chromium if it is there
 #   make soak     the campaigns of tests/RELIABILITY.md: kills, full disks, damaged files, strangers' tables (over an hour)
 #   make browser  the pages of the newest run, and JupyterLab on it, in Chromium (Debian: apt install chromium)
+#   make clicks   how long each explorer takes to answer a click in JupyterLab
 #   make lab      JupyterLab on the notebooks
 #   make screenshots  the README's pictures, from the newest run
 #   make lock     resolve requirements.lock again from pyproject.toml
@@ -15,7 +16,7 @@ WORKERS := 2
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test soak browser screenshots lab lock install
+.PHONY: run test soak browser clicks screenshots lab lock install
 .DEFAULT_GOAL := run
 
 $(STAMP): requirements.lock pyproject.toml
@@ -38,8 +39,9 @@ lab: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_CONFIG_PATH="$(CURDIR)/tools/lab" \
 		$(BIN)/python -m jupyter lab --ServerApp.root_dir="$(CURDIR)"
 
-# The smoke chain (tests/test_chain.py reads GEOCBM_TEST_ROOT) and nbval share one scratch folder, so that the world is
-# made once and the user's data/ and reports/ stay untouched.
+# The smoke chain (tests/workbench/test_chain.py reads GEOCBM_TEST_ROOT), nbval and the browser share one scratch folder, so
+# that the world is made once and the user's data/ and reports/ stay untouched. In the browser are all pages, and Run All
+# of the notebooks with explorers; of the others, whose cells nbval has run, only `make browser` does it too: half the time.
 test: $(STAMP)
 	@echo "geocbm: style, types and pairs"
 	@$(BIN)/python -m ruff check .
@@ -51,14 +53,22 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 GEOCBM_TEST_ROOT="$$scratch" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests && \
 	echo "geocbm: nbval over the notebooks" && \
 	GEOCBM_DATA="$$scratch/data" GEOCBM_REPORTS="$$scratch/reports" $(BIN)/python -m pytest -p no:cacheprovider \
-		--nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+		--nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/sanitize.cfg notebooks && \
+	echo "geocbm: pages and JupyterLab in Chromium, where it is there" && \
+	GEOCBM_DATA="$$scratch/data" GEOCBM_REPORTS="$$scratch/reports" GEOCBM_BROWSER=optional $(BROWSER) -rs \
+		-k "not (run_all and (06b or 07 or 09 or 10))"
 
 soak: $(STAMP)
 	@$(BIN)/python -m tests.soak
 
 # Two processes: the pages in one, JupyterLab in the other.
+BROWSER = $(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist loadfile -m browser tests/browser
+
 browser: $(STAMP)
-	@$(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist loadfile -m browser tests/browser
+	@$(BROWSER)
+
+clicks: $(STAMP)
+	@$(BIN)/python -m tools.click_times
 
 screenshots: $(STAMP)
 	@$(BIN)/python -m tools.screenshots

@@ -87,8 +87,8 @@ class Control:
 UP, DOWN = ("ArrowUp",) * 3, ("ArrowDown",) * 3
 CONTROLS = (
     Control("01", "data", "next page", "button", (1, 2, 3)),
-    Control("01", "data", "country", "dropdown", (1, 2, 3)),
-    Control("01", "data", "concept", "dropdown", (1, 2, 3)),
+    Control("01", "data", "concept", "dropdown", (1, 2, 0)),
+    Control("01", "data", "country", "dropdown", (1, 2, 0)),
     Control("02", "cells", "min_samples_per_cell", "slider", ("Home", "ArrowRight", "ArrowRight")),
     Control("02", "cells", "cell", "dropdown", (1, 2, 3)),
     Control("04", "concepts", "concept", "dropdown", (1, 2, 3)),

@@ -174,7 +174,7 @@ def gallery_html(images: Sequence[Any], alts: Sequence[str], captions: Sequence[
         + "</figure>"
         for image, alt, caption in zip(images, alts, captions, strict=True)
     )
-    return f'<div class="gallery" style="display:flex;flex-wrap:wrap;gap:8px">{figures}</div>'
+    return f'<div class="gallery" style="display:flex;flex-wrap:wrap;gap:8px;margin:8px 0">{figures}</div>'
 
 
 _MORE_TAGS = {"meter", "progress", "section", "tfoot"}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page
@@ -31,6 +32,14 @@ SHOWN = """() => [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot
     plot.data.map(trace => [trace.lat, trace.x, trace.marker && trace.marker.color,
         trace.z && trace.z.length < 100 && Array.from(trace.z, row => Array.from(row))])))"""
 
+DRAGGED = """async () => {
+    const sheet = new OffscreenCanvas(64, 48), drawn = sheet.getContext("2d"), dragged = new DataTransfer();
+    drawn.fillStyle = "rgb(200, 30, 30)";
+    drawn.fillRect(0, 0, 64, 48);
+    dragged.items.add(new File([await sheet.convertToBlob()], "red.png"));
+    return dragged;
+}"""
+
 
 def dropdown(name: str) -> str:
     return f'.widget-dropdown:has-text("{name}") select'
@@ -39,6 +48,7 @@ def dropdown(name: str) -> str:
 OPERATED = {  # notebook: a control of each of its explorers, and the key pressed there; a choice needs none
     "00_start_here": [
         ("button:has-text('Choose a photograph')", "file"),
+        (".geocbm-drop", "drop"),
         ('.widget-text:has-text("latitude") input', "ArrowUp"),
     ],
     "01_data_exploration": [(dropdown("country"), "")],
@@ -63,10 +73,14 @@ def operate(page: Page, control: str, key: str, folder: Path) -> None:
     ).last.wait_for()
     before = page.evaluate(SHOWN)
     if key == "file":
-        Image.new("RGB", (64, 48), (200, 30, 30)).save(folder / "red.jpg")
+        side = 2000  # more bytes than the server takes in one message
+        noise = np.random.default_rng(0).bytes(3 * side * side)
+        Image.frombytes("RGB", (side, side), noise).save(folder / "noise.png", compress_level=0)
         with page.expect_file_chooser() as chooser:
             first.click()
-        chooser.value.set_files(folder / "red.jpg")
+        chooser.value.set_files(folder / "noise.png")
+    elif key == "drop":
+        first.dispatch_event("drop", {"dataTransfer": page.evaluate_handle(DRAGGED)})
     elif key:
         first.focus()
         page.keyboard.press(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -27,9 +26,11 @@ def photograph(colour=(200, 30, 30)) -> bytes:
     return stream.getvalue()
 
 
-def uploaded(content: bytes, name: str) -> dict[str, object]:
-    file = {"name": name, "type": "image/jpeg", "size": len(content), "content": memoryview(content)}
-    return file | {"last_modified": datetime(2026, 1, 1, tzinfo=UTC)}
+def drop(explorer: PhotographExplorer, content: bytes, name: str, size: int = 1000) -> None:
+    """Send a file as the browser does, in parts."""
+    for begin in range(0, max(len(content), 1), size):
+        told = {"name": name, "begin": begin, "whole": begin + size >= len(content)}
+        explorer.drop._handle_custom_msg(told, [memoryview(content[begin : begin + size])])
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +45,27 @@ def explorer(model) -> PhotographExplorer:
 
 def test_an_uploaded_file_is_answered_with_reasons(explorer, model):
     content = photograph()
-    explorer.upload.value = (uploaded(content, "beach.jpg"),)
+    drop(explorer, content, "beach.jpg", size=100)
     (answer,) = model.predict([Image.open(io.BytesIO(content))])
     assert "beach.jpg" in explorer.page.value and answer.cells[0].country in explorer.page.value
     assert explorer.page.value.count("<img") >= 1 and answer.concepts[0][0] in explorer.page.value
     world, reasons = explorer.figures.children
     assert "Map with the answer" in world.layout.meta["alt"] and "contribution" in reasons.layout.meta["alt"].lower()
-    explorer.upload.value = (uploaded(photograph((20, 20, 240)), "sea.jpg"),)
+    explorer.drop._handle_custom_msg({"name": "half.jpg", "begin": 0, "whole": False}, [memoryview(content[:99])])
+    assert "half.jpg" not in explorer.page.value
+    drop(explorer, photograph((20, 20, 240)), "sea.jpg")  # the half is forgotten
     assert "sea.jpg" in explorer.page.value and "beach.jpg" not in explorer.page.value
 
 
-@pytest.mark.parametrize("name", ["<b>notes</b>.txt", "evil\x1b[31m.jpg"])
-def test_what_is_no_picture_is_refused_in_one_harmless_sentence(explorer, name):
-    explorer.upload.value = (uploaded(b"not a picture", name),)
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("<b>notes</b>.txt", b"not a picture"), ("evil\x1b[31m.jpg", b"not a picture"), ("empty.jpg", b"")],
+)
+def test_what_is_no_picture_is_refused_in_one_harmless_sentence(explorer, name, content):
+    drop(explorer, content, name)
     assert explorer.page.value.startswith('<p role="alert">') and explorer.figures.children == ()
     assert "<b>" not in explorer.page.value and "\x1b" not in explorer.page.value
-    explorer.upload.value = (uploaded(photograph(), "good.jpg"),)
+    drop(explorer, photograph(), "good.jpg")
     assert "good.jpg" in explorer.page.value and len(explorer.figures.children) == 2
 
 

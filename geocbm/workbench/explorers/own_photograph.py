@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from typing import Any
 
+import anywidget
 import ipywidgets
 import plotly.graph_objects as go
+import traitlets
 
 from geocbm import plots
 from geocbm.data import image_files
+from geocbm.data.images.containers import RAW_ENDINGS
 from geocbm.data.images.photographs import printable
 from geocbm.errors import UserError
 from geocbm.files.progress import is_live
@@ -46,8 +50,69 @@ def photograph(run: Run, model: GeoCBM | None = None) -> None:
         html.put_figure(figure)
 
 
+class FileDrop(anywidget.AnyWidget):
+    """A field on which a file is dropped, with a button to choose one.
+
+    The file comes in parts: JupyterLab's server ends the connection upon a message of more than 10 MiB, and photographs
+    are larger.
+
+    Args:
+        take: told the content and the name of each file.
+    """
+
+    _esm = """
+    const PART = 4 * 1024 * 1024;
+    export default { render({ model, el }) {
+        const add = (tag, more) => el.appendChild(Object.assign(document.createElement(tag), more));
+        const button = add("button", {className: "jupyter-button", textContent: "Choose a photograph"});
+        const words = add("span", {textContent: " or drop one here"});
+        const input = add("input", {type: "file", accept: model.get("accept"), hidden: true});
+        const send = async file => {
+            for (let begin = 0; begin === 0 || begin < file.size; begin += PART) {
+                const part = await file.slice(begin, begin + PART).arrayBuffer().catch(() => null);  // null: a folder
+                if (!part) { words.textContent = ` ${file.name} cannot be read; drop a photograph here`; return; }
+                const end = begin + part.byteLength;
+                model.send({name: file.name, begin, whole: end >= file.size}, undefined, [part]);
+            }
+            words.textContent = " or drop another one here";
+        };
+        let last = Promise.resolve();
+        const take = file => { if (file) last = last.then(() => send(file)); };  // one after the other
+        button.onclick = () => input.click();
+        input.onchange = () => { take(input.files[0]); input.value = ""; };
+        el.classList.add("geocbm-drop");
+        for (const kind of ["dragenter", "dragover", "dragleave", "drop"])
+            el.addEventListener(kind, event => {
+                event.preventDefault();
+                event.stopPropagation();
+                el.classList.toggle("geocbm-over", kind === "dragenter" || kind === "dragover");
+                if (kind === "drop") take(event.dataTransfer.files[0]);
+            });
+    } };
+    """
+    _css = """
+    .geocbm-drop { border: 2px dashed var(--jp-border-color1, #999); border-radius: 4px; padding: 20px; }
+    .geocbm-drop.geocbm-over { border-color: var(--jp-brand-color1, #1976d2); background: var(--jp-layout-color2); }
+    .geocbm-drop button { width: auto; padding: 0 12px; }
+    """
+    accept = traitlets.Unicode(",".join(("image/*", ".heic", ".heif", *RAW_ENDINGS))).tag(sync=True)
+
+    def __init__(self, take: Callable[[bytes, str], None]) -> None:
+        super().__init__()
+        self._take, self._parts = take, []  # type: tuple[Callable[[bytes, str], None], list[bytes]]
+        self.on_msg(self._on_part)
+
+    def _on_part(self, _widget: Any, told: Mapping[str, Any], buffers: Sequence[Any]) -> None:
+        if told["begin"] == 0:
+            self._parts = []
+        self._parts.append(bytes(buffers[0]))
+        if told["whole"]:
+            content, self._parts = b"".join(self._parts), []
+            self._take(content, str(told["name"]))
+
+
 class PhotographExplorer:
-    """A button for a file, and what the model says of it.
+    """A field for a file, and what the model says of it.
 
     Files are strangers': they are read as `geocbm predict` reads them, and what it refuses is said in one sentence.
 
@@ -57,13 +122,11 @@ class PhotographExplorer:
 
     def __init__(self, model: GeoCBM) -> None:
         self.model = model
-        self.upload = ipywidgets.FileUpload(accept="image/*,.heic,.heif", description="Choose a photograph")
-        self.upload.layout.width = "220px"
+        self.drop = FileDrop(self.show)
         self.hint = ipywidgets.HTML(said("JPEG, PNG, WebP, HEIC or a camera's raw file; it is read here and not kept."))
         self.page = ipywidgets.HTML()
         self.figures = ipywidgets.VBox()
-        self.upload.observe(self._on_upload, "value")
-        self.box = ipywidgets.VBox([self.upload, self.hint, self.page, self.figures])
+        self.box = ipywidgets.VBox([self.drop, self.hint, self.page, self.figures])
 
     def answer(self, source: Any, name: str) -> tuple[str, list[go.Figure]]:
         """What is shown of a photograph: HTML, the map, and the contributions of concepts.
@@ -98,12 +161,6 @@ class PhotographExplorer:
         where = [f"{concept} ({shares[concept]:.0%})" for concept, _ in answer.concept_maps]
         gallery += html.gallery_html(maps, where, where, MAP_WIDTH) if maps else ""
         return said(*answer_text(name, answer).splitlines()) + page(gallery)
-
-    def _on_upload(self, change: Any) -> None:
-        if not change["new"]:
-            return
-        file = change["new"][-1]
-        self.show(bytes(file["content"]), str(file["name"]))
 
     def show(self, source: Any, name: str) -> None:
         """Answer for a photograph, see `answer`, and show it."""

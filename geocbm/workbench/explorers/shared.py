@@ -50,7 +50,10 @@ POINTS = 2  # number of the trace of a live map that holds its points; those bef
 
 
 class OwnKeys(anywidget.AnyWidget):
-    """Lets the controls beside it have their keys: JupyterLab takes arrows and letters for its own shortcuts."""
+    """Lets the controls beside it have their keys, of which JupyterLab takes arrows and letters for its own shortcuts.
+
+    It brings the looks of tables too, which a widget does not take from JupyterLab.
+    """
 
     _esm = """
     export default { render({ el }) {
@@ -62,6 +65,12 @@ class OwnKeys(anywidget.AnyWidget):
         window.addEventListener("keydown", keep, true);
         return () => window.removeEventListener("keydown", keep, true);
     } };
+    """
+    _css = """
+    .jupyter-widgets table.workbench { border-collapse: collapse; line-height: 1.4; margin: 8px 0; }
+    .jupyter-widgets table.workbench caption { text-align: left; padding-bottom: 4px; min-width: 36em; }
+    .jupyter-widgets table.workbench :is(th, td) { padding: 2px 20px 2px 0; }
+    .jupyter-widgets table.workbench thead { border-bottom: 1px solid var(--jp-border-color1, #999); }
     """
 
 
