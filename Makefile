@@ -61,8 +61,8 @@ test: $(STAMP)
 soak: $(STAMP)
 	@$(BIN)/python -m tests.soak
 
-# Two processes: the pages in one, JupyterLab in the other.
-BROWSER = $(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist loadfile -m browser tests/browser
+# Two processes, each with a JupyterLab of its own for the notebooks that it gets.
+BROWSER = $(BIN)/python -m pytest -p no:cacheprovider -n 2 -m browser tests/browser
 
 browser: $(STAMP)
 	@$(BROWSER)

@@ -38,6 +38,16 @@ QUIET = """() => {
 }"""
 
 
+SELECTORS = {
+    "dropdown": '.widget-dropdown:has-text("{}") select',
+    "list": '.widget-select:has-text("{}") select',
+    "slider": '.widget-slider:has-text("{}") [role=slider]',
+    "range": "input[type=range]",
+    "field": '.widget-text:has-text("{}") input',
+    "button": 'button:has-text("{}")',
+}
+
+
 @dataclass(frozen=True)
 class Control:
     """A control of an explorer and what is done to it.
@@ -45,63 +55,54 @@ class Control:
     Attributes:
         notebook: beginning of the notebook's name.
         explorer: its name.
-        name: of the control; a dropdown, slider, field or list is found by it, a button by its text.
-        kind: `dropdown`, `list`, `slider`, `field`, `button` or `map`.
-        actions: options of a dropdown by number, else keys; a button is pressed as often, a map clicked so far across.
+        kind: one of `SELECTORS`.
+        name: its description or text; empty for the first of its kind.
+        actions: options of a dropdown by number, keys, or None for a click.
     """
 
     notebook: str
     explorer: str
-    name: str
     kind: str
-    actions: Sequence[str | int]
+    name: str
+    actions: Sequence[str | int | None]
 
     def locator(self, page: Page) -> Locator:
         """The control in an open notebook."""
-        where = {
-            "dropdown": f'.widget-dropdown:has-text("{self.name}") select',
-            "list": f'.widget-select:has-text("{self.name}") select',
-            "slider": f'.widget-slider:has-text("{self.name}") [role=slider]',
-            "field": f'.widget-text:has-text("{self.name}") input',
-            "button": f'button:has-text("{self.name}")',
-            "map": ".js-plotly-plot .nsewdrag",
-        }[self.kind]
+        where = SELECTORS[self.kind].format(self.name)
         return page.locator(f".jupyter-widgets {where}, .jupyter-widgets{where}").first
 
-    def act(self, page: Page, action: str | int) -> None:
+    def act(self, page: Page, action: str | int | None) -> None:
         """Do one thing to it."""
         part = self.locator(page)
-        if self.kind == "dropdown":
-            part.select_option(index=int(action))
-        elif self.kind == "button":
+        if action is None:
             part.click()
-        elif self.kind == "map":
-            box = part.bounding_box()
-            assert box is not None
-            page.mouse.click(box["x"] + float(action) * box["width"], box["y"] + 0.4 * box["height"])
+        elif isinstance(action, int):
+            part.select_option(index=action)
         else:
             part.focus()
-            page.keyboard.press(str(action))
+            page.keyboard.press(action)
 
 
-UP, DOWN = ("ArrowUp",) * 3, ("ArrowDown",) * 3
+CLICKS, UP, DOWN = (None,) * 3, ("ArrowUp",) * 3, ("ArrowDown",) * 3
 CONTROLS = (
-    Control("01", "data", "next page", "button", (1, 2, 3)),
-    Control("01", "data", "concept", "dropdown", (1, 2, 0)),
-    Control("01", "data", "country", "dropdown", (1, 2, 0)),
-    Control("02", "cells", "min_samples_per_cell", "slider", ("Home", "ArrowRight", "ArrowRight")),
-    Control("02", "cells", "cell", "dropdown", (1, 2, 3)),
-    Control("04", "concepts", "concept", "dropdown", (1, 2, 3)),
-    Control("04", "concepts", "pictures", "dropdown", (1, 2, 0)),
-    Control("05", "batch", "gradient of", "dropdown", (1, 2, 0)),
-    Control("05", "batch", "draw", "field", UP),
-    Control("06_", "predictions", "picture", "list", DOWN),
-    Control("06_", "predictions", "head", "dropdown", (1, 2, 3)),
-    Control("06_", "predictions", "country", "dropdown", (1, 2, 3)),
-    Control("08", "what_if", "(family)", "slider", ("Home", "End", "Home")),
-    Control("08", "what_if", "No concepts", "button", (1, 2, 3)),
-    Control("08", "what_if", "picture", "list", DOWN),
-    Control("00", "guess", "latitude", "field", UP),
+    Control("01", "data", "button", "next page", CLICKS),
+    Control("01", "data", "dropdown", "concept", (1, 2, 0)),
+    Control("01", "data", "dropdown", "country", (1, 2, 0)),
+    Control("02", "cells", "slider", "min_samples_per_cell", ("Home", "ArrowRight", "ArrowRight")),
+    Control("02", "cells", "dropdown", "cell", (1, 2, 3)),
+    Control("04", "concepts", "dropdown", "concept", (1, 2, 3)),
+    Control("04", "concepts", "dropdown", "pictures", (1, 2, 0)),
+    Control("05", "batch", "dropdown", "gradient of", (1, 2, 0)),
+    Control("05", "batch", "field", "draw", UP),
+    Control("06_", "predictions", "list", "picture", DOWN),
+    Control("06_", "predictions", "dropdown", "head", (1, 2, 3)),
+    Control("06_", "predictions", "dropdown", "country", (1, 2, 3)),
+    Control("08", "what_if", "range", "", ("Home", "End", "Home")),
+    Control("08", "what_if", "button", "No concepts", CLICKS[:1]),
+    Control("08", "what_if", "list", "picture", DOWN),
+    Control("00", "guess", "field", "latitude", UP),
+    Control("00", "guess", "button", "Guess", CLICKS[:1]),
+    Control("00", "guess", "button", "Next picture", CLICKS[:1]),
 )
 
 
@@ -158,7 +159,7 @@ def costs(page: Page, control: Control, meter: Meter) -> Iterator[Cost]:
         page.evaluate("Object.assign(window.answer, {began: 0, first: 0, last: 0})")
         before = meter.read()
         control.act(page, action)
-        page.wait_for_function(QUIET, timeout=60_000)
+        page.wait_for_function(QUIET, timeout=60_000, polling=100)  # at every frame it would cost something itself
         clock = page.evaluate("window.answer")
         spent = [now - then for now, then in zip(meter.read(), before, strict=True)]
         yield Cost(clock["first"] - clock["began"], clock["last"] - clock["began"], *spent)  # type: ignore[arg-type]
@@ -174,7 +175,15 @@ def told(control: Control, taken: Sequence[Cost]) -> str:
     first, last, page, kernel, messages, received = (round(value) for value in middle)
     each = ", ".join(f"{cost.last:.0f}" for cost in taken)
     return LINE.format(
-        control.explorer, control.name, last, each, first, page, kernel, messages, round(received / 1000)
+        control.explorer,
+        control.name or control.kind,
+        last,
+        each,
+        first,
+        page,
+        kernel,
+        messages,
+        round(received / 1000),
     )
 
 

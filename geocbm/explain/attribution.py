@@ -29,7 +29,7 @@ from geocbm.errors import ParameterError
 from geocbm.explain.interventions import InterventionModel
 from geocbm.geocells import Geocells
 from geocbm.geocells.distribution import sum_by_place
-from geocbm.metrics.places import CountryNames, places_at
+from geocbm.metrics.places import places_at
 from geocbm.models.stage2 import Stage2CrossAttentionGeoHead, Stage2Output
 from geocbm.run import Run
 
@@ -234,11 +234,9 @@ def named_countries(model: InterventionModel, rows: np.ndarray, run: Run) -> np.
     likeliest = names[believed.argmax(axis=1)].astype(str)
     if len(np.unique(cells.country)) < 2:
         return likeliest
-    train = run.rows["train"]
-    called = CountryNames.fit(run.lat[train], run.lng[train], run.country[train])
     nearest = cells.country[cells.assign(places.lat, places.lng)].astype(str)
     near = places_at(places.lat, places.lng)
-    held = [called.country(place, own) for place, own in zip(near, nearest, strict=True)]
+    held = [run.country_names.country(place, own) for place, own in zip(near, nearest, strict=True)]
     return np.array([own if own in names else other for own, other in zip(held, likeliest, strict=True)])
 
 

@@ -105,7 +105,7 @@ def _drawn(frames: _Frames, true_place: tuple[float, float], step: int = 0) -> g
     return fig.update_layout(
         xaxis={"domain": [0.81, 1.0], "anchor": "y", "range": [0, 1], "tickformat": ".0%", "tickvals": [0, 0.5, 1]},
         yaxis={"domain": [0.13, 0.46], "anchor": "x", "autorange": "reversed", "automargin": False},
-        margin={"l": 12, "r": 16, "t": 92, "b": 100},
+        margin={"l": 12, "r": 28, "t": 92, "b": 100},
         legend={"x": 0.0, "y": 0.10, "yanchor": "top", "itemsizing": "constant"},
     )
 

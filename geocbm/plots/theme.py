@@ -56,11 +56,8 @@ def finish(fig: go.Figure, title: str, alt: str, height: int = 420, **layout: An
 
     `alt` is a sentence that tells someone who cannot see the figure what it shows, with its key numbers.
     """
-    fig.update_layout(
-        template=template(), title_text=_FOREIGN.sub("&lt;", title), height=height, meta={"alt": " ".join(alt.split())}
-    )
-    fig.update_layout(**layout)
-    return fig
+    own = {"template": template(), "title_text": _FOREIGN.sub("&lt;", title), "meta": {"alt": " ".join(alt.split())}}
+    return fig.update_layout({**own, "height": height, **layout})
 
 
 def numbers(values: Any, digits: int = 4) -> list[float | None]:

@@ -182,7 +182,7 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
         cells=files.cells,
         concepts=files.concepts,
         cell_places=tuple(places_at(*cartesian_to_latlng(middle))),
-        country_names=CountryNames.fit(lat, lng, files.country[train]),
+        country_names=files.country_names,
         calibration=calibration,
         decoder=predictions.load_decoder(files, head),
         baseline=baseline,

@@ -17,6 +17,7 @@ from geocbm.data.simulated import is_simulated, picture_noun
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.files import lineage, makers, run_command, sha256_file, sha256_text, stored
 from geocbm.geocells import Geocells
+from geocbm.metrics.places import CountryNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,6 +232,12 @@ class RunFiles:
     def country(self) -> np.ndarray:
         """Country names, one per row."""
         return self.table["country"].to_numpy(dtype=str)
+
+    @cached_property
+    def country_names(self) -> CountryNames:
+        """The countries' names in the table for those of the geocoder, by the training split."""
+        train = self.rows["train"]
+        return CountryNames.fit(self.lat[train], self.lng[train], self.country[train])
 
     @cached_property
     def cells(self) -> Geocells:

@@ -26,7 +26,7 @@ def project_files() -> Path:
     if (clone / "notebooks" / "chain.toml").is_file():
         return clone
     for file in metadata.files("geocbm") or []:
-        if file.parts[-4:] == (*_SHARED, "notebooks", "chain.toml"):
+        if file.parts[-4:] == (*_SHARED, "notebooks", "chain.toml") and Path(str(file.locate())).is_file():
             return Path(str(file.locate())).resolve().parents[1]
     raise MissingInputError("this installation of geocbm has no notebooks; install it from its wheel or a clone")
 

@@ -28,6 +28,7 @@ def cells(page: Page) -> list[dict[str, Any]]:
     return page.evaluate("window.jupyterapp.shell.currentWidget.content.model.toJSON().cells")
 
 
+DRAWN = """() => [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot")].every(plot => plot.calcdata)"""
 SHOWN = """() => [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot")].map(plot => JSON.stringify(
     plot.data.map(trace => [trace.lat, trace.x, trace.marker && trace.marker.color,
         trace.z && trace.z.length < 100 && Array.from(trace.z, row => Array.from(row))])))"""
@@ -60,7 +61,7 @@ OPERATED = {  # notebook: a control of each of its explorers, and the key presse
         (dropdown("head"), ""),
         (".widget-select select", "ArrowDown"),  # a key that JupyterLab has a shortcut for
     ],
-    "08_interventions": [("[role=slider]", "Home")],
+    "08_interventions": [("input[type=range]", "Home")],
 }
 
 
@@ -68,9 +69,7 @@ def operate(page: Page, control: str, key: str, folder: Path) -> None:
     """Use a control of an explorer and wait until a figure is another one."""
     first = page.locator(f".jupyter-widgets {control}, .jupyter-widgets{control}").first
     first.scroll_into_view_if_needed(timeout=60_000)
-    page.locator(
-        ".jupyter-widgets .js-plotly-plot .scatterlayer, .jupyter-widgets .js-plotly-plot .geo"
-    ).last.wait_for()
+    page.wait_for_function(DRAWN)
     before = page.evaluate(SHOWN)
     if key == "file":
         side = 2000  # more bytes than the server takes in one message

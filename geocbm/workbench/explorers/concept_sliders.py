@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import anywidget
 import ipywidgets
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from ipywidgets.widgets.widget_int import SliderStyle
+import traitlets
 
 from geocbm import plots
 from geocbm.explain import counterfactuals, interventions, maps
@@ -20,7 +21,7 @@ from geocbm.geodesy import haversine_km
 from geocbm.run import Run, encoding, stages
 from geocbm.workbench import html
 from geocbm.workbench.explorers.picture_list import PictureList
-from geocbm.workbench.explorers.shared import WIDE, WRAP, figure_widget, page, redraw, said, show
+from geocbm.workbench.explorers.shared import WRAP, figure_widget, page, redraw, said, show
 
 if TYPE_CHECKING:
     from geocbm.explain.counterfactuals import Counterfactual
@@ -48,6 +49,53 @@ def what_if(run: Run, found: Sequence[Counterfactual] = ()) -> None:
         html.put_figure(plots.what_if(found, counterfactuals.STRENGTHS, run.cells, places, pictures), preview=True)
 
 
+class ConceptSliders(anywidget.AnyWidget):
+    """A slider for each concept, in one message: of widgets of their own each would be told of a new picture by itself.
+
+    Attributes:
+        names: of all concepts.
+        values: of all concepts, between ten to the power of `LEAST` and 1; what a person moves is found here.
+        order: concepts that are shown, by number.
+    """
+
+    _esm = """
+    export default { render({ model, el }) {
+        const make = (tag, more) => Object.assign(document.createElement(tag), more);
+        const rows = model.get("names").map((name, column) => {
+            const row = make("label", {title: name}), shown = make("output");
+            const input = make("input", {type: "range", min: model.get("least"), max: 0, step: model.get("step")});
+            row.append(make("span", {textContent: name}), input, shown);
+            input.oninput = () => {
+                model.set("values", model.get("values").with(column, 10 ** input.value));
+                model.save_changes();
+            };
+            return {row, input, shown};
+        });
+        const show = () => model.get("values").forEach((value, column) => {
+            const {input, shown} = rows[column];
+            input.value = Math.log10(value);
+            input.ariaValueText = shown.textContent = (100 * value).toFixed(2) + "%";
+        });
+        const arrange = () => el.replaceChildren(...model.get("order").map(column => rows[column].row));
+        model.on("change:values", show);
+        model.on("change:order", arrange);
+        el.classList.add("geocbm-sliders");
+        show();
+        arrange();
+    } };
+    """
+    _css = """
+    .geocbm-sliders { width: 400px; height: 420px; overflow: hidden auto; }
+    .geocbm-sliders label { display: grid; grid-template-columns: 185px 1fr 58px; gap: 8px; align-items: center; }
+    .geocbm-sliders label { height: 28px; }
+    .geocbm-sliders span { overflow: hidden; text-align: right; text-overflow: ellipsis; white-space: nowrap; }
+    """
+    least, step = (traitlets.Float(value).tag(sync=True) for value in (LEAST, STEP))
+    names: Any = traitlets.List().tag(sync=True)
+    order: Any = traitlets.List().tag(sync=True)
+    values: Any = traitlets.List().tag(sync=True, echo_update=False)
+
+
 class WhatIfExplorer:
     """Sliders for the scores of all concepts of any picture, in every trained mode that an edit reaches.
 
@@ -69,31 +117,26 @@ class WhatIfExplorer:
         self.edited: dict[int, float] = {}
         self._still = False
         names = [*run.concepts.metas, *(f"{parent} (family)" for parent in run.concepts.parents)]
-        looks = {"style": SliderStyle(description_width="210px"), "layout": WIDE, "readout_format": ".2%", "step": STEP}
-        self.sliders = [ipywidgets.FloatLogSlider(1.0, min=LEAST, max=0, description=name, **looks) for name in names]
+        self.sliders = ConceptSliders(names=names)
+        self.sliders.observe(self._on_values, "values")
         self.mode = ipywidgets.Dropdown(options=list(self.models), description="mode")
         self.search = ipywidgets.Text(description="find", placeholder="part of a concept's name")
         self.reset = ipywidgets.Button(description="Reset", tooltip="all concepts as the model sees them")
         self.ablate = ipywidgets.Button(description="No concepts", tooltip="each as in an average training picture")
         self.list = PictureList(_all_pictures(run), self._on_picture, lines=7, width=620)
         self.picture, self.status = ipywidgets.HTML(), ipywidgets.HTML()
-        self.shown = ipywidgets.VBox(
-            layout={"width": "400px", "height": "420px", "overflow": "hidden auto", "display": "block"}
-        )
         self._show_picture()
         self.map = figure_widget(self._answer(), 560)
         for control, react in ((self.mode, self._on_mode), (self.search, self._on_search)):
             control.observe(react, "value")
         self.reset.on_click(lambda _button: self._edit_all({}))
         self.ablate.on_click(lambda _button: self._edit_all(dict(enumerate(self.model.baseline.tolist()))))
-        for column, slider in enumerate(self.sliders):
-            slider.observe(lambda change, column=column: self._on_slider(column, change["new"]), "value")
         self.box = ipywidgets.VBox(
             [
                 ipywidgets.HBox([self.list.box, self.picture], layout=WRAP),
                 ipywidgets.HBox([self.mode, self.search, self.reset, self.ablate], layout=WRAP),
                 self.status,
-                ipywidgets.HBox([self.shown, self.map], layout=WRAP),
+                ipywidgets.HBox([self.sliders, self.map], layout=WRAP),
             ]
         )
 
@@ -145,10 +188,8 @@ class WhatIfExplorer:
         """Let every slider stand where its concept stands, without a reaction."""
         scores = self.model.scores[self.row].tolist()
         self._still = True
-        for column, slider in enumerate(self.sliders):
-            slider.value = on_scale(self.edited.get(column, scores[column]))
+        self.sliders.values = [on_scale(self.edited.get(column, score)) for column, score in enumerate(scores)]
         self._still = False
-        self._set = [slider.value for slider in self.sliders]
 
     def _edit_all(self, edited: dict[int, float]) -> None:
         self.edited = edited
@@ -163,23 +204,25 @@ class WhatIfExplorer:
         self._on_search(None)
         self._redraw()
 
-    def _on_slider(self, column: int, value: float) -> None:
-        # The front end brings values to its own steps and sends them back, which is no edit.
-        if self._still or on_scale(value) == on_scale(self._set[column]):
+    def _on_values(self, change: Mapping[str, Any]) -> None:
+        if self._still:
             return
-        self._set[column] = value
-        if on_scale(value) == on_scale(float(self.model.scores[self.row, column])):
-            self.edited.pop(column, None)
-        else:
-            self.edited[column] = value
+        scores = self.model.scores[self.row].tolist()
+        for column, value in enumerate(change["new"]):
+            if value == change["old"][column]:
+                continue
+            if on_scale(value) == on_scale(scores[column]):
+                self.edited.pop(column, None)
+            else:
+                self.edited[column] = value
         self._redraw()
 
     def _on_search(self, _change: Any) -> None:
         """Show the sliders whose name has the text, the likeliest first; families where the mode reads them."""
         text, n_metas = self.search.value.strip().lower(), self.model.n_metas
-        count = len(self.sliders) if self.model.head.config.reads_scores else n_metas
-        order = np.argsort(-self.model.scores[self.row, :count].numpy(), kind="stable")
-        self.shown.children = [self.sliders[i] for i in order if text in self.sliders[i].description.lower()]
+        names = self.sliders.names if self.model.head.config.reads_scores else self.sliders.names[:n_metas]
+        order = np.argsort(-self.model.scores[self.row, : len(names)].numpy(), kind="stable").tolist()
+        self.sliders.order = [column for column in order if text in names[column].lower()]
 
 
 def on_scale(score: float) -> float:

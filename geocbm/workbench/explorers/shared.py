@@ -34,6 +34,7 @@ import anywidget
 import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
+from plotly.basedatatypes import BasePlotlyType
 
 from geocbm.data import image_files, open_picture
 from geocbm.plots.maps import LINES, base_map, finish_map, map_points
@@ -68,7 +69,7 @@ class OwnKeys(anywidget.AnyWidget):
     """
     _css = """
     .jupyter-widgets table.workbench { border-collapse: collapse; line-height: 1.4; margin: 8px 0; }
-    .jupyter-widgets table.workbench caption { text-align: left; padding-bottom: 4px; min-width: 36em; }
+    .jupyter-widgets table.workbench caption { text-align: left; padding-bottom: 4px; white-space: nowrap; }
     .jupyter-widgets table.workbench :is(th, td) { padding: 2px 20px 2px 0; }
     .jupyter-widgets table.workbench thead { border-bottom: 1px solid var(--jp-border-color1, #999); }
     """
@@ -114,14 +115,22 @@ def figure_widget(figure: go.Figure, width: int) -> go.FigureWidget:
 
 def redraw(shown: go.FigureWidget, figure: go.Figure) -> None:
     """Bring a shown figure to the state of another one with the same traces, in one message of what differs."""
-    layout = figure.layout.to_plotly_json()
-    layout.pop("template", None)
     scenery = {kind for kind, _, _ in LINES}
     with shown.batch_update():
         for old, new in zip(shown.data, figure.data, strict=True):
             if new.name not in scenery:
-                old.update({name: value for name, value in new.to_plotly_json().items() if name != "type"})
-        shown.update_layout(layout)
+                old.update(_differing(new, old))
+        shown.update_layout(_differing(figure.layout, shown.layout))
+
+
+def _differing(new: BasePlotlyType, old: BasePlotlyType) -> dict[str, Any]:
+    """Properties of a trace or a layout that another one has not: plotly is slow to look at all of them."""
+    before, skipped = old._props or {}, ("type", "template")
+    return {
+        name: value
+        for name, value in new.to_plotly_json().items()
+        if name not in skipped and not BasePlotlyType._vals_equal(value, before.get(name))
+    }
 
 
 def choices(values: Any, all_named: str = "all") -> list[tuple[str, str]]:

@@ -95,7 +95,7 @@ class TrainingStep:
 
     def figure(self, read: Batch, weights: str, term: str, split: str) -> go.Figure:
         """The step as bars."""
-        title = f"{self.stage.capitalize()} {weights}, {len(read['row'])} pictures of {split}"
+        title = f"Stage {self.stage[-1]} {weights}, {len(read['row'])} pictures of {split}"
         return plots.loss_and_gradients(*self.measure(read, weights, term), title)
 
     def targets(self, read: Batch) -> pd.DataFrame:
