@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
-from geocbm.errors import DamagedError, MissingInputError, UserError
+from geocbm.errors import DamagedError, MismatchError, MissingInputError
+from geocbm.evaluation.methods import stored_predictions
+from geocbm.evaluation.uncertainty.assessment import read_cell_scores
 from geocbm.files import read_json, sealed, sha256_file, write_json
 from geocbm.files.stored import opened, save_tensors
-from geocbm.predict import GeoCBM
-from geocbm.run import Run
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -136,51 +138,38 @@ def test_tensors_are_the_same_to_the_byte(tmp_path):
     assert len(digests) == 1
 
 
-READ = (
-    "table.parquet",
-    "concepts.json",
-    "splits.json",
-    "geocells.npz",
-    "features.json",
-    "prototypes.safetensors",
-    *(f"stage{n}.{suffix}" for n in range(3) for suffix in ("json", "safetensors")),
-    "stage2_decoding.json",
-    "cell_scores.npz",
-    "concept_scores.npz",
-    "predictions.parquet",
-)
+def test_a_file_in_the_place_of_one_that_it_was_made_from_is_refused(copied_run):
+    tensors = {"meta": np.zeros((1, 1), np.float32)}
+    save_tensors(copied_run.folder / "prototypes.safetensors", tensors, {"made_from": json.dumps({"stage0": "x"})})
+    with pytest.raises(MismatchError, match=r"made from itself; make it again with: geocbm run .* --from 03"):
+        copied_run.files.need("prototypes.safetensors")
 
 
-def use(run: Run) -> None:
-    """All that a page or an answer reads of a run."""
-    for name in READ:
-        try:
-            run.need(name)
-        except UserError as problem:
-            assert "geocbm run" in str(problem)
-    GeoCBM.load(run.folder).predict([np_picture()])
+def test_numbers_that_are_none_are_damage(copied_run):
+    run = copied_run.folder
+    table = pd.read_parquet(run / "predictions.parquet")
+    attributes = dict(table.attrs)
+    table.loc[3, "lat"] = np.nan
+    table.attrs = attributes
+    table.to_parquet(run / "predictions.parquet")
+    with pytest.raises(DamagedError, match=r"predictions\.parquet is damaged \(it holds places that are not numbers"):
+        stored_predictions(copied_run.files)
+    scores = dict(np.load(run / "cell_scores.npz"))
+    scores["val_logits"][0, 0] = np.nan
+    np.savez(run / "cell_scores.npz", **scores)
+    with pytest.raises(MismatchError, match=r"cell_scores\.npz of run 'tiny' holds scores that are not numbers"):
+        read_cell_scores(copied_run.files)
 
 
-def np_picture():
-    from PIL import Image
-
-    return Image.fromarray(np.full((40, 48, 3), 99, np.uint8))
-
-
-@pytest.mark.parametrize("name", READ)
-def test_a_run_with_a_damaged_file_answers_or_says_what_to_do(copied_run, name):
-    path = copied_run.folder / name
-    whole = path.read_bytes()
-    use(copied_run.files)
-    for damage in ("empty", "half", "null", "deep", "noise", "flipped"):
-        path.write_bytes(DAMAGES[damage](whole))
-        try:
-            use(copied_run.files)
-        except UserError as problem:
-            assert "geocbm run" in str(problem)
-    path.unlink()
-    path.mkdir()
-    try:
-        use(copied_run.files)
-    except UserError as problem:
-        assert "move it away" in str(problem) or "geocbm run" in str(problem)
+@pytest.mark.parametrize("damage", ["lacking", "nan"])
+def test_a_table_without_a_column_or_with_places_that_are_none_is_damaged(copied_run, damage):
+    path = copied_run.folder / "table.parquet"
+    stored = parquet.read_table(path)
+    if damage == "lacking":
+        stored = stored.drop_columns(["pano_id"])
+    else:
+        nan = pa.array([float("nan")] * len(stored))
+        stored = stored.set_column(stored.column_names.index("lat"), "lat", nan)
+    parquet.write_table(stored, path)
+    with pytest.raises(DamagedError, match=r"table\.parquet is damaged .* --from 01"):
+        copied_run.files.table  # noqa: B018

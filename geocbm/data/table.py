@@ -335,6 +335,10 @@ def read_table(path: str | Path) -> pd.DataFrame:
         noted = (parquet.read_schema(path).metadata or {}).get(b"geocbm")
         if noted is None:
             raise ValueError("it is not a validated table")
+        if absent := [name for name in (*SCHEMA, "image_sha256") if name not in table]:
+            raise KeyError(absent[0])
+        if not np.isfinite(table[["lat", "lng"]]).all(axis=None):
+            raise ValueError("it holds places that are not numbers")
         attributes = dict(json.loads(noted))
         places = {name: str(paths.locate(attributes[name])) for name in ("csv", "folder") if name in attributes}
         table = _plain_text(table)

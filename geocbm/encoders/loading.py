@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from geocbm.errors import MissingInputError, ParameterError, first_line, printable
+from geocbm.files.stored import opened
 
 PROBE_SECONDS = 5.0
 """How long the hub may take to answer the first request before it counts as out of reach."""
@@ -85,6 +87,14 @@ def _checked_folder(folder: Path, name: str) -> Path:
             "`save_pretrained(folder)` of a recent transformers on a machine that trusts it, or name a revision that "
             "has safetensors as 'owner/model@revision'"
         )
+    for index in folder.glob("*.index.json"):
+        with opened(index, "`save_pretrained(folder)` of a recent transformers") as content:
+            parts = {str(part) for part in content["weight_map"].values()}
+        if strange := sorted(part for part in parts if Path(part).name != part or not part.endswith(".safetensors")):
+            raise ParameterError(
+                f"{index.name} of the encoder '{name}' names weights that are no safetensors in its folder, such as "
+                f"{printable(strange[0], 80)!r}; fetch it again"
+            )
     return folder
 
 
@@ -155,7 +165,9 @@ def _one_sentence(folder: Path, otherwise: str) -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except ImportError as error:  # see `requires_backends` in transformers
         match = re.search(r"requires the (\S+) library", str(error))
         package = (match.group(1) if match else error.name) or ""

@@ -40,13 +40,13 @@ def chain_status(status: pd.DataFrame) -> go.Figure:
                 mode="markers+text",
                 name=state,
                 marker={"size": size, "color": colour, "line": {"color": "white", "width": 2}},
-                text=[f"<b>{number}</b>" for number in status["number"].iloc[chosen]],
+                text=[f"<b>{escape(number)}</b>" for number in status["number"].iloc[chosen]],
                 textfont={"color": "white", "size": max(9, size // 3)},
-                customdata=status["question"].iloc[chosen].tolist(),
+                customdata=[escape(question) for question in status["question"].iloc[chosen]],
                 hovertemplate="%{customdata}<extra></extra>",
             )
     for i, notebook in enumerate(status["notebook"]):
-        name = notebook[3:].replace("_", "<br>")
+        name = escape(notebook[3:]).replace("_", "<br>")
         fig.add_annotation(x=i, y=-0.55, text=name, showarrow=False, yanchor="top", font={"size": 11, "color": INK})
     by_state = status.groupby("state")["number"].agg(list)
     done = by_state.get("done", [])

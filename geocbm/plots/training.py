@@ -127,7 +127,7 @@ def compare_histories(curves: pd.DataFrame) -> go.Figure:
     quantities = {stage: list(dict.fromkeys(curves.loc[curves["stage"] == stage, "quantity"])) for stage in stages}
     down = max([1, *(len(own) for own in quantities.values())])
     titles = [
-        f"{stage}: {escape(quantities[stage][row])}" if row < len(quantities[stage]) else ""
+        escape(f"{stage}: {quantities[stage][row]}") if row < len(quantities[stage]) else ""
         for row in range(down)
         for stage in stages
     ]

@@ -30,6 +30,7 @@ class RunFiles:
         self.folder = Path(folder)
         self.name = self.folder.name
         self._digests: dict[tuple[str, int, int], str] = {}
+        self._checking: list[Path] = []  # files whose records are being held against one another
 
     def path(self, name: str) -> Path:
         """Path of a file of the run, whether or not it exists."""
@@ -48,8 +49,14 @@ class RunFiles:
         """
         path = self.in_use(name)
         self._exists(path, name)
+        if path in self._checking:  # another file in its place
+            raise self.mismatch(path.name, "says that it was made from itself")
         if parts := lineage.parts_of(name):
-            self._check(path, parts)
+            self._checking.append(path)
+            try:
+                self._check(path, parts)
+            finally:
+                self._checking.pop()
         return path
 
     @contextmanager

@@ -201,6 +201,31 @@ def test_only_safetensors_inside_the_folder_are_read_whatever_an_index_says(tmp_
             load_image_encoder(tmp_path / "model")
 
 
+@pytest.mark.parametrize("named", ["model.safetensors.index.json", "other.safetensors.index.json"])
+@pytest.mark.parametrize("target", ["../model.safetensors", "/etc/passwd", "pytorch_model.bin", "sub/x.safetensors", 7])
+def test_an_index_beside_weights_leads_to_safetensors_in_the_folder_only(tmp_path, monkeypatch, target, named):
+    weights = save_model(tmp_path / "model", "vit") / "model.safetensors"
+    names = list(safetensors.safe_open(weights, "pt").keys())
+    torch.save({name: torch.zeros(1) for name in names}, tmp_path / "model" / "pytorch_model.bin")
+    weights.rename(weights.with_name("unused.safetensors"))
+    (weights.parent / named).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, target)}))
+    if named != "model.safetensors.index.json":
+        config = json.loads((weights.parent / "config.json").read_text())
+        (weights.parent / "config.json").write_text(json.dumps(config | {"transformers_weights": named}))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was opened"))
+    with pytest.raises(ParameterError, match="names weights that are no safetensors in its folder") as caught:
+        load_image_encoder(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_in_parts_are_read(tmp_path):
+    torch.manual_seed(0)
+    FAMILIES["vit"]().save_pretrained(tmp_path, max_shard_size="10KB")
+    save_processor(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert load_image_encoder(tmp_path).n_blocks == 3
+
+
 def test_a_name_of_any_length_is_one_sentence():
     with pytest.raises(UserError) as caught:
         find_model_folder("n" * 5000, download=False)

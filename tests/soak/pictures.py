@@ -251,8 +251,9 @@ def _data(rows: bytes) -> tuple[bytes, bytes]:
 def _measured(what: str, paths: list[Path], world: dict[str, str], folder: Path) -> Trial:
     """Ask about pictures in a process whose largest memory is told."""
     code = (
-        "import resource, sys; from geocbm import cli; status = cli.main(sys.argv[1:])\n"
-        "print('\\nstatus', status, 'kB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import sys; from geocbm import cli; status = cli.main(sys.argv[1:])\n"
+        "most = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+        "print('\\nstatus', status, 'kB', most)"
     )
     command = [sys.executable, "-c", code, "predict", "--run", "tiny", "--", *map(str, paths)]
     done = subprocess.run(command, env=world, capture_output=True, text=True, timeout=900, check=False)

@@ -23,7 +23,7 @@ FARTHEST_KM = 180 * KM_PER_DEGREE
 """Half way round the Earth: the error of a missing answer, which no answer exceeds."""
 
 KEY = ["pano_id", "meta_name"]
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, UserError, zipfile.BadZipFile)
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, UserError, zipfile.BadZipFile)
 _PLACES = ["true_lat", "true_lng", "lat", "lng", "cell", "true_cell"]
 
 Result = TypeVar("Result")

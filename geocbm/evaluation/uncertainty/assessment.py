@@ -36,6 +36,8 @@ def read_cell_scores(files: Run) -> dict[str, np.ndarray]:
         for split in ("val", "test"):
             if not np.array_equal(stored[f"{split}_rows"], files.rows[split]):
                 raise other(f"is of another {split} split")
+            if not np.isfinite(stored[f"{split}_logits"]).all():
+                raise other("holds scores that are not numbers")
         return {split: stored[f"{split}_logits"] for split in ("val", "test")}
 
 
