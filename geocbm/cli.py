@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from geocbm import __version__
-from geocbm.errors import ParameterError, UserError, did_you_mean, first_line
+from geocbm.errors import ParameterError, UserError, did_you_mean, first_line, printable
 from geocbm.files import is_full, paths, said_when_unwritable
 from geocbm.workbench import chain, data_commands, names
 
@@ -35,6 +35,7 @@ All commands: geocbm --help. One of them: geocbm run --help. Completion by the t
 
 _DEBUG = "--debug"
 """Stands before the subcommand."""
+_LONGEST_LINE = 4000  # letters of a message; the middle of a longer one is left out
 
 
 def _carry_out(result: Any, **_options: Any) -> int:
@@ -318,7 +319,8 @@ def _say(problem: Exception, arguments: Sequence[str]) -> int:
     told = str(problem) if for_user else f"{type(problem).__name__}: {first_line(problem)}"
     if not for_user and arguments[:1] != [_DEBUG]:
         told += f"; where this comes from is shown by: geocbm {_DEBUG} {' '.join(map(shlex.quote, arguments))}"
-    print(f"geocbm: {told}", file=sys.stderr)
+    for line in f"geocbm: {told}".split("\n"):
+        print(printable(line, _LONGEST_LINE), file=sys.stderr)
     status = 2 if for_user else 3
     _leave_processes(status)
     return status

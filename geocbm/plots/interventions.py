@@ -37,7 +37,7 @@ def contribution_bars(explanations: Sequence[Any], title: str = "") -> go.Figure
     """
     refuse_empty("explanations", explanations, "explanation")
     panels = [explanation.largest(MOST_TERMS) for explanation in explanations]
-    heads = [f"{escape(shorten(one.target, 60))}: {one.quantity} {one.total:+z.2f}" for one in explanations]
+    heads = [f"{escape(shorten(one.target, 60))}: {escape(one.quantity)} {one.total:+z.2f}" for one in explanations]
     fig = make_subplots(rows=len(panels), cols=1, subplot_titles=heads, vertical_spacing=min(0.3, 0.2 / len(panels)))
     for i, (panel, one) in enumerate(zip(panels, explanations, strict=True), start=1):
         signs = [PALETTE[0] if term >= 0 else PALETTE[1] for term in panel["term"]]

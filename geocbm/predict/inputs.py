@@ -153,7 +153,7 @@ def photographs(
                     raise ParameterError("standard input holds one picture; name - once")
                 taken = True
                 yield _standard_input()
-            elif Path(name).is_dir():
+            elif os.path.isdir(name):  # which, unlike a Path, takes names of any length
                 folders.append(PhotoFolder.look_into(Path(name)))
                 yield from folders[-1].photographs
             else:

@@ -148,6 +148,12 @@ def test_a_name_cannot_steer_the_terminal(predict, pictures, tmp_path, capsys):
     assert "a?[31mb?.jpg: " in out and "\x1b" not in out
 
 
+def test_a_name_of_any_length_is_one_sentence(predict, capsys):
+    assert predict("n" * 6000) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "File name too long" in said and len(said) < 600
+
+
 def test_no_bar_where_nobody_watches(predict, pictures, capsys):
     assert predict(*pictures[:3]) == 0
     assert capsys.readouterr().err == ""

@@ -16,8 +16,10 @@ import importlib
 import io
 import json
 import os
+import pickle
 import random
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -61,7 +63,8 @@ STEERING = (
     "\x08\x08q9z",
 )
 """Texts that would steer a terminal."""
-FIGURES = [name for name in plots.__all__ if name not in ("PALETTE", "template", "base_map", "finish")]
+NO_FIGURES = ("PALETTE", "template", "base_map", "finish", "cell_picture", "contact_sheet", "locator", "blend_heat")
+FIGURES = [name for name in plots.__all__ if name not in NO_FIGURES]
 FEW = 60  # trials, of which fewer are a taste: no run is trained for them
 DESCRIBING = ("alt", "title", "content", "value", "name", "download", "label", "summary")
 
@@ -80,6 +83,7 @@ class _Reader(HTMLParser):
             self.guilty.append(f"<{tag}>")
         for name, value in attrs:
             describes = name in DESCRIBING or name.startswith(("data-", "aria-"))
+            describes = describes or bool(re.fullmatch(r"data:image/\w+;base64,[\w+/=]*", value or ""))
             inside = name in ("href", "id", "for") and re.fullmatch(r"#?[\w-]*", value or "")
             if MARK in name or (MARK in (value or "") and not describes and not inside):
                 self.guilty.append(f"<{tag} {name}={value!r}>")
@@ -242,6 +246,40 @@ def calls_of_tests(calls: dict[str, list[Call]]) -> None:
         for module in modules:
             for test in [each for name, each in vars(module).items() if name.startswith("test_")]:
                 _run_test(test)
+
+
+CALLS = "GEOCBM_SOAK_CALLS"
+"""Environment variable with the file into which a pytest that has this module as a plugin writes the calls."""
+_plugin = ExitStack()
+_seen: dict[str, list[Call]] = {}
+
+
+def pytest_collection_finish() -> None:
+    _plugin.enter_context(recording(_seen))
+
+
+def pytest_unconfigure() -> None:
+    _plugin.close()
+    kept = []
+    for name, calls in _seen.items():
+        for _, args, more in calls[:6]:
+            with suppress(Exception):  # what cannot be stored
+                kept.append(pickle.dumps((name, args, more)))
+    Path(os.environ[CALLS]).write_bytes(pickle.dumps(kept))
+
+
+def calls_of_other_tests(calls: dict[str, list[Call]], folder: Path) -> None:
+    """Run the tests, with their fixtures, of the figure functions that nothing has called yet."""
+    wanted = re.compile(rf"\b({'|'.join(name for name in FIGURES if name not in calls)})\(")
+    root = Path(tiny_run.__file__).parent
+    files = [str(file) for file in root.rglob("test_*.py") if wanted.search(file.read_text(encoding="utf-8"))]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.soak.injections", "-p", "no:cacheprovider", *files]
+    environment = os.environ | {CALLS: str(folder / "calls"), "PYTHONPATH": str(root.parent)}
+    subprocess.run(command, cwd=root.parent, env=environment, capture_output=True, timeout=900)
+    for content in pickle.loads((folder / "calls").read_bytes()):
+        with suppress(Exception):
+            name, args, more = pickle.loads(content)
+            calls.setdefault(name, []).append((getattr(plots, name), args, more))
 
 
 def _run_test(test: Callable[..., Any]) -> None:
@@ -444,7 +482,7 @@ def in_commands(folder: Path) -> Iterator[Trial]:
             with redirect_stdout(said), redirect_stderr(said):
                 code = cli.main(arguments)
             odd = sorted({letter for letter in said.getvalue() if not letter.isprintable() and letter != "\n"})
-            held = not odd and code in (1, 2) and len(said.getvalue()) < 6000
+            held = not odd and code in (1, 2) and len(said.getvalue()) < 5000
             yield Trial(f"command line, {name}: {text[:60]!r}", held, f"exit {code}, {odd}: {said.getvalue()[:300]!r}")
 
 
@@ -460,6 +498,8 @@ def campaign(count: int, seed: int, folder: Path) -> Iterator[Trial]:
             yield from in_runs(rng, folder, calls)
             yield from in_commands(folder)
         calls_of_tests(calls)
+        if whole:
+            calls_of_other_tests(calls, folder)
         yield from islice(in_figures(rng, calls, whole), None if whole else count - count // 2)
     finally:
         os.environ.clear()

@@ -29,6 +29,13 @@ def test_alone_it_says_what_one_does_with_it(capsys: pytest.CaptureFixture[str])
         assert words in examples
 
 
+def test_what_is_said_is_cut_and_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", "x" * 100_000]) == 2
+    assert len(capsys.readouterr().err) < 4100
+    assert cli._say(ParameterError("two\nlines \x1b[31m\u202e"), []) == 2
+    assert capsys.readouterr().err == "geocbm: two\nlines ?[31m?\n"
+
+
 @pytest.mark.parametrize(
     ("name", "number"),
     [("02", "02"), ("02_geocells", "02"), ("geocells", "02"), ("stage2", "05"), ("guide", "09"), ("06b", "06b")],
