@@ -44,7 +44,8 @@ def _chains(
     count: int, draw: random.Random, folder: Path, whole: Project, stages: list[tuple[str, float, float]]
 ) -> Iterator[Trial]:
     ways = [(target, name) for target in TARGETS for name in SIGNALS] * (count // 16 + 1)
-    draw.shuffle(ways)
+    if count >= _SMALL:
+        draw.shuffle(ways)
     done = number = 0
     while done < count:
         number += 1
@@ -66,7 +67,7 @@ class _Life:
     stages: list[tuple[str, float, float]]  # of an undisturbed run: name, begin and seconds
     ways: list[tuple[str, str]]
     draw: random.Random
-    before: set[str] = field(default_factory=set)  # what the last kill left
+    before: dict[str, int] = field(default_factory=dict)  # what the last kill left, and when that was changed
     done: int = 0
 
     def kills(self) -> Iterator[Trial]:
@@ -146,6 +147,8 @@ class _Life:
         wrong += lives.broken(self.project)
         now = lives.leftovers(self.project)
         if at:  # past the moment at which a start clears up
-            wrong += [f"{left} was not removed by the next start" for left in sorted(now & self.before)]
+            wrong += [
+                f"{left} was not removed by the next start" for left, _ in sorted(now.items() & self.before.items())
+            ]
         self.before = now
         return Trial(what, not wrong, "; ".join(wrong) or str(said))

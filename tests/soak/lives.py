@@ -101,11 +101,14 @@ def survivors(project: Project, patience: float = 15.0) -> list[str]:
     return named
 
 
-def leftovers(project: Project) -> set[str]:
-    """Files that only a process under way, or one that was killed, has."""
-    places = [project.folder / "tmp", *(path for root in (project.data, project.reports) for path in root.rglob("*"))]
-    found = [*(project.folder / "tmp").iterdir(), *places[1:]]
-    return {str(path.relative_to(project.folder)) for path in found if _LEFTOVERS.fullmatch(path.name)}
+def leftovers(project: Project) -> dict[str, int]:
+    """Files that only a process under way, or one that was killed, has; each with when it was changed."""
+    found = [
+        *project.scratch.iterdir(),
+        *(path for root in (project.data, project.reports) for path in root.rglob("*")),
+    ]
+    left = [path for path in found if _LEFTOVERS.fullmatch(path.name)]
+    return {str(path.relative_to(project.folder)): path.lstat().st_mtime_ns for path in left}
 
 
 def _read_tensors(file: Path) -> None:

@@ -88,6 +88,12 @@ def has_traceback(text: str) -> bool:
     return bool(_TRACEBACK.search(text))
 
 
+def _hear() -> None:
+    """Let a child hear what is ignored by whoever runs this in the background or under `nohup`."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Project:
     """A project with folders of its own for data, reports and temporary files, whose processes can be told by them.
@@ -139,8 +145,7 @@ class Project:
                 stderr=err,
                 text=True,
                 start_new_session=True,
-                # Whoever runs this under `nohup` has the signal ignored, and every child with it.
-                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+                preexec_fn=_hear,
             )
 
     def said(self, process: subprocess.Popen[str], limit: float = 3600) -> Said:

@@ -9,18 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_project import make_project
 
 from geocbm.workbench import execute, process
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("GEOCBM_DATA", "GEOCBM_REPORTS"):
-        monkeypatch.delenv(name, raising=False)
-    return make_project(tmp_path)
 
 
 def test_no_grandchild_outlives_the_limit(tmp_path: Path) -> None:
@@ -40,36 +32,6 @@ def test_no_grandchild_outlives_the_limit(tmp_path: Path) -> None:
         time.sleep(0.05)
     else:
         assert not psutil.pid_exists(int(pid.read_text()))
-
-
-@pytest.mark.chain
-@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGHUP"])
-def test_nothing_outlives_a_chain_that_is_killed(project: Path, signal_name: str) -> None:
-    environment = os.environ | {"GEOCBM_ROOT": str(project), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "geocbm", "run", "--profile", "smoke", "--no-render", "--only", "01"]
-    # Whoever runs the tests under `nohup` has the signal ignored, and every child with it.
-    chain = subprocess.Popen(
-        [*command, "--set", "seconds=600"],
-        cwd=project,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    )
-
-    def family(least: int, patience: float) -> list[psutil.Process]:
-        """The chain's notebook process and its kernel, once there are so many."""
-        for _ in range(int(patience / 0.1)):
-            found = psutil.Process(chain.pid).children(recursive=True)
-            if len(found) >= least:
-                return found
-            time.sleep(0.1)
-        raise AssertionError(f"only {found} after {patience} s")
-
-    children = family(2, 60)
-    chain.send_signal(getattr(signal, signal_name))
-    chain.wait(30)
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_threads_are_capped_unless_the_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
