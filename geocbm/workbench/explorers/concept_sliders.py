@@ -58,38 +58,7 @@ class ConceptSliders(anywidget.AnyWidget):
         order: concepts that are shown, by number.
     """
 
-    _esm = """
-    export default { render({ model, el }) {
-        const make = (tag, more) => Object.assign(document.createElement(tag), more);
-        const rows = model.get("names").map((name, column) => {
-            const row = make("label", {title: name}), shown = make("output");
-            const input = make("input", {type: "range", min: model.get("least"), max: 0, step: model.get("step")});
-            row.append(make("span", {textContent: name}), input, shown);
-            input.oninput = () => {
-                model.set("values", model.get("values").with(column, 10 ** input.value));
-                model.save_changes();
-            };
-            return {row, input, shown};
-        });
-        const show = () => model.get("values").forEach((value, column) => {
-            const {input, shown} = rows[column];
-            input.value = Math.log10(value);
-            input.ariaValueText = shown.textContent = (100 * value).toFixed(2) + "%";
-        });
-        const arrange = () => el.replaceChildren(...model.get("order").map(column => rows[column].row));
-        model.on("change:values", show);
-        model.on("change:order", arrange);
-        el.classList.add("geocbm-sliders");
-        show();
-        arrange();
-    } };
-    """
-    _css = """
-    .geocbm-sliders { width: 400px; height: 420px; overflow: hidden auto; }
-    .geocbm-sliders label { display: grid; grid-template-columns: 185px 1fr 58px; gap: 8px; align-items: center; }
-    .geocbm-sliders label { height: 28px; }
-    .geocbm-sliders span { overflow: hidden; text-align: right; text-overflow: ellipsis; white-space: nowrap; }
-    """
+    _esm = html.TEMPLATES / "concept_sliders.js"
     least, step = (traitlets.Float(value).tag(sync=True) for value in (LEAST, STEP))
     names: Any = traitlets.List().tag(sync=True)
     order: Any = traitlets.List().tag(sync=True)

@@ -60,41 +60,7 @@ class FileDrop(anywidget.AnyWidget):
         take: told the content and the name of each file.
     """
 
-    _esm = """
-    const PART = 4 * 1024 * 1024;
-    export default { render({ model, el }) {
-        const add = (tag, more) => el.appendChild(Object.assign(document.createElement(tag), more));
-        const button = add("button", {className: "jupyter-button", textContent: "Choose a photograph"});
-        const words = add("span", {textContent: " or drop one here"});
-        const input = add("input", {type: "file", accept: model.get("accept"), hidden: true});
-        const send = async file => {
-            for (let begin = 0; begin === 0 || begin < file.size; begin += PART) {
-                const part = await file.slice(begin, begin + PART).arrayBuffer().catch(() => null);  // null: a folder
-                if (!part) { words.textContent = ` ${file.name} cannot be read; drop a photograph here`; return; }
-                const end = begin + part.byteLength;
-                model.send({name: file.name, begin, whole: end >= file.size}, undefined, [part]);
-            }
-            words.textContent = " or drop another one here";
-        };
-        let last = Promise.resolve();
-        const take = file => { if (file) last = last.then(() => send(file)); };  // one after the other
-        button.onclick = () => input.click();
-        input.onchange = () => { take(input.files[0]); input.value = ""; };
-        el.classList.add("geocbm-drop");
-        for (const kind of ["dragenter", "dragover", "dragleave", "drop"])
-            el.addEventListener(kind, event => {
-                event.preventDefault();
-                event.stopPropagation();
-                el.classList.toggle("geocbm-over", kind === "dragenter" || kind === "dragover");
-                if (kind === "drop") take(event.dataTransfer.files[0]);
-            });
-    } };
-    """
-    _css = """
-    .geocbm-drop { border: 2px dashed var(--jp-border-color1, #999); border-radius: 4px; padding: 20px; }
-    .geocbm-drop.geocbm-over { border-color: var(--jp-brand-color1, #1976d2); background: var(--jp-layout-color2); }
-    .geocbm-drop button { width: auto; padding: 0 12px; }
-    """
+    _esm = html.TEMPLATES / "file_drop.js"
     accept = traitlets.Unicode(",".join(("image/*", ".heic", ".heif", *RAW_ENDINGS))).tag(sync=True)
 
     def __init__(self, take: Callable[[bytes, str], None]) -> None:

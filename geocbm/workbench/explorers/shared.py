@@ -56,23 +56,8 @@ class OwnKeys(anywidget.AnyWidget):
     It brings the looks of tables too, which a widget does not take from JupyterLab.
     """
 
-    _esm = """
-    export default { render({ el }) {
-        const keep = event => {
-            const output = el.closest(".jp-OutputArea-output");
-            if (output && output.contains(event.target))  // Control+S and the like stay with JupyterLab
-                event.target.toggleAttribute("data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
-        };
-        window.addEventListener("keydown", keep, true);
-        return () => window.removeEventListener("keydown", keep, true);
-    } };
-    """
-    _css = """
-    .jupyter-widgets table.workbench { border-collapse: collapse; line-height: 1.4; margin: 8px 0; }
-    .jupyter-widgets table.workbench caption { text-align: left; padding-bottom: 4px; white-space: nowrap; }
-    .jupyter-widgets table.workbench :is(th, td) { padding: 2px 20px 2px 0; }
-    .jupyter-widgets table.workbench thead { border-bottom: 1px solid var(--jp-border-color1, #999); }
-    """
+    _esm = html.TEMPLATES / "own_keys.js"
+    _css = html.TEMPLATES / "explorers.css"
 
 
 def show(box: ipywidgets.Box) -> None:
