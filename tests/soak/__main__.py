@@ -45,12 +45,13 @@ def run(name: str, count: int, seed: int, folder: Path) -> int:
     tried, held, failures = Counter[str](), Counter[str](), list[Trial]()
     began = kept = time.monotonic()
 
-    def keep() -> None:
+    def keep(complete: bool) -> None:
         row = {
             "campaign": name,
             "promise": " ".join(promise.split()),
             "drawn": " ".join(drawn.split()),
             "command": f"python -m tests.soak {name} --count {count} --seed {seed}",
+            "complete": complete,
             "tried": tried.total(),
             "held": held.total(),
             "kinds": {kind: [tried[kind], held[kind]] for kind in sorted(tried)},
@@ -70,21 +71,23 @@ def run(name: str, count: int, seed: int, folder: Path) -> int:
         line = f"{name} {tried.total()}/{count}  held {held.total()}  {trial.what}"[:118]
         print(f"\r{line:<118}", end="" if sys.stdout.isatty() else "\n", flush=True)
         if time.monotonic() - kept > _KEEP:
-            keep()
+            keep(complete=False)
             kept = time.monotonic()
     print(flush=True)
-    keep()
+    keep(complete=True)
     return len(failures)
 
 
 def write_page() -> None:
     """Write the page from the rows there are."""
     rows = [json.loads(file.read_text()) for name in FULL if (file := RESULTS / f"{name}.json").is_file()]
-    lines = [
-        f"| {row['campaign']} | {row['tried']:,} | {row['held']:,} | {row['promise']} | `{row['command']}` "
-        f"| {row['date']} | {row['minutes']:g} |\n"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        stopped = "" if row.get("complete", True) else " (stopped before its end)"
+        lines.append(
+            f"| {row['campaign']} | {row['tried']:,}{stopped} | {row['held']:,} | {row['promise']} "
+            f"| `{row['command']}` | {row['date']} | {row['minutes']:g} |\n"
+        )
     parts = [_TITLE, *lines]
     for row in rows:
         kinds = "; ".join(f"{kind} {held} of {tried}" for kind, (tried, held) in row["kinds"].items())
