@@ -8,7 +8,6 @@ defaults), on its splits and cells, and stages 0 to 2 are trained with its setti
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from geocbm import data, metrics, open_run
 from geocbm.data.concept_list import ConceptList
 from geocbm.data.concepts import GUESSED, UNKNOWN, ConceptVocabulary
 from geocbm.data.simulated import load_ground_truth
-from geocbm.evaluation.methods import visible_concepts
+from geocbm.evaluation.methods import stored_predictions, visible_concepts
 from geocbm.geodesy import haversine_km
 from geocbm.models.stage0 import Stage0Config
 from geocbm.models.stage1 import Stage1Config
@@ -32,6 +31,7 @@ from geocbm.run import Run, encoding, guessing, predictions, stages
 ABOVE = (1.5, 2.0, 2.5)
 DEFAULT = 2.0
 MODES = ("both", "concept_scores")
+TARGETS = ("multi", "single")
 
 
 def quality(base: Run, guessed: Any, scores: np.ndarray, names: Sequence[str]) -> dict[str, float]:
@@ -127,23 +127,21 @@ def main(name: str = "demo") -> None:
         print(f"guesses from {above}: " + ", ".join(f"{what} {value:.3f}" for what, value in found.items()), flush=True)
         if above == DEFAULT:
             chosen = table
+    labels = {mode: stored_predictions(base).get("" if mode == MODES[0] else mode) for mode in MODES}
+    test = base.rows["test"]
+    of_labels = {
+        mode: haversine_km(own["lat"].to_numpy(), own["lng"].to_numpy(), base.lat[test], base.lng[test])
+        for mode, own in labels.items()
+    }
+    report(base, "labels, single", of_labels, of_labels)
     with tempfile.TemporaryDirectory() as scratch:
-        labelled = prepare(Path(scratch) / "labels", base, base.table)
-        guessed = prepare(Path(scratch) / "guesses", base, chosen)
-        results = {}
-        for files, kind in ((labelled, "labels"), (guessed, "guesses")):
-            encoder = encoding.load_encoder(encoders.image_encoder)
-            zero = config(base, 0, Stage0Config)
-            vanilla = encoding.encode_vanilla(files, replace(encoders, unfreeze_layers=zero.unfreeze_layers), encoder)
-            encoding.write_prototypes(files, encoders)
-            stages.fit_stage0(files, zero, encoders, encoder, vanilla)
-            for target in ("single", "multi"):
-                print(f"{kind}, {target}", flush=True)
-                results[f"{kind}, {target}"] = places(files, base, target)
-                report(base, f"{kind}, {target}", results[f"{kind}, {target}"], results["labels, single"])
-        print(
-            json.dumps({key: {mode: float(np.median(km)) for mode, km in own.items()} for key, own in results.items()})
-        )
+        files = prepare(Path(scratch) / "guesses", base, chosen)
+        encoder, zero = encoding.load_encoder(encoders.image_encoder), config(base, 0, Stage0Config)
+        vanilla = encoding.encode_vanilla(files, replace(encoders, unfreeze_layers=zero.unfreeze_layers), encoder)
+        encoding.write_prototypes(files, encoders)
+        stages.fit_stage0(files, zero, encoders, encoder, vanilla)
+        for target in TARGETS:
+            report(base, f"guesses, {target}", places(files, base, target), of_labels)
 
 
 if __name__ == "__main__":
