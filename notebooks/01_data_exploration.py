@@ -61,9 +61,9 @@ splits = data.make_splits(table, kind=split, country=held_out_country, **setting
 train = data.split_rows(splits, table)["train"]
 table = guessing.guess_concepts(table, train, listed, guess_with, guess_above, Run(nb.run_folder).cache)
 guessed = GUESSED in table.attrs
-counted = {"pano_id": "panoramas", "image_sha256": "pictures", "country": "countries", "meta_name": "metas"}
-glance = table[[*counted, "parent_concept"]].rename(columns=counted).nunique().rename("number").to_frame()
-nb.table(glance, caption=f"The table at a glance, {len(table):,} rows{', its concepts guessed' if guessed else ''}")
+known = table.replace(UNKNOWN, np.nan)[["pano_id", "image_sha256", "country", "meta_name", "parent_concept"]]
+known.columns = pd.Index(["panoramas", "pictures", "countries", "metas", "parents"])
+nb.table(known.nunique().to_frame("number"), f"{len(table):,} rows{', concepts guessed' if guessed else ''}")
 if table.attrs["n_rejected"]:
     rejected = pd.read_csv(nb.path("rejected.csv"), dtype=str, keep_default_na=False).groupby("reason")["line"]
     reasons = rejected.agg(rows="size", first_line="first").nlargest(20, "rows")
@@ -163,9 +163,9 @@ nb.show_image(
 # %%
 data.require_test_split(splits, training_only)
 parts = {name: table.iloc[rows] for name, rows in data.split_rows(splits, table).items()}
-sizes = pd.DataFrame({name: {"rows": len(part), **part[list(counted)].nunique()} for name, part in parts.items()}).T
+sizes = pd.DataFrame({name: {"rows": len(part), **known.loc[part.index].nunique()} for name, part in parts.items()}).T
 sizes.insert(1, "share", (sizes["rows"] / len(table)).round(3))
-nb.table(sizes.rename(columns=counted), caption="Sizes of the splits")
+nb.table(sizes, caption="Sizes of the splits")
 
 # %%
 other = {kind: data.make_splits(table, kind=kind, **settings) for kind in ("stratified", "spatial")} | {split: splits}

@@ -195,7 +195,7 @@ with nb.output("concept_scores.npz") as path:
     predictions.save_concept_scores(path, predicted, files.made_from("concept_scores.npz"))
 with nb.output("stage1_floor.json") as path:
     concept_floor.save_floor(path, files, floor)
-nb.answer(f"Named by Stage 1 as in the {files.label_words}: {{stage1.meta_top1}}; the parent: {{stage1.parent_top1}}.")
+nb.answer(f"Agreement with {files.label_words}: {{stage1.meta_top1}} of concepts, {{stage1.parent_top1}} of parents.")
 
 # %% [markdown]
 # ## Look into one concept

@@ -197,7 +197,7 @@ class RunFiles:
     @property
     def label_words(self) -> str:
         """What metrics on concepts count against, in words."""
-        return "guesses, not labels" if self.guessed else "labels"
+        return "guesses" if self.guessed else "labels"
 
     @property
     def noun(self) -> str:
