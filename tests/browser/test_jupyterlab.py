@@ -28,7 +28,10 @@ def cells(page: Page) -> list[dict[str, Any]]:
     return page.evaluate("window.jupyterapp.shell.currentWidget.content.model.toJSON().cells")
 
 
-DRAWN = """() => [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot")].every(plot => plot.calcdata)"""
+DRAWN = """() => {
+    const plots = [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot")];
+    return plots.length && plots.every(plot => plot.calcdata);
+}"""
 SHOWN = """() => [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot")].map(plot => JSON.stringify(
     plot.data.map(trace => [trace.lat, trace.x, trace.marker && trace.marker.color,
         trace.z && trace.z.length < 100 && Array.from(trace.z, row => Array.from(row))])))"""
