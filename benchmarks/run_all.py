@@ -21,6 +21,7 @@ NAMES = (
     "stage0_epoch",
     "stage1_epoch",
     "geocells",
+    "table",
     "gallery",
     "feature_store",
     "stage2_memory",

@@ -31,6 +31,15 @@ def test_geocells(capsys):
     assert printed.count("floor:") == 2 and "15,000 points" in printed and "to stay below 2 GB" in printed
 
 
+def test_table(capsys):
+    from benchmarks import table
+
+    table.main(["--rows", "3000"])
+    printed = capsys.readouterr().out
+    assert re.search(r"3,000 rows \(\d MB\): check .* splits .* cells .* audit .* write .* read ", printed)
+    assert "pandas.read_csv of the same file" in printed and "times as long" in printed
+
+
 def test_stage2_step(capsys, known_rates):
     from benchmarks import stage2_step
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -31,7 +31,9 @@ SAME_PLACE_KM = 0.001
 FAR_DEGREES = 5.0
 """A place further than this from the borders of its country is reported."""
 
-_CALLED, _SMALL, _OUTSIDE = "the picture", 96, "outside"
+_CALLED, _SMALL, _OUTSIDE, _MISSING = "the picture", 96, "outside", "missing"
+_PARTS = 2000  # in which images are handed to threads
+_USUAL_LENGTH = 1000  # of a path; the system may have more to say of a longer one than that it is missing
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Problem:
     details: dict[Any, str]  # by position of the row, ascending: what was found there, or nothing
     remedy: str
 
-    def sentence(self, lines: Sequence[int]) -> str:
-        """Say it in one sentence with the lines of the CSV (header = line 1)."""
+    def sentence(self, lines: np.ndarray) -> str:
+        """Say it in one sentence with the line `[n]` of the CSV of each row (header = line 1)."""
         n, first = len(self.details), islice(self.details.items(), ROWS_LISTED)
         listed = [f"{lines[row]} ({printable(text)})" if text else str(lines[row]) for row, text in first]
         where = ("line " if n == 1 else "lines ") + ", ".join(listed)
@@ -53,7 +55,7 @@ class Problem:
 
 def is_empty(text: pd.Series) -> pd.Series:
     """Mark the cells that hold nothing, or a word that a program wrote for nothing."""
-    return text.str.casefold().isin(EMPTY_WORDS)
+    return text.str.lower().isin(EMPTY_WORDS)
 
 
 def check_names(rows: pd.DataFrame) -> Iterator[Problem]:
@@ -63,7 +65,9 @@ def check_names(rows: pd.DataFrame) -> Iterator[Problem]:
         yield Problem(f"{column} is empty", details, f"Fill in {column} or remove the row.")
     remedy = "The text was decoded with the wrong encoding once: write the suggested name, or export it as UTF-8."
     for column in NAME_COLUMNS:
-        details = rows[column].map(_garbled(rows[column])).dropna().to_dict()
+        suggestion = _garbled(rows[column])
+        garbled = rows[column][rows[column].isin(suggestion.keys())]
+        details = {row: suggestion[text] for row, text in garbled.items()}
         yield Problem(f"{column} holds garbled letters (mojibake)", details, remedy)
 
 
@@ -111,9 +115,10 @@ def check_countries(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> tup
     others: dict[Any, str] = {}
     sound = np.isfinite(lat) & np.isfinite(lng) & (np.abs(lat) <= 90) & (np.abs(lng) <= 180)
     codes = {name: code for code, name in names_by_code().items() if len(code) == 2}
-    for name in sorted(set(rows["country"][sound]) & set(codes)):
-        own = np.flatnonzero(sound & (rows["country"] == name).to_numpy())
-        far = own[degrees_from_country(lat[own], lng[own], codes[name]) > FAR_DEGREES]
+    number, names = pd.factorize(rows["country"].where(sound & rows["country"].isin(codes.keys())), sort=True)
+    for each, name in enumerate(names):
+        own = np.flatnonzero(number == each)
+        far = own[_far(lat[own], lng[own], codes[name])]
         exchanged = np.abs(lng[far]) <= 90
         exchanged[exchanged] = degrees_from_country(lng[far][exchanged], lat[far][exchanged], codes[name]) == 0
         for row, is_swapped in zip(far.tolist(), exchanged.tolist(), strict=True):
@@ -125,6 +130,16 @@ def check_countries(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> tup
         ),
         Problem("the place lies far from its country", others, "Correct the coordinates or the country."),
     )
+
+
+def _far(lat: np.ndarray, lng: np.ndarray, code: str) -> np.ndarray:
+    """Whether points lie further than `FAR_DEGREES` from a country, `[n]`; most are settled with their whole square."""
+    south, west = np.floor(lat), np.floor((lng + 180) % 360 - 180)
+    _, first, square = np.unique(south * 1000 + west, return_index=True, return_inverse=True)
+    middle = degrees_from_country(south[first] + 0.5, west[first] + 0.5, code)
+    far = (middle > FAR_DEGREES - 1)[square]  # no point is as far as a degree from the middle of its square
+    far[far] = degrees_from_country(lat[far], lng[far], code) > FAR_DEGREES
+    return far
 
 
 def _outvoted(groups: pd.Series, choice: pd.Series) -> pd.Series:
@@ -140,8 +155,10 @@ def check_parents(rows: pd.DataFrame) -> Iterator[Problem]:
 
     Names that are empty or garbled say nothing.
     """
-    meta, parent = rows["meta_name"], rows["parent_concept"]
-    filled = rows[~(is_empty(meta) | is_empty(parent) | meta.isin(_garbled(meta)) | parent.isin(_garbled(parent)))]
+    pairs = rows[["meta_name", "parent_concept"]].drop_duplicates()
+    filled = rows[rows["meta_name"].isin(pairs["meta_name"][pairs["meta_name"].duplicated()])]
+    meta, parent = filled["meta_name"], filled["parent_concept"]
+    filled = filled[~(is_empty(meta) | is_empty(parent) | meta.isin(_garbled(meta)) | parent.isin(_garbled(parent)))]
     losing = filled["meta_name"][_outvoted(filled["meta_name"], filled["parent_concept"])]
     parents = filled[filled["meta_name"].isin(losing)].groupby("meta_name")["parent_concept"]
     listing = {meta: ", ".join(f"{name!r} x{n}" for name, n in group.value_counts().items()) for meta, group in parents}
@@ -152,14 +169,14 @@ def check_parents(rows: pd.DataFrame) -> Iterator[Problem]:
 
 def check_identity(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> Iterator[Problem]:
     """Find a pano_id that stands at two places (more than a metre apart); the rows named are the outvoted ones."""
-    ids = rows["pano_id"][np.isfinite(lat) & np.isfinite(lng) & ~is_empty(rows["pano_id"])]
-    ids = ids[ids.duplicated(keep=False)]
+    ids = rows["pano_id"][np.isfinite(lat) & np.isfinite(lng) & rows["pano_id"].duplicated(keep=False).to_numpy()]
+    ids = ids[~is_empty(ids)]
     at = ids.index.to_numpy()
     first = pd.Series(at, ids.index).groupby(ids).transform("first").to_numpy(dtype=np.int64)
     moved = haversine_km(lat[at], lng[at], lat[first], lng[first]) > SAME_PLACE_KM
-    place = pd.Series(
-        [f"{lat[row]:.5f}, {lng[row]:.5f}" for row in np.where(moved, at, first)], ids.index, dtype=object
-    )
+    own = ids.isin(ids[moved]).to_numpy()
+    ids, seen = ids[own], np.where(moved, at, first)[own]
+    place = pd.Series([f"{lat[row]:.5f}, {lng[row]:.5f}" for row in seen], ids.index, dtype=object)
     details = (ids.map(repr) + " at " + place)[_outvoted(ids, place)].to_dict()
     remedy = "One panorama stands at one place: correct the coordinates, or give the images different pano_ids."
     yield Problem("pano_id is repeated with another location", details, remedy)
@@ -182,48 +199,71 @@ def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
         if decode:
             read_photograph(path, _CALLED, least_side=_SMALL)
     except MissingInputError:
-        return "", "missing"
+        return "", _MISSING
     except UserError as problem:
         return digest, str(problem).removeprefix(_CALLED).partition(";")[0].strip()
     return digest, ""
 
 
-def _is_outside(path: Path, home: str, folders: dict[Path, str]) -> bool:
-    """Whether a path, links followed, leads out of the folder `home`; `folders` keeps what was found of its parents."""
+class _Folders:
+    """What is known of the folders of a table's images, so that the system is asked once of each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home = str(folder), os.path.realpath(folder)
+        self._known: dict[str, tuple[str, bool]] = {}  # real path, and whether there is no such folder
+
+    def look(self, path: str) -> tuple[bool, bool]:
+        """Whether a path, links followed, leads out of the table's folder, and whether its own folder is missing."""
+        full = os.path.join(self.folder, path)
+        head, name = os.path.split(full)
+        try:
+            if head not in self._known:
+                self._known[head] = os.path.realpath(head), _is_gone(head)
+            real, is_gone = self._known[head]
+            place = os.path.realpath(full) if not is_gone and os.path.islink(full) else os.path.join(real, name)
+        except (OSError, ValueError):  # no path at all; whoever opens it says so
+            return False, False
+        is_outside = place != self.home and not place.startswith(os.path.join(self.home, ""))
+        return is_outside, is_gone and len(full) < _USUAL_LENGTH and "\0" not in name
+
+
+def _is_gone(folder: str) -> bool:
     try:
-        if path.parent not in folders:
-            folders[path.parent] = os.path.realpath(path.parent)
-        place = os.path.realpath(path) if path.is_symlink() else os.path.join(folders[path.parent], path.name)
-        return os.path.commonpath([home, place]) != home
-    except (OSError, ValueError):  # no path at all; whoever opens it says so
-        return False
+        os.lstat(folder)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def check_images(
     paths: pd.Series, folder: Path, decode: bool, allow_outside: bool = False
-) -> tuple[list[str], list[Problem]]:
+) -> tuple[np.ndarray, list[Problem]]:
     """Read every image once, in a pool of threads; without `decode` they are only hashed where they exist.
 
     A path out of the folder is not followed unless that is allowed: a table that somebody sent must not read this disk.
 
     Returns:
-        The SHA-256 of each row's image (empty where there is none) and the problems found.
+        The SHA-256 `[n]` of each row's image (empty where there is none) and the problems found.
     """
-    home = os.path.realpath(folder)
-    folders: dict[Path, str] = {}
+    folders = _Folders(folder)
 
     def inspect(path: str) -> tuple[str, str]:
+        if not path:
+            return "", "no path given"
         if path.endswith(("/", "/.")):
             return "", "the path of a folder"
-        if not allow_outside and _is_outside(folder / path, home, folders):
+        is_outside, is_missing = folders.look(path)
+        if is_outside and not allow_outside:
             return "", _OUTSIDE
-        return inspect_image(folder / path, decode)
+        return ("", _MISSING) if is_missing else inspect_image(folder / path, decode)
 
-    distinct = [path for path in paths.unique() if path]
+    number, distinct = pd.factorize(paths)
+    parts = np.array_split(distinct.to_numpy(dtype=object), min(len(distinct), _PARTS))
     with ThreadPoolExecutor() as pool:
-        answers = dict(zip(distinct, pool.map(inspect, distinct), strict=True)) | {"": ("", "no path given")}
-    digests = [answers[path][0] for path in paths]
-    trouble = paths.map(lambda path: answers[path][1])
+        found = [each for part in pool.map(lambda part: list(map(inspect, part)), parts) for each in part]
+    digests, trouble = (np.array(each, dtype=object)[number] for each in zip(*found, strict=True))
     stray = Problem(
         "the image lies outside of the table's folder",
         paths[trouble == _OUTSIDE].to_dict(),
@@ -232,7 +272,7 @@ def check_images(
     )
     if not decode:
         return digests, [stray]
-    missing = trouble.isin(["missing", "no path given"])
+    missing = np.isin(trouble, [_MISSING, "no path given"])
     absent = paths[missing].replace("", "no path given").to_dict()
     damaged = (paths + ": " + trouble)[(trouble != "") & (trouble != _OUTSIDE) & ~missing].to_dict()
     where = f"Image paths are relative to {folder}: put the files there, or correct image_path."

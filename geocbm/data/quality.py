@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -62,19 +62,19 @@ def look_at(path: Path) -> Look:
 
 
 def _finding(
-    table: pd.DataFrame, check: str, mask: Any, why: str, names: Sequence[Any] | None = None, distinct: str = "pano_id"
+    table: pd.DataFrame, check: str, mask: Any, why: str, names: Any = None, distinct: str = "pano_id"
 ) -> dict[str, Any]:
     """A row of the report: the rows of a mask `[n]`, and the `names` or distinct values of a column found in them."""
-    found = table[np.asarray(mask, dtype=bool)]
-    shown = found["pano_id"] if names is None else names
+    found = np.flatnonzero(mask)
+    shown = table["pano_id"].iloc[found[:EXAMPLES]] if names is None else names[:EXAMPLES]
     return {
         "check": check,
         "rows": len(found),
         "share": len(found) / max(1, len(table)),
-        "groups": found[distinct].nunique() if names is None else len(names),
-        "examples": ", ".join(map(str, shown[:EXAMPLES])),
+        "groups": table[distinct].iloc[found].nunique() if names is None else len(names),
+        "examples": ", ".join(map(str, shown)),
         "why": why,
-        "found": np.flatnonzero(mask),
+        "found": found,
     }
 
 
@@ -93,20 +93,21 @@ def findings(table: pd.DataFrame, images: bool = True) -> list[dict[str, Any]]:
     find = partial(_finding, table)
     panorama, country = table["pano_id"], table["country"]
     digest = table["image_sha256"].where(table["image_sha256"] != "")
-    by_image = panorama.groupby(digest).agg(["nunique", "first"])
+    by_image = panorama.groupby(digest[digest.duplicated(keep=False)]).agg(["nunique", "first"])
     sharing = by_image[by_image["nunique"] > 1].sort_values("nunique", ascending=False, kind="stable")
     first = [f"{pano} (x{count})" for count, pano in sharing.to_numpy()]
     shared = "Several panoramas show the same bytes: often a placeholder, which says nothing of the place."
     repeated = panorama.duplicated(keep=False)
     several = "One panorama has several rows; they stay in one split."
-    same = table.duplicated(subset=["pano_id", "meta_name", "image_path"], keep=False)
+    same = repeated.copy()
+    same[repeated] = table[repeated].duplicated(subset=["pano_id", "meta_name", "image_path"], keep=False)
     near = (
         "Near-duplicate cameras leak from train to test in a stratified split; a spatial split keeps blocks together."
     )
     whole = (table["lat"] == table["lat"].round()) & (table["lng"] == table["lng"].round())
     nowhere = (table["lat"] == 0) & (table["lng"] == 0)
     held = pd.Series(country_of(table["lat"], table["lng"]), table.index)
-    apart = (held != country) & country.map(lambda name: country_name(name) is not None)
+    apart = (held != country) & country.isin([name for name in country.unique() if country_name(name) is not None])
     odd = zip(panorama[apart], country[apart], held[apart], strict=True)
     there = {pano: f"{pano} ({name}, lies in {place or 'no country'})" for pano, name, place in odd}
     elsewhere = (
@@ -125,7 +126,7 @@ def findings(table: pd.DataFrame, images: bool = True) -> list[dict[str, Any]]:
         find("whole degrees", whole, "Rounded coordinates are wrong by up to 79 km."),
         find("at 0, 0", nowhere, "Usually a missing position, in the Gulf of Guinea."),
         find("in another country than the table says", apart, elsewhere, list(there.values())),
-        find("empty notes", empty, "No text describes these samples.", panorama[empty].tolist()),
+        find("empty notes", empty, "No text describes these samples.", panorama[empty]),
     ]
 
 
@@ -177,7 +178,8 @@ def _twins(table: pd.DataFrame) -> np.ndarray:
     points = latlng_to_cartesian(table["lat"].to_numpy()[first], table["lng"].to_numpy()[first])  # (panoramas, 3)
     if len(points) < 2:
         return np.zeros(len(table), dtype=bool)
-    chord, _ = cKDTree(points).query(points, k=2)
+    near = 2 * TWIN_KM / EARTH_RADIUS_KM  # further is not looked
+    chord, _ = cKDTree(points).query(points, k=2, distance_upper_bound=near, workers=-1)
     return (chord[:, 1] * EARTH_RADIUS_KM < TWIN_KM)[of_row]
 
 
@@ -205,27 +207,29 @@ def audit_concepts(table: pd.DataFrame) -> pd.DataFrame:
         the country given the meta; 0 if the meta gives the country away), `top_country` and its share `top_share`,
         `place` (whose name stands in its own, or empty) and `flag` (a sentence, or empty).
     """
-    counts = pd.crosstab(table["meta_name"], table["country"])  # (metas, countries), both alphabetical
+    (meta, metas), (country, countries) = (pd.factorize(table[name], sort=True) for name in ("meta_name", "country"))
+    counts = np.bincount(meta * len(countries) + country, minlength=len(metas) * len(countries))
+    counts = counts.reshape(len(metas), -1)  # (metas, countries), both alphabetical
     n = counts.sum(axis=1)
-    share = counts.div(n, axis=0).to_numpy()
+    share = counts / n[:, None]
     bits = -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)
     places = known_places(table)
     report = pd.DataFrame(
         {
-            "meta_name": counts.index,
-            "parent_concept": table.groupby("meta_name")["parent_concept"].first().to_numpy(),
-            "n": n.to_numpy(),
+            "meta_name": metas,
+            "parent_concept": table["parent_concept"].to_numpy()[np.unique(meta, return_index=True)[1]],
+            "n": n,
             "n_countries": (share > 0).sum(axis=1),
             "entropy_bits": np.maximum(bits, 0.0),
-            "top_country": counts.idxmax(axis=1).to_numpy(),
+            "top_country": countries[counts.argmax(axis=1)],
             "top_share": share.max(axis=1),
-            "place": [find_place(meta, places) for meta in counts.index],
+            "place": [find_place(name, places) for name in metas],
         }
     )
     flags = []
     for size, n_countries, country, place in report[["n", "n_countries", "top_country", "place"]].to_numpy().tolist():
         reasons = [f"its name holds the name of a place ({place})"] if place else []
-        if n_countries == 1 and counts.shape[1] > 1:
+        if n_countries == 1 and len(countries) > 1:
             amount = "is only 1 sample" if size == 1 else f"are only {size} samples"
             few = f", but there {amount}" if size < FEW_SAMPLES else ""
             reasons.append(f"it occurs in one country only ({country}){few}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,8 @@ def from_simulator(folder: str | Path, image_paths: Iterable[str]) -> bool:
     A table that somebody made of the pictures of such a world is recognised too, wherever it lies; paths of pictures
     are absolute or seen from the folder of the table.
     """
-    home = Path(folder)
-    places = {(home / parent).resolve() for parent in {Path(path).parent for path in image_paths}}
+    home, one_of = Path(folder), {os.path.dirname(path): path for path in image_paths if "\0" not in path}
+    places = {(home / path).parent.resolve() for path in one_of.values()}
     return any(_marked(place / MARK) for place in {home, *places, *(place.parent for place in places)})
 
 

@@ -30,84 +30,100 @@ def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> pd.Se
     """Groups of rows that are linked by a `pano_id`, by a filled `image_sha256` or by a block `[n]`; links chain.
 
     Returns:
-        `[n]` name of the group of each row: its smallest `pano_id`.
+        `[n]` name of the group of each row: its smallest `pano_id`, out of all in ascending order as categories.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     pano, names = pd.factorize(table["pano_id"], sort=True)
     image = pd.factorize(table["image_sha256"].replace("", None))[0] if "image_sha256" in table else None
-    rows, nodes, first = [], [], len(table)  # a graph of rows and of what they share
-    for key in (pano, image, block):
+    first, edges = len(names), [np.zeros((2, 0), dtype=np.int64)]  # of a graph of panoramas and of what they share
+    for key in (image, block):
         if key is not None:
-            rows.append(np.flatnonzero(key >= 0))
-            nodes.append(key[key >= 0] + first)
-            first += int(key.max(initial=-1)) + 1
-    left, right = np.concatenate(rows), np.concatenate(nodes)
-    graph = coo_matrix((np.ones(len(left), dtype=np.int8), (left, right)), shape=(first, first))
-    component = connected_components(graph, directed=False)[1][: len(table)]
-    smallest = pd.Series(pano).groupby(component).transform("min")
-    return pd.Series(np.asarray(names, dtype=object)[smallest], index=table.index, dtype=object)
+            rows = np.flatnonzero(key >= 0)
+            rows = rows[np.bincount(key[rows])[key[rows]] > 1]  # what one row has links nothing
+            shared, different = pd.factorize(key[rows])
+            edges.append(np.stack([pano[rows], shared + first]))
+            first += len(different)
+    ends = np.concatenate(edges, axis=1)
+    graph = coo_matrix((np.ones(ends.shape[1], dtype=np.int8), tuple(ends)), shape=(first, first))
+    component = connected_components(graph, directed=False)[1][: len(names)]
+    smallest = np.unique(component, return_index=True)[1]  # panoramas are in ascending order
+    return pd.Series(pd.Categorical.from_codes(smallest[component][pano], names), table.index)
 
 
-def _draw(seed: int, purpose: str, name: str) -> str:
+def _draw(seed: int, purpose: str, name: str) -> bytes:
     """A reproducible lottery ticket for a name."""
-    return hashlib.sha256(f"{seed}|{purpose}|{name}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed}|{purpose}|{name}".encode()).digest()
 
 
 class _Allocation:
-    """Groups of rows handed to parts so far; plain lists, for a call of NumPy per group would take most of the time."""
+    """Groups of rows handed to parts so far: groups and metas by number, both in ascending order of their names."""
 
     def __init__(self, group: pd.Series, meta: pd.Series, fractions: Sequence[float], seed: int, purpose: str) -> None:
-        self.rows: dict[str, dict[str, int]] = {}  # group -> meta -> rows
-        self.groups: dict[str, list[str]] = {}  # meta -> its groups
-        counts = pd.DataFrame({"group": group, "meta": meta}).groupby(["group", "meta"]).size().reset_index(name="n")
-        for name, concept, count in zip(*(counts[column].tolist() for column in counts), strict=True):
-            self.rows.setdefault(name, {})[concept] = count
-            self.groups.setdefault(concept, []).append(name)
-        self.fractions = fractions
-        self.ticket = {name: _draw(seed, purpose, name) for name in self.rows}
-        self.part: dict[str, int] = {}
-        self.held = {concept: [0.0] * len(fractions) for concept in self.groups}
+        of_row, used = pd.factorize(group.cat.codes, sort=True)
+        own, self.metas = pd.factorize(meta, sort=True)
+        pairs, self.rows = np.unique(of_row * len(self.metas) + own, return_counts=True)  # (pairs,) each
+        self.group, self.meta = np.divmod(pairs, len(self.metas))
+        self.first = np.searchsorted(self.group, np.arange(len(used) + 1))  # of each group's pairs
+        names = group.cat.categories[used]
+        # The first half of a ticket orders as all of it does: no two are alike.
+        tickets = b"".join(_draw(seed, purpose, name)[:16] for name in names)
+        self.ticket = np.frombuffer(tickets, ">u8").reshape(-1, 2)
+        self.of_row, self.fractions = of_row, fractions
+        self.part = np.full(len(used), -1, dtype=np.int8)
+        self.held = [[0.0] * len(fractions) for _ in self.metas]
         self.lacking = [0.0] * len(fractions)  # of all rows handed out with a choice: share minus what the part got
+        by_meta = np.argsort(self.meta, kind="stable")
+        self.pairs_of = np.split(by_meta, np.searchsorted(self.meta[by_meta], np.arange(1, len(self.metas))))
 
-    def give(self, group: str, to: int, chosen: bool) -> None:
-        """Hand a group to a part, by a choice or because it had to be."""
-        self.part[group] = to
-        for meta, count in self.rows[group].items():
+    def give(self, metas: Sequence[int], counts: Sequence[int], to: int, chosen: bool) -> None:
+        """Hand a group with so many rows of each meta to a part, by a choice or because it had to be."""
+        for meta, count in zip(metas, counts, strict=True):
             self.held[meta][to] += count
             if chosen:
                 for index, fraction in enumerate(self.fractions):
                     self.lacking[index] += fraction * count
                 self.lacking[to] -= count
 
-    def hand_out(self, meta: str) -> None:
+    def hand_out(self, meta: int) -> None:
         """Hand out all groups of a meta that no other meta has handed out before."""
-        total = sum(self.rows[group][meta] for group in self.groups[meta])
-        few = len(self.groups[meta]) < len(self.fractions)
-        waiting = [group for group in self.groups[meta] if group not in self.part]
-        for group in sorted(waiting, key=lambda group: (-self.rows[group][meta], self.ticket[group])):
-            to = 0 if self.held[meta][0] == 0 else 1 if few else self._most_wanting(meta, total)
-            self.give(group, to, chosen=not few)
+        pairs, held = self.pairs_of[meta], self.held[meta]
+        few, total = len(pairs) < len(self.fractions), int(self.rows[pairs].sum())
+        pairs = pairs[self.part[self.group[pairs]] < 0]
+        groups = self.group[pairs]
+        order = np.lexsort((*self.ticket[groups].T[::-1], -self.rows[pairs]))
+        pairs, groups = pairs[order], groups[order]
+        parts = []
+        for first, end in zip(self.first[groups].tolist(), self.first[groups + 1].tolist(), strict=True):
+            to = 0 if held[0] == 0 else 1 if few else self._most_wanting(held, total)
+            self.give(self.meta[first:end].tolist(), self.rows[first:end].tolist(), to, chosen=not few)
+            parts.append(to)
+        self.part[groups] = parts
 
-    def _most_wanting(self, meta: str, total: int) -> int:
-        """The part that lacks most of its share of a meta with `total` rows."""
+    def _most_wanting(self, held: Sequence[float], total: int) -> int:
+        """The part that lacks most of its share of a meta with `total` rows, of which parts have `held` so many."""
         most = max(1.0, 0.1 * total)  # the correction by what a part lacks overall moves this much of a meta at most
         # Rounded, so that shares that are equal on paper tie and the overall lack decides.
         wish = [
-            round(fraction * total - held + max(-most, min(most, lack)), 9)
-            for fraction, held, lack in zip(self.fractions, self.held[meta], self.lacking, strict=True)
+            (round(fraction * total - own + max(-most, min(most, lack)), 9), lack)
+            for fraction, own, lack in zip(self.fractions, held, self.lacking, strict=True)
         ]
-        return max(range(len(wish)), key=lambda index: (wish[index], self.lacking[index]))
+        return wish.index(max(wish))
 
-    def leave_none_without_first_part(self, meta: str) -> None:
+    def leave_none_without_first_part(self, meta: int) -> None:
         """Where all groups of a meta were handed out for the sake of others: take the one with fewest rows back."""
         if self.held[meta][0]:
             return
-        group = min(self.groups[meta], key=lambda each: (sum(self.rows[each].values()), self.ticket[each]))
-        for name, count in self.rows[group].items():
+        spans = [(self.first[group], self.first[group + 1], group) for group in self.group[self.pairs_of[meta]]]
+        first, end, group = min(
+            spans, key=lambda span: (self.rows[span[0] : span[1]].sum(), *self.ticket[span[2]].tolist())
+        )
+        metas, counts = self.meta[first:end].tolist(), self.rows[first:end].tolist()
+        for name, count in zip(metas, counts, strict=True):
             self.held[name][self.part[group]] -= count
-        self.give(group, 0, chosen=False)
+        self.give(metas, counts, 0, chosen=False)
+        self.part[group] = 0
 
 
 def _allocate(group: pd.Series, meta: pd.Series, fractions: Sequence[float], seed: int, purpose: str) -> np.ndarray:
@@ -117,12 +133,15 @@ def _allocate(group: pd.Series, meta: pd.Series, fractions: Sequence[float], see
     overall, so that many small metas do not all round the same way. The first group of a meta goes to part 0.
     """
     allocation = _Allocation(group, meta, fractions, seed, purpose)
-    order = sorted(allocation.groups, key=lambda name: (len(allocation.groups[name]), _draw(seed, purpose, name)))
-    for name in order:
-        allocation.hand_out(name)
-    for name in order:
-        allocation.leave_none_without_first_part(name)
-    return np.array(group.map(allocation.part))
+    names = allocation.metas
+    order = sorted(
+        range(len(names)), key=lambda each: (len(allocation.pairs_of[each]), _draw(seed, purpose, str(names[each])))
+    )
+    for each in order:
+        allocation.hand_out(each)
+    for each in order:
+        allocation.leave_none_without_first_part(each)
+    return allocation.part[allocation.of_row]
 
 
 def _linked_to_country(table: pd.DataFrame, group: pd.Series, country: str) -> np.ndarray:
@@ -191,7 +210,7 @@ def make_splits(
     if table.empty:
         raise ParameterError("table has no rows: there is nothing to split.")
     block = spatial_blocks(table["lat"].to_numpy(), table["lng"].to_numpy(), block_km) if kind == "spatial" else None
-    ids, meta, group = table["pano_id"].astype(object), table["meta_name"], linked_groups(table, block)
+    meta, group = table["meta_name"], linked_groups(table, block)
     unlabelled = (meta == UNKNOWN) | bool(table.attrs.get(GUESSED))
     if unlabelled.any():  # guesses are made after the split, which they must not change
         meta = meta.mask(unlabelled, table["country"])
@@ -209,10 +228,10 @@ def make_splits(
     if pretrain_fraction < 1 and group.nunique() > 1 and not inner.any():
         # Too few rows for any meta to spare one; a stage cannot do without a validation split.
         inner[group == min(set(group), key=lambda name: _draw(seed, "spare", name))] = 1
-    splits = {name: sorted(set(ids[part == at])) for at, name in enumerate(("train", "val", "test"))}
-    return splits | {
-        f"pretrain_{name}": sorted(set(ids[train][inner == at])) for at, name in enumerate(("train", "val"))
-    }
+    pano, names = pd.factorize(table["pano_id"], sort=True)
+    members = {name: pano[part == at] for at, name in enumerate(("train", "val", "test"))}
+    members |= {f"pretrain_{name}": pano[train][inner == at] for at, name in enumerate(("train", "val"))}
+    return {name: names[np.unique(own)].tolist() for name, own in members.items()}
 
 
 def require_test_split(splits: Mapping[str, Sequence[str]], training_only: bool = False) -> None:
@@ -267,18 +286,20 @@ def split_rows(splits: Mapping[str, Sequence[str]], table: pd.DataFrame) -> dict
     Raises:
         MismatchError: a split names a `pano_id` that the table does not have, or misses one that it has.
     """
-    ids = table["pano_id"]
-    known = set(ids)
-    again = "Make the splits again from this table with notebook 01."
+    pano, names = pd.factorize(table["pano_id"])
+    index, again = pd.Index(names), "Make the splits again from this table with notebook 01."
+    masks = {}
     for name, members in splits.items():
-        absent = [pano for pano in members if pano not in known]
-        if absent:
-            lacks = f"names {len(absent)} pano_ids that the table lacks, such as {absent[0]!r}"
+        found = index.get_indexer(pd.Index(members, dtype=index.dtype))
+        absent = np.flatnonzero(found < 0)
+        if len(absent):
+            lacks = f"names {len(absent)} pano_ids that the table lacks, such as {members[absent[0]]!r}"
             raise MismatchError(f"Split {name!r} {lacks}. {again}")
-    left = known.difference(*splits.values())
-    if left and {"train", "val", "test"} <= set(splits):
+        masks[name] = np.isin(np.arange(len(names)), found)
+    left = names[~np.any([*masks.values()], axis=0)] if masks else names
+    if len(left) and {"train", "val", "test"} <= set(splits):
         raise MismatchError(f"{len(left)} pano_ids of the table are in no split, such as {min(left)!r}. {again}")
-    return {name: np.flatnonzero(ids.isin(set(members))) for name, members in splits.items()}
+    return {name: np.flatnonzero(mask[pano]) for name, mask in masks.items()}
 
 
 def nearest_train_km(table: pd.DataFrame, splits: Mapping[str, Sequence[str]]) -> np.ndarray:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import csv as csv_format
+import hashlib
 import json
 import re
 import unicodedata
 from codecs import BOM_UTF8
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
-from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from geocbm.data.concepts import UNKNOWN, split_names
 from geocbm.data.simulated import from_simulator
 from geocbm.data.unlabelled import LEFT_OUT, complete, concept_columns
 from geocbm.errors import BadTableError, MissingInputError, ParameterError, cut_middle, printable
-from geocbm.files import atomic_path, paths, run_command, sha256_file
+from geocbm.files import atomic_path, paths, run_command
 from geocbm.files.stored import opened
 from geocbm.metrics.country_names import country_names
 
@@ -40,9 +42,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
 SEVERAL = "concepts"
 """Name of the column that may hold several concepts."""
 LARGEST_FIELD = 2**27
-_HIDDEN = re.compile(
-    r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
-    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
+_ROWS_AT_ONCE = 20_000  # of a file, as lists of Python's texts
+_HIDDEN = (
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
 )
 """Control characters but for space, and what Unicode calls default ignorable: unseen, they make two of one name."""
 UNKNOWN_SHOWN = 5
@@ -83,26 +86,26 @@ def load_table(
     if on_bad not in ("error", "drop"):
         raise ParameterError(f"on_bad is {on_bad!r}; choose 'error' or 'drop'.")
     path = Path(csv)
-    header, raw, lines = _read_rows(path)
+    digest = _checked_text(path)
+    header, rows, lines, ragged = _read_columns(path)
     names, notices = _map_columns(path, header, columns or {}, concepts)
-    width = len(header)
-    rows = pd.DataFrame([(cells + [""] * width)[:width] for cells in raw], columns=names, dtype=object)
+    rows.columns = names
     unequal: dict[int, str] = {}
     marks: dict[int, str] = {}
     if "meta_name" not in names and concepts is not None:
         rows, marks = complete(rows, concepts)
     if "meta_name" not in names or header[names.index("meta_name")].casefold() == SEVERAL:
         rows, unequal = split_names(rows)
-        marks = {row: marks[line] for row, line in enumerate(rows.index) if line in marks}
-        raw, lines = [raw[row] for row in rows.index], [lines[row] for row in rows.index]
+        marks = {row: marks[line] for row, line in enumerate(rows.index) if line in marks} if marks else {}
+        ragged = {row: ragged[line] for row, line in enumerate(rows.index) if line in ragged} if ragged else {}
+        lines = lines[rows.index.to_numpy()]
         rows = rows.reset_index(drop=True)
     notices += _normalise(rows)
     rows.loc[rows["meta_name"] == UNKNOWN, "parent_concept"] = UNKNOWN
     lat, lng = (pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=np.float64) for name in ("lat", "lng"))
     folder = path.resolve().parent
 
-    ragged = {row: f"{len(cells)} fields" for row, cells in enumerate(raw) if len(cells) != width}
-    remedy = f"The header has {width} columns: put fields that contain a comma in double quotes."
+    remedy = f"The header has {len(header)} columns: put fields that contain a comma in double quotes."
     digests, image_problems = checks.check_images(rows["image_path"], folder, check_images, allow_outside)
     exchanged, elsewhere = checks.check_countries(rows, lat, lng)
     problems = [
@@ -126,25 +129,26 @@ def load_table(
 
     table = rows[[*SCHEMA, *(name for name in rows if name not in SCHEMA and name != "image_sha256")]].copy()
     table["lat"], table["lng"], table["image_sha256"] = lat + 0.0, lng + 0.0, digests  # never -0.0
-    table = _plain_text(table)
     if reasons:
-        if on_bad == "error" or len(reasons) == len(raw):
+        if on_bad == "error" or len(reasons) == len(table):
             every = "Every row is rejected. " if on_bad == "drop" else ""
             count = "1 problem" if len(sentences) == 1 else f"{len(sentences)} problems"
-            found = f"{count} in {len(reasons)} of {len(raw)} rows (the header is line 1)"
+            found = f"{count} in {len(reasons)} of {len(table)} rows (the header is line 1)"
             remedy = "Mend the file, or load it with on_bad='drop' to leave these rows out."
             what = f"{every}{path} breaks the schema: {found}.\n{_numbered(sentences)}\n  {remedy}"
             raise BadTableError(what, sentences)
-        rejected = [[lines[row], "; ".join(reasons[row]), *raw[row]] for row in sorted(reasons)]
+        wanted = {int(lines[row]) for row in reasons}
+        raw = {line: cells for line, cells in _rows(path) if line in wanted}
+        rejected = [[lines[row], "; ".join(reasons[row]), *raw[lines[row]]] for row in sorted(reasons)]
         written = _write_rejected(path, rejected_csv, [["line", "reason", *header], *rejected])
-        notices.append(f"{len(reasons)} of {len(raw)} rows were rejected, see {written}")
+        notices.append(f"{len(reasons)} of {len(table)} rows were rejected, see {written}")
         table = table.drop(index=list(reasons)).reset_index(drop=True)
     for notice in notices:
         print(f"{printable(path.name)}: {notice}")
     table.attrs = {
         "csv": str(path),
         "folder": str(folder),
-        "csv_sha256": sha256_file(path),
+        "csv_sha256": digest,
         "n_rejected": len(reasons),
         "notices": notices,
         "simulated": from_simulator(folder, table["image_path"]),
@@ -160,8 +164,8 @@ def _numbered(sentences: list[str]) -> str:
     return "\n".join(f"  {number}. {sentence}" for number, sentence in enumerate(sentences, 1))
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Read header, rows of text and the line of the file on which each row starts."""
+def _checked_text(path: Path) -> str:
+    """SHA-256 of a file of text in UTF-8 (hexadecimal); what is no such file is refused."""
     needed = f"the columns {', '.join(SCHEMA)}"
     if not path.exists():
         raise MissingInputError(f"There is no table at {path}: give the path of a CSV with {needed}.")
@@ -170,31 +174,39 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
             "a folder: give the path of the CSV inside it" if path.is_dir() else "no regular file: give that of a CSV"
         )
         raise BadTableError(f"{path} is {kind}.")
+    digest, decoder, line, is_empty = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), 1, True
     try:
-        content = path.read_bytes()
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+                decoder.decode(block)
+                line += block.count(b"\n")
+                is_empty = is_empty and not block.removeprefix(BOM_UTF8).strip()
+            decoder.decode(b"", final=True)
     except OSError as error:
         raise BadTableError(f"{path} cannot be opened ({error.strerror}): make it readable.") from error
-    if not content.removeprefix(BOM_UTF8).strip():
-        raise BadTableError(f"{path} is empty: it needs a header with {needed}, and rows.")
-    try:
-        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        line += error.object.count(b"\n", 0, error.start)
         raise BadTableError(
-            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} on line {line} does not belong there. "
+            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} on line {line} does not belong there. "
             "Save the file again as 'CSV UTF-8' (it may be UTF-16, Latin-1 or Windows-1252 now)."
         ) from error
+    if is_empty:
+        raise BadTableError(f"{path} is empty: it needs a header with {needed}, and rows.")
+    return digest.hexdigest()
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Rows of text that are not blank, the header among them, each with the line of the file on which it starts."""
     previous = csv_format.field_size_limit(LARGEST_FIELD)
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    reader = csv_format.reader(StringIO(text, newline=""), strict=True)
     start = 1
     try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append(cells)
-                lines.append(start)
-            start = reader.line_num + 1
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv_format.reader(stream, strict=True)
+            for cells in reader:
+                if any(map(str.strip, cells)):
+                    yield start, cells
+                start = reader.line_num + 1
     except csv_format.Error as error:
         raise BadTableError(
             f"{path} cannot be read as CSV: {error}, in the row that starts on line {start}. Put text that contains "
@@ -202,9 +214,32 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         ) from error
     finally:
         csv_format.field_size_limit(previous)
-    if len(rows) < 2:
+
+
+def _read_columns(path: Path) -> tuple[list[str], pd.DataFrame, np.ndarray, dict[int, str]]:
+    """Read a table by columns: a Python text of each cell at once would take ten times the room.
+
+    Returns:
+        The header; the columns as text, by number, rows with too few or too many fields filled up or cut; the line of
+        the file on which each row starts, `[n]`; and how many fields such a row has, by position.
+    """
+    import pyarrow as pa
+
+    rows = _rows(path)
+    header = [cell.strip() for cell in next(rows, (0, [""]))[1]]
+    width, parts, lines, ragged = len(header), [], [np.zeros(0, dtype=np.int64)], {}
+    while part := list(islice(rows, _ROWS_AT_ONCE)):
+        numbers, cells = map(list, zip(*part, strict=True))
+        for row, own in enumerate(cells):
+            if len(own) != width:
+                ragged[sum(map(len, lines)) + row] = f"{len(own)} fields"
+                cells[row] = (own + [""] * width)[:width]
+        columns = [pa.array(column, pa.large_string()) for column in zip(*cells, strict=True)]
+        parts.append(pa.table(columns, names=[str(number) for number in range(width)]))
+        lines.append(np.array(numbers))
+    if not parts:
         raise BadTableError(f"{path} has a header but no rows: add one row per image.")
-    return [cell.strip() for cell in rows[0]], rows[1:], lines[1:]
+    return header, pa.concat_tables(parts).to_pandas(), np.concatenate(lines), ragged
 
 
 def _map_columns(
@@ -252,29 +287,29 @@ def _normalise(rows: pd.DataFrame) -> list[str]:
     """Strip text, compose the letters of names and spell each country in one way, in place; say what changed."""
     notices = []
     for column in rows.columns.difference(["image_path"]):  # a file may be called as it likes
-        hidden = {text: found for text in rows[column].unique() if (found := _HIDDEN.findall(text))}
-        if hidden:
-            own = rows[column].isin(hidden)
-            kinds = ", ".join(
-                f"U+{ord(letter):04X}" for letter in sorted({each for all_ in hidden.values() for each in all_})
-            )
-            notices.append(f"{printable(column)}: {cut_middle(kinds)} (not to be seen) removed in {own.sum():,} rows")
-            rows.loc[own, column] = rows[column][own].map({text: _HIDDEN.sub("", text) for text in hidden})
+        own = rows[column].str.contains(_HIDDEN)
+        if own.any():
+            kinds = sorted({letter for text in rows[column][own].unique() for letter in re.findall(_HIDDEN, text)})
+            listed = cut_middle(", ".join(f"U+{ord(letter):04X}" for letter in kinds))
+            notices.append(f"{printable(column)}: {listed} (not to be seen) removed in {own.sum():,} rows")
+            rows.loc[own, column] = rows[column][own].str.replace(_HIDDEN, "", regex=True)
     for column in SCHEMA:
         before = rows[column]
         after = before.str.strip()
         if column in checks.NAME_COLUMNS:
             # Two spellings of the same letter (e + accent, or é) would make two concepts out of one.
-            after = after.map({name: unicodedata.normalize("NFC", " ".join(name.split())) for name in after.unique()})
+            after = _renamed(
+                after, {name: unicodedata.normalize("NFC", " ".join(name.split())) for name in after.unique()}
+            )
         changed = int((before != after).sum())
         if changed and column not in ("lat", "lng", "note"):
             notices.append(f"{column}: surrounding or repeated space, or split accents, normalised in {changed} rows")
         rows[column] = after
     # Two spellings of a country would be two countries with cells of their own.
-    names, unknown = country_names(rows["country"])
+    names, unknown = country_names(rows["country"].unique())
     count = {text: f"{n:,} row{'s' if n > 1 else ''}" for text, n in rows["country"].value_counts().items()}
     spelt = [f"{_short(text)} -> {name!r} ({count[text]})" for text, name in sorted(names.items()) if text != name]
-    rows["country"] = rows["country"].map(names)
+    rows["country"] = _renamed(rows["country"], names)
     if spelt:
         notices.append(f"country read as {', '.join(spelt)}")
     if unknown:
@@ -284,9 +319,10 @@ def _normalise(rows: pd.DataFrame) -> list[str]:
     return notices
 
 
-def _plain_text(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep text as Python strings, whichever string type this version of pandas prefers."""
-    return table.astype({name: object for name in table.columns if pd.api.types.is_string_dtype(table[name])})
+def _renamed(texts: pd.Series, names: Mapping[str, str]) -> pd.Series:
+    """Texts with the new name of each; most tables have none that changes."""
+    changed = {text: name for text, name in names.items() if text != name}
+    return texts.where(~texts.isin(changed.keys()), texts.map(changed)) if changed else texts
 
 
 def _write_rejected(path: Path, rejected_csv: str | Path | None, content: list[list[Any]]) -> Path:
@@ -341,7 +377,6 @@ def read_table(path: str | Path) -> pd.DataFrame:
             raise ValueError("it holds places that are not numbers")
         attributes = dict(json.loads(noted))
         places = {name: str(paths.locate(attributes[name])) for name in ("csv", "folder") if name in attributes}
-        table = _plain_text(table)
         table.attrs = attributes | places
         return table
 

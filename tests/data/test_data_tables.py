@@ -400,3 +400,51 @@ def test_a_mark_in_a_single_name_stays(folder):
     rows = good_rows(2)
     rows[0]["meta_name"] = "a|b"
     assert load_table(write(folder, rows))["meta_name"].tolist() == ["a|b", "meta 1"]
+
+
+def test_the_byte_that_is_no_utf_8_is_found_in_long_files_and_behind_a_mark(folder):
+    path = folder / "long.csv"
+    header = ",".join(SCHEMA).encode() + b"\n"
+    path.write_bytes(header + b"a,b,c\n" * 400_000 + b"caf\xe9,\n")  # 2.4 MB: read in parts
+    with pytest.raises(BadTableError, match="byte 0xe9 on line 400002 "):
+        load_table(path)
+    path.write_bytes("\ufeff".encode() + header + b"\xe9")
+    with pytest.raises(BadTableError, match="byte 0xe9 on line 2 "):
+        load_table(path)
+    path.write_bytes(header + "é".encode()[:1])
+    with pytest.raises(BadTableError, match="byte 0xc3 on line 2 "):
+        load_table(path)
+
+
+def test_a_table_read_in_parts_is_the_same_and_says_the_same(folder, monkeypatch):
+    rows = good_rows(6)
+    for row in rows:
+        row["concepts"] = f"{row.pop('meta_name')}|pole"
+    rows[2]["lat"], rows[4]["concepts"], rows[4]["parent_concept"] = " x ", "a|b|c", "p|q"
+    path = write(folder, rows)
+    content = path.read_bytes()
+    path.write_bytes(b"\r\n,,\r\n" + content.rstrip() + b'\r\n" 9 ",images/2.jpg,"a ""b"", c",Chile,1,2\r\n\r\n')
+    found = []
+    for at_once in (20_000, 1, 2, 3):
+        monkeypatch.setattr("geocbm.data.table._ROWS_AT_ONCE", at_once)
+        with pytest.raises(BadTableError) as caught:
+            load_table(path)
+        kept = load_table(path, on_bad="drop")
+        found.append((caught.value.problems, kept.to_dict(), kept.attrs, (folder / "rejected.csv").read_bytes()))
+    assert all(each == found[0] for each in found)
+    listed = list(csv.reader((folder / "rejected.csv").open(encoding="utf-8", newline="")))
+    # a blank line and one of commas stand before the header on line 3, a row has two lines
+    assert [row[0] for row in listed[1:]] == ["8", "8", "12", "16"]
+    assert listed[-1][2:] == [" 9 ", "images/2.jpg", 'a "b", c', "Chile", "1", "2"]
+    assert "number of fields is wrong (6 fields)" in listed[-1][1]
+
+
+def test_images_of_a_folder_that_does_not_exist_are_missing_unless_the_name_itself_is_wrong(folder):
+    rows = good_rows(4)
+    for row, path in zip(rows, ("gone/1.jpg", "gone/2\0.jpg", f"{'g' * 300}/3.jpg", "gone/../../4.jpg"), strict=True):
+        row["image_path"] = path
+    missing, unreadable, outside = problems_of(write(folder, rows))
+    assert missing.startswith("the image is missing in 1 row: line 2 ")
+    assert unreadable.startswith("the image is unreadable in 2 rows: lines 4 ") and "File name too long" in unreadable
+    assert outside.startswith("the image lies outside of the table's folder in 1 row: line 8 ")
+    assert len(load_table(folder / "table.csv", on_bad="drop", check_images=False)) == 3
