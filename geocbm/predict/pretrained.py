@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +16,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin,
 from geocbm import __version__
 from geocbm.errors import DamagedError, MissingInputError, ParameterError
 from geocbm.evaluation.novelty import FILE as NOVELTY
-from geocbm.files import paths, read_json, sha256_file, write_json
+from geocbm.files import paths, sha256_file, write_json
+from geocbm.files.stored import opened
 from geocbm.metrics.table import HEADLINES, metric
 from geocbm.models import geocbm, loading
 from geocbm.predict.context import FILE as CONTEXT
@@ -176,7 +178,8 @@ def measured(files: Run) -> dict[str, Any]:
         return {}
     recorded: dict[str, Any] = {}
     for file in sorted(files.folder.glob("records/*.json")):
-        recorded |= read_json(file)
+        with opened(file, partial(files.remedy, f"records/{file.name}")) as content:
+            recorded |= content
     return {key: recorded[key] for key in MEASURED if key in recorded}
 
 
@@ -184,5 +187,6 @@ def encoder_name(files: Run | None) -> str:
     """Name of the image encoder before training; of a folder what does not tell where this machine keeps it."""
     if files is None:
         return ENCODER
-    name = read_json(files.need("features.json"))["encoders"][ENCODER]
+    with files.opened("features.json") as content:
+        name = content["encoders"][ENCODER]
     return paths.portable(name) if Path(name).is_dir() else name

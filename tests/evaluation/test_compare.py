@@ -94,7 +94,7 @@ def test_a_run_that_left_nothing_says_so(tmp_path):
     ("file", "content", "said"),
     [
         ("reports/first/manifest.json", b"{", "manifest.json cannot be read"),
-        ("reports/first/manifest.json", b"[1]", "manifest.json cannot be read (it does not hold a JSON object)"),
+        ("reports/first/manifest.json", b"[1]", "manifest.json cannot be read"),
         ("reports/first/metrics.json", b"\xff\xfe", "metrics.json cannot be read"),
         ("runs/first/predictions.parquet", b"PAR1", "predictions.parquet cannot be read"),
         ("runs/first/concepts.json", b'{"meta_to_parent": 3}', "concepts.json cannot be read"),
@@ -106,7 +106,8 @@ def test_a_damaged_file_costs_a_sentence_and_nothing_else(root, file, content, s
     (root / file).write_bytes(content)
     runs = read(root, "first", "second")
     (problem,) = problems(runs)
-    assert problem.startswith(f"first: {said}")
+    assert problem.startswith(f"first: {said}") and "is damaged (" in problem
+    assert "make it again with: geocbm run" in problem
     assert problem.endswith("and is left out")
     differences(runs, n=50)
     assert set(learning_curves(runs)["run"]) == {"first", "second"}
@@ -122,7 +123,9 @@ def test_a_damaged_file_costs_a_sentence_and_nothing_else(root, file, content, s
 def test_predictions_of_another_form_cost_a_sentence(root, change, said):
     path = root / "runs" / "first" / "predictions.parquet"
     change(pd.read_parquet(path)).to_parquet(path)
-    assert problems(read(root, "first")) == [f"first: predictions.parquet cannot be read ({said}) and is left out"]
+    (problem,) = problems(read(root, "first"))
+    assert problem.startswith("first: predictions.parquet cannot be read (") and problem.endswith(") and is left out")
+    assert f"is damaged ({said}); make it again with: geocbm run --run first" in problem
 
 
 def test_scores_of_another_vocabulary_are_not_taken_for_concepts(root):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from geocbm.data.concepts import UNKNOWN, ConceptVocabulary
+from geocbm.data.concepts import UNKNOWN
 from geocbm.errors import MissingInputError, ParameterError, UserError
-from geocbm.files import lineage, read_json
+from geocbm.files import lineage, run_command
+from geocbm.files.stored import opened
 from geocbm.geodesy import KM_PER_DEGREE
 from geocbm.metrics import HEADLINES, error_km, geoscore, metric, places_of
 from geocbm.metrics.table import in_brackets
@@ -23,7 +24,6 @@ FARTHEST_KM = 180 * KM_PER_DEGREE
 """Half way round the Earth: the error of a missing answer, which no answer exceeds."""
 
 KEY = ["pano_id", "meta_name"]
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, UserError, zipfile.BadZipFile)
 _PLACES = ["true_lat", "true_lng", "lat", "lng", "cell", "true_cell"]
 
 Result = TypeVar("Result")
@@ -111,31 +111,35 @@ def overview(runs: Sequence[ComparedRun]) -> pd.DataFrame:
 def _read_run(report: Path, folder: Path, name: str) -> ComparedRun:
     found: list[str] = []
 
-    def attempt(path: Path, read: Callable[[Path], Result], otherwise: Result, absent: str = "") -> Result:
+    def attempt(path: Path, read: Callable[[Any], Result], otherwise: Result, absent: str = "") -> Result:
         if not path.exists():
             found.extend([absent] if absent else [])
             return otherwise
         try:
-            return read(path)
-        except _DAMAGE as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            reason = reason if isinstance(error, UserError) else reason[:120]  # its end is the remedy
-            found.append(f"{path.name} cannot be read ({reason}) and is left out")
+            if path.parent == folder and lineage.read_record(path):
+                Run(folder).need(path.name)  # only what was made from the run as it is now
+            with opened(path, partial(run_command, folder / path.name, "05")) as content:
+                return read(content)
+        except UserError as error:
+            found.append(f"{path.name} cannot be read ({str(error).splitlines()[0]}) and is left out")
             return otherwise
 
     nothing: dict[str, Any] = {}
-    manifest = attempt(report / "manifest.json", _mapping, nothing, "no manifest.json: its parameters are not known")
+    manifest = attempt(report / "manifest.json", dict, nothing, "no manifest.json: its parameters are not known")
     measured = attempt(report / "metrics.json", _numbers, nothing, "no metrics.json: it has no metrics")
     images = attempt(
-        folder / "predictions.parquet", _own(_images), None, "no predictions.parquet: Stage 2 has not run to its end"
+        folder / "predictions.parquet", _images, None, "no predictions.parquet: Stage 2 has not run to its end"
     )
-    metas: tuple[str, ...] = attempt(folder / "concepts.json", lambda path: ConceptVocabulary.load(path).metas, ())
+    metas: tuple[str, ...] = attempt(folder / "concepts.json", lambda content: tuple(content["metas"]), ())
     if images is not None and metas:
         without = images
         absent = "no concept_scores.npz: its concepts are not compared"
         scores = folder / "concept_scores.npz"
-        images = attempt(scores, _own(lambda path: _with_concepts(without, metas, path)), without, absent)
-    histories = [attempt(path, _history, pd.DataFrame()) for path in sorted(folder.glob("history_stage[012].parquet"))]
+        images = attempt(scores, lambda stored: _with_concepts(without, metas, stored["meta"]), without, absent)
+    histories = [
+        attempt(path, partial(_history, f"Stage {path.stem[-1]}"), pd.DataFrame())
+        for path in sorted(folder.glob("history_stage[012].parquet"))
+    ]
     if not any(len(history) for history in histories):
         found.append("no history of training: it has no learning curve")
     stages = manifest.get("stages")
@@ -152,31 +156,18 @@ def _read_run(report: Path, folder: Path, name: str) -> ComparedRun:
     )
 
 
-def _own(read: Callable[[Path], Result]) -> Callable[[Path], Result]:
-    """Read a file only where it was made from the run as it is now."""
-    return lambda path: read(Run(path.parent).need(path.name) if lineage.read_record(path) else path)
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError("it does not hold a JSON object")
-    return content
-
-
-def _numbers(path: Path) -> dict[str, Any]:
+def _numbers(content: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics that are numbers or intervals; others would break every table."""
     kept: dict[str, Any] = {}
-    for key, entry in _mapping(path).items():
+    for key, entry in content.items():
         parts = entry if isinstance(entry, dict) else {"value": entry}
         if "value" in parts and all(type(value) in (int, float) for value in parts.values()):
             kept[key] = entry
     return kept
 
 
-def _images(path: Path) -> pd.DataFrame:
+def _images(stored: pd.DataFrame) -> pd.DataFrame:
     """Predictions of the main mode, with what is right about them."""
-    stored = pd.read_parquet(path)
     missing = {*KEY, *_PLACES, "main"} - set(stored)
     if missing:
         raise ValueError(f"its column {min(missing)} is missing")
@@ -195,10 +186,8 @@ def _images(path: Path) -> pd.DataFrame:
     return images
 
 
-def _with_concepts(images: pd.DataFrame, metas: Sequence[str], path: Path) -> pd.DataFrame:
-    """Add the concept that Stage 1 names for each image."""
-    with np.load(path, allow_pickle=False) as stored:
-        scores = stored["meta"]  # (n_table, k_m)
+def _with_concepts(images: pd.DataFrame, metas: Sequence[str], scores: np.ndarray) -> pd.DataFrame:
+    """Add the concept that Stage 1 names for each image, by the scores `[n_table, k_m]`."""
     rows = images["row"].to_numpy()
     if scores.ndim != 2 or scores.shape[1] != len(metas) or rows.max() >= len(scores):
         raise ValueError(f"its shape is {scores.shape}, which does not fit the predictions")
@@ -208,13 +197,12 @@ def _with_concepts(images: pd.DataFrame, metas: Sequence[str], path: Path) -> pd
     return images.assign(named_meta=named, meta_right=np.where(label == UNKNOWN, np.nan, right))
 
 
-def _history(path: Path) -> pd.DataFrame:
+def _history(stage: str, history: pd.DataFrame) -> pd.DataFrame:
     """What was measured on validation in each epoch."""
-    history = pd.read_parquet(path)
     if not {"epoch", "val_loss"} <= set(history):
         raise ValueError("its column epoch or val_loss is missing")
     measured = [column for column in history if str(column).startswith("val_")]
-    return history[["epoch", *measured]].assign(stage=f"Stage {path.stem.removeprefix('history_stage')}")
+    return history[["epoch", *measured]].assign(stage=stage)
 
 
 FIRST_TABLE = (*HEADLINES, "stage2.acc_25km", "stage2.acc_200km", "stage2.acc_750km", "stage2.cell_top1")

@@ -12,7 +12,6 @@ import plotly.graph_objects as go
 from geocbm import data, plots, training
 from geocbm.data.concepts import UNKNOWN
 from geocbm.errors import ParameterError
-from geocbm.files import read_json
 from geocbm.files.progress import is_live
 from geocbm.run import Run, encoding, stages
 from geocbm.run.run import LABELS, Batch
@@ -110,7 +109,7 @@ class TrainingStep:
 def _stage0(run: Run, config: dict[str, Any]) -> PreparedStage:
     from geocbm.models.stage0 import Stage0Config
 
-    encoders = encoding.EncoderConfig(**read_json(run.need("features.json"))["encoders"])
+    encoders = encoding.read_encoders(run)
     encoder, vanilla = encoding.load_encoder(encoders.image_encoder), run.features("vanilla")
     return stages.prepare_stage0(run, Stage0Config(**config), encoders, encoder, vanilla)
 
