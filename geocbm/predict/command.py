@@ -278,7 +278,7 @@ class _Prediction:
             ],
         }
         if self.request.out is not None:
-            write_points(self.request.out, list(journal.entries(key for key in self.keys if key)))
+            write_points(self.request.out, journal.entries(key for key in self.keys if key))
         write_answers(journal, self.request.json_file, self.request.parquet, self.keys, summary)
 
 

@@ -178,22 +178,19 @@ def write_answers(
 
 def write_points(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Write answers as a table (.csv), or as points on a map (.geojson, RFC 7946: longitude before latitude)."""
-    rows = [_flat(entry) for entry in entries]
+    rows = (_flat(entry) for entry in entries)
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         if path.suffix.lower() == ".csv":
             writer = csv.DictWriter(stream, ["photo", "path", *FLAT])
             writer.writeheader()
             writer.writerows(rows)
             return
-        features = [
-            {
-                "type": "Feature",
-                "geometry": {"type": "Point", "coordinates": [row["lng"], row["lat"]]},
-                "properties": {name: value for name, value in row.items() if name not in ("lat", "lng")},
-            }
-            for row in rows
-        ]
-        json.dump({"type": "FeatureCollection", "features": features}, stream, ensure_ascii=False, indent=1)
+        stream.write('{"type": "FeatureCollection", "features": [')
+        for number, row in enumerate(rows):
+            point = {"type": "Point", "coordinates": [row.pop("lng"), row.pop("lat")]}
+            feature = {"type": "Feature", "geometry": point, "properties": row}
+            stream.write((",\n" if number else "\n") + json.dumps(feature, ensure_ascii=False))
+        stream.write("\n]}\n")
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:

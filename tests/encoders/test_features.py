@@ -185,7 +185,12 @@ def test_an_interrupted_encoding_is_resumed(pictures, tmp_path, capsys):
     assert encoder.n_encoded == N - 8
     assert "8 of them are there already" in capsys.readouterr().out
     torch.testing.assert_close(store.read_all("tokens"), directly(encoder, files)["tokens"], atol=2e-3, rtol=1e-3)
-    assert sorted(path.name for path in store.path.iterdir()) == ["manifest.json", "pooled.float16", "tokens.float16"]
+    assert sorted(path.name for path in store.path.iterdir()) == [
+        "digests.parquet",
+        "manifest.json",
+        "pooled.float16",
+        "tokens.float16",
+    ]
 
 
 def test_only_the_gaps_that_several_processes_left_are_encoded(pictures, tmp_path):
@@ -441,7 +446,7 @@ DAMAGES = (truncate, flip, put_a_folder, Path.unlink, *EMPTIED)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["pooled.float16", "tokens.float16", "manifest.json"])
+@pytest.mark.parametrize("name", ["pooled.float16", "tokens.float16", "manifest.json", "digests.parquet"])
 def test_a_damaged_store_counts_as_absent_and_is_made_again(pictures, tmp_path, name, damage):
     files, digests = pictures
     whole = encode_features(make_encoder(), files, digests, tmp_path, progress=False)
@@ -458,11 +463,22 @@ def test_a_damaged_store_counts_as_absent_and_is_made_again(pictures, tmp_path, 
     assert FeatureStore.open(again.path).n == N
 
 
-def test_a_store_without_checksums_is_opened_as_before(pictures, tmp_path):
+def test_digests_of_other_pictures_are_noticed(pictures, tmp_path):
+    files, digests = pictures
+    one, other = (encode_features(make_encoder(), files[:n], digests[:n], tmp_path, progress=False) for n in (5, 6))
+    assert "digests" not in read_json(one.path / "manifest.json")
+    (one.path / "digests.parquet").write_bytes((other.path / "digests.parquet").read_bytes())
+    with pytest.raises(DamagedError, match=r"digests\.parquet is that of another store"):
+        FeatureStore.open(one.path)
+
+
+def test_a_store_without_checksums_and_with_digests_in_its_manifest_is_opened_as_before(pictures, tmp_path):
     files, digests = pictures
     store = encode_features(make_encoder(), files, digests, tmp_path, progress=False)
     content = {name: each for name, each in read_json(store.path / "manifest.json").items() if name != "crc32"}
     del content["content_sha256"]
+    content["digests"] = digests
+    (store.path / "digests.parquet").unlink()
     write_json(store.path / "manifest.json", content)
     encoder = make_encoder()
     assert encode_features(encoder, files, digests, tmp_path, progress=False).n == N

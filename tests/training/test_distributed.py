@@ -153,7 +153,12 @@ def test_pictures_are_divided_among_the_processes(pair, tmp_path):
     (expected,) = (FeatureStore.open(path) for path in tmp_path.iterdir())
     for name in ("fresh", "begun"):
         (path,) = (pair.folder / name).iterdir()
-        assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "pooled.float16", "tokens.float16"]
+        assert sorted(file.name for file in path.iterdir()) == [
+            "digests.parquet",
+            "manifest.json",
+            "pooled.float16",
+            "tokens.float16",
+        ]
         store = FeatureStore.open(path)
         assert torch.equal(store.read_all("pooled"), expected.read_all("pooled"))
         assert torch.equal(store.read_all("tokens"), expected.read_all("tokens"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from geocbm.errors import DamagedError, MismatchError, MissingInputError, ParameterError
-from geocbm.files import sha256_text
+from geocbm.files import atomic_path
 from geocbm.files.stored import opened
 
 BYTES_PER_NUMBER = 2
@@ -24,8 +25,10 @@ DTYPE = "float16"
 _PART_BYTES = 8_000_000
 CHECKSUMS = "crc32"
 """Entry of a manifest: for each kind the checksums of its file, one for each `_BLOCK` of bytes."""
+DIGESTS = "digests.parquet"
+"""File with the content hash of each picture; as JSON that of millions would be hundreds of megabytes."""
 _BLOCK, _PIECE = 2**26, 2**20
-_READERS = 4
+_READERS, _DIGESTS_AT_ONCE = 4, 10_000
 _AGAIN = "delete the folder and encode the pictures again"
 
 Batches = Iterator[dict[str, np.ndarray]]
@@ -68,8 +71,14 @@ class FeatureStore:
         path = Path(path)
         if not (path / "manifest.json").is_file():
             raise MissingInputError(f"there is no finished feature store in '{path}'; encode the pictures first")
-        with opened(path / "manifest.json", f"encoding the pictures again, without the folder {path}") as manifest:
+        again = f"encoding the pictures again, without the folder {path}"
+        with opened(path / "manifest.json", again) as manifest:
+            if "digests" not in manifest:  # which stores of before had there
+                with opened(path / DIGESTS, again) as frame:
+                    manifest["digests"] = frame["image_sha256"].tolist()
             store = cls(path, manifest)
+            if store.key != _key(store.fingerprint, store.kinds, store.digests):
+                raise ValueError(f"{DIGESTS} is that of another store")
             sums = {kind: list(manifest[CHECKSUMS][kind]) for kind in store.kinds if CHECKSUMS in manifest}
             if store.key[:32] != path.name:
                 raise ValueError(f"it is that of the store {store.key[:32]}")
@@ -187,7 +196,7 @@ def manifest_of(
     A kind "hidden:N" has in `lower_fingerprints` that of what lies below the last N blocks.
     """
     return {
-        "key": sha256_text(json.dumps([fingerprint, sorted(shapes), DTYPE, list(digests)])),
+        "key": _key(fingerprint, shapes, digests),
         "dtype": DTYPE,
         "shapes": dict(shapes),
         "digests": list(digests),
@@ -196,11 +205,31 @@ def manifest_of(
     }
 
 
+def _key(fingerprint: str, kinds: Iterable[str], digests: Sequence[str]) -> str:
+    """Hash of all of it as JSON, of which only a part is in memory at a time."""
+    key = hashlib.sha256(json.dumps([fingerprint, sorted(kinds), DTYPE, []])[:-2].encode())
+    for start in range(0, len(digests), _DIGESTS_AT_ONCE):
+        part = json.dumps(list(digests[start : start + _DIGESTS_AT_ONCE]))[1:-1]
+        key.update(f"{', ' if start else ''}{part}".encode())
+    key.update(b"]]")
+    return key.hexdigest()
+
+
+def write_digests(path: Path, digests: Sequence[str]) -> None:
+    """Write the content hash of each picture into the folder of a store."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    with atomic_path(path / DIGESTS) as temporary:
+        parquet.write_table(pa.table({"image_sha256": digests}), temporary, write_page_checksum=True)
+
+
 def unique_rows(digests: Sequence[str]) -> tuple[np.ndarray, int]:
     """For each picture the number of its content in order of first appearance, and how many contents there are."""
-    numbers: dict[str, int] = {}
-    slots = np.fromiter((numbers.setdefault(digest, len(numbers)) for digest in digests), np.int64, len(digests))
-    return slots, len(numbers)
+    import pandas as pd
+
+    slots, contents = pd.factorize(np.array(digests, dtype=object))
+    return slots, len(contents)
 
 
 def n_bytes(shape: Sequence[int]) -> int:

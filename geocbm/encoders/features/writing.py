@@ -29,6 +29,7 @@ from geocbm.encoders.features.store import (
     manifest_of,
     n_bytes,
     unique_rows,
+    write_digests,
 )
 from geocbm.errors import MismatchError, MissingInputError, NoSpaceError, ParameterError, UserError, first_line
 from geocbm.files import SEAL, read_json, said_when_full, said_when_unwritable, write_json
@@ -166,7 +167,9 @@ def open_or_write(
 
     def finish() -> None:
         sums = {kind: checksums(file_of(path, kind)) for kind in shapes}
-        write_json(path / "manifest.json", {SEAL: "", CHECKSUMS: sums} | manifest)
+        write_digests(path, manifest["digests"])
+        described = {name: value for name, value in manifest.items() if name != "digests"}
+        write_json(path / "manifest.json", {SEAL: "", CHECKSUMS: sums} | described)
         for file in path.glob(_PROGRESS.format("*")):
             file.unlink(missing_ok=True)
 
