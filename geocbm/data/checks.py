@@ -263,7 +263,7 @@ def check_images(
     parts = np.array_split(distinct.to_numpy(dtype=object), min(len(distinct), _PARTS))
     with ThreadPoolExecutor() as pool:
         found = [each for part in pool.map(lambda part: list(map(inspect, part)), parts) for each in part]
-    digests, trouble = (np.array(each, dtype=object)[number] for each in zip(*found, strict=True))
+    digests, trouble = (np.array([each[part] for each in found], dtype=object)[number] for part in (0, 1))
     stray = Problem(
         "the image lies outside of the table's folder",
         paths[trouble == _OUTSIDE].to_dict(),

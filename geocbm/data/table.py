@@ -42,7 +42,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 SEVERAL = "concepts"
 """Name of the column that may hold several concepts."""
 LARGEST_FIELD = 2**27
-_ROWS_AT_ONCE = 20_000  # of a file, as lists of Python's texts
+_ROWS_AT_ONCE = 5_000  # of a file, as lists of Python's texts
 _HIDDEN = (
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
