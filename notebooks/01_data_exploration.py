@@ -161,7 +161,7 @@ nb.show_image(
 # construction, and concepts that occur there alone cannot be named.
 
 # %%
-data.require_test_split(splits, training_only)
+data.require_test_split(splits, training_only, table)
 parts = {name: table.iloc[rows] for name, rows in data.split_rows(splits, table).items()}
 sizes = pd.DataFrame({name: {"rows": len(part), **known.loc[part.index].nunique()} for name, part in parts.items()}).T
 sizes.insert(1, "share", (sizes["rows"] / len(table)).round(3))

@@ -79,7 +79,7 @@ blocks = metrics.spatial_blocks(lat, lng)
 n_blocks = blocks.max() + 1
 drawn = np.random.default_rng(seed).multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=bootstrap)  # (n, B)
 means = np.sort((drawn @ np.bincount(blocks, score)) / (drawn @ np.bincount(blocks)))  # (n,)
-tail = norm.sf(t.ppf(0.975, n_blocks - 1) * np.sqrt(n_blocks / (n_blocks - 1)))
+tail = norm.sf(t.ppf(0.975, n_blocks - 1) * np.sqrt(n_blocks / (n_blocks - 1))) if n_blocks > 1 else 0.0
 ends = means[int(np.floor(tail * (bootstrap - 1)))], means[int(np.ceil((1 - tail) * (bootstrap - 1)))]
 
 by_package = metrics.Resamples(blocks, bootstrap, seed).estimate(score)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data.concepts import GUESSED, UNKNOWN
-from geocbm.errors import MismatchError, ParameterError, did_you_mean
+from geocbm.errors import MismatchError, ParameterError, cut_middle, did_you_mean
 from geocbm.files import remake_advice, run_command, write_json
 from geocbm.files.stored import opened
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian, spatial_blocks
@@ -234,13 +234,25 @@ def make_splits(
     return {name: names[np.unique(own)].tolist() for name, own in members.items()}
 
 
-def require_test_split(splits: Mapping[str, Sequence[str]], training_only: bool = False) -> None:
-    """Raise `ParameterError` when val or test is empty, unless the run is to train and no more."""
+def require_test_split(
+    splits: Mapping[str, Sequence[str]], training_only: bool = False, table: pd.DataFrame | None = None
+) -> None:
+    """Raise `ParameterError` when val or test is empty, unless the run is to train and no more.
+
+    So it is with a `table` of one concept in one country: no page from 06 on has anything to tell apart.
+    """
     empty = [name for name in ("val", "test") if not splits[name]]
     if empty and not training_only:
         raise ParameterError(
             f"The {' and the '.join(empty)} split would be empty: concepts are too rare to spare an image. Give a "
             "table with at least three images of a concept, or set training_only=True for a run that nothing measures."
+        )
+    if table is not None and not training_only and table[["meta_name", "country"]].nunique().max() == 1:
+        concept, country = (cut_middle(str(table[name].iloc[0]), 60) for name in ("meta_name", "country"))
+        raise ParameterError(
+            f"All rows show one concept ({concept!r}) in one country ({country!r}): pages 06 to 09 have nothing to "
+            "tell apart. Give a table with a second concept or country, or set training_only=True for a run that "
+            "nothing measures."
         )
 
 

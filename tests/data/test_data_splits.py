@@ -287,3 +287,13 @@ def test_a_run_without_a_test_split_must_say_so():
         require_test_split(splits | {"val": []})
     require_test_split(splits, training_only=True)
     require_test_split(splits | {"test": ["c"]})
+
+
+def test_one_concept_in_one_country_is_nothing_to_measure():
+    splits = {"train": ["a"], "val": ["b"], "test": ["c"]}
+    alike = pd.DataFrame({"meta_name": ["pole"] * 3, "country": ["France"] * 3})
+    with pytest.raises(ParameterError, match=r"one concept \('pole'\) in one country \('France'\)"):
+        require_test_split(splits, table=alike)
+    require_test_split(splits, training_only=True, table=alike)
+    for other in ({"meta_name": ["pole", "pole", "sign"]}, {"country": ["France", "Peru", "France"]}):
+        require_test_split(splits, table=alike.assign(**other))
