@@ -247,7 +247,9 @@ def require_test_split(
             f"The {' and the '.join(empty)} split would be empty: concepts are too rare to spare an image. Give a "
             "table with at least three images of a concept, or set training_only=True for a run that nothing measures."
         )
-    if table is not None and not training_only and table[["meta_name", "country"]].nunique().max() == 1:
+    if table is None or training_only or (table["meta_name"] == UNKNOWN).any():
+        return
+    if table[["meta_name", "country"]].nunique().max() == 1:
         concept, country = (cut_middle(str(table[name].iloc[0]), 60) for name in ("meta_name", "country"))
         raise ParameterError(
             f"All rows show one concept ({concept!r}) in one country ({country!r}): pages 06 to 09 have nothing to "
