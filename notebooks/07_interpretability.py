@@ -106,8 +106,8 @@ steps = []
 for k in (0, *faithfulness.patch_counts(model.n_patches, "tokens")):
     kept = np.sort(order[k:])
     with torch.inference_mode():
-        said = stage1(pooled, tokens[:, kept])
-        scores = torch.cat([said.meta_logits.softmax(-1), said.parent_logits.softmax(-1)], dim=1)  # (1, k_m + k_p)
+        said = stage1(pooled, tokens[:, kept]).probabilities()
+        scores = torch.cat([said["meta_probabilities"], said["parent_probabilities"]], dim=1)  # (1, k_m + k_p)
         p = linear.head(scores, tokens[:, kept]).cell_logits.softmax(-1)[0, cell]
     np.testing.assert_allclose(p, answer(np.array([0]), kept[None])[faithfulness.LINEAR][0], rtol=1e-4)
     steps.append({"patches removed": k, metas[meta]: float(scores[0, meta]), "true cell": float(p)})
