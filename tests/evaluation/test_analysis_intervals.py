@@ -28,7 +28,7 @@ def with_interval(figure: dict[str, float]) -> float:
 
 def run(**values: object) -> SimpleNamespace:
     rows = {"train": ROWS[:20], "val": ROWS[20:], "test": ROWS}
-    return SimpleNamespace(lat=LAT, lng=LNG, rows=rows, **values)
+    return SimpleNamespace(lat=LAT, lng=LNG, rows=rows, labelled=lambda chosen: chosen, **values)
 
 
 def test_places_by_hand() -> None:

@@ -106,7 +106,7 @@ def use(data: str) -> Seen:
             seen[name] = ("notes", json.dumps(value)) if name == "answer" else ("value", text)
         except UserError as problem:
             seen[name] = ("refused", str(problem))
-        except Exception as error:
+        except Exception as error:  # what must never come out
             seen[name] = ("foreign", f"{type(error).__name__}: {error}")
     return seen
 

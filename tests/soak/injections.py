@@ -240,7 +240,6 @@ def recording(calls: dict[str, list[Call]]) -> Iterator[None]:
 def calls_of_tests(calls: dict[str, list[Call]]) -> None:
     """Let the tests of the figure functions that need no fixture call them."""
     folder = Path(tiny_run.__file__).parent
-    sys.path.insert(0, str(folder))
     modules = [importlib.import_module(f"tests.plots.{file.stem}") for file in sorted(folder.glob("plots/test_*.py"))]
     with recording(calls):
         for module in modules:
@@ -277,7 +276,7 @@ def calls_of_other_tests(calls: dict[str, list[Call]], folder: Path) -> None:
     environment = os.environ | {CALLS: str(folder / "calls"), "PYTHONPATH": str(root.parent)}
     subprocess.run(command, cwd=root.parent, env=environment, capture_output=True, timeout=900)
     for content in pickle.loads((folder / "calls").read_bytes()) if (folder / "calls").exists() else []:
-        with suppress(Exception):
+        with suppress(Exception):  # what cannot be taken along is no call
             name, args, more = pickle.loads(content)
             calls.setdefault(name, []).append((getattr(plots, name), args, more))
 
@@ -318,7 +317,7 @@ def _drawn(function: Callable[..., Any], args: tuple[Any, ...], more: dict[str, 
     """What is wrong with what a function draws of hostile arguments; None where it refuses them."""
     try:
         drawn = function(*args, **more)
-    except Exception:
+    except Exception:  # whatever it is, nothing was drawn
         return None
     return wrong_in_figure(drawn) if isinstance(drawn, go.Figure) else ""
 

@@ -49,7 +49,7 @@ def look(path: str) -> dict[str, Any]:
         photo = read_photograph(path)
     except UserError as problem:
         found: dict[str, Any] = {"problem": str(problem)}
-    except Exception as error:
+    except Exception as error:  # what must never come out
         return {"wrong": f"{type(error).__name__}: {error}"}
     else:
         found = {"pixels": np.asarray(photo.picture), "notes": photo.notes, "place": photo.own_place}
@@ -60,7 +60,7 @@ def look(path: str) -> dict[str, Any]:
     except UserError as problem:
         if "problem" not in found:
             found["wrong"] = f"the door of tables refuses it: {problem}"
-    except Exception as error:
+    except Exception as error:  # what must never come out
         found["wrong"] = f"{type(error).__name__}: {error}"
     _, trouble = inspect_image(Path(path))
     if bool(trouble) != ("problem" in found):

@@ -53,7 +53,12 @@ def test_an_interrupt_while_libraries_are_imported_is_no_traceback(tmp_path: Pat
     (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     ended = subprocess.run(
-        [sys.executable, "-m", "geocbm", "list"], cwd=ROOT, env=environment, capture_output=True, timeout=60
+        [sys.executable, "-m", "geocbm", "list"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
 

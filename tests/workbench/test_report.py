@@ -149,7 +149,10 @@ def test_every_page_of_a_run_says_that_its_concepts_are_guessed(run: Path, repor
 
 def test_a_run_that_has_recorded_nothing_is_asked_for_its_table(run: Path, reports: Path, tmp_path: Path) -> None:
     assert site.banner(run) == ""  # there is no table yet
-    table = pd.DataFrame({"pano_id": ["a"], "image_path": ["a.jpg"]})
+    texts = dict.fromkeys(
+        ("pano_id", "image_path", "meta_name", "parent_concept", "country", "note", "image_sha256"), "a"
+    )
+    table = pd.DataFrame([texts | {"lat": 1.0, "lng": 2.0}])
     table.attrs = {"simulated": True}
     (tmp_path / "data" / "runs" / "smoke").mkdir(parents=True)
     tables.save_table(table, tmp_path / "data" / "runs" / "smoke" / "table.parquet")

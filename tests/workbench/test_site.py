@@ -77,7 +77,7 @@ def test_dates_are_in_words_and_utc(tmp_path: Path) -> None:
 
 def test_templates_escape_what_they_print() -> None:
     row = {"run": "<b>", "href": "x", "date": "", "profile": "", "stages": 1, "failed": [], "figures": []}
-    row |= {"simulated": False, "warning": ""}
+    row |= {"simulated": False, "guessed": False, "warning": ""}
     page = html.template("site.html.j2").render(
         title="R", run="", assets="_assets", runs=[row], columns=[], simulated=""
     )

@@ -1,6 +1,6 @@
 """What guessed labels are worth: held against the truth of a simulated world, and against labels in places found.
 
-    python -m benchmarks.guessed_labels [RUN]
+    python -m tools.guessed_labels [RUN]
 
 RUN is a finished run of a simulated world with labels. Its pictures are labelled again by guesses (notebook 01's
 defaults), on its splits and cells, and stages 0 to 2 are trained with its settings. Differences are paired by picture.
