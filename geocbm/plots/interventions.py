@@ -60,8 +60,8 @@ def contribution_bars(explanations: Sequence[Any], title: str = "") -> go.Figure
     room = 0.04 * (high - low)
     fig.update_yaxes(autorange="reversed")
     fig.update_xaxes(zeroline=True, zerolinecolor=INK, zerolinewidth=1, range=[low - room, high + room])
-    first, method = explanations[0], explanations[0].method
-    fig.update_xaxes(title_text=f"what it adds to the {first.quantity} ({method})", row=len(panels), col=1)
+    first, method = explanations[0], escape(explanations[0].method)
+    fig.update_xaxes(title_text=f"what it adds to the {escape(first.quantity)} ({method})", row=len(panels), col=1)
     largest = panels[0].iloc[0]
     alt = (
         f"Bars of the contributions ({method}) of concepts to {plural(len(panels), 'answer')}. For {first.target} the "
