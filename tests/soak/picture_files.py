@@ -272,7 +272,7 @@ def located(rng: random.Random) -> Case:
         "unknown": {2: [(0, 0)] * 3, 4: [(0, 0)] * 3},
         "61 minutes": {2: [(10, 1), (61, 1), (0, 1)]},
         "four parts": {4: [(1, 1)] * 4},
-        "text": {2: "<script>alert(1)</script>"},
+        "text": {1: "<script>alert(1)</script>"},
         "endless": {2: [(4_294_967_295, 1)] * 3},
     }
     kind = rng.choice(list(odd))
