@@ -3,10 +3,9 @@
 import signal
 import sys
 
+# While libraries are imported nothing could say an interrupt in one sentence.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # while libraries are imported nothing says an interrupt in one sentence
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from geocbm.cli import main
 

@@ -43,7 +43,7 @@ GUESSED = "guessed"
 """Attribute of a table whose labels were guessed, and by what; and its column with all names that a picture got."""
 GUESSED_BANNER = (
     "Guessed concepts: nobody labelled the pictures of this run. What they show was guessed from how like pictures and "
-    "words are to an encoder, and figures on concepts count against these guesses, unless they say otherwise."
+    "words are to an encoder, and metrics on concepts count against these guesses, unless they say otherwise."
 )
 
 

@@ -17,10 +17,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from geocbm.files import sha256_file, write_json
-from tests.soak.trial import Trial
+from tests.soak.trial import Elsewhere, Lost, Trial
 from tests.tiny_models import save_model
 from tests.tiny_run import train_tiny_run
 
@@ -129,29 +126,17 @@ def _limited() -> None:
     os.dup2(devnull, 2)
 
 
-class User:
-    """Uses runs in another process, which a file may end."""
+class User(Elsewhere):
+    """Uses runs in another process."""
 
     def __init__(self) -> None:
-        self.pool: ProcessPoolExecutor | None = None
+        super().__init__(use, SECONDS, _limited)
 
-    def __call__(self, data: Path) -> Seen:
-        self.pool = self.pool or ProcessPoolExecutor(1, get_context("spawn"), _limited)
+    def __call__(self, path: Path) -> Seen:
         try:
-            return self.pool.submit(use, str(data)).result(timeout=SECONDS)
-        except BrokenProcessPool:
-            self.pool = None
-            return {"answer": ("foreign", "the process died")}
-        except TimeoutError:
-            self.close()
-            return {"answer": ("foreign", f"no end within {SECONDS} seconds")}
-
-    def close(self) -> None:
-        if self.pool is not None:
-            for process in list((self.pool._processes or {}).values()):
-                process.kill()
-            self.pool.shutdown(wait=True, cancel_futures=True)
-            self.pool = None
+            return super().__call__(path)
+        except Lost as reason:
+            return {"answer": ("foreign", str(reason))}
 
 
 Damage = Callable[[Path, random.Random], bool]

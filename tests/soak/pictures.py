@@ -16,9 +16,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ from geocbm.data.checks import inspect_image
 from geocbm.data.images.photographs import open_picture, read_photograph
 from geocbm.errors import UserError
 from tests.soak.picture_files import KINDS, Case
-from tests.soak.trial import Trial
+from tests.soak.trial import Elsewhere, Lost, Trial
 from tests.tiny_models import save_model
 from tests.tiny_run import train_tiny_run
 
@@ -68,29 +65,17 @@ def look(path: str) -> dict[str, Any]:
     return found
 
 
-class Looker:
-    """Looks at files in another process, which a file may end."""
+class Looker(Elsewhere):
+    """Looks at files in another process."""
 
     def __init__(self) -> None:
-        self.pool: ProcessPoolExecutor | None = None
+        super().__init__(look, 60)
 
     def __call__(self, path: Path) -> dict[str, Any]:
-        self.pool = self.pool or ProcessPoolExecutor(1, get_context("spawn"))
         try:
-            return self.pool.submit(look, str(path)).result(timeout=60)
-        except BrokenProcessPool:
-            self.pool = None
-            return {"wrong": "the process that read it died"}
-        except TimeoutError:
-            self.close()
-            return {"wrong": "it was not read within a minute"}
-
-    def close(self) -> None:
-        if self.pool is not None:
-            for process in list((self.pool._processes or {}).values()):
-                process.kill()
-            self.pool.shutdown(wait=False, cancel_futures=True)
-            self.pool = None
+            return super().__call__(path)
+        except Lost as reason:
+            return {"wrong": str(reason)}
 
 
 def judge(case: Case, found: dict[str, Any]) -> str:

@@ -8,8 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from tests.tiny_project import make_project
 
@@ -186,3 +191,41 @@ def two_pages(folder: Path) -> Project:
     make_project(folder)
     (folder / "notebooks" / "params" / f"{PROFILE}.yaml").write_text('"01":\n  seconds: 1.0\n')
     return Project(folder)
+
+
+class Lost(Exception):
+    """A call in another process came to no end, and why."""
+
+
+class Elsewhere:
+    """Calls a function with a path in another process, which a file may end.
+
+    Args:
+        work: the function, of a module.
+        seconds: that a call may take.
+        prepare: called once in each new process.
+    """
+
+    def __init__(self, work: Callable[[str], Any], seconds: float, prepare: Callable[[], None] | None = None) -> None:
+        self.work, self.seconds, self.prepare = work, seconds, prepare
+        self.pool: ProcessPoolExecutor | None = None
+
+    def __call__(self, path: Path) -> Any:
+        """What the function returns; `Lost` where its process died or took too long."""
+        self.pool = self.pool or ProcessPoolExecutor(1, get_context("spawn"), self.prepare)
+        try:
+            return self.pool.submit(self.work, str(path)).result(timeout=self.seconds)
+        except BrokenProcessPool:
+            self.pool = None
+            raise Lost("the process died") from None
+        except TimeoutError:
+            self.close()
+            raise Lost(f"no end within {self.seconds} seconds") from None
+
+    def close(self) -> None:
+        """End the process."""
+        if self.pool is not None:
+            for process in list((self.pool._processes or {}).values()):
+                process.kill()
+            self.pool.shutdown(wait=True, cancel_futures=True)
+            self.pool = None
