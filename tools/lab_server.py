@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -101,7 +102,7 @@ def lab_server(folder: Path) -> Iterator[Lab]:
     }
     environment.pop("GEOCBM_RUN", None)
     command = ["-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={project}"]
-    command += ["--LabApp.expose_app_in_browser=True"]
+    command += ["--LabApp.expose_app_in_browser=True", *_port_of_its_own()]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen([sys.executable, *command], cwd=project, env=environment, stdout=log, stderr=log)
     try:
@@ -109,6 +110,13 @@ def lab_server(folder: Path) -> Iterator[Lab]:
     finally:
         server.terminate()
         server.wait(30)
+
+
+def _port_of_its_own() -> list[str]:
+    """Options of a free port: of two servers that start at once and search from 8888, both may take 8888."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return [f"--ServerApp.port={free.getsockname()[1]}", "--ServerApp.port_retries=0"]
 
 
 def _address(folder: Path, server: subprocess.Popen[bytes]) -> tuple[str, str]:
