@@ -293,7 +293,7 @@ def _normalise(rows: pd.DataFrame) -> list[str]:
             listed = cut_middle(", ".join(f"U+{ord(letter):04X}" for letter in kinds))
             notices.append(f"{printable(column)}: {listed} (not to be seen) removed in {own.sum():,} rows")
             rows.loc[own, column] = rows[column][own].str.replace(_HIDDEN, "", regex=True)
-    for column in SCHEMA:
+    for column in [*SCHEMA, *rows.columns.difference(SCHEMA)]:
         before = rows[column]
         after = before.str.strip()
         if column in checks.NAME_COLUMNS:
@@ -302,7 +302,7 @@ def _normalise(rows: pd.DataFrame) -> list[str]:
                 after, {name: unicodedata.normalize("NFC", " ".join(name.split())) for name in after.unique()}
             )
         changed = int((before != after).sum())
-        if changed and column not in ("lat", "lng", "note"):
+        if changed and column in SCHEMA and column not in ("lat", "lng", "note"):
             notices.append(f"{column}: surrounding or repeated space, or split accents, normalised in {changed} rows")
         rows[column] = after
     # Two spellings of a country would be two countries with cells of their own.

@@ -57,9 +57,10 @@ def problems_of(path, **settings) -> list[str]:
 def test_good_table(folder):
     rows = good_rows()
     rows[0]["lat"] = "0.0"
-    rows = [{**row, "extra": "7"} for row in rows]
+    rows = [{**row, "extra": " 7 "} for row in rows]
     table = load_table(write(folder, rows))
     assert list(table.columns) == [*SCHEMA, "extra", "image_sha256"]
+    assert set(table["extra"]) == {"7"}
     assert table["pano_id"].tolist() == ["000", "001", "002", "003", "004", "005"]
     assert table["lat"].iloc[0] == 0.0 and table["lat"].dtype == np.float64
     assert table["note"].iloc[0] == "<b>a note,\nof two lines</b>"
