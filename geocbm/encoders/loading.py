@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,9 @@ def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
             output_loading_info=True,
             **attention,
         )
+    # In memory of their own: a mapped file may change, and where it has them may change the last digits of an answer.
+    for tensor in chain(model.parameters(), model.buffers()):
+        tensor.data = tensor.data.clone()
     weights = model.state_dict()
     if lost := next((name for name, tensor in weights.items() if tensor.isnan().any()), None):
         raise ParameterError(f"the encoder '{folder.name}' has weights that are not numbers: {lost!r}; fetch it again")

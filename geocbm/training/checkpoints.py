@@ -160,7 +160,12 @@ def load_checkpoint(
     if expected != sha256_file(path):
         found = f"{path} is not the file that {described.name} describes"
         raise MismatchError(f"{found}; make both again with `{command_of(made_by)}`")
-    return load_file(str(path)), metadata
+    return _own_tensors(path), metadata
+
+
+def _own_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors in memory of their own: a mapped file may change, and where it has them may change the last digits."""
+    return {name: value.clone() for name, value in load_file(path).items()}
 
 
 def read_config(
@@ -277,7 +282,7 @@ class ResumeFile:
     def restore(self, content: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
         """Put weights and the optimiser's moments back, and give the state that `read` found as `content`."""
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
-        for name, value in load_file(self.path).items():
+        for name, value in _own_tensors(self.path).items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value
         moments: dict[int, dict[str, Tensor]] = {}

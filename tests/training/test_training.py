@@ -143,6 +143,16 @@ def test_a_checkpoint_comes_back_and_nothing_else_is_left(tmp_path):
     assert torch.equal(fresh(X), model(X))
 
 
+def test_a_checkpoint_that_was_read_no_longer_depends_on_its_file(tmp_path):
+    out = tmp_path / "a.safetensors"
+    run(line(), out=out)
+    tensors, _ = load_checkpoint(out, "")
+    before = {name: value.clone() for name, value in tensors.items()}
+    out.write_bytes(bytes(out.stat().st_size))
+    assert all(torch.equal(tensors[name], value) for name, value in before.items())
+    assert {value.data_ptr() % 64 for value in tensors.values()} == {0}
+
+
 def test_frozen_parameters_stay_out_of_the_checkpoint(tmp_path):
     model = line()
     model[0].requires_grad_(False)
