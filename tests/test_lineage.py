@@ -16,7 +16,8 @@ from geocbm.data.concepts import ConceptVocabulary
 from geocbm.errors import MismatchError, UserError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation.uncertainty.assessment import read_cell_scores
-from geocbm.files import lineage, owners, read_json, sha256_file, write_json
+from geocbm.files import SEAL, lineage, owners, read_json, sha256_file, write_json
+from geocbm.files.stored import save_frame
 from geocbm.predict import GeoCBM
 from geocbm.run import encoding, stages
 
@@ -78,7 +79,7 @@ def whole_run(copied_run: TinyRun) -> TinyRun:
     stages.make_refiner(files, features).save(files.path(name), files.made_from(name))
     places = pd.read_parquet(files.path("predictions.parquet"))
     places.attrs["made_from"] = files.made_from("predictions.parquet", "stage2_concept_only", "stage2_recipe_x")
-    places.to_parquet(files.path("predictions.parquet"))
+    save_frame(files.path("predictions.parquet"), places)
     return copied_run
 
 
@@ -207,7 +208,7 @@ def drop_records(run: TinyRun, *names: str) -> None:
             write_json(path, {key: value for key, value in read_json(path).items() if key != "made_from"})
         elif path.suffix == ".npz":
             with np.load(path) as stored:
-                kept = {key: stored[key] for key in stored if key != "made_from"}
+                kept = {key: stored[key] for key in stored if key not in ("made_from", SEAL)}
             np.savez(path, **kept)
         elif path.suffix == ".safetensors":
             save_file(load_file(path), path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from geocbm.errors import DamagedError, MismatchError, MissingInputError
 from geocbm.evaluation.methods import stored_predictions
 from geocbm.evaluation.uncertainty.assessment import read_cell_scores
 from geocbm.files import read_json, sealed, sha256_file, write_json
-from geocbm.files.stored import opened, save_tensors
+from geocbm.files.stored import opened, save_arrays, save_frame, save_tensors
+from geocbm.run.files import RunFiles
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -61,6 +63,45 @@ DAMAGES = {
     "long header": lambda content: b"\xff" * 8 + content[8:],
     "flipped": lambda content: flipped(content, 0.3),
 }
+
+
+FRAME = pd.DataFrame(
+    {"lat": [1.5, np.nan], "row": [3, 1], "main": [True, False], "country": ["Åland", "Chad"], "mode": ["both", None]}
+)
+CHANGES = {
+    "a value": lambda content: content["lat"].__setitem__(0, np.nan),
+    "a text": lambda content: content["country"].__setitem__(1, "Peru"),
+    "an entry less": lambda content: content.pop("row"),
+    "an entry more": lambda content: content.__setitem__("more", content["row"]),
+}
+
+
+@pytest.mark.parametrize("change", [None, *CHANGES])
+def test_a_file_that_was_written_anew_with_other_content_is_damaged(tmp_path, change):
+    frame, arrays = (
+        FRAME.copy(),
+        {"lat": np.array([1.5, 2]), "row": np.arange(2), "country": np.array(["Åland", "Chad"])},
+    )
+    frame.attrs["made_from"] = {"table": "1"}
+    save_frame(tmp_path / "x.parquet", frame)
+    save_arrays(tmp_path / "x.npz", arrays)
+    assert frame.attrs == {"made_from": {"table": "1"}}
+    stored, kept = pd.read_parquet(tmp_path / "x.parquet"), dict(np.load(tmp_path / "x.npz"))
+    columns = {name: stored[name].to_numpy(copy=True) for name in stored}
+    if change:
+        CHANGES[change](columns)
+        CHANGES[change](kept)
+    changed = pd.DataFrame(columns)
+    changed.attrs = stored.attrs
+    changed.to_parquet(tmp_path / "x.parquet", write_page_checksum=True)
+    np.savez(tmp_path / "x.npz", **kept)
+    for name in ("x.parquet", "x.npz"):
+        if change is None:
+            with opened(tmp_path / name, "never") as content:
+                assert set(content) == set(FRAME if name == "x.parquet" else arrays)
+            continue
+        with pytest.raises(DamagedError, match="changed since it was written"), opened(tmp_path / name, "never"):
+            pass
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -143,6 +184,9 @@ def test_a_file_in_the_place_of_one_that_it_was_made_from_is_refused(copied_run)
     save_tensors(copied_run.folder / "prototypes.safetensors", tensors, {"made_from": json.dumps({"stage0": "x"})})
     with pytest.raises(MismatchError, match=r"made from itself; make it again with: geocbm run .* --from 03"):
         copied_run.files.need("prototypes.safetensors")
+    shutil.copy(copied_run.folder / "cell_scores.npz", copied_run.folder / "geocells.npz")
+    with pytest.raises(MismatchError, match=r"^geocells\.npz .* from stage2\.safetensors, which is made from it.* 02$"):
+        RunFiles(copied_run.folder).need("stage2.safetensors")
 
 
 def test_numbers_that_are_none_are_damage(copied_run):
@@ -151,12 +195,12 @@ def test_numbers_that_are_none_are_damage(copied_run):
     attributes = dict(table.attrs)
     table.loc[3, "lat"] = np.nan
     table.attrs = attributes
-    table.to_parquet(run / "predictions.parquet")
+    save_frame(run / "predictions.parquet", table)
     with pytest.raises(DamagedError, match=r"predictions\.parquet is damaged \(it holds places that are not numbers"):
         stored_predictions(copied_run.files)
     scores = dict(np.load(run / "cell_scores.npz"))
     scores["val_logits"][0, 0] = np.nan
-    np.savez(run / "cell_scores.npz", **scores)
+    save_arrays(run / "cell_scores.npz", scores)
     with pytest.raises(MismatchError, match=r"cell_scores\.npz of run 'tiny' holds scores that are not numbers"):
         read_cell_scores(copied_run.files)
 

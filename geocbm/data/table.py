@@ -293,7 +293,7 @@ def _normalise(rows: pd.DataFrame) -> list[str]:
             listed = cut_middle(", ".join(f"U+{ord(letter):04X}" for letter in kinds))
             notices.append(f"{printable(column)}: {listed} (not to be seen) removed in {own.sum():,} rows")
             rows.loc[own, column] = rows[column][own].str.replace(_HIDDEN, "", regex=True)
-    for column in [*SCHEMA, *rows.columns.difference(SCHEMA)]:
+    for column in [*SCHEMA, *rows.columns.difference(list(SCHEMA))]:
         before = rows[column]
         after = before.str.strip()
         if column in checks.NAME_COLUMNS:

@@ -164,8 +164,8 @@ def stored_predictions(run: Run) -> dict[str, pd.DataFrame]:
     with run.opened("predictions.parquet") as stored:
         if not np.isfinite(stored[["lat", "lng", "true_lat", "true_lng"]]).all(axis=None):
             raise ValueError("it holds places that are not numbers")
-    others = stored.loc[~stored["main"], "mode"].unique()
-    by_mode = {"": stored[stored["main"]]} | {mode: stored[stored["mode"] == mode] for mode in others}
+        others = stored.loc[~stored["main"], "mode"].unique()
+        by_mode = {"": stored[stored["main"]]} | {mode: stored[stored["mode"] == mode] for mode in others}
     test = run.rows["test"]
     names = run.table["pano_id"].iloc[test].tolist()
     found = {}

@@ -1,8 +1,8 @@
 """Stored files: the one door through which the files of a run are read, and how they are written for it.
 
-Damage is noticed by a seal, the digest of the content in the file itself (JSON, safetensors), by the checksums of an
-archive (npz) or of the pages (parquet). A checkpoint has its digest in the JSON beside it. Files of before there were
-seals are read without.
+Damage is noticed by a seal, the digest of the content in the file itself, and by the checksums of an archive (npz) or
+of the pages (parquet). A checkpoint has its digest in the JSON beside it. Files of before there were seals are read
+without.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+_CHANGED = "it was changed since it was written"
 _METADATA = "geocbm"
 """The only entry of a header's metadata, JSON: the format writes several in a random order."""
 
@@ -82,6 +83,42 @@ def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: 
         save_file(held, temporary, {_METADATA: json.dumps(noted, sort_keys=True)})
 
 
+def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as a sealed and compressed npz; a seal among them is made anew."""
+    import numpy as np
+
+    bare = {name: value for name, value in arrays.items() if name != SEAL}
+    np.savez_compressed(path, **bare, **{SEAL: np.asarray(_seal(bare))})  # type: ignore[arg-type]
+
+
+def save_frame(path: str | Path, frame: pd.DataFrame) -> None:
+    """Write a frame and its `attrs` as sealed parquet; a seal in them is made anew."""
+    sealed_frame = frame.copy(deep=False)
+    sealed_frame.attrs = frame.attrs | {SEAL: _seal(_content(frame))}
+    sealed_frame.to_parquet(path, write_page_checksum=True)
+
+
+def _content(frame: pd.DataFrame) -> dict[str, Any]:
+    attributes = json.dumps({name: value for name, value in frame.attrs.items() if name != SEAL}, sort_keys=True)
+    return {f"column {name}": frame[name].to_numpy() for name in frame} | {"attributes": attributes}
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """Digest of the names, types, shapes and values of arrays of numbers and texts."""
+    import hashlib
+
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for name, value in sorted(content.items()):
+        array = np.asarray(value)
+        of_text = array.dtype.kind in "OU"
+        digest.update(f"\0{name} {'text' if of_text else array.dtype.str} {array.shape}\0".encode())
+        texts = "\0".join("" if text is None else str(text) for text in array.ravel()) if of_text else ""
+        digest.update(texts.encode("utf-8", "surrogatepass") if of_text else array.tobytes())
+    return digest.hexdigest()
+
+
 def own_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """What `save_tensors` noted, out of the metadata in a file's header; of older files all of it."""
     return dict(json.loads(metadata[_METADATA])) if _METADATA in metadata else dict(metadata)
@@ -101,7 +138,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"it holds {type(content).__name__} instead of an object")
     if SEAL in content and content != sealed(content):
-        raise ValueError("it was changed since it was written")
+        raise ValueError(_CHANGED)
     return content
 
 
@@ -109,7 +146,11 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     import numpy as np
 
     with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+        arrays = {name: stored[name] for name in stored.files}
+    seal = arrays.pop(SEAL, None)
+    if seal is not None and str(seal) != _seal(arrays):
+        raise ValueError(_CHANGED)
+    return arrays
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -119,14 +160,18 @@ def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         metadata = own_metadata(stored.metadata() or {})
     if SEAL in metadata and metadata[SEAL] != _tensor_seal(tensors, metadata):
-        raise ValueError("it was changed since it was written")
+        raise ValueError(_CHANGED)
     return tensors, metadata
 
 
 def _read_frame(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.read_parquet(path, page_checksum_verification=True)
+    frame = pd.read_parquet(path, page_checksum_verification=True)
+    seal = frame.attrs.pop(SEAL, None)
+    if seal is not None and seal != _seal(_content(frame)):
+        raise ValueError(_CHANGED)
+    return frame
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {

@@ -130,7 +130,10 @@ class RunFiles:
             return
         for part in record:
             # Further checkpoints, such as those of the ablation modes, count for as long as they are there.
-            if part not in now and self.in_use(f"{part}.safetensors").exists():
+            further = self.in_use(f"{part}.safetensors")
+            if further in self._checking:  # which asked for this file
+                raise self.mismatch(path.name, f"says that it was made from {further.name}, which is made from it")
+            if part not in now and further.exists():
                 now[part] = self.digest(part)
         for part, digest in now.items():
             if record.get(part) != digest:

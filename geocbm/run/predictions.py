@@ -13,6 +13,7 @@ from geocbm.encoders.features import FeatureStore
 from geocbm.encoders.loading import hash_weights
 from geocbm.errors import MismatchError
 from geocbm.files import SEAL, lineage, write_json
+from geocbm.files.stored import save_arrays, save_frame
 from geocbm.geocells.distribution import in_half_precision
 from geocbm.geodesy import haversine_km, latlng_to_cartesian
 from geocbm.models.decoder import Decoder, Places, PointChoice, fit_decoder
@@ -35,7 +36,7 @@ def save_concept_scores(path: str | Path, predicted: Arrays, made_from: Mapping[
     content = {name: predicted[name].astype(np.float32) for name in ("meta", "parent")}
     if made_from is not None:
         content[lineage.KEY] = np.asarray(lineage.as_text(made_from))
-    np.savez_compressed(path, **content)  # type: ignore[arg-type]
+    save_arrays(path, content)
 
 
 def read_concept_scores(files: Run) -> Arrays:
@@ -101,7 +102,7 @@ def save_predictions(path: str | Path, files: Run, by_mode: Mapping[str, Arrays]
     whole = pd.concat(parts, ignore_index=True)
     whole.attrs = {}  # those of the table name folders of this machine
     whole.attrs[lineage.KEY] = files.made_from("predictions.parquet", *kept)
-    whole.to_parquet(path, write_page_checksum=True)
+    save_frame(path, whole)
 
 
 def save_cell_scores(
@@ -124,7 +125,7 @@ def save_cell_scores(
         logits, _ = undecoded(model, concept_input(model.config, concepts), features, files.rows[split])
         content[f"{split}_rows"] = files.rows[split]
         content[f"{split}_logits"] = in_half_precision(logits)  # (n, N)
-    np.savez_compressed(path, **content)  # type: ignore[arg-type]
+    save_arrays(path, content)
 
 
 def decoding_file(name: str = "stage2") -> str:

@@ -5,6 +5,8 @@ import html
 import io
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from html.parser import HTMLParser
 from numbers import Integral, Real
 from pathlib import Path
@@ -217,7 +219,8 @@ def clean_html(text: str) -> str:
 
     from geocbm.workbench.formulas import MATHML_ATTRIBUTES, MATHML_TAGS
 
-    return nh3.clean(
+    clean = partial(
+        nh3.clean,
         text,
         tags={*nh3.ALLOWED_TAGS, *_MORE_TAGS, *MATHML_TAGS.split()},
         clean_content_tags={"script", "style"},
@@ -227,6 +230,9 @@ def clean_html(text: str) -> str:
         url_schemes={"http", "https", "mailto", "data"},
         link_rel="noopener noreferrer",
     )
+    # Signals are met by the main thread: one that was met in the filter would be lost, with what it was asked about.
+    with ThreadPoolExecutor(1) as aside:
+        return aside.submit(clean).result()
 
 
 class _Pictures(HTMLParser):

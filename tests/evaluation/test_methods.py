@@ -16,6 +16,7 @@ from geocbm.errors import MismatchError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation.baselines import Prediction
 from geocbm.files import lineage, write_json
+from geocbm.files.stored import save_frame
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
 from geocbm.metrics import country_of, readable
 
@@ -208,7 +209,7 @@ def test_a_recipe_of_a_run_of_before_is_passed_over(copied_run):
     path = copied_run.folder / "predictions.parquet"
     stored = pd.read_parquet(path)
     beside = stored[stored["main"]].assign(mode="recipe mine", main=False, lat=1.0)
-    pd.concat([stored, beside], ignore_index=True).to_parquet(path)
+    save_frame(path, pd.concat([stored, beside], ignore_index=True))
     names = [answer.name for answer in evaluation.stage_answers(copied_run.files)]
     assert names == ["stage1", "stage2", "variant_concept_only"]
 

@@ -14,6 +14,7 @@ from tiny_run import PARENT_OF, PLACES
 from geocbm import data
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.evaluation.uncertainty.assessment import read_cell_scores
+from geocbm.files.stored import save_arrays
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics.places import Place
 from geocbm.predict import GeoCBM
@@ -181,7 +182,7 @@ def test_a_run_without_stored_scores_answers_and_says_what_it_lacks(copied_run, 
 def test_scores_of_other_cells_calibrate_nothing(copied_run):
     path = copied_run.files.path("cell_scores.npz")
     content = dict(np.load(path))
-    np.savez(path, **content | {"cells_digest": np.asarray("another")})
+    save_arrays(path, content | {"cells_digest": np.asarray("another")})
     calibration, remark = fit_calibration(Run(copied_run.folder))
     assert calibration is None and "made with other geocells" in remark
 
@@ -190,11 +191,11 @@ def test_scores_of_another_head_calibrate_nothing(copied_run):
     path = copied_run.files.path("cell_scores.npz")
     assert GeoCBM.load(copied_run.folder).remarks == ()
     content = dict(np.load(path))
-    np.savez(path, **content | {"head_digest": np.asarray("another")})
+    save_arrays(path, content | {"head_digest": np.asarray("another")})
     model = GeoCBM.load(copied_run.folder)
     assert model.calibration is None and "was made by another Stage 2" in model.remarks[0]
     content.pop("head_digest")
-    np.savez(path, **content)
+    save_arrays(path, content)
     assert GeoCBM.load(copied_run.folder).calibration is not None
 
 

@@ -13,6 +13,7 @@ import pytest
 from geocbm import data
 from geocbm.errors import DamagedError, MismatchError, MissingInputError, ParameterError
 from geocbm.files import write_json
+from geocbm.files.stored import save_arrays
 from geocbm.predict import GeoCBM, pretrained
 from geocbm.predict import model as of_model
 from geocbm.predict.context import FILE, AnswerContext, context_key
@@ -163,7 +164,7 @@ def test_the_context_is_worked_out_once_and_again_when_a_file_changes(copied_run
     same_answers(first, second, pictures)
     cells = copied_run.folder / "cell_scores.npz"
     content = dict(np.load(cells))
-    np.savez(cells, **content | {"val_logits": content["val_logits"] * 2})
+    save_arrays(cells, content | {"val_logits": content["val_logits"] * 2})
     assert GeoCBM.load(copied_run.folder).calibration.temperature == pytest.approx(
         2 * first.calibration.temperature, rel=0.05
     )

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from geocbm.files import sha256_file
+from geocbm.files import read_json, sha256_file
 from tests.soak import lives
 from tests.soak.trial import PROFILE, Project, Trial
 
@@ -107,6 +107,12 @@ def _digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_file(path) for path in folder.rglob("*") if path.is_file()}
 
 
+def _answers(folder: Path) -> dict[str, str]:
+    """What is in the folder, but for how many answers the summary says were there before."""
+    summary = read_json(folder / "a.summary.json")
+    return _digests(folder) | {"a.summary.json": str({**summary, "answered_before": ""})}
+
+
 def _empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -129,7 +135,7 @@ def _predict(whole: Project) -> _Work:
         "--parquet",
         str(out / "a.parquet"),
     ]
-    return _Work("predict", lambda: whole.start(*asked), lambda: _empty(out), lambda: _digests(out), whole)
+    return _Work("predict", lambda: whole.start(*asked), lambda: _empty(out), lambda: _answers(out), whole)
 
 
 def _store(whole: Project) -> _Work:

@@ -1,7 +1,11 @@
 """What may stay in a page, and what must go."""
 
+import os
+import signal
+
 import pytest
 
+from geocbm.workbench import html
 from geocbm.workbench.html import clean_html, pictures
 
 DOT = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
@@ -43,3 +47,21 @@ def test_what_a_report_needs_survives() -> None:
 def test_pictures_without_description_are_found() -> None:
     found = pictures('<img src="a.png" alt="a"><p><img src="b.png"><img src="c.png" alt="  "></p>')
     assert found == [("a.png", "a"), ("b.png", ""), ("c.png", "")]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="the system has no such signal")
+def test_a_signal_that_arrives_while_html_is_cleaned_is_not_lost(monkeypatch):
+    def end(number, frame):
+        raise SystemExit(3)
+
+    def keep(tag, attribute, value):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return value
+
+    monkeypatch.setattr(html, "_keep_attribute", keep)
+    before = signal.signal(signal.SIGUSR1, end)
+    try:
+        with pytest.raises(SystemExit):
+            clean_html('<img alt="a" src="a.png">')
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -12,6 +12,7 @@ from geocbm import metrics
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation.uncertainty import assessment, measures
+from geocbm.files.stored import save_arrays
 from geocbm.geocells.distribution import CellDistribution
 from geocbm.models import stage2_inference
 from geocbm.models.decoder import POINT_WORDS
@@ -45,7 +46,7 @@ def rewrite(run, **changed):
     """Write the file of logits again with other entries."""
     with np.load(run.folder / "cell_scores.npz") as stored:
         content = dict(stored)
-    np.savez_compressed(run.folder / "cell_scores.npz", **(content | changed))
+    save_arrays(run.folder / "cell_scores.npz", content | changed)
     return run.files
 
 
@@ -187,7 +188,7 @@ def test_an_empty_validation_split_calibrates_nothing(copied_run):
     files.rows["val"] = nobody
     with np.load(copied_run.folder / "cell_scores.npz") as stored:
         content = dict(stored) | {"val_rows": nobody, "val_logits": np.empty((0, len(files.cells)), np.float16)}
-    np.savez_compressed(copied_run.folder / "cell_scores.npz", **content)
+    save_arrays(copied_run.folder / "cell_scores.npz", content)
     places = evaluation.main_predictions(files)
     found = assessment.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy())
     assert (found.temperature, found.regions) == (1.0, [])
