@@ -133,7 +133,7 @@ def main(name: str = "demo") -> None:
         mode: haversine_km(own["lat"].to_numpy(), own["lng"].to_numpy(), base.lat[test], base.lng[test])
         for mode, own in labels.items()
     }
-    report(base, "labels, single", of_labels, of_labels)
+    report(base, "labels", of_labels, of_labels)
     with tempfile.TemporaryDirectory() as scratch:
         files = prepare(Path(scratch) / "guesses", base, chosen)
         encoder, zero = encoding.load_encoder(encoders.image_encoder), config(base, 0, Stage0Config)

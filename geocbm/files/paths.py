@@ -87,11 +87,6 @@ def report_folder(run: str) -> Path:
     return reports_root() / check_run_name(run)
 
 
-def atlas_folder(profile: str) -> Path:
-    """Folder of the generated atlas of one profile, ``data/atlas/<profile>``."""
-    return data_root() / "atlas" / check_run_name(profile)
-
-
 def cache_folder() -> Path:
     """Folder of the encoded features, ``data/cache``, shared by all runs."""
     return data_root() / "cache"
