@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from geocbm.errors import MismatchError, ParameterError
+from geocbm.errors import MismatchError, ParameterError, printable
 from geocbm.files import paths
 
 LOCK = ".lock"
@@ -101,6 +101,19 @@ def hold_lock(stream: IO[Any], patience: float = 0.0) -> bool:
             return True
 
 
+def _holder(lock: Path) -> str:
+    """Number and command of the process whose mark stands in a lock, for a message; nothing where none can tell."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError, ValueError):
+        machine, number, _ = lock.read_text(encoding="utf-8").split("-")
+        if machine == _machine() and not _is_over(int(number), lock):
+            words = psutil.Process(int(number)).cmdline()
+            first = next((place for place, word in enumerate(words) if Path(word).name == "geocbm"), 0)
+            return f", {number} ({printable(' '.join([Path(words[first]).name, *words[first + 1 :]]))})"
+    return ""
+
+
 @contextlib.contextmanager
 def only_one(file: Path, what: str) -> Iterator[None]:
     """Hold a lock for the block; the operating system lets go of it when the process ends, however it ends.
@@ -115,7 +128,8 @@ def only_one(file: Path, what: str) -> Iterator[None]:
         stream = file.open("a", encoding="utf-8")
     with stream:
         if not hold_lock(stream, _PATIENCE):
-            raise ParameterError(f"{what} is being made by another process; wait for it or choose another --run")
+            by = f"another process{_holder(file)}"
+            raise ParameterError(f"{what} is being made by {by}; wait for it or choose another --run")
         before = os.environ.get(_HELD, "")
         mark = f"{owner()}{time.time_ns()}"
         with said_when_unwritable(file):
@@ -154,7 +168,8 @@ def right_to_replace(path: Path) -> Iterator[None]:
     with lock.open("r+b") as stream:
         if not hold_lock(stream, _PATIENCE):
             raise MismatchError(
-                f"{path.name} is not written: run {lock.parent.name!r} is being made by another process; wait for it"
+                f"{path.name} is not written: run {lock.parent.name!r} is being made by another "
+                f"process{_holder(lock)}; wait for it"
             )
         yield
 
