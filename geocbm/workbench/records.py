@@ -146,6 +146,12 @@ def stamp_notebook(executed: Path, target: Path, stamp: Mapping[str, Any], value
     for metadata in (content["metadata"], *(cell.get("metadata", {}) for cell in content["cells"])):
         metadata.pop("papermill", None)
         metadata.pop("execution", None)
+    # Names that each execution draws anew: of the cell that papermill puts in, and of controls that no cell shows.
+    for cell in content["cells"]:
+        if "injected-parameters" in cell.get("metadata", {}).get("tags", ()):
+            cell["id"] = "injected-parameters"
+    if "application/vnd.jupyter.widget-view+json" not in text:
+        content["metadata"].pop("widgets", None)
     write_text(target, json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     executed.unlink(missing_ok=True)
 
