@@ -27,6 +27,7 @@ from geocbm.files.stored import opened
 PROBE_SECONDS = 5.0
 """How long the hub may take to answer the first request before it counts as out of reach."""
 
+_MOST_BLOCKS = 1000  # ten times as many as any encoder has; each would be built before its weights are missed
 _LONGEST_NAME = 1000  # letters; a file system takes fewer, and would raise an error of its own
 
 PACKAGED_BACKBONE = "atlas"
@@ -188,6 +189,18 @@ def _one_sentence(folder: Path, otherwise: str) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _block_counts(content: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """Every number of blocks that a configuration or a part of it gives, with its name."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _block_counts(value, str(key))
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from _block_counts(value, name)
+    elif isinstance(content, int) and re.search("layers|depth", name):
+        yield name, content
+
+
 def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
     """Read a model from a folder with `config.json` and safetensors, in float32, frozen and in evaluation mode.
 
@@ -202,12 +215,15 @@ def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
     )
     with _one_sentence(folder, sentence):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if getattr(config, "num_hidden_layers", 1) < 1:
-        raise ParameterError(sentence.replace("{}", f"num_hidden_layers is {config.num_hidden_layers}"))
+    own = getattr(config, "num_hidden_layers", 1)
+    odd = [("num_hidden_layers", own)] * (own < 1)
+    odd += [(name, count) for name, count in _block_counts(config.to_dict()) if count > _MOST_BLOCKS]
+    for name, count in odd:
+        raise ParameterError(sentence.replace("{}", f"{name} is {count}"))
     factory: Any = transformers.AutoModel
     model_class: Any = transformers.MODEL_MAPPING.get(type(config), None)
     # A vision-only checkpoint of CLIP would otherwise lose its projection.
-    architecture = (getattr(config, "architectures", None) or [""])[0]
+    architecture = str((getattr(config, "architectures", None) or [""])[0])
     if architecture.endswith(("VisionModelWithProjection", "TextModelWithProjection")):
         factory = model_class = getattr(transformers, architecture)
     if isinstance(model_class, (list, tuple)):

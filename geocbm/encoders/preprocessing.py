@@ -111,7 +111,7 @@ class Preprocessing:
                     f"the encoder '{self.name}' cuts each picture into a grid of its own (NaFlex), while maps need one "
                     "grid for all; name the variant of the model with a fixed resolution"
                 )
-            if len(shape) != 4 or shape[:2] != (1, 3):
+            if len(shape) != 4 or shape[:2] != (1, 3) or 0 in shape:
                 raise ParameterError(
                     f"the preprocessing of the encoder '{self.name}' makes {list(shape) or 'no pixels'} of a picture, "
                     "not [1, 3, height, width]; name an encoder that reads whole pictures in colours"

@@ -184,6 +184,7 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path):
         {"hidden_size": "a"},
         {"num_hidden_layers": -1},
         {"num_hidden_layers": 0},
+        {"num_hidden_layers": 10**9},  # would be built one by one
         {"patch_size": 0},
         {"model_type": "x" * 5000},
         {"model_type": "own", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}},
@@ -235,6 +236,32 @@ def test_weights_in_parts_are_read(tmp_path):
     save_processor(tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     assert load_image_encoder(tmp_path).n_blocks == 3
+
+
+@pytest.mark.parametrize("architectures", [[7], [], "x", ["Module"]])
+def test_an_unknown_architecture_is_as_good_as_none(tmp_path, architectures):
+    config = save_model(tmp_path, "clip") / "config.json"
+    before = load_image_encoder(tmp_path)(pixels()).pooled
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": architectures}))
+    assert torch.equal(load_image_encoder(tmp_path)(pixels()).pooled, before)
+
+
+@pytest.mark.parametrize(("part", "count"), [("vision_config", 10**18), ("text_config", 10**9)])
+def test_endless_blocks_of_a_part_are_refused_before_they_are_built(tmp_path, part, count):
+    config = save_model(tmp_path, "clip") / "config.json"
+    content = json.loads(config.read_text())
+    content[part]["num_hidden_layers"] = count
+    config.write_text(json.dumps(content))
+    with pytest.raises(ParameterError, match=f"num_hidden_layers is {count}"):
+        load_image_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("crop", [-1, 0, {"height": -3, "width": 4}, {"height": 0, "width": 30}])
+def test_preprocessing_that_leaves_no_pixels_is_one_sentence(tmp_path, crop):
+    file = save_model(tmp_path, "clip") / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"crop_size": crop}))
+    with pytest.raises(ParameterError, match=r"preprocessor_config\.json|not \[1, 3, height, width\]"):
+        load_image_encoder(tmp_path)
 
 
 def test_a_name_of_any_length_is_one_sentence():
