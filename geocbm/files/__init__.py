@@ -93,14 +93,15 @@ def said_when_full(path: Path, n_bytes: int = 0, temporary: Path | None = None) 
 
 
 def _no_space(path: Path, needed: int, free: int) -> NoSpaceError:
-    found = f"{_size(free)} are free" if needed > free else "a quota or limit of file sizes is used up"
+    found = f"{size_text(free)} are free" if needed > free else "a quota or limit of file sizes is used up"
     return NoSpaceError(
-        f"the disk of {path.parent} is full: {path.name} needs at least {_size(needed)}, {found}; what was there "
+        f"the disk of {path.parent} is full: {path.name} needs at least {size_text(needed)}, {found}; what was there "
         "before is whole: make room and start the same command again"
     )
 
 
-def _size(n_bytes: int) -> str:
+def size_text(n_bytes: int) -> str:
+    """A number of bytes for a message."""
     return f"{n_bytes / 1e6:,.2f} MB" if n_bytes >= 1e5 else f"{n_bytes:,} bytes"
 
 

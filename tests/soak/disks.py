@@ -29,7 +29,7 @@ from tests.soak.trial import PROFILE, Project, Said, Trial, has_traceback, two_p
 _PAGE = 4096
 _SMALL = 10  # trials below which a chain of two pages will do
 _FULL = re.compile(
-    r"(/\S+)( is full: \S+)? needs? (at least )?[\d,.]+ ([MG]B|bytes).* free|(/\S+) is full: .* a quota or limit"
+    r"(/\S+)( is full: .+)? needs? (at least )?[\d,.]+ ([MG]B|bytes).* free|(/\S+) is full: .* a quota or limit"
 )
 _CLOSED = re.compile(r"cannot be written into (/\S+) \(.+\); make the folder writable")
 _NOBODY = ("unshare", "--user", "--map-user=1000", "--map-group=1000")

@@ -32,7 +32,7 @@ from geocbm.encoders.features.store import (
     write_digests,
 )
 from geocbm.errors import MismatchError, MissingInputError, NoSpaceError, ParameterError, UserError, first_line
-from geocbm.files import SEAL, read_json, said_when_full, said_when_unwritable, write_json
+from geocbm.files import SEAL, read_json, said_when_full, said_when_unwritable, size_text, write_json
 from geocbm.files.progress import task
 
 if TYPE_CHECKING:
@@ -221,8 +221,8 @@ def _allocate(path: Path, shapes: dict[str, tuple[int, ...]], n: int, n_missing:
     needed, free = n_missing * sum(map(n_bytes, shapes.values())), shutil.disk_usage(existing).free
     if needed > free:
         raise NoSpaceError(
-            f"the features need {needed / _GIGABYTE:.2f} GB but the disk has {free / _GIGABYTE:.2f} GB free; set "
-            "GEOCBM_DATA to a larger disk, or lower max_cache_gb to encode at every read"
+            f"the disk of {path.parent} is full: the features need {size_text(needed)}, {size_text(free)} are free; "
+            "make room, set GEOCBM_DATA to a larger disk, or lower max_cache_gb to encode at every read"
         )
     with said_when_unwritable(path):
         path.mkdir(parents=True, exist_ok=True)
