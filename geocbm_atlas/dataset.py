@@ -20,6 +20,7 @@ import numpy as np
 
 from geocbm.errors import ParameterError
 from geocbm.files import sha256_file, sha256_text, write_json
+from geocbm.files.owners import owner
 from geocbm.files.progress import track
 from geocbm_atlas.draw import LARGEST_SIZE, SMALLEST_SIZE, VisibleConcept, render
 from geocbm_atlas.facts import META_TO_SLOT
@@ -154,7 +155,7 @@ def write_atlas(folder: str | Path, n_scenes: int, seed: int = 0, size: int = 14
         raise ParameterError(f"{folder} exists and is no data set of the atlas; choose another folder or remove it")
     workers = workers or min(8, os.cpu_count() or 1)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{owner()}", dir=folder.parent))
     try:
         (temporary / "images").mkdir()
         world = World.create(seed)
@@ -201,7 +202,7 @@ def _replace(temporary: Path, folder: Path) -> None:
     if not folder.exists():
         temporary.rename(folder)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.{owner()}", dir=folder.parent))
     folder.rename(old / "data")
     temporary.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -8,7 +8,6 @@ drawn pictures on their whole way from the file to the model.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +19,7 @@ from torch import Tensor
 from geocbm.data.images.photographs import open_picture, to_rgb
 from geocbm.encoders.loading import config_text
 from geocbm.errors import ParameterError, first_line
+from geocbm.files.owners import scratch_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,7 +82,7 @@ class Preprocessing:
         total = hashlib.sha256(f"{type(self.processor).__name__} {config_text(self.processor.to_dict())}".encode())
         for numbers in self.colours:
             total.update(np.rint(numbers.numpy() * 1e4).astype(np.int64).tobytes())
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             for path in _draw_pictures(Path(folder)):
                 levels = self.colours.levels(self([open_picture(path)])[0])
                 total.update(np.rint(levels.clip(-32768, 32767)).astype("<i2").tobytes())

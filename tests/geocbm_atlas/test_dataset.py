@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,11 @@ from PIL import Image
 
 from geocbm.data.simulated import load_ground_truth
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import sha256_file
+from geocbm.files import owners, sha256_file
 from geocbm_atlas.dataset import COLUMNS, write_atlas
 from geocbm_atlas.facts import META_TO_PARENT
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -90,6 +94,23 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image.Image, "save", full_disk)
     with pytest.raises(OSError, match="no space left"):
         write_atlas(tmp_path / "data", 1, workers=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+DIES = """
+import os, sys
+from geocbm_atlas import dataset
+setattr(dataset, sys.argv[2], lambda *_: os._exit(9))
+dataset.write_atlas(sys.argv[1], 1, workers=1)
+"""
+
+
+@pytest.mark.parametrize("at", ["_write_tables", "_replace"])
+def test_what_a_killed_process_was_drawing_is_removed_by_the_next(tmp_path: Path, at: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", DIES, str(tmp_path / "data"), at], cwd=ROOT)
+    assert ended.returncode == 9
+    assert len(list(tmp_path.iterdir())) == 1
+    owners.remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
