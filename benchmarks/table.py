@@ -93,8 +93,8 @@ def measure(path: Path) -> dict[str, dict[str, float]]:
 
     table = step("check", data.load_table, path, check_images=False)
     splits = step("splits", data.make_splits, table)
-    train = table.iloc[step("splits", data.split_rows, splits, table)["train"]]
-    places = [train[name].to_numpy() for name in ("lat", "lng", "country")]
+    train = step("splits", data.split_rows, splits, table)["train"]
+    places = [table[name].to_numpy()[train] for name in ("lat", "lng", "country")]
     step("cells", build_geocells, *places, min_samples_per_cell=PER_CELL)
     del train, places
     step("audit", audit_concepts, table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -254,6 +255,20 @@ def test_a_damaged_file_has_no_record_and_is_no_traceback(tmp_path):
             (tmp_path / f"file{suffix}").write_bytes(content)
             assert lineage.read_record(tmp_path / f"file{suffix}") is None
         assert lineage.read_record(tmp_path / f"absent{suffix}") is None
+
+
+def test_digests_in_parts_are_those_of_the_whole(whole_run, monkeypatch):
+    table, splits = whole_run.files.table, {"val": ["é", "b"], "train": ['a"', "c", "a"], "test": []}
+    by_hand = hashlib.sha256()
+    for column in [column for column in lineage.COLUMNS if column in table]:
+        values = table[column]
+        of_place = column in ("lat", "lng")
+        by_hand.update(f"\0{column}\0".encode())
+        by_hand.update(values.to_numpy().tobytes() if of_place else "\0".join(values).encode())
+    monkeypatch.setattr(lineage, "_AT_ONCE", 7)
+    assert lineage.table_digest(table) == by_hand.hexdigest()
+    text = '{"test": [], "train": ["a", "a\\"", "c"], "val": ["b", "é"]}'
+    assert lineage.splits_digest(splits) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_digests_see_content_and_nothing_else(whole_run):

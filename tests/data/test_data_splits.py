@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 
 import numpy as np
@@ -19,7 +20,8 @@ from geocbm.data.splits import (
     spatial_blocks,
     split_rows,
 )
-from geocbm.errors import MismatchError, MissingInputError, ParameterError
+from geocbm.errors import DamagedError, MismatchError, MissingInputError, ParameterError
+from geocbm.files import write_json
 
 ROW = st.tuples(
     st.integers(0, 25),  # panorama
@@ -244,6 +246,42 @@ def test_file_of_splits_refuses_another_table(tmp_path):
     path.write_text("{}")
     with pytest.raises(MismatchError, match=r"splits\.json is damaged"):
         load_splits(path, table)
+
+
+def test_splits_of_a_large_table_are_numbered_instead_of_named(tmp_path, monkeypatch):
+    table = table_of(["a", "b"] * 15, panos=[7 * number % 29 for number in range(30)])  # one panorama twice
+    splits, path = make_splits(table), tmp_path / "myrun" / "splits.json"
+    save_splits(splits, path, table, "stratified", 0)
+    monkeypatch.setattr("geocbm.data.splits.MOST_NAMED", 29)
+    assert load_splits(path, table) == splits  # as it was written before
+    save_splits(splits, path, table, "stratified", 0)
+    assert "p00001" not in path.read_text() and load_splits(path, table) == splits
+    content = json.loads(path.read_text())
+    assert content["kind"] == "stratified" and content["counts"]["train"] == len(splits["train"])
+    rows = split_rows(splits, table)
+    bits = [sum(128 >> at for at, name in enumerate(SPLIT_NAMES) if row in rows[name]) for row in range(30)]
+    assert base64.b64decode(content["packed"]) == bytes(bits)
+    fewer = table.iloc[1:].reset_index(drop=True)  # of the same CSV, read in another way
+    with pytest.raises(DamagedError, match="made from other rows than the table has now"):
+        load_splits(path, fewer)
+    for other in (content["packed"][4:], "!" * 40, base64.b64encode(bytes(30)).decode(), None, 3, {}):
+        path.write_text(json.dumps(content | {"packed": other}))
+        with pytest.raises(DamagedError, match="it was changed since"):
+            load_splits(path, table)
+        write_json(path, content | {"packed": other})  # sealed by whoever changed it
+        with pytest.raises(MismatchError, match=r"(is damaged|in no split)"):
+            load_splits(path, table)
+
+
+@pytest.mark.parametrize("members", [[1], [None], [["p00000"]], {"x": 1}, "p00000", 3, [{}], ["\ud800"]])
+def test_splits_that_name_no_panoramas_are_one_sentence(tmp_path, members):
+    table = table_of(["a"] * 4)
+    save_splits(make_splits(table), tmp_path / "splits.json", table, "stratified", 0)
+    content = json.loads((tmp_path / "splits.json").read_text())
+    content["splits"]["train"] = members
+    (tmp_path / "splits.json").write_text(json.dumps(content))
+    with pytest.raises(MismatchError, match=r"(is damaged|pano_ids)"):
+        load_splits(tmp_path / "splits.json", table)
 
 
 def test_split_rows_gives_positions_and_refuses_strangers():
