@@ -14,10 +14,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import psutil
+from PIL import Image
 from playwright.sync_api import Locator, Page, WebSocket, sync_playwright
 
 from geocbm.files import paths
@@ -45,6 +49,7 @@ SELECTORS = {
     "range": "input[type=range]",
     "field": '.widget-text:has-text("{}") input',
     "button": 'button:has-text("{}")',
+    "file": "input[type=file]",
 }
 
 
@@ -57,7 +62,7 @@ class Control:
         explorer: its name.
         kind: one of `SELECTORS`.
         name: its description or text; empty for the first of its kind.
-        actions: options of a dropdown by number, keys, or None for a click.
+        actions: options of a dropdown by number, keys, names of files, or None for a click.
     """
 
     notebook: str
@@ -76,11 +81,22 @@ class Control:
         part = self.locator(page)
         if action is None:
             part.click()
+        elif self.kind == "file":
+            part.set_input_files({"name": str(action), "mimeType": "image/jpeg", "buffer": photograph()})
         elif isinstance(action, int):
             part.select_option(index=action)
         else:
             part.focus()
             page.keyboard.press(action)
+
+
+@cache
+def photograph() -> bytes:
+    """A JPEG of 12 megapixels, as telephones make them."""
+    small = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    content = BytesIO()
+    Image.fromarray(small).resize((4000, 3000), Image.Resampling.BICUBIC).save(content, "JPEG")
+    return content.getvalue()
 
 
 CLICKS, UP, DOWN = (None,) * 3, ("ArrowUp",) * 3, ("ArrowDown",) * 3
@@ -100,6 +116,7 @@ CONTROLS = (
     Control("08", "what_if", "range", "", ("Home", "End", "Home")),
     Control("08", "what_if", "button", "No concepts", CLICKS[:1]),
     Control("08", "what_if", "list", "picture", DOWN),
+    Control("00", "photograph", "file", "", ("a.jpg", "b.jpg", "c.jpg")),
     Control("00", "guess", "field", "latitude", UP),
     Control("00", "guess", "button", "Guess", CLICKS[:1]),
     Control("00", "guess", "button", "Next picture", CLICKS[:1]),
@@ -152,7 +169,8 @@ class Meter:
 def costs(page: Page, control: Control, meter: Meter) -> Iterator[Cost]:
     """What each action of a control took."""
     part = control.locator(page)
-    part.scroll_into_view_if_needed(timeout=60_000)
+    if control.kind != "file":  # its field is hidden behind a button
+        part.scroll_into_view_if_needed(timeout=60_000)
     part.evaluate(WATCH)
     page.wait_for_timeout(1500)
     for action in control.actions:

@@ -49,6 +49,8 @@ def start(name: str, variables: dict[str, Any]) -> "Notebook":
         from geocbm.workbench.live import LiveDisplay
 
         progress.show_in(LiveDisplay())
+    if progress.is_live():  # figures follow the theme
+        html.put(f"<style>{(html.TEMPLATES / 'explorers.css').read_text(encoding='utf-8')}</style>", "")
     declared = read_parameters(paths.notebooks_folder() / f"{name}.py")
     number = number_of(name)
     for given in [each for each in _injected_names() if each not in declared]:

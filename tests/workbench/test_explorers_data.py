@@ -34,6 +34,39 @@ def test_filters_leave_the_pictures_that_pass_all_of_them(explorer):
     assert 'alt="red sign, Kenya (' in explorer.strip.pictures.value
 
 
+def counts(control) -> dict[str, int]:
+    """What a filter says of each of its choices."""
+    return {value: int(label.rpartition("(")[2].rstrip(")")) for label, value in control.options if value}
+
+
+def test_counts_of_a_filter_are_those_of_what_the_others_let_pass(explorer):
+    assert counts(explorer.country) == dict.fromkeys(("Australia", "Brazil", "France", "Japan", "Kenya"), 12)
+    explorer.concept.value = "red sign"  # rows 2, 8, 14, 20, ..., two in each of the five
+    assert counts(explorer.country) == dict.fromkeys(("Australia", "Brazil", "France", "Japan", "Kenya"), 2)
+    explorer.country.value = "Kenya"
+    splits = explorer.frame["split"].iloc[[2, 32]]
+    assert counts(explorer.split) == splits[splits != ""].value_counts().to_dict()
+    assert counts(explorer.concept) == explorer.frame["concept"].iloc[2::5].value_counts().to_dict()
+    explorer.lat.value = (50, 60)  # not in Kenya: what is chosen stays, with nothing left
+    assert explorer.country.value == "Kenya" and counts(explorer.country)["Kenya"] == 0
+    assert not len(explorer.strip.rows) and set(counts(explorer.check).values()) == {0}
+    explorer.lat.value = (-90, 90)
+    assert explorer.strip.rows.tolist() == [2, 32]
+
+
+def test_one_point_stands_for_many_at_a_place_and_a_lasso_encloses_all_of_them(explorer, monkeypatch):
+    monkeypatch.setattr(shared, "MOST_SHOWN", 5)  # the fixture's countries are far from one another
+    explorer.filter()
+    points = explorer.map.figure.data[shared.POINTS]
+    assert len(points.lat) == 5 and "5 are drawn" in explorer.map.says.value
+    assert len(explorer.map.rows) == 60
+    pick(explorer.map.figure, "plotly_selected", 0, 4)
+    chosen = explorer.run.country[explorer.strip.rows]
+    assert len(chosen) == 24 and len(set(chosen)) == 2
+    explorer.map.mark(explorer.strip.rows[:1])
+    assert len(points.selectedpoints) == 1
+
+
 def test_a_split_and_ranges_of_degrees_choose_places_from_the_keyboard(explorer):
     explorer.split.value = "test"
     assert explorer.strip.rows.tolist() == explorer.run.rows["test"].tolist()

@@ -57,6 +57,20 @@ def test_an_uploaded_file_is_answered_with_reasons(explorer, model):
     assert "sea.jpg" in explorer.page.value and "beach.jpg" not in explorer.page.value
 
 
+def test_what_takes_its_time_is_announced_and_the_last_answer_is_gone_meanwhile(explorer, monkeypatch):
+    seen = []
+
+    def answer(_content, _name):
+        seen.append((explorer.page.value, explorer.figures.children))
+        return "the answer", []
+
+    monkeypatch.setattr(explorer, "answer", answer)
+    drop(explorer, b"content", "<b>beach.jpg")
+    ((words, figures),) = seen
+    assert 'role="status"' in words and "Reading" in words and "&lt;b&gt;beach.jpg" in words and figures == ()
+    assert explorer.page.value == "the answer"
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("<b>notes</b>.txt", b"not a picture"), ("evil\x1b[31m.jpg", b"not a picture"), ("empty.jpg", b"")],

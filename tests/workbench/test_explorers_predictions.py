@@ -67,7 +67,10 @@ def test_the_list_keeps_the_last_picture_where_none_passes():
     assert pictures.row == 3 and [row for _, row in pictures.pictures.options] == [3, 7]
     pictures.error.value = "beyond 2,500 km"
     assert pictures.row == 3 and pictures.pictures.options == () and "0 of 4 pictures" in pictures.count.value
+    assert pictures.country.value == "Peru" and ("Peru (0)", "Peru") in pictures.country.options
     pictures.error.value = "any"
+    concepts = FRAME.loc[[3, 7], "concept"].value_counts().sort_index()
+    assert [label for label, value in pictures.concept.options if value] == [f"{k} ({n})" for k, n in concepts.items()]
     pictures.pictures.value = 7
     assert chosen == [3, 7]
     with pytest.raises(ParameterError, match="frame has no rows"):

@@ -129,6 +129,7 @@ class PhotographExplorer:
         return said(*answer_text(name, answer).splitlines()) + page(gallery)
 
     def show(self, source: Any, name: str) -> None:
-        """Answer for a photograph, see `answer`, and show it."""
+        """Answer for a photograph, see `answer`, and show it; what takes its time is announced."""
+        self.page.value, self.figures.children = said(f"Reading {printable(name)} …"), ()
         self.page.value, figures = self.answer(source, name)
         self.figures.children = [figure_widget(figure, 900) for figure in figures]

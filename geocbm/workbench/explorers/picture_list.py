@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.errors import ParameterError
-from geocbm.workbench.explorers.shared import ANY, WRAP, choices, dropdown, said
+from geocbm.workbench.explorers.shared import ANY, WRAP, choices, dropdown, recount, said
 
 MOST_LISTED = 200
 ERRORS = {"any": (0.0, np.inf), "up to 200 km": (0.0, 200.0), "200 to 750 km": (200.0, 750.0)}
@@ -96,9 +96,12 @@ class PictureList:
 
     def _list(self) -> None:
         own = {"error": self.error.value, "order": self.order.value} if "km" in self.frame else {}
-        found = filtered(self.frame, self.country.value, self.concept.value, **own)
+        chosen = {"country": self.country.value, "concept": self.concept.value} | own
+        found = filtered(self.frame, **chosen)
         listed = found.head(MOST_LISTED)
         self._still = True  # options and value change one after the other
+        for name, control in (("country", self.country), ("concept", self.concept)):
+            recount(control, filtered(self.frame, **chosen | {name: ANY})[name])
         self.pictures.options = list(zip(listed["label"], listed.index.tolist(), strict=True))
         self.pictures.index = 0 if len(found) else None
         self._still = False
@@ -106,8 +109,9 @@ class PictureList:
         self.count.value = said(f"{len(found):,} of {len(self.frame):,} pictures{more}")
 
     def _on_filter(self, _change: Any) -> None:
-        self._list()
-        self._show()
+        if not self._still:
+            self._list()
+            self._show()
 
     def _on_choice(self, _change: Any) -> None:
         if not self._still:

@@ -25,6 +25,7 @@ from geocbm.workbench.explorers.shared import (
     PictureStrip,
     choices,
     dropdown,
+    recount,
     said,
     show,
     timed,
@@ -90,9 +91,10 @@ class DataExplorer:
     def __init__(self, run: Run) -> None:
         self.run, self.frame, self.took_ms = run, look_up(run), 0.0
         self.strip, self.status = PictureStrip(run, self.caption), ipywidgets.HTML()
-        self.split = dropdown("split", [("all", ANY), *zip(SPLITS, SPLITS, strict=True)])
-        self.country = dropdown("country", choices(self.frame["country"]))
-        self.concept = dropdown("concept", choices(self.frame["concept"]))
+        self._still, self._others = False, np.full(len(self.frame), True)
+        self.split, self.country, self.concept = (
+            dropdown(name, choices(self.frame[name])) for name in ("split", "country", "concept")
+        )
         self.check = dropdown("oddity", [("all pictures", ANY)])
         self._list(quality.findings(run.table, images=False))
         self.lat, self.lng = (
@@ -137,14 +139,27 @@ class DataExplorer:
     @timed
     def filter(self, _change: Any = None) -> None:
         """Show the pictures that pass all filters, on the map and side by side."""
-        keep = np.ones(len(self.frame), dtype=bool)
-        for control, column in ((self.split, "split"), (self.country, "country"), (self.concept, "concept")):
-            if control.value != ANY:
-                keep &= (self.frame[column] == control.value).to_numpy()
-        if self.check.value != ANY:
-            keep &= self._found[self.check.value]
+        if self._still:  # options and value of a filter change one after the other
+            return
+        passed = {
+            each.description: np.full(len(self.frame), True)
+            if each.value == ANY
+            else (self.frame[each.description] == each.value).to_numpy()
+            for each in self.filters[:3]
+        }
+        passed["oddity"] = self._found.get(self.check.value, np.full(len(self.frame), True))
         for control, values in ((self.lat, self.run.lat), (self.lng, self.run.lng)):
-            keep &= (values >= control.value[0]) & (values <= control.value[1])
+            passed[control.description] = (values >= control.value[0]) & (values <= control.value[1])
+        keep = np.logical_and.reduce(list(passed.values()))
+        self._still = True
+        for each in self.filters[:4]:  # counts of what the other filters let pass
+            others = np.logical_and.reduce([mask for name, mask in passed.items() if name != each.description])
+            if each is self.check:
+                self._others = others
+            else:
+                recount(each, self.frame[each.description][others])
+        self._offer()
+        self._still = False
         rows = np.flatnonzero(keep)
         if self.check.value != ANY:  # what is there twice stands side by side
             rows = rows[np.lexsort((self.run.lng[rows], self.run.lat[rows]))]
@@ -183,13 +198,11 @@ class DataExplorer:
         self.status.value = said(sentence)
 
     def _clear(self, _button: Any) -> None:
-        for control in self.filters:
-            control.unobserve(self.filter, "value")
+        self._still = True
         for control in self.filters[:4]:
             control.value = ANY
         self.lat.value, self.lng.value = (-90, 90), (-180, 180)
-        for control in self.filters:
-            control.observe(self.filter, "value")
+        self._still = False
         self.filter()
 
     def _read_all(self, _button: Any) -> None:
@@ -217,7 +230,15 @@ class DataExplorer:
             "duplicates": np.logical_or.reduce([none, *twice]),
             "odd rows": np.logical_or.reduce([none, *others]),
         }
-        self._found, chosen = together | self._checks, self.check.value
-        options = [(f"{name} ({found.sum():,})", name) for name, found in self._found.items()]
-        self.check.options = [("all pictures", ANY), *options]
-        self.check.value = chosen
+        self._found = together | self._checks
+        self._still = True
+        self._offer()
+        self._still = False
+
+    def _offer(self) -> None:
+        """Offer the oddities with their counts among the rows that the other filters let pass."""
+        options = [(f"{name} ({(found & self._others).sum():,})", name) for name, found in self._found.items()]
+        with self.check.hold_sync():
+            chosen = self.check.value
+            self.check.options = [("all pictures", ANY), *options]
+            self.check.value = chosen

@@ -38,7 +38,6 @@ from plotly.basedatatypes import BasePlotlyType
 
 from geocbm.data import image_files, open_picture
 from geocbm.plots.maps import LINES, base_map, finish_map, map_points
-from geocbm.plots.theme import thin
 from geocbm.run import Run
 from geocbm.workbench import html
 
@@ -48,6 +47,7 @@ WIDE = ipywidgets.Layout(width="100%")
 WRAP = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
 SIDE = 150  # pixels of a picture in a strip
 POINTS = 2  # number of the trace of a live map that holds its points; those before are the coast and the borders
+MOST_SHOWN, SPOT = 1500, 1.2  # points of a live map: a browser takes 40 ms for 1,000; degrees of half a point
 
 
 class OwnKeys(anywidget.AnyWidget):
@@ -121,7 +121,18 @@ def _differing(new: BasePlotlyType, old: BasePlotlyType) -> dict[str, Any]:
 def choices(values: Any, all_named: str = "all") -> list[tuple[str, str]]:
     """Options of a filter: each value with its count, in alphabetical order, after the one that lets all pass."""
     names, counts = np.unique(np.asarray(values, dtype=str), return_counts=True)
-    return [(all_named, ANY), *((f"{name} ({n:,})", str(name)) for name, n in zip(names, counts, strict=True))]
+    found = zip(names.tolist(), counts.tolist(), strict=True)
+    return [(all_named, ANY), *((f"{name} ({n:,})", name) for name, n in found if name != ANY)]
+
+
+def recount(control: ipywidgets.Dropdown, values: Any) -> None:
+    """Let a filter offer `choices` of other values, in one message; what is chosen stays, with 0 where none is left."""
+    options, chosen = choices(values), control.value
+    if chosen not in [value for _, value in options]:
+        options.append((f"{chosen} (0)", chosen))
+    if list(control.options) != options:
+        with control.hold_sync():
+            control.options, control.value = options, chosen
 
 
 def dropdown(description: str, options: Sequence[Any], **more: Any) -> ipywidgets.Dropdown:
@@ -207,6 +218,7 @@ class LiveMap:
         more: Sequence[go.Scattergeo] = (),
     ) -> None:
         self.run, self.rows = run, np.zeros(0, dtype=np.int64)
+        self._drawn = self._point = self.rows  # positions of those drawn; of each row the point that stands for it
         top = max(len(colours) - 1, 1)
         scale = [[level / top, colour] for level, colour in enumerate(colours)]
         marker = {"size": 5, "opacity": 0.8, "colorscale": scale, "cmin": 0, "cmax": top}
@@ -221,15 +233,15 @@ class LiveMap:
 
         def clicked(_trace: Any, points: Any, _state: Any) -> None:
             if points.point_inds:
-                on_pick(int(self.rows[points.point_inds[0]]))
+                on_pick(int(self.rows[self._drawn[points.point_inds[0]]]))
 
         trace.on_click(clicked)
         if on_region:
-            trace.on_selection(lambda _, points, __: on_region(self.rows[points.point_inds]))
+            trace.on_selection(lambda _, points, __: on_region(self.rows[np.isin(self._point, points.point_inds)]))
             trace.on_deselect(lambda _, __: on_region(self.rows[:0]))
 
     def show(self, rows: np.ndarray, texts: np.ndarray, levels: np.ndarray, sentence: str) -> None:
-        """Draw rows of the table; more than plotly can draw quickly are thinned.
+        """Draw rows of the table; of many that hide one another the last is drawn and stands for all of them.
 
         Args:
             rows: `[m]` rows.
@@ -237,13 +249,21 @@ class LiveMap:
             levels: `[m]` of the colours.
             sentence: what is to be seen, for those who do not see the map.
         """
-        kept = thin(len(rows))
-        self.rows = np.asarray(rows)[kept]
-        more = f" {len(kept):,} of them are drawn." if len(kept) < len(rows) else ""
+        self.rows = np.asarray(rows)
+        lat, lng = self.run.lat[self.rows], self.run.lng[self.rows]
+        kept = self._point = np.arange(len(self.rows))
+        side = SPOT
+        while len(kept) > MOST_SHOWN:
+            squares = (np.round(lat / side) * 1000 + np.round(lng / side))[::-1]
+            _, last, square = np.unique(squares, return_index=True, return_inverse=True)
+            order = np.argsort(-last)  # as they came
+            kept, self._point, side = len(lat) - 1 - last[order], np.argsort(order)[square[::-1]], 1.5 * side
+        self._drawn = kept
+        more = f" One point stands for those at a place: {len(kept):,} are drawn." if len(kept) < len(lat) else ""
         with self.figure.batch_update():  # arrays: lists would be looked at one by one
             self.figure.data[POINTS].update(
-                lat=np.round(self.run.lat[self.rows], 3).astype(np.float32),
-                lon=np.round(self.run.lng[self.rows], 3).astype(np.float32),
+                lat=np.round(lat[kept], 3).astype(np.float32),
+                lon=np.round(lng[kept], 3).astype(np.float32),
                 customdata=texts[kept],
                 marker_color=levels[kept].astype(np.float32),
                 selectedpoints=None,
@@ -252,4 +272,5 @@ class LiveMap:
 
     def mark(self, rows: np.ndarray | None) -> None:
         """Let all points fade but those of some rows; None lets none fade."""
-        self.figure.data[POINTS].selectedpoints = None if rows is None else np.flatnonzero(np.isin(self.rows, rows))
+        points = None if rows is None else np.unique(self._point[np.isin(self.rows, rows)])
+        self.figure.data[POINTS].selectedpoints = points
