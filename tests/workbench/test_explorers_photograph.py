@@ -33,6 +33,11 @@ def drop(explorer: PhotographExplorer, content: bytes, name: str, size: int = 10
         explorer.drop._handle_custom_msg(told, [memoryview(content[begin : begin + size])])
 
 
+def model_figures(explorer: PhotographExplorer, content: bytes) -> list:
+    """The figures of an answer, made anew."""
+    return explorer.answer(content, "any.jpg")[1]
+
+
 @pytest.fixture(scope="module")
 def model(trained_run) -> GeoCBM:
     return GeoCBM.load(trained_run.folder)
@@ -55,19 +60,24 @@ def test_an_uploaded_file_is_answered_with_reasons(explorer, model):
     assert "half.jpg" not in explorer.page.value
     drop(explorer, photograph((20, 20, 240)), "sea.jpg")  # the half is forgotten
     assert "sea.jpg" in explorer.page.value and "beach.jpg" not in explorer.page.value
+    drawn, (made, _) = explorer.figures.children[0], model_figures(explorer, photograph((20, 20, 240)))
+    assert drawn is world and drawn.layout.meta["alt"] == made.layout.meta["alt"]
+    for old, new in zip(drawn.data, made.data, strict=True):
+        assert old.to_plotly_json()["name"] == new.to_plotly_json()["name"]
+        np.testing.assert_allclose(np.asarray(old.lat, float), np.asarray(new.lat, float))
 
 
 def test_what_takes_its_time_is_announced_and_the_last_answer_is_gone_meanwhile(explorer, monkeypatch):
     seen = []
 
     def answer(_content, _name):
-        seen.append((explorer.page.value, explorer.figures.children))
+        seen.append((explorer.page.value, explorer.figures.layout.visibility))
         return "the answer", []
 
     monkeypatch.setattr(explorer, "answer", answer)
     drop(explorer, b"content", "<b>beach.jpg")
-    ((words, figures),) = seen
-    assert 'role="status"' in words and "Reading" in words and "&lt;b&gt;beach.jpg" in words and figures == ()
+    ((words, visibility),) = seen
+    assert 'role="status"' in words and "Reading" in words and "&lt;b&gt;beach.jpg" in words and visibility == "hidden"
     assert explorer.page.value == "the answer"
 
 

@@ -23,7 +23,7 @@ from geocbm.predict.answers import Reply, answer_text
 from geocbm.predict.model import GeoCBM
 from geocbm.run import Run
 from geocbm.workbench import html
-from geocbm.workbench.explorers.shared import figure_widget, page, said, show
+from geocbm.workbench.explorers.shared import figure_widget, page, redraw, said, show
 
 TOP = 5
 """Places, countries and concepts that are named."""
@@ -129,7 +129,16 @@ class PhotographExplorer:
         return said(*answer_text(name, answer).splitlines()) + page(gallery)
 
     def show(self, source: Any, name: str) -> None:
-        """Answer for a photograph, see `answer`, and show it; what takes its time is announced."""
-        self.page.value, self.figures.children = said(f"Reading {printable(name)} …"), ()
+        """Answer for a photograph, see `answer`, and show it; what takes its time is announced.
+
+        Figures are drawn anew and not made anew: each one made sends all of plotly, 5 MB, to the browser.
+        """
+        self.page.value, self.figures.layout.visibility = said(f"Reading {printable(name)} …"), "hidden"
         self.page.value, figures = self.answer(source, name)
-        self.figures.children = [figure_widget(figure, 900) for figure in figures]
+        made = self.figures.children
+        if [len(old.data) for old in made] == [len(new.data) for new in figures]:
+            for old, new in zip(made, figures, strict=True):
+                redraw(old, new)
+        else:
+            self.figures.children = [figure_widget(figure, 900) for figure in figures]
+        self.figures.layout.visibility = "visible"
