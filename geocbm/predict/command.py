@@ -74,6 +74,7 @@ class _Prediction:
         self.photos: list[Any] = []
         self.keys: list[str | None] = []  # of each photograph, see `photo_key`
         self.kept: set[str] = set()  # keys that were answered before
+        self.answered: set[int] = set()  # positions of photographs that were, and need no other answer
         self.page: PhotoPage | None = None
 
     def run(self) -> int:
@@ -144,22 +145,23 @@ class _Prediction:
         return journal
 
     def _positions(self) -> tuple[list[int], list[int]]:
-        """Photographs that the page shows, answered before or not; and others that have no answer yet."""
+        """Photographs that the page shows, which are answered for once more; and the others."""
         shown: list[int] = []
         if self.page is not None:
             from geocbm.predict.page import MOST_PHOTOS
 
             shown = list(range(min(len(self.photos), MOST_PHOTOS)))
-        rest = [i for i, key in enumerate(self.keys) if i >= len(shown) and (key is None or key not in self.kept)]
-        return shown, rest
+        others = list(range(len(shown), len(self.photos)))
+        self.answered = {position for position in others if self.keys[position] in self.kept}
+        return shown, others
 
     def _alone(self, model: GeoCBM) -> None:
         """Answer for all photographs in this process."""
         journal = self._open(model)
         try:
-            shown, rest = self._positions()
+            shown, others = self._positions()
             with _printer(self.request.in_text) as show:
-                for key, entry, text in self._answers(model, [*shown, *rest]):
+                for key, entry, text in self._answers(model, [*shown, *others]):
                     if journal is not None and key not in self.kept:
                         journal.add(key, entry)
                     show(entry, text)
@@ -179,11 +181,11 @@ class _Prediction:
         journal: Journal | None = None
         with ExitStack() as stack:
 
-            def prepare() -> tuple[list[str | None], list[list[int]], list[Path], dict[str, Any]]:
+            def prepare() -> tuple[list[str | None], set[int], list[list[int]], list[Path], dict[str, Any]]:
                 nonlocal journal
                 journal = self._open(model)
-                shown, rest = self._positions()
-                shares = [rest[number :: processes.process_count()] for number in range(processes.process_count())]
+                shown, others = self._positions()
+                shares = [others[number :: processes.process_count()] for number in range(processes.process_count())]
                 shares[0] = [*shown, *shares[0]]  # the page is made by this process
                 if journal is None:
                     made_by = self.request.made_by("")
@@ -191,9 +193,10 @@ class _Prediction:
                 else:
                     made_by, base = journal.made_by, journal.path
                 places = [base.with_name(f"{base.name}{SHARE}{number}") for number in range(processes.process_count())]
-                return self.keys, shares, places, made_by
+                return self.keys, self.answered, shares, places, made_by
 
-            self.keys, shares, places, made_by = processes.broadcast_object(processes.on_main(prepare))
+            told = processes.broadcast_object(processes.on_main(prepare))
+            self.keys, self.answered, shares, places, made_by = told
             share = Journal(places[processes.process_index()], made_by)
             try:
                 for key, entry, text in self._answers(model, shares[processes.process_index()]):
@@ -224,15 +227,17 @@ class _Prediction:
         """Key, entry and text of the answers for some of the photographs; those without an answer are named."""
         from tqdm import tqdm
 
+        wanted = [position for position in positions if position not in self.answered]
         replies = model.predict_each(
             (self.photos[position] for position in positions),
             self.request.top,
             keep_seen=self.page is not None,
             keep_output=self.page is not None,
+            answered={number for number, position in enumerate(positions) if position in self.answered},
         )
         hidden = not sys.stderr.isatty() or sys.stdout.isatty() or bool(self.index)
-        bar = tqdm(replies, total=len(positions), unit="photo", disable=hidden)
-        for position, reply in zip(positions, bar, strict=True):
+        bar = tqdm(replies, total=len(wanted), unit="photo", disable=hidden)
+        for position, reply in zip(wanted, bar, strict=True):
             path, is_piped = path_of(reply.source), isinstance(reply.source, bytes)
             problem = str(reply.problem or "").replace("the picture", "standard input", int(is_piped))
             if self.page is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -180,6 +180,7 @@ class GeoCBM(Pretrained):
         batch_size: int | None = None,
         keep_seen: bool = False,
         keep_output: bool = False,
+        answered: Collection[int] = (),
     ) -> Iterator[Reply]:
         """Yield a reply for each photograph, in order; one that cannot be read stops none of the others.
 
@@ -188,6 +189,9 @@ class GeoCBM(Pretrained):
 
         Photographs are files, contents of files (bytes) or PIL images. A reply keeps each picture as the model saw it
         with `keep_seen`, and what the network says of it, for `explain`, with `keep_output`.
+
+        Photographs whose numbers, from 0, are `answered` get no reply. The others are answered for in the batches that
+        they would be in without these: the size of a batch may change the last digits of an answer.
         """
         on_processor = torch.device(self.device).type == "cpu"
         if batch_size is None:
@@ -195,10 +199,11 @@ class GeoCBM(Pretrained):
         for name, value in (("top_k", top_k), ("batch_size", batch_size)):
             if value < 1:
                 raise ParameterError(f"{name} is {value}; give at least 1")
-        reply = partial(self._reply, top_k=top_k, keep_seen=keep_seen, keep_output=keep_output)
+        reply = partial(self._reply, top_k=top_k, keep_seen=keep_seen, keep_output=keep_output, answered=answered)
         threads = torch.get_num_threads()
         workers = min(MOST_WORKERS, threads) if on_processor else min(MOST_ACCELERATOR_WORKERS, os.cpu_count() or 1)
-        batches = even_batches(photographs, batch_size, workers)
+        all_batches = even_batches(enumerate(photographs), batch_size, workers)
+        batches = (batch for batch in all_batches if not all(number in answered for number, _ in batch))
         first = list(islice(batches, 2))
         if len(first) < 2:
             for batch in first:
@@ -218,10 +223,17 @@ class GeoCBM(Pretrained):
 
         return explain(self, image, country, cell)
 
-    def _reply(self, sources: Sequence[Any], top_k: int, keep_seen: bool, keep_output: bool) -> list[Reply]:
-        """Read a batch and answer for what could be read."""
+    def _reply(
+        self,
+        batch: Sequence[tuple[int, Any]],
+        top_k: int,
+        keep_seen: bool,
+        keep_output: bool,
+        answered: Collection[int],
+    ) -> list[Reply]:
+        """Read a batch of numbered photographs and answer for what could be read."""
         replies, photos = [], []
-        for source in sources:
+        for _, source in batch:
             try:
                 photos.append(self.prepare(source, keep_seen))
                 replies.append(Reply(source, seen=photos[-1].seen))
@@ -232,7 +244,7 @@ class GeoCBM(Pretrained):
             if reply.problem is None:
                 answer, output = next(found)
                 replies[i] = replace(reply, answer=answer, output=output if keep_output else None)
-        return replies
+        return [reply for (number, _), reply in zip(batch, replies, strict=True) if number not in answered]
 
     def _answer(self, photos: Sequence[Prepared], top_k: int) -> list[tuple[Answer, geocbm.GeoCBMOutput]]:
         """Answers for photographs, each with what the network says of its views; all views go through it together."""

@@ -83,6 +83,19 @@ def test_batches_change_nothing_and_keep_the_order(model, pictures):
     assert (last.lat, last.lng) == pytest.approx((whole[6].lat, whole[6].lng), abs=1e-3)
 
 
+def test_an_answer_has_the_same_last_digits_whatever_was_answered_before(model, pictures, monkeypatch):
+    sizes, answer = [], model._answer
+    monkeypatch.setattr(model, "_answer", lambda photos, top: sizes.append(len(photos)) or answer(photos, top))
+    whole = [reply.answer.as_json() for reply in model.predict_each(pictures[:9], batch_size=2)]
+    everything, sizes[:] = sorted(sizes), []
+    rest = [
+        reply.answer.as_json() for reply in model.predict_each(pictures[:9], batch_size=2, answered={0, 1, 2, 3, 5})
+    ]
+    assert rest == [whole[number] for number in (4, 6, 7, 8)]
+    assert (everything, sorted(sizes)) == ([1, 2, 2, 2, 2], [1, 2, 2])
+    assert list(model.predict_each(pictures[:9], answered=range(9))) == []
+
+
 def test_attention_is_a_grid_that_sums_to_one(model, pictures):
     for answer in model.predict(pictures[:5]):
         assert answer.attention.shape == model.encoder.grid == (4, 4)
