@@ -26,6 +26,7 @@ BLACK_LUMINANCE = 12.0
 DARK_LUMINANCE = 40.0
 CONSTANT_SPREAD = 4.0
 TWIN_KM = 0.05
+_POINTS_AT_ONCE = 250_000
 EXAMPLES = 5
 SIDE = 96  # shorter side in pixels of the copy that is looked at
 LITTLE = 0.2  # part of a picture that a square crop may lose without being named: 5 to 4 loses so much
@@ -174,13 +175,18 @@ def _twins(table: pd.DataFrame) -> np.ndarray:
     """Mark rows that have a row of another panorama within `TWIN_KM`, `[n]`."""
     from scipy.spatial import cKDTree
 
-    _, first, of_row = np.unique(pd.factorize(table["pano_id"])[0], return_index=True, return_inverse=True)
+    of_row = pd.factorize(table["pano_id"])[0]
+    first = np.flatnonzero(np.diff(np.maximum.accumulate(of_row), prepend=-1))  # rows with a panorama not met before
     points = latlng_to_cartesian(table["lat"].to_numpy()[first], table["lng"].to_numpy()[first])  # (panoramas, 3)
     if len(points) < 2:
         return np.zeros(len(table), dtype=bool)
     near = 2 * TWIN_KM / EARTH_RADIUS_KM  # further is not looked
-    chord, _ = cKDTree(points).query(points, k=2, distance_upper_bound=near, workers=-1)
-    return (chord[:, 1] * EARTH_RADIUS_KM < TWIN_KM)[of_row]
+    tree, twin = cKDTree(points), np.zeros(len(points), dtype=bool)
+    for start in range(0, len(points), _POINTS_AT_ONCE):
+        part = slice(start, start + _POINTS_AT_ONCE)
+        chord, _ = tree.query(points[part], k=2, distance_upper_bound=near, workers=-1)
+        twin[part] = chord[:, 1] * EARTH_RADIUS_KM < TWIN_KM
+    return twin[of_row]
 
 
 FEW_SAMPLES = 5

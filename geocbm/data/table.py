@@ -83,6 +83,8 @@ def load_table(
     Raises:
         BadTableError: with one sentence per problem in `problems`.
     """
+    import pyarrow as pa
+
     if on_bad not in ("error", "drop"):
         raise ParameterError(f"on_bad is {on_bad!r}; choose 'error' or 'drop'.")
     path = Path(csv)
@@ -101,6 +103,7 @@ def load_table(
         lines = lines[rows.index.to_numpy()]
         rows = rows.reset_index(drop=True)
     notices += _normalise(rows)
+    pa.default_memory_pool().release_unused()  # of texts as they were
     rows.loc[rows["meta_name"] == UNKNOWN, "parent_concept"] = UNKNOWN
     lat, lng = (pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=np.float64) for name in ("lat", "lng"))
     folder = path.resolve().parent
@@ -239,7 +242,8 @@ def _read_columns(path: Path) -> tuple[list[str], pd.DataFrame, np.ndarray, dict
         lines.append(np.array(numbers))
     if not parts:
         raise BadTableError(f"{path} has a header but no rows: add one row per image.")
-    return header, pa.concat_tables(parts).to_pandas(), np.concatenate(lines), ragged
+    whole = pa.concat_tables(parts).combine_chunks()  # the system gets large pieces back as soon as they are free
+    return header, whole.to_pandas(), np.concatenate(lines), ragged
 
 
 def _map_columns(

@@ -60,7 +60,16 @@ def remove_if_possible(temporary: Path) -> None:
 
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EIO}
+_CLOSED = {
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+}
 # What libraries say that pass no error number on: safetensors, NumPy.
 _FULL_WORDS = re.compile(r"No space left|Not enough free space|File too large|[Qq]uota exceeded|os error (28|27|122)\b")
 

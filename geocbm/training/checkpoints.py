@@ -6,6 +6,7 @@ rename puts it in place and an interruption never leaves half of it. Nothing is 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError, UserError
-from geocbm.files import SEAL, atomic_path, sha256_file, write_json
+from geocbm.files import SEAL, atomic_path, remove_if_possible, sha256_file, write_json
 from geocbm.files.stored import command_of, opened, refuse_folder
 
 if TYPE_CHECKING:
@@ -264,8 +265,9 @@ class ResumeFile:
             "best_metric": state.best_metric,
             "best_is_current": best_is_current,
         }
+        tensors, text = _clone_shared(tensors), json.dumps(content)
         with atomic_path(self.path, _n_bytes(tensors)) as temporary:
-            save_file(_clone_shared(tensors), str(temporary), metadata={"state": json.dumps(content)})
+            save_file(tensors, str(temporary), metadata={"state": text, SEAL: _state_seal(tensors, text)})
 
     def read(self) -> tuple[dict[str, Any] | None, str | None]:
         """The JSON of the state, or None; and why it cannot be continued, or None where there is nothing to say."""
@@ -273,9 +275,12 @@ class ResumeFile:
             return None, None
         try:
             with safe_open(str(self.path), "pt") as stored:
-                content = json.loads(stored.metadata()["state"])
+                metadata = stored.metadata()
+            content = json.loads(metadata["state"])
             reason = difference(content["identity"], self.identity)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            if reason is None and metadata[SEAL] != _state_seal(load_file(self.path), metadata["state"]):
+                raise ValueError("it was changed since it was written")
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None, "the file is damaged"
         return (content, None) if reason is None else (None, reason)
 
@@ -302,13 +307,22 @@ class ResumeFile:
 
     def remove(self) -> None:
         """Remove the state and what an interruption in the middle of writing left of one."""
-        self.path.unlink(missing_ok=True)
+        remove_if_possible(self.path)
         self.remove_leftovers()
 
     def remove_leftovers(self) -> None:
         """Remove what an interruption in the middle of writing left."""
         for half in self.path.parent.glob(f".{self.path.stem}.*{self.path.suffix}"):
             half.unlink(missing_ok=True)
+
+
+def _state_seal(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Digest of a state: its tensors and its JSON."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(f"\0{name}\0".encode())
+        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _clone_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

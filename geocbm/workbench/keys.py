@@ -245,6 +245,9 @@ def stale_reason(stage: Stage, folder: Path, key: Mapping[str, Any]) -> str | No
     old = stamp.get("key")
     if not isinstance(old, dict):
         return "never ran to its end"
+    parts = [old.get(name, {}) for name in ("parameters", "inputs", "sources", "libraries")]
+    if not all(isinstance(part, dict) for part in (*parts, stamp.get("outputs", {}))):
+        return "its stamp is damaged"
     for name in ("profile", "device"):
         if old.get(name) != key[name]:
             return f"{name} changed {old.get(name)} -> {key[name]}"

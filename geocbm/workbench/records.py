@@ -200,7 +200,9 @@ def write_stage(run: str, profile: str, number: str, entry: Mapping[str, Any] | 
     """
     file = paths.report_folder(run) / "manifest.json"
     manifest = keys.read_json_or_empty(file)
-    stages = dict(manifest.get("stages") or {})
+    known = manifest.get("stages")
+    known = known.items() if isinstance(known, dict) else ()  # what is damaged is told by stamps and pages
+    stages = {each: said for each, said in known if isinstance(said, dict)}
     old = dict(entry) if entry is not None else dict(stages.get(number) or _stamped(run, number))
     stages[number] = old | {"status": status, "reason": reason}
     updated = {"run": run, "profile": profile, "geocbm": __version__, "stages": stages}

@@ -1,5 +1,6 @@
 """An interrupted training goes on, and ends as if nothing had happened."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import nn
 
-from geocbm.errors import UserError
+from geocbm.errors import UnwritableError, UserError
 from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, seeded
 from geocbm.training import checkpoints as checkpoints_module
 from geocbm.training.checkpoints import ResumeFile, TrainingState, difference, load_checkpoint
@@ -245,6 +247,27 @@ def test_a_state_of_another_training_is_left_alone_and_the_reason_said(tmp_path,
 def test_what_changes_no_weight_is_no_reason_to_start_afresh(tmp_path):
     out = interrupted(tmp_path, metadata={"config": {"refine_cells": 0}})
     assert train(out, metadata={"config": {"refine_cells": 3}})[2][0].startswith("continuing at epoch 3")
+
+
+def test_a_state_with_a_flipped_bit_or_another_text_is_left_alone(tmp_path):
+    state = interrupted(tmp_path).with_name("stage9.resume.safetensors")
+    whole = state.read_bytes()
+    deep = save({"model.a": torch.zeros(1)}, {"state": "[" * 200_000})
+    other = save({"model.a": torch.zeros(1)}, {"state": json.dumps({"identity": None})})
+    flipped = [whole[:-at] + bytes([whole[-at] ^ 1]) + whole[len(whole) - at + 1 :] for at in (2, 400)]
+    for content in (*flipped, whole[:-1], deep, other):
+        state.write_bytes(content)
+        got = train(state.with_name("stage9.safetensors"))
+        assert got[2][0].endswith("cannot be continued (the file is damaged)")
+        assert len(got[1].history) == 6
+        state.with_name("stage9.safetensors").unlink()
+
+
+def test_a_folder_in_place_of_a_state_is_one_sentence(tmp_path):
+    (tmp_path / "stage9.resume.safetensors" / "mine").mkdir(parents=True)
+    with pytest.raises(UnwritableError, match=r"stage9\.resume\.safetensors cannot be written"):
+        train(tmp_path / "stage9.safetensors")
+    assert (tmp_path / "stage9.resume.safetensors" / "mine").is_dir()
 
 
 @pytest.mark.parametrize("content", [b"", b"not tensors at all", b"\xff" * 100])

@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from geocbm import cli
-from geocbm.errors import MissingInputError, ParameterError
+from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import owners, paths, read_json
 from geocbm.workbench import chain, sync
 from geocbm.workbench.chain import Request, run_chain
@@ -287,6 +288,31 @@ def test_a_page_or_manifest_that_is_lost_is_made_again(
         with pytest.raises(ZeroDivisionError):
             run_chain(Request(profile="smoke"))
         assert len(rendered) == number
+
+
+@pytest.mark.parametrize("what", ["truncated", "noise", "null", "list", "deep", "folder", "nulls", "numbers"])
+def test_a_damaged_note_of_the_chain_is_made_again_or_one_sentence(run: Run, project: Path, what: str) -> None:
+    run("count=5")
+    notes = [*project.glob("data/runs/smoke/**/*.json"), *project.glob("reports/**/*.json")]
+    notes = [path for path in notes if path.name not in ("numbers.json", "total.json")]
+    assert {"01.json", "command.json", "manifest.json", "metrics.json"} <= {path.name for path in notes}
+    for path in notes:
+        whole = path.read_bytes()
+        if what == "folder":
+            path.unlink()
+            path.mkdir()
+        elif what in ("nulls", "numbers"):  # an object with its names, and something else behind each
+            path.write_text(json.dumps(dict.fromkeys(json.loads(whole), None if what == "nulls" else 3)))
+        else:
+            damaged = {"truncated": whole[: len(whole) // 2], "noise": b"\xff\x00" * 20, "deep": b"[" * 200_000}
+            path.write_bytes(damaged.get(what, b"null" if what == "null" else b"[1]"))
+        with suppress(UserError):
+            run("count=5")
+        if path.is_dir():
+            path.rmdir()
+        assert run("count=5") == 0
+        if path.name != "command.json":  # its readers do without; the next stage that runs writes it
+            assert isinstance(read_json(path), dict)
 
 
 def test_two_chains_do_not_write_the_same_run(run: Run) -> None:
