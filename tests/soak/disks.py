@@ -166,8 +166,10 @@ class _Life:
         wrong = _told(said, sentence, self.disks.project.folder / disk)
         wrong += lives.broken(self.disks.seen)
         wrong += [f"{name} is left over" for name in sorted(lives.leftovers(self.disks.seen))]
-        gone = before - lives.names(self.disks.seen)
-        wrong += [f"{name} is gone" for name in sorted(gone) if ".failed." not in name]
+        now = lives.names(self.disks.seen)
+        # The state of a training that has come to its end since is no longer needed.
+        ended = {name for name in before if name.replace(".resume.", ".") in now}
+        wrong += [f"{name} is gone" for name in sorted(before - now - ended) if ".failed." not in name]
         return Trial(what, not wrong, "; ".join(wrong) or str(said))
 
 
