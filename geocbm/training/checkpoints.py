@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from geocbm.errors import MismatchError, MissingInputError, ParameterError, UserError
+from geocbm.errors import MismatchError, MissingInputError, ParameterError, UserError, first_line
 from geocbm.files import SEAL, atomic_path, remove_if_possible, sha256_file, write_json
 from geocbm.files.stored import command_of, opened, refuse_folder
 
@@ -161,7 +161,11 @@ def load_checkpoint(
     if expected != sha256_file(path):
         found = f"{path} is not the file that {described.name} describes"
         raise MismatchError(f"{found}; make both again with `{command_of(made_by)}`")
-    return _own_tensors(path), metadata
+    try:
+        return _own_tensors(path), metadata
+    except SafetensorError as error:
+        found = f"{path} is damaged ({first_line(error)})"
+        raise MismatchError(f"{found}; make it again with `{command_of(made_by)}`") from error
 
 
 def _own_tensors(path: Path) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from geocbm.errors import MismatchError, MissingInputError, ParameterError, UserError
-from geocbm.files import write_json
+from geocbm.files import sha256_file, write_json
 from geocbm.training import Checkpoint, RowLoader, TrainingSettings, evaluate, fit, seeded
 from geocbm.training.checkpoints import load_checkpoint, restore
 from geocbm.training.epoch import learning_rate_factor, parameter_groups
@@ -174,6 +174,10 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
     write_json(out.with_suffix(".json"), described | {"tensors_sha256": "0"})
     with pytest.raises(MismatchError, match=r"not the file that a\.json describes"):
         load_checkpoint(out, "")
+    out.write_bytes(b"\x08" * 99)  # by somebody who made the digest fit
+    write_json(out.with_suffix(".json"), described | {"tensors_sha256": sha256_file(out)})
+    with pytest.raises(MismatchError, match=r"a\.safetensors is damaged \(.*; make it again with `geocbm run`"):
+        load_checkpoint(out, "geocbm run")
 
 
 @pytest.mark.parametrize(
