@@ -216,9 +216,9 @@ def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
     with _one_sentence(folder, sentence):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     own = getattr(config, "num_hidden_layers", 1)
-    odd = [("num_hidden_layers", own)] * (own < 1)
-    odd += [(name, count) for name, count in _block_counts(config.to_dict()) if count > _MOST_BLOCKS]
-    for name, count in odd:
+    endless = [each for each in _block_counts(config.to_dict()) if each[1] > _MOST_BLOCKS]
+    if own < 1 or endless:
+        name, count = endless[0] if endless else ("num_hidden_layers", own)
         raise ParameterError(sentence.replace("{}", f"{name} is {count}"))
     factory: Any = transformers.AutoModel
     model_class: Any = transformers.MODEL_MAPPING.get(type(config), None)

@@ -6,7 +6,6 @@ rename puts it in place and an interruption never leaves half of it. Nothing is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from geocbm.encoders.loading import hash_weights
 from geocbm.errors import MismatchError, MissingInputError, ParameterError, UserError, first_line
 from geocbm.files import SEAL, atomic_path, remove_if_possible, sha256_file, write_json
 from geocbm.files.stored import command_of, opened, refuse_folder
@@ -271,7 +271,7 @@ class ResumeFile:
         }
         tensors, text = _clone_shared(tensors), json.dumps(content)
         with atomic_path(self.path, _n_bytes(tensors)) as temporary:
-            save_file(tensors, str(temporary), metadata={"state": text, SEAL: _state_seal(tensors, text)})
+            save_file(tensors, str(temporary), metadata={"state": text, SEAL: hash_weights(tensors.items(), text)})
 
     def read(self) -> tuple[dict[str, Any] | None, str | None]:
         """The JSON of the state, or None; and why it cannot be continued, or None where there is nothing to say."""
@@ -282,7 +282,7 @@ class ResumeFile:
                 metadata = stored.metadata()
             content = json.loads(metadata["state"])
             reason = difference(content["identity"], self.identity)
-            if reason is None and metadata[SEAL] != _state_seal(load_file(self.path), metadata["state"]):
+            if reason is None and metadata[SEAL] != hash_weights(load_file(self.path).items(), metadata["state"]):
                 raise ValueError("it was changed since it was written")
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None, "the file is damaged"
@@ -318,15 +318,6 @@ class ResumeFile:
         """Remove what an interruption in the middle of writing left."""
         for half in self.path.parent.glob(f".{self.path.stem}.*{self.path.suffix}"):
             half.unlink(missing_ok=True)
-
-
-def _state_seal(tensors: Mapping[str, Tensor], text: str) -> str:
-    """Digest of a state: its tensors and its JSON."""
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        digest.update(f"\0{name}\0".encode())
-        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _clone_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
