@@ -120,6 +120,18 @@ def _portable(value: Any) -> Any:
     return paths.portable(value) if isinstance(value, str) and Path(value).is_absolute() else value
 
 
+def _joined(outputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Outputs with neighbouring pieces of one stream as one; where a kernel cuts what it prints is a matter of time."""
+    joined: list[dict[str, Any]] = []
+    for output in outputs:
+        if joined and output["output_type"] == "stream" and output.get("name") == joined[-1].get("name"):
+            text = "".join([*joined[-1]["text"], *output["text"]])
+            joined[-1] = joined[-1] | {"text": text.splitlines(keepends=True)}
+        else:
+            joined.append(output)
+    return joined
+
+
 def stamp_notebook(executed: Path, target: Path, stamp: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Move an executed notebook to its place, with its provenance in the metadata and no folder of this machine in it.
 
@@ -150,6 +162,8 @@ def stamp_notebook(executed: Path, target: Path, stamp: Mapping[str, Any], value
     for cell in content["cells"]:
         if "injected-parameters" in cell.get("metadata", {}).get("tags", ()):
             cell["id"] = "injected-parameters"
+        if "outputs" in cell:
+            cell["outputs"] = _joined(cell["outputs"])
     if "application/vnd.jupyter.widget-view+json" not in text:
         content["metadata"].pop("widgets", None)
     write_text(target, json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
