@@ -31,10 +31,9 @@ METRICS = ("geoscore", "median_km", "country_acc")
 def measure_decodings(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Every point of every method on the test split; methods without points are left out.
 
-    Returns:
-        A row per method and point, methods in the order of the page: `name`, `method` (its label), `point`, `chosen`
-        (whether the method answers it), `val_geoscore` (NaN where unknown), and `geoscore`, `median_km` and
-        `country_acc` (from 0 to 1), each with `_low` and `_high`. Empty without test images.
+    A row per method and point, methods in the order of the page: `name`, `method` (its label), `point`, `chosen`
+    (whether the method answers it), `val_geoscore` (NaN where unknown), and `geoscore`, `median_km` and `country_acc`
+    (from 0 to 1), each with `_low` and `_high`. Empty without test images.
     """
     columns = ["name", "method", "point", "chosen", "val_geoscore"]
     columns += [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
@@ -79,9 +78,8 @@ def over_baseline(
 ) -> dict[str, dict[str, Estimate]]:
     """What Stage 2 and each of its modes gain over a baseline on the same test images, paired, with intervals.
 
-    Returns:
-        By name of the head, `geoscore_change` and `median_km_change`, head minus baseline: above 0 is better for the
-        GeoScore, below 0 for the median error. Nothing without test images.
+    By name of the head, `geoscore_change` and `median_km_change`, head minus baseline: above 0 is better for the
+    GeoScore, below 0 for the median error. Nothing without test images.
     """
     if baseline is None or not len(run.rows["test"]):
         return {}

@@ -158,8 +158,7 @@ def stage_answers(run: Run) -> list[Prediction]:
 def stored_predictions(run: Run) -> dict[str, pd.DataFrame]:
     """Stored predictions of Stage 2 by mode, in the order of the test split; the main mode is called "".
 
-    Raises:
-        MismatchError: they are of other images than those of the test split.
+    Those of other images than the test split's are a MismatchError.
     """
     with run.opened("predictions.parquet") as stored:
         if not np.isfinite(stored[["lat", "lng", "true_lat", "true_lng"]]).all(axis=None):

@@ -134,9 +134,6 @@ def by_place(found: Geocoded, level: str = "country", n: int = 1000, seed: int =
         Columns `place, n, pooled` (how many places the row stands for) and `median_km` and `right`, each followed by
         its interval `_low` and `_high`, NaN where they lie in too few spatial blocks. `right` is the share of images
         whose place of that level was named. At the levels of `WIDE` there are `geoscore` and `country_acc` as well.
-
-    Raises:
-        ParameterError: there is no such level.
     """
     if level not in PLURALS:
         raise ParameterError(f"level is {level!r}; choose {', '.join(map(repr, PLURALS))}.")
@@ -167,9 +164,8 @@ def by_place(found: Geocoded, level: str = "country", n: int = 1000, seed: int =
 def confusions(found: Geocoded) -> pd.DataFrame:
     """The countries that Stage 2 most often takes for one another, by country polygons.
 
-    Returns:
-        At most `MOST_CONFUSIONS` rows, the most frequent first: `country, answered, images, share` (of all test images
-        of the country, 0 to 1) and `median_km` of these images. Images whose true place has no country are left out.
+    At most `MOST_CONFUSIONS` rows, the most frequent first: `country, answered, images, share` (of all test images of
+    the country, 0 to 1) and `median_km` of these images. Images whose true place has no country are left out.
     """
     frame = pd.DataFrame({"country": found.true["country"].to_numpy(), "km": found.km["stage2"]})
     frame["answered"] = found.answered["stage2"]["country"].replace("", "(no answer)").to_numpy()

@@ -83,10 +83,8 @@ class NoveltyDetector:
     def fit(cls, train: np.ndarray, val: np.ndarray, seed: int = 0) -> NoveltyDetector:
         """Learn the metric from training pictures `[n, d]`, the usual distances from validation photographs `[v, d]`.
 
-        Each picture stands there once, and none in both. `seed` draws where there are more than `MOST_REFERENCES`.
-
-        Raises:
-            ParameterError: there are too few of either.
+        Each picture stands there once, and none in both; too few of either are refused. `seed` draws where there are
+        more than `MOST_REFERENCES`.
         """
         if len(train) < 2 or len(val) < FEWEST_VALIDATION:
             raise ParameterError(
@@ -191,11 +189,7 @@ def picture_rows(files: Run, rows: np.ndarray) -> np.ndarray:
 
 
 def save_novelty(files: Run, features: FeatureStore, seed: int = 0) -> str:
-    """Fit the detector of a run on its adapted features and write it; where the splits are too small, the file says so.
-
-    Returns:
-        A sentence on what it rests on, or why there is none.
-    """
+    """Fit the detector of a run on its adapted features and write it; says what it rests on, or why there is none."""
     # No picture counts twice, and none in two splits.
     train, val = (features.read("pooled", picture_rows(files, files.rows[split])).numpy() for split in ("train", "val"))
     try:
@@ -213,11 +207,7 @@ def save_novelty(files: Run, features: FeatureStore, seed: int = 0) -> str:
 
 
 def read_novelty(files: Run) -> tuple[NoveltyDetector | None, str]:
-    """Read the detector of a run.
-
-    Returns:
-        The detector and an empty text, or None and the sentence that says why there is none.
-    """
+    """The detector of a run and an empty text, or None and the sentence that says why there is none."""
     lacks = "how unlike the training pictures an image is, is not measured: "
     try:
         with files.opened(FILE) as (_, noted):

@@ -35,11 +35,9 @@ def by_distance(
 ) -> pd.DataFrame:
     """Error by the distance to the nearest training place.
 
-    `nearest_km`, the `errors` in km of each method and the spatial `blocks` are `[n]`, one for each test image.
-
-    Returns:
-        A row per bin that has images and method: `bin` (range), `n`, `method`, and `median_km`, `geoscore`,
-        `acc_25km`, each with `_low` and `_high`.
+    `nearest_km`, the `errors` in km of each method and the spatial `blocks` are `[n]`, one for each test image. A row
+    per bin that has images and method: `bin` (range), `n`, `method`, and `median_km`, `geoscore`, `acc_25km`, each with
+    `_low` and `_high`.
     """
     bins, drawn = {}, Resamples(blocks, n, seed)
     for low, high in itertools.pairwise(BINS_KM):
@@ -58,9 +56,8 @@ def without_near(
 ) -> pd.DataFrame:
     """What is left of the GeoScore without the images that have a training place nearby (arguments of `by_distance`).
 
-    Returns:
-        A row per limit of `LIMITS_KM` that leaves an image, and method: `limit_km`, `left` (images), `method`,
-        `geoscore` (of all), `geoscore_far` (of those left) and the paired `geoscore_change`, each with its interval.
+    A row per limit of `LIMITS_KM` that leaves an image, and method: `limit_km`, `left` (images), `method`, `geoscore`
+    (of all), `geoscore_far` (of those left) and the paired `geoscore_change`, each with its interval.
     """
     rows = []
     for limit in LIMITS_KM:

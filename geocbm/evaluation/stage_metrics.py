@@ -43,12 +43,10 @@ def measure_retrieval(
     n_resamples: int = 200,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """How well held-out images find their own place among those of all of them.
+    """How well held-out images find their own place: `recall_1`, `recall_5`, `recall_10`, `retrieval_km`.
 
-    `pooled` `(n, d)` are the adapted features of all rows, of which `rows` are ranked against one another.
-
-    Returns:
-        `recall_1`, `recall_5`, `recall_10` and `retrieval_km`; nothing without rows.
+    `pooled` `(n, d)` are the adapted features of all rows, of which `rows` are ranked against one another; without any
+    there is nothing.
     """
     if not len(rows):
         return {}
@@ -102,11 +100,9 @@ def measure_presence(
     """How well the scores of a concept part pictures that show it from others; nothing without rows.
 
     `predicted` is that of `run.predictions.concept_probabilities`. Every picture counts once, with all names it has.
-
-    Returns:
-        `mean_ap` with its interval (mean over concepts, macro) and `micro_ap` (all concepts in one ranking) of the
-        named concepts, `macro_f1` at the thresholds that are best on the validation split, and where the data knows all
-        visible concepts, `visible_mean_ap` and `visible_micro_ap` of these.
+    `mean_ap` with its interval (mean over concepts, macro) and `micro_ap` (all concepts in one ranking) are of the
+    named concepts, `macro_f1` at the thresholds that are best on the validation split, and where the data knows all
+    visible concepts, `visible_mean_ap` and `visible_micro_ap` of these.
     """
     if not len(rows):
         return {}
@@ -159,12 +155,10 @@ def prototype_cosine(model: Stage1ConceptModel) -> np.ndarray:
 def measure_places(
     files: Run, predicted: Arrays, rows: np.ndarray, n_resamples: int = 200, seed: int = 0
 ) -> dict[str, Any]:
-    """Metrics of predicted places (specification, section Evaluation Metrics, Stage 2).
+    """Metrics of predicted places (specification, section Evaluation Metrics, Stage 2); nothing without rows.
 
-    `predicted` is that of `run.predictions.predict_places` for `rows`; intervals are over blocks of 100 km.
-
-    Returns:
-        Estimates by the name of the metric, and the numbers `n` and `n_missing`; nothing without rows.
+    `predicted` is that of `run.predictions.predict_places` for `rows`; intervals are over blocks of 100 km. `n` and
+    `n_missing` are numbers, all others estimates.
     """
     if not len(rows):
         return {}

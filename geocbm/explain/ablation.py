@@ -106,11 +106,8 @@ def intervention_effect_by_mode(
 ) -> pd.DataFrame:
     """How far an edit of all concepts reaches in each mode (`models`): what bypasses the concepts no edit can change.
 
-    `labels` are those of all pictures; intervals are by blocks of 100 km.
-
-    Returns:
-        A row per mode: `mode`, and `seen_km`, `told_km` (all that is known is corrected) and `removed_km`, median
-        errors with `_low` and `_high`.
+    `labels` are those of all pictures; intervals are by blocks of 100 km. A row per mode: `mode`, and `seen_km`,
+    `told_km` (all that is known is corrected) and `removed_km`, median errors with `_low` and `_high`.
     """
     lat, lng = run.lat[rows], run.lng[rows]
     resamples, known = Resamples(spatial_blocks(lat, lng), n_resamples, seed), labels.at(rows)

@@ -61,10 +61,9 @@ class Explanation:
         return self.total - float(np.nansum(self.terms)) - sum(self.others.values())
 
     def largest(self, most: int = 12) -> pd.DataFrame:
-        """The largest terms, the sum of all remaining ones, and the further summands.
+        """The largest terms, the sum of all remaining ones, and the further summands: `name`, `kind` and `term`.
 
-        Returns:
-            Columns `name`, `kind` ("meta", "parent", "rest" or "other") and `term`.
+        A `kind` is "meta", "parent", "rest" or "other".
         """
         present = np.flatnonzero(~np.isnan(self.terms))
         order = present[np.argsort(-np.abs(self.terms[present]), kind="stable")]
@@ -91,13 +90,8 @@ class Target:
 def country_weights(logits: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The log odds of a set of cells as a linear function of the logits `(B, N)`, at these logits.
 
-    `inside` is `(N,)` or `(B, N)`.
-
-    Returns:
-        `(B, N)` weights, `(B,)` spread and `(B,)` log odds: weights times logits, summed, plus spread are the odds.
-
-    Raises:
-        ParameterError: no cell is inside, or none outside.
+    Weights `(B, N)` times logits, summed, plus the spread `(B,)` are the log odds `(B,)`. `inside` is `(N,)` or `(B,
+    N)`; there must be cells inside and outside.
     """
     inside = inside.expand_as(logits)
     if not (inside.any(-1) & (~inside).any(-1)).all():
@@ -130,7 +124,7 @@ def explain_scores(
     answer: Callable[[Tensor], Stage2Output] | None = None,
     baseline: Tensor | None = None,
 ) -> Explanation:
-    """Explain the answer for one picture, pooled over its views.
+    """Explain the answer for one picture, pooled over its views: `EXACT` for `concept_scores` and `hybrid`.
 
     Args:
         head: Stage 2 in any mode.
@@ -138,11 +132,8 @@ def explain_scores(
         target: the place whose log odds or logit is explained.
         tokens: `(V, P, w)` patch tokens, for mode `hybrid`.
         answer: what the model says of edited scores `(E * V, k)`, view by view within each edit, for modes whose logits
-            are no sums; see `interventions.predict_with_scores`.
+            are no sums and are explained `BY_ABLATION`; see `interventions.predict_with_scores`.
         baseline: `(k,)` scores at which a concept is ablated (`interventions.baseline_scores`), for the same modes.
-
-    Returns:
-        The explanation: `EXACT` for `concept_scores` and `hybrid`, else `BY_ABLATION`.
 
     Raises:
         ParameterError: names and scores do not fit, no single cell is named, or a mode lacks what it needs.
@@ -195,15 +186,10 @@ def _by_ablation(
 def country_terms(
     head: Stage2CrossAttentionGeoHead, scores: Tensor, logits: Tensor, cell_country: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What each concept adds to the log odds of the country that is named, for many pictures.
+    """For pictures the most probable country `[B]` and what each concept adds to its log odds `[B, k]`.
 
-    `scores` are `(B, k)`, `logits` `(B, N)` of a head of mode `concept_scores` or `hybrid`, `cell_country` `[N]`.
-
-    Returns:
-        `[B]` the most probable country and `[B, k]` terms.
-
-    Raises:
-        ParameterError: all cells lie in one country.
+    `scores` are `(B, k)`, `logits` `(B, N)` of a head of mode `concept_scores` or `hybrid`, `cell_country` `[N]`, of
+    which there must be two.
     """
     names, by_country = sum_by_place(logits.cpu().double().softmax(-1).numpy(), cell_country)
     if len(names) < 2:

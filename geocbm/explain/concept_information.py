@@ -125,11 +125,10 @@ def measure_completeness(
 ) -> dict[str, dict[str, float]]:
     """Accuracy from concepts as a part of the accuracy from everything (Yeh et al. 2020), of the test split.
 
-    Returns:
-        Those that can be had of `probes`: of the country by a linear classifier (`probe_country`), and of `rights`
-        (`right_answers` with `concept_scores` and `main`): of country and cell by the linear CBM against the main mode
-        (`model_country`, `model_cell`). Each has the shares `from concepts`, `from everything` and `by guessing`, and
-        `completeness` with `_low` and `_high`.
+    Of `probes` those that can be had: of the country by a linear classifier (`probe_country`); and of `rights`
+    (`right_answers` with `concept_scores` and `main`): of country and cell by the linear CBM against the main mode
+    (`model_country`, `model_cell`). Each has the shares `from concepts`, `from everything` and `by guessing`, and
+    `completeness` with `_low` and `_high`.
     """
     compared = {}
     if "scores" in probes:

@@ -135,9 +135,8 @@ def find_counterfactuals(
 def edit_table(found: Sequence[Counterfactual], run: Run) -> pd.DataFrame:
     """Every edit at full strength: the most probable country before and after, and how far the answer moved.
 
-    Returns:
-        Columns `picture`, `edit`, `before`, `before_probability`, `after`, `after_probability`, `moved_km`, and
-        `moved`, the total variation of the cells' probabilities.
+    Columns are `picture`, `edit`, `before`, `before_probability`, `after`, `after_probability`, `moved_km`, and
+    `moved`, the total variation of the cells' probabilities.
     """
     rows = []
     for one in found:

@@ -34,10 +34,8 @@ def likeliest_maps(
 ) -> tuple[list[Image], np.ndarray, list[str], list[Box | None]]:
     """Maps of the likeliest concepts of some pictures, as `plots.attention_overlay` takes them.
 
+    For each of `3 m` pairs the picture, the map `[3 m, *grid]`, the concept with its probability, and its box.
     `probabilities` `[n, k_m]` are those of all pictures; `where` says where concepts are, if that is known.
-
-    Returns:
-        For each of `3 m` pairs the picture, the map `[3 m, *grid]`, the concept with its probability, and its box.
     """
     first = np.argsort(-probabilities[rows], axis=1, kind="stable")[:, :NAMED]  # (m, 3)
     of, metas = rows.repeat(first.shape[1]), first.reshape(-1)  # (3 m,) each

@@ -139,16 +139,10 @@ def deletion_insertion(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, DeletionInsertion]:
-    """Take patches away in the order of each map and at random, and watch several heads at once.
+    """Take patches away in the order of each map and at random, and watch several heads at once; by head.
 
     `answer` is for `n` pictures in `blocks` `[n]`, from which patches are taken in a `way` (`TOKENS`, `PIXELS`); `maps`
-    are by name `[n, P]`, or `[P]` for all pictures.
-
-    Returns:
-        By head what was measured; all of them saw the same patches.
-
-    Raises:
-        ParameterError: no pictures, or a map of another shape.
+    are by name `[n, P]`, or `[P]` for all pictures, of at least two patches. All heads see the same patches.
     """
     n, n_patches = len(blocks), max((np.shape(own)[-1] for own in maps.values()), default=0)
     if not n or n_patches < 2:
@@ -189,13 +183,10 @@ def measure_faithfulness(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[tuple[str, str], DeletionInsertion]:
-    """Take patches away from the tokens of all pictures, and from the pixels of some of them.
+    """Take patches away from the tokens of all pictures, and from the pixels of some of them; by head and way.
 
     The heads of the model are called `LINEAR` and `MAIN`; `maps` are by name `[n, P]`, or `[P]` for all pictures. So
     many `pictures` are blurred and encoded anew; 0 leaves that out.
-
-    Returns:
-        By head and way.
     """
     found: dict[tuple[str, str], DeletionInsertion] = {}
     blocks = spatial_blocks(model.run.lat[rows], model.run.lng[rows])

@@ -202,9 +202,7 @@ def choose_values(cases: Cases, candidates: Sequence[InterventionValues]) -> tup
     """Choose the intervention values by the mean GeoScore of the curves on validation pictures.
 
     Both units count, in random order: values that suit only a model that is told everything would be of little use.
-
-    Returns:
-        The best values, and a row per candidate with its `percentile` and the mean `geoscore` of its curves.
+    With the best values comes a row per candidate with its `percentile` and the mean `geoscore` of its curves.
     """
     tried = []
     for values in candidates:

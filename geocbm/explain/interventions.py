@@ -46,13 +46,8 @@ SURE = 0.999
 def set_scores(scores: Tensor, concepts: Sequence[int], values: Tensor | np.ndarray | float) -> Tensor:
     """Give concepts other scores; all others stay, so that an edit touches the terms of the edited concepts only.
 
-    `values` are `(B, len(concepts))` or what broadcasts to it; NaN leaves a score as it is.
-
-    Returns:
-        `(B, k)` new scores; they need not sum to 1, which no mode requires.
-
-    Raises:
-        ParameterError: an unknown concept.
+    `values` are `(B, len(concepts))` or what broadcasts to it; NaN leaves a score as it is. The new scores `(B, k)`
+    need not sum to 1, which no mode requires.
     """
     columns, k = [int(concept) for concept in concepts], scores.shape[1]
     for column in columns:
@@ -80,10 +75,7 @@ def baseline_scores(head: Stage2CrossAttentionGeoHead, train_scores: Tensor | No
     """Scores at which a concept is ablated, `(k,)`: those of an average training picture.
 
     For heads that read scores, the ones at which the term of every concept is 0: the mean of the training rows as the
-    linear layer reads them. For other heads the geometric mean over `train_scores` `(n, k)`.
-
-    Raises:
-        ParameterError: for another head without `train_scores`.
+    linear layer reads them. Other heads need `train_scores` `(n, k)`, of which it is the geometric mean.
     """
     if head.config.reads_scores:
         kind, mean = head.config.score_transform, head.score_mean
@@ -108,9 +100,6 @@ def predict_with_scores(
 
     `scores` `(B, k)` are as Stage 1 gave them, `edited` `(B, k)` as they shall be. The modes that read the embedding
     need `concept_emb` `(B, c)` and Stage 1, those that look at the patches `tokens` `(B, P, w)`.
-
-    Raises:
-        ParameterError: the mode needs what was not given.
     """
     mode = head.config.ablation_mode
     if head.config.reads_scores:
@@ -205,12 +194,8 @@ class InterventionModel:
 
     `concepts` is what Stage 1 says of all pictures (`stages.predict_concepts`). Modes that read its embedding need
     Stage 1 and the training rows, whose mean is the baseline; those that look at the patches need the features, and
-    refined answers the refiner. Without a decoder the argmax is answered.
-
-    Attributes:
-        scores: `(n, k)` of all pictures.
-        baseline: `(k,)` scores at which a concept is ablated (`baseline_scores`).
-        n_metas: how many of the concepts are metas.
+    refined answers the refiner. Without a decoder the argmax is answered. `scores` `(n, k)` are of all pictures, of
+    `n_metas` metas and then parents; at the `baseline` `(k,)` a concept is ablated (`baseline_scores`).
     """
 
     def __init__(

@@ -133,8 +133,8 @@ def measure_leakage(
     With `I` the mutual information and `H` the entropy, both freed of the bias of counting, `s` the scores, `c` the
     true concepts and `y` the label (Parisini et al. 2025, arXiv 2504.14094):
 
-        CTL = mean over i of    max(0, I(s_i; y) / H(y) - I(c_i; y) / H(y))
-        ICL = mean over i < j of max(0, I(s_i; s_j) / sqrt(H(s_i) H(s_j)) - I(c_i; c_j) / sqrt(H(c_i) H(c_j)))
+    - CTL = mean over i of    max(0, I(s_i; y) / H(y) - I(c_i; y) / H(y))
+    - ICL = mean over i < j of max(0, I(s_i; s_j) / sqrt(H(s_i) H(s_j)) - I(c_i; c_j) / sqrt(H(c_i) H(c_j)))
 
     The paper estimates information by nearest neighbours. Here scores are cut into eight quantile bins, and the mean
     that columns in random order give is subtracted. Because of `max` neither is 0 where nothing leaks: the nulls are
@@ -143,10 +143,8 @@ def measure_leakage(
     pictures and thereby raises information.
 
     `scores` `[n, k]` are of pictures that the model was not trained on, `present` `[n, k]` says whether the concept can
-    truly be seen, and `label` `[n]` is what should be told, such as the country.
-
-    Raises:
-        ParameterError: no concept is shown by enough pictures.
+    truly be seen, and `label` `[n]` is what should be told, such as the country. Without a concept that enough pictures
+    show it is a ParameterError.
     """
     shown = present.sum(axis=0)
     kept = np.flatnonzero((shown >= FEWEST_SHOWN) & (shown <= len(present) - FEWEST_SHOWN))

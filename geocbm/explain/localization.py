@@ -110,11 +110,7 @@ def _holds(low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:
 
 
 def concept_boxes(run: Run, encoder: ImageEncoder, rows: np.ndarray) -> ConceptBoxes | None:
-    """Some pictures with every concept in the part that the model sees; None without ground truth of where they are.
-
-    Raises:
-        ParameterError: a box has no four ends.
-    """
+    """Some pictures with every concept in the part that the model sees; None without ground truth of where they are."""
     folder = run.table.attrs["folder"]
     if not has_ground_truth(folder):
         return None
@@ -173,11 +169,7 @@ class Localization:
 
 
 def points(touched: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Whether the maximum of each map `[n, P]`, or `[P]` for all, is a hit, `[n]` 0 or 1; of equal ones the first.
-
-    Raises:
-        ParameterError: the maps do not have the shape of `touched`, or are not finite.
-    """
+    """Whether the maximum of each map `[n, P]`, or `[P]` for all, is a hit, `[n]` 0 or 1; of equal ones the first."""
     maps = np.broadcast_to(maps, touched.shape) if np.ndim(maps) == 1 else np.asarray(maps)
     if maps.shape != touched.shape or not np.isfinite(maps).all():
         raise ParameterError(f"maps has shape {maps.shape}; give finite maps of the shape {touched.shape}")
@@ -197,10 +189,9 @@ def mass_ratio(inside: np.ndarray, maps: np.ndarray) -> np.ndarray:
 
 
 def choose_map_kind(model: MapModel) -> tuple[str, dict[str, float]]:
-    """The kind of map that points best on the validation split, over all visible small concepts.
+    """The kind of map that points best on the validation split, over all visible small concepts, and its share by kind.
 
-    Returns:
-        The kind, and the share of hits by kind; without ground truth, or with one kind only, the default and nothing.
+    Without ground truth, or with one kind only, the default and nothing.
     """
     if model.kinds != MAP_KINDS:
         return model.kinds[-1], {}

@@ -85,9 +85,6 @@ def concept_maps(model: MapModel, rows: np.ndarray, metas: np.ndarray, kind: str
     """The map of a concept for each pair of picture `[n]` and concept `[n]`, `[n, P]` float32, not negative.
 
     The pairs of one picture should follow each other. `kind` is one of `model.kinds`; None takes the last of them.
-
-    Raises:
-        ParameterError: the model has no map of that kind, or rows and concepts differ in number.
     """
     kind = model.kinds[-1] if kind is None else kind
     if kind not in model.kinds:

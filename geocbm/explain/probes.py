@@ -49,10 +49,9 @@ class ProbeResult:
 
 
 def block_folds(blocks: np.ndarray) -> np.ndarray:
-    """Deal blocks out to `FOLDS` folds of about equal size, which keep the pictures of a block together.
+    """Fold `[n]`, from 0, of each picture: `FOLDS` of about equal size, which keep the pictures of a block together.
 
-    Returns:
-        `[n]` fold of each picture, from 0; with fewer blocks than folds the pictures are dealt out one by one.
+    With fewer blocks than folds the pictures are dealt out one by one.
     """
     names, block = np.unique(blocks, return_inverse=True)
     if len(names) < FOLDS:
@@ -77,10 +76,8 @@ def logistic(strength: float) -> Any:
 def choose_strength(x: np.ndarray, label: np.ndarray, blocks: np.ndarray) -> float:
     """Strength with the highest cross-validated log likelihood, between the ends of `STRENGTHS`.
 
-    `x` `[n, d]` are standardised inputs of training and validation pictures; a block is never in two folds.
-
-    Returns:
-        The bottom of the parabola through the best value and its neighbours; where nothing can be held out, 0.1.
+    `x` `[n, d]` are standardised inputs of training and validation pictures; a block is never in two folds. It is the
+    bottom of the parabola through the best value and its neighbours; where nothing can be held out, 0.1.
     """
     fold, start = block_folds(blocks), STRENGTHS.index(0.1)
     held = []
@@ -122,11 +119,8 @@ def probe_label(
 ) -> ProbeResult:
     """Multinomial logistic regression, its penalty cross-validated over training and validation (`choose_strength`).
 
-    `features` `[n, d]` of all pictures are brought to mean 0 and spread 1 over the training rows, and `blocks` `[n]`
-    are never in two folds; without, every picture is its own.
-
-    Raises:
-        ParameterError: the training rows have a single label.
+    `features` `[n, d]` of all pictures are brought to mean 0 and spread 1 over the training rows, which need two
+    labels, and `blocks` `[n]` are never in two folds; without, every picture is its own.
     """
     if len(np.unique(label[train])) < 2:
         raise ParameterError(

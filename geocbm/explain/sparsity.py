@@ -61,12 +61,8 @@ def effective_concepts(
     training the remaining weights anew, so that it is a lower bound. "decision" keeps for each picture the concepts
     that add or take most to the cell it names, in the sums of all cells; "random" as many random ones. A concept that
     does not count has the value of an average training picture. The effective number of contributions is the
-    exponential of the entropy of their magnitudes: as many equal contributions would be as spread out.
-
-    `scores` `(m, k)` are the probabilities of metas and then parents.
-
-    Raises:
-        ParameterError: the head's logits are no sum over concepts, or there is a single concept.
+    exponential of the entropy of their magnitudes: as many equal contributions would be as spread out. `scores` `(m,
+    k)` are the probabilities of metas and then parents, at least two.
     """
     m, k = scores.shape
     counts = tuple(count for count in COUNTS if count < k)

@@ -49,12 +49,9 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def explain_seeds(
     model: MapModel, rows: np.ndarray, seeds: Sequence[int], kind: str | None = None
 ) -> list[SeedExplanation]:
-    """Train both stages with each seed and explain the same pictures `[m]` by concept maps of a kind.
+    """Train both stages with each of several seeds and explain the same pictures `[m]` by concept maps of a kind.
 
     No checkpoint is written; a line is printed per seed.
-
-    Raises:
-        ParameterError: fewer than two seeds, or one twice.
     """
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ParameterError(f"stability_seeds is {list(seeds)}; give at least two different seeds, or none")

@@ -58,13 +58,9 @@ def estimates_by_group(
 ) -> pd.DataFrame:
     """Metrics of groups of rows, each with its interval; groups may overlap and share their draws.
 
-    Args:
-        blocks: `[n_rows]` block of each photograph, or `Resamples` of them; there may be no rows at all.
-        groups: masks `[n_rows]` by name.
-        values: `[n_rows]` by name. What is called `median...` becomes the median of a group, anything else the mean;
-            NaN is left out.
-        n: number of resamples.
-        seed: of the draws.
+    `blocks` `[n_rows]`, perhaps none, or `Resamples` of them are resampled (`n` times); groups are masks `[n_rows]` by
+    name, and so are `values` `[n_rows]`. What is called `median...` becomes the median of a group, anything else the
+    mean; NaN is left out.
 
     Returns:
         A row per group that has rows, in their order: `group`, `n`, and each metric with `_low` and `_high`.
@@ -104,9 +100,6 @@ def over_seeds(
         statistic: `"mean"` or `"median"`.
         n: number of resamples.
         seed: seed of the draws.
-
-    Raises:
-        ValueError: nothing at all, other than two dimensions, or two methods of different shapes.
     """
     first = np.asarray(values, dtype=float)
     second = None if than is None else np.asarray(than, dtype=float)
@@ -127,22 +120,13 @@ def over_seeds(
 
 
 def simultaneous_intervals(values: Any, draws: Any, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals that hold all true values together with the given probability.
+    """Lower and upper ends `[m]` of intervals that hold all true values together with a probability `level`.
 
     Each interval is as wide in standard errors as the others, namely as the largest deviation among them is in all but
     `1 - level` of the resamples (the bootstrap of the maximum: Westfall and Young 1993; Romano and Wolf 2005). Metrics
-    that vary together, such as median error and GeoScore, cost less than under Bonferroni's or Holm's rule.
-
-    Args:
-        values: `[m]` the metrics.
-        draws: `[m, n]` the same in resamples (see `Resamples.draws`); a column is one resample for all metrics.
-        level: probability.
-
-    Returns:
-        `[m]` lower and `[m]` upper ends; both are the value where no resample differs from the others.
-
-    Raises:
-        ValueError: shapes that do not fit, or numbers that are not finite.
+    that vary together, such as median error and GeoScore, cost less than under Bonferroni's or Holm's rule. `draws`
+    `[m, n]` are the metrics `[m]` in resamples (`Resamples.draws`), a column one resample for all; where none differs
+    from the others both ends are the value.
     """
     value, drawn = np.asarray(values, dtype=float), np.asarray(draws, dtype=float)
     if value.ndim != 1 or drawn.ndim != 2 or len(drawn) != len(value) or not drawn.shape[1]:

@@ -21,12 +21,9 @@ _NUMBERS_AT_ONCE = 4_000_000  # bounds the memory of a table of logits in double
 
 
 def reliability_bins(confidence: Any, correct: Any, bins: int = 10) -> pd.DataFrame:
-    """Mean confidence and accuracy in bins of equal width.
+    """Mean confidence and accuracy in bins of equal width between 0 and 1; an edge belongs to the bin below it.
 
-    Args:
-        confidence: `[n]` probability given to the named class, from 0 to 1.
-        correct: `[n]` whether the named class was the true one.
-        bins: number of bins between 0 and 1; a confidence on an edge belongs to the bin below it.
+    `confidence` `[n]` is the probability given to the named class, `correct` `[n]` says whether that is the true one.
 
     Returns:
         A row for each bin that is not empty: `low`, `high`, `n`, `confidence`, `accuracy`.

@@ -111,17 +111,11 @@ def concept_intervals(
 
 
 def average_precision(scores: Any, named: Any, drawn: np.ndarray | None = None) -> np.ndarray:
-    """Average precision of each concept: the mean, over the pictures that show it, of the precision down to its score.
+    """Average precision of each concept `[k]`: the mean, over the pictures that show it, of the precision down to it.
 
-    Pictures of equal score count as one step. NaN for a concept that no picture shows.
-
-    Args:
-        scores: `[n, k]`.
-        named: `[n, k]` which pictures show which concept.
-        drawn: `[m, n]` how often each picture counts in each of `m` resamples.
-
-    Returns:
-        `[k]`, or with `drawn` `[m, k]`.
+    Pictures of equal score count as one step. NaN for a concept that no picture shows. Of `scores` `[n, k]`, and which
+    pictures show which concept (`named` `[n, k]`); `drawn` `[m, n]`, how often each picture counts in each of `m`
+    resamples, makes the result `[m, k]`.
     """
     given, there = _quick(_scores(scores, "scores")), array(named, "named") > 0
     if given.shape != there.shape:

@@ -20,10 +20,8 @@ NOISE = "no difference beyond noise"
 def interval_text(entry: float | Mapping[Any, Any], write: Callable[[float], str]) -> str:
     """A metric with its interval, such as `412 [380, 447]`; `412 (no interval)` where its ends are not known.
 
-    Args:
-        entry: a number, or `value`, `low` and `high`. An infinite median, in the value or at an end, is one over
-            missing answers and reads "no answer"; a value that was not measured (NaN) is an empty text.
-        write: how a finite number is written.
+    The entry is a number, or `value`, `low` and `high`. An infinite median, in the value or at an end, is one over
+    missing answers and reads "no answer"; a value that was not measured (NaN) is an empty text.
     """
 
     def finite(number: float) -> str:

@@ -18,18 +18,10 @@ MAX_SCORE = 5000.0
 
 
 def error_km(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> np.ndarray:
-    """Great-circle distance from each prediction to the truth, infinite where the prediction is missing (DECISIONS M1).
+    """Great-circle distances `[n]` from predictions to the truth, infinite where one is missing (DECISIONS M1).
 
-    `2 R arcsin(sqrt(sin^2(dlat / 2) + cos(lat1) cos(lat2) sin^2(dlng / 2)))` with R = 6371.0 km (haversine formula).
-
-    Args:
-        pred_lat: `[n]` predicted latitudes in degrees; a prediction with a value that is not finite is missing.
-        pred_lng: `[n]` predicted longitudes in degrees.
-        true_lat: `[n]` true latitudes in degrees.
-        true_lng: `[n]` true longitudes in degrees.
-
-    Returns:
-        `[n]` distances in km, none for no rows.
+    `2 R arcsin(sqrt(sin^2(dlat / 2) + cos(lat1) cos(lat2) sin^2(dlng / 2)))` with R = 6371.0 km (haversine formula), of
+    latitudes and longitudes `[n]` in degrees; a prediction with a value that is not finite is missing.
 
     Raises:
         ValueError: different lengths, a true coordinate that is missing, or a latitude outside +-90.

@@ -165,8 +165,7 @@ def places_at(lat: np.ndarray, lng: np.ndarray) -> list[Place]:
 class CountryNames:
     """Finds the country of a table that a point lies in: a table may spell, divide or join countries as it likes.
 
-    Args:
-        called: for each country of the table what the geocoder calls it.
+    `called` says for each country of the table what the geocoder calls it.
     """
 
     def __init__(self, called: Mapping[str, str]) -> None:

@@ -32,12 +32,8 @@ class Resamples:
 
     A resample draws as many blocks as there are, with replacement, and all photographs of a block together; only these
     counts are kept, so that 100,000 photographs in 5,000 blocks with 1,000 resamples take 5 MB. Metrics that share the
-    object share the draws: their differences are paired. The draws depend on the seed and on the number of blocks.
-
-    Args:
-        blocks: `[n_rows]` block of each photograph, of any labels.
-        n: number of resamples.
-        seed: of the draws.
+    object share the draws: their differences are paired. The draws depend on the seed and on the number of blocks. The
+    labels of the `blocks` `[n_rows]` may be anything; `n` is the number of resamples.
     """
 
     def __init__(self, blocks: Any, n: int = 1000, seed: int = 0) -> None:

@@ -21,11 +21,8 @@ _SHOWN_FROM = 0.02
 def answer_map(answer: Any, centers: np.ndarray, country: np.ndarray, cell_km2: np.ndarray | None = None) -> go.Figure:
     """The likeliest cells, numbered, the predicted place, and the cells of the conformal regions.
 
-    Args:
-        answer: of `GeoCBM.predict`: `lat`, `lng`, `cells`, `regions` and `own_place` are drawn.
-        centers: `[N, 3]` unit vectors of the cells of its run.
-        country: `[N]` their countries.
-        cell_km2: `[N]` land of each cell in km², with which the disc of a cell grows.
+    The answer is of `GeoCBM.predict`; its run has cells with `centers` `[N, 3]` (unit vectors) in countries `[N]`,
+    whose discs grow with their land `cell_km2` `[N]`.
     """
     lat, lng = cartesian_to_latlng(np.asarray(centers, dtype=float))
     texts = np.array([f"{escape(where)}, cell {cell}" for cell, where in enumerate(country)], dtype=object)

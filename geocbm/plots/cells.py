@@ -56,14 +56,12 @@ def cell_colours(centers: Any) -> np.ndarray:
 
 
 def cell_borders(cells: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Borders between the cells of a country: where two of its centres are equally near and no other is nearer.
+    """Borders between the cells of a country, longitudes and latitudes in degrees, with gaps (NaN) between lines.
 
-    They are the edges of the spherical Voronoi diagram of the centres, of which each country has its own, as a place
-    belongs to the nearest centre of its country. Which cells may touch is read from the convex hull of the centres, the
-    dual of that diagram. An edge ends where its country does, if that is one that the world's borders know.
-
-    Returns:
-        Longitudes and latitudes in degrees, with gaps (NaN) between lines.
+    They lie where two centres of a country are equally near and no other is nearer: the edges of the spherical Voronoi
+    diagram of the centres, of which each country has its own. Which cells may touch is read from the convex hull of the
+    centres, the dual of that diagram. An edge ends where its country does, if that is one that the world's borders
+    know.
     """
     points, owners = [np.zeros((0, 3))], [np.zeros(0, dtype=object)]
     for name in np.unique(cells.country):
@@ -138,10 +136,7 @@ def cell_map(
 ) -> go.Figure:
     """Samples coloured by their geocell, borders of cells, and the centres as red stars (DECISIONS G5).
 
-    Args:
-        cells: `Geocells`.
-        table: the `n` samples that the cells were made from, with columns `lat` and `lng`.
-        title: headline.
+    `table` has `lat` and `lng` of the `n` samples that the `Geocells` were made from.
     """
     count = np.asarray(cells.counts).astype(int)
     colour = np.asarray(CELL_COLOURS)[cell_colours(cells.centers)]
@@ -162,12 +157,9 @@ def cell_map(
 
 
 def cell_slider(by_size: Mapping[int, Any], table: pd.DataFrame, size: int) -> go.Figure:
-    """Borders and centres of the cells for several values of `min_samples_per_cell`, with a slider.
+    """Borders and centres of the cells by their `min_samples_per_cell`, with a slider that begins at `size`.
 
-    Args:
-        by_size: the cells by that value.
-        table: the `n` samples that the cells were made from, with columns `lat` and `lng`.
-        size: the value that is shown first.
+    `table` has `lat` and `lng` of the `n` samples that the cells were made from.
     """
     samples = table.iloc[thin(len(table))]
     marker = {"size": 3, "color": LAND, "opacity": 0.6}

@@ -49,10 +49,8 @@ def prototype_similarity(prototypes: Any, concepts: ConceptVocabulary) -> go.Fig
 def per_meta_accuracy(meta: Any, correct: Any, parent: Any) -> go.Figure:
     """Accuracy of each meta as a dot, best first, as large as its number of images, coloured by parent.
 
-    Args:
-        meta: `[n]` name of the true meta.
-        correct: `[n]` whether it was named rightly.
-        parent: `[n]` name of the parent; the largest seven have a colour of their own.
+    Of `n` images the true `meta`, whether it was named right, and its `parent`; the largest seven parents have a colour
+    of their own.
     """
     meta, correct, parent = columns_of(meta=meta, correct=correct, parent=parent)
     frame = pd.DataFrame({"name": meta.astype(str), "hit": correct.astype(float), "parent": parent.astype(str)})
@@ -97,12 +95,7 @@ def confusion(
 ) -> go.Figure:
     """Confusion of parents as a heat map, beside the pairs of metas that are most often confused.
 
-    Args:
-        true_meta: `[n]` indices of the true metas.
-        predicted_meta: `[n]` indices of the named metas.
-        metas: `[k_m]` names of the metas.
-        meta_to_parent: `[k_m]` index of each meta's parent.
-        parents: `[k_p]` names of the parents.
+    True and named metas `[n]` are indices into `metas` `[k_m]`, `meta_to_parent` `[k_m]` into `parents` `[k_p]`.
     """
     true, named = (values.astype(int) for values in columns_of(true_meta=true_meta, predicted_meta=predicted_meta))
     owner = np.asarray(meta_to_parent).astype(int)

@@ -126,13 +126,8 @@ def distribution_map(
 ) -> go.Figure:
     """The answer for one picture: distribution over the cells, place answered, countries.
 
-    Args:
-        places: one answer: `lat` and `lng` `[1]`, `probabilities` `[1, N]`.
-        cells: `Geocells`.
-        true_place: latitude and longitude, degrees.
-        picture: as the model sees it.
-        caption: what it truly is.
-        title: headline.
+    `places` is one answer (`lat` and `lng` `[1]`, `probabilities` `[1, N]`), `true_place` latitude and longitude in
+    degrees, the picture as the model sees it, and `caption` what it truly is.
     """
     frames = _frames(places, cells)
     name, chance = frames.best[0]
@@ -147,11 +142,7 @@ def distribution_map(
 def before_after_map(places: Any, cells: Any, true_place: tuple[float, float], title: str) -> go.Figure:
     """The answer for one picture before and after an edit of its concepts, on one map.
 
-    Args:
-        places: both answers: `lat` and `lng` `[2]`, `probabilities` `[2, N]`.
-        cells: `Geocells`.
-        true_place: latitude and longitude, degrees.
-        title: headline.
+    `places` are both answers (`lat` and `lng` `[2]`, `probabilities` `[2, N]`), `true_place` is in degrees.
     """
     frames = _frames(places, cells)
     fig, before = _drawn(frames, true_place, step=1), frames.steps[0]
@@ -197,12 +188,8 @@ def what_if(
 ) -> go.Figure:
     """A map that follows two controls, in a page without Python: a list of edits, and a slider for their strength.
 
-    Args:
-        counterfactuals: of `explain.counterfactuals.find_counterfactuals`.
-        strengths: of the steps of the slider.
-        cells: `Geocells`.
-        true_places: latitude and longitude of each picture, degrees.
-        pictures: as the model sees them.
+    Of each picture there are the counterfactual (of `explain.counterfactuals.find_counterfactuals`), the true latitude
+    and longitude in degrees, and the picture as the model sees it.
     """
     refuse_empty("counterfactuals", counterfactuals, "counterfactual")
     first = _frames(counterfactuals[0].answers[0], cells)

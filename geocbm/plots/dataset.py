@@ -125,10 +125,9 @@ def country_bars(country: Any, noun: str = "image") -> go.Figure:
 
 
 def split_distances(distances: Mapping[str, Any]) -> go.Figure:
-    """Histogram of the distance from test images to the nearest training image, one per kind of split.
+    """Histogram of the distances `[n]` in km from test images to the nearest training image, by kind of split.
 
-    Args:
-        distances: name of the split kind -> `[n]` distances in km; kinds without a test image are left out.
+    A kind without a test image is left out.
     """
     columns = {name: np.asarray(km, dtype=float) for name, km in distances.items() if np.size(km)}
     refuse_empty("distances", columns, "kind of split with its distances")
@@ -190,10 +189,8 @@ def cell_sizes(counts: Any) -> go.Figure:
 def error_curves(errors: Mapping[str, Any], title: str = "How many answers lie within a distance?") -> go.Figure:
     """Share of images within each distance, one line per method; higher and further left is better.
 
-    Args:
-        errors: name of the method -> `[n]` errors in km; NaN or infinite is a missing prediction, never within reach.
-            Names without a row, such as an empty split, are left out.
-        title: headline.
+    `errors` `[n]` in km are by name of the method; NaN or infinite is a missing prediction, never within reach. Names
+    without a row, such as an empty split, are left out.
     """
     errors = {name: np.asarray(km, dtype=float) for name, km in errors.items() if np.size(km)}
     refuse_empty("errors", errors, "method with its errors in km")

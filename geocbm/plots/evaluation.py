@@ -31,12 +31,7 @@ MOST_PLACES = 30
 
 
 def method_forest(table: pd.DataFrame, metric: str) -> go.Figure:
-    """Forest plot of one metric of all methods that have it.
-
-    Args:
-        table: of `evaluation.measure`, with at least one method that has the metric.
-        metric: `median_km`, `country_acc` or `meta_top1`.
-    """
+    """Forest plot of `median_km`, `country_acc` or `meta_top1` of all methods of `evaluation.measure` that have it."""
     label, title, highlight = _FORESTS[metric]
     names = {"method": "name", metric: "value", f"{metric}_low": "low", f"{metric}_high": "high"}
     rows = table[list(names)].rename(columns=names).dropna(subset=["value"]).reset_index(drop=True)
@@ -60,9 +55,6 @@ def forest(
         highlight: name of the method to draw in another colour, with a line at its value.
         log: logarithmic axis.
         share: the values are shares, written as percentages.
-
-    Raises:
-        ValueError: no rows, or a missing column.
     """
     missing = {"name", "value"} - set(table.columns)
     if missing or not len(table):
@@ -112,12 +104,9 @@ def forest(
 def place_breakdown(table: pd.DataFrame, level: str = "country", title: str = "") -> go.Figure:
     """Median error and share named right of every place by itself, with intervals; the smallest error on top.
 
-    Args:
-        table: a row per place with `place, n, pooled` (places that a row stands for), `median_km` and `right` (0 to 1),
-            each with `_low` and `_high` (NaN: none). Of more than `MOST_PLACES` those with the most images are drawn;
-            rows of pooled places stay, last.
-        level: what the places are, such as "country".
-        title: headline.
+    A row of the table has `place, n, pooled` (places that it stands for), `median_km` and `right` (0 to 1), each with
+    `_low` and `_high` (NaN: none). Of more than `MOST_PLACES` those with the most images are drawn; rows of pooled
+    places stay, last. `level` is what the places are, such as "country".
     """
     refuse_empty("table", table, "place")
     single = table[table["pooled"] == 1].sort_values(["n", "place"], ascending=[False, True]).head(MOST_PLACES)
@@ -157,9 +146,7 @@ def place_breakdown(table: pd.DataFrame, level: str = "country", title: str = ""
 def errors_by_distance(table: pd.DataFrame) -> go.Figure:
     """Median error of methods by the distance to the nearest training place, with intervals.
 
-    Args:
-        table: a row per bin and method with `bin` (in words, in order), `n`, `method`, `median_km`, `median_km_low`
-            and `median_km_high`.
+    A row per bin and method: `bin` (in words, in order), `n`, `method`, `median_km`, `median_km_low`, `median_km_high`.
     """
     refuse_empty("table", table, "bin")
     columns = [f"median_km{end}" for end in ENDS]

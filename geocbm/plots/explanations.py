@@ -32,9 +32,8 @@ _MARKS = (("circle", PALETTE[2]), ("diamond", PALETTE[4]), ("triangle-up", MUTED
 def pointing_by_concept(concepts: pd.DataFrame) -> go.Figure:
     """Share of hits of each concept by each way of pointing, concepts in the order of chance.
 
-    Args:
-        concepts: columns `concept`, `pairs`, `named` and, for each way, `hit WAY`: the first is the map's, the last
-            is chance. Of more than `MOST_CONCEPTS` those that chance hits most rarely are drawn.
+    Columns are `concept`, `pairs`, `named` and, for each way, `hit WAY`: the first is the map's, the last is chance. Of
+    more than `MOST_CONCEPTS` those that chance hits most rarely are drawn.
     """
     refuse_empty("concepts", concepts, "concept")
     own, *others, chance = [name for name in concepts.columns if name.startswith("hit ")]
@@ -83,11 +82,8 @@ def pointing_by_concept(concepts: pd.DataFrame) -> go.Figure:
 def removal_curves(curves: pd.DataFrame, whole: float, title: str = "What do the patches contribute?") -> go.Figure:
     """Probability of the true cell against the share of patches that are gone (or alone left), a panel for each curve.
 
-    Args:
-        curves: columns `curve` ("deletion", "insertion"), `order`, `share`, `value`, `low`, `high`; the first order
-            and the last, the control, have bands.
-        whole: the probability with all patches.
-        title: headline.
+    Columns are `curve` ("deletion", "insertion"), `order`, `share`, `value`, `low`, `high`; the first order and the
+    last, the control, have bands. `whole` is the probability with all patches.
     """
     refuse_empty("curves", curves, "curve")
     words = {"deletion": "removed", "insertion": "left alone"}
@@ -113,9 +109,8 @@ def removal_curves(curves: pd.DataFrame, whole: float, title: str = "What do the
 def kept_concepts(curves: pd.DataFrame, full: float) -> go.Figure:
     """Share of right cells against the number of concepts that count, a line with a band for each way of keeping them.
 
-    Args:
-        curves: columns `way, count, value, low, high`, shares from 0 to 1; a bound may be NaN.
-        full: the share with all concepts.
+    Columns are `way, count, value, low, high`, shares from 0 to 1 (a bound may be NaN); `full` is that with all
+    concepts.
     """
     refuse_empty("curves", curves, "number of concepts")
     fig, parts = go.Figure(), []
@@ -131,13 +126,10 @@ def kept_concepts(curves: pd.DataFrame, full: float) -> go.Figure:
 
 
 def told_by_concepts(names: Sequence[str], truth: Any, predicted: Any, beyond: Any) -> go.Figure:
-    """What each concept and its score tell of the country, a point for each concept.
+    """What each concept and its score tell of the country, a point for each of `k` concepts.
 
-    Args:
-        names: `[k]` the concepts.
-        truth: `[k]` what the true concept tells, as a part of the entropy of the country.
-        predicted: `[k]` what its score tells.
-        beyond: `[k]` what the score tells once the concept is known.
+    All `[k]`, as a part of the entropy of the country: what the true concept tells, what its score tells (`predicted`),
+    and what the score tells once the concept is known (`beyond`).
     """
     x, y, more = (np.asarray(one, dtype=float) for one in (truth, predicted, beyond))
     # Information freed of its bias scatters around 0 where there is none.
@@ -175,12 +167,8 @@ def told_by_concepts(names: Sequence[str], truth: Any, predicted: Any, beyond: A
 def clue_agreement(evidence: pd.DataFrame) -> go.Figure:
     """A dot for each concept in each country: log odds by the labels against contribution in the model.
 
-    Args:
-        evidence: columns `country, meta_name, labels, log_odds_z, contribution`; pairs without labels or contribution
-            are left out.
-
-    Raises:
-        ValueError: nothing is left.
+    Columns are `country, meta_name, labels, log_odds_z, contribution`; pairs without labels or contribution are left
+    out, and without any other there is no figure (ValueError).
     """
     shown = evidence[(evidence["labels"] > 0) & np.isfinite(evidence["contribution"])]
     if shown.empty:

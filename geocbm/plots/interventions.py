@@ -29,11 +29,9 @@ _KIND_COLOURS = {"rest": LAND, "other": "#CBD2D9"}
 
 
 def contribution_bars(explanations: Sequence[Any], title: str = "") -> go.Figure:
-    """What concepts add to an answer, one panel per explanation: the largest terms, the rest and the constants.
+    """What concepts add to an answer, one panel per `explain.attribution.Explanation` by one method.
 
-    Args:
-        explanations: `explain.attribution.Explanation` of pictures, by one method.
-        title: headline; by default it names the method.
+    A panel has the largest terms, the rest and the constants.
     """
     refuse_empty("explanations", explanations, "explanation")
     panels = [explanation.largest(MOST_TERMS) for explanation in explanations]
@@ -136,11 +134,8 @@ def intervention_curves(
 ) -> go.Figure:
     """Median error against the number of corrected concepts, a line with its 95 % band per policy.
 
-    Args:
-        curve: columns `policy, n, median_km, median_km_low, median_km_high`.
-        names: what the policies are called.
-        noun: what is corrected, plural.
-        title: headline.
+    Columns are `policy, n, median_km, median_km_low, median_km_high`; `names` says what the policies are called and
+    `noun` what is corrected, in the plural.
     """
     refuse_empty("curve", curve, "row")
     steps = sorted(curve["n"].unique())

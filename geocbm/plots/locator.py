@@ -19,17 +19,10 @@ _WORLD = (-180.0, -60.0, 180.0, 84.0)
 
 
 def frame_of(lat: np.ndarray, lng: np.ndarray, aspect: float, least_degrees: float = 12.0) -> tuple[float, ...]:
-    """The frame of a map around points.
+    """The frame of a map, `aspect` times as wide as high, around points `[n]` in degrees.
 
-    Args:
-        lat: `[n]` latitudes, degrees.
-        lng: `[n]` longitudes, degrees.
-        aspect: width of the frame by its height.
-        least_degrees: height of the smallest frame.
-
-    Returns:
-        `(middle, west, south, east, north)`: a middle meridian, and the frame with longitudes counted from it, so that
-        a country across the antimeridian is one piece; the whole world where points lie too far apart for less.
+    Returns `(middle, west, south, east, north)`: a middle meridian, and the frame with longitudes counted from it, so
+    that a country across the antimeridian is one piece; the whole world where points lie too far apart for less.
     """
     mean = latlng_to_cartesian(lat, lng).mean(axis=0)
     middle = float(cartesian_to_latlng(mean)[1]) if np.linalg.norm(mean[:2]) > 1e-6 else 0.0
@@ -50,13 +43,9 @@ def draw_lines(
     width: int,
     thickness: int = 1,
 ) -> None:
-    """Draw borders and, twice as thick, coasts on a picture `width` pixels wide.
+    """Draw borders, `thickness` pixels thick, and coasts, twice as thick, on a picture `width` pixels wide.
 
-    Args:
-        draw: of the picture.
-        place: pixels across and down of longitudes and latitudes in degrees.
-        width: pixels of the picture.
-        thickness: pixels of a border.
+    `place` gives the pixels across and down of longitudes and latitudes in degrees.
     """
     for (kind, colour, _), times in zip(reversed(LINES), (1, 2), strict=True):
         lng, lat = (part.astype(float) for part in outline(kind))
@@ -73,10 +62,8 @@ def draw_lines(
 def locator(lat: Any, lng: Any, width: int = 300, height: int = 200) -> Image:
     """A map around points `[n]` in degrees, with coast lines and borders, drawn without a network or a browser.
 
-    Points without a coordinate are left out; a map of the whole world is flatter than `height` pixels.
-
-    Raises:
-        ValueError: there is no point.
+    Points without a coordinate are left out, and one must be left; a map of the whole world is flatter than `height`
+    pixels.
     """
     from PIL import Image as pillow
     from PIL import ImageDraw

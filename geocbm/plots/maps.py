@@ -106,15 +106,10 @@ def finish_map(fig: go.Figure, title: str, alt: str, height: int = 460) -> go.Fi
 
 
 def error_map(pred_lat: Any, pred_lng: Any, table: pd.DataFrame) -> go.Figure:
-    """Lines from true places to predicted ones, coloured by their length.
+    """Lines from true places to predicted ones `[n]` in degrees, coloured by their length.
 
     A missing prediction (NaN) is left out and counted in the alt text; of more than `MOST_ERRORS` an even random choice
-    is drawn.
-
-    Args:
-        pred_lat: `[n]` latitudes of the answers, degrees.
-        pred_lng: `[n]` their longitudes.
-        table: the `[n]` rows of the images; a page shows the picture of a point under the pointer.
+    is drawn. `table` has the `n` rows of the images; a page shows the picture of a point under the pointer.
     """
     pred_lat, pred_lng, true_lat, true_lng = columns_of(
         pred_lat=pred_lat, pred_lng=pred_lng, true_lat=table["lat"], true_lng=table["lng"]
@@ -153,10 +148,8 @@ def error_map(pred_lat: Any, pred_lng: Any, table: pd.DataFrame) -> go.Figure:
 def gain_map(gains: Mapping[str, pd.DataFrame], reference: str, title: str = "Where is it better?") -> go.Figure:
     """Regions of the world, coloured by how much better a run is there than another, with a menu of the runs.
 
-    Args:
-        gains: by name of the run, a row per region with `lat, lng, images, country, gain` (in GeoScore).
-        reference: the run they are held against.
-        title: headline.
+    By name of the run, `gains` over the `reference` are a row per region with `lat, lng, images, country, gain` (in
+    GeoScore).
     """
     fig = base_map()
     scenery = len(fig.data)

@@ -47,13 +47,8 @@ def as_image(picture: Any) -> Image.Image:
 def blend_heat(picture: Any, attention: Any, width: int | None = None) -> Image.Image:
     """Lay an attention map over a picture: the more attention, the lighter and the less of the picture is dimmed.
 
-    Args:
-        picture: uint8 `(H, W, 3)` or a PIL image.
-        attention: `(rows, columns)`, not negative; scaled so that its largest value is full heat.
-        width: width of the result in pixels; by default that of the picture.
-
-    Returns:
-        An RGB image.
+    The picture is uint8 `(H, W, 3)` or a PIL image, attention `(rows, columns)`, not negative; its largest value is
+    full heat. The result is `width` pixels wide, by default as wide as the picture.
     """
     from PIL import Image
 
@@ -99,7 +94,7 @@ def attention_overlay(
     Args:
         images: uint8 `(H, W, 3)` arrays or PIL images; what the model saw, so that the grid fits.
         attention: for each picture a grid `(rows, columns)`, not negative.
-        captions: a line of text below each pair, or none at all; `<br>` is not understood, text only.
+        captions: a line of plain text below each pair, or none at all.
         boxes: for each picture None or `(x0, y0, x1, y1)` from 0 to 1, drawn on both pictures (the true place of the
             concept), or none at all.
         title: headline.
@@ -171,12 +166,8 @@ def attention_overlay(
 def patch_heat(picture: Any, grid: np.ndarray, texts: Sequence[str], title: str, noun: str = "attention") -> go.Figure:
     """One picture with a map over its patches laid over it, which says under the pointer what each patch is.
 
-    Args:
-        picture: uint8 `(H, W, 3)` or a PIL image, as the model saw it.
-        grid: `(rows, columns)`, not negative.
-        texts: for each patch, row by row.
-        title: headline.
-        noun: what the map is of.
+    The picture is uint8 `(H, W, 3)` or a PIL image, as the model saw it, the grid `(rows, columns)` not negative;
+    `texts` are those of the patches, row by row, and `noun` is what the map is of.
     """
     image, (rows, columns) = as_image(picture), grid.shape
     if len(texts) != rows * columns:
@@ -210,16 +201,9 @@ def patch_heat(picture: Any, grid: np.ndarray, texts: Sequence[str], title: str,
 
 
 def contact_sheet(files: Sequence[Any], captions: Sequence[str], columns: int = 6, width: int = 150) -> Image.Image:
-    """Arrange pictures in rows, cropped to squares, with a line of text below each.
+    """Arrange pictures in rows of `columns`, cropped to squares of `width` pixels, with a line of text below each.
 
-    Args:
-        files: paths of images, PIL images or uint8 arrays `(H, W, 3)`; one that cannot be read becomes a grey field.
-        captions: a line of text for each picture.
-        columns: pictures in a row.
-        width: side of one picture in pixels.
-
-    Returns:
-        An RGB image.
+    They are paths, PIL images or uint8 `(H, W, 3)`; one that cannot be read becomes a grey field.
     """
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 

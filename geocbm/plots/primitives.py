@@ -57,16 +57,10 @@ def interval_texts(value: np.ndarray, low: np.ndarray, high: np.ndarray, write: 
 def add_curve(
     fig: go.Figure, own: pd.DataFrame, x: str, number: int, name: str, *, banded: bool = True, col: int | None = None
 ) -> None:
-    """The shares `value` over column `x`, a line with markers, and the band from `low` to `high` where it is known.
+    """Add the shares `value` over column `x`, a line with markers, and the band from `low` to `high` where it is known.
 
-    Args:
-        fig: changed in place.
-        own: columns `x`, `value`, `low` and `high`.
-        x: name of a column.
-        number: of the curve in its panel, for colour and dashes.
-        name: legend entry.
-        banded: draw the band.
-        col: panel in a row of panels; only the first has legend entries.
+    `number` is that of the curve in its panel, for colour and dashes, `col` the panel in a row of panels; only the
+    first has legend entries.
     """
     colour, at = PALETTE[number % len(PALETTE)], numbers(own[x])
     panel = {} if col is None else {"row": 1, "col": col}
@@ -97,12 +91,8 @@ def dots_by_bin(
 ) -> go.Figure:
     """Dots with whiskers: a place on the axis for each bin with its number of images, a colour for each series.
 
-    Args:
-        table: columns `bin` (in order), `n`, and those below.
-        series: column that tells the series apart.
-        columns: value, lower and upper end.
-        step: between the dots of two series in one bin, in bins.
-        names: what a series is called in the legend.
+    The table has `bin` (in order), `n`, a column that tells the `series` apart, and the `columns` of value, lower and
+    upper end. Two series stand `step` bins apart in one bin, and `names` says what each is called.
     """
     fig = go.Figure()
     bins, own_series = list(dict.fromkeys(table["bin"])), list(dict.fromkeys(table[series]))

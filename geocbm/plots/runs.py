@@ -21,11 +21,7 @@ _VERDICTS = {1: ("better", PALETTE[0]), -1: ("worse", PALETTE[1]), 0: ("no diffe
 
 
 def chain_status(status: pd.DataFrame) -> go.Figure:
-    """The chain as a row of discs, coloured by whether a notebook has run.
-
-    Args:
-        status: a row per notebook with `number`, `notebook`, `question` and `state`.
-    """
+    """The chain as a row of discs, coloured by the state of each notebook (see `workbench.overview.status`)."""
     count = len(status)
     size = min(46, 320 // max(count, 1))  # so that they stand apart in the small preview too
     line = {"color": LAND, "width": 2}
@@ -62,10 +58,7 @@ def chain_status(status: pd.DataFrame) -> go.Figure:
 def compare_differences(table: pd.DataFrame, reference: str, title: str = "By more than noise?") -> go.Figure:
     """Differences of runs to one run, a panel per metric, a row per run, with a line at no difference.
 
-    Args:
-        table: columns `run, panel, value, low, high` and `better` (1, -1, or 0 for no difference beyond noise).
-        reference: the run they are held against.
-        title: headline.
+    Columns are `run, panel, value, low, high` and `better` (1, -1, or 0 for no difference beyond noise).
     """
     panels, runs = list(dict.fromkeys(table["panel"])), list(dict.fromkeys(table["run"]))
     across = min(3, max(1, len(panels)))

@@ -22,16 +22,9 @@ _SPLITS = {"train": ("training", PALETTE[0]), "val": ("validation", PALETTE[1])}
 def loss_curves(history: pd.DataFrame, title: str = "How training went") -> go.Figure:
     """Curves of every quantity over epochs, training and validation together, as small multiples.
 
-    Each panel names its quantity and unit as the table of metrics has them (keys `epoch.<term>`); a term that is not
-    in the table is a plain number.
-
-    Args:
-        history: a row per epoch; columns named `train_<term>` or `val_<term>` (`/`, `.` or a space will do for `_`),
-            and an optional `epoch`. The total loss comes first; other columns are left out.
-        title: headline.
-
-    Raises:
-        ValueError: no epochs, or no such column.
+    Each panel names its quantity and unit as the table of metrics has them (keys `epoch.<term>`); a term that is not in
+    the table is a plain number. The history has a row per epoch, columns `train_<term>` or `val_<term>` (`/`, `.` or a
+    space will do for `_`), at least one, and perhaps `epoch`. The total loss comes first; other columns are left out.
     """
     found: dict[str, dict[str, str]] = {}
     for column in history.columns:
@@ -86,13 +79,9 @@ def loss_curves(history: pd.DataFrame, title: str = "How training went") -> go.F
 def retrieval_bars(
     before: Mapping[str, float], after: Mapping[str, float], title: str = "Finding the place from the image"
 ) -> go.Figure:
-    """Pairs of bars of image-to-GPS retrieval before and after pretraining.
+    """Pairs of bars of image-to-GPS retrieval before and after pretraining, by name of a metric of the epoch.
 
-    Args:
-        before: name of a metric of the epoch, such as `recall_1`, -> value. Those that are no recall are left
-            out, whatever their value: a loss may lie between 0 and 1 too.
-        after: the same names after pretraining.
-        title: headline.
+    Those that are no recall are left out, whatever their value: a loss may lie between 0 and 1 too.
     """
     names = [name for name in before if name in after and name.startswith("recall")]
     words = {name: metric(f"epoch.{name}").label for name in names if metric(f"epoch.{name}").unit == RATE}
@@ -118,10 +107,9 @@ def retrieval_bars(
 
 
 def compare_histories(curves: pd.DataFrame) -> go.Figure:
-    """Learning curves of several runs: a column of panels per stage, a row per quantity, a colour per run.
+    """Learning curves of several runs (`run, stage, quantity, epoch, value`), a colour per run.
 
-    Args:
-        curves: columns `run, stage, quantity, epoch, value`.
+    There is a column of panels per stage and a row per quantity.
     """
     runs, stages = list(dict.fromkeys(curves["run"])), sorted(set(curves["stage"]))
     quantities = {stage: list(dict.fromkeys(curves.loc[curves["stage"] == stage, "quantity"])) for stage in stages}
@@ -177,10 +165,7 @@ def compare_histories(curves: pd.DataFrame) -> go.Figure:
 def loss_and_gradients(terms: pd.DataFrame, parts: pd.DataFrame, title: str) -> go.Figure:
     """One step taken apart: what each term adds to the loss, and the norm of the gradient of each part of a model.
 
-    Args:
-        terms: of `training.loss_terms`.
-        parts: of `training.gradient_norms`.
-        title: headline.
+    `terms` are of `training.loss_terms`, `parts` of `training.gradient_norms`.
     """
     own, trained = terms.drop(index="loss"), parts[parts["trained"] > 0]
     whole = float(terms["value"]["loss"])

@@ -18,10 +18,8 @@ from geocbm.plots.theme import LAND, PALETTE, escape, finish, km_text, numbers, 
 def reliability_before_after(before: Any, after: Any, correct: Any) -> go.Figure:
     """Reliability diagrams of the same answers with two sets of probabilities, beside the line of perfect calibration.
 
-    Args:
-        before: `[n]` probability of the named class as trained.
-        after: `[n]` the same after calibration.
-        correct: `[n]` whether the named class was the true one.
+    All `[n]`: the probability of the named class as trained, the same after calibration, and whether it is the true
+    one.
     """
     diagonal = {"line": {"color": LAND, "dash": "dot"}, "hoverinfo": "skip", "name": "perfect calibration"}
     fig = go.Figure(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", **diagonal))
@@ -54,9 +52,8 @@ def reliability_before_after(before: Any, after: Any, correct: Any) -> go.Figure
 def recall_against_area(curves: pd.DataFrame, regions: pd.DataFrame) -> go.Figure:
     """Share of images found within a searched area, a line for each order, beside the conformal regions.
 
-    Args:
-        curves: `km2`, and a column of shares for each order (see `area_efficiency.recall_curves`).
-        regions: a row per wanted `coverage`: `label`, the measured one, and `area_km2`, the median area.
+    `curves` are of `area_efficiency.recall_curves`; `regions` has a row per wanted `coverage`: `label`, the measured
+    one, and `area_km2`, the median area.
     """
     refuse_empty("curves", curves, "area")
     fig, parts = go.Figure(), []
@@ -94,8 +91,7 @@ def recall_against_area(curves: pd.DataFrame, regions: pd.DataFrame) -> go.Figur
 def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Median error and share of far misses among the answered images, a line for each order.
 
-    Args:
-        curves: name of the order -> columns `kept`, `median_km` and `beyond_750km` (see `uncertainty.risk_coverage`).
+    `curves` are those of `uncertainty.measures.risk_coverage` by name of the order.
     """
     refuse_empty("curves", curves, "order with its curve")
     panels = {"median_km": ("median error, km", ",.0f"), "beyond_750km": ("share beyond 750 km", ".1%")}
@@ -135,8 +131,7 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
 def coverage_by_novelty(table: pd.DataFrame) -> go.Figure:
     """Measured coverage of the regions by how far an image lies from the training pictures, beside the wanted one.
 
-    Args:
-        table: columns `bin` (in order), `n`, `coverage` (wanted), `value`, `low` and `high`.
+    Columns are `bin` (in order), `n`, `coverage` (wanted), `value`, `low` and `high`.
     """
     refuse_empty("table", table, "bin")
     fig = dots_by_bin(

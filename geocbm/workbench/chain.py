@@ -126,11 +126,7 @@ class _Run:
         return self.request.timeout or own or self.profile.timeout
 
     def decide(self, stage: Stage) -> tuple[dict[str, Any], str | None, str | None]:
-        """The stage's key, why it must run (None when it need not), and the run that has the same result whole.
-
-        Raises:
-            MissingInputError: If a file that it reads is not there.
-        """
+        """The stage's key, why it must run (None when it need not), and the run that has the same result whole."""
         key = keys.compute(self.chain, stage, self.folder, self.profile.name, self.values[stage.number])
         if self.request.force:
             return key, "forced", None
@@ -142,10 +138,7 @@ class _Run:
 
 
 def run_chain(request: Request) -> int:
-    """Execute what was asked for and render the pages.
-
-    Returns:
-        0, or 1 when a stage failed.
+    """Execute what was asked for and render the pages; 0, or 1 when a stage failed.
 
     Raises:
         UserError: If the request cannot be carried out; no kernel has been started then.
@@ -219,11 +212,7 @@ def _selected(chain: Chain, request: Request) -> list[Stage]:
 
 
 def _reused(names: Sequence[str], own: set[str]) -> Sequence[str]:
-    """The runs whose results may be taken over.
-
-    Raises:
-        ParameterError: If one has no results, or is the run itself.
-    """
+    """The runs whose results may be taken over; refused where one has none, or is the run itself."""
     known = sorted(folder.parent.name for folder in (paths.data_root() / "runs").glob("*/stamps"))
     for name in names:
         if name in own:

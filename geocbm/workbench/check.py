@@ -18,11 +18,7 @@ Nodes = list[tuple[Cell, ast.AST]]
 
 
 def check_all() -> list[str]:
-    """Look at every notebook, the chain file and the profiles.
-
-    Returns:
-        One sentence per problem, each with the file and the remedy; empty when all is well.
-    """
+    """Problems of all notebooks, of the chain file and of the profiles, a sentence each with file and remedy."""
     found = sync.sources()
     problems = [problem for source in found for problem in check_notebook(source)]
     names = {source.stem for source in found}

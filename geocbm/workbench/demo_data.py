@@ -18,16 +18,9 @@ _LABEL = f"[--] {'atlas':<22}"
 
 
 def atlas_request(chain: Chain, csv: str | None) -> tuple[Path, dict[str, int]] | None:
-    """The generated world of a profile that a table belongs to.
+    """The folder and the ``scenes``, ``seed`` and ``size`` of the profile's world that a table belongs to.
 
-    A world of one's own in the same place, drawn with ``geocbm atlas make``, is a table like any other.
-
-    Args:
-        chain: has the defaults.
-        csv: resolved parameter of the first notebook.
-
-    Returns:
-        Folder of the world and its ``scenes``, ``seed`` and ``size``; None when the table is the user's own.
+    None for any other table, such as one of a world that was drawn in the same place with ``geocbm atlas make``.
 
     Raises:
         MissingInputError: If the table is not there and no profile says how to draw it.
@@ -57,10 +50,6 @@ def atlas_request(chain: Chain, csv: str | None) -> tuple[Path, dict[str, int]] 
 
 def why(chain: Chain, csv: str | None) -> str | None:
     """Why the world must be drawn (again), or None when it need not be, or the table is the user's own.
-
-    Args:
-        chain: has the defaults of the world.
-        csv: the table that the first notebook reads.
 
     Raises:
         ParameterError: If another world was drawn by hand in the place of the profile's; it is not replaced.
@@ -104,15 +93,9 @@ def _keep_own(folder: Path, wanted: dict[str, int]) -> None:
 
 
 def make(chain: Chain, csv: str | None, limit: float | None) -> bool:
-    """Draw the world of a table in a process of its own when it must be drawn.
+    """Draw the world of a table in a process of its own, of at most `limit` seconds, when it must be drawn.
 
-    Args:
-        chain: has the defaults of the world.
-        csv: the table that the first notebook reads.
-        limit: seconds after which the process is ended; None for no limit.
-
-    Returns:
-        False when it failed; what the process said is on the terminal then.
+    False when it failed; what the process said is on the terminal then.
     """
     found = atlas_request(chain, csv)
     if found is None:

@@ -65,13 +65,8 @@ def execute(
 ) -> None:
     """Execute one notebook; on success leave page, stamp and manifest, on failure the failed copy and its traceback.
 
-    Args:
-        stage: the notebook.
-        run: name of the run.
-        values: parameters by name.
-        limit: seconds after which it is ended; None ends it only when it says nothing for `SILENCE` seconds.
-        key: what the result depends on, from `keys.compute`.
-        reason: why it is executed, for the reader.
+    After `limit` seconds it is ended, and without a limit when it says nothing for `SILENCE` seconds. `key` is what the
+    result depends on (`keys.compute`), `reason` why it is executed.
 
     Raises:
         StageFailed: If it failed, took too long or did not write what it promised.
@@ -188,12 +183,9 @@ def _tell(stage: Stage, result: dict[str, Any], kept: Path) -> None:
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Execute one notebook with papermill.
 
-    Args:
-        job: ``source`` (the percent script), ``notebook`` (where its form for papermill is written), ``output``,
-            ``parameters``, ``cwd`` and ``timeout`` (seconds for each cell, or None).
-
-    Returns:
-        ``status`` (``ok``, ``failed`` or ``timeout``) and, unless it is ok, ``kind``, ``message`` and ``traceback``.
+    The job has ``source`` (the percent script), ``notebook`` (where its form for papermill is written), ``output``,
+    ``parameters``, ``cwd`` and ``timeout`` (seconds for each cell, or None), the outcome ``status`` (``ok``, ``failed``
+    or ``timeout``) and, unless it is ok, ``kind``, ``message`` and ``traceback``.
     """
     import logging
 

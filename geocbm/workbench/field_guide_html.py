@@ -25,13 +25,8 @@ def sheets_html(
 ) -> str:
     """Sheets of `FieldGuide`, one below the other; every text of the table is escaped.
 
-    Args:
-        sheets: of countries or of concepts.
-        concepts: names and hierarchy.
-        pictures: examples by row of the table and index of the concept.
-        noun: what one image is called.
-        simulated: every sheet says that its facts are invented.
-        guessed: every sheet says that its labels are.
+    `pictures` are examples by row of the table and index of the concept, `noun` is what one image is called. Every
+    sheet says where its facts are invented (`simulated`) or its labels `guessed`.
     """
     from markupsafe import Markup
 

@@ -62,11 +62,7 @@ def template(name: str) -> Any:
 
 
 def needed_alt(alt: str | None) -> str:
-    """Return the alt text.
-
-    Raises:
-        ParameterError: If there is none: a reader who cannot see the picture would get nothing.
-    """
+    """The alt text; refused where there is none, since a reader who cannot see the picture would get nothing."""
     if not alt or not alt.strip():
         raise ParameterError("a figure needs a sentence of alt text: pass alt='what is to be seen'")
     return alt.strip()

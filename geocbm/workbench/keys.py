@@ -70,14 +70,9 @@ def code_digest(cells: Iterable[Cell]) -> str:
 
 
 def source_digests(code: Iterable[str], file: Path = Path()) -> dict[str, str]:
-    """Digests of the package's modules that pieces of code depend on, directly or through other modules.
+    """Digests, by dotted name, of the package's modules that pieces of `code` depend on, directly or through others.
 
-    Args:
-        code: the pieces.
-        file: where they stand, for relative imports.
-
-    Returns:
-        Dotted module name to digest, and ``package data`` for the files that are not Python.
+    ``package data`` stands for the files that are not Python; relative imports are seen from `file`.
     """
     first = [found for text in code for found in source.imported_files(text, file, source.PACKAGE)]
     root = source.PACKAGE.parent

@@ -50,18 +50,7 @@ def fit(stage: str, run: str, profile: str, recipe: str | None, assignments: lis
 
 
 def train_stage(stage: str, run: str, profile: str, recipe: str | None, assignments: list[str]) -> None:
-    """Train a stage in this process and those launched with it, and say so.
-
-    Args:
-        stage: "stage0", "stage1" or "stage2".
-        run: name of the run.
-        profile: name of the profile.
-        recipe: by default the profile's.
-        assignments: texts `name=value`.
-
-    Raises:
-        UserError: when a file, a parameter or a picture is not as it must be.
-    """
+    """Train "stage0", "stage1" or "stage2" in this process and those launched with it, and say so."""
     from geocbm.encoders.processes import launched_index
     from geocbm.run import Run
 

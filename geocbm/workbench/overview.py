@@ -33,15 +33,7 @@ def question(stage: stages.Stage) -> str:
 
 
 def status(run: str) -> pd.DataFrame:
-    """One row per notebook of the chain: its number, name, question, and whether this run has what it writes.
-
-    Args:
-        run: name of the run; a run that does not exist yet has nothing.
-
-    Returns:
-        Columns `number, notebook, question, state` ("done", "partly", "not yet", "changed by hand" or "stale", see
-        `geocbm.workbench.state`), in reading order.
-    """
+    """A row per notebook in reading order: `number, notebook, question, state` (see `geocbm.workbench.state`)."""
     chain = stages.read_chain()
     states = state.run_states(paths.run_folder(run), chain)
     rows = [
@@ -54,12 +46,9 @@ def status(run: str) -> pd.DataFrame:
 def directory(run: str, status: pd.DataFrame, explorable: Mapping[str, str]) -> str:
     """The notebooks of a run as an HTML table with links to them and, from their questions, to their pages.
 
-    Links lead from where the reader is: from the folder of the notebooks in JupyterLab, else from that of the pages.
-
-    Args:
-        run: name of the run; a copy made for looking has the pages of the run that it was copied from.
-        status: of `status`.
-        explorable: by number, what can be explored in the notebook.
+    Links lead from where the reader is: from the folder of the notebooks in JupyterLab, else from that of the pages,
+    which for a copy made for looking are those of the run that it was copied from. `status` is of `status`,
+    `explorable` says by number what can be explored in the notebook.
     """
     pages = paths.report_folder(keys.read_json_or_empty(paths.run_folder(run) / paths.COPY_MARK).get("from", run))
     here = paths.notebooks_folder() if is_live() else pages

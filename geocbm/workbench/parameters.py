@@ -70,10 +70,7 @@ def read_cells(py_file: Path) -> list[Cell]:
 
 
 def read_parameters(py_file: Path) -> dict[str, Parameter]:
-    """Read the cell tagged ``parameters`` of a notebook's ``.py`` without running it.
-
-    Returns:
-        Parameters by name, in the order of the cell; empty when the notebook has no such cell.
+    """Parameters of the cell tagged ``parameters`` of a notebook's ``.py`` by name, in its order, without running it.
 
     Raises:
         ParameterError: If a line of the cell is not ``name: type = literal``, or its default does not fit its type.
@@ -84,11 +81,7 @@ def read_parameters(py_file: Path) -> dict[str, Parameter]:
 
 
 def parameters_of_source(source: str, where: str) -> dict[str, Parameter]:
-    """Parameters that the text of a parameters cell declares; `where` names its file in messages.
-
-    Raises:
-        ParameterError: If a line is not ``name: type = literal``, or its default does not fit its type.
-    """
+    """Parameters that the text of a parameters cell declares; `where` names its file in messages."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {token.start[0]: token.string for token in tokens if token.type == tokenize.COMMENT}
     found: dict[str, Parameter] = {}

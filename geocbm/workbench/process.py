@@ -22,21 +22,13 @@ _TICK = 0.2  # seconds between looks at the memory
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child process ended.
+    """How a child process ended."""
 
-    Attributes:
-        code: exit status; negative when a signal ended it.
-        seconds: wall-clock time.
-        peak_bytes: largest resident memory of the process and its descendants together, as sampled.
-        timed_out: it ran into a limit and was killed.
-        tail: end of what it wrote to the terminal.
-    """
-
-    code: int
-    seconds: float
-    peak_bytes: int
-    timed_out: bool
-    tail: str
+    code: int  # exit status; negative when a signal ended it
+    seconds: float  # of wall-clock time
+    peak_bytes: int  # largest resident memory of the process and its descendants together, as sampled
+    timed_out: bool  # it ran into a limit and was killed
+    tail: str  # end of what it wrote to the terminal
 
     @property
     def cause(self) -> str:

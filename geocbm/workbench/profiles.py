@@ -34,11 +34,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_values(name: str) -> dict[str, dict[str, Any]]:
-    """Parameters of a recipe by the stage's number.
-
-    Raises:
-        ParameterError: If there is no such recipe, or its file is none.
-    """
+    """Parameters of a recipe by the stage's number."""
     _known("recipe", name, recipe_names())
     recipe = {}
     for label, entry in _read_yaml(paths.notebooks_folder() / "recipes" / f"{name}.yaml").items():
@@ -49,11 +45,7 @@ def recipe_values(name: str) -> dict[str, dict[str, Any]]:
 
 
 def read_profile(name: str) -> Profile:
-    """Read a profile.
-
-    Raises:
-        ParameterError: If there is no such profile or its file is not understood.
-    """
+    """Read a profile."""
     _known("profile", name, profile_names())
     file = paths.notebooks_folder() / "params" / f"{name}.yaml"
     content = _read_yaml(file) if file.is_file() else {}

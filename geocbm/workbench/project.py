@@ -17,11 +17,7 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*_checkpoints")
 
 
 def project_files() -> Path:
-    """Folder with the files of a new project: the clone that the package lies in, or what the wheel installed.
-
-    Raises:
-        MissingInputError: the package was installed without them.
-    """
+    """Folder with the files of a new project: the clone that the package lies in, or what the wheel installed."""
     clone = Path(__file__).resolve().parents[2]
     if (clone / "notebooks" / "chain.toml").is_file():
         return clone
@@ -32,11 +28,7 @@ def project_files() -> Path:
 
 
 def make_project(folder: Path) -> None:
-    """Make a project in a new or empty folder.
-
-    Raises:
-        ParameterError: the folder holds something.
-    """
+    """Make a project in a new or empty folder; one that holds something is refused."""
     paths.check_new_folder("FOLDER", folder)
     source = project_files()
     for part in _PARTS:

@@ -24,22 +24,14 @@ from geocbm.workbench.stages import NUMBER_GLOB, Stage
 
 
 def check_key(key: str) -> str:
-    """Return a dotted key.
-
-    Raises:
-        ParameterError: If it has no dot or holds anything but letters, digits, dashes and underscores between dots.
-    """
+    """A key, refused unless it is letters, digits, dashes and underscores with dots between them, at least one."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+", key):
         raise ParameterError(f"record {key!r} needs a dotted name such as 'stage2.median_km'")
     return key
 
 
 def check_value(key: str, value: Any) -> float | int | dict[str, float]:
-    """Return a finite number, or a dict of ``value``, ``low`` and ``high``, as plain Python numbers.
-
-    Raises:
-        ParameterError: If it is neither.
-    """
+    """A finite number, or a dict of ``value``, ``low`` and ``high``, as plain Python numbers; else refused."""
     if isinstance(value, Mapping):
         if set(value) != {"value", "low", "high"}:
             raise ParameterError(f"record {key!r} has the entries {sorted(value)}; an interval has value, low and high")
@@ -133,13 +125,9 @@ def _joined(outputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def stamp_notebook(executed: Path, target: Path, stamp: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Move an executed notebook to its place, with its provenance in the metadata and no folder of this machine in it.
+    """Move what papermill wrote to its place, with its provenance in ``metadata.geocbm`` and no folder of this machine.
 
-    Args:
-        executed: what papermill wrote; it is removed.
-        target: the final file.
-        stamp: provenance, kept as ``metadata.geocbm``.
-        values: the resolved parameters; absolute paths among them are replaced in the text.
+    Absolute paths among the resolved parameters `values` are replaced in the text.
     """
     text = executed.read_text(encoding="utf-8")
     roots = {Path.home(): "~", paths.project_root(): ".", paths.reports_root(): "reports", paths.data_root(): "data"}
@@ -202,15 +190,9 @@ def _stamped(run: str, number: str) -> dict[str, Any]:
 
 
 def write_stage(run: str, profile: str, number: str, entry: Mapping[str, Any] | None, status: str, reason: str) -> None:
-    """Put a stage's entry into ``reports/<run>/manifest.json``.
+    """Put a stage's entry into ``reports/<run>/manifest.json``; None keeps what the manifest says already.
 
-    Args:
-        run: name of the run.
-        profile: name of its profile.
-        number: the stage's number.
-        entry: what is known of its execution; None keeps what the manifest says already.
-        status: ``fresh``, ``skipped``, ``taken over`` or ``failed``.
-        reason: why it ran or did not.
+    The `status` is ``fresh``, ``skipped``, ``taken over`` or ``failed``, `reason` why it ran or did not.
     """
     file = paths.report_folder(run) / "manifest.json"
     manifest = keys.read_json_or_empty(file)

@@ -36,12 +36,7 @@ class ReportError(UserError, ValueError):
 
 
 def read_notebook(path: Path) -> Any:
-    """Read an executed notebook.
-
-    Raises:
-        MissingInputError: If there is no such file.
-        ReportError: If the file is not a notebook.
-    """
+    """Read an executed notebook; one that is absent or cannot be read is refused with what to do."""
     try:
         return read_ipynb(path.read_text(encoding="utf-8"), path.name)
     except FileNotFoundError:
@@ -139,15 +134,10 @@ def render_notebook(
     siblings: Sequence[Mapping[str, str]] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write one executed notebook of a run as a page beside it.
+    """Write one executed notebook of a run as a page beside it, whose path is returned.
 
-    Args:
-        executed: the executed ``.ipynb`` in ``reports/<run>``.
-        siblings: `href` and `title` of the pages of the run in order, this one among them.
-        provenance: what the manifest knows of this stage; joined with the stamp in the notebook's metadata.
-
-    Returns:
-        The path of the page.
+    `siblings` are `href` and `title` of the pages of the run in order, this one among them; `provenance` is what the
+    manifest knows of the stage, joined with the stamp in the notebook's metadata.
 
     Raises:
         ReportError: If a figure or image is not described, or a map would stay empty offline.
@@ -222,10 +212,6 @@ def render_run(run: str) -> Path:
 
 
 def render_site() -> Path:
-    """Write ``reports/index.html``, the list of all runs with their headline metrics, and fill ``reports/_assets``.
-
-    Returns:
-        The path of the page. It is written, and says so, also when there is no run yet.
-    """
+    """Write ``reports/index.html``, the list of all runs, if any, with their headline metrics, and fill ``_assets``."""
     fill_assets()
     return write_text(paths.reports_root() / "index.html", site.site_index(paths.reports_root()))

@@ -20,11 +20,7 @@ _CONFIG = {
 
 
 def figure_meta(bundle: dict[str, Any]) -> tuple[str, bool]:
-    """What `Notebook.show` put into a figure's ``layout.meta``: its alt text (or nothing), and whether it is a preview.
-
-    Args:
-        bundle: the figure as JSON, as a notebook stores it.
-    """
+    """What `Notebook.show` put into the ``layout.meta`` of a figure (as JSON): alt text, and if it is a preview."""
     meta = (bundle.get("layout") or {}).get("meta")
     meta = meta if isinstance(meta, dict) else {}
     return str(meta.get("alt") or "").strip(), bool(meta.get("preview"))
@@ -55,12 +51,9 @@ def online_map_problem(bundle: dict[str, Any]) -> str | None:
 
 
 def figure_html(bundle: dict[str, Any], identifier: str, alt: str) -> str:
-    """Turn a figure into a `figure` element, the plot and its description, followed by the figure's data.
+    """Turn a figure (as JSON) into a `figure` element, the plot and its description, followed by the figure's data.
 
-    Args:
-        bundle: the figure as JSON, as a notebook stores it.
-        identifier: name of the figure, unique in the page.
-        alt: one sentence that says what the figure shows.
+    `identifier` is unique in the page, `alt` one sentence that says what the figure shows.
     """
     figure: dict[str, Any] = copy.deepcopy({key: bundle[key] for key in ("data", "layout", "frames") if key in bundle})
     layout = figure.setdefault("layout", {})

@@ -20,15 +20,8 @@ def remedy(folder: Path, number: str, profile: str | None = None) -> str:
     """The command that makes right what a stage writes, and all that depends on it, with the run's own options.
 
     It begins with the earliest stage that the wanted one depends on and whose files are missing, changed by hand or
-    stale. The chain skips what need not run.
-
-    Args:
-        folder: folder of the run, `data/runs/<run>`.
-        number: number of the wanted stage.
-        profile: the run's profile where it is known.
-
-    Raises:
-        UserError: there is no chain here, or it has no such stage.
+    stale. The chain skips what need not run. `folder` is `data/runs/<run>`; without a chain, or such a stage, it is a
+    UserError.
     """
     chain = read_chain()
     wanted = chain.stage(number)
@@ -60,16 +53,11 @@ def record(folder: Path, profile: str | None = None) -> None:
 
 
 def command_like(folder: Path, run: str, changes: Mapping[str, Any], profile: str | None = None) -> str:
-    """The command for a run with the profile, the recipe and the options of another, but for some parameters.
+    """The command for `run` with profile, recipe and options of the run in `folder`, but for some parameters.
 
     Which options those were is read from the stamps of the stages that the chain has run. A run that was made in
-    another way has none; it is taken to have the options of the profile of its name, else of `smoke`.
-
-    Args:
-        folder: folder of the run to follow, `data/runs/<run>`.
-        run: name of the new run.
-        changes: values by `NN.name`; names that a notebook does not declare are passed over.
-        profile: its profile where that is known.
+    another way has none; it is taken to have the options of the profile of its name, else of `smoke`. `changes` are
+    values by `NN.name`; names that a notebook does not declare are passed over.
     """
     chain = read_chain()
     declared = settings.read_declared(chain)

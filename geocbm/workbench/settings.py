@@ -38,17 +38,11 @@ def settings_of(number: str, declared: Mapping[str, Parameter]) -> dict[str, Par
 def resolve_all(
     chain: Chain, declared: Declared, profile: Profile, settings: Sequence[str], run: str
 ) -> dict[str, dict[str, Any]]:
-    """Values of all parameters of all stages.
+    """Values of all parameters of all stages of a run.
 
     A name without a number is set wherever it is a parameter or a setting of a stage. Settings that a notebook does not
-    declare go into its `options`.
-
-    Args:
-        chain: the stages.
-        declared: what each notebook declares.
-        profile: the profile's values; those of its recipe win over its own, for they belong together.
-        settings: the command line's ``[NN.]name=value``, later ones win.
-        run: name of the run, given to every notebook.
+    declare go into its `options`. The values of the profile's recipe win over its own, for they belong together; those
+    of the command line, ``[NN.]name=value``, win over both, and later ones over earlier.
 
     Raises:
         ParameterError: If a name is known to none of the notebooks it is meant for, a value has the wrong type, or a
@@ -107,14 +101,7 @@ def _takers(chain: Chain, declared: Declared, stage: str | None, name: str, sour
 
 
 def complete(number: str, declared: Mapping[str, Parameter], given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Values of a notebook's parameters, options and settings of its stage included, all checked.
-
-    Args:
-        number: number of the notebook.
-        declared: its parameters.
-        given: values by name, of whatever type they arrived in.
-        where: who gave them, for messages.
-    """
+    """Values of a notebook's parameters, options and settings of its stage included, all checked; `where` gave them."""
     values = resolve(declared, given, where)
     if OPTIONS not in values:
         return values
@@ -133,11 +120,7 @@ def complete(number: str, declared: Mapping[str, Parameter], given: Mapping[str,
 
 
 def _check_agreement(declared: Declared, resolved: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse settings of stages that cannot start from one another, before any of them trains.
-
-    Raises:
-        ParameterError: If Stage 1 is to start from a bottleneck, or Stage 2 from a patch projection, of another shape.
-    """
+    """Refuse settings of stages that cannot start from one another, before any of them trains."""
     stages = []
     for number in ("03", "04", "05"):
         if number not in resolved or not (known := settings_of(number, declared[number])):
@@ -174,15 +157,7 @@ def anchored(value: str) -> str:
 
 
 def grid_runs(texts: Sequence[str], run: str) -> list[tuple[str, list[str]]]:
-    """All combinations of a grid: the name of each run and its assignments.
-
-    Args:
-        texts: ``[NN.]name=value,value,...``.
-        run: name of the run the grid starts from.
-
-    Returns:
-        Pairs of a run name such as ``demo-lr-0.001`` and its ``[NN.]name=value`` texts; none without a grid.
-    """
+    """All combinations of a grid of ``[NN.]name=value,value,...``: names such as ``demo-lr-0.001``, and assignments."""
     axes = []
     for text in texts:
         number, name, values = _split_assignment(text, "--grid")
@@ -208,11 +183,7 @@ def _label(name: str, value: str) -> str:
 
 
 def config_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The entries of `values` that are settings of a stage, so that a notebook's parameters become its config.
-
-    Args:
-        config_class: the stage's dataclass.
-        values: the notebook's names, with further settings under `options`.
+    """The entries of `values`, and of their `options`, that are settings of a stage's dataclass.
 
     Raises:
         ParameterError: when `options` names no setting of the stage.

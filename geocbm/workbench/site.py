@@ -87,9 +87,8 @@ def tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 def nature(folder: Path) -> tuple[bool, bool]:
     """Whether the pictures of a run are simulated, and whether its concepts are guessed.
 
-    Args:
-        folder: the run's report folder; notebook 01 records there what its table says. A run that has not recorded it,
-            such as one whose first notebook failed, is asked for its table.
+    Notebook 01 records in the report folder what its table says; a run that has not recorded it, such as one whose
+    first notebook failed, is asked for its table.
     """
     said = read_json_or_empty(folder / "metrics.json")
     if "data.simulated" in said:
@@ -136,11 +135,7 @@ def _fact(value: Any) -> str:
 
 
 def provenance_facts(stamp: Mapping[str, Any]) -> list[tuple[str, str | list[tuple[str, str]]]]:
-    """Lay a provenance stamp out: labels with a text, and behind them labels with a list of named texts.
-
-    Args:
-        stamp: parameters, inputs, outputs, versions, durations and so on, nested at most once.
-    """
+    """Lay a provenance stamp out: labels with a text, and behind them labels with a list of named texts."""
     facts = {key: value for key, value in stamp.items() if value not in (None, "", [], {})}
     ordered = dict.fromkeys([*(key for key in _FACT_ORDER.split() if key in facts), *facts])
     named = [(key.replace("_", " "), facts[key]) for key in ordered]
@@ -200,14 +195,7 @@ def run_date(manifest: Mapping[str, Any], folder: Path) -> str:
 
 
 def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str, Any], folder: Path) -> str:
-    """The index page of one run.
-
-    Args:
-        run: name of the run.
-        notebooks: executed notebooks with their paths, in order; a failed one ends in ``.failed.ipynb``.
-        manifest: the run's manifest, or nothing.
-        folder: the run's report folder.
-    """
+    """The index page of one run; a failed one of its executed notebooks ends in ``.failed.ipynb``."""
     metrics = read_json_or_empty(folder / "metrics.json")
     wrong = state.wrong_states(paths.run_folder(run))
     cards: dict[str, dict[str, Any]] = {}

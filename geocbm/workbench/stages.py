@@ -97,11 +97,7 @@ class Chain:
     atlas: dict[str, Any] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:
-        """Stage of a number, a notebook's name, or a part of its title that no other has, such as ``geocells``.
-
-        Raises:
-            ParameterError: If no stage is called so, or several are.
-        """
+        """Stage of a number, a notebook's name, or a part of its title that no other has, such as ``geocells``."""
         found = [stage for stage in self.stages if name in (stage.number, stage.notebook, stage.title)]
         found = found or [
             stage for stage in self.stages if name and (stage.title.startswith(name) or name in stage.title.split("_"))
@@ -132,12 +128,7 @@ class Chain:
 
 
 def read_chain() -> Chain:
-    """Read ``chain.toml``.
-
-    Raises:
-        MissingInputError: If there is no such file.
-        ParameterError: If it is not what the chain understands; the message says where.
-    """
+    """Read ``chain.toml``; what is not as the chain understands it is refused with where it stands."""
     file = paths.notebooks_folder() / "chain.toml"
     if not file.is_file():
         raise MissingInputError(

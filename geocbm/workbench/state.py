@@ -78,16 +78,9 @@ def difference(recorded: Mapping[str, Any], values: Mapping[str, Any]) -> str:
 
 
 def note_by_hand(stage: Stage, folder: Path, values: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Note that a notebook was run to its end outside of the chain.
+    """Note that a notebook was run to its end outside of the chain; `inputs` are `own_inputs` as it began.
 
-    Args:
-        stage: the notebook.
-        folder: folder of the run's files.
-        values: its parameters.
-        inputs: `own_inputs` as they were when it began.
-
-    Returns:
-        In what its result differs from the one that the chain left; empty when in nothing, or when there was none.
+    Returns in what its result differs from the one that the chain left; empty when in nothing, or when there was none.
     """
     file = keys.hand_file(folder, stage.number)
     stamp = _success(folder, stage.number)

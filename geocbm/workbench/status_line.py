@@ -19,15 +19,9 @@ class StatusLine:
     """One stage under way; called at each look at its process.
 
     On a terminal the line is rewritten in place, `[05] 0:48 · both · epoch 7/12 · last time 1:23 · about 35 s left`;
-    elsewhere it has its beginning and its end only.
-
-    Args:
-        name: how the line begins and ends.
-        short: how it begins while it moves.
-        status: file in which the process says how far it is; see `geocbm.files.progress`.
-        signs: further files that the process touches while it lives.
-        silence: seconds without a sign of life after which it counts as hanging.
-        last: seconds that the same took last time, where that is known.
+    elsewhere it has its beginning and its end only. `status` is the file in which the process says how far it is
+    (`geocbm.files.progress`), `signs` are further files that it touches while it lives; after `silence` seconds without
+    any it counts as hanging. `last` are the seconds that the same took last time.
     """
 
     def __init__(

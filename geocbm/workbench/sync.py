@@ -79,11 +79,7 @@ def read_script(text: str) -> Any:
 
 
 def read_ipynb(text: str, name: str) -> Any:
-    """An ``.ipynb`` as a notebook object.
-
-    Raises:
-        PairError: If it is none, such as one with the marks of a merge.
-    """
+    """An ``.ipynb`` as a notebook object; a PairError if it is none, such as one with the marks of a merge."""
     import nbformat
 
     try:
@@ -136,9 +132,6 @@ class Pair:
         """What has changed since both sides said the same: "missing" (no ``.ipynb``), "same", "py", "ipynb", "both".
 
         Where nothing tells what they had in common, both count as changed.
-
-        Raises:
-            PairError: If the ``.ipynb`` cannot be read.
         """
         if not self.ipynb.is_file():
             return "missing"
@@ -169,11 +162,7 @@ class Pair:
         return None
 
     def unique(self) -> str:
-        """That the ``.ipynb`` says what the script does not, in words; empty when nothing is lost without it.
-
-        Raises:
-            PairError: If the ``.ipynb`` cannot be read.
-        """
+        """That the ``.ipynb`` says what the script does not, in words; empty when nothing is lost without it."""
         return {
             "ipynb": f"{self.ipynb.name} has changes that {self.script.name} lacks",
             "both": f"{self.ipynb.name} and {self.script.name} differ, and each may have changes of its own",
@@ -200,11 +189,7 @@ class Pair:
         return [f"  {line}" for line in shown]
 
     def script_text(self) -> str:
-        """The script that the ``.ipynb`` makes; what it has in common with the old one keeps its text.
-
-        Raises:
-            PairError: If a percent script cannot hold one of the cells.
-        """
+        """The script that the ``.ipynb`` makes; what it has in common with the old one keeps its text."""
         made = self._merged()
         back = contents(read_script(made))
         if back != self.ipynb_cells:
@@ -241,11 +226,7 @@ def _new_cells(cells: Sequence[Content]) -> list[Any]:
 
 
 def sources() -> list[Path]:
-    """All numbered percent scripts in reading order.
-
-    Raises:
-        MissingInputError: If there is none.
-    """
+    """All numbered percent scripts in reading order; there must be one."""
     found = sorted(paths.notebooks_folder().glob(f"{NUMBER_GLOB}_*.py"))
     if not found:
         raise MissingInputError(
@@ -308,13 +289,9 @@ class Outcome:
 def synchronise(names: Sequence[str] = (), take: str | None = None) -> Outcome:
     """Make each ``.ipynb`` from its script where nothing is lost by it, and refuse the others.
 
-    Args:
-        names: numbers or names of notebooks; all of them when there are none.
-        take: "py" or "ipynb", the side that is kept whatever the other says; only for notebooks that are named.
-
-    Raises:
-        ParameterError: If a name fits no notebook, or a side is taken without names.
-        PairError: If the named ``.ipynb`` cannot be brought into its script; nothing of it is written then.
+    `names` are numbers or names of notebooks, by default all. For named ones `take` is the side, "py" or "ipynb", that
+    is kept whatever the other says; an ``.ipynb`` that cannot be brought into its script is a PairError, and nothing of
+    it is written then.
     """
     if take and not names:
         raise ParameterError(

@@ -22,9 +22,6 @@ def verify(run: str) -> tuple[int, list[str]]:
 
     Returns:
         How many were looked at, and a sentence on each that no longer matches, with the command that mends it.
-
-    Raises:
-        UserError: there is no manifest, or it is damaged.
     """
     folder, report = paths.run_folder(run), paths.report_folder(run)
     first = partial(rerun_command.remedy, folder, "01")

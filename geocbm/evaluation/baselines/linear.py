@@ -196,14 +196,11 @@ class TrueConcepts(LinearProbe):
 
 
 def concept_features(visible: Sequence[Sequence[Mapping[str, Any]]], metas: Sequence[str]) -> np.ndarray:
-    """The true list of visible concepts as numbers.
+    """The true list of visible concepts as numbers `[n, 3 k]`.
 
     `visible` holds for each photograph its visible concepts, each with `meta_name` and `box` (x0, y0, x1, y1 from 0 to
-    1) and, if known, its `area` as a part of the picture.
-
-    Returns:
-        `[n, 3 k]`: whether each meta is visible, the square root of the largest area it takes, and that root as a
-        share of the largest in the photograph.
+    1) and, if known, its `area` as a part of the picture. The numbers are whether each meta is visible, the square root
+    of the largest area it takes, and that root as a share of the largest in the photograph.
     """
     index = {meta: i for i, meta in enumerate(metas)}
     present = np.zeros((len(visible), len(metas)), dtype=np.float32)

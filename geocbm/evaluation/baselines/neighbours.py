@@ -34,12 +34,10 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def nearest(queries: np.ndarray, base: np.ndarray, k: int = 1, metric: str = "cosine") -> tuple[np.ndarray, np.ndarray]:
-    """The `k` rows of `base` `[m, d]` most like each query `[n, d]`, the most similar first; of equals the earlier row.
+    """Rows `[n, k]` of `base` `[m, d]` most like each query `[n, d]`, the most similar first, and likenesses `[n, k]`.
 
-    The likeness is the cosine, or for `"euclidean"` minus half the squared distance, up to a constant per query.
-
-    Returns:
-        `[n, k]` rows and `[n, k]` likenesses.
+    The likeness is the cosine, or for `"euclidean"` minus half the squared distance, up to a constant per query; of
+    equals the earlier row comes first.
     """
     base, queries = matrix(base, "base"), matrix(queries, "queries")
     if metric == "cosine":
@@ -118,10 +116,8 @@ def choose_votes(similarity: np.ndarray, cell: np.ndarray, true_cell: np.ndarray
     """Number of neighbours and kernel with the highest calibrated log likelihood of the validation photographs.
 
     Of the neighbours of the validation photographs, the most similar first, `similarity` and `cell` are `[v, K]`;
-    `true_cell` is `[v]` and `prior` `[N]`.
-
-    Returns:
-        The best of them, with at most `K` voters; without validation photographs the middle ones.
+    `true_cell` is `[v]` and `prior` `[N]`. There are at most `K` voters; without validation photographs it is the
+    middle ones.
     """
     numbers = [k for k in VOTERS if k <= similarity.shape[1]] or [similarity.shape[1]]
     if not len(true_cell):

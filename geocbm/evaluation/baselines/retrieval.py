@@ -77,11 +77,9 @@ def stage0_galleries(run: Run, cache: Path) -> list[Gallery]:
 def geoclip(run: Run, cache: Path, backbone: str) -> tuple[Gallery, np.ndarray]:
     """GeoCLIP as published: its own backbone, head and gallery of 100,000 places; nothing is learned from this run.
 
-    The features of the validation and test images are kept in a store of their own under `cache`. `backbone` is a
-    folder of `openai/clip-vit-large-patch14`, or its name if the local model cache holds it; nothing is downloaded.
-
-    Returns:
-        The method and what it reads, `[n, d]` of all rows (zeros for the training split, which it does not look at).
+    With the method comes what it reads, `[n, d]` of all rows (zeros for the training split, which it does not look at).
+    These features are kept in a store of their own under `cache`. `backbone` is a folder of
+    `openai/clip-vit-large-patch14`, or its name if the local model cache holds it; nothing is downloaded.
 
     Raises:
         MissingInputError: the backbone is not on this machine.

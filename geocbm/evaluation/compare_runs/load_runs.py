@@ -55,11 +55,7 @@ class ComparedRun:
 
     @property
     def answers(self) -> pd.DataFrame:
-        """`images` of a run that has predictions.
-
-        Raises:
-            MissingInputError: it has none.
-        """
+        """`images` of a run that has predictions; a MissingInputError of one that has none."""
         if self.images is None:
             command = f"geocbm run --run {self.name} --from 05"
             raise MissingInputError(f"run {self.name!r} has no predictions; make them with: {command}")
@@ -69,8 +65,7 @@ class ComparedRun:
 def runs_to_compare(reports: Path, run_root: Path, names: Sequence[str], run: str) -> list[str]:
     """The runs to put side by side, the asking `run` first; empty `names` mean every run with metrics or predictions.
 
-    Raises:
-        ParameterError: a named run has left nothing; the message lists the runs that have.
+    A named run that has left nothing is refused with the runs that have.
     """
     left = [*reports.glob("*/metrics.json"), *run_root.glob("*/predictions.parquet")]
     known = sorted({path.parent.name for path in left})

@@ -33,9 +33,8 @@ def _pair(one: ComparedRun, other: ComparedRun) -> tuple[pd.DataFrame, pd.DataFr
 def gain_by_region(one: ComparedRun, other: ComparedRun) -> pd.DataFrame:
     """Mean gain in GeoScore of `other` over `one` by regions of the ground with sides of `REGION_KM`.
 
-    Returns:
-        `lat, lng` (the middle of the images of a region), `images`, `country` (the most frequent one) and `gain`, the
-        largest region first.
+    Columns are `lat, lng` (the middle of the images of a region), `images`, `country` (the most frequent one) and
+    `gain`, the largest region first.
     """
     before, after = _pair(one, other)
     lat, lng = before["true_lat"].to_numpy(float), before["true_lng"].to_numpy(float)
@@ -53,10 +52,8 @@ def gain_by_region(one: ComparedRun, other: ComparedRun) -> pd.DataFrame:
 def country_gains(one: ComparedRun, other: ComparedRun, n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Gain in mean GeoScore of `other` over `one` in each country, with 95 % intervals that hold together.
 
+    Columns are `country, images, first, this, gain, low, high, better` (1, -1 or 0), the greatest differences first.
     Countries with fewer than `FEWEST` test images, or with images in too few spatial blocks, are left out.
-
-    Returns:
-        `country, images, first, this, gain, low, high, better` (1, -1 or 0), the greatest differences first.
     """
     before, after = (images["geoscore"].to_numpy() for images in _pair(one, other))
     images = one.answers
@@ -81,12 +78,11 @@ def country_gains(one: ComparedRun, other: ComparedRun, n: int = 1000, seed: int
 
 
 def confusion_changes(one: ComparedRun, other: ComparedRun) -> pd.DataFrame:
-    """Countries that one run takes for one another more often than the other.
+    """Countries that one run takes for one another more often than the other, the greatest differences first.
 
-    Returns:
-        `country, answered, first, this` (images), `chance` (the probability of so uneven a split of the images on which
-        the runs disagree, by Holm's rule over all pairs that could have shown a difference; 1 for the others) and
-        `better`, the greatest differences first.
+    Columns are `country, answered, first, this` (images), `chance` (the probability of so uneven a split of the images
+    on which the runs disagree, by Holm's rule over all pairs that could have shown a difference; 1 for the others) and
+    `better`.
     """
     images = _pair(one, other)
     frame = pd.DataFrame({"country": images[0]["true_country"].to_numpy()})
@@ -105,12 +101,10 @@ def confusion_changes(one: ComparedRun, other: ComparedRun) -> pd.DataFrame:
 
 
 def concept_changes(one: ComparedRun, other: ComparedRun) -> pd.DataFrame:
-    """How often each concept is named right by the two runs.
+    """How often each concept is named right by the two runs, the greatest differences first.
 
-    Returns:
-        `concept, images, first, this` (images named right), `gained` and `lost` (images that only `other`, and only
-        `one`, names right), `chance` as in `confusion_changes` and `better`, the greatest differences first; empty
-        without common concepts.
+    Columns are `concept, images, first, this` (images named right), `gained` and `lost` (images that only `other`, and
+    only `one`, names right), `chance` as in `confusion_changes` and `better`; empty without common concepts.
     """
     columns = ["concept", "images", "first", "this", "gained", "lost", "chance", "better"]
     images = _pair(one, other)

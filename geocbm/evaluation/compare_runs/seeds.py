@@ -70,9 +70,8 @@ def _shared_metrics(one: SeedGroup, others: Sequence[ComparedRun]) -> Iterator[t
 def pooled(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Mean over seeds of each metric, with its interval over images and seeds (`n` resamples), and the spread.
 
-    Returns:
-        A row per group of several runs and metric: `group, seeds` (how many), `metric` (key), `value, low, high`, and
-        the standard deviation `spread`, `least` and `most` over its seeds.
+    A row per group of several runs and metric: `group, seeds` (how many), `metric` (key), `value, low, high`, and the
+    standard deviation `spread`, `least` and `most` over its seeds.
     """
     rows = []
     for group in (group for group in groups if len(group.runs) > 1):
@@ -113,8 +112,8 @@ def pooled_table(table: pd.DataFrame) -> pd.DataFrame:
 def group_differences(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Differences between groups that share at least two seeds, over images and seeds.
 
-    Returns:
-        `first, second` (groups), `seeds` (shared), `metric` (key), `value, low, high` (second minus first), `verdict`.
+    Columns are `first, second` (groups), `seeds` (shared), `metric` (key), `value, low, high` (second minus first) and
+    `verdict`.
     """
     rows = []
     for one, two in combinations([group for group in groups if len(group.runs) > 1], 2):

@@ -31,12 +31,10 @@ LABELS: dict[str, str | Metric] = {
 
 
 def searched_km2(scores: np.ndarray, true_cell: np.ndarray, cell_km2: np.ndarray) -> np.ndarray:
-    """Ground that is searched before the true cell is done, itself included, `[n]` km².
+    """Ground that is searched before the true cell is done, itself included, `[n]` km², of cells with ground `[N]`.
 
-    Args:
-        scores: `[n, N]`, or `[N]` for all images: the cell with the highest is searched first, of equal ones the lower.
-        true_cell: `[n]`.
-        cell_km2: `[N]` ground of each cell.
+    The cell with the highest of the scores `[n, N]`, or `[N]` for all images, is searched first, of equal ones the
+    lower.
     """
     table = np.broadcast_to(scores, (len(true_cell), len(cell_km2)))
     own = table[np.arange(len(true_cell)), true_cell][:, None]

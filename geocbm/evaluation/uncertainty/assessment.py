@@ -20,9 +20,7 @@ from geocbm.run.predictions import answer_places, read_choice
 def read_cell_scores(files: Run) -> dict[str, np.ndarray]:
     """Logits of all cells as notebook 05 stored them: `val` and `test`, each `[n, N]`.
 
-    Raises:
-        MissingInputError: there is no such file.
-        MismatchError: it was made with other cells or for other images.
+    Those made with other cells or for other images are a MismatchError.
     """
 
     def other(what: str) -> MismatchError:

@@ -27,12 +27,9 @@ def _coast_edges() -> np.ndarray:
 
 
 def land_grid(step_km: float = 50.0) -> tuple[np.ndarray, np.ndarray, float]:
-    """Points spread evenly over the land without Antarctica, each standing for the same area.
+    """Latitudes and longitudes spread evenly over the land without Antarctica, and the km² that each point stands for.
 
     A point is on land when the parallel from a meridian in the sea crosses the coast an odd number of times before it.
-
-    Returns:
-        Latitudes and longitudes in degrees, and the area of one point in km².
     """
     step = step_km / KM_PER_DEGREE
     bands = int(np.ceil((_NORTH - _SOUTH) / step))
@@ -55,15 +52,12 @@ def land_grid(step_km: float = 50.0) -> tuple[np.ndarray, np.ndarray, float]:
 def cell_areas(
     cells: Geocells, lat: np.ndarray, lng: np.ndarray, country: np.ndarray, step_km: float = 50.0
 ) -> np.ndarray:
-    """Land that belongs to each cell: that of its own country to which no other centre of the country is nearer.
+    """Land that belongs to each cell, `[N]` km²: that of its country to which no other centre of the country is nearer.
 
     This is the rule by which photographs are labelled. Countries without cells belong to none, as no photograph from
     there could be expected. Countries of the land are those of `metrics.country_of`; what the table calls them is
     learned from the places of its photographs: `lat`, `lng` and `country` `[n]` of the training split. `step_km` lies
-    between the grid points that are counted.
-
-    Returns:
-        `[N]` km². A cell that holds no grid point gets the area of one: its ground is below the grain of the grid.
+    between the grid points that are counted; a cell that holds none gets the area of one.
     """
     grid_lat, grid_lng, area = land_grid(step_km)
     seen = pd.DataFrame({"polygon": country_of(lat, lng), "table": country})

@@ -186,13 +186,7 @@ def risk_coverage(confidence: np.ndarray, km: np.ndarray) -> pd.DataFrame:
     """Error among the photographs that are kept when the least sure ones are left out (El-Yaniv & Wiener 2010).
 
     Minus the error as `confidence` `[n]` gives the best possible order; `km` `[n]` is infinite where there is no
-    answer.
-
-    Returns:
-        Columns `kept` (share of the photographs), `n`, `median_km` and `beyond_750km` (share of the kept).
-
-    Raises:
-        ParameterError: no photographs, or different lengths.
+    answer. Columns are `kept` (share of the photographs), `n`, `median_km` and `beyond_750km` (share of the kept).
     """
     ordered, counts, far = _kept(confidence, km)
     medians = [float(np.median(ordered[:count])) for count in counts]
@@ -214,10 +208,9 @@ def _kept(confidence: np.ndarray, km: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def risk_areas(orders: dict[str, np.ndarray], km: np.ndarray) -> pd.DataFrame:
     """Area under the curve of the share beyond 750 km, for several `orders` by confidence `[n]`, by name.
 
-    Returns:
-        Columns `name`, `area` (mean share beyond 750 km over all shares kept) and `gain`: how much of the way from a
-        random order (0) to the order by the true error (1) it goes; NaN where both are the same. The last two rows
-        are these two, `random` and `oracle`.
+    Columns are `name`, `area` (mean share beyond 750 km over all shares kept) and `gain`: how much of the way from a
+    random order (0) to the order by the true error (1) it goes; NaN where both are the same. The last two rows are
+    these two, `random` and `oracle`.
     """
     random, oracle = float((~(km <= FAR_KM)).mean()), float(_kept(-km, km)[2].mean())
     rows = [(name, float(_kept(sure, km)[2].mean())) for name, sure in orders.items()]
@@ -250,9 +243,8 @@ def abstention(found: Assessment) -> pd.DataFrame:
 def localizability(found: Assessment) -> pd.DataFrame:
     """Expected against measured distance, for `PARTS` of the test split from most to least localizable.
 
-    Returns:
-        A row per part: `part` from 1, `n`, `expected_km` (mean), `mean_km` and `median_km`. An image without an answer
-        has no expected distance: it stands in the last part, whose means are then infinite or unknown.
+    A row per part: `part` from 1, `n`, `expected_km` (mean), `mean_km` and `median_km`. An image without an answer has
+    no expected distance: it stands in the last part, whose means are then infinite or unknown.
     """
     km, rows = found.km(), []
     for part, own in enumerate(np.array_split(np.argsort(found.expected_km, kind="stable"), PARTS), start=1):
@@ -267,12 +259,9 @@ def coverage_by_novelty(
 ) -> pd.DataFrame:
     """How often regions hold the true cell, among test images ever farther from the training pictures.
 
-    `distance` `[m]` is that of the test images (`NoveltyDetector.distances`).
-
-    Returns:
-        A row per bin that has images and per wanted coverage: `bin` (range of p-values), `n`, `distance` (median),
-        `right` (share of right cells), `coverage` (wanted), `value`, `low` and `high` of the measured one; the nearest
-        bin first.
+    `distance` `[m]` is that of the test images (`NoveltyDetector.distances`). A row per bin that has images, the
+    nearest first, and per wanted coverage: `bin` (range of p-values), `n`, `distance` (median), `right` (share of right
+    cells), `coverage` (wanted), `value`, `low` and `high` of the measured one.
     """
     p_value = detector.p_values(distance)
     edges = [1.0, *(p for p in P_VALUES if p > detector.level), detector.level, 0.0]

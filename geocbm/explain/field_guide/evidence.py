@@ -62,14 +62,11 @@ def concept_reliability(
     """How reliable each concept is as a clue, and how well the model sees it.
 
     `counts` `[C, k_m]` are of `count_table` for `countries` `[C]`; `true_meta` `[n]` are the labels of pictures the
-    model was not trained on and `named` `[n]` the metas that it names for them.
-
-    Returns:
-        A row per meta: `labels` (count in all data), `top_country` and `top_share` (the country with most of its
-        labels), `effective_countries` (over how many it is spread: the exponential of the entropy), `n_test`, `recall`
-        with the interval of Wilson (1927) `recall_low`, `recall_high` (share of its pictures that the model names so;
-        NaN without any), `precision` (share of the pictures so named that carry the label), and `confused_with` (the
-        meta that is named instead most often, -1 for none).
+    model was not trained on and `named` `[n]` the metas that it names for them. A row per meta: `labels` (count in all
+    data), `top_country` and `top_share` (the country with most of its labels), `effective_countries` (over how many it
+    is spread: the exponential of the entropy), `n_test`, `recall` with the interval of Wilson (1927) `recall_low`,
+    `recall_high` (share of its pictures that the model names so; NaN without any), `precision` (share of the pictures
+    so named that carry the label), and `confused_with` (the meta that is named instead most often, -1 for none).
     """
     from scipy.stats import binomtest
 
@@ -122,15 +119,12 @@ def agreement(evidence: pd.DataFrame) -> Agreement:
 def country_contributions(
     head: Stage2CrossAttentionGeoHead, scores: torch.Tensor, country: np.ndarray, cells: Geocells
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What each concept adds to the score of a country, on average over the pictures taken there.
+    """What each concept adds to the score of a country, on average over the pictures taken there, in logits.
 
     The score of a country is the mean logit of its cells minus the mean logit of all cells; in the modes
     `concept_scores` and `hybrid` both are exact sums over concepts
     (`Stage2CrossAttentionGeoHead.concept_contributions`). `scores` `(n, k)` are those of pictures of a true `country`
-    `[n]`.
-
-    Returns:
-        `[C]` sorted names of the countries that have cells and pictures, and `[C, k]` mean contributions in logits.
+    `[n]`. With the `[C, k]` means come the `[C]` sorted names of the countries that have cells and pictures.
     """
     names = np.array(sorted(set(country) & set(cells.country)))
     means = np.zeros((len(names), scores.shape[1]))
@@ -146,12 +140,7 @@ def country_contributions(
 
 
 def mean_country_belief(belief: CellDistribution, country: np.ndarray, cells: Geocells) -> pd.DataFrame:
-    """Mean probability of each country over the pictures of each country.
-
-    Returns:
-        `[C, C]` over the countries that have cells: row the true country (NaN where it has no picture), column the
-        predicted one.
-    """
+    """Mean probability of each country (column) over the pictures of each country (row; NaN without any), `[C, C]`."""
     believed = pd.DataFrame(belief.gather(cells.by_country), columns=cells.countries)  # (n, C)
     return believed.groupby(np.asarray(country, dtype=str)).mean().reindex(cells.countries)
 

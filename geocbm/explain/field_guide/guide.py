@@ -97,14 +97,9 @@ class FieldGuide:
     """All that the sheets are made of, from the files of a run with Stages 1 and 2 done.
 
     `head` is one whose logits are sums over concepts, for contributions; None leaves them out. A sheet has so many
-    `clues` and `pictures` beside each at most, and a country needs `min_samples` images for a sheet.
-
-    Attributes:
-        countries: `[C]` sorted names of the countries in the data.
-        counts: `[C, k_m]` of `count_table`; `lift` and `log_odds_z` of the same shape.
-
-    Raises:
-        ParameterError: a number is below 1.
+    `clues` and `pictures` beside each at most, and a country needs `min_samples` images for a sheet. `countries` `[C]`
+    are the sorted names of the countries in the data, `counts` `[C, k_m]` of `count_table`; `lift` and `log_odds_z`
+    have the same shape.
     """
 
     def __init__(
@@ -268,8 +263,7 @@ class FieldGuide:
     def evidence(self) -> pd.DataFrame:
         """What the sheets choose from: a row for each country and concept with labels there or a contribution.
 
-        Returns:
-            Columns `country`, `meta_name`, `labels`, `lift`, `log_odds_z` and `contribution` (NaN where unknown).
+        Columns are `country`, `meta_name`, `labels`, `lift`, `log_odds_z` and `contribution` (NaN where unknown).
         """
         n_metas = self.counts.shape[1]
         unknown = np.full(n_metas, np.nan)
