@@ -19,7 +19,8 @@ from geocbm.encoders.features import OnTheFlyFeatures
 from geocbm.errors import MismatchError, MissingInputError
 from geocbm.files import read_json, write_json
 from geocbm.models.stage2 import Stage2Config
-from geocbm.run import encoding, stages
+from geocbm.models.stage2_inference import concept_input, predict_stage2
+from geocbm.run import encoding, predictions, stages
 from geocbm.workbench.settings import config_fields
 
 
@@ -164,3 +165,39 @@ def test_rows_of_one_picture_share_their_names_and_train_once(tmp_path, folders)
         stage.fit(lambda line: None)
         batch = stage.train.read(np.array([0, 2]))
         assert ("named_metas" in batch) == (target == "multi")
+
+
+def test_stage_2_trains_on_kept_patches_alone_where_no_tokens_are_stored(copied_run):
+    """Sixteen patches, of which four are kept; the room is for pooled features and for what is kept."""
+    content = read_json(copied_run.folder / "features.json")
+    content["encoders"]["max_cache_gb"] = 1.2e-5  # the tokens of sixty pictures take 3.1e-5, the kept ones 0.8e-5
+    write_json(copied_run.folder / "features.json", content)
+    shutil.rmtree(copied_run.cache)
+    files = copied_run.files
+    features = files.features("adapted")
+    assert isinstance(features, OnTheFlyFeatures) and set(features.elsewhere) == {"pooled"}
+    stage1, _ = stages.fit_stage1(files, replace(STAGE1, bottleneck="patch"), features)
+    scores = predictions.concept_probabilities(stage1, features)
+    written = files.path("concept_scores.npz")
+    before = stages.predict_concepts(files, features)  # those in the file are of another Stage 1
+    predictions.save_concept_scores(written, scores, files.made_from("concept_scores.npz"))
+    concepts = stages.predict_concepts(files, features)
+    for name, values in before.items():
+        torch.testing.assert_close(concepts[name], values, rtol=1e-4, atol=1e-5)
+
+    config = replace(STAGE2, ablation_mode="hybrid", tokens="top-k", tokens_kept=4, score_epochs=2)
+    head, _ = stages.fit_stage2(files, config, concepts, features)
+    kept = encoding.kept_tokens(files, head.keeper, features)
+    assert kept.shape("tokens") == (4, 16) and not isinstance(kept, OnTheFlyFeatures)
+    torch.testing.assert_close(kept.read_all("pooled"), features.read_all("pooled"))
+    marked = kept.read_all("kept").bool()
+    assert marked.sum(1).eq(4).all()
+    torch.testing.assert_close(kept.read_all("tokens").flatten(0, 1), features.read_all("tokens")[marked])
+
+    rows = files.rows["test"]
+    again = stages.load_stage2(files)
+    answers = predictions.predict_places(files, again, concepts, features, rows)
+    whole = predict_stage2(again, concept_input(config, concepts), features, rows)  # of which it is given all patches
+    for name, values in whole.items():
+        np.testing.assert_allclose(answers[name], values, rtol=1e-3, atol=1e-4)
+    assert (answers["attention"] > 0).sum(1).max() == 4 and answers["attention"].shape == (len(rows), 16)

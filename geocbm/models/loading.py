@@ -18,6 +18,7 @@ from geocbm.errors import MismatchError
 from geocbm.files import run_command
 from geocbm.files.stored import of_content
 from geocbm.models.bottlenecks import build_bottleneck
+from geocbm.models.kept_tokens import PatchKeeper
 from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
@@ -135,6 +136,11 @@ def load_stage2(path: str | Path, cells_digest: str | None = None) -> Stage2Cros
                 f"{path} was trained on other geocells than the ones in use; train again with `{_made_by(path, 2)()}`"
             )
         centers, widths = tensors["cell_centers"], (metadata["concept_dim"], metadata["token_dim"])
-        model = Stage2CrossAttentionGeoHead(*widths, len(centers), centers, config, tensors.get("cell_scale_km"))
+        keeper = None
+        if config.keeps_some:
+            n_metas, width = tensors["keeper.prototypes"].shape
+            keeper = PatchKeeper(n_metas, width, metadata["token_dim"], config.tokens_kept)
+        scale_km = tensors.get("cell_scale_km")
+        model = Stage2CrossAttentionGeoHead(*widths, len(centers), centers, config, scale_km, keeper)
         restore(model, tensors, path)
         return model

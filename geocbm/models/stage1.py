@@ -218,8 +218,8 @@ class Stage1ConceptModel(nn.Module):
         if not self.has_maps:
             return self.classify(seen, meta, parent)
         meta_cosines, parent_cosines = score_patches(self.bottleneck, seen, meta, parent)  # (B, P, k_m), (B, P, k_p)
-        meta_maps = self._scale("meta") * meta_cosines
-        parent_maps = self._scale("parent") * parent_cosines
+        meta_maps = self.scale("meta") * meta_cosines
+        parent_maps = self.scale("parent") * parent_cosines
         meta_logits = pool_scores(meta_maps, self.config.top_patches) + self.meta_bias
         return Stage1Output(
             concept_emb=mix_prototypes(log_probabilities(meta_logits, self.config.concept_target), meta),
@@ -231,7 +231,7 @@ class Stage1ConceptModel(nn.Module):
             concept_target=self.config.concept_target,
         )
 
-    def _scale(self, head: str) -> Tensor:
+    def scale(self, head: str) -> Tensor:
         """Learned factor of the cosines of one head, at most `logit_scale_max`."""
         return getattr(self, f"logit_scale_{head}").clamp(max=self.config.logit_scale_max)
 
@@ -240,8 +240,8 @@ class Stage1ConceptModel(nn.Module):
         unit = functional.normalize(concept_emb, dim=-1)
         return Stage1Output(
             concept_emb=concept_emb,
-            meta_logits=self._scale("meta") * (unit @ meta.T) + self.meta_bias,
-            parent_logits=self._scale("parent") * (unit @ parent.T) + self.parent_bias,
+            meta_logits=self.scale("meta") * (unit @ meta.T) + self.meta_bias,
+            parent_logits=self.scale("parent") * (unit @ parent.T) + self.parent_bias,
             meta_prototypes=meta,
             parent_prototypes=parent,
             concept_target=self.config.concept_target,

@@ -15,6 +15,7 @@ from geocbm.errors import MismatchError, ParameterError
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import geoscore
 from geocbm.models.attention import ConceptCrossAttention
+from geocbm.models.kept_tokens import PatchKeeper
 from geocbm.models.offsets import decode_offsets
 from geocbm.models.retrieval import place_columns
 from geocbm.models.stage2_config import Stage2Config
@@ -73,6 +74,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         cell_centers: `(n_cells, 3)` unit vectors.
         config: settings.
         cell_scale_km: `(n_cells,)` scale of each cell, needed by the offset kind "tangent".
+        keeper: chooses the patches that are looked at, where that is not all of them (`config.tokens`).
     """
 
     cell_centers: Tensor
@@ -88,8 +90,10 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         cell_centers: Tensor | np.ndarray,
         config: Stage2Config | None = None,
         cell_scale_km: Tensor | np.ndarray | None = None,
+        keeper: PatchKeeper | None = None,
     ) -> None:
         super().__init__()
+        self.keeper = keeper
         self.config = config = config or Stage2Config()
         self.concept_dim, self.token_dim, self.n_cells = concept_dim, token_dim, n_cells
         centers = torch.as_tensor(cell_centers, dtype=torch.float32).detach().cpu()
@@ -186,6 +190,9 @@ class Stage2CrossAttentionGeoHead(nn.Module):
             key_mask: `(B, P)` booleans, True where a patch must be ignored.
         """
         concept_emb, patch_tokens = self._checked(concept_emb, patch_tokens)
+        if self.keeper is not None and patch_tokens is not None and patch_tokens.shape[1] > self.keeper.kept:
+            left = ~self.keeper(patch_tokens)  # (B, P)
+            key_mask = left if key_mask is None else left | key_mask
         mode = self.config.ablation_mode
         residual = None
         if self.config.reads_scores:

@@ -24,6 +24,13 @@ class Stage2Config(TrainingSettings):
             "PIGEON", there 65 to 75 km); 0 keeps one cell.
         refine_cells: most probable cells inside which the nearest training pictures move the answer; 0 is off. Modes
             that do not look at the picture never do it, for it would go past their concepts.
+        tokens: which patch tokens Stage 2 reads: "all"; "top-k", the `tokens_kept` patches of each picture with the
+            highest score of any concept in Stage 1 (bottleneck "patch"); or "none", for modes that read no patches.
+            Which these are must be decided by what has seen all patches, and can be once Stage 1 is trained: Stage 2
+            then begins with one pass over the pictures (over stored tokens, where there are such) and stores the kept
+            tokens and their places. What Stages 0 and 1 read and `03.max_cache_gb` leaves no room for is encoded at
+            every read. The head carries the choice and makes it anew for a picture of which it is given all patches;
+            attention to the others is 0.
         answer_point: which point of the distribution over cells is answered: "argmax" (the specification's likeliest
             cell and offset, moved by neighbours where `refine_cells` is on), "center" (that cell's centre), "mode" (of
             the smoothed distribution), "expected_centers" or "expected_places" (the cell centre, or the training place
@@ -48,6 +55,8 @@ class Stage2Config(TrainingSettings):
     refine_cells: int = 0
     refine_neighbours: int = 5  # training pictures that are averaged in the chosen cell
     refine_temperature: float = 0.05  # divisor of the similarity when neighbours of different cells compete
+    tokens: Literal["all", "top-k", "none"] = "all"
+    tokens_kept: int = 64
     answer_point: Literal["argmax", "center", "mode", "expected_centers", "expected_places", "validation"] = "argmax"
     score_transform: Literal["none", "sqrt", "log", "logit"] = "none"
     score_lr: float = 0.003
@@ -66,13 +75,18 @@ class Stage2Config(TrainingSettings):
         super().__post_init__()
         check_number("epochs", self.epochs, 1)
         check_number("dropout", self.dropout, 0, below=1)
-        for name in ("embed_dim", "refine_neighbours", "score_epochs"):
+        for name in ("embed_dim", "refine_neighbours", "score_epochs", "tokens_kept"):
             check_number(name, getattr(self, name), 1)
         for name in ("lambda_country", "smooth_km", "refine_cells", "score_lr"):
             check_number(name, getattr(self, name), 0)
         check_number("refine_temperature", self.refine_temperature, 0, above=True)
         if self.heads < 1 or self.embed_dim % self.heads:
             raise ParameterError(f"heads={self.heads} does not divide embed_dim={self.embed_dim}; choose a divisor")
+        if self.tokens == "none" and self.reads_tokens:
+            raise ParameterError(
+                f"ablation_mode={self.ablation_mode!r} reads patch tokens, but tokens='none' keeps none; choose "
+                "'concept_scores' or 'concept_only', or tokens='top-k'"
+            )
 
     def in_mode(self, mode: str, **changes: Any) -> Stage2Config:
         """The same settings in another ablation mode, and with other changes."""
@@ -97,6 +111,11 @@ class Stage2Config(TrainingSettings):
     def reads_tokens(self) -> bool:
         """Whether the mode looks at the patches."""
         return self.ablation_mode not in ("concept_only", "concept_scores")
+
+    @property
+    def keeps_some(self) -> bool:
+        """Whether the mode looks at some of the patches only."""
+        return self.tokens == "top-k" and self.reads_tokens
 
     @property
     def lr_by_prefix(self) -> Mapping[str, float]:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from geocbm.encoders.features import FeatureStore
 from geocbm.errors import ParameterError
 from geocbm.files import lineage, run_command
 from geocbm.files.progress import track
 from geocbm.files.stored import opened, save_tensors
 from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
+from geocbm.models.kept_tokens import KEPT, on_grid
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead, Stage2Output
 from geocbm.training.loader import RowSource, row_reader
 
@@ -151,7 +153,11 @@ def _outputs(
     with torch.no_grad():
         for start in track(range(0, max(len(rows), 1), ROWS_AT_A_TIME), "places", unit="batch"):
             chosen = rows[start : start + ROWS_AT_A_TIME]
-            yield chosen, model(concept_emb[chosen].float().to(device), read(chosen).to(device))
+            given = read(chosen).to(device) if model.config.reads_tokens else None
+            output = model(concept_emb[chosen].float().to(device), given)
+            if given is not None and isinstance(tokens, FeatureStore) and KEPT in tokens.kinds:
+                output = output._replace(attention=on_grid(output.attention, tokens.read(KEPT, chosen)))
+            yield chosen, output
 
 
 def predict_stage2(
@@ -168,7 +174,7 @@ def predict_stage2(
     Args:
         model: the trained head.
         concept_emb: `(n, c)` of all rows of the table.
-        tokens: a store with kind `tokens`, or `(n, P, w)`.
+        tokens: a store with kind `tokens`, or `(n, P, w)`; not read in modes that ask no patch.
         rows: row positions to predict, `(m,)`.
         refiner: training pictures that move the answer inside the `config.refine_cells` most probable cells.
         pooled: a store with kind `pooled`, or `(n, d)`, for the refiner.
@@ -176,9 +182,9 @@ def predict_stage2(
 
     Returns:
         In the order of `rows`: `lat` and `lng` `(m,)` degrees, `cell` `(m, k)` the most probable `TOP_K` cells (or all)
-        and `cell_probability` `(m, k)` with the first the highest, `attention` `(m, P)` averaged over the heads, in
-        mode `hybrid` `residual_share` `(m,)`, and `lat_<point>`, `lng_<point>` `(m,)` of every point that might be
-        answered (`decoder.POINT_WORDS`; without a decoder those of `own_points`).
+        and `cell_probability` `(m, k)` with the first the highest, `attention` `(m, P)` averaged over the heads (P = 0
+        in modes that ask no patch), in mode `hybrid` `residual_share` `(m,)`, and `lat_<point>`, `lng_<point>` `(m,)`
+        of every point that might be answered (`decoder.POINT_WORDS`; without a decoder those of `own_points`).
     """
     read_pooled = None if refiner is None or pooled is None else row_reader(pooled, "pooled")
     top_k = min(TOP_K, model.cell_head.out_features)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -15,11 +18,15 @@ from geocbm.data import image_files
 from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES
 from geocbm.encoders import ImageEncoder, TextEncoder, load_image_encoder, load_text_encoder, prototypes
 from geocbm.encoders.features import FeatureStore, encode_features, re_encode
-from geocbm.encoders.processes import join_processes
+from geocbm.encoders.features.store import Batches, manifest_of
+from geocbm.encoders.features.writing import open_or_write
+from geocbm.encoders.loading import hash_weights
+from geocbm.encoders.processes import join_processes, look_ahead
 from geocbm.errors import DamagedError, MismatchError, MissingInputError
-from geocbm.files import SEAL, lineage, write_json
+from geocbm.files import SEAL, lineage, sha256_text, write_json
 from geocbm.files.stored import opened, save_tensors
 from geocbm.models import loading
+from geocbm.models.kept_tokens import KEPT, PatchKeeper
 from geocbm.models.stage0 import Stage0PretrainingModel
 from geocbm.run.run import Run
 
@@ -32,7 +39,7 @@ class EncoderConfig:
     text_encoder: str = ""  # the same for the text side; empty means the image model's own text tower
     unfreeze_layers: int = 2  # top vision blocks that Stage 0 trains (specification, section Stage 0)
     batch_size: int = 64  # images per forward pass of the frozen encoder
-    max_cache_gb: float = 60.0  # above this size features are encoded on the fly instead of stored
+    max_cache_gb: float = 60.0  # what a store may take; kinds of features beyond it are encoded at every read
 
 
 def load_encoder(name: str) -> ImageEncoder:
@@ -71,6 +78,36 @@ def encode_adapted(files: Run, vanilla: FeatureStore, config: EncoderConfig, enc
         max_cache_gb=config.max_cache_gb,
     )
     return files.stores["adapted"]
+
+
+def kept_tokens(files: Run, keeper: PatchKeeper | None, features: FeatureStore) -> FeatureStore:
+    """The features with the tokens alone that a keeper chooses, `(k, w)` of each picture in the order of the grid.
+
+    They are stored, with which patches they are of (`KEPT`, `(P,)`), in one pass over `features`, whose tokens need not
+    be. Without a keeper, or where it keeps all, the features as they are.
+    """
+    n_patches, width = features.shape("tokens")
+    if keeper is None or keeper.kept >= n_patches:
+        return features
+    encoders = read_encoders(files)
+    chosen_by = hash_weights(keeper.state_dict().items())
+    fingerprint = sha256_text(f"{features.fingerprint} {chosen_by} {keeper.kept}")
+
+    def encode(keeper: PatchKeeper, rows: np.ndarray, wanted: Sequence[str]) -> Batches:
+        device, size = keeper.bias.device, encoders.batch_size
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        for _, tokens in look_ahead(lambda part: features.read("tokens", part, torch.float16), parts, 1, 1):
+            kept = keeper(tokens.to(device)).cpu()  # (B, P)
+            found = {KEPT: kept.half(), "tokens": tokens[kept].unflatten(0, (len(tokens), -1))}  # (B, P), (B, k, w)
+            yield {kind: found[kind].numpy() for kind in wanted}
+
+    if fingerprint not in files.stores:
+        manifest = manifest_of({KEPT: (n_patches,), "tokens": (keeper.kept, width)}, features.digests, fingerprint)
+        mine = copy.deepcopy(keeper).to(compute_device())
+        store = open_or_write(mine, encode, manifest, files.cache, encoders.max_cache_gb, progress=True)
+        store.elsewhere["pooled"] = features
+        files.stores[fingerprint] = store
+    return files.stores[fingerprint]
 
 
 def write_features(

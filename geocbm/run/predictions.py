@@ -20,6 +20,7 @@ from geocbm.models.decoder import Decoder, Places, PointChoice, fit_decoder
 from geocbm.models.stage1 import Stage1ConceptModel, predict_stage1
 from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 from geocbm.models.stage2_inference import NeighbourRefiner, concept_input, predict_stage2, undecoded
+from geocbm.run.encoding import kept_tokens
 from geocbm.run.run import Run
 
 Arrays = dict[str, np.ndarray]
@@ -68,7 +69,7 @@ def predict_places(
     decoder: Decoder | None = None,
 ) -> Arrays:
     """Places of some rows: `km` and what `stage2.predict_stage2` returns; cells best first, `[m, k]`."""
-    given = concept_input(model.config, concepts)
+    given, features = concept_input(model.config, concepts), kept_tokens(files, model.keeper, features)
     predicted = predict_stage2(model, given, features, rows, refiner=refiner, pooled=features, decoder=decoder)
     predicted["km"] = haversine_km(predicted["lat"], predicted["lng"], files.lat[rows], files.lng[rows])
     return predicted
@@ -121,6 +122,7 @@ def save_cell_scores(
         lineage.KEY: np.asarray(lineage.as_text(files.made_from("cell_scores.npz"))),
         "head_digest": np.asarray(_digest(model)),
     }
+    features = kept_tokens(files, model.keeper, features)
     for split in ("val", "test"):
         logits, _ = undecoded(model, concept_input(model.config, concepts), features, files.rows[split])
         content[f"{split}_rows"] = files.rows[split]
@@ -151,7 +153,7 @@ def make_decoder(
 
     `concepts` are those of `stages.predict_concepts`; a `refiner` moves the answer, if the head uses one.
     """
-    val = files.rows["val"]
+    val, features = files.rows["val"], kept_tokens(files, head.keeper, features)
     logits, own = undecoded(head, concept_input(head.config, concepts), features, val, refiner)
     return fit_decoder(
         logits,

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from geocbm.encoders import ImageEncoder, load_location_encoder, load_text_encoder
-from geocbm.encoders.features import FeatureStore
+from geocbm.encoders.features import FeatureStore, OnTheFlyFeatures
 from geocbm.encoders.location import location_embeddings
 from geocbm.encoders.processes import is_main_process, on_main
 from geocbm.files import atomic_path
 from geocbm.models import loading, stage1
-from geocbm.models.bottlenecks import BOTTLENECKS
+from geocbm.models.bottlenecks import BOTTLENECKS, mix_prototypes
+from geocbm.models.kept_tokens import PatchKeeper
 from geocbm.models.loading import Stage0Layers
 from geocbm.models.prompts import PromptPrototypes
 from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
@@ -26,12 +27,13 @@ from geocbm.models.stage2_inference import NeighbourRefiner, concept_input
 from geocbm.models.stage_losses import Stage0Loss, Stage1Loss, Stage2Loss
 from geocbm.run import Run
 from geocbm.run.adoption import remove_leftovers
-from geocbm.run.encoding import EncoderConfig, encode_adapted, read_prototypes, write_features
+from geocbm.run.encoding import EncoderConfig, encode_adapted, kept_tokens, read_prototypes, write_features
 from geocbm.run.predictions import (
     decoding_file,
     load_decoder,
     make_decoder,
     predict_places,
+    read_concept_scores,
     save_cell_scores,
     save_decoder,
     save_predictions,
@@ -151,7 +153,14 @@ def load_stage1(files: Run, name: str = "stage1") -> Stage1ConceptModel:
 
 def predict_concepts(files: Run, features: FeatureStore, name: str = "stage1") -> dict[str, Tensor]:
     """What Stage 1 says of every row, see `stage1.predict_stage1`; on the CPU."""
-    return stage1.predict_stage1(load_stage1(files, name), features.read_all("pooled"), tokens=features)
+    model = load_stage1(files, name)
+    if model.has_maps and isinstance(features, OnTheFlyFeatures) and files.belongs("concept_scores.npz"):
+        # Their tokens would be encoded again, and the embedding follows from the scores.
+        meta, parent = (torch.from_numpy(scores) for scores in read_concept_scores(files).values())
+        with torch.no_grad():
+            embedding = mix_prototypes(meta.log(), model.prototypes()[0])
+        return {"concept_emb": embedding, "meta_probabilities": meta, "parent_probabilities": parent}
+    return stage1.predict_stage1(model, features.read_all("pooled"), tokens=features)
 
 
 def prepare_stage2(
@@ -168,15 +177,16 @@ def prepare_stage2(
     with these frozen, the residual from the patches. Variants take a name, the checkpoint's stem, of their own.
     """
     concept_emb = concept_input(config, concepts).detach().cpu().float()
-    columns = ("patch_tokens",) if config.reads_tokens else ()
+    columns, token_dim = ("patch_tokens",) if config.reads_tokens else (), features.shape("tokens")[-1]
+    keeper = PatchKeeper.of(load_stage1(files), config.tokens_kept) if config.keeps_some else None
+    features = kept_tokens(files, keeper, features)
     train = files.loader("train", columns=columns, features=features, half=True, concept_emb=concept_emb)
     val = train.of(files.rows["val"])
     cells = files.cells
-    token_dim = features.read("tokens", train.rows[:1]).shape[-1]
     scale_km = cells.scale_km if config.offset_kind == "tangent" else None
     with seeded(config.seed):
         model = Stage2CrossAttentionGeoHead(
-            concept_emb.shape[1], token_dim, len(cells.centers), cells.centers, config, scale_km
+            concept_emb.shape[1], token_dim, len(cells.centers), cells.centers, config, scale_km, keeper
         )
     if config.init_from_stage0:
         model.start_from(Stage0Layers(files.need("stage0.safetensors")))

@@ -106,7 +106,7 @@ class EpochTrainer:
         draws what it would have drawn without. A loss or gradient that is not finite raises `UserError`, unused.
         """
         settings = self.settings
-        order = np.random.default_rng([settings.seed, epoch]).permutation(self.train.rows)
+        order = settings.of_epoch(np.random.default_rng([settings.seed, epoch]).permutation(self.train.rows))
         steps = [parts_of(rows, settings.accumulation_steps) for rows in batches_of(order, settings.batch_size)]
         # Another seed in each process, or all shares of a batch would be dropped out alike.
         torch.manual_seed(epoch_seed(settings.seed, epoch, self.accelerator.process_index))

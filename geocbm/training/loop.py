@@ -210,7 +210,8 @@ class Training:
             tracked(self.accelerator, self.mode, out, config, self.say, identity, self.has_ended)
         )
         if not self.has_ended:
-            steps, done = len(batches_of(self.train.rows, self.settings.batch_size)), len(self.state.history)
+            rows, done = self.settings.of_epoch(self.train.rows), len(self.state.history)
+            steps = len(batches_of(rows, self.settings.batch_size))
             title, hidden = self._title(), not is_main_process()
             self.task = stack.enter_context(
                 progress.task(title, steps * self.settings.epochs, "step", steps * done, hidden)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from geocbm.errors import ParameterError
 
 PRECISIONS = ("auto", "bf16", "no")
@@ -42,6 +44,7 @@ class TrainingSettings:
     lr: float = 1e-4
     weight_decay: float = 0.01  # of parameters with two or more dimensions
     epochs: int = 20  # most passes over the training rows; 0 leaves the model as it is
+    epoch_rows: int = 0  # training rows of a pass, drawn anew for each, where all are too many; 0 is all
     warmup: float = 0.05  # share of the steps with a rising learning rate
     gradient_clip: float = 1.0  # largest norm of the gradient
     patience: int = 5  # epochs without improvement before stopping; 0 never stops
@@ -52,7 +55,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         weights = [field.name for field in fields(self) if field.name.startswith("lambda_")]
-        for name in ("lr", "weight_decay", "patience", "epochs", *weights):
+        for name in ("lr", "weight_decay", "patience", "epochs", "epoch_rows", *weights):
             check_number(name, getattr(self, name), 0)
         for name in ("batch_size", "accumulation_steps"):
             check_number(name, getattr(self, name), 1)
@@ -60,6 +63,10 @@ class TrainingSettings:
         check_number("warmup", self.warmup, 0, below=1)
         for name, allowed in self.choices.items():
             check_choice(name, getattr(self, name), allowed)
+
+    def of_epoch(self, rows: np.ndarray) -> np.ndarray:
+        """As many of the rows `(n,)` as a pass takes, the first ones."""
+        return rows[: self.epoch_rows or len(rows)]
 
     @property
     def choices(self) -> dict[str, tuple[str, ...]]:

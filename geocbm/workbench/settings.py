@@ -120,7 +120,7 @@ def complete(number: str, declared: Mapping[str, Parameter], given: Mapping[str,
 
 
 def _check_agreement(declared: Declared, resolved: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse settings of stages that cannot start from one another, before any of them trains."""
+    """Refuse settings of stages that do not fit one another, before any of them trains."""
     stages = []
     for number in ("03", "04", "05"):
         if number not in resolved or not (known := settings_of(number, declared[number])):
@@ -136,8 +136,20 @@ def _check_agreement(declared: Declared, resolved: Mapping[str, Mapping[str, Any
                 f"04.{name}={second[name]} does not fit 03.{name}={first[name]}, from which Stage 1 starts; give both "
                 f"the same with {name}=..., or set 04.init_from_stage0=false"
             )
-    reads = third["ablation_mode"] not in ("concept_only", "concept_scores")
-    if third["init_from_stage0"] and reads and third["embed_dim"] != GPS_DIM:
+    reading = [
+        mode for mode in (third["ablation_mode"], *third["variants"]) if mode not in ("concept_only", "concept_scores")
+    ]
+    if third["tokens"] == "none" and reading:
+        raise ParameterError(
+            f"05.tokens='none' keeps no patch tokens, but mode {reading[0]!r} reads them; leave it out of "
+            "05.ablation_mode and 05.variants, or set 05.tokens=top-k"
+        )
+    if third["tokens"] == "top-k" and reading and second["bottleneck"] != "patch":
+        raise ParameterError(
+            f"05.tokens='top-k' keeps the patches on which Stage 1 sees concepts best, but 04.bottleneck="
+            f"{second['bottleneck']!r} scores no patches; set 04.bottleneck=patch"
+        )
+    if third["init_from_stage0"] and third["ablation_mode"] in reading and third["embed_dim"] != GPS_DIM:
         raise ParameterError(
             f"05.embed_dim={third['embed_dim']} does not fit the patch projection of Stage 0, {GPS_DIM} wide, from "
             "which Stage 2 starts; set 05.init_from_stage0=false too"

@@ -332,6 +332,21 @@ def test_above_the_limit_the_same_numbers_are_encoded_at_every_read(pictures, tm
         live.read("pooled", [12])
 
 
+def test_of_kinds_that_are_too_large_together_the_small_ones_are_stored(pictures, tmp_path, capsys):
+    files, digests = pictures
+    whole = encode_features(make_encoder(), files, digests, tmp_path / "whole", batch_size=4, progress=False)
+    encoder = make_encoder()
+    limit = N * 12 * 2 / 1e9  # room for the pooled features alone
+    mixed = encode_features(encoder, files, digests, tmp_path, batch_size=4, max_cache_gb=limit)
+    assert "tokens are encoded at every read" in capsys.readouterr().out
+    assert encoder.n_encoded == N and mixed.key == whole.key and mixed.shape("pooled") == (12,)
+    encoder.log.clear()
+    torch.testing.assert_close(mixed.read_all("pooled"), whole.read_all("pooled"), atol=2e-3, rtol=1e-3)
+    assert sum(encoder.log) == 0
+    torch.testing.assert_close(mixed.read("tokens", [2, 5]), whole.read("tokens", [2, 5]), atol=2e-3, rtol=1e-3)
+    assert sum(encoder.log) == 2
+
+
 @pytest.mark.parametrize("limit", [1.0, 0.0])
 def test_trained_blocks_are_run_on_stored_activations(pictures, tmp_path, limit):
     files, digests = pictures

@@ -12,7 +12,7 @@ import pytest
 from notebook_cells import run_notebook
 
 from geocbm.cli import main
-from geocbm.files import paths
+from geocbm.files import paths, read_json, write_json
 from geocbm.models.stage2_config import ABLATION_MODES
 from geocbm_atlas.dataset import write_atlas
 
@@ -34,10 +34,19 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
-@pytest.mark.parametrize("mode", ABLATION_MODES)
-def test_every_mode_passes_the_whole_chain_as_the_main_mode(base: Path, mode: str) -> None:
-    shutil.copytree(paths.run_folder("base"), paths.run_folder(mode))
-    few = {"run": mode, "bootstrap": 20}
+@pytest.mark.parametrize(("mode", "tokens"), [*((mode, "all") for mode in ABLATION_MODES), ("both", "top-k")])
+def test_every_mode_passes_the_whole_chain_as_the_main_mode(base: Path, mode: str, tokens: str) -> None:
+    run = f"{mode}-{tokens}"
+    shutil.copytree(paths.run_folder("base"), paths.run_folder(run))
+    few = {"run": run, "bootstrap": 20}
+    if tokens == "top-k":  # no tokens are stored but those that are kept
+        features = paths.run_folder(run) / "features.json"
+        content = read_json(features)
+        content["encoders"]["max_cache_gb"] = 0.001
+        for kind in ("vanilla", "adapted"):
+            content[kind]["folder"] = ""
+        write_json(features, content)
+        run_notebook("04_stage1_concepts", run=run, epochs=2, bottleneck="patch")
     # No variants: nothing may rest on a head of another mode.
     stage2 = run_notebook(
         "05_stage2_geolocation",
@@ -47,6 +56,7 @@ def test_every_mode_passes_the_whole_chain_as_the_main_mode(base: Path, mode: st
         epochs=1,
         score_epochs=5,
         examples=2,
+        options={"tokens": tokens, "tokens_kept": 9},
     )
     assert stage2["model"].config.ablation_mode == mode
     run_notebook("06_evaluation", **few, own_baseline=True)
@@ -54,14 +64,14 @@ def test_every_mode_passes_the_whole_chain_as_the_main_mode(base: Path, mode: st
     run_notebook("07_interpretability", **few, examples=1, pictures=2, own_map=True)
     run_notebook("07b_trust", **few, own_probe=True)
     run_notebook("08_interventions", **few, examples=1, exchanges=2)
-    run_notebook("09_field_guide", run=mode, min_samples=5, countries=3, concepts=3)
-    run_notebook("10_compare_runs", **few, runs=[mode])
-    predictions = pd.read_parquet(paths.run_folder(mode) / "predictions.parquet")
+    run_notebook("09_field_guide", run=run, min_samples=5, countries=3, concepts=3)
+    run_notebook("10_compare_runs", **few, runs=[run])
+    predictions = pd.read_parquet(paths.run_folder(run) / "predictions.parquet")
     assert set(predictions.loc[predictions["main"], "mode"]) == {mode}
-    metrics = json.loads((paths.report_folder(mode) / "metrics.json").read_text())
+    metrics = json.loads((paths.report_folder(run) / "metrics.json").read_text())
     assert {"stage2.median_km", f"variant.{mode}.median_km", "sure.ece"} <= set(metrics)
-    page, photograph = base / f"{mode}.html", next((base / "world" / "images").iterdir())
-    assert main(["predict", str(photograph), "--run", mode, "--html", str(page)]) == 0
+    page, photograph = base / f"{run}.html", next((base / "world" / "images").iterdir())
+    assert main(["predict", str(photograph), "--run", run, "--html", str(page)]) == 0
     assert page.stat().st_size > 10_000
 
 

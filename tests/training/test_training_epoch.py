@@ -36,6 +36,19 @@ def train(model, x=X, n_rows=30, loss=squared, out=None, report=lambda text: Non
     return fit(model, loss, train, val, settings, None if out is None else Checkpoint(out), report=report)
 
 
+def test_an_epoch_may_take_a_draw_of_the_rows_anew_each_time():
+    seen = []
+
+    def remember(predicted, batch):
+        if torch.is_grad_enabled():
+            seen.append({float(y) for y in batch["y"][:, 0]})
+        return squared(predicted, batch)
+
+    train(line(), loss=remember, epochs=2, epoch_rows=10, batch_size=5)
+    first, second = seen[0] | seen[1], seen[2] | seen[3]
+    assert len(seen) == 4 and len(first) == len(second) == 10 and first != second
+
+
 @pytest.mark.parametrize(("n_rows", "batch_size", "parts"), [(30, 8, 2), (30, 8, 3), (29, 30, 4), (7, 7, 100)])
 def test_accumulated_gradients_are_those_of_the_whole_batch(n_rows, batch_size, parts):
     """Adam divides a gradient by its own size, so the gradients themselves are compared, seen before each step."""

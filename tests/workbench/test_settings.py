@@ -187,6 +187,7 @@ def other_value(field: Any) -> Any:
         "tracking": "offline",
         "precision": "no",
         "answer_point": "mode",
+        "tokens": "top-k",
     }
     if field.name in choices:
         return choices[field.name]
@@ -206,6 +207,8 @@ def test_every_setting_of_a_stage_can_be_set_and_arrives(number: str) -> None:
             texts += ["init_from_stage0=false"]
         if field.name == "learn_temperature":
             texts += [f"{number}.temperature=0.1"]
+        if field.name == "tokens":
+            texts += ["04.bottleneck=patch"]
         got = getattr(config(number, *texts), field.name)
         assert got == value and type(got) is type(value), field.name
 
@@ -231,6 +234,8 @@ def test_options_are_merged_and_those_that_say_the_default_are_no_change() -> No
         ("04.intra_parent_reduction=max", "intra_parent_reduction='max' does not fit"),
         ("logit_scale=2", r"did you mean 'logit_scale_(max|init)'\?"),
         ("04.concept_emb_dim=256", r"04\.concept_emb_dim=256 does not fit 03\.concept_emb_dim=512"),
+        ("05.tokens=top-k", r"05\.tokens='top-k' .* 04\.bottleneck='mlp' scores no patches"),
+        ("05.tokens=none", r"05\.tokens='none' keeps no patch tokens, but mode 'both' reads them"),
         ("05.embed_dim=256", r"05\.embed_dim=256 does not fit the patch projection of Stage 0, 512 wide"),
     ],
 )

@@ -47,6 +47,7 @@ class FeatureStore:
         self._shapes = {kind: tuple(shape) for kind, shape in manifest["shapes"].items()}
         self.kinds = tuple(self._shapes)
         self.slots, self.n_unique = unique_rows(self.digests)
+        self.elsewhere: dict[str, FeatureStore] = {}  # kinds that another store of the same pictures holds
         self._maps: dict[str, np.ndarray] = {}
 
     @property
@@ -113,6 +114,8 @@ class FeatureStore:
         Raises:
             ParameterError: the store lacks the kind.
         """
+        if kind in self.elsewhere:
+            return self.elsewhere[kind].shape(kind)
         if kind not in self.kinds:
             kinds = ", ".join(self.kinds)
             raise ParameterError(f"the feature store has no '{kind}', only {kinds}; encode with that kind")
@@ -120,6 +123,8 @@ class FeatureStore:
 
     def read(self, kind: str, rows: Sequence[int] | np.ndarray | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Read features (len(rows), ...) of pictures in any order, with repeats if wanted; or of a mask of all."""
+        if kind in self.elsewhere:
+            return self.elsewhere[kind].read(kind, rows, dtype)
         numbers = self._map(kind)
         slots = self.slots[self._positions(rows)]
         if dtype == torch.float16:
@@ -165,7 +170,7 @@ class FeatureStore:
 
 
 class OnTheFlyFeatures(FeatureStore):
-    """The same interface without a file: every read encodes again.
+    """The same interface without a file: every read encodes again, but of kinds that are small enough to be stored.
 
     Numbers pass through half precision as those of a stored feature do, so both give the same.
     """
@@ -176,6 +181,8 @@ class OnTheFlyFeatures(FeatureStore):
 
     def read(self, kind: str, rows: Sequence[int] | np.ndarray | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Encode some pictures and give their features, (len(rows), ...)."""
+        if kind in self.elsewhere:
+            return super().read(kind, rows, dtype)
         positions, shape = self._positions(rows), self.shape(kind)
         unique, inverse = np.unique(self.slots[positions], return_inverse=True)
         # The first picture of each content stands for its duplicates.

@@ -63,8 +63,8 @@ def encode_features(
 ) -> FeatureStore:
     """Encode picture files once, or open what an earlier call stored; one that was interrupted is resumed.
 
-    The content hash of each file is its digest; kinds are "pooled", "tokens" and "hidden:N". Above `max_cache_gb`
-    (10^9 bytes) nothing is stored and every read encodes again.
+    The content hash of each file is its digest; kinds are "pooled", "tokens" and "hidden:N". Where they would together
+    take more than `max_cache_gb` (10^9 bytes) the smallest are stored, and every read of the others encodes again.
 
     Raises:
         NoSpaceError: the disk cannot hold the store; nothing has been written.
@@ -108,11 +108,11 @@ def re_encode(
         )
 
     def encode(encoder: ImageEncoder, rows: np.ndarray, wanted: Sequence[str]) -> Batches:
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            hidden = hidden_store.read(source, part).to(encoder.device)
-            with torch.inference_mode(), _single_precision(hidden.device):
-                features = encoder.upper(hidden, top_blocks)._asdict()
+        parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        # Activations that are not stored are encoded by the read: pictures are opened while the encoder computes.
+        for part, hidden in processes.look_ahead(partial(hidden_store.read, source), parts, 1, 1):
+            with torch.inference_mode(), _single_precision(encoder.device):
+                features = encoder.upper(hidden.to(encoder.device), top_blocks)._asdict()
             yield _in_half({kind: features[kind] for kind in wanted}, [f"row {row}" for row in part], encoder.name)
 
     manifest = manifest_of(shapes, hidden_store.digests, encoder.fingerprint())
@@ -142,13 +142,21 @@ def open_or_write(
     gigabytes = n * sum(map(n_bytes, shapes.values())) / _GIGABYTE
     progress = progress and processes.is_main_process()
     if gigabytes > max_cache_gb:
+        small = _fitting(shapes, n, max_cache_gb)
         if progress:
+            live = "they" if not small else " and ".join(kind for kind in shapes if kind not in small)
             print(
                 f"features of {n} pictures would take {gigabytes:.2f} GB, more than max_cache_gb = {max_cache_gb:g}: "
-                "they are encoded at every read"
+                f"{live} are encoded at every read"
             )
         # Training changes the encoder in place; these features stay those of the weights as they are now.
-        return OnTheFlyFeatures(manifest, partial(encode, copy.deepcopy(encoder)))
+        features = OnTheFlyFeatures(manifest, partial(encode, copy.deepcopy(encoder)))
+        if small:
+            lower = {kind: name for kind, name in manifest["lower_fingerprints"].items() if kind in small}
+            part = manifest_of(small, manifest["digests"], manifest["fingerprint"], lower)
+            stored = open_or_write(encoder, encode, part, cache_dir, max_cache_gb, progress)
+            features.elsewhere = dict.fromkeys(small, stored)
+        return features
 
     done = processes.on_main(lambda: _finished_rows(path.glob(_PROGRESS.format("*")), n))
     missing = np.flatnonzero(~processes.broadcast_object(done))
@@ -175,6 +183,15 @@ def open_or_write(
 
     processes.on_main(finish)
     return FeatureStore.open(path, manifest["digests"], manifest["fingerprint"])
+
+
+def _fitting(shapes: dict[str, tuple[int, ...]], n: int, max_cache_gb: float) -> dict[str, tuple[int, ...]]:
+    """The smallest kinds of features that n pictures may store together."""
+    small: dict[str, tuple[int, ...]] = {}
+    for kind, shape in sorted(shapes.items(), key=lambda each: n_bytes(each[1])):
+        if n * sum(map(n_bytes, [*small.values(), shape])) <= max_cache_gb * _GIGABYTE:
+            small[kind] = shape
+    return small
 
 
 def _is_whole(path: Path, manifest: dict[str, Any]) -> bool:
