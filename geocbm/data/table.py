@@ -9,7 +9,7 @@ import json
 import re
 import unicodedata
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -257,12 +257,10 @@ def _map_columns(
     names = [own.get(name, name) for name in header]
     problems, missing = [], []
     for target in (name for name in SCHEMA if name not in names):
-        alike = [name.casefold() if name not in SCHEMA else "" for name in names]
-        spelling = next((spelling for spelling in (target, *ALIASES[target]) if spelling in alike), None)
-        if spelling is not None:
-            names[alike.index(spelling)] = target
-            continue
-        missing.append(target)
+        if (column := column_of(target, names)) is None:
+            missing.append(target)
+        else:
+            names[names.index(column)] = target
     excused = LEFT_OUT if concepts is not None and {"meta_name", "parent_concept"} <= set(missing) else ()
     for target in (name for name in missing if name not in excused):
         remedy = {
@@ -285,6 +283,15 @@ def _map_columns(
         raise BadTableError(what, problems)
     renamed = [f"{printable(old)} -> {new}" for old, new in zip(header, names, strict=True) if old != new]
     return names, [f"columns read as {', '.join(renamed)}"] if renamed else []
+
+
+def column_of(target: str, names: Sequence[str]) -> str | None:
+    """The column that is read as `target` of the schema, by its name or a usual other one; None where none is."""
+    if target in names:
+        return target
+    alike = [name.casefold() if name not in SCHEMA else "" for name in names]
+    spelling = next((spelling for spelling in (target, *ALIASES[target]) if spelling in alike), None)
+    return None if spelling is None else names[alike.index(spelling)]
 
 
 def _normalise(rows: pd.DataFrame) -> list[str]:

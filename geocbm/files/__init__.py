@@ -53,6 +53,25 @@ def atomic_path(path: str | Path, n_bytes: int = 0) -> Iterator[Path]:
         remove_if_possible(temporary)
 
 
+@contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside a new or empty one, whose place it takes only if the block succeeds."""
+    folder = Path(folder)
+    with said_when_unwritable(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}.{owner()}", dir=folder.parent))
+    try:
+        with said_when_full(folder):
+            yield temporary
+        with said_when_unwritable(folder):
+            temporary.chmod(0o755)
+            if folder.exists():
+                folder.rmdir()
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove_if_possible(temporary: Path) -> None:
     """Remove a file; on a disk that was closed meanwhile it stays, for the next start."""
     with suppress(OSError):

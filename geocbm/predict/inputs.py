@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.data.images.bounds import MOST_BYTES
-from geocbm.data.images.photographs import ENDINGS, quoted
+from geocbm.data.images.photographs import ENDINGS, is_photograph, quoted
 from geocbm.errors import ParameterError, UserError, printable
 from geocbm.files import sha256_text
 
@@ -106,8 +106,7 @@ class PhotoFolder:
             raise UserError(f"the folder {quoted(folder)} cannot be read ({error.strerror}); check it") from None
         taken, others = [], []
         for file, inner in entries:
-            # Files that begin with "._" are what a Mac writes beside each file of a foreign disk.
-            if inner or file.suffix.lower() not in ENDINGS or file.name.startswith("._"):
+            if inner or not is_photograph(file.name):
                 others.append(f"{file.name}/" if inner else file.name)
             else:
                 taken.append(file)

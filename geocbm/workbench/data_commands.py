@@ -2,13 +2,14 @@
 
 import json
 import sys
+from collections import Counter
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from geocbm.errors import ParameterError
+from geocbm.errors import ParameterError, printable
 
 if TYPE_CHECKING:
     from geocbm.data.public.reading import Conversion
@@ -66,6 +67,77 @@ def _read_benchmark(
 
     _say(convert_benchmark(name, folder, out, on_bad, csv))
     print("for evaluation only, it has no concepts: geocbm predict PICTURES --json FILE, then geocbm data score")
+    return 0
+
+
+@app.command("folder")
+def read_folder(folder: Annotated[Path, typer.Argument(help="Of photographs.")], out: Table = None) -> int:
+    """Read a folder of photographs that carry their positions."""
+    from geocbm.data.formats.photo_folder import convert_photographs
+
+    _say(convert_photographs(folder, out))
+    return 0
+
+
+@app.command("import")
+def import_data(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="A folder, or tar files.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder for pictures and table.")],
+    on_bad: OnBad = "error",
+) -> int:
+    """Read shards of WebDataset, or a data set of Hugging Face, into a table and files.
+
+    \b
+    Examples:
+      geocbm data import shards-{000..009}.tar --out data/mine
+      geocbm data import saved_data_set --out data/mine
+    """  # noqa: D301 (click's mark for lines that stay as they are)
+    from geocbm.data.formats.hub_datasets import read_dataset
+    from geocbm.data.formats.records import write_records
+    from geocbm.data.formats.shards import read_shards
+
+    unread = Counter[str]()
+    is_folder = len(sources) == 1 and sources[0].is_dir()
+    shards = sorted(sources[0].glob("*.tar")) if is_folder else sources
+    records = read_shards(shards, unread) if shards else read_dataset(sources[0], unread)
+    _say(write_records(records, out, on_bad))
+    if unread:
+        print(f"not read: {', '.join(f'{n:,} {printable(what)}' for what, n in sorted(unread.items()))}")
+    return 0
+
+
+@app.command("export")
+def export_data(
+    source: Annotated[str, typer.Argument(metavar="RUN_OR_TABLE", help="A run, with its splits, or a CSV.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    to: Annotated[Literal["datasets"], typer.Option(help="The library that reads it.")] = "datasets",
+) -> int:
+    """Write a table with its pictures as a data set of Hugging Face.
+
+    \b
+    Example:
+      geocbm data export demo --to datasets published
+    """  # noqa: D301 (click's mark for lines that stay as they are)
+    from geocbm.data import load_table
+    from geocbm.data.concept_list import read_concept_list
+    from geocbm.data.concepts import GUESSED, GUESSED_BANNER
+    from geocbm.data.formats.hub_datasets import write_dataset
+    from geocbm.files import paths
+
+    paths.check_new_folder("FOLDER", folder)
+    if source.lower().endswith(".csv"):
+        table = load_table(source, check_images=False, concepts=read_concept_list())
+    else:
+        from geocbm.run import Run
+
+        run = Run(paths.run_folder(source))
+        table = run.table.assign(split="")
+        for split in ("train", "val", "test"):
+            table.loc[run.rows[split], "split"] = split
+    write_dataset(table, folder)
+    if GUESSED in table.attrs:
+        print(GUESSED_BANNER)
+    print(f"{folder}: {len(table):,} rows; read it with datasets.load_from_disk({str(folder)!r})")
     return 0
 
 

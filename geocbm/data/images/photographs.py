@@ -56,6 +56,12 @@ class Photograph:
     notes: tuple[str, ...] = ()  # sentences on how it was read, where that is not plain
     own_place: tuple[float, float] | None = None  # its own latitude and longitude, degrees; never used to predict
     sphere: Sphere | None = None  # the part of a sphere that it shows, if the file says that it shows one
+    doubts: tuple[str, ...] = ()  # those of the notes that say how far its own place can be trusted
+
+
+def is_photograph(name: str) -> bool:
+    """Whether a file of a folder is taken for a photograph; a Mac writes "._" before names on a foreign disk."""
+    return Path(name).suffix.lower() in ENDINGS and not name.startswith("._")
 
 
 def read_photograph(source: str | Path | bytes | Image, name: str = "", least_side: int = REDUCED_SIDE) -> Photograph:
@@ -229,7 +235,7 @@ def _convert(image: Any, head: bytes, name: str, least_side: int) -> Photograph:
         notes.append(f"it has {pixels / 1e6:,.0f} megapixels and was read as {picture.width} x {picture.height}")
     if own is None:
         return Photograph(picture, tuple(notes), None, sphere)
-    return Photograph(picture, (*notes, *own.remarks), own.place, sphere)
+    return Photograph(picture, (*notes, *own.remarks), own.place, sphere, own.remarks)
 
 
 def _described(image: Any) -> tuple[OwnPosition | None, Sphere | None]:
