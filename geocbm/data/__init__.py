@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the fingerprint of a stage follows imports as they are written
-    from geocbm.data import quality, samples, simulated, splits, table  # noqa: F401
-    from geocbm.data.images import photographs  # noqa: F401
+    from geocbm.data import quality, samples, simulated, splits, table
+    from geocbm.data.images import photographs
 
 _NAMES = {
     "images.photographs": ("open_picture",),

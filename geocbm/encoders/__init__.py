@@ -10,18 +10,3 @@ from geocbm.encoders.image import ImageEncoder, ImageFeatures, load_image_encode
 from geocbm.encoders.loading import find_model_folder
 from geocbm.encoders.location import load_gallery, load_geoclip_head, load_location_encoder
 from geocbm.encoders.text import TextEncoder, load_text_encoder, prototypes
-
-__all__ = [
-    "ImageEncoder",
-    "ImageFeatures",
-    "TextEncoder",
-    "find_model_folder",
-    "load_gallery",
-    "load_geoclip_head",
-    "load_image_encoder",
-    "load_location_encoder",
-    "load_text_encoder",
-    "open_picture",
-    "prototypes",
-    "to_rgb",
-]

@@ -2,5 +2,3 @@
 
 from geocbm.geocells.building import GeocellsConfig, build_geocells
 from geocbm.geocells.cells import Geocells, oracle_error_km
-
-__all__ = ["Geocells", "GeocellsConfig", "build_geocells", "oracle_error_km"]

@@ -1,5 +1,3 @@
 """Run: the files, features, batches and trained stages of one run."""
 
 from geocbm.run.run import Batch, Run, open_run
-
-__all__ = ["Batch", "Run", "open_run"]

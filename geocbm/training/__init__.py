@@ -7,15 +7,3 @@ from geocbm.training.inspection import gradient_norms, loss_terms
 from geocbm.training.loader import RowLoader, seeded
 from geocbm.training.loop import evaluate, fit
 from geocbm.training.settings import TrainingSettings
-
-__all__ = [
-    "Checkpoint",
-    "FitResult",
-    "RowLoader",
-    "TrainingSettings",
-    "evaluate",
-    "fit",
-    "gradient_norms",
-    "loss_terms",
-    "seeded",
-]

@@ -24,6 +24,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from html.parser import HTMLParser
+from inspect import isfunction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,8 @@ STEERING = (
     "\x08\x08q9z",
 )
 """Texts that would steer a terminal."""
-NO_FIGURES = ("PALETTE", "template", "base_map", "finish", "cell_picture", "contact_sheet", "locator", "blend_heat")
-FIGURES = [name for name in plots.__all__ if name not in NO_FIGURES]
+NO_FIGURES = ("template", "base_map", "finish", "cell_picture", "contact_sheet", "locator", "blend_heat")
+FIGURES = sorted(name for name, own in vars(plots).items() if isfunction(own) and name not in NO_FIGURES)
 FEW = 60  # trials, of which fewer are a taste: no run is trained for them
 DESCRIBING = ("alt", "title", "content", "value", "name", "download", "label", "summary")
 

@@ -8,5 +8,3 @@ or pictures. Kinds are "pooled", "tokens" and "hidden:N", the activations that e
 
 from geocbm.encoders.features.store import FeatureStore, OnTheFlyFeatures
 from geocbm.encoders.features.writing import encode_features, re_encode
-
-__all__ = ["FeatureStore", "OnTheFlyFeatures", "encode_features", "re_encode"]

@@ -5,5 +5,3 @@ A baseline is an object with a `name`, `fit(features, labels, cells)` and `predi
 """
 
 from geocbm.evaluation.baselines.base import Labels, Prediction, Task
-
-__all__ = ["Labels", "Prediction", "Task"]
