@@ -11,7 +11,7 @@ from geocbm import geodesy
 from geocbm.metrics.formatting import columns_of
 from geocbm.metrics.geolocation import THRESHOLDS_KM, error_km, geoscore
 from geocbm.metrics.inputs import column, coordinates, same_length
-from geocbm.metrics.resamples import Estimate, Resamples, checked_level, statistic_of
+from geocbm.metrics.resamples import Estimate, Resamples, statistic_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,6 @@ def geolocation_intervals(
     blocks: Any | None = None,
     n: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, Estimate]:
     """Every metric of `geolocation_metrics` with its interval (DECISIONS M5); the coordinates are as there.
 
@@ -46,11 +45,11 @@ def geolocation_intervals(
     if not isinstance(drawn, Resamples):
         drawn = Resamples(spatial_blocks(true_lat, true_lng) if blocks is None else blocks, n, seed)
     found = {
-        "median_km": drawn.estimate(km, "median", level=level),
-        "mean_km": drawn.estimate(np.where(np.isfinite(km), km, np.nan), level=level),
+        "median_km": drawn.estimate(km, "median"),
+        "mean_km": drawn.estimate(np.where(np.isfinite(km), km, np.nan)),
     }
-    found |= {f"acc_{limit}km": drawn.estimate(km <= limit, level=level) for limit in THRESHOLDS_KM}
-    return found | {"geoscore": drawn.estimate(geoscore(km), level=level)}
+    found |= {f"acc_{limit}km": drawn.estimate(km <= limit) for limit in THRESHOLDS_KM}
+    return found | {"geoscore": drawn.estimate(geoscore(km))}
 
 
 def estimates_by_group(
@@ -131,7 +130,6 @@ def simultaneous_intervals(values: Any, draws: Any, level: float = 0.95) -> tupl
     value, drawn = np.asarray(values, dtype=float), np.asarray(draws, dtype=float)
     if value.ndim != 1 or drawn.ndim != 2 or len(drawn) != len(value) or not drawn.shape[1]:
         raise ValueError(f"values has the shape {value.shape} and draws {drawn.shape}; give [m] and [m, n]")
-    checked_level(level)
     if not (np.isfinite(value).all() and np.isfinite(drawn).all()):
         raise ValueError("values and draws must be finite; give a missing answer the error of the worst one")
     error = drawn.std(axis=1)

@@ -20,11 +20,8 @@ def _ranks(scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarr
     for rows in _parts(scores):
         part, true = _quick(scores[rows]), target[rows, None]
         own = np.take_along_axis(part, true, axis=1)  # (m, 1)
-        equal = part == own
-        before = np.count_nonzero(part > own, axis=1)
-        tied = np.flatnonzero(np.count_nonzero(equal, axis=1) > 1)
-        before[tied] += np.count_nonzero(equal[tied] & (index < true[tied]), axis=1)
-        rank[rows], first[rows] = before, part.argmax(axis=1)
+        before = (part > own) | ((part == own) & (index < true))
+        rank[rows], first[rows] = np.count_nonzero(before, axis=1), part.argmax(axis=1)
     return rank, first
 
 

@@ -164,9 +164,9 @@ class Resamples:
         same_length(values=measured, blocks=self.block)
         if groups is None:
             value, draws = statistic_of(measured, statistic), self.draws(measured, statistic)
+        elif statistic != "mean":
+            raise ValueError(f"groups are averaged: statistic must be 'mean' with them, it is {statistic!r}")
         else:
-            if statistic != "mean":
-                raise ValueError(f"groups are averaged: statistic must be 'mean' with them, it is {statistic!r}")
             labels = column(groups, "groups", None)
             same_length(values=measured, groups=labels)
             group = np.unique(labels, return_inverse=True)[1].reshape(-1)
@@ -206,9 +206,19 @@ class Resamples:
         Returns:
             `low` and `high`, NaN where fewer than `FEWEST_BLOCKS` blocks have a value.
         """
+        from scipy.stats import norm, t
+
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1, it is {level}; 0.95 gives a 95 % interval")
         count = self.n_blocks if values is None else len(np.unique(self.block[~np.isnan(values)]))
-        wide = _widened(level, count)
-        return _percentiles(draws, wide) if count >= FEWEST_BLOCKS else (float("nan"), float("nan"))
+        draws = np.sort(draws[~np.isnan(draws)])
+        if count < FEWEST_BLOCKS or not len(draws):
+            return float("nan"), float("nan")
+        quantile = t.ppf((1 + level) / 2, count - 1) * np.sqrt(count / (count - 1))
+        level = float(np.clip(1 - 2 * norm.sf(quantile), level, 1 - 1e-12))
+        # Values drawn are taken as they are: interpolation between an infinite and a finite one would be NaN.
+        low = draws[int(np.floor((1 - level) / 2 * (len(draws) - 1)))]
+        return float(low), float(draws[int(np.ceil((1 + level) / 2 * (len(draws) - 1)))])
 
 
 def _rank_of(drawn: np.ndarray, owner: np.ndarray, until: np.ndarray, width: int, position: np.ndarray) -> np.ndarray:
@@ -241,31 +251,3 @@ def statistic_of(values: np.ndarray, statistic: str) -> float:
         return float("nan")
     with np.errstate(invalid="ignore"):
         return float(present.mean() if statistic == "mean" else np.median(present))
-
-
-def checked_level(level: float) -> float:
-    """A level of intervals, refused where it does not lie between 0 and 1."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, it is {level}; 0.95 gives a 95 % interval")
-    return level
-
-
-def _widened(level: float, blocks: int) -> float:
-    """Level whose normal quantile is Student's for so many blocks (see `Resamples.interval`)."""
-    if blocks < 2:
-        return checked_level(level)
-    from scipy.stats import norm, t
-
-    quantile = t.ppf((1 + checked_level(level)) / 2, blocks - 1) * np.sqrt(blocks / (blocks - 1))
-    return float(np.clip(1 - 2 * norm.sf(quantile), level, 1 - 1e-12))
-
-
-def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
-    """Ends of the middle `level` of resampled values; NaN where there is none."""
-    draws = np.sort(draws[~np.isnan(draws)])
-    if not len(draws):
-        return float("nan"), float("nan")
-    # Values drawn are taken as they are: interpolation between an infinite and a finite one would be NaN.
-    low = draws[int(np.floor((1 - level) / 2 * (len(draws) - 1)))]
-    high = draws[int(np.ceil((1 + level) / 2 * (len(draws) - 1)))]
-    return float(low), float(high)
