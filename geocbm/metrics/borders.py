@@ -19,13 +19,13 @@ from geocbm.geodesy import EARTH_RADIUS_KM, KM_PER_DEGREE, latlng_to_cartesian
 
 if TYPE_CHECKING:
     import shapely
+    from scipy.spatial import cKDTree
 
 COAST_KM = 50.0
 """A point in the sea belongs to the nearest coast within this distance."""
 
 _STEPS_PER_DEGREE = 10_000  # as tools/country_borders.py writes them
-_EDGES_TOGETHER = 32
-_PAIRS_AT_ONCE = 20_000
+_STEP_KM = 2.0  # between points of a coast, of which the nearest one is at most 10 m too far at 50 km
 _POINTS_AT_ONCE = 250_000
 
 
@@ -71,24 +71,22 @@ def _polygons() -> tuple[np.ndarray, shapely.STRtree]:
 
 
 @cache
-def _coasts() -> tuple[shapely.STRtree, np.ndarray, np.ndarray]:
-    """All rings in chains of a few edges.
-
-    Search tree of the chains' boxes; `[n_chains, _EDGES_TOGETHER + 1, 2]` corners in degrees, short chains filled up
-    with their last one; `[n_chains]` index of the code of each.
-    """
-    import shapely
+def _coasts() -> tuple[cKDTree, np.ndarray]:
+    """Points at most `_STEP_KM` apart along all rings, in a tree on the unit sphere, and the index of each code."""
+    from scipy.spatial import cKDTree
 
     _, country, rings, corners, points = read_rings()
-    pieces = -(-corners // _EDGES_TOGETHER)  # chains of each ring
-    ring = np.repeat(np.arange(len(corners)), pieces)
-    number = np.arange(len(ring)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    rows = number[:, None] * _EDGES_TOGETHER + np.arange(_EDGES_TOGETHER + 1)
-    begin = np.cumsum(corners + 1) - (corners + 1)
-    chains = points[begin[ring, None] + np.minimum(rows, corners[ring, None])]
-    x, y = np.ascontiguousarray(chains.T)  # (edges + 1, n_chains) each
-    boxes = shapely.box(x.min(axis=0), y.min(axis=0), x.max(axis=0), y.max(axis=0))
-    return shapely.STRtree(boxes), chains, np.repeat(country, rings)[ring]
+    ring = np.repeat(np.arange(len(corners)), corners + 1)
+    begin = np.flatnonzero(ring[1:] == ring[:-1])  # (edges,): the last corner of a ring begins none
+    edge = points[begin + 1] - points[begin]
+    km = KM_PER_DEGREE * np.hypot(edge[:, 0] * np.cos(np.deg2rad(points[begin, 1])), edge[:, 1])
+    pieces = np.ceil(km / _STEP_KM).astype(int).clip(1)
+    row = np.repeat(np.arange(len(begin)), pieces)
+    along = (np.arange(len(row)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) / pieces[row]
+    lng, lat = (points[begin][row] + along[:, None] * edge[row]).T
+    # So many points make a tree in half of the time when it need not be balanced.
+    tree = cKDTree(latlng_to_cartesian(lat, lng), leafsize=64, balanced_tree=False, compact_nodes=False)
+    return tree, np.repeat(country, rings)[ring[begin]][row]
 
 
 def country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
@@ -143,45 +141,7 @@ def degrees_from_country(lat: np.ndarray, lng: np.ndarray, code: str) -> np.ndar
 
 def _nearest_coast(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
     """Index of the country of the nearest coast of each point, `[n]`; -1 where none lies within `COAST_KM`."""
-    import shapely
-
-    tree, chains, owners = _coasts()
-    lng = (lng + 180) % 360 - 180
-    high = np.deg2rad(np.minimum(np.abs(lat) + COAST_KM / KM_PER_DEGREE, 90))
-    reach = COAST_KM / KM_PER_DEGREE * 1.01
-    # The widest extent in longitude of a circle lies poleward of its centre.
-    wide = np.where(np.cos(high) > 1e-3, reach / np.maximum(np.cos(high), 1e-3), 360.0)
-    boxes = [shapely.box(lng + turn - wide, lat - reach, lng + turn + wide, lat + reach) for turn in (-360, 0, 360)]
-    pairs = np.unique(np.concatenate([tree.query(each) for each in boxes], axis=1), axis=1)
-    km, owner = np.full(len(lat), np.inf), np.full(len(lat), -1)
-    for start in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
-        point, chain = pairs[:, start : start + _PAIRS_AT_ONCE]
-        distance = _edge_km(lat[point], lng[point], chains[chain])
-        order = np.lexsort((owners[chain], distance, point))
-        point, chain, distance = point[order], chain[order], distance[order]
-        row, first = np.unique(point, return_index=True)
-        closer = distance[first] < km[row]
-        km[row[closer]], owner[row[closer]] = distance[first[closer]], owners[chain[first[closer]]]
-    return np.where(km <= COAST_KM, owner, -1)
-
-
-def _edge_km(lat: np.ndarray, lng: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Distance in km from each point to the nearest of the edges beside it.
-
-    Corners are drawn on a plane that keeps distance and direction from the point (azimuthal equidistant), where edges
-    are straight; between neighbouring corners of a coast the difference to the great circle is a few metres. The
-    corners are `[n, m, 2]` longitudes and latitudes in degrees.
-    """
-    eye = latlng_to_cartesian(lat, lng)  # (n, 3)
-    phi, lam = np.deg2rad(lat), np.deg2rad(lng)
-    east = np.stack([-np.sin(lam), np.cos(lam), np.zeros_like(lam)], axis=1)
-    north = np.stack([-np.sin(phi) * np.cos(lam), -np.sin(phi) * np.sin(lam), np.cos(phi)], axis=1)
-    there = latlng_to_cartesian(corners[..., 1], corners[..., 0])  # (n, m, 3)
-    right, up = (there * east[:, None]).sum(axis=-1), (there * north[:, None]).sum(axis=-1)
-    sine = np.hypot(right, up)
-    scale = EARTH_RADIUS_KM * np.arctan2(sine, (there * eye[:, None]).sum(axis=-1)) / np.maximum(sine, 1e-15)
-    flat = np.stack([right, up], axis=-1) * scale[..., None]  # (n, m, 2), km
-    begin, edge = flat[:, :-1], np.diff(flat, axis=1)
-    length = (edge**2).sum(axis=-1)
-    along = np.clip(-(begin * edge).sum(axis=-1) / np.maximum(length, 1e-12), 0, 1)
-    return np.sqrt(((begin + along[..., None] * edge) ** 2).sum(axis=-1)).min(axis=1)
+    tree, owner = _coasts()
+    chord = 2 * np.sin(COAST_KM / EARTH_RADIUS_KM / 2)
+    _, nearest = tree.query(latlng_to_cartesian(lat, lng), distance_upper_bound=chord)
+    return np.append(owner, -1)[nearest]  # a point without a neighbour has the number behind the last
