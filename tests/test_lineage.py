@@ -142,7 +142,6 @@ def test_a_file_is_refused_when_it_was_made_from_something_else(whole_run, what)
         lambda run: stages.load_stage1(run.files),
         lambda run: stages.load_stage2(run.files),
         lambda run: stages.load_stage2(run.files, "stage2_concept_only"),
-        lambda run: encoding.load_words(run.files),
         lambda run: run.files.features("adapted"),
         lambda run: run.files.features("vanilla"),
         lambda run: evaluation.stage_answers(run.files),

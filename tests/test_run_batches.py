@@ -37,7 +37,7 @@ def test_a_run_opens_by_name_by_folder_and_as_the_newest_one(data_root):
     assert open_run("tiny").cache == data_root / "cache"
     (data_root / "runs" / "begun").mkdir()
     assert open_run().name == "tiny"
-    with pytest.raises(ParameterError, match=r"no run 'tinny'; runs: begun, tiny; did you mean 'tiny'"):
+    with pytest.raises(ParameterError, match=r"no run 'tinny'; did you mean 'tiny'\? runs: begun, tiny"):
         open_run("tinny")
     (data_root / "runs" / "tiny" / "predictions.parquet").unlink()
     with pytest.raises(MissingInputError, match=r"geocbm run"):

@@ -6,11 +6,11 @@ do not belong together a `MismatchError`. Models are given in evaluation mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -23,9 +23,6 @@ from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
 from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
 from geocbm.training.checkpoints import load_checkpoint, read_config, restore
-
-if TYPE_CHECKING:
-    from geocbm.encoders import TextEncoder
 
 NOTEBOOKS = ("03", "04", "05")  # of the stages
 _TEXT = "prompts.text_encoder."
@@ -59,8 +56,13 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
         location_encoder: needed only for `embed_places`.
     """
     with _read(path, 0, Stage0Config) as (tensors, metadata, config):
-        _check_start(encoder, encoder.weights_fingerprint(), "encoder", path, metadata)
-        before = metadata["encoder"].get("preprocessing", encoder.preprocessing_name)
+        start = metadata["encoder"]
+        if encoder.weights_fingerprint() != start["fingerprint"]:
+            raise MismatchError(
+                f"{path} was trained from the encoder {start['name']!r} with other weights than those of "
+                f"{encoder.name!r}; load that encoder afresh, or train again with `{_made_by(path, 0)()}`"
+            )
+        before = start.get("preprocessing", encoder.preprocessing_name)
         if before != encoder.preprocessing_name:
             raise MismatchError(
                 f"{path} was trained on pictures that {before} prepared, but {encoder.name!r} prepares them with "
@@ -93,30 +95,6 @@ def read_base_prototypes(path: str | Path) -> dict[str, Tensor]:
     """Base prototypes of Stage 0, `meta (k_m, t)` and `parent (k_p, t)`: the ones Stage 1 builds upon."""
     with _read(path, 0, Stage0Config) as (tensors, _, _):
         return {"meta": tensors["meta_base"], "parent": tensors["parent_base"]}
-
-
-def restore_text_encoder(path: str | Path, text_encoder: TextEncoder) -> bool:
-    """Put the weights that Stage 0 trained into a text encoder, so that it can encode other words than the concepts.
-
-    It must be as it was before training (a `MismatchError` for another one) and is changed in place. Says whether
-    Stage 0 trained it; if not, it stays.
-    """
-    tensors, metadata = load_checkpoint(path, _made_by(path, 0), stage=0)
-    if "text_encoder" not in metadata:
-        return False
-    _check_start(text_encoder, text_encoder.fingerprint(), "text_encoder", path, metadata)
-    trained = {name.removeprefix(_TEXT): value for name, value in tensors.items() if name.startswith(_TEXT)}
-    text_encoder.load_state_dict(trained, strict=False)
-    return True
-
-
-def _check_start(model: Any, fingerprint: str, part: str, path: str | Path, metadata: Mapping[str, Any]) -> None:
-    """Refuse an encoder whose weights are not those that training began with."""
-    if fingerprint != metadata[part]["fingerprint"]:
-        raise MismatchError(
-            f"{path} was trained from the {part.replace('_', ' ')} {metadata[part]['name']!r} with other weights than "
-            f"those of {model.name!r}; load that encoder afresh, or train again with `{_made_by(path, 0)()}`"
-        )
 
 
 def load_stage1(path: str | Path, bottleneck: nn.Module | None = None) -> Stage1ConceptModel:

@@ -16,7 +16,7 @@ from torch import nn
 
 from geocbm.data import image_files
 from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES
-from geocbm.encoders import ImageEncoder, TextEncoder, load_image_encoder, load_text_encoder, prototypes
+from geocbm.encoders import ImageEncoder, load_image_encoder, load_text_encoder, prototypes
 from geocbm.encoders.features import FeatureStore, encode_features, re_encode
 from geocbm.encoders.features.store import Batches, manifest_of
 from geocbm.encoders.features.writing import open_or_write
@@ -187,11 +187,3 @@ def load_stage0(files: Run, location_encoder: nn.Module | None = None) -> tuple[
     files.need("stage0.safetensors")  # before the encoder is loaded, which takes a while
     encoder = load_encoder(read_encoders(files).image_encoder)
     return loading.load_stage0(files.need("stage0.safetensors"), encoder, location_encoder), encoder
-
-
-def load_words(files: Run) -> TextEncoder:
-    """Load the text encoder of a run, with the weights of Stage 0 if that trained it, to encode other words."""
-    encoders = read_encoders(files)
-    text = load_text_encoder(encoders.text_encoder or None, encoders.image_encoder)
-    loading.restore_text_encoder(files.need("stage0.safetensors"), text)
-    return text

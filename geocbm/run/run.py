@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -14,7 +13,7 @@ import numpy as np
 from geocbm import data
 from geocbm.data.concepts import GUESSED, SEPARATOR
 from geocbm.data.unlabelled import ABSENT
-from geocbm.errors import MissingInputError, ParameterError
+from geocbm.errors import MissingInputError, ParameterError, did_you_mean
 from geocbm.files import paths
 from geocbm.geocells import Geocells, oracle_error_km
 from geocbm.run.files import RunFiles
@@ -321,7 +320,6 @@ def open_run(name: str | Path | None = None) -> Run:
         folder = paths.run_folder(str(name))
     if not folder.is_dir():
         known = sorted(path.name for path in root.glob("*") if path.is_dir())
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ParameterError(f"there is no run {str(name)!r}; runs: {', '.join(known) or 'none yet'}{hint}")
+        hint = did_you_mean(str(name), known)
+        raise ParameterError(f"there is no run {str(name)!r}; {hint}runs: {', '.join(known) or 'none yet'}")
     return Run(folder)
