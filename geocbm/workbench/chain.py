@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from geocbm.errors import MissingInputError, ParameterError, did_you_mean
-from geocbm.files import atomic_path, link_or_copy, owners, paths, write_json
+from geocbm.files import atomic_path, engine, link_or_copy, owners, paths, write_json
 from geocbm.workbench import demo_data, execute, keys, names, profiles, records, rendered, settings
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
@@ -36,6 +36,10 @@ def _above_zero(value: float | None) -> float | None:
     if value is not None and not 0 < value < 1e9:
         raise typer.BadParameter(f"{value:g} is no number of seconds above 0")
     return value
+
+
+def _checked_engine(text: str) -> str:
+    return engine.checked(text) if text else text
 
 
 class Request(NamedTuple):
@@ -96,6 +100,14 @@ class Request(NamedTuple):
             help="Limit of a stage, in place of half an hour without a sign of life.",
         ),
     ] = None
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="ENGINE",
+            callback=_checked_engine,
+            help="Encode pictures on workers: loky:N processes here, or dask://HOST:PORT.",
+        ),
+    ] = ""
     no_render: Annotated[bool, typer.Option("--no-render", help="Leave the pages alone.")] = False
 
 
@@ -271,7 +283,7 @@ def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
             execute.say_remarks(stage, run.name)
         else:
             values, limit = run.values[stage.number], run.timeout(stage.timeout)
-            execute.execute(stage, run.name, values, limit, key, reason)
+            execute.execute(stage, run.name, values, limit, key, reason, run.request.engine)
             run.ran += 1
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from geocbm import errors
 from geocbm.errors import UserError
 from geocbm.files import (
+    engine,
     lineage,
     owners,
     paths,
@@ -61,12 +62,19 @@ def forget_trainings(stage: Stage, run: str) -> None:
 
 
 def execute(
-    stage: Stage, run: str, values: dict[str, Any], limit: float | None, key: dict[str, Any], reason: str
+    stage: Stage,
+    run: str,
+    values: dict[str, Any],
+    limit: float | None,
+    key: dict[str, Any],
+    reason: str,
+    on_engine: str = "",
 ) -> None:
     """Execute one notebook; on success leave page, stamp and manifest, on failure the failed copy and its traceback.
 
     After `limit` seconds it is ended, and without a limit when it says nothing for `SILENCE` seconds. `key` is what the
-    result depends on (`keys.compute`), `reason` why it is executed.
+    result depends on (`keys.compute`), `reason` why it is executed, `on_engine` the text of the engine whose workers
+    encode pictures, empty for what the environment says.
 
     Raises:
         StageFailed: If it failed, took too long or did not write what it promised.
@@ -100,7 +108,9 @@ def execute(
                 paths.project_root(),
                 process.child_environment(
                     # What its kernel leaves in the temporary folder goes with it, whatever ends it.
-                    paths.as_environment() | {IN_CHAIN: "1", progress.STATUS: str(status), "TMPDIR": place}
+                    paths.as_environment()
+                    | {IN_CHAIN: "1", progress.STATUS: str(status), "TMPDIR": place}
+                    | ({engine.ENGINE: on_engine} if on_engine else {})
                 ),
                 limit + 60 if limit else math.inf,  # the cell's own limit comes first: it leaves a better message
                 line,

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError, UserError
-from geocbm.files import owners, paths, read_json
-from geocbm.workbench import chain, sync
+from geocbm.files import engine, owners, paths, read_json
+from geocbm.workbench import chain, process, sync
 from geocbm.workbench.chain import Request, run_chain
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +52,19 @@ def test_a_second_run_skips_everything_and_says_so(run: Run, capsys: pytest.Capt
     assert reasons(capsys) == ["never ran to its end"] * 2
     assert run() == 0
     assert reasons(capsys) == ["unchanged", "unchanged"]
+
+
+def test_the_engine_reaches_the_notebooks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, seen = process.run_limited, []
+
+    def spied(command: list[str], cwd: Path, environment: dict[str, str], *rest: Any) -> process.Outcome:
+        seen.append(environment.get(engine.ENGINE))
+        return whole(command, cwd, environment, *rest)
+
+    monkeypatch.setattr(process, "run_limited", spied)
+    monkeypatch.setenv(engine.ENGINE, "loky:3")
+    assert run() == 0 and run(force=True, engine="loky:2") == 0
+    assert seen == ["loky:3"] * 2 + ["loky:2"] * 2
 
 
 def test_a_page_that_became_two_has_a_letter_behind_its_number(

@@ -173,6 +173,8 @@ def test_the_command_line_answers_in_sentences(project: Path, capsys: pytest.Cap
     assert "there is no run yet" in capsys.readouterr().out
     assert cli.main(["run", "--timeout", "0"]) == 2
     assert "above 0" in capsys.readouterr().err
+    assert cli.main(["run", "--engine", "spark"]) == 2
+    assert capsys.readouterr().err.startswith("geocbm: --engine=spark is no engine; give loky:N")
     assert cli.main(["run", "--prfile", "smoke"]) == 2
     said = capsys.readouterr().err
     assert "--profile" in said and said.startswith("geocbm: ") and said.count("\n") == 1
@@ -218,7 +220,8 @@ def test_options_may_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Request] = []
     monkeypatch.setattr(chain, "run_chain", lambda request: asked.append(request) or 0)
     words = "run --set a=1 --set 06b.b=2 --grid c=1,2 --only 01,02 --only 03 --reuse x --force --dry-run --timeout 5"
-    assert cli.main([*words.split(), "--no-render", "--run", "r", "--recipe", "seed"]) == 0
+    more = ["--no-render", "--run", "r", "--recipe", "seed", "--engine", "loky:2"]
+    assert cli.main([*words.split(), *more]) == 0
     assert asked == [
         Request(
             recipe="seed",
@@ -230,6 +233,7 @@ def test_options_may_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
             force=True,
             dry_run=True,
             timeout=5.0,
+            engine="loky:2",
             no_render=True,
         )
     ]
