@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from geocbm.geodesy import cartesian_to_latlng
 from geocbm.plots.locator import frame_of
 from geocbm.plots.maps import base_map, map_points
-from geocbm.plots.theme import INK, PALETTE, degrees, escape, finish, numbers, percent, plural
+from geocbm.plots.theme import INK, PALETTE, finish
+from geocbm.plots.values import degrees, escape, numbers, percent, plural
 
 _SHADES = ("#0B5CAD", "#6AAEE0", "#BFDDF3")
 _ASPECT = 1.7

@@ -13,7 +13,8 @@ from geocbm.metrics.country_names import country_name
 from geocbm.metrics.places import country_of
 from geocbm.plots.locator import GROUND, draw_lines
 from geocbm.plots.maps import base_map, finish_map, map_points
-from geocbm.plots.theme import INK, LAND, MAX_POINTS, escape, km_text, numbers, plural, thin
+from geocbm.plots.theme import INK, LAND
+from geocbm.plots.values import MAX_POINTS, escape, km_text, numbers, plural, thin
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from geocbm.plots.theme import GRID, PALETTE, columns_of, escape, finish, labels, numbers, percent, plural
+from geocbm.plots.theme import GRID, PALETTE, finish
+from geocbm.plots.values import columns_of, escape, labels, numbers, percent, plural
 
 if TYPE_CHECKING:
     from geocbm.data.concepts import ConceptVocabulary

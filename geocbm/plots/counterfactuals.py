@@ -11,20 +11,8 @@ import plotly.graph_objects as go
 
 from geocbm.plots.maps import base_map
 from geocbm.plots.pictures import as_image, data_uri
-from geocbm.plots.theme import (
-    INK,
-    LAND,
-    MUTED,
-    PALETTE,
-    degrees,
-    escape,
-    finish,
-    labels,
-    numbers,
-    percent,
-    refuse_empty,
-    shorten,
-)
+from geocbm.plots.theme import INK, LAND, MUTED, PALETTE, finish
+from geocbm.plots.values import degrees, escape, labels, numbers, percent, refuse_empty, shorten
 
 CELLS, ANSWER, TRUTH, BARS = 2, 3, 4, 5
 """Traces of the figure; those before are the lines of the base map."""

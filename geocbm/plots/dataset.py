@@ -11,20 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from geocbm.plots.primitives import log_ticks
-from geocbm.plots.theme import (
-    INK,
-    LAND,
-    PALETTE,
-    columns_of,
-    escape,
-    finish,
-    km_text,
-    labels,
-    numbers,
-    percent,
-    plural,
-    refuse_empty,
-)
+from geocbm.plots.theme import INK, LAND, PALETTE, finish
+from geocbm.plots.values import columns_of, escape, km_text, labels, numbers, percent, plural, refuse_empty
 
 THRESHOLDS_KM = {1: "street", 25: "city", 200: "region", 750: "country", 2500: "continent"}
 MOST_COUNTRIES = 40

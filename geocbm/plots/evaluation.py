@@ -8,19 +8,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from geocbm.plots.primitives import ENDS, dots_by_bin, interval_texts, log_km_axis, log_ticks, whiskers
-from geocbm.plots.theme import (
-    INK,
-    LAND,
-    PALETTE,
-    escape,
-    finish,
-    km_text,
-    labels,
-    numbers,
-    percent,
-    plural,
-    refuse_empty,
-)
+from geocbm.plots.theme import INK, LAND, PALETTE, finish
+from geocbm.plots.values import escape, km_text, labels, numbers, percent, plural, refuse_empty
 
 _FORESTS = {
     "median_km": ("median error, km", "How far off? (left is better)", "Stage 2"),

@@ -11,19 +11,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from geocbm.plots.primitives import add_curve, add_level
-from geocbm.plots.theme import (
-    LAND,
-    MUTED,
-    PALETTE,
-    escape,
-    finish,
-    labels,
-    numbers,
-    percent,
-    plural,
-    refuse_empty,
-    thin,
-)
+from geocbm.plots.theme import LAND, MUTED, PALETTE, finish
+from geocbm.plots.values import escape, labels, numbers, percent, plural, refuse_empty, thin
 
 MOST_CONCEPTS = 80
 _MARKS = (("circle", PALETTE[2]), ("diamond", PALETTE[4]), ("triangle-up", MUTED), ("line-ns-open", PALETTE[2]))

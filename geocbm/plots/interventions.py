@@ -10,19 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from geocbm.plots.primitives import band, faint
-from geocbm.plots.theme import (
-    INK,
-    LAND,
-    PALETTE,
-    escape,
-    finish,
-    km_text,
-    labels,
-    numbers,
-    plural,
-    refuse_empty,
-    shorten,
-)
+from geocbm.plots.theme import INK, LAND, PALETTE, finish
+from geocbm.plots.values import escape, km_text, labels, numbers, plural, refuse_empty, shorten
 
 MOST_TERMS = 10
 _KIND_COLOURS = {"rest": LAND, "other": "#CBD2D9"}

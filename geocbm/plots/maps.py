@@ -20,20 +20,8 @@ import plotly.graph_objects as go
 from geocbm.data.table import image_files
 from geocbm.geodesy import haversine_km
 from geocbm.plots.pictures import small_picture
-from geocbm.plots.theme import (
-    INK,
-    MUTED,
-    PALETTE,
-    columns_of,
-    degrees,
-    escape,
-    finish,
-    km_text,
-    numbers,
-    percent,
-    plural,
-    thin,
-)
+from geocbm.plots.theme import INK, MUTED, PALETTE, finish
+from geocbm.plots.values import columns_of, degrees, escape, km_text, numbers, percent, plural, thin
 
 LINES = (("coast", "#8290A0", 0.9), ("borders", "#CBD2D9", 0.4))
 """Kind, colour and width of the lines of every map."""

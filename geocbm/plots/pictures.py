@@ -13,7 +13,8 @@ import plotly.graph_objects as go
 
 from geocbm.data.images.photographs import open_picture, to_rgb
 from geocbm.errors import UserError, cut_middle
-from geocbm.plots.theme import INK, escape, finish, plural, shorten
+from geocbm.plots.theme import INK, finish
+from geocbm.plots.values import escape, plural, shorten
 
 if TYPE_CHECKING:
     from PIL import Image

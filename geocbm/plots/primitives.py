@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from geocbm.plots.theme import LAND, PALETTE, escape, numbers, plural
+from geocbm.plots.theme import LAND, PALETTE
+from geocbm.plots.values import escape, numbers, plural
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 ENDS = ("", "_low", "_high")

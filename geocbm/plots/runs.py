@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from geocbm.plots.primitives import legend_once, whiskers
-from geocbm.plots.theme import INK, LAND, MUTED, PALETTE, escape, finish, labels, numbers, plural
+from geocbm.plots.theme import INK, LAND, MUTED, PALETTE, finish
+from geocbm.plots.values import escape, labels, numbers, plural
 
 STATE_COLOURS = {
     "done": PALETTE[2],

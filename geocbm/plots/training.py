@@ -12,7 +12,8 @@ from plotly.subplots import make_subplots
 
 from geocbm.metrics.table import RATE, metric
 from geocbm.plots.primitives import DASHES, legend_once
-from geocbm.plots.theme import INK, LAND, PALETTE, escape, finish, numbers, percent, plural
+from geocbm.plots.theme import INK, LAND, PALETTE, finish
+from geocbm.plots.values import escape, numbers, percent, plural
 
 _SPLIT_COLUMN = re.compile(r"^(train|val)[_/. ]+(.+)$")
 _TOTAL = ("loss", "total", "total_loss", "loss_total")

@@ -12,7 +12,8 @@ from plotly.subplots import make_subplots
 
 from geocbm.metrics.calibration import expected_calibration_error, reliability_bins
 from geocbm.plots.primitives import DASHES, dots_by_bin
-from geocbm.plots.theme import LAND, PALETTE, escape, finish, km_text, numbers, percent, plural, refuse_empty
+from geocbm.plots.theme import LAND, PALETTE, finish
+from geocbm.plots.values import escape, km_text, numbers, percent, plural, refuse_empty
 
 
 def reliability_before_after(before: Any, after: Any, correct: Any) -> go.Figure:

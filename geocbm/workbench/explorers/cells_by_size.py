@@ -13,7 +13,7 @@ from geocbm.files.progress import is_live
 from geocbm.geocells import Geocells, build_geocells
 from geocbm.geodesy import haversine_km
 from geocbm.plots.cells import CELL_COLOURS, border_lines, cell_colours, cell_slider, centre_stars
-from geocbm.plots.theme import escape, km_text, plural
+from geocbm.plots.values import escape, km_text, plural
 from geocbm.run import Run
 from geocbm.workbench import html
 from geocbm.workbench.explorers.shared import WIDE, WRAP, LiveMap, PictureStrip, dropdown, said, show, timed

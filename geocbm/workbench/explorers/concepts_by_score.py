@@ -17,7 +17,8 @@ from geocbm.files.progress import is_live
 from geocbm.metrics.calibration import expected_calibration_error
 from geocbm.plots.maps import base_map, finish_map, map_points
 from geocbm.plots.pictures import blend_heat
-from geocbm.plots.theme import PALETTE, escape, percent, plural
+from geocbm.plots.theme import PALETTE
+from geocbm.plots.values import escape, percent, plural
 from geocbm.run import Run, encoding, predictions, stages
 from geocbm.workbench import html
 from geocbm.workbench.explorers.shared import SIDE, WIDE, WRAP, LiveMap, PictureStrip, dropdown, said, show, timed

@@ -15,7 +15,8 @@ from geocbm.files.progress import is_live
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import geoguessr_points
 from geocbm.plots.maps import LINES, outline
-from geocbm.plots.theme import INK, PALETTE, finish, km_text, plural
+from geocbm.plots.theme import INK, PALETTE, finish
+from geocbm.plots.values import km_text, plural
 from geocbm.run import Run
 from geocbm.workbench import html
 from geocbm.workbench.explorers.answered_pictures import answered

@@ -14,7 +14,8 @@ from geocbm.data import quality
 from geocbm.files.progress import is_live
 from geocbm.geodesy import haversine_km
 from geocbm.plots.maps import base_map, finish_map, map_points
-from geocbm.plots.theme import PALETTE, escape, plural, thin
+from geocbm.plots.theme import PALETTE
+from geocbm.plots.values import escape, plural, thin
 from geocbm.run import Run
 from geocbm.workbench import html
 from geocbm.workbench.explorers.shared import (
