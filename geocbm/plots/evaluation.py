@@ -90,7 +90,7 @@ def forest(
     return finish(fig, title, alt, 150 + 34 * len(names), margin=margin)
 
 
-def place_breakdown(table: pd.DataFrame, level: str = "country", title: str = "") -> go.Figure:
+def place_breakdown(table: pd.DataFrame, level: str = "country") -> go.Figure:
     """Median error and share named right of every place by itself, with intervals; the smallest error on top.
 
     A row of the table has `place, n, pooled` (places that it stands for), `median_km` and `right` (0 to 1), each with
@@ -129,7 +129,7 @@ def place_breakdown(table: pd.DataFrame, level: str = "country", title: str = ""
         f"({worst['place']}); the {level} is named right in {percent(shown['right'].min())} to "
         f"{percent(shown['right'].max())} of the images."
     )
-    return finish(fig, title or f"How good is it, {level} by {level}?", alt, max(240, 140 + 21 * len(shown)))
+    return finish(fig, f"How good is it, {level} by {level}?", alt, max(240, 140 + 21 * len(shown)))
 
 
 def errors_by_distance(table: pd.DataFrame) -> go.Figure:

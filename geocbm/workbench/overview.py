@@ -96,7 +96,9 @@ def table_of_runs() -> list[str]:
         stamps = sorted((folder / "stamps").glob("*.json"))
         profile = keys.read_json_or_empty(stamps[-1]).get("profile", "?") if stamps else "?"
         measured = headlines(folder.name).set_index("metric")["value"]
-        shown = "; ".join(f"{label} {measured[label]}" for label in map(_label, HEADLINES[:4]) if label in measured)
+        shown = "; ".join(
+            f"{label} {measured[label]}" for label in (metric(key).label for key in HEADLINES[:4]) if label in measured
+        )
         page = paths.report_folder(folder.name) / "index.html"
         rows.append((when, folder.name, profile, _state_of(folder), shown or "-", page))
         remarks.append((when, state.remark(folder)))
@@ -105,10 +107,6 @@ def table_of_runs() -> list[str]:
     widths = [max(len(row[column]) for row in table) for column in range(len(titles))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
     return [*lines, *(f"beware: {remark}" for _, remark in sorted(remarks) if remark)] if rows else []
-
-
-def _label(key: str) -> str:
-    return metric(key).label
 
 
 def _state_of(folder: Path) -> str:

@@ -27,20 +27,15 @@ def number_of(notebook: str) -> str:
 class Stage:
     """One notebook of the chain.
 
-    Attributes:
-        notebook: name without suffix, such as ``05_stage2_geolocation``.
-        reads: inputs. A plain name is a file of the run and must exist; ``parameter:NAME`` is the file or folder that a
-            parameter names; a name with ``*`` stands for all files of the run that match, perhaps none; the same
-            behind ``runs/`` looks at all runs.
-        writes: files of the run that exist when the notebook has run; a name with ``*`` stands for all that match,
-            perhaps none.
-        timeout: limit in seconds, or None for the command's own.
+    A plain name among those that it reads is a file of the run and must exist; ``parameter:NAME`` is the file or folder
+    that a parameter names. A name with ``*`` stands for all files of the run that match, perhaps none; the same behind
+    ``runs/`` looks at all runs.
     """
 
-    notebook: str
+    notebook: str  # name without suffix, such as ``05_stage2_geolocation``
     reads: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ()
-    timeout: float | None = None
+    writes: tuple[str, ...] = ()  # files of the run that exist when the notebook has run
+    timeout: float | None = None  # limit in seconds; None for the command's own
 
     @property
     def promised(self) -> tuple[str, ...]:
@@ -86,15 +81,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Chain:
-    """All stages in the order of their execution.
+    """All stages in the order of their execution."""
 
-    Attributes:
-        stages: the notebooks; the ones that summarise a run come last whatever their number.
-        atlas: defaults of the generated world (``scenes``, ``seed``, ``size``), for profiles that say nothing else.
-    """
-
-    stages: tuple[Stage, ...]
-    atlas: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[Stage, ...]  # those that summarise a run come last whatever their number
+    atlas: dict[str, Any] = field(default_factory=dict)  # `scenes`, `seed`, `size` of a world if no profile says others
 
     def stage(self, name: str) -> Stage:
         """Stage of a number, a notebook's name, or a part of its title that no other has, such as ``geocells``."""

@@ -20,14 +20,12 @@ DONE, PARTLY, NOT_YET, CHANGED, STALE = "done", "partly", "not yet", "changed by
 class StageState:
     """How one stage of a run stands.
 
-    Attributes:
-        state: `done`; `partly` or `not yet` where files are missing; `changed by hand` where its files are not the ones
-            that the chain left; `stale` where it was made from files that the run no longer has.
-        reason: why, for the last two.
+    It is `done`; `partly` or `not yet` where files are missing; `changed by hand` where its files are not the ones that
+    the chain left; `stale` where it was made from files that the run no longer has.
     """
 
     state: str
-    reason: str = ""
+    reason: str = ""  # for the last two
 
     @property
     def wrong(self) -> bool:

@@ -33,25 +33,19 @@ Result = TypeVar("Result")
 class ComparedRun:
     """One run as far as it can be read; what is not known is empty.
 
-    Attributes:
-        stages: by notebook number, what `manifest.json` says of it (`parameters`, `seconds`, `inputs`, ...).
-        metrics: its flat `metrics.json`.
-        images: a row per test image of the main mode, indexed by `pano_id, meta_name`: `true_lat, true_lng, lat, lng,
-            cell, true_cell, km` (a missing answer counts as half way round the Earth), `geoscore, true_country,
-            answered, country_right, cell_right` and, where the concepts are stored, `named_meta, meta_right`.
-        metas: names of its concepts.
-        history: `stage, epoch` and what was measured in each epoch on validation.
-        problems: a sentence for everything that is missing or cannot be read.
+    `images` has a row per test image of the main mode, indexed by `pano_id, meta_name`: `true_lat, true_lng, lat, lng,
+    cell, true_cell, km` (a missing answer counts as half way round the Earth), `geoscore, true_country, answered,
+    country_right, cell_right` and, where the concepts are stored, `named_meta, meta_right`.
     """
 
     name: str
     profile: str = ""
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)  # what `manifest.json` says, by notebook number
+    metrics: dict[str, Any] = field(default_factory=dict)  # its flat `metrics.json`
     images: pd.DataFrame | None = None
-    metas: tuple[str, ...] = ()
-    history: pd.DataFrame = field(default_factory=pd.DataFrame)
-    problems: tuple[str, ...] = ()
+    metas: tuple[str, ...] = ()  # names of its concepts
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)  # `stage, epoch` and what was measured on validation
+    problems: tuple[str, ...] = ()  # a sentence for everything that is missing or cannot be read
 
     @property
     def answers(self) -> pd.DataFrame:

@@ -13,17 +13,7 @@ from PIL.Image import Image, Resampling
 
 from geocbm.errors import ParameterError
 from geocbm.evaluation.uncertainty.assessment import read_cell_scores
-from geocbm.explain.field_guide.evidence import (
-    MIN_Z,
-    best_rows,
-    concept_reliability,
-    count_table,
-    country_contributions,
-    lift,
-    log_odds_z,
-    look_alikes,
-    mean_country_belief,
-)
+from geocbm.explain.field_guide import evidence
 from geocbm.explain.maps import SCORE, MapModel, concept_maps
 from geocbm.geocells.distribution import CellDistribution
 from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
@@ -53,7 +43,7 @@ class Clue:
     @property
     def shown_by_labels(self) -> bool:
         """Whether the labels show the concept to be more frequent here than elsewhere; the page asks."""
-        return self.labels >= MIN_LABELS and self.log_odds_z >= MIN_Z
+        return self.labels >= MIN_LABELS and self.log_odds_z >= evidence.MIN_Z
 
 
 @dataclass(frozen=True)
@@ -117,8 +107,8 @@ class FieldGuide:
         self.most_clues, self.most_pictures, self.min_samples = clues, pictures, min_samples
         self.countries = np.unique(run.country)
         self.meta = run.meta_and_parent[0]
-        self.counts = count_table(run.country, self.meta, self.countries, len(run.concepts.metas))
-        self.lift, self.log_odds_z = lift(self.counts), log_odds_z(self.counts)
+        self.counts = evidence.count_table(run.country, self.meta, self.countries, len(run.concepts.metas))
+        self.lift, self.log_odds_z = evidence.lift(self.counts), evidence.log_odds_z(self.counts)
         self.held_out = np.concatenate([run.rows["val"], run.rows["test"]])
         self.held_out_country = run.country[self.held_out]
 
@@ -136,7 +126,7 @@ class FieldGuide:
     @cached_property
     def believed(self) -> pd.DataFrame:
         """Mean probability of each country over the held-out images of each, of `mean_country_belief`."""
-        return mean_country_belief(self.belief, self.held_out_country, self.run.cells)
+        return evidence.mean_country_belief(self.belief, self.held_out_country, self.run.cells)
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -149,7 +139,7 @@ class FieldGuide:
         if self.head is None:
             return {}
         scores = torch.from_numpy(self.scores[self.held_out])
-        names, means = country_contributions(self.head, scores, self.held_out_country, self.run.cells)
+        names, means = evidence.country_contributions(self.head, scores, self.held_out_country, self.run.cells)
         return dict(zip(names.tolist(), means[:, : self.counts.shape[1]], strict=True))
 
     def agreement_of_heads(self) -> tuple[str, str, float] | None:
@@ -181,7 +171,7 @@ class FieldGuide:
     def _country_sheet(self, at: int) -> CountrySheet:
         name = str(self.countries[at])
         own, here = np.flatnonzero(self.run.country == name), self.held_out_country == name
-        alike = look_alikes(self.believed, name)
+        alike = evidence.look_alikes(self.believed, name)
         return CountrySheet(
             country=name,
             n=len(own),
@@ -196,7 +186,7 @@ class FieldGuide:
     def _clues(self, at: int, own: np.ndarray) -> tuple[Clue, ...]:
         """The surest clues of the labels, then up to two that the model relies on most among the others."""
         z, name = self.log_odds_z[at], str(self.countries[at])
-        shown = (z >= MIN_Z) & (self.counts[at] >= MIN_LABELS)
+        shown = (z >= evidence.MIN_Z) & (self.counts[at] >= MIN_LABELS)
         by_labels = [int(meta) for meta in np.argsort(-z, kind="stable") if shown[meta]][: self.most_clues]
         adds = self.contributions.get(name)
         by_model: list[int] = []
@@ -221,7 +211,7 @@ class FieldGuide:
 
     def _examples(self, rows: np.ndarray, meta: int) -> tuple[int, ...]:
         panoramas = self.run.table["pano_id"].to_numpy()
-        return tuple(best_rows(rows, self.scores[:, meta], panoramas, self.most_pictures).tolist())
+        return tuple(evidence.best_rows(rows, self.scores[:, meta], panoramas, self.most_pictures).tolist())
 
     def _telling_apart(self, at: int, other: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Metas that are surely more frequent in one of two countries than in the other, up to three a side."""
@@ -229,16 +219,16 @@ class FieldGuide:
             return (), ()
         pair = self.counts[[at, int(np.searchsorted(self.countries, other))]]
         # The prior is that of all data, so that a concept of neither country does not count.
-        gap = log_odds_z(np.vstack([pair, self.counts]), np.vstack([pair[::-1], self.counts]))[0]
-        here = [int(meta) for meta in np.argsort(-gap, kind="stable")[:3] if gap[meta] >= MIN_Z]
-        there = [int(meta) for meta in np.argsort(gap, kind="stable")[:3] if gap[meta] <= -MIN_Z]
+        gap = evidence.log_odds_z(np.vstack([pair, self.counts]), np.vstack([pair[::-1], self.counts]))[0]
+        here = [int(meta) for meta in np.argsort(-gap, kind="stable")[:3] if gap[meta] >= evidence.MIN_Z]
+        there = [int(meta) for meta in np.argsort(gap, kind="stable")[:3] if gap[meta] <= -evidence.MIN_Z]
         return tuple(here), tuple(there)
 
     def concept_sheets(self, most: int | None = None) -> list[ConceptSheet]:
         """Sheets by parent and name, of the `most` concepts with the most labels."""
         test, n_metas = self.run.rows["test"], self.counts.shape[1]
         named = self.scores[test][:, :n_metas].argmax(axis=1)
-        table = concept_reliability(self.counts, self.countries, self.meta[test], named)
+        table = evidence.concept_reliability(self.counts, self.countries, self.meta[test], named)
         chosen = np.argsort(-self.counts.sum(axis=0), kind="stable")[:most]
         parents = self.run.concepts.parent_index
         return [
