@@ -81,9 +81,7 @@ def _is_over(process: int, path: Path) -> bool:
 def hold_lock(stream: IO[Any], patience: float = 0.0) -> bool:
     """Lock an open file for this process until the file is closed or the process ends, however it ends.
 
-    Returns:
-        False when another process still holds the lock after `patience` seconds. True on Windows, which has no such
-        lock.
+    False when another process still holds the lock after `patience` seconds. True on Windows, which has no such lock.
     """
     try:
         import fcntl
@@ -116,11 +114,7 @@ def _holder(lock: Path) -> str:
 
 @contextlib.contextmanager
 def only_one(file: Path, what: str) -> Iterator[None]:
-    """Hold a lock for the block; the operating system lets go of it when the process ends, however it ends.
-
-    Raises:
-        ParameterError: If another process holds it.
-    """
+    """Hold a lock for the block, or refuse (ParameterError); it ends with the process, however that ends."""
     from geocbm.files import said_when_unwritable
 
     with said_when_unwritable(file):
@@ -147,8 +141,7 @@ def only_one(file: Path, what: str) -> Iterator[None]:
 def right_to_replace(path: Path) -> Iterator[None]:
     """Hold the lock of the run to which a file belongs while the file is replaced.
 
-    Raises:
-        MismatchError: If another process makes the run, or has taken over what this one works for.
+    A MismatchError where another process makes the run, or has taken over what this one works for.
     """
     held = [line.partition(" ")[::2] for line in os.environ.get(_HELD, "").splitlines() if line]
     for mark, name in held:

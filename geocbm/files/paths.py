@@ -48,9 +48,7 @@ def notebooks_folder() -> Path:
 def check_run_name(run: str) -> str:
     """Return ``run`` when it can name a folder.
 
-    Raises:
-        ParameterError: If it is empty, longer than 80 characters, or holds anything but letters, digits,
-            dot, dash and underscore (a path separator would lead out of the run folders).
+    It has up to 80 letters, digits, dots, dashes and underscores; a path separator would lead out of the run folders.
     """
     if not isinstance(run, str) or not _RUN_NAME.fullmatch(run):
         raise ParameterError(
@@ -61,11 +59,7 @@ def check_run_name(run: str) -> str:
 
 
 def check_new_folder(name: str, folder: Path) -> None:
-    """Refuse a folder that holds something, or a file in its place.
-
-    Raises:
-        ParameterError: naming the argument and the folder.
-    """
+    """Refuse a folder that holds something, or a file in its place; the error has the name of the argument."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         held = "is not empty" if folder.is_dir() else "is a file"
         raise ParameterError(f"{name}={folder} {held}, and nothing there is written over; give a new folder")

@@ -33,10 +33,7 @@ def syntax(source: str) -> str:
 def imported_files(source: str, file: Path = Path(), package: Path = PACKAGE) -> list[Path]:
     """Files of a package, and of its sibling `_atlas`, that code imports, also inside functions and for type checks.
 
-    Args:
-        source: the code; what cannot be parsed imports nothing.
-        file: where it stands, for relative imports.
-        package: folder of the package.
+    Relative imports are seen from `file`; code that cannot be parsed imports nothing.
     """
     try:
         tree = ast.parse(source)

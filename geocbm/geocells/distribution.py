@@ -62,9 +62,8 @@ class CellDistribution:
     def gather(self, take: Callable[[np.ndarray], np.ndarray], width: int = 0) -> np.ndarray:
         """What a function of probabilities `[m, N] -> [m, ...]` says of all rows, joined.
 
-        Args:
-            take: the function; for no rows at all it is asked once with an empty table, so that shapes stay the same.
-            width: columns of the widest table it makes.
+        For no rows at all it is asked once with an empty table, so that shapes stay the same; `width` are the columns
+        of the widest table that it makes.
         """
         parts = [take(self.probabilities(rows)) for rows in self.chunks(width)]
         return np.concatenate(parts or [take(np.empty((0, self.n_cells)))])
@@ -77,19 +76,11 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
 
 
 def cell_shares(cell: np.ndarray, label: np.ndarray, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """How the photographs of each cell are divided among larger places.
+    """Sorted names `[R]` of larger places, and shares `[N, R]` of each cell's photographs that lie in them.
 
     A cell lies in one country but may reach over several regions; its probability is then divided among them as its
-    training photographs are.
-
-    Args:
-        cell: `[n]` cells of the training photographs.
-        label: `[n]` their countries or regions; an empty text is no place.
-        n_cells: number of cells, N.
-
-    Returns:
-        `[R]` sorted names and `[N, R]` shares. Rows sum to 1, or to less where photographs of the cell have no name;
-        a cell without photographs has a row of zeros.
+    training photographs are, with cells and labels `[n]`. Rows sum to 1, or to less where photographs of the cell have
+    no name (an empty text); a cell without photographs has a row of zeros.
     """
     if len(cell) != len(label):
         raise ParameterError(f"label has {len(label)} entries for {len(cell)} photographs; give one for each")

@@ -131,14 +131,10 @@ class PatchBottleneck(nn.Module):
         return self.drop(self.norm(_given(tokens, "patch").to(pooled.dtype)))
 
     def cosines(self, tokens: Tensor, prototypes: Tensor) -> Tensor:
-        """Similarity `(B, P, k)` of every patch with every prototype.
+        """Similarity `(B, P, k)` of every patch of tokens `(B, P, w)` with every prototype `(k, c)` of length 1.
 
         The embeddings `e = W x + b` are formed only where they are narrower than the tokens. Else `e . t` is taken as
         `x . (W^T t) + b . t` and `|e|^2` from `W^T W`: the same numbers for a third of the work.
-
-        Args:
-            tokens: `(B, P, token_dim)`, of `forward`.
-            prototypes: `(k, out_dim)` of length 1.
         """
         weight, bias = self.projection.weight, self.projection.bias  # (c, D), (c,)
         if len(bias) < tokens.shape[-1]:
@@ -230,13 +226,9 @@ def build_bottleneck(settings: BottleneckSettings, in_dim: int, token_dim: int |
 
 
 def score_patches(bottleneck: Any, tokens: Tensor, metas: Tensor, parents: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines of metas `(B, P, k_m)` and parents `(B, P, k_p)` on every patch, by a bottleneck that `has_maps`.
+    """Cosines of metas `(B, P, k_m)` and parents `(B, P, k_p)` on every patch, by a bottleneck with a method `cosines`.
 
-    Args:
-        bottleneck: with a method `cosines`.
-        tokens: `(B, P, w)`, what it made of the patches.
-        metas: `(k_m, c)` prototypes of length 1.
-        parents: `(k_p, c)`.
+    `tokens` `(B, P, w)` are what it made of the patches; prototypes `(k_m, c)` and `(k_p, c)` have length 1.
     """
     cosines: Tensor = bottleneck.cosines(tokens, torch.cat([metas, parents]))
     meta, parent = cosines.split([len(metas), len(parents)], dim=-1)

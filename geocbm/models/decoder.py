@@ -239,11 +239,8 @@ def choose_point(
 ) -> PointChoice:
     """The point with the highest mean GeoScore on photographs with known places; of equals the smallest median error.
 
-    Args:
-        points: each possible point, by the names of `POINT_WORDS`.
-        lat: `[n]` true latitudes of the validation split, degrees.
-        lng: `[n]` true longitudes, degrees.
-        setting: "validation", "argmax", or the name of a point among them.
+    `points` are by the names of `POINT_WORDS`, `lat` and `lng` `[n]` the true places of the validation split in
+    degrees; the setting is "validation", "argmax", or the name of a point among them.
     """
     names = [name for name in POINT_WORDS if name in points]
     argmax = next(name for name in ARGMAX if name in points)
@@ -290,12 +287,10 @@ class Decoder:
     def points(
         self, logits: np.ndarray, own: Mapping[str, Points], names: Sequence[str] = tuple(POINT_WORDS)
     ) -> dict[str, Points]:
-        """Points of photographs by name.
+        """Points of photographs by name, from logits `(n, N)` of all cells.
 
-        Args:
-            logits: `(n, N)` of all cells.
-            own: points that do not come from the distribution: `offset`, `neighbours` or `own`.
-            names: which points are wanted; those that cannot be had are left out.
+        `own` are those that do not come from the distribution: `offset`, `neighbours` or `own`. Of the names that are
+        wanted those that cannot be had are left out.
         """
         belief = CellDistribution(in_half_precision(logits), self.temperature)
         found = {name: own[name] for name in names if name in own}

@@ -21,14 +21,10 @@ OFFSET_DIM = {"cartesian": 3, "latlng": 2, "tangent": 2}
 def offset_targets(
     centers: Tensor, lat: Tensor, lng: Tensor, kind: str = "cartesian", scale_km: Tensor | None = None
 ) -> Tensor:
-    """Offsets `(B, 3)` or `(B, 2)` from the centres of the true cells to the true places.
+    """Offsets `(B, 3)` or `(B, 2)` from the centres `(B, 3)` of the true cells to the true places `(B,)` in degrees.
 
-    Args:
-        centers: `(B, 3)` unit vectors.
-        lat: `(B,)` degrees.
-        lng: `(B,)` degrees.
-        kind: a key of `OFFSET_DIM`; the longitude of "latlng" goes the short way round.
-        scale_km: `(B,)` scale of each cell, for "tangent".
+    The kind is a key of `OFFSET_DIM`; the longitude of "latlng" goes the short way round, and "tangent" needs the scale
+    `(B,)` of each cell in km.
     """
     _check(kind, scale_km)
     if kind == "latlng":

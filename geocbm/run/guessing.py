@@ -46,13 +46,10 @@ def standardised(scores: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def choose(scores: np.ndarray, train: np.ndarray, above: float) -> tuple[np.ndarray, np.ndarray]:
-    """Concepts of each picture, by standardised scores `[n, k]`.
+    """Concept that comes first in each picture `[n]`, or -1, and all that are chosen `[n, k]`, by standardised scores.
 
     Of those from `above` on, up to `MOST` for a picture. Concepts that come first for no training picture are never
     chosen, for nothing could learn them.
-
-    Returns:
-        The concept that comes first `[n]`, -1 where none does, and which are chosen `[n, k]`.
     """
     first = scores[train].argmax(axis=1)[scores[train].max(axis=1) >= above]
     usable = np.isin(np.arange(scores.shape[1]), first)

@@ -28,9 +28,8 @@ def loss_terms(terms: Mapping[str, Tensor], settings: Any) -> pd.DataFrame:
 def gradient_norms(model: nn.Module) -> pd.DataFrame:
     """Parameters of each part of a model, those that train, and the norm of their gradient after a backward pass.
 
-    Returns:
-        Columns `parameters`, `trained` (numbers of weights) and `gradient` (Euclidean norm, NaN where nothing trains),
-        by the first part of the parameters' names.
+    Columns are `parameters`, `trained` (numbers of weights) and `gradient` (Euclidean norm, NaN where nothing trains),
+    by the first part of the parameters' names.
     """
     import pandas as pd
 
