@@ -6,7 +6,6 @@ table of another team, where pictures and code may differ a little from the owne
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from functools import cache
@@ -23,41 +22,26 @@ OSV5M_TEST_IMAGES = 210_122
 WITHIN = tuple(f"acc_{limit}km" for limit in THRESHOLDS_KM)
 """Columns of shares of pictures within a distance, between 0 and 1 as in `geocbm.metrics`."""
 
-_PERCENT_OF_PLACES = {"country_acc": "country", "region_acc": "region", "city_acc": "city"}
-_PERCENT_OF_CONCEPTS = {name: name for name in ("meta_top1", "meta_top5", "parent_top1", "parent_top5")}
-"""Names of percentages in the file, by column."""
+COLUMNS = {
+    "Photographs: Im2GPS3k": ("year", *WITHIN),
+    "Photographs: YFCC4k": ("year", *WITHIN),
+    "Street view: OSV-5M": ("geoscore", "mean_km", "country_acc", "region_acc", "city_acc", *WITHIN),
+    "Places: own data": ("median_km", *WITHIN),
+    "Concepts: own data": ("meta_top1", "meta_top5", "parent_top1", "parent_top5"),
+}
+"""What was published, by what it is of: photographs, the test split of OSV-5M, and data sets of the projects' own."""
 
 
 @cache
-def _content() -> dict[str, list[dict[str, Any]]]:
-    return json.loads((files("geocbm") / "evaluation" / "published.json").read_text(encoding="utf-8"))
-
-
-def _frame(part: str, *columns: str) -> pd.DataFrame:
-    """A part of the file with `source`, its percentages as shares; NaN where a source gives none."""
-    names = ["data_set", "system", *columns, "source"]
-    rows = []
-    for entry in _content()[part]:
-        percent = dict(zip(WITHIN, entry.get("percent", [None] * len(WITHIN)), strict=True))
-        percent |= {column: entry.get(name) for column, name in (_PERCENT_OF_PLACES | _PERCENT_OF_CONCEPTS).items()}
-        shares = {name: round(value / 100, 4) for name, value in percent.items() if value is not None}
-        rows.append({name: (entry | shares).get(name, math.nan) for name in names})
-    return pd.DataFrame(rows, columns=names)
+def _published() -> pd.DataFrame:
+    return pd.read_csv(str(files("geocbm") / "evaluation" / "published.csv"), dtype={"year": "Int64"})
 
 
 def tables() -> dict[str, pd.DataFrame]:
-    """Published metrics by what they are of: photographs, the test split of OSV-5M, and data sets of the projects' own.
-
-    Columns are `data_set, system`, `year` of photographs, metrics between 0 and 1 or in km, and `source`.
-    """
-    photographs = _whole_years(_frame("photo_benchmarks", "year", *WITHIN))
-    of = {name: photographs[photographs["data_set"] == name].reset_index(drop=True) for name in ("im2gps3k", "yfcc4k")}
+    """Published metrics by the names of `COLUMNS`: `data_set, system`, metrics between 0 and 1 or in km, `source`."""
     return {
-        "Photographs: Im2GPS3k": of["im2gps3k"],
-        "Photographs: YFCC4k": of["yfcc4k"],
-        "Street view: OSV-5M": _frame("street_view", "geoscore", "mean_km", *_PERCENT_OF_PLACES, *WITHIN),
-        "Places: own data": _frame("own_data", "median_km", *WITHIN),
-        "Concepts: own data": _frame("concepts", *_PERCENT_OF_CONCEPTS),
+        name: own[["data_set", "system", *COLUMNS[str(name)], "source"]].reset_index(drop=True)
+        for name, own in _published().groupby("table", sort=False)
     }
 
 
@@ -95,9 +79,6 @@ def with_ours(
     last = int(of_same.nonzero()[0][-1]) + 1
     # Joined as records, because pandas warns when a frame with empty columns is concatenated.
     records = published.to_dict("records")
-    joined = pd.DataFrame([*records[:last], row, *records[last:]], columns=published.columns)
-    return _whole_years(joined)
-
-
-def _whole_years(table: pd.DataFrame) -> pd.DataFrame:
-    return table.astype({"year": "Int64"}) if "year" in table else table
+    return pd.DataFrame([*records[:last], row, *records[last:]], columns=published.columns).astype(
+        {"year": "Int64"} if "year" in published else {}
+    )
