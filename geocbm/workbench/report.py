@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from html import escape, unescape
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +170,7 @@ def fill_assets() -> Path:
     Files that are already the same are left alone.
     """
     folder = paths.reports_root() / "_assets"
-    plotly = find_spec("plotly")
-    if plotly is None or plotly.origin is None:
-        raise ReportError("plotly is not installed; install the project's dependencies (make lab) and render again")
-    script = Path(plotly.origin).parent / "package_data" / "plotly.min.js"
+    script = Path(str(files("plotly"))) / "package_data" / "plotly.min.js"
     for source in (script, TEMPLATES / "site.css", TEMPLATES / "site.js"):
         target = folder / source.name
         if not target.is_file() or sha256_file(target) != sha256_file(source):
