@@ -240,12 +240,10 @@ def _is_gone(folder: str) -> bool:
 def check_images(
     paths: pd.Series, folder: Path, decode: bool, allow_outside: bool = False
 ) -> tuple[np.ndarray, list[Problem]]:
-    """Read every image once, in a pool of threads; without `decode` they are only hashed where they exist.
+    """The SHA-256 `[n]` of each row's image (empty where there is none) and the problems found, by a pool of threads.
 
-    A path out of the folder is not followed unless that is allowed: a table that somebody sent must not read this disk.
-
-    Returns:
-        The SHA-256 `[n]` of each row's image (empty where there is none) and the problems found.
+    Without `decode` they are only hashed where they exist. A path out of the folder is not followed unless that is
+    allowed: a table that somebody sent must not read this disk.
     """
     folders = _Folders(folder)
 

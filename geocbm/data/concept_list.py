@@ -35,12 +35,7 @@ def starter_text() -> str:
 
 
 def read_concept_list(path: str | Path = "") -> ConceptList:
-    """Read a list; without a path the one that comes with the package.
-
-    Raises:
-        MissingInputError: there is no such file.
-        ParameterError: it is no list of concepts; the message says where and what to write.
-    """
+    """Read a list; without a path the one that comes with the package. What is none is refused with what to write."""
     if not path:
         return _parse(starter_text(), "the starter list")
     if not Path(path).is_file():

@@ -123,8 +123,7 @@ class ConceptVocabulary:
     def encode(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the metas and of the parents of a table's rows, both `[n]` int64; -1 where none is known.
 
-        Raises:
-            MismatchError: the table has a name that the vocabulary lacks.
+        A name that the vocabulary lacks is a MismatchError.
         """
         found = []
         for column, known in (("meta_name", self.concept_to_idx), ("parent_concept", self.parent_to_idx)):
@@ -152,8 +151,7 @@ class ConceptVocabulary:
 def split_names(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
     """A row for each name in a line of a table, such as "pole | red sign"; parents are one for all or one for each.
 
-    Returns:
-        The rows, each with the index of its line, and what is wrong with the number of parents, by position.
+    The rows have the index of their line; with them comes what is wrong with the number of parents, by position.
     """
     both, kept, unequal = ["meta_name", "parent_concept"], [], {}
     for texts in rows[both].itertuples(index=False):

@@ -82,9 +82,8 @@ def _finding(
 def quality_report(table: pd.DataFrame) -> pd.DataFrame:
     """Count oddities of a validated table that are legal but that a reader of results should know; images are read.
 
-    Returns:
-        A row per check: `check`, `rows` (how many rows are concerned), `share` of all rows, `groups` (how many distinct
-        things, such as metas or shared images), `examples` and `why` it matters.
+    A row per check: `check`, `rows` (how many rows are concerned), `share` of all rows, `groups` (how many distinct
+    things, such as metas or shared images), `examples` and `why` it matters.
     """
     return pd.DataFrame(findings(table)).drop(columns="found")
 
@@ -208,10 +207,9 @@ Words = tuple[str, ...]
 def audit_concepts(table: pd.DataFrame) -> pd.DataFrame:
     """Ask of each meta whether it is a concept or a code word for a place.
 
-    Returns:
-        A row per meta, alphabetically: `meta_name`, `parent_concept`, `n` samples, `n_countries`, `entropy_bits` (of
-        the country given the meta; 0 if the meta gives the country away), `top_country` and its share `top_share`,
-        `place` (whose name stands in its own, or empty) and `flag` (a sentence, or empty).
+    A row per meta, alphabetically: `meta_name`, `parent_concept`, `n` samples, `n_countries`, `entropy_bits` (of the
+    country given the meta; 0 if the meta gives the country away), `top_country` and its share `top_share`, `place`
+    (whose name stands in its own, or empty) and `flag` (a sentence, or empty).
     """
     (meta, metas), (country, countries) = (pd.factorize(table[name], sort=True) for name in ("meta_name", "country"))
     counts = np.bincount(meta * len(countries) + country, minlength=len(metas) * len(countries))

@@ -72,12 +72,9 @@ def has_ground_truth(folder: str | Path) -> bool:
 def load_ground_truth(folder_or_csv: str | Path) -> dict[str, dict[str, Any]]:
     """Read what can really be seen in each picture of a data set, from its folder or the folder of its CSV.
 
-    Returns:
-        `pano_id` -> `{"country", "region", "labelled", "concepts"}`, where `concepts` lists
-        `{"meta_name", "parent_concept", "box", "area", "boxes"}` with boxes in parts of the picture.
-
-    Raises:
-        MissingInputError: if there is no ground truth, as for any real data set.
+    By `pano_id` `{"country", "region", "labelled", "concepts"}`, where `concepts` lists `{"meta_name",
+    "parent_concept", "box", "area", "boxes"}` with boxes in parts of the picture. No real data set has it
+    (MissingInputError).
     """
     path = Path(folder_or_csv)
     file = (path if path.is_dir() else path.parent) / GROUND_TRUTH

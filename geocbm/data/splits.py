@@ -33,8 +33,7 @@ MOST_NAMED = 100_000
 def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> pd.Series:
     """Groups of rows that are linked by a `pano_id`, by a filled `image_sha256` or by a block `[n]`; links chain.
 
-    Returns:
-        `[n]` name of the group of each row: its smallest `pano_id`, out of all in ascending order as categories.
+    The name `[n]` of each row's group is its smallest `pano_id`, out of all in ascending order as categories.
     """
     pano, names = pd.factorize(table["pano_id"], sort=True)
     return pd.Series(pd.Categorical.from_codes(_linked(table, pano, block), names), table.index)
@@ -304,12 +303,7 @@ def save_splits(
 
 
 def load_splits(path: str | Path, table: pd.DataFrame) -> dict[str, list[str]]:
-    """Read splits and make sure that they belong to this table.
-
-    Raises:
-        MissingInputError: there is no such file.
-        MismatchError: it was made from another CSV, or is no such file.
-    """
+    """Read splits; those that were made from another table are a MismatchError."""
     with opened(path, partial(run_command, path, "01")) as content:
         made_from = str(content["csv_sha256"])
         if made_from != table.attrs["csv_sha256"]:
@@ -340,11 +334,7 @@ def _panoramas(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_rows(splits: Mapping[str, Sequence[str]], table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Positions of the rows of each split, ascending.
-
-    Raises:
-        MismatchError: a split names a `pano_id` that the table does not have, or misses one that it has.
-    """
+    """Positions of the rows of each split, ascending; splits and table must have the same `pano_id`s."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -222,9 +222,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _read_columns(path: Path) -> tuple[list[str], pd.DataFrame, np.ndarray, dict[int, str]]:
     """Read a table by columns: a Python text of each cell at once would take ten times the room.
 
-    Returns:
-        The header; the columns as text, by number, rows with too few or too many fields filled up or cut; the line of
-        the file on which each row starts, `[n]`; and how many fields such a row has, by position.
+    Gives the header; the columns as text, by number, rows with too few or too many fields filled up or cut; the line of
+    the file on which each row starts, `[n]`; and how many fields such a row has, by position.
     """
     import pyarrow as pa
 
@@ -370,12 +369,7 @@ def save_table(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a table written by `save_table`.
-
-    Raises:
-        MissingInputError: there is no such file.
-        MismatchError: it is another one.
-    """
+    """Read a table written by `save_table`; another one is a MismatchError."""
     import pyarrow.parquet as parquet
 
     with opened(path, partial(run_command, path, "01")) as table:

@@ -33,10 +33,8 @@ def complete(rows: pd.DataFrame, concepts: ConceptList) -> tuple[pd.DataFrame, d
     """Fill in what a table without `meta_name` leaves out, in the form that several concepts of a picture have.
 
     A picture is named by its file, its country is that of its place. A column of a concept holds 1 (seen), 0 (looked
-    for and not seen) or nothing; a picture without a 1 is `UNKNOWN`.
-
-    Returns:
-        The rows, and by their position what a concept's column holds instead.
+    for and not seen) or nothing; a picture without a 1 is `UNKNOWN`. With the rows comes, by position, what a concept's
+    column holds instead.
     """
     rows = rows.copy()
     if "pano_id" not in rows:

@@ -202,10 +202,9 @@ def _block_counts(content: Any, name: str = "") -> Iterator[tuple[str, int]]:
 
 
 def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
-    """Read a model from a folder with `config.json` and safetensors, in float32, frozen and in evaluation mode.
+    """The model of a folder with `config.json` and safetensors, and the names of its weights that the folder lacks.
 
-    Returns:
-        The model and the names of its weights that the folder lacks.
+    It is in float32, frozen and in evaluation mode.
     """
     import transformers
 

@@ -56,9 +56,8 @@ def load_location_encoder() -> nn.Module:
 def load_geoclip_head() -> nn.Module:
     """The two layers that bring pictures from CLIP into GeoCLIP's space of places, frozen.
 
-    Returns:
-        A module from projected features `(B, 768)` of `openai/clip-vit-large-patch14` to embeddings `(B, 512)`, which
-        are compared by cosine with those of `load_location_encoder`.
+    From projected features `(B, 768)` of `openai/clip-vit-large-patch14` to embeddings `(B, 512)`, which are compared
+    by cosine with those of `load_location_encoder`.
     """
     weights = _bundled_weights("image_encoder_mlp_weights.pth")
     inner, outer = weights["0.weight"], weights["2.weight"]  # (h, d), (512, h)
@@ -91,18 +90,11 @@ def _in_chunks(module: nn.Module, rows: Tensor) -> Tensor:
 
 
 def gallery_embeddings(location_encoder: nn.Module, cache_folder: str | Path, places: np.ndarray) -> Tensor:
-    """Embeddings of the places of a gallery, from disk if this encoder has embedded these places before.
+    """Embeddings `(n, g)` of the places of a gallery, from disk if this encoder has embedded these places before.
 
-    Args:
-        location_encoder: frozen module `(B, 2)` of `[lat, lng]` degrees -> `(B, g)`.
-        cache_folder: the file in it is named after weights and coordinates.
-        places: `(n, 2)` latitudes and longitudes, degrees.
-
-    Returns:
-        `(n, g)` float32 on the CPU, backed by the file: what is not read takes no memory.
-
-    Raises:
-        ParameterError: `places` is no table of coordinates.
+    The location encoder is frozen, `(B, 2)` of `[lat, lng]` in degrees -> `(B, g)`; the file in the `cache_folder` is
+    named after its weights and the `places` `(n, 2)`, degrees. The result is float32 on the CPU and backed by the file:
+    what is not read takes no memory.
     """
     places = np.ascontiguousarray(places, dtype=np.float64)
     if places.ndim != 2 or places.shape[1] != 2 or not len(places):
@@ -136,15 +128,9 @@ def adapted_gallery(gps_adapter: nn.Module, embeddings: Tensor) -> Tensor:
 
 
 def nearest_places(image_features: Tensor, embeddings: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """The places most like each image.
+    """Rows `(n, k)` of the places `(g, d)` most like each image `(n, d)`, the best first, and their cosines `(n, k)`.
 
-    Args:
-        image_features: `(n, d)` of any length.
-        embeddings: `(g, d)` places at length 1.
-        k: places per image.
-
-    Returns:
-        `(n, k)` rows of the gallery, best first, and their `(n, k)` cosine similarities.
+    The embeddings have length 1, the image features any.
 
     Raises:
         MismatchError: features and places differ in width.

@@ -53,8 +53,7 @@ class TextEncoder(nn.Module):
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Turn n texts into what `embed` reads, padded to one length; those beyond the model's length are cut.
 
-        Returns:
-            `input_ids`, `attention_mask` and what else the model wants, each (n, T), on the CPU.
+        It is `input_ids`, `attention_mask` and what else the model wants, each (n, T), on the CPU.
         """
         return dict(
             self.tokenizer(

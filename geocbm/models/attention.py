@@ -16,18 +16,12 @@ PART_BYTES = 5_000_000
 def attend_tokens(
     query: Tensor, weight: Tensor, tokens: Tensor, key_mask: Tensor | None, keep: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`softmax(q W X^T) X W^T` per image: no patch is projected.
+    """`softmax(q W X^T) X W^T` per image, of tokens `(B, P, D)` of any precision: no patch is projected.
 
-    Args:
-        query: `(B, H, E)`, scaled.
-        weight: `(E, D)` projection of the patches.
-        tokens: `(B, P, D)` of any precision.
-        key_mask: `(B, P)` booleans, True where a patch must not be attended.
-        keep: `(B, H, P)` factors of dropout on the attention.
-
-    Returns:
-        `(B, H, E)` attended projected patches without their bias, `(B, H, P)` attention before dropout, and
-        `(B, H, 1)` sum of the attention after dropout.
+    The scaled query is `(B, H, E)`, the projection of the patches `(E, D)`; a patch where the mask `(B, P)` is True
+    must not be attended, and `keep` `(B, H, P)` are factors of dropout on the attention. Gives the attended projected
+    patches without their bias `(B, H, E)`, the attention before dropout `(B, H, P)` and its sum after dropout `(B, H,
+    1)`.
     """
     tokens = tokens.to(query.dtype)
     scores = query @ weight @ tokens.transpose(1, 2)  # (B, H, P)

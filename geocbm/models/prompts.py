@@ -20,18 +20,11 @@ if TYPE_CHECKING:
 class PromptPrototypes(nn.Module):
     """Base prototypes encoded anew at each call, with gradients into the text encoder (DECISIONS E4).
 
-    The prompts of all metas and parents are tokenised once, as one batch. The formula is that of
-    `encoders.prototypes` (specification, section "Prototype Construction"): per name the mean of its normalised
-    prompt embeddings, normalised again.
-
-    Args:
-        text_encoder: encoder of the prompts; the parameters its vectors depend on are unfrozen here.
-        metas: names.
-        parents: names.
-        meta_templates: sentences with `{}` where the name goes.
-        parent_templates: the same for parents.
-        chunk: prompts per pass; activations of a pass are computed again for the gradient, so that memory does not
-            grow with the vocabulary, at 4/3 of the work. 0 encodes all at once and keeps them.
+    The prompts of all metas and parents are tokenised once, as one batch, from templates with `{}` where the name goes.
+    The formula is that of `encoders.prototypes` (specification, section "Prototype Construction"): per name the mean of
+    its normalised prompt embeddings, normalised again. The parameters that the vectors depend on are unfrozen here. Of
+    `chunk` prompts per pass the activations are computed again for the gradient, so that memory does not grow with the
+    vocabulary, at 4/3 of the work; 0 encodes all at once and keeps them.
     """
 
     def __init__(

@@ -48,9 +48,8 @@ MOST_WORKERS, MOST_ACCELERATOR_WORKERS = 4, 16
 class GeoCBM(Pretrained):
     """The three trained stages of a run as one callable.
 
-    Args:
-        folder: holds the training pictures that move the answer inside the most probable cells, and what tells how
-            unlike them a photograph is, as far as the run uses them.
+    `folder` holds the training pictures that move the answer inside the most probable cells, and what tells how unlike
+    them a photograph is, as far as the run uses them.
     """
 
     def __init__(
@@ -76,11 +75,7 @@ class GeoCBM(Pretrained):
 
     @classmethod
     def load(cls, run: str | Path, device: str | None = None) -> GeoCBM:
-        """Load a trained run.
-
-        Raises:
-            MissingInputError: a stage of the run is not trained yet; the message names the command that trains it.
-        """
+        """Load a trained run; where a stage is not trained yet, the error has the command that trains it."""
         from geocbm.encoders import load_image_encoder
         from geocbm.files import paths
         from geocbm.run import Run
@@ -106,11 +101,7 @@ class GeoCBM(Pretrained):
 
     @property
     def files(self) -> Run:
-        """The run.
-
-        Raises:
-            MissingInputError: the model was loaded with `from_pretrained`.
-        """
+        """The run; a model that was loaded with `from_pretrained` has none (MissingInputError)."""
         if self._files is None:
             raise MissingInputError(
                 f"a saved model has no files of its run; load the run itself: GeoCBM.load({self.context.run!r})"

@@ -63,19 +63,12 @@ def choose(scores: np.ndarray, train: np.ndarray, above: float) -> tuple[np.ndar
 def guess_concepts(
     table: pd.DataFrame, train: np.ndarray, concepts: ConceptList, name: str, above: float, cache: Path
 ) -> pd.DataFrame:
-    """Label the pictures of a table that has no labels.
+    """Label the pictures of a table that has no labels: the best guess is `meta_name`, all are in the column `GUESSED`.
 
-    Args:
-        table: as `load_table` gives it; one that has labels is returned as it is.
-        train: rows that scores are standardised by; no other row has a say in what a guess is.
-        concepts: what may be seen.
-        name: model with an image and a text tower in one space, such as a CLIP.
-        above: least standardised score of a guess; a picture without one stays `UNKNOWN`.
-        cache: folder of the feature stores.
-
-    Returns:
-        The table with the best guess as `meta_name`, all of them in the column `GUESSED`, and in the attribute of that
-        name by what they were made.
+    The attribute of that name says by what they were made; a table that has labels is returned as it is. Scores are
+    standardised by the rows `train`, since no other row may have a say in what a guess is, and a picture without one
+    `above` the least stays `UNKNOWN`. `name` is a model with an image and a text tower in one space, such as a CLIP,
+    and `cache` the folder of the feature stores.
 
     Raises:
         ParameterError: the table has labels and a model is named, or has none and nothing can be guessed.

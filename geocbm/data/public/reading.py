@@ -36,9 +36,8 @@ class Conversion:
 class Source:
     """A CSV of a public data set on its way into a target, a CSV in the schema of `geocbm.data.table`.
 
-    Args:
-        pictures: path of each picture by its name, see `index_pictures`.
-        on_bad: "error" refuses a source with bad rows or missing pictures, "drop" leaves those rows out.
+    `pictures` are paths by name (`index_pictures`). Bad rows and missing pictures are refused ("error") or left out
+    ("drop"), as `on_bad` says.
     """
 
     def __init__(self, path: Path, target: Path, pictures: dict[str, str], on_bad: str) -> None:
@@ -53,10 +52,8 @@ class Source:
     def located(self, ids: pd.Series, names: pd.Series, lat: pd.Series, lng: pd.Series) -> pd.DataFrame:
         """Keep the rows with an identifier, a place on the globe and a picture; count the others.
 
-        All are texts `[n]`: identifiers, names of pictures without ending, degrees.
-
-        Returns:
-            `pano_id`, `image_path` (relative to the target where it lies below its folder), `lat` and `lng`.
+        All are texts `[n]`: identifiers, names of pictures without ending, degrees. Columns are `pano_id`, `image_path`
+        (relative to the target where it lies below its folder), `lat` and `lng`.
         """
         north, east = number(lat), number(lng)
         nameless = is_empty(ids).to_numpy()

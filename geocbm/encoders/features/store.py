@@ -109,11 +109,7 @@ class FeatureStore:
         return store
 
     def shape(self, kind: str) -> tuple[int, ...]:
-        """Shape of one picture's features of a kind.
-
-        Raises:
-            ParameterError: the store lacks the kind.
-        """
+        """Shape of one picture's features of a kind, which the store must have."""
         if kind in self.elsewhere:
             return self.elsewhere[kind].shape(kind)
         if kind not in self.kinds:
