@@ -39,9 +39,10 @@ def _published() -> pd.DataFrame:
 
 def tables() -> dict[str, pd.DataFrame]:
     """Published metrics by the names of `COLUMNS`: `data_set, system`, metrics between 0 and 1 or in km, `source`."""
+    table = _published().set_index("table")
     return {
-        name: own[["data_set", "system", *COLUMNS[str(name)], "source"]].reset_index(drop=True)
-        for name, own in _published().groupby("table", sort=False)
+        name: table.loc[[name], ["data_set", "system", *columns, "source"]].reset_index(drop=True)
+        for name, columns in COLUMNS.items()
     }
 
 
