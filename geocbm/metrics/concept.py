@@ -89,15 +89,9 @@ def concept_intervals(
       answer gets, the mean over photographs of the share of metas that are close to the true one; the first means
       nothing without the second.
 
-    Args:
-        meta_logits: `[n, k_m]` scores of the metas.
-        meta: `[n]` true metas.
-        blocks: `Resamples` of the photographs, or `[n]` spatial blocks to resample.
-        parent_logits: `[n, k_p]` scores of the parents; without them there is nothing about a parent head.
-        meta_to_parent: `[k_m]` parent of each meta; needed for everything about parents.
-        similarity: `[k_m, k_m]` cosine similarity of the base prototypes; needed for semantic closeness.
-        probabilities: the scores are probabilities already, not logits.
-        close: cosine from which a named meta counts as close to the true one (a meta is close to itself).
+    Scores of metas are `[n, k_m]`, of parents `[n, k_p]`, logits or `probabilities`; `meta` `[n]` are the true metas,
+    `blocks` `Resamples` of the photographs or `[n]` to resample. What is said of parents needs `meta_to_parent`
+    `[k_m]`, and closeness the cosine `similarity` `[k_m, k_m]` of the base prototypes; without them it is left out.
 
     Raises:
         ValueError: no rows, shapes or labels that do not fit together, or scores that are NaN.

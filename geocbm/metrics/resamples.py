@@ -140,22 +140,17 @@ class Resamples:
     def estimate(
         self, values: Any, statistic: str = "mean", groups: Any | None = None, level: float = 0.95
     ) -> Estimate:
-        """Value of a statistic of all photographs with its bootstrap interval.
+        """Value of a statistic ("mean" or "median") of all photographs with its bootstrap interval (see `interval`).
 
-        Args:
-            values: `[n_rows]` one value per photograph: an error in km, or whether an answer is right. NaN is left
-                out; an infinite value (a missing prediction) is allowed for the median.
-            statistic: `"mean"` or `"median"`.
-            groups: `[n_rows]` classes: the mean over the classes of the mean within each (macro recall).
-            level: share of resamples inside the interval.
+        `values` `[n_rows]` are an error in km each, or whether an answer is right: NaN is left out, and an infinite
+        value (a missing prediction) is allowed for the median. With `groups` `[n_rows]` it is the mean over the classes
+        of the mean within each (macro recall).
 
-        Returns:
-            `value`, `low` and `high` (see `interval`). Shares (`values` are truth values, no `groups`) never claim more
-            than a share of none or all would: no upper end lies below `1 - a^(1/B)` and no lower end above `a^(1/B)`,
-            with `a` half of `1 - level` and `B` blocks, the exact ends of a binomial share without any hit or miss
-            (Clopper & Pearson 1934), each block counting as one trial. Resamples of a share of 0 or 1 do not differ,
-            which would pass for certainty; of two nested shares (within 200 km, within 750 km) the larger one has the
-            larger ends.
+        Shares (`values` are truth values, no `groups`) never claim more than a share of none or all would: no upper end
+        lies below `1 - a^(1/B)` and no lower end above `a^(1/B)`, with `a` half of `1 - level` and `B` blocks, the
+        exact ends of a binomial share without any hit or miss (Clopper & Pearson 1934), each block counting as one
+        trial. Resamples of a share of 0 or 1 do not differ, which would pass for certainty; of two nested shares
+        (within 200 km, within 750 km) the larger one has the larger ends.
 
         Raises:
             ValueError: different lengths, an unknown statistic, or a level that is no share.
@@ -192,19 +187,13 @@ class Resamples:
             return {"value": float(np.subtract(*values)), "low": low, "high": high}
 
     def interval(self, draws: np.ndarray, level: float = 0.95, values: np.ndarray | None = None) -> tuple[float, float]:
-        """Ends of the interval of a metric, from its resamples.
+        """Ends of the interval of a metric, from its resamples `[n]` (see `draws`), NaN where one has no value.
 
         The ends are percentiles, so far apart that few blocks do not pass for many: the normal quantile behind `level`
         is replaced by Student's with one degree of freedom per block but one, times `sqrt(B / (B - 1))` (Hesterberg
-        2015, section 5.3). With 300 blocks the 95 % become 95.1 %, with 10 blocks 98.3 %.
-
-        Args:
-            draws: `[n]` the metric in each resample (see `draws`), NaN where it has no value.
-            level: share of such intervals that should hold the true value.
-            values: `[n_rows]` what was resampled: blocks without any value (all NaN) do not count. None: all blocks do.
-
-        Returns:
-            `low` and `high`, NaN where fewer than `FEWEST_BLOCKS` blocks have a value.
+        2015, section 5.3). With 300 blocks the 95 % become 95.1 %, with 10 blocks 98.3 %. Blocks without any of the
+        `values` `[n_rows]` that were resampled (all NaN) do not count. Where fewer than `FEWEST_BLOCKS` do, both ends
+        are NaN.
         """
         from scipy.stats import norm, t
 

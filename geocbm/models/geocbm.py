@@ -44,12 +44,9 @@ class GeoCBMOutput(NamedTuple):
 
 
 class GeoCBM(nn.Module):
-    """Image encoder, Stage 1 and Stage 2 in a row, always in evaluation mode.
+    """Image encoder, Stage 1 and Stage 2 (which holds the centres of the cells) in a row, always in evaluation mode.
 
-    Args:
-        encoder: the image encoder with the blocks of Stage 0 in place; None where features are given.
-        concept_model: Stage 1.
-        geo_head: Stage 2, which holds the centres of the cells.
+    The encoder has the blocks of Stage 0 in place; it is None where features are given.
     """
 
     def __init__(

@@ -46,14 +46,10 @@ def _read(
 
 
 def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | None = None) -> Stage0PretrainingModel:
-    """Load Stage 0 and put its trained blocks into the encoder, which is changed in place.
+    """Load `stage0.safetensors` and put its trained blocks into the encoder, which is changed in place.
 
-    A text encoder that was trained too is not needed: the model has the prototypes it came to.
-
-    Args:
-        path: `stage0.safetensors`.
-        encoder: the image encoder as it was before training; a `MismatchError` for another one.
-        location_encoder: needed only for `embed_places`.
+    The encoder must be as it was before training (a `MismatchError` for another one). A text encoder that was trained
+    too is not needed: the model has the prototypes it came to. Only `embed_places` needs the location encoder.
     """
     with _read(path, 0, Stage0Config) as (tensors, metadata, config):
         start = metadata["encoder"]

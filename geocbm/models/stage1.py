@@ -109,16 +109,10 @@ class Stage1ConceptModel(nn.Module):
     """Concept bottleneck with text-anchored cosine classifiers (specification, section "Stage 1").
 
     With the "patch" bottleneck the cosine is taken on every patch and pooled over the patches (`pool_scores`), so that
-    the scores come with a map per concept.
-
-    Args:
-        in_dim: width of the pooled image features.
-        meta_prototypes: `(k_m, t)` base prototypes, kept as they are.
-        parent_prototypes: `(k_p, t)`.
-        meta_to_parent: `(k_m,)` parent index of each meta.
-        config: settings.
-        token_dim: width of the patch tokens, for bottlenecks that read them.
-        bottleneck: a module of one's own in place of the one that the settings name, see `models.bottlenecks`.
+    the scores come with a map per concept. Base prototypes are `(k_m, t)` and `(k_p, t)`, kept as they are;
+    `meta_to_parent` `(k_m,)` are indices. `in_dim` is the width of the pooled image features, `token_dim` that of the
+    patch tokens, for bottlenecks that read them; a `bottleneck` of one's own stands in place of the one that the
+    settings name (see `models.bottlenecks`).
     """
 
     meta_base: Tensor

@@ -92,8 +92,7 @@ class Batch(dict[str, Any]):
 class Run(RunFiles):
     """A run: what its notebooks wrote, read on first use and checked.
 
-    Args:
-        cache: folder of all feature stores; by default `cache` beside the folder `runs`, else beside the run.
+    All feature stores lie in the folder `cache`, by default beside the folder `runs`, else beside the run.
     """
 
     def __init__(self, folder: str | Path, cache: str | Path | None = None) -> None:
@@ -149,13 +148,8 @@ class Run(RunFiles):
     def features(self, kind: str = "adapted") -> FeatureStore:
         """Features of every row; what is no longer stored, or was too large to be, is encoded again.
 
-        Args:
-            kind: `vanilla` (kinds `pooled (n, d)` and `hidden:N`, what enters the N blocks that Stage 0 trains) or
-                `adapted` (kinds `pooled (n, d)` and `tokens (n, P, w)`).
-
-        Raises:
-            ParameterError: another kind.
-            MismatchError: the store holds other images than the table.
+        They are `vanilla` (kinds `pooled (n, d)` and `hidden:N`, what enters the N blocks that Stage 0 trains) or
+        `adapted` (kinds `pooled (n, d)` and `tokens (n, P, w)`).
         """
         from geocbm.run.encoding import open_features
 

@@ -143,9 +143,7 @@ def load_checkpoint(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors of a checkpoint and its JSON; `made_by` is, or finds out, the command that writes it.
 
-    Raises:
-        MissingInputError: when a file is not there.
-        MismatchError: when the tensors are not those that the JSON describes, it is damaged or of another stage.
+    Tensors that the JSON does not describe, damage and another stage are a MismatchError.
     """
     path = Path(path)
     described = path.with_suffix(".json")
