@@ -96,19 +96,11 @@ def cartesian_to_latlng(xyz: Any) -> tuple[Any, Any]:
 
 
 def spatial_blocks(lat: Any, lng: Any, block_km: float) -> np.ndarray:
-    """Number the blocks of ground of about `block_km` x `block_km` that points lie in.
+    """Numbers `[n]` from 0 of the blocks of ground of about `block_km` by `block_km` in which points `[n]` (degrees)
+    lie.
 
-    Args:
-        lat: `[n]` latitudes, degrees.
-        lng: `[n]` longitudes, degrees, in any turn: -180 and 180 are the same meridian.
-        block_km: side of a block in km.
-
-    Returns:
-        `[n]` int64 block numbers counted from 0. Bands of latitude are cut into as many columns as fit round the globe
-        there.
-
-    Raises:
-        ParameterError: when the side is not above 0.
+    The longitude may be in any turn: -180 and 180 are the same meridian. Bands of latitude are cut into as many columns
+    as fit round the globe there; a side that is not above 0 is a ParameterError.
     """
     if not block_km > 0:
         raise ParameterError(f"block_km is {block_km}; give a side in km above 0, such as 1.0.")

@@ -48,14 +48,11 @@ class Geocoded:
         A region counts only within the right country, a city only within the right region (as in
         `metrics.places.places_right`); a place without a name is a miss.
         """
-        right = np.ones(len(self), dtype=bool)
         if level in WIDE:
             true, answered = (_wider(names, level) for names in (self.true, self.answered[method]))
             return (true != "").to_numpy() & (true == answered).to_numpy()
-        for each in LEVELS[: LEVELS.index(level) + 1]:
-            known = (self.true[each] != "").to_numpy()
-            right &= known & (self.answered[method][each].to_numpy() == self.true[each].to_numpy())
-        return right
+        answered, true = (names[list(LEVELS)].to_numpy() for names in (self.answered[method], self.true))  # (n, 3)
+        return np.logical_and.accumulate((answered == true) & (true != ""), axis=1)[:, LEVELS.index(level)]
 
     @property
     def unnamed(self) -> dict[str, int]:
@@ -81,10 +78,6 @@ def geocode_points(
     country: np.ndarray, lat: np.ndarray, lng: np.ndarray, answers: Mapping[str, tuple[Any, Any]]
 ) -> Geocoded:
     """The same for `n` points in degrees and the places `answers` that each method gives, NaN where it does not."""
-    if not len(lat):
-        none = pd.DataFrame({level: pd.Series(dtype=object) for level in LEVELS})
-        km = dict.fromkeys(answers, np.zeros(0))
-        return Geocoded(np.asarray(country), none, dict.fromkeys(answers, none), km, np.zeros(0))
     return Geocoded(
         country=np.asarray(country, dtype=str),
         true=metrics.places_of(lat, lng),

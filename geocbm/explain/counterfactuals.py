@@ -128,7 +128,8 @@ def find_counterfactuals(
     for row in chosen:
         edits, scores = edits_of(model, row, values, run.concepts, exchanges), model.scores[row].numpy()
         answers = tuple(model.predict_one(row, edit.at(scores)) for edit in edits)
-        found.append(Counterfactual(row, _caption(run, row), edits, answers))
+        caption = f"{run.table['meta_name'].iloc[row]}, {run.country[row]}"
+        found.append(Counterfactual(row, caption, edits, answers))
     return found
 
 
@@ -149,7 +150,3 @@ def edit_table(found: Sequence[Counterfactual], run: Run) -> pd.DataFrame:
             row["moved_km"] = float(haversine_km(places.lat[0], places.lng[0], places.lat[-1], places.lng[-1]))
             rows.append(row | {"moved": float(np.abs(cells[1] - cells[0]).sum()) / 2})
     return pd.DataFrame(rows)
-
-
-def _caption(run: Run, row: int) -> str:
-    return f"{run.table['meta_name'].iloc[row]}, {run.country[row]}"

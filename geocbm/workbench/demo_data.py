@@ -111,7 +111,7 @@ def make(chain: Chain, csv: str | None, limit: float | None) -> bool:
             status = Path(place) / "status.json"
             line = StatusLine(_LABEL, "[--]", status)
             outcome = process.run_limited(
-                process.python("-m", "geocbm", "atlas", "make", "--out", str(folder), "--force", *arguments),
+                [sys.executable, "-m", "geocbm", "atlas", "make", "--out", str(folder), "--force", *arguments],
                 paths.project_root(),
                 process.child_environment(paths.as_environment() | {progress.STATUS: str(status)}),
                 limit or math.inf,

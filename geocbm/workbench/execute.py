@@ -104,7 +104,7 @@ def execute(
             silence, last = math.inf if limit else SILENCE, last_seconds(run, profile, stage.number)
             line = StatusLine(label(stage), f"[{stage.number}]", status, [temporary], silence, last)
             outcome = process.run_limited(
-                process.python("-m", "geocbm.workbench.execute", str(job)),
+                [sys.executable, "-m", "geocbm.workbench.execute", str(job)],
                 paths.project_root(),
                 process.child_environment(
                     # What its kernel leaves in the temporary folder goes with it, whatever ends it.

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -150,8 +149,3 @@ def child_environment(roots: Mapping[str, str]) -> dict[str, str]:
     environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])
     environment.update(roots)
     return environment
-
-
-def python(*arguments: str) -> list[str]:
-    """Command line that runs this very Python."""
-    return [sys.executable, *arguments]

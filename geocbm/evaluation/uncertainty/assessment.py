@@ -74,7 +74,7 @@ class Assessment:
     def km(self, name: str = "") -> np.ndarray:
         """Errors of one kind of answer in km, by default the run's own, `[n]`, infinite where there is none."""
         point = self.points[name or self.choice.point]
-        return error_km(*point, self.lat, self.lng) if len(self.right) else np.zeros(0)
+        return error_km(*point, self.lat, self.lng)
 
 
 def assess(
@@ -119,7 +119,7 @@ def assess(
         true_cell=true_cell,
         lat=files.lat[test],
         lng=files.lng[test],
-        blocks=spatial_blocks(files.lat[test], files.lng[test]) if len(test) else np.zeros(0, dtype=np.int64),
+        blocks=spatial_blocks(files.lat[test], files.lng[test]),
         cell_km2=cell_km2,
         regions=regions,
         points=points,
@@ -141,8 +141,6 @@ def _named(
     country = files.country[test]
 
     def region(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
-        if not len(lat):
-            return np.zeros(0, dtype=str)
         found = places_of(lat, lng)
         # Regions of two countries may have one name.
         joined = found["country"] + " / " + found["region"]
