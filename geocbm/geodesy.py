@@ -40,16 +40,9 @@ def _floats(library: Any, *values: Any) -> list[Any]:
 
 
 def haversine_km(lat1: Any, lng1: Any, lat2: Any, lng2: Any) -> Any:
-    """Great-circle distance in km between points in degrees (R = 6371.0 km).
+    """Great-circle distance in km between points in degrees (R = 6371.0 km), whose latitudes and longitudes broadcast.
 
-    Args:
-        lat1: latitudes of the first points, degrees; all four broadcast against one another.
-        lng1: longitudes of the first points, degrees.
-        lat2: latitudes of the second points, degrees.
-        lng2: longitudes of the second points, degrees.
-
-    Returns:
-        Distances in km, a NumPy array or, if any argument is a tensor, a tensor. NaN where any coordinate is NaN.
+    A NumPy array or, if any argument is a tensor, a tensor; NaN where any coordinate is NaN.
     """
     library = _library(lat1, lng1, lat2, lng2)
     lat1, lng1, lat2, lng2 = (library.deg2rad(value) for value in _floats(library, lat1, lng1, lat2, lng2))
@@ -63,14 +56,9 @@ def haversine_km(lat1: Any, lng1: Any, lat2: Any, lng2: Any) -> Any:
 
 
 def latlng_to_cartesian(lat: Any, lng: Any) -> Any:
-    """Unit vectors of points in degrees (specification, section Semantic Geocells).
+    """Unit vectors `[..., 3]` of points in degrees, of any shape (specification, section Semantic Geocells).
 
-    Args:
-        lat: latitudes in degrees, any shape.
-        lng: longitudes in degrees, same shape.
-
-    Returns:
-        `[..., 3]` with (x, y, z) = (cos lat cos lng, cos lat sin lng, sin lat).
+    (x, y, z) = (cos lat cos lng, cos lat sin lng, sin lat).
     """
     library = _library(lat, lng)
     lat, lng = (library.deg2rad(value) for value in _floats(library, lat, lng))
@@ -79,13 +67,9 @@ def latlng_to_cartesian(lat: Any, lng: Any) -> Any:
 
 
 def cartesian_to_latlng(xyz: Any) -> tuple[Any, Any]:
-    """Latitude and longitude in degrees of vectors of any non-zero length.
+    """Latitude and longitude in degrees of vectors `[..., 3]` of any non-zero length; length zero gives (0, 0).
 
-    Args:
-        xyz: `[..., 3]`.
-
-    Returns:
-        `(lat, lng)`, latitude in [-90, 90], longitude in [-180, 180]; a vector of length zero gives (0, 0).
+    The latitude lies in [-90, 90], the longitude in [-180, 180].
     """
     library = _library(xyz)
     (xyz,) = _floats(library, xyz)
@@ -96,8 +80,7 @@ def cartesian_to_latlng(xyz: Any) -> tuple[Any, Any]:
 
 
 def spatial_blocks(lat: Any, lng: Any, block_km: float) -> np.ndarray:
-    """Numbers `[n]` from 0 of the blocks of ground of about `block_km` by `block_km` in which points `[n]` (degrees)
-    lie.
+    """Numbers `[n]` from 0 of the blocks of ground, of about `block_km` by `block_km`, of points `[n]` in degrees.
 
     The longitude may be in any turn: -180 and 180 are the same meridian. Bands of latitude are cut into as many columns
     as fit round the globe there; a side that is not above 0 is a ParameterError.
