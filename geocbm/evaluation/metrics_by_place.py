@@ -51,8 +51,8 @@ class Geocoded:
         if level in WIDE:
             true, answered = (_wider(names, level) for names in (self.true, self.answered[method]))
             return (true != "").to_numpy() & (true == answered).to_numpy()
-        answered, true = (names[list(LEVELS)].to_numpy() for names in (self.answered[method], self.true))  # (n, 3)
-        return np.logical_and.accumulate((answered == true) & (true != ""), axis=1)[:, LEVELS.index(level)]
+        named, known = (names[list(LEVELS)].to_numpy() for names in (self.answered[method], self.true))  # (n, 3)
+        return np.logical_and.accumulate((named == known) & (known != ""), axis=1)[:, LEVELS.index(level)]
 
     @property
     def unnamed(self) -> dict[str, int]:
