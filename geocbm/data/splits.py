@@ -30,17 +30,11 @@ MOST_NAMED = 100_000
 """Rows of a table whose `splits.json` names each panorama, for people; of five million the names would take 230 MB."""
 
 
-def linked_groups(table: pd.DataFrame, block: np.ndarray | None = None) -> pd.Series:
-    """Groups of rows that are linked by a `pano_id`, by a filled `image_sha256` or by a block `[n]`; links chain.
+def linked_groups(table: pd.DataFrame, pano: np.ndarray, block: np.ndarray | None = None) -> np.ndarray:
+    """Smallest panorama `[n]` of the group of each row: panorama, filled `image_sha256` or block link rows, in chains.
 
-    The name `[n]` of each row's group is its smallest `pano_id`, out of all in ascending order as categories.
+    `pano` `[n]` are the panoramas, numbered in ascending order of their names.
     """
-    pano, names = pd.factorize(table["pano_id"], sort=True)
-    return pd.Series(pd.Categorical.from_codes(_linked(table, pano, block), names), table.index)
-
-
-def _linked(table: pd.DataFrame, pano: np.ndarray, block: np.ndarray | None) -> np.ndarray:
-    """Smallest panorama of the group of each row, `[n]`; panoramas are numbered in ascending order of their names."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -227,7 +221,7 @@ def make_splits(
         raise ParameterError("table has no rows: there is nothing to split.")
     block = spatial_blocks(table["lat"].to_numpy(), table["lng"].to_numpy(), block_km) if kind == "spatial" else None
     pano, names = _panoramas(table)
-    meta, group = table["meta_name"], _linked(table, pano, block)
+    meta, group = table["meta_name"], linked_groups(table, pano, block)
     unlabelled = (meta == UNKNOWN) | bool(table.attrs.get(GUESSED))
     if unlabelled.any():  # guesses are made after the split, which they must not change
         meta = meta.mask(unlabelled, table["country"])
