@@ -90,6 +90,7 @@ class PredictOptions(NamedTuple):
     Examples:
       geocbm predict holiday.jpg --html page.html
       geocbm predict photos/ --run demo --json answers.jsonl
+      geocbm predict photos/ --parquet answers/ --engine loky:4
       geocbm predict holiday.jpg --clue "red-topped bollard" --not-clue "yellow plate"
     """  # noqa: D301 (the fields are the options of the command, this is its help: \b keeps lines as they are)
 
@@ -99,7 +100,10 @@ class PredictOptions(NamedTuple):
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the answers too: .json, .jsonl (one a line), or - .")
     ] = None
-    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers to this table too.")] = None
+    parquet: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write the answers to this table too, or to those of a folder: FOLDER/."),
+    ] = None
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with maps and pictures too.")] = None
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a table (.csv) or points for a map (.geojson) too.")
@@ -112,6 +116,10 @@ class PredictOptions(NamedTuple):
     not_clues: Annotated[
         list[str], typer.Option("--not-clue", metavar="NAME", help="One that is not in them; may be repeated.")
     ] = []  # noqa: RUF012
+    engine: Annotated[
+        str,
+        typer.Option(metavar="ENGINE", help="Workers that fill FOLDER/: loky:N processes here, or dask://HOST:PORT."),
+    ] = ""
 
     def carry_out(self) -> int:
         """Answer, print and write."""
@@ -121,7 +129,12 @@ class PredictOptions(NamedTuple):
 
         folder = paths.run_folder(_known(self.run))
         changed = state.remark(folder)
-        return predict(PredictRequest(**self._asdict(), remarks=(changed,) if changed else ()), folder)
+        text = self.parquet
+        place: dict[str, Any] = {"parquet": None if text is None else Path(text)}
+        if text is not None and (text.endswith(("/", os.sep)) or Path(text).is_dir()):
+            place = {"parquet": None, "shards": Path(text)}
+        asked = self._asdict() | place | {"remarks": (changed,) if changed else ()}
+        return predict(PredictRequest(**asked), folder)
 
 
 app.command("predict")(PredictOptions)

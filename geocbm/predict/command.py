@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import UserError
-from geocbm.files import owners, sha256_text
+from geocbm.files import owners, sha256_text, write_json
 from geocbm.metrics.borders import read_rings
 from geocbm.metrics.places import read_towns
 from geocbm.predict.answers import answer_text
 from geocbm.predict.inputs import PhotoFolder, PredictRequest, path_of, photo_key, photographs
 from geocbm.predict.journal import (
-    GRIDS,
     SHARE,
     AnswerFileError,
     Journal,
+    entry_of,
     journal_place,
     write_answers,
     write_points,
@@ -97,8 +97,7 @@ class _Prediction:
             from geocbm.predict.model import GeoCBM
 
         model = GeoCBM.load(self.request.run)
-        model.remarks = tuple(dict.fromkeys((*model.remarks, *self.request.remarks)))
-        model.set_clues(self.request.clues, self.request.not_clues)
+        self.request.prepare(model)
         if model.context.simulated and not self.index:
             from geocbm.data.simulated import TRAINED_ON
 
@@ -107,7 +106,9 @@ class _Prediction:
             from geocbm.predict.page import PhotoPage
 
             self.page = PhotoPage(model)
-        if self.index is None:
+        if self.request.shards is not None:
+            self._in_shards(model)
+        elif self.index is None:
             self._alone(model)
         else:
             self._together(model)
@@ -138,11 +139,31 @@ class _Prediction:
         journal = Journal(place, self.request.made_by(model.digest()))
         journal.absorb_shares()
         journal.forget_changed({path_of(photo): key for photo, key in zip(self.photos, self.keys, strict=True)})
-        self.kept = {key for key in self.keys if key is not None and key in journal}
-        if self.kept:
-            before = sum(key in self.kept for key in self.keys)
-            _warn(f"{before:,} of {len(self.photos):,} photographs were answered before; these answers are kept")
+        self._keep({key for key in self.keys if key is not None and key in journal})
         return journal
+
+    def _keep(self, kept: set[str]) -> None:
+        """Say how many photographs were answered before, by their keys."""
+        self.kept = kept
+        if before := sum(key in kept for key in self.keys):
+            _warn(f"{before:,} of {len(self.photos):,} photographs were answered before; these answers are kept")
+
+    def _in_shards(self, model: GeoCBM) -> None:
+        """Answer for ranges of photographs, in this process or by the workers of an engine."""
+        from geocbm.predict import shards
+
+        photos = [(path_of(photo), photo_key(photo) or sha256_text(path_of(photo))[:16]) for photo in self.photos]
+        self.keys = [key for _, key in photos]
+        photos = list(dict.fromkeys(photos))
+        made_by = self.request.made_by(model.digest())
+        job = shards.ShardJob(self.request, self.folder.absolute(), Path.cwd(), made_by)
+        self._keep(shards.answered_before(job.folder, made_by, dict(photos)))
+        for shard in shards.answer_missing(job, model, photos, self.kept):
+            for path, sentence in shard.failed:
+                self._fail(path, sentence)
+            if shard.answered:
+                print(f"{shard.place}: {shard.answered} answers", flush=True)
+        write_json(job.folder / "summary.json", self._summary())
 
     def _positions(self) -> tuple[list[int], list[int]]:
         """Photographs that the page shows, which are answered for once more; and the others."""
@@ -247,9 +268,7 @@ class _Prediction:
                 continue
             # Of a file that came into being meanwhile, the key it has now.
             key = self.keys[position] or photo_key(reply.source) or sha256_text(path)[:16]
-            entry = {"photo": Path(path).name, "path": path} | reply.answer.as_json()
-            if not self.request.attention:
-                entry = {name: value for name, value in entry.items() if name not in GRIDS}
+            entry = entry_of(path, reply.answer, self.request.attention)
             yield key, entry, answer_text(path, reply.answer)
 
     def _finish(self, journal: Journal | None) -> None:
@@ -261,9 +280,15 @@ class _Prediction:
                 _warn(f"{html} shows the first {page.shown} of {len(self.photos)}")
         if journal is None:
             return
+        if self.request.out is not None:
+            write_points(self.request.out, journal.entries(key for key in self.keys if key))
+        write_answers(journal, self.request.json_file, self.request.parquet, self.keys, self._summary())
+
+    def _summary(self) -> dict[str, Any]:
+        """What became of everything that was named."""
         # What was named but is no photograph, such as an empty folder, is no photograph that has no answer.
         without = {path for path, _ in self.failed}
-        summary = {
+        return {
             "clues": list(self.request.clues),
             "not_clues": list(self.request.not_clues),
             "run": self.request.run,
@@ -282,9 +307,6 @@ class _Prediction:
                 if folder.left_out
             ],
         }
-        if self.request.out is not None:
-            write_points(self.request.out, journal.entries(key for key in self.keys if key))
-        write_answers(journal, self.request.json_file, self.request.parquet, self.keys, summary)
 
 
 def _warn(sentence: str) -> None:

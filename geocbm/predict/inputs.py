@@ -11,12 +11,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geocbm.data.images.bounds import MOST_BYTES
 from geocbm.data.images.photographs import ENDINGS, is_photograph, quoted
 from geocbm.errors import ParameterError, UserError, printable
-from geocbm.files import sha256_text
+from geocbm.files import engine, sha256_text
+
+if TYPE_CHECKING:
+    from geocbm.predict.model import GeoCBM
 
 STANDARD = "-"
 """Standard input as a photograph, standard output as a file."""
@@ -40,12 +43,19 @@ class PredictRequest:
     attention: bool = False  # keep the attention and the maps of the concepts in files
     clues: Sequence[str] = ()  # concepts that a person sees in the photographs
     not_clues: Sequence[str] = ()  # and concepts that a person does not see
+    shards: Path | None = None  # folder of tables, in place of one file
+    engine: str = ""  # text of the engine whose workers answer, see `geocbm.files.engine`
 
     def made_by(self, model: str) -> dict[str, Any]:
         """What answers of this request depend on beside the photographs, by the `model`'s digest."""
         given = [sorted(map(str.casefold, names)) for names in (self.clues, self.not_clues)]
         own = {"given_clues": given} if any(given) else {}
         return {"run": self.run, "top": self.top, "model": model} | own
+
+    def prepare(self, model: GeoCBM) -> None:
+        """Let a model answer with the remarks and clues of this request."""
+        model.remarks = tuple(dict.fromkeys((*model.remarks, *self.remarks)))
+        model.set_clues(self.clues, self.not_clues)
 
     @property
     def in_text(self) -> bool:
@@ -63,8 +73,9 @@ class PredictRequest:
             raise ParameterError(f"--top={self.top} names nothing; give at least 1")
         if self.json is not None and self.json.suffix.lower() == ".parquet":
             raise ParameterError(f"--json={self.json} is the name of a table; give it as --parquet")
-        if is_launched and STANDARD in self.photos:
+        if (is_launched or self.shards) and STANDARD in self.photos:
             raise ParameterError("- is a picture for one process; give files or folders to several")
+        self._check_shards(is_launched)
         if self.out is not None and self.out.suffix.lower() not in (".csv", ".geojson"):
             raise ParameterError(f"--out={self.out} is no table and no map; name a .csv or a .geojson")
         places = {"json": self.json_file, "parquet": self.parquet, "html": self.html, "out": self.out}
@@ -73,6 +84,21 @@ class PredictRequest:
                 raise ParameterError(f"--{option}=- would be a file of that name; standard output takes --json only")
             if place is not None:
                 _check_output(f"--{option}={place}", place)
+
+    def _check_shards(self, is_launched: bool) -> None:
+        if self.engine:
+            engine.checked(self.engine)
+        if self.engine and self.shards is None:
+            raise ParameterError(f"--engine={self.engine} answers in ranges; give --parquet FOLDER/ for their tables")
+        others = {"json": self.json, "html": self.html, "out": self.out}
+        if self.shards is not None and (beside := [name for name, place in others.items() if place is not None]):
+            raise ParameterError(f"--parquet {self.shards}/ takes no --{beside[0]} beside it; ask for one of the two")
+        if self.shards is not None and is_launched:
+            raise ParameterError(
+                f"--parquet {self.shards}/ is for the workers of an engine; start one process, with --engine"
+            )
+        if self.shards is not None:
+            _check_output(f"--parquet={self.shards}/", self.shards / "0.parquet")
 
 
 def _check_output(named: str, path: Path) -> None:

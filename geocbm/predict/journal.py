@@ -6,11 +6,16 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from geocbm.errors import ParameterError, UserError
 from geocbm.files import atomic_path, write_json
 from geocbm.files.owners import hold_lock
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from geocbm.predict.answers import Answer
 
 KEY = "key"
 """Entry of a line that says which photograph it answers."""
@@ -63,16 +68,7 @@ class Journal:
                     break  # cut off while it was written
                 if not is_answer:
                     raise ParameterError(f"line {number} of {self.path} is no answer of geocbm; give another file")
-                for name, what in (
-                    ("model", "another model"),
-                    ("top", f"--top {entry.get('top')}"),
-                    ("given_clues", "other clues"),
-                ):
-                    if entry.get(name) != self.made_by.get(name):
-                        raise ParameterError(
-                            f"{self.path} holds answers of {what} (run {entry.get('run')!r}); give another file, or "
-                            "remove it"
-                        )
+                check_made_by(entry, self.made_by, self.path)
                 self._starts[entry[KEY]] = end
                 self._key_of[str(entry.get("path"))] = entry[KEY]
                 end += len(line)
@@ -144,6 +140,25 @@ class Journal:
         """Close and remove the file."""
         self.close()
         self.path.unlink(missing_ok=True)
+
+
+def check_made_by(entry: Mapping[str, Any], made_by: Mapping[str, Any], path: Path) -> None:
+    """Refuse an answer in a file that another model gave, or to another question (`ParameterError`)."""
+    for name, what in (
+        ("model", "another model"),
+        ("top", f"--top {entry.get('top')}"),
+        ("given_clues", "other clues"),
+    ):
+        if entry.get(name) != made_by.get(name):
+            raise ParameterError(
+                f"{path} holds answers of {what} (run {entry.get('run')!r}); give another file, or remove it"
+            )
+
+
+def entry_of(path: str, answer: Answer, attention: bool) -> dict[str, Any]:
+    """What a file says of a photograph, with attention and maps only where they are asked for."""
+    entry = {"photo": Path(path).name, "path": path} | answer.as_json()
+    return entry if attention else {name: value for name, value in entry.items() if name not in GRIDS}
 
 
 def journal_place(to_json: Path | None, to_parquet: Path | None) -> Path | None:
@@ -224,6 +239,14 @@ def _write_parquet(path: Path, journal: Journal, keys: Sequence[str]) -> None:
     with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
         for part in parts:
             writer.write_table(pa.Table.from_pylist([_row(entry) for entry in journal.entries(part)], schema=schema))
+
+
+def table_of(entries: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """A table of answers whose columns have their types also where all these answers lack a value."""
+    import pyarrow as pa
+
+    filled = {"notes": [""], "own_place": [0.0, 0.0], "own_place_km": 0.0, "clues": []}
+    return pa.Table.from_pylist([_row({**entries[0], **filled}), *map(_row, entries)]).slice(1)
 
 
 def _row(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def copy_concepts(file: Annotated[Path, typer.Argument(help="A new file, in YAML
 @app.command("score")
 def score(
     csv: Annotated[Path, typer.Option(help="A table in the project's schema.")],
-    predictions: Annotated[Path, typer.Option(metavar="FILE", help="From geocbm predict --json or --parquet.")],
+    predictions: Annotated[Path, typer.Option(metavar="FILE", help="File or folder from geocbm predict.")],
     resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 1000,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the scores to this file too; - prints them.")

@@ -39,10 +39,10 @@ def read_predictions(path: str | Path) -> dict[str, tuple[float, float]]:
     """Read the answers of `geocbm predict`: latitude and longitude by name of the photograph, NaN for no answer.
 
     The file is a JSON list of objects with `photo`, `lat` and `lng` (degrees; null for no answer), the same one a line
-    (`.jsonl`), or a table with these columns (`.parquet`).
+    (`.jsonl`), a table with these columns (`.parquet`), or a folder of such tables.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file() and not any(path.glob("*.parquet")):
         raise MissingInputError(
             f"There are no predictions at {path}: make them with geocbm predict PHOTOS --json {path}."
         )
@@ -63,6 +63,8 @@ def read_predictions(path: str | Path) -> dict[str, tuple[float, float]]:
 
 def _content(path: Path) -> Any:
     """What a file of predictions holds: a table, an answer a line, or a list."""
+    if path.is_dir():
+        return [entry for file in sorted(path.glob("*.parquet")) for entry in _content(file)]
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
