@@ -15,10 +15,12 @@ KEPT = "kept"
 
 
 class PatchKeeper(nn.Module):
-    """Chooses k patches of a picture: those with the highest score of any concept (meta).
+    """Chooses k patches of a picture: those with the highest share in the map of any concept (meta).
 
-    The score is what Stage 1 says of the concept on the patch, its bias included, so that one that is seldom said needs
-    a clearer patch. Nothing is trained here; Stage 2 carries it, and so looks at the same patches of a new photograph.
+    The share is the softmax over the patches of what Stage 1 says of the concept on each: a patch is kept where some
+    concept stands out. By the score itself the patches of one clear thing, or of what is everywhere, take all places;
+    on the demonstration world that was no better than patches at random. Nothing is trained here; Stage 2 carries it,
+    and so looks at the same patches of a new photograph.
 
     Args:
         n_metas: concepts.
@@ -30,12 +32,11 @@ class PatchKeeper(nn.Module):
     weight: Tensor  # (c, w) and
     offset: Tensor  # (c,): from a normalised token to the space of the prototypes
     prototypes: Tensor  # (k_m, c), as long as Stage 1's scale
-    bias: Tensor  # (k_m,)
 
     def __init__(self, n_metas: int, width: int, token_dim: int, kept: int) -> None:
         super().__init__()
         self.kept = kept
-        shapes = {"weight": (width, token_dim), "offset": (width,), "prototypes": (n_metas, width), "bias": (n_metas,)}
+        shapes = {"weight": (width, token_dim), "offset": (width,), "prototypes": (n_metas, width)}
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
 
@@ -54,7 +55,6 @@ class PatchKeeper(nn.Module):
             keeper.weight.copy_(own.projection.weight * own.norm.weight)
             keeper.offset.copy_(own.projection.weight @ own.norm.bias + own.projection.bias)
             keeper.prototypes.copy_(stage1.prototypes()[0] * stage1.scale("meta"))
-            keeper.bias.copy_(stage1.meta_bias)
         return keeper
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class PatchKeeper(nn.Module):
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
             seen = functional.layer_norm(tokens.to(self.weight.dtype), tokens.shape[-1:])  # (B, P, w)
             embedded = functional.normalize(functional.linear(seen, self.weight, self.offset), dim=-1)  # (B, P, c)
-            highest = (embedded @ self.prototypes.T + self.bias).amax(-1)  # (B, P)
+            highest = (embedded @ self.prototypes.T).log_softmax(1).amax(-1)  # (B, P)
             best = highest.topk(min(self.kept, tokens.shape[1]), dim=1).indices  # (B, k)
             return torch.zeros_like(highest, dtype=torch.bool).scatter(1, best, True)
 

@@ -24,13 +24,13 @@ class Stage2Config(TrainingSettings):
             "PIGEON", there 65 to 75 km); 0 keeps one cell.
         refine_cells: most probable cells inside which the nearest training pictures move the answer; 0 is off. Modes
             that do not look at the picture never do it, for it would go past their concepts.
-        tokens: which patch tokens Stage 2 reads: "all"; "top-k", the `tokens_kept` patches of each picture with the
-            highest score of any concept in Stage 1 (bottleneck "patch"); or "none", for modes that read no patches.
-            Which these are must be decided by what has seen all patches, and can be once Stage 1 is trained: Stage 2
-            then begins with one pass over the pictures (over stored tokens, where there are such) and stores the kept
-            tokens and their places. What Stages 0 and 1 read and `03.max_cache_gb` leaves no room for is encoded at
-            every read. The head carries the choice and makes it anew for a picture of which it is given all patches;
-            attention to the others is 0.
+        tokens: which patch tokens Stage 2 reads: "all"; "top-k", the `tokens_kept` patches of each picture on which
+            some concept stands out most in its map by Stage 1 (bottleneck "patch", see `PatchKeeper`); or "none", for
+            modes that read no patches. Which these are must be decided by what has seen all patches, and can be once
+            Stage 1 is trained: Stage 2 then begins with one pass over the pictures (over stored tokens, where there are
+            such) and stores the kept tokens and their places. What Stages 0 and 1 read and `03.max_cache_gb` leaves no
+            room for is encoded at every read. The head carries the choice and makes it anew for a picture of which it
+            is given all patches; attention to the others is 0.
         answer_point: which point of the distribution over cells is answered: "argmax" (the specification's likeliest
             cell and offset, moved by neighbours where `refine_cells` is on), "center" (that cell's centre), "mode" (of
             the smoothed distribution), "expected_centers" or "expected_places" (the cell centre, or the training place

@@ -94,7 +94,7 @@ def kept_tokens(files: Run, keeper: PatchKeeper | None, features: FeatureStore) 
     fingerprint = sha256_text(f"{features.fingerprint} {chosen_by} {keeper.kept}")
 
     def encode(keeper: PatchKeeper, rows: np.ndarray, wanted: Sequence[str]) -> Batches:
-        device, size = keeper.bias.device, encoders.batch_size
+        device, size = keeper.offset.device, encoders.batch_size
         parts = [rows[start : start + size] for start in range(0, len(rows), size)]
         for _, tokens in look_ahead(lambda part: features.read("tokens", part, torch.float16), parts, 1, 1):
             kept = keeper(tokens.to(device)).cpu()  # (B, P)

@@ -35,22 +35,24 @@ def head(mode, keeper=None):
     return model.eval()
 
 
-@pytest.mark.parametrize(("bias", "kept"), [(-1.0, [False, True, False, True]), (1.0, [True, False, True, False])])
-def test_the_patches_with_the_highest_score_of_any_concept_are_kept(bias, kept):
-    """Two concepts at opposite ends and two kinds of patches: one scores 2, the other 2 and the bias of its concept."""
-    keeper = PatchKeeper(n_metas=2, width=2, token_dim=2, kept=2)
+def test_the_patches_on_which_a_concept_stands_out_are_kept():
+    """Two concepts at opposite ends; three patches show the first, with a share of a third each, one the second alone.
+
+    With 2 and -2 as scores the share of the lone patch is e^2 / (e^2 + 3 e^-2) = 0.948, that of each other 0.331.
+    """
+    keeper = PatchKeeper(n_metas=2, width=2, token_dim=2, kept=1)
     keeper.weight.copy_(torch.eye(2))
     keeper.prototypes.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]) * 2**0.5)
-    keeper.bias.copy_(torch.tensor([0.0, bias]))
-    tokens = torch.tensor([[[0.0, 3.0], [3.0, 1.0], [0.0, 1.0], [2.0, 0.0]]])
-    assert keeper(tokens).tolist() == [kept]
+    tokens = torch.tensor([[[3.0, 0.0], [3.0, 1.0], [0.0, 1.0], [2.0, 0.0]]])
+    assert keeper(tokens).tolist() == [[False, False, True, False]]
+    assert keeper(1 - tokens).tolist() == [[False, False, True, False]]  # the concepts exchanged
     assert keeper(tokens[:, :1]).tolist() == [[True]]
 
 
-def test_the_score_is_that_of_stage_1():
+def test_the_map_is_that_of_stage_1():
     model, tokens = stage1(), torch.randn(3, 16, 20)
     with torch.no_grad():
-        highest = (model(torch.randn(3, 6), tokens).meta_maps + model.meta_bias).amax(-1)  # (B, P)
+        highest = model(torch.randn(3, 6), tokens).meta_maps.softmax(1).amax(-1)  # (B, P)
     kept = PatchKeeper.of(model, 5)(tokens)
     assert kept.sum(1).tolist() == [5, 5, 5]
     for row in range(3):
