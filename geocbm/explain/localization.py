@@ -145,11 +145,9 @@ def concept_boxes(run: Run, encoder: ImageEncoder, rows: np.ndarray) -> ConceptB
 class Localization:
     """What maps point at.
 
-    Attributes:
-        table: a row for each group and map: `group, way, pairs, concepts`, and `hit`, `strict` (shares) and `mass`
-            (times the concept's area) with `_low` and `_high`.
-        concepts: a row for each concept that is a label: `concept, parent, pairs`, `named` (share named first), and
-            hits by map as `hit CONCEPT` and so on; labelled pairs only.
+    `table` has a row for each group and map: `group, way, pairs, concepts`, and `hit`, `strict` (shares) and `mass`
+    (times the concept's area) with `_low` and `_high`; `concepts` one for each concept that is a label: `concept,
+    parent, pairs`, `named` (share named first), and hits by map as `hit CONCEPT` and so on; labelled pairs only.
     """
 
     table: pd.DataFrame

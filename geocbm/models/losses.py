@@ -115,15 +115,9 @@ def info_nce(
 ) -> Tensor:
     """Contrast each row of `z` and its partner in `z_pos` with all other partners (van den Oord et al., 2018).
 
-    Args:
-        z: `(B, d)` anchors.
-        z_pos: `(B, d)`; row i is the partner of anchor i.
-        temperature: may be a tensor that is learned.
-        symmetric: also contrast each partner against all anchors and average both directions.
-        not_negative: `(B, B)` booleans, pairs left out of the denominator (see `near_pairs`).
-
-    Raises:
-        ParameterError: when `z` and `z_pos` differ in shape.
+    Anchors and partners are `(B, d)`; the temperature may be a tensor that is learned. `symmetric` also contrasts each
+    partner against all anchors and averages both directions; pairs `(B, B)` that are `not_negative` are left out of the
+    denominator (see `near_pairs`).
     """
     if z.shape != z_pos.shape:
         raise ParameterError(f"z_pos has shape {tuple(z_pos.shape)}, z {tuple(z.shape)}; give one partner per anchor")

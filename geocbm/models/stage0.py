@@ -107,14 +107,10 @@ class Stage0Output(NamedTuple):
 class Stage0PretrainingModel(nn.Module):
     """Image encoder with its last blocks unfrozen, and the heads it is aligned through.
 
-    Args:
-        encoder: image encoder; everything but its last `config.unfreeze_layers` blocks is frozen here.
-        location_encoder: frozen module `(B, 2)` degrees -> `(B, g)`; None when only images are to be embedded.
-        meta_prototypes: `(k_m, t)` base prototypes, kept as they are unless `prompts` are trained.
-        parent_prototypes: `(k_p, t)`.
-        config: settings.
-        gps_dim: width g of the place embeddings.
-        prompts: prompts and text encoder to train. A trained model may be loaded without, from its prototypes.
+    Everything in the encoder but its last `config.unfreeze_layers` blocks is frozen here, and so is the location
+    encoder `(B, 2)` degrees -> `(B, gps_dim)`, None when only images are to be embedded. The base prototypes `(k_m, t)`
+    and `(k_p, t)` are kept as they are unless `prompts` are trained with their text encoder; a trained model may be
+    loaded without these, from its prototypes.
     """
 
     frozen_parts = ("encoder.", "location_encoder.", "prompts.")
