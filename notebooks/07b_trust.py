@@ -16,7 +16,7 @@
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
 stability_seeds: list[int] = []  # seeds with which Stages 1 and 2 are trained again (slow); empty: not measured
 bootstrap: int = 200  # resamples behind each interval (1000 in full)
-own_probe: bool = False  # also ask the classifier of the section "Make it yours"
+discovered_steps: int = 600  # of the autoencoder of the section "Make it yours"; 0 leaves it out
 seed: int = 0  # seed of the resamples and of the random controls
 
 # %%
@@ -28,6 +28,7 @@ from geocbm import plots
 from geocbm.evaluation.methods import main_predictions
 from geocbm.explain import ablation, concept_information, controls, interventions, leakage, localization, maps
 from geocbm.explain.concept_labels import read_concept_labels
+from geocbm.explain.discovered import probe_discovered
 from geocbm.explain.randomization import measure_randomization, randomization_metrics
 from geocbm.explain.stability import explain_seeds, measure_stability, stability_metrics
 from geocbm.explain.trust_card import VERDICTS, card_table, trust_card
@@ -187,23 +188,20 @@ nb.table(shown, caption="Can I trust this explanation? For one training seed, un
 print(f"Of {len(card)} questions:", ", ".join(f"{n} {one}" for one, n in card["verdict"].value_counts().items()))
 
 # %% [markdown]
-# ## Make it yours: another probe
+# ## Make it yours: concepts that nobody named
 #
-# A probe names countries by scores. Change it, set `own_probe = True` and run the cell: it is compared with the logistic regression.
-
+# A sparse autoencoder (Gao et al. 2024) rebuilds patch tokens from the few units that are most active; the page has as many units as concepts,
+# the first of them are called after the label of their best picture. Change `SparseAutoencoder` or `discovered_steps` and run the cell.
 
 # %%
-def my_probe(x, label, asked):
-    """The country whose mean scores are nearest: (n, k), (n,), (m, k) -> (m,)."""
-    choices = np.unique(label)
-    means = np.stack([x[label == choice].mean(axis=0) for choice in choices])  # (C, k)
-    return choices[((asked[:, None] - means) ** 2).sum(axis=-1).argmin(axis=1)]
-
-
-if own_probe:
-    x, train = linear.scores.clamp_min(1e-6).log().numpy(), files.rows["train"]
-    mine = my_probe(x[train], country[train], x[test]) == country[test]
-    print("beyond it:", estimate_text(drawn.difference(mine, information.probes["scores"].right), "{:+.1%}"))
+if discovered_steps and "scores" in information.probes:
+    found, units, left_over = probe_discovered(files, features, len(names), discovered_steps, seed)
+    beside = dict(information.probes, discovered=found)
+    shares = [{"input": key} | drawn.estimate(beside[key].right) for key in ("scores", "random", "discovered")]
+    nb.table(pd.DataFrame(shares).round(3), caption=f"Country from as many numbers; {left_over:.0%} not rebuilt")
+    best = test[units[test, :6].argmax(axis=0)]  # the best test picture of the first six units
+    called = [f"Unit {unit}: {name}" for unit, name in enumerate(files.table["meta_name"].iloc[best])]
+    nb.show_images([model.picture(row) for row in best.tolist()], called, called)
 
 # %%
 nb.record_all("truth", kept | stability_metrics(seeds) | randomization_metrics(drawn_anew))

@@ -62,7 +62,7 @@ def test_every_mode_passes_the_whole_chain_as_the_main_mode(base: Path, mode: st
     run_notebook("06_evaluation", **few, own_baseline=True)
     run_notebook("06b_uncertainty", **few, own_confidence=True)
     run_notebook("07_interpretability", **few, examples=1, pictures=2, own_map=True)
-    run_notebook("07b_trust", **few, own_probe=True)
+    run_notebook("07b_trust", **few, discovered_steps=20)
     run_notebook("08_interventions", **few, examples=1, exchanges=2)
     run_notebook("09_field_guide", run=run, min_samples=5, countries=3, concepts=3)
     run_notebook("10_compare_runs", **few, runs=[run])
