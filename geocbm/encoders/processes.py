@@ -8,23 +8,31 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import sys
+import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from geocbm.errors import UserError
+from geocbm.files import owners
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # One process may wait for another that still encodes its share of a large table; when one dies, the launcher ends all.
 _PATIENCE = timedelta(hours=24)
+_OF_BACKEND = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset)|by peer")
+_SECONDS_TO_BE_SEEN = 5.0
 
 
 def join_processes() -> None:
@@ -97,13 +105,39 @@ def all_gather_object(message: Any) -> list[Any]:
         return [message]
     from accelerate.utils import gather_object
 
-    try:
+    with said_when_left():
         return gather_object([message])
-    except RuntimeError as problem:  # of the backend: nobody answers any more
+
+
+@contextmanager
+def said_when_left() -> Iterator[None]:
+    """Say in one sentence (`UserError`) that another process has ended, which the backend tells in its own way."""
+    try:
+        yield
+    except RuntimeError as problem:
+        of_backend = isinstance(problem, distributed.DistError) or _OF_BACKEND.search(str(problem))
+        if not (_joined() and of_backend):
+            raise
         raise UserError(
             "another of the processes has ended before its work was done; start the same command again, what was "
             f"finished is kept ({str(problem).splitlines()[0][:80]})"
         ) from None
+
+
+def check_shared(folder: Path) -> None:
+    """Refuse (`UserError`) a folder that is not the same for all processes, as on nodes with disks of their own."""
+    if process_count() == 1:
+        return
+    with tempfile.NamedTemporaryFile(prefix=f".{owners.owner()}", dir=folder if is_main_process() else None) as mark:
+        name = broadcast_object(Path(mark.name).name)
+        end = time.monotonic() + _SECONDS_TO_BE_SEEN  # a network disk may show it late
+        while not (is_seen := (folder / name).exists()) and time.monotonic() < end:
+            time.sleep(0.1)
+        if blind := [str(index) for index, seen in enumerate(all_gather_object(is_seen)) if not seen]:
+            raise UserError(
+                f"process {', '.join(blind)} does not see {folder} of the main process; all nodes must share the "
+                "folder that GEOCBM_DATA names"
+            )
 
 
 def broadcast_object(message: Any) -> Any:

@@ -34,11 +34,11 @@ def fit(stage: str, run: str, profile: str, recipe: str | None, assignments: lis
     """
     # Torch warns in every process that looking for parameters without gradient costs time; some stages have such.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from geocbm.encoders.processes import launched_index
+    from geocbm.encoders.processes import launched_index, said_when_left
 
     index = launched_index()
     try:
-        with redirect_stdout(StringIO()) if index else nullcontext():
+        with said_when_left(), redirect_stdout(StringIO()) if index else nullcontext():
             train_stage(stage, run, profile, recipe, assignments)
     except Exception as problem:  # whatever it is, it is raised again, and only when to do so is decided here
         if index is not None and not (index == 0 and isinstance(problem, UserError)):
@@ -51,7 +51,7 @@ def fit(stage: str, run: str, profile: str, recipe: str | None, assignments: lis
 
 def train_stage(stage: str, run: str, profile: str, recipe: str | None, assignments: list[str]) -> None:
     """Train "stage0", "stage1" or "stage2" in this process and those launched with it, and say so."""
-    from geocbm.encoders.processes import launched_index
+    from geocbm.encoders.processes import check_shared, launched_index, raise_together
     from geocbm.run import Run
 
     chain = read_chain()
@@ -59,6 +59,8 @@ def train_stage(stage: str, run: str, profile: str, recipe: str | None, assignme
     own = read_profile(profile)
     own = replace(own, recipe=recipe or own.recipe)
     values = resolve_all(chain, read_declared(chain), own, [f"{number}.{text}" for text in assignments], run)[number]
+    raise_together(lambda: paths.data_root().mkdir(parents=True, exist_ok=True))
+    check_shared(paths.data_root())
     files = Run(paths.run_folder(run))
     # Of several processes the main one holds the run for all.
     lock = owners.only_one(files.folder / owners.LOCK, f"run {files.name!r}")
