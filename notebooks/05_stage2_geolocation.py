@@ -21,6 +21,7 @@ batch_size: int = 32  # images per step
 lr: float = 1e-4  # learning rate
 ablation_mode: str = "both"  # what reaches the heads: "both", "concept_only", "image_only", "concept_scores", "hybrid"
 variants: list[Literal["both", "concept_only", "image_only", "concept_scores", "hybrid"]] = [
+    "both",
     "concept_only",
     "image_only",
     "concept_scores",
@@ -164,8 +165,10 @@ if len(test) and config.reads_tokens:
 # %% [markdown]
 # ## What does each part contribute?
 #
-# The same head with the concept alone, the picture alone, the concepts' probabilities alone (`concept_scores`, the linear CBM: a logit is a
-# sum of one term per concept), and these with a residual from the patches (`hybrid`). What is better than it went past the concepts.
+# The same head with concept and picture (`both`), either alone, the concepts' probabilities alone (`concept_scores`, the linear CBM: a
+# logit is a sum of one term per concept), and these with a residual from the patches (`hybrid`): added to the frozen sum, or (option
+# `hybrid_residual`) a head trained by itself, whose logits are averaged with the sum, $\ell = \frac{1}{2}(\ell_{\text{concepts}} +
+# \ell_{\text{patches}})$: a product of two experts. What is better than the linear CBM went past the concepts.
 
 # %%
 by_mode = {ablation_mode: predicted} | stages.fit_variants(files, config, variants, concepts, features, test)

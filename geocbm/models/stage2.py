@@ -36,10 +36,23 @@ class Stage2Output(NamedTuple):
     attention: Tensor  # (B, heads, P), sums to 1; uniform for `image_only`, 0 for `concept_only` and `concept_scores`
     cell_offsets: Tensor | None = None  # (B, N, 3) or (B, N, 2), an offset for every cell, if the head predicts them
     residual_logits: Tensor | None = None  # (B, N), the part of `cell_logits` from the patches, in mode `hybrid`
+    learned_logits: Tensor | None = None  # (B, N) what is trained by itself before it is averaged, else None
+    learned_offsets: Tensor | None = None  # (B, 2 or 3) or (B, N, 2 or 3), its offsets
+
+    @property
+    def as_learned(self) -> Stage2Output:
+        """What the loss reads: this output, or what is trained by itself."""
+        if self.learned_logits is None:
+            return self
+        assert self.learned_offsets is not None
+        by_cell = self.learned_offsets if self.learned_offsets.ndim == 3 else None
+        return self._replace(cell_logits=self.learned_logits, offsets=self.learned_offsets, cell_offsets=by_cell)
 
     @property
     def per_row(self) -> tuple[str, ...]:
         """What the losses read of each row, which several processes gather."""
+        if self.learned_logits is not None:
+            return ("learned_logits", "learned_offsets")
         return ("cell_logits", "offsets" if self.cell_offsets is None else "cell_offsets")
 
     @property
@@ -122,7 +135,9 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         if mode == "hybrid":
             self.residual_cell_head = nn.Linear(width, n_cells)
             self.residual_offset_head = nn.Linear(width, n_offsets)
-            start_at_zero += [self.residual_cell_head, self.residual_offset_head]
+            start_at_zero.append(self.residual_offset_head)
+            if not config.averages:  # what is added begins as nothing
+                start_at_zero.append(self.residual_cell_head)
         for layer in start_at_zero:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -137,7 +152,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         if mode in ("both", "hybrid"):
             self.attention = ConceptCrossAttention(token_dim, width, config.heads, config.dropout)
             self.attention_norm = nn.LayerNorm(width)
-        if mode == "both":
+        if mode == "both" or config.averages:
             self.feed_forward = nn.Sequential(
                 nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * width, width)
             )
@@ -172,9 +187,14 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         self.score_spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
 
     def start_from_concepts(self, concept_head: Stage2CrossAttentionGeoHead) -> None:
-        """Take over the linear layers of a head trained in mode `concept_scores`; `hybrid` never changes them."""
+        """Take over the linear layers of a head trained in mode `concept_scores`; `hybrid` never changes them.
+
+        Where the two are averaged, the half of the concepts goes into these layers, so that logits stay sums of terms.
+        """
+        share = 0.5 if self.config.averages else 1.0
         for name in ("cell_head", "offset_head"):
-            getattr(self, name).load_state_dict(getattr(concept_head, name).state_dict())
+            state = getattr(concept_head, name).state_dict()
+            getattr(self, name).load_state_dict({part: share * value for part, value in state.items()})
         self.score_mean.copy_(concept_head.score_mean)
         self.score_spread.copy_(concept_head.score_spread)
 
@@ -193,26 +213,38 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         if self.keeper is not None and patch_tokens is not None and patch_tokens.shape[1] > self.keeper.kept:
             left = ~self.keeper(patch_tokens)  # (B, P)
             key_mask = left if key_mask is None else left | key_mask
-        mode = self.config.ablation_mode
-        residual = None
+        mode, averages = self.config.ablation_mode, self.config.averages
+        residual = learned = learned_offsets = None
         if self.config.reads_scores:
             scores = self._standardised(concept_emb)  # (B, concept_dim)
             cell_logits, offsets = _linear(self.cell_head, scores, mode), _linear(self.offset_head, scores, mode)
             attention = self._no_attention(scores, patch_tokens)
             if mode == "hybrid":
-                query = self.concept_projection(self.concept_norm(concept_emb))
-                attended, attention = self.attention(query, patch_tokens, key_mask)
-                features = self.drop(self.attention_norm(attended))  # (B, E) what the probabilities ask the patches for
-                residual = self.residual_cell_head(features)
-                cell_logits, offsets = cell_logits + residual, offsets + self.residual_offset_head(features)
+                features, attention = self._features(concept_emb, patch_tokens, key_mask)
+                features = self.drop(features)  # (B, E)
+                learned, learned_offsets = self.residual_cell_head(features), self.residual_offset_head(features)
+                share = 0.5 if averages else 1.0  # that of the concepts is in their weights
+                residual = share * learned
+                cell_logits, offsets = cell_logits + residual, offsets + share * learned_offsets
         else:
             features, attention = self._features(concept_emb, patch_tokens, key_mask)
             features = self.drop(features)  # (B, E)
             cell_logits, offsets = self.cell_head(features), self.offset_head(features)
+        by_cell = self._by_cell(offsets)
+        if by_cell is not None:
+            offsets = _pick(by_cell, cell_logits.argmax(-1))
+        output = Stage2Output(cell_logits, offsets, attention, by_cell, residual)
+        if not averages:
+            return output
+        assert learned_offsets is not None
+        own = self._by_cell(learned_offsets)
+        return output._replace(learned_logits=learned, learned_offsets=learned_offsets if own is None else own)
+
+    def _by_cell(self, offsets: Tensor) -> Tensor | None:
+        """Offsets `(B, N, 2 or 3)` of every cell, if the head predicts them."""
         if not self.config.per_cell_offsets:
-            return Stage2Output(cell_logits, offsets, attention, residual_logits=residual)
-        by_cell = offsets.unflatten(-1, (self.n_cells, self.config.coord_output_dim))  # (B, N, 2 or 3)
-        return Stage2Output(cell_logits, _pick(by_cell, cell_logits.argmax(-1)), attention, by_cell, residual)
+            return None
+        return offsets.unflatten(-1, (self.n_cells, self.config.coord_output_dim))
 
     def concept_contributions(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """What each concept adds to each cell's logit, compared with an average training picture.
@@ -283,6 +315,8 @@ class Stage2CrossAttentionGeoHead(nn.Module):
             return self.image_pool(self.patch_projection(mean)), attention
         concept = self.concept_projection(self.concept_norm(concept_emb))  # (B, E)
         attended, attention = self.attention(concept, patch_tokens, key_mask)
+        if config.ablation_mode == "hybrid" and not config.averages:
+            return self.attention_norm(attended), attention  # what the probabilities ask the patches for
         fused = self.attention_norm(concept + self.drop(attended))
         fused = self.feed_forward_norm(fused + self.drop(self.feed_forward(fused)))
         if config.gating:

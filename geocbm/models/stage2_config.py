@@ -39,6 +39,9 @@ class Stage2Config(TrainingSettings):
             1e-6), which make room between small probabilities, or "logit", which makes room between large ones too; a
             logit of a cell stays a sum of one term per concept.
         score_lr: learning rate of the linear layer on the probabilities. The problem is convex, so it may be large.
+        hybrid_residual: how mode "hybrid" joins its residual: "added" to the frozen logits and trained on the sum, or
+            "averaged": trained by itself, with all that mode "both" has, and the answer is the mean of both logits,
+            a product of two experts (Hinton, 2002) of which each corrects the other.
         score_epochs: most passes over the training rows for that layer, each a fraction of a second; it stops after
             a fifth of them without improvement.
     """
@@ -61,6 +64,7 @@ class Stage2Config(TrainingSettings):
     score_transform: Literal["none", "sqrt", "log", "logit"] = "none"
     score_lr: float = 0.003
     score_epochs: int = 100
+    hybrid_residual: Literal["added", "averaged"] = "added"
     embed_dim: int = 512  # width inside the head
     entrance_norm: bool = True  # layer norm on the concept embedding, whatever scale the frozen bottleneck gives it
     heads: int = 8  # attention heads
@@ -101,6 +105,11 @@ class Stage2Config(TrainingSettings):
     def reads_scores(self) -> bool:
         """Whether the concept input is the probabilities of metas and parents rather than the concept embedding."""
         return self.ablation_mode in ("concept_scores", "hybrid")
+
+    @property
+    def averages(self) -> bool:
+        """Whether the answer is the mean of the concepts' logits and of a head that was trained by itself."""
+        return self.ablation_mode == "hybrid" and self.hybrid_residual == "averaged"
 
     @property
     def refines(self) -> bool:

@@ -169,6 +169,7 @@ class Stage2Loss:
 
     def __call__(self, output: Stage2Output, batch: Batch) -> Terms:
         """Compute the terms."""
+        output = output.as_learned
         config, cell, lat, lng = self.config, batch["cell_label"], batch["lat"], batch["lng"]
         label = cell
         if config.smooth_km:

@@ -111,6 +111,8 @@ def pool_views(counts: Sequence[int], output: GeoCBMOutput) -> GeoCBMOutput:
         attention=mean(place.attention),
         cell_offsets=cell_offsets,
         residual_logits=None if place.residual_logits is None else mean(place.residual_logits),
+        learned_logits=None,
+        learned_offsets=None,
     )
     means = {name: mean(value) for name, value in concepts._asdict().items() if name != "meta_maps"}
     return output._replace(pooled=mean(output.pooled), concepts=concepts._replace(**means), place=pooled_place)

@@ -24,9 +24,10 @@ def scores_of(label, n_concepts=5):
 
 
 @pytest.mark.parametrize("transform", ["none", "sqrt", "log"])
-@pytest.mark.parametrize("mode", ["concept_scores", "hybrid"])
+@pytest.mark.parametrize("mode", ["concept_scores", "hybrid", "averaged"])
 def test_contributions_add_up_to_the_logits(mode, transform):
-    model = head(concept_dim=5, ablation_mode=mode, score_transform=transform).eval()
+    kind = {"ablation_mode": "hybrid", "hybrid_residual": "averaged"} if mode == "averaged" else {"ablation_mode": mode}
+    model = head(concept_dim=5, score_transform=transform, **kind).eval()
     scores, tokens = scores_of(np.arange(40) % 3), torch.randn(40, 9, 20)
     model.standardise_by(scores)
     for part in model.modules():
@@ -109,3 +110,38 @@ def test_what_a_mode_reads_of_the_concepts():
     for mode in ("concept_scores", "hybrid"):
         read = concept_input(Stage2Config(ablation_mode=mode), said)
         assert read.tolist() == [pytest.approx([1 / 3] * 3 + [0.5] * 2)] * 2
+
+
+@pytest.mark.parametrize("per_cell_offsets", [False, True])
+def test_an_averaged_residual_is_trained_by_itself_and_the_answer_is_the_mean(world, tmp_path, per_cell_offsets):  # noqa: F811
+    scores = scores_of(np.arange(150) % 3, 4)
+    options = {"epochs": 2, "batch_size": 16, "score_epochs": 5, "per_cell_offsets": per_cell_offsets} | SMALL
+    world = replace(world, concept_emb=scores, report=lambda _: None)
+    alone, _ = replace(world, config=Stage2Config(ablation_mode="concept_scores", **options)).fit()
+    averaged = Stage2Config(ablation_mode="hybrid", hybrid_residual="averaged", **options)
+    path = tmp_path / "stage2.safetensors"
+    model, result = replace(world, config=averaged).fit(path)
+    rows = np.arange(110, 150)
+    tokens = torch.as_tensor(world.tokens[rows]).float()
+    with torch.no_grad():
+        output, concepts = model(scores[rows], tokens), alone(scores[rows])
+    learned = output.as_learned
+    torch.testing.assert_close(output.cell_logits, (concepts.cell_logits + learned.cell_logits) / 2)
+    torch.testing.assert_close(output.residual_logits, learned.cell_logits / 2)
+    first = torch.zeros(len(rows), dtype=torch.long)
+    mean = (concepts.offsets_at(first) + learned.offsets_at(first)) / 2
+    torch.testing.assert_close(output.offsets_at(first), mean)
+    assert learned.per_row == output.per_row == ("learned_logits", "learned_offsets")
+    assert torch.equal(load_stage2(path)(scores[rows], tokens).cell_logits, output.cell_logits)
+    # The loss is that of the residual alone: what the concepts say does not move it.
+    assert result.best["loss"] > 0
+    model.cell_head.bias.data += 7.0
+    torch.testing.assert_close(model(scores[rows], tokens).as_learned.cell_logits, learned.cell_logits)
+
+
+def test_an_average_of_two_heads_begins_where_both_can_learn():
+    added = head(concept_dim=5, ablation_mode="hybrid")
+    averaged = head(concept_dim=5, ablation_mode="hybrid", hybrid_residual="averaged")
+    assert added.residual_cell_head.weight.abs().max() == 0  # the answer begins as that of the concepts
+    assert averaged.residual_cell_head.weight.abs().max() > 0
+    assert {"feed_forward", "gate", "fusion"} <= {name for name, _ in averaged.named_children()}
