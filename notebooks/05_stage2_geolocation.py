@@ -165,10 +165,8 @@ if len(test) and config.reads_tokens:
 # %% [markdown]
 # ## What does each part contribute?
 #
-# The same head with concept and picture (`both`), either alone, the concepts' probabilities alone (`concept_scores`, the linear CBM: a
-# logit is a sum of one term per concept), and these with a residual from the patches (`hybrid`): added to the frozen sum, or (option
-# `hybrid_residual`) a head trained by itself, whose logits are averaged with the sum, $\ell = \frac{1}{2}(\ell_{\text{concepts}} +
-# \ell_{\text{patches}})$: a product of two experts. What is better than the linear CBM went past the concepts.
+# Concept and picture (`both`), either alone, the concepts' probabilities alone (`concept_scores`, the linear CBM), and these with a residual
+# (`hybrid`): added to the frozen sum, or (`hybrid_residual`) a head trained by itself, a product of experts: $\ell = \frac{1}{2}(\ell_c + \ell_r)$.
 
 # %%
 by_mode = {ablation_mode: predicted} | stages.fit_variants(files, config, variants, concepts, features, test)
@@ -201,8 +199,7 @@ if own_attention:
     mine.model.attention = CosineAttention(width, short.embed_dim)
     own_result = training.fit(mine.model, mine.loss, mine.train, mine.val, mine.settings)
     theirs = stages.prepare_stage2(files, short, concepts, features, name=None).fit()
-    median = {"the package's attention": theirs.best["median_km"], "own attention": own_result.best["median_km"]}
-    print("median error, validation split:", ", ".join(f"{name} {km:,.0f} km" for name, km in median.items()))
+    print("median error, validation split:", *(f"{each.best['median_km']:,.0f} km" for each in (theirs, own_result)))
 
 # %%
 nb.record_all("", stage_metrics.place_records(files, by_mode, test, bootstrap, seed))

@@ -183,6 +183,7 @@ def other_value(field: Any) -> Any:
         "intra_parent_reduction": "mean",
         "ablation_mode": "hybrid",
         "offset_kind": "tangent",
+        "hybrid_residual": "averaged",
         "score_transform": "log",
         "tracking": "offline",
         "precision": "no",
