@@ -26,6 +26,7 @@ ROWS = {
     "stage2": "**Stage 2**",
     "variant.concept_scores": "Stage 2, `concept_scores` (strict)",
     "variant.hybrid": "Stage 2, `hybrid`",
+    "variant.both": "Stage 2, `both`",
     "recipe.seed": "Stage 2, recipe `seed`",
     "baseline.country_centroid": "oracle: told the country",
     "baseline.true_meta": "oracle: told the label alone",
@@ -75,12 +76,18 @@ def method_table(metrics: Metrics) -> str:
             measured = measured or bool(text)
             text = "told" if (prefix, name) in TOLD else text
             cells.append(f"**{text}**" if text and words.startswith("**") else text)
-        if measured:
+        if measured and not _is_main(metrics, prefix):
             place = answered(metrics, prefix.replace("baseline.", "").replace(".", "_"))
             lines.append(f"| {words} | {place} | {' | '.join(cells)} |")
         if prefix == "stage2" and (difference := _difference(metrics)):
             lines.append(difference)
     return "\n".join(lines)
+
+
+def _is_main(metrics: Metrics, prefix: str) -> bool:
+    """Whether a mode is that of the bold row."""
+    names = ("median_km", "geoscore")
+    return prefix.startswith("variant.") and all(metrics[f"{prefix}.{n}"] == metrics.get(f"stage2.{n}") for n in names)
 
 
 def _difference(metrics: Metrics) -> str:

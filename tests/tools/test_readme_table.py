@@ -49,6 +49,15 @@ def test_rows_are_those_of_the_metrics_in_the_order_of_the_readme() -> None:
     assert len(lines) == 7
 
 
+def test_the_mode_of_the_bold_row_has_no_row_of_its_own() -> None:
+    places = {name: METRICS[f"stage2.{name}"] for name in ("median_km", "geoscore")}
+    main = {f"variant.hybrid.{name}": value for name, value in places.items()}
+    other = {f"variant.both.{name}": value for name, value in places.items()} | {"variant.both.median_km": 480.0}
+    lines = readme.method_table(METRICS | main | other).splitlines()
+    assert [line for line in lines if "`hybrid`" in line] == []
+    assert [line for line in lines if "`both`" in line] == ["| Stage 2, `both` |  | 480 |  | 3,014 [2,860, 3,146] |  |"]
+
+
 def test_the_sentence_follows_the_intervals() -> None:
     assert readme.sentence(METRICS) == (
         "Stage 2 against the linear probe: no difference in median error beyond noise; GeoScore better beyond noise."
