@@ -198,7 +198,7 @@ if discovered_steps and "scores" in information.probes:
     found, units, left_over = probe_discovered(files, features, len(names), discovered_steps, seed)
     beside = dict(information.probes, discovered=found)
     shares = [{"input": key} | drawn.estimate(beside[key].right) for key in ("scores", "random", "discovered")]
-    nb.table(pd.DataFrame(shares).round(3), caption=f"Country from as many numbers; {left_over:.0%} not rebuilt")
+    nb.table(pd.DataFrame(shares).round(3), caption=f"Country right; {left_over:.0%} of the tokens' variance is lost")
     best = test[units[test, :6].argmax(axis=0)]  # the best test picture of the first six units
     called = [f"Unit {unit}: {name}" for unit, name in enumerate(files.table["meta_name"].iloc[best])]
     nb.show_images([model.picture(row) for row in best.tolist()], called, called)
