@@ -37,7 +37,7 @@ options: dict = {}  # further settings of Stage2Config, such as {"offset_kind": 
 
 # %%
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 
 from geocbm import plots, training
 from geocbm.evaluation import novelty, stage_metrics
@@ -89,8 +89,7 @@ a = (torch.einsum("bhe,bphe->bhp", q, k) / q.shape[-1] ** 0.5).softmax(-1)  # (B
 o = attention.out(torch.einsum("bhp,bphe->bhe", a, v).flatten(1))  # (B, E)
 
 attended, weights = attention(query, batch["patch_tokens"])  # as the package computes it
-torch.testing.assert_close(attended, o, rtol=1e-4, atol=1e-5)
-torch.testing.assert_close(weights, a, rtol=1e-4, atol=1e-6)
+torch.testing.assert_close((attended, weights), (o, a), rtol=1e-4, atol=1e-5)
 
 # %% [markdown]
 # ## From cells to a place
@@ -108,12 +107,12 @@ output = fresh(batch["concept_emb"], batch["patch_tokens"])  # cell_logits (B, N
 
 true, named = batch["cell_label"], output.cell_logits.argmax(-1)  # (B,)
 target = latlng_to_cartesian(batch["lat"], batch["lng"]).float() - centers[true]  # (B, 3)
-offset_error = (output.offsets - target).square().mean()
-by_hand = plain.lambda_cell * cross_entropy(output.cell_logits, true) + plain.lambda_offset * offset_error
+ce, mse = cross_entropy(output.cell_logits, true), mse_loss(output.offsets, target)
+by_hand = plain.lambda_cell * ce + plain.lambda_offset * mse
 torch.testing.assert_close(by_hand, Stage2Loss(plain, files.cells)(output, batch)["loss"])
 
-lat, lng = cartesian_to_latlng(centers[named] + output.offsets)  # degrees; the length does not matter
-torch.testing.assert_close((lat, lng), fresh.decode(output), rtol=1e-4, atol=1e-3)
+lat_lng = cartesian_to_latlng(centers[named] + output.offsets)  # degrees; the length does not matter
+torch.testing.assert_close(lat_lng, fresh.decode(output), rtol=1e-4, atol=1e-3)
 
 # %% [markdown]
 # ## One step by hand, then the run
@@ -198,8 +197,9 @@ if own_attention:
     mine = stages.prepare_stage2(files, short, concepts, features, name=None)
     mine.model.attention = CosineAttention(width, short.embed_dim)
     own_result = training.fit(mine.model, mine.loss, mine.train, mine.val, mine.settings)
-    theirs = stages.prepare_stage2(files, short, concepts, features, name=None).fit()
-    print("median error, validation split:", *(f"{each.best['median_km']:,.0f} km" for each in (theirs, own_result)))
+    theirs = stages.prepare_stage2(files, short, concepts, features, None).fit()
+    median = {"the package's attention": theirs.best["median_km"], "own attention": own_result.best["median_km"]}
+    print("median error, validation split:", ", ".join(f"{name} {km:,.0f} km" for name, km in median.items()))
 
 # %%
 nb.record_all("", stage_metrics.place_records(files, by_mode, test, bootstrap, seed))

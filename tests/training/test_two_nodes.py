@@ -34,6 +34,7 @@ print(time.time(), flush=True)
 sys.exit(status)
 """
 COMMON = ["dropout=0", "batch_size=13", "epochs=3", "patience=9"]
+STAGE2 = [*COMMON, "ablation_mode=both"]  # which trains once
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def world(folders, tmp_path_factory) -> SimpleNamespace:
         nodes.append({"GEOCBM_ROOT": str(root), "HOME": str(root), "TMPDIR": str(root / "tmp")})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GEOCBM_DATA", str(folder / "one"))
-        for stage, settings in (("stage0", stage0), ("stage1", ["epochs=1"]), ("stage2", COMMON)):
+        for stage, settings in (("stage0", stage0), ("stage1", ["epochs=1"]), ("stage2", STAGE2)):
             assert fit(stage, "tiny", "demo", None, settings) == 0
     return SimpleNamespace(folder=folder, nodes=nodes, stage0=stage0)
 
@@ -92,12 +93,12 @@ def test_a_node_that_dies_in_stage_2_ends_the_other_and_the_same_command_goes_on
     shutil.copytree(world.folder / "one", world.folder / "three")
     for file in (world.folder / "three" / "runs" / "tiny").glob("*stage2*"):
         file.unlink()
-    first, second = train(world, "die", "stage2", settings=COMMON, data="three")
+    first, second = train(world, "die", "stage2", settings=STAGE2, data="three")
     assert (first.returncode, second.returncode) == (2, -9), first.stderr
     (sentence,) = [line for line in first.stderr.splitlines() if line.startswith("geocbm:")]
     assert "another of the processes has ended before its work was done; start the same command again" in sentence
     assert "Traceback" not in first.stderr
-    first, second = train(world, "stage2", settings=COMMON, data="three")
+    first, second = train(world, "stage2", settings=STAGE2, data="three")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "epoch 1/3" not in first.stdout and "epoch 3/3" in first.stdout
     assert_same("stage2", world.folder / "one", world.folder / "three", rtol=1e-3, atol=1e-4)
