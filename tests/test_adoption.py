@@ -103,12 +103,15 @@ LEFT = (
     "stage2_recipe_seed.safetensors",
     "stage2_recipe_seed_decoding.json",
     "stage2_hybrid.resume.safetensors",
+    "stage2_hybrid_linear_part.safetensors",
 )
 KEPT = (
     "stage2.safetensors",
     "stage2.json",
     "stage2_neighbours.safetensors",
     "stage2_decoding.json",
+    "stage2_linear_part.safetensors",
+    "history_stage2_linear_part.parquet",
     "history_stage2.parquet",
     "stage2.resume.safetensors",
     "stage2_concept_scores.safetensors",

@@ -44,6 +44,8 @@ _PARTS = {
     "novelty": ("table", "splits", "stage0"),
     "stage1_floor": ("table", "splits", "stage1"),
 }
+LINEAR_PART = "_linear_part"
+"""End of the stem of a checkpoint that holds the linear layers which a head of mode `hybrid` starts from."""
 _AT_ONCE = 100_000  # texts that are put together to be hashed
 FILES = {"cells": "geocells.npz", "prototypes": "prototypes.safetensors"}
 """Files of the parts that are files and no checkpoints."""
@@ -67,6 +69,7 @@ def parts_of(name: str) -> tuple[str, ...]:
             return ("table", "splits", "cells", "stage0")
         if stem.endswith("_decoding"):
             return ("table", "splits", "cells", "stage0", stem.removesuffix("_decoding"))
+        stem = stem.removesuffix(LINEAR_PART)
         recipe = stem.removeprefix("stage2_recipe_")
         concepts = f"stage1_recipe_{recipe}" if recipe != stem else "stage1"
         return tuple(concepts if part == "stage1" else part for part in _PARTS["stage2"])

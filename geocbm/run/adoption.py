@@ -127,9 +127,10 @@ def remove_leftovers(files: Run, stage: str, trained: Iterable[str]) -> list[str
     kept = {stage} | {f"{stage}_{name.replace(' ', '_')}" for name in trained}
     removed = []
     for file in sorted(files.folder.glob(f"*{stage}_*")):
-        # history_<stem>.parquet, <stem>.resume.safetensors and these two companions belong to a checkpoint.
+        # history_<stem>.parquet, <stem>.resume.safetensors and these companions belong to a checkpoint.
         stem = file.name.partition(".")[0].removeprefix("history_")
-        stem = stem.removesuffix("_neighbours").removesuffix("_decoding")
+        for companion in ("_neighbours", "_decoding", lineage.LINEAR_PART):
+            stem = stem.removesuffix(companion)
         taken = stem.endswith(lineage.ADOPTED)  # from another run, by another notebook
         if stem.startswith(f"{stage}_") and stem not in kept and not taken and file.is_file():
             file.unlink()

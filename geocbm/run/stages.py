@@ -14,7 +14,7 @@ from geocbm.encoders import ImageEncoder, load_location_encoder, load_text_encod
 from geocbm.encoders.features import FeatureStore, OnTheFlyFeatures
 from geocbm.encoders.location import location_embeddings
 from geocbm.encoders.processes import is_main_process, on_main
-from geocbm.files import atomic_path
+from geocbm.files import atomic_path, lineage
 from geocbm.models import loading, stage1
 from geocbm.models.bottlenecks import BOTTLENECKS, mix_prototypes
 from geocbm.models.kept_tokens import PatchKeeper
@@ -173,8 +173,9 @@ def prepare_stage2(
 ) -> PreparedStage:
     """Stage 2 on what Stage 1 says of the concepts (`predict_concepts`) and on stored patch tokens.
 
-    Mode `hybrid` trains twice: first the linear layers on the probabilities, as mode `concept_scores` does, then,
-    with these frozen, the residual from the patches. Variants take a name, the checkpoint's stem, of their own.
+    Mode `hybrid` trains twice: first the linear layers on the probabilities, as mode `concept_scores` does, which a
+    checkpoint of their own keeps; then, with these frozen, the residual from the patches. Variants take a name, the
+    checkpoint's stem, of their own.
     """
     concept_emb = concept_input(config, concepts).detach().cpu().float()
     columns, token_dim = ("patch_tokens",) if config.reads_tokens else (), features.shape("tokens")[-1]
@@ -195,7 +196,9 @@ def prepare_stage2(
     elif config.ablation_mode == "hybrid":
         report("the concepts alone:")
         alone = config.in_mode("concept_scores", tracking="disabled")
-        model.start_from_concepts(fit_stage2(files, alone, concepts, features, None, report)[0])
+        linear = prepare_stage2(files, alone, concepts, features, name and name + lineage.LINEAR_PART, report)
+        linear.fit(report)
+        model.start_from_concepts(linear.model)
         report("the residual from the patches:")
     checkpoint = _checkpoint(files, name, model.description(cells.digest))
     return PreparedStage(model, Stage2Loss(config, cells), train, val, config.training, checkpoint)

@@ -16,7 +16,7 @@ import torch
 from test_training_resume import ROWS, Wavy, X, assert_same, loss, train
 
 from geocbm import training
-from geocbm.run import stages
+from geocbm.run import adoption, stages
 from geocbm.training import identity
 from geocbm.training.identity import code_is_known
 from geocbm.workbench.execute import forget_trainings
@@ -181,3 +181,26 @@ def test_stages_of_a_run_are_trained_once(copied_run):
     # How an answer is read off is no training, and the checkpoint says what is set now.
     assert stage2(heads=4, refine_cells=1).startswith(TAKEN)
     assert stages.load_stage2(files).config.refine_cells == 1
+
+
+def test_the_linear_part_of_a_hybrid_is_trained_once(copied_run, monkeypatch):
+    from tiny_run import STAGE2
+
+    from geocbm.workbench.explorers.training_step import TrainingStep
+
+    files, config = copied_run.files, replace(STAGE2, ablation_mode="hybrid", score_epochs=2)
+    features = files.features("adapted")
+    concepts = stages.predict_concepts(files, features)
+    unkept = stages.prepare_stage2(files, config, concepts, features, None, lambda _: None).model
+    stages.fit_stage2(files, config, concepts, features, report=lambda _: None)
+    monkeypatch.setattr(training.loop.EpochTrainer, "run", lambda self, epoch, told: pytest.fail("it trained"))
+    again = stages.prepare_stage2(files, config, concepts, features, report=lambda _: None).model
+    explored = TrainingStep(files, "stage2").prepared.model
+    for name in ("cell_head", "offset_head"):
+        for part, value in getattr(unkept, name).state_dict().items():
+            assert torch.equal(getattr(again, name).state_dict()[part], value)
+            assert torch.equal(getattr(explored, name).state_dict()[part], value)
+    adoption.remove_leftovers(files, "stage2", [])
+    with pytest.raises(pytest.fail.Exception, match="it trained"):  # with other settings it is another one
+        stages.prepare_stage2(files, replace(config, score_lr=0.5), concepts, features, report=lambda _: None)
+    stages.prepare_stage2(files, config, concepts, features, report=lambda _: None)

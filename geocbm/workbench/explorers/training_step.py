@@ -125,7 +125,7 @@ def _stage2(run: Run, config: dict[str, Any]) -> PreparedStage:
 
     features = run.features("adapted")
     concepts = stages.predict_concepts(run, features)
-    return stages.prepare_stage2(run, Stage2Config(**config), concepts, features, None, lambda _line: None)
+    return stages.prepare_stage2(run, Stage2Config(**config), concepts, features, report=lambda _line: None)
 
 
 class BatchExplorer:
