@@ -145,7 +145,6 @@ def test_pages_are_turned(explorer):
 
 def test_every_control_has_a_label(explorer):
     assert all(control.description for control in explorer.filters)
-    assert explorer.took_ms > 0
 
 
 def test_without_a_front_end_there_is_a_map_with_a_menu(trained_run, capsys):

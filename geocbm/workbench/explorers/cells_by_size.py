@@ -16,7 +16,7 @@ from geocbm.plots.cells import CELL_COLOURS, border_lines, cell_colours, cell_sl
 from geocbm.plots.values import escape, km_text, plural
 from geocbm.run import Run
 from geocbm.workbench import html
-from geocbm.workbench.explorers.shared import WIDE, WRAP, LiveMap, PictureStrip, dropdown, said, show, timed
+from geocbm.workbench.explorers.shared import WIDE, WRAP, LiveMap, PictureStrip, dropdown, said, show
 
 SIZES = (5, 10, 20, 30, 40, 60, 80, 120, 200, 300, 500, 1000, 2000, 5000)
 """Values of `min_samples_per_cell` to choose from, beside that of the run."""
@@ -60,7 +60,7 @@ class CellExplorer:
     """
 
     def __init__(self, run: Run) -> None:
-        self.run, self.took_ms = run, 0.0
+        self.run = run
         self._kept: dict[int, tuple[Any, ...]] = {}
         own, sizes = run.cells.settings["min_samples_per_cell"], sizes_of(run)
         self.size = ipywidgets.SelectionSlider(
@@ -87,7 +87,6 @@ class CellExplorer:
         self.ahead = Thread(target=lambda: [self._prepare(size) for size in sizes], daemon=True)
         self.ahead.start()
 
-    @timed
     def cut(self, _change: Any = None) -> None:
         """Draw the cells of the chosen value, and look into the largest one."""
         cells, member, lines, stars, km = self._prepare(self.size.value)
@@ -116,7 +115,6 @@ class CellExplorer:
         self.cell.observe(self.look, "value")
         self._show_cell(mark=False)
 
-    @timed
     def look(self, _change: Any = None) -> None:
         """Show the pictures of the chosen cell, those nearest to its centre first, and how far they lie from it."""
         self._show_cell(mark=True)

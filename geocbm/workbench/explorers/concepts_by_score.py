@@ -21,7 +21,7 @@ from geocbm.plots.theme import PALETTE
 from geocbm.plots.values import escape, percent, plural
 from geocbm.run import Run, encoding, predictions, stages
 from geocbm.workbench import html
-from geocbm.workbench.explorers.shared import SIDE, WIDE, WRAP, LiveMap, PictureStrip, dropdown, said, show, timed
+from geocbm.workbench.explorers.shared import SIDE, WIDE, WRAP, LiveMap, PictureStrip, dropdown, said, show
 
 SHADES = ("#DDE3EA", PALETTE[5], PALETTE[0], "#00243F")
 """Colours of scores from nothing to the highest score of the concept."""
@@ -183,7 +183,7 @@ class ConceptExplorer:
     """A list of concepts, and of the chosen one map, reliability, nearest prototypes and pictures."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.seen, self.took_ms = run, SeenConcepts(run), 0.0
+        self.run, self.seen = run, SeenConcepts(run)
         names = run.concepts.metas
         options = sorted((f"{run.concepts.meta_to_parent[name]}: {name}", meta) for meta, name in enumerate(names))
         splits = [split for split in ("test", "val", "train") if len(run.rows[split])]
@@ -216,7 +216,6 @@ class ConceptExplorer:
         """The pictures of the chosen split."""
         return self.run.rows[self.split.value]
 
-    @timed
     def look(self, _change: Any = None) -> None:
         """Show the chosen concept."""
         meta, seen, rows = self.concept.value, self.seen, self.rows
@@ -238,7 +237,6 @@ class ConceptExplorer:
         self.map.show(rows[order], texts[order], levels[order], sentence)
         self._list()
 
-    @timed
     def sort(self, _change: Any = None) -> None:
         """Show its pictures in the chosen order, with or without maps."""
         self._list()

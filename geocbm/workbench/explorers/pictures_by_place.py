@@ -29,7 +29,6 @@ from geocbm.workbench.explorers.shared import (
     recount,
     said,
     show,
-    timed,
 )
 
 SPLITS = ("train", "val", "test")
@@ -90,7 +89,7 @@ class DataExplorer:
     """
 
     def __init__(self, run: Run) -> None:
-        self.run, self.frame, self.took_ms = run, look_up(run), 0.0
+        self.run, self.frame = run, look_up(run)
         self.strip, self.status = PictureStrip(run, self.caption), ipywidgets.HTML()
         self._still, self._others = False, np.full(len(self.frame), True)
         self.split, self.country, self.concept = (
@@ -137,7 +136,6 @@ class DataExplorer:
         controls = [ipywidgets.HBox(self.filters[:4], layout=WRAP), ipywidgets.HBox(self.filters[4:], layout=WRAP)]
         self.box = ipywidgets.VBox([*controls, buttons, self.map.box, self.status, self.strip.box], layout=WIDE)
 
-    @timed
     def filter(self, _change: Any = None) -> None:
         """Show the pictures that pass all filters, on the map and side by side."""
         if self._still:  # options and value of a filter change one after the other
@@ -169,13 +167,11 @@ class DataExplorer:
         self.map.show(rows, self._texts[rows], self._levels[rows], sentence)
         self._say("Draw a lasso around places, or click one.", rows)
 
-    @timed
     def select(self, rows: np.ndarray) -> None:
         """Show the pictures enclosed on the map; all that pass the filters where there is none."""
         self.map.mark(rows if len(rows) else None)
         self._say(f"{plural(len(rows), self.run.noun)} enclosed.", rows if len(rows) else self.map.rows)
 
-    @timed
     def look_around(self, row: int) -> None:
         """Show a picture and those nearest to it among the ones on the map, the nearest first."""
         lat, lng, others = self.run.lat, self.run.lng, self.map.rows

@@ -14,7 +14,6 @@ An explorer is a function of a run that shows a class's `box` where `is_live()`,
             self.map = LiveMap(run, "Where it is", ["blue"], on_pick=self.look)  # its points are rows of the table
             self.country.observe(self.filter, "value")
 
-        @timed  # how long an answer took, in `self.took_ms`
         def filter(self, _change): ...
 
 `LiveMap.show(rows, ...)` draws rows, `on_pick(row)` is told of a click and `on_region(rows)` of a lasso or a box. A map
@@ -24,9 +23,7 @@ sentence that a screen reader speaks when it changes; controls take their labels
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from functools import wraps
 from html import escape
 from typing import Any
 
@@ -65,20 +62,6 @@ def show(box: ipywidgets.Box) -> None:
     from IPython.display import display
 
     display(ipywidgets.VBox([box, OwnKeys(layout=ipywidgets.Layout(display="none"))]))
-
-
-def timed(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that notes in `took_ms` of its object how long it took."""
-
-    @wraps(callback)
-    def noted(self: Any, *args: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return callback(self, *args)
-        finally:
-            self.took_ms = 1000 * (time.perf_counter() - began)
-
-    return noted
 
 
 def page(content: str, attributes: str = "") -> str:
