@@ -57,12 +57,14 @@ def _parse(text: str, where: str) -> ConceptList:
         raise ParameterError(f"{where} holds no parents; {_FORM}")
     parents: dict[str, str] = {}
     own: dict[str, tuple[str, ...]] = {}
+    spelt: dict[str, str] = {}  # by its letters in lower case, since columns are found by them
     for written, below in content.items():
         parent = _name(written, where)
         for each, sentences in _names_below(below, f"{where}, {parent!r}"):
             name = _name(each, f"{where}, {parent!r}")
-            if name in parents:
-                raise ParameterError(f"{where}: {name!r} stands under {parents[name]!r} and {parent!r}; keep one")
+            if (twin := spelt.setdefault(name.casefold(), name)) in parents:
+                both = f"{twin!r} of {parents[twin]!r} and {name!r} of {parent!r}"
+                raise ParameterError(f"{where}: {both} are one name; keep one of them")
             parents[name] = parent
             if sentences:
                 own[name] = sentences

@@ -257,7 +257,9 @@ def read_yaml(text: str) -> Any:
         _refuse_twins(yaml.compose(text, Loader=yaml.SafeLoader))
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as problem:
-        raise ValueError(first_line(problem)) from None
+        mark = getattr(problem, "problem_mark", None)
+        said = f"{getattr(problem, 'problem', problem)} (line {mark.line + 1})" if mark else first_line(problem)
+        raise ValueError(said) from None
 
 
 def _refuse_twins(node: Any) -> None:

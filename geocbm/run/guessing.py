@@ -81,7 +81,8 @@ def guess_concepts(
     if not name:
         raise ParameterError(
             "the table has no labels, and guess_with is empty; name a model of pictures and texts that guesses them, "
-            "such as --set 01.guess_with=geolocal/StreetCLIP"
+            "such as --set 01.guess_with=geolocal/StreetCLIP; or head a column of 1, 0 or nothing with each name of a "
+            "list of yours (--set 01.concepts=FILE)"
         )
     encoder = load_image_encoder(name)
     text = joint_text_encoder(name, encoder.pooled_dim)

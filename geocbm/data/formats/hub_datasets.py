@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.data.formats.records import Record
-from geocbm.data.images.photographs import ENDINGS
+from geocbm.data.images.photographs import ENDINGS, ending_of
 from geocbm.data.table import image_files
 from geocbm.errors import BadTableError, MissingInputError, ParameterError, first_line, printable
 from geocbm.files import atomic_folder, read_json
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _AT_ONCE = 16  # rows, pictures among them
-_MAGIC = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"II*": ".tif", b"MM\0*": ".tif"}
 
 
 def read_dataset(folder: Path, unread: Counter[str]) -> Iterator[Record]:
@@ -129,8 +128,7 @@ def _record(where: str, picture: Any, columns: dict[str, Any]) -> Record:
     if not content and path:
         return Record(where, problems=("not the picture but a path is in the data set, which is not followed",))
     content, suffix = content if isinstance(content, bytes) else b"", Path(str(path)).suffix.lower()
-    if suffix not in ENDINGS:
-        suffix = next((own for magic, own in _MAGIC.items() if content.startswith(magic)), ".img")
+    suffix = suffix if suffix in ENDINGS else ending_of(content)
     return Record(where, columns=columns, picture=content, suffix=suffix)
 
 

@@ -64,6 +64,17 @@ def is_photograph(name: str) -> bool:
     return Path(name).suffix.lower() in ENDINGS and not name.startswith("._")
 
 
+def ending_of(content: bytes) -> str:
+    """The usual ending of a picture's file by its content, ".img" of what is no picture."""
+    from PIL import Image as pillow
+
+    with suppress(Exception), _no_pixel_limit():  # Pillow raises many kinds for damaged files
+        image = _open(BytesIO(content), content[:_HEAD], "the picture")
+        formats = {**pillow.EXTENSION, ".heic": "HEIF", ".dng": "RAW"}
+        return next(ending for ending in ENDINGS if formats.get(ending) == (image.format if image else "RAW"))
+    return ".img"
+
+
 def read_photograph(source: str | Path | bytes | Image, name: str = "", least_side: int = REDUCED_SIDE) -> Photograph:
     """Read a photograph, reduced by a whole factor where its shorter side has twice `least_side` pixels or more.
 

@@ -14,7 +14,7 @@ from PIL import Image, TiffImagePlugin
 
 from geocbm.data.images import photographs
 from geocbm.data.images.metadata import own_position
-from geocbm.data.images.photographs import read_photograph
+from geocbm.data.images.photographs import ending_of, read_photograph
 from geocbm.errors import MissingInputError, UserError, printable
 
 RED = Image.new("RGB", (64, 48), (200, 30, 30))
@@ -40,6 +40,23 @@ def test_a_plain_picture_has_nothing_to_be_said():
     photo = read_photograph(written("PNG"))
     assert photo.picture.mode == "RGB" and photo.picture.getpixel((5, 5)) == (200, 30, 30)
     assert (photo.notes, photo.own_place) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("content", "ending"),
+    [
+        *((written(kind), f".{kind.lower()}") for kind in ("PNG", "WEBP", "GIF", "BMP", "AVIF")),
+        *(
+            (written("JPEG"), ".jpg"),
+            (written("TIFF"), ".tif"),
+            (written("JPEG2000"), ".jp2"),
+            (written("PPM"), ".ppm"),
+        ),
+        *((HEIC, ".heic"), (dng(), ".dng"), (b"RIFF, but no picture", ".img"), (b"", ".img")),
+    ],
+)
+def test_endings_are_those_of_what_a_file_holds(content, ending):
+    assert ending_of(content) == ending
 
 
 @pytest.mark.parametrize(
