@@ -10,6 +10,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from launching import end_after_a_batch
 from tiny_run import write_pictures
 
 from geocbm.encoders import load_image_encoder
@@ -55,19 +56,6 @@ def job_of(world, path: Path, fingerprint: str | None = None) -> ranges.RangeJob
     names = [file.name for file in world.files]
     manifest = manifest_of(shapes, names, fingerprint or world.encoder.fingerprint())
     return ranges.RangeJob.of(path, manifest, world.encoder.name, BATCH)
-
-
-def end_after_a_batch() -> None:
-    """Let the process in which this is called end in its second batch, as if it had been killed."""
-    whole = ranges.encode_files
-
-    def ending(*arguments):
-        for number, batch in enumerate(whole(*arguments)):
-            if number == 1:
-                os._exit(9)
-            yield batch
-
-    ranges.encode_files = ending
 
 
 def test_a_worker_of_a_cluster_is_killed_midway_and_all_ranges_are_done(world, tmp_path):
