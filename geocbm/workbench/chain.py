@@ -1,7 +1,9 @@
 """The chain: every notebook headless, in order, skipped when nothing it depends on has changed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -11,6 +13,7 @@ from geocbm.errors import MissingInputError, ParameterError, did_you_mean
 from geocbm.files import atomic_path, engine, link_or_copy, owners, paths, write_json
 from geocbm.workbench import demo_data, execute, keys, names, profiles, records, rendered, settings
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
+from geocbm.workbench.status_line import Console
 
 Profile = Annotated[
     str, typer.Option(help="Parameter file in notebooks/params.", autocompletion=profiles.profile_names)
@@ -108,6 +111,10 @@ class Request(NamedTuple):
             help="Encode pictures on workers: loky:N processes here, or dask://HOST:PORT.",
         ),
     ] = ""
+    jobs: Annotated[
+        int,
+        typer.Option(min=1, help="Pages that do not read one another are made so many at a time; memory for each."),
+    ] = 2
     no_render: Annotated[bool, typer.Option("--no-render", help="Leave the pages alone.")] = False
 
 
@@ -267,24 +274,60 @@ def _explain(run: _Run, selected: Sequence[Stage]) -> None:
 
 
 def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
-    """Bring every selected stage up to date, in order."""
-    for stage in selected:
-        if stage is run.chain.stages[0] and not demo_data.make(run.chain, run.csv, run.timeout()):
-            raise execute.StageFailed("atlas")
-        key, reason, source = run.decide(stage)
-        if run.request.force:
-            execute.forget_trainings(stage, run.name)
-        if reason is None:
-            print(f"{execute.label(stage)} skipped (unchanged)", flush=True)
-            records.write_stage(run.name, run.profile.name, stage.number, None, "skipped", "unchanged")
-        elif source:
-            _take_over(run, stage, source)
-            print(f"{execute.label(stage)} taken over from run {source} (the same key)", flush=True)
-            execute.say_remarks(stage, run.name)
-        else:
-            values, limit = run.values[stage.number], run.timeout(stage.timeout)
-            execute.execute(stage, run.name, values, limit, key, reason, run.request.engine)
-            run.ran += 1
+    """Bring every selected stage up to date: in order, and side by side where the chain allows it.
+
+    When one fails no other begins; those under way come to their end, unless the command itself is ended.
+    """
+    around = execute.Surroundings(Console(), run.request.jobs, run.request.engine)
+    waiting, under_way = list(selected), dict[Future[None], Stage]()
+    with ThreadPoolExecutor(max(1, run.request.jobs)) as pool:
+        try:
+            while waiting or under_way:
+                while stage := _next(run, waiting, under_way.values()):
+                    waiting.remove(stage)
+                    if work := _work(run, stage, around):
+                        under_way[pool.submit(work)] = stage
+                for ended in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    del under_way[ended]
+                    ended.result()
+        except execute.StageFailed:
+            raise
+        except BaseException:
+            around.console.stopped.set()
+            raise
+
+
+def _next(run: _Run, waiting: Sequence[Stage], under_way: Collection[Stage]) -> Stage | None:
+    """The first stage that may begin beside those under way: all that it reads is made, and it may run beside them."""
+    for place, stage in enumerate(waiting):
+        busy = [*waiting[:place], *under_way]
+        alone = not (stage.beside and all(other.beside for other in busy))
+        if (alone and busy) or len(under_way) >= run.request.jobs:
+            return None
+        if not any(feeder in busy for feeder in run.chain.feeders(stage)):
+            return stage
+    return None
+
+
+def _work(run: _Run, stage: Stage, around: execute.Surroundings) -> Callable[[], None] | None:
+    """What remains to be done in a process of its own to bring a stage up to date; None when nothing does."""
+    if stage is run.chain.stages[0] and not demo_data.make(run.chain, run.csv, run.timeout()):
+        raise execute.StageFailed("atlas")
+    key, reason, source = run.decide(stage)
+    if run.request.force:
+        execute.forget_trainings(stage, run.name)
+    if reason is None:
+        around.console.say(f"{execute.label(stage)} skipped (unchanged)")
+        records.write_stage(run.name, run.profile.name, stage.number, None, "skipped", "unchanged")
+    elif source:
+        _take_over(run, stage, source)
+        around.console.say(f"{execute.label(stage)} taken over from run {source} (the same key)")
+        execute.say_remarks(stage, run.name, around.console)
+    else:
+        values, limit = run.values[stage.number], run.timeout(stage.timeout)
+        run.ran += 1
+        return partial(execute.execute, stage, run.name, values, limit, key, reason, around)
+    return None
 
 
 def _take_over(run: _Run, stage: Stage, source: str) -> None:

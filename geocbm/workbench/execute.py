@@ -8,6 +8,7 @@ import math
 import re
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from geocbm.files import (
 from geocbm.workbench import keys, process, records, rerun_command
 from geocbm.workbench.notebook import IN_CHAIN
 from geocbm.workbench.stages import Stage
-from geocbm.workbench.status_line import StatusLine, last_seconds
+from geocbm.workbench.status_line import Console, StatusLine, last_seconds
 from geocbm.workbench.sync import write_pair
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -61,6 +62,21 @@ def forget_trainings(stage: Stage, run: str) -> None:
                 write_json(file, content)
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What the stages of one command share.
+
+    Attributes:
+        console: where their lines are written.
+        jobs: stages side by side, at most; each that may run so takes one share of the processors.
+        engine: text of the engine whose workers encode pictures, empty for what the environment says.
+    """
+
+    console: Console
+    jobs: int = 2
+    engine: str = ""
+
+
 def execute(
     stage: Stage,
     run: str,
@@ -68,16 +84,16 @@ def execute(
     limit: float | None,
     key: dict[str, Any],
     reason: str,
-    on_engine: str = "",
+    place: Surroundings,
 ) -> None:
     """Execute one notebook; on success leave page, stamp and manifest, on failure the failed copy and its traceback.
 
     After `limit` seconds it is ended, and without a limit when it says nothing for `SILENCE` seconds. `key` is what the
-    result depends on (`keys.compute`), `reason` why it is executed, `on_engine` the text of the engine whose workers
-    encode pictures, empty for what the environment says.
+    result depends on (`keys.compute`), `reason` why it is executed.
 
     Raises:
         StageFailed: If it failed, took too long or did not write what it promised.
+        Stopped: If the chain ends.
     """
     folder, report, profile = paths.run_folder(run), paths.report_folder(run), key["profile"]
     with said_when_unwritable(report):
@@ -90,11 +106,11 @@ def execute(
     rerun_command.record(folder, profile)
     started = records.now()
     try:
-        with owners.scratch_folder() as place:
-            job, status = Path(place) / "job.json", Path(place) / "status.json"
+        with owners.scratch_folder() as scratch:
+            job, status = Path(scratch) / "job.json", Path(scratch) / "status.json"
             content = {
                 "source": str(stage.source),
-                "notebook": str(Path(place) / f"{stage.notebook}.ipynb"),
+                "notebook": str(Path(scratch) / f"{stage.notebook}.ipynb"),
                 "output": str(temporary),
                 "parameters": values,
                 "cwd": str(paths.project_root()),
@@ -102,15 +118,16 @@ def execute(
             }
             write_json(job, content)
             silence, last = math.inf if limit else SILENCE, last_seconds(run, profile, stage.number)
-            line = StatusLine(label(stage), f"[{stage.number}]", status, [temporary], silence, last)
+            line = StatusLine(label(stage), f"[{stage.number}]", status, [temporary], silence, last, place.console)
             outcome = process.run_limited(
                 [sys.executable, "-m", "geocbm.workbench.execute", str(job)],
                 paths.project_root(),
                 process.child_environment(
                     # What its kernel leaves in the temporary folder goes with it, whatever ends it.
                     paths.as_environment()
-                    | {IN_CHAIN: "1", progress.STATUS: str(status), "TMPDIR": place}
-                    | ({engine.ENGINE: on_engine} if on_engine else {})
+                    | {IN_CHAIN: "1", progress.STATUS: str(status), "TMPDIR": scratch}
+                    | ({engine.ENGINE: place.engine} if place.engine else {}),
+                    max(2, place.jobs) if stage.beside else 1,
                 ),
                 limit + 60 if limit else math.inf,  # the cell's own limit comes first: it leaves a better message
                 line,
@@ -130,6 +147,7 @@ def execute(
             stamp |= {"error": f"{result['kind']}: {result['message']}"}
             records.write_stage(run, profile, stage.number, stamp, "failed", reason)
             line.end(f"failed after {outcome.seconds:.1f} s  (ran: {reason})")
+            place.console.break_line()
             _tell(stage, result, failed_copy)
             raise StageFailed(stage.notebook)
     finally:
@@ -140,13 +158,13 @@ def execute(
     keys.hand_file(folder, stage.number).unlink(missing_ok=True)
     write_json(keys.stamp_file(folder, stage.number), {"key": key, "outputs": made, "profile": profile})
     line.end(f"{outcome.seconds:6.1f} s  (ran: {reason})")
-    say_remarks(stage, run)
+    say_remarks(stage, run, place.console)
 
 
-def say_remarks(stage: Stage, run: str) -> None:
+def say_remarks(stage: Stage, run: str, console: Console) -> None:
     """Print what a stage's notebook has to say to whoever runs it, whether it was executed or taken over."""
     for remark in records.read_remarks(run, stage.number):
-        print(f"     beware: {remark}", flush=True)
+        console.say(f"     beware: {remark}")
 
 
 def _result(file: Path, outcome: process.Outcome, limit: float | None) -> dict[str, Any]:

@@ -127,16 +127,17 @@ def _kill(child: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) -
         child.stdin.close()
 
 
-def child_environment(roots: Mapping[str, str]) -> dict[str, str]:
-    """Environment of a notebook's process.
+def child_environment(roots: Mapping[str, str], shares: int = 1) -> dict[str, str]:
+    """Environment of a notebook's process, of which `shares` run side by side.
 
-    Threads are capped to the number of processors this process may use, unless the user set a number: each of several
-    libraries would otherwise start that many, and they would wait for one another.
+    Threads are capped to the processors this process may use, or a share of them, unless the user set a number: each of
+    several libraries would otherwise start that many, and they would wait for one another.
     """
     environment = dict(os.environ)
-    cores = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = str(max(1, cores // shares))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
-        environment.setdefault(name, cores)
+        environment.setdefault(name, threads)
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA sums are repeatable only with this
     environment.setdefault("WANDB_SILENT", "true")

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +22,8 @@ from geocbm.files import paths, read_json, run_command, write_json, write_text
 from geocbm.files.stored import opened
 from geocbm.workbench import keys
 from geocbm.workbench.stages import NUMBER_GLOB, Stage
+
+_MANIFEST = threading.Lock()  # stages that run side by side may end at once
 
 
 def check_key(key: str) -> str:
@@ -195,12 +198,13 @@ def write_stage(run: str, profile: str, number: str, entry: Mapping[str, Any] | 
     The `status` is ``fresh``, ``skipped``, ``taken over`` or ``failed``, `reason` why it ran or did not.
     """
     file = paths.report_folder(run) / "manifest.json"
-    manifest = keys.read_json_or_empty(file)
-    known = manifest.get("stages")
-    known = known.items() if isinstance(known, dict) else ()  # what is damaged is told by stamps and pages
-    stages = {each: said for each, said in known if isinstance(said, dict)}
-    old = dict(entry) if entry is not None else dict(stages.get(number) or _stamped(run, number))
-    stages[number] = old | {"status": status, "reason": reason}
-    updated = {"run": run, "profile": profile, "geocbm": __version__, "stages": stages}
-    if updated != manifest:
-        write_json(file, updated)
+    with _MANIFEST:
+        manifest = keys.read_json_or_empty(file)
+        known = manifest.get("stages")
+        known = known.items() if isinstance(known, dict) else ()  # what is damaged is told by stamps and pages
+        stages = {each: said for each, said in known if isinstance(said, dict)}
+        old = dict(entry) if entry is not None else dict(stages.get(number) or _stamped(run, number))
+        stages[number] = old | {"status": status, "reason": reason}
+        updated = {"run": run, "profile": profile, "geocbm": __version__, "stages": stages}
+        if updated != manifest:
+            write_json(file, updated)

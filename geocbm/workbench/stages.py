@@ -14,7 +14,7 @@ NUMBER = r"\d\d[a-z]?"
 """Pattern of a notebook's number: two digits, and a letter where one page became two (06, 06b)."""
 NUMBER_GLOB = "[0-9][0-9]*"
 """The same for names of files, a little wider."""
-_KEYS = {"notebook", "reads", "writes", "timeout"}
+_KEYS = {"notebook", "reads", "writes", "timeout", "beside"}
 
 
 def number_of(notebook: str) -> str:
@@ -36,6 +36,7 @@ class Stage:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()  # files of the run that exist when the notebook has run
     timeout: float | None = None  # limit in seconds; None for the command's own
+    beside: bool = False  # takes a share of the processors, and may run beside stages that it does not read
 
     @property
     def promised(self) -> tuple[str, ...]:
@@ -140,7 +141,8 @@ def read_chain() -> Chain:
             raise ParameterError(
                 f"chain.toml: notebook={name!r} must be a number such as 06 or 06b, an underscore and a title"
             )
-        stages.append(Stage(name, tuple(entry.get("reads", ())), tuple(entry.get("writes", ())), entry.get("timeout")))
+        flow = tuple(entry.get("reads", ())), tuple(entry.get("writes", ()))
+        stages.append(Stage(name, *flow, entry.get("timeout"), bool(entry.get("beside", False))))
     numbers = [stage.number for stage in stages]
     if len(set(numbers)) < len(numbers) or not numbers:
         raise ParameterError(f"chain.toml needs stages with different numbers, it has: {', '.join(numbers) or 'none'}")

@@ -11,7 +11,7 @@ import pytest
 
 from geocbm.files import paths, write_json
 from geocbm.workbench import process
-from geocbm.workbench.status_line import StatusLine, last_seconds
+from geocbm.workbench.status_line import Console, StatusLine, Stopped, last_seconds
 
 
 def test_the_line_says_how_far_it_is(tmp_path: Path) -> None:
@@ -47,7 +47,54 @@ def test_on_a_terminal_it_is_rewritten_in_place(
         "[05] stage2   2.1 s  (ran: forced)",
     ]
     monkeypatch.setenv("COLUMNS", "20")  # a line that wraps could not be rewritten
-    assert line.text(1.0) == "[05] 0:01 · epoch 1"
+    line(1.0)
+    assert capsys.readouterr().out == "\r[05] 0:01 · epoch"
+
+
+def test_stages_side_by_side_share_the_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "41")
+    console = Console()
+    one, other = (StatusLine(f"[{n}] it", f"[{n}]", tmp_path / n, console=console) for n in ("06", "07"))
+    one(2.0)
+    other(61.0)
+    one.end("done")
+    other(62.0)
+    console.say("     beware")
+    other.end("done")
+    assert [part.rstrip() for part in capsys.readouterr().out.split("\r")] == [
+        "",
+        "[06] it running ...",
+        "[06] it running ... [07] it running ...",
+        "[06] 0:02           [07] it running ...",
+        "[06] 0:02           [07] 1:01",
+        "[06] it done",
+        "[07] 1:01",
+        "[07] 1:02",
+        "     beware",
+        "[07] 1:02",
+        "[07] it done",
+    ]
+
+
+def test_side_by_side_elsewhere_each_has_a_line_for_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    one, other = (StatusLine(f"[{n}] it", f"[{n}]", tmp_path / n, console=console) for n in ("06", "07"))
+    one.end("1 s")
+    console.say("     beware")
+    other.end("2 s")
+    said = "[06] it running ... \n[07] it running ... \n[06] it 1 s\n     beware\n[07] it 2 s\n"
+    assert capsys.readouterr().out == said
+
+
+def test_a_stage_ends_with_its_chain(tmp_path: Path) -> None:
+    console = Console()
+    line = StatusLine("[05]", "[05]", tmp_path / "status.json", console=console)
+    console.stopped.set()
+    with pytest.raises(Stopped):
+        process.run_limited([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, {}, 1e9, line)
 
 
 def test_elsewhere_it_has_a_beginning_and_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
