@@ -292,7 +292,7 @@ def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
                     ended.result()
         except execute.StageFailed:
             raise
-        except BaseException:
+        except BaseException:  # an interrupt, or what nobody foresaw
             around.console.stopped.set()
             raise
 
