@@ -51,6 +51,7 @@ def test_positions_become_a_table_with_countries(folder):
     assert list(table["country"]) == ["Switzerland", "Australia"]
     assert table["lat"].to_numpy() == pytest.approx([46.2, -33.869444], abs=1e-5)
     assert table["lng"].to_numpy() == pytest.approx([6.15, 151.2125], abs=1e-5)
+    assert done.path.read_text().endswith(",-33.8694444,151.2125,Australia\n")
     read = load_table(done.path, concepts=read_concept_list())
     assert list(read["country"]) == ["Switzerland", "Australia"] and read.attrs["n_rejected"] == 0
 
