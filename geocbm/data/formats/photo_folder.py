@@ -15,7 +15,6 @@ from geocbm.data.public.reading import Conversion, check_folder
 from geocbm.errors import BadTableError, UserError, printable
 from geocbm.files import atomic_path
 
-_DIGITS = 7  # of degrees, a centimetre; arcseconds in fractions have no end as degrees
 _SMALL = 96  # pixels of the shorter side to which a picture is decoded, to see that it is whole
 
 
@@ -41,7 +40,7 @@ def convert_photographs(folder: Path, out: Path | None = None) -> Conversion:
     if not rows:
         said = [f"No photograph of the {len(files):,} in {folder} says where it was taken", *named_in(rejected)]
         raise BadTableError("\n  ".join(said), said)
-    table = with_country(pd.DataFrame(rows, columns=["pano_id", "image_path", "lat", "lng"]).round(_DIGITS))
+    table = with_country(pd.DataFrame(rows, columns=["pano_id", "image_path", "lat", "lng"]).round(7))  # to 1 cm
     with atomic_path(target) as temporary:
         table.to_csv(temporary, index=False)
     beside = write_rejected(target, ("image_path", "reason"), rejected)
