@@ -11,6 +11,9 @@ import plotly.graph_objects as go
 # Okabe and Ito (2008): told apart with every common kind of colour blindness. Their yellow is too pale for lines.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B4B8A", "#6B6B6B")
 INK, MUTED, GRID, LAND = "#1F2933", "#6B7785", "#E5E9EE", "#9AA5B1"
+ON_DARK = {INK: "#E6EDF3", MUTED: "#A8B3BF", GRID: "#2B333C", LAND: "#57606A", "#F7F9FB": "#161C23"}
+ON_DARK |= {"#8290A0": "#6B7785", "#CBD2D9": "#3A434D", "#F4F1EC": "#2B333C", "#000000": "#E6EDF3"}
+"""What is drawn for a white ground, and what stands for it on a dark one, in pages and in JupyterLab."""
 _FOREIGN = re.compile(r"<(?!/?(?:br|b|i|sub|sup)>)")
 """What begins a tag that no title of this project has, such as a link in somebody's name."""
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"

@@ -55,10 +55,25 @@ def template(name: str) -> Any:
     """Load one of the package's page templates; everything it prints is escaped unless marked safe."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from geocbm.plots.theme import ON_DARK
+
     loader = FileSystemLoader(TEMPLATES)
     return Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template(name)
+    ).get_template(name, globals={"shades": ON_DARK})
+
+
+def explorers_css() -> str:
+    """Looks of explorers, and the shades of figures in a dark theme; a browser writes colours as `rgb()`."""
+    from geocbm.plots.theme import ON_DARK
+
+    rules = [(TEMPLATES / "explorers.css").read_text(encoding="utf-8")]
+    for light, dark in ON_DARK.items():
+        shade = ", ".join(map(str, bytes.fromhex(light[1:])))
+        for part in ("fill", "stroke"):
+            where = f'.js-plotly-plot [style*="{part}: rgb({shade})"]'
+            rules.append(f'[data-jp-theme-light="false"] {where} {{ {part}: {dark} !important; }}')
+    return "\n".join(rules)
 
 
 def needed_alt(alt: str | None) -> str:

@@ -50,7 +50,7 @@ def start(name: str, variables: dict[str, Any]) -> "Notebook":
 
         progress.show_in(LiveDisplay())
     if progress.is_live():  # figures follow the theme
-        html.put(f"<style>{(html.TEMPLATES / 'explorers.css').read_text(encoding='utf-8')}</style>", "")
+        html.put(f"<style>{html.explorers_css()}</style>", "")
     declared = read_parameters(paths.notebooks_folder() / f"{name}.py")
     number = number_of(name)
     for given in [each for each in _injected_names() if each not in declared]:

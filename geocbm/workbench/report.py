@@ -18,6 +18,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
 from geocbm.errors import MissingInputError, UserError
 from geocbm.files import atomic_path, paths, sha256_file, write_text
+from geocbm.plots.theme import ON_DARK
 from geocbm.workbench import site
 from geocbm.workbench.formulas import markdown_html
 from geocbm.workbench.html import ANSWER_MIME, TEMPLATES, clean_html, clean_text, pictures
@@ -151,6 +152,7 @@ def render_notebook(
         "title": site.opening(notebook)[0] or executed.stem,
         "run": executed.parent.name,
         "assets": "../_assets",
+        "shades": ON_DARK,
         "siblings": siblings,
         "place": next((at for at, page in enumerate(siblings) if page["href"] == f"{executed.stem}.html"), None),
         "failed": ".failed" in executed.name,

@@ -1,6 +1,9 @@
 """What the index pages say of numbers, stages, dates and notebooks."""
 
+import json
 import os
+import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from geocbm.evaluation.compare_runs.load_runs import FIRST_TABLE
 from geocbm.metrics.table import HEADLINES, known
+from geocbm.plots.theme import ON_DARK
 from geocbm.predict.pretrained import MEASURED
 from geocbm.workbench import html, keys, overview, site
 
@@ -82,6 +86,13 @@ def test_templates_escape_what_they_print() -> None:
         title="R", run="", assets="_assets", runs=[row], columns=[], simulated=""
     )
     assert "&lt;b&gt;" in page and "<b></a>" not in page
+    (shades,) = re.findall(r'data-shades="([^"]+)"', page)
+    assert json.loads(unescape(shades))["#1F2933"] == "#E6EDF3"
+
+
+def test_figures_have_the_same_shades_in_a_dark_jupyterlab_as_in_a_dark_page() -> None:
+    assert '[style*="stroke: rgb(31, 41, 51)"] { stroke: #E6EDF3 !important; }' in html.explorers_css()
+    assert html.explorers_css().count("!important") == 2 * len(ON_DARK) + 2  # and its ground
 
 
 @pytest.mark.parametrize(("content", "read"), [('{"a.b": 1}', {"a.b": 1}), ("{damaged", {}), ("[1]", {}), (None, {})])

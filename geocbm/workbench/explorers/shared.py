@@ -54,7 +54,7 @@ class OwnKeys(anywidget.AnyWidget):
     """
 
     _esm = html.TEMPLATES / "own_keys.js"
-    _css = html.TEMPLATES / "explorers.css"
+    _css = html.explorers_css()
 
 
 def show(box: ipywidgets.Box) -> None:

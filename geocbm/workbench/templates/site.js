@@ -3,10 +3,8 @@
   // Figures are drawn one after another, those in sight first, and the page stays usable meanwhile.
   const dark = window.matchMedia("(prefers-color-scheme: dark)").matches;
   // What the figures' theme draws for a white page, and what stands for it on a dark one.
-  const shades = {
-    "#1F2933": "#E6EDF3", "#6B7785": "#A8B3BF", "#E5E9EE": "#2B333C", "#9AA5B1": "#57606A", "#F7F9FB": "#161C23",
-    "#8290A0": "#6B7785", "#CBD2D9": "#3A434D", "#F4F1EC": "#2B333C", "#000000": "#E6EDF3", black: "#E6EDF3",
-  };
+  const shades = JSON.parse(document.currentScript.dataset.shades || "{}"); // none: a page of before
+  shades.black = shades["#000000"];
 
   function shaded(part, name) {
     if (Array.isArray(part)) {
