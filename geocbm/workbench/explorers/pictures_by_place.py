@@ -220,13 +220,10 @@ class DataExplorer:
             return np.isin(np.arange(len(self.frame)), rows)
 
         self._checks = {each["check"]: mask(each["found"]) for each in findings if each["rows"]}
-        none = np.zeros(len(self.frame), dtype=bool)
-        twice = [found for check, found in self._checks.items() if check in DUPLICATES]
-        others = [found for check, found in self._checks.items() if check not in DUPLICATES]
-        together = {
-            "duplicates": np.logical_or.reduce([none, *twice]),
-            "odd rows": np.logical_or.reduce([none, *others]),
-        }
+        together = dict.fromkeys(("duplicates", "odd rows"), np.zeros(len(self.frame), dtype=bool))
+        for check, found in self._checks.items():
+            kind = "duplicates" if check in DUPLICATES else "odd rows"
+            together[kind] = together[kind] | found
         self._found = together | self._checks
         self._still = True
         self._offer()
