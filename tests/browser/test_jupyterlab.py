@@ -33,8 +33,9 @@ DRAWN = """() => {
     return plots.length && plots.every(plot => plot.calcdata);
 }"""
 SHOWN = """() => [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot")].map(plot => JSON.stringify(
-    plot.data.map(trace => [trace.lat, trace.x, trace.marker && trace.marker.color,
-        trace.z && trace.z.length < 100 && Array.from(trace.z, row => Array.from(row))])))"""
+    [(plot.layout.annotations || []).map(pin => [pin.x, pin.y]), plot.data.map(trace => [
+        trace.lat, trace.x, trace.marker && trace.marker.color,
+        trace.z && trace.z.length < 100 && Array.from(trace.z, row => Array.from(row))])]))"""
 
 DRAGGED = """async () => {
     const sheet = new OffscreenCanvas(64, 48), drawn = sheet.getContext("2d"), dragged = new DataTransfer();

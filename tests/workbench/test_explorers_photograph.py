@@ -124,23 +124,27 @@ def test_a_click_or_typed_degrees_are_the_guess_and_the_truth_comes_after(traine
     sent = {"trace_indexes": [grid], "point_indexes": [[4, 7]], "xs": [12.25], "ys": [48.75]}
     explorer.map._js2py_pointsCallback = {"event_type": "plotly_click", "points": sent}
     assert explorer.place == (48.75, 12.25)
-    by_name = {trace.name: trace for trace in explorer.map.data}
-    assert by_name[YOU].x == (12.25,) and by_name[TRUTH].x == (None,) and by_name[MODEL].x == (None,)
+
+    def pins() -> dict[str, tuple[float, float]]:
+        return {pin.name: (pin.y, pin.x) for pin in explorer.map.layout.annotations}
+
+    assert pins() == {YOU: (48.75, 12.25)}
     explorer.lng.value = 20.0
-    assert by_name[YOU].x == (20.0,)
+    assert pins() == {YOU: (48.75, 20.0)} and not explorer.map.layout.shapes
     explorer.button.click()
-    lat, lng = explorer.game.places[TRUTH]
-    assert (by_name[TRUTH].y, by_name[TRUTH].x) == ((lat,), (lng,)) and by_name[MODEL].x[0] is not None
+    assert pins() == {YOU: (48.75, 20.0), **explorer.game.places} and set(pins()) == {YOU, TRUTH, MODEL}
+    ends = [((line.y0, line.x0), (line.y1, line.x1)) for line in explorer.map.layout.shapes]
+    assert ends == [(pins()[YOU], pins()[TRUTH]), (pins()[MODEL], pins()[TRUTH])]
     assert explorer.button.disabled and "After 1 round" in explorer.status.value
     explorer.lat.value = 1.0  # the guess is given
-    assert by_name[YOU].x == (20.0,)
+    assert pins()[YOU] == (48.75, 20.0)
     picture = explorer.picture.value
     explorer.next.click()
-    assert by_name[TRUTH].x == (None,) and explorer.picture.value != picture and not explorer.button.disabled
+    assert pins() == {} and explorer.picture.value != picture and not explorer.button.disabled
 
 
 def test_the_map_of_guesses_takes_clicks_everywhere():
-    grid = next(trace for trace in guess_map({}, "x").data if trace.name == "grid")
+    grid = next(trace for trace in guess_map("x").data if trace.name == "grid")
     assert min(grid.x) < -179 and max(grid.x) > 179 and grid.z.shape == (len(grid.y), len(grid.x))
     assert not np.isnan(grid.z.astype(float)).any()
 

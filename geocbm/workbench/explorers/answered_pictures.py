@@ -92,16 +92,6 @@ class PredictionExplorer:
         below = ipywidgets.HBox([ipywidgets.VBox([self.head, self.attention]), self.reasons], layout=WRAP)
         self.box = ipywidgets.VBox([self.list.box, self.status, self.distribution, below])
 
-    @property
-    def row(self) -> int:
-        """The picture."""
-        return self.list.row
-
-    @property
-    def caption(self) -> str:
-        """What it truly is."""
-        return f"{self.run.table['meta_name'].iloc[self.row]}, {self.run.country[self.row]}"
-
     def _on_picture(self) -> None:
         self._look()
         redraw(self.distribution, self._distribution())
@@ -110,6 +100,8 @@ class PredictionExplorer:
 
     def _look(self) -> None:
         """Read the chosen picture and what the patches of it say, once for all heads."""
+        self.row = self.list.row
+        self.caption = f"{self.run.table['meta_name'].iloc[self.row]}, {self.run.country[self.row]}"
         self.picture = self.maps.picture(self.row)
         output = self.model.forward_one(self.row, self.model.scores[[self.row]])
         self.by_head = output.attention[0].float().cpu().numpy()  # (heads, P); 0 in modes that ask no patch

@@ -113,11 +113,7 @@ class CellExplorer:
         self.cell.options = listed
         self.cell.value = listed[0][1]
         self.cell.observe(self.look, "value")
-        self._show_cell(mark=False)
-
-    def look(self, _change: Any = None) -> None:
-        """Show the pictures of the chosen cell, those nearest to its centre first, and how far they lie from it."""
-        self._show_cell(mark=True)
+        self.look(mark=False)
 
     def caption(self, row: int) -> str:
         """Label, place and distance to the centre of a picture."""
@@ -134,7 +130,8 @@ class CellExplorer:
                     rows.append((name, split, len(km), np.median(km), np.percentile(km, 90), km.max()))
         return pd.DataFrame(rows, columns=["", "split", "pictures", "median", "90th percentile", "largest"]).round(1)
 
-    def _show_cell(self, mark: bool) -> None:
+    def look(self, _change: Any = None, mark: bool = True) -> None:
+        """Show the pictures of the chosen cell, those nearest to its centre first, and how far they lie from it."""
         cell = self.cell.value
         rows = self.run.rows["train"][self.cells.sample_to_cell == cell]
         rows = rows[np.argsort(self.km[rows], kind="stable")]

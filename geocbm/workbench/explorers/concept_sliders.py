@@ -114,11 +114,6 @@ class WhatIfExplorer:
         """Stage 2 in the chosen mode."""
         return self.models[self.mode.value]
 
-    @property
-    def row(self) -> int:
-        """The picture."""
-        return self.list.row
-
     def answer(self, edited: dict[int, float]) -> PlacePredictions:
         """The answers for the picture as the model sees it and with other scores of some concepts, in this order."""
         scores = self.model.scores[[self.row]]
@@ -144,7 +139,8 @@ class WhatIfExplorer:
 
     def _show_picture(self) -> None:
         """Picture and sliders of the chosen picture, the likeliest concepts first."""
-        run, row = self.run, self.row
+        run, row = self.run, self.list.row
+        self.row = row
         caption = f"{run.table['meta_name'].iloc[row]}, {run.country[row]}"
         self.picture.value = page(
             html.gallery_html([maps.seen_picture(run, self.encoder, row)], [caption], [caption], 200)

@@ -211,14 +211,9 @@ class ConceptExplorer:
         self.box = ipywidgets.VBox([controls, numbers, self.status, self.strip.box, self.map.box], layout=WIDE)
         self.look()
 
-    @property
-    def rows(self) -> np.ndarray:
-        """The pictures of the chosen split."""
-        return self.run.rows[self.split.value]
-
     def look(self, _change: Any = None) -> None:
         """Show the chosen concept."""
-        meta, seen, rows = self.concept.value, self.seen, self.rows
+        meta, seen, rows = self.concept.value, self.seen, self.run.rows[self.split.value]
         name = self.run.concepts.metas[meta]
         table = seen.reliability(rows, [meta]).T.rename(columns={name: f"on {self.split.value}"})
         self.table.value = html.table_html(table, f"Reliability of {name}", index=True)
@@ -247,7 +242,7 @@ class ConceptExplorer:
 
     def _list(self) -> None:
         order = self.order.value
-        shown = self.seen.ranked(self.rows, self.concept.value, order)
+        shown = self.seen.ranked(self.run.rows[self.split.value], self.concept.value, order)
         self.strip.show(shown)
         self.status.value = said(": ".join(text for text in (f"{len(shown):,} pictures", order, ORDERS[order]) if text))
 

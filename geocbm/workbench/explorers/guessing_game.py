@@ -20,12 +20,13 @@ from geocbm.plots.values import km_text, plural
 from geocbm.run import Run
 from geocbm.workbench import html
 from geocbm.workbench.explorers.answered_pictures import answered
-from geocbm.workbench.explorers.shared import WRAP, figure_widget, redraw, said, show
+from geocbm.workbench.explorers.shared import WRAP, figure_widget, said, show
 
 STEP = 0.5
 """Degrees between two places that a click can mean: about 20 km off on average, which costs about 1 % of the points."""
 WIDTH, PAGE_ROUNDS = 340, 3
 YOU, MODEL, TRUTH = "you", "model", "true place"
+ASK = "Click where it was taken"
 
 
 def guess(run: Run, seed: int = 0) -> None:
@@ -114,13 +115,8 @@ class Game:
         )
 
 
-def guess_map(places: dict[str, tuple[float, float]], title: str) -> go.Figure:
-    """A flat map of the world that takes clicks everywhere, with some places and lines from the true one.
-
-    Args:
-        places: of `YOU`, `MODEL` and `TRUTH` those that are known, degrees.
-        title: headline.
-    """
+def guess_map(title: str) -> go.Figure:
+    """A flat map of the world that takes clicks everywhere, for `marks`."""
     fig = go.Figure()
     for kind, colour, width in LINES:
         lng, lat = outline(kind)
@@ -139,22 +135,24 @@ def guess_map(places: dict[str, tuple[float, float]], title: str) -> go.Figure:
         hovertemplate="%{y:.1f}, %{x:.1f}<extra></extra>",
         name="grid",
     )
-    looks = {YOU: (PALETTE[1], "circle"), MODEL: (PALETTE[0], "star"), TRUTH: (INK, "x")}
-    for name, (colour, symbol) in looks.items():
-        known = [places[name]] if name in places else [(None, None)]
-        marker = {"size": 13, "color": colour, "symbol": symbol, "line": {"width": 1, "color": "white"}}
-        fig.add_scatter(x=[known[0][1]], y=[known[0][0]], mode="markers", marker=marker, name=name, hoverinfo="name")
-    for name in (YOU, MODEL):
-        ends = [places[TRUTH], places[name]] if TRUTH in places and name in places else []
-        line = {"color": looks[name][0], "width": 1.5, "dash": "dot"}
-        along = {"x": [lng for _, lng in ends], "y": [lat for lat, _ in ends]}
-        fig.add_scatter(mode="lines", line=line, hoverinfo="skip", showlegend=False, name=f"{name} to truth", **along)
     fig.update_xaxes(range=[-180, 180], visible=False, constrain="domain")
     fig.update_yaxes(range=[-60, 84], visible=False, scaleanchor="x", constrain="domain")
-    told = "; ".join(f"{name} at {lat:.1f}, {lng:.1f}" for name, (lat, lng) in places.items())
-    alt = f"Map of the world that takes a click as a guess{f': {told}' if told else ''}."
     layout = {"margin": {"l": 8, "r": 8, "t": 44, "b": 8}, "plot_bgcolor": "#F7F9FB", "dragmode": "pan"}
-    return finish(fig, title, alt, 350, legend={"x": 0, "y": -0.02, "yanchor": "top"}, hovermode="closest", **layout)
+    return finish(fig, title, "Map of the world that takes a click as a guess.", 330, hovermode="closest", **layout)
+
+
+def marks(places: dict[str, tuple[float, float]]) -> dict[str, list[dict[str, Any]]]:
+    """Pins at places in degrees and lines to the true one, as parts of a layout: a trace would draw all others anew."""
+    looks = {YOU: (PALETTE[1], 0, -32), MODEL: (PALETTE[0], 36, 26), TRUTH: (INK, -36, 26)}
+    pins, lines = [], []
+    for name, (lat, lng) in places.items():
+        colour, ax, ay = looks[name]
+        pin = {"x": lng, "y": lat, "ax": ax, "ay": ay, "text": name, "name": name}
+        pins.append(pin | {"arrowhead": 6, "arrowcolor": colour, "font": {"color": colour}})  # its head is a dot
+        if TRUTH in places and name != TRUTH:
+            ends = dict(zip(("y0", "x0", "y1", "x1"), (lat, lng, *places[TRUTH]), strict=True))
+            lines.append({"type": "line", "line": {"color": colour, "width": 1.5, "dash": "dot"}} | ends)
+    return {"annotations": pins, "shapes": lines}
 
 
 class GuessExplorer:
@@ -173,7 +171,7 @@ class GuessExplorer:
         self.button = ipywidgets.Button(description="Guess", button_style="primary")
         self.next = ipywidgets.Button(description="Next picture", disabled=True)
         self.picture, self.status = ipywidgets.HTML(), ipywidgets.HTML()
-        self.map = figure_widget(guess_map({}, "Click where it was taken"), 600)
+        self.map = figure_widget(guess_map(ASK), 600)
         self.map.data[len(LINES)].on_click(self._on_click)
         self._show_picture()
         for field in (self.lat, self.lng):
@@ -195,12 +193,12 @@ class GuessExplorer:
 
     def _on_place(self) -> None:
         if not self.button.disabled:
-            redraw(self.map, guess_map({YOU: self.place}, "Your place; press Guess"))
+            self._mark({YOU: self.place}, "Your place; press Guess")
 
     def _on_guess(self) -> None:
         km = self.game.guess(*self.place)
         self.button.disabled, self.next.disabled = True, False
-        redraw(self.map, guess_map({YOU: self.place, **self.game.places}, "You, the model and the truth"))
+        self._mark({YOU: self.place, **self.game.places}, "You, the model and the true place")
         mine, models = self.game.totals
         self.status.value = said(
             self.game.told(),
@@ -211,8 +209,14 @@ class GuessExplorer:
     def _on_next(self) -> None:
         self.game.next()
         self.button.disabled, self.next.disabled = False, True
-        redraw(self.map, guess_map({}, "Click where it was taken"))
+        self._mark({}, ASK)
         self._show_picture()
+
+    def _mark(self, places: dict[str, tuple[float, float]], title: str) -> None:
+        with self.map.batch_update():
+            layout = self.map.layout
+            layout.annotations, layout.shapes = marks(places).values()
+            layout.title.text = title
 
     def _show_picture(self) -> None:
         self.picture.value = html.image_html(data.open_picture(self.game.file), "A picture to be placed", WIDTH)
