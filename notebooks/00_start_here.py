@@ -85,7 +85,7 @@ if can_answer:
 # %% [markdown]
 # ## Guess it yourself
 #
-# The picture first, then your place on the map, then the true place and the model's, both scored as in the game.
+# First the picture, then your guess on the map, then the true place and the model's answer; both are scored as in GeoGuessr.
 
 # %%
 if can_answer:
@@ -96,8 +96,8 @@ if can_answer:
 #
 # 1. **Stage 0** aligns a pretrained image encoder with places and concepts; only its top blocks move.
 # 2. **Stage 1** freezes it and learns a bottleneck whose output is compared with the words of each concept.
-# 3. **Stage 2** lets the concept embedding ask the patches of the picture, then names a cell and an offset inside it.
-# 4. **Evaluation** puts that beside simple methods and a ceiling, with intervals.
+# 3. **Stage 2** lets the concept embedding query the patches of the picture, then names a cell and an offset inside it.
+# 4. **Evaluation** sets that beside simple baselines and a ceiling, with intervals.
 # 5. Every page states what it read, what it wrote, with which parameters, and how long it took.
 #
 # ## Where to go

@@ -27,7 +27,7 @@ training_only: bool = False  # allow a table too small for validation and test; 
 seed: int = 0  # seed of the split
 gallery_columns: int = 8  # pictures per row of the contact sheet
 guess_with: str = ""  # for a table without labels: model of pictures and texts, such as a CLIP, that guesses concepts
-guess_above: float = 2.0  # standardised likeness from which it does; a picture without any such stays unknown
+guess_above: float = 2.0  # standardised similarity from which it does; a picture that never reaches it stays unknown
 concepts: str = ""  # list of concepts (YAML) for a table without `meta_name`; empty: the one of the package
 
 # %%
@@ -50,7 +50,7 @@ nb = notebook.start("01_data_exploration", globals())
 # identifiers at two places, concepts with two parents, garbled names. With `on_bad="drop"` the offending rows are listed below.
 #
 # A table without `meta_name` may have a column headed by each concept of a list, with 1, 0 or nothing; or no labels. Then concept
-# $k$ is guessed of picture $i$ where the cosine $s_{ik}$ of picture and words is unusual among the training pictures:
+# $k$ is guessed for picture $i$ where the cosine $s_{ik}$ of picture and words is unusual among the training pictures:
 # $(s_{ik} - \operatorname{mean}_{\mathrm{train}} s_{\cdot k}) / \operatorname{std}_{\mathrm{train}} s_{\cdot k}$ is at least `guess_above`.
 
 # %%
@@ -120,7 +120,7 @@ nb.show(plots.imbalance(table["meta_name"]))
 #
 # $$H(C \mid m) = -\sum_c\ p(c \mid m)\,\log_2 p(c \mid m)$$
 #
-# says in bits how much is left to find out: 0 is a give-away.
+# says in bits how much is left to find out: at 0 the concept gives the country away.
 
 # %%
 counts = pd.crosstab(table["meta_name"], table["country"]).to_numpy(dtype=float)  # (metas, countries)
@@ -189,8 +189,8 @@ with nb.output("splits.json") as path:
 # %% [markdown]
 # ## Where do the images lie?
 #
-# In JupyterLab: a lasso on the map shows its pictures with labels and notes, a click a picture and its neighbours; filters and
-# oddities stand above. On a page: the map by split, with a menu of what is duplicate or odd.
+# In JupyterLab, a lasso on the map shows the pictures inside it with labels and notes, and a click shows a picture and its neighbours;
+# filters and oddities stand above. On a page: the map by split, with a menu of duplicates and oddities.
 
 # %%
 explorers.data(open_run(nb.run_folder))

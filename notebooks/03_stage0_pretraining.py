@@ -99,7 +99,7 @@ print(f"InfoNCE {by_hand:.2f}, chance {torch.tensor(float(len(z))).log():.2f}")
 # ## The words: a concept is the mean of its prompts
 #
 # A concept $k$ is put into $T$ sentences, and the text encoder $\phi$ turns each into a vector. The mean of their directions is its
-# **prototype** $b_k$. What lies close together is the same to the text encoder; images must separate it.
+# **prototype** $b_k$. Prototypes that lie close together are alike to the text encoder; images must tell them apart.
 #
 # $$m_k = \frac{1}{T} \sum_{t=1}^{T} \frac{\phi(\mathrm{prompt}_t(k))}{\lVert \phi(\mathrm{prompt}_t(k)) \rVert}, \qquad b_k = \frac{m_k}{\lVert m_k \rVert}$$
 

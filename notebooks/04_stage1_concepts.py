@@ -117,7 +117,7 @@ torch.testing.assert_close(supposed, losses.positive_unknown(logits, named))
 # ## One step by hand
 #
 # The model of this run before training. Beside the focal loss, eight terms keep the two heads in agreement, push parents apart, hold
-# siblings and residuals together, and spread the label over metas with like words (`models/losses.py`); "multi" has four terms.
+# siblings and residuals together, and spread the label over metas with similar names (`models/losses.py`); "multi" has four terms.
 
 # %%
 stage = stages.prepare_stage1(files, config, features)  # model, loss, loaders and checkpoint, as the settings say
@@ -171,7 +171,7 @@ nb.show(plots.prototype_drift(files.concepts.metas, stage_metrics.prototype_cosi
 # %% [markdown]
 # ## Make it yours: another loss
 #
-# A loss is `(output, batch) -> terms` with an entry "loss". This one is sure of the absence of the label's siblings only.
+# A loss is `(output, batch) -> terms` with an entry "loss". This one takes only the label's siblings to be absent.
 
 
 # %%

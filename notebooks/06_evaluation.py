@@ -146,7 +146,7 @@ nb.table(readable(metrics_by_place.confusions(named), share), caption="Country t
 # %% [markdown]
 # ## Does it remember the same road?
 #
-# What the score drops without images near a training place is the most memory can be worth; a run with another split is the clean test.
+# How far the score drops without images near a training place bounds what memory is worth; a run with another split is the clean test.
 
 # %%
 nearest = proximity.nearest_train_km(files)
@@ -160,7 +160,7 @@ nb.table(left, caption="GeoScore without the images that have a training place n
 # %% [markdown]
 # ## Published results beside ours
 #
-# None was measured here ("secondary source": by another team). This run stands among them only where its test images are of the data set.
+# None was measured here ("secondary source": by another team). This run stands among them only where its test images are from that data set.
 
 # %%
 stage2 = metrics_by_place.stage2_metrics(places, named, bootstrap, seed)

@@ -141,7 +141,7 @@ nb.show(plots.reliability_before_after(*found.named_probability.values(), found.
 # The label of an image is the nearest cell *of its own country*; the second measured column asks for the cell whose centre is nearest of
 # all. The area of a cell is its share of the country's land. If the split leaves a country out, the promise is void.
 #
-# Who searches cell by cell finds image $i$ after $A_i$ km². **Area efficiency** is the area under the curve of recall against searched area,
+# Whoever searches cell by cell finds image $i$ after $A_i$ km². **Area efficiency** is the area under the curve of recall against searched area,
 # from 1,000 to 150 million km² (all land): $\frac1n \sum_i \log(A_{\max} / A_i) \big/ \log(A_{\max} / A_{\min})$. Baselines search in circles
 # around the answered point, or where most training pictures are. Diamonds are the conformal regions.
 
@@ -167,7 +167,7 @@ if detector is None:
 else:
     distance = detector.distances(files.features("adapted").read("pooled", test).numpy())
     unlike = np.mean(detector.p_values(distance) <= detector.level)
-    print(f"Unlike are {unlike:.1%} of the test images; {detector.level:.1%} at most would be by chance.")
+    print(f"{unlike:.1%} of the test images are unlike them; at most {detector.level:.1%} would be by chance.")
     nb.show(plots.coverage_by_novelty(measures.coverage_by_novelty(found, detector, distance, bootstrap, seed)))
 
 # %% [markdown]
@@ -178,7 +178,7 @@ else:
 
 # %%
 nb.show(plots.risk_coverage(measures.risk_curves(found)))
-nb.table(readable(measured.risk, LABELS), caption="How well each order puts the far misses last")
+nb.table(readable(measured.risk, LABELS), caption="How well each order puts the largest errors last")
 nb.table(readable(measures.abstention(found), LABELS), caption="The most certain images alone, by area of the region")
 nb.table(readable(measures.localizability(found), LABELS), caption="Distances, from most to least localizable")
 

@@ -159,7 +159,7 @@ nb.table(readable(faithfulness.gain_table(removed), unit), caption="Loss or gain
 #
 # The nearest and the farthest answers among those the model is most confident of. First the attention of the main mode, then the maps of
 # the three likeliest concepts (dotted: where the concept really is), what each concept adds to the log odds of the country that the linear
-# CBM names, and the most similar training pictures of the named concept: if they show something other than the name says, so does the score.
+# CBM names, and the most similar training pictures of the named concept: if they show something else than the name says, so does the score.
 
 # %%
 rows = np.array(example_rows(files, main_predictions(files), examples))

@@ -77,7 +77,7 @@ independent = p.sum(axis=1, keepdims=True) * p.sum(axis=0, keepdims=True)
 told = (p * np.log(np.where(p > 0, p / independent, 1))).sum()
 label = leakage.Codes.of(np.unique(country[test], return_inverse=True)[1].reshape(-1, 1))
 np.testing.assert_allclose(told, leakage.information(leakage.Codes.of(code), label)[0, 0], atol=1e-6)
-print(f"{names[j]}: {told:.2f} of {label.entropy()[0]:.2f} nats, before the bias of counting is taken off")
+print(f"{names[j]}: {told:.2f} of {label.entropy()[0]:.2f} nats, before the bias of small counts is subtracted")
 kept = concept_information.concept_information_metrics(information)
 nb.table(metric_table("truth", {name: own for name, own in kept.items() if "leakage" in name}), caption="Leakage")
 if leaked is not None:
@@ -150,7 +150,7 @@ for mode, gain in tested.gains.items():
 #
 # Rank correlation between the explanations of one picture under different seeds of training, beside that of different pictures. For
 # example `geocbm run --profile demo --only 07b --set '07b.stability_seeds=[0,1,2]'`. Then weights are drawn anew from the top of the network
-# down (Adebayo et al. 2018): a map that stays the same shows the picture, not what was learnt.
+# down (Adebayo et al. 2018): a map that stays the same shows the picture, not what was learned.
 
 # %%
 seeds = None
@@ -191,7 +191,7 @@ print(f"Of {len(card)} questions:", ", ".join(f"{n} {one}" for one, n in card["v
 # ## Make it yours: concepts that nobody named
 #
 # A sparse autoencoder (Gao et al. 2024) rebuilds patch tokens from the few units that are most active; the page has as many units as concepts,
-# the first of them are called after the label of their best picture. Change `SparseAutoencoder` or `discovered_steps` and run the cell.
+# the first of them are named after the label of their best picture. Change `SparseAutoencoder` or `discovered_steps` and run the cell.
 
 # %%
 if discovered_steps and "scores" in information.probes:

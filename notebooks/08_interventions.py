@@ -10,7 +10,7 @@
 # # What if this bollard were another?
 #
 # If the model reasons through its concepts, then other concepts must lead to another place, true concepts must lead nearer to the true
-# place, and no concepts at all must lead nowhere. This page intervenes on concepts and looks.
+# place, and no concepts at all must lead nowhere. This page intervenes on concepts to see whether that is so.
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
@@ -195,7 +195,7 @@ nb.record_all("intervene", kept | ablation.ablation_metrics(ablated, effect))
 nb.record("truth.removed_all_median_km", ablation.interval_of(ablated, ablation.REMOVED, "median_km"))
 with nb.output("interventions.parquet") as path:
     curve.to_parquet(path)
-nb.answer("Told its concepts, the model errs by {intervene.all.median_km} in place of {intervene.none.median_km}.")
+nb.answer("Told its concepts, the model errs by {intervene.all.median_km} instead of {intervene.none.median_km}.")
 
 # %% tags=["nbval-check-output"]
 again = model.predict(test, model.scores[test]).logits  # an edit to the same scores

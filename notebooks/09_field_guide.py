@@ -58,7 +58,7 @@ nb.show_images([model.picture(row) for row in batch], captions, captions)
 # ## The idea: lift and log odds
 #
 # Let $y_{ij}$ count the labels of concept $j$ in country $i$. The **lift** says how many times more frequent the concept is here than in all
-# data, but makes much of what was seen twice. The **log odds ratio** with a Dirichlet prior $\alpha$ in the proportions of all data,
+# data, but makes too much of what was seen only twice. The **log odds ratio** with a Dirichlet prior $\alpha$ in the proportions of all data,
 # divided by its standard deviation, does not (Monroe, Colaresi & Quinn 2008):
 #
 # $$\text{lift}_{ij} = \frac{y_{ij} / n_i}{y_{\cdot j} / n} \qquad z_{ij} = \frac{\log\frac{y_{ij} + \alpha_j}{n_i + \alpha_0 - y_{ij} - \alpha_j} - \log\frac{y'_{ij} + \alpha_j}{n'_i + \alpha_0 - y'_{ij} - \alpha_j}}{\sqrt{1 / (y_{ij} + \alpha_j) + 1 / (y'_{ij} + \alpha_j)}}$$
@@ -142,7 +142,7 @@ if left > 0:
 # ## Concepts
 #
 # Where in the world a concept is labelled, how far it narrows the world down, and how well the model sees it on the test split. An
-# image that shows the concept but is labelled with another one counts as a miss of neither.
+# image that shows the concept but is labelled with another one counts as a miss for neither.
 
 # %%
 page = field_guide_html.sheets_html(

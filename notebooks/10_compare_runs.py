@@ -64,7 +64,7 @@ nb.table(pd.DataFrame(in_short), caption=f"Each run against {first.name}", index
 # ## What was set differently?
 #
 # Only parameters that can change an answer and are not the same in all runs; a place is left empty where a run has the value of
-# the first. Code other than that of the first run makes a difference hard to put down to a parameter, and is named below the table.
+# the first. Code other than that of the first run makes a difference hard to attribute to a parameter, and is named below the table.
 
 # %%
 nb.table(parameters.different_parameters(compared), caption="Parameters that differ", index=False)
@@ -139,7 +139,7 @@ if len(changes := places.top_changes(by_country)):
 # %% [markdown]
 # ## What do they confuse?
 #
-# Pairs of countries that one run takes for one another more often than the other, and concepts that one names right more often.
+# Pairs of countries that one run confuses more often than the other, and concepts that one names right more often.
 # Runs may disagree on few images of a pair: the exact test asks whether a fair coin would divide these so unevenly, over all pairs that
 # could have shown a difference at all (McNemar's test by Holm's rule, with Tarone's count). It takes images as independent.
 

@@ -175,7 +175,7 @@ def cell_slider(by_size: Mapping[int, Any], table: pd.DataFrame, size: int) -> g
     fig.update_layout(sliders=[{"active": list(by_size).index(size), "steps": steps, "currentvalue": now}])
     parts = [f"{plural(len(cells), 'cell')} at {value}" for value, cells in by_size.items()]
     alt = f"World map of cells, their borders and centres, with a slider over min_samples_per_cell: {', '.join(parts)}."
-    return finish_map(fig, "Cells by the training images they ask for", alt, 540)
+    return finish_map(fig, "Cells by min_samples_per_cell", alt, 540)
 
 
 def cell_picture(cells: Any, table: pd.DataFrame, width: int = 2000) -> Image.Image:

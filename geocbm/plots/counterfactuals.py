@@ -105,7 +105,7 @@ def _beside(picture: Any, caption: str) -> dict[str, list[dict[str, Any]]]:
     centred = {"xref": "paper", "yref": "paper", "x": 0.85, "xanchor": "center", "yanchor": "top"}
     source = {"source": data_uri(small), "layer": "above", "y": 1.0, "sizex": 0.30, "sizey": 0.40}
     text = centred | {"showarrow": False, "font": {"size": 12, "color": INK}}
-    captions = ((escape(shorten(caption, 44)), 0.585), ("Where it thinks it is", 0.52))
+    captions = ((escape(shorten(caption, 44)), 0.585), ("Likeliest countries", 0.52))
     return {"images": [centred | source], "annotations": [text | {"text": words, "y": y} for words, y in captions]}
 
 

@@ -145,7 +145,7 @@ def told_by_concepts(names: Sequence[str], truth: Any, predicted: Any, beyond: A
     fig.update_yaxes(title_text="information in its score", tickformat=".0%")
     most = int(more.argmax())
     alt = (
-        f"What {plural(len(names), 'concept')} tell of the country: on average {percent(float(x.mean()))} of its "
+        f"What {plural(len(names), 'concept')} tell about the country: on average {percent(float(x.mean()))} of its "
         f"entropy by the true concept and {percent(float(y.mean()))} by its score, which is higher for "
         f"{int((y > x).sum())} of them; most beyond its concept is in the score of "
         f"{names[most]}, {percent(float(more[most]))}."

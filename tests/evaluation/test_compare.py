@@ -171,7 +171,7 @@ def test_other_code_and_stages_that_did_not_run_are_named(tmp_path):
     del runs[1].stages["05"]
     assert made_otherwise(runs) == [
         "two has not run 05, which one has.",
-        "The code of two is another than that of one in 01, 02, 03, 04: geocbm.data.",
+        "The code of two differs from that of one in 01, 02, 03, 04: geocbm.data.",
         "They ran on other devices: cpu, and cuda.",
     ]
     assert made_otherwise(runs[:1]) == []

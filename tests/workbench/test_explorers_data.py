@@ -112,7 +112,7 @@ def test_duplicates_and_odd_rows_have_a_button_each(copied_run):
     assert "places less than 50 m apart" in explorer.caption(5)
     explorer.check.value = "at 0, 0"
     assert explorer.strip.rows.tolist() == [1]
-    buttons["begin again"].click()
+    buttons["reset"].click()
     assert len(explorer.strip.rows) == 60 and explorer.check.value == shared.ANY
 
 

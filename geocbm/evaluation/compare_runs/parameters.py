@@ -98,7 +98,7 @@ def made_otherwise(runs: Sequence[ComparedRun]) -> list[str]:
             modules = list(dict.fromkeys(name for names in changed.values() for name in names))
             shown = ", ".join(modules[:4]) + (f" and {len(modules) - 4} more" if len(modules) > 4 else "")
             where = ", ".join(changed)
-            sentences.append(f"The code of {other.name} is another than that of {one.name} in {where}: {shown}.")
+            sentences.append(f"The code of {other.name} differs from that of {one.name} in {where}: {shown}.")
         devices = [{str(run.stages[number].get("device") or "not recorded") for number in both} for run in (one, other)]
         if devices[0] != devices[1]:
             first, this = (" and ".join(sorted(names)) for names in devices)

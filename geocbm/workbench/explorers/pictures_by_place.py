@@ -113,7 +113,7 @@ class DataExplorer:
         )
         duplicates, odd, self.read_all, clear = (
             ipywidgets.Button(description=text, layout=ipywidgets.Layout(width="auto"))
-            for text in ("duplicates", "odd rows", "look for odd pictures too", "begin again")
+            for text in ("duplicates", "odd rows", "look for odd pictures too", "reset")
         )
         duplicates.on_click(lambda _: setattr(self.check, "value", "duplicates"))
         odd.on_click(lambda _: setattr(self.check, "value", "odd rows"))
