@@ -126,7 +126,10 @@ nb.table(pd.DataFrame(decision).round(3), caption=f"Cell {named}; with these {fe
 # %%
 nb.show(plots.kept_concepts(effective.curves(drawn), float(effective.all_right.mean())))
 left = ablation.ablate_all_concepts(files, linear, test, bootstrap, seed)
-nb.table(readable(left), caption="Without concepts, beside two priors, with 95 % intervals")
+nb.table(
+    readable(left, {"log_loss_change": "change of log loss, nats"}),
+    caption="Without concepts, beside two priors, with 95 % intervals",
+)
 
 # %% [markdown]
 # ## Controls that the concepts must beat

@@ -96,9 +96,9 @@ nb.table(load_runs.headlines(compared), caption="The metrics that matter most", 
 nb.table(differences.verdicts(table, compared), caption=f"Verdicts, each run against {first.name}", index=False)
 for paired, images in ((True, "on the same images"), (False, "between other images")):
     count = (table["low"].notna() & (table["paired"] == paired)).sum()
-    print(
-        f"Comparisons {images}: {count}, whose intervals hold together with a probability of {differences.LEVEL:.0%}."
-    )
+    if count:
+        held = f"whose intervals hold together with a probability of {differences.LEVEL:.0%}"
+        print(f"Comparisons {images}: {count}, {held}.")
 
 # %%
 if len(table):
@@ -115,7 +115,8 @@ if len(table):
 # %%
 paired = differences.same_images(compared)
 left_out = {other.name for other in compared[1:]} - {other.name for other in paired}
-print(f"Not on the same test images, and left out here: {', '.join(sorted(left_out)) or 'none'}.")
+if left_out:
+    print(f"Not on the same test images, and left out here: {', '.join(sorted(left_out))}.")
 if gains := {other.name: places.gain_by_region(first, other) for other in paired}:
     nb.show(plots.gain_map(gains, first.name, f"Where is it better than {first.name}?"), preview=True)
 
@@ -133,8 +134,8 @@ count_changes(by_country, "countries")
 ends = {"gain": "geoscore_change", "low": "geoscore_change_low", "high": "geoscore_change_high"}
 score = metric("stage2.geoscore")
 shown = {"first": score.relabelled("GeoScore of the first run"), "this": score.relabelled("of this run")}
-if len(changes := places.top_changes(by_country)):
-    nb.table(readable(changes.rename(columns=ends), shown), caption="Countries that change most", index=False)
+changes = places.top_changes(by_country).rename(columns=ends)
+nb.table(readable(changes, shown), caption="Countries that change most", index=False)
 
 # %% [markdown]
 # ## What do they confuse?
@@ -146,14 +147,12 @@ if len(changes := places.top_changes(by_country)):
 # %%
 confusions = {other.name: places.confusion_changes(first, other) for other in paired}
 count_changes(confusions, "confusions of countries")
-if len(changes := places.top_changes(confusions)):
-    nb.table(changes, caption="Confusions that change most", index=False)
+nb.table(places.top_changes(confusions), caption="Confusions that change most", index=False)
 
 # %%
 concepts = {other.name: places.concept_changes(first, other) for other in paired}
 count_changes(concepts, "concepts")
-if len(changes := places.top_changes(concepts)):
-    nb.table(changes, caption="Concepts that change most", index=False)
+nb.table(places.top_changes(concepts), caption="Concepts that change most", index=False)
 
 # %% [markdown]
 # ## How much is luck of the seed?
@@ -167,7 +166,7 @@ several = [group for group in groups if len(group.runs) > 1]
 for group in several:
     print(f"Taken together: {', '.join(one.name for one in group.runs)} (seeds {', '.join(group.seeds)}).")
 if not several:
-    print("No two of these runs differ in the seed of training alone: nothing can be said about the luck of a seed.")
+    print("No two runs differ in the seed of training alone. Train others, such as: geocbm run --grid 05.seed=0,1,2")
 pooled = seeds.pooled(groups, bootstrap, seed)
 if len(pooled):
     nb.table(seeds.pooled_table(pooled), caption="Over seeds of training", index=False)

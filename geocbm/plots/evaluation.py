@@ -49,11 +49,13 @@ def forest(
     if missing or not len(table):
         raise ValueError(f"a forest plot needs rows with name and value; missing: {sorted(missing) or 'rows'}")
     value, low, high = table.reindex(columns=["value", "low", "high"]).to_numpy(float).T
+    finite = np.abs(value[np.isfinite(value)]).max(initial=1e-9)
+    decimals = max(0, 3 - int(np.ceil(np.log10(finite))))  # one for all rows: what is nothing beside the others is 0
 
     def write(number: float) -> str:
         if np.isposinf(number):
             return "no answer"
-        return percent(number) if share else f"{number:,.4g}"
+        return percent(number) if share else f"{number:z,.{decimals}f}"
 
     names = table["name"].astype(str).tolist()
     texts = interval_texts(value, low, high, write)

@@ -87,6 +87,16 @@ def map_points(lat: Any, lng: Any, texts: Sequence[str], marker: Mapping[str, An
     )
 
 
+def add_menu(fig: go.Figure, shown: Mapping[str, Sequence[bool]]) -> None:
+    """Give a map a menu whose entries show some of the traces that lie above the base map."""
+    buttons = [
+        {"label": escape(label), "method": "restyle", "args": [{"visible": [True] * len(LINES) + list(visible)}]}
+        for label, visible in shown.items()
+    ]
+    place = {"x": 0.01, "xanchor": "left", "y": 0.99, "yanchor": "top"}  # a corner that the projection leaves empty
+    fig.update_layout(updatemenus=[{"buttons": buttons} | place])
+
+
 def finish_map(fig: go.Figure, title: str, alt: str, height: int = 460) -> go.Figure:
     """Give a map its headline, its alternative text and the room it needs."""
     legend = {"x": 0.01, "y": -0.01, "itemsizing": "constant"}
@@ -140,7 +150,6 @@ def gain_map(gains: Mapping[str, pd.DataFrame], reference: str, title: str = "Wh
     GeoScore).
     """
     fig = base_map()
-    scenery = len(fig.data)
     parts = []
     for number, (run, table) in enumerate(gains.items()):
         gain = table["gain"].to_numpy(float)
@@ -165,14 +174,7 @@ def gain_map(gains: Mapping[str, pd.DataFrame], reference: str, title: str = "Wh
         better, worse = int((gain > 0).sum()), int((gain < 0).sum())
         parts.append(f"{run} gains in {better} of {plural(len(gain), 'region')} and loses in {worse}")
     if len(gains) > 1:
-        shown = {run: [True] * scenery + [other == run for other in gains] for run in gains}
-        buttons = [
-            {"label": escape(run), "method": "restyle", "args": [{"visible": visible}]}
-            for run, visible in shown.items()
-        ]
-        # Inside the frame, in the corner that the projection leaves empty.
-        place = {"x": 0.01, "xanchor": "left", "y": 0.99, "yanchor": "top", "showactive": True}
-        fig.update_layout(updatemenus=[{"buttons": buttons} | place])
+        add_menu(fig, {run: [other == run for other in gains] for run in gains})
     alt = f"World map of mean gain in GeoScore over {reference}, by region: {'; '.join(parts)}."
     if not parts:
         alt = f"World map without regions: no run has its test images in common with {reference}."

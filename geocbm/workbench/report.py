@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from html import escape, unescape
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from geocbm.workbench.sync import PairError, read_ipynb
 
 _NOTEBOOK_FILE = re.compile(rf"{NUMBER}_.+\.ipynb")
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
+_NOTHING = re.compile(r'<div class="rich"><p>[^<]*: nothing to show\.</p></div>')
 _SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")
 
 
@@ -46,6 +48,18 @@ def read_notebook(path: Path) -> Any:
         raise ReportError(f"{path.name} is not a readable notebook ({error}); execute it again") from None
 
 
+def _without_empty_sections(cells: Sequence[Any]) -> list[Any]:
+    """The cells, but for sections in which there are tables, and nothing in any: such as those of a single run."""
+    begins = [at for at, cell in enumerate(cells) if cell.cell_type == "markdown" and cell.source.startswith("## ")]
+    kept = list(cells[: begins[0]]) if begins else list(cells)
+    for begin, end in pairwise([*begins, len(cells)]):
+        outputs = [output for cell in cells[begin:end] for output in cell.get("outputs", ())]
+        shown = [text for output in outputs if (text := str(output.get("html") or output.get("text", ""))).strip()]
+        if not shown or not all(map(_NOTHING.fullmatch, shown)):
+            kept += cells[begin:end]
+    return kept
+
+
 class _Accessible(Preprocessor):
     """Make every output one piece of harmless HTML, and hold it to the rules of the reports.
 
@@ -61,6 +75,7 @@ class _Accessible(Preprocessor):
         """All cells, and what the page's first screen is made of: see `notebook.html.j2`."""
         self._answer = self._picture = ""
         nb, resources = super().preprocess(nb, resources)
+        nb.cells = _without_empty_sections(nb.cells)
         prose = [index for index, cell in enumerate(nb.cells) if cell.cell_type == "markdown"]
         headings = "".join(nb.cells[index].html for index in prose)
         nb.metadata["page"] = {

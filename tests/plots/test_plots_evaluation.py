@@ -103,6 +103,14 @@ def test_a_forest_of_missing_answers_says_so_in_words():
     assert everyone.layout.xaxis.type == "log"
 
 
+def test_a_forest_writes_all_values_to_the_same_place():
+    rows = pd.DataFrame({"name": ["a", "b"], "value": [-1278.4, -4e-5], "low": [-1559, -1e-4], "high": [-954, 1e-5]})
+    alt = plots.forest(rows, "change").layout.meta["alt"]
+    assert "a -1,278 (-1,559 to -954); b 0 (0 to 0)." in alt
+    shares = pd.DataFrame({"name": ["a", "b"], "value": [0.0456, 0.128]})
+    assert "a 0.046; b 0.128." in plots.forest(shares, "x").layout.meta["alt"]
+
+
 def test_empty_splits_are_left_out_of_curves_and_histograms():
     curves = plots.error_curves({"test": [], "val": [10.0, 30.0]})
     assert [trace.name for trace in curves.data] == ["val"]

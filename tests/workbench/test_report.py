@@ -15,7 +15,7 @@ from geocbm.data import table as tables
 from geocbm.data.simulated import BANNER
 from geocbm.errors import MissingInputError, UserError
 from geocbm.workbench import report, site
-from geocbm.workbench.html import ANSWER_MIME
+from geocbm.workbench.html import ANSWER_MIME, table_html
 from geocbm.workbench.report_figures import PLOTLY_MIME
 
 DOT = "R0lGODlhAQABAAAAACw="
@@ -192,6 +192,18 @@ def test_a_page_begins_with_its_answer_and_folds_its_set_up(reports: Path) -> No
     for anchor in re.findall(r'<li><a href="#([^"]+)"', page):
         assert f'id="{anchor}"' in page
     assert "On this page" in page and page.index('<details class="setup">') < page.index("epochs")
+
+
+def test_a_section_whose_tables_are_empty_is_not_there(reports: Path) -> None:
+    empty = shown({"text/html": table_html(pd.DataFrame(), "Runs & verdicts")})
+    path = write(reports / "smoke" / "10_compare_runs.ipynb")
+    notebook = nbformat.read(path, 4)
+    for title, outputs in (("Empty", [empty, empty]), ("Half", [empty, shown({"text/plain": "5"})]), ("Own code", [])):
+        notebook.cells += [new_markdown_cell(f"## {title}?"), new_code_cell("1"), new_code_cell("2", outputs=outputs)]
+    nbformat.write(notebook, path)
+    page = report.render_notebook(path).read_text(encoding="utf-8")
+    assert "Empty?" not in page and page.count("nothing to show") == 1
+    assert all(f"{title}?" in page for title in ("Half", "Own code"))
 
 
 def test_nothing_but_the_scripts_of_the_site_can_run(run: Path, reports: Path) -> None:

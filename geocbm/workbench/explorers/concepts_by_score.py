@@ -15,7 +15,7 @@ from geocbm.explain import concept_labels
 from geocbm.explain.maps import MapModel, concept_maps
 from geocbm.files.progress import is_live
 from geocbm.metrics.calibration import expected_calibration_error
-from geocbm.plots.maps import base_map, finish_map, map_points
+from geocbm.plots.maps import add_menu, base_map, finish_map, map_points
 from geocbm.plots.pictures import blend_heat
 from geocbm.plots.theme import PALETTE
 from geocbm.plots.values import escape, percent, plural
@@ -156,7 +156,7 @@ class SeenConcepts:
 
 def map_by_concept(seen: SeenConcepts, rows: np.ndarray, metas: list[int]) -> go.Figure:
     """Where some concepts have their highest scores, with a menu of the concepts."""
-    run, fig, scenery = seen.run, base_map(), 2
+    run, fig = seen.run, base_map()
     for meta in metas:
         best = seen.ranked(rows, meta, next(iter(ORDERS)))[:MOST_DRAWN]
         score = seen.scores[best, meta]
@@ -164,15 +164,7 @@ def map_by_concept(seen: SeenConcepts, rows: np.ndarray, metas: list[int]) -> go
         texts = [escape(seen.caption(row, meta)) for row in best]
         points = map_points(run.lat[best], run.lng[best], texts, marker, escape(run.concepts.metas[meta]))
         fig.add_trace(points.update(visible=meta == metas[0], showlegend=False))
-    buttons = [
-        {
-            "label": escape(run.concepts.metas[meta]),
-            "method": "restyle",
-            "args": [{"visible": [True] * scenery + [other == meta for other in metas]}],
-        }
-        for meta in metas
-    ]
-    fig.update_layout(updatemenus=[{"buttons": buttons, "x": 0.01, "xanchor": "left", "y": 0.99, "yanchor": "top"}])
+    add_menu(fig, {run.concepts.metas[meta]: [other == meta for other in metas] for meta in metas})
     tops = [seen.countries(rows, meta) for meta in metas]
     parts = [f"{run.concepts.metas[meta]} in {top.index[0]}" for meta, top in zip(metas, tops, strict=True)]
     alt = f"World map of the highest scores of a concept, with a menu. Highest mean score: {', '.join(parts)}."
@@ -230,17 +222,14 @@ class ConceptExplorer:
         means = ", ".join(f"{country} {percent(mean)}" for country, mean in seen.countries(rows, meta).head(3).items())
         sentence = f"Scores of {name} in {plural(len(rows), 'picture')}, darker is higher. Highest mean: {means}."
         self.map.show(rows[order], texts[order], levels[order], sentence)
-        self._list()
-
-    def sort(self, _change: Any = None) -> None:
-        """Show its pictures in the chosen order, with or without maps."""
-        self._list()
+        self.sort()
 
     def pictures(self, rows: list[int]) -> list[Any]:
         """Pictures, with the map of the concept if they are wanted."""
         return self.seen.pictures(rows, self.concept.value) if self.maps.value else self.strip.thumbnails(rows)
 
-    def _list(self) -> None:
+    def sort(self, _change: Any = None) -> None:
+        """Show its pictures in the chosen order, with or without maps."""
         order = self.order.value
         shown = self.seen.ranked(self.run.rows[self.split.value], self.concept.value, order)
         self.strip.show(shown)

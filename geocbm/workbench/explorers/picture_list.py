@@ -90,9 +90,8 @@ class PictureList:
         self.box = ipywidgets.VBox([ipywidgets.HBox(filters, layout=WRAP), self.pictures, self.count])
         self._list()
         self.row = int(self.pictures.value)
-        for control in filters:
-            control.observe(self._on_filter, "value")
-        self.pictures.observe(self._on_choice, "value")
+        for control in (*filters, self.pictures):
+            control.observe(self._on_change, "value")
 
     def _list(self) -> None:
         own = {"error": self.error.value, "order": self.order.value} if "km" in self.frame else {}
@@ -108,17 +107,12 @@ class PictureList:
         more = f", the first {MOST_LISTED} are listed" if len(found) > MOST_LISTED else ""
         self.count.value = said(f"{len(found):,} of {len(self.frame):,} pictures{more}")
 
-    def _on_filter(self, _change: Any) -> None:
-        if not self._still:
-            self._list()
-            self._show()
-
-    def _on_choice(self, _change: Any) -> None:
-        if not self._still:
-            self._show()
-
-    def _show(self) -> None:
+    def _on_change(self, change: Any) -> None:
         """Hand the chosen picture on; where no picture passes the filters the last one stays."""
+        if self._still:
+            return
+        if change["owner"] is not self.pictures:
+            self._list()
         if self.pictures.value not in (None, self.row):
             self.row = self.pictures.value
             self._choose()

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from geocbm.data import quality
 from geocbm.files.progress import is_live
 from geocbm.geodesy import haversine_km
-from geocbm.plots.maps import base_map, finish_map, map_points
+from geocbm.plots.maps import add_menu, base_map, finish_map, map_points
 from geocbm.plots.theme import PALETTE
 from geocbm.plots.values import escape, plural, thin
 from geocbm.run import Run
@@ -57,7 +57,7 @@ def look_up(run: Run) -> pd.DataFrame:
 def map_by_finding(run: Run, frame: pd.DataFrame) -> go.Figure:
     """The pictures on a map, coloured by split, with a menu of what is duplicate or odd among them."""
     found = {f"{each['check']} ({each['rows']:,})": each["found"] for each in quality.findings(run.table, False)}
-    fig, scenery = base_map(), 2
+    fig = base_map()
     groups = [(split, np.flatnonzero(frame["split"] == split)) for split in SPLITS]
     groups += [(name, rows) for name, rows in found.items() if len(rows)]
     for number, (name, rows) in enumerate(groups):
@@ -66,15 +66,8 @@ def map_by_finding(run: Run, frame: pd.DataFrame) -> go.Figure:
         marker = {"size": 5, "opacity": 0.7, "color": COLOURS.get(name, PALETTE[1])}
         points = map_points(run.lat[shown], run.lng[shown], texts, marker, name)
         fig.add_trace(points.update(visible=number < len(SPLITS)))
-    buttons = [
-        {
-            "label": label,
-            "method": "restyle",
-            "args": [{"visible": [True] * scenery + [name in names for name, _ in groups]}],
-        }
-        for label, names in [("all, by split", SPLITS), *((name, (name,)) for name, _ in groups)]
-    ]
-    fig.update_layout(updatemenus=[{"buttons": buttons, "x": 0.01, "xanchor": "left", "y": 0.99, "yanchor": "top"}])
+    entries = {"all, by split": SPLITS} | {name: (name,) for name, _ in groups}
+    add_menu(fig, {label: [name in names for name, _ in groups] for label, names in entries.items()})
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in groups[: len(SPLITS)])
     odd = "; ".join(name for name, _ in groups[len(SPLITS) :]) or "none"
     alt = f"World map of {plural(len(frame), run.noun)}, coloured by split: {sizes}. Duplicate or odd: {odd}."
