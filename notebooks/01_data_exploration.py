@@ -110,7 +110,7 @@ nb.show(plots.country_bars(table["country"], noun=data.picture_noun(table)))
 
 # %%
 nb.show(plots.hierarchy(table))
-nb.show(plots.imbalance(table["meta_name"]))
+nb.show(plots.imbalance(known["metas"].dropna()))
 
 # %% [markdown]
 # ## Is a concept a code word for the answer?
@@ -129,7 +129,7 @@ bits = -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)  # (metas,)
 
 audit = audit_concepts(table)
 np.testing.assert_allclose(bits, audit["entropy_bits"], atol=1e-9)
-telling = audit.sort_values("entropy_bits").head(12).drop(columns="place")
+telling = audit.sort_values(["entropy_bits", "n"], ascending=[True, False]).head(12).drop(columns="place")
 nb.table(telling.round(2), caption="The concepts that give the most away")
 
 # %% [markdown]
