@@ -100,8 +100,7 @@ LEFT = (
     "stage2_both.json",
     "stage2_both_neighbours.safetensors",
     "history_stage2_both.parquet",
-    "stage2_recipe_seed.safetensors",
-    "stage2_recipe_seed_decoding.json",
+    "stage2_both_decoding.json",
     "stage2_hybrid.resume.safetensors",
     "stage2_hybrid_linear_part.safetensors",
 )
@@ -116,8 +115,7 @@ KEPT = (
     "stage2.resume.safetensors",
     "stage2_concept_scores.safetensors",
     "history_stage2_concept_scores.parquet",
-    "stage2_recipe_refined.json",
-    "stage1_recipe_seed.safetensors",
+    "stage1.safetensors",
     "geocells.npz",
 )
 
@@ -125,6 +123,6 @@ KEPT = (
 def test_only_the_heads_of_this_execution_stay(tmp_path: Path) -> None:
     for name in (*LEFT, *KEPT):
         (tmp_path / name).touch()
-    trained = ["hybrid_", "concept_scores", "recipe refined"]
+    trained = ["hybrid_", "concept_scores"]
     assert adoption.remove_leftovers(Run(tmp_path), "stage2", trained) == sorted(LEFT)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(KEPT)

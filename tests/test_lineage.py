@@ -28,18 +28,16 @@ FILES = (
     "stage0.safetensors",
     "features.json",
     "stage1.safetensors",
-    "stage1_recipe_x.safetensors",
     "concept_scores.npz",
     "stage2.safetensors",
     "stage2_concept_only.safetensors",
-    "stage2_recipe_x.safetensors",
     "stage2_neighbours.safetensors",
     "predictions.parquet",
     "cell_scores.npz",
 )
 HEADS = {name: "05" for name in FILES if name.startswith("stage2")}
 LATER = HEADS | {"predictions.parquet": "05", "cell_scores.npz": "05"}
-CONCEPTS = {"stage1.safetensors": "04", "stage1_recipe_x.safetensors": "04", "concept_scores.npz": "04"}
+CONCEPTS = {"stage1.safetensors": "04", "concept_scores.npz": "04"}
 FROM_03 = {"stage0.safetensors": "03", "features.json": "03", **dict.fromkeys(CONCEPTS, "03")}
 FROM_02 = {"geocells.npz": "02", **dict.fromkeys(LATER, "02")}
 
@@ -53,33 +51,22 @@ REFUSED = {  # what is other than it was: the files that are refused, each with 
     "prototypes": FROM_03 | dict.fromkeys(LATER, "03") | {"stage2_neighbours.safetensors": "03"},
     "stage0": {"features.json": "03"} | CONCEPTS | dict.fromkeys(LATER, "04") | {"stage2_neighbours.safetensors": "05"},
     "stage1": {"concept_scores.npz": "04"} | LATER,
-    "stage1_recipe_x": {"stage2_recipe_x.safetensors": "05", "predictions.parquet": "05"},
     "stage2": {"predictions.parquet": "05", "cell_scores.npz": "05"},
     "stage2_concept_only": {"predictions.parquet": "05"},
 }
 # What depends on concepts of this Stage 1 only.
-for _name in ("stage2_recipe_x.safetensors", "stage2_neighbours.safetensors"):
-    del REFUSED["stage1"][_name]
-# Refused for the Stage 1 of its own recipe.
-REFUSED["stage0"]["stage2_recipe_x.safetensors"] = "04"
+del REFUSED["stage1"]["stage2_neighbours.safetensors"]
 
 
 @pytest.fixture
 def whole_run(copied_run: TinyRun) -> TinyRun:
-    """The tiny run with a second recipe and with training pictures that refine places."""
+    """The tiny run with training pictures that refine places."""
     files = copied_run.files
-    for suffix in ("safetensors", "json"):
-        for stage in ("stage1", "stage2"):
-            files.path(f"{stage}_recipe_x.{suffix}").write_bytes(files.path(f"{stage}.{suffix}").read_bytes())
-    head = read_json(files.path("stage2_recipe_x.json"))
-    record = head["labels"]["made_from"]
-    record["stage1_recipe_x"] = record.pop("stage1")
-    write_json(files.path("stage2_recipe_x.json"), head)
     name = "stage2_neighbours.safetensors"
     features = files.features("adapted")
     stages.make_refiner(files, features).save(files.path(name), files.made_from(name))
     places = pd.read_parquet(files.path("predictions.parquet"))
-    places.attrs["made_from"] = files.made_from("predictions.parquet", "stage2_concept_only", "stage2_recipe_x")
+    places.attrs["made_from"] = files.made_from("predictions.parquet", "stage2_concept_only")
     save_frame(files.path("predictions.parquet"), places)
     return copied_run
 
@@ -192,59 +179,37 @@ def test_the_command_fit_refuses_what_does_not_belong_and_waits_for_nobody(whole
         model_commands.train_stage(*wanted)
 
 
-def drop_records(run: TinyRun, *names: str) -> None:
-    """Files as they were before there were records."""
-    files = run.files
-    for name in names:
-        path = files.path(name)
-        if lineage.is_checkpoint(name):
-            content = read_json(path.with_suffix(".json"))
-            labels = content["labels"]
-            labels.pop("made_from", None)
-            labels["splits_sha256"] = sha256_file(files.path("splits.json"))
-            labels["cells_digest"] = files.cells.digest
-            write_json(path.with_suffix(".json"), content)
-        elif path.suffix == ".json":
-            write_json(path, {key: value for key, value in read_json(path).items() if key != "made_from"})
-        elif path.suffix == ".npz":
-            with np.load(path) as stored:
-                kept = {key: stored[key] for key in stored if key not in ("made_from", SEAL)}
-            np.savez(path, **kept)
-        elif path.suffix == ".safetensors":
-            save_file(load_file(path), path)
-        else:
-            frame = pd.read_parquet(path)
-            frame.attrs = {}
-            frame.to_parquet(path)
+def drop_record(path: Path) -> None:
+    """A file as it would be without its record."""
+    if lineage.is_checkpoint(path.name):
+        content = read_json(path.with_suffix(".json"))
+        del content["labels"]["made_from"]
+        write_json(path.with_suffix(".json"), content)
+    elif path.suffix == ".json":
+        write_json(path, {key: value for key, value in read_json(path).items() if key != "made_from"})
+    elif path.suffix == ".npz":
+        with np.load(path) as stored:
+            kept = {key: stored[key] for key in stored if key not in ("made_from", SEAL)}
+        np.savez(path, **kept)
+    elif path.suffix == ".safetensors":
+        save_file(load_file(path), path)
+    else:
+        frame = pd.read_parquet(path)
+        frame.attrs = {}
+        frame.to_parquet(path)
 
 
-def test_a_run_of_before_there_were_records_opens_unless_its_labels_say_otherwise(whole_run):
-    drop_records(whole_run, *FILES)
-    for name in FILES:
-        assert lineage.read_record(whole_run.folder / name) is None
-        whole_run.files.need(name)
-    assert GeoCBM.load(whole_run.folder).calibration is not None
-    change(whole_run, "splits")
-    for name in ("stage0.safetensors", "stage1.safetensors", "geocells.npz"):
-        with pytest.raises(MismatchError, match=r"geocbm run --run tiny --from 0[23]$"):
-            if name == "geocells.npz":
-                _ = whole_run.files.cells
-            whole_run.files.need(name)
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in FILES if name not in ("geocells.npz", "prototypes.safetensors", "stage0.safetensors")]
-)
-def test_a_file_without_a_record_is_older_than_what_has_one(whole_run, name):
-    drop_records(whole_run, name)
-    with pytest.raises(MismatchError, match=r"is older than the (stage[012]|prototypes)\.safetensors that"):
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_does_not_say_what_it_was_made_from_is_refused_with_its_remedy(whole_run, name):
+    drop_record(whole_run.folder / name)
+    with pytest.raises(MismatchError, match=r"does not say what it was made from.* geocbm run --run tiny --from 0\d$"):
         whole_run.files.need(name)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"labels": 3}'])
 def test_a_damaged_description_is_one_sentence(whole_run, content):
     whole_run.files.path("stage1.json").write_text(content)
-    with pytest.raises(MismatchError, match=r"(damaged|older).* geocbm run --run tiny --from 04$"):
+    with pytest.raises(MismatchError, match=r"is damaged.* geocbm run --run tiny --from 04$"):
         whole_run.files.need("stage1.safetensors")
 
 

@@ -49,10 +49,7 @@ def _marked(file: Path) -> bool:
 
 def is_simulated(table: pd.DataFrame) -> bool:
     """Whether the pictures of a validated table are simulated; `load_table` has kept it in `attrs["simulated"]`."""
-    stored = table.attrs.get("simulated")
-    if stored is None and "folder" in table.attrs and "image_path" in table:  # a table of an earlier version
-        stored = from_simulator(table.attrs["folder"], table["image_path"])
-    return bool(stored)
+    return bool(table.attrs.get("simulated"))
 
 
 def picture_noun(table: pd.DataFrame) -> str:

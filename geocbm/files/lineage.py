@@ -47,11 +47,6 @@ _PARTS = {
 LINEAR_PART = "_linear_part"
 """End of the stem of a checkpoint that holds the linear layers which a head of mode `hybrid` starts from."""
 _AT_ONCE = 100_000  # texts that are put together to be hashed
-FILES = {"cells": "geocells.npz", "prototypes": "prototypes.safetensors"}
-"""Files of the parts that are files and no checkpoints."""
-
-CHECKED_BY_CONTENT = ("table", "splits", "names", "cells")
-"""Parts that even files of before there were records can be held against."""
 
 
 def plain_stem(name: str) -> str:
@@ -69,11 +64,8 @@ def parts_of(name: str) -> tuple[str, ...]:
             return ("table", "splits", "cells", "stage0")
         if stem.endswith("_decoding"):
             return ("table", "splits", "cells", "stage0", stem.removesuffix("_decoding"))
-        stem = stem.removesuffix(LINEAR_PART)
-        recipe = stem.removeprefix("stage2_recipe_")
-        concepts = f"stage1_recipe_{recipe}" if recipe != stem else "stage1"
-        return tuple(concepts if part == "stage1" else part for part in _PARTS["stage2"])
-    return _PARTS["stage1"] if stem.startswith("stage1_recipe_") else ()
+        return _PARTS["stage2"]
+    return ()
 
 
 def is_checkpoint(name: str) -> bool:
@@ -136,25 +128,13 @@ _DAMAGE = (
 
 
 def read_record(path: Path) -> Record | None:
-    """The record of a JSON, npz, safetensors or parquet file; None where it has none, as files of before there were.
-
-    Of a checkpoint the record stands in its JSON.
-    """
+    """The record of a JSON, npz, safetensors or parquet file, None where it has none; a checkpoint's is in its JSON."""
     try:
         found = _stored(path)
         content = json.loads(found) if isinstance(found, str) else found
     except _DAMAGE:
         return None
     return {str(name): str(value) for name, value in content.items()} if isinstance(content, dict) else None
-
-
-def is_readable(path: Path) -> bool:
-    """Whether a file is of the kind that its suffix says; whoever reads the content of a damaged one says so."""
-    try:
-        _stored(path)
-    except _DAMAGE:
-        return False
-    return True
 
 
 def _stored(path: Path) -> Any:

@@ -120,8 +120,8 @@ def _seal(content: Mapping[str, Any]) -> str:
 
 
 def own_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What `save_tensors` noted, out of the metadata in a file's header; of older files all of it."""
-    return dict(json.loads(metadata[_METADATA])) if _METADATA in metadata else dict(metadata)
+    """What `save_tensors` noted, out of the metadata in a file's header."""
+    return dict(json.loads(metadata[_METADATA]))
 
 
 def _tensor_seal(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

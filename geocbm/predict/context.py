@@ -83,7 +83,7 @@ class AnswerContext:
     cell_places: tuple[Place, ...]  # for each cell the town nearest to the training photograph in its middle
     country_names: CountryNames
     calibration: Calibration | None
-    decoder: Decoder | None  # which point is answered; None for the argmax
+    decoder: Decoder  # which point is answered
     baseline: np.ndarray | None  # (k,): scores of metas and parents that say nothing, where the head reads embeddings
     clue_values: np.ndarray | None  # (2, k): scores of what can be seen and of what cannot (`predict.clues`)
     has_novelty: bool  # whether the run tells how unlike the training pictures a photograph is
@@ -96,14 +96,12 @@ class AnswerContext:
         content: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
         content |= {"cell_countries": self.cells.country.tolist(), "cell_settings": self.cells.settings}
         content |= {"concepts": asdict(self.concepts), "called": self.country_names.called}
+        content |= {name: getattr(self.decoder, name) for name in ("temperature", "bandwidth_km")}
+        content["choice"], tensors["training"] = self.decoder.choice.record(), self.decoder.places.training
         if self.calibration is not None:
             calibration = asdict(self.calibration)
             tensors["cell_km2"] = calibration.pop("cell_km2")
             content["calibration"] = calibration | {"thresholds": list(self.calibration.thresholds.items())}
-        if self.decoder is not None:
-            tensors["training"] = self.decoder.places.training
-            content["decoder"] = {"temperature": self.decoder.temperature, "bandwidth_km": self.decoder.bandwidth_km}
-            content["choice"] = self.decoder.choice.record()
         if self.baseline is not None:
             tensors["baseline"] = self.baseline
         if self.clue_values is not None:
@@ -127,14 +125,13 @@ class AnswerContext:
             settings=content["cell_settings"],
             **{name: tensors[name] for name in _CELLS},
         )
-        names, calibration, decoder = content["concepts"], content.get("calibration"), content.get("decoder")
+        names, calibration = content["concepts"], content.get("calibration")
         if calibration:
             calibration["thresholds"] = dict(calibration["thresholds"])
             calibration = Calibration(**calibration, cell_km2=tensors["cell_km2"])
-        if decoder:
-            places = Places(cells.centers, tensors["training"], cells.sample_to_cell)
-            decoder = Decoder(PointChoice.read(content["choice"]), **decoder, places=places)
-        plain = {"files": {}} | {name: content[name] for name in _PLAIN if name in content}
+        places = Places(cells.centers, tensors["training"], cells.sample_to_cell)
+        choice = PointChoice.read(content["choice"])
+        plain = {name: content[name] for name in _PLAIN}
         plain["cell_places"] = tuple(Place(*place) for place in content["cell_places"])
         return cls(
             **plain | {"remarks": tuple(content["remarks"])},
@@ -143,7 +140,7 @@ class AnswerContext:
             concepts=ConceptVocabulary(tuple(names["metas"]), tuple(names["parents"]), names["meta_to_parent"]),
             country_names=CountryNames(content["called"]),
             calibration=calibration,
-            decoder=decoder,
+            decoder=Decoder(choice, content["temperature"], content["bandwidth_km"], places),
             baseline=tensors.get("baseline"),
             clue_values=tensors.get("clue_values"),
         )
@@ -205,8 +202,8 @@ def fit_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None)
     try:
         logits = read_cell_scores(files)["val"]
         with files.opened("cell_scores.npz") as stored:
-            noted = str(stored["head_digest"]) if "head_digest" in stored else None  # not so in older files
-        if head is not None and noted not in (None, hash_weights(head.state_dict().items())):
+            noted = str(stored["head_digest"])
+        if head is not None and noted != hash_weights(head.state_dict().items()):
             raise files.mismatch("cell_scores.npz", "was made by another Stage 2 than stage2.safetensors holds")
     except UserError as problem:
         return None, lacks + str(problem)

@@ -122,9 +122,9 @@ def _copy(files: Run, path: Path, stem: str) -> None:
 def remove_leftovers(files: Run, stage: str, trained: Iterable[str]) -> list[str]:
     """Remove the further checkpoints of a stage that were not trained this time, so that no page reads them.
 
-    The run's own, of the stem `stage`, stays with what was trained beside it: ablation modes, and `recipe NAME`.
+    The run's own, of the stem `stage`, stays with the ablation modes that were trained beside it.
     """
-    kept = {stage} | {f"{stage}_{name.replace(' ', '_')}" for name in trained}
+    kept = {stage} | {f"{stage}_{name}" for name in trained}
     removed = []
     for file in sorted(files.folder.glob(f"*{stage}_*")):
         # history_<stem>.parquet, <stem>.resume.safetensors and these companions belong to a checkpoint.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -15,7 +14,7 @@ from geocbm import data
 from geocbm.data.concepts import GUESSED, ConceptVocabulary
 from geocbm.data.simulated import is_simulated, picture_noun
 from geocbm.errors import MismatchError, MissingInputError
-from geocbm.files import lineage, makers, run_command, sha256_file, sha256_text, stored
+from geocbm.files import lineage, makers, run_command, sha256_file, stored
 from geocbm.geocells import Geocells
 from geocbm.metrics.places import CountryNames
 
@@ -122,12 +121,8 @@ class RunFiles:
         self._exists(holder, path.name)
         now = {part: self.digest(part) for part in parts}
         record = lineage.read_record(holder)
-        if record is None and lineage.is_readable(holder):
-            self._check_age(path)
-        if holder != path:
-            self._check_labels(path, holder, old=record is None)
         if record is None:
-            return
+            raise self.mismatch(path.name, "is damaged, or does not say what it was made from")
         for part in record:
             # Further checkpoints, such as those of the ablation modes, count for as long as they are there.
             further = self.in_use(f"{part}.safetensors")
@@ -137,42 +132,11 @@ class RunFiles:
                 now[part] = self.digest(part)
         for part, digest in now.items():
             if record.get(part) != digest:
-                raise self._other(path, part)
+                raise self.mismatch(path.name, f"was made from {lineage.spoken(part)} than the run has now")
 
     def mismatch(self, name: str, what: str) -> MismatchError:
         """What to raise of a file of this run that `what` is wrong with: says how to make it again."""
         return MismatchError(f"{name} of run {self.name!r} {what}; make it again with: {self.remedy(name)}")
-
-    def _other(self, path: Path, part: str) -> MismatchError:
-        return self.mismatch(path.name, f"was made from {lineage.spoken(part)} than the run has now")
-
-    def _check_age(self, path: Path) -> None:
-        """Refuse a file of before there were records where what it is made from has one, and so is newer."""
-        for part in lineage.parts_of(path.name):
-            source = self.in_use(f"{part}.json" if lineage.is_checkpoint(part) else lineage.FILES.get(part, part))
-            if part not in lineage.CHECKED_BY_CONTENT and lineage.read_record(source) is not None:
-                newer = source.with_suffix(".safetensors").name
-                raise self.mismatch(path.name, f"is older than the {newer} that the run has now")
-
-    def _check_labels(self, path: Path, holder: Path, old: bool) -> None:
-        """Hold the labels of a checkpoint against the run; of one without a record also the digests of that time."""
-        with stored.opened(holder, partial(self.remedy, holder.name)) as content:
-            labels = dict(content["labels"])
-        expected: dict[str, tuple[str, Any]] = {
-            "metas": ("names", list(self.concepts.metas)),
-            "parents": ("names", list(self.concepts.parents)),
-            "meta_to_parent": ("names", dict(self.concepts.meta_to_parent)),
-        }
-        if old:
-            # As `write_json` lays the file out, so that one that was only laid out anew is the same.
-            text = json.dumps(self.read("splits.json"), indent=2, sort_keys=True, ensure_ascii=False)
-            expected["csv_sha256"] = ("table", self.table.attrs["csv_sha256"])
-            expected["splits_sha256"] = ("splits", sha256_text(text + "\n"))
-        if old and "cells" in lineage.parts_of(path.name):
-            expected["cells_digest"] = ("cells", self.cells.digest)
-        for label, (part, value) in expected.items():
-            if labels.get(label) != value:
-                raise self._other(path, part)
 
     @cached_property
     def _table_digest(self) -> str:

@@ -98,7 +98,7 @@ def save_predictions(path: str | Path, files: Run, by_mode: Mapping[str, Arrays]
         )
         for number, (mode, places) in enumerate(by_mode.items())
     ]
-    others = [f"stage2_{mode.replace(' ', '_')}" for mode in list(by_mode)[1:]]
+    others = [f"stage2_{mode}" for mode in list(by_mode)[1:]]
     kept = [name for name in others if files.path(f"{name}.safetensors").exists()]
     whole = pd.concat(parts, ignore_index=True)
     whole.attrs = {}  # those of the table name folders of this machine
@@ -180,16 +180,14 @@ def save_decoder(path: str | Path, files: Run, head: Stage2CrossAttentionGeoHead
     )
 
 
-def load_decoder(files: Run, head: Stage2CrossAttentionGeoHead, name: str = "stage2") -> Decoder | None:
-    """The decoder of a checkpoint; None for runs of before there was a choice, which answer the argmax.
+def load_decoder(files: Run, head: Stage2CrossAttentionGeoHead, name: str = "stage2") -> Decoder:
+    """The decoder of a checkpoint.
 
     Raises:
-        MissingInputError: the head's settings ask for a choice, but it is not there.
+        MissingInputError: it is not there.
         MismatchError: it was made from another table, other splits or cells, or for another head.
     """
     file = decoding_file(name)
-    if head.config.answer_point == "argmax" and not files.path(file).exists():
-        return None
     choice, temperature, bandwidth_km, digest = _read(files, file)
     if digest != _digest(head):
         raise files.mismatch(file, f"was chosen for another head than {name}.safetensors holds")

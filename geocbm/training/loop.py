@@ -205,10 +205,7 @@ class Training:
         stack.enter_context(restored_on_failure(self.model, self.first))
         out = None if self.checkpoint is None else self.checkpoint.path
         config = {} if self.checkpoint is None else self.checkpoint.metadata.get("config", {})
-        identity = None if self.keeper is None else self.keeper.identity
-        self.tracked = stack.enter_context(
-            tracked(self.accelerator, self.mode, out, config, self.say, identity, self.has_ended)
-        )
+        self.tracked = stack.enter_context(tracked(self.accelerator, self.mode, out, config, self.say, self.has_ended))
         if not self.has_ended:
             rows, done = self.settings.of_epoch(self.train.rows), len(self.state.history)
             steps = len(batches_of(rows, self.settings.batch_size))

@@ -2,12 +2,9 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
+import struct
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +15,7 @@ from torch import nn
 from wandb.proto import wandb_internal_pb2
 
 from geocbm.errors import ParameterError, UserError
-from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, loop, seeded, tracking
+from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, seeded
 from geocbm.training.epoch import learning_rates
 from geocbm.training.tracking import has_key, spoken, tracking_mode
 
@@ -194,32 +191,21 @@ class Stopped(Exception):
     pass
 
 
-def stop_in_epoch(number, stop=None):
-    """Interrupt the validation of an epoch, or of the first weights for 0, so that its row is never made."""
-    seen = iter(range(100))
-
-    def measure(predictions):
-        if next(seen) == number:
-            if stop is None:
-                raise Stopped
-            stop()
-        return {"score": 2.0}
-
-    return measure
-
-
 def recorded(folder):
-    """Epochs and steps of each wandb run below a folder, over all its starts in the order of their names."""
+    """Epochs that each run of wandb below a folder was told, in the order in which they were started."""
     settle(folder)
-    runs = {}
-    for file in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
-        steps = runs.setdefault(file.stem.removeprefix("run-"), [])
-        for content in tracking._records(file.read_bytes()):
+    runs = []
+    for file in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda each: each.stat().st_mtime):
+        content, place, epochs = file.read_bytes(), 7, []
+        while place < len(content):  # records of LevelDB's log: checksum, length, kind; all of them fit into one block
+            _, length, kind = struct.unpack("<IHB", content[place : place + 7])
+            assert kind == 1
             record = wandb_internal_pb2.Record()
-            record.ParseFromString(content)
+            record.ParseFromString(content[place + 7 : place + 7 + length])
+            place += 7 + length
             items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
-            if items:
-                steps.append((record.history.step.num, int(float(items["epoch"]))))
+            epochs += [int(float(items["epoch"]))] if items else []
+        runs.append(epochs)
     return runs
 
 
@@ -232,36 +218,7 @@ def settle(folder):
         calm, before = (calm + 1 if files() == before else 0), files()
 
 
-def test_an_interrupted_training_goes_on_as_the_same_run_with_each_epoch_once(tmp_path, no_key):
-    """Interrupted in epoch 3, and again in epoch 5: three starts, one run."""
-    out = tmp_path / "r" / "a.safetensors"
-    with pytest.raises(Stopped):
-        train(out, tracking="offline", epochs=6, measure=stop_in_epoch(3))
-    with pytest.raises(Stopped):  # the first weights are not validated again: epoch 3 is the first call
-        train(out, tracking="offline", epochs=6, measure=stop_in_epoch(2))
-    train(out, tracking="offline", epochs=6)
-    assert len(list((tmp_path / "r" / "wandb").glob("offline-run-*"))) == 3
-    assert list(recorded(tmp_path / "r").values()) == [[(epoch, epoch) for epoch in range(1, 7)]]
-
-
-def test_an_epoch_that_was_sent_but_not_saved_is_not_sent_again(tmp_path, no_key, monkeypatch):
-    """The last epoch is sent without a state of its own; an interruption before the checkpoint repeats it."""
-    out = tmp_path / "r" / "a.safetensors"
-
-    def fail(*_):
-        raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_checkpoint", fail)
-        with pytest.raises(Stopped):
-            train(out, tracking="offline")
-    lines = []
-    train(out, tracking="offline", lines=lines)
-    assert lines[0] == "continuing at epoch 3 of 3"
-    assert list(recorded(tmp_path / "r").values()) == [[(1, 1), (2, 2), (3, 3)]]
-
-
-def test_an_epoch_that_was_saved_but_not_sent_is_sent(tmp_path, no_key):
+def test_an_interrupted_training_goes_on_as_a_run_of_all_epochs(tmp_path, no_key):
     out = tmp_path / "r" / "a.safetensors"
 
     class Stop(list):
@@ -271,57 +228,21 @@ def test_an_epoch_that_was_saved_but_not_sent_is_sent(tmp_path, no_key):
 
     with pytest.raises(Stopped):
         train(out, tracking="offline", lines=Stop())
-    assert list(recorded(tmp_path / "r").values()) == [[(1, 1)]]
+    assert recorded(tmp_path / "r") == [[1]]
     train(out, tracking="offline")
-    assert list(recorded(tmp_path / "r").values()) == [[(1, 1), (2, 2), (3, 3)]]
+    assert recorded(tmp_path / "r") == [[1], [1, 2, 3]]
 
 
-def test_a_training_that_has_ended_is_not_continued(tmp_path, no_key):
-    out, whole = tmp_path / "r" / "a.safetensors", [(1, 1), (2, 2), (3, 3)]
-    train(out, tracking="offline", reuse=True)
-    lines = []
-    train(out, tracking="offline", reuse=True, lines=lines)
-    assert lines[0].startswith("trained before")
-    assert list(recorded(tmp_path / "r").values()) == [whole]
-    train(out, tracking="offline")
-    assert list(recorded(tmp_path / "r").values()) == [whole, whole]
-    train(out, tracking="offline", epochs=2)  # another training
-    assert sorted(map(len, recorded(tmp_path / "r").values())) == [2, 3, 3]
-
-
-def test_a_killed_training_goes_on_as_the_same_run(tmp_path, no_key):
-    code = (
-        "import os, signal, sys; import test_training_tracking as t; "
-        "t.train(sys.argv[1], tracking='offline', epochs=4,"
-        " measure=t.stop_in_epoch(3, lambda: os.kill(os.getpid(), signal.SIGKILL)))"
-    )
+def test_a_training_that_is_taken_over_is_told_once(tmp_path, no_key):
     out = tmp_path / "r" / "a.safetensors"
-    # A process of its own has a client of its own, as a kernel has.
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    # `-c` finds modules in the working folder; the package is where this process found it.
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    killed = subprocess.run(
-        [sys.executable, "-c", code, str(out)], capture_output=True, env=environment, cwd=Path(__file__).parent
-    )
-    assert killed.returncode == -signal.SIGKILL
-    train(out, tracking="offline", epochs=4)
-    assert list(recorded(tmp_path / "r").values()) == [[(epoch, epoch) for epoch in range(1, 5)]]
-
-
-def test_files_that_an_interruption_cut_are_read_up_to_there(tmp_path, no_key):
-    train(tmp_path / "r" / "a.safetensors", tracking="offline", epochs=40, patience=40)
-    (file,) = (tmp_path / "r" / "wandb").glob("offline-run-*/run-*.wandb")
-    settle(tmp_path / "r")
-    content = file.read_bytes()
-    run = file.stem.removeprefix("run-")
-    assert tracking.written_epochs(tmp_path / "r" / "wandb", run) == list(range(1, 41))
-    assert len(content) > 32768  # several blocks of the format
-    for length in (0, 7, 100, len(content) // 2, len(content) - 1):
-        file.write_bytes(content[:length])
-        epochs = tracking.written_epochs(tmp_path / "r" / "wandb", run)
-        assert epochs == list(range(1, len(epochs) + 1))
-    file.write_bytes(b"no such format" * 100)
-    assert tracking.written_epochs(tmp_path / "r" / "wandb", run) == []
+    train(out, reuse=True)
+    lines = []
+    train(out, tracking="offline", reuse=True, lines=lines)  # not told before
+    train(out, tracking="offline", reuse=True, lines=lines)
+    assert [line.partition(" with")[0] for line in lines] == ["trained before"] * 2
+    assert recorded(tmp_path / "r") == [[1, 2, 3]]
+    train(out, tracking="offline")
+    assert recorded(tmp_path / "r") == [[1, 2, 3]] * 2
 
 
 def test_online_without_a_key_goes_on_offline(tmp_path, no_key):

@@ -61,8 +61,7 @@ class FeatureStore:
     ) -> FeatureStore:
         """Open a finished store, of pictures with these digests in their order and of weights with this fingerprint.
 
-        All of it is read once and held against the checksums in its manifest; stores of before there were some have
-        the sizes of their files checked only.
+        All of it is read once and held against the checksums in its manifest.
 
         Raises:
             MissingInputError: there is no finished store in the folder.
@@ -74,13 +73,12 @@ class FeatureStore:
             raise MissingInputError(f"there is no finished feature store in '{path}'; encode the pictures first")
         again = f"encoding the pictures again, without the folder {path}"
         with opened(path / "manifest.json", again) as manifest:
-            if "digests" not in manifest:  # which stores of before had there
-                with opened(path / DIGESTS, again) as frame:
-                    manifest["digests"] = frame["image_sha256"].tolist()
+            with opened(path / DIGESTS, again) as frame:
+                manifest["digests"] = frame["image_sha256"].tolist()
             store = cls(path, manifest)
             if store.key != _key(store.fingerprint, store.kinds, store.digests):
                 raise ValueError(f"{DIGESTS} is that of another store")
-            sums = {kind: list(manifest[CHECKSUMS][kind]) for kind in store.kinds if CHECKSUMS in manifest}
+            sums = {kind: list(manifest[CHECKSUMS][kind]) for kind in store.kinds}
             if store.key[:32] != path.name:
                 raise ValueError(f"it is that of the store {store.key[:32]}")
         if fingerprint is not None and fingerprint != store.fingerprint:
@@ -102,7 +100,7 @@ class FeatureStore:
                 raise DamagedError(
                     f"'{file.name}' of the feature store '{path.name}' has {size} bytes instead of {expected}; {_AGAIN}"
                 )
-            if kind in sums and checksums(file) != sums[kind]:
+            if checksums(file) != sums[kind]:
                 raise DamagedError(
                     f"'{file.name}' of the feature store '{path.name}' was changed since it was written; {_AGAIN}"
                 )
