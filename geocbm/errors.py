@@ -50,6 +50,13 @@ class UnwritableError(UserError, OSError):
     """A folder cannot be written, whatever is to be written there."""
 
 
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise `ParameterError` unless `value` is one of `choices`."""
+    if value not in choices:
+        listed = ", ".join(map(repr, choices[:-1]))
+        raise ParameterError(f"{name}={value!r} is unknown; use {listed} or {choices[-1]!r}")
+
+
 def cut_middle(text: str, most: int = 200) -> str:
     """A text of any length for people: the middle of a longer one is left out."""
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) + 1 - (most - most // 2) :]}"

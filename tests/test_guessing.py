@@ -12,9 +12,8 @@ import torch
 from tiny_models import save_model
 
 from geocbm import data
-from geocbm.data.concept_list import ConceptList, read_concept_list
+from geocbm.data.concept_list import ABSENT, ConceptList, read_concept_list
 from geocbm.data.concepts import GUESSED, UNKNOWN, ConceptVocabulary
-from geocbm.data.unlabelled import ABSENT
 from geocbm.errors import ParameterError
 from geocbm.evaluation import stage_metrics
 from geocbm.evaluation.baselines.neighbours import _majority

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import MissingInputError
-from geocbm.files import read_json
+from geocbm.files import read_json_or_empty
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,10 +41,9 @@ def _marked(file: Path) -> bool:
     try:
         if not file.is_file() or file.stat().st_size > MOST_BYTES:
             return False
-        content = read_json(file)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.get("simulated") is True
+    return read_json_or_empty(file).get("simulated") is True
 
 
 def is_simulated(table: pd.DataFrame) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data.concepts import GUESSED, UNKNOWN
-from geocbm.errors import MismatchError, ParameterError, cut_middle, did_you_mean
+from geocbm.errors import MismatchError, ParameterError, check_choice, cut_middle, did_you_mean
 from geocbm.files import SEAL, lineage, remake_advice, run_command, write_json
 from geocbm.files.stored import opened
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian, spatial_blocks
@@ -207,8 +207,7 @@ def make_splits(
     Raises:
         ParameterError: an argument has an impossible value, or the table lacks the country.
     """
-    if kind not in KINDS:
-        raise ParameterError(f"kind is {kind!r}; choose one of {', '.join(map(repr, KINDS))}.")
+    check_choice("kind", kind, KINDS)
     if (kind == "leave_country_out") != bool(country):
         raise ParameterError(
             f"country is {country!r} with kind {kind!r}; give one with 'leave_country_out' and with no other kind."

@@ -19,11 +19,10 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data import checks
-from geocbm.data.concept_list import ConceptList
+from geocbm.data.concept_list import LEFT_OUT, ConceptList, complete, concept_columns
 from geocbm.data.concepts import UNKNOWN, split_names
 from geocbm.data.simulated import from_simulator
-from geocbm.data.unlabelled import LEFT_OUT, complete, concept_columns
-from geocbm.errors import BadTableError, MissingInputError, ParameterError, cut_middle, printable
+from geocbm.errors import BadTableError, MissingInputError, ParameterError, check_choice, cut_middle, printable
 from geocbm.files import atomic_path, paths, run_command
 from geocbm.files.stored import opened
 from geocbm.metrics.country_names import country_names
@@ -72,7 +71,7 @@ def load_table(
         check_images: decode every image; if false, images are only hashed where they exist.
         columns: own names of columns, `{"name in the file": "name in the schema"}`.
         allow_outside: follow paths of images, and links, that lead out of the folder of the CSV.
-        concepts: a list by which a table without `meta_name` and `parent_concept` is read, see `unlabelled.complete`:
+        concepts: a list by which a table without `meta_name` and `parent_concept` is read, see `concept_list.complete`:
             columns headed by a listed name hold 1, 0 or nothing; of a picture without a 1 both are `UNKNOWN`.
 
     Returns:
@@ -85,8 +84,7 @@ def load_table(
     """
     import pyarrow as pa
 
-    if on_bad not in ("error", "drop"):
-        raise ParameterError(f"on_bad is {on_bad!r}; choose 'error' or 'drop'.")
+    check_choice("on_bad", on_bad, ("error", "drop"))
     path = Path(csv)
     digest = _checked_text(path)
     header, rows, lines, ragged = _read_columns(path)

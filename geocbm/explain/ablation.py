@@ -14,7 +14,7 @@ import pandas as pd
 
 from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
 from geocbm.explain.interventions import InterventionModel, correct_concepts
-from geocbm.geocells.geometric_median import medoid
+from geocbm.geocells.building import medoid
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
 from geocbm.metrics import NOT_MEASURED, Resamples, columns_of, entry_of, geoscore, recordables, spatial_blocks
 from geocbm.run import Run

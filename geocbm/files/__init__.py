@@ -176,16 +176,11 @@ def run_command(path: str | Path, notebook: str) -> str:
 
 def _whole_command(folder: Path) -> str:
     """The recorded command; of a run without a record its profile and name, as far as they can be told."""
-    try:
-        return str(read_json(folder / COMMAND_FILE)["command"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if command := read_json_or_empty(folder / COMMAND_FILE).get("command"):
+        return str(command)
     profile = ""
     for stamp in sorted((folder / "stamps").glob("*.json")):
-        try:
-            profile = str(read_json(stamp).get("profile") or profile)
-        except (OSError, ValueError, AttributeError):
-            continue
+        profile = str(read_json_or_empty(stamp).get("profile") or profile)
     if not profile and (paths.notebooks_folder() / "params" / f"{folder.name}.yaml").exists():
         profile = folder.name
     return f"geocbm run{f' --profile {profile}' if profile else ''} --run {folder.name}"
@@ -239,6 +234,15 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def read_json_or_empty(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object; a file that is absent, damaged or something else reads as empty."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 MOST_YAML = 1 << 20

@@ -9,33 +9,28 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import UserError
-from geocbm.files import owners, sha256_text, write_json
+from geocbm.files import sha256_text, write_json
 from geocbm.metrics.borders import read_rings
 from geocbm.metrics.places import read_towns
 from geocbm.predict.answers import answer_text
 from geocbm.predict.inputs import PhotoFolder, PredictRequest, path_of, photo_key, photographs
-from geocbm.predict.journal import (
-    SHARE,
-    AnswerFileError,
-    Journal,
-    entry_of,
-    journal_place,
-    write_answers,
-    write_points,
-)
+from geocbm.predict.journal import AnswerFileError, Journal, entry_of, journal_place, write_answers, write_points
 
 if TYPE_CHECKING:
     from geocbm.predict.model import GeoCBM
     from geocbm.predict.page import PhotoPage
 
-_TEXT = "_text"
-"""Entry of a process's share that holds the answer as text; it is not part of the answer."""
+ROUND = 32
+"""Answers of each of several processes after which they are put together and written."""
+Answered = tuple[int, str, dict[str, Any], str]
+"""Position of a photograph, its key, and its answer as an entry and as text."""
 _SECONDS_TO_BE_ENDED = 10
 
 
@@ -108,10 +103,8 @@ class _Prediction:
             self.page = PhotoPage(model)
         if self.request.shards is not None:
             self._in_shards(model)
-        elif self.index is None:
-            self._alone(model)
         else:
-            self._together(model)
+            self._answer_all(model)
         return 1 if self.failed else 0
 
     def _find_photographs(self) -> None:
@@ -137,7 +130,6 @@ class _Prediction:
         if place is None:
             return None
         journal = Journal(place, self.request.made_by(model.digest()))
-        journal.absorb_shares()
         journal.forget_changed({path_of(photo): key for photo, key in zip(self.photos, self.keys, strict=True)})
         self._keep({key for key in self.keys if key is not None and key in journal})
         return journal
@@ -165,28 +157,33 @@ class _Prediction:
                 print(f"{shard.place}: {shard.answered} answers", flush=True)
         write_json(job.folder / "summary.json", self._summary())
 
-    def _positions(self) -> tuple[list[int], list[int]]:
-        """Photographs that the page shows, which are answered for once more; and the others."""
-        shown: list[int] = []
-        if self.page is not None:
-            from geocbm.predict.page import MOST_PHOTOS
+    def _answer_all(self, model: GeoCBM) -> None:
+        """Answer for all photographs; of several processes the main one prints and writes what all of them got."""
+        from geocbm.encoders import processes
+        from geocbm.predict.page import MOST_PHOTOS
 
-            shown = list(range(min(len(self.photos), MOST_PHOTOS)))
-        others = list(range(len(shown), len(self.photos)))
+        journal: Journal | None = None
+
+        def prepare() -> tuple[list[str | None], set[str]]:
+            nonlocal journal
+            journal = self._open(model)
+            return self.keys, self.kept
+
+        self.keys, self.kept = processes.broadcast_object(processes.on_main(prepare))
+        # Those that the page shows are answered for once more, and by the process that makes it.
+        shown = min(len(self.photos), MOST_PHOTOS) if self.request.html else 0
+        others = range(shown, len(self.photos))
         self.answered = {position for position in others if self.keys[position] in self.kept}
-        return shown, others
-
-    def _alone(self, model: GeoCBM) -> None:
-        """Answer for all photographs in this process."""
-        journal = self._open(model)
         try:
-            shown, others = self._positions()
-            with _printer(self.request.in_text) as show:
-                for key, entry, text in self._answers(model, [*shown, *others]):
+            with nullcontext(lambda entry, text: None) if self.index else _printer(self.request.in_text) as show:
+                first = () if self.index else self._answers(model, range(shown))
+                for _, key, entry, text in chain(first, self._of_all(model, others)):
                     if journal is not None and key not in self.kept:
                         journal.add(key, entry)
                     show(entry, text)
-            self._finish(journal)
+            self.failed = [failure for failures in processes.all_gather_object(self.failed) for failure in failures]
+            if not self.index:
+                self._finish(journal)
         except (KeyboardInterrupt, SystemExit):
             if journal:
                 _warn(f"{len(journal):,} answers are kept in {journal.path}; the same command goes on with them")
@@ -194,58 +191,24 @@ class _Prediction:
         finally:
             if journal is not None:
                 journal.close()
+        processes.all_gather_object(None)  # a process that died is reported, as a barrier would not
 
-    def _together(self, model: GeoCBM) -> None:
-        """Answer for a share of the photographs; the main process puts together what all of them got."""
+    def _of_all(self, model: GeoCBM, positions: Sequence[int]) -> Iterator[Answered]:
+        """Answers for photographs, in their order in the main process; each process answers for every n-th."""
         from geocbm.encoders import processes
 
-        journal: Journal | None = None
-        with ExitStack() as stack:
+        shares = [positions[number :: processes.process_count()] for number in range(processes.process_count())]
+        own = self._answers(model, shares[self.index or 0])
+        if self.index is None:
+            yield from own
+            return
+        most = max(sum(position not in self.answered for position in share) for share in shares)
+        for _ in range(0, most, ROUND):
+            parts = processes.all_gather_object(list(islice(own, ROUND)))
+            yield from sorted(chain.from_iterable([] if self.index else parts), key=lambda each: each[0])
 
-            def prepare() -> tuple[list[str | None], set[int], list[list[int]], list[Path], dict[str, Any]]:
-                nonlocal journal
-                journal = self._open(model)
-                shown, others = self._positions()
-                shares = [others[number :: processes.process_count()] for number in range(processes.process_count())]
-                shares[0] = [*shown, *shares[0]]  # the page is made by this process
-                if journal is None:
-                    made_by = self.request.made_by("")
-                    base = Path(stack.enter_context(owners.scratch_folder())) / "answers"
-                else:
-                    made_by, base = journal.made_by, journal.path
-                places = [base.with_name(f"{base.name}{SHARE}{number}") for number in range(processes.process_count())]
-                return self.keys, self.answered, shares, places, made_by
-
-            told = processes.broadcast_object(processes.on_main(prepare))
-            self.keys, self.answered, shares, places, made_by = told
-            share = Journal(places[processes.process_index()], made_by)
-            try:
-                for key, entry, text in self._answers(model, shares[processes.process_index()]):
-                    share.add(key, entry | {_TEXT: text})
-            finally:
-                share.close()
-            self.failed = [failure for failures in processes.all_gather_object(self.failed) for failure in failures]
-            if not self.index:
-                self._put_together(journal, shares, [Journal(place, made_by) for place in places])
-                self._finish(journal)
-            processes.all_gather_object(None)  # a process that died is reported, as a barrier would not
-
-    def _put_together(self, journal: Journal | None, positions: list[list[int]], shares: list[Journal]) -> None:
-        """Print the answers of all processes in the order of the photographs, and take them into the journal."""
-        share_of = {position: share for share, own in zip(shares, positions, strict=True) for position in own}
-        with _printer(self.request.in_text) as show:
-            for position in sorted(share_of):
-                key = self.keys[position]
-                for entry in share_of[position].entries([key] if key is not None else []):
-                    text = entry.pop(_TEXT)
-                    if journal is not None and key is not None and key not in self.kept:
-                        journal.add(key, entry)
-                    show(entry, text)
-        for share in shares:
-            share.remove()
-
-    def _answers(self, model: GeoCBM, positions: Sequence[int]) -> Iterator[tuple[str, dict[str, Any], str]]:
-        """Key, entry and text of the answers for some of the photographs; those without an answer are named."""
+    def _answers(self, model: GeoCBM, positions: Sequence[int]) -> Iterator[Answered]:
+        """Answers of this process for some of the photographs; those without an answer are named."""
         from tqdm import tqdm
 
         wanted = [position for position in positions if position not in self.answered]
@@ -269,7 +232,7 @@ class _Prediction:
             # Of a file that came into being meanwhile, the key it has now.
             key = self.keys[position] or photo_key(reply.source) or sha256_text(path)[:16]
             entry = entry_of(path, reply.answer, self.request.attention)
-            yield key, entry, answer_text(path, reply.answer)
+            yield position, key, entry, answer_text(path, reply.answer)
 
     def _finish(self, journal: Journal | None) -> None:
         """Write the page, the files that were asked for, and beside them what became of everything that was named."""

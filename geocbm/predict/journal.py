@@ -21,8 +21,6 @@ KEY = "key"
 """Entry of a line that says which photograph it answers."""
 LINES = ".jsonl"
 """Suffix of a file that holds one answer a line; it is its own journal."""
-SHARE = ".process"
-"""Suffix, before the number of a process, of the journal of its share."""
 _ROWS = 500
 GRIDS = ("attention", "concept_maps")
 """Entries that are left out of files unless they are asked for: most of an answer's length."""
@@ -110,15 +108,6 @@ class Journal:
             ) from None
         self._starts[key] = start
         self._key_of[str(entry.get("path"))] = key
-
-    def absorb_shares(self) -> None:
-        """Take over the answers that the processes of an interrupted launch left beside this file."""
-        for file in sorted(self.path.parent.glob(f"{self.path.name}{SHARE}*")):
-            share = Journal(file, self.made_by)
-            keys = [key for key in share._starts if key not in self]
-            for key, entry in zip(keys, share.entries(keys), strict=True):
-                self.add(key, {name: value for name, value in entry.items() if not name.startswith("_")})
-            share.remove()
 
     def entries(self, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
         """Answers in the order of `keys`, one at a time; keys without an answer are passed over."""

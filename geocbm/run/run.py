@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocbm import data
+from geocbm.data.concept_list import ABSENT
 from geocbm.data.concepts import GUESSED, SEPARATOR
-from geocbm.data.unlabelled import ABSENT
 from geocbm.errors import MissingInputError, ParameterError, did_you_mean
 from geocbm.files import paths
 from geocbm.geocells import Geocells, oracle_error_km

@@ -1,4 +1,4 @@
-"""One epoch: the optimiser's steps over all training rows in a new order."""
+"""One epoch: the optimiser's steps over all training rows in a new order, and one step taken apart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,10 @@ from geocbm.encoders.processes import all_gather_object
 from geocbm.errors import ParameterError, UserError
 from geocbm.training.distributed import gather_batch, own_share, shared
 from geocbm.training.loader import Batch, RowLoader, batches_of, parts_of, prefetched
-from geocbm.training.settings import PRECISIONS, TrainingSettings, check_choice
+from geocbm.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Loss = Callable[[Any, Mapping[str, Any]], Mapping[str, Tensor]]
 """`(output of the model, batch) -> terms`, scalars by name; `loss` is the one that is minimised."""
@@ -54,7 +57,6 @@ def learning_rate_factor(step: int, n_steps: int, n_warmup: int) -> float:
 
 def mixed_precision(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision for the forward pass: bfloat16 where asked for, or where the accelerator supports it."""
-    check_choice("precision", precision, PRECISIONS)
     gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and gains))
 
@@ -176,3 +178,36 @@ def _diverged(what: str, epoch: int, rows: np.ndarray, content: Batch, row_names
         f"the {what} of epoch {epoch} is not finite in the batch of pano_id {names}; "
         "lower the learning rate or look at these rows"
     )
+
+
+def loss_terms(terms: Mapping[str, Tensor], settings: Any) -> pd.DataFrame:
+    """Terms of a loss with their weights, and what each adds to the sum.
+
+    Weights are the fields `lambda_<term>` of `settings`, NaN where there is none; columns `value`, `weight`, `share`.
+    """
+    import pandas as pd
+
+    rows = {}
+    for name, value in terms.items():
+        weight = 1.0 if name == "loss" else float(getattr(settings, f"lambda_{name}", float("nan")))
+        rows[name] = {"value": value.item(), "weight": weight, "share": weight * value.item()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("term")
+
+
+def gradient_norms(model: nn.Module) -> pd.DataFrame:
+    """Parameters of each part of a model, those that train, and the norm of their gradient after a backward pass.
+
+    Columns are `parameters`, `trained` (numbers of weights) and `gradient` (Euclidean norm, NaN where nothing trains),
+    by the first part of the parameters' names.
+    """
+    import pandas as pd
+
+    rows: dict[str, dict[str, float]] = {}
+    for name, parameter in model.named_parameters():
+        row = rows.setdefault(name.split(".")[0], {"parameters": 0, "trained": 0, "square": 0.0})
+        row["parameters"] += parameter.numel()
+        row["trained"] += parameter.numel() if parameter.requires_grad else 0
+        row["square"] += float(parameter.grad.square().sum()) if parameter.grad is not None else 0.0
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
+    frame["gradient"] = frame.pop("square").pow(0.5).where(frame["trained"] > 0)
+    return frame.astype({"parameters": int, "trained": int})

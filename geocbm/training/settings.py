@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from geocbm.errors import ParameterError
-
-PRECISIONS = ("auto", "bf16", "no")
-TRACKING = ("disabled", "offline", "online")
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise `ParameterError` unless `value` is one of `choices`."""
-    if value not in choices:
-        listed = ", ".join(map(repr, choices[:-1]))
-        raise ParameterError(f"{name}={value!r} is unknown; use {listed} or {choices[-1]!r}")
+from geocbm.errors import ParameterError, check_choice
 
 
 def check_number(name: str, value: float, least: float, below: float = float("inf"), above: bool = False) -> None:

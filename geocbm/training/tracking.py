@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from geocbm.errors import ParameterError, first_line
-from geocbm.training.settings import TRACKING, check_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +93,6 @@ class Tracking:
 
 def tracking_mode(tracking: str, report: Callable[[str], None]) -> str:
     """The mode that is possible: "online" without a key becomes "offline", which `report` is told."""
-    check_choice("tracking", tracking, TRACKING)
     if tracking != "online" or has_key():
         return tracking
     report("tracking offline: there is no key of Weights & Biases (WANDB_API_KEY or `wandb login`)")

@@ -10,8 +10,8 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from geocbm.errors import MissingInputError, ParameterError, did_you_mean
-from geocbm.files import atomic_path, engine, link_or_copy, owners, paths, write_json
-from geocbm.workbench import demo_data, execute, keys, names, profiles, records, rendered, settings
+from geocbm.files import atomic_path, engine, link_or_copy, owners, paths, read_json_or_empty, write_json
+from geocbm.workbench import demo_data, execute, keys, names, profiles, records, settings
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 from geocbm.workbench.status_line import Console
 
@@ -342,18 +342,18 @@ def _take_over(run: _Run, stage: Stage, source: str) -> None:
         with atomic_path(target / name) as temporary:
             temporary.unlink()
             link_or_copy(file, temporary)
-    manifest = keys.read_json_or_empty(paths.report_folder(source) / "manifest.json")
+    manifest = read_json_or_empty(paths.report_folder(source) / "manifest.json")
     entry = dict(manifest.get("stages", {}).get(stage.number) or {})
     records.write_stage(run.name, run.profile.name, stage.number, entry, "taken over", f"the same as in run {source}")
     keys.hand_file(run.folder, stage.number).unlink(missing_ok=True)
-    stamp = keys.read_json_or_empty(keys.stamp_file(other, stage.number))
+    stamp = read_json_or_empty(keys.stamp_file(other, stage.number))
     write_json(keys.stamp_file(run.folder, stage.number), stamp)
 
 
 def _render(run: _Run, failed: bool) -> Path | None:
     """Make the pages when something ran or they are not whole; return the index of the run."""
     index = paths.report_folder(run.name) / "index.html"
-    if not (run.ran or failed) and rendered.is_made(run.name):
+    if not (run.ran or failed) and records.pages_made(run.name):
         return index
     if not any(paths.report_folder(run.name).glob(f"{NUMBER_GLOB}_*.ipynb")):
         return None
@@ -361,5 +361,5 @@ def _render(run: _Run, failed: bool) -> Path | None:
 
     index = report.render_run(run.name)
     report.render_site()
-    rendered.mark(run.name)
+    records.mark_pages(run.name)
     return index

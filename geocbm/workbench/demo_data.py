@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import owners, paths, progress, read_json, write_json
+from geocbm.files import owners, paths, progress, read_json_or_empty, write_json
 from geocbm.workbench import keys, process
 from geocbm.workbench.parameters import Parameter, coerce
 from geocbm.workbench.profiles import profile_names, read_profile
@@ -58,9 +58,7 @@ def why(chain: Chain, csv: str | None) -> str | None:
     if found is None:
         return None
     folder, world = found
-    try:
-        stamp = read_json(folder / "made.json")
-    except (OSError, ValueError):
+    if not (stamp := read_json_or_empty(folder / "made.json")):
         _keep_own(folder, world)
         return "there is no atlas yet"
     if not (folder / "atlas.csv").is_file() or keys.digest_file(folder / "atlas.csv") != stamp.get("csv"):
@@ -79,12 +77,9 @@ def _simulator() -> dict[str, str]:
 
 def _keep_own(folder: Path, wanted: dict[str, int]) -> None:
     """Refuse to draw over a world that the chain has not made, unless it is the very one that is wanted."""
-    try:
-        there = read_json(folder / "atlas.json")
-        own = {"scenes": there["n"], "seed": there["seed"], "size": there["size"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # there is no whole world
-    if own != wanted:
+    there = read_json_or_empty(folder / "atlas.json")
+    own = {"scenes": there.get("n"), "seed": there.get("seed"), "size": there.get("size")}
+    if None not in own.values() and own != wanted:  # else there is no whole world
         raise ParameterError(
             f"{paths.portable(folder)} holds a world that was drawn by hand with {json.dumps(own)}, where the profile "
             f"wants {json.dumps(wanted)}; move it to another folder and name its table with --set "

@@ -21,6 +21,7 @@ from geocbm.files import (
     paths,
     progress,
     read_json,
+    read_json_or_empty,
     remove_if_possible,
     said_when_unwritable,
     write_json,
@@ -57,7 +58,7 @@ def forget_trainings(stage: Stage, run: str) -> None:
         for file in folder.glob(f"{stem}*.json"):
             if file.stem.endswith(lineage.ADOPTED):
                 continue  # of another run
-            content = keys.read_json_or_empty(file)  # what is damaged is never taken over
+            content = read_json_or_empty(file)  # what is damaged is never taken over
             if content.pop("training", None) is not None:
                 write_json(file, content)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import MissingInputError
-from geocbm.files import paths, read_json, sha256_file, sha256_text, source
+from geocbm.files import paths, read_json_or_empty, sha256_file, sha256_text, source
 from geocbm.workbench.parameters import Cell, read_cells
 from geocbm.workbench.stages import Chain, Stage
 
@@ -189,18 +189,6 @@ def _size_and_time(file: Path) -> str:
     except (OSError, ValueError):
         return "absent"
     return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def read_json_or_empty(file: Path) -> dict[str, Any]:
-    """Read a JSON object; an absent file reads as empty, since a run grows notebook by notebook.
-
-    So does a damaged one: it must not keep the pages of all other runs from being made (page 10 names it).
-    """
-    try:
-        content = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def stamp_file(folder: Path, number: str) -> Path:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import link_or_copy, paths, read_json, write_json
+from geocbm.files import link_or_copy, paths, read_json_or_empty, write_json
 from geocbm.files.owners import LOCK
-from geocbm.workbench import html, keys, state
+from geocbm.workbench import html, state
 from geocbm.workbench.parameters import Parameter, parameters_of_source
 from geocbm.workbench.stages import number_of
 
@@ -35,10 +35,7 @@ def chosen_run() -> str:
         raise MissingInputError(
             "there is no finished run to look at; make one with: geocbm run (or name yours in the parameters cell)"
         )
-    try:
-        picked = read_json(paths.data_root() / "runs" / _CHOSEN)["run"]
-    except (OSError, ValueError, KeyError, TypeError):
-        picked = ""
+    picked = str(read_json_or_empty(paths.data_root() / "runs" / _CHOSEN).get("run"))
     return picked if picked in runs else runs[0]
 
 
@@ -136,7 +133,7 @@ def picker() -> None:
 
 def _declared_in(executed: Path) -> dict[str, Any]:
     """Defaults in the parameters cell of an executed notebook."""
-    for cell in keys.read_json_or_empty(executed).get("cells", []):
+    for cell in read_json_or_empty(executed).get("cells", []):
         if "parameters" in cell.get("metadata", {}).get("tags", []):
             source = "".join(cell["source"])
             return {key: one.default for key, one in parameters_of_source(source, executed.name).items()}
@@ -155,10 +152,7 @@ def _files(folder: Path) -> dict[str, list[int]]:
 
 
 def _made_from(folder: Path) -> dict[str, list[int]]:
-    try:
-        return dict(read_json(folder / paths.COPY_MARK)["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    return dict(read_json_or_empty(folder / paths.COPY_MARK).get("files") or {})
 
 
 def _changed(folder: Path, made: Mapping[str, list[int]]) -> list[str]:

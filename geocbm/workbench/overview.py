@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from geocbm.files import paths
+from geocbm.files import paths, read_json_or_empty
 from geocbm.files.progress import is_live
 from geocbm.metrics.table import HEADLINES, metric
-from geocbm.workbench import keys, stages, state
+from geocbm.workbench import stages, state
 
 SHOWN = (
     *("data.images", "data.countries", "data.metas", "cells.n"),
@@ -50,7 +50,7 @@ def directory(run: str, status: pd.DataFrame, explorable: Mapping[str, str]) -> 
     which for a copy made for looking are those of the run that it was copied from. `status` is of `status`,
     `explorable` says by number what can be explored in the notebook.
     """
-    pages = paths.report_folder(keys.read_json_or_empty(paths.run_folder(run) / paths.COPY_MARK).get("from", run))
+    pages = paths.report_folder(read_json_or_empty(paths.run_folder(run) / paths.COPY_MARK).get("from", run))
     here = paths.notebooks_folder() if is_live() else pages
     rows = []
     for number, name, asked, how in status.itertuples(index=False, name=None):
@@ -70,7 +70,7 @@ def records(run: str) -> dict[str, Any]:
     """All metrics the notebooks of a run have recorded so far, by dotted key."""
     figures: dict[str, Any] = {}
     for path in sorted((paths.run_folder(run) / "records").glob("*.json")):
-        content = keys.read_json_or_empty(path)
+        content = read_json_or_empty(path)
         figures.update(content.get("metrics", content))
     return figures
 
@@ -94,7 +94,7 @@ def table_of_runs() -> list[str]:
         made = max((file.stat().st_mtime for file in folder.glob("records/*.json")), default=folder.stat().st_mtime)
         when = datetime.fromtimestamp(made).isoformat(" ", "minutes")
         stamps = sorted((folder / "stamps").glob("*.json"))
-        profile = keys.read_json_or_empty(stamps[-1]).get("profile", "?") if stamps else "?"
+        profile = read_json_or_empty(stamps[-1]).get("profile", "?") if stamps else "?"
         measured = headlines(folder.name).set_index("metric")["value"]
         shown = "; ".join(
             f"{label} {measured[label]}" for label in (metric(key).label for key in HEADLINES[:4]) if label in measured
@@ -114,5 +114,5 @@ def _state_of(folder: Path) -> str:
     states = [each.state for each in state.run_states(folder).values()]
     counts = [f"{states.count(state.DONE)} of {len(states)} done"]
     counts += [f"{states.count(each)} {each}" for each in (state.CHANGED, state.STALE) if each in states]
-    copied = keys.read_json_or_empty(folder / paths.COPY_MARK).get("from")
+    copied = read_json_or_empty(folder / paths.COPY_MARK).get("from")
     return ", ".join(([f"copy of {copied}"] if copied else []) + counts)

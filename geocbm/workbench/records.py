@@ -18,12 +18,15 @@ from typing import Any
 
 from geocbm import __version__
 from geocbm.errors import ParameterError
-from geocbm.files import paths, read_json, run_command, write_json, write_text
+from geocbm.files import paths, read_json, read_json_or_empty, run_command, write_json, write_text
 from geocbm.files.stored import opened
-from geocbm.workbench import keys
+from geocbm.workbench import html, keys
 from geocbm.workbench.stages import NUMBER_GLOB, Stage
 
 _MANIFEST = threading.Lock()  # stages that run side by side may end at once
+_PAGES_MARK = ".made.json"
+"""In the folder of a run's pages, written last: digests of what they are made from and of them."""
+_PAGES_CODE = ("report", "report_figures", "site", "html")
 
 
 def check_key(key: str) -> str:
@@ -187,8 +190,8 @@ def stage_stamp(
 def _stamped(run: str, number: str) -> dict[str, Any]:
     """What the executed notebook of a stage and its stamp say, for a manifest that was lost."""
     found = [file for file in paths.report_folder(run).glob(f"{number}_*.ipynb") if ".failed" not in file.name]
-    stamp = dict(keys.read_json_or_empty(found[0]).get("metadata", {}).get("geocbm") or {}) if found else {}
-    outputs = keys.read_json_or_empty(keys.stamp_file(paths.run_folder(run), number)).get("outputs")
+    stamp = dict(read_json_or_empty(found[0]).get("metadata", {}).get("geocbm") or {}) if found else {}
+    outputs = read_json_or_empty(keys.stamp_file(paths.run_folder(run), number)).get("outputs")
     return stamp | ({"outputs": outputs} if stamp and outputs else {})
 
 
@@ -199,7 +202,7 @@ def write_stage(run: str, profile: str, number: str, entry: Mapping[str, Any] | 
     """
     file = paths.report_folder(run) / "manifest.json"
     with _MANIFEST:
-        manifest = keys.read_json_or_empty(file)
+        manifest = read_json_or_empty(file)
         known = manifest.get("stages")
         known = known.items() if isinstance(known, dict) else ()  # what is damaged is told by stamps and pages
         stages = {each: said for each, said in known if isinstance(said, dict)}
@@ -208,3 +211,24 @@ def write_stage(run: str, profile: str, number: str, entry: Mapping[str, Any] | 
         updated = {"run": run, "profile": profile, "geocbm": __version__, "stages": stages}
         if updated != manifest:
             write_json(file, updated)
+
+
+def mark_pages(run: str) -> None:
+    """Say that all pages of a run are made of what there is now."""
+    write_json(paths.report_folder(run) / _PAGES_MARK, _page_digests(run))
+
+
+def pages_made(run: str) -> bool:
+    """Whether the pages of a run, the files beside them and the list of runs are whole and up to date."""
+    site = paths.reports_root() / "index.html"
+    return site.is_file() and read_json_or_empty(paths.report_folder(run) / _PAGES_MARK) == _page_digests(run)
+
+
+def _page_digests(run: str) -> dict[str, str]:
+    """Digests of notebooks, metrics, templates and the code around them; of pages and the files that they load."""
+    folder, assets = paths.report_folder(run), paths.reports_root() / "_assets"
+    found = {*folder.glob(f"{NUMBER_GLOB}_*.ipynb"), *folder.glob("*.html"), folder / "metrics.json", *assets.glob("*")}
+    code = [Path(__file__).with_name(f"{name}.py") for name in _PAGES_CODE]
+    return keys.digests(
+        {f"{file.parent.name}/{file.name}": file for file in {*found, *code, *html.TEMPLATES.glob("*")}}
+    )

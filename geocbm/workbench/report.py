@@ -18,12 +18,11 @@ from nbconvert.filters import Highlight2HTML, ansi2html
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
 from geocbm.errors import MissingInputError, UserError
-from geocbm.files import atomic_path, paths, sha256_file, write_text
+from geocbm.files import atomic_path, paths, read_json_or_empty, sha256_file, write_text
 from geocbm.plots.theme import ON_DARK
 from geocbm.workbench import site
 from geocbm.workbench.formulas import markdown_html
 from geocbm.workbench.html import ANSWER_MIME, TEMPLATES, clean_html, clean_text, pictures
-from geocbm.workbench.keys import read_json_or_empty
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_html, figure_meta, online_map_problem
 from geocbm.workbench.stages import NUMBER
 from geocbm.workbench.sync import PairError, read_ipynb

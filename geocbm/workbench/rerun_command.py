@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import MissingInputError
-from geocbm.files import COMMAND_FILE, write_json
-from geocbm.workbench import keys, profiles, settings, state
+from geocbm.files import COMMAND_FILE, read_json_or_empty, write_json
+from geocbm.workbench import profiles, settings, state
 from geocbm.workbench.stages import NUMBER_GLOB, read_chain
 
 Values = dict[str, dict[str, Any]]
@@ -89,7 +89,7 @@ def command_like(folder: Path, run: str, changes: Mapping[str, Any], profile: st
 def _notes(folder: Path) -> dict[str, dict[str, Any]]:
     """Readable notes on stages, by their numbers."""
     files = sorted(folder.glob(f"{NUMBER_GLOB}.json"))
-    return {file.stem: note for file in files if (note := keys.read_json_or_empty(file))}
+    return {file.stem: note for file in files if (note := read_json_or_empty(file))}
 
 
 def _assignments(declared: settings.Declared, base: Values, target: Values) -> list[str]:

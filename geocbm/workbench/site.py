@@ -13,12 +13,11 @@ from typing import Any
 from geocbm.data.concepts import GUESSED_BANNER
 from geocbm.data.simulated import BANNER
 from geocbm.errors import UserError
-from geocbm.files import paths
+from geocbm.files import paths, read_json_or_empty
 from geocbm.metrics.table import HEADLINES, metric
 from geocbm.run import Run
 from geocbm.workbench import stages, state
 from geocbm.workbench.html import clean_html, clean_text, pictures, template
-from geocbm.workbench.keys import read_json_or_empty
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_meta, preview_html
 
 _PREVIEW_BYTES = 1_500_000  # a heavier figure would make the index slow to open

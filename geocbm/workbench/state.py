@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import UserError
-from geocbm.files import write_json
+from geocbm.files import read_json_or_empty, write_json
 from geocbm.workbench import keys
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 
@@ -102,7 +102,7 @@ def parameters_of(note: Mapping[str, Any]) -> dict[str, Any]:
 
 def recorded_parameters(folder: Path, number: str) -> dict[str, Any]:
     """Parameters with which the chain has run a stage, or has begun to; empty when it has not."""
-    return parameters_of(keys.read_json_or_empty(keys.stamp_file(folder, number)))
+    return parameters_of(read_json_or_empty(keys.stamp_file(folder, number)))
 
 
 def own_inputs(stage: Stage, folder: Path) -> dict[str, str]:
@@ -118,7 +118,7 @@ def _own_state(stage: Stage, folder: Path, any_stamp: bool) -> StageState:
     if not stage.promised:
         return StageState(DONE)
     stamp = _success(folder, stage.number)
-    hand = keys.read_json_or_empty(keys.hand_file(folder, stage.number))
+    hand = read_json_or_empty(keys.hand_file(folder, stage.number))
     outputs = keys.digests(keys.written_files(stage, folder))
     if stamp and _kept(stamp, stage) == outputs:
         return _fed_state(stage, folder, stamp["key"], keys.stamp_file(folder, stage.number))
@@ -160,5 +160,5 @@ def _kept(stamp: Mapping[str, Any], stage: Stage) -> dict[str, str]:
 
 def _success(folder: Path, number: str) -> dict[str, Any]:
     """The stamp of a stage that has come to its end; else empty."""
-    stamp = keys.read_json_or_empty(keys.stamp_file(folder, number))
+    stamp = read_json_or_empty(keys.stamp_file(folder, number))
     return stamp if isinstance(stamp.get("key"), dict) and isinstance(stamp.get("outputs"), dict) else {}

@@ -11,9 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from geocbm.files import paths
+from geocbm.files import paths, read_json_or_empty
 from geocbm.files.progress import about, clock
-from geocbm.workbench import keys
 
 
 class Stopped(Exception):
@@ -125,7 +124,7 @@ class StatusLine:
 
     def text(self, seconds: float) -> str:
         """The line after so many seconds."""
-        said: dict[str, Any] = keys.read_json_or_empty(self.status)
+        said: dict[str, Any] = read_json_or_empty(self.status)
         # Last time may have been with fewer epochs, and what is reported is a part of the stage: the later end counts.
         left = [said["left"]] if said.get("left") else []
         left += [self.last - seconds] if self.last and self.last > seconds else []
@@ -143,7 +142,7 @@ def last_seconds(run: str, profile: str, number: str) -> float | None:
     """Seconds that a stage took when this run last made it, else another of the same profile; None if none has."""
     manifests = sorted(paths.reports_root().glob("*/manifest.json"), key=lambda file: -file.stat().st_mtime)
     for file in sorted(manifests, key=lambda file: file.parent.name != run):
-        content = keys.read_json_or_empty(file)
+        content = read_json_or_empty(file)
         entry = content.get("stages", {}).get(number, {})
         alike = file.parent.name == run or content.get("profile") == profile
         if alike and "error" not in entry and entry.get("seconds"):

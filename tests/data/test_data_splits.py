@@ -297,7 +297,7 @@ def test_split_rows_gives_positions_and_refuses_strangers():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "random"}, "kind is 'random'"),
+        ({"kind": "random"}, "kind='random' is unknown"),
         ({"fractions": (0.5, 0.5, 0.5)}, "fractions is"),
         ({"fractions": (0.0, 0.5, 0.5)}, "fractions is"),
         ({"pretrain_fraction": 0}, "pretrain_fraction is 0"),

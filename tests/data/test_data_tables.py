@@ -268,7 +268,7 @@ def test_files_that_are_no_table(folder):
             load_table(path)
     with pytest.raises(BadTableError, match="is a folder"):
         load_table(folder)
-    with pytest.raises(ParameterError, match="on_bad is 'ignore'"):
+    with pytest.raises(ParameterError, match="on_bad='ignore' is unknown"):
         load_table(path, on_bad="ignore")
     assert issubclass(BadTableError, UserError)
 

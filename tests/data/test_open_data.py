@@ -173,7 +173,7 @@ def test_what_is_missing_is_named(osv, tmp_path):
         convert_osv5m(tmp_path / "nowhere")
     with pytest.raises(MissingInputError, match=r"no test\.csv"):
         convert_osv5m(osv, "test")
-    with pytest.raises(ParameterError, match="parent is 'weather'; choose one of land_cover"):
+    with pytest.raises(ParameterError, match="parent='weather' is unknown; use 'land_cover'"):
         convert_osv5m(osv, parent="weather")
     header = [name for name in OSV_HEADER if name not in ("soil", "latitude")]
     write(osv / "train.csv", [{name: "1" for name in header}], header)
@@ -238,7 +238,7 @@ def test_benchmark_says_what_is_wrong(im2gps):
     with pytest.raises(BadTableError, match=r"the image is missing in 1 row: 2_b\.JPG"):
         convert_benchmark("im2gps3k", im2gps)
     assert convert_benchmark("im2gps3k", im2gps, on_bad="drop").n_rows == 2
-    with pytest.raises(ParameterError, match="choose one of im2gps3k, yfcc4k"):
+    with pytest.raises(ParameterError, match="use 'im2gps3k' or 'yfcc4k'"):
         convert_benchmark("im2gps", im2gps)
     path.write_text("name,LAT\nx,1\n")
     with pytest.raises(BadTableError, match="lacks the columns IMG_ID, LON; it has name, LAT"):

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from geocbm.data import load_table, make_splits, split_rows
-from geocbm.data.concept_list import ConceptList, read_concept_list
+from geocbm.data.concept_list import ABSENT, ConceptList, read_concept_list
 from geocbm.data.concepts import UNKNOWN, ConceptVocabulary
-from geocbm.data.unlabelled import ABSENT
 from geocbm.errors import BadTableError
 
 PLACES = ((48.85, 2.35), (-33.45, -70.66), (35.68, 139.69), (-25.27, 133.78), (46.95, 7.45), (0.0, -30.0))

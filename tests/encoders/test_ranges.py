@@ -14,7 +14,7 @@ from launching import end_after_a_batch
 from tiny_run import write_pictures
 
 from geocbm.encoders import load_image_encoder
-from geocbm.encoders.features import encode_features, ranges, rows
+from geocbm.encoders.features import encode_features, encoding, rows
 from geocbm.encoders.features.store import manifest_of
 from geocbm.errors import MismatchError, MissingInputError, UserError
 from geocbm.files import engine, read_json
@@ -51,11 +51,11 @@ def assert_same(store, direct, one_thread: bool = True) -> None:
     assert not list(store.path.glob("progress*"))
 
 
-def job_of(world, path: Path, fingerprint: str | None = None) -> ranges.RangeJob:
+def job_of(world, path: Path, fingerprint: str | None = None) -> encoding.RangeJob:
     shapes = {kind: world.direct.shape(kind) for kind in KINDS}
     names = [file.name for file in world.files]
     manifest = manifest_of(shapes, names, fingerprint or world.encoder.fingerprint())
-    return ranges.RangeJob.of(path, manifest, world.encoder.name, BATCH)
+    return encoding.RangeJob.of(path, manifest, world.encoder.name, BATCH)
 
 
 def test_a_worker_of_a_cluster_is_killed_midway_and_all_ranges_are_done(world, tmp_path):
@@ -88,7 +88,7 @@ def test_a_range_is_idempotent_and_goes_on_where_it_stopped(world, tmp_path, mon
     job = job_of(world, tmp_path)
     rows.allocate(tmp_path, job.shapes, job.n, job.n)
     asked, files = np.arange(12, 24), list(map(str, world.files[12:24]))
-    whole, encoded = ranges.encode_files, []
+    whole, encoded = encoding.encode_files, []
 
     def stopped(encoder, given, *rest):
         for batch in whole(encoder, given, *rest):
@@ -97,12 +97,14 @@ def test_a_range_is_idempotent_and_goes_on_where_it_stopped(world, tmp_path, mon
             encoded.append(len(batch["pooled"]))
             yield batch
 
-    monkeypatch.setattr(ranges, "encode_files", stopped)
+    monkeypatch.setattr(encoding, "encode_files", stopped)
     with pytest.raises(KeyboardInterrupt):
-        ranges.encode_range(job, asked, files)
+        encoding.encode_range(job, asked, files)
     assert read_json(tmp_path / "progress_from_12.json")["done"] == [[12, 18]]
-    monkeypatch.setattr(ranges, "encode_files", lambda _, given, *rest: encoded.append(given) or whole(_, given, *rest))
-    assert [ranges.encode_range(job, asked, files) for _ in range(2)] == [12, 12]
+    monkeypatch.setattr(
+        encoding, "encode_files", lambda _, given, *rest: encoded.append(given) or whole(_, given, *rest)
+    )
+    assert [encoding.encode_range(job, asked, files) for _ in range(2)] == [12, 12]
     assert encoded[2:] == [files[6:], []]
     written = np.fromfile(tmp_path / "pooled.float16", np.float16).reshape(job.n, -1)
     np.testing.assert_array_equal(written[12:24], world.direct.read("pooled", asked).numpy())
@@ -112,9 +114,9 @@ def test_a_range_is_idempotent_and_goes_on_where_it_stopped(world, tmp_path, mon
 def test_a_worker_with_another_disk_or_other_weights_says_so(world, tmp_path):
     rows_, files = np.arange(3), list(map(str, world.files[:3]))
     with pytest.raises(MissingInputError, match=r"does not see .*set GEOCBM_DATA to a disk that all workers share"):
-        ranges.encode_range(job_of(world, tmp_path / "elsewhere"), rows_, files)
+        encoding.encode_range(job_of(world, tmp_path / "elsewhere"), rows_, files)
     with pytest.raises(MismatchError, match=r"loads other weights as '.*clip' than are meant"):
-        ranges.encode_range(job_of(world, tmp_path, "of another encoder"), rows_, files)
+        encoding.encode_range(job_of(world, tmp_path, "of another encoder"), rows_, files)
 
 
 def test_what_workers_wrote_elsewhere_is_missed(world, tmp_path, monkeypatch):

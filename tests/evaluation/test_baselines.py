@@ -13,7 +13,7 @@ from geocbm.evaluation import baselines
 from geocbm.evaluation.baselines import Labels, Prediction, Task, linear, neighbours, simple
 from geocbm.evaluation.baselines.retrieval import Gallery
 from geocbm.geocells import Geocells
-from geocbm.geocells.geometric_median import medoid, spherical_mean
+from geocbm.geocells.building import medoid, spherical_mean
 from geocbm.geodesy import haversine_km, latlng_to_cartesian
 from geocbm.metrics import fit_temperature, negative_log_likelihood
 from geocbm.workbench.parameters import read_cells

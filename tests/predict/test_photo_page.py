@@ -21,6 +21,7 @@ from geocbm.predict import GeoCBM
 from geocbm.predict import page as photo_page
 from geocbm.predict.answers import Reply
 from geocbm.predict.page import PhotoPage
+from geocbm.run import stages
 from geocbm.workbench.report_figures import online_map_problem
 
 
@@ -185,10 +186,12 @@ def test_more_photographs_than_a_browser_bears(model, pictures, tmp_path, monkey
 
 
 def test_a_run_without_regions_and_a_head_without_eyes(copied_run, pictures, tmp_path):
-    for name in ("cell_scores.npz", "stage2_decoding.json"):
-        copied_run.files.path(name).unlink()
+    files = copied_run.files
+    files.path("cell_scores.npz").unlink()
     for kind in ("json", "safetensors"):
         shutil.copy(copied_run.folder / f"stage2_concept_only.{kind}", copied_run.folder / f"stage2.{kind}")
+    features = files.features("adapted")
+    stages.write_decoder(files, stages.load_stage2(files), stages.predict_concepts(files, features), features)
     model = GeoCBM.load(copied_run.folder)
     page = PhotoPage(model)
     (reply,) = model.predict_each([pictures[0]], keep_seen=True)

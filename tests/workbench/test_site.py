@@ -10,10 +10,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from geocbm.evaluation.compare_runs.load_runs import FIRST_TABLE
+from geocbm.files import read_json_or_empty
 from geocbm.metrics.table import HEADLINES, known
 from geocbm.plots.theme import ON_DARK
 from geocbm.predict.pretrained import MEASURED
-from geocbm.workbench import html, keys, overview, site
+from geocbm.workbench import html, overview, site
 
 
 def test_a_card_writes_a_metric_by_its_key_and_not_by_its_value() -> None:
@@ -100,4 +101,4 @@ def test_a_damaged_file_of_one_run_reads_as_empty(tmp_path, content: str | None,
     path = tmp_path / "metrics.json"
     if content is not None:
         path.write_text(content)
-    assert keys.read_json_or_empty(path) == read
+    assert read_json_or_empty(path) == read

@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from geocbm.data.concepts import SEPARATOR
-from geocbm.data.public.reading import Conversion, check_choice, named_countries
+from geocbm.data.public.reading import Conversion, named_countries
 from geocbm.data.table import SEVERAL, column_of
-from geocbm.errors import BadTableError, printable
+from geocbm.errors import BadTableError, check_choice, printable
 from geocbm.files import atomic_folder, atomic_path, paths
 
 MOST_COLUMNS = 1000

@@ -16,7 +16,7 @@ import pandas as pd
 
 from geocbm.data.public import reading
 from geocbm.data.table import SCHEMA
-from geocbm.errors import MissingInputError
+from geocbm.errors import MissingInputError, check_choice
 
 BENCHMARKS = ("im2gps3k", "yfcc4k")
 UNLABELLED = "unlabelled"
@@ -40,7 +40,7 @@ def convert_benchmark(
     With `on_bad="drop"` rows that are bad or have no picture are left out. A `csv` is named where it does not lie in
     `folder` under a usual name. A `UserError` says what is missing, bad or impossible.
     """
-    reading.check_choice("name", name, BENCHMARKS)
+    check_choice("name", name, BENCHMARKS)
     folder = Path(folder)
     reading.check_folder(folder, f"{name}_places365.csv and the pictures")
     target = Path(out) if out is not None else folder / f"geocbm_{name}.csv"

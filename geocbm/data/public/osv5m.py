@@ -26,7 +26,7 @@ import pandas as pd
 from geocbm.data.checks import is_empty
 from geocbm.data.public import reading
 from geocbm.data.table import SCHEMA
-from geocbm.errors import MissingInputError, ParameterError
+from geocbm.errors import MissingInputError, ParameterError, check_choice
 from geocbm.files import read_json
 
 SPLITS = ("train", "test")
@@ -143,8 +143,8 @@ def convert_osv5m(
     With `on_bad="drop"` rows that are bad or have no picture are left out. A `legend` names codes and bands, see
     `with_legend`. A `UserError` says what is missing, bad or impossible.
     """
-    reading.check_choice("split", split, SPLITS)
-    reading.check_choice("parent", parent, PARENTS)
+    check_choice("split", split, SPLITS)
+    check_choice("parent", parent, PARENTS)
     folder = Path(folder)
     reading.check_folder(folder, f"OSV-5M ({split}.csv and images/{split})")
     columns = with_legend(Path(legend) if legend is not None else None)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data.checks import is_empty
-from geocbm.errors import BadTableError, MissingInputError, ParameterError
+from geocbm.errors import BadTableError, MissingInputError, ParameterError, check_choice
 from geocbm.files import atomic_path
 from geocbm.metrics.country_names import country_name
 from geocbm.metrics.places import country_of
@@ -114,12 +114,6 @@ class Source:
         """What was written, and what is to be said of it."""
         said = (*notices, *(f"left out: {sentence}" for sentence in self.bad_rows()))
         return Conversion(self.target, self.n_written, self.n_images, self.n_dropped, said)
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise `ParameterError` when `value` is none of `choices`."""
-    if value not in choices:
-        raise ParameterError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
 
 
 def check_folder(folder: Path, expected: str) -> None:

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from geocbm.encoders import processes
-from geocbm.encoders.features.batches import encode_files, in_half, single_precision
-from geocbm.encoders.features.ranges import RangeJob, encode_in_ranges
+from geocbm.encoders.features.encoding import RangeJob, encode_files, encode_in_ranges, in_half, single_precision
 from geocbm.encoders.features.rows import PROGRESS, allocate, finished_rows, write_rows
 from geocbm.encoders.features.store import (
     CHECKSUMS,
@@ -57,7 +56,7 @@ def encode_features(
     The content hash of each file is its digest; kinds are "pooled", "tokens" and "hidden:N". Where they would together
     take more than `max_cache_gb` (10^9 bytes) the smallest are stored, and every read of the others encodes again.
     Under a `joblib.parallel_config`, or with an engine in the environment, what is stored is encoded in ranges by its
-    workers, see `ranges`.
+    workers, see `features.encoding`.
 
     Raises:
         NoSpaceError: the disk cannot hold the store; nothing has been written.

@@ -12,7 +12,7 @@ from geocbm.data.images.photographs import open_picture
 from geocbm.evaluation.baselines.base import Labels, Prediction, matrix
 from geocbm.evaluation.baselines.neighbours import unit_rows
 from geocbm.geocells import Geocells
-from geocbm.geocells.geometric_median import centroids, medoid, places_of_groups
+from geocbm.geocells.building import centroids, medoid, places_of_groups
 
 COUNTRY_TEMPLATES = (
     "A street view photo in {}",
