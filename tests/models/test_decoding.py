@@ -17,7 +17,7 @@ from geocbm.geodesy import haversine_km
 from geocbm.metrics import geolocation_metrics, geoscore
 from geocbm.models.stage2_config import ABLATION_MODES
 from geocbm.predict import GeoCBM
-from geocbm.run import Run, predictions, stages
+from geocbm.run import predictions, stages
 
 
 def fit(run: TinyRun, rows: str = "test", **settings):
@@ -110,14 +110,6 @@ def test_a_choice_for_another_head_or_other_splits_is_refused(copied_run) -> Non
     write_json(path, {"choice": {"point": "middle"}, "labels": json.loads(good)["labels"]})
     with pytest.raises(MismatchError, match=r"damaged.* --from 05"):
         predictions.load_decoder(files, head)
-
-
-def test_a_run_of_before_answers_the_argmax(copied_run) -> None:
-    copied_run.files.path("stage2_decoding.json").unlink()
-    files = Run(copied_run.folder)
-    head = stages.load_stage2(files)
-    assert predictions.load_decoder(files, head) is None and predictions.read_choice(files) is None
-    assert GeoCBM.load(copied_run.folder).decoder is None
 
 
 def test_a_run_that_chose_needs_its_choice(copied_run) -> None:
