@@ -58,7 +58,7 @@ config = Stage0Config(**settings.config_fields(Stage0Config, globals()))
 
 # %%
 encoders = encoding.EncoderConfig(image_encoder, text_encoder, unfreeze_layers, encode_batch_size, max_cache_gb)
-encoder = encoding.load_encoder(image_encoder)
+encoder = encoding.load_image_encoder(image_encoder)
 print(f"{encoder.name}: {encoder.n_blocks} blocks, {sum(part.numel() for part in encoder.parameters()):,} parameters")
 vanilla = encoding.encode_vanilla(files, encoders, encoder)
 before = vanilla.read_all("pooled").numpy()
@@ -189,7 +189,7 @@ def my_loss(output, batch):
 
 if own_loss:
     short = replace(config, epochs=1, tracking="disabled")
-    fresh = encoding.load_encoder(image_encoder)  # the blocks of the other one have been trained
+    fresh = encoding.load_image_encoder(image_encoder)  # the blocks of the other one have been trained
     own = stages.prepare_stage0(files, short, encoders, fresh, vanilla)
     mine = training.fit(own.model, my_loss, own.train, own.val, own.settings)  # no checkpoint: nothing is written
     nb.show(plots.retrieval_bars(mine.initial, mine.best, title="One epoch with your own loss"))

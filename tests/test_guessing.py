@@ -187,7 +187,7 @@ def test_stages_train_and_are_measured_on_what_is_known(files: Run, target: str,
     from geocbm.run import encoding
 
     encoders = encoding.EncoderConfig(str(bare[2]), unfreeze_layers=1, batch_size=16)
-    encoder = encoding.load_encoder(encoders.image_encoder)
+    encoder = encoding.load_image_encoder(encoders.image_encoder)
     vanilla = encoding.encode_vanilla(files, encoders, encoder)
     encoding.write_prototypes(files, encoders)
     _, result, adapted = stages.fit_stage0(files, tiny_run.STAGE0, encoders, encoder, vanilla)

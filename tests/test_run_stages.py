@@ -79,7 +79,7 @@ def test_features_of_other_pictures_are_refused(copied_run):
 def test_stage0_comes_with_the_encoder_it_trained(trained_run):
     files = trained_run.files
     _, encoder = encoding.load_stage0(files)
-    untouched = encoding.load_encoder(read_json(files.path("features.json"))["encoders"]["image_encoder"])
+    untouched = encoding.load_image_encoder(read_json(files.path("features.json"))["encoders"]["image_encoder"])
     assert encoder.fingerprint() != untouched.fingerprint()
     assert encoder.lower_fingerprint(1) == untouched.lower_fingerprint(1)
     assert encoder.fingerprint() == files.features("adapted").fingerprint
@@ -133,7 +133,7 @@ def test_only_settings_of_the_stage_are_taken_from_parameters():
 def test_later_stages_take_the_layers_of_stage0_without_its_encoder(trained_run, monkeypatch):
     files = trained_run.files
     whole, features = encoding.load_stage0(files)[0], files.features("adapted")
-    monkeypatch.setattr(encoding, "load_encoder", lambda name: pytest.fail("the image encoder was built"))
+    monkeypatch.setattr(encoding, "load_image_encoder", lambda name: pytest.fail("the image encoder was built"))
     stage1 = stages.prepare_stage1(files, STAGE1, features, name=None).model
     for mine, theirs in zip(stage1.bottleneck.parameters(), whole.bottleneck.parameters(), strict=True):
         assert torch.equal(mine, theirs)
@@ -154,7 +154,7 @@ def test_rows_of_one_picture_share_their_names_and_train_once(tmp_path, folders)
     for row, names in ((0, {"red pole", "red sign"}), (60, {"red pole", "red sign"}), (2, {"red sign"})):
         assert {metas[k] for k in np.flatnonzero(files.named_metas[row])} == names
     encoders = encoding.EncoderConfig(str(folders("clip")), unfreeze_layers=1, batch_size=16)
-    vanilla = encoding.encode_vanilla(files, encoders, encoding.load_encoder(encoders.image_encoder))
+    vanilla = encoding.encode_vanilla(files, encoders, encoding.load_image_encoder(encoders.image_encoder))
     encoding.write_prototypes(files, encoders)
     for target, times in (("single", 2), ("multi", 1)):
         config = replace(STAGE1, concept_target=target, init_from_stage0=False)

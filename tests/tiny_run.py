@@ -128,7 +128,7 @@ def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: s
     run = TinyRun(root / "tiny", root / "cache", root / "world")
     files = prepare(run.folder, write_pictures(run.images), kind, country)
     encoders = encoding.EncoderConfig(str(model), unfreeze_layers=STAGE0.unfreeze_layers, batch_size=16)
-    encoder = encoding.load_encoder(encoders.image_encoder)
+    encoder = encoding.load_image_encoder(encoders.image_encoder)
     vanilla = encoding.encode_vanilla(files, encoders, encoder)
     encoding.write_prototypes(files, encoders)
     _, _, adapted = stages.fit_stage0(files, STAGE0, encoders, encoder, vanilla)

@@ -136,7 +136,7 @@ def main(name: str = "demo") -> None:
     report(base, "labels", of_labels, of_labels)
     with tempfile.TemporaryDirectory() as scratch:
         files = prepare(Path(scratch) / "guesses", base, chosen)
-        encoder, zero = encoding.load_encoder(encoders.image_encoder), config(base, 0, Stage0Config)
+        encoder, zero = encoding.load_image_encoder(encoders.image_encoder), config(base, 0, Stage0Config)
         vanilla = encoding.encode_vanilla(files, replace(encoders, unfreeze_layers=zero.unfreeze_layers), encoder)
         encoding.write_prototypes(files, encoders)
         stages.fit_stage0(files, zero, encoders, encoder, vanilla)

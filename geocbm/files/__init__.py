@@ -175,15 +175,11 @@ def run_command(path: str | Path, notebook: str) -> str:
 
 
 def _whole_command(folder: Path) -> str:
-    """The recorded command; of a run without a record its profile and name, as far as they can be told."""
+    """The recorded command; of a run of which no stage has begun, and so without one, that of the profile of its name."""
     if command := read_json_or_empty(folder / COMMAND_FILE).get("command"):
         return str(command)
-    profile = ""
-    for stamp in sorted((folder / "stamps").glob("*.json")):
-        profile = str(read_json_or_empty(stamp).get("profile") or profile)
-    if not profile and (paths.notebooks_folder() / "params" / f"{folder.name}.yaml").exists():
-        profile = folder.name
-    return f"geocbm run{f' --profile {profile}' if profile else ''} --run {folder.name}"
+    is_profile = (paths.notebooks_folder() / "params" / f"{folder.name}.yaml").exists()
+    return f"geocbm run{f' --profile {folder.name}' if is_profile else ''} --run {folder.name}"
 
 
 def remake_advice(path: str | Path, notebook: str) -> str:

@@ -77,9 +77,9 @@ def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: 
     import numpy as np
     from safetensors.numpy import save_file
 
-    held = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    held = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     noted = dict(metadata) | {SEAL: _tensor_seal(held, metadata)}
-    with atomic_path(path) as temporary:
+    with atomic_path(path, sum(value.nbytes for value in held.values())) as temporary:
         save_file(held, temporary, {_METADATA: json.dumps(noted, sort_keys=True)})
 
 

@@ -20,7 +20,7 @@ from geocbm.run import Run, predictions
 from geocbm.run.encoding import (
     encode_adapted,
     encode_vanilla,
-    load_encoder,
+    load_image_encoder,
     read_encoders,
     write_features,
 )
@@ -46,7 +46,7 @@ def take_stage0(files: Run, checkpoint: str | Path) -> None:
     encoders = read_encoders(files)
     with stored.opened(path.with_suffix(".json"), partial(files.remedy, "stage0.safetensors")) as content:
         encoders = replace(encoders, unfreeze_layers=int(content["config"]["unfreeze_layers"]))
-    encoder = load_encoder(encoders.image_encoder)
+    encoder = load_image_encoder(encoders.image_encoder)
     vanilla = encode_vanilla(files, encoders, encoder)
     loading.load_stage0(path, encoder)
     adapted = encode_adapted(files, vanilla, encoders, encoder)

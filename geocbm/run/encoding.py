@@ -42,11 +42,6 @@ class EncoderConfig:
     max_cache_gb: float = 60.0  # what a store may take; kinds of features beyond it are encoded at every read
 
 
-def load_encoder(name: str) -> ImageEncoder:
-    """Load the image encoder of a run, frozen."""
-    return load_image_encoder(name)
-
-
 def compute_device() -> torch.device:
     """The accelerator that training uses too, or the CPU where there is none."""
     join_processes()
@@ -171,7 +166,7 @@ def open_features(files: Run, kind: str) -> FeatureStore:
             raise MismatchError(f"{error}; that is done by: {files.remedy('features.json')}") from error
     if kind in files.stores:
         return files.stores[kind]
-    vanilla = encode_vanilla(files, encoders, load_encoder(encoders.image_encoder))
+    vanilla = encode_vanilla(files, encoders, load_image_encoder(encoders.image_encoder))
     return vanilla if kind == "vanilla" else encode_adapted(files, vanilla, encoders, load_stage0(files)[1])
 
 
@@ -185,5 +180,5 @@ def store_folder(files: Run, kind: str) -> Path | None:
 def load_stage0(files: Run, location_encoder: nn.Module | None = None) -> tuple[Stage0PretrainingModel, ImageEncoder]:
     """Load Stage 0 and the encoder with its adapted blocks in place; only embedding places needs `location_encoder`."""
     files.need("stage0.safetensors")  # before the encoder is loaded, which takes a while
-    encoder = load_encoder(read_encoders(files).image_encoder)
+    encoder = load_image_encoder(read_encoders(files).image_encoder)
     return loading.load_stage0(files.need("stage0.safetensors"), encoder, location_encoder), encoder

@@ -130,11 +130,6 @@ def save_cell_scores(
     save_arrays(path, content)
 
 
-def decoding_file(name: str = "stage2") -> str:
-    """Name of the file that holds the decoding of a checkpoint, by the checkpoint's stem."""
-    return f"{name}_decoding.json"
-
-
 def answer_places(files: Run) -> Places:
     """Cell centres and training places of a run, as a decoder needs them."""
     train = files.rows["train"]
@@ -187,7 +182,7 @@ def load_decoder(files: Run, head: Stage2CrossAttentionGeoHead, name: str = "sta
         MissingInputError: it is not there.
         MismatchError: it was made from another table, other splits or cells, or for another head.
     """
-    file = decoding_file(name)
+    file = f"{name}_decoding.json"
     choice, temperature, bandwidth_km, digest = _read(files, file)
     if digest != _digest(head):
         raise files.mismatch(file, f"was chosen for another head than {name}.safetensors holds")
@@ -200,7 +195,7 @@ def read_choice(files: Run, name: str = "stage2") -> PointChoice | None:
     Raises:
         MismatchError: it was made from another table, other splits or cells.
     """
-    file = decoding_file(name)
+    file = f"{name}_decoding.json"
     return _read(files, file)[0] if files.path(file).exists() else None
 
 

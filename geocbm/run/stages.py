@@ -29,7 +29,6 @@ from geocbm.run import Run
 from geocbm.run.adoption import remove_leftovers
 from geocbm.run.encoding import EncoderConfig, encode_adapted, kept_tokens, read_prototypes, write_features
 from geocbm.run.predictions import (
-    decoding_file,
     load_decoder,
     make_decoder,
     predict_places,
@@ -219,7 +218,7 @@ def write_decoder(
         neighbours = f"{name}_neighbours.safetensors"
         refiner.save(files.path(neighbours), files.made_from(neighbours))
     decoder = make_decoder(files, model, concepts, features, refiner)
-    save_decoder(files.path(decoding_file(name)), files, model, decoder)
+    save_decoder(files.path(f"{name}_decoding.json"), files, model, decoder)
 
 
 def fit_stage2(

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from geocbm.encoders.loading import hash_weights
-from geocbm.errors import MismatchError, MissingInputError, ParameterError, UserError, first_line
+from geocbm.errors import DamagedError, MismatchError, MissingInputError, ParameterError, UserError, first_line
 from geocbm.files import SEAL, atomic_path, remove_if_possible, sha256_file, write_json
-from geocbm.files.stored import command_of, opened, refuse_folder
+from geocbm.files.stored import command_of, opened, refuse_folder, save_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +123,7 @@ def save_checkpoint(
         # How long an epoch took is shown, and not kept: two trainings of one seed leave the same files.
         history = result.history.drop(columns="seconds", errors="ignore")
         history.to_parquet(temporary, index=False, write_page_checksum=True)
-    with atomic_path(path, _n_bytes(kept)) as temporary:
+    with atomic_path(path, sum(value.nbytes for value in kept.values())) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in kept.items()}, str(temporary))
     metric = {"name": result.monitor, "value": result.best_metric, "epoch": result.best_epoch}
     content: dict[str, Any] = {"metric": metric, "initial": result.initial, "best": result.best}
@@ -132,10 +131,6 @@ def save_checkpoint(
     if identity is not None:
         content[IDENTITY] = {"identity": dict(identity), "history_sha256": sha256_file(_history_file(path))}
     write_json(path.with_suffix(".json"), checkpoint.content | content | {SEAL: ""})
-
-
-def _n_bytes(tensors: Mapping[str, Tensor]) -> int:
-    return sum(value.nbytes for value in tensors.values())
 
 
 def load_checkpoint(
@@ -160,15 +155,11 @@ def load_checkpoint(
         found = f"{path} is not the file that {described.name} describes"
         raise MismatchError(f"{found}; make both again with `{command_of(made_by)}`")
     try:
-        return _own_tensors(path), metadata
+        # In memory of their own: a mapped file may change, and where it has them may change the last digits.
+        return {name: value.clone() for name, value in load_file(path).items()}, metadata
     except SafetensorError as error:
         found = f"{path} is damaged ({first_line(error)})"
         raise MismatchError(f"{found}; make it again with `{command_of(made_by)}`") from error
-
-
-def _own_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors in memory of their own: a mapped file may change, and where it has them may change the last digits."""
-    return {name: value.clone() for name, value in load_file(path).items()}
 
 
 def read_config(
@@ -252,12 +243,12 @@ class ResumeFile:
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
         """Write the state at the end of an epoch, whole or not at all."""
-        tensors = {f"model.{name}": value.cpu().contiguous() for name, value in trainable_state(model).items()}
+        tensors = {f"model.{name}": value for name, value in trainable_state(model).items()}
         best_is_current = state.best_epoch == len(state.history)
         if not best_is_current:
             tensors |= {f"best.{name}": value for name, value in state.best_weights.items()}
         for index, moments in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": each.cpu().contiguous() for name, each in moments.items()}
+            tensors |= {f"optimizer.{index}.{name}": each for name, each in moments.items()}
         content = {
             "identity": self.identity,
             "history": state.history,
@@ -267,31 +258,27 @@ class ResumeFile:
             "best_metric": state.best_metric,
             "best_is_current": best_is_current,
         }
-        tensors, text = _clone_shared(tensors), json.dumps(content)
-        with atomic_path(self.path, _n_bytes(tensors)) as temporary:
-            save_file(tensors, str(temporary), metadata={"state": text, SEAL: hash_weights(tensors.items(), text)})
+        arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
+        save_tensors(self.path, arrays, {"state": json.dumps(content)})
 
     def read(self) -> tuple[dict[str, Any] | None, str | None]:
-        """The JSON of the state, or None; and why it cannot be continued, or None where there is nothing to say."""
+        """Content of the state with its tensors, or None; and why it cannot be continued, or None for nothing to say."""
         if not self.path.is_file():
             return None, None
         try:
-            with safe_open(str(self.path), "pt") as stored:
-                metadata = stored.metadata()
-            content = json.loads(metadata["state"])
-            reason = difference(content["identity"], self.identity)
-            if reason is None and metadata[SEAL] != hash_weights(load_file(self.path).items(), metadata["state"]):
-                raise ValueError("it was changed since it was written")
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            with opened(self.path, "") as (arrays, noted):
+                content = json.loads(noted["state"])
+                reason = difference(content["identity"], self.identity)
+        except DamagedError:
             return None, "the file is damaged"
-        return (content, None) if reason is None else (None, reason)
+        return (content | {"tensors": arrays}, None) if reason is None else (None, reason)
 
     def restore(self, content: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
         """Put weights and the optimiser's moments back, and give the state that `read` found as `content`."""
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
-        for name, value in _own_tensors(self.path).items():
+        for name, value in content["tensors"].items():
             part, _, rest = name.partition(".")
-            parts[part][rest] = value
+            parts[part][rest] = torch.from_numpy(value)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in parts["optimizer"].items():
             index, _, entry = name.partition(".")
@@ -316,14 +303,3 @@ class ResumeFile:
         """Remove what an interruption in the middle of writing left."""
         for half in self.path.parent.glob(f".{self.path.stem}.*{self.path.suffix}"):
             half.unlink(missing_ok=True)
-
-
-def _clone_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, none of which shares memory with another; the format refuses those that do."""
-    held: set[int] = set()
-    result: dict[str, Tensor] = {}
-    for name, value in tensors.items():
-        place = value.untyped_storage().data_ptr()
-        result[name] = value.clone() if place in held else value
-        held.add(place)
-    return result

@@ -77,7 +77,7 @@ def _fit_stage0(files: Run, values: dict[str, Any]) -> FitResult:
 
     names = ("image_encoder", "text_encoder", "unfreeze_layers", "encode_batch_size", "max_cache_gb")
     encoders = encoding.EncoderConfig(*(values[name] for name in names))
-    encoder = encoding.load_encoder(encoders.image_encoder)
+    encoder = encoding.load_image_encoder(encoders.image_encoder)
     vanilla = encoding.encode_vanilla(files, encoders, encoder)
     on_main(lambda: encoding.write_prototypes(files, encoders))
     config = Stage0Config(**config_fields(Stage0Config, values))

@@ -116,7 +116,7 @@ def worded_run(copied_run, folders):
     """The tiny run with Stage 0 trained again, its text encoder too."""
     files = copied_run.files
     encoders = encoding.EncoderConfig(**read_json(files.path("features.json"))["encoders"])
-    encoder = encoding.load_encoder(encoders.image_encoder)
+    encoder = encoding.load_image_encoder(encoders.image_encoder)
     vanilla = files.features("vanilla")
     _, _, adapted = stages.fit_stage0(files, TRAINED, encoders, encoder, vanilla)
     return copied_run, adapted
@@ -142,7 +142,7 @@ def test_stage1_gets_exactly_the_prototypes_that_stage0_came_to(worded_run, star
 def test_stage0_is_loaded_with_the_prototypes_that_its_text_encoder_came_to(worded_run):
     files = worded_run[0].files
     path = files.path("stage0.safetensors")
-    loaded = load_stage0(path, encoding.load_encoder(encoding.read_encoders(files).image_encoder))
+    loaded = load_stage0(path, encoding.load_image_encoder(encoding.read_encoders(files).image_encoder))
     assert loaded.prompts is None
     assert torch.equal(read_base_prototypes(path)["parent"], loaded.parent_base)
 
@@ -152,7 +152,7 @@ def test_training_again_starts_from_the_first_prototypes(worded_run):
     files = run.files
     before = load_file(files.path("stage0.safetensors"))
     encoders = encoding.EncoderConfig(**read_json(files.path("features.json"))["encoders"])
-    encoder = encoding.load_encoder(encoders.image_encoder)
+    encoder = encoding.load_image_encoder(encoders.image_encoder)
     stages.fit_stage0(files, TRAINED, encoders, encoder, files.features("vanilla"))
     torch.testing.assert_close(load_file(files.path("stage0.safetensors"))["meta_base"], before["meta_base"])
 

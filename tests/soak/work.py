@@ -32,10 +32,10 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 from pathlib import Path
 from geocbm.encoders.features import encode_features
-from geocbm.run.encoding import load_encoder
+from geocbm.run.encoding import load_image_encoder
 files = sorted(Path(sys.argv[1]).glob("*")) * int(sys.argv[3])
 digests = [f"{number:064x}" for number in range(len(files))]
-encode_features(load_encoder("atlas"), files, digests, sys.argv[2], ("pooled", "tokens"), 16)
+encode_features(load_image_encoder("atlas"), files, digests, sys.argv[2], ("pooled", "tokens"), 16)
 """
 
 

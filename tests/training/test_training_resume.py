@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -17,7 +18,6 @@ from torch import nn
 
 from geocbm.errors import UnwritableError, UserError
 from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, seeded
-from geocbm.training import checkpoints as checkpoints_module
 from geocbm.training.checkpoints import ResumeFile, TrainingState, difference, load_checkpoint
 from geocbm.training.epoch import epoch_seed, parameter_groups
 from geocbm.training.identity import code_digest, training_identity
@@ -179,18 +179,18 @@ def test_patience_counts_on_after_an_interruption(tmp_path):
 def killed_while_writing(out):
     """Train, and kill this process when half of the third state is on the disk."""
     states = 0
-    save = checkpoints_module.save_file
+    save = safetensors.numpy.save_file
 
     def half(tensors, path, metadata):
         nonlocal states
         states += 1
-        save(tensors, path, metadata=metadata)
+        save(tensors, path, metadata)
         if states == 3:
             with Path(path).open("r+b") as stream:
                 stream.truncate(Path(path).stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoints_module.save_file = half
+    safetensors.numpy.save_file = half
     train(Path(out))
 
 

@@ -25,7 +25,7 @@ def trainers(copied_run: TinyRun) -> dict[str, Callable[..., Any]]:
     def stage0(**settings: Any) -> Any:
         content = json.loads(files.path("features.json").read_text())
         encoders = encoding.EncoderConfig(**content["encoders"])
-        encoder = encoding.load_encoder(encoders.image_encoder)
+        encoder = encoding.load_image_encoder(encoders.image_encoder)
         vanilla = files.features("vanilla")
         return stages.fit_stage0(files, replace(STAGE0, **settings), encoders, encoder, vanilla)
 

@@ -110,7 +110,7 @@ def _stage0(run: Run, config: dict[str, Any]) -> PreparedStage:
     from geocbm.models.stage0 import Stage0Config
 
     encoders = encoding.read_encoders(run)
-    encoder, vanilla = encoding.load_encoder(encoders.image_encoder), run.features("vanilla")
+    encoder, vanilla = encoding.load_image_encoder(encoders.image_encoder), run.features("vanilla")
     return stages.prepare_stage0(run, Stage0Config(**config), encoders, encoder, vanilla)
 
 
