@@ -51,9 +51,9 @@ def launch(
 
 def end_after_a_batch() -> None:
     """Let the process in which this is called end in its second batch, as if it had been killed."""
-    from geocbm.encoders.features import ranges
+    from geocbm.encoders.features import encoding
 
-    whole = ranges.encode_files
+    whole = encoding.encode_files
 
     def ending(*arguments):
         for number, batch in enumerate(whole(*arguments)):
@@ -61,4 +61,4 @@ def end_after_a_batch() -> None:
                 os._exit(9)
             yield batch
 
-    ranges.encode_files = ending
+    encoding.encode_files = ending

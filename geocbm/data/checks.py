@@ -205,36 +205,22 @@ def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
     return digest, ""
 
 
-class _Folders:
-    """What is known of the folders of a table's images, so that the system is asked once of each."""
+def _look(folder: Path, path: str, known: dict[str, tuple[str, bool]]) -> tuple[bool, bool]:
+    """Whether a path, links followed, leads out of a table's real folder, and whether its own folder is missing.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.home = str(folder), os.path.realpath(folder)
-        self._known: dict[str, tuple[str, bool]] = {}  # real path, and whether there is no such folder
-
-    def look(self, path: str) -> tuple[bool, bool]:
-        """Whether a path, links followed, leads out of the table's folder, and whether its own folder is missing."""
-        full = os.path.join(self.folder, path)
-        head, name = os.path.split(full)
-        try:
-            if head not in self._known:
-                self._known[head] = os.path.realpath(head), _is_gone(head)
-            real, is_gone = self._known[head]
-            place = os.path.realpath(full) if not is_gone and os.path.islink(full) else os.path.join(real, name)
-        except (OSError, ValueError):  # no path at all; whoever opens it says so
-            return False, False
-        is_outside = place != self.home and not place.startswith(os.path.join(self.home, ""))
-        return is_outside, is_gone and len(full) < _USUAL_LENGTH and "\0" not in name
-
-
-def _is_gone(folder: str) -> bool:
+    What is `known` of a folder (real path, whether it is missing) is kept, so that the system is asked once of each.
+    """
+    home, full = str(folder), os.path.join(folder, path)
+    head, name = os.path.split(full)
     try:
-        os.lstat(folder)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        pass
-    return False
+        if head not in known:
+            known[head] = os.path.realpath(head), not os.path.lexists(head)
+        real, is_gone = known[head]
+        place = os.path.realpath(full) if not is_gone and os.path.islink(full) else os.path.join(real, name)
+    except (OSError, ValueError):  # no path at all; whoever opens it says so
+        return False, False
+    is_outside = place != home and not place.startswith(os.path.join(home, ""))
+    return is_outside, is_gone and len(full) < _USUAL_LENGTH and "\0" not in name
 
 
 def check_images(
@@ -245,14 +231,14 @@ def check_images(
     Without `decode` they are only hashed where they exist. A path out of the folder is not followed unless that is
     allowed: a table that somebody sent must not read this disk.
     """
-    folders = _Folders(folder)
+    folder, known = Path(os.path.realpath(folder)), dict[str, tuple[str, bool]]()
 
     def inspect(path: str) -> tuple[str, str]:
         if not path:
             return "", "no path given"
         if path.endswith(("/", "/.")):
             return "", "the path of a folder"
-        is_outside, is_missing = folders.look(path)
+        is_outside, is_missing = _look(folder, path, known)
         if is_outside and not allow_outside:
             return "", _OUTSIDE
         return ("", _MISSING) if is_missing else inspect_image(folder / path, decode)

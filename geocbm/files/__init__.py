@@ -24,16 +24,13 @@ from geocbm.files.owners import owner, right_to_replace
 def atomic_path(path: str | Path, n_bytes: int = 0) -> Iterator[Path]:
     """Give a temporary path beside `path`, with its suffix, that takes its place only if the block succeeds.
 
-    The folder is created. Inside a run the run's lock is held, or has been handed down, when the file is replaced.
-
-    Args:
-        path: the file.
-        n_bytes: how much will be written at least, where that is known.
+    The folder is created. Inside a run the run's lock is held, or has been handed down, when the file is replaced. At
+    least `n_bytes` will be written.
 
     Raises:
-        NoSpaceError: If the disk is full; what was there before is whole.
-        UnwritableError: If the folder cannot be written.
-        MismatchError: If another process makes the run.
+        NoSpaceError: the disk is full; what was there before is whole.
+        UnwritableError: the folder cannot be written.
+        MismatchError: another process makes the run.
     """
     path = Path(path)
     with said_when_unwritable(path):

@@ -88,14 +88,16 @@ def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     import numpy as np
 
     bare = {name: value for name, value in arrays.items() if name != SEAL}
-    np.savez_compressed(path, **bare, **{SEAL: np.asarray(_seal(bare))})  # type: ignore[arg-type]
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **bare, **{SEAL: np.asarray(_seal(bare))})  # type: ignore[arg-type]
 
 
 def save_frame(path: str | Path, frame: pd.DataFrame) -> None:
     """Write a frame and its `attrs` as sealed parquet; a seal in them is made anew."""
     sealed_frame = frame.copy(deep=False)
     sealed_frame.attrs = frame.attrs | {SEAL: _seal(_content(frame))}
-    sealed_frame.to_parquet(path, write_page_checksum=True)
+    with atomic_path(path) as temporary:
+        sealed_frame.to_parquet(temporary, write_page_checksum=True)
 
 
 def _content(frame: pd.DataFrame) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from geocbm.errors import MismatchError, ParameterError
-from geocbm.files import atomic_path, lineage, remake_advice, run_command
-from geocbm.files.stored import opened
+from geocbm.errors import ParameterError
+from geocbm.files import lineage, run_command
+from geocbm.files.stored import opened, save_arrays
 from geocbm.geocells.distribution import CellDistribution, sum_by_place
 from geocbm.geocells.kmeans import nearest
 from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
@@ -83,11 +83,9 @@ class Geocells:
         content = {name: getattr(self, name) for name in _ARRAYS}
         content["country"] = np.asarray(self.country, dtype=np.str_)
         content["settings"] = np.asarray(json.dumps(self.settings, sort_keys=True))
-        content["digest"] = np.asarray(self.digest)
         if made_from is not None:
             content[lineage.KEY] = np.asarray(lineage.as_text(made_from))
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **content)
+        save_arrays(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> Geocells:
@@ -95,16 +93,10 @@ class Geocells:
 
         Raises:
             MissingInputError: there is no such file.
-            MismatchError: the file is damaged or something else.
+            DamagedError: the file was changed since, or is something else.
         """
         with opened(path, partial(run_command, path, "02")) as content:
-            digest = str(content["digest"])
-            cells = cls(settings=json.loads(str(content["settings"])), **{name: content[name] for name in _ARRAYS})
-        if cells.digest != digest:
-            raise MismatchError(
-                f"{path} was changed after it was written: its digest does not fit. {remake_advice(path, '02')}"
-            )
-        return cells
+            return cls(settings=json.loads(str(content["settings"])), **{name: content[name] for name in _ARRAYS})
 
 
 def oracle_error_km(

@@ -75,8 +75,8 @@ def take_stage1(files: Run, checkpoint: str | Path, features: FeatureStore) -> N
     def write() -> None:
         _copy(files, path, "stage1")
         said = predictions.concept_probabilities(loading.load_stage1(files.need("stage1.safetensors")), features)
-        with atomic_path(files.path(f"concept_scores{lineage.ADOPTED}.npz")) as temporary:
-            predictions.save_concept_scores(temporary, said, files.made_from("concept_scores.npz"))
+        place = files.path(f"concept_scores{lineage.ADOPTED}.npz")
+        predictions.save_concept_scores(place, said, files.made_from("concept_scores.npz"))
 
     on_main(write)
 

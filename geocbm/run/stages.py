@@ -14,7 +14,7 @@ from geocbm.encoders import ImageEncoder, load_location_encoder, load_text_encod
 from geocbm.encoders.features import FeatureStore, OnTheFlyFeatures
 from geocbm.encoders.location import location_embeddings
 from geocbm.encoders.processes import is_main_process, on_main
-from geocbm.files import atomic_path, lineage
+from geocbm.files import lineage
 from geocbm.models import loading, stage1
 from geocbm.models.bottlenecks import BOTTLENECKS, mix_prototypes
 from geocbm.models.kept_tokens import PatchKeeper
@@ -281,10 +281,8 @@ def write_answers(
     `by_mode` holds those of `predictions.predict_places`, the main mode first, whose head is `model`.
     """
     remove_leftovers(files, "stage2", by_mode)
-    with atomic_path(files.path("predictions.parquet")) as path:
-        save_predictions(path, files, by_mode, rows)
-    with atomic_path(files.path("cell_scores.npz")) as path:
-        save_cell_scores(path, files, model, concepts, features)
+    save_predictions(files.path("predictions.parquet"), files, by_mode, rows)
+    save_cell_scores(files.path("cell_scores.npz"), files, model, concepts, features)
 
 
 def load_stage2(files: Run, name: str = "stage2") -> Stage2CrossAttentionGeoHead:

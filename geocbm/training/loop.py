@@ -48,7 +48,6 @@ from geocbm.training.tracking import tracked, tracking_mode
 
 if TYPE_CHECKING:
     import pandas as pd
-    from accelerate.tracking import GeneralTracker
 
 N_EXAMPLES = 32
 """Validation rows in the table of example predictions."""
@@ -100,7 +99,6 @@ def fit(
     val: RowLoader,
     settings: TrainingSettings,
     checkpoint: Checkpoint | None = None,
-    tracker: GeneralTracker | None = None,
     report: Callable[[str], None] = print,
 ) -> FitResult:
     """Train a model with AdamW, warm-up and cosine decay, and keep the weights of its best epoch.
@@ -115,7 +113,6 @@ def fit(
         val: rows for early stopping; if empty, the training rows serve.
         settings: batch size, learning rate, epochs and what else a training needs.
         checkpoint: where the result goes, and whether an interrupted training goes on; None writes nothing.
-        tracker: of Accelerate, in place of what `settings.tracking` says.
         report: called with one line per epoch.
 
     Returns:
@@ -127,7 +124,7 @@ def fit(
     """
     if len(train.rows) == 0:
         raise ParameterError("the training split is empty; make splits from a larger table")
-    training = Training(model, loss, train, val if len(val.rows) else train, settings, checkpoint, tracker, report)
+    training = Training(model, loss, train, val if len(val.rows) else train, settings, checkpoint, report)
     training.begin()
     with ExitStack() as stack:
         training.enter(stack)
@@ -150,7 +147,6 @@ class Training:
     val: RowLoader
     settings: TrainingSettings
     checkpoint: Checkpoint | None
-    tracker: GeneralTracker | None
     report: Callable[[str], None]
     state: TrainingState = field(init=False)
     has_ended: bool = False
@@ -161,10 +157,10 @@ class Training:
 
         settings, model = self.settings, self.model
         self.say = self.report if is_main_process() else lambda _: None
-        self.mode = "given" if self.tracker is not None else tracking_mode(settings.tracking, self.say)
+        self.mode = tracking_mode(settings.tracking, self.say)
         join_processes()
         self.accelerator = Accelerator(
-            log_with={"given": [self.tracker], "disabled": None}.get(self.mode, "wandb"),
+            log_with=None if self.mode == "disabled" else "wandb",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         device = self.accelerator.device.type

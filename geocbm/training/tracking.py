@@ -13,7 +13,7 @@ import netrc
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -111,19 +111,16 @@ def tracked(
     """Track a training inside the block; the trackers are closed however it ends.
 
     One that `has_ended` before is only taken over, and not told where the folder has a run of it. `mode` is that of
-    `tracking_mode`, or "given"; of the checkpoint `out` the folder's name is the run, the file's stem the stage.
+    `tracking_mode`; of the checkpoint `out` the folder's name is the run, the file's stem the stage.
     """
-    if mode not in ("disabled", "given") and out is None:
+    if mode != "disabled" and out is None:
         raise ParameterError(f"tracking={mode!r} keeps its files beside the checkpoint; give out=<folder>/<name>")
     place = Path(out or "").resolve()
     if mode == "disabled" or (has_ended and any(place.parent.glob(f"wandb/*run-*-{place.stem}-{8 * '[0-9a-f]'}"))):
         yield Tracking(accelerator)
         return
-    with nullcontext() if mode == "given" else _wandb_folders(place.parent):
-        if mode == "given":
-            accelerator.init_trackers(PROJECT, config=dict(config))
-        else:
-            _start_wandb(accelerator, mode, place, config, report)
+    with _wandb_folders(place.parent):
+        _start_wandb(accelerator, mode, place, config, report)
         try:
             yield Tracking(accelerator)
         finally:

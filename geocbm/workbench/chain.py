@@ -210,14 +210,9 @@ def _remove_leftovers(run: _Run) -> None:
     for half in reports.glob(".*.running.ipynb"):
         half.unlink(missing_ok=True)
     within = [run.folder / name for name in ("stamps", "records", "remarks", "by_hand", "visualizations")]
-    assets = paths.reports_root() / "_assets"
-    owners.remove_leftovers(run.folder, *within, reports, paths.reports_root(), assets, *_caches())
-
-
-def _caches() -> list[Path]:
-    """The folder of features, those of the stores in it, and that of the worlds."""
-    cache = paths.cache_folder()
-    return [cache, *(folder for folder in cache.glob("*") if folder.is_dir()), paths.data_root() / "atlas"]
+    pages, cache = paths.reports_root(), paths.cache_folder()
+    shared = [pages, pages / "_assets", cache, *cache.glob("*/"), paths.data_root() / "atlas"]
+    owners.remove_leftovers(run.folder, *within, reports, *shared)
 
 
 def _selected(chain: Chain, request: Request) -> list[Stage]:

@@ -40,11 +40,7 @@ def chosen_run() -> str:
 
 
 def open_copy(run: str) -> str:
-    """Name of the copy to work on; it is made, or made anew when the run was and nothing in the copy was changed.
-
-    Args:
-        run: a finished run.
-    """
+    """Name of a finished run's copy to work on, made anew when the run was and nothing in the copy was changed."""
     source, name = paths.run_folder(run), _copy_name(run)
     folder = paths.run_folder(name)
     made = _made_from(folder)
@@ -74,11 +70,7 @@ def reset(run: str) -> str:
 
 
 def publish(copy: str, run: str) -> Path:
-    """Make a run of its own of what was changed in a copy; the copy is gone.
-
-    Args:
-        copy: name of the copy, such as `demo-lab`.
-        run: name of the new run.
+    """Make a run of its own of a copy such as `demo-lab`, which is gone then.
 
     Raises:
         ParameterError: there is no such copy, or there is a run of this name.
@@ -97,14 +89,9 @@ def parameters_to_use(
 ) -> dict[str, Any]:
     """Parameters with which a run was made, but for those that the parameters cell now gives otherwise.
 
-    What counts as given is what differs from the cell as it stood when the run was made: the executed notebook
-    beside its page keeps it. Where the pages are gone, it is what differs from the script beside the notebook.
-
-    Args:
-        name: the notebook.
-        run: the finished run.
-        values: what the cell (or papermill) gives.
-        declared: parameters that the notebook declares.
+    Of the `values` in the cell (or of papermill) those count as given that differ from the cell as it stood when the
+    run was made: the executed notebook `name` beside its page keeps it. Where the pages are gone, it is what differs
+    from the script, as `declared`.
     """
     recorded = state.recorded_parameters(paths.run_folder(run), number_of(name))
     executed = paths.report_folder(run) / f"{name}.ipynb"

@@ -68,11 +68,8 @@ def directory(run: str, status: pd.DataFrame, explorable: Mapping[str, str]) -> 
 
 def records(run: str) -> dict[str, Any]:
     """All metrics the notebooks of a run have recorded so far, by dotted key."""
-    figures: dict[str, Any] = {}
-    for path in sorted((paths.run_folder(run) / "records").glob("*.json")):
-        content = read_json_or_empty(path)
-        figures.update(content.get("metrics", content))
-    return figures
+    files = sorted((paths.run_folder(run) / "records").glob("*.json"))
+    return {key: entry for path in files for key, entry in read_json_or_empty(path).items()}
 
 
 def headlines(run: str) -> pd.DataFrame:

@@ -167,7 +167,7 @@ def test_files_that_are_no_cells(world, tmp_path):
         arrays = {name: content[name] for name in content.files}
     arrays["centers"] = arrays["centers"][::-1]
     np.savez(path, **arrays)
-    with pytest.raises(MismatchError, match="changed after it was written"):
+    with pytest.raises(MismatchError, match="changed since it was written"):
         Geocells.load(path)
 
 

@@ -5,6 +5,7 @@ import os
 import struct
 import time
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from torch import nn
 from wandb.proto import wandb_internal_pb2
 
 from geocbm.errors import ParameterError, UserError
-from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, seeded
+from geocbm.training import Checkpoint, RowLoader, TrainingSettings, fit, seeded, tracking
 from geocbm.training.epoch import learning_rates
 from geocbm.training.tracking import has_key, spoken, tracking_mode
 
@@ -88,7 +89,15 @@ def train(
     loaders = (RowLoader(rows, lambda chosen: {"x": x[chosen]}) for rows in (np.arange(20), np.arange(20, 30)))
     checkpoint = None if out is None else Checkpoint(out, {"config": {"width": 4}, "stage": 9}, **kept)
     say = (lines if lines is not None else []).append
-    return fit(model, halves, *loaders, Settings(**settings), checkpoint, tracker, say)
+    if tracker is None:
+        return fit(model, halves, *loaders, Settings(**settings), checkpoint, say)
+
+    def start(accelerator, mode, out, config, report):
+        tracker.store_init_configuration(dict(config))
+        accelerator.trackers = [tracker]
+
+    with patch.object(tracking, "_start_wandb", start):
+        return fit(model, halves, *loaders, Settings(tracking="offline", **settings), checkpoint, say)
 
 
 def frame():
@@ -148,11 +157,11 @@ def test_a_tracker_hears_the_first_epochs_again_when_a_training_goes_on(tmp_path
     assert second.logged[0] == first.logged[0]
 
 
-def test_a_diverged_training_closes_its_tracker():
+def test_a_diverged_training_closes_its_tracker(tmp_path):
     spoilt, recorder = X.clone(), Recorder()
     spoilt[3] = torch.inf
     with pytest.raises(UserError, match="row 3"):
-        train(x=spoilt, tracker=recorder)
+        train(tmp_path / "a.safetensors", x=spoilt, tracker=recorder)
     assert recorder.finished == 1 and not recorder.tables
 
 

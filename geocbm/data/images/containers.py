@@ -29,8 +29,8 @@ _STRIPS, _TILES = (273, 279), (324, 325)  # where they begin, and how many bytes
 _CFA, _LINEAR_RAW = 32803, 34892
 _MOST_DIRECTORIES, _MOST_HEADER, _GPS = 64, 1 << 20, 0x8825
 _EXPORT = "export it as JPEG"
-AVIF_BRANDS = frozenset((b"avif", b"avis"))  # of files that Pillow reads
-_HEIF_BRANDS = frozenset(
+AVIF_BRANDS = frozenset((b"avif", b"avis"))  # of files that Pillow reads; brands such as `mif1` say neither
+HEIF_BRANDS = frozenset(
     (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf")
 )
 
@@ -188,12 +188,6 @@ def brands(head: bytes) -> set[bytes]:
         return set()
     listed = head[16 : int.from_bytes(head[:4], "big")]
     return {head[8:12], *(listed[start : start + 4] for start in range(0, len(listed), 4))}
-
-
-def is_heif(head: bytes) -> bool:
-    """Whether a file is HEIF without being AVIF; brands such as `mif1` say neither, the compatible ones do."""
-    found = brands(head)
-    return not found & AVIF_BRANDS and bool(found & _HEIF_BRANDS)
 
 
 def open_heif(stream: IO[bytes], name: str) -> Any:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from geocbm.data.images import containers
 from geocbm.data.images.bounds import open_regular, room
-from geocbm.data.images.containers import AVIF_BRANDS, RAW_ENDINGS, brands
+from geocbm.data.images.containers import AVIF_BRANDS, HEIF_BRANDS, RAW_ENDINGS, brands
 from geocbm.data.images.metadata import OwnPosition, Sphere, described_sphere, own_position
 from geocbm.errors import MissingInputError, UserError, printable
 
@@ -197,9 +197,10 @@ def _open(stream: IO[bytes], head: bytes, name: str) -> Any:
     if containers.is_raw(stream, head):
         containers.check_whole(stream, name)
         return None
-    if containers.is_heif(head):
+    is_avif = brands(head) & AVIF_BRANDS
+    if not is_avif and brands(head) & HEIF_BRANDS:
         return containers.open_heif(stream, name)
-    if head[8:12] not in AVIF_BRANDS and brands(head) & AVIF_BRANDS:
+    if is_avif and head[8:12] not in AVIF_BRANDS:
         stream = BytesIO(head[:8] + b"avif" + stream.read()[12:])  # Pillow goes by the major brand
     pillow.preinit()
     pillow.core.set_block_size(_BLOCK)  # so large that the C library gives each freed block back to the system at once
