@@ -48,10 +48,3 @@ def test_neither_a_name_nor_ground_truth_makes_a_world_simulated(atlas, tmp_path
 def test_another_file_of_that_name_is_no_mark(tmp_path, content):
     (tmp_path / "atlas.json").write_text(content)
     assert not from_simulator(tmp_path, ["images/a.jpg"])
-
-
-def test_a_table_of_an_earlier_version_is_looked_up(atlas):
-    table = data.load_table(atlas)
-    del table.attrs["simulated"]
-    assert is_simulated(table)
-    assert not is_simulated(pd.DataFrame({"image_path": []}))
