@@ -191,7 +191,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
 
         Where the two are averaged, the half of the concepts goes into these layers, so that logits stay sums of terms.
         """
-        share = 0.5 if self.config.averages else 1.0
+        share = self.config.share
         for name in ("cell_head", "offset_head"):
             state = getattr(concept_head, name).state_dict()
             getattr(self, name).load_state_dict({part: share * value for part, value in state.items()})
@@ -223,7 +223,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
                 features, attention = self._features(concept_emb, patch_tokens, key_mask)
                 features = self.drop(features)  # (B, E)
                 learned, learned_offsets = self.residual_cell_head(features), self.residual_offset_head(features)
-                share = 0.5 if averages else 1.0  # that of the concepts is in their weights
+                share = self.config.share  # that of the concepts is in their weights
                 residual = share * learned
                 cell_logits, offsets = cell_logits + residual, offsets + share * learned_offsets
         else:

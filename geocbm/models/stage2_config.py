@@ -112,6 +112,11 @@ class Stage2Config(TrainingSettings):
         return self.ablation_mode == "hybrid" and self.hybrid_residual == "averaged"
 
     @property
+    def share(self) -> float:
+        """What the logits of each of the two parts of mode `hybrid` are multiplied by before they are added."""
+        return 0.5 if self.averages else 1.0
+
+    @property
     def refines(self) -> bool:
         """Whether the nearest training pictures move the answer."""
         return self.refine_cells > 0 and self.reads_tokens
