@@ -126,10 +126,8 @@ nb.table(pd.DataFrame(decision).round(3), caption=f"Cell {named}; with these {fe
 # %%
 nb.show(plots.kept_concepts(effective.curves(drawn), float(effective.all_right.mean())))
 left = ablation.ablate_all_concepts(files, linear, test, bootstrap, seed)
-nb.table(
-    readable(left, {"log_loss_change": "change of log loss, nats"}),
-    caption="Without concepts, beside two priors, with 95 % intervals",
-)
+named_left = readable(left, {"log_loss_change": "change of log loss, nats"})
+nb.table(named_left, caption="Without concepts, beside two priors, with 95 % intervals")
 
 # %% [markdown]
 # ## Controls that the concepts must beat
