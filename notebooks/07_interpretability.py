@@ -9,9 +9,8 @@
 # %% [markdown]
 # # Does it look where the concept is?
 #
-# A map over the patches shows where the model sees a concept. It can look right and still be wrong: it may point elsewhere, or the
-# patches it marks may not matter to the answer. This page takes one picture apart by hand, then tests the maps of the whole test split
-# against ground truth and controls. Page 07b tests the scores in the same way.
+# A map over the patches shows where the model sees a concept. It may point elsewhere, or mark patches that do not matter to the answer.
+# This page takes one picture apart by hand, then tests the maps of the test split against ground truth and controls; 07b tests scores.
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run (files go to data/runs/<run>); empty: a copy of the newest finished one
@@ -117,7 +116,7 @@ nb.table(pd.DataFrame(steps).round(4), caption="Deletion in the order of the map
 # ## Over the test split: does the map point at the concept?
 #
 # The same rule is applied to attention (which is not about any one concept), to the middle of the picture, and to chance. The headline
-# group ("labelled, small") holds concepts that chance hits in less than 15 %. The kind of map is chosen on the validation split.
+# group ("labelled, small") holds concepts that chance hits in less than 15 %. The kind of map is chosen on validation. No box, no figure.
 
 # %%
 probabilities = concepts["meta_probabilities"].numpy()
@@ -207,7 +206,8 @@ if own_map:
 nb.record_all("truth", localization.localization_metrics(located) | faithfulness.faithfulness_metrics(removed))
 with nb.output("map_tests.parquet") as path:  # what the trust card of page 07b asks of the maps
     trust_card.map_tests(located, removed).to_parquet(path)
-nb.answer("Maps point at their concept in {truth.pointing_game} of pictures; chance would in {truth.pointing_chance}.")
+pointing = "Maps point at their concept in {truth.pointing_game} of pictures; chance would in {truth.pointing_chance}."
+nb.answer(pointing if located else "Blurring what maps mark costs the true cell {truth.deletion_gain} beyond chance.")
 
 # %% tags=["nbval-check-output"]
 nb.contract(
