@@ -195,7 +195,7 @@ def measure_sure(n: int, resamples: int, cells: int) -> dict[str, Any]:
         figures = measures.measure(found, resamples)
         meter.lap("figures and intervals")
         measures.records(figures)
-        measures.risk_curves(found), measures.abstention(found), measures.localizability(found)
+        measures.risk_curves(found), measures.localizability(found)
         meter.lap("tables and records")
     return meter.report() | {"cells": len(world)}
 

@@ -179,7 +179,6 @@ else:
 # %%
 nb.show(plots.risk_coverage(measures.risk_curves(found)))
 nb.table(readable(measured.risk, LABELS), caption="How well each order puts the largest errors last")
-nb.table(readable(measures.abstention(found), LABELS), caption="The most certain images alone, by area of the region")
 nb.table(readable(measures.localizability(found), LABELS), caption="Distances, from most to least localizable")
 
 # %% [markdown]

@@ -55,21 +55,20 @@ class Metric:
         symbol = self.unit.difference if self.change else self.unit.symbol
         return f"{self.label}, {symbol}" if symbol else self.label
 
-    @property
-    def form(self) -> str:
-        """Format string of a value that was multiplied by the unit's factor, for `metrics.estimate_text`."""
-        sign = "+" if self.change else ""
-        return f"{{:{sign},.4g}}" if self.unit.digits is None else f"{{:{sign},.{self.unit.digits}f}}"
-
     def relabelled(self, label: str) -> Metric:
         """The same unit, digits and direction under another label."""
         return replace(self, label=label)
 
-    def write(self, value: float, sign: bool = False) -> str:
-        """A value in the metric's unit, without the unit: `0.634` as a rate is `63.4`; a difference with its `sign`."""
+    @property
+    def as_change(self) -> Metric:
+        """The same metric of differences of its values, which are written with their sign."""
+        return replace(self, change=True)
+
+    def write(self, value: float) -> str:
+        """A value in the metric's unit, without the unit: `0.634` as a rate is `63.4`; a difference with its sign."""
         if value is None or not math.isfinite(value):
             return "none"
-        shown, digits, sign = self.unit.factor * float(value), self.unit.digits, sign or self.change
+        shown, digits, sign = self.unit.factor * float(value), self.unit.digits, self.change
         if self.unit is KM and not sign and abs(shown) < 9.95:
             digits = 1  # a single-digit distance would lose too much with its decimals
         text = format(shown, ("+" if sign else "") + ("z,.4g" if digits is None else f"z,.{digits}f"))

@@ -51,10 +51,6 @@ class ModeSearch:
     bandwidth_km: float  # width of the kernel
     steps: int = 15  # of the climb
 
-    def __post_init__(self) -> None:
-        if not self.bandwidth_km > 0:
-            raise ParameterError(f"bandwidth_km is {self.bandwidth_km}; give a width in km above 0, such as 400.0")
-
     def _bells(self, points: np.ndarray) -> np.ndarray:
         """Height of the kernel of every cell at points `(m, 3)`, `(m, N)`."""
         height = points @ self.centers.T
@@ -83,24 +79,18 @@ class ModeSearch:
         return cartesian_to_latlng(belief.gather(self._climb))
 
 
-def choose_bandwidth(
-    belief: CellDistribution,
-    centers: np.ndarray,
-    lat: np.ndarray,
-    lng: np.ndarray,
-    choices: Sequence[float] = BANDWIDTHS_KM,
-) -> float:
-    """Bandwidth in km whose modes have the best mean GeoScore on photographs with known places `[n]`, degrees.
+def choose_bandwidth(belief: CellDistribution, centers: np.ndarray, lat: np.ndarray, lng: np.ndarray) -> float:
+    """The one of `BANDWIDTHS_KM` whose modes have the best mean GeoScore on photographs at known places `[n]`, degrees.
 
     Of more than `BANDWIDTH_PHOTOGRAPHS`, so many spread evenly over the table are taken. Of equally good bandwidths
     the first is chosen, and without photographs the middle one.
     """
     if not len(belief):
-        return choices[len(choices) // 2]
+        return BANDWIDTHS_KM[len(BANDWIDTHS_KM) // 2]
     rows = np.unique(np.linspace(0, len(belief) - 1, min(len(belief), BANDWIDTH_PHOTOGRAPHS)).astype(int))
     some = CellDistribution(belief.logits[rows], belief.temperature)
-    modes = [ModeSearch(centers, width).points(some) for width in choices]
-    return choices[int(np.argmax([geoscore(error_km(*mode, lat[rows], lng[rows])).mean() for mode in modes]))]
+    modes = [ModeSearch(centers, width).points(some) for width in BANDWIDTHS_KM]
+    return BANDWIDTHS_KM[int(np.argmax([geoscore(error_km(*mode, lat[rows], lng[rows])).mean() for mode in modes]))]
 
 
 @dataclass(frozen=True)

@@ -288,12 +288,7 @@ def predict_stage1(
 
     A bottleneck that reads tokens needs a store with kind `tokens`, or `(n, P, w)`; a ParameterError without.
     """
-    read_tokens = None
-    if model.needs_tokens:
-        if tokens is None:
-            kind = model.config.bottleneck
-            raise ParameterError(f"bottleneck={kind!r} reads patch tokens, but tokens is None; give a store")
-        read_tokens = row_reader(tokens, "tokens")
+    read_tokens = row_reader(tokens, "tokens") if model.needs_tokens and tokens is not None else None
     device, rows = model.meta_bias.device, np.arange(len(features))
     parts: dict[str, list[Tensor]] = {}
     model.eval()

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from geocbm.plots.primitives import ranked_bars
 from geocbm.plots.theme import GRID, PALETTE, finish
 from geocbm.plots.values import columns_of, escape, labels, numbers, percent, plural
 
@@ -53,33 +54,30 @@ def per_meta_accuracy(meta: Any, correct: Any, parent: Any) -> go.Figure:
     Of `n` images the true `meta`, whether it was named right, and its `parent`; the largest seven parents have a colour
     of their own.
     """
+    import plotly.express as px
+
     meta, correct, parent = columns_of(meta=meta, correct=correct, parent=parent)
     frame = pd.DataFrame({"name": meta.astype(str), "hit": correct.astype(float), "parent": parent.astype(str)})
     table = frame.groupby("name").agg(mean=("hit", "mean"), size=("hit", "size"), parent=("parent", "last"))
     table = table.reset_index().sort_values(["mean", "size", "name"], ascending=[False, False, True], kind="stable")
     table["place"] = np.arange(1, len(table) + 1)
     ranked = table.groupby("parent")["size"].sum().sort_values(ascending=False, kind="stable").index
-    own, others = list(ranked[: len(PALETTE) - 1]), list(ranked[len(PALETTE) - 1 :])
-    groups = [(name, [name], colour) for name, colour in zip(own, PALETTE, strict=False)]
-    groups += [(f"{len(others)} other parents", others, PALETTE[-1])] if others else []
-    fig = go.Figure()
-    for name, members, colour in groups:
-        part = table[table["parent"].isin(members)]
-        fig.add_scatter(
-            x=part["place"].tolist(),
-            y=numbers(part["mean"]),
-            mode="markers",
-            marker={
-                "size": numbers(np.clip(4 + 2 * np.sqrt(part["size"]), 5, 24), 3),
-                "color": colour,
-                "opacity": 0.8,
-                "line": {"width": 0.6, "color": "white"},
-            },
-            customdata=[[escape(each), int(n)] for each, n in zip(part["name"], part["size"], strict=True)],
-            hovertemplate="%{customdata[0]}: %{y:.0%} of %{customdata[1]}<extra></extra>",
-            name=escape(name),
-            showlegend=True,
-        )
+    own, others = ranked[: len(PALETTE) - 1], ranked[len(PALETTE) - 1 :]
+    names = {name: escape(name) for name in own} | dict.fromkeys(others, f"{len(others)} other parents")
+    shown = table.assign(parent=table["parent"].map(names), name=table["name"].map(escape))
+    fig = px.scatter(
+        shown.assign(area=np.clip(4 + 2 * np.sqrt(table["size"]), 5, 24) ** 2),
+        x="place",
+        y="mean",
+        size="area",
+        size_max=24,
+        color="parent",
+        color_discrete_sequence=PALETTE,
+        category_orders={"parent": list(dict.fromkeys(names.values()))},
+        custom_data=["name", "size"],
+    )
+    hover = "%{customdata[0]}: %{y:.0%} of %{customdata[1]}<extra></extra>"
+    fig.update_traces(hovertemplate=hover, marker={"opacity": 0.8, "line": {"width": 0.6, "color": "white"}})
     fig.update_yaxes(title_text="accuracy", tickformat=".0%", range=[-0.04, 1.04])
     fig.update_xaxes(title_text="meta, best first (larger dot: more images)", showgrid=False)
     best, worst = table.iloc[0], table.iloc[-1]
@@ -88,7 +86,7 @@ def per_meta_accuracy(meta: Any, correct: Any, parent: Any) -> go.Figure:
         f"{best['size']}, {worst['name']} {percent(worst['mean'])} of {worst['size']}; the mean over metas is "
         f"{percent(table['mean'].mean())}, and {int((table['mean'] == 0).sum())} are never named rightly."
     )
-    return finish(fig, "Which metas are recognised?", alt, 420)
+    return finish(fig, "Which metas are recognised?", alt, 420, legend_title_text="")
 
 
 def confusion(
@@ -192,15 +190,7 @@ def prototype_drift(names: Sequence[str], cosine: Any) -> go.Figure:
     """Cosine `[k]` between each concept's text prototype and the learned one (1: unmoved), most moved on the left."""
     name, values = columns_of(names=list(names), cosine=cosine)
     order = np.argsort(values, kind="stable")
-    fig = go.Figure(
-        go.Bar(
-            x=list(range(1, len(order) + 1)),
-            y=numbers(1 - values[order].astype(float)),
-            customdata=[escape(name[i]) for i in order],
-            marker_color=PALETTE[2],
-            hovertemplate="%{customdata}: 1 - cosine = %{y:.3g}<extra></extra>",
-        )
-    )
+    fig = ranked_bars(name[order], 1 - values[order].astype(float), PALETTE[2], "1 - cosine = %{y:.3g}")
     fig.update_xaxes(title_text="concept, most moved first", showgrid=False)
     fig.update_yaxes(title_text="1 - cosine to the text prototype", rangemode="tozero", gridcolor=GRID)
     alt = (

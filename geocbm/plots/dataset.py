@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from textwrap import wrap
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from geocbm.plots.primitives import log_ticks
+from geocbm.plots.primitives import log_ticks, ranked_bars
 from geocbm.plots.theme import INK, LAND, PALETTE, finish
 from geocbm.plots.values import columns_of, escape, km_text, labels, numbers, percent, plural, refuse_empty
 
@@ -30,31 +31,23 @@ def _counts(names: Any) -> pd.Series:
 
 def hierarchy(table: pd.DataFrame) -> go.Figure:
     """Treemap of the columns `meta_name` within `parent_concept`, as large as their number of images."""
+    import plotly.express as px  # half a second, which no other figure here needs
+
     sizes = table.groupby(["parent_concept", "meta_name"], sort=True).size()
     parents = sizes.groupby(level=0).sum().sort_values(ascending=False, kind="stable")
-    colour = {parent: PALETTE[i % len(PALETTE)] for i, parent in enumerate(parents.index)}
-    owners = [parent for parent, _ in sizes.index]
-    fig = go.Figure(
-        go.Treemap(
-            ids=[f"p:{parent}" for parent in parents.index] + [f"m:{parent}/{meta}" for parent, meta in sizes.index],
-            labels=[escape(name) for name in [*parents.index, *(meta for _, meta in sizes.index)]],
-            parents=[""] * len(parents) + [f"p:{parent}" for parent in owners],
-            values=[int(size) for size in [*parents, *sizes]],
-            branchvalues="total",
-            marker={
-                "colors": [colour[parent] for parent in [*parents.index, *owners]],
-                "line": {"width": 1, "color": "white"},
-            },
-            text=[
-                "<br>".join(escape(line) for line in wrap(str(name), 80 if above else 13)) + f" {size:,}"
-                for names, above in ((parents, True), (sizes.droplevel(0), False))
-                for name, size in names.items()
-            ],
-            texttemplate="%{text}",
-            hovertemplate="%{label}: %{value} images<extra></extra>",
-            pathbar={"visible": False},
-            tiling={"pad": 2},
-        )
+    frame = sizes.rename("images").reset_index()
+    for level, width in (("parent_concept", 80), ("meta_name", 13)):
+        frame[level] = ["<br>".join(map(escape, wrap(str(name), width))) for name in frame[level]]
+    order = frame.groupby("parent_concept")["images"].sum().sort_values(ascending=False, kind="stable").index
+    colours = dict(zip(order, cycle(PALETTE), strict=False))
+    levels = ["parent_concept", "meta_name"]
+    fig = px.treemap(frame, path=levels, values="images", color=levels[0], color_discrete_map=colours)
+    fig.update_traces(
+        marker_line={"width": 1, "color": "white"},
+        texttemplate="%{label} %{value:,}",
+        hovertemplate="%{label}: %{value} images<extra></extra>",
+        pathbar={"visible": False},
+        tiling={"pad": 2},
     )
     alt = (
         f"Treemap of {plural(len(sizes), 'meta')} under {plural(len(parents), 'parent concept')}; the largest parent "
@@ -69,15 +62,7 @@ def hierarchy(table: pd.DataFrame) -> go.Figure:
 def imbalance(metas: Any) -> go.Figure:
     """Bars of how often each meta occurs among `[n]` names, most frequent first, on a logarithmic scale."""
     counts = _counts(metas)
-    fig = go.Figure(
-        go.Bar(
-            x=list(range(1, len(counts) + 1)),
-            y=counts.tolist(),
-            customdata=[escape(name) for name in counts.index],
-            marker_color=PALETTE[0],
-            hovertemplate="%{customdata}: %{y}<extra></extra>",
-        )
-    )
+    fig = ranked_bars(counts.index, counts, PALETTE[0], "%{y}")
     half = int(np.searchsorted(np.cumsum(counts.to_numpy()), counts.sum() / 2) + 1)
     alt = (
         f"Bars of images per meta, sorted, logarithmic: {counts.index[0]} has {counts.iloc[0]:,}, "

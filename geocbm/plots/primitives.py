@@ -37,6 +37,13 @@ def faint(colour: str, opacity: float) -> str:
     return f"rgba({red},{green},{blue},{opacity:.2f})"
 
 
+def ranked_bars(names: Sequence[Any], heights: Any, colour: str, hover: str) -> go.Figure:
+    """A bar for each of `[n]` names in the order given, which has no room to be written; `hover` says the height."""
+    bars = {"marker_color": colour, "hovertemplate": f"%{{customdata}}: {hover}<extra></extra>"}
+    place, shown = list(range(1, len(names) + 1)), [escape(name) for name in names]
+    return go.Figure(go.Bar(x=place, y=numbers(heights), customdata=shown, **bars))
+
+
 def whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
     """Error bars from a value to its interval's ends; one that reaches to infinity ends at the largest finite end."""
     ends = np.concatenate([value, low, high])
@@ -55,6 +62,13 @@ def interval_texts(value: np.ndarray, low: np.ndarray, high: np.ndarray, write: 
     ]
 
 
+def line(x: Any, y: Any, number: int, name: str, hover: str, **more: Any) -> go.Scatter:
+    """A curve `[n]`; `number` is that in its panel, for colour and dashes."""
+    look = {"color": PALETTE[number % len(PALETTE)], "width": 2, "dash": DASHES[number % len(DASHES)]}
+    drawn = {"mode": "lines", "line": look, "name": escape(name), "legendgroup": name, "hovertemplate": hover}
+    return go.Scatter(x=numbers(x), y=numbers(y), **(drawn | more))
+
+
 def add_curve(
     fig: go.Figure, own: pd.DataFrame, x: str, number: int, name: str, *, banded: bool = True, col: int | None = None
 ) -> None:
@@ -67,18 +81,9 @@ def add_curve(
     panel = {} if col is None else {"row": 1, "col": col}
     if banded and np.isfinite(own[["low", "high"]].to_numpy(float)).all():
         fig.add_trace(band(at, own["low"], own["high"], colour, 0.12), **panel)
-    fig.add_scatter(
-        x=at,
-        y=numbers(own["value"]),
-        mode="lines+markers",
-        marker_size=6,
-        line={"color": colour, "width": 2, "dash": DASHES[number % len(DASHES)]},
-        hovertemplate=f"{x} %{{x}}: %{{y:.1%}}<extra>%{{fullData.name}}</extra>",
-        name=escape(name),
-        legendgroup=name,
-        showlegend=col in (None, 1),
-        **panel,
-    )
+    hover = f"{x} %{{x}}: %{{y:.1%}}<extra>%{{fullData.name}}</extra>"
+    shown = {"mode": "lines+markers", "marker_size": 6, "showlegend": col in (None, 1)}
+    fig.add_trace(line(own[x], own["value"], number, name, hover, **shown), **panel)
 
 
 def add_level(fig: go.Figure, level: float, text: str) -> None:

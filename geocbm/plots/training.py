@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,17 +52,7 @@ def loss_curves(history: pd.DataFrame, title: str = "How training went") -> go.F
         for split in (split for split in _SPLITS if split in found[term]):
             word, colour = _SPLITS[split]
             values = metric(f"epoch.{term}").unit.factor * history[found[term][split]].to_numpy(float)
-            fig.add_scatter(
-                x=[int(value) for value in epoch],
-                y=numbers(values),
-                mode="lines+markers" if len(history) <= 30 else "lines",
-                marker_size=4,
-                line={"color": colour, "width": 1.8},
-                name=word,
-                hovertemplate="epoch %{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
-                row=i // columns + 1,
-                col=i % columns + 1,
-            )
+            fig.add_trace(_by_epoch(epoch, values, word, {"color": colour}), i // columns + 1, i % columns + 1)
             if i == 0:
                 parts.append(f"the {word} {first.axis} goes from {values[0]:.3g} to {values[-1]:.3g}")
     legend_once(fig)
@@ -77,6 +68,19 @@ def loss_curves(history: pd.DataFrame, title: str = "How training went") -> go.F
     return finish(fig, title, alt + " and ".join(parts) + ".", 160 + 185 * rows, legend=legend, margin=margin)
 
 
+def _by_epoch(epoch: Any, values: Any, name: str, line: dict[str, Any]) -> go.Scatter:
+    """A curve over epochs, with a mark at each where they are few."""
+    return go.Scatter(
+        x=[int(value) for value in epoch],
+        y=numbers(values),
+        mode="lines+markers" if len(epoch) <= 30 else "lines",
+        marker_size=4,
+        line=line | {"width": 1.8},
+        name=name,
+        hovertemplate="epoch %{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
+    )
+
+
 def retrieval_bars(
     before: Mapping[str, float], after: Mapping[str, float], title: str = "Finding the place from the image"
 ) -> go.Figure:
@@ -90,16 +94,10 @@ def retrieval_bars(
         raise ValueError(f"before and after share no rate of retrieval: {list(before)} and {list(after)}")
     fig = go.Figure()
     for side, name, colour in ((before, "before", LAND), (after, "after", PALETTE[0])):
-        fig.add_bar(
-            x=[escape(word) for word in words.values()],
-            y=numbers([side[key] for key in words]),
-            text=[percent(side[key]) for key in words],
-            textposition="outside",
-            cliponaxis=False,
-            marker_color=colour,
-            name=name,
-            hovertemplate="%{x}: %{y:.1%}<extra>%{fullData.name}</extra>",
-        )
+        x, y = [escape(word) for word in words.values()], numbers([side[key] for key in words])
+        fig.add_bar(x=x, y=y, text=list(map(percent, y)), marker_color=colour, name=name)
+    hover = "%{x}: %{y:.1%}<extra>%{fullData.name}</extra>"
+    fig.update_traces(textposition="outside", cliponaxis=False, hovertemplate=hover)
     fig.update_yaxes(tickformat=".0%", title_text="share of held-out images", rangemode="tozero")
     fig.update_xaxes(showgrid=False)
     parts = [f"{word} goes from {percent(before[name])} to {percent(after[name])}" for name, word in words.items()]
@@ -131,21 +129,9 @@ def compare_histories(curves: pd.DataFrame) -> go.Figure:
     for (stage, quantity, run), part in curves.groupby(["stage", "quantity", "run"], sort=False):
         number = runs.index(run)
         lasts.append((stages.index(stage), quantities[stage].index(quantity), number, part["value"].iloc[-1]))
-        fig.add_scatter(
-            x=part["epoch"].tolist(),
-            y=numbers(part["value"]),
-            mode="lines+markers" if len(part) <= 30 else "lines",
-            name=escape(run),
-            marker_size=4,
-            line={
-                "color": PALETTE[number % len(PALETTE)],
-                "dash": DASHES[number // len(PALETTE) % len(DASHES)],
-                "width": 1.8,
-            },
-            hovertemplate="epoch %{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
-            row=quantities[stage].index(quantity) + 1,
-            col=stages.index(stage) + 1,
-        )
+        line = {"color": PALETTE[number % len(PALETTE)], "dash": DASHES[number // len(PALETTE) % len(DASHES)]}
+        curve = _by_epoch(part["epoch"], part["value"], escape(run), line)
+        fig.add_trace(curve, quantities[stage].index(quantity) + 1, stages.index(stage) + 1)
     legend_once(fig)
     fig.update_annotations(font={"size": 13, "color": INK})
     for column, stage in enumerate(stages, 1):

@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from geocbm.metrics.calibration import expected_calibration_error, reliability_bins
-from geocbm.plots.primitives import DASHES, dots_by_bin
+from geocbm.plots.primitives import dots_by_bin, legend_once, line
 from geocbm.plots.theme import LAND, PALETTE, finish
-from geocbm.plots.values import escape, km_text, numbers, percent, plural, refuse_empty
+from geocbm.plots.values import km_text, numbers, percent, plural, refuse_empty
 
 
 def reliability_before_after(before: Any, after: Any, correct: Any) -> go.Figure:
@@ -59,14 +59,8 @@ def recall_against_area(curves: pd.DataFrame, regions: pd.DataFrame) -> go.Figur
     refuse_empty("curves", curves, "area")
     fig, parts = go.Figure(), []
     for i, name in enumerate(curves.columns.drop("km2")):
-        fig.add_scatter(
-            x=numbers(curves["km2"]),
-            y=numbers(curves[name]),
-            mode="lines",
-            line={"width": 2.2, "color": PALETTE[i % len(PALETTE)], "dash": DASHES[i % len(DASHES)]},
-            name=escape(name),
-            hovertemplate="%{y:.0%} within %{x:,.0f} km²<extra>%{fullData.name}</extra>",
-        )
+        hover = "%{y:.0%} within %{x:,.0f} km²<extra>%{fullData.name}</extra>"
+        fig.add_trace(line(curves["km2"], curves[name], i, name, hover))
         half = curves.loc[curves[name] >= 0.5, "km2"]
         parts.append(f"{name} half of the images " + (f"within {half.iloc[0]:,.0f} km²" if len(half) else "nowhere"))
     if len(regions):
@@ -99,23 +93,13 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
     fig = make_subplots(cols=2, subplot_titles=[head for head, _ in panels.values()], horizontal_spacing=0.1)
     parts = []
     for i, (name, curve) in enumerate(curves.items()):
-        best = i == len(curves) - 1 and name.startswith("true error")
-        colour = LAND if best else PALETTE[i % len(PALETTE)]
         for column, (metric, (_, form)) in enumerate(panels.items(), start=1):
-            fig.add_scatter(
-                x=numbers(curve["kept"]),
-                y=numbers(curve[metric]),
-                mode="lines",
-                line={"color": colour, "width": 2, "dash": DASHES[i % len(DASHES)]},
-                name=escape(name),
-                legendgroup=name,
-                showlegend=column == 1,
-                hovertemplate=f"%{{x:.0%}} answered: %{{y:{form}}}<extra>%{{fullData.name}}</extra>",
-                row=1,
-                col=column,
-            )
+            hover = f"%{{x:.0%}} answered: %{{y:{form}}}<extra>%{{fullData.name}}</extra>"
+            fig.add_trace(line(curve["kept"], curve[metric], i, name, hover), row=1, col=column)
         half = curve.iloc[(curve["kept"] - 0.5).abs().argmin()]
         parts.append(f"{name} {km_text(half['median_km'])} and {percent(half['beyond_750km'])}")
+    legend_once(fig)
+    fig.update_traces(line_color=LAND, selector={"name": "true error (best possible)"})
     whole = next(iter(curves.values())).iloc[-1]
     fig.update_xaxes(title_text="share of images answered", tickformat=".0%", range=[0, 1.01])
     fig.update_yaxes(rangemode="tozero")

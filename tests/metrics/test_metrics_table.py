@@ -68,7 +68,7 @@ def test_an_entry_is_written_with_its_interval() -> None:
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
-    assert metric("stage2.country_acc").write(-0.0001, sign=True) == "0.0"
+    assert metric("stage2.country_acc").as_change.write(-0.0001) == "0.0"
 
 
 def test_no_row_is_hidden_by_one_before_it() -> None:

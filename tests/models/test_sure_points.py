@@ -59,17 +59,14 @@ def test_opposite_cells_do_not_pull_to_nowhere():
     assert np.isfinite([*lat, *lng]).all()
 
 
-def test_bandwidth_is_chosen_by_the_score_on_known_places():
+def test_bandwidth_is_chosen_by_the_score_on_known_places(monkeypatch):
+    monkeypatch.setattr(points, "BANDWIDTHS_KM", (20.0, 400.0))
     centers = latlng_to_cartesian([0.0, 0.0, 40.0], [0.0, 2.0, 100.0])
     belief = believed([0.3, 0.3, 0.4])
-    assert points.choose_bandwidth(belief, centers, np.array([0.0]), np.array([1.0]), (20.0, 400.0)) == 400
-    assert points.choose_bandwidth(belief, centers, np.array([40.0]), np.array([100.0]), (20.0, 400.0)) == 20
-    assert (
-        points.choose_bandwidth(CellDistribution(np.empty((0, 3))), centers, np.empty(0), np.empty(0), (1.0, 2.0, 3.0))
-        == 2
-    )
-    with pytest.raises(ParameterError, match="bandwidth_km is 0"):
-        points.ModeSearch(centers, 0.0)
+    assert points.choose_bandwidth(belief, centers, np.array([0.0]), np.array([1.0])) == 400
+    assert points.choose_bandwidth(belief, centers, np.array([40.0]), np.array([100.0])) == 20
+    monkeypatch.setattr(points, "BANDWIDTHS_KM", (1.0, 2.0, 3.0))
+    assert points.choose_bandwidth(CellDistribution(np.empty((0, 3))), centers, np.empty(0), np.empty(0)) == 2
 
 
 def test_worth_of_candidates_by_hand(monkeypatch):

@@ -8,8 +8,17 @@ import numpy as np
 import pandas as pd
 
 from geocbm.evaluation.compare_runs.load_runs import ComparedRun
-from geocbm.metrics import FEWEST_BLOCKS, NO_INTERVAL, Resamples, metric, simultaneous_intervals, spatial_blocks
-from geocbm.metrics.table import LOWER, Metric
+from geocbm.metrics import (
+    FEWEST_BLOCKS,
+    NO_INTERVAL,
+    NOISE,
+    Resamples,
+    interval_text,
+    metric,
+    simultaneous_intervals,
+    spatial_blocks,
+)
+from geocbm.metrics.table import LOWER, in_brackets
 
 COMPARED = {
     "stage2.median_km": ("km", "median"),
@@ -20,7 +29,6 @@ COMPARED = {
 }
 """What runs are held against one another by: column of `ComparedRun.images` and its statistic, by key of the metric."""
 
-NOISE = "no difference beyond noise"
 SAME = "the same on every image"
 LEVEL = 0.95
 """Probability with which all intervals of a kind hold together."""
@@ -134,14 +142,9 @@ def _verdict(row: pd.Series) -> str:
         return NO_INTERVAL
     if not row["better"]:
         return NOISE
-    size = sorted((abs(row["low"]), abs(row["high"])))
-    own = metric(row["metric"])
-    amount = f"{own.write(abs(row['difference']))} {own.unit.difference}".rstrip() + f" {_bracketed(own, *size)}"
+    own, ends = metric(row["metric"]), sorted((abs(row["low"]), abs(row["high"])))
+    amount = in_brackets(f"{own.write(abs(row['difference']))} {own.unit.difference}".rstrip(), *map(own.write, ends))
     return f"{'better' if row['better'] > 0 else 'worse'} by {amount}"
-
-
-def _bracketed(own: Metric, low: float, high: float, sign: bool = False) -> str:
-    return f"[{own.write(low, sign)}, {own.write(high, sign)}]"
 
 
 def verdicts(table: pd.DataFrame, runs: Sequence[ComparedRun]) -> pd.DataFrame:
@@ -160,30 +163,17 @@ def detail(table: pd.DataFrame) -> pd.DataFrame:
     """The numbers behind the verdicts, a row per run and metric."""
     rows = []
     for row in table.to_dict("records"):
-        own = metric(row["metric"])
-        half = (row["high"] - row["low"]) / 2
-        rows.append(
-            {
-                "run": row["run"],
-                "metric": own.axis,
-                "first run": own.write(row["reference"]),
-                "this run": own.write(row["value"]),
-                "difference": own.write(row["difference"], sign=True),
-                "interval": _bracketed(own, row["low"], row["high"], sign=True) if np.isfinite(half) else "–",
-                "smallest it could show": own.write(half) if np.isfinite(half) and half else "–",
-            }
-        )
-    return pd.DataFrame(rows)
+        own, half = metric(row["metric"]), (row["high"] - row["low"]) / 2
+        change = interval_text(row | {"value": row["difference"]}, own.as_change.write)
+        of_runs = own.write(row["reference"]), own.write(row["value"])
+        rows.append([row["run"], own.axis, *of_runs, change, own.write(half) if half > 0 else "–"])
+    heads = ["run", "metric", "first run", "this run", "difference", "smallest it could show"]
+    return pd.DataFrame(rows, columns=heads)
 
 
 def drawable(table: pd.DataFrame) -> pd.DataFrame:
     """The differences in the units in which they are written: columns `run, panel, value, low, high, better`."""
     factor = table["metric"].map(lambda key: metric(key).unit.factor).astype(float)
-    scaled = (
-        table[["difference", "low", "high"]]
-        .astype(float)
-        .mul(factor, axis=0)
-        .set_axis(["value", "low", "high"], axis=1)
-    )
-    panel = table["metric"].map(lambda key: metric(key).axis).rename("panel")
-    return pd.concat([table["run"], panel, scaled.rename(columns={"difference": "value"}), table["better"]], axis=1)
+    drawn = table[["difference", "low", "high"]].astype(float).mul(factor, axis=0)
+    drawn = drawn.rename(columns={"difference": "value"}).join(table[["run", "better"]])
+    return drawn.assign(panel=table["metric"].map(lambda key: metric(key).axis))

@@ -10,9 +10,9 @@ import pandas as pd
 
 from geocbm import geodesy
 from geocbm.errors import ParameterError
-from geocbm.evaluation.compare_runs.differences import LEVEL, NOISE, aligned
+from geocbm.evaluation.compare_runs.differences import LEVEL, aligned
 from geocbm.evaluation.compare_runs.load_runs import ComparedRun
-from geocbm.metrics import FEWEST_BLOCKS, Resamples, simultaneous_intervals, spatial_blocks
+from geocbm.metrics import FEWEST_BLOCKS, NOISE, Resamples, simultaneous_intervals, spatial_blocks
 
 REGION_KM = 500.0
 """Side of the regions of the map: many enough to see where, large enough to hold several images."""

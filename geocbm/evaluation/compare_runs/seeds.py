@@ -9,10 +9,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from geocbm.evaluation.compare_runs.differences import COMPARED, NOISE, aligned, comparable
+from geocbm.evaluation.compare_runs.differences import COMPARED, aligned, comparable
 from geocbm.evaluation.compare_runs.load_runs import ComparedRun
 from geocbm.evaluation.compare_runs.parameters import TRAINING_SEEDS, differing, settings
-from geocbm.metrics import metric, over_seeds, spatial_blocks
+from geocbm.metrics import interval_text, metric, over_seeds, spatial_blocks, verdict
 from geocbm.metrics.table import LOWER
 
 
@@ -91,22 +91,14 @@ def pooled(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0) -> pd.Data
 
 def pooled_table(table: pd.DataFrame) -> pd.DataFrame:
     """The pooled metrics in words."""
+    heads = ["runs", "seeds", "metric", "mean over seeds", "standard deviation over seeds", "from worst to best"]
     rows = []
     for row in table.to_dict("records"):
         own = metric(row["metric"])
-        ends = (row["least"], row["most"]) if own.better != LOWER else (row["most"], row["least"])
-        interval = f" [{own.write(row['low'])}, {own.write(row['high'])}]" if np.isfinite(row["low"]) else ""
-        rows.append(
-            {
-                "runs": row["group"],
-                "seeds": row["seeds"],
-                "metric": own.label,
-                "mean over seeds": own.write(row["value"]) + interval,
-                "standard deviation over seeds": own.write(row["spread"]),
-                "from worst to best": " to ".join(own.write(value) for value in ends),
-            }
-        )
-    return pd.DataFrame(rows)
+        worst, best = sorted((row["least"], row["most"]), reverse=own.better == LOWER)
+        mean, spread = interval_text(row, own.write), own.write(row["spread"])
+        rows.append([row["group"], row["seeds"], own.label, mean, spread, f"{own.write(worst)} to {own.write(best)}"])
+    return pd.DataFrame(rows, columns=heads)
 
 
 def group_differences(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -125,10 +117,8 @@ def group_differences(groups: Sequence[SeedGroup], n: int = 1000, seed: int = 0)
         for key, statistic in _shared_metrics(one, two.runs):
             values, than = two.values(key, shared, images), one.values(key, shared, images)
             own = over_seeds(values, than, blocks, statistic, n, seed)
-            better = (own["value"] < 0) == (metric(key).better == LOWER)
-            noise = not own["high"] < 0 and not own["low"] > 0
             row = {"first": one.name, "second": two.name, "seeds": len(shared), "metric": key} | own
-            rows.append(row | {"verdict": NOISE if noise else "better" if better else "worse"})
+            rows.append(row | {"verdict": verdict(own, metric(key).better != LOWER)})
     return pd.DataFrame(rows, columns=["first", "second", "seeds", "metric", "value", "low", "high", "verdict"])
 
 
@@ -136,14 +126,7 @@ def group_difference_table(table: pd.DataFrame) -> pd.DataFrame:
     """The differences between groups in words."""
     rows = []
     for row in table.to_dict("records"):
-        value, low, high = (metric(row["metric"]).write(row[name], sign=True) for name in ("value", "low", "high"))
-        rows.append(
-            {
-                "runs": f"{row['second']} against {row['first']}",
-                "seeds": row["seeds"],
-                "metric": metric(row["metric"]).label,
-                "difference": f"{value} [{low}, {high}]",
-                "verdict": row["verdict"],
-            }
-        )
-    return pd.DataFrame(rows)
+        own = metric(row["metric"])
+        runs, change = f"{row['second']} against {row['first']}", interval_text(row, own.as_change.write)
+        rows.append([runs, row["seeds"], own.label, change, row["verdict"]])
+    return pd.DataFrame(rows, columns=["runs", "seeds", "metric", "difference", "verdict"])

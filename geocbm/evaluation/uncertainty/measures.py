@@ -40,8 +40,6 @@ LABELS: dict[str, str | Metric] = {
     "name": "order",
     "area": _SHARE("mean share beyond 750 km"),
     "gain": _SHARE("of the way from random to best"),
-    "kept": _SHARE("answered"),
-    "beyond_750km": _SHARE("beyond 750 km"),
     "part": "quarter",
     "expected_km": metric("stage2.mean_km").relabelled("expected distance"),
     "val_geoscore": metric("stage2.geoscore").relabelled("GeoScore on validation"),
@@ -58,7 +56,6 @@ POINT_KEYS = {"mode": "mode", "expected_centers": "expected_centre", "expected_p
 """Points by the names that their keys have; the argmax is called so, whichever point it is."""
 
 CITY_KM, FAR_KM = 25.0, 750.0
-SHARES_KEPT = (1, 0.8, 0.6, 0.4, 0.2)
 PARTS = 4
 """Parts of the test split from most to least localizable."""
 
@@ -176,12 +173,6 @@ def records(measured: UncertaintyMetrics) -> dict[str, float | Estimate]:
     return metrics.recordables(kept)
 
 
-def confidence_order(confidence: np.ndarray) -> np.ndarray:
-    """Rows from the surest to the least sure, NaN last; ties stand in random order, so that they gain nothing."""
-    lot = np.random.default_rng(0).random(len(confidence))
-    return np.lexsort((lot, -np.where(np.isnan(confidence), -np.inf, confidence)))
-
-
 def risk_coverage(confidence: np.ndarray, km: np.ndarray) -> pd.DataFrame:
     """Error among the photographs that are kept when the least sure ones are left out (El-Yaniv & Wiener 2010).
 
@@ -195,12 +186,16 @@ def risk_coverage(confidence: np.ndarray, km: np.ndarray) -> pd.DataFrame:
 
 
 def _kept(confidence: np.ndarray, km: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Errors from the surest on, how many are kept at each share, and the share of far ones among them."""
+    """Errors from the surest on, how many are kept at each share, and the share of far ones among them.
+
+    NaN stands last; ties stand in random order, so that they gain nothing.
+    """
     if not len(km) or len(km) != len(confidence):
         raise ParameterError(
             f"confidence has {len(confidence)} and km has {len(km)} entries; give one for each photograph"
         )
-    ordered = np.asarray(km, dtype=float)[confidence_order(np.asarray(confidence, dtype=float))]
+    sure, lot = np.asarray(confidence, dtype=float), np.random.default_rng(0).random(len(km))
+    ordered = np.asarray(km, dtype=float)[np.lexsort((lot, np.where(np.isnan(sure), np.inf, -sure)))]
     counts = np.maximum(1, np.ceil(np.arange(1, STEPS + 1) / STEPS * len(km) - 1e-9)).astype(int)
     return ordered, counts, np.cumsum(~(ordered <= FAR_KM))[counts - 1] / counts
 
@@ -223,21 +218,6 @@ def risk_curves(found: Assessment) -> dict[str, pd.DataFrame]:
     km = found.km()
     curves = {CONFIDENCE_LABELS[name]: risk_coverage(values, km) for name, values in found.confidence.items()}
     return curves | {"true error (best possible)": risk_coverage(-km, km)}
-
-
-def abstention(found: Assessment) -> pd.DataFrame:
-    """What is left when the least certain images are not answered: `kept, n, median_km, beyond_750km, geoscore`.
-
-    The order is that of the area of the region, and of the probability where there is none.
-    """
-    km, rows = found.km(), []
-    order = confidence_order(found.confidence["area" if found.regions else "probability"])
-    for share in SHARES_KEPT if len(order) else ():
-        kept = km[order[: max(1, int(np.ceil(share * len(order) - 1e-9)))]]
-        far = float((~(kept <= FAR_KM)).mean())
-        own = {"kept": share, "n": len(kept), "median_km": float(np.median(kept)), "beyond_750km": far}
-        rows.append(own | {"geoscore": float(geoscore(kept).mean())})
-    return pd.DataFrame(rows)
 
 
 def localizability(found: Assessment) -> pd.DataFrame:

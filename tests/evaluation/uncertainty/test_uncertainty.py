@@ -109,7 +109,6 @@ def test_tables_have_a_row_for_each_answer(found, figures):
     assert own["geoscore_change"] == own["geoscore_change_low"] == 0
     assert figures.named["level"].tolist() == ["country", "region"]
     assert figures.risk["name"].tolist() == [*found.confidence, "random", "oracle"]
-    assert measures.abstention(found)["kept"].tolist() == [1, 0.8, 0.6, 0.4, 0.2]
     assert measures.localizability(found)["n"].sum() == len(found.right)
     assert list(measures.risk_curves(found))[-1].startswith("true error")
 
@@ -153,7 +152,6 @@ def test_a_missing_answer_is_a_miss_and_no_figure_that_is_infinite_is_kept(files
     assert "point_argmax.median_km" not in kept
     assert kept["point_argmax.geoscore"]["value"] == 0
     assert kept["region_single"]["value"] == 0
-    assert measures.abstention(missing)["beyond_750km"].iloc[0] == 1
     own = figures.points.set_index("point").loc["offset"]
     assert own["acc_750km"] == 0 and np.isinf(own["median_km"])
 
@@ -168,7 +166,7 @@ def test_an_empty_test_split_has_no_metrics(copied_run):
     assert not found.regions
     for table in (measured.calibration, measured.coverage, measured.points, measured.named, measured.risk):
         assert table.empty
-    assert measures.abstention(found).empty and measures.localizability(found).empty
+    assert measures.localizability(found).empty
     assert measures.records(measured) == {"temperature": found.temperature}
 
 
@@ -196,4 +194,4 @@ def test_an_empty_validation_split_calibrates_nothing(copied_run):
     figures = measures.measure(found, n=20)
     kept = measures.records(figures)
     assert "ece" in kept and not {"ece_calibrated", "coverage_90", "temperature"} & set(kept)
-    assert len(measures.abstention(found)) == 5 and figures.coverage.empty
+    assert figures.coverage.empty
