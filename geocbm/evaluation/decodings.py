@@ -10,7 +10,7 @@ import pandas as pd
 
 from geocbm.evaluation.baselines.base import Prediction
 from geocbm.evaluation.methods import ORACLES, TruePlaces, in_order, label_of
-from geocbm.metrics import Estimate, entry_of, recordables
+from geocbm.metrics import Estimate, entry_of, estimate_columns, recordables
 from geocbm.run import Run
 
 POINT_COLUMNS = {
@@ -46,9 +46,7 @@ def measure_decodings(run: Run, answers: Sequence[Prediction], n: int = 1000, se
             row: dict[str, Any] = {"name": answer.name, "method": label_of(answer.name, answer.detail), "point": point}
             row["chosen"] = choice is not None and choice.point == point
             row["val_geoscore"] = choice.val_metrics.get(point, {}).get("geoscore", np.nan) if choice else np.nan
-            for metric, values in truth.values(*place).items():
-                row |= truth.columns(metric, values)
-            rows.append(row)
+            rows.append(row | estimate_columns(truth.draws, truth.values(*place)))
     return pd.DataFrame(rows, columns=columns)
 
 

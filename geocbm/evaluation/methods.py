@@ -18,7 +18,7 @@ from geocbm.errors import MismatchError
 from geocbm.evaluation.baselines import base, linear, neighbours, retrieval, simple
 from geocbm.evaluation.baselines.base import Prediction, Task
 from geocbm.files.progress import track
-from geocbm.metrics import NOT_MEASURED, Estimate, Resamples, columns_of, entry_of, geoscore
+from geocbm.metrics import Estimate, Resamples, entry_of, estimate_columns, geoscore
 from geocbm.models.decoder import POINT_WORDS, Points
 from geocbm.run import Run, predictions
 from geocbm.run.encoding import read_encoders
@@ -140,8 +140,6 @@ def stage_answers(run: Run) -> list[Prediction]:
     scores = predictions.read_concept_scores(run)["meta"]  # (n, k_m)
     answers = [Prediction("stage1", meta=scores[test].argmax(axis=1))]
     for mode, places in stored_predictions(run).items():
-        if mode.startswith("recipe "):  # of runs of before: another recipe is a run of its own
-            continue
         stem = f"stage2_{mode.replace(' ', '_')}" if mode else "stage2"
         answers.append(
             Prediction(
@@ -216,12 +214,6 @@ class TruePlaces:
         right = (country == self.country) & (country != "")
         return {"median_km": km, "geoscore": geoscore(km), "country_acc": right}
 
-    def columns(self, metric: str, values: np.ndarray | None) -> dict[str, float]:
-        """A metric of `values` `[n]` as columns with its interval; NaN without values."""
-        if values is None:
-            return columns_of(metric, NOT_MEASURED)
-        return columns_of(metric, self.draws.estimate(values, "median" if metric == "median_km" else "mean"))
-
 
 def measure(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Measure all methods on the test split with the same resamples, in the order of the page.
@@ -237,32 +229,28 @@ def measure(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 
     """
     truth = Task.of(run).split("test")
     places = TruePlaces(run, n, seed) if len(truth) else None
+    draws = Resamples([0]) if places is None else places.draws
     rows = []
     for answer in in_order(answers):
         values = {} if places is None else _values(answer, truth, places)
         row: dict[str, Any] = {"name": answer.name, "method": label_of(answer.name, answer.detail)}
         row["answered"] = POINT_WORDS[answer.choice.point] if answer.choice else ""
-        for metric in METRICS:
-            own = None if TOLD.get(answer.name) == metric else values.get(metric)
-            row |= columns_of(metric, NOT_MEASURED) if places is None else places.columns(metric, own)
+        own = {metric: None if TOLD.get(answer.name) == metric else values.get(metric) for metric in METRICS}
+        row |= estimate_columns(draws, own)
         rows.append(row | {"n_missing": int(np.isinf(values["median_km"]).sum()) if "median_km" in values else 0})
     return pd.DataFrame(rows)
 
 
 def _values(answer: Prediction, truth: base.Labels, places: TruePlaces) -> dict[str, np.ndarray]:
     """Values `[n]` of each metric that a method has."""
-    values: dict[str, np.ndarray] = {}
-    if answer.lat is not None:
-        values = places.values(answer.lat, answer.lng)
-    for metric, named, known in (
-        ("country_acc", answer.country, truth.country),
-        ("meta_top1", answer.meta, truth.meta),
-    ):
-        if named is not None:
-            if len(named) != len(known):
-                raise ValueError(f"{answer.name} has {len(named)} answers for {len(known)} rows")
-            right = np.asarray(named) == known
-            values[metric] = np.where(known == -1, np.nan, right) if metric == "meta_top1" else right
+    values = {} if answer.lat is None else places.values(answer.lat, answer.lng)
+    for named in (answer.country, answer.meta):
+        if named is not None and len(named) != len(truth):
+            raise ValueError(f"{answer.name} has {len(named)} answers for {len(truth)} rows")
+    if answer.country is not None:
+        values["country_acc"] = np.asarray(answer.country) == truth.country
+    if answer.meta is not None:
+        values["meta_top1"] = np.where(truth.meta == -1, np.nan, np.asarray(answer.meta) == truth.meta)
     return values
 
 

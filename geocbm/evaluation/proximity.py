@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm import data
-from geocbm.metrics import Resamples, columns_of, entry_of, estimates_by_group, geoscore, recordables
+from geocbm.metrics import Resamples, columns_of, entry_of, estimate_columns, estimates_by_group, geoscore, recordables
 from geocbm.run import Run
 
 BINS_KM = (0.0, 1.0, 25.0, 50.0, 200.0, np.inf)
@@ -69,7 +69,7 @@ def without_near(
             score = geoscore(km)
             kept = np.where(far, score, np.nan)
             own = {"limit_km": limit, "left": int(far.sum()), "method": method}
-            own |= columns_of("geoscore", draws.estimate(score)) | columns_of("geoscore_far", draws.estimate(kept))
+            own |= estimate_columns(draws, {"geoscore": score, "geoscore_far": kept})
             rows.append(own | columns_of("geoscore_change", draws.difference(kept, score)))
     return pd.DataFrame(rows)
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geocbm import metrics
 from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
 from geocbm.explain.interventions import InterventionModel, correct_concepts
 from geocbm.geocells.building import medoid
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.metrics import NOT_MEASURED, Resamples, columns_of, entry_of, geoscore, recordables, spatial_blocks
 from geocbm.run import Run
 
 AS_SEEN, REMOVED = "with its concepts", "all concepts ablated"
@@ -29,7 +29,7 @@ MARGIN_NATS = 0.1
 
 def interval_of(ablated: pd.DataFrame, method: str, name: str) -> dict[str, float]:
     """A metric of one method of `ablate_all_concepts` with its interval."""
-    return entry_of(ablated.set_index("method").to_dict("index")[method], name)
+    return metrics.entry_of(ablated.set_index("method").to_dict("index")[method], name)
 
 
 def ablate_all_concepts(
@@ -48,7 +48,7 @@ def ablate_all_concepts(
     """
     lat, lng, cell = run.lat[rows], run.lng[rows], run.cell_label[rows]
     train, cells = run.rows["train"], run.cells
-    resamples = Resamples(spatial_blocks(lat, lng), n_resamples, seed)
+    resamples = metrics.Resamples(metrics.spatial_blocks(lat, lng), n_resamples, seed)
     counts = np.bincount(run.cell_label[train], minlength=len(cells))
     centre = [float(values[0]) for values in cartesian_to_latlng(cells.centers[[counts.argmax()]])]
     middle = train[medoid(run.lat[train], run.lng[train], seed)]
@@ -70,13 +70,11 @@ def ablate_all_concepts(
     for method, answer_lat, answer_lng, measured in answers:
         km = haversine_km(answer_lat, answer_lng, lat, lng)
         row: dict[str, object] = {"method": method}
-        row |= columns_of("median_km", resamples.estimate(km, "median"))
-        row |= columns_of("geoscore", resamples.estimate(geoscore(km)))
+        row |= metrics.estimate_columns(resamples, {"median_km": km, "geoscore": metrics.geoscore(km)})
         for name in CELL_METRICS:
-            own = measured.get(name)
-            row |= columns_of(name, NOT_MEASURED if own is None else resamples.estimate(own))
-            change = NOT_MEASURED if own is None else resamples.difference(own, prior[name])
-            row |= columns_of(f"{name}_change", change)
+            row |= metrics.estimate_columns(resamples, {name: measured.get(name)})
+            change = resamples.difference(measured[name], prior[name]) if name in measured else metrics.NOT_MEASURED
+            row |= metrics.columns_of(f"{name}_change", change)
         table.append(row)
     return pd.DataFrame(table)
 
@@ -110,7 +108,7 @@ def intervention_effect_by_mode(
     `told_km` (all that is known is corrected) and `removed_km`, median errors with `_low` and `_high`.
     """
     lat, lng = run.lat[rows], run.lng[rows]
-    resamples, known = Resamples(spatial_blocks(lat, lng), n_resamples, seed), labels.at(rows)
+    resamples, known = metrics.Resamples(metrics.spatial_blocks(lat, lng), n_resamples, seed), labels.at(rows)
     table = []
     for mode, model in models.items():
         corrected = correct_concepts(model.scores[rows], known.known, known.present, values)
@@ -118,7 +116,7 @@ def intervention_effect_by_mode(
         for name, edited in (("seen", None), ("told", corrected), ("removed", model.baseline.expand(len(rows), -1))):
             places = model.predict(rows, edited)
             km = haversine_km(places.lat, places.lng, lat, lng)
-            row |= columns_of(f"{name}_km", resamples.estimate(km, "median"))
+            row |= metrics.columns_of(f"{name}_km", resamples.estimate(km, "median"))
         table.append(row)
     return pd.DataFrame(table)
 
@@ -132,5 +130,5 @@ def ablation_metrics(ablated: pd.DataFrame, effect: pd.DataFrame) -> dict[str, f
     found["prior.median_km"] = interval_of(ablated, FREQUENT, "median_km")
     for row in effect.to_dict("records"):
         for name in ("told", "removed"):
-            found[f"{row['mode']}.{name}_median_km"] = entry_of(row, f"{name}_km")
-    return recordables(found | {"removed_all.falls_to_prior": float(against_prior(ablated) == AT)})
+            found[f"{row['mode']}.{name}_median_km"] = metrics.entry_of(row, f"{name}_km")
+    return metrics.recordables(found | {"removed_all.falls_to_prior": float(against_prior(ablated) == AT)})

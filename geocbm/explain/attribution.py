@@ -136,12 +136,10 @@ def explain_scores(
         baseline: `(k,)` scores at which a concept is ablated (`interventions.baseline_scores`), for the same modes.
 
     Raises:
-        ParameterError: names and scores do not fit, no single cell is named, or a mode lacks what it needs.
+        ParameterError: no single cell is named for a logit, or a mode lacks what it needs.
     """
-    views, k = scores.shape
+    views = len(scores)
     mask, names = torch.as_tensor(np.asarray(target.inside), dtype=torch.bool), (*target.metas, *target.parents)
-    if len(names) != k:
-        raise ParameterError(f"target has {len(names)} names for {k} scores; give those of metas and parents")
     if not target.odds and int(mask.sum()) != 1:
         raise ParameterError(f"inside names {int(mask.sum())} cells; a logit is that of one cell, else take the odds")
     quantity, n_metas = "log odds" if target.odds else "logit", len(target.metas)

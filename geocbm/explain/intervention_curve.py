@@ -16,21 +16,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from geocbm import metrics
 from geocbm.errors import ParameterError
 from geocbm.explain.concept_labels import ConceptLabels, InterventionValues
 from geocbm.explain.interventions import MIN_SCORE, InterventionModel, correct_concepts
 from geocbm.files.progress import track
 from geocbm.geodesy import haversine_km
-from geocbm.metrics import (
-    NOT_MEASURED,
-    Estimate,
-    Resamples,
-    columns_of,
-    entry_of,
-    geoscore,
-    recordables,
-    spatial_blocks,
-)
 from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 from geocbm.run import Run
 
@@ -177,23 +168,22 @@ def intervention_curve(
         the GeoScore gained on the best step before: `change` with `_low` and `_high` (NaN at step 0). These intervals
         are paired and hold for all steps of a curve together (Bonferroni).
     """
-    blocks, steps = spatial_blocks(cases.lat, cases.lng), steps_for(cases, unit)
+    blocks, steps = metrics.spatial_blocks(cases.lat, cases.lng), steps_for(cases, unit)
     jointly = 1 - 0.05 / max(1, len(steps) - 1)
     rows = []
     for name, policy in track(policies.items(), f"corrections by {unit}", unit="policy"):
         orders = RANDOM_ORDERS if name == "random" else 1
         priorities = [policy_priority(policy, cases, values, seed + order) for order in range(orders)]
-        resamples = Resamples(np.tile(blocks, orders), n_resamples, seed)
+        resamples = metrics.Resamples(np.tile(blocks, orders), n_resamples, seed)
         best: np.ndarray | None = None
         for n in steps:
             masks = [corrected_mask(priority, n, unit, cases) for priority in priorities]
             km = np.concatenate([cases.errors_km(mask, values) for mask in masks])
-            points = geoscore(km)
+            points = metrics.geoscore(km)
             row: dict[str, object] = {"unit": unit, "policy": name, "n": n}
-            row |= columns_of("median_km", resamples.estimate(km, "median"))
-            row |= columns_of("geoscore", resamples.estimate(points))
-            change = NOT_MEASURED if best is None else resamples.difference(points, best, level=jointly)
-            rows.append(row | columns_of("change", change))
+            row |= metrics.estimate_columns(resamples, {"median_km": km, "geoscore": points})
+            change = metrics.NOT_MEASURED if best is None else resamples.difference(points, best, level=jointly)
+            rows.append(row | metrics.columns_of("change", change))
             best = points if best is None or points.mean() > best.mean() else best
     return pd.DataFrame(rows)
 
@@ -208,7 +198,7 @@ def choose_values(cases: Cases, candidates: Sequence[InterventionValues]) -> tup
     for values in candidates:
         priority = policy_priority(random_order, cases, values)
         points = [
-            float(geoscore(cases.errors_km(corrected_mask(priority, n, unit, cases), values)).mean())
+            float(metrics.geoscore(cases.errors_km(corrected_mask(priority, n, unit, cases), values)).mean())
             for unit in UNITS
             for n in steps_for(cases, unit)[1:]
         ]
@@ -236,21 +226,21 @@ def curve_table(curve: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (unit, policy), points in curve.groupby(["unit", "policy"], sort=False):
         row: dict[str, object] = {"unit": unit, "policy": policy}
-        row |= columns_of("first_km", entry_of(points.iloc[0].to_dict(), "median_km"))
-        row |= columns_of("last_km", entry_of(points.iloc[-1].to_dict(), "median_km"))
+        row |= metrics.columns_of("first_km", metrics.entry_of(points.iloc[0].to_dict(), "median_km"))
+        row |= metrics.columns_of("last_km", metrics.entry_of(points.iloc[-1].to_dict(), "median_km"))
         row["mean_geoscore"] = float(points["geoscore"].mean())
         row["non_monotone"] = points.loc[points["change_high"] < 0, "n"].tolist()
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def curve_metrics(curve: pd.DataFrame) -> dict[str, float | Estimate]:
+def curve_metrics(curve: pd.DataFrame) -> dict[str, float | metrics.Estimate]:
     """Metrics of curves, keys below `intervene`."""
-    found: dict[str, float | Estimate] = {}
+    found: dict[str, float | metrics.Estimate] = {}
     for row in curve_table(curve).to_dict("records"):
         found[f"{row['unit']}.{row['policy']}.mean_geoscore"] = row["mean_geoscore"]
         found[f"{row['unit']}.{row['policy']}.setbacks"] = len(row["non_monotone"])
     for step, end in (("none", 0), ("all", -1)):
         for name in ("median_km", "geoscore"):
-            found[f"{step}.{name}"] = entry_of(curve.iloc[end].to_dict(), name)
-    return recordables(found)
+            found[f"{step}.{name}"] = metrics.entry_of(curve.iloc[end].to_dict(), name)
+    return metrics.recordables(found)

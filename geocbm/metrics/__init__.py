@@ -6,6 +6,7 @@ side are not independent evidence.
 """
 
 from geocbm.metrics.bootstrap import (
+    estimate_columns,
     estimates_by_group,
     geolocation_intervals,
     over_seeds,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from geocbm import geodesy
 from geocbm.metrics.formatting import columns_of
 from geocbm.metrics.geolocation import THRESHOLDS_KM, error_km, geoscore
 from geocbm.metrics.inputs import column, coordinates, same_length
-from geocbm.metrics.resamples import Estimate, Resamples, statistic_of
-
-if TYPE_CHECKING:
-    import pandas as pd
+from geocbm.metrics.resamples import NOT_MEASURED, Estimate, Resamples, statistic_of
 
 
 def spatial_blocks(lat: Any, lng: Any, km: float = 100.0) -> np.ndarray:
@@ -52,6 +50,18 @@ def geolocation_intervals(
     return found | {"geoscore": drawn.estimate(geoscore(km))}
 
 
+def estimate_columns(drawn: Resamples, values: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of `[n_rows]` values by name as columns with their intervals (`columns_of`); None is not measured.
+
+    What is called `median...` becomes the median, anything else the mean.
+    """
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        statistic = "median" if name.startswith("median") else "mean"
+        found |= columns_of(name, NOT_MEASURED if value is None else drawn.estimate(value, statistic))
+    return found
+
+
 def estimates_by_group(
     blocks: Any, groups: Mapping[str, np.ndarray], values: Mapping[str, Any], n: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
@@ -64,17 +74,13 @@ def estimates_by_group(
     Returns:
         A row per group that has rows, in their order: `group`, `n`, and each metric with `_low` and `_high`.
     """
-    import pandas as pd
-
     kept = {group: inside for group, inside in groups.items() if inside.any()}
     drawn = blocks if isinstance(blocks, Resamples) or not kept else Resamples(blocks, n, seed)
-    table = []
-    for group, inside in kept.items():
-        own, row = drawn.within(inside), {"group": group, "n": int(inside.sum())}
-        for name, value in values.items():
-            statistic = "median" if name.startswith("median") else "mean"
-            row |= columns_of(name, own.estimate(np.asarray(value)[inside], statistic))
-        table.append(row)
+    table = [
+        {"group": group, "n": int(inside.sum())}
+        | estimate_columns(drawn.within(inside), {name: np.asarray(value)[inside] for name, value in values.items()})
+        for group, inside in kept.items()
+    ]
     ends = [f"{name}{end}" for name in values for end in ("", "_low", "_high")]
     return pd.DataFrame(table, columns=["group", "n", *ends])
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from geocbm.metrics.inputs import array, column, same_length
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TEMPERATURES = (0.05, 20.0)
 """Between which a temperature is looked for; beyond them a softmax is all certainty or none."""
@@ -31,8 +29,6 @@ def reliability_bins(confidence: Any, correct: Any, bins: int = 10) -> pd.DataFr
     Raises:
         ValueError: no rows, different lengths, or a confidence outside 0 to 1.
     """
-    import pandas as pd
-
     probability, hit = column(confidence, "confidence"), column(correct, "correct")
     same_length(confidence=probability, correct=hit)
     bad = np.flatnonzero(~((probability >= -1e-6) & (probability <= 1 + 1e-6)))

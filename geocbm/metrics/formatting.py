@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from geocbm.metrics.resamples import FEWEST_BLOCKS
 from geocbm.metrics.table import Metric, in_brackets, known, metric
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NO_INTERVAL = f"no interval: fewer than {FEWEST_BLOCKS} blocks of ground"
 NOISE = "no difference beyond noise"
@@ -54,8 +52,6 @@ def entry_of(row: Mapping[Any, Any], name: str) -> dict[str, float]:
 
 def interval_frame(rows: Mapping[str, Mapping[str, Mapping[Any, Any]]], head: str = "name") -> pd.DataFrame:
     """Metrics with intervals as a table for `readable`: a row per name, which stands in the column `head`."""
-    import pandas as pd
-
     table = []
     for name, own in rows.items():
         row: dict[str, Any] = {head: name}
@@ -72,8 +68,6 @@ def readable(frame: pd.DataFrame, labels: Mapping[str, str | Metric] | None = No
     in its unit; with `<name>_low` and `<name>_high` beside them they stand with their interval. Other columns stay as
     they are. Labels are heads of columns; a `Metric` instead says which unit a column has that is not called after one.
     """
-    import pandas as pd
-
     labels = labels or {}
     shown: dict[str, Any] = {}
     for name in map(str, frame.columns):
@@ -109,8 +103,6 @@ def recordables(entries: Mapping[str, float | Mapping[Any, Any]]) -> dict[str, f
 
 def metric_table(prefix: str, entries: Mapping[str, Any]) -> pd.DataFrame:
     """Labels and values of some metrics: columns `metric, value`, the names as index; `prefix` stands in their keys."""
-    import pandas as pd
-
     rows = {}
     for name, entry in entries.items():
         own, kept = metric(f"{prefix}.{name}"), recordable(entry)

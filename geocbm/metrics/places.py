@@ -21,6 +21,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from geocbm.geodesy import latlng_to_cartesian
 from geocbm.metrics.borders import country_codes
@@ -28,7 +29,6 @@ from geocbm.metrics.country_names import names_by_code
 from geocbm.metrics.inputs import coordinates, same_length
 
 if TYPE_CHECKING:
-    import pandas as pd
     from scipy.spatial import cKDTree
 
 PLACE_LEVELS = ("country", "region", "city")
@@ -95,8 +95,6 @@ def place_names(lat: Any, lng: Any) -> np.ndarray:
 
 def places_of(lat: Any, lng: Any) -> pd.DataFrame:
     """`place_names` as a table: `country`, `region` and `city`."""
-    import pandas as pd
-
     return pd.DataFrame(place_names(lat, lng), columns=list(PLACE_LEVELS))
 
 
@@ -106,8 +104,6 @@ def nearest_towns(lat: Any, lng: Any) -> pd.DataFrame:
     A row per point: `town` (number in the list, -1 where a coordinate is missing), `country` (ISO 3166-1 code),
     `region`, `area` (second-level division) and `city`.
     """
-    import pandas as pd
-
     latitude, longitude = coordinates(lat, lng)
     known = np.flatnonzero(np.isfinite(latitude) & np.isfinite(longitude))
     town = np.full(len(latitude), -1)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from geocbm.plots.primitives import log_ticks, ranked_bars
+from geocbm.plots.primitives import log_axis, ranked_bars
 from geocbm.plots.theme import INK, LAND, PALETTE, finish
 from geocbm.plots.values import columns_of, escape, km_text, labels, numbers, percent, plural, refuse_empty
 
@@ -69,7 +69,7 @@ def imbalance(metas: Any) -> go.Figure:
         f"{counts.index[-1]} has {counts.iloc[-1]:,}, the median meta has {counts.median():.0f}; "
         f"the {half} most frequent of {len(counts)} hold half of the images."
     )
-    fig.update_yaxes(type="log", title_text="images", **log_ticks(counts.iloc[-1], counts.iloc[0]))
+    fig.update_yaxes(title_text="images", **log_axis(counts.to_numpy(float)))
     fig.update_xaxes(title_text="meta, most frequent first", showgrid=False)
     return finish(fig, "How uneven the metas are", alt, 360, bargap=0.15)
 

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from geocbm.plots.primitives import ENDS, dots_by_bin, interval_texts, log_km_axis, log_ticks, whiskers
+from geocbm.plots.primitives import ENDS, dots_by_bin, interval_texts, log_axis, whiskers
 from geocbm.plots.theme import INK, LAND, PALETTE, finish
 from geocbm.plots.values import escape, km_text, labels, numbers, percent, plural, refuse_empty
 
@@ -80,11 +80,9 @@ def forest(
         fig.add_annotation(y=name, text=text, **beside)
     if highlight in names and np.isfinite(value[names.index(highlight)]):
         fig.add_vline(x=float(value[names.index(highlight)]), line={"color": LAND, "dash": "dot", "width": 1})
-    fig.update_xaxes(title_text=escape(label), type="log" if log else "linear", tickformat=".0%" if share else None)
-    ends = np.concatenate([value, low, high])
-    positive = ends[np.isfinite(ends) & (ends > 0)]
-    if log and len(positive):
-        fig.update_xaxes(**log_ticks(positive.min(), positive.max()))
+    fig.update_xaxes(title_text=escape(label), tickformat=".0%" if share else None)
+    if log:
+        fig.update_xaxes(**log_axis(np.concatenate([value, low, high])))
     fig.update_yaxes(autorange="reversed", ticks="", type="category")
     listed = "; ".join(f"{name} {text}" for name, text in zip(names, texts, strict=True))
     alt = f"{label} of {plural(len(names), 'method')}, intervals in brackets: {listed}."
@@ -120,7 +118,7 @@ def place_breakdown(table: pd.DataFrame, level: str = "country") -> go.Figure:
             col=column,
         )
     distances = shown[["median_km", "median_km_low", "median_km_high"]].to_numpy(float).ravel()
-    fig.update_xaxes(title_text="median error, km", col=1, **log_km_axis(distances))
+    fig.update_xaxes(title_text="median error, km", col=1, **log_axis(distances))
     fig.update_xaxes(title_text=f"{escape(level)} right", tickformat=".0%", range=[-0.04, 1.04], col=2)
     fig.update_yaxes(autorange="reversed", ticks="", type="category", dtick=1)
     order = shown["median_km"].to_numpy(float).argsort()
@@ -148,7 +146,7 @@ def errors_by_distance(table: pd.DataFrame) -> go.Figure:
         own = [km_text(km) for km in table[table["method"] == method].set_index("bin")["median_km"].reindex(bins)]
         trace.update(customdata=own, hovertemplate="%{customdata}<extra>%{fullData.name}</extra>")
         sentences.append(f"{method} " + ", ".join(f"{km} ({where})" for km, where in zip(own, bins, strict=True)))
-    fig.update_yaxes(title_text="median error, km", **log_km_axis(table[columns].to_numpy(float).ravel()))
+    fig.update_yaxes(title_text="median error, km", **log_axis(table[columns].to_numpy(float).ravel()))
     fig.update_xaxes(title_text="distance to the nearest training place")
     alt = f"Median error by the distance to the nearest training place: {'; '.join(sentences)}."
     return finish(fig, "Does a training place nearby help?", alt, 440, legend={"y": -0.26})

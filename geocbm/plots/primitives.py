@@ -130,15 +130,8 @@ def legend_once(fig: go.Figure) -> None:
         seen.add(trace.name)
 
 
-def log_ticks(low: float, high: float) -> dict[str, Any]:
-    """Ticks 1, 2, 5, 10, ... from below `low` to above `high` for an axis of type `log`."""
-    powers = range(int(np.floor(np.log10(max(low, 1e-9)))), int(np.ceil(np.log10(max(high, 1e-9)))) + 1)
-    ticks = [step * 10.0**power for power in powers for step in (1, 2, 5)]
-    return {"tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
-
-
-def log_km_axis(ends: np.ndarray) -> dict[str, Any]:
-    """A logarithmic axis for distances in km that has at least two ticks within its range."""
+def log_axis(ends: np.ndarray) -> dict[str, Any]:
+    """A logarithmic axis for values such as distances in km that has at least two ticks within its range."""
     known = ends[np.isfinite(ends) & (ends > 0)]
     if not len(known):
         return {"type": "log"}

@@ -145,11 +145,6 @@ def test_the_largest_terms_and_the_rest_sum_to_all():
     assert abs(rows["term"].iloc[0]) >= abs(rows["term"].iloc[1])
 
 
-def test_explain_scores_needs_a_name_for_each_score():
-    with pytest.raises(ParameterError, match="3 names for 6 scores"):
-        explain_scores(make_head(), some_scores(1), Target("A", COUNTRY == "A", True, NAMES[:2], NAMES[:1]))
-
-
 def test_country_terms_explain_the_named_country():
     head, scores = make_head(), some_scores(7)
     with torch.inference_mode():

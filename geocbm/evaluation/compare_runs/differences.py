@@ -7,17 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from geocbm import metrics
 from geocbm.evaluation.compare_runs.load_runs import ComparedRun
-from geocbm.metrics import (
-    FEWEST_BLOCKS,
-    NO_INTERVAL,
-    NOISE,
-    Resamples,
-    interval_text,
-    metric,
-    simultaneous_intervals,
-    spatial_blocks,
-)
 from geocbm.metrics.table import LOWER, in_brackets
 
 COMPARED = {
@@ -112,7 +103,7 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0) -> pd
                     "value": own,
                     "difference": own - first,
                     "draws": resamples.draws(values[1], statistic) - first_draws[key],
-                    "known": min(of_first.n_blocks, resamples.n_blocks) >= FEWEST_BLOCKS,
+                    "known": min(of_first.n_blocks, resamples.n_blocks) >= metrics.FEWEST_BLOCKS,
                     "same": pair is not None and np.array_equal(*values, equal_nan=True),
                 }
             )
@@ -121,28 +112,28 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0) -> pd
         family = table.index[(table["paired"] == paired) & table["known"].astype(bool)]
         if len(family):
             chosen = table.loc[family]
-            ends = simultaneous_intervals(chosen["difference"], np.stack(chosen["draws"].tolist()), LEVEL)
+            ends = metrics.simultaneous_intervals(chosen["difference"], np.stack(chosen["draws"].tolist()), LEVEL)
             table.loc[family, "low"], table.loc[family, "high"] = ends
     table[["low", "high"]] = table[["low", "high"]].astype(float)
-    lower = table["metric"].map(lambda key: metric(key).better == LOWER).astype(bool)
+    lower = table["metric"].map(lambda key: metrics.metric(key).better == LOWER).astype(bool)
     beyond = ~table["same"].astype(bool) & ((table["low"] > 0) | (table["high"] < 0))
     table["better"] = np.where(beyond, np.where((table["difference"] < 0) == lower, 1, -1), 0)
     table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
     return table[COLUMNS]
 
 
-def _resamples(images: pd.DataFrame, n: int, seed: int) -> Resamples:
-    return Resamples(spatial_blocks(images["true_lat"], images["true_lng"]), n, seed)
+def _resamples(images: pd.DataFrame, n: int, seed: int) -> metrics.Resamples:
+    return metrics.Resamples(metrics.spatial_blocks(images["true_lat"], images["true_lng"]), n, seed)
 
 
 def _verdict(row: pd.Series) -> str:
     if row["same"]:
         return SAME
     if np.isnan(row["low"]):
-        return NO_INTERVAL
+        return metrics.NO_INTERVAL
     if not row["better"]:
-        return NOISE
-    own, ends = metric(row["metric"]), sorted((abs(row["low"]), abs(row["high"])))
+        return metrics.NOISE
+    own, ends = metrics.metric(row["metric"]), sorted((abs(row["low"]), abs(row["high"])))
     amount = in_brackets(f"{own.write(abs(row['difference']))} {own.unit.difference}".rstrip(), *map(own.write, ends))
     return f"{'better' if row['better'] > 0 else 'worse'} by {amount}"
 
@@ -156,15 +147,15 @@ def verdicts(table: pd.DataFrame, runs: Sequence[ComparedRun]) -> pd.DataFrame:
             images = f"{own['images'].iloc[0]:,}, " + ("the same" if own["paired"].iloc[0] else "others")
             words = own.set_index("metric")["verdict"].reindex(list(COMPARED), fill_value="not comparable")
             rows.append([run.name, images, *words])
-    return pd.DataFrame(rows, columns=["run", "test images", *(metric(key).label for key in COMPARED)])
+    return pd.DataFrame(rows, columns=["run", "test images", *(metrics.metric(key).label for key in COMPARED)])
 
 
 def detail(table: pd.DataFrame) -> pd.DataFrame:
     """The numbers behind the verdicts, a row per run and metric."""
     rows = []
     for row in table.to_dict("records"):
-        own, half = metric(row["metric"]), (row["high"] - row["low"]) / 2
-        change = interval_text(row | {"value": row["difference"]}, own.as_change.write)
+        own, half = metrics.metric(row["metric"]), (row["high"] - row["low"]) / 2
+        change = metrics.interval_text(row | {"value": row["difference"]}, own.as_change.write)
         of_runs = own.write(row["reference"]), own.write(row["value"])
         rows.append([row["run"], own.axis, *of_runs, change, own.write(half) if half > 0 else "–"])
     heads = ["run", "metric", "first run", "this run", "difference", "smallest it could show"]
@@ -173,7 +164,7 @@ def detail(table: pd.DataFrame) -> pd.DataFrame:
 
 def drawable(table: pd.DataFrame) -> pd.DataFrame:
     """The differences in the units in which they are written: columns `run, panel, value, low, high, better`."""
-    factor = table["metric"].map(lambda key: metric(key).unit.factor).astype(float)
+    factor = table["metric"].map(lambda key: metrics.metric(key).unit.factor).astype(float)
     drawn = table[["difference", "low", "high"]].astype(float).mul(factor, axis=0)
     drawn = drawn.rename(columns={"difference": "value"}).join(table[["run", "better"]])
-    return drawn.assign(panel=table["metric"].map(lambda key: metric(key).axis))
+    return drawn.assign(panel=table["metric"].map(lambda key: metrics.metric(key).axis))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from geocbm.evaluation.uncertainty.assessment import Assessment
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, recordables
+from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, estimate_columns, recordables
 from geocbm.metrics.table import Metric, metric
 from geocbm.run import Run
 
@@ -94,13 +94,10 @@ def measure_areas(
         return areas, pd.DataFrame(columns=["order", "efficiency", "over_probability", "median_km2"])
     drawn, own, rows = Resamples(found.blocks, n, seed), area_efficiency(areas[OWN]), []
     for name, km2 in areas.items():
-        efficiency = area_efficiency(km2)
-        row = {"order": ORDER_LABELS[name]} | columns_of("efficiency", drawn.estimate(efficiency))
-        row |= columns_of("over_probability", drawn.difference(efficiency, own))
-        row |= columns_of("median_km2", drawn.estimate(km2, "median"))
-        for limit in LIMITS_KM2:
-            row |= columns_of(f"recall_{limit:.0f}", drawn.estimate(km2 <= limit))
-        rows.append(row)
+        values = {"efficiency": area_efficiency(km2), "median_km2": km2}
+        values |= {f"recall_{limit:.0f}": km2 <= limit for limit in LIMITS_KM2}
+        row = {"order": ORDER_LABELS[name]} | estimate_columns(drawn, values)
+        rows.append(row | columns_of("over_probability", drawn.difference(values["efficiency"], own)))
     return areas, pd.DataFrame(rows)
 
 

@@ -14,7 +14,6 @@ from geocbm.errors import ParameterError
 from geocbm.evaluation.novelty import NoveltyDetector
 from geocbm.evaluation.uncertainty.assessment import Assessment
 from geocbm.evaluation.uncertainty.conformal import Regions
-from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, estimates_by_group, geoscore, metric
 from geocbm.metrics.table import Metric
 
 CONFIDENCE_LABELS = {
@@ -25,27 +24,27 @@ CONFIDENCE_LABELS = {
 }
 """Ways to order images from the most to the least certain."""
 
-_SHARE = metric("stage2.cell_top1").relabelled
+_SHARE = metrics.metric("stage2.cell_top1").relabelled
 LABELS: dict[str, str | Metric] = {
     "ece_by_chance": _SHARE("the same by chance"),
     "confidence": _SHARE("mean confidence"),
-    "accuracy": metric("stage2.cell_top1"),
+    "accuracy": metrics.metric("stage2.cell_top1"),
     "coverage": _SHARE("wanted"),
     "label": _SHARE("holds the true cell"),
     "nearest": _SHARE("holds the nearest cell"),
     "spread": _SHARE("spread over calibration images"),
-    "area_km2": metric("sure.area_90_km2").relabelled("median area"),
-    "area_10_km2": metric("sure.area_90_km2").relabelled("area, 10 %"),
-    "area_90_km2": metric("sure.area_90_km2").relabelled("area, 90 %"),
+    "area_km2": metrics.metric("sure.area_90_km2").relabelled("median area"),
+    "area_10_km2": metrics.metric("sure.area_90_km2").relabelled("area, 10 %"),
+    "area_90_km2": metrics.metric("sure.area_90_km2").relabelled("area, 90 %"),
     "name": "order",
     "area": _SHARE("mean share beyond 750 km"),
     "gain": _SHARE("of the way from random to best"),
     "part": "quarter",
-    "expected_km": metric("stage2.mean_km").relabelled("expected distance"),
-    "val_geoscore": metric("stage2.geoscore").relabelled("GeoScore on validation"),
+    "expected_km": metrics.metric("stage2.mean_km").relabelled("expected distance"),
+    "val_geoscore": metrics.metric("stage2.geoscore").relabelled("GeoScore on validation"),
     "single": _SHARE("by the likeliest cell or the answer"),
     "summed": _SHARE("by sums over cells"),
-    "change": metric("truth.scores_beyond_x").relabelled("change"),
+    "change": metrics.metric("truth.scores_beyond_x").relabelled("change"),
 }
 """What the columns of these tables are called and how they are written, for `metrics.readable`."""
 
@@ -95,12 +94,11 @@ def measure(found: Assessment, n: int = 1000, seed: int = 0) -> UncertaintyMetri
         return UncertaintyMetrics(
             found, nothing, nothing, nothing, nothing, pd.DataFrame(columns=["name", "area", "gain"])
         )
-    draws = Resamples(found.blocks, n, seed)
+    draws = metrics.Resamples(found.blocks, n, seed)
     named: list[dict[str, Any]] = [
         {"level": level}
-        | columns_of("single", draws.estimate(right["single"]))
-        | columns_of("summed", draws.estimate(right["summed"]))
-        | columns_of("change", draws.difference(right["summed"], right["single"]))
+        | metrics.estimate_columns(draws, right)
+        | metrics.columns_of("change", draws.difference(right["summed"], right["single"]))
         for level, right in found.named.items()
     ]
     return UncertaintyMetrics(
@@ -127,32 +125,31 @@ def _calibration(found: Assessment) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _coverage(found: Assessment, one: Regions, draws: Resamples) -> dict[str, float]:
+def _coverage(found: Assessment, one: Regions, draws: metrics.Resamples) -> dict[str, float]:
     low, median, high = np.quantile(one.area_km2, (0.1, 0.5, 0.9))
     return (
         {"coverage": one.coverage}
-        | columns_of("label", draws.estimate(one.holds["label"]))
+        | metrics.columns_of("label", draws.estimate(one.holds["label"]))
         | {"spread": float(np.sqrt(one.coverage * (1 - one.coverage) / (found.n_val + 2)))}
-        | columns_of("nearest", draws.estimate(one.holds["nearest"]))
+        | metrics.columns_of("nearest", draws.estimate(one.holds["nearest"]))
         | {"cells": float(np.median(one.cells)), "area_km2": median, "area_10_km2": low, "area_90_km2": high}
     )
 
 
-def _point(found: Assessment, name: str, draws: Resamples) -> dict[str, Any]:
+def _point(found: Assessment, name: str, draws: metrics.Resamples) -> dict[str, Any]:
     km = found.km(name)
     return (
         {"point": name, "val_geoscore": found.choice.val_metrics.get(name, {}).get("geoscore", np.nan)}
-        | columns_of("median_km", draws.estimate(km, "median"))
-        | columns_of("geoscore", draws.estimate(geoscore(km)))
-        | columns_of("geoscore_change", draws.difference(geoscore(km), geoscore(found.km())))
+        | metrics.estimate_columns(draws, {"median_km": km, "geoscore": metrics.geoscore(km)})
+        | metrics.columns_of("geoscore_change", draws.difference(metrics.geoscore(km), metrics.geoscore(found.km())))
         | {"acc_25km": float((km <= CITY_KM).mean()), "acc_750km": float((km <= FAR_KM).mean())}
     )
 
 
-def records(measured: UncertaintyMetrics) -> dict[str, float | Estimate]:
+def records(measured: UncertaintyMetrics) -> dict[str, float | metrics.Estimate]:
     """Metrics to keep, each under `sure.<name>`; what was not measured or is infinite is left out."""
     found = measured.found
-    kept: dict[str, float | Estimate] = {}
+    kept: dict[str, float | metrics.Estimate] = {}
     if len(measured.calibration):
         raw, calibrated = measured.calibration.to_dict("records")
         kept |= {"ece": raw["ece"], "nll": raw["nll"]}
@@ -162,14 +159,15 @@ def records(measured: UncertaintyMetrics) -> dict[str, float | Estimate]:
         kept["temperature"] = found.temperature
     for row in measured.coverage.to_dict("records"):
         name = f"{100 * row['coverage']:.0f}"
-        kept |= {f"coverage_{name}": entry_of(row, "label"), f"area_{name}_km2": float(row["area_km2"])}
+        kept |= {f"coverage_{name}": metrics.entry_of(row, "label"), f"area_{name}_km2": float(row["area_km2"])}
     keys = POINT_KEYS | {found.argmax: "argmax"}
     for row in measured.points.to_dict("records"):
         if row["point"] in keys:
-            kept |= {f"point_{keys[row['point']]}.{name}": entry_of(row, name) for name in ("geoscore", "median_km")}
+            own = f"point_{keys[row['point']]}"
+            kept |= {f"{own}.{name}": metrics.entry_of(row, name) for name in ("geoscore", "median_km")}
     kept |= {f"risk_{row['name']}": float(row["area"]) for row in measured.risk.to_dict("records")}
     for row in measured.named.to_dict("records"):
-        kept |= {f"{row['level']}_{name}": entry_of(row, name) for name in ("single", "summed")}
+        kept |= {f"{row['level']}_{name}": metrics.entry_of(row, name) for name in ("single", "summed")}
     return metrics.recordables(kept)
 
 
@@ -252,10 +250,10 @@ def coverage_by_novelty(
     columns = ["bin", "n", "distance", "right", "coverage", "value", "low", "high"]
     held = {str(one.coverage): one.holds["label"] for one in found.regions}
     measured = {"median_distance": distance, "right": found.right, **held}
-    wide = estimates_by_group(found.blocks, bins, measured, n, seed)
+    wide = metrics.estimates_by_group(found.blocks, bins, measured, n, seed)
     wide = wide.rename(columns={"group": "bin", "median_distance": "distance"})
     rows = [
-        {**row, "coverage": one.coverage, **entry_of(row, str(one.coverage))}
+        {**row, "coverage": one.coverage, **metrics.entry_of(row, str(one.coverage))}
         for row in wide.to_dict("records")
         for one in found.regions
     ]

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from scipy.special import entr
 
+from geocbm.explain.attribution import weighted_terms
 from geocbm.explain.examples import each_panorama_once
 from geocbm.geocells import Geocells
 from geocbm.geocells.distribution import CellDistribution
@@ -69,32 +70,28 @@ def concept_reliability(
     so named that carry the label), and `confused_with` (the meta that is named instead most often, -1 for none).
     """
     from scipy.stats import binomtest
+    from sklearn.metrics import confusion_matrix
 
-    total = counts.sum(axis=0)
+    total, known, metas = counts.sum(axis=0), true_meta >= 0, np.arange(counts.shape[1])
+    table = confusion_matrix(true_meta[known], named[known], labels=metas)
+    n, right = table.sum(axis=1), table.diagonal()
+    wrong = table - np.diag(right)
+    wilson = [binomtest(right[i], n[i]).proportion_ci(method="wilson") if n[i] else (np.nan, np.nan) for i in metas]
+    recall_low, recall_high = np.array(wilson).T
     with np.errstate(invalid="ignore"):
-        spread = {
+        columns = {
             "labels": total.astype(int),
             "top_country": np.where(total > 0, countries[counts.argmax(axis=0)], ""),
             "top_share": counts.max(axis=0) / total,
             "effective_countries": np.exp(entr(counts / total).sum(axis=0)),
+            "n_test": n,
+            "recall": right / n,
+            "recall_low": recall_low,
+            "recall_high": recall_high,
+            "precision": right / np.bincount(named, minlength=len(total)),
+            "confused_with": np.where(wrong.any(axis=1), wrong.argmax(axis=1), -1),
         }
-    rows = []
-    for meta in range(counts.shape[1]):
-        own, so_named = true_meta == meta, named == meta
-        n, right = int(own.sum()), int((own & so_named).sum())
-        low, high = binomtest(right, n).proportion_ci(method="wilson") if n else (np.nan, np.nan)
-        wrong = named[own & ~so_named]
-        rows.append(
-            {
-                "n_test": n,
-                "recall": right / n if n else np.nan,
-                "recall_low": low,
-                "recall_high": high,
-                "precision": float((true_meta[so_named] == meta).mean()) if so_named.any() else np.nan,
-                "confused_with": int(np.bincount(wrong).argmax()) if len(wrong) else -1,
-            }
-        )
-    return pd.concat([pd.DataFrame(spread), pd.DataFrame(rows)], axis=1)
+    return pd.DataFrame(columns)
 
 
 class Agreement(NamedTuple):
@@ -128,14 +125,10 @@ def country_contributions(
     """
     names = np.array(sorted(set(country) & set(cells.country)))
     means = np.zeros((len(names), scores.shape[1]))
-    with torch.inference_mode():
-        for number, name in enumerate(names):
-            inside = torch.from_numpy(np.flatnonzero(cells.country == name))
-            own = scores[np.flatnonzero(country == name)]
-            for part in own.split(64):
-                terms = head.concept_contributions(part)[0]  # (B, N, k)
-                gap = terms[:, inside].mean(1) - terms.mean(1)  # (B, k)
-                means[number] += gap.sum(0).cpu().numpy() / len(own)
+    for number, name in enumerate(names):
+        inside, own = torch.from_numpy(cells.country == name), scores[np.flatnonzero(country == name)]
+        weights = (inside / inside.sum() - 1 / len(cells)).expand(len(own), -1)  # (B, N)
+        means[number] = weighted_terms(head, own, weights.to(own.device))[0].mean(0).cpu().numpy()
     return names, means
 
 
