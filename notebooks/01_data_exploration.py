@@ -171,7 +171,7 @@ nb.table(sizes, caption="Sizes of the splits")
 other = {kind: data.make_splits(table, kind=kind, **settings) for kind in ("stratified", "spatial")} | {split: splits}
 nearest = {kind: data.nearest_train_km(table, parts) for kind, parts in other.items() if parts["test"]}
 if not training_only:
-    nb.show(plots.split_distances(nearest))
+    nb.show(plots.error_curves(nearest, "How far is the nearest training image?", "distance from a test image"))
 
 # %% [markdown]
 # ## What later pages read

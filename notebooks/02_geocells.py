@@ -151,7 +151,8 @@ nb.show(plots.cell_sizes(cells.counts))
 
 # %%
 errors = {name: files.oracle_error_km(cells, files.rows[name]) for name in ("train", "val", "test")}
-nb.show(plots.quantization_error(errors))
+to_centre = "distance from the image to its cell's centre"
+nb.show(plots.error_curves(errors, "The error a perfect classifier would still make", to_centre))
 
 # %%
 with nb.output("geocells.npz") as path:
@@ -191,7 +192,7 @@ def my_partition(points, k, seed):
 if own_partition:
     mine = geocells.build_geocells(*places, **asdict(config), partition=my_partition)
     compared = {"k-means": errors["test"], "mine": files.oracle_error_km(mine, files.rows["test"])}
-    nb.show(plots.quantization_error(compared, title="The same number of cells, cut in two ways"))
+    nb.show(plots.error_curves(compared, "The same number of cells, cut in two ways", to_centre))
 
 # %% tags=["nbval-check-output"]
 nb.contract(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from geocbm.explain.interventions import InterventionModel
 from geocbm.explain.leakage import Leakage, measure_leakage
 from geocbm.explain.probes import GAINS, ProbeResult, probe_country, probe_gains
 from geocbm.explain.sparsity import Carried, EffectiveConcepts, carried, completeness_ratio, effective_concepts
-from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
+from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, interval_frame, recordables, spatial_blocks
 from geocbm.run import Run
 
 READ_AT_ONCE = 5
@@ -43,16 +44,16 @@ class ConceptInformation:
 
     def probe_table(self) -> pd.DataFrame:
         """What each probe reads: `input` and `country_acc` with its interval."""
-        shares = {name: self.drawn.estimate(own.right) for name, own in self.probes.items()}
-        return pd.DataFrame([{"input": name} | columns_of("country_acc", own) for name, own in shares.items()])
+        shares = {name: {"country_acc": self.drawn.estimate(own.right)} for name, own in self.probes.items()}
+        return interval_frame(shares, "input")
 
     def gain_table(self) -> pd.DataFrame:
         """Differences of probes: `gain`, what it `reads` and `instead of` what, and `country_acc_change`."""
-        rows = []
-        for name, own in self.gains.items():
-            line = {"gain": name, "reads": GAINS[name][0], "instead of": GAINS[name][1]}
-            rows.append(line | columns_of("country_acc_change", own))
-        return pd.DataFrame(rows)
+        return pd.DataFrame(
+            {"gain": name, "reads": GAINS[name][0], "instead of": GAINS[name][1]}
+            | columns_of("country_acc_change", own)
+            for name, own in self.gains.items()
+        )
 
     def completeness_table(self) -> pd.DataFrame:
         """Accuracies behind each completeness, shares, and `completeness` with its interval."""
@@ -83,10 +84,8 @@ def measure_concept_information(
     with threadpool_limits(limits=1):
         probes = probe_country(run, scores, labels, pooled, seed)
         if labels.complete and len(np.unique(run.country[test])) > 1:
-            try:
+            with suppress(ParameterError):  # of a handful of pictures nothing can be said
                 leakage = measure_leakage(scores[test], labels.present[test], run.country[test], blocks, seed=seed)
-            except ParameterError:  # of a handful of pictures nothing can be said
-                leakage = None
     read_count = max(count for count in effective.counts if count <= READ_AT_ONCE)
     return ConceptInformation(
         drawn=drawn,

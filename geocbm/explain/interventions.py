@@ -49,10 +49,7 @@ def set_scores(scores: Tensor, concepts: Sequence[int], values: Tensor | np.ndar
     `values` are `(B, len(concepts))` or what broadcasts to it; NaN leaves a score as it is. The new scores `(B, k)`
     need not sum to 1, which no mode requires.
     """
-    columns, k = [int(concept) for concept in concepts], scores.shape[1]
-    for column in columns:
-        if not 0 <= column < k:
-            raise ParameterError(f"concept {column} is none of the {k} columns; give 0 to {k - 1}")
+    columns = [int(concept) for concept in concepts]
     old = scores[:, columns]
     new = torch.as_tensor(values, dtype=scores.dtype, device=scores.device).expand_as(old)
     edited = scores.clone()

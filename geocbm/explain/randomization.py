@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from geocbm.encoders import ImageEncoder
 from geocbm.explain.maps import BATCH_SIZE, MapModel, concept_maps
 from geocbm.explain.stability import ATTENTION, MAPS, rank_correlation
-from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
+from geocbm.metrics import Estimate, Resamples, columns_of, entries_of, recordables, spatial_blocks
 from geocbm.models.stage1 import Stage1ConceptModel, predict_stage1
 from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
 from geocbm.models.stage2_inference import concept_input, predict_stage2
@@ -120,14 +120,12 @@ def measure_randomization(
     resamples = Resamples(spatial_blocks(model.run.lat[rows], model.run.lng[rows]), n_resamples, seed)
     # Spearman's coefficient of unrelated ranks has the variance 1 / (P - 1), and |x| of a normal the mean below.
     chance = float(np.sqrt(2 / np.pi / max(model.n_patches - 1, 1)))
-    table = []
-    for (name, step), draws in sorted(found.items(), key=lambda one: list(trained).index(one[0][0])):
-        line = {
-            "explanation": name,
-            "step": step,
-            **columns_of("similarity", resamples.estimate(np.mean(draws, axis=0))),
-        }
-        table.append(line | {"chance": chance})
+    table = [
+        {"explanation": name, "step": step}
+        | columns_of("similarity", resamples.estimate(np.mean(draws, axis=0)))
+        | {"chance": chance}
+        for (name, step), draws in sorted(found.items(), key=lambda one: list(trained).index(one[0][0]))
+    ]
     frame = pd.DataFrame(table)
     frame.attrs["n"] = len(rows)
     return frame
@@ -154,10 +152,8 @@ def _maps(
 
 def randomized(measured: pd.DataFrame | None) -> dict[str, Estimate]:
     """Similarity of each map when all weights are drawn anew, by explanation; nothing where it was not measured."""
-    if measured is None or not len(measured):
-        return {}
-    last = measured[measured["step"] == ALL]
-    return {str(row["explanation"]): entry_of(row, "similarity") for row in last.to_dict("records")}
+    last = None if measured is None or measured.empty else measured[measured["step"] == ALL]
+    return entries_of(last, "explanation", "similarity")
 
 
 def randomization_metrics(measured: pd.DataFrame | None) -> dict[str, float | Estimate]:

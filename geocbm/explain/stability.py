@@ -19,7 +19,7 @@ from geocbm.errors import ParameterError
 from geocbm.explain.localization import SMALL, concept_boxes, points
 from geocbm.explain.maps import MapModel, concept_maps
 from geocbm.files.progress import track
-from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, recordables, spatial_blocks
+from geocbm.metrics import Estimate, Resamples, columns_of, entries_of, recordables, spatial_blocks
 from geocbm.models.stage1 import predict_stage1
 from geocbm.models.stage2_inference import concept_input, predict_stage2
 from geocbm.run import Run, stages
@@ -125,18 +125,10 @@ def _next(groups: np.ndarray) -> np.ndarray:
     return following
 
 
-def stability_estimates(measured: pd.DataFrame | None, name: str = MAPS) -> dict[str, Estimate]:
-    """`same` and `different` of one explanation; nothing where it was not measured."""
-    own = None if measured is None else measured[measured["explanation"] == name]
-    if own is None or not len(own):
-        return {}
-    return {kind: entry_of(own.iloc[0].to_dict(), kind) for kind in ("same", "different")}
-
-
 def stability_metrics(measured: pd.DataFrame | None) -> dict[str, float | Estimate]:
     """Metrics to keep: `stability_concepts`, `stability_map` and `stability_attention`, each also `..._between`."""
-    kept = {}
-    for name, key in ((CONCEPTS, "concepts"), (MAPS, "map"), (ATTENTION, "attention")):
-        for kind, one in stability_estimates(measured, name).items():
-            kept[f"stability_{key}" + ("" if kind == "same" else "_between")] = one
+    keys, kept = {CONCEPTS: "concepts", MAPS: "map", ATTENTION: "attention"}, {}
+    for column, end in (("same", ""), ("different", "_between")):
+        found = entries_of(measured, "explanation", column)
+        kept |= {f"stability_{keys[name]}{end}": one for name, one in found.items()}
     return recordables(kept)

@@ -19,8 +19,8 @@ from geocbm.explain.faithfulness import CONCEPTS, DELETION, MIDDLE, DeletionInse
 from geocbm.explain.localization import ATTENTION, CENTRE, CHANCE, CONCEPT, Localization
 from geocbm.explain.randomization import randomized
 from geocbm.explain.sparsity import Carried
-from geocbm.explain.stability import stability_estimates
-from geocbm.metrics import NOT_MEASURED, Estimate, columns_of, entry_of
+from geocbm.explain.stability import MAPS
+from geocbm.metrics import NOT_MEASURED, Estimate, columns_of, entries_of, entry_of
 
 YES, PARTLY, NO, CANNOT, UNKNOWN = "yes", "partly", "no", "cannot be said", "not measured"
 VERDICTS = (YES, PARTLY, NO, CANNOT, UNKNOWN)
@@ -247,14 +247,14 @@ def trust_card(
     ]
     if not information.answerable:  # of a left-out country nothing could be told right
         about_places = [Criterion(line.question, UNKNOWN) for line in about_places]
-    same = stability_estimates(seeds)
+    same, different = (entries_of(seeds, "explanation", name).get(MAPS) for name in ("same", "different"))
     return [
         judge_localization(of_maps.get(CONCEPT), controls, of_seeds),
         judge_faithfulness(of_maps.get(DELETION), of_maps.get(BEYOND_MIDDLE)),
         judge_randomization(randomized(drawn), 0.0 if drawn is None or drawn.empty else float(drawn["chance"].iloc[0])),
         judge_additivity(information.effective.gap),
         *about_places,
-        judge_stability(same["same"], same["different"]["value"]) if same else judge_stability(None),
+        judge_stability(same, different["value"] if different else -1.0),
     ]
 
 

@@ -25,6 +25,7 @@ from geocbm.metrics.formatting import (
     NO_INTERVAL,
     NOISE,
     columns_of,
+    entries_of,
     entry_of,
     estimate_text,
     interval_frame,

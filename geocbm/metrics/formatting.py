@@ -50,6 +50,11 @@ def entry_of(row: Mapping[Any, Any], name: str) -> dict[str, float]:
     return {"value": row[name], "low": row.get(f"{name}_low", np.nan), "high": row.get(f"{name}_high", np.nan)}
 
 
+def entries_of(frame: pd.DataFrame | None, by: str, name: str) -> dict[str, dict[str, float]]:
+    """`entry_of` every row by its text in a column; nothing where a table was not made."""
+    return {} if frame is None else {str(row[by]): entry_of(row, name) for row in frame.to_dict("records")}
+
+
 def interval_frame(rows: Mapping[str, Mapping[str, Mapping[Any, Any]]], head: str = "name") -> pd.DataFrame:
     """Metrics with intervals as a table for `readable`: a row per name, which stands in the column `head`."""
     table = []

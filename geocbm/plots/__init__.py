@@ -13,8 +13,6 @@ from geocbm.plots.dataset import (
     error_curves,
     hierarchy,
     imbalance,
-    quantization_error,
-    split_distances,
 )
 from geocbm.plots.evaluation import errors_by_distance, forest, method_forest, place_breakdown
 from geocbm.plots.explanations import (

@@ -97,60 +97,16 @@ def country_bars(country: Any, noun: str = "image") -> go.Figure:
     return finish(fig, f"{noun.capitalize()}s per country", alt, 130 + 18 * len(shown), bargap=0.25)
 
 
-def split_distances(distances: Mapping[str, Any]) -> go.Figure:
-    """Histogram of the distances `[n]` in km from test images to the nearest training image, by kind of split.
-
-    A kind without a test image is left out.
-    """
-    columns = {name: np.asarray(km, dtype=float) for name, km in distances.items() if np.size(km)}
-    refuse_empty("distances", columns, "kind of split with its distances")
-    logs = {name: np.log10(np.maximum(km[np.isfinite(km)], _FLOOR_KM)) for name, km in columns.items()}
-    top = max([1.0, *(float(values.max()) for values in logs.values() if len(values))])
-    edges = np.linspace(np.log10(_FLOOR_KM), np.ceil(top * 4) / 4, 41)
-    fig, parts = go.Figure(), []
-    for i, (name, values) in enumerate(logs.items()):
-        fig.add_bar(
-            x=numbers((edges[:-1] + edges[1:]) / 2),
-            y=numbers(np.histogram(values, bins=edges)[0] / max(len(values), 1), 3),
-            width=float(edges[1] - edges[0]),
-            marker_color=PALETTE[i % len(PALETTE)],
-            opacity=0.6,
-            name=escape(name),
-            customdata=[km_text(10**edge) for edge in edges[1:]],
-            hovertemplate="up to %{customdata}: %{y:.1%}<extra></extra>",
-        )
-        near = float((values <= 0).mean()) if len(values) else float("nan")
-        middle = float(10 ** np.median(values)) if len(values) else float("nan")
-        parts.append(f"with the {name} split the median is {km_text(middle)} and {percent(near)} lie within 1 km")
-    fig.update_xaxes(title_text="distance to the nearest training image", **_powers_of_km(edges[0], edges[-1]))
-    fig.update_yaxes(title_text="share of test images", tickformat=".0%")
-    alt = "Histogram of the distance from test images to the nearest training image: " + "; ".join(parts) + "."
-    return finish(fig, "How far is the nearest training image?", alt, 380, barmode="overlay", bargap=0)
-
-
-def _powers_of_km(low: float, high: float) -> dict[str, Any]:
-    """Axis entries for positions that are log10 km: ticks at powers of ten, in words."""
-    powers = list(range(int(np.ceil(low - 1e-9)), int(np.floor(high + 1e-9)) + 1))
-    texts = [f"{10**power:,} km" if power >= 0 else f"{round(1000 * 10.0**power):,} m" for power in powers]
-    return {"tickvals": powers, "ticktext": texts, "range": [low, high]}
-
-
 def cell_sizes(counts: Any) -> go.Figure:
     """Histogram of the number of training images `[N]` in a cell."""
+    import plotly.express as px
+
     sizes = np.asarray(counts, dtype=float)
-    edges = np.unique(np.floor(np.linspace(0, sizes.max() + 1, 32)))
-    fig = go.Figure(
-        go.Bar(
-            x=numbers((edges[:-1] + edges[1:]) / 2),
-            y=np.histogram(sizes, bins=edges)[0].tolist(),
-            width=numbers(np.diff(edges)),
-            marker_color=PALETTE[0],
-            marker_line={"width": 1, "color": "white"},
-            hovertemplate="about %{x:.0f} images: %{y} cells<extra></extra>",
-        )
-    )
+    fig = px.histogram(x=sizes, nbins=31, color_discrete_sequence=PALETTE)
+    hover = "%{x} images: %{y} cells<extra></extra>"
+    fig.update_traces(marker_line={"width": 1, "color": "white"}, hovertemplate=hover)
     fig.add_vline(x=float(np.median(sizes)), line={"color": INK, "dash": "dot", "width": 1.2}, annotation_text="median")
-    fig.update_xaxes(title_text="training images in the cell", range=[0, float(edges[-1])])
+    fig.update_xaxes(title_text="training images in the cell", rangemode="tozero")
     fig.update_yaxes(title_text="cells")
     alt = (
         f"Histogram of the sizes of {plural(len(sizes), 'cell')}: from {sizes.min():.0f} to {sizes.max():.0f} training "
@@ -159,7 +115,11 @@ def cell_sizes(counts: Any) -> go.Figure:
     return finish(fig, "Training images per cell", alt, 340, bargap=0)
 
 
-def error_curves(errors: Mapping[str, Any], title: str = "How many answers lie within a distance?") -> go.Figure:
+def error_curves(
+    errors: Mapping[str, Any],
+    title: str = "How many answers lie within a distance?",
+    label: str = "distance from answer to true place",
+) -> go.Figure:
     """Share of images within each distance, one line per method; higher and further left is better.
 
     `errors` `[n]` in km are by name of the method; NaN or infinite is a missing prediction, never within reach. Names
@@ -196,16 +156,10 @@ def error_curves(errors: Mapping[str, Any], title: str = "How many answers lie w
             line={"color": LAND, "dash": "dot", "width": 1},
             annotation={"text": f"{name}<br>{limit:,} km", "font": {"size": 10}, "yanchor": "bottom", "y": 1.0},
         )
-    fig.update_xaxes(title_text="distance from answer to true place", **_powers_of_km(np.log10(_FLOOR_KM), top))
+    powers = range(int(np.log10(_FLOOR_KM)), int(top) + 1)
+    texts = [f"{10**power:,} km" if power >= 0 else f"{round(1000 * 10.0**power):,} m" for power in powers]
+    ticks = {"tickvals": list(powers), "ticktext": texts, "range": [np.log10(_FLOOR_KM), top]}
+    fig.update_xaxes(title_text=label, **ticks)
     fig.update_yaxes(title_text="share of images", tickformat=".0%", range=[0, 1.005])
     alt = "Curves of the share of images within a distance: " + "; ".join(parts) + "."
     return finish(fig, title, alt, 460, margin={"l": 56, "r": 24, "t": 96, "b": 48})
-
-
-def quantization_error(
-    km: Mapping[str, Any], title: str = "The error a perfect classifier would still make"
-) -> go.Figure:
-    """Share of images within each distance in km of the centre of their own cell, a line for each name (a split)."""
-    fig = error_curves(km, title)
-    fig.update_xaxes(title_text="distance from the image to its cell's centre")
-    return fig.update_layout(showlegend=len(km) > 1)

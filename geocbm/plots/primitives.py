@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from geocbm.plots.theme import LAND, PALETTE
+from geocbm.plots.theme import INK, LAND, PALETTE
 from geocbm.plots.values import escape, numbers, plural
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -120,6 +120,13 @@ def dots_by_bin(
         range=[-0.5, len(bins) - 0.5],
     )
     return fig
+
+
+def as_panels(fig: go.Figure) -> go.Figure:
+    """Panels of plotly express under names of their own, each with its own axis across."""
+    for note in fig.layout.annotations:
+        note.update(text=note.text.partition("=")[2], font={"size": 13, "color": INK})
+    return fig.update_layout(legend_title_text="").update_xaxes(matches=None, showticklabels=True)
 
 
 def legend_once(fig: go.Figure) -> None:

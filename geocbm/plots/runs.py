@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from geocbm.plots.primitives import legend_once, whiskers
+from geocbm.plots.primitives import as_panels
 from geocbm.plots.theme import INK, LAND, MUTED, PALETTE, finish
-from geocbm.plots.values import escape, labels, numbers, plural
+from geocbm.plots.values import escape, labels, plural
 
 STATE_COLOURS = {
     "done": PALETTE[2],
@@ -18,7 +17,7 @@ STATE_COLOURS = {
     "stale": PALETTE[3],
     "not yet": LAND,
 }
-_VERDICTS = {1: ("better", PALETTE[0]), -1: ("worse", PALETTE[1]), 0: ("no difference beyond noise", MUTED)}
+_VERDICTS = {1: "better", -1: "worse", 0: "no difference beyond noise"}
 
 
 def chain_status(status: pd.DataFrame) -> go.Figure:
@@ -61,48 +60,39 @@ def compare_differences(table: pd.DataFrame, reference: str, title: str = "By mo
 
     Columns are `run, panel, value, low, high` and `better` (1, -1, or 0 for no difference beyond noise).
     """
+    import plotly.express as px
+
+    if table.empty:
+        return finish(go.Figure(), title, f"No other run can be compared with {reference}.")
     panels, runs = list(dict.fromkeys(table["panel"])), list(dict.fromkeys(table["run"]))
-    across = min(3, max(1, len(panels)))
-    down = max(1, -(-len(panels) // across))
-    high = 26 * max(1, len(runs)) + 90  # pixels of a panel
-    fig = make_subplots(
-        rows=down,
-        cols=across,
-        subplot_titles=[escape(panel) for panel in panels] or None,
-        shared_yaxes=True,
-        horizontal_spacing=0.05,
-        vertical_spacing=min(0.5, 90 / (down * high)),
-    )
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    high = 26 * len(runs) + 90  # pixels of a panel
     short = dict(zip(runs, labels(runs, 26), strict=True))
-    for number, panel in enumerate(panels):
-        place = {"row": number // across + 1, "col": number % across + 1}
-        for sign, (word, colour) in _VERDICTS.items():
-            own = table[(table["panel"] == panel) & (table["better"] == sign)]
-            if own.empty:
-                continue
-            ends = (own[name].to_numpy(float) for name in ("value", "low", "high"))
-            fig.add_scatter(
-                x=numbers(own["value"]),
-                y=[short[run] for run in own["run"]],
-                mode="markers",
-                name=word,
-                marker={"size": 10, "color": colour},
-                error_x=whiskers(*ends) | {"color": colour, "thickness": 1.8, "width": 5},
-                hovertemplate="%{y}: %{x:+.3~f}<extra>%{fullData.name}</extra>",
-                **place,
-            )
-        fig.add_vline(x=0, line={"color": LAND, "dash": "dot", "width": 1}, **place)
-    legend_once(fig)
-    order = [short[run] for run in reversed(runs)]
-    fig.update_yaxes(type="category", categoryorder="array", categoryarray=order, ticks="")
-    fig.update_yaxes(range=[-0.6, max(1, len(runs)) - 0.4])
-    fig.update_annotations(font={"size": 13, "color": INK})
+    drawn = table.assign(run=table["run"].map(short), panel=table["panel"].map(escape))
+    fig = px.scatter(
+        drawn.assign(verdict=table["better"].map(_VERDICTS)),
+        x="value",
+        y="run",
+        error_x=table["high"] - table["value"],
+        error_x_minus=table["value"] - table["low"],
+        color="verdict",
+        color_discrete_map={"better": PALETTE[0], "worse": PALETTE[1], _VERDICTS[0]: MUTED},
+        facet_col="panel",
+        facet_col_wrap=across,
+        facet_col_spacing=0.05,
+        facet_row_spacing=min(0.5, 90 / (down * high)),
+        category_orders={"run": [short[run] for run in runs]},
+        labels={"value": "", "run": ""},
+    )
+    hover = "%{y}: %{x:+.3~f}<extra>%{fullData.name}</extra>"
+    as_panels(fig).update_traces(marker_size=10, error_x={"thickness": 1.8, "width": 5}, hovertemplate=hover)
+    fig.add_vline(x=0, line={"color": LAND, "dash": "dot", "width": 1})
+    fig.update_yaxes(range=[-0.6, len(runs) - 0.4], ticks="")
     listed = []
     for entry in table.to_dict("records"):
         interval = f" [{entry['low']:+.3g}, {entry['high']:+.3g}]" if np.isfinite(entry["low"]) else ""
         listed.append(f"{entry['run']} {entry['panel']} {entry['value']:+.3g}{interval}")
     alt = f"Differences of {plural(len(runs), 'run')} to {reference}, intervals in brackets: {'; '.join(listed)}."
-    if not listed:
-        alt = f"No other run can be compared with {reference}."
     legend = {"x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
     return finish(fig, title, alt, 110 + down * high, legend=legend, margin={"l": 56, "r": 24, "t": 84, "b": 76})

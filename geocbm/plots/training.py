@@ -12,13 +12,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from geocbm.metrics.table import RATE, metric
-from geocbm.plots.primitives import DASHES, legend_once
+from geocbm.plots.primitives import DASHES, as_panels
 from geocbm.plots.theme import INK, LAND, PALETTE, finish
 from geocbm.plots.values import escape, numbers, percent, plural
 
 _SPLIT_COLUMN = re.compile(r"^(train|val)[_/. ]+(.+)$")
 _TOTAL = ("loss", "total", "total_loss", "loss_total")
-_SPLITS = {"train": ("training", PALETTE[0]), "val": ("validation", PALETTE[1])}
+_WORDS = {"train": "training", "val": "validation"}
 
 
 def loss_curves(history: pd.DataFrame, title: str = "How training went") -> go.Figure:
@@ -38,47 +38,39 @@ def loss_curves(history: pd.DataFrame, title: str = "How training went") -> go.F
         raise ValueError(f"history needs rows and columns named train_<term> or val_<term>; its columns are: {listed}")
     terms = sorted(found, key=lambda term: term not in _TOTAL)
     epoch = history["epoch"].to_numpy() if "epoch" in history else np.arange(1, len(history) + 1)
-    columns = min(4, len(terms))
-    rows = -(-len(terms) // columns)
-    fig = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=[escape(metric(f"epoch.{term}").axis) for term in terms],
-        horizontal_spacing=0.28 / columns,
-        vertical_spacing=min(0.2, 0.42 / rows),
-    )
-    first, parts = metric(f"epoch.{terms[0]}"), []
-    for i, term in enumerate(terms):
-        for split in (split for split in _SPLITS if split in found[term]):
-            word, colour = _SPLITS[split]
-            values = metric(f"epoch.{term}").unit.factor * history[found[term][split]].to_numpy(float)
-            fig.add_trace(_by_epoch(epoch, values, word, {"color": colour}), i // columns + 1, i % columns + 1)
-            if i == 0:
+    columns, first = min(4, len(terms)), metric(f"epoch.{terms[0]}")
+    rows, curves, parts = -(-len(terms) // columns), [], []
+    for term in terms:
+        own = metric(f"epoch.{term}")
+        for word, column in ((_WORDS[split], found[term][split]) for split in _WORDS if split in found[term]):
+            values = own.unit.factor * history[column].to_numpy(float)
+            curve = pd.DataFrame({"name": word, "epoch": epoch, "value": numbers(values)})
+            curves.append(curve.assign(panel=escape(own.axis)))
+            if term == terms[0]:
                 parts.append(f"the {word} {first.axis} goes from {values[0]:.3g} to {values[-1]:.3g}")
-    legend_once(fig)
+    spacing = {"facet_col_spacing": 0.28 / columns, "facet_row_spacing": min(0.2, 0.42 / rows)}
+    fig = _by_epoch(pd.concat(curves), columns, **spacing)
     fig.update_annotations(font_size=12)
-    span = int(max(epoch) - min(epoch))
-    fig.update_xaxes(dtick=max(1, -(-span // 5)), tickfont_size=10)  # whole epochs only
+    fig.update_xaxes(tickfont_size=10)
     fig.update_yaxes(nticks=5, tickfont_size=10)
-    for i in range(max(0, len(terms) - columns), len(terms)):
-        fig.update_xaxes(title_text="epoch", row=i // columns + 1, col=i % columns + 1)
     alt = f"Curves of {plural(len(terms), 'quantity', 'quantities')} over {plural(len(history), 'epoch')}: "
     legend = {"x": 0.01, "y": 0.005, "yanchor": "bottom", "yref": "container"}
     margin = {"l": 48, "r": 16, "t": 78, "b": 76}
     return finish(fig, title, alt + " and ".join(parts) + ".", 160 + 185 * rows, legend=legend, margin=margin)
 
 
-def _by_epoch(epoch: Any, values: Any, name: str, line: dict[str, Any]) -> go.Scatter:
-    """A curve over epochs, with a mark at each where they are few."""
-    return go.Scatter(
-        x=[int(value) for value in epoch],
-        y=numbers(values),
-        mode="lines+markers" if len(epoch) <= 30 else "lines",
-        marker_size=4,
-        line=line | {"width": 1.8},
-        name=name,
-        hovertemplate="epoch %{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
-    )
+def _by_epoch(curves: pd.DataFrame, columns: int, **more: Any) -> go.Figure:
+    """Curves `panel, name, epoch, value` as small multiples, with a mark at each epoch where they are few."""
+    import plotly.express as px
+
+    epochs = curves["epoch"]
+    look = {"color_discrete_sequence": PALETTE, "line_dash_sequence": DASHES, "markers": epochs.nunique() <= 30}
+    sides = {"x": "epoch", "y": "value", "facet_col": "panel", "facet_col_wrap": columns, "labels": {"value": ""}}
+    fig = px.line(curves, color="name", **sides, **look, **more)
+    hover = "epoch %{x}: %{y:.4g}<extra>%{fullData.name}</extra>"
+    as_panels(fig).update_traces(marker_size=4, line_width=1.8, hovertemplate=hover)
+    fig.update_yaxes(matches=None, showticklabels=True)
+    return fig.update_xaxes(dtick=max(1, -(-int(epochs.max() - epochs.min()) // 5)))  # whole epochs only
 
 
 def retrieval_bars(
@@ -106,47 +98,25 @@ def retrieval_bars(
 
 
 def compare_histories(curves: pd.DataFrame) -> go.Figure:
-    """Learning curves of several runs (`run, stage, quantity, epoch, value`), a colour per run.
-
-    There is a column of panels per stage and a row per quantity.
-    """
-    runs, stages = list(dict.fromkeys(curves["run"])), sorted(set(curves["stage"]))
-    quantities = {stage: list(dict.fromkeys(curves.loc[curves["stage"] == stage, "quantity"])) for stage in stages}
-    down = max([1, *(len(own) for own in quantities.values())])
-    titles = [
-        escape(f"{stage}: {quantities[stage][row]}") if row < len(quantities[stage]) else ""
-        for row in range(down)
-        for stage in stages
-    ]
-    fig = make_subplots(
-        rows=down,
-        cols=max(1, len(stages)),
-        subplot_titles=titles or ["no stage yet"],
-        horizontal_spacing=0.08,
-        vertical_spacing=0.17,
-    )
-    lasts = []
-    for (stage, quantity, run), part in curves.groupby(["stage", "quantity", "run"], sort=False):
-        number = runs.index(run)
-        lasts.append((stages.index(stage), quantities[stage].index(quantity), number, part["value"].iloc[-1]))
-        line = {"color": PALETTE[number % len(PALETTE)], "dash": DASHES[number // len(PALETTE) % len(DASHES)]}
-        curve = _by_epoch(part["epoch"], part["value"], escape(run), line)
-        fig.add_trace(curve, quantities[stage].index(quantity) + 1, stages.index(stage) + 1)
-    legend_once(fig)
-    fig.update_annotations(font={"size": 13, "color": INK})
-    for column, stage in enumerate(stages, 1):
-        longest = int(curves.loc[curves["stage"] == stage, "epoch"].max())
-        fig.update_xaxes(dtick=max(1, -(-longest // 6)), col=column)  # whole epochs only
-    fig.update_xaxes(title_text="epoch", row=down)
-    said = [
-        f"{runs[run]} {stages[stage]} {quantities[stages[stage]][quantity]} {value:.3g}"
-        for stage, quantity, run, value in sorted(lasts)
-    ]
-    alt = f"Learning curves of {plural(len(runs), 'run')}; at the end: {'; '.join(said)}."
+    """Learning curves of several runs (`run, stage, quantity, epoch, value`), a colour each and a panel per quantity."""
+    if curves.empty:
+        return finish(go.Figure(), "On validation, by epoch", "No run has a history yet.")
+    drawn = curves.sort_values("stage", kind="stable", ignore_index=True)
+    drawn["name"] = drawn["run"].map(escape)
+    drawn["panel"] = (drawn["stage"] + ": " + drawn["quantity"]).map(escape)
+    across = min(3, drawn["panel"].nunique())
+    down = -(-drawn["panel"].nunique() // across)
+    order = {"name": list(dict.fromkeys(curves["run"].map(escape)))}
+    spacing = {"facet_col_spacing": 0.08, "facet_row_spacing": 0.17}
+    fig = _by_epoch(drawn, across, line_dash="name", category_orders=order, **spacing)
+    ends = drawn.groupby(["stage", "quantity", "run"], sort=False)["value"].last()
+    said = "; ".join(f"{run} {stage} {quantity} {value:.3g}" for (stage, quantity, run), value in ends.items())
+    alt = f"Learning curves of {plural(curves['run'].nunique(), 'run')}; at the end: {said}."
     legend = {"x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
     margin = {"l": 56, "r": 24, "t": 84, "b": 96}
-    shown = alt if said else "No run has a history yet."
-    return finish(fig, "On validation, by epoch", shown, 170 + 200 * down, legend=legend, margin=margin)
+    return finish(
+        fig, "On validation, by epoch", alt, 170 + 200 * down, legend=legend, margin=margin, legend_title_text=""
+    )
 
 
 def loss_and_gradients(terms: pd.DataFrame, parts: pd.DataFrame, title: str) -> go.Figure:

@@ -48,7 +48,7 @@ def alt(fig):
 
 def test_differences_have_a_panel_per_figure_and_a_colour_per_verdict():
     fig = plots.compare_differences(DIFFERENCES, "base")
-    assert [each.text for each in fig.layout.annotations] == ["median error, km", "GeoScore, points"]
+    assert {each.text for each in fig.layout.annotations} == {"median error, km", "GeoScore, points"}
     drawn = {(trace.name, trace.xaxis): trace for trace in fig.data}
     assert set(drawn) == {
         ("better", "x"), ("worse", "x"), ("no difference beyond noise", "x2"),
@@ -57,7 +57,7 @@ def test_differences_have_a_panel_per_figure_and_a_colour_per_verdict():
     assert (list(better.x), list(better.y)) == ([-40], ["a"])
     assert (list(better.error_x.array), list(better.error_x.arrayminus)) == ([20], [20])
     noise = drawn["no difference beyond noise", "x2"]
-    assert list(noise.error_x.array) == [20, 0]  # without an interval there is no bar
+    assert noise.error_x.array[0] == 20 and np.isnan(noise.error_x.array[1])  # without an interval there is no bar
     assert sum(bool(trace.showlegend) for trace in fig.data) == 3
     assert len({trace.marker.color for trace in fig.data}) == 3
     assert [shape.x0 for shape in fig.layout.shapes] == [0, 0]
@@ -104,9 +104,9 @@ def test_histories_have_a_panel_per_stage_and_quantity_and_one_entry_per_run():
     fig = plots.compare_histories(CURVES)
     titles = [annotation.text for annotation in fig.layout.annotations]
     assert titles == ["Stage 1: loss", "Stage 2: loss", "Stage 2: median error, km"]
-    drawn = [(trace.name, list(trace.y), trace.xaxis) for trace in fig.data]
-    assert drawn == [("a", [3.0, 2.5], "x"), ("b", [2.75], "x"), ("a", [9.0], "x2"), ("a", [800.0], "x4")]
-    assert [trace.showlegend for trace in fig.data] == [True, True, False, False]
+    drawn = sorted((trace.xaxis, trace.name, list(trace.y)) for trace in fig.data)
+    assert drawn == [("x", "a", [3.0, 2.5]), ("x", "b", [2.75]), ("x2", "a", [9.0]), ("x3", "a", [800.0])]
+    assert sum(trace.showlegend for trace in fig.data) == 2
     assert alt(fig) == (
         "Learning curves of 2 runs; at the end: a Stage 1 loss 2.5; b Stage 1 loss 2.75; a Stage 2 loss 9; "
         "a Stage 2 median error, km 800."

@@ -111,14 +111,11 @@ def test_a_forest_writes_all_values_to_the_same_place():
     assert "a 0.046; b 0.128." in plots.forest(shares, "x").layout.meta["alt"]
 
 
-def test_empty_splits_are_left_out_of_curves_and_histograms():
+def test_empty_splits_are_left_out_of_curves():
     curves = plots.error_curves({"test": [], "val": [10.0, 30.0]})
     assert [trace.name for trace in curves.data] == ["val"]
-    distances = plots.split_distances({"stratified": [], "spatial": [3.0, 5.0]})
-    assert "stratified" not in distances.layout.meta["alt"]
-    for draw in (plots.error_curves, plots.split_distances):
-        with pytest.raises(ValueError, match="is empty"):
-            draw({"test": []})
+    with pytest.raises(ValueError, match="is empty"):
+        plots.error_curves({"test": []})
 
 
 def test_a_forest_of_methods_has_a_dot_for_each_that_has_the_figure():
