@@ -140,6 +140,8 @@ def stage_answers(run: Run) -> list[Prediction]:
     scores = predictions.read_concept_scores(run)["meta"]  # (n, k_m)
     answers = [Prediction("stage1", meta=scores[test].argmax(axis=1))]
     for mode, places in stored_predictions(run).items():
+        if mode.startswith("recipe "):  # of runs of before: another recipe is a run of its own
+            continue
         stem = f"stage2_{mode.replace(' ', '_')}" if mode else "stage2"
         answers.append(
             Prediction(

@@ -98,7 +98,7 @@ def retrieval_bars(
 
 
 def compare_histories(curves: pd.DataFrame) -> go.Figure:
-    """Learning curves of several runs (`run, stage, quantity, epoch, value`), a colour each and a panel per quantity."""
+    """Learning curves of several runs (`run, stage, quantity, epoch, value`), a colour each, a panel per quantity."""
     if curves.empty:
         return finish(go.Figure(), "On validation, by epoch", "No run has a history yet.")
     drawn = curves.sort_values("stage", kind="stable", ignore_index=True)
