@@ -212,12 +212,11 @@ def mode_table(files: Run, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> p
     lines = []
     for mode, places in by_mode.items() if len(rows) else ():
         measured = metrics.geolocation_metrics(places["lat"], places["lng"], files.lat[rows], files.lng[rows])
-        table = metrics.metric_table("stage2", {name: measured[name] for name in shown})
-        line = {"mode": mode} | dict(zip(table["metric"], table["value"], strict=True))
+        line: dict[str, Any] = {"mode": mode} | {name: measured[name] for name in shown}
         if "residual_share" in places:
-            line["share of the residual in the logits"] = f"{places['residual_share'].mean():.0%}"
+            line["residual_share"] = float(places["residual_share"].mean())
         lines.append(line)
-    return pd.DataFrame(lines).fillna("")
+    return metrics.readable(pd.DataFrame(lines), {"residual_share": metric("control.hybrid.residual_share")})
 
 
 def attention_examples(files: Run, encoder: ImageEncoder, predicted: Arrays, rows: np.ndarray, count: int) -> Examples:

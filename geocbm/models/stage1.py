@@ -184,14 +184,13 @@ class Stage1ConceptModel(nn.Module):
                 "init_from_stage0=False"
             )
         for name in taken:
-            mine, theirs = getattr(self, name), getattr(stage0, name)
-            shapes = [{key: value.shape for key, value in part.state_dict().items()} for part in (mine, theirs)]
-            if shapes[0] != shapes[1]:
+            try:
+                getattr(self, name).load_state_dict(getattr(stage0, name).state_dict())
+            except RuntimeError as error:
                 raise MismatchError(
                     f"the {name} of Stage 0 has another shape than Stage 1's; use the same bottleneck, "
                     "concept_emb_dim and encoders in both, or set init_from_stage0=False"
-                )
-            mine.load_state_dict(theirs.state_dict())
+                ) from error
         if not same_kind:
             report(
                 f"bottleneck={self.config.bottleneck!r} starts afresh: Stage 0 trained {stage0.config.bottleneck!r}; "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
+from sklearn.utils import check_array
 
 from geocbm.geocells import Geocells
 from geocbm.geodesy import latlng_to_cartesian
@@ -125,13 +126,5 @@ def _own_points(answer: Prediction) -> dict[str, Points]:
 
 
 def matrix(values: Any, name: str) -> np.ndarray:
-    """Bring features, also a tensor, to a finite table of float32."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().float()
-    checked = np.asarray(values, dtype=np.float32)
-    if checked.ndim != 2 or not checked.size:
-        raise ValueError(f"{name} must be a non-empty table of shape [n, d], its shape is {checked.shape}")
-    if not np.isfinite(checked).all():
-        row = int(np.flatnonzero(~np.isfinite(checked).all(axis=1))[0])
-        raise ValueError(f"{name} must be finite, but row {row} is not; encode the photographs again")
-    return checked
+    """Features as a finite table `[n, d]` of float32, at least one number; a ValueError of scikit-learn else."""
+    return check_array(values, dtype=np.float32, input_name=name)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geocbm.errors import ParameterError
 from geocbm.geocells.distribution import CellDistribution, rank_scores
 
 COVERAGES = (0.80, 0.90, 0.95)
@@ -26,8 +25,6 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
     Of the scores `[n]` of the calibration photographs it is the one of rank `ceil((n + 1) coverage)`; with too few for
     such a rank it is infinite.
     """
-    if not 0 < coverage < 1:
-        raise ParameterError(f"coverage is {coverage}; give a probability between 0 and 1, such as 0.9")
     rank = int(np.ceil((len(scores) + 1) * coverage - 1e-9))  # rounding must not push a whole number up
     return float(np.partition(scores, rank - 1)[rank - 1]) if rank <= len(scores) else float("inf")
 

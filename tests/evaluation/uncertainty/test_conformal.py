@@ -137,8 +137,6 @@ def test_the_same_seed_gives_the_same_regions():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ParameterError, match=r"coverage is 90; give a probability"):
-        conformal.conformal_quantile(np.ones(3), 90)
     with pytest.raises(ParameterError, match=r"shape \(3,\)"):
         CellDistribution(np.zeros(3))
     with pytest.raises(ParameterError, match="temperature is 0"):
