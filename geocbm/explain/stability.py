@@ -127,7 +127,7 @@ def _next(groups: np.ndarray) -> np.ndarray:
 
 def stability_metrics(measured: pd.DataFrame | None) -> dict[str, float | Estimate]:
     """Metrics to keep: `stability_concepts`, `stability_map` and `stability_attention`, each also `..._between`."""
-    keys, kept = {CONCEPTS: "concepts", MAPS: "map", ATTENTION: "attention"}, {}
+    keys, kept = {CONCEPTS: "concepts", MAPS: "map", ATTENTION: "attention"}, dict[str, Estimate]()
     for column, end in (("same", ""), ("different", "_between")):
         found = entries_of(measured, "explanation", column)
         kept |= {f"stability_{keys[name]}{end}": one for name, one in found.items()}

@@ -37,7 +37,7 @@ def faint(colour: str, opacity: float) -> str:
     return f"rgba({red},{green},{blue},{opacity:.2f})"
 
 
-def ranked_bars(names: Sequence[Any], heights: Any, colour: str, hover: str) -> go.Figure:
+def ranked_bars(names: Any, heights: Any, colour: str, hover: str) -> go.Figure:
     """A bar for each of `[n]` names in the order given, which has no room to be written; `hover` says the height."""
     bars = {"marker_color": colour, "hovertemplate": f"%{{customdata}}: {hover}<extra></extra>"}
     place, shown = list(range(1, len(names) + 1)), [escape(name) for name in names]

@@ -87,7 +87,7 @@ def retrieval_bars(
     fig = go.Figure()
     for side, name, colour in ((before, "before", LAND), (after, "after", PALETTE[0])):
         x, y = [escape(word) for word in words.values()], numbers([side[key] for key in words])
-        fig.add_bar(x=x, y=y, text=list(map(percent, y)), marker_color=colour, name=name)
+        fig.add_bar(x=x, y=y, text=[percent(side[key]) for key in words], marker_color=colour, name=name)
     hover = "%{x}: %{y:.1%}<extra>%{fullData.name}</extra>"
     fig.update_traces(textposition="outside", cliponaxis=False, hovertemplate=hover)
     fig.update_yaxes(tickformat=".0%", title_text="share of held-out images", rangemode="tozero")
@@ -109,8 +109,10 @@ def compare_histories(curves: pd.DataFrame) -> go.Figure:
     order = {"name": list(dict.fromkeys(curves["run"].map(escape)))}
     spacing = {"facet_col_spacing": 0.08, "facet_row_spacing": 0.17}
     fig = _by_epoch(drawn, across, line_dash="name", category_orders=order, **spacing)
-    ends = drawn.groupby(["stage", "quantity", "run"], sort=False)["value"].last()
-    said = "; ".join(f"{run} {stage} {quantity} {value:.3g}" for (stage, quantity, run), value in ends.items())
+    ends = drawn.groupby(["stage", "quantity", "run"], sort=False)["value"].last().reset_index()
+    said = "; ".join(
+        f"{one['run']} {one['stage']} {one['quantity']} {one['value']:.3g}" for one in ends.to_dict("records")
+    )
     alt = f"Learning curves of {plural(curves['run'].nunique(), 'run')}; at the end: {said}."
     legend = {"x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
     margin = {"l": 56, "r": 24, "t": 84, "b": 96}

@@ -96,7 +96,7 @@ def measure_areas(
     for name, km2 in areas.items():
         values = {"efficiency": area_efficiency(km2), "median_km2": km2}
         values |= {f"recall_{limit:.0f}": km2 <= limit for limit in LIMITS_KM2}
-        row = {"order": ORDER_LABELS[name]} | estimate_columns(drawn, values)
+        row: dict[str, object] = {"order": ORDER_LABELS[name], **estimate_columns(drawn, values)}
         rows.append(row | columns_of("over_probability", drawn.difference(values["efficiency"], own)))
     return areas, pd.DataFrame(rows)
 
