@@ -144,7 +144,9 @@ def deletion_insertion(
     `answer` is for `n` pictures in `blocks` `[n]`, from which patches are taken in a `way` (`TOKENS`, `PIXELS`); `maps`
     are by name `[n, P]`, or `[P]` for all pictures, of at least two patches. All heads see the same patches.
     """
-    n, n_patches = len(blocks), max(np.shape(own)[-1] for own in maps.values())
+    n, n_patches = len(blocks), max((np.shape(own)[-1] for own in maps.values()), default=0)
+    if not n or n_patches < 2:
+        raise ParameterError(f"there are {n} pictures and {len(maps)} maps; give one of each, of two patches")
     orders = {}
     for name, own in maps.items():
         if np.shape(own) not in ((n, n_patches), (n_patches,)):
