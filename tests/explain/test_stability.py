@@ -10,7 +10,8 @@ import pytest
 from geocbm.errors import ParameterError
 from geocbm.explain import stability
 from geocbm.explain.maps import MapModel
-from geocbm.explain.stability import ATTENTION, CONCEPTS, MAPS, SeedExplanation, rank_correlation
+from geocbm.explain.stability import CONCEPTS, MAPS, SeedExplanation, rank_correlation
+from geocbm.metrics import entries_of
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -34,8 +35,8 @@ def test_same_and_different_pictures(trained_run: TinyRun) -> None:
     assert measured["explanation"].tolist() == [CONCEPTS, MAPS]  # constant attention is no explanation
     assert measured["same"].tolist() == pytest.approx([1, 1])
     assert measured["different"].abs().max() < 0.15
-    assert stability.stability_estimates(measured)["same"] == pytest.approx({"value": 1, "low": 1, "high": 1})
-    assert stability.stability_estimates(measured, ATTENTION) == stability.stability_estimates(None) == {}
+    assert entries_of(measured, "explanation", "same")[MAPS] == pytest.approx({"value": 1, "low": 1, "high": 1})
+    assert entries_of(None, "explanation", "same") == {}
     records = stability.stability_metrics(measured)
     assert set(records) == {
         "stability_concepts", "stability_concepts_between", "stability_map", "stability_map_between"
