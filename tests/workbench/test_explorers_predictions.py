@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from geocbm.run import stages
 from geocbm.workbench import explorers
 from geocbm.workbench.explorers.answered_pictures import MEAN, PredictionExplorer, answered, patch_texts
 from geocbm.workbench.explorers.picture_list import PictureList, filtered
+from geocbm.workbench.explorers.shared import figure_widget
 
 FRAME = pd.DataFrame(
     {
@@ -86,6 +88,14 @@ def test_answers_are_those_of_the_run(trained_run):
         float(haversine_km(place["lat"], place["lng"], run.lat[row], run.lng[row])), rel=1e-6
     )
     assert frame.at[row, "country"] == run.country[row] and frame.at[row, "answer"] == run.cells.country[place["cell"]]
+
+
+def test_the_browser_hears_of_a_figure_when_it_is_whole(monkeypatch):
+    opened = []
+    monkeypatch.setattr("ipywidgets.Widget.open", lambda widget: opened.append(widget.get_state()))
+    figure_widget(go.Figure(go.Bar(x=[1, 2], y=[3, 4])), 300)
+    (state,) = [each for each in opened if "_widget_data" in each]
+    assert len(state["_widget_data"]) == 1 and state["_widget_layout"]["width"] == 300
 
 
 def test_another_picture_changes_everything_that_is_shown(explorer):

@@ -17,14 +17,10 @@ from geocbm.workbench import html
 from geocbm.workbench.explorers.picture_list import PictureList, filtered
 from geocbm.workbench.explorers.shared import WRAP, figure_widget, redraw, said, show
 
-MEAN = -1
-"""Choice of the mean over all heads."""
-NAMED = 3
-"""Concepts that are named for a patch."""
-LINE = ("km", "country", "answer", "confidence", "concept")
-"""What the list says of a picture."""
-SHOWN = 6
-"""Pictures from either end that a page shows."""
+MEAN = -1  # choice of the mean over all heads
+NAMED = 3  # concepts that are named for a patch
+LINE = ("km", "country", "answer", "confidence", "concept")  # what the list says of a picture
+SHOWN = 6  # pictures from either end that a page shows
 
 
 def predictions(run: Run) -> None:

@@ -178,9 +178,8 @@ class GuessExplorer:
             field.observe(lambda _change: self._on_place(), "value")
         self.button.on_click(lambda _button: self._on_guess())
         self.next.on_click(lambda _button: self._on_next())
-        bar = ipywidgets.HBox([self.lat, self.lng, self.button, self.next], layout=WRAP)
-        sides = ipywidgets.HBox([self.picture, self.map], layout=WRAP)
-        self.box = ipywidgets.VBox([sides, bar, self.status])
+        rows = [self.picture, self.map], [self.lat, self.lng, self.button, self.next]
+        self.box = ipywidgets.VBox([*(ipywidgets.HBox(row, layout=WRAP) for row in rows), self.status])
 
     @property
     def place(self) -> tuple[float, float]:

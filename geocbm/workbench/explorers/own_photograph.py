@@ -25,8 +25,7 @@ from geocbm.run import Run
 from geocbm.workbench import html
 from geocbm.workbench.explorers.shared import figure_widget, page, redraw, said, show
 
-TOP = 5
-"""Places, countries and concepts that are named."""
+TOP = 5  # places, countries and concepts that are named
 EXAMPLE = "a picture of the test split"
 WIDTH, MAP_WIDTH = 260, 150  # pixels of the picture and of each concept's map
 

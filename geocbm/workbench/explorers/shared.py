@@ -38,8 +38,7 @@ from geocbm.plots.maps import LINES, base_map, finish_map, map_points
 from geocbm.run import Run
 from geocbm.workbench import html
 
-ANY = ""
-"""Choice of a filter that lets all pass."""
+ANY = ""  # choice of a filter that lets all pass
 WIDE = ipywidgets.Layout(width="100%")
 WRAP = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
 SIDE = 150  # pixels of a picture in a strip
@@ -74,9 +73,24 @@ def said(*texts: str) -> str:
     return page("".join(f"<div>{escape(text)}</div>" for text in texts), 'role="status" aria-live="polite"')
 
 
+class WholeFigure(go.FigureWidget):
+    """A live figure of which the browser hears when it is whole; of plotly's own it hears first that it is empty."""
+
+    def __init__(self, figure: go.Figure) -> None:
+        self._is_whole = False
+        super().__init__(figure)
+        self._is_whole = True
+        self.open()
+
+    def open(self) -> None:
+        """Tell the browser."""
+        if self._is_whole:
+            super().open()
+
+
 def figure_widget(figure: go.Figure, width: int) -> go.FigureWidget:
     """A live figure; its width in pixels is fixed, since it is drawn before it has a place to measure."""
-    shown = go.FigureWidget(figure.update_layout(width=width))
+    shown = WholeFigure(figure.update_layout(width=width))
     shown._config = {"displaylogo": False, "scrollZoom": False}  # the wheel scrolls the notebook
     return shown
 
@@ -208,7 +222,7 @@ class LiveMap:
         points = map_points([], [], [], marker, "pictures").update(hovertemplate="%{customdata}<extra></extra>")
         points.update(selected_marker_opacity=1, unselected_marker_opacity=0.15, showlegend=False)
         drawn = finish_map(base_map().add_traces([points, *more]), title, title, 430)
-        self.figure = go.FigureWidget(drawn)
+        self.figure = WholeFigure(drawn)
         self.figure.update_layout(width=900, dragmode="lasso" if on_region else "pan", clickmode="event")
         self.says = ipywidgets.HTML()
         self.box = ipywidgets.VBox([self.figure, self.says], layout=WIDE)

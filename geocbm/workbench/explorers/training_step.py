@@ -13,6 +13,9 @@ from geocbm import data, plots, training
 from geocbm.data.concepts import UNKNOWN
 from geocbm.errors import ParameterError
 from geocbm.files.progress import is_live
+from geocbm.models.stage0 import Stage0Config
+from geocbm.models.stage1 import Stage1Config
+from geocbm.models.stage2 import Stage2Config
 from geocbm.run import Run, encoding, stages
 from geocbm.run.run import LABELS, Batch
 from geocbm.training import checkpoints
@@ -24,8 +27,7 @@ if TYPE_CHECKING:
     from geocbm.run.stages import PreparedStage
 
 TRAINED, UNTRAINED = "as trained", "before training"
-WHOLE = "loss"
-"""The term that is the weighted sum of all others."""
+WHOLE = "loss"  # the term that is the weighted sum of all others
 FEWEST, FIRST, MOST = 4, 8, 12  # pictures of a batch
 
 
@@ -107,22 +109,16 @@ class TrainingStep:
 
 
 def _stage0(run: Run, config: dict[str, Any]) -> PreparedStage:
-    from geocbm.models.stage0 import Stage0Config
-
     encoders = encoding.read_encoders(run)
     encoder, vanilla = encoding.load_image_encoder(encoders.image_encoder), run.features("vanilla")
     return stages.prepare_stage0(run, Stage0Config(**config), encoders, encoder, vanilla)
 
 
 def _stage1(run: Run, config: dict[str, Any]) -> PreparedStage:
-    from geocbm.models.stage1 import Stage1Config
-
     return stages.prepare_stage1(run, Stage1Config(**config), run.features("adapted"), None, lambda _line: None)
 
 
 def _stage2(run: Run, config: dict[str, Any]) -> PreparedStage:
-    from geocbm.models.stage2 import Stage2Config
-
     features = run.features("adapted")
     concepts = stages.predict_concepts(run, features)
     return stages.prepare_stage2(run, Stage2Config(**config), concepts, features, report=lambda _line: None)
@@ -146,11 +142,9 @@ class BatchExplorer:
         self._read()
         self.term.options = list(step.measure(self.batch, TRAINED)[0].index)
         self.bars = figure_widget(self._figure(), 900)
-        for control in (self.split, self.size, self.draw):
-            control.observe(self._on_batch, "value")
-        for control in (self.weights, self.term):
-            control.observe(lambda _change: self._redraw(), "value")
         controls = [self.split, self.size, self.draw, self.weights, self.term]
+        for control in controls:
+            control.observe(self._on_change, "value")
         bar = ipywidgets.HBox(controls, layout=WRAP)
         self.box = ipywidgets.VBox([bar, self.status, self.pictures, self.bars, self.tables])
 
@@ -171,9 +165,7 @@ class BatchExplorer:
         self.status.value = said(figure.layout.meta["alt"])
         return figure
 
-    def _redraw(self) -> None:
+    def _on_change(self, change: Any) -> None:
+        if change["owner"] not in (self.weights, self.term):
+            self._read()
         redraw(self.bars, self._figure())
-
-    def _on_batch(self, _change: Any) -> None:
-        self._read()
-        self._redraw()
