@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geocbm.errors import ParameterError
-from geocbm.explain.maps import MapModel
+from geocbm.explain.maps import BATCH_SIZE, MapModel
 from geocbm.files.progress import track
 from geocbm.metrics import Estimate, Resamples, columns_of, recordables, spatial_blocks
 from geocbm.models.stage2_inference import concept_input
@@ -35,7 +35,6 @@ LINEAR, MAIN = "linear CBM", "main mode"
 SHARES = {TOKENS: (1 / 36, 1 / 18, 1 / 9, 2 / 9, 4 / 9), PIXELS: (1 / 18, 1 / 9, 2 / 9)}
 """Parts of the patches that are taken away or left; doubled from step to step, because the first ones matter most."""
 
-BATCH_SIZE = 64  # pictures at a time
 BLUR = 12
 """A blurred picture is the picture reduced to that many pixels a side, and enlarged again."""
 

@@ -63,6 +63,7 @@ def test_native_maps(trained_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("bottleneck", ["mlp", "transformer"])
 def test_gradient_maps(trained_run: TinyRun, bottleneck: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "BATCH_SIZE", 2)
+    monkeypatch.setattr(maps, "_FROM_PIXELS", 2)
     model = _model(trained_run, bottleneck)
     found = concept_maps(model, np.array([3, 3, 5]), np.array([0, 1, 0]))
     assert found.shape == (3, model.n_patches) and (found >= 0).all() and np.isfinite(found).all()
@@ -70,6 +71,21 @@ def test_gradient_maps(trained_run: TinyRun, bottleneck: str, monkeypatch: pytes
     assert found.max() > 0
     alone = concept_maps(model, np.array([5]), np.array([0]))
     assert alone[0] == pytest.approx(found[2], rel=1e-3, abs=1e-7)  # the batch does not matter
+
+
+def test_few_pictures_at_once_pass_the_encoder_with_a_gradient(
+    trained_run: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    whole = MapModel.pixels
+
+    def counted(model: MapModel, rows: np.ndarray) -> torch.Tensor:
+        sizes.append(len(rows))
+        return whole(model, rows)
+
+    monkeypatch.setattr(MapModel, "pixels", counted)
+    concept_maps(_model(trained_run, "mlp"), np.arange(9), np.zeros(9, dtype=int))
+    assert sizes == [4, 4, 1]
 
 
 def test_refusals_and_nothing(trained_run: TinyRun) -> None:
