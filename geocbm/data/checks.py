@@ -214,13 +214,23 @@ def _look(folder: Path, path: str, known: dict[str, tuple[str, bool]]) -> tuple[
     head, name = os.path.split(full)
     try:
         if head not in known:
-            known[head] = os.path.realpath(head), not os.path.lexists(head)
+            known[head] = os.path.realpath(head), _is_gone(head)
         real, is_gone = known[head]
         place = os.path.realpath(full) if not is_gone and os.path.islink(full) else os.path.join(real, name)
     except (OSError, ValueError):  # no path at all; whoever opens it says so
         return False, False
     is_outside = place != home and not place.startswith(os.path.join(home, ""))
     return is_outside, is_gone and len(full) < _USUAL_LENGTH and "\0" not in name
+
+
+def _is_gone(folder: str) -> bool:
+    try:
+        os.lstat(folder)
+    except FileNotFoundError:
+        return True
+    except OSError:  # such as a name too long; whoever opens the image says so
+        pass
+    return False
 
 
 def check_images(

@@ -60,7 +60,11 @@ def _draw(seed: int, purpose: str, name: str) -> bytes:
 
 
 class _Allocation:
-    """Groups of rows handed to parts so far: groups and metas by number, both in ascending order of their names."""
+    """Whole groups of rows `[n]`, numbers of names, handed to parts; groups and metas ascend by their names.
+
+    A meta's next group goes to the part that lacks most of its share of the meta, corrected by what the part lacks
+    overall, so that many small metas do not all round the same way. The first group of a meta goes to part 0.
+    """
 
     def __init__(
         self, group: np.ndarray, names: np.ndarray, meta: pd.Series, fractions: Sequence[float], seed: int, purpose: str
@@ -76,11 +80,21 @@ class _Allocation:
             tickets += _draw(seed, purpose, name)[:16]
         self.ticket = np.frombuffer(tickets, ">u8").reshape(-1, 2)
         self.of_row, self.fractions = of_row, fractions
+        self.lot = [_draw(seed, purpose, str(name)) for name in self.metas]
         self.part = np.full(len(used), -1, dtype=np.int8)
         self.held = [[0.0] * len(fractions) for _ in self.metas]
         self.lacking = [0.0] * len(fractions)  # of all rows handed out with a choice: share minus what the part got
         by_meta = np.argsort(self.meta, kind="stable")
         self.pairs_of = np.split(by_meta, np.searchsorted(self.meta[by_meta], np.arange(1, len(self.metas))))
+
+    def parts(self) -> np.ndarray:
+        """Hand all groups out, the rarest metas first: part of each row, `[n]`."""
+        order = sorted(range(len(self.metas)), key=lambda each: (len(self.pairs_of[each]), self.lot[each]))
+        for each in order:
+            self.hand_out(each)
+        for each in order:
+            self.leave_none_without_first_part(each)
+        return self.part[self.of_row]
 
     def give(self, metas: Sequence[int], counts: Sequence[int], to: int, chosen: bool) -> None:
         """Hand a group with so many rows of each meta to a part, by a choice or because it had to be."""
@@ -132,26 +146,6 @@ class _Allocation:
             self.held[name][self.part[group]] -= count
         self.give(metas, counts, 0, chosen=False)
         self.part[group] = 0
-
-
-def _allocate(
-    group: np.ndarray, names: np.ndarray, meta: pd.Series, fractions: Sequence[float], seed: int, purpose: str
-) -> np.ndarray:
-    """Hand whole groups `[n]`, numbers of names, to parts, `[n]` part of each row.
-
-    A meta's next group goes to the part that lacks most of its share of the meta, corrected by what the part lacks
-    overall, so that many small metas do not all round the same way. The first group of a meta goes to part 0.
-    """
-    allocation = _Allocation(group, names, meta, fractions, seed, purpose)
-    metas = allocation.metas
-    order = sorted(
-        range(len(metas)), key=lambda each: (len(allocation.pairs_of[each]), _draw(seed, purpose, str(metas[each])))
-    )
-    for each in order:
-        allocation.hand_out(each)
-    for each in order:
-        allocation.leave_none_without_first_part(each)
-    return allocation.part[allocation.of_row]
 
 
 def _linked_to_country(table: pd.DataFrame, group: np.ndarray, country: str) -> np.ndarray:
@@ -230,11 +224,12 @@ def make_splits(
         shared = ~_linked_to_country(table, group, country)
         kept = fractions[0] + fractions[1]
         fractions = (fractions[0] / kept, fractions[1] / kept, 0.0)
-    part[shared] = _allocate(group[shared], names, meta[shared], fractions, seed, "split")
+    part[shared] = _Allocation(group[shared], names, meta[shared], fractions, seed, "split").parts()
 
     train = part == 0
     group = group[train]
-    inner = _allocate(group, names, meta[train], (pretrain_fraction, 1 - pretrain_fraction), seed, "pretrain")
+    shares = (pretrain_fraction, 1 - pretrain_fraction)
+    inner = _Allocation(group, names, meta[train], shares, seed, "pretrain").parts()
     if pretrain_fraction < 1 and len(used := np.unique(group)) > 1 and not inner.any():
         # Too few rows for any meta to spare one; a stage cannot do without a validation split.
         inner[group == min(used, key=lambda each: _draw(seed, "spare", str(names[each])))] = 1

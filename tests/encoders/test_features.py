@@ -490,19 +490,6 @@ def test_digests_of_other_pictures_are_noticed(pictures, tmp_path):
         FeatureStore.open(one.path)
 
 
-def test_a_store_without_checksums_and_with_digests_in_its_manifest_is_opened_as_before(pictures, tmp_path):
-    files, digests = pictures
-    store = encode_features(make_encoder(), files, digests, tmp_path, progress=False)
-    content = {name: each for name, each in read_json(store.path / "manifest.json").items() if name != "crc32"}
-    del content["content_sha256"]
-    content["digests"] = digests
-    (store.path / "digests.parquet").unlink()
-    write_json(store.path / "manifest.json", content)
-    encoder = make_encoder()
-    assert encode_features(encoder, files, digests, tmp_path, progress=False).n == N
-    assert encoder.n_encoded == 0
-
-
 def test_progress_that_cannot_be_read_counts_for_nothing(pictures, tmp_path):
     files, digests = pictures
     store = encode_features(make_encoder(), files, digests, tmp_path, progress=False)
