@@ -33,7 +33,7 @@ DRAWN = """() => {
     return plots.length && plots.every(plot => plot.calcdata);
 }"""
 SHOWN = """() => [...document.querySelectorAll(".jupyter-widgets .js-plotly-plot")].map(plot => JSON.stringify(
-    [(plot.layout.annotations || []).map(pin => [pin.x, pin.y]), plot.data.map(trace => [
+    [(plot.layout.shapes || []).map(dot => [dot.xanchor, dot.yanchor]), plot.data.map(trace => [
         trace.lat, trace.x, trace.marker && trace.marker.color,
         trace.z && trace.z.length < 100 && Array.from(trace.z, row => Array.from(row))])]))"""
 

@@ -126,15 +126,17 @@ def test_a_click_or_typed_degrees_are_the_guess_and_the_truth_comes_after(traine
     assert explorer.place == (48.75, 12.25)
 
     def pins() -> dict[str, tuple[float, float]]:
-        return {pin.name: (pin.y, pin.x) for pin in explorer.map.layout.annotations}
+        return {dot.name: (dot.yanchor, dot.xanchor) for dot in explorer.map.layout.shapes if dot.type == "circle"}
+
+    def lines() -> list[tuple[tuple[float, float], tuple[float, float]]]:
+        return [((line.y0, line.x0), (line.y1, line.x1)) for line in explorer.map.layout.shapes if line.type == "line"]
 
     assert pins() == {YOU: (48.75, 12.25)}
     explorer.lng.value = 20.0
-    assert pins() == {YOU: (48.75, 20.0)} and not explorer.map.layout.shapes
+    assert pins() == {YOU: (48.75, 20.0)} and not lines()
     explorer.button.click()
     assert pins() == {YOU: (48.75, 20.0), **explorer.game.places} and set(pins()) == {YOU, TRUTH, MODEL}
-    ends = [((line.y0, line.x0), (line.y1, line.x1)) for line in explorer.map.layout.shapes]
-    assert ends == [(pins()[YOU], pins()[TRUTH]), (pins()[MODEL], pins()[TRUTH])]
+    assert lines() == [(pins()[YOU], pins()[TRUTH]), (pins()[MODEL], pins()[TRUTH])]
     assert explorer.button.disabled and "After 1 round" in explorer.status.value
     explorer.lat.value = 1.0  # the guess is given
     assert pins()[YOU] == (48.75, 20.0)

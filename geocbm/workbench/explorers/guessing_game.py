@@ -141,18 +141,29 @@ def guess_map(title: str) -> go.Figure:
     return finish(fig, title, "Map of the world that takes a click as a guess.", 330, hovermode="closest", **layout)
 
 
-def marks(places: dict[str, tuple[float, float]]) -> dict[str, list[dict[str, Any]]]:
-    """Pins at places in degrees and lines to the true one, as parts of a layout: a trace would draw all others anew."""
-    looks = {YOU: (PALETTE[1], 0, -32), MODEL: (PALETTE[0], 36, 26), TRUTH: (INK, -36, 26)}
-    pins, lines = [], []
+def marks(places: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
+    """Dots with words at places in degrees, and lines to the true one: shapes, for which nothing else is drawn anew."""
+    looks = {
+        YOU: (PALETTE[1], 0, 18),
+        MODEL: (PALETTE[0], 30, -18),
+        TRUTH: (INK, -40, -18),
+    }  # words: right, up, in pixels
+    shapes: list[dict[str, Any]] = []
     for name, (lat, lng) in places.items():
-        colour, ax, ay = looks[name]
-        pin = {"x": lng, "y": lat, "ax": ax, "ay": ay, "text": name, "name": name}
-        pins.append(pin | {"arrowhead": 6, "arrowcolor": colour, "font": {"color": colour}})  # its head is a dot
+        colour, right, up = looks[name]
         if TRUTH in places and name != TRUTH:
             ends = dict(zip(("y0", "x0", "y1", "x1"), (lat, lng, *places[TRUTH]), strict=True))
-            lines.append({"type": "line", "line": {"color": colour, "width": 1.5, "dash": "dot"}} | ends)
-    return {"annotations": pins, "shapes": lines}
+            shapes.append({"type": "line", "line": {"color": colour, "width": 1.5, "dash": "dot"}} | ends)
+        at = {"xanchor": lng, "yanchor": lat, "xsizemode": "pixel", "ysizemode": "pixel", "line": {"width": 0}}
+        label = {"text": name, "font": {"color": colour}, "textposition": "middle center"}
+        shapes.append(at | {"type": "circle", "name": name, "fillcolor": colour} | _box(0, 0, 5))
+        shapes.append(at | {"type": "rect", "label": label} | _box(right, up, 10))
+    return shapes
+
+
+def _box(right: float, up: float, half: float) -> dict[str, float]:
+    """Corners of a square around a point, in pixels."""
+    return {"x0": right - half, "x1": right + half, "y0": up - half, "y1": up + half}
 
 
 class GuessExplorer:
@@ -213,9 +224,8 @@ class GuessExplorer:
 
     def _mark(self, places: dict[str, tuple[float, float]], title: str) -> None:
         with self.map.batch_update():
-            layout = self.map.layout
-            layout.annotations, layout.shapes = marks(places).values()
-            layout.title.text = title
+            self.map.layout.shapes = marks(places)
+            self.map.layout.title.text = title
 
     def _show_picture(self) -> None:
         self.picture.value = html.image_html(data.open_picture(self.game.file), "A picture to be placed", WIDTH)
