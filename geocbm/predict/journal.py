@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -219,14 +218,18 @@ def _write_list(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 def _write_parquet(path: Path, journal: Journal, keys: Sequence[str]) -> None:
     """Write a row for each answer, in bounded memory; pairs become structures of `name` with `probability` or `map`."""
+    import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    parts = [keys[start : start + _ROWS] for start in range(0, len(keys), _ROWS)]
-    tables = (table_of(list(journal.entries(part))) for part in parts)
-    first = next(tables)
-    with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, first.schema) as writer:
-        for table in chain([first], tables):
-            writer.write_table(table.cast(first.schema))
+    def tables() -> Iterator[pa.Table]:
+        for start in range(0, len(keys), _ROWS):
+            yield table_of(list(journal.entries(keys[start : start + _ROWS])))
+
+    # A column may hold nothing in one part and a value in another: all parts are looked at before the first is written.
+    schema = pa.unify_schemas([table.schema for table in tables()], promote_options="permissive")
+    with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+        for table in tables():
+            writer.write_table(pa.concat_tables([schema.empty_table(), table], promote_options="permissive"))
 
 
 def table_of(entries: Sequence[Mapping[str, Any]]) -> pa.Table:

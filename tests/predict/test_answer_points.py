@@ -6,11 +6,12 @@ import csv
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from geocbm.errors import ParameterError
 from geocbm.predict.inputs import PredictRequest
-from geocbm.predict.journal import write_points
+from geocbm.predict.journal import Journal, write_answers, write_points
 
 CELL = {"cell": 7, "country": "Chile", "lat": -30.0, "lng": -70.0, "probability": 0.5, "calibrated": None}
 ENTRY = {
@@ -42,6 +43,15 @@ def test_a_table_has_a_row_for_each_answer(tmp_path: Path) -> None:
         (row,) = csv.DictReader(stream)
     assert (row["path"], float(row["lat"]), float(row["lng"]), row["cell"]) == ("a, b/é.jpg", -33.5, -70.25, "7")
     assert row["concepts"] == "bollard 0.500"
+
+
+def test_a_parquet_table_takes_what_only_late_answers_have(tmp_path: Path) -> None:
+    journal, keys = Journal(tmp_path / "a.partial", {}), [f"{number:04}" for number in range(501)]
+    for key in keys:
+        journal.add(key, ENTRY | {"parents": [], "promise_holds": None if key != keys[-1] else False, "notes": []})
+    write_answers(journal, None, tmp_path / "a.parquet", keys, {})
+    found = pd.read_parquet(tmp_path / "a.parquet")
+    assert len(found) == 501 and found["promise_holds"].isna().sum() == 500 and not found["promise_holds"].iloc[-1]
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
