@@ -57,7 +57,12 @@ class ConceptInformation:
 
     def completeness_table(self) -> pd.DataFrame:
         """Accuracies behind each completeness, shares, and `completeness` with its interval."""
-        return pd.DataFrame([{"what": name} | own for name, own in self.completeness.items()])
+        said = {
+            "probe_country": "country, by probes",
+            "model_country": "country, by the heads",
+            "model_cell": "cell, by the heads",
+        }
+        return pd.DataFrame([{"what": said[name]} | own for name, own in self.completeness.items()])
 
 
 def measure_concept_information(

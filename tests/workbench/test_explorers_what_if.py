@@ -28,7 +28,7 @@ def move(explorer: WhatIfExplorer, column: int, value: float) -> None:
 
 def test_sliders_begin_where_the_concepts_stand_and_hold_all_of_them(explorer):
     run = explorer.run
-    names = [*run.concepts.metas, *(f"{parent} (family)" for parent in run.concepts.parents)]
+    names = [*run.concepts.metas, *(f"{parent} (parent)" for parent in run.concepts.parents)]
     assert explorer.sliders.names == names
     scores = explorer.model.scores[explorer.row].numpy()
     for value, score in zip(explorer.sliders.values, scores, strict=True):

@@ -85,7 +85,7 @@ class WhatIfExplorer:
         self.models.pop("image_only", None)  # reads no concepts
         self.edited: dict[int, float] = {}
         self._still = False
-        names = [*run.concepts.metas, *(f"{parent} (family)" for parent in run.concepts.parents)]
+        names = [*run.concepts.metas, *(f"{parent} (parent)" for parent in run.concepts.parents)]
         self.sliders = ConceptSliders(names=names)
         self.sliders.observe(self._on_values, "values")
         self.mode = ipywidgets.Dropdown(options=list(self.models), description="mode")
@@ -183,7 +183,7 @@ class WhatIfExplorer:
         self._redraw()
 
     def _on_search(self, _change: Any) -> None:
-        """Show the sliders whose name has the text, the likeliest first; families where the mode reads them."""
+        """Show the sliders whose name has the text, the likeliest first; parents where the mode reads them."""
         text, n_metas = self.search.value.strip().lower(), self.model.n_metas
         names = self.sliders.names if self.model.head.config.reads_scores else self.sliders.names[:n_metas]
         order = np.argsort(-self.model.scores[self.row, : len(names)].numpy(), kind="stable").tolist()
