@@ -79,10 +79,10 @@ ZOO = {
     "data2vec_vision": Family(_of("Data2VecVision", **VIT_64, use_relative_position_bias=True), 8, 3),
     "dpt": Family(_of("DPT", **VIT_64), 8, 3),
     "yolos": Family(_of("Yolos", **{**VIT_64, "image_size": [64, 64]}, num_detection_tokens=5), 8, 3),
-    "convnext": Family(_of("ConvNext", **STAGES), 32, 5, BROAD),
-    "convnextv2": Family(_of("ConvNextV2", **STAGES), 32, 5, BROAD),
-    "resnet": Family(_of("ResNet", **STAGES, embedding_size=8), 32, 5, BROAD, False),
-    "regnet": Family(_of("RegNet", **STAGES, embedding_size=8, groups_width=8), 32, 5, BROAD, False),
+    "convnext": Family(_of("ConvNext", **STAGES), 32, 4, BROAD),
+    "convnextv2": Family(_of("ConvNextV2", **STAGES), 32, 4, BROAD),
+    "resnet": Family(_of("ResNet", **STAGES, embedding_size=8), 32, 4, BROAD, False),
+    "regnet": Family(_of("RegNet", **STAGES, embedding_size=8, groups_width=8), 32, 4, BROAD, False),
     "bit": Family(_of("Bit", **STAGES, embedding_size=32, num_groups=4), 32, 5, BROAD, False),
     "efficientnet": Family(
         _of("EfficientNet", width_coefficient=0.25, depth_coefficient=0.3, hidden_dim=320), 32, 8, BROAD, False

@@ -1,9 +1,9 @@
 """Families of vision models, each taken apart into stem, blocks and head.
 
 `head(blocks(stem(pixels)))` is what the model of transformers computes; the division lets a few last blocks be trained
-while the activations that enter them are stored. CLIP (Radford et al., 2021) and SigLIP (Zhai et al., 2023) are taken
-apart by name, as their tokens are those before the last normalisation; any other model is watched while it runs
-(`generic.GenericBackbone`).
+while the activations that enter them are stored. CLIP (Radford et al., 2021), SigLIP (Zhai et al., 2023), ViT
+(Dosovitskiy et al., 2021), DINOv2 (Oquab et al., 2023), MobileNet, ResNet, RegNet and ConvNeXt are taken apart by
+name; any other model is watched while it runs (`generic.GenericBackbone`).
 """
 
 from __future__ import annotations
@@ -61,13 +61,17 @@ class Backbone:
         Raises:
             ParameterError: the tokens lie on no grid over the picture.
         """
-        # Blocks that keep the shape are skipped: loading a large model must not cost a pass through it.
-        features = self.head(self.lower(dark[None], len(self.blocks)))
-        config: Any = self.model.config
-        patch = getattr(config, "vision_config", config).patch_size
-        patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
+        # Where blocks keep the shape they are skipped: loading a large model must not cost a pass through it.
+        hidden = self.lower(dark[None], len(self.blocks) if self.keeps_shape else 0)
+        features = self.head(hidden)
         height, width = dark.shape[-2:]
-        rows, columns = height // int(patch_height), width // int(patch_width)
+        if hidden.dim() == 4:  # a map
+            rows, columns = hidden.shape[-2:]
+        else:
+            config: Any = self.model.config
+            patch = getattr(config, "vision_config", config).patch_size
+            patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
+            rows, columns = height // int(patch_height), width // int(patch_width)
         self.grid = (rows, columns)
         if rows * columns != features.tokens.shape[1]:
             raise ParameterError(
@@ -129,9 +133,55 @@ class SiglipBackbone(Backbone):
         return ImageFeatures(self.vision.head(self.vision.post_layernorm(hidden)), hidden)
 
 
+class VitBackbone(Backbone):
+    """ViT, DeiT and DINOv2: class token, then extra tokens (registers, distillation), then patches."""
+
+    def __init__(self, model: Any) -> None:
+        self.pooler = getattr(model, "pooler", None)
+        layers = getattr(model, "layers", None)
+        super().__init__(model, model.encoder.layer if layers is None else layers, [model.layernorm, self.pooler])
+        config = model.config
+        self.n_extra = 1 + int(getattr(config, "num_register_tokens", 0) or 0) + int(config.model_type == "deit")
+
+    def head(self, hidden: Tensor) -> ImageFeatures:
+        """Pooler output, or the normalised class token where there is no trained pooler."""
+        hidden = self.vision.layernorm(hidden)
+        pooled = hidden[:, 0] if self.pooler is None else self.pooler(hidden)
+        return ImageFeatures(pooled, hidden[:, self.n_extra :])
+
+
+class ConvolutionalBackbone(Backbone):
+    """Convolutional networks made of stages or blocks: a feature map and its mean."""
+
+    keeps_shape = False
+
+    def __init__(self, model: Any) -> None:
+        is_mobilenet = hasattr(model, "conv_stem")
+        self.first = model.conv_stem if is_mobilenet else getattr(model, "embedder", None) or model.embeddings
+        self.last_convolution = getattr(model, "conv_1x1", None)
+        self.layernorm = getattr(model, "layernorm", None)
+        blocks = model.layer if is_mobilenet else model.encoder.stages
+        super().__init__(model, blocks, [self.last_convolution, self.layernorm])
+
+    def stem(self, pixel_values: Tensor) -> Tensor:
+        """First convolution, (B, C, H, W)."""
+        return self.first(pixel_values)
+
+    def head(self, hidden: Tensor) -> ImageFeatures:
+        """Mean over the map (normalised where the network does so) and the map, row by row."""
+        if self.last_convolution is not None:
+            hidden = self.last_convolution(hidden)
+        pooled = hidden.mean(dim=(-2, -1))  # (B, C)
+        if self.layernorm is not None:
+            pooled = self.layernorm(pooled)
+        return ImageFeatures(pooled, hidden.flatten(2).transpose(1, 2))  # (B, H*W, C)
+
+
 _CLIP_TYPES = {"clip", "clip_vision_model", "altclip", "altclip_vision_model", "chinese_clip"}
 _CLIP_TYPES |= {"chinese_clip_vision_model", "clipseg", "metaclip_2", "metaclip_2_vision_model"}
 _SIGLIP_TYPES = {"siglip", "siglip_vision_model"}
+_VIT_TYPES = {"vit", "deit", "dinov2", "dinov2_with_registers", "vit_msn"}
+_STAGE_TYPES = {"resnet", "regnet", "convnext", "convnextv2", "mobilenet_v1", "mobilenet_v2"}
 _TEXT_PARTS = ("text_model", "text_projection", "logit_scale", "logit_bias")
 
 
@@ -157,6 +207,10 @@ def make_backbone(model: Any, missing: set[str]) -> Backbone:
         backbone = ClipBackbone(model)
     elif kind in _SIGLIP_TYPES and hasattr(vision, "head"):
         backbone = SiglipBackbone(model)
+    elif kind in _VIT_TYPES and hasattr(model, "layernorm"):
+        backbone = VitBackbone(model)
+    elif kind in _STAGE_TYPES:
+        backbone = ConvolutionalBackbone(model)
     elif getattr(model, "main_input_name", "") == "pixel_values" or hasattr(model, "get_image_features"):
         backbone = GenericBackbone(model)
     else:
