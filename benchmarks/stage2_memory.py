@@ -26,7 +26,14 @@ from torch.nn import functional
 
 from benchmarks import timing
 from geocbm.encoders.features import FeatureStore
-from geocbm.encoders.features.store import BYTES_PER_NUMBER, file_of, manifest_of
+from geocbm.encoders.features.store import (
+    BYTES_PER_NUMBER,
+    CHECKSUMS,
+    checksums,
+    file_of,
+    manifest_of,
+    write_digests,
+)
 from geocbm.files import write_json
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
 from geocbm.models.stage_losses import Stage2Loss
@@ -52,9 +59,11 @@ def sparse_store(folder: Path, n: int, patches: int, width: int) -> FeatureStore
     manifest = manifest_of({"tokens": (patches, width)}, digests, "sparse")
     path = folder / manifest["key"][:32]
     path.mkdir(parents=True)
-    file_of(path, "tokens").touch()
-    os.truncate(file_of(path, "tokens"), n * patches * width * BYTES_PER_NUMBER)
-    write_json(path / "manifest.json", manifest)
+    tokens = file_of(path, "tokens")
+    tokens.touch()
+    os.truncate(tokens, n * patches * width * BYTES_PER_NUMBER)
+    write_digests(path, digests)
+    write_json(path / "manifest.json", manifest | {CHECKSUMS: {"tokens": checksums(tokens)}})
     return FeatureStore.open(path)
 
 

@@ -150,9 +150,7 @@ nb.table(readable(metrics_by_place.confusions(named), share), caption="Country t
 
 # %%
 nearest = proximity.nearest_train_km(files)
-nb.show(
-    plots.error_curves({proximity.split_kind(files): nearest}, "How far is the nearest training image?", "distance")
-)
+nb.show(plots.error_curves({proximity.split_kind(files): nearest}, "To the nearest training image", "distance"))
 by_label = methods.by_label(named.km)
 nb.show(plots.errors_by_distance(proximity.by_distance(nearest, by_label, named.blocks, bootstrap, seed)))
 far = {"limit_km": "nearer than, km", "geoscore_far": metric("stage2.geoscore").relabelled("GeoScore of the rest")}

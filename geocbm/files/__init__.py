@@ -172,7 +172,7 @@ def run_command(path: str | Path, notebook: str) -> str:
 
 
 def _whole_command(folder: Path) -> str:
-    """The recorded command; of a run of which no stage has begun, and so without one, that of the profile of its name."""
+    """The recorded command; of a run without one, of which no stage has begun, that of the profile of its name."""
     if command := read_json_or_empty(folder / COMMAND_FILE).get("command"):
         return str(command)
     is_profile = (paths.notebooks_folder() / "params" / f"{folder.name}.yaml").exists()

@@ -262,7 +262,7 @@ class ResumeFile:
         save_tensors(self.path, arrays, {"state": json.dumps(content)})
 
     def read(self) -> tuple[dict[str, Any] | None, str | None]:
-        """Content of the state with its tensors, or None; and why it cannot be continued, or None for nothing to say."""
+        """Content of the state with its tensors, or None; and why one that is there cannot be continued, or None."""
         if not self.path.is_file():
             return None, None
         try:

@@ -78,7 +78,7 @@ def test_wrong_inputs_are_named(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(1)}, str(tmp_path / "other.safetensors"))
-    with pytest.raises(MismatchError, match="it lacks 'features'"):
+    with pytest.raises(MismatchError, match="it lacks 'geocbm'"):
         NeighbourRefiner.load(tmp_path / "other.safetensors")
 
 

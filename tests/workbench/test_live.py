@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 from geocbm.files.progress import Task
@@ -31,7 +33,9 @@ def test_a_training_shows_a_bar_and_curves_that_grow(monkeypatch: pytest.MonkeyP
         display.show([task])
         display.show([task])  # nothing new to draw
     drawn = [bundle["application/vnd.plotly.v1+json"] for _, bundle in shown if "text/html" not in bundle]
-    assert [list(figure["data"][0]["x"]) for figure in drawn] == [[1], [1, 2]]
+    epochs = [figure["data"][0]["x"] for figure in drawn]  # as plotly writes arrays
+    numbers = [np.frombuffer(base64.b64decode(each["bdata"]), each["dtype"]).tolist() for each in epochs]
+    assert numbers == [[1], [1, 2]]
     assert [tuple(figure["layout"]["xaxis"]["range"]) for figure in drawn] == [(0.5, 2.5), (0.5, 4.5)]  # 4 of 8 steps
     assert len({place for place, bundle in shown if "text/html" not in bundle}) == 1
     display.close(task)
