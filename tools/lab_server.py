@@ -54,6 +54,7 @@ class Lab:
     ) -> Page:
         """A notebook with its kernel, in a window of its own; `watch` is given the window before it has content."""
         page = browser.new_context(**{"viewport": {"width": 1500, "height": 1000}} | context).new_page()
+        page.set_default_timeout(120_000)  # other processes may have the cores
         if watch:
             watch(page)
         page.goto(f"{self.address}lab/tree/notebooks/{notebook}?token={self.token}&reset")

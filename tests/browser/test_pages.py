@@ -28,6 +28,7 @@ def pages() -> list[Path]:
 def opened(browser: Browser, page: Path, width: int, scheme: str) -> tuple[Page, list[str]]:
     """The page, and what it complained of or asked a network for."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    context.set_default_timeout(120_000)  # other processes may have the cores
     sheet, wrong = context.new_page(), []
     sheet.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     sheet.on("pageerror", lambda error: wrong.append(str(error)))
@@ -36,7 +37,7 @@ def opened(browser: Browser, page: Path, width: int, scheme: str) -> tuple[Page,
     )
     sheet.goto(page.as_uri())
     waiting = sheet.locator(".plotly-graph-div:not(.js-plotly-plot):not(.undrawn)")
-    expect(waiting).to_have_count(0, timeout=60_000)
+    expect(waiting).to_have_count(0, timeout=120_000)
     return sheet, wrong
 
 
