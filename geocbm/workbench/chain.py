@@ -275,7 +275,7 @@ def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
     """
     around = execute.Surroundings(Console(), run.request.jobs, run.request.engine)
     waiting, under_way = list(selected), dict[Future[None], Stage]()
-    with ThreadPoolExecutor(max(1, run.request.jobs)) as pool:
+    with ThreadPoolExecutor(run.request.jobs) as pool:
         try:
             while waiting or under_way:
                 while stage := _next(run, waiting, under_way.values()):

@@ -74,8 +74,8 @@ class Surroundings:
     """
 
     console: Console
-    jobs: int = 2
-    engine: str = ""
+    jobs: int
+    engine: str
 
 
 def execute(
@@ -85,7 +85,7 @@ def execute(
     limit: float | None,
     key: dict[str, Any],
     reason: str,
-    place: Surroundings,
+    around: Surroundings,
 ) -> None:
     """Execute one notebook; on success leave page, stamp and manifest, on failure the failed copy and its traceback.
 
@@ -119,7 +119,7 @@ def execute(
             }
             write_json(job, content)
             silence, last = math.inf if limit else SILENCE, last_seconds(run, profile, stage.number)
-            line = StatusLine(label(stage), f"[{stage.number}]", status, [temporary], silence, last, place.console)
+            line = StatusLine(label(stage), f"[{stage.number}]", status, [temporary], silence, last, around.console)
             outcome = process.run_limited(
                 [sys.executable, "-m", "geocbm.workbench.execute", str(job)],
                 paths.project_root(),
@@ -127,8 +127,8 @@ def execute(
                     # What its kernel leaves in the temporary folder goes with it, whatever ends it.
                     paths.as_environment()
                     | {IN_CHAIN: "1", progress.STATUS: str(status), "TMPDIR": scratch}
-                    | ({engine.ENGINE: place.engine} if place.engine else {}),
-                    max(2, place.jobs) if stage.beside else 1,
+                    | ({engine.ENGINE: around.engine} if around.engine else {}),
+                    max(2, around.jobs) if stage.beside else 1,
                 ),
                 limit + 60 if limit else math.inf,  # the cell's own limit comes first: it leaves a better message
                 line,
@@ -148,7 +148,7 @@ def execute(
             stamp |= {"error": f"{result['kind']}: {result['message']}"}
             records.write_stage(run, profile, stage.number, stamp, "failed", reason)
             line.end(f"failed after {outcome.seconds:.1f} s  (ran: {reason})")
-            place.console.break_line()
+            around.console.break_line()
             _tell(stage, result, failed_copy)
             raise StageFailed(stage.notebook)
     finally:
@@ -159,7 +159,7 @@ def execute(
     keys.hand_file(folder, stage.number).unlink(missing_ok=True)
     write_json(keys.stamp_file(folder, stage.number), {"key": key, "outputs": made, "profile": profile})
     line.end(f"{outcome.seconds:6.1f} s  (ran: {reason})")
-    say_remarks(stage, run, place.console)
+    say_remarks(stage, run, around.console)
 
 
 def say_remarks(stage: Stage, run: str, console: Console) -> None:
