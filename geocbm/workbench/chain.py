@@ -1,7 +1,8 @@
 """The chain: every notebook headless, in order, skipped when nothing it depends on has changed."""
 
+import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from geocbm.workbench import demo_data, execute, keys, names, profiles, records,
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 from geocbm.workbench.status_line import Console
 
+_TICK = 0.1  # seconds between looks at the stages under way
 Profile = Annotated[
     str, typer.Option(help="Parameter file in notebooks/params.", autocompletion=profiles.profile_names)
 ]
@@ -282,7 +284,10 @@ def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
                     waiting.remove(stage)
                     if work := _work(run, stage, around):
                         under_way[pool.submit(work)] = stage
-                for ended in wait(under_way, return_when=FIRST_COMPLETED).done:
+                # Not `wait`: an interrupt that comes just before it sleeps, or to another thread, would not wake it.
+                while under_way and not any(future.done() for future in under_way):
+                    time.sleep(_TICK)
+                for ended in [future for future in under_way if future.done()]:
                     del under_way[ended]
                     ended.result()
         except execute.StageFailed:

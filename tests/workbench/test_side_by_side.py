@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from geocbm.files import read_json
-from geocbm.workbench import process
+from geocbm.workbench import chain, process
 from geocbm.workbench.chain import Request, run_chain
+from geocbm.workbench.status_line import Console
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,6 +114,26 @@ def test_when_one_fails_no_other_begins_and_those_under_way_end(
     }
 
 
+def test_an_interrupt_that_does_not_wake_the_chain_is_heard(
+    in_process: None, side_by_side: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console()
+    monkeypatch.setattr(chain, "Console", lambda: console)
+    heard = []
+
+    def interrupt(number: str) -> None:
+        if number == "04":
+            time.sleep(0.5)  # until the main thread sleeps, which this signal does not wake
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        if number in ("03", "04"):
+            heard.append(console.stopped.wait(10))
+
+    spy(monkeypatch, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert heard == [True, True]
+
+
 def test_an_interrupt_ends_all_that_is_under_way(
     project: Path, side_by_side: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,13 +142,13 @@ def test_an_interrupt_ends_all_that_is_under_way(
         script.write_text(script.read_text().replace("# %%\nimport json", "# %%\nimport json, time\n\ntime.sleep(600)"))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "GEOCBM_ROOT": str(project)}
     command = [sys.executable, "-m", "geocbm", "run", "--profile", "smoke", "--no-render"]
-    chain = subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True)
-    assert chain.stdout is not None
+    command_line = subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True)
+    assert command_line.stdout is not None
     said = ""
     while "[04]" not in said:
-        said += chain.stdout.read(1)
-    family = psutil.Process(chain.pid).children(recursive=True)
-    chain.send_signal(signal.SIGINT)
-    assert chain.wait(60) == 130
+        said += command_line.stdout.read(1)
+    family = psutil.Process(command_line.pid).children(recursive=True)
+    command_line.send_signal(signal.SIGINT)
+    assert command_line.wait(60) == 130
     assert not psutil.wait_procs(family, timeout=10)[1]
     assert not list((project / "reports" / "smoke").glob(".*.running.ipynb"))
