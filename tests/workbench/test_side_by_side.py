@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,14 @@ def side_by_side(project: Path) -> None:
         entries.append(f'[[stage]]\nnotebook = "{name}"\nbeside = true\n{flow}\n')
     with (folder / "chain.toml").open("a") as stream:
         stream.write("\n".join(["", *entries]))
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Interrupts are heard, here and in what is started, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def spy(monkeypatch: pytest.MonkeyPatch, inside: Callable[[str], None]) -> list[tuple[str, str, str]]:
@@ -115,7 +123,7 @@ def test_when_one_fails_no_other_begins_and_those_under_way_end(
 
 
 def test_an_interrupt_that_does_not_wake_the_chain_is_heard(
-    in_process: None, side_by_side: None, monkeypatch: pytest.MonkeyPatch
+    in_process: None, side_by_side: None, interruptible: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     console = Console()
     monkeypatch.setattr(chain, "Console", lambda: console)
@@ -134,9 +142,7 @@ def test_an_interrupt_that_does_not_wake_the_chain_is_heard(
     assert heard == [True, True]
 
 
-def test_an_interrupt_ends_all_that_is_under_way(
-    project: Path, side_by_side: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_ends_all_that_is_under_way(project: Path, side_by_side: None, interruptible: None) -> None:
     for name in ("03_one", "04_other"):
         script = project / "notebooks" / f"{name}.py"
         script.write_text(script.read_text().replace("# %%\nimport json", "# %%\nimport json, time\n\ntime.sleep(600)"))
