@@ -4,8 +4,6 @@ The figures were copied from the sources named in each row, not measured here. "
 table of another team, where pictures and code may differ a little from the owners'.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import cache

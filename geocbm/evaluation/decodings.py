@@ -1,7 +1,5 @@
 """Decodings: every method under every point of its distribution, and Stage 2 against the strongest baseline."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

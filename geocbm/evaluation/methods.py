@@ -1,7 +1,5 @@
 """Methods: baselines, oracles and the stages of a run on its test split, measured alike in one table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Metrics by place: countries, regions and cities named right, and every country and region by itself."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Proximity: how much of a score may be memory of the same road, by the distance to the nearest training place."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from typing import Any

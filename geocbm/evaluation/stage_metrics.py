@@ -1,7 +1,5 @@
 """Metrics of the stages on a run's rows: features, concepts and places, and examples to look at."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ A model that reasons through its concepts then knows no more than the prior. The
 all pictures; in mode `concept_scores` it comes from the biases of the linear layer alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -14,8 +14,6 @@ A picture may have several views. The pooled log probability of a cell is the me
 up to a constant of the picture: logits and odds are taken apart as for one view, with the mean logits in their place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 

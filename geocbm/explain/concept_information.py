@@ -1,7 +1,5 @@
 """Concept information: what goes through the concepts of a run, and what beside them, measured together."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ A bottleneck of concepts is believed only if others than its own do worse. Rando
 patches of other images say which of the two a head listens to.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -3,8 +3,6 @@
 A page carries the answers to a list of edits; in JupyterLab `workbench.explorers.what_if` asks for any other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

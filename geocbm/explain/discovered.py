@@ -1,7 +1,5 @@
 """Discovered concepts: units of a sparse autoencoder over patch tokens, the control that nobody named."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Examples: which pictures are explained one by one, and the training pictures that are most like them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from PIL.Image import Image

@@ -9,8 +9,6 @@ encoder has mixed the patches before, so that others may still tell of it, and p
 encoding each time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 

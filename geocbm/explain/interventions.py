@@ -12,8 +12,6 @@ it does to the answer depends on the mode of Stage 2:
 - `image_only` reads no concepts: no edit has an effect.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 

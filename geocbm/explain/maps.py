@@ -3,8 +3,6 @@
 All maps are not negative, so that their maximum and their mass can both be asked for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

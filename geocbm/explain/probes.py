@@ -7,8 +7,6 @@ spatial blocks, every picture of training and validation is held out once, and t
 through the best value and its neighbours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -7,8 +7,6 @@ has learnt. Weights are drawn from a normal distribution with mean and spread of
 activations keep their size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace

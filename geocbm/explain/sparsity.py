@@ -1,7 +1,5 @@
 """Sparsity: how many concepts a decision really uses. A sum over a hundred terms is exact, but nobody can read it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ concepts, the map of the concept that the first seed names, and attention. The y
 different pictures: what any two pictures share is no explanation of one of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations

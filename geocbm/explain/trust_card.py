@@ -4,8 +4,6 @@ Every verdict is a function of measured metrics, so that another run gets the ve
 for the explanation. What the questions and the rules are in words stands on the page.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard

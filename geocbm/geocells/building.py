@@ -1,7 +1,5 @@
 """Geocells of points: k-means per country, small cells merged, numbered (specification, section Semantic Geocells)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """A distribution over cells for each of many photographs, taken a few rows at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ already, and settle by Lloyd's rounds (1982) on a sample that grows with them. W
 that crowd in one place while another lacks one; `_relocated` moves these. Nothing depends on the number of threads.
 """
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

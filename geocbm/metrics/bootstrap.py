@@ -1,7 +1,5 @@
 """Block bootstrap: intervals that resample whole blocks of neighbouring photographs (DECISIONS M5)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

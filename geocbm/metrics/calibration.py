@@ -1,7 +1,5 @@
 """Calibration: whether a probability means what it says, and the temperature that makes it so."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Accuracy of named concepts: metas, their parents, and names that mean nearly the same."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -6,8 +6,6 @@ borders `geocbm.metrics.places_of` uses) and of GeoNames' list in `reverse_geoco
 "Korea, South" or "Burma". Which lands count as countries: see `geocbm.metrics.borders`.
 """
 
-from __future__ import annotations
-
 import csv
 import unicodedata
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Formatting: how a metric with its interval is written and kept, and tables of them as a page shows them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Distances between predicted and true places, and the scores made from them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Turning what callers pass into checked NumPy arrays."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The map of one answer: the predicted place, the likeliest cells, and the regions that should hold the truth."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

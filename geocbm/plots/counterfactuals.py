@@ -1,7 +1,5 @@
 """Figures of counterfactuals: a map that follows an edit of concepts, with controls that need no Python."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

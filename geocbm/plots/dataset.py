@@ -1,7 +1,5 @@
 """Figures of the data: what there is, how uneven it is, how it is split and cut into cells."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import cycle
 from textwrap import wrap

@@ -1,7 +1,5 @@
 """Figures of evaluation: methods side by side, places one by one and nearness, with their intervals."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go

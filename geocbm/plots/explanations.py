@@ -1,7 +1,5 @@
 """Figures of explanations held against the truth: maps, patches that go, concepts that count, leakage, clues."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

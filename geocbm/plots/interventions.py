@@ -1,7 +1,5 @@
 """Figures of contributions and interventions: bars, a Sankey diagram, intervention curves."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ base map is switched off and the first trace consists of lines; so the coast lin
 first trace.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache

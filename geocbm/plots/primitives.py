@@ -1,7 +1,5 @@
 """What several figures are made of: bands, whiskers, dots with intervals, axes of distances, a legend of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Runs as pictures: what a run has so far, and by how much several runs differ."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go

@@ -1,7 +1,5 @@
 """The look of all figures, and what each must carry: a template, colours and a sentence of alt text."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from typing import Any

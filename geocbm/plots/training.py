@@ -1,7 +1,5 @@
 """Figures of training: losses over epochs, of one run and of several, and retrieval before and after."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Figures of uncertainty: calibration before and after, sizes of regions, error against what is answered."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What figures are given: numbers and coordinates rounded, texts shortened and escaped, rows thinned out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

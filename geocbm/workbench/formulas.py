@@ -4,8 +4,6 @@ In Markdown a formula stands between `$ $` or `$$ $$`, as Jupyter has it. What t
 `\arg`, `\tag` or `aligned`; `\operatorname{arg\,max}`, `\text{}` and `align` it has) is an error of the page.
 """
 
-from __future__ import annotations
-
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from geocbm.errors import ParameterError

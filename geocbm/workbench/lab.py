@@ -4,8 +4,6 @@ The copy `<run>-lab` costs no space: every file is a hard link, and as all files
 place, what a notebook writes there is its own. `publish` makes a run of its own of it.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What JupyterLab shows while something long is under way: a bar with the time left, and curves that grow."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from html import escape

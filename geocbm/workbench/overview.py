@@ -1,7 +1,5 @@
 """What a run has so far, for the page that greets a reader."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from datetime import datetime

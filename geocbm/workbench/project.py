@@ -1,7 +1,5 @@
 """Projects: a folder with the notebooks, profiles and settings of the installed package, to work in outside a clone."""
 
-from __future__ import annotations
-
 import shutil
 from importlib import metadata
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reports: executed notebooks as pages for readers without Python, opened from a folder and without a network."""
 
-from __future__ import annotations
-
 import base64
 import re
 import shutil

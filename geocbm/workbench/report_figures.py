@@ -1,7 +1,5 @@
 """Plotly figures of an executed notebook as accessible parts of a page that needs no network."""
 
-from __future__ import annotations
-
 import copy
 from html import escape
 from typing import Any

@@ -1,7 +1,5 @@
 """What the index pages say: a card per notebook, headline metrics with their intervals, provenance, and all runs."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """How a run stands: which of its stages are as they were made, which were changed by hand, and which are stale."""
 
-from __future__ import annotations
-
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

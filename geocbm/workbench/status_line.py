@@ -1,7 +1,5 @@
 """The line of a stage on the terminal: it moves while the stage runs, and tells a slow stage from one that hangs."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import threading

@@ -1,7 +1,5 @@
 """`geocbm verify`: whether the files of a run are still those that its manifest names."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Differences between runs held against noise: on the same test images where there are any, else between intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

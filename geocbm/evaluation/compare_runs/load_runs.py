@@ -1,7 +1,5 @@
 """What a run leaves behind, read so that a damaged or half-finished run costs its own row and not the page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """What was set differently in two runs, as far as it can change an answer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

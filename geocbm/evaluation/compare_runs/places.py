@@ -1,7 +1,5 @@
 """Where two runs with the same test images differ: on the map, by country, in what they confuse, and by concept."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

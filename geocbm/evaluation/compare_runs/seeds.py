@@ -1,7 +1,5 @@
 """Runs that differ in the seed of training alone, taken together: how much of a difference is luck of the seed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations

@@ -5,8 +5,6 @@ share of images found within an area, drawn against the logarithm of that area, 
 part of the plane below it, from `SMALLEST_KM2` to `LARGEST_KM2`, is the area efficiency.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -1,7 +1,5 @@
 """Uncertainty of a run: calibrated distributions, regions, points and selective prediction on its test split."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Cell area: how much land a cell stands for, in km²."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from importlib.resources import files

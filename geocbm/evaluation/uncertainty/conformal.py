@@ -7,8 +7,6 @@ threshold on the probability (Sadinle, Lei & Wasserman 2019), which gives smalle
 for the photographs the model knows least about. The first cell has score 0, so that no region is empty.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Metrics of uncertainty: calibration, coverage, points, larger places and selective prediction, with intervals."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """Evidence for countries: counts of labels turned into lift and log odds, and what the model makes of them."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sheets of the field guide: for each country its clues, for each concept where it leads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
