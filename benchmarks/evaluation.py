@@ -160,7 +160,7 @@ def measure_evaluation(n: int, resamples: int, metas: int) -> dict[str, Any]:
     meter.lap("places")
     draws.estimate(metrics.country_of(*places[:2]) == metrics.country_of(*places[2:]))
     meter.lap("country by polygon")
-    metrics.concept_intervals(logits, meta, draws, parents, meta_to_parent=owner, similarity=words @ words.T)
+    metrics.concept_intervals(logits, meta, draws, parents, owner, words @ words.T)
     meter.lap("concepts")
     metrics.expected_calibration_error(confidence, right)
     metrics.calibration_error_by_chance(confidence)

@@ -26,10 +26,13 @@ def paired_difference(first, second, blocks=None, statistic="mean", n=1000, seed
     return _drawn(first, blocks, n, seed).difference(first, second, statistic)
 
 
-def concept_metrics(meta_logits, meta, *others, **options) -> dict[str, float]:
-    """The values of `concept_intervals`, every photograph its own block."""
-    blocks = Resamples(np.arange(max(len(meta), 1)), 1)
-    found = concept_intervals(meta_logits, meta, blocks, *others, **options)
+def concept_metrics(scores, meta, parents=None, meta_to_parent=None, similarity=None) -> dict[str, float]:
+    """The values of `concept_intervals`, every photograph its own block; by default every meta is its own parent."""
+    k = np.shape(scores)[1]
+    owner = np.arange(k) if meta_to_parent is None else np.asarray(meta_to_parent)
+    members = np.zeros((len(scores), owner.max() + 1)) if parents is None else parents
+    drawn = Resamples(np.arange(max(len(meta), 1)), 1)
+    found = concept_intervals(scores, meta, drawn, members, owner, np.eye(k) if similarity is None else similarity)
     return {name: entry["value"] for name, entry in found.items()}
 
 

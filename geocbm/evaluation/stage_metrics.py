@@ -86,9 +86,8 @@ def measure_concepts(
         Resamples(spatial_blocks(files.lat[rows], files.lng[rows]), n_resamples, seed),
         predicted["parent"][rows],
         files.concepts.parent_index,
-        similarity=similarity,
-        probabilities=True,
-        close=model.config.semantic_threshold,
+        similarity,
+        model.config.semantic_threshold,
     )
 
 

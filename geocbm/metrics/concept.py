@@ -51,11 +51,7 @@ def _parts(scores: np.ndarray) -> Iterator[slice]:
 
 
 def _labels(values: Any, n_classes: int, name: str) -> np.ndarray:
-    given = column(values, name)
-    odd = given[given != np.floor(given)]
-    if len(odd):
-        raise ValueError(f"{name} must be whole numbers, but {odd[0]} occurs; give class indices")
-    labels = given.astype(np.int64)
+    labels = column(values, name, np.int64)
     if labels.min() < 0 or labels.max() >= n_classes:
         wrong = labels[(labels < 0) | (labels >= n_classes)][0]
         raise ValueError(f"{name} must lie within 0 and {n_classes - 1}, but {wrong} occurs; was another table used?")
@@ -63,13 +59,12 @@ def _labels(values: Any, n_classes: int, name: str) -> np.ndarray:
 
 
 def concept_intervals(
-    meta_logits: Any,
+    meta_probabilities: Any,
     meta: Any,
-    blocks: Any,
-    parent_logits: Any | None = None,
-    meta_to_parent: Any | None = None,
-    similarity: Any | None = None,
-    probabilities: bool = False,
+    drawn: Resamples,
+    parent_probabilities: Any,
+    meta_to_parent: Any,
+    similarity: Any,
     close: float = 0.7,
 ) -> dict[str, Estimate]:
     """How well metas and parents are named, shares from 0 to 1 with their intervals (DECISIONS M3 to M5).
@@ -81,22 +76,40 @@ def concept_intervals(
       it is left out.
     - `parent_top1`, `parent_top5`, `parent_macro_recall`: the same for the parent head.
     - `parent_top1_marginal`: the same as `parent_top1` without that head: the parent with the highest sum of the
-      probabilities of its metas, `argmax_p sum_{m in p} softmax(meta_logits)_m`.
+      probabilities of its metas, `argmax_p sum_{m in p} P(m)`.
     - `semantic_close`: the named meta is the true one, or its base prototype has a cosine of at least `close` with that
       of the true one (specification, section Evaluation Metrics). `semantic_close_random` is what a uniformly random
       answer gets, the mean over photographs of the share of metas that are close to the true one; the first means
       nothing without the second.
 
-    Scores of metas are `[n, k_m]`, of parents `[n, k_p]`, logits or `probabilities`; `meta` `[n]` are the true metas,
-    `blocks` `Resamples` of the photographs or `[n]` to resample. What is said of parents needs `meta_to_parent`
-    `[k_m]`, and closeness the cosine `similarity` `[k_m, k_m]` of the base prototypes; without them it is left out.
-
-    Raises:
-        ValueError: no rows, shapes or labels that do not fit together, or scores that are NaN.
+    Probabilities of metas are `[n, k_m]`, of parents `[n, k_p]`; `meta` `[n]` are the true metas, `meta_to_parent`
+    `[k_m]` the parent of each, and `similarity` `[k_m, k_m]` the cosine of the base prototypes. What does not fit
+    together, or holds NaN, is a ValueError.
     """
-    hits = _hits(meta_logits, meta, parent_logits, meta_to_parent, similarity, probabilities, close)
-    drawn = blocks if isinstance(blocks, Resamples) else Resamples(blocks)
-    return {name: drawn.estimate(values, groups=classes) for name, (values, classes) in hits.items()}
+    scores = _scores(meta_probabilities, "meta_probabilities")
+    parent_scores = _scores(parent_probabilities, "parent_probabilities")
+    n_metas, n_parents = scores.shape[1], parent_scores.shape[1]
+    target, owner = _labels(meta, n_metas, "meta"), _labels(meta_to_parent, n_parents, "meta_to_parent")
+    same_length(meta_probabilities=scores, meta=target, parent_probabilities=parent_scores)
+    cosine = array(similarity, "similarity")
+    if len(owner) != n_metas or cosine.shape != (n_metas, n_metas):
+        raise ValueError(
+            f"meta_to_parent has {len(owner)} entries and similarity the shape {cosine.shape}; give those of the "
+            f"{n_metas} metas"
+        )
+    (rank, named), parents = _ranks(scores, target), owner[target]
+    members = np.eye(n_parents)[owner]  # (k_m, k_p)
+    marginal = np.concatenate([scores[rows].astype(np.float64) @ members for rows in _parts(scores)])
+    is_close = (cosine >= close) | np.eye(n_metas, dtype=bool)
+    found = {}
+    for head, own, true in (("meta", rank, target), ("parent", _ranks(parent_scores, parents)[0], parents)):
+        found[f"{head}_top1"] = drawn.estimate(own == 0)
+        found[f"{head}_top5"] = drawn.estimate(own < 5)
+        found[f"{head}_macro_recall"] = drawn.estimate(own == 0, groups=true)
+    found["parent_top1_marginal"] = drawn.estimate(_ranks(marginal, parents)[0] == 0)
+    found["semantic_close"] = drawn.estimate(is_close[named, target])
+    found["semantic_close_random"] = drawn.estimate(is_close.mean(axis=0)[target])
+    return found
 
 
 def average_precision(scores: Any, named: Any, drawn: np.ndarray | None = None) -> np.ndarray:
@@ -136,65 +149,3 @@ def best_thresholds(scores: Any, named: Any) -> np.ndarray:
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         best[concept] = threshold[f1[:-1].argmax()]
     return best
-
-
-def _hits(
-    meta_logits: Any,
-    meta: Any,
-    parent_logits: Any | None,
-    meta_to_parent: Any | None,
-    similarity: Any | None,
-    probabilities: bool,
-    close: float,
-) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Values `[n]` of every photograph whose mean is a metric, and the classes to average over, if any, by name."""
-    meta_scores = _scores(meta_logits, "meta_logits")
-    n_metas = meta_scores.shape[1]
-    target = _labels(meta, n_metas, "meta")
-    same_length(meta_logits=meta_scores, meta=target)
-    rank, named = _ranks(meta_scores, target)
-    hits = _of_head("meta", rank, target)
-    if meta_to_parent is not None:
-        owner = column(meta_to_parent, "meta_to_parent", np.int64)
-        if len(owner) != n_metas:
-            raise ValueError(f"meta_to_parent must have one entry per meta: {len(owner)} entries for {n_metas} metas")
-        parent_scores = None if parent_logits is None else _scores(parent_logits, "parent_logits")
-        n_parents = int(owner.max()) + 1 if parent_scores is None else parent_scores.shape[1]
-        owner = _labels(owner, n_parents, "meta_to_parent")
-        parents = owner[target]
-        marginal = _sums_by_parent(meta_scores, np.eye(n_parents)[owner], probabilities)
-        hits["parent_top1_marginal"] = (_ranks(marginal, parents)[0] == 0, None)
-        if parent_scores is not None:
-            same_length(parent_logits=parent_scores, parent=parents)
-            hits |= _of_head("parent", _ranks(parent_scores, parents)[0], parents)
-    elif parent_logits is not None:
-        raise ValueError("meta_to_parent is needed to judge parent_logits; pass the parent of each meta")
-    if similarity is not None:
-        cosine = array(similarity, "similarity")
-        if cosine.shape != (n_metas, n_metas):
-            raise ValueError(f"similarity must have shape ({n_metas}, {n_metas}), its shape is {cosine.shape}")
-        is_close = (cosine >= close) | np.eye(n_metas, dtype=bool)
-        hits["semantic_close"] = (is_close[named, target], None)
-        hits["semantic_close_random"] = (is_close.mean(axis=0)[target], None)
-    return hits
-
-
-def _of_head(head: str, rank: np.ndarray, target: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """What ranks `[n]` of the true classes `[n]` say of a head."""
-    return {
-        f"{head}_top1": (rank == 0, None),
-        f"{head}_top5": (rank < 5, None),
-        f"{head}_macro_recall": (rank == 0, target),
-    }
-
-
-def _sums_by_parent(scores: np.ndarray, members: np.ndarray, probabilities: bool) -> np.ndarray:
-    """Probabilities of parents `[n, k_p]`, from scores of metas `[n, k_m]` and members `[k_m, k_p]` of 0 and 1."""
-    sums = np.empty((len(scores), members.shape[1]))
-    for rows in _parts(scores):
-        mass = scores[rows].astype(np.float64)
-        if not probabilities:
-            mass = np.exp(mass - mass.max(axis=1, keepdims=True))
-            mass /= mass.sum(axis=1, keepdims=True)
-        sums[rows] = mass @ members
-    return sums

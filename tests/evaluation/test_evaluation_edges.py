@@ -126,7 +126,8 @@ def test_missing_answers_are_counted_and_written_in_words():
 
 def test_a_class_without_test_images_is_left_out_of_macro_recall():
     logits, meta = np.eye(5)[[0, 0, 1, 2]], np.array([0, 0, 1, 1])  # metas 2, 3 and 4 have no image
-    found = metrics.concept_intervals(logits, meta, [0, 1, 2, 3])
+    drawn = metrics.Resamples([0, 1, 2, 3])
+    found = metrics.concept_intervals(logits, meta, drawn, logits, np.arange(5), np.eye(5))
     assert found["meta_macro_recall"]["value"] == (1 + 1 / 2) / 2
 
 

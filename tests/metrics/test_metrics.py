@@ -113,7 +113,7 @@ def test_concepts_by_hand():
     similarity = np.eye(4)
     similarity[0, 1] = similarity[1, 0] = 0.7
     parent_scores = np.array([[2.0, 1.0], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0]])
-    measured = concept_metrics(probabilities, [0, 1, 2, 0], parent_scores, [0, 0, 1, 1], similarity, probabilities=True)
+    measured = concept_metrics(probabilities, [0, 1, 2, 0], parent_scores, [0, 0, 1, 1], similarity)
     assert measured["meta_top1"] == 1 / 4
     assert measured["meta_top5"] == 1
     assert measured["meta_macro_recall"] == pytest.approx((1 / 2 + 0 + 0) / 3)
@@ -125,14 +125,6 @@ def test_concepts_by_hand():
     assert measured["semantic_close_random"] == pytest.approx((2 + 2 + 1 + 2) / 16)
 
 
-def test_probabilities_and_logits_agree():
-    generator = np.random.default_rng(0)
-    logits = generator.normal(size=(50, 6))
-    weights = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    arguments = {"meta": generator.integers(0, 6, 50), "meta_to_parent": [0, 0, 1, 1, 2, 2]}
-    assert concept_metrics(logits, **arguments) == concept_metrics(weights, probabilities=True, **arguments)
-
-
 def test_equal_scores_are_no_free_hits():
     measured = concept_metrics(np.zeros((10, 10)), np.arange(10))
     assert measured["meta_top1"] == 0.1
@@ -142,12 +134,11 @@ def test_equal_scores_are_no_free_hits():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"meta_logits": np.full((1, 2), np.nan), "meta": [0]}, "row 0 holds NaN"),
-        ({"meta_logits": np.zeros((1, 2)), "meta": [2]}, "but 2 occurs"),
-        ({"meta_logits": np.zeros((0, 2)), "meta": []}, "non-empty"),
-        ({"meta_logits": np.zeros((1, 2)), "meta": [0], "parent_logits": np.zeros((1, 2))}, "meta_to_parent is needed"),
-        ({"meta_logits": np.zeros((1, 2)), "meta": [0], "meta_to_parent": [0]}, "one entry per meta"),
-        ({"meta_logits": np.zeros((1, 2)), "meta": [0], "similarity": np.eye(3)}, r"shape \(2, 2\)"),
+        ({"scores": np.full((1, 2), np.nan), "meta": [0]}, "row 0 holds NaN"),
+        ({"scores": np.zeros((1, 2)), "meta": [2]}, "but 2 occurs"),
+        ({"scores": np.zeros((0, 2)), "meta": []}, "non-empty"),
+        ({"scores": np.zeros((1, 2)), "meta": [0], "meta_to_parent": [0]}, "meta_to_parent has 1 entries"),
+        ({"scores": np.zeros((1, 2)), "meta": [0], "similarity": np.eye(3)}, "those of the 2 metas"),
     ],
 )
 def test_bad_concepts_are_named(arguments, message):
@@ -295,12 +286,6 @@ def test_tensors_of_half_precision_are_accepted():
         zero = torch.zeros(3, dtype=dtype)
         assert metrics.geolocation_metrics(zero, zero, [1, 0, 0], [0, 0, 0])["median_km"] == 0
         assert concept_metrics(torch.eye(3, dtype=dtype), torch.arange(3))["meta_top1"] == 1
-
-
-def test_labels_that_are_no_whole_numbers_are_named():
-    for labels, message in (([0.5, 1, 2], "meta must be whole numbers, but 0.5"), ([np.nan, 1, 2], "but nan")):
-        with pytest.raises(ValueError, match=message):
-            concept_metrics(np.eye(3), labels)
 
 
 def test_average_precision_by_hand():

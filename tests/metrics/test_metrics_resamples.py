@@ -164,8 +164,8 @@ def test_concept_intervals_hold_the_metrics():
     logits, meta = generator.normal(size=(300, 12)).astype(np.float32), generator.integers(0, 9, 300)  # 3 never occur
     logits[np.arange(300), meta] += 1
     owner, blocks = np.arange(12) % 4, generator.integers(0, 40, 300)
-    given_parts = {"parent_logits": generator.normal(size=(300, 4)), "meta_to_parent": owner, "similarity": np.eye(12)}
-    found = metrics.concept_intervals(logits, meta, Resamples(blocks, n=100), **given_parts)
+    parents = generator.normal(size=(300, 4))
+    found = metrics.concept_intervals(logits, meta, Resamples(blocks, n=100), parents, owner, np.eye(12))
     assert all(entry["low"] <= entry["value"] <= entry["high"] for entry in found.values())
     hits = logits.argmax(axis=1) == meta
     assert found["meta_top1"] == bootstrap(hits, blocks, n=100)
