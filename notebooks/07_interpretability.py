@@ -33,7 +33,7 @@ from geocbm.explain.examples import example_rows, likeliest_maps, similar_rows
 from geocbm.metrics import estimate_text, metric, readable
 from geocbm.models.stage2_inference import concept_input, predict_stage2
 from geocbm.run import Run, encoding, stages
-from geocbm.workbench import notebook
+from geocbm.workbench import html, notebook
 
 nb = notebook.start("07_interpretability", globals())
 files = Run(nb.run_folder)
@@ -177,7 +177,7 @@ everything, notes = features.read_all("pooled").numpy(), files.table.get("note",
 for row, caption, picture in zip(rows, captions, seen, strict=True):
     meta = int(probabilities[row].argmax())
     alike = similar_rows(files, everything, row, meta, neighbours)
-    below = [f"{files.country[i]}. {nb.clean_text(notes.fillna('').iloc[i])}" for i in alike]
+    below = [f"{files.country[i]}. {html.clean_text(notes.fillna('').iloc[i])}" for i in alike]
     alts = [f"Picture of {metas[meta]}"] * (1 + len(alike))
     nb.show_images([picture, *map(model.picture, alike)], alts, [f"{caption}: named {metas[meta]}", *below])
 

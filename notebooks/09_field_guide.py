@@ -128,7 +128,7 @@ crops = example_pictures(model, pairs)
 page = field_guide_html.sheets_html(
     country_sheets, files.concepts, crops, noun=noun, simulated=files.simulated, guessed=files.guessed
 )
-nb.html(page, field_guide_html.sheets_text(country_sheets, metas, noun))
+nb.html(page)
 
 # %%
 if guide.too_few:
@@ -148,7 +148,7 @@ if left > 0:
 page = field_guide_html.sheets_html(
     concept_sheets, files.concepts, crops, noun=noun, simulated=files.simulated, guessed=files.guessed
 )
-nb.html(page, field_guide_html.sheets_text(concept_sheets, metas, noun))
+nb.html(page)
 
 # %% [markdown]
 # ## Make it yours: a statistic per concept and country

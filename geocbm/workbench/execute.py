@@ -65,17 +65,11 @@ def forget_trainings(stage: Stage, run: str) -> None:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the stages of one command share.
+    """What the stages of one command share."""
 
-    Attributes:
-        console: where their lines are written.
-        jobs: stages side by side, at most; each that may run so takes one share of the processors.
-        engine: text of the engine whose workers encode pictures, empty for what the environment says.
-    """
-
-    console: Console
-    jobs: int
-    engine: str
+    console: Console  # where their lines are written
+    jobs: int  # stages side by side, at most; each that may run so takes one share of the processors
+    engine: str  # whose workers encode pictures, empty for what the environment says
 
 
 def execute(
@@ -90,11 +84,8 @@ def execute(
     """Execute one notebook; on success leave page, stamp and manifest, on failure the failed copy and its traceback.
 
     After `limit` seconds it is ended, and without a limit when it says nothing for `SILENCE` seconds. `key` is what the
-    result depends on (`keys.compute`), `reason` why it is executed.
-
-    Raises:
-        StageFailed: If it failed, took too long or did not write what it promised.
-        Stopped: If the chain ends.
+    result depends on (`keys.compute`), `reason` why it is executed. It is a StageFailed that it failed, took too long
+    or did not write what it promised, and Stopped when the chain ends.
     """
     folder, report, profile = paths.run_folder(run), paths.report_folder(run), key["profile"]
     with said_when_unwritable(report):
@@ -212,9 +203,8 @@ def _tell(stage: Stage, result: dict[str, Any], kept: Path) -> None:
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Execute one notebook with papermill.
 
-    The job has ``source`` (the percent script), ``notebook`` (where its form for papermill is written), ``output``,
-    ``parameters``, ``cwd`` and ``timeout`` (seconds for each cell, or None), the outcome ``status`` (``ok``, ``failed``
-    or ``timeout``) and, unless it is ok, ``kind``, ``message`` and ``traceback``.
+    The job is that of `execute`; the outcome has a ``status`` (``ok``, ``failed`` or ``timeout``) and, unless it is ok,
+    ``kind``, ``message`` and ``traceback``.
     """
     import logging
 

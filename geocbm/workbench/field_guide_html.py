@@ -42,17 +42,3 @@ def sheets_html(
         locator=lambda lat, lng: locator(lat, lng, 330, 220),
         plain=clean_text,
     )
-
-
-def sheets_text(sheets: Sequence[CountrySheet | ConceptSheet], metas: Sequence[str], noun: str = "image") -> str:
-    """The sheets as plain text, for where there is no page."""
-    from geocbm.explain.field_guide.guide import CountrySheet
-
-    lines = []
-    for sheet in sheets:
-        if isinstance(sheet, CountrySheet):
-            clues = ", ".join(f"{metas[clue.meta]} ({clue.lift:.1f}x)" for clue in sheet.clues)
-            lines.append(f"{sheet.country}, {sheet.n} {noun}s: {clues or 'no clue'}")
-        else:
-            lines.append(f"{metas[sheet.meta]}: " + ", ".join(f"{name} {share:.0%}" for name, share in sheet.countries))
-    return "\n".join(lines)

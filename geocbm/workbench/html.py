@@ -150,7 +150,7 @@ def table_html(frame: "pd.DataFrame", caption: str, max_rows: int = 200, index: 
 
 
 def image_html(image: Any, alt: str, width: int | None = None) -> str:
-    """An ``<img>`` with the picture inside as a JPEG of quality 85; see `Notebook.show_image`."""
+    """An ``<img>`` with the picture inside as a JPEG of quality 85, `width` CSS pixels wide, else as wide as it is."""
     from PIL import Image
 
     picture = image if isinstance(image, Image.Image) else _picture(image)
@@ -190,13 +190,26 @@ def gallery_html(images: Sequence[Any], alts: Sequence[str], captions: Sequence[
     return f'<div class="gallery" style="display:flex;flex-wrap:wrap;gap:8px;margin:8px 0">{figures}</div>'
 
 
-_MORE_TAGS = {"meter", "progress", "section", "tfoot"}
+_MATHML_TAGS = """
+    math mfrac mi mn mo mover mpadded mphantom mroot mrow mspace msqrt mstyle msub msubsup msup mtable mtd mtext mtr
+    munder munderover menclose
+"""
+_MORE_TAGS = {"meter", "progress", "section", "tfoot", *_MATHML_TAGS.split()}
 _MORE_ATTRIBUTES = {
     "*": {"class", "id", "style", "title", "lang", "dir", "role", "aria-label", "aria-hidden"},
     "img": {"src", "alt", "width", "height", "loading"},
     "details": {"open"},
     "meter": {"min", "max", "low", "high", "optimum", "value"},
     "progress": {"max", "value"},
+    "math": {"display"},
+    "mi": {"mathvariant"},
+    "mo": {"stretchy", "fence", "form", "minsize", "maxsize", "movablelimits", "separator", "lspace", "rspace"},
+    "mover": {"accent"},
+    "mfrac": {"linethickness"},
+    "mspace": {"width"},
+    "mstyle": {"displaystyle", "scriptlevel"},
+    "mtable": {"columnalign", "rowspacing", "displaystyle"},
+    "mtd": {"columnalign"},
 }
 """What a page keeps beside the tags and attributes that nh3 takes for harmless."""
 # None of these can name an address, so no style of a cell output can reach for the network.
@@ -228,14 +241,12 @@ def clean_html(text: str) -> str:
     """
     import nh3
 
-    from geocbm.workbench.formulas import MATHML_ATTRIBUTES, MATHML_TAGS
-
     clean = partial(
         nh3.clean,
         text,
-        tags={*nh3.ALLOWED_TAGS, *_MORE_TAGS, *MATHML_TAGS.split()},
+        tags={*nh3.ALLOWED_TAGS, *_MORE_TAGS},
         clean_content_tags={"script", "style"},
-        attributes=nh3.ALLOWED_ATTRIBUTES | _MORE_ATTRIBUTES | MATHML_ATTRIBUTES,
+        attributes=nh3.ALLOWED_ATTRIBUTES | _MORE_ATTRIBUTES,
         attribute_filter=_keep_attribute,
         filter_style_properties=set(_STYLE_NAMES.split()),
         url_schemes={"http", "https", "mailto", "data"},

@@ -23,11 +23,7 @@ _SUFFIX = "-lab"
 
 
 def chosen_run() -> str:
-    """The run that was picked, else the newest finished one.
-
-    Raises:
-        MissingInputError: there is no finished run.
-    """
+    """The run that was picked, else the newest finished one."""
     runs = paths.finished_runs()
     if not runs:
         raise MissingInputError(

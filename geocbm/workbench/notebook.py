@@ -30,17 +30,10 @@ IN_CHAIN = "GEOCBM_IN_CHAIN"
 def start(name: str, variables: dict[str, Any]) -> "Notebook":
     """Check the parameters of a notebook and show what it reads and writes.
 
-    Values are brought to the annotated types and written back to ``variables``. A text that names a file (it begins
-    with ``data/``, or it holds a slash and the file exists seen from the project's root) becomes an absolute path, so
-    that it means the same wherever the kernel was started.
-
-    Args:
-        name: the notebook's own name without suffix.
-        variables: ``globals()`` of the notebook.
-
-    Raises:
-        ParameterError: If a value does not fit, or a name was passed that the notebook does not declare.
-        MissingInputError: If the notebook's ``.py`` is not in the project's ``notebooks`` folder.
+    Values are brought to the annotated types and written back to `variables`, the `globals()` of the notebook. A text
+    that names a file (it begins with ``data/``, or it holds a slash and the file exists seen from the project's root)
+    becomes an absolute path, so that it means the same wherever the kernel was started. A value that does not fit, or a
+    name that the notebook does not declare, is a ParameterError.
     """
     if os.environ.get(IN_CHAIN):
         owners.die_with_parent()
@@ -89,13 +82,8 @@ def _choose_run(name: str, values: dict[str, Any], declared: Mapping[str, Parame
 class Notebook:
     """One running notebook of one run.
 
-    Attributes:
-        name: name without suffix.
-        number: what its name begins with.
-        run: name of the run.
-        run_folder: folder of the run's files.
-        parameters: the resolved parameters as they were given, paths not yet located.
-        stage: its entry in ``chain.toml``, or None for a notebook outside the chain.
+    `parameters` are the resolved ones as they were given, paths not yet located; `stage` is its entry in
+    ``chain.toml``, None for a notebook outside the chain.
     """
 
     def __init__(self, name: str, values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> None:
@@ -118,11 +106,7 @@ class Notebook:
         return self.run_folder / name
 
     def input(self, name: str) -> Path:
-        """Path of a file of the run that an earlier stage wrote.
-
-        Raises:
-            MissingInputError: If it is not there; the message is the command that makes it.
-        """
+        """Path of a file of the run that an earlier stage wrote; one that is not there is a MissingInputError."""
         if not self.path(name).exists():
             raise rerun_command.not_there(self.run_folder, name, self._chain.writer(name, self.number))
         return self.path(name)
@@ -135,15 +119,7 @@ class Notebook:
         self._writes.append(self.path(name))
 
     def record(self, key: str, value: float | Mapping[str, float]) -> None:
-        """Keep a figure for the index page and for comparisons.
-
-        Args:
-            key: dotted name such as ``stage2.median_km``.
-            value: a finite number, or a mapping with ``value``, ``low`` and ``high`` where there is an interval.
-
-        Raises:
-            ParameterError: If the key has no dot or the value is not finite.
-        """
+        """Keep a metric under a dotted key: a finite number, or `value`, `low` and `high` of an interval."""
         self._records[records.check_key(key)] = records.check_value(key, value)
 
     def record_all(self, prefix: str, values: Mapping[str, float | Mapping[str, float]]) -> None:
@@ -154,9 +130,7 @@ class Notebook:
     def answer(self, sentence: str) -> None:
         """Say in one sentence what the notebook has found; its page begins with it and with the preview figure.
 
-        Args:
-            sentence: plain text; `{stage2.median_km}` stands for that metric of the run, which is written with its
-                unit and its interval, or as "not measured".
+        In the plain text `{stage2.median_km}` stands for that metric of the run, with its unit and interval.
         """
         from geocbm.metrics.table import metric
 
@@ -177,45 +151,31 @@ class Notebook:
     def show(self, fig: Any, alt: str | None = None, preview: bool = False) -> None:
         """Show a plotly figure, with the sentence that says what is to be seen for those who do not see it.
 
-        Args:
-            fig: the figure; its ``layout.meta`` gets the sentence.
-            alt: the sentence; may be left out when the figure's ``layout.meta`` has an ``alt`` already.
-            preview: the figure stands for the notebook on the index page.
+        `alt` may be left out where the figure's `layout.meta` has one already; with `preview` the figure stands for the
+        notebook on the index page.
         """
         html.put_figure(fig, alt, preview)
 
-    def show_image(self, image: Any, alt: str, width: int | None = None) -> None:
-        """Show a picture as a JPEG inside the page.
-
-        Args:
-            image: a PIL image, or an array of shape (H, W) or (H, W, 3); floats lie between 0 and 1.
-            alt: what is to be seen.
-            width: width on the page in CSS pixels; the picture's own when left out.
-        """
-        html.put(html.image_html(image, html.needed_alt(alt), width), f"[image] {alt}")
+    def show_image(self, image: Any, alt: str) -> None:
+        """Show a picture: a PIL image, or an array `(H, W)` or `(H, W, 3)`, in which floats lie between 0 and 1."""
+        html.put(html.image_html(image, html.needed_alt(alt)), f"[image] {alt}")
 
     def show_images(self, images: Sequence[Any], alts: Sequence[str], captions: Sequence[str] | None = None) -> None:
         """Show pictures side by side, each with its own alt text and, if given, a caption."""
         page = html.gallery_html(images, [html.needed_alt(alt) for alt in alts], captions, 160)
         html.put(page, "\n".join(f"[image] {alt}" for alt in alts))
 
-    def html(self, page: str, plain: str) -> None:
-        """Show HTML that was escaped where it holds strangers' texts; the page keeps its harmless part only.
+    def html(self, page: str, plain: str = "") -> None:
+        """Show HTML that was escaped where it holds strangers' texts, or print `plain`, else its own text.
 
-        Args:
-            page: the HTML; every picture in it has an alt text.
-            plain: what is printed where there is no page.
+        The page keeps its harmless part only; every picture in it has an alt text.
         """
-        html.put(page, plain)
+        html.put(page, plain or html.clean_text(page))
 
     def table(self, frame: "pd.DataFrame", caption: str, max_rows: int = 200, index: bool | None = None) -> None:
         """Show a table; every text in it is escaped, long tables are cut and say so.
 
-        Args:
-            frame: the table.
-            caption: what it is.
-            max_rows: rows shown at most.
-            index: show the index; by default only when it has a name or holds texts.
+        By default the index is shown only where it has a name or holds texts.
         """
         html.put(html.table_html(frame, caption, max_rows, index), f"{caption}\n{frame.head(max_rows).to_string()}")
 
@@ -223,18 +183,8 @@ class Notebook:
         """Show one sentence that a user must see."""
         html.put(f"<p><strong>{escape(text)}</strong></p>", text)
 
-    @staticmethod
-    def clean_text(text: str) -> str:
-        """One line of plain text of a stranger's HTML."""
-        return html.clean_text(text)
-
     def contract(self, **checks: Any) -> None:
-        """State what must hold, one printed line each; the lines are what nbval compares.
-
-        Raises:
-            AssertionError: If any does not hold; all of them are named.
-            ParameterError: If nothing is stated, or a statement is not a truth value.
-        """
+        """State what must hold, one printed line each, which nbval compares; an AssertionError names what does not."""
         if not checks:
             raise ParameterError("contract() without a statement proves nothing; name at least one, as name=truth")
         for name, truth in checks.items():
@@ -263,10 +213,9 @@ class Notebook:
             self.note(f"Run {self.run!r} was made with other parameters; this notebook has {how}.")
 
     def finish(self) -> None:
-        """Write the recorded figures, and show how long the notebook took and what it wrote.
+        """Write the recorded metrics, and show how long the notebook took and what it wrote.
 
-        Raises:
-            MissingInputError: If a file that ``chain.toml`` promises was not written.
+        A file that ``chain.toml`` promises and that was not written is a MissingInputError.
         """
         promised = [self.path(name) for name in self.stage.promised] if self.stage else []
         if missing := [path.name for path in promised if not path.exists()]:

@@ -17,6 +17,7 @@ from geocbm.files.owners import die_with_parent
 
 _WATCHES = "GEOCBM_ENDS_WITH_PARENT"  # set for the children of `run_limited`
 _TICK = 0.2  # seconds between looks at the memory
+_TAIL_BYTES = 8000  # of what a child wrote
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ def run_limited(
     environment: Mapping[str, str],
     limit: float,
     watch: Callable[[float], bool] = lambda _seconds: True,
-    tail_bytes: int = 8000,
 ) -> Outcome:
     """Run a command; when it ends, for whatever reason, all of its descendants are gone.
 
@@ -76,7 +76,7 @@ def run_limited(
                     break
         finally:
             _kill(child, family)
-        log.seek(max(0, log.seek(0, os.SEEK_END) - tail_bytes))
+        log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
         tail = log.read().decode("utf-8", errors="replace")
     return Outcome(child.returncode, time.monotonic() - began, peak, timed_out, tail)
 

@@ -13,13 +13,13 @@ from typing import Any
 from jinja2 import FileSystemLoader
 from nbconvert import HTMLExporter
 from nbconvert.filters import Highlight2HTML, ansi2html
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
-from geocbm.errors import MissingInputError, UserError
+from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, paths, read_json_or_empty, sha256_file, write_text
 from geocbm.plots.theme import ON_DARK
 from geocbm.workbench import site
-from geocbm.workbench.formulas import markdown_html
 from geocbm.workbench.html import ANSWER_MIME, TEMPLATES, clean_html, clean_text, pictures
 from geocbm.workbench.report_figures import PLOTLY_MIME, figure_html, figure_meta, online_map_problem
 from geocbm.workbench.stages import NUMBER
@@ -43,6 +43,39 @@ def read_notebook(path: Path) -> Any:
         raise MissingInputError(f"{path.name} is not in {paths.portable(path.parent)}; execute it first") from None
     except (OSError, UnicodeDecodeError, PairError) as error:
         raise ReportError(f"{path.name} is not a readable notebook ({error}); execute it again") from None
+
+
+def formula_html(latex: str, display: bool) -> str:
+    r"""A LaTeX formula as MathML, for a line of its own (`display`) or within one; browsers draw it without a script.
+
+    What the converter does not know (it has no `\arg`, `\tag` or `aligned`; `\operatorname{arg\,max}`, `\text{}` and
+    `align` it has) is a ParameterError.
+    """
+    from latex2mathml.converter import convert
+
+    try:
+        markup = convert(latex.strip(), display="block" if display else "inline")
+    except Exception as problem:  # the converter has an error class for each way in which LaTeX may be wrong
+        raise ParameterError(f"the formula {latex.strip()!r} cannot be read ({type(problem).__name__})") from None
+    if "\\" in markup:
+        command = markup[markup.index("\\") :].split("<")[0]
+        raise ParameterError(
+            f"the formula {latex.strip()!r} uses {command!r}, which pages cannot draw; write it otherwise"
+        )
+    return markup
+
+
+class _Renderer(IPythonRenderer):
+    def inline_math(self, body: str) -> str:
+        return formula_html(body, display=False)
+
+    def block_math(self, body: str) -> str:
+        return f'<div class="formula">{formula_html(body, display=True)}</div>'
+
+
+def markdown_html(text: str) -> str:
+    """Markdown with formulas as HTML; not yet cleaned."""
+    return MarkdownWithMath(renderer=_Renderer(escape=False)).render(text)
 
 
 def _without_empty_sections(cells: Sequence[Any]) -> list[Any]:
@@ -150,10 +183,8 @@ def render_notebook(
     """Write one executed notebook of a run as a page beside it, whose path is returned.
 
     `siblings` are `href` and `title` of the pages of the run in order, this one among them; `provenance` is what the
-    manifest knows of the stage, joined with the stamp in the notebook's metadata.
-
-    Raises:
-        ReportError: If a figure or image is not described, or a map would stay empty offline.
+    manifest knows of the stage, joined with the stamp in the notebook's metadata. A figure or image that is not
+    described, and a map that would stay empty offline, is a ReportError.
     """
     notebook = read_notebook(executed)
     exporter = HTMLExporter(extra_loaders=[FileSystemLoader(TEMPLATES)], template_file="notebook.html.j2")
@@ -197,10 +228,6 @@ def render_run(run: str) -> Path:
     """Render every executed notebook of a run and its index, ``reports/<run>/index.html``, whose path is returned.
 
     A stage whose last execution failed gets a page of the failed notebook, and of the earlier success if there is one.
-
-    Raises:
-        MissingInputError: If the run has no executed notebook.
-        ReportError: If a notebook breaks a rule of the reports.
     """
     folder = paths.report_folder(run)
     found = [path for path in sorted(folder.glob("*.ipynb")) if _NOTEBOOK_FILE.fullmatch(path.name)]

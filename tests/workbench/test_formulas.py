@@ -6,8 +6,8 @@ import pytest
 
 from geocbm.errors import ParameterError
 from geocbm.files import paths
-from geocbm.workbench.formulas import formula_html, markdown_html
 from geocbm.workbench.html import clean_html
+from geocbm.workbench.report import formula_html, markdown_html
 from geocbm.workbench.sync import read_script
 
 INFO_NCE = (
