@@ -68,10 +68,9 @@ def intervention_values(
     """Read from pictures which scores the model gives to concepts that are there and to others.
 
     Koh et al. (2020, "Concept bottleneck models") take the 95th percentile of a concept's logit for "present" and the
-    5th for "absent". Where scores share one softmax, another percentile serves better
-    (`intervention_curve.choose_values`). Where only labels are known, "absent" is read from all pictures with another
-    label. `scores` `[n, k]` and `labels` are those of all pictures, `rows` the ones to read from (validation), and
-    `more_rows` are added for concepts with fewer than `MIN_EXAMPLES` of them; the percentile lies from 50 to 100.
+    5th for "absent"; where scores share one softmax, another percentile serves better. `scores` `[n, k]` and `labels`
+    are those of all pictures, `rows` the ones to read from (validation), and `more_rows` are added for concepts with
+    fewer than `MIN_EXAMPLES` of them. Where only labels are known, "absent" is read from pictures with another label.
     """
     all_rows = np.union1d(rows, more_rows)
     k = scores.shape[1]

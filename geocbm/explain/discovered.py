@@ -14,12 +14,9 @@ ROWS_AT_A_TIME = 64
 
 
 class SparseAutoencoder(nn.Module):
-    """Rebuilds tokens from the few units that are most active (Gao et al. 2024, "Scaling and evaluating SAEs").
+    """Rebuilds tokens of a `width` w from the few of its k `units` that are most active on a patch.
 
-    Args:
-        width: of the tokens, w.
-        units: k directions to be found.
-        active: units that may be active on a patch.
+    Gao et al. 2024, "Scaling and evaluating sparse autoencoders".
     """
 
     def __init__(self, width: int, units: int, active: int = 8) -> None:

@@ -54,9 +54,8 @@ def judge_localization(
 ) -> Criterion:
     """Does the map of a concept point at the concept? Yes: at least `POINTS_WELL`, and above chance and the middle.
 
-    `pointing` is the share of maps whose maximum lies on the concept, None where nobody knows where concepts are;
-    `controls` the share for `CHANCE` and `CENTRE`, above which the interval must lie (others are shown); `of_seeds`
-    the share in models trained with other seeds, of which the lowest one decides.
+    `pointing` and `controls` are shares of maps whose maximum lies on the concept, `of_seeds` the same in models
+    trained with other seeds, of which the lowest one decides.
     """
     if not _measured(pointing) or CHANCE not in controls:
         return Criterion("localization", UNKNOWN, pointing or NOT_MEASURED)
@@ -67,10 +66,10 @@ def judge_localization(
 
 
 def judge_faithfulness(gain: Estimate | None, beyond_middle: Estimate | None = None) -> Criterion:
-    """Does it hurt the answer to remove the patches that the map names? Yes: both intervals lie above 0.
+    """Does it hurt the answer to remove the patches that the map names? Partly: not more than those in the middle.
 
-    `gain` is how much more probability the true cell loses than with as many random patches, `beyond_middle` than with
-    patches from the middle outwards; the latter alone not above 0 makes a "partly".
+    The true cell's loss of probability, beyond that with as many random patches and with patches from the middle
+    outwards; both intervals should lie above 0.
     """
     if not _measured(gain):
         return Criterion("faithfulness", UNKNOWN, gain or NOT_MEASURED)
@@ -84,8 +83,8 @@ def judge_faithfulness(gain: Estimate | None, beyond_middle: Estimate | None = N
 def judge_randomization(similarity: Mapping[str, Estimate], chance: float = 0.0) -> Criterion:
     """Do maps change when all weights are random? Yes: all intervals below `UNSTABLE`; no: one at `STABLE` or above.
 
-    `similarity` is the rank correlation, without its sign, of each map with itself before, `chance` that of unrelated
-    maps; where chance reaches `UNSTABLE`, of a few patches, it cannot be said. The most similar map is shown.
+    Rank correlations, without their sign, of each map with itself before; where that of unrelated maps reaches
+    `UNSTABLE` by `chance`, of a few patches, it cannot be said. The most similar map is shown.
     """
     known = {name: one for name, one in similarity.items() if _measured(one)}
     if not known:
@@ -109,8 +108,7 @@ def judge_additivity(gap: float) -> Criterion:
 def judge_sparsity(found: Carried) -> Criterion:
     """Can the reasons be read: do a few concepts keep `SUFFICES` of what the head knows beyond the prior?
 
-    Partly: at least half. No: less, or no more than as many random concepts keep. Of a head no better than the prior it
-    cannot be said.
+    Partly: half. No: less, or no more than random ones keep. Of a head no better than the prior it cannot be said.
     """
     if not _measured(found.over_prior):
         return Criterion("sparsity", UNKNOWN)
@@ -132,13 +130,10 @@ def no_leakage(
 ) -> Criterion:
     """Do the scores tell of the place only what the concepts tell?
 
-    No: beside all true concepts scores tell more countries right, beyond the interval. Partly: not so, but single
-    scores tell more than their own concept. Yes: neither, and the interval excludes what the features would add; where
-    that is nothing, it cannot be said.
-
-    `beyond_truth` is how many more countries are told right by scores beside the true concepts, None without truth;
-    `hidden` how many more the features tell right there, the most that can leak. `concepts_task` is the concepts-task
-    leakage of single scores, and its null that of scores that know their concept and nothing more.
+    No: beside all true concepts scores tell more countries right (`beyond_truth`), beyond the interval. Partly: not so,
+    but single scores tell more than their own concept (the concepts-task leakage lies above its null). Yes: neither,
+    and the interval excludes what the features would add there (`hidden`, the most that can leak); else it cannot be
+    said.
     """
     if not _measured(beyond_truth):
         return Criterion("leakage", UNKNOWN, beyond_truth or NOT_MEASURED)
@@ -159,12 +154,9 @@ def judge_completeness(
 ) -> Criterion:
     """Do the concepts suffice, and is it the concepts that do?
 
-    Yes: completeness (`ratio`) is at least `SUFFICES`, and random directions tell less than the scores by
-    `BEYOND_RANDOM`, beyond the interval. Partly: the first alone. Where the features tell no more than guessing it
-    cannot be said.
-
-    `seen` is how many more countries the features tell than guessing does, `right` the share of countries told right by
-    `scores` and by as many `random` directions of the features, `by_name` the difference of the two, paired.
+    Yes: completeness (`ratio`) is at least `SUFFICES`, and as many random directions of the features tell fewer
+    countries `right` than the scores by `BEYOND_RANDOM`, beyond the paired interval `by_name`. Partly: the first alone.
+    Where the features tell no more than guessing (`seen`) it cannot be said.
     """
     if not _measured(seen):
         return Criterion("completeness", UNKNOWN)
@@ -181,8 +173,7 @@ def judge_completeness(
 def judge_dependence(removed: Mapping[str, Estimate], prior: Mapping[str, Estimate], stands: str) -> Criterion:
     """Does the answer fall to the prior when all concepts are removed? Yes: at it; partly: below; no: better.
 
-    `removed` and `prior` hold `cell_acc`, the share of right cells, and `log_loss` in nats, without concepts and by the
-    frequencies of the cells; `stands` is of `ablation.against_prior`.
+    `removed` and `prior` hold `ablation.CELL_METRICS`, `stands` is of `ablation.against_prior`.
     """
     measured = all(_measured(estimate) for one in (removed, prior) for estimate in one.values())
     verdict = {AT: YES, WORSE: PARTLY, BETTER: NO}[stands] if measured else UNKNOWN
@@ -193,8 +184,7 @@ def judge_dependence(removed: Mapping[str, Estimate], prior: Mapping[str, Estima
 def judge_stability(correlation: Estimate | None, between: float = -1.0) -> Criterion:
     """Is it the same explanation when the model is trained again? Yes from `STABLE`, partly from `UNSTABLE` on.
 
-    `correlation` is the mean rank correlation of explanations of the same picture over seeds; its interval must lie
-    above that of different pictures, `between`.
+    Rank correlations of the same picture over seeds; the interval must lie above that of different pictures, `between`.
     """
     if not _measured(correlation):
         return Criterion("stability", UNKNOWN, correlation or NOT_MEASURED)
@@ -204,10 +194,7 @@ def judge_stability(correlation: Estimate | None, between: float = -1.0) -> Crit
 
 
 def map_tests(located: Localization | None, removed: Mapping[tuple[str, str], DeletionInsertion]) -> pd.DataFrame:
-    """What the card asks of the maps: `value` with `_low` and `_high` by test; no row for one that was not made.
-
-    `located` is of `measure_localization`, `removed` of `measure_faithfulness`.
-    """
+    """What the card asks of the maps: `value` with `_low` and `_high` by test; no row for one that was not made."""
     found = {} if located is None else {way: located.estimate(way) for way in (CONCEPT, CHANCE, CENTRE, ATTENTION)}
     if own := headline(removed):
         found |= {DELETION: own.gain(CONCEPTS), BEYOND_MIDDLE: own.gain(CONCEPTS, MIDDLE)}
@@ -224,8 +211,7 @@ def trust_card(
 ) -> list[Criterion]:
     """Every question of the card with its verdict, in the order of `QUESTIONS`.
 
-    `left` is of `ablation.ablate_all_concepts`, `maps` of `map_tests`; `seeds` of `measure_stability` and `drawn` of
-    `measure_randomization`, if measured.
+    Of `ablation.ablate_all_concepts`, `map_tests` and, if measured, `measure_stability` and `measure_randomization`.
     """
     of_seeds = [] if seeds is None else seeds.attrs["pointing"]
     of_maps = {str(test): entry_of(row, "value") for test, row in maps.to_dict("index").items()}

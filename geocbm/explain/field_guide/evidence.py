@@ -60,12 +60,10 @@ def concept_reliability(
 ) -> pd.DataFrame:
     """How reliable each concept is as a clue, and how well the model sees it.
 
-    `counts` `[C, k_m]` are of `count_table` for `countries` `[C]`; `true_meta` `[n]` are the labels of pictures the
-    model was not trained on and `named` `[n]` the metas that it names for them. A row per meta: `labels` (count in all
-    data), `top_country` and `top_share` (the country with most of its labels), `effective_countries` (over how many it
-    is spread: the exponential of the entropy), `n_test`, `recall` with the interval of Wilson (1927) `recall_low`,
-    `recall_high` (share of its pictures that the model names so; NaN without any), `precision` (share of the pictures
-    so named that carry the label), and `confused_with` (the meta that is named instead most often, -1 for none).
+    `counts` `[C, k_m]` are of `count_table`; `true_meta` `[n]` are the labels of pictures the model was not trained on
+    and `named` `[n]` the metas that it names for them. A row per meta: `labels` in all data, the `top_country` and its
+    `top_share` of them, `effective_countries` (the exponential of their entropy), `n_test`, `recall` with the interval
+    of Wilson (1927), `precision`, and `confused_with` (the meta that is named instead most often, -1 for none).
     """
     from scipy.stats import binomtest
     from sklearn.metrics import confusion_matrix
