@@ -137,7 +137,7 @@ def errors_by_distance(table: pd.DataFrame) -> go.Figure:
     """
     refuse_empty("table", table, "bin")
     columns = [f"median_km{end}" for end in ENDS]
-    fig = dots_by_bin(table, "method", columns, 0.16, escape)
+    fig = dots_by_bin(table.assign(series=table["method"].map(escape)), columns)
     bins = list(dict.fromkeys(table["bin"]))
     sentences = []
     for method, trace in zip(dict.fromkeys(table["method"]), fig.data, strict=True):

@@ -118,35 +118,26 @@ def told_by_concepts(names: Sequence[str], truth: Any, predicted: Any, beyond: A
     All `[k]`, as a part of the entropy of the country: what the true concept tells, what its score tells (`predicted`),
     and what the score tells once the concept is known (`beyond`).
     """
+    import plotly.express as px
+
     x, y, more = (np.asarray(one, dtype=float) for one in (truth, predicted, beyond))
+    hover = [list(map(escape, names)), more]
+    fig = px.scatter(x=x, y=y, color=np.maximum(more, 0), color_continuous_scale="Cividis_r", custom_data=hover)
+    hover_text = "%{customdata[0]}<br>concept %{x:.1%}, score %{y:.1%}, beyond %{customdata[1]:.1%}<extra></extra>"
+    fig.update_traces(marker={"size": 8, "line": {"color": "white", "width": 0.5}}, hovertemplate=hover_text)
+    bar = {"title": {"text": "beyond<br>the concept"}, "tickformat": ".1%", "thickness": 12}
+    fig.update_coloraxes(cmin=0, colorbar=bar)
     # Information freed of its bias scatters around 0 where there is none.
-    ends = [min(0.0, x.min(), y.min()), 1.05 * max(x.max(), y.max(), 1e-3)]
-    fig = go.Figure(go.Scatter(x=ends, y=ends, mode="lines", line={"color": LAND, "dash": "dot"}, hoverinfo="skip"))
-    fig.add_scatter(
-        x=numbers(x),
-        y=numbers(y),
-        mode="markers",
-        marker={
-            "size": 8,
-            "color": numbers(np.maximum(more, 0)),
-            "colorscale": "Cividis",
-            "reversescale": True,
-            "cmin": 0,
-            "line": {"color": "white", "width": 0.5},
-            "colorbar": {"title": {"text": "beyond<br>the concept"}, "tickformat": ".1%", "thickness": 12},
-        },
-        text=[escape(name) for name in names],
-        customdata=numbers(more),
-        hovertemplate="%{text}<br>concept %{x:.1%}, score %{y:.1%}, beyond %{customdata:.1%}<extra></extra>",
-    )
+    least, most = min(0.0, x.min(), y.min()), 1.05 * max(x.max(), y.max(), 1e-3)
+    fig.add_shape(type="line", x0=least, y0=least, x1=most, y1=most, line={"color": LAND, "dash": "dot"}, layer="below")
     fig.update_xaxes(title_text="information in the true concept, part of the country's entropy", tickformat=".0%")
     fig.update_yaxes(title_text="information in its score", tickformat=".0%")
-    most = int(more.argmax())
+    first = int(more.argmax())
     alt = (
         f"What {plural(len(names), 'concept')} tell about the country: on average {percent(float(x.mean()))} of its "
         f"entropy by the true concept and {percent(float(y.mean()))} by its score, which is higher for "
         f"{int((y > x).sum())} of them; most beyond its concept is in the score of "
-        f"{names[most]}, {percent(float(more[most]))}."
+        f"{names[first]}, {percent(float(more[first]))}."
     )
     return finish(fig, "How much does one concept say about the country?", alt, 480, showlegend=False)
 
@@ -157,25 +148,23 @@ def clue_agreement(evidence: pd.DataFrame) -> go.Figure:
     Columns are `country, meta_name, labels, log_odds_z, contribution`; pairs without labels or contribution are left
     out, and without any other there is no figure (ValueError).
     """
+    import plotly.express as px
+
     shown = evidence[(evidence["labels"] > 0) & np.isfinite(evidence["contribution"])]
     if shown.empty:
         raise ValueError("clue_agreement needs pairs with labels and contributions, there are none")
     part = shown.iloc[thin(len(shown), 3000)]
-    size = numbers(np.clip(3 + 1.5 * np.sqrt(part["labels"]), 4, 14), 3)
-    fig = go.Figure(
-        go.Scatter(
-            x=numbers(part["log_odds_z"], 3),
-            y=numbers(part["contribution"], 3),
-            mode="markers",
-            marker={"size": size, "color": PALETTE[0], "opacity": 0.45},
-            text=[
-                f"{escape(meta)} in {escape(country)}: {labels} labels"
-                for meta, country, labels in zip(part["meta_name"], part["country"], part["labels"], strict=True)
-            ],
-            hovertemplate="%{text}<br>%{x:.1f} standard deviations, %{y:+.2f} logits<extra></extra>",
-            showlegend=False,
-        )
+    texts = part["meta_name"].map(escape) + " in " + part["country"].map(escape)
+    fig = px.scatter(
+        x=numbers(part["log_odds_z"], 3),
+        y=numbers(part["contribution"], 3),
+        custom_data=[texts, part["labels"]],
+        opacity=0.45,
+        color_discrete_sequence=PALETTE,
     )
+    hover = "%{customdata[0]}: %{customdata[1]} labels<br>%{x:.1f} standard deviations, %{y:+.2f} logits<extra></extra>"
+    size = numbers(np.clip(3 + 1.5 * np.sqrt(part["labels"]), 4, 14), 3)
+    fig.update_traces(marker_size=size, hovertemplate=hover)
     fig.add_hline(y=0, line={"width": 1, "color": PALETTE[-1]})
     fig.add_vline(x=0, line={"width": 1, "color": PALETTE[-1]})
     fig.update_xaxes(title_text="by the labels: more frequent here than elsewhere, in standard deviations")

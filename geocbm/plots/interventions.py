@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from geocbm.plots.primitives import band, faint
+from geocbm.plots.primitives import add_curve, faint
 from geocbm.plots.theme import INK, LAND, PALETTE, finish
 from geocbm.plots.values import escape, km_text, labels, numbers, plural, refuse_empty, shorten
 
@@ -127,22 +127,10 @@ def intervention_curves(
     refuse_empty("curve", curve, "row")
     steps = sorted(curve["n"].unique())
     place = {n: i for i, n in enumerate(steps)}  # even spacing: the first few steps matter most
-    fig = go.Figure()
-    for (policy, rows), colour in zip(curve.groupby("policy", sort=False), PALETTE, strict=False):
-        x = [place[n] for n in rows["n"]]
-        fig.add_trace(band(x, rows["median_km_low"], rows["median_km_high"], colour, 0.10, str(policy)))
-        fig.add_scatter(
-            x=x,
-            y=numbers(rows["median_km"]),
-            mode="lines+markers",
-            line={"color": colour, "width": 2, "dash": "dash" if policy == "error" else "solid"},
-            marker={"size": 6},
-            name=escape(names.get(str(policy), str(policy))),
-            legendgroup=policy,
-            customdata=rows[["n", "median_km_low", "median_km_high"]].round().to_numpy().tolist(),
-            hovertemplate="%{customdata[0]} corrected: %{y:,.0f} km [%{customdata[1]:,.0f}, %{customdata[2]:,.0f}]"
-            "<extra>%{fullData.name}</extra>",
-        )
+    fig, heads = go.Figure(), {"median_km": "value", "median_km_low": "low", "median_km_high": "high"}
+    for i, (policy, rows) in enumerate(curve.groupby("policy", sort=False)):
+        own = rows.rename(columns=heads).assign(place=rows["n"].map(place))
+        add_curve(fig, own, "place", i, names.get(str(policy), str(policy)), hover="%{y:,.0f} km")
     ends = curve[curve["policy"] == curve["policy"].iloc[0]]["median_km"]
     alt = (
         f"Median error against the number of corrected {noun}, for {curve['policy'].nunique()} orders of correction: "

@@ -68,20 +68,27 @@ def line(x: Any, y: Any, number: int, name: str, hover: str, **more: Any) -> go.
 
 
 def add_curve(
-    fig: go.Figure, own: pd.DataFrame, x: str, number: int, name: str, *, banded: bool = True, col: int | None = None
+    fig: go.Figure,
+    own: pd.DataFrame,
+    x: str,
+    number: int,
+    name: str,
+    *,
+    hover: str = "%{x}: %{y:.1%}",
+    banded: bool = True,
+    col: int = 1,
 ) -> None:
-    """Add the shares `value` over column `x`, a line with markers, and the band from `low` to `high` where it is known.
+    """Add `value` over column `x`, a line with markers, and the band from `low` to `high` where it is known.
 
     `number` is that of the curve in its panel, for colour and dashes, `col` the panel in a row of panels; only the
     first has legend entries.
     """
-    colour, at = PALETTE[number % len(PALETTE)], numbers(own[x])
-    panel = {} if col is None else {"row": 1, "col": col}
+    colour, at, panel = PALETTE[number % len(PALETTE)], numbers(own[x]), {"row": 1, "col": col} if col > 1 else {}
     if banded and np.isfinite(own[["low", "high"]].to_numpy(float)).all():
-        fig.add_trace(band(at, own["low"], own["high"], colour, 0.12), **panel)
-    hover = f"{x} %{{x}}: %{{y:.1%}}<extra>%{{fullData.name}}</extra>"
-    shown = {"mode": "lines+markers", "marker_size": 6, "showlegend": col in (None, 1)}
-    fig.add_trace(line(own[x], own["value"], number, name, hover, **shown), **panel)
+        fig.add_trace(band(at, own["low"], own["high"], colour, 0.12, name), **panel)
+    shown = {"mode": "lines+markers", "marker_size": 6, "showlegend": col == 1}
+    drawn = line(own[x], own["value"], number, name, f"{hover}<extra>%{{fullData.name}}</extra>", **shown)
+    fig.add_trace(drawn, **panel)
 
 
 def add_level(fig: go.Figure, level: float, text: str) -> None:
@@ -90,34 +97,27 @@ def add_level(fig: go.Figure, level: float, text: str) -> None:
     fig.add_annotation(x=0, xref="x domain", xanchor="left", y=level, yanchor="bottom", showarrow=False, text=text)
 
 
-def dots_by_bin(
-    table: pd.DataFrame, series: str, columns: Sequence[str], step: float, names: Callable[[Any], str]
-) -> go.Figure:
+def dots_by_bin(table: pd.DataFrame, columns: Sequence[str]) -> go.Figure:
     """Dots with whiskers: a place on the axis for each bin with its number of images, a colour for each series.
 
-    The table has `bin` (in order), `n`, a column that tells the `series` apart, and the `columns` of value, lower and
-    upper end. Two series stand `step` bins apart in one bin, and `names` says what each is called.
+    The table has `bin` (in order), `n`, `series` (escaped), and the `columns` of value, lower and upper end.
     """
-    fig = go.Figure()
-    bins, own_series = list(dict.fromkeys(table["bin"])), list(dict.fromkeys(table[series]))
-    counts = table.drop_duplicates("bin").set_index("bin")["n"]
-    for i, each in enumerate(own_series):
-        own = table[table[series] == each].set_index("bin").reindex(bins)
-        value, low, high = (own[column].to_numpy(float) for column in columns)
-        fig.add_scatter(
-            x=numbers(np.arange(len(bins)) + step * (i - (len(own_series) - 1) / 2)),
-            y=numbers(value),
-            mode="markers",
-            marker={"size": 10, "color": PALETTE[i % len(PALETTE)]},
-            error_y=whiskers(value, low, high) | {"thickness": 1.6, "width": 4},
-            name=names(each),
-        )
-    fig.update_xaxes(
-        tickvals=list(range(len(bins))),
-        ticktext=[f"{escape(each)}<br>{plural(int(counts[each]), 'image')}" for each in bins],
-        range=[-0.5, len(bins) - 0.5],
+    import plotly.express as px
+
+    value, low, high = (table[column].to_numpy(float) for column in columns)
+    ends = whiskers(value, low, high)
+    heads = [f"{escape(each)}<br>{plural(int(n), 'image')}" for each, n in zip(table["bin"], table["n"], strict=True)]
+    fig = px.scatter(
+        table.assign(head=heads, up=ends["array"], down=ends["arrayminus"], value=value),
+        x="head",
+        y="value",
+        error_y="up",
+        error_y_minus="down",
+        color="series",
+        color_discrete_sequence=PALETTE,
     )
-    return fig
+    fig.update_traces(marker_size=10, error_y={"thickness": 1.6, "width": 4})
+    return fig.update_layout(scattermode="group", scattergap=0.6, legend_title_text="")
 
 
 def as_panels(fig: go.Figure) -> go.Figure:
@@ -125,14 +125,6 @@ def as_panels(fig: go.Figure) -> go.Figure:
     for note in fig.layout.annotations:
         note.update(text=note.text.partition("=")[2], font={"size": 13, "color": INK})
     return fig.update_layout(legend_title_text="").update_xaxes(matches=None, showticklabels=True)
-
-
-def legend_once(fig: go.Figure) -> None:
-    """One legend entry for all traces of one name, in the order of their first."""
-    seen: set[str] = set()
-    for trace in fig.data:
-        trace.update(showlegend=trace.name not in seen, legendgroup=trace.name)
-        seen.add(trace.name)
 
 
 def log_axis(ends: np.ndarray) -> dict[str, Any]:

@@ -20,25 +20,26 @@ _VERDICTS = {1: "better", -1: "worse", 0: "no difference beyond noise"}
 
 def chain_status(status: pd.DataFrame) -> go.Figure:
     """The chain as a row of discs, coloured by the state of each notebook (see `workbench.overview.status`)."""
+    import plotly.express as px
+
     count = len(status)
     size = min(46, 320 // max(count, 1))  # so that they stand apart in the small preview too
-    line = {"color": LAND, "width": 2}
-    fig = go.Figure()
-    fig.add_scatter(x=np.arange(count), y=[0] * count, mode="lines", line=line, hoverinfo="skip", showlegend=False)
-    for state, colour in STATE_COLOURS.items():
-        chosen = np.flatnonzero(status["state"] == state)
-        if len(chosen):
-            fig.add_scatter(
-                x=chosen,
-                y=[0] * len(chosen),
-                mode="markers+text",
-                name=state,
-                marker={"size": size, "color": colour, "line": {"color": "white", "width": 2}},
-                text=[f"<b>{escape(number)}</b>" for number in status["number"].iloc[chosen]],
-                textfont={"color": "white", "size": max(9, size // 3)},
-                customdata=[escape(question) for question in status["question"].iloc[chosen]],
-                hovertemplate="%{customdata}<extra></extra>",
-            )
+    fig = px.scatter(
+        status.assign(place=range(count), row=0, number="<b>" + status["number"].map(escape) + "</b>"),
+        x="place",
+        y="row",
+        text="number",
+        color="state",
+        color_discrete_map=STATE_COLOURS,
+        category_orders={"state": list(STATE_COLOURS)},
+        custom_data=[status["question"].map(escape)],
+    )
+    fig.update_traces(
+        marker={"size": size, "line": {"color": "white", "width": 2}},
+        textfont={"color": "white", "size": max(9, size // 3)},
+        hovertemplate="%{customdata[0]}<extra></extra>",
+    )
+    fig.add_hline(y=0, line={"color": LAND, "width": 2}, layer="below")
     for i, notebook in enumerate(status["notebook"]):
         name = escape(notebook[3:]).replace("_", "<br>")
         fig.add_annotation(x=i, y=-0.55, text=name, showarrow=False, yanchor="top", font={"size": 11, "color": INK})
@@ -50,7 +51,8 @@ def chain_status(status: pd.DataFrame) -> go.Figure:
             alt += f" {state.capitalize()}: {', '.join(by_state[state])}."
     fig.update_xaxes(visible=False, range=[-0.6, count - 0.4])
     fig.update_yaxes(visible=False, range=[-2.2, 1])
-    return finish(fig, "The notebooks of this run", alt, 260, legend={"y": 0.02, "yanchor": "bottom", "x": 0})
+    legend = {"y": 0.02, "yanchor": "bottom", "x": 0}
+    return finish(fig, "The notebooks of this run", alt, 260, legend=legend, legend_title_text="")
 
 
 def compare_differences(table: pd.DataFrame, reference: str, title: str = "By more than noise?") -> go.Figure:

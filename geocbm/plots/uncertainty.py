@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from geocbm.metrics.calibration import expected_calibration_error, reliability_bins
-from geocbm.plots.primitives import dots_by_bin, legend_once, line
+from geocbm.plots.primitives import dots_by_bin, line
 from geocbm.plots.theme import LAND, PALETTE, finish
 from geocbm.plots.values import km_text, numbers, percent, plural, refuse_empty
 
@@ -87,21 +87,21 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
     `curves` are those of `uncertainty.measures.risk_coverage` by name of the order.
     """
     refuse_empty("curves", curves, "order with its curve")
-    panels = {"median_km": ("median error, km", ",.0f"), "beyond_750km": ("share beyond 750 km", ".1%")}
-    fig = make_subplots(cols=2, subplot_titles=[head for head, _ in panels.values()], horizontal_spacing=0.1)
+    panels = {"median_km": "median error, km", "beyond_750km": "share beyond 750 km"}
+    fig = make_subplots(cols=2, subplot_titles=list(panels.values()), horizontal_spacing=0.1)
     parts = []
     for i, (name, curve) in enumerate(curves.items()):
-        for column, (metric, (_, form)) in enumerate(panels.items(), start=1):
-            hover = f"%{{x:.0%}} answered: %{{y:{form}}}<extra>%{{fullData.name}}</extra>"
-            fig.add_trace(line(curve["kept"], curve[metric], i, name, hover), row=1, col=column)
+        for column, metric in enumerate(panels, start=1):
+            hover = "%{x:.0%} answered: %{y}<extra>%{fullData.name}</extra>"
+            drawn = line(curve["kept"], curve[metric], i, name, hover, showlegend=column == 1)
+            fig.add_trace(drawn, row=1, col=column)
         half = curve.iloc[(curve["kept"] - 0.5).abs().argmin()]
         parts.append(f"{name} {km_text(half['median_km'])} and {percent(half['beyond_750km'])}")
-    legend_once(fig)
     fig.update_traces(line_color=LAND, selector={"name": "true error (best possible)"})
     whole = next(iter(curves.values())).iloc[-1]
     fig.update_xaxes(title_text="share of images answered", tickformat=".0%", range=[0, 1.01])
-    fig.update_yaxes(rangemode="tozero")
-    fig.update_yaxes(tickformat=".0%", col=2)
+    fig.update_yaxes(rangemode="tozero", hoverformat=",.0f")
+    fig.update_yaxes(tickformat=".0%", hoverformat=".1%", col=2)
     fig.update_annotations(font_size=13)
     alt = (
         f"Curves of median error and of the share beyond 750 km against the share of images answered: all of them "
@@ -117,9 +117,8 @@ def coverage_by_novelty(table: pd.DataFrame) -> go.Figure:
     Columns are `bin` (in order), `n`, `coverage` (wanted), `value`, `low` and `high`.
     """
     refuse_empty("table", table, "bin")
-    fig = dots_by_bin(
-        table, "coverage", ("value", "low", "high"), 0.2, lambda coverage: f"{100 * coverage:.0f} % region"
-    )
+    names = table["coverage"].map("{:.0%} region".format)
+    fig = dots_by_bin(table.assign(series=names), ("value", "low", "high"))
     fig.update_traces(hovertemplate="%{y:.0%}<extra>%{fullData.name}</extra>")
     bins = list(dict.fromkeys(table["bin"]))
     sentences = []

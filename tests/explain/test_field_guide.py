@@ -264,7 +264,7 @@ def test_clue_agreement_says_how_far_they_agree():
     )
     fig = plots.clue_agreement(table)
     assert "3 pairs" in fig.layout.meta["alt"] and "1.00" in fig.layout.meta["alt"]
-    assert fig.data[0].text[0].startswith("&lt;x&gt;")
+    assert fig.data[0].customdata[0][0].startswith("&lt;x&gt;")
     with pytest.raises(ValueError, match="there are none"):
         plots.clue_agreement(table.assign(labels=0))
 

@@ -125,4 +125,4 @@ def test_the_figure_of_what_concepts_tell_names_the_largest() -> None:
     fig = plots.told_by_concepts(["palms", "<b>"], [0.02, 0.01], [0.03, 0.0], [0.02, -0.01])
     alt = fig.layout.meta["alt"]
     assert "higher for 1 of them" in alt and "palms, 2.0 %" in alt
-    assert "<b>" not in fig.data[1].text[1]
+    assert fig.data[0].customdata[1][0] == "&lt;b&gt;"

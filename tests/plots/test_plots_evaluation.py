@@ -65,8 +65,8 @@ def test_errors_by_distance():
     fig = plots.errors_by_distance(pd.DataFrame(rows))
     assert [trace.name for trace in fig.data] == ["Stage 2", "nearest neighbour"]
     assert list(fig.data[0].y) == [10.0, 500.0] and list(fig.data[0].error_y.array) == [10.0, 500.0]
-    assert fig.data[0].x[0] < 0 < fig.data[1].x[0]  # side by side
-    assert list(fig.layout.xaxis.ticktext) == ["below 1 km<br>1 image", "200 km and more<br>1,200 images"]
+    assert fig.layout.scattermode == "group"  # side by side
+    assert list(fig.data[0].x) == ["below 1 km<br>1 image", "200 km and more<br>1,200 images"]
     assert "Stage 2 10.0 km (below 1 km), 500 km (200 km and more)" in fig.layout.meta["alt"]
     with pytest.raises(ValueError, match="table is empty"):
         plots.errors_by_distance(pd.DataFrame())

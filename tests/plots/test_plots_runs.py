@@ -33,10 +33,10 @@ def alt(fig):
 def test_status_of_the_chain():
     fig = plots.chain_status(STATUS)
     assert alt(fig) == "3 notebooks in a row; 1 have run: 01."
-    discs = {trace.name: trace for trace in fig.data if trace.mode != "lines"}
+    discs = {trace.name: trace for trace in fig.data}
     assert list(discs) == ["done", "partly", "not yet"]
     assert list(discs["done"].x) == [1]
-    assert list(discs["done"].customdata) == ["What?"]
+    assert discs["done"].customdata.tolist() == [["What?"]]
     assert len({trace.marker.color for trace in discs.values()}) == 3
     empty = plots.chain_status(STATUS.assign(state="not yet"))
     assert alt(empty) == "3 notebooks in a row; 0 have run."
