@@ -219,13 +219,9 @@ def measure(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 
     """Measure all methods on the test split with the same resamples, in the order of the page.
 
     A method that names no country but a place is given the country of its place by country polygons, and is held
-    against the country of the true place by the same polygons.
-
-    Returns:
-        A row per method: `name`, `method` (its label), `answered` (which point of its distribution), `median_km`,
-        `country_acc`, `geoscore` and `meta_top1`, each with `_low` and `_high`, and `n_missing`, the photographs for
-        which a method that names places names none; these count as misses. NaN where a method does not answer, is told
-        (`TOLD`), or there is no photograph, and an interval of NaN where too few blocks hold photographs.
+    against the country of the true place by the same polygons. A row per method: `name`, `method` (its label),
+    `answered` (which point of its distribution), `METRICS` with their intervals (NaN where it does not answer or is
+    `TOLD`), and `n_missing`, photographs for which a method of places names none; these count as misses.
     """
     truth = Task.of(run).split("test")
     places = TruePlaces(run, n, seed) if len(truth) else None

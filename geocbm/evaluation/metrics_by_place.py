@@ -119,12 +119,8 @@ def by_place(found: Geocoded, level: str = "country", n: int = 1000, seed: int =
 
     Countries are those of the table, regions those of `metrics.places_of` with their country, continents and world
     regions those of the country in which an image lies. Places with fewer images than `FEWEST` are pooled into one last
-    row.
-
-    Returns:
-        Columns `place, n, pooled` (how many places the row stands for) and `median_km` and `right`, each followed by
-        its interval `_low` and `_high`, NaN where they lie in too few spatial blocks. `right` is the share of images
-        whose place of that level was named. At the levels of `WIDE` there are `geoscore` and `country_acc` as well.
+    row. Columns are `place, n, pooled` (how many places the row stands for) and, with their intervals, `median_km` and
+    `right` (share of images whose place of that level was named), at the levels of `WIDE` `geoscore` and `country_acc`.
     """
     if level not in PLURALS:
         raise ParameterError(f"level is {level!r}; choose {', '.join(map(repr, PLURALS))}.")

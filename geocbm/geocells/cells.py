@@ -89,12 +89,7 @@ class Geocells:
 
     @classmethod
     def load(cls, path: str | Path) -> Geocells:
-        """Read cells written by `save`.
-
-        Raises:
-            MissingInputError: there is no such file.
-            DamagedError: the file was changed since, or is something else.
-        """
+        """Read cells written by `save`."""
         with opened(path, partial(run_command, path, "02")) as content:
             return cls(settings=json.loads(str(content["settings"])), **{name: content[name] for name in _ARRAYS})
 
@@ -102,10 +97,7 @@ class Geocells:
 def oracle_error_km(
     cells: Geocells, lat: Any, lng: Any, country: Sequence[str] | np.ndarray | None = None
 ) -> np.ndarray:
-    """Error in km `[n]` that a perfect classifier of cells would still make: the distance to the assigned centre.
-
-    Arguments as in `Geocells.assign`.
-    """
+    """Error in km `[n]` that a perfect classifier of cells would still make: the distance to the assigned centre."""
     lat, lng = checked_points(lat, lng)
     cell = cells.assign(lat, lng, country)
     center_lat, center_lng = cells.latlng

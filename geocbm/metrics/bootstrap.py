@@ -9,7 +9,7 @@ import pandas as pd
 from geocbm import geodesy
 from geocbm.metrics.formatting import columns_of
 from geocbm.metrics.geolocation import THRESHOLDS_KM, error_km, geoscore
-from geocbm.metrics.inputs import column, coordinates, same_length
+from geocbm.metrics.inputs import coordinates, same_length
 from geocbm.metrics.resamples import NOT_MEASURED, Estimate, Resamples, statistic_of
 
 
@@ -65,12 +65,9 @@ def estimates_by_group(
 ) -> pd.DataFrame:
     """Metrics of groups of rows, each with its interval; groups may overlap and share their draws.
 
-    `blocks` `[n_rows]`, perhaps none, or `Resamples` of them are resampled (`n` times); groups are masks `[n_rows]` by
-    name, and so are `values` `[n_rows]`. What is called `median...` becomes the median of a group, anything else the
-    mean; NaN is left out.
-
-    Returns:
-        A row per group that has rows, in their order: `group`, `n`, and each metric with `_low` and `_high`.
+    `blocks` `[n_rows]`, perhaps none, or `Resamples` of them are resampled; groups are masks `[n_rows]` by name, and
+    `values` `[n_rows]` as in `estimate_columns`, without NaN. A row per group that has rows: `group`, `n`, and each
+    metric with `_low` and `_high`.
     """
     kept = {group: inside for group, inside in groups.items() if inside.any()}
     drawn = blocks if isinstance(blocks, Resamples) or not kept else Resamples(blocks, n, seed)
@@ -84,39 +81,23 @@ def estimates_by_group(
 
 
 def over_seeds(
-    values: Any,
-    than: Any | None = None,
-    blocks: Any | None = None,
-    statistic: str = "mean",
-    n: int = 1000,
-    seed: int = 0,
+    values: np.ndarray, than: np.ndarray | None, blocks: Any, statistic: str = "mean", n: int = 1000, seed: int = 0
 ) -> Estimate:
-    """Mean over training seeds of a statistic, or of its difference to another method's, with its interval.
+    """Mean over training seeds of a statistic ("mean" or "median"), or of its difference to another method's.
 
-    Both sources of chance are drawn: which photographs are in the test split (whole blocks, with the same draws for all
+    `values`, and those of the other method with the same seeds, are `[n_seeds, n_rows]`. The interval draws both
+    sources of chance: which photographs are in the test split (whole `blocks` `[n_rows]`, with the same draws for all
     seeds and both methods) and which seeds the model was trained with (seeds of both methods are drawn as pairs).
-
-    Args:
-        values: `[n_seeds, n_rows]` one value per seed and photograph.
-        than: `[n_seeds, n_rows]` of another method with the same seeds, or None.
-        blocks: `[n_rows]` block of each photograph; None: every photograph is its own.
-        statistic: `"mean"` or `"median"`.
-        n: number of resamples.
-        seed: seed of the draws.
     """
-    first = np.asarray(values, dtype=float)
-    second = None if than is None else np.asarray(than, dtype=float)
-    if first.ndim != 2 or not first.size or (second is not None and second.shape != first.shape):
-        other = "" if second is None else f" and than {second.shape}"
-        raise ValueError(f"values has the shape {first.shape}{other}; give [n_seeds, n_rows], the same for both")
-    labels = np.arange(first.shape[1]) if blocks is None else column(blocks, "blocks", None)
-    same_length(values=first[0], blocks=labels)
-    drawn = Resamples(labels, n, seed)
-    value = [statistic_of(rows, statistic) for rows in first]
-    draws = np.stack([drawn.draws(rows, statistic) for rows in first])  # (n_seeds, n)
-    if second is not None:
-        value = [own - statistic_of(rows, statistic) for own, rows in zip(value, second, strict=True)]
-        draws = draws - np.stack([drawn.draws(rows, statistic) for rows in second])
+    if than is not None and than.shape != values.shape:
+        raise ValueError(f"values has the shape {values.shape} and than {than.shape}; give [n_seeds, n_rows] for both")
+    drawn = Resamples(blocks, n, seed)
+    same_length(values=values[0], blocks=drawn.block)
+    value = [statistic_of(rows, statistic) for rows in values]
+    draws = np.stack([drawn.draws(rows, statistic) for rows in values])  # (n_seeds, n)
+    if than is not None:
+        value = [own - statistic_of(rows, statistic) for own, rows in zip(value, than, strict=True)]
+        draws = draws - np.stack([drawn.draws(rows, statistic) for rows in than])
     chosen = np.random.default_rng([seed, 1]).integers(len(draws), size=draws.shape)
     low, high = drawn.interval(np.take_along_axis(draws, chosen, axis=0).mean(axis=0))
     return {"value": float(np.mean(value)), "low": low, "high": high}

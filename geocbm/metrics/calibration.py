@@ -19,13 +19,8 @@ _NUMBERS_AT_ONCE = 4_000_000  # bounds the memory of a table of logits in double
 def reliability_bins(confidence: Any, correct: Any, bins: int = 10) -> pd.DataFrame:
     """Mean confidence and accuracy in bins of equal width between 0 and 1; an edge belongs to the bin below it.
 
-    `confidence` `[n]` is the probability given to the named class, `correct` `[n]` says whether that is the true one.
-
-    Returns:
-        A row for each bin that is not empty: `low`, `high`, `n`, `confidence`, `accuracy`.
-
-    Raises:
-        ValueError: no rows, different lengths, or a confidence outside 0 to 1.
+    `confidence` `[n]` is the probability given to the named class, `correct` `[n]` says whether that is the true one. A
+    row for each bin that is not empty: `low`, `high`, `n`, `confidence`, `accuracy`.
     """
     probability, hit = column(confidence, "confidence"), column(correct, "correct")
     same_length(confidence=probability, correct=hit)
@@ -43,10 +38,7 @@ def reliability_bins(confidence: Any, correct: Any, bins: int = 10) -> pd.DataFr
 
 
 def expected_calibration_error(confidence: Any, correct: Any, bins: int = BINS) -> float:
-    """Mean gap between confidence and accuracy over bins, weighted by their rows (Naeini et al. 2015).
-
-    Arguments as in `reliability_bins`.
-    """
+    """Mean gap between confidence and accuracy over `reliability_bins`, weighted by rows (Naeini et al. 2015)."""
     table = reliability_bins(confidence, correct, bins)
     return float((table["n"] * (table["confidence"] - table["accuracy"]).abs()).sum() / table["n"].sum())
 
@@ -91,11 +83,7 @@ def _parts(scores: np.ndarray, true: np.ndarray, temperature: float = 1.0) -> It
 
 
 def negative_log_likelihood(logits: Any, target: Any, temperature: float = 1.0) -> float:
-    """Mean of minus the logarithm of the probability given to the true class, in nats.
-
-    Of logits `[n, k]`, divided by the temperature before the softmax, and true classes `[n]`; what does not fit is a
-    ValueError.
-    """
+    """Mean of minus the logarithm of the probability of the true class `[n]`, in nats, of logits `[n, k]`."""
     scores, true = _checked(logits, target)
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, it is {temperature}; 1 leaves the logits as they are")

@@ -40,11 +40,7 @@ def spellings() -> dict[str, tuple[str, ...]]:
 
 @cache
 def world_regions() -> dict[str, dict[str, str]]:
-    """`continent` and `world_region` of each country by its name: a country lies on one continent as a whole.
-
-    World regions are the sub-regions of the UN (M49), continents what they make up: Russia is Europe, Turkey and Cyprus
-    are Asia, Central America and the Caribbean North America.
-    """
+    """`continent` and `world_region` (the UN's sub-region, M49) of each country, which lies on one continent."""
     ends = {end: end for end in ("Africa", "Asia", "Europe", "South America", "Antarctica")}
     ends |= dict.fromkeys(("Northern America", "Central America", "Caribbean"), "North America")
     found = {}
@@ -73,11 +69,7 @@ def _names_by_key() -> dict[str, str]:
 
 
 def country_name(text: str) -> str | None:
-    """The project's name of a country, such as "United States" for "USA", "U.S.A." or "US"; None for an unknown one.
-
-    A name is taken in any common English spelling, whatever its case, accents and punctuation, an ISO 3166-1 code in
-    capital letters.
-    """
+    """The project's name of a country, such as "United States" for "U.S.A." or the code "US"; None if unknown."""
     text = text.strip()
     return _names_by_key().get(_key(text)) or names_by_code().get(text)
 

@@ -90,16 +90,11 @@ def attention_overlay(
     title: str = "Where does it look?",
     noun: str = "attention",
 ) -> go.Figure:
-    """Pictures, each beside itself with the attention, or another map, laid over it.
+    """Pictures, each beside itself with the attention, or what else the `noun` says the map is of, laid over it.
 
-    Args:
-        images: uint8 `(H, W, 3)` arrays or PIL images; what the model saw, so that the grid fits.
-        attention: for each picture a grid `(rows, columns)`, not negative.
-        captions: a line of plain text below each pair, or none at all.
-        boxes: for each picture None or `(x0, y0, x1, y1)` from 0 to 1, drawn on both pictures (the true place of the
-            concept), or none at all.
-        title: headline.
-        noun: what the map is of.
+    The images are uint8 `(H, W, 3)` arrays or PIL images as the model saw them, so that the grid `(rows, columns)` of
+    each, not negative, fits. `captions` are lines below the pairs, `boxes` for each picture None or `(x0, y0, x1, y1)`
+    from 0 to 1, drawn on both (the true place of the concept); there may be none at all of either.
     """
     count = len(images)
     if not count or count != len(attention) or any(len(each) not in (0, count) for each in (captions, boxes)):
@@ -164,11 +159,11 @@ def attention_overlay(
     return finish(fig, title, alt, 60 + round(high * _WIDTH), margin=margin, width=round(wide * _WIDTH) + 110)
 
 
-def patch_heat(picture: Any, grid: np.ndarray, texts: Sequence[str], title: str, noun: str = "attention") -> go.Figure:
+def patch_heat(picture: Any, grid: np.ndarray, texts: Sequence[str], title: str) -> go.Figure:
     """One picture with a map over its patches laid over it, which says under the pointer what each patch is.
 
     The picture is uint8 `(H, W, 3)` or a PIL image, as the model saw it, the grid `(rows, columns)` not negative;
-    `texts` are those of the patches, row by row, and `noun` is what the map is of.
+    `texts` are those of the patches, row by row.
     """
     image, (rows, columns) = as_image(picture), grid.shape
     if len(texts) != rows * columns:
@@ -183,7 +178,7 @@ def patch_heat(picture: Any, grid: np.ndarray, texts: Sequence[str], title: str,
         colorscale=[[i / 4, f"rgba({r:.0f},{g:.0f},{b:.0f},{0.2 * i})"] for i, (r, g, b) in enumerate(_HEAT)],
         showscale=False,
         hoverlabel={"bgcolor": "white", "font": {"color": INK}},
-        name=noun,
+        name="attention",
     )
     place = {"x": -0.5, "y": -0.5, "sizex": columns, "sizey": rows, "xref": "x", "yref": "y"}
     # Four times the width of an overlay: the picture is looked at, not only compared.
@@ -192,7 +187,7 @@ def patch_heat(picture: Any, grid: np.ndarray, texts: Sequence[str], title: str,
     fig.update_xaxes(visible=False, range=[-0.5, columns - 0.5], constrain="domain")
     fig.update_yaxes(visible=False, range=[rows - 0.5, -0.5], scaleanchor="x", constrain="domain")
     row, column = np.unravel_index(int(grid.argmax()), grid.shape)
-    alt = f"A picture with the {noun} of its {rows} by {columns} patches laid over it"
+    alt = f"A picture with the attention of its {rows} by {columns} patches laid over it"
     if grid.any():
         alt += (
             f"; it is highest in row {row + 1}, column {column + 1}, at {grid.max() / grid.mean():.1f} times the mean"

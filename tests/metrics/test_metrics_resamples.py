@@ -90,7 +90,7 @@ def test_one_block_has_no_interval():
         bootstrap([5.0]),
         bootstrap([1, 0], [3, 3], groups=[0, 1]),
         paired_difference([1.0, 3.0], [0.0, 1.0], ["a", "a"]),
-        metrics.over_seeds([[1.0, 2.0], [5.0, 6.0]], blocks=[0, 0]),
+        metrics.over_seeds(np.array([[1.0, 2.0], [5.0, 6.0]]), None, [0, 0]),
     ):
         assert np.isfinite(entry["value"]) and np.isnan(entry["low"]) and np.isnan(entry["high"])
 

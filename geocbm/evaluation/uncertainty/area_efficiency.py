@@ -80,12 +80,10 @@ def recall_curves(areas: dict[str, np.ndarray], steps: int = 120) -> pd.DataFram
 def measure_areas(
     files: Run, found: Assessment, n: int = 1000, seed: int = 0
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-    """Search for the test images of a run in every order.
+    """Search for the test images of a run in every order: `searched_areas`, and a row per order.
 
-    Returns:
-        `searched_areas`, and a row per order: `order` (its label), `efficiency`, `over_probability` (paired, minus that
-        of the run's own order), the median searched area `median_km2`, and the share `recall_<limit>` found within each
-        of `LIMITS_KM2`, each with `_low` and `_high`; no row without images.
+    Its columns are `order` (its label), and with their intervals `efficiency`, `over_probability` (paired, minus that
+    of the run's own order), `median_km2` searched, and the share `recall_<limit>` found within each of `LIMITS_KM2`.
     """
     areas = searched_areas(files, found)
     if not len(found.right):

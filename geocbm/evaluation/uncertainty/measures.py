@@ -62,27 +62,17 @@ STEPS = 100
 
 @dataclass(frozen=True)
 class UncertaintyMetrics:
-    """What was measured on the test split. An interval is `<name>`, `<name>_low`, `<name>_high`. Empty without images.
+    """What was measured on the test split, with intervals as `<name>_low` and `<name>_high`. Empty without images.
 
-    Attributes:
-        found: the assessment.
-        calibration: rows `raw` and `calibrated`: `nll` (nats), `ece`, `ece_by_chance` (that error of a perfectly
-            calibrated model), `confidence` (mean probability of the named cell) and `accuracy`.
-        coverage: a row per wanted `coverage`: shares of regions that hold the cell of the `label` and the `nearest`
-            one, with intervals, `spread` (standard deviation of the coverage over draws of the calibration images:
-            Vovk 2012), median `cells`, and the 10, 50 and 90 % quantiles of the area, km².
-        points: a row per possible `point`: `val_geoscore`, `median_km`, `geoscore` and `geoscore_change` (against the
-            run's answer, paired) with intervals, and the shares `acc_25km` and `acc_750km`.
-        named: rows `country` and `region`: `single` and `summed` (see `Assessment.named`) and their paired `change`.
-        risk: of `risk_areas`, a row for each order, then `random` and `oracle`.
+    The `spread` of a coverage is its standard deviation over draws of the calibration images (Vovk 2012).
     """
 
     found: Assessment
-    calibration: pd.DataFrame
-    coverage: pd.DataFrame
-    points: pd.DataFrame
-    named: pd.DataFrame
-    risk: pd.DataFrame
+    calibration: pd.DataFrame  # rows `raw`, `calibrated`: `nll`, `ece`, `ece_by_chance`, mean `confidence`, `accuracy`
+    coverage: pd.DataFrame  # per wanted `coverage`: regions that hold `label` and `nearest` cell, `spread`, sizes
+    points: pd.DataFrame  # per possible `point`: its metrics, and the paired `geoscore_change` against the run's answer
+    named: pd.DataFrame  # `country`, `region`: `single` and `summed` of `Assessment.named`, and their paired `change`
+    risk: pd.DataFrame  # of `risk_areas`, a row for each order, then `random` and `oracle`
 
 
 def measure(found: Assessment, n: int = 1000, seed: int = 0) -> UncertaintyMetrics:
