@@ -31,10 +31,7 @@ MOST_NAMED = 100_000
 
 
 def linked_groups(table: pd.DataFrame, pano: np.ndarray, block: np.ndarray | None = None) -> np.ndarray:
-    """Smallest panorama `[n]` of the group of each row: panorama, filled `image_sha256` or block link rows, in chains.
-
-    `pano` `[n]` are the panoramas, numbered in ascending order of their names.
-    """
+    """Smallest panorama `[n]` of the group of each row: panorama, `image_sha256` or block link rows, in chains."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 

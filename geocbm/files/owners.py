@@ -79,10 +79,7 @@ def _is_over(process: int, path: Path) -> bool:
 
 
 def hold_lock(stream: IO[Any], patience: float = 0.0) -> bool:
-    """Lock an open file for this process until the file is closed or the process ends, however it ends.
-
-    False when another process still holds the lock after `patience` seconds. True on Windows, which has no such lock.
-    """
+    """Lock an open file for this process until it is closed, waiting for `patience` seconds; True on Windows."""
     try:
         import fcntl
     except ImportError:
@@ -139,10 +136,7 @@ def only_one(file: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def right_to_replace(path: Path) -> Iterator[None]:
-    """Hold the lock of the run to which a file belongs while the file is replaced.
-
-    A MismatchError where another process makes the run, or has taken over what this one works for.
-    """
+    """Hold the lock of the run to which a file belongs; a MismatchError where another process makes the run."""
     held = [line.partition(" ")[::2] for line in os.environ.get(_HELD, "").splitlines() if line]
     for mark, name in held:
         with contextlib.suppress(OSError):

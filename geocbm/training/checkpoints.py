@@ -136,10 +136,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: str | Path, made_by: str | Callable[[], str], stage: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the tensors of a checkpoint and its JSON; `made_by` is, or finds out, the command that writes it.
-
-    Tensors that the JSON does not describe, damage and another stage are a MismatchError.
-    """
+    """Tensors of a checkpoint and its JSON; `made_by` is, or finds out, the command that writes it."""
     path = Path(path)
     described = path.with_suffix(".json")
     refuse_folder(path, made_by)
