@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Black through red and yellow to near white, so that more attention is also lighter.
 _HEAT = np.array([[20, 11, 52], [120, 28, 109], [207, 68, 70], [251, 155, 6], [252, 255, 164]], dtype=float)
 
-_WIDTH, _PAIRS_IN_A_ROW = 140, 3  # pixels of one picture of an overlay
+_WIDTH, _GAP, _PAIRS_IN_A_ROW = 140, 4, 3  # pixels of one picture of an overlay, and between it and its copy
 
 
 def _heat_colours(level: np.ndarray) -> np.ndarray:
@@ -96,67 +96,48 @@ def attention_overlay(
     each, not negative, fits. `captions` are lines below the pairs, `boxes` for each picture None or `(x0, y0, x1, y1)`
     from 0 to 1, drawn on both (the true place of the concept); there may be none at all of either.
     """
+    import plotly.express as px
+
     count = len(images)
     if not count or count != len(attention) or any(len(each) not in (0, count) for each in (captions, boxes)):
         raise ValueError(
             f"attention_overlay needs as many grids, captions and boxes as images: "
             f"{count} images, {len(attention)} grids"
         )
-    columns = min(_PAIRS_IN_A_ROW, count)
-    ratios = [as_image(image).height / as_image(image).width for image in images]
-    step_x, step_y = 2.12, max(ratios) + 0.3
-    fig = go.Figure()
-    centres, texts, peaks = [], [], []
-    for i, (picture, grid, ratio) in enumerate(zip(images, attention, ratios, strict=True)):
-        left, top = (i % columns) * step_x, -(i // columns) * step_y
-        small = as_image(picture).resize((_WIDTH, round(_WIDTH * ratio)))
-        for x, shown in ((left, small), (left + 1.02, blend_heat(picture, grid, _WIDTH))):
-            place = {"x": x, "y": top, "sizex": 1, "sizey": ratio, "xref": "x", "yref": "y"}
-            fig.add_layout_image(source=data_uri(shown), sizing="stretch", layer="below", **place)
-            if len(boxes) and boxes[i] is not None:
-                x0, y0, x1, y1 = (float(value) for value in boxes[i])
-                corners = {"x0": x + x0, "x1": x + x1, "y0": top - y0 * ratio, "y1": top - y1 * ratio}
-                fig.add_shape(type="rect", line={"color": "#FFFFFF", "width": 1.6, "dash": "dot"}, **corners)
-        caption = str(captions[i]) if len(captions) else ""
-        if caption:
-            text, below = escape(shorten(caption, _WIDTH // 3)), top - ratio - 0.02
-            fig.add_annotation(
-                x=left, y=below, text=text, showarrow=False, xanchor="left", yanchor="top", font={"size": 12}
-            )
-        values = np.asarray(grid, dtype=float)
-        peaks.append(float(values.max() / max(values.mean(), 1e-12)))
-        centres.append((left + 1.52, top - ratio / 2))
-        texts.append(f"{escape(caption)}<br>peak {peaks[-1]:.1f} times the mean")
-    # Points without a mark carry the texts under the pointer, and the colour bar.
-    across, down = zip(*centres, strict=True)
-    fig.add_scatter(
-        x=across,
-        y=down,
-        mode="markers",
-        text=texts,
-        hovertemplate="%{text}<extra></extra>",
-        marker={"size": 28, "opacity": 0, "color": [0.5] * count, "cmin": 0, "cmax": 1, "showscale": True},
-        marker_colorscale=[[i / 4, f"rgb({r:.0f},{g:.0f},{b:.0f})"] for i, (r, g, b) in enumerate(_HEAT)],
-        marker_colorbar={
-            "title": {"text": noun, "side": "right"},
-            "tickvals": [0, 1],
-            "ticktext": ["none", "most"],
-            "thickness": 10,
-            "len": 0.9,
-            "outlinewidth": 0,
-        },
-        showlegend=False,
-    )
-    wide, high = columns * step_x - 0.1, -(-count // columns) * step_y
-    fig.update_xaxes(visible=False, range=[0, wide])
-    fig.update_yaxes(visible=False, range=[-high, 0.0], scaleanchor="x", scaleratio=1)
-    first = f"; the first is “{captions[0]}”" if len(captions) else ""
+    first, across = as_image(images[0]), min(_PAIRS_IN_A_ROW, count)
+    size = (_WIDTH, round(_WIDTH * first.height / first.width))
+    gap = np.full((size[1], _GAP, 3), 255, dtype=np.uint8)
+    pairs = [
+        np.hstack([as_image(picture).resize(size), gap, blend_heat(picture, grid, _WIDTH).resize(size)])
+        for picture, grid in zip(images, attention, strict=True)
+    ]
+    down, high = -(-count // across), size[1] + 30  # of a row, with its captions
+    facets = {
+        "facet_col": 0,
+        "facet_col_wrap": across,
+        "facet_col_spacing": 0.02,
+        "facet_row_spacing": 30 / down / high,
+    }
+    fig = px.imshow(np.stack(pairs), binary_string=True, binary_format="jpg", **facets)
+    for note in fig.layout.annotations:
+        number = int(note.text.partition("=")[2])
+        note.update(text=escape(shorten(captions[number], _WIDTH // 3)) if len(captions) else "", font_size=12)
+    for trace, box in zip(fig.data, boxes, strict=False):
+        for left in (0, _WIDTH + _GAP) if box is not None else ():
+            (x0, x1), (y0, y1) = left + size[0] * np.array(box[::2]), size[1] * np.array(box[1::2])
+            place = {"x0": x0, "y0": y0, "x1": x1, "y1": y1, "xref": trace.xaxis, "yref": trace.yaxis}
+            fig.add_shape(type="rect", line={"color": "#FFFFFF", "width": 1.6, "dash": "dot"}, **place)
+    fig.update_traces(hoverinfo="skip", hovertemplate=None)
+    fig.update_xaxes(visible=False).update_yaxes(visible=False)
+    peaks = [np.max(grid) / max(np.mean(grid), 1e-12) for grid in attention]
+    said = f"; the first is “{captions[0]}”" if len(captions) else ""
     alt = (
-        f"{plural(count, 'image')}, each beside itself with the model's {noun} laid over it; the peak is "
-        f"{np.median(peaks):.1f} times the mean {noun} in the median picture{first}."
+        f"{plural(count, 'image')}, each beside itself with the model's {noun} laid over it, the lighter the more; the "
+        f"peak is {np.median(peaks):.1f} times the mean {noun} in the median picture{said}."
     )
-    margin = {"l": 16, "r": 16, "t": 52, "b": 8}
-    return finish(fig, title, alt, 60 + round(high * _WIDTH), margin=margin, width=round(wide * _WIDTH) + 110)
+    margin = {"l": 16, "r": 16, "t": 72, "b": 8}
+    wide = across * (2 * _WIDTH + _GAP + 8)
+    return finish(fig, title, alt, 80 + down * high, margin=margin, width=round(wide * 1.02) + 32)
 
 
 def patch_heat(picture: Any, grid: np.ndarray, texts: Sequence[str], title: str) -> go.Figure:

@@ -235,7 +235,7 @@ def test_country_bars_open_to_all_countries():
 
 def test_attention_pictures_are_jpeg_and_the_hottest_patch_is_the_lightest():
     figure = plots.attention_overlay(PICTURES[:1], GRIDS[:1])
-    assert [image.source[:23] for image in figure.layout.images] == ["data:image/jpeg;base64,"] * 2
+    assert [trace.source[:23] for trace in figure.data] == ["data:image/jpeg;base64,"]
     grid = np.zeros((4, 4))
     grid[1, 2] = 3.0
     heat = np.asarray(plots.blend_heat(np.full((80, 80, 3), 90, dtype=np.uint8), grid)).sum(axis=2)
