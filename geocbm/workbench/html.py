@@ -108,24 +108,21 @@ _NUMBER = re.compile(r"[<≈]?\s*[-+−±]?\.?\d|–$")
 
 
 def rows_html(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
-    """A table of texts; everything is escaped. Columns of numbers end at the right, all others begin at the left."""
+    """A table of texts, escaped but for `Markup`. Columns of numbers end at the right, all others begin at the left."""
+    from markupsafe import escape
+
     sides = [
         "right" if all(_NUMBER.match(str(cell)) for cell in column) else "left" for column in zip(*rows, strict=True)
     ]
     styled = list(zip(header, sides or ["left"] * len(header), strict=True))
-    head = "".join(f'<th scope="col" style="text-align:{side}">{html.escape(name)}</th>' for name, side in styled)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td style="text-align:{side}">{html.escape(str(cell))}</td>'
-            for cell, side in zip(row, sides, strict=True)
-        )
-        + "</tr>"
-        for row in rows
+    head = "".join(f'<th scope="col" style="text-align:{side}">{escape(name)}</th>' for name, side in styled)
+    lines = (zip(row, sides, strict=True) for row in rows)
+    body = "</tr><tr>".join(
+        "".join(f'<td style="text-align:{side}">{escape(cell)}</td>' for cell, side in line) for line in lines
     )
     return (
-        f'<table class="workbench"><caption>{html.escape(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        f'<table class="workbench"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody><tr>{body}</tr></tbody></table>"
     )
 
 

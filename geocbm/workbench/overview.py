@@ -3,16 +3,17 @@
 import os
 from collections.abc import Mapping
 from datetime import datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from geocbm.files import paths, read_json_or_empty
 from geocbm.files.progress import is_live
 from geocbm.metrics.table import HEADLINES, metric
 from geocbm.workbench import stages, state
+from geocbm.workbench.html import rows_html
 
 SHOWN = (
     *("data.images", "data.countries", "data.metas", "cells.n"),
@@ -50,18 +51,13 @@ def directory(run: str, status: pd.DataFrame, explorable: Mapping[str, str]) -> 
     """
     pages = paths.report_folder(read_json_or_empty(paths.run_folder(run) / paths.COPY_MARK).get("from", run))
     here = paths.notebooks_folder() if is_live() else pages
-    rows = []
+    rows, link = [], Markup('<a href="{}">{}</a>')
     for number, name, asked, how in status.itertuples(index=False, name=None):
-        page = escape(asked)
+        page = asked
         if (pages / f"{name}.ipynb").is_file() or here == pages:
-            page = f'<a href="{escape(Path(os.path.relpath(pages / name, here)).as_posix())}.html">{page}</a>'
-        cells = (f'<a href="{name}.ipynb">{number}</a>', page, escape(explorable.get(number, "")), escape(how))
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("notebook", "question", "to explore there", "state"))
-    return (
-        f'<table class="workbench"><caption>Notebooks of run {escape(run)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
+            page = link.format(Path(os.path.relpath(pages / f"{name}.html", here)).as_posix(), asked)
+        rows.append((link.format(f"{name}.ipynb", number), page, explorable.get(number, ""), how))
+    return rows_html(("notebook", "question", "to explore there", "state"), rows, f"Notebooks of run {run}")
 
 
 def records(run: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def test_the_directory_leads_to_notebooks_and_pages_from_where_it_is_read(
         "02_total.ipynb",
         "02_total.html",
     ]
-    assert "<td>&lt;sums&gt;</td>" in on_a_page and "not yet" in on_a_page
+    assert ">&lt;sums&gt;</td>" in on_a_page and "not yet" in on_a_page
     monkeypatch.setattr(overview, "is_live", lambda: True)
     in_lab = re.findall('href="([^"]*)"', overview.directory("mine-lab", status, {}))
     assert in_lab == ["01_numbers.ipynb", "../reports/mine/01_numbers.html", "02_total.ipynb"]  # 02 has no page yet
