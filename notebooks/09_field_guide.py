@@ -125,10 +125,7 @@ if heads := guide.agreement_of_heads():
 country_sheets, concept_sheets = guide.country_sheets(countries), guide.concept_sheets(concepts)
 pairs = example_pairs([*country_sheets, *concept_sheets])
 crops = example_pictures(model, pairs)
-page = field_guide_html.sheets_html(
-    country_sheets, files.concepts, crops, noun=noun, simulated=files.simulated, guessed=files.guessed
-)
-nb.html(page)
+nb.html(field_guide_html.sheets_html(country_sheets, files, crops))
 
 # %%
 if guide.too_few:
@@ -145,10 +142,7 @@ if left > 0:
 # image that shows the concept but is labelled with another one counts as a miss for neither.
 
 # %%
-page = field_guide_html.sheets_html(
-    concept_sheets, files.concepts, crops, noun=noun, simulated=files.simulated, guessed=files.guessed
-)
-nb.html(page)
+nb.html(field_guide_html.sheets_html(concept_sheets, files, crops))
 
 # %% [markdown]
 # ## Make it yours: a statistic per concept and country

@@ -186,20 +186,20 @@ def test_sheets_show_strangers_texts_as_text(guide):
     sheet = replace(guide.concept_sheets()[0], note=note, countries=((evil, 1.0),))
     country = replace(guide.country_sheets()[0], country=evil)
     concepts = SimpleNamespace(metas=(evil,) * len(guide.run.concepts.metas), meta_to_parent={evil: evil})
-    page = field_guide_html.sheets_html([sheet, country], concepts, {})
+    run = SimpleNamespace(concepts=concepts, noun="image", simulated=False, guessed=False)
+    page = field_guide_html.sheets_html([sheet, country], run, {})
     assert "<script" not in page and "seen here" in page and "&lt;script&gt;" in page
     assert workbench_html.clean_html(page).count("<details") == 2
 
 
 def test_a_sheet_shows_what_the_guide_knows(guide):
-    concepts = guide.run.concepts
     for sheet in guide.country_sheets():
-        page = field_guide_html.sheets_html([sheet], concepts, {}, noun="scene")
-        assert sheet.country in page and f"{sheet.named} of {sheet.n_held_out} scenes" in page
-        assert all(concepts.metas[clue.meta] in page for clue in sheet.clues)
+        page = field_guide_html.sheets_html([sheet], guide.run, {})
+        assert sheet.country in page and f"{sheet.named} of {sheet.n_held_out} {guide.run.noun}s" in page
+        assert all(guide.run.concepts.metas[clue.meta] in page for clue in sheet.clues)
         assert all(other.country in page for other in sheet.look_alikes)
     for sheet in guide.concept_sheets():
-        page = field_guide_html.sheets_html([sheet], concepts, {})
+        page = field_guide_html.sheets_html([sheet], guide.run, {})
         assert all(name in page for name, _ in sheet.countries)
 
 
@@ -207,7 +207,7 @@ def test_a_sheet_shows_what_the_guide_knows(guide):
 def test_a_clue_of_the_model_says_whether_the_labels_show_it(guide, z, unsupported):
     clue = Clue(0, labels=5, lift=2.0, log_odds_z=z, contribution=0.4, of_labels=False, rows=())
     sheet = replace(guide.country_sheets(1)[0], clues=(clue,))
-    page = field_guide_html.sheets_html([sheet], guide.run.concepts, {})
+    page = field_guide_html.sheets_html([sheet], guide.run, {})
     assert "the model relies on it" in page and ("the labels do not show it" in page) == unsupported
 
 
@@ -215,7 +215,7 @@ def test_every_picture_of_a_sheet_is_described(guide):
     country_sheets = guide.country_sheets(2)
     pairs = example_pairs(country_sheets)
     pictures = dict.fromkeys(pairs, Image.new("RGB", (8, 8)))
-    page = field_guide_html.sheets_html(country_sheets, guide.run.concepts, pictures)
+    page = field_guide_html.sheets_html(country_sheets, guide.run, pictures)
     alts = [alt for _, alt in workbench_html.pictures(page)]
     assert len(alts) == len(pictures) + 2 and all(alts)
 
