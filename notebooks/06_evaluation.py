@@ -31,8 +31,8 @@ from geocbm.workbench import explorers, notebook
 
 nb = notebook.start("06_evaluation", globals())
 files = Run(nb.run_folder)
-test = files.rows["test"]
-lat, lng = files.lat[test], files.lng[test]
+truth = methods.TruePlaces(files, bootstrap, seed)  # of the test split, with the resamples behind every interval
+test, lat, lng = files.rows["test"], truth.lat, truth.lng
 
 # %% [markdown]
 # ## A batch
@@ -98,7 +98,7 @@ if n_blocks >= metrics.FEWEST_BLOCKS:  # with fewer the package gives no interva
 # %%
 simple = methods.all_baselines(files, paths.cache_folder(), seed, geoclip_backbone)
 answers = simple + methods.stage_answers(files)
-table = methods.measure(files, answers, bootstrap, seed)
+table = methods.measure(truth, answers)
 heads = {"answered": "answer", "n_missing": "without an answer"}
 nb.table(readable(table.drop(columns="name"), heads), caption="All methods on the test split, with 95 % intervals")
 for measured in ("median_km", "country_acc", "meta_top1"):
@@ -111,11 +111,11 @@ for measured in ("median_km", "country_acc", "meta_top1"):
 
 # %%
 strongest = decodings.strongest_baseline(simple)
-gains = decodings.over_baseline(files, answers, strongest, bootstrap, seed)
+gains = decodings.over_baseline(truth, answers, strongest)
 against = methods.label_of(strongest.name, strongest.detail) if strongest else "none: there is no validation split"
 gained = interval_frame(methods.by_label(gains), "head")
 nb.table(readable(gained), caption=f"Heads of Stage 2 minus the strongest baseline ({against})")
-decoded = decodings.measure_decodings(files, answers, bootstrap, seed)
+decoded = decodings.measure_decodings(truth, answers)
 for name in decodings.METRICS:
     points = decodings.decoding_table(decoded, name).map(metric(f"stage2.{name}").write, na_action="ignore")
     nb.table(points.fillna(""), caption=f"Every method with every decoding: {metric(f'stage2.{name}').axis}")
@@ -128,7 +128,7 @@ for name in decodings.METRICS:
 
 # %%
 drawn_methods = {"chance", "prior", "gallery", "nearest_neighbour", "linear_probe", "stage2", "true_concepts"}
-errors = methods.errors_km(files, [answer for answer in answers if answer.name in drawn_methods])
+errors = methods.errors_km(truth, [answer for answer in answers if answer.name in drawn_methods])
 nb.show(plots.error_curves(errors, title="Share of images within a distance"))
 named = metrics_by_place.geocode(files, answers)
 shares = readable(interval_frame(methods.by_label(metrics_by_place.level_metrics(named, bootstrap, seed)), "method"))
@@ -198,7 +198,7 @@ class CellMeans:
 
 if own_baseline:
     own = baselines.Task.of(files).answer(CellMeans(), files.features("vanilla").read_all("pooled").numpy())
-    nb.table(readable(methods.measure(files, [own, *answers], bootstrap, seed)), caption="With your own baseline")
+    nb.table(readable(methods.measure(truth, [own, *answers])), caption="With your own baseline")
 
 # %%
 nb.record_all("stage2", metrics.recordables(stage2))

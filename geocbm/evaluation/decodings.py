@@ -9,7 +9,6 @@ import pandas as pd
 from geocbm.evaluation.baselines.base import Prediction
 from geocbm.evaluation.methods import ORACLES, TruePlaces, in_order, label_of
 from geocbm.metrics import Estimate, entry_of, estimate_columns, recordables
-from geocbm.run import Run
 
 POINT_COLUMNS = {
     "own": "own place",
@@ -26,7 +25,7 @@ METRICS = ("geoscore", "median_km", "country_acc")
 """What every point of every method is measured by; the country is that of the place."""
 
 
-def measure_decodings(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 0) -> pd.DataFrame:
+def measure_decodings(truth: TruePlaces, answers: Sequence[Prediction]) -> pd.DataFrame:
     """Every point of every method on the test split; methods without points are left out.
 
     A row per method and point, methods in the order of the page: `name`, `method` (its label), `point`, `chosen`
@@ -35,10 +34,8 @@ def measure_decodings(run: Run, answers: Sequence[Prediction], n: int = 1000, se
     """
     columns = ["name", "method", "point", "chosen", "val_geoscore"]
     columns += [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
-    if not len(run.rows["test"]):
-        return pd.DataFrame(columns=columns)
-    truth, rows = TruePlaces(run, n, seed), []
-    for answer in in_order(answers):
+    rows = []
+    for answer in in_order(answers) if len(truth) else ():
         choice = answer.choice
         for point, place in answer.points.items():
             row: dict[str, Any] = {"name": answer.name, "method": label_of(answer.name, answer.detail), "point": point}
@@ -70,16 +67,15 @@ def strongest_baseline(answers: Sequence[Prediction]) -> Prediction | None:
 
 
 def over_baseline(
-    run: Run, answers: Sequence[Prediction], baseline: Prediction | None, n: int = 1000, seed: int = 0
+    truth: TruePlaces, answers: Sequence[Prediction], baseline: Prediction | None
 ) -> dict[str, dict[str, Estimate]]:
     """What Stage 2 and each of its modes gain over a baseline on the same test images, paired, with intervals.
 
     By name of the head, `geoscore_change` and `median_km_change`, head minus baseline: above 0 is better for the
     GeoScore, below 0 for the median error. Nothing without test images.
     """
-    if baseline is None or not len(run.rows["test"]):
+    if baseline is None or not len(truth):
         return {}
-    truth = TruePlaces(run, n, seed)
     theirs, gains = truth.values(baseline.lat, baseline.lng), {}
     for head in in_order(answers):
         if head.name.startswith(("stage2", "variant_")):

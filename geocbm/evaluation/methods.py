@@ -197,13 +197,16 @@ def own_points(places: pd.DataFrame) -> dict[str, Points]:
 
 
 class TruePlaces:
-    """The true places of the test split with their countries, against which every answer is measured alike."""
+    """The test split's labels, countries by polygon and `n` resamples, against which every answer is measured alike."""
 
-    def __init__(self, run: Run, n: int, seed: int) -> None:
-        test = run.rows["test"]
-        self.lat, self.lng = run.lat[test], run.lng[test]
+    def __init__(self, run: Run, n: int = 1000, seed: int = 0) -> None:
+        self.labels = Task.of(run).split("test")
+        self.lat, self.lng = self.labels.lat, self.labels.lng
         self.country = metrics.country_of(self.lat, self.lng)
-        self.draws = Resamples(metrics.spatial_blocks(self.lat, self.lng), n, seed)
+        self.draws = Resamples(metrics.spatial_blocks(self.lat, self.lng) if len(self) else [0], n, seed)
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def values(self, lat: Any, lng: Any) -> dict[str, np.ndarray]:
         """`median_km`, `geoscore` and `country_acc` of places answered, `[n]` each.
@@ -215,7 +218,7 @@ class TruePlaces:
         return {"median_km": km, "geoscore": geoscore(km), "country_acc": right}
 
 
-def measure(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 0) -> pd.DataFrame:
+def measure(truth: TruePlaces, answers: Sequence[Prediction]) -> pd.DataFrame:
     """Measure all methods on the test split with the same resamples, in the order of the page.
 
     A method that names no country but a place is given the country of its place by country polygons, and is held
@@ -223,38 +226,35 @@ def measure(run: Run, answers: Sequence[Prediction], n: int = 1000, seed: int = 
     `answered` (which point of its distribution), `METRICS` with their intervals (NaN where it does not answer or is
     `TOLD`), and `n_missing`, photographs for which a method of places names none; these count as misses.
     """
-    truth = Task.of(run).split("test")
-    places = TruePlaces(run, n, seed) if len(truth) else None
-    draws = Resamples([0]) if places is None else places.draws
     rows = []
     for answer in in_order(answers):
-        values = {} if places is None else _values(answer, truth, places)
+        values = _values(answer, truth) if len(truth) else {}
         row: dict[str, Any] = {"name": answer.name, "method": label_of(answer.name, answer.detail)}
         row["answered"] = POINT_WORDS[answer.choice.point] if answer.choice else ""
         own = {metric: None if TOLD.get(answer.name) == metric else values.get(metric) for metric in METRICS}
-        row |= estimate_columns(draws, own)
+        row |= estimate_columns(truth.draws, own)
         rows.append(row | {"n_missing": int(np.isinf(values["median_km"]).sum()) if "median_km" in values else 0})
     return pd.DataFrame(rows)
 
 
-def _values(answer: Prediction, truth: base.Labels, places: TruePlaces) -> dict[str, np.ndarray]:
+def _values(answer: Prediction, truth: TruePlaces) -> dict[str, np.ndarray]:
     """Values `[n]` of each metric that a method has."""
-    values = {} if answer.lat is None else places.values(answer.lat, answer.lng)
+    values = {} if answer.lat is None else truth.values(answer.lat, answer.lng)
     for named in (answer.country, answer.meta):
         if named is not None and len(named) != len(truth):
             raise ValueError(f"{answer.name} has {len(named)} answers for {len(truth)} rows")
     if answer.country is not None:
-        values["country_acc"] = np.asarray(answer.country) == truth.country
+        values["country_acc"] = np.asarray(answer.country) == truth.labels.country
     if answer.meta is not None:
-        values["meta_top1"] = np.where(truth.meta == -1, np.nan, np.asarray(answer.meta) == truth.meta)
+        known = truth.labels.meta
+        values["meta_top1"] = np.where(known == -1, np.nan, np.asarray(answer.meta) == known)
     return values
 
 
-def errors_km(run: Run, answers: Sequence[Prediction]) -> dict[str, np.ndarray]:
+def errors_km(truth: TruePlaces, answers: Sequence[Prediction]) -> dict[str, np.ndarray]:
     """Error of every method that names a place, by image of the test split, under its label."""
-    test = run.rows["test"]
     return {
-        label_of(one.name, one.detail): metrics.error_km(one.lat, one.lng, run.lat[test], run.lng[test])
+        label_of(one.name, one.detail): metrics.error_km(one.lat, one.lng, truth.lat, truth.lng)
         for one in in_order(answers)
         if one.lat is not None
     }

@@ -301,7 +301,9 @@ def test_a_new_baseline_is_one_class_and_is_measured_like_the_others(trained_run
     features = np.eye(len(set(files.country)))[np.unique(files.country, return_inverse=True)[1]]
     answer = Task.of(files).answer(NearestCountry(), features)
     assert list(answer.points) == ["own"] and answer.choice.n == len(files.rows["val"])
-    table = methods.measure(files, [answer, Prediction("stage1", meta=np.zeros(len(files.rows["test"]), int))], 20)
+    table = methods.measure(
+        methods.TruePlaces(files, 20), [answer, Prediction("stage1", meta=np.zeros(len(files.rows["test"]), int))]
+    )
     assert table["method"].tolist() == ["Stage 1", "nearest country"] and table["country_acc"].iloc[1] == 1
     assert "baseline.nearest_country.geoscore" in methods.records(table)
 

@@ -92,8 +92,8 @@ def test_the_difference_is_paired_over_blocks(files) -> None:
     test = files.rows["test"]
     lat, lng = files.lat[test], files.lng[test]
     near, far = Prediction("stage2", lat, lng), Prediction("linear_probe", lat - 1, lng, detail="C = 1")
-    gains = decodings.over_baseline(files, [near, far], far, n=50)
-    assert list(gains) == ["stage2"] and decodings.over_baseline(files, [near], None) == {}
+    gains = decodings.over_baseline(evaluation.TruePlaces(files, 50), [near, far], far)
+    assert list(gains) == ["stage2"] and decodings.over_baseline(evaluation.TruePlaces(files), [near], None) == {}
     degree = np.pi / 180 * 6371
     assert gains["stage2"]["median_km_change"]["value"] == pytest.approx(-degree)
     assert gains["stage2"]["geoscore_change"]["value"] == pytest.approx(5000 - 5000 * np.exp(-degree / 1492.7))
@@ -103,7 +103,7 @@ def test_the_difference_is_paired_over_blocks(files) -> None:
 
 
 def test_the_table_has_every_point_of_every_method(files, answers) -> None:
-    measured = decodings.measure_decodings(files, answers, n=20)
+    measured = decodings.measure_decodings(evaluation.TruePlaces(files, 20), answers)
     table = decodings.decoding_table(measured, "geoscore")
     assert table.index.tolist()[-2:] == ["Stage 2", "Stage 2, concept_only"]
     assert (measured.groupby("name")["chosen"].sum() == 1).all()
@@ -111,16 +111,16 @@ def test_the_table_has_every_point_of_every_method(files, answers) -> None:
     assert stage2["point"].item() == "offset"  # the tiny run answers as the specification does
     assert table.loc["Stage 2", "cell and offset"] == stage2["geoscore"].item()
     probe = measured[(measured["name"] == "linear_probe") & measured["chosen"]]
-    own = evaluation.measure(files, answers, n=20).set_index("name").loc["linear_probe"]
+    own = evaluation.measure(evaluation.TruePlaces(files, 20), answers).set_index("name").loc["linear_probe"]
     assert probe["geoscore"].item() == pytest.approx(own["geoscore"])
     assert probe["median_km_low"].item() == pytest.approx(own["median_km_low"], nan_ok=True)
     assert own["answered"] != ""
 
 
 def test_records_have_their_rows_in_the_table_of_metrics(files, answers) -> None:
-    measured = decodings.measure_decodings(files, answers, n=20)
+    measured = decodings.measure_decodings(evaluation.TruePlaces(files, 20), answers)
     strongest = decodings.strongest_baseline(answers)
-    gains = decodings.over_baseline(files, answers, strongest, n=20)
+    gains = decodings.over_baseline(evaluation.TruePlaces(files, 20), answers, strongest)
     assert list(gains) == ["stage2", "variant_concept_only"]
     kept = decodings.records(measured, answers, gains)
     assert {"decode.stage2.offset.geoscore", "decode.linear_probe.center.median_km"} <= set(kept)

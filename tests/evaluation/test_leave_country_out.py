@@ -89,7 +89,7 @@ def test_no_answer_lies_in_the_country(run, places, answers, found):
 
 
 def test_the_table_of_all_methods_can_be_measured(run, answers):
-    table = evaluation.measure(run.files, answers, n=30).set_index("name")
+    table = evaluation.measure(evaluation.TruePlaces(run.files, 30), answers).set_index("name")
     assert (table.loc[["stage2", "nearest_neighbour", "linear_probe"], "country_acc"] == 0).all()
     assert table["median_km"].dropna().gt(5000).all() and table.loc["stage1", "meta_top1"] >= 0
 

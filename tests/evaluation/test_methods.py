@@ -153,7 +153,7 @@ def test_measures_of_answers_that_are_known(files, test_rows):
         Prediction("stage1", meta=meta),
         told(files, test_rows, 1.0, "prior"),
     ]
-    table = evaluation.measure(files, answers, n=50).set_index("name")
+    table = evaluation.measure(evaluation.TruePlaces(files, 50), answers).set_index("name")
     assert list(table.index) == ["prior", "stage1", "stage2"]
     assert table.loc["stage2", ["median_km", "geoscore", "country_acc"]].tolist() == pytest.approx([0, 5000, 1])
     assert table.loc["prior", "median_km"] == pytest.approx(6371.0 * np.pi / 180, rel=1e-3)  # a degree of latitude
@@ -180,7 +180,7 @@ def test_the_table_in_words(measured):
 
 def test_errors_are_given_for_methods_that_name_a_place(files, test_rows):
     answers = [told(files, test_rows, 1.0), Prediction("stage1", meta=np.zeros(len(test_rows), dtype=int))]
-    errors = evaluation.errors_km(files, answers)
+    errors = evaluation.errors_km(evaluation.TruePlaces(files, 1), answers)
     assert list(errors) == ["Stage 2"]
     assert errors["Stage 2"] == pytest.approx([111.19] * len(test_rows), rel=1e-3)
 
@@ -220,7 +220,7 @@ def test_what_an_oracle_is_told_is_no_figure(files, test_rows):
         Prediction("true_meta", files.lat[test_rows], files.lng[test_rows], files.country[test_rows], meta),
         Prediction("country_centroid", files.lat[test_rows], files.lng[test_rows], files.country[test_rows]),
     ]
-    table = evaluation.measure(files, oracles, n=20)
+    table = evaluation.measure(evaluation.TruePlaces(files, 20), oracles)
     assert table["name"].tolist() == ["country_centroid", "true_meta"]
     assert np.isnan(table["country_acc"][0]) and table["country_acc"][1] == 1
     assert np.isnan(table["meta_top1"][1])
@@ -230,7 +230,7 @@ def test_what_an_oracle_is_told_is_no_figure(files, test_rows):
 def test_missing_answers_are_counted_and_written_in_words(files, test_rows):
     exact = told(files, test_rows)
     nowhere = Prediction("prior", np.full(len(test_rows), np.nan), exact.lng)
-    table = evaluation.measure(files, [exact, nowhere], n=20)
+    table = evaluation.measure(evaluation.TruePlaces(files, 20), [exact, nowhere])
     assert table["n_missing"].tolist() == [len(test_rows), 0]
     assert readable(table)["median error, km"].iloc[0] == "no answer [no answer, no answer]"
 
@@ -240,7 +240,7 @@ def test_without_test_images_there_is_no_metric(copied_run):
     files.rows["test"] = np.zeros(0, dtype=np.int64)
     nobody = np.zeros(0)
     answers = [Prediction("stage2", nobody, nobody), Prediction("stage1", meta=nobody)]
-    table = evaluation.measure(files, answers)
+    table = evaluation.measure(evaluation.TruePlaces(files), answers)
     assert table["name"].tolist() == ["stage1", "stage2"] and table["n_missing"].tolist() == [0, 0]
     assert table[[*evaluation.METRICS]].isna().all(axis=None) and evaluation.records(table) == {}
     assert evaluation.all_baselines(files, copied_run.cache) == []
