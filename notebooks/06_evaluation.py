@@ -130,14 +130,14 @@ for name in decodings.METRICS:
 drawn_methods = {"chance", "prior", "gallery", "nearest_neighbour", "linear_probe", "stage2", "true_concepts"}
 errors = methods.errors_km(truth, [answer for answer in answers if answer.name in drawn_methods])
 nb.show(plots.error_curves(errors, title="Share of images within a distance"))
-named = metrics_by_place.geocode(files, answers)
-shares = readable(interval_frame(methods.by_label(metrics_by_place.level_metrics(named, bootstrap, seed)), "method"))
+named = metrics_by_place.geocode(truth, answers)
+shares = readable(interval_frame(methods.by_label(metrics_by_place.level_metrics(named)), "method"))
 nb.table(shares, caption="Country, region and city of the answer, with 95 % intervals")
 print(f"Places without a name (misses): {named.unnamed}; not in the table's country: {named.elsewhere:,}.")
 for level in ("continent", "country"):
-    nb.show(plots.place_breakdown(metrics_by_place.by_place(named, level, bootstrap, seed), level))
+    nb.show(plots.place_breakdown(metrics_by_place.by_place(named, level), level))
 for level in ("world_region", "region"):
-    noun, own = level.replace("_", " "), metrics_by_place.by_place(named, level, bootstrap, seed)
+    noun, own = level.replace("_", " "), metrics_by_place.by_place(named, level)
     heads = {"place": noun, "right": metric(f"stage2.{level}_acc"), "pooled": "places"}
     nb.table(readable(own, heads), caption=f"Stage 2 by {noun}, with 95 % intervals", max_rows=40)
 share = {"share": metric("stage2.country_acc").relabelled("of the country's images")}
@@ -152,9 +152,9 @@ nb.table(readable(metrics_by_place.confusions(named), share), caption="Country t
 nearest = proximity.nearest_train_km(files)
 nb.show(plots.error_curves({proximity.split_kind(files): nearest}, "To the nearest training image", "distance"))
 by_label = methods.by_label(named.km)
-nb.show(plots.errors_by_distance(proximity.by_distance(nearest, by_label, named.blocks, bootstrap, seed)))
+nb.show(plots.errors_by_distance(proximity.by_distance(nearest, by_label, truth.draws)))
 far = {"limit_km": "nearer than, km", "geoscore_far": metric("stage2.geoscore").relabelled("GeoScore of the rest")}
-left = readable(proximity.without_near(nearest, by_label, named.blocks, bootstrap, seed), far)
+left = readable(proximity.without_near(nearest, by_label, truth.draws), far)
 nb.table(left, caption="GeoScore without the images that have a training place nearby")
 
 # %% [markdown]
@@ -163,7 +163,7 @@ nb.table(left, caption="GeoScore without the images that have a training place n
 # None was measured here ("secondary source": by another team). This run stands among them only where its test images are from that data set.
 
 # %%
-stage2 = metrics_by_place.stage2_metrics(places, named, bootstrap, seed)
+stage2 = metrics_by_place.stage2_metrics(places, named)
 for name, published in benchmarks.tables().items():
     ours = benchmarks.with_ours(published, files.table.iloc[test], stage2, f"run {run}")
     nb.table(readable(ours.dropna(axis=1, how="all")), caption=f"{name}, as published")
@@ -203,8 +203,8 @@ if own_baseline:
 # %%
 nb.record_all("stage2", metrics.recordables(stage2))
 kept = methods.records(table) | decodings.records(decoded, answers, gains)
-kept |= metrics_by_place.records(named, bootstrap, seed)
-nb.record_all("", kept | proximity.records(nearest, named.km["stage2"], named.blocks, bootstrap, seed))
+kept |= metrics_by_place.records(named)
+nb.record_all("", kept | proximity.records(nearest, named.km["stage2"], truth.draws))
 with nb.output("evaluation.parquet") as path:
     table.to_parquet(path)
 nb.answer("Median error {stage2.median_km}; the most similar picture gets {baseline.nearest_neighbour.median_km}.")

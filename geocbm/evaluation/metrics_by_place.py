@@ -10,9 +10,9 @@ import pandas as pd
 from geocbm import metrics
 from geocbm.errors import ParameterError
 from geocbm.evaluation.baselines.base import Prediction
+from geocbm.evaluation.methods import TruePlaces
 from geocbm.metrics import Estimate, Resamples
 from geocbm.metrics.country_names import country_name, world_regions
-from geocbm.run import Run
 
 LEVELS = ("country", "region", "city")
 WIDE = ("continent", "world_region")
@@ -35,7 +35,7 @@ class Geocoded:
     true: pd.DataFrame  # [n] `country, region, city` of the true places, of `metrics.places_of`
     answered: dict[str, pd.DataFrame]  # the same of each method's places, by its name
     km: dict[str, np.ndarray]  # [n] errors of each method, infinite where it does not answer
-    blocks: np.ndarray  # [n] spatial blocks, for intervals
+    draws: Resamples  # of the images, for intervals
 
     def __len__(self) -> int:
         return len(self.true)
@@ -64,16 +64,15 @@ class Geocoded:
         return int((known & (self.true["country"].to_numpy() != self.country)).sum())
 
 
-def geocode(files: Run, answers: Sequence[Prediction]) -> Geocoded:
+def geocode(truth: TruePlaces, answers: Sequence[Prediction]) -> Geocoded:
     """Look up the names of the true places of the test split and of those that `METHODS` answer."""
-    test = files.rows["test"]
-    by_name = {answer.name: answer for answer in answers}
-    found = {name: (by_name[name].lat, by_name[name].lng) for name in METHODS if name in by_name}
-    return geocode_points(files.country[test], files.lat[test], files.lng[test], found)
+    by_name = {answer.name: (answer.lat, answer.lng) for answer in answers}
+    found = {name: by_name[name] for name in METHODS if name in by_name}
+    return geocode_points(truth.labels.country, truth.lat, truth.lng, found, truth.draws)
 
 
 def geocode_points(
-    country: np.ndarray, lat: np.ndarray, lng: np.ndarray, answers: Mapping[str, tuple[Any, Any]]
+    country: np.ndarray, lat: np.ndarray, lng: np.ndarray, answers: Mapping[str, tuple[Any, Any]], draws: Resamples
 ) -> Geocoded:
     """The same for `n` points in degrees and the places `answers` that each method gives, NaN where it does not."""
     return Geocoded(
@@ -81,22 +80,19 @@ def geocode_points(
         true=metrics.places_of(lat, lng),
         answered={name: metrics.places_of(*points) for name, points in answers.items()},
         km={name: metrics.error_km(*points, lat, lng) for name, points in answers.items()},
-        blocks=metrics.spatial_blocks(lat, lng),
+        draws=draws,
     )
 
 
-def level_metrics(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, dict[str, Estimate]]:
+def level_metrics(found: Geocoded) -> dict[str, dict[str, Estimate]]:
     """Shares of countries, regions and cities named right with intervals: method -> `country_acc`, ..."""
-    if not len(found):
-        return {}
-    draws = Resamples(found.blocks, n, seed)
     return {
-        method: {f"{level}_acc": draws.estimate(found.right(method, level)) for level in LEVELS}
-        for method in found.answered
+        method: {f"{level}_acc": found.draws.estimate(found.right(method, level)) for level in LEVELS}
+        for method in (found.answered if len(found) else ())
     }
 
 
-def stage2_metrics(places: pd.DataFrame, found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, Estimate]:
+def stage2_metrics(places: pd.DataFrame, found: Geocoded) -> dict[str, Estimate]:
     """What Stage 2 is measured by, each with its interval: distances, GeoScore, and levels as `<level>_acc`.
 
     `places` are those of `methods.main_predictions`.
@@ -104,8 +100,8 @@ def stage2_metrics(places: pd.DataFrame, found: Geocoded, n: int = 1000, seed: i
     if not len(places):
         return {}
     answered, true = (places["lat"], places["lng"]), (places["true_lat"], places["true_lng"])
-    distances = metrics.geolocation_intervals(*answered, *true, n=n, seed=seed)
-    return distances | level_metrics(found, n, seed).get("stage2", {})
+    distances = metrics.geolocation_intervals(*answered, *true, found.draws)
+    return distances | level_metrics(found).get("stage2", {})
 
 
 def _wider(names: pd.DataFrame, level: str) -> pd.Series:
@@ -114,7 +110,7 @@ def _wider(names: pd.DataFrame, level: str) -> pd.Series:
     return names["country"].map(lambda country: known[country][level] if country in known else "")
 
 
-def by_place(found: Geocoded, level: str = "country", n: int = 1000, seed: int = 0) -> pd.DataFrame:
+def by_place(found: Geocoded, level: str = "country") -> pd.DataFrame:
     """Median error of Stage 2 and share named right for every place by itself, those with the most images first.
 
     Countries are those of the table, regions those of `metrics.places_of` with their country, continents and world
@@ -143,7 +139,7 @@ def by_place(found: Geocoded, level: str = "country", n: int = 1000, seed: int =
     values = {"median_km": km, "right": found.right("stage2", level)}
     if level in WIDE:
         values |= {"geoscore": metrics.geoscore(km), "country_acc": found.right("stage2", "country")}
-    table = metrics.estimates_by_group(found.blocks, groups, values, n, seed).rename(columns={"group": "place"})
+    table = metrics.estimates_by_group(found.draws, groups, values).rename(columns={"group": "place"})
     table.insert(2, "pooled", standing)
     return table
 
@@ -165,16 +161,16 @@ def confusions(found: Geocoded) -> pd.DataFrame:
     return shown.head(MOST_CONFUSIONS).reset_index(drop=True)
 
 
-def records(found: Geocoded, n: int = 1000, seed: int = 0) -> dict[str, float | Estimate]:
+def records(found: Geocoded) -> dict[str, float | Estimate]:
     """Metrics to keep: `stage2.region_acc`, `stage2.city_acc`, the same of the other methods under `baseline.`.
 
     And `median_km`, `geoscore`, `country_acc` and `n` of Stage 2 under `continent.<name>.`, such as `North_America`.
     """
     kept: dict[str, float | Estimate] = {}
-    for method, own in level_metrics(found, n, seed).items():
+    for method, own in level_metrics(found).items():
         prefix = method if method.startswith("stage") else f"baseline.{method}"
         kept |= {f"{prefix}.{name}": own[name] for name in ("region_acc", "city_acc")}
-    for row in by_place(found, "continent", n, seed).to_dict("records"):
+    for row in by_place(found, "continent").to_dict("records"):
         if row["pooled"] == 1:
             key = f"continent.{row['place'].replace(' ', '_')}"
             kept |= {f"{key}.{name}": metrics.entry_of(row, name) for name in ("median_km", "geoscore", "country_acc")}

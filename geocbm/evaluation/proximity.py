@@ -28,16 +28,13 @@ def nearest_train_km(run: Run) -> np.ndarray:
     return data.nearest_train_km(run.table, data.load_splits(run.need("splits.json"), run.table))
 
 
-def by_distance(
-    nearest_km: np.ndarray, errors: Mapping[str, np.ndarray], blocks: np.ndarray, n: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def by_distance(nearest_km: np.ndarray, errors: Mapping[str, np.ndarray], drawn: Resamples) -> pd.DataFrame:
     """Error by the distance to the nearest training place.
 
-    `nearest_km`, the `errors` in km of each method and the spatial `blocks` are `[n]`, one for each test image. A row
-    per bin that has images and method: `bin` (range), `n`, `method`, and `median_km`, `geoscore`, `acc_25km`, each with
-    `_low` and `_high`.
+    `nearest_km` and the `errors` in km of each method are `[n]`, one for each test image. A row per bin that has images
+    and method: `bin` (range), `n`, `method`, and `median_km`, `geoscore`, `acc_25km` with their intervals.
     """
-    bins, drawn = {}, Resamples(blocks, n, seed)
+    bins = {}
     for low, high in itertools.pairwise(BINS_KM):
         label = f"{low:g} to {high:g} km" if np.isfinite(high) else f"{low:g} km and more"
         bins[label] = (nearest_km >= low) & (nearest_km < high)
@@ -49,9 +46,7 @@ def by_distance(
     return table.sort_values("bin", key=lambda names: names.map(list(bins).index), kind="stable", ignore_index=True)
 
 
-def without_near(
-    nearest_km: np.ndarray, errors: Mapping[str, np.ndarray], blocks: np.ndarray, n: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def without_near(nearest_km: np.ndarray, errors: Mapping[str, np.ndarray], drawn: Resamples) -> pd.DataFrame:
     """What is left of the GeoScore without the images that have a training place nearby (arguments of `by_distance`).
 
     A row per limit of `LIMITS_KM` that leaves an image, and method: `limit_km`, `left` (images), `method`, `geoscore`
@@ -62,17 +57,16 @@ def without_near(
         far = nearest_km >= limit
         if not far.any():
             continue
-        draws = Resamples(blocks, n, seed)
         for method, km in errors.items():
             score = geoscore(km)
             kept = np.where(far, score, np.nan)
             own = {"limit_km": limit, "left": int(far.sum()), "method": method}
-            own |= estimate_columns(draws, {"geoscore": score, "geoscore_far": kept})
-            rows.append(own | columns_of("geoscore_change", draws.difference(kept, score)))
+            own |= estimate_columns(drawn, {"geoscore": score, "geoscore_far": kept})
+            rows.append(own | columns_of("geoscore_change", drawn.difference(kept, score)))
     return pd.DataFrame(rows)
 
 
-def records(nearest_km: np.ndarray, km: np.ndarray, blocks: np.ndarray, n: int = 1000, seed: int = 0) -> dict[str, Any]:
+def records(nearest_km: np.ndarray, km: np.ndarray, drawn: Resamples) -> dict[str, Any]:
     """Metrics to keep, as `memory.*`: nearness of the test split, and what the GeoScore loses without near images."""
     if not len(nearest_km):
         return {}
@@ -80,6 +74,6 @@ def records(nearest_km: np.ndarray, km: np.ndarray, blocks: np.ndarray, n: int =
         "memory.nearest_train_km": float(np.median(nearest_km)),
         "memory.test_within_1km": float((nearest_km < 1).mean()),
     }
-    for row in without_near(nearest_km, {"": km}, blocks, n, seed).to_dict("records"):
+    for row in without_near(nearest_km, {"": km}, drawn).to_dict("records"):
         kept[f"memory.geoscore_change_without_{row['limit_km']:.0f}km"] = entry_of(row, "geoscore_change")
     return recordables(kept)

@@ -77,12 +77,12 @@ def test_photographs_of_the_country_get_the_nearest_cell_anywhere(run):
 
 def test_no_answer_lies_in_the_country(run, places, answers, found):
     assert np.isfinite(places[["lat", "lng"]].to_numpy()).all()
-    named = breakdown.geocode(run.files, answers)
-    figures = breakdown.level_metrics(named, n=30)
+    named = breakdown.geocode(evaluation.TruePlaces(run.files, 30), answers)
+    figures = breakdown.level_metrics(named)
     assert set(figures) == set(breakdown.METHODS)
     assert all(own["country_acc"]["value"] == own["region_acc"]["value"] == 0 for own in figures.values())
     assert not found.named["country"]["single"].any() and not found.named["country"]["summed"].any()
-    table = breakdown.by_place(named, n=30)
+    table = breakdown.by_place(named)
     assert table["place"].tolist() == [OUT] and (table["median_km"] > 5000).all()
     assert breakdown.confusions(named)["images"].sum() == 12
     assert "1 row, a country each" in plots.place_breakdown(table).layout.meta["alt"]
@@ -102,10 +102,10 @@ def test_regions_are_measured_against_the_nearest_cell_abroad(found):
 def test_memory_of_a_road_is_out_of_the_question(run, answers):
     files = run.files
     assert proximity.split_kind(files) == "leave_country_out"
-    named, nearest = breakdown.geocode(files, answers), proximity.nearest_train_km(files)
-    near = proximity.by_distance(nearest, {"Stage 2": named.km["stage2"]}, named.blocks, n=30)
+    named, nearest = breakdown.geocode(evaluation.TruePlaces(files, 30), answers), proximity.nearest_train_km(files)
+    near = proximity.by_distance(nearest, {"Stage 2": named.km["stage2"]}, named.draws)
     assert near["bin"].tolist() == ["200 km and more"]
-    left = proximity.without_near(nearest, {"Stage 2": named.km["stage2"]}, named.blocks, 30)
+    left = proximity.without_near(nearest, {"Stage 2": named.km["stage2"]}, named.draws)
     assert left["left"].tolist() == [12, 12] and (left["geoscore_change"] == 0).all()
 
 

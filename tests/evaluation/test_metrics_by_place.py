@@ -24,7 +24,9 @@ def found(true, stage2, country=None, **others):
 
     country = ["here"] * len(true) if country is None else country
     answers = {name: tuple(columns(places)) for name, places in {"stage2": stage2, **others}.items()}
-    return breakdown.geocode_points(np.array(country, dtype=str), *columns(true), answers)
+    lat, lng = columns(true)
+    drawn = metrics.Resamples(metrics.spatial_blocks(lat, lng) if len(true) else [0], 50)
+    return breakdown.geocode_points(np.array(country, dtype=str), lat, lng, answers, drawn)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_levels_are_nested(four):
 
 
 def test_shares_are_those_of_the_metrics(four):
-    figures = breakdown.level_metrics(four, n=50)["stage2"]
+    figures = breakdown.level_metrics(four)["stage2"]
     lat, lng = np.array([PARIS, LYON, (np.nan, np.nan), OSAKA]).T
     expected = place_accuracy(lat, lng, *np.array([PARIS, PARIS, LYON, TOKYO]).T)
     assert {name: entry["value"] for name, entry in figures.items()} == expected
@@ -54,7 +56,7 @@ def test_shares_are_those_of_the_metrics(four):
 
 def test_intervals_are_nested_as_the_levels_are():
     places = [PARIS, LYON, TOKYO, OSAKA, (52.52, 13.4), (40.42, -3.7), (51.5, -0.13), (41.9, 12.5), (59.33, 18.07)]
-    figures = breakdown.level_metrics(found(places, [*places[:4], *[PARIS] * 5]), n=50)["stage2"]
+    figures = breakdown.level_metrics(found(places, [*places[:4], *[PARIS] * 5]))["stage2"]
     for wide, narrow in zip(figures.values(), list(figures.values())[1:], strict=False):
         assert (
             0 <= narrow["low"] <= wide["low"] <= wide["value"] <= wide["high"] <= 1 and narrow["high"] <= wide["high"]
@@ -69,7 +71,7 @@ def test_a_region_of_the_same_name_in_another_country_is_wrong():
 
 
 def test_metrics_to_keep(four):
-    kept = breakdown.records(four, n=50)
+    kept = breakdown.records(four)
     assert set(kept) == {
         f"{name}_acc"
         for name in ("stage2.region", "stage2.city", "baseline.linear_probe.region", "baseline.linear_probe.city")
@@ -99,20 +101,20 @@ def test_by_country_pools_what_is_rare():
     true = [PARIS] * 6 + [TOKYO] * 2 + [LYON]
     answers = [PARIS] * 3 + [TOKYO] * 3 + [TOKYO, None] + [LYON]
     one = found(true, answers, country=["France"] * 6 + ["Japan"] * 2 + ["Elsewhere"])
-    table = breakdown.by_place(one, "country", n=50)
+    table = breakdown.by_place(one, "country")
     assert table["place"].tolist() == ["France", "2 countries with fewer than 5 images each"]
     assert table["n"].tolist() == [6, 3] and table["pooled"].tolist() == [1, 2]
     assert table["right"].tolist() == pytest.approx([0.5, 2 / 3])
     assert table["median_km"].tolist()[1] == 0  # of 0, 0 and no answer
     # one block of ground is one piece of evidence
     assert table.loc[0, ["median_km_low", "right_high"]].isna().all()
-    alone = breakdown.by_place(found(true[:7], answers[:7], ["France"] * 6 + ["Japan"]), n=50)
+    alone = breakdown.by_place(found(true[:7], answers[:7], ["France"] * 6 + ["Japan"]))
     assert alone["place"].tolist()[-1] == "1 country with fewer than 5 images"
 
 
 def test_by_region_names_the_country_too(four, monkeypatch):
     monkeypatch.setattr(breakdown, "FEWEST", 1)
-    table = breakdown.by_place(four, "region", n=50)
+    table = breakdown.by_place(four, "region")
     assert table["place"].tolist()[0].startswith("France, ") and table["n"].tolist() == [2, 1, 1]
     with pytest.raises(ParameterError, match="level is 'city'; choose"):
         breakdown.by_place(four, "city")
@@ -120,10 +122,10 @@ def test_by_region_names_the_country_too(four, monkeypatch):
 
 def test_all_wrong_is_not_certain():
     true = [PARIS, LYON, (43.30, 5.37), (47.22, -1.55), (44.84, -0.58), (50.63, 3.06), (48.57, 7.75), (43.6, 1.44)]
-    wrong = breakdown.by_place(found(true, [TOKYO] * 8, ["France"] * 8), n=50).iloc[0]
+    wrong = breakdown.by_place(found(true, [TOKYO] * 8, ["France"] * 8)).iloc[0]
     assert wrong["right"] == wrong["right_low"] == 0
     assert wrong["right_high"] == pytest.approx(1 - 0.025 ** (1 / 8))  # Clopper and Pearson, 0 of 8 blocks
-    right = breakdown.by_place(found(true, true, ["France"] * 8), n=50).iloc[0]
+    right = breakdown.by_place(found(true, true, ["France"] * 8)).iloc[0]
     assert right["right"] == right["right_high"] == 1
     assert right["right_low"] == pytest.approx(0.025 ** (1 / 8))
 
@@ -148,7 +150,6 @@ def test_nothing_to_break_down():
 
 
 def test_a_run_is_looked_up_by_its_own_rows(trained_run):
-    from geocbm.evaluation import methods as evaluation
     from geocbm.evaluation.baselines import Prediction
 
     files = trained_run.files
@@ -158,7 +159,7 @@ def test_a_run_is_looked_up_by_its_own_rows(trained_run):
         Prediction("nearest_neighbour", files.lat[test], files.lng[test]),
         Prediction("chance", files.lat[test], files.lng[test]),
     ]
-    one = breakdown.geocode(files, answers)
+    one = breakdown.geocode(evaluation.TruePlaces(files, 20), answers)
     assert list(one.answered) == ["stage2", "nearest_neighbour"]  # in the order of the methods; no probe, no chance
     assert one.right("nearest_neighbour", "city").all() and one.country.tolist() == files.country[test].tolist()
 
@@ -166,8 +167,8 @@ def test_a_run_is_looked_up_by_its_own_rows(trained_run):
 def test_metrics_of_stage2_join_distances_and_levels(trained_run):
     files = trained_run.files
     places = evaluation.main_predictions(files)
-    found = breakdown.geocode(files, evaluation.stage_answers(files))
-    figures = breakdown.stage2_metrics(places, found, n=20)
+    found = breakdown.geocode(evaluation.TruePlaces(files, 20), evaluation.stage_answers(files))
+    figures = breakdown.stage2_metrics(places, found)
     assert {"median_km", "geoscore", "acc_25km", "country_acc", "region_acc", "city_acc"} <= set(figures)
     assert figures["region_acc"]["value"] == found.right("stage2", "region").mean()
     assert breakdown.stage2_metrics(places[:0], found) == {}
@@ -177,13 +178,13 @@ def test_by_continent_and_world_region(monkeypatch):
     monkeypatch.setattr(breakdown, "FEWEST", 2)
     berlin, sea = (52.52, 13.4), (0.0, -30.0)
     one = found([PARIS, LYON, TOKYO, OSAKA, sea], [berlin, TOKYO, TOKYO, PARIS, sea])
-    table = breakdown.by_place(one, "continent", n=20)
+    table = breakdown.by_place(one, "continent")
     assert table["place"].tolist() == ["Asia", "Europe", "1 continent with fewer than 2 images"]
     assert table["right"].tolist() == [0.5, 0.5, 0] and table["country_acc"].tolist() == [0.5, 0, 0]
     assert table.loc[1, "geoscore"] == pytest.approx(metrics.geoscore(one.km["stage2"][:2]).mean())
-    regions = breakdown.by_place(one, "world_region", n=20)
+    regions = breakdown.by_place(one, "world_region")
     assert regions["place"].tolist() == ["Eastern Asia", "Western Europe", "1 world region with fewer than 2 images"]
-    kept = breakdown.records(one, n=20)
+    kept = breakdown.records(one)
     assert kept["continent.Europe.n"] == 2 and kept["continent.Asia.country_acc"] == 0.5
     assert kept["continent.Asia.median_km"] == pytest.approx(one.km["stage2"][2:4].mean())
     assert metric("continent.North_America.median_km").label == "median error, North America"
