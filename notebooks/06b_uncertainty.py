@@ -91,7 +91,7 @@ np.testing.assert_allclose(ece, metrics.expected_calibration_error(confidence, r
 
 # %%
 places = methods.main_predictions(files)
-found = assessment.assess(files, places["lat"], places["lng"], seed, methods.own_points(places))
+found = assessment.assess(files, places["lat"], places["lng"], seed, methods.own_points(places), bootstrap)
 assert found.regions, "there is no validation split: nothing can be calibrated"
 
 seen, u = softmax(z / temperature, axis=1), np.random.default_rng(seed).random(len(val))
@@ -131,7 +131,7 @@ nb.table(likely, caption=caption)
 # "By chance" is what even a perfectly calibrated model would get from as many images.
 
 # %%
-measured = measures.measure(found, bootstrap, seed)
+measured = measures.measure(found)
 nb.table(readable(measured.calibration, LABELS), caption=f"Probabilities of cells; temperature {found.temperature:.3f}")
 nb.show(plots.reliability_before_after(*found.named_probability.values(), found.right), preview=True)
 
@@ -147,7 +147,7 @@ nb.show(plots.reliability_before_after(*found.named_probability.values(), found.
 
 # %%
 nb.table(readable(measured.coverage, LABELS), caption=f"Regions; the split is {proximity.split_kind(files)}")
-searched, areas = area_efficiency.measure_areas(files, found, bootstrap, seed)
+searched, areas = area_efficiency.measure_areas(files, found)
 share = np.log(1.5e8 / np.clip(searched["probability"], 1e3, 1.5e8)) / np.log(1.5e8 / 1e3)
 np.testing.assert_allclose(share.mean(), areas["efficiency"][0])
 nb.show(plots.recall_against_area(area_efficiency.recall_curves(searched), measured.coverage))
@@ -168,7 +168,7 @@ else:
     distance = detector.distances(files.features("adapted").read("pooled", test).numpy())
     unlike = np.mean(detector.p_values(distance) <= detector.level)
     print(f"{unlike:.1%} of the test images are unlike them; at most {detector.level:.1%} would be by chance.")
-    nb.show(plots.coverage_by_novelty(measures.coverage_by_novelty(found, detector, distance, bootstrap, seed)))
+    nb.show(plots.coverage_by_novelty(measures.coverage_by_novelty(found, detector, distance)))
 
 # %% [markdown]
 # ### When should it not answer?

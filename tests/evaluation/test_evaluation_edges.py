@@ -54,8 +54,8 @@ def run_at(
 def assessed(files: Any, off: float = 0.1) -> tuple[assessment.Assessment, measures.UncertaintyMetrics]:
     """The assessment when every answer lies `off` degrees south or north of the truth, and its metrics."""
     lat, lng = files.lat[files.rows["test"]], files.lng[files.rows["test"]]
-    found = assessment.assess(files, lat - np.sign(lat) * off, lng)
-    return found, measures.measure(found, n=50)
+    found = assessment.assess(files, lat - np.sign(lat) * off, lng, n_resamples=50)
+    return found, measures.measure(found)
 
 
 def check_words_and_records(found: assessment.Assessment, measured: measures.UncertaintyMetrics) -> None:

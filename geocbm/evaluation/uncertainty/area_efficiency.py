@@ -10,7 +10,7 @@ import pandas as pd
 
 from geocbm.evaluation.uncertainty.assessment import Assessment
 from geocbm.geodesy import cartesian_to_latlng, haversine_km
-from geocbm.metrics import Estimate, Resamples, columns_of, entry_of, estimate_columns, recordables
+from geocbm.metrics import Estimate, columns_of, entry_of, estimate_columns, recordables
 from geocbm.metrics.table import Metric, metric
 from geocbm.run import Run
 
@@ -77,9 +77,7 @@ def recall_curves(areas: dict[str, np.ndarray], steps: int = 120) -> pd.DataFram
     return pd.DataFrame({"km2": km2} | shares)
 
 
-def measure_areas(
-    files: Run, found: Assessment, n: int = 1000, seed: int = 0
-) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+def measure_areas(files: Run, found: Assessment) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """Search for the test images of a run in every order: `searched_areas`, and a row per order.
 
     Its columns are `order` (its label), and with their intervals `efficiency`, `over_probability` (paired, minus that
@@ -88,12 +86,12 @@ def measure_areas(
     areas = searched_areas(files, found)
     if not len(found.right):
         return areas, pd.DataFrame(columns=["order", "efficiency", "over_probability", "median_km2"])
-    drawn, own, rows = Resamples(found.blocks, n, seed), area_efficiency(areas[OWN]), []
+    own, rows = area_efficiency(areas[OWN]), []
     for name, km2 in areas.items():
         values = {"efficiency": area_efficiency(km2), "median_km2": km2}
         values |= {f"recall_{limit:.0f}": km2 <= limit for limit in LIMITS_KM2}
-        row: dict[str, object] = {"order": ORDER_LABELS[name], **estimate_columns(drawn, values)}
-        rows.append(row | columns_of("over_probability", drawn.difference(values["efficiency"], own)))
+        row: dict[str, object] = {"order": ORDER_LABELS[name], **estimate_columns(found.drawn, values)}
+        rows.append(row | columns_of("over_probability", found.drawn.difference(values["efficiency"], own)))
     return areas, pd.DataFrame(rows)
 
 

@@ -9,7 +9,7 @@ from geocbm.errors import MismatchError
 from geocbm.evaluation.uncertainty.cell_area import cell_areas
 from geocbm.evaluation.uncertainty.conformal import Regions, calibrate_regions, measure_regions
 from geocbm.geocells.distribution import CellDistribution, argmax_region, cell_shares, entropy
-from geocbm.metrics import error_km, fit_temperature, places_of, spatial_blocks
+from geocbm.metrics import Resamples, error_km, fit_temperature, places_of, spatial_blocks
 from geocbm.models.decoder import ARGMAX, POINT_WORDS, Decoder, PointChoice, Points, choose_bandwidth, expected_km
 from geocbm.run import Run
 from geocbm.run.predictions import answer_places, read_choice
@@ -52,7 +52,7 @@ class Assessment:
     true_cell: np.ndarray  # [n]
     lat: np.ndarray  # [n] true place, degrees
     lng: np.ndarray
-    blocks: np.ndarray  # [n] spatial blocks, for intervals
+    drawn: Resamples  # of the images, for intervals
     cell_km2: np.ndarray  # [N] ground of each cell
     regions: list[Regions]  # one for each wanted coverage; none without validation or test images
     points: dict[str, Points]  # possible answers by name, in the order of `decoder.POINT_WORDS`
@@ -76,12 +76,17 @@ class Assessment:
 
 
 def assess(
-    files: Run, lat: np.ndarray, lng: np.ndarray, seed: int = 0, own: Mapping[str, Points] | None = None
+    files: Run,
+    lat: np.ndarray,
+    lng: np.ndarray,
+    seed: int = 0,
+    own: Mapping[str, Points] | None = None,
+    n_resamples: int = 1000,
 ) -> Assessment:
     """Calibrate on the validation split and look at the test split, for which the run answers `lat` and `lng` `[n]`.
 
-    `seed` is that of the random shares of the regions, `own` the points that do not come from the distribution
-    (`methods.own_points`); None for runs of before there was a choice, whose answer is the argmax.
+    `seed` is that of resamples and of the random shares of the regions, `own` the points that do not come from the
+    distribution (`methods.own_points`); None for runs of before there was a choice, whose answer is the argmax.
     """
     logits, cells, train = read_cell_scores(files), files.cells, files.rows["train"]
     val, test = files.rows["val"], files.rows["test"]
@@ -117,7 +122,7 @@ def assess(
         true_cell=true_cell,
         lat=files.lat[test],
         lng=files.lng[test],
-        blocks=spatial_blocks(files.lat[test], files.lng[test]),
+        drawn=Resamples(spatial_blocks(files.lat[test], files.lng[test]) if len(test) else [0], n_resamples, seed),
         cell_km2=cell_km2,
         regions=regions,
         points=points,

@@ -75,25 +75,24 @@ class UncertaintyMetrics:
     risk: pd.DataFrame  # of `risk_areas`, a row for each order, then `random` and `oracle`
 
 
-def measure(found: Assessment, n: int = 1000, seed: int = 0) -> UncertaintyMetrics:
-    """Measure an assessment; all intervals share their `n` draws of spatial blocks."""
+def measure(found: Assessment) -> UncertaintyMetrics:
+    """Measure an assessment."""
     if not len(found.right):
         nothing = pd.DataFrame()
         return UncertaintyMetrics(
             found, nothing, nothing, nothing, nothing, pd.DataFrame(columns=["name", "area", "gain"])
         )
-    draws = metrics.Resamples(found.blocks, n, seed)
     named: list[dict[str, Any]] = [
         {"level": level}
-        | metrics.estimate_columns(draws, right)
-        | metrics.columns_of("change", draws.difference(right["summed"], right["single"]))
+        | metrics.estimate_columns(found.drawn, right)
+        | metrics.columns_of("change", found.drawn.difference(right["summed"], right["single"]))
         for level, right in found.named.items()
     ]
     return UncertaintyMetrics(
         found,
         _calibration(found),
-        pd.DataFrame([_coverage(found, one, draws) for one in found.regions]),
-        pd.DataFrame([_point(found, name, draws) for name in found.points]),
+        pd.DataFrame([_coverage(found, one) for one in found.regions]),
+        pd.DataFrame([_point(found, name) for name in found.points]),
         pd.DataFrame(named),
         risk_areas(found.confidence, found.km()),
     )
@@ -113,23 +112,24 @@ def _calibration(found: Assessment) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _coverage(found: Assessment, one: Regions, draws: metrics.Resamples) -> dict[str, float]:
+def _coverage(found: Assessment, one: Regions) -> dict[str, float]:
     low, median, high = np.quantile(one.area_km2, (0.1, 0.5, 0.9))
     return (
         {"coverage": one.coverage}
-        | metrics.columns_of("label", draws.estimate(one.holds["label"]))
+        | metrics.columns_of("label", found.drawn.estimate(one.holds["label"]))
         | {"spread": float(np.sqrt(one.coverage * (1 - one.coverage) / (found.n_val + 2)))}
-        | metrics.columns_of("nearest", draws.estimate(one.holds["nearest"]))
+        | metrics.columns_of("nearest", found.drawn.estimate(one.holds["nearest"]))
         | {"cells": float(np.median(one.cells)), "area_km2": median, "area_10_km2": low, "area_90_km2": high}
     )
 
 
-def _point(found: Assessment, name: str, draws: metrics.Resamples) -> dict[str, Any]:
+def _point(found: Assessment, name: str) -> dict[str, Any]:
     km = found.km(name)
+    score, of_run = metrics.geoscore(km), metrics.geoscore(found.km())
     return (
         {"point": name, "val_geoscore": found.choice.val_metrics.get(name, {}).get("geoscore", np.nan)}
-        | metrics.estimate_columns(draws, {"median_km": km, "geoscore": metrics.geoscore(km)})
-        | metrics.columns_of("geoscore_change", draws.difference(metrics.geoscore(km), metrics.geoscore(found.km())))
+        | metrics.estimate_columns(found.drawn, {"median_km": km, "geoscore": score})
+        | metrics.columns_of("geoscore_change", found.drawn.difference(score, of_run))
         | {"acc_25km": float((km <= CITY_KM).mean()), "acc_750km": float((km <= FAR_KM).mean())}
     )
 
@@ -220,9 +220,7 @@ def localizability(found: Assessment) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def coverage_by_novelty(
-    found: Assessment, detector: NoveltyDetector, distance: np.ndarray, n: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def coverage_by_novelty(found: Assessment, detector: NoveltyDetector, distance: np.ndarray) -> pd.DataFrame:
     """How often regions hold the true cell, among test images ever farther from the training pictures.
 
     `distance` `[m]` is that of the test images (`NoveltyDetector.distances`). A row per bin that has images, the
@@ -238,7 +236,7 @@ def coverage_by_novelty(
     columns = ["bin", "n", "distance", "right", "coverage", "value", "low", "high"]
     held = {str(one.coverage): one.holds["label"] for one in found.regions}
     measured = {"median_distance": distance, "right": found.right, **held}
-    wide = metrics.estimates_by_group(found.blocks, bins, measured, n, seed)
+    wide = metrics.estimates_by_group(found.drawn, bins, measured)
     wide = wide.rename(columns={"group": "bin", "median_distance": "distance"})
     rows = [
         {**row, "coverage": one.coverage, **metrics.entry_of(row, str(one.coverage))}

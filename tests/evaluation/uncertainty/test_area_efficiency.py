@@ -12,7 +12,7 @@ from geocbm.evaluation.uncertainty import area_efficiency
 from geocbm.evaluation.uncertainty.area_efficiency import BY_FREQUENCY, OWN
 from geocbm.geocells.distribution import CellDistribution
 from geocbm.geodesy import latlng_to_cartesian
-from geocbm.metrics import metric
+from geocbm.metrics import Resamples, metric
 
 KM2 = np.array([1e4, 2e4, 4e4])
 
@@ -48,9 +48,9 @@ def test_orders_by_hand():
         right=np.array([True, False]),
         true_cell=np.array([0, 1]),
         cell_km2=KM2,
-        blocks=np.arange(2),
+        drawn=Resamples(np.arange(2), 20),
     )
-    areas, table = area_efficiency.measure_areas(files, found, 20)
+    areas, table = area_efficiency.measure_areas(files, found)
     assert areas[OWN].tolist() == [1e4, 3e4]
     assert areas["distance"].tolist() == [3e4, 3e4]  # cell 1 is nearer to 9 degrees; no answer: the order of the cells
     assert areas[BY_FREQUENCY].tolist() == [7e4, 2e4]  # 3, 2 and 1 training pictures in the cells 1, 2 and 0

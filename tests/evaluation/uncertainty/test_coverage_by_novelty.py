@@ -13,6 +13,7 @@ from geocbm.evaluation import novelty
 from geocbm.evaluation.novelty import NoveltyDetector
 from geocbm.evaluation.uncertainty import assessment, conformal, measures
 from geocbm.evaluation.uncertainty.conformal import Regions
+from geocbm.metrics import Resamples
 
 
 @pytest.fixture
@@ -27,9 +28,9 @@ def test_bins_by_hand(detector):
     holds = np.array([True, False, True, True, True, False])
     region = Regions(0.9, 0.5, np.ones(6, int), np.ones(6), {"label": holds})
     found = SimpleNamespace(
-        regions=[region], blocks=np.arange(6), right=np.array([True, True, False, True, True, False])
+        regions=[region], drawn=Resamples(np.arange(6), 50), right=np.array([True, True, False, True, True, False])
     )
-    table = measures.coverage_by_novelty(found, detector, distance, 50)
+    table = measures.coverage_by_novelty(found, detector, distance)
     assert table["bin"].tolist() == [
         "p 50 to 100 %",
         "p 25 to 50 %",
@@ -47,14 +48,14 @@ def test_bins_by_hand(detector):
 
 def test_a_bin_that_misses_none_is_not_certain(detector):
     region = Regions(0.9, 0.5, np.ones(20, int), np.ones(20), {"label": np.ones(20, bool)})
-    found = SimpleNamespace(regions=[region], blocks=np.arange(20), right=np.ones(20, bool))
-    row = measures.coverage_by_novelty(found, detector, np.full(20, 1.5), 100).iloc[0]
+    found = SimpleNamespace(regions=[region], drawn=Resamples(np.arange(20), 100), right=np.ones(20, bool))
+    row = measures.coverage_by_novelty(found, detector, np.full(20, 1.5)).iloc[0]
     # Clopper and Pearson: of 20 blocks without a miss the lower end is the 20th root of 0.025.
     assert (row["value"], row["high"]) == (1, 1) and row["low"] == pytest.approx(0.025 ** (1 / 20))
 
 
 def test_nothing_without_images(detector):
-    found = SimpleNamespace(regions=[], blocks=np.zeros(0), right=np.zeros(0, bool))
+    found = SimpleNamespace(regions=[], drawn=Resamples([0]), right=np.zeros(0, bool))
     table = measures.coverage_by_novelty(found, detector, np.zeros(0))
     assert not len(table)
     with pytest.raises(ValueError, match="at least one bin"):
@@ -64,11 +65,11 @@ def test_nothing_without_images(detector):
 def test_every_test_image_of_a_run_is_in_one_bin(trained_run):
     files = trained_run.files
     places = evaluation.main_predictions(files)
-    found = assessment.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy())
+    found = assessment.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy(), n_resamples=20)
     detector, _ = novelty.read_novelty(files)
     assert detector is not None
     pooled = files.features("adapted").read("pooled", files.rows["test"]).numpy()
-    table = measures.coverage_by_novelty(found, detector, detector.distances(pooled), 20)
+    table = measures.coverage_by_novelty(found, detector, detector.distances(pooled))
     assert set(table["coverage"]) == set(conformal.COVERAGES)
     for coverage, own in table.groupby("coverage"):
         assert own["n"].sum() == len(files.rows["test"])

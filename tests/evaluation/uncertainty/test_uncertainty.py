@@ -29,7 +29,7 @@ def assessed(files):
     """The assessment of the run's own answers."""
     places = evaluation.main_predictions(files)
     own = evaluation.own_points(places)
-    return assessment.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy(), own=own)
+    return assessment.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy(), own=own, n_resamples=20)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def found(files):
 
 @pytest.fixture(scope="module")
 def figures(found):
-    return measures.measure(found, n=20)
+    return measures.measure(found)
 
 
 def rewrite(run, **changed):
@@ -114,7 +114,7 @@ def test_tables_have_a_row_for_each_answer(found, figures):
 
 
 def test_metrics_are_those_of_the_plain_functions(found, figures):
-    options = {"blocks": found.blocks, "n": 20}
+    options = {"blocks": found.drawn}
     score = {name: metrics.geoscore(found.km(name)) for name in found.points}
     for row in figures.points.to_dict("records"):
         name = row["point"]
@@ -146,8 +146,8 @@ def test_records_are_figures_with_the_names_others_read(found, figures):
 
 def test_a_missing_answer_is_a_miss_and_no_figure_that_is_infinite_is_kept(files):
     nowhere = np.full(len(files.rows["test"]), np.nan)
-    missing = assessment.assess(files, nowhere, nowhere)
-    figures = measures.measure(missing, n=20)
+    missing = assessment.assess(files, nowhere, nowhere, n_resamples=20)
+    figures = measures.measure(missing)
     kept = measures.records(figures)
     assert "point_argmax.median_km" not in kept
     assert kept["point_argmax.geoscore"]["value"] == 0
@@ -172,7 +172,7 @@ def test_an_empty_test_split_has_no_metrics(copied_run):
 
 def test_photographs_in_one_block_have_no_intervals(files):
     found = assessed(files)
-    measured = measures.measure(replace(found, blocks=np.zeros_like(found.blocks)))
+    measured = measures.measure(replace(found, drawn=metrics.Resamples(np.zeros(len(found.right)))))
     assert measured.points["geoscore_low"].isna().all()
     kept = measures.records(measured)
     assert kept["coverage_90"] == pytest.approx(found.regions[1].holds["label"].mean())
@@ -191,7 +191,7 @@ def test_an_empty_validation_split_calibrates_nothing(copied_run):
     found = assessment.assess(files, places["lat"].to_numpy(), places["lng"].to_numpy())
     assert (found.temperature, found.regions) == (1.0, [])
     assert "area" not in found.confidence
-    figures = measures.measure(found, n=20)
+    figures = measures.measure(found)
     kept = measures.records(figures)
     assert "ece" in kept and not {"ece_calibrated", "coverage_90", "temperature"} & set(kept)
     assert figures.coverage.empty
