@@ -107,10 +107,10 @@ def attention_overlay(
     first, across = as_image(images[0]), min(_PAIRS_IN_A_ROW, count)
     size = (_WIDTH, round(_WIDTH * first.height / first.width))
     gap = np.full((size[1], _GAP, 3), 255, dtype=np.uint8)
-    pairs = [
-        np.hstack([as_image(picture).resize(size), gap, blend_heat(picture, grid, _WIDTH).resize(size)])
-        for picture, grid in zip(images, attention, strict=True)
-    ]
+    pairs = []
+    for picture, grid in zip(images, attention, strict=True):
+        plain, heat = as_image(picture).resize(size), blend_heat(picture, grid, _WIDTH).resize(size)
+        pairs.append(np.hstack([np.asarray(plain), gap, np.asarray(heat)]))
     down, high = -(-count // across), size[1] + 30  # of a row, with its captions
     facets = {
         "facet_col": 0,
