@@ -64,11 +64,11 @@ nb.table(pd.DataFrame(in_short), caption=f"Each run against {first.name}", index
 # ## What was set differently?
 #
 # Only parameters that can change an answer and are not the same in all runs; a place is left empty where a run has the value of
-# the first. Code other than that of the first run makes a difference hard to attribute to a parameter, and is named below the table.
+# the first. Code other than that of the first run makes a difference hard to attribute to a parameter, and is in the second table.
 
 # %%
 nb.table(parameters.different_parameters(compared), caption="Parameters that differ", index=False)
-print(*parameters.made_otherwise(compared), sep="\n")
+nb.table(parameters.made_otherwise(compared), caption=f"What else differs from {first.name}", index=False)
 
 # %% [markdown]
 # ## Which metrics differ?

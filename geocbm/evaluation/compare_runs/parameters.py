@@ -75,33 +75,28 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:half]} … {text[-half:]}"
 
 
-def made_otherwise(runs: Sequence[ComparedRun]) -> list[str]:
-    """Sentences on what is no parameter and differs too from the first run: stages that only one has run, code, device.
+def made_otherwise(runs: Sequence[ComparedRun]) -> pd.DataFrame:
+    """What is no parameter and differs from the first run: a difference is then hard to blame on a parameter.
 
-    Other code makes a difference between two runs hard to blame on a parameter.
+    A row per run that differs: the `stages` that only one of the two has run, modules whose `code` differs, `devices`.
     """
-    sentences, one = [], runs[0]
+    rows = []
     for other in runs[1:]:
-        for run, against in ((one, other), (other, one)):
-            lacking = [number for number in STAGES if number in against.stages and number not in run.stages]
-            if lacking and run.stages:
-                sentences.append(f"{run.name} has not run {', '.join(lacking)}, which {against.name} has.")
-        both = [number for number in STAGES if number in one.stages and number in other.stages]
-        changed = {}
-        for number in both:
-            before, now = (_code(run.stages[number]) for run in (one, other))
-            if before != now:
-                changed[number] = [name for name in sorted(now | before) if now.get(name) != before.get(name)]
-        if changed:
-            modules = list(dict.fromkeys(name for names in changed.values() for name in names))
-            shown = ", ".join(modules[:4]) + (f" and {len(modules) - 4} more" if len(modules) > 4 else "")
-            where = ", ".join(changed)
-            sentences.append(f"The code of {other.name} differs from that of {one.name} in {where}: {shown}.")
-        devices = [{str(run.stages[number].get("device") or "not recorded") for number in both} for run in (one, other)]
-        if devices[0] != devices[1]:
-            first, this = (" and ".join(sorted(names)) for names in devices)
-            sentences.append(f"They ran on other devices: {first}, and {this}.")
-    return sentences
+        alone: list[str] = []
+        code: dict[str, None] = {}
+        devices = set()
+        for number in STAGES:
+            before, now = (run.stages.get(number) for run in (runs[0], other))
+            if before is None or now is None:
+                alone += [number] if before is not now else []
+                continue
+            old, new = _code(before), _code(now)
+            code |= dict.fromkeys(name for name in sorted(old | new) if old.get(name) != new.get(name))
+            devices.add((before.get("device"), now.get("device")))
+        moved = [f"{now} instead of {before}" for before, now in sorted(devices, key=str) if before != now]
+        if alone or code or moved:
+            rows.append([other.name, ", ".join(alone), ", ".join(code), ", ".join(moved)])
+    return pd.DataFrame(rows, columns=["run", "stages of one only", "code that differs", "device"])
 
 
 def _code(stage: dict[str, Any]) -> dict[str, Any]:
