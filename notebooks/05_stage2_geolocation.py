@@ -171,7 +171,7 @@ if len(test) and config.reads_tokens:
 by_mode = {ablation_mode: predicted} | stages.fit_variants(files, config, variants, concepts, features, test)
 if len(test):
     nb.show(plots.error_curves({mode: own["km"] for mode, own in by_mode.items()}, title="Error by ablation mode"))
-nb.table(stage_metrics.mode_table(files, by_mode, test), caption="Ablation modes on the test split")
+nb.table(stage_metrics.mode_table(files, by_mode, test, bootstrap, seed), "Ablation modes on the test split")
 
 # %% [markdown]
 # ## Make it yours: another attention

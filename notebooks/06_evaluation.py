@@ -133,15 +133,15 @@ nb.show(plots.error_curves(errors, title="Share of images within a distance"))
 named = metrics_by_place.geocode(truth, answers)
 shares = readable(interval_frame(methods.by_label(metrics_by_place.level_metrics(named)), "method"))
 nb.table(shares, caption="Country, region and city of the answer, with 95 % intervals")
-print(f"Places without a name (misses): {named.unnamed}; not in the table's country: {named.elsewhere:,}.")
+without = ", ".join(f"{n:,} without {level}" for level, n in named.unnamed.items())
+print(f"True places: {without} (misses), {named.elsewhere:,} outside the table's country by its border.")
 for level in ("continent", "country"):
     nb.show(plots.place_breakdown(metrics_by_place.by_place(named, level), level))
 for level in ("world_region", "region"):
     noun, own = level.replace("_", " "), metrics_by_place.by_place(named, level)
     heads = {"place": noun, "right": metric(f"stage2.{level}_acc"), "pooled": "places"}
     nb.table(readable(own, heads), caption=f"Stage 2 by {noun}, with 95 % intervals", max_rows=40)
-share = {"share": metric("stage2.country_acc").relabelled("of the country's images")}
-nb.table(readable(metrics_by_place.confusions(named), share), caption="Country that Stage 2 answers where it is wrong")
+nb.table(readable(metrics_by_place.confusions(named)), caption="Country that Stage 2 answers where it is wrong")
 
 # %% [markdown]
 # ## Does it remember the same road?
@@ -166,7 +166,7 @@ nb.table(left, caption="GeoScore without the images that have a training place n
 stage2 = metrics_by_place.stage2_metrics(places, named)
 for name, published in benchmarks.tables().items():
     ours = benchmarks.with_ours(published, files.table.iloc[test], stage2, f"run {run}")
-    nb.table(readable(ours.dropna(axis=1, how="all")), caption=f"{name}, as published")
+    nb.table(readable(ours.dropna(axis=1, how="all"), {"data_set": "data set"}), caption=f"{name}, as published")
 
 # %% [markdown]
 # ## Look into one prediction: its cells, the attention of each head, what its concepts add

@@ -166,8 +166,8 @@ if detector is None:
     print(lacks)
 else:
     distance = detector.distances(files.features("adapted").read("pooled", test).numpy())
-    unlike = np.mean(detector.p_values(distance) <= detector.level)
-    print(f"{unlike:.1%} of the test images are unlike them; at most {detector.level:.1%} would be by chance.")
+    unlike, usual = (detector.p_values(distance) <= detector.level).sum(), detector.level * len(test)
+    print(f"{unlike:,} of {len(test):,} test images are unlike them; by chance at most {usual:.1f} are, on average.")
     nb.show(plots.coverage_by_novelty(measures.coverage_by_novelty(found, detector, distance)))
 
 # %% [markdown]
@@ -178,7 +178,8 @@ else:
 
 # %%
 nb.show(plots.risk_coverage(measures.risk_curves(found)))
-nb.table(readable(measured.risk, LABELS), caption="How well each order puts the largest errors last")
+risk = measured.risk.assign(name=measured.risk["name"].replace(measures.CONFIDENCE_LABELS))
+nb.table(readable(risk, LABELS), caption="How well each order puts the largest errors last")
 nb.table(readable(measures.localizability(found), LABELS), caption="Distances, from most to least localizable")
 
 # %% [markdown]

@@ -147,17 +147,17 @@ def by_place(found: Geocoded, level: str = "country") -> pd.DataFrame:
 def confusions(found: Geocoded) -> pd.DataFrame:
     """The countries that Stage 2 most often takes for one another, by country polygons.
 
-    At most `MOST_CONFUSIONS` rows, the most frequent first: `country, answered, images, share` (of all test images of
-    the country, 0 to 1) and `median_km` of these images. Images whose true place has no country are left out.
+    At most `MOST_CONFUSIONS` rows, the most frequent first: `country, answered, images, of all` (test images of the
+    country) and `median_km` of these images. Images whose true place has no country are left out.
     """
     frame = pd.DataFrame({"country": found.true["country"].to_numpy(), "km": found.km["stage2"]})
     frame["answered"] = found.answered["stage2"]["country"].replace("", "(no answer)").to_numpy()
     frame = frame[frame["country"] != ""]
     wrong = frame[frame["country"] != frame["answered"]]
     pairs = wrong.groupby(["country", "answered"]).agg(images=("km", "size"), median_km=("km", "median")).reset_index()
-    pairs["share"] = pairs["images"] / pairs["country"].map(frame.groupby("country").size()).astype(float)
-    pairs = pairs.sort_values(["images", "share", "country", "answered"], ascending=[False, False, True, True])
-    shown = pairs[["country", "answered", "images", "share", "median_km"]]
+    pairs["of all"] = pairs["country"].map(frame.groupby("country").size()).astype(int)
+    pairs = pairs.sort_values(["images", "of all", "country", "answered"], ascending=[False, True, True, True])
+    shown = pairs[["country", "answered", "images", "of all", "median_km"]]
     return shown.head(MOST_CONFUSIONS).reset_index(drop=True)
 
 

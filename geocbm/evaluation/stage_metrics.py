@@ -203,13 +203,16 @@ def place_records(
     return metrics.recordables(kept)
 
 
-def mode_table(files: Run, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> pd.DataFrame:
-    """Metrics of several answers for the same rows, a row each."""
-    shown = ("median_km", "acc_25km", "acc_200km", "acc_750km", "geoscore")
+def mode_table(
+    files: Run, by_mode: Mapping[str, Arrays], rows: np.ndarray, n_resamples: int = 200, seed: int = 0
+) -> pd.DataFrame:
+    """Metrics of several answers for the same rows, a row each, with intervals."""
     lines = []
     for mode, places in by_mode.items() if len(rows) else ():
-        measured = metrics.geolocation_metrics(places["lat"], places["lng"], files.lat[rows], files.lng[rows])
-        line: dict[str, Any] = {"mode": mode} | {name: measured[name] for name in shown}
+        measured = measure_places(files, places, rows, n_resamples, seed)
+        line: dict[str, Any] = {"mode": mode}
+        for name in ("median_km", "acc_25km", "acc_200km", "acc_750km", "geoscore"):
+            line |= metrics.columns_of(name, measured[name])
         if "residual_share" in places:
             line["residual_share"] = float(places["residual_share"].mean())
         lines.append(line)

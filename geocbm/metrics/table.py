@@ -135,6 +135,7 @@ _EPOCHS = (
     Metric("epoch.*_acc", "{0} right", RATE, HIGHER),
     Metric("epoch.median_km", "median error", KM, LOWER),
     Metric("epoch.geoscore", "GeoScore", SCORE, HIGHER),
+    Metric("epoch.mean_ap", "mean average precision", RATE, HIGHER),
     Metric("epoch.lr", "learning rate"),
     Metric("epoch.seconds", "seconds", COUNT),
     Metric("epoch.loss", "loss", NUMBER, LOWER),
@@ -282,6 +283,8 @@ def _find(key: str) -> Metric | None:
 
 def _words(part: str) -> str:
     """A part of a key as a reader says it: `nearest_neighbour` is "nearest neighbour", a leading `_` or `@` a space."""
+    if part.isdecimal():
+        return f"{int(part):,}"
     return part.replace("_", " ").replace("@", " ").replace(".", " ")
 
 

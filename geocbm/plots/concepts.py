@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from geocbm.plots.primitives import ranked_bars
+from geocbm.plots.primitives import named_ticks, ranked_bars
 from geocbm.plots.theme import GRID, PALETTE, finish
 from geocbm.plots.values import columns_of, escape, labels, numbers, percent, plural
 
@@ -79,7 +79,9 @@ def per_meta_accuracy(meta: Any, correct: Any, parent: Any) -> go.Figure:
     hover = "%{customdata[0]}: %{y:.0%} of %{customdata[1]}<extra></extra>"
     fig.update_traces(hovertemplate=hover, marker={"opacity": 0.8, "line": {"width": 0.6, "color": "white"}})
     fig.update_yaxes(title_text="accuracy", tickformat=".0%", range=[-0.04, 1.04])
-    fig.update_xaxes(title_text="meta, best first (larger dot: more images)", showgrid=False)
+    fig.update_xaxes(
+        named_ticks(table["name"]), title_text="meta, best first (larger dot: more images)", showgrid=False
+    )
     best, worst = table.iloc[0], table.iloc[-1]
     alt = (
         f"Accuracy of {plural(len(table), 'meta')}, best first: {best['name']} {percent(best['mean'])} of "

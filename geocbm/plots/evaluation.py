@@ -56,7 +56,7 @@ def forest(
     fig = go.Figure(
         go.Scatter(
             x=numbers(value),
-            y=labels(names),
+            y=labels(names, 52),
             mode="markers",
             marker={
                 "size": 11,
@@ -70,7 +70,7 @@ def forest(
         )
     )
     beside = {"x": 1.01, "xref": "paper", "xanchor": "left", "showarrow": False, "font": {"size": 12, "color": INK}}
-    for name, text in zip(labels(names), texts, strict=True):
+    for name, text in zip(labels(names, 52), texts, strict=True):
         fig.add_annotation(y=name, text=text, **beside)
     if highlight in names and np.isfinite(value[names.index(highlight)]):
         fig.add_vline(x=float(value[names.index(highlight)]), line={"color": LAND, "dash": "dot", "width": 1})

@@ -8,10 +8,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from geocbm.plots.theme import INK, LAND, PALETTE
-from geocbm.plots.values import escape, numbers, plural
+from geocbm.plots.values import escape, labels, numbers, plural
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 ENDS = ("", "_low", "_high")
+MOST_NAMED = 30
+"""Places of an axis whose names can be written."""
 
 
 def band(x: Sequence[Any], low: Any, high: Any, colour: str, opacity: float, legendgroup: str = "") -> go.Scatter:
@@ -36,10 +38,18 @@ def faint(colour: str, opacity: float) -> str:
 
 
 def ranked_bars(names: Any, heights: Any, colour: str, hover: str) -> go.Figure:
-    """A bar for each of `[n]` names in the order given, which has no room to be written; `hover` says the height."""
+    """A bar for each of `[n]` names in the order given, with its name where there is room; `hover` says the height."""
     bars = {"marker_color": colour, "hovertemplate": f"%{{customdata}}: {hover}<extra></extra>"}
     place, shown = list(range(1, len(names) + 1)), [escape(name) for name in names]
-    return go.Figure(go.Bar(x=place, y=numbers(heights), customdata=shown, **bars))
+    fig = go.Figure(go.Bar(x=place, y=numbers(heights), customdata=shown, **bars))
+    return fig.update_xaxes(named_ticks(names))
+
+
+def named_ticks(names: Any) -> dict[str, Any]:
+    """Settings of an axis whose places 1 to n have names: these, where they are few enough to be written."""
+    if len(names) > MOST_NAMED:
+        return {}
+    return {"tickvals": list(range(1, len(names) + 1)), "ticktext": labels(list(names), 24), "tickangle": -45}
 
 
 def whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:

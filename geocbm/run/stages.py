@@ -258,6 +258,7 @@ def fit_variants(
     for mode in dict.fromkeys(modes):
         if mode != config.ablation_mode:
             own, name = config.in_mode(mode), f"stage2_{mode}"
+            print(f"mode {mode}:")
             model, _ = fit_stage2(files, own, concepts, features, name)
             refiner, decoder = load_refiner(files, own, name), load_decoder(files, model, name)
             found[mode] = predict_places(files, model, concepts, features, rows, refiner, decoder)

@@ -112,7 +112,8 @@ def rows_html(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str
     from markupsafe import escape
 
     sides = [
-        "right" if all(_NUMBER.match(str(cell)) for cell in column) else "left" for column in zip(*rows, strict=True)
+        "right" if all(_NUMBER.match(str(cell) or "–") for cell in column) else "left"
+        for column in zip(*rows, strict=True)
     ]
     styled = list(zip(header, sides or ["left"] * len(header), strict=True))
     head = "".join(f'<th scope="col" style="text-align:{side}">{escape(name)}</th>' for name, side in styled)

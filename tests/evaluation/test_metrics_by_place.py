@@ -138,7 +138,7 @@ def test_confusions_by_hand():
         ["Japan", "(no answer)", 1],
         ["Japan", "France", 1],
     ]
-    assert pairs["share"].tolist() == [0.75, 0.5, 0.5]
+    assert pairs["of all"].tolist() == [4, 2, 2]  # a share of one image would look like a rate
     assert pairs["median_km"].iloc[0] == pytest.approx(9712, rel=0.01) and np.isinf(pairs["median_km"].iloc[1])
 
 

@@ -18,6 +18,7 @@ from geocbm.metrics.table import HIGHER, KM, LOWER, NUMBER, RATE, TABLE, Metric,
         ("stage2.acc_25km", 0.5, "50.0 %"),
         ("epoch.anchor", 0.108, "0.108"),  # a loss between 0 and 1 is no rate
         ("epoch.recall_5", 0.108, "10.8 %"),
+        ("epoch.mean_ap", 0.108, "10.8 %"),
         ("epoch.retrieval_km", 0.9, "0.9 km"),
         ("truth.stability_map", 0.9, "0.9"),
         ("truth.completeness_country", 1.1, "110.0 %"),  # a rate above 1 stays one

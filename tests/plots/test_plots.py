@@ -209,8 +209,20 @@ def test_accuracy_is_sorted_and_counts_its_images():
     assert [name for name, _ in figure.data[0].customdata] == ["y", "z", "x"]
     assert list(figure.data[0].y) == [1, 0.5, 0]
     alt = figure.layout.meta["alt"]
+    assert figure.layout.xaxis.ticktext == ("y", "z", "x") and figure.layout.xaxis.tickvals == (1, 2, 3)
     assert "y 100.0 % of 1" in alt
     assert "1 are never named rightly" in alt
+
+
+def test_bars_have_their_names_where_there_is_room():
+    few, many = (plots.prototype_drift([f"c{i}" for i in range(n)], np.linspace(0, 1, n)) for n in (30, 31))
+    assert few.layout.xaxis.ticktext[:2] == ("c0", "c1") and many.layout.xaxis.ticktext is None
+
+
+def test_a_forest_writes_long_names_whole():
+    name = "likeliest cell, nearest training pictures inside it"
+    figure = plots.forest(pd.DataFrame({"name": [name], "value": [1.0]}), "x")
+    assert figure.data[0].y == (name,) and figure.layout.annotations[0].y == name
 
 
 def test_forest_has_a_bar_only_where_there_is_an_interval():

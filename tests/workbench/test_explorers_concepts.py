@@ -107,6 +107,18 @@ def test_scores_of_another_table_are_refused(copied_run):
         SeenConcepts(files)
 
 
+def test_a_page_shows_concepts_that_some_picture_is_labelled_with(trained_run, monkeypatch, capsys):
+    """The highest of scores near 0 show nothing: `examples` are taken from concepts with pictures."""
+    files = trained_run.files
+    metas = files.concepts.metas
+    labelled = np.flatnonzero(files.meta_and_parent[0] == 3)  # the only concept with test pictures
+    monkeypatch.setitem(files.rows, "test", labelled)
+    explorers.concepts(files, 6)
+    said = capsys.readouterr().out
+    assert f"Highest mean score: {metas[3]} in " in said
+    assert not any(f"{name} in " in said for number, name in enumerate(metas) if number != 3)
+
+
 def test_without_a_front_end_there_are_a_table_a_map_and_pictures(trained_run, capsys):
     explorers.concepts(trained_run.files, 2)
     said = capsys.readouterr().out

@@ -87,7 +87,20 @@ def test_answers_are_those_of_the_run(trained_run):
     assert frame.at[row, "km"] == pytest.approx(
         float(haversine_km(place["lat"], place["lng"], run.lat[row], run.lng[row])), rel=1e-6
     )
-    assert frame.at[row, "country"] == run.country[row] and frame.at[row, "answer"] == run.cells.country[place["cell"]]
+    assert frame.at[row, "country"] == run.country[row]
+
+
+def test_the_country_of_an_answer_is_the_one_that_holds_the_point(trained_run, monkeypatch):
+    """The answered point may lie in another country than the likeliest cell, whose probability stands beside it."""
+    places = main_predictions(trained_run.files)
+    places.loc[0, ["lat", "lng", "true_lat", "true_lng"]] = [52.52, 13.40, 52.52, 13.40]  # Berlin
+    places.loc[1, ["lat", "lng"]] = [0.0, -30.0]  # the middle of the Atlantic
+    monkeypatch.setattr("geocbm.workbench.explorers.answered_pictures.main_predictions", lambda run: places)
+    frame = answered(trained_run.files)
+    assert frame["answer"].iloc[:2].tolist() == ["Germany", "no country"]
+    sure = places["confidence"].iloc[0]
+    assert frame["label"].iloc[0].startswith("0 km off: ")
+    assert f", answered Germany (likeliest cell {sure:.0%}) · " in frame["label"].iloc[0]
 
 
 def test_the_browser_hears_of_a_figure_when_it_is_whole(monkeypatch):

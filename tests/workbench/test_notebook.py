@@ -143,7 +143,8 @@ def test_text_of_strangers_is_harmless() -> None:
 
 
 def test_words_begin_at_the_left_and_numbers_end_at_the_right() -> None:
-    frame = pd.DataFrame({"name": ["a", "1st"], "n": [9_449_472, None], "km": ["< 3.4 km", "-2"], "year": [2026, 1999]})
+    frame = pd.DataFrame({"name": ["a", "1st"], "n": [9_449_472, None], "km": ["< 3.4 km", "-2"]})
+    frame = frame.assign(year=[2026, 1999], share=["", "45.5"])
     html = words.table_html(frame.astype(object), "c")
     assert html.count('<th scope="col" style="text-align:left">') == 1
     assert '<td style="text-align:left">1st</td><td style="text-align:right">–</td>' in html

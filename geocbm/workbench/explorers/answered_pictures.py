@@ -12,6 +12,7 @@ from geocbm.evaluation.methods import main_predictions
 from geocbm.explain import attribution, interventions, maps
 from geocbm.files.progress import is_live
 from geocbm.geodesy import haversine_km
+from geocbm.metrics import country_of
 from geocbm.run import Run, encoding, stages
 from geocbm.workbench import html
 from geocbm.workbench.explorers.picture_list import PictureList, filtered
@@ -41,15 +42,16 @@ def answered(run: Run) -> pd.DataFrame:
     """The test pictures and their answers.
 
     Returns:
-        By row of the table: `country` and `concept` as labelled, `answer` (country of the most probable cell), `km`,
-        `confidence`, `lat` and `lng` answered in degrees, and `label`, a line of text.
+        By row of the table: `country` and `concept` as labelled, `answer` (country in which the answered point lies),
+        `km`, `confidence` (of the likeliest cell), `lat` and `lng` answered in degrees, and `label`, a line of text.
     """
     places = main_predictions(run)
+    lies_in = country_of(places["lat"], places["lng"])
     frame = pd.DataFrame(
         {
             "country": places["country"].astype(str),
             "concept": places["meta_name"].astype(str),
-            "answer": run.cells.country[places["cell"]].astype(str),
+            "answer": np.where(lies_in == "", "no country", lies_in).astype(str),
             "km": haversine_km(places["lat"], places["lng"], places["true_lat"], places["true_lng"]),
             "confidence": places["confidence"],
             "lat": places["lat"],
@@ -57,7 +59,7 @@ def answered(run: Run) -> pd.DataFrame:
         }
     ).set_axis(pd.Index(places["row"], name="row"))
     frame["label"] = [
-        f"{km:,.0f} km off: {country}, answered {answer} ({sure:.0%}) · {concept}"
+        f"{km:,.0f} km off: {country}, answered {answer} (likeliest cell {sure:.0%}) · {concept}"
         for km, country, answer, sure, concept in zip(*(frame[name].tolist() for name in LINE), strict=True)
     ]
     return frame

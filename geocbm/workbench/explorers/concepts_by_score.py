@@ -40,7 +40,7 @@ def concepts(run: Run, examples: int = 6) -> None:
 
     Args:
         run: with a trained Stage 1.
-        examples: concepts that a page shows, spread over the vocabulary.
+        examples: concepts that a page shows, spread over those that pictures are labelled with.
     """
     if is_live():
         show(ConceptExplorer(run).box)
@@ -49,7 +49,8 @@ def concepts(run: Run, examples: int = 6) -> None:
     rows = next((run.rows[split] for split in ("test", "val", "train") if len(run.rows[split])), run.rows["train"])
     table = seen.reliability(rows, range(len(run.concepts.metas)))
     html.put(html.table_html(table, "How reliable each concept is"), table.to_string())
-    metas = np.unique(np.linspace(0, len(run.concepts.metas) - 1, examples).round().astype(int)).tolist()
+    labelled = np.flatnonzero(table["images"]) if table["images"].any() else np.arange(len(table))
+    metas = labelled[np.unique(np.linspace(0, len(labelled) - 1, examples).round().astype(int))].tolist()
     html.put_figure(map_by_concept(seen, rows, metas))
     for meta in metas:
         best = seen.ranked(rows, meta, next(iter(ORDERS)))[:ON_A_PAGE]
