@@ -53,7 +53,6 @@ class Game:
     """Test pictures in random order, what was guessed of them, and the points.
 
     Args:
-        run: a run whose test split is predicted.
         seed: of the order of the pictures.
 
     Attributes:

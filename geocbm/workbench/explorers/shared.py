@@ -142,7 +142,6 @@ class PictureStrip:
     """Pictures of a run side by side, a page of them at a time, with buttons to turn pages.
 
     Args:
-        run: the run.
         caption: text below the picture of a row; it is the picture's alternative text too.
         pictures: of some rows; by default the files of the table.
         at_once: pictures of a page.
@@ -197,8 +196,6 @@ class LiveMap:
     """A world map of pictures, of which one is picked by a click, or many by a lasso or a box.
 
     Args:
-        run: the run.
-        title: headline.
         colours: of the levels 0, 1, ... of points; levels between have a colour between.
         on_pick: told the row of a point that was clicked.
         on_region: told the rows that were enclosed; without it nothing can be.

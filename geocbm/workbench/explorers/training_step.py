@@ -54,7 +54,6 @@ class TrainingStep:
     """The model of a stage with the weights it started from and those it came to, and its loss.
 
     Args:
-        run: the run.
         stage: `stage0`, `stage1` or `stage2`.
     """
 
@@ -125,11 +124,7 @@ def _stage2(run: Run, config: dict[str, Any]) -> PreparedStage:
 
 
 class BatchExplorer:
-    """Controls for a batch of a stage and what a step on it does.
-
-    Args:
-        step: the stage.
-    """
+    """Controls for a batch of a stage and what a step on it does."""
 
     def __init__(self, step: TrainingStep) -> None:
         self.step = step
