@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +196,7 @@ def test_stages_train_and_are_measured_on_what_is_known(files: Run, target: str,
     stage = stages.prepare_stage1(files, Stage1Config(epochs=1, batch_size=16, concept_target=target), adapted)
     assert set(stage.train.rows) == set(files.labelled(files.rows["train"]))
     if target == "multi":
-        assert "absent_metas" in stage.train.read(stage.train.rows[:2])
+        assert {"absent_metas", "foreign_metas"} <= stage.train.read(stage.train.rows[:2]).keys()
     stage.fit()
     rows, k = files.rows["train"], len(files.concepts.metas)
     right = np.eye(k)[files.meta_and_parent[0]]
@@ -222,6 +223,40 @@ def test_a_concept_known_to_be_absent_weighs_as_much_as_one_that_is_there() -> N
         own = batch if known is None else batch | {"absent_metas": torch.tensor([known])}
         by_hand = there[0] + weights[0] * absent[1] + weights[1] * absent[2]
         torch.testing.assert_close(Stage1Loss(model)(output, own)["meta"], by_hand)
+
+
+def test_a_concept_that_the_country_never_has_weighs_what_the_setting_says() -> None:
+    torch.manual_seed(0)
+    weights = {"unknown_weight": 0.25, "sibling_weight": 0.5, "foreign_weight": 0.75}
+    config = Stage1Config(concept_target="multi", lambda_reg=0.0, **weights)
+    model = Stage1ConceptModel(4, torch.randn(5, 5), torch.randn(3, 5), torch.tensor([0, 0, 1, 1, 2]), config)
+    output = model.eval()(torch.randn(1, 4))
+    batch = {
+        "concept_idx": torch.tensor([0]),
+        "named_metas": torch.tensor([[True, False, False, False, False]]),
+        "foreign_metas": torch.tensor([[True, True, True, False, True]]),  # the first two: named, and its sibling
+        "absent_metas": torch.tensor([[False, False, False, False, True]]),
+    }
+    log_of = torch.nn.functional.logsigmoid
+    there, absent = -log_of(output.meta_logits[0]), -log_of(-output.meta_logits[0])
+    by_hand = there[0] + 0.5 * absent[1] + 0.75 * absent[2] + 0.25 * absent[3] + 1.0 * absent[4]
+    torch.testing.assert_close(Stage1Loss(model)(output, batch)["meta"], by_hand)
+    model.config = replace(config, foreign_weight=None)
+    by_hand = there[0] + 0.5 * absent[1] + 0.25 * absent[2] + 0.25 * absent[3] + 1.0 * absent[4]
+    torch.testing.assert_close(Stage1Loss(model)(output, batch)["meta"], by_hand)
+    with pytest.raises(ParameterError, match="foreign_weight=-1"):
+        replace(config, foreign_weight=-1)
+
+
+def test_what_a_country_never_has_is_said_by_its_training_pictures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geocbm.run.run.FEW_PICTURES", 2)
+    run = Run(Path("nowhere"))
+    run.__dict__["country"] = np.array(["A", "A", "A", "B", "B", "C"])
+    run.__dict__["named_metas"] = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1], [0, 1, 0]], bool)
+    run.__dict__["meta_and_parent"] = (np.array([0, 1, 2, 1, -1, 1]), np.zeros(6, int))
+    run.__dict__["rows"] = {"train": np.array([0, 1, 3, 4, 5]), "test": np.array([2])}
+    # Row 2 is no training picture; of B only one is labelled, of C there is but one: both are too few.
+    assert run.foreign_metas.tolist() == [[False, False, True]] * 3 + [[False] * 3] * 3
 
 
 @pytest.mark.parametrize("target", ["single", "multi"])

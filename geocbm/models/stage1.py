@@ -38,7 +38,8 @@ class Stage1Config(BottleneckSettings):
     concept_target: Literal["single", "multi"] = "single"  # one label of a softmax (the specification's), or sigmoids
     unknown: Literal["absent", "entropy"] = "absent"  # what "multi" makes of concepts that are not named
     unknown_weight: float = 0.1  # weight of each of them, beside 1 of a named one;
-    sibling_weight: float = 1.0  # of those with the parent of a named one, which they mostly exclude
+    sibling_weight: float = 1.0  # of those with the parent of a named one, which they mostly exclude,
+    foreign_weight: float | None = None  # and of those that no training picture of the country names; None: as unknown
     lambda_meta: float = 1.0  # weights of the terms: focal loss (of "multi" the sigmoid loss) over metas,
     lambda_parent: float = 0.5  # and over parents,
     lambda_consistency: float = 0.3  # divergence between implied and predicted parents,
@@ -65,6 +66,8 @@ class Stage1Config(BottleneckSettings):
         check_number("epochs", self.epochs, 1)
         for name in ("gamma", "residual_std", "unknown_weight", "sibling_weight"):
             check_number(name, getattr(self, name), 0)
+        if self.foreign_weight is not None:
+            check_number("foreign_weight", self.foreign_weight, 0)
         for name in ("temperature", "parent_temperature", "logit_scale_init", "logit_scale_max"):
             check_number(name, getattr(self, name), 0, above=True)
         if not -1 <= self.semantic_threshold <= 1:

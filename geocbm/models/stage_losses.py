@@ -134,7 +134,10 @@ class Stage1Loss:
         """The terms where a picture may show several concepts, of which some are named."""
         (metas, parents), config = self.model.named(batch), self.config
         related = parents[:, self.model.meta_to_parent].float()  # (B, k_m) 1 for siblings of the named, and themselves
-        weight = config.unknown_weight + related * (config.sibling_weight - config.unknown_weight)
+        weight = torch.full_like(related, config.unknown_weight)
+        if config.foreign_weight is not None and "foreign_metas" in batch:
+            weight = weight.masked_fill(batch["foreign_metas"], config.foreign_weight)
+        weight = torch.lerp(weight, torch.full_like(weight, config.sibling_weight), related)
         if "absent_metas" in batch:
             weight = weight.masked_fill(batch["absent_metas"], 1.0)
         meta_logits, parent_logits = output.meta_logits.float(), output.parent_logits.float()

@@ -57,6 +57,10 @@ STAGE_FEATURES = {"stage0": ("hidden",), "stage1": ("pooled", "patch_tokens"), "
 """Features that the model of a stage may read."""
 
 
+FEW_PICTURES = 10
+"""Labelled training pictures of a country below which nothing follows from the names that it never has."""
+
+
 class Batch(dict[str, Any]):
     """Rows of a run by name: tensors `(B, ...)`, lists of texts and pictures."""
 
@@ -124,6 +128,16 @@ class Run(RunFiles):
     def absent_metas(self) -> np.ndarray:
         """Metas that were looked for in the picture of each row and not seen, `[n, k_m]`; others may be there."""
         return self._listed(ABSENT) & ~self.named_metas
+
+    @cached_property
+    def foreign_metas(self) -> np.ndarray:
+        """Metas that no training picture of the country of each row names, `[n, k_m]`, where the country has enough."""
+        train = self.labelled(self.rows["train"])
+        country, index = np.unique(self.country, return_inverse=True)
+        named = np.zeros((len(country), self.named_metas.shape[1]), dtype=bool)
+        np.logical_or.at(named, index[train], self.named_metas[train])
+        pictures = np.bincount(index[train], minlength=len(country))
+        return (~named & (pictures >= FEW_PICTURES)[:, None])[index]
 
     def _listed(self, column: str) -> np.ndarray:
         """Which metas a column lists in each row, `[n, k_m]`; none without the column."""
