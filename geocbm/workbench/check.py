@@ -59,19 +59,19 @@ def _pair_problems(pair: sync.Pair) -> Iterator[str]:
     if text == sync.pair_text(pair.script):
         return
     try:
-        edited = pair.edited
+        unique = pair.unique()
     except sync.PairError as problem:
         yield str(problem)
         return
-    if edited:  # Whatever else is wrong with it, advice to make it again would throw the changes away.
-        yield f"{edited}; to see them: geocbm sync {pair.number}; {pair.ways}"
+    if unique:  # Whatever else is wrong with it, advice to make it again would throw the changes away.
+        yield f"{unique}; to see them: geocbm sync {pair.number}; {pair.ways}"
         return
     for position, cell in enumerate(pair.ipynb_notebook.cells, start=1):
         if cell.get("outputs") and sync.CONTRACT_TAG not in cell.metadata.get("tags", []):
             yield f"{name}, cell {position} has stored outputs; remove them with: geocbm sync"
         if cell.get("execution_count") is not None or set(cell.metadata) & {"execution", "papermill"}:
             yield f"{name}, cell {position} has traces of an execution; remove them with: geocbm sync"
-    if pair.script_cells != pair.ipynb_cells:
+    if pair.state() == "py":
         yield f"{name} lacks the last changes of {source}; make it again with: geocbm sync"
     else:
         yield f"{name} says what the script says, but is not as sync writes it; tidy it with: geocbm sync"

@@ -9,6 +9,7 @@ import ast
 import difflib
 import json
 import re
+import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -119,27 +120,63 @@ class Pair:
         return contents(self.ipynb_notebook)
 
     @property
-    def edited(self) -> str:
-        """That the ``.ipynb`` says what the script may lack, in words; empty when nothing is lost without it.
+    def _ids(self) -> list[str | None]:
+        return [cell.get("id") for cell in self.ipynb_notebook.cells]
 
-        By the ids of its cells one that still says what it said when it was made is known, without parsing the script.
+    @property
+    def untouched(self) -> bool:
+        """Whether the ``.ipynb`` says what it said when it was made, by the ids of its cells; no script is parsed."""
+        return self._ids == cell_ids(self.ipynb_cells)
+
+    def state(self) -> str:
+        """What has changed since both sides said the same: "missing" (no ``.ipynb``), "same", "py", "ipynb", "both".
+
+        Where nothing tells what they had in common, both count as changed.
         """
         if not self.ipynb.is_file():
-            return ""
-        ids = [cell.get("id") for cell in self.ipynb_notebook.cells]
-        if ids == cell_ids(self.ipynb_cells) or self.script_cells == self.ipynb_cells:
-            return ""
-        return f"{self.ipynb.name} has changes that {self.script.name} lacks, or was not made from it"
+            return "missing"
+        if self.script_cells == self.ipynb_cells:
+            return "same"
+        if self.untouched:
+            return "py"
+        if (common := self._committed()) is not None:
+            changed = [self.script_cells != common, self.ipynb_cells != common]
+            return "both" if all(changed) else "py" if changed[0] else "ipynb"
+        # An edited cell keeps its id, which still names the source that an unchanged script has; a changed script would
+        # lack an id of the .ipynb and have one of its own.
+        own, ids = cell_ids(self.script_cells), self._ids
+        first_kept = own[:1] == [each for each in ids if each in own[:1]]
+        return "ipynb" if first_kept and (set(own) <= set(ids) or set(ids) <= set(own)) else "both"
+
+    def _committed(self) -> tuple[Content, ...] | None:
+        """What both sides said in the last commit; None outside git, or where they differed there or were not yet."""
+        with suppress(OSError, subprocess.SubprocessError, UnicodeDecodeError, PairError):
+            script, ipynb = (
+                subprocess.run(
+                    ["git", "show", f"HEAD:./{path.name}"], cwd=path.parent, capture_output=True, timeout=20, check=True
+                ).stdout.decode("utf-8")
+                for path in (self.script, self.ipynb)
+            )
+            cells = contents(read_script(script))
+            return cells if cells == contents(read_ipynb(ipynb, self.ipynb.name)) else None
+        return None
+
+    def unique(self) -> str:
+        """That the ``.ipynb`` says what the script does not, in words; empty when nothing is lost without it."""
+        return {
+            "ipynb": f"{self.ipynb.name} has changes that {self.script.name} lacks",
+            "both": f"{self.ipynb.name} and {self.script.name} differ, and each may have changes of its own",
+        }.get(self.state(), "")
 
     def refusal(self) -> str:
         """Why the pair must be left alone; empty when its ``.ipynb`` can be made from the script."""
         if not self.script.is_file():
             return f"{self.ipynb.name} has no script; make it with: geocbm sync --take ipynb {self.number}"
         try:
-            edited = self.edited
+            unique = self.unique()
         except PairError as problem:
             return str(problem)
-        return "\n".join([f"{edited}; nothing was overwritten", *self._difference(), self.ways]) if edited else ""
+        return "\n".join([f"{unique}; nothing was overwritten", *self._difference(), self.ways]) if unique else ""
 
     def _difference(self) -> list[str]:
         """A few lines of what differs, ``-`` for the script and ``+`` for the ``.ipynb``."""
@@ -281,8 +318,8 @@ def unheard() -> list[str]:
     for pair in map(Pair, sources()):
         # `geocbm check` names one that cannot be read; the script can be run all the same.
         with suppress(PairError):
-            if edited := pair.edited:
-                found.append(f"{edited}, and the script is run; {pair.ways}")
+            if pair.ipynb.is_file() and not pair.untouched and (unique := pair.unique()):
+                found.append(f"{unique}, and the script is run; {pair.ways}")
     return found
 
 
