@@ -84,7 +84,7 @@ def test_a_stage_1_of_another_stage_0_is_refused(copied_run, other):
 
 def test_what_is_no_checkpoint_is_named(copied_run, other):
     files = copied_run.files
-    with pytest.raises(ParameterError, match=r"stage0_checkpoint='.*' is none"):
+    with pytest.raises(ParameterError, match=r"stage0_checkpoint='.*' is no checkpoint"):
         adoption.take_stage0(files, other.folder)
     with pytest.raises(MissingInputError, match="does not exist"):
         adoption.take_stage0(files, other.folder / "none.safetensors")

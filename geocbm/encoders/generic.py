@@ -65,7 +65,7 @@ class GenericBackbone(Backbone):
         if not finite or not steady:
             flaw = "other features at each pass" if one_each else "features that are not one per picture"
             raise ParameterError(
-                f"a model of type '{kind}' gives {flaw if finite else 'features that are not numbers'}; use another "
+                f"a model of type '{kind}' gives {flaw if finite else 'features that are not numbers'}; name another "
                 "image encoder"
             )
         layout = find_layout(lambda pixels: self._output(pixels).last_hidden_state, hidden.shape, dark, bright)

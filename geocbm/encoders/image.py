@@ -138,7 +138,7 @@ class ImageEncoder(nn.Module):
             if not self.n_blocks:
                 has = "cannot be divided into blocks, so that none can be trained; use 0 (unfreeze_layers=0)"
             raise ParameterError(
-                f"top_blocks is {top_blocks}, but the encoder '{self.name}' ({self._backbone.kind}) {has}"
+                f"top_blocks is {top_blocks}, but the encoder '{self.name}' (type '{self._backbone.kind}') {has}"
             )
 
 

@@ -56,7 +56,7 @@ def find_model_folder(name: str | Path, download: bool = True) -> Path:
         raise ParameterError("the name of the encoder is empty; give a model name, a local folder or 'atlas'")
     if len(text) > _LONGEST_NAME:
         raise ParameterError(
-            f"the encoder {printable(text, 60)!r} has {len(text):,} letters; give a folder or hub name"
+            f"the encoder {printable(text, 60)!r} has {len(text):,} letters; give a folder or a hub name"
         )
     folder = PACKAGED_FOLDER if text == PACKAGED_BACKBONE else Path(text).expanduser()
     if text == PACKAGED_BACKBONE and not (folder / "config.json").is_file():
@@ -75,7 +75,7 @@ def _checked_folder(folder: Path, name: str) -> Path:
     """Give `folder` back if it is complete and safe to read."""
     if not (folder / "config.json").is_file():
         raise MissingInputError(
-            f"the encoder folder '{name}' has no config.json; give one that `save_pretrained` wrote"
+            f"the encoder folder '{name}' has no config.json; give a folder written by `save_pretrained`"
         )
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))

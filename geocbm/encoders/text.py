@@ -133,7 +133,9 @@ def _read_tokenizer(folder: Path, name: str) -> Any:
 
     # Without its files transformers may silently make a tokenizer that knows no words.
     if not any((folder / file).is_file() for file in _VOCABULARIES) and not any(folder.glob("*.model")):
-        raise ParameterError(f"the text encoder '{name}' has no tokenizer files; save its tokenizer there too")
+        raise ParameterError(
+            f"the text encoder '{name}' has no tokenizer files; save its tokenizer into the same folder"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises the bare class for a damaged vocabulary

@@ -155,7 +155,7 @@ def right_to_replace(path: Path) -> Iterator[None]:
     with lock.open("r+b") as stream:
         if not hold_lock(stream, _PATIENCE):
             raise MismatchError(
-                f"{path.name} is not written: run {lock.parent.name!r} is made by another "
+                f"{path.name} is not written: run {lock.parent.name!r} is being made by another "
                 f"process{_holder(lock)}; wait for it"
             )
         yield

@@ -67,7 +67,9 @@ def _damaged(path: str | Path, error: Exception, remedy: str | Callable[[], str]
 def refuse_folder(path: Path, remedy: str | Callable[[], str]) -> None:
     """Raise a DamagedError where a folder stands in place of a file: what is in it is not ours to remove."""
     if path.is_dir():
-        raise DamagedError(f"{path} is a folder, not a file; move it away and make the file with: {command_of(remedy)}")
+        raise DamagedError(
+            f"{path} is a folder, not a file; move it away, then make the file with: {command_of(remedy)}"
+        )
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

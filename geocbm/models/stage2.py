@@ -272,7 +272,7 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         mode, dtype = self.config.ablation_mode, self.cell_head.weight.dtype
         if mode != "image_only" and (concept_emb.ndim != 2 or concept_emb.shape[1] != self.concept_dim):
             raise ParameterError(
-                f"concept_emb has shape {tuple(concept_emb.shape)}; the head reads (B, {self.concept_dim})"
+                f"concept_emb has shape {tuple(concept_emb.shape)}; this head reads (B, {self.concept_dim})"
             )
         if not self.config.reads_tokens:
             return concept_emb.to(dtype), patch_tokens

@@ -94,7 +94,9 @@ class PredictRequest:
         if self.shards is not None and (beside := [name for name, place in others.items() if place is not None]):
             raise ParameterError(f"--parquet {self.shards}/ takes no --{beside[0]} beside it; ask for one of the two")
         if self.shards is not None and is_launched:
-            raise ParameterError(f"--parquet {self.shards}/ is for the workers of an engine; start one with --engine")
+            raise ParameterError(
+                f"--parquet {self.shards}/ is for the workers of an engine; start one process, with --engine"
+            )
         if self.shards is not None:
             _check_output(f"--parquet={self.shards}/", self.shards / "0.parquet")
 

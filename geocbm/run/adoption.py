@@ -86,7 +86,9 @@ def _checked(files: Run, checkpoint: str | Path, stage: int) -> Path:
     """The checkpoint, made from what the run has."""
     path, own = Path(checkpoint).expanduser(), f"stage{stage}.safetensors"
     if path.suffix != ".safetensors" or path.is_dir():
-        raise ParameterError(f"stage{stage}_checkpoint={str(checkpoint)!r} is none; give a {own} of another run")
+        raise ParameterError(
+            f"stage{stage}_checkpoint={str(checkpoint)!r} is no checkpoint; give a {own} of another run"
+        )
     advice = f"give a {own} of a run like this one, or train one with: {files.remedy(own)}"
     for file in (path, path.with_suffix(".json")):
         if not file.is_file():
@@ -94,7 +96,9 @@ def _checked(files: Run, checkpoint: str | Path, stage: int) -> Path:
     load_checkpoint(path, partial(files.remedy, own), stage)
     record = lineage.read_record(path.with_suffix(".json"))
     if record is None:
-        raise MismatchError(f"{path} does not say what it was made from, as it was not asked to then; {advice}")
+        raise MismatchError(
+            f"{path} does not say what it was made from, which it did not when it was trained; {advice}"
+        )
     for part, digest in files.made_from(own).items():
         if record.get(part) != digest:
             raise MismatchError(f"{path} was made from {lineage.spoken(part)} than run {files.name!r} has; {advice}")

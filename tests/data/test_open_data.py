@@ -292,10 +292,10 @@ def test_predictions_that_do_not_fit_are_refused(im2gps, tmp_path):
     with pytest.raises(MissingInputError, match="geocbm predict PHOTOS --json"):
         read_predictions(path)
     for content, words in [
-        ("{", "are no answers"),
-        ("{}", "no answers with photo, lat and lng"),
-        ('[{"photo": "a"}]', "no answers with photo, lat and lng"),
-        ('[{"photo": "a", "lat": 95, "lng": 0}]', "'a' in the predictions .* lies at 95, 0"),
+        ("{", "are no JSON"),
+        ("{}", "no list of answers"),
+        ('[{"photo": "a"}]', "Entry 1 .* lacks photo, lat or lng"),
+        ('[{"photo": "a", "lat": 95, "lng": 0}]', "lat of 'a' in the predictions is 95"),
         ('[{"photo": "a", "lat": 5, "lng": 0}, {"photo": "a", "lat": 6, "lng": 0}]', "answer twice"),
     ]:
         path.write_text(content)

@@ -69,7 +69,7 @@ def test_the_answers_are_those_of_the_package(trained_run, backbone, tmp_path):
 
 def test_features_are_encoded_once(trained_run, backbone, tmp_path, monkeypatch):
     first = geoclip_answer(trained_run.files, tmp_path, str(backbone))
-    monkeypatch.setattr("geocbm.encoders.features.encoding.encode_files", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr("geocbm.encoders.features.writing.encode_files", lambda *_: pytest.fail("encoded again"))
     again = geoclip_answer(trained_run.files, tmp_path, str(backbone))
     assert again.lat.tolist() == first.lat.tolist()
 

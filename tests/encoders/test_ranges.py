@@ -14,7 +14,7 @@ from launching import end_after_a_batch
 from tiny_run import write_pictures
 
 from geocbm.encoders import load_image_encoder
-from geocbm.encoders.features import encode_features, encoding
+from geocbm.encoders.features import encode_features, encoding, rows
 from geocbm.encoders.features.store import manifest_of
 from geocbm.errors import MismatchError, MissingInputError, UserError
 from geocbm.files import engine, read_json
@@ -86,7 +86,7 @@ def test_processes_of_this_machine_by_the_text_of_the_engine(world, tmp_path, mo
 
 def test_a_range_is_idempotent_and_goes_on_where_it_stopped(world, tmp_path, monkeypatch):
     job = job_of(world, tmp_path)
-    encoding.allocate(tmp_path, job.shapes, job.n, job.n)
+    rows.allocate(tmp_path, job.shapes, job.n, job.n)
     asked, files = np.arange(12, 24), list(map(str, world.files[12:24]))
     whole, encoded = encoding.encode_files, []
 
@@ -121,6 +121,6 @@ def test_a_worker_with_another_disk_or_other_weights_says_so(world, tmp_path):
 
 def test_what_workers_wrote_elsewhere_is_missed(world, tmp_path, monkeypatch):
     monkeypatch.setenv(engine.ENGINE, "loky:2")
-    monkeypatch.setattr("geocbm.encoders.features.encoding.encode_in_ranges", lambda job, *_: iter([job.n]))
+    monkeypatch.setattr("geocbm.encoders.features.writing.encode_in_ranges", lambda job, *_: iter([job.n]))
     with pytest.raises(MismatchError, match="must lie on a disk that all of them share"):
         encode(world, tmp_path)

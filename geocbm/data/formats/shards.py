@@ -32,7 +32,9 @@ def read_shards(shards: Sequence[Path], unread: Counter[str]) -> Iterator[Record
     MissingInputError. `unread` counts the endings of members that are left aside.
     """
     if missing := [str(shard) for shard in shards if not shard.is_file()]:
-        raise MissingInputError(f"{len(missing)} of {len(shards)} shards are no files: {listed(missing)}; check them")
+        raise MissingInputError(
+            f"{len(missing)} of {len(shards)} shards are no files: {listed(missing)}; check the names"
+        )
     seen: dict[str, str] = {}  # keys, each with its first shard
     for shard in shards:
         try:

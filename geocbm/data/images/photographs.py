@@ -222,7 +222,9 @@ def _convert(image: Any, head: bytes, name: str, least_side: int) -> Photograph:
             f"{name} has {pixels / 1e6:,.0f} megapixels, at most {most / 1e6:,.0f} are read; give a smaller copy"
         )
     if max(width, height) > LONGEST_SHAPE * min(width, height):
-        raise UserError(f"{name} is {width} x {height} pixels, too narrow to read; cut out the part that matters")
+        raise UserError(
+            f"{name} is {width} x {height} pixels, too narrow to say anything of; cut out the part that matters"
+        )
     notes += _colour_notes(image, head)
     factor = _factor(image.size, least_side)
     if factor > 1:

@@ -51,7 +51,9 @@ def convert_benchmark(
     source = reading.Source(path, target, pictures, on_bad)
     columns = _columns(path)
     if not pictures:
-        raise MissingInputError(f"There is no picture in {folder}: put those of {name} there, in any folder.")
+        raise MissingInputError(
+            f"There is no picture in {folder}: put those of {name} there, in a folder such as images."
+        )
     rows = pd.concat(reading.read_text(path)).rename(columns=columns)
     notices = [f"{old} read as {new}" for old, new in columns.items() if old != new]
     if _exchanged(reading.number(rows["LAT"]), reading.number(rows["LON"])):

@@ -196,7 +196,7 @@ def _pictures(folder: Path, split: str) -> dict[str, str]:
     roots = [root for root in (folder / "images" / split, folder / split) if root.is_dir()]
     if not roots:
         raise MissingInputError(
-            f"There is no folder images/{split} in {folder}: its pictures are there, as NN/<id>.jpg."
+            f"There is no folder images/{split} in {folder}: OSV-5M has its pictures there, as NN/<id>.jpg."
         )
     found = reading.index_pictures(roots)
     if not found:

@@ -89,7 +89,9 @@ class Source:
                     why = "; ".join(bad) or "no picture has a value"
                     raise BadTableError(f"Nothing is left of the {self.n_rows} rows of {self.path}: {why}.", bad)
         except OSError as problem:
-            raise ParameterError(f"out {self.target} cannot be written ({problem.strerror}): name another.") from None
+            raise ParameterError(
+                f"out {self.target} cannot be written ({problem.strerror}): name another with --out."
+            ) from None
 
     def conversion(self, notices: Iterable[str]) -> Conversion:
         """What was written, and what is to be said of it."""

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data.checks import is_empty
-from geocbm.errors import MismatchError, MissingInputError, ParameterError, first_line, listed
+from geocbm.errors import MismatchError, MissingInputError, ParameterError, listed
 from geocbm.files import read_json
 from geocbm.metrics import NO_INTERVAL, THRESHOLDS_KM, Resamples, geolocation_intervals, spatial_blocks
 from geocbm.metrics.formatting import estimate_text
@@ -32,6 +32,7 @@ OSV_LEVELS = {
     "city": ("unique_city", ["town"]),
 }
 """Column of OSV-5M by level, the widest first, and what tells its places apart in our list of towns."""
+_INSTEAD = "give the file that geocbm predict --json or --parquet wrote"
 
 
 def read_predictions(path: str | Path) -> dict[str, tuple[float, float]]:
@@ -41,33 +42,47 @@ def read_predictions(path: str | Path) -> dict[str, tuple[float, float]]:
     (`.jsonl`), a table with these columns (`.parquet`), or a folder of such tables.
     """
     path = Path(path)
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
+    if not path.is_file() and not any(path.glob("*.parquet")):
         raise MissingInputError(f"{path} is missing: make it with geocbm predict PHOTOS --json {path}.")
-    try:
-        answers = pd.concat(map(_content, files))[["photo", "lat", "lng"]]
-        answers = answers.astype({"photo": str, "lat": float, "lng": float}).drop_duplicates()
-    except (ValueError, TypeError, KeyError) as problem:  # of JSON and of pyarrow too
-        raise ParameterError(
-            f"The predictions {path} are no answers with photo, lat and lng ({first_line(problem)}): give the file "
-            "that geocbm predict --json or --parquet wrote."
-        ) from problem
-    if len(outside := answers[(answers["lat"].abs() > 90) | (answers["lng"].abs() > 180)]):
-        name, lat, lng = outside.iloc[0]
-        raise ParameterError(f"{name!r} in the predictions {path} lies at {lat:g}, {lng:g}; give degrees.")
-    if len(twice := answers["photo"][answers["photo"].duplicated()]):
-        raise ParameterError(f"The predictions {path} answer twice, and differently, for {twice.iloc[0]!r}.")
-    return {name: (lat, lng) for name, lat, lng in answers.itertuples(index=False)}
+    content = _content(path)
+    if not isinstance(content, list):
+        raise ParameterError(f"The predictions {path} are no list of answers: {_INSTEAD}.")
+    answers: dict[str, tuple[float, float]] = {}
+    for position, entry in enumerate(content, 1):
+        if not isinstance(entry, dict) or not {"photo", "lat", "lng"} <= set(entry):
+            raise ParameterError(f"Entry {position} of the predictions {path} lacks photo, lat or lng: {_INSTEAD}.")
+        name = str(entry["photo"])
+        place = (_degrees(entry["lat"], "lat", 90, name), _degrees(entry["lng"], "lng", 180, name))
+        if name in answers and not np.array_equal(answers[name], place, equal_nan=True):
+            raise ParameterError(f"The predictions {path} answer twice, and differently, for {name!r}.")
+        answers[name] = place
+    return answers
 
 
-def _content(path: Path) -> pd.DataFrame:
+def _content(path: Path) -> Any:
     """What a file of predictions holds: a table, an answer a line, or a list."""
+    if path.is_dir():
+        return [entry for file in sorted(path.glob("*.parquet")) for entry in _content(file)]
     suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return pd.read_parquet(path, columns=["photo", "lat", "lng"])
-    if suffix == ".jsonl":
-        return pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
-    return pd.DataFrame(read_json(path))
+    try:
+        if suffix == ".parquet":
+            return pd.read_parquet(path, columns=["photo", "lat", "lng"]).to_dict("records")
+        if suffix == ".jsonl":
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return read_json(path)
+    except ValueError as problem:  # of JSON and of pyarrow
+        kind = "table" if suffix == ".parquet" else "JSON"
+        raise ParameterError(f"The predictions {path} are no {kind} ({problem}): {_INSTEAD}.") from problem
+
+
+def _degrees(value: Any, field: str, limit: float, name: str) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or (math.isfinite(value) and abs(value) > limit):
+        raise ParameterError(
+            f"{field} of {name!r} in the predictions is {value!r}; it must be degrees within +-{limit}."
+        )
+    return float(value)
 
 
 def score_predictions(

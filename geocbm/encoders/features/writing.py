@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from geocbm.encoders import processes
-from geocbm.encoders.features import encoding
+from geocbm.encoders.features.encoding import RangeJob, encode_files, encode_in_ranges, in_half, single_precision
+from geocbm.encoders.features.rows import PROGRESS, allocate, finished_rows, write_rows
 from geocbm.encoders.features.store import (
     CHECKSUMS,
     Batches,
@@ -60,14 +61,14 @@ def encode_features(
     shapes = _checked_shapes(encoder, kinds, batch_size)
 
     def encode(encoder: ImageEncoder, rows: np.ndarray, wanted: Sequence[str]) -> Batches:
-        return encoding.encode_files(encoder, [files[row] for row in rows], wanted, batch_size)
+        return encode_files(encoder, [files[row] for row in rows], wanted, batch_size)
 
     lower = {kind: encoder.lower_fingerprint(int(kind.split(":")[1])) for kind in shapes if kind.startswith("hidden:")}
     manifest = manifest_of(shapes, digests, encoder.fingerprint(), lower)
 
     def by_workers(path: Path, manifest: dict[str, Any], rows: np.ndarray, pictures: np.ndarray) -> Iterator[int]:
-        job = encoding.RangeJob.of(path, manifest, encoder.name, batch_size)
-        return encoding.encode_in_ranges(job, rows, [files[picture] for picture in pictures])
+        job = RangeJob.of(path, manifest, encoder.name, batch_size)
+        return encode_in_ranges(job, rows, [files[picture] for picture in pictures])
 
     return open_or_write(encoder, encode, manifest, Path(cache_dir), max_cache_gb, progress, by_workers)
 
@@ -94,11 +95,9 @@ def re_encode(
         parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         # Activations that are not stored are encoded by the read: pictures are opened while the encoder computes.
         for part, hidden in processes.look_ahead(partial(hidden_store.read, source), parts, 1, 1):
-            with torch.inference_mode(), encoding.single_precision(encoder.device):
+            with torch.inference_mode(), single_precision(encoder.device):
                 features = encoder.upper(hidden.to(encoder.device), top_blocks)._asdict()
-            yield encoding.in_half(
-                {kind: features[kind] for kind in wanted}, [f"row {row}" for row in part], encoder.name
-            )
+            yield in_half({kind: features[kind] for kind in wanted}, [f"row {row}" for row in part], encoder.name)
 
     manifest = manifest_of(shapes, hidden_store.digests, encoder.fingerprint())
     return open_or_write(encoder, encode, manifest, Path(cache_dir), max_cache_gb, progress=True)
@@ -145,9 +144,9 @@ def open_or_write(
             features.elsewhere = dict.fromkeys(small, stored)
         return features
 
-    done = processes.on_main(lambda: encoding.finished_rows(path.glob(encoding.PROGRESS.format("*")), n))
+    done = processes.on_main(lambda: finished_rows(path.glob(PROGRESS.format("*")), n))
     missing = np.flatnonzero(~processes.broadcast_object(done))
-    processes.on_main(lambda: encoding.allocate(path, shapes, n, len(missing)))
+    processes.on_main(lambda: allocate(path, shapes, n, len(missing)))
     if progress:
         begun = f", {n - len(missing)} of them are there already" if len(missing) < n else ""
         print(f"encoding {n} pictures ({', '.join(shapes)}): {gigabytes:.3f} GB{begun}")
@@ -158,8 +157,8 @@ def open_or_write(
     else:
         share = np.array_split(missing, processes.process_count())[processes.process_index()]
         batches = _counted(encode(encoder, first[share], tuple(shapes)), n, n - len(missing), progress)
-        own = path / encoding.PROGRESS.format(processes.process_index())
-        processes.raise_together(lambda: encoding.write_rows(own, shapes, n, share, batches))
+        own = path / PROGRESS.format(processes.process_index())
+        processes.raise_together(lambda: write_rows(own, shapes, n, share, batches))
     if progress:
         seconds = max(time.monotonic() - started, 1e-9)
         print(f"encoded {len(missing)} pictures in {seconds:.1f} s ({len(missing) / seconds:.1f} per second)")
@@ -179,10 +178,10 @@ def _fitting(shapes: dict[str, tuple[int, ...]], n: int, max_cache_gb: float) ->
 
 def _let_work(ranges: Iterator[int], path: Path, n: int, n_missing: int, shown: bool) -> None:
     """Wait until workers have written all ranges, each of which gives its number of rows, and look whether they did."""
-    with task("encoding", n, "picture", n - n_missing, hidden=not shown) as shown_task:
+    with task("encoding", n, "picture", n - n_missing, hidden=not shown) as encoding:
         for count in ranges:
-            shown_task.update(count)
-    if not encoding.finished_rows(path.glob(encoding.PROGRESS.format("*")), n).all():
+            encoding.update(count)
+    if not finished_rows(path.glob(PROGRESS.format("*")), n).all():
         raise MismatchError(f"workers wrote features elsewhere; {path} must lie on a disk that all of them share")
 
 
@@ -192,7 +191,7 @@ def _finish(path: Path, manifest: dict[str, Any]) -> None:
     write_digests(path, manifest["digests"])
     described = {name: value for name, value in manifest.items() if name != "digests"}
     write_json(path / "manifest.json", {SEAL: "", CHECKSUMS: sums} | described)
-    for file in path.glob(encoding.PROGRESS.format("*")):
+    for file in path.glob(PROGRESS.format("*")):
         file.unlink(missing_ok=True)
 
 
@@ -213,11 +212,10 @@ def _is_whole(path: Path, manifest: dict[str, Any]) -> bool:
 
 def _counted(batches: Batches, n: int, done: int, shown: bool) -> Batches:
     """Pass batches on and say how far all processes are, as if they were equally fast."""
-    with task("encoding", n, "picture", done, hidden=not shown) as shown_task:
+    with task("encoding", n, "picture", done, hidden=not shown) as encoding:
         for batch in batches:
             yield batch
-            of_all = len(next(iter(batch.values()))) * processes.process_count()
-            shown_task.update(min(of_all, n - shown_task.done))
+            encoding.update(min(len(next(iter(batch.values()))) * processes.process_count(), n - encoding.done))
 
 
 def _checked_shapes(encoder: ImageEncoder, kinds: Sequence[str], batch_size: int) -> dict[str, tuple[int, ...]]:
