@@ -150,7 +150,10 @@ def _outvoted(groups: pd.Series, choice: pd.Series) -> pd.Series:
 
 
 def check_parents(rows: pd.DataFrame) -> Iterator[Problem]:
-    """Find metas under more than one parent; the rows named are those of the rarer parents (of all, when tied)."""
+    """Find metas under more than one parent; the rows named are those of the rarer parents (of all, when tied).
+
+    Names that are empty or garbled say nothing.
+    """
     pairs = rows[["meta_name", "parent_concept"]].drop_duplicates()
     filled = rows[rows["meta_name"].isin(pairs["meta_name"][pairs["meta_name"].duplicated()])]
     meta, parent = filled["meta_name"], filled["parent_concept"]
@@ -179,7 +182,10 @@ def check_identity(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> Iter
 
 
 def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
-    """SHA-256 of an image file (empty if it cannot be read) and what is wrong with it (empty if nothing is)."""
+    """SHA-256 of an image file (empty if it cannot be read) and what is wrong with it (empty if nothing is).
+
+    With `decode` it is read as training will, if smaller.
+    """
     from geocbm.data.images.bounds import open_regular
     from geocbm.data.images.photographs import read_photograph
 

@@ -49,7 +49,10 @@ GUESSED_BANNER = (
 
 @dataclass(frozen=True)
 class ConceptVocabulary:
-    """Names of metas and parents in alphabetical order (specification, section Label Mappings), and the hierarchy."""
+    """Names of metas and parents in alphabetical order, and which meta stands under which parent.
+
+    The order makes indices the same in every run (specification, section Label Mappings).
+    """
 
     metas: tuple[str, ...]  # the k_m fine-grained names
     parents: tuple[str, ...]  # the k_p coarse names

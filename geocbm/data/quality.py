@@ -269,7 +269,10 @@ def _gazetteer() -> dict[Words, str]:
 
 
 def known_places(table: pd.DataFrame) -> dict[Words, str]:
-    """Spelling of the table's places (`country`, `region` ...) and the world's, by their words in lower case."""
+    """Spelling of each place by its words in lower case without accents.
+
+    Those are in the table's `country` and columns such as `region`, and the places of the world.
+    """
     known = dict(_gazetteer())
     for column in ("country", *(column for column in table.columns if str(column).casefold() in REGION_COLUMNS)):
         for name in sorted({str(value) for value in table[column].dropna().unique()}):
@@ -280,7 +283,10 @@ def known_places(table: pd.DataFrame) -> dict[Words, str]:
 
 
 def find_place(name: str, places: dict[Words, str]) -> str:
-    """The longest place whose whole words stand in `name` side by side, or an empty text."""
+    """The longest place whose words stand in `name` side by side, or an empty text.
+
+    Only whole words count: "Oman" is not found in "Romanesque church".
+    """
     words = _words(name)
     for length in range(min(len(words), max(map(len, places), default=0)), 0, -1):
         for start in range(len(words) - length + 1):

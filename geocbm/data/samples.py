@@ -53,7 +53,10 @@ class PanoramaCBMDataset:
 
 
 def collate_panoramas(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Join samples to a batch: numbers and tensors are stacked, all else stays a list (torch refuses paths)."""
+    """Join samples to a batch: floats (to float32), integers and tensors are stacked, all else stays a list.
+
+    torch's own collation refuses paths.
+    """
     import torch
 
     batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}

@@ -31,7 +31,10 @@ MOST_NAMED = 100_000
 
 
 def linked_groups(table: pd.DataFrame, pano: np.ndarray, block: np.ndarray | None = None) -> np.ndarray:
-    """Smallest panorama `[n]` of the group of each row: panorama, `image_sha256` or block link rows, in chains."""
+    """Smallest panorama `[n]` of the group of each row: panorama, filled `image_sha256` or block link rows, in chains.
+
+    `pano` `[n]` are the panoramas, numbered in ascending order of their names.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 

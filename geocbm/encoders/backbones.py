@@ -25,7 +25,10 @@ class ImageFeatures(NamedTuple):
 
 
 class Backbone:
-    """A vision model of transformers, cut between the blocks that stay frozen and those that may train."""
+    """A vision model of transformers, cut between the blocks that stay frozen and those that may train.
+
+    A family says what its `head` is, everything after the last block, and its `stem` where that is more than embedding.
+    """
 
     keeps_shape = True  # whether every block gives the shape that it takes
 

@@ -85,7 +85,10 @@ def _possible_layouts(shape: Sequence[int], height: int, width: int) -> list[Tok
 def find_layout(
     encode: Callable[[Tensor], Tensor], shape: Sequence[int], dark: Tensor, bright: Tensor
 ) -> TokenLayout | None:
-    """Choose the layout of the output of `encode` that passes the position test; None for tokens on no grid."""
+    """Choose the layout of an output that passes the position test; None for tokens on no grid, or in another order.
+
+    `encode` makes the output of pixels (B, 3, H, W); `dark` and `bright` are plain pictures (3, H, W).
+    """
     layouts = _possible_layouts(shape, *dark.shape[-2:])
     for _, alike in itertools.groupby(layouts, key=lambda layout: (layout.rows, layout.columns, layout.form)):
         group = list(alike)

@@ -153,7 +153,10 @@ def _unavailable(repository: str, reason: str, cached: Path | None) -> MissingIn
 
 @contextmanager
 def _one_sentence(folder: Path, otherwise: str) -> Iterator[None]:
-    """Report what transformers raises as one sentence, a missing package or `otherwise`; silence its chatter."""
+    """Report what transformers raises inside the block as one sentence: a missing package, or `otherwise`.
+
+    Its load reports and progress bars are silenced meanwhile.
+    """
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -195,7 +198,10 @@ def _block_counts(content: Any, name: str = "") -> Iterator[tuple[str, int]]:
 
 
 def read_model(folder: Path) -> tuple[nn.Module, set[str]]:
-    """The model of a folder, float32, frozen, in evaluation mode, and the names of weights that the folder lacks."""
+    """The model of a folder with `config.json` and safetensors, and the names of its weights that the folder lacks.
+
+    It is in float32, frozen and in evaluation mode.
+    """
     import transformers
 
     sentence = (

@@ -54,7 +54,11 @@ def load_location_encoder() -> nn.Module:
 
 
 def load_geoclip_head() -> nn.Module:
-    """GeoCLIP's layers from features `(B, 768)` of `openai/clip-vit-large-patch14` to places `(B, 512)`, frozen."""
+    """The two layers that bring pictures from CLIP into GeoCLIP's space of places, frozen.
+
+    From projected features `(B, 768)` of `openai/clip-vit-large-patch14` to embeddings `(B, 512)`, which are compared
+    by cosine with those of `load_location_encoder`.
+    """
     weights = _bundled_weights("image_encoder_mlp_weights.pth")
     inner, outer = weights["0.weight"], weights["2.weight"]  # (h, d), (512, h)
     head = nn.Sequential(
@@ -122,7 +126,10 @@ def adapted_gallery(gps_adapter: nn.Module, embeddings: Tensor) -> Tensor:
 
 
 def nearest_places(image_features: Tensor, embeddings: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """Rows `(n, k)` of the unit places `(g, d)` most like each image `(n, d)`, the best first; their cosines."""
+    """Rows `(n, k)` of the places `(g, d)` most like each image `(n, d)`, the best first, and their cosines `(n, k)`.
+
+    The embeddings have length 1, the image features any.
+    """
     rows, likeness = [], []
     with torch.no_grad():
         for part in image_features.split(IMAGES_AT_ONCE):

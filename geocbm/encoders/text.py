@@ -51,7 +51,10 @@ class TextEncoder(nn.Module):
         return self.embed({name: value.to(device) for name, value in tokens.items()})
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Turn n texts into what `embed` reads, each (n, T), on the CPU; those beyond the model's length are cut."""
+        """Turn n texts into what `embed` reads, padded to one length; those beyond the model's length are cut.
+
+        It is `input_ids`, `attention_mask` and what else the model wants, each (n, T), on the CPU.
+        """
         return dict(
             self.tokenizer(
                 list(texts),
@@ -105,7 +108,10 @@ class TextEncoder(nn.Module):
 def load_text_encoder(
     name_or_folder: str | Path | None = None, image_encoder_name: str | Path | None = None
 ) -> TextEncoder:
-    """Load a text encoder by name, else the text tower of the image model: frozen, in float32, on the CPU."""
+    """Load a text encoder, frozen, in float32, on the CPU.
+
+    Its name is "atlas", a local folder or a hub name; without one the text tower of the image model is used.
+    """
     name = name_or_folder or image_encoder_name or ""
     folder = find_model_folder(name)
     model: Any
@@ -149,7 +155,10 @@ def _read_tokenizer(folder: Path, name: str) -> Any:
 
 
 def prototypes(text_encoder: TextEncoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Base prototypes, unit vectors (k, dim) on the CPU: per name the mean of its normalised prompts, normalised."""
+    """Base prototypes: unit vectors (k, dim), float32, on the CPU.
+
+    Each is the mean of its name's normalised prompt embeddings, normalised again.
+    """
     texts = [text for name in names for text in prompts(name, templates)]
     vectors = normalize(text_encoder.encode(texts), dim=-1).view(len(names), len(templates), text_encoder.dim)
     return normalize(vectors.mean(dim=1), dim=-1)  # (k, dim)

@@ -148,7 +148,10 @@ def said_when_unwritable(path: Path) -> Iterator[None]:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Let a new path hold a file's content: by a hard link, for files are never changed in place, or a copy."""
+    """Let a new path hold a file's content: by a hard link, for files are replaced and never changed in place.
+
+    Where the file system has no links it is a copy of the same age.
+    """
     try:
         os.link(source, target)
     except OSError:
@@ -160,7 +163,10 @@ COMMAND_FILE = "command.json"
 
 
 def run_command(path: str | Path, notebook: str) -> str:
-    """Command that makes a file of a run with the run's options, from the earliest notebook whose files are missing."""
+    """Command that makes a file of a run, and all that depends on it, with the options of the run.
+
+    It begins with an earlier notebook than the one that writes the file where that must be run first.
+    """
     folder = Path(path).absolute().parent
     return f"{_whole_command(folder)} --from {first_to_run(folder, notebook)}"
 

@@ -79,7 +79,10 @@ def _is_over(process: int, path: Path) -> bool:
 
 
 def hold_lock(stream: IO[Any], patience: float = 0.0) -> bool:
-    """Lock an open file for this process until it is closed, waiting for `patience` seconds; True on Windows."""
+    """Lock an open file for this process until the file is closed or the process ends, however it ends.
+
+    False when another process still holds the lock after `patience` seconds. True on Windows, which has no such lock.
+    """
     try:
         import fcntl
     except ImportError:
@@ -136,7 +139,10 @@ def only_one(file: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def right_to_replace(path: Path) -> Iterator[None]:
-    """Hold the lock of the run to which a file belongs; a MismatchError where another process makes the run."""
+    """Hold the lock of the run to which a file belongs while the file is replaced.
+
+    A MismatchError where another process makes the run, or has taken over what this one works for.
+    """
     held = [line.partition(" ")[::2] for line in os.environ.get(_HELD, "").splitlines() if line]
     for mark, name in held:
         with contextlib.suppress(OSError):

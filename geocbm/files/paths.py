@@ -1,4 +1,7 @@
-"""Where a run's files lie: every folder of the project, found from three roots that the environment may move."""
+"""Where a run's files lie: every folder of the project, found from three roots that the environment may move.
+
+No folder is created here.
+"""
 
 import os
 import re
@@ -43,7 +46,10 @@ def notebooks_folder() -> Path:
 
 
 def check_run_name(run: str) -> str:
-    """Return ``run`` when it can name a folder, and no other than one of the runs."""
+    """Return ``run`` when it can name a folder.
+
+    It has up to 80 letters, digits, dots, dashes and underscores; a path separator would lead out of the run folders.
+    """
     if not isinstance(run, str) or not _RUN_NAME.fullmatch(run):
         raise ParameterError(
             f"run={run!r} cannot name a run: use up to 80 letters, digits, dots, dashes and underscores, "

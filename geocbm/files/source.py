@@ -31,7 +31,10 @@ def syntax(source: str) -> str:
 
 
 def imported_files(source: str, file: Path = Path(), package: Path = PACKAGE) -> list[Path]:
-    """Files of a package, and of its sibling `_atlas`, that code in `file` imports, also inside functions."""
+    """Files of a package, and of its sibling `_atlas`, that code imports, also inside functions and for type checks.
+
+    Relative imports are seen from `file`; code that cannot be parsed imports nothing.
+    """
     try:
         tree = ast.parse(source)
     except SyntaxError:

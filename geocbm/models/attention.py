@@ -82,7 +82,10 @@ class AttendTokens(torch.autograd.Function):
 
 
 def _parts(tokens: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Parts `(slice, (b, P, D))` of the tokens in the precision of the weights; each lives until the next."""
+    """Parts `(slice, (b, P, D))` of the tokens in the precision of the weights; a part lives until the next.
+
+    Tokens that have it already are one part: nothing is gained by dividing them.
+    """
     if tokens.dtype == dtype:
         yield slice(0, len(tokens)), tokens
         return

@@ -157,7 +157,10 @@ BOTTLENECKS: dict[str, Any] = {"mlp": MLPBottleneck, "transformer": TransformerB
 
 @dataclass(frozen=True)
 class BottleneckSettings(TrainingSettings):
-    """What Stages 0 and 1 have in common: their training, and their bottleneck."""
+    """What Stages 0 and 1 have in common: their training, and their bottleneck.
+
+    Stage 1 starts from Stage 0's bottleneck where it has the same kind and shape.
+    """
 
     bottleneck: Literal["mlp", "transformer", "patch"] = "mlp"
     concept_emb_dim: int = 512  # width of the concept embedding
@@ -197,7 +200,10 @@ def build_bottleneck(settings: BottleneckSettings, in_dim: int, token_dim: int |
 
 
 def score_patches(bottleneck: Any, tokens: Tensor, metas: Tensor, parents: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines of metas `(B, P, k_m)` and parents `(B, P, k_p)` with what a bottleneck made of the patches."""
+    """Cosines of metas `(B, P, k_m)` and parents `(B, P, k_p)` on every patch, by a bottleneck with a method `cosines`.
+
+    `tokens` `(B, P, w)` are what it made of the patches; prototypes `(k_m, c)` and `(k_p, c)` have length 1.
+    """
     cosines: Tensor = bottleneck.cosines(tokens, torch.cat([metas, parents]))
     meta, parent = cosines.split([len(metas), len(parents)], dim=-1)
     return meta, parent

@@ -68,6 +68,9 @@ class PatchKeeper(nn.Module):
 
 
 def on_grid(attention: Tensor, kept: Tensor) -> Tensor:
-    """Attention `(B, heads, k)` to the patches marked in `kept` `(B, P)` on the grid, `(B, heads, P)`, 0 elsewhere."""
+    """Attention `(B, heads, k)` to kept patches placed on the grid, `(B, heads, P)`; 0 where a patch was not kept.
+
+    `kept` `(B, P)` marks k patches of each picture, whose tokens stand in the order of the grid.
+    """
     marked = kept.bool().to(attention.device)[:, None].expand(-1, attention.shape[1], -1)  # (B, heads, P)
     return attention.new_zeros(marked.shape).masked_scatter(marked, attention.reshape(-1))

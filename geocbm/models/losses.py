@@ -98,7 +98,10 @@ def inverse_frequency(target: Tensor, n_classes: int) -> Tensor:
 
 
 def near_pairs(lat: Tensor, lng: Tensor, km: float) -> Tensor:
-    """Pairs of places `(B,)`, degrees, nearer than `km`, no negatives of one another: `(B, B)` booleans."""
+    """Pairs of places `(B,)`, degrees, nearer than `km`, which are no negatives of one another.
+
+    `(B, B)` booleans; the diagonal is False.
+    """
     near = haversine_km(lat[:, None], lng[:, None], lat[None], lng[None]) < km
     return near & ~torch.eye(len(lat), dtype=torch.bool, device=lat.device)
 

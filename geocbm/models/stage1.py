@@ -244,7 +244,10 @@ class Stage1ConceptModel(nn.Module):
         )
 
     def named(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Metas `(B, k_m)` and parents `(B, k_p)` of a batch: all of `named_metas`, or those of `concept_idx`."""
+        """Which metas and parents a batch names, `(B, k_m)` and `(B, k_p)` booleans.
+
+        Those of its entry `named_metas` (several of a picture), or without it the labels `concept_idx`.
+        """
         n_metas, n_parents = len(self.meta_bias), len(self.parent_bias)
         metas = batch["named_metas"] if "named_metas" in batch else functional.one_hot(batch["concept_idx"], n_metas)
         parents = metas.float() @ functional.one_hot(self.meta_to_parent, n_parents).float()

@@ -204,7 +204,10 @@ def undecoded(
     rows: np.ndarray,
     refiner: NeighbourRefiner | None = None,
 ) -> tuple[np.ndarray, dict[str, Points]]:
-    """What a decoder is fitted to: logits `(m, N)` of all cells, and `own_points`; see `predict_stage2`."""
+    """What a decoder is fitted to, in the order of `rows`: logits `(m, N)` of all cells, and `own_points`.
+
+    Arguments as in `predict_stage2`; the source has the kinds `tokens` and `pooled`.
+    """
     read_pooled = None if refiner is None else row_reader(source, "pooled")
     logits, parts = [], []
     for chosen, output in _outputs(model, concept_emb, source, np.asarray(rows, dtype=np.int64)):

@@ -84,7 +84,10 @@ class Answer:
 
     @property
     def promise_holds(self) -> bool | None:
-        """Whether the coverage is promised: one view, like the training pictures, no clue; None for unknown."""
+        """Whether the regions' coverage is promised for this photograph: one view, like the training pictures, no clue.
+
+        None where there are no regions, or nothing tells how unlike it is.
+        """
         if not self.regions:
             return None
         if self.views > 1 or self.clues:

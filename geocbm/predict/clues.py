@@ -36,7 +36,10 @@ class Clue:
 def read_clues(
     given: Sequence[str], denied: Sequence[str], vocabulary: ConceptVocabulary, values: np.ndarray
 ) -> tuple[Clue, ...]:
-    """Clues by names in any case, a concept's before a parent's; `values` `[2, k]` are their scores, NaN for none."""
+    """Clues by the names of concepts or parents, whatever their case; a name of both is the concept's.
+
+    `values` `[2, k]` are the scores of what is there and of what is not, NaN for what no picture has shown.
+    """
     names = [*vocabulary.metas, *vocabulary.parents]
     columns = {name.casefold(): column for column, name in reversed(list(enumerate(names)))}
     clues: dict[int, Clue] = {}

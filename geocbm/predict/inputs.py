@@ -166,7 +166,10 @@ class PhotoFolder:
 def photographs(
     names: Sequence[str], folders: list[PhotoFolder], say: Callable[[str, str], None]
 ) -> Iterator[str | Path | bytes]:
-    """The photographs among files, folders (appended to `folders`) and standard input; `say` hears of the others."""
+    """The named files, the photographs inside the named folders, and what comes on standard input.
+
+    `folders` takes the folders that were looked into, `say` the names that give no photograph, each with the reason.
+    """
     taken = False
     for name in names:
         try:

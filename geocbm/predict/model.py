@@ -125,7 +125,10 @@ class GeoCBM(Pretrained):
         return self.context.concepts
 
     def set_clues(self, given: Sequence[str] = (), denied: Sequence[str] = ()) -> None:
-        """Answer from now on as if these concepts, or parents, could and could not be seen; without any, plainly."""
+        """Answer from now on as if concepts, or parents, of these names could and could not be seen.
+
+        See `geocbm.predict.clues`; without names the model answers by itself again.
+        """
         mode = self.network.geo_head.config.ablation_mode
         if (given or denied) and mode == "image_only":
             raise ParameterError(

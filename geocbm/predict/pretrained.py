@@ -120,7 +120,10 @@ class Pretrained(ModelHubMixin, library_name=KIND, tags=["image-geolocation", "c
             shutil.copyfile(self.folder / CARD, save_directory / CARD)
 
     def generate_model_card(self, *_args: Any, **given: Any) -> ModelCard:
-        """The card: what was measured with intervals, on which data, limits, licences and intended use."""
+        """The card: what was measured with intervals, on which data, limits, licences and intended use.
+
+        `given` goes to the template; a model without its run has the metrics of no run.
+        """
         entries = {} if self._files is None else measured(self._files)
         simulated, encoder = self.context.simulated, encoder_name(self._files)
         facts: dict[str, Any] = {

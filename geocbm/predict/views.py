@@ -136,7 +136,10 @@ def joined(pictures: Sequence[Image], upright: bool) -> Image:
 def joined_maps(
     maps: np.ndarray, grid: tuple[int, int], upright: bool, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """Maps `(V, P)` of the views as one over `joined` pictures; its sum is their mean, weighted by `(V,)`."""
+    """Maps `(V, P)` of the views, `grid` rows by columns each, as one map over `joined` pictures.
+
+    Its sum is the mean of their sums, weighted by `(V,)`, by default evenly.
+    """
     share = np.full(len(maps), 1 / len(maps)) if weights is None else weights / max(float(weights.sum()), 1e-30)
     return np.concatenate(
         [part * one.reshape(grid) for part, one in zip(share, maps, strict=True)], axis=0 if upright else 1

@@ -112,7 +112,10 @@ def _copy(files: Run, path: Path, stem: str) -> None:
 
 
 def remove_leftovers(files: Run, stage: str, trained: Iterable[str]) -> list[str]:
-    """Remove the checkpoints beside a stage's own that were not `trained` this time, so that no page reads them."""
+    """Remove the further checkpoints of a stage that were not trained this time, so that no page reads them.
+
+    The run's own, of the stem `stage`, stays with the ablation modes that were trained beside it.
+    """
     kept = {stage} | {f"{stage}_{name}" for name in trained}
     removed = []
     for file in sorted(files.folder.glob(f"*{stage}_*")):

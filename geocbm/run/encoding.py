@@ -116,7 +116,11 @@ def write_features(
 
 
 def write_prototypes(files: Run, config: EncoderConfig) -> dict[str, torch.Tensor]:
-    """Encode all prompts once (specification, section Prototype Construction) into `prototypes.safetensors`."""
+    """Encode the prompts of all metas and parents once (specification, section Prototype Construction).
+
+    Returns:
+        `meta [k_m, text_dim]` and `parent [k_p, text_dim]`, also written to `prototypes.safetensors`.
+    """
     text = load_text_encoder(config.text_encoder or None, config.image_encoder)
     base = {
         "meta": prototypes(text, files.concepts.metas, META_TEMPLATES).contiguous(),
@@ -129,7 +133,10 @@ def write_prototypes(files: Run, config: EncoderConfig) -> dict[str, torch.Tenso
 
 
 def read_prototypes(files: Run, trained: bool = True) -> dict[str, torch.Tensor]:
-    """Base prototypes, `meta [k_m, t]` and `parent [k_p, t]`; those of a text encoder that Stage 0 `trained`."""
+    """Read the base prototypes: `meta [k_m, text_dim]`, `parent [k_p, text_dim]`.
+
+    Where Stage 0 trained the text encoder, `trained` reads those it came to instead of the first ones (DECISIONS E4).
+    """
     with files.opened("prototypes.safetensors") as (arrays, _):
         base = {name: torch.from_numpy(arrays[name]) for name in ("meta", "parent")}
     described = files.in_use("stage0.json")

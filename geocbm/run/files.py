@@ -85,7 +85,10 @@ class RunFiles:
         return True
 
     def remedy(self, name: str) -> str:
-        """The command that makes a file of this run, from the earliest notebook whose files are missing."""
+        """The command that makes a file of this run, with the options that the run was made with.
+
+        It begins with the earliest notebook that the file depends on and whose files are missing.
+        """
         stem = lineage.plain_stem(name)
         notebook = next((number for file, number in makers.MADE_BY.items() if stem.startswith(Path(file).stem)), "01")
         if Path(name).stem.endswith(makers.ADOPTED):  # taken by the stage that trains upon it

@@ -72,7 +72,11 @@ def predict_places(
 
 
 def save_predictions(path: str | Path, files: Run, by_mode: Mapping[str, Arrays], rows: np.ndarray) -> None:
-    """Write the places of all modes, the main one first: the answer, and every point it was chosen from."""
+    """Write the predicted places of all modes, one row per image and mode; the first mode is the main one.
+
+    `lat` and `lng` are the answer, `lat_<point>` and `lng_<point>` the points it was chosen from, NaN where a mode has
+    no such point.
+    """
     labels = files.table.iloc[rows][["pano_id", "meta_name", "country"]].reset_index(drop=True)
     parts = [
         labels.assign(
@@ -105,7 +109,10 @@ def save_cell_scores(
     concepts: dict[str, torch.Tensor],
     features: FeatureStore,
 ) -> None:
-    """Write the logits of all cells for validation and test, which `uncertainty.read_cell_scores` reads."""
+    """Write the logits of all cells for validation and test, which `uncertainty.read_cell_scores` reads.
+
+    `concepts` are those of `stages.predict_concepts`.
+    """
     content: Arrays = {
         "cells_digest": np.asarray(files.cells.digest),
         lineage.KEY: np.asarray(lineage.as_text(files.made_from("cell_scores.npz"))),
@@ -133,7 +140,10 @@ def make_decoder(
     features: FeatureStore,
     refiner: NeighbourRefiner | None = None,
 ) -> Decoder:
-    """Fit temperature and bandwidth of a head on the validation split and choose its `config.answer_point`."""
+    """Fit temperature and bandwidth of a head on the validation split and choose its point (`config.answer_point`).
+
+    `concepts` are those of `stages.predict_concepts`; a `refiner` moves the answer, if the head uses one.
+    """
     val, features = files.rows["val"], kept_tokens(files, head.keeper, features)
     logits, own = undecoded(head, concept_input(head.config, concepts), features, val, refiner)
     return fit_decoder(

@@ -254,7 +254,11 @@ def fit_variants(
     features: FeatureStore,
     rows: np.ndarray,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Train Stage 2 in other ablation modes, all else equal, as `stage2_<mode>`, and predict some rows by mode."""
+    """Train Stage 2 in other ablation modes than that of `config`, all else equal, and predict some rows.
+
+    Returns:
+        By mode as `predictions.predict_places`; the checkpoints are `stage2_<mode>.safetensors`.
+    """
     found = {}
     for mode in dict.fromkeys(modes):
         if mode != config.ablation_mode:
@@ -274,7 +278,10 @@ def write_answers(
     concepts: dict[str, Tensor],
     features: FeatureStore,
 ) -> None:
-    """Write what the modes answer, the main one first, and its logits; remove heads of other executions."""
+    """Write what the modes answer for some rows and the logits of the main head, and remove heads of other executions.
+
+    `by_mode` holds those of `predictions.predict_places`, the main mode first, whose head is `model`.
+    """
     remove_leftovers(files, "stage2", by_mode)
     save_predictions(files.path("predictions.parquet"), files, by_mode, rows)
     save_cell_scores(files.path("cell_scores.npz"), files, model, concepts, features)

@@ -136,7 +136,10 @@ def save_checkpoint(
 def load_checkpoint(
     path: str | Path, made_by: str | Callable[[], str], stage: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of a checkpoint and its JSON; `made_by` is, or finds out, the command that writes it."""
+    """Read the tensors of a checkpoint and its JSON; `made_by` is, or finds out, the command that writes it.
+
+    Tensors that the JSON does not describe, damage and another stage are a MismatchError.
+    """
     path = Path(path)
     described = path.with_suffix(".json")
     refuse_folder(path, made_by)

@@ -44,7 +44,10 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_rows(value: Tensor) -> Tensor:
-    """Rows `(B, ...)` of all processes from those of each, also none; with gradients where all compute one loss."""
+    """Bring together the rows `(b, ...)` of all processes, in their order, as `(B, ...)`; `b` may differ and be 0.
+
+    Differentiable where `value` is, provided that every process computes the same scalar from the result.
+    """
     if process_count() == 1:
         return value
     if value.requires_grad and torch.is_grad_enabled():

@@ -181,7 +181,10 @@ def _diverged(what: str, epoch: int, rows: np.ndarray, content: Batch, row_names
 
 
 def loss_terms(terms: Mapping[str, Tensor], settings: Any) -> pd.DataFrame:
-    """Terms of a loss as `value`, `weight` (the `lambda_<term>` of `settings`) and `share` of the sum."""
+    """Terms of a loss with their weights, and what each adds to the sum.
+
+    Weights are the fields `lambda_<term>` of `settings`, NaN where there is none; columns `value`, `weight`, `share`.
+    """
     import pandas as pd
 
     rows = {}

@@ -28,7 +28,10 @@ class RowSource(Protocol):
 def row_reader(
     source: Tensor | np.ndarray | RowSource, kind: str, half: bool = False
 ) -> Callable[[np.ndarray], Tensor]:
-    """A function `rows -> (len(rows), ...)` on the CPU, float32, or with `half` as stored, of numbers or a store."""
+    """Make a function `rows -> (len(rows), ...)` on the CPU of a tensor or array `(n, ...)`, or of a kind of a store.
+
+    Everything is read as float32; with `half`, numbers of half precision stay as they are.
+    """
     if isinstance(source, np.ndarray):
         source = torch.from_numpy(source)
     if isinstance(source, Tensor):
@@ -83,7 +86,10 @@ class RowLoader:
 
 
 def digest_of(*values: Any) -> str:
-    """Digest (SHA-256) of tensors, arrays, feature stores (by their `key`) and whatever JSON holds."""
+    """Digest of what a training reads (hexadecimal SHA-256): tensors and arrays of any type, and whatever JSON holds.
+
+    Objects with a `key` (feature stores) count by that.
+    """
     total = hashlib.sha256()
     for value in values:
         if isinstance(value, Tensor):

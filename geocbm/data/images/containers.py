@@ -78,7 +78,10 @@ def check_whole(stream: IO[bytes], name: str) -> None:
 
 
 def develop(stream: IO[bytes], name: str, most_pixels: int) -> Any:
-    """Develop a raw file to upright RGB at half its size, where each colour is taken as the sensor measured it."""
+    """Develop a raw file to an upright RGB picture with the white balance of the camera.
+
+    It has half the size, which takes each colour where the sensor measured it, without interpolation.
+    """
     import rawpy
     from PIL import Image as pillow
 

@@ -39,7 +39,10 @@ class Views:
 
 
 def cut_views(picture: Image, sphere: Sphere | None = None) -> Views:
-    """Cut the views of an upright RGB picture, of which its file may say that it is a sphere; most are left whole."""
+    """Cut the views of an upright RGB picture, of which its file may say that it is a sphere.
+
+    A picture is left whole where its longer side is less than `PANORAMA` times the shorter one and it is no sphere.
+    """
     width, height = picture.size
     if sphere is None and abs(width - 2 * height) <= 2 and _closes(picture):
         sphere = Sphere(stated=False)

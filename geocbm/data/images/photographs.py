@@ -93,7 +93,10 @@ def read_photograph(source: str | Path | bytes | Image, name: str = "", least_si
 
 
 def open_picture(path: str | Path, least_side: int = REDUCED_SIDE) -> Image:
-    """Read a picture file of a table as upright 8-bit RGB; any kind that `read_photograph` reads."""
+    """Read a picture file of a table as upright 8-bit RGB; any kind that `read_photograph` reads.
+
+    It is reduced by a whole factor as long as its shorter side keeps `least_side` pixels.
+    """
     called = f"the picture {quoted(path)}"
     try:
         return read_photograph(path, called, least_side).picture

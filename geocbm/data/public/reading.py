@@ -148,7 +148,10 @@ def read_text(path: Path) -> Iterator[pd.DataFrame]:
 
 
 def index_pictures(roots: Iterable[Path]) -> dict[str, str]:
-    """Absolute path, as text, of every picture below some folders, by name without ending; of two the first."""
+    """Absolute path, as text, of every picture below some folders, by name without ending.
+
+    Of two with the same name the first in alphabetical order of folders is taken.
+    """
     found: dict[str, str] = {}
     for root in roots:
         for folder, inner, names in os.walk(root.resolve()):

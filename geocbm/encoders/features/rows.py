@@ -34,7 +34,10 @@ def _runs(rows: np.ndarray) -> list[np.ndarray]:
 
 
 def allocate(path: Path, shapes: Mapping[str, Sequence[int]], n: int, n_missing: int) -> None:
-    """Give every file its final size, so that each process can write its range; refused if the disk is too small."""
+    """Give every file its final size, so that each process can write its own range of it.
+
+    What the disk cannot hold is not begun.
+    """
     existing = path.absolute()
     while not existing.exists():
         existing = existing.parent

@@ -59,7 +59,10 @@ class FeatureStore:
     def open(
         cls, path: str | Path, digests: Sequence[str] | None = None, fingerprint: str | None = None
     ) -> FeatureStore:
-        """Open a finished store of pictures with these digests and of this encoder, held against its checksums."""
+        """Open a finished store, of pictures with these digests in their order and of weights with this fingerprint.
+
+        All of it is read once and held against the checksums in its manifest.
+        """
         path = Path(path)
         if not (path / "manifest.json").is_file():
             raise MissingInputError(f"there is no finished feature store in '{path}'; encode the pictures first")

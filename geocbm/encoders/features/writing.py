@@ -81,7 +81,10 @@ def re_encode(
     batch_size: int = 64,
     max_cache_gb: float = 60.0,
 ) -> FeatureStore:
-    """Pooled features and tokens of an encoder whose last blocks were trained, from a store of "hidden:N"."""
+    """Pooled features and tokens of an encoder whose last blocks were trained, from the activations that enter them.
+
+    Those are the kind "hidden:N", for N = `top_blocks`, of a store that was made before the training.
+    """
     source = f"hidden:{top_blocks}"
     hidden_store.shape(source)
     shapes = _checked_shapes(encoder, ("pooled", "tokens"), batch_size)
