@@ -140,10 +140,9 @@ def read_header(path: Path) -> list[str]:
 
 def read_text(path: Path) -> Iterator[pd.DataFrame]:
     """Yield the rows of a CSV as text, many at a time; nothing becomes NaN, so Namibia's code NA stays a code."""
-    with _said_when_no_csv(path):
-        for chunk in pd.read_csv(
-            path, dtype=str, na_filter=False, encoding="utf-8-sig", chunksize=ROWS_AT_ONCE, index_col=False
-        ):
+    options = {"dtype": str, "na_filter": False, "encoding": "utf-8-sig", "index_col": False}
+    with _said_when_no_csv(path), pd.read_csv(path, chunksize=ROWS_AT_ONCE, **options) as chunks:
+        for chunk in chunks:
             yield chunk.apply(lambda column: column.str.strip())
 
 
