@@ -67,12 +67,6 @@ def printable(name: object, most: int = 200) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in cut_middle(str(name), most))
 
 
-def listed(names: Sequence[object], most: int = 5) -> str:
-    """Names from outside for people: the first few, and how many more there are."""
-    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(printable(name) for name in names[:most]) + rest
-
-
 def first_line(error: BaseException) -> str:
     """What an error says, cut to one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -33,6 +33,7 @@ FAR_DEGREES = 5.0
 
 _CALLED, _SMALL, _OUTSIDE, _MISSING = "the picture", 96, "outside", "missing"
 _PARTS = 2000  # in which images are handed to threads
+_USUAL_LENGTH = 1000  # of a path; the system may have more to say of a longer one than that it is missing
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,10 @@ def inspect_image(path: Path, decode: bool = True) -> tuple[str, str]:
 
     digest = ""
     try:
-        with open_regular(path, _CALLED) as (stream, _):
+        with open_regular(path, _CALLED) as (stream, size):
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if decode and not size:
+            return digest, "zero bytes"
         if decode:
             read_photograph(path, _CALLED, least_side=_SMALL)
     except MissingInputError:
@@ -211,13 +214,23 @@ def _look(folder: Path, path: str, known: dict[str, tuple[str, bool]]) -> tuple[
     head, name = os.path.split(full)
     try:
         if head not in known:
-            known[head] = os.path.realpath(head), not os.path.lexists(head)
+            known[head] = os.path.realpath(head), _is_gone(head)
         real, is_gone = known[head]
         place = os.path.realpath(full) if not is_gone and os.path.islink(full) else os.path.join(real, name)
     except (OSError, ValueError):  # no path at all; whoever opens it says so
         return False, False
     is_outside = place != home and not place.startswith(os.path.join(home, ""))
-    return is_outside, is_gone and "\0" not in name
+    return is_outside, is_gone and len(full) < _USUAL_LENGTH and "\0" not in name
+
+
+def _is_gone(folder: str) -> bool:
+    try:
+        os.lstat(folder)
+    except FileNotFoundError:
+        return True
+    except OSError:  # such as a name too long; whoever opens the image says so
+        pass
+    return False
 
 
 def check_images(

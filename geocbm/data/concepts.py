@@ -121,7 +121,10 @@ class ConceptVocabulary:
         return sha256_text(json.dumps([self.metas, self.parents, self.parent_index.tolist()], ensure_ascii=False))
 
     def encode(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the metas and of the parents of a table's rows, both `[n]` int64; -1 where none is known."""
+        """Indices of the metas and of the parents of a table's rows, both `[n]` int64; -1 where none is known.
+
+        A name that the vocabulary lacks is a MismatchError.
+        """
         found = []
         for column, known in (("meta_name", self.concept_to_idx), ("parent_concept", self.parent_to_idx)):
             index = table[column].map(known | {UNKNOWN: -1})

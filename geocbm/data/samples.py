@@ -33,7 +33,9 @@ class PanoramaCBMDataset:
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
         if cell_label is not None and len(cell_label) != len(table):
-            raise ParameterError(f"cell_label has {len(cell_label)} entries for {len(table)} rows; give one a row.")
+            raise ParameterError(
+                f"cell_label has {len(cell_label)} entries for {len(table)} rows; give one for each row."
+            )
         self.transform = transform
         columns: dict[str, list[Any]] = {name: table[name].tolist() for name in SCHEMA}
         columns["image_path"] = image_files(table)
@@ -46,6 +48,8 @@ class PanoramaCBMDataset:
         return len(self._columns["pano_id"])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index is {index}; the data set has {len(self)} samples.")
         sample = {name: values[index] for name, values in self._columns.items()}
         if self.transform is not None:
             sample["image"] = self.transform(open_picture(sample["image_path"]))

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data.concepts import GUESSED, UNKNOWN
-from geocbm.errors import MismatchError, ParameterError, check_choice, cut_middle, did_you_mean, listed
+from geocbm.errors import MismatchError, ParameterError, check_choice, cut_middle, did_you_mean
 from geocbm.files import SEAL, lineage, remake_advice, run_command, write_json
 from geocbm.files.stored import opened
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian, spatial_blocks
@@ -154,9 +154,10 @@ def _linked_to_country(table: pd.DataFrame, group: np.ndarray, country: str) -> 
     if country not in names:
         country = country_name(country) or country  # "USA" is "United States" in every table
     if country not in names:
+        listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
         raise ParameterError(
             f"country is {country!r}, which the table does not have; {did_you_mean(country, names)}Its countries are: "
-            f"{listed(names, 30)}."
+            f"{listed}."
         )
     held_out = np.isin(group, group[(table["country"].astype(str) == country).to_numpy()])
     if held_out.all():
@@ -196,6 +197,9 @@ def make_splits(
 
     Returns:
         Sorted `pano_id`s by `SPLIT_NAMES`. Parts can be empty only where metas are too rare to fill them.
+
+    Raises:
+        ParameterError: an argument has an impossible value, or the table lacks the country.
     """
     check_choice("kind", kind, KINDS)
     if (kind == "leave_country_out") != bool(country):

@@ -22,7 +22,7 @@ from geocbm.data import checks
 from geocbm.data.concept_list import LEFT_OUT, ConceptList, complete, concept_columns
 from geocbm.data.concepts import UNKNOWN, split_names
 from geocbm.data.simulated import from_simulator
-from geocbm.errors import BadTableError, MissingInputError, ParameterError, check_choice, cut_middle, listed, printable
+from geocbm.errors import BadTableError, MissingInputError, ParameterError, check_choice, cut_middle, printable
 from geocbm.files import atomic_path, paths, run_command
 from geocbm.files.stored import opened
 from geocbm.metrics.country_names import country_names
@@ -47,6 +47,7 @@ _HIDDEN = (
     "\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
 )
 """Control characters but for space, and what Unicode calls default ignorable: unseen, they make two of one name."""
+UNKNOWN_SHOWN = 5
 
 
 def load_table(
@@ -77,6 +78,9 @@ def load_table(
         The schema's columns, then extra columns, then `image_sha256`; `lat` and `lng` are floats in degrees, other
         columns text; countries are spelt as in `metrics.country_names`, unknown ones as they are. `attrs` holds `csv`,
         `folder`, `csv_sha256`, `n_rejected`, `notices` (what was normalised) and `simulated`.
+
+    Raises:
+        BadTableError: with one sentence per problem in `problems`.
     """
     import pyarrow as pa
 
@@ -167,7 +171,10 @@ def _checked_text(path: Path) -> str:
     if not path.exists():
         raise MissingInputError(f"There is no table at {path}: give the path of a CSV with {needed}.")
     if not path.is_file():
-        raise BadTableError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}: give the path of a CSV.")
+        kind = (
+            "a folder: give the path of the CSV inside it" if path.is_dir() else "no regular file: give that of a CSV"
+        )
+        raise BadTableError(f"{path} is {kind}.")
     digest, decoder, line, is_empty = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), 1, True
     try:
         with path.open("rb") as stream:
@@ -263,13 +270,13 @@ def _map_columns(
     meant = [headed.get(name, name) for name in names]
     twice = sorted({name for name in meant if meant.count(name) > 1})
     if twice:
-        twins = ", ".join(map(_short, twice))
-        problems.append(f"Column {twins} stands twice in the header. Rename or remove one of them.")
+        listed = ", ".join(map(_short, twice))
+        problems.append(f"Column {listed} stands twice in the header. Rename or remove one of them.")
     if problems:
         mark = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), "")
         hint = f" Its fields seem to be separated by {mark!r}: save it with commas." if mark else ""
-        columns = printable(", ".join(header), 2000)
-        what = f"{path} breaks the schema; it has the columns {columns}.{hint}\n{_numbered(problems)}"
+        listed = printable(", ".join(header), 2000)
+        what = f"{path} breaks the schema; it has the columns {listed}.{hint}\n{_numbered(problems)}"
         raise BadTableError(what, problems)
     renamed = [f"{printable(old)} -> {new}" for old, new in zip(header, names, strict=True) if old != new]
     return names, [f"columns read as {', '.join(renamed)}"] if renamed else []
@@ -291,8 +298,8 @@ def _normalise(rows: pd.DataFrame) -> list[str]:
         own = rows[column].str.contains(_HIDDEN)
         if own.any():
             kinds = sorted({letter for text in rows[column][own].unique() for letter in re.findall(_HIDDEN, text)})
-            codes = cut_middle(", ".join(f"U+{ord(letter):04X}" for letter in kinds))
-            notices.append(f"{printable(column)}: {codes} (not to be seen) removed in {own.sum():,} rows")
+            listed = cut_middle(", ".join(f"U+{ord(letter):04X}" for letter in kinds))
+            notices.append(f"{printable(column)}: {listed} (not to be seen) removed in {own.sum():,} rows")
             rows.loc[own, column] = rows[column][own].str.replace(_HIDDEN, "", regex=True)
     for column in [*SCHEMA, *rows.columns.difference(list(SCHEMA))]:
         before = rows[column]
@@ -314,7 +321,9 @@ def _normalise(rows: pd.DataFrame) -> list[str]:
     if spelt:
         notices.append(f"country read as {', '.join(spelt)}")
     if unknown:
-        notices.append(f"country: no country is known by the name {listed(list(map(repr, unknown)))}; kept as written")
+        shown = ", ".join(map(_short, unknown[:UNKNOWN_SHOWN]))
+        more = f" and {len(unknown) - UNKNOWN_SHOWN} more" if len(unknown) > UNKNOWN_SHOWN else ""
+        notices.append(f"country: no country is known by the name {shown}{more}; kept as written")
     return notices
 
 

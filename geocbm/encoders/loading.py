@@ -50,6 +50,10 @@ def find_model_folder(name: str | Path, download: bool = True) -> Path:
 
     Its name is "atlas" for the packaged backbone, a local folder, or a hub name, which may end in a revision
     (`owner/model@revision`). The hub is asked only if its local cache lacks the model.
+
+    Raises:
+        MissingInputError: there is no such folder, or the hub model is neither cached nor within reach.
+        ParameterError: the folder has weights in another format only, or the name is empty.
     """
     text = str(name).strip()
     if not text:

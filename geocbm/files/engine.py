@@ -25,7 +25,11 @@ _SECONDS_IDLE, _SECONDS_TO_ANSWER, _SECONDS_FOR_WORKERS = 30, 10, 60
 
 
 def checked(text: str) -> str:
-    """The text of an engine as it is."""
+    """The text of an engine as it is.
+
+    Raises:
+        ParameterError: it names none, or one whose package is not installed.
+    """
     found = _TEXT.fullmatch(text)
     if found is None:
         raise ParameterError(f"--engine={text} is no engine; give loky:N for N processes here, or dask://HOST:PORT")
@@ -92,7 +96,11 @@ def workers() -> int:
 
 
 def in_any_order(act: Callable[..., Result], pieces: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
-    """What a function that workers can import gives for each tuple of arguments, as soon as it is there."""
+    """What a function that workers can import gives for each tuple of arguments, as soon as it is there.
+
+    Raises:
+        UserError: what the function raised, or that workers have ended; the other pieces are given up.
+    """
     import joblib
 
     try:

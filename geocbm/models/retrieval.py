@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -34,6 +34,17 @@ def retrieval_metrics(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.nda
     rank, km = retrieval_by_row(image, place, lat, lng)
     values = {f"recall_{k}": float((rank < k).float().mean()) for k in (1, 5, 10)}
     return values | {"retrieval_km": float(np.median(km))}
+
+
+def place_columns(true: Any, predicted: Any) -> dict[str, Any]:
+    """Columns of a table of places and predictions, from pairs of latitudes and longitudes `(n,)`, degrees."""
+    return {
+        "lat": true[0],
+        "lng": true[1],
+        "predicted_lat": predicted[0],
+        "predicted_lng": predicted[1],
+        "km": haversine_km(true[0], true[1], predicted[0], predicted[1]),
+    }
 
 
 def nearest_class_mean(

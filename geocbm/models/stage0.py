@@ -16,7 +16,7 @@ from geocbm.encoders.location import in_chunks, location_embeddings
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.models.bottlenecks import BottleneckSettings, build_bottleneck, mix_prototypes, pool_scores, score_patches
 from geocbm.models.prompts import PromptPrototypes
-from geocbm.models.retrieval import retrieval_metrics
+from geocbm.models.retrieval import place_columns, retrieval_metrics
 from geocbm.training.settings import check_number
 
 TEMPERATURE_RANGE = (0.01, 0.5)
@@ -267,3 +267,10 @@ class Stage0PretrainingModel(nn.Module):
         if self.config.learn_temperature:
             values["temperature"] = float(self.temperature().detach())
         return values
+
+    def examples(self, output: Stage0Output, batch: Mapping[str, Tensor], labels: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns of a table of examples: the places, and those that are retrieved among them."""
+        image, place = (functional.normalize(each.float().cpu(), dim=-1) for each in (output.pooled, output.gps))
+        cosine, first = (image @ place.T).max(1)  # (n,)
+        lat, lng = (batch[name].cpu().numpy() for name in ("lat", "lng"))
+        return place_columns((lat, lng), (lat[first.numpy()], lng[first.numpy()])) | {"similarity": cosine.numpy()}

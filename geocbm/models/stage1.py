@@ -270,6 +270,18 @@ class Stage1ConceptModel(nn.Module):
             values["mean_ap"] = float(np.nanmean(precision))
         return values
 
+    def examples(
+        self, output: Stage1Output, batch: Mapping[str, Tensor], labels: Mapping[str, Any]
+    ) -> dict[str, list[Any]]:
+        """Columns of a table of examples: the labelled concept, the named one, and how probable that is."""
+        probability, named = output.probabilities()["meta_probabilities"].max(1)
+        names = labels.get("metas") or range(len(self.meta_base))
+        return {
+            "truth": [str(names[index]) for index in batch["concept_idx"].tolist()],
+            "prediction": [str(names[index]) for index in named.tolist()],
+            "probability": probability.tolist(),
+        }
+
 
 def predict_stage1(
     model: Stage1ConceptModel, features: Tensor, tokens: Tensor | RowSource | None = None

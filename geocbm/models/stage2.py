@@ -17,6 +17,7 @@ from geocbm.metrics import geoscore
 from geocbm.models.attention import ConceptCrossAttention
 from geocbm.models.kept_tokens import PatchKeeper
 from geocbm.models.offsets import decode_offsets
+from geocbm.models.retrieval import place_columns
 from geocbm.models.stage2_config import Stage2Config
 
 if TYPE_CHECKING:
@@ -355,6 +356,13 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         if "residual_share" in predictions:
             values["residual_share"] = float(predictions["residual_share"].mean())
         return values
+
+    def examples(self, output: Stage2Output, batch: Mapping[str, Tensor], labels: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns of a table of examples: true and answered places, and the probability of the cell."""
+        answered = tuple(each.cpu().numpy() for each in self.decode(output))
+        probability = output.cell_logits.float().softmax(-1).amax(-1).cpu().numpy()
+        true = (batch["lat"].cpu().numpy(), batch["lng"].cpu().numpy())
+        return place_columns(true, answered) | {"cell_probability": probability}
 
 
 def _pick(by_cell: Tensor, cell: Tensor) -> Tensor:

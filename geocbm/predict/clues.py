@@ -39,6 +39,9 @@ def read_clues(
     """Clues by the names of concepts or parents, whatever their case; a name of both is the concept's.
 
     `values` `[2, k]` are the scores of what is there and of what is not, NaN for what no picture has shown.
+
+    Raises:
+        ParameterError: an unknown name, one that no picture shows, or clues that contradict each other.
     """
     names = [*vocabulary.metas, *vocabulary.parents]
     columns = {name.casefold(): column for column, name in reversed(list(enumerate(names)))}

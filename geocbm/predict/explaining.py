@@ -23,6 +23,11 @@ def explain(model: GeoCBM, image: Any, country: str | None = None, cell: int | N
     country and cell, the country that holds the answered point is explained, or the most probable one where the point
     lies in none of the run. Terms are exact in the modes `concept_scores` and `hybrid`; else they are what the answer
     loses without each concept (`geocbm.explain.attribution`).
+
+    Raises:
+        ParameterError: there is no such country or cell, or both are given.
+        MissingInputError: concepts must be taken away, but the run has no scores of training pictures to put in
+            their place.
     """
     countries = model.cells.country.astype(str)
     if country is not None and cell is not None:

@@ -128,6 +128,10 @@ class GeoCBM(Pretrained):
         """Answer from now on as if concepts, or parents, of these names could and could not be seen.
 
         See `geocbm.predict.clues`; without names the model answers by itself again.
+
+        Raises:
+            ParameterError: a name is unknown or given both ways, or the answer does not depend on concepts.
+            MissingInputError: the run has no scores from which to read what says "can be seen".
         """
         mode = self.network.geo_head.config.ablation_mode
         if (given or denied) and mode == "image_only":
@@ -147,7 +151,11 @@ class GeoCBM(Pretrained):
     def predict(
         self, images: Sequence[str | Path | Image.Image] | str | Path | Image.Image, top_k: int = 5
     ) -> list[Answer]:
-        """Say where pictures (files or PIL images, or a single one) were taken, and through which concepts."""
+        """Say where pictures (files or PIL images, or a single one) were taken, and through which concepts, in order.
+
+        Raises:
+            UserError: a picture cannot be read; `predict_each` goes on with the others.
+        """
         several: Any = [images] if isinstance(images, (str, Path)) or hasattr(images, "convert") else images
         answers = []
         for reply in self.predict_each(several, top_k):

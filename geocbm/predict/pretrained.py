@@ -61,6 +61,10 @@ class Pretrained(ModelHubMixin, library_name=KIND, tags=["image-geolocation", "c
             pretrained_model_name_or_path: a folder, or a repository of the hub (`owner/model`).
             device: by default the accelerator, if there is one.
             hub: `revision`, `token`, `cache_dir`, `local_files_only` and `force_download` of a repository.
+
+        Raises:
+            MissingInputError: there is no such model.
+            DamagedError: a file of it is gone, or is not what was saved.
         """
         name = str(pretrained_model_name_or_path)
         folder = Path(name).expanduser()

@@ -57,7 +57,11 @@ class Shard:
 
 
 def answered_before(folder: Path, made_by: Mapping[str, Any], keys: Mapping[str, str | None]) -> set[str]:
-    """Keys that the shards of a folder hold; answers for photographs that have another key by now are removed."""
+    """Keys that the shards of a folder hold; answers for photographs that have another key by now are removed.
+
+    Raises:
+        ParameterError: a table in it is none of answers, or its answers are those of another model or question.
+    """
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
@@ -100,7 +104,12 @@ def answer_missing(job: ShardJob, model: GeoCBM, photos: Sequence[Photo], before
 
 
 def answer_range(job: ShardJob, number: int, photos: Sequence[Photo]) -> Shard:
-    """Answer for photographs in this process, and write the shard of the range with this number."""
+    """Answer for photographs in this process, and write the shard of the range with this number.
+
+    Raises:
+        MissingInputError: this process does not see the run or the folder of the shards.
+        MismatchError: it loads another model.
+    """
     for folder in (job.run, job.folder):
         if not folder.is_dir():
             raise MissingInputError(

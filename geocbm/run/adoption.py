@@ -34,6 +34,10 @@ def take_stage0(files: Run, checkpoint: str | Path) -> None:
     the features of the untouched encoder.
 
     The checkpoint is a `stage0.safetensors` with its JSON beside it; empty for the run's own.
+
+    Raises:
+        MissingInputError: the checkpoint or its JSON is not there.
+        MismatchError: it was trained on another table, other splits, names or prototypes, or from another encoder.
     """
     _drop(files, "stage0.*", "features.*")
     if not str(checkpoint):
@@ -58,6 +62,10 @@ def take_stage1(files: Run, checkpoint: str | Path, features: FeatureStore) -> N
     """Use a Stage 1 of another run from here on, with what it says of every row; or the run's own again.
 
     The checkpoint is a `stage1.safetensors` with its JSON beside it; empty for the run's own.
+
+    Raises:
+        MissingInputError: the checkpoint or its JSON is not there.
+        MismatchError: it was trained on another table, other splits, names or prototypes, or on another Stage 0.
     """
     _drop(files, "stage1.*", "concept_scores.*")
     if not str(checkpoint):

@@ -69,6 +69,9 @@ def guess_concepts(
     standardised by the rows `train`, since no other row may have a say in what a guess is, and a picture without one
     `above` the least stays `UNKNOWN`. `name` is a model with an image and a text tower in one space, such as a CLIP,
     and `cache` the folder of the feature stores.
+
+    Raises:
+        ParameterError: the table has labels and a model is named, or has none and nothing can be guessed.
     """
     labelled = bool((table["meta_name"] != UNKNOWN).any())
     if labelled and name:

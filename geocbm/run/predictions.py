@@ -41,7 +41,11 @@ def save_concept_scores(path: str | Path, predicted: Arrays, made_from: Mapping[
 
 
 def read_concept_scores(files: Run) -> Arrays:
-    """Read what `save_concept_scores` wrote: `meta [n, k_m]`, `parent [n, k_p]`."""
+    """Read what `save_concept_scores` wrote: `meta [n, k_m]`, `parent [n, k_p]`.
+
+    Raises:
+        MismatchError: they are of another table or of other concepts.
+    """
     stored = files.read("concept_scores.npz")
     scores = {name: stored[name] for name in ("meta", "parent") if name in stored}
     for name, labels in (("meta", files.concepts.metas), ("parent", files.concepts.parents)):
@@ -172,7 +176,12 @@ def save_decoder(path: str | Path, files: Run, head: Stage2CrossAttentionGeoHead
 
 
 def load_decoder(files: Run, head: Stage2CrossAttentionGeoHead, name: str = "stage2") -> Decoder:
-    """The decoder of a checkpoint."""
+    """The decoder of a checkpoint.
+
+    Raises:
+        MissingInputError: it is not there.
+        MismatchError: it was made from another table, other splits or cells, or for another head.
+    """
     file = f"{name}_decoding.json"
     choice, temperature, bandwidth_km, digest = _read(files, file)
     if digest != _digest(head):
@@ -181,7 +190,11 @@ def load_decoder(files: Run, head: Stage2CrossAttentionGeoHead, name: str = "sta
 
 
 def read_choice(files: Run, name: str = "stage2") -> PointChoice | None:
-    """Which point a checkpoint answers and why; None where the run has no such file."""
+    """Which point a checkpoint answers and why; None where the run has no such file.
+
+    Raises:
+        MismatchError: it was made from another table, other splits or cells.
+    """
     file = f"{name}_decoding.json"
     return _read(files, file)[0] if files.path(file).exists() else None
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -44,6 +45,12 @@ from geocbm.training.identity import code_is_known, training_identity
 from geocbm.training.loader import RowLoader, batches_of, prefetched, seeded
 from geocbm.training.settings import TrainingSettings
 from geocbm.training.tracking import tracked, tracking_mode
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+N_EXAMPLES = 32
+"""Validation rows in the table of example predictions."""
 
 
 def evaluate(model: nn.Module, loss: Loss, rows: RowLoader, settings: TrainingSettings) -> dict[str, float]:
@@ -98,8 +105,9 @@ def fit(
 
     Args:
         model: called with those entries of a batch that its forward's signature names. It may measure itself, see
-            `evaluate`. Left on the device of the accelerator, with its best weights, in evaluation mode; with its
-            first weights when the training fails or is interrupted.
+            `evaluate`, and give a table `examples(output, batch, labels)` for tracking. Left on the device of the
+            accelerator, with its best weights, in evaluation mode; with its first weights when the training fails or
+            is interrupted.
         loss: `(output, batch) -> terms`, scalars by name; "loss" is minimised, all are in the history.
         train: rows to train on.
         val: rows for early stopping; if empty, the training rows serve.
@@ -109,6 +117,10 @@ def fit(
 
     Returns:
         History and best epoch; without epochs the history has one row, epoch 0, with the validation values alone.
+
+    Raises:
+        ParameterError: for impossible settings.
+        UserError: when a loss is not finite; names the rows.
     """
     if len(train.rows) == 0:
         raise ParameterError("the training split is empty; make splits from a larger table")
@@ -255,7 +267,7 @@ class Training:
             on_main(lambda: save_checkpoint(self.model, checkpoint, result, identity))
         if self.keeper is not None:
             on_main(self.keeper.remove)
-        self.tracked.conclude(result)
+        self.tracked.conclude(result, self._examples if hasattr(self.model, "examples") else None)
         return result
 
     def _title(self) -> str:
@@ -272,6 +284,21 @@ class Training:
 
     def _is_patient(self, epoch: int) -> bool:
         return not self.settings.patience or epoch - self.state.best_epoch < self.settings.patience
+
+    def _examples(self) -> pd.DataFrame:
+        """Predictions for a few validation rows, with their names: what the model's `examples` says of them."""
+        import pandas as pd
+
+        rows = self.val.rows
+        rows = rows[np.linspace(0, len(rows) - 1, min(N_EXAMPLES, len(rows))).astype(int)]
+        batch = to_device(self.val.read(rows), next(self.model.parameters()).device)
+        with torch.no_grad():
+            output = forward_batch(self.model, forward_names(self.model), batch)
+        labels = {} if self.checkpoint is None else self.checkpoint.content.get("labels", {})
+        names = self.val.names
+        said: Any = self.model.examples  # looked for by the caller
+        pano_ids = [str(names[row]) if names is not None else f"row {row}" for row in rows]
+        return pd.DataFrame({"pano_id": pano_ids} | dict(said(output, batch, labels)))
 
     def _ended(self) -> TrainingState | None:
         """The end of this very training, where all processes find it."""

@@ -1,4 +1,4 @@
-"""Weights & Biases through Accelerate's trackers: curves, settings, the best metric.
+"""Weights & Biases through Accelerate's trackers: curves, settings, example predictions, the best metric.
 
 All files go beside the checkpoint, and nothing leaves the machine unless the user asked for it and gave a key. The same
 curves are in the history that every training writes, so nothing is lost without tracking.
@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 from geocbm.errors import ParameterError, first_line
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from geocbm.training.checkpoints import FitResult
 
 PROJECT = "geocbm"
@@ -74,12 +76,19 @@ class Tracking:
         """Send one row of the history: losses, metrics and learning rates."""
         self.accelerator.log(spoken(row), step=int(row["epoch"]))
 
-    def conclude(self, result: FitResult) -> None:
-        """Send the values of the checkpoint."""
+    def conclude(self, result: FitResult, examples: Callable[[], pd.DataFrame] | None) -> None:
+        """Send the values of the checkpoint and example predictions, which are made only if somebody wants them."""
+        if not (self.accelerator.trackers and self.accelerator.is_main_process):
+            return
         values = {"best/epoch": result.best_epoch, f"best/{result.monitor}": result.best_metric}
         values |= {f"best/{name}": value for name, value in result.best.items()}
-        for tracker in self.accelerator.trackers if self.accelerator.is_main_process else ():
-            tracker.tracker.summary.update(values)
+        table = examples() if examples is not None else None
+        for tracker in self.accelerator.trackers:
+            if table is not None and hasattr(tracker, "log_table"):
+                tracker.log_table("examples", dataframe=table)
+            summary = getattr(tracker.tracker, "summary", None)
+            if summary is not None:
+                summary.update(values)
 
 
 def tracking_mode(tracking: str, report: Callable[[str], None]) -> str:

@@ -43,7 +43,7 @@ def test_sample_as_the_specification_lists_it(table, tmp_path):
     }
     assert isinstance(samples[0]["image_path"], Path) and type(samples[1]["lat"]) is float
     assert samples[-1]["pano_id"] == "b"
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="index is 2"):
         samples[2]
     assert [sample["pano_id"] for sample in samples] == ["a", "b"]
 

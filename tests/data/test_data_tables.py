@@ -142,7 +142,7 @@ def test_images_are_decoded_to_the_end(folder):
     (folder / "images" / "2.jpg").write_text("<html>not found</html>")
     (sentence,) = problems_of(write(folder, good_rows()))
     assert sentence.startswith("the image is unreadable in 3 rows")
-    for part in ("images/0.jpg: is cut off", "images/1.jpg: is empty", "images/2.jpg: is no picture"):
+    for part in ("images/0.jpg: is cut off", "images/1.jpg: zero bytes", "images/2.jpg: is no picture"):
         assert part in sentence
     table = load_table(folder / "table.csv", check_images=False)
     assert len(table) == 6 and table["image_sha256"].str.len().eq(64).all()
@@ -440,12 +440,12 @@ def test_a_table_read_in_parts_is_the_same_and_says_the_same(folder, monkeypatch
     assert "number of fields is wrong (6 fields)" in listed[-1][1]
 
 
-def test_images_of_a_folder_that_does_not_exist_are_missing(folder):
+def test_images_of_a_folder_that_does_not_exist_are_missing_unless_the_name_itself_is_wrong(folder):
     rows = good_rows(4)
     for row, path in zip(rows, ("gone/1.jpg", "gone/2\0.jpg", f"{'g' * 300}/3.jpg", "gone/../../4.jpg"), strict=True):
         row["image_path"] = path
     missing, unreadable, outside = problems_of(write(folder, rows))
-    assert missing.startswith("the image is missing in 2 rows: lines 2 ")
-    assert unreadable.startswith("the image is unreadable in 1 row: line 4 ")
+    assert missing.startswith("the image is missing in 1 row: line 2 ")
+    assert unreadable.startswith("the image is unreadable in 2 rows: lines 4 ") and "File name too long" in unreadable
     assert outside.startswith("the image lies outside of the table's folder in 1 row: line 8 ")
     assert len(load_table(folder / "table.csv", on_bad="drop", check_images=False)) == 3

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from tiny_run import STAGE0, STAGE1, STAGE2, TinyRun
 
@@ -37,6 +39,33 @@ def trainers(copied_run: TinyRun) -> dict[str, Callable[..., Any]]:
         return stages.fit_stage2(files, replace(STAGE2, **settings), concepts, features)
 
     return {"stage0": stage0, "stage1": stage1, "stage2": stage2}
+
+
+def example_table(folder: Path) -> pd.DataFrame:
+    """The table of examples that wandb keeps offline in the run's folder."""
+    (file,) = (folder / "wandb").glob("offline-run-*/files/media/table/examples_*.table.json")
+    content = json.loads(file.read_text())
+    return pd.DataFrame(content["data"], columns=content["columns"])
+
+
+@pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2"])
+def test_a_tracked_stage_shows_examples_of_its_validation_rows(
+    trainers: dict[str, Callable[..., Any]], copied_run: TinyRun, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    trainers[stage](tracking="offline")
+    shown = example_table(copied_run.folder)
+    table, rows = copied_run.files.table, copied_run.files.rows
+    split = rows["pretrain_val" if stage == "stage0" else "val"]
+    assert shown["pano_id"].tolist() == table["pano_id"].iloc[split].tolist()[: len(shown)] and len(shown) > 3
+    assert "note" not in shown
+    if stage == "stage1":
+        assert shown["truth"].tolist() == table["meta_name"].iloc[split].tolist()
+        assert set(shown["prediction"]) <= set(table["meta_name"])
+        assert shown["probability"].between(0, 1).all()
+    else:
+        assert shown["lat"].tolist() == table["lat"].iloc[split].tolist()
+        assert (shown["km"] >= 0).all()
 
 
 @pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2"])

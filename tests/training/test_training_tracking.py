@@ -1,5 +1,6 @@
 """What a training tells a tracker, where wandb keeps its files, and what happens without a key."""
 
+import json
 import os
 import struct
 import time
@@ -30,7 +31,7 @@ class Recorder(GeneralTracker):
 
     def __init__(self):
         super().__init__()
-        self.config, self.logged, self.summary, self.finished = {}, [], {}, 0
+        self.config, self.logged, self.tables, self.summary, self.finished = {}, [], {}, {}, 0
 
     @property
     def tracker(self):
@@ -41,6 +42,9 @@ class Recorder(GeneralTracker):
 
     def log(self, values, step=None, **_):
         self.logged.append((step, values))
+
+    def log_table(self, name, columns=None, data=None, dataframe=None, **_):
+        self.tables[name] = dataframe
 
     def finish(self):
         self.finished += 1
@@ -73,10 +77,14 @@ def halves(output, batch):
     return {"loss": loss, "half": loss / 2}
 
 
-def train(out=None, x=X, lines=None, measure=lambda predictions: {"score": 2.0}, tracker=None, **settings):
+def train(
+    out=None, x=X, lines=None, measure=lambda predictions: {"score": 2.0}, examples=None, tracker=None, **settings
+):
     with seeded(0):
         model = Parted()
     model.measure = measure
+    if examples is not None:
+        model.examples = lambda output, batch, labels: examples()
     kept = {name: settings.pop(name) for name in ("reuse",) if name in settings}
     loaders = (RowLoader(rows, lambda chosen: {"x": x[chosen]}) for rows in (np.arange(20), np.arange(20, 30)))
     checkpoint = None if out is None else Checkpoint(out, {"config": {"width": 4}, "stage": 9}, **kept)
@@ -92,15 +100,22 @@ def train(out=None, x=X, lines=None, measure=lambda predictions: {"score": 2.0},
         return fit(model, halves, *loaders, Settings(tracking="offline", **settings), checkpoint, say)
 
 
-def test_a_tracker_hears_losses_metrics_learning_rates_settings_and_the_best(tmp_path):
+def frame():
+    return {"truth": ["x"] * 10, "prediction": ["y"] * 10, "probability": [0.5] * 10}
+
+
+def test_a_tracker_hears_losses_metrics_learning_rates_settings_examples_and_the_best(tmp_path):
     recorder = Recorder()
-    result = train(tmp_path / "a.safetensors", tracker=recorder)
+    result = train(tmp_path / "a.safetensors", tracker=recorder, examples=frame)
     assert recorder.config == {"width": 4}
     assert [step for step, _ in recorder.logged] == [1, 2, 3]
     row, logged = result.history.iloc[1], recorder.logged[1][1]
     assert logged["train/loss"] == row["train_loss"] and logged["val/half"] == row["val_half"]
     assert logged["val/score"] == 2.0
     assert logged["lr"] == row["lr"] and logged["lr/encoder"] == pytest.approx(row["lr"] / 4)
+    shown = recorder.tables["examples"]
+    assert shown["pano_id"].tolist() == [f"row {row}" for row in range(20, 30)]
+    assert shown.drop(columns="pano_id").equals(pd.DataFrame(frame()))
     assert recorder.summary["best/loss"] == result.best_metric
     assert recorder.summary["best/epoch"] == result.best_epoch and recorder.summary["best/score"] == 2.0
     assert recorder.finished == 1
@@ -113,6 +128,13 @@ def test_history_has_all_that_a_tracker_hears(tmp_path):
     assert {"lr", "lr_encoder", "val_score", "train_half"} <= set(history)
     for (_, logged), row in zip(recorder.logged, history.to_dict("records"), strict=True):
         assert {name: value for name, value in logged.items() if name != "seconds"} == spoken(row)
+
+
+def test_without_tracking_nobody_asks_for_examples():
+    def unwanted():
+        raise AssertionError("examples cost a pass of the model")
+
+    train(examples=unwanted)
 
 
 def test_a_tracker_hears_the_first_epochs_again_when_a_training_goes_on(tmp_path):
@@ -140,7 +162,7 @@ def test_a_diverged_training_closes_its_tracker(tmp_path):
     spoilt[3] = torch.inf
     with pytest.raises(UserError, match="row 3"):
         train(tmp_path / "a.safetensors", x=spoilt, tracker=recorder)
-    assert recorder.finished == 1
+    assert recorder.finished == 1 and not recorder.tables
 
 
 @pytest.fixture
@@ -156,7 +178,7 @@ def no_key(monkeypatch, tmp_path):
 def test_offline_writes_below_the_run_and_says_nothing(tmp_path, no_key, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out, lines = tmp_path / "my-run" / "stage9.safetensors", []
-    train(out, tracking="offline", lines=lines)
+    train(out, tracking="offline", examples=frame, lines=lines)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my-run"]
     (run,) = (tmp_path / "my-run" / "wandb").glob("offline-run-*")
     (recorded,) = run.glob("run-*.wandb")
@@ -166,6 +188,8 @@ def test_offline_writes_below_the_run_and_says_nothing(tmp_path, no_key, capfd, 
         time.sleep(0.05)
     for text in (b"train/half", b"lr/encoder", b"val/score", b"best/loss", b"my-run stage9", b"stage9"):
         assert text in content, text
+    (table,) = run.rglob("*.table.json")
+    assert json.loads(table.read_text())["data"][0] == ["row 20", "x", "y", 0.5]
     assert len(lines) == 3
     said = capfd.readouterr()
     assert said.out == "" and said.err == ""

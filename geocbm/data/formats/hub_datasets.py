@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from geocbm.data.formats.records import Record
 from geocbm.data.images.photographs import ENDINGS, ending_of
 from geocbm.data.table import image_files
-from geocbm.errors import BadTableError, MissingInputError, ParameterError, first_line, listed
+from geocbm.errors import BadTableError, MissingInputError, ParameterError, first_line, printable
 from geocbm.files import atomic_folder, read_json
 
 if TYPE_CHECKING:
@@ -107,9 +107,8 @@ def _columns_of_bytes(schema: pa.Schema, features: dict[str, Any], where: str) -
     images = [name for name in binary if dict(features.get(name) or {}).get("_type") == "Image"] or binary
     images = ["image"] if "image" in images else images
     if len(images) != 1:
-        raise BadTableError(
-            f"{where} has {len(images)} columns of pictures, of {listed(schema.names, 20)}; call the one to read image"
-        )
+        listed = printable(", ".join(schema.names), 1000)
+        raise BadTableError(f"{where} has {len(images)} columns of pictures, of {listed}; call the one to read image")
     return images[0], [name for name in binary if name != images[0]]
 
 

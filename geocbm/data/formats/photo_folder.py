@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from geocbm.data.formats.records import with_country, write_rejected
+from geocbm.data.formats.records import named_in, with_country, write_rejected
 from geocbm.data.images.photographs import is_photograph, read_photograph
-from geocbm.data.public.reading import Conversion, check_folder, named_in
+from geocbm.data.public.reading import Conversion, check_folder
 from geocbm.errors import BadTableError, UserError, printable
 from geocbm.files import atomic_path
 

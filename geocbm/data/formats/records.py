@@ -13,12 +13,13 @@ from typing import Any
 import pandas as pd
 
 from geocbm.data.concepts import SEPARATOR
-from geocbm.data.public.reading import Conversion, named_countries, named_in
+from geocbm.data.public.reading import Conversion, named_countries
 from geocbm.data.table import SEVERAL, column_of
 from geocbm.errors import BadTableError, check_choice, printable
 from geocbm.files import atomic_folder, atomic_path, paths
 
 MOST_COLUMNS = 1000
+_NAMED = 10  # records of each kind of problem
 _KEY = " key"  # a column that no source has: names of theirs have no space around them
 
 
@@ -110,6 +111,17 @@ def _text(value: Any) -> str:
 
 def _utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode()  # JSON may hold halves of letters, which no file can
+
+
+def named_in(rejected: Iterable[tuple[str, str]]) -> list[str]:
+    """One sentence for each reason, with the number and names of what was left out for it."""
+    names: dict[str, list[str]] = {}
+    for name, reason in rejected:
+        names.setdefault(reason, []).append(printable(name))
+    return [
+        f"{reason} ({len(own):,}): {', '.join(own[:_NAMED])}" + (", ..." if len(own) > _NAMED else "")
+        for reason, own in names.items()
+    ]
 
 
 def write_rejected(table: Path, header: tuple[str, str], rejected: Sequence[tuple[str, str]]) -> Path:

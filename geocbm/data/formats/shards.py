@@ -18,7 +18,7 @@ from typing import Any
 from geocbm.data.formats.records import Record
 from geocbm.data.images.bounds import MOST_BYTES
 from geocbm.data.images.photographs import ENDINGS
-from geocbm.errors import MissingInputError, first_line, listed
+from geocbm.errors import MissingInputError, first_line, printable
 
 MOST_TEXT = 1 << 20  # bytes of a sample's JSON or text
 _TEXTS = {"json": "", "txt": "note", "cls": "cls"}
@@ -32,9 +32,8 @@ def read_shards(shards: Sequence[Path], unread: Counter[str]) -> Iterator[Record
     MissingInputError. `unread` counts the endings of members that are left aside.
     """
     if missing := [str(shard) for shard in shards if not shard.is_file()]:
-        raise MissingInputError(
-            f"{len(missing)} of {len(shards)} shards are no files: {listed(missing)}; check the names"
-        )
+        listed = printable(", ".join(missing[:5]), 1000)
+        raise MissingInputError(f"{len(missing)} of {len(shards)} shards are no files: {listed}; check the names")
     seen: dict[str, str] = {}  # keys, each with its first shard
     for shard in shards:
         try:

@@ -23,7 +23,11 @@ _large_file = threading.Lock()
 
 @contextmanager
 def open_regular(path: Path, called: str) -> Iterator[tuple[BufferedReader, int]]:
-    """Open a regular file and tell its size in bytes; a pipe or a device is refused before a byte of it is read."""
+    """Open a regular file and tell its size in bytes; a pipe or a device is refused before a byte of it is read.
+
+    Raises:
+        UserError: it is no file, or too long; `MissingInputError` where there is none. Messages call it `called`.
+    """
     try:
         # Without waiting: opening a pipe would else hang until somebody writes into it.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -96,6 +96,9 @@ def open_picture(path: str | Path, least_side: int = REDUCED_SIDE) -> Image:
     """Read a picture file of a table as upright 8-bit RGB; any kind that `read_photograph` reads.
 
     It is reduced by a whole factor as long as its shorter side keeps `least_side` pixels.
+
+    Raises:
+        UserError: it cannot be read; the message names it. `MissingInputError` where it does not exist.
     """
     called = f"the picture {quoted(path)}"
     try:

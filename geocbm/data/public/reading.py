@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data.checks import is_empty
-from geocbm.errors import BadTableError, MissingInputError, ParameterError, check_choice, listed
+from geocbm.errors import BadTableError, MissingInputError, ParameterError, check_choice
 from geocbm.files import atomic_path
 from geocbm.metrics.country_names import country_name
 from geocbm.metrics.places import country_of
@@ -45,30 +45,39 @@ class Source:
         if target.resolve() == path.resolve():
             raise ParameterError(f"out is {target}, the source itself; name another file.")
         self.path, self.target, self.pictures, self.on_bad = path, target, pictures, on_bad
-        self.n_rows = self.n_written = self.n_images = 0
-        self.rejected: list[tuple[str, str]] = []  # name and flaw of each bad row
+        self.n_rows = self.n_dropped = self.n_written = self.n_images = 0
+        self._bad: Counter[str] = Counter()
+        self._examples: dict[str, list[str]] = {}
 
     def located(self, ids: pd.Series, names: pd.Series, lat: pd.Series, lng: pd.Series) -> pd.DataFrame:
-        """Keep the rows with an identifier, a place on the globe and a picture; note the others.
+        """Keep the rows with an identifier, a place on the globe and a picture; count the others.
 
         All are texts `[n]`: identifiers, names of pictures without ending, degrees. Columns are `pano_id`, `image_path`
         (relative to the target where it lies below its folder), `lat` and `lng`.
         """
-        north, east, nameless = np.abs(number(lat)), np.abs(number(lng)), is_empty(ids).to_numpy()
-        flaws = {
-            "the identifier is empty": nameless,
-            "latitude or longitude is no number": ~(np.isfinite(north) & np.isfinite(east)),
-            "latitude lies outside -90..90 or longitude outside -180..180": (north > 90) | (east > 180),
-            "the image is missing": ~names.isin(self.pictures.keys()).to_numpy(),
-        }
-        flaw = np.select(list(flaws.values()), list(flaws), "")
-        bad, named = flaw != "", ids.mask(nameless, [f"row {row + 2}" for row in ids.index])
-        self.rejected += zip(named[bad], flaw[bad], strict=True)
+        north, east = number(lat), number(lng)
+        nameless = is_empty(ids).to_numpy()
+        missing = ~(np.isfinite(north) & np.isfinite(east))
+        outside = ~missing & ((np.abs(north) > 90) | (np.abs(east) > 180))
+        lost = ~names.isin(self.pictures.keys()).to_numpy()
+        self._note("the identifier is empty", [f"row {row + 2}" for row in ids.index[nameless]])
+        self._note("latitude or longitude is no number", ids[missing & ~nameless])
+        places = [f"{ids.iloc[row]} at {north[row]:g}, {east[row]:g}" for row in np.flatnonzero(outside)]
+        self._note("latitude lies outside -90..90 or longitude outside -180..180", places)
+        self._note("the image is missing", ids[lost & ~nameless])
+        good = ~(nameless | missing | outside | lost)
         self.n_rows += len(ids)
+        self.n_dropped += int((~good).sum())
         home = str(self.target.resolve().parent) + os.sep
-        paths = [self.pictures[name] for name in names[~bad]]
+        paths = [self.pictures[name] for name in names[good]]
         paths = [path.removeprefix(home).replace(os.sep, "/") if path.startswith(home) else path for path in paths]
-        return pd.DataFrame({"pano_id": ids[~bad], "image_path": paths, "lat": lat[~bad], "lng": lng[~bad]})
+        return pd.DataFrame({"pano_id": ids[good], "image_path": paths, "lat": lat[good], "lng": lng[good]})
+
+    def _note(self, what: str, names: Sequence[str] | pd.Series) -> None:
+        if len(names):
+            self._bad[what] += len(names)
+            listed = self._examples.setdefault(what, [])
+            listed.extend(names[: NAMES_LISTED - len(listed)])
 
     def write(self, chunks: Iterable[pd.DataFrame], in_schema: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
         """Write the target, a chunk of the source at a time; `in_schema` calls `located`."""
@@ -79,7 +88,7 @@ class Source:
                     rows.to_csv(temporary, mode="a", header=self.n_written == 0, index=False)
                     self.n_written += len(rows)
                     self.n_images += rows["image_path"].nunique()
-                bad = named_in(self.rejected)
+                bad = self.bad_rows()
                 if bad and self.on_bad == "error":
                     remedy = "Mend the files, or leave these rows out with --on-bad drop."
                     raise BadTableError(f"{self.path}: {'; '.join(bad)}. {remedy}", bad)
@@ -93,18 +102,18 @@ class Source:
                 f"out {self.target} cannot be written ({problem.strerror}): name another with --out."
             ) from None
 
+    def bad_rows(self) -> list[str]:
+        """One sentence per kind of problem, with the names of the first few rows."""
+        return [
+            f"{what} in {n} row{'s' if n > 1 else ''}: {', '.join(self._examples[what])}"
+            + (f" and {n - len(self._examples[what])} more" if n > len(self._examples[what]) else "")
+            for what, n in self._bad.items()
+        ]
+
     def conversion(self, notices: Iterable[str]) -> Conversion:
         """What was written, and what is to be said of it."""
-        said = (*notices, *(f"left out: {sentence}" for sentence in named_in(self.rejected)))
-        return Conversion(self.target, self.n_written, self.n_images, len(self.rejected), said)
-
-
-def named_in(rejected: Iterable[tuple[str, str]]) -> list[str]:
-    """One sentence for each reason, with the number and the first names of what was left out for it."""
-    names: dict[str, list[str]] = {}
-    for name, reason in rejected:
-        names.setdefault(reason, []).append(name)
-    return [f"{reason} ({len(own):,}): {listed(own, NAMES_LISTED)}" for reason, own in names.items()]
+        said = (*notices, *(f"left out: {sentence}" for sentence in self.bad_rows()))
+        return Conversion(self.target, self.n_written, self.n_images, self.n_dropped, said)
 
 
 def check_folder(folder: Path, expected: str) -> None:
@@ -124,26 +133,28 @@ def check_columns(path: Path, header: Sequence[str], missing: Sequence[str], of:
         )
 
 
-@contextmanager
-def _said_when_no_csv(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as problem:
-        raise BadTableError(f"{path} cannot be read as CSV in UTF-8 ({problem}): fetch it again.") from problem
-
-
 def read_header(path: Path) -> list[str]:
     """Names of the columns of a CSV."""
-    with _said_when_no_csv(path):
+    try:
         return [str(name) for name in pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns]
+    except pd.errors.EmptyDataError:
+        raise BadTableError(f"{path} is empty: fetch it again, it must have a header and rows.") from None
+    except (UnicodeDecodeError, pd.errors.ParserError) as problem:
+        raise BadTableError(f"{path} cannot be read as CSV in UTF-8 ({problem}): fetch it again.") from problem
 
 
 def read_text(path: Path) -> Iterator[pd.DataFrame]:
     """Yield the rows of a CSV as text, many at a time; nothing becomes NaN, so Namibia's code NA stays a code."""
-    options = {"dtype": str, "na_filter": False, "encoding": "utf-8-sig", "index_col": False}
-    with _said_when_no_csv(path), pd.read_csv(path, chunksize=ROWS_AT_ONCE, **options) as chunks:
-        for chunk in chunks:
-            yield chunk.apply(lambda column: column.str.strip())
+    try:
+        with pd.read_csv(
+            path, dtype=str, na_filter=False, encoding="utf-8-sig", chunksize=ROWS_AT_ONCE, index_col=False
+        ) as chunks:
+            for chunk in chunks:
+                yield chunk.apply(lambda column: column.str.strip())
+    except (UnicodeDecodeError, pd.errors.ParserError) as problem:
+        raise BadTableError(
+            f"{path} cannot be read as CSV in UTF-8 ({problem}): put text that contains commas in double quotes."
+        ) from problem
 
 
 def index_pictures(roots: Iterable[Path]) -> dict[str, str]:

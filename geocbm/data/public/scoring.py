@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 
 from geocbm.data.checks import is_empty
-from geocbm.errors import MismatchError, MissingInputError, ParameterError, listed
+from geocbm.data.public.reading import NAMES_LISTED
+from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json
 from geocbm.metrics import NO_INTERVAL, THRESHOLDS_KM, Resamples, geolocation_intervals, spatial_blocks
-from geocbm.metrics.formatting import estimate_text
 from geocbm.metrics.places import PLACE_LEVELS, nearest_towns, places_right
 
 OSV_LEVELS = {
@@ -43,7 +43,9 @@ def read_predictions(path: str | Path) -> dict[str, tuple[float, float]]:
     """
     path = Path(path)
     if not path.is_file() and not any(path.glob("*.parquet")):
-        raise MissingInputError(f"{path} is missing: make it with geocbm predict PHOTOS --json {path}.")
+        raise MissingInputError(
+            f"There are no predictions at {path}: make them with geocbm predict PHOTOS --json {path}."
+        )
     content = _content(path)
     if not isinstance(content, list):
         raise ParameterError(f"The predictions {path} are no list of answers: {_INSTEAD}.")
@@ -96,6 +98,9 @@ def score_predictions(
         `median_km`, `mean_km`, `acc_1km` ... `acc_2500km`, `geoscore`, and `country_acc`, `region_acc`, `city_acc` (see
         `places.places_right`), each with `value`, `low` and `high`, and those of `administrative_accuracy`; then
         `n` (photographs), `n_missing` (without an answer) and `n_unused` (answers to other photographs).
+
+    Raises:
+        MismatchError: no answer belongs to the table, or two of its pictures share a file name.
     """
     rows = table.drop_duplicates("image_path")
     names = rows["image_path"].map(lambda path: Path(path).name)
@@ -107,7 +112,8 @@ def score_predictions(
         )
     unused = sorted(set(answers) - set(names))
     if len(unused) == len(answers):
-        raise MismatchError(f"No prediction belongs to a picture of the table; predicted are {listed(unused)}.")
+        listed = ", ".join(unused[:NAMES_LISTED]) or "none at all"
+        raise MismatchError(f"No prediction belongs to a picture of the table; predicted are {listed}.")
     nothing = (math.nan, math.nan)
     places = np.array([answers.get(name, nothing) for name in names], dtype=np.float64)  # (n, 2)
     lat, lng = places.T
@@ -159,10 +165,10 @@ def scores_in_words(scores: Mapping[str, Any]) -> str:
     """The metrics of `score_predictions`, one a line, with 95 % intervals."""
     lines = [f"photographs         {scores['n']:,} ({scores['n_missing']:,} without an answer, counted as misses)"]
     lines += [f"within {limit:>4} km      " + _percent(scores[f"acc_{limit}km"]) for limit in THRESHOLDS_KM]
-    lines.append("median error        " + estimate_text(scores["median_km"], "{:,.1f} km"))
+    lines.append("median error        " + _with_interval(scores["median_km"], ",.1f", " km"))
     answered = " (of the answers there are)" if scores["n_missing"] else ""
-    lines.append("mean error          " + estimate_text(scores["mean_km"], "{:,.1f} km") + answered)
-    lines.append("GeoScore            " + estimate_text(scores["geoscore"]))
+    lines.append("mean error          " + _with_interval(scores["mean_km"], ",.1f", " km") + answered)
+    lines.append("GeoScore            " + _with_interval(scores["geoscore"], ",.0f", ""))
     lines.append("named right by country polygon, and the nearest town in that country:")
     lines += [f"  {level:<18}" + _percent(scores[f"{level}_acc"]) for level in PLACE_LEVELS]
     own = [level for level in OSV_LEVELS if f"osv5m_{level}_acc" in scores]
@@ -181,4 +187,12 @@ def scores_in_words(scores: Mapping[str, Any]) -> str:
 
 
 def _percent(metric: Mapping[str, float]) -> str:
-    return estimate_text(metric, "{:.1f} %", 100)
+    return _with_interval({name: 100 * metric[name] for name in ("value", "low", "high")}, ".1f", " %")
+
+
+def _with_interval(metric: Mapping[str, float], form: str, unit: str) -> str:
+    value, low, high = (
+        format(metric[name], form) if math.isfinite(metric[name]) else "no answer" for name in ("value", "low", "high")
+    )
+    value += unit if math.isfinite(metric["value"]) else ""
+    return value if math.isnan(metric["low"]) else f"{value} ({low} to {high})"
