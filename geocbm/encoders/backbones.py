@@ -56,7 +56,11 @@ class Backbone:
         raise TypeError(f"{type(self).__name__} does not say what comes after its blocks")
 
     def examine(self, dark: Tensor, bright: Tensor) -> ImageFeatures:
-        """Features of one picture, given two plain ones (3, H, W); sets what depends on the size of pictures."""
+        """Features of one picture, given two plain ones (3, H, W); sets what depends on the size of pictures.
+
+        Raises:
+            ParameterError: the tokens lie on no grid over the picture.
+        """
         # Where blocks keep the shape they are skipped: loading a large model must not cost a pass through it.
         hidden = self.lower(dark[None], len(self.blocks) if self.keeps_shape else 0)
         features = self.head(hidden)
@@ -182,7 +186,11 @@ _TEXT_PARTS = ("text_model", "text_projection", "logit_scale", "logit_bias")
 
 
 def make_backbone(model: Any, missing: set[str]) -> Backbone:
-    """Choose the family of a model and take it apart; weights that are `missing` are random."""
+    """Choose the family of a model and take it apart.
+
+    Raises:
+        ParameterError: the model reads no pictures, or weights that the features need are `missing` and thus random.
+    """
     from geocbm.encoders.generic import GenericBackbone
 
     for text_part in _TEXT_PARTS:

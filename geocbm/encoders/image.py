@@ -39,6 +39,7 @@ class ImageEncoder(nn.Module):
         self._backbone = backbone
         self._preprocessing = Preprocessing(processor, name)
         self._weights = Fingerprint()
+        self._preprocessing_fingerprint: str | None = None
         self.image_size, width = self._preprocessing.height, self._preprocessing.width  # of what the model sees
         self.eval()
         dark, bright = (
@@ -114,7 +115,7 @@ class ImageEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 over all that features depend on: weights, architecture, preprocessing and what it does to pixels."""
-        return sha256_text(f"{self.weights_fingerprint()} {self._preprocessing.fingerprint}")
+        return sha256_text(f"{self.weights_fingerprint()} {self._pixels_fingerprint()}")
 
     def weights_fingerprint(self) -> str:
         """SHA-256 over weights, architecture and configured preprocessing; it changes when any weight changes."""
@@ -124,7 +125,12 @@ class ImageEncoder(nn.Module):
         """The same as `fingerprint` without the parameters that training the last blocks changes."""
         trained = self.upper_parameters(top_blocks)
         tensors = [(name, tensor) for name, tensor in self.state_dict().items() if name not in trained]
-        return hash_weights(tensors, *self._settings(), str(top_blocks), self._preprocessing.fingerprint)
+        return hash_weights(tensors, *self._settings(), str(top_blocks), self._pixels_fingerprint())
+
+    def _pixels_fingerprint(self) -> str:
+        if self._preprocessing_fingerprint is None:
+            self._preprocessing_fingerprint = self._preprocessing.fingerprint()
+        return self._preprocessing_fingerprint
 
     def _settings(self) -> tuple[str, str]:
         """Architecture and preprocessing as text."""
@@ -133,17 +139,26 @@ class ImageEncoder(nn.Module):
         return config_text(vision.to_dict()), config_text(self.processor.to_dict())
 
     def _check_top_blocks(self, top_blocks: int) -> None:
-        if not 0 <= top_blocks <= self.n_blocks:
-            has = f"has {self.n_blocks} blocks; use 0 to {self.n_blocks}"
-            if not self.n_blocks:
-                has = "cannot be divided into blocks, so that none can be trained; use 0 (unfreeze_layers=0)"
+        if 0 <= top_blocks <= self.n_blocks:
+            return
+        if self.n_blocks == 0:
             raise ParameterError(
-                f"top_blocks is {top_blocks}, but the encoder '{self.name}' (type '{self._backbone.kind}') {has}"
+                f"top_blocks is {top_blocks}, but the encoder '{self.name}' (type '{self._backbone.kind}') "
+                "cannot be divided into blocks, so that none can be trained; use 0 (unfreeze_layers=0)"
             )
+        raise ParameterError(
+            f"top_blocks is {top_blocks}, but the encoder '{self.name}' has {self.n_blocks} blocks; "
+            f"use 0 to {self.n_blocks}"
+        )
 
 
 def load_image_encoder(name_or_folder: str | Path) -> ImageEncoder:
-    """Load an image encoder, frozen, in float32, on the CPU; see `find_model_folder` for its name."""
+    """Load an image encoder, frozen, in float32, on the CPU; see `find_model_folder` for its name.
+
+    Raises:
+        MissingInputError: the model is neither local nor cached nor within reach.
+        ParameterError: the model has no safetensors, reads no pictures or cannot be understood.
+    """
     from transformers import AutoImageProcessor
 
     name, folder = str(name_or_folder), find_model_folder(name_or_folder)

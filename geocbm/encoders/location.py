@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from geocbm.encoders.loading import hash_weights
-from geocbm.errors import MissingInputError
+from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path
 
 PLACES_AT_ONCE = 8192
@@ -79,10 +79,10 @@ def load_gallery() -> np.ndarray:
 def location_embeddings(location_encoder: nn.Module, lat: np.ndarray, lng: np.ndarray) -> Tensor:
     """Embed coordinates `(n,)` degrees each with a frozen location encoder: `(n, g)` float32 on the CPU."""
     coordinates = torch.from_numpy(np.stack([lat, lng], axis=1).astype(np.float32))  # (n, 2)
-    return in_chunks(location_encoder, coordinates)
+    return _in_chunks(location_encoder, coordinates)
 
 
-def in_chunks(module: nn.Module, rows: Tensor) -> Tensor:
+def _in_chunks(module: nn.Module, rows: Tensor) -> Tensor:
     """What a module gives for rows `(n, ...)`, some at a time on its device: `(n, ...)` float32 on the CPU."""
     device = next((parameter.device for parameter in module.parameters()), rows.device)
     with torch.no_grad():
@@ -97,6 +97,8 @@ def gallery_embeddings(location_encoder: nn.Module, cache_folder: str | Path, pl
     what is not read takes no memory.
     """
     places = np.ascontiguousarray(places, dtype=np.float64)
+    if places.ndim != 2 or places.shape[1] != 2 or not len(places):
+        raise ParameterError(f"places has shape {places.shape}; give a row of latitude and longitude per place, (n, 2)")
     held = {**location_encoder.state_dict(), "places": torch.from_numpy(places)}
     key = hash_weights(held.items(), type(location_encoder).__qualname__)
     file = Path(cache_folder) / f"gallery-{key[:32]}.npy"
@@ -122,14 +124,25 @@ def _opened(file: Path, n: int) -> np.ndarray | None:
 
 def adapted_gallery(gps_adapter: nn.Module, embeddings: Tensor) -> Tensor:
     """Bring places `(n, g)` by Stage 0's adapter into the space of a run's image features: `(n, d)` at length 1."""
-    return normalize(in_chunks(gps_adapter, embeddings), dim=-1)
+    return normalize(_in_chunks(gps_adapter, embeddings), dim=-1)
 
 
 def nearest_places(image_features: Tensor, embeddings: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     """Rows `(n, k)` of the places `(g, d)` most like each image `(n, d)`, the best first, and their cosines `(n, k)`.
 
     The embeddings have length 1, the image features any.
+
+    Raises:
+        MismatchError: features and places differ in width.
+        ParameterError: `k` is below 1 or above the number of places.
     """
+    if image_features.shape[-1] != embeddings.shape[-1]:
+        raise MismatchError(
+            f"image_features have width {image_features.shape[-1]}, the places {embeddings.shape[-1]}; adapt the "
+            "gallery with the GPS adapter of the run that made the features"
+        )
+    if not 1 <= k <= len(embeddings):
+        raise ParameterError(f"k={k} is impossible with {len(embeddings)} places; give 1 to {len(embeddings)}")
     rows, likeness = [], []
     with torch.no_grad():
         for part in image_features.split(IMAGES_AT_ONCE):

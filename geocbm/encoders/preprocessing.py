@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,7 +51,11 @@ class Colours(NamedTuple):
 
 
 class Preprocessing:
-    """An image processor of transformers, checked to give colour pictures of one size."""
+    """An image processor of transformers, checked to give pictures of one size.
+
+    Raises:
+        ParameterError: it gives something else than colour pictures of one size.
+    """
 
     def __init__(self, processor: Any, name: str) -> None:
         self.processor = processor
@@ -71,7 +74,6 @@ class Preprocessing:
         levels = self.colours.levels(self([image])[0])
         return pillow.fromarray(np.rint(levels.clip(0, 255)).astype(np.uint8).transpose(1, 2, 0))
 
-    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over implementation and configuration, and over what they make of a few drawn pictures.
 

@@ -85,6 +85,11 @@ class TextEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Encode n texts without gradients into vectors (n, dim), float32, on the CPU."""
+        if batch_size < 1:
+            raise ParameterError(f"batch_size is {batch_size}; use at least 1")
+        texts = list(texts)
+        if not texts:
+            return torch.zeros(0, self.dim)
         # Texts of similar length share a batch, so that little is spent on padding; the order is restored after.
         order = sorted(range(len(texts)), key=lambda position: len(texts[position]))
         vectors = torch.zeros(len(texts), self.dim)
@@ -111,8 +116,14 @@ def load_text_encoder(
     """Load a text encoder, frozen, in float32, on the CPU.
 
     Its name is "atlas", a local folder or a hub name; without one the text tower of the image model is used.
+
+    Raises:
+        MissingInputError: the model is neither local nor cached nor within reach.
+        ParameterError: the model has no text tower, or neither name is given.
     """
-    name = name_or_folder or image_encoder_name or ""
+    name = name_or_folder or image_encoder_name
+    if not name:
+        raise ParameterError("neither a text encoder nor an image encoder is named; set text_encoder")
     folder = find_model_folder(name)
     model: Any
     model, missing = read_model(folder)
@@ -157,8 +168,11 @@ def _read_tokenizer(folder: Path, name: str) -> Any:
 def prototypes(text_encoder: TextEncoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Base prototypes: unit vectors (k, dim), float32, on the CPU.
 
-    Each is the mean of its name's normalised prompt embeddings, normalised again.
+    Each is the mean of its name's normalised prompt embeddings, normalised again. `ParameterError` says that there is
+    no template, or that one has no single `{}` for the name.
     """
+    if not templates:
+        raise ParameterError("templates is empty; give at least one, with {} for the name")
     texts = [text for name in names for text in prompts(name, templates)]
     vectors = normalize(text_encoder.encode(texts), dim=-1).view(len(names), len(templates), text_encoder.dim)
     return normalize(vectors.mean(dim=1), dim=-1)  # (k, dim)

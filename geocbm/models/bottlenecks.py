@@ -35,14 +35,19 @@ class MLPBottleneck(nn.Module):
     has_maps = False
     shape_settings = ("hidden_dim",)
 
-    def __init__(self, settings: BottleneckSettings, in_dim: int, token_dim: int | None = None) -> None:
+    @classmethod
+    def build(cls, settings: BottleneckSettings, in_dim: int, token_dim: int) -> MLPBottleneck:
+        """Make one as settings say."""
+        return cls(in_dim, settings.concept_emb_dim, settings.hidden_dim, settings.dropout)
+
+    def __init__(self, in_dim: int, out_dim: int = 512, hidden_dim: int = 1024, dropout: float = 0.4) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(in_dim, settings.hidden_dim),
-            nn.LayerNorm(settings.hidden_dim),
+            nn.Linear(in_dim, hidden_dim),
+            nn.LayerNorm(hidden_dim),
             nn.GELU(),
-            nn.Dropout(settings.dropout),
-            nn.Linear(settings.hidden_dim, settings.concept_emb_dim),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_dim, out_dim),
         )
 
     def forward(self, pooled: Tensor, tokens: Tensor | None = None) -> Tensor:
@@ -61,9 +66,23 @@ class TransformerBottleneck(nn.Module):
     has_maps = False
     shape_settings = ("transformer_width", "transformer_layers", "transformer_heads")
 
-    def __init__(self, settings: BottleneckSettings, in_dim: int, token_dim: int) -> None:
+    @classmethod
+    def build(cls, settings: BottleneckSettings, in_dim: int, token_dim: int) -> TransformerBottleneck:
+        """Make one as settings say."""
+        widths = in_dim, token_dim, settings.concept_emb_dim, settings.transformer_width
+        return cls(*widths, settings.transformer_layers, settings.transformer_heads, settings.dropout)
+
+    def __init__(
+        self,
+        in_dim: int,
+        token_dim: int,
+        out_dim: int = 512,
+        width: int = 512,  # inside the layers
+        layers: int = 2,
+        heads: int = 8,
+        dropout: float = 0.4,
+    ) -> None:
         super().__init__()
-        width, heads = settings.transformer_width, settings.transformer_heads
         self.pooled_projection = nn.Linear(in_dim, width)
         self.token_projection = nn.Linear(token_dim, width)
         self.class_token = nn.Parameter(torch.randn(width) * 0.02)
@@ -71,14 +90,12 @@ class TransformerBottleneck(nn.Module):
         layer = nn.TransformerEncoderLayer(
             width, heads, 2 * width, LAYER_DROPOUT, "gelu", batch_first=True, norm_first=True
         )
-        self.encoder = nn.TransformerEncoder(
-            layer, settings.transformer_layers, nn.LayerNorm(width), enable_nested_tensor=False
-        )
+        self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
         for each in self.encoder.layers:
             each.self_attn.dropout = 0.0  # dropout of attention weights rules out the fused kernel: 3.5 times the time
         self.pool_query = nn.Parameter(torch.randn(width) / math.sqrt(width))
-        self.drop = nn.Dropout(settings.dropout)
-        self.out = nn.Linear(2 * width, settings.concept_emb_dim)
+        self.drop = nn.Dropout(dropout)
+        self.out = nn.Linear(2 * width, out_dim)
 
     def forward(self, pooled: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Embed pooled features and patches; a ParameterError without the latter."""
@@ -98,11 +115,16 @@ class PatchBottleneck(nn.Module):
     has_maps = True
     shape_settings = ()
 
-    def __init__(self, settings: BottleneckSettings, in_dim: int, token_dim: int) -> None:
+    @classmethod
+    def build(cls, settings: BottleneckSettings, in_dim: int, token_dim: int) -> PatchBottleneck:
+        """Make one as settings say."""
+        return cls(token_dim, settings.concept_emb_dim, settings.dropout)
+
+    def __init__(self, token_dim: int, out_dim: int = 512, dropout: float = 0.4) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(token_dim)
-        self.drop = nn.Dropout(settings.dropout)
-        self.projection = nn.Linear(token_dim, settings.concept_emb_dim)
+        self.drop = nn.Dropout(dropout)
+        self.projection = nn.Linear(token_dim, out_dim)
 
     def forward(self, pooled: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Normalise the tokens in the precision of `pooled`; `cosines` does the rest. A ParameterError without them."""
@@ -192,11 +214,15 @@ class BottleneckSettings(TrainingSettings):
 
 
 def build_bottleneck(settings: BottleneckSettings, in_dim: int, token_dim: int | None = None) -> Any:
-    """The bottleneck that settings name, for pooled features and patch tokens of these widths."""
+    """The bottleneck that settings name, for pooled features and patch tokens of these widths.
+
+    Raises:
+        ParameterError: it reads tokens, but their width is None.
+    """
     kind = BOTTLENECKS[settings.bottleneck]
     if kind.needs_tokens and token_dim is None:
         raise ParameterError(f"bottleneck={settings.bottleneck!r} reads patch tokens; give token_dim, their width")
-    return kind(settings, in_dim, token_dim)
+    return kind.build(settings, in_dim, token_dim)
 
 
 def score_patches(bottleneck: Any, tokens: Tensor, metas: Tensor, parents: Tensor) -> tuple[Tensor, Tensor]:

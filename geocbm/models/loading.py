@@ -6,7 +6,7 @@ do not belong together a `MismatchError`. Models are given in evaluation mode.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,14 @@ from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
 from geocbm.models.stage2 import Stage2Config, Stage2CrossAttentionGeoHead
 from geocbm.training.checkpoints import load_checkpoint, read_config, restore
 
+NOTEBOOKS = ("03", "04", "05")  # of the stages
 _TEXT = "prompts.text_encoder."
 
 Config = TypeVar("Config")
+
+
+def _made_by(path: str | Path, stage: int) -> Callable[[], str]:
+    return partial(run_command, path, NOTEBOOKS[stage])
 
 
 @contextmanager
@@ -34,7 +39,7 @@ def _read(
     path: str | Path, stage: int, config: type[Config]
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any], Config]]:
     """Tensors, metadata and settings of a checkpoint; what the block misses in them is damage."""
-    made_by = partial(run_command, path, f"{stage + 3:02}")  # 03 trains Stage 0
+    made_by = _made_by(path, stage)
     tensors, metadata = load_checkpoint(path, made_by, stage)
     with of_content(path, made_by):
         yield tensors, metadata, read_config(config, metadata, path, made_by)
@@ -48,17 +53,17 @@ def load_stage0(path: str | Path, encoder: Any, location_encoder: nn.Module | No
     """
     with _read(path, 0, Stage0Config) as (tensors, metadata, config):
         start = metadata["encoder"]
-        again = f"or train again with `{run_command(path, '03')}`"
         if encoder.weights_fingerprint() != start["fingerprint"]:
             raise MismatchError(
                 f"{path} was trained from the encoder {start['name']!r} with other weights than those of "
-                f"{encoder.name!r}; load that encoder afresh, {again}"
+                f"{encoder.name!r}; load that encoder afresh, or train again with `{_made_by(path, 0)()}`"
             )
         before = start.get("preprocessing", encoder.preprocessing_name)
         if before != encoder.preprocessing_name:
             raise MismatchError(
                 f"{path} was trained on pictures that {before} prepared, but {encoder.name!r} prepares them with "
-                f"{encoder.preprocessing_name}, which gives other pixels; use the same, {again}"
+                f"{encoder.preprocessing_name}, which gives other pixels; use the same, or train again with "
+                f"`{_made_by(path, 0)()}`"
             )
         base = tensors["meta_base"], tensors["parent_base"]
         model = Stage0PretrainingModel(encoder, location_encoder, *base, config, metadata["gps_dim"])
@@ -97,9 +102,13 @@ def load_stage1(path: str | Path, bottleneck: nn.Module | None = None) -> Stage1
         return model
 
 
-def load_stage2(path: str | Path) -> Stage2CrossAttentionGeoHead:
-    """Load `stage2.safetensors`."""
+def load_stage2(path: str | Path, cells_digest: str | None = None) -> Stage2CrossAttentionGeoHead:
+    """Load `stage2.safetensors`; a `MismatchError` where it was trained on other geocells than those of the digest."""
     with _read(path, 2, Stage2Config) as (tensors, metadata, config):
+        if cells_digest is not None and cells_digest != metadata["cells_digest"]:
+            raise MismatchError(
+                f"{path} was trained on other geocells than the ones in use; train again with `{_made_by(path, 2)()}`"
+            )
         centers, widths = tensors["cell_centers"], (metadata["concept_dim"], metadata["token_dim"])
         keeper = None
         if config.keeps_some:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from geocbm.errors import ParameterError
 from geocbm.geodesy import EARTH_RADIUS_KM, cartesian_to_latlng, latlng_to_cartesian
 
 OFFSET_DIM = {"cartesian": 3, "latlng": 2, "tangent": 2}
@@ -25,6 +26,7 @@ def offset_targets(
     The kind is a key of `OFFSET_DIM`; the longitude of "latlng" goes the short way round, and "tangent" needs the scale
     `(B,)` of each cell in km.
     """
+    _check(kind, scale_km)
     if kind == "latlng":
         center_lat, center_lng = cartesian_to_latlng(centers)
         return torch.stack([lat - center_lat, (lng - center_lng + 180.0) % 360.0 - 180.0], dim=-1)
@@ -48,6 +50,7 @@ def decode_offsets(
 
     Gives `(B,)` latitudes in [-90, 90] and longitudes in [-180, 180), degrees, float32.
     """
+    _check(kind, scale_km)
     centers, offsets = centers.float(), offsets.float()
     if kind == "latlng":
         lat, lng = cartesian_to_latlng(centers)
@@ -77,3 +80,10 @@ def _tangent_axes(centers: Tensor) -> tuple[Tensor, Tensor]:
     east_y = torch.where(pole, torch.ones_like(x), x / safe)
     east = torch.stack([east_x, east_y, torch.zeros_like(z)], dim=-1)
     return east, functional.normalize(torch.linalg.cross(centers, east, dim=-1), dim=-1)
+
+
+def _check(kind: str, scale_km: Tensor | None) -> None:
+    if kind not in OFFSET_DIM:
+        raise ParameterError(f"offset_kind={kind!r} is unknown; use {', '.join(map(repr, OFFSET_DIM))}")
+    if kind == "tangent" and scale_km is None:
+        raise ParameterError("scale_km is None; offset_kind='tangent' needs the scale of each cell in km")

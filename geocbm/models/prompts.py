@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
 from geocbm.data.concepts import META_TEMPLATES, PARENT_TEMPLATES, prompts
+from geocbm.errors import ParameterError
 
 if TYPE_CHECKING:
     from geocbm.encoders import TextEncoder
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 class PromptPrototypes(nn.Module):
     """Base prototypes encoded anew at each call, with gradients into the text encoder (DECISIONS E4).
 
-    The formula is that of `encoders.prototypes` (specification, section "Prototype Construction"). The parameters that
-    the vectors depend on are unfrozen here. Of `chunk` prompts per pass the activations are computed again for the
-    gradient, so that memory does not grow with the vocabulary, at 4/3 of the work; 0 encodes all at once.
+    The prompts of all metas and parents are tokenised once, as one batch, from templates with `{}` where the name goes.
+    The formula is that of `encoders.prototypes` (specification, section "Prototype Construction"): per name the mean of
+    its normalised prompt embeddings, normalised again. The parameters that the vectors depend on are unfrozen here. Of
+    `chunk` prompts per pass the activations are computed again for the gradient, so that memory does not grow with the
+    vocabulary, at 4/3 of the work; 0 encodes all at once and keeps them.
     """
 
     def __init__(
@@ -29,17 +32,25 @@ class PromptPrototypes(nn.Module):
         text_encoder: TextEncoder,
         metas: Sequence[str],
         parents: Sequence[str],
+        meta_templates: Sequence[str] = META_TEMPLATES,
+        parent_templates: Sequence[str] = PARENT_TEMPLATES,
         chunk: int = 0,
     ) -> None:
         super().__init__()
+        if chunk < 0:
+            raise ParameterError(f"chunk={chunk} is impossible; give a number of prompts, or 0 for all at once")
+        for name, values in (("metas", metas), ("parents", parents)):
+            if not values:
+                raise ParameterError(f"{name} is empty; give at least one name")
         self.text_encoder = text_encoder
         for parameter in text_encoder.used_parameters().values():
             parameter.requires_grad_(True)
         self.dim = text_encoder.dim  # width of a prototype
         self.counts = (len(metas), len(parents))
         self.chunk = chunk
-        texts = [text for name in metas for text in prompts(name, META_TEMPLATES)]
-        texts += [text for name in parents for text in prompts(name, PARENT_TEMPLATES)]
+        self._n_templates = (len(meta_templates), len(parent_templates))
+        texts = [text for name in metas for text in prompts(name, meta_templates)]
+        texts += [text for name in parents for text in prompts(name, parent_templates)]
         self._token_names = []
         for name, value in text_encoder.tokenize(texts).items():
             self.register_buffer(f"tokens_{name}", value, persistent=False)  # (n, T)
@@ -57,7 +68,7 @@ class PromptPrototypes(nn.Module):
             else:
                 vectors.append(self.text_encoder.embed(part))
         unit = normalize(torch.cat(vectors).float(), dim=-1)  # (n, dim)
-        split = self.counts[0] * len(META_TEMPLATES)
-        meta = unit[:split].unflatten(0, (-1, len(META_TEMPLATES))).mean(1)
-        parent = unit[split:].unflatten(0, (-1, len(PARENT_TEMPLATES))).mean(1)
+        n_meta_prompts = self.counts[0] * self._n_templates[0]
+        meta = unit[:n_meta_prompts].view(self.counts[0], self._n_templates[0], self.dim).mean(1)
+        parent = unit[n_meta_prompts:].view(self.counts[1], self._n_templates[1], self.dim).mean(1)
         return normalize(meta, dim=-1), normalize(parent, dim=-1)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
+from geocbm.errors import ParameterError
 from geocbm.geodesy import haversine_km
 
 if TYPE_CHECKING:
@@ -55,10 +56,14 @@ def nearest_class_mean(
     Features are brought to length 1 and centred on their training mean, so that what all images share does not count.
     Nothing is fitted but the means, so a change of accuracy is a change of the features.
 
-    Of features `(n, d)` and classes `(n,)` of all rows, the means are taken over `train_rows`. Gives class indices of
-    `rows`; a class without a training row is never named.
+    Of features `(n, d)` and classes `(n,)` of all rows, the means are taken over `train_rows`, at least one. Gives
+    class indices of `rows`; a class without a training row is never named.
     """
     features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels)
+    if len(train_rows) == 0:
+        raise ParameterError("train_rows is empty; give the rows to take the class means over")
+    if len(labels) != len(features):
+        raise ParameterError(f"labels has {len(labels)} entries for {len(features)} features; give one for each")
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     centred = unit - unit[train_rows].mean(axis=0)
     classes, place = np.unique(labels[train_rows], return_inverse=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geocbm.encoders.location import in_chunks, location_embeddings
+from geocbm.encoders.location import location_embeddings
 from geocbm.errors import MismatchError, ParameterError
 from geocbm.models.bottlenecks import BottleneckSettings, build_bottleneck, mix_prototypes, pool_scores, score_patches
 from geocbm.models.prompts import PromptPrototypes
@@ -146,12 +146,23 @@ class Stage0PretrainingModel(nn.Module):
         if config.learn_temperature:
             self.log_temperature = nn.Parameter(torch.tensor(config.temperature).log())
         self.prompts = prompts
+        if prompts is not None:
+            shapes = [(count, prompts.dim) for count in prompts.counts]
+            given = [tuple(values.shape) for values in (meta_prototypes, parent_prototypes)]
+            if shapes != given:
+                raise MismatchError(
+                    f"the prompts give prototypes of the shapes {shapes}, but those given have {given}; "
+                    "make both from the same names and text encoder"
+                )
 
     def train(self, mode: bool = True) -> Stage0PretrainingModel:
         """Set the mode of the heads; the encoders stay in evaluation mode (running statistics must not drift).
 
-        Leaving training, the base prototypes are brought up to date with a trained text encoder.
+        Leaving training, the base prototypes are brought up to date with a trained text encoder. A ParameterError where
+        one is to be trained but there are no prompts.
         """
+        if mode and self.config.train_text_encoder and self.prompts is None:
+            raise ParameterError("train_text_encoder=True needs the prompts; give prompts=PromptPrototypes(...)")
         super().train(mode)
         self.encoder.eval()
         if self.location_encoder is not None:
@@ -223,7 +234,10 @@ class Stage0PretrainingModel(nn.Module):
         """Place embeddings `(n, d)` comparable with the image features, float32 on the CPU, of `(n,)` degrees."""
         if self.location_encoder is None:
             raise MismatchError("this Stage 0 model was loaded without a location encoder; pass one to load_stage0")
-        return in_chunks(self.gps_adapter, location_embeddings(self.location_encoder, lat, lng))
+        device = self.gps_adapter.weight.device
+        with torch.no_grad():
+            embedded = location_embeddings(self.location_encoder, lat, lng)
+            return torch.cat([self.gps_adapter(part.to(device)).cpu() for part in embedded.split(8192)])
 
     @property
     def description(self) -> dict[str, Any]:
@@ -249,13 +263,14 @@ class Stage0PretrainingModel(nn.Module):
         if similarity is None:
             unit = functional.normalize(output.meta_prototypes, dim=-1)
             similarity = functional.normalize(output.concept_emb, dim=-1) @ unit.T  # (B, k_m)
-        named = (similarity.argmax(1) == batch["concept_idx"]).float()
         return {
             "image": output.pooled,
             "place": output.gps,
             "lat": batch["lat"],
             "lng": batch["lng"],
-            "meta": named.masked_fill(batch["concept_idx"] < 0, math.nan),
+            "meta": (similarity.argmax(1) == batch["concept_idx"])
+            .float()
+            .masked_fill(batch["concept_idx"] < 0, math.nan),
         }
 
     def measure(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:

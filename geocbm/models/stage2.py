@@ -110,10 +110,15 @@ class Stage2CrossAttentionGeoHead(nn.Module):
         self.config = config = config or Stage2Config()
         self.concept_dim, self.token_dim, self.n_cells = concept_dim, token_dim, n_cells
         centers = torch.as_tensor(cell_centers, dtype=torch.float32).detach().cpu()
+        if centers.shape != (n_cells, 3):
+            raise ParameterError(f"cell_centers has shape {tuple(centers.shape)}; {n_cells} cells need ({n_cells}, 3)")
         self.register_buffer("cell_centers", functional.normalize(centers, dim=-1))
         if config.offset_kind == "tangent":
-            if cell_scale_km is None:
-                raise ParameterError("cell_scale_km is None; offset_kind='tangent' needs the scale of each cell in km")
+            if cell_scale_km is None or len(cell_scale_km) != n_cells:
+                given = "None" if cell_scale_km is None else f"{len(cell_scale_km)} numbers"
+                raise ParameterError(
+                    f"cell_scale_km is {given}; offset_kind='tangent' needs the scale of each of {n_cells} cells in km"
+                )
             self.register_buffer("cell_scale_km", torch.as_tensor(cell_scale_km, dtype=torch.float32).detach().cpu())
         width, mode = config.embed_dim, config.ablation_mode
         self._add_features(concept_dim, token_dim)

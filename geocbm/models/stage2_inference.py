@@ -35,13 +35,23 @@ class NeighbourRefiner:
 
     Each of the most probable cells proposes the mean place of its most similar training pictures. The proposal with the
     highest `log p(cell) + similarity / temperature` wins, so that a cell of second rank can win by a picture that is
-    almost the same. A cell without training pictures proposes nothing. Of the training pictures, at least one, it takes
-    pooled features `(n, d)`, places and cells `(n,)`.
+    almost the same. A cell without training pictures proposes nothing.
+
+    Args:
+        features: `(n, d)` pooled features of the training pictures, at least one.
+        lat: `(n,)` degrees.
+        lng: `(n,)` degrees.
+        cell: `(n,)` cell of each.
     """
 
     def __init__(
         self, features: Tensor, lat: np.ndarray | Tensor, lng: np.ndarray | Tensor, cell: np.ndarray | Tensor
     ) -> None:
+        lengths = {len(values) for values in (features, lat, lng, cell)}
+        if lengths == {0} or len(lengths) > 1:
+            raise ParameterError(
+                f"features, lat, lng and cell have {sorted(lengths)} rows; give one each for at least one picture"
+            )
         self.features = functional.normalize(features.float(), dim=-1)  # (n, d)
         self.lat, self.lng = (torch.as_tensor(values, dtype=torch.float64) for values in (lat, lng))
         self.cell = torch.as_tensor(cell, dtype=torch.long)
@@ -79,7 +89,7 @@ class NeighbourRefiner:
 
     @classmethod
     def load(cls, path: str | Path) -> NeighbourRefiner:
-        """Read what `save` wrote."""
+        """Read what `save` wrote; a MissingInputError where there is none, a MismatchError for another kind of file."""
         with opened(path, partial(run_command, path, "05")) as (tensors, _):
             held = (torch.from_numpy(tensors[name]) for name in ("features", "lat", "lng", "cell"))
             return cls(*held)

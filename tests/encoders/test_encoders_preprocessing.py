@@ -57,12 +57,12 @@ def test_two_implementations_of_one_preprocessing_do_not_share_a_store(tmp_path,
     ],
 )
 def test_every_setting_is_in_the_key(changes):
-    assert clip(**changes).fingerprint != clip().fingerprint == clip().fingerprint
+    assert clip(**changes).fingerprint() != clip().fingerprint() == clip().fingerprint()
 
 
 def test_what_no_setting_tells_is_in_the_key(monkeypatch):
     """Another version of a library, or another reader of files, changes pixels and nothing else."""
-    first = clip().fingerprint
+    first = clip().fingerprint()
     other = clip()
     run = type(other.processor).resize
 
@@ -70,11 +70,11 @@ def test_what_no_setting_tells_is_in_the_key(monkeypatch):
         return run(self, image, *args, **options | {"antialias": False})
 
     monkeypatch.setattr(type(other.processor), "resize", resize)
-    assert clip().fingerprint != first
+    assert clip().fingerprint() != first
     monkeypatch.undo()
     opened = preprocessing.open_picture
     monkeypatch.setattr(preprocessing, "open_picture", lambda path: opened(path).transpose(0))
-    assert clip().fingerprint != first
+    assert clip().fingerprint() != first
 
 
 def test_lower_halves_of_two_preprocessings_differ(tmp_path):

@@ -9,6 +9,7 @@ from torch import nn
 
 from geocbm.encoders import location
 from geocbm.encoders.location import adapted_gallery, gallery_embeddings, location_embeddings, nearest_places
+from geocbm.errors import MismatchError, ParameterError
 from geocbm.evaluation.baselines.retrieval import Gallery
 
 PLACES = np.array([[0.0, 0.0], [10.0, 20.0], [-30.0, 170.0], [60.0, -5.0]])
@@ -110,3 +111,13 @@ def test_the_baseline_gives_the_same_place():
     rows = nearest_places(images, nn.functional.normalize(places, dim=-1))[0][:, 0].numpy()
     np.testing.assert_array_equal(answer.lat, lat[rows])
     np.testing.assert_array_equal(answer.lng, lng[rows])
+
+
+def test_impossible_calls_are_named(tmp_path):
+    with pytest.raises(ParameterError, match=r"shape \(4,\)"):
+        gallery_embeddings(CountingEncoder(), tmp_path, PLACES[:, 0])
+    with pytest.raises(MismatchError, match="width 3, the places 2"):
+        nearest_places(torch.zeros(1, 3), torch.eye(2))
+    for k in (0, 3):
+        with pytest.raises(ParameterError, match=f"k={k}"):
+            nearest_places(torch.zeros(1, 2), torch.eye(2), k=k)

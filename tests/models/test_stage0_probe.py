@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from geocbm.errors import ParameterError
 from geocbm.models.retrieval import class_mean_accuracy, nearest_class_mean
 
 # Directions of four training images, two of each class (5 and 9), then three to name; their lengths must not matter.
@@ -30,3 +31,10 @@ def test_shares_beside_that_of_the_most_frequent_class():
     assert list(table.index) == ["untouched", "blind", "most frequent class"]
     assert table.loc["untouched", "meta"] == pytest.approx(2 / 3)
     assert table.loc["most frequent class"].tolist() == pytest.approx([1 / 3, 1 / 3])
+
+
+def test_impossible_questions_are_named():
+    with pytest.raises(ParameterError, match="train_rows is empty"):
+        nearest_class_mean(FEATURES, LABELS, TRAIN[:0], ROWS)
+    with pytest.raises(ParameterError, match="labels has 3 entries for 7 features"):
+        nearest_class_mean(FEATURES, LABELS[:3], TRAIN[:2], ROWS)

@@ -74,7 +74,20 @@ def test_chunks_give_the_same_gradients(folders):
         torch.testing.assert_close(gradients[1][name], value, atol=1e-6, rtol=1e-4)
 
 
-def test_a_text_encoder_is_trained_only_where_the_words_count():
+def test_impossible_prompts_are_named(text):
+    with pytest.raises(ParameterError, match="chunk=-1 is impossible"):
+        PromptPrototypes(text, METAS, PARENTS, chunk=-1)
+    with pytest.raises(ParameterError, match="parents is empty"):
+        PromptPrototypes(text, METAS, [])
+
+
+def test_training_needs_prompts_that_fit_the_prototypes(folders, text):
+    encoder = load_image_encoder(folders("clip"))
+    made = PromptPrototypes(text, METAS, PARENTS)
+    with pytest.raises(MismatchError, match=r"shapes \[\(3, 12\), \(2, 12\)\], but those given have \[\(4, 12\)"):
+        Stage0PretrainingModel(encoder, None, torch.zeros(4, 12), torch.zeros(2, 12), TRAINED, 8, made)
+    with pytest.raises(ParameterError, match="train_text_encoder=True needs the prompts; give prompts="):
+        Stage0PretrainingModel(encoder, None, torch.zeros(3, 12), torch.zeros(2, 12), TRAINED, 8).train()
     with pytest.raises(ParameterError, match="train_text_encoder=True is useless with concept_losses=False"):
         Stage0Config(train_text_encoder=True, concept_losses=False)
 

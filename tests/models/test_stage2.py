@@ -112,6 +112,11 @@ def test_impossible_settings_are_named(options, message):
         Stage2Config(**options)
 
 
+def test_centres_of_another_shape_are_refused():
+    with pytest.raises(ParameterError, match=r"shape \(3, 3\); 5 cells need \(5, 3\)"):
+        Stage2CrossAttentionGeoHead(8, 8, 5, CENTERS)
+
+
 FOUR = latlng_to_cartesian(np.array([0.0, 45.0, -30.0, 10.0]), np.array([0.0, 90.0, 179.9, 20.0]))
 
 
@@ -195,7 +200,7 @@ def test_training_finds_places_and_comes_back_from_disk(world, tmp_path):
     model, result = world.fit(path)
     assert result.best["cell_top1"] > 0.9
     assert result.best["median_km"] < 400 < result.initial["median_km"]
-    loaded = load_stage2(path)
+    loaded = load_stage2(path, "abc")
     rows = np.array([149, 3])
     ours, theirs = (predict_stage2(each, world.concept_emb, world.tokens, rows) for each in (model, loaded))
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
@@ -203,6 +208,8 @@ def test_training_finds_places_and_comes_back_from_disk(world, tmp_path):
     assert ours["attention"].shape == (2, 9)
     np.testing.assert_allclose(ours["cell_probability"].sum(1), 1, rtol=1e-5)
     assert (np.diff(ours["cell_probability"], axis=1) <= 0).all()
+    with pytest.raises(MismatchError, match="other geocells"):
+        load_stage2(path, "xyz")
 
 
 @pytest.mark.parametrize(
@@ -305,6 +312,8 @@ def test_tangent_offsets_by_hand():
     # One degree east over the antimeridian, one degree south at twice the scale, one degree of longitude at 60 north.
     expected = torch.tensor([[1.0, 0.0], [0.0, -0.5], [0.5, 0.00378]]).double()
     torch.testing.assert_close(offsets, expected, rtol=0, atol=2e-4)
+    with pytest.raises(ParameterError, match="offset_kind='tangent' needs the scale"):
+        offset_targets(centers, lat, lng, "tangent")
     with pytest.raises(ParameterError, match="cell_scale_km is None; offset_kind='tangent'"):
         Stage2CrossAttentionGeoHead(8, 8, 3, CENTERS, Stage2Config(offset_kind="tangent"))
 

@@ -71,6 +71,8 @@ def test_predictions_use_it_and_ask_for_features(tmp_path):
 
 
 def test_wrong_inputs_are_named(tmp_path):
+    with pytest.raises(ParameterError, match=r"have \[3, 4\] rows"):
+        NeighbourRefiner(FEATURES, LAT[:3], LNG, CELL)
     with pytest.raises(MissingInputError, match="--from 01"):
         NeighbourRefiner.load(tmp_path / "nothing.safetensors")
     from safetensors.torch import save_file

@@ -117,7 +117,11 @@ class RangeJob:
 
 
 def encode_in_ranges(job: RangeJob, rows: np.ndarray, files: Sequence[str | Path]) -> Iterator[int]:
-    """Encode ascending rows of a store on the workers of the engine; gives the length of each range that is done."""
+    """Encode ascending rows of a store, of these files, on the workers of the engine.
+
+    Yields:
+        The number of pictures of each range that is done, in any order.
+    """
     absolute = [str(Path(file).absolute()) for file in files]
     with engine.engine_of_environment():
         per_worker = len(rows) / job.batch_size / engine.workers()
@@ -128,7 +132,15 @@ def encode_in_ranges(job: RangeJob, rows: np.ndarray, files: Sequence[str | Path
 
 
 def encode_range(job: RangeJob, rows: np.ndarray, files: Sequence[str]) -> int:
-    """Encode ascending rows of a store, of these files, in this process; what an earlier try has written stays."""
+    """Encode ascending rows of a store, of these files, in this process; what an earlier try has written stays.
+
+    Returns:
+        The number of rows, all of which are now on disk.
+
+    Raises:
+        MissingInputError: this process does not see the store, or not a picture.
+        MismatchError: it loads another encoder by the same name.
+    """
     if not job.path.is_dir():
         raise MissingInputError(
             f"a worker on {platform.node()} does not see {job.path}; set GEOCBM_DATA to a disk that all workers share"

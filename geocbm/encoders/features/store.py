@@ -9,7 +9,6 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ DIGESTS = "digests.parquet"
 """File with the content hash of each picture; as JSON that of millions would be hundreds of megabytes."""
 _BLOCK, _PIECE = 2**26, 2**20
 _READERS, _DIGESTS_AT_ONCE = 4, 10_000
+_AGAIN = "delete the folder and encode the pictures again"
 
 Batches = Iterator[dict[str, np.ndarray]]
 """Per batch of pictures one half-precision array (rows, ...) per kind."""
@@ -62,6 +62,11 @@ class FeatureStore:
         """Open a finished store, of pictures with these digests in their order and of weights with this fingerprint.
 
         All of it is read once and held against the checksums in its manifest.
+
+        Raises:
+            MissingInputError: there is no finished store in the folder.
+            MismatchError: it was made from other pictures or weights.
+            DamagedError: its manifest or one of its files is not what was written.
         """
         path = Path(path)
         if not (path / "manifest.json").is_file():
@@ -82,7 +87,8 @@ class FeatureStore:
                 f"{fingerprint[:12]}; encode the pictures again with the encoder in use"
             )
         if digests is not None and list(digests) != store.digests:
-            differing = sum(a != b for a, b in zip_longest(digests, store.digests))
+            differing = sum(a != b for a, b in zip(digests, store.digests, strict=False))
+            differing += abs(len(digests) - store.n)
             raise MismatchError(
                 f"the feature store '{path.name}' was made from other pictures: {differing} of {len(digests)} differ "
                 "or stand in another order; encode the pictures again"
@@ -90,11 +96,13 @@ class FeatureStore:
         for kind, shape in store._shapes.items():
             file, expected = file_of(path, kind), store.n_unique * n_bytes(shape)
             size = file.stat().st_size if file.is_file() else 0
-            if size != expected or checksums(file) != sums[kind]:
-                flaw = "was changed" if size == expected else f"has {size} bytes instead of {expected}"
+            if size != expected:
                 raise DamagedError(
-                    f"'{file.name}' of the feature store '{path.name}' {flaw}; delete the folder and encode the "
-                    "pictures again"
+                    f"'{file.name}' of the feature store '{path.name}' has {size} bytes instead of {expected}; {_AGAIN}"
+                )
+            if checksums(file) != sums[kind]:
+                raise DamagedError(
+                    f"'{file.name}' of the feature store '{path.name}' was changed since it was written; {_AGAIN}"
                 )
         return store
 
@@ -103,7 +111,8 @@ class FeatureStore:
         if kind in self.elsewhere:
             return self.elsewhere[kind].shape(kind)
         if kind not in self.kinds:
-            raise ParameterError(f"the feature store has no '{kind}', only {', '.join(self.kinds)}; encode it")
+            kinds = ", ".join(self.kinds)
+            raise ParameterError(f"the feature store has no '{kind}', only {kinds}; encode with that kind")
         return self._shapes[kind]
 
     def read(self, kind: str, rows: Sequence[int] | np.ndarray | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -130,7 +139,11 @@ class FeatureStore:
         """Row numbers as an array, checked; a mask becomes the rows it marks."""
         positions = np.asarray(rows)
         if positions.dtype == bool:
-            positions = np.arange(self.n)[positions]
+            if len(positions) != self.n:
+                raise ParameterError(
+                    f"the mask of rows has {len(positions)} entries; the feature store has {self.n} rows"
+                )
+            return np.flatnonzero(positions)
         positions = positions.astype(np.int64).reshape(-1)
         outside = positions[(positions < 0) | (positions >= self.n)]
         if len(outside):

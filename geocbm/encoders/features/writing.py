@@ -57,7 +57,13 @@ def encode_features(
     take more than `max_cache_gb` (10^9 bytes) the smallest are stored, and every read of the others encodes again.
     Under a `joblib.parallel_config`, or with an engine in the environment, what is stored is encoded in ranges by its
     workers, see `features.encoding`.
+
+    Raises:
+        NoSpaceError: the disk cannot hold the store; nothing has been written.
+        UserError: a picture cannot be read or gives features that are not numbers.
     """
+    if len(files) != len(digests):
+        raise ParameterError(f"there are {len(files)} files but {len(digests)} digests; give one digest per file")
     shapes = _checked_shapes(encoder, kinds, batch_size)
 
     def encode(encoder: ImageEncoder, rows: np.ndarray, wanted: Sequence[str]) -> Batches:
@@ -84,6 +90,10 @@ def re_encode(
     """Pooled features and tokens of an encoder whose last blocks were trained, from the activations that enter them.
 
     Those are the kind "hidden:N", for N = `top_blocks`, of a store that was made before the training.
+
+    Raises:
+        MismatchError: the activations were made by an encoder whose lower blocks differ.
+        ParameterError: the store lacks them.
     """
     source = f"hidden:{top_blocks}"
     hidden_store.shape(source)
@@ -206,7 +216,10 @@ def _is_whole(path: Path, manifest: dict[str, Any]) -> bool:
         return False
     try:
         FeatureStore.open(path, manifest["digests"], manifest["fingerprint"])
-    except (MismatchError, MissingInputError) as problem:  # never of other pictures: its name is their hash
+    except (
+        MismatchError,
+        MissingInputError,
+    ) as problem:  # never of other pictures: its name is their hash
         warnings.warn(f"{first_line(problem)}; it is made again", stacklevel=2)
         shutil.rmtree(path)
         return False
@@ -225,6 +238,8 @@ def _checked_shapes(encoder: ImageEncoder, kinds: Sequence[str], batch_size: int
     """Shape of one picture's features per kind, the kinds sorted and without repeats."""
     if batch_size < 1:
         raise ParameterError(f"batch_size is {batch_size}; use at least 1")
+    if not kinds:
+        raise ParameterError("kinds is empty; use 'pooled', 'tokens' or 'hidden:N'")
     shapes: dict[str, tuple[int, ...]] = {}
     for kind in sorted(set(kinds)):
         name, _, depth = kind.partition(":")
