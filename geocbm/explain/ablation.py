@@ -37,9 +37,12 @@ def ablate_all_concepts(
 
     `FREQUENT` answers with the centre of the most frequent cell and believes in each cell as often as training
     pictures lie in it. `CENTRAL` is the training place with the smallest median distance to the others; it names no
-    cell. A row per `method`: `median_km`, `geoscore`, `cell_acc` (share of right cells) and `log_loss` (mean of
-    `-log p` of the true cell, nats), each with its interval by blocks of 100 km; `cell_acc_change` and
-    `log_loss_change` are paired differences from the most frequent cell.
+    cell. Intervals are by blocks of 100 km.
+
+    Returns:
+        A row per method: `method`, `median_km`, `geoscore`, `cell_acc` (share of right cells) and `log_loss` (mean of
+        `-log p` of the true cell, nats), each with `_low` and `_high`; `cell_acc_change` and `log_loss_change` are
+        paired differences from the most frequent cell.
     """
     lat, lng, cell = run.lat[rows], run.lng[rows], run.cell_label[rows]
     train, cells = run.rows["train"], run.cells

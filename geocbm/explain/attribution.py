@@ -124,10 +124,17 @@ def explain_scores(
 ) -> Explanation:
     """Explain the answer for one picture, pooled over its views: `EXACT` for `concept_scores` and `hybrid`.
 
-    `scores` `(V, k)` are probabilities of metas and then parents, a row for each view (usually one), and `tokens`
-    `(V, P, w)` the patch tokens for mode `hybrid`. Modes whose logits are no sums are explained `BY_ABLATION`: with the
-    `answer` to edited scores `(E * V, k)`, view by view within each edit (`interventions.predict_with_scores`), and the
-    `baseline` `(k,)` at which a concept is ablated (`interventions.baseline_scores`).
+    Args:
+        head: Stage 2 in any mode.
+        scores: `(V, k)` probabilities of metas and then parents, a row for each view; usually one.
+        target: the place whose log odds or logit is explained.
+        tokens: `(V, P, w)` patch tokens, for mode `hybrid`.
+        answer: what the model says of edited scores `(E * V, k)`, view by view within each edit, for modes whose logits
+            are no sums and are explained `BY_ABLATION`; see `interventions.predict_with_scores`.
+        baseline: `(k,)` scores at which a concept is ablated (`interventions.baseline_scores`), for the same modes.
+
+    Raises:
+        ParameterError: no single cell is named for a logit, or a mode lacks what it needs.
     """
     views = len(scores)
     mask, names = torch.as_tensor(np.asarray(target.inside), dtype=torch.bool), (*target.metas, *target.parents)

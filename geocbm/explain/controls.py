@@ -53,8 +53,10 @@ def random_concepts(
     features. Each vector is normalised by itself and the mean over training images is taken off, because a random
     direction would else see little but what all images share. The cosine with each direction is multiplied by one
     factor, chosen so that scores spread over images and patches as much as Stage 1's do; pooling over the patches and
-    the softmaxes or sigmoids are Stage 1's. No label, no name and no weight of the bottleneck plays a part. For each
-    seed there are `meta_probabilities (n, k_m)` and `parent_probabilities (n, k_p)` of all rows.
+    the softmaxes or sigmoids are Stage 1's. No label, no name and no weight of the bottleneck plays a part.
+
+    Yields:
+        `meta_probabilities (n, k_m)` and `parent_probabilities (n, k_p)` of all rows, in the order of the seeds.
     """
     counts, device = (len(model.meta_base), len(model.parent_base)), model.meta_bias.device
 

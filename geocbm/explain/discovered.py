@@ -14,9 +14,12 @@ ROWS_AT_A_TIME = 64
 
 
 class SparseAutoencoder(nn.Module):
-    """Rebuilds tokens of a `width` w from the few of its k `units` that are most active on a patch.
+    """Rebuilds tokens from the few units that are most active (Gao et al. 2024, "Scaling and evaluating SAEs").
 
-    Gao et al. 2024, "Scaling and evaluating sparse autoencoders".
+    Args:
+        width: of the tokens, w.
+        units: k directions to be found.
+        active: units that may be active on a patch.
     """
 
     def __init__(self, width: int, units: int, active: int = 8) -> None:

@@ -161,9 +161,12 @@ def intervention_curve(
     """Error against the number of corrected concepts.
 
     `values` are read from other pictures than the `cases`, `policies` are those by name ("random" is averaged over
-    `RANDOM_ORDERS`), and `unit` is one of `UNITS`. A row per policy and step: `unit`, `policy`, `n`, `median_km` and
-    `geoscore` with their intervals by blocks of 100 km, and what the GeoScore gained on the best step before: `change`
-    (NaN at step 0), whose intervals are paired and hold for all steps of a curve together (Bonferroni).
+    `RANDOM_ORDERS`), and `unit` is one of `UNITS`. Intervals are by blocks of 100 km.
+
+    Returns:
+        A row per policy and step: `unit`, `policy`, `n`, `median_km` and `geoscore` with `_low` and `_high`, and what
+        the GeoScore gained on the best step before: `change` with `_low` and `_high` (NaN at step 0). These intervals
+        are paired and hold for all steps of a curve together (Bonferroni).
     """
     blocks, steps = metrics.spatial_blocks(cases.lat, cases.lng), steps_for(cases, unit)
     jointly = 1 - 0.05 / max(1, len(steps) - 1)

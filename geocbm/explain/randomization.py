@@ -90,10 +90,13 @@ def measure_randomization(
     """Rank correlation over the patches between the maps of the trained model and those with weights drawn anew.
 
     Of at most `PICTURES` of the `rows`, at least one: the map (`concept_maps` of a `kind`) of the concept that the
-    trained model names, and the attention of `head`, unless it is the same everywhere. Correlations count without their
-    sign: a map turned upside down has not changed. A row per step of `cascade` and map: `explanation`, `step`,
-    `similarity` with its interval by blocks of 100 km, and `chance`, what unrelated maps of so many patches have;
-    `attrs["n"]` is the number of pictures.
+    trained model names, and the attention of `head`. Correlations count without their sign: a map turned upside down
+    has not changed. Intervals are by blocks of 100 km.
+
+    Returns:
+        A row per step of `cascade` and map: `explanation`, `step`, `similarity` with `_low` and `_high`, and `chance`,
+        what unrelated maps of so many patches have; none for attention that is the same everywhere. `attrs["n"]` is
+        the number of pictures.
     """
     rows = np.unique(rows[np.linspace(0, len(rows) - 1, min(PICTURES, len(rows))).astype(int)])
     pixels = [model.pixels(rows[start : start + BATCH_SIZE]) for start in range(0, len(rows), BATCH_SIZE)]

@@ -83,9 +83,12 @@ def measure_stability(
     """Rank correlation of the explanations of the same picture over pairs of seeds, and of different pictures.
 
     For the maps of the named concept, different pictures are pictures of the same concept where there are others, so
-    that the yardstick also knows where such a concept usually stands. A row for each `explanation` that is not
-    constant: `same` and `different` with their intervals by blocks of 100 km. `attrs` holds the number of seeds and
-    their shares of hits in the pointing game (`seeds`, `pointing`).
+    that the yardstick also knows where such a concept usually stands. Intervals are by blocks of 100 km.
+
+    Returns:
+        A row for each explanation: `explanation`, and `same` and `different` with `_low` and `_high`; none that is
+        constant, such as the attention of a mode that asks no patch. `attrs` holds the number of seeds and their
+        shares of hits in the pointing game (`seeds`, `pointing`).
     """
     resamples = Resamples(spatial_blocks(run.lat[rows], run.lng[rows]), n_resamples, seed)
     all_alike = np.zeros(len(rows))

@@ -55,9 +55,17 @@ def build_geocells(
     """Cut each country into `n // min_samples_per_cell` cells, at least one.
 
     A country with one cell has the normalised mean of its unit vectors as centre, or, where that mean has no direction,
-    the sample with the smallest sum of distances. `lat`, `lng` (degrees) and `country` `[n]` are of the training
-    samples; for the numbers see `GeocellsConfig`. `partition` turns the points `[m, 3]` of one country, k and a seed
-    into at most k centres `[K, 3]`, all unit vectors; it is not asked for k = 1.
+    the sample with the smallest sum of distances.
+
+    Args:
+        lat: `[n]` latitudes of training samples, degrees.
+        lng: `[n]` longitudes, degrees.
+        country: `[n]` countries.
+        min_samples_per_cell: see `GeocellsConfig`, as for the other two.
+        seed: of k-means.
+        merge_below: in samples.
+        partition: `(points [m, 3] of one country, k, seed)` to at most k centres `[K, 3]`, all unit vectors; k-means by
+            default. Samples then belong to the nearest centre of their country. Not asked for k = 1.
     """
     lat, lng = checked_points(lat, lng)
     config = GeocellsConfig(min_samples_per_cell, merge_below, seed)

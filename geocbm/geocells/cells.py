@@ -89,7 +89,12 @@ class Geocells:
 
     @classmethod
     def load(cls, path: str | Path) -> Geocells:
-        """Read cells written by `save`."""
+        """Read cells written by `save`.
+
+        Raises:
+            MissingInputError: there is no such file.
+            DamagedError: the file was changed since, or is something else.
+        """
         with opened(path, partial(run_command, path, "02")) as content:
             return cls(settings=json.loads(str(content["settings"])), **{name: content[name] for name in _ARRAYS})
 

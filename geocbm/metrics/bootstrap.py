@@ -65,9 +65,12 @@ def estimates_by_group(
 ) -> pd.DataFrame:
     """Metrics of groups of rows, each with its interval; groups may overlap and share their draws.
 
-    `blocks` `[n_rows]`, perhaps none, or `Resamples` of them are resampled; groups are masks `[n_rows]` by name, and
-    `values` `[n_rows]` as in `estimate_columns`, without NaN. A row per group that has rows: `group`, `n`, and each
-    metric with `_low` and `_high`.
+    `blocks` `[n_rows]`, perhaps none, or `Resamples` of them are resampled (`n` times); groups are masks `[n_rows]` by
+    name, and so are `values` `[n_rows]`. What is called `median...` becomes the median of a group, anything else the
+    mean; NaN is left out.
+
+    Returns:
+        A row per group that has rows, in their order: `group`, `n`, and each metric with `_low` and `_high`.
     """
     kept = {group: inside for group, inside in groups.items() if inside.any()}
     drawn = blocks if isinstance(blocks, Resamples) or not kept else Resamples(blocks, n, seed)

@@ -19,8 +19,13 @@ _NUMBERS_AT_ONCE = 4_000_000  # bounds the memory of a table of logits in double
 def reliability_bins(confidence: Any, correct: Any, bins: int = 10) -> pd.DataFrame:
     """Mean confidence and accuracy in bins of equal width between 0 and 1; an edge belongs to the bin below it.
 
-    `confidence` `[n]` is the probability given to the named class, `correct` `[n]` says whether that is the true one. A
-    row for each bin that is not empty: `low`, `high`, `n`, `confidence`, `accuracy`.
+    `confidence` `[n]` is the probability given to the named class, `correct` `[n]` says whether that is the true one.
+
+    Returns:
+        A row for each bin that is not empty: `low`, `high`, `n`, `confidence`, `accuracy`.
+
+    Raises:
+        ValueError: no rows, different lengths, or a confidence outside 0 to 1.
     """
     probability, hit = column(confidence, "confidence"), column(correct, "correct")
     same_length(confidence=probability, correct=hit)

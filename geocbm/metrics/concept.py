@@ -51,7 +51,11 @@ def _parts(scores: np.ndarray) -> Iterator[slice]:
 
 
 def _labels(values: Any, n_classes: int, name: str) -> np.ndarray:
-    labels = column(values, name, np.int64)
+    given = column(values, name)
+    odd = given[given != np.floor(given)]
+    if len(odd):
+        raise ValueError(f"{name} must be whole numbers, but {odd[0]} occurs; give class indices")
+    labels = given.astype(np.int64)
     if labels.min() < 0 or labels.max() >= n_classes:
         wrong = labels[(labels < 0) | (labels >= n_classes)][0]
         raise ValueError(f"{name} must lie within 0 and {n_classes - 1}, but {wrong} occurs; was another table used?")

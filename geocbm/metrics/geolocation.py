@@ -20,6 +20,9 @@ def error_km(pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any) -> np.n
 
     `2 R arcsin(sqrt(sin^2(dlat / 2) + cos(lat1) cos(lat2) sin^2(dlng / 2)))` with R = 6371.0 km (haversine formula), of
     latitudes and longitudes `[n]` in degrees; a prediction with a value that is not finite is missing.
+
+    Raises:
+        ValueError: different lengths, a true coordinate that is missing, or a latitude outside +-90.
     """
     given = {"pred_lat": pred_lat, "pred_lng": pred_lng, "true_lat": true_lat, "true_lng": true_lng}
     columns = {name: column(values, name, empty=True) for name, values in given.items()}

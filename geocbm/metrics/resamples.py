@@ -151,6 +151,9 @@ class Resamples:
         exact ends of a binomial share without any hit or miss (Clopper & Pearson 1934), each block counting as one
         trial. Resamples of a share of 0 or 1 do not differ, which would pass for certainty; of two nested shares
         (within 200 km, within 750 km) the larger one has the larger ends.
+
+        Raises:
+            ValueError: different lengths, an unknown statistic, or a level that is no share.
         """
         measured = column(values, "values")
         same_length(values=measured, blocks=self.block)

@@ -35,9 +35,13 @@ def forest(
 ) -> go.Figure:
     """Forest plot: a dot with its interval for each method, in the order given.
 
-    The table has a row per method with `name`, `value` and, where there is an interval, `low` and `high` (NaN: none);
-    `label` says what is measured, with the unit. The method to `highlight` has another colour and a line at its value,
-    and a `share` is written as a percentage.
+    Args:
+        table: a row per method with `name`, `value` and, where there is an interval, `low` and `high` (NaN: none).
+        label: what is measured, with the unit.
+        title: headline.
+        highlight: name of the method to draw in another colour, with a line at its value.
+        log: logarithmic axis.
+        share: the values are shares, written as percentages.
     """
     missing = {"name", "value"} - set(table.columns)
     if missing or not len(table):

@@ -90,11 +90,16 @@ def attention_overlay(
     title: str = "Where does it look?",
     noun: str = "attention",
 ) -> go.Figure:
-    """Pictures, each beside itself with the attention, or what else the `noun` says the map is of, laid over it.
+    """Pictures, each beside itself with the attention, or another map, laid over it.
 
-    The images are uint8 `(H, W, 3)` arrays or PIL images as the model saw them, so that the grid `(rows, columns)` of
-    each, not negative, fits. `captions` are lines below the pairs, `boxes` for each picture None or `(x0, y0, x1, y1)`
-    from 0 to 1, drawn on both (the true place of the concept); there may be none at all of either.
+    Args:
+        images: uint8 `(H, W, 3)` arrays or PIL images; what the model saw, so that the grid fits.
+        attention: for each picture a grid `(rows, columns)`, not negative.
+        captions: a line of plain text below each pair, or none at all.
+        boxes: for each picture None or `(x0, y0, x1, y1)` from 0 to 1, drawn on both pictures (the true place of the
+            concept), or none at all.
+        title: headline.
+        noun: what the map is of.
     """
     import plotly.express as px
 

@@ -161,7 +161,8 @@ class _Run:
 def run_chain(request: Request) -> int:
     """Execute what was asked for and render the pages; 0, or 1 when a stage failed.
 
-    A request that cannot be carried out is a UserError before any kernel has been started.
+    Raises:
+        UserError: If the request cannot be carried out; no kernel has been started then.
     """
     named = f"{request.profile}-{request.recipe}" if request.recipe else request.profile
     name = paths.check_run_name(request.run or named)

@@ -21,6 +21,9 @@ def atlas_request(chain: Chain, csv: str | None) -> tuple[Path, dict[str, int]] 
     """The folder and the ``scenes``, ``seed`` and ``size`` of the profile's world that a table belongs to.
 
     None for any other table, such as one of a world that was drawn in the same place with ``geocbm atlas make``.
+
+    Raises:
+        MissingInputError: If the table is not there and no profile says how to draw it.
     """
     if not csv or (place := paths.locate(csv)).name != "atlas.csv" or place.parents[1] != paths.data_root() / "atlas":
         return None
@@ -46,7 +49,11 @@ def atlas_request(chain: Chain, csv: str | None) -> tuple[Path, dict[str, int]] 
 
 
 def why(chain: Chain, csv: str | None) -> str | None:
-    """Why the world must be drawn (again), or None when it need not be, or the table is the user's own."""
+    """Why the world must be drawn (again), or None when it need not be, or the table is the user's own.
+
+    Raises:
+        ParameterError: If another world was drawn by hand in the place of the profile's; it is not replaced.
+    """
     found = atlas_request(chain, csv)
     if found is None:
         return None

@@ -65,7 +65,13 @@ def forget_trainings(stage: Stage, run: str) -> None:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the stages of one command share."""
+    """What the stages of one command share.
+
+    Attributes:
+        console: where their lines are written.
+        jobs: stages side by side, at most; each that may run so takes one share of the processors.
+        engine: text of the engine whose workers encode pictures, empty for what the environment says.
+    """
 
     console: Console  # where their lines are written
     jobs: int  # stages side by side, at most; each that may run so takes one share of the processors
@@ -84,8 +90,11 @@ def execute(
     """Execute one notebook; on success leave page, stamp and manifest, on failure the failed copy and its traceback.
 
     After `limit` seconds it is ended, and without a limit when it says nothing for `SILENCE` seconds. `key` is what the
-    result depends on (`keys.compute`), `reason` why it is executed. It is a StageFailed that it failed, took too long
-    or did not write what it promised, and Stopped when the chain ends.
+    result depends on (`keys.compute`), `reason` why it is executed.
+
+    Raises:
+        StageFailed: If it failed, took too long or did not write what it promised.
+        Stopped: If the chain ends.
     """
     folder, report, profile = paths.run_folder(run), paths.report_folder(run), key["profile"]
     with said_when_unwritable(report):

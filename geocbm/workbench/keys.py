@@ -47,7 +47,8 @@ _FILES = {".csv", ".parquet", ".json", ".safetensors"}
 def compute(chain: Chain, stage: Stage, folder: Path, profile: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Everything a stage's result depends on, by subject, JSON-ready; the run's name is no part of it.
 
-    A file that it reads and that is not there is a MissingInputError with the command that makes it.
+    Raises:
+        MissingInputError: If a file that it reads is not there; the message names the command that makes it.
     """
     cells = [cell for cell in read_cells(stage.source) if cell.kind == "code"]
     return {

@@ -23,7 +23,11 @@ _SUFFIX = "-lab"
 
 
 def chosen_run() -> str:
-    """The run that was picked, else the newest finished one."""
+    """The run that was picked, else the newest finished one.
+
+    Raises:
+        MissingInputError: there is no finished run.
+    """
     runs = paths.finished_runs()
     if not runs:
         raise MissingInputError(

@@ -30,10 +30,17 @@ IN_CHAIN = "GEOCBM_IN_CHAIN"
 def start(name: str, variables: dict[str, Any]) -> "Notebook":
     """Check the parameters of a notebook and show what it reads and writes.
 
-    Values are brought to the annotated types and written back to `variables`, the `globals()` of the notebook. A text
-    that names a file (it begins with ``data/``, or it holds a slash and the file exists seen from the project's root)
-    becomes an absolute path, so that it means the same wherever the kernel was started. A value that does not fit, or a
-    name that the notebook does not declare, is a ParameterError.
+    Values are brought to the annotated types and written back to ``variables``. A text that names a file (it begins
+    with ``data/``, or it holds a slash and the file exists seen from the project's root) becomes an absolute path, so
+    that it means the same wherever the kernel was started.
+
+    Args:
+        name: the notebook's own name without suffix.
+        variables: ``globals()`` of the notebook.
+
+    Raises:
+        ParameterError: If a value does not fit, or a name was passed that the notebook does not declare.
+        MissingInputError: If the notebook's ``.py`` is not in the project's ``notebooks`` folder.
     """
     if os.environ.get(IN_CHAIN):
         owners.die_with_parent()
@@ -82,8 +89,13 @@ def _choose_run(name: str, values: dict[str, Any], declared: Mapping[str, Parame
 class Notebook:
     """One running notebook of one run.
 
-    `parameters` are the resolved ones as they were given, paths not yet located; `stage` is its entry in
-    ``chain.toml``, None for a notebook outside the chain.
+    Attributes:
+        name: name without suffix.
+        number: what its name begins with.
+        run: name of the run.
+        run_folder: folder of the run's files.
+        parameters: the resolved parameters as they were given, paths not yet located.
+        stage: its entry in ``chain.toml``, or None for a notebook outside the chain.
     """
 
     def __init__(self, name: str, values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> None:
@@ -106,7 +118,11 @@ class Notebook:
         return self.run_folder / name
 
     def input(self, name: str) -> Path:
-        """Path of a file of the run that an earlier stage wrote; one that is not there is a MissingInputError."""
+        """Path of a file of the run that an earlier stage wrote.
+
+        Raises:
+            MissingInputError: If it is not there; the message is the command that makes it.
+        """
         if not self.path(name).exists():
             raise rerun_command.not_there(self.run_folder, name, self._chain.writer(name, self.number))
         return self.path(name)
@@ -119,7 +135,15 @@ class Notebook:
         self._writes.append(self.path(name))
 
     def record(self, key: str, value: float | Mapping[str, float]) -> None:
-        """Keep a metric under a dotted key: a finite number, or `value`, `low` and `high` of an interval."""
+        """Keep a figure for the index page and for comparisons.
+
+        Args:
+            key: dotted name such as ``stage2.median_km``.
+            value: a finite number, or a mapping with ``value``, ``low`` and ``high`` where there is an interval.
+
+        Raises:
+            ParameterError: If the key has no dot or the value is not finite.
+        """
         self._records[records.check_key(key)] = records.check_value(key, value)
 
     def record_all(self, prefix: str, values: Mapping[str, float | Mapping[str, float]]) -> None:
@@ -130,7 +154,9 @@ class Notebook:
     def answer(self, sentence: str) -> None:
         """Say in one sentence what the notebook has found; its page begins with it and with the preview figure.
 
-        In the plain text `{stage2.median_km}` stands for that metric of the run, with its unit and interval.
+        Args:
+            sentence: plain text; `{stage2.median_km}` stands for that metric of the run, which is written with its
+                unit and its interval, or as "not measured".
         """
         from geocbm.metrics.table import metric
 
@@ -151,8 +177,10 @@ class Notebook:
     def show(self, fig: Any, alt: str | None = None, preview: bool = False) -> None:
         """Show a plotly figure, with the sentence that says what is to be seen for those who do not see it.
 
-        `alt` may be left out where the figure's `layout.meta` has one already; with `preview` the figure stands for the
-        notebook on the index page.
+        Args:
+            fig: the figure; its ``layout.meta`` gets the sentence.
+            alt: the sentence; may be left out when the figure's ``layout.meta`` has an ``alt`` already.
+            preview: the figure stands for the notebook on the index page.
         """
         html.put_figure(fig, alt, preview)
 
@@ -175,7 +203,11 @@ class Notebook:
     def table(self, frame: "pd.DataFrame", caption: str, max_rows: int = 200, index: bool | None = None) -> None:
         """Show a table; every text in it is escaped, long tables are cut and say so.
 
-        By default the index is shown only where it has a name or holds texts.
+        Args:
+            frame: the table.
+            caption: what it is.
+            max_rows: rows shown at most.
+            index: show the index; by default only when it has a name or holds texts.
         """
         html.put(html.table_html(frame, caption, max_rows, index), f"{caption}\n{frame.head(max_rows).to_string()}")
 
@@ -184,7 +216,12 @@ class Notebook:
         html.put(f"<p><strong>{escape(text)}</strong></p>", text)
 
     def contract(self, **checks: Any) -> None:
-        """State what must hold, one printed line each, which nbval compares; an AssertionError names what does not."""
+        """State what must hold, one printed line each; the lines are what nbval compares.
+
+        Raises:
+            AssertionError: If any does not hold; all of them are named.
+            ParameterError: If nothing is stated, or a statement is not a truth value.
+        """
         if not checks:
             raise ParameterError("contract() without a statement proves nothing; name at least one, as name=truth")
         for name, truth in checks.items():
@@ -213,9 +250,10 @@ class Notebook:
             self.note(f"Run {self.run!r} was made with other parameters; this notebook has {how}.")
 
     def finish(self) -> None:
-        """Write the recorded metrics, and show how long the notebook took and what it wrote.
+        """Write the recorded figures, and show how long the notebook took and what it wrote.
 
-        A file that ``chain.toml`` promises and that was not written is a MissingInputError.
+        Raises:
+            MissingInputError: If a file that ``chain.toml`` promises was not written.
         """
         promised = [self.path(name) for name in self.stage.promised] if self.stage else []
         if missing := [path.name for path in promised if not path.exists()]:

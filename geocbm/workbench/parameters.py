@@ -72,7 +72,9 @@ def read_cells(py_file: Path) -> list[Cell]:
 def read_parameters(py_file: Path) -> dict[str, Parameter]:
     """Parameters of the cell tagged ``parameters`` of a notebook's ``.py`` by name, in its order, without running it.
 
-    A line of the cell that is not ``name: type = literal``, or whose default does not fit its type, is refused.
+    Raises:
+        ParameterError: If a line of the cell is not ``name: type = literal``, or its default does not fit its type.
+        MissingInputError: If the file does not exist.
     """
     cells = [cell.source for cell in read_cells(py_file) if cell.kind == "code" and "parameters" in cell.tags]
     return {name: one for source in cells for name, one in parameters_of_source(source, py_file.name).items()}
@@ -126,7 +128,10 @@ def coerce(value: Any, parameter: Parameter) -> Any:
     """Bring a value to the annotated type of a parameter.
 
     Texts are read as the annotation asks (``'true'``, ``'1e-3'``, ``'[5,6]'``), whole floats serve as ints and ints as
-    floats; NaN, infinity and what else does not fit is a ParameterError.
+    floats; NaN and infinity are refused.
+
+    Raises:
+        ParameterError: If the value does not fit; the message names parameter, value and expected type.
     """
     from pydantic import ValidationError
 
@@ -216,7 +221,11 @@ def _as_mapping(value: Any) -> Any:
 
 
 def resolve(parameters: Mapping[str, Parameter], given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Complete the given values, of whatever type they arrived in, with the defaults of what `where` declares."""
+    """Complete the given values, of whatever type they arrived in, with the defaults of what a notebook declares.
+
+    Raises:
+        ParameterError: If a name is unknown to `where`, the notebook, or a value does not fit its type.
+    """
     for name in given:
         if name not in parameters:
             raise unknown(name, parameters, where)

@@ -183,8 +183,10 @@ def render_notebook(
     """Write one executed notebook of a run as a page beside it, whose path is returned.
 
     `siblings` are `href` and `title` of the pages of the run in order, this one among them; `provenance` is what the
-    manifest knows of the stage, joined with the stamp in the notebook's metadata. A figure or image that is not
-    described, and a map that would stay empty offline, is a ReportError.
+    manifest knows of the stage, joined with the stamp in the notebook's metadata.
+
+    Raises:
+        ReportError: If a figure or image is not described, or a map would stay empty offline.
     """
     notebook = read_notebook(executed)
     exporter = HTMLExporter(extra_loaders=[FileSystemLoader(TEMPLATES)], template_file="notebook.html.j2")
@@ -228,6 +230,10 @@ def render_run(run: str) -> Path:
     """Render every executed notebook of a run and its index, ``reports/<run>/index.html``, whose path is returned.
 
     A stage whose last execution failed gets a page of the failed notebook, and of the earlier success if there is one.
+
+    Raises:
+        MissingInputError: If the run has no executed notebook.
+        ReportError: If a notebook breaks a rule of the reports.
     """
     folder = paths.report_folder(run)
     found = [path for path in sorted(folder.glob("*.ipynb")) if _NOTEBOOK_FILE.fullmatch(path.name)]

@@ -42,8 +42,11 @@ def resolve_all(
 
     A name without a number is set wherever it is a parameter or a setting of a stage. Settings that a notebook does not
     declare go into its `options`. The values of the profile's recipe win over its own, for they belong together; those
-    of the command line, ``[NN.]name=value``, win over both, and later ones over earlier. A name that no notebook knows,
-    a value of the wrong type and a stage that is to start from one of another shape are ParameterErrors.
+    of the command line, ``[NN.]name=value``, win over both, and later ones over earlier.
+
+    Raises:
+        ParameterError: If a name is known to none of the notebooks it is meant for, a value has the wrong type, or a
+            stage is to start from one of another shape.
     """
     where = f"profile {profile.name!r}"
     wanted: list[tuple[str | None, str, Any, str]] = [(None, *item, where) for item in profile.common.items()]
@@ -192,7 +195,11 @@ def _label(name: str, value: str) -> str:
 
 
 def config_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The entries of `values`, and of their `options`, that are settings of a stage's dataclass."""
+    """The entries of `values`, and of their `options`, that are settings of a stage's dataclass.
+
+    Raises:
+        ParameterError: when `options` names no setting of the stage.
+    """
     known = [field.name for field in fields(config_class)]
     options = dict(values.get(OPTIONS, {}))
     for name in options:

@@ -288,6 +288,12 @@ def test_tensors_of_half_precision_are_accepted():
         assert concept_metrics(torch.eye(3, dtype=dtype), torch.arange(3))["meta_top1"] == 1
 
 
+def test_labels_that_are_no_whole_numbers_are_named():
+    for labels, message in (([0.5, 1, 2], "meta must be whole numbers, but 0.5"), ([np.nan, 1, 2], "but nan")):
+        with pytest.raises(ValueError, match=message):
+            concept_metrics(np.eye(3), labels)
+
+
 def test_average_precision_by_hand():
     # Ranked by score: yes, no, yes, then two of equal score of which one shows it: (1 + 2/3 + 3/5) / 3.
     scores = np.array([[0.9], [0.8], [0.7], [0.1], [0.1]])

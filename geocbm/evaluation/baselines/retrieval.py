@@ -78,8 +78,12 @@ def geoclip(run: Run, cache: Path, backbone: str) -> tuple[Gallery, np.ndarray]:
     """GeoCLIP as published: its own backbone, head and gallery of 100,000 places; nothing is learned from this run.
 
     With the method comes what it reads, `[n, d]` of all rows (zeros for the training split, which it does not look at).
-    These features are kept in a store of their own under `cache`. `backbone` is a folder of `GEOCLIP_BACKBONE`, or its
-    name if the local model cache holds it; nothing is downloaded.
+    These features are kept in a store of their own under `cache`. `backbone` is a folder of
+    `openai/clip-vit-large-patch14`, or its name if the local model cache holds it; nothing is downloaded.
+
+    Raises:
+        MissingInputError: the backbone is not on this machine.
+        ParameterError: it gives features of another width than GeoCLIP's head reads.
     """
     head = encoders.load_geoclip_head()
     wanted = int(next(head.parameters()).shape[1])

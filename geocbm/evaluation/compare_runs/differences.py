@@ -65,9 +65,12 @@ def differences(runs: Sequence[ComparedRun], n: int = 1000, seed: int = 0) -> pd
     Runs with the same test images are compared image by image: both are resampled with the same draws of spatial
     blocks. Others are compared by two independent bootstraps, which is less sharp and mixes the difference of the runs
     with that of the images. The intervals of all paired comparisons hold together with the probability `LEVEL`, and so
-    do those of all unpaired ones (see `metrics.simultaneous_intervals`). A row per run and metric: `COLUMNS`, with the
-    key of the metric, `value` and `reference` of this run and the first, and `better` (1: this run is, -1: the first
-    is, 0: neither beyond noise).
+    do those of all unpaired ones (see `metrics.simultaneous_intervals`).
+
+    Returns:
+        A row per run and metric: `run, metric` (key), `images` (of the run), `paired`, `reference` and `value` (of
+        the first run and of this one), `difference` (this one minus the first), its interval `low, high`,
+        `better` (1: this run is, -1: the first is, 0: neither beyond noise) and the `verdict` in words.
     """
     if not runs or runs[0].images is None:
         return pd.DataFrame(columns=COLUMNS)

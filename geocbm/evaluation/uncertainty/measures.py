@@ -62,9 +62,19 @@ STEPS = 100
 
 @dataclass(frozen=True)
 class UncertaintyMetrics:
-    """What was measured on the test split, with intervals as `<name>_low` and `<name>_high`. Empty without images.
+    """What was measured on the test split. An interval is `<name>`, `<name>_low`, `<name>_high`. Empty without images.
 
-    The `spread` of a coverage is its standard deviation over draws of the calibration images (Vovk 2012).
+    Attributes:
+        found: the assessment.
+        calibration: rows `raw` and `calibrated`: `nll` (nats), `ece`, `ece_by_chance` (that error of a perfectly
+            calibrated model), `confidence` (mean probability of the named cell) and `accuracy`.
+        coverage: a row per wanted `coverage`: shares of regions that hold the cell of the `label` and the `nearest`
+            one, with intervals, `spread` (standard deviation of the coverage over draws of the calibration images:
+            Vovk 2012), median `cells`, and the 10, 50 and 90 % quantiles of the area, km².
+        points: a row per possible `point`: `val_geoscore`, `median_km`, `geoscore` and `geoscore_change` (against the
+            run's answer, paired) with intervals, and the shares `acc_25km` and `acc_750km`.
+        named: rows `country` and `region`: `single` and `summed` (see `Assessment.named`) and their paired `change`.
+        risk: of `risk_areas`, a row for each order, then `random` and `oracle`.
     """
 
     found: Assessment

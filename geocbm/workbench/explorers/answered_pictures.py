@@ -66,7 +66,11 @@ def answered(run: Run) -> pd.DataFrame:
 
 
 class PredictionExplorer:
-    """A list of test pictures; for the chosen one the distribution, attention by head and patch, and contributions."""
+    """A list of test pictures, and for the chosen one the distribution, attention by head and patch, and contributions.
+
+    Args:
+        run: a run with a trained Stage 2.
+    """
 
     def __init__(self, run: Run) -> None:
         features, encoder = run.features("adapted"), encoding.load_stage0(run)[1]

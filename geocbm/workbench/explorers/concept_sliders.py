@@ -68,6 +68,9 @@ class ConceptSliders(anywidget.AnyWidget):
 class WhatIfExplorer:
     """Sliders for the scores of all concepts of any picture, in every trained mode that an edit reaches.
 
+    Args:
+        run: a run with a trained Stage 2.
+
     Attributes:
         edited: new scores, by column, of the concepts that are not as the model sees them.
         places: the answer before and after, of the present picture, mode and edit.

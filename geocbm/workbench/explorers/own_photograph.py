@@ -80,6 +80,9 @@ class PhotographExplorer:
     """A field for a file, and what the model says of it.
 
     Files are strangers': they are read as `geocbm predict` reads them, and what it refuses is said in one sentence.
+
+    Args:
+        model: the run.
     """
 
     def __init__(self, model: GeoCBM) -> None:
@@ -91,7 +94,12 @@ class PhotographExplorer:
         self.box = ipywidgets.VBox([self.drop, self.hint, self.page, self.figures])
 
     def answer(self, source: Any, name: str) -> tuple[str, list[go.Figure]]:
-        """What is shown of a photograph: HTML, the map, and the contributions of concepts."""
+        """What is shown of a photograph: HTML, the map, and the contributions of concepts.
+
+        Args:
+            source: a file, its content or a PIL image.
+            name: what it is called.
+        """
         (reply,) = self.model.predict_each([source], TOP, keep_seen=True, keep_output=True)
         if reply.answer is None or reply.seen is None:
             if not isinstance(reply.problem, UserError):

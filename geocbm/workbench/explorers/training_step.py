@@ -124,7 +124,11 @@ def _stage2(run: Run, config: dict[str, Any]) -> PreparedStage:
 
 
 class BatchExplorer:
-    """Controls for a batch of a stage and what a step on it does."""
+    """Controls for a batch of a stage and what a step on it does.
+
+    Args:
+        step: the stage.
+    """
 
     def __init__(self, step: TrainingStep) -> None:
         self.step = step
